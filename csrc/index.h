@@ -1,0 +1,91 @@
+/*
+ * index.h - a layer index, read by mmap.
+ *
+ * Purpose: hand out the records of an index as checked values. Opening verifies the header, every
+ * section's place and the table of checksums: O(1) work a layer (8 bytes for each 64 KiB). A block
+ * is verified once, when it is first touched: its checksum, then every number in its records. What
+ * a function here returns can be used without further checks.
+ *
+ * Errors: -EBADMSG, the index is damaged (the caller rebuilds it: an index is derived data).
+ * Ownership: an index owns its mapping, not the descriptor it was opened from. Slices are borrowed
+ * from the mapping and live as long as the index.
+ * Threads: an open index may be used by any number of threads; the states of its blocks are
+ * atomics, and verifying a block twice is harmless.
+ */
+#ifndef UM_INDEX_H
+#define UM_INDEX_H
+
+#include "base.h"
+
+#define UM_INDEX_NONE UINT32_MAX
+
+/* cffi: begin */
+struct um_index; /* opaque */
+
+struct um_index_info {
+    uint64_t layer_size; /* bytes of the tar */
+    uint64_t inodes, dirents, links, externals;
+    uint64_t files, file_bytes, directories, whiteouts, opaques;
+};
+
+/* Map and check the index in `fd`. 0; -EBADMSG damaged; -ESTALE another format version; or the
+ * errno of mmap or fstat. The caller owns *out. */
+int um_index_open(int fd, struct um_index **out, struct um_fault *fault);
+void um_index_close(struct um_index *index);
+void um_index_get_info(const struct um_index *index, struct um_index_info *info);
+
+/* Verify every block now, as `check` does. 0 or -EBADMSG with fault->offset in the index file. */
+int um_index_verify(struct um_index *index, struct um_fault *fault);
+/* cffi: end */
+
+struct um_inode {
+    uint32_t mode;  /* type and permissions */
+    uint32_t flags; /* UM_INODE_… of index_format.h */
+    uint32_t uid, gid, nlink;
+    int64_t mtime;
+    uint32_t mtime_nsec;
+    uint32_t xattr;
+    uint64_t size;     /* bytes, of a file or a symlink */
+    uint64_t stored;   /* file: offset in the tar */
+    uint32_t first, count; /* directory: children; sparse file: extents */
+    uint32_t parent, own;  /* directory: parent inode and own dirent (UM_INDEX_NONE for the root) */
+    uint32_t major, minor;
+    struct um_slice target; /* symlink; external link: normalised path without leading slash */
+};
+
+struct um_dirent {
+    struct um_slice name;
+    uint32_t inode;
+    uint8_t type; /* DT_…; DT_WHT whiteout; DT_UNKNOWN external link */
+};
+
+struct um_index_link {
+    uint32_t inode, dirent, parent;
+};
+
+struct um_index_extent {
+    uint64_t logical, length, stored;
+};
+
+struct um_index_xattr {
+    struct um_slice name, value;
+    bool last;
+};
+
+int um_index_inode(struct um_index *index, uint32_t number, struct um_inode *inode);
+int um_index_dirent(struct um_index *index, uint32_t number, struct um_dirent *dirent);
+
+/* Binary search for `name` among the children of `directory` (a directory's record number).
+ * 0 with *number and *dirent; -ENOENT; -ENOTDIR; -EBADMSG. */
+int um_index_find(struct um_index *index, uint32_t directory, struct um_slice name,
+                  uint32_t *number, struct um_dirent *dirent);
+
+int um_index_extent(struct um_index *index, uint32_t number, struct um_index_extent *extent);
+int um_index_xattr(struct um_index *index, uint32_t number, struct um_index_xattr *xattr);
+int um_index_link(struct um_index *index, uint32_t number, struct um_index_link *link);
+int um_index_external(struct um_index *index, uint32_t number, struct um_index_link *link);
+
+/* The first record of `links` whose inode is >= `inode`; the number of records when none is. */
+int um_index_links_from(struct um_index *index, uint32_t inode, uint32_t *number);
+
+#endif

@@ -1,0 +1,52 @@
+/*
+ * index_build.h - tar entries of one layer -> its index file.
+ *
+ * Purpose: apply the rules for what an unusual layer means (docs/layers.md) within one layer, and
+ * write the result in the format of index_format.h. What depends on other layers is only recorded
+ * (whiteouts, opaque marks, hard links into lower layers); tree.c decides it.
+ *
+ * Ownership: an indexer owns its tar parser and its tables; descriptors are the caller's.
+ * Threads: one indexer is used by one thread at a time.
+ */
+#ifndef UM_INDEX_BUILD_H
+#define UM_INDEX_BUILD_H
+
+#include "base.h"
+#include "tar.h"
+
+/* cffi: begin */
+struct um_index_limits {
+    uint64_t max_entries; /* names, implied directories included; 0: 64 Mi */
+    uint64_t max_strings; /* bytes of names, targets and xattrs; 0: 4 GiB - 1 */
+};
+
+struct um_indexer; /* opaque */
+
+/* A new, empty indexer. 0 or -ENOMEM. The caller owns *out. */
+int um_indexer_open(const struct um_index_limits *limits, struct um_indexer **out);
+
+/* Feed the next bytes of the layer's tar. 0 or a negative errno with `fault` filled; after an
+ * error only um_indexer_close is accepted. */
+int um_indexer_feed(struct um_indexer *indexer, const void *data, size_t size,
+                    struct um_fault *fault);
+
+/* Index the tar in [offset, offset + length) of `fd`, reading headers only. Reads at most
+ * `budget` bytes, so that a caller can stop in between. 1: call again; 0: all read; or a negative
+ * errno. Not to be mixed with um_indexer_feed. */
+int um_indexer_scan(struct um_indexer *indexer, int fd, uint64_t offset, uint64_t length,
+                    uint64_t budget, struct um_fault *fault);
+
+/* The tar is complete (`um_tar_finish` is asked): write the index to `fd` from its start. The
+ * caller makes it durable and gives it its name. `layer_size` is the size of the tar in bytes. */
+int um_indexer_finish(struct um_indexer *indexer, uint64_t layer_size, int fd,
+                      struct um_fault *fault);
+
+/* Frees the indexer; NULL is fine. */
+void um_indexer_close(struct um_indexer *indexer);
+/* cffi: end */
+
+/* Add one entry; the callback of the parser, public for the tests and fuzzers. */
+int um_indexer_add(struct um_indexer *indexer, const struct um_tar_entry *entry,
+                   struct um_fault *fault);
+
+#endif

@@ -1,0 +1,108 @@
+/*
+ * tar.h - a tar stream in, entries out.
+ *
+ * Purpose: understand every dialect of tar that image layers are written in: old V7, ustar
+ * (POSIX.1-1988), pax local and global headers (POSIX.1-2001), GNU long names and links ('L', 'K'),
+ * GNU base-256 numbers, GNU sparse ('S'), pax sparse 0.0, 0.1 and 1.0, SCHILY.xattr and
+ * LIBARCHIVE.xattr. It knows nothing of layers: names are reported as the archive spells them,
+ * whiteouts are ordinary names. Sources: POSIX.1-2017 pax(1) "pax Interchange Format" and "ustar
+ * Interchange Format"; GNU tar manual, "Basic Tar Format" and "Storing Sparse Files"; star(5).
+ *
+ * Ownership: the parser owns its buffers; all slices of an entry are borrowed and valid during the
+ * callback only.
+ * Threads: one parser is used by one thread at a time; there is no shared state.
+ *
+ * Memory is bounded by struct um_tar_limits, whatever numbers the archive holds: a header that
+ * announces 8 EiB of extended header is refused before anything is allocated for it.
+ */
+#ifndef UM_TAR_H
+#define UM_TAR_H
+
+#include "base.h"
+
+#define UM_TAR_BLOCK 512u
+
+enum um_tar_type {
+    UM_TAR_FILE, /* types '0', NUL, '7', 'S' and pax sparse; unknown types too (POSIX says so) */
+    UM_TAR_DIRECTORY, /* '5'; and '0', NUL or '7' with a trailing slash in the name */
+    UM_TAR_SYMLINK,
+    UM_TAR_HARDLINK,
+    UM_TAR_CHARACTER,
+    UM_TAR_BLOCK_DEVICE,
+    UM_TAR_FIFO,
+};
+
+struct um_tar_xattr {
+    struct um_slice name;  /* "user.comment": the key without its SCHILY./LIBARCHIVE. prefix */
+    struct um_slice value; /* arbitrary bytes (LIBARCHIVE's base64 is decoded) */
+};
+
+/* One run of stored bytes of a sparse file; the bytes between runs read as zeros. */
+struct um_tar_extent {
+    uint64_t logical; /* offset in the file */
+    uint64_t length;  /* bytes, > 0 */
+    uint64_t stored;  /* offset in the tar stream */
+};
+
+struct um_tar_entry {
+    enum um_tar_type type;
+    struct um_slice name; /* as spelled, trailing slashes included; not empty, has no NUL */
+    struct um_slice link; /* target of a symlink or hard link; has no NUL */
+    uint32_t mode;        /* permission bits 07777 */
+    uint32_t uid, gid;
+    uint32_t major, minor; /* devices only */
+    int64_t mtime;         /* seconds since 1970, may be negative */
+    uint32_t mtime_nsec;   /* 0…999999999, counted forward from mtime */
+    uint64_t size;         /* logical size of a file in bytes; 0 for all other types */
+    uint64_t stored;       /* offset of the payload in the tar stream */
+    uint64_t stored_size;  /* bytes of payload; equals size unless sparse */
+    bool sparse;
+    const struct um_tar_extent *extents; /* of a sparse file: ascending, disjoint, within size */
+    size_t n_extents;
+    const struct um_tar_xattr *xattrs; /* in archive order; a later one of a name wins (the parser
+                                        * reports each name once) */
+    size_t n_xattrs;
+    uint64_t header; /* offset of the first header block that belongs to the entry */
+};
+
+/* What an archive may ask for. Zero in a field means its default. */
+struct um_tar_limits {
+    uint64_t max_extended; /* bytes of one extended header or GNU long name; default 16 MiB: the
+                            * sum of xattrs may be some MiB */
+    uint64_t max_extents;  /* runs of one sparse file; default 1,048,576 */
+};
+
+/* Called for every entry, in archive order, before its payload. A non-zero result (a negative
+ * errno) stops the parser and is what um_tar_feed returns. */
+typedef int (*um_tar_entry_fn)(void *context, const struct um_tar_entry *entry,
+                               struct um_fault *fault);
+
+struct um_tar; /* opaque */
+
+/* A new parser. `limits` may be NULL. 0 or -ENOMEM. The caller owns *out. */
+int um_tar_open(um_tar_entry_fn on_entry, void *context, const struct um_tar_limits *limits,
+                struct um_tar **out);
+
+/* Feed the next `size` bytes of the stream; any split into pieces gives the same entries.
+ * 0; -EBADMSG damaged; -E2BIG/-EFBIG over a limit; -ENOMEM; or what the callback said. After an
+ * error the parser only accepts um_tar_close. */
+int um_tar_feed(struct um_tar *tar, const void *data, size_t size, struct um_fault *fault);
+
+/* How many of the next bytes are payload or padding that need not be fed (a reader of a seekable
+ * file jumps over them). UINT64_MAX after the end-of-archive marker: the rest is not looked at. */
+uint64_t um_tar_skippable(const struct um_tar *tar);
+
+/* Account for `size` bytes that were jumped over; size <= um_tar_skippable(tar). */
+void um_tar_skip(struct um_tar *tar, uint64_t size);
+
+/* Bytes consumed so far, fed and skipped. */
+uint64_t um_tar_position(const struct um_tar *tar);
+
+/* The stream has ended. 0 at the end-of-archive marker or, where that is missing, at the end of an
+ * entry (padding of the last one may be missing too); -EBADMSG within a header or a payload. */
+int um_tar_finish(struct um_tar *tar, struct um_fault *fault);
+
+/* Frees the parser; NULL is fine. */
+void um_tar_close(struct um_tar *tar);
+
+#endif

@@ -1,0 +1,113 @@
+/*
+ * tree.h - layers -> one tree: lookup and list by one rule.
+ *
+ * Purpose: stack layers and answer for the whole. The rule (docs/layers.md): search from the top;
+ * the first layer that has the name decides; a whiteout hides it; a directory merges with the
+ * directories of the same name below until an opaque one or something that is no directory.
+ *
+ * Node numbers. A node is named by a 64-bit number that is also its st_ino. It is computed:
+ * base(layer) + record, where base(layer) is 1 + the number of inode records of all layers below
+ * it. The root is 1. A merged directory has the number of its lowest part. So numbers are the same
+ * at every mount of the same layers, stay the same when a layer is put on top, and looking a file
+ * up costs no memory. Directories that were looked up have a small record (their merged parts)
+ * that lives as long as the tree; its memory is bounded by the directories of the image.
+ *
+ * Ownership: the tree borrows indexes and descriptors; the caller keeps them open until
+ * um_tree_close. Names and targets handed out are borrowed from the indexes.
+ * Threads: every function but open and close may be called by any number of threads at once. One
+ * reader-writer lock (tree.c, `lock`) guards the directory records and the link counts; no I/O on
+ * layer files happens under it.
+ * Errors: negative errno; -EBADMSG means that an index is damaged, -EIO that a layer file is
+ * shorter than its index says.
+ */
+#ifndef UM_TREE_H
+#define UM_TREE_H
+
+#include "base.h"
+#include "index.h"
+
+/* cffi: begin */
+#define UM_ROOT_NODE 1
+#define UM_NAME_MAX 255
+#define UM_READ_NOWAIT 1u /* -EAGAIN instead of waiting for the disk */
+
+struct um_tree; /* opaque */
+
+/* One image layer: its index and where its tar begins in `fd`. All borrowed. */
+struct um_tree_layer {
+    struct um_index *index;
+    int fd;
+    uint64_t offset;
+    uint64_t length; /* bytes of the tar available at offset */
+};
+
+struct um_attr {
+    uint64_t node; /* also st_ino */
+    uint32_t mode; /* type and permissions */
+    uint32_t nlink;
+    uint32_t uid, gid;
+    uint32_t major, minor;
+    uint64_t size;
+    uint64_t blocks; /* of 512 bytes */
+    int64_t mtime;
+    uint32_t mtime_nsec;
+    uint32_t layer; /* 0 is the lowest; the layer that the shown metadata comes from */
+};
+
+struct um_tree_entry {
+    const char *name; /* borrowed, not NUL-terminated */
+    uint32_t name_size;
+    uint32_t reserved;
+    uint64_t next; /* cookie of the entry after this one */
+    struct um_attr attr;
+};
+
+/* `layers[0]` is the lowest. 0 layers give an empty root. O(layers). 0, -ENOMEM, -E2BIG (more
+ * than 65,535 layers), -EIO (a layer file shorter than its index says). The caller owns *out. */
+int um_tree_open(const struct um_tree_layer *layers, size_t n_layers, struct um_tree **out);
+void um_tree_close(struct um_tree *tree);
+
+/* 0; -ENOENT; -ENOTDIR; -ENAMETOOLONG (over 255 bytes); -ESTALE (no such node). */
+int um_tree_lookup(struct um_tree *tree, uint64_t directory, const char *name, size_t name_size,
+                   struct um_attr *attr);
+int um_tree_getattr(struct um_tree *tree, uint64_t node, struct um_attr *attr);
+
+/* Entries of a directory, sorted bytewise, without "." and "..", from `cookie` (0: the first) on.
+ * Returns how many were written, 0 at the end, or a negative errno. Cookies stay valid as long as
+ * the tree. */
+int um_tree_list(struct um_tree *tree, uint64_t directory, uint64_t cookie,
+                 struct um_tree_entry *entries, size_t capacity);
+
+/* *target is borrowed and not NUL-terminated. -EINVAL where the node is no symlink. */
+int um_tree_readlink(struct um_tree *tree, uint64_t node, const char **target, size_t *size);
+
+/* Read bytes of a file: the number read, less than `size` only at the end of the file. -EISDIR,
+ * -EINVAL (no file), -EAGAIN (UM_READ_NOWAIT), -EIO. */
+int64_t um_tree_read(struct um_tree *tree, uint64_t node, uint64_t offset, void *buffer,
+                     size_t size, unsigned flags);
+
+/* The value's size; copied when size is not 0. -ENODATA; -ERANGE where it does not fit. */
+int64_t um_tree_getxattr(struct um_tree *tree, uint64_t node, const char *name, size_t name_size,
+                         void *value, size_t size);
+/* All names, each NUL-terminated, as listxattr(2): the total size; copied when size is not 0. */
+int64_t um_tree_listxattr(struct um_tree *tree, uint64_t node, char *names, size_t size);
+
+/* What layer `layer` alone says: its own names in depth-first order, for "what did this layer do".
+ * `change` is 'A' added, 'C' changed (the name exists below), 'D' deleted. Whiteouts of nothing
+ * are not reported. The walk is resumed by its cursor. */
+struct um_tree_walk; /* opaque */
+int um_tree_walk_open(struct um_tree *tree, uint32_t layer, struct um_tree_walk **out);
+/* 1 with *path (borrowed until the next call, no leading slash), 0 at the end, or an errno. */
+int um_tree_walk_next(struct um_tree_walk *walk, const char **path, size_t *path_size,
+                      char *change, uint32_t *mode, uint64_t *size);
+void um_tree_walk_close(struct um_tree_walk *walk);
+
+/* Hard links whose target is in no layer below: they are absent from the tree. The `number`-th one
+ * of `layer`: 1 with name and target (malloced by the core, freed with um_free), 0 past the last,
+ * or an errno. */
+int um_tree_broken_link(struct um_tree *tree, uint32_t layer, uint64_t number, char **name,
+                        size_t *name_size, char **target, size_t *target_size);
+void um_free(void *memory);
+/* cffi: end */
+
+#endif
