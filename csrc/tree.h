@@ -86,6 +86,11 @@ int um_tree_readlink(struct um_tree *tree, uint64_t node, const char **target, s
 int64_t um_tree_read(struct um_tree *tree, uint64_t node, uint64_t offset, void *buffer,
                      size_t size, unsigned flags);
 
+/* Where the bytes of a file stand in its layer: the layer's number, the offset in its tar and the
+ * length. -EINVAL where they are not one run (sparse, or no file). */
+int um_tree_extent(struct um_tree *tree, uint64_t node, uint32_t *layer, uint64_t *offset,
+                   uint64_t *length);
+
 /* The value's size; copied when size is not 0. -ENODATA; -ERANGE where it does not fit. */
 int64_t um_tree_getxattr(struct um_tree *tree, uint64_t node, const char *name, size_t name_size,
                          void *value, size_t size);

@@ -312,6 +312,12 @@ class Tree(_Owner):
         ffi.release(view)
         return bytes(memoryview(buffer)[:n])
 
+    def extent(self, node: Node) -> tuple[int, int]:
+        """Offset in its layer's tar and length of a file; EINVAL where it is not one run."""
+        layer, offset, length = ffi.new("uint32_t *"), ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        _check(lib.um_tree_extent(self._handle, node, layer, offset, length))
+        return offset[0], length[0]
+
     def getxattr(self, node: Node, name: bytes) -> bytes:
         """The value of an extended attribute; ENODATA where there is none."""
         return self._sized(lib.um_tree_getxattr, node, name, len(name))
