@@ -1,0 +1,1 @@
+"""Mount a container image as a directory."""
