@@ -1,0 +1,63 @@
+# make demo [IMAGE=…]   set up, mount the sample image (or IMAGE), show it, unmount
+# make setup            leave .venv/bin/unionmount
+# make test             set up and run every check and test that this machine can run
+# make lint             the checks alone
+# make fuzz             run the fuzzers, FUZZ_SECONDS each
+# make bench            measure; prints a table, keeps JSON in bench/out
+# make core             compile the C core in place, after a change to csrc
+# make wheel, make clean
+
+VENV := .venv/bin
+FUZZ_SECONDS ?= 60
+IMAGE ?=
+C_FILES = $(wildcard csrc/*.c csrc/*.h tests/c/*.c tests/c/*.h)
+C_FLAGS := -std=c17 -O2 -D_GNU_SOURCE -Wall -Wextra -Werror -fvisibility=hidden -pthread
+
+.PHONY: setup setup-test core demo test lint lint-style lint-format lint-types lint-c \
+	lint-c-format fuzz bench wheel clean
+
+setup:
+	@scripts/setup.sh
+
+setup-test:
+	@scripts/setup.sh test
+
+core:
+	@scripts/setup.sh
+
+demo: setup
+	@scripts/demo.sh $(IMAGE)
+
+test: setup-test
+	@$(VENV)/python scripts/run_tests.py
+
+lint: setup-test
+	@$(MAKE) --no-print-directory -k lint-style lint-format lint-types lint-c lint-c-format
+
+lint-style:
+	$(VENV)/ruff check .
+
+lint-format:
+	$(VENV)/ruff format --check .
+
+lint-types:
+	$(VENV)/mypy
+
+lint-c:
+	for file in csrc/*.c; do $(CC) $(C_FLAGS) -c $$file -o /dev/null || exit 1; done
+
+lint-c-format:
+	$(VENV)/clang-format --dry-run -Werror $(C_FILES)
+
+fuzz:
+	$(MAKE) -C tests/c fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
+
+bench: setup-test
+	$(VENV)/python -m bench
+
+wheel: setup
+	$(VENV)/python -m pip wheel -q --no-deps -w dist .
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache src/*.egg-info
+	$(MAKE) -C tests/c clean

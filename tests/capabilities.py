@@ -1,0 +1,62 @@
+"""What a test may need of the machine, and whether it is there.
+
+A test says ``@pytest.mark.needs("fuse", "umoci")``, a fixture asks ``require("buildah")``. A word
+that is none of the names below is a program in PATH. What is missing skips the test with the
+reason; with ``CI=true`` it fails it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+
+def in_ci() -> bool:
+    """Whether a missing part is a failure."""
+    return os.environ.get("CI") == "true"
+
+
+def _fuse() -> str | None:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"/dev/fuse: {error.strerror}"
+    if os.geteuid() and not shutil.which("fusermount3"):
+        return "fusermount3 is not installed"
+    return None
+
+
+def _root() -> str | None:
+    return "not root" if os.geteuid() else None
+
+
+def _ordinary_user() -> str | None:
+    if os.geteuid() == 0 and not shutil.which("setpriv"):
+        return "setpriv is not installed"
+    return None if shutil.which("fusermount3") else "fusermount3 is not installed"
+
+
+def _overlayfs() -> str | None:
+    if os.geteuid():
+        return "overlayfs: not root"
+    known = Path("/proc/filesystems").read_text(encoding="ascii")
+    return None if "\toverlay\n" in known else "the kernel has no overlayfs"
+
+
+_PROBES: dict[str, Callable[[], str | None]] = {
+    "fuse": _fuse,
+    "root": _root,
+    "ordinary-user": _ordinary_user,
+    "overlayfs": _overlayfs,
+}
+
+
+@cache
+def missing(name: str) -> str | None:
+    """Why the machine does not have ``name``; None where it does."""
+    if name in _PROBES:
+        return _PROBES[name]()
+    return None if shutil.which(name) else f"{name} is not installed"

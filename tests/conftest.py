@@ -1,0 +1,237 @@
+"""Fixtures of all tests, and three rules for every run.
+
+What was skipped and why is named at the end; in CI a skipped test is a failure; a run that leaves
+a mount or a process of its own behind has failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+from capabilities import in_ci, missing
+
+PROJECT = Path(__file__).parent.parent
+_SESSION_VARIABLE = "UNIONMOUNT_TEST_SESSION"
+
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("ci" if in_ci() else "default")
+
+
+class Session:
+    """The directory of one run, and what must be gone from the machine when the run ends."""
+
+    def __init__(self) -> None:
+        self.token = f"{os.getpid()}-{uuid.uuid4().hex}"
+        self.directory = Path(tempfile.mkdtemp(prefix="unionmount-test-")).resolve()
+        self.directory.chmod(0o755)
+        self.before = set(fuse_mounts())
+
+    def environment(self) -> dict[str, str]:
+        """Variables that keep all programs of the run inside its directory."""
+        places = {
+            "UNIONMOUNT_ROOT": "root",
+            "XDG_DATA_HOME": "data",
+            "XDG_RUNTIME_DIR": "run",
+            "XDG_STATE_HOME": "state",
+            "XDG_CACHE_HOME": "cache",
+        }
+        for name in places.values():
+            (self.directory / name).mkdir(mode=0o700, exist_ok=True)
+        return {key: str(self.directory / name) for key, name in places.items()} | {
+            _SESSION_VARIABLE: self.token
+        }
+
+    def left_mounts(self, temporary: list[Path]) -> list[str]:
+        """Mounts that this run made; in CI, where nobody else mounts, any new FUSE mount."""
+        ours = [os.fspath(path) for path in (self.directory, *temporary)]
+        below = [m for m in mount_points() if any(m == o or m.startswith(o + "/") for o in ours)]
+        new = set(fuse_mounts()) - self.before if in_ci() else set()
+        return sorted({*below, *new})
+
+    def left_processes(self) -> dict[int, str]:
+        """Processes that carry the mark of this run and do not end by themselves."""
+        return {pid: command for pid, command in self._marked() if not _ends_within(pid, 5.0)}
+
+    def _marked(self) -> Iterator[tuple[int, str]]:
+        mark = f"{_SESSION_VARIABLE}={self.token}".encode()
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+                continue
+            try:
+                marked = mark in (entry / "environ").read_bytes().split(b"\0")
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+            except OSError:
+                continue  # it ended, or is another user's
+            if marked:
+                yield int(entry.name), command.decode(errors="replace").rstrip()
+
+    def close(self, mounts: list[str], processes: Iterable[int]) -> None:
+        """Let go of what was left, so that one failing run does not spoil the next."""
+        for pid in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for mount in reversed(mounts):
+            tool = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
+            subprocess.run([*tool, mount], check=False)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _ends_within(pid: int, seconds: float) -> bool:
+    """Wait for a process that may be on its way out."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([handle], [], [], seconds)[0])
+    finally:
+        os.close(handle)
+
+
+def _mount_table() -> Iterator[tuple[str, str]]:
+    table = Path("/proc/self/mountinfo").read_bytes().decode(errors="surrogateescape")
+    for line in table.splitlines():
+        fields = line.split(" ")
+        point = fields[4].encode(errors="surrogateescape").decode("unicode_escape")
+        yield point, fields[fields.index("-") + 1]
+
+
+def mount_points() -> list[str]:
+    """Every mount point that this process sees."""
+    return [point for point, _ in _mount_table()]
+
+
+def fuse_mounts() -> list[str]:
+    """Mount points of FUSE file systems."""
+    return [point for point, kind in _mount_table() if kind.startswith("fuse")]
+
+
+_session_key = pytest.StashKey[Session]()
+_left_key = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set up the run's directory and environment; declare the one marker."""
+    config.addinivalue_line(
+        "markers", "needs(*names): parts of the machine that the test can't do without"
+    )
+    session = config.stash[_session_key] = Session()
+    os.environ.update(session.environment())
+
+
+def _missing_parts(names: tuple[str, ...]) -> str:
+    return "; ".join(reason for name in names if (reason := missing(name)))
+
+
+def _refuse(reason: str) -> None:
+    if in_ci():
+        pytest.fail(f"missing in CI: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, or in CI fail, a test whose needs are not met."""
+    names = tuple(str(name) for mark in item.iter_markers("needs") for name in mark.args)
+    reason = _missing_parts(names)
+    if reason:
+        _refuse(reason)
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[..., None]:
+    """A function that skips, or in CI fails, unless the machine has all that is named."""
+
+    def check(*names: str) -> None:
+        reason = _missing_parts(names)
+        if reason:
+            _refuse(reason)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The top directory of the sources."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def sample(project: Path) -> Path:
+    """The sample image that ships with the project."""
+    return project / "sample" / "sample.tar"
+
+
+@pytest.fixture(scope="session")
+def unionmount() -> Path:
+    """The installed command."""
+    return Path(sys.executable).parent / "unionmount"
+
+
+@pytest.fixture
+def public_tmp(request: pytest.FixtureRequest) -> Path:
+    """A fresh directory that other users can reach, unlike ``tmp_path``."""
+    session = request.config.stash[_session_key]
+    directory = Path(tempfile.mkdtemp(prefix="public-", dir=session.directory))
+    directory.chmod(0o755)
+    return directory
+
+
+def _temporary_directories(config: pytest.Config) -> list[Path]:
+    factory = getattr(config, "_tmp_path_factory", None)
+    base = getattr(factory, "_basetemp", None)
+    return [base.resolve()] if base else []
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail a run that left something behind, or that skipped a test in CI."""
+    config = session.config
+    mine = config.stash[_session_key]
+    mounts = mine.left_mounts(_temporary_directories(config))
+    left = [f"mount {mount}" for mount in mounts]
+    processes = mine.left_processes()
+    left += [f"process {pid}: {command}" for pid, command in processes.items()]
+    config.stash[_left_key] = left
+    mine.close(mounts, processes)
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    skipped_in_ci = in_ci() and reporter is not None and reporter.stats.get("skipped")
+    if exitstatus == pytest.ExitCode.OK and (left or skipped_in_ci):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _skip_reason(report: pytest.TestReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    return str(report.longrepr)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say what was skipped and why, and what was left behind."""
+    groups = Counter(
+        (report.nodeid.partition("::")[0], _skip_reason(report))
+        for report in terminalreporter.stats.get("skipped", [])
+    )
+    if groups:
+        terminalreporter.section("skipped" + (", which fails a run in CI" if in_ci() else ""))
+        for (name, reason), count in sorted(groups.items()):
+            terminalreporter.line(f"{name}: {count} tests: {reason}")
+    left = config.stash.get(_left_key, [])
+    if left:
+        terminalreporter.section("left behind", red=True)
+        for line in left:
+            terminalreporter.line(line)
