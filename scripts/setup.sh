@@ -70,7 +70,8 @@ fingerprint() {
 }
 
 current=$(fingerprint)
-if [ -x $venv/bin/unionmount ] && [ -e $stamp ] && $venv/bin/python -c '' 2>/dev/null; then
+if [ -x $venv/bin/unionmount ] && [ -e $stamp ] && [ -e src/unionmount/_core.abi3.so ] &&
+    $venv/bin/python -c '' 2>/dev/null; then
     case "$(cat $stamp)" in
     "$current test") exit 0 ;;
     "$current ") [ -n "$extras" ] || exit 0 ;;

@@ -1,0 +1,198 @@
+"""The shape of the program, as rules that fail when broken.
+
+``ORDER`` and ``HEADERS`` are the lists of docs/architecture.md: what stands lower may use what
+stands above, never the other way round. A new module is put into its list first.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+PACKAGE = PROJECT / "src" / "unionmount"
+CSRC = PROJECT / "csrc"
+
+ORDER = (
+    "errors",
+    "reference",
+    "image",
+    "core",
+    "layer",
+    "store",
+    "sources",
+    "pull",
+    "upper",
+    "mountinfo",
+    "options",
+    "operations",
+    "fusemount",
+    "mounts",
+    "mount",
+    "changes",
+    "cli",
+)
+
+HEADERS = (
+    "base.h",
+    "tar.h",
+    "whiteout.h",
+    "index_format.h",
+    "index_tables.h",
+    "index_build.h",
+    "index.h",
+    "dirlayer.h",
+    "tree.h",
+    "copyup.h",
+    "fastpath.h",
+    "router.h",
+)
+
+
+def module_name(path: Path) -> str:
+    """The noun in ORDER that a file belongs to: a package counts as one."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Everything that a file imports, wherever in the file, as full dotted names."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(path: Path) -> set[str]:
+    """The modules of this package that a file imports, as nouns."""
+    dotted = (name.split(".") for name in imported_modules(path))
+    return {parts[1] for parts in dotted if parts[0] == "unionmount" and len(parts) > 1}
+
+
+def literals(path: Path) -> Iterator[str | bytes]:
+    """String constants of a Python file, without docstrings."""
+    tree = ast.parse(path.read_bytes())
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Constant) or id(node) in documentation:
+            continue
+        if isinstance(node.value, str | bytes):
+            yield node.value
+
+
+def without_comments(source: str) -> str:
+    return re.sub(r"/\*.*?\*/|//[^\n]*", "", source, flags=re.DOTALL)
+
+
+def c_files() -> list[Path]:
+    return sorted([*CSRC.glob("*.c"), *CSRC.glob("*.h")])
+
+
+def test_the_sources_are_found() -> None:
+    assert len(modules()) > 5
+    assert len(c_files()) > 5
+
+
+def test_every_module_has_its_place() -> None:
+    unknown = {module_name(path) for path in modules()} - set(ORDER)
+    assert not unknown, f"not in ORDER: {sorted(unknown)}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_to_the_top(path: Path) -> None:
+    own = module_name(path)
+    allowed = {own, *ORDER[: ORDER.index(own)]} | ({"_core"} if own == "core" else set())
+    wrong = own_imports(path) - allowed
+    assert not wrong, f"{path.name} imports {sorted(wrong)}, which stand below it"
+
+
+def test_only_mounting_imports_pyfuse3() -> None:
+    users = {
+        module_name(path)
+        for path in modules()
+        if any(name.split(".")[0] == "pyfuse3" for name in imported_modules(path))
+    }
+    assert users == {"operations", "fusemount"} & users
+    assert users, "nothing imports pyfuse3"
+
+
+def test_the_command_line_starts_without_heavy_modules() -> None:
+    code = "import sys, unionmount.cli; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert "unionmount.cli" in loaded
+    heavy = {"pyfuse3", "trio", "unionmount._core", "isal", "backports.zstd"}
+    assert not heavy & set(loaded)
+
+
+def test_only_the_command_line_prints() -> None:
+    for path in modules():
+        if module_name(path) != "cli":
+            names = {
+                ast.unparse(node)
+                for node in ast.walk(ast.parse(path.read_bytes()))
+                if isinstance(node, ast.Name | ast.Attribute)
+            }
+            assert not names & {"print", "sys.stdout", "sys.stderr"}, path.name
+
+
+def test_python_does_not_spell_whiteouts() -> None:
+    for path in modules():
+        for literal in literals(path):
+            text = literal if isinstance(literal, str) else literal.decode("latin-1")
+            assert ".wh." not in text, f"{path.name}: {text!r}"
+
+
+def test_one_file_of_the_core_spells_whiteouts() -> None:
+    spellers = {
+        path.name
+        for path in c_files()
+        if ".wh." in without_comments(path.read_text(encoding="utf-8"))
+    }
+    assert spellers == {"whiteout.c"}
+
+
+@pytest.mark.parametrize("path", c_files(), ids=lambda path: path.name)
+def test_headers_are_included_upwards(path: Path) -> None:
+    included = re.findall(r'^#include "([^"]+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(included) <= set(HEADERS), f"not in HEADERS: {set(included) - set(HEADERS)}"
+    own = own_header(path)
+    assert all(HEADERS.index(header) <= HEADERS.index(own) for header in included)
+
+
+def own_header(path: Path) -> str:
+    """The header whose module a file belongs to: index_write.c may belong to index_build.h."""
+    own = path.with_suffix(".h").name
+    if own in HEADERS:
+        return own
+    included = re.findall(r'^#include "([^"]+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert included, f"{path.name} belongs to no header"
+    return str(included[0])  # by convention a file includes the header that it implements first
+
+
+@pytest.mark.needs("cc", "nm")
+@pytest.mark.parametrize("path", sorted(CSRC.glob("*.c")), ids=lambda path: path.name)
+def test_the_core_has_no_mutable_state(path: Path, tmp_path: Path) -> None:
+    built = tmp_path / "built.o"
+    # Without -fPIC, constant tables of pointers are read-only and not among the symbols below.
+    compile_it = ["cc", "-std=c17", "-D_GNU_SOURCE", "-O1", "-fno-pic", "-fno-pie", "-c"]
+    subprocess.run([*compile_it, str(path), "-o", str(built)], check=True)
+    symbols = subprocess.run(
+        ["nm", "--format=posix", str(built)], check=True, capture_output=True, text=True
+    ).stdout
+    mutable = [line for line in symbols.splitlines() if re.match(r"\S+ [bBdDC] ", line)]
+    assert not mutable
