@@ -12,8 +12,12 @@ image=${1:-$sample}
 
 work=$(mktemp -d)
 mountpoint=$work/image
-# An image that is named, not a file, is in the user's own store; only the sample gets its own.
-[ -n "${1:-}" ] || export UNIONMOUNT_ROOT="$work/root"
+# What is a file, or says where it is, needs no store but a passing one; a name is in the user's.
+case $image in
+docker-archive:* | oci-archive:* | oci:*) found=given ;;
+*) found=$([ -e "$image" ] && echo given || echo store) ;;
+esac
+[ "$found" = store ] || export UNIONMOUNT_ROOT="$work/root"
 
 cleanup() {
     status=$?
@@ -36,7 +40,6 @@ show() {
 }
 
 mkdir "$mountpoint"
-cd "$work"
 show "$unionmount" mount "$image" "$mountpoint"
 if [ "$image" != "$sample" ]; then
     show ls -l "$mountpoint"
