@@ -2,9 +2,9 @@
  * index.h - a layer index, read by mmap.
  *
  * Purpose: hand out the records of an index as checked values. Opening verifies the header, every
- * section's place and the table of checksums: O(1) work a layer (8 bytes for each 64 KiB). A block
- * is verified once, when it is first touched: its checksum, then every number in its records. What
- * a function here returns can be used without further checks.
+ * section's place and the table of checksums: no work that depends on the entries but reading 8
+ * bytes for each 4 KiB. A block is verified once, when it is first touched: its checksum, then
+ * every number in its records. What a function here returns can be used without further checks.
  *
  * Errors: -EBADMSG, the index is damaged (the caller rebuilds it: an index is derived data).
  * Ownership: an index owns its mapping, not the descriptor it was opened from. Slices are borrowed

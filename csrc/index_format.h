@@ -6,10 +6,10 @@
  *
  *     header | inodes | dirents | links | externals | extents | xattrs | strings | sums
  *
- * Every section begins on a block of 64 KiB. A table holds as many whole records in a block as
- * fit; the rest of the block is zero; so no record straddles two blocks. `sums` holds one 64-bit
- * checksum for every block of the sections before it; the header holds the checksum of `sums` and
- * one of itself. Opening reads header and sums; a block is checked when it is first touched.
+ * Every section begins on a block of 4 KiB. A table holds as many whole records in a block as fit;
+ * the rest of the block is zero; so no record straddles two blocks. The header has block 0 for
+ * itself. `sums` holds one 64-bit checksum for every block between header and sums, in order; the
+ * header holds the checksum of `sums` and one of itself. Opening reads header and sums; a block is checked when it is first touched.
  *
  * Inodes are numbered breadth first: record 0 is the root directory, a directory's number is
  * smaller than those of the directories in it, and the children of a directory are contiguous in
@@ -22,7 +22,7 @@
 
 #define UM_INDEX_MAGIC 0x3158444e494d5555ull /* "UUMINDX1" */
 #define UM_INDEX_VERSION 1u
-#define UM_INDEX_BLOCK 65536u
+#define UM_INDEX_BLOCK 4096u
 
 enum um_index_section {
     UM_SECTION_INODES,
@@ -63,6 +63,8 @@ _Static_assert(sizeof(struct um_disk_header) == 72 + 8 * 16 + 16, "header layout
 #define UM_INODE_REPLACES 0x0004u /* a whiteout of the same name stands in the same layer */
 #define UM_INODE_SPARSE 0x0008u   /* data is a run of extents */
 #define UM_INODE_EXTERNAL 0x0010u /* a hard link to a name of the layers below; type bits are 0 */
+#define UM_INODE_DANGLING 0x0020u /* with EXTERNAL: its own layer has a directory of that name, so
+                                   * that the link leads nowhere whatever is below */
 
 /*              data                               size
  * file         offset of the payload in the tar   bytes
@@ -70,7 +72,7 @@ _Static_assert(sizeof(struct um_disk_header) == 72 + 8 * 16 + 16, "header layout
  * directory    first child, number (32+32 bits)   parent inode, own dirent (32+32 bits)
  * symlink      offset in strings                  bytes
  * device       major, minor (32+32 bits)          0
- * external     offset in strings of the target    bytes; 0: the target can't exist
+ * external     offset in strings of the target    bytes
  */
 struct um_disk_inode {
     uint8_t mode[2];  /* type and permissions */

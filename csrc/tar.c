@@ -23,7 +23,7 @@
 
 #include <inttypes.h>
 
-/* ---- the header block ---------------------------------------------------------------------- */
+/* ---- the header block ---- */
 
 struct field {
     uint16_t offset, size;
@@ -150,7 +150,7 @@ static bool has_nul(struct um_slice text)
     return text.size != 0 && memchr(text.data, '\0', text.size) != NULL;
 }
 
-/* ---- numbers of pax records ------------------------------------------------------------------ */
+/* ---- numbers of pax records ---- */
 
 static bool is_digit(uint8_t byte)
 {
@@ -219,7 +219,7 @@ static bool parse_time(struct um_slice text, int64_t *seconds, uint32_t *nsec)
     return true;
 }
 
-/* ---- what pax headers say ---------------------------------------------------------------------- */
+/* ---- what pax headers say ---- */
 
 enum pax_key {
     K_PATH,
@@ -411,7 +411,7 @@ static int overlay(const struct pax *over, const struct pax *under, struct pax *
     return error != 0 ? error : append_xattrs(out, over);
 }
 
-/* ---- xattrs ---------------------------------------------------------------------------------- */
+/* ---- xattrs ---- */
 
 static int compare_xattrs(const void *a, const void *b, void *xattrs)
 {
@@ -504,7 +504,7 @@ static bool decode_base64(uint8_t *at, size_t size, size_t *decoded)
     return size % 4 != 1;
 }
 
-/* ---- sparse files ---------------------------------------------------------------------------- */
+/* ---- sparse files ---- */
 
 static int add_run(struct um_tar *tar, uint64_t logical, uint64_t length, struct um_fault *fault,
                    uint64_t offset)
@@ -567,7 +567,7 @@ static int add_gnu_runs(struct um_tar *tar, const uint8_t *block, size_t at, siz
     return 0;
 }
 
-/* ---- pax records ------------------------------------------------------------------------------- */
+/* ---- pax records ---- */
 
 /* One record of the header that is being read. */
 struct record {
@@ -815,7 +815,7 @@ static int take_global(struct um_tar *tar, struct um_fault *fault)
     return error;
 }
 
-/* ---- extended headers ------------------------------------------------------------------------ */
+/* ---- extended headers ---- */
 
 static void forget_runs(struct um_tar *tar)
 {
@@ -921,7 +921,7 @@ static int on_extended_block(struct um_tar *tar, const uint8_t *block, struct um
     return error != 0 || tar->extended_left != 0 ? error : end_extended(tar, fault);
 }
 
-/* ---- entries --------------------------------------------------------------------------------- */
+/* ---- entries ---- */
 
 static int skip_payload(struct um_tar *tar, struct um_fault *fault)
 {
@@ -1122,7 +1122,7 @@ static int collect_pax(struct um_tar *tar, struct pax **pax)
     return unique_xattrs(tar, *pax);
 }
 
-/* ---- entries that are sparse ----------------------------------------------------------------- */
+/* ---- entries that are sparse ---- */
 
 static int bad_sparse(const struct um_tar *tar, const char *why, struct um_fault *fault)
 {
@@ -1233,7 +1233,7 @@ static int on_map_block(struct um_tar *tar, const uint8_t *block, struct um_faul
     return 0;
 }
 
-/* ---- blocks ---------------------------------------------------------------------------------- */
+/* ---- blocks ---- */
 
 /* Fill tar->entry from a header block and the pax headers before it. */
 static int read_entry(struct um_tar *tar, const uint8_t *block, const struct pax *pax,
@@ -1367,7 +1367,7 @@ static int on_block(struct um_tar *tar, const uint8_t *block, struct um_fault *f
     }
 }
 
-/* ---- the public face --------------------------------------------------------------------------- */
+/* ---- the public face ---- */
 
 int um_tar_open(um_tar_entry_fn on_entry, void *context, const struct um_tar_limits *limits,
                 struct um_tar **out)

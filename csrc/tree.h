@@ -97,9 +97,10 @@ int64_t um_tree_getxattr(struct um_tree *tree, uint64_t node, const char *name, 
 /* All names, each NUL-terminated, as listxattr(2): the total size; copied when size is not 0. */
 int64_t um_tree_listxattr(struct um_tree *tree, uint64_t node, char *names, size_t size);
 
-/* What layer `layer` alone says: its own names in depth-first order, for "what did this layer do".
- * `change` is 'A' added, 'C' changed (the name exists below), 'D' deleted. Whiteouts of nothing
- * are not reported. The walk is resumed by its cursor. */
+/* What layer `layer` does to the layers below it: its own names, depth first and sorted, and the
+ * names that its whiteouts and opaque directories hide. `change` is 'A' added, 'C' changed (the
+ * name exists below), 'D' deleted (one for a whole directory). Whiteouts of nothing and implied
+ * directories are not reported. */
 struct um_tree_walk; /* opaque */
 int um_tree_walk_open(struct um_tree *tree, uint32_t layer, struct um_tree_walk **out);
 /* 1 with *path (borrowed until the next call, no leading slash), 0 at the end, or an errno. */
@@ -107,10 +108,10 @@ int um_tree_walk_next(struct um_tree_walk *walk, const char **path, size_t *path
                       char *change, uint32_t *mode, uint64_t *size);
 void um_tree_walk_close(struct um_tree_walk *walk);
 
-/* Hard links whose target is in no layer below: they are absent from the tree. The `number`-th one
- * of `layer`: 1 with name and target (malloced by the core, freed with um_free), 0 past the last,
- * or an errno. */
-int um_tree_broken_link(struct um_tree *tree, uint32_t layer, uint64_t number, char **name,
+/* Hard links of `layer` whose target is in no layer: they are absent from the tree. *cursor is 0 at
+ * first and moved on by every call. 1 with name and target (without leading slash; allocated by the
+ * core, freed with um_free), 0 at the end, or an errno. */
+int um_tree_broken_link(struct um_tree *tree, uint32_t layer, uint64_t *cursor, char **name,
                         size_t *name_size, char **target, size_t *target_size);
 void um_free(void *memory);
 /* cffi: end */

@@ -357,13 +357,12 @@ class Tree(_Owner):
         name, name_size = ffi.new("char **"), ffi.new("size_t *")
         target, target_size = ffi.new("char **"), ffi.new("size_t *")
         for layer in range(len(self._layers)):
-            number = 0
+            cursor = ffi.new("uint64_t *")
             while _check(
                 lib.um_tree_broken_link(
-                    self._handle, layer, number, name, name_size, target, target_size
+                    self._handle, layer, cursor, name, name_size, target, target_size
                 )
             ):
-                number += 1
                 yield BrokenLink(
                     layer, _take(name[0], name_size[0]), _take(target[0], target_size[0])
                 )

@@ -1,0 +1,849 @@
+#include "index_build.h"
+
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include "index_tables.h"
+#include "whiteout.h"
+
+#define DEFAULT_MAX_ENTRIES (64ull << 20)
+#define DEFAULT_MAX_STRINGS 0xffffffffull
+#define MAX_COMPONENT 255u
+#define MAX_PATH_BYTES 65535u
+#define MAX_TARGET 4095u
+#define MAX_XATTR_NAME 255u
+#define MAX_XATTR_VALUE 65536u
+#define WINDOW_MAX (256u << 10)
+#define WINDOW_AFTER_JUMP (16u << 10)
+#define FAR_JUMP (64u << 10)
+
+/* A path split and clamped; the array grows as needed and is used again for the next path. */
+struct path {
+    struct um_slice *parts;
+    size_t n, capacity;
+};
+
+struct um_indexer {
+    struct um_tables tables;
+    struct um_index_limits limits;
+    struct um_tar *tar;
+    uint32_t *slots; /* open-addressed: name number + 1 by (parent, text); 0 is empty */
+    size_t n_slots;
+    uint32_t *sets; /* open-addressed: first record + 1 of each xattr set, by content */
+    size_t n_sets, sets_capacity;
+    struct path path, target;
+    uint8_t *window; /* of um_indexer_scan */
+    uint64_t scanned; /* bytes of the tar that scan has passed on or jumped over */
+    uint32_t window_size;
+};
+
+/* ---- tables ------------------------------------------------------------------------------- */
+
+static int add_string(struct um_indexer *ix, struct um_slice text, uint32_t *offset,
+                      uint64_t header, struct um_fault *fault)
+{
+    struct um_tables *t = &ix->tables;
+    uint64_t end;
+    if (!um_add64(t->n_strings, text.size, &end) || end > ix->limits.max_strings)
+        return um_refuse(fault, -EFBIG, header, "names and attributes exceed %llu bytes",
+                         (unsigned long long)ix->limits.max_strings);
+    int error = um_reserve((void **)&t->strings, &t->strings_capacity, (size_t)end, 1);
+    if (error != 0)
+        return error;
+    if (text.size != 0)
+        memcpy(t->strings + t->n_strings, text.data, text.size);
+    *offset = (uint32_t)t->n_strings;
+    t->n_strings = (size_t)end;
+    return 0;
+}
+
+static uint32_t hash_name(uint32_t parent, struct um_slice text)
+{
+    uint64_t hash = 0xcbf29ce484222325ull ^ parent;
+    size_t at = 0;
+    for (; at + 8 <= text.size; at += 8)
+        hash = (hash ^ um_load64(text.data + at)) * 0x9e3779b97f4a7c15ull, hash ^= hash >> 29;
+    uint64_t tail = text.size;
+    for (; at < text.size; at++)
+        tail = tail << 8 | text.data[at];
+    hash = (hash ^ tail) * 0x9e3779b97f4a7c15ull;
+    hash = (hash ^ hash >> 32) * 0xbf58476d1ce4e5b9ull;
+    return (uint32_t)(hash >> 32);
+}
+
+/* The slot that holds the name, or the empty one where it belongs. */
+static uint32_t *find_slot(const struct um_indexer *ix, uint32_t parent, struct um_slice text,
+                           uint32_t hash)
+{
+    size_t mask = ix->n_slots - 1;
+    for (size_t at = hash & mask;; at = (at + 1) & mask) {
+        uint32_t *slot = &ix->slots[at];
+        if (*slot == 0)
+            return slot;
+        const struct um_name *name = &ix->tables.names[*slot - 1];
+        if (name->hash == hash && name->parent == parent &&
+            um_slice_equal(um_tables_text(&ix->tables, name), text))
+            return slot;
+    }
+}
+
+static uint32_t find_name(const struct um_indexer *ix, uint32_t parent, struct um_slice text)
+{
+    return *find_slot(ix, parent, text, hash_name(parent, text)) - 1; /* 0 - 1 is UM_NONE */
+}
+
+static int grow_slots(struct um_indexer *ix)
+{
+    size_t grown = ix->n_slots ? ix->n_slots * 2 : 1024;
+    uint32_t *slots = calloc(grown, sizeof *slots);
+    if (slots == NULL)
+        return -ENOMEM;
+    for (size_t old = 0; old < ix->n_slots; old++) {
+        if (ix->slots[old] == 0)
+            continue;
+        size_t at = ix->tables.names[ix->slots[old] - 1].hash & (grown - 1);
+        while (slots[at] != 0)
+            at = (at + 1) & (grown - 1);
+        slots[at] = ix->slots[old];
+    }
+    free(ix->slots);
+    ix->slots = slots;
+    ix->n_slots = grown;
+    return 0;
+}
+
+static int new_name(struct um_indexer *ix, struct um_name name, uint32_t *number, uint64_t header,
+                    struct um_fault *fault)
+{
+    struct um_tables *t = &ix->tables;
+    if (t->n_names >= ix->limits.max_entries)
+        return um_refuse(fault, -E2BIG, header, "more than %llu names",
+                         (unsigned long long)ix->limits.max_entries);
+    int error =
+        um_reserve((void **)&t->names, &t->names_capacity, t->n_names + 1, sizeof *t->names);
+    if (error != 0)
+        return error;
+    *number = (uint32_t)t->n_names;
+    t->names[t->n_names++] = name;
+    return 0;
+}
+
+static int new_inode(struct um_indexer *ix, const struct um_build_inode *inode, uint32_t *number)
+{
+    struct um_tables *t = &ix->tables;
+    int error =
+        um_reserve((void **)&t->inodes, &t->inodes_capacity, t->n_inodes + 1, sizeof *t->inodes);
+    if (error != 0)
+        return error;
+    if (t->n_inodes >= UM_NONE)
+        return -E2BIG;
+    *number = (uint32_t)t->n_inodes;
+    t->inodes[t->n_inodes] = *inode;
+    t->inodes[t->n_inodes++].final = UM_NONE;
+    return 0;
+}
+
+/* The name `text` in `parent`, made (standing for nothing yet) where it is new. */
+static int intern_name(struct um_indexer *ix, uint32_t parent, struct um_slice text,
+                       uint32_t *number, uint64_t header, struct um_fault *fault)
+{
+    uint32_t hash = hash_name(parent, text);
+    uint32_t *slot = find_slot(ix, parent, text, hash);
+    if (*slot != 0) {
+        *number = *slot - 1;
+        return 0;
+    }
+    struct um_name name = {.parent = parent,
+                           .inode = UM_NONE,
+                           .hash = hash,
+                           .text_size = (uint16_t)text.size};
+    int error = add_string(ix, text, &name.text, header, fault);
+    if (error == 0)
+        error = new_name(ix, name, number, header, fault);
+    if (error != 0)
+        return error;
+    *slot = *number + 1;
+    return ix->tables.n_names * 2 > ix->n_slots ? grow_slots(ix) : 0;
+}
+
+static bool names_directory(const struct um_tables *t, uint32_t number)
+{
+    uint32_t inode = t->names[number].inode;
+    return inode != UM_NONE && S_ISDIR(t->inodes[inode].mode);
+}
+
+/* Give the name *number another inode. A directory that loses its name to something else is
+ * detached with all below it: a fresh name takes its slot. */
+static int bind_name(struct um_indexer *ix, uint32_t *number, uint32_t inode, uint64_t header,
+                     struct um_fault *fault)
+{
+    struct um_tables *t = &ix->tables;
+    if (names_directory(t, *number)) {
+        struct um_name fresh = t->names[*number];
+        uint32_t *slot =
+            find_slot(ix, fresh.parent, um_tables_text(t, &fresh), fresh.hash);
+        t->names[*number].flags |= UM_NAME_DETACHED;
+        int error = new_name(ix, fresh, number, header, fault);
+        if (error != 0)
+            return error;
+        *slot = *number + 1;
+        if (t->n_names * 2 > ix->n_slots && (error = grow_slots(ix)) != 0)
+            return error;
+    }
+    t->names[*number].inode = inode;
+    return 0;
+}
+
+/* ---- paths -------------------------------------------------------------------------------- */
+
+static int push_part(struct path *path, struct um_slice part)
+{
+    int error = um_reserve((void **)&path->parts, &path->capacity, path->n + 1,
+                           sizeof *path->parts);
+    if (error == 0)
+        path->parts[path->n++] = part;
+    return error;
+}
+
+/* Rule 1 of docs/layers.md: split, drop "" and ".", let ".." drop what is before it. */
+static int split_path(struct um_slice text, struct path *path)
+{
+    path->n = 0;
+    const uint8_t *at = text.data, *end = text.data + text.size;
+    while (at < end) {
+        const uint8_t *slash = memchr(at, '/', (size_t)(end - at));
+        const uint8_t *stop = slash ? slash : end;
+        struct um_slice part = um_slice_of(at, (size_t)(stop - at));
+        at = slash ? slash + 1 : end;
+        if (part.size == 0 || um_slice_equal(part, UM_SLICE_LITERAL(".")))
+            continue;
+        if (um_slice_equal(part, UM_SLICE_LITERAL(".."))) {
+            path->n -= path->n != 0;
+            continue;
+        }
+        int error = push_part(path, part);
+        if (error != 0)
+            return error;
+    }
+    return 0;
+}
+
+/* Descend to the directory of the first `n` parts, making implied directories on the way. */
+static int enter(struct um_indexer *ix, const struct path *path, size_t n, uint32_t *directory,
+                 uint64_t header, struct um_fault *fault)
+{
+    static const struct um_build_inode implied = {.mode = S_IFDIR | 0755,
+                                                  .flags = UM_INODE_IMPLIED};
+    uint32_t at = 0;
+    for (size_t i = 0; i < n; i++) {
+        int error = intern_name(ix, at, path->parts[i], &at, header, fault);
+        if (error != 0)
+            return error;
+        if (names_directory(&ix->tables, at))
+            continue;
+        uint32_t inode;
+        error = new_inode(ix, &implied, &inode);
+        if (error == 0)
+            error = bind_name(ix, &at, inode, header, fault);
+        if (error != 0)
+            return error;
+    }
+    *directory = at;
+    return 0;
+}
+
+/* The inode that a hard link's target names in this layer now. UM_NONE where there is none;
+ * *directory says that there is a directory. */
+static uint32_t resolve_here(const struct um_indexer *ix, const struct path *path, bool *directory)
+{
+    uint32_t at = 0;
+    *directory = path->n == 0;
+    for (size_t i = 0; i < path->n; i++) {
+        if (i != 0 && !names_directory(&ix->tables, at))
+            return UM_NONE;
+        at = find_name(ix, at, path->parts[i]);
+        if (at == UM_NONE)
+            return UM_NONE;
+    }
+    *directory = names_directory(&ix->tables, at);
+    return *directory ? UM_NONE : ix->tables.names[at].inode;
+}
+
+/* What the parts of a path mean together: the kind of the last one, or LEFTOVER where one before
+ * it is a whiteout of any kind, because then the entry is not shown. */
+static int classify_path(const struct path *path, enum um_whiteout_kind *kind,
+                         struct um_slice *hidden, uint64_t header, struct um_fault *fault)
+{
+    bool below_whiteout = false;
+    *kind = UM_NAME_PLAIN;
+    for (size_t i = 0; i < path->n; i++) {
+        below_whiteout |= *kind != UM_NAME_PLAIN;
+        *hidden = path->parts[i];
+        *kind = um_whiteout_classify(path->parts[i], hidden);
+        if (*kind == UM_NAME_BROKEN)
+            return um_refuse(fault, -EBADMSG, header, "a whiteout that names nothing: \"%.*s\"",
+                             (int)path->parts[i].size, (const char *)path->parts[i].data);
+        if (hidden->size > MAX_COMPONENT && *kind != UM_NAME_LEFTOVER)
+            return um_refuse(fault, -EBADMSG, header, "a name of %zu bytes (at most 255)",
+                             hidden->size);
+    }
+    if (below_whiteout)
+        *kind = UM_NAME_LEFTOVER;
+    return 0;
+}
+
+/* ---- extended attributes ------------------------------------------------------------------ */
+
+static int check_xattr(const struct um_tar_xattr *xattr, uint64_t header, struct um_fault *fault)
+{
+    if (xattr->name.size == 0 || xattr->name.size > MAX_XATTR_NAME)
+        return um_refuse(fault, -EBADMSG, header, "an xattr name of %zu bytes", xattr->name.size);
+    if (memchr(xattr->name.data, 0, xattr->name.size) != NULL)
+        return um_refuse(fault, -EBADMSG, header, "an xattr name with a NUL byte");
+    if (xattr->value.size > MAX_XATTR_VALUE)
+        return um_refuse(fault, -EBADMSG, header, "an xattr value of %zu bytes (at most 65536)",
+                         xattr->value.size);
+    return 0;
+}
+
+static uint64_t hash_set(const struct um_tar_entry *entry)
+{
+    uint64_t hash = entry->n_xattrs;
+    for (size_t i = 0; i < entry->n_xattrs; i++) {
+        const struct um_tar_xattr *xattr = &entry->xattrs[i];
+        hash = hash * 31 + um_index_checksum(xattr->name.data, xattr->name.size);
+        hash = hash * 31 + um_index_checksum(xattr->value.data, xattr->value.size);
+    }
+    return hash ^ hash >> 32;
+}
+
+static bool same_set(const struct um_tables *t, size_t first, const struct um_tar_entry *entry)
+{
+    for (size_t i = 0; i < entry->n_xattrs; i++) {
+        const struct um_build_xattr *have = &t->xattrs[first + i];
+        struct um_slice name = um_slice_of(t->strings + have->name, have->name_size);
+        struct um_slice value = um_slice_of(t->strings + have->value, have->value_size);
+        if (!um_slice_equal(name, entry->xattrs[i].name) ||
+            !um_slice_equal(value, entry->xattrs[i].value) ||
+            have->last != (i + 1 == entry->n_xattrs))
+            return false;
+    }
+    return true;
+}
+
+static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
+                      struct um_fault *fault)
+{
+    struct um_tables *t = &ix->tables;
+    if (t->n_xattrs + entry->n_xattrs >= UM_NONE)
+        return um_refuse(fault, -E2BIG, entry->header, "too many xattrs");
+    for (size_t i = 0; i < entry->n_xattrs; i++) {
+        const struct um_tar_xattr *xattr = &entry->xattrs[i];
+        struct um_build_xattr record = {.value_size = (uint32_t)xattr->value.size,
+                                        .name_size = (uint16_t)xattr->name.size,
+                                        .last = i + 1 == entry->n_xattrs};
+        int error = check_xattr(xattr, entry->header, fault);
+        if (error == 0)
+            error = add_string(ix, xattr->name, &record.name, entry->header, fault);
+        if (error == 0)
+            error = add_string(ix, xattr->value, &record.value, entry->header, fault);
+        if (error == 0)
+            error = um_reserve((void **)&t->xattrs, &t->xattrs_capacity, t->n_xattrs + 1,
+                               sizeof *t->xattrs);
+        if (error != 0)
+            return error;
+        t->xattrs[t->n_xattrs++] = record;
+    }
+    return 0;
+}
+
+static int grow_sets(struct um_indexer *ix)
+{
+    /* Sets are few; hashing them again would need their entries, so the table starts large and
+     * beyond it a set is simply not shared any more. */
+    ix->sets_capacity = 1u << 16;
+    ix->sets = calloc(ix->sets_capacity, sizeof *ix->sets);
+    return ix->sets == NULL ? -ENOMEM : 0;
+}
+
+/* The set of the entry's xattrs, shared with earlier entries that have the same. */
+static int intern_set(struct um_indexer *ix, const struct um_tar_entry *entry, uint32_t *set,
+                      struct um_fault *fault)
+{
+    *set = 0;
+    if (entry->n_xattrs == 0)
+        return 0;
+    int error = ix->sets == NULL ? grow_sets(ix) : 0;
+    if (error != 0)
+        return error;
+    size_t mask = ix->sets_capacity - 1;
+    size_t at = (size_t)hash_set(entry) & mask;
+    for (; ix->sets[at] != 0; at = (at + 1) & mask) {
+        if (same_set(&ix->tables, ix->sets[at] - 1, entry)) {
+            *set = ix->sets[at];
+            return 0;
+        }
+    }
+    *set = (uint32_t)ix->tables.n_xattrs + 1;
+    error = append_set(ix, entry, fault);
+    if (error == 0 && ix->n_sets < ix->sets_capacity / 2) {
+        ix->sets[at] = *set;
+        ix->n_sets++;
+    }
+    return error;
+}
+
+/* ---- entries ------------------------------------------------------------------------------ */
+
+static int add_extents(struct um_indexer *ix, const struct um_tar_entry *entry,
+                       struct um_build_inode *inode, struct um_fault *fault)
+{
+    struct um_tables *t = &ix->tables;
+    uint64_t total = (uint64_t)t->n_extents + entry->n_extents;
+    if (total >= UM_NONE || total > ix->limits.max_entries)
+        return um_refuse(fault, -E2BIG, entry->header, "too many runs of sparse files");
+    int error = um_reserve((void **)&t->extents, &t->extents_capacity, (size_t)total,
+                           sizeof *t->extents);
+    if (error != 0)
+        return error;
+    inode->flags |= UM_INODE_SPARSE;
+    inode->data = um_pack((uint32_t)t->n_extents, (uint32_t)entry->n_extents);
+    for (size_t i = 0; i < entry->n_extents; i++) {
+        const struct um_tar_extent *run = &entry->extents[i];
+        t->extents[t->n_extents++] = (struct um_build_extent){run->logical, run->length,
+                                                              run->stored};
+    }
+    return 0;
+}
+
+static int add_target(struct um_indexer *ix, const struct um_tar_entry *entry,
+                      struct um_build_inode *inode, struct um_fault *fault)
+{
+    if (entry->link.size == 0 || entry->link.size > MAX_TARGET)
+        return um_refuse(fault, -EBADMSG, entry->header, "a symlink target of %zu bytes",
+                         entry->link.size);
+    uint32_t offset = 0;
+    int error = add_string(ix, entry->link, &offset, entry->header, fault);
+    inode->size = entry->link.size;
+    inode->data = offset;
+    return error;
+}
+
+static uint16_t type_bits(enum um_tar_type type)
+{
+    switch (type) {
+    case UM_TAR_DIRECTORY:
+        return S_IFDIR;
+    case UM_TAR_SYMLINK:
+        return S_IFLNK;
+    case UM_TAR_CHARACTER:
+        return S_IFCHR;
+    case UM_TAR_BLOCK_DEVICE:
+        return S_IFBLK;
+    case UM_TAR_FIFO:
+        return S_IFIFO;
+    case UM_TAR_FILE:
+    case UM_TAR_HARDLINK:
+        break;
+    }
+    return S_IFREG;
+}
+
+static int describe(struct um_indexer *ix, const struct um_tar_entry *entry,
+                    struct um_build_inode *inode, struct um_fault *fault)
+{
+    *inode = (struct um_build_inode){
+        .mode = (uint16_t)(type_bits(entry->type) | (entry->mode & 07777)),
+        .uid = entry->uid,
+        .gid = entry->gid,
+        .mtime = entry->mtime,
+        .mtime_nsec = entry->mtime_nsec,
+    };
+    int error = intern_set(ix, entry, &inode->xattr, fault);
+    if (error != 0)
+        return error;
+    switch (inode->mode & S_IFMT) {
+    case S_IFREG:
+        inode->size = entry->size;
+        inode->data = entry->stored;
+        return entry->sparse ? add_extents(ix, entry, inode, fault) : 0;
+    case S_IFLNK:
+        return add_target(ix, entry, inode, fault);
+    case S_IFCHR:
+    case S_IFBLK:
+        inode->data = um_pack(entry->major, entry->minor);
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+/* A directory entry over a directory changes its metadata and keeps its children. */
+static int add_directory(struct um_indexer *ix, uint32_t name, const struct um_tar_entry *entry,
+                         struct um_fault *fault)
+{
+    struct um_build_inode inode;
+    int error = describe(ix, entry, &inode, fault);
+    if (error != 0)
+        return error;
+    if (names_directory(&ix->tables, name)) {
+        inode.final = UM_NONE;
+        ix->tables.inodes[ix->tables.names[name].inode] = inode;
+        return 0;
+    }
+    uint32_t number;
+    error = new_inode(ix, &inode, &number);
+    return error ? error : bind_name(ix, &name, number, entry->header, fault);
+}
+
+static int join_target(struct um_indexer *ix, struct um_build_inode *inode, uint64_t header,
+                       struct um_fault *fault)
+{
+    uint32_t first = (uint32_t)ix->tables.n_strings;
+    for (size_t i = 0; i < ix->target.n; i++) {
+        uint32_t ignored;
+        int error = i ? add_string(ix, UM_SLICE_LITERAL("/"), &ignored, header, fault) : 0;
+        if (error == 0)
+            error = add_string(ix, ix->target.parts[i], &ignored, header, fault);
+        if (error != 0)
+            return error;
+    }
+    inode->data = first;
+    inode->size = ix->tables.n_strings - first;
+    return 0;
+}
+
+/* The inode of a hard link: the target's, or an external one that is settled at the end. */
+static int link_inode(struct um_indexer *ix, const struct um_tar_entry *entry, uint32_t *inode,
+                      struct um_fault *fault)
+{
+    if (entry->link.size > MAX_PATH_BYTES)
+        return um_refuse(fault, -EBADMSG, entry->header, "a link target of %zu bytes",
+                         entry->link.size);
+    int error = split_path(entry->link, &ix->target);
+    if (error != 0)
+        return error;
+    bool directory;
+    *inode = resolve_here(ix, &ix->target, &directory);
+    if (*inode != UM_NONE)
+        return 0;
+    struct um_build_inode external = {.flags = UM_INODE_EXTERNAL};
+    error = join_target(ix, &external, entry->header, fault);
+    return error ? error : new_inode(ix, &external, inode);
+}
+
+static int add_plain(struct um_indexer *ix, uint32_t name, const struct um_tar_entry *entry,
+                     struct um_fault *fault)
+{
+    uint32_t number;
+    int error;
+    if (entry->type == UM_TAR_HARDLINK) {
+        error = link_inode(ix, entry, &number, fault);
+    } else {
+        struct um_build_inode inode;
+        error = describe(ix, entry, &inode, fault);
+        if (error == 0)
+            error = new_inode(ix, &inode, &number);
+    }
+    return error ? error : bind_name(ix, &name, number, entry->header, fault);
+}
+
+static int add_mark(struct um_indexer *ix, uint32_t directory, struct um_slice hidden,
+                    uint64_t header, struct um_fault *fault)
+{
+    uint32_t name;
+    int error = intern_name(ix, directory, hidden, &name, header, fault);
+    if (error == 0)
+        ix->tables.names[name].flags |= UM_NAME_WHITED;
+    return error;
+}
+
+/* Apply an entry whose path is not the root. */
+static int add_named(struct um_indexer *ix, const struct um_tar_entry *entry,
+                     struct um_fault *fault)
+{
+    enum um_whiteout_kind kind;
+    struct um_slice hidden;
+    int error = classify_path(&ix->path, &kind, &hidden, entry->header, fault);
+    if (error != 0 || kind == UM_NAME_LEFTOVER)
+        return error;
+    uint32_t directory, name;
+    error = enter(ix, &ix->path, ix->path.n - 1, &directory, entry->header, fault);
+    if (error != 0)
+        return error;
+    if (kind == UM_NAME_OPAQUE) {
+        ix->tables.names[directory].flags |= UM_NAME_OPAQUED;
+        return 0;
+    }
+    bool device =
+        entry->type == UM_TAR_CHARACTER && um_whiteout_is_device(entry->major, entry->minor);
+    if (kind == UM_NAME_WHITEOUT || device)
+        return add_mark(ix, directory, hidden, entry->header, fault);
+    error = intern_name(ix, directory, hidden, &name, entry->header, fault);
+    if (error != 0)
+        return error;
+    return entry->type == UM_TAR_DIRECTORY ? add_directory(ix, name, entry, fault)
+                                           : add_plain(ix, name, entry, fault);
+}
+
+int um_indexer_add(struct um_indexer *ix, const struct um_tar_entry *entry,
+                   struct um_fault *fault)
+{
+    if (entry->name.size > MAX_PATH_BYTES)
+        return um_refuse(fault, -EBADMSG, entry->header, "a name of %zu bytes", entry->name.size);
+    int error = split_path(entry->name, &ix->path);
+    if (error != 0)
+        return error;
+    if (ix->path.n != 0)
+        return add_named(ix, entry, fault);
+    return entry->type == UM_TAR_DIRECTORY ? add_directory(ix, 0, entry, fault) : 0;
+}
+
+static int on_entry(void *context, const struct um_tar_entry *entry, struct um_fault *fault)
+{
+    return um_indexer_add((struct um_indexer *)context, entry, fault);
+}
+
+/* ---- hard links that were not settled when they came ---------------------------------------- */
+
+/* Follow external inodes from `inode` to what they stand for at the end of the layer. `chain`
+ * collects the inodes passed, so that each is settled once. */
+struct chain {
+    uint32_t *inodes;
+    size_t n, capacity;
+};
+
+static int step(struct um_indexer *ix, uint32_t inode, uint32_t *next, bool *directory)
+{
+    const struct um_build_inode *from = &ix->tables.inodes[inode];
+    struct um_slice target = um_slice_of(ix->tables.strings + from->data, from->size);
+    int error = split_path(target, &ix->target);
+    if (error == 0)
+        *next = resolve_here(ix, &ix->target, directory);
+    return error;
+}
+
+/* `settled[i]`: what external inode i stands for: itself where it stays external. UM_NONE while
+ * it is not known, UM_NONE - 1 while its chain is being followed. */
+static int settle(struct um_indexer *ix, uint32_t start, uint32_t *settled, struct chain *chain)
+{
+    const uint32_t following = UM_NONE - 1;
+    uint32_t at = start, end = UM_NONE;
+    chain->n = 0;
+    while (end == UM_NONE) {
+        if (!(ix->tables.inodes[at].flags & UM_INODE_EXTERNAL)) {
+            end = at;
+            break;
+        }
+        if (settled[at] == following) /* a circle: every link of it looks below for itself */
+            break;
+        if (settled[at] != UM_NONE) {
+            end = settled[at];
+            break;
+        }
+        int error = um_reserve((void **)&chain->inodes, &chain->capacity, chain->n + 1,
+                               sizeof *chain->inodes);
+        uint32_t next = UM_NONE;
+        bool directory = false;
+        if (error == 0)
+            error = step(ix, at, &next, &directory);
+        if (error != 0)
+            return error;
+        chain->inodes[chain->n++] = at;
+        settled[at] = following;
+        if (directory)
+            ix->tables.inodes[at].flags |= UM_INODE_DANGLING;
+        if (next == UM_NONE)
+            end = at;
+        at = next;
+    }
+    for (size_t i = 0; i < chain->n; i++)
+        settled[chain->inodes[i]] = end == UM_NONE ? chain->inodes[i] : end;
+    return 0;
+}
+
+static int settle_links(struct um_indexer *ix)
+{
+    struct um_tables *t = &ix->tables;
+    bool any = false;
+    for (size_t i = 0; i < t->n_inodes && !any; i++)
+        any = t->inodes[i].flags & UM_INODE_EXTERNAL;
+    if (!any)
+        return 0;
+    um_autofree uint32_t *settled = malloc(t->n_inodes * sizeof *settled);
+    if (settled == NULL)
+        return -ENOMEM;
+    memset(settled, 0xff, t->n_inodes * sizeof *settled);
+    struct chain chain = {0};
+    int error = 0;
+    for (size_t i = 0; i < t->n_names && error == 0; i++) {
+        uint32_t inode = t->names[i].inode;
+        if (inode == UM_NONE || !(t->inodes[inode].flags & UM_INODE_EXTERNAL))
+            continue;
+        if (settled[inode] == UM_NONE)
+            error = settle(ix, inode, settled, &chain);
+        if (error == 0)
+            t->names[i].inode = settled[inode];
+    }
+    free(chain.inodes);
+    return error;
+}
+
+/* ---- the public face ------------------------------------------------------------------------ */
+
+static int add_root(struct um_indexer *ix)
+{
+    static const struct um_build_inode root = {.mode = S_IFDIR | 0755, .flags = UM_INODE_IMPLIED};
+    uint32_t inode, name;
+    int error = new_inode(ix, &root, &inode);
+    return error ? error : new_name(ix, (struct um_name){.inode = inode}, &name, 0, NULL);
+}
+
+int um_indexer_open(const struct um_index_limits *limits, struct um_indexer **out)
+{
+    struct um_indexer *ix = calloc(1, sizeof *ix);
+    if (ix == NULL)
+        return -ENOMEM;
+    if (limits != NULL)
+        ix->limits = *limits;
+    if (ix->limits.max_entries == 0)
+        ix->limits.max_entries = DEFAULT_MAX_ENTRIES;
+    if (ix->limits.max_entries > UM_NONE - 2)
+        ix->limits.max_entries = UM_NONE - 2;
+    if (ix->limits.max_strings == 0 || ix->limits.max_strings > DEFAULT_MAX_STRINGS)
+        ix->limits.max_strings = DEFAULT_MAX_STRINGS;
+    int error = grow_slots(ix);
+    if (error == 0)
+        error = add_root(ix);
+    if (error == 0)
+        error = um_tar_open(on_entry, ix, NULL, &ix->tar);
+    if (error != 0) {
+        um_indexer_close(ix);
+        return error;
+    }
+    *out = ix;
+    return 0;
+}
+
+int um_indexer_feed(struct um_indexer *ix, const void *data, size_t size, struct um_fault *fault)
+{
+    return um_tar_feed(ix->tar, data, size, fault);
+}
+
+/* Read up to `size` bytes at `offset`; fewer only at the end of the file. */
+static int64_t read_fully(int fd, uint8_t *buffer, size_t size, uint64_t offset)
+{
+    size_t got = 0;
+    while (got < size) {
+        ssize_t n = pread(fd, buffer + got, size - got, (off_t)(offset + got));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        if (n == 0)
+            break;
+        got += (size_t)n;
+    }
+    return (int64_t)got;
+}
+
+/* Jump over what the parser does not want to see. True for a far jump: large files follow one
+ * another, and reading a large window for one header would be waste. */
+static bool jump(struct um_indexer *ix, uint64_t length)
+{
+    uint64_t skip = um_tar_skippable(ix->tar);
+    if (skip > length - ix->scanned)
+        skip = length - ix->scanned;
+    um_tar_skip(ix->tar, skip);
+    ix->scanned += skip;
+    return skip >= FAR_JUMP;
+}
+
+/* Pass one window on; payload that lies within it is jumped over in memory. */
+static int scan_window(struct um_indexer *ix, size_t size, struct um_fault *fault)
+{
+    size_t at = 0;
+    while (at < size) {
+        uint64_t skip = um_tar_skippable(ix->tar);
+        if (skip >= size - at)
+            break; /* the rest of the window and perhaps more: jump() does it */
+        if (skip != 0) {
+            um_tar_skip(ix->tar, skip);
+            at += (size_t)skip;
+        }
+        /* Up to the next payload; a block at a time, because what may be skipped is known only
+         * once a header has been read. */
+        size_t piece = size - at < UM_TAR_BLOCK ? size - at : UM_TAR_BLOCK;
+        int error = um_tar_feed(ix->tar, ix->window + at, piece, fault);
+        if (error != 0)
+            return error;
+        at += piece;
+    }
+    ix->scanned += at;
+    return 0;
+}
+
+int um_indexer_scan(struct um_indexer *ix, int fd, uint64_t offset, uint64_t length,
+                    uint64_t budget, struct um_fault *fault)
+{
+    uint64_t end;
+    if (!um_add64(offset, length, &end) || end > INT64_MAX)
+        return um_refuse(fault, -EBADMSG, 0, "the layer lies beyond any file");
+    if (ix->window == NULL && (ix->window = malloc(WINDOW_MAX)) == NULL)
+        return -ENOMEM;
+    uint64_t used = 0;
+    while (ix->scanned < length) {
+        bool far = jump(ix, length);
+        if (ix->scanned == length)
+            break;
+        if (used >= budget)
+            return 1;
+        ix->window_size = far || ix->window_size == 0 ? WINDOW_AFTER_JUMP
+                          : ix->window_size < WINDOW_MAX ? ix->window_size * 2
+                                                         : WINDOW_MAX;
+        uint64_t left = length - ix->scanned;
+        size_t want = left < ix->window_size ? (size_t)left : ix->window_size;
+        int64_t got = read_fully(fd, ix->window, want, offset + ix->scanned);
+        if (got < 0)
+            return um_refuse(fault, (int)got, ix->scanned, "reading failed");
+        if ((uint64_t)got < want)
+            return um_refuse(fault, -EBADMSG, ix->scanned + (uint64_t)got,
+                             "the file ends within the layer");
+        used += want;
+        int error = scan_window(ix, want, fault);
+        if (error != 0)
+            return error;
+    }
+    return 0;
+}
+
+int um_indexer_finish(struct um_indexer *ix, uint64_t layer_size, int fd, struct um_fault *fault)
+{
+    int error = um_tar_finish(ix->tar, fault);
+    if (error != 0)
+        return error;
+    if (um_tar_position(ix->tar) > layer_size)
+        return um_refuse(fault, -EBADMSG, layer_size, "the tar is longer than its layer");
+    error = settle_links(ix);
+    if (error == 0)
+        error = um_index_write(&ix->tables, layer_size, fd);
+    return error == 0 ? 0 : um_refuse(fault, error, 0, "writing the index: %s", strerror(-error));
+}
+
+void um_indexer_close(struct um_indexer *ix)
+{
+    if (ix == NULL)
+        return;
+    um_tar_close(ix->tar);
+    free(ix->tables.names);
+    free(ix->tables.inodes);
+    free(ix->tables.xattrs);
+    free(ix->tables.extents);
+    free(ix->tables.strings);
+    free(ix->slots);
+    free(ix->sets);
+    free(ix->path.parts);
+    free(ix->target.parts);
+    free(ix->window);
+    free(ix);
+}

@@ -1,0 +1,80 @@
+/*
+ * index_tables.h - a layer in memory while its index is made; private to index_build.c and
+ * index_write.c.
+ *
+ * A *name* is a node of the layer's directory tree; an *inode* is what one or more names stand
+ * for. Both are numbered in the order in which they came; index_write.c gives them their final
+ * order. Memory is proportional to the entries, bounded by struct um_index_limits.
+ *
+ * Ownership: struct um_tables owns its arrays. Threads: one at a time.
+ */
+#ifndef UM_INDEX_TABLES_H
+#define UM_INDEX_TABLES_H
+
+#include "base.h"
+#include "index_format.h"
+
+#define UM_NONE UINT32_MAX
+
+#define UM_NAME_WHITED 1u   /* a whiteout of this name stands in the layer */
+#define UM_NAME_OPAQUED 2u  /* an opaque mark stands in the directory of this name */
+#define UM_NAME_DETACHED 4u /* a directory that something else has replaced, with all below it */
+
+struct um_name {
+    uint32_t parent; /* name number; the root's is 0, itself */
+    uint32_t inode;  /* UM_NONE: the name is only whited out */
+    uint32_t text;   /* offset in strings */
+    uint32_t hash;
+    uint16_t text_size;
+    uint16_t flags;
+};
+
+struct um_build_inode {
+    uint16_t mode, flags;
+    uint32_t uid, gid;
+    uint32_t mtime_nsec;
+    int64_t mtime;
+    uint32_t xattr; /* as on disk */
+    uint32_t final; /* number in the index; UM_NONE until it has one */
+    uint64_t size;  /* file: bytes; symlink, external: bytes of the target */
+    uint64_t data;  /* file: offset in the tar; sparse: first extent and number; symlink, external:
+                     * offset in strings; device: major and minor */
+};
+
+struct um_build_xattr {
+    uint32_t name, value, value_size;
+    uint16_t name_size, last;
+};
+
+struct um_build_extent {
+    uint64_t logical, length, stored;
+};
+
+struct um_tables {
+    struct um_name *names;
+    size_t n_names, names_capacity;
+    struct um_build_inode *inodes;
+    size_t n_inodes, inodes_capacity;
+    struct um_build_xattr *xattrs;
+    size_t n_xattrs, xattrs_capacity;
+    struct um_build_extent *extents;
+    size_t n_extents, extents_capacity;
+    uint8_t *strings;
+    size_t n_strings, strings_capacity;
+};
+
+static inline struct um_slice um_tables_text(const struct um_tables *tables,
+                                             const struct um_name *name)
+{
+    return um_slice_of(tables->strings + name->text, name->text_size);
+}
+
+static inline uint64_t um_pack(uint32_t low, uint32_t high)
+{
+    return (uint64_t)high << 32 | low;
+}
+
+/* Write the index of `tables` to `fd`, numbering them on the way (so it is done once). 0, -ENOMEM, -EFBIG or the errno of writing. */
+int um_index_write(struct um_tables *tables, uint64_t layer_size, int fd);
+
+#endif

@@ -1,0 +1,163 @@
+/*
+ * tree_private.h - what the files of the tree share: tree.c (nodes and the rule), tree_list.c
+ * (listing), tree_links.c (link counts), tree_walk.c (what a layer did).
+ *
+ * A *part* is a directory of one layer; a merged directory is its parts, topmost first. A *view*
+ * is a list of parts that stand for one directory. The rule is um_view_find and um_view_enter;
+ * everything else asks them.
+ *
+ * Ownership: struct um_tree owns its directory records and caches until um_tree_close.
+ * Threads: `lock` guards `slots`, `n_slots`, `n_directories` and the cache of link counts.
+ * Directory records are never freed before the tree is, and their lazily computed fields are set
+ * once, atomically; so a record is used without the lock once it was found.
+ */
+#ifndef UM_TREE_PRIVATE_H
+#define UM_TREE_PRIVATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "layer.h"
+#include "tree.h"
+
+struct um_part {
+    uint32_t layer, inode;
+};
+
+struct um_view {
+    struct um_part *parts; /* room for as many parts as the tree has layers */
+    uint32_t n;
+    struct um_part metadata; /* the part whose mode, owner, times and xattrs show */
+    bool implied;            /* no part has metadata */
+};
+
+/* What a view answers for a name. */
+struct um_hit {
+    uint32_t place; /* index of the deciding part in the view */
+    struct um_part directory; /* that part */
+    struct um_child child;
+};
+
+/* One visible name of a merged directory. */
+struct um_merged_name {
+    uint32_t place;
+    uint32_t dirent;
+};
+
+struct um_merged {
+    uint32_t n;
+    struct um_merged_name names[];
+};
+
+struct um_directory {
+    uint64_t node;
+    struct um_view view;
+    _Atomic(struct um_merged *) merged; /* set at the first listing; NULL before */
+    atomic_uint nlink;                  /* 0 until it was counted */
+};
+
+/* A hard link that a layer makes to an inode of a layer below it. */
+struct um_outer_link {
+    struct um_part target;
+    struct um_part directory; /* that holds the link */
+    uint32_t dirent;
+    struct um_part target_directory; /* that holds the name through which the target was found */
+    uint32_t target_dirent;
+};
+
+struct um_outer_links {
+    size_t n;
+    struct um_outer_link links[]; /* sorted by target */
+};
+
+struct um_link_count {
+    uint64_t node; /* 0: empty */
+    uint32_t count;
+};
+
+struct um_tree {
+    struct um_layer *layers;
+    uint32_t n_layers;
+    uint64_t *bases; /* n_layers + 1; the first node number of each layer */
+    bool has_externals;
+    _Atomic(struct um_outer_links *) outer; /* set when first needed */
+
+    pthread_rwlock_t lock;
+    struct um_directory **slots; /* under lock; open-addressed by node */
+    size_t n_slots, n_directories; /* under lock */
+    struct um_link_count *counts;  /* under lock; open-addressed by node */
+    size_t n_count_slots, n_counts; /* under lock */
+};
+
+static inline uint64_t um_tree_node(const struct um_tree *tree, struct um_part part)
+{
+    return tree->bases[part.layer] + part.inode;
+}
+
+static inline uint64_t um_hash_node(uint64_t node)
+{
+    node *= 0x9e3779b97f4a7c15ull;
+    return node ^ node >> 32;
+}
+
+static inline bool um_same_part(struct um_part a, struct um_part b)
+{
+    return a.layer == b.layer && a.inode == b.inode;
+}
+
+/* ---- tree.c: the rule ------------------------------------------------------------------------ */
+
+int um_view_open(const struct um_tree *tree, struct um_view *view);
+void um_view_close(struct um_view *view);
+
+/* The root as the lowest `n_layers` layers show it. */
+int um_view_root(const struct um_tree *tree, uint32_t n_layers, struct um_view *view);
+
+/* Who decides about `name` in the view; -ENOENT where it is hidden or in no part. An external link
+ * is reported as it stands. */
+int um_view_find(const struct um_tree *tree, const struct um_view *view, struct um_slice name,
+                 struct um_hit *hit);
+
+/* The directory that a hit of type DT_DIR stands for. `inside` must not be `view`. */
+int um_view_enter(const struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
+                  struct um_view *inside);
+
+/* Follow a hit that is no directory to the inode that it stands for: itself, or where its external
+ * link leads. *found_in (may be NULL) becomes the hit through which it was found. -ENOENT where
+ * the link leads nowhere. */
+int um_hit_inode(const struct um_tree *tree, const struct um_hit *hit, struct um_part *part,
+                 struct um_inode *inode, struct um_hit *found_in);
+
+/* Where a path (of names divided by slashes, already normalised) leads in the lowest `n_layers`
+ * layers, symlinks not followed. */
+int um_view_resolve(const struct um_tree *tree, uint32_t n_layers, struct um_slice path,
+                    struct um_hit *hit);
+
+/* The record of the directory node, NULL where it was never looked up. */
+struct um_directory *um_tree_directory(struct um_tree *tree, uint64_t node);
+
+/* Attributes of what a hit stands for; a directory gets its record. */
+int um_tree_hit_attr(struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
+                     struct um_attr *attr);
+
+/* ---- tree_list.c ------------------------------------------------------------------------------- */
+
+/* The visible names of a view, sorted; external links are among them. *out is malloced. */
+int um_view_merge(const struct um_tree *tree, const struct um_view *view, struct um_merged **out);
+
+/* The hit that a merged name stands for. */
+int um_merged_hit(const struct um_tree *tree, const struct um_view *view,
+                  const struct um_merged_name *name, struct um_hit *hit);
+
+/* ---- tree_links.c ------------------------------------------------------------------------------ */
+
+int um_tree_count_links(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
+                        uint32_t *count);
+int um_tree_count_subdirectories(struct um_tree *tree, struct um_directory *directory,
+                                 uint32_t *nlink);
+
+/* The path of a dirent of a layer, names divided by slashes; *path is malloced. */
+int um_layer_path(const struct um_layer *layer, uint32_t directory, uint32_t dirent, char **path,
+                  size_t *size);
+
+#endif
