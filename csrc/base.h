@@ -80,11 +80,11 @@ static inline void um_close_cleanup(int *fd)
 #define um_autofd __attribute__((cleanup(um_close_cleanup)))
 
 /* Take the value out of an owning pointer and leave NULL behind. */
-#define um_steal(slot)                   \
-    __extension__({                      \
+#define um_steal(slot)                    \
+    __extension__({                       \
         __typeof__(*(slot)) t_ = *(slot); \
-        *(slot) = NULL;                  \
-        t_;                              \
+        *(slot) = NULL;                   \
+        t_;                               \
     })
 
 /* ---- little-endian access --------------------------------------------------------------- */
@@ -167,8 +167,9 @@ static inline int um_reserve(void **array, size_t *capacity, size_t need, size_t
 }
 
 /* Fill `fault` (which may be NULL) and return `error`, so that a refusal is one statement. */
-__attribute__((format(printf, 4, 5))) static inline int
-um_refuse(struct um_fault *fault, int error, uint64_t offset, const char *format, ...)
+__attribute__((format(printf, 4, 5))) static inline int um_refuse(struct um_fault *fault, int error,
+                                                                  uint64_t offset,
+                                                                  const char *format, ...)
 {
     if (fault == NULL)
         return error;

@@ -142,8 +142,7 @@ static bool valid_record(const struct um_index *index, enum um_index_section sec
     return true;
 }
 
-static bool valid_records(const struct um_index *index, enum um_index_section which,
-                          uint64_t block)
+static bool valid_records(const struct um_index *index, enum um_index_section which, uint64_t block)
 {
     const struct section *section = &index->sections[which];
     const uint8_t *at = index->map + block * UM_INDEX_BLOCK;
@@ -183,8 +182,7 @@ static int verify_block(struct um_index *index, enum um_index_section section, u
     return good ? 0 : -EBADMSG;
 }
 
-static inline int need_block(struct um_index *index, enum um_index_section section,
-                             uint64_t block)
+static inline int need_block(struct um_index *index, enum um_index_section section, uint64_t block)
 {
     switch (atomic_load_explicit(&index->states[block], memory_order_acquire)) {
     case BLOCK_GOOD:
@@ -364,8 +362,7 @@ static int need_string(struct um_index *index, uint64_t offset, uint64_t size,
                        struct um_slice *text)
 {
     const struct section *strings = &index->sections[UM_SECTION_STRINGS];
-    *text = um_slice_of(index->map + strings->first_block * UM_INDEX_BLOCK + offset,
-                        (size_t)size);
+    *text = um_slice_of(index->map + strings->first_block * UM_INDEX_BLOCK + offset, (size_t)size);
     if (size == 0)
         return 0;
     uint64_t last = strings->first_block + (offset + size - 1) / UM_INDEX_BLOCK;
@@ -377,8 +374,7 @@ static int need_string(struct um_index *index, uint64_t offset, uint64_t size,
     return 0;
 }
 
-static int decode_data(struct um_index *index, struct um_inode *inode, uint64_t size,
-                       uint64_t data)
+static int decode_data(struct um_index *index, struct um_inode *inode, uint64_t size, uint64_t data)
 {
     if (inode->flags & UM_INODE_EXTERNAL || S_ISLNK(inode->mode)) {
         inode->size = size;

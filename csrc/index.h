@@ -48,7 +48,7 @@ struct um_inode {
     uint64_t size;     /* bytes, of a file or a symlink */
     uint64_t stored;   /* file: offset in the tar */
     uint32_t first, count; /* directory: children; sparse file: extents */
-    uint32_t parent, own;  /* directory: parent inode and own dirent (UM_INDEX_NONE for the root) */
+    uint32_t parent, own; /* directory: parent inode and own dirent (UM_INDEX_NONE for the root) */
     uint32_t major, minor;
     struct um_slice target; /* symlink; external link: normalised path without leading slash */
 };

@@ -153,10 +153,8 @@ static int intern_name(struct um_indexer *ix, uint32_t parent, struct um_slice t
         *number = *slot - 1;
         return 0;
     }
-    struct um_name name = {.parent = parent,
-                           .inode = UM_NONE,
-                           .hash = hash,
-                           .text_size = (uint16_t)text.size};
+    struct um_name name = {
+        .parent = parent, .inode = UM_NONE, .hash = hash, .text_size = (uint16_t)text.size};
     int error = add_string(ix, text, &name.text, header, fault);
     if (error == 0)
         error = new_name(ix, name, number, header, fault);
@@ -180,8 +178,7 @@ static int bind_name(struct um_indexer *ix, uint32_t *number, uint32_t inode, ui
     struct um_tables *t = &ix->tables;
     if (names_directory(t, *number)) {
         struct um_name fresh = t->names[*number];
-        uint32_t *slot =
-            find_slot(ix, fresh.parent, um_tables_text(t, &fresh), fresh.hash);
+        uint32_t *slot = find_slot(ix, fresh.parent, um_tables_text(t, &fresh), fresh.hash);
         t->names[*number].flags |= UM_NAME_DETACHED;
         int error = new_name(ix, fresh, number, header, fault);
         if (error != 0)
@@ -198,8 +195,8 @@ static int bind_name(struct um_indexer *ix, uint32_t *number, uint32_t inode, ui
 
 static int push_part(struct path *path, struct um_slice part)
 {
-    int error = um_reserve((void **)&path->parts, &path->capacity, path->n + 1,
-                           sizeof *path->parts);
+    int error =
+        um_reserve((void **)&path->parts, &path->capacity, path->n + 1, sizeof *path->parts);
     if (error == 0)
         path->parts[path->n++] = part;
     return error;
@@ -402,16 +399,16 @@ static int add_extents(struct um_indexer *ix, const struct um_tar_entry *entry,
     uint64_t total = (uint64_t)t->n_extents + entry->n_extents;
     if (total >= UM_NONE || total > ix->limits.max_entries)
         return um_refuse(fault, -E2BIG, entry->header, "too many runs of sparse files");
-    int error = um_reserve((void **)&t->extents, &t->extents_capacity, (size_t)total,
-                           sizeof *t->extents);
+    int error =
+        um_reserve((void **)&t->extents, &t->extents_capacity, (size_t)total, sizeof *t->extents);
     if (error != 0)
         return error;
     inode->flags |= UM_INODE_SPARSE;
     inode->data = um_pack((uint32_t)t->n_extents, (uint32_t)entry->n_extents);
     for (size_t i = 0; i < entry->n_extents; i++) {
         const struct um_tar_extent *run = &entry->extents[i];
-        t->extents[t->n_extents++] = (struct um_build_extent){run->logical, run->length,
-                                                              run->stored};
+        t->extents[t->n_extents++] =
+            (struct um_build_extent){run->logical, run->length, run->stored};
     }
     return 0;
 }
@@ -586,8 +583,7 @@ static int add_named(struct um_indexer *ix, const struct um_tar_entry *entry,
                                            : add_plain(ix, name, entry, fault);
 }
 
-int um_indexer_add(struct um_indexer *ix, const struct um_tar_entry *entry,
-                   struct um_fault *fault)
+int um_indexer_add(struct um_indexer *ix, const struct um_tar_entry *entry, struct um_fault *fault)
 {
     if (entry->name.size > MAX_PATH_BYTES)
         return um_refuse(fault, -EBADMSG, entry->header, "a name of %zu bytes", entry->name.size);
@@ -798,7 +794,7 @@ int um_indexer_scan(struct um_indexer *ix, int fd, uint64_t offset, uint64_t len
             break;
         if (used >= budget)
             return 1;
-        ix->window_size = far || ix->window_size == 0 ? WINDOW_AFTER_JUMP
+        ix->window_size = far || ix->window_size == 0    ? WINDOW_AFTER_JUMP
                           : ix->window_size < WINDOW_MAX ? ix->window_size * 2
                                                          : WINDOW_MAX;
         uint64_t left = length - ix->scanned;

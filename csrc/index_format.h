@@ -63,7 +63,8 @@ _Static_assert(sizeof(struct um_disk_header) == 72 + 8 * 16 + 16, "header layout
 #define UM_INODE_REPLACES 0x0004u /* a whiteout of the same name stands in the same layer */
 #define UM_INODE_SPARSE 0x0008u   /* data is a run of extents */
 #define UM_INODE_EXTERNAL 0x0010u /* a hard link to a name of the layers below; type bits are 0 */
-#define UM_INODE_DANGLING 0x0020u /* with EXTERNAL: its own layer has a directory of that name, so
+#define UM_INODE_DANGLING \
+    0x0020u /* with EXTERNAL: its own layer has a directory of that name, so
                                    * that the link leads nowhere whatever is below */
 
 /*              data                               size

@@ -37,7 +37,7 @@ struct um_build_inode {
     uint32_t xattr; /* as on disk */
     uint32_t final; /* number in the index; UM_NONE until it has one */
     uint64_t size;  /* file: bytes; symlink, external: bytes of the target */
-    uint64_t data;  /* file: offset in the tar; sparse: first extent and number; symlink, external:
+    uint64_t data; /* file: offset in the tar; sparse: first extent and number; symlink, external:
                      * offset in strings; device: major and minor */
 };
 

@@ -66,8 +66,7 @@ static int end_block(struct writer *w)
     if (w->used == 0)
         return 0;
     memset(w->block + w->used, 0, sizeof w->block - w->used);
-    int error =
-        um_reserve((void **)&w->sums, &w->sums_capacity, w->n_sums + 1, sizeof *w->sums);
+    int error = um_reserve((void **)&w->sums, &w->sums_capacity, w->n_sums + 1, sizeof *w->sums);
     if (error != 0)
         return error;
     w->sums[w->n_sums++] = um_index_checksum(w->block, sizeof w->block);
@@ -132,8 +131,8 @@ static int order_allocate(struct order *o, size_t names, size_t inodes)
     o->own = malloc((inodes + 1) * sizeof(uint32_t));
     o->up = calloc(inodes + 1, sizeof(uint32_t));
     o->nlink = calloc(inodes + 1, sizeof(uint32_t));
-    bool complete = o->children && o->start && o->dirents && o->parents && o->inodes &&
-                    o->first && o->own && o->up && o->nlink;
+    bool complete = o->children && o->start && o->dirents && o->parents && o->inodes && o->first &&
+                    o->own && o->up && o->nlink;
     return complete ? 0 : -ENOMEM;
 }
 

@@ -94,8 +94,8 @@ static int64_t read_tar(const struct um_layer *layer, uint64_t at, uint8_t *buff
 }
 
 /* The first extent that ends behind `offset`; `inode->count` where there is none. */
-static int find_extent(const struct um_layer *layer, const struct um_inode *inode,
-                       uint64_t offset, uint32_t *number)
+static int find_extent(const struct um_layer *layer, const struct um_inode *inode, uint64_t offset,
+                       uint32_t *number)
 {
     uint32_t low = 0, high = inode->count;
     while (low < high) {

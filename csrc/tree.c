@@ -468,8 +468,8 @@ int64_t um_tree_getxattr(struct um_tree *tree, uint64_t node, const char *name, 
     int error = find_metadata(tree, node, &part, &inode);
     if (error != 0)
         return error;
-    return um_layer_getxattr(&tree->layers[part.layer], &inode, um_slice_of(name, name_size),
-                             value, size);
+    return um_layer_getxattr(&tree->layers[part.layer], &inode, um_slice_of(name, name_size), value,
+                             size);
 }
 
 int64_t um_tree_listxattr(struct um_tree *tree, uint64_t node, char *names, size_t size)
@@ -497,8 +497,8 @@ static int stack_layers(struct um_tree *tree, const struct um_tree_layer *layers
         um_index_get_info(layers[i].index, &info);
         tree->has_externals |= info.externals != 0;
         tree->bases[i + 1] = tree->bases[i] + info.inodes;
-        int error = um_layer_open(layers[i].index, layers[i].fd, layers[i].offset,
-                                  layers[i].length, &tree->layers[i]);
+        int error = um_layer_open(layers[i].index, layers[i].fd, layers[i].offset, layers[i].length,
+                                  &tree->layers[i]);
         if (error != 0)
             return error;
     }

@@ -104,8 +104,8 @@ int64_t um_tree_listxattr(struct um_tree *tree, uint64_t node, char *names, size
 struct um_tree_walk; /* opaque */
 int um_tree_walk_open(struct um_tree *tree, uint32_t layer, struct um_tree_walk **out);
 /* 1 with *path (borrowed until the next call, no leading slash), 0 at the end, or an errno. */
-int um_tree_walk_next(struct um_tree_walk *walk, const char **path, size_t *path_size,
-                      char *change, uint32_t *mode, uint64_t *size);
+int um_tree_walk_next(struct um_tree_walk *walk, const char **path, size_t *path_size, char *change,
+                      uint32_t *mode, uint64_t *size);
 void um_tree_walk_close(struct um_tree_walk *walk);
 
 /* Hard links of `layer` whose target is in no layer: they are absent from the tree. *cursor is 0 at

@@ -254,8 +254,8 @@ static int count_own(const struct um_tree *tree, struct um_part part, const stru
         if (error == 0 && link.inode != part.inode)
             error = -EBADMSG;
         if (error == 0)
-            error = add_visible(tree, (struct um_part){part.layer, link.parent}, link.dirent,
-                                count);
+            error =
+                add_visible(tree, (struct um_part){part.layer, link.parent}, link.dirent, count);
     }
     return error;
 }

@@ -43,8 +43,8 @@ static int exists(const struct um_tree *tree, const struct um_view *view, struct
 
 static int add_item(struct frame *frame, struct um_slice name, uint32_t dirent)
 {
-    int error = um_reserve((void **)&frame->items, &frame->capacity, frame->n + 1,
-                           sizeof *frame->items);
+    int error =
+        um_reserve((void **)&frame->items, &frame->capacity, frame->n + 1, sizeof *frame->items);
     if (error == 0)
         frame->items[frame->n++] = (struct item){name, dirent};
     return error;
@@ -171,8 +171,8 @@ int um_tree_walk_open(struct um_tree *tree, uint32_t layer, struct um_tree_walk 
 }
 
 /* Put the item's path together behind that of its directory. */
-static int join_path(struct um_tree_walk *walk, const struct frame *frame,
-                     const struct item *item, size_t *size)
+static int join_path(struct um_tree_walk *walk, const struct frame *frame, const struct item *item,
+                     size_t *size)
 {
     size_t at = frame->path_size;
     int error = um_reserve((void **)&walk->path, &walk->path_capacity, at + item->name.size + 1, 1);
@@ -212,8 +212,8 @@ static int judge(struct um_tree_walk *walk, struct frame *frame, const struct it
     if (error != 0)
         return error == -ENOENT ? 0 : error; /* a link to nowhere deletes what was there */
     *change = inode.flags & UM_INODE_IMPLIED && was && below.child.type == DT_DIR ? 0
-              : was                                                             ? 'C'
-                                                                                : 'A';
+              : was                                                               ? 'C'
+                                                                                  : 'A';
     *mode = inode.mode;
     *size = inode.size;
     if (own.child.type != DT_DIR)
@@ -221,8 +221,8 @@ static int judge(struct um_tree_walk *walk, struct frame *frame, const struct it
     return push_child(walk, frame, own.child.inode, inode.flags, was ? &below : NULL, path_size);
 }
 
-int um_tree_walk_next(struct um_tree_walk *walk, const char **path, size_t *path_size,
-                      char *change, uint32_t *mode, uint64_t *size)
+int um_tree_walk_next(struct um_tree_walk *walk, const char **path, size_t *path_size, char *change,
+                      uint32_t *mode, uint64_t *size)
 {
     while (walk->n_frames != 0) {
         struct frame *frame = &walk->frames[walk->n_frames - 1];
@@ -267,8 +267,7 @@ int um_tree_broken_link(struct um_tree *tree, uint32_t layer, uint64_t *cursor, 
         struct um_inode inode;
         struct um_part part;
         struct um_hit hit = {0};
-        int error =
-            um_index_external(tree->layers[layer].index, (uint32_t)(*cursor)++, &link);
+        int error = um_index_external(tree->layers[layer].index, (uint32_t)(*cursor)++, &link);
         if (error == 0)
             error = um_layer_dirent(&tree->layers[layer], link.dirent, &hit.child);
         hit.directory = (struct um_part){layer, link.parent};
