@@ -1,0 +1,170 @@
+"""Compressed bytes in, plain bytes out, in bounded steps.
+
+What a layer is compressed with is seen from its first bytes; media types are not believed. A
+stream may consist of several gzip members or zstd frames: all are read, to the last byte, and one
+that ends early or goes on with something else is refused. Some decoders stop silently there.
+Sources: RFC 1952 (gzip), RFC 8878 (zstd; skippable frames carry the table of zstd:chunked).
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from typing import TYPE_CHECKING, Protocol, cast
+
+from isal import igzip_lib
+
+from unionmount.errors import FormatError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAGIC_SIZE = 6
+"""Bytes that ``sniff`` wants to see, where there are as many."""
+
+_INPUT_STEP = 64 * 1024  # what follows a frame is copied by the decoders, so pieces are small
+_OUTPUT_STEP = 256 * 1024
+_WINDOW_LOG = 27  # 128 MiB of memory; what zstd itself takes without being asked for more
+_UNSUPPORTED = {
+    b"\xfd7zXZ\0": "xz",
+    b"BZh": "bzip2",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+
+
+class Compression(enum.Enum):
+    """How the bytes of a layer are compressed."""
+
+    PLAIN = "plain"
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+
+def sniff(head: bytes, what: str) -> Compression:
+    """The compression of a stream that begins with ``head``."""
+    if head[:2] == b"\x1f\x8b":
+        return Compression.GZIP
+    if head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
+        return Compression.ZSTD
+    for magic, name in _UNSUPPORTED.items():
+        if head.startswith(magic):
+            raise FormatError(f"{what}: compressed with {name}, which is not supported")
+    return Compression.PLAIN
+
+
+class Decompressor(Protocol):
+    """A stream being decompressed."""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What the next bytes come to, in pieces of bounded size."""
+
+    def finish(self) -> None:
+        """Say that there is no more; FormatError where the stream is not complete."""
+
+
+def decompressor(compression: Compression, what: str) -> Decompressor:
+    """A new decompressor; ``what`` names the stream in messages."""
+    if compression is Compression.PLAIN:
+        return _Plain()
+    return _Gzip(what) if compression is Compression.GZIP else _Zstd(what)
+
+
+class _Plain:
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        yield data
+
+    def finish(self) -> None:
+        pass
+
+
+class _Frame(Protocol):
+    """One gzip member or zstd frame; both libraries agree on this interface."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _Framed:
+    """A sequence of frames, each of which is decoded to its end."""
+
+    def __init__(self, what: str, name: str, error: type[Exception]) -> None:
+        self._what = what
+        self._name = name
+        self._error = error
+        self._frame: _Frame | None = None
+
+    def _open(self) -> _Frame:
+        raise NotImplementedError
+
+    def _between(self, piece: bytes) -> bytes:
+        """What of ``piece``, which follows a frame, is to be decoded."""
+        return piece
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        try:
+            for start in range(0, len(data), _INPUT_STEP):
+                yield from self._step(data[start : start + _INPUT_STEP])
+        except self._error as error:
+            raise FormatError(f"{self._what}: damaged {self._name} data: {error}") from None
+
+    def _step(self, piece: bytes) -> Iterator[bytes]:
+        while piece or (self._frame is not None and not self._frame.needs_input):
+            if self._frame is None:
+                piece = self._between(piece)
+                if not piece:
+                    return
+                self._frame = self._open()
+            output = self._frame.decompress(piece, _OUTPUT_STEP)
+            piece = b""
+            if self._frame.eof:
+                piece = self._frame.unused_data
+                self._frame = None
+            if output:
+                yield output
+
+    def finish(self) -> None:
+        if self._frame is not None:
+            raise FormatError(f"{self._what}: truncated {self._name} data")
+
+
+class _Gzip(_Framed):
+    def __init__(self, what: str) -> None:
+        # the type stub of isal says that this class is an instance
+        super().__init__(what, "gzip", cast("type[Exception]", igzip_lib.IsalError))
+        self._members = 0
+        self._padding = False
+
+    def _open(self) -> _Frame:
+        self._members += 1
+        frame: _Frame = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        return frame
+
+    def _between(self, piece: bytes) -> bytes:
+        """Pass over the zeros that fill a tape block after the last member."""
+        if self._members and piece[0] == 0:
+            self._padding = True
+        if not self._padding:
+            return piece
+        if piece.strip(b"\0"):
+            raise FormatError(f"{self._what}: garbage after the gzip data")
+        return b""
+
+
+class _Zstd(_Framed):
+    def __init__(self, what: str) -> None:
+        super().__init__(what, "zstd", zstd.ZstdError)
+
+    def _open(self) -> _Frame:
+        option = zstd.DecompressionParameter.window_log_max
+        frame: _Frame = zstd.ZstdDecompressor(options={option: _WINDOW_LOG})
+        return frame

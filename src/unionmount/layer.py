@@ -1,0 +1,524 @@
+"""One layer: from its blob to a verified ``layer.tar`` with its index, and open for reading.
+
+``LayerImport`` takes the bytes of a blob as they come and overlaps hashing, decompressing, writing
+and indexing on threads (all of which release the GIL). Nothing is visible in the store before
+every digest and size agreed and everything is on the disk: then one rename publishes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import threading
+from collections import deque
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+from unionmount import core
+from unionmount.compression import MAGIC_SIZE, decompressor, sniff
+from unionmount.errors import (
+    DigestMismatch,
+    FormatError,
+    LimitExceeded,
+    SizeMismatch,
+    StoreError,
+    UsageError,
+)
+from unionmount.reference import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import TracebackType
+
+    from unionmount.image import Image
+    from unionmount.reference import Digest
+
+TAR_NAME = "layer.tar"
+INDEX_NAME = "layer.idx"
+
+_LIMIT_VARIABLE = "UNIONMOUNT_MAX_LAYER_SIZE"
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_INPUT_STEP = 256 * 1024
+_DEPTH = 8  # chunks that may wait between two threads
+_WRITEBACK_STEP = 32 * 1024 * 1024
+
+
+class Progress(Protocol):
+    """Told how far the work on a layer is; called from the thread that feeds it."""
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        """``done`` of ``total`` bytes of ``what`` are read; None where the total is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportLimits:
+    """What a layer may cost."""
+
+    max_layer_size: int = 64 << 30  # bytes, uncompressed
+    core: core.Limits = field(default_factory=core.Limits)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """The defaults, or what ``UNIONMOUNT_MAX_LAYER_SIZE`` says (bytes, or 512M, 10G)."""
+        text = environment.get(_LIMIT_VARIABLE)
+        if not text:
+            return cls()
+        match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)", text.strip().upper())
+        if match is None:
+            raise UsageError(f"{_LIMIT_VARIABLE}: not a size: '{printable(text)}'")
+        return cls(int(match[1]) << _UNITS[match[2]])
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Some bytes of an open file; the descriptor is borrowed."""
+
+    fd: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What tells whether an open file is still the one that was looked at."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, fd: int) -> FileIdentity:
+        """The identity of the file behind a descriptor."""
+        status = os.fstat(fd)
+        return cls(
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
+
+    def check(self, fd: int, what: str) -> None:
+        """FormatError where the file changed since."""
+        if FileIdentity.of(fd) != self:
+            raise FormatError(f"{what}: changed while it was read")
+
+
+@contextmanager
+def storing(where: Path | str) -> Iterator[None]:
+    """Turn what the operating system refuses into StoreError that says where."""
+    try:
+        yield
+    except OSError as error:
+        # OSErrors of the core carry their own text instead of a plain strerror
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise StoreError(f"{printable(str(where))}: {reason}") from error
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Staging:
+    """A temporary directory of the store that belongs to this process while it is open.
+
+    It is held by a flock, which dies with the process: a directory that nobody holds is garbage,
+    and ``clean`` removes it. What is published leaves it by one rename.
+    """
+
+    def __init__(self, tmp: Path) -> None:
+        self.path = tmp / secrets.token_hex(16)
+        with storing(tmp), _lock_directory(tmp, fcntl.LOCK_SH):
+            # the lock on tmp keeps cleaners away until ours is taken
+            self.path.mkdir(0o700)
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def create(self, name: str) -> int:
+        """A new file in here, open for reading and writing; the caller closes it."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with storing(self.path):
+            return os.open(self.path / name, flags, 0o600)
+
+    def publish(self, target: Path) -> bool:
+        """Rename the whole directory to ``target``; False where there is one already."""
+        with storing(target):
+            os.fsync(self._fd)
+            try:
+                self.path.rename(target)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                return False
+            fsync_directory(target.parent)
+        return True
+
+    def publish_file(self, name: str, target: Path) -> None:
+        """Rename one file to ``target``, in place of what is there."""
+        with storing(target):
+            (self.path / name).replace(target)
+            fsync_directory(target.parent)
+
+    def close(self) -> None:
+        """Remove what was not published, and let go."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @staticmethod
+    def clean(tmp: Path) -> None:
+        """Remove what processes left that are dead."""
+        with suppress(BlockingIOError), _lock_directory(tmp, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for path in tmp.iterdir():
+                with suppress(OSError), _lock_directory(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _lock_directory(path: Path, operation: int) -> Iterator[None]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, operation)
+        yield
+    finally:
+        os.close(fd)
+
+
+class _BrokenChannel(Exception):
+    """The other side has given up; a signal between threads, never seen outside."""
+
+
+class _Channel:
+    """Chunks on their way from one thread to another; holds few, and can be broken."""
+
+    def __init__(self) -> None:
+        self._chunks: deque[bytes] = deque()  # guarded by _changed, as the flags are
+        self._changed = threading.Condition()
+        self._closed = False
+        self._broken = False
+
+    def put(self, chunk: bytes) -> None:
+        """Wait for room, then add a chunk."""
+        with self._changed:
+            while len(self._chunks) >= _DEPTH and not self._broken:
+                self._changed.wait()
+            if self._broken:
+                raise _BrokenChannel
+            self._chunks.append(chunk)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Say that no more chunks come."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """Wake both sides up and make them stop."""
+        with self._changed:
+            self._broken = True
+            self._chunks.clear()
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[bytes]:
+        while (chunk := self._get()) is not None:
+            yield chunk
+
+    def _get(self) -> bytes | None:
+        with self._changed:
+            while not self._chunks and not self._closed and not self._broken:
+                self._changed.wait()
+            if self._broken:
+                raise _BrokenChannel
+            if not self._chunks:
+                return None
+            self._changed.notify_all()
+            return self._chunks.popleft()
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a layer must turn out to be.
+
+    ``digest`` and ``size`` are of the blob as it is transported, where something is said of it;
+    ``what`` names the layer in messages.
+    """
+
+    diff_id: Digest
+    what: str
+    digest: Digest | None = None
+    size: int | None = None
+
+
+class LayerImport:
+    """A blob on its way into the store: ``write`` its bytes, then ``finish``.
+
+    A context manager; leaving it before ``finish`` returned leaves nothing behind. Not for use by
+    several threads at once. Threads: the caller's hashes the blob; three more decompress, hash the
+    tar, and write and index it. An error in one of them is raised by the next ``write`` or by
+    ``finish``.
+    """
+
+    def __init__(
+        self,
+        staging: Staging,
+        publish: Callable[[Staging], None],
+        expected: Expected,
+        limits: ImportLimits,
+    ) -> None:
+        self._staging = staging
+        self._publish = publish
+        self._expected = expected
+        self._limits = limits
+        self._received = 0
+        self._blob_hash = (expected.digest or expected.diff_id).hasher()
+        self._diff_hash = expected.diff_id.hasher()
+        self._size = 0  # of the tar; written by the unpacking thread, read after it was joined
+        self._failure: BaseException | None = None  # the first one; guarded by _failed
+        self._failed = threading.Lock()
+        self._blob, self._hashing, self._writing = _Channel(), _Channel(), _Channel()
+        self._threads: list[threading.Thread] = []
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._resources as stack:
+            stack.callback(self._staging.close)
+            self._tar = self._staging.create(TAR_NAME)
+            stack.callback(os.close, self._tar)
+            self._indexer = stack.enter_context(
+                core.Indexer(self._expected.what, self._limits.core)
+            )
+            self._start()
+            self._resources = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        """Stop all threads and remove what is not published; may be called again."""
+        self._abandon()
+        self._join()
+        self._resources.close()
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the blob."""
+        self._received += len(data)
+        size = self._expected.size
+        if size is not None and self._received > size:
+            raise SizeMismatch(self._expected.what, size, self._received, at_least=True)
+        self._blob_hash.update(data)
+        try:
+            for start in range(0, len(data), _INPUT_STEP):
+                self._blob.put(data[start : start + _INPUT_STEP])
+        except _BrokenChannel:
+            self._raise_failure()
+
+    def finish(self) -> int:
+        """Check everything and publish the layer; returns the bytes of the tar."""
+        self._blob.close()
+        self._join()
+        self._check_blob()
+        self._raise_failure()
+        self._check("diff_id", self._expected.diff_id, self._diff_hash.hexdigest())
+        with storing(self._staging.path):
+            self._complete()
+        self._publish(self._staging)
+        self._resources.close()
+        return self._size
+
+    def _check_blob(self) -> None:
+        """Compare the blob as it came; a failure of it explains other failures."""
+        if self._expected.size is not None and self._received != self._expected.size:
+            raise SizeMismatch(self._expected.what, self._expected.size, self._received)
+        if self._expected.digest is not None:
+            self._check("blob", self._expected.digest, self._blob_hash.hexdigest())
+
+    def _check(self, part: str, expected: Digest, actual: str) -> None:
+        if expected.hex != actual:
+            what = f"{self._expected.what} ({part})"
+            raise DigestMismatch(what, str(expected), f"{expected.algorithm}:{actual}")
+
+    def _complete(self) -> None:
+        index = self._staging.create(INDEX_NAME)
+        try:
+            self._indexer.finish(self._size, index)
+            os.fsync(index)
+        finally:
+            os.close(index)
+        os.fsync(self._tar)
+
+    def _start(self) -> None:
+        for work in (self._unpack, self._hash, self._write):
+            thread = threading.Thread(target=self._guarded, args=(work,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _abandon(self) -> None:
+        for channel in (self._blob, self._hashing, self._writing):
+            channel.abandon()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except _BrokenChannel:
+            pass
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+            with self._failed:
+                self._failure = self._failure or error
+            self._abandon()
+
+    def _raise_failure(self) -> None:
+        with self._failed:
+            failure = self._failure
+        if failure is not None:
+            raise failure
+
+    def _unpack(self) -> None:
+        """Thread: compressed bytes to plain bytes, counted."""
+        head = b""
+        chunks = iter(self._blob)
+        while len(head) < MAGIC_SIZE and (chunk := next(chunks, None)) is not None:
+            head += chunk
+        stream = decompressor(sniff(head, self._expected.what), self._expected.what)
+        self._pass_on(stream.feed(head))
+        for chunk in chunks:
+            self._pass_on(stream.feed(chunk))
+        stream.finish()
+        self._hashing.close()
+        self._writing.close()
+
+    def _pass_on(self, pieces: Iterator[bytes]) -> None:
+        for piece in pieces:
+            self._size += len(piece)
+            if self._size > self._limits.max_layer_size:
+                raise LimitExceeded(
+                    f"{self._expected.what}: more than {self._limits.max_layer_size} bytes "
+                    f"uncompressed (the limit; {_LIMIT_VARIABLE} changes it)"
+                )
+            self._hashing.put(piece)
+            self._writing.put(piece)
+
+    def _hash(self) -> None:
+        """Thread: the diff_id."""
+        for chunk in self._hashing:
+            self._diff_hash.update(chunk)
+
+    def _write(self) -> None:
+        """Thread: the file and its index."""
+        for chunk in self._writing:
+            with storing(self._staging.path):
+                write_all(self._tar, chunk)
+            self._indexer.feed(chunk)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data``, in as many steps as it takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+@dataclass(slots=True)
+class OpenLayer:
+    """Open descriptors of one layer; owned, and valid after the files lost their names."""
+
+    diff_id: Digest
+    data_fd: int
+    offset: int
+    length: int
+    index_fd: int
+
+    def close(self) -> None:
+        """Close both descriptors; a second call does nothing."""
+        for fd in (self.data_fd, self.index_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.data_fd = self.index_fd = -1
+
+
+class OpenImage:
+    """An image whose layers are open, lowest first; owns them and the tree made of them."""
+
+    def __init__(self, image: Image, name: str, layers: tuple[OpenLayer, ...]) -> None:
+        self.image = image
+        self.name = name
+        self.layers = layers
+        self._indexes: list[core.Index] = []
+        self._tree: core.Tree | None = None
+
+    @property
+    def indexes(self) -> tuple[core.Index, ...]:
+        """The indexes of the layers, opened; they live as long as this."""
+        if not self._indexes:
+            with ExitStack() as stack:
+                opened = [stack.enter_context(self._open_index(layer)) for layer in self.layers]
+                stack.pop_all()
+            self._indexes = opened
+        return tuple(self._indexes)
+
+    def _open_index(self, layer: OpenLayer) -> core.Index:
+        return core.Index(layer.index_fd, f"{self.name}: index of layer {layer.diff_id}")
+
+    def tree(self) -> core.Tree:
+        """The layers as one tree; the same object at every call, closed with this."""
+        if self._tree is None:
+            self._tree = core.Tree(
+                [
+                    core.TreeLayer(index, layer.data_fd, layer.offset, layer.length)
+                    for index, layer in zip(self.indexes, self.layers, strict=True)
+                ]
+            )
+        return self._tree
+
+    def close(self) -> None:
+        """Close tree, indexes and descriptors, in this order; a second call does nothing."""
+        tree, self._tree = self._tree, None
+        if tree is not None:
+            tree.close()
+        for index in self._indexes:
+            index.close()
+        self._indexes = []
+        for layer in self.layers:
+            layer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

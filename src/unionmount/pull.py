@@ -1,0 +1,352 @@
+"""From what a user names to open layers: in place where they are plain, else through the store."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from unionmount import core
+from unionmount.compression import MAGIC_SIZE, Compression, decompressor, sniff
+from unionmount.errors import (
+    DigestMismatch,
+    FormatError,
+    LimitExceeded,
+    NotFoundError,
+    SizeMismatch,
+    UnionmountError,
+    UsageError,
+)
+from unionmount.image import Image
+from unionmount.layer import Expected, FileRange, OpenImage, OpenLayer, Progress, storing, write_all
+from unionmount.reference import Reference, printable
+from unionmount.sources import STDIN, LayerBlob, Location, Source, choose
+from unionmount.sources.archive import TarFiles, open_archive
+from unionmount.sources.layout import DirectoryFiles, OciLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from unionmount.image import Platform
+    from unionmount.layer import ImportLimits
+    from unionmount.reference import Digest
+    from unionmount.sources import Entry, SourceImage
+    from unionmount.store import Store, StoredImage
+
+_READ_STEP = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """How to take images: for which platform, how carefully, and who wants to know."""
+
+    store: Store
+    limits: ImportLimits
+    platform: Platform | None = None
+    verify: bool = False
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that ``check_image`` found; ``layer`` is None where it is not of one layer."""
+
+    layer: Digest | None
+    text: str
+
+
+def open_image(
+    store: Store,
+    source: str,
+    *,
+    platform: Platform | None = None,
+    verify: bool = False,
+    limits: ImportLimits | None = None,
+    progress: Progress | None = None,
+) -> OpenImage:
+    """Open an image with all its layers, importing what is compressed.
+
+    Plain layers of an archive or layout are used where they are; ``verify`` hashes them first.
+    """
+    location = Location.parse(source)
+    pull = Pull(store, limits or store.limits, platform, verify, progress)
+    if location.kind == "stored":
+        return _open_stored(pull, location.path)
+    with _open_source(pull, location) as opened:
+        entry = choose(opened.source.entries(), location.selector, opened.source.what)
+        found = opened.source.image(entry, platform)
+        with ExitStack() as stack:
+            layers = []
+            for blob in found.layers:
+                layers.append(_open_layer(pull, blob, in_place=not opened.spooled))
+                stack.callback(layers[-1].close)
+            opened.source.check_unchanged()
+            stack.pop_all()
+    return OpenImage(found.image, str(location), tuple(layers))
+
+
+def load(
+    store: Store,
+    source: str,
+    *,
+    platform: Platform | None = None,
+    limits: ImportLimits | None = None,
+    progress: Progress | None = None,
+) -> list[StoredImage]:
+    """Import all images of an archive or layout, or the one that REF names, into the store."""
+    location = Location.parse(source)
+    if location.kind == "stored":
+        raise NotFoundError(f"{location}: no such file or directory")
+    pull = Pull(store, limits or store.limits, platform, progress=progress)
+    with _open_source(pull, location) as opened:
+        entries = opened.source.entries()
+        if location.selector or not entries:
+            entries = [choose(entries, location.selector, opened.source.what)]
+        return [_load_entry(pull, opened.source, entry) for entry in entries]
+
+
+def check_image(
+    store: Store, source: str, *, platform: Platform | None = None
+) -> Iterator[Problem]:
+    """Verify everything an image consists of, and name what it can't show."""
+    try:
+        opened = open_image(store, source, platform=platform, verify=True)
+    except FormatError as error:
+        yield Problem(None, str(error))
+        return
+    with opened:
+        stored = Location.parse(source).kind == "stored"
+        for layer, index in zip(opened.layers, opened.indexes, strict=True):
+            yield from _check_layer(layer, index, rehash=stored)
+        for link in opened.tree().broken_links():
+            yield Problem(
+                opened.layers[link.layer].diff_id,
+                f"hard link '{printable(link.name)}' leads to '{printable(link.target)}', "
+                "which is no file here",
+            )
+
+
+def _check_layer(layer: OpenLayer, index: core.Index, *, rehash: bool) -> Iterator[Problem]:
+    what = f"layer {layer.diff_id}"
+    try:
+        if rehash:
+            _check_diff_id(_data_of(layer), layer.diff_id, what)
+    except (UnionmountError, OSError) as error:
+        yield Problem(layer.diff_id, str(error))
+    try:
+        index.verify()
+    except FormatError as error:
+        yield Problem(layer.diff_id, str(error))
+
+
+# -- sources
+
+
+class _OpenSource:
+    """A source; ``spooled`` tells that its file vanishes with it, so nothing is left in place."""
+
+    def __init__(self, source: Source, *, spooled: bool) -> None:
+        self.source = source
+        self.spooled = spooled
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.source.close()
+
+
+def _open_source(pull: Pull, location: Location) -> _OpenSource:
+    path = Path(location.path)
+    what = printable(location.path)
+    fallback_name = _fallback_name(path)
+    if location.kind == "oci" or (location.kind == "path" and path.is_dir()):
+        return _OpenSource(_open_layout(path, fallback_name), spooled=False)
+    fd, spooled = _open_file(pull, location.path, what)
+    files = TarFiles(fd, what)  # takes fd over
+    return _OpenSource(open_archive(files, location.kind, fallback_name), spooled=spooled)
+
+
+def _open_layout(path: Path, fallback_name: str) -> Source:
+    try:
+        files = DirectoryFiles(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"{printable(str(path))}: {os.strerror(error.errno or 0)}") from None
+    try:
+        return OciLayout(files, fallback_name)
+    except BaseException:
+        files.close()
+        raise
+
+
+def _fallback_name(path: Path) -> str:
+    """What an image is called that has a tag but no name: as its file, in allowed letters."""
+    stem = re.sub(r"\.(tar|tar\.gz|tgz|tar\.zst|oci)$", "", path.name.lower())
+    return re.sub(r"[^a-z0-9]+", "-", stem).strip("-") or "image"
+
+
+def _open_file(pull: Pull, path: str, what: str) -> tuple[int, bool]:
+    """Open an archive that can be read at any offset; others are copied to the store first."""
+    try:
+        fd = os.dup(0) if path == STDIN else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFoundError(f"{what}: no such file or directory") from None
+    with ExitStack() as stack:
+        stack.callback(os.close, fd)
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise UsageError(f"{what}: is a directory, not an archive")
+        at_start = stat.S_ISREG(mode) and path != STDIN
+        if at_start and sniff(os.pread(fd, MAGIC_SIZE, 0), what) is Compression.PLAIN:
+            stack.pop_all()
+            return fd, False
+        return _spool(pull, fd, what), True
+
+
+def _spool(pull: Pull, fd: int, what: str) -> int:
+    """Copy a stream to a nameless file of the store, decompressed."""
+    spool = pull.store.spool()
+    try:
+        head = _read_full(fd, MAGIC_SIZE)
+        stream = decompressor(sniff(head, what), what)
+        left = pull.limits.max_layer_size
+        data = head
+        while data:
+            for piece in stream.feed(data):
+                left -= len(piece)
+                _check_left(left, pull.limits, what)
+                with storing(pull.store.root):
+                    write_all(spool, piece)
+            data = os.read(fd, _READ_STEP)
+        stream.finish()
+    except BaseException:
+        os.close(spool)
+        raise
+    return spool
+
+
+def _check_left(left: int, limits: ImportLimits, what: str) -> None:
+    if left < 0:
+        raise LimitExceeded(f"{what}: more than {limits.max_layer_size} bytes (the limit)")
+
+
+def _read_full(fd: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (more := os.read(fd, size - len(data))):
+        data += more
+    return data
+
+
+# -- images
+
+
+def _open_stored(pull: Pull, text: str) -> OpenImage:
+    stored = pull.store.find_image(text)
+    image = pull.store.read_image(stored)
+    if pull.platform is not None and pull.platform.distance(image.config.platform) is None:
+        raise NotFoundError(
+            f"image '{printable(text)}' is for {image.config.platform}, not {pull.platform}"
+        )
+    with ExitStack() as stack:
+        layers = []
+        for diff_id in image.diff_ids:
+            layer = pull.store.open_layer(diff_id)
+            stack.callback(layer.close)
+            layers.append(layer)
+            if pull.verify:
+                _check_diff_id(_data_of(layer), diff_id, f"layer {diff_id}", pull.progress)
+        stack.pop_all()
+    name = Reference.parse(stored.names[0]).familiar if stored.names else stored.id.short
+    return OpenImage(image, name, tuple(layers))
+
+
+def _load_entry(pull: Pull, source: Source, entry: Entry) -> StoredImage:
+    found = source.image(entry, pull.platform)
+    for blob in found.layers:
+        _import(pull, blob)
+    source.check_unchanged()
+    return pull.store.put_image(entry.names, _exact_image(pull.store, found))
+
+
+def _exact_image(store: Store, found: SourceImage) -> Image:
+    """The image with a manifest that says true sizes; a made-up one did not know them."""
+    if not found.made_up:
+        return found.image
+    config = found.image.config
+    sizes = [store.layer_info(diff_id).layer_size for diff_id in config.diff_ids]
+    return Image.from_config(config, sizes, f"image {config.digest}")
+
+
+# -- layers
+
+
+def _open_layer(pull: Pull, blob: LayerBlob, *, in_place: bool) -> OpenLayer:
+    data = blob.data
+    compression = sniff(os.pread(data.fd, MAGIC_SIZE, data.offset), blob.what)
+    if compression is not Compression.PLAIN or not in_place:
+        _import(pull, blob)
+        return pull.store.open_layer(blob.diff_id)
+    _check_plain(pull, blob)
+    index = pull.store.index_in_place(data, blob.what)
+    try:
+        copy = os.dup(data.fd)
+    except OSError:
+        os.close(index)
+        raise
+    return OpenLayer(blob.diff_id, copy, data.offset, data.length, index)
+
+
+def _check_plain(pull: Pull, blob: LayerBlob) -> None:
+    """Check what can be checked of a layer that stays in place."""
+    data, digest = blob.data, blob.digest
+    if digest is not None and digest.algorithm == blob.diff_id.algorithm and digest != blob.diff_id:
+        # what is not compressed is its own diff_id
+        raise DigestMismatch(f"{blob.what} (diff_id)", str(blob.diff_id), str(digest))
+    if pull.verify:
+        what = f"{blob.what} (diff_id)"
+        _check_diff_id(data, blob.diff_id, what, pull.progress)
+
+
+def _data_of(layer: OpenLayer) -> FileRange:
+    return FileRange(layer.data_fd, layer.offset, layer.length)
+
+
+def _check_diff_id(
+    data: FileRange, diff_id: Digest, what: str, progress: Progress | None = None
+) -> None:
+    hasher = diff_id.hasher()
+    for done, piece in _pieces(data, what):
+        hasher.update(piece)
+        if progress is not None:
+            progress(str(diff_id), done, data.length)
+    if hasher.hexdigest() != diff_id.hex:
+        raise DigestMismatch(what, str(diff_id), f"{diff_id.algorithm}:{hasher.hexdigest()}")
+
+
+def _pieces(data: FileRange, what: str) -> Iterator[tuple[int, bytes]]:
+    """The bytes of a range, with the number of bytes up to the end of each piece."""
+    done = 0
+    while done < data.length:
+        piece = os.pread(data.fd, min(_READ_STEP, data.length - done), data.offset + done)
+        if not piece:
+            raise SizeMismatch(what, data.length, done)
+        done += len(piece)
+        yield done, piece
+
+
+def _import(pull: Pull, blob: LayerBlob) -> None:
+    """Take a layer into the store, unless it is there."""
+    if pull.store.has_layer(blob.diff_id):
+        return
+    data = blob.data
+    expected = Expected(blob.diff_id, blob.what, blob.digest, data.length)
+    with pull.store.import_layer(expected, pull.limits) as layer:
+        for done, piece in _pieces(data, blob.what):
+            layer.write(piece)
+            if pull.progress is not None:
+                pull.progress(str(blob.diff_id), done, data.length)
+        layer.finish()

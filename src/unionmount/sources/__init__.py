@@ -1,0 +1,199 @@
+"""Where images come from, other than the store: one Protocol, and what a user writes for it.
+
+::
+
+    docker-archive:FILE[:REF]   a tar as "docker save" and "podman save" make
+    oci-archive:FILE[:REF]      an OCI image layout in a tar
+    oci:DIR[:REF]               an OCI image layout, a directory
+    PATH[:REF]                  one of these, seen from what it holds
+    NAME or ID                  an image of the store
+
+REF is a name, a tag, or ``@N``, the number of an image in the archive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+from unionmount.errors import InvalidReference, NotFoundError, UsageError
+from unionmount.reference import Reference, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from unionmount.image import Image, Platform
+    from unionmount.layer import FileRange
+    from unionmount.reference import Digest
+
+Kind = Literal["docker-archive", "oci-archive", "oci", "path", "stored"]
+
+STDIN = "-"
+
+_LISTED = 20  # images that a message names
+_TRANSPORTS: dict[str, Kind] = {
+    "docker-archive": "docker-archive",
+    "oci-archive": "oci-archive",
+    "oci": "oci",
+}
+_FOREIGN = frozenset({"docker", "docker-daemon", "containers-storage", "dir", "ostree", "sif"})
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A SOURCE as a user wrote it, taken apart; ``path`` is a name or ID where it is stored."""
+
+    kind: Kind
+    path: str
+    selector: str = ""
+
+    def __str__(self) -> str:
+        prefix = "" if self.kind in ("path", "stored") else f"{self.kind}:"
+        return printable(prefix + self.path + (f":{self.selector}" if self.selector else ""))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """What ``text`` means; the file system decides where it is ambiguous."""
+        transport, colon, rest = text.partition(":")
+        if colon and transport in _TRANSPORTS:
+            return cls(_TRANSPORTS[transport], *_split_path(rest))
+        if colon and (transport in _FOREIGN or rest.startswith("//")):
+            known = ", ".join(_TRANSPORTS)
+            raise UsageError(f"unknown transport '{printable(transport)}' (there are {known})")
+        if not text:
+            raise UsageError("the source is empty")
+        path, selector = _split_path(text)
+        if _is_path(path):
+            return cls("path", path, selector)
+        return cls("stored", text)
+
+
+def _split_path(text: str) -> tuple[str, str]:
+    """Cut a path from its REF: the shortest beginning that exists, for a path may have colons."""
+    if not text:
+        raise UsageError("the path of the source is empty")
+    if not Path(text).exists():
+        parts = text.split(":")
+        for i in range(1, len(parts)):
+            path = ":".join(parts[:i])
+            if path == STDIN or (path and Path(path).exists()):
+                return path, ":".join(parts[i:])
+    return text, ""
+
+
+def _is_path(text: str) -> bool:
+    """Whether a bare word is meant as a path: an image and a directory may share a name."""
+    path = Path(text)
+    if text == STDIN or text.startswith(("/", "./", "../")):
+        return True
+    if path.is_dir():
+        return "/" in text or (path / "index.json").exists()
+    return path.exists()
+
+
+class Files(Protocol):
+    """Files by name, either in a directory or in a tar; both are read where they are."""
+
+    @property
+    def what(self) -> str:
+        """The directory or tar, for messages."""
+
+    def find(self, path: str) -> FileRange | None:
+        """The bytes of a file, valid until ``close``; None where there is no such file."""
+
+    def check_unchanged(self) -> None:
+        """FormatError where something that was found has changed since."""
+
+    def close(self) -> None:
+        """Close what was opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBlob:
+    """The bytes of one layer as they are kept; ``digest`` is what is said of them."""
+
+    what: str
+    data: FileRange
+    diff_id: Digest
+    digest: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceImage:
+    """One image with its layers, lowest first.
+
+    ``made_up`` tells that the source has no manifest and one was made of what is known.
+    """
+
+    image: Image
+    layers: tuple[LayerBlob, ...]
+    made_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image that a source offers, by number; ``labels`` are what REF may say."""
+
+    number: int
+    names: tuple[Reference, ...]
+    labels: tuple[str, ...]
+
+    def matches(self, selector: str) -> bool:
+        """Whether REF stands for this one."""
+        if selector in self.labels or selector == f"@{self.number}":
+            return True
+        try:
+            wanted = Reference.parse(selector).with_default_tag()
+        except InvalidReference:
+            return False
+        return any(name.with_default_tag() == wanted for name in self.names)
+
+    def __str__(self) -> str:
+        return printable(", ".join(self.labels)) or f"@{self.number}"
+
+
+class Source(Protocol):
+    """Something that holds images; open until ``close``."""
+
+    @property
+    def what(self) -> str:
+        """The source, for messages."""
+
+    def entries(self) -> Sequence[Entry]:
+        """The images, in their order."""
+
+    def image(self, entry: Entry, platform: Platform | None) -> SourceImage:
+        """One image, with documents verified and layers found but not read."""
+
+    def check_unchanged(self) -> None:
+        """FormatError where the source has changed since it was opened."""
+
+    def close(self) -> None:
+        """Close what was opened; ranges are invalid then."""
+
+    def __enter__(self) -> Self:
+        """Return the source."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+
+
+def choose(entries: Sequence[Entry], selector: str, what: str) -> Entry:
+    """The one entry that REF stands for, or the only one."""
+    found = [entry for entry in entries if not selector or entry.matches(selector)]
+    if len(found) == 1:
+        return found[0]
+    listed = "; ".join(str(entry) for entry in entries[:_LISTED])
+    more = "; …" if len(entries) > _LISTED else ""
+    if not entries:
+        raise NotFoundError(f"{what}: holds no image")
+    if not found:
+        raise NotFoundError(f"{what}: no image '{printable(selector)}' (there are: {listed}{more})")
+    raise NotFoundError(f"{what}: holds {len(found)} images, choose one: {listed}{more}")

@@ -1,0 +1,262 @@
+"""Images in a tar: what "docker save" writes, and an OCI image layout in a tar.
+
+Nothing is unpacked. The outer tar is indexed by the same core that indexes layers, in memory, and
+its members are byte ranges of the file. Since version 25 Docker writes both forms into one
+archive; then the OCI one is read, for it has the digests, and ``manifest.json`` only adds names.
+Source of ``manifest.json``: the Docker Image Specification v1.2, "Combined Image JSON + Filesystem
+Changeset Format". Older archives have one symlink for each layer that another image has too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from unionmount import core
+from unionmount.errors import DigestMismatch, FormatError, InvalidReference, LimitExceeded
+from unionmount.image import MAX_LAYERS, Config, Image, load_json
+from unionmount.layer import FileIdentity, FileRange
+from unionmount.reference import Digest, Reference, printable
+from unionmount.sources import Entry, LayerBlob, SourceImage
+from unionmount.sources.layout import INDEX, OciLayout, read_range
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from unionmount.image import Platform
+    from unionmount.sources import Files, Source
+
+MANIFEST = "manifest.json"
+
+_MAX_MEMBERS = core.Limits(max_entries=1 << 20, max_strings=256 << 20)
+_MAX_HOPS = 40  # symlinks on one way, as the kernel allows
+_MAX_IMAGES = 65536
+_NAMED_BY_DIGEST = re.compile(r"(?:^|/)(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json|\.tar)?$")
+
+
+class TarFiles:
+    """The members of a plain tar, read in place; owns ``fd``."""
+
+    def __init__(self, fd: int, what: str) -> None:
+        self.what = what
+        self._fd = fd
+        self._identity = FileIdentity.of(fd)
+        self._resources = ExitStack()
+        with ExitStack() as stack:
+            stack.callback(os.close, fd)
+            self._tree = self._open_tree(stack)
+            self._resources = stack.pop_all()
+
+    def _open_tree(self, stack: ExitStack) -> core.Tree:
+        memory = os.memfd_create("outer index")
+        try:
+            with core.Indexer(self.what, _MAX_MEMBERS) as indexer:
+                for _ in indexer.scan(self._fd, 0, self._identity.size):
+                    pass
+                indexer.finish(self._identity.size, memory)
+            index = stack.enter_context(core.Index(memory, self.what))
+        finally:
+            os.close(memory)
+        layer = core.TreeLayer(index, self._fd, 0, self._identity.size)
+        return stack.enter_context(core.Tree([layer]))
+
+    def find(self, path: str) -> FileRange | None:
+        """The bytes of a member; symlinks and hard links inside the archive are followed."""
+        try:
+            node = self._resolve(path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                return None
+            raise FormatError(self._about(path, os.strerror(error.errno or 0))) from None
+        if not stat.S_ISREG(node.mode):
+            raise FormatError(self._about(path, "not a regular file"))
+        try:
+            offset, length = self._tree.extent(node.node)
+        except OSError:
+            raise FormatError(self._about(path, "is sparse, which is not supported")) from None
+        return FileRange(self._fd, offset, length)
+
+    def _about(self, path: str, problem: str) -> str:
+        return f"{self.what}: '{printable(path)}': {problem}"
+
+    def _resolve(self, path: str) -> core.Attributes:
+        """Walk to a member; ``..`` and absolute targets stay in the archive."""
+        root = self._tree.getattr(core.ROOT)
+        trail: list[core.Attributes] = []
+        pending = deque(os.fsencode(path).split(b"/"))
+        hops = 0
+        while pending:
+            name = pending.popleft()
+            if name == b"..":
+                del trail[-1:]
+            if name in (b"", b".", b".."):
+                continue
+            found = self._tree.lookup((trail[-1] if trail else root).node, name)
+            if not stat.S_ISLNK(found.mode):
+                trail.append(found)
+                continue
+            hops += 1
+            if hops > _MAX_HOPS:
+                raise OSError(errno.ELOOP, "")
+            target = self._tree.readlink(found.node)
+            if target.startswith(b"/"):
+                trail.clear()
+            pending.extendleft(reversed(target.split(b"/")))
+        return trail[-1] if trail else root
+
+    def check_unchanged(self) -> None:
+        """FormatError where the archive has changed since it was opened."""
+        self._identity.check(self._fd, self.what)
+
+    def close(self) -> None:
+        """Close the archive."""
+        self._resources.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One image of ``manifest.json``."""
+
+    config: str
+    names: tuple[Reference, ...]
+    layers: tuple[str, ...]
+
+
+def open_archive(files: TarFiles, kind: str, fallback_name: str) -> Source:
+    """The source that an archive is; takes ``files`` over, also when it fails."""
+    try:
+        return _recognise(files, kind, fallback_name)
+    except BaseException:
+        files.close()
+        raise
+
+
+def _recognise(files: TarFiles, kind: str, fallback_name: str) -> Source:
+    data = files.find(MANIFEST)
+    items = _parse_items(files, data) if data is not None else []
+    if files.find(INDEX) is not None:
+        names = {digest: item.names for item in items if (digest := _digest_of(item.config))}
+        return OciLayout(files, fallback_name, names)
+    if kind == "oci-archive":
+        raise FormatError(f"{files.what}: not an OCI archive (no {INDEX} in it)")
+    if data is not None:
+        return DockerArchive(files, items)
+    if files.find("repositories") is not None:
+        raise FormatError(f"{files.what}: archives older than Docker 1.10 are not supported")
+    raise FormatError(f"{files.what}: not an image archive (no {MANIFEST} or {INDEX} in it)")
+
+
+class DockerArchive:
+    """A source that has ``manifest.json`` only; owns ``files``."""
+
+    def __init__(self, files: Files, items: Sequence[_Item]) -> None:
+        self.what = files.what
+        self._files = files
+        self._items = items
+
+    def entries(self) -> Sequence[Entry]:
+        """The images of ``manifest.json``."""
+        return [
+            Entry(number, item.names, tuple(name.familiar for name in item.names))
+            for number, item in enumerate(self._items)
+        ]
+
+    def image(self, entry: Entry, platform: Platform | None) -> SourceImage:
+        """The image of ``entry``; it is for one platform, which must fit if one is wanted."""
+        item = self._items[entry.number]
+        config = self._config(item.config)
+        if platform is not None and platform.distance(config.platform) is None:
+            raise FormatError(
+                f"{self.what}: image {config.digest} is for {config.platform}, not {platform}"
+            )
+        what = f"{self.what}: image {config.digest}"
+        ranges = [self._range(path) for path in item.layers]
+        image = Image.from_config(config, [one.length for one in ranges], what)
+        layers = [
+            LayerBlob(
+                f"{self.what}: layer '{printable(path)}' ({diff_id})",
+                data,
+                diff_id,
+                _digest_of(path) if path.startswith("blobs/") else None,
+            )
+            for path, data, diff_id in zip(item.layers, ranges, config.diff_ids, strict=True)
+        ]
+        return SourceImage(image, tuple(layers), made_up=True)
+
+    def _range(self, path: str) -> FileRange:
+        data = self._files.find(path)
+        if data is None:
+            raise FormatError(f"{self.what}: '{printable(path)}' is missing")
+        return data
+
+    def _config(self, path: str) -> Config:
+        what = f"{self.what}: config '{printable(path)}'"
+        config = Config.parse(read_range(self._range(path), what), what)
+        named = _digest_of(path)
+        if named is not None and named != config.digest:
+            raise DigestMismatch(what, str(named), str(config.digest))
+        return config
+
+    def check_unchanged(self) -> None:
+        """FormatError where the archive has changed since it was opened."""
+        self._files.check_unchanged()
+
+    def close(self) -> None:
+        """Close the archive."""
+        self._files.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _digest_of(path: str) -> Digest | None:
+    """The digest that a member is named by, where it is."""
+    match = _NAMED_BY_DIGEST.search(path)
+    return Digest("sha256", match[1]) if match else None
+
+
+def _parse_items(files: TarFiles, data: FileRange) -> list[_Item]:
+    what = f"{files.what}: {MANIFEST}"
+    document = load_json(read_range(data, what), what)
+    if not isinstance(document, list):
+        raise FormatError(f"{what}: not a list")
+    if len(document) > _MAX_IMAGES:
+        raise LimitExceeded(f"{what}: {len(document)} images, more than {_MAX_IMAGES}")
+    return [_parse_item(one, f"{what}: [{i}]") for i, one in enumerate(document)]
+
+
+def _parse_item(value: Any, what: str) -> _Item:
+    if not isinstance(value, dict) or not isinstance(value.get("Config"), str):
+        raise FormatError(f"{what}: field 'Config' is missing or not a string")
+    layers = _strings(value, "Layers", what)
+    if len(layers) > MAX_LAYERS:
+        raise LimitExceeded(f"{what}: {len(layers)} layers, more than {MAX_LAYERS}")
+    try:
+        names = tuple(Reference.parse(tag) for tag in _strings(value, "RepoTags", what))
+    except InvalidReference as error:
+        raise FormatError(f"{what}: field 'RepoTags': {error}") from None
+    return _Item(value["Config"], names, tuple(layers))
+
+
+def _strings(value: dict[str, Any], name: str, what: str) -> list[str]:
+    strings = value.get(name)
+    if strings is None:
+        return []
+    if not isinstance(strings, list) or not all(isinstance(one, str) for one in strings):
+        raise FormatError(f"{what}: field '{name}' is not a list of strings")
+    return strings

@@ -1,0 +1,244 @@
+"""An OCI image layout, in a directory or in a tar.
+
+Source: OCI image-spec 1.1, ``image-layout.md``. Names: ``org.opencontainers.image.ref.name`` is a
+tag or a name; Docker and containerd write the full name as ``io.containerd.image.name``.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Self
+
+from unionmount.errors import (
+    DigestMismatch,
+    FormatError,
+    InvalidReference,
+    LimitExceeded,
+    NotFoundError,
+    SizeMismatch,
+)
+from unionmount.image import (
+    MAX_DOCUMENT,
+    Descriptor,
+    Image,
+    Index,
+    fulfil,
+    load_json,
+    select,
+)
+from unionmount.layer import FileIdentity, FileRange
+from unionmount.reference import Digest, Reference, printable
+from unionmount.sources import Entry, Files, LayerBlob, SourceImage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from unionmount.image import Platform, Selection
+
+INDEX = "index.json"
+MARKER = "oci-layout"
+
+_REF_NAME = "org.opencontainers.image.ref.name"
+_FULL_NAME = "io.containerd.image.name"
+
+
+class DirectoryFiles:
+    """Files below a directory; neither symlinks nor anything but regular files are opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.what = printable(str(path))
+        self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._open: dict[str, tuple[FileRange, FileIdentity]] = {}
+
+    def find(self, path: str) -> FileRange | None:
+        """The whole file ``path``."""
+        if path not in self._open:
+            fd = self._open_file(path)
+            if fd is None:
+                return None
+            identity = FileIdentity.of(fd)
+            self._open[path] = FileRange(fd, 0, identity.size), identity
+        return self._open[path][0]
+
+    def _open_file(self, path: str) -> int | None:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            fd = os.open(path, flags, dir_fd=self._root)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+        raise FormatError(f"{self.what}: '{printable(path)}' is not a regular file")
+
+    def check_unchanged(self) -> None:
+        """FormatError where an opened file has changed."""
+        for path, (found, identity) in self._open.items():
+            identity.check(found.fd, f"{self.what}: '{printable(path)}'")
+
+    def close(self) -> None:
+        """Close the directory and all files."""
+        opened, self._open = self._open, {}
+        for found, _ in opened.values():
+            os.close(found.fd)
+        root, self._root = self._root, -1
+        if root >= 0:
+            os.close(root)
+
+
+def read_range(data: FileRange, what: str, limit: int = MAX_DOCUMENT) -> bytes:
+    """The bytes of a document; refuses a large one before it is read."""
+    if data.length > limit:
+        raise LimitExceeded(f"{what}: {data.length} bytes, more than {limit}")
+    raw = os.pread(data.fd, data.length, data.offset)
+    if len(raw) != data.length:
+        raise SizeMismatch(what, data.length, len(raw))
+    return raw
+
+
+class OciLayout:
+    """A source that is an OCI image layout; owns ``files``."""
+
+    def __init__(
+        self,
+        files: Files,
+        fallback_name: str,
+        names_by_config: Mapping[Digest, tuple[Reference, ...]] | None = None,
+    ) -> None:
+        self.what = files.what
+        self._files = files
+        self._fallback_name = fallback_name
+        self._names_by_config = names_by_config or {}
+        self._check_version()
+        index = Index.parse(self._read(INDEX), f"{self.what}: {INDEX}")
+        roots = [one for one in index.manifests if not one.is_attestation]
+        self._groups = _grouped([one for one in roots if one.is_manifest or one.is_index])
+
+    def _read(self, path: str) -> bytes:
+        data = self._files.find(path)
+        if data is None:
+            raise FormatError(f"{self.what}: {path} is missing; this is no OCI image layout")
+        return read_range(data, f"{self.what}: {path}")
+
+    def _check_version(self) -> None:
+        marker = load_json(self._read(MARKER), f"{self.what}: {MARKER}")
+        version = marker.get("imageLayoutVersion") if isinstance(marker, dict) else None
+        if not isinstance(version, str) or not version.startswith("1."):
+            raise FormatError(f"{self.what}: {MARKER}: unknown version '{printable(str(version))}'")
+
+    def entries(self) -> Sequence[Entry]:
+        """The images of the index; manifests that differ in platform only are one image."""
+        return [self._entry(number, group) for number, group in enumerate(self._groups)]
+
+    def _entry(self, number: int, group: Sequence[Descriptor]) -> Entry:
+        labels = tuple(dict.fromkeys(label for one in group for label in _labels(one)))
+        names = [name for one in group for name in self._names(one)]
+        if not names and self._names_by_config:
+            names = self._names_of_config(group)
+        labels = labels or tuple(name.familiar for name in names)
+        return Entry(number, tuple(dict.fromkeys(names)), labels)
+
+    def _names(self, descriptor: Descriptor) -> list[Reference]:
+        """Full names of a descriptor; a bare tag goes with the name of the file."""
+        full = descriptor.annotations.get(_FULL_NAME)
+        tag = descriptor.annotations.get(_REF_NAME)
+        if full is None and tag is not None:
+            full = tag if set(tag) & set("/:") else f"localhost/{self._fallback_name}:{tag}"
+        try:
+            return [Reference.parse(full)] if full is not None else []
+        except InvalidReference:  # an annotation may be anything
+            return []
+
+    def _names_of_config(self, group: Sequence[Descriptor]) -> list[Reference]:
+        try:
+            selection = self._select(group, None)
+        except NotFoundError:
+            return []
+        return list(self._names_by_config.get(selection.config.digest, ()))
+
+    def image(self, entry: Entry, platform: Platform | None) -> SourceImage:
+        """The image of ``entry`` for a platform."""
+        selection = self._select(self._groups[entry.number], platform)
+        what = f"{self.what}: manifest {selection.manifest.digest}"
+        image = Image.of(selection.manifest, selection.config, what)
+        layers = [
+            self._layer(descriptor, diff_id)
+            for descriptor, diff_id in zip(image.layers, image.diff_ids, strict=True)
+        ]
+        return SourceImage(image, tuple(layers), made_up=False)
+
+    def _select(self, group: Sequence[Descriptor], platform: Platform | None) -> Selection:
+        return fulfil(select(group, platform, self.what, self._has), self._fetch)
+
+    def _has(self, descriptor: Descriptor) -> bool:
+        return self._files.find(_blob_path(descriptor.digest)) is not None
+
+    def _blob(self, descriptor: Descriptor, what: str) -> FileRange:
+        data = self._files.find(_blob_path(descriptor.digest))
+        if data is None:
+            raise FormatError(f"{what}: is missing")
+        if data.length != descriptor.size:
+            raise SizeMismatch(what, descriptor.size, data.length)
+        return data
+
+    def _fetch(self, descriptor: Descriptor) -> bytes:
+        what = f"{self.what}: blob {descriptor.digest}"
+        raw = read_range(self._blob(descriptor, what), what)
+        actual = Digest.of(raw, descriptor.digest.algorithm)
+        if actual != descriptor.digest:
+            raise DigestMismatch(what, str(descriptor.digest), str(actual))
+        return raw
+
+    def _layer(self, descriptor: Descriptor, diff_id: Digest) -> LayerBlob:
+        what = f"{self.what}: layer {descriptor.digest}"
+        if descriptor.media_type.endswith("+encrypted"):
+            raise FormatError(f"{what}: encrypted layers are not supported")
+        return LayerBlob(what, self._blob(descriptor, what), diff_id, descriptor.digest)
+
+    def check_unchanged(self) -> None:
+        """FormatError where a file that was opened has changed."""
+        self._files.check_unchanged()
+
+    def close(self) -> None:
+        """Close all files."""
+        self._files.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _blob_path(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+def _labels(descriptor: Descriptor) -> list[str]:
+    annotations = descriptor.annotations
+    return [annotations[key] for key in (_FULL_NAME, _REF_NAME) if key in annotations]
+
+
+def _grouped(roots: Sequence[Descriptor]) -> list[list[Descriptor]]:
+    """Put descriptors together that are one image for several platforms.
+
+    They carry the same name; without names, they differ in their platforms.
+    """
+    groups: dict[tuple[str, ...], list[Descriptor]] = {}
+    for number, root in enumerate(roots):
+        labels = tuple(_labels(root))
+        platform = str(root.platform) if root.platform is not None else f"@{number}"
+        group = groups.setdefault(labels, []) if labels else groups.setdefault(("",), [])
+        clashes = any(str(one.platform) == platform for one in group)
+        if not labels and (root.platform is None or clashes):
+            group = groups.setdefault(("", str(number)), [])
+        group.append(root)
+    return [group for group in groups.values() if group]
