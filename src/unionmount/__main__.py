@@ -1,0 +1,9 @@
+"""``python -m unionmount``."""
+
+from __future__ import annotations
+
+import sys
+
+from unionmount.cli import main
+
+sys.exit(main())

@@ -1,0 +1,137 @@
+"""The command line: arguments and printing, nothing else.
+
+A subcommand is a module of this package that is imported when it is used, and imports what does
+the work when it runs, so that ``--help`` is quick. Data goes to standard output, all else to
+standard error. An error is one line and status 1, wrong usage status 2.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unionmount.errors import UnionmountError, UsageError
+from unionmount.reference import printable
+
+if TYPE_CHECKING:
+    from unionmount.store import Store
+
+_COMMANDS = {  # name: module and help, so that listing them imports none
+    "check": ("check", "Verify an image and name what can't be shown of it."),
+    "images": ("images", "List the images of the store."),
+    "layers": ("layers", "Show the layers of an image, or what one layer changes."),
+    "load": ("load", "Load the images of an archive into the store."),
+    "mount": ("mount", "Mount an image, read-only."),
+    "ps": ("ps", "List mounts."),
+    "umount": ("umount", "Unmount images."),
+    "unmount": ("umount", "Same as umount."),
+    "version": ("version", "Print the version."),
+}
+
+
+@dataclass(slots=True)
+class Settings:
+    """What the options before the subcommand say."""
+
+    root: str | None = None
+    debug: bool = False
+
+    def store_root(self) -> Path:
+        """Where the store is."""
+        from unionmount.store import default_root
+
+        return Path(self.root) if self.root else default_root(os.environ)
+
+    def store(self) -> Store:
+        """The store, with the limits of the environment."""
+        from unionmount.layer import ImportLimits
+        from unionmount.store import Store
+
+        return Store(self.store_root(), ImportLimits.from_environment(os.environ))
+
+
+class LazyGroup(click.Group):
+    """A group whose subcommands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """All names, sorted."""
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The subcommand of that name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"unionmount.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the list of subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in sorted(_COMMANDS.items())])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--root", metavar="DIR", help="The store; default $UNIONMOUNT_ROOT or the user's own."
+)
+@click.option("--debug", is_flag=True, help="Show where an error comes from.")
+@click.pass_obj
+def cli(settings: Settings, root: str | None, debug: bool) -> None:
+    """Mount container images as directories.
+
+    SOURCE is docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF], a path to one of
+    these, or the name or ID of an image in the store.
+    """
+    settings.root = root
+    settings.debug = debug
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    settings = Settings()
+    try:
+        result: Any = cli.main(
+            arguments, prog_name="unionmount", standalone_mode=False, obj=settings
+        )
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        # who reads our output has seen enough; what is still buffered must not fail at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except (UnionmountError, OSError) as error:
+        return _complain(error, settings, _line(error))
+    except Exception as error:  # noqa: BLE001 - the last resort of the program
+        text = f"internal error: {type(error).__name__}: {error}; --debug says where"
+        return _complain(error, settings, text)
+    return result if isinstance(result, int) else 0
+
+
+def _complain(error: Exception, settings: Settings, text: str) -> int:
+    if settings.debug:
+        import traceback
+
+        traceback.print_exception(error)
+    line = "".join(c if c.isprintable() else printable(c) for c in text)
+    print(f"unionmount: {line}", file=sys.stderr)
+    return error.exit_code if isinstance(error, UnionmountError) else 1
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
+        return where + error.strerror
+    if isinstance(error, UsageError):
+        return f"{error} (see unionmount --help)"
+    return str(error)

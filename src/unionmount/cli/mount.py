@@ -1,0 +1,122 @@
+"""``unionmount mount``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import platform_option, root_option
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.daemon import Ready
+    from unionmount.layer import OpenImage
+    from unionmount.options import MountOptions
+
+_OPTIONS_HELP = (
+    "Mount options, comma-separated: dev, suid, exec, atime and allow_other, or with 'no' in front "
+    "(nosuid,nodev is the default), and xattrs=layers (list which layer a file is from)."
+)
+
+
+@click.command("mount")
+@platform_option
+@click.option("-o", "options", metavar="OPT,…", multiple=True, help=_OPTIONS_HELP)
+@click.option("-f", "--foreground", is_flag=True, help="Serve here; Ctrl-C unmounts.")
+@click.option("--ro", is_flag=True, help="Mount read-only: so far every mount is, with or without.")
+@click.option("--verify", is_flag=True, help="Check the digests of layers that are used in place.")
+@root_option
+@click.argument("source")
+@click.argument("mountpoint", required=False)
+@click.pass_obj
+def command(
+    settings: Settings,
+    platform: str | None,
+    options: tuple[str, ...],
+    foreground: bool,
+    ro: bool,  # noqa: ARG001
+    verify: bool,
+    source: str,
+    mountpoint: str | None,
+) -> None:
+    """Mount the image SOURCE at MOUNTPOINT, read-only, and print the mount point.
+
+    A background process serves the mount until it is unmounted. Without MOUNTPOINT a directory
+    below the runtime directory is made. There are no writable mounts yet.
+
+    SIGTERM, SIGINT and SIGHUP unmount; files that are open then stay readable. A second one ends
+    the process at once.
+    """
+    from unionmount import daemon
+    from unionmount.fusemount import check_mountpoint
+    from unionmount.options import parse_options
+
+    daemon.secure_standard_descriptors()
+    inherited = daemon.inherited_descriptors()
+    wanted = parse_options(options)
+    where = Path(os.path.realpath(mountpoint)) if mountpoint is not None else None
+    if where is not None:
+        check_mountpoint(where)
+    with open_source(settings, source, platform, verify=verify) as image:
+        image.tree()  # a damaged index is told here and now
+
+        def serve(ready: daemon.Ready) -> None:
+            _serve(settings, image, (source, where, wanted), ready, background=not foreground)
+
+        if foreground:
+            serve(print_mountpoint)
+        else:
+            sys.stdout.flush()
+            print_mountpoint(daemon.run_in_background(serve, inherited))
+
+
+def print_mountpoint(path: str) -> None:
+    """Print a path so that a script can use it: as it is."""
+    sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+    sys.stdout.flush()
+
+
+def open_source(
+    settings: Settings, source: str, platform: str | None, *, verify: bool = False
+) -> OpenImage:
+    """Open the image that a user named; tells of an import's progress."""
+    from unionmount.cli.output import ProgressLine
+    from unionmount.image import Platform
+    from unionmount.pull import open_image
+
+    progress = ProgressLine()
+    try:
+        return open_image(
+            settings.store(),
+            source,
+            platform=Platform.parse(platform) if platform else None,
+            verify=verify,
+            progress=progress,
+        )
+    finally:
+        progress.clear()
+
+
+def _serve(
+    settings: Settings,
+    image: OpenImage,
+    wanted: tuple[str, Path | None, MountOptions],
+    ready: Ready,
+    *,
+    background: bool,
+) -> None:
+    """Import what serves only here: in the process that does."""
+    import logging
+
+    from unionmount.mount import MountRequest, run_mount
+
+    level = logging.DEBUG if settings.debug else logging.WARNING
+    logging.basicConfig(level=level, format="unionmount: %(name)s: %(message)s")
+    source, mountpoint, options = wanted
+    root = os.path.realpath(settings.store_root())
+    request = MountRequest(source, mountpoint, options, root, background=background)
+    run_mount(image, request, ready)

@@ -1,0 +1,96 @@
+"""``unionmount umount``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.errors import NotFoundError, UnionmountError
+
+if TYPE_CHECKING:
+    from unionmount.mounts import MountTable, Record, Status
+
+_PATIENCE = 10.0  # seconds that a daemon has to end after its file system is unmounted
+
+
+@click.command("umount")
+@click.argument("targets", metavar="MOUNTPOINT|ID…", nargs=-1)
+@click.option("-a", "--all", "every", is_flag=True, help="Unmount everything that 'ps' lists.")
+@click.option("-l", "--lazy", is_flag=True, help="Detach now, and let those finish who use it.")
+def command(targets: tuple[str, ...], every: bool, lazy: bool) -> int:
+    """Unmount images, by mount point or ID; dead mounts are cleaned up, too.
+
+    Returns when the serving process has ended, with --lazy when the mount is detached.
+    """
+    from unionmount.mounts import MountTable
+
+    if every == bool(targets):
+        raise click.UsageError("give either mount points (or IDs), or --all")
+    table = MountTable.of_user()
+    names = [one.record.id for one in reversed(table.all())] if every else list(targets)
+    failed = False
+    for name in names:
+        try:
+            unmount(table, name, lazy=lazy)
+        except UnionmountError as error:
+            failed = True
+            print(f"unionmount: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def unmount(table: MountTable, target: str, *, lazy: bool) -> None:
+    """Unmount one target and wait for its daemon, or clean up after a dead one."""
+    try:
+        found = table.find(target)
+    except NotFoundError:
+        _unmount_unknown(target)
+        return
+    if found.alive:
+        _unmount_live(found, lazy=lazy)
+    else:
+        clean(table, found)
+
+
+def clean(table: MountTable, found: Status) -> None:
+    """Remove a dead mount and its record; nobody can use what is dead, so it goes lazily."""
+    from unionmount.fusemount import unmount_fuse
+    from unionmount.mounts import STALE
+
+    if found.status == STALE:
+        unmount_fuse(found.record.path, lazy=True)
+    table.forget(found.record)
+
+
+def _unmount_live(found: Status, *, lazy: bool) -> None:
+    from unionmount.fusemount import unmount_fuse
+    from unionmount.mounts import DETACHED, wait_until_gone
+
+    record = found.record
+    if found.status != DETACHED:
+        unmount_fuse(record.path, lazy=lazy)
+    if not lazy and not wait_until_gone(record, _PATIENCE):
+        _say_still_running(record)
+
+
+def _say_still_running(record: Record) -> None:
+    print(
+        f"unionmount: {record.mountpoint} is unmounted, but still used by somebody (a detached "
+        f"mount, or one in another mount namespace): process {record.pid} serves it until then",
+        file=sys.stderr,
+    )
+
+
+def _unmount_unknown(target: str) -> None:
+    """Unmount what has no record: another user's, or older than the runtime directory."""
+    from unionmount.fusemount import unmount_fuse
+    from unionmount.mountinfo import FILE_SYSTEM, mounted_at
+
+    path = Path(os.path.realpath(target))
+    mounted = mounted_at(path)
+    if mounted is None or mounted.file_system != FILE_SYSTEM:
+        raise NotFoundError(f"{path}: no image is mounted there")
+    unmount_fuse(path)

@@ -1,0 +1,215 @@
+"""One live mount, from mount(2) to the last clean-up, under one nursery.
+
+The order matters and is this: record, mount, serve, announce; then connection closed, whatever is
+still mounted unmounted, record and automatic mount point removed. Each step is undone by the
+context that did it, so that a failure anywhere leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyfuse3
+import trio
+
+from unionmount import daemon
+from unionmount.errors import MountError
+from unionmount.fusemount import BusyError, check_mountpoint, mount_fuse, unmount_fuse
+from unionmount.mountinfo import mounted_at, mountpoints_of
+from unionmount.mounts import HeldRecord, MountTable, Record
+from unionmount.operations import ImageFacts, ReadOnlyOperations
+from unionmount.options import MountOptions
+from unionmount.reference import printable
+
+if TYPE_CHECKING:
+    from unionmount.layer import OpenImage
+
+log = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """What to mount where; without a mount point one is made."""
+
+    source: str
+    mountpoint: Path | None
+    options: MountOptions
+    root: str  # of the store
+    background: bool  # messages go to a log file
+
+
+class LiveMount:
+    """A mounted file system, by its device: it may be moved, or mounted elsewhere, too."""
+
+    def __init__(self, mountpoint: Path, device: str) -> None:
+        self.mountpoint = mountpoint
+        self.device = device
+
+    def answers(self) -> bool:
+        """Ask the file system something; False where another one is mounted there by now."""
+        status = self.mountpoint.stat()
+        return f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" == self.device
+
+    def unmount(self) -> None:
+        """Take it away wherever it shows; who still uses it keeps what is open."""
+        for place in mountpoints_of(self.device):
+            try:
+                unmount_fuse(place)
+            except BusyError:
+                unmount_fuse(place, lazy=True)
+
+
+def run_mount(image: OpenImage, request: MountRequest, ready: daemon.Ready) -> None:
+    """Mount ``image`` and serve it until it is unmounted.
+
+    ``ready`` is called with the mount point once the file system answers. Returns when it was
+    unmounted, by somebody else or after SIGTERM, SIGINT or SIGHUP. A second signal ends it even
+    where files are open.
+    """
+    with _signals_held(), _recorded(image, request) as held:
+        facts = _facts(image)
+        operations = ReadOnlyOperations(
+            image.tree(), facts, list_layers=request.options.list_layers
+        )
+        with _mounted(held.record.path, image.name, request.options, operations) as mount:
+            held.update(device=mount.device)
+            trio.run(_serve, mount, functools.partial(ready, held.record.mountpoint))
+
+
+def _facts(image: OpenImage) -> ImageFacts:
+    infos = [index.info for index in image.indexes]
+    return ImageFacts(
+        diff_ids=tuple(str(layer.diff_id) for layer in image.layers),
+        bytes=sum(info.file_bytes for info in infos),
+        inodes=sum(info.inodes for info in infos),
+    )
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let signals wait until there is somebody to handle them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _recorded(image: OpenImage, request: MountRequest) -> Iterator[HeldRecord]:
+    """A record of the mount, and its mount point where none was given."""
+    table = MountTable.of_user()
+    if request.mountpoint is not None:
+        check_mountpoint(request.mountpoint)
+    record = Record.new(
+        image=printable(image.name),
+        source=request.source,
+        mountpoint=request.mountpoint,
+        root=request.root,
+    )
+    with table.held(record) as held, _logged(table, record, request):
+        if record.automatic:
+            made = table.make_mountpoint(record)
+            held.update(mountpoint=str(made))
+        try:
+            yield held
+        finally:
+            if record.automatic:
+                with suppress(OSError):  # somebody else may have put something there
+                    held.record.path.rmdir()
+
+
+@contextmanager
+def _logged(table: MountTable, record: Record, request: MountRequest) -> Iterator[None]:
+    """Send messages to a file; it stays where it has any."""
+    if not request.background:
+        yield
+        return
+    path = table.log_path(record.id)
+    daemon.log_to(path)
+    try:
+        yield
+    finally:
+        if path.stat().st_size == 0:
+            path.unlink()
+
+
+@contextmanager
+def _mounted(
+    mountpoint: Path, name: str, options: MountOptions, operations: ReadOnlyOperations
+) -> Iterator[LiveMount]:
+    """The file system mounted and connected to pyfuse3; gone afterwards, in use or not."""
+    fd = mount_fuse(mountpoint, name, options)
+    mounted = mounted_at(mountpoint)
+    mount = LiveMount(mountpoint, mounted.device if mounted else "")
+    try:
+        try:
+            pyfuse3.init(operations, f"/dev/fd/{fd}", set())  # libfuse closes the descriptor
+        except BaseException:
+            os.close(fd)
+            raise
+        try:
+            yield mount
+        finally:
+            pyfuse3.close(unmount=False)
+    finally:
+        # After the connection is closed: nothing that unmounting asks for can wait for us now.
+        mount.unmount()
+
+
+async def _serve(mount: LiveMount, ready: Callable[[], None]) -> None:
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_unmount_on_signal, mount)
+            nursery.start_soon(_announce, mount, ready)
+            await pyfuse3.main()
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first of the errors that a nursery collected: one line is what the user sees."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _announce(mount: LiveMount, ready: Callable[[], None]) -> None:
+    """Say that the mount is ready as soon as it answers."""
+    where = printable(str(mount.mountpoint))
+    try:
+        # Abandoned when the main loop ends first: only closing the connection wakes it up then.
+        answers = await trio.to_thread.run_sync(mount.answers, abandon_on_cancel=True)
+    except OSError as error:
+        raise MountError(f"the new mount at {where} does not answer: {error.strerror}") from None
+    if not answers:
+        raise MountError(f"{where} was unmounted before it was ready")
+    ready()
+
+
+async def _unmount_on_signal(
+    mount: LiveMount, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Unmount at the first signal, and serve who still uses it; end at the second one."""
+    wanted = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+    with trio.open_signal_receiver(*wanted) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        task_status.started()
+        await anext(signals)
+        try:
+            await trio.to_thread.run_sync(mount.unmount)
+        except MountError:
+            log.exception("after a signal")
+        await anext(signals)
+        pyfuse3.terminate()

@@ -1,0 +1,56 @@
+"""What is mounted where, as the kernel tells it in ``/proc/self/mountinfo``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+FILE_SYSTEM = "fuse.unionmount"
+
+_TABLE = Path("/proc/self/mountinfo")
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class MountedAt:
+    """One line of the table: ``device`` is "major:minor", equal for all mounts of one instance."""
+
+    device: str
+    mountpoint: Path
+    file_system: str
+    source: str
+
+
+def mounts() -> Iterator[MountedAt]:
+    """Everything that is mounted, in the order of mounting."""
+    for line in _TABLE.read_bytes().splitlines():
+        fields = line.split(b" ")
+        kind = fields.index(b"-", 6)  # after the optional fields
+        yield MountedAt(
+            device=fields[2].decode("ascii"),
+            mountpoint=Path(os.fsdecode(_unescape(fields[4]))),
+            file_system=fields[kind + 1].decode("ascii", "replace"),
+            source=os.fsdecode(_unescape(fields[kind + 2])),
+        )
+
+
+def mounted_at(mountpoint: Path) -> MountedAt | None:
+    """The topmost file system mounted at ``mountpoint``."""
+    found = None
+    for mount in mounts():
+        if mount.mountpoint == mountpoint:
+            found = mount
+    return found
+
+
+def mountpoints_of(device: str) -> list[Path]:
+    """Every place where ``device`` is mounted and not covered, the last one mounted first."""
+    top = {mount.mountpoint: mount.device for mount in mounts()}
+    return [mountpoint for mountpoint, of in reversed(top.items()) if of == device]
+
+
+def _unescape(field: bytes) -> bytes:
+    return _OCTAL.sub(lambda match: bytes((int(match[1], 8),)), field)

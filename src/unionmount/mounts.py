@@ -1,0 +1,292 @@
+"""Records of live mounts, one file for each, in the runtime directory of the user.
+
+The daemon of a mount holds a lock (flock) on its record for as long as it lives. So whether a mount
+is alive needs no guess about process numbers: who gets the lock knows that the daemon is gone,
+however it ended, and may clean up.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import select
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from unionmount.errors import MountError, NotFoundError
+from unionmount.mountinfo import FILE_SYSTEM, mounts
+from unionmount.reference import printable
+
+_ID_BYTES = 6
+_NAME_MAX = 60  # characters of an image's name in the name of a mount point
+
+LIVE = "live"
+DETACHED = "detached: still in use"
+STALE = f"stale: {os.strerror(errno.ENOTCONN)}"
+GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One mount: what is mounted where, and which process serves it."""
+
+    id: str
+    image: str
+    source: str
+    mode: str
+    mountpoint: str
+    automatic: bool  # we made the mount point, and remove it
+    pid: int
+    started: int  # when the process started, in ticks since boot: process numbers are used again
+    created: str
+    root: str  # of the store
+    device: str = ""  # "major:minor" of the mounted file system, once it is
+
+    @classmethod
+    def new(cls, *, image: str, source: str, mountpoint: Path | None, root: str) -> Record:
+        """A record of a mount that this process is about to make."""
+        return cls(
+            id=secrets.token_hex(_ID_BYTES),
+            image=image,
+            source=source,
+            mode="ro",
+            mountpoint=str(mountpoint or ""),
+            automatic=mountpoint is None,
+            pid=os.getpid(),
+            started=process_start(os.getpid()) or 0,
+            created=datetime.now(UTC).isoformat(),
+            root=root,
+        )
+
+    @property
+    def path(self) -> Path:
+        """The mount point."""
+        return Path(self.mountpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A record, and what has become of its mount."""
+
+    record: Record
+    status: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether its daemon runs."""
+        return self.status in (LIVE, DETACHED)
+
+
+class MountTable:
+    """All records in one runtime directory."""
+
+    def __init__(self, runtime: Path) -> None:
+        self._runtime = runtime
+        self._records = runtime / "mounts"
+
+    @classmethod
+    def of_user(cls) -> MountTable:
+        """The table of the user who runs this process."""
+        return cls(runtime_directory())
+
+    def log_path(self, mount_id: str) -> Path:
+        """Where the daemon of a mount writes what goes wrong."""
+        return self._records / f"{mount_id}.log"
+
+    def make_mountpoint(self, record: Record) -> Path:
+        """A new directory to mount on, named after the image."""
+        word = re.sub(r"[^A-Za-z0-9._-]+", "-", record.image).strip(".-")[-_NAME_MAX:] or "image"
+        path = self._runtime / "mnt" / f"{word}-{record.id}"
+        path.mkdir(parents=True, mode=0o755)
+        return path
+
+    @contextmanager
+    def held(self, record: Record) -> Iterator[HeldRecord]:
+        """Keep ``record`` in the table, locked, until the block ends."""
+        self._records.mkdir(parents=True, exist_ok=True, mode=0o700)
+        held = HeldRecord(self._records / f"{record.id}.json", record)
+        try:
+            yield held
+        finally:
+            held.remove()
+
+    def all(self) -> list[Status]:
+        """Every record with its status, oldest first."""
+        found = [one for path in self._records.glob("*.json") if (one := _examine(path))]
+        table = {(m.device, m.mountpoint) for m in mounts() if m.file_system == FILE_SYSTEM}
+        served = {(record.device, record.path) for record, alive in found if alive}
+        states = [
+            # device numbers are used again, too: what a live daemon serves is not a dead one's
+            Status(record, _status(record, table if alive else table - served, alive=alive))
+            for record, alive in found
+        ]
+        return sorted(states, key=lambda one: (one.record.created, one.record.id))
+
+    def find(self, target: str) -> Status:
+        """The record with this ID or, the newest one, with this mount point."""
+        path = os.path.realpath(target)
+        known = self.all()
+        named = [one for one in known if one.record.id == target]
+        placed = [one for one in known if one.record.mountpoint == path]
+        for one in (*named, *reversed(placed)):
+            return one
+        raise NotFoundError(f"{printable(target)}: no such mount")
+
+    def forget(self, record: Record) -> None:
+        """Remove a record whose daemon is gone, with what that left behind."""
+        if record.automatic:
+            with suppress(OSError):
+                record.path.rmdir()
+        self.log_path(record.id).unlink(missing_ok=True)
+        (self._records / f"{record.id}.json").unlink(missing_ok=True)
+
+
+class HeldRecord:
+    """A record on disk whose lock this process holds."""
+
+    def __init__(self, path: Path, record: Record) -> None:
+        self.record = record
+        self._path = path
+        self._fd = self._write(record)
+
+    def update(self, **changes: str) -> None:
+        """Change fields; readers see the old record or the new one, and either is locked."""
+        self.record = replace(self.record, **changes)  # type: ignore[arg-type]
+        old, self._fd = self._fd, self._write(self.record)
+        os.close(old)
+
+    def remove(self) -> None:
+        """Take the record off the disk and let go of the lock."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._fd)
+
+    def _write(self, record: Record) -> int:
+        temporary = self._path.with_suffix(f".{os.getpid()}")
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            os.write(fd, json.dumps(asdict(record), indent=1).encode("ascii"))
+            temporary.rename(self._path)
+        except BaseException:
+            os.close(fd)
+            temporary.unlink(missing_ok=True)
+            raise
+        return fd
+
+
+def runtime_directory() -> Path:
+    """Where the user's records and automatic mount points are, made if need be.
+
+    ``UNIONMOUNT_RUNTIME_DIR``; for root ``/run/unionmount`` (a login's own directory goes away with
+    the login, and root's mounts must not); else below ``XDG_RUNTIME_DIR`` or, where there is none,
+    in ``/tmp``, provided that it belongs to the user alone.
+    """
+    if chosen := os.environ.get("UNIONMOUNT_RUNTIME_DIR"):
+        directory, mode = Path(chosen).absolute(), 0o755
+    elif os.geteuid() == 0:
+        directory, mode = Path("/run/unionmount"), 0o755
+    else:
+        directory, mode = _user_directory(), 0o700
+    try:
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
+        _check_owner(directory)
+    except OSError as error:
+        raise MountError(f"runtime directory {directory}: {error.strerror}") from None
+    return directory
+
+
+def _user_directory() -> Path:
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    if given.startswith("/"):
+        with suppress(OSError):
+            if Path(given).stat().st_uid == os.geteuid():  # su(1) keeps the variable
+                return Path(given) / "unionmount"
+    return Path(f"/tmp/unionmount-{os.geteuid()}")  # noqa: S108, checked by _check_owner
+
+
+def _check_owner(directory: Path) -> None:
+    status = directory.lstat()
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    if not ours or status.st_mode & 0o022:
+        raise MountError(f"runtime directory {directory} is not this user's own")
+
+
+def process_start(pid: int) -> int | None:
+    """When process ``pid`` started, in ticks since boot; None where there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return int(fields[19])
+
+
+def wait_until_gone(record: Record, seconds: float) -> bool:
+    """Wait for the daemon of ``record`` to end; False where it still runs after ``seconds``."""
+    try:
+        process = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if process_start(record.pid) != record.started:
+            return True
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(process)
+
+
+def _examine(path: Path) -> tuple[Record, bool] | None:
+    """The record in ``path`` and whether its daemon lives; None where it is no more."""
+    while True:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        try:
+            alive = not _lock(fd)
+            if alive or _is_at(path, fd):
+                record = _read(fd)
+                return None if record is None else (record, alive)
+        finally:
+            os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    """Whether no daemon holds the lock; other readers do not count."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    """Whether ``path`` still is the open file: an updated record is another file."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _read(fd: int) -> Record | None:
+    """The record in a file; None for a file that is none, which nobody but the user can make."""
+    try:
+        return Record(**json.loads(os.pread(fd, 1 << 20, 0)))
+    except (ValueError, TypeError):
+        return None
+
+
+def _status(record: Record, table: set[tuple[str, Path]], *, alive: bool) -> str:
+    mounted = (record.device, record.path) in table
+    if alive:
+        return LIVE if mounted else DETACHED
+    return STALE if mounted else GONE

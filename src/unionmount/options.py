@@ -1,0 +1,65 @@
+"""The options of a mount: what ``-o`` may say, as one value.
+
+Options are those of mount(8), where they mean something for a read-only FUSE file system, plus
+``xattrs=layers`` of our own. Without any, set-user-ID bits and device nodes of the image have no
+effect (``nosuid,nodev``): an image is somebody else's file system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from unionmount.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """How a file system is mounted; ``allow_other`` None stands for "root: yes, others: no"."""
+
+    dev: bool = False
+    suid: bool = False
+    exec: bool = True
+    atime: bool = False
+    allow_other: bool | None = None
+    list_layers: bool = False
+
+    def for_others(self, *, root: bool) -> bool:
+        """Whether users other than the one who mounts get in."""
+        return root if self.allow_other is None else self.allow_other
+
+
+_Change = Callable[[MountOptions], MountOptions]
+
+_CHANGES: dict[str, _Change] = {
+    "ro": lambda options: options,
+    "default_permissions": lambda options: options,  # always on
+    "nonempty": lambda options: options,  # always allowed
+    "relatime": lambda options: options,  # access times are those of the image
+    "dev": lambda options: replace(options, dev=True),
+    "nodev": lambda options: replace(options, dev=False),
+    "suid": lambda options: replace(options, suid=True),
+    "nosuid": lambda options: replace(options, suid=False),
+    "exec": lambda options: replace(options, exec=True),
+    "noexec": lambda options: replace(options, exec=False),
+    "atime": lambda options: replace(options, atime=True),
+    "noatime": lambda options: replace(options, atime=False),
+    "allow_other": lambda options: replace(options, allow_other=True),
+    "noallow_other": lambda options: replace(options, allow_other=False),
+    "xattrs=layers": lambda options: replace(options, list_layers=True),
+}
+
+
+def parse_options(texts: Iterable[str]) -> MountOptions:
+    """Read the values of ``-o``: comma-separated options, the last one of a pair wins."""
+    options = MountOptions()
+    names = [name for text in texts for name in text.split(",") if name]
+    unknown = [name for name in names if name not in _CHANGES]
+    if "rw" in unknown:
+        raise UsageError("-o rw: writable mounts do not exist yet")
+    if unknown:
+        known = ", ".join(sorted(_CHANGES))
+        raise UsageError(f"unknown mount option {', '.join(unknown)} (known: {known})")
+    for name in names:
+        options = _CHANGES[name](options)
+    return options
