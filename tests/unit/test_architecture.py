@@ -35,9 +35,11 @@ ORDER = (
     "operations",
     "fusemount",
     "mounts",
+    "daemon",
     "mount",
     "changes",
     "cli",
+    "__main__",
 )
 
 HEADERS = (
@@ -126,7 +128,7 @@ def test_only_mounting_imports_pyfuse3() -> None:
         for path in modules()
         if any(name.split(".")[0] == "pyfuse3" for name in imported_modules(path))
     }
-    assert users == {"operations", "fusemount"} & users
+    assert users <= {"operations", "fusemount", "mount"}
     assert users, "nothing imports pyfuse3"
 
 
