@@ -1,0 +1,113 @@
+/*
+ * exercise.h - ask a tree everything, and hold its answers against one another.
+ *
+ * Purpose: what the fuzzers of index and tree do with a tree, whatever it was made of. Answers may
+ * be errors (the index may be damaged); what must not happen is a crash, or that lookup and list
+ * disagree.
+ */
+#ifndef UM_TEST_EXERCISE_H
+#define UM_TEST_EXERCISE_H
+
+#include <sys/stat.h>
+
+#include "layers.h"
+
+#define EXERCISE_ENTRIES 2000
+
+static inline void exercise_node(struct um_tree *tree, uint64_t node)
+{
+    char buffer[300];
+    const char *target;
+    size_t size;
+    uint32_t layer;
+    uint64_t offset, length;
+    um_tree_read(tree, node, 0, buffer, sizeof buffer, 0);
+    um_tree_read(tree, node, UINT64_MAX - 5, buffer, sizeof buffer, UM_READ_NOWAIT);
+    um_tree_readlink(tree, node, &target, &size);
+    um_tree_extent(tree, node, &layer, &offset, &length);
+    um_tree_listxattr(tree, node, buffer, sizeof buffer);
+    um_tree_getxattr(tree, node, "user.a", 6, buffer, sizeof buffer);
+}
+
+static inline void exercise_entry(struct um_tree *tree, uint64_t directory,
+                                  const struct um_tree_entry *entry)
+{
+    struct um_attr attr;
+    if (um_tree_lookup(tree, directory, entry->name, entry->name_size, &attr) != 0)
+        abort(); /* what is listed is found */
+    if (memcmp(&attr, &entry->attr, sizeof attr) != 0)
+        abort(); /* and is the same */
+    if (um_tree_getattr(tree, attr.node, &attr) != 0 || attr.node != entry->attr.node)
+        abort();
+    exercise_node(tree, attr.node);
+}
+
+/* Depth first over at most EXERCISE_ENTRIES names; `well_formed`: no answer may be an error. */
+static inline void exercise_directory(struct um_tree *tree, uint64_t directory, unsigned *left,
+                                      bool well_formed)
+{
+    struct um_tree_entry entry;
+    uint64_t cookie = 0;
+    char last[256];
+    size_t last_size = 0;
+    int more;
+    while ((more = um_tree_list(tree, directory, cookie, &entry, 1)) == 1 && *left != 0) {
+        --*left;
+        if (well_formed) {
+            exercise_entry(tree, directory, &entry);
+            if (cookie != 0 && um_slice_compare(um_slice_of(last, last_size),
+                                                um_slice_of(entry.name, entry.name_size)) >= 0)
+                abort(); /* sorted, each name once */
+        }
+        exercise_node(tree, entry.attr.node);
+        last_size = entry.name_size;
+        memcpy(last, entry.name, last_size);
+        cookie = entry.next;
+        if (S_ISDIR(entry.attr.mode))
+            exercise_directory(tree, entry.attr.node, left, well_formed);
+    }
+    if (more < 0 && well_formed)
+        abort();
+}
+
+static inline void exercise_changes(struct um_tree *tree, uint32_t layer)
+{
+    struct um_tree_walk *walk;
+    const char *path;
+    size_t path_size;
+    char change;
+    uint32_t mode;
+    uint64_t size, cursor = 0;
+    char *name, *target;
+    size_t name_size, target_size;
+    if (um_tree_walk_open(tree, layer, &walk) == 0) {
+        for (unsigned i = 0; i < EXERCISE_ENTRIES; i++) {
+            if (um_tree_walk_next(walk, &path, &path_size, &change, &mode, &size) != 1)
+                break;
+        }
+        um_tree_walk_close(walk);
+    }
+    for (unsigned i = 0; i < EXERCISE_ENTRIES; i++) {
+        if (um_tree_broken_link(tree, layer, &cursor, &name, &name_size, &target,
+                                &target_size) != 1)
+            break;
+        um_free(name);
+        um_free(target);
+    }
+}
+
+static inline void exercise_tree(struct stack *stack, bool well_formed)
+{
+    unsigned left = EXERCISE_ENTRIES;
+    struct um_attr attr;
+    exercise_directory(stack->tree, UM_ROOT_NODE, &left, well_formed);
+    for (uint64_t node = 0; node < 40; node++) {
+        um_tree_getattr(stack->tree, node, &attr);
+        um_tree_lookup(stack->tree, node, "a", 1, &attr);
+        exercise_node(stack->tree, node);
+    }
+    for (uint32_t layer = 0; layer < stack->n; layer++)
+        exercise_changes(stack->tree, layer);
+}
+
+#endif

@@ -1,0 +1,138 @@
+#include "harness.h"
+#include "index_format.h"
+#include "layers.h"
+
+#define LINES(...) (const char *const[]) { __VA_ARGS__, NULL }
+
+static int make_index(void)
+{
+    struct um_fault fault;
+    int fd = make_memfd(0);
+    if (index_lines(LINES("d a", "f a/b", "s a/c -> target", "h a/d -> a/b", "f .wh.x"), fd,
+                    &fault) != 0)
+        abort();
+    return fd;
+}
+
+static size_t size_of(int fd)
+{
+    return (size_t)lseek(fd, 0, SEEK_END);
+}
+
+static int open_and_verify(int fd)
+{
+    struct um_index *index = NULL;
+    struct um_fault fault;
+    int error = um_index_open(fd, &index, &fault);
+    if (error == 0)
+        error = um_index_verify(index, &fault);
+    um_index_close(index);
+    return error;
+}
+
+TEST(a_whole_index_opens)
+{
+    int fd = make_index();
+    struct um_index *index;
+    struct um_index_info info;
+    struct um_fault fault;
+    CHECK_INT(um_index_open(fd, &index, &fault), 0);
+    um_index_get_info(index, &info);
+    CHECK_INT(info.files, 1);
+    CHECK_INT(info.directories, 2);
+    CHECK_INT(info.whiteouts, 1);
+    CHECK_INT(info.links, 2);
+    CHECK_INT(info.layer_size, LAYER_BYTES);
+    CHECK_INT(um_index_verify(index, &fault), 0);
+    um_index_close(index);
+    close(fd);
+}
+
+TEST(every_flipped_bit_is_found)
+{
+    int fd = make_index();
+    size_t size = size_of(fd);
+    for (size_t at = 0; at < size; at += at < 512 || size - at < 512 ? 1 : 13) {
+        uint8_t byte, flipped;
+        REQUIRE(pread(fd, &byte, 1, (off_t)at) == 1);
+        flipped = byte ^ (uint8_t)(1u << at % 8);
+        REQUIRE(pwrite(fd, &flipped, 1, (off_t)at) == 1);
+        int error = open_and_verify(fd);
+        bool padding = at >= sizeof(struct um_disk_header) && at < UM_INDEX_BLOCK;
+        if (padding)
+            CHECK_INT(error, 0); /* nobody reads it */
+        else
+            CHECK(error == -EBADMSG || error == -ESTALE);
+        REQUIRE(pwrite(fd, &byte, 1, (off_t)at) == 1);
+    }
+    CHECK_INT(open_and_verify(fd), 0);
+    close(fd);
+}
+
+TEST(every_truncation_is_found)
+{
+    int fd = make_index();
+    for (size_t size = size_of(fd); size-- > 0;) {
+        REQUIRE(ftruncate(fd, (off_t)size) == 0);
+        if (size % 4096 < 8 || size % 97 == 0)
+            CHECK_INT(open_and_verify(fd), -EBADMSG);
+    }
+    close(fd);
+}
+
+TEST(another_version_says_so)
+{
+    int fd = make_index();
+    uint8_t version[4];
+    struct um_index *index;
+    struct um_fault fault;
+    um_store32(version, UM_INDEX_VERSION + 1);
+    REQUIRE(pwrite(fd, version, 4, offsetof(struct um_disk_header, version)) == 4);
+    CHECK_INT(um_index_open(fd, &index, &fault), -ESTALE);
+    CHECK_CONTAINS(fault.text, "version 2");
+    close(fd);
+}
+
+TEST(limits_refuse_what_is_beyond_them)
+{
+    struct um_index_limits limits = {.max_entries = 3};
+    struct um_indexer *indexer;
+    struct um_fault fault = {0};
+    CHECK_INT(um_indexer_open(&limits, &indexer), 0);
+    CHECK_INT(add_line(indexer, "f a", &fault), 0);
+    CHECK_INT(add_line(indexer, "f b", &fault), 0);
+    CHECK_INT(add_line(indexer, "f c", &fault), -E2BIG);
+    CHECK_CONTAINS(fault.text, "3 names");
+    um_indexer_close(indexer);
+    limits = (struct um_index_limits){.max_strings = 10};
+    CHECK_INT(um_indexer_open(&limits, &indexer), 0);
+    CHECK_INT(add_line(indexer, "f 0123456789", &fault), 0);
+    CHECK_INT(add_line(indexer, "f x", &fault), -EFBIG);
+    um_indexer_close(indexer);
+}
+
+TEST(a_layer_shorter_than_its_tar_is_refused)
+{
+    static const uint8_t zeros[1024];
+    struct um_indexer *indexer;
+    struct um_fault fault = {0};
+    int fd = make_memfd(0);
+    CHECK_INT(um_indexer_open(NULL, &indexer), 0);
+    CHECK_INT(um_indexer_feed(indexer, zeros, sizeof zeros, &fault), 0);
+    CHECK_INT(um_indexer_finish(indexer, 512, fd, &fault), -EBADMSG);
+    um_indexer_close(indexer);
+    close(fd);
+}
+
+TEST(a_full_disk_is_an_error)
+{
+    struct um_indexer *indexer;
+    struct um_fault fault = {0};
+    int fd = open("/dev/full", O_RDWR);
+    REQUIRE(fd >= 0);
+    CHECK_INT(um_indexer_open(NULL, &indexer), 0);
+    CHECK_INT(add_line(indexer, "f a", &fault), 0);
+    CHECK_INT(um_indexer_finish(indexer, LAYER_BYTES, fd, &fault), -ENOSPC);
+    um_indexer_close(indexer);
+    close(fd);
+}

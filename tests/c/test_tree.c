@@ -1,0 +1,276 @@
+#include <pthread.h>
+#include <sys/stat.h>
+
+#include "harness.h"
+#include "layers.h"
+
+#define LINES(...) (const char *const[]) { __VA_ARGS__, NULL }
+
+/* All names of a directory, joined by commas. */
+static const char *list(struct stack *stack, const char *path)
+{
+    static char text[4096];
+    struct um_attr attr;
+    struct um_tree_entry entry;
+    uint64_t cookie = 0;
+    size_t used = 0;
+    text[0] = '\0';
+    if (stack_stat(stack, path, &attr) != 0)
+        return "(none)";
+    while (um_tree_list(stack->tree, attr.node, cookie, &entry, 1) == 1) {
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%.*s", used ? "," : "",
+                                 (int)entry.name_size, entry.name);
+        cookie = entry.next;
+    }
+    return text;
+}
+
+static int stat_error(struct stack *stack, const char *path)
+{
+    struct um_attr attr;
+    return stack_stat(stack, path, &attr);
+}
+
+TEST(no_layers_give_an_empty_root)
+{
+    struct stack stack = {0};
+    struct um_attr attr;
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_INT(stack_stat(&stack, "", &attr), 0);
+    CHECK_INT(attr.node, 1);
+    CHECK_INT(attr.mode, S_IFDIR | 0755);
+    CHECK_INT(attr.nlink, 2);
+    CHECK_STR(list(&stack, ""), "");
+    CHECK_INT(stat_error(&stack, "x"), -ENOENT);
+    stack_close(&stack);
+}
+
+TEST(a_whiteout_hides_wherever_it_stands)
+{
+    struct stack stack = {0};
+    CHECK_INT(stack_add(&stack, LINES("f a", "f b", "d d", "f d/x")), 0);
+    CHECK_INT(stack_add(&stack, LINES("f a", "f .wh.a", "f .wh.b", "f d/y", "f .wh.d")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, ""), "a,d");
+    CHECK_STR(list(&stack, "d"), "y");
+    CHECK_INT(stat_error(&stack, "b"), -ENOENT);
+    CHECK_INT(stat_error(&stack, "d/x"), -ENOENT);
+    stack_close(&stack);
+}
+
+TEST(an_opaque_mark_hides_children_only)
+{
+    struct stack stack = {0};
+    struct um_attr attr;
+    CHECK_INT(stack_add(&stack, LINES("d d", "f d/x")), 0);
+    CHECK_INT(stack_add(&stack, LINES("f d/y", "f d/.wh..wh..opq")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, "d"), "y");
+    CHECK_INT(stack_stat(&stack, "d", &attr), 0);
+    CHECK_INT(attr.layer, 0); /* its metadata still is that of the layer below */
+    stack_close(&stack);
+}
+
+TEST(a_directory_merges_down_to_what_is_none)
+{
+    struct stack stack = {0};
+    CHECK_INT(stack_add(&stack, LINES("f d/lowest")), 0);
+    CHECK_INT(stack_add(&stack, LINES("s d -> elsewhere")), 0);
+    CHECK_INT(stack_add(&stack, LINES("f d/middle")), 0);
+    CHECK_INT(stack_add(&stack, LINES("f d/top")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, "d"), "middle,top");
+    stack_close(&stack);
+}
+
+TEST(link_counts_are_of_visible_names)
+{
+    struct stack stack = {0};
+    struct um_attr a, b;
+    CHECK_INT(stack_add(&stack, LINES("f a", "h b -> a", "h d/c -> a", "d d/e", "d d/f")), 0);
+    CHECK_INT(stack_add(&stack, LINES("f .wh.b", "h g -> d/c", "w d/e")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_INT(stack_stat(&stack, "a", &a), 0);
+    CHECK_INT(stack_stat(&stack, "g", &b), 0);
+    CHECK_INT(a.node, b.node);
+    CHECK_INT(a.nlink, 3);
+    CHECK_INT(stack_stat(&stack, "d", &a), 0);
+    CHECK_INT(a.nlink, 3);
+    stack_close(&stack);
+}
+
+TEST(a_link_to_nowhere_is_absent_and_reported)
+{
+    struct stack stack = {0};
+    uint64_t cursor = 0;
+    char *name, *target;
+    size_t name_size, target_size;
+    CHECK_INT(stack_add(&stack, LINES("f was", "d dir")), 0);
+    CHECK_INT(stack_add(&stack, LINES("h was -> no/where", "h up -> ../../dir", "h r -> /")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, ""), "dir");
+    CHECK_INT(um_tree_broken_link(stack.tree, 1, &cursor, &name, &name_size, &target,
+                                  &target_size),
+              1);
+    CHECK_BYTES(name, name_size, "r");
+    CHECK_BYTES(target, target_size, "");
+    um_free(name);
+    um_free(target);
+    stack_close(&stack);
+}
+
+TEST(links_may_come_before_their_target_and_in_circles)
+{
+    struct stack stack = {0};
+    struct um_attr a, b;
+    CHECK_INT(stack_add(&stack, LINES("f x", "f y")), 0);
+    CHECK_INT(stack_add(&stack, LINES("h a -> b", "h b -> c", "f c", "h x -> y", "h y -> x",
+                                      "h z -> z")),
+              0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, ""), "a,b,c,x,y");
+    CHECK_INT(stack_stat(&stack, "a", &a), 0);
+    CHECK_INT(stack_stat(&stack, "c", &b), 0);
+    CHECK_INT(a.node, b.node);
+    CHECK_INT(a.nlink, 3);
+    stack_close(&stack);
+}
+
+TEST(names_are_clamped_to_the_root)
+{
+    struct stack stack = {0};
+    CHECK_INT(stack_add(&stack, LINES("f /../../etc/passwd", "f a/../b", "d ..", "f ./c//d")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, ""), "b,c,etc");
+    CHECK_STR(list(&stack, "c"), "d");
+    stack_close(&stack);
+}
+
+TEST(broken_whiteouts_and_long_names_refuse_the_layer)
+{
+    struct stack stack = {0};
+    char name[300] = "f ";
+    memset(name + 2, 'n', 256);
+    CHECK_INT(stack_add(&stack, LINES("f .wh.")), -EBADMSG);
+    CHECK_INT(stack_add(&stack, LINES("f d/.wh..")), -EBADMSG);
+    CHECK_INT(stack_add(&stack, LINES("f .wh...")), -EBADMSG);
+    CHECK_INT(stack_add(&stack, LINES(name)), -EBADMSG);
+    memcpy(name + 2, ".wh.", 4); /* 256 bytes, but what it hides has 252 */
+    CHECK_INT(stack_add(&stack, LINES(name)), 0);
+    stack_close(&stack);
+}
+
+TEST(leftovers_are_not_shown)
+{
+    struct stack stack = {0};
+    CHECK_INT(stack_add(&stack, LINES("d .wh..wh.plnk", "f .wh..wh.plnk/1.2", "f .wh..wh.aufs",
+                                      "f .wh.gone/child", "f seen")),
+              0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, ""), "seen");
+    stack_close(&stack);
+}
+
+TEST(a_file_over_a_directory_loses_its_children)
+{
+    struct stack stack = {0};
+    CHECK_INT(stack_add(&stack, LINES("f d/x", "f d", "d d", "f d/y")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, "d"), "y");
+    stack_close(&stack);
+}
+
+TEST(wrong_questions_get_the_right_errno)
+{
+    struct stack stack = {0};
+    struct um_attr attr;
+    struct um_tree_entry entry;
+    const char *target;
+    size_t size;
+    char byte;
+    CHECK_INT(stack_add(&stack, LINES("f a", "d d", "s s -> a")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_INT(stat_error(&stack, "a/b"), -ENOTDIR);
+    CHECK_INT(stack_stat(&stack, "d", &attr), 0);
+    CHECK_INT(um_tree_read(stack.tree, attr.node, 0, &byte, 1, 0), -EISDIR);
+    CHECK_INT(um_tree_readlink(stack.tree, attr.node, &target, &size), -EINVAL);
+    CHECK_INT(stack_stat(&stack, "a", &attr), 0);
+    CHECK_INT(um_tree_list(stack.tree, attr.node, 0, &entry, 1), -ENOTDIR);
+    CHECK_INT(um_tree_getattr(stack.tree, 999, &attr), -ESTALE);
+    CHECK_INT(um_tree_getattr(stack.tree, 0, &attr), -ESTALE);
+    CHECK_INT(um_tree_list(stack.tree, UINT64_MAX, 0, &entry, 1), -ESTALE);
+    CHECK_INT(um_tree_getxattr(stack.tree, 1, "user.x", 6, NULL, 0), -ENODATA);
+    stack_close(&stack);
+}
+
+TEST(a_layer_file_that_shrinks_is_an_io_error)
+{
+    struct stack stack = {0};
+    struct um_attr attr;
+    char byte;
+    CHECK_INT(stack_add(&stack, LINES("f a")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_INT(stack_stat(&stack, "a", &attr), 0);
+    CHECK_INT(um_tree_read(stack.tree, attr.node, 0, &byte, 1, 0), 1);
+    CHECK_INT(ftruncate(stack.layers[0].fd, 0), 0);
+    CHECK_INT(um_tree_read(stack.tree, attr.node, 0, &byte, 1, 0), -EIO);
+    stack_close(&stack);
+    CHECK_INT(stack_add(&stack, LINES("f a")), 0);
+    stack.layers[0].length = LAYER_BYTES - 1;
+    CHECK_INT(stack_open(&stack), -EIO);
+    stack_close(&stack);
+}
+
+TEST(changes_name_what_an_opaque_directory_hides)
+{
+    struct stack stack = {0};
+    struct um_tree_walk *walk;
+    const char *path;
+    size_t path_size, used = 0;
+    char change, text[200] = "";
+    uint32_t mode;
+    uint64_t size;
+    CHECK_INT(stack_add(&stack, LINES("f d/x", "f d/y", "d d/sub", "f d/sub/z", "f e")), 0);
+    CHECK_INT(stack_add(&stack, LINES("d d", "f d/.wh..wh..opq", "f d/y", "f .wh.e", "f .wh.no",
+                                      "f n/o")),
+              0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_INT(um_tree_walk_open(stack.tree, 1, &walk), 0);
+    while (um_tree_walk_next(walk, &path, &path_size, &change, &mode, &size) == 1)
+        used += (size_t)snprintf(text + used, sizeof text - used, "%c%.*s ", change,
+                                 (int)path_size, path);
+    um_tree_walk_close(walk);
+    CHECK_STR(text, "Cd Dd/sub Dd/x Cd/y De An An/o ");
+    stack_close(&stack);
+}
+
+static void *walk_everything(void *context)
+{
+    struct stack *stack = (struct stack *)context;
+    static const char *const paths[] = {"d/a", "d/b", "d/c/x", "d/c/y", "h1", "h2"};
+    struct um_tree_entry entries[16];
+    struct um_attr attr;
+    for (int round = 0; round < 200; round++) {
+        for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
+            stack_stat(stack, paths[i], &attr);
+        if (stack_stat(stack, "d", &attr) == 0)
+            um_tree_list(stack->tree, attr.node, 0, entries, 16);
+    }
+    return NULL;
+}
+
+TEST(many_threads_may_ask_at_once)
+{
+    struct stack stack = {0};
+    pthread_t threads[4];
+    CHECK_INT(stack_add(&stack, LINES("f d/a", "f d/c/x", "f h1", "h h2 -> h1")), 0);
+    CHECK_INT(stack_add(&stack, LINES("f d/b", "f d/c/y", "h h3 -> h2", "f .wh.h1")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    for (int i = 0; i < 4; i++)
+        REQUIRE(pthread_create(&threads[i], NULL, walk_everything, &stack) == 0);
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    CHECK_STR(list(&stack, "d"), "a,b,c");
+    CHECK_STR(list(&stack, "d/c"), "x,y");
+    stack_close(&stack);
+}
