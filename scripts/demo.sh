@@ -9,55 +9,72 @@ project=$(cd "$(dirname "$0")/.." && pwd)
 unionmount=$project/.venv/bin/unionmount
 sample=$project/sample/sample.tar
 image=${1:-$sample}
-
 work=$(mktemp -d)
-mountpoint=$work/image
-# What is a file, or says where it is, needs no store but a passing one; a name is in the user's.
-case $image in
-docker-archive:* | oci-archive:* | oci:*) found=given ;;
-*) found=$([ -e "$image" ] && echo given || echo store) ;;
-esac
-[ "$found" = store ] || export UNIONMOUNT_ROOT="$work/root"
 
 cleanup() {
     status=$?
-    trap - EXIT INT TERM
-    if grep -q " $mountpoint " /proc/self/mounts; then
-        "$unionmount" umount "$mountpoint" || "$unionmount" umount --lazy "$mountpoint" || :
+    trap - EXIT HUP INT PIPE TERM
+    if grep -q " $work/image " /proc/self/mounts; then
+        "$unionmount" umount "$work/image" || "$unionmount" umount --lazy "$work/image" || :
     fi
+    cd /
     rm -rf --one-file-system "$work"
     exit $status
 }
 trap cleanup EXIT
+trap 'exit 129' HUP
 trap 'exit 130' INT
+trap 'exit 141' PIPE
 trap 'exit 143' TERM
 
-# Show a command as the user would type it, then run it.
+absolute() {
+    case $1 in
+    /*) printf %s "$1" ;;
+    *) printf %s "$PWD/$1" ;;
+    esac
+}
+
+# Show a command as one would type it, then run it.
 show() {
-    printf '\n$ %s\n' "$(printf '%s' "$*" | sed "s|$unionmount|unionmount|g; s|$work/||g;
-        s|$project/||g")"
+    printf '\n$ %s\n' "$(printf %s "$*" | sed "s|$unionmount|unionmount|g; s|$project/||g")"
     "$@"
 }
 
-mkdir "$mountpoint"
-show "$unionmount" mount "$image" "$mountpoint"
-if [ "$image" != "$sample" ]; then
-    show ls -l "$mountpoint"
-    show "$unionmount" layers "$image"
-else
-    show ls -lR "$mountpoint"
-    show cat "$mountpoint/etc/motd"
-    show "$mountpoint/bin/hello"
-    if command -v getfattr >/dev/null; then
-        for name in bin/hello etc/motd etc/greeter/en.conf app/greet.sh; do
-            show getfattr --only-values -n user.unionmount.layer_index "$mountpoint/$name"
-            echo
-        done
+# What is in a file needs no store but a passing one; a name is looked up in the user's own.
+case $image in
+docker-archive:* | oci-archive:* | oci:*)
+    image=${image%%:*}:$(absolute "${image#*:}")
+    export UNIONMOUNT_ROOT="$work/store"
+    ;;
+*)
+    if [ -e "$image" ]; then
+        image=$(absolute "$image")
+        export UNIONMOUNT_ROOT="$work/store"
     fi
-    show "$unionmount" layers "$image"
+    ;;
+esac
+
+cd "$work"
+mkdir image
+show "$unionmount" mount "$image" image
+if [ "$image" = "$sample" ]; then
+    show ls -lR image
+    show cat image/etc/motd
+    show image/bin/hello
+else
+    show ls -l image
+fi
+if [ "$image" = "$sample" ] && command -v getfattr >/dev/null; then
+    for name in bin/hello etc/motd etc/greeter/en.conf app/greet.sh; do
+        show getfattr --only-values -n user.unionmount.layer_index image/$name
+        echo
+    done
+fi
+show "$unionmount" layers "$image"
+if [ "$image" = "$sample" ]; then
     for layer in 0 1 2 3; do
         show "$unionmount" layers "$image" $layer
     done
 fi
 show "$unionmount" ps
-show "$unionmount" umount "$mountpoint"
+show "$unionmount" umount image
