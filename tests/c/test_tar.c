@@ -996,7 +996,6 @@ TEST(malformed_records_are_refused)
     MALFORMED("x");
     MALFORMED("8 path=a");
     MALFORMED("8 path=a\n");
-    MALFORMED("10 path=a\n");
     MALFORMED("11 path=a\nb\n");
     MALFORMED("10 path=ab");
     MALFORMED("100 path=a\n");
