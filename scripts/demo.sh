@@ -40,6 +40,8 @@ show() {
     "$@"
 }
 
+export UNIONMOUNT_RUNTIME_DIR="$work/run"
+
 # What is in a file needs no store but a passing one; a name is looked up in the user's own.
 case $image in
 docker-archive:* | oci-archive:* | oci:*)

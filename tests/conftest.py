@@ -44,6 +44,7 @@ class Session:
         """Variables that keep all programs of the run inside its directory."""
         places = {
             "UNIONMOUNT_ROOT": "root",
+            "UNIONMOUNT_RUNTIME_DIR": "mounts",
             "XDG_DATA_HOME": "data",
             "XDG_RUNTIME_DIR": "run",
             "XDG_STATE_HOME": "state",
