@@ -1,0 +1,370 @@
+"""Decompressing and importing one layer; bombs, damage, abandoned imports."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import threading
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from unit.imagefiles import (
+    flip,
+    gzip_members,
+    gzipped,
+    plain,
+    sha256,
+    skippable,
+    tar,
+    zstd_frame,
+    zstd_frames,
+    zstd_long_window,
+)
+
+from unionmount.compression import Compression, decompressor, sniff
+from unionmount.core import Index
+from unionmount.errors import (
+    DigestMismatch,
+    FormatError,
+    LimitExceeded,
+    SizeMismatch,
+    UsageError,
+)
+from unionmount.layer import Expected, ImportLimits, LayerImport, Staging
+from unionmount.reference import Digest
+from unionmount.store import Store
+
+TAR = tar({f"dir/file{n}": os.urandom(1000) * 3 for n in range(100)})
+ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": plain,
+    "gzip": gzipped,
+    "gzip members": gzip_members,
+    "zstd": zstd_frame,
+    "zstd frames": zstd_frames,
+}
+
+
+def decompress(data: bytes, step: int = 1 << 20) -> bytes:
+    stream = decompressor(sniff(data[:6], "it"), "it")
+    pieces = [data[i : i + step] for i in range(0, len(data), step)]
+    result = b"".join(out for piece in pieces for out in stream.feed(piece))
+    stream.finish()
+    return result
+
+
+# -- compression
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("step", [1, 7, 1000, 1 << 20])
+def test_every_encoding_is_read_to_its_end(encoding: str, step: int) -> None:
+    assert decompress(ENCODINGS[encoding](TAR[:50_000]), step) == TAR[:50_000]
+
+
+@given(st.lists(st.binary(max_size=300), max_size=6), st.integers(1, 400), st.booleans())
+def test_any_split_into_frames_and_pieces(parts: list[bytes], step: int, use_zstd: bool) -> None:
+    compress = zstd_frame if use_zstd else gzipped
+    data = b"".join(compress(part) for part in [b"first", *parts])
+    assert decompress(data, step) == b"first" + b"".join(parts)
+
+
+def test_gzip_agrees_with_the_standard_library_on_optional_header_fields() -> None:
+    buffer = io.BytesIO()
+    with gzip.GzipFile("a name", "wb", fileobj=buffer) as file:
+        file.write(TAR)
+    assert decompress(buffer.getvalue(), 3) == TAR
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "gzip members", "zstd", "zstd frames"])
+def test_truncation_anywhere_is_refused(encoding: str) -> None:
+    data = ENCODINGS[encoding](TAR[:3000]).removesuffix(bytes(512))
+    whole = decompress(data)
+    for end in range(6, len(data)):
+        try:
+            shorter = decompress(data[:end])
+        except FormatError:
+            continue
+        # only the end of a whole frame may pass, and then the rest is missing
+        assert len(shorter) < len(whole) or data[end:].startswith(b"\x5a\x2a\x4d\x18")
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b"garbage", b"\x1f", b"\x1f\x8c" * 10, bytes(100) + b"x", bytes(100) + gzipped(b"more")],
+)
+def test_garbage_after_gzip_is_refused(tail: bytes) -> None:
+    for step in (1, 1 << 20):
+        with pytest.raises(FormatError):
+            decompress(gzipped(TAR) + tail, step)
+
+
+@pytest.mark.parametrize("tail", [b"garbage", bytes(512), b"\x28\xb5", skippable(b"12")[:-1]])
+def test_garbage_after_zstd_is_refused(tail: bytes) -> None:
+    with pytest.raises(FormatError):
+        decompress(zstd_frame(TAR) + tail)
+
+
+def test_a_huge_zstd_window_is_refused() -> None:
+    with pytest.raises(FormatError, match="memory"):
+        decompress(zstd_long_window(b"x" * 100))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"), [(lzma.compress(b"x"), "xz"), (bz2.compress(b"x"), "bzip2")]
+)
+def test_other_compressions_are_named(data: bytes, name: str) -> None:
+    with pytest.raises(FormatError, match=f"compressed with {name}, which is not supported"):
+        sniff(data, "it")
+
+
+def test_sniffing_looks_at_bytes_only() -> None:
+    assert sniff(b"", "it") is Compression.PLAIN
+    assert sniff(b"\x1f", "it") is Compression.PLAIN
+    assert sniff(skippable(b"")[:4], "it") is Compression.ZSTD
+    assert sniff(TAR[:6], "it") is Compression.PLAIN
+
+
+@pytest.mark.parametrize("compress", [gzipped, zstd_frame])
+def test_output_comes_in_bounded_steps(compress: Callable[[bytes], bytes]) -> None:
+    bomb = compress(bytes(64 << 20))
+    stream = decompressor(sniff(bomb[:6], "it"), "it")
+    tracemalloc.start()
+    try:
+        total = sum(len(piece) for piece in stream.feed(bomb))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert total == 64 << 20
+    assert peak < 4 << 20
+
+
+# -- limits
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1", 1), ("16M", 16 << 20), ("2g", 2 << 30), ("1T", 1 << 40), ("", 64 << 30)],
+)
+def test_the_limit_comes_from_the_environment(text: str, size: int) -> None:
+    limits = ImportLimits.from_environment({"UNIONMOUNT_MAX_LAYER_SIZE": text})
+    assert limits.max_layer_size == size
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1.5G", "1P", "9" * 30])
+def test_a_limit_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="UNIONMOUNT_MAX_LAYER_SIZE"):
+        ImportLimits.from_environment({"UNIONMOUNT_MAX_LAYER_SIZE": text})
+
+
+# -- importing
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def expected(blob: bytes, layer: bytes = TAR) -> Expected:
+    digest = Digest.parse(sha256(layer))
+    return Expected(digest, "the layer", Digest.parse(sha256(blob)), len(blob))
+
+
+def run_import(
+    store: Store, blob: bytes, want: Expected, limit: int = 1 << 30, step: int = 10_000
+) -> int:
+    with store.import_layer(want, ImportLimits(limit)) as layer:
+        for start in range(0, len(blob), step):
+            layer.write(blob[start : start + step])
+        return layer.finish()
+
+
+def assert_nothing_left(store: Store) -> None:
+    assert list((store.root / "tmp").iterdir()) == []
+    assert list((store.root / "layers/sha256").iterdir()) == []
+    assert threading.active_count() == 1
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_an_import_stores_the_tar_bit_for_bit(store: Store, encoding: str) -> None:
+    blob = ENCODINGS[encoding](TAR)
+    want = expected(blob)
+    assert run_import(store, blob, want) == len(TAR)
+    path = store.root / "layers/sha256" / want.diff_id.hex
+    assert (path / "layer.tar").read_bytes() == TAR
+    with (path / "layer.idx").open("rb") as file, Index(file.fileno(), "it") as index:
+        index.verify()
+        assert index.info.files == 100
+        assert index.info.layer_size == len(TAR)
+    assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_sha512_names_are_verified_too(store: Store) -> None:
+    blob = gzipped(TAR)
+    want = Expected(Digest.of(TAR, "sha512"), "it", Digest.of(blob, "sha512"), len(blob))
+    run_import(store, blob, want)
+    assert store.has_layer(want.diff_id)
+    with pytest.raises(DigestMismatch):
+        run_import(store, blob, Expected(Digest.of(b"", "sha512"), "it"))
+
+
+def test_tiny_pieces_and_no_expectations_of_the_blob(store: Store) -> None:
+    run_import(store, gzipped(TAR), Expected(Digest.parse(sha256(TAR)), "it"), step=1)
+    assert store.has_layer(Digest.parse(sha256(TAR)))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_flipped_bit_is_noticed(store: Store, encoding: str) -> None:
+    blob = ENCODINGS[encoding](TAR)
+    want = expected(blob)
+    for at in range(0, len(blob), len(blob) // 20):
+        with pytest.raises(FormatError, match="the layer"):
+            run_import(store, flip(blob, at), want)
+    assert_nothing_left(store)
+
+
+def test_a_digest_error_names_layer_and_digests(store: Store) -> None:
+    other = tar({"other": b""})
+    diff_id, blob_digest = Digest.parse(sha256(TAR)), Digest.parse(sha256(gzipped(TAR)))
+    with pytest.raises(DigestMismatch) as caught:
+        run_import(store, gzipped(other), Expected(diff_id, "the layer", blob_digest))
+    assert (caught.value.expected, caught.value.actual) == (
+        str(blob_digest),
+        sha256(gzipped(other)),
+    )
+    with pytest.raises(DigestMismatch) as caught:
+        run_import(store, gzipped(other), expected(gzipped(other), TAR))
+    assert caught.value.expected == sha256(TAR)
+    assert caught.value.actual == sha256(other)
+    assert "the layer" in str(caught.value)
+    assert_nothing_left(store)
+
+
+def test_more_bytes_than_announced_stop_the_import_at_once(store: Store) -> None:
+    blob = gzipped(TAR)
+    want = expected(blob)
+    with store.import_layer(want) as layer:
+        layer.write(blob)
+        with pytest.raises(SizeMismatch, match="at least"):
+            layer.write(b"x")
+    assert_nothing_left(store)
+
+
+def test_fewer_bytes_than_announced(store: Store) -> None:
+    blob = gzipped(TAR)
+    with pytest.raises(SizeMismatch, match=rf"is {len(blob) - 9} bytes, expected {len(blob)}"):
+        run_import(store, blob[:-9], expected(blob))
+    with pytest.raises(FormatError, match="truncated gzip"):
+        run_import(store, blob[:-9], Expected(Digest.parse(sha256(TAR)), "it"))
+    assert_nothing_left(store)
+
+
+def test_no_bytes_at_all(store: Store) -> None:
+    with pytest.raises(DigestMismatch):
+        run_import(store, b"", Expected(Digest.parse(sha256(TAR)), "it"))
+    assert_nothing_left(store)
+
+
+def test_a_damaged_tar_is_refused_though_its_digests_agree(store: Store) -> None:
+    broken = flip(TAR, 5)
+    with pytest.raises(FormatError, match="the layer"):
+        run_import(store, gzipped(broken), expected(gzipped(broken), broken))
+    cut = TAR[:10_000]
+    with pytest.raises(FormatError, match="the layer"):
+        run_import(store, gzipped(cut), expected(gzipped(cut), cut))
+    assert_nothing_left(store)
+
+
+def test_the_limit_on_the_tar_is_exact(store: Store) -> None:
+    blob = gzipped(TAR)
+    with pytest.raises(LimitExceeded, match="UNIONMOUNT_MAX_LAYER_SIZE"):
+        run_import(store, blob, expected(blob), limit=len(TAR) - 1)
+    assert_nothing_left(store)
+    run_import(store, blob, expected(blob), limit=len(TAR))
+
+
+def test_leaving_early_leaves_nothing(store: Store) -> None:
+    blob = gzipped(TAR)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_import(store, blob)
+    assert_nothing_left(store)
+    with store.import_layer(expected(blob)):
+        pass
+    assert_nothing_left(store)
+
+
+def interrupted_import(store: Store, blob: bytes) -> None:
+    with store.import_layer(expected(blob)) as layer:
+        layer.write(blob[:1000])
+        raise KeyboardInterrupt
+
+
+def test_a_failed_import_stays_failed(store: Store) -> None:
+    blob = gzipped(TAR)
+    with store.import_layer(Expected(Digest.parse(sha256(TAR)), "it")) as layer:
+        write_until_error(layer, flip(blob, 3000), FormatError)
+        for _ in range(2):
+            with pytest.raises(FormatError):
+                layer.finish()
+    assert_nothing_left(store)
+
+
+def write_until_error(layer: LayerImport, blob: bytes, error: type[Exception]) -> None:
+    """An error of a thread comes with a later write."""
+    with pytest.raises(error):
+        write_forever(layer, blob)
+
+
+def write_forever(layer: LayerImport, blob: bytes) -> None:
+    while True:
+        layer.write(blob)
+
+
+def test_two_imports_of_one_layer_at_once(store: Store) -> None:
+    blob = gzipped(TAR)
+    want = expected(blob)
+    other = Store(store.root)
+    with store.import_layer(want) as one, other.import_layer(want) as two:
+        one.write(blob)
+        two.write(blob)
+        assert one.finish() == two.finish() == len(TAR)
+    assert store.has_layer(want.diff_id)
+    assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_staging_is_cleaned_only_when_nobody_holds_it(tmp_path: Path) -> None:
+    held = Staging(tmp_path)
+    (tmp_path / "dead").mkdir()
+    (tmp_path / "dead" / "part").write_bytes(b"x")
+    Staging.clean(tmp_path)
+    assert list(tmp_path.iterdir()) == [held.path]
+    held.close()
+    held.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_published_staging_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    with Staging(tmp_path / "tmp") as staging:
+        os.close(staging.create("file"))
+        assert staging.publish(tmp_path / "target")
+    assert (tmp_path / "target/file").exists()
+    with Staging(tmp_path / "tmp") as staging:
+        assert not staging.publish(tmp_path / "target")
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_hashing_is_of_what_was_written(store: Store) -> None:
+    """The file, not the stream, is what the name must fit."""
+    blob = zstd_frames(TAR)
+    want = expected(blob)
+    run_import(store, blob, want)
+    path = store.root / "layers/sha256" / want.diff_id.hex / "layer.tar"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == want.diff_id.hex
