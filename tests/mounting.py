@@ -1,0 +1,96 @@
+"""What tests of live mounts share: running the command, and waiting without sleeping."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+COMMAND = (sys.executable, "-m", "unionmount")
+_PATIENCE = 30.0  # seconds after which something that should happen has not
+
+Result = subprocess.CompletedProcess[str]
+
+
+class CommandLine:
+    """The command as its users run it: in a process of its own."""
+
+    def __init__(self, prefix: tuple[str, ...] = (), environment: dict[str, str] | None = None):
+        self.prefix = prefix
+        self.environment = os.environ | (environment or {})
+
+    def run(
+        self, *arguments: str | Path, status: int = 0, stdin: Any = subprocess.DEVNULL
+    ) -> Result:
+        """Run a subcommand to its end; fails the test on another exit status than ``status``."""
+        done = subprocess.run(
+            [*self.prefix, *COMMAND, *map(str, arguments)],
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=_PATIENCE * 2,
+            check=False,
+        )
+        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def error(self, *arguments: str | Path, status: int = 1) -> str:
+        """Run a subcommand that fails: nothing on standard output, one line on standard error."""
+        done = self.run(*arguments, status=status)
+        assert done.stdout == ""
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith("unionmount: ")
+        return done.stderr.removeprefix("unionmount: ").rstrip("\n")
+
+    def records(self) -> list[dict[str, Any]]:
+        """What ``ps`` tells."""
+        found: list[dict[str, Any]] = json.loads(self.run("ps", "--format", "json").stdout)
+        return found
+
+    def record(self, mountpoint: Path) -> dict[str, Any]:
+        """What ``ps`` tells of one mount."""
+        (found,) = [one for one in self.records() if one["mountpoint"] == str(mountpoint)]
+        return found
+
+
+def mount_line(mountpoint: Path) -> str | None:
+    """The line of the mount table for a mount point whose name needs no escapes."""
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    return next((line for line in reversed(lines) if line.split()[4] == str(mountpoint)), None)
+
+
+def is_mounted(mountpoint: Path) -> bool:
+    """Whether anything is mounted there."""
+    return mount_line(mountpoint) is not None
+
+
+def wait_for_mounts(condition: Callable[[], bool]) -> None:
+    """Wait until ``condition`` holds; it is asked whenever the mount table changes."""
+    with Path("/proc/self/mountinfo").open("rb") as table:
+        poll = select.poll()
+        poll.register(table, select.POLLPRI)
+        table.read()
+        while not condition():
+            assert poll.poll(_PATIENCE * 1000), "nothing was mounted or unmounted"
+
+
+class Process:
+    """A process that may end while the test waits; made before, so that its number is its own."""
+
+    def __init__(self, pid: int) -> None:
+        self._fd = os.pidfd_open(pid)
+
+    def wait(self) -> None:
+        """Wait until it ended."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        ended = poll.poll(_PATIENCE * 1000)
+        os.close(self._fd)
+        assert ended, "the process still runs"
