@@ -168,8 +168,8 @@ def _tarfile_gnu(entry: Entry) -> bytes:
 
 
 def _old(entry: Entry) -> bytes:
-    if len(entry.name) > 100 or len(entry.link) > 100 or entry.rdev != (0, 0):
-        return _pax(entry)
+    if len(entry.name) > 100 or len(entry.link) > 100 or entry.type in (b"3", b"4"):
+        return _pax(entry)  # V7 has no room for long names and devices
     kind = b"\0" if entry.type == tarfile.REGTYPE else entry.type
     if entry.type == tarfile.DIRTYPE and entry.name.endswith(b"/"):
         kind = b"\0"
