@@ -285,7 +285,7 @@ class Store:
             return []
         try:
             return [_stored_image(one) for one in json.loads(raw)["images"]]
-        except (ValueError, KeyError, TypeError, InvalidReference) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, InvalidReference) as error:
             raise StoreError(f"{path}: damaged: {printable(str(error))}") from None
 
     def _write_catalogue(self, images: Sequence[StoredImage]) -> None:

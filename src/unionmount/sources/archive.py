@@ -19,7 +19,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from unionmount import core
-from unionmount.errors import DigestMismatch, FormatError, InvalidReference, LimitExceeded
+from unionmount.errors import (
+    DigestMismatch,
+    FormatError,
+    InvalidReference,
+    LimitExceeded,
+    NotFoundError,
+)
 from unionmount.image import MAX_LAYERS, Config, Image, load_json
 from unionmount.layer import FileIdentity, FileRange
 from unionmount.reference import Digest, Reference, printable
@@ -90,7 +96,7 @@ class TarFiles:
         """Walk to a member; ``..`` and absolute targets stay in the archive."""
         root = self._tree.getattr(core.ROOT)
         trail: list[core.Attributes] = []
-        pending = deque(os.fsencode(path).split(b"/"))
+        pending = deque(path.encode("utf-8", "surrogatepass").split(b"/"))
         hops = 0
         while pending:
             name = pending.popleft()
@@ -173,7 +179,7 @@ class DockerArchive:
         item = self._items[entry.number]
         config = self._config(item.config)
         if platform is not None and platform.distance(config.platform) is None:
-            raise FormatError(
+            raise NotFoundError(
                 f"{self.what}: image {config.digest} is for {config.platform}, not {platform}"
             )
         what = f"{self.what}: image {config.digest}"

@@ -69,6 +69,10 @@ class DirectoryFiles:
             fd = os.open(path, flags, dir_fd=self._root)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise FormatError(
+                f"{self.what}: '{printable(path)}': {os.strerror(error.errno or 0)}"
+            ) from None
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return fd
         os.close(fd)
