@@ -13,7 +13,13 @@
  * Threads: one parser is used by one thread at a time; there is no shared state.
  *
  * Memory is bounded by struct um_tar_limits, whatever numbers the archive holds: a header that
- * announces 8 EiB of extended header is refused before anything is allocated for it.
+ * announces 8 EiB of extended header is refused before anything is allocated for it. What global
+ * headers leave behind is bounded to 16 KiB and 64 xattrs, because it comes with every entry.
+ *
+ * Refused: a checksum, number or pax record that is malformed; a NUL in a path of a pax record; an
+ * owner or device number beyond 32 bits; a device in a V7 header; a sparse map that contradicts
+ * itself, its size or what is stored; parts of multi-volume archives ('M') and GNU's obsolete 'N'.
+ * Where readers of tar disagree, tar.c says what is done and why.
  */
 #ifndef UM_TAR_H
 #define UM_TAR_H
@@ -24,7 +30,7 @@
 
 enum um_tar_type {
     UM_TAR_FILE, /* types '0', NUL, '7', 'S' and pax sparse; unknown types too (POSIX says so) */
-    UM_TAR_DIRECTORY, /* '5'; and '0', NUL or '7' with a trailing slash in the name */
+    UM_TAR_DIRECTORY, /* '5', GNU 'D'; and '0', NUL or '7' with a trailing slash in the name */
     UM_TAR_SYMLINK,
     UM_TAR_HARDLINK,
     UM_TAR_CHARACTER,
@@ -33,8 +39,9 @@ enum um_tar_type {
 };
 
 struct um_tar_xattr {
-    struct um_slice name;  /* "user.comment": the key without its SCHILY./LIBARCHIVE. prefix */
-    struct um_slice value; /* arbitrary bytes (LIBARCHIVE's base64 is decoded) */
+    struct um_slice name;  /* "user.comment": the key without its SCHILY./LIBARCHIVE. prefix; not
+                            * empty, has no NUL */
+    struct um_slice value; /* arbitrary bytes, may be none (LIBARCHIVE's base64 is decoded) */
 };
 
 /* One run of stored bytes of a sparse file; the bytes between runs read as zeros. */
@@ -62,14 +69,15 @@ struct um_tar_entry {
     const struct um_tar_xattr *xattrs; /* in archive order; a later one of a name wins (the parser
                                         * reports each name once) */
     size_t n_xattrs;
-    uint64_t header; /* offset of the first header block that belongs to the entry */
+    uint64_t header; /* offset of the first header block that belongs to the entry; global headers
+                      * and volume labels belong to none */
 };
 
 /* What an archive may ask for. Zero in a field means its default. */
 struct um_tar_limits {
     uint64_t max_extended; /* bytes of one extended header or GNU long name; default 16 MiB: the
-                            * sum of xattrs may be some MiB */
-    uint64_t max_extents;  /* runs of one sparse file; default 1,048,576 */
+                            * sum of xattrs may be some MiB. Beyond: -EFBIG */
+    uint64_t max_extents;  /* runs of one sparse file; default 1,048,576. Beyond: -E2BIG */
 };
 
 /* Called for every entry, in archive order, before its payload. A non-zero result (a negative
@@ -98,8 +106,9 @@ void um_tar_skip(struct um_tar *tar, uint64_t size);
 /* Bytes consumed so far, fed and skipped. */
 uint64_t um_tar_position(const struct um_tar *tar);
 
-/* The stream has ended. 0 at the end-of-archive marker or, where that is missing, at the end of an
- * entry (padding of the last one may be missing too); -EBADMSG within a header or a payload. */
+/* The stream has ended. 0 at the end-of-archive marker (two zero blocks) or, where that is missing
+ * or halved, at the end of an entry (padding of the last one may be missing too); -EBADMSG within a
+ * header or a payload, or between an extended header and its entry. */
 int um_tar_finish(struct um_tar *tar, struct um_fault *fault);
 
 /* Frees the parser; NULL is fine. */

@@ -44,7 +44,7 @@ ORDER = (
 
 HEADERS = (
     ("base.h",),
-    ("tar.h",),
+    ("tar.h", "tar_private.h"),
     ("whiteout.h",),
     ("index_format.h",),
     ("index_build.h", "index_tables.h"),
