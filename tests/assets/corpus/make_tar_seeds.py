@@ -22,6 +22,12 @@ SPARSE_0_1 = {
     "GNU.sparse.numblocks": "2",
     "GNU.sparse.map": "0,2,500,3",
 }
+SPARSE_0_0 = {
+    "GNU.sparse.size": "1000",
+    "GNU.sparse.numblocks": "1",
+    "GNU.sparse.offset": "500",
+    "GNU.sparse.numbytes": "5",
+}
 XATTRS = {
     "SCHILY.xattr.user.a": "b",
     "LIBARCHIVE.xattr.user.c%3D": "AP8KCg",
@@ -32,14 +38,16 @@ KEYS = {"uid": "5", "gid": "", "mtime": "-1.5", "path": "the/path", "linkpath": 
 Member = tuple[str, bytes, dict[str, str], bytes]
 
 
-def archive(dialect: int, members: list[Member], global_headers: dict[str, str]) -> bytes:
+def archive(
+    dialect: int, members: list[Member], global_headers: dict[str, str], link: str = "target"
+) -> bytes:
     """A tar of (name, type, pax records, payload), without the filling of its last record."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=dialect, pax_headers=global_headers) as tar:
         for name, type_, records, payload in members:
             info = tarfile.TarInfo(name)
             info.type, info.pax_headers, info.size = type_, records, len(payload)
-            info.linkname = "target" if type_ in (b"1", b"2") else ""
+            info.linkname = link if type_ in (b"1", b"2") else ""
             tar.addfile(info, io.BytesIO(payload))
         end = tar.offset
     return out.getvalue()[: end + 1024]
@@ -63,6 +71,7 @@ def seeds() -> dict[str, bytes]:
     ]
     long = "d/" * 60 + "n" * 101
     ustar, gnu, pax = tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT
+    long_map = b"".join(b"%d\n1\n" % run for run in range(150))
     map_1_0 = b"2\n0\n2\n500\n3\n".ljust(512, b"\0") + b"abcde"
     return {
         "types": archive(ustar, types, {}),
@@ -73,6 +82,13 @@ def seeds() -> dict[str, bytes]:
             pax,
             [("a", b"0", {"uid": ""}, b""), ("b", b"0", XATTRS, b"")],
             {"uid": "5", "SCHILY.xattr.user.g": "g"},
+        ),
+        "times": archive(pax, [("a", b"0", {"mtime": "-1.00000000010"}, b"")], {}),
+        "gnu_long_link": archive(gnu, [("a", b"2", {}, b"")], {}, link="l" * 101),
+        "volumes": archive(gnu, [("label", b"V", {}, b""), ("part", b"M", {}, b"")], {}),
+        "sparse_0_0": archive(pax, [("a", b"0", SPARSE_0_0, b"abcde")], {}),
+        "sparse_1_0_long": archive(
+            pax, [("a", b"0", SPARSE_1_0, (b"150\n" + long_map).ljust(1536, b"\0"))], {}
         ),
         "sparse_0_1": archive(pax, [("a", b"0", SPARSE_0_1, b"abcde")], {}),
         "sparse_1_0": archive(pax, [("a", b"0", SPARSE_1_0, map_1_0)], {}),
