@@ -88,7 +88,9 @@ def seeds() -> dict[str, bytes]:
         "volumes": archive(gnu, [("label", b"V", {}, b""), ("part", b"M", {}, b"")], {}),
         "sparse_0_0": archive(pax, [("a", b"0", SPARSE_0_0, b"abcde")], {}),
         "sparse_1_0_long": archive(
-            pax, [("a", b"0", SPARSE_1_0, (b"150\n" + long_map).ljust(1536, b"\0"))], {}
+            pax,
+            [("a", b"0", SPARSE_1_0, (b"150\n" + long_map).ljust(1024, b"\0") + b"x" * 150)],
+            {},
         ),
         "sparse_0_1": archive(pax, [("a", b"0", SPARSE_0_1, b"abcde")], {}),
         "sparse_1_0": archive(pax, [("a", b"0", SPARSE_1_0, map_1_0)], {}),
