@@ -57,13 +57,6 @@ def run_in_background(serve: Callable[[Ready], None], inherited: Iterable[int]) 
     raise MountError(os.fsdecode(answer.removeprefix(_FAILED)) or _unexplained(status))
 
 
-def secure_standard_descriptors() -> None:
-    """Open what a caller closed of 0, 1 and 2, so that no file of ours gets such a number."""
-    for fd in (0, 1, 2):
-        if not _is_open(fd):
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is fd
-
-
 def log_to(path: Path) -> None:
     """Let standard error, which libfuse writes to, go to a file."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -60,6 +60,7 @@ def check_mountpoint(mountpoint: Path) -> None:
     where = printable(str(mountpoint))
     try:
         mode = mountpoint.stat().st_mode
+        os.statvfs(mountpoint)  # asks the server, where stat may be answered from memory
     except FileNotFoundError:
         raise MountError(f"mount point {where} does not exist") from None
     except OSError as error:

@@ -57,6 +57,7 @@ class LiveMount:
 
     def answers(self) -> bool:
         """Ask the file system something; False where another one is mounted there by now."""
+        os.statvfs(self.mountpoint)
         status = self.mountpoint.stat()
         return f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" == self.device
 

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from unionmount.errors import MountError, NotFoundError
-from unionmount.mountinfo import FILE_SYSTEM, mounts
+from unionmount.mountinfo import FILE_SYSTEM, mounted_at, mounts
 from unionmount.reference import printable
 
 _ID_BYTES = 6
@@ -131,12 +131,14 @@ class MountTable:
         return sorted(states, key=lambda one: (one.record.created, one.record.id))
 
     def find(self, target: str) -> Status:
-        """The record with this ID or, the newest one, with this mount point."""
-        path = os.path.realpath(target)
+        """The record with this ID, or of what is on top at this mount point, or was last."""
+        path = Path(os.path.realpath(target))
+        top = mounted_at(path)
         known = self.all()
-        named = [one for one in known if one.record.id == target]
-        placed = [one for one in known if one.record.mountpoint == path]
-        for one in (*named, *reversed(placed)):
+        found = [one for one in known if one.record.id == target]
+        placed = [one for one in reversed(known) if one.record.path == path]
+        found += [one for one in placed if top is not None and one.record.device == top.device]
+        for one in (*found, *placed):
             return one
         raise NotFoundError(f"{printable(target)}: no such mount")
 

@@ -124,7 +124,7 @@ def failing(code: int) -> pytest.RaisesExc[OSError]:
     return pytest.raises(OSError, check=lambda error: error.errno == code)
 
 
-# ---- attributes --------------------------------------------------------------------------------
+# ---- attributes ----------------------------------------------------------------------------------
 
 
 def test_attributes_of_a_file(root: Path) -> None:
@@ -195,7 +195,7 @@ def test_layers_are_merged(root: Path) -> None:
     assert os.listdir(root / "etc/sub") == ["three"]
 
 
-# ---- names -------------------------------------------------------------------------------------
+# ---- names ---------------------------------------------------------------------------------------
 
 
 def test_long_and_odd_names(root: Path) -> None:
@@ -230,7 +230,7 @@ def test_readlink(root: Path) -> None:
         os.readlink(root / "big")
 
 
-# ---- directories -------------------------------------------------------------------------------
+# ---- directories ---------------------------------------------------------------------------------
 
 
 def test_listing_has_every_name_once_with_its_type(root: Path) -> None:
@@ -324,7 +324,7 @@ def test_rewinddir_begins_again(many: Directory) -> None:
     assert many.next() == first == b"."
 
 
-# ---- files -------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 def test_reads_anywhere(root: Path) -> None:
@@ -451,7 +451,7 @@ def test_layers_are_listed_when_asked_for(image: Path, mount: Callable[..., Path
     assert os.listxattr(root / "link", follow_symlinks=False) == []
 
 
-# ---- permissions -------------------------------------------------------------------------------
+# ---- permissions ---------------------------------------------------------------------------------
 
 
 def as_user(uid: int, *command: str | Path, status: int = 0) -> subprocess.CompletedProcess[bytes]:
@@ -526,7 +526,7 @@ def test_suid_follows_the_options(
         subprocess.run([noexec / "id"], check=False)
 
 
-# ---- changes -----------------------------------------------------------------------------------
+# ---- changes -------------------------------------------------------------------------------------
 
 
 def _fallocate(root: Path) -> None:
@@ -640,7 +640,6 @@ def test_the_kernel_keeps_what_was_read(
 ) -> None:
     root = mount(image)
     assert (root / "big").read_bytes() == BIG
-    with open(root / "big", "rb") as file:  # opened again: the pages stay
-        with stopped(cli, root):
-            done = subprocess.run(["cat"], stdin=file, capture_output=True, check=True, timeout=20)
+    with open(root / "big", "rb") as file, stopped(cli, root):  # opened again: the pages stay
+        done = subprocess.run(["cat"], stdin=file, capture_output=True, check=True, timeout=20)
     assert done.stdout == BIG

@@ -96,6 +96,7 @@ def cli(settings: Settings, root: str | None, debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     settings = Settings()
+    _open_standard_streams()
     try:
         result: Any = cli.main(
             arguments, prog_name="unionmount", standalone_mode=False, obj=settings
@@ -116,6 +117,13 @@ def main(arguments: list[str] | None = None) -> int:
         text = f"internal error: {type(error).__name__}: {error}; --debug says where"
         return _complain(error, settings, text)
     return result if isinstance(result, int) else 0
+
+
+def _open_standard_streams() -> None:
+    """Open what the caller closed of 0, 1 and 2: no file of ours shall get such a number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the lowest number comes first
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _complain(error: Exception, settings: Settings, text: str) -> int:

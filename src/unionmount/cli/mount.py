@@ -55,7 +55,6 @@ def command(
     from unionmount.fusemount import check_mountpoint
     from unionmount.options import parse_options
 
-    daemon.secure_standard_descriptors()
     inherited = daemon.inherited_descriptors()
     wanted = parse_options(options)
     where = Path(os.path.realpath(mountpoint)) if mountpoint is not None else None

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unionmount.errors import NotFoundError, UnionmountError
+from unionmount.errors import MountError, NotFoundError, UnionmountError
+from unionmount.reference import printable
 
 if TYPE_CHECKING:
     from unionmount.mounts import MountTable, Record, Status
@@ -57,31 +58,41 @@ def unmount(table: MountTable, target: str, *, lazy: bool) -> None:
 
 def clean(table: MountTable, found: Status) -> None:
     """Remove a dead mount and its record; nobody can use what is dead, so it goes lazily."""
-    from unionmount.fusemount import unmount_fuse
     from unionmount.mounts import STALE
 
     if found.status == STALE:
-        unmount_fuse(found.record.path, lazy=True)
+        _take_away(found.record, lazy=True)
     table.forget(found.record)
 
 
 def _unmount_live(found: Status, *, lazy: bool) -> None:
-    from unionmount.fusemount import unmount_fuse
     from unionmount.mounts import DETACHED, wait_until_gone
 
     record = found.record
     if found.status != DETACHED:
-        unmount_fuse(record.path, lazy=lazy)
+        _take_away(record, lazy=lazy)
     if not lazy and not wait_until_gone(record, _PATIENCE):
         _say_still_running(record)
 
 
+def _take_away(record: Record, *, lazy: bool) -> None:
+    """Unmount a record's file system, and no other one that was mounted over it."""
+    from unionmount.fusemount import unmount_fuse
+    from unionmount.mountinfo import mounted_at
+
+    top = mounted_at(record.path)
+    if top is not None and top.device != record.device:
+        where = printable(record.mountpoint)
+        raise MountError(f"{where}: something else is mounted over it; unmount that first")
+    unmount_fuse(record.path, lazy=lazy)
+
+
 def _say_still_running(record: Record) -> None:
-    print(
-        f"unionmount: {record.mountpoint} is unmounted, but still used by somebody (a detached "
-        f"mount, or one in another mount namespace): process {record.pid} serves it until then",
-        file=sys.stderr,
+    text = (
+        f"{printable(record.mountpoint)} is unmounted, but still in use where it was detached or "
+        f"in another mount namespace: process {record.pid} serves it until then"
     )
+    print(f"unionmount: {text}", file=sys.stderr)
 
 
 def _unmount_unknown(target: str) -> None:
@@ -92,5 +103,5 @@ def _unmount_unknown(target: str) -> None:
     path = Path(os.path.realpath(target))
     mounted = mounted_at(path)
     if mounted is None or mounted.file_system != FILE_SYSTEM:
-        raise NotFoundError(f"{path}: no image is mounted there")
+        raise NotFoundError(f"{printable(str(path))}: no image is mounted there")
     unmount_fuse(path)

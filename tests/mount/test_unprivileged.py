@@ -1,0 +1,190 @@
+"""Mounting as an ordinary user, through fusermount3.
+
+Where root runs the tests, they become such a user, and /dev/fuse is opened to all for the time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from archives import Layer, docker_archive
+from mounting import CommandLine, Process, is_mounted, mount_line
+
+pytestmark = pytest.mark.needs("ordinary-user")
+
+USER = 65534
+BECOME_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
+# A virtual environment may stand in root's home, where only root gets to its Python. The user may
+# then read (not write) everywhere, but not mount; setuid programs do not inherit that.
+READ_ALL = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[None]:
+    """/dev/fuse open to the user."""
+    if os.geteuid():
+        yield
+        return
+    path = Path("/dev/fuse")
+    if not path.exists():
+        pytest.skip("/dev/fuse: No such file or directory")
+    before = path.stat().st_mode & 0o7777
+    path.chmod(0o666)
+    try:
+        yield
+    finally:
+        path.chmod(before)
+
+
+def become_user() -> tuple[str, ...]:
+    """The command that runs another one as the user."""
+    if os.geteuid():
+        return ()
+    reaches = subprocess.run([*BECOME_USER, sys.executable, "-c", ""], check=False, stderr=-3)
+    return BECOME_USER if reaches.returncode == 0 else (*BECOME_USER, *READ_ALL)
+
+
+@pytest.fixture
+def home(public_tmp: Path) -> Path:
+    """A directory of the user."""
+    if os.geteuid() == 0:
+        os.chown(public_tmp, USER, USER)
+    return public_tmp
+
+
+@pytest.fixture
+def user(device: None, home: Path) -> Iterator[CommandLine]:
+    """The command line, run by the user."""
+    environment = {
+        "UNIONMOUNT_RUNTIME_DIR": str(home / "run"),
+        "UNIONMOUNT_ROOT": str(home / "root"),
+        "HOME": str(home),
+    }
+    cli = CommandLine(become_user(), environment)
+    yield cli
+    for record in cli.records():
+        cli.run("umount", "--lazy", record["id"])
+
+
+@pytest.fixture
+def archive(home: Path) -> Path:
+    layer = Layer().file("motd", b"hello\n").file("secret", b"x", mode=0o600)
+    layer.file("suid", b"", mode=0o4755).directory("closed", 0o700)
+    return docker_archive(home / "image, with\\odd name.tar", [layer])
+
+
+@pytest.fixture
+def where(home: Path) -> Path:
+    directory = home / "mnt"
+    directory.mkdir()
+    if os.geteuid() == 0:
+        os.chown(directory, USER, USER)
+    return directory
+
+
+def as_user(*command: str | Path) -> subprocess.CompletedProcess[bytes]:
+    prefix = BECOME_USER if os.geteuid() == 0 else ()
+    return subprocess.run([*prefix, *command], capture_output=True, check=False)
+
+
+def test_mount_and_umount(user: CommandLine, archive: Path, where: Path) -> None:
+    assert user.run("mount", archive, where).stdout == f"{where}\n"
+    assert as_user("cat", where / "motd").stdout == b"hello\n"
+    line = (mount_line(where) or "").split()
+    assert {"ro", "nosuid", "nodev"} <= set(line[5].split(","))
+    kind, source, options = line[line.index("-") + 1 :]
+    assert kind == "fuse.unionmount"
+    assert source.endswith("/image,\\040with\\134odd\\040name.tar")
+    uid = os.geteuid() or USER
+    assert {f"user_id={uid}", "default_permissions"} <= set(options.split(","))
+    daemon = Process(user.record(where)["pid"])
+    user.run("umount", where)
+    daemon.wait()
+    assert not is_mounted(where)
+    assert user.records() == []
+
+
+def test_the_modes_of_the_image_count(user: CommandLine, archive: Path, where: Path) -> None:
+    user.run("mount", archive, where)
+    assert b"Permission denied" in as_user("cat", where / "secret").stderr
+    assert b"Permission denied" in as_user("ls", where / "closed").stderr
+    user.run("umount", where)
+
+
+@pytest.mark.needs("root")
+def test_others_are_kept_out(user: CommandLine, archive: Path, where: Path) -> None:
+    user.run("mount", archive, where)
+    with pytest.raises(PermissionError):
+        (where / "motd").read_bytes()
+    user.run("umount", where)
+
+
+def test_a_mount_point_is_made(user: CommandLine, archive: Path) -> None:
+    where = Path(user.run("mount", archive).stdout.rstrip("\n"))
+    assert as_user("cat", where / "motd").stdout == b"hello\n"
+    user.run("umount", where)
+    assert not where.exists()
+
+
+def test_a_busy_mount_stays(user: CommandLine, archive: Path, where: Path) -> None:
+    user.run("mount", archive, where)
+    prefix = BECOME_USER if os.geteuid() == 0 else ()
+    holder = [*prefix, "sh", "-c", 'cd "$0" && echo there && head -n 1 >&2', str(where)]
+    with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"there\n"
+        assert "is in use" in user.error("umount", where)
+        user.run("umount", "--lazy", where)
+        assert not is_mounted(where)
+        daemon = Process(user.records()[0]["pid"])
+        process.communicate()
+    daemon.wait()
+    assert user.records() == []
+
+
+def test_the_daemon_unmounts_at_a_signal(user: CommandLine, archive: Path, where: Path) -> None:
+    user.run("mount", archive, where)
+    pid = user.record(where)["pid"]
+    daemon = Process(pid)
+    assert as_user("kill", "-TERM", str(pid)).returncode == 0
+    daemon.wait()
+    assert not is_mounted(where)
+    assert user.records() == []
+
+
+def test_a_dead_mount_is_cleaned_up(user: CommandLine, archive: Path, where: Path) -> None:
+    user.run("mount", archive, where)
+    pid = user.record(where)["pid"]
+    daemon = Process(pid)
+    assert as_user("kill", "-KILL", str(pid)).returncode == 0
+    daemon.wait()
+    assert user.record(where)["status"].startswith("stale")
+    user.run("umount", where)
+    assert not is_mounted(where)
+
+
+def test_what_fusermount_refuses_is_told(user: CommandLine, archive: Path, home: Path) -> None:
+    message = user.error("mount", archive, "/usr")
+    assert message.startswith("mounting at /usr: ")
+    assert "fusermount3" not in message
+    assert user.records() == []
+
+
+@pytest.mark.parametrize("option", ["dev", "suid"])
+def test_options_that_are_roots(user: CommandLine, archive: Path, where: Path, option: str) -> None:
+    assert f"-o {option}: only root" in user.error("mount", "-o", option, archive, where)
+    assert not is_mounted(where)
+
+
+def test_without_fusermount(user: CommandLine, archive: Path, where: Path) -> None:
+    tools = {name: shutil.which(name) for name in ("setpriv", "env")}
+    prefix = [tools["setpriv"] or "", *user.prefix[1:]] if user.prefix else []
+    environment = {key: value for key, value in user.environment.items() if key != "PATH"}
+    cli = CommandLine(tuple(prefix), environment | {"PATH": "/nonexistent"})
+    assert "fusermount3 is not installed" in cli.error("mount", archive, where)
