@@ -3,7 +3,7 @@
 # make test             set up and run every check and test that this machine can run
 # make lint             the checks alone
 # make fuzz             run the fuzzers, FUZZ_SECONDS each
-# make bench            measure; prints a table, keeps JSON in bench/out
+# make bench            measure; prints tables, keeps JSON; BENCH_ARGS=--quick for a short run
 # make core             compile the C core in place, after a change to csrc
 # make wheel, make clean
 
@@ -53,7 +53,7 @@ fuzz:
 	$(MAKE) -C tests/c fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 
 bench: setup-test
-	$(VENV)/python -m bench
+	$(VENV)/python -m bench $(BENCH_ARGS)
 
 wheel: setup
 	$(VENV)/python -m pip wheel -q --no-deps -w dist .
