@@ -36,7 +36,9 @@ def _root() -> str | None:
 def _ordinary_user() -> str | None:
     if os.geteuid() == 0 and not shutil.which("setpriv"):
         return "setpriv is not installed"
-    return None if shutil.which("fusermount3") else "fusermount3 is not installed"
+    if not shutil.which("fusermount3"):
+        return "fusermount3 is not installed"
+    return _fuse()
 
 
 def _overlayfs() -> str | None:
