@@ -193,7 +193,7 @@ def _open_file(pull: Pull, path: str, what: str) -> tuple[int, bool]:
     """Open an archive that can be read at any offset; others are copied to the store first."""
     try:
         fd = os.dup(0) if path == STDIN else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"{what}: no such file or directory") from None
     with ExitStack() as stack:
         stack.callback(os.close, fd)
@@ -269,6 +269,7 @@ def _load_entry(pull: Pull, source: Source, entry: Entry) -> StoredImage:
     for blob in found.layers:
         _import(pull, blob)
     source.check_unchanged()
+    source.release()
     return pull.store.put_image(entry.names, _exact_image(pull.store, found))
 
 
@@ -291,7 +292,7 @@ def _open_layer(pull: Pull, blob: LayerBlob, *, in_place: bool) -> OpenLayer:
         _import(pull, blob)
         return pull.store.open_layer(blob.diff_id)
     _check_plain(pull, blob)
-    index = pull.store.index_in_place(data, blob.what)
+    index = pull.store.index_in_place(data, blob.what, pull.limits)
     try:
         copy = os.dup(data.fd)
     except OSError:

@@ -140,7 +140,8 @@ class Store:
             what = f"layer {diff_id}"
             index = _open_index(path / INDEX_NAME, size, what)
             if index is None:
-                index = self._make_index(FileRange(data, 0, size), what, path / INDEX_NAME)
+                whole = FileRange(data, 0, size)
+                index = self._make_index(whole, what, path / INDEX_NAME, self.limits)
             stack.pop_all()
         return OpenLayer(diff_id, data, 0, size, index)
 
@@ -151,21 +152,21 @@ class Store:
         except FileNotFoundError:
             raise NotFoundError(f"layer {diff_id} is not in the store") from None
 
-    def index_in_place(self, data: FileRange, what: str) -> int:
+    def index_in_place(self, data: FileRange, what: str, limits: ImportLimits | None = None) -> int:
         """A descriptor of the index of a tar that stays where it is; made when there is none."""
         identity = FileIdentity.of(data.fd)
         path = self.root / "inplace" / f"{_in_place_key(identity, data)}.idx"
         index = _open_index(path, data.length, what)
         if index is None:
-            index = self._make_index(data, what, path)
+            index = self._make_index(data, what, path, limits or self.limits)
         return index
 
-    def _make_index(self, data: FileRange, what: str, path: Path) -> int:
+    def _make_index(self, data: FileRange, what: str, path: Path, limits: ImportLimits) -> int:
         identity = FileIdentity.of(data.fd)
         with Staging(self._tmp) as staging, ExitStack() as stack:
             index = staging.create(INDEX_NAME)
             stack.callback(os.close, index)
-            with core.Indexer(what, self.limits.core) as indexer:
+            with core.Indexer(what, limits.core) as indexer:
                 for _ in indexer.scan(data.fd, data.offset, data.length):
                     pass
                 identity.check(data.fd, what)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -40,7 +41,7 @@ from unit.imagefiles import (
 
 from unionmount.errors import FormatError, NotFoundError, UsageError
 from unionmount.image import Platform
-from unionmount.pull import open_image
+from unionmount.pull import load, open_image
 from unionmount.sources import Location
 from unionmount.store import Store
 
@@ -85,6 +86,8 @@ def test_a_source_is_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "localhost:5000/a": ("stored", "localhost:5000/a", ""),
         "example.org/a:1": ("stored", "example.org/a:1", ""),
         "4f5e6a": ("stored", "4f5e6a", ""),
+        "x" * 5000: ("stored", "x" * 5000, ""),
+        "\0": ("stored", "\0", ""),
     }
     for text, wanted in cases.items():
         location = Location.parse(text)
@@ -242,27 +245,13 @@ def test_links_that_lead_nowhere(
 
 
 def test_a_sparse_member_is_refused(store: Store, tmp_path: Path) -> None:
-    name, size = tmp_path / "layer.tar", 10 << 20
-    with name.open("wb") as file:
-        file.truncate(size)
-    subprocess.run(
-        ["tar", "-C", tmp_path, "--sparse", "-cf", tmp_path / "sparse.tar", "layer.tar"], check=True
-    )
-    members = docker_archive(IMAGE)
-    layers = json.loads(members["manifest.json"])
-    layers[0]["Layers"] = ["layer.tar", "layer.tar"]
-    members["manifest.json"] = json.dumps(layers).encode()
-    whole = tmp_path / "a.tar"
-    sparse = (tmp_path / "sparse.tar").read_bytes()
-    end = sparse.rindex(b"ustar") - 257 + 512  # up to and with the last header; its data is a hole
-    rest = {key: value for key, value in members.items() if not key.endswith("layer.tar")}
-    with tarfile.open(tmp_path / "sparse.tar") as archive:
-        assert archive.getmember("layer.tar").issparse()
-    whole.write_bytes(
-        sparse[: end + (-end % 512)].rstrip(b"\0").ljust(-(-end // 512) * 512, b"\0") + tar(rest)
-    )
-    with pytest.raises(FormatError, match=r"sparse|damaged|layer"):
-        open_image(store, str(whole))
+    folder = write_directory(tmp_path / "members", docker_archive(IMAGE))
+    name = f"{IMAGE.diff_ids[0][7:]}/layer.tar"
+    with (folder / name).open("r+b") as file:
+        file.truncate(10 << 20)
+    subprocess.run(["tar", "-C", folder, "--sparse", "-cf", tmp_path / "a.tar", "."], check=True)
+    with pytest.raises(FormatError, match=f"'{name}': is sparse"):
+        open_image(store, str(tmp_path / "a.tar"))
 
 
 @pytest.mark.parametrize(
@@ -454,6 +443,18 @@ def test_what_is_no_layout(store: Store, tmp_path: Path) -> None:
         open_image(store, f"oci:{tmp_path}/none")
     with pytest.raises(UsageError, match="is a directory"):
         open_image(store, f"docker-archive:{tmp_path}")
+
+
+def test_more_images_than_descriptors(store: Store, tmp_path: Path) -> None:
+    images = [MadeImage((tar({str(n): b""}),), (f"many:{n}",)) for n in range(40)]
+    path = write_directory(tmp_path / "x", oci_layout(*images))
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 25, hard))
+    try:
+        assert len(load(store, f"oci:{path}")) == 40
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_encrypted_layers_are_refused(store: Store, tmp_path: Path) -> None:

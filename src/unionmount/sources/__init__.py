@@ -74,23 +74,29 @@ def _split_path(text: str) -> tuple[str, str]:
     """Cut a path from its REF: the shortest beginning that exists, for a path may have colons."""
     if not text:
         raise UsageError("the path of the source is empty")
-    if not Path(text).exists():
+    if not _exists(text):
         parts = text.split(":")
         for i in range(1, len(parts)):
             path = ":".join(parts[:i])
-            if path == STDIN or (path and Path(path).exists()):
+            if path == STDIN or (path and _exists(path)):
                 return path, ":".join(parts[i:])
     return text, ""
 
 
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long for a path, or not allowed to look
+        return False
+
+
 def _is_path(text: str) -> bool:
     """Whether a bare word is meant as a path: an image and a directory may share a name."""
-    path = Path(text)
     if text == STDIN or text.startswith(("/", "./", "../")):
         return True
-    if path.is_dir():
-        return "/" in text or (path / "index.json").exists()
-    return path.exists()
+    if _exists(text) and Path(text).is_dir():
+        return "/" in text or _exists(f"{text}/index.json")
+    return _exists(text)
 
 
 class Files(Protocol):
@@ -101,13 +107,22 @@ class Files(Protocol):
         """The directory or tar, for messages."""
 
     def find(self, path: str) -> FileRange | None:
-        """The bytes of a file, valid until ``close``; None where there is no such file."""
+        """The bytes of a file, valid until ``release``; None where there is no such file."""
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file, without keeping it open; None where there is no such file."""
+
+    def read(self, path: str) -> bytes | None:
+        """A document; None where there is none, LimitExceeded where it is too large for one."""
 
     def check_unchanged(self) -> None:
         """FormatError where something that was found has changed since."""
 
+    def release(self) -> None:
+        """Let go of what was found; there may be more files than descriptors."""
+
     def close(self) -> None:
-        """Close what was opened."""
+        """Close everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +180,19 @@ class Source(Protocol):
         """The images, in their order."""
 
     def image(self, entry: Entry, platform: Platform | None) -> SourceImage:
-        """One image, with documents verified and layers found but not read."""
+        """One image, with documents verified and layers found but not read.
+
+        Its ranges are valid until ``release``.
+        """
 
     def check_unchanged(self) -> None:
         """FormatError where the source has changed since it was opened."""
 
+    def release(self) -> None:
+        """Let go of the layers that were found; ranges are invalid then."""
+
     def close(self) -> None:
-        """Close what was opened; ranges are invalid then."""
+        """Close everything."""
 
     def __enter__(self) -> Self:
         """Return the source."""

@@ -89,6 +89,16 @@ class TarFiles:
             raise FormatError(self._about(path, "is sparse, which is not supported")) from None
         return FileRange(self._fd, offset, length)
 
+    def size(self, path: str) -> int | None:
+        """Bytes of a member."""
+        data = self.find(path)
+        return None if data is None else data.length
+
+    def read(self, path: str) -> bytes | None:
+        """A document."""
+        data = self.find(path)
+        return None if data is None else read_range(data, f"{self.what}: '{printable(path)}'")
+
     def _about(self, path: str, problem: str) -> str:
         return f"{self.what}: '{printable(path)}': {problem}"
 
@@ -121,6 +131,9 @@ class TarFiles:
         """FormatError where the archive has changed since it was opened."""
         self._identity.check(self._fd, self.what)
 
+    def release(self) -> None:
+        """Do nothing: all members share one descriptor."""
+
     def close(self) -> None:
         """Close the archive."""
         self._resources.close()
@@ -145,16 +158,16 @@ def open_archive(files: TarFiles, kind: str, fallback_name: str) -> Source:
 
 
 def _recognise(files: TarFiles, kind: str, fallback_name: str) -> Source:
-    data = files.find(MANIFEST)
-    items = _parse_items(files, data) if data is not None else []
-    if files.find(INDEX) is not None:
+    raw = files.read(MANIFEST)
+    items = _parse_items(raw, f"{files.what}: {MANIFEST}") if raw is not None else []
+    if files.size(INDEX) is not None:
         names = {digest: item.names for item in items if (digest := _digest_of(item.config))}
         return OciLayout(files, fallback_name, names)
     if kind == "oci-archive":
         raise FormatError(f"{files.what}: not an OCI archive (no {INDEX} in it)")
-    if data is not None:
+    if raw is not None:
         return DockerArchive(files, items)
-    if files.find("repositories") is not None:
+    if files.size("repositories") is not None:
         raise FormatError(f"{files.what}: archives older than Docker 1.10 are not supported")
     raise FormatError(f"{files.what}: not an image archive (no {MANIFEST} or {INDEX} in it)")
 
@@ -204,7 +217,10 @@ class DockerArchive:
 
     def _config(self, path: str) -> Config:
         what = f"{self.what}: config '{printable(path)}'"
-        config = Config.parse(read_range(self._range(path), what), what)
+        raw = self._files.read(path)
+        if raw is None:
+            raise FormatError(f"{what}: is missing")
+        config = Config.parse(raw, what)
         named = _digest_of(path)
         if named is not None and named != config.digest:
             raise DigestMismatch(what, str(named), str(config.digest))
@@ -213,6 +229,10 @@ class DockerArchive:
     def check_unchanged(self) -> None:
         """FormatError where the archive has changed since it was opened."""
         self._files.check_unchanged()
+
+    def release(self) -> None:
+        """Let go of the layers that were found."""
+        self._files.release()
 
     def close(self) -> None:
         """Close the archive."""
@@ -236,9 +256,8 @@ def _digest_of(path: str) -> Digest | None:
     return Digest("sha256", match[1]) if match else None
 
 
-def _parse_items(files: TarFiles, data: FileRange) -> list[_Item]:
-    what = f"{files.what}: {MANIFEST}"
-    document = load_json(read_range(data, what), what)
+def _parse_items(raw: bytes, what: str) -> list[_Item]:
+    document = load_json(raw, what)
     if not isinstance(document, list):
         raise FormatError(f"{what}: not a list")
     if len(document) > _MAX_IMAGES:

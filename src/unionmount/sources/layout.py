@@ -63,6 +63,25 @@ class DirectoryFiles:
             self._open[path] = FileRange(fd, 0, identity.size), identity
         return self._open[path][0]
 
+    def size(self, path: str) -> int | None:
+        """Bytes of a regular file."""
+        try:
+            status = os.stat(path, dir_fd=self._root, follow_symlinks=False)
+        except OSError:
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def read(self, path: str) -> bytes | None:
+        """A document."""
+        fd = self._open_file(path)
+        if fd is None:
+            return None
+        try:
+            what = f"{self.what}: '{printable(path)}'"
+            return read_range(FileRange(fd, 0, os.fstat(fd).st_size), what)
+        finally:
+            os.close(fd)
+
     def _open_file(self, path: str) -> int | None:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
@@ -83,20 +102,24 @@ class DirectoryFiles:
         for path, (found, identity) in self._open.items():
             identity.check(found.fd, f"{self.what}: '{printable(path)}'")
 
-    def close(self) -> None:
-        """Close the directory and all files."""
+    def release(self) -> None:
+        """Close all files."""
         opened, self._open = self._open, {}
         for found, _ in opened.values():
             os.close(found.fd)
+
+    def close(self) -> None:
+        """Close all files and the directory."""
+        self.release()
         root, self._root = self._root, -1
         if root >= 0:
             os.close(root)
 
 
-def read_range(data: FileRange, what: str, limit: int = MAX_DOCUMENT) -> bytes:
+def read_range(data: FileRange, what: str) -> bytes:
     """The bytes of a document; refuses a large one before it is read."""
-    if data.length > limit:
-        raise LimitExceeded(f"{what}: {data.length} bytes, more than {limit}")
+    if data.length > MAX_DOCUMENT:
+        raise LimitExceeded(f"{what}: {data.length} bytes, more than {MAX_DOCUMENT}")
     raw = os.pread(data.fd, data.length, data.offset)
     if len(raw) != data.length:
         raise SizeMismatch(what, data.length, len(raw))
@@ -122,10 +145,10 @@ class OciLayout:
         self._groups = _grouped([one for one in roots if one.is_manifest or one.is_index])
 
     def _read(self, path: str) -> bytes:
-        data = self._files.find(path)
-        if data is None:
+        raw = self._files.read(path)
+        if raw is None:
             raise FormatError(f"{self.what}: {path} is missing; this is no OCI image layout")
-        return read_range(data, f"{self.what}: {path}")
+        return raw
 
     def _check_version(self) -> None:
         marker = load_json(self._read(MARKER), f"{self.what}: {MARKER}")
@@ -178,19 +201,16 @@ class OciLayout:
         return fulfil(select(group, platform, self.what, self._has), self._fetch)
 
     def _has(self, descriptor: Descriptor) -> bool:
-        return self._files.find(_blob_path(descriptor.digest)) is not None
-
-    def _blob(self, descriptor: Descriptor, what: str) -> FileRange:
-        data = self._files.find(_blob_path(descriptor.digest))
-        if data is None:
-            raise FormatError(f"{what}: is missing")
-        if data.length != descriptor.size:
-            raise SizeMismatch(what, descriptor.size, data.length)
-        return data
+        return self._files.size(_blob_path(descriptor.digest)) is not None
 
     def _fetch(self, descriptor: Descriptor) -> bytes:
+        """A document, verified."""
         what = f"{self.what}: blob {descriptor.digest}"
-        raw = read_range(self._blob(descriptor, what), what)
+        raw = self._files.read(_blob_path(descriptor.digest))
+        if raw is None:
+            raise FormatError(f"{what}: is missing")
+        if len(raw) != descriptor.size:
+            raise SizeMismatch(what, descriptor.size, len(raw))
         actual = Digest.of(raw, descriptor.digest.algorithm)
         if actual != descriptor.digest:
             raise DigestMismatch(what, str(descriptor.digest), str(actual))
@@ -200,11 +220,20 @@ class OciLayout:
         what = f"{self.what}: layer {descriptor.digest}"
         if descriptor.media_type.endswith("+encrypted"):
             raise FormatError(f"{what}: encrypted layers are not supported")
-        return LayerBlob(what, self._blob(descriptor, what), diff_id, descriptor.digest)
+        data = self._files.find(_blob_path(descriptor.digest))
+        if data is None:
+            raise FormatError(f"{what}: is missing")
+        if data.length != descriptor.size:
+            raise SizeMismatch(what, descriptor.size, data.length)
+        return LayerBlob(what, data, diff_id, descriptor.digest)
 
     def check_unchanged(self) -> None:
         """FormatError where a file that was opened has changed."""
         self._files.check_unchanged()
+
+    def release(self) -> None:
+        """Let go of the layers that were found."""
+        self._files.release()
 
     def close(self) -> None:
         """Close all files."""
