@@ -100,7 +100,6 @@ bool um_tar_parse_time(struct um_slice text, int64_t *seconds, uint32_t *nsec)
         return true;
     /* -(whole + f) = -(whole + 1) + (1 - f); what was cut off makes it smaller still. */
     *nsec = 1000000000u - *nsec - more;
-    if (*nsec < 1000000000u)
-        *seconds -= 1;
+    *seconds -= 1;
     return true;
 }

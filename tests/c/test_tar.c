@@ -366,6 +366,20 @@ TEST(gnu_header_of_early_go_has_a_prefix)
     CHECK_STR(result.seen[0].name, "usr/share/very/long/directory/a");
 }
 
+TEST(a_prefix_may_begin_like_a_time)
+{
+    struct maker archive = {0};
+    add_header(&archive, "a", '0', 0);
+    set_gnu(&archive);
+    set_text(&archive, 345, "012345670123/not-a-time");
+    add_header(&archive, "b", '0', 0);
+    set_gnu(&archive);
+    set_text(&archive, 345, "not ASCII: \xff");
+    expect_entries(&archive, 2);
+    CHECK_STR(result.seen[0].name, "012345670123/not-a-time/a");
+    CHECK_STR(result.seen[1].name, "b");
+}
+
 TEST(names_need_not_be_utf8)
 {
     struct maker archive = {0};
@@ -660,6 +674,24 @@ TEST(volume_label_is_skipped)
     expect_entries(&archive, 1);
     CHECK_STR(result.seen[0].name, "a");
     CHECK_INT(result.seen[0].header, 1024);
+}
+
+TEST(volume_label_without_a_size_is_refused)
+{
+    struct maker archive = {0};
+    add_header(&archive, "label", 'V', 0);
+    set_text(&archive, 124, "oops");
+    expect_refusal(&archive, -EBADMSG, 124, "124 is not a number");
+}
+
+TEST(volume_label_takes_what_was_said_before_it)
+{
+    struct maker archive = {0};
+    add_record(&archive, 'x', "path", "of the label");
+    add_header(&archive, "label", 'V', 0);
+    add_header(&archive, "a", '0', 0);
+    expect_entries(&archive, 1);
+    CHECK_STR(result.seen[0].name, "a");
 }
 
 TEST(parts_of_volumes_are_refused)
@@ -1065,7 +1097,7 @@ TEST(libarchive_xattrs_are_encoded)
     record(&records, "LIBARCHIVE.xattr.user.a%3Db%25%zz%4", "AP8KCg");
     record(&records, "LIBARCHIVE.xattr.user.padded", "AP8KCg==");
     record(&records, "LIBARCHIVE.xattr.user.empty", "");
-    record(&records, "LIBARCHIVE.xattr.user.three", "YWJj");
+    record(&records, "LIBARCHIVE.xattr.user.abcdef", "YWJj");
     add_records(&archive, 'x', &records);
     add_header(&archive, "a", '0', 0);
     expect_entries(&archive, 1);
@@ -1075,6 +1107,7 @@ TEST(libarchive_xattrs_are_encoded)
     CHECK_BYTES(file->xattrs[0].value, file->xattrs[0].size, "\0\xff\n\n");
     CHECK_BYTES(file->xattrs[1].value, file->xattrs[1].size, "\0\xff\n\n");
     CHECK_INT(file->xattrs[2].size, 0);
+    CHECK_STR(file->xattrs[3].name, "user.abcdef");
     CHECK_BYTES(file->xattrs[3].value, file->xattrs[3].size, "abc");
 }
 
@@ -1226,6 +1259,19 @@ TEST(gnu_sparse_end_within_blocks_is_refused)
     expect_refusal(&archive, -EBADMSG, 512, "within a header");
 }
 
+TEST(gnu_sparse_bad_run_in_a_further_block_is_refused)
+{
+    struct maker archive = {0};
+    uint8_t block[513] = {0};
+    add_gnu_sparse(&archive, 2, 1000);
+    set_bytes(&archive, 482, "\x01", 1);
+    gnu_run(block, 0, 0, 2);
+    memcpy(block + 24, "bad", 3);
+    add_bytes(&archive, block, 512);
+    add_payload(&archive, "ab", 2);
+    expect_refusal(&archive, -EBADMSG, 512 + 24, "pair of numbers");
+}
+
 TEST(gnu_sparse_refusals)
 {
     struct maker archive = {0};
@@ -1318,6 +1364,21 @@ TEST(pax_sparse_0_0)
     check_runs(2, 1000, 1536, 5);
     check_run(1, 500, 3, 1538);
     CHECK(!result.seen[1].sparse);
+}
+
+TEST(pax_sparse_0_1_may_name_its_version)
+{
+    struct maker archive = {0}, records = {0};
+    record(&records, "GNU.sparse.major", "0");
+    record(&records, "GNU.sparse.minor", "1");
+    record(&records, "GNU.sparse.size", "1000");
+    record(&records, "GNU.sparse.map", "998,2");
+    add_records(&archive, 'x', &records);
+    add_header(&archive, "a", '0', 2);
+    add_payload(&archive, "ab", 2);
+    expect_entries(&archive, 1);
+    check_runs(1, 1000, 1536, 2);
+    check_run(0, 998, 2, 1536);
 }
 
 TEST(pax_sparse_0_1)
@@ -1458,6 +1519,7 @@ TEST(pax_sparse_refusals)
     REFUSE_SPARSE('0', 0, "unknown version", {"GNU.sparse.major", "1"}, {"GNU.sparse.minor", "1"});
     REFUSE_SPARSE('0', 0, "unknown version", {"GNU.sparse.major", "2"}, {"GNU.sparse.minor", "0"});
     REFUSE_SPARSE('0', 0, "unknown version", {"GNU.sparse.minor", "1"});
+    REFUSE_SPARSE('0', 0, "unknown version", {"GNU.sparse.major", "0"}, {"GNU.sparse.minor", "2"});
     REFUSE_SPARSE('0', 0, "number of runs", {"GNU.sparse.size", "9"}, {"GNU.sparse.numblocks", "2"},
                   {"GNU.sparse.map", "0,1"});
     REFUSE_SPARSE('0', 0, "two maps", {"GNU.sparse.major", "1"}, {"GNU.sparse.minor", "0"},
