@@ -84,7 +84,7 @@ def _item(full: bytes, status: os.stat_result, names: tuple[bytes, ...]) -> Item
         gid=status.st_gid,
         size=0 if kind == stat.S_IFDIR else status.st_size,
         mtime_ns=status.st_mtime_ns,
-        target=os.readlink(full) if kind == stat.S_IFLNK else b"",
+        target=os.readlink(full) if kind == stat.S_IFLNK else b"",  # noqa: PTH115 - bytes
         rdev=(os.major(status.st_rdev), os.minor(status.st_rdev)) if is_device else (0, 0),
         xattrs=_xattrs(full),
         digest=_digest(full) if kind == stat.S_IFREG else "",

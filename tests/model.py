@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal
+from typing import cast
 
 Path = tuple[bytes, ...]
 
@@ -185,7 +186,8 @@ def _member(archive: tarfile.TarFile, info: _RawInfo, layer: int) -> _Member:
         assert stream is not None
         content = stream.read()
     link = _bytes(info.linkname) if is_link or kind == SYMLINK else None
-    stored = sum(length for _, length in info.sparse) if info.sparse else len(content)
+    runs = cast("list[tuple[int, int]] | None", info.sparse)
+    stored = sum(length for _, length in runs) if runs else len(content)
     meta = Meta(info.mode & 0o7777, info.uid, info.gid, _mtime(info), _xattrs(info), layer)
     rdev = (info.devmajor, info.devminor)
     return _Member(0 if is_link else kind, _name(info), link, meta, content, stored, rdev)

@@ -49,7 +49,8 @@ def padded(data: bytes) -> bytes:
 def _number(value: int, width: int) -> bytes:
     if 0 <= value < 8 ** (width - 1):
         return b"%0*o\0" % (width - 1, value)
-    return (value % 256**width | 1 << (width * 8 - 1)).to_bytes(width, "big")
+    number: int = value % 256**width | 1 << (width * 8 - 1)
+    return number.to_bytes(width, "big")
 
 
 def header(
@@ -338,7 +339,9 @@ _xattr = st.one_of(
     st.just((b"security.capability", _capability)),
 )
 _xattrs = st.one_of(
-    st.just(()), st.just(()), st.lists(_xattr, max_size=3, unique_by=lambda pair: pair[0]).map(tuple)
+    st.just(()),
+    st.just(()),
+    st.lists(_xattr, max_size=3, unique_by=lambda pair: pair[0]).map(tuple),
 )
 _content = st.one_of(
     st.binary(max_size=40),
@@ -391,7 +394,9 @@ def _kinds(name: bytes) -> st.SearchStrategy[Entry]:
         rdev=st.sampled_from([(0, 0), (1, 3), (8, 1), (0, 1), (259, 70_000)]),
     )
     fifo = st.builds(Entry, st.just(b"6"), st.just(name))
-    return st.one_of(file, file, directory, directory, symlink, link, link, device, fifo, _sparse(name))
+    return st.one_of(
+        file, file, directory, directory, symlink, link, link, device, fifo, _sparse(name)
+    )
 
 
 def _target(name: bytes) -> st.SearchStrategy[bytes]:
@@ -425,7 +430,9 @@ def _plain_entry(draw: st.DrawFn) -> Entry:
 
 @st.composite
 def _marker(draw: st.DrawFn) -> Entry:
-    prefix = draw(st.one_of(st.just(b""), _spelled(st.lists(_component, max_size=2).map(b"/".join))))
+    prefix = draw(
+        st.one_of(st.just(b""), _spelled(st.lists(_component, max_size=2).map(b"/".join)))
+    )
     hidden = draw(st.sampled_from([*_COMMON, *_COMMON, b"\xff\xfe", b".b", b"...."]))
     mark = draw(
         st.sampled_from(

@@ -106,9 +106,9 @@ def populate(root: Path) -> None:
     _write(top / "becomes-directory", b"a file\n")
     _write(top / "becomes-file/child", b"a child\n")
     _write(top / "becomes-symlink/child", b"a child\n")
-    os.symlink("kept", top / "symlink-becomes-directory")
-    os.symlink("../" * 20 + "etc/passwd", top / "symlink-out")
-    os.symlink("nowhere", top / "symlink-dangling")
+    (top / "symlink-becomes-directory").symlink_to("kept")
+    (top / "symlink-out").symlink_to("../" * 20 + "etc/passwd")
+    (top / "symlink-dangling").symlink_to("nowhere")
     _write(top / ("n" * 255), b"a long name\n")
     _write(top / ("d" * 120) / ("e" * 120) / "file", b"a long path\n")
     _write(top / "a name with spaces\nand a newline", b"\n")
@@ -158,7 +158,7 @@ def change(root: Path) -> None:
     shutil.rmtree(top / "becomes-file")
     _write(top / "becomes-file", b"a file now\n")
     shutil.rmtree(top / "becomes-symlink")
-    os.symlink("kept", top / "becomes-symlink")
+    (top / "becomes-symlink").symlink_to("kept")
     (top / "symlink-becomes-directory").unlink()
     _write(top / "symlink-becomes-directory/child", b"not in kept\n")
     special(top / "special-too")
@@ -201,10 +201,9 @@ def _base(layout: Path, work: Path) -> None:
 
 
 def _buildah_layers(layout: Path, out: Path, work: Path) -> None:
-    storage = ["--storage-driver", "vfs", "--root", work / "storage", "--runroot", work / "run"]
-
     def buildah(*words: str) -> str:
-        return run("buildah", *storage, *words)
+        storage = ("--root", work / "storage", "--runroot", work / "run")
+        return run("buildah", "--storage-driver", "vfs", *storage, *words)
 
     source = f"oci:{layout}:base"
     steps: list[Callable[[Path], None]] = [rebuild, rebuild_again]

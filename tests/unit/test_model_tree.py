@@ -6,11 +6,12 @@ import errno
 import io
 import os
 import random
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import model
 import pytest
@@ -33,8 +34,7 @@ _ABSENT = [b"a", b"b", b"c", b"d", b".wh.a", b".wh..wh..opq", b".wh..wh.plnk", b
 
 def fed(tar: bytes, seed: random.Random) -> bytes:
     """The index of a tar that came in pieces of random sizes."""
-    out = tempfile.TemporaryFile()
-    with out, Indexer("fed") as indexer:
+    with tempfile.TemporaryFile() as out, Indexer("fed") as indexer:
         at = 0
         while at < len(tar):
             size = seed.choice([1, 7, 511, 512, 513, 1024, 5000, 100_000])
@@ -54,7 +54,8 @@ def scanned(tar: IO[bytes], offset: int, size: int, out: IO[bytes]) -> None:
 
 
 def _layer(tar: bytes, seed: random.Random, stack: ExitStack) -> TreeLayer:
-    file, out = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+    file = stack.enter_context(tempfile.TemporaryFile())
+    out = stack.enter_context(tempfile.TemporaryFile())
     before = seed.choice([0, 0, 512, 1])
     file.write(b"\xaa" * before + tar + b"\xaa" * 600)
     file.flush()
@@ -71,9 +72,7 @@ def trees(tars: Sequence[bytes], seed: random.Random) -> Iterator[list[Tree]]:
     """A tree of the lowest layer, one of the lowest two, and so on."""
     with ExitStack() as stack:
         layers = [_layer(tar, seed, stack) for tar in tars]
-        yield [
-            stack.enter_context(Tree(layers[: number + 1])) for number in range(len(layers))
-        ]
+        yield [stack.enter_context(Tree(layers[: number + 1])) for number in range(len(layers))]
 
 
 # ---- comparing ---------------------------------------------------------------------------------
@@ -160,7 +159,7 @@ class Comparison:
         self.numbers[path] = number
         assert _shown(attributes) == _fields(node), path
         assert self.tree.getattr(number) == attributes, path
-        names = self.tree.listxattr(number)
+        names = cast("list[bytes]", self.tree.listxattr(number))
         assert {name: self.tree.getxattr(number, name) for name in names} == node.xattrs, path
         assert len(names) == len(node.xattrs)
         if node.kind == model.SYMLINK:
@@ -223,9 +222,7 @@ def _summaries(stack: model.Stack, tree: Tree) -> None:
 @given(strategies.stacks, st.booleans(), st.integers(0, 1000))
 @example([[]], False, 0)
 @example([[], [], []], True, 0)
-def test_the_core_agrees_with_the_model(
-    stack: list[list[Entry]], trailer: bool, seed: int
-) -> None:
+def test_the_core_agrees_with_the_model(stack: list[list[Entry]], trailer: bool, seed: int) -> None:
     agree([tar_of(entries, trailer=trailer) for entries in stack], random.Random(seed))
 
 
@@ -355,9 +352,6 @@ def test_the_largest_xattr_is_taken(make: Callable[[list[Entry]], bytes]) -> Non
 
 
 def test_a_real_archive_of_tar_agrees(tmp_path: Path) -> None:
-    """tarfile's own reading of a big tar is the model; the source tree makes a good one."""
-    import tarfile  # noqa: PLC0415
-
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
         archive.add(Path(os.__file__).parent / "json", "json")

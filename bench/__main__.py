@@ -1,0 +1,5 @@
+"""Run the measurements."""
+
+from bench.run import main
+
+main()

@@ -1,0 +1,327 @@
+"""What unionmount's speed and memory are, beside those of the tools that do the same job.
+
+    python -m bench [--quick] [--only PART …] [--output FILE] [--images DIR]
+
+Prints one Markdown table per part and keeps all numbers as JSON. bench/README.md says how each
+number is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from bench import synthetic
+
+PROJECT = Path(__file__).parent.parent
+sys.path.insert(0, str(PROJECT / "tests"))
+
+from images.build import RealImage, real_image  # noqa: E402 - it lives beside the tests
+
+from unionmount.core import Indexer  # noqa: E402
+
+_MANY = {"MB/s": "", "headers/s": ">= 500,000"}
+_LARGE = {"MB/s": ">= 1,000"}
+_COMMAND = Path(sys.executable).parent / "unionmount"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One number and, where there is one, what was wanted."""
+
+    part: str
+    what: str
+    value: float
+    unit: str
+    wanted: str = ""
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _median_of(runs: int, *functions: Callable[[], object]) -> list[float]:
+    """Medians; the functions take turns, so that the machine's moods hit all of them."""
+    taken: list[list[float]] = [[] for _ in functions]
+    for _ in range(runs):
+        for times, function in zip(taken, functions, strict=True):
+            times.append(_seconds(function))
+    return [statistics.median(times) for times in taken]
+
+
+# ---- indexing ----------------------------------------------------------------------------------
+
+
+def _scan(path: Path) -> None:
+    with path.open("rb") as tar, tempfile.TemporaryFile() as out, Indexer("bench") as indexer:
+        size = path.stat().st_size
+        for _ in indexer.scan(tar.fileno(), 0, size):
+            pass
+        indexer.finish(size, out.fileno())
+
+
+def _feed(path: Path) -> None:
+    with (
+        path.open("rb", buffering=0) as tar,
+        tempfile.TemporaryFile() as out,
+        Indexer("bench") as indexer,
+    ):
+        buffer = bytearray(1 << 20)
+        while size := tar.readinto(buffer):
+            indexer.feed(memoryview(buffer)[:size])
+        indexer.finish(path.stat().st_size, out.fileno())
+
+
+def _tarfile(path: Path) -> None:
+    with tarfile.open(path, "r:") as tar:
+        while tar.next() is not None:
+            tar.members = []  # type: ignore[attr-defined]  # as its manual says, to bound memory
+
+
+def _index_rows(path: Path, what: str, headers: int, wanted: dict[str, str]) -> Iterator[Row]:
+    size = path.stat().st_size
+    functions = {"scan in place": _scan, "feed as a stream": _feed, "tarfile": _tarfile}
+    for function in functions.values():
+        function(path)  # the file is in the page cache from here on
+    medians = _median_of(3, *(partial(function, path) for function in functions.values()))
+    for (name, function), seconds in zip(functions.items(), medians, strict=True):
+        rates = {"MB/s": size / seconds / 1e6, "headers/s": headers / seconds}
+        for unit, goal in wanted.items():
+            shown = "" if function is _tarfile else goal
+            yield Row("index", f"{what}, {name}", rates[unit], unit, shown)
+
+
+def index(work: Path, quick: bool) -> Iterator[Row]:
+    """Indexing of plain tars on one core."""
+    count = 100_000 if quick else 1_000_000
+    small = work / "small.tar"
+    synthetic.write_small(small, count)
+    headers = count + count // 100
+    yield from _index_rows(small, f"{count:,} small files", headers, _MANY)
+    small.unlink()
+    large = work / "large.tar"
+    files = 4 if quick else 20
+    synthetic.write_large(large, files, 100 << 20)
+    yield from _index_rows(large, f"{files} files of 100 MiB", files, _LARGE)
+    large.unlink()
+
+
+# ---- mounting ----------------------------------------------------------------------------------
+
+
+class _Mounts:
+    """Runs the command with a store of its own."""
+
+    def __init__(self, work: Path) -> None:
+        self.root = work / "store"
+        self.mountpoint = work / "mnt"
+        self.mountpoint.mkdir(exist_ok=True)
+        self.environment = os.environ | {
+            "UNIONMOUNT_ROOT": str(self.root),
+            "UNIONMOUNT_RUNTIME_DIR": str(work / "runtime"),
+        }
+
+    def run(self, *words: str | Path) -> str:
+        command = [_COMMAND, *words]
+        return subprocess.run(
+            command, check=True, env=self.environment, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+    def forget(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def first_list(self, source: str) -> None:
+        """From the command to the first names on the screen."""
+        self.run("mount", source, self.mountpoint)
+        subprocess.run(["ls", self.mountpoint], check=True, stdout=subprocess.DEVNULL)
+
+    def unmount(self) -> None:
+        self.run("umount", self.mountpoint)
+
+    def status(self) -> dict[str, float]:
+        """The daemon's memory in MB."""
+        (record,) = json.loads(self.run("ps", "--format", "json"))
+        lines = Path(f"/proc/{record['pid']}/status").read_text(encoding="ascii").splitlines()
+        pairs = dict(line.split(":", 1) for line in lines)
+        names = ("VmRSS", "RssAnon", "RssFile")
+        return {name: int(pairs[name].split()[0]) * 1024 / 1e6 for name in names}
+
+    def timed(self, source: str, runs: int, *, cold: bool) -> float:
+        """Median seconds of ``first_list``; unmounting is not counted."""
+        taken = []
+        for _ in range(runs):
+            if cold:
+                self.forget()
+            taken.append(_seconds(lambda: self.first_list(source)))
+            self.unmount()
+        return statistics.median(taken)
+
+
+def _walk(top: Path) -> None:
+    subprocess.run(["find", top, "-size", "+1G"], check=True, stdout=subprocess.DEVNULL)
+
+
+def _shape_rows(work: Path, count: int, layers: int) -> Iterator[Row]:
+    archive = work / "image.tar"
+    synthetic.write_archive(archive, count, layers)
+    source, mounts = f"docker-archive:{archive}", _Mounts(work)
+    what = f"{count:,} entries in {layers} layer" + "s" * (layers > 1)
+    yield Row("mount", f"{what}: cold", mounts.timed(source, 3, cold=True), "s")
+    yield Row("mount", f"{what}: warm", mounts.timed(source, 5, cold=False), "s", "< 0.4")
+    mounts.first_list(source)
+    for name, value in mounts.status().items():
+        yield Row("memory", f"{what}: mounted, {name}", value, "MB")
+    yield Row("walk", f"{what}: first find", _seconds(lambda: _walk(mounts.mountpoint)), "s")
+    yield Row("walk", f"{what}: second find", _seconds(lambda: _walk(mounts.mountpoint)), "s")
+    for name, value in mounts.status().items():
+        wanted = "< 120" if name == "VmRSS" else ""
+        yield Row("memory", f"{what}: after find, {name}", value, "MB", wanted)
+    mounts.unmount()
+    mounts.forget()
+    archive.unlink()
+
+
+def shapes(work: Path, quick: bool) -> Iterator[Row]:
+    """Mount time and memory by number of entries and of layers."""
+    for count in (1_000, 10_000, 100_000) if quick else (1_000, 10_000, 100_000, 1_000_000):
+        yield from _shape_rows(work, count, 1)
+    for layers in (8, 128) if quick else (8, 32, 128):
+        yield from _shape_rows(work, 100_000, layers)
+
+
+# ---- against others ----------------------------------------------------------------------------
+
+
+@contextmanager
+def _buildah(work: Path) -> Iterator[list[str | Path]]:
+    storage, run = work / "buildah", work / "buildah-run"
+    try:
+        yield ["--storage-driver", "vfs", "--root", storage, "--runroot", run]
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def _with_umoci(image: RealImage, work: Path) -> None:
+    bundle = work / "bundle"
+    source = image.sources()["oci-gzip"].removeprefix("oci:")
+    subprocess.run(["umoci", "unpack", "--image", source, bundle], check=True, capture_output=True)
+    subprocess.run(["ls", bundle / "rootfs"], check=True, stdout=subprocess.DEVNULL)
+
+
+def _with_buildah(image: RealImage, work: Path) -> None:
+    with _buildah(work) as options:
+
+        def buildah(*words: str) -> str:
+            done = subprocess.run(
+                ["buildah", *options, *words], check=True, capture_output=True, text=True
+            )
+            return done.stdout.strip()
+
+        container = buildah("from", "--pull", f"docker-archive:{image.docker_archive}")
+        subprocess.run(["ls", buildah("mount", container)], check=True, stdout=subprocess.DEVNULL)
+        buildah("umount", container)
+
+
+def _layer_of(image: RealImage, path: Path) -> int:
+    """Write the largest layer of the image to ``path``; how many headers it has."""
+    with tarfile.open(image.docker_archive) as archive, path.open("wb") as out:
+        largest = max((m for m in archive if m.isfile()), key=lambda member: member.size)
+        content = archive.extractfile(largest)
+        assert content is not None
+        shutil.copyfileobj(content, out)
+    with tarfile.open(path) as layer:
+        return len(layer.getmembers())
+
+
+def others(work: Path, images: Path) -> Iterator[Row]:
+    """A real image: its index, and the time to the first ``ls`` beside other tools."""
+    image = real_image(images)
+    layer = work / "layer.tar"
+    yield from _index_rows(layer, "layer of Debian", _layer_of(image, layer), _LARGE)
+    mounts = _Mounts(work)
+    for form, source in image.sources().items():
+        cold, warm = (mounts.timed(source, 3, cold=cold) for cold in (True, False))
+        yield Row("first ls", f"unionmount, {form}, first time", cold, "s")
+        yield Row("first ls", f"unionmount, {form}, again", warm, "s", "< 0.4")
+        mounts.forget()
+    for name, function in (("umoci unpack", _with_umoci), ("buildah from + mount", _with_buildah)):
+        taken = []
+        for _ in range(3):
+            taken.append(_seconds(partial(function, image, work)))
+            shutil.rmtree(work / "bundle", ignore_errors=True)
+        yield Row("first ls", name, statistics.median(taken), "s")
+
+
+# ---- the face ----------------------------------------------------------------------------------
+
+
+def _machine() -> dict[str, str]:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    model = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "?")
+    return {
+        "processor": model,
+        "cores": str(os.cpu_count()),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _show(rows: list[Row]) -> None:
+    part = ""
+    for row in rows:
+        if row.part != part:
+            part = row.part
+            print(f"\n| {part} | value | unit | wanted |\n|---|---:|---|---|")
+        digits = 0 if row.value >= 100 else 1 if row.value >= 10 else 3
+        print(f"| {row.what} | {row.value:,.{digits}f} | {row.unit} | {row.wanted} |")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench")
+    parser.add_argument("--quick", action="store_true", help="smaller numbers, for a look")
+    parser.add_argument("--only", nargs="*", default=["index", "shapes", "others"])
+    parser.add_argument("--output", type=Path, default=PROJECT / "bench/out/results.json")
+    parser.add_argument("--images", type=Path, default=PROJECT / "bench/out/images")
+    return parser.parse_args()
+
+
+def _measure(arguments: argparse.Namespace) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory(prefix="unionmount-bench-") as made:
+        work = Path(made)
+        if "index" in arguments.only:
+            yield from index(work, arguments.quick)
+        if "shapes" in arguments.only:
+            yield from shapes(work, arguments.quick)
+        if "others" in arguments.only:
+            yield from others(work, arguments.images)
+
+
+def main() -> None:
+    """Measure, print the tables, keep the numbers."""
+    arguments = _arguments()
+    rows = []
+    for row in _measure(arguments):
+        print(f"{row.part}: {row.what}: {row.value:.3f} {row.unit}", file=sys.stderr)
+        rows.append(row)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    kept = {"machine": _machine(), "rows": [asdict(row) for row in rows]}
+    arguments.output.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    _show(rows)
