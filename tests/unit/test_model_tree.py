@@ -7,11 +7,10 @@ import io
 import os
 import random
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 import model
 import pytest
@@ -32,39 +31,47 @@ _ABSENT = [b"a", b"b", b"c", b"d", b".wh.a", b".wh..wh..opq", b".wh..wh.plnk", b
 # ---- layers into a tree --------------------------------------------------------------------------
 
 
+def _memory(stack: ExitStack) -> int:
+    """The descriptor of an empty file in memory."""
+    fd = os.memfd_create("layer")
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _all_of(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
 def fed(tar: bytes, seed: random.Random) -> bytes:
     """The index of a tar that came in pieces of random sizes."""
-    with tempfile.TemporaryFile() as out, Indexer("fed") as indexer:
+    with ExitStack() as stack, Indexer("fed") as indexer:
         at = 0
         while at < len(tar):
             size = seed.choice([1, 7, 511, 512, 513, 1024, 5000, 100_000])
             indexer.feed(tar[at : at + size])
             at += size
-        indexer.finish(len(tar), out.fileno())
-        out.seek(0)
-        return out.read()
+        out = _memory(stack)
+        indexer.finish(len(tar), out)
+        return _all_of(out)
 
 
-def scanned(tar: IO[bytes], offset: int, size: int, out: IO[bytes]) -> None:
+def scanned(fd: int, offset: int, size: int, out: int) -> None:
     """Write the index of a tar that lies in a file."""
     with Indexer("scanned") as indexer:
-        for _ in indexer.scan(tar.fileno(), offset, size):
+        for _ in indexer.scan(fd, offset, size):
             pass
-        indexer.finish(size, out.fileno())
+        indexer.finish(size, out)
 
 
 def _layer(tar: bytes, seed: random.Random, stack: ExitStack) -> TreeLayer:
-    file = stack.enter_context(tempfile.TemporaryFile())
-    out = stack.enter_context(tempfile.TemporaryFile())
+    fd, out = _memory(stack), _memory(stack)
     before = seed.choice([0, 0, 512, 1])
-    file.write(b"\xaa" * before + tar + b"\xaa" * 600)
-    file.flush()
-    scanned(file, before, len(tar), out)
-    out.seek(0)
-    assert out.read() == fed(tar, seed), "feed and scan made different indexes"
-    index = stack.enter_context(Index(out.fileno(), "index"))
+    os.write(fd, b"\xaa" * before + tar + b"\xaa" * 600)
+    scanned(fd, before, len(tar), out)
+    assert _all_of(out) == fed(tar, seed), "feed and scan made different indexes"
+    index = stack.enter_context(Index(out, "index"))
     index.verify()
-    return TreeLayer(index, file.fileno(), before, len(tar))
+    return TreeLayer(index, fd, before, len(tar))
 
 
 @contextmanager
