@@ -76,7 +76,6 @@ def base_layer() -> Layer:
         layer.directory(name)
     layer.directory("tmp", 0o1777)
     layer.directory("var/cache")
-    layer.directory("root", 0o700)
     layer.file("bin/hello", '#!/bin/sh\ncat "$(dirname "$0")/../etc/motd"\n', 0o755)
     layer.hard_link("bin/hi", "bin/hello")
     layer.symlink("bin/greet", "hello")
