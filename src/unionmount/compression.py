@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import enum
 import sys
+import zlib
 from typing import TYPE_CHECKING, Protocol, cast
 
 from isal import igzip_lib
 
-from unionmount.errors import FormatError
+from unionmount.errors import FormatError, LimitExceeded
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -30,6 +31,9 @@ MAGIC_SIZE = 6
 _INPUT_STEP = 64 * 1024  # what follows a frame is copied by the decoders, so pieces are small
 _OUTPUT_STEP = 256 * 1024
 _WINDOW_LOG = 27  # 128 MiB of memory; what zstd itself takes without being asked for more
+_GZIP_MAGIC = b"\x1f\x8b\x08"  # with the only compression method there is
+_GZIP_HCRC, _GZIP_EXTRA, _GZIP_NAME, _GZIP_COMMENT, _GZIP_RESERVED = 2, 4, 8, 16, 0xE0
+_GZIP_HEADER_MAX = 128 * 1024
 _UNSUPPORTED = {
     b"\xfd7zXZ\0": "xz",
     b"BZh": "bzip2",
@@ -103,12 +107,9 @@ class _Framed:
         self._error = error
         self._frame: _Frame | None = None
 
-    def _open(self) -> _Frame:
+    def _begin(self, piece: bytes) -> bytes:
+        """Open the frame that ``piece`` begins, if it does, and return what is to be decoded."""
         raise NotImplementedError
-
-    def _between(self, piece: bytes) -> bytes:
-        """What of ``piece``, which follows a frame, is to be decoded."""
-        return piece
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         try:
@@ -120,10 +121,8 @@ class _Framed:
     def _step(self, piece: bytes) -> Iterator[bytes]:
         while piece or (self._frame is not None and not self._frame.needs_input):
             if self._frame is None:
-                piece = self._between(piece)
-                if not piece:
-                    return
-                self._frame = self._open()
+                piece = self._begin(piece)
+                continue
             output = self._frame.decompress(piece, _OUTPUT_STEP)
             piece = b""
             if self._frame.eof:
@@ -138,33 +137,80 @@ class _Framed:
 
 
 class _Gzip(_Framed):
+    """Members, whose headers are read here: ISA-L fails on one that comes in two pieces."""
+
     def __init__(self, what: str) -> None:
         # the type stub of isal says that this class is an instance
         super().__init__(what, "gzip", cast("type[Exception]", igzip_lib.IsalError))
         self._members = 0
         self._padding = False
+        self._header = b""
 
-    def _open(self) -> _Frame:
+    def _begin(self, piece: bytes) -> bytes:
+        if self._padding or (self._members and not self._header and piece[0] == 0):
+            return self._pad(piece)
+        self._header += piece
+        size = _gzip_header_size(self._header, self._what)
+        if size is None:
+            return b""
+        rest, self._header = self._header[size:], b""
         self._members += 1
-        frame: _Frame = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-        return frame
+        self._frame = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP_NO_HDR_VER)
+        return rest
 
-    def _between(self, piece: bytes) -> bytes:
+    def _pad(self, piece: bytes) -> bytes:
         """Pass over the zeros that fill a tape block after the last member."""
-        if self._members and piece[0] == 0:
-            self._padding = True
-        if not self._padding:
-            return piece
+        self._padding = True
         if piece.strip(b"\0"):
             raise FormatError(f"{self._what}: garbage after the gzip data")
         return b""
+
+    def finish(self) -> None:
+        if self._header:
+            raise FormatError(f"{self._what}: truncated gzip header")
+        super().finish()
+
+
+def _gzip_header_size(data: bytes, what: str) -> int | None:
+    """The size of the gzip header that ``data`` begins with; None where it goes on."""
+    if data[:3] != _GZIP_MAGIC[: len(data)]:
+        raise FormatError(f"{what}: damaged gzip data: no member begins here")
+    if len(data) >= 4 and data[3] & _GZIP_RESERVED:
+        raise FormatError(f"{what}: damaged gzip data: unknown flags {data[3]:#04x}")
+    size = _gzip_fields_end(data)
+    if size is None or size > _GZIP_HEADER_MAX:
+        if len(data) > _GZIP_HEADER_MAX:
+            raise LimitExceeded(f"{what}: a gzip header of more than {_GZIP_HEADER_MAX} bytes")
+        return None
+    if data[3] & _GZIP_HCRC:
+        size += 2
+        if len(data) < size:
+            return None
+        if zlib.crc32(data[: size - 2]) & 0xFFFF != int.from_bytes(data[size - 2 : size], "little"):
+            raise FormatError(f"{what}: damaged gzip data: wrong checksum of the header")
+    return size
+
+
+def _gzip_fields_end(data: bytes) -> int | None:
+    """Where the optional fields before the checksum end; None where they go on."""
+    if len(data) < 10:
+        return None
+    flags, size = data[3], 10
+    if flags & _GZIP_EXTRA:
+        size += 2 + int.from_bytes(data[10:12], "little")
+    for field in (_GZIP_NAME, _GZIP_COMMENT):
+        if flags & field:
+            size = data.find(b"\0", size) + 1
+            if size == 0:
+                return None
+    return size if size <= len(data) else None
 
 
 class _Zstd(_Framed):
     def __init__(self, what: str) -> None:
         super().__init__(what, "zstd", zstd.ZstdError)
 
-    def _open(self) -> _Frame:
+    def _begin(self, piece: bytes) -> bytes:
         option = zstd.DecompressionParameter.window_log_max
-        frame: _Frame = zstd.ZstdDecompressor(options={option: _WINDOW_LOG})
-        return frame
+        self._frame = zstd.ZstdDecompressor(options={option: _WINDOW_LOG})
+        return piece

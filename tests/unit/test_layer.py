@@ -5,11 +5,11 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
-import io
 import lzma
 import os
 import threading
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,11 +76,44 @@ def test_any_split_into_frames_and_pieces(parts: list[bytes], step: int, use_zst
     assert decompress(data, step) == b"first" + b"".join(parts)
 
 
-def test_gzip_agrees_with_the_standard_library_on_optional_header_fields() -> None:
-    buffer = io.BytesIO()
-    with gzip.GzipFile("a name", "wb", fileobj=buffer) as file:
-        file.write(TAR)
-    assert decompress(buffer.getvalue(), 3) == TAR
+def gzip_with_fields(data: bytes, flags: int) -> bytes:
+    """A gzip member with optional fields in its header (RFC 1952, 2.3)."""
+    header = b"\x1f\x8b\x08" + bytes([flags]) + b"\0\0\0\0\0\x03"
+    if flags & 4:
+        header += (300).to_bytes(2, "little") + bytes(300)
+    if flags & 8:
+        header += b"a name\0"
+    if flags & 16:
+        header += b"a comment\0"
+    if flags & 2:
+        header += (zlib.crc32(header) & 0xFFFF).to_bytes(2, "little")
+    deflate = zlib.compressobj(wbits=-15)
+    trailer = zlib.crc32(data).to_bytes(4, "little") + len(data).to_bytes(4, "little")
+    return header + deflate.compress(data) + deflate.flush() + trailer
+
+
+@pytest.mark.parametrize("flags", range(0, 32, 2))
+@pytest.mark.parametrize("step", [1, 2, 3, 11, 100, 1 << 20])
+def test_gzip_headers_in_pieces(flags: int, step: int) -> None:
+    member = gzip_with_fields(TAR[:2000], flags)
+    assert gzip.decompress(member) == TAR[:2000]
+    assert decompress(member * 2, step) == TAR[:2000] * 2
+    for end in range(len(member) + 1, len(member) + 330, 7):
+        with pytest.raises(FormatError, match="truncated"):
+            decompress((member * 2)[:end], step)
+
+
+def test_damaged_gzip_headers() -> None:
+    member = gzip_with_fields(b"x", 2 | 8)
+    for damaged, message in {
+        flip(member, 12): "checksum of the header",
+        member[:3] + b"\x80" + member[4:]: "unknown flags 0x80",
+        member[:2] + b"\x07" + member[3:]: "no member begins here",
+        member[:10] + b"n" * 200_000: "more than 131072 bytes",
+    }.items():
+        for step in (1000, 1 << 20):
+            with pytest.raises(FormatError, match=message):
+                decompress(damaged, step)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "gzip members", "zstd", "zstd frames"])
