@@ -21,10 +21,17 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pyfuse3
 import pytest
 from archives import MTIME_NS, Layer, docker_archive, posix_acl
 from mounting import CommandLine
+
+from unionmount import core
+from unionmount.operations import ImageFacts, ReadOnlyOperations
+from unionmount.pull import open_image
+from unionmount.store import Store
 
 pytestmark = pytest.mark.needs("fuse")
 
@@ -350,6 +357,32 @@ def test_reads_around_the_cache(root: Path) -> None:
         assert buffer[:] == BIG[1 << 20 : 2 << 20]
 
 
+def test_reads_that_wait_for_the_disk(
+    image: Path, mount: Callable[..., Path], tmp_path: Path
+) -> None:
+    cold = Path(shutil.copy(image, tmp_path / "cold.tar"))
+    root = mount(cold)
+    with open(cold, "rb") as file:
+        os.fsync(file)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    command = ["sha256sum", str(root / "big")]
+    readers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(6)]
+    expected = hashlib.sha256(BIG).hexdigest().encode()
+    assert all(reader.communicate()[0].startswith(expected) for reader in readers)
+
+
+def test_an_archive_that_is_cut_while_mounted(
+    image: Path, mount: Callable[..., Path], tmp_path: Path
+) -> None:
+    cut = Path(shutil.copy(image, tmp_path / "cut.tar"))
+    root = mount(cut)
+    os.truncate(cut, 100_000)
+    with failing(errno.EIO):
+        (root / "big").read_bytes()
+    assert len(os.listdir(root / "many")) == 3000
+    assert (root / "big").stat().st_size == len(BIG)
+
+
 def test_reading_a_directory_or_a_missing_file(root: Path) -> None:
     fd = os.open(root / "etc", os.O_RDONLY)
     try:
@@ -643,3 +676,24 @@ def test_the_kernel_keeps_what_was_read(
     with open(root / "big", "rb") as file, stopped(cli, root):  # opened again: the pages stay
         done = subprocess.run(["cat"], stdin=file, capture_output=True, check=True, timeout=20)
     assert done.stdout == BIG
+
+
+# ---- errors ------------------------------------------------------------------------------------
+
+
+async def test_no_error_ends_the_main_loop(
+    image: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_image(Store(tmp_path), str(image)) as opened:
+        tree = opened.tree()
+        operations: Any = ReadOnlyOperations(tree, ImageFacts((), 0, 0))
+        with pytest.raises(pyfuse3.FUSEError, check=lambda e: e.errno == errno.EINVAL):
+            await operations.readlink(core.ROOT, None)
+        with pytest.raises(pyfuse3.FUSEError, check=lambda e: e.errno == errno.ESTALE):
+            await operations.getattr(2**40, None)
+        assert not caplog.records
+        tree.close()
+        for request in (operations.getattr(1, None), operations.lookup(1, b"x", None)):
+            with pytest.raises(pyfuse3.FUSEError, check=lambda e: e.errno == errno.EIO):
+                await request
+        assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
