@@ -22,11 +22,11 @@ def tour(readme: str) -> list[tuple[str, str]]:
 
 
 def normalised(output: str, home: str) -> str:
-    """Output without what differs from run to run: the place, an ID and a process number."""
+    """Output without what differs from run to run: the place, an ID, a process number, an age."""
     output = re.sub(
         r"[0-9a-f]{12} +sample\.tar", "ID sample.tar", output.replace(home, "/home/you")
     )
-    output = re.sub(r"\d+ +just now", "PID just now", output)
+    output = re.sub(r"\d+ +(just now|\d+ seconds? ago)", "PID AGE", output)
     return "\n".join(" ".join(line.split()) for line in output.splitlines())
 
 
