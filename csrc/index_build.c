@@ -37,6 +37,8 @@ struct um_indexer {
     uint32_t window_size;
 };
 
+static const struct um_build_inode implied = {.mode = S_IFDIR | 0755, .flags = UM_INODE_IMPLIED};
+
 /* ---- tables ------------------------------------------------------------------------------- */
 
 static int add_string(struct um_indexer *ix, struct um_slice text, uint32_t *offset,
@@ -128,15 +130,17 @@ static int new_name(struct um_indexer *ix, struct um_name name, uint32_t *number
     return 0;
 }
 
-static int new_inode(struct um_indexer *ix, const struct um_build_inode *inode, uint32_t *number)
+static int new_inode(struct um_indexer *ix, const struct um_build_inode *inode, uint32_t *number,
+                     uint64_t header, struct um_fault *fault)
 {
     struct um_tables *t = &ix->tables;
+    if (t->n_inodes >= ix->limits.max_entries)
+        return um_refuse(fault, -E2BIG, header, "more than %llu entries",
+                         (unsigned long long)ix->limits.max_entries);
     int error =
         um_reserve((void **)&t->inodes, &t->inodes_capacity, t->n_inodes + 1, sizeof *t->inodes);
     if (error != 0)
         return error;
-    if (t->n_inodes >= UM_NONE)
-        return -E2BIG;
     *number = (uint32_t)t->n_inodes;
     t->inodes[t->n_inodes] = *inode;
     t->inodes[t->n_inodes++].final = UM_NONE;
@@ -164,31 +168,26 @@ static int intern_name(struct um_indexer *ix, uint32_t parent, struct um_slice t
     return ix->tables.n_names * 2 > ix->n_slots ? grow_slots(ix) : 0;
 }
 
+/* The inode that a name in a directory which is there stands for; UM_NONE where it is none. */
+static uint32_t inode_of(const struct um_tables *t, uint32_t number)
+{
+    const struct um_name *name = &t->names[number];
+    return name->born == t->names[name->parent].epoch ? name->inode : UM_NONE;
+}
+
 static bool names_directory(const struct um_tables *t, uint32_t number)
 {
-    uint32_t inode = t->names[number].inode;
+    uint32_t inode = inode_of(t, number);
     return inode != UM_NONE && S_ISDIR(t->inodes[inode].mode);
 }
 
-/* Give the name *number another inode. A directory that loses its name to something else is
- * detached with all below it: a fresh name takes its slot. */
-static int bind_name(struct um_indexer *ix, uint32_t *number, uint32_t inode, uint64_t header,
-                     struct um_fault *fault)
+/* Let the name stand for another inode; what was in it, if it was a directory, is lost. */
+static void bind_name(struct um_tables *t, uint32_t number, uint32_t inode)
 {
-    struct um_tables *t = &ix->tables;
-    if (names_directory(t, *number)) {
-        struct um_name fresh = t->names[*number];
-        uint32_t *slot = find_slot(ix, fresh.parent, um_tables_text(t, &fresh), fresh.hash);
-        t->names[*number].flags |= UM_NAME_DETACHED;
-        int error = new_name(ix, fresh, number, header, fault);
-        if (error != 0)
-            return error;
-        *slot = *number + 1;
-        if (t->n_names * 2 > ix->n_slots && (error = grow_slots(ix)) != 0)
-            return error;
-    }
-    t->names[*number].inode = inode;
-    return 0;
+    struct um_name *name = &t->names[number];
+    name->inode = inode;
+    name->born = t->names[name->parent].epoch;
+    name->epoch++;
 }
 
 /* ---- paths -------------------------------------------------------------------------------- */
@@ -229,8 +228,6 @@ static int split_path(struct um_slice text, struct path *path)
 static int enter(struct um_indexer *ix, const struct path *path, size_t n, uint32_t *directory,
                  uint64_t header, struct um_fault *fault)
 {
-    static const struct um_build_inode implied = {.mode = S_IFDIR | 0755,
-                                                  .flags = UM_INODE_IMPLIED};
     uint32_t at = 0;
     for (size_t i = 0; i < n; i++) {
         int error = intern_name(ix, at, path->parts[i], &at, header, fault);
@@ -239,11 +236,25 @@ static int enter(struct um_indexer *ix, const struct path *path, size_t n, uint3
         if (names_directory(&ix->tables, at))
             continue;
         uint32_t inode;
-        error = new_inode(ix, &implied, &inode);
-        if (error == 0)
-            error = bind_name(ix, &at, inode, header, fault);
+        error = new_inode(ix, &implied, &inode, header, fault);
         if (error != 0)
             return error;
+        bind_name(&ix->tables, at, inode);
+    }
+    *directory = at;
+    return 0;
+}
+
+/* As enter, but only name the directories: a mark makes none of what is none (finish_marks). */
+static int enter_marked(struct um_indexer *ix, const struct path *path, size_t n,
+                        uint32_t *directory, uint64_t header, struct um_fault *fault)
+{
+    uint32_t at = 0;
+    for (size_t i = 0; i < n; i++) {
+        int error = intern_name(ix, at, path->parts[i], &at, header, fault);
+        if (error != 0)
+            return error;
+        ix->tables.names[at].flags |= UM_NAME_CARRIES;
     }
     *directory = at;
     return 0;
@@ -263,7 +274,7 @@ static uint32_t resolve_here(const struct um_indexer *ix, const struct path *pat
             return UM_NONE;
     }
     *directory = names_directory(&ix->tables, at);
-    return *directory ? UM_NONE : ix->tables.names[at].inode;
+    return *directory ? UM_NONE : inode_of(&ix->tables, at);
 }
 
 /* What the parts of a path mean together: the kind of the last one, or LEFTOVER where one before
@@ -489,8 +500,10 @@ static int add_directory(struct um_indexer *ix, uint32_t name, const struct um_t
         return 0;
     }
     uint32_t number;
-    error = new_inode(ix, &inode, &number);
-    return error ? error : bind_name(ix, &name, number, entry->header, fault);
+    error = new_inode(ix, &inode, &number, entry->header, fault);
+    if (error == 0)
+        bind_name(&ix->tables, name, number);
+    return error;
 }
 
 static int join_target(struct um_indexer *ix, struct um_build_inode *inode, uint64_t header,
@@ -526,7 +539,7 @@ static int link_inode(struct um_indexer *ix, const struct um_tar_entry *entry, u
         return 0;
     struct um_build_inode external = {.flags = UM_INODE_EXTERNAL};
     error = join_target(ix, &external, entry->header, fault);
-    return error ? error : new_inode(ix, &external, inode);
+    return error ? error : new_inode(ix, &external, inode, entry->header, fault);
 }
 
 static int add_plain(struct um_indexer *ix, uint32_t name, const struct um_tar_entry *entry,
@@ -540,18 +553,23 @@ static int add_plain(struct um_indexer *ix, uint32_t name, const struct um_tar_e
         struct um_build_inode inode;
         error = describe(ix, entry, &inode, fault);
         if (error == 0)
-            error = new_inode(ix, &inode, &number);
+            error = new_inode(ix, &inode, &number, entry->header, fault);
     }
-    return error ? error : bind_name(ix, &name, number, entry->header, fault);
+    if (error == 0)
+        bind_name(&ix->tables, name, number);
+    return error;
 }
 
-static int add_mark(struct um_indexer *ix, uint32_t directory, struct um_slice hidden,
-                    uint64_t header, struct um_fault *fault)
+/* A whiteout of `hidden`, or the opaque mark of the directory where it is NULL. */
+static int add_mark(struct um_indexer *ix, const struct um_slice *hidden, uint64_t header,
+                    struct um_fault *fault)
 {
     uint32_t name;
-    int error = intern_name(ix, directory, hidden, &name, header, fault);
+    int error = enter_marked(ix, &ix->path, ix->path.n - 1, &name, header, fault);
+    if (error == 0 && hidden != NULL)
+        error = intern_name(ix, name, *hidden, &name, header, fault);
     if (error == 0)
-        ix->tables.names[name].flags |= UM_NAME_WHITED;
+        ix->tables.names[name].flags |= hidden ? UM_NAME_WHITED : UM_NAME_OPAQUED;
     return error;
 }
 
@@ -560,27 +578,24 @@ static int add_named(struct um_indexer *ix, const struct um_tar_entry *entry,
                      struct um_fault *fault)
 {
     enum um_whiteout_kind kind;
-    struct um_slice hidden;
-    int error = classify_path(&ix->path, &kind, &hidden, entry->header, fault);
+    struct um_slice name;
+    int error = classify_path(&ix->path, &kind, &name, entry->header, fault);
     if (error != 0 || kind == UM_NAME_LEFTOVER)
         return error;
-    uint32_t directory, name;
-    error = enter(ix, &ix->path, ix->path.n - 1, &directory, entry->header, fault);
-    if (error != 0)
-        return error;
-    if (kind == UM_NAME_OPAQUE) {
-        ix->tables.names[directory].flags |= UM_NAME_OPAQUED;
-        return 0;
-    }
     bool device =
         entry->type == UM_TAR_CHARACTER && um_whiteout_is_device(entry->major, entry->minor);
+    if (kind == UM_NAME_OPAQUE)
+        return add_mark(ix, NULL, entry->header, fault);
     if (kind == UM_NAME_WHITEOUT || device)
-        return add_mark(ix, directory, hidden, entry->header, fault);
-    error = intern_name(ix, directory, hidden, &name, entry->header, fault);
+        return add_mark(ix, &name, entry->header, fault);
+    uint32_t number;
+    error = enter(ix, &ix->path, ix->path.n - 1, &number, entry->header, fault);
+    if (error == 0)
+        error = intern_name(ix, number, name, &number, entry->header, fault);
     if (error != 0)
         return error;
-    return entry->type == UM_TAR_DIRECTORY ? add_directory(ix, name, entry, fault)
-                                           : add_plain(ix, name, entry, fault);
+    return entry->type == UM_TAR_DIRECTORY ? add_directory(ix, number, entry, fault)
+                                           : add_plain(ix, number, entry, fault);
 }
 
 int um_indexer_add(struct um_indexer *ix, const struct um_tar_entry *entry, struct um_fault *fault)
@@ -619,6 +634,18 @@ static int step(struct um_indexer *ix, uint32_t inode, uint32_t *next, bool *dir
     return error;
 }
 
+/* The chain has come back to `at`. Every link of the circle looks below for its own target; those
+ * that led to it mean what `at` means, and stay in the chain. */
+static uint32_t close_circle(struct chain *chain, uint32_t at, uint32_t *settled)
+{
+    uint32_t inode;
+    do {
+        inode = chain->inodes[--chain->n];
+        settled[inode] = inode;
+    } while (inode != at);
+    return at;
+}
+
 /* `settled[i]`: what external inode i stands for: itself where it stays external. UM_NONE while
  * it is not known, UM_NONE - 1 while its chain is being followed. */
 static int settle(struct um_indexer *ix, uint32_t start, uint32_t *settled, struct chain *chain)
@@ -627,20 +654,18 @@ static int settle(struct um_indexer *ix, uint32_t start, uint32_t *settled, stru
     uint32_t at = start, end = UM_NONE;
     chain->n = 0;
     while (end == UM_NONE) {
-        if (!(ix->tables.inodes[at].flags & UM_INODE_EXTERNAL)) {
+        if (!(ix->tables.inodes[at].flags & UM_INODE_EXTERNAL))
             end = at;
-            break;
-        }
-        if (settled[at] == following) /* a circle: every link of it looks below for itself */
-            break;
-        if (settled[at] != UM_NONE) {
+        else if (settled[at] == following)
+            end = close_circle(chain, at, settled);
+        else if (settled[at] != UM_NONE)
             end = settled[at];
+        if (end != UM_NONE)
             break;
-        }
-        int error = um_reserve((void **)&chain->inodes, &chain->capacity, chain->n + 1,
-                               sizeof *chain->inodes);
         uint32_t next = UM_NONE;
         bool directory = false;
+        int error = um_reserve((void **)&chain->inodes, &chain->capacity, chain->n + 1,
+                               sizeof *chain->inodes);
         if (error == 0)
             error = step(ix, at, &next, &directory);
         if (error != 0)
@@ -654,7 +679,7 @@ static int settle(struct um_indexer *ix, uint32_t start, uint32_t *settled, stru
         at = next;
     }
     for (size_t i = 0; i < chain->n; i++)
-        settled[chain->inodes[i]] = end == UM_NONE ? chain->inodes[i] : end;
+        settled[chain->inodes[i]] = end;
     return 0;
 }
 
@@ -672,7 +697,7 @@ static int settle_links(struct um_indexer *ix)
     memset(settled, 0xff, t->n_inodes * sizeof *settled);
     struct chain chain = {0};
     int error = 0;
-    for (size_t i = 0; i < t->n_names && error == 0; i++) {
+    for (uint32_t i = 0; i < t->n_names && error == 0; i++) {
         uint32_t inode = t->names[i].inode;
         if (inode == UM_NONE || !(t->inodes[inode].flags & UM_INODE_EXTERNAL))
             continue;
@@ -685,13 +710,38 @@ static int settle_links(struct um_indexer *ix)
     return error;
 }
 
+/* ---- what the names come to at the end --------------------------------------------------------- */
+
+/* Let every name stand for what it stands for at the end, or for nothing. A directory that is named
+ * only because marks stand in it is implied, unless something else has its name. Names come after
+ * their directories, so one pass does it. */
+static int finish_names(struct um_indexer *ix)
+{
+    struct um_tables *t = &ix->tables;
+    for (uint32_t i = 1; i < t->n_names; i++) {
+        if (!names_directory(t, t->names[i].parent)) {
+            t->names[i].inode = UM_NONE;
+            t->names[i].flags = 0;
+            continue;
+        }
+        t->names[i].inode = inode_of(t, i);
+        if (t->names[i].inode == UM_NONE && (t->names[i].flags & UM_NAME_CARRIES)) {
+            uint32_t inode;
+            int error = new_inode(ix, &implied, &inode, 0, NULL);
+            if (error != 0)
+                return error;
+            bind_name(t, i, inode);
+        }
+    }
+    return 0;
+}
+
 /* ---- the public face ------------------------------------------------------------------------ */
 
 static int add_root(struct um_indexer *ix)
 {
-    static const struct um_build_inode root = {.mode = S_IFDIR | 0755, .flags = UM_INODE_IMPLIED};
     uint32_t inode, name;
-    int error = new_inode(ix, &root, &inode);
+    int error = new_inode(ix, &implied, &inode, 0, NULL);
     return error ? error : new_name(ix, (struct um_name){.inode = inode}, &name, 0, NULL);
 }
 
@@ -820,7 +870,9 @@ int um_indexer_finish(struct um_indexer *ix, uint64_t layer_size, int fd, struct
         return error;
     if (um_tar_position(ix->tar) > layer_size)
         return um_refuse(fault, -EBADMSG, layer_size, "the tar is longer than its layer");
-    error = settle_links(ix);
+    error = finish_names(ix);
+    if (error == 0)
+        error = settle_links(ix);
     if (error == 0)
         error = um_index_write(&ix->tables, layer_size, fd);
     return error == 0 ? 0 : um_refuse(fault, error, 0, "writing the index: %s", strerror(-error));

@@ -16,14 +16,20 @@
 
 #define UM_NONE UINT32_MAX
 
-#define UM_NAME_WHITED 1u   /* a whiteout of this name stands in the layer */
-#define UM_NAME_OPAQUED 2u  /* an opaque mark stands in the directory of this name */
-#define UM_NAME_DETACHED 4u /* a directory that something else has replaced, with all below it */
+#define UM_NAME_WHITED 1u  /* a whiteout of this name stands in the layer */
+#define UM_NAME_OPAQUED 2u /* an opaque mark stands in the directory of this name */
+#define UM_NAME_CARRIES 4u /* a whiteout or an opaque mark stands somewhere in it */
 
+/* A name stands for its inode only as long as its directory is the same: `born` is the epoch that
+ * the directory had when the name was bound. A directory that something else replaces, or that is
+ * made anew, gets another epoch, and with that all names in it are lost at once. Marks (flags) stay:
+ * they belong to the name. */
 struct um_name {
-    uint32_t parent; /* name number; the root's is 0, itself */
-    uint32_t inode;  /* UM_NONE: the name is only whited out */
-    uint32_t text;   /* offset in strings */
+    uint32_t parent; /* name number, smaller than its own; the root's is 0, itself */
+    uint32_t inode;  /* UM_NONE: the name was never bound */
+    uint32_t epoch;  /* of the names in it */
+    uint32_t born;
+    uint32_t text; /* offset in strings */
     uint32_t hash;
     uint16_t text_size;
     uint16_t flags;

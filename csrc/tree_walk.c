@@ -185,6 +185,12 @@ static int join_path(struct um_tree_walk *walk, const struct frame *frame, const
     return 0;
 }
 
+/* A directory that its layer only mentions, and that so changes nothing of the one below. */
+static bool is_mention(const struct um_inode *inode)
+{
+    return (inode->flags & (UM_INODE_IMPLIED | UM_INODE_REPLACES)) == UM_INODE_IMPLIED;
+}
+
 /* What the layer's own name does. *change is 0 where there is nothing to report. */
 static int judge(struct um_tree_walk *walk, struct frame *frame, const struct item *item,
                  size_t path_size, char *change, uint32_t *mode, uint64_t *size)
@@ -211,9 +217,7 @@ static int judge(struct um_tree_walk *walk, struct frame *frame, const struct it
         error = um_hit_inode(tree, &own, &part, &inode, NULL);
     if (error != 0)
         return error == -ENOENT ? 0 : error; /* a link to nowhere deletes what was there */
-    *change = inode.flags & UM_INODE_IMPLIED && was && below.child.type == DT_DIR ? 0
-              : was                                                               ? 'C'
-                                                                                  : 'A';
+    *change = is_mention(&inode) && was && below.child.type == DT_DIR ? 0 : was ? 'C' : 'A';
     *mode = inode.mode;
     *size = inode.size;
     if (own.child.type != DT_DIR)

@@ -272,14 +272,22 @@ def _check_member(member: _Member) -> None:
 def _mark(path: Path, layer: Layer) -> None:
     """Take a name whose last component, and only that, begins with ``.wh.`` (rules 9, 11)."""
     parent, mark = path[:-1], path[-1]
-    if mark.startswith(b".wh..wh.") and mark != b".wh..wh..opq":
-        return
-    if all(isinstance(layer.own.get(p, Directory()), Directory) for p in _ancestry(parent)):
-        _imply(parent, layer)  # a mark replaces nothing of its own layer
     if mark == b".wh..wh..opq":
         layer.opaques.add(parent)
-    else:
+    elif not mark.startswith(b".wh..wh."):
         layer.whiteouts.add((*parent, mark[4:]))
+
+
+def _settle_marks(layer: Layer) -> None:
+    """Marks imply their directories, but make none of what is none at the end (rule 9)."""
+    marks = [(path, path[:-1]) for path in layer.whiteouts]
+    marks += [(path, path) for path in layer.opaques]
+    for path, parent in marks:
+        if all(isinstance(layer.own.get(p, Directory()), Directory) for p in _ancestry(parent)):
+            _imply(parent, layer)
+        else:
+            layer.whiteouts.discard(path)
+            layer.opaques.discard(path)
 
 
 def _link_to(target: Path, layer: Layer) -> File | Link:
@@ -300,7 +308,6 @@ def _add(member: _Member, layer: Layer) -> None:
         _imply(path, layer)
         layer.own[path] = Directory(member.meta)  # 5: keeps its children
     elif path and member.kind == CHARACTER and member.rdev == (0, 0):
-        _imply(path[:-1], layer)
         layer.whiteouts.add(path)  # 9
     elif path:  # 2
         _add_file(path, member, layer)
@@ -330,6 +337,7 @@ def read_layer(tar: bytes, number: int) -> Layer:
     _imply((), layer)
     for member in _members(tar, number):
         _add(member, layer)
+    _settle_marks(layer)
     return layer
 
 
