@@ -257,6 +257,7 @@ static void read_info(struct um_index *index, const struct um_disk_header *heade
     index->info.directories = um_load64(header->directories);
     index->info.whiteouts = um_load64(header->whiteouts);
     index->info.opaques = um_load64(header->opaques);
+    index->info.acls = um_load64(header->acls);
 }
 
 static int map_file(int fd, struct um_index *index, struct um_fault *fault)

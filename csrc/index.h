@@ -26,6 +26,7 @@ struct um_index_info {
     uint64_t layer_size; /* bytes of the tar */
     uint64_t inodes, dirents, links, externals;
     uint64_t files, file_bytes, directories, whiteouts, opaques;
+    uint64_t acls; /* xattrs that are POSIX ACLs, each set counted once */
 };
 
 /* Map and check the index in `fd`. 0; -EBADMSG damaged; -ESTALE another format version; or the

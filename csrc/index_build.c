@@ -339,6 +339,13 @@ static bool same_set(const struct um_tables *t, size_t first, const struct um_ta
     return true;
 }
 
+/* The names under which the kernel keeps POSIX ACLs: include/uapi/linux/xattr.h. */
+static bool is_acl(struct um_slice name)
+{
+    return um_slice_equal(name, UM_SLICE_LITERAL("system.posix_acl_access")) ||
+           um_slice_equal(name, UM_SLICE_LITERAL("system.posix_acl_default"));
+}
+
 static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
                       struct um_fault *fault)
 {
@@ -361,6 +368,7 @@ static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
         if (error != 0)
             return error;
         t->xattrs[t->n_xattrs++] = record;
+        t->n_acls += is_acl(xattr->name);
     }
     return 0;
 }

@@ -52,11 +52,12 @@ struct um_disk_header {
     uint8_t directories[8];
     uint8_t whiteouts[8];
     uint8_t opaques[8];
+    uint8_t acls[8]; /* xattrs that are POSIX ACLs */
     struct um_disk_section sections[UM_SECTION_COUNT];
     uint8_t sums_checksum[8];
     uint8_t checksum[8]; /* of all bytes of the header before this field */
 };
-_Static_assert(sizeof(struct um_disk_header) == 72 + 8 * 16 + 16, "header layout");
+_Static_assert(sizeof(struct um_disk_header) == 80 + 8 * 16 + 16, "header layout");
 
 #define UM_INODE_IMPLIED 0x0001u  /* a directory that its layer only mentions in longer paths */
 #define UM_INODE_OPAQUE 0x0002u   /* hides all children of the same directory below */

@@ -67,6 +67,7 @@ struct um_tables {
     size_t n_extents, extents_capacity;
     uint8_t *strings;
     size_t n_strings, strings_capacity;
+    uint64_t n_acls; /* xattrs that are POSIX ACLs */
 };
 
 static inline struct um_slice um_tables_text(const struct um_tables *tables,

@@ -7,9 +7,11 @@ release the GIL. Paths and names inside the file system are ``bytes``.
 
 from __future__ import annotations
 
+import builtins
 import errno
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Self
 
 from unionmount._core import ffi, lib
@@ -27,6 +29,8 @@ NAME_MAX: int = lib.UM_NAME_MAX
 
 _SCAN_BUDGET = 8 * 1024 * 1024  # bytes read between two chances to be interrupted
 _LIST_BATCH = 64
+
+_uncleared = ffi.new_allocator(should_clear_after_alloc=False)  # for what C fills
 
 
 class Attributes(NamedTuple):
@@ -81,6 +85,7 @@ class IndexInfo(NamedTuple):
     directories: int
     whiteouts: int
     opaques: int
+    acls: int
 
 
 class Limits(NamedTuple):
@@ -207,6 +212,7 @@ class Index(_Owner):
             info.directories,
             info.whiteouts,
             info.opaques,
+            info.acls,
         )
 
     def verify(self) -> None:
@@ -217,7 +223,8 @@ class Index(_Owner):
             raise _fault_error(code, fault, self._what)
 
 
-class TreeLayer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TreeLayer:
     """One image layer of a tree: its index and the byte range of its tar in ``fd``."""
 
     index: Index
@@ -270,7 +277,9 @@ class Tree(_Owner):
                 attributes = self.lookup(attributes.node, name)
         return attributes
 
-    def list(self, directory: Node, cookie: int = 0, count: int = _LIST_BATCH) -> list[Entry]:
+    def list(
+        self, directory: Node, cookie: int = 0, count: int = _LIST_BATCH
+    ) -> builtins.list[Entry]:
         """Up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
         entries = ffi.new("struct um_tree_entry[]", count)
         n = _check(lib.um_tree_list(self._handle, directory, cookie, entries, count))
@@ -304,13 +313,14 @@ class Tree(_Owner):
         return bytes(ffi.buffer(target[0], size[0]))
 
     def read(self, node: Node, offset: int, size: int, *, nowait: bool = False) -> bytes:
-        """Up to ``size`` bytes; fewer only at the end. EAGAIN where ``nowait`` would have waited."""
-        buffer = bytearray(size)
+        """Up to ``size`` bytes; fewer only at the end.
+
+        EAGAIN where ``nowait`` is set and the disk would have to be waited for.
+        """
+        buffer = _uncleared("char[]", size)
         flags = lib.UM_READ_NOWAIT if nowait else 0
-        view = ffi.from_buffer(buffer)
-        n = _check(lib.um_tree_read(self._handle, node, offset, view, size, flags))
-        ffi.release(view)
-        return bytes(memoryview(buffer)[:n])
+        n = _check(lib.um_tree_read(self._handle, node, offset, buffer, size, flags))
+        return bytes(ffi.buffer(buffer, n))
 
     def extent(self, node: Node) -> tuple[int, int]:
         """Offset in its layer's tar and length of a file; EINVAL where it is not one run."""
@@ -322,7 +332,7 @@ class Tree(_Owner):
         """The value of an extended attribute; ENODATA where there is none."""
         return self._sized(lib.um_tree_getxattr, node, name, len(name))
 
-    def listxattr(self, node: Node) -> list[bytes]:
+    def listxattr(self, node: Node) -> builtins.list[bytes]:
         """The names of all extended attributes."""
         names = self._sized(lib.um_tree_listxattr, node)
         return names.split(b"\0")[:-1]

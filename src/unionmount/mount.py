@@ -93,6 +93,7 @@ def _facts(image: OpenImage) -> ImageFacts:
         diff_ids=tuple(str(layer.diff_id) for layer in image.layers),
         bytes=sum(info.file_bytes for info in infos),
         inodes=sum(info.inodes for info in infos),
+        has_acls=any(info.acls for info in infos),
     )
 
 

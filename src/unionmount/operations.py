@@ -56,6 +56,7 @@ class ImageFacts:
     diff_ids: tuple[str, ...]  # lowest first
     bytes: int
     inodes: int
+    has_acls: bool = False
 
 
 def _answered(handler: Callable[Concatenate[Any, P], Awaitable[T]]) -> Any:
@@ -88,10 +89,13 @@ class ReadOnlyOperations(pyfuse3.Operations):
     """An image as a read-only file system."""
 
     supports_dot_lookup = False  # for NFS export, which needs more than that
-    enable_acl = True  # the kernel enforces POSIX ACLs; without, their mask would pass for a group
 
     def __init__(self, tree: Tree, facts: ImageFacts, *, list_layers: bool = False) -> None:
         super().__init__()
+        # The kernel enforces POSIX ACLs; without, their mask would pass for a group's permissions.
+        # But it also asks for the root's again at every walk through it (the root's inode is older
+        # than the negotiation), so an image that has none is spared that.
+        self.enable_acl = facts.has_acls
         self._tree = tree
         self._facts = facts
         self._layer_names = (LAYER, LAYER_INDEX) if list_layers else ()

@@ -166,7 +166,7 @@ class Comparison:
         self.numbers[path] = number
         assert _shown(attributes) == _fields(node), path
         assert self.tree.getattr(number) == attributes, path
-        names = cast("list[bytes]", self.tree.listxattr(number))
+        names = self.tree.listxattr(number)
         assert {name: self.tree.getxattr(number, name) for name in names} == node.xattrs, path
         assert len(names) == len(node.xattrs)
         if node.kind == model.SYMLINK:
