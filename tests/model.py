@@ -280,14 +280,15 @@ def _mark(path: Path, layer: Layer) -> None:
 
 def _settle_marks(layer: Layer) -> None:
     """Marks imply their directories, but make none of what is none at the end (rule 9)."""
-    marks = [(path, path[:-1]) for path in layer.whiteouts]
-    marks += [(path, path) for path in layer.opaques]
-    for path, parent in marks:
-        if all(isinstance(layer.own.get(p, Directory()), Directory) for p in _ancestry(parent)):
-            _imply(parent, layer)
-        else:
-            layer.whiteouts.discard(path)
-            layer.opaques.discard(path)
+    layer.whiteouts = {path for path in layer.whiteouts if _implied(path[:-1], layer)}
+    layer.opaques = {path for path in layer.opaques if _implied(path, layer)}
+
+
+def _implied(path: Path, layer: Layer) -> bool:
+    if not all(isinstance(layer.own.get(p, Directory()), Directory) for p in _ancestry(path)):
+        return False
+    _imply(path, layer)
+    return True
 
 
 def _link_to(target: Path, layer: Layer) -> File | Link:

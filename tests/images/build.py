@@ -21,6 +21,7 @@ from pathlib import Path
 TOOLS = ("debootstrap", "umoci", "buildah", "skopeo")
 
 _SUITE = "bookworm"
+_BUILT = "built"  # the layers that every tool can apply
 _REPACKED = "repacked"  # all layers but those of `umoci insert`
 _FULL = "full"
 
@@ -43,6 +44,13 @@ class RealImage:
     def docker_archive(self) -> Path:
         """A docker-archive: layers are plain tars inside a tar."""
         return self.base / "docker.tar"
+
+    def built(self) -> dict[str, str]:
+        """The lower layers alone, for tools that can't apply umoci's."""
+        return {
+            "docker-archive": f"docker-archive:{self.base / 'built.tar'}",
+            "oci-gzip": f"oci:{self.base / 'gzip'}:{_BUILT}",
+        }
 
     def sources(self) -> dict[str, str]:
         """Every form as SOURCE of ``unionmount mount``."""
@@ -214,13 +222,14 @@ def _buildah_layers(layout: Path, out: Path, work: Path) -> None:
         source = f"localhost/step{number}"
         buildah("commit", "--format", "oci", container, source)
         buildah("rm", container)
-    buildah("push", source, f"oci:{out}:{_REPACKED}")
+    buildah("push", source, f"oci:{out}:{_BUILT}")
 
 
 def _umoci_layers(layout: Path, work: Path) -> None:
     # After buildah's: it can't apply what umoci writes for a directory that became a file (the
     # file, and then whiteouts of the former children below its name).
     repacked, bundle = f"{layout}:{_REPACKED}", work / "bundle"
+    run("umoci", "tag", "--image", f"{layout}:{_BUILT}", _REPACKED)
     run("umoci", "unpack", "--image", repacked, bundle)
     change(bundle / "rootfs")
     run("umoci", "repack", "--image", repacked, bundle)
@@ -240,6 +249,7 @@ def _convert(base: Path) -> None:
     skopeo(_REPACKED, chunked, "--dest-compress-format", "zstd:chunked")
     skopeo(_FULL, f"oci-archive:{base / 'oci.tar'}:{_FULL}")
     skopeo(_FULL, f"docker-archive:{base / 'docker.tar'}:unionmount/real:{_FULL}")
+    skopeo(_BUILT, f"docker-archive:{base / 'built.tar'}:unionmount/real:{_BUILT}")
     for tag in (_REPACKED, _FULL):
         run("umoci", "unpack", "--image", f"{base / 'gzip'}:{tag}", base / f"unpacked-{tag}")
 
