@@ -88,8 +88,8 @@ static inline void exercise_changes(struct um_tree *tree, uint32_t layer)
         um_tree_walk_close(walk);
     }
     for (unsigned i = 0; i < EXERCISE_ENTRIES; i++) {
-        if (um_tree_broken_link(tree, layer, &cursor, &name, &name_size, &target,
-                                &target_size) != 1)
+        if (um_tree_broken_link(tree, layer, &cursor, &name, &name_size, &target, &target_size) !=
+            1)
             break;
         um_free(name);
         um_free(target);

@@ -7,12 +7,38 @@
 #include "exercise.h"
 
 static const char *const paths[] = {
-    "a",         "b",       "a/b",          "a/b/c",         "a/c",          "b/a",
-    "b/b/b",     "c",       ".wh.a",        ".wh.b",         "a/.wh.b",      "a/.wh..wh..opq",
-    "b/.wh.a",   "b/.wh.c", ".wh..wh..opq", "a/b/.wh..wh..opq", "../a",      "/b/../c",
-    "./",        "a/",      ".wh..wh.plnk", ".wh.a/b",       "d/e/f/g",      "d/e",
-    "d/.wh.e",   "d",       "e",            "e/f",           "a/b/c/d/e/f",  ".wh.d",
-    "c/.wh.nix", "c/c/c",
+    "a",
+    "b",
+    "a/b",
+    "a/b/c",
+    "a/c",
+    "b/a",
+    "b/b/b",
+    "c",
+    ".wh.a",
+    ".wh.b",
+    "a/.wh.b",
+    "a/.wh..wh..opq",
+    "b/.wh.a",
+    "b/.wh.c",
+    ".wh..wh..opq",
+    "a/b/.wh..wh..opq",
+    "../a",
+    "/b/../c",
+    "./",
+    "a/",
+    ".wh..wh.plnk",
+    ".wh.a/b",
+    "d/e/f/g",
+    "d/e",
+    "d/.wh.e",
+    "d",
+    "e",
+    "e/f",
+    "a/b/c/d/e/f",
+    ".wh.d",
+    "c/.wh.nix",
+    "c/c/c",
 };
 static const char types[] = "fdshcbpwhdfhs";
 
@@ -36,8 +62,8 @@ static void run_step(struct um_indexer *indexer, uint8_t first, uint8_t second)
     struct um_fault fault;
     char type = types[first % (sizeof types - 1)];
     const char *path = paths[second % (sizeof paths / sizeof *paths)];
-    const char *target = paths[(first / (sizeof types - 1) + second / 32 * 5) %
-                               (sizeof paths / sizeof *paths)];
+    const char *target =
+        paths[(first / (sizeof types - 1) + second / 32 * 5) % (sizeof paths / sizeof *paths)];
     if (add_entry(indexer, type, path, target, type == 'f' ? second : 0, &fault) != 0)
         abort(); /* none of these is refused */
 }

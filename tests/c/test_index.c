@@ -2,7 +2,11 @@
 #include "index_format.h"
 #include "layers.h"
 
-#define LINES(...) (const char *const[]) { __VA_ARGS__, NULL }
+#define LINES(...)        \
+    (const char *const[]) \
+    {                     \
+        __VA_ARGS__, NULL \
+    }
 
 static int make_index(void)
 {

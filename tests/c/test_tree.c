@@ -4,7 +4,11 @@
 #include "harness.h"
 #include "layers.h"
 
-#define LINES(...) (const char *const[]) { __VA_ARGS__, NULL }
+#define LINES(...)        \
+    (const char *const[]) \
+    {                     \
+        __VA_ARGS__, NULL \
+    }
 
 /* All names of a directory, joined by commas. */
 static const char *list(struct stack *stack, const char *path)
@@ -109,8 +113,7 @@ TEST(a_link_to_nowhere_is_absent_and_reported)
     CHECK_INT(stack_add(&stack, LINES("h was -> no/where", "h up -> ../../dir", "h r -> /")), 0);
     CHECK_INT(stack_open(&stack), 0);
     CHECK_STR(list(&stack, ""), "dir");
-    CHECK_INT(um_tree_broken_link(stack.tree, 1, &cursor, &name, &name_size, &target,
-                                  &target_size),
+    CHECK_INT(um_tree_broken_link(stack.tree, 1, &cursor, &name, &name_size, &target, &target_size),
               1);
     CHECK_BYTES(name, name_size, "r");
     CHECK_BYTES(target, target_size, "");
@@ -124,9 +127,9 @@ TEST(links_may_come_before_their_target_and_in_circles)
     struct stack stack = {0};
     struct um_attr a, b;
     CHECK_INT(stack_add(&stack, LINES("f x", "f y")), 0);
-    CHECK_INT(stack_add(&stack, LINES("h a -> b", "h b -> c", "f c", "h x -> y", "h y -> x",
-                                      "h z -> z")),
-              0);
+    CHECK_INT(
+        stack_add(&stack, LINES("h a -> b", "h b -> c", "f c", "h x -> y", "h y -> x", "h z -> z")),
+        0);
     CHECK_INT(stack_open(&stack), 0);
     CHECK_STR(list(&stack, ""), "a,b,c,x,y");
     CHECK_INT(stack_stat(&stack, "a", &a), 0);
@@ -231,14 +234,14 @@ TEST(changes_name_what_an_opaque_directory_hides)
     uint32_t mode;
     uint64_t size;
     CHECK_INT(stack_add(&stack, LINES("f d/x", "f d/y", "d d/sub", "f d/sub/z", "f e")), 0);
-    CHECK_INT(stack_add(&stack, LINES("d d", "f d/.wh..wh..opq", "f d/y", "f .wh.e", "f .wh.no",
-                                      "f n/o")),
+    CHECK_INT(stack_add(&stack,
+                        LINES("d d", "f d/.wh..wh..opq", "f d/y", "f .wh.e", "f .wh.no", "f n/o")),
               0);
     CHECK_INT(stack_open(&stack), 0);
     CHECK_INT(um_tree_walk_open(stack.tree, 1, &walk), 0);
     while (um_tree_walk_next(walk, &path, &path_size, &change, &mode, &size) == 1)
-        used += (size_t)snprintf(text + used, sizeof text - used, "%c%.*s ", change,
-                                 (int)path_size, path);
+        used += (size_t)snprintf(text + used, sizeof text - used, "%c%.*s ", change, (int)path_size,
+                                 path);
     um_tree_walk_close(walk);
     CHECK_STR(text, "Cd Dd/sub Dd/x Cd/y De An An/o ");
     stack_close(&stack);

@@ -14,14 +14,15 @@ from pathlib import Path
 from unionmount.core import Indexer
 
 SEEDS = Path(__file__).parent / "index"
-LOWER = [
+Member = tuple[str, bytes, str, dict[str, str]]
+LOWER: list[Member] = [
     ("a", tarfile.DIRTYPE, "", {}),
     ("a/b", tarfile.REGTYPE, "", {"SCHILY.xattr.user.a": "1", "mtime": "-1.5"}),
     ("a/c", tarfile.SYMTYPE, "b", {}),
     ("a/d", tarfile.LNKTYPE, "a/b", {}),
     ("e", tarfile.FIFOTYPE, "", {}),
 ]
-UPPER = [
+UPPER: list[Member] = [
     ("a/.wh.b", tarfile.REGTYPE, "", {}),
     ("a/x", tarfile.LNKTYPE, "a/b", {}),
     (".wh.e", tarfile.REGTYPE, "", {}),
@@ -30,7 +31,7 @@ UPPER = [
 ]
 
 
-def layer(members: list[tuple[str, bytes, str, dict[str, str]]]) -> bytes:
+def layer(members: list[Member]) -> bytes:
     """The tar of some members."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
