@@ -286,13 +286,11 @@ def _machine() -> dict[str, str]:
 
 
 def _show(rows: list[Row]) -> None:
-    part = ""
-    for row in rows:
-        if row.part != part:
-            part = row.part
-            print(f"\n| {part} | value | unit | wanted |\n|---|---:|---|---|")
-        digits = 0 if row.value >= 100 else 1 if row.value >= 10 else 3
-        print(f"| {row.what} | {row.value:,.{digits}f} | {row.unit} | {row.wanted} |")
+    for part in dict.fromkeys(row.part for row in rows):
+        print(f"\n| {part} | value | unit | wanted |\n|---|---:|---|---|")
+        for row in (row for row in rows if row.part == part):
+            digits = 0 if row.value >= 100 else 1 if row.value >= 10 else 3
+            print(f"| {row.what} | {row.value:,.{digits}f} | {row.unit} | {row.wanted} |")
 
 
 def _arguments() -> argparse.Namespace:
