@@ -581,6 +581,38 @@ static int add_mark(struct um_indexer *ix, const struct um_slice *hidden, uint64
     return error;
 }
 
+/* Give the entry its name, making the directories on the way. */
+static int add_entry(struct um_indexer *ix, const struct um_tar_entry *entry, struct um_slice name,
+                     uint16_t flags, struct um_fault *fault)
+{
+    uint32_t number;
+    int error = enter(ix, &ix->path, ix->path.n - 1, &number, entry->header, fault);
+    if (error == 0)
+        error = intern_name(ix, number, name, &number, entry->header, fault);
+    if (error != 0)
+        return error;
+    ix->tables.names[number].flags |= flags;
+    return entry->type == UM_TAR_DIRECTORY ? add_directory(ix, number, entry, fault)
+                                           : add_plain(ix, number, entry, fault);
+}
+
+/* A file in the link store: links of this layer may lead to it, but it is not shown. The store is a
+ * name of the root that no one else can have, so hiding each file in it hides nothing else. */
+static int add_stored(struct um_indexer *ix, const struct um_tar_entry *entry,
+                      struct um_fault *fault)
+{
+    struct path *path = &ix->path;
+    if (path->n != 2 || !um_whiteout_is_link_store(path->parts[0]) ||
+        entry->type == UM_TAR_DIRECTORY || path->parts[1].size > MAX_COMPONENT)
+        return 0;
+    uint32_t store;
+    int error = intern_name(ix, 0, path->parts[0], &store, entry->header, fault);
+    if (error != 0)
+        return error;
+    ix->tables.names[store].flags |= UM_NAME_HIDDEN;
+    return add_entry(ix, entry, path->parts[1], UM_NAME_HIDDEN, fault);
+}
+
 /* Apply an entry whose path is not the root. */
 static int add_named(struct um_indexer *ix, const struct um_tar_entry *entry,
                      struct um_fault *fault)
@@ -588,22 +620,17 @@ static int add_named(struct um_indexer *ix, const struct um_tar_entry *entry,
     enum um_whiteout_kind kind;
     struct um_slice name;
     int error = classify_path(&ix->path, &kind, &name, entry->header, fault);
-    if (error != 0 || kind == UM_NAME_LEFTOVER)
+    if (error != 0)
         return error;
+    if (kind == UM_NAME_LEFTOVER)
+        return add_stored(ix, entry, fault);
     bool device =
         entry->type == UM_TAR_CHARACTER && um_whiteout_is_device(entry->major, entry->minor);
     if (kind == UM_NAME_OPAQUE)
         return add_mark(ix, NULL, entry->header, fault);
     if (kind == UM_NAME_WHITEOUT || device)
         return add_mark(ix, &name, entry->header, fault);
-    uint32_t number;
-    error = enter(ix, &ix->path, ix->path.n - 1, &number, entry->header, fault);
-    if (error == 0)
-        error = intern_name(ix, number, name, &number, entry->header, fault);
-    if (error != 0)
-        return error;
-    return entry->type == UM_TAR_DIRECTORY ? add_directory(ix, number, entry, fault)
-                                           : add_plain(ix, number, entry, fault);
+    return add_entry(ix, entry, name, 0, fault);
 }
 
 int um_indexer_add(struct um_indexer *ix, const struct um_tar_entry *entry, struct um_fault *fault)

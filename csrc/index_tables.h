@@ -18,6 +18,7 @@
 
 #define UM_NAME_WHITED 1u  /* a whiteout of this name stands in the layer */
 #define UM_NAME_OPAQUED 2u /* an opaque mark stands in the directory of this name */
+#define UM_NAME_HIDDEN 8u  /* in the layer's link store: the target of links, never shown */
 #define UM_NAME_CARRIES 4u /* a whiteout or an opaque mark stands somewhere in it */
 
 /* A name stands for its inode only as long as its directory is the same: `born` is the epoch that

@@ -138,7 +138,8 @@ static int order_allocate(struct order *o, size_t names, size_t inodes)
 
 static bool is_shown(const struct um_name *name)
 {
-    return name->inode != UM_NONE || (name->flags & UM_NAME_WHITED);
+    return !(name->flags & UM_NAME_HIDDEN) &&
+           (name->inode != UM_NONE || (name->flags & UM_NAME_WHITED));
 }
 
 /* Group the names by directory: counting sort, so that it is linear. Afterwards the group of name

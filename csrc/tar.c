@@ -9,7 +9,9 @@
  * is what the engines read and write layers with; such places say so. They are:
  *  - Links, devices, FIFOs and directories have no payload, whatever their size field says (GNU tar
  *    and libarchive skip the size of a directory; Python's tarfile does as Go does). The size of
- *    '0' and '7' with a trailing slash, and of 'D', is skipped.
+ *    'D' is skipped.
+ *  - NUL with a trailing slash in the name is a directory, as V7 wrote them; '0' and '7' with one
+ *    are files.
  *  - A GNU long name beats a pax path; GNU.sparse.name beats both. Of two 'x' headers before one
  *    entry, the last counts alone.
  *  - A lone zero block with anything but a zero block behind it is an error.
@@ -242,8 +244,6 @@ static enum um_tar_type type_of(char flag, struct um_slice name)
     case '6':
         return UM_TAR_FIFO;
     case '\0':
-    case '0':
-    case '7':
         return name.data[name.size - 1] == '/' ? UM_TAR_DIRECTORY : UM_TAR_FILE;
     default:
         return UM_TAR_FILE;
@@ -253,7 +253,7 @@ static enum um_tar_type type_of(char flag, struct um_slice name)
 /* As Go has it; see the top of this file. */
 static bool has_payload(char flag, enum um_tar_type type)
 {
-    return type == UM_TAR_FILE || flag == '0' || flag == '7' || flag == 'D';
+    return type == UM_TAR_FILE || flag == 'D';
 }
 
 /* A number that pax may override. */

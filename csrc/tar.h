@@ -30,7 +30,7 @@
 
 enum um_tar_type {
     UM_TAR_FILE, /* types '0', NUL, '7', 'S' and pax sparse; unknown types too (POSIX says so) */
-    UM_TAR_DIRECTORY, /* '5', GNU 'D'; and '0', NUL or '7' with a trailing slash in the name */
+    UM_TAR_DIRECTORY, /* '5', GNU 'D'; and NUL with a trailing slash in the name */
     UM_TAR_SYMLINK,
     UM_TAR_HARDLINK,
     UM_TAR_CHARACTER,

@@ -2,6 +2,7 @@
 
 static const struct um_slice prefix = {(const uint8_t *)".wh.", 4};
 static const struct um_slice leftover = {(const uint8_t *)".wh..wh.", 8};
+static const struct um_slice link_store = {(const uint8_t *)".wh..wh.plnk", 12};
 static const struct um_slice opaque = {(const uint8_t *)".wh..wh..opq", 12};
 
 static bool begins_with(struct um_slice text, struct um_slice start)
@@ -28,6 +29,11 @@ enum um_whiteout_kind um_whiteout_classify(struct um_slice component, struct um_
         return UM_NAME_BROKEN;
     *hidden = name;
     return UM_NAME_WHITEOUT;
+}
+
+bool um_whiteout_is_link_store(struct um_slice component)
+{
+    return um_slice_equal(component, link_store);
 }
 
 bool um_whiteout_is_device(uint32_t major, uint32_t minor)

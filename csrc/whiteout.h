@@ -22,6 +22,11 @@ enum um_whiteout_kind {
  * name that it hides (borrowed from component). */
 enum um_whiteout_kind um_whiteout_classify(struct um_slice component, struct um_slice *hidden);
 
+/* True for the name of the directory in the image root where AUFS kept files with several names, so
+ * that hard links could lead to them (`.wh..wh.plnk`). It is a leftover, but what is in it is needed
+ * as the target of links; Docker does the same (pkg/archive/diff.go, UnpackLayer). */
+bool um_whiteout_is_link_store(struct um_slice component);
+
 /* True for the device number that overlayfs and its kin use as a whiteout (0:0). */
 bool um_whiteout_is_device(uint32_t major, uint32_t minor);
 

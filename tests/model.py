@@ -83,8 +83,13 @@ class Layer:
 
     number: int
     own: dict[Path, Own] = field(default_factory=dict)
+    stored: dict[Path, Own] = field(default_factory=dict)  # in AUFS' link store (11)
     whiteouts: set[Path] = field(default_factory=set)
     opaques: set[Path] = field(default_factory=set)
+
+    def named(self, target: Path) -> Own | None:
+        """What the target of a hard link names in this layer."""
+        return self.stored.get(target) or self.own.get(target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +177,7 @@ def _xattrs(info: tarfile.TarInfo) -> dict[bytes, bytes]:
 
 
 def _kind(info: _RawInfo) -> int:
-    if info.raw_type in (b"0", b"\0", b"7") and _name(info).endswith(b"/"):  # 8
+    if info.raw_type == b"\0" and _name(info).endswith(b"/"):  # 8
         return DIRECTORY
     return _TYPES.get(info.type, FILE)  # 8
 
@@ -292,7 +297,7 @@ def _implied(path: Path, layer: Layer) -> bool:
 
 
 def _link_to(target: Path, layer: Layer) -> File | Link:
-    found = layer.own.get(target)
+    found = layer.named(target)
     return Link(target) if found is None or isinstance(found, Directory) else found
 
 
@@ -301,6 +306,8 @@ def _add(member: _Member, layer: Layer) -> None:
     _check_name(path)
     _check_member(member)
     special = _special(path)
+    if len(path) == 2 and path[0] == b".wh..wh.plnk" and member.kind != DIRECTORY:
+        layer.stored[path] = _own(member, layer)
     if special < len(path) - 1:
         return  # 11: below a whiteout or a leftover
     if special == len(path) - 1:
@@ -314,20 +321,22 @@ def _add(member: _Member, layer: Layer) -> None:
         _add_file(path, member, layer)
 
 
-def _add_file(path: Path, member: _Member, layer: Layer) -> None:
-    own: File | Link
-    _imply(path[:-1], layer)
+def _own(member: _Member, layer: Layer) -> File | Link:
     if member.kind == 0:
-        own = _link_to(normalise(member.link or b""), layer)  # 7: before the name changes
-    else:
-        own = File(
-            member.kind,
-            member.meta,
-            member.content,
-            member.stored,
-            member.link or b"",
-            member.rdev if member.kind in (CHARACTER, BLOCK) else (0, 0),
-        )
+        return _link_to(normalise(member.link or b""), layer)
+    return File(
+        member.kind,
+        member.meta,
+        member.content,
+        member.stored,
+        member.link or b"",
+        member.rdev if member.kind in (CHARACTER, BLOCK) else (0, 0),
+    )
+
+
+def _add_file(path: Path, member: _Member, layer: Layer) -> None:
+    _imply(path[:-1], layer)
+    own = _own(member, layer)  # 7: before the name changes
     _forget_below(path, layer)
     layer.own[path] = own
 
@@ -348,7 +357,7 @@ def read_layer(tar: bytes, number: int) -> Layer:
 def _meaning(link: Link, layer: Layer, below: View) -> tuple[File | None, Path]:
     """The file that a link means (rule 7), or None; and the target that decided."""
     seen = [link]
-    while isinstance(following := layer.own.get(seen[-1].target), Link):
+    while isinstance(following := layer.named(seen[-1].target), Link):
         seen.append(following)
         if following in seen[:-1]:
             break  # a circle: this link looks below for its own target

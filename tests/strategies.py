@@ -443,6 +443,7 @@ def _marker(draw: st.DrawFn) -> Entry:
                 b".wh..wh..opq",
                 b".wh..wh..opq",
                 b".wh..wh.plnk",
+                b".wh..wh.plnk/1.2",
                 b".wh..wh.aufs/a",
                 b".wh..wh.",
                 b".wh." + hidden + b"/a",
@@ -451,7 +452,7 @@ def _marker(draw: st.DrawFn) -> Entry:
     )
     kind = draw(st.sampled_from([b"0", b"0", b"0", b"5", b"2", b"1", b"3"]))
     name = prefix + b"/" + mark if prefix else mark
-    link = b"a" if kind in (b"1", b"2") else b""
+    link = draw(st.sampled_from([b"a", b".wh..wh.plnk/1.2"])) if kind in (b"1", b"2") else b""
     return Entry(kind, name, link=link, dialect=draw(st.sampled_from(["pax", "tarfile-gnu"])))
 
 

@@ -595,8 +595,8 @@ TEST(types_and_whether_they_have_a_payload)
     expect_type('5', "a", UM_TAR_DIRECTORY, false);
     expect_type('6', "a", UM_TAR_FIFO, false);
     expect_type('D', "a", UM_TAR_DIRECTORY, true);
-    expect_type('0', "a/", UM_TAR_DIRECTORY, true);
-    expect_type('7', "a/", UM_TAR_DIRECTORY, true);
+    expect_type('0', "a/", UM_TAR_FILE, true);
+    expect_type('7', "a/", UM_TAR_FILE, true);
     expect_type('\0', "a/", UM_TAR_DIRECTORY, false);
     expect_type('5', "a/", UM_TAR_DIRECTORY, false);
     expect_type('Z', "a", UM_TAR_FILE, true);

@@ -174,6 +174,20 @@ TEST(leftovers_are_not_shown)
     stack_close(&stack);
 }
 
+TEST(links_may_lead_into_the_link_store)
+{
+    struct stack stack = {0};
+    struct um_attr attr;
+    CHECK_INT(stack_add(&stack, LINES("h late -> .wh..wh.plnk/1.2", "f .wh..wh.plnk/1.2",
+                                      "h x -> .wh..wh.plnk/1.2", "d .wh..wh.plnk/d")),
+              0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, ""), "late,x");
+    CHECK_INT(stack_stat(&stack, "x", &attr), 0);
+    CHECK_INT(attr.nlink, 2);
+    stack_close(&stack);
+}
+
 TEST(a_file_over_a_directory_loses_its_children)
 {
     struct stack stack = {0};

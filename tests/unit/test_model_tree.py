@@ -315,6 +315,14 @@ _CASES = {
     "leftovers of AUFS": [
         [file(b".wh..wh.plnk/1.2"), file(b"d/.wh..wh.aufs"), link(b"x", b".wh..wh.plnk/1.2")]
     ],
+    "links before the link store": [
+        [link(b"x", b".wh..wh.plnk/1.2"), file(b".wh..wh.plnk/1.2"), link(b"y", b"x")],
+        [
+            link(b"z", b".wh..wh.plnk/1.2"),
+            file(b".wh..wh.plnk/a/b"),
+            link(b"w", b".wh..wh.plnk/a/b"),
+        ],
+    ],
     "names below a whiteout": [[file(b"a/b")], [file(b".wh.a/b"), file(b"new/.wh.x/y")]],
     "longest whiteout": [[file(b"n" * 255)], [file(b".wh." + b"n" * 255)]],
 }
