@@ -7,9 +7,8 @@
 
 #include "index_format.h"
 
-/* Blocks touched for the first time before the mapping is let go of: a walk over a large layer
- * then keeps 32 MiB resident, not the whole index. The pages stay in the page cache. */
-#define RESIDENT_BLOCKS (32u << 20 >> 12)
+/* A mapping of this size or less may stay resident as a whole. */
+#define SMALL_MAPPING ((size_t)4 << 20)
 
 enum block_state { BLOCK_UNSEEN, BLOCK_GOOD, BLOCK_BAD };
 
@@ -27,7 +26,6 @@ struct um_index {
     struct um_index_info info;
     uint64_t n_blocks; /* header and everything before the sums */
     atomic_uchar *states; /* enum block_state by block */
-    atomic_uint touched;  /* blocks verified since the mapping was last let go of */
 };
 
 /* ---- validating a block ----------------------------------------------------------------------- */
@@ -162,15 +160,6 @@ static uint64_t stored_sum(const struct um_index *index, uint64_t block)
     return um_load64(index->map + index->n_blocks * UM_INDEX_BLOCK + (block - 1) * 8);
 }
 
-/* Pages stay valid for other threads: a private read-only mapping of a file faults in again. */
-static void count_touch(struct um_index *index)
-{
-    if (atomic_fetch_add_explicit(&index->touched, 1, memory_order_relaxed) < RESIDENT_BLOCKS)
-        return;
-    atomic_store_explicit(&index->touched, 0, memory_order_relaxed);
-    madvise((void *)(uintptr_t)index->map, index->map_size, MADV_DONTNEED);
-}
-
 static int verify_block(struct um_index *index, enum um_index_section section, uint64_t block)
 {
     const uint8_t *at = index->map + block * UM_INDEX_BLOCK;
@@ -178,7 +167,6 @@ static int verify_block(struct um_index *index, enum um_index_section section, u
                 (section == UM_SECTION_STRINGS || valid_records(index, section, block));
     atomic_store_explicit(&index->states[block], good ? BLOCK_GOOD : BLOCK_BAD,
                           memory_order_release);
-    count_touch(index);
     return good ? 0 : -EBADMSG;
 }
 
@@ -323,6 +311,13 @@ void um_index_close(struct um_index *index)
 void um_index_get_info(const struct um_index *index, struct um_index_info *info)
 {
     *info = index->info;
+}
+
+/* Pages stay valid for other threads: a private read-only mapping of a file faults in again. */
+void um_index_trim(struct um_index *index)
+{
+    if (index->map_size > SMALL_MAPPING)
+        madvise((void *)(uintptr_t)index->map, index->map_size, MADV_DONTNEED);
 }
 
 int um_index_verify(struct um_index *index, struct um_fault *fault)

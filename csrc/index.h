@@ -73,6 +73,10 @@ struct um_index_xattr {
     bool last;
 };
 
+/* Let go of the pages of a large index that are resident; they stay in the page cache, and come
+ * back when they are touched. May be called at any time, by any thread. */
+void um_index_trim(struct um_index *index);
+
 int um_index_inode(struct um_index *index, uint32_t number, struct um_inode *inode);
 int um_index_dirent(struct um_index *index, uint32_t number, struct um_dirent *dirent);
 

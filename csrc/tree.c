@@ -269,6 +269,18 @@ static int keep_directory(struct um_tree *tree, uint64_t node, const struct um_v
     return error;
 }
 
+#define USES_BETWEEN_TRIMS 65536u
+
+void um_tree_count_use(struct um_tree *tree)
+{
+    unsigned uses = atomic_fetch_add_explicit(&tree->uses, 1, memory_order_relaxed);
+    if (uses < USES_BETWEEN_TRIMS)
+        return;
+    atomic_store_explicit(&tree->uses, 0, memory_order_relaxed);
+    for (uint32_t i = 0; i < tree->n_layers; i++)
+        um_index_trim(tree->layers[i].index);
+}
+
 /* ---- attributes ------------------------------------------------------------------------------------ */
 
 static void inode_attr(const struct um_inode *inode, struct um_attr *attr)
@@ -335,6 +347,7 @@ static int enter_hit(struct um_tree *tree, const struct um_view *view, const str
 int um_tree_hit_attr(struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
                      struct um_attr *attr)
 {
+    um_tree_count_use(tree);
     if (hit->child.type == DT_DIR)
         return enter_hit(tree, view, hit, attr);
     struct um_part part;

@@ -82,6 +82,8 @@ struct um_tree {
     bool has_externals;
     _Atomic(struct um_outer_links *) outer; /* set when first needed */
 
+    atomic_uint uses; /* nodes asked for since the indexes were last trimmed */
+
     pthread_rwlock_t lock;
     struct um_directory **slots; /* under lock; open-addressed by node */
     size_t n_slots, n_directories; /* under lock */
@@ -132,6 +134,10 @@ int um_hit_inode(const struct um_tree *tree, const struct um_hit *hit, struct um
  * layers, symlinks not followed. */
 int um_view_resolve(const struct um_tree *tree, uint32_t n_layers, struct um_slice path,
                     struct um_hit *hit);
+
+/* Count a node that was asked for. Every 65,536 of them the indexes let go of their pages, so that a
+ * walk over a million files does not make the process large. */
+void um_tree_count_use(struct um_tree *tree);
 
 /* The record of the directory node, NULL where it was never looked up. */
 struct um_directory *um_tree_directory(struct um_tree *tree, uint64_t node);
