@@ -4,6 +4,7 @@
 #include <sys/sysmacros.h>
 
 #include "index_tables.h"
+#include "keyed_hash.h"
 #include "whiteout.h"
 
 #define DEFAULT_MAX_ENTRIES (64ull << 20)
@@ -27,6 +28,7 @@ struct um_indexer {
     struct um_tables tables;
     struct um_index_limits limits;
     struct um_tar *tar;
+    struct um_hash_key key; /* of the two tables that follow */
     uint32_t *slots; /* open-addressed: name number + 1 by (parent, text); 0 is empty */
     size_t n_slots;
     uint32_t *sets; /* open-addressed: first record + 1 of each xattr set, by content */
@@ -59,18 +61,9 @@ static int add_string(struct um_indexer *ix, struct um_slice text, uint32_t *off
     return 0;
 }
 
-static uint32_t hash_name(uint32_t parent, struct um_slice text)
+static uint32_t hash_name(const struct um_indexer *ix, uint32_t parent, struct um_slice text)
 {
-    uint64_t hash = 0xcbf29ce484222325ull ^ parent;
-    size_t at = 0;
-    for (; at + 8 <= text.size; at += 8)
-        hash = (hash ^ um_load64(text.data + at)) * 0x9e3779b97f4a7c15ull, hash ^= hash >> 29;
-    uint64_t tail = text.size;
-    for (; at < text.size; at++)
-        tail = tail << 8 | text.data[at];
-    hash = (hash ^ tail) * 0x9e3779b97f4a7c15ull;
-    hash = (hash ^ hash >> 32) * 0xbf58476d1ce4e5b9ull;
-    return (uint32_t)(hash >> 32);
+    return (uint32_t)um_hash_keyed(&ix->key, parent, text);
 }
 
 /* The slot that holds the name, or the empty one where it belongs. */
@@ -91,7 +84,7 @@ static uint32_t *find_slot(const struct um_indexer *ix, uint32_t parent, struct 
 
 static uint32_t find_name(const struct um_indexer *ix, uint32_t parent, struct um_slice text)
 {
-    return *find_slot(ix, parent, text, hash_name(parent, text)) - 1; /* 0 - 1 is UM_NONE */
+    return *find_slot(ix, parent, text, hash_name(ix, parent, text)) - 1; /* 0 - 1 is UM_NONE */
 }
 
 static int grow_slots(struct um_indexer *ix)
@@ -151,7 +144,7 @@ static int new_inode(struct um_indexer *ix, const struct um_build_inode *inode, 
 static int intern_name(struct um_indexer *ix, uint32_t parent, struct um_slice text,
                        uint32_t *number, uint64_t header, struct um_fault *fault)
 {
-    uint32_t hash = hash_name(parent, text);
+    uint32_t hash = hash_name(ix, parent, text);
     uint32_t *slot = find_slot(ix, parent, text, hash);
     if (*slot != 0) {
         *number = *slot - 1;
@@ -245,7 +238,7 @@ static int enter(struct um_indexer *ix, const struct path *path, size_t n, uint3
     return 0;
 }
 
-/* As enter, but only name the directories: a mark makes none of what is none (finish_marks). */
+/* As enter, but only name the directories: a mark makes none of what is none (finish_names). */
 static int enter_marked(struct um_indexer *ix, const struct path *path, size_t n,
                         uint32_t *directory, uint64_t header, struct um_fault *fault)
 {
@@ -314,15 +307,14 @@ static int check_xattr(const struct um_tar_xattr *xattr, uint64_t header, struct
     return 0;
 }
 
-static uint64_t hash_set(const struct um_tar_entry *entry)
+static uint64_t hash_set(const struct um_indexer *ix, const struct um_tar_entry *entry)
 {
     uint64_t hash = entry->n_xattrs;
     for (size_t i = 0; i < entry->n_xattrs; i++) {
-        const struct um_tar_xattr *xattr = &entry->xattrs[i];
-        hash = hash * 31 + um_index_checksum(xattr->name.data, xattr->name.size);
-        hash = hash * 31 + um_index_checksum(xattr->value.data, xattr->value.size);
+        hash = um_hash_keyed(&ix->key, hash, entry->xattrs[i].name);
+        hash = um_hash_keyed(&ix->key, hash, entry->xattrs[i].value);
     }
-    return hash ^ hash >> 32;
+    return hash;
 }
 
 static bool same_set(const struct um_tables *t, size_t first, const struct um_tar_entry *entry)
@@ -393,7 +385,7 @@ static int intern_set(struct um_indexer *ix, const struct um_tar_entry *entry, u
     if (error != 0)
         return error;
     size_t mask = ix->sets_capacity - 1;
-    size_t at = (size_t)hash_set(entry) & mask;
+    size_t at = (size_t)hash_set(ix, entry) & mask;
     for (; ix->sets[at] != 0; at = (at + 1) & mask) {
         if (same_set(&ix->tables, ix->sets[at] - 1, entry)) {
             *set = ix->sets[at];
@@ -793,7 +785,9 @@ int um_indexer_open(const struct um_index_limits *limits, struct um_indexer **ou
         ix->limits.max_entries = UM_NONE - 2;
     if (ix->limits.max_strings == 0 || ix->limits.max_strings > DEFAULT_MAX_STRINGS)
         ix->limits.max_strings = DEFAULT_MAX_STRINGS;
-    int error = grow_slots(ix);
+    int error = um_hash_key_make(&ix->key);
+    if (error == 0)
+        error = grow_slots(ix);
     if (error == 0)
         error = add_root(ix);
     if (error == 0)

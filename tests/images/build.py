@@ -210,13 +210,16 @@ def _base(layout: Path, work: Path) -> None:
 
 def _buildah_layers(layout: Path, out: Path, work: Path) -> None:
     def buildah(*words: str) -> str:
-        storage = ("--root", work / "storage", "--runroot", work / "run")
-        return run("buildah", "--storage-driver", "vfs", *storage, *words)
+        places = ("--root", work / "storage", "--runroot", work / "run")
+        return run("buildah", "--storage-driver", "vfs", *places, *words)
 
-    source = f"oci:{layout}:base"
+    # By skopeo: buildah would name the image after the path, which may be no name.
+    source = "localhost/base"
+    storage = f"[vfs@{work / 'storage'}+{work / 'run'}]"
+    run("skopeo", "copy", f"oci:{layout}:base", f"containers-storage:{storage}{source}")
     steps: list[Callable[[Path], None]] = [rebuild, rebuild_again]
     for number, step in enumerate(steps):
-        container = buildah("from", "--pull-never" if number else "--pull", source)
+        container = buildah("from", "--pull-never", source)
         step(Path(buildah("mount", container)))
         buildah("umount", container)
         source = f"localhost/step{number}"
