@@ -22,7 +22,7 @@ struct um_index_limits {
 
 struct um_indexer; /* opaque */
 
-/* A new, empty indexer. 0 or -ENOMEM. The caller owns *out. */
+/* A new, empty indexer. 0, -ENOMEM or the errno of getrandom(2). The caller owns *out. */
 int um_indexer_open(const struct um_index_limits *limits, struct um_indexer **out);
 
 /* Feed the next bytes of the layer's tar. 0 or a negative errno with `fault` filled; after an

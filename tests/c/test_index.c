@@ -1,5 +1,6 @@
 #include "harness.h"
 #include "index_format.h"
+#include "keyed_hash.h"
 #include "layers.h"
 
 #define LINES(...)        \
@@ -139,4 +140,33 @@ TEST(a_full_disk_is_an_error)
     CHECK_INT(um_indexer_finish(indexer, LAYER_BYTES, fd, &fault), -ENOSPC);
     um_indexer_close(indexer);
     close(fd);
+}
+
+/* Vectors from CPython 3.11, which hashes bytes with SipHash-1-3: PYTHONHASHSEED=0 is this key,
+ * hash(bytes(range(n))) & 2**64 - 1 the value. */
+TEST(the_hash_of_names_is_siphash)
+{
+    static const struct {
+        size_t size;
+        uint64_t hash;
+    } vectors[] = {{8, 0xead411e67ebe2eeaull},  {9, 0x75927f9d95124362ull},
+                   {15, 0xf30eb725bb91c9eaull}, {16, 0x8972188433a5c5b7ull},
+                   {23, 0x37332b1389daa4ffull}, {40, 0x95bc321ab41d8206ull}};
+    const struct um_hash_key zero = {0};
+    uint8_t bytes[40];
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (uint8_t)i;
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
+        CHECK(um_hash_keyed(&zero, um_load64(bytes), um_slice_of(bytes + 8, vectors[i].size - 8)) ==
+              vectors[i].hash);
+}
+
+/* Names made to meet in one slot under one key don't meet under another. */
+TEST(the_hash_of_names_has_a_new_key_for_every_layer)
+{
+    struct um_hash_key one = {0}, other = {0};
+    CHECK_INT(um_hash_key_make(&one), 0);
+    CHECK_INT(um_hash_key_make(&other), 0);
+    CHECK(memcmp(&one, &other, sizeof one) != 0);
+    CHECK(um_hash_keyed(&one, 0, text_slice("a")) != um_hash_keyed(&other, 0, text_slice("a")));
 }
