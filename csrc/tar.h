@@ -14,7 +14,7 @@
  *
  * Memory is bounded by struct um_tar_limits, whatever numbers the archive holds: a header that
  * announces 8 EiB of extended header is refused before anything is allocated for it. What global
- * headers leave behind is bounded to 16 KiB and 64 xattrs, because it comes with every entry.
+ * headers leave behind is bounded to 1 KiB and 16 xattrs, because it comes with every entry.
  *
  * Refused: a checksum, number or pax record that is malformed; a NUL in a path of a pax record; an
  * owner or device number beyond 32 bits; a device in a V7 header; a sparse map that contradicts

@@ -37,9 +37,10 @@ static const struct key_rule KEYS[K_COUNT] = {
 static const struct um_slice SCHILY = {(const uint8_t *)"SCHILY.xattr.", 13};
 static const struct um_slice LIBARCHIVE = {(const uint8_t *)"LIBARCHIVE.xattr.", 17};
 
-/* What may be kept of global headers. It comes with every later entry of 512 bytes, so it is kept
- * small: an archive of N bytes must not cost much more than N steps. */
-enum { GLOBAL_BYTES = 16384, GLOBAL_XATTRS = 64 };
+/* What may be kept of global headers. It comes with every later entry of 512 bytes, and may have to
+ * be kept for each of them, so it is kept small: an archive of N bytes must cost neither many more
+ * than N steps nor many more than N bytes of memory. */
+enum { GLOBAL_BYTES = 1024, GLOBAL_XATTRS = 16 };
 
 int um_tar_append(struct um_tar_bytes *bytes, const void *data, size_t size)
 {
