@@ -3,7 +3,7 @@
 #include <dirent.h>
 #include <sys/stat.h>
 
-#define MAX_LAYERS 65535u
+#define MAX_LAYERS 4096u /* as image.py has it */
 
 /* ---- views: the rule of docs/layers.md --------------------------------------------------------- */
 

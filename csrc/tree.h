@@ -63,7 +63,7 @@ struct um_tree_entry {
 };
 
 /* `layers[0]` is the lowest. 0 layers give an empty root. O(layers). 0, -ENOMEM, -E2BIG (more
- * than 65,535 layers), -EIO (a layer file shorter than its index says). The caller owns *out. */
+ * than 4,096 layers), -EIO (a layer file shorter than its index says). The caller owns *out. */
 int um_tree_open(const struct um_tree_layer *layers, size_t n_layers, struct um_tree **out);
 void um_tree_close(struct um_tree *tree);
 

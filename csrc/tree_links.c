@@ -364,26 +364,23 @@ int um_tree_count_links(struct um_tree *tree, struct um_part part, const struct 
 
 /* ---- directories --------------------------------------------------------------------------------------- */
 
-/* What one upper part does to the number of visible subdirectories of the parts below it. */
-static int apply_part(const struct um_tree *tree, const struct um_view *view, uint32_t place,
-                      int64_t *subdirectories)
+/* What the parts above the lowest do to its number of visible subdirectories. Their names are
+ * merged first, so that each is looked up in the lowest part only, however many parts there are. */
+static int apply_upper_parts(const struct um_tree *tree, const struct um_view *view, int64_t *count)
 {
-    struct um_part part = view->parts[place];
-    struct um_view below = {.parts = view->parts + place + 1, .n = view->n - place - 1};
-    const struct um_layer *layer = &tree->layers[part.layer];
-    struct um_inode directory;
-    int error = um_layer_inode(layer, part.inode, &directory);
-    for (uint32_t i = 0; error == 0 && i < directory.count; i++) {
-        struct um_child child;
-        struct um_hit hit;
-        error = um_layer_child(layer, &directory, i, &child);
+    struct um_view upper = {.parts = view->parts, .n = view->n - 1};
+    struct um_view lowest = {.parts = view->parts + upper.n, .n = 1};
+    um_autofree struct um_merged *merged = NULL;
+    int error = um_view_merge(tree, &upper, true, &merged);
+    for (uint32_t i = 0; error == 0 && i < merged->n; i++) {
+        struct um_hit hit, below;
+        error = um_merged_hit(tree, &upper, &merged->names[i], &hit);
         if (error != 0)
             break;
-        int found = um_view_find(tree, &below, child.name, &hit);
+        int found = um_view_find(tree, &lowest, hit.child.name, &below);
         if (found != 0 && found != -ENOENT)
             return found;
-        bool was = found == 0 && hit.child.type == DT_DIR;
-        *subdirectories += (child.type == DT_DIR) - was;
+        *count += (hit.child.type == DT_DIR) - (found == 0 && below.child.type == DT_DIR);
     }
     return error;
 }
@@ -404,8 +401,8 @@ int um_tree_count_subdirectories(struct um_tree *tree, struct um_directory *dire
             return error;
         count = inode.nlink;
     }
-    for (uint32_t place = view->n ? view->n - 1 : 0; place-- > 0;) {
-        int error = apply_part(tree, view, place, &count);
+    if (view->n > 1) {
+        int error = apply_upper_parts(tree, view, &count);
         if (error != 0)
             return error;
     }

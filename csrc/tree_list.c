@@ -42,7 +42,7 @@ static int compare_candidates(const void *a, const void *b)
 }
 
 /* The first candidate of each name decides. */
-static int pick(const struct candidates *c, struct um_merged **out)
+static int pick(const struct candidates *c, bool whiteouts, struct um_merged **out)
 {
     struct um_merged *merged = malloc(sizeof *merged + c->n * sizeof merged->names[0]);
     if (merged == NULL)
@@ -52,14 +52,15 @@ static int pick(const struct candidates *c, struct um_merged **out)
         const struct candidate *at = &c->all[i];
         if (i != 0 && um_slice_equal(at->name, c->all[i - 1].name))
             continue;
-        if (at->type != DT_WHT)
+        if (whiteouts || at->type != DT_WHT)
             merged->names[merged->n++] = (struct um_merged_name){at->place, at->dirent};
     }
     *out = merged;
     return 0;
 }
 
-int um_view_merge(const struct um_tree *tree, const struct um_view *view, struct um_merged **out)
+int um_view_merge(const struct um_tree *tree, const struct um_view *view, bool whiteouts,
+                  struct um_merged **out)
 {
     struct candidates c = {0};
     int error = 0;
@@ -68,7 +69,7 @@ int um_view_merge(const struct um_tree *tree, const struct um_view *view, struct
     if (error == 0 && c.n != 0)
         qsort(c.all, c.n, sizeof *c.all, compare_candidates);
     if (error == 0)
-        error = pick(&c, out);
+        error = pick(&c, whiteouts, out);
     free(c.all);
     return error;
 }
@@ -89,7 +90,7 @@ static int need_merged(struct um_tree *tree, struct um_directory *directory,
     struct um_merged *merged = atomic_load(&directory->merged);
     if (merged == NULL) {
         struct um_merged *made;
-        int error = um_view_merge(tree, &directory->view, &made);
+        int error = um_view_merge(tree, &directory->view, false, &made);
         if (error != 0)
             return error;
         if (atomic_compare_exchange_strong(&directory->merged, &merged, made))

@@ -148,8 +148,10 @@ int um_tree_hit_attr(struct um_tree *tree, const struct um_view *view, const str
 
 /* ---- tree_list.c ------------------------------------------------------------------------------- */
 
-/* The visible names of a view, sorted; external links are among them. *out is malloced. */
-int um_view_merge(const struct um_tree *tree, const struct um_view *view, struct um_merged **out);
+/* The visible names of a view, sorted; external links are among them, and with `whiteouts` the names
+ * that a whiteout hides. *out is malloced. */
+int um_view_merge(const struct um_tree *tree, const struct um_view *view, bool whiteouts,
+                  struct um_merged **out);
 
 /* The hit that a merged name stands for. */
 int um_merged_hit(const struct um_tree *tree, const struct um_view *view,

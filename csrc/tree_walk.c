@@ -75,7 +75,7 @@ static int compare_items(const void *a, const void *b)
 static int add_hidden_items(const struct um_tree *tree, struct frame *frame)
 {
     struct um_merged *merged;
-    int error = um_view_merge(tree, &frame->below, &merged);
+    int error = um_view_merge(tree, &frame->below, false, &merged);
     if (error != 0)
         return error;
     for (uint32_t i = 0; error == 0 && i < merged->n; i++) {

@@ -291,3 +291,26 @@ TEST(many_threads_may_ask_at_once)
     CHECK_STR(list(&stack, "d/c"), "x,y");
     stack_close(&stack);
 }
+
+TEST(subdirectories_are_counted_where_layers_add_hide_and_bring_back)
+{
+    struct stack stack = {0};
+    struct um_attr attr;
+    CHECK_INT(stack_add(&stack, LINES("d d/a", "d d/b", "d d/c", "f d/f")), 0);
+    CHECK_INT(stack_add(&stack, LINES("f d/.wh.a", "f d/b", "d d/f", "d d/new")), 0);
+    CHECK_INT(stack_add(&stack, LINES("d d/a", "f d/.wh.new", "d d/c", "f d/.wh.none")), 0);
+    CHECK_INT(stack_add(&stack, LINES("f d/.wh.c", "h d/f -> nowhere")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, "d"), "a,b");
+    CHECK_INT(stack_stat(&stack, "d", &attr), 0);
+    CHECK_INT(attr.nlink, 3);
+    stack_close(&stack);
+}
+
+TEST(too_many_layers_are_refused)
+{
+    static const struct um_tree_layer layers[4097];
+    struct um_tree *tree = NULL;
+    CHECK_INT(um_tree_open(layers, 4097, &tree), -E2BIG);
+    CHECK(tree == NULL);
+}
