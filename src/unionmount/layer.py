@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import re
+import resource
 import secrets
 import shutil
 import threading
@@ -108,15 +109,22 @@ class FileIdentity:
             raise FormatError(f"{what}: changed while it was read")
 
 
+def reason_of(error: OSError) -> str:
+    """What the operating system says, and the limit where that is what ran out."""
+    if error.errno == errno.EMFILE:
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return f"{os.strerror(error.errno)} (the limit is {allowed}, see ulimit -n)"
+    # OSErrors of the core carry their own text instead of a plain strerror
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
 @contextmanager
 def storing(where: Path | str) -> Iterator[None]:
     """Turn what the operating system refuses into StoreError that says where."""
     try:
         yield
     except OSError as error:
-        # OSErrors of the core carry their own text instead of a plain strerror
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise StoreError(f"{printable(str(where))}: {reason}") from error
+        raise StoreError(f"{printable(str(where))}: {reason_of(error)}") from error
 
 
 def fsync_directory(path: Path) -> None:
@@ -464,10 +472,16 @@ class OpenLayer:
 
     def close(self) -> None:
         """Close both descriptors; a second call does nothing."""
-        for fd in (self.data_fd, self.index_fd):
-            if fd >= 0:
-                os.close(fd)
-        self.data_fd = self.index_fd = -1
+        self.close_index()
+        fd, self.data_fd = self.data_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def close_index(self) -> None:
+        """Close the descriptor of the index, which a mapping does not need."""
+        fd, self.index_fd = self.index_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class OpenImage:
@@ -488,6 +502,8 @@ class OpenImage:
                 opened = [stack.enter_context(self._open_index(layer)) for layer in self.layers]
                 stack.pop_all()
             self._indexes = opened
+            for layer in self.layers:
+                layer.close_index()
         return tuple(self._indexes)
 
     def _open_index(self, layer: OpenLayer) -> core.Index:

@@ -187,6 +187,8 @@ class ReadOnlyOperations(pyfuse3.Operations):
         """One extended attribute; which layer a file is from is one, too."""
         if name in (LAYER, LAYER_INDEX):
             index = self._tree.getattr(node).layer
+            if index >= len(self._facts.diff_ids):  # an image without layers has a root, too
+                raise FUSEError(errno.ENODATA)
             return (str(index) if name == LAYER_INDEX else self._facts.diff_ids[index]).encode()
         if not _visible(name, context):
             raise FUSEError(errno.ENODATA)

@@ -18,6 +18,7 @@ from unionmount.errors import (
     LimitExceeded,
     NotFoundError,
     SizeMismatch,
+    StoreError,
     UnionmountError,
     UsageError,
 )
@@ -294,8 +295,9 @@ def _open_layer(pull: Pull, blob: LayerBlob, *, in_place: bool) -> OpenLayer:
     _check_plain(pull, blob)
     index = pull.store.index_in_place(data, blob.what, pull.limits)
     try:
-        copy = os.dup(data.fd)
-    except OSError:
+        with storing(blob.what):
+            copy = os.dup(data.fd)
+    except StoreError:
         os.close(index)
         raise
     return OpenLayer(blob.diff_id, copy, data.offset, data.length, index)

@@ -583,3 +583,39 @@ def test_a_shell_in_a_chroot(tmp_path: Path, mount: Mount) -> None:
 def test_python_version_is_the_installed_one(cli: CommandLine) -> None:
     assert cli.run("version").stdout.startswith("unionmount 0.")
     assert sys.executable in COMMAND
+
+
+# ---- limits of the caller ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many_layers(tmp_path: Path) -> Path:
+    layers = [Layer().file(f"f{number}", b"hello\n") for number in range(128)]
+    return docker_archive(tmp_path / "many.tar", layers)
+
+
+def test_more_layers_than_open_files(many_layers: Path, where: Path) -> None:
+    cli = CommandLine(("prlimit", "--nofile=64:1024"))
+    cli.run("mount", many_layers, where)
+    assert len(list(where.iterdir())) == 128
+    fds = os.listdir(f"/proc/{cli.record(where)['pid']}/fd")
+    assert len(fds) < 128 + 32, "the descriptors of the indexes are closed"
+    cli.run("umount", where)
+    assert "Too many open files" not in cli.run("check", many_layers).stdout
+
+
+def test_more_layers_than_open_files_may_be(many_layers: Path, where: Path) -> None:
+    cli = CommandLine(("prlimit", "--nofile=64:64"))
+    message = cli.error("mount", many_layers, where)
+    assert message.endswith("Too many open files (the limit is 64, see ulimit -n)")
+    assert not is_mounted(where)
+
+
+def test_an_image_without_layers(cli: CommandLine, tmp_path: Path, where: Path) -> None:
+    cli.run("mount", docker_archive(tmp_path / "empty.tar", []), where)
+    assert list(where.iterdir()) == []
+    for name in ("user.unionmount.layer", "user.unionmount.layer_index"):
+        with pytest.raises(OSError, match="No data") as failure:
+            os.getxattr(where, name)
+        assert failure.value.errno == errno.ENODATA
+    cli.run("umount", where)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,10 +50,11 @@ class Settings:
         return Path(self.root) if self.root else default_root(os.environ)
 
     def store(self) -> Store:
-        """The store, with the limits of the environment."""
+        """The store, with the limits of the environment, and descriptors for many layers."""
         from unionmount.layer import ImportLimits
         from unionmount.store import Store
 
+        _raise_descriptor_limit()
         return Store(self.store_root(), ImportLimits.from_environment(os.environ))
 
 
@@ -124,6 +126,15 @@ def _open_standard_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # the lowest number comes first
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many open files as the caller may have: every layer of an image takes some."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # a kernel may allow less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _complain(error: Exception, settings: Settings, text: str) -> int:

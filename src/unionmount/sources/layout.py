@@ -6,6 +6,7 @@ tag or a name; Docker and containerd write the full name as ``io.containerd.imag
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Self
@@ -17,6 +18,7 @@ from unionmount.errors import (
     LimitExceeded,
     NotFoundError,
     SizeMismatch,
+    UnionmountError,
 )
 from unionmount.image import (
     MAX_DOCUMENT,
@@ -27,7 +29,7 @@ from unionmount.image import (
     load_json,
     select,
 )
-from unionmount.layer import FileIdentity, FileRange
+from unionmount.layer import FileIdentity, FileRange, reason_of
 from unionmount.reference import Digest, Reference, printable
 from unionmount.sources import Entry, Files, LayerBlob, SourceImage
 
@@ -89,9 +91,10 @@ class DirectoryFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise FormatError(
-                f"{self.what}: '{printable(path)}': {os.strerror(error.errno or 0)}"
-            ) from None
+            where = f"{self.what}: '{printable(path)}'"
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise UnionmountError(f"{where}: {reason_of(error)}") from error
+            raise FormatError(f"{where}: {os.strerror(error.errno or 0)}") from None
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return fd
         os.close(fd)
