@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -100,8 +100,8 @@ def load(
 ) -> list[StoredImage]:
     """Import all images of an archive or layout, or the one that REF names, into the store."""
     location = Location.parse(source)
-    if location.kind == "stored":
-        raise NotFoundError(f"{location}: no such file or directory")
+    if location.kind == "stored":  # or a directory that does not look like a layout
+        location = replace(location, kind="path")
     pull = Pull(store, limits or store.limits, platform, progress=progress)
     with _open_source(pull, location) as opened:
         entries = opened.source.entries()
@@ -163,7 +163,7 @@ class _OpenSource:
 
 def _open_source(pull: Pull, location: Location) -> _OpenSource:
     path = Path(location.path)
-    what = printable(location.path)
+    what = "standard input" if location.path == STDIN else printable(location.path)
     fallback_name = _fallback_name(path)
     if location.kind == "oci" or (location.kind == "path" and path.is_dir()):
         return _OpenSource(_open_layout(path, fallback_name), spooled=False)

@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -80,8 +81,21 @@ def default_root(environment: Mapping[str, str]) -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/unionmount")
     data = environment.get("XDG_DATA_HOME", "")
-    base = Path(data) if data.startswith("/") else Path.home() / ".local/share"
+    base = Path(data) if data.startswith("/") else _home(environment) / ".local/share"
     return base / "unionmount"
+
+
+def _home(environment: Mapping[str, str]) -> Path:
+    """The user's home: ``HOME``, or what the system knows where that says nothing usable."""
+    home = environment.get("HOME", "")
+    if not home.startswith("/"):
+        try:
+            home = pwd.getpwuid(os.geteuid()).pw_dir
+        except KeyError:
+            raise StoreError(
+                "no place for the store: this user has no home directory (--root DIR names one)"
+            ) from None
+    return Path(home)
 
 
 @dataclass(frozen=True, slots=True)

@@ -492,6 +492,15 @@ def test_load_refuses_a_terminal(fresh: CommandLine) -> None:
     assert "terminal" in done.stderr
 
 
+def test_load_says_what_is_no_archive(fresh: CommandLine, tmp_path: Path) -> None:
+    assert "standard input: not an image archive" in fresh.error("load")
+    assert "is empty" in fresh.error("load", "-i", "", status=2)
+    (tmp_path / "empty").mkdir()
+    cli = CommandLine(("env", "-C", str(tmp_path)), {"UNIONMOUNT_ROOT": str(tmp_path / "root")})
+    assert "no OCI image layout" in cli.error("load", "-i", "empty")
+    assert "no-such: no such file" in cli.error("load", "-i", "no-such")
+
+
 def test_images(fresh: CommandLine, archive: Path) -> None:
     assert fresh.run("images").stdout.split() == [
         "REPOSITORY",
@@ -561,6 +570,37 @@ def test_a_reader_that_has_seen_enough(archive: Path) -> None:
     shell = ["sh", "-c", script, "sh", *COMMAND, "layers", str(archive), "0"]
     done = subprocess.run(shell, capture_output=True, check=True)
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("unread", ["layers", "version"])
+def test_a_reader_that_reads_nothing(archive: Path, unread: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = [unread, str(archive)] if unread == "layers" else [unread]
+    try:
+        done = subprocess.run([*COMMAND, *arguments], stdout=writer, stderr=-1, check=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_terminal_that_knows_ascii_only(tmp_path: Path) -> None:
+    archive = docker_archive(tmp_path / "image.tar", [Layer()], history=["caf\xe9 " + "x" * 80])
+    cli = CommandLine(environment={"PYTHONIOENCODING": "ascii"})
+    assert "caf\\xe9 xxx" in cli.run("layers", archive).stdout
+
+
+def test_a_mount_without_a_record_is_unmounted_lazily(
+    cli: CommandLine, archive: Path, where: Path
+) -> None:
+    cli.run("mount", archive, where)
+    stranger = CommandLine(environment={"UNIONMOUNT_RUNTIME_DIR": str(where.parent / "run")})
+    with (where / "etc/motd").open("rb"):
+        daemon = daemon_of(cli, where)
+        assert "in use" in stranger.error("umount", where)
+        stranger.run("umount", "--lazy", where)
+        assert not is_mounted(where)
+    daemon.wait()
 
 
 # ---- programs on the mount -----------------------------------------------------------------------

@@ -60,8 +60,15 @@ def test_wrong_usage(arguments: list[str], capsys: Capture) -> None:
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err
-    assert "Traceback" not in captured.err
+    assert captured.err.startswith("unionmount: ")
+    assert captured.err.count("\n") == 1
+    assert "--help)" in captured.err
+
+
+def test_without_arguments_there_is_help(capsys: Capture) -> None:
+    main([])
+    captured = capsys.readouterr()
+    assert "Commands:" in captured.out + captured.err
 
 
 def test_an_error_is_one_line(capsys: Capture, tmp_path: Path) -> None:

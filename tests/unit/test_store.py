@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pwd
 import stat
 from contextlib import ExitStack
 from pathlib import Path
@@ -72,10 +73,24 @@ def test_default_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert default_root({"XDG_DATA_HOME": "/data"}) == Path("/var/lib/unionmount")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_root({"XDG_DATA_HOME": "/data"}) == Path("/data/unionmount")
-    assert default_root({"XDG_DATA_HOME": "relative"}) == tmp_path / ".local/share/unionmount"
-    assert default_root({}) == tmp_path / ".local/share/unionmount"
+    home = {"HOME": str(tmp_path)}
+    assert default_root({"XDG_DATA_HOME": "/data"} | home) == Path("/data/unionmount")
+    there = tmp_path / ".local/share/unionmount"
+    assert default_root({"XDG_DATA_HOME": "relative"} | home) == there
+    assert default_root(home) == there
+
+
+@pytest.mark.parametrize("environment", [{}, {"HOME": ""}, {"HOME": "relative"}], ids=str)
+def test_default_root_without_a_home(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = pwd.getpwall()[0].pw_uid
+    monkeypatch.setattr(os, "geteuid", lambda: uid or 1)
+    home = Path(pwd.getpwuid(uid or 1).pw_dir)
+    assert default_root(environment) == home / ".local/share/unionmount"
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000_000)
+    with pytest.raises(StoreError, match="--root"):
+        default_root(environment)
 
 
 def test_nobody_else_can_look_into_it(store: Store) -> None:

@@ -8,6 +8,7 @@ standard error. An error is one line and status 1, wrong usage status 2.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from contextlib import suppress
@@ -22,6 +23,8 @@ from unionmount.reference import printable
 
 if TYPE_CHECKING:
     from unionmount.store import Store
+
+_NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 has none
 
 _COMMANDS = {  # name: module and help, so that listing them imports none
     "check": ("check", "Verify an image and name what can't be shown of it."),
@@ -58,8 +61,19 @@ class Settings:
         return Store(self.store_root(), ImportLimits.from_environment(os.environ))
 
 
+class _UnreadOutput(Exception):
+    """Who was to read our output has gone."""
+
+
 class LazyGroup(click.Group):
     """A group whose subcommands are imported when they are used."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; click would end the program by itself at a broken pipe."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _UnreadOutput from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """All names, sorted."""
@@ -105,11 +119,10 @@ def main(arguments: list[str] | None = None) -> int:
         )
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _wrong_usage(error, settings)
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
+    except (_UnreadOutput, BrokenPipeError):
         # who reads our output has seen enough; what is still buffered must not fail at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
@@ -126,6 +139,8 @@ def _open_standard_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # the lowest number comes first
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does
 
 
 def _raise_descriptor_limit() -> None:
@@ -135,6 +150,16 @@ def _raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # a kernel may allow less than it says
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _wrong_usage(error: click.ClickException, settings: Settings) -> int:
+    if isinstance(error, _NO_ARGUMENTS):
+        error.show()
+        return 2
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "unionmount"
+    _complain(error, settings, f"{error.format_message()} (see {command} --help)")
+    return error.exit_code
 
 
 def _complain(error: Exception, settings: Settings, text: str) -> int:

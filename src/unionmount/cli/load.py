@@ -27,13 +27,14 @@ def command(settings: Settings, source: str | None, quiet: bool, platform: str |
     from unionmount.image import Platform
     from unionmount.pull import load
 
-    if source in (None, "-") and sys.stdin.isatty():
+    source = "-" if source is None else source
+    if source == "-" and sys.stdin.isatty():
         raise click.UsageError("give an archive with -i, or on standard input (not a terminal)")
     progress = ProgressLine()
     try:
         loaded = load(
             settings.store(),
-            source or "-",
+            source,
             platform=Platform.parse(platform) if platform else None,
             progress=progress,
         )

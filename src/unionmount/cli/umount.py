@@ -48,7 +48,7 @@ def unmount(table: MountTable, target: str, *, lazy: bool) -> None:
     try:
         found = table.find(target)
     except NotFoundError:
-        _unmount_unknown(target)
+        _unmount_unknown(target, lazy=lazy)
         return
     if found.alive:
         _unmount_live(found, lazy=lazy)
@@ -95,7 +95,7 @@ def _say_still_running(record: Record) -> None:
     print(f"unionmount: {text}", file=sys.stderr)
 
 
-def _unmount_unknown(target: str) -> None:
+def _unmount_unknown(target: str, *, lazy: bool) -> None:
     """Unmount what has no record: another user's, or older than the runtime directory."""
     from unionmount.fusemount import unmount_fuse
     from unionmount.mountinfo import FILE_SYSTEM, mounted_at
@@ -104,4 +104,4 @@ def _unmount_unknown(target: str) -> None:
     mounted = mounted_at(path)
     if mounted is None or mounted.file_system != FILE_SYSTEM:
         raise NotFoundError(f"{printable(str(path))}: no image is mounted there")
-    unmount_fuse(path)
+    unmount_fuse(path, lazy=lazy)
