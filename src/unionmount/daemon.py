@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from unionmount.errors import MountError, UnionmountError
+from unionmount.reference import printable
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +83,11 @@ def _become_daemon(serve: Callable[[Ready], None], inherited: Iterable[int], pip
         _let_go(inherited)
         serve(_teller(pipe))
         status = 0
-    except (UnionmountError, OSError) as error:
+    except UnionmountError as error:
         _tell(pipe, _FAILED, str(error))
+    except OSError as error:
+        where = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
+        _tell(pipe, _FAILED, where + (error.strerror or str(error)))
     except BaseException as error:
         log.exception("the daemon failed")
         _tell(pipe, _FAILED, f"internal error: {type(error).__name__}: {error}")
@@ -102,14 +106,21 @@ def _let_go(inherited: Iterable[int]) -> None:
 
 
 def _teller(pipe: int) -> Ready:
-    return lambda text: _tell(pipe, _READY, text)
+    def ready(text: str) -> None:
+        if not _tell(pipe, _READY, text):  # it was killed: nobody would know of the mount
+            raise MountError("the process that asked for the mount has gone")
+
+    return ready
 
 
-def _tell(pipe: int, kind: bytes, text: str) -> None:
-    """Send a message and close the pipe; nobody listens after the first one."""
-    with suppress(OSError):
+def _tell(pipe: int, kind: bytes, text: str) -> bool:
+    """Send a message and close the pipe; False where nobody listens (any more)."""
+    try:
         os.write(pipe, kind + os.fsencode(text))
         os.close(pipe)
+    except OSError:
+        return False
+    return True
 
 
 def _unexplained(status: int) -> str:

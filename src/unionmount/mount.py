@@ -152,8 +152,13 @@ def _mounted(
 ) -> Iterator[LiveMount]:
     """The file system mounted and connected to pyfuse3; gone afterwards, in use or not."""
     fd = mount_fuse(mountpoint, name, options)
-    mounted = mounted_at(mountpoint)
-    mount = LiveMount(mountpoint, mounted.device if mounted else "")
+    try:
+        mount = _found(mountpoint)
+    except BaseException:
+        os.close(fd)
+        with suppress(MountError):
+            unmount_fuse(mountpoint, lazy=True)
+        raise
     try:
         try:
             pyfuse3.init(operations, f"/dev/fd/{fd}", set())  # libfuse closes the descriptor
@@ -167,6 +172,14 @@ def _mounted(
     finally:
         # After the connection is closed: nothing that unmounting asks for can wait for us now.
         mount.unmount()
+
+
+def _found(mountpoint: Path) -> LiveMount:
+    """What was just mounted."""
+    mounted = mounted_at(mountpoint)
+    if mounted is None:
+        raise MountError(f"{printable(str(mountpoint))} was unmounted before it was ready")
+    return LiveMount(mountpoint, mounted.device)
 
 
 async def _serve(mount: LiveMount, ready: Callable[[], None]) -> None:

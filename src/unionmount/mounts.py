@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import select
+import signal
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,7 @@ from unionmount.reference import printable
 _ID_BYTES = 6
 _NAME_MAX = 60  # characters of an image's name in the name of a mount point
 
+STARTING = "starting"
 LIVE = "live"
 DETACHED = "detached: still in use"
 STALE = f"stale: {os.strerror(errno.ENOTCONN)}"
@@ -82,7 +84,7 @@ class Status:
     @property
     def alive(self) -> bool:
         """Whether its daemon runs."""
-        return self.status in (LIVE, DETACHED)
+        return self.status in (STARTING, LIVE, DETACHED)
 
 
 class MountTable:
@@ -111,7 +113,8 @@ class MountTable:
     @contextmanager
     def held(self, record: Record) -> Iterator[HeldRecord]:
         """Keep ``record`` in the table, locked, until the block ends."""
-        self._records.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _recording(self._records):
+            self._records.mkdir(parents=True, exist_ok=True, mode=0o700)
         held = HeldRecord(self._records / f"{record.id}.json", record)
         try:
             yield held
@@ -172,16 +175,27 @@ class HeldRecord:
 
     def _write(self, record: Record) -> int:
         temporary = self._path.with_suffix(f".{os.getpid()}")
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with _recording(self._path):
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            os.write(fd, json.dumps(asdict(record), indent=1).encode("ascii"))
-            temporary.rename(self._path)
+            with _recording(self._path), open(fd, "wb", closefd=False) as file:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                file.write(json.dumps(asdict(record), indent=1).encode("ascii"))
+                file.flush()
+                temporary.rename(self._path)
         except BaseException:
             os.close(fd)
             temporary.unlink(missing_ok=True)
             raise
         return fd
+
+
+@contextmanager
+def _recording(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MountError(f"record {path}: {error.strerror}") from error
 
 
 def runtime_directory() -> Path:
@@ -228,6 +242,17 @@ def process_start(pid: int) -> int | None:
     except OSError:
         return None
     return int(fields[19])
+
+
+def stop(record: Record) -> None:
+    """Ask the daemon of ``record`` to unmount; one that is just starting does so once it serves."""
+    with suppress(ProcessLookupError):
+        process = os.pidfd_open(record.pid)
+        try:
+            if process_start(record.pid) == record.started:
+                signal.pidfd_send_signal(process, signal.SIGTERM)
+        finally:
+            os.close(process)
 
 
 def wait_until_gone(record: Record, seconds: float) -> bool:
@@ -289,6 +314,8 @@ def _read(fd: int) -> Record | None:
 
 def _status(record: Record, table: set[tuple[str, Path]], *, alive: bool) -> str:
     mounted = (record.device, record.path) in table
+    if alive and not record.device:
+        return STARTING
     if alive:
         return LIVE if mounted else DETACHED
     return STALE if mounted else GONE

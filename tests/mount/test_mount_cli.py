@@ -659,3 +659,80 @@ def test_an_image_without_layers(cli: CommandLine, tmp_path: Path, where: Path) 
             os.getxattr(where, name)
         assert failure.value.errno == errno.ENODATA
     cli.run("umount", where)
+
+
+# ---- while a mount starts ------------------------------------------------------------------------
+
+
+def held_up(archive: Path, where: Path, code: str) -> subprocess.Popen[str]:
+    """``mount`` in a process where ``code`` stands before the file system is mounted."""
+    script = f"""
+import os, sys, unionmount.mount as module
+from unionmount.cli import main
+mount_fuse = module.mount_fuse
+def held_up(*arguments):
+    {code}
+    return mount_fuse(*arguments)
+module.mount_fuse = held_up
+sys.exit(main(["mount", {str(archive)!r}, {str(where)!r}]))
+"""
+    command = [sys.executable, "-c", script]
+    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True)
+
+
+def test_a_mount_nobody_waits_for_does_not_stay(
+    cli: CommandLine, archive: Path, where: Path
+) -> None:
+    fifo = where.parent / "fifo"
+    os.mkfifo(fifo)
+    with held_up(archive, where, f"open({str(fifo)!r}).read()") as caller:
+        with fifo.open("w"):  # opens when the daemon is there
+            daemon = daemon_of(cli, where)
+            caller.kill()
+            caller.wait()
+        daemon.wait()
+    assert not is_mounted(where)
+    assert cli.records() == []
+
+
+def test_a_starting_mount_is_unmounted(cli: CommandLine, archive: Path, where: Path) -> None:
+    fifo = where.parent / "fifo"
+    os.mkfifo(fifo)
+    with held_up(archive, where, f"open({str(fifo)!r}).read()") as caller:
+        with fifo.open("w"):
+            assert cli.record(where)["status"] == "starting"
+            cli.run("umount", "--lazy", where)
+        caller.communicate(timeout=30)
+    daemons = [Process(one["pid"]) for one in cli.records()]
+    for daemon in daemons:
+        daemon.wait()
+    assert not is_mounted(where)
+    assert cli.records() == []
+
+
+def test_a_failure_right_after_mounting_leaves_nothing(
+    cli: CommandLine, archive: Path, where: Path
+) -> None:
+    code = "module.mounted_at = lambda _: os.stat('/no/such/table')"
+    with held_up(archive, where, code) as caller:
+        _, message = caller.communicate(timeout=30)
+    assert caller.returncode == 1
+    assert message == "unionmount: /no/such/table: No such file or directory\n"
+    assert not is_mounted(where)
+    assert cli.records() == []
+
+
+@pytest.mark.needs("root")
+def test_no_room_for_the_record(archive: Path, where: Path, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=4", "none", full], check=True)
+    try:
+        cli = CommandLine(environment={"UNIONMOUNT_RUNTIME_DIR": str(full / "run")})
+        (full / "file").touch()
+        message = cli.error("mount", archive, where)
+        assert message.startswith(f"record {full}/run/mounts/")
+        assert message.endswith("No space left on device")
+        assert not is_mounted(where)
+    finally:
+        subprocess.run(["umount", full], check=True)

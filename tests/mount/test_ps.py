@@ -18,6 +18,7 @@ from mounting import CommandLine, Process, is_mounted
 from unionmount.mounts import (
     DETACHED,
     GONE,
+    STARTING,
     MountTable,
     Record,
     process_start,
@@ -103,7 +104,7 @@ def test_a_record_lives_as_long_as_it_is_held(tmp_path: Path) -> None:
     record = new_record(Path("/somewhere"))
     with table.held(record):
         (found,) = table.all()
-        assert (found.record, found.status, found.alive) == (record, DETACHED, True)
+        assert (found.record, found.status, found.alive) == (record, STARTING, True)
         (path,) = (tmp_path / "mounts").iterdir()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -117,7 +118,7 @@ def test_an_update_is_seen_and_stays_locked(tmp_path: Path) -> None:
         (found,) = table.all()
         assert found.record == held.record
         assert (found.record.mountpoint, found.record.device) == ("/other", "0:99")
-        assert found.alive
+        assert (found.status, found.alive) == (DETACHED, True)
         assert len(list((tmp_path / "mounts").iterdir())) == 1
 
 

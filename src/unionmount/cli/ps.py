@@ -25,8 +25,8 @@ _HEADER = ("ID", "IMAGE", "MODE", "MOUNTPOINT", "PID", "CREATED", "STATUS")
 def command(quiet: bool, clean: bool, form: str) -> int:
     """List mounts, dead ones too.
 
-    STATUS is "live"; "detached" (unmounted, but somebody still uses it); "stale" (the process that
-    served it is dead, the mount is still there); or "gone" (process and mount are gone).
+    STATUS is "starting"; "live"; "detached" (unmounted, but somebody still uses it); "stale" (the
+    process that served it is dead, the mount is still there); or "gone" (both are gone).
     """
     from unionmount.mounts import MountTable
 

@@ -66,10 +66,12 @@ def clean(table: MountTable, found: Status) -> None:
 
 
 def _unmount_live(found: Status, *, lazy: bool) -> None:
-    from unionmount.mounts import DETACHED, wait_until_gone
+    from unionmount.mounts import LIVE, STARTING, stop, wait_until_gone
 
     record = found.record
-    if found.status != DETACHED:
+    if found.status == STARTING:
+        stop(record)
+    if found.status == LIVE:
         _take_away(record, lazy=lazy)
     if not lazy and not wait_until_gone(record, _PATIENCE):
         _say_still_running(record)
