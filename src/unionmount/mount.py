@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_INTERRUPTION = 0.1  # seconds
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -46,6 +47,29 @@ class MountRequest:
     options: MountOptions
     root: str  # of the store
     background: bool  # messages go to a log file
+
+
+class _Interruptions:
+    """While entered, a signal interrupts the main thread now and then.
+
+    pyfuse3 waits until /dev/fuse has a request, then reads it: a blocking read that holds the
+    GIL. Where the request is taken back in between (who made it was killed), that read waits for
+    the next one, and nothing that threads come up with gets out meanwhile, though somebody may
+    wait for just that. A signal ends the read, and pyfuse3 goes on.
+    """
+
+    def __init__(self) -> None:
+        self._entered = 0
+
+    def __enter__(self) -> None:
+        self._entered += 1
+        if self._entered == 1:
+            signal.setitimer(signal.ITIMER_REAL, _INTERRUPTION, _INTERRUPTION)
+
+    def __exit__(self, *_: object) -> None:
+        self._entered -= 1
+        if self._entered == 0:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 class LiveMount:
@@ -77,10 +101,10 @@ def run_mount(image: OpenImage, request: MountRequest, ready: daemon.Ready) -> N
     unmounted, by somebody else or after SIGTERM, SIGINT or SIGHUP. A second signal ends it even
     where files are open.
     """
-    with _signals_held(), _recorded(image, request) as held:
+    with _signals_held(), _interruptions() as owing, _recorded(image, request) as held:
         facts = _facts(image)
         operations = ReadOnlyOperations(
-            image.tree(), facts, list_layers=request.options.list_layers
+            image.tree(), facts, list_layers=request.options.list_layers, owing=owing
         )
         with _mounted(held.record.path, image.name, request.options, operations) as mount:
             held.update(device=mount.device)
@@ -105,6 +129,15 @@ def _signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _interruptions() -> Iterator[_Interruptions]:
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        yield _Interruptions()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager

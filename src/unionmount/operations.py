@@ -15,6 +15,7 @@ import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
@@ -90,8 +91,17 @@ class ReadOnlyOperations(pyfuse3.Operations):
 
     supports_dot_lookup = False  # for NFS export, which needs more than that
 
-    def __init__(self, tree: Tree, facts: ImageFacts, *, list_layers: bool = False) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        facts: ImageFacts,
+        *,
+        list_layers: bool = False,
+        owing: AbstractContextManager[None] | None = None,
+    ) -> None:
+        """``owing`` is entered while a thread works on an answer, several times at once."""
         super().__init__()
+        self._owing = nullcontext() if owing is None else owing
         # The kernel enforces POSIX ACLs; without, their mask would pass for a group's permissions.
         # But it also asks for the root's again at every walk through it (the root's inode is older
         # than the negotiation), so an image that has none is spared that.
@@ -161,9 +171,10 @@ class ReadOnlyOperations(pyfuse3.Operations):
         try:
             return self._tree.read(node, offset, size, nowait=True)
         except BlockingIOError:
-            return await trio.to_thread.run_sync(
-                self._tree.read, node, offset, size, limiter=self._disk_readers
-            )
+            with self._owing:
+                return await trio.to_thread.run_sync(
+                    self._tree.read, node, offset, size, limiter=self._disk_readers
+                )
 
     async def release(self, _handle: Any) -> None:
         """Nothing was opened."""
