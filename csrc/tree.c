@@ -111,84 +111,31 @@ int um_view_enter(const struct um_tree *tree, const struct um_view *view, const 
     return 0;
 }
 
-/* The next name of a path; false at its end. */
-static bool next_name(struct um_slice *path, struct um_slice *name)
+void um_view_shrink(struct um_view *view)
 {
-    if (path->size == 0)
-        return false;
-    const uint8_t *slash = memchr(path->data, '/', path->size);
-    size_t size = slash ? (size_t)(slash - path->data) : path->size;
-    *name = um_slice_of(path->data, size);
-    size_t passed = slash ? size + 1 : size;
-    *path = um_slice_of(path->data + passed, path->size - passed);
-    return true;
+    struct um_part *parts = realloc(view->parts, (view->n + 1) * sizeof *parts);
+    if (parts != NULL)
+        view->parts = parts;
 }
 
-static int resolve_in(const struct um_tree *tree, struct um_slice path, struct um_view *view,
-                      struct um_view *inside, struct um_hit *hit)
+int um_hit_inode(struct um_tree *tree, const struct um_hit *hit, struct um_part *part,
+                 struct um_inode *inode)
 {
-    struct um_slice name;
-    bool first = true;
-    while (next_name(&path, &name)) {
-        if (!first) {
-            if (hit->child.type != DT_DIR)
-                return -ENOENT;
-            int error = um_view_enter(tree, view, hit, inside);
-            if (error != 0)
-                return error;
-            struct um_view outer = *view;
-            *view = *inside;
-            *inside = outer;
-        }
-        int error = um_view_find(tree, view, name, hit);
-        if (error != 0)
-            return error;
-        first = false;
-    }
-    return first ? -ENOENT : 0;
-}
-
-int um_view_resolve(const struct um_tree *tree, uint32_t n_layers, struct um_slice path,
-                    struct um_hit *hit)
-{
-    struct um_view view, inside;
-    int error = um_view_open(tree, &view);
+    *part = (struct um_part){.layer = hit->directory.layer, .inode = hit->child.inode};
+    if (hit->child.type != DT_UNKNOWN)
+        return um_layer_child_inode(&tree->layers[part->layer], hit->directory.inode, &hit->child,
+                                    inode);
+    const struct um_outer_links *outer = NULL;
+    int error = um_tree_outer(tree, &outer);
     if (error != 0)
         return error;
-    error = um_view_open(tree, &inside);
-    if (error == 0)
-        error = um_view_root(tree, n_layers, &view);
-    if (error == 0)
-        error = resolve_in(tree, path, &view, &inside, hit);
-    um_view_close(&view);
-    um_view_close(&inside);
-    return error;
-}
-
-int um_hit_inode(const struct um_tree *tree, const struct um_hit *hit, struct um_part *part,
-                 struct um_inode *inode, struct um_hit *found_in)
-{
-    struct um_hit at = *hit;
-    /* An external link leads into the layers below its own: the loop ends at the lowest. */
-    for (;;) {
-        int error = um_layer_child_inode(&tree->layers[at.directory.layer], at.directory.inode,
-                                         &at.child, inode);
-        if (error != 0)
-            return error;
-        if (!(inode->flags & UM_INODE_EXTERNAL))
-            break;
-        if (inode->flags & UM_INODE_DANGLING)
-            return -ENOENT;
-        error = um_view_resolve(tree, at.directory.layer, inode->target, &at);
-        if (error != 0)
-            return error;
-        if (at.child.type == DT_DIR)
-            return -ENOENT;
-    }
-    *part = (struct um_part){.layer = at.directory.layer, .inode = at.child.inode};
-    if (found_in != NULL)
-        *found_in = at;
-    return 0;
+    const struct um_outer_link *link = um_outer_find(outer, *part);
+    if (link == NULL)
+        return -EBADMSG;
+    if (!link->found)
+        return -ENOENT;
+    *part = link->target;
+    return um_layer_inode(&tree->layers[part->layer], part->inode, inode);
 }
 
 /* ---- directory records --------------------------------------------------------------------------- */
@@ -327,11 +274,10 @@ static int file_attr(struct um_tree *tree, struct um_part part, const struct um_
     return error ? error : um_tree_count_links(tree, part, inode, &attr->nlink);
 }
 
-static int enter_hit(struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
-                     struct um_attr *attr)
+int um_tree_enter(struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
+                  struct um_directory **directory)
 {
     struct um_view inside;
-    struct um_directory *directory;
     int error = um_view_open(tree, &inside);
     if (error == 0)
         error = um_view_enter(tree, view, hit, &inside);
@@ -339,8 +285,16 @@ static int enter_hit(struct um_tree *tree, const struct um_view *view, const str
         error = -EBADMSG; /* the hit was a directory a moment ago: a damaged index */
     if (error == 0)
         error = keep_directory(tree, um_tree_node(tree, inside.parts[inside.n - 1]), &inside,
-                               &directory);
+                               directory);
     um_view_close(&inside);
+    return error;
+}
+
+static int enter_hit(struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
+                     struct um_attr *attr)
+{
+    struct um_directory *directory;
+    int error = um_tree_enter(tree, view, hit, &directory);
     return error ? error : directory_attr(tree, directory, attr);
 }
 
@@ -352,7 +306,7 @@ int um_tree_hit_attr(struct um_tree *tree, const struct um_view *view, const str
         return enter_hit(tree, view, hit, attr);
     struct um_part part;
     struct um_inode inode;
-    int error = um_hit_inode(tree, hit, &part, &inode, NULL);
+    int error = um_hit_inode(tree, hit, &part, &inode);
     return error ? error : file_attr(tree, part, &inode, attr);
 }
 
@@ -564,9 +518,9 @@ void um_tree_close(struct um_tree *tree)
             free(atomic_load(&tree->slots[i]->merged));
         free(tree->slots[i]);
     }
-    free(atomic_load(&tree->outer));
+    um_outer_free(atomic_load(&tree->outer));
     free(tree->slots);
-    free(tree->counts);
+    free(tree->kept);
     free(tree->layers);
     free(tree->bases);
     pthread_rwlock_destroy(&tree->lock);

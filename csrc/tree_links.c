@@ -10,9 +10,18 @@
 /* ---- where a name of a layer stands ---------------------------------------------------------- */
 
 struct chain {
-    uint32_t *dirents; /* from the innermost directory outwards */
+    uint32_t *numbers; /* from the innermost directory outwards */
     size_t n, capacity;
 };
+
+static int push_number(struct chain *chain, uint32_t number)
+{
+    int error = um_reserve((void **)&chain->numbers, &chain->capacity, chain->n + 1,
+                           sizeof *chain->numbers);
+    if (error == 0)
+        chain->numbers[chain->n++] = number;
+    return error;
+}
 
 /* The dirents of a directory and of the directories that it is in. Parents have smaller numbers
  * (index.c has checked it), so this ends. */
@@ -25,11 +34,9 @@ static int climb(const struct um_layer *layer, uint32_t directory, struct chain 
         if (error == 0 && !S_ISDIR(inode.mode))
             error = -EBADMSG;
         if (error == 0)
-            error = um_reserve((void **)&chain->dirents, &chain->capacity, chain->n + 1,
-                               sizeof *chain->dirents);
+            error = push_number(chain, inode.own);
         if (error != 0)
             return error;
-        chain->dirents[chain->n++] = inode.own;
         directory = inode.parent;
     }
     return 0;
@@ -60,16 +67,74 @@ int um_layer_path(const struct um_layer *layer, uint32_t directory, uint32_t dir
     *size = 0;
     int error = climb(layer, directory, &chain);
     while (error == 0 && chain.n != 0)
-        error = append_name(layer, chain.dirents[--chain.n], path, size, &capacity);
+        error = append_name(layer, chain.numbers[--chain.n], path, size, &capacity);
     if (error == 0)
         error = append_name(layer, dirent, path, size, &capacity);
-    free(chain.dirents);
+    free(chain.numbers);
     if (error != 0) {
         free(*path);
         *path = NULL;
     }
     return error;
 }
+
+/* ---- what was found out and is kept ----------------------------------------------------------- */
+
+#define HIDDEN UINT64_MAX
+
+static struct um_kept *find_kept(const struct um_tree *tree, uint64_t node)
+{
+    size_t mask = tree->n_kept_slots - 1;
+    for (size_t at = um_hash_node(node) & mask;; at = (at + 1) & mask) {
+        struct um_kept *slot = &tree->kept[at];
+        if (slot->node == 0 || slot->node == node)
+            return slot;
+    }
+}
+
+static int grow_kept(struct um_tree *tree)
+{
+    size_t n_old = tree->n_kept_slots;
+    struct um_kept *old = tree->kept;
+    size_t grown = n_old ? n_old * 2 : 64;
+    struct um_kept *kept = calloc(grown, sizeof *kept);
+    if (kept == NULL)
+        return -ENOMEM;
+    tree->kept = kept;
+    tree->n_kept_slots = grown;
+    for (size_t i = 0; i < n_old; i++) {
+        if (old[i].node != 0)
+            *find_kept(tree, old[i].node) = old[i];
+    }
+    free(old);
+    return 0;
+}
+
+/* What was kept under a number; 0 for nothing. */
+static uint64_t kept_value(struct um_tree *tree, uint64_t node)
+{
+    pthread_rwlock_rdlock(&tree->lock);
+    uint64_t value = tree->kept ? find_kept(tree, node)->value : 0;
+    pthread_rwlock_unlock(&tree->lock);
+    return value;
+}
+
+static int keep_value(struct um_tree *tree, uint64_t node, uint64_t value)
+{
+    int error = 0;
+    pthread_rwlock_wrlock(&tree->lock);
+    if ((tree->n_kept + 1) * 2 > tree->n_kept_slots)
+        error = grow_kept(tree);
+    if (error == 0) {
+        struct um_kept *slot = find_kept(tree, node);
+        tree->n_kept += slot->node == 0;
+        *slot = (struct um_kept){.node = node, .value = value};
+    }
+    pthread_rwlock_unlock(&tree->lock);
+    return error;
+}
+
+/* ---- what the tree shows ---------------------------------------------------------------------- */
 
 static bool has_part(const struct um_view *view, struct um_part part)
 {
@@ -80,159 +145,93 @@ static bool has_part(const struct um_view *view, struct um_part part)
     return false;
 }
 
-/* Descend from the root along the chain as long as the tree shows its directories. -ENOENT where
- * something hides one. */
-static int descend(const struct um_tree *tree, uint32_t layer, struct chain *chain,
-                   struct um_view *view, struct um_view *inside)
+/* The record of the merged directory that `part` belongs to, asked of that of the directory above;
+ * NULL where the tree does not show the part. */
+static int find_shown_in(struct um_tree *tree, const struct um_directory *above,
+                         struct um_part part, struct um_directory **shown)
 {
-    int error = um_view_root(tree, tree->n_layers, view);
-    while (error == 0 && chain->n != 0) {
-        struct um_child child;
-        struct um_hit hit;
-        error = um_layer_dirent(&tree->layers[layer], chain->dirents[--chain->n], &child);
+    const struct um_layer *layer = &tree->layers[part.layer];
+    struct um_inode inode;
+    struct um_child child;
+    struct um_hit hit;
+    *shown = NULL;
+    int error = um_layer_inode(layer, part.inode, &inode);
+    if (error == 0)
+        error = um_layer_dirent(layer, inode.own, &child);
+    if (error == 0)
+        error = um_view_find(tree, &above->view, child.name, &hit);
+    if (error == 0 && hit.child.type == DT_DIR)
+        error = um_tree_enter(tree, &above->view, &hit, shown);
+    if (*shown != NULL && !has_part(&(*shown)->view, part))
+        *shown = NULL;
+    return error == -ENOENT ? 0 : error;
+}
+
+/* The directories from `part` outwards up to one of which it is known already whether it is shown. */
+static int climb_to_known(struct um_tree *tree, struct um_part part, struct chain *chain,
+                          struct um_directory **shown)
+{
+    while (part.inode != 0) {
+        uint64_t known = kept_value(tree, um_tree_node(tree, part));
+        if (known != 0) {
+            *shown = known == HIDDEN ? NULL : um_tree_directory(tree, known);
+            return 0;
+        }
+        struct um_inode inode;
+        int error = um_layer_inode(&tree->layers[part.layer], part.inode, &inode);
+        if (error == 0 && !S_ISDIR(inode.mode))
+            error = -EBADMSG;
         if (error == 0)
-            error = um_view_find(tree, view, child.name, &hit);
-        if (error == 0 && hit.child.type != DT_DIR)
-            error = -ENOENT;
-        if (error == 0)
-            error = um_view_enter(tree, view, &hit, inside);
-        if (error == 0 && !has_part(inside, (struct um_part){layer, child.inode}))
-            error = -ENOENT;
-        struct um_view outer = *view;
-        *view = *inside;
-        *inside = outer;
+            error = push_number(chain, part.inode);
+        if (error != 0)
+            return error;
+        part.inode = inode.parent;
     }
+    *shown = um_tree_directory(tree, UM_ROOT_NODE);
+    if (!has_part(&(*shown)->view, part))
+        *shown = NULL;
+    return 0;
+}
+
+/* The record of the merged directory that `part` belongs to; NULL where something above hides it.
+ * The answers are kept, so that every directory is entered once, however many names are in it. */
+static int find_shown(struct um_tree *tree, struct um_part part, struct um_directory **shown)
+{
+    struct chain chain = {0};
+    int error = climb_to_known(tree, part, &chain, shown);
+    while (error == 0 && chain.n != 0) {
+        part.inode = chain.numbers[--chain.n];
+        if (*shown != NULL)
+            error = find_shown_in(tree, *shown, part, shown);
+        if (error == 0)
+            error = keep_value(tree, um_tree_node(tree, part), *shown ? (*shown)->node : HIDDEN);
+    }
+    free(chain.numbers);
     return error;
 }
 
 /* 1 where the tree shows this dirent of `directory`, 0 where something above hides it. */
-static int is_visible(const struct um_tree *tree, struct um_part directory, uint32_t dirent)
+static int is_visible(struct um_tree *tree, struct um_part directory, uint32_t dirent)
 {
-    if (tree->n_layers == 1)
-        return 1;
-    struct um_view view = {0}, inside = {0};
-    struct chain chain = {0};
+    struct um_directory *shown = NULL;
     struct um_child child;
     struct um_hit hit;
-    int error = um_view_open(tree, &view);
+    if (tree->n_layers == 1)
+        return 1;
+    int error = find_shown(tree, directory, &shown);
+    if (error != 0 || shown == NULL)
+        return error;
+    error = um_layer_dirent(&tree->layers[directory.layer], dirent, &child);
     if (error == 0)
-        error = um_view_open(tree, &inside);
-    if (error == 0)
-        error = climb(&tree->layers[directory.layer], directory.inode, &chain);
-    if (error == 0)
-        error = descend(tree, directory.layer, &chain, &view, &inside);
-    if (error == 0 && !has_part(&view, directory))
-        error = -ENOENT;
-    if (error == 0)
-        error = um_layer_dirent(&tree->layers[directory.layer], dirent, &child);
-    if (error == 0)
-        error = um_view_find(tree, &view, child.name, &hit);
-    bool same = error == 0 && um_same_part(hit.directory, directory) && hit.child.dirent == dirent;
-    um_view_close(&view);
-    um_view_close(&inside);
-    free(chain.dirents);
-    return error == 0 ? same : error == -ENOENT ? 0 : error;
-}
-
-/* ---- links into lower layers -------------------------------------------------------------------- */
-
-static int compare_parts(struct um_part a, struct um_part b)
-{
-    if (a.layer != b.layer)
-        return a.layer < b.layer ? -1 : 1;
-    return (a.inode > b.inode) - (a.inode < b.inode);
-}
-
-static int compare_outer(const void *a, const void *b)
-{
-    return compare_parts(((const struct um_outer_link *)a)->target,
-                         ((const struct um_outer_link *)b)->target);
-}
-
-/* Follow one external record; 1 with *out, 0 where it leads nowhere. */
-static int follow_external(const struct um_tree *tree, uint32_t layer, uint32_t number,
-                           struct um_outer_link *out)
-{
-    struct um_index_link link;
-    struct um_inode inode;
-    struct um_hit hit = {0}, found;
-    int error = um_index_external(tree->layers[layer].index, number, &link);
-    if (error == 0)
-        error = um_layer_dirent(&tree->layers[layer], link.dirent, &hit.child);
-    if (error == 0 && hit.child.type != DT_UNKNOWN)
-        error = -EBADMSG;
-    hit.directory = (struct um_part){layer, link.parent};
-    if (error == 0)
-        error = um_hit_inode(tree, &hit, &out->target, &inode, &found);
+        error = um_view_find(tree, &shown->view, child.name, &hit);
     if (error != 0)
         return error == -ENOENT ? 0 : error;
-    out->directory = hit.directory;
-    out->dirent = link.dirent;
-    out->target_directory = found.directory;
-    out->target_dirent = found.child.dirent;
-    return 1;
-}
-
-static int collect_outer(const struct um_tree *tree, struct um_outer_links *outer)
-{
-    for (uint32_t layer = 0; layer < tree->n_layers; layer++) {
-        struct um_index_info info;
-        um_index_get_info(tree->layers[layer].index, &info);
-        for (uint32_t i = 0; i < info.externals; i++) {
-            int found = follow_external(tree, layer, i, &outer->links[outer->n]);
-            if (found < 0)
-                return found;
-            outer->n += (size_t)found;
-        }
-    }
-    qsort(outer->links, outer->n, sizeof outer->links[0], compare_outer);
-    return 0;
-}
-
-static int need_outer(struct um_tree *tree, const struct um_outer_links **out)
-{
-    struct um_outer_links *outer = atomic_load(&tree->outer);
-    if (outer == NULL) {
-        uint64_t total = 0;
-        for (uint32_t layer = 0; layer < tree->n_layers; layer++) {
-            struct um_index_info info;
-            um_index_get_info(tree->layers[layer].index, &info);
-            total += info.externals;
-        }
-        struct um_outer_links *made =
-            calloc(1, sizeof *made + (size_t)total * sizeof made->links[0]);
-        int error = made == NULL ? -ENOMEM : collect_outer(tree, made);
-        if (error != 0) {
-            free(made);
-            return error;
-        }
-        if (atomic_compare_exchange_strong(&tree->outer, &outer, made))
-            outer = made;
-        else
-            free(made);
-    }
-    *out = outer;
-    return 0;
-}
-
-static const struct um_outer_link *first_outer(const struct um_outer_links *outer,
-                                               struct um_part target)
-{
-    size_t low = 0, high = outer->n;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (compare_parts(outer->links[middle].target, target) < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    bool found = low < outer->n && um_same_part(outer->links[low].target, target);
-    return found ? &outer->links[low] : NULL;
+    return um_same_part(hit.directory, directory) && hit.child.dirent == dirent;
 }
 
 /* ---- counting --------------------------------------------------------------------------------------- */
 
-static int add_visible(const struct um_tree *tree, struct um_part directory, uint32_t dirent,
+static int add_visible(struct um_tree *tree, struct um_part directory, uint32_t dirent,
                        uint32_t *count)
 {
     int visible = is_visible(tree, directory, dirent);
@@ -242,7 +241,7 @@ static int add_visible(const struct um_tree *tree, struct um_part directory, uin
 }
 
 /* The names of an inode in its own layer. */
-static int count_own(const struct um_tree *tree, struct um_part part, const struct um_inode *inode,
+static int count_own(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
                      uint32_t *count)
 {
     struct um_index *index = tree->layers[part.layer].index;
@@ -260,11 +259,13 @@ static int count_own(const struct um_tree *tree, struct um_part part, const stru
     return error;
 }
 
-static int count_outer(const struct um_tree *tree, const struct um_outer_links *outer,
-                       const struct um_outer_link *link, uint32_t *count)
+/* The names that layers above give to the inode: the links to it from number `at` on. */
+static int count_outer(struct um_tree *tree, const struct um_outer_links *outer, size_t at,
+                       uint32_t *count)
 {
-    struct um_part target = link->target;
-    for (; link < outer->links + outer->n && um_same_part(link->target, target); link++) {
+    struct um_part target = outer->by_target[at]->target;
+    for (; at < outer->n_found && um_same_part(outer->by_target[at]->target, target); at++) {
+        const struct um_outer_link *link = outer->by_target[at];
         int error = add_visible(tree, link->directory, link->dirent, count);
         if (error != 0)
             return error;
@@ -272,94 +273,44 @@ static int count_outer(const struct um_tree *tree, const struct um_outer_links *
     return 0;
 }
 
+/* `outer` is NULL where no layer above links to the inode, else `at` is the first such link. */
 static int count_names(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
-                       const struct um_outer_links *outer, const struct um_outer_link *link,
-                       uint32_t *count)
+                       const struct um_outer_links *outer, size_t at, uint32_t *count)
 {
     int error = 0;
     *count = 0;
     if (inode->nlink > 1)
         error = count_own(tree, part, inode, count);
     else
-        error = add_visible(tree, link->target_directory, link->target_dirent, count);
-    if (error == 0 && link != NULL)
-        error = count_outer(tree, outer, link, count);
-    return error;
-}
-
-static struct um_link_count *find_count(const struct um_tree *tree, uint64_t node)
-{
-    size_t mask = tree->n_count_slots - 1;
-    for (size_t at = um_hash_node(node) & mask;; at = (at + 1) & mask) {
-        struct um_link_count *slot = &tree->counts[at];
-        if (slot->node == 0 || slot->node == node)
-            return slot;
-    }
-}
-
-static int grow_counts(struct um_tree *tree)
-{
-    size_t n_old = tree->n_count_slots;
-    struct um_link_count *old = tree->counts;
-    size_t grown = n_old ? n_old * 2 : 64;
-    struct um_link_count *counts = calloc(grown, sizeof *counts);
-    if (counts == NULL)
-        return -ENOMEM;
-    tree->counts = counts;
-    tree->n_count_slots = grown;
-    for (size_t i = 0; i < n_old; i++) {
-        if (old[i].node != 0)
-            *find_count(tree, old[i].node) = old[i];
-    }
-    free(old);
-    return 0;
-}
-
-static uint32_t kept_count(struct um_tree *tree, uint64_t node)
-{
-    pthread_rwlock_rdlock(&tree->lock);
-    uint32_t count = tree->counts ? find_count(tree, node)->count : 0;
-    pthread_rwlock_unlock(&tree->lock);
-    return count;
-}
-
-static int keep_count(struct um_tree *tree, uint64_t node, uint32_t count)
-{
-    int error = 0;
-    pthread_rwlock_wrlock(&tree->lock);
-    if ((tree->n_counts + 1) * 2 > tree->n_count_slots)
-        error = grow_counts(tree);
-    if (error == 0) {
-        struct um_link_count *slot = find_count(tree, node);
-        tree->n_counts += slot->node == 0;
-        *slot = (struct um_link_count){.node = node, .count = count};
-    }
-    pthread_rwlock_unlock(&tree->lock);
-    return error;
+        error = add_visible(tree, outer->by_target[at]->target_directory,
+                            outer->by_target[at]->target_dirent, count);
+    return error == 0 && outer != NULL ? count_outer(tree, outer, at, count) : error;
 }
 
 int um_tree_count_links(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
                         uint32_t *count)
 {
     const struct um_outer_links *outer = NULL;
-    const struct um_outer_link *link = NULL;
+    size_t at = 0;
     *count = 1;
     if (tree->has_externals) {
-        int error = need_outer(tree, &outer);
+        int error = um_tree_outer(tree, &outer);
         if (error != 0)
             return error;
-        link = first_outer(outer, part);
+        at = um_outer_to(outer, part);
+        if (at == outer->n_found || !um_same_part(outer->by_target[at]->target, part))
+            outer = NULL;
     }
-    if (inode->nlink <= 1 && link == NULL)
+    if (inode->nlink <= 1 && outer == NULL)
         return 0;
     uint64_t node = um_tree_node(tree, part);
-    *count = kept_count(tree, node);
+    *count = (uint32_t)kept_value(tree, node);
     if (*count != 0)
         return 0;
-    int error = count_names(tree, part, inode, outer, link, count);
+    int error = count_names(tree, part, inode, outer, at, count);
     if (*count == 0)
         *count = 1; /* somebody still holds a number that the tree shows under no name */
-    return error ? error : keep_count(tree, node, *count);
+    return error ? error : keep_value(tree, node, *count);
 }
 
 /* ---- directories --------------------------------------------------------------------------------------- */

@@ -1,13 +1,14 @@
 /*
  * tree_private.h - what the files of the tree share: tree.c (nodes and the rule), tree_list.c
- * (listing), tree_links.c (link counts), tree_walk.c (what a layer did).
+ * (listing), tree_outer.c (hard links into lower layers), tree_links.c (link counts), tree_walk.c
+ * (what a layer did).
  *
  * A *part* is a directory of one layer; a merged directory is its parts, topmost first. A *view*
  * is a list of parts that stand for one directory. The rule is um_view_find and um_view_enter;
  * everything else asks them.
  *
  * Ownership: struct um_tree owns its directory records and caches until um_tree_close.
- * Threads: `lock` guards `slots`, `n_slots`, `n_directories` and the cache of link counts.
+ * Threads: `lock` guards `slots`, `n_slots`, `n_directories` and what is kept of nodes.
  * Directory records are never freed before the tree is, and their lazily computed fields are set
  * once, atomically; so a record is used without the lock once it was found.
  */
@@ -56,23 +57,28 @@ struct um_directory {
     atomic_uint nlink;                  /* 0 until it was counted */
 };
 
-/* A hard link that a layer makes to an inode of a layer below it. */
+/* A name that is a hard link to an inode of the layers below its own. */
 struct um_outer_link {
-    struct um_part target;
-    struct um_part directory; /* that holds the link */
+    struct um_part link;      /* the inode that stands for it in its own layer */
+    struct um_part directory; /* that holds the name */
     uint32_t dirent;
+    bool found; /* it leads somewhere: */
+    struct um_part target;
     struct um_part target_directory; /* that holds the name through which the target was found */
     uint32_t target_dirent;
 };
 
 struct um_outer_links {
-    size_t n;
-    struct um_outer_link links[]; /* sorted by target */
+    struct um_outer_link **by_target; /* those that lead somewhere, sorted by target */
+    size_t n, n_found;
+    struct um_outer_link links[]; /* all, sorted by link */
 };
 
-struct um_link_count {
+/* What was found out about a node: of a file its link count; of a directory of one layer the node
+ * of the merged directory that it is a part of, or UINT64_MAX where the tree does not show it. */
+struct um_kept {
     uint64_t node; /* 0: empty */
-    uint32_t count;
+    uint64_t value;
 };
 
 struct um_tree {
@@ -87,8 +93,8 @@ struct um_tree {
     pthread_rwlock_t lock;
     struct um_directory **slots; /* under lock; open-addressed by node */
     size_t n_slots, n_directories; /* under lock */
-    struct um_link_count *counts;  /* under lock; open-addressed by node */
-    size_t n_count_slots, n_counts; /* under lock */
+    struct um_kept *kept;        /* under lock; open-addressed by node */
+    size_t n_kept_slots, n_kept; /* under lock */
 };
 
 static inline uint64_t um_tree_node(const struct um_tree *tree, struct um_part part)
@@ -124,16 +130,13 @@ int um_view_find(const struct um_tree *tree, const struct um_view *view, struct 
 int um_view_enter(const struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
                   struct um_view *inside);
 
-/* Follow a hit that is no directory to the inode that it stands for: itself, or where its external
- * link leads. *found_in (may be NULL) becomes the hit through which it was found. -ENOENT where
- * the link leads nowhere. */
-int um_hit_inode(const struct um_tree *tree, const struct um_hit *hit, struct um_part *part,
-                 struct um_inode *inode, struct um_hit *found_in);
+/* Give back the room that a view does not use; nothing can be added to it any more. */
+void um_view_shrink(struct um_view *view);
 
-/* Where a path (of names divided by slashes, already normalised) leads in the lowest `n_layers`
- * layers, symlinks not followed. */
-int um_view_resolve(const struct um_tree *tree, uint32_t n_layers, struct um_slice path,
-                    struct um_hit *hit);
+/* Follow a hit that is no directory to the inode that it stands for: itself, or where its external
+ * link leads. -ENOENT where the link leads nowhere. */
+int um_hit_inode(struct um_tree *tree, const struct um_hit *hit, struct um_part *part,
+                 struct um_inode *inode);
 
 /* Count a node that was asked for. Every 65,536 of them the indexes let go of their pages, so that a
  * walk over a million files does not make the process large. */
@@ -141,6 +144,10 @@ void um_tree_count_use(struct um_tree *tree);
 
 /* The record of the directory node, NULL where it was never looked up. */
 struct um_directory *um_tree_directory(struct um_tree *tree, uint64_t node);
+
+/* The record of the directory that a hit of type DT_DIR stands for. */
+int um_tree_enter(struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
+                  struct um_directory **directory);
 
 /* Attributes of what a hit stands for; a directory gets its record. */
 int um_tree_hit_attr(struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
@@ -156,6 +163,19 @@ int um_view_merge(const struct um_tree *tree, const struct um_view *view, bool w
 /* The hit that a merged name stands for. */
 int um_merged_hit(const struct um_tree *tree, const struct um_view *view,
                   const struct um_merged_name *name, struct um_hit *hit);
+
+/* ---- tree_outer.c ------------------------------------------------------------------------------ */
+
+/* All hard links into lower layers, followed when they are first asked for. Kept by the tree. */
+int um_tree_outer(struct um_tree *tree, const struct um_outer_links **out);
+
+/* NULL where the inode is no such link. */
+const struct um_outer_link *um_outer_find(const struct um_outer_links *links, struct um_part link);
+
+/* The place in `by_target` of the first link to `target` or to what comes after it. */
+size_t um_outer_to(const struct um_outer_links *links, struct um_part target);
+
+void um_outer_free(struct um_outer_links *links);
 
 /* ---- tree_links.c ------------------------------------------------------------------------------ */
 

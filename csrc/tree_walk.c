@@ -30,14 +30,14 @@ struct um_tree_walk {
 };
 
 /* 1 where the view shows `name`; 0 where it does not. */
-static int exists(const struct um_tree *tree, const struct um_view *view, struct um_slice name,
+static int exists(struct um_tree *tree, const struct um_view *view, struct um_slice name,
                   struct um_hit *hit)
 {
     struct um_part part;
     struct um_inode inode;
     int error = um_view_find(tree, view, name, hit);
     if (error == 0 && hit->child.type == DT_UNKNOWN)
-        error = um_hit_inode(tree, hit, &part, &inode, NULL);
+        error = um_hit_inode(tree, hit, &part, &inode);
     return error == 0 ? 1 : error == -ENOENT ? 0 : error;
 }
 
@@ -214,7 +214,7 @@ static int judge(struct um_tree_walk *walk, struct frame *frame, const struct it
     if (own.child.type == DT_DIR)
         error = um_layer_child_inode(layer, frame->directory, &own.child, &inode);
     else
-        error = um_hit_inode(tree, &own, &part, &inode, NULL);
+        error = um_hit_inode(tree, &own, &part, &inode);
     if (error != 0)
         return error == -ENOENT ? 0 : error; /* a link to nowhere deletes what was there */
     *change = is_mention(&inode) && was && below.child.type == DT_DIR ? 0 : was ? 'C' : 'A';
@@ -276,7 +276,7 @@ int um_tree_broken_link(struct um_tree *tree, uint32_t layer, uint64_t *cursor, 
             error = um_layer_dirent(&tree->layers[layer], link.dirent, &hit.child);
         hit.directory = (struct um_part){layer, link.parent};
         if (error == 0)
-            error = um_hit_inode(tree, &hit, &part, &inode, NULL);
+            error = um_hit_inode(tree, &hit, &part, &inode);
         if (error == 0)
             continue;
         if (error == -ENOENT)

@@ -314,3 +314,51 @@ TEST(too_many_layers_are_refused)
     CHECK_INT(um_tree_open(layers, 4097, &tree), -E2BIG);
     CHECK(tree == NULL);
 }
+
+static uint32_t nlink_of(struct stack *stack, const char *path)
+{
+    struct um_attr attr;
+    return stack_stat(stack, path, &attr) == 0 ? attr.nlink : 0;
+}
+
+TEST(links_may_lead_to_links_of_lower_layers)
+{
+    struct stack stack = {0};
+    struct um_attr file, link;
+    CHECK_INT(stack_add(&stack, LINES("f d/e/f", "f d.e/g", "d d/e/dir")), 0);
+    CHECK_INT(stack_add(&stack, LINES("h 1 -> d/e/f", "h lost -> d/e/none", "h dir -> d/e/dir")),
+              0);
+    CHECK_INT(stack_add(&stack, LINES("h 2 -> 1", "h 1 -> d/e/f", "h lost2 -> lost")), 0);
+    CHECK_INT(stack_add(&stack, LINES("h 3 -> 2", "h g -> d.e/g", "h d/h -> d/e/f",
+                                      "h x -> d/e/f/y", "h y -> d/none/f", "h z -> d")),
+              0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, ""), "1,2,3,d,d.e,g");
+    CHECK_INT(stack_stat(&stack, "d/e/f", &file), 0);
+    CHECK_INT(file.nlink, 5);
+    for (const char *const *path = LINES("1", "2", "3", "d/h"); *path != NULL; path++) {
+        CHECK_INT(stack_stat(&stack, *path, &link), 0);
+        CHECK(memcmp(&file, &link, sizeof file) == 0);
+    }
+    CHECK_INT(nlink_of(&stack, "g"), 2);
+    stack_close(&stack);
+}
+
+TEST(names_in_hidden_directories_do_not_count)
+{
+    struct stack stack = {0};
+    CHECK_INT(stack_add(&stack, LINES("f a", "h d/e/1 -> a", "h d/e/2 -> a", "h d/3 -> a")), 0);
+    CHECK_INT(stack_add(&stack, LINES("h d/e/4 -> a", "h o/5 -> a", "h p/q/6 -> a")), 0);
+    CHECK_INT(stack_add(&stack, LINES("f .wh.o", "d o", "f d/.wh..wh..opq", "f p", "f d/e/2")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, "d"), "e");
+    CHECK_STR(list(&stack, "d/e"), "2");
+    CHECK_INT(nlink_of(&stack, "a"), 1);
+    stack_close(&stack);
+    CHECK_INT(stack_add(&stack, LINES("f a", "h d/e/1 -> a", "h d/e/2 -> a", "h d/3 -> a")), 0);
+    CHECK_INT(stack_add(&stack, LINES("h d/e/4 -> a", "h o/5 -> a", "h p/q/6 -> a")), 0);
+    CHECK_INT(stack_add(&stack, LINES("f .wh.o", "f d/e/2")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_INT(nlink_of(&stack, "a"), 5); /* a, d/e/1, d/3, d/e/4, p/q/6 */
+    stack_close(&stack);
+}
