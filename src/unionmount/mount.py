@@ -46,6 +46,7 @@ class MountRequest:
     mountpoint: Path | None
     options: MountOptions
     root: str  # of the store
+    table: MountTable  # where the mount is recorded
     background: bool  # messages go to a log file
 
 
@@ -143,7 +144,7 @@ def _interruptions() -> Iterator[_Interruptions]:
 @contextmanager
 def _recorded(image: OpenImage, request: MountRequest) -> Iterator[HeldRecord]:
     """A record of the mount, and its mount point where none was given."""
-    table = MountTable.of_user()
+    table = request.table
     if request.mountpoint is not None:
         check_mountpoint(request.mountpoint)
     record = Record.new(

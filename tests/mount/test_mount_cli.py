@@ -118,6 +118,19 @@ def test_a_stored_image_is_mounted_by_name(cli: CommandLine, archive: Path, wher
     cli.run("umount", where)
 
 
+def test_relative_directories_of_the_environment(
+    archive: Path, where: Path, tmp_path: Path
+) -> None:
+    environment = {"UNIONMOUNT_ROOT": "store", "UNIONMOUNT_RUNTIME_DIR": "run"}
+    cli = CommandLine(("env", "-C", str(tmp_path)), environment)
+    cli.run("mount", archive, where)
+    assert cli.record(where)["root"] == str(tmp_path / "store")
+    cli.run("umount", where)
+    made = Path(cli.run("mount", archive).stdout.rstrip("\n"))
+    assert made.parent == tmp_path / "run/mnt"
+    cli.run("umount", made)
+
+
 def test_one_image_is_mounted_twice(cli: CommandLine, archive: Path, mount: Mount) -> None:
     one, two = mount(archive), mount(archive, at=archive.parent / "second")
     assert read_motd(one) == read_motd(two)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unionmount.cli import Settings
     from unionmount.daemon import Ready
     from unionmount.layer import OpenImage
+    from unionmount.mounts import MountTable
     from unionmount.options import MountOptions
 
 _OPTIONS_HELP = (
@@ -53,6 +54,7 @@ def command(
     """
     from unionmount import daemon
     from unionmount.fusemount import check_mountpoint
+    from unionmount.mounts import MountTable
     from unionmount.options import parse_options
 
     inherited = daemon.inherited_descriptors()
@@ -62,9 +64,11 @@ def command(
         check_mountpoint(where)
     with open_source(settings, source, platform, verify=verify) as image:
         image.tree()  # a damaged index is told here and now
+        # the daemon is somewhere else: paths may be relative
+        places = os.path.realpath(settings.store_root()), MountTable.of_user()
 
         def serve(ready: daemon.Ready) -> None:
-            _serve(settings, image, (source, where, wanted), ready, background=not foreground)
+            _serve(settings.debug, image, (source, where, wanted, *places, not foreground), ready)
 
         if foreground:
             serve(print_mountpoint)
@@ -101,21 +105,16 @@ def open_source(
 
 
 def _serve(
-    settings: Settings,
+    debug: bool,
     image: OpenImage,
-    wanted: tuple[str, Path | None, MountOptions],
+    wanted: tuple[str, Path | None, MountOptions, str, MountTable, bool],
     ready: Ready,
-    *,
-    background: bool,
 ) -> None:
     """Import what serves only here: in the process that does."""
     import logging
 
     from unionmount.mount import MountRequest, run_mount
 
-    level = logging.DEBUG if settings.debug else logging.WARNING
+    level = logging.DEBUG if debug else logging.WARNING
     logging.basicConfig(level=level, format="unionmount: %(name)s: %(message)s")
-    source, mountpoint, options = wanted
-    root = os.path.realpath(settings.store_root())
-    request = MountRequest(source, mountpoint, options, root, background=background)
-    run_mount(image, request, ready)
+    run_mount(image, MountRequest(*wanted), ready)
