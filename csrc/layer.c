@@ -70,8 +70,8 @@ int um_layer_child_inode(const struct um_layer *layer, uint32_t directory,
 
 /* ---- reading ----------------------------------------------------------------------------------- */
 
-/* Bytes of the tar at `at`, which the index has checked to lie within it. What has been read
- * before an error counts; without waiting that is what the page cache holds. */
+/* Bytes of the tar at `at`, which the index has checked to lie within it: all of them or an errno.
+ * Without waiting it is -EAGAIN where the page cache holds only some. */
 static int64_t read_tar(const struct um_layer *layer, uint64_t at, uint8_t *buffer, size_t size,
                         unsigned flags)
 {
@@ -135,6 +135,7 @@ static int64_t read_sparse(const struct um_layer *layer, const struct um_inode *
     if (error != 0)
         return error;
     memset(buffer, 0, size);
+    uint64_t end = 0;
     for (; number < inode->count; number++) {
         struct um_index_extent extent;
         error = um_index_extent(layer->index, inode->first + number, &extent);
@@ -142,6 +143,9 @@ static int64_t read_sparse(const struct um_layer *layer, const struct um_inode *
             return error;
         if (extent.logical >= offset + size)
             break;
+        if (extent.logical < end)
+            return -EBADMSG; /* a builder sorts them; so a read takes no more of them than bytes */
+        end = extent.logical + extent.length;
         int64_t n = read_overlap(layer, &extent, offset, buffer, size, flags);
         if (n < 0)
             return n;

@@ -362,3 +362,26 @@ TEST(names_in_hidden_directories_do_not_count)
     CHECK_INT(nlink_of(&stack, "a"), 5); /* a, d/e/1, d/3, d/e/4, p/q/6 */
     stack_close(&stack);
 }
+
+TEST(runs_that_are_not_in_order_are_not_read)
+{
+    static const struct um_tar_extent runs[] = {{0, 10, 0}, {5, 10, 0}};
+    struct um_tar_entry entry = {
+        .name = text_slice("a"), .size = 20, .sparse = true, .extents = runs, .n_extents = 2};
+    struct stack stack = {0};
+    struct um_indexer *indexer;
+    struct um_fault fault = {0};
+    struct um_attr attr;
+    char buffer[20];
+    int fd = make_memfd(0);
+    CHECK_INT(um_indexer_open(NULL, &indexer), 0);
+    CHECK_INT(um_indexer_add(indexer, &entry, &fault), 0); /* the parser refuses such a map */
+    CHECK_INT(um_indexer_finish(indexer, LAYER_BYTES, fd, &fault), 0);
+    um_indexer_close(indexer);
+    CHECK_INT(stack_push(&stack, fd, &fault), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_INT(stack_stat(&stack, "a", &attr), 0);
+    CHECK_INT(um_tree_read(stack.tree, attr.node, 0, buffer, sizeof buffer, 0), -EBADMSG);
+    CHECK_INT(um_tree_read(stack.tree, attr.node, 0, buffer, 4, 0), 4);
+    stack_close(&stack);
+}
