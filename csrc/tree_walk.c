@@ -145,6 +145,7 @@ static int push_child(struct um_tree_walk *walk, const struct frame *parent, uin
     int error = um_view_open(walk->tree, &frame.below);
     if (error == 0 && hit != NULL && hit->child.type == DT_DIR)
         error = um_view_enter(walk->tree, &parent->below, hit, &frame.below);
+    um_view_shrink(&frame.below); /* a walk may be thousands of directories deep */
     if (error != 0) {
         frame_close(&frame);
         return error;
