@@ -7,13 +7,14 @@
 #include "keyed_hash.h"
 #include "whiteout.h"
 
-#define DEFAULT_MAX_ENTRIES (64ull << 20)
+#define DEFAULT_MAX_ENTRIES (16ull << 20) /* up to 150 bytes of memory each */
 #define DEFAULT_MAX_STRINGS 0xffffffffull
 #define MAX_COMPONENT 255u
 #define MAX_PATH_BYTES 65535u
 #define MAX_TARGET 4095u
 #define MAX_XATTR_NAME 255u
 #define MAX_XATTR_VALUE 65536u
+#define MAX_XATTR_LIST 65536u /* bytes that listxattr(2) can return */
 #define WINDOW_MAX (256u << 10)
 #define WINDOW_AFTER_JUMP (16u << 10)
 #define FAR_JUMP (64u << 10)
@@ -344,12 +345,17 @@ static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
     struct um_tables *t = &ix->tables;
     if (t->n_xattrs + entry->n_xattrs >= UM_NONE)
         return um_refuse(fault, -E2BIG, entry->header, "too many xattrs");
+    size_t list = 0;
     for (size_t i = 0; i < entry->n_xattrs; i++) {
         const struct um_tar_xattr *xattr = &entry->xattrs[i];
         struct um_build_xattr record = {.value_size = (uint32_t)xattr->value.size,
                                         .name_size = (uint16_t)xattr->name.size,
                                         .last = i + 1 == entry->n_xattrs};
         int error = check_xattr(xattr, entry->header, fault);
+        list += xattr->name.size + 1;
+        if (error == 0 && list > MAX_XATTR_LIST)
+            error = um_refuse(fault, -EBADMSG, entry->header,
+                              "xattr names of more than 65536 bytes together");
         if (error == 0)
             error = add_string(ix, xattr->name, &record.name, entry->header, fault);
         if (error == 0)

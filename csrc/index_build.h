@@ -16,7 +16,7 @@
 
 /* cffi: begin */
 struct um_index_limits {
-    uint64_t max_entries; /* names, implied directories included; 0: 64 Mi */
+    uint64_t max_entries; /* names, implied directories included; 0: 16 Mi */
     uint64_t max_strings; /* bytes of names, targets and xattrs; 0: 4 GiB - 1 */
 };
 

@@ -18,8 +18,8 @@
 
 #define UM_NAME_WHITED 1u  /* a whiteout of this name stands in the layer */
 #define UM_NAME_OPAQUED 2u /* an opaque mark stands in the directory of this name */
-#define UM_NAME_HIDDEN 8u  /* in the layer's link store: the target of links, never shown */
 #define UM_NAME_CARRIES 4u /* a whiteout or an opaque mark stands somewhere in it */
+#define UM_NAME_HIDDEN 8u  /* in the layer's link store: the target of links, never shown */
 
 /* A name stands for its inode only as long as its directory is the same: `born` is the epoch that
  * the directory had when the name was bound. A directory that something else replaces, or that is

@@ -170,3 +170,27 @@ TEST(the_hash_of_names_has_a_new_key_for_every_layer)
     CHECK(memcmp(&one, &other, sizeof one) != 0);
     CHECK(um_hash_keyed(&one, 0, text_slice("a")) != um_hash_keyed(&other, 0, text_slice("a")));
 }
+
+TEST(xattr_names_that_could_not_be_listed_are_refused)
+{
+    static char names[256][255];
+    struct um_tar_xattr xattrs[256];
+    struct um_tar_entry entry = {.name = text_slice("a"), .xattrs = xattrs, .n_xattrs = 256};
+    struct um_indexer *indexer;
+    struct um_fault fault = {0};
+    for (size_t i = 0; i < 256; i++) {
+        memset(names[i], 'n', sizeof names[i]);
+        names[i][0] = (char)(i == 0 ? 'N' : i);
+        xattrs[i] = (struct um_tar_xattr){.name = um_slice_of(names[i], sizeof names[i])};
+    }
+    CHECK_INT(um_indexer_open(NULL, &indexer), 0);
+    CHECK_INT(um_indexer_add(indexer, &entry, &fault), 0); /* 65,536 bytes with their NULs */
+    struct um_tar_xattr more[257];
+    memcpy(more, xattrs, sizeof xattrs);
+    more[256] = (struct um_tar_xattr){.name = text_slice("m")};
+    entry.xattrs = more;
+    entry.n_xattrs = 257;
+    CHECK_INT(um_indexer_add(indexer, &entry, &fault), -EBADMSG);
+    CHECK_CONTAINS(fault.text, "65536 bytes together");
+    um_indexer_close(indexer);
+}
