@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 TAR_NAME = "layer.tar"
 INDEX_NAME = "layer.idx"
 
-_LIMIT_VARIABLE = "UNIONMOUNT_MAX_LAYER_SIZE"
+LIMIT_VARIABLE = "UNIONMOUNT_MAX_LAYER_SIZE"
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _INPUT_STEP = 256 * 1024
 _DEPTH = 8  # chunks that may wait between two threads
@@ -67,12 +67,12 @@ class ImportLimits:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """The defaults, or what ``UNIONMOUNT_MAX_LAYER_SIZE`` says (bytes, or 512M, 10G)."""
-        text = environment.get(_LIMIT_VARIABLE)
+        text = environment.get(LIMIT_VARIABLE)
         if not text:
             return cls()
         match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)", text.strip().upper())
         if match is None:
-            raise UsageError(f"{_LIMIT_VARIABLE}: not a size: '{printable(text)}'")
+            raise UsageError(f"{LIMIT_VARIABLE}: not a size: '{printable(text)}'")
         return cls(int(match[1]) << _UNITS[match[2]])
 
 
@@ -125,6 +125,15 @@ def storing(where: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"{printable(str(where))}: {reason_of(error)}") from error
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Name what was read where the operating system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, reason_of(error), what) from error
 
 
 def fsync_directory(path: Path) -> None:
@@ -435,7 +444,7 @@ class LayerImport:
             if self._size > self._limits.max_layer_size:
                 raise LimitExceeded(
                     f"{self._expected.what}: more than {self._limits.max_layer_size} bytes "
-                    f"uncompressed (the limit; {_LIMIT_VARIABLE} changes it)"
+                    f"uncompressed (the limit; {LIMIT_VARIABLE} changes it)"
                 )
             self._hashing.put(piece)
             self._writing.put(piece)

@@ -23,7 +23,17 @@ from unionmount.errors import (
     UsageError,
 )
 from unionmount.image import Image
-from unionmount.layer import Expected, FileRange, OpenImage, OpenLayer, Progress, storing, write_all
+from unionmount.layer import (
+    LIMIT_VARIABLE,
+    Expected,
+    FileRange,
+    OpenImage,
+    OpenLayer,
+    Progress,
+    reading,
+    storing,
+    write_all,
+)
 from unionmount.reference import Reference, printable
 from unionmount.sources import STDIN, LayerBlob, Location, Source, choose
 from unionmount.sources.archive import TarFiles, open_archive
@@ -201,10 +211,12 @@ def _open_file(pull: Pull, path: str, what: str) -> tuple[int, bool]:
         mode = os.fstat(fd).st_mode
         if stat.S_ISDIR(mode):
             raise UsageError(f"{what}: is a directory, not an archive")
-        at_start = stat.S_ISREG(mode) and path != STDIN
-        if at_start and sniff(os.pread(fd, MAGIC_SIZE, 0), what) is Compression.PLAIN:
-            stack.pop_all()
-            return fd, False
+        if stat.S_ISREG(mode) and path != STDIN:
+            with reading(what):
+                head = os.pread(fd, MAGIC_SIZE, 0)
+            if sniff(head, what) is Compression.PLAIN:
+                stack.pop_all()
+                return fd, False
         return _spool(pull, fd, what), True
 
 
@@ -212,7 +224,8 @@ def _spool(pull: Pull, fd: int, what: str) -> int:
     """Copy a stream to a nameless file of the store, decompressed."""
     spool = pull.store.spool()
     try:
-        head = _read_full(fd, MAGIC_SIZE)
+        with reading(what):
+            head = _read_full(fd, MAGIC_SIZE)
         stream = decompressor(sniff(head, what), what)
         left = pull.limits.max_layer_size
         data = head
@@ -222,7 +235,8 @@ def _spool(pull: Pull, fd: int, what: str) -> int:
                 _check_left(left, pull.limits, what)
                 with storing(pull.store.root):
                     write_all(spool, piece)
-            data = os.read(fd, _READ_STEP)
+            with reading(what):
+                data = os.read(fd, _READ_STEP)
         stream.finish()
     except BaseException:
         os.close(spool)
@@ -232,7 +246,10 @@ def _spool(pull: Pull, fd: int, what: str) -> int:
 
 def _check_left(left: int, limits: ImportLimits, what: str) -> None:
     if left < 0:
-        raise LimitExceeded(f"{what}: more than {limits.max_layer_size} bytes (the limit)")
+        raise LimitExceeded(
+            f"{what}: more than {limits.max_layer_size} bytes "
+            f"(the limit; {LIMIT_VARIABLE} changes it)"
+        )
 
 
 def _read_full(fd: int, size: int) -> bytes:
@@ -288,7 +305,8 @@ def _exact_image(store: Store, found: SourceImage) -> Image:
 
 def _open_layer(pull: Pull, blob: LayerBlob, *, in_place: bool) -> OpenLayer:
     data = blob.data
-    compression = sniff(os.pread(data.fd, MAGIC_SIZE, data.offset), blob.what)
+    with reading(blob.what):
+        compression = sniff(os.pread(data.fd, MAGIC_SIZE, data.offset), blob.what)
     if compression is not Compression.PLAIN or not in_place:
         _import(pull, blob)
         return pull.store.open_layer(blob.diff_id)
@@ -334,7 +352,8 @@ def _pieces(data: FileRange, what: str) -> Iterator[tuple[int, bytes]]:
     """The bytes of a range, with the number of bytes up to the end of each piece."""
     done = 0
     while done < data.length:
-        piece = os.pread(data.fd, min(_READ_STEP, data.length - done), data.offset + done)
+        with reading(what):
+            piece = os.pread(data.fd, min(_READ_STEP, data.length - done), data.offset + done)
         if not piece:
             raise SizeMismatch(what, data.length, done)
         done += len(piece)

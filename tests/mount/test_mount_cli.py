@@ -514,6 +514,18 @@ def test_load_says_what_is_no_archive(fresh: CommandLine, tmp_path: Path) -> Non
     assert "no-such: no such file" in cli.error("load", "-i", "no-such")
 
 
+def test_what_can_not_be_read_is_named(fresh: CommandLine, where: Path) -> None:
+    assert fresh.error("load", "-i", "/dev/fuse") == "/dev/fuse: Operation not permitted"
+    assert fresh.error("mount", "/proc/self/mem", where) == "/proc/self/mem: Input/output error"
+
+
+def test_the_limit_of_a_stream_is_named(tmp_path: Path, archive: Path) -> None:
+    environment = {"UNIONMOUNT_ROOT": str(tmp_path / "r"), "UNIONMOUNT_MAX_LAYER_SIZE": "1K"}
+    with archive.open("rb") as file:
+        done = CommandLine(environment=environment).run("load", stdin=file, status=1)
+    assert "more than 1024 bytes (the limit; UNIONMOUNT_MAX_LAYER_SIZE changes it)" in done.stderr
+
+
 def test_images(fresh: CommandLine, archive: Path) -> None:
     assert fresh.run("images").stdout.split() == [
         "REPOSITORY",
