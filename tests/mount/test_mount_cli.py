@@ -174,6 +174,23 @@ def test_the_daemon_lets_go_of_its_callers_descriptors(
     cli.run("umount", where)
 
 
+def test_a_mount_of_which_nobody_can_be_told_is_undone(
+    cli: CommandLine, archive: Path, where: Path
+) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "mount", archive, where],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=cli.environment,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "unionmount: standard output: No space left on device\n"
+    assert not is_mounted(where)
+
+
 def test_closed_standard_descriptors(cli: CommandLine, archive: Path, where: Path) -> None:
     script = '"$@" <&- >&- 2>&-'
     subprocess.run(

@@ -74,7 +74,20 @@ def command(
             serve(print_mountpoint)
         else:
             sys.stdout.flush()
-            print_mountpoint(daemon.run_in_background(serve, inherited))
+            announce(daemon.run_in_background(serve, inherited))
+
+
+def announce(path: str) -> None:
+    """Print the mount point; a mount of which nobody can be told is taken away again."""
+    from unionmount.fusemount import unmount_fuse
+
+    try:
+        print_mountpoint(path)
+    except OSError as error:
+        unmount_fuse(Path(path), lazy=True)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def print_mountpoint(path: str) -> None:
