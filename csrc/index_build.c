@@ -908,8 +908,10 @@ int um_indexer_finish(struct um_indexer *ix, uint64_t layer_size, int fd, struct
     error = finish_names(ix);
     if (error == 0)
         error = settle_links(ix);
-    if (error == 0)
-        error = um_index_write(&ix->tables, layer_size, fd);
+    if (error != 0)
+        return um_refuse(fault, error, layer_size, "settling names and links: %s",
+                         strerror(-error));
+    error = um_index_write(&ix->tables, layer_size, fd);
     return error == 0 ? 0 : um_refuse(fault, error, 0, "writing the index: %s", strerror(-error));
 }
 

@@ -176,13 +176,15 @@ static int grow_slots(struct um_tree *tree)
     return 0;
 }
 
-static struct um_directory *directory_new(uint64_t node, const struct um_view *view)
+static struct um_directory *directory_new(uint64_t node, uint64_t parent,
+                                          const struct um_view *view)
 {
     size_t parts = view->n * sizeof *view->parts;
     struct um_directory *directory = calloc(1, sizeof *directory + parts);
     if (directory == NULL)
         return NULL;
     directory->node = node;
+    directory->parent = parent;
     directory->view = *view;
     directory->view.parts = (struct um_part *)(directory + 1);
     if (parts != 0)
@@ -192,13 +194,13 @@ static struct um_directory *directory_new(uint64_t node, const struct um_view *v
 
 /* The record of a directory, made where there is none. Two threads may make it at once: the
  * second finds the first one's. */
-static int keep_directory(struct um_tree *tree, uint64_t node, const struct um_view *view,
-                          struct um_directory **out)
+static int keep_directory(struct um_tree *tree, uint64_t node, uint64_t parent,
+                          const struct um_view *view, struct um_directory **out)
 {
     *out = um_tree_directory(tree, node);
     if (*out != NULL)
         return 0;
-    struct um_directory *made = directory_new(node, view);
+    struct um_directory *made = directory_new(node, parent, view);
     if (made == NULL)
         return -ENOMEM;
     int error = 0;
@@ -274,36 +276,36 @@ static int file_attr(struct um_tree *tree, struct um_part part, const struct um_
     return error ? error : um_tree_count_links(tree, part, inode, &attr->nlink);
 }
 
-int um_tree_enter(struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
+int um_tree_enter(struct um_tree *tree, const struct um_directory *above, const struct um_hit *hit,
                   struct um_directory **directory)
 {
     struct um_view inside;
     int error = um_view_open(tree, &inside);
     if (error == 0)
-        error = um_view_enter(tree, view, hit, &inside);
+        error = um_view_enter(tree, &above->view, hit, &inside);
     if (error == 0 && inside.n == 0)
         error = -EBADMSG; /* the hit was a directory a moment ago: a damaged index */
     if (error == 0)
-        error = keep_directory(tree, um_tree_node(tree, inside.parts[inside.n - 1]), &inside,
-                               directory);
+        error = keep_directory(tree, um_tree_node(tree, inside.parts[inside.n - 1]), above->node,
+                               &inside, directory);
     um_view_close(&inside);
     return error;
 }
 
-static int enter_hit(struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
-                     struct um_attr *attr)
+static int enter_hit(struct um_tree *tree, const struct um_directory *above,
+                     const struct um_hit *hit, struct um_attr *attr)
 {
     struct um_directory *directory;
-    int error = um_tree_enter(tree, view, hit, &directory);
+    int error = um_tree_enter(tree, above, hit, &directory);
     return error ? error : directory_attr(tree, directory, attr);
 }
 
-int um_tree_hit_attr(struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
-                     struct um_attr *attr)
+int um_tree_hit_attr(struct um_tree *tree, const struct um_directory *above,
+                     const struct um_hit *hit, struct um_attr *attr)
 {
     um_tree_count_use(tree);
     if (hit->child.type == DT_DIR)
-        return enter_hit(tree, view, hit, attr);
+        return enter_hit(tree, above, hit, attr);
     struct um_part part;
     struct um_inode inode;
     int error = um_hit_inode(tree, hit, &part, &inode);
@@ -345,7 +347,7 @@ int um_tree_lookup(struct um_tree *tree, uint64_t node, const char *name, size_t
         return -ENAMETOOLONG;
     struct um_hit hit;
     int error = um_view_find(tree, &directory->view, um_slice_of(name, name_size), &hit);
-    return error ? error : um_tree_hit_attr(tree, &directory->view, &hit, attr);
+    return error ? error : um_tree_hit_attr(tree, directory, &hit, attr);
 }
 
 int um_tree_getattr(struct um_tree *tree, uint64_t node, struct um_attr *attr)
@@ -357,6 +359,18 @@ int um_tree_getattr(struct um_tree *tree, uint64_t node, struct um_attr *attr)
     struct um_inode inode;
     int error = find_node(tree, node, &part, &inode);
     return error ? error : file_attr(tree, part, &inode, attr);
+}
+
+int um_tree_parent(struct um_tree *tree, uint64_t node, uint64_t *parent)
+{
+    const struct um_directory *directory = um_tree_directory(tree, node);
+    if (directory == NULL) {
+        struct um_attr attr;
+        int error = um_tree_getattr(tree, node, &attr);
+        return error ? error : -ENOTDIR;
+    }
+    *parent = directory->parent;
+    return 0;
 }
 
 int um_tree_readlink(struct um_tree *tree, uint64_t node, const char **target, size_t *size)
@@ -480,7 +494,7 @@ static int keep_root(struct um_tree *tree)
     if (error == 0)
         error = um_view_root(tree, tree->n_layers, &view);
     if (error == 0)
-        error = keep_directory(tree, UM_ROOT_NODE, &view, &root);
+        error = keep_directory(tree, UM_ROOT_NODE, UM_ROOT_NODE, &view, &root);
     um_view_close(&view);
     return error;
 }

@@ -72,6 +72,9 @@ int um_tree_lookup(struct um_tree *tree, uint64_t directory, const char *name, s
                    struct um_attr *attr);
 int um_tree_getattr(struct um_tree *tree, uint64_t node, struct um_attr *attr);
 
+/* The directory that a directory is in; the root's is itself. -ENOTDIR, -ESTALE. */
+int um_tree_parent(struct um_tree *tree, uint64_t directory, uint64_t *parent);
+
 /* Entries of a directory, sorted bytewise, without "." and "..", from `cookie` (0: the first) on.
  * Returns how many were written, 0 at the end, or a negative errno. Cookies stay valid as long as
  * the tree. */

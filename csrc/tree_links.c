@@ -161,7 +161,7 @@ static int find_shown_in(struct um_tree *tree, const struct um_directory *above,
     if (error == 0)
         error = um_view_find(tree, &above->view, child.name, &hit);
     if (error == 0 && hit.child.type == DT_DIR)
-        error = um_tree_enter(tree, &above->view, &hit, shown);
+        error = um_tree_enter(tree, above, &hit, shown);
     if (*shown != NULL && !has_part(&(*shown)->view, part))
         *shown = NULL;
     return error == -ENOENT ? 0 : error;

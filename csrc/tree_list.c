@@ -144,7 +144,7 @@ static int next_entry(struct um_tree *tree, struct um_directory *directory, uint
     struct um_hit hit;
     int more;
     while ((more = next_hit(tree, directory, cookie, &hit)) > 0) {
-        int error = um_tree_hit_attr(tree, &directory->view, &hit, &entry->attr);
+        int error = um_tree_hit_attr(tree, directory, &hit, &entry->attr);
         if (error == -ENOENT)
             continue;
         if (error != 0)

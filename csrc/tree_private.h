@@ -52,6 +52,7 @@ struct um_merged {
 
 struct um_directory {
     uint64_t node;
+    uint64_t parent; /* the root's is itself */
     struct um_view view;
     _Atomic(struct um_merged *) merged; /* set at the first listing; NULL before */
     atomic_uint nlink;                  /* 0 until it was counted */
@@ -146,12 +147,12 @@ void um_tree_count_use(struct um_tree *tree);
 struct um_directory *um_tree_directory(struct um_tree *tree, uint64_t node);
 
 /* The record of the directory that a hit of type DT_DIR stands for. */
-int um_tree_enter(struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
+int um_tree_enter(struct um_tree *tree, const struct um_directory *above, const struct um_hit *hit,
                   struct um_directory **directory);
 
 /* Attributes of what a hit stands for; a directory gets its record. */
-int um_tree_hit_attr(struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
-                     struct um_attr *attr);
+int um_tree_hit_attr(struct um_tree *tree, const struct um_directory *above,
+                     const struct um_hit *hit, struct um_attr *attr);
 
 /* ---- tree_list.c ------------------------------------------------------------------------------- */
 

@@ -269,6 +269,12 @@ class Tree(_Owner):
         _check(lib.um_tree_getattr(self._handle, node, attr))
         return _attributes(attr)
 
+    def parent(self, directory: Node) -> Node:
+        """The directory that ``directory`` is in; the root's is itself. ENOTDIR, ESTALE."""
+        node = ffi.new("uint64_t *")
+        _check(lib.um_tree_parent(self._handle, directory, node))
+        return Node(node[0])
+
     def resolve(self, path: bytes) -> Attributes:
         """The attributes of ``path`` from the root; symlinks are not followed."""
         attributes = self.getattr(ROOT)

@@ -38,7 +38,6 @@ _BLOCK = 4096
 _READERS = 8  # threads that wait for the disk at once
 
 _DOTS = (b".", b"..")  # their cookies are 1 and 2; those of the tree are shifted by 2
-_UNKNOWN_INODE = InodeT(0xFFFFFFFF)  # libfuse's own d_ino where it knows none
 _FIRST_BATCH = 25  # entries that fill the reply of 4 KiB that older kernels ask for
 _BATCH = 128
 
@@ -144,7 +143,8 @@ class ReadOnlyOperations(pyfuse3.Operations):
         """List a directory from ``cookie`` on, until the reply is full."""
         shift = len(_DOTS)
         for number in range(cookie, shift):
-            if not pyfuse3.readdir_reply(token, _DOTS[number], _dots(node, number), number + 1):
+            where = self._tree.parent(node) if number else node
+            if not pyfuse3.readdir_reply(token, _DOTS[number], _directory(where), number + 1):
                 return
         at, count = max(cookie - shift, 0), _FIRST_BATCH
         while entries := self._tree.list(node, at, count):
@@ -251,10 +251,10 @@ def _no_entry() -> EntryAttributes:
     return entry
 
 
-def _dots(node: Node, number: int) -> EntryAttributes:
+def _directory(node: Node) -> EntryAttributes:
     """What a listing says of "." and "..": a number and a type, the kernel takes no more."""
     entry = EntryAttributes()
-    entry.st_ino = InodeT(node) if number == 0 else _UNKNOWN_INODE
+    entry.st_ino = InodeT(node)
     entry.st_mode = stat.S_IFDIR
     return entry
 

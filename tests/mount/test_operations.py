@@ -262,6 +262,15 @@ def test_ls_shows_the_dots(root: Path) -> None:
     assert shown.split() == [".", "..", "three"]
 
 
+def test_the_dots_have_the_numbers_of_what_they_are(root: Path) -> None:
+    for place, above in ((root / "etc/sub", root / "etc"), (root / "etc", root)):
+        shown = subprocess.run(
+            ["ls", "-ai", place], check=True, capture_output=True, text=True
+        ).stdout
+        assert f"{place.stat().st_ino} ." in map(str.strip, shown.splitlines())
+        assert f"{above.stat().st_ino} .." in map(str.strip, shown.splitlines())
+
+
 class Directory:
     """A directory stream of the C library, which Python's os does not let be positioned."""
 

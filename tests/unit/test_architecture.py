@@ -44,6 +44,7 @@ ORDER = (
 
 HEADERS = (
     ("base.h",),
+    ("keyed_hash.h",),
     ("tar.h", "tar_private.h"),
     ("whiteout.h",),
     ("index_format.h",),
