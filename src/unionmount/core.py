@@ -12,14 +12,14 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, NewType
 
 from unionmount._core import ffi, lib
+from unionmount.closing import Closing
 from unionmount.errors import FormatError, LimitExceeded
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
-    from types import TracebackType
 
 Node = NewType("Node", int)
 """The number of a file or directory in a tree; it is also its ``st_ino``."""
@@ -95,7 +95,7 @@ class Limits(NamedTuple):
     max_strings: int = 0
 
 
-class _Owner:
+class _Owner(Closing):
     """Something in C that is closed exactly once."""
 
     _handle: Any = None
@@ -108,17 +108,6 @@ class _Owner:
 
     def _release(self, handle: Any) -> None:
         raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         self.close()

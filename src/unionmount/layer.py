@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from unionmount import core
+from unionmount.closing import Closing
 from unionmount.compression import MAGIC_SIZE, decompressor, sniff
 from unionmount.errors import (
     DigestMismatch,
@@ -145,7 +146,7 @@ def fsync_directory(path: Path) -> None:
         os.close(fd)
 
 
-class Staging:
+class Staging(Closing):
     """A temporary directory of the store that belongs to this process while it is open.
 
     It is held by a flock, which dies with the process: a directory that nobody holds is garbage,
@@ -191,17 +192,6 @@ class Staging:
         if fd >= 0:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @staticmethod
     def clean(tmp: Path) -> None:
@@ -493,7 +483,7 @@ class OpenLayer:
             os.close(fd)
 
 
-class OpenImage:
+class OpenImage(Closing):
     """An image whose layers are open, lowest first; owns them and the tree made of them."""
 
     def __init__(self, image: Image, name: str, layers: tuple[OpenLayer, ...]) -> None:
@@ -539,14 +529,3 @@ class OpenImage:
         self._indexes = []
         for layer in self.layers:
             layer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

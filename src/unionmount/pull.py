@@ -8,9 +8,10 @@ import stat
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from unionmount import core
+from unionmount.closing import Closing
 from unionmount.compression import MAGIC_SIZE, Compression, decompressor, sniff
 from unionmount.errors import (
     DigestMismatch,
@@ -157,17 +158,14 @@ def _check_layer(layer: OpenLayer, index: core.Index, *, rehash: bool) -> Iterat
 # -- sources
 
 
-class _OpenSource:
+class _OpenSource(Closing):
     """A source; ``spooled`` tells that its file vanishes with it, so nothing is left in place."""
 
     def __init__(self, source: Source, *, spooled: bool) -> None:
         self.source = source
         self.spooled = spooled
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.source.close()
 
 

@@ -21,6 +21,7 @@ CSRC = PROJECT / "csrc"
 
 ORDER = (
     "errors",
+    "closing",
     "reference",
     "image",
     "core",

@@ -16,9 +16,10 @@ import stat
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from unionmount import core
+from unionmount.closing import Closing
 from unionmount.errors import (
     DigestMismatch,
     FormatError,
@@ -34,7 +35,6 @@ from unionmount.sources.layout import INDEX, OciLayout, read_range
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from unionmount.image import Platform
     from unionmount.sources import Files, Source
@@ -172,7 +172,7 @@ def _recognise(files: TarFiles, kind: str, fallback_name: str) -> Source:
     raise FormatError(f"{files.what}: not an image archive (no {MANIFEST} or {INDEX} in it)")
 
 
-class DockerArchive:
+class DockerArchive(Closing):
     """A source that has ``manifest.json`` only; owns ``files``."""
 
     def __init__(self, files: Files, items: Sequence[_Item]) -> None:
@@ -237,17 +237,6 @@ class DockerArchive:
     def close(self) -> None:
         """Close the archive."""
         self._files.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _digest_of(path: str) -> Digest | None:

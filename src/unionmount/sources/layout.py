@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from unionmount.closing import Closing
 from unionmount.errors import (
     DigestMismatch,
     FormatError,
@@ -36,7 +37,6 @@ from unionmount.sources import Entry, Files, LayerBlob, SourceImage
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from unionmount.image import Platform, Selection
 
@@ -129,7 +129,7 @@ def read_range(data: FileRange, what: str) -> bytes:
     return raw
 
 
-class OciLayout:
+class OciLayout(Closing):
     """A source that is an OCI image layout; owns ``files``."""
 
     def __init__(
@@ -241,17 +241,6 @@ class OciLayout:
     def close(self) -> None:
         """Close all files."""
         self._files.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _blob_path(digest: Digest) -> str:
