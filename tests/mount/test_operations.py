@@ -177,7 +177,9 @@ def test_inode_numbers_are_distinct_and_stable(
     root: Path, image: Path, mount: Callable[..., Path]
 ) -> None:
     def numbers(top: Path) -> dict[str, int]:
-        paths = [top, *top.rglob("*")]
+        # not rglob: in Python 3.11.2 it fails at a symlink whose target is too long to follow
+        below = [Path(place, name) for place, d, f in os.walk(top) for name in (*d, *f)]
+        paths = [top, *below]
         return {str(path.relative_to(top)): path.lstat().st_ino for path in paths}
 
     first = numbers(root)

@@ -43,7 +43,10 @@ def copy(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(packed, "w") as tar:
         tar.add(root, ".")
     with tarfile.open(packed) as tar:
-        tar.extractall(target, filter="fully_trusted")
+        # as an attribute, because Debian's Python 3.11 does not have the argument yet
+        trusted = getattr(tarfile, "fully_trusted_filter", lambda member, _path: member)
+        tar.extraction_filter = trusted
+        tar.extractall(target)
     return target
 
 
