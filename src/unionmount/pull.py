@@ -41,7 +41,7 @@ from unionmount.sources.archive import TarFiles, open_archive
 from unionmount.sources.layout import DirectoryFiles, OciLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from unionmount.image import Platform
     from unionmount.layer import ImportLimits
@@ -108,8 +108,13 @@ def load(
     platform: Platform | None = None,
     limits: ImportLimits | None = None,
     progress: Progress | None = None,
+    loaded: Callable[[StoredImage], None] | None = None,
 ) -> list[StoredImage]:
-    """Import all images of an archive or layout, or the one that REF names, into the store."""
+    """Import all images of an archive or layout, or the one that REF names, into the store.
+
+    ``loaded`` is told of each image when it is in the store: a later one may fail, and the earlier
+    ones stay.
+    """
     location = Location.parse(source)
     if location.kind == "stored":  # or a directory that does not look like a layout
         location = replace(location, kind="path")
@@ -118,7 +123,12 @@ def load(
         entries = opened.source.entries()
         if location.selector or not entries:
             entries = [choose(entries, location.selector, opened.source.what)]
-        return [_load_entry(pull, opened.source, entry) for entry in entries]
+        images = []
+        for entry in entries:
+            images.append(_load_entry(pull, opened.source, entry))
+            if loaded is not None:
+                loaded(images[-1])
+    return images
 
 
 def check_image(

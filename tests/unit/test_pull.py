@@ -227,6 +227,18 @@ def test_loading_one_of_several(store: Store, tmp_path: Path) -> None:
     assert stored_layers(store) == set(other.diff_ids)
 
 
+def test_what_was_loaded_before_an_error_is_told_and_stays(store: Store, tmp_path: Path) -> None:
+    other = small_image("other", names=("other:1",))
+    members = docker_archive(IMAGE, other)
+    path = other.diff_ids[0].removeprefix("sha256:") + "/layer.tar"
+    members[path] = tar({"etc/motd": b"not what the config says"})
+    archive = write_tar(tmp_path / "a.tar", members)
+    told: list[str] = []
+    with pytest.raises(DigestMismatch):
+        load(store, str(archive), loaded=lambda one: told.append(str(one.id)))
+    assert told == [str(one.id) for one in store.list_images()] == [IMAGE.id]
+
+
 def test_loading_what_is_not_there(store: Store) -> None:
     for source in ("nginx", "./none.tar", "docker-archive:none"):
         with pytest.raises(NotFoundError, match=r"no such file|No such file"):

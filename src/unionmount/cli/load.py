@@ -31,17 +31,21 @@ def command(settings: Settings, source: str | None, quiet: bool, platform: str |
     if source == "-" and sys.stdin.isatty():
         raise click.UsageError("give an archive with -i, or on standard input (not a terminal)")
     progress = ProgressLine()
+
+    def report(image: StoredImage) -> None:
+        progress.clear()
+        _print_loaded(image, quiet=quiet)
+
     try:
-        loaded = load(
+        load(
             settings.store(),
             source,
             platform=Platform.parse(platform) if platform else None,
             progress=progress,
+            loaded=report,
         )
     finally:
         progress.clear()
-    for image in loaded:
-        _print_loaded(image, quiet=quiet)
 
 
 def _print_loaded(image: StoredImage, *, quiet: bool) -> None:
