@@ -69,15 +69,7 @@ static inline void um_free_cleanup(void *slot)
     free(memory);
 }
 
-static inline void um_close_cleanup(int *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-}
-
 #define um_autofree __attribute__((cleanup(um_free_cleanup)))
-#define um_autofd __attribute__((cleanup(um_close_cleanup)))
 
 /* Take the value out of an owning pointer and leave NULL behind. */
 #define um_steal(slot)                    \
