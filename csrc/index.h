@@ -52,6 +52,10 @@ struct um_inode {
     uint32_t parent, own; /* directory: parent inode and own dirent (UM_INDEX_NONE for the root) */
     uint32_t major, minor;
     struct um_slice target; /* symlink; external link: normalised path without leading slash */
+    /* Of a file of a live directory (layer.h); an index has none of these: */
+    int64_t atime, ctime;
+    uint32_t atime_nsec, ctime_nsec;
+    uint64_t blocks;
 };
 
 struct um_dirent {

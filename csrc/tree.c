@@ -46,11 +46,11 @@ int um_view_root(const struct um_tree *tree, uint32_t n_layers, struct um_view *
     bool open = true;
     view_reset(view);
     for (uint32_t layer = n_layers; layer-- > 0;) {
-        struct um_inode inode;
-        int error = um_layer_inode(&tree->layers[layer], 0, &inode);
+        uint32_t flags;
+        int error = um_layer_flags(&tree->layers[layer], 0, &flags);
         if (error != 0)
             return error;
-        if (!view_add(view, (struct um_part){.layer = layer}, inode.flags, &open))
+        if (!view_add(view, (struct um_part){.layer = layer}, flags, &open))
             break;
     }
     return 0;
@@ -76,9 +76,10 @@ int um_view_find(const struct um_tree *tree, const struct um_view *view, struct 
 /* The directory `name` of the part, where it has one: 1; 0 it says nothing; -ENOENT it ends the
  * merge (a whiteout, or something that is no directory). */
 static int find_part(const struct um_tree *tree, struct um_part in, struct um_slice name,
-                     struct um_part *part, struct um_inode *inode)
+                     struct um_part *part, uint32_t *flags)
 {
     struct um_child child;
+    struct um_inode inode = {0};
     const struct um_layer *layer = &tree->layers[in.layer];
     int error = um_layer_find(layer, in.inode, name, &child);
     if (error == -ENOENT)
@@ -88,27 +89,123 @@ static int find_part(const struct um_tree *tree, struct um_part in, struct um_sl
     if (child.type != DT_DIR)
         return -ENOENT;
     *part = (struct um_part){.layer = in.layer, .inode = child.inode};
-    error = um_layer_child_inode(layer, in.inode, &child, inode);
+    if (layer->live != NULL)
+        error = um_layer_flags(layer, child.inode, &inode.flags);
+    else
+        error = um_layer_child_inode(layer, in.inode, &child, &inode);
+    *flags = inode.flags;
     return error ? error : 1;
+}
+
+/* Redirects of live directories may lead through directories that have redirects. Each leads into
+ * layers below its own, so that this ends; but the work could double with every layer. */
+#define MOST_REDIRECTS 4096u
+
+static int enter(const struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
+                 unsigned *redirects, struct um_view *inside);
+
+/* um_view_resolve, counting redirects. */
+static int resolve(const struct um_tree *tree, uint32_t n_layers, struct um_slice path,
+                   unsigned *redirects, struct um_view views[2], const struct um_view **in,
+                   struct um_hit *hit)
+{
+    struct um_view *view = &views[0];
+    int error = um_view_root(tree, n_layers, view);
+    while (error == 0) {
+        const uint8_t *slash = path.size ? memchr(path.data, '/', path.size) : NULL;
+        size_t size = slash ? (size_t)(slash - path.data) : path.size;
+        error = um_view_find(tree, view, um_slice_of(path.data, size), hit);
+        if (error != 0 || slash == NULL)
+            break;
+        if (hit->child.type != DT_DIR)
+            return -ENOENT;
+        struct um_view *inside = view == &views[0] ? &views[1] : &views[0];
+        error = enter(tree, view, hit, redirects, inside);
+        view = inside;
+        path = um_slice_of(slash + 1, path.size - size - 1);
+    }
+    *in = view;
+    return error;
+}
+
+int um_view_resolve(const struct um_tree *tree, uint32_t n_layers, struct um_slice path,
+                    struct um_view views[2], const struct um_view **in, struct um_hit *hit)
+{
+    unsigned redirects = 0;
+    return resolve(tree, n_layers, path, &redirects, views, in, hit);
+}
+
+/* Add the parts of another view, which is of layers below. */
+static int add_parts(const struct um_tree *tree, const struct um_view *below,
+                     struct um_view *inside, bool *open)
+{
+    for (uint32_t i = 0; i < below->n; i++) {
+        struct um_part part = below->parts[i];
+        uint32_t flags;
+        int error = um_layer_flags(&tree->layers[part.layer], part.inode, &flags);
+        if (error != 0)
+            return error;
+        if (!view_add(inside, part, flags, open))
+            break;
+    }
+    return 0;
+}
+
+/* Go on with the directory that an absolute redirect of a part names, as the layers below show it. */
+static int follow_redirect(const struct um_tree *tree, struct um_part part, struct um_slice path,
+                           unsigned *redirects, struct um_view *inside, bool *open)
+{
+    struct um_view views[3] = {0};
+    const struct um_view *in = NULL;
+    struct um_hit hit;
+    int error = ++*redirects > MOST_REDIRECTS ? -ELOOP : 0;
+    for (int i = 0; error == 0 && i < 3; i++)
+        error = um_view_open(tree, &views[i]);
+    if (error == 0)
+        error = resolve(tree, part.layer, um_slice_of(path.data + 1, path.size - 1), redirects,
+                        views, &in, &hit);
+    if (error == 0)
+        error = hit.child.type == DT_DIR ? enter(tree, in, &hit, redirects, &views[2]) : -ENOENT;
+    if (error == 0)
+        error = add_parts(tree, &views[2], inside, open);
+    for (int i = 0; i < 3; i++)
+        um_view_close(&views[i]);
+    return error == -ENOENT ? 0 : error; /* nothing is there to go on with */
+}
+
+static int enter(const struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
+                 unsigned *redirects, struct um_view *inside)
+{
+    bool open = true;
+    struct um_slice name = hit->child.name;
+    view_reset(inside);
+    for (uint32_t place = hit->place; place < view->n; place++) {
+        struct um_part part = {0};
+        struct um_slice redirect;
+        uint32_t flags = 0;
+        int found = find_part(tree, view->parts[place], name, &part, &flags);
+        if (found == 0)
+            continue;
+        if (found < 0)
+            return found == -ENOENT ? 0 : found;
+        if (!view_add(inside, part, flags, &open))
+            return 0;
+        int error = um_layer_redirect(&tree->layers[part.layer], part.inode, &redirect);
+        if (error != 0)
+            return error;
+        if (redirect.size != 0 && redirect.data[0] == '/')
+            return follow_redirect(tree, part, redirect, redirects, inside, &open);
+        if (redirect.size != 0)
+            name = redirect;
+    }
+    return 0;
 }
 
 int um_view_enter(const struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
                   struct um_view *inside)
 {
-    bool open = true;
-    view_reset(inside);
-    for (uint32_t place = hit->place; place < view->n; place++) {
-        struct um_part part = {0};
-        struct um_inode inode = {0};
-        int found = find_part(tree, view->parts[place], hit->child.name, &part, &inode);
-        if (found == -ENOENT)
-            break;
-        if (found < 0)
-            return found;
-        if (found > 0 && !view_add(inside, part, inode.flags, &open))
-            break;
-    }
-    return 0;
+    unsigned redirects = 0;
+    return enter(tree, view, hit, &redirects, inside);
 }
 
 void um_view_shrink(struct um_view *view)
@@ -121,12 +218,16 @@ void um_view_shrink(struct um_view *view)
 int um_hit_inode(struct um_tree *tree, const struct um_hit *hit, struct um_part *part,
                  struct um_inode *inode)
 {
-    *part = (struct um_part){.layer = hit->directory.layer, .inode = hit->child.inode};
-    if (hit->child.type != DT_UNKNOWN)
-        return um_layer_child_inode(&tree->layers[part->layer], hit->directory.inode, &hit->child,
-                                    inode);
+    const struct um_layer *layer = &tree->layers[hit->directory.layer];
     const struct um_outer_links *outer = NULL;
-    int error = um_tree_outer(tree, &outer);
+    struct um_child child = hit->child;
+    int error = um_layer_resolve(layer, hit->directory.inode, &child);
+    if (error != 0)
+        return error;
+    *part = (struct um_part){.layer = hit->directory.layer, .inode = child.inode};
+    if (child.type != DT_UNKNOWN)
+        return um_layer_child_inode(layer, hit->directory.inode, &child, inode);
+    error = um_tree_outer(tree, &outer);
     if (error != 0)
         return error;
     const struct um_outer_link *link = um_outer_find(outer, *part);
@@ -192,11 +293,26 @@ static struct um_directory *directory_new(uint64_t node, uint64_t parent,
     return directory;
 }
 
+static void directory_free(struct um_directory *directory)
+{
+    if (directory == NULL)
+        return;
+    struct um_share *share = atomic_load(&directory->shares);
+    while (share != NULL) {
+        struct um_share *next = share->next;
+        free(share);
+        share = next;
+    }
+    free(atomic_load(&directory->merged));
+    free(directory);
+}
+
 /* The record of a directory, made where there is none. Two threads may make it at once: the
  * second finds the first one's. */
 static int keep_directory(struct um_tree *tree, uint64_t node, uint64_t parent,
                           const struct um_view *view, struct um_directory **out)
 {
+    bool is_new = false;
     *out = um_tree_directory(tree, node);
     if (*out != NULL)
         return 0;
@@ -211,10 +327,44 @@ static int keep_directory(struct um_tree *tree, uint64_t node, uint64_t parent,
     if (error == 0 && *slot == NULL) {
         *slot = um_steal(&made);
         tree->n_directories++;
+        is_new = true;
     }
     *out = *slot;
     pthread_rwlock_unlock(&tree->lock);
     free(made);
+    return is_new && tree->n_live != 0 ? um_tree_keep_shown(tree, *out) : error;
+}
+
+static bool is_record_of(const struct um_directory *directory, uint64_t parent,
+                         const struct um_view *view)
+{
+    return directory->parent == parent && directory->view.n == view->n &&
+           memcmp(directory->view.parts, view->parts, view->n * sizeof *view->parts) == 0;
+}
+
+/* Numbers of directories whose lowest part belongs to another directory, too: above all layers. */
+#define SHARED_NUMBERS (1ull << 40)
+
+static uint64_t shared_number(const struct um_tree *tree, uint64_t parent,
+                              const struct um_view *view, uint64_t attempt)
+{
+    struct um_part top = view->parts[0];
+    uint64_t hash = um_hash_node(um_hash_node(parent) + um_tree_node(tree, top)) + attempt;
+    return tree->bases[tree->n_layers] + hash % SHARED_NUMBERS;
+}
+
+/* The record of a merged directory, under the number of its lowest part. Redirects may let several
+ * directories go on with one below: then the first that is seen has its number, and the others, and
+ * what is in them, numbers that depend on where they are. */
+static int keep_merged(struct um_tree *tree, uint64_t parent, const struct um_view *view,
+                       struct um_directory **out)
+{
+    int error =
+        keep_directory(tree, um_tree_node(tree, view->parts[view->n - 1]), parent, view, out);
+    if (tree->n_live == 0)
+        return error;
+    for (uint64_t attempt = 0; error == 0 && !is_record_of(*out, parent, view); attempt++)
+        error = keep_directory(tree, shared_number(tree, parent, view, attempt), parent, view, out);
     return error;
 }
 
@@ -226,19 +376,28 @@ void um_tree_count_use(struct um_tree *tree)
     if (uses < USES_BETWEEN_TRIMS)
         return;
     atomic_store_explicit(&tree->uses, 0, memory_order_relaxed);
-    for (uint32_t i = 0; i < tree->n_layers; i++)
-        um_index_trim(tree->layers[i].index);
+    for (uint32_t i = 0; i < tree->n_layers; i++) {
+        if (tree->layers[i].index != NULL)
+            um_index_trim(tree->layers[i].index);
+    }
 }
 
 /* ---- attributes ------------------------------------------------------------------------------------ */
 
-static void inode_attr(const struct um_inode *inode, struct um_attr *attr)
+static void inode_attr(const struct um_layer *layer, const struct um_inode *inode,
+                       struct um_attr *attr)
 {
     attr->mode = inode->mode;
     attr->uid = inode->uid;
     attr->gid = inode->gid;
-    attr->mtime = inode->mtime;
-    attr->mtime_nsec = inode->mtime_nsec;
+    attr->mtime = attr->atime = attr->ctime = inode->mtime;
+    attr->mtime_nsec = attr->atime_nsec = attr->ctime_nsec = inode->mtime_nsec;
+    if (layer->live == NULL)
+        return;
+    attr->atime = inode->atime;
+    attr->atime_nsec = inode->atime_nsec;
+    attr->ctime = inode->ctime;
+    attr->ctime_nsec = inode->ctime_nsec;
 }
 
 static int directory_attr(struct um_tree *tree, struct um_directory *directory,
@@ -249,13 +408,17 @@ static int directory_attr(struct um_tree *tree, struct um_directory *directory,
     attr->size = 4096; /* what most file systems show; a directory of a layer has no size */
     attr->layer = view->n ? view->parts[0].layer : 0;
     if (!view->implied) {
+        const struct um_layer *layer = &tree->layers[view->metadata.layer];
         struct um_inode inode;
-        int error =
-            um_layer_inode(&tree->layers[view->metadata.layer], view->metadata.inode, &inode);
+        int error = um_layer_inode(layer, view->metadata.inode, &inode);
         if (error != 0)
             return error;
-        inode_attr(&inode, attr);
+        inode_attr(layer, &inode, attr);
         attr->layer = view->metadata.layer;
+        if (layer->live != NULL) {
+            attr->size = inode.size;
+            attr->blocks = inode.blocks;
+        }
     }
     return um_tree_count_subdirectories(tree, directory, &attr->nlink);
 }
@@ -263,16 +426,17 @@ static int directory_attr(struct um_tree *tree, struct um_directory *directory,
 static int file_attr(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
                      struct um_attr *attr)
 {
+    const struct um_layer *layer = &tree->layers[part.layer];
     *attr = (struct um_attr){.node = um_tree_node(tree, part), .layer = part.layer};
-    inode_attr(inode, attr);
+    inode_attr(layer, inode, attr);
     attr->major = inode->major;
     attr->minor = inode->minor;
     attr->size = inode->size;
-    uint64_t bytes = 0;
     int error = 0;
-    if (S_ISREG(inode->mode))
-        error = um_layer_stored_bytes(&tree->layers[part.layer], inode, &bytes);
-    attr->blocks = bytes / 512 + (bytes % 512 != 0);
+    if (layer->live != NULL)
+        error = um_tree_live_blocks(tree, part, inode, &attr->blocks);
+    else if (S_ISREG(inode->mode))
+        error = um_layer_blocks(layer, inode, &attr->blocks);
     return error ? error : um_tree_count_links(tree, part, inode, &attr->nlink);
 }
 
@@ -283,11 +447,10 @@ int um_tree_enter(struct um_tree *tree, const struct um_directory *above, const 
     int error = um_view_open(tree, &inside);
     if (error == 0)
         error = um_view_enter(tree, &above->view, hit, &inside);
-    if (error == 0 && inside.n == 0)
-        error = -EBADMSG; /* the hit was a directory a moment ago: a damaged index */
+    if (error == 0 && inside.n == 0) /* it was a directory a moment ago: a damaged index */
+        error = tree->layers[hit->directory.layer].live ? -ESTALE : -EBADMSG;
     if (error == 0)
-        error = keep_directory(tree, um_tree_node(tree, inside.parts[inside.n - 1]), above->node,
-                               &inside, directory);
+        error = keep_merged(tree, above->node, &inside, directory);
     um_view_close(&inside);
     return error;
 }
@@ -312,9 +475,8 @@ int um_tree_hit_attr(struct um_tree *tree, const struct um_directory *above,
     return error ? error : file_attr(tree, part, &inode, attr);
 }
 
-/* The layer and inode that a number of a file stands for; -ESTALE where it is no such number. */
-static int find_node(const struct um_tree *tree, uint64_t node, struct um_part *part,
-                     struct um_inode *inode)
+int um_tree_part(const struct um_tree *tree, uint64_t node, struct um_part *part,
+                 struct um_inode *inode)
 {
     uint32_t low = 0, high = tree->n_layers;
     if (node < UM_ROOT_NODE || node >= tree->bases[tree->n_layers])
@@ -326,8 +488,10 @@ static int find_node(const struct um_tree *tree, uint64_t node, struct um_part *
         else
             high = middle;
     }
-    *part = (struct um_part){.layer = low, .inode = (uint32_t)(node - tree->bases[low])};
-    int error = um_layer_inode(&tree->layers[low], part->inode, inode);
+    part->layer = low;
+    int error = um_layer_seek(&tree->layers[low], node - tree->bases[low], &part->inode);
+    if (error == 0)
+        error = um_layer_peek(&tree->layers[low], part->inode, inode);
     if (error != 0)
         return error;
     return S_ISDIR(inode->mode) || (inode->flags & UM_INODE_EXTERNAL) ? -ESTALE : 0;
@@ -357,7 +521,9 @@ int um_tree_getattr(struct um_tree *tree, uint64_t node, struct um_attr *attr)
         return directory_attr(tree, directory, attr);
     struct um_part part;
     struct um_inode inode;
-    int error = find_node(tree, node, &part, &inode);
+    int error = um_tree_part(tree, node, &part, &inode);
+    if (error == 0 && tree->layers[part.layer].live != NULL)
+        error = um_layer_inode(&tree->layers[part.layer], part.inode, &inode);
     return error ? error : file_attr(tree, part, &inode, attr);
 }
 
@@ -377,55 +543,18 @@ int um_tree_readlink(struct um_tree *tree, uint64_t node, const char **target, s
 {
     struct um_part part;
     struct um_inode inode;
+    struct um_slice text = {0};
     if (um_tree_directory(tree, node) != NULL)
         return -EINVAL;
-    int error = find_node(tree, node, &part, &inode);
+    int error = um_tree_part(tree, node, &part, &inode);
     if (error != 0)
         return error;
     if (!S_ISLNK(inode.mode))
         return -EINVAL;
-    *target = (const char *)inode.target.data;
-    *size = inode.target.size;
-    return 0;
-}
-
-static int find_file(struct um_tree *tree, uint64_t node, struct um_part *part,
-                     struct um_inode *inode)
-{
-    if (um_tree_directory(tree, node) != NULL)
-        return -EISDIR;
-    int error = find_node(tree, node, part, inode);
-    if (error != 0)
-        return error;
-    return S_ISREG(inode->mode) ? 0 : -EINVAL;
-}
-
-int64_t um_tree_read(struct um_tree *tree, uint64_t node, uint64_t offset, void *buffer,
-                     size_t size, unsigned flags)
-{
-    struct um_part part;
-    struct um_inode inode;
-    int error = find_file(tree, node, &part, &inode);
-    if (error != 0)
-        return error;
-    unsigned how = flags & UM_READ_NOWAIT ? UM_LAYER_NOWAIT : 0;
-    return um_layer_read(&tree->layers[part.layer], &inode, offset, buffer, size, how);
-}
-
-int um_tree_extent(struct um_tree *tree, uint64_t node, uint32_t *layer, uint64_t *offset,
-                   uint64_t *length)
-{
-    struct um_part part;
-    struct um_inode inode;
-    int error = find_file(tree, node, &part, &inode);
-    if (error != 0)
-        return error;
-    if (inode.flags & UM_INODE_SPARSE)
-        return -EINVAL;
-    *layer = part.layer;
-    *offset = inode.stored;
-    *length = inode.size;
-    return 0;
+    error = um_layer_target(&tree->layers[part.layer], part.inode, &inode, &text);
+    *target = (const char *)text.data;
+    *size = text.size;
+    return error;
 }
 
 /* The part and inode whose xattrs show. -ENODATA for an implied directory: it has none. */
@@ -434,11 +563,11 @@ static int find_metadata(struct um_tree *tree, uint64_t node, struct um_part *pa
 {
     struct um_directory *directory = um_tree_directory(tree, node);
     if (directory == NULL)
-        return find_node(tree, node, part, inode);
+        return um_tree_part(tree, node, part, inode);
     if (directory->view.implied)
         return -ENODATA;
     *part = directory->view.metadata;
-    return um_layer_inode(&tree->layers[part->layer], part->inode, inode);
+    return um_layer_peek(&tree->layers[part->layer], part->inode, inode);
 }
 
 int64_t um_tree_getxattr(struct um_tree *tree, uint64_t node, const char *name, size_t name_size,
@@ -449,8 +578,8 @@ int64_t um_tree_getxattr(struct um_tree *tree, uint64_t node, const char *name, 
     int error = find_metadata(tree, node, &part, &inode);
     if (error != 0)
         return error;
-    return um_layer_getxattr(&tree->layers[part.layer], &inode, um_slice_of(name, name_size), value,
-                             size);
+    return um_layer_getxattr(&tree->layers[part.layer], part.inode, &inode,
+                             um_slice_of(name, name_size), value, size);
 }
 
 int64_t um_tree_listxattr(struct um_tree *tree, uint64_t node, char *names, size_t size)
@@ -460,7 +589,7 @@ int64_t um_tree_listxattr(struct um_tree *tree, uint64_t node, char *names, size
     int error = find_metadata(tree, node, &part, &inode);
     if (error != 0)
         return error == -ENODATA ? 0 : error;
-    return um_layer_listxattr(&tree->layers[part.layer], &inode, names, size);
+    return um_layer_listxattr(&tree->layers[part.layer], part.inode, &inode, names, size);
 }
 
 void um_free(void *memory)
@@ -470,19 +599,42 @@ void um_free(void *memory)
 
 /* ---- opening ---------------------------------------------------------------------------------------- */
 
+/* Descriptors that are kept open for all live directories of a tree. */
+#define CACHED_DESCRIPTORS 128u
+
+static int open_live(struct um_tree *tree, uint32_t number, int fd)
+{
+    int error = 0;
+    if (tree->cache == NULL)
+        error = um_fd_cache_open(CACHED_DESCRIPTORS, &tree->cache);
+    if (error == 0)
+        error = um_layer_open_live(fd, number, tree->cache, &tree->layers[number]);
+    tree->n_live += error == 0;
+    return error;
+}
+
+static int open_image(struct um_tree *tree, uint32_t number, const struct um_tree_layer *layer)
+{
+    struct um_index_info info;
+    um_index_get_info(layer->index, &info);
+    tree->has_externals |= info.externals != 0;
+    return um_layer_open(layer->index, layer->fd, layer->offset, layer->length,
+                         &tree->layers[number]);
+}
+
 static int stack_layers(struct um_tree *tree, const struct um_tree_layer *layers)
 {
     tree->bases[0] = UM_ROOT_NODE;
     for (uint32_t i = 0; i < tree->n_layers; i++) {
-        struct um_index_info info;
-        um_index_get_info(layers[i].index, &info);
-        tree->has_externals |= info.externals != 0;
-        tree->bases[i + 1] = tree->bases[i] + info.inodes;
-        int error = um_layer_open(layers[i].index, layers[i].fd, layers[i].offset, layers[i].length,
-                                  &tree->layers[i]);
+        int error =
+            layers[i].index ? open_image(tree, i, &layers[i]) : open_live(tree, i, layers[i].fd);
         if (error != 0)
             return error;
+        tree->bases[i + 1] = tree->bases[i] + um_layer_span(&tree->layers[i]);
     }
+    tree->end = tree->bases[tree->n_layers] + (tree->n_live != 0 ? SHARED_NUMBERS : 0);
+    if (tree->end == UM_ROOT_NODE) /* without layers there still is a root */
+        tree->end++;
     return 0;
 }
 
@@ -507,6 +659,7 @@ int um_tree_open(const struct um_tree_layer *layers, size_t n_layers, struct um_
     if (tree == NULL)
         return -ENOMEM;
     pthread_rwlock_init(&tree->lock, NULL);
+    pthread_mutex_init(&tree->redirect_lock, NULL);
     tree->n_layers = (uint32_t)n_layers;
     tree->layers = calloc(n_layers + 1, sizeof *tree->layers);
     tree->bases = calloc(n_layers + 1, sizeof *tree->bases);
@@ -527,16 +680,17 @@ void um_tree_close(struct um_tree *tree)
 {
     if (tree == NULL)
         return;
-    for (size_t i = 0; i < tree->n_slots; i++) {
-        if (tree->slots[i] != NULL)
-            free(atomic_load(&tree->slots[i]->merged));
-        free(tree->slots[i]);
-    }
+    for (size_t i = 0; i < tree->n_slots; i++)
+        directory_free(tree->slots[i]);
+    for (uint32_t i = 0; tree->layers != NULL && i < tree->n_layers; i++)
+        um_layer_close(&tree->layers[i]);
+    um_fd_cache_close(tree->cache);
     um_outer_free(atomic_load(&tree->outer));
     free(tree->slots);
     free(tree->kept);
     free(tree->layers);
     free(tree->bases);
     pthread_rwlock_destroy(&tree->lock);
+    pthread_mutex_destroy(&tree->redirect_lock);
     free(tree);
 }

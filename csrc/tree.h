@@ -33,7 +33,8 @@
 
 struct um_tree; /* opaque */
 
-/* One image layer: its index and where its tar begins in `fd`. All borrowed. */
+/* One layer, all borrowed. An image layer: its index and where its tar begins in `fd`. A directory
+ * layer: `index` is NULL, `fd` is the directory (O_PATH suffices), offset and length are 0. */
 struct um_tree_layer {
     struct um_index *index;
     int fd;
@@ -52,6 +53,8 @@ struct um_attr {
     int64_t mtime;
     uint32_t mtime_nsec;
     uint32_t layer; /* 0 is the lowest; the layer that the shown metadata comes from */
+    int64_t atime, ctime; /* of a file in a tar: its mtime */
+    uint32_t atime_nsec, ctime_nsec;
 };
 
 struct um_tree_entry {
@@ -118,5 +121,41 @@ int um_tree_broken_link(struct um_tree *tree, uint32_t layer, uint64_t *cursor, 
                         size_t *name_size, char **target, size_t *target_size);
 void um_free(void *memory);
 /* cffi: end */
+
+/* ---- for the upper (upper.h), which stands on a tree ---- */
+
+/* The first number above those of all nodes that the tree may show. */
+uint64_t um_tree_end(const struct um_tree *tree);
+
+uint32_t um_tree_layers(const struct um_tree *tree);
+
+/* As um_tree_lookup; entry->name lives as long as the tree, entry->next is not set. */
+int um_tree_find(struct um_tree *tree, uint64_t directory, const char *name, size_t name_size,
+                 struct um_tree_entry *entry);
+
+/* The name that a directory has in its parent; empty for the root. *name lives as long as the tree.
+ * -ESTALE, -ENOTDIR. */
+int um_tree_name(struct um_tree *tree, uint64_t directory, uint64_t *parent, const char **name,
+                 size_t *name_size);
+
+/* A visible name of a file: `directory` is the node of the directory that holds it. */
+struct um_tree_name {
+    uint64_t directory;
+    const char *name; /* lives as long as the tree */
+    size_t name_size;
+};
+
+/* All visible names of a file, in no order; *names is malloced. What it costs depends on the layer:
+ * the size of its index, or of its directories, at worst. -ESTALE; -EISDIR. */
+int um_tree_names(struct um_tree *tree, uint64_t node, struct um_tree_name **names, size_t *n);
+
+/* The data of a regular file, for copying: a descriptor that the caller closes. */
+int um_tree_open_data(struct um_tree *tree, uint64_t node, int *fd);
+
+/* The first run of data of a regular file at or behind `from`: where it begins in the file
+ * (*logical), its length and where it begins in the descriptor of um_tree_open_data (*stored).
+ * 1, 0 where only a hole follows, or an errno. */
+int um_tree_next_data(struct um_tree *tree, uint64_t node, int fd, uint64_t from, uint64_t *logical,
+                      uint64_t *length, uint64_t *stored);
 
 #endif

@@ -19,13 +19,13 @@ static int gather_part(const struct um_tree *tree, const struct um_view *view, u
 {
     struct um_part part = view->parts[place];
     const struct um_layer *layer = &tree->layers[part.layer];
-    struct um_inode directory;
-    int error = um_layer_inode(layer, part.inode, &directory);
+    struct um_children children;
+    int error = um_layer_children(layer, part.inode, &children);
     if (error == 0)
-        error = um_reserve((void **)&c->all, &c->capacity, c->n + directory.count, sizeof *c->all);
-    for (uint32_t i = 0; error == 0 && i < directory.count; i++) {
+        error = um_reserve((void **)&c->all, &c->capacity, c->n + children.n, sizeof *c->all);
+    for (uint32_t i = 0; error == 0 && i < children.n; i++) {
         struct um_child child;
-        error = um_layer_child(layer, &directory, i, &child);
+        error = um_layer_child(layer, &children, i, &child);
         if (error == 0)
             c->all[c->n++] = (struct candidate){child.name, place, child.dirent, child.type};
     }
@@ -120,15 +120,15 @@ static int next_hit(struct um_tree *tree, struct um_directory *directory, uint64
         error = um_merged_hit(tree, view, &merged->names[(*cookie)++], hit);
         return error ? error : 1;
     }
-    struct um_inode inode;
+    struct um_children children;
     const struct um_layer *layer = &tree->layers[view->parts[0].layer];
-    int error = um_layer_inode(layer, view->parts[0].inode, &inode);
+    int error = um_layer_children(layer, view->parts[0].inode, &children);
     if (error != 0)
         return error;
     hit->place = 0;
     hit->directory = view->parts[0];
-    while (*cookie < inode.count) {
-        error = um_layer_child(layer, &inode, (uint32_t)(*cookie)++, &hit->child);
+    while (*cookie < children.n) {
+        error = um_layer_child(layer, &children, (uint32_t)(*cookie)++, &hit->child);
         if (error != 0)
             return error;
         if (hit->child.type != DT_WHT)

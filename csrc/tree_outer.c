@@ -187,6 +187,8 @@ static int settle(const struct um_tree *tree, const struct um_outer_links *links
 static int follow_layer(struct descent *descent, uint32_t layer, struct um_outer_links *links)
 {
     struct um_index_info info;
+    if (descent->tree->layers[layer].index == NULL)
+        return 0; /* a live directory has no such links */
     um_index_get_info(descent->tree->layers[layer].index, &info);
     um_autofree struct pending *pending = malloc((info.externals + 1) * sizeof *pending);
     if (pending == NULL)
@@ -234,8 +236,9 @@ static int collect(const struct um_tree *tree, struct um_outer_links **out)
 {
     uint64_t total = 0;
     for (uint32_t layer = 0; layer < tree->n_layers; layer++) {
-        struct um_index_info info;
-        um_index_get_info(tree->layers[layer].index, &info);
+        struct um_index_info info = {0};
+        if (tree->layers[layer].index != NULL)
+            um_index_get_info(tree->layers[layer].index, &info);
         total += info.externals;
     }
     struct um_outer_links *links = calloc(1, sizeof *links + total * sizeof links->links[0]);

@@ -1,7 +1,7 @@
 /*
  * tree_private.h - what the files of the tree share: tree.c (nodes and the rule), tree_list.c
- * (listing), tree_outer.c (hard links into lower layers), tree_links.c (link counts), tree_walk.c
- * (what a layer did).
+ * (listing), tree_outer.c (hard links into lower layers), tree_links.c (names and link counts),
+ * tree_data.c (the data of files), tree_upper.c (what the upper asks), tree_walk.c (what a layer did).
  *
  * A *part* is a directory of one layer; a merged directory is its parts, topmost first. A *view*
  * is a list of parts that stand for one directory. The rule is um_view_find and um_view_enter;
@@ -50,12 +50,19 @@ struct um_merged {
     struct um_merged_name names[];
 };
 
+/* One more directory that shows a part of a directory: redirects lead to the part twice. */
+struct um_share {
+    struct um_directory *directory;
+    struct um_share *next;
+};
+
 struct um_directory {
     uint64_t node;
     uint64_t parent; /* the root's is itself */
     struct um_view view;
     _Atomic(struct um_merged *) merged; /* set at the first listing; NULL before */
     atomic_uint nlink;                  /* 0 until it was counted */
+    _Atomic(struct um_share *) shares;  /* added to under the tree's lock */
 };
 
 /* A name that is a hard link to an inode of the layers below its own. */
@@ -76,7 +83,8 @@ struct um_outer_links {
 };
 
 /* What was found out about a node: of a file its link count; of a directory of one layer the node
- * of the merged directory that it is a part of, or UINT64_MAX where the tree does not show it. */
+ * of the merged directory that it is a part of, or UINT64_MAX where the tree does not show it. In a
+ * tree with live directories the latter is kept of every directory that was looked up. */
 struct um_kept {
     uint64_t node; /* 0: empty */
     uint64_t value;
@@ -85,9 +93,16 @@ struct um_kept {
 struct um_tree {
     struct um_layer *layers;
     uint32_t n_layers;
-    uint64_t *bases; /* n_layers + 1; the first node number of each layer */
+    uint64_t *bases; /* n_layers + 1; the first node number of each layer, and that behind all */
+    uint64_t end;    /* the first number above all */
     bool has_externals;
+    uint32_t n_live; /* layers that are live directories */
+    struct um_fd_cache *cache; /* of all live directories; NULL where there is none */
     _Atomic(struct um_outer_links *) outer; /* set when first needed */
+
+    pthread_mutex_t redirect_lock; /* one thread finds all redirects; then this is set: */
+    atomic_bool redirects_known;
+    atomic_bool has_shares; /* a directory has some */
 
     atomic_uint uses; /* nodes asked for since the indexes were last trimmed */
 
@@ -100,7 +115,7 @@ struct um_tree {
 
 static inline uint64_t um_tree_node(const struct um_tree *tree, struct um_part part)
 {
-    return tree->bases[part.layer] + part.inode;
+    return tree->bases[part.layer] + um_layer_number(&tree->layers[part.layer], part.inode);
 }
 
 static inline uint64_t um_hash_node(uint64_t node)
@@ -131,6 +146,11 @@ int um_view_find(const struct um_tree *tree, const struct um_view *view, struct 
 int um_view_enter(const struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
                   struct um_view *inside);
 
+/* What the lowest `n_layers` layers show at a path of names divided by slashes: a hit in the view *in,
+ * which is one of the two that the caller has opened. */
+int um_view_resolve(const struct um_tree *tree, uint32_t n_layers, struct um_slice path,
+                    struct um_view views[2], const struct um_view **in, struct um_hit *hit);
+
 /* Give back the room that a view does not use; nothing can be added to it any more. */
 void um_view_shrink(struct um_view *view);
 
@@ -153,6 +173,21 @@ int um_tree_enter(struct um_tree *tree, const struct um_directory *above, const 
 /* Attributes of what a hit stands for; a directory gets its record. */
 int um_tree_hit_attr(struct um_tree *tree, const struct um_directory *above,
                      const struct um_hit *hit, struct um_attr *attr);
+
+/* The layer and inode that a number of a file stands for; -ESTALE where it is no such number. Of a
+ * file in a live directory *inode has its type only (um_layer_peek). */
+int um_tree_part(const struct um_tree *tree, uint64_t node, struct um_part *part,
+                 struct um_inode *inode);
+
+/* ---- tree_data.c ------------------------------------------------------------------------------- */
+
+/* As um_tree_part, of the file that holds the data of a regular file. -EISDIR, -EINVAL; -EIO where the
+ * layers below do not have it. */
+int um_tree_file(struct um_tree *tree, uint64_t node, struct um_part *part, struct um_inode *inode);
+
+/* Blocks that the data of a regular file of a live directory occupies. */
+int um_tree_live_blocks(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
+                        uint64_t *blocks);
 
 /* ---- tree_list.c ------------------------------------------------------------------------------- */
 
@@ -180,8 +215,20 @@ void um_outer_free(struct um_outer_links *links);
 
 /* ---- tree_links.c ------------------------------------------------------------------------------ */
 
+/* The record of the merged directory that a directory of a layer belongs to; NULL where something above
+ * hides it. */
+int um_tree_shown(struct um_tree *tree, struct um_part part, struct um_directory **shown);
+
+/* Keep that a directory shows all parts of its view. */
+int um_tree_keep_shown(struct um_tree *tree, struct um_directory *directory);
+
 int um_tree_count_links(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
                         uint32_t *count);
+
+/* All visible names of an inode that is no directory; *all is malloced, NULL where there is none. */
+int um_tree_part_names(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
+                       struct um_tree_name **all, size_t *n);
+
 int um_tree_count_subdirectories(struct um_tree *tree, struct um_directory *directory,
                                  uint32_t *nlink);
 

@@ -52,11 +52,11 @@ static int add_item(struct frame *frame, struct um_slice name, uint32_t dirent)
 
 static int add_own_items(const struct um_layer *layer, struct frame *frame)
 {
-    struct um_inode inode;
-    int error = um_layer_inode(layer, frame->directory, &inode);
-    for (uint32_t i = 0; error == 0 && i < inode.count; i++) {
+    struct um_children children;
+    int error = um_layer_children(layer, frame->directory, &children);
+    for (uint32_t i = 0; error == 0 && i < children.n; i++) {
         struct um_child child;
-        error = um_layer_child(layer, &inode, i, &child);
+        error = um_layer_child(layer, &children, i, &child);
         if (error == 0)
             error = add_item(frame, child.name, child.dirent);
     }
@@ -121,9 +121,9 @@ static int push(struct um_tree_walk *walk, struct frame *frame)
 
 static int push_root(struct um_tree_walk *walk)
 {
-    struct um_inode inode;
+    uint32_t flags;
     struct frame frame = {0};
-    int error = um_layer_inode(&walk->tree->layers[walk->layer], 0, &inode);
+    int error = um_layer_flags(&walk->tree->layers[walk->layer], 0, &flags);
     if (error == 0)
         error = um_view_open(walk->tree, &frame.below);
     if (error == 0)
@@ -132,7 +132,7 @@ static int push_root(struct um_tree_walk *walk)
         frame_close(&frame);
         return error;
     }
-    frame.hides = inode.flags & UM_INODE_OPAQUE;
+    frame.hides = flags & UM_INODE_OPAQUE;
     return push(walk, &frame);
 }
 
@@ -210,8 +210,10 @@ static int judge(struct um_tree_walk *walk, struct frame *frame, const struct it
     if (item->dirent == UM_INDEX_NONE)
         return 0;
     int error = um_layer_dirent(layer, item->dirent, &own.child);
+    if (error == 0)
+        error = um_layer_resolve(layer, frame->directory, &own.child);
     if (error != 0 || own.child.type == DT_WHT)
-        return error;
+        return error == -ENOENT ? 0 : error;
     if (own.child.type == DT_DIR)
         error = um_layer_child_inode(layer, frame->directory, &own.child, &inode);
     else
@@ -266,6 +268,8 @@ int um_tree_broken_link(struct um_tree *tree, uint32_t layer, uint64_t *cursor, 
     struct um_index_info info;
     if (layer >= tree->n_layers)
         return -EINVAL;
+    if (tree->layers[layer].index == NULL)
+        return 0;
     um_index_get_info(tree->layers[layer].index, &info);
     while (*cursor < info.externals) {
         struct um_index_link link;

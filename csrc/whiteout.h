@@ -1,8 +1,9 @@
 /*
- * whiteout.h - the only place that spells whiteouts.
+ * whiteout.h - the only place that spells whiteouts, and the other marks that layers bear.
  *
- * Purpose: say what a path component of an image layer means. Source: OCI image-spec, layer.md,
- * "Whiteouts"; the AUFS branch format for `.wh..wh.` leftovers.
+ * Purpose: say what a path component of a layer means, and which xattrs of a live directory are
+ * marks. Source: OCI image-spec, layer.md, "Whiteouts"; the AUFS branch format for `.wh..wh.`
+ * leftovers; Documentation/filesystems/overlayfs.rst for the xattrs.
  * Ownership and threads: pure functions.
  */
 #ifndef UM_WHITEOUT_H
@@ -29,5 +30,32 @@ bool um_whiteout_is_link_store(struct um_slice component);
 
 /* True for the device number that overlayfs and its kin use as a whiteout (0:0). */
 bool um_whiteout_is_device(uint32_t major, uint32_t minor);
+
+/* cffi: begin */
+/* For writing a layer: what stands before the name that a whiteout hides, and the name that makes its
+ * directory opaque. NUL-terminated, static. */
+const char *um_whiteout_prefix(void);
+const char *um_whiteout_opaque(void);
+/* cffi: end */
+
+/* ---- live directories ---- */
+
+/* The file that hides `name`: false where its own name would be longer than a name may be. */
+bool um_whiteout_spell(struct um_slice name, char text[256]);
+
+enum um_mark_kind {
+    UM_MARK_OPAQUE, /* of a directory. "y": hides what is below; "x": may hold marked whiteouts */
+    UM_MARK_REDIRECT, /* where in the layers below it goes on: an absolute path, or a name beside it */
+    UM_MARK_METACOPY, /* of a file: its data is that of the file below */
+    UM_MARK_WHITEOUT, /* of an empty file in a directory marked "x": a whiteout */
+};
+
+/* What an xattr means as a mark, whichever of trusted.overlay., user.overlay. and
+ * user.fuseoverlayfs. it begins with; false for all others. */
+bool um_whiteout_mark(struct um_slice xattr, enum um_mark_kind *kind);
+
+/* True for xattrs of live directories that no user of a mount sees: everything below those three
+ * prefixes, and user.containers.override_stat. */
+bool um_whiteout_is_private(struct um_slice xattr);
 
 #endif

@@ -1,0 +1,349 @@
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+
+#include "dirlayer_private.h"
+#include "whiteout.h"
+
+#define LIST_ROOM 512      /* of names of xattrs: more than nearly all files have */
+#define LIST_MOST 65536    /* what the kernel hands out */
+#define REDIRECT_MOST 4096 /* as a path */
+
+/* An errno of a call that reached for what was there before. */
+static int gone(int error)
+{
+    bool is_gone = error == ENOENT || error == ENOTDIR || error == ELOOP || error == ENXIO;
+    return is_gone ? -ESTALE : -error;
+}
+
+/* ---- opening --------------------------------------------------------------------------------------- */
+
+/* After a call that had no descriptor left: true where some were closed, and it can be made again. */
+static bool made_room(struct um_dirlayer *layer)
+{
+    return (errno == EMFILE || errno == ENFILE) && um_fd_cache_shed(layer->cache);
+}
+
+static int open_beneath(struct um_dirlayer *layer, int from, const char *path)
+{
+    struct open_how how = {
+        .flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+    };
+    long fd;
+    do {
+        fd = syscall(SYS_openat2, from, path, &how, sizeof how);
+    } while (fd < 0 && (errno == EINTR || made_room(layer)));
+    return fd < 0 ? gone(errno) : (int)fd;
+}
+
+/* For reading, without touching the access time where that is allowed. */
+static int open_for_reading(struct um_dirlayer *layer, int from, const char *path, int flags)
+{
+    int fd;
+    flags |= O_RDONLY | O_CLOEXEC | O_NOATIME;
+    for (;;) {
+        fd = openat(from, path, flags);
+        if (fd < 0 && errno == EPERM && flags & O_NOATIME)
+            flags &= ~O_NOATIME; /* it is somebody else's */
+        else if (fd >= 0 || (errno != EINTR && !made_room(layer)))
+            break;
+    }
+    return fd < 0 ? gone(errno) : fd;
+}
+
+/* ---- the way to a directory -------------------------------------------------------------------------- */
+
+/* The names on the way to a directory, from the innermost outwards. */
+struct way {
+    struct um_slice *names;
+    size_t n, capacity;
+};
+
+static int find_way(struct um_dirlayer *layer, uint32_t directory, struct way *way)
+{
+    while (directory != 0) {
+        struct um_dir_inode inode;
+        struct um_dir_name name;
+        if (!um_dir_get_inode(layer, directory, &inode) ||
+            !um_dir_get_name(layer, inode.name, &name))
+            return -ESTALE;
+        int error =
+            um_reserve((void **)&way->names, &way->capacity, way->n + 1, sizeof *way->names);
+        if (error != 0)
+            return error;
+        way->names[way->n++] = um_slice_of(name.text, name.size);
+        directory = name.directory;
+    }
+    return 0;
+}
+
+/* Take as many names off the way as fit a path, outermost first. */
+static void take_step(struct way *way, char path[PATH_MAX])
+{
+    size_t used = 0;
+    while (way->n != 0 && used + way->names[way->n - 1].size + 2 <= PATH_MAX) {
+        struct um_slice name = way->names[--way->n];
+        if (used != 0)
+            path[used++] = '/';
+        memcpy(path + used, name.data, name.size);
+        used += name.size;
+    }
+    path[used] = '\0';
+}
+
+static int follow_way(struct um_dirlayer *layer, struct way *way)
+{
+    char path[PATH_MAX];
+    int fd = layer->fd;
+    while (way->n != 0) {
+        take_step(way, path);
+        int next = open_beneath(layer, fd, path);
+        if (fd != layer->fd)
+            close(fd);
+        if (next < 0)
+            return next;
+        fd = next;
+    }
+    return fd;
+}
+
+/* The descriptor of a directory that is not the root, or an errno. */
+static int open_directory(struct um_dirlayer *layer, uint32_t number)
+{
+    struct way way = {0};
+    struct um_dir_inode inode;
+    struct statx status;
+    int error = find_way(layer, number, &way);
+    int fd = error ? error : follow_way(layer, &way);
+    free(way.names);
+    if (fd < 0)
+        return fd;
+    struct um_dir_reach reach = {.use = {.fd = fd, .entry = UM_FD_BORROWED}};
+    error = um_dir_statx(&reach, NULL, &status);
+    if (error == 0 && um_dir_get_inode(layer, number, &inode) && um_dir_is(layer, &inode, &status))
+        return fd;
+    close(fd);
+    return error ? error : -ESTALE;
+}
+
+static int use_directory(struct um_dirlayer *layer, uint32_t number, struct um_fd_use *use)
+{
+    uint64_t key = (uint64_t)(layer->tag + 1) << 33 | (uint64_t)number << 1;
+    *use = (struct um_fd_use){.fd = layer->fd, .entry = UM_FD_BORROWED};
+    if (number == 0 || um_fd_cache_get(layer->cache, key, use))
+        return 0;
+    int fd = open_directory(layer, number);
+    if (fd < 0)
+        return fd;
+    um_fd_cache_put(layer->cache, key, fd, use);
+    return 0;
+}
+
+/* ---- reaching ------------------------------------------------------------------------------------------ */
+
+int um_dir_reach(struct um_dirlayer *layer, uint32_t directory, struct um_slice text,
+                 struct um_dir_reach *reach)
+{
+    if (text.size >= sizeof reach->name)
+        return -ENAMETOOLONG;
+    reach->path[0] = '\0';
+    if (text.size != 0)
+        memcpy(reach->name, text.data, text.size);
+    reach->name[text.size] = '\0';
+    return use_directory(layer, directory, &reach->use);
+}
+
+int um_dir_reach_inode(struct um_dirlayer *layer, uint32_t number, struct um_dir_inode *inode,
+                       struct um_dir_reach *reach)
+{
+    struct um_dir_name name = {0};
+    if (!um_dir_get_inode(layer, number, inode))
+        return -ESTALE;
+    if (number != 0 && !um_dir_get_name(layer, inode->name, &name))
+        return -ESTALE;
+    return um_dir_reach(layer, name.directory, um_slice_of(name.text, name.size), reach);
+}
+
+void um_dir_leave(struct um_dirlayer *layer, struct um_dir_reach *reach)
+{
+    um_fd_cache_release(layer->cache, &reach->use);
+}
+
+int um_dir_statx(const struct um_dir_reach *reach, const char *name, struct statx *status)
+{
+    int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH;
+    const char *path = name ? name : reach->name;
+    if (statx(reach->use.fd, path, flags, STATX_BASIC_STATS | STATX_MNT_ID, status) != 0)
+        return -errno;
+    return 0;
+}
+
+int um_dir_open_directory(struct um_dirlayer *layer, uint32_t number)
+{
+    struct um_dir_reach reach;
+    int fd = um_dir_reach(layer, number, (struct um_slice){0}, &reach);
+    if (fd != 0)
+        return fd;
+    fd = open_for_reading(layer, reach.use.fd, ".", O_DIRECTORY | O_NOFOLLOW);
+    um_dir_leave(layer, &reach);
+    return fd;
+}
+
+/* Open what `seen`, which was opened with O_PATH, has shown to be the file: so it can't be a device
+ * or a FIFO, whatever stands under the name by now. */
+static int open_seen(struct um_dirlayer *layer, const struct um_dir_inode *inode, int seen)
+{
+    struct um_dir_reach reach = {.use = {.fd = seen, .entry = UM_FD_BORROWED}};
+    struct statx status;
+    char path[64];
+    int error = um_dir_statx(&reach, NULL, &status);
+    if (error != 0)
+        return error;
+    if (!um_dir_is(layer, inode, &status) || !S_ISREG(status.stx_mode))
+        return -ESTALE;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", seen);
+    return open_for_reading(layer, AT_FDCWD, path, 0);
+}
+
+int um_dir_open_file(struct um_dirlayer *layer, uint32_t number)
+{
+    struct um_dir_reach reach;
+    struct um_dir_inode inode;
+    int error = um_dir_reach_inode(layer, number, &inode, &reach);
+    if (error != 0)
+        return error;
+    int seen, fd;
+    do {
+        seen = openat(reach.use.fd, reach.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    } while (seen < 0 && (errno == EINTR || made_room(layer)));
+    fd = seen < 0 ? gone(errno) : open_seen(layer, &inode, seen);
+    if (seen >= 0)
+        close(seen);
+    um_dir_leave(layer, &reach);
+    return fd;
+}
+
+/* ---- xattrs ------------------------------------------------------------------------------------------------ */
+
+/* The name "." stands for a directory itself, so that no last component has to be followed. */
+static const char *path_of(struct um_dir_reach *reach)
+{
+    if (reach->path[0] == '\0')
+        snprintf(reach->path, sizeof reach->path, "/proc/self/fd/%d/%s", reach->use.fd,
+                 reach->name[0] ? reach->name : ".");
+    return reach->path;
+}
+
+int64_t um_dir_getxattr(struct um_dir_reach *reach, const char *name, void *value, size_t size)
+{
+    ssize_t got = lgetxattr(path_of(reach), name, value, size);
+    if (got >= 0)
+        return got;
+    return errno == EOPNOTSUPP ? -ENODATA : gone(errno);
+}
+
+int64_t um_dir_listxattr(struct um_dir_reach *reach, char **names)
+{
+    char few[LIST_ROOM];
+    *names = NULL;
+    ssize_t size = llistxattr(path_of(reach), few, sizeof few);
+    if (size == 0 || (size < 0 && errno == EOPNOTSUPP))
+        return 0;
+    if (size < 0 && errno != ERANGE)
+        return gone(errno);
+    char *all = malloc(size > 0 ? (size_t)size : LIST_MOST);
+    if (all == NULL)
+        return -ENOMEM;
+    if (size > 0)
+        memcpy(all, few, (size_t)size);
+    else
+        size = llistxattr(path_of(reach), all, LIST_MOST);
+    if (size <= 0) {
+        int error = size < 0 ? gone(errno) : 0;
+        free(all);
+        return error;
+    }
+    *names = all;
+    return size;
+}
+
+/* ---- marks ------------------------------------------------------------------------------------------------- */
+
+static int read_redirect(struct um_dir_reach *reach, const char *name, struct um_dir_marks *marks)
+{
+    char path[REDIRECT_MOST];
+    int64_t size = um_dir_getxattr(reach, name, path, sizeof path);
+    if (size == -ERANGE) { /* longer than any path: as malformed as this one */
+        path[0] = '/';
+        size = 1;
+    }
+    if (size == -ENODATA || size == -EACCES || size == -EPERM)
+        return 0;
+    if (size <= 0 || marks->redirect != NULL)
+        return (int)size < 0 ? (int)size : 0;
+    marks->redirect = malloc((size_t)size);
+    if (marks->redirect == NULL)
+        return -ENOMEM;
+    memcpy(marks->redirect, path, (size_t)size);
+    marks->redirect_size = (size_t)size;
+    return 0;
+}
+
+static int read_mark(struct um_dir_reach *reach, const char *name, enum um_mark_kind kind,
+                     struct um_dir_marks *marks)
+{
+    char value;
+    switch (kind) {
+    case UM_MARK_REDIRECT:
+        return read_redirect(reach, name, marks);
+    case UM_MARK_METACOPY:
+        marks->metacopy = true;
+        return 0;
+    case UM_MARK_WHITEOUT:
+        marks->whiteout = true;
+        return 0;
+    case UM_MARK_OPAQUE:
+        if (um_dir_getxattr(reach, name, &value, 1) == 1) {
+            marks->opaque |= value == 'y';
+            marks->marks_whiteouts |= value == 'x';
+        }
+        return 0;
+    }
+    return 0;
+}
+
+int um_dir_read_marks(struct um_dir_reach *reach, struct um_dir_marks *marks)
+{
+    um_autofree char *names = NULL;
+    *marks = (struct um_dir_marks){0};
+    int64_t size = um_dir_listxattr(reach, &names);
+    int error = size < 0 ? (int)size : 0;
+    for (int64_t at = 0; error == 0 && at < size; at += (int64_t)strlen(names + at) + 1) {
+        enum um_mark_kind kind;
+        if (um_whiteout_mark(um_slice_of(names + at, strlen(names + at)), &kind))
+            error = read_mark(reach, names + at, kind, marks);
+    }
+    if (error != 0) {
+        free(marks->redirect);
+        marks->redirect = NULL;
+    }
+    return error;
+}
+
+int um_dir_is_whiteout(struct um_dir_reach *reach, const struct statx *status, bool marked)
+{
+    if (S_ISCHR(status->stx_mode))
+        return um_whiteout_is_device(status->stx_rdev_major, status->stx_rdev_minor);
+    if (!marked || !S_ISREG(status->stx_mode) || status->stx_size != 0)
+        return 0;
+    struct um_dir_marks marks;
+    int error = um_dir_read_marks(reach, &marks);
+    if (error != 0)
+        return error;
+    free(marks.redirect);
+    return marks.whiteout;
+}

@@ -1,0 +1,163 @@
+/*
+ * upper.h - the writable directory on top of a tree: what the mount shows, and every change to it.
+ *
+ * Purpose: an *upper* is one live directory (an overlayfs upper on disk, docs/upper.md) over the
+ * immutable tree of the lower layers (tree.h). These functions answer for both by the rule of the
+ * tree, and change the upper. The lower layers are never written.
+ *
+ * Node numbers are those of tree.h for everything that is, or was copied up from, a lower layer;
+ * what was made in the upper has base + st_ino, where base lies above the numbers of the tree. So a
+ * number survives copy-up, and another mount of the same layers and upper.
+ *
+ * Lookups are counted as the kernel counts them (FUSE_FORGET): every success of um_upper_lookup,
+ * um_upper_create … um_upper_link, and every entry that um_upper_list_next returns counts one, and
+ * the caller owes um_upper_forget for it. Until then the node can be named, also without a name.
+ *
+ * Copy-up. A change to a file of a lower layer copies it first. Where that means copying data the
+ * verb returns -EAGAIN and has changed nothing: the caller calls um_upper_copy_up, which may take
+ * long and is best called on another thread, and asks again. A large file of which only the name or
+ * attributes change is copied without its data; that follows when somebody wants to write.
+ *
+ * Ownership: the upper borrows the tree and the two descriptors; both must outlive it.
+ * Threads: every function but open, recover and close may be called by any number of threads. One
+ * reader-writer lock (upper_private.h, `lock`) guards the records. Data is copied, read, written
+ * and synced outside of it; changes of names happen on disk and in the records under it, together.
+ * Errors: a negative errno; those of the upper's file system (-ENOSPC, -EDQUOT, -EIO …) unchanged.
+ */
+#ifndef UM_UPPER_H
+#define UM_UPPER_H
+
+#include "base.h"
+#include "tree.h"
+
+/* cffi: begin */
+#define UM_UPPER_TRUSTED 1u  /* marks are trusted.overlay. xattrs; without: user.overlay. */
+#define UM_UPPER_OVERRIDE 2u /* owner, mode and devices in user.containers.override_stat */
+#define UM_UPPER_VOLATILE 4u /* nothing is synced */
+#define UM_UPPER_STRANGE 8u  /* the lowers are not those that recorded origins belong to */
+#define UM_METACOPY_MIN 131072u
+
+struct um_upper; /* opaque */
+
+struct um_upper_setup {
+    struct um_tree *tree;
+    int upper_fd; /* directories of one file system, opened for reading */
+    int work_fd;
+    uint32_t flags; /* UM_UPPER_… */
+    /* Files from this size on are copied up without their data where only their names or attributes
+     * change (overlayfs' metacopy); 0: UM_METACOPY_MIN. UINT64_MAX: none. */
+    uint64_t metacopy_min;
+};
+
+/* 0; -ENOMEM; -EXDEV (upper and work are on two file systems); an errno of the upper. */
+int um_upper_open(const struct um_upper_setup *setup, struct um_upper **out);
+void um_upper_close(struct um_upper *upper);
+
+/* Finish or undo what an earlier daemon was doing when it was killed, and empty the work directory.
+ * To be called once, before anything else. */
+int um_upper_recover(struct um_upper *upper);
+
+/* ---- finding ---- */
+
+/* As um_tree_lookup and um_tree_getattr; `layer` is the number of layers for what is in the upper. */
+int um_upper_lookup(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
+                    struct um_attr *attr);
+int um_upper_getattr(struct um_upper *upper, uint64_t node, struct um_attr *attr);
+int um_upper_parent(struct um_upper *upper, uint64_t directory, uint64_t *parent);
+void um_upper_forget(struct um_upper *upper, uint64_t node, uint64_t lookups);
+
+/* The node of the lower tree that a directory continues or that a file is a copy of; 0 for none. */
+int um_upper_origin(struct um_upper *upper, uint64_t node, uint64_t *origin);
+
+struct um_upper_list; /* opaque: an open directory; for one thread at a time */
+
+int um_upper_list_open(struct um_upper *upper, uint64_t directory, struct um_upper_list **out);
+/* Entries from `cookie` on, sorted bytewise; 0 rereads the directory. An entry that stands in the
+ * directory from the first call to the last is returned exactly once, whatever else is done. `name`
+ * is borrowed until the next call with cookie 0. */
+int um_upper_list_next(struct um_upper_list *list, uint64_t cookie, struct um_tree_entry *entries,
+                       size_t capacity);
+void um_upper_list_close(struct um_upper_list *list);
+
+/* The target's size; copied when it fits. -EINVAL; -ERANGE. */
+int64_t um_upper_readlink(struct um_upper *upper, uint64_t node, char *target, size_t size);
+
+/* ---- files ---- */
+
+#define UM_OPEN_WRITE 1u
+#define UM_OPEN_TRUNCATE 2u
+
+/* Every success owes one um_upper_release. I/O is by node: who reads sees what others write. */
+int um_upper_open_file(struct um_upper *upper, uint64_t node, uint32_t flags);
+void um_upper_release(struct um_upper *upper, uint64_t node);
+int64_t um_upper_read(struct um_upper *upper, uint64_t node, uint64_t offset, void *buffer,
+                      size_t size, unsigned flags);
+int64_t um_upper_write(struct um_upper *upper, uint64_t node, uint64_t offset, const void *data,
+                       size_t size);
+int um_upper_fsync(struct um_upper *upper, uint64_t node, bool data_only); /* a directory, too */
+int um_upper_sync(struct um_upper *upper); /* the whole upper */
+
+/* ---- attributes ---- */
+
+#define UM_SET_MODE 1u
+#define UM_SET_UID 2u
+#define UM_SET_GID 4u
+#define UM_SET_SIZE 8u
+#define UM_SET_ATIME 16u
+#define UM_SET_MTIME 32u
+#define UM_SET_ATIME_NOW 64u
+#define UM_SET_MTIME_NOW 128u
+
+struct um_setattr {
+    uint32_t which; /* UM_SET_… */
+    uint32_t mode, uid, gid;
+    uint64_t size;
+    int64_t atime, mtime;
+    uint32_t atime_nsec, mtime_nsec;
+};
+
+int um_upper_setattr(struct um_upper *upper, uint64_t node, const struct um_setattr *changes,
+                     struct um_attr *attr);
+
+/* As um_tree_getxattr and um_tree_listxattr, without the marks of the upper itself. */
+int64_t um_upper_getxattr(struct um_upper *upper, uint64_t node, const char *name, size_t name_size,
+                          void *value, size_t size);
+int64_t um_upper_listxattr(struct um_upper *upper, uint64_t node, char *names, size_t size);
+/* `flags` as setxattr(2). -EPERM for a name that is a mark. */
+int um_upper_setxattr(struct um_upper *upper, uint64_t node, const char *name, size_t name_size,
+                      const void *value, size_t size, int flags);
+int um_upper_removexattr(struct um_upper *upper, uint64_t node, const char *name, size_t name_size);
+
+/* ---- names ---- */
+
+/* Who makes something: the owner that it gets. `umask` is applied where the directory has no
+ * default ACL. `may_setgid`: a member of the group, or privileged (see inode_init_owner()). */
+struct um_maker {
+    uint32_t uid, gid, umask;
+    bool may_setgid;
+};
+
+/* -EEXIST, -ENOENT (the directory was removed), -EINVAL (a name that a layer can't hold), … */
+int um_upper_mknod(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
+                   uint32_t mode, uint32_t major, uint32_t minor, const struct um_maker *maker,
+                   struct um_attr *attr); /* a regular file, too; it is not opened */
+int um_upper_mkdir(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
+                   uint32_t mode, const struct um_maker *maker, struct um_attr *attr);
+int um_upper_symlink(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
+                     const char *target, size_t target_size, const struct um_maker *maker,
+                     struct um_attr *attr);
+int um_upper_link(struct um_upper *upper, uint64_t node, uint64_t directory, const char *name,
+                  size_t name_size, struct um_attr *attr);
+int um_upper_unlink(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size);
+int um_upper_rmdir(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size);
+/* `flags` as renameat2(2): RENAME_NOREPLACE, RENAME_EXCHANGE. */
+int um_upper_rename(struct um_upper *upper, uint64_t from, const char *name, size_t name_size,
+                    uint64_t to, const char *new_name, size_t new_name_size, uint32_t flags);
+
+/* Copy a file of a lower layer up with its data; 0 also where both are there already. UM_COPY_UP_EMPTY: its data is
+ * about to be truncated. Several calls for one node at once copy it once. */
+#define UM_COPY_UP_EMPTY 1u
+int um_upper_copy_up(struct um_upper *upper, uint64_t node, uint32_t flags);
+/* cffi: end */
+
+#endif

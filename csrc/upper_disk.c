@@ -1,0 +1,516 @@
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+
+#include "upper_private.h"
+#include "whiteout.h"
+
+/* Every path below is relative to a descriptor that the upper owns, and none leads through a
+ * symlink: what an image holds can't lead out of the upper. */
+
+static int failed(void)
+{
+    return -errno;
+}
+
+/* ---- directories ------------------------------------------------------------------------------- */
+
+static int open_beneath(int fd, const char *path, int *out)
+{
+    struct open_how how = {
+        .flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV,
+    };
+    long opened = syscall(SYS_openat2, fd, path, &how, sizeof how);
+    if (opened < 0)
+        return failed();
+    *out = (int)opened;
+    return 0;
+}
+
+static int duplicate(int fd, int *out)
+{
+    *out = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    return *out < 0 ? failed() : 0;
+}
+
+/* Write the names from below `top` to `record` in front of `*end`, as many as there is room for, and
+ * return the first directory that did not fit (or `top`). */
+static const struct um_record *write_path(const struct um_record *record,
+                                          const struct um_record *top, char *room, char **end)
+{
+    while (record != top && (size_t)(*end - room) > record->name_size) {
+        *end -= record->name_size;
+        memcpy(*end, record->name, record->name_size);
+        *--*end = '/';
+        record = record->parent;
+    }
+    return record;
+}
+
+/* Walk from `at` to `directory`, which is below `reached`, in pieces that fit into one call. */
+static int walk_beneath(int top, const struct um_record *reached, const struct um_record *directory,
+                        int *fd)
+{
+    int at = top;
+    int error = 0;
+    while (error == 0 && reached != directory) {
+        char room[PATH_MAX];
+        char *path = room + sizeof room - 1;
+        const struct um_record *next = directory;
+        const struct um_record *missing;
+        *path = '\0';
+        /* A path that is too long is walked from its outermost piece on. */
+        while ((missing = write_path(next, reached, room, &path)) != reached) {
+            next = missing;
+            path = room + sizeof room - 1;
+            *path = '\0';
+        }
+        int inner = -1;
+        error = open_beneath(at, path + 1, &inner);
+        if (at != top)
+            close(at);
+        at = inner;
+        reached = next;
+    }
+    *fd = at;
+    return error;
+}
+
+int um_disk_directory(struct um_upper *upper, const struct um_record *directory, int *fd)
+{
+    if (directory->fd >= 0)
+        return duplicate(directory->fd, fd);
+    if (directory == upper->root)
+        return duplicate(upper->upper_fd, fd);
+    for (const struct um_record *at = directory; at != upper->root; at = at->parent) {
+        if (at == NULL)
+            return -ESTALE; /* somebody emptied the directory above on disk, and it was removed */
+    }
+    int error = walk_beneath(upper->upper_fd, upper->root, directory, fd);
+    return error == -ENOENT || error == -ENOTDIR ? -ESTALE : error;
+}
+
+/* ---- spots --------------------------------------------------------------------------------------- */
+
+int um_spot_in(int fd, struct um_slice name, struct um_spot *spot)
+{
+    if (name.size > UM_NAME_MAX)
+        return -ENAMETOOLONG;
+    spot->fd = fd;
+    spot->owned = false;
+    if (name.size != 0)
+        memcpy(spot->name, name.data, name.size);
+    spot->name[name.size] = '\0';
+    spot->path[0] = '\0';
+    return 0;
+}
+
+int um_spot_of(struct um_upper *upper, const struct um_record *record, struct um_spot *spot)
+{
+    const struct um_slice self = {0};
+    if (record->fd >= 0)
+        return um_spot_in(record->fd, self, spot);
+    if (record == upper->root)
+        return um_spot_in(upper->upper_fd, self, spot);
+    if (record->parent == NULL || !record->in_upper)
+        return -ESTALE;
+    int fd;
+    int error = um_disk_directory(upper, record->parent, &fd);
+    if (error != 0)
+        return error;
+    error = um_spot_in(fd, um_slice_of(record->name, record->name_size), spot);
+    spot->owned = true;
+    return error;
+}
+
+void um_spot_close(struct um_spot *spot)
+{
+    if (spot->owned)
+        close(spot->fd);
+    spot->owned = false;
+}
+
+bool um_spot_is_self(const struct um_spot *spot)
+{
+    return spot->name[0] == '\0';
+}
+
+const char *um_spot_path(struct um_spot *spot)
+{
+    if (spot->path[0] == '\0')
+        snprintf(spot->path, sizeof spot->path, "/proc/self/fd/%d%s%s", spot->fd,
+                 um_spot_is_self(spot) ? "" : "/", spot->name);
+    return spot->path;
+}
+
+int um_spot_stat(const struct um_spot *spot, struct stat *status)
+{
+    int flags = AT_SYMLINK_NOFOLLOW | (um_spot_is_self(spot) ? AT_EMPTY_PATH : 0);
+    return fstatat(spot->fd, spot->name, status, flags) == 0 ? 0 : failed();
+}
+
+int64_t um_spot_getxattr(struct um_spot *spot, const char *name, void *value, size_t size)
+{
+    const char *path = um_spot_path(spot);
+    ssize_t got = um_spot_is_self(spot) ? getxattr(path, name, value, size)
+                                        : lgetxattr(path, name, value, size);
+    return got < 0 ? failed() : got;
+}
+
+int64_t um_spot_listxattr(struct um_spot *spot, char *names, size_t size)
+{
+    const char *path = um_spot_path(spot);
+    ssize_t got =
+        um_spot_is_self(spot) ? listxattr(path, names, size) : llistxattr(path, names, size);
+    return got < 0 ? failed() : got;
+}
+
+int um_spot_setxattr(struct um_spot *spot, const char *name, const void *value, size_t size,
+                     int flags)
+{
+    const char *path = um_spot_path(spot);
+    int result = um_spot_is_self(spot) ? setxattr(path, name, value, size, flags)
+                                       : lsetxattr(path, name, value, size, flags);
+    return result == 0 ? 0 : failed();
+}
+
+int um_spot_removexattr(struct um_spot *spot, const char *name)
+{
+    const char *path = um_spot_path(spot);
+    int result = um_spot_is_self(spot) ? removexattr(path, name) : lremovexattr(path, name);
+    return result == 0 ? 0 : failed();
+}
+
+int um_spot_chmod(struct um_spot *spot, uint32_t mode)
+{
+    /* Never for a symlink: nobody can ask for that. */
+    int result = um_spot_is_self(spot) ? chmod(um_spot_path(spot), mode & 07777)
+                                       : fchmodat(spot->fd, spot->name, mode & 07777, 0);
+    return result == 0 ? 0 : failed();
+}
+
+int um_spot_chown(const struct um_spot *spot, uint32_t uid, uint32_t gid)
+{
+    int flags = AT_SYMLINK_NOFOLLOW | (um_spot_is_self(spot) ? AT_EMPTY_PATH : 0);
+    return fchownat(spot->fd, spot->name, uid, gid, flags) == 0 ? 0 : failed();
+}
+
+int um_spot_times(const struct um_spot *spot, const struct timespec times[2])
+{
+    int result;
+    if (um_spot_is_self(spot)) {
+        char path[UM_PATH_ROOM];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", spot->fd);
+        result = utimensat(AT_FDCWD, path, times, 0);
+    } else {
+        result = utimensat(spot->fd, spot->name, times, AT_SYMLINK_NOFOLLOW);
+    }
+    return result == 0 ? 0 : failed();
+}
+
+int um_spot_open(const struct um_spot *spot, int flags)
+{
+    int fd;
+    if (um_spot_is_self(spot)) {
+        char path[UM_PATH_ROOM];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", spot->fd);
+        fd = open(path, flags | O_CLOEXEC);
+    } else {
+        fd = openat(spot->fd, spot->name, flags | O_NOFOLLOW | O_CLOEXEC);
+    }
+    return fd < 0 ? failed() : fd;
+}
+
+/* ---- what stands there --------------------------------------------------------------------------- */
+
+static bool is_whiteout_device(const struct stat *status)
+{
+    return S_ISCHR(status->st_mode) &&
+           um_whiteout_is_device(major(status->st_rdev), minor(status->st_rdev));
+}
+
+/* Whether a file `.wh.NAME` stands beside where NAME would be. */
+static int has_whiteout_file(const struct um_spot *spot)
+{
+    char name[UM_NAME_MAX + 1];
+    struct stat status;
+    if (!um_whiteout_spell(um_slice_of(spot->name, strlen(spot->name)), name))
+        return 0;
+    if (fstatat(spot->fd, name, &status, AT_SYMLINK_NOFOLLOW) == 0)
+        return 1;
+    return errno == ENOENT ? 0 : failed();
+}
+
+int um_disk_classify(const struct um_spot *spot, enum um_found *found, struct stat *status)
+{
+    int error = um_spot_stat(spot, status);
+    if (error == -ENOENT) {
+        int hidden = has_whiteout_file(spot);
+        *found = hidden > 0 ? UM_FOUND_WHITEOUT : UM_FOUND_NOTHING;
+        return hidden < 0 ? hidden : 0;
+    }
+    if (error != 0)
+        return error;
+    *found = is_whiteout_device(status) ? UM_FOUND_WHITEOUT
+             : S_ISDIR(status->st_mode) ? UM_FOUND_DIRECTORY
+                                        : UM_FOUND_FILE;
+    return 0;
+}
+
+/* ---- marks ----------------------------------------------------------------------------------------- */
+
+#define TRUSTED "trusted.overlay."
+#define USER "user.overlay."
+#define FUSE_OVERLAYFS "user.fuseoverlayfs."
+#define MARK_MAX 64
+
+static const char *const prefixes[] = {TRUSTED, USER, FUSE_OVERLAYFS};
+
+bool um_mark_is_mark(struct um_slice xattr)
+{
+    return um_whiteout_is_private(xattr);
+}
+
+static const char *own_mark(const struct um_upper *upper, const char *what, char name[MARK_MAX])
+{
+    snprintf(name, MARK_MAX, "%s%s", upper->flags & UM_UPPER_TRUSTED ? TRUSTED : USER, what);
+    return name;
+}
+
+static bool is_absent(int64_t error)
+{
+    return error == -ENODATA || error == -EOPNOTSUPP || error == -EPERM;
+}
+
+/* The mark `what` under any prefix: its size, 0 where it is not there. */
+static int64_t read_mark(struct um_upper *upper, struct um_spot *spot, const char *what,
+                         char *value, size_t room)
+{
+    size_t first = upper->flags & UM_UPPER_TRUSTED ? 0 : 1;
+    for (size_t i = first; i < sizeof prefixes / sizeof *prefixes; i++) {
+        char name[MARK_MAX];
+        snprintf(name, sizeof name, "%s%s", prefixes[i], what);
+        int64_t size = um_spot_getxattr(spot, name, value, room);
+        if (size > 0 || (size < 0 && !is_absent(size)))
+            return size;
+    }
+    return 0;
+}
+
+static int has_opaque_file(const struct um_spot *spot)
+{
+    char name[UM_PATH_ROOM];
+    struct stat status;
+    snprintf(name, sizeof name, "%s%s%s", spot->name, um_spot_is_self(spot) ? "" : "/",
+             um_whiteout_opaque());
+    if (fstatat(spot->fd, name, &status, AT_SYMLINK_NOFOLLOW) == 0)
+        return 1;
+    return errno == ENOENT ? 0 : failed();
+}
+
+int um_mark_is_opaque(struct um_upper *upper, struct um_spot *spot, bool marked)
+{
+    char value[8];
+    int64_t size = marked ? read_mark(upper, spot, "opaque", value, sizeof value) : 0;
+    if (size < 0 && size != -ERANGE)
+        return (int)size;
+    if (size == 1 && value[0] == 'y')
+        return 1;
+    return has_opaque_file(spot);
+}
+
+int um_mark_opaque(struct um_upper *upper, struct um_spot *spot)
+{
+    char name[MARK_MAX];
+    return um_spot_setxattr(spot, own_mark(upper, "opaque", name), "y", 1, 0);
+}
+
+int64_t um_mark_get_redirect(struct um_upper *upper, struct um_spot *spot, char *path, size_t room)
+{
+    int64_t size = read_mark(upper, spot, "redirect", path, room);
+    return size == -ERANGE ? -EIO : size;
+}
+
+int um_mark_redirect(struct um_upper *upper, struct um_spot *spot, const char *path, size_t size)
+{
+    char name[MARK_MAX];
+    return um_spot_setxattr(spot, own_mark(upper, "redirect", name), path, size, 0);
+}
+
+#define ORIGIN_TEXT (24 + UM_SESSION_ROOM)
+
+int um_mark_get_origin(struct um_upper *upper, struct um_spot *spot, uint64_t *origin)
+{
+    char name[MARK_MAX], text[ORIGIN_TEXT];
+    int64_t size =
+        um_spot_getxattr(spot, own_mark(upper, "unionmount.origin", name), text, sizeof text);
+    *origin = 0;
+    if (is_absent(size) || size == -ERANGE)
+        return 0;
+    if (size < 0)
+        return (int)size;
+    int64_t suffix = (int64_t)strlen(upper->session);
+    if (size <= suffix || memcmp(text + size - suffix, upper->session, (size_t)suffix) != 0)
+        return 0; /* of another session */
+    uint64_t number = 0;
+    for (int64_t i = 0; i < size - suffix; i++) {
+        if (text[i] < '0' || text[i] > '9' || !um_mul64(number, 10, &number) ||
+            !um_add64(number, (uint64_t)(text[i] - '0'), &number))
+            return 0; /* not ours */
+    }
+    *origin = number;
+    return 0;
+}
+
+int um_mark_origin(struct um_upper *upper, struct um_spot *spot, uint64_t origin)
+{
+    char name[MARK_MAX], text[ORIGIN_TEXT];
+    int size = snprintf(text, sizeof text, "%llu%s", (unsigned long long)origin, upper->session);
+    int error =
+        um_spot_setxattr(spot, own_mark(upper, "unionmount.origin", name), text, (size_t)size, 0);
+    return is_absent(error) ? 0 : error; /* user.* on a symlink or a device: see docs/upper.md */
+}
+
+static const struct {
+    const char *name; /* without a prefix */
+    unsigned bit;
+} marks_known[] = {{"opaque", UM_HAS_OPAQUE},
+                   {"redirect", UM_HAS_REDIRECT},
+                   {"unionmount.origin", UM_HAS_ORIGIN},
+                   {"metacopy", UM_HAS_METACOPY}};
+
+#define N_MARKS (sizeof marks_known / sizeof *marks_known)
+
+/* What the mark of this name says, without a prefix; 0 for one that is not asked for. */
+static unsigned mark_bit(const char *name)
+{
+    for (size_t i = 0; i < N_MARKS; i++) {
+        if (strcmp(name, marks_known[i].name) == 0)
+            return marks_known[i].bit;
+    }
+    return 0;
+}
+
+/* Ask for each mark, where the list of names is too long. */
+static int ask_for_marks(struct um_spot *spot, unsigned *marks)
+{
+    for (size_t mark = 0; mark < N_MARKS; mark++) {
+        for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+            char name[MARK_MAX];
+            snprintf(name, sizeof name, "%s%s", prefixes[i], marks_known[mark].name);
+            int64_t size = um_spot_getxattr(spot, name, NULL, 0);
+            if (size >= 0)
+                *marks |= marks_known[mark].bit;
+            else if (!is_absent(size))
+                return (int)size;
+        }
+    }
+    return 0;
+}
+
+int um_marks_of(struct um_spot *spot, unsigned *marks)
+{
+    char names[1024];
+    *marks = 0;
+    int64_t size = um_spot_listxattr(spot, names, sizeof names);
+    if (size == -ERANGE || size == -E2BIG)
+        return ask_for_marks(spot, marks);
+    if (size < 0)
+        return size == -EOPNOTSUPP ? 0 : (int)size;
+    for (int64_t at = 0; at < size; at += (int64_t)strlen(names + at) + 1) {
+        for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+            size_t length = strlen(prefixes[i]);
+            if (strncmp(names + at, prefixes[i], length) == 0)
+                *marks |= mark_bit(names + at + length);
+        }
+    }
+    return 0;
+}
+
+int um_mark_metacopy(struct um_upper *upper, struct um_spot *spot)
+{
+    char name[MARK_MAX];
+    return um_spot_setxattr(spot, own_mark(upper, "metacopy", name), "", 0, 0);
+}
+
+int um_mark_drop_metacopy(int fd)
+{
+    static const char *const marks[] = {"metacopy", "redirect"};
+    for (size_t mark = 0; mark < 2; mark++) {
+        for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+            char name[MARK_MAX];
+            snprintf(name, sizeof name, "%s%s", prefixes[i], marks[mark]);
+            if (fremovexattr(fd, name) != 0 && !is_absent(-errno))
+                return failed();
+        }
+    }
+    return 0;
+}
+
+/* ---- making and removing ----------------------------------------------------------------------------- */
+
+void um_disk_temporary(struct um_upper *upper, char name[32])
+{
+    unsigned long long number = atomic_fetch_add(&upper->temporaries, 1);
+    snprintf(name, 32, "#%llx", number);
+}
+
+int um_disk_whiteout(int fd, const char *name)
+{
+    return mknodat(fd, name, S_IFCHR, makedev(0, 0)) == 0 ? 0 : failed();
+}
+
+#define MAX_DEPTH 64 /* of what is removed: directories that hold whiteouts, and temporaries */
+
+static int remove_at(int fd, const char *name, int depth);
+
+static int empty_directory(int fd, const char *name, int depth)
+{
+    int inner = openat(fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (inner < 0)
+        return failed();
+    DIR *stream = fdopendir(inner);
+    if (stream == NULL) {
+        int error = failed();
+        close(inner);
+        return error;
+    }
+    int error = 0;
+    struct dirent *entry;
+    while (error == 0 && (errno = 0, entry = readdir(stream)) != NULL) {
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            error = remove_at(dirfd(stream), entry->d_name, depth + 1);
+    }
+    if (error == 0 && errno != 0)
+        error = failed();
+    closedir(stream);
+    return error;
+}
+
+static int remove_at(int fd, const char *name, int depth)
+{
+    if (unlinkat(fd, name, 0) == 0 || errno == ENOENT)
+        return 0;
+    if (errno != EISDIR && errno != EPERM)
+        return failed();
+    if (unlinkat(fd, name, AT_REMOVEDIR) == 0)
+        return 0;
+    if (errno != ENOTEMPTY && errno != EEXIST)
+        return failed();
+    if (depth > MAX_DEPTH)
+        return -ELOOP;
+    int error = empty_directory(fd, name, depth);
+    if (error != 0)
+        return error;
+    return unlinkat(fd, name, AT_REMOVEDIR) == 0 ? 0 : failed();
+}
+
+int um_disk_remove(int fd, const char *name)
+{
+    return remove_at(fd, name, 0);
+}

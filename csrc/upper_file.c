@@ -1,0 +1,238 @@
+#include <fcntl.h>
+#include <sys/uio.h>
+
+#include "upper_private.h"
+
+/* Open files. I/O is by node: who opened a file of a lower layer before it was copied up reads what
+ * is in the upper afterwards. The descriptor of an open file of the upper is its record's; it is
+ * opened for writing where that is possible, whatever was asked for, so that it need not change. */
+
+/* ---- opening ------------------------------------------------------------------------------------- */
+
+/* [w] Let the record of a regular file of the upper have a descriptor that can do what is wanted. */
+static int need_descriptor(struct um_upper *upper, struct um_record *record, bool write)
+{
+    struct um_spot spot = {0};
+    if (record->fd >= 0 && (record->writable || !write))
+        return 0;
+    int error = um_spot_of(upper, record, &spot);
+    if (error != 0)
+        return error;
+    int fd = um_spot_open(&spot, O_RDWR);
+    bool writable = fd >= 0;
+    if (fd < 0 && !write)
+        fd = um_spot_open(&spot, O_RDONLY);
+    um_spot_close(&spot);
+    if (fd < 0)
+        return fd == -ENOENT ? -ESTALE : fd;
+    if (record->fd >= 0) {
+        /* Somebody may be reading from it: let its number mean the new one, in one step. */
+        error = dup3(fd, record->fd, O_CLOEXEC) < 0 ? -errno : 0;
+        close(fd);
+        if (error != 0)
+            return error;
+    } else {
+        record->fd = fd;
+    }
+    record->writable = writable;
+    return 0;
+}
+
+static int open_above(struct um_upper *upper, struct um_record *record, uint32_t flags)
+{
+    int error = need_descriptor(upper, record, flags != 0);
+    if (error == 0 && (flags & UM_OPEN_TRUNCATE) && ftruncate(record->fd, 0) != 0)
+        error = -errno;
+    return error;
+}
+
+static int open_record(struct um_upper *upper, struct um_record *record, uint32_t flags)
+{
+    struct um_attr attr;
+    if (record->directory)
+        return -EISDIR;
+    int error = um_record_attr(upper, record, &attr);
+    if (error == 0 && !S_ISREG(attr.mode))
+        error = -EINVAL; /* the kernel opens what is no file by itself */
+    if (error == 0 && flags != 0)
+        error =
+            um_copy_up_now(upper, record, flags & UM_OPEN_TRUNCATE ? UM_NEED_EMPTY : UM_NEED_DATA);
+    if (error == 0 && record->in_upper)
+        error = open_above(upper, record, flags);
+    if (error == 0)
+        record->opens++;
+    return error;
+}
+
+/* [w] Let go of the descriptor of a record that is not open, where its place leads to it again. */
+static void rest(struct um_upper *upper, struct um_record *record)
+{
+    if (record->opens == 0 && record->fd >= 0 && !record->gone && record->parent != NULL) {
+        close(record->fd);
+        record->fd = -1;
+        record->writable = false;
+    }
+    um_record_demote(upper, record);
+}
+
+int um_upper_open_file(struct um_upper *upper, uint64_t node, uint32_t flags)
+{
+    struct um_record *record;
+    pthread_rwlock_wrlock(&upper->lock);
+    int error = um_upper_need(upper, node, &record);
+    if (error == 0) {
+        error = open_record(upper, record, flags);
+        if (error != 0)
+            rest(upper, record);
+        um_record_unpin(upper, record);
+    }
+    pthread_rwlock_unlock(&upper->lock);
+    return error;
+}
+
+void um_upper_release(struct um_upper *upper, uint64_t node)
+{
+    pthread_rwlock_wrlock(&upper->lock);
+    struct um_record *record = um_upper_record(upper, node);
+    if (record != NULL && !record->directory && record->opens != 0) {
+        record->opens--;
+        rest(upper, record);
+        um_record_settle(upper, record);
+    }
+    pthread_rwlock_unlock(&upper->lock);
+}
+
+/* ---- reading and writing -------------------------------------------------------------------------- */
+
+/* What stands for a node when it is read or written. */
+struct source {
+    int fd;        /* of the upper; -1: `lower` of the tree */
+    bool writable;
+    uint64_t lower;
+};
+
+static int find_source(struct um_upper *upper, uint64_t node, struct source *source)
+{
+    int error = 0;
+    *source = (struct source){.fd = -1, .lower = node};
+    pthread_rwlock_rdlock(&upper->lock);
+    const struct um_record *record = um_upper_record(upper, node);
+    if (record != NULL && record->directory)
+        error = -EISDIR;
+    else if (record != NULL && record->data != 0)
+        source->lower = record->data;
+    else if (record != NULL && record->in_upper && (record->opens == 0 || record->fd < 0))
+        error = -EBADF; /* I/O is for open files: their descriptors stay open meanwhile */
+    else if (record != NULL && record->in_upper)
+        *source = (struct source){.fd = record->fd, .writable = record->writable};
+    else if (record == NULL && node >= upper->base)
+        error = -ESTALE;
+    pthread_rwlock_unlock(&upper->lock);
+    return error;
+}
+
+static int64_t read_fd(int fd, uint64_t offset, uint8_t *buffer, size_t size, unsigned flags)
+{
+    size_t got = 0;
+    int how = flags & UM_READ_NOWAIT ? RWF_NOWAIT : 0;
+    while (got < size) {
+        struct iovec piece = {.iov_base = buffer + got, .iov_len = size - got};
+        ssize_t n = preadv2(fd, &piece, 1, (off_t)(offset + got), how);
+        if (n > 0)
+            got += (size_t)n;
+        else if (n == 0)
+            break;
+        else if (errno == EOPNOTSUPP && how != 0)
+            how = 0; /* this file system can't tell */
+        else if (errno != EINTR)
+            return -errno;
+    }
+    return (int64_t)got;
+}
+
+int64_t um_upper_read(struct um_upper *upper, uint64_t node, uint64_t offset, void *buffer,
+                      size_t size, unsigned flags)
+{
+    struct source source;
+    int error = find_source(upper, node, &source);
+    if (error != 0)
+        return error;
+    if (offset > INT64_MAX || size > INT64_MAX - offset)
+        return -EINVAL;
+    if (source.lower == UM_DATA_NONE)
+        return 0;
+    if (source.fd < 0)
+        return um_tree_read(upper->tree, source.lower, offset, buffer, size, flags);
+    return read_fd(source.fd, offset, buffer, size, flags);
+}
+
+int64_t um_upper_write(struct um_upper *upper, uint64_t node, uint64_t offset, const void *data,
+                       size_t size)
+{
+    struct source source;
+    int error = find_source(upper, node, &source);
+    if (error != 0)
+        return error;
+    if (source.fd < 0 || !source.writable)
+        return -EBADF;
+    if (offset > INT64_MAX || size > INT64_MAX - offset)
+        return -EFBIG;
+    size_t put = 0;
+    while (put < size) {
+        ssize_t n =
+            pwrite(source.fd, (const uint8_t *)data + put, size - put, (off_t)(offset + put));
+        if (n > 0)
+            put += (size_t)n;
+        else if (n < 0 && errno != EINTR)
+            return put ? (int64_t)put : -errno; /* what was written counts; the next one tells */
+        else if (n == 0)
+            break;
+    }
+    return (int64_t)put;
+}
+
+/* ---- durability ------------------------------------------------------------------------------------- */
+
+/* A descriptor of what a node is in the upper, for syncing; 1 where it is in no need of that. */
+static int open_for_sync(struct um_upper *upper, uint64_t node, int *fd)
+{
+    struct um_spot spot = {0};
+    int error = 1;
+    pthread_rwlock_rdlock(&upper->lock);
+    const struct um_record *record = um_upper_record(upper, node);
+    if (record != NULL && record->in_upper && record->fd >= 0 && !record->directory) {
+        /* The descriptor that wrote: errors of writing back are reported to it. */
+        *fd = fcntl(record->fd, F_DUPFD_CLOEXEC, 3);
+        error = *fd < 0 ? -errno : 0;
+    } else if (record != NULL && record->in_upper) {
+        error = um_spot_of(upper, record, &spot);
+        if (error == 0) {
+            *fd = um_spot_open(&spot, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+            error = *fd < 0 ? *fd : 0;
+        }
+        um_spot_close(&spot);
+    }
+    pthread_rwlock_unlock(&upper->lock);
+    return error;
+}
+
+int um_upper_fsync(struct um_upper *upper, uint64_t node, bool data_only)
+{
+    int fd;
+    if (upper->flags & UM_UPPER_VOLATILE)
+        return 0;
+    int error = open_for_sync(upper, node, &fd);
+    if (error != 0)
+        return error > 0 ? 0 : error;
+    if ((data_only ? fdatasync(fd) : fsync(fd)) != 0)
+        error = -errno;
+    close(fd);
+    return error;
+}
+
+int um_upper_sync(struct um_upper *upper)
+{
+    if (upper->flags & UM_UPPER_VOLATILE)
+        return 0;
+    return syncfs(upper->upper_fd) == 0 ? 0 : -errno;
+}

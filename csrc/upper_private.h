@@ -1,0 +1,432 @@
+/*
+ * upper_private.h - what the files of the upper share.
+ *
+ *   upper.c         records of nodes; lookup, getattr, forget
+ *   upper_disk.c    reaching what a record stands for on disk; the marks (opaque, redirect, origin)
+ *   upper_stat.c    what stat shows, user.containers.override_stat, setattr
+ *   upper_xattr.c   extended attributes
+ *   upper_list.c    listing
+ *   upper_file.c    open files: read, write, fsync
+ *   upper_target.c  a name that is about to be changed, and what its node lives on as
+ *   upper_change.c  create, link, unlink, rmdir
+ *   upper_rename.c  rename
+ *   upper_group.c   hard-link groups of lower files: their names, their link counts
+ *   copyup.c        lower file or directory -> upper (copy_data.h: its data)
+ *   upper_recover.c what an earlier daemon was doing when it was killed
+ *
+ * A *record* stands for a node that is a directory, or is in the upper, or is open. All other files
+ * of lower layers that the kernel knows have 32 bytes in the table of *known* nodes, so that a walk
+ * over a million of them stays cheap.
+ *
+ * Ownership: struct um_upper owns its records. A directory's record is kept while it is looked up,
+ * open, or the parent of a record; a file's while it is looked up or open.
+ * Threads: `lock` guards everything in a record and both tables. Functions below say which lock
+ * their caller holds: [r] any, [w] for writing, [-] none.
+ */
+#ifndef UM_UPPER_PRIVATE_H
+#define UM_UPPER_PRIVATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
+
+#include "upper.h"
+
+static inline uint64_t um_hash_node(uint64_t node)
+{
+    node *= 0x9e3779b97f4a7c15ull;
+    return node ^ node >> 32;
+}
+
+struct um_record {
+    uint64_t node;
+    struct um_record *next; /* in its bucket */
+    struct um_record *parent; /* with `name` its place; NULL: the root, or no place is known */
+    char *name;               /* malloced, not NUL-terminated */
+    size_t name_size;
+    uint64_t lookups;
+    uint64_t ino;      /* in the upper, of a file; 0: not known */
+    uint32_t opens;    /* open files and listings */
+    uint32_t pins;     /* by verbs that use it right now */
+    uint32_t children; /* records whose parent this is */
+    bool directory;
+    bool in_upper;  /* it has a part in the upper; a directory may have one below as well */
+    bool gone;      /* its last name was removed; `fd` is all there is */
+    bool writable;  /* `fd` was opened for writing, too */
+    uint64_t lower; /* directory: the lower node that it continues; file in the upper: the node that
+                       it is a copy of; 0 for none. A file that is not in the upper: its node */
+    int fd; /* -1, or the upper's file: while it is open or has no place. O_PATH where it is
+                       no regular file */
+    uint64_t data; /* a file in the upper whose data still is that of this lower node; else 0 */
+    uint32_t nlink; /* of a directory; 0: to be counted */
+};
+
+/* A file of a lower layer that the kernel knows and that has no record. */
+struct um_known {
+    uint64_t node; /* 0: empty */
+    uint64_t parent;
+    const char *name; /* lives as long as the tree */
+    uint64_t lookups : 56;
+    uint64_t name_size : 8;
+};
+
+/* Values of a record's `data` that are no node: the data is nowhere; there is none, only its mark. */
+#define UM_DATA_LOST UINT64_MAX
+#define UM_DATA_NONE (UINT64_MAX - 1)
+
+#define UM_SESSION_ROOM 24
+
+struct um_upper {
+    struct um_tree *tree;
+    int upper_fd, work_fd;
+    uint32_t flags;
+    uint32_t n_layers; /* what um_attr.layer says of the upper */
+    dev_t device;
+    uint64_t base; /* node of the upper's inode 0 */
+    uint64_t metacopy_min;
+    char session[UM_SESSION_ROOM]; /* what ends the origins that are believed; see set_session */
+    atomic_ullong temporaries; /* to name the next one in the work directory */
+
+    pthread_rwlock_t lock;
+    struct um_record **buckets; /* under lock */
+    size_t n_buckets, n_records; /* under lock */
+    struct um_record *root;
+    struct um_known *known; /* under lock; open-addressed by node */
+    size_t n_known_slots, n_known; /* under lock */
+    struct um_redirects *redirects; /* under lock; NULL: to be looked for */
+    struct um_link_count *link_counts; /* under lock; NULL: none is known */
+
+    pthread_mutex_t copying_lock;
+    pthread_cond_t copied;
+    uint64_t *copying; /* under copying_lock: nodes that some thread is copying up */
+    size_t n_copying, copying_capacity;
+};
+
+#define UM_PATH_ROOM 320 /* "/proc/self/fd/N/" and a name of 255 bytes */
+
+/* A place on disk, reached: a directory's descriptor and a name in it; or, with name "", the object
+ * that the descriptor itself is. Closed with um_spot_close. */
+struct um_spot {
+    int fd;
+    bool owned;
+    char name[UM_NAME_MAX + 1]; /* NUL-terminated */
+    char path[UM_PATH_ROOM]; /* the same for calls that take a path only; see um_spot_path */
+};
+
+/* What of a file has to be in the upper. */
+enum um_need {
+    UM_NEED_NAME, /* so that its name or attributes can change */
+    UM_NEED_EMPTY, /* its data is thrown away */
+    UM_NEED_DATA,
+};
+
+/* What a name of the upper is. */
+enum um_found {
+    UM_FOUND_NOTHING,
+    UM_FOUND_WHITEOUT,
+    UM_FOUND_FILE,
+    UM_FOUND_DIRECTORY,
+};
+
+/* ---- upper.c --------------------------------------------------------------------------------- */
+
+/* [r] The record of a node, or NULL. */
+struct um_record *um_upper_record(struct um_upper *upper, uint64_t node);
+
+/* [w] The record of a node, which the caller knows to be at (parent, name), made where there is
+ * none. `lower` and `in_upper` are those of a new record. It takes over what is known of the node.
+ * Pinned. */
+int um_record_need(struct um_upper *upper, uint64_t node, struct um_record *parent,
+                   struct um_slice name, bool directory, bool in_upper, uint64_t lower,
+                   struct um_record **out);
+
+/* [w] Put a record in another place. -ENOMEM leaves it where it was. */
+int um_record_move(struct um_upper *upper, struct um_record *record, struct um_record *parent,
+                   struct um_slice name);
+
+/* [w] Drop a record that nothing keeps, and parents that it alone kept. */
+void um_record_settle(struct um_upper *upper, struct um_record *record);
+
+/* [w] Keep a record while it is used. A record that um_record_need, um_upper_need or um_upper_shown
+ * gave out is pinned; unpinning may drop it. */
+static inline void um_record_pin(struct um_record *record)
+{
+    record->pins++;
+}
+void um_record_unpin(struct um_upper *upper, struct um_record *record);
+
+/* [w] A record of a node that is about to be opened or changed, whichever table knows it. It has a
+ * place (parent and name) or a descriptor, or is gone. Pinned. -ESTALE. */
+int um_upper_need(struct um_upper *upper, uint64_t node, struct um_record **record);
+
+/* What lookup found: the node's attributes, and what a record of it is made of. */
+struct um_upper_hit {
+    struct um_attr attr;
+    bool directory, in_upper;
+    uint64_t lower;
+    uint64_t ino; /* of a file of the upper */
+    uint64_t data; /* as of a record */
+    struct um_slice name; /* of a lower file: lives as long as the tree */
+};
+
+/* [w] The rule: what `name` is in a directory. Makes no record of it and counts nothing. */
+int um_upper_find(struct um_upper *upper, struct um_record *directory, struct um_slice name,
+                  struct um_upper_hit *hit);
+
+/* [r] What the lower tree alone shows there: 0 with *entry (which may be NULL), or -ENOENT. */
+int um_upper_below(struct um_upper *upper, const struct um_record *directory, struct um_slice name,
+                   struct um_tree_entry *entry);
+
+/* [w] Count a lookup of what was found, with a record where it needs one. */
+int um_upper_count(struct um_upper *upper, struct um_record *directory, struct um_slice name,
+                   const struct um_upper_hit *hit);
+
+/* [w] Let the record of what was found, just now, say the same. */
+void um_record_learn(struct um_record *record, const struct um_upper_hit *hit);
+
+/* [w] Whether somebody may still use a node: it has a record, or is known. */
+bool um_upper_is_known(struct um_upper *upper, uint64_t node);
+
+/* [w] A record that has no place any more: its last name was removed. */
+void um_record_lose(struct um_upper *upper, struct um_record *record);
+
+/* [w] The place of a node is no longer (directory, name), though the node is still there: another
+ * name of it is looked for when one is needed. */
+void um_upper_misplace(struct um_upper *upper, uint64_t node, const struct um_record *directory,
+                       struct um_slice name);
+
+/* [w] Forget that a file of a lower layer was open: it goes back to the table of known nodes. */
+void um_record_demote(struct um_upper *upper, struct um_record *record);
+
+/* [w] Attributes of what a record stands for. */
+int um_record_attr(struct um_upper *upper, struct um_record *record, struct um_attr *attr);
+
+/* ---- upper_list.c ------------------------------------------------------------------------------ */
+
+/* [w] 1 where a directory shows no name, 0, or an errno. */
+int um_upper_is_empty(struct um_upper *upper, struct um_record *directory);
+
+/* ---- upper_target.c ---------------------------------------------------------------------------- */
+
+/* A name in a directory of the mount that is about to be changed. */
+struct um_target {
+    struct um_record *directory;
+    struct um_slice name;
+    char text[UM_NAME_MAX + 1]; /* the name, NUL-terminated */
+    bool shown; /* the mount shows something there: */
+    struct um_upper_hit hit;
+    bool below, below_directory; /* the lower tree shows something there; a directory */
+    /* Once it is reached: */
+    int fd; /* of the directory in the upper, O_PATH; -1 before */
+    enum um_found found; /* what the upper has there */
+    bool pinned; /* `directory` */
+    bool object; /* something stands there on disk: not a whiteout by a file `.wh.NAME` */
+};
+
+/* [w] Look at a name. Not finding it is no error. -ESTALE, -ENOTDIR; -ENOENT the directory was removed;
+ * -EINVAL a name that no layer can hold; -ENAMETOOLONG. */
+int um_target_open(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
+                   struct um_target *target);
+/* [w] Copy its directory up and see what stands there on disk. To be asked again when that changed. */
+int um_target_reach(struct um_upper *upper, struct um_target *target);
+void um_target_close(struct um_upper *upper, struct um_target *target);
+
+/* [w] Count what stands at a target now that something was made there; *attr is what it shows. */
+int um_target_made(struct um_upper *upper, struct um_target *target, struct um_attr *attr);
+
+/* What becomes of the node whose name is removed. */
+struct um_removal {
+    struct um_record *record; /* NULL: nobody knows it */
+    bool last; /* it was its last name */
+    bool anchored; /* its descriptor was opened for the removal */
+};
+
+/* [w] Keep the node of a target that is shown reachable without its name, where somebody knows it. */
+int um_removal_begin(struct um_upper *upper, const struct um_target *target,
+                     struct um_removal *removal);
+/* [w] The name has gone, or (with an error) it has not. */
+void um_removal_end(struct um_upper *upper, const struct um_target *target,
+                    struct um_removal *removal, int error);
+
+/* [w] The number of subdirectories of a directory changed. */
+void um_record_add_links(struct um_record *directory, int change);
+
+/* ---- upper_disk.c ------------------------------------------------------------------------------ */
+
+/* [r] A descriptor (O_PATH) of a directory of the upper: its record is `in_upper`. */
+int um_disk_directory(struct um_upper *upper, const struct um_record *directory, int *fd);
+
+/* [r] Reach the upper's part of a record, which is `in_upper`. -ESTALE where it has neither a place
+ * nor a descriptor. */
+int um_spot_of(struct um_upper *upper, const struct um_record *record, struct um_spot *spot);
+
+/* [-] The spot `name` in the directory `fd`, which is borrowed. */
+int um_spot_in(int fd, struct um_slice name, struct um_spot *spot);
+void um_spot_close(struct um_spot *spot);
+
+/* [-] A path for calls without a descriptor (lgetxattr …): /proc/self/fd/N/name, or /proc/self/fd/N
+ * for a descriptor itself. The first must not be followed, the second must: um_spot_is_self tells. */
+const char *um_spot_path(struct um_spot *spot);
+bool um_spot_is_self(const struct um_spot *spot);
+
+int um_spot_stat(const struct um_spot *spot, struct stat *status); /* symlinks not followed */
+int64_t um_spot_getxattr(struct um_spot *spot, const char *name, void *value, size_t size);
+int64_t um_spot_listxattr(struct um_spot *spot, char *names, size_t size);
+int um_spot_setxattr(struct um_spot *spot, const char *name, const void *value, size_t size,
+                     int flags);
+int um_spot_removexattr(struct um_spot *spot, const char *name);
+int um_spot_chmod(struct um_spot *spot, uint32_t mode);
+int um_spot_chown(const struct um_spot *spot, uint32_t uid, uint32_t gid); /* UINT32_MAX: keep */
+int um_spot_times(const struct um_spot *spot, const struct timespec times[2]);
+int um_spot_open(const struct um_spot *spot, int flags); /* the descriptor, or an errno */
+
+/* [-] What stands at a spot; *status is filled for a file or directory. */
+int um_disk_classify(const struct um_spot *spot, enum um_found *found, struct stat *status);
+
+/* [-] Marks of an object of the upper, under the prefix of the upper's flags for writing, under
+ * every prefix for reading. */
+/* 1, 0 or an errno. `marked`: it may have the xattr (um_marks_of); else a file may still say it. */
+int um_mark_is_opaque(struct um_upper *upper, struct um_spot *spot, bool marked);
+int um_mark_opaque(struct um_upper *upper, struct um_spot *spot);
+/* The redirect: its size, 0 for none; without NUL. An absolute path, or a name beside this one. */
+int64_t um_mark_get_redirect(struct um_upper *upper, struct um_spot *spot, char *path, size_t room);
+int um_mark_redirect(struct um_upper *upper, struct um_spot *spot, const char *path, size_t size);
+/* The lower node that an object is a copy of; *origin is 0 for none, or one that is not believed
+ * because it may be of other lowers. Setting it where the file system has no room for it (symlinks of
+ * ordinary users) is no error. */
+int um_mark_get_origin(struct um_upper *upper, struct um_spot *spot, uint64_t *origin);
+int um_mark_origin(struct um_upper *upper, struct um_spot *spot, uint64_t origin);
+/* Which marks an object has, under any prefix: one call, where most objects have none. */
+#define UM_HAS_OPAQUE 1u
+#define UM_HAS_REDIRECT 2u
+#define UM_HAS_ORIGIN 4u
+#define UM_HAS_METACOPY 8u
+int um_marks_of(struct um_spot *spot, unsigned *marks);
+/* That the data of a file is that of a lower file: of its redirect, else of its name. */
+int um_mark_metacopy(struct um_upper *upper, struct um_spot *spot);
+int um_mark_drop_metacopy(int fd); /* under every prefix, with the redirect that belongs to it */
+bool um_mark_is_mark(struct um_slice xattr); /* a name that users never see */
+
+/* [-] The next name in the work directory; it begins with '#'. */
+void um_disk_temporary(struct um_upper *upper, char name[32]);
+
+/* [-] Make a whiteout; remove what stands at (fd, name), a directory with all that it holds. */
+int um_disk_whiteout(int fd, const char *name);
+int um_disk_remove(int fd, const char *name);
+
+/* ---- upper_stat.c ------------------------------------------------------------------------------ */
+
+/* [-] What stat shows of an object of the upper, override_stat included: everything but `node`; for a
+ * directory nlink is what the disk says. */
+int um_disk_attr(struct um_upper *upper, struct um_spot *spot, const struct stat *status,
+                 struct um_attr *attr);
+
+/* Owner, group, mode (with type) and device that a new object of the upper shall show. */
+struct um_owner {
+    uint32_t uid, gid, mode, major, minor;
+};
+
+/* [-] Make an object on disk at (fd, name) that shows `owner`: a directory, device, FIFO, socket,
+ * symlink (to `target`) or empty file, as the upper's flags allow. S_ISGID of the directory was
+ * applied by the caller. With `inherit` the default ACL of the directory `fd` has its effect on
+ * what shows, without it shows the mode as given. Nothing is left behind on failure. -EEXIST. */
+int um_disk_make(struct um_upper *upper, int fd, const char *name, const struct um_owner *owner,
+                 const char *target, bool inherit);
+
+/* [-] 1 where a directory has a default ACL, 0, or an errno. */
+int um_disk_has_default_acl(struct um_spot *directory);
+
+/* [-] Give what was made elsewhere with `mode` what it would have inherited from the default ACL of
+ * `directory`, as __posix_acl_create() of the kernel does it. The mode that it shows then, with its
+ * type, or an errno. */
+int um_disk_inherit_acl(struct um_upper *upper, struct um_spot *directory, struct um_spot *made,
+                        uint32_t mode);
+
+/* [-] Let an object show this owner and mode (permissions; the type stays). */
+int um_disk_chown(struct um_upper *upper, struct um_spot *spot, uint32_t uid, uint32_t gid);
+int um_disk_chmod(struct um_upper *upper, struct um_spot *spot, uint32_t mode);
+
+/* [w] Let a record have its part in the upper because it is to be changed; -EAGAIN where a file has
+ * data, unless `empty`. */
+int um_record_raise(struct um_upper *upper, struct um_record *record, enum um_need need);
+
+/* [w] Let go of a record that um_upper_need may have made. */
+void um_record_rest(struct um_upper *upper, struct um_record *record);
+
+/* ---- upper_xattr.c ----------------------------------------------------------------------------- */
+
+/* [-] As um_spot_setxattr and um_spot_getxattr, for an access ACL, too: it agrees with the mode that
+ * shows, and takes no access from the daemon. Marks are set and read as anything else. */
+int um_disk_setxattr(struct um_upper *upper, struct um_spot *spot, const char *name,
+                     const void *value, size_t size, int flags);
+int64_t um_disk_getxattr(struct um_upper *upper, struct um_spot *spot, const char *name,
+                         void *value, size_t size);
+
+/* ---- upper_rename.c ---------------------------------------------------------------------------- */
+
+/* [-] The path of a directory of the lower tree, from its root, in `room`. -EXDEV where it is too long
+ * for a mark. */
+int um_lower_path(struct um_upper *upper, uint64_t directory, char *room, size_t size,
+                  const char **path);
+
+/* ---- upper_group.c ----------------------------------------------------------------------------- */
+
+/* [w] The directory of the mount that shows a directory of the lower tree; -ENOENT where none does.
+ * Pinned. */
+int um_upper_shown(struct um_upper *upper, uint64_t lower_directory, struct um_record **out);
+
+/* [w] The visible names, in the mount, of a lower file that is not in the upper. Their directories
+ * count as open until um_upper_names_free, so that none of the records goes away meanwhile. */
+struct um_shown_name {
+    struct um_record *directory;
+    const char *name; /* lives as long as the tree */
+    size_t name_size;
+};
+int um_upper_shown_names(struct um_upper *upper, uint64_t node, struct um_shown_name **names,
+                         size_t *n);
+void um_upper_names_free(struct um_upper *upper, struct um_shown_name **names, size_t *n);
+
+/* [r] 1 where `name` shows the lower file `node`, which the upper neither hides nor has; 0; or an
+ * errno. */
+int um_upper_shows_lower(struct um_upper *upper, struct um_record *directory, struct um_slice name,
+                         uint64_t node);
+
+/* [w] Let nlink of a file that is not in the upper be the number of names that the mount shows (at
+ * least 1). Cheap where nlink is 1, or while no names changed since the last time. */
+int um_upper_count_links(struct um_upper *upper, struct um_attr *attr);
+
+/* [w] To be called after a name of a lower file ceased to be shown, or was moved. */
+void um_upper_names_changed(struct um_upper *upper);
+
+/* [w] To be called after a redirect was made, or moved. */
+void um_upper_redirects_changed(struct um_upper *upper);
+
+/* [-] Give back what this file keeps in struct um_upper. */
+void um_upper_names_close(struct um_upper *upper);
+
+/* ---- copyup.c ---------------------------------------------------------------------------------- */
+
+/* [w] Let a directory have its part in the upper, and its parents. Moves little data: no -EAGAIN. */
+int um_copy_up_directory(struct um_upper *upper, struct um_record *directory);
+
+/* [-] Whether some thread is copying a node up. While the data of a file that is in the upper is
+ * fetched, nothing else may change it: -EAGAIN, and um_upper_copy_up waits. */
+bool um_upper_is_copying(struct um_upper *upper, uint64_t node);
+
+/* [w] Let a file be in the upper, as far as that is needed; -EAGAIN where data has to be copied. With
+ * UM_NEED_EMPTY it is empty afterwards. */
+int um_copy_up_now(struct um_upper *upper, struct um_record *record, enum um_need need);
+
+/* [w] To be called before a file of the upper moves or gets another name. Where its data is still below
+ * and its mark says so by the name that it has, as the kernel's overlayfs writes it, the mark gets the
+ * path of the data instead; -EAGAIN where that is too long. */
+int um_record_fix_data(struct um_upper *upper, struct um_record *record);
+
+#define UM_INDEX "index" /* of the work directory: hard-link groups that are being copied up */
+
+/* [w] Let all these names be links to what stands at (fd, entry), or none: *linked says how many are,
+ * which is not 0 after an error only where they could not be taken back. */
+int um_group_link(struct um_upper *upper, int fd, const char *entry,
+                  const struct um_shown_name *names, size_t n, size_t *linked);
+
+#endif
