@@ -1,4 +1,4 @@
-"""Compressed bytes in, plain bytes out, in bounded steps.
+"""Compressed bytes in, plain bytes out, in bounded steps; and the other way round.
 
 What a layer is compressed with is seen from its first bytes; media types are not believed. A
 stream may consist of several gzip members or zstd frames: all are read, to the last byte, and one
@@ -13,7 +13,7 @@ import sys
 import zlib
 from typing import TYPE_CHECKING, Protocol, cast
 
-from isal import igzip_lib
+from isal import igzip_lib, isal_zlib
 
 from unionmount.errors import FormatError, LimitExceeded
 
@@ -30,6 +30,8 @@ MAGIC_SIZE = 6
 
 _INPUT_STEP = 64 * 1024  # what follows a frame is copied by the decoders, so pieces are small
 _OUTPUT_STEP = 256 * 1024
+_GZIP_LEVEL, _GZIP_FORMAT = 2, 31  # of ISA-L; a window of 32 KiB, in gzip's frame
+_ZSTD_LEVEL = 3
 _WINDOW_LOG = 27  # 128 MiB of memory; what zstd itself takes without being asked for more
 _GZIP_MAGIC = b"\x1f\x8b\x08"  # with the only compression method there is
 _GZIP_HCRC, _GZIP_EXTRA, _GZIP_NAME, _GZIP_COMMENT, _GZIP_RESERVED = 2, 4, 8, 16, 0xE0
@@ -214,3 +216,27 @@ class _Zstd(_Framed):
         option = zstd.DecompressionParameter.window_log_max
         self._frame = zstd.ZstdDecompressor(options={option: _WINDOW_LOG})
         return piece
+
+
+class Compressor(Protocol):
+    """A stream being compressed; the same bytes in the same pieces give the same bytes."""
+
+    def compress(self, data: bytes) -> bytes:
+        """What the next bytes come to, as far as it is known."""
+
+    def flush(self) -> bytes:
+        """The rest."""
+
+
+def compressor(compression: Compression) -> Compressor:
+    """A new compressor, for gzip or zstd."""
+    if compression is Compression.GZIP:
+        # without a file name and with time 0, so that the header is always the same
+        return cast("Compressor", isal_zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_FORMAT))
+    option = zstd.CompressionParameter
+    return cast(
+        "Compressor",
+        zstd.ZstdCompressor(
+            options={option.compression_level: _ZSTD_LEVEL, option.checksum_flag: 1}
+        ),
+    )

@@ -1,8 +1,9 @@
 """The C core, as context managers: the only importer of the compiled module.
 
-``Indexer`` turns the tar of a layer into an index file, ``Index`` reads it, ``Tree`` stacks layers.
-Headers with the contracts: ``csrc/index_build.h``, ``csrc/index.h``, ``csrc/tree.h``. Calls into C
-release the GIL. Paths and names inside the file system are ``bytes``.
+``Indexer`` turns the tar of a layer into an index file, ``Index`` reads it, ``Tree`` stacks layers,
+``Upper`` puts a writable directory on a tree. Headers with the contracts: ``csrc/index_build.h``,
+``csrc/index.h``, ``csrc/tree.h``, ``csrc/upper.h``. Calls into C release the GIL. Paths and names
+inside the file system are ``bytes``.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import builtins
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NewType
+from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Protocol
 
 from unionmount._core import ffi, lib
 from unionmount.closing import Closing
@@ -29,6 +31,7 @@ NAME_MAX: int = lib.UM_NAME_MAX
 
 _SCAN_BUDGET = 8 * 1024 * 1024  # bytes read between two chances to be interrupted
 _LIST_BATCH = 64
+_PATH_MAX = 4096
 
 _uncleared = ffi.new_allocator(should_clear_after_alloc=False)  # for what C fills
 
@@ -47,6 +50,8 @@ class Attributes(NamedTuple):
     blocks: int
     mtime_ns: int
     layer: int
+    atime_ns: int
+    ctime_ns: int
 
 
 class Entry(NamedTuple):
@@ -212,6 +217,85 @@ class Index(_Owner):
             raise _fault_error(code, fault, self._what)
 
 
+class FileTree(Protocol):
+    """What can be browsed: the lower layers alone (``Tree``), or with an upper (``View``)."""
+
+    def lookup(self, directory: Node, name: bytes) -> Attributes:
+        """The attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
+
+    def getattr(self, node: Node) -> Attributes:
+        """The attributes of a node."""
+
+    def resolve(self, path: bytes) -> Attributes:
+        """The attributes of ``path`` from the root; symlinks are not followed."""
+
+    def resolve_anew(self, path: bytes) -> Attributes:
+        """The same, where something else may stand at ``path`` since it was found."""
+
+    def list(self, directory: Node, cookie: int = 0, count: int = ...) -> builtins.list[Entry]:
+        """Up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
+
+    def walk(self, directory: Node = ..., path: bytes = ...) -> Iterator[tuple[bytes, Attributes]]:
+        """All paths below ``directory``, depth first, sorted; the directory itself is left out."""
+
+    def readlink(self, node: Node) -> bytes:
+        """The target of a symlink; EINVAL where the node is none."""
+
+    def read(self, node: Node, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end."""
+
+    def getxattr(self, node: Node, name: bytes) -> bytes:
+        """The value of an extended attribute; ENODATA where there is none."""
+
+    def listxattr(self, node: Node) -> builtins.list[bytes]:
+        """The names of all extended attributes."""
+
+
+class _Paths:
+    """What follows from lookup, getattr and list."""
+
+    def lookup(self, directory: Node, name: bytes) -> Attributes:
+        raise NotImplementedError
+
+    def getattr(self, node: Node) -> Attributes:
+        raise NotImplementedError
+
+    def list(
+        self, directory: Node, cookie: int = 0, count: int = _LIST_BATCH
+    ) -> builtins.list[Entry]:
+        raise NotImplementedError
+
+    def resolve(self, path: bytes) -> Attributes:
+        """The attributes of ``path`` from the root; symlinks are not followed."""
+        attributes = self.getattr(ROOT)
+        for name in path.split(b"/"):
+            if name not in (b"", b"."):
+                attributes = self.lookup(attributes.node, name)
+        return attributes
+
+    def resolve_anew(self, path: bytes) -> Attributes:
+        """The same, where something else may stand at ``path`` since it was found."""
+        return self.resolve(path)
+
+    def walk(self, directory: Node = ROOT, path: bytes = b"") -> Iterator[tuple[bytes, Attributes]]:
+        """All paths below ``directory``, depth first, sorted; the directory itself is left out."""
+        pending = [(directory, path, 0)]
+        while pending:
+            parent, prefix, cookie = pending.pop()
+            entries = self.list(parent, cookie)
+            for entry in entries:
+                full = prefix + b"/" + entry.name if prefix else entry.name
+                yield full, entry.attributes
+                if stat.S_ISDIR(entry.attributes.mode):
+                    pending.append((parent, prefix, entry.next))
+                    pending.append((entry.attributes.node, full, 0))
+                    break
+                cookie = entry.next
+            else:
+                if entries:
+                    pending.append((parent, prefix, cookie))
+
+
 @dataclass(frozen=True, slots=True)
 class TreeLayer:
     """One image layer of a tree: its index and the byte range of its tar in ``fd``."""
@@ -222,7 +306,14 @@ class TreeLayer:
     length: int
 
 
-class Tree(_Owner):
+@dataclass(frozen=True, slots=True)
+class DirectoryLayer:
+    """One layer of a tree that is a live directory, open as ``fd``."""
+
+    fd: int
+
+
+class Tree(_Owner, _Paths):
     """Layers, lowest first, as one tree.
 
     The tree keeps the indexes alive; descriptors stay the caller's and are to be kept open until
@@ -230,12 +321,14 @@ class Tree(_Owner):
     the file system answers.
     """
 
-    def __init__(self, layers: Sequence[TreeLayer]) -> None:
+    def __init__(self, layers: Sequence[TreeLayer | DirectoryLayer]) -> None:
         self._layers = tuple(layers)
         c_layers = ffi.new("struct um_tree_layer[]", max(len(self._layers), 1))
         for slot, layer in zip(c_layers, self._layers, strict=False):
-            slot.index = layer.index._handle
-            slot.fd, slot.offset, slot.length = layer.fd, layer.offset, layer.length
+            slot.fd = layer.fd
+            if isinstance(layer, TreeLayer):
+                slot.index = layer.index._handle
+                slot.offset, slot.length = layer.offset, layer.length
         out = ffi.new("struct um_tree **")
         _check(lib.um_tree_open(c_layers, len(self._layers), out))
         self._handle = out[0]
@@ -264,41 +357,13 @@ class Tree(_Owner):
         _check(lib.um_tree_parent(self._handle, directory, node))
         return Node(node[0])
 
-    def resolve(self, path: bytes) -> Attributes:
-        """The attributes of ``path`` from the root; symlinks are not followed."""
-        attributes = self.getattr(ROOT)
-        for name in path.split(b"/"):
-            if name not in (b"", b"."):
-                attributes = self.lookup(attributes.node, name)
-        return attributes
-
     def list(
         self, directory: Node, cookie: int = 0, count: int = _LIST_BATCH
     ) -> builtins.list[Entry]:
         """Up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
         entries = ffi.new("struct um_tree_entry[]", count)
         n = _check(lib.um_tree_list(self._handle, directory, cookie, entries, count))
-        return [
-            Entry(ffi.buffer(e.name, e.name_size)[:], e.next, _attributes(e.attr))
-            for e in ffi.unpack(entries, n)
-        ]
-
-    def walk(self, directory: Node = ROOT, path: bytes = b"") -> Iterator[tuple[bytes, Attributes]]:
-        """All paths below ``directory``, depth first, sorted; the directory itself is left out."""
-        pending = [(directory, path, 0)]
-        while pending:
-            parent, prefix, cookie = pending.pop()
-            for entry in self.list(parent, cookie):
-                full = prefix + b"/" + entry.name if prefix else entry.name
-                yield full, entry.attributes
-                if (entry.attributes.mode & 0o170000) == 0o040000:
-                    pending.append((parent, prefix, entry.next))
-                    pending.append((entry.attributes.node, full, 0))
-                    break
-                cookie = entry.next
-            else:
-                if cookie and self.list(parent, cookie, 1):
-                    pending.append((parent, prefix, cookie))
+        return _entries(entries, n)
 
     def readlink(self, node: Node) -> bytes:
         """The target of a symlink; EINVAL where the node is none."""
@@ -325,20 +390,16 @@ class Tree(_Owner):
 
     def getxattr(self, node: Node, name: bytes) -> bytes:
         """The value of an extended attribute; ENODATA where there is none."""
-        return self._sized(lib.um_tree_getxattr, node, name, len(name))
+        return _sized(
+            lambda value, size: lib.um_tree_getxattr(
+                self._handle, node, name, len(name), value, size
+            )
+        )
 
     def listxattr(self, node: Node) -> builtins.list[bytes]:
         """The names of all extended attributes."""
-        names = self._sized(lib.um_tree_listxattr, node)
+        names = _sized(lambda value, size: lib.um_tree_listxattr(self._handle, node, value, size))
         return names.split(b"\0")[:-1]
-
-    def _sized(self, function: Any, node: Node, *arguments: Any) -> bytes:
-        size = _check(function(self._handle, node, *arguments, ffi.NULL, 0))
-        if size == 0:
-            return b""
-        value = ffi.new("char[]", size)
-        n = _check(function(self._handle, node, *arguments, value, size))
-        return bytes(ffi.buffer(value, n))
 
     def changes(self, layer: int) -> Iterator[Change]:
         """What ``layer`` (0 is the lowest) does to the layers below, depth first, sorted."""
@@ -373,12 +434,438 @@ class Tree(_Owner):
                 )
 
 
+class SetAttr(NamedTuple):
+    """Attributes to change; None leaves one as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class Maker(NamedTuple):
+    """Who makes something (see ``struct um_maker``)."""
+
+    uid: int
+    gid: int
+    umask: int = 0
+    may_setgid: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class UpperFlags:
+    """What an upper's disk can hold, and what is wanted of it (see ``UM_UPPER_…``)."""
+
+    trusted: bool = False
+    override: bool = False
+    volatile: bool = False
+    strange: bool = False
+
+
+class Upper(_Owner):
+    """A writable directory on a tree.
+
+    The tree and both descriptors stay the caller's and must outlive this. ``recover`` is called
+    once, before anything else. Lookups are counted (``csrc/upper.h``): who calls ``lookup``,
+    ``mknod`` … ``link`` or takes entries of an ``UpperList`` owes ``forget``; ``View`` does this
+    for those who only look. Every other method may be called from any thread.
+
+    BlockingIOError from a change: it needs ``copy_up`` first, which may take long. All errors are
+    OSError with the errno that the file system answers.
+    """
+
+    def __init__(self, tree: Tree, upper_fd: int, work_fd: int, flags: UpperFlags) -> None:
+        self.tree = tree
+        setup = ffi.new("struct um_upper_setup *")
+        setup.tree, setup.upper_fd, setup.work_fd = tree._handle, upper_fd, work_fd
+        setup.flags = (
+            (lib.UM_UPPER_TRUSTED if flags.trusted else 0)
+            | (lib.UM_UPPER_OVERRIDE if flags.override else 0)
+            | (lib.UM_UPPER_VOLATILE if flags.volatile else 0)
+            | (lib.UM_UPPER_STRANGE if flags.strange else 0)
+        )
+        out = ffi.new("struct um_upper **")
+        _check(lib.um_upper_open(setup, out))
+        self._handle = out[0]
+
+    def _release(self, handle: Any) -> None:
+        lib.um_upper_close(handle)
+
+    @property
+    def layer(self) -> int:
+        """What ``Attributes.layer`` says of that which is in the upper."""
+        return len(self.tree)
+
+    def recover(self) -> None:
+        """Finish or undo what a daemon was doing when it was killed."""
+        _check(lib.um_upper_recover(self._handle))
+
+    # ---- finding ----
+
+    def lookup(self, directory: Node, name: bytes) -> Attributes:
+        """The attributes of ``name`` in ``directory``; counts one lookup."""
+        attr = ffi.new("struct um_attr *")
+        _check(lib.um_upper_lookup(self._handle, directory, name, len(name), attr))
+        return _attributes(attr)
+
+    def getattr(self, node: Node) -> Attributes:
+        """The attributes of a node."""
+        attr = ffi.new("struct um_attr *")
+        _check(lib.um_upper_getattr(self._handle, node, attr))
+        return _attributes(attr)
+
+    def parent(self, directory: Node) -> Node:
+        """The directory that ``directory`` is in; the root's is itself."""
+        node = ffi.new("uint64_t *")
+        _check(lib.um_upper_parent(self._handle, directory, node))
+        return Node(node[0])
+
+    def forget(self, node: Node, lookups: int = 1) -> None:
+        """Give lookups back."""
+        lib.um_upper_forget(self._handle, node, lookups)
+
+    def origin(self, node: Node) -> Node | None:
+        """The node of the lower tree that a node continues or is a copy of."""
+        origin = ffi.new("uint64_t *")
+        _check(lib.um_upper_origin(self._handle, node, origin))
+        return Node(origin[0]) if origin[0] else None
+
+    def list_open(self, directory: Node) -> UpperList:
+        """Open a directory to list it."""
+        return UpperList(self, directory)
+
+    def readlink(self, node: Node) -> bytes:
+        """The target of a symlink; EINVAL where the node is none."""
+        return _grown(lambda buffer, size: lib.um_upper_readlink(self._handle, node, buffer, size))
+
+    # ---- files ----
+
+    def open_file(self, node: Node, *, write: bool = False, truncate: bool = False) -> None:
+        """Open a file; owes one ``release``."""
+        flags = lib.UM_OPEN_WRITE if write else 0
+        flags |= lib.UM_OPEN_TRUNCATE if truncate else 0
+        _check(lib.um_upper_open_file(self._handle, node, flags))
+
+    def release(self, node: Node) -> None:
+        """Close what ``open_file`` opened."""
+        lib.um_upper_release(self._handle, node)
+
+    def read(self, node: Node, offset: int, size: int, *, nowait: bool = False) -> bytes:
+        """Up to ``size`` bytes of an open file; fewer only at the end.
+
+        EAGAIN where ``nowait`` is set and the disk would have to be waited for.
+        """
+        buffer = _uncleared("char[]", size)
+        flags = lib.UM_READ_NOWAIT if nowait else 0
+        n = _check(lib.um_upper_read(self._handle, node, offset, buffer, size, flags))
+        return bytes(ffi.buffer(buffer, n))
+
+    def write(self, node: Node, offset: int, data: Buffer) -> int:
+        """Write to an open file; how many bytes were written."""
+        view = ffi.from_buffer(data)
+        return _check(lib.um_upper_write(self._handle, node, offset, view, len(view)))
+
+    def fsync(self, node: Node, *, data_only: bool = False) -> None:
+        """Make a file or directory durable; may take long."""
+        _check(lib.um_upper_fsync(self._handle, node, data_only))
+
+    def sync(self) -> None:
+        """Make everything durable; may take long."""
+        _check(lib.um_upper_sync(self._handle))
+
+    # ---- attributes ----
+
+    def setattr(self, node: Node, changes: SetAttr) -> Attributes:
+        """Change attributes; what they are then."""
+        c_changes = _c_changes(changes)
+        attr = ffi.new("struct um_attr *")
+        _check(lib.um_upper_setattr(self._handle, node, c_changes, attr))
+        return _attributes(attr)
+
+    def getxattr(self, node: Node, name: bytes) -> bytes:
+        """The value of an extended attribute; ENODATA where there is none."""
+        return _sized(
+            lambda value, size: lib.um_upper_getxattr(
+                self._handle, node, name, len(name), value, size
+            )
+        )
+
+    def listxattr(self, node: Node) -> builtins.list[bytes]:
+        """The names of all extended attributes."""
+        names = _sized(lambda value, size: lib.um_upper_listxattr(self._handle, node, value, size))
+        return names.split(b"\0")[:-1]
+
+    def setxattr(self, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Attach an extended attribute to a node; EPERM for a name that is a mark of the upper."""
+        _check(
+            lib.um_upper_setxattr(
+                self._handle, node, name, len(name), ffi.from_buffer(value), len(value), flags
+            )
+        )
+
+    def removexattr(self, node: Node, name: bytes) -> None:
+        """Remove an extended attribute."""
+        _check(lib.um_upper_removexattr(self._handle, node, name, len(name)))
+
+    # ---- names ----
+
+    def mknod(
+        self, directory: Node, name: bytes, mode: int, device: tuple[int, int], maker: Maker
+    ) -> Attributes:
+        """Make a file that is no directory and no symlink; ``device`` is (major, minor)."""
+        attr = ffi.new("struct um_attr *")
+        who = ffi.new("struct um_maker *", tuple(maker))
+        _check(
+            lib.um_upper_mknod(self._handle, directory, name, len(name), mode, *device, who, attr)
+        )
+        return _attributes(attr)
+
+    def mkdir(self, directory: Node, name: bytes, mode: int, maker: Maker) -> Attributes:
+        """Make a directory."""
+        attr = ffi.new("struct um_attr *")
+        who = ffi.new("struct um_maker *", tuple(maker))
+        _check(lib.um_upper_mkdir(self._handle, directory, name, len(name), mode, who, attr))
+        return _attributes(attr)
+
+    def symlink(self, directory: Node, name: bytes, target: bytes, maker: Maker) -> Attributes:
+        """Make a symlink."""
+        attr = ffi.new("struct um_attr *")
+        who = ffi.new("struct um_maker *", tuple(maker))
+        _check(
+            lib.um_upper_symlink(
+                self._handle, directory, name, len(name), target, len(target), who, attr
+            )
+        )
+        return _attributes(attr)
+
+    def link(self, node: Node, directory: Node, name: bytes) -> Attributes:
+        """Give a file one more name."""
+        attr = ffi.new("struct um_attr *")
+        _check(lib.um_upper_link(self._handle, node, directory, name, len(name), attr))
+        return _attributes(attr)
+
+    def unlink(self, directory: Node, name: bytes) -> None:
+        """Remove a name of something that is no directory."""
+        _check(lib.um_upper_unlink(self._handle, directory, name, len(name)))
+
+    def rmdir(self, directory: Node, name: bytes) -> None:
+        """Remove a directory that shows nothing."""
+        _check(lib.um_upper_rmdir(self._handle, directory, name, len(name)))
+
+    def rename(
+        self, source: tuple[Node, bytes], target: tuple[Node, bytes], flags: int = 0
+    ) -> None:
+        """Rename from one (directory, name) to another; ``flags`` as renameat2(2)."""
+        (old, name), (new, new_name) = source, target
+        _check(
+            lib.um_upper_rename(
+                self._handle, old, name, len(name), new, new_name, len(new_name), flags
+            )
+        )
+
+    def copy_up(self, node: Node, *, empty: bool = False) -> None:
+        """Let a file be in the upper, without its data where ``empty``; may take long."""
+        _check(lib.um_upper_copy_up(self._handle, node, lib.UM_COPY_UP_EMPTY if empty else 0))
+
+
+class UpperList(_Owner):
+    """An open directory of an upper, for one thread at a time; closed before the upper."""
+
+    def __init__(self, upper: Upper, directory: Node) -> None:
+        self._upper = upper
+        self.node = directory
+        out = ffi.new("struct um_upper_list **")
+        _check(lib.um_upper_list_open(upper._handle, directory, out))
+        self._handle = out[0]
+
+    def _release(self, handle: Any) -> None:
+        lib.um_upper_list_close(handle)
+
+    def next(self, cookie: int = 0, count: int = _LIST_BATCH) -> list[Entry]:
+        """Up to ``count`` entries from ``cookie`` on; 0 rereads. Each counts one lookup."""
+        entries = ffi.new("struct um_tree_entry[]", count)
+        n = _check(lib.um_upper_list_next(self._handle, cookie, entries, count))
+        return _entries(entries, n)
+
+
+class View(Closing, _Paths):
+    """An upper for those who only look: gives back all lookups when it is closed.
+
+    For one thread at a time. A node that this view has shown stays valid until ``forget`` or
+    ``close``.
+    """
+
+    def __init__(self, upper: Upper) -> None:
+        self._upper = upper
+        self._lookups: dict[Node, int] = {}
+        self._lists: dict[Node, UpperList] = {}
+        self._reading: Node | None = None  # open, until another file is read
+
+    def close(self) -> None:
+        """Give everything back; a second call does nothing."""
+        for opened in self._lists.values():
+            opened.close()
+        self._lists = {}
+        self._read_on(None)
+        for node in tuple(self._lookups):
+            self.forget(node)
+
+    def forget(self, node: Node) -> None:
+        """Give back a node early: for who walks over very many."""
+        if node == self._reading:
+            self._read_on(None)
+        lookups = self._lookups.pop(node, 0)
+        if lookups:
+            self._upper.forget(node, lookups)
+
+    def lookup(self, directory: Node, name: bytes) -> Attributes:
+        """The attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
+        return self._counted(self._upper.lookup(directory, name))
+
+    def getattr(self, node: Node) -> Attributes:
+        """The attributes of a node."""
+        return self._upper.getattr(node)
+
+    def resolve_anew(self, path: bytes) -> Attributes:
+        """The attributes of ``path``, where another process may have changed it since it was found.
+
+        A file goes by the place where it was seen first. What that process has moved here is
+        forgotten for once, so that it is looked for here.
+        """
+        found = self.resolve(path)
+        if stat.S_ISDIR(found.mode):
+            return found
+        self.forget(found.node)
+        return self.resolve(path)
+
+    def list(
+        self, directory: Node, cookie: int = 0, count: int = _LIST_BATCH
+    ) -> builtins.list[Entry]:
+        """Up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
+        opened = self._lists.get(directory)
+        if opened is None:
+            opened = self._lists[directory] = self._upper.list_open(directory)
+        entries = opened.next(cookie, count)
+        for entry in entries:
+            self._counted(entry.attributes)
+        if not entries:
+            self._lists.pop(directory).close()
+        return entries
+
+    def readlink(self, node: Node) -> bytes:
+        """The target of a symlink; EINVAL where the node is none."""
+        return self._upper.readlink(node)
+
+    def read(self, node: Node, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end."""
+        if node != self._reading:
+            self._read_on(node)
+        return self._upper.read(node, offset, size)
+
+    def _read_on(self, node: Node | None) -> None:
+        """Open another file, or none."""
+        before, self._reading = self._reading, None
+        if before is not None:
+            self._upper.release(before)
+        if node is not None:
+            self._upper.open_file(node)
+            self._reading = node
+
+    def getxattr(self, node: Node, name: bytes) -> bytes:
+        """The value of an extended attribute; ENODATA where there is none."""
+        return self._upper.getxattr(node, name)
+
+    def listxattr(self, node: Node) -> builtins.list[bytes]:
+        """The names of all extended attributes, without the marks of the upper."""
+        return self._upper.listxattr(node)
+
+    def origin(self, node: Node) -> Node | None:
+        """The node of the lower tree that a node continues or is a copy of."""
+        return self._upper.origin(node)
+
+    def _counted(self, attributes: Attributes) -> Attributes:
+        node = attributes.node
+        self._lookups[node] = self._lookups.get(node, 0) + 1
+        return attributes
+
+
+def _c_changes(changes: SetAttr) -> Any:
+    """``struct um_setattr``."""
+    c_changes = ffi.new("struct um_setattr *")
+    which = {
+        "mode": lib.UM_SET_MODE,
+        "uid": lib.UM_SET_UID,
+        "gid": lib.UM_SET_GID,
+        "size": lib.UM_SET_SIZE,
+        "atime_ns": lib.UM_SET_ATIME,
+        "mtime_ns": lib.UM_SET_MTIME,
+    }
+    for name, value in changes._asdict().items():
+        if value is None:
+            continue
+        c_changes.which |= which[name]
+        if name.endswith("_ns"):
+            field = name.removesuffix("_ns")
+            seconds, nanoseconds = divmod(value, 1_000_000_000)
+            setattr(c_changes, field, seconds)
+            setattr(c_changes, f"{field}_nsec", nanoseconds)
+        else:
+            setattr(c_changes, name, value)
+    return c_changes
+
+
+def _sized(function: Callable[[Any, int], int]) -> bytes:
+    """What ``function`` copies into (buffer, size), where size 0 asks how much that is."""
+    while True:
+        size = _check(function(ffi.NULL, 0))
+        if size == 0:
+            return b""
+        value = _uncleared("char[]", size)
+        try:
+            n = _check(function(value, size))
+        except OSError as error:
+            if error.errno != errno.ERANGE:  # it has grown in between
+                raise
+        else:
+            return bytes(ffi.buffer(value, n))
+
+
+def _grown(function: Callable[[Any, int], int]) -> bytes:
+    """What ``function`` copies into (buffer, size), where it says how much it would be."""
+    size = _PATH_MAX
+    while True:
+        buffer = _uncleared("char[]", size)
+        n = _check(function(buffer, size))
+        if n <= size:
+            return bytes(ffi.buffer(buffer, n))
+        size = n
+
+
+def whiteout_name(hidden: bytes) -> bytes:
+    """The name in a layer that hides a name of the layers below."""
+    return bytes(ffi.string(lib.um_whiteout_prefix())) + hidden
+
+
+def opaque_name() -> bytes:
+    """The name in a layer that hides all that its directory has in the layers below."""
+    return bytes(ffi.string(lib.um_whiteout_opaque()))
+
+
 def _take(memory: Any, size: int) -> bytes:
     """Copy bytes that C allocated for us, and free them there."""
     try:
         return bytes(ffi.buffer(memory, size))
     finally:
         lib.um_free(memory)
+
+
+def _entries(entries: Any, n: int) -> list[Entry]:
+    return [
+        Entry(bytes(ffi.buffer(e.name, e.name_size)), e.next, _attributes(e.attr))
+        for e in ffi.unpack(entries, n)
+    ]
 
 
 def _attributes(attr: Any) -> Attributes:
@@ -394,4 +881,6 @@ def _attributes(attr: Any) -> Attributes:
         attr.blocks,
         attr.mtime * 1_000_000_000 + attr.mtime_nsec,
         attr.layer,
+        attr.atime * 1_000_000_000 + attr.atime_nsec,
+        attr.ctime * 1_000_000_000 + attr.ctime_nsec,
     )

@@ -28,6 +28,7 @@ _MS_NOSUID = 2
 _MS_NODEV = 4
 _MS_NOEXEC = 8
 _MS_NOATIME = 1024
+_MS_POSIXACL = 1 << 16
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 
@@ -38,13 +39,15 @@ class BusyError(MountError):
     """A mount is in use and was asked to go at once."""
 
 
-def mount_fuse(mountpoint: Path, source: str, options: MountOptions) -> int:
+def mount_fuse(
+    mountpoint: Path, source: str, options: MountOptions, *, writable: bool = False
+) -> int:
     """Mount at ``mountpoint``, an absolute path, and return the descriptor to serve it with."""
     check_mountpoint(mountpoint)
     source = _shown_source(source)
     if os.geteuid() == 0:
-        return _mount_directly(mountpoint, source, options)
-    return _mount_by_helper(mountpoint, source, options)
+        return _mount_directly(mountpoint, source, options, writable=writable)
+    return _mount_by_helper(mountpoint, source, options, writable=writable)
 
 
 def unmount_fuse(mountpoint: Path, *, lazy: bool = False) -> None:
@@ -82,15 +85,16 @@ def _shown_source(name: str) -> str:
 # ---- root: mount(2) ------------------------------------------------------------------------------
 
 
-def _mount_directly(mountpoint: Path, source: str, options: MountOptions) -> int:
+def _mount_directly(mountpoint: Path, source: str, options: MountOptions, *, writable: bool) -> int:
     fd = _open_device()
     data = f"fd={fd},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()}"
     data += ",default_permissions"
+    flags = _flags(options, writable=writable)
     if options.for_others(root=True):
         data += ",allow_other"
     target, kind = os.fsencode(mountpoint), FILE_SYSTEM.encode()
     try:
-        _system_call("mount", source.encode(), target, kind, _flags(options), data.encode())
+        _system_call("mount", source.encode(), target, kind, flags, data.encode())
     except OSError as error:
         os.close(fd)
         raise MountError(f"mounting at {printable(str(mountpoint))}: {_why_not(error)}") from None
@@ -109,8 +113,10 @@ def _open_device() -> int:
         raise MountError(f"{_DEVICE}: {error.strerror}{hint}") from None
 
 
-def _flags(options: MountOptions) -> int:
-    flags = _MS_RDONLY
+def _flags(options: MountOptions, *, writable: bool) -> int:
+    # With MS_POSIXACL the kernel leaves the umask to us, as FUSE_DONT_MASK would: it must not be
+    # applied where a default ACL is inherited, and afterwards nobody can tell what it took away.
+    flags = _MS_POSIXACL if writable else _MS_RDONLY
     flags |= 0 if options.suid else _MS_NOSUID
     flags |= 0 if options.dev else _MS_NODEV
     flags |= 0 if options.exec else _MS_NOEXEC
@@ -145,11 +151,14 @@ def _system_call(name: str, *arguments: bytes | int) -> None:
 # ---- others: fusermount3 -------------------------------------------------------------------------
 
 
-def _mount_by_helper(mountpoint: Path, source: str, options: MountOptions) -> int:
+def _mount_by_helper(
+    mountpoint: Path, source: str, options: MountOptions, *, writable: bool
+) -> int:
+    words = _helper_options(source, options, writable=writable)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours:
         with theirs:
-            command = [_helper(), "-o", _helper_options(source, options), "--", str(mountpoint)]
+            command = [_helper(), "-o", words, "--", str(mountpoint)]
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -173,13 +182,15 @@ def _helper() -> str:
     raise MountError("fusermount3 is not installed (package fuse3); without it only root can mount")
 
 
-def _helper_options(source: str, options: MountOptions) -> str:
+def _helper_options(source: str, options: MountOptions, *, writable: bool) -> str:
     for name, wanted in (("dev", options.dev), ("suid", options.suid)):
         if wanted:
             raise MountError(f"-o {name}: only root may mount with it")
     escaped = source.replace("\\", "\\\\").replace(",", "\\,")
-    words = ["ro", "nosuid", "nodev", "default_permissions", "subtype=unionmount"]
+    words = ["rw" if writable else "ro", "nosuid", "nodev", "subtype=unionmount"]
     words += [f"fsname={escaped}"]
+    if options.checks_permissions(root=False, writable=writable):
+        words += ["default_permissions"]
     words += ["noexec"] if not options.exec else []
     words += ["noatime"] if not options.atime else []
     words += ["allow_other"] if options.for_others(root=False) else []

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_DOCUMENT",
     "MAX_LAYERS",
+    "SCRATCH",
     "Config",
     "Descriptor",
     "Digest",
@@ -41,12 +42,15 @@ __all__ = [
     "fulfil",
     "load_json",
     "parse_manifest",
+    "scratch",
     "select",
 ]
 
 MAX_DOCUMENT = 4 * 1024 * 1024
 """Bytes of a manifest, index or config; the limit that the specification recommends."""
 MAX_LAYERS = 4096
+SCRATCH = "scratch"
+"""The name of the image without layers, which every image begins with."""
 _MAX_HISTORY = 16384
 _MAX_MANIFESTS = 4096
 _MAX_FETCHES = 256  # documents that one selection may ask for
@@ -303,6 +307,14 @@ class Image:
         """Digests of the uncompressed layers, lowest first."""
         return self.config.diff_ids
 
+    @property
+    def chain_id(self) -> Digest:
+        """What the layers make together (OCI image-spec, "Layer ChainID"); of none, of no bytes."""
+        chain = str(self.diff_ids[0]) if self.diff_ids else ""
+        for diff_id in self.diff_ids[1:]:
+            chain = str(Digest.of(f"{chain} {diff_id}".encode("ascii")))
+        return Digest.parse(chain) if chain else Digest.of(b"")
+
     @classmethod
     def from_config(cls, config: Config, sizes: Sequence[int], what: str) -> Self:
         """An image whose manifest is lost (a docker-archive has none): one is made.
@@ -330,6 +342,20 @@ class Image:
         }
         raw = json.dumps(document, separators=(",", ":")).encode("ascii")
         return cls(config, Manifest.parse(raw, what))
+
+
+def scratch() -> Image:
+    """The empty image, for this machine: always the same bytes, and so the same ID."""
+    platform = Platform.host()
+    document = {
+        "architecture": platform.architecture,
+        "os": platform.os,
+        **({"variant": platform.variant} if platform.variant else {}),
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": []},
+    }
+    raw = json.dumps(document, separators=(",", ":"), sort_keys=True).encode("ascii")
+    return Image.from_config(Config.parse(raw, SCRATCH), [], SCRATCH)
 
 
 def parse_manifest(raw: bytes, what: str) -> Manifest | Index:

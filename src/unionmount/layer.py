@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import resource
 import secrets
-import shutil
 import threading
 from collections import deque
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,14 +32,14 @@ from unionmount.errors import (
     StoreError,
     UsageError,
 )
-from unionmount.reference import printable
+from unionmount.reference import Digest, printable
+from unionmount.removal import remove_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from unionmount.image import Image
-    from unionmount.reference import Digest
 
 TAR_NAME = "layer.tar"
 INDEX_NAME = "layer.idx"
@@ -186,11 +186,16 @@ class Staging(Closing):
             (self.path / name).replace(target)
             fsync_directory(target.parent)
 
+    def keep_lock(self) -> int:
+        """A descriptor that holds the lock on the directory also after it was published."""
+        return os.dup(self._fd)
+
     def close(self) -> None:
         """Remove what was not published, and let go."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):  # what stays is removed by a later ``clean``
+                remove_tree(self.path)
             os.close(fd)
 
     @staticmethod
@@ -199,7 +204,7 @@ class Staging(Closing):
         with suppress(BlockingIOError), _lock_directory(tmp, fcntl.LOCK_EX | fcntl.LOCK_NB):
             for path in tmp.iterdir():
                 with suppress(OSError), _lock_directory(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    shutil.rmtree(path, ignore_errors=True)
+                    remove_tree(path)
 
 
 @contextmanager
@@ -268,11 +273,12 @@ class _Channel:
 class Expected:
     """What a layer must turn out to be.
 
-    ``digest`` and ``size`` are of the blob as it is transported, where something is said of it;
-    ``what`` names the layer in messages.
+    ``diff_id`` is None where the layer is being made, and nobody knows it. ``digest`` and ``size``
+    are of the blob as it is transported, where something is said of it; ``what`` names the layer in
+    messages.
     """
 
-    diff_id: Digest
+    diff_id: Digest | None
     what: str
     digest: Digest | None = None
     size: int | None = None
@@ -290,7 +296,7 @@ class LayerImport:
     def __init__(
         self,
         staging: Staging,
-        publish: Callable[[Staging], None],
+        publish: Callable[[Staging, Digest], None],
         expected: Expected,
         limits: ImportLimits,
     ) -> None:
@@ -302,7 +308,8 @@ class LayerImport:
         # a plain layer is its own diff_id, which is hashed anyway
         digest = expected.digest if expected.digest != expected.diff_id else None
         self._blob_hash = digest.hasher() if digest is not None else None
-        self._diff_hash = expected.diff_id.hasher()
+        self._algorithm = expected.diff_id.algorithm if expected.diff_id else "sha256"
+        self._diff_hash = hashlib.new(self._algorithm)
         self._size = 0  # of the tar; written by the unpacking thread, read after it was joined
         self._failure: BaseException | None = None  # the first one; guarded by _failed
         self._failed = threading.Lock()
@@ -356,12 +363,18 @@ class LayerImport:
         self._join()
         self._check_blob()
         self._raise_failure()
-        self._check("diff_id", self._expected.diff_id, self._diff_hash.hexdigest())
+        if self._expected.diff_id is not None:
+            self._check("diff_id", self._expected.diff_id, self._diff_hash.hexdigest())
         with storing(self._staging.path):
             self._complete()
-        self._publish(self._staging)
+        self._publish(self._staging, self.diff_id)
         self._resources.close()
         return self._size
+
+    @property
+    def diff_id(self) -> Digest:
+        """What the layer is called; only when ``finish`` returned."""
+        return Digest(self._algorithm, self._diff_hash.hexdigest())
 
     def _check_blob(self) -> None:
         """Compare the blob as it came; a failure of it explains other failures."""
@@ -527,5 +540,51 @@ class OpenImage(Closing):
         for index in self._indexes:
             index.close()
         self._indexes = []
+        for layer in self.layers:
+            layer.close()
+
+
+class OpenDirectory(Closing):
+    """A live directory as a layer; owns its descriptor."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with reading(printable(str(path))):
+            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Close the descriptor; a second call does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class OpenDirectories(Closing):
+    """Live directories as the layers of one tree, lowest first; owns them and the tree."""
+
+    def __init__(self, paths: Sequence[Path], name: str) -> None:
+        """``paths`` are absolute, the lowest one first; OSError names the one that can't be had."""
+        self.name = name
+        with ExitStack() as stack:
+            self.layers = tuple([stack.enter_context(OpenDirectory(path)) for path in paths])
+            stack.pop_all()
+        self._tree: core.Tree | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where the directories are, lowest first."""
+        return tuple(layer.path for layer in self.layers)
+
+    def tree(self) -> core.Tree:
+        """The directories as one tree; the same object at every call, closed with this."""
+        if self._tree is None:
+            self._tree = core.Tree([core.DirectoryLayer(layer.fd) for layer in self.layers])
+        return self._tree
+
+    def close(self) -> None:
+        """Close tree and descriptors, in this order; a second call does nothing."""
+        tree, self._tree = self._tree, None
+        if tree is not None:
+            tree.close()
         for layer in self.layers:
             layer.close()

@@ -1,19 +1,22 @@
 """One live mount, from mount(2) to the last clean-up, under one nursery.
 
-The order matters and is this: record, mount, serve, announce; then connection closed, whatever is
-still mounted unmounted, record and automatic mount point removed. Each step is undone by the
-context that did it, so that a failure anywhere leaves nothing behind.
+The order matters and is this: record, upper opened and recovered, mount, serve, announce; then
+connection closed, whatever is still mounted unmounted, upper synced and closed, record and
+automatic mount point removed. Each step is undone by the context that did it, so that a failure
+anywhere leaves nothing behind. Who waits for the process to end knows that all changes are on disk.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,14 +26,17 @@ import trio
 from unionmount import daemon
 from unionmount.errors import MountError
 from unionmount.fusemount import BusyError, check_mountpoint, mount_fuse, unmount_fuse
+from unionmount.layer import OpenDirectories, OpenImage
 from unionmount.mountinfo import mounted_at, mountpoints_of
 from unionmount.mounts import HeldRecord, MountTable, Record
-from unionmount.operations import ImageFacts, ReadOnlyOperations
+from unionmount.operations import ImageFacts, ReadingOperations, ReadOnlyOperations
 from unionmount.options import MountOptions
 from unionmount.reference import printable
+from unionmount.upper import OpenUpper, UpperPlan, open_upper
+from unionmount.writing import WritableOperations
 
 if TYPE_CHECKING:
-    from unionmount.layer import OpenImage
+    from contextlib import AbstractContextManager
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +54,12 @@ class MountRequest:
     root: str  # of the store
     table: MountTable  # where the mount is recorded
     background: bool  # messages go to a log file
+    upper: UpperPlan | None = None  # where changes go, and are; None: the mount is read-only
+
+    @property
+    def writable(self) -> bool:
+        """Whether the kernel lets changes through."""
+        return self.upper is not None and not self.options.ro
 
 
 class _Interruptions:
@@ -74,11 +86,17 @@ class _Interruptions:
 
 
 class LiveMount:
-    """A mounted file system, by its device: it may be moved, or mounted elsewhere, too."""
+    """A mounted file system, by its device: it may be moved, or mounted elsewhere, too.
+
+    ``ended``: the kernel has ended the connection. Mostly that is because nothing is mounted any
+    more, and then the next file system that anybody mounts may have the number of the device.
+    """
 
     def __init__(self, mountpoint: Path, device: str) -> None:
         self.mountpoint = mountpoint
         self.device = device
+        self.given_up = False  # we end it, mounted or not
+        self.ended = False
 
     def answers(self) -> bool:
         """Ask the file system something; False where another one is mounted there by now."""
@@ -89,33 +107,110 @@ class LiveMount:
     def unmount(self) -> None:
         """Take it away wherever it shows; who still uses it keeps what is open."""
         for place in mountpoints_of(self.device):
+            if self.ended and not _is_dead(place):
+                continue  # another file system
             try:
                 unmount_fuse(place)
             except BusyError:
                 unmount_fuse(place, lazy=True)
 
 
-def run_mount(image: OpenImage, request: MountRequest, ready: daemon.Ready) -> None:
-    """Mount ``image`` and serve it until it is unmounted.
+def _is_dead(mountpoint: Path) -> bool:
+    """Whether the file system there has lost its server."""
+    try:
+        os.statvfs(mountpoint)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def run_mount(
+    layers: OpenImage | OpenDirectories, request: MountRequest, ready: daemon.Ready
+) -> None:
+    """Mount ``layers`` and serve them until they are unmounted.
 
     ``ready`` is called with the mount point once the file system answers. Returns when it was
     unmounted, by somebody else or after SIGTERM, SIGINT or SIGHUP. A second signal ends it even
     where files are open.
     """
-    with _signals_held(), _interruptions() as owing, _recorded(image, request) as held:
-        facts = _facts(image)
-        operations = ReadOnlyOperations(
-            image.tree(), facts, list_layers=request.options.list_layers, owing=owing
+    with (
+        _signals_held(),
+        _interruptions() as owing,
+        _recorded(layers, request) as held,
+        _operations(layers, request, owing) as operations,
+        _mounted(held.record.path, layers.name, request, operations) as mount,
+    ):
+        held.update(device=mount.device)
+        trio.run(_serve, mount, functools.partial(ready, held.record.mountpoint))
+
+
+@contextmanager
+def _operations(
+    layers: OpenImage | OpenDirectories,
+    request: MountRequest,
+    owing: AbstractContextManager[None],
+) -> Iterator[ReadingOperations]:
+    """What answers the kernel; an upper is open as long."""
+    facts, list_layers = _facts(layers), request.options.list_layers
+    if request.upper is None:
+        yield ReadOnlyOperations(layers.tree(), facts, list_layers=list_layers, owing=owing)
+        return
+    with _making_files(), _opened_upper(layers, request.upper) as upper:
+        facts = replace(
+            facts,
+            layers=(*facts.layers, "upper"),
+            has_acls=upper.abilities.acls,
+            directory=upper.fd,
         )
-        with _mounted(held.record.path, image.name, request.options, operations) as mount:
-            held.update(device=mount.device)
-            trio.run(_serve, mount, functools.partial(ready, held.record.mountpoint))
+        operations = WritableOperations(upper.core, facts, list_layers=list_layers, owing=owing)
+        try:
+            yield operations
+        finally:
+            operations.close()
 
 
-def _facts(image: OpenImage) -> ImageFacts:
-    infos = [index.info for index in image.indexes]
+@contextmanager
+def _opened_upper(layers: OpenImage | OpenDirectories, plan: UpperPlan) -> Iterator[OpenUpper]:
+    """The upper on the layers; at the end it is made durable, and let go of."""
+    directories = layers.paths if isinstance(layers, OpenDirectories) else ()
+    upper = open_upper(plan, layers.tree(), directories)
+    try:
+        yield upper
+    finally:
+        _sync(upper)
+        upper.close()
+        if plan.ended is not None:
+            plan.ended()
+
+
+def _sync(upper: OpenUpper) -> None:
+    try:
+        upper.core.sync()  # does nothing for a volatile one
+    except OSError:
+        log.exception("syncing the upper directory %s", upper.plan.upper)
+
+
+@contextmanager
+def _making_files() -> Iterator[None]:
+    """Make files with the modes asked for, and hold as many open as the user may."""
+    umask = os.umask(0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.umask(umask)
+
+
+def _facts(layers: OpenImage | OpenDirectories) -> ImageFacts:
+    if isinstance(layers, OpenDirectories):
+        # which of the files have ACLs is not known: let the kernel ask
+        paths = tuple(os.fsdecode(path) for path in layers.paths)
+        return ImageFacts(paths, 0, 0, has_acls=True, directory=layers.layers[-1].fd)
+    infos = [index.info for index in layers.indexes]
     return ImageFacts(
-        diff_ids=tuple(str(layer.diff_id) for layer in image.layers),
+        layers=tuple(str(layer.diff_id) for layer in layers.layers),
         bytes=sum(info.file_bytes for info in infos),
         inodes=sum(info.inodes for info in infos),
         has_acls=any(info.acls for info in infos),
@@ -142,16 +237,20 @@ def _interruptions() -> Iterator[_Interruptions]:
 
 
 @contextmanager
-def _recorded(image: OpenImage, request: MountRequest) -> Iterator[HeldRecord]:
+def _recorded(layers: OpenImage | OpenDirectories, request: MountRequest) -> Iterator[HeldRecord]:
     """A record of the mount, and its mount point where none was given."""
     table = request.table
     if request.mountpoint is not None:
         check_mountpoint(request.mountpoint)
+    plan = request.upper
     record = Record.new(
-        image=printable(image.name),
+        image=printable(layers.name),
         source=request.source,
         mountpoint=request.mountpoint,
         root=request.root,
+        mode="rw" if request.writable else "ro",
+        container="" if plan is None else plan.container,
+        upper="" if plan is None else os.fsdecode(plan.upper),
     )
     with table.held(record) as held, _logged(table, record, request):
         if record.automatic:
@@ -182,10 +281,10 @@ def _logged(table: MountTable, record: Record, request: MountRequest) -> Iterato
 
 @contextmanager
 def _mounted(
-    mountpoint: Path, name: str, options: MountOptions, operations: ReadOnlyOperations
+    mountpoint: Path, name: str, request: MountRequest, operations: ReadingOperations
 ) -> Iterator[LiveMount]:
     """The file system mounted and connected to pyfuse3; gone afterwards, in use or not."""
-    fd = mount_fuse(mountpoint, name, options)
+    fd = mount_fuse(mountpoint, name, request.options, writable=request.writable)
     try:
         mount = _found(mountpoint)
     except BaseException:
@@ -222,6 +321,7 @@ async def _serve(mount: LiveMount, ready: Callable[[], None]) -> None:
             await nursery.start(_unmount_on_signal, mount)
             nursery.start_soon(_announce, mount, ready)
             await pyfuse3.main()
+            mount.ended = not mount.given_up
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise _first(group) from group
@@ -261,4 +361,5 @@ async def _unmount_on_signal(
         except MountError:
             log.exception("after a signal")
         await anext(signals)
+        mount.given_up = True
         pyfuse3.terminate()

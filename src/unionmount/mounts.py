@@ -51,21 +51,35 @@ class Record:
     created: str
     root: str  # of the store
     device: str = ""  # "major:minor" of the mounted file system, once it is
+    container: str = ""  # its name, in the store
+    upper: str = ""  # the directory that takes the changes
 
     @classmethod
-    def new(cls, *, image: str, source: str, mountpoint: Path | None, root: str) -> Record:
+    def new(
+        cls,
+        *,
+        image: str,
+        source: str,
+        mountpoint: Path | None,
+        root: str,
+        mode: str = "ro",
+        container: str = "",
+        upper: str = "",
+    ) -> Record:
         """A record of a mount that this process is about to make."""
         return cls(
             id=secrets.token_hex(_ID_BYTES),
             image=image,
             source=source,
-            mode="ro",
+            mode=mode,
             mountpoint=str(mountpoint or ""),
             automatic=mountpoint is None,
             pid=os.getpid(),
             started=process_start(os.getpid()) or 0,
             created=datetime.now(UTC).isoformat(),
             root=root,
+            container=container,
+            upper=upper,
         )
 
     @property
@@ -110,6 +124,15 @@ class MountTable:
         path.mkdir(parents=True, mode=0o755)
         return path
 
+    def check_visible(self, mountpoint: Path) -> None:
+        """MountError where a mount would hide the table, which its daemon has still to write."""
+        where = self._runtime.resolve()
+        if where.is_relative_to(mountpoint.resolve()):
+            raise MountError(
+                f"mount point {printable(str(mountpoint))} holds the runtime directory "
+                f"{printable(str(where))}, where the mount is to be recorded"
+            )
+
     @contextmanager
     def held(self, record: Record) -> Iterator[HeldRecord]:
         """Keep ``record`` in the table, locked, until the block ends."""
@@ -135,6 +158,8 @@ class MountTable:
 
     def find(self, target: str) -> Status:
         """The record with this ID, or of what is on top at this mount point, or was last."""
+        if not target:  # as a path it would be the working directory
+            raise NotFoundError("no mount has an empty name")
         path = Path(os.path.realpath(target))
         top = mounted_at(path)
         known = self.all()

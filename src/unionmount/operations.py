@@ -1,10 +1,12 @@
-"""The file system as the kernel asks for it: pyfuse3 requests answered from the tree, read-only.
+"""The file system as the kernel asks for it: pyfuse3 requests answered from the tree.
 
-This is the slow path, complete for reading. Every handler runs on the trio thread and never waits:
-the tree answers from memory, and a read that would wait for the disk goes to a worker thread.
-Nothing changes underneath, so the kernel may keep for good what it was told; a node number is all
-the state there is, so forget, release and releasedir have nothing to do. What is not defined here
-(flush, fsync, fsyncdir, poll) answers ENOSYS, once: the kernel then does the right thing by itself.
+``ReadingOperations`` answers what a read-only mount and a writable one (``writing.py``) answer in
+the same way; ``ReadOnlyOperations`` is the former, complete. Every handler runs on the trio thread
+and never waits: the tree answers from memory, and a read that would wait for the disk goes to a
+worker thread. Nothing changes but through the mount itself, so the kernel may keep for good what it
+was told. Of a read-only mount, a node number is all the state there is, so forget, release and
+releasedir have nothing to do. What is not defined here (flush, fsync, fsyncdir, poll) answers
+ENOSYS, once: the kernel then does the right thing by itself.
 """
 
 from __future__ import annotations
@@ -23,27 +25,30 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, InodeT, StatvfsData
 
+from unionmount.core import NAME_MAX
+
 if TYPE_CHECKING:
     from pyfuse3 import ReaddirToken, RequestContext
 
-    from unionmount.core import Attributes, Node, Tree
+    from unionmount.core import Attributes, Node, Tree, Upper
 
 log = logging.getLogger(__name__)
 
 LAYER = b"user.unionmount.layer"
 LAYER_INDEX = b"user.unionmount.layer_index"
 
+ACLS = frozenset({b"system.posix_acl_access", b"system.posix_acl_default"})
+
+FIRST_BATCH = 25  # entries that fill the reply of 4 KiB that older kernels ask for
+BATCH = 128
+DOTS = (b".", b"..")  # their cookies are 1 and 2; those of other names are shifted by 2
+
 _FOREVER = 1e9  # seconds; libfuse and the kernel clamp times that they can't hold, this they can
 _BLOCK = 4096
 _READERS = 8  # threads that wait for the disk at once
 
-_DOTS = (b".", b"..")  # their cookies are 1 and 2; those of the tree are shifted by 2
-_FIRST_BATCH = 25  # entries that fill the reply of 4 KiB that older kernels ask for
-_BATCH = 128
-
 _SHOWN = (b"user.", b"security.")
 _SHOWN_TO_ROOT = (*_SHOWN, b"trusted.")
-_ACLS = frozenset({b"system.posix_acl_access", b"system.posix_acl_default"})
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,15 +56,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the file system tells of the image as a whole: statfs, and the names of layers."""
+    """What the file system tells of its layers as a whole: statfs, and their names."""
 
-    diff_ids: tuple[str, ...]  # lowest first
+    layers: tuple[str, ...]  # lowest first: diff_ids, or paths
     bytes: int
     inodes: int
     has_acls: bool = False
+    directory: int | None = None  # a descriptor; statfs is that of the file system it is on
 
 
-def _answered(handler: Callable[Concatenate[Any, P], Awaitable[T]]) -> Any:
+def answered(handler: Callable[Concatenate[Any, P], Awaitable[T]]) -> Any:
     """Make every failure of ``handler`` an errno: the one translation, and nothing passes it.
 
     pyfuse3 ends its main loop on anything but FUSEError. The result is Any because pyfuse3 has
@@ -85,14 +91,14 @@ async def _refuse(*_arguments: Any, **_named: Any) -> NoReturn:
     raise FUSEError(errno.EROFS)
 
 
-class ReadOnlyOperations(pyfuse3.Operations):
-    """An image as a read-only file system."""
+class ReadingOperations(pyfuse3.Operations):
+    """What needs no change: answered from ``files``, the tree alone or with an upper on it."""
 
     supports_dot_lookup = False  # for NFS export, which needs more than that
 
     def __init__(
         self,
-        tree: Tree,
+        files: Tree | Upper,
         facts: ImageFacts,
         *,
         list_layers: bool = False,
@@ -105,111 +111,79 @@ class ReadOnlyOperations(pyfuse3.Operations):
         # But it also asks for the root's again at every walk through it (the root's inode is older
         # than the negotiation), so an image that has none is spared that.
         self.enable_acl = facts.has_acls
-        self._tree = tree
+        self._files = files
         self._facts = facts
         self._layer_names = (LAYER, LAYER_INDEX) if list_layers else ()
         self._disk_readers = trio.CapacityLimiter(_READERS)
 
-    @_answered
+    @answered
     async def lookup(self, directory: Node, name: bytes, _context: RequestContext) -> Any:
         """Find a name; that there is none is worth remembering, too."""
         try:
-            return _entry(self._tree.lookup(directory, name))
+            return entry_of(self._files.lookup(directory, name))
         except FileNotFoundError:
-            return _no_entry()
+            return no_entry()
 
-    @_answered
+    @answered
     async def getattr(self, node: Node, _context: RequestContext) -> Any:
         """The attributes of a node."""
-        return _entry(self._tree.getattr(node))
+        return entry_of(self._files.getattr(node))
 
-    @_answered
+    @answered
     async def readlink(self, node: Node, _context: RequestContext) -> bytes:
         """The target of a symlink."""
-        return self._tree.readlink(node)
+        return self._files.readlink(node)
 
     async def access(self, _node: Any, _mode: Any, _context: RequestContext) -> bool:
         """Allow: the kernel decides (default_permissions), and so does not even ask."""
         return True
 
-    # ---- directories -----------------------------------------------------------------------------
-
-    async def opendir(self, node: Any, _context: RequestContext) -> Any:
-        """Open a directory; its handle is the node."""
-        return node
-
-    @_answered
-    async def readdir(self, node: Node, cookie: int, token: ReaddirToken) -> None:
-        """List a directory from ``cookie`` on, until the reply is full."""
-        shift = len(_DOTS)
-        for number in range(cookie, shift):
-            where = self._tree.parent(node) if number else node
-            if not pyfuse3.readdir_reply(token, _DOTS[number], _directory(where), number + 1):
-                return
-        at, count = max(cookie - shift, 0), _FIRST_BATCH
-        while entries := self._tree.list(node, at, count):
-            for name, at, attributes in entries:
-                if not pyfuse3.readdir_reply(token, name, _entry(attributes), at + shift):
-                    return
-            count = _BATCH
-
-    async def releasedir(self, _handle: Any) -> None:
-        """Nothing was opened."""
-
     # ---- files -----------------------------------------------------------------------------------
 
-    @_answered
-    async def open(self, node: Any, flags: int, _context: RequestContext) -> FileInfo:
-        """Open a file for reading; its handle is the node."""
-        if flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY:
-            raise FUSEError(errno.EROFS)
-        return FileInfo(fh=node, keep_cache=True)
-
-    @_answered
+    @answered
     async def read(self, node: Node, offset: int, size: int) -> bytes:
         """Read at once what is in memory; wait for the disk elsewhere."""
         try:
-            return self._tree.read(node, offset, size, nowait=True)
+            return self._files.read(node, offset, size, nowait=True)
         except BlockingIOError:
             with self._owing:
                 return await trio.to_thread.run_sync(
-                    self._tree.read, node, offset, size, limiter=self._disk_readers
+                    self._files.read, node, offset, size, limiter=self._disk_readers
                 )
-
-    async def release(self, _handle: Any) -> None:
-        """Nothing was opened."""
 
     # ---- the file system as a whole --------------------------------------------------------------
 
-    @_answered
+    @answered
     async def statfs(self, _context: RequestContext) -> StatvfsData:
-        """Sizes of the image; nothing is free."""
+        """Those of the directory's file system; else sizes of the image, and nothing is free."""
+        if self._facts.directory is not None:
+            return _statfs_of(self._facts.directory)
         data = StatvfsData()
         data.f_bsize = data.f_frsize = _BLOCK
         data.f_blocks = -(-self._facts.bytes // _BLOCK)
         data.f_files = self._facts.inodes
-        data.f_namemax = 255
+        data.f_namemax = NAME_MAX
         return data
 
     # ---- extended attributes ---------------------------------------------------------------------
 
-    @_answered
+    @answered
     async def getxattr(self, node: Node, name: bytes, context: RequestContext) -> bytes:
         """One extended attribute; which layer a file is from is one, too."""
         if name in (LAYER, LAYER_INDEX):
-            index = self._tree.getattr(node).layer
-            if index >= len(self._facts.diff_ids):  # an image without layers has a root, too
+            index = self._files.getattr(node).layer
+            if index >= len(self._facts.layers):  # an image without layers has a root, too
                 raise FUSEError(errno.ENODATA)
-            return (str(index) if name == LAYER_INDEX else self._facts.diff_ids[index]).encode()
+            return os.fsencode(str(index) if name == LAYER_INDEX else self._facts.layers[index])
         if not _visible(name, context):
-            raise FUSEError(errno.ENODATA)
-        return self._tree.getxattr(node, name)
+            raise FUSEError(errno.ENODATA if has_namespace(name) else errno.EOPNOTSUPP)
+        return self._files.getxattr(node, name)
 
-    @_answered
+    @answered
     async def listxattr(self, node: Node, context: RequestContext) -> Sequence[bytes]:
         """The names that getxattr answers, but for those of the layer unless asked for."""
         hidden = (LAYER, LAYER_INDEX)
-        names = [name for name in self._tree.listxattr(node) if name not in hidden]
+        names = [name for name in self._files.listxattr(node) if name not in hidden]
         names = [name for name in names if _visible(name, context)]
         names += self._layer_names
         if any(name.startswith(b"user.") for name in names) and not self._has_user_xattrs(node):
@@ -218,8 +192,59 @@ class ReadOnlyOperations(pyfuse3.Operations):
 
     def _has_user_xattrs(self, node: Node) -> bool:
         """Whether the kernel lets ``user.`` attributes of such a file be read: see xattr(7)."""
-        mode = self._tree.getattr(node).mode
+        mode = self._files.getattr(node).mode
         return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+
+
+class ReadOnlyOperations(ReadingOperations):
+    """A tree as a read-only file system."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        facts: ImageFacts,
+        *,
+        list_layers: bool = False,
+        owing: AbstractContextManager[None] | None = None,
+    ) -> None:
+        super().__init__(tree, facts, list_layers=list_layers, owing=owing)
+        self._tree = tree
+
+    # ---- directories -----------------------------------------------------------------------------
+
+    async def opendir(self, node: Any, _context: RequestContext) -> Any:
+        """Open a directory; its handle is the node."""
+        return node
+
+    @answered
+    async def readdir(self, node: Node, cookie: int, token: ReaddirToken) -> None:
+        """List a directory from ``cookie`` on, until the reply is full."""
+        shift = len(DOTS)
+        for number in range(cookie, shift):
+            where = self._tree.parent(node) if number else node
+            if not pyfuse3.readdir_reply(token, DOTS[number], dot_entry(where), number + 1):
+                return
+        at, count = max(cookie - shift, 0), FIRST_BATCH
+        while entries := self._tree.list(node, at, count):
+            for name, at, attributes in entries:
+                if not pyfuse3.readdir_reply(token, name, entry_of(attributes), at + shift):
+                    return
+            count = BATCH
+
+    async def releasedir(self, _handle: Any) -> None:
+        """Nothing was opened."""
+
+    # ---- files -----------------------------------------------------------------------------------
+
+    @answered
+    async def open(self, node: Any, flags: int, _context: RequestContext) -> FileInfo:
+        """Open a file for reading; its handle is the node."""
+        if flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY:
+            raise FUSEError(errno.EROFS)
+        return FileInfo(fh=node, keep_cache=True)
+
+    async def release(self, _handle: Any) -> None:
+        """Nothing was opened."""
 
     # ---- changes ---------------------------------------------------------------------------------
 
@@ -227,8 +252,9 @@ class ReadOnlyOperations(pyfuse3.Operations):
     create = write = setxattr = removexattr = _refuse
 
 
-def _entry(attributes: Attributes) -> EntryAttributes:
-    node, mode, nlink, uid, gid, major, minor, size, blocks, mtime, _layer = attributes
+def entry_of(attributes: Attributes) -> EntryAttributes:
+    """Attributes as pyfuse3 takes them; the kernel may keep them for good."""
+    node, mode, nlink, uid, gid, major, minor, size, blocks, mtime, _, atime, ctime = attributes
     entry = EntryAttributes()
     entry.st_ino = InodeT(node)
     entry.st_mode = mode
@@ -239,19 +265,30 @@ def _entry(attributes: Attributes) -> EntryAttributes:
     entry.st_size = size
     entry.st_blocks = blocks
     entry.st_blksize = _BLOCK
-    entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = mtime
+    entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = atime, mtime, ctime
     entry.entry_timeout = entry.attr_timeout = _FOREVER
     return entry
 
 
-def _no_entry() -> EntryAttributes:
+def _statfs_of(directory: int) -> StatvfsData:
+    found = os.fstatvfs(directory)
+    data = StatvfsData()
+    data.f_bsize, data.f_frsize = found.f_bsize, found.f_frsize
+    data.f_blocks, data.f_bfree, data.f_bavail = found.f_blocks, found.f_bfree, found.f_bavail
+    data.f_files, data.f_ffree, data.f_favail = found.f_files, found.f_ffree, found.f_favail
+    data.f_namemax = NAME_MAX
+    return data
+
+
+def no_entry() -> EntryAttributes:
+    """That there is no such name, for the kernel to remember."""
     entry = EntryAttributes()
     entry.st_ino = InodeT(0)
     entry.entry_timeout = _FOREVER
     return entry
 
 
-def _directory(node: Node) -> EntryAttributes:
+def dot_entry(node: Node) -> EntryAttributes:
     """What a listing says of "." and "..": a number and a type, the kernel takes no more."""
     entry = EntryAttributes()
     entry.st_ino = InodeT(node)
@@ -259,5 +296,10 @@ def _directory(node: Node) -> EntryAttributes:
     return entry
 
 
+def has_namespace(name: bytes) -> bool:
+    """Whether an extended attribute of this name can be; as file systems of a disk have it."""
+    return name in ACLS or name.startswith(_SHOWN_TO_ROOT)
+
+
 def _visible(name: bytes, context: RequestContext) -> bool:
-    return name in _ACLS or name.startswith(_SHOWN if context.uid else _SHOWN_TO_ROOT)
+    return name in ACLS or name.startswith(_SHOWN if context.uid else _SHOWN_TO_ROOT)

@@ -1,8 +1,13 @@
 """The options of a mount: what ``-o`` may say, as one value.
 
-Options are those of mount(8), where they mean something for a read-only FUSE file system, plus
+Options are those of mount(8), where they mean something for a FUSE file system, plus
 ``xattrs=layers`` of our own. Without any, set-user-ID bits and device nodes of the image have no
 effect (``nosuid,nodev``): an image is somebody else's file system.
+
+``default_permissions`` lets the kernel check owners and modes. That is always so for root's mounts,
+for read-only ones, and where other users get in. A writable mount of an ordinary user, who alone
+gets in, goes without: there, who mounts may do everything, as root may in a container. With
+``-o default_permissions`` modes are checked there, too.
 """
 
 from __future__ import annotations
@@ -23,19 +28,26 @@ class MountOptions:
     atime: bool = False
     allow_other: bool | None = None
     list_layers: bool = False
+    ro: bool = False
+    default_permissions: bool = False
 
     def for_others(self, *, root: bool) -> bool:
         """Whether users other than the one who mounts get in."""
         return root if self.allow_other is None else self.allow_other
 
+    def checks_permissions(self, *, root: bool, writable: bool) -> bool:
+        """Whether the kernel checks owners and modes."""
+        return root or not writable or self.default_permissions or self.for_others(root=False)
+
 
 _Change = Callable[[MountOptions], MountOptions]
 
 _CHANGES: dict[str, _Change] = {
-    "ro": lambda options: options,
-    "default_permissions": lambda options: options,  # always on
+    "ro": lambda options: replace(options, ro=True),
+    "rw": lambda options: replace(options, ro=False),
+    "default_permissions": lambda options: replace(options, default_permissions=True),
     "nonempty": lambda options: options,  # always allowed
-    "relatime": lambda options: options,  # access times are those of the image
+    "relatime": lambda options: options,  # access times are those of the layers, or of the upper
     "dev": lambda options: replace(options, dev=True),
     "nodev": lambda options: replace(options, dev=False),
     "suid": lambda options: replace(options, suid=True),
@@ -55,8 +67,6 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
     options = MountOptions()
     names = [name for text in texts for name in text.split(",") if name]
     unknown = [name for name in names if name not in _CHANGES]
-    if "rw" in unknown:
-        raise UsageError("-o rw: writable mounts do not exist yet")
     if unknown:
         known = ", ".join(sorted(_CHANGES))
         raise UsageError(f"unknown mount option {', '.join(unknown)} (known: {known})")

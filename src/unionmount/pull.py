@@ -23,7 +23,7 @@ from unionmount.errors import (
     UnionmountError,
     UsageError,
 )
-from unionmount.image import Image
+from unionmount.image import SCRATCH, Image, scratch
 from unionmount.layer import (
     LIMIT_VARIABLE,
     Expected,
@@ -39,6 +39,7 @@ from unionmount.reference import Reference, printable
 from unionmount.sources import STDIN, LayerBlob, Location, Source, choose
 from unionmount.sources.archive import TarFiles, open_archive
 from unionmount.sources.layout import DirectoryFiles, OciLayout
+from unionmount.store import StoredImage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from unionmount.layer import ImportLimits
     from unionmount.reference import Digest
     from unionmount.sources import Entry, SourceImage
-    from unionmount.store import Store, StoredImage
+    from unionmount.store import Store
 
 _READ_STEP = 1024 * 1024
 
@@ -87,7 +88,8 @@ def open_image(
     location = Location.parse(source)
     pull = Pull(store, limits or store.limits, platform, verify, progress)
     if location.kind == "stored":
-        return _open_stored(pull, location.path)
+        stored = _find_stored(pull, location.path)
+        return _open_stored(pull, stored, name_of(stored))
     with _open_source(pull, location) as opened:
         entry = choose(opened.source.entries(), location.selector, opened.source.what)
         found = opened.source.image(entry, platform)
@@ -129,6 +131,40 @@ def load(
             if loaded is not None:
                 loaded(images[-1])
     return images
+
+
+def keep_image(
+    store: Store,
+    source: str,
+    *,
+    platform: Platform | None = None,
+    limits: ImportLimits | None = None,
+    progress: Progress | None = None,
+) -> StoredImage:
+    """The image that ``open_image`` would open, with all its layers in the store.
+
+    It gets those of its names that no other image has: only ``load`` moves names.
+    """
+    location = Location.parse(source)
+    pull = Pull(store, limits or store.limits, platform, progress=progress)
+    if location.kind == "stored":
+        return _find_stored(pull, location.path)
+    with _open_source(pull, location) as opened:
+        entry = choose(opened.source.entries(), location.selector, opened.source.what)
+        return _load_entry(pull, opened.source, entry, take_over=False)
+
+
+def open_stored(
+    store: Store,
+    stored: StoredImage,
+    name: str,
+    *,
+    verify: bool = False,
+    progress: Progress | None = None,
+) -> OpenImage:
+    """Open an image of the store under the name that it had when it was found."""
+    pull = Pull(store, store.limits, verify=verify, progress=progress)
+    return _open_stored(pull, stored, name)
 
 
 def check_image(
@@ -270,13 +306,24 @@ def _read_full(fd: int, size: int) -> bytes:
 # -- images
 
 
-def _open_stored(pull: Pull, text: str) -> OpenImage:
-    stored = pull.store.find_image(text)
+def _find_stored(pull: Pull, text: str) -> StoredImage:
+    stored = _keep_scratch(pull.store) if text == SCRATCH else pull.store.find_image(text)
+    if pull.platform is not None:
+        offered = pull.store.read_image(stored).config.platform
+        if pull.platform.distance(offered) is None:
+            raise NotFoundError(f"image '{printable(text)}' is for {offered}, not {pull.platform}")
+    return stored
+
+
+def _keep_scratch(store: Store) -> StoredImage:
+    """The empty image, as if it were in the store: its documents are; no list shows it."""
+    image = scratch()
+    manifest = store.put_blob(image.manifest.raw, image.manifest.digest)
+    return StoredImage((), manifest, store.put_blob(image.config.raw, image.id), 0)
+
+
+def _open_stored(pull: Pull, stored: StoredImage, name: str) -> OpenImage:
     image = pull.store.read_image(stored)
-    if pull.platform is not None and pull.platform.distance(image.config.platform) is None:
-        raise NotFoundError(
-            f"image '{printable(text)}' is for {image.config.platform}, not {pull.platform}"
-        )
     with ExitStack() as stack:
         layers = []
         for diff_id in image.diff_ids:
@@ -286,17 +333,24 @@ def _open_stored(pull: Pull, text: str) -> OpenImage:
             if pull.verify:
                 _check_diff_id(_data_of(layer), diff_id, f"layer {diff_id}", pull.progress)
         stack.pop_all()
-    name = Reference.parse(stored.names[0]).familiar if stored.names else stored.id.short
     return OpenImage(image, name, tuple(layers))
 
 
-def _load_entry(pull: Pull, source: Source, entry: Entry) -> StoredImage:
+def name_of(stored: StoredImage) -> str:
+    """What people call an image of the store."""
+    if stored.names:
+        return Reference.parse(stored.names[0]).familiar
+    return SCRATCH if stored.id == scratch().id else stored.id.short
+
+
+def _load_entry(pull: Pull, source: Source, entry: Entry, *, take_over: bool = True) -> StoredImage:
     found = source.image(entry, pull.platform)
     for blob in found.layers:
         _import(pull, blob)
     source.check_unchanged()
     source.release()
-    return pull.store.put_image(entry.names, _exact_image(pull.store, found))
+    image = _exact_image(pull.store, found)
+    return pull.store.put_image(entry.names, image, take_over=take_over)
 
 
 def _exact_image(store: Store, found: SourceImage) -> Image:

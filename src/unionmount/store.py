@@ -8,6 +8,7 @@
     <root>/layers/<alg>/<hex>/        layer.tar and layer.idx, named by the diff_id
     <root>/blobs/<alg>/<hex>          manifests and configs as received
     <root>/inplace/<key>.idx          indexes of layers that stay where they are
+    <root>/containers/<name>/         writable layers; see ``containers``
     <root>/tmp/                       what is being made; see ``layer.Staging``
 
 Everything appears by a rename after fsync, so any number of processes may use a store at once and
@@ -71,6 +72,7 @@ _DIRECTORIES = (
     "blobs",
     "blobs/sha256",
     "blobs/sha512",
+    "containers",
 )
 
 
@@ -135,11 +137,10 @@ class Store:
 
     def import_layer(self, expected: Expected, limits: ImportLimits | None = None) -> LayerImport:
         """Take a layer in: write its blob to what this returns."""
-        target = self._layer_path(expected.diff_id)
 
-        def publish(staging: Staging) -> None:
+        def publish(staging: Staging, diff_id: Digest) -> None:
             # where another import of the same layer came first, its copy is as good
-            staging.publish(target)
+            staging.publish(self._layer_path(diff_id))
 
         return LayerImport(Staging(self._tmp), publish, expected, limits or self.limits)
 
@@ -205,6 +206,10 @@ class Store:
         with Staging(self._tmp) as staging:
             return staging.create("spool")
 
+    def staging(self) -> Staging:
+        """A directory of the store to make something in, gone with this process."""
+        return Staging(self._tmp)
+
     # -- documents
 
     def _blob_path(self, digest: Digest) -> Path:
@@ -245,13 +250,21 @@ class Store:
 
     # -- images
 
-    def put_image(self, names: Sequence[Reference], image: Image) -> StoredImage:
-        """Record an image whose layers are here; the names now mean it and no other image."""
+    def put_image(
+        self, names: Sequence[Reference], image: Image, *, take_over: bool = True
+    ) -> StoredImage:
+        """Record an image whose layers are here; the names now mean it and no other image.
+
+        Without ``take_over`` a name that means another image already goes on to do so.
+        """
         manifest = self.put_blob(image.manifest.raw, image.manifest.digest)
         self.put_blob(image.config.raw, image.id)
         added = [str(name.with_default_tag()) for name in names]
         with self._locked():
             known = self._read_catalogue()
+            if not take_over:
+                taken = {name for one in known if one.manifest != manifest for name in one.names}
+                added = [name for name in added if name not in taken]
             old = next((one for one in known if one.manifest == manifest), None)
             kept = [name for name in old.names if name not in added] if old is not None else []
             created = old.created if old is not None else int(time.time())
@@ -273,6 +286,10 @@ class Store:
         if len({one.id for one in found}) > 1:
             raise InvalidReference(f"'{printable(text)}' stands for {len(found)} images")
         return found[0]
+
+    def has_image_named(self, text: str) -> bool:
+        """Whether ``text`` is the name of an image; the beginning of an ID is no name."""
+        return bool(_by_name(self._read_catalogue(), text))
 
     def read_image(self, stored: StoredImage) -> Image:
         """The manifest and config of an image, parsed."""

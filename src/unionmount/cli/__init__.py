@@ -28,11 +28,16 @@ _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click
 
 _COMMANDS = {  # name: module and help, so that listing them imports none
     "check": ("check", "Verify an image and name what can't be shown of it."),
+    "commit": ("commit", "Make an image of a container."),
+    "diff": ("diff", "Show what was changed in a container."),
     "images": ("images", "List the images of the store."),
     "layers": ("layers", "Show the layers of an image, or what one layer changes."),
     "load": ("load", "Load the images of an archive into the store."),
-    "mount": ("mount", "Mount an image, read-only."),
-    "ps": ("ps", "List mounts."),
+    "mount": ("mount", "Mount an image, writable or read-only."),
+    "overlay": ("overlay", "Mount directories on top of each other."),
+    "ps": ("ps", "List mounts, and containers."),
+    "rm": ("rm", "Remove containers."),
+    "save": ("save", "Write images of the store to an archive or a layout."),
     "umount": ("umount", "Unmount images."),
     "unmount": ("umount", "Same as umount."),
     "version": ("version", "Print the version."),
@@ -47,10 +52,10 @@ class Settings:
     debug: bool = False
 
     def store_root(self) -> Path:
-        """Where the store is."""
+        """Where the store is, as an absolute path: a daemon is somewhere else."""
         from unionmount.store import default_root
 
-        return Path(self.root) if self.root else default_root(os.environ)
+        return (Path(self.root) if self.root else default_root(os.environ)).absolute()
 
     def store(self) -> Store:
         """The store, with the limits of the environment, and descriptors for many layers."""
@@ -103,7 +108,8 @@ def cli(settings: Settings, root: str | None, debug: bool) -> None:
     """Mount container images as directories.
 
     SOURCE is docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF], a path to one of
-    these, or the name or ID of an image in the store.
+    these, the name or ID of an image in the store, or scratch, the empty image. CONTAINER is the
+    name of a container, one word.
     """
     settings.root = root
     settings.debug = debug

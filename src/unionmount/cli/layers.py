@@ -34,9 +34,9 @@ def command(settings: Settings, source: str, number: int | None, platform: str |
     Layers are numbered from 0, the lowest. With NUMBER one line for each path: A added, C changed,
     D deleted.
     """
-    from unionmount.cli.mount import open_source
+    from unionmount.cli.opening import open_source
 
-    with open_source(settings, source, platform) as image:
+    with open_source(settings, source, platform=platform) as image:
         if number is None:
             print_table(_HEADER, list(_rows(image)))
         else:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -13,25 +11,29 @@ from unionmount.cli.options import platform_option, root_option
 
 if TYPE_CHECKING:
     from unionmount.cli import Settings
-    from unionmount.daemon import Ready
-    from unionmount.layer import OpenImage
-    from unionmount.mounts import MountTable
-    from unionmount.options import MountOptions
 
 _OPTIONS_HELP = (
-    "Mount options, comma-separated: dev, suid, exec, atime and allow_other, or with 'no' in front "
-    "(nosuid,nodev is the default), and xattrs=layers (list which layer a file is from)."
+    "Mount options, comma-separated: ro, dev, suid, exec, atime and allow_other, or with 'no' in "
+    "front (nosuid,nodev is the default), default_permissions (check modes also where only who "
+    "mounts gets in), and xattrs=layers (list which layer a file is from)."
 )
 
 
 @click.command("mount")
+@click.option(
+    "--name", metavar="NAME", help="Make a container of this name; default: a name of two words."
+)
+@click.option("--upper", metavar="DIR", help="Keep the changes in DIR, made if need be.")
+@click.option("--work", metavar="DIR", help="The work directory of --upper; default: DIR.work.")
+@click.option("--ephemeral", is_flag=True, help="Throw the changes away at the unmount.")
+@click.option("--ro", is_flag=True, help="Mount read-only.")
+@click.option("--volatile", is_flag=True, help="Sync nothing: a crash of the system may lose all.")
 @platform_option
 @click.option("-o", "options", metavar="OPT,…", multiple=True, help=_OPTIONS_HELP)
 @click.option("-f", "--foreground", is_flag=True, help="Serve here; Ctrl-C unmounts.")
-@click.option("--ro", is_flag=True, help="Mount read-only: so far every mount is, with or without.")
-@click.option("--verify", is_flag=True, help="Check the digests of layers that are used in place.")
+@click.option("--verify", is_flag=True, help="Check the digests of all layers first.")
 @root_option
-@click.argument("source")
+@click.argument("source", metavar="IMAGE|CONTAINER")
 @click.argument("mountpoint", required=False)
 @click.pass_obj
 def command(
@@ -39,95 +41,45 @@ def command(
     platform: str | None,
     options: tuple[str, ...],
     foreground: bool,
-    ro: bool,  # noqa: ARG001
+    ro: bool,
     verify: bool,
+    name: str | None,
+    upper: str | None,
+    work: str | None,
+    ephemeral: bool,
+    volatile: bool,
     source: str,
     mountpoint: str | None,
 ) -> None:
-    """Mount the image SOURCE at MOUNTPOINT, read-only, and print the mount point.
+    """Mount an image, or a container again, at MOUNTPOINT, and print the mount point.
 
     A background process serves the mount until it is unmounted. Without MOUNTPOINT a directory
-    below the runtime directory is made. There are no writable mounts yet.
+    below the runtime directory is made.
 
-    SIGTERM, SIGINT and SIGHUP unmount; files that are open then stay readable. A second one ends
-    the process at once.
+    Changes are kept in a container: a directory of the store, which stays when it is unmounted, is
+    mounted again by its name, listed by "ps -a" and removed by "rm". The layers of its image are
+    kept in the store, too; with --ro, --upper and --ephemeral, uncompressed ones are used where
+    they are.
+
+    CONTAINER is one word, without '/' and ':'. One that is also the name of an image or file is
+    refused: container:NAME means the container, NAME:TAG the image, ./NAME the file.
+
+    SIGTERM, SIGINT and SIGHUP unmount; files that are open then stay usable. A second one ends the
+    process at once.
     """
-    from unionmount import daemon
-    from unionmount.fusemount import check_mountpoint
-    from unionmount.mounts import MountTable
+    from unionmount.cli.prepare import Wanted, prepared
+    from unionmount.cli.serving import Starting, check_place, print_mountpoint
     from unionmount.options import parse_options
 
-    inherited = daemon.inherited_descriptors()
-    wanted = parse_options(options)
-    where = Path(os.path.realpath(mountpoint)) if mountpoint is not None else None
-    if where is not None:
-        check_mountpoint(where)
-    with open_source(settings, source, platform, verify=verify) as image:
-        image.tree()  # a damaged index is told here and now
-        # the daemon is somewhere else: paths may be relative
-        places = os.path.realpath(settings.store_root()), MountTable.of_user()
+    parsed = parse_options(options)
+    parsed = replace(parsed, ro=ro or parsed.ro)
+    wanted = Wanted(platform, verify, parsed.ro, name, upper, work, ephemeral, volatile)
+    wanted.check()
+    start = Starting(settings, parsed, check_place(mountpoint), foreground=foreground)
+    with prepared(settings, wanted, source, start.table) as found:
 
-        def serve(ready: daemon.Ready) -> None:
-            _serve(settings.debug, image, (source, where, wanted, *places, not foreground), ready)
+        def announce(path: str) -> None:
+            print_mountpoint(path)
+            found.announced()
 
-        if foreground:
-            serve(print_mountpoint)
-        else:
-            sys.stdout.flush()
-            announce(daemon.run_in_background(serve, inherited))
-
-
-def announce(path: str) -> None:
-    """Print the mount point; a mount of which nobody can be told is taken away again."""
-    from unionmount.fusemount import unmount_fuse
-
-    try:
-        print_mountpoint(path)
-    except OSError as error:
-        unmount_fuse(Path(path), lazy=True)
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise OSError(error.errno, error.strerror, "standard output") from None
-
-
-def print_mountpoint(path: str) -> None:
-    """Print a path so that a script can use it: as it is."""
-    sys.stdout.buffer.write(os.fsencode(path) + b"\n")
-    sys.stdout.flush()
-
-
-def open_source(
-    settings: Settings, source: str, platform: str | None, *, verify: bool = False
-) -> OpenImage:
-    """Open the image that a user named; tells of an import's progress."""
-    from unionmount.cli.output import ProgressLine
-    from unionmount.image import Platform
-    from unionmount.pull import open_image
-
-    progress = ProgressLine()
-    try:
-        return open_image(
-            settings.store(),
-            source,
-            platform=Platform.parse(platform) if platform else None,
-            verify=verify,
-            progress=progress,
-        )
-    finally:
-        progress.clear()
-
-
-def _serve(
-    debug: bool,
-    image: OpenImage,
-    wanted: tuple[str, Path | None, MountOptions, str, MountTable, bool],
-    ready: Ready,
-) -> None:
-    """Import what serves only here: in the process that does."""
-    import logging
-
-    from unionmount.mount import MountRequest, run_mount
-
-    level = logging.DEBUG if debug else logging.WARNING
-    logging.basicConfig(level=level, format="unionmount: %(name)s: %(message)s")
-    run_mount(image, MountRequest(*wanted), ready)
+        start.run(found.image, found.source, found.plan, announce)

@@ -9,47 +9,60 @@ from typing import TYPE_CHECKING
 
 import click
 
+from unionmount.cli.options import root_option
 from unionmount.errors import MountError, NotFoundError, UnionmountError
 from unionmount.reference import printable
 
 if TYPE_CHECKING:
+    from unionmount.cli import Settings
     from unionmount.mounts import MountTable, Record, Status
 
 _PATIENCE = 10.0  # seconds that a daemon has to end after its file system is unmounted
 
 
 @click.command("umount")
-@click.argument("targets", metavar="MOUNTPOINT|ID…", nargs=-1)
+@click.argument("targets", metavar="MOUNTPOINT|ID|CONTAINER…", nargs=-1)
 @click.option("-a", "--all", "every", is_flag=True, help="Unmount everything that 'ps' lists.")
 @click.option("-l", "--lazy", is_flag=True, help="Detach now, and let those finish who use it.")
-def command(targets: tuple[str, ...], every: bool, lazy: bool) -> int:
-    """Unmount images, by mount point or ID; dead mounts are cleaned up, too.
+@root_option
+@click.pass_obj
+def command(settings: Settings, targets: tuple[str, ...], every: bool, lazy: bool) -> int:
+    """Unmount images, by mount point, ID or container; dead mounts are cleaned up, too.
+
+    A container keeps what was changed in it. CONTAINER is its name, or container:NAME where a
+    directory is called so, too.
 
     Returns when the serving process has ended, with --lazy when the mount is detached.
     """
     from unionmount.mounts import MountTable
 
     if every == bool(targets):
-        raise click.UsageError("give either mount points (or IDs), or --all")
+        raise click.UsageError("give either mount points (IDs, containers), or --all")
     table = MountTable.of_user()
     names = [one.record.id for one in reversed(table.all())] if every else list(targets)
     failed = False
     for name in names:
         try:
-            unmount(table, name, lazy=lazy)
+            _unmount_named(settings, table, name, lazy=lazy)
         except UnionmountError as error:
             failed = True
             print(f"unionmount: {error}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def unmount(table: MountTable, target: str, *, lazy: bool) -> None:
-    """Unmount one target and wait for its daemon, or clean up after a dead one."""
+def _unmount_named(settings: Settings, table: MountTable, target: str, *, lazy: bool) -> None:
+    from unionmount.cli.targets import find_mount
+
     try:
-        found = table.find(target)
+        found = find_mount(table, settings.store_root(), target)
     except NotFoundError:
         _unmount_unknown(target, lazy=lazy)
         return
+    unmount(table, found, lazy=lazy)
+
+
+def unmount(table: MountTable, found: Status, *, lazy: bool) -> None:
+    """Unmount what was found and wait for its daemon, or clean up after a dead one."""
     if found.alive:
         _unmount_live(found, lazy=lazy)
     else:
@@ -91,8 +104,8 @@ def _take_away(record: Record, *, lazy: bool) -> None:
 
 def _say_still_running(record: Record) -> None:
     text = (
-        f"{printable(record.mountpoint)} is unmounted, but still in use where it was detached or "
-        f"in another mount namespace: process {record.pid} serves it until then"
+        f"{printable(record.mountpoint)} is unmounted; process {record.pid} still writes changes "
+        "to disk, or serves who uses it, detached or in another mount namespace"
     )
     print(f"unionmount: {text}", file=sys.stderr)
 
@@ -102,6 +115,8 @@ def _unmount_unknown(target: str, *, lazy: bool) -> None:
     from unionmount.fusemount import unmount_fuse
     from unionmount.mountinfo import FILE_SYSTEM, mounted_at
 
+    if not target:  # as a path it would be the working directory
+        raise NotFoundError("no mount has an empty name")
     path = Path(os.path.realpath(target))
     mounted = mounted_at(path)
     if mounted is None or mounted.file_system != FILE_SYSTEM:

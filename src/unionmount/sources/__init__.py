@@ -7,17 +7,20 @@
     oci:DIR[:REF]               an OCI image layout, a directory
     PATH[:REF]                  one of these, seen from what it holds
     NAME or ID                  an image of the store
+    scratch                     the empty image
 
 REF is a name, a tag, or ``@N``, the number of an image in the archive.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from unionmount.errors import InvalidReference, NotFoundError, UsageError
+from unionmount.image import SCRATCH
 from unionmount.reference import Reference, printable
 
 if TYPE_CHECKING:
@@ -53,6 +56,15 @@ class Location:
         prefix = "" if self.kind in ("path", "stored") else f"{self.kind}:"
         return printable(prefix + self.path + (f":{self.selector}" if self.selector else ""))
 
+    def absolute(self) -> str:
+        """The same SOURCE for a process with another working directory."""
+        if self.kind == "stored" or self.path == STDIN:
+            path = self.path
+        else:
+            path = os.path.abspath(self.path)  # noqa: PTH100 - links stay links
+        prefix = f"{self.kind}:" if self.kind in _TRANSPORTS else ""
+        return prefix + path + (f":{self.selector}" if self.selector else "")
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """What ``text`` means; the file system decides where it is ambiguous."""
@@ -64,6 +76,8 @@ class Location:
             raise UsageError(f"unknown transport '{printable(transport)}' (there are {known})")
         if not text:
             raise UsageError("the source is empty")
+        if text == SCRATCH:  # a file of that name is ./scratch
+            return cls("stored", text)
         path, selector = _split_path(text)
         if _is_path(path):
             return cls("path", path, selector)

@@ -1,0 +1,58 @@
+"""Opening what a user wants to see the changes of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unionmount.errors import MountError, NotFoundError
+from unionmount.reference import printable
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.mounts import Record, Status
+    from unionmount.target import OpenTarget
+
+
+def open_target(settings: Settings, word: str) -> OpenTarget:
+    """Open a mount, by its mount point or ID, or a container, by its name, mounted or not."""
+    from unionmount.cli.targets import PREFIX, name_of_container
+    from unionmount.containers import Containers
+    from unionmount.target import open_container
+
+    status = None if word.startswith(PREFIX) else _find_mount(word)
+    if status is not None and status.alive:
+        return _open_mount(settings, status.record)
+    store = settings.store()
+    known, name = Containers(store), name_of_container(word)
+    if name in known:
+        return open_container(store, known.find(name))
+    if status is not None:
+        return _open_mount(settings, status.record)
+    raise NotFoundError(f"{printable(word)}: no such container or mount")
+
+
+def _find_mount(word: str) -> Status | None:
+    from unionmount.mounts import MountTable
+
+    try:
+        return MountTable.of_user().find(word)
+    except NotFoundError:
+        return None
+
+
+def _open_mount(settings: Settings, record: Record) -> OpenTarget:
+    from unionmount.cli.targets import is_overlay
+    from unionmount.containers import Containers
+    from unionmount.target import open_container, open_upper_directory
+
+    if is_overlay(record.source):
+        where = printable(record.mountpoint)
+        raise MountError(f"{where} is a mount of directories; changes are told of those of images")
+    settings.root = record.root  # a mount belongs to a store
+    store = settings.store()
+    if record.container:
+        return open_container(store, Containers(store).find(record.container))
+    if record.upper:
+        return open_upper_directory(store, record.source, Path(record.upper))
+    raise MountError(f"{printable(record.mountpoint)} is mounted read-only: nothing is changed")

@@ -1,0 +1,247 @@
+"""What a mount needs before it is one: an open image, and the place of its changes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unionmount.cli.opening import open_kept, open_source, progress_line
+from unionmount.errors import InvalidReference, MountError, NotFoundError, UsageError
+from unionmount.reference import printable
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.containers import Containers, HeldContainer
+    from unionmount.layer import OpenImage
+    from unionmount.mounts import MountTable
+    from unionmount.upper import UpperPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line says, apart from the source and the mount point."""
+
+    platform: str | None
+    verify: bool
+    read_only: bool
+    name: str | None
+    upper: str | None
+    work: str | None
+    ephemeral: bool
+    volatile: bool
+
+    def check(self) -> None:
+        """UsageError where options do not go together, or name nothing."""
+        for option, value in (("--upper", self.upper), ("--work", self.work)):
+            if value == "":  # and would be the working directory
+                raise UsageError(f"{option} is empty")
+        changing = {
+            "--name": self.name,
+            "--ephemeral": self.ephemeral,
+            "--volatile": self.volatile,
+        }
+        given = [option for option, value in changing.items() if value]
+        if self.read_only and given:
+            raise UsageError(f"{given[0]} is about changes, and there are none with --ro")
+        if self.upper and (self.name or self.ephemeral):
+            other = "--name" if self.name else "--ephemeral"
+            raise UsageError(f"{other} is about containers of the store; --upper is none")
+        if self.work and not self.upper:
+            raise UsageError("--work needs --upper")
+
+    def check_for_container(self, name: str) -> None:
+        """UsageError where options are those of a new container."""
+        new = {
+            "--name": self.name,
+            "--upper": self.upper,
+            "--ephemeral": self.ephemeral,
+            "--platform": self.platform,
+        }
+        given = [option for option, value in new.items() if value]
+        if given:
+            raise UsageError(f"'{name}' is a container, {given[0]} is for new ones")
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What is to be mounted, and for a writable mount where changes go."""
+
+    source: str
+    image: OpenImage
+    plan: UpperPlan | None
+    made: ExitStack  # undoes what was made for this mount
+    new_name: str = ""  # of a container that the user could not know yet
+
+    def announced(self) -> None:
+        """Keep what was made, now that there is a mount; tell the name of a new container."""
+        self.made.pop_all()
+        if self.new_name:
+            with suppress(OSError):  # that nobody listens is no reason to undo the mount
+                print(f"container: {self.new_name}", file=sys.stderr)
+
+
+@contextmanager
+def prepared(
+    settings: Settings, wanted: Wanted, source: str, table: MountTable
+) -> Iterator[Prepared]:
+    """Open an image, and make or find the place of its changes.
+
+    What was made is removed again where nobody says that the mount was announced.
+    """
+    from unionmount.containers import Containers
+
+    known = Containers(settings.store())
+    known.clean()
+    with ExitStack() as opened, ExitStack() as made:
+        opener = _Opener(settings, wanted, known, opened, made)
+        name = _container_name(settings, known, source)
+        if name is not None:
+            wanted.check_for_container(name)
+            yield opener.again(name, table)
+        elif wanted.upper:
+            yield opener.with_upper(source, wanted.upper)
+        elif wanted.read_only:
+            yield opener.read_only(source)
+        else:
+            yield opener.with_container(source)
+
+
+def _container_name(settings: Settings, known: Containers, source: str) -> str | None:
+    """The container that a SOURCE stands for; InvalidReference where it is something else, too."""
+    from unionmount.cli.targets import PREFIX, name_of_container
+    from unionmount.image import SCRATCH
+    from unionmount.sources import Location
+
+    if source.startswith(PREFIX):
+        return name_of_container(source)
+    if source == SCRATCH or source not in known:
+        return None
+    if Location.parse(source).kind == "path":
+        other = f"./{source} a file"
+    elif settings.store().has_image_named(source):
+        other = f"{source}:TAG an image"
+    else:
+        return source
+    raise InvalidReference(f"'{source}' could be two: container:{source} is one, {other}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    """The ways to prepare a mount; what is opened and made is on two stacks of the caller's."""
+
+    settings: Settings
+    wanted: Wanted
+    known: Containers
+    opened: ExitStack
+    made: ExitStack
+
+    def read_only(self, source: str) -> Prepared:
+        """An image alone."""
+        return Prepared(self._absolute(source), self._open_in_place(source), None, self.made)
+
+    def again(self, name: str, table: MountTable) -> Prepared:
+        """A container that is there."""
+        from unionmount.cli.targets import in_use
+        from unionmount.containers import ContainerInUse
+        from unionmount.pull import open_stored
+
+        try:
+            held = self.opened.enter_context(self.known.hold(name))
+        except ContainerInUse:
+            raise in_use(table, self.settings.store_root(), name) from None
+        found, store = held.container.image, self.settings.store()
+        with progress_line() as progress:
+            image = open_stored(
+                store, found.stored, found.name, verify=self.wanted.verify, progress=progress
+            )
+        self.opened.enter_context(image)
+        return Prepared(found.source, image, self._plan_of(held, image), self.made)
+
+    def with_container(self, source: str) -> Prepared:
+        """An image with a new container."""
+        from unionmount.containers import ContainerImage
+
+        wanted = self.wanted
+        self.known.check_new(wanted.name)
+        if wanted.ephemeral:  # it is mounted only once: plain layers may stay where they are
+            image = self._open_in_place(source)
+        else:
+            image = open_kept(self.settings, source, platform=wanted.platform, verify=wanted.verify)
+            self.opened.enter_context(image)
+        source, found = self._absolute(source), image.image
+        facts = ContainerImage(source, printable(image.name), found.id, found.manifest.digest)
+        held = self.known.create(facts, wanted.name, ephemeral=wanted.ephemeral)
+        self.opened.enter_context(held)
+        remove = partial(_remove, self.known, held)
+        self.made.callback(remove)
+        plan = self._plan_of(held, image)
+        if wanted.ephemeral:
+            return Prepared(source, image, replace(plan, ended=remove), self.made)
+        new_name = held.container.name if wanted.name is None else ""
+        return Prepared(source, image, plan, self.made, new_name)
+
+    def with_upper(self, source: str, upper: str) -> Prepared:
+        """An image with a directory of the user's."""
+        directory = Path(os.path.realpath(upper))
+        work = Path(os.path.realpath(self.wanted.work or f"{directory}.work"))
+        image = self._open_in_place(source)
+        for path in (directory, work):
+            if _make_directory(path):
+                self.made.callback(_remove_empty, path)
+        plan = self._plan(directory, work, image)
+        return Prepared(self._absolute(source), image, plan, self.made)
+
+    @staticmethod
+    def _absolute(source: str) -> str:
+        """The source as it is recorded: others look for it from elsewhere."""
+        from unionmount.sources import Location
+
+        return Location.parse(source).absolute()
+
+    def _open_in_place(self, source: str) -> OpenImage:
+        wanted = self.wanted
+        image = open_source(self.settings, source, platform=wanted.platform, verify=wanted.verify)
+        return self.opened.enter_context(image)
+
+    def _plan_of(self, held: HeldContainer, image: OpenImage) -> UpperPlan:
+        container = held.container
+        plan = self._plan(container.upper, container.work, image)
+        return replace(plan, container=container.name)
+
+    def _plan(self, upper: Path, work: Path, image: OpenImage) -> UpperPlan:
+        from unionmount.upper import UpperPlan
+
+        return UpperPlan(
+            upper,
+            work,
+            lowers=f"layers:{image.image.chain_id}",
+            adopt_root=bool(image.layers),
+            volatile=self.wanted.volatile or self.wanted.ephemeral,
+        )
+
+
+def _remove(known: Containers, held: HeldContainer) -> None:
+    with suppress(NotFoundError):  # the daemon, or the one who started it, has done it
+        known.discard(held)
+
+
+def _make_directory(path: Path) -> bool:
+    """Whether it was made: False where it is there."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise MountError(f"directory {printable(str(path))}: {error.strerror}") from None
+    return True
+
+
+def _remove_empty(path: Path) -> None:
+    with suppress(OSError):
+        path.rmdir()

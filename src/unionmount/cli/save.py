@@ -1,0 +1,95 @@
+"""``unionmount save``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import root_option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unionmount.cli import Settings
+    from unionmount.save import Form, Sink
+
+_STDOUT = "-"
+
+
+@click.command("save")
+@click.option("-o", "--output", default=_STDOUT, metavar="FILE", help="Default: standard output.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["docker-archive", "oci-archive", "oci"]),
+    default="docker-archive",
+    show_default=True,
+    help="oci is a directory.",
+)
+@click.option(
+    "--compress",
+    type=click.Choice(["none", "gzip", "zstd"]),
+    default="none",
+    show_default=True,
+    help="How to compress layers in the OCI formats.",
+)
+@root_option
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE…")
+@click.pass_obj
+def command(
+    settings: Settings, output: str, form: Form, compress: str, images: tuple[str, ...]
+) -> None:
+    """Write images of the store to a file that docker, podman, skopeo, umoci and buildah read.
+
+    Layers are written bit for bit, and the ID of an image stays what it is. FILE appears when it is
+    complete, in place of a file of that name; a directory (oci) must be new or empty. An IMAGE that
+    is given by its ID is saved without a name.
+    """
+    from unionmount.cli.output import ProgressLine
+    from unionmount.compression import Compression
+    from unionmount.errors import UsageError
+    from unionmount.save import find_wanted, save
+
+    if form == "docker-archive" and compress != "none":
+        raise UsageError("the layers of a docker-archive are not compressed; use --format")
+    if output == _STDOUT and form == "oci":
+        raise UsageError("an OCI layout is a directory: name one with -o")
+    if output == _STDOUT and sys.stdout.isatty():
+        raise UsageError("name a file with -o, or redirect standard output (it is a terminal)")
+    store = settings.store()
+    wanted = find_wanted(store, images)
+    compression = None if compress == "none" else Compression(compress)
+    progress = ProgressLine()
+
+    def fill(sink: Sink) -> None:
+        save(store, wanted, sink, form, compression=compression, progress=progress)
+
+    try:
+        _write(output, form, fill)
+    finally:
+        progress.clear()
+
+
+def _write(output: str, form: Form, fill: Callable[[Sink], None]) -> None:
+    from unionmount.save import DirectorySink, new_directory, replaced_file
+
+    if form == "oci":
+        with new_directory(Path(output)) as directory:
+            fill(DirectorySink(directory))
+    elif output == _STDOUT:
+        sys.stdout.flush()
+        _fill_tar(sys.stdout.fileno(), "standard output", fill)
+    else:
+        with replaced_file(Path(output)) as fd:
+            _fill_tar(fd, output, fill)
+
+
+def _fill_tar(fd: int, what: str, fill: Callable[[Sink], None]) -> None:
+    from unionmount.save import TarSink
+
+    sink = TarSink(fd, what)
+    fill(sink)
+    sink.finish()

@@ -1,0 +1,312 @@
+"""What was changed in a container, as a new layer, and with it a new image in the store.
+
+The layer is written while the changes are found, and hashed and indexed while it is written; it is
+never in memory. The same changes always give the same bytes: entries are sorted, deletions come
+first in their directory, nothing depends on who writes when. Source: OCI image-spec 1.1,
+``layer.md`` and ``config.md``.
+
+Nothing is locked. A file is opened before it is written, and its attributes are those of what was
+opened: a name may stand for another file than it did when the difference was found.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from unionmount import core
+from unionmount.changes import REPLACED, Difference, xattrs_of
+from unionmount.errors import UsageError
+from unionmount.image import Config, Image
+from unionmount.instructions import apply_instructions
+from unionmount.layer import Expected, OpenLayer
+from unionmount.reference import printable
+from unionmount.tarwriter import END, Member, can_hold, header, padding
+
+if TYPE_CHECKING:
+    from unionmount.core import Attributes, FileTree, Node
+    from unionmount.reference import Digest, Reference
+    from unionmount.store import Store, StoredImage
+    from unionmount.target import OpenTarget
+
+Warn = Callable[[str], None]
+
+_STEP = 1024 * 1024
+_PIECE = 256 * 1024  # bytes that are handed on at once: small members are many
+_NANO = 1_000_000_000
+_OF_A_CONTAINER = ("container", "container_config")  # Docker's, of the one before
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRequest:
+    """What a new image is called, and what is said of it.
+
+    ``epoch`` (seconds since 1970) makes images reproducible: it is the time of creation, and no
+    file is younger.
+    """
+
+    name: Reference
+    message: str = ""
+    author: str = ""
+    instructions: Sequence[str] = ()
+    epoch: int | None = None
+
+
+def commit(store: Store, target: OpenTarget, request: CommitRequest, warn: Warn) -> StoredImage:
+    """Make an image of a container as it is now; its layers are in the store then."""
+    if request.name.digest is not None:
+        raise UsageError(f"an image can't be given a digest: '{request.name}'")
+    parent = target.image.image.config
+    runtime = apply_instructions(parent.runtime, request.instructions)
+    for layer in target.image.layers:
+        _keep_layer(store, layer)
+    diff_id = _store_layer(store, target, request, warn)
+    raw = _child_config(parent, request, runtime, diff_id)
+    config = Config.parse(raw, "the new image")
+    sizes = [store.layer_info(one).layer_size for one in config.diff_ids]
+    return store.put_image([request.name], Image.from_config(config, sizes, "the new image"))
+
+
+def _keep_layer(store: Store, layer: OpenLayer) -> None:
+    """Let a layer be in the store that was used where it is."""
+    if store.has_layer(layer.diff_id):
+        return
+    expected = Expected(layer.diff_id, f"layer {layer.diff_id}")
+    with store.import_layer(expected) as incoming:
+        for offset in range(layer.offset, layer.offset + layer.length, _STEP):
+            size = min(_STEP, layer.offset + layer.length - offset)
+            incoming.write(os.pread(layer.data_fd, size, offset))
+        incoming.finish()
+
+
+def _store_layer(
+    store: Store, target: OpenTarget, request: CommitRequest, warn: Warn
+) -> Digest | None:
+    """Put the new layer into the store; None where nothing was changed."""
+    found = target.compare(for_layer=True).differences()
+    first = next(found, None)
+    if first is None:
+        return None
+    with store.import_layer(Expected(None, "the new layer")) as incoming:
+        writer = LayerWriter(target.view, incoming.write, request.epoch, warn)
+        writer.write(chain([first], found))
+        target.check_there()
+        incoming.finish()
+        return incoming.diff_id
+
+
+# -- the layer
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A member that can be written without looking at names again."""
+
+    now: Attributes
+    first: bytes | None  # the path that it is a hard link to
+    target: bytes
+    xattrs: dict[bytes, bytes]
+    start: bytes
+    rest: Iterator[bytes]
+
+
+class LayerWriter:
+    """Writes the tar of a layer, from the differences that ``Comparison`` finds for one."""
+
+    def __init__(
+        self, tree: FileTree, write: Callable[[bytes], None], epoch: int | None, warn: Warn
+    ) -> None:
+        self._tree = tree
+        self._write = write
+        self._latest = epoch * _NANO if epoch is not None else None
+        self._warn = warn
+        self._linked: dict[Node, bytes] = {}  # the first names of files with several
+        self._waiting = bytearray()
+
+    def write(self, differences: Iterator[Difference]) -> None:
+        """Write everything, and the end of the tar."""
+        for found in differences:
+            if found.after is None:
+                self._hide(found.path)
+            elif not _is_representable(found.after):
+                self._leave_out(found)
+            else:
+                self._add(found, found.after)
+        self._put(END)
+        self._flush()
+
+    def _hide(self, path: bytes) -> None:
+        directory, slash, name = path.rpartition(b"/")
+        self._put(header(Member(directory + slash + core.whiteout_name(name))))
+
+    def _leave_out(self, found: Difference) -> None:
+        kind = "socket" if stat.S_ISSOCK(found.mode) else "device 0:0"
+        self._warn(f"/{printable(found.path)}: a {kind} can't be in a layer, left out")
+        if found.before is not None:
+            self._hide(found.path)
+
+    def _add(self, found: Difference, after: Attributes) -> None:
+        try:
+            ready = self._ready(found.path, after)
+        except OSError as error:
+            if error.errno not in REPLACED:
+                raise
+            self._warn(f"/{printable(found.path)}: removed meanwhile, left out")
+            if found.before is not None:
+                self._hide(found.path)
+            return
+        if not _is_representable(ready.now):
+            self._leave_out(Difference(found.kind, found.path, found.before, ready.now))
+            return
+        self._put_member(found.path, ready)
+        if found.opaque:
+            self._put(header(Member(found.path + b"/" + core.opaque_name())))
+
+    def _ready(self, path: bytes, after: Attributes) -> _Ready:
+        """All that may fail of a member, done; what was replaced since it was found is that now."""
+        try:
+            ready = self._looked_at(path, after)
+            if _is_unchanged(after, ready.now):
+                return ready
+        except OSError as error:
+            if error.errno not in REPLACED:
+                raise
+        if stat.S_ISDIR(after.mode):  # what it holds is not told of
+            return self._looked_at(path, after)
+        current = self._tree.resolve_anew(path)
+        if stat.S_ISDIR(current.mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        return self._looked_at(path, current)
+
+    def _looked_at(self, path: bytes, after: Attributes) -> _Ready:
+        """What is to be written; a file is open then, and it is that one whose attributes count.
+
+        An empty file stays closed: it is what it was when it was found.
+        """
+        first = self._linked.get(after.node)
+        if first is None and stat.S_ISREG(after.mode) and after.size:
+            self._tree.read(after.node, 0, 0)
+            after = self._tree.getattr(after.node)
+        xattrs = xattrs_of(self._tree, after.node)
+        target = self._tree.readlink(after.node) if stat.S_ISLNK(after.mode) else b""
+        content = self._content(path, after) if first is None else iter(())
+        return _Ready(after, first, target, xattrs, next(content, b""), content)
+
+    def _put_member(self, path: bytes, ready: _Ready) -> None:
+        now, first = ready.now, ready.first
+        if now.nlink > 1 and first is None and not stat.S_ISDIR(now.mode):
+            self._linked[now.node] = path
+        member = Member(
+            name=path or b".",
+            mode=now.mode,
+            uid=now.uid,
+            gid=now.gid,
+            size=now.size if stat.S_ISREG(now.mode) and first is None else 0,
+            mtime_ns=self._clamped(now.mtime_ns),
+            device=(now.major, now.minor),
+            target=first if first is not None else ready.target,
+            hard_link=first is not None,
+            xattrs=ready.xattrs,
+        )
+        self._put(header(member))
+        self._put(ready.start)
+        for piece in ready.rest:
+            self._put(piece)
+        self._put(padding(member.size))
+
+    def _content(self, path: bytes, after: Attributes) -> Iterator[bytes]:
+        """The bytes of a regular file, as many as its size says; holes are zeros."""
+        size = after.size if stat.S_ISREG(after.mode) else 0
+        offset = 0
+        while offset < size:
+            piece = self._tree.read(after.node, offset, min(_STEP, size - offset))
+            if not piece:
+                self._warn(f"/{printable(path)}: became shorter, filled with zeros")
+                piece = bytes(min(_STEP, size - offset))
+            yield piece
+            offset += len(piece)
+
+    def _clamped(self, mtime_ns: int) -> int:
+        return mtime_ns if self._latest is None else min(mtime_ns, self._latest)
+
+    def _put(self, data: bytes) -> None:
+        if len(self._waiting) + len(data) >= _PIECE:
+            self._flush()
+        if len(data) >= _PIECE:
+            self._write(data)
+        else:
+            self._waiting += data
+
+    def _flush(self) -> None:
+        data, self._waiting = bytes(self._waiting), bytearray()
+        self._write(data)
+
+
+def _is_unchanged(before: Attributes, now: Attributes) -> bool:
+    """Whether it is still the file that was seen, as far as times tell."""
+    return (before.mode, before.size, before.mtime_ns, before.ctime_ns) == (
+        now.mode,
+        now.size,
+        now.mtime_ns,
+        now.ctime_ns,
+    )
+
+
+def _is_representable(after: Attributes) -> bool:
+    """Whether a layer can hold it: a device 0:0 would hide its name instead."""
+    is_whiteout = stat.S_ISCHR(after.mode) and (after.major, after.minor) == (0, 0)
+    return can_hold(after.mode) and not is_whiteout
+
+
+# -- the config
+
+
+def _child_config(
+    parent: Config, request: CommitRequest, runtime: dict[str, Any], diff_id: Digest | None
+) -> bytes:
+    """The parent's config, whatever is in it, with what is new."""
+    document: dict[str, Any] = json.loads(parent.raw)
+    for name in _OF_A_CONTAINER:
+        document.pop(name, None)
+    created = _timestamp(request.epoch)
+    row: dict[str, Any] = {"created": created, "created_by": _created_by(request)}
+    if request.author:
+        document["author"] = row["author"] = request.author
+    if request.message:
+        row["comment"] = request.message
+    if diff_id is None:
+        row["empty_layer"] = True
+    document["created"] = created
+    document["config"] = runtime
+    document["rootfs"] = {
+        "type": "layers",
+        "diff_ids": [*map(str, parent.diff_ids), *([str(diff_id)] if diff_id else [])],
+    }
+    # each row without a layer's work says so; rows for layers that nobody described are missing
+    described = sum(not step.empty_layer for step in parent.history)
+    missing: list[dict[str, Any]] = [{} for _ in range(len(parent.diff_ids) - described)]
+    document["history"] = [*(document.get("history") or ()), *missing, row]
+    return json.dumps(document, separators=(",", ":")).encode("ascii")
+
+
+def _created_by(request: CommitRequest) -> str:
+    """What made the layer, as a command; not of which container, for that is only a name."""
+    changes = (word for line in request.instructions for word in ("-c", line))
+    return shlex.join(["unionmount", "commit", *changes])
+
+
+def _timestamp(epoch: int | None) -> str:
+    if epoch is None:
+        return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    try:
+        return datetime.fromtimestamp(epoch, UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(f"not a time: {epoch}") from None

@@ -1,0 +1,157 @@
+"""Members of a tar as every reader understands them: ustar, and pax where that has no room.
+
+The same member always gives the same bytes. Source: POSIX.1-2017, ``pax``, "pax Interchange Format"
+and "ustar Interchange Format". Extended attributes are ``SCHILY.xattr.`` records, whose values are
+bytes (Go and GNU tar read them); one whose name holds ``=``, where a pax key ends, is written as
+libarchive does.
+"""
+
+from __future__ import annotations
+
+import base64
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote_from_bytes
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+"""What stands after the last member."""
+
+_TYPES = {
+    stat.S_IFREG: b"0",
+    stat.S_IFLNK: b"2",
+    stat.S_IFCHR: b"3",
+    stat.S_IFBLK: b"4",
+    stat.S_IFDIR: b"5",
+    stat.S_IFIFO: b"6",
+}
+_HARD_LINK = b"1"
+_PAX = b"x"
+
+_NAME_ROOM = 100
+_MAX_7_DIGITS = 0o7777777
+_MAX_11_DIGITS = 0o77777777777
+_NANO = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member; ``mode`` has the type. ``target`` is that of a symlink or ``hard_link``."""
+
+    name: bytes
+    mode: int = stat.S_IFREG | 0o644
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    device: tuple[int, int] = (0, 0)
+    target: bytes = b""
+    hard_link: bool = False
+    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+def can_hold(mode: int) -> bool:
+    """Whether there is a type of member for this one; a socket has none."""
+    return stat.S_IFMT(mode) in _TYPES
+
+
+def header(member: Member) -> bytes:
+    """What stands before the content: one block, or a pax header and one block."""
+    name = member.name
+    if stat.S_ISDIR(member.mode) and not name.endswith(b"/"):
+        name += b"/"
+    records = b"".join(_record(key, value) for key, value in _extended(member, name))
+    kind = _HARD_LINK if member.hard_link else _TYPES[stat.S_IFMT(member.mode)]
+    block = _block(member, name, kind)
+    if not records:
+        return block
+    around = Member(_pax_name(name), size=len(records))
+    return b"".join((_block(around, around.name, _PAX), records, padding(len(records)), block))
+
+
+def padding(size: int) -> bytes:
+    """What fills the last block of ``size`` bytes."""
+    return bytes(-size % BLOCK)
+
+
+def _extended(member: Member, name: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """What the block has no room for, in a fixed order."""
+    if not 0 <= member.mtime_ns <= _MAX_11_DIGITS * _NANO or member.mtime_ns % _NANO:
+        yield b"mtime", _decimal(member.mtime_ns)
+    if len(name) > _NAME_ROOM:
+        yield b"path", name
+    if len(member.target) > _NAME_ROOM:
+        yield b"linkpath", member.target
+    for key, number, most in (
+        (b"uid", member.uid, _MAX_7_DIGITS),
+        (b"gid", member.gid, _MAX_7_DIGITS),
+        (b"size", member.size, _MAX_11_DIGITS),
+    ):
+        if number > most:
+            yield key, b"%d" % number
+    for key, value in sorted(member.xattrs.items()):
+        if b"=" in key:
+            quoted = quote_from_bytes(key, safe="").encode("ascii")
+            yield b"LIBARCHIVE.xattr." + quoted, base64.b64encode(value).rstrip(b"=")
+        else:
+            yield b"SCHILY.xattr." + key, value
+
+
+def _decimal(nanoseconds: int) -> bytes:
+    """Seconds with a fraction, without zeros at its end."""
+    sign = b"-" if nanoseconds < 0 else b""
+    seconds, fraction = divmod(abs(nanoseconds), _NANO)
+    return (sign + b"%d.%09d" % (seconds, fraction)).rstrip(b"0").rstrip(b".")
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """``LENGTH KEY=VALUE`` and a newline; the length counts its own digits and the newline."""
+    rest = b" " + key + b"=" + value + b"\n"
+    length = len(rest) + 1
+    while len(rest) + len(str(length)) != length:
+        length = len(rest) + len(str(length))
+    return b"%d" % length + rest
+
+
+def _pax_name(name: bytes) -> bytes:
+    """The name that a reader without pax gives the records."""
+    last = name.rstrip(b"/").rpartition(b"/")[2]
+    return (b"PaxHeaders.0/" + last)[:_NAME_ROOM]
+
+
+def _block(member: Member, name: bytes, kind: bytes) -> bytes:
+    device = kind in (b"3", b"4")
+    block = bytearray().join(
+        (
+            name[:_NAME_ROOM].ljust(_NAME_ROOM, b"\0"),
+            _octal(stat.S_IMODE(member.mode), 8),
+            _octal(member.uid, 8),
+            _octal(member.gid, 8),
+            _octal(member.size, 12),
+            _octal(member.mtime_ns // _NANO, 12),
+            b" " * 8,  # the checksum is taken with blanks in its place
+            kind,
+            member.target[:_NAME_ROOM].ljust(_NAME_ROOM, b"\0"),
+            b"ustar\x0000",
+            bytes(64),  # names of user and group
+            _device_number(member.device[0]) if device else _octal(0, 8),
+            _device_number(member.device[1]) if device else _octal(0, 8),
+            bytes(167),
+        )
+    )
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def _octal(value: int, width: int) -> bytes:
+    """Octal digits and a NUL; zero where there is no room, for a pax record says the value."""
+    text = b"%0*o" % (width - 1, max(value, 0))
+    return text + b"\0" if len(text) < width else b"0" * (width - 1) + b"\0"
+
+
+def _device_number(value: int) -> bytes:
+    """Octal, or binary as GNU tar writes it: pax has no record for devices."""
+    if value <= _MAX_7_DIGITS:
+        return _octal(value, 8)
+    return b"\x80" + value.to_bytes(7, "big")

@@ -1,0 +1,285 @@
+"""The writable directory of a mount: opened, locked for one mount, and put on a tree.
+
+On disk an upper is one of overlayfs (docs/upper.md); the core changes it. Here is decided what its
+file system can hold for this user, found by trying it out in the work directory, and whether what
+the core recorded of lower layers is about the layers it is mounted on.
+
+``open_upper`` takes a lock (flock) on both directories, which ends with the process: so two mounts
+of one upper are refused, and a crash leaves nothing to clean up but what the core recovers.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from unionmount import core
+from unionmount.closing import Closing
+from unionmount.errors import MountError
+from unionmount.reference import printable
+
+_LOWERS = "overlay.unionmount.lowers"
+_PROBE = "overlay.unionmount.probe"
+_PREFIXES = ("trusted.", "user.")
+
+_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+# what mode 0600 says: user rw, group and others nothing
+_MINIMAL_ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, permissions, 0xFFFFFFFF)
+    for tag, permissions in ((0x01, 6), (0x04, 0), (0x20, 0))
+)
+
+_REFUSALS = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True, slots=True)
+class UpperPlan:
+    """Which directories make a mount writable, and how."""
+
+    upper: Path
+    work: Path
+    lowers: str  # names the lower layers: numbers recorded in the upper are about these
+    adopt_root: bool = False  # an upper never used becomes a copy of the root below
+    volatile: bool = False  # nothing is synced
+    user_marks: bool = False  # marks that any user may set, also where this one may set others
+    user_xattrs: bool = False  # marks where everybody can see them, also where root mounts
+    container: str = ""
+    ended: Callable[[], None] | None = None  # called when everything is closed
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What the file system of an upper can hold for the user who mounts."""
+
+    trusted: bool  # extended attributes that other users can't see
+    owners: bool  # files of other users
+    acls: bool
+
+
+class OpenUpper(Closing):
+    """An upper in use by this process: owns the locks, both directories and the core's part."""
+
+    def __init__(self, plan: UpperPlan, abilities: Abilities, fd: int, core_part: core.Upper):
+        """To be made by ``open_upper``; takes over ``core_part``."""
+        self.plan = plan
+        self.abilities = abilities
+        self.fd = fd
+        self.core = core_part
+        self._resources = ExitStack()
+
+    def own(self, resources: ExitStack) -> None:
+        """Take over what is to be closed after the core's part."""
+        self._resources = resources
+
+    def close(self) -> None:
+        """Close everything, the locks last; a second call does nothing."""
+        self.core.close()
+        self._resources.close()
+
+
+def open_upper(plan: UpperPlan, tree: core.Tree, directories: Sequence[Path] = ()) -> OpenUpper:
+    """Put the upper on ``tree`` and recover what a killed mount left half done.
+
+    ``directories`` are the lower layers that are live directories. MountError where the upper is in
+    use, or can't be one.
+    """
+    with ExitStack() as stack:
+        fds = (
+            stack.enter_context(_directory(plan.upper, "upper")),
+            stack.enter_context(_directory(plan.work, "work")),
+        )
+        _check_places(plan, fds, directories)
+        for fd in fds:
+            _lock(fd, plan.upper)
+        with _about(plan.upper):
+            abilities = _probe(fds[1], trusted=not plan.user_xattrs)
+            opened = _open(plan, tree, fds, abilities)
+        opened.own(stack.pop_all())
+        return opened
+
+
+def name_directories(directories: Sequence[Path]) -> str:
+    """A name of a stack of directories: another one for other directories, or another order.
+
+    File systems are told apart by their ID, which mostly is the same after a reboot; the numbers of
+    their devices are not.
+    """
+    digest = hashlib.sha256()
+    for path in directories:
+        status = path.stat()
+        digest.update(b"%d:%d:%s\0" % (os.statvfs(path).f_fsid, status.st_ino, os.fsencode(path)))
+    return f"directories:{digest.hexdigest()}"
+
+
+def recorded_lowers(upper: Path) -> str | None:
+    """The lower layers that an upper was used on (``UpperPlan.lowers``), where that is known."""
+    with _directory(upper, "upper") as fd:
+        recorded = _recorded_lowers(fd)
+    return recorded.decode("ascii", "replace") if recorded is not None else None
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Say which upper it is that the operating system refuses something for."""
+    try:
+        yield
+    except OSError as error:
+        raise MountError(
+            f"upper directory {printable(str(path))}: {error.strerror or error}"
+        ) from error
+
+
+@contextmanager
+def _directory(path: Path, what: str) -> Iterator[int]:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise MountError(f"{what} directory {printable(str(path))}: {error.strerror}") from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _check_places(plan: UpperPlan, fds: tuple[int, int], directories: Sequence[Path]) -> None:
+    """Refuse directories that would show themselves, or change what they stand on."""
+    upper, work = (printable(str(path)) for path in (plan.upper, plan.work))
+    if os.fstat(fds[0]).st_dev != os.fstat(fds[1]).st_dev:
+        raise MountError(f"upper {upper} and work directory {work} are on two file systems")
+    places = [("upper", plan.upper), ("work directory", plan.work)]
+    places += [("lower", path) for path in directories]
+    for number, (what, path) in enumerate(places[:2]):
+        for other_what, other in places[number + 1 :]:
+            if _is_within(path, other) or _is_within(other, path):
+                names = f"{what} {printable(str(path))} and {other_what} {printable(str(other))}"
+                raise MountError(f"{names}: one is inside of the other")
+
+
+def _is_within(path: Path, directory: Path) -> bool:
+    """Whether ``path`` is ``directory`` or below it, by whatever way it is reached."""
+    outer = directory.stat()
+    path = path.resolve()
+    return any(os.path.samestat(place.stat(), outer) for place in (path, *path.parents))
+
+
+def _lock(fd: int, upper: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        where = printable(str(upper))
+        raise MountError(f"upper directory {where} is in use by another mount") from None
+
+
+# ---- what the file system can hold ---------------------------------------------------------------
+
+
+def _probe(work: int, *, trusted: bool) -> Abilities:
+    """Try it out in the work directory; ``trusted`` attributes only where they are wanted."""
+    name = (
+        f"#probe-{secrets.token_hex(8)}"  # what a crash leaves of it is removed at the next mount
+    )
+    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=work)
+    try:
+        trusted = trusted and _allowed(lambda: os.setxattr(fd, _PREFIXES[0] + _PROBE, b"y"))
+        in_user = _allowed(lambda: os.setxattr(fd, _PREFIXES[1] + _PROBE, b"y"))
+        acls = _allowed(lambda: os.setxattr(fd, _ACLS[0], _MINIMAL_ACL))
+        owners = _allowed(lambda: os.fchown(fd, 1, 1))
+    finally:
+        os.close(fd)
+        os.unlink(name, dir_fd=work)
+    if not in_user and not (trusted and owners):
+        raise OSError(errno.EOPNOTSUPP, "its file system has no extended attributes for this user")
+    _check_devices(work, name)
+    return Abilities(trusted=trusted, owners=owners, acls=acls and owners)
+
+
+def _check_devices(work: int, name: str) -> None:
+    """Whether names can be hidden, which is done with a device 0:0."""
+    try:
+        os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=work)
+    except OSError as error:
+        raise OSError(error.errno, f"making a device 0:0: {error.strerror}") from None
+    os.unlink(name, dir_fd=work)
+
+
+def _allowed(attempt: Callable[[], None]) -> bool:
+    try:
+        attempt()
+    except OSError as error:
+        if error.errno in _REFUSALS:
+            return False
+        raise
+    return True
+
+
+# ---- on the tree ---------------------------------------------------------------------------------
+
+
+def _open(
+    plan: UpperPlan, tree: core.Tree, fds: tuple[int, int], abilities: Abilities
+) -> OpenUpper:
+    recorded = _recorded_lowers(fds[0])
+    with os.scandir(fds[0]) as names:
+        fresh = next(names, None) is None
+    flags = core.UpperFlags(
+        trusted=abilities.trusted and not plan.user_marks,
+        override=not abilities.owners,
+        volatile=plan.volatile,
+        # an upper that no mount of ours has changed holds no numbers
+        strange=not fresh and recorded is not None and recorded != plan.lowers.encode(),
+    )
+    upper = core.Upper(tree, *fds, flags)
+    try:
+        upper.recover()
+        if plan.adopt_root and fresh and recorded is None:
+            _adopt_root(tree, upper)
+        if not flags.strange and recorded != plan.lowers.encode():
+            _record_lowers(fds[0], plan.lowers, abilities)
+        if not plan.volatile:
+            os.fsync(fds[0])
+    except BaseException:
+        upper.close()
+        raise
+    return OpenUpper(plan, abilities, fds[0], upper)
+
+
+def _recorded_lowers(fd: int) -> bytes | None:
+    for prefix in _PREFIXES:
+        with suppress(OSError):
+            return os.getxattr(fd, prefix + _LOWERS)
+    return None
+
+
+def _record_lowers(fd: int, lowers: str, abilities: Abilities) -> None:
+    prefix = _PREFIXES[0] if abilities.trusted else _PREFIXES[1]
+    os.setxattr(fd, prefix + _LOWERS, lowers.encode())
+
+
+def _adopt_root(tree: core.Tree, upper: core.Upper) -> None:
+    """Let the root look like the one below."""
+    below = tree.getattr(core.ROOT)
+    upper.setattr(
+        core.ROOT, core.SetAttr(mode=stat.S_IMODE(below.mode), uid=below.uid, gid=below.gid)
+    )
+    names = tree.listxattr(core.ROOT)
+    for name in _ACLS:
+        if name not in names:  # it may have inherited some
+            with suppress(OSError):
+                upper.removexattr(core.ROOT, name)
+    for name in names:
+        try:
+            upper.setxattr(core.ROOT, name, tree.getxattr(core.ROOT, name))
+        except OSError as error:
+            if error.errno not in _REFUSALS:  # as copy-up, what the disk can't hold is left out
+                raise
+    times = core.SetAttr(atime_ns=below.atime_ns, mtime_ns=below.mtime_ns)
+    upper.setattr(core.ROOT, times)
