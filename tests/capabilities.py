@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -44,8 +45,31 @@ def _ordinary_user() -> str | None:
 def _overlayfs() -> str | None:
     if os.geteuid():
         return "overlayfs: not root"
-    known = Path("/proc/filesystems").read_text(encoding="ascii")
-    return None if "\toverlay\n" in known else "the kernel has no overlayfs"
+    return None if kernel_knows("overlay") else "the kernel has no overlayfs"
+
+
+@cache
+def kernel_knows(filesystem: str) -> bool:
+    """Whether the kernel has a file system, or a module of it that it may load."""
+    known = Path("/proc/filesystems")
+    if f"\t{filesystem}\n" in known.read_text(encoding="ascii"):
+        return True
+    if os.geteuid() or not shutil.which("modprobe"):
+        return False
+    subprocess.run(["modprobe", filesystem], capture_output=True, check=False)
+    return f"\t{filesystem}\n" in known.read_text(encoding="ascii")
+
+
+def _backing(kind: str) -> str | None:
+    if os.geteuid():
+        return f"a file system of the test's own ({kind}): not root"
+    if not kernel_knows(kind):
+        return f"the kernel has no {kind}"
+    if kind == "tmpfs":
+        return None
+    if not Path("/dev/loop-control").exists():
+        return f"{kind}: no loop devices"
+    return None if shutil.which(f"mkfs.{kind}") else f"mkfs.{kind} is not installed"
 
 
 _PROBES: dict[str, Callable[[], str | None]] = {
@@ -53,6 +77,10 @@ _PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "ordinary-user": _ordinary_user,
     "overlayfs": _overlayfs,
+    "backing-ext4": lambda: _backing("ext4"),
+    "backing-tmpfs": lambda: _backing("tmpfs"),
+    "backing-xfs": lambda: _backing("xfs"),
+    "backing-btrfs": lambda: _backing("btrfs"),
 }
 
 

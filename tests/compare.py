@@ -49,9 +49,15 @@ def _digest(path: bytes) -> str:
     return sha256.hexdigest()
 
 
+# XFS shows root the ACLs that it has a second time, in a form of its own.
+OTHER_ACLS = b"trusted.SGI_ACL_"
+
+
 def _xattrs(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
     found = []
     for name in map(os.fsencode, os.listxattr(path, follow_symlinks=False)):
+        if name.startswith(OTHER_ACLS):
+            continue
         try:
             found.append((name, os.getxattr(path, name, follow_symlinks=False)))
         except OSError as error:

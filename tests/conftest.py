@@ -21,10 +21,15 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from capabilities import in_ci, missing
+from backing import KINDS
+from capabilities import in_ci, kernel_knows, missing
 
 PROJECT = Path(__file__).parent.parent
 _SESSION_VARIABLE = "UNIONMOUNT_TEST_SESSION"
+
+# A shell starts what runs in its background with SIGINT ignored, and that is inherited.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True)
@@ -134,6 +139,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(session.environment())
 
 
+def pytest_report_header() -> list[str]:
+    """File systems that uppers are not tested on, because this kernel does not have them."""
+    lacking = [kind for kind in KINDS if not kernel_knows(kind)]
+    return [f"no tests on {', '.join(lacking)}: the kernel has none"] if lacking else []
+
+
 def _missing_parts(names: tuple[str, ...]) -> str:
     return "; ".join(reason for name in names if (reason := missing(name)))
 
@@ -182,13 +193,23 @@ def unionmount() -> Path:
     return Path(sys.executable).parent / "unionmount"
 
 
-@pytest.fixture
-def public_tmp(request: pytest.FixtureRequest) -> Path:
-    """A fresh directory that other users can reach, unlike ``tmp_path``."""
+@pytest.fixture(scope="session")
+def make_public_tmp(request: pytest.FixtureRequest) -> Callable[[], Path]:
+    """A function that makes a directory that other users can reach, unlike ``tmp_path``."""
     session = request.config.stash[_session_key]
-    directory = Path(tempfile.mkdtemp(prefix="public-", dir=session.directory))
-    directory.chmod(0o755)
-    return directory
+
+    def make() -> Path:
+        directory = Path(tempfile.mkdtemp(prefix="public-", dir=session.directory))
+        directory.chmod(0o755)
+        return directory
+
+    return make
+
+
+@pytest.fixture
+def public_tmp(make_public_tmp: Callable[[], Path]) -> Path:
+    """A fresh directory that other users can reach, unlike ``tmp_path``."""
+    return make_public_tmp()
 
 
 def _temporary_directories(config: pytest.Config) -> list[Path]:

@@ -62,7 +62,8 @@ class CommandLine:
 
 def mount_line(mountpoint: Path) -> str | None:
     """The line of the mount table for a mount point whose name needs no escapes."""
-    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    lines = table.splitlines()
     return next((line for line in reversed(lines) if line.split()[4] == str(mountpoint)), None)
 
 

@@ -14,6 +14,19 @@
 
 #define EXERCISE_ENTRIES 2000
 
+/* Step through the runs of a file: they go on. */
+static inline void exercise_data(struct um_tree *tree, uint64_t node)
+{
+    uint64_t from = 0, logical, length, stored;
+    for (int i = 0; i < 100; i++) {
+        if (um_tree_next_data(tree, node, -1, from, &logical, &length, &stored) != 1)
+            break;
+        if (logical < from || length == 0)
+            abort();
+        from = logical + length;
+    }
+}
+
 static inline void exercise_node(struct um_tree *tree, uint64_t node)
 {
     char buffer[300];
@@ -27,6 +40,37 @@ static inline void exercise_node(struct um_tree *tree, uint64_t node)
     um_tree_extent(tree, node, &layer, &offset, &length);
     um_tree_listxattr(tree, node, buffer, sizeof buffer);
     um_tree_getxattr(tree, node, "user.a", 6, buffer, sizeof buffer);
+    exercise_data(tree, node);
+}
+
+/* All names of a file lead to it, and are as many as its link count says. */
+static inline void exercise_names(struct um_tree *tree, const struct um_attr *file)
+{
+    struct um_tree_name *names = NULL;
+    struct um_attr attr;
+    size_t n = 0;
+    if (um_tree_names(tree, file->node, &names, &n) != 0 || n != file->nlink)
+        abort();
+    for (size_t i = 0; i < n; i++) {
+        if (um_tree_lookup(tree, names[i].directory, names[i].name, names[i].name_size, &attr) !=
+                0 ||
+            attr.node != file->node)
+            abort();
+    }
+    um_free(names);
+}
+
+/* A directory is found again by its name. */
+static inline void exercise_place(struct um_tree *tree, uint64_t directory)
+{
+    uint64_t parent;
+    const char *name;
+    size_t name_size;
+    struct um_tree_entry entry;
+    if (um_tree_name(tree, directory, &parent, &name, &name_size) != 0)
+        abort();
+    if (um_tree_find(tree, parent, name, name_size, &entry) != 0 || entry.attr.node != directory)
+        abort();
 }
 
 static inline void exercise_entry(struct um_tree *tree, uint64_t directory,
@@ -60,6 +104,10 @@ static inline void exercise_directory(struct um_tree *tree, uint64_t directory, 
                 abort(); /* sorted, each name once */
         }
         exercise_node(tree, entry.attr.node);
+        if (well_formed && !S_ISDIR(entry.attr.mode))
+            exercise_names(tree, &entry.attr);
+        else if (well_formed)
+            exercise_place(tree, entry.attr.node);
         last_size = entry.name_size;
         memcpy(last, entry.name, last_size);
         cookie = entry.next;

@@ -107,6 +107,13 @@ static inline int stack_add(struct stack *stack, const char *const *lines)
     return stack_push(stack, fd, &fault);
 }
 
+/* Put a live directory on top of the stack; takes the descriptor over. */
+static inline void stack_add_directory(struct stack *stack, int fd)
+{
+    stack->layers[stack->n] = (struct um_tree_layer){.fd = fd};
+    stack->index_fds[stack->n++] = -1;
+}
+
 static inline int stack_open(struct stack *stack)
 {
     return um_tree_open(stack->layers, stack->n, &stack->tree);
@@ -116,9 +123,11 @@ static inline void stack_close(struct stack *stack)
 {
     um_tree_close(stack->tree);
     for (size_t i = 0; i < stack->n; i++) {
-        um_index_close(stack->layers[i].index);
+        if (stack->layers[i].index != NULL)
+            um_index_close(stack->layers[i].index);
         close(stack->layers[i].fd);
-        close(stack->index_fds[i]);
+        if (stack->index_fds[i] >= 0)
+            close(stack->index_fds[i]);
     }
     *stack = (struct stack){0};
 }

@@ -385,3 +385,134 @@ TEST(runs_that_are_not_in_order_are_not_read)
     CHECK_INT(um_tree_read(stack.tree, attr.node, 0, buffer, 4, 0), 4);
     stack_close(&stack);
 }
+
+static int compare_texts(const void *a, const void *b)
+{
+    return strcmp((const char *)a, (const char *)b);
+}
+
+/* The names of a file, as DIRECTORY/NAME with the directory's own name, sorted, joined by commas. */
+static const char *names_of(struct stack *stack, const char *path)
+{
+    static char text[1024];
+    char lines[16][64];
+    struct um_attr attr;
+    struct um_tree_name *names = NULL;
+    size_t n = 0, used = 0;
+    text[0] = '\0';
+    if (stack_stat(stack, path, &attr) != 0 ||
+        um_tree_names(stack->tree, attr.node, &names, &n) != 0 || n > 16)
+        return "(none)";
+    for (size_t i = 0; i < n; i++) {
+        uint64_t parent;
+        const char *name;
+        size_t size;
+        if (um_tree_name(stack->tree, names[i].directory, &parent, &name, &size) != 0)
+            return "(lost)";
+        snprintf(lines[i], sizeof lines[i], "%.*s/%.*s", (int)size, name, (int)names[i].name_size,
+                 names[i].name);
+    }
+    um_free(names);
+    qsort(lines, n, sizeof lines[0], compare_texts);
+    for (size_t i = 0; i < n; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s", i ? "," : "", lines[i]);
+    return text;
+}
+
+TEST(a_file_knows_its_visible_names)
+{
+    struct stack stack = {0};
+    CHECK_INT(stack_add(&stack, LINES("f a", "h b -> a", "h d/c -> a", "f d/only", "f e/gone")), 0);
+    CHECK_INT(stack_add(&stack, LINES("f .wh.b", "h g -> d/c", "h d/h -> e/gone", "f e/new")), 0);
+    CHECK_INT(stack_add(&stack, LINES("f e/.wh..wh..opq", "f own")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(names_of(&stack, "a"), "/a,/g,d/c");
+    CHECK_STR(names_of(&stack, "d/only"), "d/only");
+    CHECK_STR(names_of(&stack, "d/h"), "d/h");
+    CHECK_STR(names_of(&stack, "own"), "/own");
+    CHECK_STR(names_of(&stack, "d"), "(none)");
+    stack_close(&stack);
+    CHECK_INT(stack_add(&stack, LINES("f a", "h d/b -> a", "f d/c")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(names_of(&stack, "a"), "/a,d/b");
+    CHECK_STR(names_of(&stack, "d/c"), "d/c");
+    stack_close(&stack);
+}
+
+TEST(what_the_upper_asks_has_an_answer)
+{
+    struct stack stack = {0};
+    struct um_attr attr;
+    struct um_tree_entry entry;
+    struct um_tree_name *names;
+    uint64_t parent;
+    const char *name;
+    size_t size;
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_INT(um_tree_end(stack.tree), 2);
+    CHECK_INT(um_tree_name(stack.tree, 1, &parent, &name, &size), 0);
+    stack_close(&stack);
+    CHECK_INT(stack_add(&stack, LINES("f d/e/f")), 0);
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_INT(stack_stat(&stack, "d/e", &attr), 0);
+    CHECK_INT(um_tree_find(stack.tree, attr.node, "f", 1, &entry), 0);
+    CHECK_BYTES(entry.name, entry.name_size, "f");
+    CHECK(entry.attr.node < um_tree_end(stack.tree));
+    CHECK_INT(um_tree_find(stack.tree, attr.node, "g", 1, &entry), -ENOENT);
+    CHECK_INT(um_tree_find(stack.tree, 99, "g", 1, &entry), -ESTALE);
+    CHECK_INT(um_tree_find(stack.tree, attr.node, name, 256, &entry), -ENAMETOOLONG);
+    CHECK_INT(um_tree_name(stack.tree, attr.node, &parent, &name, &size), 0);
+    CHECK_BYTES(name, size, "e");
+    CHECK_INT(um_tree_name(stack.tree, parent, &parent, &name, &size), 0);
+    CHECK_BYTES(name, size, "d");
+    CHECK_INT(parent, 1);
+    CHECK_INT(um_tree_name(stack.tree, parent, &parent, &name, &size), 0);
+    CHECK_BYTES(name, size, "");
+    CHECK_INT(um_tree_names(stack.tree, 1, &names, &size), -EISDIR);
+    CHECK_INT(um_tree_names(stack.tree, 99, &names, &size), -ESTALE);
+    CHECK_INT(stack_stat(&stack, "d/e/f", &attr), 0);
+    CHECK_INT(um_tree_find(stack.tree, attr.node, "g", 1, &entry), -ENOTDIR);
+    CHECK_INT(um_tree_name(stack.tree, attr.node, &parent, &name, &size), -ENOTDIR);
+    stack_close(&stack);
+}
+
+TEST(the_data_of_a_file_is_a_list_of_runs)
+{
+    static const struct um_tar_extent runs[] = {{10, 5, 0}, {20, 5, 5}};
+    struct um_tar_entry entry = {
+        .name = text_slice("a"), .size = 40, .sparse = true, .extents = runs, .n_extents = 2};
+    struct um_tar_entry plain = {.name = text_slice("b"), .size = 7, .stored = 512};
+    struct stack stack = {0};
+    struct um_indexer *indexer;
+    struct um_fault fault = {0};
+    struct um_attr attr;
+    uint64_t logical = 0, length = 0, stored = 0;
+    int fd = make_memfd(0), data;
+    CHECK_INT(um_indexer_open(NULL, &indexer), 0);
+    CHECK_INT(um_indexer_add(indexer, &entry, &fault), 0);
+    CHECK_INT(um_indexer_add(indexer, &plain, &fault), 0);
+    CHECK_INT(um_indexer_finish(indexer, LAYER_BYTES - 100, fd, &fault), 0);
+    um_indexer_close(indexer);
+    CHECK_INT(stack_push(&stack, fd, &fault), 0);
+    stack.layers[0].offset = 100;
+    stack.layers[0].length -= 100;
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_INT(stack_stat(&stack, "a", &attr), 0);
+    CHECK_INT(um_tree_next_data(stack.tree, attr.node, -1, 0, &logical, &length, &stored), 1);
+    CHECK(logical == 10 && length == 5 && stored == 100);
+    CHECK_INT(um_tree_next_data(stack.tree, attr.node, -1, 12, &logical, &length, &stored), 1);
+    CHECK(logical == 12 && length == 3 && stored == 102);
+    CHECK_INT(um_tree_next_data(stack.tree, attr.node, -1, 15, &logical, &length, &stored), 1);
+    CHECK(logical == 20 && length == 5 && stored == 105);
+    CHECK_INT(um_tree_next_data(stack.tree, attr.node, -1, 25, &logical, &length, &stored), 0);
+    CHECK_INT(stack_stat(&stack, "b", &attr), 0);
+    CHECK_INT(um_tree_next_data(stack.tree, attr.node, -1, 3, &logical, &length, &stored), 1);
+    CHECK(logical == 3 && length == 4 && stored == 100 + 512 + 3);
+    CHECK_INT(um_tree_next_data(stack.tree, attr.node, -1, 7, &logical, &length, &stored), 0);
+    CHECK_INT(um_tree_open_data(stack.tree, attr.node, &data), 0);
+    CHECK(data >= 0 && data != stack.layers[0].fd);
+    close(data);
+    CHECK_INT(um_tree_open_data(stack.tree, 1, &data), -EISDIR);
+    CHECK_INT(um_tree_next_data(stack.tree, 1, -1, 0, &logical, &length, &stored), -EISDIR);
+    stack_close(&stack);
+}

@@ -43,7 +43,7 @@ def _mounted(
     cli: CommandLine, source: Path, where: Path, options: tuple[str, ...]
 ) -> Iterator[Path]:
     where.mkdir(exist_ok=True)
-    cli.run("mount", *options, source, where)
+    cli.run("mount", "--ro", *options, source, where)
     try:
         yield where
     finally:
@@ -53,7 +53,7 @@ def _mounted(
 
 @pytest.fixture
 def mount(cli: CommandLine, tmp_path: Path) -> Iterator[Mount]:
-    """A function that mounts an archive, and is undone when the test ends."""
+    """A function that mounts an archive read-only, and is undone when the test ends."""
     with ExitStack() as stack:
 
         def mount_it(source: Path, *options: str, at: Path | None = None) -> Path:

@@ -30,6 +30,7 @@ def test_it_shows_the_sample_and_leaves_nothing(
     )
     assert result.returncode == 0, result.stderr
     assert "Hello from the second layer: it changed this file." in result.stdout
+    assert "$ unionmount diff image\nA /hello\n" in result.stdout
     assert "D /etc/greeter/de.conf" in result.stdout
     assert "de.conf" not in result.stdout.partition("unionmount layers")[0]
     assert not list(tmp_path.iterdir())

@@ -76,7 +76,7 @@ def test_mount_options(archive: Path, mount: Mount, tmp_path: Path) -> None:
 def test_without_a_mount_point_one_is_made(cli: CommandLine, archive: Path) -> None:
     where = Path(cli.run("mount", archive).stdout.rstrip("\n"))
     assert where.parent == Path(os.environ["UNIONMOUNT_RUNTIME_DIR"], "mnt")
-    assert "image.tar" in where.name
+    assert where.name.startswith("test-latest-")
     assert read_motd(where) == "hello\n"
     cli.run("umount", where)
     assert not where.exists()
@@ -147,9 +147,33 @@ def test_a_mount_may_cover_its_own_archive(cli: CommandLine, archive: Path) -> N
     assert archive.exists()
 
 
+def test_a_mount_does_not_hide_its_own_record(archive: Path, where: Path) -> None:
+    for runtime in (where, where / "deep/run"):  # the daemon would wait for itself for ever
+        cli = CommandLine(environment={"UNIONMOUNT_RUNTIME_DIR": str(runtime)})
+        for option in ("--ro", "--foreground"):
+            message = cli.error("mount", option, archive, where)
+            assert f"{where} holds the runtime directory {runtime}" in message
+        assert cli.records() == []
+
+
+def test_an_empty_word_is_not_the_working_directory(
+    cli: CommandLine, archive: Path, where: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "the mount point is empty" in cli.error("mount", archive, "", status=2)
+    assert "the mount point is empty" in cli.error("overlay", "-o", "lowerdir=/", "", status=2)
+    cli.run("mount", "--ephemeral", archive, where)
+    monkeypatch.chdir(where)
+    for command in (["umount"], ["diff"], ["commit"]):
+        name = ["new"] if command == ["commit"] else []
+        cli.error(*command, "", *name)
+    monkeypatch.undo()
+    assert is_mounted(where)
+    cli.run("umount", where)
+
+
 def test_verify_finds_a_changed_layer(cli: CommandLine, archive: Path, where: Path) -> None:
     archive.write_bytes(archive.read_bytes().replace(b"hello\n", b"HELLO\n"))
-    message = cli.error("mount", "--verify", archive, where)
+    message = cli.error("mount", "--ro", "--verify", archive, where)
     assert "sha256:" in message
     assert archive.name in message
     assert not is_mounted(where)
@@ -202,7 +226,8 @@ def test_closed_standard_descriptors(cli: CommandLine, archive: Path, where: Pat
 
 def test_a_command_substitution_ends(cli: CommandLine, archive: Path, where: Path) -> None:
     script = 'found=$("$@" 2>&1 | cat) && cat "$found/etc/motd"'
-    shell = ["sh", "-c", script, "sh", *COMMAND, "mount", str(archive), str(where)]
+    command = [*COMMAND, "mount", "--ephemeral", str(archive), str(where)]
+    shell = ["sh", "-c", script, "sh", *command]
     done = subprocess.run(shell, check=True, capture_output=True, timeout=30)
     assert done.stdout == b"hello\n"
     cli.run("umount", where)
@@ -457,7 +482,7 @@ def test_failures_leave_nothing_behind(cli: CommandLine, archive: Path, where: P
 
 @pytest.mark.parametrize(
     ("option", "expected"),
-    [("dev,colour=red", "colour=red"), ("rw", "writable"), ("xattrs=all", "xattrs=all")],
+    [("dev,colour=red", "colour=red"), ("xattrs=all", "xattrs=all")],
 )
 def test_unknown_options(
     cli: CommandLine, archive: Path, where: Path, option: str, expected: str
@@ -694,7 +719,7 @@ def test_more_layers_than_open_files_may_be(many_layers: Path, where: Path) -> N
 
 
 def test_an_image_without_layers(cli: CommandLine, tmp_path: Path, where: Path) -> None:
-    cli.run("mount", docker_archive(tmp_path / "empty.tar", []), where)
+    cli.run("mount", "--ro", docker_archive(tmp_path / "empty.tar", []), where)
     assert list(where.iterdir()) == []
     for name in ("user.unionmount.layer", "user.unionmount.layer_index"):
         with pytest.raises(OSError, match="No data") as failure:
@@ -712,9 +737,9 @@ def held_up(archive: Path, where: Path, code: str) -> subprocess.Popen[str]:
 import os, sys, unionmount.mount as module
 from unionmount.cli import main
 mount_fuse = module.mount_fuse
-def held_up(*arguments):
+def held_up(*arguments, **named):
     {code}
-    return mount_fuse(*arguments)
+    return mount_fuse(*arguments, **named)
 module.mount_fuse = held_up
 sys.exit(main(["mount", {str(archive)!r}, {str(where)!r}]))
 """

@@ -39,7 +39,7 @@ def new_record(mountpoint: Path | None) -> Record:
 
 def test_an_empty_list(cli: CommandLine) -> None:
     assert cli.run("ps").stdout.split() == [
-        *("ID", "IMAGE", "MODE", "MOUNTPOINT", "PID", "CREATED", "STATUS")
+        *("ID", "CONTAINER", "IMAGE", "MODE", "MOUNTPOINT", "PID", "CREATED", "STATUS")
     ]
     assert cli.run("ps", "-q").stdout == ""
     assert cli.records() == []
@@ -49,9 +49,10 @@ def test_an_empty_list(cli: CommandLine) -> None:
 def test_one_line_for_each_mount(cli: CommandLine, archive: Path, mount: Mount) -> None:
     where = mount(archive)
     _, line = cli.run("ps").stdout.splitlines()
-    mount_id, image, mode, mountpoint, pid, *_, status = line.split()
+    mount_id, container, image, mode, mountpoint, pid, *_, status = line.split()
     assert re.fullmatch("[0-9a-f]{12}", mount_id)
-    assert (image, mode, mountpoint, status) == (str(archive), "ro", str(where), "live")
+    assert (container, image, mode) == ("-", str(archive), "ro")
+    assert (mountpoint, status) == (str(where), "live")
     assert b"unionmount" in Path(f"/proc/{pid}/cmdline").read_bytes()
     assert cli.run("ps", "-q").stdout == f"{mount_id}\n"
 

@@ -37,7 +37,7 @@ def references(image: RealImage) -> dict[Path, Snapshot]:
 
 
 def mounted(image: RealImage, form: str, cli: CommandLine, where: Path) -> Iterator[Path]:
-    cli.run("mount", image.sources()[form], where)
+    cli.run("mount", "--ro", image.sources()[form], where)
     yield where
     cli.run("umount", where)
 

@@ -39,7 +39,7 @@ async def wait_or_not(fd):
     await wait_readable(fd)
 
 Tree.read, trio.lowlevel.wait_readable = read_slowly, wait_or_not
-sys.exit(main(["mount", "--foreground", *sys.argv[1:]]))
+sys.exit(main(["mount", "--ro", "--foreground", *sys.argv[1:]]))
 """
 
 

@@ -94,7 +94,7 @@ def as_user(*command: str | Path) -> subprocess.CompletedProcess[bytes]:
 
 
 def test_mount_and_umount(user: CommandLine, archive: Path, where: Path) -> None:
-    assert user.run("mount", archive, where).stdout == f"{where}\n"
+    assert user.run("mount", "--ro", archive, where).stdout == f"{where}\n"
     assert as_user("cat", where / "motd").stdout == b"hello\n"
     line = (mount_line(where) or "").split()
     assert {"ro", "nosuid", "nodev"} <= set(line[5].split(","))
@@ -111,7 +111,7 @@ def test_mount_and_umount(user: CommandLine, archive: Path, where: Path) -> None
 
 
 def test_the_modes_of_the_image_count(user: CommandLine, archive: Path, where: Path) -> None:
-    user.run("mount", archive, where)
+    user.run("mount", "--ro", archive, where)
     assert b"Permission denied" in as_user("cat", where / "secret").stderr
     assert b"Permission denied" in as_user("ls", where / "closed").stderr
     user.run("umount", where)
@@ -119,21 +119,21 @@ def test_the_modes_of_the_image_count(user: CommandLine, archive: Path, where: P
 
 @pytest.mark.needs("root")
 def test_others_are_kept_out(user: CommandLine, archive: Path, where: Path) -> None:
-    user.run("mount", archive, where)
+    user.run("mount", "--ro", archive, where)
     with pytest.raises(PermissionError):
         (where / "motd").read_bytes()
     user.run("umount", where)
 
 
 def test_a_mount_point_is_made(user: CommandLine, archive: Path) -> None:
-    where = Path(user.run("mount", archive).stdout.rstrip("\n"))
+    where = Path(user.run("mount", "--ro", archive).stdout.rstrip("\n"))
     assert as_user("cat", where / "motd").stdout == b"hello\n"
     user.run("umount", where)
     assert not where.exists()
 
 
 def test_a_busy_mount_stays(user: CommandLine, archive: Path, where: Path) -> None:
-    user.run("mount", archive, where)
+    user.run("mount", "--ro", archive, where)
     prefix = BECOME_USER if os.geteuid() == 0 else ()
     holder = [*prefix, "sh", "-c", 'cd "$0" && echo there && head -n 1 >&2', str(where)]
     with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -149,7 +149,7 @@ def test_a_busy_mount_stays(user: CommandLine, archive: Path, where: Path) -> No
 
 
 def test_the_daemon_unmounts_at_a_signal(user: CommandLine, archive: Path, where: Path) -> None:
-    user.run("mount", archive, where)
+    user.run("mount", "--ro", archive, where)
     pid = user.record(where)["pid"]
     daemon = Process(pid)
     assert as_user("kill", "-TERM", str(pid)).returncode == 0
@@ -159,7 +159,7 @@ def test_the_daemon_unmounts_at_a_signal(user: CommandLine, archive: Path, where
 
 
 def test_a_dead_mount_is_cleaned_up(user: CommandLine, archive: Path, where: Path) -> None:
-    user.run("mount", archive, where)
+    user.run("mount", "--ro", archive, where)
     pid = user.record(where)["pid"]
     daemon = Process(pid)
     assert as_user("kill", "-KILL", str(pid)).returncode == 0
@@ -167,6 +167,44 @@ def test_a_dead_mount_is_cleaned_up(user: CommandLine, archive: Path, where: Pat
     assert user.record(where)["status"].startswith("stale")
     user.run("umount", where)
     assert not is_mounted(where)
+
+
+def test_a_container_is_made_changed_and_removed(
+    user: CommandLine, archive: Path, where: Path
+) -> None:
+    user.run("mount", "--name", "web", archive, where)
+    commands: tuple[list[str | Path], ...] = (
+        ["sh", "-c", 'echo changed > "$0"', where / "motd"],
+        ["mkdir", "-m", "000", where / "closed/inner"],
+        ["chmod", "000", where / "closed"],
+        ["rm", where / "suid"],
+    )
+    for command in commands:
+        done = as_user(*command)
+        assert done.returncode == 0, done.stderr
+    user.run("umount", "web")
+    user.run("mount", "web", where)
+    assert as_user("cat", where / "motd").stdout == b"changed\n"
+    assert as_user("stat", "-c", "%a %u", where / "closed").stdout == b"0 0\n"
+    user.run("rm", "-f", "web")
+    assert user.run("ps", "-a", "-q").stdout == ""
+
+
+def test_directories_on_top_of_each_other(
+    user: CommandLine, archive: Path, home: Path, where: Path
+) -> None:
+    places = [home / name for name in ("a", "b", "u", "w")]
+    assert as_user("mkdir", *places).returncode == 0
+    assert as_user("touch", home / "a/one", home / "b/two").returncode == 0
+    options = f"lowerdir={home}/a:{home}/b,upperdir={home}/u,workdir={home}/w"
+    user.run("overlay", "-o", options, where)
+    assert as_user("ls", where).stdout == b"one\ntwo\n"
+    assert as_user("rm", where / "two").returncode == 0
+    assert as_user("chown", "0:0", where / "one").returncode == 0
+    user.run("umount", where)
+    user.run("overlay", "-o", options, where)
+    assert as_user("stat", "-c", "%n %u", where / "one").stdout == b"%s 0\n" % bytes(where / "one")
+    assert as_user("ls", where).stdout == b"one\n"
 
 
 def test_what_fusermount_refuses_is_told(user: CommandLine, archive: Path, home: Path) -> None:

@@ -117,6 +117,8 @@ def _fields(node: model.Node) -> dict[str, object]:
         "major": node.rdev[0],
         "minor": node.rdev[1],
         "mtime_ns": node.mtime_ns,
+        "atime_ns": node.mtime_ns,  # a tar has only one time
+        "ctime_ns": node.mtime_ns,
         "layer": node.layer,
         "size": None if is_directory else node.size,
         "blocks": -(-node.stored // 512),

@@ -100,6 +100,21 @@ def test_what_is_no_source_is_refused(text: str) -> None:
         Location.parse(text)
 
 
+def test_a_source_means_the_same_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a b.tar").write_text("")
+    monkeypatch.chdir(tmp_path)
+    for text, absolute in (
+        ("a b.tar", f"{tmp_path}/a b.tar"),
+        ("./a b.tar:name:1", f"{tmp_path}/a b.tar:name:1"),
+        ("docker-archive:a b.tar:@0", f"docker-archive:{tmp_path}/a b.tar:@0"),
+        ("oci:none", f"oci:{tmp_path}/none"),
+        ("nginx:1", "nginx:1"),
+        ("scratch", "scratch"),
+        ("-", "-"),
+    ):
+        assert Location.parse(text).absolute() == absolute
+
+
 # -- every way to write an image down
 
 

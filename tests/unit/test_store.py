@@ -45,11 +45,10 @@ def store(tmp_path: Path) -> Store:
 
 
 def add_layer(store: Store, data: bytes = LAYER) -> Digest:
-    want = Expected(Digest.parse(sha256(data)), "it")
-    with store.import_layer(want) as layer:
+    with store.import_layer(Expected(Digest.parse(sha256(data)), "it")) as layer:
         layer.write(data)
         layer.finish()
-    return want.diff_id
+    return layer.diff_id
 
 
 def image_of(made: MadeImage) -> Image:

@@ -1,0 +1,516 @@
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/xattr.h>
+
+#include "harness.h"
+#include "upper_machine.h"
+#include "upper_private.h"
+
+/* Single cases that the random machine does not come to: uppers that others wrote or left in the
+ * middle of something, steps that fail, names and paths of any length. */
+
+struct world {
+    struct stack stack;
+    struct um_upper *upper;
+    char path[256];
+    int directory, above, work;
+    unsigned flags;
+    uint64_t metacopy_min;
+};
+
+#define FILE_SIZE 3 /* of the files that add_line makes */
+#define LOWER "low"
+
+static void mount_upper(struct world *w)
+{
+    const struct um_upper_setup setup = {w->stack.tree, w->above, w->work, w->flags,
+                                         w->metacopy_min};
+    int error = um_upper_open(&setup, &w->upper);
+    if (error == 0)
+        error = um_upper_recover(w->upper);
+    if (error != 0)
+        abort();
+}
+
+static void remount(struct world *w)
+{
+    um_upper_close(w->upper);
+    mount_upper(w);
+}
+
+/* Over the layers of the machine; files of LOWER in them. */
+static void world_open(struct world *w, uint64_t metacopy_min)
+{
+    const char *base = getenv("UM_TEST_SCRATCH");
+    *w = (struct world){.flags = UM_UPPER_VOLATILE, .metacopy_min = metacopy_min};
+    w->flags |= geteuid() == 0 ? UM_UPPER_TRUSTED : UM_UPPER_OVERRIDE;
+    umask(0);
+    snprintf(w->path, sizeof w->path, "%s/um-cases-XXXXXX", base ? base : "/tmp");
+    if (mkdtemp(w->path) == NULL)
+        abort();
+    w->directory = open(w->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    w->above = machine_directory(w->directory, "upper");
+    w->work = machine_directory(w->directory, "work");
+    machine_layers(&w->stack);
+    for (size_t i = 0; i < w->stack.n; i++) {
+        if (pwrite(w->stack.layers[i].fd, LOWER, FILE_SIZE, 0) != FILE_SIZE)
+            abort();
+    }
+    if (stack_open(&w->stack) != 0)
+        abort();
+    mount_upper(w);
+}
+
+static void world_close(struct world *w)
+{
+    CHECK_INT(machine_count_names(w->work), 0);
+    um_upper_close(w->upper);
+    stack_close(&w->stack);
+    machine_remove(openat(w->directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    close(w->above);
+    close(w->work);
+    close(w->directory);
+    CHECK_INT(rmdir(w->path), 0);
+}
+
+/* Look a path up, as the kernel does; every step stays looked up. */
+static int find(struct world *w, const char *path, struct um_attr *attr)
+{
+    int error = um_upper_getattr(w->upper, UM_ROOT_NODE, attr);
+    while (error == 0 && *path != '\0') {
+        size_t size = strcspn(path, "/");
+        error = um_upper_lookup(w->upper, attr->node, path, size, attr);
+        path += size + (path[size] == '/');
+    }
+    return error;
+}
+
+static uint64_t node_of(struct world *w, const char *path)
+{
+    struct um_attr attr;
+    int error = find(w, path, &attr);
+    if (error != 0)
+        UM_TEST_FAIL("%s: %s", path, strerror(-error));
+    return error ? 0 : attr.node;
+}
+
+static int open_file(struct world *w, uint64_t node, unsigned flags)
+{
+    int error = um_upper_open_file(w->upper, node, flags);
+    if (error == -EAGAIN)
+        error = um_upper_copy_up(w->upper, node, 0);
+    else
+        return error;
+    return error ? error : um_upper_open_file(w->upper, node, flags);
+}
+
+static void check_content(struct world *w, const char *path, const char *expected)
+{
+    char got[64] = "";
+    struct um_attr attr;
+    REQUIRE(find(w, path, &attr) == 0);
+    CHECK_INT(attr.size, strlen(expected));
+    REQUIRE(open_file(w, attr.node, 0) == 0);
+    CHECK_INT(um_upper_read(w->upper, attr.node, 0, got, sizeof got, 0), strlen(expected));
+    CHECK_STR(got, expected);
+    um_upper_release(w->upper, attr.node);
+}
+
+static void put_content(struct world *w, const char *path, const char *content)
+{
+    uint64_t node = node_of(w, path);
+    size_t size = strlen(content);
+    REQUIRE(open_file(w, node, UM_OPEN_WRITE) == 0);
+    CHECK_INT(um_upper_write(w->upper, node, 0, content, size), size);
+    um_upper_release(w->upper, node);
+}
+
+static uint64_t make_file(struct world *w, const char *name)
+{
+    struct um_maker maker = machine_maker();
+    struct um_attr attr = {0};
+    CHECK_INT(um_upper_mknod(w->upper, UM_ROOT_NODE, name, strlen(name), S_IFREG | 0644, 0, 0,
+                             &maker, &attr),
+              0);
+    return attr.node;
+}
+
+static void put_file(int fd, const char *name)
+{
+    int made = openat(fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    CHECK(made >= 0);
+    close(made);
+}
+
+static int set_mode(struct world *w, const char *path, uint32_t mode)
+{
+    struct um_setattr set = {.which = UM_SET_MODE, .mode = mode};
+    struct um_attr attr;
+    return um_upper_setattr(w->upper, node_of(w, path), &set, &attr);
+}
+
+static const char *mark_of(const struct world *w, const char *what, char name[64])
+{
+    snprintf(name, 64, "%s.overlay.%s", w->flags & UM_UPPER_TRUSTED ? "trusted" : "user", what);
+    return name;
+}
+
+static bool has_mark(struct world *w, const char *path, const char *what)
+{
+    char name[64], value[512];
+    int fd = openat(w->above, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    bool has = fd >= 0 && fgetxattr(fd, mark_of(w, what, name), value, sizeof value) >= 0;
+    close(fd);
+    return has;
+}
+
+/* ---- files without their data -------------------------------------------------------------------- */
+
+static void set_many_xattrs(struct world *w, const char *path)
+{
+    for (unsigned i = 0; i < 30; i++) {
+        char name[64];
+        int size = snprintf(name, sizeof name, "user.a-name-that-needs-much-room-in-a-list.%u", i);
+        CHECK_INT(um_upper_setxattr(w->upper, node_of(w, path), name, (size_t)size, "", 0, 0), 0);
+    }
+}
+
+TEST(many_xattrs_make_no_metacopy)
+{
+    static const char *const paths[] = {"new", "dir/a"};
+    struct world w;
+    world_open(&w, UINT64_MAX);
+    make_file(&w, "new");
+    for (size_t i = 0; i < 2; i++) {
+        put_content(&w, paths[i], "own");
+        set_many_xattrs(&w, paths[i]);
+    }
+    remount(&w);
+    for (size_t i = 0; i < 2; i++) {
+        check_content(&w, paths[i], "own");
+        put_content(&w, paths[i], "Own");
+        check_content(&w, paths[i], "Own");
+    }
+    world_close(&w);
+}
+
+/* A daemon that was killed between emptying a file and taking its mark away. */
+TEST(a_mark_on_an_empty_file_means_nothing_later_either)
+{
+    struct world w;
+    world_open(&w, 1);
+    CHECK_INT(set_mode(&w, "dir/a", 0600), 0);
+    CHECK(has_mark(&w, "dir/a", "metacopy"));
+    int fd = openat(w.above, "dir/a", O_WRONLY | O_CLOEXEC);
+    CHECK_INT(ftruncate(fd, 0), 0);
+    close(fd);
+    remount(&w);
+    check_content(&w, "dir/a", "");
+    put_content(&w, "dir/a", "mine");
+    remount(&w);
+    check_content(&w, "dir/a", "mine");
+    world_close(&w);
+}
+
+TEST(a_metacopy_keeps_its_data_wherever_it_goes)
+{
+    struct um_attr attr;
+    struct world w;
+    world_open(&w, 1);
+    CHECK_INT(set_mode(&w, "hard", 0600), 0); /* of a group of names */
+    CHECK_INT(um_upper_rename(w.upper, node_of(&w, "dir/sub"), "c", 1, UM_ROOT_NODE, "moved", 5, 0),
+              0);
+    CHECK_INT(um_upper_rename(w.upper, UM_ROOT_NODE, "a", 1, UM_ROOT_NODE, "z", 1, 0), 0);
+    CHECK_INT(um_upper_link(w.upper, node_of(&w, "z/b/x"), UM_ROOT_NODE, "linked", 6, &attr), 0);
+    for (int again = 0; again < 2; again++) {
+        check_content(&w, "hard", LOWER);
+        check_content(&w, "moved", LOWER);
+        check_content(&w, "z/b/x", LOWER);
+        check_content(&w, "linked", LOWER);
+        remount(&w);
+    }
+    put_content(&w, "linked", "new");
+    put_content(&w, "z/hard", "New");
+    for (int again = 0; again < 2; again++) {
+        check_content(&w, "z/b/x", "new");
+        check_content(&w, "hard", "New");
+        check_content(&w, "moved", LOWER);
+        remount(&w);
+    }
+    world_close(&w);
+}
+
+/* The kernel's overlayfs names the data by nothing, where it has the same path, or by a name beside. */
+static void put_metacopy(struct world *w, const char *path, const char *redirect)
+{
+    char name[64];
+    put_file(w->above, path);
+    int fd = openat(w->above, path, O_WRONLY | O_CLOEXEC);
+    CHECK_INT(ftruncate(fd, FILE_SIZE), 0);
+    CHECK_INT(fsetxattr(fd, mark_of(w, "metacopy", name), "", 0, 0), 0);
+    if (redirect != NULL)
+        CHECK_INT(fsetxattr(fd, mark_of(w, "redirect", name), redirect, strlen(redirect), 0), 0);
+    close(fd);
+}
+
+TEST(a_metacopy_of_the_kernel_keeps_its_data_wherever_it_goes)
+{
+    struct um_attr attr;
+    struct world w;
+    world_open(&w, 1);
+    CHECK_INT(mkdirat(w.above, "dir", 0755), 0);
+    CHECK_INT(mkdirat(w.above, "sub", 0755), 0);
+    put_metacopy(&w, "dir/a", NULL);
+    put_metacopy(&w, "dir/other", "a");
+    put_metacopy(&w, "sub/x", NULL);
+    remount(&w);
+    uint64_t dir = node_of(&w, "dir"), sub = node_of(&w, "sub"), root = UM_ROOT_NODE;
+    check_content(&w, "dir/a", LOWER);
+    check_content(&w, "dir/other", LOWER);
+    CHECK_INT(um_upper_rename(w.upper, dir, "a", 1, root, "moved", 5, 0), 0);
+    CHECK_INT(um_upper_link(w.upper, node_of(&w, "dir/other"), root, "linked", 6, &attr), 0);
+    /* Nobody has looked this one up. */
+    CHECK_INT(um_upper_rename(w.upper, sub, "x", 1, root, "x", 1, RENAME_EXCHANGE), 0);
+    for (int again = 0; again < 2; again++) {
+        check_content(&w, "moved", LOWER);
+        check_content(&w, "linked", LOWER);
+        check_content(&w, "dir/other", LOWER);
+        check_content(&w, "x", LOWER);
+        remount(&w);
+    }
+    world_close(&w);
+}
+
+/* ---- other lower layers than those that the upper was made for ------------------------------------ */
+
+TEST(a_number_stays_while_it_is_used_whatever_the_layers_are)
+{
+    struct um_attr attr;
+    struct world w;
+    world_open(&w, UINT64_MAX);
+    w.flags |= UM_UPPER_STRANGE;
+    remount(&w);
+    uint64_t node = node_of(&w, "dir/a"), group = node_of(&w, "sub/hard");
+    put_content(&w, "dir/a", "new");
+    put_content(&w, "sub/x", "New");
+    CHECK_INT(node_of(&w, "dir/a"), node);
+    CHECK_INT(node_of(&w, "sub/x"), group);
+    CHECK_INT(node_of(&w, "sub/hard"), group);
+    remount(&w);
+    CHECK_INT(find(&w, "dir/a", &attr), 0);
+    CHECK(attr.node != node); /* it is not known to be a copy of anything */
+    check_content(&w, "dir/a", "new");
+    check_content(&w, "sub/hard", "New");
+    world_close(&w);
+}
+
+/* ---- whiteouts by file ------------------------------------------------------------------------------ */
+
+TEST(names_hidden_by_files_can_be_made_again)
+{
+    struct um_maker maker = machine_maker();
+    struct um_attr attr, parent;
+    struct world w;
+    world_open(&w, 1);
+    CHECK_INT(find(&w, "a", &parent), 0);
+    uint32_t links = parent.nlink;
+    CHECK_INT(mkdirat(w.above, "a", 0755), 0);
+    int fd = openat(w.above, "a", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    put_file(fd, ".wh.b");
+    put_file(fd, ".wh.hard");
+    remount(&w);
+    uint64_t a = node_of(&w, "a");
+    CHECK_INT(find(&w, "a/b", &attr), -ENOENT);
+    CHECK_INT(find(&w, "a/hard", &attr), -ENOENT);
+    CHECK_INT(find(&w, "a", &parent), 0);
+    CHECK_INT(parent.nlink, links - 1);
+    CHECK_INT(um_upper_mkdir(w.upper, a, "b", 1, 0755, &maker, &attr), 0);
+    CHECK_INT(um_upper_symlink(w.upper, a, "hard", 4, "t", 1, &maker, &attr), 0);
+    for (int again = 0; again < 2; again++) {
+        CHECK_INT(find(&w, "a", &parent), 0);
+        CHECK_INT(parent.nlink, links);
+        CHECK_INT(find(&w, "a/b/c", &attr), -ENOENT);
+        CHECK_INT(find(&w, "a/hard", &attr), 0);
+        remount(&w);
+    }
+    a = node_of(&w, "a");
+    CHECK_INT(um_upper_rmdir(w.upper, a, "b", 1), 0);
+    CHECK_INT(um_upper_rename(w.upper, a, "sub", 3, a, "b", 1, 0), 0);
+    CHECK_INT(um_upper_unlink(w.upper, a, "hard", 4), 0);
+    for (int again = 0; again < 2; again++) {
+        CHECK_INT(find(&w, "a/b", &attr), 0);
+        CHECK(S_ISREG(attr.mode));
+        CHECK_INT(find(&w, "a/hard", &attr), -ENOENT);
+        CHECK_INT(find(&w, "a/sub", &attr), -ENOENT);
+        CHECK_INT(find(&w, "a", &parent), 0);
+        CHECK_INT(parent.nlink, links - 1);
+        remount(&w);
+    }
+    close(fd);
+    world_close(&w);
+}
+
+/* ---- steps that fail ---------------------------------------------------------------------------------- */
+
+static bool set_immutable(int fd, const char *path, bool immutable)
+{
+    int flags = 0;
+    int file = openat(fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool done = file >= 0 && ioctl(file, FS_IOC_GETFLAGS, &flags) == 0;
+    flags = immutable ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
+    done = done && ioctl(file, FS_IOC_SETFLAGS, &flags) == 0;
+    close(file);
+    return done;
+}
+
+/* The directory that should have been replaced shows nothing, and holds a whiteout. */
+TEST(a_rename_that_fails_leaves_the_directory_that_it_should_replace)
+{
+    struct um_maker maker = machine_maker();
+    struct um_attr attr, before;
+    struct um_upper_list *list;
+    char value[8];
+    struct world w;
+    world_open(&w, UINT64_MAX);
+    uint64_t sub = node_of(&w, "sub"), dir, moved;
+    CHECK_INT(um_upper_mkdir(w.upper, UM_ROOT_NODE, "from", 4, 0755, &maker, &attr), 0);
+    moved = attr.node;
+    CHECK_INT(um_upper_mkdir(w.upper, moved, "inner", 5, 0755, &maker, &attr), 0);
+    dir = node_of(&w, "sub/dir");
+    CHECK_INT(um_upper_setxattr(w.upper, dir, "user.kept", 9, "yes", 3, 0), 0);
+    CHECK_INT(um_upper_unlink(w.upper, dir, "x", 1), 0);
+    CHECK_INT(um_upper_getattr(w.upper, dir, &before), 0);
+    CHECK_INT(um_upper_list_open(w.upper, dir, &list), 0);
+    if (set_immutable(w.above, "from", true)) {
+        CHECK_INT(um_upper_rename(w.upper, moved, "inner", 5, sub, "dir", 3, 0), -EPERM);
+        CHECK_INT(um_upper_getattr(w.upper, dir, &attr), 0);
+        CHECK_INT(attr.mtime, before.mtime);
+        CHECK_INT(attr.mtime_nsec, before.mtime_nsec);
+        CHECK_INT(um_upper_getxattr(w.upper, dir, "user.kept", 9, value, sizeof value), 3);
+        CHECK_INT(node_of(&w, "sub/dir"), dir);
+        CHECK_INT(um_upper_mkdir(w.upper, dir, "y", 1, 0755, &maker, &attr), 0);
+        CHECK_INT(find(&w, "sub/dir/y", &attr), 0);
+        CHECK_INT(um_upper_rmdir(w.upper, dir, "y", 1), 0);
+        CHECK_INT(machine_count_names(w.work), 0);
+        CHECK(set_immutable(w.above, "from", false));
+    }
+    CHECK_INT(um_upper_rename(w.upper, moved, "inner", 5, sub, "dir", 3, 0), 0);
+    um_upper_list_close(list);
+    CHECK_INT(find(&w, "sub/dir/x", &attr), -ENOENT);
+    remount(&w);
+    CHECK_INT(find(&w, "sub/dir", &attr), 0);
+    CHECK_INT(find(&w, "sub/dir/x", &attr), -ENOENT);
+    world_close(&w);
+}
+
+/* Somebody takes a directory away from the disk, and the mount the one above it. */
+TEST(a_directory_that_was_torn_from_its_place_is_stale)
+{
+    struct um_maker maker = machine_maker();
+    struct um_attr attr;
+    struct world w;
+    world_open(&w, UINT64_MAX);
+    CHECK_INT(um_upper_mkdir(w.upper, UM_ROOT_NODE, "outer", 5, 0755, &maker, &attr), 0);
+    CHECK_INT(um_upper_mkdir(w.upper, attr.node, "inner", 5, 0755, &maker, &attr), 0);
+    CHECK_INT(unlinkat(w.above, "outer/inner", AT_REMOVEDIR), 0);
+    CHECK_INT(um_upper_rmdir(w.upper, UM_ROOT_NODE, "outer", 5), 0);
+    CHECK_INT(um_upper_lookup(w.upper, attr.node, "x", 1, &attr), -ESTALE);
+    CHECK_INT(um_upper_mkdir(w.upper, attr.node, "x", 1, 0755, &maker, &attr), -ESTALE);
+    world_close(&w);
+}
+
+TEST(nothing_leads_out_of_the_upper)
+{
+    struct um_attr attr;
+    struct world w;
+    world_open(&w, UINT64_MAX);
+    CHECK_INT(um_upper_lookup(w.upper, UM_ROOT_NODE, "..", 2, &attr), -ENOENT);
+    CHECK_INT(um_upper_lookup(w.upper, UM_ROOT_NODE, ".", 1, &attr), -ENOENT);
+    CHECK_INT(um_upper_rename(w.upper, UM_ROOT_NODE, "..", 2, UM_ROOT_NODE, "y", 1, 0), -ENOENT);
+    CHECK_INT(um_upper_lookup(w.upper, UM_ROOT_NODE, "a/../..", 7, &attr), -EINVAL);
+    world_close(&w);
+}
+
+/* ---- names and paths of any length ---------------------------------------------------------------------- */
+
+TEST(names_of_255_bytes_can_be_made_and_removed)
+{
+    struct um_maker maker = machine_maker();
+    struct um_attr attr;
+    char name[UM_NAME_MAX + 2], other[UM_NAME_MAX + 1];
+    struct world w;
+    world_open(&w, UINT64_MAX);
+    for (size_t size = UM_NAME_MAX - 5; size <= UM_NAME_MAX; size++) {
+        memset(name, 'n', sizeof name);
+        memset(other, 'o', sizeof other);
+        CHECK_INT(um_upper_mkdir(w.upper, UM_ROOT_NODE, name, size, 0755, &maker, &attr), 0);
+        CHECK_INT(um_upper_rename(w.upper, UM_ROOT_NODE, name, size, UM_ROOT_NODE, other, size, 0),
+                  0);
+        CHECK_INT(um_upper_lookup(w.upper, UM_ROOT_NODE, name, size, &attr), -ENOENT);
+        CHECK_INT(um_upper_lookup(w.upper, UM_ROOT_NODE, other, size, &attr), 0);
+        CHECK_INT(um_upper_rmdir(w.upper, UM_ROOT_NODE, other, size), 0);
+    }
+    size_t size = UM_NAME_MAX + 1;
+    CHECK_INT(um_upper_lookup(w.upper, UM_ROOT_NODE, name, size, &attr), -ENAMETOOLONG);
+    CHECK_INT(um_upper_mkdir(w.upper, UM_ROOT_NODE, name, size, 0755, &maker, &attr),
+              -ENAMETOOLONG);
+    CHECK_INT(um_upper_unlink(w.upper, UM_ROOT_NODE, name, size), -ENAMETOOLONG);
+    CHECK_INT(um_upper_rename(w.upper, UM_ROOT_NODE, "b", 1, UM_ROOT_NODE, name, size, 0),
+              -ENAMETOOLONG);
+    world_close(&w);
+}
+
+#define DEPTH 300
+#define LONG_NAME 200
+
+static void long_name(unsigned depth, char name[LONG_NAME])
+{
+    memset(name, 'l', LONG_NAME);
+    name[0] = (char)('a' + depth % 20);
+}
+
+TEST(paths_may_be_longer_than_the_kernel_takes_at_once)
+{
+    struct um_maker maker = machine_maker();
+    struct um_upper_list *list;
+    struct um_tree_entry entry;
+    struct um_attr attr;
+    char name[LONG_NAME];
+    static uint64_t nodes[DEPTH + 1];
+    struct world w;
+    world_open(&w, 1);
+    /* All inside of a directory that continues a lower one, whose redirect is needed far below. */
+    nodes[0] = node_of(&w, "dir");
+    for (unsigned i = 0; i < DEPTH; i++) {
+        long_name(i, name);
+        CHECK_INT(um_upper_mkdir(w.upper, nodes[i], name, LONG_NAME, 0755, &maker, &attr), 0);
+        nodes[i + 1] = attr.node;
+    }
+    uint64_t root = UM_ROOT_NODE, deep = nodes[DEPTH];
+    CHECK_INT(um_upper_rename(w.upper, root, "a", 1, deep, "a", 1, 0), 0);
+    CHECK_INT(um_upper_rename(w.upper, root, "b", 1, deep, "b", 1, 0), 0);
+    CHECK_INT(um_upper_lookup(w.upper, deep, "a", 1, &attr), 0);
+    uint64_t a = attr.node;
+    CHECK_INT(um_upper_lookup(w.upper, a, "hard", 4, &attr), 0);
+    CHECK_INT(attr.nlink, 4);
+    CHECK_INT(open_file(&w, attr.node, UM_OPEN_WRITE), 0);
+    um_upper_release(w.upper, attr.node);
+    CHECK_INT(um_upper_list_open(w.upper, deep, &list), 0);
+    CHECK_INT(um_upper_list_next(list, 0, &entry, 1), 1);
+    CHECK_INT(um_upper_list_next(list, entry.next, &entry, 1), 1);
+    CHECK_INT(um_upper_list_next(list, entry.next, &entry, 1), 0);
+    um_upper_list_close(list);
+    CHECK_INT(um_upper_unlink(w.upper, deep, "b", 1), 0);
+    CHECK_INT(um_upper_rename(w.upper, deep, "a", 1, root, "back", 4, 0), 0);
+    CHECK_INT(find(&w, "back/b/c", &attr), 0);
+    for (unsigned i = DEPTH; i-- > 0;) {
+        long_name(i, name);
+        CHECK_INT(um_upper_rmdir(w.upper, nodes[i], name, LONG_NAME), 0);
+    }
+    remount(&w);
+    CHECK_INT(find(&w, "back/b/c", &attr), 0);
+    CHECK_INT(find(&w, "a", &attr), -ENOENT);
+    CHECK_INT(find(&w, "hard", &attr), 0);
+    CHECK_INT(attr.nlink, 3);
+    world_close(&w);
+}

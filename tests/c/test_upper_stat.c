@@ -1,0 +1,1010 @@
+#include <fcntl.h>
+#include <grp.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <time.h>
+
+#include "harness.h"
+#include "layers.h"
+#include "override_stat.h"
+#include "posix_acl.h"
+#include "upper_private.h"
+
+/* What the kernel does to files of its own is the reference for both kinds of upper: root's, and that
+ * of an ordinary user, who must see the same through override_stat. */
+
+#define NOBODY 65534
+#define LAYERS 7
+
+static const uint32_t types[] = {S_IFREG, S_IFDIR, S_IFIFO, S_IFSOCK, S_IFCHR, S_IFBLK};
+#define N_TYPES (sizeof types / sizeof *types)
+
+/* ---- a place to work in --------------------------------------------------------------------------- */
+
+struct place {
+    char path[256];
+    int fd;
+};
+
+static void place_open(struct place *place)
+{
+    const char *parent = getenv("TMPDIR");
+    snprintf(place->path, sizeof place->path, "%s/test_upper_stat.XXXXXX",
+             parent ? parent : "/tmp");
+    if (mkdtemp(place->path) == NULL)
+        abort();
+    place->fd = open(place->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+static void place_close(struct place *place)
+{
+    close(place->fd);
+    CHECK_INT(um_disk_remove(AT_FDCWD, place->path), 0);
+}
+
+static struct um_upper upper_of(uint32_t flags)
+{
+    return (struct um_upper){.flags = flags, .n_layers = LAYERS};
+}
+
+static struct um_spot spot_in(int fd, const char *name)
+{
+    struct um_spot spot;
+    CHECK_INT(um_spot_in(fd, um_slice_of(name, strlen(name)), &spot), 0);
+    return spot;
+}
+
+/* Run checks as an ordinary user: in a child where this process is root. */
+static void as_ordinary_user(void (*run)(void))
+{
+    if (geteuid() != 0) {
+        run();
+        return;
+    }
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        um_test_failed_checks = 0;
+        if (setgroups(0, NULL) != 0 || setresgid(NOBODY, NOBODY, NOBODY) != 0 ||
+            setresuid(NOBODY, NOBODY, NOBODY) != 0)
+            _exit(2);
+        run();
+        fflush(NULL);
+        _exit(um_test_failed_checks != 0);
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK_INT(status, 0);
+}
+
+static bool is_root(const char *what)
+{
+    if (geteuid() != 0)
+        fprintf(stderr, "not run, as it needs root: %s\n", what);
+    return geteuid() == 0;
+}
+
+/* ---- numbers by chance, the same in every run --------------------------------------------------------- */
+
+static uint32_t pick(uint64_t *state, uint32_t below)
+{
+    *state = *state * 6364136223846793005ull + 1442695040888963407ull;
+    return (uint32_t)(*state >> 33) % below;
+}
+
+/* Any ACL that the kernel accepts; its size. */
+static size_t pick_acl(uint64_t *state, uint8_t acl[128])
+{
+    size_t size = 4;
+    const uint32_t n_users = pick(state, 3), n_groups = pick(state, 3);
+    const bool masked = n_users + n_groups != 0 || pick(state, 3) == 0;
+    const struct {
+        uint16_t tag;
+        uint32_t n;
+    } kinds[] = {{0x01, 1},        {0x02, n_users}, {0x04, 1},
+                 {0x08, n_groups}, {0x10, masked},  {0x20, 1}};
+    um_store32(acl, 2);
+    for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; kind++) {
+        for (uint32_t i = 0; i < kinds[kind].n; i++) {
+            um_store16(acl + size, kinds[kind].tag);
+            um_store16(acl + size + 2, (uint16_t)pick(state, 8));
+            um_store32(acl + size + 4,
+                       kinds[kind].n == 1 && kinds[kind].tag != 0x02 && kinds[kind].tag != 0x08
+                           ? UINT32_MAX
+                           : 1000 + i);
+            size += 8;
+        }
+    }
+    return size;
+}
+
+/* ---- what is seen ---------------------------------------------------------------------------------------- */
+
+struct seen {
+    uint32_t mode, uid, gid, major, minor;
+    uint64_t size;
+    int64_t access_size, default_size;
+    uint8_t access_acl[128], default_acl[128];
+};
+
+static struct seen see_disk(int fd, const char *name)
+{
+    struct stat status = {0};
+    struct um_spot spot = spot_in(fd, name);
+    CHECK_INT(um_spot_stat(&spot, &status), 0);
+    struct seen seen = {.mode = status.st_mode,
+                        .uid = status.st_uid,
+                        .gid = status.st_gid,
+                        .major = major(status.st_rdev),
+                        .minor = minor(status.st_rdev),
+                        .size = S_ISDIR(status.st_mode) ? 0 : (uint64_t)status.st_size};
+    seen.access_size = um_spot_getxattr(&spot, UM_ACL_ACCESS, seen.access_acl, 128);
+    seen.default_size = um_spot_getxattr(&spot, UM_ACL_DEFAULT, seen.default_acl, 128);
+    return seen;
+}
+
+static struct seen see(struct um_upper *upper, int fd, const char *name)
+{
+    struct stat status = {0};
+    struct um_attr attr = {0};
+    struct um_spot spot = spot_in(fd, name);
+    CHECK_INT(um_spot_stat(&spot, &status), 0);
+    CHECK_INT(um_disk_attr(upper, &spot, &status, &attr), 0);
+    CHECK_INT(attr.layer, LAYERS);
+    CHECK_INT(attr.nlink, status.st_nlink);
+    CHECK_INT(attr.mtime, status.st_mtim.tv_sec);
+    CHECK_INT(attr.mtime_nsec, status.st_mtim.tv_nsec);
+    CHECK_INT(attr.ctime_nsec, status.st_ctim.tv_nsec);
+    CHECK_INT(attr.atime_nsec, status.st_atim.tv_nsec);
+    struct seen seen = {.mode = attr.mode,
+                        .uid = attr.uid,
+                        .gid = attr.gid,
+                        .major = attr.major,
+                        .minor = attr.minor,
+                        .size = S_ISDIR(attr.mode) ? 0 : attr.size};
+    seen.access_size = um_disk_getxattr(upper, &spot, UM_ACL_ACCESS, seen.access_acl, 128);
+    seen.default_size = um_disk_getxattr(upper, &spot, UM_ACL_DEFAULT, seen.default_acl, 128);
+    return seen;
+}
+
+static void compare(const struct seen *actual, const struct seen *expected)
+{
+    CHECK_INT(actual->mode, expected->mode);
+    CHECK_INT(actual->uid, expected->uid);
+    CHECK_INT(actual->gid, expected->gid);
+    CHECK_INT(actual->major, expected->major);
+    CHECK_INT(actual->minor, expected->minor);
+    CHECK_INT(actual->size, expected->size);
+    CHECK_INT(actual->access_size, expected->access_size);
+    CHECK_INT(actual->default_size, expected->default_size);
+    CHECK(memcmp(actual->access_acl, expected->access_acl, 128) == 0);
+    CHECK(memcmp(actual->default_acl, expected->default_acl, 128) == 0);
+}
+
+/* The daemon can always read and write what an ordinary user's upper holds, and nothing in it acts as
+ * its owner. */
+static void check_own(int fd, const char *name)
+{
+    struct seen disk = see_disk(fd, name);
+    uint32_t needed = S_ISDIR(disk.mode) ? 0700 : 0600;
+    CHECK_INT(disk.uid, geteuid());
+    CHECK_INT(disk.mode & 07000, 0);
+    if (S_ISREG(disk.mode) || S_ISDIR(disk.mode))
+        CHECK_INT(disk.mode & needed, needed);
+}
+
+/* ---- making ------------------------------------------------------------------------------------------------ */
+
+static struct um_owner pick_owner(uint64_t *state, uint32_t type)
+{
+    bool device = type == S_IFCHR || type == S_IFBLK;
+    return (struct um_owner){.uid = pick(state, 3) * 1000,
+                             .gid = pick(state, 3) * 1000,
+                             .mode = type | pick(state, 010000),
+                             .major = device ? 1 + pick(state, 4000) : 0,
+                             .minor = device ? pick(state, 1000000) : 0};
+}
+
+static void check_makes(uint32_t flags)
+{
+    static const mode_t masks[] = {0, 022, 077, 0777};
+    struct place place;
+    struct um_upper upper = upper_of(flags);
+    uint64_t state = 1;
+    place_open(&place);
+    for (unsigned i = 0; i < 400; i++) {
+        struct um_owner owner = pick_owner(&state, types[i % N_TYPES]);
+        umask(masks[pick(&state, 4)]);
+        CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, NULL, pick(&state, 2)), 0);
+        CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, NULL, true), -EEXIST);
+        struct seen seen = see(&upper, place.fd, "made");
+        CHECK_INT(seen.mode, owner.mode);
+        CHECK_INT(seen.uid, owner.uid);
+        CHECK_INT(seen.gid, owner.gid);
+        CHECK_INT(seen.major, owner.major);
+        CHECK_INT(seen.minor, owner.minor);
+        CHECK_INT(seen.size, 0);
+        if (flags & UM_UPPER_OVERRIDE) {
+            check_own(place.fd, "made");
+        } else {
+            struct seen disk = see_disk(place.fd, "made");
+            compare(&disk, &seen);
+        }
+        CHECK_INT(um_disk_remove(place.fd, "made"), 0);
+    }
+    umask(022);
+    place_close(&place);
+}
+
+TEST(root_makes_what_was_asked_for)
+{
+    if (is_root(__func__))
+        check_makes(0);
+}
+
+static void check_own_makes(void)
+{
+    check_makes(UM_UPPER_OVERRIDE);
+}
+
+TEST(an_ordinary_user_makes_what_was_asked_for)
+{
+    as_ordinary_user(check_own_makes);
+}
+
+static bool has_override(int fd, const char *name)
+{
+    struct um_spot spot = spot_in(fd, name);
+    return um_spot_getxattr(&spot, UM_OVERRIDE_XATTR, NULL, 0) >= 0;
+}
+
+static void check_plain(void)
+{
+    struct place place;
+    struct um_upper upper = upper_of(UM_UPPER_OVERRIDE);
+    struct um_owner own = {.uid = geteuid(), .gid = getegid()};
+    place_open(&place);
+    for (size_t i = 0; i < 4; i++) {
+        own.mode = types[i] | 0750;
+        CHECK_INT(um_disk_make(&upper, place.fd, "made", &own, NULL, false), 0);
+        struct seen disk = see_disk(place.fd, "made");
+        CHECK_INT(disk.mode, own.mode);
+        CHECK(!has_override(place.fd, "made"));
+        struct um_spot spot = spot_in(place.fd, "made");
+        if (i < 2) {
+            /* There and back again. */
+            CHECK_INT(um_disk_chown(&upper, &spot, 5, UINT32_MAX), 0);
+            CHECK(has_override(place.fd, "made"));
+            CHECK_INT(see(&upper, place.fd, "made").uid, 5);
+            CHECK_INT(um_disk_chown(&upper, &spot, own.uid, own.gid), 0);
+            CHECK(!has_override(place.fd, "made"));
+        } else {
+            CHECK_INT(um_disk_chmod(&upper, &spot, 0005), 0);
+            CHECK_INT(see(&upper, place.fd, "made").mode, types[i] | 0005);
+            CHECK_INT(um_disk_chown(&upper, &spot, own.uid, own.gid), 0);
+            CHECK_INT(um_disk_chown(&upper, &spot, 5, 5), -EPERM);
+        }
+        CHECK_INT(um_disk_remove(place.fd, "made"), 0);
+    }
+    place_close(&place);
+}
+
+TEST(what_the_disk_shows_has_no_override)
+{
+    as_ordinary_user(check_plain);
+}
+
+static void check_symlink(uint32_t flags)
+{
+    struct place place;
+    struct um_upper upper = upper_of(flags);
+    struct um_owner owner = {.uid = 1000, .gid = 1001, .mode = S_IFLNK | 0777};
+    char target[16];
+    place_open(&place);
+    CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, "nowhere", true), 0);
+    struct um_spot spot = spot_in(place.fd, "made");
+    CHECK_INT(readlinkat(place.fd, "made", target, sizeof target), 7);
+    struct seen seen = see(&upper, place.fd, "made");
+    CHECK_INT(seen.mode, S_IFLNK | 0777);
+    CHECK_INT(seen.size, 7);
+    CHECK_INT(seen.uid, flags ? geteuid() : 1000);
+    CHECK_INT(seen.gid, flags ? getegid() : 1001);
+    CHECK_INT(um_disk_chown(&upper, &spot, 2000, 2001), 0);
+    CHECK_INT(see(&upper, place.fd, "made").gid, flags ? getegid() : 2001);
+    CHECK_INT(um_disk_chmod(&upper, &spot, 0700), -EOPNOTSUPP);
+    place_close(&place);
+}
+
+static void check_own_symlink(void)
+{
+    check_symlink(UM_UPPER_OVERRIDE);
+}
+
+TEST(symlinks)
+{
+    if (is_root(__func__))
+        check_symlink(0);
+    as_ordinary_user(check_own_symlink);
+}
+
+static void check_whiteout_trap(uint32_t flags)
+{
+    struct place place;
+    struct um_upper upper = upper_of(flags);
+    struct um_owner owner = {.uid = 1000, .gid = 1001, .mode = S_IFCHR | 0640};
+    struct stat status;
+    enum um_found found;
+    place_open(&place);
+    CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, NULL, true), 0);
+    struct um_spot spot = spot_in(place.fd, "made");
+    CHECK_INT(um_disk_classify(&spot, &found, &status), 0);
+    CHECK_INT(found, UM_FOUND_FILE);
+    CHECK_INT(um_disk_chown(&upper, &spot, 0, UINT32_MAX), 0);
+    CHECK_INT(um_disk_chmod(&upper, &spot, 06755), 0);
+    CHECK_INT(um_disk_chown(&upper, &spot, UINT32_MAX, 3), 0);
+    struct seen seen = see(&upper, place.fd, "made");
+    CHECK_INT(seen.mode, S_IFCHR | 0755);
+    CHECK_INT(seen.uid, 0);
+    CHECK_INT(seen.gid, 3);
+    CHECK_INT(seen.major, 0);
+    CHECK_INT(seen.minor, 0);
+    place_close(&place);
+}
+
+static void check_own_whiteout_trap(void)
+{
+    check_whiteout_trap(UM_UPPER_OVERRIDE);
+}
+
+TEST(a_device_0_0_is_no_whiteout)
+{
+    if (is_root(__func__))
+        check_whiteout_trap(0);
+    as_ordinary_user(check_own_whiteout_trap);
+}
+
+static void check_failure(void)
+{
+    struct place place;
+    struct um_upper upper = upper_of(0); /* which wants what this user may not do */
+    struct um_owner owner = {.uid = 0, .gid = 0};
+    place_open(&place);
+    for (size_t i = 0; i < 4; i++) {
+        owner.mode = types[i] | 0755;
+        CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, NULL, true), -EPERM);
+        CHECK_INT(faccessat(place.fd, "made", F_OK, AT_SYMLINK_NOFOLLOW), -1);
+    }
+    owner.mode = 0644; /* of no type */
+    CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, NULL, true), -EINVAL);
+    place_close(&place);
+}
+
+TEST(failure_leaves_nothing)
+{
+    as_ordinary_user(check_failure);
+}
+
+TEST(what_others_wrote_is_understood)
+{
+    static const struct {
+        const char *text;
+        uint32_t mode, uid;
+    } cases[] = {
+        {"5:6:04711", S_IFREG | 04711, 5},
+        {"5:6:0100711:file", S_IFREG | 0711, 5},
+        {"5:6:0600:pipe", S_IFIFO | 0600, 5},
+        {"5:6:0600:socket", S_IFSOCK | 0600, 5},
+        {"5:6:0600:block-8-1", S_IFBLK | 0600, 5},
+        {"5:6:0600:dir", S_IFREG | 0600, 5}, /* a file it stays */
+    };
+    struct place place;
+    struct um_upper upper = upper_of(0);
+    struct stat status;
+    struct um_attr attr = {0};
+    place_open(&place);
+    int fd = openat(place.fd, "file", O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+    CHECK_INT(write(fd, "data", 4), 4);
+    struct um_spot spot = spot_in(place.fd, "file");
+    CHECK_INT(um_spot_stat(&spot, &status), 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        CHECK_INT(
+            um_spot_setxattr(&spot, UM_OVERRIDE_XATTR, cases[i].text, strlen(cases[i].text), 0), 0);
+        CHECK_INT(um_disk_attr(&upper, &spot, &status, &attr), 0);
+        CHECK_INT(attr.mode, cases[i].mode);
+        CHECK_INT(attr.uid, cases[i].uid);
+        CHECK_INT(attr.size, S_ISREG(attr.mode) ? 4 : 0);
+        CHECK_INT(attr.major, S_ISBLK(attr.mode) ? 8 : 0);
+    }
+    char longest[300];
+    memset(longest, '1', sizeof longest);
+    CHECK_INT(um_spot_setxattr(&spot, UM_OVERRIDE_XATTR, longest, sizeof longest, 0), 0);
+    CHECK_INT(um_disk_attr(&upper, &spot, &status, &attr), 0);
+    CHECK_INT(attr.mode, S_IFREG | 0644);
+    CHECK_INT(um_spot_setxattr(&spot, UM_OVERRIDE_XATTR, "nonsense", 8, 0), 0);
+    CHECK_INT(um_disk_attr(&upper, &spot, &status, &attr), 0);
+    CHECK_INT(attr.mode, S_IFREG | 0644);
+    close(fd);
+    place_close(&place);
+}
+
+/* ---- changing ------------------------------------------------------------------------------------------------ */
+
+enum { N_STEPS = 600 };
+static struct seen expected[N_STEPS]; /* what root sees of the kernel's own files */
+
+static void change_on_disk(int fd, uint64_t *state)
+{
+    uint8_t acl[128];
+    struct um_spot spot = spot_in(fd, "made");
+    uint32_t what = pick(state, 3), a = pick(state, 4) * 1000, b = pick(state, 4) * 1000;
+    uint32_t mode = pick(state, 010000);
+    size_t size = pick_acl(state, acl);
+    if (what == 0)
+        CHECK_INT(um_spot_chown(&spot, a == 3000 ? UINT32_MAX : a, b == 3000 ? UINT32_MAX : b), 0);
+    else if (what == 1)
+        CHECK_INT(um_spot_chmod(&spot, mode), 0);
+    else
+        CHECK_INT(um_spot_setxattr(&spot, UM_ACL_ACCESS, acl, size, 0), 0);
+}
+
+static void change_shown(struct um_upper *upper, int fd, uint64_t *state)
+{
+    uint8_t acl[128];
+    struct um_spot spot = spot_in(fd, "made");
+    uint32_t what = pick(state, 3), a = pick(state, 4) * 1000, b = pick(state, 4) * 1000;
+    uint32_t mode = pick(state, 010000);
+    size_t size = pick_acl(state, acl);
+    if (what == 0)
+        CHECK_INT(
+            um_disk_chown(upper, &spot, a == 3000 ? UINT32_MAX : a, b == 3000 ? UINT32_MAX : b), 0);
+    else if (what == 1)
+        CHECK_INT(um_disk_chmod(upper, &spot, mode), 0);
+    else
+        CHECK_INT(um_disk_setxattr(upper, &spot, UM_ACL_ACCESS, acl, size, 0), 0);
+}
+
+/* Make an object of each type now and then, and change it meanwhile: on disk, with `upper` NULL, to
+ * see what is expected; else through the upper. */
+static void change_many(struct um_upper *upper)
+{
+    struct um_upper root = upper_of(0);
+    struct place place;
+    uint64_t state = 7;
+    place_open(&place);
+    for (unsigned i = 0; i < N_STEPS; i++) {
+        if (i % 20 == 0) {
+            struct um_owner owner = pick_owner(&state, types[i / 20 % N_TYPES]);
+            CHECK_INT(um_disk_remove(place.fd, "made"), 0);
+            CHECK_INT(um_disk_make(upper ? upper : &root, place.fd, "made", &owner, NULL, false),
+                      0);
+        }
+        if (upper == NULL) {
+            change_on_disk(place.fd, &state);
+            expected[i] = see_disk(place.fd, "made");
+        } else {
+            change_shown(upper, place.fd, &state);
+            struct seen seen = see(upper, place.fd, "made");
+            compare(&seen, &expected[i]);
+            if (upper->flags & UM_UPPER_OVERRIDE)
+                check_own(place.fd, "made");
+        }
+    }
+    place_close(&place);
+}
+
+static void check_own_changes(void)
+{
+    struct um_upper upper = upper_of(UM_UPPER_OVERRIDE);
+    change_many(&upper);
+}
+
+TEST(owner_mode_and_acl_change_as_on_disk)
+{
+    if (!is_root(__func__))
+        return;
+    struct um_upper upper = upper_of(0);
+    change_many(NULL);
+    change_many(&upper);
+    as_ordinary_user(check_own_changes);
+}
+
+/* Wait until a change would have another time. */
+static void next_tick(void)
+{
+    struct timespec before, now;
+    clock_gettime(CLOCK_REALTIME_COARSE, &before);
+    do {
+        clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    } while (now.tv_nsec == before.tv_nsec);
+}
+
+static void check_change_times(void)
+{
+    struct place place;
+    struct um_upper upper = upper_of(UM_UPPER_OVERRIDE);
+    struct um_owner owner = {.uid = geteuid(), .gid = getegid(), .mode = S_IFREG | 0644};
+    struct stat before, after;
+    place_open(&place);
+    CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, NULL, false), 0);
+    struct um_spot spot = spot_in(place.fd, "made");
+    for (int i = 0; i < 4; i++) {
+        CHECK_INT(um_spot_stat(&spot, &before), 0);
+        next_tick();
+        if (i % 2 == 0)
+            CHECK_INT(um_disk_chown(&upper, &spot, i / 2, i / 2), 0);
+        else
+            CHECK_INT(um_disk_chmod(&upper, &spot, 0644), 0);
+        CHECK_INT(um_spot_stat(&spot, &after), 0);
+        CHECK(before.st_ctim.tv_sec != after.st_ctim.tv_sec ||
+              before.st_ctim.tv_nsec != after.st_ctim.tv_nsec);
+        if (i == 0) {
+            /* Once more the same. */
+            before = after;
+            next_tick();
+            CHECK_INT(um_disk_chown(&upper, &spot, 0, 0), 0);
+            CHECK_INT(um_spot_stat(&spot, &after), 0);
+            CHECK(before.st_ctim.tv_nsec != after.st_ctim.tv_nsec);
+        }
+    }
+    place_close(&place);
+}
+
+TEST(changing_nothing_sets_the_change_time)
+{
+    as_ordinary_user(check_change_times);
+}
+
+/* ---- default ACLs ---------------------------------------------------------------------------------------------- */
+
+/* One directory with a default ACL: what the kernel makes in it, what is made in it here, and what is
+ * made elsewhere for it. */
+static void check_inheritance(struct um_upper *upper, struct place *place, uint64_t *state)
+{
+    uint8_t acl[128];
+    size_t size = pick_acl(state, acl);
+    uint32_t type = types[pick(state, 4)], mode = type | pick(state, 01000);
+    struct um_owner owner = {.uid = geteuid(), .gid = getegid(), .mode = mode};
+    int directory, work;
+    CHECK_INT(mkdirat(place->fd, "directory", 0755), 0);
+    CHECK_INT(mkdirat(place->fd, "work", 0755), 0);
+    struct um_spot spot = spot_in(place->fd, "directory");
+    CHECK_INT(um_disk_has_default_acl(&spot), 0);
+    CHECK_INT(um_spot_setxattr(&spot, UM_ACL_DEFAULT, acl, size, 0), 0);
+    CHECK_INT(um_disk_has_default_acl(&spot), 1);
+    directory = openat(place->fd, "directory", O_RDONLY | O_CLOEXEC);
+    work = openat(place->fd, "work", O_RDONLY | O_CLOEXEC);
+    struct um_spot other = spot_in(place->fd, "work");
+    if (pick(state, 2)) {
+        uint8_t misleading[128];
+        size_t misleading_size = pick_acl(state, misleading);
+        CHECK_INT(um_spot_setxattr(&other, UM_ACL_DEFAULT, misleading, misleading_size, 0), 0);
+    }
+
+    umask(077); /* which does not count */
+    if (S_ISDIR(type))
+        CHECK_INT(mkdirat(directory, "kernel", mode & 0777), 0);
+    else
+        CHECK_INT(mknodat(directory, "kernel", mode, 0), 0);
+    struct seen kernel = see_disk(directory, "kernel");
+
+    CHECK_INT(um_disk_make(upper, directory, "here", &owner, NULL, true), 0);
+    struct seen here = see(upper, directory, "here");
+    compare(&here, &kernel);
+
+    CHECK_INT(um_disk_make(upper, work, "there", &owner, NULL, false), 0);
+    struct seen there = see(upper, work, "there");
+    CHECK_INT(there.mode, mode);
+    CHECK_INT(there.access_size, -ENODATA);
+    CHECK(there.default_size == -ENODATA || there.default_size == -EACCES);
+    struct um_spot made = spot_in(work, "there");
+    CHECK_INT(um_disk_inherit_acl(upper, &spot, &made, mode), kernel.mode);
+    there = see(upper, work, "there");
+    compare(&there, &kernel);
+    umask(022);
+
+    struct um_spot plain = spot_in(place->fd, "");
+    CHECK_INT(um_disk_inherit_acl(upper, &plain, &made, mode), mode);
+    close(directory);
+    close(work);
+    CHECK_INT(um_disk_remove(place->fd, "directory"), 0);
+    CHECK_INT(um_disk_remove(place->fd, "work"), 0);
+}
+
+static void check_inheritances(uint32_t flags)
+{
+    struct place place;
+    struct um_upper upper = upper_of(flags);
+    uint64_t state = 3;
+    place_open(&place);
+    for (unsigned i = 0; i < 300; i++)
+        check_inheritance(&upper, &place, &state);
+    place_close(&place);
+}
+
+TEST(root_inherits_acls_as_the_kernel_does)
+{
+    if (is_root(__func__))
+        check_inheritances(0);
+}
+
+static void check_own_inheritances(void)
+{
+    check_inheritances(UM_UPPER_OVERRIDE);
+}
+
+TEST(an_ordinary_user_inherits_acls_as_the_kernel_does)
+{
+    as_ordinary_user(check_own_inheritances);
+}
+
+TEST(bytes_that_are_no_acl)
+{
+    uint8_t acl[128];
+    uint64_t state = 11;
+    uint32_t mode = 0777;
+    for (unsigned i = 0; i < 2000; i++) {
+        size_t size = pick_acl(&state, acl);
+        acl[pick(&state, (uint32_t)size)] ^= (uint8_t)(1u << pick(&state, 8));
+        size -= pick(&state, (uint32_t)size + 1);
+        um_autofree uint8_t *exact = malloc(size + 1); /* so that reading beyond it is seen */
+        memcpy(exact, acl, size);
+        int result = um_acl_mode(um_slice_of(exact, size), &mode);
+        CHECK(result == 0 || result == -EINVAL);
+        CHECK_INT(um_acl_chmod(exact, size, 0640), result);
+        int inherited = um_acl_inherit(exact, size, &mode);
+        CHECK(result == 0 ? inherited >= 0 : inherited == -EINVAL);
+    }
+    CHECK(um_acl_is_empty(um_slice_of(acl, 4)));
+    CHECK(!um_acl_is_empty(um_slice_of(acl, 28)));
+}
+
+/* ---- the public verbs, on what is in the upper already ------------------------------------------------------------ */
+
+struct mount {
+    struct stack stack;
+    struct place upper_place, work_place;
+    struct um_upper *upper;
+};
+
+/* A layer with "lower", which has data, "directory", and "guarded", whose ACL is `acl`. */
+static int add_layer(struct stack *stack, struct um_slice acl)
+{
+    struct um_fault fault = {0};
+    struct um_indexer *indexer;
+    const struct um_tar_xattr xattr = {.name = UM_SLICE_LITERAL(UM_ACL_ACCESS), .value = acl};
+    const struct um_tar_entry guarded = {.name = UM_SLICE_LITERAL("guarded"),
+                                         .type = UM_TAR_FILE,
+                                         .mode = 0170,
+                                         .uid = 11,
+                                         .gid = 12,
+                                         .xattrs = &xattr,
+                                         .n_xattrs = 1};
+    int fd = make_memfd(0);
+    int error = um_indexer_open(NULL, &indexer);
+    if (error == 0)
+        error = add_line(indexer, "f lower", &fault);
+    if (error == 0)
+        error = add_line(indexer, "d directory", &fault);
+    if (error == 0)
+        error = um_indexer_add(indexer, &guarded, &fault);
+    if (error == 0)
+        error = um_indexer_finish(indexer, LAYER_BYTES, fd, &fault);
+    um_indexer_close(indexer);
+    return error ? error : stack_push(stack, fd, &fault);
+}
+
+/* Owner: execute; user 1000: all; mask: all; nothing for others. */
+static size_t write_guard(uint8_t acl[128])
+{
+    static const uint16_t entries[][2] = {{0x01, 1}, {0x02, 7}, {0x04, 0}, {0x10, 7}, {0x20, 0}};
+    size_t size = 4;
+    um_store32(acl, 2);
+    for (size_t i = 0; i < 5; i++, size += 8) {
+        um_store16(acl + size, entries[i][0]);
+        um_store16(acl + size + 2, entries[i][1]);
+        um_store32(acl + size + 4, entries[i][0] == 0x02 ? 1000 : UINT32_MAX);
+    }
+    return size;
+}
+
+static void mount_open(struct mount *mount)
+{
+    uint8_t acl[128];
+    size_t acl_size = write_guard(acl);
+    *mount = (struct mount){0};
+    place_open(&mount->upper_place);
+    place_open(&mount->work_place);
+    CHECK_INT(add_layer(&mount->stack, um_slice_of(acl, acl_size)), 0);
+    CHECK_INT(stack_open(&mount->stack), 0);
+    struct um_upper_setup setup = {.tree = mount->stack.tree,
+                                   .upper_fd = mount->upper_place.fd,
+                                   .work_fd = mount->work_place.fd,
+                                   .flags = geteuid() == 0 ? UM_UPPER_TRUSTED : UM_UPPER_OVERRIDE};
+    CHECK_INT(um_upper_open(&setup, &mount->upper), 0);
+}
+
+static void mount_close(struct mount *mount)
+{
+    um_upper_close(mount->upper);
+    stack_close(&mount->stack);
+    place_close(&mount->upper_place);
+    place_close(&mount->work_place);
+}
+
+static uint64_t mount_look(struct mount *mount, const char *name)
+{
+    struct um_attr attr = {0};
+    CHECK_INT(um_upper_lookup(mount->upper, UM_ROOT_NODE, name, strlen(name), &attr), 0);
+    return attr.node;
+}
+
+static void check_setattr(void)
+{
+    struct mount mount;
+    struct um_attr attr = {0};
+    mount_open(&mount);
+    int fd = openat(mount.upper_place.fd, "file", O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+    CHECK_INT(write(fd, "data", 4), 4);
+    close(fd);
+    uint64_t node = mount_look(&mount, "file");
+
+    struct um_setattr changes = {.which = UM_SET_SIZE | UM_SET_UID | UM_SET_MODE | UM_SET_MTIME,
+                                 .size = 10,
+                                 .uid = 4321,
+                                 .mode = 04755,
+                                 .mtime = -5,
+                                 .mtime_nsec = 123456789};
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
+    CHECK_INT(attr.node, node);
+    CHECK_INT(attr.size, 10);
+    CHECK_INT(attr.uid, 4321);
+    CHECK_INT(attr.gid, getegid());
+    CHECK_INT(attr.mode, S_IFREG | 04755);
+    CHECK_INT(attr.mtime, -5);
+    CHECK_INT(attr.mtime_nsec, 123456789);
+
+    changes = (struct um_setattr){
+        .which = UM_SET_GID | UM_SET_MTIME_NOW | UM_SET_ATIME, .gid = 77, .atime = 99};
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
+    CHECK_INT(attr.mode, S_IFREG | 0755);
+    CHECK_INT(attr.uid, 4321);
+    CHECK_INT(attr.gid, 77);
+    CHECK_INT(attr.atime, 99);
+    CHECK(attr.mtime > 1000000000);
+
+    changes = (struct um_setattr){.which = UM_SET_SIZE, .size = 1};
+    CHECK_INT(um_upper_open_file(mount.upper, node, UM_OPEN_WRITE), 0);
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
+    CHECK_INT(attr.size, 1);
+    um_upper_release(mount.upper, node);
+    CHECK_INT(um_upper_setattr(mount.upper, UM_ROOT_NODE, &changes, &attr), -EISDIR);
+    changes.size = UINT64_MAX;
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), -EFBIG);
+    changes = (struct um_setattr){.which = UM_SET_ATIME, .atime_nsec = UTIME_NOW};
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), -EINVAL);
+    CHECK_INT(um_upper_setattr(mount.upper, UINT64_MAX - 1, &changes, &attr), -ESTALE);
+
+    /* Size, of what may not be opened. */
+    CHECK_INT(mkfifoat(mount.upper_place.fd, "fifo", 0644), 0);
+    node = mount_look(&mount, "fifo");
+    changes = (struct um_setattr){.which = UM_SET_SIZE};
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), -EINVAL);
+    changes = (struct um_setattr){.which = UM_SET_MODE, .mode = 0600};
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
+    CHECK_INT(attr.mode, S_IFIFO | 0600);
+
+    CHECK_INT(symlinkat("nowhere", mount.upper_place.fd, "link"), 0);
+    node = mount_look(&mount, "link");
+    changes = (struct um_setattr){.which = UM_SET_UID | UM_SET_MTIME, .uid = geteuid()};
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
+    CHECK_INT(attr.mtime, 0);
+    CHECK(S_ISLNK(attr.mode));
+    mount_close(&mount);
+}
+
+TEST(setattr)
+{
+    if (geteuid() == 0)
+        check_setattr();
+    as_ordinary_user(check_setattr);
+}
+
+static int set(struct mount *mount, uint64_t node, const char *name, const char *value, int flags)
+{
+    return um_upper_setxattr(mount->upper, node, name, strlen(name), value, strlen(value), flags);
+}
+
+static int64_t get(struct mount *mount, uint64_t node, const char *name, char *value, size_t size)
+{
+    return um_upper_getxattr(mount->upper, node, name, strlen(name), value, size);
+}
+
+static int drop(struct mount *mount, uint64_t node, const char *name)
+{
+    return um_upper_removexattr(mount->upper, node, name, strlen(name));
+}
+
+static void check_xattrs(void)
+{
+    struct mount mount;
+    char value[16], names[64], longest[300];
+    mount_open(&mount);
+    close(openat(mount.upper_place.fd, "file", O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
+    uint64_t node = mount_look(&mount, "file");
+    struct um_setattr changes = {.which = UM_SET_UID, .uid = 5};
+    struct um_attr attr;
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
+    struct um_spot spot = spot_in(mount.upper_place.fd, "file");
+    CHECK_INT(um_spot_setxattr(&spot, "user.overlay.opaque", "y", 1, 0), 0);
+
+    CHECK_INT(um_upper_listxattr(mount.upper, node, NULL, 0), 0);
+    CHECK_INT(get(&mount, node, "user.a", value, sizeof value), -ENODATA);
+    CHECK_INT(set(&mount, node, "user.a", "1234", XATTR_REPLACE), -ENODATA);
+    CHECK_INT(set(&mount, node, "user.a", "1234", XATTR_CREATE), 0);
+    CHECK_INT(set(&mount, node, "user.a", "1234", XATTR_CREATE), -EEXIST);
+    CHECK_INT(set(&mount, node, "user.a", "12345", XATTR_REPLACE), 0);
+    CHECK_INT(set(&mount, node, "user.b", "", 0), 0);
+    CHECK_INT(get(&mount, node, "user.a", NULL, 0), 5);
+    CHECK_INT(get(&mount, node, "user.a", value, 4), -ERANGE);
+    CHECK_INT(get(&mount, node, "user.a", value, sizeof value), 5);
+    CHECK_BYTES(value, 5, "12345");
+    CHECK_INT(get(&mount, node, "user.b", value, sizeof value), 0);
+    CHECK_INT(um_upper_listxattr(mount.upper, node, NULL, 0), 14);
+    CHECK_INT(um_upper_listxattr(mount.upper, node, names, 13), -ERANGE);
+    CHECK_INT(um_upper_listxattr(mount.upper, node, names, sizeof names), 14);
+    CHECK(memcmp(names, "user.a\0user.b", 14) == 0 || memcmp(names, "user.b\0user.a", 14) == 0);
+
+    /* Marks. */
+    CHECK_INT(get(&mount, node, "user.overlay.opaque", value, sizeof value), -ENODATA);
+    CHECK_INT(get(&mount, node, UM_OVERRIDE_XATTR, value, sizeof value), -ENODATA);
+    CHECK_INT(set(&mount, node, UM_OVERRIDE_XATTR, "0:0:04755", 0), -EPERM);
+    CHECK_INT(set(&mount, node, "trusted.overlay.redirect", "/", 0), -EPERM);
+    CHECK_INT(drop(&mount, node, "user.overlay.opaque"), -ENODATA);
+
+    CHECK_INT(drop(&mount, node, "user.a"), 0);
+    CHECK_INT(drop(&mount, node, "user.a"), -ENODATA);
+    CHECK_INT(drop(&mount, node, UM_ACL_ACCESS), 0);
+    CHECK_INT(removexattr(um_spot_path(&spot), UM_ACL_ACCESS), 0); /* as the kernel says, too */
+
+    /* Names and sizes. */
+    memset(longest, 'a', sizeof longest);
+    memcpy(longest, "user.", 5);
+    CHECK_INT(um_upper_setxattr(mount.upper, node, longest, 255, "x", 1, 0), 0);
+    CHECK_INT(um_upper_getxattr(mount.upper, node, longest, 255, NULL, 0), 1);
+    CHECK_INT(um_upper_setxattr(mount.upper, node, longest, 256, "x", 1, 0), -ERANGE);
+    CHECK_INT(um_upper_getxattr(mount.upper, node, longest, 256, NULL, 0), -ERANGE);
+    CHECK_INT(um_upper_removexattr(mount.upper, node, "", 0), -ERANGE);
+    CHECK_INT(um_upper_getxattr(mount.upper, node, "user.a\0b", 8, NULL, 0), -EINVAL);
+    um_autofree char *large = calloc(1, 65537);
+    CHECK_INT(um_upper_setxattr(mount.upper, node, "user.l", 6, large, 65537, 0), -E2BIG);
+    CHECK_INT(set(&mount, node, "user.a", "", 4), -EINVAL);
+
+    /* What is not there is not copied up to be removed. */
+    node = mount_look(&mount, "lower");
+    CHECK_INT(drop(&mount, node, "user.a"), -ENODATA);
+    CHECK_INT(drop(&mount, node, UM_ACL_ACCESS), 0);
+    CHECK_INT(set(&mount, node, "user.a", "", XATTR_REPLACE), -ENODATA);
+    CHECK_INT(get(&mount, node, "user.a", NULL, 0), -ENODATA);
+    CHECK_INT(um_upper_listxattr(mount.upper, node, NULL, 0), 0);
+    CHECK_INT(faccessat(mount.upper_place.fd, "lower", F_OK, AT_SYMLINK_NOFOLLOW), -1);
+    CHECK_INT(get(&mount, UINT64_MAX - 1, "user.a", NULL, 0), -ESTALE);
+    CHECK_INT(um_upper_listxattr(mount.upper, UINT64_MAX - 1, NULL, 0), -ESTALE);
+    mount_close(&mount);
+}
+
+TEST(xattrs)
+{
+    if (geteuid() == 0)
+        check_xattrs();
+    as_ordinary_user(check_xattrs);
+}
+
+static bool is_above(struct mount *mount, const char *name)
+{
+    return faccessat(mount->upper_place.fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+static void check_copy_up(void)
+{
+    struct mount mount;
+    struct um_attr attr = {0};
+    struct um_setattr changes = {.which = UM_SET_MODE, .mode = 0604};
+    uint8_t acl[128], copied[128];
+    int64_t acl_size = (int64_t)write_guard(acl);
+    mount_open(&mount);
+
+    /* A file with data: nothing is changed before it is copied. */
+    uint64_t node = mount_look(&mount, "lower");
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), -EAGAIN);
+    CHECK_INT(set(&mount, node, "user.a", "1", 0), -EAGAIN);
+    CHECK_INT(um_upper_getattr(mount.upper, node, &attr), 0);
+    CHECK_INT(attr.mode, S_IFREG | 0644);
+    CHECK(!is_above(&mount, "lower"));
+    CHECK_INT(um_upper_copy_up(mount.upper, node, 0), 0);
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
+    CHECK_INT(attr.mode, S_IFREG | 0604);
+    CHECK_INT(attr.size, 3);
+    CHECK_INT(attr.uid, 0);
+    CHECK_INT(attr.node, node);
+    CHECK_INT(set(&mount, node, "user.a", "1", 0), 0);
+    CHECK_INT(get(&mount, node, "user.a", NULL, 0), 1);
+
+    /* A directory. */
+    node = mount_look(&mount, "directory");
+    changes = (struct um_setattr){.which = 0};
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
+    CHECK(!is_above(&mount, "directory"));
+    changes = (struct um_setattr){.which = UM_SET_GID | UM_SET_MODE, .gid = 9, .mode = 02511};
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
+    CHECK_INT(attr.mode, S_IFDIR | 02511);
+    CHECK_INT(attr.gid, 9);
+    CHECK_INT(attr.node, node);
+    CHECK(is_above(&mount, "directory"));
+    CHECK_INT(set(&mount, node, "user.a", "1", 0), 0);
+
+    /* A file whose ACL does not let its owner read it. */
+    node = mount_look(&mount, "guarded");
+    CHECK_INT(um_upper_copy_up(mount.upper, node, 0), 0);
+    CHECK(is_above(&mount, "guarded"));
+    CHECK_INT(um_upper_getattr(mount.upper, node, &attr), 0);
+    CHECK_INT(attr.mode, S_IFREG | 0170);
+    CHECK_INT(attr.uid, 11);
+    CHECK_INT(attr.gid, 12);
+    CHECK_INT(get(&mount, node, UM_ACL_ACCESS, (char *)copied, sizeof copied), acl_size);
+    CHECK(memcmp(acl, copied, (size_t)acl_size) == 0);
+    CHECK_INT(drop(&mount, node, UM_ACL_ACCESS), 0);
+    CHECK_INT(um_upper_getattr(mount.upper, node, &attr), 0);
+    CHECK_INT(attr.mode, S_IFREG | 0170);
+    mount_close(&mount);
+}
+
+TEST(changes_copy_up)
+{
+    if (geteuid() == 0)
+        check_copy_up();
+    as_ordinary_user(check_copy_up);
+}
+
+static void check_truncation(void)
+{
+    struct mount mount;
+    struct um_attr attr = {0};
+    struct um_setattr changes = {.which = UM_SET_SIZE, .size = 1};
+    mount_open(&mount);
+    uint64_t node = mount_look(&mount, "lower");
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), -EAGAIN);
+    changes.size = 0; /* nothing to copy */
+    CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
+    CHECK_INT(attr.size, 0);
+    CHECK_INT(attr.node, node);
+    CHECK(attr.mtime > 1000000000); /* now, not the lower file's */
+    mount_close(&mount);
+}
+
+TEST(truncation_copies_up_without_data)
+{
+    if (geteuid() == 0)
+        check_truncation();
+    as_ordinary_user(check_truncation);
+}
+
+static void check_refused_by_disk(void)
+{
+    struct mount mount;
+    mount_open(&mount);
+    close(openat(mount.upper_place.fd, "file", O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
+    uint64_t node = mount_look(&mount, "file");
+    CHECK_INT(set(&mount, node, "trusted.a", "1", 0), -EPERM);
+    CHECK_INT(set(&mount, node, "nonsense", "1", 0), -EOPNOTSUPP);
+    CHECK_INT(set(&mount, node, UM_ACL_ACCESS, "nonsense", 0), -EOPNOTSUPP);
+    CHECK_INT(symlinkat("nowhere", mount.upper_place.fd, "link"), 0);
+    node = mount_look(&mount, "link");
+    CHECK_INT(set(&mount, node, "user.a", "1", 0), -EPERM);
+    mount_close(&mount);
+}
+
+TEST(what_the_disk_refuses)
+{
+    as_ordinary_user(check_refused_by_disk);
+}

@@ -1,0 +1,92 @@
+"""The mount against the kernel's overlayfs and a plain directory, step by step.
+
+UNIONMOUNT_DIFFERENTIAL_RUNS is the number of runs of each test; `make soak` goes on for long.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from backing import backing, kinds
+from users import fuse_for_all
+
+from differential.deviations import KNOWN_DEVIATIONS
+from differential.explore import explore
+from differential.lowers import RICH
+from differential.run import Difference, Place, Run
+from differential.variants import OTHERS, VARIANTS, is_users
+from differential.worker import Zygote
+
+pytestmark = pytest.mark.needs("fuse", "overlayfs", "ordinary-user")
+
+RUNS = int(os.environ.get("UNIONMOUNT_DIFFERENTIAL_RUNS", "3"))
+STEPS = 80
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    made = Zygote()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[None]:
+    """/dev/fuse open to ordinary users."""
+    with fuse_for_all():
+        yield
+
+
+@contextmanager
+def place_on(kind: str, zygote: Zygote) -> Iterator[Place]:
+    """A file system for the uppers; the lowers are on it, too, where it is one of a disk's."""
+    with ExitStack() as stack:
+        top = stack.enter_context(backing(kind))
+        below = top if kind in ("ext4", "xfs") else stack.enter_context(backing("ext4", 128))
+        yield Place(below, top, zygote)
+
+
+@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("name", ["directories", "image"])
+@pytest.mark.timeout(900)  # where it fails, it takes its time to say how little is needed
+def test_the_mount_does_what_overlayfs_and_posix_say(
+    name: str, kind: str, zygote: Zygote, require: Callable[..., None]
+) -> None:
+    require(f"backing-{kind}")
+    with place_on(kind, zygote) as place:
+        explore(place, VARIANTS[name], RUNS, STEPS)
+
+
+@pytest.mark.parametrize("name", ["aufs-whiteouts", "users-image", "users-directories"])
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("device")
+def test_other_lowers_and_ordinary_users(name: str, zygote: Zygote) -> None:
+    with place_on("tmpfs", zygote) as place:
+        explore(place, VARIANTS[name], RUNS, STEPS)
+
+
+@pytest.mark.needs("fuse-overlayfs")
+@pytest.mark.timeout(900)
+def test_the_machinery_finds_what_is_wrong_elsewhere(zygote: Zygote) -> None:
+    with place_on("tmpfs", zygote) as place:
+        run = Run(place, OTHERS, RICH, look=False)
+        try:
+            with pytest.raises(Difference, match="STEPS = "):  # EXDEV there
+                run.step("root", "rename", path="d/a", new="d/new")
+        finally:
+            run.close()
+
+
+def test_every_known_deviation_has_a_reason() -> None:
+    assert all(len(one.reason) > 20 for one in KNOWN_DEVIATIONS)
+    assert {one.right for one in KNOWN_DEVIATIONS} <= {"plain", "kernel", "either"}
+
+
+def test_variants_of_users_are_told_apart() -> None:
+    assert sorted(name for name, one in VARIANTS.items() if is_users(one)) == [
+        "users-directories",
+        "users-image",
+    ]

@@ -1,0 +1,94 @@
+"""The mounts that are compared: who serves them, for whom, and what they are stacked of."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from differential import lowers
+from differential.deviations import Case
+from differential.run import ROOT, USER, Variant
+from differential.sides import (
+    NO_DEVICES_NO_SETUID,
+    FuseOverlayfs,
+    KernelOverlay,
+    Unionmount,
+    UnionmountImage,
+    as_user,
+)
+from differential.worker import Identity
+
+_UID = USER.uid
+# The one whose mount it is; no one else can reach it, not even root.
+_OWNER = Identity("owner", _UID, _UID)
+_OWNER_AGAIN = Identity("again", _UID, _UID)
+_OWNER_OBSERVER = Identity("observer", _UID, _UID, observer=True)
+_WITH_DEVICES = ",dev,suid"
+# Without it, an ordinary user may do in his mount what root may.
+_CHECKED = ",default_permissions"
+
+
+def _users_limits(case: Case) -> bool:
+    """What an ordinary user's daemon can't keep on disk (docs/upper.md)."""
+    if case.field == "ino":  # it can't mark these with their origin
+        return not (stat.S_ISREG(case.kind) or stat.S_ISDIR(case.kind))
+    if case.field in ("uid", "gid"):
+        return stat.S_ISLNK(case.kind)
+    return _privileged_xattrs(case)
+
+
+def _privileged_xattrs(case: Case) -> bool:
+    """Attributes that only root may set are lost when an ordinary user's file is copied up."""
+    if case.field == "xattrs":
+        return bool(
+            case.kernel == tuple(pair for pair in case.plain if not _is_privileged(pair[0]))
+        )
+    if case.operation == "listxattr":  # and where they are kept they are listed, to anyone
+        lists = [one for kind, one in (case.kernel, case.plain) if kind == "ok"]
+        mine = [[name for name in one if not _is_privileged(os.fsencode(name))] for one in lists]
+        return len(mine) == 2 and mine[0] == mine[1]
+    name = str(case.arguments.get("name", ""))
+    return case.operation.endswith("getxattr") and _is_privileged(name.encode())
+
+
+def _is_privileged(name: bytes) -> bool:
+    return name.startswith((b"trusted.", b"security."))
+
+
+DIRECTORIES = Variant("directories", lambda: Unionmount(options=_WITH_DEVICES))
+IMAGE = Variant("image", lambda: UnionmountImage(options=_WITH_DEVICES), image=True)
+AUFS = Variant("aufs-whiteouts", lambda: Unionmount(options=_WITH_DEVICES), marks=lowers.AUFS_MARKS)
+USERS_IMAGE = Variant(
+    "users-image",
+    lambda: UnionmountImage(as_user(_UID), _CHECKED),
+    identities=(_OWNER, _OWNER_AGAIN),
+    observer=_OWNER_OBSERVER,
+    owner=_UID,
+    image=True,
+    mount_flags=NO_DEVICES_NO_SETUID,
+    acls=False,
+    excuse=_users_limits,
+)
+USERS_DIRECTORIES = Variant(
+    "users-directories",
+    lambda: Unionmount(as_user(_UID), _CHECKED),
+    identities=(_OWNER, _OWNER_AGAIN),
+    observer=_OWNER_OBSERVER,
+    owner=_UID,
+    marks=lowers.USER_MARKS,
+    owned_lowers=True,
+    mount_flags=NO_DEVICES_NO_SETUID,
+    acls=False,
+    excuse=_users_limits,
+)
+
+VARIANTS = {one.name: one for one in (DIRECTORIES, IMAGE, AUFS, USERS_IMAGE, USERS_DIRECTORIES)}
+
+# For the machinery itself: overlayfs agrees with itself, and mistakes of others are found.
+ORACLES = Variant("overlayfs", KernelOverlay, identities=(ROOT, USER), excuse=lambda _case: True)
+OTHERS = Variant("fuse-overlayfs", FuseOverlayfs)
+
+
+def is_users(variant: Variant) -> bool:
+    """Whether an ordinary user mounts, who needs /dev/fuse."""
+    return variant.owner != os.geteuid()

@@ -1,0 +1,79 @@
+"""Being somebody without privileges for a while, where root runs the tests."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+NOBODY = 65534
+_BECOME = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+# A virtual environment may stand in root's home, where only root gets to its Python. The user may
+# then read (not write) everywhere, but not mount; setuid programs do not inherit that.
+_READ_ALL = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+
+
+def become_nobody() -> tuple[str, ...]:
+    """The command that runs another one, written in Python, as an ordinary user."""
+    if os.geteuid():
+        return ()
+    reaches = subprocess.run([*_BECOME, sys.executable, "-c", ""], check=False, stderr=-3)
+    return _BECOME if reaches.returncode == 0 else (*_BECOME, *_READ_ALL)
+
+
+@contextmanager
+def fuse_for_all() -> Iterator[None]:
+    """/dev/fuse open to every user."""
+    path = Path("/dev/fuse")
+    if os.geteuid() or not path.exists():
+        yield
+        return
+    before = path.stat().st_mode & 0o7777
+    path.chmod(0o666)
+    try:
+        yield
+    finally:
+        path.chmod(before)
+
+
+def call_as(
+    uid: int, function: Callable[[], Any], *, groups: Sequence[int] = (), umask: int = 0o022
+) -> Any:
+    """Call a function in a process of another user; gives what it returned, or its OSError.
+
+    Where the tests are not root's, it is the same user.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, pickle.dumps(_outcome(uid, function, groups, umask)))
+        os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:  # noqa: PTH123
+        value, code, text = pickle.loads(pipe.read())
+    os.waitpid(child, 0)
+    if code is not None:
+        raise OSError(code, os.strerror(code))
+    assert not text, text
+    return value
+
+
+def _outcome(
+    uid: int, function: Callable[[], Any], groups: Sequence[int], umask: int
+) -> tuple[Any, int | None, str]:
+    try:
+        if os.geteuid() == 0:
+            os.setgroups(list(groups))
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+        os.umask(umask)
+        return function(), None, ""
+    except OSError as error:
+        return None, error.errno, ""
+    except BaseException as error:  # noqa: BLE001 - told by the caller
+        return None, None, repr(error)
