@@ -3,18 +3,21 @@
 # make test             set up and run every check and test that this machine can run
 # make lint             the checks alone
 # make fuzz             run the fuzzers, FUZZ_SECONDS each
+# make soak             compare random operations with overlayfs for SOAK_MINUTES; SOAK_ARGS
+# make soak-faults      kill daemons and commits for SOAK_MINUTES
 # make bench            measure; prints tables, keeps JSON; BENCH_ARGS=--quick for a short run
 # make core             compile the C core in place, after a change to csrc
 # make wheel, make clean
 
 VENV := .venv/bin
 FUZZ_SECONDS ?= 60
+SOAK_MINUTES ?= 60
 IMAGE ?=
-C_FILES = $(wildcard csrc/*.c csrc/*.h tests/c/*.c tests/c/*.h)
+C_FILES = $(wildcard csrc/*.c csrc/*.h tests/c/*.c tests/c/*.h tests/faults/*.c)
 C_FLAGS := -std=c17 -O2 -D_GNU_SOURCE -Wall -Wextra -Werror -fvisibility=hidden -pthread
 
 .PHONY: setup setup-test core demo test lint lint-style lint-format lint-types lint-c \
-	lint-c-format fuzz bench wheel clean
+	lint-c-format fuzz soak soak-faults bench wheel clean
 
 setup:
 	@scripts/setup.sh
@@ -51,6 +54,12 @@ lint-c-format:
 
 fuzz:
 	$(MAKE) -C tests/c fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
+
+soak: setup-test
+	cd tests && SOAK_MINUTES=$(SOAK_MINUTES) ../$(VENV)/python -m differential.soak $(SOAK_ARGS)
+
+soak-faults: setup-test
+	SOAK_MINUTES=$(SOAK_MINUTES) $(VENV)/python -m pytest tests/faults -k kill
 
 bench: setup-test
 	$(VENV)/python -m bench $(BENCH_ARGS)

@@ -32,10 +32,12 @@ sys.path.insert(0, str(PROJECT / "tests"))
 
 from images.build import RealImage, real_image  # noqa: E402 - it lives beside the tests
 
+from bench import writing  # noqa: E402 - likewise
 from unionmount.core import Indexer  # noqa: E402
 
 _MANY = {"MB/s": "", "headers/s": ">= 500,000"}
 _LARGE = {"MB/s": ">= 1,000"}
+_PARTS = ["index", "shapes", "others", "writing"]
 _COMMAND = Path(sys.executable).parent / "unionmount"
 
 
@@ -48,6 +50,8 @@ class Row:
     value: float
     unit: str
     wanted: str = ""
+    subject: str = ""  # of the part writing: who did it
+    ratio: float | None = None  # to what the kernel's overlayfs takes
 
 
 def _seconds(function: Callable[[], object]) -> float:
@@ -148,7 +152,7 @@ class _Mounts:
 
     def first_list(self, source: str) -> None:
         """From the command to the first names on the screen."""
-        self.run("mount", source, self.mountpoint)
+        self.run("mount", "--ro", source, self.mountpoint)
         subprocess.run(["ls", self.mountpoint], check=True, stdout=subprocess.DEVNULL)
 
     def unmount(self) -> None:
@@ -270,6 +274,18 @@ def others(work: Path, images: Path) -> Iterator[Row]:
         yield Row("first ls", name, statistics.median(taken), "s")
 
 
+# ---- writing -----------------------------------------------------------------------------------
+
+
+def changes(work: Path, images: Path, quick: bool) -> Iterator[Row]:
+    """Changes to a mount, beside other file systems that can be changed so."""
+    for task in writing.measure(work, images, quick=quick):
+        base = task.seconds.get(writing.BASE)
+        for subject, seconds in task.seconds.items():
+            ratio = seconds / base if base else None
+            yield Row("writing", task.what, seconds, "s", subject=subject, ratio=ratio)
+
+
 # ---- the face ----------------------------------------------------------------------------------
 
 
@@ -285,18 +301,38 @@ def _machine() -> dict[str, str]:
     }
 
 
+def _digits(value: float) -> str:
+    digits = 0 if value >= 100 else 1 if value >= 10 else 3
+    return f"{value:,.{digits}f}"
+
+
 def _show(rows: list[Row]) -> None:
-    for part in dict.fromkeys(row.part for row in rows):
+    for part in dict.fromkeys(row.part for row in rows if not row.subject):
         print(f"\n| {part} | value | unit | wanted |\n|---|---:|---|---|")
         for row in (row for row in rows if row.part == part):
-            digits = 0 if row.value >= 100 else 1 if row.value >= 10 else 3
-            print(f"| {row.what} | {row.value:,.{digits}f} | {row.unit} | {row.wanted} |")
+            print(f"| {row.what} | {_digits(row.value)} | {row.unit} | {row.wanted} |")
+    _show_subjects([row for row in rows if row.subject])
+
+
+def _show_subjects(rows: list[Row]) -> None:
+    """One line for each task: seconds, and how often those of the kernel's overlayfs."""
+    subjects = dict.fromkeys(row.subject for row in rows)
+    if subjects:
+        print(f"\n| writing, seconds | {' | '.join(subjects)} |\n|---|{'---:|' * len(subjects)}")
+    for what in dict.fromkeys(row.what for row in rows):
+        found = {row.subject: _with_ratio(row) for row in rows if row.what == what}
+        print(f"| {what} | {' | '.join(found.get(one, '') for one in subjects)} |")
+
+
+def _with_ratio(row: Row) -> str:
+    is_base = row.ratio is None or row.subject == writing.BASE
+    return _digits(row.value) if is_base else f"{_digits(row.value)} (x {row.ratio:.1f})"
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument("--quick", action="store_true", help="smaller numbers, for a look")
-    parser.add_argument("--only", nargs="*", default=["index", "shapes", "others"])
+    parser.add_argument("--only", nargs="*", default=_PARTS)
     parser.add_argument("--output", type=Path, default=PROJECT / "bench/out/results.json")
     parser.add_argument("--images", type=Path, default=PROJECT / "bench/out/images")
     return parser.parse_args()
@@ -311,6 +347,8 @@ def _measure(arguments: argparse.Namespace) -> Iterator[Row]:
             yield from shapes(work, arguments.quick)
         if "others" in arguments.only:
             yield from others(work, arguments.images)
+        if "writing" in arguments.only:
+            yield from changes(work, arguments.images, arguments.quick)
 
 
 def main() -> None:
@@ -318,7 +356,8 @@ def main() -> None:
     arguments = _arguments()
     rows = []
     for row in _measure(arguments):
-        print(f"{row.part}: {row.what}: {row.value:.3f} {row.unit}", file=sys.stderr)
+        who = f" ({row.subject})" if row.subject else ""
+        print(f"{row.part}: {row.what}{who}: {row.value:.3f} {row.unit}", file=sys.stderr)
         rows.append(row)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     kept = {"machine": _machine(), "rows": [asdict(row) for row in rows]}

@@ -85,20 +85,32 @@ def write_archive(path: Path, count: int, layers: int) -> None:
     """A docker-archive whose ``layers`` plain layers have ``count`` files together."""
     share = count // layers
     with path.open("wb") as file:
-        diff_ids = [_add_layer(file, number, share) for number in range(layers)]
-        config = json.dumps(
-            {
-                "architecture": "amd64",
-                "os": "linux",
-                "rootfs": {"type": "layers", "diff_ids": [f"sha256:{d}" for d in diff_ids]},
-            }
-        ).encode()
-        names = [f"{number}/layer.tar" for number in range(layers)]
-        name = f"{hashlib.sha256(config).hexdigest()}.json"
-        manifest = [{"Config": name, "RepoTags": ["bench:latest"], "Layers": names}]
-        for member, content in ((name, config), ("manifest.json", json.dumps(manifest).encode())):
-            file.write(_member(member, len(content)) + content.ljust(_rounded(len(content)), b"\0"))
-        file.write(bytes(2 * _BLOCK))
+        diff_ids = [
+            _add_layer(file, number, _pieces(share, number * share)) for number in range(layers)
+        ]
+        _finish(file, diff_ids)
+
+
+def wrap_layer(layer: Path, path: Path) -> None:
+    """A docker-archive of one layer, which is a tar already."""
+    with layer.open("rb") as tar, path.open("wb") as file:
+        _finish(file, [_add_layer(file, 0, iter(lambda: tar.read(1 << 20), b""))])
+
+
+def _finish(file: io.BufferedWriter, diff_ids: list[str]) -> None:
+    config = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{d}" for d in diff_ids]},
+        }
+    ).encode()
+    names = [f"{number}/layer.tar" for number in range(len(diff_ids))]
+    name = f"{hashlib.sha256(config).hexdigest()}.json"
+    manifest = [{"Config": name, "RepoTags": ["bench:latest"], "Layers": names}]
+    for member, content in ((name, config), ("manifest.json", json.dumps(manifest).encode())):
+        file.write(_member(member, len(content)) + content.ljust(_rounded(len(content)), b"\0"))
+    file.write(bytes(2 * _BLOCK))
 
 
 def _rounded(size: int) -> int:
@@ -111,11 +123,11 @@ def _member(name: str, size: int) -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
-def _add_layer(file: io.BufferedWriter, number: int, count: int) -> str:
+def _add_layer(file: io.BufferedWriter, number: int, pieces: Iterator[bytes]) -> str:
     start = file.tell()
     file.write(bytes(_BLOCK))
     sha256 = hashlib.sha256()
-    for piece in _pieces(count, number * count):
+    for piece in pieces:
         sha256.update(piece)
         file.write(piece)
     end = file.tell()

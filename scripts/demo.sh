@@ -1,5 +1,6 @@
 #!/bin/sh
-# Mount an image, look at it with ordinary tools, say what each layer did, unmount.
+# Mount an image, look at it with ordinary tools, change it, say what was changed and what each layer
+# did, unmount.
 #
 #   scripts/demo.sh [IMAGE]
 #
@@ -58,7 +59,7 @@ esac
 
 cd "$work"
 mkdir image
-show "$unionmount" mount "$image" image
+show "$unionmount" mount --ephemeral "$image" image
 if [ "$image" = "$sample" ]; then
     show ls -lR image
     show cat image/etc/motd
@@ -72,6 +73,10 @@ if [ "$image" = "$sample" ] && command -v getfattr >/dev/null; then
         echo
     done
 fi
+printf '\n$ echo "Hello from you." > image/hello\n'
+echo "Hello from you." >image/hello
+show cat image/hello
+show "$unionmount" diff image
 show "$unionmount" layers "$image"
 if [ "$image" = "$sample" ]; then
     for layer in 0 1 2 3; do
