@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from capabilities import kernel_knows
+from users import public_place
 
 KINDS = ("ext4", "tmpfs", "xfs", "btrfs")
 
@@ -49,7 +50,9 @@ def _mounted(where: Path, *words: str | Path) -> Iterator[Path]:
 def backing(kind: str, megabytes: int = 512, options: str = "noatime") -> Iterator[Path]:
     """A fresh, empty file system of ``kind``; its root may be entered by everyone."""
     with ExitStack() as stack:
-        made = stack.enter_context(tempfile.TemporaryDirectory(prefix="unionmount-backing-"))
+        made = stack.enter_context(
+            tempfile.TemporaryDirectory(dir=public_place(), prefix="unionmount-backing-")
+        )
         top = Path(made).resolve()
         top.chmod(0o755)
         memory = ("-t", "tmpfs", "-o", f"{options},mode=755,size={megabytes}m", "tmpfs")

@@ -23,6 +23,7 @@ import hypothesis
 import pytest
 from backing import KINDS
 from capabilities import in_ci, kernel_knows, missing
+from users import public_place
 
 PROJECT = Path(__file__).parent.parent
 _SESSION_VARIABLE = "UNIONMOUNT_TEST_SESSION"
@@ -41,7 +42,8 @@ class Session:
 
     def __init__(self) -> None:
         self.token = f"{os.getpid()}-{uuid.uuid4().hex}"
-        self.directory = Path(tempfile.mkdtemp(prefix="unionmount-test-")).resolve()
+        made = tempfile.mkdtemp(dir=public_place(), prefix="unionmount-test-")
+        self.directory = Path(made).resolve()
         self.directory.chmod(0o755)
         self.before = set(fuse_mounts())
 

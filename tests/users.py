@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,18 @@ def become_nobody() -> tuple[str, ...]:
         return ()
     reaches = subprocess.run([*_BECOME, sys.executable, "-c", ""], check=False, stderr=-3)
     return _BECOME if reaches.returncode == 0 else (*_BECOME, *_READ_ALL)
+
+
+def public_place() -> Path:
+    """Where temporary files go that others are to reach; TMPDIR may be one user's own."""
+    places = [Path(place).resolve() for place in (tempfile.gettempdir(), "/tmp", "/var/tmp")]
+    return next((place for place in places if _is_open(place)), places[0])
+
+
+def _is_open(place: Path) -> bool:
+    """Whether every user may enter and the caller may write."""
+    way = (place, *place.parents)
+    return os.access(place, os.W_OK) and all(path.stat().st_mode & stat.S_IXOTH for path in way)
 
 
 @contextmanager

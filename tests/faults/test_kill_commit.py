@@ -7,6 +7,8 @@ import json
 import random
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,8 +27,7 @@ pytestmark = [
 
 KILLS = 24
 KILLS_OF_A_STORE = 8
-MAX_CHANGES = 40
-MAX_DELAY = 0.01
+MAX_DELAY = 0.002
 
 
 class Container:
@@ -50,27 +51,49 @@ class Container:
         for number in range(20):
             (self.mountpoint / f"new{number}").write_bytes(rng.randbytes(100))
 
-    def commit_and_kill(self, rng: random.Random) -> None:
-        """Kill the commit; or the daemon, of which a commit needs nothing."""
-        self._commands.start("--root", self.store, "commit", self.mountpoint, "image:latest")
-        with Killable(self._commands.pid) as commit, ChangesSeen() as seen:
+    @contextmanager
+    def _committing(self) -> Iterator[tuple[Killable, ChangesSeen]]:
+        """A commit that runs, and what it does in the store."""
+        with ChangesSeen() as seen:
             for name in ("tmp", "layers/sha256", "blobs/sha256", "."):
                 seen.watch(self.store / name)
-            seen.wait(rng.randrange(1, MAX_CHANGES), commit.fd)
+            self._commands.start("--root", self.store, "commit", self.mountpoint, "image:latest")
+            with Killable(self._commands.pid) as commit:
+                yield commit, seen
+
+    def commit(self) -> int:
+        """Commit; how many changes of the store that took."""
+        enough = 10_000
+        with self._committing() as (commit, seen):
+            missing = seen.wait(enough, commit.fd)
+            done = self._commands.wait()
+        assert done.status == 0, done
+        assert 0 < missing < enough
+        return enough - missing
+
+    def commit_and_kill(self, rng: random.Random, changes: int) -> bool:
+        """Kill the commit, or the daemon, of which a commit needs nothing; whether it was cut off.
+
+        ``changes`` is what a whole commit takes.
+        """
+        with self._committing() as (commit, seen):
+            seen.wait(rng.randrange(1, changes), commit.fd)
             spin(rng.random() * MAX_DELAY)
             if rng.random() < 0.8:
                 commit.kill()
-                assert self._commands.wait().status in (0, -9)
-                return
+                status = self._commands.wait().status
+                assert status in (0, -9)
+                return status != 0
             with daemon_of(self.mountpoint) as daemon:
                 daemon.kill()
             done = self._commands.wait()
             assert done.status == 0, done
         self.run("umount", self.mountpoint)
         self.run("mount", "killed", self.mountpoint)
+        return False
 
-    def check_store(self) -> int:
-        """Nothing half done is there, and what is there is whole; how many images."""
+    def check_store(self) -> None:
+        """Nothing half done is there, and what is there is whole."""
         listed = json.loads(self.run("images", "--format", "json").stdout)
         assert list((self.store / "tmp").iterdir()) == []
         json.loads((self.store / "images.json").read_bytes())
@@ -81,7 +104,6 @@ class Container:
             assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
         for one in listed:
             self.run("check", one["id"])
-        return len(listed)
 
     def check_commit(self, again: Path) -> None:
         """A commit that nobody kills has what the mount has."""
@@ -103,23 +125,25 @@ def _kill_some(commands: Commands, place: Path, rng: random.Random) -> int:
     place.mkdir()
     container = Container(commands, place)
     try:
-        images = 0
+        cut_off = 0
+        container.change(rng)
+        changes = container.commit()
         for _ in range(KILLS_OF_A_STORE):
             container.change(rng)
-            container.commit_and_kill(rng)
-            images = container.check_store()
+            cut_off += container.commit_and_kill(rng, changes)
+            container.check_store()
         container.check_commit(place / "again")
     finally:
         container.close()
-    return images
+    return cut_off
 
 
 def test_kills_of_commits(commands: Commands, tmp_path: Path) -> None:
     end = time.monotonic() + soak_seconds() / 4
-    kills = images = 0
+    kills = cut_off = 0
     with seeded() as rng:
         while kills < KILLS or time.monotonic() < end:
-            images += _kill_some(commands, tmp_path / str(kills), rng)
+            cut_off += _kill_some(commands, tmp_path / str(kills), rng)
             shutil.rmtree(tmp_path / str(kills))
             kills += KILLS_OF_A_STORE
-    assert 0 < images < kills, "kills came all too late, or too early"
+    assert cut_off > 0, "kills came all too late"
