@@ -29,7 +29,8 @@ struct place {
 
 static void place_open(struct place *place)
 {
-    const char *parent = getenv("TMPDIR");
+    /* not TMPDIR, which may be one user's own: ordinary users come here, too */
+    const char *parent = getenv("UNIONMOUNT_TEST_PLACE");
     snprintf(place->path, sizeof place->path, "%s/test_upper_stat.XXXXXX",
              parent ? parent : "/tmp");
     if (mkdtemp(place->path) == NULL)
