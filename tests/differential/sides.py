@@ -39,9 +39,13 @@ def _mount(source: str, where: Path, kind: str | None, flags: int, data: str) ->
 
 
 def _umount(where: Path) -> None:
-    if _libc.umount2(os.fsencode(where), 0):
+    """Unmount. A server that looks whether its own mount answers keeps it busy for a moment."""
+    end = time.monotonic() + PATIENCE
+    while _libc.umount2(os.fsencode(where), 0):
         number = ctypes.get_errno()
-        raise OSError(number, f"unmounting {where}: {os.strerror(number)}")
+        if number != errno.EBUSY or time.monotonic() > end:
+            raise OSError(number, f"unmounting {where}: {os.strerror(number)}")
+        time.sleep(0.01)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +150,11 @@ class Served:
             else:
                 _detach(layout.mountpoint)
             said = process.communicate(timeout=PATIENCE)[1]
-        except (subprocess.TimeoutExpired, OSError):
+        except (subprocess.TimeoutExpired, OSError) as error:
             process.kill()
             _detach(layout.mountpoint)
             said = process.communicate()[1]
-            self._log += b"had to be killed: "
+            self._log += f"{error}; had to be killed: ".encode()
         # Nobody waits for the answer to a RELEASE, so an unmount may come before it.
         self._log += b"".join(line for line in said.splitlines(True) if b"fuse_release" not in line)
         if process.returncode:

@@ -460,7 +460,7 @@ def disturb(box: Box) -> None:
     box.write(b"m" * 255, b"long")
     box.mkdir(b"d" * 120)
     box.write(b"d" * 120 + b"/" + b"\xff\xfe", b"not UTF-8")
-    box.symlink(b"long", b"t" * 3000)
+    box.symlink(b"long", b"t" * 1000)
     box.write(b"linked", b"L")
     box.link(b"linked", b"linked-too")
     box.link(b"lower-linked", b"opaque/linked")
@@ -519,7 +519,7 @@ def test_tarfile_reads_the_layer(tmp_path: Path) -> None:
     assert (caps.mode, caps.uid, caps.gid, caps.mtime) == (0o4755, 70_000, 2_000_000_000, -1.5)
     assert caps.pax_headers["SCHILY.xattr.user.bytes"] == "a\0b=\udcff\n"
     assert found["d" * 120 + "/\udcff\udcfe"].size == 9
-    assert found["long"].linkname == "t" * 3000
+    assert found["long"].linkname == "t" * 1000
     assert (found["null"].devmajor, found["null"].devminor) == (1, 3)
     assert (found["linked-too"].islnk(), found["linked-too"].linkname) == (True, "linked")
     assert not any("kept" in name and "moved" in name for name in found)

@@ -129,8 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except (_UnreadOutput, BrokenPipeError):
-        # who reads our output has seen enough; what is still buffered must not fail at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()  # who reads it has seen enough
         return 141
     except (UnionmountError, OSError) as error:
         return _complain(error, settings, _line(error))
@@ -138,6 +137,16 @@ def main(arguments: list[str] | None = None) -> int:
         text = f"internal error: {type(error).__name__}: {error}; --debug says where"
         return _complain(error, settings, text)
     return result if isinstance(result, int) else 0
+
+
+def _drop_output() -> None:
+    """Let what can't be written be lost: the interpreter would try it again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
 
 
 def _open_standard_streams() -> None:
@@ -169,6 +178,7 @@ def _wrong_usage(error: click.ClickException, settings: Settings) -> int:
 
 
 def _complain(error: Exception, settings: Settings, text: str) -> int:
+    _drop_output()
     if settings.debug:
         import traceback
 
