@@ -237,6 +237,8 @@ class Operations:
         return os.getxattr(self._handles[handle], name)
 
     def flist(self, handle: int) -> Names:
+        # What appeared since the last rewind may be listed or not (POSIX readdir); btrfs does not.
+        os.lseek(self._handles[handle], 0, os.SEEK_SET)
         return sorted(os.listdir(self._handles[handle]))
 
     def copy_file_range(
