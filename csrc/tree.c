@@ -3,6 +3,8 @@
 #include <dirent.h>
 #include <sys/stat.h>
 
+#include "xattr_name.h"
+
 #define MAX_LAYERS 4096u /* as image.py has it */
 
 /* ---- views: the rule of docs/layers.md --------------------------------------------------------- */
@@ -575,6 +577,8 @@ int64_t um_tree_getxattr(struct um_tree *tree, uint64_t node, const char *name, 
 {
     struct um_part part;
     struct um_inode inode;
+    if (um_xattr_is_nameless(name, name_size))
+        return -EINVAL;
     int error = find_metadata(tree, node, &part, &inode);
     if (error != 0)
         return error;

@@ -4,6 +4,7 @@
 #include <sys/xattr.h>
 
 #include "posix_acl.h"
+#include "xattr_name.h"
 
 /* Xattrs of the upper are those of the object on disk, without the marks. So what the daemon may not
  * set (trusted.*, security.* of an ordinary user) fails with what the disk says.
@@ -134,7 +135,7 @@ static int copy_name(const char *name, size_t size, int mark, char copy[NAME_ROO
 {
     if (size == 0 || size > XATTR_NAME_MAX)
         return -ERANGE;
-    if (memchr(name, 0, size) != NULL)
+    if (memchr(name, 0, size) != NULL || um_xattr_is_nameless(name, size))
         return -EINVAL;
     memcpy(copy, name, size);
     copy[size] = '\0';

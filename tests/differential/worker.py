@@ -244,8 +244,18 @@ class Operations:
     def copy_file_range(
         self, reader: int, writer: int, size: int, read_offset: int, write_offset: int
     ) -> int:
+        """Copy all that there is: a file system may do it in as many steps as it likes (btrfs
+        clones the whole blocks first).
+        """
         source, target = self._handles[reader], self._handles[writer]
-        return os.copy_file_range(source, target, size, read_offset, write_offset)
+        done = 0
+        while done < size:
+            at = (read_offset + done, write_offset + done)
+            copied = os.copy_file_range(source, target, size - done, *at)
+            if copied == 0:
+                break
+            done += copied
+        return done
 
     # -- shared mappings
 

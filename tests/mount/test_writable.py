@@ -1111,6 +1111,12 @@ def test_extended_attributes_are_set_and_removed(root: Path) -> None:
         os.getxattr(path, "user.note")
     with failing(errno.EOPNOTSUPP):
         os.setxattr(path, "bogus.name", b"x")
+    for flags in (0, os.XATTR_CREATE, os.XATTR_REPLACE):
+        with failing(errno.EINVAL):
+            os.setxattr(path, "user.", b"x", flags)
+    for call in (os.getxattr, os.removexattr):
+        with failing(errno.EINVAL):
+            call(path, "user.")
     os.setxattr(root / "tree", "user.directory", b"d")
     assert os.listxattr(root / "tree") == ["user.directory"]
 

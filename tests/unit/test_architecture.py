@@ -56,6 +56,7 @@ HEADERS = (
     ("keyed_hash.h",),
     ("tar.h", "tar_private.h"),
     ("override_stat.h",),
+    ("xattr_name.h",),
     ("whiteout.h",),
     ("index_format.h",),
     ("index_build.h", "index_tables.h"),
