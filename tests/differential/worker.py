@@ -18,6 +18,7 @@ import socket
 import stat
 import struct
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -334,7 +335,15 @@ class Operations:
         return (status.st_atime_ns if isinstance(atime, int) else 0), status.st_mtime_ns
 
     def truncate(self, path: str, size: int) -> None:
+        """Truncate; where the size stays, POSIX has the times set and Linux' disks do not. FUSE
+        can't tell that from open(O_TRUNC), which always sets them: so they are set here.
+        """
+        same = False
+        with suppress(OSError):
+            same = os.stat(path).st_size == size
         os.truncate(path, size)
+        if same:
+            os.utime(path)
 
     def setxattr(
         self, path: str, name: str, value: bytes, flags: int = 0, follow: bool = True
