@@ -219,6 +219,21 @@ static int move_and_hide(struct um_upper *upper, const struct um_target *from,
     return unknown ? move_then_hide(upper, from, to) : error;
 }
 
+/* Move a directory to where a whiteout is, which comes back in its place. XFS takes an exchange for a
+ * modification of the directory, so its times are put back. */
+static int trade_places(const struct um_target *from, const struct um_target *to)
+{
+    struct stat status;
+    if (fstatat(from->fd, from->text, &status, AT_SYMLINK_NOFOLLOW) != 0)
+        return -errno;
+    int error = rename_targets(from, to, RENAME_EXCHANGE);
+    if (error == 0) {
+        const struct timespec times[2] = {status.st_atim, status.st_mtim};
+        utimensat(to->fd, to->text, times, AT_SYMLINK_NOFOLLOW);
+    }
+    return error;
+}
+
 static int step(const struct move *move)
 {
     const struct um_target *from = &move->from, *to = &move->to;
@@ -226,7 +241,7 @@ static int step(const struct move *move)
         return rename_targets(from, to, RENAME_EXCHANGE);
     if (!from->hit.directory || to->found != UM_FOUND_WHITEOUT || !to->object)
         return move_and_hide(move->upper, from, to);
-    int error = rename_targets(from, to, RENAME_EXCHANGE); /* the whiteout comes back */
+    int error = trade_places(from, to);
     if (error == 0 && !from->below)
         unlinkat(from->fd, from->text, 0); /* where that fails, a whiteout of nothing stays */
     return error;

@@ -20,13 +20,10 @@ from typing import Any, NoReturn
 from compare import Item, Snapshot, differences, snapshot
 
 from differential import lowers
-from differential.deviations import Case, Either, explain
+from differential.deviations import NOW, Case, Either, explain
 from differential.lowers import Stack
 from differential.sides import KernelOverlay, Layout, PlainDirectory, Side, Subject
 from differential.worker import Identity, Outcome, Zygote
-
-NOW = -1
-"""In place of every time that is the run's own; explicit times are all far from it."""
 
 Step = tuple[str, str, dict[str, Any]]
 """Who, what, and with which arguments. Nobody ("") compares the trees or remounts."""
