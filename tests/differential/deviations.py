@@ -16,7 +16,6 @@ from typing import Any
 
 from differential.worker import Outcome
 
-
 NOW = -1
 """In place of every time that is the run's own; explicit times are all far from it."""
 
