@@ -23,21 +23,26 @@ if TYPE_CHECKING:
 
     from unionmount.image import Platform
     from unionmount.layer import LayerImport, Progress
+    from unionmount.leases import Lease
     from unionmount.reference import Digest
     from unionmount.registry import FetchedManifest, RegistryClient
-    from unionmount.store import Lease, Store, StoredImage
+    from unionmount.store import Store, StoredImage
 
 Policy = Literal["always", "missing", "never"]
 
 
 @dataclass(frozen=True, slots=True)
 class Pulling:
-    """How to pull: for which platform, what to keep, and who wants to know."""
+    """How to pull: for which platform, what to keep, and who wants to know.
+
+    The image gets ``names``; where none are given, the one that it was asked for by.
+    """
 
     platform: Platform | None = None
     policy: Policy = "missing"
     keep_blobs: bool = False
     progress: Progress | None = None
+    names: Sequence[Reference] | None = None
 
 
 async def pull(
@@ -91,18 +96,28 @@ class _Pull:
         selection = await self._select(root)
         what = f"{self._ref}: manifest {selection.manifest.digest}"
         image = Image.of(selection.manifest, selection.config, what)
-        self._lease.need(image.manifest.digest, image.id, *image.diff_ids)
+        blobs = [layer.digest for layer in image.layers]
+        self._lease.need(image.manifest.digest, image.id, *image.diff_ids, *blobs)
         layers = {
             diff_id: _Layer(descriptor, diff_id)
             for descriptor, diff_id in zip(image.layers, image.diff_ids, strict=True)
         }
         await self._fetch_all([one for one in layers.values() if not self._is_here(one)])
         known_as = replace(repository_of(self._ref), digest=root.digest)
-        names = [self._ref] if self._ref.digest is None else []
+        names = self._how.names
+        if names is None:
+            names = [self._ref] if self._ref.digest is None else []
         return self._store.put_image(names, image, digests=[known_as])
 
     def _is_here(self, layer: _Layer) -> bool:
-        return self._store.has_layer(layer.diff_id)
+        if not self._store.has_layer(layer.diff_id):
+            return False
+        if not self._how.keep_blobs:
+            return True
+        kept = self._store.open_blob(layer.descriptor.digest)
+        if kept is not None:
+            kept.close()
+        return kept is not None
 
     # -- documents
 

@@ -42,7 +42,7 @@ from unionmount.sources.layout import DirectoryFiles, OciLayout
 from unionmount.store import StoredImage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from unionmount.image import Platform
     from unionmount.layer import ImportLimits
@@ -145,10 +145,12 @@ def keep_image(
     limits: ImportLimits | None = None,
     progress: Progress | None = None,
     lease: Lease | None = None,
+    names: Sequence[Reference] | None = None,
 ) -> StoredImage:
     """The image that ``open_image`` would open, with all its layers in the store.
 
-    It gets those of its names that no other image has: only ``load`` moves names.
+    It gets those of its names that no other image has: only ``load`` moves names. Where ``names``
+    are given it gets those instead, from whatever image has them.
     """
     location = Location.parse(source)
     pull = Pull(store, limits or store.limits, platform, progress=progress, lease=lease)
@@ -156,7 +158,14 @@ def keep_image(
         return _find_stored(pull, location.path)
     with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
         entry = choose(opened.source.entries(), location.selector, opened.source.what)
+        if names is not None:
+            return _load_entry(pull, opened.source, replace(entry, names=tuple(names)))
         return _load_entry(pull, opened.source, entry, take_over=False)
+
+
+def open_source(store: Store, location: Location) -> OpenSource:
+    """Open an archive or a layout."""
+    return _open_source(Pull(store, store.limits), location)
 
 
 def open_stored(
@@ -220,7 +229,7 @@ def _leased(pull: Pull, kind: str, location: Location) -> Iterator[Pull]:
 # -- sources
 
 
-class _OpenSource(Closing):
+class OpenSource(Closing):
     """A source; ``spooled`` tells that its file vanishes with it, so nothing is left in place."""
 
     def __init__(self, source: Source, *, spooled: bool) -> None:
@@ -228,18 +237,21 @@ class _OpenSource(Closing):
         self.spooled = spooled
 
     def close(self) -> None:
+        """Close the source."""
         self.source.close()
 
 
-def _open_source(pull: Pull, location: Location) -> _OpenSource:
+def _open_source(pull: Pull, location: Location) -> OpenSource:
+    if location.kind == "registry":
+        raise UsageError(f"{location}: is in a registry; 'unionmount pull' brings it to the store")
     path = Path(location.path)
     what = "standard input" if location.path == STDIN else printable(location.path)
     fallback_name = _fallback_name(path)
     if location.kind == "oci" or (location.kind == "path" and path.is_dir()):
-        return _OpenSource(_open_layout(path, fallback_name), spooled=False)
+        return OpenSource(_open_layout(path, fallback_name), spooled=False)
     fd, spooled = _open_file(pull, location.path, what)
     files = TarFiles(fd, what)  # takes fd over
-    return _OpenSource(open_archive(files, location.kind, fallback_name), spooled=spooled)
+    return OpenSource(open_archive(files, location.kind, fallback_name), spooled=spooled)
 
 
 def _open_layout(path: Path, fallback_name: str) -> Source:

@@ -200,8 +200,6 @@ class _Push:
             part.sent = part.wanted
         else:
             part.sent = await self._send_compressed(part, compression_of(part.wanted))
-            if part.sent != part.wanted:
-                self._changes.append(self._change(part))
         return True
 
     async def _send_as_it_was(self, wanted: Descriptor) -> bool:

@@ -50,6 +50,10 @@ ORDER = (
     "target",
     "instructions",
     "commit",
+    "transfer",
+    "download",
+    "upload",
+    "copying",
     "cli",
     "__main__",
 )
