@@ -403,7 +403,7 @@ def _save_oci(wanted: Sequence[Wanted], sink: Sink, layers: _Layers) -> None:
             "size": len(raw),
             "platform": _platform(one.image),
         }
-        descriptors += [about | {"annotations": _naming(name, tags)} for name in one.names]
+        descriptors += [about | {"annotations": naming(name, tags)} for name in one.names]
         descriptors += [about] if not one.names else []
     index = {"schemaVersion": 2, "mediaType": MEDIA_OCI_INDEX, "manifests": descriptors}
     _document(sink, "index.json", index)
@@ -459,9 +459,9 @@ def _is_kept(image: Image, layers: _Layers) -> bool:
     )
 
 
-def _naming(name: Reference, tags: Sequence[str | None]) -> Mapping[str, str]:
-    """Annotations that tools look for: the tag, or more where several images have that one."""
-    unique = name.tag is not None and tags.count(name.tag) == 1
+def naming(name: Reference, tags: Sequence[str | None] = ()) -> Mapping[str, str]:
+    """Annotations that tools look for: the tag, or more where several of ``tags`` are that one."""
+    unique = name.tag is not None and tags.count(name.tag) <= 1
     return {_FULL_NAME: str(name), _REF_NAME: (name.tag or "") if unique else str(name)}
 
 
