@@ -35,9 +35,9 @@ _LAYERS = (
     ("libllvm14", "libclang-cpp14"),
     ("openjdk-17-jre-headless",),
     ("gcc-12", "cpp-12", "g++-12", "libgcc-12-dev", "libstdc++-12-dev"),
-    ("libicu-dev", "libicu72", "perl-modules-5.36", "libperl5.36"),
+    ("libicu72", "perl-modules-5.36", "libperl5.36"),
     ("git", "vim-runtime", "libpython3.11-stdlib"),
-    ("golang-1.19-go",),
+    ("bash", "coreutils", "libc6", "tzdata"),
 )
 
 
@@ -57,7 +57,7 @@ def _run(*command: str | Path, **options: Any) -> str:
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))}: {done.stderr[-2000:]}")
-    return done.stdout.strip()
+    return str(done.stdout.strip())
 
 
 # ---- the image ---------------------------------------------------------------------------------
@@ -119,9 +119,7 @@ class _Layout:
             "schemaVersion": 2,
             "mediaType": f"{media}.manifest.v1+json",
             "config": {"mediaType": f"{media}.config.v1+json"} | found,
-            "layers": [
-                {"mediaType": f"{media}.layer.v1.tar+gzip"} | blob for _, blob in layers
-            ],
+            "layers": [{"mediaType": f"{media}.layer.v1.tar+gzip"} | blob for _, blob in layers],
         }
         row = {"mediaType": f"{media}.manifest.v1+json"} | self.put(json.dumps(manifest).encode())
         row["annotations"] = {"org.opencontainers.image.ref.name": tag}
@@ -159,7 +157,7 @@ def _gzip_by_skopeo(work: Path) -> list[tuple[str, dict[str, Any], bytes]]:
     return found
 
 
-def _build(directory: Path, quick: bool) -> None:
+def _build(directory: Path) -> None:
     """Fill a registry's directory with the image and ten more that share its layers."""
     work = directory / "work"
     work.mkdir(parents=True)
@@ -185,7 +183,7 @@ def registry_directory(cache: Path) -> Path:
         partial = found.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _build(partial, quick=False)
+        _build(partial)
         partial.rename(found)
     return found
 
@@ -268,6 +266,11 @@ class _SkopeoUmoci(_Subject):
         self._list(bundle / "rootfs")
 
 
+def _unmount(path: Path) -> None:
+    """Undo the mount that the driver overlay makes of its own directory, where it has."""
+    subprocess.run(["umount", path], check=False, capture_output=True)
+
+
 class _Buildah(_Subject):
     tool, driver = "buildah", "vfs"
 
@@ -288,7 +291,9 @@ class _Buildah(_Subject):
     def fresh(self) -> None:
         if self.place.exists():
             self._command("rm", "--all")
-            subprocess.run(["umount", self.place / "storage/overlay"], check=False, capture_output=True)
+            subprocess.run(
+                ["umount", self.place / "storage/overlay"], check=False, capture_output=True
+            )
         super().fresh()
 
 
@@ -311,7 +316,7 @@ class _Podman(_Buildah):
         self._command("image", "umount", "--all")
 
     def fresh(self) -> None:
-        subprocess.run(["umount", self.place / "storage/overlay"], check=False, capture_output=True)
+        _unmount(self.place / "storage/overlay")
         _Subject.fresh(self)
 
 
@@ -427,7 +432,9 @@ def measure(work: Path, images: Path, *, quick: bool) -> Iterator[Taken]:
     blobs = _blobs(directory)
     for path in blobs:
         path.read_bytes()  # in the page cache from here on
-    yield Taken("the image as it is transported", sum(one.stat().st_size for one in blobs) / 1e6, "MB")
+    yield Taken(
+        "the image as it is transported", sum(one.stat().st_size for one in blobs) / 1e6, "MB"
+    )
     yield Taken("its layers, plain", _plain_size(blobs) / 1e6, "MB")
     with DockerRegistry(directory) as registry:
         yield from _times(work, directory, registry.address, 1 if quick else 3)

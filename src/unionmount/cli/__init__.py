@@ -28,6 +28,7 @@ _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click
 
 _COMMANDS = {  # name: module and help, so that listing them imports none
     "check": ("check", "Verify an image and name what can't be shown of it."),
+    "copy": ("copy", "Copy an image between registries, archives, layouts and the store."),
     "commit": ("commit", "Make an image of a container."),
     "diff": ("diff", "Show what was changed in a container."),
     "images": ("images", "List the images of the store."),
@@ -36,6 +37,8 @@ _COMMANDS = {  # name: module and help, so that listing them imports none
     "mount": ("mount", "Mount an image, writable or read-only."),
     "overlay": ("overlay", "Mount directories on top of each other."),
     "ps": ("ps", "List mounts, and containers."),
+    "pull": ("pull", "Fetch an image from a registry."),
+    "push": ("push", "Send an image to a registry."),
     "rm": ("rm", "Remove containers."),
     "save": ("save", "Write images of the store to an archive or a layout."),
     "umount": ("umount", "Unmount images."),
