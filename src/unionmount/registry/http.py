@@ -93,6 +93,7 @@ class Http:
         self._trust = trust
         self._tuning = tuning
         self._debug = debug
+        self._reached: set[str] = set()  # hosts that have answered
         self._clients: dict[ssl.SSLContext, httpx2.AsyncClient] = {}
 
     async def aclose(self) -> None:
@@ -131,12 +132,13 @@ class Http:
         request = client.build_request(outgoing.method, url, headers=headers, content=body)
         # An upload takes as long as it takes; each write has its own limit.
         limit = float("inf") if callable(outgoing.body) else self._tuning.answer
-        with translated(host):
+        with translated(host, reached=host in self._reached):
             response = None
             with trio.move_on_after(limit):
                 response = await client.send(request, stream=True, auth=None)
             if response is None:
                 raise Transient(TransferError(f"{host}: no answer in {limit:g} s"))
+        self._reached.add(host)
         self._debug(
             f"< {response.status_code} {shown_url(outgoing.url)} "
             f"{response.http_version}{shown_answer(response.headers)}"
@@ -206,14 +208,26 @@ def refuse_encoding(response: httpx2.Response, what: str) -> None:
 
 
 @contextmanager
-def translated(host: str) -> Iterator[None]:
-    """Turn what httpx2 raises into what is told, and tell what may be tried again."""
+def translated(host: str, *, reached: bool = True) -> Iterator[None]:
+    """Turn what httpx2 raises into what is told, and tell what may be tried again.
+
+    A host that has never been ``reached`` is not there, rather than busy.
+    """
     try:
         yield
     except httpx2.HTTPError as error:
-        raise _failure(host, error) from error
+        failure = _failure(host, error)
+        if isinstance(failure, Transient) and not reached and _is_absent(error):
+            failure = failure.error
+        raise failure from error
     except httpx2.StreamError as error:
         raise Transient(TransferError(f"{host}: {error}")) from error
+
+
+def _is_absent(error: httpx2.HTTPError) -> bool:
+    cause = _root(error)
+    absent = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
+    return isinstance(error, httpx2.ConnectTimeout) or (cause is not None and cause.errno in absent)
 
 
 _NOT_TLS = frozenset(

@@ -21,8 +21,8 @@ from unionmount.registry.configuration import Endpoint
 from unionmount.registry.http import (
     Body,
     Http,
-    Outgoing,
     NoTls,
+    Outgoing,
     UntrustedCertificate,
     origin,
     parse_url,
