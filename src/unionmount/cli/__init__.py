@@ -34,6 +34,8 @@ _COMMANDS = {  # name: module and help, so that listing them imports none
     "images": ("images", "List the images of the store."),
     "layers": ("layers", "Show the layers of an image, or what one layer changes."),
     "load": ("load", "Load the images of an archive into the store."),
+    "login": ("login", "Log in to a registry."),
+    "logout": ("logout", "Log out of a registry."),
     "mount": ("mount", "Mount an image, writable or read-only."),
     "overlay": ("overlay", "Mount directories on top of each other."),
     "ps": ("ps", "List mounts, and containers."),
@@ -41,6 +43,8 @@ _COMMANDS = {  # name: module and help, so that listing them imports none
     "push": ("push", "Send an image to a registry."),
     "rm": ("rm", "Remove containers."),
     "save": ("save", "Write images of the store to an archive or a layout."),
+    "search": ("search", "Search registries for images."),
+    "tags": ("tags", "List the tags of a repository."),
     "umount": ("umount", "Unmount images."),
     "unmount": ("umount", "Same as umount."),
     "version": ("version", "Print the version."),
@@ -118,7 +122,7 @@ class LazyGroup(click.Group):
     multiple=True,
     help="A store to read, too, where ours lacks something; repeatable.",
 )
-@click.option("--debug", is_flag=True, help="Show where an error comes from.")
+@click.option("--debug", is_flag=True, help="Show where an error comes from, and each request.")
 @click.pass_obj
 def cli(settings: Settings, root: str | None, additional: tuple[str, ...], debug: bool) -> None:
     """Mount container images as directories.

@@ -13,6 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -102,13 +103,11 @@ class Rule:
         """The name of ``ref`` at ``location``, which stands in for the prefix."""
         if not location:
             return ref
-        rest = str(ref)[self.matched(str(ref)) :]
-        try:
-            return Reference.parse(location + rest)
-        except InvalidReference as error:
-            raise FormatError(
-                f"{self.file}: location '{printable(location)}' makes no name of {ref}"
-            ) from error
+        text = location + str(ref)[self.matched(str(ref)) :]
+        with suppress(InvalidReference):
+            if has_registry(text):
+                return Reference.parse(text)
+        raise FormatError(f"{self.file}: location '{printable(location)}' makes no name of {ref}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +179,13 @@ class Registries:
         return any(rule.insecure for rule in found)
 
     def _rule(self, ref: Reference) -> Rule | None:
-        """The rule with the longest match."""
-        matches = [(rule.matched(str(ref)), rule) for rule in self.rules]
-        length, rule = max(matches, key=lambda match: match[0], default=(0, None))
-        return rule if length else None
+        """The rule with the longest match; a name comes before a wildcard."""
+        found = [rule for rule in self.rules if rule.matched(str(ref))]
+        return max(
+            found,
+            key=lambda rule: (rule.matched(str(ref)), not rule.prefix.startswith("*")),
+            default=None,
+        )
 
 
 class _Settings:

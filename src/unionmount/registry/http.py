@@ -7,6 +7,7 @@ is followed a few times, never from TLS to plain HTTP, and Authorization stays a
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
@@ -92,6 +93,7 @@ class Http:
         self._trust = trust
         self._tuning = tuning
         self._debug = debug
+        self._reached: set[str] = set()  # hosts that have answered
         self._clients: dict[ssl.SSLContext, httpx2.AsyncClient] = {}
 
     async def aclose(self) -> None:
@@ -130,12 +132,13 @@ class Http:
         request = client.build_request(outgoing.method, url, headers=headers, content=body)
         # An upload takes as long as it takes; each write has its own limit.
         limit = float("inf") if callable(outgoing.body) else self._tuning.answer
-        with translated(host):
+        with translated(host, reached=host in self._reached):
             response = None
             with trio.move_on_after(limit):
                 response = await client.send(request, stream=True, auth=None)
             if response is None:
                 raise Transient(TransferError(f"{host}: no answer in {limit:g} s"))
+        self._reached.add(host)
         self._debug(
             f"< {response.status_code} {shown_url(outgoing.url)} "
             f"{response.http_version}{shown_answer(response.headers)}"
@@ -205,16 +208,31 @@ def refuse_encoding(response: httpx2.Response, what: str) -> None:
 
 
 @contextmanager
-def translated(host: str) -> Iterator[None]:
-    """Turn what httpx2 raises into what is told, and tell what may be tried again."""
+def translated(host: str, *, reached: bool = True) -> Iterator[None]:
+    """Turn what httpx2 raises into what is told, and tell what may be tried again.
+
+    A host that has never been ``reached`` is not there, rather than busy.
+    """
     try:
         yield
     except httpx2.HTTPError as error:
-        raise _failure(host, error) from error
+        failure = _failure(host, error)
+        if isinstance(failure, Transient) and not reached and _is_absent(error):
+            failure = failure.error
+        raise failure from error
     except httpx2.StreamError as error:
         raise Transient(TransferError(f"{host}: {error}")) from error
 
 
+def _is_absent(error: httpx2.HTTPError) -> bool:
+    cause = _root(error)
+    absent = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
+    return isinstance(error, httpx2.ConnectTimeout) or (cause is not None and cause.errno in absent)
+
+
+_NOT_TLS = frozenset(
+    {"HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"}
+)
 _TIMEOUTS = {
     httpx2.ConnectTimeout: "can't be connected to in time",
     httpx2.ReadTimeout: "is silent for too long",
@@ -230,23 +248,33 @@ def _failure(host: str, error: httpx2.HTTPError) -> Exception:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return UntrustedCertificate(f"{host}: {printable(cause.verify_message)}")
     if isinstance(cause, ssl.SSLError):
-        return TlsFailure(TransferError(f"{host}: TLS: {printable(cause.reason or str(cause))}"))
+        return _tls_failure(host, cause)
     if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
         return RegistryError(f"{host}: {cause.strerror}")
     if isinstance(cause, OSError) and cause.strerror:
-        return Transient(TransferError(f"{host}: {cause.strerror}"))
+        return Transient(TransferError(f"{host}: {os.strerror(cause.errno or 0)}"))
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
         return RegistryError(f"{host}: {printable(str(error)[:200])}")
     text = printable(str(error)[:200]) or type(error).__name__
     return Transient(TransferError(f"{host}: {text}"))
 
 
+def _tls_failure(host: str, cause: ssl.SSLError) -> Exception:
+    reason = cause.reason or ""
+    if reason in _NOT_TLS:
+        return NoTls(f"{host}: speaks no TLS")
+    text = f"{host}: TLS: {printable(reason.replace('_', ' ').lower() or str(cause)[:200])}"
+    if "ALERT" in reason:  # the other side says what it does not like
+        return RegistryError(text)
+    return Transient(TransferError(text))
+
+
 class UntrustedCertificate(RegistryError):
     """The server's certificate is of nobody that is believed."""
 
 
-class TlsFailure(Transient):
-    """There was an answer, but not TLS."""
+class NoTls(RegistryError):
+    """There was an answer, but not in TLS."""
 
 
 def _root(error: BaseException) -> OSError | None:
@@ -265,7 +293,9 @@ def _root(error: BaseException) -> OSError | None:
     return None
 
 
-def is_refused(failure: BaseException) -> bool:
-    """Whether nobody listens at a port."""
+def was_cut(failure: BaseException) -> bool:
+    """Whether the other side ended the conversation, as it may when it sees TLS."""
     cause = _root(failure)
-    return cause is not None and cause.errno == errno.ECONNREFUSED
+    return isinstance(cause, ssl.SSLEOFError) or (
+        cause is not None and cause.errno in (errno.ECONNRESET, errno.EPIPE)
+    )

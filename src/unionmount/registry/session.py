@@ -21,11 +21,12 @@ from unionmount.registry.configuration import Endpoint
 from unionmount.registry.http import (
     Body,
     Http,
+    NoTls,
     Outgoing,
-    TlsFailure,
     UntrustedCertificate,
     origin,
     parse_url,
+    was_cut,
 )
 from unionmount.registry.retry import Backoff, Transient
 from unionmount.registry.tokens import Authorizer, Scopes, is_loopback
@@ -154,28 +155,9 @@ class Session:
                 return False
         except UntrustedCertificate:
             return False
-        except TlsFailure:
+        except NoTls:
             return True
         except (Transient, UnionmountError) as error:
             self.debug(f"  {error}")
             # Without a port, TLS and plain HTTP are at different ones.
-            return endpoint.insecure or ":" not in endpoint.host or _was_cut(error)
-
-
-def _was_cut(error: BaseException) -> bool:
-    """Whether the other side ended the conversation when it saw TLS."""
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, httpx2.ReadError | httpx2.RemoteProtocolError):
-            return True
-        if isinstance(chain, httpx2.ConnectError):
-            return isinstance(_first(chain), trio.BrokenResourceError)
-        chain = chain.__cause__
-    return False
-
-
-def _first(error: BaseException) -> BaseException:
-    """What httpx2's error was made of."""
-    for _ in range(2):
-        error = error.__cause__ or error
-    return error
+            return endpoint.insecure or ":" not in endpoint.host or was_cut(error)

@@ -68,7 +68,7 @@ class Upload:
         while True:
             try:
                 started = started or await self._start()
-                await self._finish(await self._send(started))
+                await self._through(started)
             except Transient as transient:
                 self._session.debug(f"  {self._what}: {transient}")
                 await backoff.wait(transient)
@@ -78,6 +78,12 @@ class Upload:
                     backoff.renew()
             else:
                 return
+
+    async def _through(self, started: _Started) -> None:
+        try:
+            await self._finish(await self._send(started))
+        except NotFoundError as error:  # the session has ended, or we missed that it was complete
+            raise Transient(TransferError(str(error))) from error
 
     async def _start(self) -> _Started:
         call = self._call("POST", f"/v2/{self._endpoint.repository}/blobs/uploads/", (202,))
