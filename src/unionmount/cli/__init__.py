@@ -27,17 +27,21 @@ if TYPE_CHECKING:
 _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 has none
 
 _COMMANDS = {  # name: module and help, so that listing them imports none
-    "check": ("check", "Verify an image and name what can't be shown of it."),
+    "check": ("check", "Verify an image or the whole store, and mend the store."),
     "commit": ("commit", "Make an image of a container."),
+    "df": ("df", "Show what the store takes, and what sharing layers saves."),
     "diff": ("diff", "Show what was changed in a container."),
     "images": ("images", "List the images of the store."),
     "layers": ("layers", "Show the layers of an image, or what one layer changes."),
     "load": ("load", "Load the images of an archive into the store."),
     "mount": ("mount", "Mount an image, writable or read-only."),
     "overlay": ("overlay", "Mount directories on top of each other."),
+    "prune": ("prune", "Remove what nobody needs from the store."),
     "ps": ("ps", "List mounts, and containers."),
     "rm": ("rm", "Remove containers."),
+    "rmi": ("rmi", "Remove images."),
     "save": ("save", "Write images of the store to an archive or a layout."),
+    "tag": ("tag", "Give an image another name."),
     "umount": ("umount", "Unmount images."),
     "unmount": ("umount", "Same as umount."),
     "version": ("version", "Print the version."),
