@@ -52,7 +52,7 @@ async def pull(
     how = how or Pulling()
     ref = ref.with_default_tag()
     if how.policy != "always":
-        found = find(store, ref, how.platform)
+        found = find(store, str(ref), how.platform)
         if found is not None:
             return found
         if how.policy == "never":
@@ -61,11 +61,11 @@ async def pull(
         return await _Pull(store, client, ref, how, lease).run()
 
 
-def find(store: Store, ref: Reference, platform: Platform | None) -> StoredImage | None:
-    """The image of a full name, where it is in the store and for this platform."""
-    if not store.has_image_named(str(ref)):
+def find(store: Store, text: str, platform: Platform | None) -> StoredImage | None:
+    """The image of a name, where it is in the store and for this platform."""
+    if not store.has_image_named(text):
         return None
-    found = store.find_image(str(ref))
+    found = store.find_image(text)
     if platform is not None:
         offered = store.read_image(found).config.platform
         if platform.distance(offered) is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unionmount.cli.options import platform_option, root_option
+from unionmount.cli.options import RegistryOptions, platform_option, registry_options, root_option
 
 if TYPE_CHECKING:
     from unionmount.cli import Settings
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 )
 @click.option("--keep-digest", is_flag=True, help="Fail where the digest would change.")
 @platform_option
+@registry_options
 @root_option
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
@@ -37,6 +38,7 @@ def command(
     compress: str | None,
     keep_digest: bool,
     platform: str | None,
+    registry: RegistryOptions,
 ) -> None:
     """Copy an image from SRC to DST.
 
@@ -47,12 +49,12 @@ def command(
     """
     from unionmount.cli.opening import progress_line
     from unionmount.cli.push import compression_named, tell_of_changes
-    from unionmount.cli.transfers import registries_of, run_transfer
+    from unionmount.cli.transfers import registries_of_user, run_transfer
     from unionmount.copying import Copying, copy
     from unionmount.image import Platform
     from unionmount.sources import Location
 
-    store, registries = settings.store(), registries_of(settings)
+    store, registries = settings.store(), registries_of_user()
     places = Location.parse(source), Location.parse_target(target)
     with progress_line(quiet=quiet) as progress:
         how = Copying(
@@ -67,7 +69,7 @@ def command(
         async def work(client: RegistryClient) -> Copied:
             return await copy(store, client, *places, how)
 
-        copied = run_transfer(settings, registries, work)
+        copied = run_transfer(settings, registry, registries, work)
     tell_of_changes(copied.changes)
     if copied.digest is not None:
         print(copied.digest)

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unionmount.cli.options import platform_option, root_option
+from unionmount.cli.options import (
+    RegistryOptions,
+    platform_option,
+    registry_options,
+    root_option,
+)
 
 if TYPE_CHECKING:
     from unionmount.cli import Settings
@@ -31,6 +36,7 @@ KEEP_BLOBS = "UNIONMOUNT_KEEP_BLOBS"
     help="Keep compressed layers, too: they can be pushed when no registry has them any more.",
 )
 @platform_option
+@registry_options
 @root_option
 @click.argument("name", metavar="NAME[:TAG|@DIGEST]")
 @click.pass_obj
@@ -41,6 +47,7 @@ def command(
     policy: Policy,
     keep_blobs: bool,
     platform: str | None,
+    registry: RegistryOptions,
 ) -> None:
     """Fetch an image from its registry into the store, and print its ID.
 
@@ -53,9 +60,9 @@ def command(
     from unionmount.image import Platform
 
     name = without_transport(name)
-    hint_at_tag(name, quiet=quiet)
     with progress_line(quiet=quiet) as progress:
         wanted = Platform.parse(platform) if platform else None
         how = Pulling(wanted, policy, keep_blobs, progress)
-        stored = pull_image(settings, name, how)
+        _, stored = pull_image(settings, registry, name, how)
+    hint_at_tag(name, quiet=quiet)
     print(stored.id)

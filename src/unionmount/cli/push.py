@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unionmount.cli.options import root_option
+from unionmount.cli.options import RegistryOptions, registry_options, root_option
 from unionmount.reference import printable
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     help="How to compress layers; default: as they came, and gzip for what was made here.",
 )
 @click.option("--keep-digest", is_flag=True, help="Fail where the digest would change.")
+@registry_options
 @root_option
 @click.argument("image")
 @click.argument("name", metavar="NAME[:TAG]", required=False)
@@ -36,6 +37,7 @@ def command(
     quiet: bool,
     compress: str | None,
     keep_digest: bool,
+    registry: RegistryOptions,
 ) -> None:
     """Send an image of the store to a registry as NAME, and print the digest that it has there.
 
@@ -46,17 +48,15 @@ def command(
     """
     from unionmount.cli.opening import progress_line
     from unionmount.cli.transfers import (
-        hint_at_tag,
-        registries_of,
+        registries_of_user,
         run_transfer,
         without_transport,
     )
     from unionmount.upload import Pushing, push
 
-    store, registries = settings.store(), registries_of(settings)
+    store, registries = settings.store(), registries_of_user()
     stored = store.find_image(image)
     name = without_transport(name if name is not None else image)
-    hint_at_tag(name, quiet=quiet)
     ref = registries.candidates(name)[0]
     with progress_line(quiet=quiet) as progress:
         how = Pushing(compression_named(compress), keep_digest, progress)
@@ -64,7 +64,7 @@ def command(
         async def work(client: RegistryClient) -> Pushed:
             return await push(store, client, stored, ref, how)
 
-        pushed = run_transfer(settings, registries, work)
+        pushed = run_transfer(settings, registry, registries, work)
     tell_of_changes(pushed.changes)
     print(pushed.digest)
 

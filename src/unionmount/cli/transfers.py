@@ -8,16 +8,20 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from unionmount.errors import NotFoundError, RegistryError, UnionmountError
+import click
+
+from unionmount.cli.options import RegistryOptions, registry_client
+from unionmount.errors import InvalidReference, NotFoundError, RegistryError, UnionmountError
 from unionmount.reference import Reference, printable
 
 if TYPE_CHECKING:
     import trio
 
     from unionmount.cli import Settings
-    from unionmount.download import Pulling
+    from unionmount.download import Policy, Pulling
+    from unionmount.image import Platform
     from unionmount.registry import Registries, RegistryClient
-    from unionmount.store import StoredImage
+    from unionmount.store import Store, StoredImage
 
 T = TypeVar("T")
 Work = Callable[["RegistryClient"], Awaitable[T]]
@@ -28,45 +32,87 @@ DOCKER = "docker://"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def pull_image(settings: Settings, name: str, how: Pulling) -> StoredImage:
-    """Pull the image that a user's name means."""
+def pull_image(
+    settings: Settings, options: RegistryOptions, name: str, how: Pulling
+) -> tuple[Reference, StoredImage]:
+    """Pull the image that a user's name means; also returns the full name."""
     from unionmount.download import pull
 
     store = settings.store()
-    registries = registries_of(settings)
+    registries = registries_of_user()
 
-    async def work(client: RegistryClient) -> StoredImage:
-        async def one(ref: Reference) -> StoredImage:
-            return await pull(store, client, ref, how)
+    async def work(client: RegistryClient) -> tuple[Reference, StoredImage]:
+        async def one(ref: Reference) -> tuple[Reference, StoredImage]:
+            return ref.with_default_tag(), await pull(store, client, ref, how)
 
-        return await first_of(registries, without_transport(name), one)
+        return await first_of(registries, name, one)
 
-    return run_transfer(settings, registries, work)
+    return run_transfer(settings, options, registries, work)
 
 
-def registries_of(settings: Settings) -> Registries:
+def brought(
+    settings: Settings, options: RegistryOptions, source: str, policy: Policy, platform: str | None
+) -> str:
+    """The SOURCE of an image that is here, pulled where it is a name and the policy says so."""
+    from unionmount.cli.opening import progress_line
+    from unionmount.download import Pulling
+    from unionmount.image import SCRATCH, Platform
+    from unionmount.sources import Location
+
+    location = Location.parse(source)
+    if location.kind not in ("stored", "registry") or source == SCRATCH:
+        return source
+    wanted = Platform.parse(platform) if platform else None
+    missing = None
+    if policy != "always":
+        missing = _missing(settings.store(), location.path, wanted)
+        if missing is None:
+            return location.path
+        if policy == "never":
+            raise missing
+    try:
+        with progress_line() as progress:
+            how = Pulling(wanted, policy, progress=progress)
+            ref, _ = pull_image(settings, options, location.path, how)
+        hint_at_tag(location.path)
+    except InvalidReference:
+        if missing is None or location.kind == "registry":
+            raise
+        raise missing from None
+    except (NotFoundError, RegistryError) as error:
+        raise type(error)(f"{missing}; {error}" if missing else str(error)) from error
+    return str(ref)
+
+
+def _missing(store: Store, text: str, platform: Platform | None) -> NotFoundError | None:
+    """Why an image can't be taken from the store; None where it can."""
+    try:
+        found = store.find_image(text)
+    except NotFoundError as error:
+        return error
+    offered = store.read_image(found).config.platform
+    if platform is not None and platform.distance(offered) is None:
+        return NotFoundError(f"image '{printable(text)}' is for {offered}, not {platform}")
+    return None
+
+
+def registries_of_user() -> Registries:
     """What registries.conf says."""
     from unionmount.registry import Registries
 
-    del settings
     return Registries.load(os.environ)
 
 
-def run_transfer(settings: Settings, registries: Registries, work: Work[T]) -> T:
+def run_transfer(
+    settings: Settings, options: RegistryOptions, registries: Registries, work: Work[T]
+) -> T:
     """Run ``work`` with a client of registries.
 
-    A signal ends it: what is not complete is removed, and then the process dies of the signal.
+    A signal ends it: what is not complete is removed, and the exit status says which signal it was.
     """
     import trio
 
-    from unionmount.registry import Credentials, RegistryClient
-
-    del settings
-
-    def make() -> RegistryClient:
-        return RegistryClient(registries, Credentials.load(os.environ))
-
-    return trio.run(_attended, make, work)
+    return trio.run(_attended, lambda: registry_client(settings, options, registries), work)
 
 
 async def _attended(make_client: Callable[[], RegistryClient], work: Work[T]) -> T:
@@ -86,8 +132,7 @@ async def _attended(make_client: Callable[[], RegistryClient], work: Work[T]) ->
     if received:
         if received[0] == signal.SIGINT:
             raise KeyboardInterrupt
-        signal.signal(received[0], signal.SIG_DFL)
-        signal.raise_signal(received[0])
+        raise click.exceptions.Exit(128 + received[0])
     if failures:
         raise failures[0]
     return results[0]
