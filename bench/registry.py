@@ -27,6 +27,7 @@ from isal import igzip_lib
 from registry.servers import DockerRegistry
 
 LIMIT = "limit"
+OURS = "unionmount pull + mount"
 _COMMAND = Path(sys.executable).parent / "unionmount"
 _NAME = "bench/six"
 _TEN = 10
@@ -222,7 +223,7 @@ class _Subject:
 
 
 class _Unionmount(_Subject):
-    name = "unionmount pull + mount"
+    name = OURS
 
     def _command(self, *words: str | Path) -> str:
         environment = os.environ | {

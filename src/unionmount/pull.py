@@ -247,27 +247,27 @@ def _open_source(pull: Pull, location: Location) -> OpenSource:
         raise UsageError(f"{location}: is in a registry; 'unionmount pull' brings it to the store")
     path = Path(location.path)
     what = "standard input" if location.path == STDIN else printable(location.path)
-    fallback_name = _fallback_name(path)
+    default_name = fallback_name(path)
     if location.kind == "oci" or (location.kind == "path" and path.is_dir()):
-        return OpenSource(_open_layout(path, fallback_name), spooled=False)
+        return OpenSource(_open_layout(path, default_name), spooled=False)
     fd, spooled = _open_file(pull, location.path, what)
     files = TarFiles(fd, what)  # takes fd over
-    return OpenSource(open_archive(files, location.kind, fallback_name), spooled=spooled)
+    return OpenSource(open_archive(files, location.kind, default_name), spooled=spooled)
 
 
-def _open_layout(path: Path, fallback_name: str) -> Source:
+def _open_layout(path: Path, default_name: str) -> Source:
     try:
         files = DirectoryFiles(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"{printable(str(path))}: {os.strerror(error.errno or 0)}") from None
     try:
-        return OciLayout(files, fallback_name)
+        return OciLayout(files, default_name)
     except BaseException:
         files.close()
         raise
 
 
-def _fallback_name(path: Path) -> str:
+def fallback_name(path: Path) -> str:
     """What an image is called that has a tag but no name: as its file, in allowed letters."""
     stem = re.sub(r"\.(tar|tar\.gz|tgz|tar\.zst|oci)$", "", path.name.lower())
     return re.sub(r"[^a-z0-9]+", "-", stem).strip("-") or "image"

@@ -10,13 +10,14 @@ from typing import Any
 
 from mounting import CommandLine
 from unit.imagefiles import (
+    OCI_LAYER,
     MadeImage,
+    Members,
+    blob_path,
     descriptor,
     gzipped,
     index_of,
     manifest_of,
-    oci_blobs,
-    oci_layout,
     tar,
     write_directory,
 )
@@ -48,9 +49,24 @@ def blobs_of(made: MadeImage) -> list[str]:
     return [descriptor(gzipped(one), "")["digest"] for one in made.layers]
 
 
+def manifest(made: MadeImage) -> bytes:
+    """Its manifest, with layers in gzip."""
+    return manifest_of(made, gzipped, f"{OCI_LAYER}+gzip")
+
+
 def manifest_digest(made: MadeImage) -> str:
     """The digest of its manifest."""
-    return str(descriptor(manifest_of(made, gzipped), "")["digest"])
+    return str(descriptor(manifest(made), "")["digest"])
+
+
+def _layout(index: Mapping[str, Any], *images: MadeImage, more: Members | None = None) -> Members:
+    """An OCI layout of images with one entry in its index, which is named "one"."""
+    members = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}'} | (more or {})
+    for made in images:
+        blobs = [manifest(made), made.config, *map(gzipped, made.layers)]
+        members |= {blob_path(blob): blob for blob in blobs}
+    named = {"annotations": {"org.opencontainers.image.ref.name": "one"}}
+    return members | {"index.json": index_of([dict(index) | named])}
 
 
 class Sender:
@@ -65,7 +81,7 @@ class Sender:
         """An image as skopeo names it."""
         self._count += 1
         where = self._work / f"layout{self._count}"
-        write_directory(where, oci_layout(made, compress=gzipped))
+        write_directory(where, _layout(descriptor(manifest(made), OCI_MANIFEST), made))
         return f"oci:{where}:one"
 
     def send(self, made: MadeImage, server: DockerRegistry | FaultProxy | str, name: str) -> str:
@@ -81,17 +97,13 @@ class Sender:
         """Send images for several platforms as one; returns the digest of the index."""
         self._count += 1
         where = self._work / f"layout{self._count}"
-        members = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}'}
         rows = []
         for platform, made in platforms.items():
-            members |= oci_blobs(made, gzipped)
             found = dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
-            rows.append(descriptor(manifest_of(made, gzipped), OCI_MANIFEST, platform=found))
+            rows.append(descriptor(manifest(made), OCI_MANIFEST, platform=found))
         index = index_of(rows)
         about = descriptor(index, "application/vnd.oci.image.index.v1+json")
-        members[f"blobs/sha256/{about['digest'].removeprefix('sha256:')}"] = index
-        about["annotations"] = {"org.opencontainers.image.ref.name": "one"}
-        members["index.json"] = index_of([about])
+        members = _layout(about, *platforms.values(), more={blob_path(index): index})
         write_directory(where, members)
         target = f"docker://{server.address}/{name}"
         self._skopeo("copy", "--all", "--dest-tls-verify=false", f"oci:{where}:one", target)
