@@ -198,7 +198,8 @@ class _Subject:
     name = ""
 
     def __init__(self, work: Path, address: str) -> None:
-        self.place = work / self.name.replace(" ", "-").replace(",", "")
+        kinds = [kind.name for kind in _SUBJECTS]
+        self.place = work / str(kinds.index(self.name))  # podman wants it short
         self.address = address
 
     def ref(self, tag: str = "six") -> str:

@@ -96,7 +96,7 @@ async def copy(
             "an image for one platform"
         )
     if target.kind == "stored":
-        name = how.resolve(target.path)
+        name = Reference.parse(target.path)
         return Copied((await _to_store(store, client, source, [name], how)).id)
     if source.kind == "stored":
         return await _from_store(store, client, store.find_image(source.path), source, target, how)

@@ -128,18 +128,10 @@ def new_client(
 
 
 def command_line(root: Path) -> CommandLine:
-    """The command, with a store of its own and no registries.conf of the machine's."""
+    """The command, with a store and a home of its own."""
     home = root.parent / f"home-of-{root.name}"
     home.mkdir(exist_ok=True)
-    configuration = home / "registries.conf"
-    configuration.touch()
-    return CommandLine(
-        environment={
-            "UNIONMOUNT_ROOT": str(root),
-            "HOME": str(home),
-            "CONTAINERS_REGISTRIES_CONF": str(configuration),
-        }
-    )
+    return CommandLine(environment={"UNIONMOUNT_ROOT": str(root), "HOME": str(home)})
 
 
 def assert_nothing_partial(store: Store, expected: set[str] | None = None) -> None:

@@ -114,6 +114,7 @@ def prepared(
         opener = _Opener(settings, wanted, known, lease, opened, made)
         name = _container_name(settings, known, source)
         if name is None:
+            known.check_new(wanted.name)  # before anything is fetched
             source = brought(settings, wanted.registry, source, wanted.pull, wanted.platform)
         if name is not None:
             wanted.check_for_container(name)

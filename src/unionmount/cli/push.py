@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from unionmount.cli.options import RegistryOptions, registry_options, root_option
-from unionmount.reference import printable
+from unionmount.cli.transfers import without_transport
+from unionmount.errors import InvalidReference, UsageError
+from unionmount.reference import Reference, printable
 
 if TYPE_CHECKING:
     from unionmount.cli import Settings
     from unionmount.compression import Compression
     from unionmount.registry import RegistryClient
+    from unionmount.store import StoredImage
     from unionmount.upload import Pushed
 
 
@@ -50,14 +53,12 @@ def command(
     from unionmount.cli.transfers import (
         registries_of_user,
         run_transfer,
-        without_transport,
     )
     from unionmount.upload import Pushing, push
 
     store, registries = settings.store(), registries_of_user()
     stored = store.find_image(image)
-    name = without_transport(name if name is not None else image)
-    ref = registries.candidates(name)[0]
+    ref = _target(stored, image, name)
     with progress_line(quiet=quiet) as progress:
         how = Pushing(compression_named(compress), keep_digest, progress)
 
@@ -67,6 +68,21 @@ def command(
         pushed = run_transfer(settings, registry, registries, work)
     tell_of_changes(pushed.changes)
     print(pushed.digest)
+
+
+def _target(stored: StoredImage, image: str, name: str | None) -> Reference:
+    """Where an image goes: the name that is given, or the one that it was named by."""
+    if name is not None:
+        return Reference.parse(without_transport(name)).with_default_tag()
+    try:
+        meant = Reference.parse(image).with_default_tag()
+    except InvalidReference:
+        meant = None
+    if meant is not None and str(meant) in stored.names:
+        return meant
+    if len(stored.names) == 1:
+        return Reference.parse(stored.names[0])
+    raise UsageError(f"'{printable(image)}' has {len(stored.names)} names: say where to push it")
 
 
 def compression_named(name: str | None) -> Compression | None:
