@@ -160,14 +160,22 @@ def _choose(challenges: list[Challenge]) -> Challenge | None:
 
 def _wanted(repository: str, scopes: Scopes, challenge: Challenge) -> Scopes:
     """Our scopes, and those that the registry asks for, but no other repository's."""
-    asked = challenge.parameters.get("scope", "").split()
     own = f"repository:{repository}:"
     more = [
         scope
-        for scope in asked[:10]
-        if _SCOPE.fullmatch(scope) and (not scopes or scope.startswith(own))
+        for scope in challenge.parameters.get("scope", "").split()[:10]
+        if _SCOPE.fullmatch(scope)
+        and (not scopes or scope.startswith(own))
+        and not any(_covers(one, scope) for one in scopes)
     ]
     return tuple(dict.fromkeys([*scopes, *more]))
+
+
+def _covers(scope: str, other: str) -> bool:
+    """Whether a scope allows all that another does."""
+    name, _, actions = scope.rpartition(":")
+    other_name, _, other_actions = other.rpartition(":")
+    return name == other_name and set(other_actions.split(",")) <= set(actions.split(","))
 
 
 def _realm(endpoint: Endpoint, base: str, challenge: Challenge, *, secret: bool) -> httpx2.URL:
