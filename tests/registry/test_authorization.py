@@ -179,6 +179,34 @@ def test_secrets_in_addresses_are_hidden(url: str, shown: str) -> None:
 # ---- Bearer
 
 
+@pytest.fixture(scope="module")
+def running_token_server(
+    tmp_path_factory: pytest.TempPathFactory, authority: Authority
+) -> Iterator[TokenServer]:
+    with TokenServer(tmp_path_factory.mktemp("tokens"), authority) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def token_registry(
+    tmp_path_factory: pytest.TempPathFactory, running_token_server: TokenServer
+) -> Iterator[DockerRegistry]:
+    directory = tmp_path_factory.mktemp("token-registry")
+    with DockerRegistry(directory, auth=running_token_server.auth()) as running:
+        yield running
+
+
+@pytest.fixture
+def token_server(running_token_server: TokenServer) -> TokenServer:
+    """The module's token server, as if it had just been started."""
+    running_token_server.users = {USER: PASSWORD}
+    running_token_server.refresh_tokens = {}
+    running_token_server.lifetime = 300
+    running_token_server.field_name = "token"
+    running_token_server.asked = []
+    return running_token_server
+
+
 @pytest.fixture
 def token_proxy(token_registry: DockerRegistry) -> Iterator[FaultProxy]:
     with FaultProxy(token_registry.address) as running:
