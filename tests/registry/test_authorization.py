@@ -458,7 +458,7 @@ async def test_client_certificates(
     ref = reference(running.address, "auth/mutual")
     directory = certs(tmp_path / "certs", authority)
     async with make_client(cert_dir=directory) as client:
-        with pytest.raises(RegistryError, match="TLS: "):
+        with pytest.raises(RegistryError, match=running.address):  # an alert, or nothing
             await client.manifest(ref)
     mine = authority.sign("client")
     (directory / "me.cert").write_bytes(mine.certificate.read_bytes())
