@@ -30,7 +30,7 @@ from unionmount.image import (
     select,
 )
 from unionmount.layer import FileRange
-from unionmount.pull import keep_image, open_source
+from unionmount.pull import fallback_name, keep_image, open_source
 from unionmount.reference import Digest, Reference
 from unionmount.save import (
     DirectorySink,
@@ -148,11 +148,19 @@ async def _from_store(
         return Copied(done.digest, done.changes)
     (wanted,) = find_wanted(store, [source.path if source.kind == "stored" else str(stored.id)])
     if target.selector:
-        wanted = replace(wanted, names=(Reference.parse(target.selector).with_default_tag(),))
+        wanted = replace(wanted, names=(_name_at(target),))
     elif not wanted.names:
         wanted = replace(wanted, names=tuple(map(Reference.parse, stored.names)))
     await trio.to_thread.run_sync(_save, store, wanted, target, how)
     return Copied(None)
+
+
+def _name_at(target: Location) -> Reference:
+    """The name that REF of a target gives: in a layout a bare word is a tag."""
+    if target.kind == "docker-archive" or set(target.selector) & set("/:"):
+        return Reference.parse(target.selector).with_default_tag()
+    path = fallback_name(Path(target.path))
+    return Reference.parse(f"localhost/{path}:{target.selector}")
 
 
 def _save(store: Store, wanted: Wanted, target: Location, how: Copying) -> None:

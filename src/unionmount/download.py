@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 import trio
 
-from unionmount.errors import FormatError, NotFoundError, UnionmountError
+from unionmount.errors import FormatError, NotFoundError, RegistryError, UnionmountError
 from unionmount.image import Descriptor, Image, Selection, parse_manifest, select
 from unionmount.layer import Expected
-from unionmount.reference import Reference
+from unionmount.reference import Reference, printable
 from unionmount.transfer import hand_on, in_parallel, is_foreign, repository_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ async def pull(
     how = how or Pulling()
     ref = ref.with_default_tag()
     if how.policy != "always":
-        found = find(store, ref, how.platform)
+        found = find(store, str(ref), how.platform)
         if found is not None:
             return found
         if how.policy == "never":
@@ -61,11 +61,11 @@ async def pull(
         return await _Pull(store, client, ref, how, lease).run()
 
 
-def find(store: Store, ref: Reference, platform: Platform | None) -> StoredImage | None:
-    """The image of a full name, where it is in the store and for this platform."""
-    if not store.has_image_named(str(ref)):
+def find(store: Store, text: str, platform: Platform | None) -> StoredImage | None:
+    """The image of a name, where it is in the store and for this platform."""
+    if not store.has_image_named(text):
         return None
-    found = store.find_image(str(ref))
+    found = store.find_image(text)
     if platform is not None:
         offered = store.read_image(found).config.platform
         if platform.distance(offered) is None:
@@ -179,8 +179,8 @@ class _Pull:
             try:
                 async with self._client.blob(self._ref, descriptor) as chunks:
                     await self._feed(incoming, layer, chunks)
-            except NotFoundError as error:
-                raise _explained(error, descriptor) from None
+            except (NotFoundError, RegistryError) as error:
+                raise _explained(error, layer.descriptor, self._what(layer)) from error
             await trio.to_thread.run_sync(incoming.finish)
 
     async def _feed(
@@ -202,11 +202,12 @@ def _refuse_encrypted(descriptor: Descriptor, what: str) -> None:
         raise FormatError(f"{what}: encrypted layers are not supported")
 
 
-def _explained(error: NotFoundError, descriptor: Descriptor) -> UnionmountError:
-    """Say of a foreign layer why the registry does not have it."""
-    if not is_foreign(descriptor):
-        return error
-    return NotFoundError(
-        f"{error}; it is a foreign layer ({descriptor.media_type}), "
-        "which its publisher serves elsewhere; those are not fetched"
-    )
+def _explained(error: UnionmountError, descriptor: Descriptor, what: str) -> UnionmountError:
+    """Say which layer it is, and of a foreign one why the registry does not have it."""
+    text = str(error) if str(descriptor.digest) in str(error) else f"{what}: {error}"
+    if isinstance(error, NotFoundError) and is_foreign(descriptor):
+        text += (
+            f"; it is a foreign layer ({printable(descriptor.media_type)}), which its publisher "
+            "serves elsewhere, and those are not fetched"
+        )
+    return type(error)(text)

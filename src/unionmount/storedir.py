@@ -128,6 +128,23 @@ class StoreDirectory:
             fd = self.open_tar(digest)
         return None if fd is None else OpenBlob(fd, os.fstat(fd).st_size)
 
+    # -- what is damaged
+
+    def quarantine_path(self, kind: str, digest: Digest, token: str) -> Path:
+        """Where something damaged is put; ``kind`` is "layer" or "blob"."""
+        return self.quarantine / f"{kind}-{digest.algorithm}-{digest.hex}-{token}"
+
+    def quarantined(self) -> Iterator[tuple[Path, str, Digest]]:
+        """Everything damaged that was put aside: where it is, what kind, and its digest."""
+        with storing(self.quarantine):
+            paths = sorted(self.quarantine.iterdir())
+        for path in paths:
+            kind, _, rest = path.name.partition("-")
+            algorithm, _, rest = rest.partition("-")
+            digest = digest_named(algorithm, rest.partition("-")[0])
+            if digest is not None:
+                yield path, kind, digest
+
     # -- images
 
     def images(self) -> list[StoredImage]:

@@ -103,6 +103,11 @@ class _Part:
     wanted: Descriptor | None
     sent: Descriptor | None = None
 
+    @property
+    def key(self) -> tuple[Digest, Digest | None]:
+        """What is the same for a layer that is in an image twice."""
+        return self.diff_id, self.wanted.digest if self.wanted is not None else None
+
 
 class _Push:
     def __init__(
@@ -186,12 +191,12 @@ class _Push:
 
     async def _send_layers(self, parts: Sequence[_Part]) -> None:
         """Send each layer once, however often it is in the image."""
-        first: dict[tuple[Digest, Descriptor | None], _Part] = {}
+        first: dict[tuple[Digest, Digest | None], _Part] = {}
         for part in parts:
-            first.setdefault((part.diff_id, part.wanted), part)
+            first.setdefault(part.key, part)
         await in_parallel(list(first.values()), self._send_layer)
         for part in parts:
-            part.sent = first[part.diff_id, part.wanted].sent
+            part.sent = first[part.key].sent
 
     async def _send_layer(self, part: _Part) -> bool:
         if part.wanted is None:
@@ -225,7 +230,7 @@ class _Push:
         with Compressed(self._store, part.diff_id) as packed:
             await trio.to_thread.run_sync(packed.run, compression, self._how.progress)
             found = _described(part.wanted, compression, packed.digest, packed.size)
-            if part.wanted is not None and found != part.wanted:
+            if part.wanted is not None and found.digest != part.wanted.digest:
                 self._tell_of_change(part.number, part.wanted, found)
             if not await self._target.has_or_mounts(found):
                 await self._target.upload(found, packed.data)
@@ -249,7 +254,7 @@ def _described(
 
 def _rewritten(base: Manifest, layers: Sequence[Descriptor]) -> tuple[bytes, str]:
     """A manifest with other blobs of the same layers; where they are the same, its own bytes."""
-    if tuple(layers) == base.layers:
+    if [one.digest for one in layers] == [one.digest for one in base.layers]:
         return base.raw, base.media_type
     document: dict[str, Any] = load_json(base.raw, f"manifest {base.digest}")
     for row, layer in zip(document["layers"], layers, strict=True):

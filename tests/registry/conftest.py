@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from registry.servers import Authority, DockerRegistry, FaultProxy, TokenServer, htpasswd
+from registry.transfers import Sender
 
 USER, PASSWORD = "someone", "a secret: with a colon"
 
@@ -100,3 +101,9 @@ def skopeo() -> Callable[..., str]:
         return done.stdout.strip()
 
     return run
+
+
+@pytest.fixture
+def sender(tmp_path: Path, skopeo: Callable[..., str]) -> Sender:
+    """Puts images into registries."""
+    return Sender(tmp_path, skopeo)

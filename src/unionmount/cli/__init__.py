@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 has none
 
 _COMMANDS = {  # name: module and help, so that listing them imports none
-    "check": ("check", "Verify an image and name what can't be shown of it."),
+    "check": ("check", "Verify an image or the whole store, and mend the store."),
     "commit": ("commit", "Make an image of a container."),
+    "copy": ("copy", "Copy an image between registries, archives, layouts and the store."),
+    "df": ("df", "Show what the store takes, and what sharing layers saves."),
     "diff": ("diff", "Show what was changed in a container."),
     "images": ("images", "List the images of the store."),
     "layers": ("layers", "Show the layers of an image, or what one layer changes."),
@@ -37,11 +39,16 @@ _COMMANDS = {  # name: module and help, so that listing them imports none
     "logout": ("logout", "Log out of a registry."),
     "mount": ("mount", "Mount an image, writable or read-only."),
     "overlay": ("overlay", "Mount directories on top of each other."),
+    "prune": ("prune", "Remove what nobody needs from the store."),
     "ps": ("ps", "List mounts, and containers."),
+    "pull": ("pull", "Fetch an image from a registry."),
+    "push": ("push", "Send an image to a registry."),
     "rm": ("rm", "Remove containers."),
+    "rmi": ("rmi", "Remove images."),
     "save": ("save", "Write images of the store to an archive or a layout."),
     "search": ("search", "Search registries for images."),
     "tags": ("tags", "List the tags of a repository."),
+    "tag": ("tag", "Give an image another name."),
     "umount": ("umount", "Unmount images."),
     "unmount": ("umount", "Same as umount."),
     "version": ("version", "Print the version."),

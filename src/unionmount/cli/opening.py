@@ -59,9 +59,13 @@ def open_kept(
 
 
 @contextmanager
-def progress_line() -> Iterator[ProgressLine]:
-    """A line about progress, removed at the end."""
+def progress_line(*, quiet: bool = False) -> Iterator[ProgressLine | None]:
+    """A line about progress, removed at the end; None where it is not wanted."""
     from unionmount.cli.output import ProgressLine
+
+    if quiet:
+        yield None
+        return
 
     progress = ProgressLine()
     try:

@@ -17,7 +17,9 @@ from unionmount.reference import printable
 
 if TYPE_CHECKING:
     from unionmount.cli import Settings
+    from unionmount.cli.options import RegistryOptions
     from unionmount.containers import Containers, HeldContainer
+    from unionmount.download import Policy
     from unionmount.layer import OpenImage
     from unionmount.leases import Lease
     from unionmount.mounts import MountTable
@@ -36,6 +38,8 @@ class Wanted:
     work: str | None
     ephemeral: bool
     volatile: bool
+    pull: Policy
+    registry: RegistryOptions
 
     def check(self) -> None:
         """UsageError where options do not go together, or name nothing."""
@@ -96,6 +100,7 @@ def prepared(
 
     What was made is removed again where nobody says that the mount was announced.
     """
+    from unionmount.cli.transfers import brought
     from unionmount.containers import Containers
 
     store = settings.store()
@@ -108,6 +113,8 @@ def prepared(
     ):
         opener = _Opener(settings, wanted, known, lease, opened, made)
         name = _container_name(settings, known, source)
+        if name is None:
+            source = brought(settings, wanted.registry, source, wanted.pull, wanted.platform)
         if name is not None:
             wanted.check_for_container(name)
             yield opener.again(name, table)

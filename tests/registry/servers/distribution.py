@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -76,6 +78,12 @@ class DockerRegistry:
         if self.mirror_of:
             configuration["proxy"] = {"remoteurl": self.mirror_of}
         return configuration
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Nobody listens while the block runs; it is not started again after it."""
+        self.__exit__(None, None, None)
+        yield
 
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)

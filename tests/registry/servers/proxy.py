@@ -21,6 +21,7 @@ from typing import Literal, Self
 
 _STEP = 64 * 1024
 _PATIENCE = 30.0
+_TLS = b"\x16"  # what a client begins with that wants TLS
 
 Kind = Literal["ping", "manifest", "blob", "upload", "tags", "catalog", "other"]
 _KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
@@ -404,6 +405,9 @@ class FaultProxy:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
+            if connection.recv(1, socket.MSG_PEEK) == _TLS:  # as Go's server does
+                connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\nthis is not TLS\n")
+                return
             with suppress(OSError, HangUp, ValueError), connection.makefile("rb") as stream:
                 while self._exchange(connection, _Reader(stream.readline, stream.read)):
                     pass
