@@ -102,7 +102,7 @@ class BlobStream:
         async with aclosing(parts_of(response)) as parts:
             while True:
                 pace.begin()
-                with translated(host_of(response)):
+                with translated(f"{self._what}: {host_of(response)}"):
                     part = await anext(parts, None)
                 if part is None:
                     return

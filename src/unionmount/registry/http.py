@@ -44,13 +44,14 @@ class Outgoing:
     authorization: str | None = field(default=None, repr=False)
     body: Body | None = field(default=None, repr=False)
     insecure: bool = False  # plain HTTP and unknown certificates are allowed
+    what: str = ""  # for messages
 
     def redirected(self, location: str, status: int) -> Self:
         """The request that a redirect asks for; RegistryError where it must not be followed."""
         here = parse_url(self.url)
         try:
             there = here.join(location)
-        except httpx2.InvalidURL as error:
+        except (httpx2.InvalidURL, ValueError) as error:
             raise RegistryError(f"{here.host}: redirects to something that is no URL") from error
         where = f"{here.host}: redirects to {shown_url(str(there))}"
         if len(str(there)) > _MAX_URL or there.scheme not in ("http", "https") or not there.host:
@@ -71,7 +72,7 @@ def parse_url(text: str) -> httpx2.URL:
     """A URL that a server gave; RegistryError where it is none."""
     try:
         return httpx2.URL(text)
-    except httpx2.InvalidURL as error:
+    except (httpx2.InvalidURL, ValueError) as error:
         raise RegistryError(f"not a URL: '{printable(text[:200])}'") from error
 
 
@@ -132,12 +133,13 @@ class Http:
         request = client.build_request(outgoing.method, url, headers=headers, content=body)
         # An upload takes as long as it takes; each write has its own limit.
         limit = float("inf") if callable(outgoing.body) else self._tuning.answer
-        with translated(host, reached=host in self._reached):
+        where = f"{outgoing.what}: {host}" if outgoing.what else host
+        with translated(where, reached=host in self._reached):
             response = None
             with trio.move_on_after(limit):
                 response = await client.send(request, stream=True, auth=None)
             if response is None:
-                raise Transient(TransferError(f"{host}: no answer in {limit:g} s"))
+                raise Transient(TransferError(f"{where}: no answer in {limit:g} s"))
         self._reached.add(host)
         self._debug(
             f"< {response.status_code} {shown_url(outgoing.url)} "
@@ -166,20 +168,18 @@ async def read_body(response: httpx2.Response, limit: int, what: str, tuning: Tu
     """A whole body of at most ``limit`` bytes, in bounded time."""
     parts: list[bytes] = []
     size = 0
-    host = host_of(response)
+    where = f"{what}: {host_of(response)}"
     refuse_encoding(response, what)
-    with translated(host):
+    with translated(where):
         with trio.move_on_after(tuning.answer) as scope:
             async with aclosing(parts_of(response)) as arriving:
                 async for part in arriving:
                     parts.append(part)
                     size += len(part)
                     if size > limit:
-                        raise LimitExceeded(f"{what}: {host} sends more than {limit} bytes")
+                        raise LimitExceeded(f"{where} sends more than {limit} bytes")
         if scope.cancelled_caught:
-            raise Transient(
-                TransferError(f"{what}: {host}: no whole answer in {tuning.answer:g} s")
-            )
+            raise Transient(TransferError(f"{where}: no whole answer in {tuning.answer:g} s"))
     return b"".join(parts)
 
 
@@ -208,7 +208,7 @@ def refuse_encoding(response: httpx2.Response, what: str) -> None:
 
 
 @contextmanager
-def translated(host: str, *, reached: bool = True) -> Iterator[None]:
+def translated(where: str, *, reached: bool = True) -> Iterator[None]:
     """Turn what httpx2 raises into what is told, and tell what may be tried again.
 
     A host that has never been ``reached`` is not there, rather than busy.
@@ -216,12 +216,12 @@ def translated(host: str, *, reached: bool = True) -> Iterator[None]:
     try:
         yield
     except httpx2.HTTPError as error:
-        failure = _failure(host, error)
+        failure = _failure(where, error)
         if isinstance(failure, Transient) and not reached and _is_absent(error):
             failure = failure.error
         raise failure from error
     except httpx2.StreamError as error:
-        raise Transient(TransferError(f"{host}: {error}")) from error
+        raise Transient(TransferError(f"{where}: {error}")) from error
 
 
 def _is_absent(error: httpx2.HTTPError) -> bool:
@@ -291,11 +291,3 @@ def _root(error: BaseException) -> OSError | None:
         else:
             chain = chain.__cause__ or chain.__context__
     return None
-
-
-def was_cut(failure: BaseException) -> bool:
-    """Whether the other side ended the conversation, as it may when it sees TLS."""
-    cause = _root(failure)
-    return isinstance(cause, ssl.SSLEOFError) or (
-        cause is not None and cause.errno in (errno.ECONNRESET, errno.EPIPE)
-    )

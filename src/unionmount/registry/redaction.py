@@ -30,7 +30,10 @@ _LONGEST = 400
 
 def shown_url(url: str) -> str:
     """An address without passwords and signatures."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return HIDDEN
     host = parts.netloc.rpartition("@")[2]
     shown = f"{parts.scheme}://{host}{parts.path}" if host else parts.path
     if parts.query:

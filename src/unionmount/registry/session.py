@@ -1,7 +1,7 @@
 """Requests to endpoints: with the right scheme, authorized, tried again, told in one line.
 
-A registry on this machine, and one that the user calls insecure, may speak plain HTTP: TLS is tried
-first, and what answers without it is spoken to without. All others are spoken to in TLS only.
+A registry on this machine, and one that the user calls insecure, may speak plain HTTP; which it is,
+is found out once. All others are spoken to in TLS only.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ from unionmount.registry.configuration import Endpoint
 from unionmount.registry.http import (
     Body,
     Http,
-    NoTls,
     Outgoing,
     UntrustedCertificate,
     origin,
     parse_url,
-    was_cut,
 )
 from unionmount.registry.retry import Backoff, Transient
 from unionmount.registry.tokens import Authorizer, Scopes, is_loopback
@@ -100,7 +98,7 @@ class Session:
             if ours:
                 used = await self._authorizer.header(endpoint, base, call.scopes)
             outgoing = Outgoing(
-                call.method, str(url), call.headers, used, call.body, endpoint.insecure
+                call.method, str(url), call.headers, used, call.body, endpoint.insecure, call.what
             )
             async with self._http.send(outgoing) as response:
                 if response.status_code in call.expected:
@@ -129,7 +127,7 @@ class Session:
             raise RegistryError(f"{host}: no host")
         async with self._locks.setdefault(host, trio.Lock()):
             if host not in self._bases:
-                plain = self._may_be_plain(endpoint) and await self._is_plain(endpoint)
+                plain = await self._is_plain(endpoint)
                 self._bases[host] = f"http://{host}/" if plain else f"https://{host}/"
         return self._bases[host]
 
@@ -139,25 +137,37 @@ class Session:
             return endpoint
         return replace(endpoint, insecure=not self._tls_verify)
 
-    def _may_be_plain(self, endpoint: Endpoint) -> bool:
-        if endpoint.insecure:
-            return True
-        if self._tls_verify:
-            return False
-        name = _HOST.fullmatch(endpoint.host)
-        return name is not None and is_loopback(name[1])
-
     async def _is_plain(self, endpoint: Endpoint) -> bool:
-        """Whether there is no TLS at the port; errors are told by the request that follows."""
+        """Whether to speak without TLS, which only some endpoints may be spoken to."""
+        name = _HOST.fullmatch(endpoint.host)
+        own = name is not None and is_loopback(name[1])
+        if self._tls_verify or not (endpoint.insecure or own):
+            return False
+        if own and name is not None and name[0] != name[1]:
+            return await self._answers_plainly(endpoint)
+        return not await self._answers_in_tls(endpoint)
+
+    async def _answers_plainly(self, endpoint: Endpoint) -> bool:
+        """Whether a port of this machine answers without TLS; servers with TLS say 400, or hang up.
+
+        A server without TLS may take no end of a handshake for a request, so this is tried first.
+        """
+        probe = Outgoing("GET", f"http://{endpoint.host}/v2/", insecure=endpoint.insecure)
+        try:
+            async with self._http.send(probe) as response:
+                return response.status_code != 400 and response.url.scheme == "http"
+        except (Transient, UnionmountError) as error:
+            self.debug(f"  {error}")
+            return False
+
+    async def _answers_in_tls(self, endpoint: Endpoint) -> bool:
+        """Whether there is TLS; what else goes wrong is told by the request that follows."""
         probe = Outgoing("GET", f"https://{endpoint.host}/v2/", insecure=endpoint.insecure)
         try:
             async with self._http.send(probe):
-                return False
+                return True
         except UntrustedCertificate:
-            return False
-        except NoTls:
             return True
         except (Transient, UnionmountError) as error:
             self.debug(f"  {error}")
-            # Without a port, TLS and plain HTTP are at different ones.
-            return endpoint.insecure or ":" not in endpoint.host or was_cut(error)
+            return False

@@ -13,7 +13,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -132,13 +132,15 @@ class Authorizer:
         backoff = Backoff(self._tuning)
         while True:
             try:
-                outgoing = _token_request(realm, fields, scopes, login, endpoint.insecure)
-                return await self._ask(outgoing, what)
+                outgoing = _token_request(realm, fields, scopes, login)
+                outgoing = replace(outgoing, insecure=endpoint.insecure, what=what)
+                return await self._ask(outgoing)
             except Transient as transient:
                 self._debug(f"  {transient}")
                 await backoff.wait(transient)
 
-    async def _ask(self, outgoing: Outgoing, what: str) -> _Token:
+    async def _ask(self, outgoing: Outgoing) -> _Token:
+        what = outgoing.what
         asked = trio.current_time()
         async with self._http.send(outgoing) as response:
             if response.status_code != 200:
@@ -158,14 +160,22 @@ def _choose(challenges: list[Challenge]) -> Challenge | None:
 
 def _wanted(repository: str, scopes: Scopes, challenge: Challenge) -> Scopes:
     """Our scopes, and those that the registry asks for, but no other repository's."""
-    asked = challenge.parameters.get("scope", "").split()
     own = f"repository:{repository}:"
     more = [
         scope
-        for scope in asked[:10]
-        if _SCOPE.fullmatch(scope) and (not scopes or scope.startswith(own))
+        for scope in challenge.parameters.get("scope", "").split()[:10]
+        if _SCOPE.fullmatch(scope)
+        and (not scopes or scope.startswith(own))
+        and not any(_covers(one, scope) for one in scopes)
     ]
     return tuple(dict.fromkeys([*scopes, *more]))
+
+
+def _covers(scope: str, other: str) -> bool:
+    """Whether a scope allows all that another does."""
+    name, _, actions = scope.rpartition(":")
+    other_name, _, other_actions = other.rpartition(":")
+    return name == other_name and set(other_actions.split(",")) <= set(actions.split(","))
 
 
 def _realm(endpoint: Endpoint, base: str, challenge: Challenge, *, secret: bool) -> httpx2.URL:
@@ -198,7 +208,6 @@ def _token_request(
     fields: list[tuple[str, str]],
     scopes: Scopes,
     login: Login | None,
-    insecure: bool,
 ) -> Outgoing:
     """GET with Basic, as every token server has it; POST for a refresh token (OAuth 2)."""
     if login is not None and login.identity_token:
@@ -208,12 +217,12 @@ def _token_request(
         form += [("refresh_token", login.identity_token)]
         headers = {"content-type": "application/x-www-form-urlencoded"}
         body = urlencode(form).encode("ascii")
-        return Outgoing("POST", str(realm), headers, body=body, insecure=insecure)
+        return Outgoing("POST", str(realm), headers, body=body)
     if login is not None:
         fields = [("account", login.username), *fields]
     url = realm.copy_merge_params(httpx2.QueryParams([*realm.params.multi_items(), *fields]))
     basic = _basic(login) if login is not None else None
-    return Outgoing("GET", str(url), authorization=basic, insecure=insecure)
+    return Outgoing("GET", str(url), authorization=basic)
 
 
 def _basic(login: Login) -> str:
