@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import resource
 import stat
 import subprocess
 from pathlib import Path
@@ -139,6 +140,23 @@ def test_a_line_without_its_end_was_never_promised(store: Store) -> None:
         lease.need(DIFF_ID)
         with lease.path.open("ab") as file:
             file.write(b'{"need": "sha256:')
+        (held,) = held_leases(store.root / "leases")
+        assert held.needs == {DIFF_ID}
+
+
+def test_a_full_disk_spoils_no_lease(store: Store) -> None:
+    with store.lease("pull", "x") as lease:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        limit = lease.path.stat().st_size + 20
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(StoreError, match="leases"):
+                lease.need(OTHER)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        lease.need(DIFF_ID)
+        collect(store)
+        assert store.has_layer(DIFF_ID)
         (held,) = held_leases(store.root / "leases")
         assert held.needs == {DIFF_ID}
 

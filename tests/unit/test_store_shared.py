@@ -280,6 +280,22 @@ def test_a_damaged_document_of_an_additional_store_is_an_error(
         store.read_image(stored)
 
 
+def test_what_would_block_in_an_additional_store_is_an_error(tmp_path: Path, shared: Path) -> None:
+    store = Store(tmp_path / "store", additional=[shared])
+    stored = store.find_image(MADE.id)
+    for path in (*shared.rglob("layer.tar"), shared / "blobs/sha256" / stored.id.hex):
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises(StoreError, match="not a regular file"):
+        store.read_image(stored)
+    with pytest.raises(StoreError, match=r"layer\.tar.*not a regular file"):
+        store.open_layer(Digest.parse(MADE.diff_ids[0]))
+    (shared / "images.json").unlink()
+    os.mkfifo(shared / "images.json")
+    with pytest.raises(StoreError, match="not a regular file"):
+        store.list_images()
+
+
 @pytest.mark.parametrize("what", ["nothing", "no store", "newer", "a file"])
 def test_an_additional_store_that_is_none(tmp_path: Path, shared: Path, what: str) -> None:
     match what:
