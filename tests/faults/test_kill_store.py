@@ -161,9 +161,9 @@ class Crowd:
                     (made,) = [made for made in IMAGES if made.id == str(image)]
                     if one.what.startswith("mounted at"):
                         assert all(store.has_layer(Digest.parse(d)) for d in made.diff_ids), one
-        for one in self._records():
-            if one.status == LIVE:
-                self._read(one.record)
+        for found in self._records():
+            if found.status == LIVE:
+                self._read(found.record)
 
     @staticmethod
     def _read(record: Record) -> None:
