@@ -43,7 +43,7 @@ class Holding:
 
     kind: str
     what: str  # for people: "mounted at /x"
-    pid: int  # of who made it; others may hold it by now
+    pid: int  # of who made it, or described it last; others may hold it by now
     needs: frozenset[Digest]
     images: frozenset[Digest]  # images in use, by ID
 
@@ -75,9 +75,9 @@ class Lease(Closing):
         self._say("image", [image_id])
 
     def describe(self, what: str) -> None:
-        """Say for people what the lease is for, now that it is known."""
+        """Say for people what the lease is for, and who has it, now that it is known."""
         with self._locked(), storing(self.path):
-            self._add([{"what": what}])
+            self._add([{"what": what, "pid": os.getpid()}])
 
     def _say(self, word: str, digests: Iterable[Digest]) -> None:
         new = [(word, str(one)) for one in digests if (word, str(one)) not in self._said]

@@ -25,6 +25,7 @@ from unit.imagefiles import (
 
 from faults.commands import Commands, Result
 from faults.killed import Killable, seeded, soak_seconds, spin
+from unionmount.leases import Holding
 from unionmount.mounts import LIVE, MountTable, Record, Status, stop, wait_until_gone
 from unionmount.reference import Digest
 from unionmount.store import Store
@@ -155,8 +156,7 @@ class Crowd:
         """What is there is whole, what is mounted is there, and can be read."""
         store = Store(self.root)
         with store.locked():
-            held = store.leases()
-            for one in held:
+            for one in store.leases():
                 for image in one.images & {Digest.parse(made.id) for made in IMAGES}:
                     (made,) = [made for made in IMAGES if made.id == str(image)]
                     if one.what.startswith("mounted at"):
@@ -179,16 +179,23 @@ class Crowd:
     def end(self) -> None:
         """Unmount everything and remove everything."""
         deadline = time.monotonic() + PATIENCE
-        while records := self._records():
-            assert time.monotonic() < deadline
+        # a daemon whose command was killed may be on its way to a record: it has a lease
+        while (records := self._records()) or self._held():
+            assert time.monotonic() < deadline, records
             for one in records:
                 if one.alive:
                     stop(one.record)
                     assert wait_until_gone(one.record, PATIENCE)
                 else:
                     self.run("umount", one.record.id)
+            spin(MAX_DELAY)
         for path in (self.root / "containers").iterdir():
             self.run("rm", path.name)
+
+    def _held(self) -> list[Holding]:
+        store = Store(self.root)
+        with store.locked():
+            return store.leases()
 
 
 @pytest.fixture
