@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from unionmount import core
 from unionmount.errors import FormatError, NotFoundError, StoreError, UnionmountError
-from unionmount.layer import FileRange, check_digest, fsync_directory, storing
+from unionmount.layer import FileRange, check_digest, fsync_directory, reason_of, storing
 from unionmount.needs import digests_of
 from unionmount.pull import name_of
 from unionmount.reference import printable
-from unionmount.storedir import ALGORITHMS, digest_named
+from unionmount.storedir import ALGORITHMS, digest_named, open_file
 
 if TYPE_CHECKING:
     from unionmount.containers import Container, Containers
@@ -109,10 +109,10 @@ class StoreCheck:
     def _index_problem(self, diff_id: Digest) -> str | None:
         path, what = self.store.directory.index_path(diff_id), f"layer {diff_id}"
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
+            fd = open_file(path)
+        except (StoreError, OSError) as error:
             there = self.store.directory.has_layer(diff_id)
-            return f"{what}: its index: {error.strerror}" if there else None
+            return f"{what}: its index: {_reason(error)}" if there else None
         try:
             return _problem_of_index(fd, f"{what}: its index", self._layer_size(diff_id))
         finally:
@@ -133,11 +133,11 @@ class StoreCheck:
         for digest in filter(self._concerns, self.store.directory.blobs()):
             path, what = self.store.directory.blob_path(digest), f"blob {digest}"
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fd = open_file(path)
             except FileNotFoundError:  # removed meanwhile
                 continue
-            except OSError as error:
-                yield self._about(_Damaged("blob", digest, path, None, f"{what}: {error.strerror}"))
+            except (StoreError, OSError) as error:
+                yield self._about(_Damaged("blob", digest, path, None, f"{what}: {_reason(error)}"))
                 continue
             damaged = _hashed("blob", digest, path, fd, what)
             if damaged is not None:
@@ -273,7 +273,7 @@ def _hashed(kind: str, digest: Digest, path: Path, fd: int, what: str) -> _Damag
         status = os.fstat(fd)
         check_digest(FileRange(fd, 0, status.st_size), digest, what)
     except (UnionmountError, OSError) as error:
-        text = str(error) if isinstance(error, UnionmountError) else f"{what}: {error.strerror}"
+        text = str(error) if isinstance(error, UnionmountError) else f"{what}: {_reason(error)}"
         return _Damaged(kind, digest, path, (status.st_dev, status.st_ino), text)
     finally:
         os.close(fd)
@@ -299,8 +299,12 @@ def _problem_of_index(fd: int, what: str, layer_size: int | None) -> str | None:
     except FormatError as error:
         return str(error)
     except OSError as error:
-        return f"{what}: {error.strerror}"
+        return f"{what}: {_reason(error)}"
     return None
+
+
+def _reason(error: Exception) -> str:
+    return reason_of(error) if isinstance(error, OSError) else str(error)
 
 
 def _problem_in_place(files: Collection[Path], length: int | None) -> str | None:
@@ -308,7 +312,10 @@ def _problem_in_place(files: Collection[Path], length: int | None) -> str | None
         if path.suffix != ".idx":
             continue
         with suppress(FileNotFoundError):
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fd = open_file(path)
+            except StoreError as error:
+                return str(error)
             try:
                 return _problem_of_index(fd, path.name, length)
             finally:

@@ -241,7 +241,7 @@ class Store:
     def lease(self, kind: str, what: str) -> Lease:
         """Protect from garbage collection what is registered with it, until it is closed.
 
-        ``kind`` is "pull", "load", "commit" or "mount"; ``what`` is for people.
+        ``kind`` is "pull", "load", "save", "commit", "mount" …; ``what`` is for people.
         """
         return Lease(new_path(self.directory.leases), self.locked, kind, what)
 

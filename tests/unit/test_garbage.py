@@ -29,6 +29,7 @@ from unionmount.image import Config, Image, Manifest
 from unionmount.layer import Expected
 from unionmount.pull import load, open_image
 from unionmount.reference import Digest, Reference
+from unionmount.save import DirectorySink, find_wanted, save
 from unionmount.store import Store, StoredImage
 
 BASE = tar({"base": b"b" * 5000})
@@ -183,6 +184,16 @@ def test_what_a_mount_uses_is_refused_and_named(store: Store) -> None:
         assert store.read_image(store.find_image(ONE.id)) is not None
     prune(store, Containers(store))
     assert layers(store) == set()
+
+
+def test_an_image_that_is_being_saved_stays(store: Store, tmp_path: Path) -> None:
+    with store.lease("save", "being saved") as lease:
+        wanted = find_wanted(store, [ONE.names[0]], lease)
+        with pytest.raises(StoreError, match="in use: being saved"):
+            remove(store, ONE.id)
+        prune(store, Containers(store), every=True)
+        save(store, wanted, DirectorySink(tmp_path), "oci")
+    assert names(store) == [ONE.names[0]]
 
 
 def test_an_image_that_is_removed_in_time_can_not_be_used(store: Store) -> None:

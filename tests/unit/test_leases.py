@@ -5,17 +5,19 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import resource
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
-from unit.imagefiles import sha256, tar
+from unit.imagefiles import docker_archive, gzipped, sha256, small_image, tar, write_tar
 from unit.imageworker import start_worker
 
+from unionmount.checking import StoreCheck
 from unionmount.containers import Containers
 from unionmount.errors import StoreError
-from unionmount.garbage import prune
+from unionmount.garbage import prune, remove_image
 from unionmount.layer import Expected
 from unionmount.leases import held_leases
 from unionmount.reference import Digest
@@ -143,6 +145,23 @@ def test_a_line_without_its_end_was_never_promised(store: Store) -> None:
         assert held.needs == {DIFF_ID}
 
 
+def test_a_full_disk_spoils_no_lease(store: Store) -> None:
+    with store.lease("pull", "x") as lease:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        limit = lease.path.stat().st_size + 20
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(StoreError, match="leases"):
+                lease.need(OTHER)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        lease.need(DIFF_ID)
+        collect(store)
+        assert store.has_layer(DIFF_ID)
+        (held,) = held_leases(store.root / "leases")
+        assert held.needs == {DIFF_ID}
+
+
 @pytest.mark.parametrize(
     "line",
     [b"{", b"5", b'{"need": 5}', b'{"need": "sha256:../.."}', b'{"pid": []}', b"[" * 100_000],
@@ -203,6 +222,28 @@ def test_what_was_registered_is_not_lost_to_a_collection_that_is_going_on(store:
             break
         outcomes.append((locked, there))
     assert {(False, True), (True, False)} <= set(outcomes)
+
+
+def test_a_collection_at_any_moment_of_a_load(store: Store, tmp_path: Path) -> None:
+    """It takes nothing from the load: the image is whole in the end."""
+    made = small_image("loaded")
+    source = write_tar(tmp_path / "image.tar", docker_archive(made, compress=gzipped))
+    collected = 0
+    for step in itertools.count(step=5):
+        with start_worker("load", str(store.root), str(source), str(step)) as worker:
+            ended = told(worker).startswith("loaded")
+            if not is_locked(store):
+                collect(store)
+                collected += 1
+            assert worker.stdin is not None
+            worker.stdin.close()
+            assert worker.wait() == 0
+        assert [one.text for one in StoreCheck(store, Containers(store)).run()] == []
+        removed = remove_image(store, Containers(store), made.id)
+        assert [item.name for item in removed.items][1:3] == made.diff_ids[::-1]
+        if ended:
+            break
+    assert collected > 10
 
 
 # -- locks of layers

@@ -27,7 +27,7 @@ def command(settings: Settings, source: str, name: str) -> None:
     if reference.name == Reference.parse(SCRATCH).name:
         raise UsageError(f"'{SCRATCH}' is the empty image and can't be the name of another one")
     store = settings.store()
-    with store.lease("commit", f"tag {reference}") as lease:
+    with store.lease("tag", f"tag {reference}") as lease:
         stored = store.find_image(source)
         store.use_image(stored, lease)
         store.tag(stored, reference)
