@@ -32,12 +32,12 @@ sys.path.insert(0, str(PROJECT / "tests"))
 
 from images.build import RealImage, real_image  # noqa: E402 - it lives beside the tests
 
-from bench import writing  # noqa: E402 - likewise
+from bench import registry, writing  # noqa: E402 - likewise
 from unionmount.core import Indexer  # noqa: E402
 
 _MANY = {"MB/s": "", "headers/s": ">= 500,000"}
 _LARGE = {"MB/s": ">= 1,000"}
-_PARTS = ["index", "shapes", "others", "writing"]
+_PARTS = ["index", "shapes", "others", "writing", "pull"]
 _COMMAND = Path(sys.executable).parent / "unionmount"
 
 
@@ -51,7 +51,8 @@ class Row:
     unit: str
     wanted: str = ""
     subject: str = ""  # of the part writing: who did it
-    ratio: float | None = None  # to what the kernel's overlayfs takes
+    ratio: float | None = None  # to what the kernel's overlayfs, or the limit, takes
+    runs: tuple[float, ...] = ()
 
 
 def _seconds(function: Callable[[], object]) -> float:
@@ -286,6 +287,20 @@ def changes(work: Path, images: Path, quick: bool) -> Iterator[Row]:
             yield Row("writing", task.what, seconds, "s", subject=subject, ratio=ratio)
 
 
+# ---- pulling -----------------------------------------------------------------------------------
+
+
+def pulls(work: Path, images: Path, quick: bool) -> Iterator[Row]:
+    """An image from a registry to the first ``ls``, beside other tools and the limit."""
+    found = list(registry.measure(work, images, quick=quick))
+    limit = next(one.value for one in found if one.what.startswith(registry.LIMIT))
+    for one in found:
+        ratio = one.value / limit if one.unit == "s" else None
+        wanted = "< 1.3 of the limit" if one.what == registry.OURS else ""
+        shown = f"{one.what} (x {ratio:.2f} of the limit)" if ratio else one.what
+        yield Row("pull", shown, one.value, one.unit, wanted, ratio=ratio, runs=one.runs)
+
+
 # ---- the face ----------------------------------------------------------------------------------
 
 
@@ -347,6 +362,8 @@ def _measure(arguments: argparse.Namespace) -> Iterator[Row]:
             yield from shapes(work, arguments.quick)
         if "others" in arguments.only:
             yield from others(work, arguments.images)
+        if "pull" in arguments.only:
+            yield from pulls(work, arguments.images, arguments.quick)
         if "writing" in arguments.only:
             yield from changes(work, arguments.images, arguments.quick)
 

@@ -59,8 +59,11 @@ class Session:
         }
         for name in places.values():
             (self.directory / name).mkdir(mode=0o700, exist_ok=True)
+        registries = self.directory / "registries.conf"  # names without a registry are nowhere
+        registries.write_text("unqualified-search-registries = []\n", encoding="ascii")
         return {key: str(self.directory / name) for key, name in places.items()} | {
-            _SESSION_VARIABLE: self.token
+            "CONTAINERS_REGISTRIES_CONF": str(registries),
+            _SESSION_VARIABLE: self.token,
         }
 
     def left_mounts(self, temporary: list[Path]) -> list[str]:

@@ -10,6 +10,10 @@
     │   ├── DigestMismatch    bytes that are not what their digest says
     │   ├── SizeMismatch      more or fewer bytes than a descriptor says
     │   └── LimitExceeded     well-formed, but larger than a limit allows
+    ├── RegistryError         a registry that can't be reached, or does not answer as it should
+    │   ├── NotAuthorized     it wants credentials, or other ones
+    │   ├── TooManyRequests   it wants to be left alone for longer than we wait
+    │   └── TransferError     bytes that did not arrive, however often they were asked for
     ├── StoreError            the store can't be used (newer version, not writable, no space)
     └── MountError            mounting, unmounting or finding a mount failed
 
@@ -67,6 +71,22 @@ class SizeMismatch(FormatError):
 
 class LimitExceeded(FormatError):
     """Something is larger than a limit allows."""
+
+
+class RegistryError(UnionmountError):
+    """A registry can't be reached, refuses, or does not answer as it should."""
+
+
+class NotAuthorized(RegistryError):
+    """A registry wants credentials, or other ones."""
+
+
+class TooManyRequests(RegistryError):
+    """A registry wants to be left alone for longer than we wait."""
+
+
+class TransferError(RegistryError):
+    """Bytes did not arrive, however often they were asked for."""
 
 
 class StoreError(UnionmountError):

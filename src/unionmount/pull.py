@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,6 @@ from unionmount.errors import (
     FormatError,
     LimitExceeded,
     NotFoundError,
-    SizeMismatch,
     StoreError,
     UnionmountError,
     UsageError,
@@ -31,6 +30,8 @@ from unionmount.layer import (
     OpenImage,
     OpenLayer,
     Progress,
+    check_digest,
+    pieces_of,
     reading,
     storing,
     write_all,
@@ -42,10 +43,11 @@ from unionmount.sources.layout import DirectoryFiles, OciLayout
 from unionmount.store import StoredImage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from unionmount.image import Platform
     from unionmount.layer import ImportLimits
+    from unionmount.leases import Lease
     from unionmount.reference import Digest
     from unionmount.sources import Entry, SourceImage
     from unionmount.store import Store
@@ -62,6 +64,7 @@ class Pull:
     platform: Platform | None = None
     verify: bool = False
     progress: Progress | None = None
+    lease: Lease | None = None  # protects what is taken until it is open, or in the catalogue
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +83,19 @@ def open_image(
     verify: bool = False,
     limits: ImportLimits | None = None,
     progress: Progress | None = None,
+    lease: Lease | None = None,
 ) -> OpenImage:
     """Open an image with all its layers, importing what is compressed.
 
-    Plain layers of an archive or layout are used where they are; ``verify`` hashes them first.
+    Plain layers of an archive or layout are used where they are; ``verify`` hashes them first. With
+    a ``lease`` what is in the store stays there while that is held.
     """
     location = Location.parse(source)
-    pull = Pull(store, limits or store.limits, platform, verify, progress)
+    pull = Pull(store, limits or store.limits, platform, verify, progress, lease)
     if location.kind == "stored":
         stored = _find_stored(pull, location.path)
         return _open_stored(pull, stored, name_of(stored))
-    with _open_source(pull, location) as opened:
+    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
         entry = choose(opened.source.entries(), location.selector, opened.source.what)
         found = opened.source.image(entry, platform)
         with ExitStack() as stack:
@@ -121,7 +126,7 @@ def load(
     if location.kind == "stored":  # or a directory that does not look like a layout
         location = replace(location, kind="path")
     pull = Pull(store, limits or store.limits, platform, progress=progress)
-    with _open_source(pull, location) as opened:
+    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
         entries = opened.source.entries()
         if location.selector or not entries:
             entries = [choose(entries, location.selector, opened.source.what)]
@@ -140,18 +145,28 @@ def keep_image(
     platform: Platform | None = None,
     limits: ImportLimits | None = None,
     progress: Progress | None = None,
+    lease: Lease | None = None,
+    names: Sequence[Reference] | None = None,
 ) -> StoredImage:
     """The image that ``open_image`` would open, with all its layers in the store.
 
-    It gets those of its names that no other image has: only ``load`` moves names.
+    It gets those of its names that no other image has: only ``load`` moves names. Where ``names``
+    are given it gets those instead, from whatever image has them.
     """
     location = Location.parse(source)
-    pull = Pull(store, limits or store.limits, platform, progress=progress)
+    pull = Pull(store, limits or store.limits, platform, progress=progress, lease=lease)
     if location.kind == "stored":
         return _find_stored(pull, location.path)
-    with _open_source(pull, location) as opened:
+    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
         entry = choose(opened.source.entries(), location.selector, opened.source.what)
+        if names is not None:
+            return _load_entry(pull, opened.source, replace(entry, names=tuple(names)))
         return _load_entry(pull, opened.source, entry, take_over=False)
+
+
+def open_source(store: Store, location: Location) -> OpenSource:
+    """Open an archive or a layout."""
+    return _open_source(Pull(store, store.limits), location)
 
 
 def open_stored(
@@ -161,9 +176,10 @@ def open_stored(
     *,
     verify: bool = False,
     progress: Progress | None = None,
+    lease: Lease | None = None,
 ) -> OpenImage:
     """Open an image of the store under the name that it had when it was found."""
-    pull = Pull(store, store.limits, verify=verify, progress=progress)
+    pull = Pull(store, store.limits, verify=verify, progress=progress, lease=lease)
     return _open_stored(pull, stored, name)
 
 
@@ -192,7 +208,7 @@ def _check_layer(layer: OpenLayer, index: core.Index, *, rehash: bool) -> Iterat
     what = f"layer {layer.diff_id}"
     try:
         if rehash:
-            _check_diff_id(_data_of(layer), layer.diff_id, what)
+            check_digest(_data_of(layer), layer.diff_id, what)
     except (UnionmountError, OSError) as error:
         yield Problem(layer.diff_id, str(error))
     try:
@@ -201,10 +217,20 @@ def _check_layer(layer: OpenLayer, index: core.Index, *, rehash: bool) -> Iterat
         yield Problem(layer.diff_id, str(error))
 
 
+@contextmanager
+def _leased(pull: Pull, kind: str, location: Location) -> Iterator[Pull]:
+    """The same with a lease: the caller's, or one that ends with the block."""
+    if pull.lease is not None:
+        yield pull
+        return
+    with pull.store.lease(kind, f"{kind} {printable(str(location))}") as lease:
+        yield replace(pull, lease=lease)
+
+
 # -- sources
 
 
-class _OpenSource(Closing):
+class OpenSource(Closing):
     """A source; ``spooled`` tells that its file vanishes with it, so nothing is left in place."""
 
     def __init__(self, source: Source, *, spooled: bool) -> None:
@@ -212,33 +238,36 @@ class _OpenSource(Closing):
         self.spooled = spooled
 
     def close(self) -> None:
+        """Close the source."""
         self.source.close()
 
 
-def _open_source(pull: Pull, location: Location) -> _OpenSource:
+def _open_source(pull: Pull, location: Location) -> OpenSource:
+    if location.kind == "registry":
+        raise UsageError(f"{location}: is in a registry; 'unionmount pull' brings it to the store")
     path = Path(location.path)
     what = "standard input" if location.path == STDIN else printable(location.path)
-    fallback_name = _fallback_name(path)
+    default_name = fallback_name(path)
     if location.kind == "oci" or (location.kind == "path" and path.is_dir()):
-        return _OpenSource(_open_layout(path, fallback_name), spooled=False)
+        return OpenSource(_open_layout(path, default_name), spooled=False)
     fd, spooled = _open_file(pull, location.path, what)
     files = TarFiles(fd, what)  # takes fd over
-    return _OpenSource(open_archive(files, location.kind, fallback_name), spooled=spooled)
+    return OpenSource(open_archive(files, location.kind, default_name), spooled=spooled)
 
 
-def _open_layout(path: Path, fallback_name: str) -> Source:
+def _open_layout(path: Path, default_name: str) -> Source:
     try:
         files = DirectoryFiles(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"{printable(str(path))}: {os.strerror(error.errno or 0)}") from None
     try:
-        return OciLayout(files, fallback_name)
+        return OciLayout(files, default_name)
     except BaseException:
         files.close()
         raise
 
 
-def _fallback_name(path: Path) -> str:
+def fallback_name(path: Path) -> str:
     """What an image is called that has a tag but no name: as its file, in allowed letters."""
     stem = re.sub(r"\.(tar|tar\.gz|tgz|tar\.zst|oci)$", "", path.name.lower())
     return re.sub(r"[^a-z0-9]+", "-", stem).strip("-") or "image"
@@ -323,7 +352,10 @@ def _keep_scratch(store: Store) -> StoredImage:
 
 
 def _open_stored(pull: Pull, stored: StoredImage, name: str) -> OpenImage:
-    image = pull.store.read_image(stored)
+    if pull.lease is not None:
+        image = pull.store.use_image(stored, pull.lease)
+    else:
+        image = pull.store.read_image(stored)
     with ExitStack() as stack:
         layers = []
         for diff_id in image.diff_ids:
@@ -331,7 +363,7 @@ def _open_stored(pull: Pull, stored: StoredImage, name: str) -> OpenImage:
             stack.callback(layer.close)
             layers.append(layer)
             if pull.verify:
-                _check_diff_id(_data_of(layer), diff_id, f"layer {diff_id}", pull.progress)
+                check_digest(_data_of(layer), diff_id, f"layer {diff_id}", pull.progress)
         stack.pop_all()
     return OpenImage(image, name, tuple(layers))
 
@@ -350,6 +382,9 @@ def _load_entry(pull: Pull, source: Source, entry: Entry, *, take_over: bool = T
     source.check_unchanged()
     source.release()
     image = _exact_image(pull.store, found)
+    if pull.lease is not None:  # of the caller, who is going to open it
+        pull.lease.need(image.manifest.digest, image.id, *image.diff_ids)
+        pull.lease.image(image.id)
     return pull.store.put_image(entry.names, image, take_over=take_over)
 
 
@@ -391,45 +426,23 @@ def _check_plain(pull: Pull, blob: LayerBlob) -> None:
         raise DigestMismatch(f"{blob.what} (diff_id)", str(blob.diff_id), str(digest))
     if pull.verify:
         what = f"{blob.what} (diff_id)"
-        _check_diff_id(data, blob.diff_id, what, pull.progress)
+        check_digest(data, blob.diff_id, what, pull.progress)
 
 
 def _data_of(layer: OpenLayer) -> FileRange:
     return FileRange(layer.data_fd, layer.offset, layer.length)
 
 
-def _check_diff_id(
-    data: FileRange, diff_id: Digest, what: str, progress: Progress | None = None
-) -> None:
-    hasher = diff_id.hasher()
-    for done, piece in _pieces(data, what):
-        hasher.update(piece)
-        if progress is not None:
-            progress(str(diff_id), done, data.length)
-    if hasher.hexdigest() != diff_id.hex:
-        raise DigestMismatch(what, str(diff_id), f"{diff_id.algorithm}:{hasher.hexdigest()}")
-
-
-def _pieces(data: FileRange, what: str) -> Iterator[tuple[int, bytes]]:
-    """The bytes of a range, with the number of bytes up to the end of each piece."""
-    done = 0
-    while done < data.length:
-        with reading(what):
-            piece = os.pread(data.fd, min(_READ_STEP, data.length - done), data.offset + done)
-        if not piece:
-            raise SizeMismatch(what, data.length, done)
-        done += len(piece)
-        yield done, piece
-
-
 def _import(pull: Pull, blob: LayerBlob) -> None:
     """Take a layer into the store, unless it is there."""
+    if pull.lease is not None:
+        pull.lease.need(blob.diff_id)
     if pull.store.has_layer(blob.diff_id):
         return
     data = blob.data
     expected = Expected(blob.diff_id, blob.what, blob.digest, data.length)
     with pull.store.import_layer(expected, pull.limits) as layer:
-        for done, piece in _pieces(data, blob.what):
+        for done, piece in pieces_of(data, blob.what):
             layer.write(piece)
             if pull.progress is not None:
                 pull.progress(str(blob.diff_id), done, data.length)

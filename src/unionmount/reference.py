@@ -133,9 +133,18 @@ def _split_tag(text: str) -> tuple[str, str | None]:
     return head, tag
 
 
+def has_registry(text: str) -> bool:
+    """Whether a name says which registry it is of; one that does not is a short name."""
+    first, slash, _ = text.partition("/")
+    return bool(slash) and (
+        first == "localhost" or first.lower() != first or bool(set(first) & set(".:["))
+    )
+
+
 def _split_registry(text: str) -> tuple[str, str]:
-    first, slash, rest = text.partition("/")
-    if not slash or not (first == "localhost" or first.lower() != first or set(first) & set(".:[")):
+    if has_registry(text):
+        first, _, rest = text.partition("/")
+    else:
         first, rest = DEFAULT_REGISTRY, text
     if first in (DEFAULT_REGISTRY, "index.docker.io"):
         return DEFAULT_REGISTRY, rest if "/" in rest else f"library/{rest}"

@@ -273,7 +273,7 @@ def test_a_word_that_stands_for_two(
 def test_a_container_that_is_not_there(cli: CommandLine, where: Path) -> None:
     assert cli.error("mount", "container:none", where) == "no container 'none'"
     assert cli.error("mount", "container:../x", where) == "no container '../x'"
-    assert cli.error("mount", "none", where) == "no image 'none' in the store"
+    assert cli.error("mount", "--pull", "never", "none", where) == "no image 'none' in the store"
 
 
 # ---- ephemeral -----------------------------------------------------------------------------------

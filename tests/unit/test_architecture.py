@@ -25,14 +25,22 @@ ORDER = (
     "removal",
     "reference",
     "image",
+    "registry",
     "core",
     "compression",
     "tarwriter",
     "layer",
+    "catalogue",
+    "leases",
+    "storedir",
     "store",
     "containers",
+    "needs",
+    "usage",
+    "garbage",
     "sources",
     "pull",
+    "checking",
     "upper",
     "mountinfo",
     "options",
@@ -47,6 +55,10 @@ ORDER = (
     "target",
     "instructions",
     "commit",
+    "transfer",
+    "download",
+    "upload",
+    "copying",
     "cli",
     "__main__",
 )
@@ -152,7 +164,7 @@ def test_the_command_line_starts_without_heavy_modules() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
     assert "unionmount.cli" in loaded
-    heavy = {"pyfuse3", "trio", "unionmount._core", "isal", "backports.zstd"}
+    heavy = {"pyfuse3", "trio", "unionmount._core", "isal", "backports.zstd", "httpx2"}
     assert not heavy & set(loaded)
 
 

@@ -12,7 +12,7 @@ import io
 import os
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +27,28 @@ if TYPE_CHECKING:
 _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 has none
 
 _COMMANDS = {  # name: module and help, so that listing them imports none
-    "check": ("check", "Verify an image and name what can't be shown of it."),
+    "check": ("check", "Verify an image or the whole store, and mend the store."),
     "commit": ("commit", "Make an image of a container."),
+    "copy": ("copy", "Copy an image between registries, archives, layouts and the store."),
+    "df": ("df", "Show what the store takes, and what sharing layers saves."),
     "diff": ("diff", "Show what was changed in a container."),
     "images": ("images", "List the images of the store."),
     "layers": ("layers", "Show the layers of an image, or what one layer changes."),
     "load": ("load", "Load the images of an archive into the store."),
+    "login": ("login", "Log in to a registry."),
+    "logout": ("logout", "Log out of a registry."),
     "mount": ("mount", "Mount an image, writable or read-only."),
     "overlay": ("overlay", "Mount directories on top of each other."),
+    "prune": ("prune", "Remove what nobody needs from the store."),
     "ps": ("ps", "List mounts, and containers."),
+    "pull": ("pull", "Fetch an image from a registry."),
+    "push": ("push", "Send an image to a registry."),
     "rm": ("rm", "Remove containers."),
+    "rmi": ("rmi", "Remove images."),
     "save": ("save", "Write images of the store to an archive or a layout."),
+    "search": ("search", "Search registries for images."),
+    "tags": ("tags", "List the tags of a repository."),
+    "tag": ("tag", "Give an image another name."),
     "umount": ("umount", "Unmount images."),
     "unmount": ("umount", "Same as umount."),
     "version": ("version", "Print the version."),
@@ -50,6 +61,7 @@ class Settings:
 
     root: str | None = None
     debug: bool = False
+    additional: list[str] = field(default_factory=list)
 
     def store_root(self) -> Path:
         """Where the store is, as an absolute path: a daemon is somewhere else."""
@@ -60,10 +72,15 @@ class Settings:
     def store(self) -> Store:
         """The store, with the limits of the environment, and descriptors for many layers."""
         from unionmount.layer import ImportLimits
-        from unionmount.store import Store
+        from unionmount.store import Store, additional_stores
 
         _raise_descriptor_limit()
-        return Store(self.store_root(), ImportLimits.from_environment(os.environ))
+        named = [Path(one) for one in self.additional]
+        return Store(
+            self.store_root(),
+            ImportLimits.from_environment(os.environ),
+            additional=[one.absolute() for one in (*named, *additional_stores(os.environ))],
+        )
 
 
 class _UnreadOutput(Exception):
@@ -102,9 +119,16 @@ class LazyGroup(click.Group):
 @click.option(
     "--root", metavar="DIR", help="The store; default $UNIONMOUNT_ROOT or the user's own."
 )
-@click.option("--debug", is_flag=True, help="Show where an error comes from.")
+@click.option(
+    "--additional-store",
+    "additional",
+    metavar="DIR",
+    multiple=True,
+    help="A store to read, too, where ours lacks something; repeatable.",
+)
+@click.option("--debug", is_flag=True, help="Show where an error comes from, and each request.")
 @click.pass_obj
-def cli(settings: Settings, root: str | None, debug: bool) -> None:
+def cli(settings: Settings, root: str | None, additional: tuple[str, ...], debug: bool) -> None:
     """Mount container images as directories.
 
     SOURCE is docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF], a path to one of
@@ -112,6 +136,7 @@ def cli(settings: Settings, root: str | None, debug: bool) -> None:
     name of a container, one word.
     """
     settings.root = root
+    settings.additional += additional
     settings.debug = debug
 
 

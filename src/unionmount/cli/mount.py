@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unionmount.cli.options import platform_option, root_option
+from unionmount.cli.options import (
+    RegistryOptions,
+    platform_option,
+    registry_options,
+    root_option,
+)
 
 if TYPE_CHECKING:
     from unionmount.cli import Settings
+    from unionmount.download import Policy
 
 _OPTIONS_HELP = (
     "Mount options, comma-separated: ro, dev, suid, exec, atime and allow_other, or with 'no' in "
@@ -27,11 +33,19 @@ _OPTIONS_HELP = (
 @click.option("--work", metavar="DIR", help="The work directory of --upper; default: DIR.work.")
 @click.option("--ephemeral", is_flag=True, help="Throw the changes away at the unmount.")
 @click.option("--ro", is_flag=True, help="Mount read-only.")
+@click.option(
+    "--pull",
+    type=click.Choice(["always", "missing", "never"]),
+    default="missing",
+    show_default=True,
+    help="Whether to fetch an image that is given by a name from its registry.",
+)
 @click.option("--volatile", is_flag=True, help="Sync nothing: a crash of the system may lose all.")
 @platform_option
 @click.option("-o", "options", metavar="OPT,…", multiple=True, help=_OPTIONS_HELP)
 @click.option("-f", "--foreground", is_flag=True, help="Serve here; Ctrl-C unmounts.")
 @click.option("--verify", is_flag=True, help="Check the digests of all layers first.")
+@registry_options
 @root_option
 @click.argument("source", metavar="IMAGE|CONTAINER")
 @click.argument("mountpoint", required=False)
@@ -48,6 +62,8 @@ def command(
     work: str | None,
     ephemeral: bool,
     volatile: bool,
+    pull: Policy,
+    registry: RegistryOptions,
     source: str,
     mountpoint: str | None,
 ) -> None:
@@ -73,7 +89,9 @@ def command(
 
     parsed = parse_options(options)
     parsed = replace(parsed, ro=ro or parsed.ro)
-    wanted = Wanted(platform, verify, parsed.ro, name, upper, work, ephemeral, volatile)
+    wanted = Wanted(
+        platform, verify, parsed.ro, name, upper, work, ephemeral, volatile, pull, registry
+    )
     wanted.check()
     start = Starting(settings, parsed, check_place(mountpoint), foreground=foreground)
     with prepared(settings, wanted, source, start.table) as found:
@@ -82,4 +100,4 @@ def command(
             print_mountpoint(path)
             found.announced()
 
-        start.run(found.image, found.source, found.plan, announce)
+        start.run(found.image, found.source, found.plan, announce, found.lease)

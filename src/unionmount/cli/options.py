@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.registry import Registries, RegistryClient
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -15,8 +24,20 @@ def _set_root(context: click.Context, _parameter: click.Parameter, value: str | 
         context.obj.root = value
 
 
+def _add_store(context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> None:
+    context.obj.additional += value
+
+
 def root_option(function: F) -> F:
-    """``--root`` after the subcommand, too."""
+    """``--root`` and ``--additional-store`` after the subcommand, too."""
+    additional = click.option(
+        "--additional-store",
+        metavar="DIR",
+        multiple=True,
+        expose_value=False,
+        callback=_add_store,
+        help="A store to read, too, where ours lacks something; repeatable.",
+    )
     option = click.option(
         "--root",
         metavar="DIR",
@@ -24,7 +45,7 @@ def root_option(function: F) -> F:
         callback=_set_root,
         help="The store; default $UNIONMOUNT_ROOT or the user's own.",
     )
-    return option(function)
+    return option(additional(function))
 
 
 def platform_option(function: F) -> F:
@@ -47,3 +68,95 @@ def format_option(function: F) -> F:
         help="How to print.",
     )
     return option(function)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryOptions:
+    """What the user says of registries on the command line."""
+
+    creds: tuple[str, str] | None = field(default=None, repr=False)
+    authfile: str | None = None
+    tls_verify: bool | None = None
+    cert_dir: str | None = None
+
+    def with_creds(self, user: str, password: str) -> RegistryOptions:
+        """The same as another user."""
+        return replace(self, creds=(user, password))
+
+
+def registry_options(function: F) -> F:
+    """``--creds``, ``--authfile``, ``--tls-verify`` and ``--cert-dir``, as ``registry``."""
+
+    @functools.wraps(function)
+    def combined(
+        *arguments: Any,
+        creds: str | None,
+        authfile: str | None,
+        tls_verify: bool | None,
+        cert_dir: str | None,
+        **named: Any,
+    ) -> Any:
+        said = RegistryOptions(_user_and_password(creds), authfile, tls_verify, cert_dir)
+        return function(*arguments, registry=said, **named)
+
+    options = (
+        click.option(
+            "--creds", metavar="USER[:PASSWORD]", help="Who to be; the password may be asked for."
+        ),
+        click.option(
+            "--authfile",
+            metavar="FILE",
+            help="The only file with logins; default $REGISTRY_AUTH_FILE or the usual ones.",
+        ),
+        click.option(
+            "--tls-verify",
+            type=click.BOOL,
+            metavar="BOOL",
+            help="Whether TLS and a known certificate are a must; default as configured.",
+        ),
+        click.option(
+            "--cert-dir", metavar="DIR", help="Certificates (*.crt, *.cert, *.key) for TLS."
+        ),
+    )
+    made: Any = combined
+    for option in reversed(options):
+        made = option(made)
+    return made  # type: ignore[no-any-return]
+
+
+def _user_and_password(text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    user, colon, password = text.partition(":")
+    if not user:
+        raise click.UsageError("--creds has no user")
+    return user, password if colon else ask_password(user)
+
+
+def ask_password(user: str) -> str:
+    """A password from the terminal; wrong usage where there is none."""
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no password, and no terminal to ask for one")
+    answer: str = click.prompt(f"Password of {user}", hide_input=True, err=True)
+    return answer
+
+
+def registry_client(
+    settings: Settings, options: RegistryOptions, registries: Registries | None = None
+) -> RegistryClient:
+    """A client for registries as the user and the configuration have it."""
+    from unionmount.registry import Credentials, Registries, RegistryClient
+
+    if options.cert_dir is not None and not Path(options.cert_dir).is_dir():
+        raise click.UsageError("--cert-dir is no directory")
+    return RegistryClient(
+        registries or Registries.load(os.environ),
+        Credentials.load(os.environ, options.authfile, options.creds),
+        tls_verify=options.tls_verify,
+        cert_dir=Path(options.cert_dir) if options.cert_dir is not None else None,
+        debug=_log if settings.debug else None,
+    )
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@
     docker-archive:FILE[:REF]   a tar as "docker save" and "podman save" make
     oci-archive:FILE[:REF]      an OCI image layout in a tar
     oci:DIR[:REF]               an OCI image layout, a directory
+    docker://NAME               an image of a registry
     PATH[:REF]                  one of these, seen from what it holds
     NAME or ID                  an image of the store
     scratch                     the empty image
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from unionmount.layer import FileRange
     from unionmount.reference import Digest
 
-Kind = Literal["docker-archive", "oci-archive", "oci", "path", "stored"]
+Kind = Literal["docker-archive", "oci-archive", "oci", "registry", "path", "stored"]
 
 STDIN = "-"
 
@@ -41,6 +42,7 @@ _TRANSPORTS: dict[str, Kind] = {
     "oci-archive": "oci-archive",
     "oci": "oci",
 }
+_REGISTRY = "docker://"
 _FOREIGN = frozenset({"docker", "docker-daemon", "containers-storage", "dir", "ostree", "sif"})
 
 
@@ -53,26 +55,36 @@ class Location:
     selector: str = ""
 
     def __str__(self) -> str:
-        prefix = "" if self.kind in ("path", "stored") else f"{self.kind}:"
-        return printable(prefix + self.path + (f":{self.selector}" if self.selector else ""))
+        return printable(
+            self._prefix() + self.path + (f":{self.selector}" if self.selector else "")
+        )
 
     def absolute(self) -> str:
         """The same SOURCE for a process with another working directory."""
-        if self.kind == "stored" or self.path == STDIN:
+        if self.kind == "stored" or self.path == STDIN or self.kind == "registry":
             path = self.path
         else:
             path = os.path.abspath(self.path)  # noqa: PTH100 - links stay links
-        prefix = f"{self.kind}:" if self.kind in _TRANSPORTS else ""
-        return prefix + path + (f":{self.selector}" if self.selector else "")
+        return self._prefix() + path + self._suffix()
+
+    def _prefix(self) -> str:
+        if self.kind == "registry":
+            return _REGISTRY
+        return f"{self.kind}:" if self.kind in _TRANSPORTS else ""
+
+    def _suffix(self) -> str:
+        return f":{self.selector}" if self.selector else ""
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """What ``text`` means; the file system decides where it is ambiguous."""
         transport, colon, rest = text.partition(":")
+        if text.startswith(_REGISTRY):
+            return cls("registry", text.removeprefix(_REGISTRY))
         if colon and transport in _TRANSPORTS:
             return cls(_TRANSPORTS[transport], *_split_path(rest))
         if colon and (transport in _FOREIGN or rest.startswith("//")):
-            known = ", ".join(_TRANSPORTS)
+            known = ", ".join([*_TRANSPORTS, _REGISTRY])
             raise UsageError(f"unknown transport '{printable(transport)}' (there are {known})")
         if not text:
             raise UsageError("the source is empty")
@@ -82,6 +94,21 @@ class Location:
         if _is_path(path):
             return cls("path", path, selector)
         return cls("stored", text)
+
+    @classmethod
+    def parse_target(cls, text: str) -> Self:
+        """Where something is to be put: no path is guessed, and none has to be there."""
+        transport, colon, rest = text.partition(":")
+        if colon and transport in _TRANSPORTS:
+            path, _, selector = rest.partition(":")
+            if not path or path == STDIN:
+                raise UsageError(f"name a file or directory: '{printable(text)}'")
+            return cls(_TRANSPORTS[transport], path, selector)
+        if text.startswith(("/", "./", "../")):
+            forms = ", ".join(f"{one}:" for one in _TRANSPORTS)
+            raise UsageError(f"say what to make of '{printable(text)}': {forms}")
+        found = cls.parse(text)
+        return found if found.kind == "registry" else cls("stored", text)
 
 
 def _split_path(text: str) -> tuple[str, str]:

@@ -200,6 +200,24 @@ class OciLayout(Closing):
         ]
         return SourceImage(image, tuple(layers), made_up=False)
 
+    def descriptors(self, entry: Entry) -> Sequence[Descriptor]:
+        """What the index says of ``entry``: a manifest or an index, or a manifest a platform."""
+        return self._groups[entry.number]
+
+    def document(self, descriptor: Descriptor) -> bytes:
+        """A manifest, index or config, verified."""
+        return self._fetch(descriptor)
+
+    def blob(self, descriptor: Descriptor) -> FileRange:
+        """The bytes of a blob as they are, of the size that they should have."""
+        what = f"{self.what}: blob {descriptor.digest}"
+        data = self._files.find(_blob_path(descriptor.digest))
+        if data is None:
+            raise FormatError(f"{what}: is missing")
+        if data.length != descriptor.size:
+            raise SizeMismatch(what, descriptor.size, data.length)
+        return data
+
     def _select(self, group: Sequence[Descriptor], platform: Platform | None) -> Selection:
         return fulfil(select(group, platform, self.what, self._has), self._fetch)
 
@@ -223,12 +241,7 @@ class OciLayout(Closing):
         what = f"{self.what}: layer {descriptor.digest}"
         if descriptor.media_type.endswith("+encrypted"):
             raise FormatError(f"{what}: encrypted layers are not supported")
-        data = self._files.find(_blob_path(descriptor.digest))
-        if data is None:
-            raise FormatError(f"{what}: is missing")
-        if data.length != descriptor.size:
-            raise SizeMismatch(what, descriptor.size, data.length)
-        return LayerBlob(what, data, diff_id, descriptor.digest)
+        return LayerBlob(what, self.blob(descriptor), diff_id, descriptor.digest)
 
     def check_unchanged(self) -> None:
         """FormatError where a file that was opened has changed."""

@@ -1,0 +1,75 @@
+"""``unionmount copy``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import RegistryOptions, platform_option, registry_options, root_option
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.copying import Copied
+    from unionmount.registry import RegistryClient
+
+
+@click.command("copy")
+@click.option("-q", "--quiet", is_flag=True, help="Print the digest or ID only.")
+@click.option("--all", "all_platforms", is_flag=True, help="Copy an index with all its images.")
+@click.option(
+    "--compress",
+    type=click.Choice(["none", "gzip", "zstd"]),
+    help="How to compress layers that come from the store or a docker-archive.",
+)
+@click.option("--keep-digest", is_flag=True, help="Fail where the digest would change.")
+@platform_option
+@registry_options
+@root_option
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST")
+@click.pass_obj
+def command(
+    settings: Settings,
+    source: str,
+    target: str,
+    quiet: bool,
+    all_platforms: bool,
+    compress: str | None,
+    keep_digest: bool,
+    platform: str | None,
+    registry: RegistryOptions,
+) -> None:
+    """Copy an image from SRC to DST.
+
+    Both are docker://NAME, docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF], or the
+    name of an image of the store. Between registries and OCI layouts blobs and digests stay as they
+    are; the rest is as pull, load, save and push do it. Printed is the digest in a registry or
+    layout, or the ID in the store.
+    """
+    from unionmount.cli.opening import progress_line
+    from unionmount.cli.push import compression_named, tell_of_changes
+    from unionmount.cli.transfers import registries_of_user, run_transfer
+    from unionmount.copying import Copying, copy
+    from unionmount.image import Platform
+    from unionmount.sources import Location
+
+    store, registries = settings.store(), registries_of_user()
+    places = Location.parse(source), Location.parse_target(target)
+    with progress_line(quiet=quiet) as progress:
+        how = Copying(
+            lambda name: registries.candidates(name)[0],
+            Platform.parse(platform) if platform else None,
+            all_platforms,
+            compression_named(compress),
+            keep_digest,
+            progress,
+        )
+
+        async def work(client: RegistryClient) -> Copied:
+            return await copy(store, client, *places, how)
+
+        copied = run_transfer(settings, registry, registries, work)
+    tell_of_changes(copied.changes)
+    if copied.digest is not None:
+        print(copied.digest)

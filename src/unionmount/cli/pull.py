@@ -1,0 +1,68 @@
+"""``unionmount pull``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import (
+    RegistryOptions,
+    platform_option,
+    registry_options,
+    root_option,
+)
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.download import Policy
+
+KEEP_BLOBS = "UNIONMOUNT_KEEP_BLOBS"
+
+
+@click.command("pull")
+@click.option("-q", "--quiet", is_flag=True, help="Print the ID only.")
+@click.option(
+    "--policy",
+    type=click.Choice(["always", "missing", "never"]),
+    default="always",
+    show_default=True,
+    help="Whether to ask the registry for an image that is there, or at all.",
+)
+@click.option(
+    "--keep-blobs",
+    is_flag=True,
+    envvar=KEEP_BLOBS,
+    help="Keep compressed layers, too: they can be pushed when no registry has them any more.",
+)
+@platform_option
+@registry_options
+@root_option
+@click.argument("name", metavar="NAME[:TAG|@DIGEST]")
+@click.pass_obj
+def command(
+    settings: Settings,
+    name: str,
+    quiet: bool,
+    policy: Policy,
+    keep_blobs: bool,
+    platform: str | None,
+    registry: RegistryOptions,
+) -> None:
+    """Fetch an image from its registry into the store, and print its ID.
+
+    A layer that is there is not fetched. A NAME without a registry is looked for where
+    registries.conf says, which is docker.io if it says nothing; without a TAG it is "latest".
+    """
+    from unionmount.cli.opening import progress_line
+    from unionmount.cli.transfers import hint_at_tag, pull_image, without_transport
+    from unionmount.download import Pulling
+    from unionmount.image import Platform
+
+    name = without_transport(name)
+    with progress_line(quiet=quiet) as progress:
+        wanted = Platform.parse(platform) if platform else None
+        how = Pulling(wanted, policy, keep_blobs, progress)
+        _, stored = pull_image(settings, registry, name, how)
+    hint_at_tag(name, quiet=quiet)
+    print(stored.id)

@@ -1,0 +1,186 @@
+"""What pull, push, copy and mount share: names, a client, and an end in good order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from unionmount.cli.options import RegistryOptions, registry_client
+from unionmount.errors import InvalidReference, NotFoundError, RegistryError, UnionmountError
+from unionmount.reference import Reference, printable
+
+if TYPE_CHECKING:
+    import trio
+
+    from unionmount.cli import Settings
+    from unionmount.download import Policy, Pulling
+    from unionmount.image import Platform
+    from unionmount.registry import Registries, RegistryClient
+    from unionmount.store import Store, StoredImage
+
+T = TypeVar("T")
+Work = Callable[["RegistryClient"], Awaitable[T]]
+
+DOCKER = "docker://"
+"""What a name of a registry may begin with, to be told from other names."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def pull_image(
+    settings: Settings, options: RegistryOptions, name: str, how: Pulling
+) -> tuple[Reference, StoredImage]:
+    """Pull the image that a user's name means; also returns the full name."""
+    from unionmount.download import pull
+
+    store = settings.store()
+    registries = registries_of_user()
+
+    async def work(client: RegistryClient) -> tuple[Reference, StoredImage]:
+        async def one(ref: Reference) -> tuple[Reference, StoredImage]:
+            return ref.with_default_tag(), await pull(store, client, ref, how)
+
+        return await first_of(registries, name, one)
+
+    return run_transfer(settings, options, registries, work)
+
+
+def brought(
+    settings: Settings, options: RegistryOptions, source: str, policy: Policy, platform: str | None
+) -> str:
+    """The SOURCE of an image that is here, pulled where it is a name and the policy says so."""
+    from unionmount.cli.opening import progress_line
+    from unionmount.download import Pulling
+    from unionmount.image import SCRATCH, Platform
+    from unionmount.sources import Location
+
+    location = Location.parse(source)
+    if location.kind not in ("stored", "registry") or source == SCRATCH:
+        return source
+    wanted = Platform.parse(platform) if platform else None
+    missing = None
+    if policy != "always":
+        missing = _missing(settings.store(), location.path, wanted)
+        if missing is None:
+            return location.path
+        if policy == "never":
+            raise missing
+    try:
+        with progress_line() as progress:
+            how = Pulling(wanted, policy, progress=progress)
+            ref, _ = pull_image(settings, options, location.path, how)
+        hint_at_tag(location.path)
+    except InvalidReference:
+        if missing is None or location.kind == "registry":
+            raise
+        raise missing from None
+    except (NotFoundError, RegistryError) as error:
+        raise type(error)(f"{missing}; {error}" if missing else str(error)) from error
+    return str(ref)
+
+
+def _missing(store: Store, text: str, platform: Platform | None) -> NotFoundError | None:
+    """Why an image can't be taken from the store; None where it can."""
+    try:
+        found = store.find_image(text)
+    except NotFoundError as error:
+        return error
+    offered = store.read_image(found).config.platform
+    if platform is not None and platform.distance(offered) is None:
+        return NotFoundError(f"image '{printable(text)}' is for {offered}, not {platform}")
+    return None
+
+
+def registries_of_user() -> Registries:
+    """What registries.conf says."""
+    from unionmount.registry import Registries
+
+    return Registries.load(os.environ)
+
+
+def run_transfer(
+    settings: Settings, options: RegistryOptions, registries: Registries, work: Work[T]
+) -> T:
+    """Run ``work`` with a client of registries.
+
+    A signal ends it: what is not complete is removed, and the exit status says which signal it was.
+    """
+    import trio
+
+    return trio.run(_attended, lambda: registry_client(settings, options, registries), work)
+
+
+async def _attended(make_client: Callable[[], RegistryClient], work: Work[T]) -> T:
+    import trio
+
+    results: list[T] = []
+    failures: list[Exception] = []
+    received: list[int] = []
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_cancel_on_signal, nursery.cancel_scope, received)
+        try:
+            async with make_client() as client:
+                results.append(await work(client))
+        except Exception as error:  # noqa: BLE001 - raised below, out of the nursery
+            failures.append(error)
+        nursery.cancel_scope.cancel()
+    if received:
+        if received[0] == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise click.exceptions.Exit(128 + received[0])
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+async def _cancel_on_signal(
+    scope: trio.CancelScope,
+    received: list[int],
+    task_status: trio.TaskStatus[None],
+) -> None:
+    import trio
+
+    wanted = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+    with trio.open_signal_receiver(*wanted) as signals:
+        task_status.started()
+        async for number in signals:
+            received.append(number)
+            scope.cancel()
+
+
+def without_transport(name: str) -> str:
+    """The name in ``docker://NAME``."""
+    return name.removeprefix(DOCKER)
+
+
+def hint_at_tag(name: str, *, quiet: bool = False) -> None:
+    """Say which version is meant where none is named."""
+    reference = Reference.parse(name)
+    if reference.tag is None and reference.digest is None and not quiet:
+        familiar = printable(reference.familiar)
+        print(
+            f"hint: no version named, so this is {familiar}:latest; "
+            f"'unionmount tags {familiar}' lists the others",
+            file=sys.stderr,
+        )
+
+
+async def first_of(
+    registries: Registries, name: str, work: Callable[[Reference], Awaitable[T]]
+) -> T:
+    """What ``work`` makes of the first registry that has a user's name."""
+    failures: list[UnionmountError] = []
+    for candidate in registries.candidates(name):
+        try:
+            return await work(candidate)
+        except (NotFoundError, RegistryError) as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    texts = "; ".join(str(one) for one in failures)
+    raise type(failures[-1])(f"'{printable(name)}': {texts}")

@@ -1,0 +1,33 @@
+"""Registries of images: where a name leads, who may ask, and the OCI distribution protocol.
+
+::
+
+    name ──► configuration ──► endpoints      registries.conf: aliases, search, mirrors
+                                   │
+    credentials ──► tokens ──► session ──► http ──► tls
+    auth files,     Basic,     retries,    redirects,   certs.d
+    helpers         Bearer     mirrors     limits
+                                   │
+                     client: manifests, blobs, uploads, tags, search
+
+``docs/registry.md`` tells the way of a request.
+"""
+
+from __future__ import annotations
+
+from unionmount.registry.client import FetchedManifest, RegistryClient
+from unionmount.registry.configuration import Endpoint, Registries
+from unionmount.registry.credentials import Credentials, Login
+from unionmount.registry.search import SearchResult
+from unionmount.registry.tuning import Tuning
+
+__all__ = [
+    "Credentials",
+    "Endpoint",
+    "FetchedManifest",
+    "Login",
+    "Registries",
+    "RegistryClient",
+    "SearchResult",
+    "Tuning",
+]

@@ -1,0 +1,437 @@
+"""The OCI distribution protocol: manifests, blobs, uploads, tags and search.
+
+One client serves a whole command, with as many tasks as it likes; it is an async context manager on
+trio. What is read is asked of mirrors first, and of the endpoint that had an image's manifest
+before the others. Documents are bounded and verified here; blobs are bounded here and hashed by who
+takes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import urlencode
+
+import httpx2
+
+from unionmount.errors import (
+    DigestMismatch,
+    FormatError,
+    InvalidReference,
+    LimitExceeded,
+    NotAuthorized,
+    NotFoundError,
+    RegistryError,
+    SizeMismatch,
+)
+from unionmount.image import (
+    MAX_DOCUMENT,
+    MEDIA_DOCKER_LIST,
+    MEDIA_DOCKER_MANIFEST,
+    MEDIA_OCI_INDEX,
+    MEDIA_OCI_MANIFEST,
+    Descriptor,
+    parse_manifest,
+)
+from unionmount.reference import DEFAULT_REGISTRY, Digest, Reference, printable
+from unionmount.registry.blobs import BlobStream
+from unionmount.registry.configuration import Endpoint, Registries
+from unionmount.registry.credentials import Credentials
+from unionmount.registry.http import Http, read_body
+from unionmount.registry.search import SearchResult, matching, parse_results
+from unionmount.registry.session import Call, Session
+from unionmount.registry.tls import Trust
+from unionmount.registry.tokens import Authorizer
+from unionmount.registry.tuning import Tuning
+from unionmount.registry.upload import Chunks, Progress, Upload, check_named, push_scopes
+
+T = TypeVar("T")
+
+_ACCEPTED = ", ".join(
+    (MEDIA_OCI_INDEX, MEDIA_OCI_MANIFEST, MEDIA_DOCKER_LIST, MEDIA_DOCKER_MANIFEST)
+)
+_HUB_SEARCH = "index.docker.io"
+_PAGE = 1000
+_NEXT = re.compile(r"""<([^<>]{1,4096})>[^,]*;\s*rel="?next"?\s*(?:[;,]|$)""", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedManifest:
+    """A manifest or index as it came; its bytes have this digest."""
+
+    raw: bytes = field(repr=False)
+    digest: Digest
+    media_type: str
+
+
+class RegistryClient:
+    """Talks to registries; what it is given is not changed."""
+
+    def __init__(
+        self,
+        registries: Registries,
+        credentials: Credentials,
+        *,
+        tls_verify: bool | None = None,
+        debug: Callable[[str], None] | None = None,
+        cert_dir: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        tuning: Tuning | None = None,
+    ) -> None:
+        debug = debug or _silent
+        tuning = tuning or Tuning()
+        self._registries = registries
+        self._preferred: dict[tuple[str, str], Endpoint] = {}
+        trust = Trust(os.environ if environment is None else environment, directory=cert_dir)
+        self._http = Http(trust, tuning, debug)
+        authorizer = Authorizer(credentials, self._http, tuning, debug)
+        self._session = Session(self._http, authorizer, tuning, debug, tls_verify)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._http.aclose()
+
+    async def manifest(self, ref: Reference) -> FetchedManifest:
+        """The manifest or index that a tag or digest stands for."""
+        return await self._anywhere(ref, lambda endpoint: self._manifest(endpoint, ref))
+
+    async def has_manifest(self, ref: Reference) -> Digest | None:
+        """The digest that a tag stands for; None where there is no such tag or manifest."""
+        try:
+            return await self._anywhere(ref, lambda endpoint: self._digest(endpoint, ref))
+        except NotFoundError:
+            return None
+
+    async def document(self, ref: Reference, descriptor: Descriptor) -> bytes:
+        """A config or child manifest of the image ``ref``: of the right size and digest."""
+        if descriptor.size > MAX_DOCUMENT:
+            raise LimitExceeded(
+                f"{ref}: {descriptor.digest} has {descriptor.size} bytes, more than {MAX_DOCUMENT}"
+            )
+        return await self._anywhere(ref, lambda end: self._document(end, ref, descriptor))
+
+    @asynccontextmanager
+    async def blob(
+        self, ref: Reference, descriptor: Descriptor
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The bytes of a blob of the image ``ref``, to be hashed by who takes them."""
+        stream = BlobStream(self._session, self._endpoints(ref), descriptor, str(ref))
+        async with aclosing(stream.chunks()) as chunks:
+            yield chunks
+
+    async def has_blob(self, ref: Reference, digest: Digest) -> bool:
+        """Whether the registry that would take a blob has it in that repository."""
+        endpoint = self._target(ref)
+        path = f"/v2/{endpoint.repository}/blobs/{digest}"
+        call = Call("HEAD", path, f"{ref}: {digest}", push_scopes(endpoint.repository), (200, 404))
+        return await self._session.answer(endpoint, call, _is_there)
+
+    async def mount_blob(self, ref: Reference, digest: Digest, source_repository: str) -> bool:
+        """Take a blob over from another repository of the registry; tells whether it did."""
+        endpoint = self._target(ref)
+        query = urlencode({"mount": str(digest), "from": source_repository})
+        scopes = (*push_scopes(endpoint.repository), f"repository:{source_repository}:pull")
+        call = Call(
+            "POST",
+            f"/v2/{endpoint.repository}/blobs/uploads/?{query}",
+            f"{ref}: {digest}",
+            scopes,
+            (201, 202),
+            {"content-length": "0"},
+        )
+
+        async def read(response: httpx2.Response) -> str | None:
+            if response.status_code == 201:
+                return None
+            location = response.headers.get("location", "")
+            return self._session.url(endpoint, response, location) if location else ""
+
+        unwanted = await self._session.answer(endpoint, call, read)
+        if unwanted:
+            await self._drop_upload(endpoint, ref, unwanted)
+        return unwanted is None
+
+    async def upload_blob(
+        self,
+        ref: Reference,
+        digest: Digest,
+        size: int,
+        chunks: Chunks,
+        progress: Progress | None = None,
+    ) -> None:
+        """Send a blob; ``chunks`` gives its bytes from the start, again after a failure.
+
+        ``progress`` is told how many bytes have been sent, which may become fewer.
+        """
+        endpoint = self._target(ref)
+        await Upload(self._session, endpoint, digest, size, chunks, progress, str(ref)).run()
+
+    async def put_manifest(self, ref: Reference, raw: bytes, media_type: str) -> Digest:
+        """Send a manifest or index under the tag or digest of ``ref``."""
+        endpoint = self._target(ref)
+        digest = Digest.of(raw, ref.digest.algorithm if ref.digest is not None else "sha256")
+        if ref.digest is not None and ref.tag is None and ref.digest != digest:
+            raise DigestMismatch(f"{ref}: manifest", str(ref.digest), str(digest))
+        name = ref.tag or str(digest)
+        call = Call(
+            "PUT",
+            f"/v2/{endpoint.repository}/manifests/{name}",
+            f"{ref}: manifest",
+            push_scopes(endpoint.repository),
+            (201, 200, 202),
+            {"content-type": media_type},
+            raw,
+        )
+
+        async def read(response: httpx2.Response) -> None:
+            check_named(response, digest, f"{ref}: manifest")
+
+        await self._session.answer(endpoint, call, read)
+        return digest
+
+    async def tags(self, ref: Reference) -> list[str]:
+        """All tags of a repository, in the registry's order."""
+        return await self._anywhere(ref, lambda endpoint: self._tags(endpoint, ref))
+
+    async def search(self, registry: str, term: str, limit: int) -> list[SearchResult]:
+        """Images whose names or descriptions have a word in them, at most ``limit``."""
+        found = await self._search_index(registry, term, limit)
+        if found is None:
+            found = await self._search_catalog(registry, term)
+        return found[:limit]
+
+    async def ping(self, registry: str) -> None:
+        """Check that the registry is one, and that the credentials are right."""
+        endpoint = self._whole(registry)
+        call = Call("GET", "/v2/", registry)
+        await self._session.answer(endpoint, call, _done)
+
+    # Below: one endpoint each.
+
+    async def _manifest(self, endpoint: Endpoint, ref: Reference) -> FetchedManifest:
+        name = endpoint.reference.digest or endpoint.reference.with_default_tag().tag
+        what = f"{ref}: manifest"
+        call = self._read(endpoint, f"manifests/{name}", what, {"accept": _ACCEPTED})
+
+        async def read(response: httpx2.Response) -> FetchedManifest:
+            raw = await read_body(response, MAX_DOCUMENT, what, self._session.tuning)
+            return _fetched(response, raw, endpoint.reference.digest, what)
+
+        return await self._session.answer(endpoint, call, read)
+
+    async def _digest(self, endpoint: Endpoint, ref: Reference) -> Digest:
+        name = endpoint.reference.digest or endpoint.reference.with_default_tag().tag
+        call = self._read(endpoint, f"manifests/{name}", f"{ref}: manifest", {"accept": _ACCEPTED})
+
+        async def read(response: httpx2.Response) -> Digest | None:
+            named = response.headers.get("docker-content-digest")
+            return _digest_of_header(named, f"{ref}: manifest") if named else None
+
+        digest = await self._session.answer(endpoint, replace(call, method="HEAD"), read)
+        if digest is not None:
+            return digest
+        return (await self._manifest(endpoint, ref)).digest
+
+    async def _document(self, endpoint: Endpoint, ref: Reference, wanted: Descriptor) -> bytes:
+        kind = "manifests" if wanted.is_index or wanted.is_manifest else "blobs"
+        what = f"{ref}: {wanted.digest}"
+        headers = {"accept": _ACCEPTED} if kind == "manifests" else {}
+        call = self._read(endpoint, f"{kind}/{wanted.digest}", what, headers)
+
+        async def read(response: httpx2.Response) -> bytes:
+            return await read_body(response, wanted.size, what, self._session.tuning)
+
+        try:
+            raw = await self._session.answer(endpoint, call, read)
+        except LimitExceeded as error:
+            raise SizeMismatch(what, wanted.size, wanted.size + 1, at_least=True) from error
+        if len(raw) != wanted.size:
+            raise SizeMismatch(what, wanted.size, len(raw))
+        actual = Digest.of(raw, wanted.digest.algorithm)
+        if actual != wanted.digest:
+            raise DigestMismatch(what, str(wanted.digest), str(actual))
+        return raw
+
+    async def _drop_upload(self, endpoint: Endpoint, ref: Reference, url: str) -> None:
+        """Tell the registry that a session is not wanted; it would forget it in the end."""
+        call = Call("DELETE", url, str(ref), push_scopes(endpoint.repository), (204, 202, 200))
+        try:
+            await self._session.answer(endpoint, call, _done)
+        except (RegistryError, NotFoundError) as error:
+            self._session.debug(f"  {error}")
+
+    async def _tags(self, endpoint: Endpoint, ref: Reference) -> list[str]:
+        what = f"{ref.name}: tags"
+        first = self._read(endpoint, f"tags/list?n={_PAGE}", what, {})
+        return await self._names(endpoint, first, "tags")
+
+    async def _search_index(
+        self, registry: str, term: str, limit: int
+    ) -> list[SearchResult] | None:
+        """Docker's first search; None where the registry has none."""
+        host = _HUB_SEARCH if registry == DEFAULT_REGISTRY else registry
+        endpoint = self._whole(host)
+        query = urlencode({"q": term, "n": limit})
+        call = Call("GET", f"/v1/search?{query}", f"{registry}: search")
+
+        async def read(response: httpx2.Response) -> Any:
+            raw = await read_body(response, MAX_DOCUMENT, call.what, self._session.tuning)
+            return _load(raw, call.what)
+
+        try:
+            document = await self._session.answer(endpoint, call, read)
+        except (RegistryError, NotFoundError, FormatError) as error:
+            if registry == DEFAULT_REGISTRY:
+                raise
+            self._session.debug(f"  {error}")
+            return None
+        return parse_results(document, registry)
+
+    async def _search_catalog(self, registry: str, term: str) -> list[SearchResult]:
+        call = Call("GET", f"/v2/_catalog?n={_PAGE}", f"{registry}: list of repositories")
+        try:
+            names = await self._names(self._whole(registry), call, "repositories")
+        except (NotFoundError, NotAuthorized) as error:
+            raise RegistryError(
+                f"{registry}: offers neither a search nor a list of its repositories ({error})"
+            ) from error
+        return matching(names, term, registry)
+
+    async def _names(self, endpoint: Endpoint, call: Call, key: str) -> list[str]:
+        """A list that comes in pages."""
+        tuning = self._session.tuning
+        names: list[str] = []
+        seen = {call.path}
+        for _ in range(tuning.pages):
+            page, following = await self._page(endpoint, call, key)
+            names += page
+            if len(names) > tuning.names:
+                raise LimitExceeded(f"{call.what}: more than {tuning.names} names")
+            if following is None:
+                return names
+            if following in seen:
+                raise RegistryError(f"{call.what}: {endpoint.host} sends the same page again")
+            seen.add(following)
+            call = replace(call, path=following)
+        raise LimitExceeded(f"{call.what}: more than {tuning.pages} pages")
+
+    async def _page(self, endpoint: Endpoint, call: Call, key: str) -> tuple[list[str], str | None]:
+        async def read(response: httpx2.Response) -> tuple[list[str], str | None]:
+            raw = await read_body(response, MAX_DOCUMENT, call.what, self._session.tuning)
+            match = _NEXT.search(", ".join(response.headers.get_list("link")))
+            following = self._session.url(endpoint, response, match[1]) if match else None
+            return list(_strings(_load(raw, call.what), key, call.what)), following
+
+        return await self._session.answer(endpoint, call, read)
+
+    # Which endpoints.
+
+    async def _anywhere(self, ref: Reference, ask: Callable[[Endpoint], Awaitable[T]]) -> T:
+        """The answer of the first endpoint that has one; the last one's failure is told."""
+        endpoints = self._endpoints(ref)
+        for endpoint in endpoints[:-1]:
+            try:
+                result = await ask(endpoint)
+            except (RegistryError, NotFoundError, FormatError) as error:
+                self._session.debug(f"  {endpoint.host}: {error}")
+            else:
+                self._preferred[ref.registry, ref.repository] = endpoint
+                return result
+        result = await ask(endpoints[-1])
+        self._preferred.setdefault((ref.registry, ref.repository), endpoints[-1])
+        return result
+
+    def _endpoints(self, ref: Reference) -> list[Endpoint]:
+        endpoints = self._registries.endpoints(ref)
+        preferred = self._preferred.get((ref.registry, ref.repository))
+        # What is in the configuration for this tag or digest counts; only the order changes.
+        return sorted(
+            endpoints,
+            key=lambda one: preferred is None or _place(one) != _place(preferred),
+        )
+
+    def _target(self, ref: Reference) -> Endpoint:
+        return self._registries.endpoints(ref, push=True)[0]
+
+    def _whole(self, registry: str) -> Endpoint:
+        """The endpoint for what concerns no single repository."""
+        try:
+            Reference.parse(f"{registry}/x/y")
+        except InvalidReference as error:
+            raise InvalidReference(f"not a registry: '{printable(registry[:200])}'") from error
+        return Endpoint(Reference(registry, ""), self._registries.is_insecure(registry))
+
+    def _read(self, endpoint: Endpoint, path: str, what: str, headers: Mapping[str, str]) -> Call:
+        scopes = (f"repository:{endpoint.repository}:pull",)
+        return Call("GET", f"/v2/{endpoint.repository}/{path}", what, scopes, headers=headers)
+
+
+def _silent(_line: str) -> None:
+    """Who does not debug hears nothing."""
+
+
+def _place(endpoint: Endpoint) -> tuple[str, str]:
+    return endpoint.registry, endpoint.repository
+
+
+async def _done(_response: httpx2.Response) -> None:
+    """The status was all that was wanted."""
+
+
+async def _is_there(response: httpx2.Response) -> bool:
+    return response.status_code == 200
+
+
+def _fetched(
+    response: httpx2.Response, raw: bytes, wanted: Digest | None, what: str
+) -> FetchedManifest:
+    named = response.headers.get("docker-content-digest")
+    said = _digest_of_header(named, what) if named else None
+    expected = wanted or said
+    digest = Digest.of(raw, expected.algorithm if expected is not None else "sha256")
+    if expected is not None and digest != expected:
+        raise DigestMismatch(what, str(expected), str(digest))
+    if said is not None and Digest.of(raw, said.algorithm) != said:
+        raise DigestMismatch(what, str(said), str(Digest.of(raw, said.algorithm)))
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in _ACCEPTED.split(", "):
+        media_type = parse_manifest(raw, what).media_type
+    return FetchedManifest(raw, digest, media_type)
+
+
+def _digest_of_header(value: str, what: str) -> Digest:
+    return Digest.parse(value, f"{what}: Docker-Content-Digest")
+
+
+def _load(raw: bytes, what: str) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what}: the answer is no JSON") from error
+
+
+def _strings(document: Any, key: str, what: str) -> Iterator[str]:
+    """The names in a page; none where it says null."""
+    values = document.get(key) if isinstance(document, dict) else ()
+    if values is None:
+        return
+    if not isinstance(document, dict) or not isinstance(values, list):
+        raise FormatError(f"{what}: the answer has no list '{key}'")
+    for value in values:
+        if not isinstance(value, str):
+            raise FormatError(f"{what}: the list '{key}' holds something that is no string")
+        yield value

@@ -1,0 +1,116 @@
+"""Who the user is at a registry: ``--creds``, auth files and credential helpers.
+
+The first of these that knows the registry counts:
+
+1. ``--creds``
+2. the file of ``--authfile`` or ``REGISTRY_AUTH_FILE``; then no other file counts
+3. ``$XDG_RUNTIME_DIR/containers/auth.json`` (``/run/containers/UID/auth.json``)
+4. ``~/.config/containers/auth.json``
+5. ``$DOCKER_CONFIG/config.json`` (``~/.docker/config.json``)
+
+Within a file, a helper that is named for the registry counts (``credHelpers``), then the entries of
+``auths``, the longest path first, then the file's general helper (``credsStore``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from unionmount.errors import NotFoundError
+from unionmount.reference import printable
+from unionmount.registry.authfile import AuthFile, read_auth_file
+from unionmount.registry.configuration import config_home, home
+from unionmount.registry.login import Login
+
+__all__ = ["Credentials", "Login"]
+
+Check = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Where to look, in order; files are read when they are needed."""
+
+    files: tuple[Path, ...] = ()
+    given: Login | None = None
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+
+    @classmethod
+    def load(
+        cls,
+        environment: Mapping[str, str],
+        authfile: str | Path | None = None,
+        creds: tuple[str, str] | None = None,
+        *,
+        create: bool = False,
+    ) -> Self:
+        """The places that count for this user; ``create`` lets the file be made later."""
+        given = Login(*creds) if creds is not None else None
+        if authfile is not None and not create and not Path(authfile).exists():
+            raise NotFoundError(f"{printable(str(authfile))}: no such file (--authfile)")
+        explicit = authfile or environment.get("REGISTRY_AUTH_FILE")
+        files = (Path(explicit),) if explicit else tuple(_usual_files(environment))
+        return cls(files, given, environment)
+
+    @property
+    def primary(self) -> Path:
+        """The file that ``login`` writes."""
+        return self.files[0]
+
+    def find(
+        self, registry: str, repository: str = "", *, check: Check | None = None
+    ) -> Login | None:
+        """The login for a repository; None where it is anonymous.
+
+        A credential helper may take a while: ``check`` is called meanwhile and may raise.
+        """
+        if self.given is not None:
+            return self.given
+        for path in self.files:
+            file = read_auth_file(path, self.environment)
+            login = file.find(registry, repository, check) if file is not None else None
+            if login is not None:
+                return login
+        return None
+
+    def store(self, place: str, login: Login) -> Path:
+        """Keep a login for ``REGISTRY[/PATH]``; returns the file."""
+        path = self.primary
+        AuthFile.change(path, self.environment, lambda file: file.put(place, login))
+        return path
+
+    def erase(self, place: str) -> bool:
+        """Forget the login for ``REGISTRY[/PATH]``; tells whether there was one."""
+        path = self.primary
+        if not path.exists():
+            return False
+        return AuthFile.change(path, self.environment, lambda file: file.drop(place))
+
+    def erase_all(self) -> int:
+        """Forget all logins of the file that ``login`` writes; returns how many there were."""
+        path = self.primary
+        if not path.exists():
+            return 0
+        return AuthFile.change(path, self.environment, lambda file: file.drop_all())
+
+    def holders(self, place: str) -> list[Path]:
+        """Files that still know ``REGISTRY[/PATH]``."""
+        registry, _, repository = place.partition("/")
+        return [path for path in self.files if self._knows(path, registry, repository)]
+
+    def _knows(self, path: Path, registry: str, repository: str) -> bool:
+        file = read_auth_file(path, self.environment)
+        return file is not None and file.find(registry, repository, None) is not None
+
+
+def _usual_files(environment: Mapping[str, str]) -> Iterator[Path]:
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    base = Path(runtime) if runtime else Path(f"/run/containers/{os.getuid()}")
+    yield base / "containers" / "auth.json" if runtime else base / "auth.json"
+    yield config_home(environment) / "containers" / "auth.json"
+    docker = environment.get("DOCKER_CONFIG")
+    yield (Path(docker) if docker else home(environment) / ".docker") / "config.json"

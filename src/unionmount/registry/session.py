@@ -1,0 +1,173 @@
+"""Requests to endpoints: with the right scheme, authorized, tried again, told in one line.
+
+A registry on this machine, and one that the user calls insecure, may speak plain HTTP; which it is,
+is found out once. All others are spoken to in TLS only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import httpx2
+import trio
+
+from unionmount.errors import RegistryError, UnionmountError
+from unionmount.registry.answers import failure
+from unionmount.registry.configuration import Endpoint
+from unionmount.registry.http import (
+    Body,
+    Http,
+    Outgoing,
+    UntrustedCertificate,
+    origin,
+    parse_url,
+)
+from unionmount.registry.retry import Backoff, Transient
+from unionmount.registry.tokens import Authorizer, Scopes, is_loopback
+from unionmount.registry.tuning import Tuning
+
+T = TypeVar("T")
+
+_REFUSALS = 2  # of one request: a challenge, and a token that has expired meanwhile
+_HOST = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^:/?#@\[\]]+)(?::[0-9]{1,5})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to an endpoint; ``path`` may also be a whole URL that it gave."""
+
+    method: str
+    path: str
+    what: str  # for messages
+    scopes: Scopes = ()
+    expected: tuple[int, ...] = (200,)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Body | None = field(default=None, repr=False)
+
+
+class Session:
+    """The requests of one command."""
+
+    def __init__(
+        self,
+        http: Http,
+        authorizer: Authorizer,
+        tuning: Tuning,
+        debug: Callable[[str], None],
+        tls_verify: bool | None,
+    ) -> None:
+        self._http = http
+        self._authorizer = authorizer
+        self.tuning = tuning
+        self.debug = debug
+        self._tls_verify = tls_verify
+        self._bases: dict[str, str] = {}
+        self._locks: dict[str, trio.Lock] = {}
+
+    async def answer(
+        self,
+        endpoint: Endpoint,
+        call: Call,
+        read: Callable[[httpx2.Response], Awaitable[T]],
+    ) -> T:
+        """What ``read`` makes of the answer; both are tried again where that may help."""
+        attempts = self.tuning.mirror_attempts if endpoint.mirror else None
+        backoff = Backoff(self.tuning, attempts)
+        while True:
+            try:
+                async with self.open(endpoint, call) as response:
+                    return await read(response)
+            except Transient as transient:
+                self.debug(f"  {call.what}: {transient}")
+                await backoff.wait(transient)
+
+    @asynccontextmanager
+    async def open(self, endpoint: Endpoint, call: Call) -> AsyncIterator[httpx2.Response]:
+        """The answer to one authorized attempt, of an expected status, its body not yet read."""
+        endpoint = self._as_allowed(endpoint)
+        base = await self.base(endpoint)
+        url = parse_url(base).join(call.path)
+        ours = origin(url) == origin(parse_url(base))
+        refusals = 0
+        while True:
+            used = None
+            if ours:
+                used = await self._authorizer.header(endpoint, base, call.scopes)
+            outgoing = Outgoing(
+                call.method, str(url), call.headers, used, call.body, endpoint.insecure, call.what
+            )
+            async with self._http.send(outgoing) as response:
+                if response.status_code in call.expected:
+                    yield response
+                    return
+                error = await failure(response, call.what, self.tuning)
+                if response.status_code != 401 or refusals == _REFUSALS:
+                    raise error
+                if origin(response.url) != origin(url) or not ours:
+                    raise error  # a host that we were sent to, with no secret of ours
+                if not await self._authorizer.refused(endpoint, call.scopes, response, used):
+                    raise error
+            refusals += 1
+
+    def url(self, endpoint: Endpoint, response: httpx2.Response, location: str) -> str:
+        """An address that an answer gave, relative or not; TLS is not left."""
+        url = response.url
+        asked = Outgoing("GET", str(url), insecure=self._as_allowed(endpoint).insecure)
+        return asked.redirected(location, 307).url
+
+    async def base(self, endpoint: Endpoint) -> str:
+        """Scheme and host of an endpoint."""
+        host = endpoint.host
+        endpoint = self._as_allowed(endpoint)
+        if not _HOST.fullmatch(host):
+            raise RegistryError(f"{host}: no host")
+        async with self._locks.setdefault(host, trio.Lock()):
+            if host not in self._bases:
+                plain = await self._is_plain(endpoint)
+                self._bases[host] = f"http://{host}/" if plain else f"https://{host}/"
+        return self._bases[host]
+
+    def _as_allowed(self, endpoint: Endpoint) -> Endpoint:
+        """What the user says on the command line goes over what the configuration says."""
+        if self._tls_verify is None:
+            return endpoint
+        return replace(endpoint, insecure=not self._tls_verify)
+
+    async def _is_plain(self, endpoint: Endpoint) -> bool:
+        """Whether to speak without TLS, which only some endpoints may be spoken to."""
+        name = _HOST.fullmatch(endpoint.host)
+        own = name is not None and is_loopback(name[1])
+        if self._tls_verify or not (endpoint.insecure or own):
+            return False
+        if own and name is not None and name[0] != name[1]:
+            return await self._answers_plainly(endpoint)
+        return not await self._answers_in_tls(endpoint)
+
+    async def _answers_plainly(self, endpoint: Endpoint) -> bool:
+        """Whether a port of this machine answers without TLS; servers with TLS say 400, or hang up.
+
+        A server without TLS may take no end of a handshake for a request, so this is tried first.
+        """
+        probe = Outgoing("GET", f"http://{endpoint.host}/v2/", insecure=endpoint.insecure)
+        try:
+            async with self._http.send(probe) as response:
+                return response.status_code != 400 and response.url.scheme == "http"
+        except (Transient, UnionmountError) as error:
+            self.debug(f"  {error}")
+            return False
+
+    async def _answers_in_tls(self, endpoint: Endpoint) -> bool:
+        """Whether there is TLS; what else goes wrong is told by the request that follows."""
+        probe = Outgoing("GET", f"https://{endpoint.host}/v2/", insecure=endpoint.insecure)
+        try:
+            async with self._http.send(probe):
+                return True
+        except UntrustedCertificate:
+            return True
+        except (Transient, UnionmountError) as error:
+            self.debug(f"  {error}")
+            return False

@@ -1,0 +1,246 @@
+"""What to send in ``Authorization``: Basic, or Bearer tokens, kept by scope.
+
+A registry answers 401 with a challenge. What it wants is remembered for its other scopes, so that
+one refusal a registry is all there is. A token is asked for once, however many wait for it, and
+again when it expires or is refused. Secrets go to a token server over TLS only, unless the registry
+itself is spoken to without; then to this machine only, unless the user allowed more.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx2
+import trio
+
+from unionmount.errors import FormatError, NotAuthorized, RegistryError
+from unionmount.registry.answers import failure
+from unionmount.registry.challenge import Challenge, parse_challenges
+from unionmount.registry.configuration import Endpoint
+from unionmount.registry.credentials import Credentials, Login
+from unionmount.registry.http import Http, Outgoing, parse_url, read_body
+from unionmount.registry.redaction import shown_url
+from unionmount.registry.retry import Backoff, Transient
+from unionmount.registry.tuning import Tuning
+
+Scopes = tuple[str, ...]
+
+_MAX_ANSWER = 256 * 1024
+_DEFAULT_LIFE = 60  # seconds, where the token server does not say
+_LONGEST_LIFE = 24 * 3600
+_RENEWED_BEFORE = 10  # seconds before the end
+_TOKEN = re.compile(r"[!-~]+")
+_SCOPE = re.compile(r"[!-~]{1,4096}")
+_CLIENT = "unionmount"
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    value: str = field(repr=False)
+    end: float  # by trio's clock
+
+    @property
+    def is_fresh(self) -> bool:
+        return trio.current_time() < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What a token is good for; logins may differ by repository."""
+
+    host: str
+    repository: str
+    scopes: Scopes
+
+
+class Authorizer:
+    """The authorizations of one command."""
+
+    def __init__(
+        self, credentials: Credentials, http: Http, tuning: Tuning, debug: Callable[[str], None]
+    ) -> None:
+        self._credentials = credentials
+        self._http = http
+        self._tuning = tuning
+        self._debug = debug
+        self._challenges: dict[str, Challenge] = {}
+        self._scopes: dict[_Key, Scopes] = {}  # where a registry asked for other ones
+        self._tokens: dict[_Key, _Token] = {}
+        self._locks: dict[_Key, trio.Lock] = {}
+        self._logins: dict[tuple[str, str], Login | None] = {}
+
+    async def header(self, endpoint: Endpoint, base: str, scopes: Scopes) -> str | None:
+        """What to send with a request to ``base``; None before anything was asked for."""
+        challenge = self._challenges.get(endpoint.host)
+        if challenge is None:
+            return None
+        if challenge.scheme == "basic":
+            login = await self._login(endpoint)
+            return _basic(login) if login is not None and not login.identity_token else None
+        key = _Key(endpoint.host, endpoint.repository, scopes)
+        async with self._locks.setdefault(key, trio.Lock()):
+            token = self._tokens.get(key)
+            if token is None or not token.is_fresh:
+                token = await self._fetch(endpoint, base, challenge, self._scopes.get(key, scopes))
+                self._tokens[key] = token
+        return f"Bearer {token.value}"
+
+    async def refused(
+        self, endpoint: Endpoint, scopes: Scopes, response: httpx2.Response, used: str | None
+    ) -> bool:
+        """Learn from a 401; tells whether another attempt makes sense."""
+        challenge = _choose(
+            parse_challenges(response.headers.get_list("www-authenticate"), endpoint.host)
+        )
+        if challenge is None:
+            return False
+        self._challenges[endpoint.host] = challenge
+        if challenge.scheme == "basic":
+            login = await self._login(endpoint)
+            return login is not None and not login.identity_token and used != _basic(login)
+        key = _Key(endpoint.host, endpoint.repository, scopes)
+        self._scopes[key] = _wanted(endpoint.repository, scopes, challenge)
+        token = self._tokens.get(key)
+        if token is not None and used == f"Bearer {token.value}":
+            del self._tokens[key]
+        return True
+
+    async def _login(self, endpoint: Endpoint) -> Login | None:
+        key = (endpoint.registry, endpoint.repository)
+        if key not in self._logins:
+            self._logins[key] = await trio.to_thread.run_sync(
+                lambda: self._credentials.find(*key, check=trio.from_thread.check_cancelled),
+                abandon_on_cancel=False,
+            )
+        return self._logins[key]
+
+    async def _fetch(
+        self, endpoint: Endpoint, base: str, challenge: Challenge, scopes: Scopes
+    ) -> _Token:
+        login = await self._login(endpoint)
+        realm = _realm(endpoint, base, challenge, secret=login is not None)
+        service = challenge.parameters.get("service", "")
+        fields = ([("service", service)] if service else []) + [("scope", one) for one in scopes]
+        what = f"{endpoint.host}: token"
+        backoff = Backoff(self._tuning)
+        while True:
+            try:
+                outgoing = _token_request(realm, fields, scopes, login)
+                outgoing = replace(outgoing, insecure=endpoint.insecure, what=what)
+                return await self._ask(outgoing)
+            except Transient as transient:
+                self._debug(f"  {transient}")
+                await backoff.wait(transient)
+
+    async def _ask(self, outgoing: Outgoing) -> _Token:
+        what = outgoing.what
+        asked = trio.current_time()
+        async with self._http.send(outgoing) as response:
+            if response.status_code != 200:
+                raise await failure(response, what, self._tuning)
+            raw = await read_body(response, _MAX_ANSWER, what, self._tuning)
+        return _parse_token(raw, what, asked)
+
+
+def _choose(challenges: list[Challenge]) -> Challenge | None:
+    """Bearer rather than Basic; what else there is, is not known here."""
+    for scheme in ("bearer", "basic"):
+        for challenge in challenges:
+            if challenge.scheme == scheme:
+                return challenge
+    return None
+
+
+def _wanted(repository: str, scopes: Scopes, challenge: Challenge) -> Scopes:
+    """Our scopes, and those that the registry asks for, but no other repository's."""
+    own = f"repository:{repository}:"
+    more = [
+        scope
+        for scope in challenge.parameters.get("scope", "").split()[:10]
+        if _SCOPE.fullmatch(scope)
+        and (not scopes or scope.startswith(own))
+        and not any(_covers(one, scope) for one in scopes)
+    ]
+    return tuple(dict.fromkeys([*scopes, *more]))
+
+
+def _covers(scope: str, other: str) -> bool:
+    """Whether a scope allows all that another does."""
+    name, _, actions = scope.rpartition(":")
+    other_name, _, other_actions = other.rpartition(":")
+    return name == other_name and set(other_actions.split(",")) <= set(actions.split(","))
+
+
+def _realm(endpoint: Endpoint, base: str, challenge: Challenge, *, secret: bool) -> httpx2.URL:
+    """Where tokens are given out, checked."""
+    url = parse_url(challenge.parameters.get("realm", ""))
+    where = f"{endpoint.host}: the realm of its tokens, {shown_url(str(url))},"
+    if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+        raise RegistryError(f"{where} is no address")
+    if url.scheme == "http" and not endpoint.insecure:
+        if base.startswith("https:"):
+            raise RegistryError(f"{where} is plain HTTP, though the registry has TLS")
+        if secret and not is_loopback(url.host):
+            raise RegistryError(f"{where} is plain HTTP on another machine; credentials stay here")
+    return url
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, without port, is this machine by its name."""
+    host = host.strip("[]").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _token_request(
+    realm: httpx2.URL,
+    fields: list[tuple[str, str]],
+    scopes: Scopes,
+    login: Login | None,
+) -> Outgoing:
+    """GET with Basic, as every token server has it; POST for a refresh token (OAuth 2)."""
+    if login is not None and login.identity_token:
+        form = [pair for pair in fields if pair[0] != "scope"]
+        form += [("scope", " ".join(scopes))] if scopes else []
+        form += [("client_id", _CLIENT), ("grant_type", "refresh_token")]
+        form += [("refresh_token", login.identity_token)]
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        body = urlencode(form).encode("ascii")
+        return Outgoing("POST", str(realm), headers, body=body)
+    if login is not None:
+        fields = [("account", login.username), *fields]
+    url = realm.copy_merge_params(httpx2.QueryParams([*realm.params.multi_items(), *fields]))
+    basic = _basic(login) if login is not None else None
+    return Outgoing("GET", str(url), authorization=basic)
+
+
+def _basic(login: Login) -> str:
+    pair = f"{login.username}:{login.password}".encode()
+    return "Basic " + base64.b64encode(pair).decode("ascii")
+
+
+def _parse_token(raw: bytes, what: str, asked: float) -> _Token:
+    try:
+        document: Any = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what}: the answer is no JSON") from error
+    if not isinstance(document, dict):
+        raise FormatError(f"{what}: the answer is no JSON object")
+    value = document.get("token") or document.get("access_token")
+    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
+        raise NotAuthorized(f"{what}: the answer has none")
+    life = document.get("expires_in")
+    if not isinstance(life, int | float) or not 0 < life <= _LONGEST_LIFE:
+        life = _DEFAULT_LIFE
+    return _Token(value, asked + max(life - _RENEWED_BEFORE, life / 2))

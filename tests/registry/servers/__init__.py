@@ -1,0 +1,11 @@
+"""What tests talk to: Debian's docker-registry, a token server, and a proxy with faults.
+
+All of them listen on loopback, at ports that the kernel chose, and end with their context.
+"""
+
+from registry.servers.distribution import DockerRegistry, htpasswd
+from registry.servers.proxy import FaultProxy, Seen
+from registry.servers.tls import Authority
+from registry.servers.tokens import TokenServer
+
+__all__ = ["Authority", "DockerRegistry", "FaultProxy", "Seen", "TokenServer", "htpasswd"]
