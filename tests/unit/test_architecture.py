@@ -24,6 +24,7 @@ ORDER = (
     "closing",
     "removal",
     "reference",
+    "template",
     "image",
     "core",
     "compression",
