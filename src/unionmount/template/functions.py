@@ -5,7 +5,6 @@ Go's are in ``text/template/funcs.go``, docker's in ``cli/templates``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -264,8 +263,18 @@ def _split(text: str, separator: str) -> Slice:
 
 
 def _title(text: str) -> str:
-    """The first letter of each word in title case; a word ends where no letter stands."""
-    return re.sub(r"(?<![\w'])\w", lambda found: found[0].title(), text)
+    """The first letter of each word in title case, as Go's ``strings.Title`` sees words."""
+    before, found = " ", []
+    for character in text:
+        found.append(character.title() if _separates(before) else character)
+        before = character
+    return "".join(found)
+
+
+def _separates(character: str) -> bool:
+    if character.isascii():
+        return not (character.isalnum() or character == "_")
+    return character.isspace()
 
 
 def _pad(text: str, before: int, after: int) -> str:
