@@ -33,6 +33,7 @@ from unionmount.tarwriter import END, Member, can_hold, header, padding
 
 if TYPE_CHECKING:
     from unionmount.core import Attributes, FileTree, Node
+    from unionmount.leases import Lease
     from unionmount.reference import Digest, Reference
     from unionmount.store import Store, StoredImage
     from unionmount.target import OpenTarget
@@ -66,17 +67,20 @@ def commit(store: Store, target: OpenTarget, request: CommitRequest, warn: Warn)
         raise UsageError(f"an image can't be given a digest: '{request.name}'")
     parent = target.image.image.config
     runtime = apply_instructions(parent.runtime, request.instructions)
-    for layer in target.image.layers:
-        _keep_layer(store, layer)
-    diff_id = _store_layer(store, target, request, warn)
-    raw = _child_config(parent, request, runtime, diff_id)
-    config = Config.parse(raw, "the new image")
-    sizes = [store.layer_info(one).layer_size for one in config.diff_ids]
-    return store.put_image([request.name], Image.from_config(config, sizes, "the new image"))
+    with store.lease("commit", f"commit of {request.name}") as lease:
+        lease.need(*parent.diff_ids)
+        for layer in target.image.layers:
+            _keep_layer(store, layer)
+        diff_id = _store_layer(store, target, request, warn, lease)
+        raw = _child_config(parent, request, runtime, diff_id)
+        config = Config.parse(raw, "the new image")
+        sizes = [store.layer_info(one).layer_size for one in config.diff_ids]
+        image = Image.from_config(config, sizes, "the new image")
+        return store.put_image([request.name], image)
 
 
 def _keep_layer(store: Store, layer: OpenLayer) -> None:
-    """Let a layer be in the store that was used where it is."""
+    """Let a layer be in the store that was used where it is, or was removed meanwhile."""
     if store.has_layer(layer.diff_id):
         return
     expected = Expected(layer.diff_id, f"layer {layer.diff_id}")
@@ -88,14 +92,14 @@ def _keep_layer(store: Store, layer: OpenLayer) -> None:
 
 
 def _store_layer(
-    store: Store, target: OpenTarget, request: CommitRequest, warn: Warn
+    store: Store, target: OpenTarget, request: CommitRequest, warn: Warn, lease: Lease
 ) -> Digest | None:
     """Put the new layer into the store; None where nothing was changed."""
     found = target.compare(for_layer=True).differences()
     first = next(found, None)
     if first is None:
         return None
-    with store.import_layer(Expected(None, "the new layer")) as incoming:
+    with store.import_layer(Expected(None, "the new layer"), lease=lease) as incoming:
         writer = LayerWriter(target.view, incoming.write, request.epoch, warn)
         writer.write(chain([first], found))
         target.check_there()

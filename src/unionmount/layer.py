@@ -18,12 +18,13 @@ import threading
 from collections import deque
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from unionmount import core
 from unionmount.closing import Closing
-from unionmount.compression import MAGIC_SIZE, decompressor, sniff
+from unionmount.compression import MAGIC_SIZE, Compression, decompressor, sniff
 from unionmount.errors import (
     DigestMismatch,
     FormatError,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 TAR_NAME = "layer.tar"
 INDEX_NAME = "layer.idx"
+BLOB_NAME = "blob"
 
 LIMIT_VARIABLE = "UNIONMOUNT_MAX_LAYER_SIZE"
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -299,11 +301,19 @@ class LayerImport:
         publish: Callable[[Staging, Digest], None],
         expected: Expected,
         limits: ImportLimits,
+        *,
+        keep_blob: bool = False,
     ) -> None:
+        """``publish`` finds the blob as it came in the staging directory, where it is to be kept.
+
+        That is so with ``keep_blob``, unless the blob is not compressed: then it is the layer.
+        """
         self._staging = staging
         self._publish = publish
         self._expected = expected
         self._limits = limits
+        self._keep_blob = keep_blob
+        self._kept = -1  # the descriptor of the blob; of the unpacking thread until it was joined
         self._received = 0
         # a plain layer is its own diff_id, which is hashed anyway
         digest = expected.digest if expected.digest != expected.diff_id else None
@@ -322,6 +332,7 @@ class LayerImport:
             stack.callback(self._staging.close)
             self._tar = self._staging.create(TAR_NAME)
             stack.callback(os.close, self._tar)
+            stack.callback(self._close_kept)
             self._indexer = stack.enter_context(
                 core.Indexer(self._expected.what, self._limits.core)
             )
@@ -396,6 +407,13 @@ class LayerImport:
         finally:
             os.close(index)
         os.fsync(self._tar)
+        if self._kept >= 0:
+            os.fsync(self._kept)
+
+    def _close_kept(self) -> None:
+        fd, self._kept = self._kept, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _start(self) -> None:
         for work in (self._unpack, self._hash, self._write):
@@ -433,9 +451,14 @@ class LayerImport:
         chunks = iter(self._blob)
         while len(head) < MAGIC_SIZE and (chunk := next(chunks, None)) is not None:
             head += chunk
-        stream = decompressor(sniff(head, self._expected.what), self._expected.what)
-        self._pass_on(stream.feed(head))
-        for chunk in chunks:
+        compression = sniff(head, self._expected.what)
+        stream = decompressor(compression, self._expected.what)
+        if self._keep_blob and compression is not Compression.PLAIN:
+            self._kept = self._staging.create(BLOB_NAME)
+        for chunk in chain([head], chunks):
+            if self._kept >= 0:
+                with storing(self._staging.path):
+                    write_all(self._kept, chunk)
             self._pass_on(stream.feed(chunk))
         stream.finish()
         self._hashing.close()

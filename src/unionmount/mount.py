@@ -15,7 +15,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,8 @@ from unionmount.writing import WritableOperations
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from unionmount.leases import Lease
+
 log = logging.getLogger(__name__)
 
 _INTERRUPTION = 0.1  # seconds
@@ -55,6 +57,7 @@ class MountRequest:
     table: MountTable  # where the mount is recorded
     background: bool  # messages go to a log file
     upper: UpperPlan | None = None  # where changes go, and are; None: the mount is read-only
+    lease: Lease | None = None  # protects the layers in the store
 
     @property
     def writable(self) -> bool:
@@ -135,6 +138,7 @@ def run_mount(
     """
     with (
         _signals_held(),
+        request.lease or nullcontext(),  # let go of last
         _interruptions() as owing,
         _recorded(layers, request) as held,
         _operations(layers, request, owing) as operations,
@@ -256,6 +260,8 @@ def _recorded(layers: OpenImage | OpenDirectories, request: MountRequest) -> Ite
         if record.automatic:
             made = table.make_mountpoint(record)
             held.update(mountpoint=str(made))
+        if request.lease is not None:
+            request.lease.describe(f"mounted at {printable(held.record.mountpoint)}")
         try:
             yield held
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from unionmount.image import Platform
     from unionmount.layer import ImportLimits
+    from unionmount.leases import Lease
     from unionmount.reference import Digest
     from unionmount.sources import Entry, SourceImage
     from unionmount.store import Store
@@ -62,6 +63,7 @@ class Pull:
     platform: Platform | None = None
     verify: bool = False
     progress: Progress | None = None
+    lease: Lease | None = None  # protects what is taken until it is open, or in the catalogue
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +82,19 @@ def open_image(
     verify: bool = False,
     limits: ImportLimits | None = None,
     progress: Progress | None = None,
+    lease: Lease | None = None,
 ) -> OpenImage:
     """Open an image with all its layers, importing what is compressed.
 
-    Plain layers of an archive or layout are used where they are; ``verify`` hashes them first.
+    Plain layers of an archive or layout are used where they are; ``verify`` hashes them first. With
+    a ``lease`` what is in the store stays there while that is held.
     """
     location = Location.parse(source)
-    pull = Pull(store, limits or store.limits, platform, verify, progress)
+    pull = Pull(store, limits or store.limits, platform, verify, progress, lease)
     if location.kind == "stored":
         stored = _find_stored(pull, location.path)
         return _open_stored(pull, stored, name_of(stored))
-    with _open_source(pull, location) as opened:
+    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
         entry = choose(opened.source.entries(), location.selector, opened.source.what)
         found = opened.source.image(entry, platform)
         with ExitStack() as stack:
@@ -121,7 +125,7 @@ def load(
     if location.kind == "stored":  # or a directory that does not look like a layout
         location = replace(location, kind="path")
     pull = Pull(store, limits or store.limits, platform, progress=progress)
-    with _open_source(pull, location) as opened:
+    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
         entries = opened.source.entries()
         if location.selector or not entries:
             entries = [choose(entries, location.selector, opened.source.what)]
@@ -140,16 +144,17 @@ def keep_image(
     platform: Platform | None = None,
     limits: ImportLimits | None = None,
     progress: Progress | None = None,
+    lease: Lease | None = None,
 ) -> StoredImage:
     """The image that ``open_image`` would open, with all its layers in the store.
 
     It gets those of its names that no other image has: only ``load`` moves names.
     """
     location = Location.parse(source)
-    pull = Pull(store, limits or store.limits, platform, progress=progress)
+    pull = Pull(store, limits or store.limits, platform, progress=progress, lease=lease)
     if location.kind == "stored":
         return _find_stored(pull, location.path)
-    with _open_source(pull, location) as opened:
+    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
         entry = choose(opened.source.entries(), location.selector, opened.source.what)
         return _load_entry(pull, opened.source, entry, take_over=False)
 
@@ -161,9 +166,10 @@ def open_stored(
     *,
     verify: bool = False,
     progress: Progress | None = None,
+    lease: Lease | None = None,
 ) -> OpenImage:
     """Open an image of the store under the name that it had when it was found."""
-    pull = Pull(store, store.limits, verify=verify, progress=progress)
+    pull = Pull(store, store.limits, verify=verify, progress=progress, lease=lease)
     return _open_stored(pull, stored, name)
 
 
@@ -199,6 +205,16 @@ def _check_layer(layer: OpenLayer, index: core.Index, *, rehash: bool) -> Iterat
         index.verify()
     except FormatError as error:
         yield Problem(layer.diff_id, str(error))
+
+
+@contextmanager
+def _leased(pull: Pull, kind: str, location: Location) -> Iterator[Pull]:
+    """The same with a lease: the caller's, or one that ends with the block."""
+    if pull.lease is not None:
+        yield pull
+        return
+    with pull.store.lease(kind, f"{kind} {printable(str(location))}") as lease:
+        yield replace(pull, lease=lease)
 
 
 # -- sources
@@ -323,7 +339,10 @@ def _keep_scratch(store: Store) -> StoredImage:
 
 
 def _open_stored(pull: Pull, stored: StoredImage, name: str) -> OpenImage:
-    image = pull.store.read_image(stored)
+    if pull.lease is not None:
+        image = pull.store.use_image(stored, pull.lease)
+    else:
+        image = pull.store.read_image(stored)
     with ExitStack() as stack:
         layers = []
         for diff_id in image.diff_ids:
@@ -424,6 +443,8 @@ def _pieces(data: FileRange, what: str) -> Iterator[tuple[int, bytes]]:
 
 def _import(pull: Pull, blob: LayerBlob) -> None:
     """Take a layer into the store, unless it is there."""
+    if pull.lease is not None:
+        pull.lease.need(blob.diff_id)
     if pull.store.has_layer(blob.diff_id):
         return
     data = blob.data

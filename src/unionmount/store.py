@@ -3,16 +3,19 @@
 ::
 
     <root>/version                    the format; a newer one is refused
-    <root>/lock                       flock: held while images.json is changed
+    <root>/lock                       flock: the lock of the store
     <root>/images.json                which images there are, and their names
     <root>/layers/<alg>/<hex>/        layer.tar and layer.idx, named by the diff_id
-    <root>/blobs/<alg>/<hex>          manifests and configs as received
+    <root>/blobs/<alg>/<hex>          manifests and configs as received; layers as they came
     <root>/inplace/<key>.idx          indexes of layers that stay where they are
+    <root>/inplace/<key>.json         of which file each of those is
     <root>/containers/<name>/         writable layers; see ``containers``
+    <root>/leases/  <root>/locks/     who needs what just now; see ``leases``
+    <root>/quarantine/                damaged layers and documents; see ``checking``
     <root>/tmp/                       what is being made; see ``layer.Staging``
 
 Everything appears by a rename after fsync, so any number of processes may use a store at once and
-die at any moment. An open layer stays readable when it is removed.
+die at any moment. An open layer stays readable when it is removed. docs/store.md has the whole.
 """
 
 from __future__ import annotations
@@ -24,23 +27,23 @@ import os
 import pwd
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unionmount import core
+from unionmount import catalogue, core
+from unionmount.catalogue import StoredImage
 from unionmount.errors import (
-    DigestMismatch,
     FormatError,
     InvalidReference,
-    LimitExceeded,
     NotFoundError,
     StoreError,
+    UsageError,
 )
-from unionmount.image import MAX_DOCUMENT, Config, Image, Manifest
+from unionmount.image import Config, Image, Manifest
 from unionmount.layer import (
+    BLOB_NAME,
     INDEX_NAME,
-    TAR_NAME,
     Expected,
     FileIdentity,
     FileRange,
@@ -51,28 +54,29 @@ from unionmount.layer import (
     storing,
     write_all,
 )
+from unionmount.leases import Holding, LayerLock, Lease, held_leases, new_path
 from unionmount.reference import Digest, Reference, printable
+from unionmount.storedir import ALGORITHMS, VERSION, OpenBlob, StoreDirectory, open_index, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-VERSION = 1
+__all__ = ["VERSION", "OpenBlob", "Store", "StoredImage", "additional_stores", "default_root"]
+
+ADDITIONAL_VARIABLE = "UNIONMOUNT_ADDITIONAL_STORES"
 _INDEX_VERSION = 1  # of the keys of in-place indexes: what the key says must be what is meant
-_HEX = frozenset("0123456789abcdef")
-_MIN_ID = 4  # digits of an ID that may stand for it
-_MAX_CATALOGUE = 256 * 1024 * 1024
-_LOCAL = "localhost"
 _DIRECTORIES = (
     "",
     "tmp",
     "inplace",
     "layers",
-    "layers/sha256",
-    "layers/sha512",
+    *(f"layers/{algorithm}" for algorithm in ALGORITHMS),
     "blobs",
-    "blobs/sha256",
-    "blobs/sha512",
+    *(f"blobs/{algorithm}" for algorithm in ALGORITHMS),
     "containers",
+    "leases",
+    "locks",
+    "quarantine",
 )
 
 
@@ -85,6 +89,12 @@ def default_root(environment: Mapping[str, str]) -> Path:
     data = environment.get("XDG_DATA_HOME", "")
     base = Path(data) if data.startswith("/") else _home(environment) / ".local/share"
     return base / "unionmount"
+
+
+def additional_stores(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """The read-only stores that ``UNIONMOUNT_ADDITIONAL_STORES`` names, with colons in between."""
+    text = environment.get(ADDITIONAL_VARIABLE, "")
+    return tuple(Path(part) for part in text.split(":") if part)
 
 
 def _home(environment: Mapping[str, str]) -> Path:
@@ -101,82 +111,186 @@ def _home(environment: Mapping[str, str]) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredImage:
-    """One image of the store: its names (may be none), and what they stand for."""
+class InPlaceOrigin:
+    """Of which bytes of which file an in-place index is."""
 
-    names: tuple[str, ...]
-    manifest: Digest
-    id: Digest
-    created: int  # seconds since 1970, of its import
+    path: str
+    identity: FileIdentity
+    offset: int
+    length: int
+
+    @classmethod
+    def of(cls, data: FileRange) -> InPlaceOrigin:
+        """What is behind a descriptor now."""
+        path = os.readlink(f"/proc/self/fd/{data.fd}")  # noqa: PTH115 - the text is wanted
+        return cls(path, FileIdentity.of(data.fd), data.offset, data.length)
+
+    @property
+    def key(self) -> str:
+        """What the index is called."""
+        parts = (
+            *(self.identity.device, self.identity.inode, self.identity.size),
+            *(self.identity.mtime_ns, self.identity.ctime_ns),
+            *(self.offset, self.length, _INDEX_VERSION),
+        )
+        return hashlib.sha256(" ".join(map(str, parts)).encode("ascii")).hexdigest()
+
+    def serialize(self) -> bytes:
+        """The document that is kept beside the index."""
+        document = {"path": self.path, "offset": self.offset, "length": self.length}
+        return json.dumps(document | asdict(self.identity), indent=1).encode("ascii")
 
 
 class Store:
-    """The store below ``root``; made when it is not there."""
+    """The store below ``root``; made when it is not there.
 
-    def __init__(self, root: Path, limits: ImportLimits | None = None) -> None:
+    ``additional`` are read-only stores, looked into when this one has not got something. Nothing is
+    written there.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        limits: ImportLimits | None = None,
+        *,
+        additional: Sequence[Path] = (),
+    ) -> None:
         self.root = root
         self.limits = limits or ImportLimits()
-        self._tmp = root / "tmp"
-        known = self._check_version()
+        self.directory = StoreDirectory(root)
+        self.additional = tuple(_additional(path) for path in additional)
+        self._tmp = self.directory.tmp
+        known = self.directory.version()
         with storing(root):
             root.parent.mkdir(parents=True, exist_ok=True)
             for name in _DIRECTORIES:
                 (root / name).mkdir(mode=0o700, exist_ok=True)
             Staging.clean(self._tmp)
-        if not known:
-            self._write(root / "version", f"{VERSION}\n".encode())
+        if known != str(VERSION):
+            with self.locked():  # what an older one has is understood as it is
+                self._write(root / "version", f"{VERSION}\n".encode())
+
+    @property
+    def _directories(self) -> tuple[StoreDirectory, ...]:
+        """Where to look for something, in this order: here, then in the additional stores."""
+        return (self.directory, *self.additional)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the store: nobody changes the catalogue, or collects garbage, or leases.
+
+        Not to be taken twice by one thread; not for long.
+        """
+        with storing(self.root / "lock"):
+            fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with storing(self.root / "lock"):
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    # -- who needs what
+
+    def lease(self, kind: str, what: str) -> Lease:
+        """Protect from garbage collection what is registered with it, until it is closed.
+
+        ``kind`` is "pull", "load", "commit" or "mount"; ``what`` is for people.
+        """
+        return Lease(new_path(self.directory.leases), self.locked, kind, what)
+
+    def leases(self) -> list[Holding]:
+        """What is leased; the caller has the lock of the store."""
+        return held_leases(self.directory.leases)
+
+    def users_of_image(self, image_id: Digest) -> list[str]:
+        """Who says just now that an image is in use, for people."""
+        with self.locked():
+            held = self.leases()
+        return [f"{one.what} (process {one.pid})" for one in held if image_id in one.images]
+
+    def layer_lock(self, diff_id: Digest) -> LayerLock:
+        """The right to fetch a layer; not acquired yet."""
+        return LayerLock(self.directory.locks, diff_id)
 
     # -- layers
 
-    def _layer_path(self, diff_id: Digest) -> Path:
-        return self.root / "layers" / diff_id.algorithm / diff_id.hex
-
     def has_layer(self, diff_id: Digest) -> bool:
         """Whether the layer is here; what is here was verified when it came."""
-        return (self._layer_path(diff_id) / TAR_NAME).is_file()
+        return any(one.has_layer(diff_id) for one in self._directories)
 
-    def import_layer(self, expected: Expected, limits: ImportLimits | None = None) -> LayerImport:
-        """Take a layer in: write its blob to what this returns."""
+    def layer_place(self, diff_id: Digest) -> Path | None:
+        """Where a layer lives: its directory; None where it is in no store."""
+        found = (one.layer_path(diff_id) for one in self._directories if one.has_layer(diff_id))
+        return next(found, None)
+
+    def import_layer(
+        self,
+        expected: Expected,
+        limits: ImportLimits | None = None,
+        *,
+        keep_blob: bool = False,
+        lease: Lease | None = None,
+    ) -> LayerImport:
+        """Take a layer in: write its blob to what this returns.
+
+        ``keep_blob`` keeps the blob as it came, too, where it is compressed and ``expected`` has
+        its digest. With a ``lease`` the layer is registered there before it appears: the diff_id
+        of a layer that is being made is not known earlier.
+        """
 
         def publish(staging: Staging, diff_id: Digest) -> None:
+            if lease is not None:
+                lease.need(diff_id)
+            if expected.digest is not None and (staging.path / BLOB_NAME).exists():
+                staging.publish_file(BLOB_NAME, self.directory.blob_path(expected.digest))
             # where another import of the same layer came first, its copy is as good
-            staging.publish(self._layer_path(diff_id))
+            staging.publish(self.directory.layer_path(diff_id))
 
-        return LayerImport(Staging(self._tmp), publish, expected, limits or self.limits)
+        keep_blob = keep_blob and expected.digest is not None
+        limits = limits or self.limits
+        return LayerImport(Staging(self._tmp), publish, expected, limits, keep_blob=keep_blob)
 
     def open_layer(self, diff_id: Digest) -> OpenLayer:
         """Open a layer; its index is made anew where it is missing, old or damaged."""
-        path = self._layer_path(diff_id)
+        what = f"layer {diff_id}"
         with ExitStack() as stack:
-            with storing(path):
-                data = self._open_tar(path / TAR_NAME, diff_id)
+            place, data = self._open_tar(diff_id)
             stack.callback(os.close, data)
-            size = os.fstat(data).st_size
-            what = f"layer {diff_id}"
-            index = _open_index(path / INDEX_NAME, size, what)
-            if index is None:
-                whole = FileRange(data, 0, size)
-                index = self._make_index(whole, what, path / INDEX_NAME, self.limits)
+            whole = FileRange(data, 0, os.fstat(data).st_size)
+            index = open_index(place.index_path(diff_id), whole.length, what)
+            if index is None and place is self.directory:
+                path = place.index_path(diff_id)
+                index = self._make_index(whole, what, path, self.limits)
+            elif index is None:
+                index = self.index_in_place(whole, what)
             stack.pop_all()
-        return OpenLayer(diff_id, data, 0, size, index)
+        return OpenLayer(diff_id, data, 0, whole.length, index)
 
-    @staticmethod
-    def _open_tar(path: Path, diff_id: Digest) -> int:
-        try:
-            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise NotFoundError(f"layer {diff_id} is not in the store") from None
+    def _open_tar(self, diff_id: Digest) -> tuple[StoreDirectory, int]:
+        for place in self._directories:
+            fd = place.open_tar(diff_id)
+            if fd is not None:
+                return place, fd
+        raise NotFoundError(f"layer {diff_id} is not in the store")
 
     def index_in_place(self, data: FileRange, what: str, limits: ImportLimits | None = None) -> int:
         """A descriptor of the index of a tar that stays where it is; made when there is none."""
-        identity = FileIdentity.of(data.fd)
-        path = self.root / "inplace" / f"{_in_place_key(identity, data)}.idx"
-        index = _open_index(path, data.length, what)
+        origin = InPlaceOrigin.of(data)
+        path = self.directory.inplace / f"{origin.key}.idx"
+        index = open_index(path, data.length, what)
         if index is None:
-            index = self._make_index(data, what, path, limits or self.limits)
+            index = self._make_index(data, what, path, limits or self.limits, origin)
         return index
 
-    def _make_index(self, data: FileRange, what: str, path: Path, limits: ImportLimits) -> int:
+    def _make_index(
+        self,
+        data: FileRange,
+        what: str,
+        path: Path,
+        limits: ImportLimits,
+        origin: InPlaceOrigin | None = None,
+    ) -> int:
         identity = FileIdentity.of(data.fd)
         with Staging(self._tmp) as staging, ExitStack() as stack:
             index = staging.create(INDEX_NAME)
@@ -188,6 +302,8 @@ class Store:
                 with storing(staging.path):
                     indexer.finish(data.length, index)
                     os.fsync(index)
+            if origin is not None:
+                self._write(path.with_suffix(".json"), origin.serialize())
             staging.publish_file(INDEX_NAME, path)
             stack.pop_all()
         return index
@@ -210,31 +326,37 @@ class Store:
         """A directory of the store to make something in, gone with this process."""
         return Staging(self._tmp)
 
-    # -- documents
-
-    def _blob_path(self, digest: Digest) -> Path:
-        return self.root / "blobs" / digest.algorithm / digest.hex
+    # -- documents and blobs
 
     def put_blob(self, data: bytes, digest: Digest | None = None) -> Digest:
         """Keep a document; returns its digest."""
         digest = digest or Digest.of(data)
-        _verify(data, digest, "document")
+        verify(data, digest, "document")
         try:
-            self.get_blob(digest)
+            self.directory.read_document(digest)
         except (NotFoundError, FormatError):  # a damaged copy is replaced
-            self._write(self._blob_path(digest), data)
+            self._write(self.directory.blob_path(digest), data)
         return digest
 
     def get_blob(self, digest: Digest) -> bytes:
         """A document, verified."""
-        path = self._blob_path(digest)
-        try:
-            with storing(path):
-                data = _read_limited(path, MAX_DOCUMENT)
-        except NotFoundError:
-            raise NotFoundError(f"document {digest} is not in the store") from None
-        _verify(data, digest, str(path))
-        return data
+        for place in self._directories[:-1]:
+            try:
+                return place.read_document(digest)
+            except NotFoundError:
+                continue
+        return self._directories[-1].read_document(digest)
+
+    def open_blob(self, digest: Digest) -> OpenBlob | None:
+        """A blob that was kept as it came, or the layer whose diff_id this is; None for neither.
+
+        Its bytes were verified when they came, not now.
+        """
+        for place in self._directories:
+            found = place.open_blob(digest)
+            if found is not None:
+                return found
+        return None
 
     def _write(self, path: Path, data: bytes) -> None:
         """Put a file in place by a rename."""
@@ -251,36 +373,75 @@ class Store:
     # -- images
 
     def put_image(
-        self, names: Sequence[Reference], image: Image, *, take_over: bool = True
+        self,
+        names: Sequence[Reference],
+        image: Image,
+        *,
+        take_over: bool = True,
+        digests: Sequence[Reference] = (),
     ) -> StoredImage:
         """Record an image whose layers are here; the names now mean it and no other image.
 
-        Without ``take_over`` a name that means another image already goes on to do so.
+        Without ``take_over`` a name that means another image already goes on to do so. ``digests``
+        are ``name@digest``, as registries know the image.
         """
-        manifest = self.put_blob(image.manifest.raw, image.manifest.digest)
-        self.put_blob(image.config.raw, image.id)
+        manifest = image.manifest.digest
         added = [str(name.with_default_tag()) for name in names]
-        with self._locked():
-            known = self._read_catalogue()
+        with self.locked():
+            # under the lock: garbage collection must not come between these and their image
+            self.put_blob(image.manifest.raw, manifest)
+            self.put_blob(image.config.raw, image.id)
+            known = self.directory.images()
             if not take_over:
-                taken = {name for one in known if one.manifest != manifest for name in one.names}
+                taken = catalogue.taken(known, manifest)
                 added = [name for name in added if name not in taken]
-            old = next((one for one in known if one.manifest == manifest), None)
-            kept = [name for name in old.names if name not in added] if old is not None else []
-            created = old.created if old is not None else int(time.time())
-            entry = StoredImage((*kept, *dict.fromkeys(added)), manifest, image.id, created)
-            others = [_without(one, added) for one in known if one.manifest != manifest]
-            self._write_catalogue([*others, entry])
+            entry = StoredImage(
+                names=tuple(dict.fromkeys(added)),
+                manifest=manifest,
+                id=image.id,
+                created=int(time.time()),
+                digests=tuple(str(replace(one, tag=None)) for one in digests if one.digest),
+            )
+            changed, entry = catalogue.put(known, entry)
+            self.write_catalogue(changed)
         return entry
 
+    def tag(self, image: StoredImage, name: Reference) -> StoredImage:
+        """Give an image another name, which means no other image then."""
+        if name.digest is not None:
+            raise UsageError(f"an image can't be given a digest: '{name}'")
+        digests = [Reference.parse(one) for one in image.digests]
+        return self.put_image([name], self.read_image(image), digests=digests)
+
+    def untag(self, name: Reference) -> StoredImage:
+        """Take a name, or a ``name@digest``, from the image that has it; the image stays."""
+        word = str(name.with_default_tag())
+        with self.locked():
+            known = self.directory.images()
+            found = next((one for one in known if word in (*one.names, *one.digests)), None)
+            if found is None:
+                raise NotFoundError(f"no image '{word}' in the store")
+            changed = catalogue.untag(known, [word])
+            self.write_catalogue(changed)
+        return next(one for one in changed if one.manifest == found.manifest)
+
+    def is_own(self, image: StoredImage) -> bool:
+        """Whether an image is of this store itself, not of an additional one."""
+        return any(one.manifest == image.manifest for one in self.directory.images())
+
     def list_images(self) -> list[StoredImage]:
-        """All images, the newest first."""
-        return sorted(self._read_catalogue(), key=lambda one: one.created, reverse=True)
+        """All images, the newest first; also those of additional stores."""
+        return sorted(self._all_images(), key=lambda one: one.created, reverse=True)
+
+    def _all_images(self) -> list[StoredImage]:
+        known = self.directory.images()
+        for other in self.additional:
+            known = catalogue.overlaid(known, other.images())
+        return known
 
     def find_image(self, text: str) -> StoredImage:
         """The image of a name, or of the beginning of its ID."""
-        known = self._read_catalogue()
-        found = _by_name(known, text) or _by_id(known, text)
+        found = catalogue.find(self._all_images(), text)
         if not found:
             raise NotFoundError(f"no image '{printable(text)}' in the store")
         if len({one.id for one in found}) > 1:
@@ -289,7 +450,7 @@ class Store:
 
     def has_image_named(self, text: str) -> bool:
         """Whether ``text`` is the name of an image; the beginning of an ID is no name."""
-        return bool(_by_name(self._read_catalogue(), text))
+        return bool(catalogue.by_name(self._all_images(), text))
 
     def read_image(self, stored: StoredImage) -> Image:
         """The manifest and config of an image, parsed."""
@@ -297,143 +458,22 @@ class Store:
         manifest = Manifest.parse(self.get_blob(stored.manifest), what)
         return Image.of(manifest, Config.parse(self.get_blob(stored.id), what), what)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with storing(self.root / "lock"):
-            fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            with storing(self.root / "lock"):
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+    def use_image(self, stored: StoredImage, lease: Lease) -> Image:
+        """The same, for as long as ``lease`` is held: it is not removed meanwhile."""
+        image = self.read_image(stored)
+        lease.need(stored.manifest, stored.id, *image.diff_ids)
+        lease.image(stored.id)
+        # it may have been removed before that was registered: then this says so
+        return self.read_image(stored)
 
-    def _read_catalogue(self) -> list[StoredImage]:
-        path = self.root / "images.json"
-        try:
-            with storing(path):
-                raw = _read_limited(path, _MAX_CATALOGUE)
-        except NotFoundError:
-            return []
-        try:
-            return [_stored_image(one) for one in json.loads(raw)["images"]]
-        except (ValueError, KeyError, TypeError, RecursionError, InvalidReference) as error:
-            raise StoreError(f"{path}: damaged: {printable(str(error))}") from None
-
-    def _write_catalogue(self, images: Sequence[StoredImage]) -> None:
-        rows = [
-            {
-                "names": list(one.names),
-                "manifest": str(one.manifest),
-                "id": str(one.id),
-                "created": one.created,
-            }
-            for one in images
-        ]
-        self._write(self.root / "images.json", json.dumps({"images": rows}, indent=1).encode())
-
-    def _check_version(self) -> bool:
-        """Whether there is a store already; StoreError where it is of another format."""
-        path = self.root / "version"
-        try:
-            with storing(path):
-                text = _read_limited(path, 64).decode("ascii", "replace").strip()
-        except NotFoundError:
-            return False
-        if text != str(VERSION):
-            raise StoreError(
-                f"{self.root}: a store of format '{printable(text)}', this program knows {VERSION}"
-            )
-        return True
+    def write_catalogue(self, images: Sequence[StoredImage]) -> None:
+        """Replace the catalogue; the caller has the lock of the store since it was read."""
+        self._write(self.root / "images.json", catalogue.serialize(images))
 
 
-def _in_place_key(identity: FileIdentity, data: FileRange) -> str:
-    parts = (
-        identity.device,
-        identity.inode,
-        identity.size,
-        identity.mtime_ns,
-        identity.ctime_ns,
-        data.offset,
-        data.length,
-        _INDEX_VERSION,
-    )
-    return hashlib.sha256(" ".join(map(str, parts)).encode("ascii")).hexdigest()
-
-
-def _open_index(path: Path, layer_size: int, what: str) -> int | None:
-    """Open an index if it is there, sound, and of a tar of this size."""
-    with storing(path):
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-    try:
-        with core.Index(fd, what) as index:
-            if index.info.layer_size == layer_size:
-                return fd
-    except FormatError:
-        pass  # derived data: it is made anew
-    except BaseException:
-        os.close(fd)
-        raise
-    os.close(fd)
-    return None
-
-
-def _read_limited(path: Path, limit: int) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise NotFoundError(f"{path}: not there") from None
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise LimitExceeded(f"{path}: more than {limit} bytes")
-    return data
-
-
-def _verify(data: bytes, digest: Digest, what: str) -> None:
-    actual = Digest.of(data, digest.algorithm)
-    if actual != digest:
-        raise DigestMismatch(what, str(digest), str(actual))
-
-
-def _stored_image(row: Any) -> StoredImage:
-    names = tuple(str(Reference.parse(name)) for name in row["names"])
-    return StoredImage(
-        names, Digest.parse(row["manifest"]), Digest.parse(row["id"]), int(row["created"])
-    )
-
-
-def _without(image: StoredImage, names: Sequence[str]) -> StoredImage:
-    kept = tuple(name for name in image.names if name not in names)
-    return StoredImage(kept, image.manifest, image.id, image.created)
-
-
-def _by_name(known: Sequence[StoredImage], text: str) -> list[StoredImage]:
-    """Images of this name; one without a registry is looked for as a local one too."""
-    found: list[StoredImage] = []
-    for spelling in (text, f"{_LOCAL}/{text}"):
-        try:
-            reference = Reference.parse(spelling)
-        except InvalidReference:
-            continue
-        found = found or [one for one in known if _means(reference, one)]
-    return found
-
-
-def _means(reference: Reference, image: StoredImage) -> bool:
-    if reference.digest is None:
-        return str(reference.with_default_tag()) in image.names
-    names = {Reference.parse(name).name for name in image.names}
-    return reference.digest == image.manifest and reference.name in names
-
-
-def _by_id(known: Sequence[StoredImage], text: str) -> list[StoredImage]:
-    digits = text.removeprefix("sha256:")
-    if len(digits) < _MIN_ID or not set(digits) <= _HEX:
-        return []
-    return [
-        one for one in known if one.id.hex.startswith(digits) or one.manifest.hex.startswith(digits)
-    ]
+def _additional(root: Path) -> StoreDirectory:
+    """A store of somebody's, to read."""
+    place = StoreDirectory(root)
+    if place.version() is None:
+        raise NotFoundError(f"additional store {printable(str(root))}: there is none")
+    return place

@@ -12,7 +12,7 @@ import io
 import os
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ class Settings:
 
     root: str | None = None
     debug: bool = False
+    additional: list[str] = field(default_factory=list)
 
     def store_root(self) -> Path:
         """Where the store is, as an absolute path: a daemon is somewhere else."""
@@ -60,10 +61,15 @@ class Settings:
     def store(self) -> Store:
         """The store, with the limits of the environment, and descriptors for many layers."""
         from unionmount.layer import ImportLimits
-        from unionmount.store import Store
+        from unionmount.store import Store, additional_stores
 
         _raise_descriptor_limit()
-        return Store(self.store_root(), ImportLimits.from_environment(os.environ))
+        named = [Path(one) for one in self.additional]
+        return Store(
+            self.store_root(),
+            ImportLimits.from_environment(os.environ),
+            additional=[one.absolute() for one in (*named, *additional_stores(os.environ))],
+        )
 
 
 class _UnreadOutput(Exception):
@@ -102,9 +108,16 @@ class LazyGroup(click.Group):
 @click.option(
     "--root", metavar="DIR", help="The store; default $UNIONMOUNT_ROOT or the user's own."
 )
+@click.option(
+    "--additional-store",
+    "additional",
+    metavar="DIR",
+    multiple=True,
+    help="A store to read, too, where ours lacks something; repeatable.",
+)
 @click.option("--debug", is_flag=True, help="Show where an error comes from.")
 @click.pass_obj
-def cli(settings: Settings, root: str | None, debug: bool) -> None:
+def cli(settings: Settings, root: str | None, additional: tuple[str, ...], debug: bool) -> None:
     """Mount container images as directories.
 
     SOURCE is docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF], a path to one of
@@ -112,6 +125,7 @@ def cli(settings: Settings, root: str | None, debug: bool) -> None:
     name of a container, one word.
     """
     settings.root = root
+    settings.additional += additional
     settings.debug = debug
 
 

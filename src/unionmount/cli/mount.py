@@ -82,4 +82,4 @@ def command(
             print_mountpoint(path)
             found.announced()
 
-        start.run(found.image, found.source, found.plan, announce)
+        start.run(found.image, found.source, found.plan, announce, found.lease)

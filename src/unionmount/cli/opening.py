@@ -11,10 +11,16 @@ if TYPE_CHECKING:
     from unionmount.cli.output import ProgressLine
     from unionmount.image import Platform
     from unionmount.layer import OpenImage
+    from unionmount.leases import Lease
 
 
 def open_source(
-    settings: Settings, source: str, *, platform: str | None, verify: bool = False
+    settings: Settings,
+    source: str,
+    *,
+    platform: str | None,
+    verify: bool = False,
+    lease: Lease | None = None,
 ) -> OpenImage:
     """Open an image, its layers where they are if they are plain; tells of progress."""
     from unionmount.pull import open_image
@@ -26,11 +32,17 @@ def open_source(
             platform=_parsed(platform),
             verify=verify,
             progress=progress,
+            lease=lease,
         )
 
 
 def open_kept(
-    settings: Settings, source: str, *, platform: str | None, verify: bool = False
+    settings: Settings,
+    source: str,
+    *,
+    platform: str | None,
+    verify: bool = False,
+    lease: Lease | None = None,
 ) -> OpenImage:
     """Open an image from the store, where it is put if need be; tells of progress."""
     from unionmount.pull import keep_image, name_of, open_stored
@@ -38,10 +50,12 @@ def open_kept(
 
     store, location = settings.store(), Location.parse(source)
     with progress_line() as progress:
-        stored = keep_image(store, source, platform=_parsed(platform), progress=progress)
+        stored = keep_image(
+            store, source, platform=_parsed(platform), progress=progress, lease=lease
+        )
         has_name = stored.names or location.kind == "stored"
         name = name_of(stored) if has_name else str(location)
-        return open_stored(store, stored, name, verify=verify, progress=progress)
+        return open_stored(store, stored, name, verify=verify, progress=progress, lease=lease)
 
 
 @contextmanager

@@ -15,8 +15,20 @@ def _set_root(context: click.Context, _parameter: click.Parameter, value: str | 
         context.obj.root = value
 
 
+def _add_store(context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> None:
+    context.obj.additional += value
+
+
 def root_option(function: F) -> F:
-    """``--root`` after the subcommand, too."""
+    """``--root`` and ``--additional-store`` after the subcommand, too."""
+    additional = click.option(
+        "--additional-store",
+        metavar="DIR",
+        multiple=True,
+        expose_value=False,
+        callback=_add_store,
+        help="A store to read, too, where ours lacks something; repeatable.",
+    )
     option = click.option(
         "--root",
         metavar="DIR",
@@ -24,7 +36,7 @@ def root_option(function: F) -> F:
         callback=_set_root,
         help="The store; default $UNIONMOUNT_ROOT or the user's own.",
     )
-    return option(function)
+    return option(additional(function))
 
 
 def platform_option(function: F) -> F:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unionmount.cli import Settings
     from unionmount.containers import Containers, HeldContainer
     from unionmount.layer import OpenImage
+    from unionmount.leases import Lease
     from unionmount.mounts import MountTable
     from unionmount.upper import UpperPlan
 
@@ -75,6 +76,7 @@ class Prepared:
     source: str
     image: OpenImage
     plan: UpperPlan | None
+    lease: Lease  # protects the layers
     made: ExitStack  # undoes what was made for this mount
     new_name: str = ""  # of a container that the user could not know yet
 
@@ -96,10 +98,15 @@ def prepared(
     """
     from unionmount.containers import Containers
 
-    known = Containers(settings.store())
+    store = settings.store()
+    known = Containers(store)
     known.clean()
-    with ExitStack() as opened, ExitStack() as made:
-        opener = _Opener(settings, wanted, known, opened, made)
+    with (
+        store.lease("mount", f"about to mount {printable(source)}") as lease,
+        ExitStack() as opened,
+        ExitStack() as made,
+    ):
+        opener = _Opener(settings, wanted, known, lease, opened, made)
         name = _container_name(settings, known, source)
         if name is not None:
             wanted.check_for_container(name)
@@ -138,12 +145,14 @@ class _Opener:
     settings: Settings
     wanted: Wanted
     known: Containers
+    lease: Lease
     opened: ExitStack
     made: ExitStack
 
     def read_only(self, source: str) -> Prepared:
         """An image alone."""
-        return Prepared(self._absolute(source), self._open_in_place(source), None, self.made)
+        image = self._open_in_place(source)
+        return Prepared(self._absolute(source), image, None, self.lease, self.made)
 
     def again(self, name: str, table: MountTable) -> Prepared:
         """A container that is there."""
@@ -158,10 +167,15 @@ class _Opener:
         found, store = held.container.image, self.settings.store()
         with progress_line() as progress:
             image = open_stored(
-                store, found.stored, found.name, verify=self.wanted.verify, progress=progress
+                store,
+                found.stored,
+                found.name,
+                verify=self.wanted.verify,
+                progress=progress,
+                lease=self.lease,
             )
         self.opened.enter_context(image)
-        return Prepared(found.source, image, self._plan_of(held, image), self.made)
+        return Prepared(found.source, image, self._plan_of(held, image), self.lease, self.made)
 
     def with_container(self, source: str) -> Prepared:
         """An image with a new container."""
@@ -172,7 +186,13 @@ class _Opener:
         if wanted.ephemeral:  # it is mounted only once: plain layers may stay where they are
             image = self._open_in_place(source)
         else:
-            image = open_kept(self.settings, source, platform=wanted.platform, verify=wanted.verify)
+            image = open_kept(
+                self.settings,
+                source,
+                platform=wanted.platform,
+                verify=wanted.verify,
+                lease=self.lease,
+            )
             self.opened.enter_context(image)
         source, found = self._absolute(source), image.image
         facts = ContainerImage(source, printable(image.name), found.id, found.manifest.digest)
@@ -182,9 +202,9 @@ class _Opener:
         self.made.callback(remove)
         plan = self._plan_of(held, image)
         if wanted.ephemeral:
-            return Prepared(source, image, replace(plan, ended=remove), self.made)
+            return Prepared(source, image, replace(plan, ended=remove), self.lease, self.made)
         new_name = held.container.name if wanted.name is None else ""
-        return Prepared(source, image, plan, self.made, new_name)
+        return Prepared(source, image, plan, self.lease, self.made, new_name)
 
     def with_upper(self, source: str, upper: str) -> Prepared:
         """An image with a directory of the user's."""
@@ -195,7 +215,7 @@ class _Opener:
             if _make_directory(path):
                 self.made.callback(_remove_empty, path)
         plan = self._plan(directory, work, image)
-        return Prepared(self._absolute(source), image, plan, self.made)
+        return Prepared(self._absolute(source), image, plan, self.lease, self.made)
 
     @staticmethod
     def _absolute(source: str) -> str:
@@ -206,7 +226,13 @@ class _Opener:
 
     def _open_in_place(self, source: str) -> OpenImage:
         wanted = self.wanted
-        image = open_source(self.settings, source, platform=wanted.platform, verify=wanted.verify)
+        image = open_source(
+            self.settings,
+            source,
+            platform=wanted.platform,
+            verify=wanted.verify,
+            lease=self.lease,
+        )
         return self.opened.enter_context(image)
 
     def _plan_of(self, held: HeldContainer, image: OpenImage) -> UpperPlan:

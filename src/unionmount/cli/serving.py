@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unionmount.cli import Settings
     from unionmount.daemon import Ready
     from unionmount.layer import OpenDirectories, OpenImage
+    from unionmount.leases import Lease
     from unionmount.options import MountOptions
     from unionmount.upper import UpperPlan
 
@@ -55,8 +56,12 @@ class Starting:
         source: str,
         plan: UpperPlan | None,
         announce: Callable[[str], None],
+        lease: Lease | None = None,
     ) -> None:
-        """Mount, and tell ``announce`` the mount point; in the foreground serve it to its end."""
+        """Mount, and tell ``announce`` the mount point; in the foreground serve it to its end.
+
+        The one who serves holds ``lease`` to the end.
+        """
         from unionmount import daemon
 
         layers.tree()  # a damaged index is told here and now
@@ -76,6 +81,7 @@ class Starting:
                 table=self.table,
                 background=not self._foreground,
                 upper=plan,
+                lease=lease,
             )
             run_mount(layers, request, ready)
 
