@@ -26,6 +26,7 @@ ORDER = (
     "reference",
     "template",
     "image",
+    "history",
     "core",
     "compression",
     "tarwriter",

@@ -30,6 +30,7 @@ _COMMANDS = {  # name: module and help, so that listing them imports none
     "check": ("check", "Verify an image and name what can't be shown of it."),
     "commit": ("commit", "Make an image of a container."),
     "diff": ("diff", "Show what was changed in a container."),
+    "history": ("history", "Show how an image was made."),
     "images": ("images", "List the images of the store."),
     "layers": ("layers", "Show the layers of an image, or what one layer changes."),
     "load": ("load", "Load the images of an archive into the store."),

@@ -422,6 +422,7 @@ def to_json(value: Any) -> str:
 
 
 _JSON_ESCAPES = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029"})
+_HTML_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
 
 
 def _encode(value: Any, depth: int) -> str:
@@ -435,7 +436,8 @@ def _encode(value: Any, depth: int) -> str:
             keys = sorted(value, key=to_bytes)
             return _object([(key, value[key]) for key in keys], depth)
         case Struct():
-            return _object(list(json_fields(value)), depth)
+            text = _object(list(json_fields(value)), depth)
+            return text.translate(_HTML_ESCAPES) if value.escapes_html else text
         case float():
             return _json_float(value)
         case str():

@@ -74,6 +74,7 @@ class Struct:
     go_names: Mapping[str, str] = field(default_factory=dict)
     omit_empty: frozenset[str] = frozenset()  # fields that JSON has only where they say something
     pointer: bool = False
+    escapes_html: bool = False  # in JSON, as Go does by itself
 
     def find(self, name: str) -> Any:
         """The value of a field; MISSING where there is none of that name."""
