@@ -52,6 +52,7 @@ ORDER = (
     "target",
     "instructions",
     "commit",
+    "inspection",
     "cli",
     "__main__",
 )

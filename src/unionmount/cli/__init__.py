@@ -32,6 +32,7 @@ _COMMANDS = {  # name: module and help, so that listing them imports none
     "diff": ("diff", "Show what was changed in a container."),
     "history": ("history", "Show how an image was made."),
     "images": ("images", "List the images of the store."),
+    "inspect": ("inspect", "Tell all that is known of images and containers."),
     "layers": ("layers", "Show the layers of an image, or what one layer changes."),
     "load": ("load", "Load the images of an archive into the store."),
     "mount": ("mount", "Mount an image, writable or read-only."),

@@ -38,7 +38,7 @@ def command(settings: Settings, target: str, form: str) -> None:
     attributes, modification time and hard links: what only was opened, or written as it was, is not
     listed; what only has another time is. A renamed directory is D there and A here.
 
-    With --format json or jsonl, "changes" says what of a C is not the same: type, content, mode, owner,
+    With --format json, "changes" says what of a C is not the same: type, content, mode, owner,
     xattrs, times, links. Bytes of a path that are not UTF-8 are lone surrogates there, U+DC80 to
     U+DCFF, as in Python. Fields of a template: .Kind .Path .Type .Changes .Size
     """

@@ -26,6 +26,7 @@ __all__ = [
     "human_age",
     "human_duration",
     "human_size",
+    "parsing",
     "print_json",
     "print_jsonl",
     "print_table",
@@ -229,12 +230,12 @@ class ListTemplate:
         from unionmount.template import Template
 
         self._of = of
-        with _parsing():
+        with parsing():
             self._template = Template(text.replace(r"\t", "\t").replace(r"\n", "\n"))
 
     def head(self, heads: Mapping[str, str]) -> str:
         """The line above the others."""
-        with _parsing():
+        with parsing():
             return self._template.render_head(heads)
 
     def render(self, row: Row, *, safe: bool = False) -> str:
@@ -243,12 +244,12 @@ class ListTemplate:
 
         names = sorted(row.fields)
         shown = {name: printable(row.fields[name]) if safe else row.fields[name] for name in names}
-        with _parsing():
+        with parsing():
             return self._template.render(Struct(self._of, shown, pointer=True, escapes_html=True))
 
 
 @contextmanager
-def _parsing() -> Iterator[None]:
+def parsing() -> Iterator[None]:
     """Say of any error what docker says, whether the template was read or carried out."""
     from unionmount.template import TemplateError
 
