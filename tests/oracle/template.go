@@ -1,8 +1,8 @@
 // The oracle of tests/unit/test_template_oracle.py: what Go's own text/template makes of a template
 // with the functions that the docker CLI adds (cli/templates/templates.go).
 //
-// A line of standard input is {"template", "data", "strict"}; each is answered by a line
-// {"output", "error"}.
+// A line of standard input is {"template", "data", "strict"}, or {"table"}, a text to align as docker
+// aligns tables; each is answered by a line {"output", "error"}.
 package main
 
 import (
@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"text/tabwriter"
 	"text/template"
 )
 
@@ -19,6 +20,7 @@ type question struct {
 	Template string
 	Data     any
 	Strict   bool
+	Table    string
 }
 
 type answer struct {
@@ -96,7 +98,18 @@ func plain(value any) any {
 	return value
 }
 
-func carryOut(asked question) (found answer) {
+func align(text string) answer {
+	output := &bytes.Buffer{}
+	writer := tabwriter.NewWriter(output, 10, 1, 3, ' ', 0) // as formatter.Context.postFormat
+	_, _ = writer.Write([]byte(text))
+	_ = writer.Flush()
+	return answer{Output: output.Bytes()}
+}
+
+func carryOut(asked question) answer {
+	if asked.Table != "" {
+		return align(asked.Table)
+	}
 	parsed := template.New("").Funcs(functions)
 	if asked.Strict {
 		parsed = parsed.Option("missingkey=error")

@@ -96,7 +96,7 @@ class LazyGroup(click.Group):
         """All names, sorted."""
         return sorted(_COMMANDS)
 
-    def short_help(self, name: str) -> str:
+    def about(self, name: str) -> str:
         """One line about a subcommand, without importing it."""
         return _COMMANDS[name][1]
 

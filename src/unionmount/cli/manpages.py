@@ -53,7 +53,7 @@ def page(group: LazyGroup, name: str | None) -> str:
             raise click.UsageError(f"there is no command '{printable(name)}'")
         context = click.Context(command, info_name=name, parent=context)
     assert command is not None
-    short = group.short_help(name) if name is not None else group.help or ""
+    short = group.about(name) if name is not None else group.help or ""
     lines = [*_head(page_name(name), short), *_usage(context, command)]
     lines += _section("DESCRIPTION", _paragraphs(command.help or ""))
     lines += _section("OPTIONS", _options(context, command))

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_plus
 
-from unionmount.template.printing import show, sprint, sprintf, sprintln, to_json
+from unionmount.template.printing import (
+    MAX_STRING,
+    Joined,
+    TooLong,
+    show,
+    sprint,
+    sprintf,
+    sprintln,
+    to_json,
+)
 from unionmount.template.quoting import is_printable, to_bytes, to_text
 from unionmount.template.values import (
     Byte,
@@ -26,8 +35,7 @@ from unionmount.template.values import (
     type_name,
 )
 
-MAX_STRING = 16 * 1024 * 1024
-"""Bytes of the longest string that a function may make."""
+_MAX_PARTS = 1_000_000
 
 
 class FunctionError(Exception):
@@ -253,13 +261,17 @@ def _join(items: Any, separator: str) -> str:
     items = bare(items)
     if isinstance(items, Missing):
         return ""
-    return separator.join(str(bare(one)) for one in items)
+    joined = Joined()
+    for number, one in enumerate(items):
+        joined.add((separator if number else "") + show(one))
+    return str(joined)
 
 
 def _split(text: str, separator: str) -> Slice:
-    if separator:
-        return Slice(text.split(separator))
-    return Slice(list(text))
+    parts = text.split(separator, _MAX_PARTS) if separator else list(text)
+    if len(parts) > _MAX_PARTS:
+        raise FunctionError(f"more than {_MAX_PARTS} parts")
+    return Slice(parts)
 
 
 def _title(text: str) -> str:
@@ -283,7 +295,7 @@ def _pad(text: str, before: int, after: int) -> str:
     if before < 0 or after < 0:
         raise FunctionError("strings: negative Repeat count")
     if before + after > MAX_STRING:
-        raise FunctionError(f"more than {MAX_STRING} bytes")
+        raise TooLong
     return " " * before + text + " " * after
 
 
@@ -304,10 +316,7 @@ def _json(value: Any) -> str:
 
 
 def _printf(form: str, *values: Any) -> str:
-    text = sprintf(form, list(values))
-    if len(text) > MAX_STRING:
-        raise FunctionError(f"more than {MAX_STRING} bytes")
-    return text
+    return sprintf(form, list(values))
 
 
 def _call(name: str, function: Any, *_arguments: Any) -> Any:

@@ -41,7 +41,7 @@ class Token:
             return "EOF"
         if self.kind == "error":
             return self.text
-        if self.kind in KEYWORDS:
+        if self.kind in KEYWORDS or self.kind == "dot":
             return f"<{self.text}>"
         return f"{quote(self.text[:10])}..." if len(self.text) > 10 else quote(self.text)
 

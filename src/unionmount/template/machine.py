@@ -30,7 +30,7 @@ from unionmount.template.nodes import (
     Variable,
 )
 from unionmount.template.parser import Parsed, TemplateError
-from unionmount.template.printing import show
+from unionmount.template.printing import TooLong, show
 from unionmount.template.quoting import quote, to_bytes
 from unionmount.template.values import (
     MISSING,
@@ -55,6 +55,7 @@ class Limits:
 
     steps: int = 1_000_000
     output: int = 64 * 1024 * 1024  # characters
+    work: int = 256 * 1024 * 1024  # characters that functions make
 
 
 class _Leave(Exception):
@@ -79,6 +80,7 @@ class Machine:
     _depth: int = 0
     _steps: int = 0
     _size: int = 0
+    _work: int = 0
     _written: list[str] = field(default_factory=list)
 
     def run(self, data: Any) -> str:
@@ -348,10 +350,18 @@ class Machine:
         if node.name == "call":
             arguments = [str(more[0]) if more else _string_of(last), *arguments]
         try:
-            return function.run(*arguments)
-        except FunctionError as error:
+            value = function.run(*arguments)
+        except (FunctionError, TooLong) as error:
             self._at(whole)
             self._fail(f"error calling {node.name}: {error}")
+        self._count(value)
+        return value
+
+    def _count(self, value: Any) -> None:
+        """Strings that functions make are work, and memory, though nobody prints them."""
+        self._work += len(value) if isinstance(value, str | list) else 0
+        if self._work > self.limits.work:
+            self._fail(f"more than {self.limits.work} characters made")
 
     def _and_or(self, dot: Any, more: list[Operand], last: Any, *, stops_at: bool) -> Any:
         value: Any = MISSING

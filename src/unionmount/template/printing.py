@@ -34,22 +34,56 @@ _MAX_NUMBER = 1_000_000  # of a width or precision: what Go takes
 _MAX_DEPTH = 80
 
 
+MAX_STRING = 8 * 1024 * 1024
+"""Characters of the longest string that a function may make."""
+
+
+class TooLong(Exception):
+    """A string would be longer than ``MAX_STRING``."""
+
+    def __init__(self) -> None:
+        super().__init__(f"more than {MAX_STRING} characters")
+
+
+class Joined:
+    """Parts that become one string, if it is not too long."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._size = 0
+
+    def add(self, part: str) -> None:
+        """Another part at the end."""
+        self._size += len(part)
+        if self._size > MAX_STRING:
+            raise TooLong
+        self._parts.append(part)
+
+    def __str__(self) -> str:
+        return "".join(self._parts)
+
+
 def sprint(values: Iterable[Any]) -> str:
     """Values as ``print`` prints them: a space between two of which none is a string."""
-    parts: list[str] = []
+    joined = Joined()
     before_is_string = True
     for value in values:
         is_string = isinstance(_inner(value), str)
-        if parts and not is_string and not before_is_string:
-            parts.append(" ")
-        parts.append(show(value))
+        if not is_string and not before_is_string:
+            joined.add(" ")
+        joined.add(show(value))
         before_is_string = is_string
-    return "".join(parts)
+    return str(joined)
 
 
 def sprintln(values: Iterable[Any]) -> str:
     """Values as ``println`` prints them."""
-    return " ".join(show(value) for value in values) + "\n"
+    joined, between = Joined(), ""
+    for value in values:
+        joined.add(between + show(value))
+        between = " "
+    joined.add("\n")
+    return str(joined)
 
 
 def show(value: Any, verb: str = "v") -> str:
@@ -292,20 +326,20 @@ class _Format:
     good: bool = True
     reordered: bool = False
     after_index: bool = False
-    written: list[str] = field(default_factory=list)
+    written: Joined = field(default_factory=Joined)
 
     def run(self) -> str:
         while self.at < len(self.form):
             found = self.form.find("%", self.at)
             end = len(self.form) if found < 0 else found
-            self.written.append(self.form[self.at : end])
+            self.written.add(self.form[self.at : end])
             self.at = end + 1
             if found >= 0:
                 self._directive()
         if not self.reordered and self.number < len(self.values):
             extra = [self._extra(value) for value in self.values[self.number :]]
-            self.written.append(f"%!(EXTRA {', '.join(extra)})")
-        return "".join(self.written)
+            self.written.add(f"%!(EXTRA {', '.join(extra)})")
+        return str(self.written)
 
     @staticmethod
     def _extra(value: Any) -> str:
@@ -329,10 +363,10 @@ class _Format:
             self._index()
         verb = self._peek()
         if not verb:
-            self.written.append("%!(NOVERB)")
+            self.written.add("%!(NOVERB)")
             return
         self.at += 1
-        self.written.append(self._printed(flags, verb))
+        self.written.add(self._printed(flags, verb))
 
     def _printed(self, flags: _Flags, verb: str) -> str:
         if verb == "%":
@@ -388,7 +422,7 @@ class _Format:
         if self._peek() == "*":
             flags.width = self._star()
             if flags.width is None:
-                self.written.append("%!(BADWIDTH)")
+                self.written.add("%!(BADWIDTH)")
             elif flags.width < 0:
                 flags.width, flags.minus, flags.zero = -flags.width, True, False
             return
@@ -408,7 +442,7 @@ class _Format:
             return
         flags.precision = self._star()
         if flags.precision is None:
-            self.written.append("%!(BADPREC)")
+            self.written.add("%!(BADPREC)")
         elif flags.precision < 0:
             flags.precision = None
 
