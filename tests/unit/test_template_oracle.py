@@ -6,7 +6,6 @@ different: hexadecimal floats, complex numbers, %p, and the limits.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -148,7 +147,7 @@ _bodies = st.recursive(
     max_leaves=6,
 )
 
-_MANY = settings(max_examples=1500, suppress_health_check=list(HealthCheck))
+_MANY = settings(max_examples=400, suppress_health_check=list(HealthCheck))
 
 
 @_MANY
@@ -163,7 +162,8 @@ def test_what_go_does(oracle: Oracle, body: str, strict: bool) -> None:
     assert ours == theirs
 
 
-_texts = st.text(st.characters(codec="utf-8"), max_size=12)
+# characters that both know: the Unicode of this Python may be older than Go's
+_texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cn", "Cs", "Co")), max_size=12)
 _json_values = st.recursive(
     st.one_of(
         st.none(),
@@ -190,11 +190,9 @@ _SHOWN = (
 @_MANY
 @given(value=_json_values, template=st.sampled_from(_SHOWN))
 def test_how_go_prints_values(oracle: Oracle, value: Any, template: str) -> None:
-    assume(not (isinstance(value, float) and "%X" in template))
     assume(not (isinstance(value, int) and abs(value) > 10_000 and "range" in template))
     assume(not (_has_float(value) and "%X" in template))
     data = {"v": value}
-    json.dumps(data)
     assert outcome(template, data) == oracle.render(template, data)
 
 

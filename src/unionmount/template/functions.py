@@ -274,11 +274,18 @@ def _split(text: str, separator: str) -> Slice:
     return Slice(parts)
 
 
+def _each(text: str, change: Callable[[str], str]) -> str:
+    """Characters changed one by one, as Go does: what would become two stays as it is."""
+    if text.isascii():
+        return change(text)
+    return "".join(new if len(new := change(one)) == 1 else one for one in text)
+
+
 def _title(text: str) -> str:
     """The first letter of each word in title case, as Go's ``strings.Title`` sees words."""
     before, found = " ", []
     for character in text:
-        found.append(character.title() if _separates(before) else character)
+        found.append(_each(character, str.title) if _separates(before) else character)
         before = character
     return "".join(found)
 
@@ -355,8 +362,8 @@ DOCKER = {
     "split": FunctionOf(_split, ("string", "string")),
     "join": FunctionOf(_join, ("[]string", "string")),
     "title": FunctionOf(_title, ("string",)),
-    "lower": FunctionOf(str.lower, ("string",)),
-    "upper": FunctionOf(str.upper, ("string",)),
+    "lower": FunctionOf(lambda text: _each(text, str.lower), ("string",)),
+    "upper": FunctionOf(lambda text: _each(text, str.upper), ("string",)),
     "pad": FunctionOf(_pad, ("string", "int", "int")),
     "truncate": FunctionOf(_truncate, ("string", "int")),
 }

@@ -174,7 +174,7 @@ class _Lexer:
             return self._quoted(character)
         if character == "$":
             return self._name("variable")
-        if character == "." and not ("0" <= (self._peek() or " ") <= "9"):
+        if character == "." and self._peek() and not "0" <= self._peek() <= "9":
             return self._name("field")
         if character in "+-." or "0" <= character <= "9":
             self.at -= 1

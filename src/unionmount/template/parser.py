@@ -437,7 +437,7 @@ class _Parser:
         except (ValueError, OverflowError):
             number = math.inf
         if math.isinf(number):
-            self._fail(f"bad number syntax: {quote(text)}")
+            self._fail(f"illegal number syntax: {quote(text)}")
         return number
 
 
