@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from unionmount.errors import FormatError
 from unionmount.image import load_json
 from unionmount.reference import Reference, printable
-from unionmount.template import Map, Slice, Struct
+from unionmount.template import Duration, Map, Slice, Struct, Time
 
 if TYPE_CHECKING:
     from unionmount.containers import Container
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _NO_TIME = "0001-01-01T00:00:00Z"
 _EMPTY = Struct("struct {}", {})
 _STRINGS = ("Hostname", "Domainname", "User")
-_HEALTH = ("Interval", "Timeout", "StartPeriod", "StartInterval", "Retries")
+_HEALTH = ("Interval", "Timeout", "StartPeriod", "StartInterval")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,8 @@ class _Source:
             return None
         inner = _Source(value, f"{self.where}: {name}")
         fields: dict[str, Any] = {"Test": inner.texts("Test")}
-        fields |= {number: inner.number(number) or 0 for number in _HEALTH}
+        fields |= {name: Duration(inner.number(name) or 0) for name in _HEALTH}
+        fields["Retries"] = inner.number("Retries") or 0
         return Struct("container.HealthConfig", fields, omit_empty=frozenset(fields), pointer=True)
 
 
@@ -158,8 +159,9 @@ def inspect_image(store: Store, image: OpenImage, stored: StoredImage | None) ->
         "RootFS": Struct(
             "image.RootFS",
             {"Type": "layers", "Layers": Slice([str(one) for one in config.diff_ids])},
+            omit_empty=frozenset({"Layers"}),
         ),
-        "Metadata": Struct("image.Metadata", {"LastTagTime": _tag_time(stored)}),
+        "Metadata": Struct("image.Metadata", {"LastTagTime": Time(_tag_time(stored))}),
         "Layers": _with_sharing(store, config, layers),
     }
     optional = frozenset({"Created", "Variant", "OsVersion"})

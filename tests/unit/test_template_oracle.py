@@ -13,11 +13,10 @@ import pytest
 from goprogram import Oracle, build
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from unit.test_template import _TABLE, outcome
 
 from unionmount.cli.output import aligned
 from unionmount.template import Template, TemplateError, from_json
-
-from .test_template import _TABLE, outcome
 
 pytestmark = pytest.mark.needs("go")
 
@@ -155,7 +154,8 @@ _MANY = settings(max_examples=400, suppress_health_check=list(HealthCheck))
 def test_what_go_does(oracle: Oracle, body: str, strict: bool) -> None:
     template = "{{$x := .s}}" + body
     ours = outcome(template, _VALUES, strict=strict)
-    assume("steps" not in ours[1])  # it is ours alone that counts them
+    # the limits are ours
+    assume("steps" not in ours[1] and "template depth" not in ours[1])
     theirs = oracle.render(template, _VALUES, strict=strict)
     if ours[0] == theirs[0] == "error" and "[]string" in ours[1]:
         return  # docker's join and the oracle's refuse other types with other words

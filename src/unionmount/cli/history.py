@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _MISSING = "<missing>"
 _COMMAND_MAX = 45
 _NO_TIME = "N/A"
+_FIRST = 946_684_800  # the year 2000
 
 _HEADS = {
     "ID": "IMAGE",
@@ -127,16 +129,14 @@ def _shown_id(row: HistoryRow, *, full: bool) -> str:
 
 
 def _age(created: str) -> str:
-    """The age of a step; docker takes the beginning of 1970 for no time."""
+    """The age of a step; docker takes what is older than the year 2000 for no time."""
     then = time_of(created)
-    return _NO_TIME if then is None or then.timestamp() <= 0 else age_of(created)
+    return _NO_TIME if then is None or then.timestamp() <= _FIRST else age_of(created)
 
 
 def local_time(created: str) -> str:
-    """A time as RFC 3339, to the second, where we are."""
-    then = time_of(created)
-    if then is None:
-        return _NO_TIME
+    """A time as RFC 3339, to the second, where we are; no time is that of 1970, as docker's is."""
+    then = time_of(created) or datetime.fromtimestamp(0, UTC)
     try:
         local = then.astimezone()
     except (OverflowError, ValueError):  # the year 1 in a zone west of Greenwich

@@ -58,7 +58,7 @@ class Line:
             "CreatedSince": "" if age == _UNKNOWN else age,
             "CreatedAt": _created_at(created),
             "Size": size,
-            "VirtualSize": size,
+            "VirtualSize": human_size(image.size, 4),
             "SharedSize": _UNKNOWN,
             "UniqueSize": _UNKNOWN,
             "Containers": _UNKNOWN,
@@ -154,4 +154,4 @@ def _created_at(created: str) -> str:
         local = then.astimezone()
     except (OverflowError, ValueError):
         local = then
-    return f"{local:%Y-%m-%d %H:%M:%S %z %Z}" if local.year >= 1000 else _UNKNOWN
+    return f"{local.year:04d}-{local:%m-%d %H:%M:%S %z %Z}"

@@ -166,7 +166,7 @@ class _Printer:
         self._template = None
         if form and form not in ("json", "jsonl"):
             with parsing():
-                self._template = Template(form.replace(r"\t", "\t").replace(r"\n", "\n"))
+                self._template = Template(form)
 
     def __call__(self, found: Sequence[Struct]) -> None:
         """Print it."""

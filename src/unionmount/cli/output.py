@@ -43,7 +43,7 @@ _KEPT = frozenset("\n\t")  # control characters that a template may print on a t
 # ---- sizes and ages ------------------------------------------------------------------------------
 
 
-def human_size(size: int) -> str:
+def human_size(size: int, digits: int = 3) -> str:
     """A size in powers of 1000 and three digits, as docker shows it: ``12.3MB``.
 
     Where docker writes ``1e+03kB`` it is ``1MB``.
@@ -52,7 +52,7 @@ def human_size(size: int) -> str:
     while value >= 999.5 and unit < len(_UNITS) - 1:
         value /= 1000
         unit += 1
-    return f"{value:.3g}{_UNITS[unit]}"
+    return f"{value:.{digits}g}{_UNITS[unit]}"
 
 
 def human_duration(seconds: float) -> str:

@@ -15,15 +15,17 @@ from unionmount.template.functions import BUILTIN, DOCKER, HEADER, FunctionOf
 from unionmount.template.machine import Limits, Machine
 from unionmount.template.parser import Parsed, TemplateError, parse
 from unionmount.template.printing import json_fields, plain, to_json
-from unionmount.template.values import Map, Slice, Struct, from_json
+from unionmount.template.values import Duration, Map, Slice, Struct, Time, from_json
 
 __all__ = [
+    "Duration",
     "Limits",
     "Map",
     "Slice",
     "Struct",
     "Template",
     "TemplateError",
+    "Time",
     "from_json",
     "json_fields",
     "plain",

@@ -413,10 +413,9 @@ class _Parser:
         return Constant(token.at, self._number(token.text), token.text)
 
     def _rune(self, token: Token) -> int:
-        try:
-            text = unquote(token.text)
-        except ValueError:
-            text = ""
+        text = self._unquoted(token)
+        if not text:
+            self._fail("invalid syntax")
         if len(text) != 1:
             self._fail(f"malformed character constant: {token.text}")
         return ord(text)

@@ -22,11 +22,13 @@ from unionmount.template.quoting import (
 )
 from unionmount.template.values import (
     Byte,
+    Duration,
     Interface,
     Map,
     Missing,
     Slice,
     Struct,
+    Time,
     type_name,
 )
 
@@ -126,8 +128,8 @@ class _Flags:
 
 
 _BASES: dict[str, Callable[[int], str]] = {
-    "v": str,
-    "d": str,
+    "v": "{:d}".format,
+    "d": "{:d}".format,
     "b": "{:b}".format,
     "o": "{:o}".format,
     "O": "{:o}".format,
@@ -160,6 +162,18 @@ class _Printer:
             return "..."
         if isinstance(value, list | dict | Struct):
             return self.container(value, verb, depth)
+        if isinstance(value, Duration | Time):
+            return self.stringer(value, verb)
+        return self.scalar(value, verb)
+
+    def stringer(self, value: Duration | Time, verb: str) -> str:
+        """A value that says by itself how it is printed."""
+        if verb in "vsq" or isinstance(value, Time):
+            return self.string(str(value), "q" if verb == "q" else "s", value)
+        return self.integer(value, verb)
+
+    def scalar(self, value: Any, verb: str) -> str:
+        """A value that holds no others."""
         match value:
             case bool():
                 text = "true" if value else "false"
@@ -463,20 +477,27 @@ def _encode(value: Any, depth: int) -> str:
     value = _inner(value)
     if depth > _MAX_DEPTH or (isinstance(value, Slice | Map) and value.nil):
         return "null"
+    if isinstance(value, list | dict | Struct):
+        return _encode_container(value, depth)
     match value:
-        case list():
-            return f"[{','.join(_encode(one, depth + 1) for one in value)}]"
-        case dict():
-            keys = sorted(value, key=to_bytes)
-            return _object([(key, value[key]) for key in keys], depth)
-        case Struct():
-            text = _object(list(json_fields(value)), depth)
-            return text.translate(_HTML_ESCAPES) if value.escapes_html else text
+        case Time():
+            return json.dumps(value.text)
+        case Duration():
+            return f"{int(value)}"
         case float():
             return _json_float(value)
         case str():
             return json.dumps(valid_utf8(value), ensure_ascii=False).translate(_JSON_ESCAPES)
     return json.dumps(value)  # null, true, false, whole numbers
+
+
+def _encode_container(value: list[Any] | dict[str, Any] | Struct, depth: int) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(_encode(one, depth + 1) for one in value)}]"
+    if isinstance(value, dict):
+        return _object([(key, value[key]) for key in sorted(value, key=to_bytes)], depth)
+    text = _object(list(json_fields(value)), depth)
+    return text.translate(_HTML_ESCAPES) if value.escapes_html else text
 
 
 def json_fields(value: Struct) -> Iterable[tuple[str, Any]]:
@@ -509,6 +530,8 @@ def plain(value: Any) -> Any:
         return None
     if isinstance(value, list):
         return [plain(one) for one in value]
+    if isinstance(value, Time | Duration):
+        return value.text if isinstance(value, Time) else int(value)
     if isinstance(value, Struct):
         return {name: plain(item) for name, item in json_fields(value)}
     if isinstance(value, dict):

@@ -15,11 +15,13 @@ from typing import Any
 __all__ = [
     "MISSING",
     "Byte",
+    "Duration",
     "Interface",
     "Map",
     "Missing",
     "Slice",
     "Struct",
+    "Time",
     "bare",
     "element",
     "from_json",
@@ -38,6 +40,49 @@ MISSING = Missing()
 
 class Byte(int):
     """One byte of a string."""
+
+
+class Duration(int):
+    """A span of time in nanoseconds: Go prints it as ``1h30m0s``."""
+
+    def __str__(self) -> str:
+        return _duration(int(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """A moment, as RFC 3339 has it: Go prints it as ``2024-05-06 07:08:09 +0000 UTC``."""
+
+    text: str
+
+    def __str__(self) -> str:
+        day, _, rest = self.text.partition("T")
+        return f"{day} {rest.removesuffix('Z')} +0000 UTC" if rest.endswith("Z") else self.text
+
+
+_UNITS = ((1_000_000, "ms"), (1_000, "µs"), (1, "ns"))
+
+
+def _duration(nanoseconds: int) -> str:
+    sign, rest = ("-" if nanoseconds < 0 else ""), abs(nanoseconds)
+    if rest == 0:
+        return "0s"
+    if rest < 1_000_000_000:
+        length, unit = next(known for known in _UNITS if rest >= known[0])
+        return f"{sign}{_decimal(rest, length)}{unit}"
+    minutes, rest = divmod(rest, 60_000_000_000)
+    hours, minutes = divmod(minutes, 60)
+    shown = f"{_decimal(rest, 1_000_000_000)}s"
+    if hours or minutes:
+        shown = f"{minutes}m{shown}"
+    return sign + (f"{hours}h{shown}" if hours else shown)
+
+
+def _decimal(number: int, unit: int) -> str:
+    """A number of units, to the last digit."""
+    whole, rest = divmod(number, unit)
+    digits = len(str(unit)) - 1
+    return f"{whole}.{rest:0{digits}d}".rstrip("0").rstrip(".") if rest else str(whole)
 
 
 class Slice(list[Any]):
@@ -110,6 +155,7 @@ _KINDS: tuple[tuple[type, str], ...] = (
     (list, "slice"),
     (dict, "map"),
     (Struct, "struct"),
+    (Time, "struct"),
     (Interface, "interface"),
 )
 
@@ -121,6 +167,8 @@ def kind_of(value: Any) -> str:
 
 _TYPES: tuple[tuple[type, str], ...] = (
     (Byte, "uint8"),
+    (Duration, "time.Duration"),
+    (Time, "time.Time"),
     (float, "float64"),
     (Slice, "[]string"),
     (list, "[]interface {}"),
@@ -145,7 +193,7 @@ def truth(value: Any) -> bool:
     match value:
         case Missing() | None:
             return False
-        case Struct():
+        case Struct() | Time():
             return True
         case str() | list() | dict():
             return len(value) > 0
