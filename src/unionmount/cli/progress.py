@@ -25,7 +25,7 @@ class ProgressLine:
     """
 
     def __init__(self) -> None:
-        self._shown = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._shown = sys.stderr.isatty() and (os.environ.get("TERM") or "dumb") != "dumb"
         self._lock = threading.Lock()
         self._last = 0.0
         self._bars: Progress | None = None

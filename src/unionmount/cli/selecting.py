@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from unionmount.cli.output import time_of
 from unionmount.errors import UsageError
-from unionmount.reference import Reference, printable
+from unionmount.reference import DEFAULT_REGISTRY, Reference, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,8 +85,8 @@ def _test(store: Store, key: str, values: Sequence[str]) -> Test:
     """One filter; several values of one are alternatives, but all labels are wanted."""
     match key:
         case "dangling":
-            wanted = {_truth(value) for value in values}
-            return lambda one: (not one.names) in wanted
+            wanted = [_is_dangling if _truth(value) else _is_named for value in values]
+            return lambda one: any(test(one) for test in wanted)
         case "reference":
             return lambda one: any(_has_name(one, value) for value in values)
         case "label":
@@ -102,6 +102,15 @@ def _test(store: Store, key: str, values: Sequence[str]) -> Test:
             return lambda one: one.made < limit
     known = "dangling, reference, before, since, until, label"
     raise UsageError(f"unknown filter '{printable(key)}' (there are {known})")
+
+
+def _is_dangling(one: Candidate) -> bool:
+    """No tag; a digest of a registry may be there, and is no reason not to be (so docker)."""
+    return not one.names
+
+
+def _is_named(one: Candidate) -> bool:
+    return bool(one.names or one.digests)
 
 
 def _truth(value: str) -> bool:
@@ -136,10 +145,12 @@ def _only_matching(one: Candidate, patterns: Sequence[str]) -> Candidate:
 def matches(name: Reference, pattern: str) -> bool:
     """Whether a name is meant by a pattern: of its repository, or of all of it; ``*`` is no slash.
 
-    As ``FamiliarMatch`` of the distribution project; a pattern may name the registry, too.
+    As ``FamiliarMatch`` of the distribution project; a pattern may name docker.io, too.
     """
     repository = Reference(name.registry, name.repository)
-    spellings = (name.familiar, repository.familiar, str(name), repository.name)
+    spellings = [name.familiar, repository.familiar]
+    if pattern.startswith(f"{DEFAULT_REGISTRY}/"):
+        spellings = [str(name), repository.name]
     expression = re.compile(_pattern(pattern))
     return any(expression.fullmatch(one) for one in spellings)
 

@@ -421,7 +421,7 @@ class _Parser:
         return ord(text)
 
     def _number(self, text: str) -> int | float:
-        if text.endswith("i"):
+        if text.endswith("i") and any(c.isdecimal() for c in text):
             self._fail(f"complex numbers are not supported: {text}")
         try:
             value = int(_octal(text), 0)

@@ -275,7 +275,7 @@ class _Printer:
         return text
 
     def real(self, value: float, verb: str) -> str:
-        defaults = {"v": -1, "g": -1, "G": -1, "e": 6, "E": 6, "f": 6, "F": 6}
+        defaults = {"v": -1, "g": -1, "G": -1, "e": 6, "E": 6, "f": 6, "F": 6, "x": -1, "X": -1}
         if verb not in defaults:
             return self.bad(value, verb)
         flags = self.flags

@@ -129,7 +129,9 @@ def format_float(value: float, verb: str, precision: int) -> str:
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
     kind = verb.lower()
-    if precision >= 0:
+    if kind == "x":
+        text = _hexadecimal(value)
+    elif precision >= 0:
         text = _with_precision(value, kind, precision)
     else:
         text = _shortest(value, kind)
@@ -174,3 +176,12 @@ def _exponential(digits: str, point: int, *, negative: bool) -> str:
     exponent = point - 1
     sign = "-" if exponent < 0 else "+"
     return f"{'-' if negative else ''}{mantissa}e{sign}{abs(exponent):02d}"
+
+
+def _hexadecimal(value: float) -> str:
+    """A number as Go's ``%x`` writes it, in full: ``0x1.8p+01``."""
+    mantissa, exponent = math.frexp(value)
+    digits = (2 * mantissa).hex().partition("p")[0].rstrip("0").rstrip(".")
+    if value == 0:
+        return ("-" if math.copysign(1, value) < 0 else "") + "0x0p+00"
+    return f"{digits}p{exponent - 1:+03d}"
