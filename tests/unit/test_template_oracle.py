@@ -201,7 +201,11 @@ _json_values = st.recursive(
 _SHOWN = (
     *("{{.v}}", "{{json .v}}", "{{print .v .v}}", "{{println .v}}", "{{len .v}}", "{{not .v}}"),
     *('{{printf "%v|%+v|%s|%d|%q|%T" .v .v .v .v .v .v}}', '{{printf "%8.3v|%-8v|" .v .v}}'),
-    *('{{printf "%#v" .v}}', '{{printf "%g %e %.3f %6.1f" .v .v .v .v}}', "{{html .v}}"),
+    *(
+        '{{printf "%#v" .v}}',
+        '{{printf "%g %e %.3f %6.1f %#g %#.3e %#x" .v .v .v .v .v .v .v}}',
+        "{{html .v}}",
+    ),
     *("{{js .v}}", "{{urlquery .v}}", "{{range .v}}{{.}},{{else}}none{{end}}", "{{eq .v .v}}"),
     *("{{range $k, $x := .v}}{{$k}}:{{$x}} {{end}}", '{{printf "%X %+q %#q" .v .v .v}}'),
     *("{{title .v}}", "{{upper .v}}", "{{lower .v}}", "{{truncate .v 3}}", "{{slice .v 1}}"),

@@ -33,7 +33,7 @@ from unionmount.template.nodes import (
     Variable,
     is_empty,
 )
-from unionmount.template.quoting import quote, unquote
+from unionmount.template.quoting import quote, unquote, unquote_rune
 
 MAX_TEXT = 64 * 1024  # characters of a template
 _MAX_NESTING = 48
@@ -413,12 +413,13 @@ class _Parser:
         return Constant(token.at, self._number(token.text), token.text)
 
     def _rune(self, token: Token) -> int:
-        text = self._unquoted(token)
-        if not text:
-            self._fail("invalid syntax")
-        if len(text) != 1:
+        try:
+            code, rest = unquote_rune(token.text)
+        except ValueError as error:
+            self._fail(str(error))
+        if rest:
             self._fail(f"malformed character constant: {token.text}")
-        return ord(text)
+        return code
 
     def _number(self, text: str) -> int | float:
         if text.endswith("i") and any(c.isdecimal() for c in text):

@@ -19,6 +19,7 @@ from unionmount.template.quoting import (
     quote_rune,
     to_bytes,
     valid_utf8,
+    with_all_digits,
 )
 from unionmount.template.values import (
     Byte,
@@ -284,6 +285,8 @@ class _Printer:
         text = format_float(value, kind, precision)
         sign = text[0] if text[0] in "+-" else "+"
         digits = text.lstrip("+-")
+        if flags.sharp and digits not in ("Inf", "NaN"):
+            digits = with_all_digits(digits, verb, precision)
         shown = sign if sign == "-" or flags.plus else " " if flags.space else ""
         if digits in ("Inf", "NaN"):
             shown = shown or ("+" if flags.plus else "")

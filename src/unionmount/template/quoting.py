@@ -78,6 +78,19 @@ def unquote(text: str) -> str:
     return to_text(bytes(found))
 
 
+def unquote_rune(text: str) -> tuple[int, str]:
+    """The first character of a constant, as a number, and what stands behind it."""
+    inner = text[1:-1]
+    if not inner or inner[0] == "'":
+        raise ValueError("invalid syntax")
+    if inner[0] != "\\":
+        return ord(inner[0]), inner[1:]
+    found = bytearray()
+    end = _unescape(inner, 1, "'", found)
+    code = found[0] if len(found) == 1 else ord(to_text(bytes(found)))
+    return code, inner[end:]
+
+
 def _unescape(text: str, at: int, sign: str, found: bytearray) -> int:
     """Add what the escape at ``at`` stands for; returns where it ends."""
     kind = text[at : at + 1]
@@ -185,3 +198,16 @@ def _hexadecimal(value: float) -> str:
     if value == 0:
         return ("-" if math.copysign(1, value) < 0 else "") + "0x0p+00"
     return f"{digits}p{exponent - 1:+03d}"
+
+
+def with_all_digits(digits: str, verb: str, precision: int) -> str:
+    """A number without its sign, as the flag ``#`` has it: a point, and zeros behind it."""
+    wanted = (6 if precision < 0 else precision) if verb in "vgGx" else 0
+    cut = re.search("[pP]" if verb in "xX" else "[pPeE]", digits)
+    number, tail = (digits[: cut.start()], digits[cut.start() :]) if cut else (digits, "")
+    significant = number.replace(".", "").lstrip("0")
+    wanted -= len(significant)
+    if "." not in number:
+        wanted -= number == "0"
+        number += "."
+    return number + "0" * wanted + tail
