@@ -8,6 +8,7 @@ reason; with ``CI=true`` it fails it.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -72,9 +73,31 @@ def _backing(kind: str) -> str | None:
     return None if shutil.which(f"mkfs.{kind}") else f"mkfs.{kind} is not installed"
 
 
+def _go() -> str | None:
+    """Go, of a version whose templates are those that we know."""
+    return _version(["go", "env", "GOVERSION"], r"go1\.(\d+)", 24)
+
+
+def _docker_cli() -> str | None:
+    """The client of docker; it needs no daemon, the tests bring one of their own."""
+    return _version(["docker", "--version"], r"version (\d+)", 26)
+
+
+def _version(command: list[str], expression: str, least: int) -> str | None:
+    if not shutil.which(command[0]):
+        return f"{command[0]} is not installed"
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    found = re.search(expression, shown)
+    if found is None or int(found[1]) < least:
+        return f"{command[0]} is older than {least}"
+    return None
+
+
 _PROBES: dict[str, Callable[[], str | None]] = {
     "fuse": _fuse,
     "root": _root,
+    "go": _go,
+    "docker-cli": _docker_cli,
     "ordinary-user": _ordinary_user,
     "overlayfs": _overlayfs,
     "backing-ext4": lambda: _backing("ext4"),

@@ -527,7 +527,7 @@ class Store:
         if not found:
             raise NotFoundError(f"no image '{printable(text)}' in the store")
         if len({one.id for one in found}) > 1:
-            raise InvalidReference(f"'{printable(text)}' stands for {len(found)} images")
+            raise InvalidReference(_ambiguous(text, found))
         return found[0]
 
     def has_image_named(self, text: str) -> bool:
@@ -559,3 +559,17 @@ def _additional(root: Path) -> StoreDirectory:
     if place.version() is None:
         raise NotFoundError(f"additional store {printable(str(root))}: there is none")
     return place
+
+
+def _ambiguous(text: str, found: Sequence[StoredImage]) -> str:
+    """Which images a short ID could mean."""
+    by_id = {one.id: one for one in reversed(found)}
+    shown = [
+        f"{one.id.short} ({', '.join(Reference.parse(name).familiar for name in one.names[:3])})"
+        if one.names
+        else one.id.short
+        for one in by_id.values()
+    ]
+    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+    names = ", ".join(sorted(shown)[:8])
+    return f"'{printable(text)}' stands for {len(shown)} images: {names}{more}"

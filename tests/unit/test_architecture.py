@@ -24,8 +24,10 @@ ORDER = (
     "closing",
     "removal",
     "reference",
+    "template",
     "image",
     "registry",
+    "history",
     "core",
     "compression",
     "tarwriter",
@@ -59,6 +61,7 @@ ORDER = (
     "download",
     "upload",
     "copying",
+    "inspection",
     "cli",
     "__main__",
 )

@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unionmount.cli import _COMMANDS, main
-from unionmount.cli.output import age_of, human_age, human_size, print_table
+from unionmount.cli.output import (
+    age_of,
+    aligned,
+    display_width,
+    human_age,
+    human_size,
+    print_table,
+    shortened,
+)
 from unionmount.errors import MountError, UsageError
 from unionmount.options import MountOptions, parse_options
 
@@ -205,16 +213,32 @@ def test_sizes_are_short(size: int) -> None:
     assert len(human_size(size)) <= 6
 
 
+# HumanDuration of docker's go-units, duration.go, at each of its limits.
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (-5, "just now"),
-        (0, "just now"),
+        (-5, "Less than a second ago"),
+        (0.9, "Less than a second ago"),
         (1, "1 second ago"),
-        (119, "1 minute ago"),
-        (7200, "2 hours ago"),
-        (86400 * 13, "1 week ago"),
-        (86400 * 800, "2 years ago"),
+        (2.5, "2 seconds ago"),
+        (59.9, "59 seconds ago"),
+        (60, "About a minute ago"),
+        (119, "About a minute ago"),
+        (120, "2 minutes ago"),
+        (3599, "59 minutes ago"),
+        (3600, "About an hour ago"),
+        (5399, "About an hour ago"),
+        (5400, "2 hours ago"),
+        (3600 * 47.4, "47 hours ago"),
+        (3600 * 47.5, "2 days ago"),
+        (86400 * 13, "13 days ago"),
+        (86400 * 14, "2 weeks ago"),
+        (86400 * 59, "8 weeks ago"),
+        (86400 * 60, "2 months ago"),
+        (86400 * 200, "6 months ago"),
+        (86400 * 729, "24 months ago"),
+        (86400 * 730, "2 years ago"),
+        (86400 * 3650, "10 years ago"),
     ],
 )
 def test_ages(seconds: float, text: str) -> None:
@@ -228,13 +252,38 @@ def test_ages_of_damaged_times(text: str) -> None:
 
 def test_times_of_images_have_nanoseconds() -> None:
     assert age_of("2020-09-13T12:26:40.123456789Z").endswith("years ago")
-    assert age_of("0001-01-01T00:00:00Z").endswith("years ago")
+    assert age_of("0001-01-01T00:00:00Z") == "N/A"  # what Go writes where there is no time
+    assert age_of("1970-01-01T00:00:00Z").endswith("years ago")
 
 
 def test_a_table_has_no_control_characters(capsys: Capture) -> None:
     print_table(("NAME", "B"), [("a\x1b[1m\n", "x"), ("long-name-here", "")])
     shown = capsys.readouterr().out
     assert shown == "NAME             B\na\\x1b[1m\\n       x\nlong-name-here\n"
+
+
+def test_wide_characters_are_aligned() -> None:
+    rows = [["漢字", "x"], ["a\u0301b", "y"], ["abcd", "z"], ["\uff48\uff49", ""]]
+    widths = []
+    for line, row in zip(aligned(rows, 0), rows, strict=True):
+        widths.append(display_width(line.removesuffix(row[-1])))
+    assert widths == [7] * 4
+
+
+# Ellipsis of the docker CLI, formatter/displayutils.go.
+@pytest.mark.parametrize(
+    ("text", "width", "cut"),
+    [
+        ("short", 5, "short"),
+        ("longer", 5, "long…"),
+        ("漢字漢字", 8, "漢字漢字"),
+        ("漢字漢字", 7, "漢字漢…"),
+        ("漢字漢字", 6, "漢字…"),
+        ("é" * 46, 45, "é" * 44 + "…"),
+    ],
+)
+def test_long_texts_are_cut(text: str, width: int, cut: str) -> None:
+    assert shortened(text, width) == cut
 
 
 def test_errors_have_exit_codes() -> None:

@@ -26,17 +26,23 @@ if TYPE_CHECKING:
 
 _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 has none
 
+_COMPLETE = "_UNIONMOUNT_COMPLETE"  # a shell asks what the next word may be
+
 _COMMANDS = {  # name: module and help, so that listing them imports none
     "check": ("check", "Verify an image or the whole store, and mend the store."),
     "commit": ("commit", "Make an image of a container."),
     "copy": ("copy", "Copy an image between registries, archives, layouts and the store."),
     "df": ("df", "Show what the store takes, and what sharing layers saves."),
+    "completion": ("completion", "Print what makes a shell complete words."),
     "diff": ("diff", "Show what was changed in a container."),
+    "history": ("history", "Show how an image was made."),
     "images": ("images", "List the images of the store."),
+    "inspect": ("inspect", "Tell all that is known of images and containers."),
     "layers": ("layers", "Show the layers of an image, or what one layer changes."),
     "load": ("load", "Load the images of an archive into the store."),
     "login": ("login", "Log in to a registry."),
     "logout": ("logout", "Log out of a registry."),
+    "man": ("man", "Show the manual page of unionmount or a command."),
     "mount": ("mount", "Mount an image, writable or read-only."),
     "overlay": ("overlay", "Mount directories on top of each other."),
     "prune": ("prune", "Remove what nobody needs from the store."),
@@ -101,12 +107,20 @@ class LazyGroup(click.Group):
         """All names, sorted."""
         return sorted(_COMMANDS)
 
+    def about(self, name: str) -> str:
+        """One line about a subcommand, without importing it."""
+        return _COMMANDS[name][1]
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """The subcommand of that name."""
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"unionmount.cli.{_COMMANDS[cmd_name][0]}")
         command: click.Command = module.command
+        if _COMPLETE in os.environ:
+            from unionmount.cli.completing import add_completion
+
+            return add_completion(command, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -146,7 +160,11 @@ def main(arguments: list[str] | None = None) -> int:
     _open_standard_streams()
     try:
         result: Any = cli.main(
-            arguments, prog_name="unionmount", standalone_mode=False, obj=settings
+            arguments,
+            prog_name="unionmount",
+            standalone_mode=False,
+            complete_var=_COMPLETE,
+            obj=settings,
         )
         sys.stdout.flush()
     except click.ClickException as error:

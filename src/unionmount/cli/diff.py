@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unionmount.cli.options import root_option
+from unionmount.cli.options import check_form, root_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "json"]),
+    metavar="FORM|TEMPLATE",
     default="text",
-    help="How to print.",
+    callback=check_form("text", "json", "jsonl"),
+    help="text, json, jsonl, or a Go template: '{{.Kind}} {{.Path}}'.",
 )
 @root_option
 @click.argument("target")
@@ -39,17 +40,42 @@ def command(settings: Settings, target: str, form: str) -> None:
 
     With --format json, "changes" says what of a C is not the same: type, content, mode, owner,
     xattrs, times, links. Bytes of a path that are not UTF-8 are lone surrogates there, U+DC80 to
-    U+DCFF, as in Python.
+    U+DCFF, as in Python. Fields of a template: .Kind .Path .Type .Changes .Size
     """
     from unionmount.cli.changed import open_target
 
     with open_target(settings, target) as opened:
         differences = opened.compare().differences()
-        if form == "json":
-            _print_json(differences)
-        else:
-            _print_text(differences)
+        _print(form, differences)
         opened.check_there()
+
+
+def _print(form: str, differences: Iterator[Difference]) -> None:
+    if form == "text":
+        _print_text(differences)
+    elif form == "json":
+        _print_json(differences)
+    elif form == "jsonl":
+        for found in differences:
+            sys.stdout.write(json.dumps(_object(found)) + "\n")
+    else:
+        _print_template(form, differences)
+
+
+def _print_template(text: str, differences: Iterator[Difference]) -> None:
+    from unionmount.cli.output import ListTemplate, Row, print_template_output
+
+    template = ListTemplate("formatter.diffContext", text)
+    for found in differences:
+        known = _object(found)
+        fields = {
+            "Kind": known["kind"],
+            "Path": known["path"],
+            "Type": known["type"],
+            "Changes": ",".join(known["changes"]),
+            "Size": str(known["size"]),
+        }
+        print_template_output(template.render(Row(fields, known)))
 
 
 def _print_text(differences: Iterator[Difference]) -> None:

@@ -160,3 +160,32 @@ def registry_client(
 
 def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+_FORMS = ("table", "json", "jsonl")
+
+
+def list_format_option(function: F) -> F:
+    """``--format`` of a list that ``output.Listing`` prints: a form, or a Go template."""
+    option = click.option(
+        "--format",
+        "form",
+        metavar="FORM|TEMPLATE",
+        default="table",
+        callback=check_form(*_FORMS),
+        help="table, json, jsonl, or a Go template: '{{.ID}}', 'table {{.ID}}\\t{{.Size}}'.",
+    )
+    return option(function)
+
+
+def check_form(*forms: str) -> Callable[[click.Context, click.Parameter, str], str]:
+    """A check of ``--format``: one of these forms, the first where nothing is said, or a template.
+
+    What is neither is a mistake; docker would print it as it is.
+    """
+
+    def check(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+        if value and value not in forms and "{{" not in value:
+            known = ", ".join(forms)
+            raise click.BadParameter(f"'{value}' is none of {known}, and no template")
+        return value or forms[0]
+
+    return check

@@ -1,91 +1,272 @@
-"""How things are printed: tables, sizes, ages, JSON, and progress."""
+"""How things are printed: tables, sizes, ages, JSON, templates, and progress."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from unionmount.cli.progress import ProgressLine
 from unionmount.reference import printable
 
+__all__ = [
+    "ListTemplate",
+    "Listing",
+    "ProgressLine",
+    "Row",
+    "age_of",
+    "aligned",
+    "display_width",
+    "human_age",
+    "human_duration",
+    "human_size",
+    "parsing",
+    "print_json",
+    "print_jsonl",
+    "print_table",
+    "print_template_output",
+    "shortened",
+    "time_of",
+]
+
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
-_AGES = (
-    (365 * 86400, "year"),
-    (30 * 86400, "month"),
-    (7 * 86400, "week"),
-    (86400, "day"),
-    (3600, "hour"),
-    (60, "minute"),
-    (1, "second"),
-)
-_PROGRESS_PERIOD = 0.1  # seconds between two updates of the line
+_GAP = 3
+_MIN_WIDTH = 10  # of a column in docker's tables, the gap included
+_KEPT = frozenset("\n\t")  # control characters that a template may print on a terminal
+
+# ---- sizes and ages ------------------------------------------------------------------------------
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print columns as docker does: left-aligned, three spaces apart."""
-    table = [list(header), *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("   ".join(cells).rstrip())
+def human_size(size: int, digits: int = 3) -> str:
+    """A size in powers of 1000 and three digits, as docker shows it: ``12.3MB``.
 
-
-def print_json(values: Sequence[Mapping[str, Any]]) -> None:
-    """Print a list of objects; JSON escapes what a terminal would obey."""
-    print(json.dumps(list(values), indent=2))
-
-
-def human_size(size: int) -> str:
-    """A size in powers of 1000 and three digits, as docker shows it: ``12.3MB``."""
+    Where docker writes ``1e+03kB`` it is ``1MB``.
+    """
     value, unit = float(size), 0
     while value >= 999.5 and unit < len(_UNITS) - 1:
         value /= 1000
         unit += 1
-    return f"{value:.3g}{_UNITS[unit]}"
+    return f"{value:.{digits}g}{_UNITS[unit]}"
+
+
+def human_duration(seconds: float) -> str:
+    """A time span in words: those of docker (``HumanDuration`` of go-units)."""
+    hours = int(seconds / 3600 + 0.5)
+    if seconds < 60:
+        return _some_seconds(int(seconds))
+    if seconds < 3600:
+        minutes = int(seconds / 60)
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
+    if hours == 1:
+        return "About an hour"
+    limits = ((48, 1, "hours"), (336, 24, "days"), (1440, 168, "weeks"), (17520, 720, "months"))
+    for limit, length, name in limits:
+        if hours < limit:
+            return f"{hours // length} {name}"
+    return f"{int(seconds / 3600) // 24 // 365} years"
+
+
+def _some_seconds(seconds: int) -> str:
+    if seconds < 1:
+        return "Less than a second"
+    return "1 second" if seconds == 1 else f"{seconds} seconds"
 
 
 def human_age(seconds: float) -> str:
-    """How long ago, roughly: ``3 weeks ago``."""
-    for length, name in _AGES:
-        if seconds >= length:
-            count = int(seconds // length)
-            return f"{count} {name}{'s' if count > 1 else ''} ago"
-    return "just now"
+    """How long ago: ``3 weeks ago``."""
+    return f"{human_duration(seconds)} ago"
+
+
+def time_of(timestamp: str) -> datetime | None:
+    """A time that an image or record tells; None where it tells none."""
+    try:
+        then = datetime.fromisoformat(timestamp)
+    except ValueError:
+        return None
+    return then if then.tzinfo is not None else then.replace(tzinfo=UTC)
 
 
 def age_of(timestamp: str) -> str:
     """The age of a time that an image or record tells; ``N/A`` where it tells none."""
-    try:
-        then = datetime.fromisoformat(timestamp)
-    except ValueError:
+    then = time_of(timestamp)
+    if then is None or then.year == 1:  # Go's "no time" is the first of January in the year 1
         return "N/A"
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=UTC)
     return human_age(time.time() - then.timestamp())
 
 
-class ProgressLine:
-    """One line on a terminal that tells how far an import is; nothing elsewhere."""
+# ---- tables --------------------------------------------------------------------------------------
 
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-        self._last = 0.0
-        self._dirty = False
 
-    def __call__(self, what: str, done: int, total: int | None) -> None:
-        """Tell that ``done`` of ``total`` bytes of ``what`` are read."""
-        now = time.monotonic()
-        if not self._shown or (now - self._last < _PROGRESS_PERIOD and done != total):
-            return
-        self._last, self._dirty = now, True
-        part = f"{human_size(done)} of {human_size(total)}" if total else human_size(done)
-        print(f"\r\033[K{printable(what)[:19]}: {part}", end="", file=sys.stderr, flush=True)
+def display_width(text: str) -> int:
+    """How many columns of a terminal a text takes: wide characters two, combining ones none."""
+    return len(text) if text.isascii() else sum(map(_columns, text))
 
-    def clear(self) -> None:
-        """Remove the line."""
-        if self._dirty:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-            self._dirty = False
+
+def _columns(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print columns: left-aligned, three spaces apart."""
+    table = [list(header), *([printable(cell) for cell in row] for row in rows)]
+    for line in aligned(table, 0):
+        print(line.rstrip())
+
+
+def aligned(rows: Sequence[Sequence[str]], minimum: int = _MIN_WIDTH) -> list[str]:
+    """Rows of cells as lines with columns, as docker aligns them (Go's ``text/tabwriter``).
+
+    The last cell of a row is no column. A column ends where a row does not have it.
+    """
+    widths: list[list[int]] = [[] for _ in rows]
+    for number in range(max((len(row) for row in rows), default=1) - 1):
+        for block in _blocks(rows, number):
+            width = max(display_width(rows[at][number]) for at in block) + _GAP
+            for at in block:
+                widths[at].append(max(width, minimum))
+    return [_line(row, widths[at]) for at, row in enumerate(rows)]
+
+
+def _blocks(rows: Sequence[Sequence[str]], number: int) -> Iterable[range]:
+    """Runs of rows that have the column of this number."""
+    start = 0
+    for at in range(len(rows) + 1):
+        if at == len(rows) or len(rows[at]) - 1 <= number:
+            if at > start:
+                yield range(start, at)
+            start = at + 1
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [
+        cell + " " * (width - display_width(cell))
+        for cell, width in zip(row[:-1], widths, strict=True)
+    ]
+    return "".join([*cells, row[-1]])
+
+
+def shortened(text: str, width: int) -> str:
+    """A text cut to so many columns, the last of them ``…`` then."""
+    if display_width(text) <= width:
+        return text
+    kept = ""
+    for character in text:
+        if display_width(kept + character) > width - 1:
+            break
+        kept += character
+    return f"{kept}…"
+
+
+# ---- JSON ----------------------------------------------------------------------------------------
+
+
+def print_json(values: Sequence[Mapping[str, Any]], *, indent: int = 2) -> None:
+    """Print a list of objects; JSON escapes what a terminal would obey."""
+    print(json.dumps(list(values), indent=indent))
+
+
+def print_jsonl(values: Iterable[Mapping[str, Any]]) -> None:
+    """Print objects, one a line."""
+    for value in values:
+        print(json.dumps(value))
+
+
+# ---- lists ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a list: what templates have of it, as text, and what JSON has."""
+
+    fields: Mapping[str, str]
+    json: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """How a list is printed: as a table, as JSON, or as a template says."""
+
+    of: str  # how docker calls one line in its messages
+    heads: Mapping[str, str]  # of the columns, by the fields of templates
+    table: str  # the template of the table, without the word "table"
+
+    def show(self, form: str, rows: Iterable[Row]) -> None:
+        """Print rows in a form that ``list_format_option`` has let through."""
+        if form == "json":
+            print_json([row.json for row in rows])
+        elif form == "jsonl":
+            print_jsonl(row.json for row in rows)
+        elif form.startswith("table"):
+            self._show_table(form.removeprefix("table").strip(" ") or self.table, rows)
+        else:
+            self._show_template(form.strip(" "), rows)
+
+    def _show_table(self, text: str, rows: Iterable[Row]) -> None:
+        template = ListTemplate(self.of, text)
+        lines = [template.render(row, safe=True) for row in rows]
+        lines.insert(0, template.head(self.heads))
+        cells = [line.split("\t") for text in lines for line in text.split("\n")]
+        for line in aligned(cells):
+            print(line)
+
+    def _show_template(self, text: str, rows: Iterable[Row]) -> None:
+        template = ListTemplate(self.of, text)
+        for row in rows:
+            print_template_output(template.render(row))
+
+
+class ListTemplate:
+    """A template of the lines of a list: tabs and line ends may be spelled out in it."""
+
+    def __init__(self, of: str, text: str) -> None:
+        from unionmount.template import Template
+
+        self._of = of
+        with parsing():
+            self._template = Template(text.replace(r"\t", "\t").replace(r"\n", "\n"))
+
+    def head(self, heads: Mapping[str, str]) -> str:
+        """The line above the others."""
+        with parsing():
+            return self._template.render_head(heads)
+
+    def render(self, row: Row, *, safe: bool = False) -> str:
+        """One line; with ``safe`` nothing in it is obeyed by a terminal or breaks a table."""
+        from unionmount.template import Struct
+
+        names = sorted(row.fields)
+        shown = {name: printable(row.fields[name]) if safe else row.fields[name] for name in names}
+        with parsing():
+            return self._template.render(Struct(self._of, shown, pointer=True, escapes_html=True))
+
+
+@contextmanager
+def parsing() -> Iterator[None]:
+    """Say of any error what docker says, whether the template was read or carried out."""
+    from unionmount.template import TemplateError
+
+    try:
+        yield
+    except TemplateError as error:
+        raise TemplateError(f"template parsing error: {error}") from None
+
+
+def print_template_output(text: str) -> None:
+    """Print what a template made: byte for byte, but nothing that a terminal would obey."""
+    if sys.stdout.isatty():
+        text = "".join(c if c in _KEPT or c.isprintable() else printable(c) for c in text)
+    sys.stdout.flush()
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None:
+        print(text)
+        return
+    buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
+    buffer.flush()

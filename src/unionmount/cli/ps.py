@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from unionmount.cli.options import format_option, root_option
-from unionmount.cli.output import age_of, print_json, print_table
+from unionmount.cli.options import list_format_option, root_option
+from unionmount.cli.output import Listing, Row, age_of
 from unionmount.errors import UnionmountError
 
 if TYPE_CHECKING:
@@ -20,25 +20,34 @@ if TYPE_CHECKING:
     from unionmount.containers import Container
     from unionmount.mounts import MountTable, Status
 
-_HEADER = ("ID", "CONTAINER", "IMAGE", "MODE", "MOUNTPOINT", "PID", "CREATED", "STATUS")
 _NONE = "-"
 _STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One line: a mount, or a container that is not mounted."""
-
-    name: str  # that -q prints
-    row: tuple[str, ...]
-    json: dict[str, Any]
+_HEADS = {
+    "ID": "ID",
+    "Container": "CONTAINER",
+    "Names": "NAMES",
+    "Image": "IMAGE",
+    "Source": "SOURCE",
+    "Mode": "MODE",
+    "Mountpoint": "MOUNTPOINT",
+    "Pid": "PID",
+    "CreatedSince": "CREATED",
+    "RunningFor": "CREATED",
+    "CreatedAt": "CREATED AT",
+    "Status": "STATUS",
+}
+_TABLE = (
+    r"{{.ID}}\t{{.Container}}\t{{.Image}}\t{{.Mode}}\t{{.Mountpoint}}\t{{.Pid}}"
+    r"\t{{.CreatedSince}}\t{{.Status}}"
+)
+_LISTING = Listing("formatter.ContainerContext", _HEADS, _TABLE)
 
 
 @click.command("ps")
 @click.option("-a", "--all", "every", is_flag=True, help="List containers not mounted, too.")
 @click.option("-q", "--quiet", is_flag=True, help="Print IDs only; of a container its name.")
 @click.option("--clean", is_flag=True, help="First remove mounts and records of dead daemons.")
-@format_option
+@list_format_option
 @root_option
 @click.pass_obj
 def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str) -> int:
@@ -46,7 +55,8 @@ def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str
 
     STATUS is "starting"; "live"; "detached" (unmounted, but somebody still uses it); "stale" (the
     process that served it is dead, the mount is still there); "gone" (both are gone); or "stopped"
-    (a container that is not mounted).
+    (a container that is not mounted). Fields of a template: .ID .Container .Image .Source .Mode
+    .Mountpoint .Pid .CreatedSince .CreatedAt .Status
     """
     from unionmount.mounts import MountTable
 
@@ -62,34 +72,46 @@ def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str
     found = [_mount(one) for one in mounted]
     if every:
         found += [_container(one) for one in _not_mounted(settings, mounted, damaged)]
-    if form == "json":
-        print_json([one.json for one in found])
-    elif quiet:
-        for one in found:
-            print(one.name)
+    if quiet:
+        for row in found:
+            print(row.fields["ID"] if row.json["id"] else row.fields["Container"])
     else:
-        print_table(_HEADER, [one.row for one in found])
+        _LISTING.show(form, found)
     return 1 if failed else 0
 
 
-def _mount(one: Status) -> Listed:
+def _fields(**known: str) -> dict[str, str]:
+    """What templates have of a line; what is not said is not there."""
+    created = known.pop("Created")
+    ages = {"CreatedSince": age_of(created), "RunningFor": age_of(created), "CreatedAt": created}
+    fields = dict.fromkeys(_HEADS, _NONE) | known | ages
+    return fields | {"Names": fields["Container"]}
+
+
+def _mount(one: Status) -> Row:
     record = one.record
-    row = (
-        record.id,
-        record.container or _NONE,
-        record.image,
-        record.mode,
-        record.mountpoint,
-        str(record.pid),
-        age_of(record.created),
-        one.status,
+    fields = _fields(
+        ID=record.id,
+        Container=record.container or _NONE,
+        Image=record.image,
+        Source=record.source,
+        Mode=record.mode,
+        Mountpoint=record.mountpoint,
+        Pid=str(record.pid),
+        Created=record.created,
+        Status=one.status,
     )
-    return Listed(record.id, row, asdict(record) | {"status": one.status})
+    return Row(fields, asdict(record) | {"status": one.status})
 
 
-def _container(one: Container) -> Listed:
-    age = age_of(one.created)
-    row = (_NONE, one.name, one.image.name, _NONE, _NONE, _NONE, age, _STOPPED)
+def _container(one: Container) -> Row:
+    fields = _fields(
+        Container=one.name,
+        Image=one.image.name,
+        Source=one.image.source,
+        Created=one.created,
+        Status=_STOPPED,
+    )
     json = {
         "id": None,
         "image": one.image.name,
@@ -104,7 +126,7 @@ def _container(one: Container) -> Listed:
         "image_id": str(one.image.id),
         "status": _STOPPED,
     }
-    return Listed(one.name, row, json)
+    return Row(fields, json)
 
 
 def _not_mounted(

@@ -1,0 +1,174 @@
+"""Manual pages, made of what ``--help`` says: one for the program, one for each command."""
+
+from __future__ import annotations
+
+import os
+import re
+import textwrap
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import click
+
+from unionmount.cli import LazyGroup
+from unionmount.reference import printable
+
+PROGRAM = "unionmount"
+_SECTION = 1
+_WIDTH = 68  # of a line of the source, before anything in it is escaped
+_ESCAPES = {
+    "\\": "\\(rs",
+    "-": "\\-",
+    "'": "\\(aq",
+    "`": "\\(ga",
+    "^": "\\(ha",
+    "~": "\\(ti",
+    "…": "\\&...",
+    "µ": "\\(mc",
+}
+
+
+def page_name(command: str | None) -> str:
+    """The name of a page: ``unionmount-mount``."""
+    return PROGRAM if command is None else f"{PROGRAM}-{command}"
+
+
+def pages(group: LazyGroup) -> Iterator[tuple[str, str]]:
+    """All pages: name, and text in the language of man(7)."""
+    context = _context(group)
+    yield page_name(None), page(group, None)
+    for name in group.list_commands(context):
+        yield page_name(name), page(group, name)
+
+
+def page(group: LazyGroup, name: str | None) -> str:
+    """The page of the program, or of one command."""
+    context = _context(group)
+    command: click.Command | None = group
+    if name is not None:
+        command = group.get_command(context, name)
+        if command is None:
+            raise click.UsageError(f"there is no command '{printable(name)}'")
+        context = click.Context(command, info_name=name, parent=context)
+    assert command is not None
+    short = group.about(name) if name is not None else group.help or ""
+    lines = [*_head(page_name(name), short), *_usage(context, command)]
+    lines += _section("DESCRIPTION", _paragraphs(command.help or ""))
+    lines += _section("OPTIONS", _options(context, command))
+    if isinstance(command, click.Group):
+        lines += _section("COMMANDS", _commands(context, command))
+    lines += _section("EXIT STATUS", _statuses())
+    lines += _section("SEE ALSO", _see_also(context, command))
+    return "\n".join(lines) + "\n"
+
+
+def _context(group: LazyGroup) -> click.Context:
+    return click.Context(group, info_name=PROGRAM, **group.context_settings)
+
+
+def _head(title: str, short: str) -> Iterator[str]:
+    version = metadata.version(PROGRAM)
+    yield f'.TH {title.upper()} {_SECTION} {_date()} "{PROGRAM} {version}" "User Commands"'
+    yield ".nh"
+    yield ".ad l"
+    yield ".SH NAME"
+    first = " ".join(short.partition("\n\n")[0].split()).rstrip(".")
+    yield f"{_escaped(title)} \\- {_escaped(first[:1].lower() + first[1:])}"
+
+
+def _date() -> str:
+    """The day of these sources, or what reproducible builds say."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    newest = max(path.stat().st_mtime for path in Path(__file__).parent.glob("*.py"))
+    seconds = float(epoch) if epoch.isdecimal() else newest
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
+
+
+def _usage(context: click.Context, command: click.Command) -> Iterator[str]:
+    yield ".SH SYNOPSIS"
+    yield f".B {_escaped(context.command_path)}"
+    pieces = command.collect_usage_pieces(context)
+    yield " ".join(_usage_piece(piece) for piece in pieces)
+
+
+def _usage_piece(piece: str) -> str:
+    return re.sub(r"[A-Za-z][A-Za-z_|-]*", lambda word: f"\\fI{_escaped(word[0])}\\fR", piece)
+
+
+def _section(title: str, lines: Iterator[str]) -> Iterator[str]:
+    found = list(lines)
+    if found:
+        yield f".SH {title}"
+        yield from found
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    for number, paragraph in enumerate(re.split(r"\n\s*\n", text.strip())):
+        if number:
+            yield ".PP"
+        yield _text(" ".join(paragraph.replace("\b", "").split()))
+
+
+def _options(context: click.Context, command: click.Command) -> Iterator[str]:
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is None or parameter.param_type_name == "argument":
+            continue
+        names, explained = record
+        yield ".TP"
+        yield _option(names)
+        yield _text(explained) or "\\&"
+
+
+def _option(names: str) -> str:
+    shown = []
+    for name in re.split(r"(,? )", names):
+        if name.startswith("-"):
+            shown.append(f"\\fB{_escaped(name)}\\fR")
+        else:
+            shown.append(f"\\fI{_escaped(name)}\\fR" if name.strip(", ") else name)
+    return "".join(shown)
+
+
+def _commands(context: click.Context, group: click.Group) -> Iterator[str]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield ".TP"
+        yield f"\\fB{_escaped(page_name(name))}\\fR({_SECTION})"
+        yield _text(command.get_short_help_str(200))
+
+
+def _statuses() -> Iterator[str]:
+    for status, meaning in (
+        ("0", "It worked."),
+        ("1", "It did not, or not all of it; one line on standard error says why."),
+        ("2", "The command line makes no sense."),
+    ):
+        yield ".TP"
+        yield status
+        yield meaning
+
+
+def _see_also(context: click.Context, command: click.Command) -> Iterator[str]:
+    if not isinstance(command, click.Group):
+        yield f".BR {_escaped(PROGRAM)} ({_SECTION})"
+        return
+    names = command.list_commands(context)
+    for number, name in enumerate(names):
+        comma = " ," if number < len(names) - 1 else ""
+        yield f".BR {_escaped(page_name(name))} ({_SECTION}){comma}"
+
+
+def _text(text: str) -> str:
+    """Running text, in short lines."""
+    lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(map(_escaped, lines))
+
+
+def _escaped(text: str) -> str:
+    """Text as roff takes it: nothing in it is a request or an escape."""
+    shown = "".join(_ESCAPES.get(character, character) for character in text)
+    return f"\\&{shown}" if shown.startswith((".", "\\(aq")) else shown
