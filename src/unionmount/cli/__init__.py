@@ -31,7 +31,7 @@ _COMPLETE = "_UNIONMOUNT_COMPLETE"  # a shell asks what the next word may be
 _COMMANDS = {  # name: module and help, so that listing them imports none
     "check": ("check", "Verify an image or the whole store, and mend the store."),
     "commit": ("commit", "Make an image of a container."),
-    "copy": ("copy", "Copy an image between registries, archives, layouts and the store."),
+    "copy": ("copy", "Copy an image between registries, files and the store."),
     "df": ("df", "Show what the store takes, and what sharing layers saves."),
     "completion": ("completion", "Print what makes a shell complete words."),
     "diff": ("diff", "Show what was changed in a container."),

@@ -160,6 +160,8 @@ def registry_client(
 
 def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
 _FORMS = ("table", "json", "jsonl")
 
 
