@@ -44,7 +44,15 @@ from unionmount.save import (
 from unionmount.sources import Location, choose
 from unionmount.sources.layout import OciLayout
 from unionmount.store import Store
-from unionmount.transfer import Checked, Repository, fetched, in_parallel, is_foreign, pieces
+from unionmount.transfer import (
+    Checked,
+    Repository,
+    cancelling,
+    fetched,
+    in_parallel,
+    is_foreign,
+    pieces,
+)
 from unionmount.upload import Pushing, push
 
 if TYPE_CHECKING:
@@ -130,7 +138,8 @@ async def _to_store(
         for name in names or ():
             found = store.tag(found, name)
         return found
-    keep = partial(keep_image, platform=how.platform, progress=how.progress, names=names)
+    progress = cancelling(how.progress)
+    keep = partial(keep_image, platform=how.platform, progress=progress, names=names)
     return await trio.to_thread.run_sync(keep, store, str(source))
 
 
@@ -166,7 +175,8 @@ def _name_at(target: Location) -> Reference:
 def _save(store: Store, wanted: Wanted, target: Location, how: Copying) -> None:
     form = cast("Form", target.kind)
     with _sink(target) as sink:
-        save(store, [wanted], sink, form, compression=how.compression, progress=how.progress)
+        progress = cancelling(how.progress)
+        save(store, [wanted], sink, form, compression=how.compression, progress=progress)
 
 
 @contextmanager
@@ -293,10 +303,16 @@ class _Destination(Protocol):
 
 
 class _RegistryDestination:
-    def __init__(self, client: RegistryClient, ref: Reference, others: Sequence[Reference]) -> None:
+    def __init__(
+        self,
+        client: RegistryClient,
+        ref: Reference,
+        others: Sequence[Reference],
+        progress: Progress | None,
+    ) -> None:
         self._client = client
         self._ref = ref
-        self._repository = Repository(client, ref, others)
+        self._repository = Repository(client, ref, others, progress)
 
     async def blob(self, descriptor: Descriptor, origin: _Origin) -> None:
         if not await self._repository.has_or_mounts(descriptor):
@@ -399,7 +415,9 @@ async def _copy_documents(
     tree = await _Tree.of(origin, roots)
     if target.kind == "registry":
         ref = how.resolve(target.path).with_default_tag()
-        await _fill(_RegistryDestination(client, ref, origin.names), origin, roots, tree)
+        await _fill(
+            _RegistryDestination(client, ref, origin.names, how.progress), origin, roots, tree
+        )
     else:
         with _sink(target) as sink:
             await _fill(_LayoutDestination(sink, target.selector, origin), origin, roots, tree)

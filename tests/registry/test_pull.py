@@ -7,16 +7,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 from mounting import CommandLine
-from unit.imagefiles import gzipped, sha256
+from unit.imagefiles import OCI_LAYER, gzipped, manifest_of, sha256
 
 from registry.conftest import PASSWORD, USER
-from registry.servers import DockerRegistry, FaultProxy, TokenServer
+from registry.servers import Authority, DockerRegistry, FaultProxy, TokenServer
 from registry.servers.proxy import (
     Cut,
     Drip,
@@ -31,6 +32,7 @@ from registry.servers.proxy import (
     refuse_token,
 )
 from registry.transfers import (
+    OCI_MANIFEST,
     Sender,
     assert_nothing_partial,
     blobs_of,
@@ -323,6 +325,27 @@ async def test_a_config_that_is_another(
     assert_nothing_partial(store, set())
 
 
+async def test_a_foreign_layer_is_named_as_such(
+    store: Store, client: RegistryClient, proxy: FaultProxy
+) -> None:
+    made = image(layer("foreign"))
+    ref = parsed(f"{proxy.address}/pull/foreign:1")
+    kind = f"{OCI_LAYER.replace('layer.v1', 'layer.nondistributable.v1')}+gzip"
+    (digest,) = blobs_of(made)
+    for name, data in ((made.id, made.config), (digest, gzipped(made.layers[0]))):
+        await client.upload_blob(ref, Digest.parse(name), len(data), partial(_once, data))
+    await client.put_manifest(ref, manifest_of(made, gzipped, kind), OCI_MANIFEST)
+    proxy.fault(Reply(404), kind="blob", reference=digest, times=100)
+    with pytest.raises(NotFoundError, match="foreign layer") as raised:
+        await pull(store, client, ref)
+    assert digest in str(raised.value)
+    assert_nothing_partial(store, set())
+
+
+def _once(data: bytes) -> Iterator[bytes]:
+    yield data
+
+
 # -- credentials
 
 
@@ -416,6 +439,27 @@ def test_the_command_prints_the_id(cli: CommandLine, name: str, proxy: FaultProx
     done = cli.run("pull", "-q", f"docker://{name}")
     assert (done.stdout, done.stderr) == (f"{SMALL.id}\n", "")
     assert "never" in cli.error("pull", "--policy", "never", f"{proxy.address}/pull/none:1")
+
+
+def test_tls_and_a_password(
+    cli: CommandLine,
+    tls_registry: DockerRegistry,
+    authority: Authority,
+    sender: Sender,
+    skopeo: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    certificates = tmp_path / "certs"
+    certificates.mkdir()
+    (certificates / "ca.crt").write_bytes(authority.own.certificate.read_bytes())
+    name, login = f"{tls_registry.address}/pull/tls:1", f"{USER}:{PASSWORD}"
+    words = ("--dest-cert-dir", certificates, "--dest-creds", login)
+    skopeo("copy", *words, sender.layout(SMALL), f"docker://{name}")
+    for tls in (("--cert-dir", certificates), ("--tls-verify=false",)):
+        done = cli.run("pull", *tls, "--creds", login, name)
+        assert done.stdout == f"{SMALL.id}\n"
+    assert "401" in cli.error("pull", "--tls-verify=false", "--creds", "someone:wrong", name)
+    assert "certificate" in cli.error("pull", "--tls-verify=true", "--creds", login, name).lower()
 
 
 def test_a_name_without_a_version_gets_a_hint(

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from unionmount.cli.options import RegistryOptions, registry_client
-from unionmount.errors import InvalidReference, NotFoundError, RegistryError, UnionmountError
+from unionmount.errors import (
+    InvalidReference,
+    NotFoundError,
+    RegistryError,
+    UnionmountError,
+    UsageError,
+)
 from unionmount.reference import Reference, printable
 
 if TYPE_CHECKING:
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Work = Callable[["RegistryClient"], Awaitable[T]]
 
+KEEP_BLOBS = "UNIONMOUNT_KEEP_BLOBS"
 DOCKER = "docker://"
 """What a name of a registry may begin with, to be told from other names."""
 
@@ -72,7 +79,7 @@ def brought(
             raise missing
     try:
         with progress_line() as progress:
-            how = Pulling(wanted, policy, progress=progress)
+            how = Pulling(wanted, policy, keeps_blobs(), progress)
             ref, _ = pull_image(settings, options, location.path, how)
         hint_at_tag(location.path)
     except InvalidReference:
@@ -82,6 +89,15 @@ def brought(
     except (NotFoundError, RegistryError) as error:
         raise type(error)(f"{missing}; {error}" if missing else str(error)) from error
     return str(ref)
+
+
+def keeps_blobs() -> bool:
+    """Whether the environment says that compressed layers are kept, too."""
+    text = os.environ.get(KEEP_BLOBS, "")
+    try:
+        return bool(click.BOOL.convert(text, None, None)) if text else False
+    except click.BadParameter:
+        raise UsageError(f"{KEEP_BLOBS}: not yes or no: '{printable(text)}'") from None
 
 
 def _missing(store: Store, text: str, platform: Platform | None) -> NotFoundError | None:
