@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import trio
 
-from unionmount.download import Pulling, pull
+from unionmount.download import Pulling, pull_as
 from unionmount.errors import FormatError, UsageError
 from unionmount.image import (
     MEDIA_OCI_INDEX,
@@ -41,7 +41,7 @@ from unionmount.save import (
     replaced_file,
     save,
 )
-from unionmount.sources import Location, choose
+from unionmount.sources import STDIN, Location, choose
 from unionmount.sources.layout import OciLayout
 from unionmount.store import Store
 from unionmount.transfer import (
@@ -95,8 +95,12 @@ async def copy(
     store: Store, client: RegistryClient, source: Location, target: Location, how: Copying
 ) -> Copied:
     """Copy one image, or with ``all_platforms`` all that an index names."""
+    if source.path == STDIN:
+        raise UsageError("copy reads files; load takes standard input")
     async with _opened(store, client, source, how) as origin:
         if origin is not None and target.kind in ("registry", "oci", "oci-archive"):
+            if how.compression is not None:
+                raise UsageError("blobs of registries and OCI layouts are copied as they are")
             return await _copy_documents(client, origin, target, how)
     if how.all_platforms:
         raise UsageError(
@@ -132,7 +136,7 @@ async def _to_store(
 ) -> StoredImage:
     if source.kind == "registry":
         pulling = Pulling(how.platform, "always", progress=how.progress, names=names)
-        return await pull(store, client, how.resolve(source.path), pulling)
+        return await pull_as(store, client, how.resolve(source.path), pulling)
     if source.kind == "stored":
         found = store.find_image(source.path)
         for name in names or ():

@@ -43,7 +43,7 @@ from registry.transfers import (
     new_client,
     parsed,
 )
-from unionmount.download import Pulling, pull
+from unionmount.download import pull
 from unionmount.errors import (
     DigestMismatch,
     FormatError,
@@ -65,8 +65,6 @@ pytestmark = pytest.mark.needs("docker-registry", "skopeo")
 
 SMALL = image(layer("a", 300_000), layer("b", 200_000), layer("c", 1000))
 RETRIED = 4  # attempts of the tests' clients
-MISSING = Pulling(policy="missing")
-ALWAYS = Pulling(policy="always")
 
 
 @pytest.fixture
@@ -111,7 +109,7 @@ async def test_what_is_there_is_not_fetched(
     proxy.reset()
     assert await pull(store, client, parsed(name)) == store.find_image(name)
     assert proxy.seen == []
-    await pull(store, client, parsed(name), ALWAYS)
+    await pull(store, client, parsed(name), policy="always")
     assert proxy.fetched() == {}
     other = image(*SMALL.layers[:2], layer("d"))
     sender.send(other, proxy, "pull/other:1")
@@ -123,16 +121,15 @@ async def test_what_is_there_is_not_fetched(
 
 async def test_policies(store: Store, client: RegistryClient, name: str, proxy: FaultProxy) -> None:
     with pytest.raises(NotFoundError, match="never"):
-        await pull(store, client, parsed(name), Pulling(policy="never"))
+        await pull(store, client, parsed(name), policy="never")
     assert proxy.seen == []
-    stored = await pull(store, client, parsed(name), MISSING)
+    stored = await pull(store, client, parsed(name), policy="missing")
     proxy.reset()
-    assert await pull(store, client, parsed(name), Pulling(policy="never")) == stored
-    assert await pull(store, client, parsed(name), MISSING) == stored
+    assert await pull(store, client, parsed(name), policy="never") == stored
+    assert await pull(store, client, parsed(name), policy="missing") == stored
     assert proxy.seen == []
-    elsewhere = Pulling(Platform.parse("linux/arm64"), "missing")
     with pytest.raises(NotFoundError, match="linux/arm64"):
-        await pull(store, client, parsed(name), elsewhere)
+        await pull(store, client, parsed(name), platform=Platform.parse("linux/arm64"))
 
 
 async def test_an_image_by_its_digest(store: Store, client: RegistryClient, name: str) -> None:
@@ -140,7 +137,7 @@ async def test_an_image_by_its_digest(store: Store, client: RegistryClient, name
     stored = await pull(store, client, parsed(by_digest))
     assert stored.names == ()
     assert stored.digests == (by_digest,)
-    assert await pull(store, client, parsed(by_digest), Pulling(policy="never")) == stored
+    assert await pull(store, client, parsed(by_digest), policy="never") == stored
 
 
 async def test_the_platform_of_an_index(
@@ -153,14 +150,14 @@ async def test_the_platform_of_an_index(
     }
     index = sender.send_index(images, registry, "pull/many:1")
     ref = parsed(f"{registry.address}/pull/many:1")
-    arm = await pull(store, client, ref, Pulling(Platform.parse("linux/arm/v7"), "always"))
+    arm = await pull(store, client, ref, platform=Platform.parse("linux/arm/v7"), policy="always")
     assert str(arm.id) == images["linux/arm/v6"].id
     assert arm.digests == (f"{registry.address}/pull/many@{index}",)
     assert b"manifests" in store.get_blob(Digest.parse(index))
-    host = await pull(store, client, ref, Pulling(Platform.parse("linux/arm64"), "missing"))
+    host = await pull(store, client, ref, platform=Platform.parse("linux/arm64"), policy="missing")
     assert str(host.id) == images["linux/arm64"].id
     with pytest.raises(NotFoundError, match=r"linux/s390x.*linux/arm64"):
-        await pull(store, client, ref, Pulling(Platform.parse("linux/s390x"), "always"))
+        await pull(store, client, ref, platform=Platform.parse("linux/s390x"), policy="always")
 
 
 async def test_blobs_are_kept_where_that_is_wanted(
@@ -168,7 +165,7 @@ async def test_blobs_are_kept_where_that_is_wanted(
 ) -> None:
     await pull(store, client, parsed(name))
     proxy.reset()
-    await pull(store, client, parsed(name), Pulling(policy="always", keep_blobs=True))
+    await pull(store, client, parsed(name), policy="always", keep_blobs=True)
     for digest in blobs_of(SMALL):
         kept = store.open_blob(Digest.parse(digest))
         assert kept is not None
@@ -176,7 +173,7 @@ async def test_blobs_are_kept_where_that_is_wanted(
             data = os.pread(kept.fd, kept.length, 0)
         assert data == registry.blob_path(digest).read_bytes()
     proxy.reset()
-    await pull(store, client, parsed(name), Pulling(policy="always", keep_blobs=True))
+    await pull(store, client, parsed(name), policy="always", keep_blobs=True)
     assert proxy.fetched() == {}
 
 

@@ -43,14 +43,20 @@ def pull_image(
     settings: Settings, options: RegistryOptions, name: str, how: Pulling
 ) -> tuple[Reference, StoredImage]:
     """Pull the image that a user's name means; also returns the full name."""
-    from unionmount.download import pull
+    from unionmount.download import find, pull_as
 
     store = settings.store()
     registries = registries_of_user()
+    if how.policy != "always":
+        for candidate in registries.candidates(name):
+            ref = candidate.with_default_tag()
+            found = find(store, str(ref), how.platform)
+            if found is not None:
+                return ref, found
 
     async def work(client: RegistryClient) -> tuple[Reference, StoredImage]:
         async def one(ref: Reference) -> tuple[Reference, StoredImage]:
-            return ref.with_default_tag(), await pull(store, client, ref, how)
+            return ref.with_default_tag(), await pull_as(store, client, ref, how)
 
         return await first_of(registries, name, one)
 
