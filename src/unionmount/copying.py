@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import trio
 
-from unionmount.download import Pulling, pull
+from unionmount.download import Pulling, pull_as
 from unionmount.errors import FormatError, UsageError
 from unionmount.image import (
     MEDIA_OCI_INDEX,
@@ -41,10 +41,18 @@ from unionmount.save import (
     replaced_file,
     save,
 )
-from unionmount.sources import Location, choose
+from unionmount.sources import STDIN, Location, choose
 from unionmount.sources.layout import OciLayout
 from unionmount.store import Store
-from unionmount.transfer import Checked, Repository, fetched, in_parallel, is_foreign, pieces
+from unionmount.transfer import (
+    Checked,
+    Repository,
+    cancelling,
+    fetched,
+    in_parallel,
+    is_foreign,
+    pieces,
+)
 from unionmount.upload import Pushing, push
 
 if TYPE_CHECKING:
@@ -87,8 +95,12 @@ async def copy(
     store: Store, client: RegistryClient, source: Location, target: Location, how: Copying
 ) -> Copied:
     """Copy one image, or with ``all_platforms`` all that an index names."""
+    if source.path == STDIN:
+        raise UsageError("copy reads files; load takes standard input")
     async with _opened(store, client, source, how) as origin:
         if origin is not None and target.kind in ("registry", "oci", "oci-archive"):
+            if how.compression is not None:
+                raise UsageError("blobs of registries and OCI layouts are copied as they are")
             return await _copy_documents(client, origin, target, how)
     if how.all_platforms:
         raise UsageError(
@@ -124,13 +136,14 @@ async def _to_store(
 ) -> StoredImage:
     if source.kind == "registry":
         pulling = Pulling(how.platform, "always", progress=how.progress, names=names)
-        return await pull(store, client, how.resolve(source.path), pulling)
+        return await pull_as(store, client, how.resolve(source.path), pulling)
     if source.kind == "stored":
         found = store.find_image(source.path)
         for name in names or ():
             found = store.tag(found, name)
         return found
-    keep = partial(keep_image, platform=how.platform, progress=how.progress, names=names)
+    progress = cancelling(how.progress)
+    keep = partial(keep_image, platform=how.platform, progress=progress, names=names)
     return await trio.to_thread.run_sync(keep, store, str(source))
 
 
@@ -166,7 +179,8 @@ def _name_at(target: Location) -> Reference:
 def _save(store: Store, wanted: Wanted, target: Location, how: Copying) -> None:
     form = cast("Form", target.kind)
     with _sink(target) as sink:
-        save(store, [wanted], sink, form, compression=how.compression, progress=how.progress)
+        progress = cancelling(how.progress)
+        save(store, [wanted], sink, form, compression=how.compression, progress=progress)
 
 
 @contextmanager
@@ -293,10 +307,16 @@ class _Destination(Protocol):
 
 
 class _RegistryDestination:
-    def __init__(self, client: RegistryClient, ref: Reference, others: Sequence[Reference]) -> None:
+    def __init__(
+        self,
+        client: RegistryClient,
+        ref: Reference,
+        others: Sequence[Reference],
+        progress: Progress | None,
+    ) -> None:
         self._client = client
         self._ref = ref
-        self._repository = Repository(client, ref, others)
+        self._repository = Repository(client, ref, others, progress)
 
     async def blob(self, descriptor: Descriptor, origin: _Origin) -> None:
         if not await self._repository.has_or_mounts(descriptor):
@@ -399,7 +419,9 @@ async def _copy_documents(
     tree = await _Tree.of(origin, roots)
     if target.kind == "registry":
         ref = how.resolve(target.path).with_default_tag()
-        await _fill(_RegistryDestination(client, ref, origin.names), origin, roots, tree)
+        await _fill(
+            _RegistryDestination(client, ref, origin.names, how.progress), origin, roots, tree
+        )
     else:
         with _sink(target) as sink:
             await _fill(_LayoutDestination(sink, target.selector, origin), origin, roots, tree)

@@ -46,10 +46,23 @@ class Pulling:
 
 
 async def pull(
-    store: Store, client: RegistryClient, ref: Reference, how: Pulling | None = None
+    store: Store,
+    client: RegistryClient,
+    ref: Reference,
+    *,
+    platform: Platform | None = None,
+    policy: Policy = "missing",
+    keep_blobs: bool = False,
+    progress: Progress | None = None,
 ) -> StoredImage:
     """The image of a name in the store, fetched as the policy says; ``ref`` is a full name."""
-    how = how or Pulling()
+    return await pull_as(store, client, ref, Pulling(platform, policy, keep_blobs, progress))
+
+
+async def pull_as(
+    store: Store, client: RegistryClient, ref: Reference, how: Pulling
+) -> StoredImage:
+    """The same, with all that can be said of it."""
     ref = ref.with_default_tag()
     if how.policy != "always":
         found = find(store, str(ref), how.platform)

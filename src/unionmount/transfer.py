@@ -77,6 +77,17 @@ async def hand_on(chunks: AsyncIterator[bytes], take: Callable[[bytes, int], Non
         await trio.to_thread.run_sync(take, b"".join(waiting), done + size)
 
 
+def cancelling(progress: Progress | None) -> Progress:
+    """Progress of work in a thread of trio's, which thereby ends when its task is cancelled."""
+
+    def told(what: str, done: int, total: int | None) -> None:
+        trio.from_thread.check_cancelled()
+        if progress is not None:
+            progress(what, done, total)
+
+    return told
+
+
 def is_foreign(descriptor: Descriptor) -> bool:
     """Whether it is a layer that registries need not have: its publisher serves it."""
     return any(word in descriptor.media_type for word in _FOREIGN)
@@ -251,4 +262,9 @@ class Repository:
 
     async def send(self, descriptor: Descriptor, chunks: Callable[[], Iterator[bytes]]) -> None:
         """Send a blob; ``chunks`` begins at its beginning whenever it is called."""
-        await self.client.upload_blob(self.ref, descriptor.digest, descriptor.size, chunks)
+
+        def tell(done: int) -> None:
+            if self.progress is not None:
+                self.progress(descriptor.digest.short, done, descriptor.size)
+
+        await self.client.upload_blob(self.ref, descriptor.digest, descriptor.size, chunks, tell)

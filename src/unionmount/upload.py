@@ -86,8 +86,7 @@ async def push(
         raise UsageError(f"an image is pushed by a name or tag, its digest follows: '{ref}'")
     how = how or Pushing()
     with store.lease("push", str(ref)) as lease:
-        image = store.read_image(stored)
-        lease.need(stored.manifest, stored.id, *image.diff_ids)
+        image = store.use_image(stored, lease)
         return await _Push(store, client, stored, image, ref.with_default_tag(), how).run()
 
 

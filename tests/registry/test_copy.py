@@ -239,6 +239,8 @@ def test_what_makes_no_sense(cli: CommandLine, name: str, archive: Path, tmp_pat
         (f"docker://{name}", "oci:"),
         (f"docker://{name}", f"oci:{tmp_path / 'full'}"),
         (f"docker://{name}", "docker-daemon:x"),
+        ("--compress", "zstd", f"docker://{name}", f"oci:{tmp_path / 'x'}"),
+        ("docker-archive:-", "mine:1"),
     ):
         cli.error("copy", *words, status=2)
     assert not (tmp_path / "x").exists()

@@ -7,16 +7,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 from mounting import CommandLine
-from unit.imagefiles import gzipped, sha256
+from unit.imagefiles import OCI_LAYER, gzipped, manifest_of, sha256
 
 from registry.conftest import PASSWORD, USER
-from registry.servers import DockerRegistry, FaultProxy, TokenServer
+from registry.servers import Authority, DockerRegistry, FaultProxy, TokenServer
 from registry.servers.proxy import (
     Cut,
     Drip,
@@ -31,6 +32,7 @@ from registry.servers.proxy import (
     refuse_token,
 )
 from registry.transfers import (
+    OCI_MANIFEST,
     Sender,
     assert_nothing_partial,
     blobs_of,
@@ -41,7 +43,7 @@ from registry.transfers import (
     new_client,
     parsed,
 )
-from unionmount.download import Pulling, pull
+from unionmount.download import pull
 from unionmount.errors import (
     DigestMismatch,
     FormatError,
@@ -63,8 +65,6 @@ pytestmark = pytest.mark.needs("docker-registry", "skopeo")
 
 SMALL = image(layer("a", 300_000), layer("b", 200_000), layer("c", 1000))
 RETRIED = 4  # attempts of the tests' clients
-MISSING = Pulling(policy="missing")
-ALWAYS = Pulling(policy="always")
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def test_what_is_there_is_not_fetched(
     proxy.reset()
     assert await pull(store, client, parsed(name)) == store.find_image(name)
     assert proxy.seen == []
-    await pull(store, client, parsed(name), ALWAYS)
+    await pull(store, client, parsed(name), policy="always")
     assert proxy.fetched() == {}
     other = image(*SMALL.layers[:2], layer("d"))
     sender.send(other, proxy, "pull/other:1")
@@ -121,16 +121,15 @@ async def test_what_is_there_is_not_fetched(
 
 async def test_policies(store: Store, client: RegistryClient, name: str, proxy: FaultProxy) -> None:
     with pytest.raises(NotFoundError, match="never"):
-        await pull(store, client, parsed(name), Pulling(policy="never"))
+        await pull(store, client, parsed(name), policy="never")
     assert proxy.seen == []
-    stored = await pull(store, client, parsed(name), MISSING)
+    stored = await pull(store, client, parsed(name), policy="missing")
     proxy.reset()
-    assert await pull(store, client, parsed(name), Pulling(policy="never")) == stored
-    assert await pull(store, client, parsed(name), MISSING) == stored
+    assert await pull(store, client, parsed(name), policy="never") == stored
+    assert await pull(store, client, parsed(name), policy="missing") == stored
     assert proxy.seen == []
-    elsewhere = Pulling(Platform.parse("linux/arm64"), "missing")
     with pytest.raises(NotFoundError, match="linux/arm64"):
-        await pull(store, client, parsed(name), elsewhere)
+        await pull(store, client, parsed(name), platform=Platform.parse("linux/arm64"))
 
 
 async def test_an_image_by_its_digest(store: Store, client: RegistryClient, name: str) -> None:
@@ -138,7 +137,7 @@ async def test_an_image_by_its_digest(store: Store, client: RegistryClient, name
     stored = await pull(store, client, parsed(by_digest))
     assert stored.names == ()
     assert stored.digests == (by_digest,)
-    assert await pull(store, client, parsed(by_digest), Pulling(policy="never")) == stored
+    assert await pull(store, client, parsed(by_digest), policy="never") == stored
 
 
 async def test_the_platform_of_an_index(
@@ -151,14 +150,14 @@ async def test_the_platform_of_an_index(
     }
     index = sender.send_index(images, registry, "pull/many:1")
     ref = parsed(f"{registry.address}/pull/many:1")
-    arm = await pull(store, client, ref, Pulling(Platform.parse("linux/arm/v7"), "always"))
+    arm = await pull(store, client, ref, platform=Platform.parse("linux/arm/v7"), policy="always")
     assert str(arm.id) == images["linux/arm/v6"].id
     assert arm.digests == (f"{registry.address}/pull/many@{index}",)
     assert b"manifests" in store.get_blob(Digest.parse(index))
-    host = await pull(store, client, ref, Pulling(Platform.parse("linux/arm64"), "missing"))
+    host = await pull(store, client, ref, platform=Platform.parse("linux/arm64"), policy="missing")
     assert str(host.id) == images["linux/arm64"].id
     with pytest.raises(NotFoundError, match=r"linux/s390x.*linux/arm64"):
-        await pull(store, client, ref, Pulling(Platform.parse("linux/s390x"), "always"))
+        await pull(store, client, ref, platform=Platform.parse("linux/s390x"), policy="always")
 
 
 async def test_blobs_are_kept_where_that_is_wanted(
@@ -166,7 +165,7 @@ async def test_blobs_are_kept_where_that_is_wanted(
 ) -> None:
     await pull(store, client, parsed(name))
     proxy.reset()
-    await pull(store, client, parsed(name), Pulling(policy="always", keep_blobs=True))
+    await pull(store, client, parsed(name), policy="always", keep_blobs=True)
     for digest in blobs_of(SMALL):
         kept = store.open_blob(Digest.parse(digest))
         assert kept is not None
@@ -174,7 +173,7 @@ async def test_blobs_are_kept_where_that_is_wanted(
             data = os.pread(kept.fd, kept.length, 0)
         assert data == registry.blob_path(digest).read_bytes()
     proxy.reset()
-    await pull(store, client, parsed(name), Pulling(policy="always", keep_blobs=True))
+    await pull(store, client, parsed(name), policy="always", keep_blobs=True)
     assert proxy.fetched() == {}
 
 
@@ -323,6 +322,27 @@ async def test_a_config_that_is_another(
     assert_nothing_partial(store, set())
 
 
+async def test_a_foreign_layer_is_named_as_such(
+    store: Store, client: RegistryClient, proxy: FaultProxy
+) -> None:
+    made = image(layer("foreign"))
+    ref = parsed(f"{proxy.address}/pull/foreign:1")
+    kind = f"{OCI_LAYER.replace('layer.v1', 'layer.nondistributable.v1')}+gzip"
+    (digest,) = blobs_of(made)
+    for name, data in ((made.id, made.config), (digest, gzipped(made.layers[0]))):
+        await client.upload_blob(ref, Digest.parse(name), len(data), partial(_once, data))
+    await client.put_manifest(ref, manifest_of(made, gzipped, kind), OCI_MANIFEST)
+    proxy.fault(Reply(404), kind="blob", reference=digest, times=100)
+    with pytest.raises(NotFoundError, match="foreign layer") as raised:
+        await pull(store, client, ref)
+    assert digest in str(raised.value)
+    assert_nothing_partial(store, set())
+
+
+def _once(data: bytes) -> Iterator[bytes]:
+    yield data
+
+
 # -- credentials
 
 
@@ -416,6 +436,27 @@ def test_the_command_prints_the_id(cli: CommandLine, name: str, proxy: FaultProx
     done = cli.run("pull", "-q", f"docker://{name}")
     assert (done.stdout, done.stderr) == (f"{SMALL.id}\n", "")
     assert "never" in cli.error("pull", "--policy", "never", f"{proxy.address}/pull/none:1")
+
+
+def test_tls_and_a_password(
+    cli: CommandLine,
+    tls_registry: DockerRegistry,
+    authority: Authority,
+    sender: Sender,
+    skopeo: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    certificates = tmp_path / "certs"
+    certificates.mkdir()
+    (certificates / "ca.crt").write_bytes(authority.own.certificate.read_bytes())
+    name, login = f"{tls_registry.address}/pull/tls:1", f"{USER}:{PASSWORD}"
+    words = ("--dest-cert-dir", certificates, "--dest-creds", login)
+    skopeo("copy", *words, sender.layout(SMALL), f"docker://{name}")
+    for tls in (("--cert-dir", certificates), ("--tls-verify=false",)):
+        done = cli.run("pull", *tls, "--creds", login, name)
+        assert done.stdout == f"{SMALL.id}\n"
+    assert "401" in cli.error("pull", "--tls-verify=false", "--creds", "someone:wrong", name)
+    assert "certificate" in cli.error("pull", "--tls-verify=true", "--creds", login, name).lower()
 
 
 def test_a_name_without_a_version_gets_a_hint(

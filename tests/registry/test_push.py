@@ -30,7 +30,7 @@ from registry.transfers import (
     remote_digest,
 )
 from unionmount.compression import Compression
-from unionmount.download import Pulling, pull
+from unionmount.download import pull
 from unionmount.errors import NotFoundError, RegistryError, UsageError
 from unionmount.pull import load
 from unionmount.reference import Digest
@@ -139,7 +139,7 @@ async def test_kept_blobs_need_no_registry(
     skopeo: Skopeo,
 ) -> None:
     ref = parsed(f"{origin.address}/origin/small:1")
-    stored = await pull(store, client, ref, Pulling(keep_blobs=True))
+    stored = await pull(store, client, ref, keep_blobs=True)
     with origin.stopped():
         target = f"{registry.address}/push/kept:1"
         done = await push(store, client, stored, parsed(target), Pushing(keep_digest=True))

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from unionmount.cli import Settings
     from unionmount.download import Policy
 
-KEEP_BLOBS = "UNIONMOUNT_KEEP_BLOBS"
-
 
 @click.command("pull")
 @click.option("-q", "--quiet", is_flag=True, help="Print the ID only.")
@@ -32,8 +30,8 @@ KEEP_BLOBS = "UNIONMOUNT_KEEP_BLOBS"
 @click.option(
     "--keep-blobs",
     is_flag=True,
-    envvar=KEEP_BLOBS,
-    help="Keep compressed layers, too: they can be pushed when no registry has them any more.",
+    help="Keep compressed layers, too, to be pushed when no registry has them any more; "
+    "UNIONMOUNT_KEEP_BLOBS=1 does the same.",
 )
 @platform_option
 @registry_options
@@ -55,14 +53,14 @@ def command(
     registries.conf says, which is docker.io if it says nothing; without a TAG it is "latest".
     """
     from unionmount.cli.opening import progress_line
-    from unionmount.cli.transfers import hint_at_tag, pull_image, without_transport
+    from unionmount.cli.transfers import hint_at_tag, keeps_blobs, pull_image, without_transport
     from unionmount.download import Pulling
     from unionmount.image import Platform
 
     name = without_transport(name)
     with progress_line(quiet=quiet) as progress:
         wanted = Platform.parse(platform) if platform else None
-        how = Pulling(wanted, policy, keep_blobs, progress)
+        how = Pulling(wanted, policy, keep_blobs or keeps_blobs(), progress)
         _, stored = pull_image(settings, registry, name, how)
     hint_at_tag(name, quiet=quiet)
     print(stored.id)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from unionmount.cli.options import RegistryOptions, registry_client
-from unionmount.errors import InvalidReference, NotFoundError, RegistryError, UnionmountError
+from unionmount.errors import (
+    InvalidReference,
+    NotFoundError,
+    RegistryError,
+    UnionmountError,
+    UsageError,
+)
 from unionmount.reference import Reference, printable
 
 if TYPE_CHECKING:
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Work = Callable[["RegistryClient"], Awaitable[T]]
 
+KEEP_BLOBS = "UNIONMOUNT_KEEP_BLOBS"
 DOCKER = "docker://"
 """What a name of a registry may begin with, to be told from other names."""
 
@@ -36,14 +43,20 @@ def pull_image(
     settings: Settings, options: RegistryOptions, name: str, how: Pulling
 ) -> tuple[Reference, StoredImage]:
     """Pull the image that a user's name means; also returns the full name."""
-    from unionmount.download import pull
+    from unionmount.download import find, pull_as
 
     store = settings.store()
     registries = registries_of_user()
+    if how.policy != "always":
+        for candidate in registries.candidates(name):
+            ref = candidate.with_default_tag()
+            found = find(store, str(ref), how.platform)
+            if found is not None:
+                return ref, found
 
     async def work(client: RegistryClient) -> tuple[Reference, StoredImage]:
         async def one(ref: Reference) -> tuple[Reference, StoredImage]:
-            return ref.with_default_tag(), await pull(store, client, ref, how)
+            return ref.with_default_tag(), await pull_as(store, client, ref, how)
 
         return await first_of(registries, name, one)
 
@@ -72,7 +85,7 @@ def brought(
             raise missing
     try:
         with progress_line() as progress:
-            how = Pulling(wanted, policy, progress=progress)
+            how = Pulling(wanted, policy, keeps_blobs(), progress)
             ref, _ = pull_image(settings, options, location.path, how)
         hint_at_tag(location.path)
     except InvalidReference:
@@ -82,6 +95,15 @@ def brought(
     except (NotFoundError, RegistryError) as error:
         raise type(error)(f"{missing}; {error}" if missing else str(error)) from error
     return str(ref)
+
+
+def keeps_blobs() -> bool:
+    """Whether the environment says that compressed layers are kept, too."""
+    text = os.environ.get(KEEP_BLOBS, "")
+    try:
+        return bool(click.BOOL.convert(text, None, None)) if text else False
+    except click.BadParameter:
+        raise UsageError(f"{KEEP_BLOBS}: not yes or no: '{printable(text)}'") from None
 
 
 def _missing(store: Store, text: str, platform: Platform | None) -> NotFoundError | None:
