@@ -91,17 +91,20 @@ def taken(known: Sequence[StoredImage], manifest: Digest) -> set[str]:
     return {name for one in known if one.manifest != manifest for name in one.names}
 
 
-def untag(known: Sequence[StoredImage], words: Iterable[str]) -> list[StoredImage]:
-    """The images without some of their names and digests."""
-    gone = set(words)
-    return [
-        replace(
-            one,
-            names=tuple(name for name in one.names if name not in gone),
-            digests=tuple(name for name in one.digests if name not in gone),
-        )
-        for one in known
-    ]
+def untag(
+    known: Sequence[StoredImage], manifest: Digest, words: Iterable[str]
+) -> list[StoredImage]:
+    """The images, one of them without some of its names and digests."""
+    gone = frozenset(words)
+    return [_less(one, gone) if one.manifest == manifest else one for one in known]
+
+
+def _less(image: StoredImage, words: frozenset[str]) -> StoredImage:
+    return replace(
+        image,
+        names=tuple(name for name in image.names if name not in words),
+        digests=tuple(name for name in image.digests if name not in words),
+    )
 
 
 def _united(*words: Iterable[str]) -> tuple[str, ...]:

@@ -101,7 +101,11 @@ class FileIdentity:
     @classmethod
     def of(cls, fd: int) -> FileIdentity:
         """The identity of the file behind a descriptor."""
-        status = os.fstat(fd)
+        return cls.of_status(os.fstat(fd))
+
+    @classmethod
+    def of_status(cls, status: os.stat_result) -> FileIdentity:
+        """The identity of a file of which that is known."""
         return cls(
             status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         )
@@ -486,6 +490,31 @@ class LayerImport:
             with storing(self._staging.path):
                 write_all(self._tar, chunk)
             self._indexer.feed(chunk)
+
+
+def check_digest(
+    data: FileRange, digest: Digest, what: str, progress: Progress | None = None
+) -> None:
+    """Hash some bytes; DigestMismatch where they are not what their digest says."""
+    hasher = digest.hasher()
+    for done, piece in pieces_of(data, what):
+        hasher.update(piece)
+        if progress is not None:
+            progress(str(digest), done, data.length)
+    if hasher.hexdigest() != digest.hex:
+        raise DigestMismatch(what, str(digest), f"{digest.algorithm}:{hasher.hexdigest()}")
+
+
+def pieces_of(data: FileRange, what: str) -> Iterator[tuple[int, bytes]]:
+    """The bytes of a range, with the number of bytes up to the end of each piece."""
+    done = 0
+    while done < data.length:
+        with reading(what):
+            piece = os.pread(data.fd, min(_INPUT_STEP * 4, data.length - done), data.offset + done)
+        if not piece:
+            raise SizeMismatch(what, data.length, done)
+        done += len(piece)
+        yield done, piece
 
 
 def write_all(fd: int, data: bytes) -> None:

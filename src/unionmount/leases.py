@@ -43,7 +43,7 @@ class Holding:
 
     kind: str
     what: str  # for people: "mounted at /x"
-    pid: int  # of who made it; others may hold it by now
+    pid: int  # of who made it, or described it last; others may hold it by now
     needs: frozenset[Digest]
     images: frozenset[Digest]  # images in use, by ID
 
@@ -56,7 +56,8 @@ class Lease(Closing):
         self._locked = locked
         self._said: set[tuple[str, str]] = set()
         with locked(), storing(path):
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL
+            self._fd = os.open(path, flags | _FLAGS, 0o600)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
                 self._add([{"kind": kind, "what": what, "pid": os.getpid()}])
@@ -74,9 +75,9 @@ class Lease(Closing):
         self._say("image", [image_id])
 
     def describe(self, what: str) -> None:
-        """Say for people what the lease is for, now that it is known."""
+        """Say for people what the lease is for, and who has it, now that it is known."""
         with self._locked(), storing(self.path):
-            self._add([{"what": what}])
+            self._add([{"what": what, "pid": os.getpid()}])
 
     def _say(self, word: str, digests: Iterable[Digest]) -> None:
         new = [(word, str(one)) for one in digests if (word, str(one)) not in self._said]
@@ -86,7 +87,12 @@ class Lease(Closing):
             self._said.update(new)
 
     def _add(self, lines: Iterable[dict[str, Any]]) -> None:
-        write_all(self._fd, "".join(json.dumps(line) + "\n" for line in lines).encode("ascii"))
+        before = os.fstat(self._fd).st_size
+        try:
+            write_all(self._fd, "".join(json.dumps(line) + "\n" for line in lines).encode("ascii"))
+        except OSError:
+            os.ftruncate(self._fd, before)  # half a line would spoil the next one
+            raise
 
     def close(self) -> None:
         """Let go; the last one who does takes the lease away. A second call does nothing."""

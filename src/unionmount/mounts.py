@@ -170,6 +170,13 @@ class MountTable:
             return one
         raise NotFoundError(f"{printable(target)}: no such mount")
 
+    def ended_logs(self) -> list[Path]:
+        """Logs of mounts whose daemons are gone."""
+        # listed first: a daemon has its record before its log
+        logs = sorted(self._records.glob("*.log"))
+        alive = {one.record.id for one in self.all() if one.alive}
+        return [path for path in logs if path.stem not in alive]
+
     def forget(self, record: Record) -> None:
         """Remove a record whose daemon is gone, with what that left behind."""
         if record.automatic:

@@ -18,7 +18,6 @@ from unionmount.errors import (
     FormatError,
     LimitExceeded,
     NotFoundError,
-    SizeMismatch,
     StoreError,
     UnionmountError,
     UsageError,
@@ -31,6 +30,8 @@ from unionmount.layer import (
     OpenImage,
     OpenLayer,
     Progress,
+    check_digest,
+    pieces_of,
     reading,
     storing,
     write_all,
@@ -198,7 +199,7 @@ def _check_layer(layer: OpenLayer, index: core.Index, *, rehash: bool) -> Iterat
     what = f"layer {layer.diff_id}"
     try:
         if rehash:
-            _check_diff_id(_data_of(layer), layer.diff_id, what)
+            check_digest(_data_of(layer), layer.diff_id, what)
     except (UnionmountError, OSError) as error:
         yield Problem(layer.diff_id, str(error))
     try:
@@ -350,7 +351,7 @@ def _open_stored(pull: Pull, stored: StoredImage, name: str) -> OpenImage:
             stack.callback(layer.close)
             layers.append(layer)
             if pull.verify:
-                _check_diff_id(_data_of(layer), diff_id, f"layer {diff_id}", pull.progress)
+                check_digest(_data_of(layer), diff_id, f"layer {diff_id}", pull.progress)
         stack.pop_all()
     return OpenImage(image, name, tuple(layers))
 
@@ -369,6 +370,9 @@ def _load_entry(pull: Pull, source: Source, entry: Entry, *, take_over: bool = T
     source.check_unchanged()
     source.release()
     image = _exact_image(pull.store, found)
+    if pull.lease is not None:  # of the caller, who is going to open it
+        pull.lease.need(image.manifest.digest, image.id, *image.diff_ids)
+        pull.lease.image(image.id)
     return pull.store.put_image(entry.names, image, take_over=take_over)
 
 
@@ -410,35 +414,11 @@ def _check_plain(pull: Pull, blob: LayerBlob) -> None:
         raise DigestMismatch(f"{blob.what} (diff_id)", str(blob.diff_id), str(digest))
     if pull.verify:
         what = f"{blob.what} (diff_id)"
-        _check_diff_id(data, blob.diff_id, what, pull.progress)
+        check_digest(data, blob.diff_id, what, pull.progress)
 
 
 def _data_of(layer: OpenLayer) -> FileRange:
     return FileRange(layer.data_fd, layer.offset, layer.length)
-
-
-def _check_diff_id(
-    data: FileRange, diff_id: Digest, what: str, progress: Progress | None = None
-) -> None:
-    hasher = diff_id.hasher()
-    for done, piece in _pieces(data, what):
-        hasher.update(piece)
-        if progress is not None:
-            progress(str(diff_id), done, data.length)
-    if hasher.hexdigest() != diff_id.hex:
-        raise DigestMismatch(what, str(diff_id), f"{diff_id.algorithm}:{hasher.hexdigest()}")
-
-
-def _pieces(data: FileRange, what: str) -> Iterator[tuple[int, bytes]]:
-    """The bytes of a range, with the number of bytes up to the end of each piece."""
-    done = 0
-    while done < data.length:
-        with reading(what):
-            piece = os.pread(data.fd, min(_READ_STEP, data.length - done), data.offset + done)
-        if not piece:
-            raise SizeMismatch(what, data.length, done)
-        done += len(piece)
-        yield done, piece
 
 
 def _import(pull: Pull, blob: LayerBlob) -> None:
@@ -450,7 +430,7 @@ def _import(pull: Pull, blob: LayerBlob) -> None:
     data = blob.data
     expected = Expected(blob.diff_id, blob.what, blob.digest, data.length)
     with pull.store.import_layer(expected, pull.limits) as layer:
-        for done, piece in _pieces(data, blob.what):
+        for done, piece in pieces_of(data, blob.what):
             layer.write(piece)
             if pull.progress is not None:
                 pull.progress(str(blob.diff_id), done, data.length)

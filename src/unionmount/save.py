@@ -38,6 +38,7 @@ from unionmount.tarwriter import END, Member, header, padding
 if TYPE_CHECKING:
     from unionmount.image import Image
     from unionmount.layer import Progress
+    from unionmount.leases import Lease
     from unionmount.store import Store, StoredImage
 
 Form = Literal["docker-archive", "oci-archive", "oci"]
@@ -56,14 +57,18 @@ class Wanted:
     names: tuple[Reference, ...]
 
 
-def find_wanted(store: Store, texts: Sequence[str]) -> list[Wanted]:
-    """What the user named: an image named by its ID is saved without a name, as docker does."""
+def find_wanted(store: Store, texts: Sequence[str], lease: Lease | None = None) -> list[Wanted]:
+    """What the user named: an image named by its ID is saved without a name, as docker does.
+
+    With a ``lease`` all of it stays in the store while that is held.
+    """
     names: dict[Digest, list[Reference]] = {}
     images: dict[Digest, Image] = {}
     for text in texts:
         stored = store.find_image(text)
         if stored.manifest not in images:
-            images[stored.manifest] = store.read_image(stored)
+            read = store.read_image(stored) if lease is None else store.use_image(stored, lease)
+            images[stored.manifest] = read
         found = names.setdefault(stored.manifest, [])
         name = _name_meant(stored, text)
         if name is not None and name not in found:

@@ -27,7 +27,7 @@ import os
 import pwd
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,15 @@ from unionmount.layer import (
 )
 from unionmount.leases import Holding, LayerLock, Lease, held_leases, new_path
 from unionmount.reference import Digest, Reference, printable
-from unionmount.storedir import ALGORITHMS, VERSION, OpenBlob, StoreDirectory, open_index, verify
+from unionmount.storedir import (
+    ALGORITHMS,
+    VERSION,
+    OpenBlob,
+    StoreDirectory,
+    open_index,
+    read_limited,
+    verify,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -64,6 +72,8 @@ if TYPE_CHECKING:
 __all__ = ["VERSION", "OpenBlob", "Store", "StoredImage", "additional_stores", "default_root"]
 
 ADDITIONAL_VARIABLE = "UNIONMOUNT_ADDITIONAL_STORES"
+_IDENTITY = tuple(field.name for field in fields(FileIdentity))
+_MAX_ORIGIN = 64 * 1024
 _INDEX_VERSION = 1  # of the keys of in-place indexes: what the key says must be what is meant
 _DIRECTORIES = (
     "",
@@ -140,6 +150,42 @@ class InPlaceOrigin:
         document = {"path": self.path, "offset": self.offset, "length": self.length}
         return json.dumps(document | asdict(self.identity), indent=1).encode("ascii")
 
+    @classmethod
+    def parse(cls, raw: bytes) -> InPlaceOrigin | None:
+        """What a document says; None where it is damaged."""
+        try:
+            document = json.loads(raw)
+            identity = FileIdentity(**{name: int(document[name]) for name in _IDENTITY})
+            offset, length = int(document["offset"]), int(document["length"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+        path = document["path"]
+        return cls(path, identity, offset, length) if isinstance(path, str) else None
+
+    def is_current(self) -> bool:
+        """Whether the file is still there, and still the same."""
+        try:
+            return FileIdentity.of_status(Path(self.path).stat()) == self.identity
+        except (OSError, ValueError):
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class InPlaceIndex:
+    """An index of a tar that stays where it is, as it is kept."""
+
+    files: tuple[Path, ...]
+    origin: InPlaceOrigin | None  # None where nobody knows any more
+
+    @property
+    def source(self) -> str:
+        """Whose index it is, for people."""
+        return printable(self.origin.path) if self.origin else "an unknown file"
+
+    def is_current(self) -> bool:
+        """Whether it can still be of use."""
+        return self.origin is not None and self.origin.is_current()
+
 
 class Store:
     """The store below ``root``; made when it is not there.
@@ -195,7 +241,7 @@ class Store:
     def lease(self, kind: str, what: str) -> Lease:
         """Protect from garbage collection what is registered with it, until it is closed.
 
-        ``kind`` is "pull", "load", "commit" or "mount"; ``what`` is for people.
+        ``kind`` is "pull", "load", "save", "commit", "mount" …; ``what`` is for people.
         """
         return Lease(new_path(self.directory.leases), self.locked, kind, what)
 
@@ -267,6 +313,18 @@ class Store:
             stack.pop_all()
         return OpenLayer(diff_id, data, 0, whole.length, index)
 
+    def rebuild_index(self, diff_id: Digest) -> None:
+        """Make the index of a layer of this store anew, whatever there is of one."""
+        data = self.directory.open_tar(diff_id)
+        if data is None:
+            raise NotFoundError(f"layer {diff_id} is not in the store")
+        try:
+            whole = FileRange(data, 0, os.fstat(data).st_size)
+            path = self.directory.index_path(diff_id)
+            os.close(self._make_index(whole, f"layer {diff_id}", path, self.limits))
+        finally:
+            os.close(data)
+
     def _open_tar(self, diff_id: Digest) -> tuple[StoreDirectory, int]:
         for place in self._directories:
             fd = place.open_tar(diff_id)
@@ -282,6 +340,25 @@ class Store:
         if index is None:
             index = self._make_index(data, what, path, limits or self.limits, origin)
         return index
+
+    def in_place_indexes(self) -> list[InPlaceIndex]:
+        """All indexes of tars that stay where they are."""
+        directory = self.directory.inplace
+        with storing(directory):
+            paths = sorted(directory.iterdir())
+        files: dict[str, list[Path]] = {}
+        for path in paths:
+            files.setdefault(path.stem, []).append(path)
+        return [InPlaceIndex(tuple(found), self._origin(key)) for key, found in files.items()]
+
+    def _origin(self, key: str) -> InPlaceOrigin | None:
+        path = self.directory.inplace / f"{key}.json"
+        try:
+            with storing(path):
+                origin = InPlaceOrigin.parse(read_limited(path, _MAX_ORIGIN))
+        except (NotFoundError, FormatError):
+            return None
+        return origin if origin is not None and origin.key == key else None
 
     def _make_index(
         self,
@@ -358,6 +435,10 @@ class Store:
                 return found
         return None
 
+    def has_blob(self, digest: Digest) -> bool:
+        """Whether a document, or a blob that was kept as it came, is here."""
+        return any(one.blob_path(digest).is_file() for one in self._directories)
+
     def _write(self, path: Path, data: bytes) -> None:
         """Put a file in place by a rename."""
         with Staging(self._tmp) as staging:
@@ -418,10 +499,11 @@ class Store:
         word = str(name.with_default_tag())
         with self.locked():
             known = self.directory.images()
-            found = next((one for one in known if word in (*one.names, *one.digests)), None)
-            if found is None:
+            having = [one for one in known if word in (*one.names, *one.digests)]
+            if not having:
                 raise NotFoundError(f"no image '{word}' in the store")
-            changed = catalogue.untag(known, [word])
+            found = having[-1]
+            changed = catalogue.untag(known, found.manifest, [word])
             self.write_catalogue(changed)
         return next(one for one in changed if one.manifest == found.manifest)
 

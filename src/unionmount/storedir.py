@@ -7,6 +7,7 @@ system: ``store`` reads its own directory by this, and the additional ones.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,6 +129,23 @@ class StoreDirectory:
             fd = self.open_tar(digest)
         return None if fd is None else OpenBlob(fd, os.fstat(fd).st_size)
 
+    # -- what is damaged
+
+    def quarantine_path(self, kind: str, digest: Digest, token: str) -> Path:
+        """Where something damaged is put; ``kind`` is "layer" or "blob"."""
+        return self.quarantine / f"{kind}-{digest.algorithm}-{digest.hex}-{token}"
+
+    def quarantined(self) -> Iterator[tuple[Path, str, Digest]]:
+        """Everything damaged that was put aside: where it is, what kind, and its digest."""
+        with storing(self.quarantine):
+            paths = sorted(self.quarantine.iterdir())
+        for path in paths:
+            kind, _, rest = path.name.partition("-")
+            algorithm, _, rest = rest.partition("-")
+            digest = digest_named(algorithm, rest.partition("-")[0])
+            if digest is not None:
+                yield path, kind, digest
+
     # -- images
 
     def images(self) -> list[StoredImage]:
@@ -165,10 +183,20 @@ def digest_named(algorithm: str, name: str) -> Digest | None:
         return None
 
 
+def open_file(path: Path) -> int:
+    """A regular file, to read; StoreError for what is none: reading others' may block."""
+    # of a regular file O_NONBLOCK means nothing
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise StoreError(f"{printable(str(path))}: not a regular file")
+
+
 def _open(path: Path) -> int | None:
     with storing(path):
         try:
-            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return open_file(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -194,7 +222,7 @@ def open_index(path: Path, layer_size: int, what: str) -> int | None:
 def read_limited(path: Path, limit: int) -> bytes:
     """A small file; NotFoundError, LimitExceeded or OSError where it can't be read."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_file(path)
     except FileNotFoundError:
         raise NotFoundError(f"{path}: not there") from None
     with os.fdopen(fd, "rb") as file:

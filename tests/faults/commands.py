@@ -18,6 +18,7 @@ from typing import Any
 
 _MODULES = (
     *("mount", "operations", "writing", "upper", "pull", "target", "commit", "changes"),
+    *("garbage", "checking", "usage"),
     *(f"cli.{name}" for name in ("commit", "diff", "mount", "overlay", "prepare", "umount")),
 )
 

@@ -5,14 +5,20 @@ Talks over pipes, so that nobody has to sleep: it writes a line and waits for on
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from unit.imagefiles import MadeImage, manifest_of, sha256, small_image, tar
 
 from unionmount import pull
+from unionmount.checking import StoreCheck
+from unionmount.containers import Containers
+from unionmount.garbage import prune, remove_image
 from unionmount.image import Config, Image, Manifest
 from unionmount.layer import Expected
 from unionmount.reference import Digest, Reference
@@ -99,11 +105,89 @@ def load(root: str, source: str, stop_at: str) -> None:
     say(f"loaded {len(images)}")
 
 
+def hold_lease(root: str, digest: str) -> None:
+    """Hold a lease until told to end."""
+    with Store(Path(root)).lease("pull", "a test") as lease:
+        lease.need(Digest.parse(digest))
+        lease.image(Digest.parse(digest))
+        say_and_wait("held")
+
+
+def hand_lease_on(root: str, digest: str) -> None:
+    """Make a lease, let a child have it, and end."""
+    lease = Store(Path(root)).lease("mount", "a test")
+    lease.need(Digest.parse(digest))
+    if os.fork() == 0:
+        say_and_wait("held by the child")
+        lease.close()
+        os._exit(0)
+    lease.close()
+    os._exit(0)
+
+
+def hold_layer_lock(root: str, digest: str) -> None:
+    """Hold the lock of a layer until told to end."""
+    with Store(Path(root)).layer_lock(Digest.parse(digest)) as lock:
+        say_and_wait(f"acquired {lock.try_acquire()}")
+
+
+_OPERATIONS: dict[str, Callable[[Store, Containers, str], object]] = {
+    "rmi": lambda store, known, image: remove_image(store, known, image, force=True),
+    "prune": lambda store, known, _: prune(store, known),
+    "prune-all": lambda store, known, _: prune(store, known, every=True),
+    "repair": lambda store, known, _: list(StoreCheck(store, known, repair=True).run()),
+}
+
+
+class Kill(Stop):
+    """Kills the process before that step."""
+
+    def _count(self, event: str) -> None:  # noqa: ARG002
+        self._left -= 1
+        if self._left == -1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def operate(root: str, operation: str, argument: str, stop: Stop) -> None:
+    """Do something to a store that is stopped on the way."""
+    store = Store(Path(root))
+    sys.addaudithook(stop.audit)
+    _OPERATIONS[operation](store, Containers(store), argument)
+
+
+def stop_on_the_way(root: str, operation: str, argument: str, stop_at: str) -> None:
+    """The same, going on when it is told to."""
+    operate(root, operation, argument, Stop(root, int(stop_at)))
+    say("done")
+
+
+def crash_server() -> None:
+    """For each line (root, operation, argument, step) a child that is killed before that step."""
+    for line in sys.stdin:
+        root, operation, argument, step = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                operate(root, operation, argument, Kill(root, step))
+                status = 0
+            finally:
+                os._exit(status)
+        _, how = os.waitpid(child, 0)
+        say(str(os.waitstatus_to_exitcode(how)))
+
+
 def main(command: str, *arguments: str) -> None:
-    if command == "add-many":
-        add_many(*arguments)
-    else:
-        load(*arguments)
+    commands: dict[str, Callable[..., None]] = {
+        "add-many": add_many,
+        "load": load,
+        "lease": hold_lease,
+        "hand-on": hand_lease_on,
+        "layer-lock": hold_layer_lock,
+        "operate": stop_on_the_way,
+        "crashes": crash_server,
+    }
+    commands[command](*arguments)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import stat
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from unit.imagefiles import (
     MadeImage,
     flip,
+    gzipped,
     manifest_of,
     sha256,
     small_image,
@@ -42,6 +44,12 @@ DIFF_ID = Digest.parse(sha256(LAYER))
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as made:
+        yield made
 
 
 def add_layer(store: Store, data: bytes = LAYER) -> Digest:
@@ -92,9 +100,20 @@ def test_default_root_without_a_home(
         default_root(environment)
 
 
-def test_nobody_else_can_look_into_it(store: Store) -> None:
-    add_layer(store)
+def test_nobody_else_can_look_into_it(store: Store, stack: ExitStack) -> None:
+    blob = gzipped(LAYER)
+    expected = Expected(DIFF_ID, "it", Digest.of(blob))
+    with store.import_layer(expected, keep_blob=True) as layer:
+        layer.write(blob)
+        layer.finish()
     put(store, small_image(), "a")
+    (store.root.parent / "file").write_bytes(LAYER)
+    in_place(store, store.root.parent / "file")
+    lease = stack.enter_context(store.lease("pull", "it"))
+    lease.need(DIFF_ID)
+    assert stack.enter_context(store.layer_lock(DIFF_ID)).try_acquire()
+    made = {path.parent.name for path in paths_below(store.root) if path.is_file()}
+    assert {"leases", "locks", "inplace", DIFF_ID.hex} <= made
     for path in [store.root, *paths_below(store.root)]:
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 

@@ -29,9 +29,10 @@ _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click
 _COMPLETE = "_UNIONMOUNT_COMPLETE"  # a shell asks what the next word may be
 
 _COMMANDS = {  # name: module and help, so that listing them imports none
-    "check": ("check", "Verify an image and name what can't be shown of it."),
+    "check": ("check", "Verify an image or the whole store, and mend the store."),
     "commit": ("commit", "Make an image of a container."),
     "completion": ("completion", "Print what makes a shell complete words."),
+    "df": ("df", "Show what the store takes, and what sharing layers saves."),
     "diff": ("diff", "Show what was changed in a container."),
     "history": ("history", "Show how an image was made."),
     "images": ("images", "List the images of the store."),
@@ -41,9 +42,12 @@ _COMMANDS = {  # name: module and help, so that listing them imports none
     "man": ("man", "Show the manual page of unionmount or a command."),
     "mount": ("mount", "Mount an image, writable or read-only."),
     "overlay": ("overlay", "Mount directories on top of each other."),
+    "prune": ("prune", "Remove what nobody needs from the store."),
     "ps": ("ps", "List mounts, and containers."),
     "rm": ("rm", "Remove containers."),
+    "rmi": ("rmi", "Remove images."),
     "save": ("save", "Write images of the store to an archive or a layout."),
+    "tag": ("tag", "Give an image another name."),
     "umount": ("umount", "Unmount images."),
     "unmount": ("umount", "Same as umount."),
     "version": ("version", "Print the version."),

@@ -2,27 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from unionmount.cli.options import platform_option, root_option
+from unionmount.errors import UsageError
 from unionmount.reference import printable
 
 if TYPE_CHECKING:
+    from unionmount.checking import Finding
     from unionmount.cli import Settings
 
 
 @click.command("check")
+@click.option("--repair", is_flag=True, help="Mend what can be mended.")
 @platform_option
 @root_option
-@click.argument("source")
+@click.argument("source", metavar="[IMAGE]", required=False)
 @click.pass_obj
-def command(settings: Settings, source: str, platform: str | None) -> int:
-    """Verify every byte of the image SOURCE: digests, indexes, and links that lead nowhere.
+def command(settings: Settings, source: str | None, platform: str | None, repair: bool) -> int:
+    """Verify every byte of an image or of the whole store: digests, indexes, references.
 
-    Prints one line for each problem; the status is 1 where there are any.
+    Of an IMAGE also links that lead nowhere. Prints one line for each problem; the status is 1
+    where any is left.
+
+    --repair rebuilds indexes and removes what is damaged and nobody needs. A damaged layer that an
+    image needs is put aside, into the quarantine of the store, so that a load or pull gets it anew.
     """
+    if source is None:
+        if platform is not None:
+            raise UsageError("--platform is about an IMAGE")
+        return _print(_check_store(settings, repair=repair))
+    status = _print(_check_parts(settings, source)) if repair else 0
+    return max(status, _check_image(settings, source, platform))
+
+
+def _check_store(settings: Settings, *, repair: bool) -> Iterator[Finding]:
+    from unionmount.checking import StoreCheck
+    from unionmount.containers import Containers
+
+    store = settings.store()
+    return StoreCheck(store, Containers(store), repair=repair).run()
+
+
+def _check_parts(settings: Settings, source: str) -> Iterator[Finding]:
+    """Check and mend what an image of the store consists of."""
+    from unionmount.checking import StoreCheck
+    from unionmount.containers import Containers
+    from unionmount.needs import digests_of
+    from unionmount.sources import Location
+
+    location = Location.parse(source)
+    if location.kind != "stored":
+        raise UsageError("--repair is about images of the store")
+    store = settings.store()
+    only = digests_of(store, store.find_image(location.path), f"image '{printable(source)}'")
+    return StoreCheck(store, Containers(store), repair=True, only=only).run()
+
+
+def _print(findings: Iterator[Finding]) -> int:
+    status = 0
+    for finding in findings:
+        print(printable(finding.text), flush=True)
+        status = max(status, 0 if finding.repaired else 1)
+    return status
+
+
+def _check_image(settings: Settings, source: str, platform: str | None) -> int:
     from unionmount.image import Platform
     from unionmount.pull import check_image
 

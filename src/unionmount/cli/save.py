@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from unionmount.cli.options import root_option
+from unionmount.reference import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,17 +61,18 @@ def command(
     if output == _STDOUT and sys.stdout.isatty():
         raise UsageError("name a file with -o, or redirect standard output (it is a terminal)")
     store = settings.store()
-    wanted = find_wanted(store, images)
     compression = None if compress == "none" else Compression(compress)
     progress = ProgressLine()
+    with store.lease("save", f"being saved to {printable(output)}") as lease:
+        wanted = find_wanted(store, images, lease)
 
-    def fill(sink: Sink) -> None:
-        save(store, wanted, sink, form, compression=compression, progress=progress)
+        def fill(sink: Sink) -> None:
+            save(store, wanted, sink, form, compression=compression, progress=progress)
 
-    try:
-        _write(output, form, fill)
-    finally:
-        progress.clear()
+        try:
+            _write(output, form, fill)
+        finally:
+            progress.clear()
 
 
 def _write(output: str, form: Form, fill: Callable[[Sink], None]) -> None:
