@@ -220,6 +220,21 @@ def test_how_go_prints_values(oracle: Oracle, value: Any, template: str) -> None
     assert outcome(template, data) == oracle.render(template, data)
 
 
+_GRID_FLAGS = ("", "#", "+", "-8", "08", " ", "8.3", ".0", "#8", "+.2", "-08.1", "# ")
+_GRID_VALUES = (
+    *(0.0, 1.5, -2.75, 1e300, 5e-324, 12345.678, 5, -5, 0, 2**62, "a b", "é", "", True, None),
+    *(["a", 1, None], {"k": 1.5}),
+)
+
+
+def test_every_verb_with_flags_and_values(oracle: Oracle) -> None:
+    for verb in "bcdeEfFgGoOqstTuUvxXz":
+        template = "".join(f'{{{{printf "[%{flags}{verb}]" .v}}}}' for flags in _GRID_FLAGS)
+        for value in _GRID_VALUES:
+            data = {"v": value}
+            assert outcome(template, data) == oracle.render(template, data), (verb, value)
+
+
 @settings(max_examples=400)
 @given(text=st.text(alphabet="{}.$|()\"`'-:= \nabceifndrglwth/*1,\\", max_size=40))
 def test_what_go_takes_for_a_template(oracle: Oracle, text: str) -> None:
