@@ -9,19 +9,36 @@ from typing import Any
 import pytest
 from mounting import CommandLine
 
+from unionmount.cli import main
+
 pytestmark = pytest.mark.needs("fuse")
 
 
-def shown(cli: CommandLine, *arguments: str | Path) -> str:
-    return str(cli.run(*arguments).stdout)
+class Forms:
+    """Commands that mount nothing, in this process: it is the same code, and quicker."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def shown(self, *arguments: str | Path, status: int = 0) -> str:
+        assert main([str(one) for one in arguments]) == status
+        captured = self._capsys.readouterr()
+        self.error = captured.err
+        return captured.out
+
+    def inspected(self, *arguments: str | Path) -> Any:
+        (found,) = json.loads(self.shown("inspect", *arguments))
+        return found
 
 
-def inspected(cli: CommandLine, *arguments: str | Path) -> Any:
-    (found,) = json.loads(shown(cli, "inspect", *arguments))
-    return found
+@pytest.fixture
+def forms(capsys: pytest.CaptureFixture[str]) -> Forms:
+    return Forms(capsys)
 
 
-def test_a_container_in_all_forms(cli: CommandLine, archive: Path, tmp_path: Path) -> None:
+def test_a_container_in_all_forms(
+    cli: CommandLine, forms: Forms, archive: Path, tmp_path: Path
+) -> None:
     where = tmp_path / "where"
     where.mkdir()
     cli.run("mount", "--name", "shelf", archive, where)
@@ -29,7 +46,7 @@ def test_a_container_in_all_forms(cli: CommandLine, archive: Path, tmp_path: Pat
     (record,) = cli.records()
 
     # inspect: by its name, its mount point, the ID of its mount
-    found = inspected(cli, "shelf")
+    found = forms.inspected("shelf")
     assert list(found) == [
         *("Id", "Created", "Name", "Image", "ImageName", "Source", "State", "Upper", "Root")
     ]
@@ -42,47 +59,48 @@ def test_a_container_in_all_forms(cli: CommandLine, archive: Path, tmp_path: Pat
         "Mountpoint": str(where),
     }
     assert (Path(found["Upper"]) / "new").read_bytes() == b"12345"
-    assert inspected(cli, where) == inspected(cli, record["id"]) == found
-    assert inspected(cli, "container:shelf", "--type", "container") == found
+    assert forms.inspected(where) == forms.inspected(record["id"]) == found
+    assert forms.inspected("container:shelf", "--type", "container") == found
     form = "{{.Name}} {{.State.Status}} {{if .State.Running}}{{.State.Pid}}{{end}}"
-    assert shown(cli, "inspect", "-f", form, "shelf") == f"shelf live {record['pid']}\n"
-    image = inspected(cli, found["Image"])
+    assert forms.shown("inspect", "-f", form, "shelf") == f"shelf live {record['pid']}\n"
+    image = forms.inspected(found["Image"])
     assert image["Id"] == found["Image"]
 
     # ps
     form = "{{.Container}}|{{.ID}}|{{.Mountpoint}}|{{.Mode}}|{{.Status}}"
-    assert shown(cli, "ps", "--format", form) == f"shelf|{record['id']}|{where}|rw|live\n"
-    head, line = shown(cli, "ps", "--format", r"table {{.ID}}\t{{.Names}}").splitlines()
+    assert forms.shown("ps", "--format", form) == f"shelf|{record['id']}|{where}|rw|live\n"
+    head, line = forms.shown("ps", "--format", r"table {{.ID}}\t{{.Names}}").splitlines()
     assert (head.split(), line.split()) == (["ID", "NAMES"], [record["id"], "shelf"])
-    (one,) = map(json.loads, shown(cli, "ps", "--format", "jsonl").splitlines())
+    (one,) = map(json.loads, forms.shown("ps", "--format", "jsonl").splitlines())
     assert one == record
 
     # diff
-    assert shown(cli, "diff", "--format", "{{.Kind}} {{.Path}} {{.Size}}", "shelf") == "A /new 5\n"
-    listed = json.loads(shown(cli, "diff", "--format", "json", "shelf"))
-    lines = shown(cli, "diff", "--format", "jsonl", "shelf").splitlines()
+    assert forms.shown("diff", "--format", "{{.Kind}} {{.Path}} {{.Size}}", "shelf") == "A /new 5\n"
+    listed = json.loads(forms.shown("diff", "--format", "json", "shelf"))
+    lines = forms.shown("diff", "--format", "jsonl", "shelf").splitlines()
     assert [json.loads(text) for text in lines] == listed
-    cli.run("diff", "--format", "xml", "shelf", status=2)
+    forms.shown("diff", "--format", "xml", "shelf", status=2)
 
     cli.run("umount", where)
-    stopped = inspected(cli, "shelf")
+    stopped = forms.inspected("shelf")
     assert stopped["State"]["Status"] == "stopped"
     assert stopped["State"]["Running"] is False
     assert stopped["Id"] == ""
 
 
-def test_a_mount_without_a_container(cli: CommandLine, archive: Path, tmp_path: Path) -> None:
+def test_a_mount_without_a_container(
+    cli: CommandLine, forms: Forms, archive: Path, tmp_path: Path
+) -> None:
     where = tmp_path / "where"
     where.mkdir()
     cli.run("mount", "--ro", archive, where)
-    found = inspected(cli, where)
+    found = forms.inspected(where)
     assert (found["Name"], found["State"]["Mode"]) == ("", "ro")
     assert found["Source"] == str(archive)
     cli.run("umount", where)
 
 
-def test_what_is_neither(cli: CommandLine) -> None:
+def test_what_is_neither(forms: Forms) -> None:
     for word in (["container:none"], ["--type", "container", "none"]):
-        done = cli.run("inspect", *word, status=1)
-        assert done.stdout == "[]\n"
-        assert "no such container or mount" in done.stderr
+        assert forms.shown("inspect", *word, status=1) == "[]\n"
+        assert "no such container or mount" in forms.error
