@@ -167,7 +167,7 @@ def test_the_command_line_starts_without_heavy_modules() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
     assert "unionmount.cli" in loaded
-    heavy = {"pyfuse3", "trio", "unionmount._core", "isal", "backports.zstd", "httpx2"}
+    heavy = {"pyfuse3", "trio", "unionmount._core", "isal", "backports.zstd", "httpx2", "rich"}
     assert not heavy & set(loaded)
 
 

@@ -167,7 +167,7 @@ _bodies = st.recursive(
     max_leaves=6,
 )
 
-_MANY = settings(max_examples=400, suppress_health_check=list(HealthCheck))
+_MANY = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 
 
 @_MANY
@@ -220,7 +220,22 @@ def test_how_go_prints_values(oracle: Oracle, value: Any, template: str) -> None
     assert outcome(template, data) == oracle.render(template, data)
 
 
-@settings(max_examples=400)
+_GRID_FLAGS = ("", "#", "+", "-8", "08", " ", "8.3", ".0", "#8", "+.2", "-08.1", "# ")
+_GRID_VALUES = (
+    *(0.0, 1.5, -2.75, 1e300, 5e-324, 12345.678, 5, -5, 0, 2**62, "a b", "é", "", True, None),
+    *(["a", 1, None], {"k": 1.5}),
+)
+
+
+def test_every_verb_with_flags_and_values(oracle: Oracle) -> None:
+    for verb in "bcdeEfFgGoOqstTuUvxXz":
+        template = "".join(f'{{{{printf "[%{flags}{verb}]" .v}}}}' for flags in _GRID_FLAGS)
+        for value in _GRID_VALUES:
+            data = {"v": value}
+            assert outcome(template, data) == oracle.render(template, data), (verb, value)
+
+
+@settings(max_examples=150)
 @given(text=st.text(alphabet="{}.$|()\"`'-:= \nabceifndrglwth/*1,\\", max_size=40))
 def test_what_go_takes_for_a_template(oracle: Oracle, text: str) -> None:
     """Any text: both read it, or both refuse it with the same words."""
@@ -232,7 +247,7 @@ def test_what_go_takes_for_a_template(oracle: Oracle, text: str) -> None:
 _cells = st.text(st.sampled_from("abé…- "), max_size=14)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(rows=st.lists(st.lists(_cells, min_size=1, max_size=5), min_size=1, max_size=6))
 def test_tables_are_aligned_as_go_does(oracle: Oracle, rows: list[list[str]]) -> None:
     text = "".join("\t".join(row) + "\n" for row in rows)

@@ -75,6 +75,7 @@ class ProgressLine:
             redirect_stderr=False,
         )
         self._bars.start()
+        self._bars.console.show_cursor(True)  # who is killed can't bring it back
         return self._bars
 
     def clear(self) -> None:

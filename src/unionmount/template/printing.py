@@ -149,10 +149,10 @@ class _Printer:
     def argument(self, value: Any, verb: str) -> str:
         """An argument of printf, whatever it is."""
         value = _inner(value)
-        if verb == "T":
-            return self.string("<nil>" if value is None else type_name(value), "s", value)
         if value is None:
-            return self.flags.pad("<nil>") if verb == "v" else f"%!{verb}(<nil>)"
+            return self.flags.pad("<nil>") if verb in "vT" else f"%!{verb}(<nil>)"
+        if verb == "T":
+            return self.string(type_name(value), "s", value)
         if isinstance(value, Struct) and value.pointer and verb != "p":
             return "&" + self.value(value, verb, 0)
         return self.value(value, verb, 0)
@@ -242,7 +242,9 @@ class _Printer:
         if verb == "q":
             return self.flags.pad(quote_rune(value, only_ascii=self.flags.plus))
         if verb == "U":
-            return self.flags.pad(self._code_point(value))
+            flags = self.flags
+            plain = _Flags(width=flags.width, minus=flags.minus)  # it is not filled with zeros
+            return plain.pad(self._code_point(value))
         if verb == "v" and self.flags.sharp_v and isinstance(value, Byte):
             return f"0x{value:x}"
         if verb not in _BASES:
@@ -276,7 +278,18 @@ class _Printer:
         return text
 
     def real(self, value: float, verb: str) -> str:
-        defaults = {"v": -1, "g": -1, "G": -1, "e": 6, "E": 6, "f": 6, "F": 6, "x": -1, "X": -1}
+        defaults = {
+            "v": -1,
+            "g": -1,
+            "G": -1,
+            "e": 6,
+            "E": 6,
+            "f": 6,
+            "F": 6,
+            "x": -1,
+            "X": -1,
+            "b": -1,
+        }
         if verb not in defaults:
             return self.bad(value, verb)
         flags = self.flags
@@ -285,7 +298,7 @@ class _Printer:
         text = format_float(value, kind, precision)
         sign = text[0] if text[0] in "+-" else "+"
         digits = text.lstrip("+-")
-        if flags.sharp and digits not in ("Inf", "NaN"):
+        if flags.sharp and verb != "b" and digits not in ("Inf", "NaN"):
             digits = with_all_digits(digits, verb, precision)
         shown = sign if sign == "-" or flags.plus else " " if flags.space else ""
         if digits in ("Inf", "NaN"):

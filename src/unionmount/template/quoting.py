@@ -142,8 +142,8 @@ def format_float(value: float, verb: str, precision: int) -> str:
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
     kind = verb.lower()
-    if kind == "x":
-        text = _hexadecimal(value)
+    if kind in "xb":
+        text = _hexadecimal(value, precision) if kind == "x" else _binary(value)
     elif precision >= 0:
         text = _with_precision(value, kind, precision)
     else:
@@ -191,13 +191,36 @@ def _exponential(digits: str, point: int, *, negative: bool) -> str:
     return f"{'-' if negative else ''}{mantissa}e{sign}{abs(exponent):02d}"
 
 
-def _hexadecimal(value: float) -> str:
-    """A number as Go's ``%x`` writes it, in full: ``0x1.8p+01``."""
-    mantissa, exponent = math.frexp(value)
-    digits = (2 * mantissa).hex().partition("p")[0].rstrip("0").rstrip(".")
-    if value == 0:
-        return ("-" if math.copysign(1, value) < 0 else "") + "0x0p+00"
-    return f"{digits}p{exponent - 1:+03d}"
+def _hexadecimal(value: float, precision: int) -> str:
+    """A number as Go's ``%x`` writes it: ``0x1.8p+01``."""
+    sign = "-" if math.copysign(1, value) < 0 else ""
+    fraction, exponent = math.frexp(abs(value))
+    bits = int(fraction * 2**53)  # one before the point, 52 behind it
+    if 0 <= precision < 13:
+        bits = _rounded(bits, 4 * (13 - precision))
+        if bits >= 2**53:
+            bits, exponent = bits // 2, exponent + 1
+    digits = f"{bits % 2**52:013x}"
+    digits = digits.rstrip("0") if precision < 0 else digits[:precision].ljust(precision, "0")
+    point = f".{digits}" if digits else ""
+    exponent = exponent - 1 if value else 0
+    return f"{sign}0x{bits >> 52}{point}p{exponent:+03d}"
+
+
+def _rounded(bits: int, count: int) -> int:
+    """A number whose last ``count`` bits are rounded away, half to even."""
+    unit = 1 << count
+    whole, rest = divmod(bits, unit)
+    up = rest * 2 > unit or (rest * 2 == unit and whole % 2)
+    return (whole + up) * unit
+
+
+def _binary(value: float) -> str:
+    """A number as Go's ``%b`` writes it: a whole number times a power of two."""
+    fraction, power = math.frexp(value)
+    exponent = max(power - 53, -1074) if value else -1074
+    bits = int(math.ldexp(fraction, power - exponent))
+    return f"{'-' if str(value) == '-0.0' else ''}{bits}p{exponent:+d}"
 
 
 def with_all_digits(digits: str, verb: str, precision: int) -> str:
