@@ -63,6 +63,8 @@ HEADERS = (
     ("fd_cache.h",),
     ("dirlayer.h", "dirlayer_private.h", "layer.h"),
     ("tree.h", "tree_private.h"),
+    ("layers.h",),
+    ("summary.h",),
     ("posix_acl.h",),
     ("upper.h", "upper_private.h", "copy_data.h"),
     ("fastpath.h",),

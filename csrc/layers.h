@@ -1,0 +1,46 @@
+/*
+ * layers.h - the layers of a tree beside each other, each as it is.
+ *
+ * Purpose: show an image as one directory for each layer, named 0 (the lowest), 1, …, in which marks
+ * are shown instead of obeyed, as overlayfs would have them: a whiteout is a character device 0:0 with
+ * the name that it hides, a directory that hides what is below it has the xattr user.overlay.opaque = y.
+ * A hard link into a lower layer is the file that it leads to; one that leads nowhere hides its name, and
+ * is a whiteout. The top directory has nothing else in it.
+ *
+ * Node numbers: 1 is the top. An inode of a layer has 1 + its number in the tree (tree.h); all names
+ * that layers have for a file have one number. Whiteouts have numbers above those. Nothing is kept for
+ * a node; opening is O(layers).
+ *
+ * Ownership: borrows the tree, whose layers are those of an image. Names and targets handed out are
+ * borrowed from the indexes or from this.
+ * Threads and errors: as the tree.
+ */
+#ifndef UM_LAYERS_H
+#define UM_LAYERS_H
+
+#include "base.h"
+#include "tree.h"
+
+/* cffi: begin */
+struct um_layers; /* opaque */
+
+/* -EOPNOTSUPP where a layer is a live directory. */
+int um_layers_open(struct um_tree *tree, struct um_layers **out);
+void um_layers_close(struct um_layers *layers);
+
+/* As the functions of the tree that have such names. */
+int um_layers_lookup(struct um_layers *layers, uint64_t directory, const char *name,
+                     size_t name_size, struct um_attr *attr);
+int um_layers_getattr(struct um_layers *layers, uint64_t node, struct um_attr *attr);
+int um_layers_parent(struct um_layers *layers, uint64_t directory, uint64_t *parent);
+int um_layers_list(struct um_layers *layers, uint64_t directory, uint64_t cookie,
+                   struct um_tree_entry *entries, size_t capacity);
+int um_layers_readlink(struct um_layers *layers, uint64_t node, const char **target, size_t *size);
+int64_t um_layers_read(struct um_layers *layers, uint64_t node, uint64_t offset, void *buffer,
+                       size_t size, unsigned flags);
+int64_t um_layers_getxattr(struct um_layers *layers, uint64_t node, const char *name,
+                           size_t name_size, void *value, size_t size);
+int64_t um_layers_listxattr(struct um_layers *layers, uint64_t node, char *names, size_t size);
+/* cffi: end */
+
+#endif
