@@ -15,6 +15,7 @@ from cffi import FFI
 CSRC = Path(__file__).parent
 PUBLIC_HEADERS = (
     "base.h",
+    "match.h",
     "whiteout.h",
     "index_build.h",
     "index.h",

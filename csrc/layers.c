@@ -215,6 +215,19 @@ int um_layers_parent(struct um_layers *layers, uint64_t directory, uint64_t *par
     return 0;
 }
 
+int um_layers_marks(struct um_layers *layers, uint64_t node, uint32_t *marks)
+{
+    struct found found;
+    int error = find(layers, node, &found);
+    *marks = 0;
+    if (error != 0 || found.what != IS_INODE || !S_ISDIR(found.inode.mode))
+        return error;
+    *marks |= found.inode.flags & UM_INODE_IMPLIED ? UM_LAYERS_IMPLIED : 0;
+    *marks |= found.inode.flags & UM_INODE_OPAQUE ? UM_LAYERS_OPAQUE : 0;
+    *marks |= found.inode.flags & UM_INODE_REPLACES ? UM_LAYERS_REPLACES : 0;
+    return 0;
+}
+
 static int entry_at(struct um_layers *layers, const struct found *found, uint32_t number,
                     struct um_tree_entry *entry)
 {

@@ -33,6 +33,13 @@ int um_layers_lookup(struct um_layers *layers, uint64_t directory, const char *n
                      size_t name_size, struct um_attr *attr);
 int um_layers_getattr(struct um_layers *layers, uint64_t node, struct um_attr *attr);
 int um_layers_parent(struct um_layers *layers, uint64_t directory, uint64_t *parent);
+
+/* What a layer says of a node: the sum of some UM_LAYERS_…. */
+#define UM_LAYERS_IMPLIED 1u  /* a directory that it only mentions in longer paths */
+#define UM_LAYERS_OPAQUE 2u   /* a directory that hides all that it has in the layers below */
+#define UM_LAYERS_REPLACES 4u /* a directory beside a whiteout of its name: a new one */
+int um_layers_marks(struct um_layers *layers, uint64_t node, uint32_t *marks);
+
 int um_layers_list(struct um_layers *layers, uint64_t directory, uint64_t cookie,
                    struct um_tree_entry *entries, size_t capacity);
 int um_layers_readlink(struct um_layers *layers, uint64_t node, const char **target, size_t *size);

@@ -106,8 +106,8 @@ class LayerSummary(NamedTuple):
 class Summary(NamedTuple):
     """What all layers did, lowest first, and how often paths of files were stored.
 
-    ``stored`` is the sum of the sizes that files have at their paths, in all layers; ``least`` takes
-    of each path the smallest, 0 where a layer deletes it.
+    ``stored`` is the sum of the sizes that files have at their paths, in all layers; ``least``
+    takes of each path the smallest, 0 where a layer deletes it.
     """
 
     layers: tuple[LayerSummary, ...]
@@ -466,7 +466,6 @@ class Tree(_Owner, _Paths):
                     layer, _take(name[0], name_size[0]), _take(target[0], target_size[0])
                 )
 
-
     def summarise(self) -> Summary:
         """What every layer did, and what is left of it; EOPNOTSUPP of live directories."""
         slot = ffi.new("struct um_summary **")
@@ -489,8 +488,16 @@ class Tree(_Owner, _Paths):
         )
 
 
+class Marks(NamedTuple):
+    """What a layer says of a directory in it (see ``UM_LAYERS_…``)."""
+
+    implied: bool
+    opaque: bool
+    replaces: bool
+
+
 class LayerTrees(_Owner, _Paths):
-    """The layers of a tree beside each other, as directories 0 (the lowest), 1, …: see ``layers.h``.
+    """The layers of a tree beside each other, as directories 0 (the lowest), 1, … (``layers.h``).
 
     Marks are shown, not obeyed: a whiteout as a character device 0:0, a directory that hides what
     is below it by the extended attribute ``user.overlay.opaque``. The tree is borrowed.
@@ -556,6 +563,16 @@ class LayerTrees(_Owner, _Paths):
         """The names of all extended attributes."""
         names = _sized(lambda value, size: lib.um_layers_listxattr(self._handle, node, value, size))
         return names.split(b"\0")[:-1]
+
+    def marks(self, node: Node) -> Marks:
+        """What a layer says of a directory; nothing of what is none."""
+        marks = ffi.new("uint32_t *")
+        _check(lib.um_layers_marks(self._handle, node, marks))
+        return Marks(
+            bool(marks[0] & lib.UM_LAYERS_IMPLIED),
+            bool(marks[0] & lib.UM_LAYERS_OPAQUE),
+            bool(marks[0] & lib.UM_LAYERS_REPLACES),
+        )
 
 
 OPAQUE: bytes = b"user.overlay.opaque"
@@ -969,6 +986,11 @@ def _grown(function: Callable[[Any, int], int]) -> bytes:
         if n <= size:
             return bytes(ffi.buffer(buffer, n))
         size = n
+
+
+def matches(pattern: bytes, name: bytes, *, fold_case: bool = False) -> bool:
+    """Whether a name fits a pattern of the shell; ``*`` stands for slashes, too."""
+    return bool(lib.um_match(pattern, name, fold_case))
 
 
 def whiteout_name(hidden: bytes) -> bytes:

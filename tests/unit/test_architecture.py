@@ -26,6 +26,8 @@ ORDER = (
     "reference",
     "image",
     "core",
+    "paths",
+    "search",
     "compression",
     "tarwriter",
     "layer",
@@ -45,14 +47,18 @@ ORDER = (
     "save",
     "changes",
     "target",
+    "comparison",
+    "provenance",
     "instructions",
     "commit",
+    "api",
     "cli",
     "__main__",
 )
 
 HEADERS = (
     ("base.h",),
+    ("match.h",),
     ("keyed_hash.h",),
     ("tar.h", "tar_private.h"),
     ("override_stat.h",),

@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 has none
 
 _COMMANDS = {  # name: module and help, so that listing them imports none
+    "cat": ("cat", "Write files of an image to standard output."),
     "check": ("check", "Verify an image and name what can't be shown of it."),
     "commit": ("commit", "Make an image of a container."),
-    "diff": ("diff", "Show what was changed in a container."),
+    "diff": ("diff", "Show what was changed in a container, or differs between images."),
+    "find": ("find", "Search the files of an image."),
     "images": ("images", "List the images of the store."),
     "layers": ("layers", "Show the layers of an image, or what one layer changes."),
     "load": ("load", "Load the images of an archive into the store."),
+    "ls": ("ls", "List files of an image."),
     "mount": ("mount", "Mount an image, writable or read-only."),
     "overlay": ("overlay", "Mount directories on top of each other."),
     "ps": ("ps", "List mounts, and containers."),
@@ -40,6 +43,7 @@ _COMMANDS = {  # name: module and help, so that listing them imports none
     "save": ("save", "Write images of the store to an archive or a layout."),
     "umount": ("umount", "Unmount images."),
     "unmount": ("umount", "Same as umount."),
+    "which": ("which", "Show what each layer of an image did to a path."),
     "version": ("version", "Print the version."),
 }
 

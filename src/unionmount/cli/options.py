@@ -47,3 +47,26 @@ def format_option(function: F) -> F:
         help="How to print.",
     )
     return option(function)
+
+
+def layer_option(function: F) -> F:
+    """``--layer``: the image as it was when that layer was made."""
+    option = click.option(
+        "--layer",
+        metavar="N",
+        type=click.IntRange(min=0),
+        help="Take the image as of layer N; 0 is the lowest.",
+    )
+    return option(function)
+
+
+def stream_format_option(function: F) -> F:
+    """``--format`` of what may be long."""
+    option = click.option(
+        "--format",
+        "form",
+        type=click.Choice(["table", "json", "jsonl"]),
+        default="table",
+        help="How to print.",
+    )
+    return option(function)

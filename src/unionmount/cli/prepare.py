@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount.cli.opening import open_kept, open_source, progress_line
-from unionmount.errors import InvalidReference, MountError, NotFoundError, UsageError
+from unionmount.errors import MountError, NotFoundError, UsageError
 from unionmount.reference import printable
 
 if TYPE_CHECKING:
@@ -95,12 +95,14 @@ def prepared(
     What was made is removed again where nobody says that the mount was announced.
     """
     from unionmount.containers import Containers
+    from unionmount.target import container_named
 
-    known = Containers(settings.store())
+    store = settings.store()
+    known = Containers(store)
     known.clean()
     with ExitStack() as opened, ExitStack() as made:
         opener = _Opener(settings, wanted, known, opened, made)
-        name = _container_name(settings, known, source)
+        name = container_named(store, known, source)
         if name is not None:
             wanted.check_for_container(name)
             yield opener.again(name, table)
@@ -110,25 +112,6 @@ def prepared(
             yield opener.read_only(source)
         else:
             yield opener.with_container(source)
-
-
-def _container_name(settings: Settings, known: Containers, source: str) -> str | None:
-    """The container that a SOURCE stands for; InvalidReference where it is something else, too."""
-    from unionmount.cli.targets import PREFIX, name_of_container
-    from unionmount.image import SCRATCH
-    from unionmount.sources import Location
-
-    if source.startswith(PREFIX):
-        return name_of_container(source)
-    if source == SCRATCH or source not in known:
-        return None
-    if Location.parse(source).kind == "path":
-        other = f"./{source} a file"
-    elif settings.store().has_image_named(source):
-        other = f"{source}:TAG an image"
-    else:
-        return source
-    raise InvalidReference(f"'{source}' could be two: container:{source} is one, {other}")
 
 
 @dataclass(frozen=True, slots=True)
