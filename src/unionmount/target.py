@@ -150,13 +150,13 @@ def open_container(store: Store, container: Container) -> OpenTarget:
     return OpenTarget(open_lowers(store, container), container.upper)
 
 
-def open_lowers(store: Store, container: Container) -> OpenImage:
+def open_lowers(store: Store, container: Container, *, verify: bool = False) -> OpenImage:
     """Open the layers of a container's image, without its changes."""
     found = container.image
     try:
-        layers = open_stored(store, found.stored, found.name)
+        layers = open_stored(store, found.stored, found.name, verify=verify)
     except NotFoundError:  # the layers of an ephemeral one may be where they were
-        layers = open_image(store, found.source)
+        layers = open_image(store, found.source, verify=verify)
         _check(layers, layers.image.id == found.id, found.source)
     return layers
 

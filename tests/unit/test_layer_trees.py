@@ -92,10 +92,11 @@ def expected(tars: Sequence[bytes]) -> dict[bytes, Seen]:
     for layer in stack.layers:
         top = b"%d" % layer.number
         for path in layer.own.keys() | layer.whiteouts:
-            own, file = layer.own.get(path), files.get((layer.number, path))
+            file = files.get((layer.number, path))
+            marked = layer.own.get(path)
             full = b"/".join((top, *path))
-            if isinstance(own, model.Directory):
-                found[full] = _directory(path, own, layer)
+            if isinstance(marked, model.Directory):
+                found[full] = _directory(path, marked, layer)
             else:
                 found[full] = _file(file, names[id(file)]) if file else _whiteout(layer.number)
     return found

@@ -35,6 +35,13 @@ class Wanted:
     work: str | None
     ephemeral: bool
     volatile: bool
+    layer: int | None = None
+    layers: bool = False
+
+    @property
+    def only_layers(self) -> bool:
+        """Whether what layers hold is to be looked at: then nothing can be changed."""
+        return self.layer is not None or self.layers
 
     def check(self) -> None:
         """UsageError where options do not go together, or name nothing."""
@@ -47,6 +54,12 @@ class Wanted:
             "--volatile": self.volatile,
         }
         given = [option for option, value in changing.items() if value]
+        if self.only_layers and (given or self.upper):
+            option = given[0] if given else "--upper"
+            shows = "--layers" if self.layers else "--layer"
+            raise UsageError(f"{option} is about changes, and {shows} only shows")
+        if self.layers and self.layer is not None:
+            raise UsageError("--layers shows all layers, --layer the image as of one")
         if self.read_only and given:
             raise UsageError(f"{given[0]} is about changes, and there are none with --ro")
         if self.upper and (self.name or self.ephemeral):
@@ -103,7 +116,9 @@ def prepared(
     with ExitStack() as opened, ExitStack() as made:
         opener = _Opener(settings, wanted, known, opened, made)
         name = container_named(store, known, source)
-        if name is not None:
+        if wanted.only_layers:
+            yield opener.of_layers(source, name)
+        elif name is not None:
             wanted.check_for_container(name)
             yield opener.again(name, table)
         elif wanted.upper:
@@ -127,6 +142,22 @@ class _Opener:
     def read_only(self, source: str) -> Prepared:
         """An image alone."""
         return Prepared(self._absolute(source), self._open_in_place(source), None, self.made)
+
+    def of_layers(self, source: str, name: str | None) -> Prepared:
+        """The layers of an image, or of a container's, up to the one that was asked for."""
+        from unionmount.target import open_lowers
+
+        if name is None:
+            image = self._open_in_place(source)
+        else:
+            self.wanted.check_for_container(name)
+            container = self.known.find(name)
+            image = open_lowers(self.settings.store(), container, verify=self.wanted.verify)
+            self.opened.enter_context(image)
+            source = container.image.source
+        if self.wanted.layer is not None:
+            image.cut(self.wanted.layer)
+        return Prepared(self._absolute(source), image, None, self.made)
 
     def again(self, name: str, table: MountTable) -> Prepared:
         """A container that is there."""

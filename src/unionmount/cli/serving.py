@@ -55,8 +55,13 @@ class Starting:
         source: str,
         plan: UpperPlan | None,
         announce: Callable[[str], None],
+        *,
+        apart: bool = False,
     ) -> None:
-        """Mount, and tell ``announce`` the mount point; in the foreground serve it to its end."""
+        """Mount, and tell ``announce`` the mount point; in the foreground serve it to its end.
+
+        ``apart``: layers are shown beside each other.
+        """
         from unionmount import daemon
 
         layers.tree()  # a damaged index is told here and now
@@ -76,6 +81,7 @@ class Starting:
                 table=self.table,
                 background=not self._foreground,
                 upper=plan,
+                apart=apart,
             )
             run_mount(layers, request, ready)
 
