@@ -72,7 +72,7 @@ class Expression:
 
         ``shown`` is how the starting point is printed.
         """
-        name = start.path.rpartition(b"/")[2] or b"/"
+        name = shown.rstrip(b"/").rpartition(b"/")[2] or b"/"
         pending = [(Visit(files, shown, name, start.attributes), 0)]
         while pending:
             visit, depth = pending.pop()

@@ -25,6 +25,7 @@ _BATCH = 256
 _UNITS = "KMGTPE"
 _MAX_ACCOUNTS = 4 * 1024 * 1024  # bytes of /etc/passwd and /etc/group that are looked at
 _ACL = b"system.posix_acl_"
+_NAMES = (1, 3, 4)  # columns that are not numbers, or not always
 _GAP = 2  # columns between names
 
 
@@ -210,9 +211,10 @@ class _Lister:
             is_first = False
             inside = [one for one in self._children(attributes) if self.style.shows(one[0])]
             dots = [(b".", attributes), (b"..", above)] if self.style.all else []
+            listed = sorted([*dots, *inside], key=lambda one: one[0]) if dots else inside
             if self.style.long:
-                self._total([*dots, *inside])
-            self.names([*dots, *inside])
+                self._total(listed)
+            self.names(listed)
             if self.style.recursive:
                 prefix = path if path.endswith(b"/") else path + b"/"
                 below = [one for one in inside if stat.S_ISDIR(one[1].mode)]
@@ -256,7 +258,7 @@ class _Lister:
         widths = [max(map(len, column)) for column in zip(*columns, strict=True)]
         for (name, attributes), cells in zip(inside, columns, strict=True):
             inode, mode, links, user, group, size, when = (
-                cell.ljust(width) if number in (1, 3, 4) else cell.rjust(width)
+                cell.ljust(width) if number in _NAMES and not cell.isdigit() else cell.rjust(width)
                 for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
             )
             line = f"{mode} {links} {user} {group} {size} {when} "
