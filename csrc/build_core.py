@@ -20,7 +20,7 @@ PUBLIC_HEADERS = (
     "index_build.h",
     "index.h",
     "tree.h",
-    "layers.h",
+    "layer_trees.h",
     "summary.h",
     "upper.h",
 )

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["File", "FileTree", "Image", "Layer", "Mounted", "mount", "open_image"]
 
 
-def __getattr__(name: str) -> Any:
-    """What the API has, imported now."""
-    if name not in __all__:
-        raise AttributeError(f"module 'unionmount' has no attribute '{name}'")
-    from unionmount import api  # noqa: PLC0415
+if not TYPE_CHECKING:  # type checkers know what there is
 
-    return getattr(api, name)
+    def __getattr__(name: str) -> Any:
+        """What the API has, imported now."""
+        if name not in __all__:
+            raise AttributeError(f"module 'unionmount' has no attribute '{name}'")
+        from unionmount import api  # noqa: PLC0415
+
+        return getattr(api, name)
 
 
 def __dir__() -> list[str]:

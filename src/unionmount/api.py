@@ -245,7 +245,8 @@ class Layer:
 
     def changes(self) -> Iterator[Change]:
         """What it does to the layers below, depth first, sorted: kind, path, mode and size."""
-        return self._image._view.tree.changes(self.number)  # noqa: SLF001
+        for change in self._image._view.tree.changes(self.number):  # noqa: SLF001
+            yield change._replace(path=b"/" + change.path)
 
     def __repr__(self) -> str:
         return f"<Layer {self.number} {self.diff_id.short}>"

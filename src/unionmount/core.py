@@ -489,7 +489,7 @@ class Tree(_Owner, _Paths):
 
 
 class Marks(NamedTuple):
-    """What a layer says of a directory in it (see ``UM_LAYERS_…``)."""
+    """What a layer says of a directory in it (see ``UM_LAYER_TREES_…``)."""
 
     implied: bool
     opaque: bool
@@ -497,7 +497,7 @@ class Marks(NamedTuple):
 
 
 class LayerTrees(_Owner, _Paths):
-    """The layers of a tree beside each other, as directories 0 (the lowest), 1, … (``layers.h``).
+    """The layers of a tree beside each other, as directories 0 (the lowest), 1, … (``layer_trees.h``).
 
     Marks are shown, not obeyed: a whiteout as a character device 0:0, a directory that hides what
     is below it by the extended attribute ``user.overlay.opaque``. The tree is borrowed.
@@ -505,29 +505,29 @@ class LayerTrees(_Owner, _Paths):
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        out = ffi.new("struct um_layers **")
-        _check(lib.um_layers_open(tree._handle, out))
+        out = ffi.new("struct um_layer_trees **")
+        _check(lib.um_layer_trees_open(tree._handle, out))
         self._handle = out[0]
 
     def _release(self, handle: Any) -> None:
-        lib.um_layers_close(handle)
+        lib.um_layer_trees_close(handle)
 
     def lookup(self, directory: Node, name: bytes) -> Attributes:
         """The attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
         attr = ffi.new("struct um_attr *")
-        _check(lib.um_layers_lookup(self._handle, directory, name, len(name), attr))
+        _check(lib.um_layer_trees_lookup(self._handle, directory, name, len(name), attr))
         return _attributes(attr)
 
     def getattr(self, node: Node) -> Attributes:
         """The attributes of a node; ESTALE where there is no such node."""
         attr = ffi.new("struct um_attr *")
-        _check(lib.um_layers_getattr(self._handle, node, attr))
+        _check(lib.um_layer_trees_getattr(self._handle, node, attr))
         return _attributes(attr)
 
     def parent(self, directory: Node) -> Node:
         """The directory that ``directory`` is in; the top's is itself. ENOTDIR, ESTALE."""
         node = ffi.new("uint64_t *")
-        _check(lib.um_layers_parent(self._handle, directory, node))
+        _check(lib.um_layer_trees_parent(self._handle, directory, node))
         return Node(node[0])
 
     def list(
@@ -535,43 +535,45 @@ class LayerTrees(_Owner, _Paths):
     ) -> builtins.list[Entry]:
         """Up to ``count`` entries from ``cookie`` on, sorted bytewise, layers by their numbers."""
         entries = ffi.new("struct um_tree_entry[]", count)
-        n = _check(lib.um_layers_list(self._handle, directory, cookie, entries, count))
+        n = _check(lib.um_layer_trees_list(self._handle, directory, cookie, entries, count))
         return _entries(entries, n)
 
     def readlink(self, node: Node) -> bytes:
         """The target of a symlink; EINVAL where the node is none."""
         target, size = ffi.new("const char **"), ffi.new("size_t *")
-        _check(lib.um_layers_readlink(self._handle, node, target, size))
+        _check(lib.um_layer_trees_readlink(self._handle, node, target, size))
         return bytes(ffi.buffer(target[0], size[0]))
 
     def read(self, node: Node, offset: int, size: int, *, nowait: bool = False) -> bytes:
         """Up to ``size`` bytes; fewer only at the end. EAGAIN as ``Tree.read``."""
         buffer = _uncleared("char[]", size)
         flags = lib.UM_READ_NOWAIT if nowait else 0
-        n = _check(lib.um_layers_read(self._handle, node, offset, buffer, size, flags))
+        n = _check(lib.um_layer_trees_read(self._handle, node, offset, buffer, size, flags))
         return bytes(ffi.buffer(buffer, n))
 
     def getxattr(self, node: Node, name: bytes) -> bytes:
         """The value of an extended attribute; ENODATA where there is none."""
         return _sized(
-            lambda value, size: lib.um_layers_getxattr(
+            lambda value, size: lib.um_layer_trees_getxattr(
                 self._handle, node, name, len(name), value, size
             )
         )
 
     def listxattr(self, node: Node) -> builtins.list[bytes]:
         """The names of all extended attributes."""
-        names = _sized(lambda value, size: lib.um_layers_listxattr(self._handle, node, value, size))
+        names = _sized(
+            lambda value, size: lib.um_layer_trees_listxattr(self._handle, node, value, size)
+        )
         return names.split(b"\0")[:-1]
 
     def marks(self, node: Node) -> Marks:
         """What a layer says of a directory; nothing of what is none."""
         marks = ffi.new("uint32_t *")
-        _check(lib.um_layers_marks(self._handle, node, marks))
+        _check(lib.um_layer_trees_marks(self._handle, node, marks))
         return Marks(
-            bool(marks[0] & lib.UM_LAYERS_IMPLIED),
-            bool(marks[0] & lib.UM_LAYERS_OPAQUE),
-            bool(marks[0] & lib.UM_LAYERS_REPLACES),
+            bool(marks[0] & lib.UM_LAYER_TREES_IMPLIED),
+            bool(marks[0] & lib.UM_LAYER_TREES_OPAQUE),
+            bool(marks[0] & lib.UM_LAYER_TREES_REPLACES),
         )
 
 

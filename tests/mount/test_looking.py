@@ -99,7 +99,7 @@ def ours(*arguments: str | Path, status: int = 0) -> bytes:
     with redirect_stdout(out):
         assert main([*map(str, arguments)]) == status
     out.flush()
-    found: bytes = out.buffer.getvalue()  # type: ignore[attr-defined]
+    found: bytes = out.buffer.getvalue()
     return found
 
 

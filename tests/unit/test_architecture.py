@@ -69,7 +69,7 @@ HEADERS = (
     ("fd_cache.h",),
     ("dirlayer.h", "dirlayer_private.h", "layer.h"),
     ("tree.h", "tree_private.h"),
-    ("layers.h",),
+    ("layer_trees.h",),
     ("summary.h",),
     ("posix_acl.h",),
     ("upper.h", "upper_private.h", "copy_data.h"),

@@ -1,4 +1,4 @@
-#include "layers.h"
+#include "layer_trees.h"
 
 #include <dirent.h>
 #include <sys/stat.h>
@@ -9,7 +9,7 @@
 #define TOP UM_ROOT_NODE
 #define NAME_SIZE 8 /* room for the number of a layer as text */
 
-struct um_layers {
+struct um_layer_trees {
     struct um_tree *tree;
     char (*names)[NAME_SIZE]; /* of the layers, NUL-terminated */
     uint64_t
@@ -25,12 +25,12 @@ struct found {
     struct um_inode inode;
 };
 
-static uint64_t node_of(const struct um_layers *layers, struct um_part part)
+static uint64_t node_of(const struct um_layer_trees *layers, struct um_part part)
 {
     return um_tree_node(layers->tree, part) + 1;
 }
 
-static uint32_t layer_of_whiteout(const struct um_layers *layers, uint64_t node)
+static uint32_t layer_of_whiteout(const struct um_layer_trees *layers, uint64_t node)
 {
     uint32_t low = 0, high = layers->tree->n_layers;
     while (high - low > 1) {
@@ -43,7 +43,7 @@ static uint32_t layer_of_whiteout(const struct um_layers *layers, uint64_t node)
     return low;
 }
 
-static int find(struct um_layers *layers, uint64_t node, struct found *found)
+static int find(struct um_layer_trees *layers, uint64_t node, struct found *found)
 {
     const struct um_tree *tree = layers->tree;
     *found = (struct found){.what = IS_TOP};
@@ -61,7 +61,7 @@ static int find(struct um_layers *layers, uint64_t node, struct found *found)
     return error ? error : found->inode.flags & UM_INODE_EXTERNAL ? -ESTALE : 0;
 }
 
-static int find_directory(struct um_layers *layers, uint64_t node, struct found *found)
+static int find_directory(struct um_layer_trees *layers, uint64_t node, struct found *found)
 {
     int error = find(layers, node, found);
     if (error != 0 || found->what == IS_TOP)
@@ -78,7 +78,7 @@ static bool is_opaque(const struct found *found)
 /* ---- attributes --------------------------------------------------------------------------------- */
 
 /* Names of a file in all layers: those of its own, and the links of the layers above. */
-static int count_names(struct um_layers *layers, const struct found *found, uint32_t *nlink)
+static int count_names(struct um_layer_trees *layers, const struct found *found, uint32_t *nlink)
 {
     const struct um_outer_links *outer = NULL;
     *nlink = found->inode.nlink;
@@ -95,7 +95,8 @@ static int count_names(struct um_layers *layers, const struct found *found, uint
     return 0;
 }
 
-static int inode_attr(struct um_layers *layers, const struct found *found, struct um_attr *attr)
+static int inode_attr(struct um_layer_trees *layers, const struct found *found,
+                      struct um_attr *attr)
 {
     const struct um_inode *inode = &found->inode;
     const struct um_layer *layer = &layers->tree->layers[found->part.layer];
@@ -121,7 +122,7 @@ static int inode_attr(struct um_layers *layers, const struct found *found, struc
     return error ? error : count_names(layers, found, &attr->nlink);
 }
 
-static int found_attr(struct um_layers *layers, uint64_t node, const struct found *found,
+static int found_attr(struct um_layer_trees *layers, uint64_t node, const struct found *found,
                       struct um_attr *attr)
 {
     if (found->what == IS_INODE)
@@ -133,7 +134,7 @@ static int found_attr(struct um_layers *layers, uint64_t node, const struct foun
     return 0;
 }
 
-int um_layers_getattr(struct um_layers *layers, uint64_t node, struct um_attr *attr)
+int um_layer_trees_getattr(struct um_layer_trees *layers, uint64_t node, struct um_attr *attr)
 {
     struct found found;
     int error = find(layers, node, &found);
@@ -141,7 +142,7 @@ int um_layers_getattr(struct um_layers *layers, uint64_t node, struct um_attr *a
 }
 
 /* Attributes of a name as it stands in its layer. */
-static int child_attr(struct um_layers *layers, struct um_part directory,
+static int child_attr(struct um_layer_trees *layers, struct um_part directory,
                       const struct um_child *child, struct um_attr *attr)
 {
     struct um_hit hit = {.directory = directory, .child = *child};
@@ -160,13 +161,13 @@ static int child_attr(struct um_layers *layers, struct um_part directory,
 
 /* ---- names --------------------------------------------------------------------------------------- */
 
-static int layer_attr(struct um_layers *layers, uint32_t layer, struct um_attr *attr)
+static int layer_attr(struct um_layer_trees *layers, uint32_t layer, struct um_attr *attr)
 {
-    return um_layers_getattr(layers, node_of(layers, (struct um_part){.layer = layer}), attr);
+    return um_layer_trees_getattr(layers, node_of(layers, (struct um_part){.layer = layer}), attr);
 }
 
 /* The number of a layer from its name: few digits, none before them that says nothing. */
-static int find_layer(const struct um_layers *layers, const char *name, size_t size,
+static int find_layer(const struct um_layer_trees *layers, const char *name, size_t size,
                       uint32_t *layer)
 {
     uint32_t number = 0;
@@ -183,8 +184,8 @@ static int find_layer(const struct um_layers *layers, const char *name, size_t s
     return 0;
 }
 
-int um_layers_lookup(struct um_layers *layers, uint64_t directory, const char *name,
-                     size_t name_size, struct um_attr *attr)
+int um_layer_trees_lookup(struct um_layer_trees *layers, uint64_t directory, const char *name,
+                          size_t name_size, struct um_attr *attr)
 {
     struct found found;
     struct um_child child;
@@ -203,7 +204,7 @@ int um_layers_lookup(struct um_layers *layers, uint64_t directory, const char *n
     return error ? error : child_attr(layers, found.part, &child, attr);
 }
 
-int um_layers_parent(struct um_layers *layers, uint64_t directory, uint64_t *parent)
+int um_layer_trees_parent(struct um_layer_trees *layers, uint64_t directory, uint64_t *parent)
 {
     struct found found;
     int error = find_directory(layers, directory, &found);
@@ -215,20 +216,20 @@ int um_layers_parent(struct um_layers *layers, uint64_t directory, uint64_t *par
     return 0;
 }
 
-int um_layers_marks(struct um_layers *layers, uint64_t node, uint32_t *marks)
+int um_layer_trees_marks(struct um_layer_trees *layers, uint64_t node, uint32_t *marks)
 {
     struct found found;
     int error = find(layers, node, &found);
     *marks = 0;
     if (error != 0 || found.what != IS_INODE || !S_ISDIR(found.inode.mode))
         return error;
-    *marks |= found.inode.flags & UM_INODE_IMPLIED ? UM_LAYERS_IMPLIED : 0;
-    *marks |= found.inode.flags & UM_INODE_OPAQUE ? UM_LAYERS_OPAQUE : 0;
-    *marks |= found.inode.flags & UM_INODE_REPLACES ? UM_LAYERS_REPLACES : 0;
+    *marks |= found.inode.flags & UM_INODE_IMPLIED ? UM_LAYER_TREES_IMPLIED : 0;
+    *marks |= found.inode.flags & UM_INODE_OPAQUE ? UM_LAYER_TREES_OPAQUE : 0;
+    *marks |= found.inode.flags & UM_INODE_REPLACES ? UM_LAYER_TREES_REPLACES : 0;
     return 0;
 }
 
-static int entry_at(struct um_layers *layers, const struct found *found, uint32_t number,
+static int entry_at(struct um_layer_trees *layers, const struct found *found, uint32_t number,
                     struct um_tree_entry *entry)
 {
     struct um_children children = {.n = found->inode.count, .first = found->inode.first};
@@ -246,8 +247,8 @@ static int entry_at(struct um_layers *layers, const struct found *found, uint32_
     return child_attr(layers, found->part, &child, &entry->attr);
 }
 
-int um_layers_list(struct um_layers *layers, uint64_t directory, uint64_t cookie,
-                   struct um_tree_entry *entries, size_t capacity)
+int um_layer_trees_list(struct um_layer_trees *layers, uint64_t directory, uint64_t cookie,
+                        struct um_tree_entry *entries, size_t capacity)
 {
     struct found found;
     int n = 0, error = find_directory(layers, directory, &found);
@@ -267,7 +268,7 @@ int um_layers_list(struct um_layers *layers, uint64_t directory, uint64_t cookie
 /* ---- files --------------------------------------------------------------------------------------- */
 
 /* A file that is an inode of a layer. */
-static int find_file(struct um_layers *layers, uint64_t node, struct found *found)
+static int find_file(struct um_layer_trees *layers, uint64_t node, struct found *found)
 {
     int error = find(layers, node, found);
     if (error != 0)
@@ -275,15 +276,16 @@ static int find_file(struct um_layers *layers, uint64_t node, struct found *foun
     return found->what == IS_INODE && !S_ISDIR(found->inode.mode) ? 0 : -EINVAL;
 }
 
-int um_layers_readlink(struct um_layers *layers, uint64_t node, const char **target, size_t *size)
+int um_layer_trees_readlink(struct um_layer_trees *layers, uint64_t node, const char **target,
+                            size_t *size)
 {
     struct found found;
     int error = find_file(layers, node, &found);
     return error ? error : um_tree_readlink(layers->tree, node - 1, target, size);
 }
 
-int64_t um_layers_read(struct um_layers *layers, uint64_t node, uint64_t offset, void *buffer,
-                       size_t size, unsigned flags)
+int64_t um_layer_trees_read(struct um_layer_trees *layers, uint64_t node, uint64_t offset,
+                            void *buffer, size_t size, unsigned flags)
 {
     struct found found;
     int error = find_file(layers, node, &found);
@@ -292,8 +294,8 @@ int64_t um_layers_read(struct um_layers *layers, uint64_t node, uint64_t offset,
     return um_tree_read(layers->tree, node - 1, offset, buffer, size, flags);
 }
 
-int64_t um_layers_getxattr(struct um_layers *layers, uint64_t node, const char *name,
-                           size_t name_size, void *value, size_t size)
+int64_t um_layer_trees_getxattr(struct um_layer_trees *layers, uint64_t node, const char *name,
+                                size_t name_size, void *value, size_t size)
 {
     struct found found;
     struct um_slice wanted = um_slice_of(name, name_size);
@@ -311,7 +313,8 @@ int64_t um_layers_getxattr(struct um_layers *layers, uint64_t node, const char *
                              &found.inode, wanted, value, size);
 }
 
-int64_t um_layers_listxattr(struct um_layers *layers, uint64_t node, char *names, size_t size)
+int64_t um_layer_trees_listxattr(struct um_layer_trees *layers, uint64_t node, char *names,
+                                 size_t size)
 {
     struct found found;
     struct um_slice opaque = um_whiteout_opaque_xattr();
@@ -336,7 +339,7 @@ int64_t um_layers_listxattr(struct um_layers *layers, uint64_t node, char *names
 
 /* ---- opening ------------------------------------------------------------------------------------ */
 
-static int make_tables(struct um_layers *layers)
+static int make_tables(struct um_layer_trees *layers)
 {
     const struct um_tree *tree = layers->tree;
     layers->names = calloc((size_t)tree->n_layers + 1, sizeof *layers->names);
@@ -353,24 +356,24 @@ static int make_tables(struct um_layers *layers)
     return 0;
 }
 
-int um_layers_open(struct um_tree *tree, struct um_layers **out)
+int um_layer_trees_open(struct um_tree *tree, struct um_layer_trees **out)
 {
     if (tree->n_live != 0)
         return -EOPNOTSUPP;
-    struct um_layers *layers = calloc(1, sizeof *layers);
+    struct um_layer_trees *layers = calloc(1, sizeof *layers);
     if (layers == NULL)
         return -ENOMEM;
     layers->tree = tree;
     int error = make_tables(layers);
     if (error != 0) {
-        um_layers_close(layers);
+        um_layer_trees_close(layers);
         return error;
     }
     *out = layers;
     return 0;
 }
 
-void um_layers_close(struct um_layers *layers)
+void um_layer_trees_close(struct um_layer_trees *layers)
 {
     if (layers == NULL)
         return;
