@@ -497,10 +497,11 @@ class Marks(NamedTuple):
 
 
 class LayerTrees(_Owner, _Paths):
-    """The layers of a tree beside each other, as directories 0 (the lowest), 1, … (``layer_trees.h``).
+    """The layers of a tree beside each other, as directories 0 (the lowest), 1, ….
 
-    Marks are shown, not obeyed: a whiteout as a character device 0:0, a directory that hides what
-    is below it by the extended attribute ``user.overlay.opaque``. The tree is borrowed.
+    See ``layer_trees.h``. Marks are shown, not obeyed: a whiteout as a character device 0:0, a
+    directory that hides what is below it by the extended attribute ``user.overlay.opaque``. The
+    tree is borrowed.
     """
 
     def __init__(self, tree: Tree) -> None:

@@ -218,10 +218,10 @@ def on_a_terminal(*arguments: str | Path, columns: int = 80, **more: str) -> str
     return shown.decode()
 
 
-@pytest.mark.parametrize("columns", [20, 40, 80, 200])
+@pytest.mark.parametrize("columns", [20, 80])
 def test_ls_prints_columns_on_a_terminal(source: Path, top: Path, columns: int) -> None:
     width = ["ls", "-C", "-T0", f"--width={columns}"]
-    for path in ("/sizes", "/etc", "/empty", "/"):
+    for path in ("/sizes", "/empty"):
         wanted = theirs(top, *width, f"{top}{path}").decode()
         shown = on_a_terminal("ls", f"{source}:{path}", columns=columns)
         assert shown.splitlines() == [line.rstrip() for line in wanted.splitlines()]
@@ -285,7 +285,7 @@ EXPRESSIONS = [
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-@pytest.mark.parametrize("path", ["/", "/etc", "/to-etc", "/to-etc/", "/home/tool"])
+@pytest.mark.parametrize("path", ["/", "/to-etc", "/to-etc/"])
 def test_find_finds_what_find_finds(source: Path, top: Path, expression: str, path: str) -> None:
     words = expression.split()
     on_mount = [word.replace("@", str(top)).replace("*/etc", f"{top}*/etc") for word in words]
@@ -524,7 +524,7 @@ def test_which(cli: CommandLine, source: Path) -> None:
 # ---- mounts of layers ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("layer", [0, 1])
 def test_the_image_as_of_a_layer(
     cli: CommandLine, source: Path, tmp_path: Path, layer: int
 ) -> None:
