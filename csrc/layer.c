@@ -368,11 +368,10 @@ int64_t um_layer_read(const struct um_layer *layer, uint32_t number, const struc
     return read_tar(layer, inode->stored + offset, buffer, size, flags);
 }
 
-/* Bytes that a sparse file occupies. */
-static int stored_bytes(const struct um_layer *layer, const struct um_inode *inode, uint64_t *bytes)
+int um_layer_stored(const struct um_layer *layer, const struct um_inode *inode, uint64_t *bytes)
 {
-    *bytes = 0;
-    if (inode->count == 0)
+    *bytes = inode->flags & UM_INODE_SPARSE ? 0 : inode->size;
+    if (!(inode->flags & UM_INODE_SPARSE) || inode->count == 0)
         return 0;
     struct um_index_extent first, last;
     int error = um_index_extent(layer->index, inode->first, &first);
@@ -388,17 +387,14 @@ static int stored_bytes(const struct um_layer *layer, const struct um_inode *ino
 
 int um_layer_blocks(const struct um_layer *layer, const struct um_inode *inode, uint64_t *blocks)
 {
-    uint64_t bytes = inode->size;
+    uint64_t bytes;
     *blocks = inode->blocks;
     if (layer->live != NULL)
         return 0;
-    if (inode->flags & UM_INODE_SPARSE) {
-        int error = stored_bytes(layer, inode, &bytes);
-        if (error != 0)
-            return error;
-    }
-    *blocks = bytes / 512 + (bytes % 512 != 0);
-    return 0;
+    int error = um_layer_stored(layer, inode, &bytes);
+    if (error == 0)
+        *blocks = bytes / 512 + (bytes % 512 != 0);
+    return error;
 }
 
 /* ---- data, for copying --------------------------------------------------------------------------- */

@@ -125,6 +125,9 @@ int um_layer_next_data(const struct um_layer *layer, const struct um_inode *inod
 int64_t um_layer_read(const struct um_layer *layer, uint32_t number, const struct um_inode *inode,
                       uint64_t offset, void *buffer, size_t size, unsigned flags);
 
+/* Bytes that a file of an image layer occupies in it: its size, or what is no hole of it. */
+int um_layer_stored(const struct um_layer *layer, const struct um_inode *inode, uint64_t *bytes);
+
 /* Blocks of 512 bytes that a file occupies in the layer: as its size says unless it is sparse. */
 int um_layer_blocks(const struct um_layer *layer, const struct um_inode *inode, uint64_t *blocks);
 

@@ -477,8 +477,7 @@ int um_tree_hit_attr(struct um_tree *tree, const struct um_directory *above,
     return error ? error : file_attr(tree, part, &inode, attr);
 }
 
-int um_tree_part(const struct um_tree *tree, uint64_t node, struct um_part *part,
-                 struct um_inode *inode)
+int um_tree_locate(const struct um_tree *tree, uint64_t node, struct um_part *part)
 {
     uint32_t low = 0, high = tree->n_layers;
     if (node < UM_ROOT_NODE || node >= tree->bases[tree->n_layers])
@@ -491,9 +490,15 @@ int um_tree_part(const struct um_tree *tree, uint64_t node, struct um_part *part
             high = middle;
     }
     part->layer = low;
-    int error = um_layer_seek(&tree->layers[low], node - tree->bases[low], &part->inode);
+    return um_layer_seek(&tree->layers[low], node - tree->bases[low], &part->inode);
+}
+
+int um_tree_part(const struct um_tree *tree, uint64_t node, struct um_part *part,
+                 struct um_inode *inode)
+{
+    int error = um_tree_locate(tree, node, part);
     if (error == 0)
-        error = um_layer_peek(&tree->layers[low], part->inode, inode);
+        error = um_layer_peek(&tree->layers[part->layer], part->inode, inode);
     if (error != 0)
         return error;
     return S_ISDIR(inode->mode) || (inode->flags & UM_INODE_EXTERNAL) ? -ESTALE : 0;
@@ -538,6 +543,18 @@ int um_tree_parent(struct um_tree *tree, uint64_t node, uint64_t *parent)
         return error ? error : -ENOTDIR;
     }
     *parent = directory->parent;
+    return 0;
+}
+
+int um_tree_top(struct um_tree *tree, uint64_t node, uint32_t *layer)
+{
+    const struct um_directory *directory = um_tree_directory(tree, node);
+    if (directory == NULL) {
+        struct um_attr attr;
+        int error = um_tree_getattr(tree, node, &attr);
+        return error ? error : -ENOTDIR;
+    }
+    *layer = directory->view.n ? directory->view.parts[0].layer : 0;
     return 0;
 }
 

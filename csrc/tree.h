@@ -78,6 +78,10 @@ int um_tree_getattr(struct um_tree *tree, uint64_t node, struct um_attr *attr);
 /* The directory that a directory is in; the root's is itself. -ENOTDIR, -ESTALE. */
 int um_tree_parent(struct um_tree *tree, uint64_t directory, uint64_t *parent);
 
+/* The topmost layer that a directory has a part in: those above do nothing to it, or to what is in it.
+ * -ENOTDIR, -ESTALE. */
+int um_tree_top(struct um_tree *tree, uint64_t directory, uint32_t *layer);
+
 /* Entries of a directory, sorted bytewise, without "." and "..", from `cookie` (0: the first) on.
  * Returns how many were written, 0 at the end, or a negative errno. Cookies stay valid as long as
  * the tree. */

@@ -174,6 +174,9 @@ int um_tree_enter(struct um_tree *tree, const struct um_directory *above, const 
 int um_tree_hit_attr(struct um_tree *tree, const struct um_directory *above,
                      const struct um_hit *hit, struct um_attr *attr);
 
+/* The layer and inode that a number stands for, whatever it is; -ESTALE. */
+int um_tree_locate(const struct um_tree *tree, uint64_t node, struct um_part *part);
+
 /* The layer and inode that a number of a file stands for; -ESTALE where it is no such number. Of a
  * file in a live directory *inode has its type only (um_layer_peek). */
 int um_tree_part(const struct um_tree *tree, uint64_t node, struct um_part *part,

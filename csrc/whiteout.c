@@ -106,6 +106,11 @@ bool um_whiteout_mark(struct um_slice xattr, enum um_mark_kind *kind)
     return false;
 }
 
+struct um_slice um_whiteout_opaque_xattr(void)
+{
+    return UM_SLICE_LITERAL("user.overlay.opaque");
+}
+
 bool um_whiteout_is_private(struct um_slice xattr)
 {
     struct um_slice name;

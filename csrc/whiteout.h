@@ -54,6 +54,9 @@ enum um_mark_kind {
  * user.fuseoverlayfs. it begins with; false for all others. */
 bool um_whiteout_mark(struct um_slice xattr, enum um_mark_kind *kind);
 
+/* The mark of an opaque directory that every user may see; its value is "y". */
+struct um_slice um_whiteout_opaque_xattr(void);
+
 /* True for xattrs of live directories that no user of a mount sees: everything below those three
  * prefixes, and user.containers.override_stat. */
 bool um_whiteout_is_private(struct um_slice xattr);

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -96,6 +96,9 @@ class _Pair:
         return self.before is not None and self.before.node == self.after.node
 
 
+Same = Callable[[Attributes, Attributes], bool]
+"""Whether what two trees have at one path is known to be the same, all that is in it included."""
+
 _Step = tuple[_Pair | None, Difference, bool]
 """A pair that is there, its difference, and whether this is told for its own sake."""
 
@@ -133,7 +136,9 @@ class Comparison:
     """Two trees that are compared, ``after`` with ``before``; both are borrowed.
 
     ``layer`` is what ``Attributes.layer`` says in ``after`` of that which is in its upper: nothing
-    else differs. Where it is None, everything is compared.
+    else differs. Where it is None, everything is compared. ``same`` is for trees that are not built
+    on each other, whose nodes have nothing to do with each other: what it knows to be the same is
+    passed over, and where a directory is another one, only what is in it counts.
 
     ``for_layer``: what is wanted is what a layer must hold that makes ``before`` into ``after``.
     Then the deletions in a directory come before all else in it, an opaque directory is followed by
@@ -141,8 +146,15 @@ class Comparison:
     """
 
     def __init__(
-        self, before: FileTree, after: FileTree, layer: int | None, *, for_layer: bool = False
+        self,
+        before: FileTree,
+        after: FileTree,
+        layer: int | None,
+        *,
+        for_layer: bool = False,
+        same: Same | None = None,
     ) -> None:
+        self._same = same
         self._before = before
         self._after = after
         self._layer = layer
@@ -239,6 +251,8 @@ class Comparison:
         return pair, self._compare(pair)
 
     def _may_differ(self, pair: _Pair) -> bool:
+        if self._same is not None and pair.before is not None:
+            return not self._same(pair.before, pair.after)
         return pair.whole or not pair.is_same or self._is_in_upper(pair.after)
 
     def _is_in_upper(self, after: Attributes) -> bool:
@@ -247,6 +261,8 @@ class Comparison:
     def _is_opaque(self, pair: _Pair) -> bool:
         """Whether a directory took the place of another one, of which nothing may show."""
         if not pair.is_directory or not pair.was_directory or pair.is_same or pair.whole:
+            return False
+        if self._same is not None:
             return False
         assert pair.before is not None
         return bool(self._before.list(pair.before.node, 0, 1))

@@ -93,6 +93,33 @@ class IndexInfo(NamedTuple):
     acls: int
 
 
+class LayerSummary(NamedTuple):
+    """What one layer did to those below, and how much of it the image does not show; in bytes."""
+
+    added: int
+    changed: int
+    deleted: int
+    bytes: int
+    wasted: int
+
+
+class Summary(NamedTuple):
+    """What all layers did, lowest first, and how often paths of files were stored.
+
+    ``stored`` is the sum of the sizes that files have at their paths, in all layers; ``least``
+    takes of each path the smallest, 0 where a layer deletes it.
+    """
+
+    layers: tuple[LayerSummary, ...]
+    stored: int
+    least: int
+
+    @property
+    def efficiency(self) -> float:
+        """The part of what is stored that has to be: 1 where no path is stored twice."""
+        return self.least / self.stored if self.stored else 1.0
+
+
 class Limits(NamedTuple):
     """Bounds of what one layer may hold; 0 stands for the core's default."""
 
@@ -357,6 +384,12 @@ class Tree(_Owner, _Paths):
         _check(lib.um_tree_parent(self._handle, directory, node))
         return Node(node[0])
 
+    def top(self, directory: Node) -> int:
+        """The topmost layer that has a part in ``directory``. ENOTDIR, ESTALE."""
+        layer = ffi.new("uint32_t *")
+        _check(lib.um_tree_top(self._handle, directory, layer))
+        return int(layer[0])
+
     def list(
         self, directory: Node, cookie: int = 0, count: int = _LIST_BATCH
     ) -> builtins.list[Entry]:
@@ -432,6 +465,121 @@ class Tree(_Owner, _Paths):
                 yield BrokenLink(
                     layer, _take(name[0], name_size[0]), _take(target[0], target_size[0])
                 )
+
+    def summarise(self) -> Summary:
+        """What every layer did, and what is left of it; EOPNOTSUPP of live directories."""
+        slot = ffi.new("struct um_summary **")
+        _check(lib.um_summary_open(self._handle, slot))
+        try:
+            while _check(lib.um_summary_step(slot[0])):
+                pass  # here the caller may be interrupted
+            layers = ffi.new("struct um_layer_summary[]", max(len(self), 1))
+            paths = ffi.new("struct um_path_summary *")
+            lib.um_summary_get(slot[0], layers, paths)
+        finally:
+            lib.um_summary_close(slot[0])
+        return Summary(
+            tuple(
+                LayerSummary(one.added, one.changed, one.deleted, one.bytes, one.wasted)
+                for one in layers[0 : len(self)]
+            ),
+            paths.stored,
+            paths.least,
+        )
+
+
+class Marks(NamedTuple):
+    """What a layer says of a directory in it (see ``UM_LAYER_TREES_…``)."""
+
+    implied: bool
+    opaque: bool
+    replaces: bool
+
+
+class LayerTrees(_Owner, _Paths):
+    """The layers of a tree beside each other, as directories 0 (the lowest), 1, ….
+
+    See ``layer_trees.h``. Marks are shown, not obeyed: a whiteout as a character device 0:0, a
+    directory that hides what is below it by the extended attribute ``user.overlay.opaque``. The
+    tree is borrowed.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        out = ffi.new("struct um_layer_trees **")
+        _check(lib.um_layer_trees_open(tree._handle, out))
+        self._handle = out[0]
+
+    def _release(self, handle: Any) -> None:
+        lib.um_layer_trees_close(handle)
+
+    def lookup(self, directory: Node, name: bytes) -> Attributes:
+        """The attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
+        attr = ffi.new("struct um_attr *")
+        _check(lib.um_layer_trees_lookup(self._handle, directory, name, len(name), attr))
+        return _attributes(attr)
+
+    def getattr(self, node: Node) -> Attributes:
+        """The attributes of a node; ESTALE where there is no such node."""
+        attr = ffi.new("struct um_attr *")
+        _check(lib.um_layer_trees_getattr(self._handle, node, attr))
+        return _attributes(attr)
+
+    def parent(self, directory: Node) -> Node:
+        """The directory that ``directory`` is in; the top's is itself. ENOTDIR, ESTALE."""
+        node = ffi.new("uint64_t *")
+        _check(lib.um_layer_trees_parent(self._handle, directory, node))
+        return Node(node[0])
+
+    def list(
+        self, directory: Node, cookie: int = 0, count: int = _LIST_BATCH
+    ) -> builtins.list[Entry]:
+        """Up to ``count`` entries from ``cookie`` on, sorted bytewise, layers by their numbers."""
+        entries = ffi.new("struct um_tree_entry[]", count)
+        n = _check(lib.um_layer_trees_list(self._handle, directory, cookie, entries, count))
+        return _entries(entries, n)
+
+    def readlink(self, node: Node) -> bytes:
+        """The target of a symlink; EINVAL where the node is none."""
+        target, size = ffi.new("const char **"), ffi.new("size_t *")
+        _check(lib.um_layer_trees_readlink(self._handle, node, target, size))
+        return bytes(ffi.buffer(target[0], size[0]))
+
+    def read(self, node: Node, offset: int, size: int, *, nowait: bool = False) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end. EAGAIN as ``Tree.read``."""
+        buffer = _uncleared("char[]", size)
+        flags = lib.UM_READ_NOWAIT if nowait else 0
+        n = _check(lib.um_layer_trees_read(self._handle, node, offset, buffer, size, flags))
+        return bytes(ffi.buffer(buffer, n))
+
+    def getxattr(self, node: Node, name: bytes) -> bytes:
+        """The value of an extended attribute; ENODATA where there is none."""
+        return _sized(
+            lambda value, size: lib.um_layer_trees_getxattr(
+                self._handle, node, name, len(name), value, size
+            )
+        )
+
+    def listxattr(self, node: Node) -> builtins.list[bytes]:
+        """The names of all extended attributes."""
+        names = _sized(
+            lambda value, size: lib.um_layer_trees_listxattr(self._handle, node, value, size)
+        )
+        return names.split(b"\0")[:-1]
+
+    def marks(self, node: Node) -> Marks:
+        """What a layer says of a directory; nothing of what is none."""
+        marks = ffi.new("uint32_t *")
+        _check(lib.um_layer_trees_marks(self._handle, node, marks))
+        return Marks(
+            bool(marks[0] & lib.UM_LAYER_TREES_IMPLIED),
+            bool(marks[0] & lib.UM_LAYER_TREES_OPAQUE),
+            bool(marks[0] & lib.UM_LAYER_TREES_REPLACES),
+        )
+
+
+OPAQUE: bytes = b"user.overlay.opaque"
+"""The extended attribute by which ``LayerTrees`` shows a directory that hides what is below it."""
 
 
 class SetAttr(NamedTuple):
@@ -841,6 +989,11 @@ def _grown(function: Callable[[Any, int], int]) -> bytes:
         if n <= size:
             return bytes(ffi.buffer(buffer, n))
         size = n
+
+
+def matches(pattern: bytes, name: bytes, *, fold_case: bool = False) -> bool:
+    """Whether a name fits a pattern of the shell; ``*`` stands for slashes, too."""
+    return bool(lib.um_match(pattern, name, fold_case))
 
 
 def whiteout_name(hidden: bytes) -> bytes:

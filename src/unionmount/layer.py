@@ -29,6 +29,7 @@ from unionmount.errors import (
     DigestMismatch,
     FormatError,
     LimitExceeded,
+    NotFoundError,
     SizeMismatch,
     StoreError,
     UsageError,
@@ -572,6 +573,15 @@ class OpenImage(Closing):
 
     def _open_index(self, layer: OpenLayer) -> core.Index:
         return core.Index(layer.index_fd, f"{self.name}: index of layer {layer.diff_id}")
+
+    def cut(self, number: int) -> None:
+        """Let go of the layers above ``number``, before anything is made of them."""
+        if number >= len(self.layers):
+            has = len(self.layers)
+            raise NotFoundError(f"{self.name}: there is no layer {number}, the image has {has}")
+        for layer in self.layers[number + 1 :]:
+            layer.close()
+        self.layers = self.layers[: number + 1]
 
     def tree(self) -> core.Tree:
         """The layers as one tree; the same object at every call, closed with this."""

@@ -24,6 +24,7 @@ import pyfuse3
 import trio
 
 from unionmount import daemon
+from unionmount.core import LayerTrees
 from unionmount.errors import MountError
 from unionmount.fusemount import BusyError, check_mountpoint, mount_fuse, unmount_fuse
 from unionmount.layer import OpenDirectories, OpenImage
@@ -58,6 +59,7 @@ class MountRequest:
     background: bool  # messages go to a log file
     upper: UpperPlan | None = None  # where changes go, and are; None: the mount is read-only
     lease: Lease | None = None  # protects the layers in the store
+    apart: bool = False  # the layers are shown beside each other (core.LayerTrees)
 
     @property
     def writable(self) -> bool:
@@ -156,6 +158,10 @@ def _operations(
 ) -> Iterator[ReadingOperations]:
     """What answers the kernel; an upper is open as long."""
     facts, list_layers = _facts(layers), request.options.list_layers
+    if request.apart:
+        with LayerTrees(layers.tree()) as trees:
+            yield ReadOnlyOperations(trees, facts, list_layers=list_layers, owing=owing)
+        return
     if request.upper is None:
         yield ReadOnlyOperations(layers.tree(), facts, list_layers=list_layers, owing=owing)
         return

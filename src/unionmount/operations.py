@@ -30,7 +30,7 @@ from unionmount.core import NAME_MAX
 if TYPE_CHECKING:
     from pyfuse3 import ReaddirToken, RequestContext
 
-    from unionmount.core import Attributes, Node, Tree, Upper
+    from unionmount.core import Attributes, LayerTrees, Node, Tree, Upper
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class ReadingOperations(pyfuse3.Operations):
 
     def __init__(
         self,
-        files: Tree | Upper,
+        files: Tree | LayerTrees | Upper,
         facts: ImageFacts,
         *,
         list_layers: bool = False,
@@ -201,7 +201,7 @@ class ReadOnlyOperations(ReadingOperations):
 
     def __init__(
         self,
-        tree: Tree,
+        tree: Tree | LayerTrees,
         facts: ImageFacts,
         *,
         list_layers: bool = False,

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"
 
+CONTAINER_PREFIX = "container:"
+"""What says that a word is the name of a container, where it could be something else."""
+
 _HEX_LENGTH = {"sha256": 64, "sha512": 128}
 _HASHERS = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}
 _NAME_MAX = 255

@@ -1,4 +1,4 @@
-"""A container or mount, opened to look at what was changed in it.
+"""An image, container or mount, opened to look into it, or at what was changed in it.
 
 Nothing is locked and nothing on disk is changed: a mount may go on working meanwhile. What it has
 answered to its users is in the upper directory, so that is what is seen.
@@ -8,21 +8,36 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount import core
 from unionmount.changes import Comparison
 from unionmount.closing import Closing
-from unionmount.errors import MountError, NotFoundError
+from unionmount.containers import Containers
+from unionmount.errors import InvalidReference, MountError, NotFoundError, UsageError
+from unionmount.image import SCRATCH
 from unionmount.layer import OpenImage, reading
 from unionmount.pull import open_image, open_stored
-from unionmount.reference import printable
+from unionmount.reference import CONTAINER_PREFIX, printable
+from unionmount.sources import Location
 from unionmount.upper import recorded_lowers
 
 if TYPE_CHECKING:
     from unionmount.containers import Container
+    from unionmount.image import Platform
+    from unionmount.layer import Progress
     from unionmount.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """How an image is opened: for which platform, up to which layer, and who wants to know."""
+
+    platform: Platform | None = None
+    layer: int | None = None
+    progress: Progress | None = None
 
 
 class OpenTarget(Closing):
@@ -64,15 +79,86 @@ class OpenTarget(Closing):
         self._resources.close()
 
 
+class OpenView(Closing):
+    """An image, or a container with its changes, as files that can be looked at; owns all of it.
+
+    ``upper`` is what ``Attributes.layer`` says of the changes of a container; None for an image.
+    """
+
+    def __init__(self, opened: OpenImage | OpenTarget) -> None:
+        """Take over ``opened``, also where this fails."""
+        self._opened = opened
+        with ExitStack() as stack:
+            stack.callback(opened.close)
+            self.image = opened.image if isinstance(opened, OpenTarget) else opened
+            self.tree = self.image.tree()
+            stack.pop_all()
+        self.files: core.FileTree = self.tree
+        self.upper: int | None = None
+        if isinstance(opened, OpenTarget):
+            self.files, self.upper = opened.view, len(self.image.layers)
+
+    def close(self) -> None:
+        """Close everything; a second call does nothing."""
+        self._opened.close()
+
+
+def open_view(store: Store, word: str, how: Looking = Looking()) -> OpenView:
+    """Open what ``mount`` would mount: an image, or a container with its changes."""
+    known = Containers(store)
+    name = container_named(store, known, word)
+    if name is not None and how.layer is None:
+        if how.platform is not None:
+            raise UsageError(f"'{name}' is a container, --platform is for images")
+        return OpenView(open_container(store, known.find(name)))
+    return OpenView(open_layers(store, word, how))
+
+
+def open_layers(store: Store, word: str, how: Looking = Looking()) -> OpenImage:
+    """Open an image, or that of a container, without any changes."""
+    known = Containers(store)
+    name = container_named(store, known, word)
+    if name is None:
+        image = open_image(store, word, platform=how.platform, progress=how.progress)
+    else:
+        image = open_lowers(store, known.find(name))
+    with ExitStack() as stack:
+        stack.callback(image.close)
+        if how.layer is not None:
+            image.cut(how.layer)
+        stack.pop_all()
+    return image
+
+
+def container_named(store: Store, known: Containers, word: str) -> str | None:
+    """The container that a word stands for; InvalidReference where it is something else, too."""
+    if word.startswith(CONTAINER_PREFIX):
+        return word.removeprefix(CONTAINER_PREFIX)
+    if word == SCRATCH or word not in known:
+        return None
+    if Location.parse(word).kind == "path":
+        other = f"./{word} a file"
+    elif store.has_image_named(word):
+        other = f"{word}:TAG an image"
+    else:
+        return word
+    raise InvalidReference(f"'{word}' could be two: {CONTAINER_PREFIX}{word} is one, {other}")
+
+
 def open_container(store: Store, container: Container) -> OpenTarget:
     """Open a container of the store."""
+    return OpenTarget(open_lowers(store, container), container.upper)
+
+
+def open_lowers(store: Store, container: Container, *, verify: bool = False) -> OpenImage:
+    """Open the layers of a container's image, without its changes."""
     found = container.image
     try:
-        layers = open_stored(store, found.stored, found.name)
+        layers = open_stored(store, found.stored, found.name, verify=verify)
     except NotFoundError:  # the layers of an ephemeral one may be where they were
-        layers = open_image(store, found.source)
+        layers = open_image(store, found.source, verify=verify)
         _check(layers, layers.image.id == found.id, found.source)
-    return OpenTarget(layers, container.upper)
+    return layers
 
 
 def open_upper_directory(store: Store, source: str, upper: Path) -> OpenTarget:

@@ -10,7 +10,9 @@
 
 #include <sys/stat.h>
 
+#include "layer_trees.h"
 #include "layers.h"
+#include "summary.h"
 
 #define EXERCISE_ENTRIES 2000
 
@@ -118,8 +120,11 @@ static inline void exercise_directory(struct um_tree *tree, uint64_t directory, 
         abort();
 }
 
-static inline void exercise_changes(struct um_tree *tree, uint32_t layer)
+/* *counts become what the layer did; true where all of it was told. */
+static inline bool exercise_changes(struct um_tree *tree, uint32_t layer,
+                                    struct um_layer_summary *counts)
 {
+    int more = 1;
     struct um_tree_walk *walk;
     const char *path;
     size_t path_size;
@@ -129,9 +134,11 @@ static inline void exercise_changes(struct um_tree *tree, uint32_t layer)
     char *name, *target;
     size_t name_size, target_size;
     if (um_tree_walk_open(tree, layer, &walk) == 0) {
-        for (unsigned i = 0; i < EXERCISE_ENTRIES; i++) {
-            if (um_tree_walk_next(walk, &path, &path_size, &change, &mode, &size) != 1)
-                break;
+        for (unsigned i = 0; i < EXERCISE_ENTRIES && more == 1; i++) {
+            more = um_tree_walk_next(walk, &path, &path_size, &change, &mode, &size);
+            counts->added += more == 1 && change == 'A';
+            counts->changed += more == 1 && change == 'C';
+            counts->deleted += more == 1 && change == 'D';
         }
         um_tree_walk_close(walk);
     }
@@ -142,6 +149,84 @@ static inline void exercise_changes(struct um_tree *tree, uint32_t layer)
         um_free(name);
         um_free(target);
     }
+    return more == 0;
+}
+
+/* What all layers did, told in one pass, is what each of them tells. */
+static inline void exercise_summary(const struct stack *stack,
+                                    const struct um_layer_summary *counts, const bool *complete,
+                                    bool well_formed)
+{
+    struct um_summary *summary;
+    struct um_layer_summary layers[STACK_MAX];
+    struct um_path_summary paths;
+    int more;
+    if (um_summary_open(stack->tree, &summary) != 0) {
+        if (well_formed)
+            abort();
+        return;
+    }
+    do
+        more = um_summary_step(summary);
+    while (more == 1);
+    um_summary_get(summary, layers, &paths);
+    um_summary_close(summary);
+    if (well_formed && (more != 0 || paths.least > paths.stored))
+        abort();
+    for (uint32_t i = 0; well_formed && i < stack->n; i++) {
+        if (complete[i] &&
+            (layers[i].added != counts[i].added || layers[i].changed != counts[i].changed ||
+             layers[i].deleted != counts[i].deleted || layers[i].wasted > layers[i].bytes))
+            abort();
+    }
+}
+
+static inline void exercise_layer_directory(struct um_layer_trees *trees, uint64_t directory,
+                                            unsigned *left, bool well_formed)
+{
+    struct um_tree_entry entry;
+    struct um_attr attr;
+    uint64_t cookie = 0, parent;
+    const char *target;
+    char buffer[300];
+    size_t size;
+    int more;
+    while ((more = um_layer_trees_list(trees, directory, cookie, &entry, 1)) == 1 && *left != 0) {
+        --*left;
+        cookie = entry.next;
+        int error = um_layer_trees_lookup(trees, directory, entry.name, entry.name_size, &attr);
+        if (well_formed && (error != 0 || memcmp(&attr, &entry.attr, sizeof attr) != 0))
+            abort();
+        um_layer_trees_read(trees, entry.attr.node, 0, buffer, sizeof buffer, 0);
+        um_layer_trees_readlink(trees, entry.attr.node, &target, &size);
+        um_layer_trees_listxattr(trees, entry.attr.node, buffer, sizeof buffer);
+        um_layer_trees_getxattr(trees, entry.attr.node, "user.a", 6, buffer, sizeof buffer);
+        if (!S_ISDIR(entry.attr.mode))
+            continue;
+        error = um_layer_trees_parent(trees, entry.attr.node, &parent);
+        if (well_formed && (error != 0 || parent != directory))
+            abort();
+        exercise_layer_directory(trees, entry.attr.node, left, well_formed);
+    }
+    if (more < 0 && well_formed)
+        abort();
+}
+
+static inline void exercise_layer_trees(const struct stack *stack, bool well_formed)
+{
+    unsigned left = EXERCISE_ENTRIES;
+    struct um_layer_trees *trees;
+    struct um_attr attr;
+    uint32_t marks;
+    if (um_layer_trees_open(stack->tree, &trees) != 0)
+        abort(); /* nothing is read for that */
+    exercise_layer_directory(trees, UM_ROOT_NODE, &left, well_formed);
+    for (uint64_t node = 0; node < 100; node++) {
+        um_layer_trees_getattr(trees, node, &attr);
+        um_layer_trees_lookup(trees, node, "a", 1, &attr);
+        um_layer_trees_marks(trees, node, &marks);
+    }
+    um_layer_trees_close(trees);
 }
 
 static inline void exercise_tree(struct stack *stack, bool well_formed)
@@ -154,8 +239,12 @@ static inline void exercise_tree(struct stack *stack, bool well_formed)
         um_tree_lookup(stack->tree, node, "a", 1, &attr);
         exercise_node(stack->tree, node);
     }
+    struct um_layer_summary counts[STACK_MAX] = {{0}};
+    bool complete[STACK_MAX];
     for (uint32_t layer = 0; layer < stack->n; layer++)
-        exercise_changes(stack->tree, layer);
+        complete[layer] = exercise_changes(stack->tree, layer, &counts[layer]);
+    exercise_summary(stack, counts, complete, well_formed);
+    exercise_layer_trees(stack, well_formed);
 }
 
 #endif

@@ -897,7 +897,7 @@ static void check_random(uint64_t seed)
     exercise_directory(stack.tree, UM_ROOT_NODE, &left, false);
     check_all(&stack);
     for (uint32_t layer = 0; layer < 4; layer++)
-        exercise_changes(stack.tree, layer);
+        exercise_changes(stack.tree, layer, &(struct um_layer_summary){0});
     stack_close(&stack);
 }
 

@@ -206,7 +206,7 @@ def test_scratch_becomes_an_image(own: CommandLine, tmp_path: Path) -> None:
         wanted = snapshot(top)
     with mounted(own, "--ro", "hello", where=tmp_path / "mnt") as top:
         assert differences(wanted, snapshot(top)) == []
-    assert len(own.run("layers", "hello").stdout.splitlines()) == 2
+    assert len(own.run("layers", "hello", "--format", "jsonl").stdout.splitlines()) == 1
 
 
 def test_an_archive_in_place_becomes_an_image(own: CommandLine, tmp_path: Path) -> None:

@@ -591,11 +591,13 @@ def test_images(fresh: CommandLine, archive: Path) -> None:
 
 
 def test_layers(fresh: CommandLine, archive: Path) -> None:
-    _, first, second = fresh.run("layers", archive).stdout.splitlines()
+    _, first, second, blank, last = fresh.run("layers", archive).stdout.splitlines()
     assert first.split()[0] == "0"
     assert first.endswith("ADD base")
     assert second.endswith("RUN change")
-    assert second.split()[-5:-2] == ["1", "0", "1"]
+    assert second.split()[-6:-2] == ["1", "0", "1", "0B"]
+    assert blank == ""
+    assert last == "Efficiency 71.4 %: 4B of 14B in files are wasted"
     changes = fresh.run("layers", archive, "1").stdout.splitlines()
     assert {"A /etc/new", "D /etc/old"} <= set(changes)
     assert "no layer 2" in fresh.error("layers", archive, "2")

@@ -29,12 +29,14 @@ _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click
 _COMPLETE = "_UNIONMOUNT_COMPLETE"  # a shell asks what the next word may be
 
 _COMMANDS = {  # name: module and help, so that listing them imports none
+    "cat": ("cat", "Write files of an image to standard output."),
     "check": ("check", "Verify an image or the whole store, and mend the store."),
     "commit": ("commit", "Make an image of a container."),
+    "completion": ("completion", "Print what makes a shell complete words."),
     "copy": ("copy", "Copy an image between registries, files and the store."),
     "df": ("df", "Show what the store takes, and what sharing layers saves."),
-    "completion": ("completion", "Print what makes a shell complete words."),
-    "diff": ("diff", "Show what was changed in a container."),
+    "diff": ("diff", "Show what was changed in a container, or differs between images."),
+    "find": ("find", "Search the files of an image."),
     "history": ("history", "Show how an image was made."),
     "images": ("images", "List the images of the store."),
     "inspect": ("inspect", "Tell all that is known of images and containers."),
@@ -42,6 +44,7 @@ _COMMANDS = {  # name: module and help, so that listing them imports none
     "load": ("load", "Load the images of an archive into the store."),
     "login": ("login", "Log in to a registry."),
     "logout": ("logout", "Log out of a registry."),
+    "ls": ("ls", "List files of an image."),
     "man": ("man", "Show the manual page of unionmount or a command."),
     "mount": ("mount", "Mount an image, writable or read-only."),
     "overlay": ("overlay", "Mount directories on top of each other."),
@@ -53,11 +56,12 @@ _COMMANDS = {  # name: module and help, so that listing them imports none
     "rmi": ("rmi", "Remove images."),
     "save": ("save", "Write images of the store to an archive or a layout."),
     "search": ("search", "Search registries for images."),
-    "tags": ("tags", "List the tags of a repository."),
     "tag": ("tag", "Give an image another name."),
+    "tags": ("tags", "List the tags of a repository."),
     "umount": ("umount", "Unmount images."),
     "unmount": ("umount", "Same as umount."),
     "version": ("version", "Print the version."),
+    "which": ("which", "Show what each layer of an image did to a path."),
 }
 
 

@@ -40,6 +40,15 @@ _OPTIONS_HELP = (
     show_default=True,
     help="Whether to fetch an image that is given by a name from its registry.",
 )
+@click.option(
+    "--layer",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Show the image as of layer N, read-only; 0 is the lowest.",
+)
+@click.option(
+    "--layers", is_flag=True, help="Show each layer by itself, read-only, as MOUNTPOINT/0, 1, …"
+)
 @click.option("--volatile", is_flag=True, help="Sync nothing: a crash of the system may lose all.")
 @platform_option
 @click.option("-o", "options", metavar="OPT,…", multiple=True, help=_OPTIONS_HELP)
@@ -64,6 +73,8 @@ def command(
     volatile: bool,
     pull: Policy,
     registry: RegistryOptions,
+    layer: int | None,
+    layers: bool,
     source: str,
     mountpoint: str | None,
 ) -> None:
@@ -80,6 +91,12 @@ def command(
     CONTAINER is one word, without '/' and ':'. One that is also the name of an image or file is
     refused: container:NAME means the container, NAME:TAG the image, ./NAME the file.
 
+    --layer counts layers as "unionmount layers" does, and of a CONTAINER shows its image. With
+    --layers, MOUNTPOINT/N holds what layer N has and nothing else, with marks as overlayfs has
+    them: a deleted name is a character device 0:0, a directory that hides what is below it has the
+    extended attribute user.overlay.opaque. Both are read-only: to go on from an earlier layer,
+    "unionmount overlay" takes directories.
+
     SIGTERM, SIGINT and SIGHUP unmount; files that are open then stay usable. A second one ends the
     process at once.
     """
@@ -88,9 +105,10 @@ def command(
     from unionmount.options import parse_options
 
     parsed = parse_options(options)
-    parsed = replace(parsed, ro=ro or parsed.ro)
+    parsed = replace(parsed, ro=ro or layers or layer is not None or parsed.ro)
     wanted = Wanted(
-        platform, verify, parsed.ro, name, upper, work, ephemeral, volatile, pull, registry
+        *(platform, verify, parsed.ro, name, upper, work, ephemeral, volatile),
+        *(pull, registry, layer, layers),
     )
     wanted.check()
     start = Starting(settings, parsed, check_place(mountpoint), foreground=foreground)
@@ -100,4 +118,4 @@ def command(
             print_mountpoint(path)
             found.announced()
 
-        start.run(found.image, found.source, found.plan, announce, found.lease)
+        start.run(found.image, found.source, found.plan, announce, found.lease, apart=layers)

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from unionmount.errors import UsageError
+from unionmount.reference import printable
+
 if TYPE_CHECKING:
     from unionmount.cli import Settings
     from unionmount.cli.output import ProgressLine
     from unionmount.image import Platform
     from unionmount.layer import OpenImage
     from unionmount.leases import Lease
+    from unionmount.target import OpenView
 
 
 def open_source(
@@ -56,6 +60,47 @@ def open_kept(
         has_name = stored.names or location.kind == "stored"
         name = name_of(stored) if has_name else str(location)
         return open_stored(store, stored, name, verify=verify, progress=progress, lease=lease)
+
+
+def open_files(
+    settings: Settings, word: str, *, platform: str | None, layer: int | None = None
+) -> OpenView:
+    """Open an image, as of ``layer``, or a container with its changes; tells of progress."""
+    from unionmount.target import Looking, open_view
+
+    with progress_line() as progress:
+        return open_view(settings.store(), word, Looking(_parsed(platform), layer, progress))
+
+
+def open_below(
+    settings: Settings, word: str, *, platform: str | None, layer: int | None = None
+) -> OpenImage:
+    """Open an image, as of ``layer``, or that of a container; tells of progress."""
+    from unionmount.target import Looking, open_layers
+
+    with progress_line() as progress:
+        return open_layers(settings.store(), word, Looking(_parsed(platform), layer, progress))
+
+
+@contextmanager
+def naming(operand: str) -> Iterator[None]:
+    """Let an error of the image's tree say what it was asked for."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.strerror is None:
+            raise
+        raise OSError(error.errno, error.strerror, operand) from None
+
+
+def split_with_path(operand: str) -> tuple[str, bytes]:
+    """IMAGE and PATH of an operand that needs both."""
+    from unionmount.paths import split_operand
+
+    word, path = split_operand(operand)
+    if path is None:
+        raise UsageError(f"'{printable(operand)}' has no path: IMAGE:/PATH")
+    return word, path
 
 
 @contextmanager

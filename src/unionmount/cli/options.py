@@ -178,6 +178,17 @@ def list_format_option(function: F) -> F:
     return option(function)
 
 
+def layer_option(function: F) -> F:
+    """``--layer``: the image as it was when that layer was made."""
+    option = click.option(
+        "--layer",
+        metavar="N",
+        type=click.IntRange(min=0),
+        help="Take the image as of layer N; 0 is the lowest.",
+    )
+    return option(function)
+
+
 def check_form(*forms: str) -> Callable[[click.Context, click.Parameter, str], str]:
     """A check of ``--format``: one of these forms, the first where nothing is said, or a template.
 
@@ -191,3 +202,15 @@ def check_form(*forms: str) -> Callable[[click.Context, click.Parameter, str], s
         return value or forms[0]
 
     return check
+
+
+def stream_format_option(function: F) -> F:
+    """``--format`` of what may be long."""
+    option = click.option(
+        "--format",
+        "form",
+        type=click.Choice(["table", "json", "jsonl"]),
+        default="table",
+        help="How to print.",
+    )
+    return option(function)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount.cli.opening import open_kept, open_source, progress_line
-from unionmount.errors import InvalidReference, MountError, NotFoundError, UsageError
+from unionmount.errors import MountError, NotFoundError, UsageError
 from unionmount.reference import printable
 
 if TYPE_CHECKING:
@@ -40,6 +40,13 @@ class Wanted:
     volatile: bool
     pull: Policy
     registry: RegistryOptions
+    layer: int | None = None
+    layers: bool = False
+
+    @property
+    def only_layers(self) -> bool:
+        """Whether what layers hold is to be looked at: then nothing can be changed."""
+        return self.layer is not None or self.layers
 
     def check(self) -> None:
         """UsageError where options do not go together, or name nothing."""
@@ -52,6 +59,12 @@ class Wanted:
             "--volatile": self.volatile,
         }
         given = [option for option, value in changing.items() if value]
+        if self.only_layers and (given or self.upper):
+            option = given[0] if given else "--upper"
+            shows = "--layers" if self.layers else "--layer"
+            raise UsageError(f"{option} is about changes, and {shows} only shows")
+        if self.layers and self.layer is not None:
+            raise UsageError("--layers shows all layers, --layer the image as of one")
         if self.read_only and given:
             raise UsageError(f"{given[0]} is about changes, and there are none with --ro")
         if self.upper and (self.name or self.ephemeral):
@@ -102,6 +115,7 @@ def prepared(
     """
     from unionmount.cli.transfers import brought
     from unionmount.containers import Containers
+    from unionmount.target import container_named
 
     store = settings.store()
     known = Containers(store)
@@ -112,11 +126,13 @@ def prepared(
         ExitStack() as made,
     ):
         opener = _Opener(settings, wanted, known, lease, opened, made)
-        name = _container_name(settings, known, source)
+        name = container_named(store, known, source)
         if name is None:
             known.check_new(wanted.name)  # before anything is fetched
             source = brought(settings, wanted.registry, source, wanted.pull, wanted.platform)
-        if name is not None:
+        if wanted.only_layers:
+            yield opener.of_layers(source, name)
+        elif name is not None:
             wanted.check_for_container(name)
             yield opener.again(name, table)
         elif wanted.upper:
@@ -125,25 +141,6 @@ def prepared(
             yield opener.read_only(source)
         else:
             yield opener.with_container(source)
-
-
-def _container_name(settings: Settings, known: Containers, source: str) -> str | None:
-    """The container that a SOURCE stands for; InvalidReference where it is something else, too."""
-    from unionmount.cli.targets import PREFIX, name_of_container
-    from unionmount.image import SCRATCH
-    from unionmount.sources import Location
-
-    if source.startswith(PREFIX):
-        return name_of_container(source)
-    if source == SCRATCH or source not in known:
-        return None
-    if Location.parse(source).kind == "path":
-        other = f"./{source} a file"
-    elif settings.store().has_image_named(source):
-        other = f"{source}:TAG an image"
-    else:
-        return source
-    raise InvalidReference(f"'{source}' could be two: container:{source} is one, {other}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +157,22 @@ class _Opener:
     def read_only(self, source: str) -> Prepared:
         """An image alone."""
         image = self._open_in_place(source)
+        return Prepared(self._absolute(source), image, None, self.lease, self.made)
+
+    def of_layers(self, source: str, name: str | None) -> Prepared:
+        """The layers of an image, or of a container's, up to the one that was asked for."""
+        from unionmount.target import open_lowers
+
+        if name is None:
+            image = self._open_in_place(source)
+        else:
+            self.wanted.check_for_container(name)
+            container = self.known.find(name)
+            image = open_lowers(self.settings.store(), container, verify=self.wanted.verify)
+            self.opened.enter_context(image)
+            source = container.image.source
+        if self.wanted.layer is not None:
+            image.cut(self.wanted.layer)
         return Prepared(self._absolute(source), image, None, self.lease, self.made)
 
     def again(self, name: str, table: MountTable) -> Prepared:

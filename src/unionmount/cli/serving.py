@@ -57,10 +57,13 @@ class Starting:
         plan: UpperPlan | None,
         announce: Callable[[str], None],
         lease: Lease | None = None,
+        *,
+        apart: bool = False,
     ) -> None:
         """Mount, and tell ``announce`` the mount point; in the foreground serve it to its end.
 
-        The one who serves holds ``lease`` to the end.
+        The one who serves holds ``lease`` to the end. ``apart``: layers are shown beside each
+        other.
         """
         from unionmount import daemon
 
@@ -82,6 +85,7 @@ class Starting:
                 background=not self._foreground,
                 upper=plan,
                 lease=lease,
+                apart=apart,
             )
             run_mount(layers, request, ready)
 

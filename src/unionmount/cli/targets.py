@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from unionmount.errors import MountError, NotFoundError
-from unionmount.reference import printable
+from unionmount.reference import CONTAINER_PREFIX, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
     from unionmount.mounts import MountTable, Status
 
-PREFIX = "container:"
-"""What says that a word is the name of a container, where it could be something else."""
+PREFIX = CONTAINER_PREFIX
 
 _OVERLAY = "lowerdir="
 

@@ -1,0 +1,415 @@
+"""For programs: an image as an object, and a mount as a context manager.
+
+``docs/api.md`` describes it with examples. Paths inside an image are absolute, in any of the types
+of ``Path``; what comes out are ``bytes``, as names in an image are. Errors are those of ``errors``,
+and OSError with the path where something inside the image is not there or not what it has to be.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import stat
+import sys
+import tempfile
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path as HostPath
+from pathlib import PurePosixPath
+from typing import IO, TYPE_CHECKING, Any
+
+from unionmount import core
+from unionmount.closing import Closing
+from unionmount.errors import MountError
+from unionmount.image import Platform
+from unionmount.layer import ImportLimits
+from unionmount.paths import Found, follow
+from unionmount.provenance import steps_of_layers
+from unionmount.reference import printable
+from unionmount.store import Store, default_root
+from unionmount.target import Looking, open_view
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    import trio
+
+    from unionmount.core import Attributes, Change, LayerSummary
+    from unionmount.image import Config, History, Manifest
+    from unionmount.reference import Digest
+    from unionmount.target import OpenView
+
+Path = str | bytes | PurePosixPath
+"""A path inside an image; text stands for bytes as file names do in Python (surrogateescape)."""
+
+_BATCH = 256
+_BUFFER = 128 * 1024
+_PATIENCE = 10.0  # seconds that a mount may take to end before it is told again
+_LAST_WORDS = 4096  # bytes of messages
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What a tree says of one path; sizes in bytes, times in nanoseconds since 1970."""
+
+    path: bytes  # absolute, without symlinks on the way
+    attributes: Attributes
+
+    @property
+    def name(self) -> bytes:
+        """The last part of the path; empty for the root."""
+        return self.path.rpartition(b"/")[2]
+
+    @property
+    def mode(self) -> int:
+        """Type and permissions, as in ``st_mode``."""
+        return self.attributes.mode
+
+    @property
+    def size(self) -> int:
+        """Bytes of a file or of a symlink's target."""
+        return self.attributes.size
+
+    @property
+    def layer(self) -> int:
+        """The number of the layer that it comes from; of a change in a container, one above all."""
+        return self.attributes.layer
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        """Whether it is a symlink."""
+        return stat.S_ISLNK(self.mode)
+
+
+class FileTree:
+    """The files of an image by path; usable as long as the image is open, from any thread."""
+
+    def __init__(self, view: OpenView) -> None:
+        self._view: OpenView | None = view
+
+    def _close(self) -> None:
+        self._view = None
+
+    @property
+    def _files(self) -> core.FileTree:
+        if self._view is None:
+            raise ValueError("the image is closed")
+        return self._view.files
+
+    def lookup(self, path: Path, *, follow_symlinks: bool = True) -> File:
+        """What is at a path; FileNotFoundError, NotADirectoryError, OSError (ELOOP)."""
+        with _naming(path):
+            return _file(follow(self._files, _bytes(path), last=follow_symlinks))
+
+    def exists(self, path: Path) -> bool:
+        """Whether a path leads to anything."""
+        try:
+            self.lookup(path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+                return False
+            raise
+        return True
+
+    def list(self, path: Path = "/") -> Iterator[File]:
+        """What is in a directory, sorted bytewise."""
+        top = self.lookup(path)
+        prefix, cookie = top.path.rstrip(b"/") + b"/", 0
+        with _naming(path):
+            while entries := self._files.list(top.attributes.node, cookie, _BATCH):
+                for entry in entries:
+                    yield File(prefix + entry.name, entry.attributes)
+                cookie = entries[-1].next
+
+    def walk(self, path: Path = "/") -> Iterator[File]:
+        """All that is below a directory, depth first, sorted, without itself."""
+        top = self.lookup(path)
+        if not top.is_directory:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), _text(path))
+        for found, attributes in self._files.walk(top.attributes.node, top.path.strip(b"/")):
+            yield File(b"/" + found, attributes)
+
+    def open(self, path: Path) -> io.BufferedReader:
+        """A regular file, for reading bytes; it can seek."""
+        found = self.lookup(path)
+        if found.is_directory:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), _text(path))
+        if not found.is_file:
+            raise OSError(errno.EINVAL, "is no regular file", _text(path))
+        return io.BufferedReader(_RawFile(self, found), _BUFFER)
+
+    def read(self, path: Path) -> bytes:
+        """The content of a regular file."""
+        with self.open(path) as file:
+            return file.read()
+
+    def readlink(self, path: Path) -> bytes:
+        """The target of a symlink."""
+        with _naming(path):
+            found = follow(self._files, _bytes(path), last=False)
+            return self._files.readlink(found.attributes.node)
+
+    def xattrs(self, path: Path, *, follow_symlinks: bool = True) -> dict[bytes, bytes]:
+        """The extended attributes."""
+        node = self.lookup(path, follow_symlinks=follow_symlinks).attributes.node
+        with _naming(path):
+            return {name: self._files.getxattr(node, name) for name in self._files.listxattr(node)}
+
+
+class _RawFile(io.RawIOBase):
+    """A regular file of a tree."""
+
+    def __init__(self, tree: FileTree, file: File) -> None:
+        self._tree = tree
+        self._file = file
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        starts = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}
+        if whence not in starts:
+            raise ValueError(f"invalid whence: {whence}")
+        at = starts[whence] + offset
+        if at < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._at = at
+        return at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        size = max(min(len(view), self._file.size - self._at), 0)
+        with _naming(self._file.path):
+            node = self._file.attributes.node
+            data = self._tree._files.read(node, self._at, size)  # noqa: SLF001 - its own kind
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _bytes(path: Path) -> bytes:
+    return os.fsencode(path)
+
+
+def _text(path: Path) -> str:
+    return os.fsdecode(path)
+
+
+def _file(found: Found) -> File:
+    return File(b"/" + found.path, found.attributes)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an error name the path that it is about."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = _text(path)
+        raise
+
+
+# ---- images --------------------------------------------------------------------------------------
+
+
+class Layer:
+    """One layer of an open image."""
+
+    def __init__(self, image: Image, number: int, step: History | None) -> None:
+        opened = image._view.image.layers[number]  # noqa: SLF001 - its own kind
+        self._image = image
+        self.number = number
+        self.diff_id: Digest = opened.diff_id
+        self.size: int = opened.length  # of its tar
+        self.created_by = step.created_by if step is not None else ""
+
+    def changes(self) -> Iterator[Change]:
+        """What it does to the layers below, depth first, sorted: kind, path, mode and size."""
+        for change in self._image._view.tree.changes(self.number):  # noqa: SLF001
+            yield change._replace(path=b"/" + change.path)
+
+    def __repr__(self) -> str:
+        return f"<Layer {self.number} {self.diff_id.short}>"
+
+
+class Image(Closing):
+    """An open image, or a container with its changes; close it, or use it as a context manager."""
+
+    def __init__(self, view: OpenView) -> None:
+        """Take over ``view``."""
+        self._view = view
+        self.name: str = view.image.name
+        self.tree = FileTree(view)
+
+    @property
+    def config(self) -> Config:
+        """How the image is run and was made; ``config.runtime`` has Cmd, Env and so on."""
+        return self._view.image.image.config
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest; ``manifest.raw`` are its bytes."""
+        return self._view.image.image.manifest
+
+    @property
+    def id(self) -> Digest:
+        """The digest of the config."""
+        return self._view.image.image.id
+
+    @property
+    def history(self) -> tuple[History, ...]:
+        """The steps that made the image, oldest first."""
+        return self.config.history
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, lowest first."""
+        count = len(self._view.image.layers)
+        steps = steps_of_layers(self.history, len(self.config.diff_ids))
+        return tuple(Layer(self, number, steps[number]) for number in range(count))
+
+    def usage(self) -> tuple[LayerSummary, ...]:
+        """What each layer did, and how many bytes of it the image does not show."""
+        return self._view.tree.summarise().layers
+
+    def close(self) -> None:
+        """Close everything, ``tree`` included; a second call does nothing."""
+        self.tree._close()  # noqa: SLF001 - its own kind
+        self._view.close()
+
+    def __repr__(self) -> str:
+        return f"<Image {self.name} {self.id.short}>"
+
+
+def open_image(
+    ref: str,
+    *,
+    layer: int | None = None,
+    platform: str | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> Image:
+    """Open what ``unionmount mount`` would mount: an archive, a layout, a name, a container.
+
+    ``layer``: the image as of that layer. ``root``: the store, by default the user's. Nothing is
+    changed, but what is compressed is unpacked into the store once.
+    """
+    looking = Looking(Platform.parse(platform) if platform else None, layer)
+    with ExitStack() as stack:
+        view = stack.enter_context(open_view(_store(root), ref, looking))
+        image = Image(view)
+        stack.pop_all()
+    return image
+
+
+def _store(root: str | os.PathLike[str] | None) -> Store:
+    place = HostPath(root) if root is not None else default_root(os.environ)
+    return Store(place.absolute(), ImportLimits.from_environment(os.environ))
+
+
+# ---- mounts --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A live mount: where, and the process that serves it."""
+
+    path: HostPath
+    pid: int
+
+
+@asynccontextmanager
+async def mount(
+    ref: str,
+    mountpoint: str | os.PathLike[str] | None = None,
+    *,
+    writable: bool = False,
+    ephemeral: bool = False,
+    name: str | None = None,
+    upper: str | os.PathLike[str] | None = None,
+    layer: int | None = None,
+    layers: bool = False,
+    platform: str | None = None,
+    options: str = "",
+    root: str | os.PathLike[str] | None = None,
+) -> AsyncIterator[Mounted]:
+    """Mount an image or container while a block runs; for trio.
+
+    Read-only, unless ``writable`` or one of ``ephemeral``, ``name`` and ``upper`` says otherwise:
+    they mean what the options of ``unionmount mount`` mean, as all others do. A process of its own
+    serves the mount. When the block ends, however it does, the mount is gone and changes are on
+    disk; programs that still have files open lose them after some seconds.
+    """
+    import trio  # noqa: PLC0415 - who only looks into images needs no trio
+
+    changes = writable or ephemeral or name is not None or upper is not None
+    flags = {"--ro": not changes and not layers and layer is None}
+    flags |= {"--ephemeral": ephemeral, "--layers": layers}
+    values = {"--name": name, "--upper": upper, "--layer": layer, "--platform": platform}
+    values |= {"--root": root, "-o": options or None}
+    arguments = [option for option, is_given in flags.items() if is_given]
+    for option, value in values.items():
+        if value is not None:
+            arguments += [option, str(value)]
+    arguments += ["--", ref, *([] if mountpoint is None else [os.fspath(mountpoint)])]
+    command = [sys.executable, "-m", "unionmount", "mount", "--foreground", *arguments]
+    with tempfile.TemporaryFile() as messages:
+        process = await trio.lowlevel.open_process(
+            command,
+            stdout=-1,  # a pipe, as in subprocess
+            stderr=messages,
+            start_new_session=True,  # what the terminal sends is ours to handle
+        )
+        try:
+            yield Mounted(await _announced(process, messages), process.pid)
+        finally:
+            await _end(process)
+
+
+async def _announced(process: trio.Process, messages: IO[bytes]) -> HostPath:
+    """Wait until the process says where it has mounted; MountError with its message otherwise."""
+    assert process.stdout is not None
+    said = b""
+    async for data in process.stdout:
+        said += data
+        if said.endswith(b"\n"):
+            return HostPath(os.fsdecode(said.removesuffix(b"\n")))
+    await process.wait()
+    messages.seek(max(messages.seek(0, io.SEEK_END) - _LAST_WORDS, 0))
+    lines = messages.read().decode("utf-8", "replace").splitlines()
+    text = printable(lines[-1].removeprefix("unionmount: ")) if lines else "no message"
+    raise MountError(text)
+
+
+async def _end(process: trio.Process) -> None:
+    """Let the mount end; who still uses it is left alone for a while, not for good."""
+    import trio  # noqa: PLC0415
+
+    with trio.CancelScope(shield=True):
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+            if process.returncode is None:
+                process.send_signal(number)
+            with trio.move_on_after(_PATIENCE):
+                await process.wait()
+                break
+        if process.stdout is not None:
+            await process.stdout.aclose()
