@@ -16,6 +16,7 @@ from registry.servers.proxy import Redirect, Reply, refuse_token
 from registry.talking import (
     QUICK,
     basic,
+    configured,
     described,
     fetch,
     make_client,
@@ -499,21 +500,43 @@ async def test_a_realm_without_tls_is_refused(
 
 
 async def test_a_proxy_of_the_environment(
-    registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch
+    registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    place = "registry.invalid:5000"
+    registries = configured(tmp_path, f'[[registry]]\nlocation = "{place}"\ninsecure = true\n')
     with FaultProxy(registry.address) as forward:
         forward.fault(Reply(418), times=99)
         monkeypatch.setenv("HTTP_PROXY", f"http://{forward.address}")
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        async with make_client() as client:
+        monkeypatch.setenv("NO_PROXY", place.partition(":")[0])
+        async with make_client(registries=registries) as client:
+            with pytest.raises(RegistryError, match=r"registry\.invalid:5000: "):
+                await client.manifest(reference(place, "auth/none"))
+            assert not forward.seen
+        monkeypatch.setenv("NO_PROXY", "")
+        async with make_client(registries=registries) as client:
+            with pytest.raises(RegistryError, match="418"):
+                await client.manifest(reference(place, "auth/none"))
+            assert forward.seen[-1].target.startswith(f"http://{place}/v2/")
+            forward.reset()
             with pytest.raises(NotFoundError):
                 await client.manifest(reference(registry.address, "auth/none"))
             assert not forward.seen
-        monkeypatch.setenv("NO_PROXY", "")
-        async with make_client() as client:
-            with pytest.raises(RegistryError, match="418"):
-                await client.manifest(reference(registry.address, "auth/none"))
-        assert forward.seen[-1].target.startswith(f"http://{registry.address}/v2/")
+
+
+async def test_mirrors_do_not_see_what_is_given_for_the_registry(
+    basic_registry: DockerRegistry, tmp_path: Path
+) -> None:
+    ref = reference(basic_registry.address, "auth/mirrored")
+    await push(ref, login=LOGIN)
+    with FaultProxy(basic_registry.address) as mirror:
+        registries = configured(
+            tmp_path,
+            f'[[registry]]\nprefix = "{ref.registry}"\n'
+            f'[[registry.mirror]]\nlocation = "{mirror.address}"\n',
+        )
+        async with make_client(login=LOGIN, registries=registries) as client:
+            assert await fetch(client, ref, BLOB) == DATA
+        assert [one.headers.get("authorization") for one in mirror.requests("blob")] == [None]
 
 
 async def test_a_helper_that_waits_is_ended_with_the_command(

@@ -251,7 +251,11 @@ def pieces_of(request: pytest.FixtureRequest) -> Iterator[bytes]:
 
 
 async def test_an_upload_arrives(
-    registry: DockerRegistry, target: Reference, content: Descriptor, request: pytest.FixtureRequest
+    registry: DockerRegistry,
+    proxy: FaultProxy,
+    target: Reference,
+    content: Descriptor,
+    request: pytest.FixtureRequest,
 ) -> None:
     told: list[int] = []
     async with make_client() as client:
@@ -264,6 +268,9 @@ async def test_an_upload_arrives(
     assert kept == b"".join(pieces_of(request))
     assert told == sorted(told)
     assert told[-1] == content.size
+    (seen,) = proxy.requests("upload", "PATCH")
+    assert seen.headers["content-length"] == str(content.size)
+    assert "transfer-encoding" not in seen.headers
 
 
 @pytest.mark.parametrize("cuts", [1, 3])

@@ -62,13 +62,19 @@ class Credentials:
         return self.files[0]
 
     def find(
-        self, registry: str, repository: str = "", *, check: Check | None = None
+        self,
+        registry: str,
+        repository: str = "",
+        *,
+        check: Check | None = None,
+        mirror: bool = False,
     ) -> Login | None:
         """The login for a repository; None where it is anonymous.
 
-        A credential helper may take a while: ``check`` is called meanwhile and may raise.
+        A credential helper may take a while: ``check`` is called meanwhile and may raise. What was
+        given on the command line is for the registry that was named, and for no ``mirror`` of it.
         """
-        if self.given is not None:
+        if self.given is not None and not mirror:
             return self.given
         for path in self.files:
             file = read_auth_file(path, self.environment)

@@ -7,6 +7,7 @@ is followed a few times, never from TLS to plain HTTP, and Authorization stays a
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import ssl
@@ -87,6 +88,17 @@ def origin(url: httpx2.URL) -> tuple[str, str, int]:
     return url.scheme, url.host.lower(), url.port or default
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host, without port, is this machine by its name."""
+    host = host.strip("[]").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class Http:
     """All connections of one command; closed by ``aclose``."""
 
@@ -95,7 +107,7 @@ class Http:
         self._tuning = tuning
         self._debug = debug
         self._reached: set[str] = set()  # hosts that have answered
-        self._clients: dict[ssl.SSLContext, httpx2.AsyncClient] = {}
+        self._clients: dict[tuple[ssl.SSLContext, bool], httpx2.AsyncClient] = {}
 
     async def aclose(self) -> None:
         """Close all connections, even when cancelled."""
@@ -149,7 +161,9 @@ class Http:
 
     def _client(self, host: str, *, insecure: bool) -> httpx2.AsyncClient:
         context = self._trust.context(host, insecure=insecure)
-        client = self._clients.get(context)
+        # What is meant for this machine, and may be plain, is not shown to a proxy.
+        key = (context, is_loopback(parse_url(f"http://{host}").host))
+        client = self._clients.get(key)
         if client is None:
             tuning = self._tuning
             client = httpx2.AsyncClient(
@@ -158,9 +172,10 @@ class Http:
                 headers={"user-agent": _AGENT, "accept-encoding": "identity"},
                 timeout=httpx2.Timeout(tuning.silence, connect=tuning.connect, pool=None),
                 follow_redirects=False,
+                trust_env=not key[1],
             )
             client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-            self._clients[context] = client
+            self._clients[key] = client
         return client
 
 

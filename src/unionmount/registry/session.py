@@ -23,11 +23,12 @@ from unionmount.registry.http import (
     Http,
     Outgoing,
     UntrustedCertificate,
+    is_loopback,
     origin,
     parse_url,
 )
 from unionmount.registry.retry import Backoff, Transient
-from unionmount.registry.tokens import Authorizer, Scopes, is_loopback
+from unionmount.registry.tokens import Authorizer, Scopes
 from unionmount.registry.tuning import Tuning
 
 T = TypeVar("T")
@@ -65,8 +66,8 @@ class Session:
         self.tuning = tuning
         self.debug = debug
         self._tls_verify = tls_verify
-        self._bases: dict[str, str] = {}
-        self._locks: dict[str, trio.Lock] = {}
+        self._bases: dict[tuple[str, bool], str] = {}
+        self._locks: dict[tuple[str, bool], trio.Lock] = {}
 
     async def answer(
         self,
@@ -125,11 +126,12 @@ class Session:
         endpoint = self._as_allowed(endpoint)
         if not _HOST.fullmatch(host):
             raise RegistryError(f"{host}: no host")
-        async with self._locks.setdefault(host, trio.Lock()):
-            if host not in self._bases:
+        key = (host, endpoint.insecure)
+        async with self._locks.setdefault(key, trio.Lock()):
+            if key not in self._bases:
                 plain = await self._is_plain(endpoint)
-                self._bases[host] = f"http://{host}/" if plain else f"https://{host}/"
-        return self._bases[host]
+                self._bases[key] = f"http://{host}/" if plain else f"https://{host}/"
+        return self._bases[key]
 
     def _as_allowed(self, endpoint: Endpoint) -> Endpoint:
         """What the user says on the command line goes over what the configuration says."""

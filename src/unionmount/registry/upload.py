@@ -63,7 +63,8 @@ class Upload:
 
     async def run(self) -> None:
         """Send everything."""
-        backoff = Backoff(self._session.tuning)
+        tuning = self._session.tuning
+        backoff = Backoff(tuning)
         started: _Started | None = None
         while True:
             try:
@@ -74,7 +75,7 @@ class Upload:
                 await backoff.wait(transient)
                 before = started.position if started is not None else 0
                 started = await self._where(started)
-                if started is not None and started.position > before:
+                if started is not None and started.position - before >= tuning.renewed_after:
                     backoff.renew()
             else:
                 return
