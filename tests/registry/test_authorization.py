@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from registry.conftest import PASSWORD, USER
 from registry.servers import Authority, DockerRegistry, FaultProxy, TokenServer, htpasswd
@@ -175,6 +177,12 @@ def test_redirects_that_are_not_followed() -> None:
 )
 def test_secrets_in_addresses_are_hidden(url: str, shown: str) -> None:
     assert shown_url(url) == shown
+
+
+@given(st.text(alphabet="htps:/[]@?&=#%;abc\x1b\n", max_size=40))
+def test_any_address_can_be_shown(text: str) -> None:
+    assert shown_url(text).isprintable()
+    assert "secret" not in shown_url(f"https://user:secret@host/{text}?sig=secret&{text}=secret")
 
 
 # ---- Bearer
