@@ -46,6 +46,7 @@ class Outgoing:
     body: Body | None = field(default=None, repr=False)
     insecure: bool = False  # plain HTTP and unknown certificates are allowed
     what: str = ""  # for messages
+    patient: bool = False  # the answer may take as long as a registry moves a blob
 
     def redirected(self, location: str, status: int) -> Self:
         """The request that a redirect asks for; RegistryError where it must not be followed."""
@@ -142,9 +143,12 @@ class Http:
             headers["authorization"] = outgoing.authorization
         self._debug(f"> {outgoing.method} {shown_url(outgoing.url)}{shown_request(headers)}")
         body = outgoing.body() if callable(outgoing.body) else outgoing.body
-        request = client.build_request(outgoing.method, url, headers=headers, content=body)
+        timeout = self._timeout(patient=outgoing.patient)
+        request = client.build_request(
+            outgoing.method, url, headers=headers, content=body, timeout=timeout
+        )
         # An upload takes as long as it takes; each write has its own limit.
-        limit = float("inf") if callable(outgoing.body) else self._tuning.answer
+        limit = float("inf") if outgoing.patient else self._tuning.answer
         where = f"{outgoing.what}: {host}" if outgoing.what else host
         with translated(where, reached=host in self._reached):
             response = None
@@ -159,18 +163,21 @@ class Http:
         )
         return response
 
+    def _timeout(self, *, patient: bool) -> httpx2.Timeout:
+        tuning = self._tuning
+        read = tuning.patience if patient else tuning.silence
+        return httpx2.Timeout(tuning.silence, connect=tuning.connect, read=read, pool=None)
+
     def _client(self, host: str, *, insecure: bool) -> httpx2.AsyncClient:
         context = self._trust.context(host, insecure=insecure)
         # What is meant for this machine, and may be plain, is not shown to a proxy.
         key = (context, is_loopback(parse_url(f"http://{host}").host))
         client = self._clients.get(key)
         if client is None:
-            tuning = self._tuning
             client = httpx2.AsyncClient(
                 verify=context,
                 http2=True,
                 headers={"user-agent": _AGENT, "accept-encoding": "identity"},
-                timeout=httpx2.Timeout(tuning.silence, connect=tuning.connect, pool=None),
                 follow_redirects=False,
                 trust_env=not key[1],
             )

@@ -48,6 +48,7 @@ class Call:
     expected: tuple[int, ...] = (200,)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = field(default=None, repr=False)
+    patient: bool = False  # the answer may take as long as a registry moves a blob
 
 
 class Session:
@@ -99,7 +100,14 @@ class Session:
             if ours:
                 used = await self._authorizer.header(endpoint, base, call.scopes)
             outgoing = Outgoing(
-                call.method, str(url), call.headers, used, call.body, endpoint.insecure, call.what
+                call.method,
+                str(url),
+                call.headers,
+                used,
+                call.body,
+                endpoint.insecure,
+                call.what,
+                call.patient,
             )
             async with self._http.send(outgoing) as response:
                 if response.status_code in call.expected:
