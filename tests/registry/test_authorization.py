@@ -437,17 +437,22 @@ async def test_the_environments_certificates(
         await client.ping(tls_registry.address)
 
 
-async def test_blobs_over_http2(
+async def test_blobs_over_tls(
     tls_registry: DockerRegistry, authority: Authority, tmp_path: Path
 ) -> None:
-    options = {"cert_dir": certs(tmp_path / "certs", authority), "login": LOGIN}
-    ref = reference(tls_registry.address, "auth/http2")
+    lines: list[str] = []
+    directory = certs(tmp_path / "certs", authority)
+    options = {"cert_dir": directory, "login": LOGIN, "debug": lines.append}
+    ref = reference(tls_registry.address, "auth/bulk")
     await push(ref, **options)
     async with make_client(**options) as client, trio.open_nursery() as nursery:  # type: ignore[arg-type]
         for _ in range(6):
             nursery.start_soon(_fetch_and_compare, client, ref, BLOB)
     async with make_client(**options) as client, client.blob(ref, BLOB) as chunks:  # type: ignore[arg-type]
         assert await anext(chunks)
+    answers = [line for line in lines if line.startswith("<")]
+    assert {("HTTP/1.1" in line) for line in answers if f"/blobs/{BLOB.digest} " in line} == {True}
+    assert {("HTTP/2" in line) for line in answers if "/blobs/uploads/ " in line} == {True}
 
 
 async def _fetch_and_compare(client: RegistryClient, ref: Reference, blob: Descriptor) -> None:

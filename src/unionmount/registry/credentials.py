@@ -115,8 +115,11 @@ class Credentials:
 
 def _usual_files(environment: Mapping[str, str]) -> Iterator[Path]:
     runtime = environment.get("XDG_RUNTIME_DIR")
-    base = Path(runtime) if runtime else Path(f"/run/containers/{os.getuid()}")
-    yield base / "containers" / "auth.json" if runtime else base / "auth.json"
+    shared = Path(f"/run/containers/{os.getuid()}")
+    if runtime:
+        yield Path(runtime) / "containers" / "auth.json"
+    elif os.geteuid() == 0 or shared.is_dir():  # others may not make it
+        yield shared / "auth.json"
     yield config_home(environment) / "containers" / "auth.json"
     docker = environment.get("DOCKER_CONFIG")
     yield (Path(docker) if docker else home(environment) / ".docker") / "config.json"

@@ -47,6 +47,7 @@ class Outgoing:
     insecure: bool = False  # plain HTTP and unknown certificates are allowed
     what: str = ""  # for messages
     patient: bool = False  # the answer may take as long as a registry moves a blob
+    bulk: bool = False  # many bytes: over HTTP/1.1, which costs a fraction of HTTP/2 in Python
 
     def redirected(self, location: str, status: int) -> Self:
         """The request that a redirect asks for; RegistryError where it must not be followed."""
@@ -137,7 +138,7 @@ class Http:
     async def _send_once(self, outgoing: Outgoing) -> httpx2.Response:
         url = parse_url(outgoing.url)
         host = url.netloc.decode("ascii", "replace")
-        client = self._client(host, insecure=outgoing.insecure)
+        client = self._client(host, insecure=outgoing.insecure, bulk=outgoing.bulk)
         headers = {name.lower(): value for name, value in outgoing.headers.items()}
         if outgoing.authorization is not None:
             headers["authorization"] = outgoing.authorization
@@ -168,15 +169,15 @@ class Http:
         read = tuning.patience if patient else tuning.silence
         return httpx2.Timeout(tuning.silence, connect=tuning.connect, read=read, pool=None)
 
-    def _client(self, host: str, *, insecure: bool) -> httpx2.AsyncClient:
-        context = self._trust.context(host, insecure=insecure)
+    def _client(self, host: str, *, insecure: bool, bulk: bool) -> httpx2.AsyncClient:
+        context = self._trust.context(host, insecure=insecure, bulk=bulk)
         # What is meant for this machine, and may be plain, is not shown to a proxy.
         key = (context, is_loopback(parse_url(f"http://{host}").host))
         client = self._clients.get(key)
         if client is None:
             client = httpx2.AsyncClient(
                 verify=context,
-                http2=True,
+                http2=not bulk,
                 headers={"user-agent": _AGENT, "accept-encoding": "identity"},
                 follow_redirects=False,
                 trust_env=not key[1],

@@ -49,6 +49,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = field(default=None, repr=False)
     patient: bool = False  # the answer may take as long as a registry moves a blob
+    bulk: bool = False  # many bytes go over the wire
 
 
 class Session:
@@ -108,6 +109,7 @@ class Session:
                 endpoint.insecure,
                 call.what,
                 call.patient,
+                call.bulk,
             )
             async with self._http.send(outgoing) as response:
                 if response.status_code in call.expected:

@@ -114,7 +114,7 @@ class Upload:
             headers["content-range"] = f"{started.position}-{self._size - 1}"
         call = self._call("PATCH", started.url, (202, 204))
         body = functools.partial(self._stream, started.position)
-        call = replace(call, headers=headers, body=body, patient=True)
+        call = replace(call, headers=headers, body=body, patient=True, bulk=True)
         async with self._session.open(self._endpoint, call) as response:
             self._check_taken(response)
             return await self._location(response)
