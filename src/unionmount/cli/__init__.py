@@ -35,7 +35,7 @@ _COMMANDS = {  # name: module and help, so that listing them imports none
     "completion": ("completion", "Print what makes a shell complete words."),
     "copy": ("copy", "Copy an image between registries, files and the store."),
     "df": ("df", "Show what the store takes, and what sharing layers saves."),
-    "diff": ("diff", "Show what was changed in a container, or differs between images."),
+    "diff": ("diff", "Show what a container changed, or how images differ."),
     "find": ("find", "Search the files of an image."),
     "history": ("history", "Show how an image was made."),
     "images": ("images", "List the images of the store."),
