@@ -107,6 +107,10 @@ _PROBES: dict[str, Callable[[], str | None]] = {
 }
 
 
+NOT_IN_DEBIAN = frozenset({"docker-cli"})
+"""What Debian 12 has not got in a version that serves: tests that want it are skipped in CI, too."""
+
+
 @cache
 def missing(name: str) -> str | None:
     """Why the machine does not have ``name``; None where it does."""
