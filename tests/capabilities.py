@@ -108,7 +108,7 @@ _PROBES: dict[str, Callable[[], str | None]] = {
 
 
 NOT_IN_DEBIAN = frozenset({"docker-cli"})
-"""What Debian 12 has not got in a version that serves: tests that want it are skipped in CI, too."""
+"""What Debian 12 has not got, or too old: tests that want it are skipped in CI, too."""
 
 
 @cache
