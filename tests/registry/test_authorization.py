@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from registry.conftest import PASSWORD, USER
 from registry.servers import Authority, DockerRegistry, FaultProxy, TokenServer, htpasswd
@@ -16,6 +18,7 @@ from registry.servers.proxy import Redirect, Reply, refuse_token
 from registry.talking import (
     QUICK,
     basic,
+    configured,
     described,
     fetch,
     make_client,
@@ -174,6 +177,12 @@ def test_redirects_that_are_not_followed() -> None:
 )
 def test_secrets_in_addresses_are_hidden(url: str, shown: str) -> None:
     assert shown_url(url) == shown
+
+
+@given(st.text(alphabet="htps:/[]@?&=#%;abc\x1b\n", max_size=40))
+def test_any_address_can_be_shown(text: str) -> None:
+    assert shown_url(text).isprintable()
+    assert "secret" not in shown_url(f"https://user:secret@host/{text}?sig=secret&{text}=secret")
 
 
 # ---- Bearer
@@ -428,17 +437,22 @@ async def test_the_environments_certificates(
         await client.ping(tls_registry.address)
 
 
-async def test_blobs_over_http2(
+async def test_blobs_over_tls(
     tls_registry: DockerRegistry, authority: Authority, tmp_path: Path
 ) -> None:
-    options = {"cert_dir": certs(tmp_path / "certs", authority), "login": LOGIN}
-    ref = reference(tls_registry.address, "auth/http2")
+    lines: list[str] = []
+    directory = certs(tmp_path / "certs", authority)
+    options = {"cert_dir": directory, "login": LOGIN, "debug": lines.append}
+    ref = reference(tls_registry.address, "auth/bulk")
     await push(ref, **options)
     async with make_client(**options) as client, trio.open_nursery() as nursery:  # type: ignore[arg-type]
         for _ in range(6):
             nursery.start_soon(_fetch_and_compare, client, ref, BLOB)
     async with make_client(**options) as client, client.blob(ref, BLOB) as chunks:  # type: ignore[arg-type]
         assert await anext(chunks)
+    answers = [line for line in lines if line.startswith("<")]
+    assert {("HTTP/1.1" in line) for line in answers if f"/blobs/{BLOB.digest} " in line} == {True}
+    assert {("HTTP/2" in line) for line in answers if "/blobs/uploads/ " in line} == {True}
 
 
 async def _fetch_and_compare(client: RegistryClient, ref: Reference, blob: Descriptor) -> None:
@@ -499,21 +513,43 @@ async def test_a_realm_without_tls_is_refused(
 
 
 async def test_a_proxy_of_the_environment(
-    registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch
+    registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    place = "registry.invalid:5000"
+    registries = configured(tmp_path, f'[[registry]]\nlocation = "{place}"\ninsecure = true\n')
     with FaultProxy(registry.address) as forward:
         forward.fault(Reply(418), times=99)
         monkeypatch.setenv("HTTP_PROXY", f"http://{forward.address}")
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        async with make_client() as client:
+        monkeypatch.setenv("NO_PROXY", place.partition(":")[0])
+        async with make_client(registries=registries) as client:
+            with pytest.raises(RegistryError, match=r"registry\.invalid:5000: "):
+                await client.manifest(reference(place, "auth/none"))
+            assert not forward.seen
+        monkeypatch.setenv("NO_PROXY", "")
+        async with make_client(registries=registries) as client:
+            with pytest.raises(RegistryError, match="418"):
+                await client.manifest(reference(place, "auth/none"))
+            assert forward.seen[-1].target.startswith(f"http://{place}/v2/")
+            forward.reset()
             with pytest.raises(NotFoundError):
                 await client.manifest(reference(registry.address, "auth/none"))
             assert not forward.seen
-        monkeypatch.setenv("NO_PROXY", "")
-        async with make_client() as client:
-            with pytest.raises(RegistryError, match="418"):
-                await client.manifest(reference(registry.address, "auth/none"))
-        assert forward.seen[-1].target.startswith(f"http://{registry.address}/v2/")
+
+
+async def test_mirrors_do_not_see_what_is_given_for_the_registry(
+    basic_registry: DockerRegistry, tmp_path: Path
+) -> None:
+    ref = reference(basic_registry.address, "auth/mirrored")
+    await push(ref, login=LOGIN)
+    with FaultProxy(basic_registry.address) as mirror:
+        registries = configured(
+            tmp_path,
+            f'[[registry]]\nprefix = "{ref.registry}"\n'
+            f'[[registry.mirror]]\nlocation = "{mirror.address}"\n',
+        )
+        async with make_client(login=LOGIN, registries=registries) as client:
+            assert await fetch(client, ref, BLOB) == DATA
+        assert [one.headers.get("authorization") for one in mirror.requests("blob")] == [None]
 
 
 async def test_a_helper_that_waits_is_ended_with_the_command(

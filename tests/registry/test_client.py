@@ -251,7 +251,11 @@ def pieces_of(request: pytest.FixtureRequest) -> Iterator[bytes]:
 
 
 async def test_an_upload_arrives(
-    registry: DockerRegistry, target: Reference, content: Descriptor, request: pytest.FixtureRequest
+    registry: DockerRegistry,
+    proxy: FaultProxy,
+    target: Reference,
+    content: Descriptor,
+    request: pytest.FixtureRequest,
 ) -> None:
     told: list[int] = []
     async with make_client() as client:
@@ -264,6 +268,9 @@ async def test_an_upload_arrives(
     assert kept == b"".join(pieces_of(request))
     assert told == sorted(told)
     assert told[-1] == content.size
+    (seen,) = proxy.requests("upload", "PATCH")
+    assert seen.headers["content-length"] == str(content.size)
+    assert "transfer-encoding" not in seen.headers
 
 
 @pytest.mark.parametrize("cuts", [1, 3])
@@ -296,6 +303,41 @@ async def test_failures_of_an_upload_are_tried_again(
     async with make_client() as client:
         await client.upload_blob(target, content.digest, content.size, lambda: pieces_of(request))
     assert registry.blob_path(str(content.digest)).stat().st_size == content.size
+
+
+async def test_an_answer_that_is_missed(
+    registry: DockerRegistry,
+    proxy: FaultProxy,
+    target: Reference,
+    content: Descriptor,
+    request: pytest.FixtureRequest,
+) -> None:
+    """The registry has the blob, and its session has ended; it is not sent again."""
+
+    def missed(request: Request, forward: Forward) -> Response:
+        for _ in forward(request).body:
+            pass
+        raise OSError
+
+    proxy.fault(missed, kind="upload", method="PUT")
+    async with make_client() as client:
+        await client.upload_blob(target, content.digest, content.size, lambda: pieces_of(request))
+    assert registry.blob_path(str(content.digest)).exists()
+    assert len(proxy.requests("upload", "PATCH")) == 1
+
+
+async def test_a_registry_may_take_its_time_for_a_blob(
+    proxy: FaultProxy, target: Reference, content: Descriptor, request: pytest.FixtureRequest
+) -> None:
+    pause = threading.Event()
+
+    def slow(request: Request, forward: Forward) -> Response:
+        pause.wait(0.5)
+        return forward(request)
+
+    proxy.fault(slow, kind="upload", method="PUT")
+    async with make_client(tuning=replace(QUICK, silence=0.2, answer=0.3, attempts=1)) as client:
+        await client.upload_blob(target, content.digest, content.size, lambda: pieces_of(request))
 
 
 async def test_a_relative_location(

@@ -217,6 +217,8 @@ def test_debug_shows_requests_without_secrets(
         ["login", "-u", "x", "r.io"],
         ["login", "-u", "x", "--creds", "x:y", "r.io"],
         ["login", "-u", "x", "--password-stdin", "r.io"],
+        ["login", "-u", "x:y", "--password-stdin", "r.io"],
+        ["login", "--creds", "x:\udcff", "r.io"],
         ["login", "--creds", "x:y", "not a registry"],
         ["login", "--creds", "x:y", "r.io/a:tag"],
         ["logout"],
@@ -239,6 +241,15 @@ def test_wrong_usage(words: list[str], run: Run) -> None:
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert "--help)" in err
+
+
+@pytest.mark.parametrize("password", [b"", b"\n", b"\xff\n", b"x" * 20_000])
+def test_passwords_that_are_none(
+    password: bytes, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(password)))
+    assert main(["login", "-u", "x", "--password-stdin", "127.0.0.1:9"]) == 2
+    assert "the password" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

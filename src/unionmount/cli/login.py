@@ -11,6 +11,7 @@ import click
 from unionmount.cli.options import (
     RegistryOptions,
     ask_password,
+    is_utf8,
     registry_client,
     registry_options,
 )
@@ -94,6 +95,8 @@ def _asked(
         if username is not None or password_stdin:
             raise click.UsageError("--creds goes with neither --username nor --password-stdin")
         return options
+    if username is not None and (":" in username or not username or not is_utf8(username)):
+        raise click.UsageError("--username is empty, has a colon, or is not UTF-8")
     if password_stdin:
         if username is None:
             raise click.UsageError("--password-stdin needs --username")
@@ -109,7 +112,10 @@ def _read_password() -> str:
     raw = sys.stdin.buffer.read(_MAX_PASSWORD + 1)
     if len(raw) > _MAX_PASSWORD:
         raise UsageError(f"the password has more than {_MAX_PASSWORD} bytes")
-    password = raw.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+    try:
+        password = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise UsageError("the password on standard input is not UTF-8") from error
     if not password:
         raise UsageError("the password on standard input is empty")
     return password

@@ -130,7 +130,14 @@ def _user_and_password(text: str | None) -> tuple[str, str] | None:
     user, colon, password = text.partition(":")
     if not user:
         raise click.UsageError("--creds has no user")
+    if not is_utf8(text):
+        raise click.UsageError("--creds is not UTF-8")
     return user, password if colon else ask_password(user)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a word of the command line was UTF-8: only that can be sent to a registry."""
+    return not any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def ask_password(user: str) -> str:

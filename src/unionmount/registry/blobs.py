@@ -91,6 +91,7 @@ class BlobStream:
             (f"repository:{endpoint.repository}:pull",),
             (200, 206) if resumed else (200,),
             {"range": f"bytes={self._position}-"} if resumed else {},
+            bulk=True,
         )
 
     async def _read(self, response: httpx2.Response) -> AsyncGenerator[bytes, None]:

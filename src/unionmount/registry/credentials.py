@@ -62,13 +62,19 @@ class Credentials:
         return self.files[0]
 
     def find(
-        self, registry: str, repository: str = "", *, check: Check | None = None
+        self,
+        registry: str,
+        repository: str = "",
+        *,
+        check: Check | None = None,
+        mirror: bool = False,
     ) -> Login | None:
         """The login for a repository; None where it is anonymous.
 
-        A credential helper may take a while: ``check`` is called meanwhile and may raise.
+        A credential helper may take a while: ``check`` is called meanwhile and may raise. What was
+        given on the command line is for the registry that was named, and for no ``mirror`` of it.
         """
-        if self.given is not None:
+        if self.given is not None and not mirror:
             return self.given
         for path in self.files:
             file = read_auth_file(path, self.environment)
@@ -109,8 +115,11 @@ class Credentials:
 
 def _usual_files(environment: Mapping[str, str]) -> Iterator[Path]:
     runtime = environment.get("XDG_RUNTIME_DIR")
-    base = Path(runtime) if runtime else Path(f"/run/containers/{os.getuid()}")
-    yield base / "containers" / "auth.json" if runtime else base / "auth.json"
+    shared = Path(f"/run/containers/{os.getuid()}")
+    if runtime:
+        yield Path(runtime) / "containers" / "auth.json"
+    elif os.geteuid() == 0 or shared.is_dir():  # others may not make it
+        yield shared / "auth.json"
     yield config_home(environment) / "containers" / "auth.json"
     docker = environment.get("DOCKER_CONFIG")
     yield (Path(docker) if docker else home(environment) / ".docker") / "config.json"

@@ -7,6 +7,7 @@ is followed a few times, never from TLS to plain HTTP, and Authorization stays a
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import ssl
@@ -45,6 +46,8 @@ class Outgoing:
     body: Body | None = field(default=None, repr=False)
     insecure: bool = False  # plain HTTP and unknown certificates are allowed
     what: str = ""  # for messages
+    patient: bool = False  # the answer may take as long as a registry moves a blob
+    bulk: bool = False  # many bytes: over HTTP/1.1, which costs a fraction of HTTP/2 in Python
 
     def redirected(self, location: str, status: int) -> Self:
         """The request that a redirect asks for; RegistryError where it must not be followed."""
@@ -87,6 +90,17 @@ def origin(url: httpx2.URL) -> tuple[str, str, int]:
     return url.scheme, url.host.lower(), url.port or default
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host, without port, is this machine by its name."""
+    host = host.strip("[]").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class Http:
     """All connections of one command; closed by ``aclose``."""
 
@@ -95,7 +109,7 @@ class Http:
         self._tuning = tuning
         self._debug = debug
         self._reached: set[str] = set()  # hosts that have answered
-        self._clients: dict[ssl.SSLContext, httpx2.AsyncClient] = {}
+        self._clients: dict[tuple[ssl.SSLContext, bool], httpx2.AsyncClient] = {}
 
     async def aclose(self) -> None:
         """Close all connections, even when cancelled."""
@@ -124,15 +138,18 @@ class Http:
     async def _send_once(self, outgoing: Outgoing) -> httpx2.Response:
         url = parse_url(outgoing.url)
         host = url.netloc.decode("ascii", "replace")
-        client = self._client(host, insecure=outgoing.insecure)
+        client = self._client(host, insecure=outgoing.insecure, bulk=outgoing.bulk)
         headers = {name.lower(): value for name, value in outgoing.headers.items()}
         if outgoing.authorization is not None:
             headers["authorization"] = outgoing.authorization
         self._debug(f"> {outgoing.method} {shown_url(outgoing.url)}{shown_request(headers)}")
         body = outgoing.body() if callable(outgoing.body) else outgoing.body
-        request = client.build_request(outgoing.method, url, headers=headers, content=body)
+        timeout = self._timeout(patient=outgoing.patient)
+        request = client.build_request(
+            outgoing.method, url, headers=headers, content=body, timeout=timeout
+        )
         # An upload takes as long as it takes; each write has its own limit.
-        limit = float("inf") if callable(outgoing.body) else self._tuning.answer
+        limit = float("inf") if outgoing.patient else self._tuning.answer
         where = f"{outgoing.what}: {host}" if outgoing.what else host
         with translated(where, reached=host in self._reached):
             response = None
@@ -147,20 +164,26 @@ class Http:
         )
         return response
 
-    def _client(self, host: str, *, insecure: bool) -> httpx2.AsyncClient:
-        context = self._trust.context(host, insecure=insecure)
-        client = self._clients.get(context)
+    def _timeout(self, *, patient: bool) -> httpx2.Timeout:
+        tuning = self._tuning
+        read = tuning.patience if patient else tuning.silence
+        return httpx2.Timeout(tuning.silence, connect=tuning.connect, read=read, pool=None)
+
+    def _client(self, host: str, *, insecure: bool, bulk: bool) -> httpx2.AsyncClient:
+        context = self._trust.context(host, insecure=insecure, bulk=bulk)
+        # What is meant for this machine, and may be plain, is not shown to a proxy.
+        key = (context, is_loopback(parse_url(f"http://{host}").host))
+        client = self._clients.get(key)
         if client is None:
-            tuning = self._tuning
             client = httpx2.AsyncClient(
                 verify=context,
-                http2=True,
+                http2=not bulk,
                 headers={"user-agent": _AGENT, "accept-encoding": "identity"},
-                timeout=httpx2.Timeout(tuning.silence, connect=tuning.connect, pool=None),
                 follow_redirects=False,
+                trust_env=not key[1],
             )
             client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-            self._clients[context] = client
+            self._clients[key] = client
         return client
 
 

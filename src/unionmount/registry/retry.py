@@ -55,8 +55,9 @@ def retry_after(value: str | None) -> float | None:
     """The seconds that a ``Retry-After`` asks for, given as a number or a date."""
     if not value:
         return None
-    if value.strip().isdecimal():
-        return float(value.strip()[:12])
+    digits = value.strip()
+    if digits.isascii() and digits.isdecimal():
+        return float(digits[:12])
     try:
         then = parsedate_to_datetime(value)
     except ValueError:

@@ -23,11 +23,12 @@ from unionmount.registry.http import (
     Http,
     Outgoing,
     UntrustedCertificate,
+    is_loopback,
     origin,
     parse_url,
 )
 from unionmount.registry.retry import Backoff, Transient
-from unionmount.registry.tokens import Authorizer, Scopes, is_loopback
+from unionmount.registry.tokens import Authorizer, Scopes
 from unionmount.registry.tuning import Tuning
 
 T = TypeVar("T")
@@ -47,6 +48,8 @@ class Call:
     expected: tuple[int, ...] = (200,)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = field(default=None, repr=False)
+    patient: bool = False  # the answer may take as long as a registry moves a blob
+    bulk: bool = False  # many bytes go over the wire
 
 
 class Session:
@@ -65,8 +68,8 @@ class Session:
         self.tuning = tuning
         self.debug = debug
         self._tls_verify = tls_verify
-        self._bases: dict[str, str] = {}
-        self._locks: dict[str, trio.Lock] = {}
+        self._bases: dict[tuple[str, bool], str] = {}
+        self._locks: dict[tuple[str, bool], trio.Lock] = {}
 
     async def answer(
         self,
@@ -98,7 +101,15 @@ class Session:
             if ours:
                 used = await self._authorizer.header(endpoint, base, call.scopes)
             outgoing = Outgoing(
-                call.method, str(url), call.headers, used, call.body, endpoint.insecure, call.what
+                call.method,
+                str(url),
+                call.headers,
+                used,
+                call.body,
+                endpoint.insecure,
+                call.what,
+                call.patient,
+                call.bulk,
             )
             async with self._http.send(outgoing) as response:
                 if response.status_code in call.expected:
@@ -125,11 +136,12 @@ class Session:
         endpoint = self._as_allowed(endpoint)
         if not _HOST.fullmatch(host):
             raise RegistryError(f"{host}: no host")
-        async with self._locks.setdefault(host, trio.Lock()):
-            if host not in self._bases:
+        key = (host, endpoint.insecure)
+        async with self._locks.setdefault(key, trio.Lock()):
+            if key not in self._bases:
                 plain = await self._is_plain(endpoint)
-                self._bases[host] = f"http://{host}/" if plain else f"https://{host}/"
-        return self._bases[host]
+                self._bases[key] = f"http://{host}/" if plain else f"https://{host}/"
+        return self._bases[key]
 
     def _as_allowed(self, endpoint: Endpoint) -> Endpoint:
         """What the user says on the command line goes over what the configuration says."""

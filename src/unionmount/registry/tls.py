@@ -30,12 +30,15 @@ class Trust:
     ) -> None:
         self._directory = directory
         self._searched = (config_home(environment) / "containers" / "certs.d", *system)
-        self._contexts: dict[tuple[Path | None, bool], ssl.SSLContext] = {}
+        self._contexts: dict[tuple[Path | None, bool, bool], ssl.SSLContext] = {}
 
-    def context(self, host: str, *, insecure: bool) -> ssl.SSLContext:
-        """How to speak TLS with ``HOST[:PORT]``; ``insecure`` believes everybody."""
+    def context(self, host: str, *, insecure: bool, bulk: bool = False) -> ssl.SSLContext:
+        """How to speak TLS with ``HOST[:PORT]``; ``insecure`` believes everybody.
+
+        Contexts for ``bulk`` are others: what the two offer in their handshakes (ALPN) differs.
+        """
         directory = self._directory or self._of_host(host)
-        key = (directory, insecure)
+        key = (directory, insecure, bulk)
         if key not in self._contexts:
             self._contexts[key] = _context(directory, insecure=insecure)
         return self._contexts[key]

@@ -9,7 +9,6 @@ itself is spoken to without; then to this machine only, unless the user allowed 
 from __future__ import annotations
 
 import base64
-import ipaddress
 import json
 import re
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from unionmount.registry.answers import failure
 from unionmount.registry.challenge import Challenge, parse_challenges
 from unionmount.registry.configuration import Endpoint
 from unionmount.registry.credentials import Credentials, Login
-from unionmount.registry.http import Http, Outgoing, parse_url, read_body
+from unionmount.registry.http import Http, Outgoing, is_loopback, parse_url, read_body
 from unionmount.registry.redaction import shown_url
 from unionmount.registry.retry import Backoff, Transient
 from unionmount.registry.tuning import Tuning
@@ -74,7 +73,7 @@ class Authorizer:
         self._scopes: dict[_Key, Scopes] = {}  # where a registry asked for other ones
         self._tokens: dict[_Key, _Token] = {}
         self._locks: dict[_Key, trio.Lock] = {}
-        self._logins: dict[tuple[str, str], Login | None] = {}
+        self._logins: dict[tuple[str, str, bool], Login | None] = {}
 
     async def header(self, endpoint: Endpoint, base: str, scopes: Scopes) -> str | None:
         """What to send with a request to ``base``; None before anything was asked for."""
@@ -113,13 +112,19 @@ class Authorizer:
         return True
 
     async def _login(self, endpoint: Endpoint) -> Login | None:
-        key = (endpoint.registry, endpoint.repository)
+        key = (endpoint.registry, endpoint.repository, endpoint.mirror)
         if key not in self._logins:
-            self._logins[key] = await trio.to_thread.run_sync(
-                lambda: self._credentials.find(*key, check=trio.from_thread.check_cancelled),
-                abandon_on_cancel=False,
-            )
+            self._logins[key] = await trio.to_thread.run_sync(self._find, endpoint)
         return self._logins[key]
+
+    def _find(self, endpoint: Endpoint) -> Login | None:
+        """Look a login up, in a thread of trio's: a helper may take its time."""
+        return self._credentials.find(
+            endpoint.registry,
+            endpoint.repository,
+            check=trio.from_thread.check_cancelled,
+            mirror=endpoint.mirror,
+        )
 
     async def _fetch(
         self, endpoint: Endpoint, base: str, challenge: Challenge, scopes: Scopes
@@ -190,17 +195,6 @@ def _realm(endpoint: Endpoint, base: str, challenge: Challenge, *, secret: bool)
         if secret and not is_loopback(url.host):
             raise RegistryError(f"{where} is plain HTTP on another machine; credentials stay here")
     return url
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host, without port, is this machine by its name."""
-    host = host.strip("[]").lower()
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _token_request(

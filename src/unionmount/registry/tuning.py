@@ -14,6 +14,8 @@ class Tuning:
     """No byte for so long, while one is waited for, ends an attempt."""
     answer: float = 120.0
     """All the time that the head of an answer, or a whole document, may take."""
+    patience: float = 900.0
+    """The silence of a registry that has got a whole blob and puts it in its place."""
     slow_window: float = 120.0
     slow_bytes: int = 120 * 512
     """Fewer bytes than this in a window of waiting is as good as silence."""

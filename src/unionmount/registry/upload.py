@@ -6,6 +6,7 @@ failure the registry is asked how much it has; where it does not tell, another s
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
@@ -63,7 +64,8 @@ class Upload:
 
     async def run(self) -> None:
         """Send everything."""
-        backoff = Backoff(self._session.tuning)
+        tuning = self._session.tuning
+        backoff = Backoff(tuning)
         started: _Started | None = None
         while True:
             try:
@@ -74,7 +76,7 @@ class Upload:
                 await backoff.wait(transient)
                 before = started.position if started is not None else 0
                 started = await self._where(started)
-                if started is not None and started.position > before:
+                if started is not None and started.position - before >= tuning.renewed_after:
                     backoff.renew()
             else:
                 return
@@ -82,8 +84,18 @@ class Upload:
     async def _through(self, started: _Started) -> None:
         try:
             await self._finish(await self._send(started))
-        except NotFoundError as error:  # the session has ended, or we missed that it was complete
-            raise Transient(TransferError(str(error))) from error
+        except NotFoundError as error:  # the session has ended
+            if not await self._is_there():  # by itself, or with an answer that we missed
+                raise Transient(TransferError(str(error))) from error
+
+    async def _is_there(self) -> bool:
+        path = f"/v2/{self._endpoint.repository}/blobs/{self._digest}"
+
+        async def read(response: httpx2.Response) -> bool:
+            return response.status_code == 200
+
+        call = self._call("HEAD", path, (200, 404))
+        return await self._session.answer(self._endpoint, call, read)
 
     async def _start(self) -> _Started:
         call = self._call("POST", f"/v2/{self._endpoint.repository}/blobs/uploads/", (202,))
@@ -101,7 +113,8 @@ class Upload:
         if started.position:
             headers["content-range"] = f"{started.position}-{self._size - 1}"
         call = self._call("PATCH", started.url, (202, 204))
-        call = replace(call, headers=headers, body=lambda: self._stream(started.position))
+        body = functools.partial(self._stream, started.position)
+        call = replace(call, headers=headers, body=body, patient=True, bulk=True)
         async with self._session.open(self._endpoint, call) as response:
             self._check_taken(response)
             return await self._location(response)
@@ -161,7 +174,7 @@ class Upload:
     async def _finish(self, url: str) -> None:
         separator = "&" if "?" in url else "?"
         call = self._call("PUT", f"{url}{separator}digest={self._digest}", (201, 204))
-        call = replace(call, headers={"content-length": "0"})
+        call = replace(call, headers={"content-length": "0"}, patient=True)
 
         async def read(response: httpx2.Response) -> None:
             check_named(response, self._digest, self._what)
