@@ -61,6 +61,8 @@ def digests_of(store: Store, stored: StoredImage, what: str) -> set[Digest]:
     try:
         image = store.read_image(stored)
     except (NotFoundError, FormatError) as error:
-        raise StoreError(f"{what}: {error}; what it needs is not known") from None
+        raise StoreError(
+            f"{what}: {error}; what it needs is not known ('check' tells more)"
+        ) from None
     blobs = {descriptor.digest for descriptor in image.layers}
     return {stored.manifest, stored.id, *image.diff_ids, *blobs}

@@ -291,11 +291,21 @@ class Store:
             if expected.digest is not None and (staging.path / BLOB_NAME).exists():
                 staging.publish_file(BLOB_NAME, self.directory.blob_path(expected.digest))
             # where another import of the same layer came first, its copy is as good
-            staging.publish(self.directory.layer_path(diff_id))
+            if not staging.publish(self.directory.layer_path(diff_id)):
+                self._replace_damaged(staging, diff_id)
 
         keep_blob = keep_blob and expected.digest is not None
         limits = limits or self.limits
         return LayerImport(Staging(self._tmp), publish, expected, limits, keep_blob=keep_blob)
+
+    def _replace_damaged(self, incoming: Staging, diff_id: Digest) -> None:
+        """Let a layer take the place of what is left of one, if that is what is there."""
+        path = self.directory.layer_path(diff_id)
+        with Staging(self._tmp) as staging, self.locked():
+            if not self.directory.has_layer(diff_id):
+                with storing(path):
+                    path.rename(staging.path / "damaged")
+                incoming.publish(path)
 
     def open_layer(self, diff_id: Digest) -> OpenLayer:
         """Open a layer; its index is made anew where it is missing, old or damaged."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unionmount.image import scratch
 from unionmount.needs import needed, users
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def measure(store: Store, containers: Containers, mounted: Collection[str]) -> U
     own = store.directory
     layers = {one: allocated(own.layer_path(one)) for one in own.layers()}
     blobs = {one: allocated(own.blob_path(one)) for one in own.blobs()}
-    documents = {digest for one in images for digest in (one.manifest, one.id)}
+    documents = _documents([*images, *(one.image.stored for one in containers.all(lambda _: None))])
     listed = _image_usages(store, containers, images)
     of_images = documents.union(*(one.layers for one in listed))
     parts = {one: size for one, size in (layers | blobs).items() if one in of_images}
@@ -129,6 +130,13 @@ def measure(store: Store, containers: Containers, mounted: Collection[str]) -> U
         shared=sum(size for size, count in sharing if count > 1),
         unique=sum(size for size, count in sharing if count == 1),
     )
+
+
+def _documents(images: Sequence[StoredImage]) -> set[Digest]:
+    """The documents of these images, and those of the empty one, which no list shows."""
+    empty = scratch()
+    found = {digest for one in images for digest in (one.manifest, one.id)}
+    return found | {empty.manifest.digest, empty.id}
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,22 @@ def test_of_a_wrong_blob_nothing_is_kept(store: Store) -> None:
     assert list((store.root / "tmp").iterdir()) == []
 
 
+@pytest.mark.parametrize("left", ["nothing", "its index", "a directory"])
+def test_a_layer_takes_the_place_of_what_is_left_of_one(store: Store, left: str) -> None:
+    path = store.directory.layer_path(DIFF_ID)
+    path.mkdir()
+    if left == "its index":
+        (path / "layer.idx").write_bytes(b"old")
+    elif left == "a directory":
+        (path / "layer.tar").mkdir()
+    with store.import_layer(Expected(DIFF_ID, "it")) as layer:
+        layer.write(LAYER)
+        layer.finish()
+    assert store.has_layer(DIFF_ID)
+    assert list(StoreCheck(store, Containers(store)).run()) == []
+    assert list((store.root / "tmp").iterdir()) == []
+
+
 # -- formats
 
 
