@@ -63,19 +63,10 @@ def _print(form: str, differences: Iterator[Difference]) -> None:
 
 
 def _print_template(text: str, differences: Iterator[Difference]) -> None:
-    from unionmount.cli.output import ListTemplate, Row, print_template_output
+    from unionmount.cli.output import Row, print_by_template
 
-    template = ListTemplate("formatter.diffContext", text)
-    for found in differences:
-        known = _object(found)
-        fields = {
-            "Kind": known["kind"],
-            "Path": known["path"],
-            "Type": known["type"],
-            "Changes": ",".join(known["changes"]),
-            "Size": str(known["size"]),
-        }
-        print_template_output(template.render(Row(fields, known)))
+    rows = (Row.of(_object(found)) for found in differences)
+    print_by_template("formatter.diffContext", text, rows)
 
 
 def _print_text(differences: Iterator[Difference]) -> None:
