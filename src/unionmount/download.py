@@ -16,7 +16,7 @@ from unionmount.errors import FormatError, NotFoundError, RegistryError, Unionmo
 from unionmount.image import Descriptor, Image, Selection, parse_manifest, select
 from unionmount.layer import Expected
 from unionmount.reference import Reference, printable
-from unionmount.transfer import hand_on, in_parallel, is_foreign, repository_of
+from unionmount.transfer import check_size, hand_on, in_parallel, is_foreign, repository_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -172,6 +172,7 @@ class _Pull:
         """Fetch what is not here, the largest first."""
         for layer in layers:
             _refuse_encrypted(layer.descriptor, self._what(layer))
+            check_size(self._store, layer.descriptor, self._what(layer))
         ordered = sorted(layers, key=lambda one: one.descriptor.size, reverse=True)
         await in_parallel(ordered, self._try_to_fetch)
 

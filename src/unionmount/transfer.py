@@ -13,8 +13,14 @@ import trio
 
 from unionmount.closing import Closing
 from unionmount.compression import Compression, compressor
-from unionmount.errors import DigestMismatch, NotFoundError, RegistryError, SizeMismatch
-from unionmount.layer import FileRange, reading, storing, write_all
+from unionmount.errors import (
+    DigestMismatch,
+    LimitExceeded,
+    NotFoundError,
+    RegistryError,
+    SizeMismatch,
+)
+from unionmount.layer import LIMIT_VARIABLE, FileRange, reading, storing, write_all
 from unionmount.reference import Digest, Reference
 
 if TYPE_CHECKING:
@@ -100,6 +106,16 @@ def compression_of(descriptor: Descriptor) -> Compression:
     return next(found, Compression.PLAIN)
 
 
+def check_size(store: Store, descriptor: Descriptor, what: str) -> None:
+    """LimitExceeded where a blob, compressed, is larger than a layer may be."""
+    limit = store.limits.max_layer_size
+    if descriptor.size > limit:
+        raise LimitExceeded(
+            f"{what}: {descriptor.size} bytes, more than {limit} (the limit; {LIMIT_VARIABLE} "
+            "changes it)"
+        )
+
+
 def repository_of(ref: Reference) -> Reference:
     """The name without tag and digest."""
     return replace(ref, tag=None, digest=None)
@@ -153,6 +169,7 @@ async def fetched(
 ) -> AsyncIterator[FileRange]:
     """A blob of a registry in a nameless file of the store, verified."""
     what = f"{ref}: blob {descriptor.digest}"
+    check_size(store, descriptor, what)
     spool = store.spool()
     try:
         checked = Checked(descriptor, what)

@@ -159,7 +159,8 @@ class _Push:
         known, is_known = self._known_manifests()
         candidates = [own] if is_known or not self._is_plain(own) else known
         for candidate in candidates:
-            if self._how.compression in (None, *map(compression_of, candidate.layers)):
+            kinds = set(map(compression_of, candidate.layers))
+            if self._how.compression is None or kinds <= {self._how.compression}:
                 return candidate
         return own if self._how.keep_digest else None
 
@@ -216,10 +217,14 @@ class _Push:
                 await self._target.upload(wanted, kept.data)
             return True
         for origin in self._origins:
+            has_come = False
             try:
                 async with fetched(self._store, self._client, origin, wanted) as data:
+                    has_come = True
                     await self._target.upload(wanted, data)
             except (NotFoundError, RegistryError, FormatError):
+                if has_come:  # it is the target that fails
+                    raise
                 continue
             return True
         return False

@@ -57,6 +57,7 @@ from unionmount.errors import (
     UnionmountError,
 )
 from unionmount.image import Platform
+from unionmount.layer import ImportLimits
 from unionmount.reference import Digest
 from unionmount.registry import RegistryClient
 from unionmount.store import Store
@@ -322,6 +323,16 @@ async def test_a_config_that_is_another(
     assert_nothing_partial(store, set())
 
 
+async def test_a_layer_that_says_it_is_too_large_is_not_asked_for(
+    tmp_path: Path, client: RegistryClient, name: str, proxy: FaultProxy
+) -> None:
+    store = Store(tmp_path / "small", ImportLimits(max_layer_size=250_000))
+    with pytest.raises(LimitExceeded, match=blobs_of(SMALL)[0]):
+        await pull(store, client, parsed(name))
+    assert set(proxy.fetched()) == {SMALL.id}
+    assert_nothing_partial(store, set())
+
+
 async def test_a_foreign_layer_is_named_as_such(
     store: Store, client: RegistryClient, proxy: FaultProxy
 ) -> None:
@@ -430,11 +441,20 @@ def cli(tmp_path: Path) -> CommandLine:
     return command_line(tmp_path / "store")
 
 
-def test_the_command_prints_the_id(cli: CommandLine, name: str, proxy: FaultProxy) -> None:
+def test_the_command_prints_the_id(
+    cli: CommandLine, name: str, proxy: FaultProxy, tmp_path: Path
+) -> None:
     done = cli.run("pull", name)
     assert (done.stdout, done.stderr) == (f"{SMALL.id}\n", "")
     done = cli.run("pull", "-q", f"docker://{name}")
     assert (done.stdout, done.stderr) == (f"{SMALL.id}\n", "")
+    kept = Store(tmp_path / "store").open_blob(Digest.parse(blobs_of(SMALL)[0]))
+    assert kept is None
+    keeping = CommandLine(environment=cli.environment | {"UNIONMOUNT_KEEP_BLOBS": "1"})
+    keeping.run("pull", "-q", name)
+    kept = Store(tmp_path / "store").open_blob(Digest.parse(blobs_of(SMALL)[0]))
+    assert kept is not None
+    kept.close()
     assert "never" in cli.error("pull", "--policy", "never", f"{proxy.address}/pull/none:1")
 
 

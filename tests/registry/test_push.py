@@ -13,7 +13,7 @@ from mounting import CommandLine
 
 from registry.conftest import PASSWORD, USER
 from registry.servers import DockerRegistry, FaultProxy, TokenServer
-from registry.servers.proxy import CutUpload, Reply
+from registry.servers.proxy import CutUpload, Kind, Reply
 from registry.transfers import (
     OCI_MANIFEST,
     Sender,
@@ -266,9 +266,13 @@ async def test_a_refusal_is_an_error_and_nothing_is_recorded(
     store: Store, client: RegistryClient, pulled: StoredImage, registry: DockerRegistry
 ) -> None:
     with FaultProxy(registry.address) as proxy:
-        proxy.fault(Reply(403), kind="manifest", method="PUT", times=100)
-        with pytest.raises(RegistryError):
-            await push(store, client, pulled, parsed(f"{proxy.address}/push/refused:1"))
+        cases: list[tuple[Kind, str]] = [("manifest", "PUT"), ("upload", "POST")]
+        for kind, method in cases:
+            proxy.fault(Reply(403), kind=kind, method=method, times=100)
+            with pytest.raises(RegistryError, match="403"):
+                await push(store, client, pulled, parsed(f"{proxy.address}/push/refused-{kind}:1"))
+            assert proxy.requests("manifest", "PUT")[1:] == []
+            proxy.reset()
     assert store.find_image(str(pulled.id)).digests == pulled.digests
     with pytest.raises(UsageError):
         await push(store, client, pulled, parsed(pulled.digests[0]))

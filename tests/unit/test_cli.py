@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from unionmount.cli import _COMMANDS, main
 from unionmount.cli.output import (
+    Row,
     age_of,
     aligned,
     display_width,
@@ -283,6 +284,17 @@ def test_a_table_has_no_control_characters(capsys: Capture) -> None:
     print_table(("NAME", "B"), [("a\x1b[1m\n", "x"), ("long-name-here", "")])
     shown = capsys.readouterr().out
     assert shown == "NAME             B\na\\x1b[1m\\n       x\nlong-name-here\n"
+
+
+def test_a_row_of_json() -> None:
+    row = Row.of({"created_by": "x", "size": 5, "tags": ["a", "b"], "empty": True, "id": None})
+    assert row.fields == {
+        "CreatedBy": "x",
+        "Size": "5",
+        "Tags": "a,b",
+        "Empty": "true",
+        "Id": "",
+    }
 
 
 def test_wide_characters_are_aligned() -> None:

@@ -101,6 +101,26 @@ def test_what_is_no_source_is_refused(text: str) -> None:
         Location.parse(text)
 
 
+def test_a_target_is_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").touch()
+    cases = {
+        "oci:none": ("oci", "none", ""),
+        "oci:none:tag": ("oci", "none", "tag"),
+        "oci-archive:/a/b.tar:example.org/x:1": ("oci-archive", "/a/b.tar", "example.org/x:1"),
+        "docker-archive:b.tar:x:1": ("docker-archive", "b.tar", "x:1"),
+        "docker://nginx:1": ("registry", "nginx:1", ""),
+        "there": ("stored", "there", ""),
+        "example.org/x:1": ("stored", "example.org/x:1", ""),
+    }
+    for text, wanted in cases.items():
+        location = Location.parse_target(text)
+        assert (location.kind, location.path, location.selector) == wanted, text
+    for text in ("", "oci:", "oci::tag", "docker-archive:-", "./there", "/x", "dir:/x", "http://x"):
+        with pytest.raises(UsageError):
+            Location.parse_target(text)
+
+
 def test_a_source_means_the_same_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a b.tar").write_text("")
     monkeypatch.chdir(tmp_path)
@@ -111,6 +131,7 @@ def test_a_source_means_the_same_elsewhere(tmp_path: Path, monkeypatch: pytest.M
         ("oci:none", f"oci:{tmp_path}/none"),
         ("nginx:1", "nginx:1"),
         ("scratch", "scratch"),
+        ("docker://a/b:1", "docker://a/b:1"),
         ("-", "-"),
     ):
         assert Location.parse(text).absolute() == absolute

@@ -7,39 +7,43 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unionmount.cli.options import root_option
-from unionmount.cli.output import human_size, print_json, print_table
+from unionmount.cli.options import list_format_option, root_option
+from unionmount.cli.output import Listing, human_size, print_json, print_jsonl, print_table
+from unionmount.cli.output import Row as Line
 
 if TYPE_CHECKING:
     from unionmount.cli import Settings
     from unionmount.usage import ImageUsage, Row, Usage
 
-_HEADER = ("TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE")
+_HEADS = {
+    "Type": "TYPE",
+    "TotalCount": "TOTAL",
+    "Active": "ACTIVE",
+    "Size": "SIZE",
+    "Reclaimable": "RECLAIMABLE",
+}
+_TABLE = r"{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}"
+_LISTING = Listing("formatter.diskUsageImagesContext", _HEADS, _TABLE)
 _IMAGE_HEADER = ("IMAGE", "IMAGE ID", "SIZE", "SHARED", "UNIQUE", "CONTAINERS")
 
 
 @click.command("df")
 @click.option("-v", "--verbose", is_flag=True, help="Show each image.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json", "jsonl"]),
-    default="table",
-    help="How to print.",
-)
+@list_format_option
 @root_option
 @click.pass_obj
 def command(settings: Settings, verbose: bool, form: str) -> None:
     """Show what the store takes on the disk, and what sharing layers saves.
 
-    RECLAIMABLE is what "prune" would free, of images "prune -a", of containers "rm".
+    RECLAIMABLE is what "prune" would free, of images "prune -a", of containers "rm". Fields of a
+    template: .Type .TotalCount .Active .Size .Reclaimable
     """
     from unionmount.containers import Containers
     from unionmount.usage import measure
 
     store = settings.store()
     usage = measure(store, Containers(store), _mounted(settings))
-    if form != "table":
+    if form in ("json", "jsonl"):
         values = [_row_json(row) for row in usage.rows]
         if verbose:
             values = [_image_json(one) for one in usage.images]
@@ -47,7 +51,9 @@ def command(settings: Settings, verbose: bool, form: str) -> None:
             values.append(_sums(usage))
         _print_values(values, form)
         return
-    print_table(_HEADER, [_row(row) for row in usage.rows])
+    _LISTING.show(form, [Line(_fields(row), _row_json(row)) for row in usage.rows])
+    if form != "table":
+        return
     print()
     print(
         f"Layers of images: {human_size(usage.shared)} shared, {human_size(usage.unique)} unique; "
@@ -59,13 +65,10 @@ def command(settings: Settings, verbose: bool, form: str) -> None:
 
 
 def _print_values(values: list[dict[str, Any]], form: str) -> None:
-    import json
-
     if form == "json":
         print_json(values)
     else:
-        for value in values:
-            print(json.dumps(value))
+        print_jsonl(values)
 
 
 def _mounted(settings: Settings) -> set[str]:
@@ -80,10 +83,16 @@ def _mounted(settings: Settings) -> set[str]:
     }
 
 
-def _row(row: Row) -> tuple[str, ...]:
+def _fields(row: Row) -> dict[str, str]:
     share = f" ({100 * row.reclaimable // row.size}%)" if row.size else ""
     reclaimable = human_size(row.reclaimable) + share
-    return (row.kind, str(row.total), str(row.active), human_size(row.size), reclaimable)
+    return {
+        "Type": row.kind,
+        "TotalCount": str(row.total),
+        "Active": str(row.active),
+        "Size": human_size(row.size),
+        "Reclaimable": reclaimable,
+    }
 
 
 def _row_json(row: Row) -> dict[str, Any]:

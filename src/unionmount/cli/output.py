@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from unionmount.cli.progress import ProgressLine
 from unionmount.reference import printable
@@ -26,7 +26,9 @@ __all__ = [
     "human_age",
     "human_duration",
     "human_size",
+    "is_template",
     "parsing",
+    "print_by_template",
     "print_json",
     "print_jsonl",
     "print_table",
@@ -189,6 +191,32 @@ class Row:
     fields: Mapping[str, str]
     json: Mapping[str, Any]
 
+    @classmethod
+    def of(cls, json: Mapping[str, Any]) -> Self:
+        """A line of what JSON has of it: ``created_by`` is ``.CreatedBy`` in templates."""
+        fields = {"".join(map(str.capitalize, key.split("_"))): key for key in json}
+        return cls({name: _as_text(json[key]) for name, key in fields.items()}, json)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(_as_text, value))
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+def is_template(form: str) -> bool:
+    """Whether ``--format`` is a template: ``check_form`` has let nothing else through."""
+    return "{{" in form
+
+
+def print_by_template(of: str, form: str, rows: Iterable[Row]) -> None:
+    """Print each row as a template says, while they come; ``of`` is what messages call a row."""
+    template = ListTemplate(of, form)
+    for row in rows:
+        print_template_output(template.render(row))
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -207,7 +235,7 @@ class Listing:
         elif form.startswith("table"):
             self._show_table(form.removeprefix("table").strip(" ") or self.table, rows)
         else:
-            self._show_template(form.strip(" "), rows)
+            print_by_template(self.of, form.strip(" "), rows)
 
     def _show_table(self, text: str, rows: Iterable[Row]) -> None:
         template = ListTemplate(self.of, text)
@@ -216,11 +244,6 @@ class Listing:
         cells = [line.split("\t") for text in lines for line in text.split("\n")]
         for line in aligned(cells):
             print(line)
-
-    def _show_template(self, text: str, rows: Iterable[Row]) -> None:
-        template = ListTemplate(self.of, text)
-        for row in rows:
-            print_template_output(template.render(row))
 
 
 class ListTemplate:
