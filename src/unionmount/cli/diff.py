@@ -132,3 +132,99 @@ def _print(
 
 def _print_template(text: str, differences: Iterable[Difference]) -> None:
     from unionmount.cli.output import Row, print_by_template
+
+    print_by_template("formatter.diffContext", text, (Row.of(_object(one)) for one in differences))
+
+
+class _Counter:
+    """Counts what passes."""
+
+    def __init__(self, differences: Iterable[Difference]) -> None:
+        self._differences = differences
+        self.number = 0
+
+    def __iter__(self) -> Iterator[Difference]:
+        for found in self._differences:
+            self.number += 1
+            yield found
+
+
+def _shown(found: Difference) -> str:
+    return "/" + printable(found.path)
+
+
+# ---- sizes ---------------------------------------------------------------------------------------
+
+
+def _size(attributes: Attributes | None) -> int | None:
+    """Bytes of a file or symlink; None of everything else."""
+    if attributes is None or stat.S_IFMT(attributes.mode) not in (stat.S_IFREG, stat.S_IFLNK):
+        return None
+    return attributes.size
+
+
+def _lost(found: Difference, older: FileTree) -> int:
+    """Bytes of files and symlinks that were at a path, or in a directory that is gone."""
+    if found.before is None:
+        return 0
+    stays = found.after is not None and stat.S_ISDIR(found.after.mode)
+    if not stat.S_ISDIR(found.before.mode) or stays:
+        return _size(found.before) or 0
+    return sum(_size(inner) or 0 for _, inner in older.walk(found.before.node))
+
+
+def _print_sizes(differences: Iterable[Difference], older: FileTree) -> None:
+    from unionmount.cli.output import human_size
+
+    counts, growth = dict.fromkeys("ACD", 0), 0
+    for found in differences:
+        counts[found.kind] += 1
+        before, after = _size(found.before), _size(found.after)
+        growth += (after or 0) - _lost(found, older)
+        sizes = [human_size(size) for size in (before, after) if size is not None]
+        if before != after or "content" in found.changes:
+            sys.stdout.write(f"{found.kind} {_shown(found)}  {' -> '.join(sizes)}".rstrip() + "\n")
+        else:
+            sys.stdout.write(f"{found.kind} {_shown(found)}\n")
+    sign = "-" if growth < 0 else "+"
+    sys.stdout.write(
+        f"{counts['A']} added, {counts['C']} changed, {counts['D']} deleted; "
+        f"{sign}{human_size(abs(growth))} in files\n"
+    )
+
+
+# ---- objects -------------------------------------------------------------------------------------
+
+
+def _object(found: Difference) -> dict[str, Any]:
+    from unionmount.changes import TYPE_NAMES
+    from unionmount.cli.names import json_path
+
+    return {
+        "kind": found.kind,
+        "path": json_path(found.path),
+        "type": TYPE_NAMES.get(stat.S_IFMT(found.mode), "unknown"),
+        "changes": list(found.changes),
+        "size": found.size,
+    }
+
+
+def _pair(found: Difference) -> dict[str, Any]:
+    """The same, with more of what was and is there."""
+    return _object(found) | {"before": _facts(found.before), "after": _facts(found.after)}
+
+
+def _facts(attributes: Attributes | None) -> dict[str, Any] | None:
+    from unionmount.changes import TYPE_NAMES
+    from unionmount.cli.names import octal
+
+    if attributes is None:
+        return None
+    return {
+        "type": TYPE_NAMES.get(stat.S_IFMT(attributes.mode), "unknown"),
+        "size": _size(attributes) or 0,
+        "mode": octal(attributes.mode),
+        "uid": attributes.uid,
+        "gid": attributes.gid,
+        "mtime_ns": attributes.mtime_ns,
+    }
