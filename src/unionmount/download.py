@@ -35,7 +35,8 @@ Policy = Literal["always", "missing", "never"]
 class Pulling:
     """How to pull: for which platform, what to keep, and who wants to know.
 
-    The image gets ``names``; where none are given, the one that it was asked for by.
+    The image gets ``names``; where none are given, the one that it was asked for by. ``lease`` is
+    whose the image is to be, from the moment when it is there; where there is none, nobody's.
     """
 
     platform: Platform | None = None
@@ -43,6 +44,7 @@ class Pulling:
     keep_blobs: bool = False
     progress: Progress | None = None
     names: Sequence[Reference] | None = None
+    lease: Lease | None = None
 
 
 async def pull(
@@ -70,6 +72,8 @@ async def pull_as(
             return found
         if how.policy == "never":
             raise NotFoundError(f"{ref}: not in the store, and not to be pulled (policy never)")
+    if how.lease is not None:
+        return await _Pull(store, client, ref, how, how.lease).run()
     with store.lease("pull", str(ref)) as lease:
         return await _Pull(store, client, ref, how, lease).run()
 
@@ -120,6 +124,8 @@ class _Pull:
         names = self._how.names
         if names is None:
             names = [self._ref] if self._ref.digest is None else []
+        if self._how.lease is not None:
+            self._lease.image(image.id)
         return self._store.put_image(names, image, digests=[known_as])
 
     def _is_here(self, layer: _Layer) -> bool:

@@ -129,7 +129,9 @@ def prepared(
         name = container_named(store, known, source)
         if name is None:
             known.check_new(wanted.name)  # before anything is fetched
-            source = brought(settings, wanted.registry, source, wanted.pull, wanted.platform)
+            source = brought(
+                *(settings, wanted.registry, source, wanted.pull, wanted.platform), lease=lease
+            )
         if wanted.only_layers:
             yield opener.of_layers(source, name)
         elif name is not None:

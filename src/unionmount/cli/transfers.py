@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from unionmount.cli import Settings
     from unionmount.download import Policy, Pulling
     from unionmount.image import Platform
+    from unionmount.leases import Lease
     from unionmount.registry import Registries, RegistryClient
     from unionmount.store import Store, StoredImage
 
@@ -64,9 +65,17 @@ def pull_image(
 
 
 def brought(
-    settings: Settings, options: RegistryOptions, source: str, policy: Policy, platform: str | None
+    settings: Settings,
+    options: RegistryOptions,
+    source: str,
+    policy: Policy,
+    platform: str | None,
+    lease: Lease,
 ) -> str:
-    """The SOURCE of an image that is here, pulled where it is a name and the policy says so."""
+    """The SOURCE of an image that is here, pulled where it is a name and the policy says so.
+
+    What was pulled is protected by ``lease``.
+    """
     from unionmount.cli.opening import progress_line
     from unionmount.download import Pulling
     from unionmount.image import SCRATCH, Platform
@@ -85,7 +94,7 @@ def brought(
             raise missing
     try:
         with progress_line() as progress:
-            how = Pulling(wanted, policy, keeps_blobs(), progress)
+            how = Pulling(wanted, policy, keeps_blobs(), progress, lease=lease)
             ref, _ = pull_image(settings, options, location.path, how)
         hint_at_tag(location.path)
     except InvalidReference:
