@@ -29,6 +29,7 @@ def normalised(output: str, home: str) -> str:
     output = re.sub(
         r"(\d+|-) +(just now|Less than a second ago|\d+ seconds? ago)", "PID AGE", output
     )
+    output = re.sub(r"\d+ years ago", "AGE", output)
     output = re.sub(rf"^sha256:(?!{_LAYER})[0-9a-f]{{64}}$", "IMAGE ID", output)
     return "\n".join(" ".join(line.split()) for line in output.splitlines())
 

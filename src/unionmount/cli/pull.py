@@ -58,9 +58,9 @@ def command(
     from unionmount.image import Platform
 
     name = without_transport(name)
+    hint_at_tag(name, quiet=quiet)  # before anything: there may be no "latest"
     with progress_line(quiet=quiet) as progress:
         wanted = Platform.parse(platform) if platform else None
         how = Pulling(wanted, policy, keep_blobs or keeps_blobs(), progress)
         _, stored = pull_image(settings, registry, name, how)
-    hint_at_tag(name, quiet=quiet)
     print(stored.id)
