@@ -13,7 +13,16 @@ from pathlib import Path
 from cffi import FFI
 
 CSRC = Path(__file__).parent
-PUBLIC_HEADERS = ("base.h", "whiteout.h", "index_build.h", "index.h", "tree.h", "upper.h")
+PUBLIC_HEADERS = (
+    "base.h",
+    "whiteout.h",
+    "index_build.h",
+    "index.h",
+    "tree.h",
+    "upper.h",
+    "fastpath.h",
+    "router.h",
+)
 
 _MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 

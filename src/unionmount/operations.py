@@ -111,8 +111,9 @@ class ReadingOperations(pyfuse3.Operations):
         # But it also asks for the root's again at every walk through it (the root's inode is older
         # than the negotiation), so an image that has none is spared that.
         self.enable_acl = facts.has_acls
-        self._files = files
-        self._facts = facts
+        self.files = self._files = files
+        self.facts = self._facts = facts
+        self.list_layers = list_layers
         self._layer_names = (LAYER, LAYER_INDEX) if list_layers else ()
         self._disk_readers = trio.CapacityLimiter(_READERS)
 

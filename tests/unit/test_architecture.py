@@ -41,6 +41,7 @@ ORDER = (
     "fusemount",
     "mounts",
     "daemon",
+    "stats",
     "mount",
     "save",
     "changes",
@@ -65,8 +66,9 @@ HEADERS = (
     ("tree.h", "tree_private.h"),
     ("posix_acl.h",),
     ("upper.h", "upper_private.h", "copy_data.h"),
-    ("fastpath.h",),
-    ("router.h",),
+    ("held.h",),
+    ("fastpath.h", "fastpath_private.h"),
+    ("router.h", "router_private.h"),
 )
 RANK = {header: rank for rank, headers in enumerate(HEADERS) for header in headers}
 

@@ -38,6 +38,7 @@ _COMMANDS = {  # name: module and help, so that listing them imports none
     "ps": ("ps", "List mounts, and containers."),
     "rm": ("rm", "Remove containers."),
     "save": ("save", "Write images of the store to an archive or a layout."),
+    "stats": ("stats", "Show what a mount was asked, and how long it took."),
     "umount": ("umount", "Unmount images."),
     "unmount": ("umount", "Same as umount."),
     "version": ("version", "Print the version."),

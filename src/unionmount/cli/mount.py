@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 _OPTIONS_HELP = (
     "Mount options, comma-separated: ro, dev, suid, exec, atime and allow_other, or with 'no' in "
     "front (nosuid,nodev is the default), default_permissions (check modes also where only who "
-    "mounts gets in), and xattrs=layers (list which layer a file is from)."
+    "mounts gets in), xattrs=layers (list which layer a file is from), and threads=N (of the fast "
+    "path)."
 )
 
 
@@ -31,6 +32,7 @@ _OPTIONS_HELP = (
 @platform_option
 @click.option("-o", "options", metavar="OPT,…", multiple=True, help=_OPTIONS_HELP)
 @click.option("-f", "--foreground", is_flag=True, help="Serve here; Ctrl-C unmounts.")
+@click.option("--no-fastpath", is_flag=True, help="Answer the kernel in Python alone; slow.")
 @click.option("--verify", is_flag=True, help="Check the digests of all layers first.")
 @root_option
 @click.argument("source", metavar="IMAGE|CONTAINER")
@@ -48,6 +50,7 @@ def command(
     work: str | None,
     ephemeral: bool,
     volatile: bool,
+    no_fastpath: bool,
     source: str,
     mountpoint: str | None,
 ) -> None:
@@ -72,7 +75,9 @@ def command(
     from unionmount.options import parse_options
 
     parsed = parse_options(options)
-    parsed = replace(parsed, ro=ro or parsed.ro)
+    parsed = replace(
+        parsed, ro=ro or parsed.ro, fastpath=parsed.fastpath and not no_fastpath
+    )
     wanted = Wanted(platform, verify, parsed.ro, name, upper, work, ephemeral, volatile)
     wanted.check()
     start = Starting(settings, parsed, check_place(mountpoint), foreground=foreground)
