@@ -125,11 +125,11 @@ static void handle(struct um_worker *worker, size_t size)
         return;
     if (!is_ignored(header->opcode))
         answer = um_fastpath_answer(router->fastpath, worker->request, size, worker->reply, false);
-    bool waits = answer.kind == UM_ANSWER_LATER;
-    if (waits) {
+    if (answer.kind == UM_ANSWER_LATER) {
         um_count(&worker->counters.waits, 1);
         lend(router);
         answer = um_fastpath_answer(router->fastpath, worker->request, size, worker->reply, true);
+        come_back(router);
     }
     if (answer.kind == UM_ANSWER_FORWARD) {
         um_router_forward(router, worker, size, begun);
@@ -139,8 +139,6 @@ static void handle(struct um_worker *worker, size_t size)
             reply(worker, &answer);
         um_count_time(&worker->counters, header->opcode, begun);
     }
-    if (waits)
-        come_back(router);
 }
 
 /* ---- the loop ----------------------------------------------------------------------------------------------- */
@@ -208,12 +206,13 @@ static void *run(void *argument)
         if (got == 0 && worked)
             got = spin(worker);
         worked = got > 0;
-        if (got > 0)
-            handle(worker, (size_t)got);
-        else if (got == 0)
-            sleep_until_work(worker);
-        else
+        if (got < 0)
             break;
+        if (got == 0) {
+            sleep_until_work(worker);
+            continue; /* the wake-up was for this worker alone: it must not park now */
+        }
+        handle(worker, (size_t)got);
         park(router);
     }
     um_router_end(router);
