@@ -39,6 +39,8 @@ static um_handler *const handlers[] = {
     [FUSE_ACCESS] = um_answer_unsupported,
     /* The kernel then makes files by MKNOD and opens them by itself: no RELEASE follows. */
     [FUSE_CREATE] = um_answer_unsupported,
+    /* ENOTTY: Python asks so of every file that it opens, whether it is a terminal. */
+    [FUSE_IOCTL] = um_answer_unsupported,
     [FUSE_BATCH_FORGET] = um_answer_batch_forget,
     [FUSE_FALLOCATE] = um_answer_fallocate,
     [FUSE_READDIRPLUS] = um_answer_readdirplus,
@@ -46,6 +48,8 @@ static um_handler *const handlers[] = {
     [FUSE_LSEEK] = um_answer_lseek,
     [FUSE_COPY_FILE_RANGE] = um_answer_copy_file_range,
     [FUSE_SYNCFS] = um_answer_syncfs,
+    /* Asked for birth times alone, which tars do not have: GETATTR it is then. */
+    [UM_FUSE_STATX] = um_answer_unsupported,
 };
 
 /* ---- taking a request apart ----------------------------------------------------------------------- */

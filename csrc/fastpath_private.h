@@ -75,6 +75,7 @@ int64_t um_reply_entry(struct um_exchange *x, const struct um_attr *attr);
 int64_t um_reply_attr(struct um_exchange *x, const struct um_attr *attr);
 
 #define UM_FOREVER 1000000000u /* seconds */
+#define UM_FUSE_STATX 52 /* FUSE_STATX of 7.39 */
 
 /* Attributes of a node, of the tree or the upper. */
 int um_node_attr(struct um_fastpath *fastpath, uint64_t node, struct um_attr *attr);

@@ -85,8 +85,14 @@ int64_t um_answer_getxattr(struct um_exchange *x)
         return reply_sized(x, layer_value(x, equals(name, LAYER_INDEX)), in->size);
     if (!is_visible(name, x->header->uid))
         return has_namespace(name) ? -ENODATA : -EOPNOTSUPP;
+    if (is_acl(name) && !x->fastpath->has_acls)
+        return -EOPNOTSUPP;
     size_t room = in->size < UM_FUSE_MAX_WRITE ? in->size : UM_FUSE_MAX_WRITE;
-    return reply_sized(x, value(x, name, room), in->size);
+    int64_t got = value(x, name, room);
+    /* "ls -l" asks every file for its label, unless the file system says that it has none. */
+    if (got == -ENODATA && equals(name, "security.selinux"))
+        got = -EOPNOTSUPP;
+    return reply_sized(x, got, in->size);
 }
 
 /* ---- the names ---------------------------------------------------------------------------------------- */

@@ -47,6 +47,7 @@ _FOREVER = 1e9  # seconds; libfuse and the kernel clamp times that they can't ho
 _BLOCK = 4096
 _READERS = 8  # threads that wait for the disk at once
 
+_LABEL = b"security.selinux"
 _SHOWN = (b"user.", b"security.")
 _SHOWN_TO_ROOT = (*_SHOWN, b"trusted.")
 
@@ -178,7 +179,15 @@ class ReadingOperations(pyfuse3.Operations):
             return os.fsencode(str(index) if name == LAYER_INDEX else self._facts.layers[index])
         if not _visible(name, context):
             raise FUSEError(errno.ENODATA if has_namespace(name) else errno.EOPNOTSUPP)
-        return self._files.getxattr(node, name)
+        if name in ACLS and not self.enable_acl:
+            raise FUSEError(errno.EOPNOTSUPP)
+        try:
+            return self._files.getxattr(node, name)
+        except OSError as error:
+            # "ls -l" asks every file for its label, unless the file system says that it has none
+            if name == _LABEL and error.errno == errno.ENODATA:
+                raise FUSEError(errno.EOPNOTSUPP) from None
+            raise
 
     @answered
     async def listxattr(self, node: Node, context: RequestContext) -> Sequence[bytes]:
