@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -16,11 +17,14 @@
 
 int um_router_write(int device, const void *message, size_t size)
 {
-    ssize_t put;
-    do {
-        put = write(device, message, size);
-    } while (put < 0 && errno == EINTR);
-    return put < 0 ? -errno : 0;
+    struct pollfd wait = {.fd = device, .events = POLLOUT};
+    while (write(device, message, size) < 0) {
+        if (errno == EAGAIN)
+            poll(&wait, 1, -1); /* never of /dev/fuse */
+        else if (errno != EINTR)
+            return -errno;
+    }
+    return 0;
 }
 
 void um_router_notify(struct um_router *router, int device, uint64_t node)
