@@ -111,15 +111,27 @@ class LiveMount:
     def __init__(self, mountpoint: Path, device: str) -> None:
         self.mountpoint = mountpoint
         self.device = device
+        # Its root, so that nobody unmounts it before it was seen to answer.
+        self._root: int | None = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.router: Router | None = None  # None: pyfuse3 serves alone
         self.given_up = False  # we end it, mounted or not
         self.ended = False
 
     def answers(self) -> bool:
         """Ask the file system something; False where another one is mounted there by now."""
-        os.statvfs(self.mountpoint)
-        status = self.mountpoint.stat()
-        return f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" == self.device
+        assert self._root is not None, "asked once"
+        try:
+            os.statvfs(self._root)
+            status = os.stat(self._root)
+            return f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" == self.device
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Let others unmount it."""
+        root, self._root = self._root, None
+        if root is not None:
+            os.close(root)
 
     def unmount(self) -> None:
         """Take it away wherever it shows; who still uses it keeps what is open."""
@@ -314,6 +326,7 @@ def _mounted(
         with _connected(fd, request, operations) as mount.router:
             yield mount
     finally:
+        mount.let_go()
         # After the connection is closed: nothing that unmounting asks for can wait for us now.
         mount.unmount()
 
