@@ -32,12 +32,12 @@ sys.path.insert(0, str(PROJECT / "tests"))
 
 from images.build import RealImage, real_image  # noqa: E402 - it lives beside the tests
 
-from bench import writing  # noqa: E402 - likewise
+from bench import fastpath, writing  # noqa: E402 - likewise
 from unionmount.core import Indexer  # noqa: E402
 
 _MANY = {"MB/s": "", "headers/s": ">= 500,000"}
 _LARGE = {"MB/s": ">= 1,000"}
-_PARTS = ["index", "shapes", "others", "writing"]
+_PARTS = ["index", "shapes", "others", "writing", "fastpath"]
 _COMMAND = Path(sys.executable).parent / "unionmount"
 
 
@@ -50,8 +50,9 @@ class Row:
     value: float
     unit: str
     wanted: str = ""
-    subject: str = ""  # of the part writing: who did it
+    subject: str = ""  # of the parts writing and fastpath: who did it
     ratio: float | None = None  # to what the kernel's overlayfs takes
+    spread: tuple[float, float] | None = None  # the least and the most
 
 
 def _seconds(function: Callable[[], object]) -> float:
@@ -286,6 +287,18 @@ def changes(work: Path, images: Path, quick: bool) -> Iterator[Row]:
             yield Row("writing", task.what, seconds, "s", subject=subject, ratio=ratio)
 
 
+def reading(work: Path, images: Path, quick: bool) -> Iterator[Row]:
+    """Reading a mount, beside other file systems that show the same."""
+    for row in fastpath.measure(work, images, quick=quick):
+        medians = row.medians
+        base = medians.get(writing.BASE)
+        unit = "MB" if row.what.endswith("MB") else "s"
+        for subject, value in medians.items():
+            ratio = value / base if base else None
+            spread = (min(row.taken[subject]), max(row.taken[subject]))
+            yield Row("fastpath", row.what, value, unit, "", subject, ratio, spread)
+
+
 # ---- the face ----------------------------------------------------------------------------------
 
 
@@ -311,14 +324,15 @@ def _show(rows: list[Row]) -> None:
         print(f"\n| {part} | value | unit | wanted |\n|---|---:|---|---|")
         for row in (row for row in rows if row.part == part):
             print(f"| {row.what} | {_digits(row.value)} | {row.unit} | {row.wanted} |")
-    _show_subjects([row for row in rows if row.subject])
+    for part in ("writing", "fastpath"):
+        _show_subjects(part, [row for row in rows if row.subject and row.part == part])
 
 
-def _show_subjects(rows: list[Row]) -> None:
+def _show_subjects(part: str, rows: list[Row]) -> None:
     """One line for each task: seconds, and how often those of the kernel's overlayfs."""
     subjects = dict.fromkeys(row.subject for row in rows)
     if subjects:
-        print(f"\n| writing, seconds | {' | '.join(subjects)} |\n|---|{'---:|' * len(subjects)}")
+        print(f"\n| {part}, seconds | {' | '.join(subjects)} |\n|---|{'---:|' * len(subjects)}")
     for what in dict.fromkeys(row.what for row in rows):
         found = {row.subject: _with_ratio(row) for row in rows if row.what == what}
         print(f"| {what} | {' | '.join(found.get(one, '') for one in subjects)} |")
@@ -349,6 +363,8 @@ def _measure(arguments: argparse.Namespace) -> Iterator[Row]:
             yield from others(work, arguments.images)
         if "writing" in arguments.only:
             yield from changes(work, arguments.images, arguments.quick)
+        if "fastpath" in arguments.only:
+            yield from reading(work, arguments.images, arguments.quick)
 
 
 def main() -> None:

@@ -51,7 +51,8 @@ enum um_answer_kind {
 struct um_answer {
     enum um_answer_kind kind;
     size_t size;
-    uint64_t stale;   /* a node of whose attributes the kernel is to be told that they changed; or 0 */
+    uint64_t
+        stale;   /* a node of whose attributes the kernel is to be told that they changed; or 0 */
     uint32_t copy_ups; /* files whose data was copied up */
 };
 

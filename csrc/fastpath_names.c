@@ -124,8 +124,8 @@ static int64_t rename_to(struct um_exchange *x, size_t at, uint64_t directory, u
     if (!um_take_name(x, &at, &new_name))
         return -EIO;
     return removed(um_upper_rename(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
-                                   name.size, directory, (const char *)new_name.data,
-                                   new_name.size, flags));
+                                   name.size, directory, (const char *)new_name.data, new_name.size,
+                                   flags));
 }
 
 int64_t um_answer_rename(struct um_exchange *x)

@@ -84,7 +84,8 @@ void um_node_forget(struct um_fastpath *fastpath, uint64_t node, uint64_t lookup
 void um_lists_close(struct um_fastpath *fastpath);
 
 um_handler um_answer_init;
-um_handler um_answer_lookup, um_answer_getattr, um_answer_readlink, um_answer_read, um_answer_statfs;
+um_handler um_answer_lookup, um_answer_getattr, um_answer_readlink, um_answer_read,
+    um_answer_statfs;
 um_handler um_answer_forget, um_answer_batch_forget, um_answer_unsupported, um_answer_lseek;
 um_handler um_answer_opendir, um_answer_releasedir, um_answer_readdir, um_answer_readdirplus;
 um_handler um_answer_getxattr, um_answer_listxattr, um_answer_setxattr, um_answer_removexattr;

@@ -103,8 +103,8 @@ static int64_t read_upper(struct um_exchange *x, uint64_t offset, size_t size, u
     uint64_t node = x->header->nodeid;
     struct um_held_file *file = um_held_find(fastpath->held, node, false);
     if (file == NULL) {
-        int64_t got = um_upper_read(fastpath->upper, node, offset, x->out, size,
-                                    flags | UM_READ_LOWER);
+        int64_t got =
+            um_upper_read(fastpath->upper, node, offset, x->out, size, flags | UM_READ_LOWER);
         if (got != -EBADF)
             return got;
         int error = um_held_use(fastpath->held, node, false, &file);

@@ -207,10 +207,14 @@ static struct um_setattr wanted(const struct fuse_setattr_in *in)
     static const struct {
         uint32_t fuse, ours;
     } bits[] = {
-        {FATTR_MODE, UM_SET_MODE},           {FATTR_UID, UM_SET_UID},
-        {FATTR_GID, UM_SET_GID},             {FATTR_SIZE, UM_SET_SIZE},
-        {FATTR_ATIME, UM_SET_ATIME},         {FATTR_MTIME, UM_SET_MTIME},
-        {FATTR_ATIME_NOW, UM_SET_ATIME_NOW}, {FATTR_MTIME_NOW, UM_SET_MTIME_NOW},
+        {FATTR_MODE, UM_SET_MODE},
+        {FATTR_UID, UM_SET_UID},
+        {FATTR_GID, UM_SET_GID},
+        {FATTR_SIZE, UM_SET_SIZE},
+        {FATTR_ATIME, UM_SET_ATIME},
+        {FATTR_MTIME, UM_SET_MTIME},
+        {FATTR_ATIME_NOW, UM_SET_ATIME_NOW},
+        {FATTR_MTIME_NOW, UM_SET_MTIME_NOW},
     };
     struct um_setattr changes = {.mode = in->mode & 07777,
                                  .uid = in->uid,

@@ -69,9 +69,8 @@ static int64_t value(struct um_exchange *x, struct um_slice name, size_t room)
     struct um_fastpath *fastpath = x->fastpath;
     uint64_t node = x->header->nodeid;
     const char *text = (const char *)name.data;
-    return fastpath->upper
-               ? um_upper_getxattr(fastpath->upper, node, text, name.size, x->out, room)
-               : um_tree_getxattr(fastpath->tree, node, text, name.size, x->out, room);
+    return fastpath->upper ? um_upper_getxattr(fastpath->upper, node, text, name.size, x->out, room)
+                           : um_tree_getxattr(fastpath->tree, node, text, name.size, x->out, room);
 }
 
 int64_t um_answer_getxattr(struct um_exchange *x)
@@ -112,8 +111,8 @@ static size_t filter(struct um_exchange *x, size_t size, bool user)
     for (size_t at = 0; at < size;) {
         size_t length = strnlen((const char *)x->out + at, size - at);
         struct um_slice name = um_slice_of(x->out + at, length);
-        bool show = is_visible(name, x->header->uid) && !is_layer(name) &&
-                    (user || !begins(name, "user."));
+        bool show =
+            is_visible(name, x->header->uid) && !is_layer(name) && (user || !begins(name, "user."));
         if (show) {
             memmove(x->out + kept, x->out + at, length);
             kept += length;
@@ -132,10 +131,9 @@ int64_t um_answer_listxattr(struct um_exchange *x)
     size_t room = UM_FUSE_MAX_WRITE - sizeof layers;
     if (in == NULL)
         return -EIO;
-    int64_t got = fastpath->upper ? um_upper_listxattr(fastpath->upper, x->header->nodeid,
-                                                       (char *)x->out, room)
-                                  : um_tree_listxattr(fastpath->tree, x->header->nodeid,
-                                                      (char *)x->out, room);
+    int64_t got = fastpath->upper
+                      ? um_upper_listxattr(fastpath->upper, x->header->nodeid, (char *)x->out, room)
+                      : um_tree_listxattr(fastpath->tree, x->header->nodeid, (char *)x->out, room);
     int user = got < 0 ? 0 : has_user_xattrs(x);
     if (got < 0 || user < 0)
         return got < 0 ? got : user;
@@ -196,7 +194,7 @@ int64_t um_answer_removexattr(struct um_exchange *x)
         return UM_FORWARD;
     int error = check_settable(x->fastpath, name);
     if (error == 0)
-        error = um_upper_removexattr(x->fastpath->upper, x->header->nodeid,
-                                     (const char *)name.data, name.size);
+        error = um_upper_removexattr(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
+                                     name.size);
     return error == -EAGAIN ? UM_FORWARD : error;
 }

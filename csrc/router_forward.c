@@ -92,8 +92,7 @@ static bool take(struct um_router *router, uint64_t unique, struct um_in_flight 
 
 static void answer_error(const struct um_in_flight *one, int error)
 {
-    struct fuse_out_header out = {
-        .len = sizeof out, .error = -error, .unique = one->unique};
+    struct fuse_out_header out = {.len = sizeof out, .error = -error, .unique = one->unique};
     um_router_write(one->device, &out, sizeof out);
 }
 

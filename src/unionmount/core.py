@@ -1,9 +1,10 @@
 """The C core, as context managers: the only importer of the compiled module.
 
 ``Indexer`` turns the tar of a layer into an index file, ``Index`` reads it, ``Tree`` stacks layers,
-``Upper`` puts a writable directory on a tree, ``Router`` answers the kernel from them. Headers with the contracts: ``csrc/index_build.h``,
-``csrc/index.h``, ``csrc/tree.h``, ``csrc/upper.h``, ``csrc/router.h``. Calls into C release the GIL. Paths and names
-inside the file system are ``bytes``.
+``Upper`` puts a writable directory on a tree, ``Router`` answers the kernel from them. Headers with
+the contracts: ``csrc/index_build.h``, ``csrc/index.h``, ``csrc/tree.h``, ``csrc/upper.h``,
+``csrc/router.h``. Calls into C release the GIL. Paths and names inside the file system are
+``bytes``.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ class LiveMount:
         assert self._root is not None, "asked once"
         try:
             os.statvfs(self._root)
-            status = os.stat(self._root)
+            status = os.fstat(self._root)
             return f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" == self.device
         finally:
             self.let_go()

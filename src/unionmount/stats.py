@@ -1,7 +1,7 @@
 """What a mount has counted, told over a socket that only its user may connect to.
 
-The daemon of a mount listens beside its record; who connects gets one JSON document and the end. The
-socket is reached through a descriptor of its directory: the path of a Unix socket is short.
+The daemon of a mount listens beside its record; who connects gets one JSON document and the end.
+The socket is reached through a descriptor of its directory: the path of a Unix socket is short.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from unionmount.core import time_of_bucket
 from unionmount.errors import MountError, NotFoundError
 
 if TYPE_CHECKING:
-    import trio
-
     from unionmount.core import Router, RouterStats
 
 _OPCODES = (
@@ -73,14 +73,11 @@ def _percentile(times: Sequence[int], percent: int) -> float:
 
 
 async def serve_stats(
-    path: Path, router: Router, task_status: trio.TaskStatus[None] | None = None
+    path: Path, router: Router, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Tell whoever connects; ends when it is cancelled."""
-    import trio
-
     with _listening(path) as listener:
-        if task_status is not None:
-            task_status.started()
+        task_status.started()
         with trio.socket.from_stdlib_socket(listener) as waiting:
             async with trio.open_nursery() as nursery:
                 while True:
@@ -89,8 +86,6 @@ async def serve_stats(
 
 
 async def _tell(client: trio.socket.SocketType, router: Router) -> None:
-    import trio
-
     with client, suppress(OSError):
         if not _is_allowed(client):
             return
@@ -111,7 +106,7 @@ def _listening(path: Path) -> Iterator[socket.socket]:
     with _short_name(path) as name, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(name)
         try:
-            os.chmod(name, 0o600)
+            Path(name).chmod(0o600)
             listener.listen(_BACKLOG)
             listener.setblocking(False)
             yield listener

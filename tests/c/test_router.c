@@ -37,7 +37,8 @@ static void set_up(struct world *w, uint32_t threads)
     int ends[2];
     *w = (struct world){.machine.flags = UM_UPPER_VOLATILE | UM_UPPER_OVERRIDE};
     snprintf(w->path, sizeof w->path, "/dev/shm/um-router-XXXXXX");
-    if (mkdtemp(w->path) == NULL || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+    if (mkdtemp(w->path) == NULL ||
+        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
         abort();
     machine_layers(&w->machine.stack);
     machine_open(&w->machine, open(w->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));

@@ -157,14 +157,11 @@ def test_changes_by_others_take_privileges(mount: Callable[..., Mounted], how: s
 # ---- who answers ---------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("root")  # whose uppers have ACLs
 def test_what_needs_python_is_forwarded(mount: Callable[..., Mounted]) -> None:
     mounted = mount("--ephemeral")
     acl = posix_acl((0x01, 6, 0xFFFFFFFF), (0x04, 4, 0xFFFFFFFF), (0x20, 0, 0xFFFFFFFF))
-    try:
-        os.setxattr(mounted.root / "dir/file", "system.posix_acl_access", acl)
-    except OSError as error:  # not every upper's file system has ACLs
-        assert error.errno == errno.EOPNOTSUPP
-        pytest.skip("the upper has no ACLs")
+    os.setxattr(mounted.root / "dir/file", "system.posix_acl_access", acl)
     assert mounted.forwarded("SETXATTR") == 1
     assert stat.S_IMODE((mounted.root / "dir/file").stat().st_mode) == 0o640
     # a change of a large file's name needs none of its data; a link by Python where it does

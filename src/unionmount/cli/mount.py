@@ -75,9 +75,7 @@ def command(
     from unionmount.options import parse_options
 
     parsed = parse_options(options)
-    parsed = replace(
-        parsed, ro=ro or parsed.ro, fastpath=parsed.fastpath and not no_fastpath
-    )
+    parsed = replace(parsed, ro=ro or parsed.ro, fastpath=parsed.fastpath and not no_fastpath)
     wanted = Wanted(platform, verify, parsed.ro, name, upper, work, ephemeral, volatile)
     wanted.check()
     start = Starting(settings, parsed, check_place(mountpoint), foreground=foreground)
