@@ -32,12 +32,12 @@ sys.path.insert(0, str(PROJECT / "tests"))
 
 from images.build import RealImage, real_image  # noqa: E402 - it lives beside the tests
 
-from bench import registry, writing  # noqa: E402 - likewise
+from bench import fastpath, registry, writing  # noqa: E402 - likewise
 from unionmount.core import Indexer  # noqa: E402
 
 _MANY = {"MB/s": "", "headers/s": ">= 500,000"}
 _LARGE = {"MB/s": ">= 1,000"}
-_PARTS = ["index", "shapes", "others", "writing", "pull"]
+_PARTS = ["index", "shapes", "others", "writing", "pull", "fastpath"]
 _COMMAND = Path(sys.executable).parent / "unionmount"
 
 
@@ -50,9 +50,10 @@ class Row:
     value: float
     unit: str
     wanted: str = ""
-    subject: str = ""  # of the part writing: who did it
+    subject: str = ""  # of the parts writing and fastpath: who did it
     ratio: float | None = None  # to what the kernel's overlayfs, or the limit, takes
     runs: tuple[float, ...] = ()
+    spread: tuple[float, float] | None = None  # the least and the most
 
 
 def _seconds(function: Callable[[], object]) -> float:
@@ -301,6 +302,18 @@ def pulls(work: Path, images: Path, quick: bool) -> Iterator[Row]:
         yield Row("pull", shown, one.value, one.unit, wanted, ratio=ratio, runs=one.runs)
 
 
+def reading(work: Path, images: Path, quick: bool) -> Iterator[Row]:
+    """Reading a mount, beside other file systems that show the same."""
+    for row in fastpath.measure(work, images, quick=quick):
+        medians = row.medians
+        base = medians.get(writing.BASE)
+        unit = "MB" if row.what.endswith("MB") else "s"
+        for subject, value in medians.items():
+            ratio = value / base if base else None
+            spread = (min(row.taken[subject]), max(row.taken[subject]))
+            yield Row("fastpath", row.what, value, unit, "", subject, ratio, spread)
+
+
 # ---- the face ----------------------------------------------------------------------------------
 
 
@@ -326,14 +339,15 @@ def _show(rows: list[Row]) -> None:
         print(f"\n| {part} | value | unit | wanted |\n|---|---:|---|---|")
         for row in (row for row in rows if row.part == part):
             print(f"| {row.what} | {_digits(row.value)} | {row.unit} | {row.wanted} |")
-    _show_subjects([row for row in rows if row.subject])
+    for part in ("writing", "fastpath"):
+        _show_subjects(part, [row for row in rows if row.subject and row.part == part])
 
 
-def _show_subjects(rows: list[Row]) -> None:
+def _show_subjects(part: str, rows: list[Row]) -> None:
     """One line for each task: seconds, and how often those of the kernel's overlayfs."""
     subjects = dict.fromkeys(row.subject for row in rows)
     if subjects:
-        print(f"\n| writing, seconds | {' | '.join(subjects)} |\n|---|{'---:|' * len(subjects)}")
+        print(f"\n| {part}, seconds | {' | '.join(subjects)} |\n|---|{'---:|' * len(subjects)}")
     for what in dict.fromkeys(row.what for row in rows):
         found = {row.subject: _with_ratio(row) for row in rows if row.what == what}
         print(f"| {what} | {' | '.join(found.get(one, '') for one in subjects)} |")
@@ -366,6 +380,8 @@ def _measure(arguments: argparse.Namespace) -> Iterator[Row]:
             yield from pulls(work, arguments.images, arguments.quick)
         if "writing" in arguments.only:
             yield from changes(work, arguments.images, arguments.quick)
+        if "fastpath" in arguments.only:
+            yield from reading(work, arguments.images, arguments.quick)
 
 
 def main() -> None:

@@ -23,6 +23,8 @@ PUBLIC_HEADERS = (
     "layer_trees.h",
     "summary.h",
     "upper.h",
+    "fastpath.h",
+    "router.h",
 )
 
 _MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)

@@ -94,6 +94,9 @@ int64_t um_upper_read(struct um_upper *upper, uint64_t node, uint64_t offset, vo
                       size_t size, unsigned flags);
 int64_t um_upper_write(struct um_upper *upper, uint64_t node, uint64_t offset, const void *data,
                        size_t size);
+/* For um_upper_read: -EBADF where the file is in the upper, so that it is to be opened; what is in a
+ * lower layer is read without. */
+#define UM_READ_LOWER 2u
 int um_upper_fsync(struct um_upper *upper, uint64_t node, bool data_only); /* a directory, too */
 int um_upper_sync(struct um_upper *upper); /* the whole upper */
 
@@ -159,5 +162,19 @@ int um_upper_rename(struct um_upper *upper, uint64_t from, const char *name, siz
 #define UM_COPY_UP_EMPTY 1u
 int um_upper_copy_up(struct um_upper *upper, uint64_t node, uint32_t flags);
 /* cffi: end */
+
+/* ---- for the fast path (fastpath.h) ---- */
+
+/* Of open files. Where data, or a hole, begins at or behind `offset`; UM_SEEK_BELOW where the data of
+ * the file is that of *lower in the tree. -ENXIO behind the end. */
+#define UM_SEEK_BELOW INT64_MIN
+int64_t um_upper_seek(struct um_upper *upper, uint64_t node, uint64_t offset, bool hole,
+                      uint64_t *lower);
+/* As fallocate(2); the file was opened for writing. */
+int um_upper_allocate(struct um_upper *upper, uint64_t node, uint32_t mode, uint64_t offset,
+                      uint64_t length);
+/* As copy_file_range(2); -EXDEV where the data of `from` is in a lower layer. */
+int64_t um_upper_copy_range(struct um_upper *upper, uint64_t from, uint64_t from_offset,
+                            uint64_t to, uint64_t to_offset, size_t size);
 
 #endif

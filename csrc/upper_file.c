@@ -155,6 +155,8 @@ int64_t um_upper_read(struct um_upper *upper, uint64_t node, uint64_t offset, vo
 {
     struct source source;
     int error = find_source(upper, node, &source);
+    if (error == 0 && source.fd >= 0 && (flags & UM_READ_LOWER))
+        error = -EBADF; /* who has not opened it may see the descriptor closed */
     if (error != 0)
         return error;
     if (offset > INT64_MAX || size > INT64_MAX - offset)
@@ -162,7 +164,8 @@ int64_t um_upper_read(struct um_upper *upper, uint64_t node, uint64_t offset, vo
     if (source.lower == UM_DATA_NONE)
         return 0;
     if (source.fd < 0)
-        return um_tree_read(upper->tree, source.lower, offset, buffer, size, flags);
+        return um_tree_read(upper->tree, source.lower, offset, buffer, size,
+                            flags & UM_READ_NOWAIT);
     return read_fd(source.fd, offset, buffer, size, flags);
 }
 
@@ -189,6 +192,62 @@ int64_t um_upper_write(struct um_upper *upper, uint64_t node, uint64_t offset, c
             break;
     }
     return (int64_t)put;
+}
+
+/* ---- what else can be done with data --------------------------------------------------------------- */
+
+int64_t um_upper_seek(struct um_upper *upper, uint64_t node, uint64_t offset, bool hole,
+                      uint64_t *lower)
+{
+    struct source source;
+    int error = find_source(upper, node, &source);
+    if (error != 0)
+        return error;
+    *lower = source.lower;
+    if (offset > INT64_MAX || (source.fd < 0 && source.lower == UM_DATA_NONE))
+        return -ENXIO;
+    if (source.fd < 0)
+        return UM_SEEK_BELOW;
+    off_t found = lseek(source.fd, (off_t)offset, hole ? SEEK_HOLE : SEEK_DATA);
+    return found < 0 ? -errno : found;
+}
+
+int um_upper_allocate(struct um_upper *upper, uint64_t node, uint32_t mode, uint64_t offset,
+                      uint64_t length)
+{
+    struct source source;
+    int error = find_source(upper, node, &source);
+    if (error != 0)
+        return error;
+    if (source.fd < 0 || !source.writable)
+        return -EBADF;
+    if (offset > INT64_MAX || length > INT64_MAX - offset)
+        return -EFBIG;
+    while (fallocate(source.fd, (int)mode, (off_t)offset, (off_t)length) != 0) {
+        if (errno != EINTR)
+            return -errno;
+    }
+    return 0;
+}
+
+int64_t um_upper_copy_range(struct um_upper *upper, uint64_t from, uint64_t from_offset,
+                            uint64_t to, uint64_t to_offset, size_t size)
+{
+    struct source source, target;
+    int error = find_source(upper, from, &source);
+    if (error == 0)
+        error = find_source(upper, to, &target);
+    if (error != 0)
+        return error;
+    if (target.fd < 0 || !target.writable)
+        return -EBADF;
+    if (source.fd < 0)
+        return -EXDEV;
+    if (from_offset > INT64_MAX - size || to_offset > INT64_MAX - size)
+        return -EFBIG;
+    off_t in = (off_t)from_offset, out = (off_t)to_offset;
+    ssize_t copied = copy_file_range(source.fd, &in, target.fd, &out, size, 0);
+    return copied < 0 ? -errno : copied;
 }
 
 /* ---- durability ------------------------------------------------------------------------------------- */

@@ -24,15 +24,16 @@ import pyfuse3
 import trio
 
 from unionmount import daemon
-from unionmount.core import LayerTrees
+from unionmount.core import LayerTrees, Router, RouterFacts
 from unionmount.errors import MountError
 from unionmount.fusemount import BusyError, check_mountpoint, mount_fuse, unmount_fuse
 from unionmount.layer import OpenDirectories, OpenImage
 from unionmount.mountinfo import mounted_at, mountpoints_of
 from unionmount.mounts import HeldRecord, MountTable, Record
 from unionmount.operations import ImageFacts, ReadingOperations, ReadOnlyOperations
-from unionmount.options import MountOptions
+from unionmount.options import THREADS_MAX, MountOptions
 from unionmount.reference import printable
+from unionmount.stats import serve_stats
 from unionmount.upper import OpenUpper, UpperPlan, open_upper
 from unionmount.writing import WritableOperations
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _INTERRUPTION = 0.1  # seconds
+_THREADS = 8  # of the router, at most, where nobody says how many
+_SPIN_NS = 50_000  # how long one of them looks for the next request before it sleeps
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -60,6 +63,18 @@ class MountRequest:
     upper: UpperPlan | None = None  # where changes go, and are; None: the mount is read-only
     lease: Lease | None = None  # protects the layers in the store
     apart: bool = False  # the layers are shown beside each other (core.LayerTrees)
+
+    @property
+    def threads(self) -> int:
+        """How many threads of the router answer the kernel; 0: pyfuse3 alone does."""
+        chosen = os.environ.get("UNIONMOUNT_FASTPATH", "")
+        if not self.options.fastpath or chosen == "0":
+            return 0
+        if self.options.threads is not None:
+            return self.options.threads
+        if chosen.isdecimal():
+            return min(int(chosen), THREADS_MAX)
+        return min(len(os.sched_getaffinity(0)), _THREADS)
 
     @property
     def writable(self) -> bool:
@@ -100,14 +115,27 @@ class LiveMount:
     def __init__(self, mountpoint: Path, device: str) -> None:
         self.mountpoint = mountpoint
         self.device = device
+        # Its root, so that nobody unmounts it before it was seen to answer.
+        self._root: int | None = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.router: Router | None = None  # None: pyfuse3 serves alone
         self.given_up = False  # we end it, mounted or not
         self.ended = False
 
     def answers(self) -> bool:
         """Ask the file system something; False where another one is mounted there by now."""
-        os.statvfs(self.mountpoint)
-        status = self.mountpoint.stat()
-        return f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" == self.device
+        assert self._root is not None, "asked once"
+        try:
+            os.statvfs(self._root)
+            status = os.fstat(self._root)
+            return f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" == self.device
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Let others unmount it."""
+        root, self._root = self._root, None
+        if root is not None:
+            os.close(root)
 
     def unmount(self) -> None:
         """Take it away wherever it shows; who still uses it keeps what is open."""
@@ -147,7 +175,8 @@ def run_mount(
         _mounted(held.record.path, layers.name, request, operations) as mount,
     ):
         held.update(device=mount.device)
-        trio.run(_serve, mount, functools.partial(ready, held.record.mountpoint))
+        statistics = request.table.socket_path(held.record.id)
+        trio.run(_serve, mount, functools.partial(ready, held.record.mountpoint), statistics)
 
 
 @contextmanager
@@ -305,18 +334,54 @@ def _mounted(
             unmount_fuse(mountpoint, lazy=True)
         raise
     try:
-        try:
-            pyfuse3.init(operations, f"/dev/fd/{fd}", set())  # libfuse closes the descriptor
-        except BaseException:
-            os.close(fd)
-            raise
-        try:
+        with _connected(fd, request, operations) as mount.router:
             yield mount
-        finally:
-            pyfuse3.close(unmount=False)
     finally:
+        mount.let_go()
         # After the connection is closed: nothing that unmounting asks for can wait for us now.
         mount.unmount()
+
+
+@contextmanager
+def _connected(
+    fd: int, request: MountRequest, operations: ReadingOperations
+) -> Iterator[Router | None]:
+    """The descriptor of a mount served, by the router and pyfuse3 or by pyfuse3 alone."""
+    files = operations.files
+    if request.threads == 0 or isinstance(files, LayerTrees):  # those are for a look
+        with _connected_to_pyfuse3(fd, operations):
+            yield None
+        return
+    spin = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
+    router = Router(files, _router_facts(operations), fd, threads=request.threads, spin_ns=spin)
+    with router, _connected_to_pyfuse3(router.slow, operations):
+        router.start()
+        yield router
+
+
+@contextmanager
+def _connected_to_pyfuse3(fd: int, operations: ReadingOperations) -> Iterator[None]:
+    try:
+        pyfuse3.init(operations, f"/dev/fd/{fd}", set())  # libfuse closes the descriptor
+    except BaseException:
+        os.close(fd)
+        raise
+    try:
+        yield
+    finally:
+        pyfuse3.close(unmount=False)
+
+
+def _router_facts(operations: ReadingOperations) -> RouterFacts:
+    facts = operations.facts
+    return RouterFacts(
+        layers=facts.layers,
+        bytes=facts.bytes,
+        inodes=facts.inodes,
+        has_acls=facts.has_acls,
+        list_layers=operations.list_layers,
+        directory=facts.directory,
+    )
 
 
 def _found(mountpoint: Path) -> LiveMount:
@@ -327,16 +392,25 @@ def _found(mountpoint: Path) -> LiveMount:
     return LiveMount(mountpoint, mounted.device)
 
 
-async def _serve(mount: LiveMount, ready: Callable[[], None]) -> None:
+async def _serve(mount: LiveMount, ready: Callable[[], None], statistics: Path) -> None:
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(_unmount_on_signal, mount)
+            if mount.router is not None:
+                await nursery.start(serve_stats, statistics, mount.router)
+                nursery.start_soon(_end_with, mount.router)
             nursery.start_soon(_announce, mount, ready)
             await pyfuse3.main()
             mount.ended = not mount.given_up
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise _first(group) from group
+
+
+async def _end_with(router: Router) -> None:
+    """Let pyfuse3 end when the mount is gone, of which the router alone is told."""
+    await trio.lowlevel.wait_readable(router.ended)
+    pyfuse3.terminate()
 
 
 def _first(error: BaseException) -> BaseException:

@@ -117,6 +117,10 @@ class MountTable:
         """Where the daemon of a mount writes what goes wrong."""
         return self._records / f"{mount_id}.log"
 
+    def socket_path(self, mount_id: str) -> Path:
+        """Where the daemon of a mount tells what it has counted."""
+        return self._records / f"{mount_id}.stats"
+
     def make_mountpoint(self, record: Record) -> Path:
         """A new directory to mount on, named after the image."""
         word = re.sub(r"[^A-Za-z0-9._-]+", "-", record.image).strip(".-")[-_NAME_MAX:] or "image"
@@ -183,6 +187,7 @@ class MountTable:
             with suppress(OSError):
                 record.path.rmdir()
         self.log_path(record.id).unlink(missing_ok=True)
+        self.socket_path(record.id).unlink(missing_ok=True)
         (self._records / f"{record.id}.json").unlink(missing_ok=True)
 
 

@@ -47,6 +47,7 @@ _FOREVER = 1e9  # seconds; libfuse and the kernel clamp times that they can't ho
 _BLOCK = 4096
 _READERS = 8  # threads that wait for the disk at once
 
+_LABEL = b"security.selinux"
 _SHOWN = (b"user.", b"security.")
 _SHOWN_TO_ROOT = (*_SHOWN, b"trusted.")
 
@@ -111,8 +112,9 @@ class ReadingOperations(pyfuse3.Operations):
         # But it also asks for the root's again at every walk through it (the root's inode is older
         # than the negotiation), so an image that has none is spared that.
         self.enable_acl = facts.has_acls
-        self._files = files
-        self._facts = facts
+        self.files = self._files = files
+        self.facts = self._facts = facts
+        self.list_layers = list_layers
         self._layer_names = (LAYER, LAYER_INDEX) if list_layers else ()
         self._disk_readers = trio.CapacityLimiter(_READERS)
 
@@ -177,7 +179,15 @@ class ReadingOperations(pyfuse3.Operations):
             return os.fsencode(str(index) if name == LAYER_INDEX else self._facts.layers[index])
         if not _visible(name, context):
             raise FUSEError(errno.ENODATA if has_namespace(name) else errno.EOPNOTSUPP)
-        return self._files.getxattr(node, name)
+        if name in ACLS and not self.enable_acl:
+            raise FUSEError(errno.EOPNOTSUPP)
+        try:
+            return self._files.getxattr(node, name)
+        except OSError as error:
+            # "ls -l" asks every file for its label, unless the file system says that it has none
+            if name == _LABEL and error.errno == errno.ENODATA:
+                raise FUSEError(errno.EOPNOTSUPP) from None
+            raise
 
     @answered
     async def listxattr(self, node: Node, context: RequestContext) -> Sequence[bytes]:

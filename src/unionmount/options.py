@@ -2,7 +2,8 @@
 
 Options are those of mount(8), where they mean something for a FUSE file system, plus
 ``xattrs=layers`` of our own. Without any, set-user-ID bits and device nodes of the image have no
-effect (``nosuid,nodev``): an image is somebody else's file system.
+effect (``nosuid,nodev``): an image is somebody else's file system. Of our own are ``threads=N`` and
+``nofastpath``, too: who answers the kernel (docs/router.md).
 
 ``default_permissions`` lets the kernel check owners and modes. That is always so for root's mounts,
 for read-only ones, and where other users get in. A writable mount of an ordinary user, who alone
@@ -12,6 +13,7 @@ gets in, goes without: there, who mounts may do everything, as root may in a con
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -30,6 +32,8 @@ class MountOptions:
     list_layers: bool = False
     ro: bool = False
     default_permissions: bool = False
+    fastpath: bool = True  # requests are answered in C where that is possible
+    threads: int | None = None  # of the fast path; None: as many as there are processors
 
     def for_others(self, *, root: bool) -> bool:
         """Whether users other than the one who mounts get in."""
@@ -58,18 +62,27 @@ _CHANGES: dict[str, _Change] = {
     "noatime": lambda options: replace(options, atime=False),
     "allow_other": lambda options: replace(options, allow_other=True),
     "noallow_other": lambda options: replace(options, allow_other=False),
+    "fastpath": lambda options: replace(options, fastpath=True),
+    "nofastpath": lambda options: replace(options, fastpath=False),
     "xattrs=layers": lambda options: replace(options, list_layers=True),
 }
+
+
+THREADS_MAX = 32  # the core takes no more
+_THREADS = re.compile(r"threads=([1-9][0-9]{0,3})")
 
 
 def parse_options(texts: Iterable[str]) -> MountOptions:
     """Read the values of ``-o``: comma-separated options, the last one of a pair wins."""
     options = MountOptions()
     names = [name for text in texts for name in text.split(",") if name]
-    unknown = [name for name in names if name not in _CHANGES]
+    unknown = [name for name in names if name not in _CHANGES and not _THREADS.fullmatch(name)]
     if unknown:
-        known = ", ".join(sorted(_CHANGES))
+        known = ", ".join(sorted((*_CHANGES, "threads=N")))
         raise UsageError(f"unknown mount option {', '.join(unknown)} (known: {known})")
     for name in names:
-        options = _CHANGES[name](options)
+        if threads := _THREADS.fullmatch(name):
+            options = replace(options, threads=min(int(threads[1]), THREADS_MAX))
+        else:
+            options = _CHANGES[name](options)
     return options

@@ -589,11 +589,20 @@ def _bind_socket(root: Path) -> None:
         os.close(before)
 
 
+def _write(root: Path, flags: int) -> None:
+    """Opening may be no message to the server: then the write is what fails."""
+    fd = os.open(root / "big", flags)
+    try:
+        os.write(fd, b"x")
+    finally:
+        os.close(fd)
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "create": lambda root: (root / "new").touch(),
-    "open for writing": lambda root: os.open(root / "big", os.O_WRONLY),
-    "open for both": lambda root: os.open(root / "big", os.O_RDWR),
-    "open to append": lambda root: os.open(root / "big", os.O_WRONLY | os.O_APPEND),
+    "open for writing": lambda root: _write(root, os.O_WRONLY),
+    "open for both": lambda root: _write(root, os.O_RDWR),
+    "open to append": lambda root: _write(root, os.O_WRONLY | os.O_APPEND),
     "open and truncate": lambda root: os.open(root / "big", os.O_RDONLY | os.O_TRUNC),
     "truncate": lambda root: os.truncate(root / "big", 1),
     "nameless file": lambda root: os.open(root, os.O_TMPFILE | os.O_RDWR),

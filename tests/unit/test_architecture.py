@@ -53,6 +53,7 @@ ORDER = (
     "fusemount",
     "mounts",
     "daemon",
+    "stats",
     "mount",
     "save",
     "changes",
@@ -89,8 +90,9 @@ HEADERS = (
     ("summary.h",),
     ("posix_acl.h",),
     ("upper.h", "upper_private.h", "copy_data.h"),
-    ("fastpath.h",),
-    ("router.h",),
+    ("held.h",),
+    ("fastpath.h", "fastpath_private.h"),
+    ("router.h", "router_private.h"),
 )
 RANK = {header: rank for rank, headers in enumerate(HEADERS) for header in headers}
 

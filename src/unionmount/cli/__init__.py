@@ -56,6 +56,7 @@ _COMMANDS = {  # name: module and help, so that listing them imports none
     "rmi": ("rmi", "Remove images."),
     "save": ("save", "Write images of the store to an archive or a layout."),
     "search": ("search", "Search registries for images."),
+    "stats": ("stats", "Show what a mount was asked, and how long it took."),
     "tag": ("tag", "Give an image another name."),
     "tags": ("tags", "List the tags of a repository."),
     "umount": ("umount", "Unmount images."),

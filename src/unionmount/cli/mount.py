@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _OPTIONS_HELP = (
     "Mount options, comma-separated: ro, dev, suid, exec, atime and allow_other, or with 'no' in "
     "front (nosuid,nodev is the default), default_permissions (check modes also where only who "
-    "mounts gets in), and xattrs=layers (list which layer a file is from)."
+    "mounts gets in), xattrs=layers (list which layer a file is from), and threads=N (of the fast "
+    "path)."
 )
 
 
@@ -53,6 +54,7 @@ _OPTIONS_HELP = (
 @platform_option
 @click.option("-o", "options", metavar="OPT,…", multiple=True, help=_OPTIONS_HELP)
 @click.option("-f", "--foreground", is_flag=True, help="Serve here; Ctrl-C unmounts.")
+@click.option("--no-fastpath", is_flag=True, help="Answer the kernel in Python alone; slow.")
 @click.option("--verify", is_flag=True, help="Check the digests of all layers first.")
 @registry_options
 @root_option
@@ -75,6 +77,7 @@ def command(
     registry: RegistryOptions,
     layer: int | None,
     layers: bool,
+    no_fastpath: bool,
     source: str,
     mountpoint: str | None,
 ) -> None:
@@ -105,7 +108,11 @@ def command(
     from unionmount.options import parse_options
 
     parsed = parse_options(options)
-    parsed = replace(parsed, ro=ro or layers or layer is not None or parsed.ro)
+    parsed = replace(
+        parsed,
+        ro=ro or layers or layer is not None or parsed.ro,
+        fastpath=parsed.fastpath and not no_fastpath,
+    )
     wanted = Wanted(
         *(platform, verify, parsed.ro, name, upper, work, ephemeral, volatile),
         *(pull, registry, layer, layers),

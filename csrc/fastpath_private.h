@@ -1,0 +1,97 @@
+/*
+ * fastpath_private.h - what the files of the fast path share.
+ *
+ *   fastpath.c        taking a request apart, and who answers it
+ *   fastpath_init.c   what is negotiated with the kernel, and why
+ *   fastpath_read.c   lookup, attributes, symlinks, data, statfs, forget
+ *   fastpath_list.c   directories
+ *   fastpath_xattr.c  extended attributes
+ *   fastpath_write.c  data and attributes of files in the upper; copy-up
+ *   fastpath_names.c  names in the upper
+ *
+ * Ownership, threads: see fastpath.h.
+ */
+#ifndef UM_FASTPATH_PRIVATE_H
+#define UM_FASTPATH_PRIVATE_H
+
+#include <linux/fuse.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
+
+#include "fastpath.h"
+#include "held.h"
+
+struct um_open_list; /* fastpath_list.c */
+
+struct um_fastpath {
+    struct um_tree *tree;
+    struct um_upper *upper;
+    int statfs_fd;
+    uint64_t bytes, inodes;
+    bool has_acls, list_layers;
+    char **layers;
+    size_t n_layers;
+    struct um_held *held; /* NULL without an upper */
+    atomic_uint max_readahead; /* of the kernel's INIT */
+
+    pthread_mutex_t lists_lock;
+    struct um_open_list **lists; /* under lists_lock; a handle is a place in it, plus 1 */
+    size_t n_lists, lists_capacity;
+};
+
+/* One request while it is answered. */
+struct um_exchange {
+    struct um_fastpath *fastpath;
+    const struct fuse_in_header *header;
+    const uint8_t *body;
+    size_t size; /* of the body */
+    uint8_t *out; /* of the reply's body; room for UM_FUSE_MAX_WRITE bytes, aligned */
+    bool may_wait;
+    uint64_t stale; /* as of struct um_answer */
+    uint32_t copy_ups;
+};
+
+/* A handler returns the size of the reply's body, a negative errno, or one of: */
+#define UM_FORWARD (-10001)
+#define UM_LATER (-10002)
+#define UM_SILENT (-10003)
+typedef int64_t um_handler(struct um_exchange *x);
+
+/* The fixed part of the body; NULL where the body is too short. */
+#define UM_BODY(x, type) \
+    ((x)->size >= sizeof(type) ? (const type *)(const void *)(x)->body : (const type *)NULL)
+
+/* The string at offset `at` of the body, which moves behind its NUL. False where there is none. */
+bool um_take_name(const struct um_exchange *x, size_t *at, struct um_slice *name);
+
+/* Room of the reply's body as a struct of zeros. */
+void *um_reply_room(struct um_exchange *x, size_t size);
+
+void um_fill_attr(struct fuse_attr *out, const struct um_attr *attr);
+void um_fill_entry(struct fuse_entry_out *out, const struct um_attr *attr);
+/* The reply that names a node. */
+int64_t um_reply_entry(struct um_exchange *x, const struct um_attr *attr);
+int64_t um_reply_attr(struct um_exchange *x, const struct um_attr *attr);
+
+#define UM_FOREVER 1000000000u /* seconds */
+#define UM_FUSE_STATX 52 /* FUSE_STATX of 7.39 */
+
+/* Attributes of a node, of the tree or the upper. */
+int um_node_attr(struct um_fastpath *fastpath, uint64_t node, struct um_attr *attr);
+void um_node_forget(struct um_fastpath *fastpath, uint64_t node, uint64_t lookups);
+
+void um_lists_close(struct um_fastpath *fastpath);
+
+um_handler um_answer_init;
+um_handler um_answer_lookup, um_answer_getattr, um_answer_readlink, um_answer_read,
+    um_answer_statfs;
+um_handler um_answer_forget, um_answer_batch_forget, um_answer_unsupported, um_answer_lseek;
+um_handler um_answer_opendir, um_answer_releasedir, um_answer_readdir, um_answer_readdirplus;
+um_handler um_answer_getxattr, um_answer_listxattr, um_answer_setxattr, um_answer_removexattr;
+um_handler um_answer_write, um_answer_setattr, um_answer_fsync, um_answer_fallocate;
+um_handler um_answer_copy_file_range, um_answer_syncfs;
+um_handler um_answer_mknod, um_answer_mkdir, um_answer_symlink, um_answer_link;
+um_handler um_answer_unlink, um_answer_rmdir, um_answer_rename, um_answer_rename2;
+
+#endif

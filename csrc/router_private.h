@@ -1,0 +1,104 @@
+/*
+ * router_private.h - what the files of the router share.
+ *
+ *   router.c          opening, starting, stopping
+ *   router_threads.c  workers: they read requests and have them answered
+ *   router_forward.c  requests that pyfuse3 answers, and what it says
+ *   router_stats.c    counters
+ *
+ * Ownership, threads: see router.h. A worker's own fields are used by its thread alone, but for the
+ * counters, which are atomic, and `device`, which lives until the router is closed: replies to what
+ * was read from it are written there by others, too.
+ */
+#ifndef UM_ROUTER_PRIVATE_H
+#define UM_ROUTER_PRIVATE_H
+
+#include <linux/fuse.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "router.h"
+
+struct um_counters {
+    atomic_ullong fast[UM_OPCODES], forwarded[UM_OPCODES];
+    atomic_ullong times[UM_OPCODES][UM_TIMES];
+    atomic_ullong bytes_read, bytes_written, copy_ups, notifications, waits, sleeps, failed;
+};
+
+struct um_worker {
+    struct um_router *router;
+    pthread_t thread;
+    int device; /* a clone of the router's, or a copy; not blocking */
+    int events; /* epoll: `device`, and the router's `wake` */
+    void *request, *reply; /* UM_FUSE_BUFFER bytes */
+    struct um_counters counters;
+};
+
+/* A request that pyfuse3 has. */
+struct um_in_flight {
+    uint64_t unique; /* 0: an empty slot */
+    uint64_t begun;  /* nanoseconds */
+    uint32_t opcode;
+    int device; /* where it was read, and its reply goes */
+};
+
+struct um_router {
+    struct um_fastpath *fastpath;
+    int device;
+    int wake; /* an eventfd, readable when the router stops */
+    int slow; /* our end of the socket; -1 after the stop */
+    uint32_t threads, spin;
+    atomic_bool stopping;
+    atomic_bool spinning; /* somebody is: one is enough */
+    atomic_uint active;   /* workers that are neither parked nor waiting for a disk */
+
+    pthread_mutex_t lock;
+    pthread_cond_t parked; /* a parked worker is wanted */
+    struct um_worker *workers[UM_ROUTER_MAX_THREADS]; /* under lock; they stay */
+    uint32_t n_workers, n_parked, n_wanted; /* under lock */
+
+    pthread_t replies; /* the thread that reads `slow` */
+    bool replies_run;
+    void *reply;                  /* of that thread, UM_FUSE_BUFFER bytes */
+    struct um_counters counters; /* of that thread */
+
+    pthread_mutex_t flight_lock;
+    struct um_in_flight *flight; /* under flight_lock, as all below; open-addressed by unique */
+    size_t n_slots, n_flight;
+    bool orphaned; /* pyfuse3 answers no more */
+};
+
+/* ---- router_threads.c -------------------------------------------------------------------------- */
+
+/* One more worker. -EAGAIN where there are enough. */
+int um_router_add_worker(struct um_router *router);
+void um_worker_free(struct um_worker *worker);
+
+/* Write a reply or notification: 0, or an errno. */
+int um_router_write(int device, const void *message, size_t size);
+/* Tell the kernel that attributes of a node have changed. */
+void um_router_notify(struct um_router *router, int device, uint64_t node);
+
+/* Let all threads end. */
+void um_router_end(struct um_router *router);
+
+uint64_t um_router_now(void); /* nanoseconds */
+
+/* ---- router_forward.c -------------------------------------------------------------------------- */
+
+/* Let pyfuse3 answer a request that was read from `device`; if it can't be asked, EIO is the answer. */
+void um_router_forward(struct um_router *router, struct um_worker *worker, size_t size,
+                       uint64_t begun);
+/* Begin with pyfuse3, once the kernel's INIT was answered. */
+void um_router_forward_init(struct um_router *router);
+void *um_router_replies(void *router); /* the thread */
+
+/* ---- router_stats.c ---------------------------------------------------------------------------- */
+
+void um_count(atomic_ullong *counter, uint64_t more);
+/* A request is counted before its reply is written, so that who has the reply finds it counted; the
+ * time that it took is known afterwards. */
+void um_count_request(atomic_ullong *by_opcode, uint32_t opcode);
+void um_count_time(struct um_counters *counters, uint32_t opcode, uint64_t begun);
+
+#endif

@@ -1,0 +1,150 @@
+"""What a mount has counted, told over a socket that only its user may connect to.
+
+The daemon of a mount listens beside its record; who connects gets one JSON document and the end.
+The socket is reached through a descriptor of its directory: the path of a Unix socket is short.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from unionmount.core import time_of_bucket
+from unionmount.errors import MountError, NotFoundError
+
+if TYPE_CHECKING:
+    from unionmount.core import Router, RouterStats
+
+_OPCODES = (
+    *("", "LOOKUP", "FORGET", "GETATTR", "SETATTR", "READLINK", "SYMLINK", "", "MKNOD", "MKDIR"),
+    *("UNLINK", "RMDIR", "RENAME", "LINK", "OPEN", "READ", "WRITE", "STATFS", "RELEASE", ""),
+    *("FSYNC", "SETXATTR", "GETXATTR", "LISTXATTR", "REMOVEXATTR", "FLUSH", "INIT", "OPENDIR"),
+    *("READDIR", "RELEASEDIR", "FSYNCDIR", "GETLK", "SETLK", "SETLKW", "ACCESS", "CREATE"),
+    *("INTERRUPT", "BMAP", "DESTROY", "IOCTL", "POLL", "NOTIFY_REPLY", "BATCH_FORGET"),
+    *("FALLOCATE", "READDIRPLUS", "RENAME2", "LSEEK", "COPY_FILE_RANGE", "SETUPMAPPING"),
+    *("REMOVEMAPPING", "SYNCFS", "TMPFILE", "STATX"),
+)
+_PERCENTILES = (50, 90, 99)
+_BACKLOG = 8
+_DOCUMENT_MAX = 1 << 20
+_PATIENCE = 10.0  # seconds
+_CREDENTIALS = struct.Struct("3i")  # struct ucred
+
+
+def report(stats: RouterStats) -> dict[str, Any]:
+    """What was counted, as a document: messages by type, and totals."""
+    messages = {}
+    for opcode in sorted({*stats.fast, *stats.forwarded}):
+        times = stats.times.get(opcode, [])
+        messages[_name(opcode)] = {
+            "fast": stats.fast.get(opcode, 0),
+            "forwarded": stats.forwarded.get(opcode, 0),
+        } | {f"p{percent}_us": _percentile(times, percent) for percent in _PERCENTILES}
+    return {"messages": messages, **stats.totals}
+
+
+def _name(opcode: int) -> str:
+    known = _OPCODES[opcode] if opcode < len(_OPCODES) else ""
+    return known or (f"OPCODE_{opcode}" if opcode else "OTHER")
+
+
+def _percentile(times: Sequence[int], percent: int) -> float:
+    """The middle of the bucket that holds it, in microseconds."""
+    wanted = max(1, -(-sum(times) * percent // 100))
+    seen = 0
+    for bucket, count in enumerate(times):
+        seen += count
+        if count and seen >= wanted:
+            middle = (time_of_bucket(bucket) + time_of_bucket(bucket + 1)) / 2
+            return round(middle / 1000, 1)
+    return 0.0
+
+
+# ---- the daemon's side ---------------------------------------------------------------------------
+
+
+async def serve_stats(
+    path: Path, router: Router, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Tell whoever connects; ends when it is cancelled."""
+    with _listening(path) as listener:
+        task_status.started()
+        with trio.socket.from_stdlib_socket(listener) as waiting:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    client, _ = await waiting.accept()
+                    nursery.start_soon(_tell, client, router)
+
+
+async def _tell(client: trio.socket.SocketType, router: Router) -> None:
+    with client, suppress(OSError):
+        if not _is_allowed(client):
+            return
+        document = memoryview(json.dumps(report(router.stats())).encode("ascii"))
+        with trio.move_on_after(_PATIENCE):  # who does not read is not waited for
+            while document:
+                document = document[await client.send(document) :]
+
+
+def _is_allowed(client: trio.socket.SocketType) -> bool:
+    told = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(told)
+    return uid in (0, os.geteuid())
+
+
+@contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    with _short_name(path) as name, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(name)
+        try:
+            Path(name).chmod(0o600)
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _short_name(path: Path) -> Iterator[str]:
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+# ---- the other side ------------------------------------------------------------------------------
+
+
+def ask_stats(path: Path, where: str) -> dict[str, Any]:
+    """What the daemon that listens at ``path`` has counted; ``where`` names its mount."""
+    received = bytearray()
+    try:
+        with _short_name(path) as name, socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(_PATIENCE)
+            asking.connect(name)
+            while len(received) <= _DOCUMENT_MAX and (part := asking.recv(65536)):
+                received += part
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+            raise NotFoundError(
+                f"{where}: nothing is counted there (it is served without the fast path, or ended)"
+            ) from None
+        raise MountError(f"{where}: asking its daemon: {error.strerror or error}") from None
+    try:
+        told = json.loads(received)
+    except ValueError:
+        raise MountError(f"{where}: its daemon gave no answer") from None
+    if not isinstance(told, dict):
+        raise MountError(f"{where}: its daemon gave no answer")
+    return told
