@@ -20,7 +20,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,45 +160,48 @@ class LayerLock(Closing):
             os.close(fd)
 
 
-def _opened(path: Path) -> Iterator[tuple[int, bool]]:
-    """The open file, and whether nobody holds it; nothing where it is gone."""
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[int, bool] | None]:
+    """The open file, and whether nobody else holds it: then we do; None where it is gone."""
     with storing(path):
         try:
             fd = os.open(path, os.O_RDONLY | _FLAGS)
         except FileNotFoundError:
-            return
+            fd = -1
+    if fd < 0:
+        yield None
+        return
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield fd, False
         else:
-            if _is_at(path, fd):
-                yield fd, True
+            yield (fd, True) if _is_at(path, fd) else None
     finally:
         os.close(fd)
 
 
 def _is_unheld(path: Path) -> bool:
-    return any(unheld for _, unheld in _opened(path))
+    with _opened(path) as found:
+        return found is not None and found[1]
 
 
 def _remove_unheld(path: Path) -> None:
-    with suppress(OSError, StoreError):  # what stays is removed as garbage
-        for _, unheld in _opened(path):
-            if unheld:
-                path.unlink()
+    with suppress(OSError, StoreError), _opened(path) as found:  # what stays is garbage
+        if found is not None and found[1]:
+            path.unlink()
 
 
 def _read_held(path: Path) -> bytes | None:
-    for fd, unheld in _opened(path):
-        if not unheld:
-            with storing(path), open(fd, "rb", closefd=False) as file:
-                raw = file.read(_MAX_LEASE + 1)
-            if len(raw) > _MAX_LEASE:
-                raise StoreError(f"{path}: more than {_MAX_LEASE} bytes")
-            return raw
-    return None
+    with _opened(path) as found:
+        if found is None or found[1]:
+            return None
+        with storing(path), open(found[0], "rb", closefd=False) as file:
+            raw = file.read(_MAX_LEASE + 1)
+    if len(raw) > _MAX_LEASE:
+        raise StoreError(f"{path}: more than {_MAX_LEASE} bytes")
+    return raw
 
 
 def _is_at(path: Path, fd: int) -> bool:
