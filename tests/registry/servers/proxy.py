@@ -67,6 +67,7 @@ class Response:
     status: int
     headers: list[tuple[str, str]]
     body: Iterator[bytes]
+    release: Callable[[], None] = lambda: None  # closes where the body comes from
 
     def header(self, name: str) -> str | None:
         found = (value for key, value in self.headers if key.lower() == name.lower())
@@ -431,7 +432,10 @@ class FaultProxy:
         request.body = _counted(request.body, seen)
         response = rule.fault(request, self._forward) if rule else self._forward(request)
         seen.status = response.status
-        return _send(connection, request, response, seen)
+        try:
+            return _send(connection, request, response, seen)
+        finally:
+            response.release()
 
     def _forward(self, request: Request) -> Response:
         host, _, port = self.upstream.rpartition(":")
@@ -456,16 +460,16 @@ class FaultProxy:
             raise
 
         def body() -> Iterator[bytes]:
-            try:
-                with stream:
-                    while piece := stream.read1(_STEP):
-                        yield piece
-            finally:
-                self._release(upstream)
+            while piece := stream.read1(_STEP):
+                yield piece
+
+        def release() -> None:
+            stream.close()
+            self._release(upstream)
 
         dropped = {"connection", "keep-alive"}
         kept = [pair for pair in received if pair[0].lower() not in dropped]
-        return Response(status, kept, body())
+        return Response(status, kept, body(), release)
 
     def _release(self, upstream: socket.socket) -> None:
         with self._lock:
@@ -534,16 +538,11 @@ def _send(connection: socket.socket, request: Request, response: Response, seen:
     lines += [f"{key}: {value}" for key, value in response.headers]
     lines += [] if goes_on else ["Connection: close"]
     connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
-    try:
-        for piece in response.body:
-            if not bare:
-                seen.sent += len(piece)
-                connection.sendall(piece)
-        seen.complete = True
-    finally:
-        close = getattr(response.body, "close", None)
-        if close is not None:
-            close()
+    for piece in response.body:
+        if not bare:
+            seen.sent += len(piece)
+            connection.sendall(piece)
+    seen.complete = True
     for _ in request.body:  # what was not asked for
         pass
     return goes_on
