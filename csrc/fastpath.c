@@ -31,9 +31,8 @@ static um_handler *const handlers[] = {
     /* Nothing waits for close(2). */
     [FUSE_FLUSH] = um_answer_unsupported,
     [FUSE_INIT] = um_answer_init,
-    [FUSE_OPENDIR] = um_answer_opendir,
+    [FUSE_OPENDIR] = um_answer_unsupported,
     [FUSE_READDIR] = um_answer_readdir,
-    [FUSE_RELEASEDIR] = um_answer_releasedir,
     [FUSE_FSYNCDIR] = um_answer_fsync,
     /* Asked where the kernel does not check permissions: then all are granted. */
     [FUSE_ACCESS] = um_answer_unsupported,

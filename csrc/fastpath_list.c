@@ -1,111 +1,119 @@
 #include "fastpath_private.h"
 
-/* Directories. Of a read-only mount a directory's cookies are the tree's and stay valid, so that opening
- * one is no message. Of a writable mount an open directory is a listing that settled what it lists
- * (upper.h), and has a handle. */
+/* Directories. They are opened without a message, so a cookie is all that a reader has. Those of
+ * directories of lower layers are the tree's and stay valid. For one that is in the upper a list is
+ * kept that all its readers share (upper.h), until the kernel forgets the directory. */
 
 #define DOTS 2u /* cookies of "." and ".." are 1 and 2; those of other names are shifted by 2 */
 #define BATCH 64u
 
-struct um_open_list {
+struct um_shared_list {
+    uint64_t node;
+    struct um_shared_list *next; /* in its bucket; under lists_lock, as the next two */
+    uint32_t uses;
+    bool dropped;
     pthread_mutex_t lock; /* a listing is for one thread at a time */
-    struct um_upper_list *list;
+    struct um_upper_list *list; /* under lock; NULL: not opened yet */
 };
 
-/* ---- handles ---------------------------------------------------------------------------------------- */
+/* ---- shared lists ------------------------------------------------------------------------------------ */
 
-static int add_list(struct um_fastpath *fastpath, struct um_open_list *opened, uint64_t *handle)
+static struct um_shared_list **find_slot(struct um_fastpath *fastpath, uint64_t node)
 {
-    int error = 0;
-    size_t at = 0;
+    uint64_t hash = node * 0x9e3779b97f4a7c15ull;
+    struct um_shared_list **slot = &fastpath->lists[(hash >> 32) % UM_LIST_BUCKETS];
+    while (*slot != NULL && (*slot)->node != node)
+        slot = &(*slot)->next;
+    return slot;
+}
+
+static void free_list(struct um_shared_list *shared)
+{
+    um_upper_list_close(shared->list);
+    pthread_mutex_destroy(&shared->lock);
+    free(shared);
+}
+
+static struct um_shared_list *make_list(struct um_shared_list **slot, uint64_t node)
+{
+    struct um_shared_list *shared = calloc(1, sizeof *shared);
+    if (shared == NULL)
+        return NULL;
+    shared->node = node;
+    pthread_mutex_init(&shared->lock, NULL);
+    *slot = shared;
+    return shared;
+}
+
+static void end_list(struct um_fastpath *fastpath, struct um_shared_list *shared)
+{
+    bool needed = shared->list != NULL && um_upper_list_is_needed(shared->list);
+    pthread_mutex_unlock(&shared->lock);
     pthread_mutex_lock(&fastpath->lists_lock);
-    while (at < fastpath->n_lists && fastpath->lists[at] != NULL)
-        at++;
-    if (at == fastpath->n_lists) {
-        error = um_reserve((void **)&fastpath->lists, &fastpath->lists_capacity, at + 1,
-                           sizeof(struct um_open_list *));
-        fastpath->n_lists += error == 0;
-    }
-    if (error == 0)
-        fastpath->lists[at] = opened;
+    bool last = --shared->uses == 0 && (!needed || shared->dropped);
+    if (last)
+        *find_slot(fastpath, shared->node) = shared->next;
     pthread_mutex_unlock(&fastpath->lists_lock);
-    *handle = at + 1;
+    if (last)
+        free_list(shared);
+}
+
+/* The list of a directory, locked. */
+static int begin_list(struct um_fastpath *fastpath, uint64_t node, struct um_shared_list **out)
+{
+    pthread_mutex_lock(&fastpath->lists_lock);
+    struct um_shared_list **slot = find_slot(fastpath, node);
+    struct um_shared_list *shared = *slot ? *slot : make_list(slot, node);
+    if (shared != NULL)
+        shared->uses++;
+    pthread_mutex_unlock(&fastpath->lists_lock);
+    if (shared == NULL)
+        return -ENOMEM;
+    pthread_mutex_lock(&shared->lock);
+    int error = 0;
+    if (shared->list == NULL) {
+        error = um_upper_list_open(fastpath->upper, node, &shared->list);
+        if (error == 0)
+            um_upper_list_share(shared->list);
+    }
+    if (error != 0)
+        end_list(fastpath, shared);
+    *out = shared;
     return error;
 }
 
-static void free_list(struct um_open_list *opened)
+void um_lists_drop(struct um_fastpath *fastpath, uint64_t node)
 {
-    um_upper_list_close(opened->list);
-    pthread_mutex_destroy(&opened->lock);
-    free(opened);
-}
-
-/* The kernel closes a directory when nobody reads it any more. */
-static struct um_open_list *find_list(struct um_fastpath *fastpath, uint64_t handle, bool remove)
-{
-    struct um_open_list *opened = NULL;
     pthread_mutex_lock(&fastpath->lists_lock);
-    if (handle != 0 && handle <= fastpath->n_lists) {
-        opened = fastpath->lists[handle - 1];
-        if (remove)
-            fastpath->lists[handle - 1] = NULL;
+    struct um_shared_list **slot = find_slot(fastpath, node);
+    struct um_shared_list *shared = *slot;
+    if (shared != NULL && shared->uses != 0) {
+        shared->dropped = true;
+        shared = NULL;
+    } else if (shared != NULL) {
+        *slot = shared->next;
     }
     pthread_mutex_unlock(&fastpath->lists_lock);
-    return opened;
+    if (shared != NULL)
+        free_list(shared);
 }
 
 void um_lists_close(struct um_fastpath *fastpath)
 {
-    for (size_t i = 0; i < fastpath->n_lists; i++) {
-        if (fastpath->lists[i] != NULL)
-            free_list(fastpath->lists[i]);
+    for (size_t i = 0; i < UM_LIST_BUCKETS; i++) {
+        while (fastpath->lists[i] != NULL) {
+            struct um_shared_list *shared = fastpath->lists[i];
+            fastpath->lists[i] = shared->next;
+            free_list(shared);
+        }
     }
-    free(fastpath->lists);
-}
-
-int64_t um_answer_opendir(struct um_exchange *x)
-{
-    uint64_t handle;
-    if (x->fastpath->upper == NULL)
-        return -ENOSYS;
-    struct um_open_list *opened = calloc(1, sizeof *opened);
-    if (opened == NULL)
-        return -ENOMEM;
-    int error = um_upper_list_open(x->fastpath->upper, x->header->nodeid, &opened->list);
-    if (error != 0) {
-        free(opened);
-        return error;
-    }
-    pthread_mutex_init(&opened->lock, NULL);
-    error = add_list(x->fastpath, opened, &handle);
-    if (error != 0) {
-        free_list(opened);
-        return error;
-    }
-    struct fuse_open_out *out = um_reply_room(x, sizeof *out);
-    out->fh = handle;
-    /* The kernel keeps the listing, and drops it when a request changes the directory. */
-    out->open_flags = FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE;
-    return sizeof *out;
-}
-
-int64_t um_answer_releasedir(struct um_exchange *x)
-{
-    const struct fuse_release_in *in = UM_BODY(x, struct fuse_release_in);
-    if (x->fastpath->upper == NULL)
-        return -ENOSYS;
-    struct um_open_list *opened = in ? find_list(x->fastpath, in->fh, true) : NULL;
-    if (opened == NULL)
-        return -EBADF;
-    free_list(opened);
-    return 0;
 }
 
 /* ---- the reply ----------------------------------------------------------------------------------------- */
 
 struct listing {
     struct um_exchange *x;
-    struct um_open_list *opened; /* NULL: of the tree */
+    struct um_shared_list *shared; /* NULL: of the tree */
     uint64_t directory;
     size_t room, used;
     bool plus;
@@ -154,14 +162,14 @@ static bool add_dots(struct listing *l, uint64_t cookie)
 static int next_entries(const struct listing *l, uint64_t cookie, struct um_tree_entry *entries,
                         size_t capacity)
 {
-    return l->opened ? um_upper_list_next(l->opened->list, cookie, entries, capacity)
+    return l->shared ? um_upper_list_next(l->shared->list, cookie, entries, capacity)
                      : um_tree_list(l->x->fastpath->tree, l->directory, cookie, entries, capacity);
 }
 
 /* Entries that the kernel does not get, or not with their nodes: it will not forget them. */
 static void give_back(const struct listing *l, const struct um_tree_entry *entries, int from, int n)
 {
-    for (int i = from; l->opened != NULL && i < n; i++)
+    for (int i = from; l->shared != NULL && i < n; i++)
         um_upper_forget(l->x->fastpath->upper, entries[i].attr.node, 1);
 }
 
@@ -211,12 +219,11 @@ static int64_t answer(struct um_exchange *x, bool plus)
     };
     if (x->fastpath->upper == NULL)
         return list(&l, in->offset);
-    l.opened = find_list(x->fastpath, in->fh, false);
-    if (l.opened == NULL)
-        return -EBADF;
-    pthread_mutex_lock(&l.opened->lock);
+    int error = begin_list(x->fastpath, l.directory, &l.shared);
+    if (error != 0)
+        return error;
     int64_t size = list(&l, in->offset);
-    pthread_mutex_unlock(&l.opened->lock);
+    end_list(x->fastpath, l.shared);
     return size;
 }
 

@@ -22,7 +22,8 @@
 #include "fastpath.h"
 #include "held.h"
 
-struct um_open_list; /* fastpath_list.c */
+struct um_shared_list; /* fastpath_list.c */
+#define UM_LIST_BUCKETS 256u
 
 struct um_fastpath {
     struct um_tree *tree;
@@ -36,8 +37,7 @@ struct um_fastpath {
     atomic_uint max_readahead; /* of the kernel's INIT */
 
     pthread_mutex_t lists_lock;
-    struct um_open_list **lists; /* under lists_lock; a handle is a place in it, plus 1 */
-    size_t n_lists, lists_capacity;
+    struct um_shared_list *lists[UM_LIST_BUCKETS]; /* under lists_lock; by node */
 };
 
 /* One request while it is answered. */
@@ -81,13 +81,15 @@ int64_t um_reply_attr(struct um_exchange *x, const struct um_attr *attr);
 int um_node_attr(struct um_fastpath *fastpath, uint64_t node, struct um_attr *attr);
 void um_node_forget(struct um_fastpath *fastpath, uint64_t node, uint64_t lookups);
 
+/* The kernel has forgotten a node. */
+void um_lists_drop(struct um_fastpath *fastpath, uint64_t node);
 void um_lists_close(struct um_fastpath *fastpath);
 
 um_handler um_answer_init;
 um_handler um_answer_lookup, um_answer_getattr, um_answer_readlink, um_answer_read,
     um_answer_statfs;
 um_handler um_answer_forget, um_answer_batch_forget, um_answer_unsupported, um_answer_lseek;
-um_handler um_answer_opendir, um_answer_releasedir, um_answer_readdir, um_answer_readdirplus;
+um_handler um_answer_readdir, um_answer_readdirplus;
 um_handler um_answer_getxattr, um_answer_listxattr, um_answer_setxattr, um_answer_removexattr;
 um_handler um_answer_write, um_answer_setattr, um_answer_fsync, um_answer_fallocate;
 um_handler um_answer_copy_file_range, um_answer_syncfs;

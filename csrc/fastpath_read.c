@@ -16,8 +16,10 @@ void um_node_forget(struct um_fastpath *fastpath, uint64_t node, uint64_t lookup
 {
     if (fastpath->upper == NULL)
         return;
-    um_upper_forget(fastpath->upper, node, lookups);
+    if (um_upper_forget(fastpath->upper, node, lookups) != 0)
+        return;
     um_held_drop(fastpath->held, node);
+    um_lists_drop(fastpath, node);
 }
 
 int64_t um_answer_unsupported(struct um_exchange *x)

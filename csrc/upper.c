@@ -795,20 +795,24 @@ int um_upper_parent(struct um_upper *upper, uint64_t node, uint64_t *parent)
     return error;
 }
 
-void um_upper_forget(struct um_upper *upper, uint64_t node, uint64_t lookups)
+uint64_t um_upper_forget(struct um_upper *upper, uint64_t node, uint64_t lookups)
 {
+    uint64_t left = 0;
     pthread_rwlock_wrlock(&upper->lock);
     struct um_record *record = um_upper_record(upper, node);
     struct um_known *known = record ? NULL : find_known(upper, node);
     if (record != NULL) {
         record->lookups -= lookups < record->lookups ? lookups : record->lookups;
+        left = record->lookups;
         um_record_settle(upper, record);
     } else if (known != NULL && known->lookups > lookups) {
         known->lookups -= lookups;
+        left = known->lookups;
     } else if (known != NULL) {
         remove_known(upper, known);
     }
     pthread_rwlock_unlock(&upper->lock);
+    return left;
 }
 
 int um_upper_origin(struct um_upper *upper, uint64_t node, uint64_t *origin)

@@ -64,7 +64,8 @@ int um_upper_lookup(struct um_upper *upper, uint64_t directory, const char *name
                     struct um_attr *attr);
 int um_upper_getattr(struct um_upper *upper, uint64_t node, struct um_attr *attr);
 int um_upper_parent(struct um_upper *upper, uint64_t directory, uint64_t *parent);
-void um_upper_forget(struct um_upper *upper, uint64_t node, uint64_t lookups);
+/* How many lookups are left. */
+uint64_t um_upper_forget(struct um_upper *upper, uint64_t node, uint64_t lookups);
 
 /* The node of the lower tree that a directory continues or that a file is a copy of; 0 for none. */
 int um_upper_origin(struct um_upper *upper, uint64_t node, uint64_t *origin);
@@ -164,6 +165,13 @@ int um_upper_copy_up(struct um_upper *upper, uint64_t node, uint32_t flags);
 /* cffi: end */
 
 /* ---- for the fast path (fastpath.h) ---- */
+
+/* Let a listing be shared by all who read the directory, at once and whenever they began: cookies stay
+ * valid when cookie 0 rereads it, which adds new names at the end. (Names that have gone are dropped
+ * when they are many; who began before that goes on in the list as it was, once.) To be called before
+ * it is read. What is in lower layers only needs no list: its cookies are valid in every other one. */
+void um_upper_list_share(struct um_upper_list *list);
+bool um_upper_list_is_needed(const struct um_upper_list *list);
 
 /* Of open files. Where data, or a hole, begins at or behind `offset`; UM_SEEK_BELOW where the data of
  * the file is that of *lower in the tree. -ENXIO behind the end. */

@@ -23,7 +23,14 @@ struct um_upper_list {
     size_t n, capacity;
     char **texts; /* names of the upper, in blocks that never move */
     size_t n_texts, texts_capacity, text_used;
+    bool shared;
+    uint64_t epoch; /* of a shared one: how often its list was begun anew; cookies hold it */
+    struct um_upper_list *previous; /* the names of the epoch before */
 };
+
+#define EPOCH_SHIFT 40
+#define PLACE_MASK (((uint64_t)1 << EPOCH_SHIFT) - 1)
+#define GONE_MAX 4096u /* names that have gone, besides four times those that are there */
 
 #define TEXT_BLOCK 65536u
 
@@ -209,12 +216,9 @@ static void drop_hiding(struct um_upper_list *list)
     list->n = kept;
 }
 
-static int rewind_list(struct um_upper_list *list)
+/* Read the merged names, sorted, into a list that is empty. */
+static int read_merged(struct um_upper_list *list)
 {
-    drop_names(list);
-    list->merged = list->directory->in_upper || list->directory->gone;
-    if (!list->merged || list->directory->gone)
-        return 0;
     int error = read_above(list);
     if (error == 0) {
         sort_names(list);
@@ -225,6 +229,85 @@ static int rewind_list(struct um_upper_list *list)
     sort_names(list);
     drop_hiding(list);
     return 0;
+}
+
+/* Add those of `fresh` that are not in the list. */
+static int add_new(struct um_upper_list *list, const struct um_upper_list *fresh)
+{
+    struct um_upper_list sorted = {.names = malloc((list->n + 1) * sizeof *list->names),
+                                   .n = list->n};
+    int error = sorted.names ? 0 : -ENOMEM;
+    if (error == 0 && list->n != 0)
+        memcpy(sorted.names, list->names, list->n * sizeof *list->names);
+    if (error == 0)
+        sort_names(&sorted);
+    for (size_t i = 0; error == 0 && i < fresh->n; i++) {
+        struct um_slice name = slice_of(&fresh->names[i]);
+        const char *text;
+        if (is_listed(&sorted, sorted.n, name))
+            continue;
+        error = keep_text(list, name, &text);
+        if (error == 0)
+            error = add_name(list, um_slice_of(text, name.size), false);
+    }
+    free(sorted.names);
+    return error;
+}
+
+static void drop_previous(struct um_upper_list *list)
+{
+    if (list->previous != NULL)
+        drop_names(list->previous);
+    free(list->previous);
+    list->previous = NULL;
+}
+
+/* Begin the list anew with what `fresh` holds, and keep what it was. */
+static int replace_names(struct um_upper_list *list, struct um_upper_list *fresh)
+{
+    struct um_upper_list *old = malloc(sizeof *old);
+    if (old == NULL)
+        return -ENOMEM;
+    drop_previous(list);
+    *old = *list;
+    *fresh = (struct um_upper_list){.upper = list->upper,
+                                    .directory = list->directory,
+                                    .merged = true,
+                                    .names = fresh->names,
+                                    .n = fresh->n,
+                                    .capacity = fresh->capacity,
+                                    .texts = fresh->texts,
+                                    .n_texts = fresh->n_texts,
+                                    .texts_capacity = fresh->texts_capacity,
+                                    .text_used = fresh->text_used,
+                                    .shared = true,
+                                    .epoch = list->epoch + 1,
+                                    .previous = old};
+    *list = *fresh;
+    *fresh = (struct um_upper_list){0};
+    return 0;
+}
+
+static int rewind_shared(struct um_upper_list *list)
+{
+    struct um_upper_list fresh = {.upper = list->upper, .directory = list->directory};
+    int error = list->directory->gone ? 0 : read_merged(&fresh);
+    if (error == 0 && (list->epoch == 0 || list->n > 4 * fresh.n + GONE_MAX))
+        error = replace_names(list, &fresh);
+    else if (error == 0)
+        error = add_new(list, &fresh);
+    drop_names(&fresh);
+    return error;
+}
+
+static int rewind_list(struct um_upper_list *list)
+{
+    bool merged = list->directory->in_upper || list->directory->gone;
+    if (list->shared)
+        return merged ? rewind_shared(list) : 0;
+    drop_names(list);
+    list->merged = merged;
+    return merged && !list->directory->gone ? read_merged(list) : 0;
 }
 
 /* ---- the public face ---------------------------------------------------------------------------------- */
@@ -259,21 +342,55 @@ void um_upper_list_close(struct um_upper_list *list)
     list->directory->opens--;
     um_record_settle(list->upper, list->directory);
     pthread_rwlock_unlock(&list->upper->lock);
+    drop_previous(list);
     drop_names(list);
     free(list);
+}
+
+void um_upper_list_share(struct um_upper_list *list)
+{
+    list->shared = true;
+}
+
+bool um_upper_list_is_needed(const struct um_upper_list *list)
+{
+    return list->merged;
+}
+
+/* The names that a cookie of a shared list is about; NULL where they are no more. */
+static const struct um_upper_list *names_of(const struct um_upper_list *list, uint64_t epoch)
+{
+    if (epoch == list->epoch)
+        return list;
+    return list->previous != NULL && epoch + 1 == list->epoch ? list->previous : NULL;
+}
+
+static int next_shared(const struct um_upper_list *list, uint64_t *cookie, struct um_slice *name)
+{
+    const struct um_upper_list *names = names_of(list, *cookie >> EPOCH_SHIFT);
+    uint64_t place = *cookie & PLACE_MASK;
+    if (names == NULL || place >= names->n)
+        return 0;
+    *name = slice_of(&names->names[place]);
+    (*cookie)++;
+    return 1;
 }
 
 /* The name at *cookie, which moves behind it: 1, 0 at the end, or an errno. */
 static int next_name(struct um_upper_list *list, uint64_t *cookie, struct um_slice *name)
 {
-    if (list->merged) {
+    if (list->shared && *cookie >> EPOCH_SHIFT != 0)
+        return next_shared(list, cookie, name);
+    if (list->merged && !list->shared) {
         if (*cookie >= list->n)
             return 0;
         *name = slice_of(&list->names[(*cookie)++]);
         return 1;
     }
     struct um_tree_entry entry;
-    int got = um_tree_list(list->upper->tree, list->directory->lower, *cookie, &entry, 1);
+    int got = list->directory->lower == 0
+                  ? 0
+                  : um_tree_list(list->upper->tree, list->directory->lower, *cookie, &entry, 1);
     if (got <= 0)
         return got;
     *cookie = entry.next;
@@ -330,6 +447,8 @@ int um_upper_list_next(struct um_upper_list *list, uint64_t cookie, struct um_tr
     int n = 0;
     pthread_rwlock_wrlock(&list->upper->lock);
     int error = cookie == 0 ? rewind_list(list) : 0;
+    if (error == 0 && cookie == 0 && list->shared && list->merged)
+        cookie = list->epoch << EPOCH_SHIFT;
     while (error == 0 && (size_t)n < capacity && n < INT32_MAX) {
         int more = next_entry(list, &cookie, &entries[n]);
         if (more < 0)

@@ -60,6 +60,13 @@ def test_the_mount_does_what_overlayfs_and_posix_say(
         explore(place, VARIANTS[name], RUNS, STEPS)
 
 
+@pytest.mark.parametrize("name", ["without-router", "one-thread"])
+@pytest.mark.timeout(900)
+def test_who_answers_makes_no_difference(name: str, zygote: Zygote) -> None:
+    with place_on("tmpfs", zygote) as place:
+        explore(place, VARIANTS[name], RUNS, STEPS)
+
+
 @pytest.mark.parametrize("name", ["aufs-whiteouts", "users-image", "users-directories"])
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("device")

@@ -57,6 +57,10 @@ def _is_privileged(name: bytes) -> bool:
 
 DIRECTORIES = Variant("directories", lambda: Unionmount(options=_WITH_DEVICES))
 IMAGE = Variant("image", lambda: UnionmountImage(options=_WITH_DEVICES), image=True)
+REFERENCE = Variant("without-router", lambda: Unionmount(options=f"{_WITH_DEVICES},nofastpath"))
+ONE_THREAD = Variant(
+    "one-thread", lambda: UnionmountImage(options=f"{_WITH_DEVICES},threads=1"), image=True
+)
 AUFS = Variant("aufs-whiteouts", lambda: Unionmount(options=_WITH_DEVICES), marks=lowers.AUFS_MARKS)
 USERS_IMAGE = Variant(
     "users-image",
@@ -82,7 +86,13 @@ USERS_DIRECTORIES = Variant(
     excuse=_users_limits,
 )
 
-VARIANTS = {one.name: one for one in (DIRECTORIES, IMAGE, AUFS, USERS_IMAGE, USERS_DIRECTORIES)}
+VARIANTS = {
+    one.name: one
+    for one in (
+        *(DIRECTORIES, IMAGE, REFERENCE, ONE_THREAD, AUFS),
+        *(USERS_IMAGE, USERS_DIRECTORIES),
+    )
+}
 
 # For the machinery itself: overlayfs agrees with itself, and mistakes of others are found.
 ORACLES = Variant("overlayfs", KernelOverlay, identities=(ROOT, USER), excuse=lambda _case: True)

@@ -159,9 +159,8 @@ def test_listing(cold: Counting) -> None:
     assert first - Counter(READDIRPLUS=first["READDIRPLUS"]) <= Counter(
         LOOKUP=1, OPENDIR=1, GETATTR=1
     )
-    assert second["READDIRPLUS"] == 0
-    # Where it is writable a directory is opened with a message.
-    assert second <= Counter(OPENDIR=1, GETATTR=1), second
+    # Where it is writable, reading a directory changes its access time, for all that is known.
+    assert second <= Counter(GETATTR=1), second
 
 
 def test_reading_a_small_file(cold: Counting) -> None:
@@ -186,6 +185,7 @@ def test_find(cold: Counting) -> None:
     with cold.spent() as spent:
         work("find", cold.root, "-ls")
     assert spent["LOOKUP"] == 0
+    assert spent["OPENDIR"] <= 1
     assert set(spent) <= {"READDIRPLUS", "OPENDIR", "GETATTR", "STATFS"}, spent
 
 

@@ -122,6 +122,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return docker_archive(tmp_path_factory.mktemp("image") / "image.tar", layers)
 
 
+@pytest.fixture(scope="module", params=["", "0", "1"], ids=["router", "pyfuse3", "one-thread"])
+def cli(request: pytest.FixtureRequest, _runtime: None) -> CommandLine:
+    """The command line, with each way to answer the kernel: the answers are the same."""
+    return CommandLine(environment={"UNIONMOUNT_FASTPATH": request.param})
+
+
 @pytest.fixture(scope="module")
 def root(image: Path, module_mount: Callable[..., Path]) -> Path:
     return module_mount(image)

@@ -197,6 +197,8 @@ def test_mount_options() -> None:
     assert parse_options(["dev,nodev", "ro,rw,,"]) == MountOptions()
     assert parse_options(["rw", "ro"]) == MountOptions(ro=True)
     assert parse_options(["xattrs=layers"]).list_layers
+    assert parse_options(["threads=3", "nofastpath"]) == MountOptions(threads=3, fastpath=False)
+    assert parse_options(["threads=9999", "nofastpath,fastpath"]) == MountOptions(threads=32)
 
 
 def test_unknown_mount_options_are_named() -> None:
