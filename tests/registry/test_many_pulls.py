@@ -111,7 +111,7 @@ def test_many_pulls_and_kills(tmp_path: Path, registry: DockerRegistry, sender: 
             expected = -signal.SIGKILL if pull.pid in watch.killed else 0
             assert pull.returncode == expected, said
         assert watch.fetched_again == []
-        assert len(watch.killed) == _KILLS
+        assert len(watch.killed) >= _KILLS  # layers come in parallel: some are about to kill, too
         # each layer was sent to its end once: those who were killed did not get there
         assert {blob: proxy.fetched().get(blob) for blob in diff_ids} == dict.fromkeys(diff_ids, 1)
         proxy.reset()
