@@ -5,13 +5,11 @@ block of code runs. Both are imported when they are used.
 
 The parts, each a module: ``reference`` and ``image`` (what an image is), ``sources``, ``pull``,
 ``layer`` and ``store`` (how it gets here and is kept), ``core`` (the tree, in C), ``operations``
-and ``mount`` (the file system), ``api`` (for programs), ``cli`` (the command line).
+and ``server`` (the file system), ``api`` (for programs), ``cli`` (the command line).
 """
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,14 +32,3 @@ if not TYPE_CHECKING:  # type checkers know what there is
 def __dir__() -> list[str]:
     """What there is, without importing it."""
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """The package: its ``mount`` stays the function when the module of that name is imported."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name != "mount" or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

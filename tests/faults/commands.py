@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _MODULES = (
-    *("mount", "operations", "writing", "upper", "pull", "target", "commit", "changes"),
+    *("server", "operations", "writing", "upper", "pull", "target", "commit", "changes"),
     *("garbage", "checking", "usage"),
     *(f"cli.{name}" for name in ("commit", "diff", "mount", "overlay", "prepare", "umount")),
 )

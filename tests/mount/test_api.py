@@ -47,15 +47,6 @@ def test_importing_is_light() -> None:
     assert {"open_image", "mount", "Image"} <= set(names.split())
 
 
-@pytest.mark.needs("fuse")
-def test_mount_stays_a_function() -> None:
-    code = (
-        "import unionmount; from unionmount.mount import run_mount; from unionmount import mount; "
-        "assert mount is unionmount.mount is unionmount.api.mount; assert callable(run_mount)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_there_is_nothing_else() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = unionmount.nonsense  # type: ignore[attr-defined]

@@ -54,7 +54,7 @@ ORDER = (
     "mounts",
     "daemon",
     "stats",
-    "mount",
+    "server",
     "save",
     "changes",
     "target",
@@ -167,7 +167,7 @@ def test_only_mounting_imports_pyfuse3() -> None:
         for path in modules()
         if any(name.split(".")[0] == "pyfuse3" for name in imported_modules(path))
     }
-    assert users <= {"operations", "writing", "fusemount", "mount"}
+    assert users <= {"operations", "writing", "fusemount", "server"}
     assert users, "nothing imports pyfuse3"
 
 

@@ -73,7 +73,7 @@ class Starting:
 
         def serve(ready: Ready) -> None:
             # imported by the process that needs it
-            from unionmount.mount import MountRequest, run_mount
+            from unionmount.server import MountRequest, run_mount
 
             _log(self._settings)
             request = MountRequest(
