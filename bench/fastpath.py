@@ -310,7 +310,7 @@ def measure(work: Path, images: Path, *, quick: bool) -> Iterator[Reading]:
     elsewhere.mkdir()
     names = Names.of(places.lower)
     taken: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for _ in range(1 if quick else RUNS):
+    for _ in range(RUNS):
         for subject in _subjects():
             for rows in (partial(_rows, elsewhere=elsewhere), _eight):
                 if not quick:

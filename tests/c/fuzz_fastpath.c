@@ -25,6 +25,25 @@ static void check_reply(const struct fuse_in_header *header, const struct um_ans
         abort();
 }
 
+/* Nodes that replies named: those of the upper have numbers that nobody guesses. */
+static uint64_t nodes[64];
+static unsigned n_nodes;
+
+static void learn(uint32_t opcode, const struct um_answer *answer)
+{
+    const struct fuse_entry_out *entry = (const void *)(reply + sizeof(struct fuse_out_header));
+    bool names_one = opcode == FUSE_LOOKUP || opcode == FUSE_MKNOD || opcode == FUSE_MKDIR ||
+                     opcode == FUSE_SYMLINK || opcode == FUSE_LINK;
+    if (names_one && answer->kind == UM_ANSWER_REPLY &&
+        answer->size == sizeof(struct fuse_out_header) + sizeof *entry && entry->nodeid != 0)
+        nodes[n_nodes++ % 64] = entry->nodeid;
+}
+
+static uint64_t node_of(uint8_t byte)
+{
+    return byte < 128 || n_nodes == 0 ? byte : nodes[byte % (n_nodes < 64 ? n_nodes : 64)];
+}
+
 /* One request; how many bytes of the input it took. */
 static size_t ask(struct um_fastpath *fastpath, const uint8_t *data, size_t size, uint64_t unique)
 {
@@ -36,7 +55,7 @@ static size_t ask(struct um_fastpath *fastpath, const uint8_t *data, size_t size
         .len = (uint32_t)(sizeof *header + length + (data[3] == 0xff)), /* now and then a lie */
         .opcode = data[0] % 56,
         .unique = unique,
-        .nodeid = data[1],
+        .nodeid = node_of(data[1]),
         .uid = data[3] & 2 ? 1000 : 0,
     };
     memcpy(header + 1, data + 4, length);
@@ -48,6 +67,7 @@ static size_t ask(struct um_fastpath *fastpath, const uint8_t *data, size_t size
             abort();
     }
     check_reply(header, &answer);
+    learn(header->opcode, &answer);
     if (answer.kind == UM_ANSWER_REPLY && data[3] & 4)
         um_fastpath_undo(fastpath, request, reply, answer.size);
     return 4 + length;
@@ -70,6 +90,7 @@ static void ask_all(struct machine *machine, bool writable, const uint8_t *data,
     if (um_fastpath_open(&setup, &fastpath) != 0)
         abort();
     size_t at = 1;
+    n_nodes = 0;
     for (uint64_t unique = 2; size - at >= 4; unique += 2)
         at += ask(fastpath, data + at, size - at, unique);
     um_fastpath_close(fastpath);

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from archives import Layer, docker_archive, posix_acl
-from mounting import CommandLine, Process, is_mounted, wait_for_mounts
+from mounting import COMMAND, CommandLine, Process, is_mounted, wait_for_mounts
 from users import call_as
 
 from unionmount.mounts import MountTable
@@ -215,10 +215,23 @@ def test_statistics(mount: Callable[..., Mounted], cli: CommandLine) -> None:
     assert told["in_flight"] == told["failed"] == 0
     one = told["messages"]["READ"]
     assert 0 < one["p50_us"] <= one["p90_us"] <= one["p99_us"]
+    lines = cli.run("stats", mounted.root, "--format", "jsonl").stdout.splitlines()
+    assert [json.loads(line)["bytes_read"] for line in lines] == [len(BIG)]
     table = cli.run("stats", mounted.root).stdout.splitlines()
     assert table[0].split()[:3] == ["MESSAGE", "FAST", "FORWARDED"]
     assert any(line.split()[:3] == ["WRITE", "1", "0"] for line in table)
     assert any(line.split() == ["bytes", "written:", "4"] for line in table)
+
+
+def test_statistics_are_watched(mount: Callable[..., Mounted]) -> None:
+    mounted = mount("--ro")
+    command = [*COMMAND, "stats", str(mounted.root), "--watch", "--format", "jsonl"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=mounted.cli.environment) as watching:
+        assert watching.stdout is not None
+        told = [json.loads(watching.stdout.readline()) for _ in range(2)]
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 130
+    assert [one["failed"] for one in told] == [0, 0]
 
 
 @pytest.mark.needs("root")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,9 @@ _TOTALS = {
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "json"]),
+    type=click.Choice(["table", "json", "jsonl"]),
     default="table",
-    help="How to print it.",
+    help="How to print it; jsonl is one line each time.",
 )
 @click.argument("target", metavar="MOUNTPOINT|ID")
 def command(target: str, watch: bool, form: str) -> None:
@@ -62,6 +63,9 @@ def command(target: str, watch: bool, form: str) -> None:
 def _print(told: Mapping[str, Any], form: str) -> None:
     if form == "json":
         print_json([told])
+        return
+    if form == "jsonl":
+        print(json.dumps(told), flush=True)
         return
     rows = [
         (name, *(str(one[key]) for key in ("fast", "forwarded", "p50_us", "p90_us", "p99_us")))

@@ -1,0 +1,188 @@
+/* Listings that several readers share, and undone replies; the mounted tests see the rest. */
+#include <linux/fuse.h>
+
+#include "fastpath.h"
+
+#include "harness.h"
+#include "upper_machine.h"
+
+#define NAMES 200
+#define ROOM 4096u
+
+struct world {
+    struct machine machine;
+    struct um_fastpath *fastpath;
+    uint64_t directory; /* of the upper */
+    char path[64];
+    void *reply;
+};
+
+static const struct fuse_out_header *ask(struct world *w, uint32_t opcode, uint64_t node,
+                                         const void *body, size_t size)
+{
+    static _Alignas(16) uint8_t request[1024];
+    struct fuse_in_header *header = (void *)request;
+    *header = (struct fuse_in_header){
+        .len = (uint32_t)(sizeof *header + size), .opcode = opcode, .unique = 7, .nodeid = node};
+    memcpy(header + 1, body, size);
+    um_fastpath_answer(w->fastpath, request, header->len, w->reply, true);
+    return w->reply;
+}
+
+static void make(struct world *w, const char *name)
+{
+    uint8_t body[sizeof(struct fuse_mknod_in) + 64];
+    struct fuse_mknod_in in = {.mode = S_IFREG | 0644};
+    memcpy(body, &in, sizeof in);
+    strcpy((char *)body + sizeof in, name);
+    CHECK_INT(ask(w, FUSE_MKNOD, w->directory, body, sizeof in + strlen(name) + 1)->error, 0);
+}
+
+static void unlink_name(struct world *w, const char *name)
+{
+    CHECK_INT(ask(w, FUSE_UNLINK, w->directory, name, strlen(name) + 1)->error, 0);
+}
+
+static void set_up(struct world *w)
+{
+    struct fuse_mkdir_in in = {.mode = 0755};
+    uint8_t body[sizeof in + 4] = {0};
+    *w = (struct world){.machine.flags = UM_UPPER_VOLATILE | UM_UPPER_OVERRIDE};
+    snprintf(w->path, sizeof w->path, "/dev/shm/um-fastpath-XXXXXX");
+    if (mkdtemp(w->path) == NULL)
+        abort();
+    machine_layers(&w->machine.stack);
+    machine_open(&w->machine, open(w->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    struct um_fastpath_setup setup = {
+        .tree = w->machine.stack.tree, .upper = w->machine.upper, .statfs_fd = -1, .max_held = 4};
+    if (um_fastpath_open(&setup, &w->fastpath) != 0)
+        abort();
+    w->reply = malloc(UM_FUSE_BUFFER);
+    memcpy(body, &in, sizeof in);
+    memcpy(body + sizeof in, "new", 4);
+    const struct fuse_out_header *out = ask(w, FUSE_MKDIR, 1, body, sizeof body);
+    CHECK_INT(out->error, 0);
+    w->directory = ((const struct fuse_entry_out *)(const void *)(out + 1))->nodeid;
+    char name[32];
+    for (int i = 0; i < NAMES; i++) {
+        snprintf(name, sizeof name, "stays%03d", i);
+        make(w, name);
+    }
+}
+
+static void tear_down(struct world *w)
+{
+    um_fastpath_close(w->fastpath);
+    free(w->reply);
+    machine_close(&w->machine);
+    close(w->machine.directory);
+    rmdir(w->path);
+}
+
+/* A reader of the directory: how often it saw each name that stays. */
+struct reader {
+    uint64_t offset;
+    unsigned seen[NAMES], others;
+};
+
+/* One reply; false at the end. */
+static bool read_on(struct world *w, struct reader *reader)
+{
+    struct fuse_read_in in = {.offset = reader->offset, .size = ROOM};
+    const struct fuse_out_header *out = ask(w, FUSE_READDIRPLUS, w->directory, &in, sizeof in);
+    const uint8_t *body = (const uint8_t *)(out + 1);
+    size_t size = out->len - sizeof *out, at = 0;
+    CHECK_INT(out->error, 0);
+    while (at < size) {
+        const struct fuse_direntplus *entry = (const void *)(body + at);
+        int number;
+        char name[256];
+        snprintf(name, sizeof name, "%.*s", (int)entry->dirent.namelen, entry->dirent.name);
+        if (sscanf(name, "stays%d", &number) == 1)
+            reader->seen[number]++;
+        else
+            reader->others++;
+        reader->offset = entry->dirent.off;
+        at += FUSE_DIRENTPLUS_SIZE(entry);
+    }
+    return size != 0;
+}
+
+static void read_all(struct world *w, struct reader *reader)
+{
+    while (read_on(w, reader))
+        ;
+    unsigned wrong = 0;
+    for (unsigned i = 0; i < NAMES; i++)
+        wrong += reader->seen[i] != 1;
+    CHECK_INT(wrong, 0);
+}
+
+static void churn(struct world *w, unsigned from, unsigned to)
+{
+    char name[32];
+    for (unsigned i = from; i < to; i++) {
+        struct reader other = {0};
+        snprintf(name, sizeof name, "a%05u", i);
+        make(w, name);
+        if (i % 97 == 0)
+            read_all(w, &other); /* which rereads the directory */
+        unlink_name(w, name);
+    }
+}
+
+TEST(every_reader_sees_what_stays_once)
+{
+    struct world w;
+    struct reader first = {0}, second = {0}, last = {0};
+    set_up(&w);
+    CHECK(read_on(&w, &first));
+    churn(&w, 0, 300);
+    CHECK(read_on(&w, &second));
+    churn(&w, 300, 600);
+    read_all(&w, &second);
+    read_all(&w, &first);
+    read_all(&w, &last);
+    CHECK_INT(last.others, 2); /* "." and ".." */
+    tear_down(&w);
+}
+
+TEST(a_list_that_is_begun_anew_is_read_on)
+{
+    struct world w;
+    char name[32];
+    struct reader first = {0}, other = {0}, last = {0};
+    set_up(&w);
+    CHECK(read_on(&w, &first));
+    for (unsigned i = 0; i < 6000; i++) {
+        snprintf(name, sizeof name, "b%05u", i);
+        make(&w, name);
+    }
+    read_all(&w, &other); /* now they are in the list */
+    for (unsigned i = 0; i < 6000; i++) {
+        snprintf(name, sizeof name, "b%05u", i);
+        unlink_name(&w, name);
+    }
+    read_all(&w, &last); /* and here they are dropped */
+    CHECK_INT(last.others, 2);
+    read_all(&w, &first);
+    tear_down(&w);
+}
+
+TEST(a_reply_that_was_refused_counts_no_lookup)
+{
+    struct world w;
+    set_up(&w);
+    _Alignas(16) uint8_t request[64];
+    struct fuse_in_header *header = (void *)request;
+    *header = (struct fuse_in_header){
+        .len = sizeof *header + 9, .opcode = FUSE_LOOKUP, .unique = 3, .nodeid = w.directory};
+    memcpy(header + 1, "stays000", 9);
+    struct um_answer answer = um_fastpath_answer(w.fastpath, request, header->len, w.reply, true);
+    const struct fuse_entry_out *entry =
+        (const void *)((const struct fuse_out_header *)w.reply + 1);
+    uint64_t node = entry->nodeid;
+    um_fastpath_undo(w.fastpath, request, w.reply, answer.size);
+    CHECK_INT(um_upper_forget(w.machine.upper, node, 1), 0); /* the one of its making */
+    tear_down(&w);
+}
