@@ -23,10 +23,10 @@ from typing import IO, TYPE_CHECKING, Any
 from unionmount import core
 from unionmount.closing import Closing
 from unionmount.errors import MountError
+from unionmount.history import steps_of_layers
 from unionmount.image import Platform
 from unionmount.layer import ImportLimits
 from unionmount.paths import Found, follow
-from unionmount.provenance import steps_of_layers
 from unionmount.reference import printable
 from unionmount.store import Store, default_root
 from unionmount.target import Looking, open_view

@@ -1,7 +1,4 @@
-"""Where a path of an image comes from: what each layer did to it, and who hides whom.
-
-Also which step of a build made which layer.
-"""
+"""Where a path of an image comes from: what each layer did to it, and who hides whom."""
 
 from __future__ import annotations
 
@@ -14,19 +11,12 @@ from unionmount import core
 from unionmount.paths import follow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from unionmount.core import Attributes, LayerTrees, Marks, Tree
-    from unionmount.image import History
 
 Action = Literal["added", "changed", "mentioned", "deleted", "hidden"]
 """``mentioned``: a directory that is only on the way to what the layer has in it. ``hidden``: what
 a layer does to a directory above hides the path, too."""
 
-_NO_FILE = (
-    "#(nop) "  # in a step of the old builder that changes no file, unless it is one of these:
-)
-_FILE_STEPS = ("#(nop) ADD ", "#(nop) COPY ", "#(nop) WORKDIR ")
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -175,21 +165,3 @@ def _hiding(found: Attributes, marks: Marks | None) -> str:
         is_whiteout = stat.S_ISCHR(found.mode) and not found.major and not found.minor
         return "whiteout" if is_whiteout else "file"
     return "replaced" if marks.replaces else "opaque" if marks.opaque else ""
-
-
-def steps_of_layers(history: Sequence[History], layers: int) -> list[History | None]:
-    """The step that made each layer, lowest first; None where the history has none for it.
-
-    Where there are not as many steps with layers as layers, steps that can't have one are left out
-    first; then the newest step made the newest layer, for what is lost is the history of a base.
-    """
-    steps = [step for step in history if not step.empty_layer]
-    if len(steps) > layers:
-        steps = [step for step in steps if not _makes_no_layer(step.created_by)]
-    steps = steps[max(len(steps) - layers, 0) :]
-    return [*[None] * (layers - len(steps)), *steps]
-
-
-def _makes_no_layer(command: str) -> bool:
-    _, found, rest = command.partition(_NO_FILE)
-    return bool(found) and not (_NO_FILE + rest.lstrip()).startswith(_FILE_STEPS)

@@ -16,8 +16,9 @@ from trees import tree_of
 
 from unionmount.core import Tree
 from unionmount.errors import FormatError
+from unionmount.history import steps_of_layers
 from unionmount.image import History
-from unionmount.provenance import Touch, steps_of_layers, trace
+from unionmount.provenance import Touch, trace
 
 EXAMPLES = int(os.environ.get("UNIONMOUNT_EXAMPLES", "500" if in_ci() else "150"))
 
@@ -177,8 +178,8 @@ def commands(history: Sequence[History], layers: int) -> list[str]:
     [
         ([], 2, ["-", "-"]),
         ([step("a"), step("x", empty=True), step("b")], 2, ["a", "b"]),
-        ([step("b")], 2, ["-", "b"]),
-        ([step("a"), step("b"), step("c")], 2, ["b", "c"]),
+        ([step("a")], 2, ["a", "-"]),
+        ([step("a"), step("b"), step("c")], 2, ["a", "b"]),
         (
             [
                 step("/bin/sh -c #(nop) ADD file:x in /"),

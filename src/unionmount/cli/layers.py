@@ -63,7 +63,7 @@ def command(
 
 
 def _steps(image: OpenImage) -> list[History | None]:
-    from unionmount.provenance import steps_of_layers
+    from unionmount.history import steps_of_layers
 
     return steps_of_layers(image.image.config.history, len(image.layers))
 

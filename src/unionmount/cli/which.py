@@ -42,7 +42,8 @@ def command(
     """
     from unionmount.cli.names import write_objects
     from unionmount.cli.opening import naming, open_below
-    from unionmount.provenance import steps_of_layers, trace
+    from unionmount.history import steps_of_layers
+    from unionmount.provenance import trace
     from unionmount.reference import printable
 
     with (
