@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from unionmount.image import Config
     from unionmount.reference import Digest
 
-_NO_FILE = (
-    "#(nop) "  # in a step of the old builder that changes no file, unless it is one of these:
-)
+# what the old builder wrote for a step that changes no file, unless it is one of these:
+_NO_FILE = "#(nop) "
 _FILE_STEPS = ("#(nop) ADD ", "#(nop) COPY ", "#(nop) WORKDIR ")
 _UNKNOWN = History(created="", created_by="", author="", comment="", empty_layer=False)
 
@@ -43,8 +42,8 @@ def history_rows(config: Config, sizes: Sequence[int]) -> list[HistoryRow]:
         HistoryRow(None, step, layer, 0 if layer is None else sizes[layer])
         for step, layer in zip(config.history, layers, strict=True)
     ]
-    for layer in sorted(set(range(len(sizes))) - set(layers)):
-        rows.append(HistoryRow(None, _UNKNOWN, layer, sizes[layer]))
+    without = sorted(set(range(len(sizes))) - set(layers))
+    rows += [HistoryRow(None, _UNKNOWN, layer, sizes[layer]) for layer in without]
     rows.reverse()
     if rows:
         newest = rows[0]
