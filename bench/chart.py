@@ -1,0 +1,113 @@
+"""One picture of a part that compares file systems: how often the time of overlayfs.
+
+``python -m bench.chart results.json fastpath.svg fastpath``. A group of bars for each task, a bar
+for each subject, on a logarithmic scale; 1 is overlayfs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+_SHOWN = {  # subjects, in the order of their bars, with a colour that stays the same
+    "unionmount, image": "#0b6e4f",
+    "unionmount, writable": "#6bbf59",
+    "unionmount mount": "#0b6e4f",
+    "unionmount overlay": "#6bbf59",
+    "pyfuse3 alone, image": "#9aa5b1",
+    "fuse-overlayfs": "#d1495b",
+    "unionfs-fuse": "#edae49",
+    "mergerfs": "#00798c",
+    "squashfuse": "#8d6a9f",
+}
+_LEFT, _WIDTH, _BAR, _GAP = 300, 620, 9, 10
+_LEAST, _MOST = 0.25, 128.0
+_TICKS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
+
+Ratios = dict[str, dict[str, float]]
+"""Of each task, how often the time of overlayfs each subject takes."""
+
+
+def ratios(rows: Sequence[dict[str, Any]], part: str) -> Ratios:
+    """What a part's rows say in seconds, those without a ratio left out."""
+    found: Ratios = {}
+    for row in rows:
+        shown = row["part"] == part and row["unit"] == "s" and row["subject"] in _SHOWN
+        if shown and row["ratio"]:
+            found.setdefault(row["what"], {})[row["subject"]] = row["ratio"]
+    return found
+
+
+def _x(ratio: float) -> float:
+    clamped = min(max(ratio, _LEAST), _MOST)
+    return _LEFT + _WIDTH * math.log2(clamped / _LEAST) / math.log2(_MOST / _LEAST)
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _group(what: str, bars: dict[str, float], top: float) -> Iterator[str]:
+    yield _text(_LEFT - 8, top + _BAR * len(bars) / 2 + 4, what, "end")
+    for number, subject in enumerate(one for one in _SHOWN if one in bars):
+        y, ratio = top + number * _BAR, bars[subject]
+        begin, end = sorted((_x(1), _x(ratio)))
+        yield (
+            f'<rect x="{begin:.1f}" y="{y:.1f}" width="{max(end - begin, 1):.1f}" '
+            f'height="{_BAR - 1}" fill="{_SHOWN[subject]}"><title>{escape(subject)}: '
+            f"{ratio:.2f}</title></rect>"
+        )
+
+
+def _axis(top: float, bottom: float) -> Iterator[str]:
+    for tick in _TICKS:
+        colour = "#333" if tick == 1 else "#ddd"
+        x = _x(tick)
+        yield f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}" stroke="{colour}"/>'
+        yield _text(x, top - 4, f"{tick:g}", "middle")
+
+
+def _legend(subjects: Sequence[str], top: float) -> Iterator[str]:
+    for number, subject in enumerate(subjects):
+        x, y = 10 + 230 * (number % 4), top + 18 * (number // 4)
+        yield f'<rect x="{x}" y="{y}" width="12" height="12" fill="{_SHOWN[subject]}"/>'
+        yield _text(x + 18, y + 11, subject)
+
+
+def chart(title: str, found: Ratios) -> str:
+    """The picture, as SVG."""
+    subjects = [one for one in _SHOWN if any(one in bars for bars in found.values())]
+    top = 60 + 18 * ((len(subjects) + 3) // 4)
+    parts: list[str] = []
+    y = float(top)
+    for what, bars in found.items():
+        parts += _group(what, bars, y)
+        y += _BAR * len(bars) + _GAP
+    drawn = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + 30}" height="{y:.0f}" '
+        'font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        _text(10, 18, title),
+        *_legend(subjects, 30),
+        *_axis(top - 6, y - _GAP / 2),
+        *parts,
+        "</svg>",
+    ]
+    return "\n".join(drawn) + "\n"
+
+
+def main() -> None:
+    """Draw what a file of results has of the part that is named last."""
+    source, target, part = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    kept = json.loads(source.read_text(encoding="utf-8"))
+    title = f"{part}: how often the time of the kernel's overlayfs (less is better)"
+    target.write_text(chart(title, ratios(kept["rows"], part)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
