@@ -315,8 +315,10 @@ async def test_an_answer_that_is_missed(
     """The registry has the blob, and its session has ended; it is not sent again."""
 
     def missed(request: Request, forward: Forward) -> Response:
-        for _ in forward(request).body:
+        response = forward(request)
+        for _ in response.body:
             pass
+        response.release()
         raise OSError
 
     proxy.fault(missed, kind="upload", method="PUT")
