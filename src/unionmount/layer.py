@@ -48,6 +48,7 @@ INDEX_NAME = "layer.idx"
 BLOB_NAME = "blob"
 
 LIMIT_VARIABLE = "UNIONMOUNT_MAX_LAYER_SIZE"
+THREADS = "layer import"  # how the names of the threads of an import begin
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _INPUT_STEP = 256 * 1024
 _DEPTH = 8  # chunks that may wait between two threads
@@ -422,7 +423,8 @@ class LayerImport:
 
     def _start(self) -> None:
         for work in (self._unpack, self._hash, self._write):
-            thread = threading.Thread(target=self._guarded, args=(work,), daemon=True)
+            name = f"{THREADS}: {work.__name__.strip('_')}"
+            thread = threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
