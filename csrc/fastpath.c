@@ -31,7 +31,8 @@ static um_handler *const handlers[] = {
     /* Nothing waits for close(2). */
     [FUSE_FLUSH] = um_answer_unsupported,
     [FUSE_INIT] = um_answer_init,
-    [FUSE_OPENDIR] = um_answer_unsupported,
+    [FUSE_OPENDIR] = um_answer_opendir,
+    [FUSE_RELEASEDIR] = um_answer_releasedir,
     [FUSE_READDIR] = um_answer_readdir,
     [FUSE_FSYNCDIR] = um_answer_fsync,
     /* Asked where the kernel does not check permissions: then all are granted. */
@@ -100,17 +101,20 @@ void um_fill_attr(struct fuse_attr *out, const struct um_attr *attr)
     };
 }
 
-void um_fill_entry(struct fuse_entry_out *out, const struct um_attr *attr)
+void um_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_out *out,
+                   const struct um_attr *attr)
 {
-    /* This mount is the only one that changes anything: what the kernel knows stays true. */
+    /* This mount is the only one that changes anything: what the kernel knows stays true. But a name
+     * that will lead to another number is asked for each time, so that all names of the file agree. */
+    bool renumbers = fastpath->upper != NULL && um_upper_renumbers(fastpath->upper, attr);
     *out = (struct fuse_entry_out){
-        .nodeid = attr->node, .entry_valid = UM_FOREVER, .attr_valid = UM_FOREVER};
+        .nodeid = attr->node, .entry_valid = renumbers ? 0 : UM_FOREVER, .attr_valid = UM_FOREVER};
     um_fill_attr(&out->attr, attr);
 }
 
 int64_t um_reply_entry(struct um_exchange *x, const struct um_attr *attr)
 {
-    um_fill_entry(um_reply_room(x, sizeof(struct fuse_entry_out)), attr);
+    um_fill_entry(x->fastpath, um_reply_room(x, sizeof(struct fuse_entry_out)), attr);
     return sizeof(struct fuse_entry_out);
 }
 

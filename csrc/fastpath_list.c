@@ -134,7 +134,7 @@ static bool add_entry(struct listing *l, struct um_slice name, uint64_t next,
                                  .namelen = (uint32_t)name.size,
                                  .type = (attr->mode & S_IFMT) >> 12};
     if (l->plus && !dots)
-        um_fill_entry((struct fuse_entry_out *)(void *)at, attr);
+        um_fill_entry(l->x->fastpath, (struct fuse_entry_out *)(void *)at, attr);
     memcpy(at + head - FUSE_NAME_OFFSET, &dirent, FUSE_NAME_OFFSET);
     memcpy(at + head, name.data, name.size);
     l->used += size;
@@ -235,4 +235,21 @@ int64_t um_answer_readdir(struct um_exchange *x)
 int64_t um_answer_readdirplus(struct um_exchange *x)
 {
     return answer(x, true);
+}
+
+/* The kernel keeps what it has read of a directory that is opened without a message; what it was told of
+ * files whose numbers change must not stay. */
+int64_t um_answer_opendir(struct um_exchange *x)
+{
+    const struct um_upper *upper = x->fastpath->upper;
+    if (upper == NULL || !um_upper_may_renumber(upper))
+        return -ENOSYS; /* once: then it opens directories by itself */
+    um_reply_room(x, sizeof(struct fuse_open_out));
+    return sizeof(struct fuse_open_out);
+}
+
+int64_t um_answer_releasedir(struct um_exchange *x)
+{
+    (void)x;
+    return 0; /* nothing was opened */
 }

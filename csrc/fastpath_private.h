@@ -69,7 +69,8 @@ bool um_take_name(const struct um_exchange *x, size_t *at, struct um_slice *name
 void *um_reply_room(struct um_exchange *x, size_t size);
 
 void um_fill_attr(struct fuse_attr *out, const struct um_attr *attr);
-void um_fill_entry(struct fuse_entry_out *out, const struct um_attr *attr);
+void um_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_out *out,
+                   const struct um_attr *attr);
 /* The reply that names a node. */
 int64_t um_reply_entry(struct um_exchange *x, const struct um_attr *attr);
 int64_t um_reply_attr(struct um_exchange *x, const struct um_attr *attr);
@@ -89,7 +90,7 @@ um_handler um_answer_init;
 um_handler um_answer_lookup, um_answer_getattr, um_answer_readlink, um_answer_read,
     um_answer_statfs;
 um_handler um_answer_forget, um_answer_batch_forget, um_answer_unsupported, um_answer_lseek;
-um_handler um_answer_readdir, um_answer_readdirplus;
+um_handler um_answer_opendir, um_answer_releasedir, um_answer_readdir, um_answer_readdirplus;
 um_handler um_answer_getxattr, um_answer_listxattr, um_answer_setxattr, um_answer_removexattr;
 um_handler um_answer_write, um_answer_setattr, um_answer_fsync, um_answer_fallocate;
 um_handler um_answer_copy_file_range, um_answer_syncfs;

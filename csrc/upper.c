@@ -815,6 +815,17 @@ uint64_t um_upper_forget(struct um_upper *upper, uint64_t node, uint64_t lookups
     return left;
 }
 
+bool um_upper_may_renumber(const struct um_upper *upper)
+{
+    return !(upper->flags & UM_UPPER_TRUSTED);
+}
+
+bool um_upper_renumbers(const struct um_upper *upper, const struct um_attr *attr)
+{
+    bool markable = S_ISREG(attr->mode) || S_ISDIR(attr->mode);
+    return um_upper_may_renumber(upper) && !markable && attr->node < upper->base;
+}
+
 int um_upper_origin(struct um_upper *upper, uint64_t node, uint64_t *origin)
 {
     struct um_attr attr;

@@ -70,6 +70,11 @@ uint64_t um_upper_forget(struct um_upper *upper, uint64_t node, uint64_t lookups
 /* The node of the lower tree that a directory continues or that a file is a copy of; 0 for none. */
 int um_upper_origin(struct um_upper *upper, uint64_t node, uint64_t *origin);
 
+/* Whether a name leads to another number once the file is copied up: a symlink or special file of a
+ * lower layer whose copy can't be marked with its origin. */
+bool um_upper_renumbers(const struct um_upper *upper, const struct um_attr *attr);
+bool um_upper_may_renumber(const struct um_upper *upper); /* whether there are such files */
+
 struct um_upper_list; /* opaque: an open directory; for one thread at a time */
 
 int um_upper_list_open(struct um_upper *upper, uint64_t directory, struct um_upper_list **out);

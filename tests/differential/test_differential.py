@@ -16,7 +16,7 @@ from users import fuse_for_all
 from differential.deviations import KNOWN_DEVIATIONS
 from differential.explore import explore
 from differential.lowers import RICH
-from differential.run import Difference, Place, Run
+from differential.run import Difference, Place, Run, Step, replay
 from differential.variants import OTHERS, VARIANTS, is_users
 from differential.worker import Zygote
 
@@ -73,6 +73,16 @@ def test_who_answers_makes_no_difference(name: str, zygote: Zygote) -> None:
 def test_other_lowers_and_ordinary_users(name: str, zygote: Zygote) -> None:
     with place_on("tmpfs", zygote) as place:
         explore(place, VARIANTS[name], RUNS, STEPS)
+
+
+@pytest.mark.parametrize("name", ["users-image", "users-directories"])
+@pytest.mark.usefixtures("device")
+def test_all_names_of_a_users_fifo_agree(name: str, zygote: Zygote) -> None:
+    """It has another number once it is copied up; what the kernel was told before must not stay."""
+    look: Step = ("", "compare", {})
+    link: Step = ("owner", "link", {"path": "d/f", "new": "a/x", "follow": False})
+    with place_on("tmpfs", zygote) as place:
+        replay(place, VARIANTS[name], RICH, [look, link, look])
 
 
 @pytest.mark.needs("fuse-overlayfs")
