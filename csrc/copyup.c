@@ -809,7 +809,7 @@ int um_upper_copy_up(struct um_upper *upper, uint64_t node, uint32_t flags)
     error = needed < 0 ? needed : 0;
     if (needed > 0)
         error = make_copy(upper, node, &attr, NULL, flags & UM_COPY_UP_EMPTY, &copy);
-    else if (error == 0 && !(flags & UM_COPY_UP_EMPTY))
+    else if (error == 0 && !(flags & (UM_COPY_UP_EMPTY | UM_COPY_UP_ABSENT)))
         error = complete(upper, node);
     if (needed > 0 && error == 0) {
         error = publish_node(upper, node, &copy);

@@ -163,9 +163,10 @@ int um_upper_rmdir(struct um_upper *upper, uint64_t directory, const char *name,
 int um_upper_rename(struct um_upper *upper, uint64_t from, const char *name, size_t name_size,
                     uint64_t to, const char *new_name, size_t new_name_size, uint32_t flags);
 
-/* Copy a file of a lower layer up with its data; 0 also where both are there already. UM_COPY_UP_EMPTY: its data is
- * about to be truncated. Several calls for one node at once copy it once. */
-#define UM_COPY_UP_EMPTY 1u
+/* Copy a file of a lower layer up with its data; 0 also where both are there already. Several calls
+ * for one node at once copy it once. */
+#define UM_COPY_UP_EMPTY 1u  /* its data is about to be truncated */
+#define UM_COPY_UP_ABSENT 2u /* what is in the upper without its data stays so */
 int um_upper_copy_up(struct um_upper *upper, uint64_t node, uint32_t flags);
 /* cffi: end */
 

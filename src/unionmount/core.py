@@ -815,9 +815,14 @@ class Upper(_Owner):
             )
         )
 
-    def copy_up(self, node: Node, *, empty: bool = False) -> None:
-        """Let a file be in the upper, without its data where ``empty``; may take long."""
-        _check(lib.um_upper_copy_up(self._handle, node, lib.UM_COPY_UP_EMPTY if empty else 0))
+    def copy_up(self, node: Node, *, empty: bool = False, absent: bool = False) -> None:
+        """Let a file be in the upper with its data; may take long.
+
+        Without its data where ``empty``; with ``absent``, a file that is there without stays so.
+        """
+        flags = lib.UM_COPY_UP_EMPTY if empty else 0
+        flags |= lib.UM_COPY_UP_ABSENT if absent else 0
+        _check(lib.um_upper_copy_up(self._handle, node, flags))
 
 
 class UpperList(_Owner):

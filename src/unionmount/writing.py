@@ -65,7 +65,7 @@ log = logging.getLogger(__name__)
 
 _COPIERS = 4  # threads that copy files up at once
 _SYNCERS = 4
-_COPY_UPS = 16  # of one request: one is enough, unless what the name stands for changes
+_COPY_UPS = 16  # of one request: two are enough, unless what the name stands for changes
 
 _ACCESS_ACL = b"system.posix_acl_access"
 
@@ -211,19 +211,24 @@ class WritableOperations(ReadingOperations):
     # ---- copy-up ---------------------------------------------------------------------------------
 
     async def _after_copy_up(self, change: Callable[[], T], *nodes: Node, empty: bool = False) -> T:
-        """Make a change; where it wants to, copy ``nodes`` up first, without data if ``empty``."""
-        for _ in range(_COPY_UPS):
+        """Make a change; where it wants to, copy ``nodes`` up first, without data if ``empty``.
+
+        It does not say which of several it wants: first those get their data that are not in the
+        upper at all.
+        """
+        for turn in range(_COPY_UPS):
             try:
                 return change()
             except BlockingIOError:
+                absent = turn == 0 and len(nodes) > 1
                 for node in nodes:
-                    await self._copy_up(node, empty=empty)
+                    await self._copy_up(node, empty=empty, absent=absent)
         log.error("a change of %s still asks for copy-up", nodes)
         raise FUSEError(errno.EIO)
 
-    async def _copy_up(self, node: Node, *, empty: bool) -> None:
+    async def _copy_up(self, node: Node, *, empty: bool, absent: bool) -> None:
         def copy() -> None:
-            self._upper.copy_up(node, empty=empty)
+            self._upper.copy_up(node, empty=empty, absent=absent)
             # Drops blocks and ctime, which the kernel can't know to have changed; pages stay, they
             # are the same. On this thread, since the kernel may want an answer first.
             with suppress(OSError):  # it has forgotten the node, or the connection ends
