@@ -581,13 +581,18 @@ def test_noreplace_and_exchange(world: World) -> None:
     check_survival(world)
 
 
+def _room(path: Path) -> int:
+    """Bytes on disk."""
+    return path.stat().st_blocks * 512
+
+
 def test_an_exchange_leaves_data_below_that_is_there(world: World) -> None:
     """One of two files needs its data copied up; the other is in the upper without its own."""
     root, when = world.root, 1_650_000_000_123_456_789
     os.utime(root / "big", ns=(when, when))
-    assert (world.upper / "big").stat().st_blocks == 0
+    assert _room(world.upper / "big") < len(BIG) / 2
     renameat2(root / "big", root / "other", _EXCHANGE)
-    assert (world.upper / "other").stat().st_blocks == 0
+    assert _room(world.upper / "other") < len(BIG) / 2
     assert (root / "other").stat().st_mtime_ns == when
     assert (root / "other").read_bytes() == BIG
     assert (root / "big").read_bytes() == b"other"
