@@ -2,7 +2,8 @@
  * router_private.h - what the files of the router share.
  *
  *   router.c          opening, starting, stopping
- *   router_threads.c  workers: they read requests and have them answered
+ *   router_threads.c  workers: they take requests and have them answered
+ *   router_lookout.c  how they find requests, and what they do when there are none
  *   router_forward.c  requests that pyfuse3 answers, and what it says
  *   router_stats.c    counters
  *
@@ -29,8 +30,8 @@ struct um_worker {
     struct um_router *router;
     pthread_t thread;
     int device; /* a clone of the router's, or a copy; not blocking */
-    int events; /* epoll: `device`, and the router's `wake` */
     void *request, *reply; /* UM_FUSE_BUFFER bytes */
+    uint64_t busy_since;   /* nanoseconds; 0: it has looked for a request since */
     struct um_counters counters;
 };
 
@@ -49,8 +50,13 @@ struct um_router {
     int slow; /* our end of the socket; -1 after the stop */
     uint32_t threads, spin;
     atomic_bool stopping;
-    atomic_bool spinning; /* somebody is: one is enough */
-    atomic_uint active;   /* workers that are neither parked nor waiting for a disk */
+    atomic_uint active; /* workers that are neither parked nor waiting for a disk */
+
+    atomic_bool looking; /* a worker looks for requests: one is enough */
+    uint32_t backoff, skip; /* of who looks: how often not to spin, and how often that is left */
+
+    atomic_uint client;  /* the thread whose request was the last */
+    atomic_uint crowded; /* how many more requests count as those of several clients */
 
     pthread_mutex_t lock;
     pthread_cond_t parked; /* a parked worker is wanted */
@@ -74,6 +80,9 @@ struct um_router {
 int um_router_add_worker(struct um_router *router);
 void um_worker_free(struct um_worker *worker);
 
+/* The size of a request; 0: there is none; or an errno that ends the router. */
+ssize_t um_worker_take(struct um_worker *worker);
+
 /* Write a reply or notification: 0, or an errno. */
 int um_router_write(int device, const void *message, size_t size);
 /* Tell the kernel that attributes of a node have changed. */
@@ -83,6 +92,16 @@ void um_router_notify(struct um_router *router, int device, uint64_t node);
 void um_router_end(struct um_router *router);
 
 uint64_t um_router_now(void); /* nanoseconds */
+
+/* ---- router_lookout.c -------------------------------------------------------------------------- */
+
+/* The size of the next request; 0: ask again; or an errno that ends the router. May park the worker. */
+ssize_t um_worker_next(struct um_worker *worker);
+/* The worker is about to answer its request, which it took at `now`. */
+void um_worker_begins(struct um_worker *worker, uint64_t now);
+/* The worker is going to wait for a disk: somebody else has to be there for requests. */
+void um_worker_lend(struct um_router *router);
+void um_worker_come_back(struct um_router *router);
 
 /* ---- router_forward.c -------------------------------------------------------------------------- */
 

@@ -1,17 +1,12 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/epoll.h>
 #include <sys/ioctl.h>
 
 #include "router_private.h"
 
 /* Workers. Each has a descriptor of its own (FUSE_DEV_IOC_CLONE), so that replies do not wait for one
- * another's locks; where it can't be cloned, it is a copy.
- *
- * `threads` of them are *active*. One that is going to wait for a disk is not, meanwhile: where none
- * would be left, a parked one is woken, or another one started. So a slow disk, or a long copy-up, never
- * stops the mount. Who comes back and is one too many parks. */
+ * another's locks; where it can't be cloned, it is a copy. */
 
 /* ---- writing ---------------------------------------------------------------------------------------- */
 
@@ -38,47 +33,6 @@ void um_router_notify(struct um_router *router, int device, uint64_t node)
     };
     (void)router;
     um_router_write(device, &message, sizeof message); /* it may have forgotten the node */
-}
-
-/* ---- who is active ----------------------------------------------------------------------------------- */
-
-/* This worker is going to wait. */
-static void lend(struct um_router *router)
-{
-    if (atomic_fetch_sub(&router->active, 1) != 1)
-        return;
-    pthread_mutex_lock(&router->lock);
-    bool woken = router->n_parked > router->n_wanted;
-    if (woken) {
-        router->n_wanted++;
-        pthread_cond_signal(&router->parked);
-    }
-    pthread_mutex_unlock(&router->lock);
-    if (!woken)
-        um_router_add_worker(router); /* where it can't be, requests wait */
-}
-
-static void come_back(struct um_router *router)
-{
-    atomic_fetch_add(&router->active, 1);
-}
-
-/* Sleep where there are enough without this worker. */
-static void park(struct um_router *router)
-{
-    if (atomic_load(&router->active) <= router->threads)
-        return;
-    pthread_mutex_lock(&router->lock);
-    if (atomic_load(&router->active) > router->threads && !atomic_load(&router->stopping)) {
-        atomic_fetch_sub(&router->active, 1);
-        router->n_parked++;
-        while (router->n_wanted == 0 && !atomic_load(&router->stopping))
-            pthread_cond_wait(&router->parked, &router->lock);
-        router->n_wanted -= router->n_wanted != 0;
-        router->n_parked--;
-        atomic_fetch_add(&router->active, 1);
-    }
-    pthread_mutex_unlock(&router->lock);
 }
 
 /* ---- a request ------------------------------------------------------------------------------------------ */
@@ -127,13 +81,14 @@ static void handle(struct um_worker *worker, size_t size)
     struct um_answer answer = {.kind = UM_ANSWER_NONE};
     if (size < sizeof *header)
         return;
+    um_worker_begins(worker, begun);
     if (!is_ignored(header->opcode))
         answer = um_fastpath_answer(router->fastpath, worker->request, size, worker->reply, false);
     if (answer.kind == UM_ANSWER_LATER) {
         um_count(&worker->counters.waits, 1);
-        lend(router);
+        um_worker_lend(router);
         answer = um_fastpath_answer(router->fastpath, worker->request, size, worker->reply, true);
-        come_back(router);
+        um_worker_come_back(router);
     }
     if (answer.kind == UM_ANSWER_FORWARD) {
         um_router_forward(router, worker, size, begun);
@@ -147,8 +102,7 @@ static void handle(struct um_worker *worker, size_t size)
 
 /* ---- the loop ----------------------------------------------------------------------------------------------- */
 
-/* The size of a request; 0: there is none; or an errno that ends the router. */
-static ssize_t take_request(struct um_worker *worker)
+ssize_t um_worker_take(struct um_worker *worker)
 {
     ssize_t got = read(worker->device, worker->request, UM_FUSE_BUFFER);
     if (got > 0)
@@ -165,59 +119,16 @@ static ssize_t take_request(struct um_worker *worker)
     }
 }
 
-static void relax(void)
-{
-    for (int i = 0; i < 32; i++) {
-#if defined(__x86_64__) || defined(__i386__)
-        __builtin_ia32_pause();
-#elif defined(__aarch64__)
-        __asm__ volatile("yield");
-#endif
-    }
-}
-
-/* Look for a request for a while: most often the next one comes at once, and waking up takes longer
- * than answering. One thread at a time does. */
-static ssize_t spin(struct um_worker *worker)
-{
-    struct um_router *router = worker->router;
-    ssize_t got = 0;
-    if (router->spin == 0 || atomic_exchange(&router->spinning, true))
-        return 0;
-    uint64_t end = um_router_now() + router->spin;
-    do {
-        relax();
-        got = take_request(worker);
-    } while (got == 0 && um_router_now() < end && !atomic_load(&router->stopping));
-    atomic_store(&router->spinning, false);
-    return got;
-}
-
-static void sleep_until_work(struct um_worker *worker)
-{
-    struct epoll_event event;
-    um_count(&worker->counters.sleeps, 1);
-    epoll_wait(worker->events, &event, 1, -1);
-}
-
 static void *run(void *argument)
 {
     struct um_worker *worker = argument;
     struct um_router *router = worker->router;
-    bool worked = false;
     while (!atomic_load(&router->stopping)) {
-        ssize_t got = take_request(worker);
-        if (got == 0 && worked)
-            got = spin(worker);
-        worked = got > 0;
+        ssize_t got = um_worker_next(worker);
         if (got < 0)
             break;
-        if (got == 0) {
-            sleep_until_work(worker);
-            continue; /* the wake-up was for this worker alone: it must not park now */
-        }
-        handle(worker, (size_t)got);
-        park(router);
+        if (got > 0)
+            handle(worker, (size_t)got);
     }
     um_router_end(router);
     return NULL;
@@ -237,23 +148,10 @@ static int clone_device(const struct um_router *router, int *device)
     return *device < 0 ? -errno : 0;
 }
 
-static int watch(const struct um_worker *worker)
-{
-    /* Exclusive: one request wakes one worker. */
-    struct epoll_event requests = {.events = EPOLLIN | EPOLLEXCLUSIVE};
-    struct epoll_event wake = {.events = EPOLLIN};
-    if (epoll_ctl(worker->events, EPOLL_CTL_ADD, worker->device, &requests) != 0 ||
-        epoll_ctl(worker->events, EPOLL_CTL_ADD, worker->router->wake, &wake) != 0)
-        return -errno;
-    return 0;
-}
-
 void um_worker_free(struct um_worker *worker)
 {
     if (worker->device >= 0)
         close(worker->device);
-    if (worker->events >= 0)
-        close(worker->events);
     free(worker->request);
     free(worker->reply);
     free(worker);
@@ -265,14 +163,10 @@ static int make_worker(struct um_router *router, struct um_worker **out)
     if (worker == NULL)
         return -ENOMEM;
     worker->router = router;
-    worker->device = worker->events = -1;
+    worker->device = -1;
     worker->request = malloc(UM_FUSE_BUFFER);
     worker->reply = malloc(UM_FUSE_BUFFER);
     int error = worker->request && worker->reply ? clone_device(router, &worker->device) : -ENOMEM;
-    if (error == 0) {
-        worker->events = epoll_create1(EPOLL_CLOEXEC);
-        error = worker->events < 0 ? -errno : watch(worker);
-    }
     if (error != 0) {
         um_worker_free(worker);
         return error;
