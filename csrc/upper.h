@@ -165,7 +165,7 @@ int um_upper_rename(struct um_upper *upper, uint64_t from, const char *name, siz
 
 /* Copy a file of a lower layer up with its data; 0 also where both are there already. Several calls
  * for one node at once copy it once. */
-#define UM_COPY_UP_EMPTY 1u  /* its data is about to be truncated */
+#define UM_COPY_UP_EMPTY 1u /* its data is about to be truncated */
 #define UM_COPY_UP_ABSENT 2u /* what is in the upper without its data stays so */
 int um_upper_copy_up(struct um_upper *upper, uint64_t node, uint32_t flags);
 /* cffi: end */
