@@ -35,6 +35,8 @@ struct um_fastpath {
     size_t n_layers;
     struct um_held *held; /* NULL without an upper */
     atomic_uint max_readahead; /* of the kernel's INIT */
+    atomic_ullong
+        incapable;   /* the node whose capability was removed last; 0: a SETATTR came since */
 
     pthread_mutex_t lists_lock;
     struct um_shared_list *lists[UM_LIST_BUCKETS]; /* under lists_lock; by node */

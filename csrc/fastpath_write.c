@@ -234,11 +234,25 @@ static struct um_setattr wanted(const struct fuse_setattr_in *in)
     return changes;
 }
 
+#define NO_CHANGE (FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME)
+
+/* Whether the owner changes, be it to nobody else: chown(2) with -1 for both arrives as a request that
+ * wants nothing. So does what the kernel makes of a write to a file that has a capability, which it
+ * removes just before; root's write leaves the bits alone. (Root's chown to nobody else does, too, where
+ * there was a capability.) */
+static bool is_chown(struct um_exchange *x, uint32_t valid)
+{
+    bool incapable = atomic_exchange(&x->fastpath->incapable, 0) == x->header->nodeid;
+    if (valid & (FATTR_UID | FATTR_GID))
+        return true;
+    return !(valid & ~(uint32_t)NO_CHANGE) && !(incapable && x->header->uid == 0);
+}
+
 /* A new owner, or a truncation by somebody without CAP_FSETID, takes the bits away in the same step. */
 static int add_lost_privileges(struct um_exchange *x, uint32_t valid, struct um_setattr *changes)
 {
     struct um_attr attr;
-    bool chown = valid & (FATTR_UID | FATTR_GID);
+    bool chown = is_chown(x, valid);
     if ((!chown && !(valid & FATTR_KILL_SUIDGID)) || (valid & FATTR_MODE))
         return 0;
     int error = um_upper_getattr(x->fastpath->upper, x->header->nodeid, &attr);

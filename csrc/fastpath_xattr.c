@@ -196,5 +196,7 @@ int64_t um_answer_removexattr(struct um_exchange *x)
     if (error == 0)
         error = um_upper_removexattr(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
                                      name.size);
+    if (error == 0 && um_slice_equal(name, UM_SLICE_LITERAL("security.capability")))
+        atomic_store(&x->fastpath->incapable, x->header->nodeid);
     return error == -EAGAIN ? UM_FORWARD : error;
 }

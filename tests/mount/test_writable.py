@@ -1051,6 +1051,22 @@ def test_root_keeps_set_user_id_bits_when_writing(root: Path) -> None:
         file.write(b"y")
     path.write_bytes(b"z")
     assert privileges(path) == "-rwsr-sr-x"
+    os.setxattr(path, "security.capability", CAPABILITY)
+    with path.open("ab") as file:
+        file.write(b"y")
+    assert privileges(path) == "-rwsr-sr-x"
+    with failing(errno.ENODATA):
+        os.getxattr(path, "security.capability")
+
+
+@pytest.mark.needs("root")
+def test_changing_the_owner_to_nobody_else_takes_privileges(root: Path) -> None:
+    path = root / "same"
+    path.write_bytes(b"x")
+    path.chmod(0o6755)
+    os.chown(path, -1, -1)
+    assert privileges(path) == "-rwxr-xr-x"
+    assert cached(path).mode == stat.S_IFREG | 0o755
 
 
 @pytest.mark.needs("root")
