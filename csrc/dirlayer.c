@@ -219,6 +219,26 @@ static int found_whiteout(struct um_slice name, struct um_child *child)
     return 0;
 }
 
+static void fill_inode(const struct statx *status, struct um_inode *inode)
+{
+    *inode = (struct um_inode){
+        .mode = status->stx_mode,
+        .uid = status->stx_uid,
+        .gid = status->stx_gid,
+        .nlink = status->stx_nlink,
+        .mtime = status->stx_mtime.tv_sec,
+        .mtime_nsec = status->stx_mtime.tv_nsec,
+        .size = status->stx_size,
+        .major = status->stx_rdev_major,
+        .minor = status->stx_rdev_minor,
+        .atime = status->stx_atime.tv_sec,
+        .atime_nsec = status->stx_atime.tv_nsec,
+        .ctime = status->stx_ctime.tv_sec,
+        .ctime_nsec = status->stx_ctime.tv_nsec,
+        .blocks = status->stx_blocks,
+    };
+}
+
 /* Take over what stat says of a name. */
 static int found(struct um_dirlayer *layer, uint32_t directory, struct um_slice name,
                  struct um_dir_reach *reach, const struct statx *status, struct um_child *child)
@@ -234,7 +254,11 @@ static int found(struct um_dirlayer *layer, uint32_t directory, struct um_slice 
     int hides = um_dir_is_whiteout(reach, status, marked);
     if (hides != 0)
         return hides < 0 ? hides : found_whiteout(name, child);
-    return um_dir_add(layer, directory, name, status, child);
+    int error = um_dir_add(layer, directory, name, status, child);
+    child->asked = error == 0;
+    if (error == 0)
+        fill_inode(status, &child->now);
+    return error;
 }
 
 static int find_on_disk(struct um_dirlayer *layer, uint32_t directory, struct um_slice name,
@@ -300,28 +324,8 @@ int um_dirlayer_place(struct um_dirlayer *layer, uint32_t number, uint32_t *pare
 
 /* ---- attributes ------------------------------------------------------------------------------------------------ */
 
-static void fill_inode(const struct statx *status, struct um_inode *inode)
-{
-    *inode = (struct um_inode){
-        .mode = status->stx_mode,
-        .uid = status->stx_uid,
-        .gid = status->stx_gid,
-        .nlink = status->stx_nlink,
-        .mtime = status->stx_mtime.tv_sec,
-        .mtime_nsec = status->stx_mtime.tv_nsec,
-        .size = status->stx_size,
-        .major = status->stx_rdev_major,
-        .minor = status->stx_rdev_minor,
-        .atime = status->stx_atime.tv_sec,
-        .atime_nsec = status->stx_atime.tv_nsec,
-        .ctime = status->stx_ctime.tv_sec,
-        .ctime_nsec = status->stx_ctime.tv_nsec,
-        .blocks = status->stx_blocks,
-    };
-}
-
 /* Show what override_stat says. Only regular files and directories can have one. */
-static void override(struct um_dir_reach *reach, struct um_inode *inode)
+static void override(const struct um_dir_reach *reach, struct um_inode *inode)
 {
     char text[UM_OVERRIDE_TEXT];
     struct um_override wanted;
@@ -360,17 +364,40 @@ static int read_inode(struct um_dirlayer *layer, uint32_t number, struct um_dir_
     return error == -ENOENT ? -ESTALE : error;
 }
 
+/* What a directory has beyond what stat says. */
+static int add_place(struct um_dirlayer *layer, uint32_t number, const struct um_dir_inode *known,
+                     struct um_inode *inode)
+{
+    struct um_dir_name name = {0};
+    if (known->type != DT_DIR)
+        return 0;
+    inode->own = known->name;
+    if (number != 0 && um_dir_get_name(layer, known->name, &name))
+        inode->parent = name.directory;
+    return um_dirlayer_flags(layer, number, &inode->flags);
+}
+
 int um_dirlayer_inode(struct um_dirlayer *layer, uint32_t number, struct um_inode *inode)
 {
     struct um_dir_inode known;
-    struct um_dir_name name = {0};
     int error = read_inode(layer, number, &known, inode);
-    if (error != 0 || known.type != DT_DIR)
+    return error ? error : add_place(layer, number, &known, inode);
+}
+
+int um_dirlayer_child_inode(struct um_dirlayer *layer, const struct um_child *child,
+                            struct um_inode *inode)
+{
+    struct um_dir_inode known;
+    struct um_dir_reach reach;
+    if (!child->asked)
+        return um_dirlayer_inode(layer, child->inode, inode);
+    int error = um_dir_reach_inode(layer, child->inode, &known, &reach);
+    if (error != 0)
         return error;
-    inode->own = known.name;
-    if (number != 0 && um_dir_get_name(layer, known.name, &name))
-        inode->parent = name.directory;
-    return um_dirlayer_flags(layer, number, &inode->flags);
+    *inode = child->now;
+    override(&reach, inode);
+    um_dir_leave(layer, &reach);
+    return add_place(layer, child->inode, &known, inode);
 }
 
 int um_dirlayer_target(struct um_dirlayer *layer, uint32_t number, struct um_slice *target)

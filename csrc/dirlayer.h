@@ -56,6 +56,9 @@ uint32_t um_dirlayer_type(struct um_dirlayer *layer, uint32_t inode);
 /* What stat shows, override_stat applied; of a directory, UM_INODE_OPAQUE and UM_INODE_REPLACES, too.
  * `first`, `count`, `stored`, `xattr` and `target` are 0. */
 int um_dirlayer_inode(struct um_dirlayer *layer, uint32_t number, struct um_inode *inode);
+/* The same of a child that was just found. */
+int um_dirlayer_child_inode(struct um_dirlayer *layer, const struct um_child *child,
+                            struct um_inode *inode);
 
 /* Flags of a directory, read once. */
 int um_dirlayer_flags(struct um_dirlayer *layer, uint32_t directory, uint32_t *flags);

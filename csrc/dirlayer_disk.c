@@ -3,10 +3,10 @@
 #include <linux/openat2.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
-#include <sys/xattr.h>
 
 #include "dirlayer_private.h"
 #include "whiteout.h"
+#include "xattr_at.h"
 
 #define LIST_ROOM 512      /* of names of xattrs: more than nearly all files have */
 #define LIST_MOST 65536    /* what the kernel hands out */
@@ -150,7 +150,6 @@ int um_dir_reach(struct um_dirlayer *layer, uint32_t directory, struct um_slice 
 {
     if (text.size >= sizeof reach->name)
         return -ENAMETOOLONG;
-    reach->path[0] = '\0';
     if (text.size != 0)
         memcpy(reach->name, text.data, text.size);
     reach->name[text.size] = '\0';
@@ -229,41 +228,38 @@ int um_dir_open_file(struct um_dirlayer *layer, uint32_t number)
 
 /* ---- xattrs ------------------------------------------------------------------------------------------------ */
 
-/* The name "." stands for a directory itself, so that no last component has to be followed. */
-static const char *path_of(struct um_dir_reach *reach)
+static const char *entry_of(const struct um_dir_reach *reach)
 {
-    if (reach->path[0] == '\0')
-        snprintf(reach->path, sizeof reach->path, "/proc/self/fd/%d/%s", reach->use.fd,
-                 reach->name[0] ? reach->name : ".");
-    return reach->path;
+    return reach->name[0] ? reach->name : ".";
 }
 
-int64_t um_dir_getxattr(struct um_dir_reach *reach, const char *name, void *value, size_t size)
+int64_t um_dir_getxattr(const struct um_dir_reach *reach, const char *name, void *value,
+                        size_t size)
 {
-    ssize_t got = lgetxattr(path_of(reach), name, value, size);
+    int64_t got = um_xattr_get_at(reach->use.fd, entry_of(reach), name, value, size);
     if (got >= 0)
         return got;
-    return errno == EOPNOTSUPP ? -ENODATA : gone(errno);
+    return got == -EOPNOTSUPP ? -ENODATA : gone((int)-got);
 }
 
-int64_t um_dir_listxattr(struct um_dir_reach *reach, char **names)
+int64_t um_dir_listxattr(const struct um_dir_reach *reach, char **names)
 {
     char few[LIST_ROOM];
     *names = NULL;
-    ssize_t size = llistxattr(path_of(reach), few, sizeof few);
-    if (size == 0 || (size < 0 && errno == EOPNOTSUPP))
+    int64_t size = um_xattr_list_at(reach->use.fd, entry_of(reach), few, sizeof few);
+    if (size == 0 || size == -EOPNOTSUPP)
         return 0;
-    if (size < 0 && errno != ERANGE)
-        return gone(errno);
+    if (size < 0 && size != -ERANGE)
+        return gone((int)-size);
     char *all = malloc(size > 0 ? (size_t)size : LIST_MOST);
     if (all == NULL)
         return -ENOMEM;
     if (size > 0)
         memcpy(all, few, (size_t)size);
     else
-        size = llistxattr(path_of(reach), all, LIST_MOST);
+        size = um_xattr_list_at(reach->use.fd, entry_of(reach), all, LIST_MOST);
     if (size <= 0) {
-        int error = size < 0 ? gone(errno) : 0;
+        int error = size < 0 ? gone((int)-size) : 0;
         free(all);
         return error;
     }
@@ -273,7 +269,8 @@ int64_t um_dir_listxattr(struct um_dir_reach *reach, char **names)
 
 /* ---- marks ------------------------------------------------------------------------------------------------- */
 
-static int read_redirect(struct um_dir_reach *reach, const char *name, struct um_dir_marks *marks)
+static int read_redirect(const struct um_dir_reach *reach, const char *name,
+                         struct um_dir_marks *marks)
 {
     char path[REDIRECT_MOST];
     int64_t size = um_dir_getxattr(reach, name, path, sizeof path);
@@ -293,7 +290,7 @@ static int read_redirect(struct um_dir_reach *reach, const char *name, struct um
     return 0;
 }
 
-static int read_mark(struct um_dir_reach *reach, const char *name, enum um_mark_kind kind,
+static int read_mark(const struct um_dir_reach *reach, const char *name, enum um_mark_kind kind,
                      struct um_dir_marks *marks)
 {
     char value;
@@ -316,7 +313,7 @@ static int read_mark(struct um_dir_reach *reach, const char *name, enum um_mark_
     return 0;
 }
 
-int um_dir_read_marks(struct um_dir_reach *reach, struct um_dir_marks *marks)
+int um_dir_read_marks(const struct um_dir_reach *reach, struct um_dir_marks *marks)
 {
     um_autofree char *names = NULL;
     *marks = (struct um_dir_marks){0};
@@ -334,7 +331,7 @@ int um_dir_read_marks(struct um_dir_reach *reach, struct um_dir_marks *marks)
     return error;
 }
 
-int um_dir_is_whiteout(struct um_dir_reach *reach, const struct statx *status, bool marked)
+int um_dir_is_whiteout(const struct um_dir_reach *reach, const struct statx *status, bool marked)
 {
     if (S_ISCHR(status->stx_mode))
         return um_whiteout_is_device(status->stx_rdev_major, status->stx_rdev_minor);

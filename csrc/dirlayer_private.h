@@ -133,14 +133,11 @@ bool um_dir_is(struct um_dirlayer *layer, const struct um_dir_inode *inode,
 
 /* ---- dirlayer_disk.c ---------------------------------------------------------------------------- */
 
-#define UM_DIR_PATH 320 /* "/proc/self/fd/N/" and a name of 255 bytes */
-
 /* An object on disk, reached: a name in a directory whose descriptor is in use; or, with an empty
  * name, that directory itself. */
 struct um_dir_reach {
     struct um_fd_use use;
     char name[256]; /* NUL-terminated */
-    char path[UM_DIR_PATH]; /* for calls that take a path; "" until it is needed */
 };
 
 /* Reach a name of a directory, or the directory ("" for text). -ESTALE where it is gone. */
@@ -155,9 +152,10 @@ void um_dir_leave(struct um_dirlayer *layer, struct um_dir_reach *reach);
 int um_dir_statx(const struct um_dir_reach *reach, const char *name, struct statx *status);
 
 /* The size of the value; -ENODATA also where the file system has no xattrs. */
-int64_t um_dir_getxattr(struct um_dir_reach *reach, const char *name, void *value, size_t size);
+int64_t um_dir_getxattr(const struct um_dir_reach *reach, const char *name, void *value,
+                        size_t size);
 /* All names, each NUL-terminated: their size. *names is malloced, NULL where there is none. */
-int64_t um_dir_listxattr(struct um_dir_reach *reach, char **names);
+int64_t um_dir_listxattr(const struct um_dir_reach *reach, char **names);
 
 /* Marks of what was reached. Values that nobody can read do not count. */
 struct um_dir_marks {
@@ -165,10 +163,10 @@ struct um_dir_marks {
     char *redirect; /* malloced, or NULL */
     size_t redirect_size;
 };
-int um_dir_read_marks(struct um_dir_reach *reach, struct um_dir_marks *marks);
+int um_dir_read_marks(const struct um_dir_reach *reach, struct um_dir_marks *marks);
 
 /* 1 where this status, of the regular file or device that was reached, is that of a whiteout. */
-int um_dir_is_whiteout(struct um_dir_reach *reach, const struct statx *status, bool marked);
+int um_dir_is_whiteout(const struct um_dir_reach *reach, const struct statx *status, bool marked);
 
 /* A directory, or a regular file, opened for reading; its access time stays where that is allowed. The
  * descriptor or an errno. */

@@ -135,7 +135,7 @@ int um_layer_child_inode(const struct um_layer *layer, uint32_t directory,
                          const struct um_child *child, struct um_inode *inode)
 {
     if (layer->live != NULL)
-        return um_dirlayer_inode(layer->live, child->inode, inode);
+        return um_dirlayer_child_inode(layer->live, child, inode);
     int error = um_index_inode(layer->index, child->inode, inode);
     if (error != 0)
         return error;

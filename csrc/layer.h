@@ -35,6 +35,8 @@ struct um_child {
     uint32_t dirent; /* its place in the layer, a stable cookie */
     uint32_t inode;  /* of a listed name of a live directory UM_INDEX_NONE: um_layer_resolve */
     uint8_t type;    /* DT_…; DT_WHT whiteout; DT_UNKNOWN external hard link */
+    bool asked;          /* of a live directory: finding it has shown what stat says */
+    struct um_inode now; /* where it has; without override_stat */
 };
 
 /* The names of a directory. */
