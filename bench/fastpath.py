@@ -161,7 +161,8 @@ def _git_status(repository: Path) -> None:
 
 
 def _import(top: Path) -> None:
-    quietly("env", "-i", "chroot", top, f"/{_PYTHON}", "-B", "-c", _IMPORT)
+    path = f"PATH={os.defpath}:/usr/sbin"
+    quietly("env", "-i", path, "chroot", top, f"/{_PYTHON}", "-B", "-c", _IMPORT)
 
 
 # ---- single calls --------------------------------------------------------------------------------

@@ -82,6 +82,13 @@ class Reading:
     taken: dict[str, list[float]]
 
 
+def _why(error: Exception | str) -> str:
+    """Without the paths, which are of one run."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"{Path(str(error.cmd[0])).name}: exit {error.returncode}"
+    return str((isinstance(error, OSError) and error.strerror) or error)
+
+
 @dataclass(slots=True)
 class Notebook:
     """What has been measured, and what could not be."""
@@ -96,7 +103,7 @@ class Notebook:
 
     def miss(self, what: str, subject: str, error: Exception | str) -> None:
         """Keep that there is none."""
-        self.missing[f"{what} ({subject}): {error}"] = None
+        self.missing[f"{what} ({subject}): {_why(error)}"] = None
 
     def readings(self) -> Iterator[Reading]:
         """Hand over the rows."""

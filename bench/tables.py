@@ -64,7 +64,7 @@ def _show_compared(rows: Sequence[Row]) -> None:
     every = dict.fromkeys(one.name for one in (*READING, *WRITING))
     subjects = [name for name in every if name in found_in]
     units = dict.fromkeys(row.unit for row in rows)
-    title = ", ".join(filter(None, (rows[0].part, rows[0].table, *units)))
+    title = ", ".join(filter(None, dict.fromkeys((rows[0].part, rows[0].table, *units))))
     print(f"\n| {title} | {' | '.join(subjects)} |\n|---|{'---:|' * len(subjects)}")
     for what in dict.fromkeys(row.what for row in rows):
         found = {row.subject: _cell(row) for row in rows if row.what == what}
