@@ -362,16 +362,24 @@ def _end(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> None:
-    """Measure, print the tables, keep the numbers."""
-    arguments = _arguments()
-    signal.signal(signal.SIGTERM, _end)
-    rows, notes = [], Notebook()
+def _told(arguments: argparse.Namespace, notes: Notebook) -> Iterator[Row]:
+    """The rows, each printed when it is there."""
     with closing(_measure(arguments, notes)) as measured:
         for row in measured:
             who = f" ({row.subject})" if row.subject else ""
             print(f"{row.part}: {row.what}{who}: {row.value:.3f} {row.unit}", file=sys.stderr)
-            rows.append(row)
+            yield row
+
+
+def main() -> None:
+    """Measure, print the tables, keep the numbers."""
+    arguments = _arguments()
+    signal.signal(signal.SIGTERM, _end)
+    notes = Notebook()
+    try:
+        rows = list(_told(arguments, notes))
+    except KeyboardInterrupt:
+        sys.exit("bench: interrupted, nothing is kept")
     for missing in notes.missing:
         print(f"missing: {missing}", file=sys.stderr)
     if not rows:
