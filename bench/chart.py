@@ -29,6 +29,7 @@ _SHOWN = {  # subjects, in the order of their bars, with a colour that stays the
     "ratarmount": "#33658a",
 }
 _TIMES = ("s", "µs")
+_TOO_RARE = "p99.9"  # a few calls of each pass: in the tables only
 _LEFT, _WIDTH, _BAR, _GAP = 300, 620, 9, 10
 _LEAST, _MOST = 0.25, 128.0
 _TICKS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
@@ -42,6 +43,7 @@ def ratios(rows: Sequence[dict[str, Any]], part: str) -> Ratios:
     found: Ratios = {}
     for row in rows:
         shown = row["part"] == part and row["unit"] in _TIMES and row["subject"] in _SHOWN
+        shown = shown and not row["what"].endswith(_TOO_RARE)
         if shown and row["ratio"]:
             found.setdefault(row["what"], {})[row["subject"]] = row["ratio"]
     return found

@@ -258,14 +258,15 @@ def _reading(top: Path, names: Names, elsewhere: Path) -> Iterator[Step]:
     yield Step("large file, random 4 KiB, 1 process", partial(_read_at_random, large, 1), COLD)
     jobs = [(_read_at_random, (large, seed)) for seed in range(2, 2 + _JOBS)]
     yield Step(f"large file, random 4 KiB, {_JOBS} processes", partial(_at_once, jobs), COLD)
-    yield Step("large file, sequential, first", partial(_read_through, large), COLD)
-    yield Step("large file, sequential, again", partial(_read_through, large))
 
 
-def _eight(top: Path, names: Names) -> Iterator[Step]:
+def _at_large(top: Path, names: Names) -> Iterator[Step]:
     parts = [names.files[number::_JOBS] for number in range(_JOBS)]
     works = [(_read_all, (top, part)) for part in parts]
     yield Step(f"open, read, close, cold, {_JOBS} processes", partial(_at_once, works), COLD)
+    for state in (COLD, WARM):
+        work = partial(_read_through, top / "bench/large")
+        yield Step(f"large file, sequential, {state}", work, state)
 
 
 def _single(top: Path, names: Names, *, debian: bool) -> Iterator[Step]:
@@ -314,8 +315,8 @@ def measure(
     lower.make_forms(places, found)
     elsewhere.mkdir()
     scenes = (
-        Scene("reading", partial(_reading, names=names, elsewhere=elsewhere)),
-        Scene(f"{_JOBS} processes", partial(_eight, names=names)),
+        Scene("names and files", partial(_reading, names=names, elsewhere=elsewhere)),
+        Scene("processes and large file", partial(_at_large, names=names)),
         Scene("single tasks and calls", partial(_single, names=names, debian=debian)),
         Scene("changes", partial(_changing, names=names), _takes_changes, cold=False),
     )
