@@ -20,11 +20,16 @@ _SHOWN = {  # subjects, in the order of their bars, with a colour that stays the
     "unionmount mount": "#0b6e4f",
     "unionmount overlay": "#6bbf59",
     "pyfuse3 alone, image": "#9aa5b1",
+    "pyfuse3 alone, mount": "#9aa5b1",
     "fuse-overlayfs": "#d1495b",
+    "fuse-overlayfs, newest": "#8f2d56",
     "unionfs-fuse": "#edae49",
     "mergerfs": "#00798c",
     "squashfuse": "#8d6a9f",
+    "ratarmount": "#33658a",
 }
+_TIMES = ("s", "µs")
+_TOO_RARE = "p99.9"  # a few calls of each pass: in the tables only
 _LEFT, _WIDTH, _BAR, _GAP = 300, 620, 9, 10
 _LEAST, _MOST = 0.25, 128.0
 _TICKS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
@@ -34,10 +39,11 @@ Ratios = dict[str, dict[str, float]]
 
 
 def ratios(rows: Sequence[dict[str, Any]], part: str) -> Ratios:
-    """What a part's rows say in seconds, those without a ratio left out."""
+    """What a part's rows say of time, those without a ratio left out."""
     found: Ratios = {}
     for row in rows:
-        shown = row["part"] == part and row["unit"] == "s" and row["subject"] in _SHOWN
+        shown = row["part"] == part and row["unit"] in _TIMES and row["subject"] in _SHOWN
+        shown = shown and not row["what"].endswith(_TOO_RARE)
         if shown and row["ratio"]:
             found.setdefault(row["what"], {})[row["subject"]] = row["ratio"]
     return found

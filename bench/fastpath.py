@@ -1,21 +1,20 @@
 """Reading a mount, beside the kernel's overlayfs, other FUSE file systems, and no mount at all.
 
-One lower directory for all: a Debian root (with ``quick``, or without the tools that make one,
-2,000 small files) and one large file. unionmount mounts it with and without the router, as a
-directory and as an image. A subject is mounted afresh for every pass; a pass does each row cold and
-warm. Before a pass the kernel's caches are dropped (``/proc/sys/vm/drop_caches``, 3), but not with
-``quick``: it is the whole machine that waits then.
+One lower directory for all: a Debian root with python3 (not with ``quick``, nor without the tools
+that make one), 2,000 small files, a git repository and one large file. unionmount mounts it with
+and without the router, as a directory and as an image. Before a mount the kernel's caches are
+dropped (``/proc/sys/vm/drop_caches``, 3), but not with ``quick``: it is the whole machine that
+waits then.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
-import statistics
+import struct
 import subprocess
-import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,119 +22,36 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from images.build import real_image
-
-from bench import synthetic
-from bench.writing import (
-    BASE,
-    Places,
-    _can_install,
-    _overlayfs,
-    _quietly,
-    _servers,
-    _unionmount,
-    _unmount,
+from bench import lower, subjects
+from bench.measuring import (
+    COLD,
+    LATENCY,
+    WARM,
+    WRITING,
+    Latencies,
+    Measurement,
+    Notebook,
+    Reading,
+    Scene,
+    Step,
+    UnableError,
+    each,
+    present,
 )
+from bench.subjects import NATIVE, Choice, Places, Subject, quietly
 
-RUNS = 3
-NATIVE = "native directory"
 _NAMES = 2000  # names that do not exist; extended attributes that are asked for
 _RANDOM = 4000  # reads of 4 KiB
 _BLOCK = 4096
 _JOBS = 8
-
-Command = list[str | Path]
-Timed = Callable[[], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One row: what each subject took in each pass, in seconds (or megabytes)."""
-
-    what: str
-    taken: dict[str, list[float]]
-
-    @property
-    def medians(self) -> dict[str, float]:
-        """The median of each subject."""
-        return {name: statistics.median(found) for name, found in self.taken.items()}
-
-
-# ---- subjects ------------------------------------------------------------------------------------
-
-
-def _fuse_overlayfs(places: Places) -> Command:
-    return ["fuse-overlayfs", "-o", f"{places.options},dev,suid", places.mountpoint]
-
-
-def _mergerfs(places: Places) -> Command:
-    return ["mergerfs", "-o", "cache.files=auto-full", places.lower, places.mountpoint]
-
-
-def _unionfs(places: Places) -> Command:
-    branches = f"{places.upper}=RW:{places.lower}=RO"
-    return ["unionfs", "-o", "cow,allow_other", branches, places.mountpoint]
-
-
-def _squashfuse(places: Places) -> Command:
-    return [
-        "squashfuse",
-        "-o",
-        "allow_other",
-        places.image.with_suffix(".squashfs"),
-        places.mountpoint,
-    ]
-
-
-def _overlay(places: Places, *words: str) -> Command:
-    return _unionmount(
-        "overlay", "-o", ",".join((places.options, "dev,suid", *words)), places.mountpoint
-    )
-
-
-def _image(places: Places, *words: str) -> Command:
-    source = f"docker-archive:{places.image}"
-    return _unionmount(
-        "mount", "--ro", "-o", ",".join(("dev,suid", *words)), source, places.mountpoint
-    )
-
-
-_SUBJECTS: dict[str, tuple[str, Callable[[Places], Command] | None]] = {
-    NATIVE: ("true", None),
-    BASE: ("mount", _overlayfs),
-    "fuse-overlayfs": ("fuse-overlayfs", _fuse_overlayfs),
-    "mergerfs": ("mergerfs", _mergerfs),
-    "unionfs-fuse": ("unionfs", _unionfs),
-    "squashfuse": ("squashfuse", _squashfuse),
-    "unionmount, image": ("true", _image),
-    "unionmount, writable": ("true", _overlay),
-    "pyfuse3 alone, image": ("true", lambda places: _image(places, "nofastpath")),
-    "pyfuse3 alone, writable": ("true", lambda places: _overlay(places, "nofastpath")),
-}
-
-
-def _subjects() -> list[str]:
-    return [name for name, (tool, _) in _SUBJECTS.items() if shutil.which(tool)]
-
-
-@contextmanager
-def _mounted(subject: str, places: Places) -> Iterator[Path]:
-    command = _SUBJECTS[subject][1]
-    if command is None:
-        yield places.lower
-        return
-    for path in (places.upper, places.work, places.mountpoint):
-        path.mkdir()
-    try:
-        _quietly(*command(places), environment=places.environment)
-        try:
-            yield places.mountpoint
-        finally:
-            _unmount(places.mountpoint)
-    finally:
-        for path in (places.upper, places.work):
-            shutil.rmtree(path)
-        places.mountpoint.rmdir()
+_CHANGES = 200
+_SOURCES = 2000
+_IMPORT = (
+    "import asyncio, concurrent.futures, ctypes, decimal, email.message, http.client, json, "
+    "logging.config, multiprocessing, sqlite3, ssl, tarfile, unittest, xml.etree.ElementTree"
+)
+_PYTHON = "usr/bin/python3"
+_ACL = "system.posix_acl_access"
 
 
 # ---- what is done --------------------------------------------------------------------------------
@@ -160,13 +76,18 @@ class Names:
                     found.files.append(found.everything[-1])
         return found
 
+    @property
+    def small(self) -> list[str]:
+        """Those of the small files that are no program's."""
+        return [name for name in self.files if name.startswith("bench/directory")]
+
 
 def _stat_all(top: Path, names: Names) -> None:
     for name in names.everything:
         os.lstat(f"{top}/{name}")
 
 
-def _read_all(top: Path, files: list[str]) -> None:
+def _read_all(top: Path, files: Sequence[str]) -> None:
     for name in files:
         fd = os.open(f"{top}/{name}", os.O_RDONLY)
         while os.read(fd, 1 << 17):
@@ -182,8 +103,11 @@ def _ask_absent(top: Path, prefix: str) -> None:
 
 def _ask_xattr(top: Path, names: Names) -> None:
     for name in names.files[:_NAMES]:
-        with suppress(OSError):
+        try:
             os.getxattr(f"{top}/{name}", "user.bench")
+        except OSError as error:
+            if error.errno != errno.ENODATA:
+                raise
 
 
 def _read_through(path: Path) -> None:
@@ -210,117 +134,191 @@ def _at_once(works: Sequence[tuple[Callable[..., None], tuple[object, ...]]]) ->
         one.start()
     for one in running:
         one.join()
+    if any(one.exitcode for one in running):
+        raise UnableError("a process failed")
 
 
-def _programs(top: Path, elsewhere: Path) -> Iterator[tuple[str, Timed]]:
-    yield "find -ls", partial(_quietly, "find", top, "-ls")
-    yield "du -s", partial(_quietly, "du", "-s", top)
-    yield (
-        "grep -r, small files",
-        partial(
-            subprocess.run, ["grep", "-r", "--exclude=large", "nothing like it", top], check=False
-        ),
+def _grep(top: Path) -> None:
+    words = ("grep", "-r", "--exclude=large", "nothing like it", top)
+    subprocess.run(words, check=False, stdout=subprocess.DEVNULL)
+
+
+def _git_status(repository: Path) -> None:
+    """Without the lock that git takes to write its index, which a read-only mount refuses.
+
+    Only size and seconds are compared: where numbers of inodes differ from those in the index, git
+    would read all files, and that would be another task.
+    """
+    settings = ("-c", "core.checkStat=minimal", "-c", "core.trustctime=false")
+    done = subprocess.run(
+        ["git", "-C", repository, "-c", "safe.directory=*", *settings, "status", "--porcelain"],
+        check=True,
+        stdout=subprocess.PIPE,
+        env=os.environ | lower.GIT | {"GIT_OPTIONAL_LOCKS": "0"},
     )
-    yield (
-        "tar c",
-        partial(_quietly, "sh", "-c", f"tar -C {top} --exclude=large -c . | cat >/dev/null"),
+    if done.stdout:
+        raise UnableError("git finds changes where there are none")
+
+
+def _import(top: Path) -> None:
+    path = f"PATH={os.defpath}:/usr/sbin"
+    quietly("env", "-i", path, "chroot", top, f"/{_PYTHON}", "-B", "-c", _IMPORT)
+
+
+# ---- single calls --------------------------------------------------------------------------------
+
+
+def _stat_each(top: Path, names: Names) -> Latencies:
+    return each([partial(os.lstat, f"{top}/{name}") for name in names.small])
+
+
+def _pread_each(path: Path) -> Latencies:
+    rng = random.Random(9)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        blocks = os.fstat(fd).st_size // _BLOCK
+        offsets = [rng.randrange(blocks) * _BLOCK for _ in range(_RANDOM)]
+        return each([partial(os.pread, fd, _BLOCK, offset) for offset in offsets])
+    finally:
+        os.close(fd)
+
+
+# ---- changes -------------------------------------------------------------------------------------
+
+
+def _acl() -> bytes:
+    """user::rw-, user:1000:r--, group::r--, mask::r--, other::r--."""
+    nobody = 0xFFFFFFFF
+    entries = ((1, 6, nobody), (2, 4, 1000), (4, 4, nobody), (16, 4, nobody), (32, 4, nobody))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def _set_acls(place: Path, acl: bytes) -> None:
+    for number in range(_CHANGES):
+        os.setxattr(f"{place}/{number}", _ACL, acl)
+
+
+def _link_all(files: list[str], place: Path) -> None:
+    for number, name in enumerate(files):
+        os.link(name, f"{place}/{number}")
+
+
+@contextmanager
+def _directory(
+    top: Path, place: Path, *, files: int = 0, known: Sequence[str] = ()
+) -> Iterator[None]:
+    """A new directory, which is removed again: the lower one stays what it is."""
+    _read_all(top, known)
+    place.mkdir()
+    try:
+        for number in range(files):
+            (place / str(number)).touch()
+        yield
+    finally:
+        shutil.rmtree(place)
+
+
+def _changing(top: Path, names: Names) -> Iterator[Step]:
+    """What the router leaves to pyfuse3."""
+    place = top / "bench/new"
+    known = names.small[-_CHANGES:]
+    acls = partial(_directory, top, place, files=_CHANGES)
+    yield Step(
+        f"set an ACL on {_CHANGES} new files", partial(_set_acls, place, _acl()), WRITING, acls
     )
-    yield "rsync, dry run", partial(_quietly, "rsync", "-an", f"{top}/", f"{elsewhere}/")
+    links = partial(_directory, top, place, known=known)
+    files = [f"{top}/{name}" for name in known]
+    yield Step(f"link to {_CHANGES} lower files", partial(_link_all, files, place), WRITING, links)
 
 
-def _rows(top: Path, names: Names, elsewhere: Path) -> Iterator[tuple[str, Timed]]:
+# ---- scenes --------------------------------------------------------------------------------------
+
+
+def _programs(top: Path, elsewhere: Path) -> Iterator[Step]:
+    yield Step("find -ls", partial(quietly, "find", top, "-ls"))
+    yield Step("du -s", partial(quietly, "du", "-s", top))
+    yield Step("grep -r, small files", partial(_grep, top))
+    tar = f"tar -C {top} --exclude=large -c . | cat >/dev/null"
+    yield Step("tar c", partial(quietly, "sh", "-c", tar))
+    yield Step("rsync, dry run", partial(quietly, "rsync", "-an", f"{top}/", f"{elsewhere}/"))
+
+
+def _reading(top: Path, names: Names, elsewhere: Path) -> Iterator[Step]:
     """In this order: what is called cold has not been asked for before."""
     large = top / "bench/large"
-    yield "stat walk, cold", partial(_stat_all, top, names)
-    yield "stat walk, warm", partial(_stat_all, top, names)
-    yield "open, read, close, cold", partial(_read_all, top, names.files)
-    yield "open, read, close, warm", partial(_read_all, top, names.files)
-    yield f"{_NAMES} names that do not exist, first", partial(_ask_absent, top, "absent")
-    yield f"{_NAMES} names that do not exist, again", partial(_ask_absent, top, "absent")
-    yield f"getxattr of {_NAMES} files", partial(_ask_xattr, top, names)
+    for state in (COLD, WARM):
+        yield Step(f"stat walk, {state}", partial(_stat_all, top, names), state)
+    for state in (COLD, WARM):
+        yield Step(f"open, read, close, {state}", partial(_read_all, top, names.files), state)
+    absent, what = partial(_ask_absent, top, "absent"), f"{_NAMES} names that do not exist"
+    yield Step(f"{what}, first", absent, COLD)
+    yield Step(f"{what}, again", absent)
+    yield Step(f"getxattr of {_NAMES} files", partial(_ask_xattr, top, names))
     yield from _programs(top, elsewhere)
-    yield "large file, random 4 KiB, 1 process", partial(_read_at_random, large, 1)
+    yield Step("large file, random 4 KiB, 1 process", partial(_read_at_random, large, 1), COLD)
     jobs = [(_read_at_random, (large, seed)) for seed in range(2, 2 + _JOBS)]
-    yield f"large file, random 4 KiB, {_JOBS} processes", partial(_at_once, jobs)
-    yield "large file, sequential, first", partial(_read_through, large)
-    yield "large file, sequential, again", partial(_read_through, large)
+    yield Step(f"large file, random 4 KiB, {_JOBS} processes", partial(_at_once, jobs), COLD)
 
 
-def _eight(top: Path, names: Names) -> Iterator[tuple[str, Timed]]:
+def _at_large(top: Path, names: Names) -> Iterator[Step]:
     parts = [names.files[number::_JOBS] for number in range(_JOBS)]
     works = [(_read_all, (top, part)) for part in parts]
-    yield f"open, read, close, cold, {_JOBS} processes", partial(_at_once, works)
+    yield Step(f"open, read, close, cold, {_JOBS} processes", partial(_at_once, works), COLD)
+    for state in (COLD, WARM):
+        work = partial(_read_through, top / "bench/large")
+        yield Step(f"large file, sequential, {state}", work, state)
 
 
-def _server_costs(places: Places) -> tuple[float, float] | None:
-    """CPU seconds and peak memory, in MB, of who serves the mount; None for the kernel."""
-    seconds, memory = 0.0, 0.0
-    servers = _servers(places.mountpoint)
-    for server in servers:
-        pid = Path(f"/proc/self/fdinfo/{server}").read_text().partition("Pid:")[2].split()[0]
-        with suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-            peak = Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]
-            memory += int(peak) / 1000
-        os.close(server)
-    return (seconds, memory) if servers else None
+def _single(top: Path, names: Names, *, debian: bool) -> Iterator[Step]:
+    """Things that do not touch each other's files, so that one mount does for all."""
+    repository, large = top / "bench/repository", top / "bench/large"
+    for state in (COLD, WARM):
+        yield Step(f"git status, {state}", partial(_git_status, repository), state)
+    for state in (COLD, WARM) if debian else ():
+        yield Step(f"python3 -c 'import …' in a chroot, {state}", partial(_import, top), state)
+    for state in (COLD, WARM):
+        yield Step(f"one stat, {state}", partial(_stat_each, top, names), LATENCY)
+    for state in (COLD, WARM):
+        yield Step(f"one pread of 4 KiB, {state}", partial(_pread_each, large), LATENCY)
+
+
+def _takes_changes(subject: Subject) -> bool:
+    """Not those that show a layer only, nor mergerfs, which would change the lower directory."""
+    return subject.copies or subject.name == NATIVE
 
 
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def _prepare(work: Path, images: Path, *, quick: bool) -> Places:
-    lower, image = work / "lower", work / "image.tar"
-    if not quick and _can_install():
-        _quietly("cp", "-a", real_image(images).reference("docker-archive"), lower)
-    (lower / "bench").mkdir(parents=True)
+def _prepare(places: Places, images: Path, *, quick: bool, debian: bool) -> Names:
+    if debian:
+        quietly("cp", "-a", lower.debian_with_python(images), places.lower)
+    top = places.lower / "bench"
+    top.mkdir(parents=True)
     rng = random.Random(6)
-    for number in range(2000):
-        path = lower / f"bench/directory{number // 100}/file{number}"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(rng.randbytes(rng.randrange(8000)))
-    with (lower / "bench/large").open("wb") as file:
-        for _ in range(64 if quick else 1024):
-            file.write(rng.randbytes(1 << 20))
-    layer = work / "layer.tar"
-    _quietly("tar", "-C", lower, "--xattrs", "--format=posix", "-cf", layer, ".")
-    synthetic.wrap_layer(layer, image)
-    layer.unlink()
-    if shutil.which("squashfuse") and shutil.which("mksquashfs"):
-        _quietly("mksquashfs", lower, image.with_suffix(".squashfs"), "-noD", "-noF", "-noI")
-    return Places(lower, image, work / "upper", work / "work", work / "mnt")
+    lower.write_small(top, _NAMES, rng)
+    lower.write_large(top / "large", 64 if quick else 1024, rng)
+    lower.make_clean_repository(top / "repository", _SOURCES)
+    return Names.of(places.lower)
 
 
-def _drop_caches() -> None:
-    os.sync()
-    Path("/proc/sys/vm/drop_caches").write_text("3\n")
-
-
-def _timed(timed: Timed) -> float:
-    start = time.perf_counter()
-    timed()
-    return time.perf_counter() - start
-
-
-def measure(work: Path, images: Path, *, quick: bool) -> Iterator[Reading]:
-    """Every row on every subject."""
-    places = _prepare(work, images, quick=quick)
-    elsewhere = work / "elsewhere"
+def measure(
+    work: Path, images: Path, choice: Choice, notes: Notebook, *, quick: bool
+) -> Iterator[Reading]:
+    """Every wanted row on every wanted subject."""
+    debian = not quick and lower.can_install()
+    if not debian:
+        notes.miss("python3 -c 'import …' in a chroot", "all", "there is no Debian root")
+    found = present(choice, subjects.READING, notes)
+    places, elsewhere = Places.below(work), work / "elsewhere"
+    names = _prepare(places, images, quick=quick, debian=debian)
+    lower.make_forms(places, found)
     elsewhere.mkdir()
-    names = Names.of(places.lower)
-    taken: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for _ in range(RUNS):
-        for subject in _subjects():
-            for rows in (partial(_rows, elsewhere=elsewhere), _eight):
-                if not quick:
-                    _drop_caches()
-                with _mounted(subject, places) as top:
-                    for what, timed in rows(top, names):
-                        taken[what][subject].append(_timed(timed))
-                    costs = _server_costs(places) if rows is not _eight else None
-                if costs is not None:
-                    taken["CPU seconds of the server"][subject].append(costs[0])
-                    taken["peak memory of the server, MB"][subject].append(costs[1])
-    for what, found in taken.items():
-        yield Reading(what, dict(found))
+    scenes = (
+        Scene("names and files", partial(_reading, names=names, elsewhere=elsewhere)),
+        Scene("processes and large file", partial(_at_large, names=names)),
+        Scene("single tasks and calls", partial(_single, names=names, debian=debian)),
+        Scene("changes", partial(_changing, names=names), _takes_changes, cold=False),
+    )
+    yield from Measurement(places, choice, notes).take(scenes, found)
+    shutil.rmtree(places.lower)

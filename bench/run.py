@@ -1,9 +1,9 @@
 """What unionmount's speed and memory are, beside those of the tools that do the same job.
 
     python -m bench [--quick] [--only PART …] [--output FILE] [--images DIR]
+                    [--rows PIECE …] [--subjects PATTERN …] [--passes N] [--keep-caches]
 
-Prints one Markdown table per part and keeps all numbers as JSON. bench/README.md says how each
-number is taken.
+Prints Markdown tables and keeps all numbers as JSON. bench/README.md says how each number is taken.
 """
 
 from __future__ import annotations
@@ -13,26 +13,30 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from bench import synthetic
+from bench import synthetic, tables
+from bench.tables import Row
 
 PROJECT = Path(__file__).parent.parent
 sys.path.insert(0, str(PROJECT / "tests"))
 
 from images.build import RealImage, real_image  # noqa: E402 - it lives beside the tests
 
-from bench import fastpath, registry, writing  # noqa: E402 - likewise
+from bench import fastpath, registry, subjects, writing  # noqa: E402 - likewise
+from bench.measuring import Notebook, Reading  # noqa: E402 - likewise
+from bench.subjects import BASE, PASSES, Choice  # noqa: E402 - likewise
 from unionmount.core import Indexer  # noqa: E402
 
 _MANY = {"MB/s": "", "headers/s": ">= 500,000"}
@@ -41,34 +45,19 @@ _PARTS = ["index", "shapes", "others", "writing", "pull", "fastpath"]
 _COMMAND = Path(sys.executable).parent / "unionmount"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One number and, where there is one, what was wanted."""
-
-    part: str
-    what: str
-    value: float
-    unit: str
-    wanted: str = ""
-    subject: str = ""  # of the parts writing and fastpath: who did it
-    ratio: float | None = None  # to what the kernel's overlayfs, or the limit, takes
-    runs: tuple[float, ...] = ()
-    spread: tuple[float, float] | None = None  # the least and the most
-
-
 def _seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
-def _median_of(runs: int, *functions: Callable[[], object]) -> list[float]:
-    """Medians; the functions take turns, so that the machine's moods hit all of them."""
+def _in_turn(runs: int, *functions: Callable[[], object]) -> list[list[float]]:
+    """Seconds of each; the functions take turns, so that the machine's moods hit all of them."""
     taken: list[list[float]] = [[] for _ in functions]
     for _ in range(runs):
         for times, function in zip(taken, functions, strict=True):
             times.append(_seconds(function))
-    return [statistics.median(times) for times in taken]
+    return taken
 
 
 # ---- indexing ----------------------------------------------------------------------------------
@@ -105,12 +94,13 @@ def _index_rows(path: Path, what: str, headers: int, wanted: dict[str, str]) -> 
     functions = {"scan in place": _scan, "feed as a stream": _feed, "tarfile": _tarfile}
     for function in functions.values():
         function(path)  # the file is in the page cache from here on
-    medians = _median_of(3, *(partial(function, path) for function in functions.values()))
-    for (name, function), seconds in zip(functions.items(), medians, strict=True):
-        rates = {"MB/s": size / seconds / 1e6, "headers/s": headers / seconds}
+    taken = _in_turn(3, *(partial(function, path) for function in functions.values()))
+    amounts = {"MB/s": size / 1e6, "headers/s": headers}
+    for (name, function), times in zip(functions.items(), taken, strict=True):
         for unit, goal in wanted.items():
             shown = "" if function is _tarfile else goal
-            yield Row("index", f"{what}, {name}", rates[unit], unit, shown)
+            rates = [amounts[unit] / seconds for seconds in times]
+            yield Row.of("index", f"{what}, {name}", rates, unit, shown)
 
 
 def index(work: Path, quick: bool) -> Iterator[Row]:
@@ -168,15 +158,15 @@ class _Mounts:
         names = ("VmRSS", "RssAnon", "RssFile")
         return {name: int(pairs[name].split()[0]) * 1024 / 1e6 for name in names}
 
-    def timed(self, source: str, runs: int, *, cold: bool) -> float:
-        """Median seconds of ``first_list``; unmounting is not counted."""
+    def timed(self, source: str, runs: int, *, cold: bool) -> list[float]:
+        """Seconds of ``first_list``; unmounting is not counted."""
         taken = []
         for _ in range(runs):
             if cold:
                 self.forget()
             taken.append(_seconds(lambda: self.first_list(source)))
             self.unmount()
-        return statistics.median(taken)
+        return taken
 
 
 def _walk(top: Path) -> None:
@@ -188,8 +178,8 @@ def _shape_rows(work: Path, count: int, layers: int) -> Iterator[Row]:
     synthetic.write_archive(archive, count, layers)
     source, mounts = f"docker-archive:{archive}", _Mounts(work)
     what = f"{count:,} entries in {layers} layer" + "s" * (layers > 1)
-    yield Row("mount", f"{what}: cold", mounts.timed(source, 3, cold=True), "s")
-    yield Row("mount", f"{what}: warm", mounts.timed(source, 5, cold=False), "s", "< 0.4")
+    yield Row.of("mount", f"{what}: cold", mounts.timed(source, 3, cold=True), "s")
+    yield Row.of("mount", f"{what}: warm", mounts.timed(source, 5, cold=False), "s", "< 0.4")
     mounts.first_list(source)
     for name, value in mounts.status().items():
         yield Row("memory", f"{what}: mounted, {name}", value, "MB")
@@ -265,27 +255,28 @@ def others(work: Path, images: Path) -> Iterator[Row]:
     forms = image.built() | {"oci-zstd": image.sources()["oci-zstd"]}
     for form, source in forms.items():
         cold, warm = (mounts.timed(source, 3, cold=cold) for cold in (True, False))
-        yield Row("first ls", f"unionmount, {form}, first time", cold, "s")
-        yield Row("first ls", f"unionmount, {form}, again", warm, "s", "< 0.4")
+        yield Row.of("first ls", f"unionmount, {form}, first time", cold, "s")
+        yield Row.of("first ls", f"unionmount, {form}, again", warm, "s", "< 0.4")
         mounts.forget()
     for name, function in (("umoci unpack", _with_umoci), ("buildah from + mount", _with_buildah)):
         taken = []
         for _ in range(3):
             taken.append(_seconds(partial(function, image, work)))
             shutil.rmtree(work / "bundle", ignore_errors=True)
-        yield Row("first ls", name, statistics.median(taken), "s")
+        yield Row.of("first ls", name, taken, "s")
 
 
-# ---- writing -----------------------------------------------------------------------------------
+# ---- beside other file systems -----------------------------------------------------------------
 
 
-def changes(work: Path, images: Path, quick: bool) -> Iterator[Row]:
-    """Changes to a mount, beside other file systems that can be changed so."""
-    for task in writing.measure(work, images, quick=quick):
-        base = task.seconds.get(writing.BASE)
-        for subject, seconds in task.seconds.items():
-            ratio = seconds / base if base else None
-            yield Row("writing", task.what, seconds, "s", subject=subject, ratio=ratio)
+def _compared(part: str, readings: Iterator[Reading]) -> Iterator[Row]:
+    """Rows of subjects, each with how often the median of overlayfs."""
+    for reading in readings:
+        base = statistics.median(reading.taken.get(BASE, [0.0]))
+        for subject, taken in reading.taken.items():
+            ratio = statistics.median(taken) / base if base else None
+            row = Row.of(part, reading.what, taken, reading.unit)
+            yield replace(row, subject=subject, ratio=ratio, table=reading.table)
 
 
 # ---- pulling -----------------------------------------------------------------------------------
@@ -299,19 +290,8 @@ def pulls(work: Path, images: Path, quick: bool) -> Iterator[Row]:
         ratio = one.value / limit if one.unit == "s" else None
         wanted = "< 1.3 of the limit" if one.what == registry.OURS else ""
         shown = f"{one.what} (x {ratio:.2f} of the limit)" if ratio else one.what
-        yield Row("pull", shown, one.value, one.unit, wanted, ratio=ratio, runs=one.runs)
-
-
-def reading(work: Path, images: Path, quick: bool) -> Iterator[Row]:
-    """Reading a mount, beside other file systems that show the same."""
-    for row in fastpath.measure(work, images, quick=quick):
-        medians = row.medians
-        base = medians.get(writing.BASE)
-        unit = "MB" if row.what.endswith("MB") else "s"
-        for subject, value in medians.items():
-            ratio = value / base if base else None
-            spread = (min(row.taken[subject]), max(row.taken[subject]))
-            yield Row("fastpath", row.what, value, unit, "", subject, ratio, spread)
+        row = Row.of("pull", shown, one.runs or (one.value,), one.unit, wanted)
+        yield replace(row, ratio=ratio)
 
 
 # ---- the face ----------------------------------------------------------------------------------
@@ -329,70 +309,89 @@ def _machine() -> dict[str, str]:
     }
 
 
-def _digits(value: float) -> str:
-    digits = 0 if value >= 100 else 1 if value >= 10 else 3
-    return f"{value:,.{digits}f}"
-
-
-def _show(rows: list[Row]) -> None:
-    for part in dict.fromkeys(row.part for row in rows if not row.subject):
-        print(f"\n| {part} | value | unit | wanted |\n|---|---:|---|---|")
-        for row in (row for row in rows if row.part == part):
-            print(f"| {row.what} | {_digits(row.value)} | {row.unit} | {row.wanted} |")
-    for part in ("writing", "fastpath"):
-        _show_subjects(part, [row for row in rows if row.subject and row.part == part])
-
-
-def _show_subjects(part: str, rows: list[Row]) -> None:
-    """One line for each task: seconds, and how often those of the kernel's overlayfs."""
-    subjects = dict.fromkeys(row.subject for row in rows)
-    if subjects:
-        print(f"\n| {part}, seconds | {' | '.join(subjects)} |\n|---|{'---:|' * len(subjects)}")
-    for what in dict.fromkeys(row.what for row in rows):
-        found = {row.subject: _with_ratio(row) for row in rows if row.what == what}
-        print(f"| {what} | {' | '.join(found.get(one, '') for one in subjects)} |")
-
-
-def _with_ratio(row: Row) -> str:
-    is_base = row.ratio is None or row.subject == writing.BASE
-    return _digits(row.value) if is_base else f"{_digits(row.value)} (x {row.ratio:.1f})"
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument("--quick", action="store_true", help="smaller numbers, for a look")
-    parser.add_argument("--only", nargs="*", default=_PARTS)
+    parser.add_argument("--only", nargs="*", default=_PARTS, choices=_PARTS, metavar="PART")
     parser.add_argument("--output", type=Path, default=PROJECT / "bench/out/results.json")
-    parser.add_argument("--images", type=Path, default=PROJECT / "bench/out/images")
-    return parser.parse_args()
+    images = os.environ.get("UNIONMOUNT_TEST_IMAGES", PROJECT / "bench/out/images")
+    parser.add_argument("--images", type=Path, default=images)
+    some = parser.add_argument_group("of the parts writing and fastpath")
+    some.add_argument("--rows", nargs="+", default=[""], metavar="PIECE", help="of their names")
+    some.add_argument("--subjects", nargs="+", default=["*"], metavar="PATTERN")
+    some.add_argument("--passes", type=int, default=PASSES)
+    some.add_argument(
+        "--keep-caches", action="store_true", help="for a look: what is cold is so for the mount"
+    )
+    arguments = parser.parse_args()
+    if not _choice(arguments).among((*subjects.READING, *subjects.WRITING)):
+        names = dict.fromkeys(one.name for one in (*subjects.READING, *subjects.WRITING))
+        parser.error(f"no such subject; there are: {'; '.join(names)}")
+    return arguments
 
 
-def _measure(arguments: argparse.Namespace) -> Iterator[Row]:
+def _choice(arguments: argparse.Namespace) -> Choice:
+    drop = not (arguments.quick or arguments.keep_caches)
+    return Choice(arguments.subjects, arguments.rows, arguments.passes, drop)
+
+
+def _measure(arguments: argparse.Namespace, notes: Notebook) -> Generator[Row, None, None]:
+    quick, images = arguments.quick, arguments.images
+    choice = _choice(arguments)
     with tempfile.TemporaryDirectory(prefix="unionmount-bench-") as made:
         work = Path(made)
-        if "index" in arguments.only:
-            yield from index(work, arguments.quick)
-        if "shapes" in arguments.only:
-            yield from shapes(work, arguments.quick)
-        if "others" in arguments.only:
-            yield from others(work, arguments.images)
-        if "pull" in arguments.only:
-            yield from pulls(work, arguments.images, arguments.quick)
-        if "writing" in arguments.only:
-            yield from changes(work, arguments.images, arguments.quick)
-        if "fastpath" in arguments.only:
-            yield from reading(work, arguments.images, arguments.quick)
+        parts: dict[str, Callable[[], Iterator[Row]]] = {
+            "index": lambda: index(work, quick),
+            "shapes": lambda: shapes(work, quick),
+            "others": lambda: others(work, images),
+            "pull": lambda: pulls(work, images, quick),
+            "writing": lambda: _compared(
+                "writing", writing.measure(work, images, choice, notes, quick=quick)
+            ),
+            "fastpath": lambda: _compared(
+                "fastpath", fastpath.measure(work, images, choice, notes, quick=quick)
+            ),
+        }
+        for part, rows in parts.items():
+            if part in arguments.only:
+                yield from rows()
+
+
+def _end(*_: object) -> None:
+    """Leave as Ctrl-C does: unmount, and remove what was made."""
+    raise KeyboardInterrupt
+
+
+def _told(arguments: argparse.Namespace, notes: Notebook) -> Iterator[Row]:
+    """The rows, each printed when it is there."""
+    with closing(_measure(arguments, notes)) as measured:
+        for row in measured:
+            who = f" ({row.subject})" if row.subject else ""
+            print(f"{row.part}: {row.what}{who}: {row.value:.3f} {row.unit}", file=sys.stderr)
+            yield row
 
 
 def main() -> None:
     """Measure, print the tables, keep the numbers."""
     arguments = _arguments()
-    rows = []
-    for row in _measure(arguments):
-        who = f" ({row.subject})" if row.subject else ""
-        print(f"{row.part}: {row.what}{who}: {row.value:.3f} {row.unit}", file=sys.stderr)
-        rows.append(row)
+    signal.signal(signal.SIGTERM, _end)
+    notes = Notebook()
+    try:
+        rows = list(_told(arguments, notes))
+    except KeyboardInterrupt:
+        sys.exit("bench: interrupted, nothing is kept")
+    for missing in notes.missing:
+        print(f"missing: {missing}", file=sys.stderr)
+    if not rows:
+        sys.exit("bench: no such row")
+    compared = {row.subject for row in rows if row.subject}
+    kept = {
+        "machine": _machine(),
+        "arguments": sys.argv[1:],
+        "versions": subjects.versions(compared),
+        "missing": list(notes.missing),
+        "rows": [asdict(row) for row in rows],
+    }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    kept = {"machine": _machine(), "rows": [asdict(row) for row in rows]}
     arguments.output.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    _show(rows)
+    tables.show(rows, subjects.versions(compared))

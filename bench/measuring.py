@@ -1,0 +1,194 @@
+"""What is timed, who takes turns, and what is kept of it.
+
+A part has scenes. A scene is a fresh mount and the steps that are done there one after the other.
+Each pass does a scene with every subject in turn, so that the machine's moods hit all of them.
+Where a row is asked for alone, the steps before it in its scene are done, too: they decide what is
+in the kernel's caches.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.subjects import Choice, Places, Subject, costs_of, mounted
+
+COLD, WARM, LATENCY, COSTS, WRITING = "cold", "warm", "latency", "costs", "writing"
+_PERCENTILES = (50.0, 99.0, 99.9)
+_NOTHING: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+class UnableError(RuntimeError):
+    """A subject does not do what a row is about; the text says why."""
+
+
+class Latencies(list[int]):
+    """Nanoseconds of single calls."""
+
+    def percentile(self, percent: float) -> float:
+        """The nearest rank, in microseconds."""
+        rank = max(1, -(-int(percent * 10) * len(self) // 1000))
+        return sorted(self)[rank - 1] / 1000
+
+
+def each(calls: Iterable[Callable[[], object]]) -> Latencies:
+    """Time every call by itself."""
+    found, clock = Latencies(), time.perf_counter_ns
+    gc.disable()
+    try:
+        for call in calls:
+            start = clock()
+            call()
+            found.append(clock() - start)
+    finally:
+        gc.enable()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something to time; what is done ``around`` it is not."""
+
+    what: str
+    work: Callable[[], object]  # Latencies become one row for each percentile
+    table: str = WARM
+    around: Callable[[], AbstractContextManager[object]] = _NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Steps on one mount; making the list touches nothing."""
+
+    name: str
+    steps: Callable[[Path], Iterable[Step]]
+    fits: Callable[[Subject], bool] = lambda _: True
+    cold: bool = True  # the kernel's caches are dropped before
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One row: what each subject took in each pass."""
+
+    what: str
+    unit: str
+    table: str
+    taken: dict[str, list[float]]
+
+
+def _why(error: Exception | str) -> str:
+    """Without the paths, which are of one run."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"{Path(str(error.cmd[0])).name}: exit {error.returncode}"
+    return str((isinstance(error, OSError) and error.strerror) or error)
+
+
+@dataclass(slots=True)
+class Notebook:
+    """What has been measured, and what could not be."""
+
+    taken: dict[tuple[str, str, str], dict[str, list[float]]] = field(default_factory=dict)
+    missing: dict[str, None] = field(default_factory=dict)
+
+    def add(self, what: str, unit: str, table: str, subject: str, value: float) -> None:
+        """Keep one number."""
+        row = self.taken.setdefault((what, unit, table), defaultdict(list))
+        row[subject].append(value)
+
+    def miss(self, what: str, subject: str, error: Exception | str) -> None:
+        """Keep that there is none."""
+        self.missing[f"{what} ({subject}): {_why(error)}"] = None
+
+    def readings(self) -> Iterator[Reading]:
+        """Hand over the rows."""
+        for (what, unit, table), taken in self.taken.items():
+            yield Reading(what, unit, table, dict(taken))
+        self.taken.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """How the scenes of a part are done."""
+
+    places: Places
+    choice: Choice
+    notes: Notebook
+    before_step: Callable[[], object] = lambda: None
+    mount: Callable[[Subject, Places], AbstractContextManager[Path]] = mounted
+
+    def take(self, scenes: Sequence[Scene], subjects: Sequence[Subject]) -> Iterator[Reading]:
+        """Every scene that has a wanted row, by every subject."""
+        for scene in scenes:
+            if any(self.choice.takes(step.what) for step in scene.steps(Path())):
+                for _ in range(self.choice.passes):
+                    for subject in filter(scene.fits, subjects):
+                        self._play(scene, subject)
+                yield from self.notes.readings()
+
+    def _play(self, scene: Scene, subject: Subject) -> None:
+        if scene.cold and self.choice.drop_caches:
+            _drop_caches()
+        try:
+            with self.mount(subject, self.places) as top:
+                whole = self._do(list(scene.steps(top)), subject)
+                costs = costs_of(self.places.mountpoint)
+        except (OSError, subprocess.SubprocessError) as error:
+            self.notes.miss(f"scene {scene.name}", subject.name, error)
+            return
+        if costs is not None and whole:
+            self._keep_costs(scene, subject, *costs)
+
+    def _keep_costs(self, scene: Scene, subject: Subject, seconds: float, memory: float) -> None:
+        who = f"of the server, {scene.name}"
+        self.notes.add(f"CPU seconds {who}", "s", COSTS, subject.name, seconds)
+        self.notes.add(f"peak memory {who}, MB", "MB", COSTS, subject.name, memory)
+
+    def _do(self, steps: Sequence[Step], subject: Subject) -> bool:
+        """Do the steps up to the last that is wanted; whether that was all of them."""
+        wanted = [self.choice.takes(step.what) for step in steps]
+        last = max(number for number, one in enumerate(wanted) if one)
+        for number in range(last + 1):
+            try:
+                found = self._time(steps[number])
+            except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+                self.notes.miss(steps[number].what, subject.name, error)
+                continue
+            for what, unit, value in found if wanted[number] else ():
+                self.notes.add(what, unit, steps[number].table, subject.name, value)
+        return last + 1 == len(steps)
+
+    def _time(self, step: Step) -> list[tuple[str, str, float]]:
+        with step.around():
+            self.before_step()
+            start = time.perf_counter()
+            found = step.work()
+            seconds = time.perf_counter() - start
+        if isinstance(found, Latencies):
+            return [
+                (f"{step.what}, p{percent:g}", "µs", found.percentile(percent))
+                for percent in _PERCENTILES
+            ]
+        return [(step.what, "s", seconds)]
+
+
+def present(choice: Choice, every: Sequence[Subject], notes: Notebook) -> list[Subject]:
+    """The wanted subjects that this machine has; the others are named."""
+    found = []
+    for subject in choice.among(every):
+        if subject.program() is None:
+            notes.miss("every row", subject.name, "not on this machine")
+        else:
+            found.append(subject)
+    return found
+
+
+def _drop_caches() -> None:
+    """Make the kernel forget what it has read: of the whole machine."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3\n", encoding="ascii")

@@ -1,0 +1,367 @@
+"""The file systems that are compared: how each is mounted, what it costs, what version it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from bench import peers
+
+BASE = "overlayfs"  # what the others are compared with
+NATIVE = "native directory"
+PASSES = 3
+_PATIENCE = 60.0
+
+Command = list[str | Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What is mounted, and where."""
+
+    lower: Path
+    image: Path
+    upper: Path
+    work: Path
+    mountpoint: Path
+
+    @classmethod
+    def below(cls, work: Path) -> Places:
+        """Everything in one directory."""
+        names = ("lower", "image.tar", "upper", "work", "mnt")
+        return cls(*(work / name for name in names))
+
+    @property
+    def squashfs(self) -> Path:
+        """The lower directory as squashfuse takes it."""
+        return self.image.with_name("image.squashfs")
+
+    @property
+    def tar(self) -> Path:
+        """The lower directory as ratarmount takes it."""
+        return self.image.with_name("flat.tar")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What keeps unionmount's records and store beside the mount."""
+        place = self.mountpoint.parent
+        names = {"UNIONMOUNT_ROOT": "store", "UNIONMOUNT_RUNTIME_DIR": "runtime"}
+        return {variable: str(place / name) for variable, name in names.items()}
+
+    @property
+    def options(self) -> str:
+        """What overlayfs and its kin are told."""
+        return f"lowerdir={self.lower},upperdir={self.upper},workdir={self.work}"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One of those that are compared."""
+
+    name: str
+    command: Callable[[Places], Command] | None  # None: nothing is mounted
+    program: Callable[[], str | Path | None]  # None: this machine has it not
+    version: Callable[[], str]
+    shows: str = "lower"  # which property of Places it is made of
+    copies: bool = False  # changes go to an upper, the lower directory stays as it is
+
+
+# ---- commands ------------------------------------------------------------------------------------
+
+
+def _overlayfs(places: Places) -> Command:
+    return ["mount", "-t", "overlay", "overlay", "-o", places.options, places.mountpoint]
+
+
+def _fuse_overlayfs(places: Places) -> Command:
+    return ["fuse-overlayfs", "-o", f"{places.options},dev,suid", places.mountpoint]
+
+
+def _newest_fuse_overlayfs(places: Places) -> Command:
+    peer = peers.newest_fuse_overlayfs()
+    assert peer is not None
+    return [peer.program, *_fuse_overlayfs(places)[1:]]
+
+
+def _mergerfs(places: Places) -> Command:
+    return ["mergerfs", "-o", "cache.files=auto-full", places.lower, places.mountpoint]
+
+
+def _unionfs(places: Places) -> Command:
+    branches = f"{places.upper}=RW:{places.lower}=RO"
+    return ["unionfs", "-o", "cow,allow_other,dev,suid", branches, places.mountpoint]
+
+
+def _squashfuse(places: Places) -> Command:
+    return ["squashfuse", "-o", "allow_other,dev,suid", places.squashfs, places.mountpoint]
+
+
+def _ratarmount(places: Places) -> Command:
+    peer = peers.ratarmount()
+    assert peer is not None
+    index = ("--index-file", places.tar.with_suffix(".sqlite"))
+    return [peer.program, "-o", "allow_other,dev,suid", *index, places.tar, places.mountpoint]
+
+
+def _unionmount(*words: str | Path) -> Command:
+    return [sys.executable, "-m", "unionmount", *words]
+
+
+def _overlay(*words: str) -> Callable[[Places], Command]:
+    def command(places: Places) -> Command:
+        options = ",".join((places.options, "dev,suid", *words))
+        return _unionmount("overlay", "-o", options, places.mountpoint)
+
+    return command
+
+
+def _image(*words: str) -> Callable[[Places], Command]:
+    def command(places: Places) -> Command:
+        options = ("-o", ",".join(("dev,suid", *words)))
+        source = f"docker-archive:{places.image}"
+        return _unionmount("mount", "--ro", *options, source, places.mountpoint)
+
+    return command
+
+
+def _writable_image(*words: str) -> Callable[[Places], Command]:
+    def command(places: Places) -> Command:
+        where = ("--upper", places.upper, "--work", places.work)
+        options = ("-o", ",".join(("dev,suid", *words)))
+        source = f"docker-archive:{places.image}"
+        return _unionmount("mount", *options, *where, source, places.mountpoint)
+
+    return command
+
+
+# ---- programs and their versions -----------------------------------------------------------------
+
+
+def _which(program: str) -> Callable[[], str | None]:
+    return lambda: shutil.which(program)
+
+
+def _squashfs_tools() -> str | None:
+    return shutil.which("squashfuse") if shutil.which("mksquashfs") else None
+
+
+def _built(found: Callable[[], peers.Peer | None]) -> Callable[[], Path | None]:
+    def program() -> Path | None:
+        peer = found()
+        return peer.program if peer else None
+
+    return program
+
+
+def _version_built(found: Callable[[], peers.Peer | None]) -> Callable[[], str]:
+    def version() -> str:
+        peer = found()
+        return peer.version if peer else "?"
+
+    return version
+
+
+def _package(name: str) -> Callable[[], str]:
+    def version() -> str:
+        if not shutil.which("dpkg-query"):
+            return "?"
+        words = ("dpkg-query", "-W", "-f", "${Version}", name)
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        return done.stdout.strip() or "?"
+
+    return version
+
+
+def _our_version() -> str:
+    words = ("git", "-C", str(peers.PROJECT), "describe", "--always", "--dirty")
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "?"
+
+
+def _ours(name: str, command: Callable[[Places], Command], shows: str, copies: bool) -> Subject:
+    return Subject(name, command, lambda: sys.executable, _our_version, shows, copies)
+
+
+_NEWEST, _RATARMOUNT = peers.newest_fuse_overlayfs, peers.ratarmount
+
+_COPYING = (
+    Subject(BASE, _overlayfs, _which("mount"), platform.release, copies=True),
+    Subject(
+        *("fuse-overlayfs", _fuse_overlayfs, _which("fuse-overlayfs"), _package("fuse-overlayfs")),
+        copies=True,
+    ),
+    Subject(
+        *("fuse-overlayfs, newest", _newest_fuse_overlayfs),
+        *(_built(_NEWEST), _version_built(_NEWEST)),
+        copies=True,
+    ),
+    Subject(*("unionfs-fuse", _unionfs, _which("unionfs"), _package("unionfs-fuse")), copies=True),
+)
+_NATIVE = Subject(NATIVE, None, lambda: "/", platform.release)
+
+READING = (
+    _NATIVE,
+    *_COPYING,
+    Subject("mergerfs", _mergerfs, _which("mergerfs"), _package("mergerfs")),
+    Subject("squashfuse", _squashfuse, _squashfs_tools, _package("squashfuse"), "squashfs"),
+    Subject("ratarmount", _ratarmount, _built(_RATARMOUNT), _version_built(_RATARMOUNT), "tar"),
+    _ours("unionmount, image", _image(), "image", copies=False),
+    _ours("unionmount, writable", _overlay(), "lower", copies=True),
+    _ours("pyfuse3 alone, image", _image("nofastpath"), "image", copies=False),
+    _ours("pyfuse3 alone, writable", _overlay("nofastpath"), "lower", copies=True),
+)
+
+WRITING = (
+    _NATIVE,
+    *_COPYING,
+    _ours("unionmount overlay", _overlay(), "lower", copies=True),
+    _ours("unionmount mount", _writable_image(), "image", copies=True),
+    _ours("pyfuse3 alone, overlay", _overlay("nofastpath"), "lower", copies=True),
+    _ours("pyfuse3 alone, mount", _writable_image("nofastpath"), "image", copies=True),
+)
+
+
+def versions(names: Collection[str]) -> dict[str, str]:
+    """Of the subjects that are named."""
+    return {one.name: one.version() for one in (*READING, *WRITING) if one.name in names}
+
+
+# ---- which are taken -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What of a part is measured: everything, unless subjects or rows are named."""
+
+    subjects: Sequence[str] = ("*",)  # patterns of the whole name
+    rows: Sequence[str] = ("",)  # pieces of a name
+    passes: int = PASSES
+    drop_caches: bool = True  # of the whole machine, before a mount that is to be cold
+
+    def takes(self, row: str) -> bool:
+        """Whether a row is wanted."""
+        return any(piece in row for piece in self.rows)
+
+    def among(self, every: Sequence[Subject]) -> list[Subject]:
+        """The subjects that are wanted, whether this machine has them or not."""
+        return [one for one in every if any(fnmatchcase(one.name, p) for p in self.subjects)]
+
+
+# ---- mounting ------------------------------------------------------------------------------------
+
+
+def quietly(*command: str | Path, environment: dict[str, str] | None = None) -> None:
+    """Run a program, or CalledProcessError; what it prints on standard error is shown."""
+    everything = os.environ | (environment or {})
+    subprocess.run(
+        command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=everything
+    )
+
+
+def _is_mounted(mountpoint: Path) -> bool:
+    """Whether the kernel says so; a server that has died is no obstacle."""
+    table = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
+    return any(line.split()[1] == str(mountpoint) for line in table.splitlines())
+
+
+def _detach(mountpoint: Path) -> bool:
+    """Unmount what is mounted; false if there is nothing."""
+    if not _is_mounted(mountpoint):
+        return False
+    try:
+        quietly("umount", mountpoint)
+    except subprocess.CalledProcessError:
+        quietly("umount", "--lazy", mountpoint)
+    return True
+
+
+def _wait_for(server: int) -> None:
+    if not select.select([server], [], [], _PATIENCE)[0]:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(server, signal.SIGKILL)
+
+
+def unmount(mountpoint: Path) -> None:
+    """Unmount; where a process has served the mount, it has ended when this returns."""
+    servers = servers_of(mountpoint)
+    was_mounted = _detach(mountpoint)
+    for server in servers:
+        if not was_mounted:  # interrupted on its way
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(server, signal.SIGTERM)
+        _wait_for(server)
+        os.close(server)
+    _detach(mountpoint)
+
+
+def servers_of(mountpoint: Path) -> list[int]:
+    """Descriptors of the processes that name the mount point in their command lines."""
+    found = []
+    word = os.fsencode(mountpoint)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if word in words:
+                    found.append(os.pidfd_open(int(entry.name)))
+            except OSError:
+                continue  # it has ended
+    return found
+
+
+def costs_of(mountpoint: Path) -> tuple[float, float] | None:
+    """CPU seconds and peak memory, in MB, of who serves the mount; None for the kernel."""
+    seconds, memory = 0.0, 0.0
+    servers = servers_of(mountpoint)
+    for server in servers:
+        pid = Path(f"/proc/self/fdinfo/{server}").read_text().partition("Pid:")[2].split()[0]
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            peak = Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]
+            memory += int(peak) / 1000
+        os.close(server)
+    return (seconds, memory) if servers else None
+
+
+@contextmanager
+def mounted(subject: Subject, places: Places) -> Iterator[Path]:
+    """A mount with a new upper; the lower directory itself where nothing is mounted."""
+    if subject.command is None:
+        yield places.lower
+        return
+    for path in (places.upper, places.work, places.mountpoint):
+        path.mkdir()
+    try:
+        quietly(*subject.command(places), environment=places.environment)
+        yield places.mountpoint
+    finally:
+        unmount(places.mountpoint)
+        for path in (places.upper, places.work):
+            shutil.rmtree(path)
+        with suppress(FileNotFoundError):
+            places.mountpoint.rmdir()
+
+
+@contextmanager
+def mounted_or_copied(subject: Subject, places: Places) -> Iterator[Path]:
+    """The same to write to: where nothing is mounted, a copy of the lower directory."""
+    if subject.command is not None:
+        with mounted(subject, places) as top:
+            yield top
+        return
+    try:
+        quietly("cp", "-a", places.lower, places.upper)
+        yield places.upper
+    finally:
+        shutil.rmtree(places.upper, ignore_errors=True)

@@ -1,0 +1,146 @@
+"""What the benchmark makes of what it has timed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+sys.path.insert(0, str(PROJECT))
+
+from bench import chart, tables  # noqa: E402 - it lives beside the tests
+from bench.measuring import (  # noqa: E402 - likewise
+    COLD,
+    Latencies,
+    Measurement,
+    Notebook,
+    Scene,
+    Step,
+    UnableError,
+    each,
+)
+from bench.subjects import BASE, READING, Choice, Places, Subject  # noqa: E402 - likewise
+
+OURS = "unionmount, image"
+
+
+@contextmanager
+def _no_mount(subject: Subject, places: Places) -> Iterator[Path]:
+    yield places.lower
+
+
+def _subjects(*names: str) -> list[Subject]:
+    return Choice(names).among(READING)
+
+
+def _measurement(tmp_path: Path, choice: Choice) -> Measurement:
+    return Measurement(Places.below(tmp_path), choice, Notebook(), mount=_no_mount)
+
+
+def _choice(*rows: str, passes: int = 1) -> Choice:
+    return Choice(rows=rows or ("",), passes=passes, drop_caches=False)
+
+
+@pytest.mark.parametrize(
+    ("percent", "microseconds"), [(50.0, 0.5), (99.0, 0.99), (99.9, 0.999), (100.0, 1.0)]
+)
+def test_percentile_is_the_nearest_rank(percent: float, microseconds: float) -> None:
+    assert Latencies(range(1000, 0, -1)).percentile(percent) == microseconds
+
+
+def test_percentile_of_one() -> None:
+    assert Latencies([7000]).percentile(99.9) == 7
+
+
+def test_every_call_is_timed() -> None:
+    done: list[int] = []
+    found = each([lambda: done.append(1)] * 3)
+    assert len(found) == len(done) == 3
+    assert min(found) >= 0
+
+
+def test_subjects_by_name_and_pattern() -> None:
+    assert [one.name for one in _subjects("fuse-overlayfs")] == ["fuse-overlayfs"]
+    assert [one.name for one in _subjects("unionmount*")] == [OURS, "unionmount, writable"]
+    assert _subjects("unionmount") == []
+
+
+def test_row_alone_does_those_before_it_and_none_after(tmp_path: Path) -> None:
+    done: list[str] = []
+    steps = [Step(what, lambda what=what: done.append(what)) for what in "abc"]  # type: ignore[misc]
+    scene = Scene("some", lambda _: steps)
+    found = list(_measurement(tmp_path, _choice("b")).take([scene], _subjects(BASE)))
+    assert done == ["a", "b"]
+    assert [row.what for row in found] == ["b"]
+
+
+def test_scene_without_a_wanted_row_is_not_mounted(tmp_path: Path) -> None:
+    scene = Scene("some", lambda _: [Step("a", pytest.fail)])
+    assert list(_measurement(tmp_path, _choice("b")).take([scene], _subjects(BASE))) == []
+
+
+def test_subjects_take_turns(tmp_path: Path) -> None:
+    turns: list[str] = []
+
+    @contextmanager
+    def mount(subject: Subject, places: Places) -> Iterator[Path]:
+        turns.append(subject.name)
+        yield places.lower
+
+    taking = Measurement(Places.below(tmp_path), _choice(passes=2), Notebook(), mount=mount)
+    (row,) = taking.take([Scene("some", lambda _: [Step("a", int)])], _subjects(BASE, OURS))
+    assert turns == [BASE, OURS] * 2
+    assert {name: len(taken) for name, taken in row.taken.items()} == {BASE: 2, OURS: 2}
+
+
+def test_what_a_subject_cannot_do_is_named(tmp_path: Path) -> None:
+    def unable() -> None:
+        raise UnableError("no such thing")
+
+    taking = _measurement(tmp_path, _choice())
+    scene = Scene("some", lambda _: [Step("a", unable), Step("b", int)])
+    assert [row.what for row in taking.take([scene], _subjects(BASE))] == ["b"]
+    assert list(taking.notes.missing) == [f"a ({BASE}): no such thing"]
+
+
+def test_latencies_become_percentiles(tmp_path: Path) -> None:
+    scene = Scene("some", lambda _: [Step("a", lambda: Latencies([1000, 2000, 3000]))])
+    found = list(_measurement(tmp_path, _choice()).take([scene], _subjects(BASE)))
+    assert [(row.what, row.unit, row.taken[BASE]) for row in found] == [
+        ("a, p50", "µs", [2.0]),
+        ("a, p99", "µs", [3.0]),
+        ("a, p99.9", "µs", [3.0]),
+    ]
+
+
+def test_row_has_median_and_spread() -> None:
+    row = tables.Row.of("fastpath", "a", [3.0, 1.0, 2.0], "s")
+    assert (row.value, row.spread, row.runs) == (2.0, (1.0, 3.0), (3.0, 1.0, 2.0))
+    assert row.is_unsteady
+    assert not tables.Row.of("fastpath", "a", [2.0, 2.1], "s").is_unsteady
+
+
+def test_table_has_a_column_for_each_subject(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        tables.Row("fastpath", "a", 1.0, "s", subject=BASE, ratio=1.0, table=COLD),
+        tables.Row("fastpath", "a", 2.0, "s", subject=OURS, ratio=2.0, table=COLD),
+        tables.Row("fastpath", "b", 3.0, "s", subject=OURS, table=COLD),
+    ]
+    tables.show(rows, {BASE: "1"})
+    assert capsys.readouterr().out.splitlines()[1:5] == [
+        f"| fastpath, cold, s | {BASE} | {OURS} |",
+        "|---|---:|---:|",
+        "| a | 1.000 | 2.000 (x 2.0) |",
+        "| b |  | 3.000 |",
+    ]
+
+
+def test_chart_draws_what_is_kept() -> None:
+    kept = json.loads((PROJECT / "bench/fastpath.json").read_text(encoding="utf-8"))
+    found = chart.ratios(kept["rows"], "fastpath")
+    assert chart.chart("fastpath", found).count("<rect") > len(found)
