@@ -236,27 +236,27 @@ static struct um_setattr wanted(const struct fuse_setattr_in *in)
 
 #define NO_CHANGE (FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME)
 
-/* Whether the owner changes, be it to nobody else: chown(2) with -1 for both arrives as a request that
- * wants nothing. So does what the kernel makes of a write to a file that has a capability, which it
- * removes just before; root's write leaves the bits alone. (Root's chown to nobody else does, too, where
- * there was a capability.) */
-static bool is_chown(struct um_exchange *x, uint32_t valid)
+/* chown(2) to nobody else (-1 for both) takes the bits away, too, and arrives as a request that wants
+ * nothing. So does what the kernel sends before a write that takes something away, by anyone who may
+ * write: then the write itself says so, or it was root's, and about the capability that has just been
+ * removed. */
+static bool is_chown_to_nobody(struct um_exchange *x, uint32_t owner)
 {
     bool incapable = atomic_exchange(&x->fastpath->incapable, 0) == x->header->nodeid;
-    if (valid & (FATTR_UID | FATTR_GID))
-        return true;
-    return !(valid & ~(uint32_t)NO_CHANGE) && !(incapable && x->header->uid == 0);
+    return x->header->uid == 0 ? !incapable : x->header->uid == owner;
 }
 
 /* A new owner, or a truncation by somebody without CAP_FSETID, takes the bits away in the same step. */
 static int add_lost_privileges(struct um_exchange *x, uint32_t valid, struct um_setattr *changes)
 {
     struct um_attr attr;
-    bool chown = is_chown(x, valid);
-    if ((!chown && !(valid & FATTR_KILL_SUIDGID)) || (valid & FATTR_MODE))
+    bool lost = valid & (FATTR_UID | FATTR_GID | FATTR_KILL_SUIDGID);
+    bool wants_nothing = !(valid & ~(uint32_t)NO_CHANGE);
+    if ((!lost && !wants_nothing) || (valid & FATTR_MODE))
         return 0;
     int error = um_upper_getattr(x->fastpath->upper, x->header->nodeid, &attr);
-    if (error == 0 && without_privileges(attr.mode) != attr.mode) {
+    if (error == 0 && without_privileges(attr.mode) != attr.mode &&
+        (lost || is_chown_to_nobody(x, attr.uid))) {
         changes->which |= UM_SET_MODE;
         changes->mode = without_privileges(attr.mode) & 07777;
     }

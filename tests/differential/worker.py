@@ -225,7 +225,8 @@ class Operations:
         os.fchmod(self._handles[handle], mode)
 
     def fchown(self, handle: int, uid: int, gid: int) -> None:
-        os.fchown(self._handles[handle], uid, gid)
+        if (uid, gid) != (-1, -1) or _may_chown_to_nobody(self._handles[handle]):
+            os.fchown(self._handles[handle], uid, gid)
 
     def futimens(self, handle: int, atime: Time, mtime: Time) -> None:
         times = (_Timespec * 2)(_timespec(atime), _timespec(mtime))
@@ -325,7 +326,8 @@ class Operations:
         os.chmod(path, mode)
 
     def chown(self, path: str, uid: int, gid: int, follow: bool = True) -> None:
-        os.chown(path, uid, gid, follow_symlinks=follow)
+        if (uid, gid) != (-1, -1) or _may_chown_to_nobody(path, follow=follow):
+            os.chown(path, uid, gid, follow_symlinks=follow)
 
     def utimens(self, path: str, atime: Time, mtime: Time, follow: bool = True) -> tuple[int, int]:
         times = (_Timespec * 2)(_timespec(atime), _timespec(mtime))
@@ -479,6 +481,20 @@ class Zygote:
         """End the process; its workers end with their sockets."""
         self._control.close()
         self._process.wait()
+
+
+def _may_chown_to_nobody(file: str | int, *, follow: bool = True) -> bool:
+    """Whether a change of the owner to nobody else has the effect that it has on disks; it can't be
+    told from a write, which others may do, and root to a file with a capability (docs/router.md).
+    """
+    status = os.stat(file, follow_symlinks=follow)
+    if os.geteuid() != 0:
+        return status.st_uid == os.geteuid()
+    try:
+        os.getxattr(file, "security.capability", follow_symlinks=follow)
+    except OSError:
+        return True
+    return False
 
 
 class Worker:
