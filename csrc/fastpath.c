@@ -152,7 +152,7 @@ struct um_answer um_fastpath_answer(struct um_fastpath *fastpath, const void *re
     int64_t result = header->len == size ? dispatch(&x) : -EIO;
     if (result == UM_LATER && may_wait)
         result = -EIO; /* every request is answered */
-    struct um_answer answer = {.stale = x.stale, .copy_ups = x.copy_ups};
+    struct um_answer answer = {.stale = {x.stale[0], x.stale[1]}, .copy_ups = x.copy_ups};
     switch (result) {
     case UM_FORWARD:
         answer.kind = UM_ANSWER_FORWARD;

@@ -51,8 +51,9 @@ enum um_answer_kind {
 struct um_answer {
     enum um_answer_kind kind;
     size_t size;
-    uint64_t
-        stale;   /* a node of whose attributes the kernel is to be told that they changed; or 0 */
+    /* Nodes of whose attributes the kernel is to be told, before it has the reply, that they changed;
+     * or 0. */
+    uint64_t stale[2];
     uint32_t copy_ups; /* files whose data was copied up */
 };
 

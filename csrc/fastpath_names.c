@@ -2,8 +2,8 @@
 
 #include "fastpath_private.h"
 
-/* Names: made, removed and moved in the upper, as writing.py does it. What needs data to be copied up
- * first, and what needs to know who is in a group, is left to it. */
+/* Names: made, removed and moved in the upper, as writing.py does it. What needs to know who is in a
+ * group is left to it. */
 
 /* The rest of what a request to make something has: a name behind `at` bytes. */
 static int64_t begin(const struct um_exchange *x, size_t at, struct um_slice *name)
@@ -85,15 +85,16 @@ int64_t um_answer_link(struct um_exchange *x)
     int64_t error = in ? begin(x, sizeof *in, &name) : -EIO;
     if (error != 0)
         return error;
-    return made(x,
-                um_upper_link(x->fastpath->upper, in->oldnodeid, x->header->nodeid,
-                              (const char *)name.data, name.size, &attr),
-                &attr);
-}
-
-static int64_t removed(int error)
-{
-    return error == -EAGAIN ? UM_FORWARD : error;
+    for (int i = 0; i < UM_COPY_UPS; i++) {
+        error = um_upper_link(x->fastpath->upper, in->oldnodeid, x->header->nodeid,
+                              (const char *)name.data, name.size, &attr);
+        if (error != -EAGAIN)
+            return error ? error : um_reply_entry(x, &attr);
+        error = um_exchange_copy_up(x, in->oldnodeid, 0);
+        if (error != 0)
+            return error;
+    }
+    return -EIO;
 }
 
 int64_t um_answer_unlink(struct um_exchange *x)
@@ -101,8 +102,8 @@ int64_t um_answer_unlink(struct um_exchange *x)
     struct um_slice name;
     int64_t error = begin(x, 0, &name);
     return error ? error
-                 : removed(um_upper_unlink(x->fastpath->upper, x->header->nodeid,
-                                           (const char *)name.data, name.size));
+                 : um_upper_unlink(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
+                                   name.size);
 }
 
 int64_t um_answer_rmdir(struct um_exchange *x)
@@ -110,22 +111,69 @@ int64_t um_answer_rmdir(struct um_exchange *x)
     struct um_slice name;
     int64_t error = begin(x, 0, &name);
     return error ? error
-                 : removed(um_upper_rmdir(x->fastpath->upper, x->header->nodeid,
-                                          (const char *)name.data, name.size));
+                 : um_upper_rmdir(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
+                                  name.size);
+}
+
+struct place {
+    uint64_t directory;
+    struct um_slice name;
+};
+
+/* Let the file at a place be in the upper. */
+static int64_t lift(struct um_exchange *x, const struct place *place, uint32_t flags,
+                    uint64_t *stale)
+{
+    struct um_upper *upper = x->fastpath->upper;
+    struct um_attr attr;
+    int64_t error = um_upper_lookup(upper, place->directory, (const char *)place->name.data,
+                                    place->name.size, &attr);
+    if (error != 0)
+        return error;
+    if (!S_ISDIR(attr.mode)) {
+        error = um_exchange_copy_up(x, attr.node, flags);
+        *stale = attr.node;
+    }
+    um_node_forget(x->fastpath, attr.node, 1);
+    return error;
+}
+
+/* Which of two files has to be copied up is not told: first those are that are not in the upper. */
+static int64_t lift_moved(struct um_exchange *x, const struct place places[2], bool exchange,
+                          bool first)
+{
+    int64_t error = lift(x, &places[0], exchange && first ? UM_COPY_UP_ABSENT : 0, &x->stale[0]);
+    if (error == 0 && exchange)
+        error = lift(x, &places[1], first ? UM_COPY_UP_ABSENT : 0, &x->stale[1]);
+    return error;
+}
+
+static int64_t move(struct um_exchange *x, const struct place places[2], uint32_t flags)
+{
+    const struct place *from = &places[0], *to = &places[1];
+    for (int i = 0; i < UM_COPY_UPS; i++) {
+        int64_t error = um_upper_rename(
+            x->fastpath->upper, from->directory, (const char *)from->name.data, from->name.size,
+            to->directory, (const char *)to->name.data, to->name.size, flags);
+        if (error != -EAGAIN)
+            return error;
+        if (!x->may_wait)
+            return UM_LATER;
+        error = lift_moved(x, places, flags & RENAME_EXCHANGE, i == 0);
+        if (error != 0)
+            return error;
+    }
+    return -EIO;
 }
 
 static int64_t rename_to(struct um_exchange *x, size_t at, uint64_t directory, uint32_t flags)
 {
-    struct um_slice name, new_name;
-    int64_t error = begin(x, at, &name);
+    struct place places[2] = {{.directory = x->header->nodeid}, {.directory = directory}};
+    int64_t error = begin(x, at, &places[0].name);
     if (error != 0)
         return error;
-    at += name.size + 1;
-    if (!um_take_name(x, &at, &new_name))
-        return -EIO;
-    return removed(um_upper_rename(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
-                                   name.size, directory, (const char *)new_name.data, new_name.size,
-                                   flags));
+    at += places[0].name.size + 1;
+    return um_take_name(x, &at, &places[1].name) ? move(x, places, flags) : -EIO;
 }
 
 int64_t um_answer_rename(struct um_exchange *x)

@@ -50,7 +50,7 @@ struct um_exchange {
     size_t size; /* of the body */
     uint8_t *out; /* of the reply's body; room for UM_FUSE_MAX_WRITE bytes, aligned */
     bool may_wait;
-    uint64_t stale; /* as of struct um_answer */
+    uint64_t stale[2]; /* as of struct um_answer */
     uint32_t copy_ups;
 };
 
@@ -76,6 +76,10 @@ void um_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_out *ou
 /* The reply that names a node. */
 int64_t um_reply_entry(struct um_exchange *x, const struct um_attr *attr);
 int64_t um_reply_attr(struct um_exchange *x, const struct um_attr *attr);
+
+/* Let a file be in the upper, as um_upper_copy_up: 0, UM_LATER, or an errno. */
+int64_t um_exchange_copy_up(struct um_exchange *x, uint64_t node, uint32_t flags);
+#define UM_COPY_UPS 16 /* of one request: two are enough, unless what a name stands for changes */
 
 #define UM_FOREVER 1000000000u /* seconds */
 #define UM_FUSE_STATX 52 /* FUSE_STATX of 7.39 */

@@ -10,14 +10,15 @@
  * fallocate and copy_file_range it does not, and there everybody but root counts as such.
  * File capabilities go by themselves: the write to the upper's file removes them. */
 
-#define COPY_UPS 16 /* of one request: one is enough, unless what the node stands for changes */
 #define COPY_MAX (16u << 20) /* bytes of one copy_file_range: who waits for it can be interrupted */
 
 /* ---- copy-up ------------------------------------------------------------------------------------------ */
 
-static int copy_up(struct um_exchange *x, uint64_t node, bool empty)
+int64_t um_exchange_copy_up(struct um_exchange *x, uint64_t node, uint32_t flags)
 {
-    int error = um_upper_copy_up(x->fastpath->upper, node, empty ? UM_COPY_UP_EMPTY : 0);
+    if (!x->may_wait)
+        return UM_LATER;
+    int error = um_upper_copy_up(x->fastpath->upper, node, flags);
     x->copy_ups += error == 0;
     return error;
 }
@@ -25,13 +26,11 @@ static int copy_up(struct um_exchange *x, uint64_t node, bool empty)
 /* Use a file for writing, in the upper: 0, UM_LATER where it has to be copied up, or an errno. */
 static int64_t use_for_writing(struct um_exchange *x, uint64_t node, struct um_held_file **file)
 {
-    for (int i = 0; i < COPY_UPS; i++) {
-        int error = um_held_use(x->fastpath->held, node, true, file);
+    for (int i = 0; i < UM_COPY_UPS; i++) {
+        int64_t error = um_held_use(x->fastpath->held, node, true, file);
         if (error != -EAGAIN)
             return error;
-        if (!x->may_wait)
-            return UM_LATER;
-        error = copy_up(x, node, false);
+        error = um_exchange_copy_up(x, node, 0);
         if (error != 0)
             return error;
     }
@@ -43,13 +42,11 @@ static int64_t change(struct um_exchange *x, uint64_t node, const struct um_seta
                       struct um_attr *attr)
 {
     bool empty = (changes->which & UM_SET_SIZE) && changes->size == 0;
-    for (int i = 0; i < COPY_UPS; i++) {
-        int error = um_upper_setattr(x->fastpath->upper, node, changes, attr);
+    for (int i = 0; i < UM_COPY_UPS; i++) {
+        int64_t error = um_upper_setattr(x->fastpath->upper, node, changes, attr);
         if (error != -EAGAIN)
             return error;
-        if (!x->may_wait)
-            return UM_LATER;
-        error = copy_up(x, node, empty);
+        error = um_exchange_copy_up(x, node, empty ? UM_COPY_UP_EMPTY : 0);
         if (error != 0)
             return error;
     }
@@ -83,7 +80,7 @@ static int64_t kill_privileges(struct um_exchange *x, uint64_t node, struct um_h
     if (result != 0)
         um_held_suspect(x->fastpath->held, node);
     else
-        x->stale = node; /* the kernel does not ask for the mode again by itself */
+        x->stale[0] = node; /* the kernel does not ask for the mode again by itself */
     return result;
 }
 

@@ -157,6 +157,26 @@ static int check_settable(const struct um_fastpath *fastpath, struct um_slice na
     return 0;
 }
 
+/* Set an attribute, or remove it where there is no value; the file is copied up first. */
+static int64_t change(struct um_exchange *x, struct um_slice name, const void *value, size_t size,
+                      int flags)
+{
+    struct um_upper *upper = x->fastpath->upper;
+    const char *text = (const char *)name.data;
+    uint64_t node = x->header->nodeid;
+    for (int i = 0; i < UM_COPY_UPS; i++) {
+        int64_t error = value ? um_upper_setxattr(upper, node, text, name.size, value, size, flags)
+                              : um_upper_removexattr(upper, node, text, name.size);
+        if (error != -EAGAIN)
+            return error;
+        error = um_exchange_copy_up(x, node, 0);
+        if (error != 0)
+            return error;
+        x->stale[0] = node;
+    }
+    return -EIO;
+}
+
 /* An ACL may change the mode, and who may have S_ISGID is looked up in /proc: by Python. */
 int64_t um_answer_setxattr(struct um_exchange *x)
 {
@@ -176,10 +196,7 @@ int64_t um_answer_setxattr(struct um_exchange *x)
     if (is_acl(name))
         return UM_FORWARD;
     int error = check_settable(x->fastpath, name);
-    if (error == 0)
-        error = um_upper_setxattr(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
-                                  name.size, x->body + at, in.size, (int)in.flags);
-    return error == -EAGAIN ? UM_FORWARD : error;
+    return error ? error : change(x, name, x->body + at, in.size, (int)in.flags);
 }
 
 int64_t um_answer_removexattr(struct um_exchange *x)
@@ -192,11 +209,10 @@ int64_t um_answer_removexattr(struct um_exchange *x)
         return -EIO;
     if (is_acl(name))
         return UM_FORWARD;
-    int error = check_settable(x->fastpath, name);
+    int64_t error = check_settable(x->fastpath, name);
     if (error == 0)
-        error = um_upper_removexattr(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
-                                     name.size);
+        error = change(x, name, NULL, 0, 0);
     if (error == 0 && um_slice_equal(name, UM_SLICE_LITERAL("security.capability")))
         atomic_store(&x->fastpath->incapable, x->header->nodeid);
-    return error == -EAGAIN ? UM_FORWARD : error;
+    return error;
 }

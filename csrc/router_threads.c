@@ -55,13 +55,15 @@ static void reply(struct um_worker *worker, const struct um_answer *answer)
     struct um_router *router = worker->router;
     const struct fuse_in_header *header = worker->request;
     count_data(worker, answer);
+    for (int i = 0; i < 2; i++) {
+        if (answer->stale[i] != 0) {
+            um_count(&worker->counters.notifications, 1);
+            um_router_notify(router, worker->device, answer->stale[i]);
+        }
+    }
     int error = um_router_write(worker->device, worker->reply, answer->size);
     if (error != 0)
         um_fastpath_undo(router->fastpath, worker->request, worker->reply, answer->size);
-    if (answer->stale != 0) {
-        um_count(&worker->counters.notifications, 1);
-        um_router_notify(router, worker->device, answer->stale);
-    }
     if (error == 0 && header->opcode == FUSE_INIT)
         um_router_forward_init(router);
 }
