@@ -139,6 +139,7 @@ class Machine(RuleBasedStateMachine):
         self._place, self._variant = place, variant
         self._run: Run | None = None
         self._count = 0
+        self._dirty: dict[int, str] = {}  # mappings written through, and not synced, and whose
         self._failed = False
 
     @property
@@ -256,6 +257,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(handle=handles, atime=times, mtime=times)
     def futimens(self, handle: Handle, atime: int | str, mtime: int | str) -> None:
+        self._sync_mappings()
         self._with(handle, "futimens", atime=atime, mtime=mtime)
 
     @rule(handle=handles, xattr=xattrs)
@@ -305,8 +307,18 @@ class Machine(RuleBasedStateMachine):
         who, number, write = mapping
         if write and self.run.is_mapped(number):
             self._do(who, "map_write", mapping=number, offset=offset, data=data)
+            self._dirty[number] = who
             if sync:
+                self._sync_mappings()
+
+    def _sync_mappings(self) -> None:
+        """The time of a file is that of writing, which is now or (with FUSE) when the kernel writes
+        the page back; it would come after a time that is set in between (docs/upper.md).
+        """
+        for number, who in self._dirty.items():
+            if self.run.is_mapped(number):
                 self._do(who, "map_sync", mapping=number)
+        self._dirty.clear()
 
     @rule(mapping=consumes(mappings))
     def unmap(self, mapping: Any) -> None:
@@ -378,6 +390,7 @@ class Machine(RuleBasedStateMachine):
     def utimens(
         self, who: int, path: str, atime: int | str, mtime: int | str, follow: bool
     ) -> None:
+        self._sync_mappings()
         self._do(who, "utimens", path=path, atime=atime, mtime=mtime, follow=follow)
 
     @rule(who=people, path=paths, size=sizes)
