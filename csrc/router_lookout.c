@@ -147,10 +147,16 @@ ssize_t um_worker_next(struct um_worker *worker)
 
 /* ---- help ------------------------------------------------------------------------------------------------- */
 
+static uint32_t size_of_read(const struct fuse_in_header *header)
+{
+    const struct fuse_read_in *in = (const void *)(header + 1);
+    bool whole = header->opcode == FUSE_READ && header->len >= sizeof *header + sizeof *in;
+    return whole ? in->size : 0;
+}
+
 /* Whether an answer takes microseconds. */
 static bool is_quick(const struct fuse_in_header *header)
 {
-    const struct fuse_read_in *in = (const void *)(header + 1);
     switch (header->opcode) {
     case FUSE_LOOKUP:
     case FUSE_FORGET:
@@ -161,10 +167,8 @@ static bool is_quick(const struct fuse_in_header *header)
     case FUSE_GETXATTR:
     case FUSE_LISTXATTR:
         return true;
-    case FUSE_READ:
-        return header->len >= sizeof *header + sizeof *in && in->size <= SMALL_READ;
     default:
-        return false;
+        return header->opcode == FUSE_READ && size_of_read(header) <= SMALL_READ;
     }
 }
 
@@ -181,18 +185,23 @@ static bool is_crowded(struct um_router *router, uint32_t client)
     return crowded != 0;
 }
 
-/* Where nobody would see the next request before this one is answered, somebody is called: at once if
- * that will take long; else when requests have been waiting for a while. */
+/* Whether the next request may not be seen for long: this one takes long, or requests have been
+ * waiting for a while. That happens where there are several clients, or where the kernel reads ahead. */
+static bool is_help_wanted(struct um_worker *worker, uint64_t now)
+{
+    const struct fuse_in_header *header = worker->request;
+    bool late = now - worker->busy_since > HELP_AFTER;
+    if (is_crowded(worker->router, header->pid))
+        return late || !is_quick(header);
+    return late && size_of_read(header) > SMALL_READ;
+}
+
 void um_worker_begins(struct um_worker *worker, uint64_t now)
 {
     struct um_router *router = worker->router;
-    const struct fuse_in_header *header = worker->request;
-    bool quick = is_quick(header), crowded = is_crowded(router, header->pid);
     if (worker->busy_since == 0)
         worker->busy_since = now;
-    bool late = now - worker->busy_since > HELP_AFTER;
-    bool wanted = quick ? crowded && late : crowded || late;
-    if (wanted && !atomic_load(&router->looking) &&
+    if (is_help_wanted(worker, now) && !atomic_load(&router->looking) &&
         atomic_load(&router->active) < router->threads) {
         worker->busy_since = now;
         call_worker(router);
