@@ -76,7 +76,9 @@ int64_t um_reply_entry(struct um_exchange *x, const struct um_attr *attr);
 int64_t um_reply_attr(struct um_exchange *x, const struct um_attr *attr);
 
 #define UM_FOREVER 1000000000u /* seconds */
-#define UM_FUSE_STATX 52 /* FUSE_STATX of 7.39 */
+/* Opcodes that the header of an older system does not have. */
+#define UM_FUSE_TMPFILE 51 /* FUSE_TMPFILE of 7.37 */
+#define UM_FUSE_STATX 52   /* FUSE_STATX of 7.39 */
 
 /* Attributes of a node, of the tree or the upper. */
 int um_node_attr(struct um_fastpath *fastpath, uint64_t node, struct um_attr *attr);
@@ -89,12 +91,13 @@ void um_lists_close(struct um_fastpath *fastpath);
 um_handler um_answer_init;
 um_handler um_answer_lookup, um_answer_getattr, um_answer_readlink, um_answer_read,
     um_answer_statfs;
-um_handler um_answer_forget, um_answer_batch_forget, um_answer_unsupported, um_answer_lseek;
+um_handler um_answer_forget, um_answer_batch_forget, um_answer_unsupported, um_answer_release;
+um_handler um_answer_lseek;
 um_handler um_answer_opendir, um_answer_releasedir, um_answer_readdir, um_answer_readdirplus;
 um_handler um_answer_getxattr, um_answer_listxattr, um_answer_setxattr, um_answer_removexattr;
 um_handler um_answer_write, um_answer_setattr, um_answer_fsync, um_answer_fallocate;
 um_handler um_answer_copy_file_range, um_answer_syncfs;
-um_handler um_answer_mknod, um_answer_mkdir, um_answer_symlink, um_answer_link;
+um_handler um_answer_mknod, um_answer_mkdir, um_answer_symlink, um_answer_tmpfile, um_answer_link;
 um_handler um_answer_unlink, um_answer_rmdir, um_answer_rename, um_answer_rename2;
 
 #endif

@@ -64,8 +64,7 @@ static int open_record(struct um_upper *upper, struct um_record *record, uint32_
     return error;
 }
 
-/* [w] Let go of the descriptor of a record that is not open, where its place leads to it again. */
-static void rest(struct um_upper *upper, struct um_record *record)
+void um_record_shut(struct um_upper *upper, struct um_record *record)
 {
     if (record->opens == 0 && record->fd >= 0 && !record->gone && record->parent != NULL) {
         close(record->fd);
@@ -83,7 +82,7 @@ int um_upper_open_file(struct um_upper *upper, uint64_t node, uint32_t flags)
     if (error == 0) {
         error = open_record(upper, record, flags);
         if (error != 0)
-            rest(upper, record);
+            um_record_shut(upper, record);
         um_record_unpin(upper, record);
     }
     pthread_rwlock_unlock(&upper->lock);
@@ -96,7 +95,7 @@ void um_upper_release(struct um_upper *upper, uint64_t node)
     struct um_record *record = um_upper_record(upper, node);
     if (record != NULL && !record->directory && record->opens != 0) {
         record->opens--;
-        rest(upper, record);
+        um_record_shut(upper, record);
         um_record_settle(upper, record);
     }
     pthread_rwlock_unlock(&upper->lock);

@@ -33,9 +33,9 @@ static void learn(uint32_t opcode, const struct um_answer *answer)
 {
     const struct fuse_entry_out *entry = (const void *)(reply + sizeof(struct fuse_out_header));
     bool names_one = opcode == FUSE_LOOKUP || opcode == FUSE_MKNOD || opcode == FUSE_MKDIR ||
-                     opcode == FUSE_SYMLINK || opcode == FUSE_LINK;
+                     opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opcode == 51; /* TMPFILE */
     if (names_one && answer->kind == UM_ANSWER_REPLY &&
-        answer->size == sizeof(struct fuse_out_header) + sizeof *entry && entry->nodeid != 0)
+        answer->size >= sizeof(struct fuse_out_header) + sizeof *entry && entry->nodeid != 0)
         nodes[n_nodes++ % 64] = entry->nodeid;
 }
 

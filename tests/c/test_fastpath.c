@@ -1,4 +1,6 @@
-/* Listings that several readers share, and undone replies; the mounted tests see the rest. */
+/* Listings that several readers share, files without names, and undone replies; the mounted tests see
+ * the rest. */
+#include <fcntl.h>
 #include <linux/fuse.h>
 
 #include "fastpath.h"
@@ -8,6 +10,7 @@
 
 #define NAMES 200
 #define ROOM 4096u
+#define TMPFILE 51 /* FUSE_TMPFILE, which older headers lack */
 
 struct world {
     struct machine machine;
@@ -166,6 +169,85 @@ TEST(a_list_that_is_begun_anew_is_read_on)
     read_all(&w, &last); /* and here they are dropped */
     CHECK_INT(last.others, 2);
     read_all(&w, &first);
+    tear_down(&w);
+}
+
+/* A file without a name in the directory; what the reply says of it. */
+static const struct fuse_entry_out *make_nameless(struct world *w, uint32_t mode)
+{
+    struct fuse_create_in in = {.flags = O_TMPFILE | O_RDWR, .mode = S_IFREG | mode, .umask = 022};
+    uint8_t body[sizeof in + 2] = {0};
+    memcpy(body, &in, sizeof in);
+    body[sizeof in] = '/';
+    const struct fuse_out_header *out = ask(w, TMPFILE, w->directory, body, sizeof body);
+    CHECK_INT(out->error, 0);
+    CHECK_INT(out->len, sizeof *out + sizeof(struct fuse_entry_out) + sizeof(struct fuse_open_out));
+    return (const void *)(out + 1);
+}
+
+static int name_it(struct world *w, uint64_t node, const char *name)
+{
+    struct fuse_link_in in = {.oldnodeid = node};
+    uint8_t body[sizeof in + 32];
+    memcpy(body, &in, sizeof in);
+    strcpy((char *)body + sizeof in, name);
+    return ask(w, FUSE_LINK, w->directory, body, sizeof in + strlen(name) + 1)->error;
+}
+
+static int unlink_it(struct world *w, const char *name)
+{
+    return ask(w, FUSE_UNLINK, w->directory, name, strlen(name) + 1)->error;
+}
+
+TEST(a_file_without_a_name_gets_one)
+{
+    struct world w;
+    set_up(&w);
+    const struct fuse_entry_out *entry = make_nameless(&w, 0666);
+    uint64_t node = entry->nodeid;
+    CHECK_INT(entry->attr.nlink, 0);
+    CHECK_INT(entry->attr.mode, S_IFREG | 0644);
+    struct {
+        struct fuse_write_in in;
+        char data[8];
+    } write = {.in.size = 7, .data = "content"};
+    CHECK_INT(ask(&w, FUSE_WRITE, node, &write, sizeof write.in + 7)->error, 0);
+    CHECK_INT(name_it(&w, node, "named"), 0);
+    CHECK_INT(name_it(&w, node, "named"), -EEXIST);
+    CHECK_INT(name_it(&w, node, "again"), 0);
+    CHECK_INT(unlink_it(&w, "named"), 0);
+    CHECK_INT(unlink_it(&w, "again"), 0);
+    CHECK_INT(name_it(&w, node, "never"), -ENOENT); /* it had a name */
+    struct fuse_read_in in = {.size = 100};
+    const struct fuse_out_header *out = ask(&w, FUSE_READ, node, &in, sizeof in);
+    CHECK_INT(out->len, sizeof *out + 7);
+    tear_down(&w);
+}
+
+TEST(a_file_without_a_name_is_gone_when_its_reply_is_refused)
+{
+    struct world w;
+    struct um_attr attr;
+    set_up(&w);
+    uint64_t node = make_nameless(&w, 0600)->nodeid;
+    CHECK_INT(um_upper_getattr(w.machine.upper, node, &attr), 0);
+    struct fuse_in_header header = {.opcode = TMPFILE, .nodeid = w.directory};
+    const struct fuse_out_header *out = w.reply;
+    um_fastpath_undo(w.fastpath, &header, w.reply, out->len);
+    CHECK_INT(um_upper_getattr(w.machine.upper, node, &attr), -ESTALE);
+    CHECK_INT(um_upper_forget(w.machine.upper, node, 1), 0);
+    tear_down(&w);
+}
+
+TEST(a_file_without_a_name_needs_a_directory)
+{
+    struct world w;
+    set_up(&w);
+    struct fuse_create_in in = {.mode = S_IFREG | 0600};
+    uint64_t file = make_nameless(&w, 0600)->nodeid;
+    CHECK_INT(ask(&w, TMPFILE, file, &in, sizeof in)->error, -ENOTDIR);
+    CHECK_INT(ask(&w, TMPFILE, 1u << 20, &in, sizeof in)->error, -ESTALE);
+    CHECK_INT(ask(&w, TMPFILE, w.directory, &in, sizeof in - 1)->error, -EIO);
     tear_down(&w);
 }
 
