@@ -41,8 +41,7 @@ static um_handler *const handlers[] = {
     [FUSE_ACCESS] = um_answer_unsupported,
     /* The kernel then makes files by MKNOD and opens them by itself: no RELEASE follows. */
     [FUSE_CREATE] = um_answer_unsupported,
-    /* ENOTTY: Python asks so of every file that it opens, whether it is a terminal. */
-    [FUSE_IOCTL] = um_answer_unsupported,
+    [FUSE_IOCTL] = um_answer_ioctl,
     [FUSE_BATCH_FORGET] = um_answer_batch_forget,
     [FUSE_FALLOCATE] = um_answer_fallocate,
     [FUSE_READDIRPLUS] = um_answer_readdirplus,
@@ -51,8 +50,7 @@ static um_handler *const handlers[] = {
     [FUSE_COPY_FILE_RANGE] = um_answer_copy_file_range,
     [FUSE_SYNCFS] = um_answer_syncfs,
     [UM_FUSE_TMPFILE] = um_answer_tmpfile,
-    /* Asked for birth times alone, which tars do not have: GETATTR it is then. */
-    [UM_FUSE_STATX] = um_answer_unsupported,
+    [UM_FUSE_STATX] = um_answer_statx,
 };
 
 /* ---- taking a request apart ----------------------------------------------------------------------- */
@@ -100,7 +98,7 @@ void um_fill_attr(struct fuse_attr *out, const struct um_attr *attr)
         .uid = attr->uid,
         .gid = attr->gid,
         .rdev = encode_device(attr->major, attr->minor),
-        .blksize = 4096,
+        .blksize = UM_BLOCK_SIZE,
     };
 }
 

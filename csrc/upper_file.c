@@ -249,6 +249,32 @@ int64_t um_upper_copy_range(struct um_upper *upper, uint64_t from, uint64_t from
     return copied < 0 ? -errno : copied;
 }
 
+/* ---- what only the disk knows ----------------------------------------------------------------------- */
+
+static int open_path_above(struct um_upper *upper, const struct um_record *record, int *fd)
+{
+    struct um_spot spot = {0};
+    int error = um_spot_of(upper, record, &spot);
+    *fd = error ? error : um_spot_open(&spot, O_PATH);
+    um_spot_close(&spot);
+    return *fd < 0 ? *fd : 0;
+}
+
+int um_upper_open_path(struct um_upper *upper, uint64_t node, int *fd)
+{
+    int error;
+    pthread_rwlock_rdlock(&upper->lock);
+    const struct um_record *record = um_upper_record(upper, node);
+    if (record != NULL && record->in_upper)
+        error = open_path_above(upper, record, fd);
+    else if (record != NULL || node < upper->base)
+        error = um_tree_open_path(upper->tree, record ? record->lower : node, fd);
+    else
+        error = -ESTALE;
+    pthread_rwlock_unlock(&upper->lock);
+    return error == -ENOENT ? -ESTALE : error;
+}
+
 /* ---- durability ------------------------------------------------------------------------------------- */
 
 /* A descriptor of what a node is in the upper, for syncing; 1 where it is in no need of that. */

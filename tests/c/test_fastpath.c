@@ -1,6 +1,7 @@
-/* Listings that several readers share, files without names, and undone replies; the mounted tests see
- * the rest. */
+/* Listings that several readers share, files without names, what only the disk knows, and undone replies;
+ * the mounted tests see the rest. */
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/fuse.h>
 
 #include "fastpath.h"
@@ -10,7 +11,9 @@
 
 #define NAMES 200
 #define ROOM 4096u
-#define TMPFILE 51 /* FUSE_TMPFILE, which older headers lack */
+/* FUSE_TMPFILE and FUSE_STATX, which older headers lack. */
+#define TMPFILE 51
+#define STATX 52
 
 struct world {
     struct machine machine;
@@ -248,6 +251,57 @@ TEST(a_file_without_a_name_needs_a_directory)
     CHECK_INT(ask(&w, TMPFILE, file, &in, sizeof in)->error, -ENOTDIR);
     CHECK_INT(ask(&w, TMPFILE, 1u << 20, &in, sizeof in)->error, -ESTALE);
     CHECK_INT(ask(&w, TMPFILE, w.directory, &in, sizeof in - 1)->error, -EIO);
+    tear_down(&w);
+}
+
+static const struct fuse_out_header *ask_flags(struct world *w, uint64_t node, uint32_t command,
+                                               uint32_t size)
+{
+    struct fuse_ioctl_in in = {.cmd = command, .out_size = size};
+    return ask(w, FUSE_IOCTL, node, &in, sizeof in);
+}
+
+TEST(flags_are_as_long_as_the_kernel_wants_them)
+{
+    struct world w;
+    set_up(&w);
+    uint64_t nodes[] = {1, w.directory, make_nameless(&w, 0600)->nodeid};
+    for (unsigned i = 0; i < 3; i++) {
+        const struct fuse_out_header *out = ask_flags(&w, nodes[i], FS_IOC_GETFLAGS, 4);
+        bool known = out->error == 0; /* by the file system of the upper */
+        CHECK(known || out->error == -ENOTTY);
+        CHECK_INT(out->len, sizeof *out + (known ? sizeof(struct fuse_ioctl_out) + 4 : 0));
+        out = ask_flags(&w, nodes[i], FS_IOC_FSGETXATTR, sizeof(struct fsxattr));
+        CHECK_INT(out->len, sizeof *out + (known ? sizeof(struct fuse_ioctl_out) + 28 : 0));
+        CHECK_INT(ask_flags(&w, nodes[i], FS_IOC_GETFLAGS, 8)->error, -ENOTTY);
+        CHECK_INT(ask_flags(&w, nodes[i], FS_IOC_FSGETXATTR, 4)->error, -ENOTTY);
+        CHECK_INT(ask_flags(&w, nodes[i], FS_IOC_SETFLAGS, 4)->error, -ENOTTY);
+    }
+    CHECK_INT(ask_flags(&w, 1u << 20, FS_IOC_GETFLAGS, 4)->error, -ESTALE);
+    const struct fuse_ioctl_in cut = {.cmd = FS_IOC_GETFLAGS, .out_size = 4};
+    CHECK_INT(ask(&w, FUSE_IOCTL, 1, &cut, sizeof cut - 1)->error, -EIO);
+    tear_down(&w);
+}
+
+TEST(birth_times_are_those_of_the_disk)
+{
+    struct world w;
+    set_up(&w);
+    const uint8_t in[24] = {0};
+    struct statx born = {0};
+    uint32_t mask;
+    int64_t seconds;
+    const struct fuse_out_header *out = ask(&w, STATX, w.directory, in, sizeof in);
+    CHECK_INT(out->len, sizeof *out + 288);
+    memcpy(&mask, (const uint8_t *)(out + 1) + 32, sizeof mask);
+    memcpy(&seconds, (const uint8_t *)(out + 1) + 32 + 80, sizeof seconds);
+    CHECK_INT(statx(w.machine.directory, "upper/new", 0, STATX_BTIME, &born), 0);
+    CHECK_INT(mask & STATX_BTIME, born.stx_mask & STATX_BTIME);
+    CHECK_INT(mask & STATX_BASIC_STATS, STATX_BASIC_STATS);
+    if (mask & STATX_BTIME)
+        CHECK_INT(seconds, born.stx_btime.tv_sec);
+    CHECK_INT(ask(&w, STATX, w.directory, in, sizeof in - 1)->error, -EIO);
+    CHECK_INT(ask(&w, STATX, 1u << 20, in, sizeof in)->error, -ESTALE);
     tear_down(&w);
 }
 
