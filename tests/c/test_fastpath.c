@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/fuse.h>
+#include <sys/resource.h>
 
 #include "fastpath.h"
 
@@ -239,6 +240,35 @@ TEST(a_file_without_a_name_is_gone_when_its_reply_is_refused)
     um_fastpath_undo(w.fastpath, &header, w.reply, out->len);
     CHECK_INT(um_upper_getattr(w.machine.upper, node, &attr), -ESTALE);
     CHECK_INT(um_upper_forget(w.machine.upper, node, 1), 0);
+    tear_down(&w);
+}
+
+TEST(a_file_without_a_name_takes_the_descriptor_of_one_that_is_held)
+{
+    struct world w;
+    struct fuse_write_in write = {0};
+    int taken[1024];
+    unsigned n = 0;
+    set_up(&w);
+    for (unsigned i = 0; i < 4; i++) {
+        uint64_t node = make_nameless(&w, 0600)->nodeid;
+        char name[16];
+        snprintf(name, sizeof name, "held%u", i);
+        CHECK_INT(name_it(&w, node, name), 0);
+        CHECK_INT(ask(&w, FUSE_WRITE, node, &write, sizeof write)->error, 0);
+    }
+    CHECK_INT(um_fastpath_held(w.fastpath), 4);
+    struct rlimit before, little;
+    getrlimit(RLIMIT_NOFILE, &before);
+    little = (struct rlimit){.rlim_cur = 100, .rlim_max = before.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &little);
+    while (n < 1024 && (taken[n] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0)
+        n++;
+    make_nameless(&w, 0600);
+    CHECK_INT(um_fastpath_held(w.fastpath), 2);
+    while (n != 0)
+        close(taken[--n]);
+    setrlimit(RLIMIT_NOFILE, &before);
     tear_down(&w);
 }
 
