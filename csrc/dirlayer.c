@@ -484,6 +484,12 @@ int um_dirlayer_open_data(struct um_dirlayer *layer, uint32_t inode, int *fd)
     return *fd < 0 ? *fd : 0;
 }
 
+int um_dirlayer_open_path(struct um_dirlayer *layer, uint32_t inode, int *fd)
+{
+    *fd = um_dir_open_path(layer, inode);
+    return *fd < 0 ? *fd : 0;
+}
+
 /* ---- xattrs -------------------------------------------------------------------------------------------------------- */
 
 int64_t um_dirlayer_getxattr(struct um_dirlayer *layer, uint32_t number, struct um_slice name,

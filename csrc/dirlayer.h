@@ -77,6 +77,9 @@ int64_t um_dirlayer_read(struct um_dirlayer *layer, uint32_t inode, uint64_t off
                          size_t size, unsigned flags);
 int um_dirlayer_open_data(struct um_dirlayer *layer, uint32_t inode, int *fd);
 
+/* A descriptor (O_PATH) of an inode, whatever it is, to be closed by the caller. */
+int um_dirlayer_open_path(struct um_dirlayer *layer, uint32_t inode, int *fd);
+
 /* Without the private ones; as getxattr(2) and listxattr(2). */
 int64_t um_dirlayer_getxattr(struct um_dirlayer *layer, uint32_t inode, struct um_slice name,
                              void *value, size_t size);

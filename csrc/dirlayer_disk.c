@@ -192,37 +192,52 @@ int um_dir_open_directory(struct um_dirlayer *layer, uint32_t number)
     return fd;
 }
 
-/* Open what `seen`, which was opened with O_PATH, has shown to be the file: so it can't be a device
- * or a FIFO, whatever stands under the name by now. */
-static int open_seen(struct um_dirlayer *layer, const struct um_dir_inode *inode, int seen)
+/* Whether what was opened with O_PATH is the inode still: 0, or an errno. */
+static int check_seen(struct um_dirlayer *layer, const struct um_dir_inode *inode, int seen,
+                      struct statx *status)
 {
     struct um_dir_reach reach = {.use = {.fd = seen, .entry = UM_FD_BORROWED}};
-    struct statx status;
-    char path[64];
-    int error = um_dir_statx(&reach, NULL, &status);
-    if (error != 0)
-        return error;
-    if (!um_dir_is(layer, inode, &status) || !S_ISREG(status.stx_mode))
-        return -ESTALE;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", seen);
-    return open_for_reading(layer, AT_FDCWD, path, 0);
+    int error = um_dir_statx(&reach, NULL, status);
+    return error == 0 && !um_dir_is(layer, inode, status) ? -ESTALE : error;
 }
 
-int um_dir_open_file(struct um_dirlayer *layer, uint32_t number)
+/* A descriptor (O_PATH) of an inode, whatever it is. */
+static int open_inode(struct um_dirlayer *layer, uint32_t number, struct statx *status)
 {
     struct um_dir_reach reach;
     struct um_dir_inode inode;
-    int error = um_dir_reach_inode(layer, number, &inode, &reach);
+    int fd, error = um_dir_reach_inode(layer, number, &inode, &reach);
     if (error != 0)
         return error;
-    int seen, fd;
+    const char *name = reach.name[0] ? reach.name : ".";
     do {
-        seen = openat(reach.use.fd, reach.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    } while (seen < 0 && (errno == EINTR || made_room(layer)));
-    fd = seen < 0 ? gone(errno) : open_seen(layer, &inode, seen);
-    if (seen >= 0)
-        close(seen);
+        fd = openat(reach.use.fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    } while (fd < 0 && (errno == EINTR || made_room(layer)));
+    error = fd < 0 ? gone(errno) : check_seen(layer, &inode, fd, status);
     um_dir_leave(layer, &reach);
+    if (error != 0 && fd >= 0)
+        close(fd);
+    return error ? error : fd;
+}
+
+int um_dir_open_path(struct um_dirlayer *layer, uint32_t number)
+{
+    struct statx status;
+    return open_inode(layer, number, &status);
+}
+
+/* It was opened with O_PATH first: so it can't be a device or a FIFO, whatever stands under the name by
+ * now. */
+int um_dir_open_file(struct um_dirlayer *layer, uint32_t number)
+{
+    struct statx status;
+    char path[64];
+    int seen = open_inode(layer, number, &status);
+    if (seen < 0)
+        return seen;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", seen);
+    int fd = S_ISREG(status.stx_mode) ? open_for_reading(layer, AT_FDCWD, path, 0) : -ESTALE;
+    close(seen);
     return fd;
 }
 

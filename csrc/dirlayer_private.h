@@ -172,6 +172,7 @@ int um_dir_is_whiteout(const struct um_dir_reach *reach, const struct statx *sta
  * descriptor or an errno. */
 int um_dir_open_directory(struct um_dirlayer *layer, uint32_t number);
 int um_dir_open_file(struct um_dirlayer *layer, uint32_t number);
+int um_dir_open_path(struct um_dirlayer *layer, uint32_t number); /* O_PATH, of any type */
 
 /* ---- dirlayer_list.c ---------------------------------------------------------------------------- */
 

@@ -23,6 +23,8 @@ static um_handler *const handlers[] = {
     [FUSE_READ] = um_answer_read,
     [FUSE_WRITE] = um_answer_write,
     [FUSE_STATFS] = um_answer_statfs,
+    /* Of files that TMPFILE opened, while no OPEN was asked yet. */
+    [FUSE_RELEASE] = um_answer_release,
     [FUSE_FSYNC] = um_answer_fsync,
     [FUSE_SETXATTR] = um_answer_setxattr,
     [FUSE_GETXATTR] = um_answer_getxattr,
@@ -39,8 +41,7 @@ static um_handler *const handlers[] = {
     [FUSE_ACCESS] = um_answer_unsupported,
     /* The kernel then makes files by MKNOD and opens them by itself: no RELEASE follows. */
     [FUSE_CREATE] = um_answer_unsupported,
-    /* ENOTTY: Python asks so of every file that it opens, whether it is a terminal. */
-    [FUSE_IOCTL] = um_answer_unsupported,
+    [FUSE_IOCTL] = um_answer_ioctl,
     [FUSE_BATCH_FORGET] = um_answer_batch_forget,
     [FUSE_FALLOCATE] = um_answer_fallocate,
     [FUSE_READDIRPLUS] = um_answer_readdirplus,
@@ -48,8 +49,8 @@ static um_handler *const handlers[] = {
     [FUSE_LSEEK] = um_answer_lseek,
     [FUSE_COPY_FILE_RANGE] = um_answer_copy_file_range,
     [FUSE_SYNCFS] = um_answer_syncfs,
-    /* Asked for birth times alone, which tars do not have: GETATTR it is then. */
-    [UM_FUSE_STATX] = um_answer_unsupported,
+    [UM_FUSE_TMPFILE] = um_answer_tmpfile,
+    [UM_FUSE_STATX] = um_answer_statx,
 };
 
 /* ---- taking a request apart ----------------------------------------------------------------------- */
@@ -97,7 +98,7 @@ void um_fill_attr(struct fuse_attr *out, const struct um_attr *attr)
         .uid = attr->uid,
         .gid = attr->gid,
         .rdev = encode_device(attr->major, attr->minor),
-        .blksize = 4096,
+        .blksize = UM_BLOCK_SIZE,
     };
 }
 
@@ -176,7 +177,7 @@ struct um_answer um_fastpath_answer(struct um_fastpath *fastpath, const void *re
 static bool grants_one(uint32_t opcode)
 {
     return opcode == FUSE_LOOKUP || opcode == FUSE_MKNOD || opcode == FUSE_MKDIR ||
-           opcode == FUSE_SYMLINK || opcode == FUSE_LINK;
+           opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opcode == UM_FUSE_TMPFILE;
 }
 
 static void undo_listing(struct um_fastpath *fastpath, const uint8_t *body, size_t size)

@@ -77,6 +77,42 @@ int64_t um_answer_symlink(struct um_exchange *x)
                 &attr);
 }
 
+/* Every file without a name costs a descriptor, as every file that is held. */
+static int make_nameless(struct um_exchange *x, const struct fuse_create_in *in,
+                         struct um_attr *attr)
+{
+    struct um_fastpath *fastpath = x->fastpath;
+    struct um_maker maker = maker_of(x, in->umask);
+    int error = um_upper_tmpfile(fastpath->upper, x->header->nodeid, in->mode, &maker, attr);
+    if (error != -EMFILE && error != -ENFILE)
+        return error;
+    um_held_shed(fastpath->held);
+    return um_upper_tmpfile(fastpath->upper, x->header->nodeid, in->mode, &maker, attr);
+}
+
+/* The name of the request says nothing. Who may have S_ISGID is settled: kernels that ask this are 6.2
+ * or newer. */
+int64_t um_answer_tmpfile(struct um_exchange *x)
+{
+    const struct fuse_create_in *in = UM_BODY(x, struct fuse_create_in);
+    struct {
+        struct fuse_entry_out entry;
+        struct fuse_open_out open;
+    } *out;
+    struct um_attr attr;
+    if (x->fastpath->upper == NULL)
+        return -EROFS;
+    if (in == NULL)
+        return -EIO;
+    int error = make_nameless(x, in, &attr);
+    if (error != 0)
+        return error == -EOPNOTSUPP ? -ENOSYS : error; /* so it is asked once, and told the same */
+    out = um_reply_room(x, sizeof *out);
+    um_fill_entry(x->fastpath, &out->entry, &attr);
+    out->open.open_flags = FOPEN_KEEP_CACHE; /* as the kernel's own opening has it */
+    return sizeof *out;
+}
+
 int64_t um_answer_link(struct um_exchange *x)
 {
     const struct fuse_link_in *in = UM_BODY(x, struct fuse_link_in);

@@ -8,6 +8,8 @@
  *   fastpath_xattr.c  extended attributes
  *   fastpath_write.c  data and attributes of files in the upper; copy-up
  *   fastpath_names.c  names in the upper
+ *   fastpath_ioctl.c  flags of files (lsattr)
+ *   fastpath_statx.c  birth times
  *
  * Ownership, threads: see fastpath.h.
  */
@@ -82,10 +84,15 @@ int64_t um_exchange_copy_up(struct um_exchange *x, uint64_t node, uint32_t flags
 #define UM_COPY_UPS 16 /* of one request: two are enough, unless what a name stands for changes */
 
 #define UM_FOREVER 1000000000u /* seconds */
-#define UM_FUSE_STATX 52 /* FUSE_STATX of 7.39 */
+#define UM_BLOCK_SIZE 4096u     /* for st_blksize */
+/* Opcodes that the header of an older system does not have. */
+#define UM_FUSE_TMPFILE 51 /* FUSE_TMPFILE of 7.37 */
+#define UM_FUSE_STATX 52   /* FUSE_STATX of 7.39 */
 
 /* Attributes of a node, of the tree or the upper. */
 int um_node_attr(struct um_fastpath *fastpath, uint64_t node, struct um_attr *attr);
+/* What it is on disk: as um_upper_open_path. */
+int um_node_open_path(struct um_fastpath *fastpath, uint64_t node, int *fd);
 void um_node_forget(struct um_fastpath *fastpath, uint64_t node, uint64_t lookups);
 
 /* The kernel has forgotten a node. */
@@ -95,12 +102,13 @@ void um_lists_close(struct um_fastpath *fastpath);
 um_handler um_answer_init;
 um_handler um_answer_lookup, um_answer_getattr, um_answer_readlink, um_answer_read,
     um_answer_statfs;
-um_handler um_answer_forget, um_answer_batch_forget, um_answer_unsupported, um_answer_lseek;
+um_handler um_answer_forget, um_answer_batch_forget, um_answer_unsupported, um_answer_release;
+um_handler um_answer_lseek, um_answer_ioctl, um_answer_statx;
 um_handler um_answer_opendir, um_answer_releasedir, um_answer_readdir, um_answer_readdirplus;
 um_handler um_answer_getxattr, um_answer_listxattr, um_answer_setxattr, um_answer_removexattr;
 um_handler um_answer_write, um_answer_setattr, um_answer_fsync, um_answer_fallocate;
 um_handler um_answer_copy_file_range, um_answer_syncfs;
-um_handler um_answer_mknod, um_answer_mkdir, um_answer_symlink, um_answer_link;
+um_handler um_answer_mknod, um_answer_mkdir, um_answer_symlink, um_answer_tmpfile, um_answer_link;
 um_handler um_answer_unlink, um_answer_rmdir, um_answer_rename, um_answer_rename2;
 
 #endif

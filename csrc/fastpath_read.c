@@ -11,6 +11,12 @@ int um_node_attr(struct um_fastpath *fastpath, uint64_t node, struct um_attr *at
                            : um_tree_getattr(fastpath->tree, node, attr);
 }
 
+int um_node_open_path(struct um_fastpath *fastpath, uint64_t node, int *fd)
+{
+    return fastpath->upper ? um_upper_open_path(fastpath->upper, node, fd)
+                           : um_tree_open_path(fastpath->tree, node, fd);
+}
+
 /* The tree counts no lookups: of a read-only mount, nothing is to be forgotten. */
 void um_node_forget(struct um_fastpath *fastpath, uint64_t node, uint64_t lookups)
 {
@@ -26,6 +32,12 @@ int64_t um_answer_unsupported(struct um_exchange *x)
 {
     (void)x;
     return -ENOSYS;
+}
+
+int64_t um_answer_release(struct um_exchange *x)
+{
+    (void)x;
+    return 0;
 }
 
 int64_t um_answer_lookup(struct um_exchange *x)

@@ -118,8 +118,7 @@ static struct um_held_file *add(struct um_held *held, struct um_held_file *fresh
     return file;
 }
 
-/* Let go of half of what is held: the process has no descriptors left. */
-static void shed(struct um_held *held)
+void um_held_shed(struct um_held *held)
 {
     pthread_mutex_lock(&held->lock);
     uint32_t capacity = held->capacity;
@@ -148,7 +147,7 @@ int um_held_use(struct um_held *held, uint64_t node, bool write, struct um_held_
     fresh->write = write;
     int error = um_upper_open_file(held->upper, node, write ? UM_OPEN_WRITE : 0);
     if (error == -EMFILE || error == -ENFILE) {
-        shed(held);
+        um_held_shed(held);
         error = um_upper_open_file(held->upper, node, write ? UM_OPEN_WRITE : 0);
     }
     if (error != 0) {

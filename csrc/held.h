@@ -38,6 +38,9 @@ void um_held_suspect(struct um_held *held, uint64_t node);
 /* Let go of a file, which the kernel has forgotten. */
 void um_held_drop(struct um_held *held, uint64_t node);
 
+/* Let go of half of what is held and not in use: the process has no descriptors left. */
+void um_held_shed(struct um_held *held);
+
 uint32_t um_held_count(struct um_held *held);
 
 #endif

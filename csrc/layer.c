@@ -399,6 +399,11 @@ int um_layer_blocks(const struct um_layer *layer, const struct um_inode *inode, 
 
 /* ---- data, for copying --------------------------------------------------------------------------- */
 
+int um_layer_open_path(const struct um_layer *layer, uint32_t number, int *fd)
+{
+    return layer->live ? um_dirlayer_open_path(layer->live, number, fd) : -ENODATA;
+}
+
 int um_layer_open_data(const struct um_layer *layer, uint32_t number, int *fd)
 {
     if (layer->live != NULL)

@@ -116,6 +116,10 @@ int um_layer_redirects(const struct um_layer *layer, uint32_t **directories, siz
 int um_layer_target(const struct um_layer *layer, uint32_t number, const struct um_inode *inode,
                     struct um_slice *target);
 
+/* A descriptor (O_PATH) of an inode of a live directory, to be closed by the caller. -ENODATA: what is in
+ * an image layer is nothing on disk. */
+int um_layer_open_path(const struct um_layer *layer, uint32_t number, int *fd);
+
 /* A descriptor for the data of a regular file, to be closed by the caller. */
 int um_layer_open_data(const struct um_layer *layer, uint32_t number, int *fd);
 

@@ -613,6 +613,23 @@ int64_t um_tree_listxattr(struct um_tree *tree, uint64_t node, char *names, size
     return um_layer_listxattr(&tree->layers[part.layer], part.inode, &inode, names, size);
 }
 
+int um_tree_open_path(struct um_tree *tree, uint64_t node, int *fd)
+{
+    struct um_part part;
+    struct um_inode inode;
+    int error = find_metadata(tree, node, &part, &inode);
+    return error ? error : um_layer_open_path(&tree->layers[part.layer], part.inode, fd);
+}
+
+bool um_tree_is_live(const struct um_tree *tree)
+{
+    for (uint32_t i = 0; i < tree->n_layers; i++) {
+        if (tree->layers[i].live != NULL)
+            return true;
+    }
+    return false;
+}
+
 void um_free(void *memory)
 {
     free(memory);

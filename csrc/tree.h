@@ -133,6 +133,13 @@ uint64_t um_tree_end(const struct um_tree *tree);
 
 uint32_t um_tree_layers(const struct um_tree *tree);
 
+/* Whether a layer is a live directory. */
+bool um_tree_is_live(const struct um_tree *tree);
+
+/* What a node's attributes are those of, on disk: a descriptor (O_PATH) that the caller closes. -ENODATA
+ * where that is nothing: it is in an image layer, or a directory that no layer has. */
+int um_tree_open_path(struct um_tree *tree, uint64_t node, int *fd);
+
 /* As um_tree_lookup; entry->name lives as long as the tree, entry->next is not set. */
 int um_tree_find(struct um_tree *tree, uint64_t directory, const char *name, size_t name_size,
                  struct um_tree_entry *entry);

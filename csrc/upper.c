@@ -703,6 +703,41 @@ int um_upper_count(struct um_upper *upper, struct um_record *directory, struct u
     return error;
 }
 
+/* A record of what has no name; `fd` becomes its own. */
+static int need_nameless(struct um_upper *upper, int fd, struct um_record **record)
+{
+    const struct um_slice nowhere = {0};
+    struct stat status;
+    uint64_t node = 0;
+    if (fstat(fd, &status) != 0)
+        return -errno;
+    int error = upper_node(upper, &status, &node);
+    if (error == 0 && um_upper_record(upper, node) != NULL)
+        error = -ESTALE;
+    if (error == 0)
+        error = um_record_need(upper, node, NULL, nowhere, false, true, 0, record);
+    if (error != 0)
+        return error;
+    (*record)->ino = status.st_ino;
+    (*record)->fd = fd;
+    (*record)->writable = (*record)->gone = (*record)->linkable = true;
+    return 0;
+}
+
+int um_upper_count_nameless(struct um_upper *upper, int fd, struct um_attr *attr)
+{
+    struct um_record *record = NULL;
+    int error = need_nameless(upper, fd, &record);
+    if (error != 0) {
+        close(fd);
+        return error;
+    }
+    error = um_record_attr(upper, record, attr);
+    record->lookups = error == 0;
+    um_record_unpin(upper, record);
+    return error;
+}
+
 /* ---- attributes ---------------------------------------------------------------------------------------- */
 
 static int disk_attr(struct um_upper *upper, struct um_record *record, struct um_attr *attr)

@@ -187,6 +187,15 @@ int64_t um_upper_seek(struct um_upper *upper, uint64_t node, uint64_t offset, bo
 /* As fallocate(2); the file was opened for writing. */
 int um_upper_allocate(struct um_upper *upper, uint64_t node, uint32_t mode, uint64_t offset,
                       uint64_t length);
+/* What a node's attributes are those of, on disk, in the upper or below: a descriptor (O_PATH) that the
+ * caller closes. -ENODATA where that is nothing: as um_tree_open_path. */
+int um_upper_open_path(struct um_upper *upper, uint64_t node, int *fd);
+
+/* A regular file without a name, as open(2) makes it with O_TMPFILE in a directory, which is copied up.
+ * Nothing is left of it once it is forgotten, or the daemon killed; um_upper_link gives it a name. Counts
+ * as a lookup. -EOPNOTSUPP where the upper's file system has no such files. */
+int um_upper_tmpfile(struct um_upper *upper, uint64_t directory, uint32_t mode,
+                     const struct um_maker *maker, struct um_attr *attr);
 /* As copy_file_range(2); -EXDEV where the data of `from` is in a lower layer. */
 int64_t um_upper_copy_range(struct um_upper *upper, uint64_t from, uint64_t from_offset,
                             uint64_t to, uint64_t to_offset, size_t size);

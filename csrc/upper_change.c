@@ -158,6 +158,32 @@ int um_upper_symlink(struct um_upper *upper, uint64_t directory, const char *nam
     return make(upper, directory, name, name_size, &owner, text, maker, attr);
 }
 
+static int make_nameless(struct um_upper *upper, struct um_target *target, struct um_owner *owner,
+                         const struct um_maker *maker, struct um_attr *attr)
+{
+    int fd;
+    int error = um_target_reach_directory(upper, target);
+    if (error == 0)
+        error = find_owner(upper, target, maker, owner);
+    if (error == 0)
+        error = um_disk_make_nameless(upper, target->fd, owner, &fd);
+    return error ? error : um_upper_count_nameless(upper, fd, attr);
+}
+
+int um_upper_tmpfile(struct um_upper *upper, uint64_t directory, uint32_t mode,
+                     const struct um_maker *maker, struct um_attr *attr)
+{
+    struct um_owner owner = {maker->uid, maker->gid, (mode & 07777) | S_IFREG, 0, 0};
+    struct um_target target;
+    pthread_rwlock_wrlock(&upper->lock);
+    int error = um_target_open_directory(upper, directory, &target);
+    if (error == 0)
+        error = make_nameless(upper, &target, &owner, maker, attr);
+    um_target_close(upper, &target);
+    pthread_rwlock_unlock(&upper->lock);
+    return error;
+}
+
 /* ---- links ----------------------------------------------------------------------------------------- */
 
 static int link_spot(const struct um_spot *spot, int fd, const char *name)
@@ -195,7 +221,7 @@ static int link_record(struct um_upper *upper, struct um_record *record, struct 
         return -EEXIST;
     if (record->directory)
         return -EPERM;
-    if (record->gone)
+    if (record->gone && !record->linkable)
         return -ENOENT;
     int error = um_copy_up_now(upper, record, UM_NEED_NAME);
     if (error == 0)
@@ -207,7 +233,10 @@ static int link_record(struct um_upper *upper, struct um_record *record, struct 
     if (error == 0)
         error = link_to(upper, target, &spot);
     um_spot_close(&spot);
-    return error ? error : um_target_made(upper, target, attr);
+    if (error != 0)
+        return error;
+    record->gone = record->linkable = false;
+    return um_target_made(upper, target, attr);
 }
 
 int um_upper_link(struct um_upper *upper, uint64_t node, uint64_t directory, const char *name,
@@ -221,7 +250,7 @@ int um_upper_link(struct um_upper *upper, uint64_t node, uint64_t directory, con
         error = um_upper_need(upper, node, &record);
     if (error == 0) {
         error = link_record(upper, record, &target, attr);
-        um_record_demote(upper, record);
+        um_record_shut(upper, record); /* a name leads to it now */
         um_record_unpin(upper, record);
     }
     um_target_close(upper, &target);

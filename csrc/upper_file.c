@@ -64,8 +64,7 @@ static int open_record(struct um_upper *upper, struct um_record *record, uint32_
     return error;
 }
 
-/* [w] Let go of the descriptor of a record that is not open, where its place leads to it again. */
-static void rest(struct um_upper *upper, struct um_record *record)
+void um_record_shut(struct um_upper *upper, struct um_record *record)
 {
     if (record->opens == 0 && record->fd >= 0 && !record->gone && record->parent != NULL) {
         close(record->fd);
@@ -83,7 +82,7 @@ int um_upper_open_file(struct um_upper *upper, uint64_t node, uint32_t flags)
     if (error == 0) {
         error = open_record(upper, record, flags);
         if (error != 0)
-            rest(upper, record);
+            um_record_shut(upper, record);
         um_record_unpin(upper, record);
     }
     pthread_rwlock_unlock(&upper->lock);
@@ -96,7 +95,7 @@ void um_upper_release(struct um_upper *upper, uint64_t node)
     struct um_record *record = um_upper_record(upper, node);
     if (record != NULL && !record->directory && record->opens != 0) {
         record->opens--;
-        rest(upper, record);
+        um_record_shut(upper, record);
         um_record_settle(upper, record);
     }
     pthread_rwlock_unlock(&upper->lock);
@@ -248,6 +247,32 @@ int64_t um_upper_copy_range(struct um_upper *upper, uint64_t from, uint64_t from
     off_t in = (off_t)from_offset, out = (off_t)to_offset;
     ssize_t copied = copy_file_range(source.fd, &in, target.fd, &out, size, 0);
     return copied < 0 ? -errno : copied;
+}
+
+/* ---- what only the disk knows ----------------------------------------------------------------------- */
+
+static int open_path_above(struct um_upper *upper, const struct um_record *record, int *fd)
+{
+    struct um_spot spot = {0};
+    int error = um_spot_of(upper, record, &spot);
+    *fd = error ? error : um_spot_open(&spot, O_PATH);
+    um_spot_close(&spot);
+    return *fd < 0 ? *fd : 0;
+}
+
+int um_upper_open_path(struct um_upper *upper, uint64_t node, int *fd)
+{
+    int error;
+    pthread_rwlock_rdlock(&upper->lock);
+    const struct um_record *record = um_upper_record(upper, node);
+    if (record != NULL && record->in_upper)
+        error = open_path_above(upper, record, fd);
+    else if (record != NULL || node < upper->base)
+        error = um_tree_open_path(upper->tree, record ? record->lower : node, fd);
+    else
+        error = -ESTALE;
+    pthread_rwlock_unlock(&upper->lock);
+    return error == -ENOENT ? -ESTALE : error;
 }
 
 /* ---- durability ------------------------------------------------------------------------------------- */

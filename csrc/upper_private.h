@@ -51,7 +51,8 @@ struct um_record {
     uint32_t children; /* records whose parent this is */
     bool directory;
     bool in_upper;  /* it has a part in the upper; a directory may have one below as well */
-    bool gone;      /* its last name was removed; `fd` is all there is */
+    bool gone;      /* it has no name (any more); `fd` is all there is */
+    bool linkable;  /* it never had a name, and may get one */
     bool writable;  /* `fd` was opened for writing, too */
     uint64_t lower; /* directory: the lower node that it continues; file in the upper: the node that
                        it is a copy of; 0 for none. A file that is not in the upper: its node */
@@ -184,6 +185,11 @@ int um_upper_count(struct um_upper *upper, struct um_record *directory, struct u
 /* [w] Let the record of what was found, just now, say the same. */
 void um_record_learn(struct um_record *record, const struct um_upper_hit *hit);
 
+/* [w] Make a record of a new file that has no name, which `fd` (taken over, on failure, too) is open
+ * for reading and writing; count a lookup of it. -ESTALE: its number is somebody else's still, whose
+ * file was removed on disk. */
+int um_upper_count_nameless(struct um_upper *upper, int fd, struct um_attr *attr);
+
 /* [w] Whether somebody may still use a node: it has a record, or is known. */
 bool um_upper_is_known(struct um_upper *upper, uint64_t node);
 
@@ -200,6 +206,12 @@ void um_record_demote(struct um_upper *upper, struct um_record *record);
 
 /* [w] Attributes of what a record stands for. */
 int um_record_attr(struct um_upper *upper, struct um_record *record, struct um_attr *attr);
+
+/* ---- upper_file.c ------------------------------------------------------------------------------ */
+
+/* [w] Let go of the descriptor of a file that is not open, where its place leads to it again; then as
+ * um_record_demote. */
+void um_record_shut(struct um_upper *upper, struct um_record *record);
 
 /* ---- upper_list.c ------------------------------------------------------------------------------ */
 
@@ -223,8 +235,14 @@ struct um_target {
     bool object; /* something stands there on disk: not a whiteout by a file `.wh.NAME` */
 };
 
-/* [w] Look at a name. Not finding it is no error. -ESTALE, -ENOTDIR; -ENOENT the directory was removed;
- * -EINVAL a name that no layer can hold; -ENAMETOOLONG. */
+/* [w] A directory alone, for what has no name. -ESTALE, -ENOTDIR; -ENOENT it was removed. To be closed
+ * in any case. */
+int um_target_open_directory(struct um_upper *upper, uint64_t directory, struct um_target *target);
+/* [w] Copy it up, and fill `fd`. */
+int um_target_reach_directory(struct um_upper *upper, struct um_target *target);
+
+/* [w] Look at a name. Not finding it is no error. Errors as above; -EINVAL a name that no layer can
+ * hold; -ENAMETOOLONG. */
 int um_target_open(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
                    struct um_target *target);
 /* [w] Copy its directory up and see what stands there on disk. To be asked again when that changed. */
@@ -332,6 +350,11 @@ struct um_owner {
  * what shows, without it shows the mode as given. Nothing is left behind on failure. -EEXIST. */
 int um_disk_make(struct um_upper *upper, int fd, const char *name, const struct um_owner *owner,
                  const char *target, bool inherit);
+
+/* [-] Make an empty file without a name that shows `owner`, in the directory `fd`, whose default ACL
+ * has its effect: *made is open for reading and writing, and all that there is. -EOPNOTSUPP where the
+ * disk's file system has no such files. */
+int um_disk_make_nameless(struct um_upper *upper, int fd, const struct um_owner *owner, int *made);
 
 /* [-] 1 where a directory has a default ACL, 0, or an errno. */
 int um_disk_has_default_acl(struct um_spot *directory);

@@ -368,6 +368,20 @@ int um_disk_make(struct um_upper *upper, int fd, const char *name, const struct 
     return error;
 }
 
+int um_disk_make_nameless(struct um_upper *upper, int fd, const struct um_owner *owner, int *made)
+{
+    struct um_spot spot;
+    *made = openat(fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, owner->mode & 0777);
+    if (*made < 0)
+        return failed();
+    int error = um_spot_in(*made, (struct um_slice){0}, &spot);
+    if (error == 0)
+        error = finish(upper, fd, &spot, owner, true);
+    if (error != 0)
+        close(*made);
+    return error;
+}
+
 /* ---- setattr ------------------------------------------------------------------------------------------ */
 
 int um_record_raise(struct um_upper *upper, struct um_record *record, enum um_need need)

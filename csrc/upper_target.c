@@ -30,41 +30,53 @@ static int look(struct um_upper *upper, struct um_target *target)
     return 0;
 }
 
-int um_target_open(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
-                   struct um_target *target)
+int um_target_open_directory(struct um_upper *upper, uint64_t directory, struct um_target *target)
 {
-    *target = (struct um_target){.fd = -1, .name = um_slice_of(name, name_size)};
+    *target = (struct um_target){.fd = -1};
     target->directory = um_upper_record(upper, directory);
     if (target->directory == NULL)
         return -ESTALE;
     if (!target->directory->directory)
         return -ENOTDIR;
-    int error = check_name(target->name);
-    if (error != 0)
-        return error;
     if (target->directory->gone)
         return -ENOENT;
-    memcpy(target->text, name, name_size);
     um_record_pin(target->directory);
     target->pinned = true;
+    return 0;
+}
+
+int um_target_open(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
+                   struct um_target *target)
+{
+    int error = um_target_open_directory(upper, directory, target);
+    target->name = um_slice_of(name, name_size);
+    if (error == 0)
+        error = check_name(target->name);
+    if (error != 0)
+        return error;
+    memcpy(target->text, name, name_size);
     return look(upper, target);
+}
+
+int um_target_reach_directory(struct um_upper *upper, struct um_target *target)
+{
+    if (target->fd >= 0)
+        return 0;
+    int error = um_copy_up_directory(upper, target->directory);
+    if (error == 0)
+        error = um_disk_directory(upper, target->directory, &target->fd);
+    if (error != 0)
+        target->fd = -1;
+    return error;
 }
 
 int um_target_reach(struct um_upper *upper, struct um_target *target)
 {
     struct um_spot spot = {0};
     struct stat status;
-    int error = 0;
-    if (target->fd < 0) {
-        error = um_copy_up_directory(upper, target->directory);
-        if (error == 0)
-            error = um_disk_directory(upper, target->directory, &target->fd);
-        if (error != 0) {
-            target->fd = -1;
-            return error;
-        }
-    }
-    error = um_spot_in(target->fd, target->name, &spot);
+    int error = um_target_reach_directory(upper, target);
+    if (error == 0)
+        error = um_spot_in(target->fd, target->name, &spot);
     if (error == 0)
         error = um_disk_classify(&spot, &target->found, &status);
     if (error == 0)

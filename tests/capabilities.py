@@ -73,6 +73,13 @@ def _backing(kind: str) -> str | None:
     return None if shutil.which(f"mkfs.{kind}") else f"mkfs.{kind} is not installed"
 
 
+def _statx_of_fuse() -> str | None:
+    """Whether the kernel asks a FUSE file system for birth times."""
+    release = os.uname().release
+    version = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
+    return None if version >= (6, 6) else f"Linux {release} is older than 6.6"
+
+
 def _go() -> str | None:
     """Go, of a version whose templates are those that we know."""
     return _version(["go", "env", "GOVERSION"], r"go1\.(\d+)", 24)
@@ -100,6 +107,7 @@ _PROBES: dict[str, Callable[[], str | None]] = {
     "docker-cli": _docker_cli,
     "ordinary-user": _ordinary_user,
     "overlayfs": _overlayfs,
+    "statx-of-fuse": _statx_of_fuse,
     "backing-ext4": lambda: _backing("ext4"),
     "backing-tmpfs": lambda: _backing("tmpfs"),
     "backing-xfs": lambda: _backing("xfs"),
@@ -107,7 +115,7 @@ _PROBES: dict[str, Callable[[], str | None]] = {
 }
 
 
-NOT_IN_DEBIAN = frozenset({"docker-cli"})
+NOT_IN_DEBIAN = frozenset({"docker-cli", "statx-of-fuse"})
 """What Debian 12 has not got, or too old: tests that want it are skipped in CI, too."""
 
 

@@ -25,7 +25,7 @@ import trio
 
 from unionmount import daemon
 from unionmount.core import LayerTrees, Router, RouterFacts
-from unionmount.errors import MountError
+from unionmount.errors import MountError, UnionmountError
 from unionmount.fusemount import BusyError, check_mountpoint, mount_fuse, unmount_fuse
 from unionmount.layer import OpenDirectories, OpenImage
 from unionmount.mountinfo import mounted_at, mountpoints_of
@@ -176,7 +176,8 @@ def run_mount(
     ):
         held.update(device=mount.device)
         statistics = request.table.socket_path(held.record.id)
-        trio.run(_serve, mount, functools.partial(ready, held.record.mountpoint), statistics)
+        with _faults_logged(held.record.mountpoint, request):
+            trio.run(_serve, mount, functools.partial(ready, held.record.mountpoint), statistics)
 
 
 @contextmanager
@@ -318,6 +319,20 @@ def _logged(table: MountTable, record: Record, request: MountRequest) -> Iterato
     finally:
         if path.stat().st_size == 0:
             path.unlink()
+
+
+@contextmanager
+def _faults_logged(mountpoint: str, request: MountRequest) -> Iterator[None]:
+    """Say in the log why serving ended; later on, one that is empty is gone."""
+    try:
+        yield
+    except UnionmountError:
+        raise  # of a mount that is not ready, and whoever asked for it is told
+    except Exception as error:
+        if request.background:
+            what = f"{type(error).__name__}: {error}"
+            log.error("serving %s ended: %s", printable(mountpoint), what)  # noqa: TRY400
+        raise
 
 
 @contextmanager

@@ -6,6 +6,7 @@
 #include "fastpath.h"
 #include "upper_machine.h"
 
+#include <linux/fs.h>
 #include <linux/fuse.h>
 
 #define INPUT_MAX 6000
@@ -33,15 +34,22 @@ static void learn(uint32_t opcode, const struct um_answer *answer)
 {
     const struct fuse_entry_out *entry = (const void *)(reply + sizeof(struct fuse_out_header));
     bool names_one = opcode == FUSE_LOOKUP || opcode == FUSE_MKNOD || opcode == FUSE_MKDIR ||
-                     opcode == FUSE_SYMLINK || opcode == FUSE_LINK;
+                     opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opcode == 51; /* TMPFILE */
     if (names_one && answer->kind == UM_ANSWER_REPLY &&
-        answer->size == sizeof(struct fuse_out_header) + sizeof *entry && entry->nodeid != 0)
+        answer->size >= sizeof(struct fuse_out_header) + sizeof *entry && entry->nodeid != 0)
         nodes[n_nodes++ % 64] = entry->nodeid;
 }
 
 static uint64_t node_of(uint8_t byte)
 {
     return byte < 128 || n_nodes == 0 ? byte : nodes[byte % (n_nodes < 64 ? n_nodes : 64)];
+}
+
+/* The two ioctls that are known: their numbers are not guessed. */
+static void ask_for_flags(struct fuse_ioctl_in *in, bool extended)
+{
+    in->cmd = extended ? FS_IOC_FSGETXATTR : FS_IOC_GETFLAGS;
+    in->out_size = extended ? sizeof(struct fsxattr) : sizeof(int);
 }
 
 /* One request; how many bytes of the input it took. */
@@ -59,6 +67,10 @@ static size_t ask(struct um_fastpath *fastpath, const uint8_t *data, size_t size
         .uid = data[3] & 2 ? 1000 : 0,
     };
     memcpy(header + 1, data + 4, length);
+    if (header->opcode == FUSE_IOCTL && data[3] & 8 && length >= sizeof(struct fuse_ioctl_in))
+        ask_for_flags((void *)(header + 1), data[3] & 16);
+    if (header->opcode == FUSE_LINK && data[3] & 8 && length >= sizeof(struct fuse_link_in))
+        ((struct fuse_link_in *)(void *)(header + 1))->oldnodeid = node_of(data[4]);
     size_t whole = sizeof *header + length;
     struct um_answer answer = um_fastpath_answer(fastpath, request, whole, reply, false);
     if (answer.kind == UM_ANSWER_LATER) {

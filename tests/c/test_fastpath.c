@@ -1,5 +1,9 @@
-/* Listings that several readers share, and undone replies; the mounted tests see the rest. */
+/* Listings that several readers share, files without names, what only the disk knows, and undone replies;
+ * the mounted tests see the rest. */
+#include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/fuse.h>
+#include <sys/resource.h>
 
 #include "fastpath.h"
 
@@ -8,6 +12,9 @@
 
 #define NAMES 200
 #define ROOM 4096u
+/* FUSE_TMPFILE and FUSE_STATX, which older headers lack. */
+#define TMPFILE 51
+#define STATX 52
 
 struct world {
     struct machine machine;
@@ -166,6 +173,165 @@ TEST(a_list_that_is_begun_anew_is_read_on)
     read_all(&w, &last); /* and here they are dropped */
     CHECK_INT(last.others, 2);
     read_all(&w, &first);
+    tear_down(&w);
+}
+
+/* A file without a name in the directory; what the reply says of it. */
+static const struct fuse_entry_out *make_nameless(struct world *w, uint32_t mode)
+{
+    struct fuse_create_in in = {.flags = O_TMPFILE | O_RDWR, .mode = S_IFREG | mode, .umask = 022};
+    uint8_t body[sizeof in + 2] = {0};
+    memcpy(body, &in, sizeof in);
+    body[sizeof in] = '/';
+    const struct fuse_out_header *out = ask(w, TMPFILE, w->directory, body, sizeof body);
+    CHECK_INT(out->error, 0);
+    CHECK_INT(out->len, sizeof *out + sizeof(struct fuse_entry_out) + sizeof(struct fuse_open_out));
+    return (const void *)(out + 1);
+}
+
+static int name_it(struct world *w, uint64_t node, const char *name)
+{
+    struct fuse_link_in in = {.oldnodeid = node};
+    uint8_t body[sizeof in + 32];
+    memcpy(body, &in, sizeof in);
+    strcpy((char *)body + sizeof in, name);
+    return ask(w, FUSE_LINK, w->directory, body, sizeof in + strlen(name) + 1)->error;
+}
+
+static int unlink_it(struct world *w, const char *name)
+{
+    return ask(w, FUSE_UNLINK, w->directory, name, strlen(name) + 1)->error;
+}
+
+TEST(a_file_without_a_name_gets_one)
+{
+    struct world w;
+    set_up(&w);
+    const struct fuse_entry_out *entry = make_nameless(&w, 0666);
+    uint64_t node = entry->nodeid;
+    CHECK_INT(entry->attr.nlink, 0);
+    CHECK_INT(entry->attr.mode, S_IFREG | 0644);
+    struct {
+        struct fuse_write_in in;
+        char data[8];
+    } write = {.in.size = 7, .data = "content"};
+    CHECK_INT(ask(&w, FUSE_WRITE, node, &write, sizeof write.in + 7)->error, 0);
+    CHECK_INT(name_it(&w, node, "named"), 0);
+    CHECK_INT(name_it(&w, node, "named"), -EEXIST);
+    CHECK_INT(name_it(&w, node, "again"), 0);
+    CHECK_INT(unlink_it(&w, "named"), 0);
+    CHECK_INT(unlink_it(&w, "again"), 0);
+    CHECK_INT(name_it(&w, node, "never"), -ENOENT); /* it had a name */
+    struct fuse_read_in in = {.size = 100};
+    const struct fuse_out_header *out = ask(&w, FUSE_READ, node, &in, sizeof in);
+    CHECK_INT(out->len, sizeof *out + 7);
+    tear_down(&w);
+}
+
+TEST(a_file_without_a_name_is_gone_when_its_reply_is_refused)
+{
+    struct world w;
+    struct um_attr attr;
+    set_up(&w);
+    uint64_t node = make_nameless(&w, 0600)->nodeid;
+    CHECK_INT(um_upper_getattr(w.machine.upper, node, &attr), 0);
+    struct fuse_in_header header = {.opcode = TMPFILE, .nodeid = w.directory};
+    const struct fuse_out_header *out = w.reply;
+    um_fastpath_undo(w.fastpath, &header, w.reply, out->len);
+    CHECK_INT(um_upper_getattr(w.machine.upper, node, &attr), -ESTALE);
+    CHECK_INT(um_upper_forget(w.machine.upper, node, 1), 0);
+    tear_down(&w);
+}
+
+TEST(a_file_without_a_name_takes_the_descriptor_of_one_that_is_held)
+{
+    struct world w;
+    struct fuse_write_in write = {0};
+    int taken[1024];
+    unsigned n = 0;
+    set_up(&w);
+    for (unsigned i = 0; i < 4; i++) {
+        uint64_t node = make_nameless(&w, 0600)->nodeid;
+        char name[16];
+        snprintf(name, sizeof name, "held%u", i);
+        CHECK_INT(name_it(&w, node, name), 0);
+        CHECK_INT(ask(&w, FUSE_WRITE, node, &write, sizeof write)->error, 0);
+    }
+    CHECK_INT(um_fastpath_held(w.fastpath), 4);
+    struct rlimit before, little;
+    getrlimit(RLIMIT_NOFILE, &before);
+    little = (struct rlimit){.rlim_cur = 100, .rlim_max = before.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &little);
+    while (n < 1024 && (taken[n] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0)
+        n++;
+    make_nameless(&w, 0600);
+    CHECK_INT(um_fastpath_held(w.fastpath), 2);
+    while (n != 0)
+        close(taken[--n]);
+    setrlimit(RLIMIT_NOFILE, &before);
+    tear_down(&w);
+}
+
+TEST(a_file_without_a_name_needs_a_directory)
+{
+    struct world w;
+    set_up(&w);
+    struct fuse_create_in in = {.mode = S_IFREG | 0600};
+    uint64_t file = make_nameless(&w, 0600)->nodeid;
+    CHECK_INT(ask(&w, TMPFILE, file, &in, sizeof in)->error, -ENOTDIR);
+    CHECK_INT(ask(&w, TMPFILE, 1u << 20, &in, sizeof in)->error, -ESTALE);
+    CHECK_INT(ask(&w, TMPFILE, w.directory, &in, sizeof in - 1)->error, -EIO);
+    tear_down(&w);
+}
+
+static const struct fuse_out_header *ask_flags(struct world *w, uint64_t node, uint32_t command,
+                                               uint32_t size)
+{
+    struct fuse_ioctl_in in = {.cmd = command, .out_size = size};
+    return ask(w, FUSE_IOCTL, node, &in, sizeof in);
+}
+
+TEST(flags_are_as_long_as_the_kernel_wants_them)
+{
+    struct world w;
+    set_up(&w);
+    uint64_t nodes[] = {1, w.directory, make_nameless(&w, 0600)->nodeid};
+    for (unsigned i = 0; i < 3; i++) {
+        const struct fuse_out_header *out = ask_flags(&w, nodes[i], FS_IOC_GETFLAGS, 4);
+        bool known = out->error == 0; /* by the file system of the upper */
+        CHECK(known || out->error == -ENOTTY);
+        CHECK_INT(out->len, sizeof *out + (known ? sizeof(struct fuse_ioctl_out) + 4 : 0));
+        out = ask_flags(&w, nodes[i], FS_IOC_FSGETXATTR, sizeof(struct fsxattr));
+        CHECK_INT(out->len, sizeof *out + (known ? sizeof(struct fuse_ioctl_out) + 28 : 0));
+        CHECK_INT(ask_flags(&w, nodes[i], FS_IOC_GETFLAGS, 8)->error, -ENOTTY);
+        CHECK_INT(ask_flags(&w, nodes[i], FS_IOC_FSGETXATTR, 4)->error, -ENOTTY);
+        CHECK_INT(ask_flags(&w, nodes[i], FS_IOC_SETFLAGS, 4)->error, -ENOTTY);
+    }
+    CHECK_INT(ask_flags(&w, 1u << 20, FS_IOC_GETFLAGS, 4)->error, -ESTALE);
+    const struct fuse_ioctl_in cut = {.cmd = FS_IOC_GETFLAGS, .out_size = 4};
+    CHECK_INT(ask(&w, FUSE_IOCTL, 1, &cut, sizeof cut - 1)->error, -EIO);
+    tear_down(&w);
+}
+
+TEST(birth_times_are_those_of_the_disk)
+{
+    struct world w;
+    set_up(&w);
+    const uint8_t in[24] = {0};
+    struct statx born = {0};
+    uint32_t mask;
+    int64_t seconds;
+    const struct fuse_out_header *out = ask(&w, STATX, w.directory, in, sizeof in);
+    CHECK_INT(out->len, sizeof *out + 288);
+    memcpy(&mask, (const uint8_t *)(out + 1) + 32, sizeof mask);
+    memcpy(&seconds, (const uint8_t *)(out + 1) + 32 + 80, sizeof seconds);
+    CHECK_INT(statx(w.machine.directory, "upper/new", 0, STATX_BTIME, &born), 0);
+    CHECK_INT(mask & STATX_BTIME, born.stx_mask & STATX_BTIME);
+    CHECK_INT(mask & STATX_BASIC_STATS, STATX_BASIC_STATS);
+    if (mask & STATX_BTIME)
+        CHECK_INT(seconds, born.stx_btime.tv_sec);
+    CHECK_INT(ask(&w, STATX, w.directory, in, sizeof in - 1)->error, -EIO);
+    CHECK_INT(ask(&w, STATX, 1u << 20, in, sizeof in)->error, -ESTALE);
     tear_down(&w);
 }
 

@@ -146,6 +146,33 @@ static void link_it(struct worker *worker, uint64_t directory, const char *name,
     um_upper_forget(shared.upper, attr.node, 1);
 }
 
+/* A file without a name, which may get one or two. */
+static void use_nameless(struct worker *worker, uint64_t directory, const char *name)
+{
+    struct um_maker maker = machine_maker();
+    struct um_attr attr, linked;
+    int fd;
+    int error = um_upper_tmpfile(shared.upper, directory, 0644, &maker, &attr);
+    if (error != 0) /* it was removed; or the disk has none */
+        return;
+    if (um_upper_open_file(shared.upper, attr.node, UM_OPEN_WRITE) != 0)
+        ABANDON("a file without a name can't be opened");
+    um_upper_write(shared.upper, attr.node, 0, name, strlen(name));
+    bool early = roll(worker, 2);
+    if (early)
+        um_upper_release(shared.upper, attr.node);
+    for (unsigned i = roll(worker, 3); i != 0; i--) {
+        uint64_t to = pick_directory(worker);
+        made(um_upper_link(shared.upper, attr.node, to, name, strlen(name), &linked), &linked);
+        let_go(to);
+    }
+    if (!early)
+        um_upper_release(shared.upper, attr.node);
+    if (um_upper_open_path(shared.upper, attr.node, &fd) == 0)
+        close(fd);
+    um_upper_forget(shared.upper, attr.node, 1);
+}
+
 static void step(struct worker *worker)
 {
     struct um_maker maker = machine_maker();
@@ -153,7 +180,7 @@ static void step(struct worker *worker)
     const char *name = names[roll(worker, 8)], *other = names[roll(worker, 8)];
     size_t size = strlen(name);
     uint64_t directory = pick_directory(worker);
-    switch (roll(worker, 13)) {
+    switch (roll(worker, 14)) {
     case 0:
         made(um_upper_mkdir(shared.upper, directory, name, size, 0755, &maker, &attr), &attr);
         break;
@@ -183,7 +210,10 @@ static void step(struct worker *worker)
         link_it(worker, directory, name, other);
         break;
     case 8:
+        use_nameless(worker, directory, name);
+        break;
     case 9:
+    case 10:
         change_file(worker, directory, name);
         break;
     default:

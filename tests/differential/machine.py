@@ -98,6 +98,10 @@ flags = st.one_of(
     _flags(),
 )
 
+nameless_flags = st.sampled_from(
+    [os.O_TMPFILE | more for more in (os.O_RDWR, os.O_WRONLY, os.O_RDWR | os.O_EXCL, os.O_RDONLY)]
+)
+
 _USER_XATTRS = [("user.a", b"1"), ("user.a", b"another"), ("user.b", b""), ("user.c", b"v" * 900)]
 _ROOT_XATTRS = [("trusted.t", b"\0\xff"), ("trusted.u", b""), ("security.capability", CAPABILITY)]
 _ACLS = [
@@ -191,6 +195,21 @@ class Machine(RuleBasedStateMachine):
     def open_simply(self, path: str, flags: int, make: bool) -> Any:
         """As most programs do: without this, few runs would get far with handles."""
         return self.open(0, path, flags | (os.O_CREAT if make else 0), 0o666)
+
+    @rule(target=handles, who=people, path=paths, flags=nameless_flags, mode=file_modes)
+    def open_nameless(self, who: int, path: str, flags: int, mode: int) -> Any:
+        return self.open(who, path, flags, mode) if self._variant.nameless else multiple()
+
+    @rule(target=handles, path=st.sampled_from(["a", "b", "d", "."]), new=file_paths)
+    def open_nameless_simply(self, path: str, new: str) -> Any:
+        """As who uses it does."""
+        if not self._variant.nameless:
+            return multiple()
+        handle = self.open(0, path, os.O_TMPFILE | os.O_RDWR, 0o666)
+        if isinstance(handle, tuple):
+            self._with(handle, "write", data=b"nameless")
+            self.link_handle(handle, new)
+        return handle
 
     @rule(target=handles, at=handles, path=names, flags=flags, mode=file_modes)
     def open_at(self, at: Handle, path: str, flags: int, mode: int) -> Any:
@@ -347,6 +366,10 @@ class Machine(RuleBasedStateMachine):
     @rule(who=people, path=paths, new=paths, follow=st.booleans())
     def link(self, who: int, path: str, new: str, follow: bool) -> None:
         self._do(who, "link", path=path, new=new, follow=follow)
+
+    @rule(handle=handles, new=paths)
+    def link_handle(self, handle: Handle, new: str) -> None:
+        self._with(handle, "link_handle", new=new)
 
     @rule(who=people, path=paths)
     def unlink(self, who: int, path: str) -> None:

@@ -56,6 +56,8 @@ class Variant:
     """Everything in the lowers belongs to ``owner``."""
     acls: bool = True
     """The subject has POSIX ACLs."""
+    nameless: bool = True
+    """The subject has O_TMPFILE."""
     mount_flags: int = 0
     """Flags of the plain directory's mount and overlayfs', where the subject's has to have them."""
     excuse: Callable[[Case], bool] = lambda _case: False

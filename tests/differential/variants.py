@@ -57,7 +57,11 @@ def _is_privileged(name: bytes) -> bool:
 
 DIRECTORIES = Variant("directories", lambda: Unionmount(options=_WITH_DEVICES))
 IMAGE = Variant("image", lambda: UnionmountImage(options=_WITH_DEVICES), image=True)
-REFERENCE = Variant("without-router", lambda: Unionmount(options=f"{_WITH_DEVICES},nofastpath"))
+REFERENCE = Variant(
+    "without-router",
+    lambda: Unionmount(options=f"{_WITH_DEVICES},nofastpath"),
+    nameless=False,
+)
 ONE_THREAD = Variant(
     "one-thread", lambda: UnionmountImage(options=f"{_WITH_DEVICES},threads=1"), image=True
 )

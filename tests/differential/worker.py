@@ -27,6 +27,7 @@ from compare import OTHER_ACLS, snapshot
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
+AT_EMPTY_PATH = 0x1000
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 UTIME_NOW = (1 << 30) - 1
@@ -298,6 +299,10 @@ class Operations:
 
     def link(self, path: str, new: str, follow: bool = False) -> None:
         os.link(path, new, follow_symlinks=follow)
+
+    def link_handle(self, handle: int, new: str) -> None:
+        fd = self._handles[handle]
+        _call("linkat", fd, b"", AT_FDCWD, os.fsencode(new), AT_EMPTY_PATH)
 
     def unlink(self, path: str) -> None:
         os.unlink(path)

@@ -149,6 +149,19 @@ def test_long_listing_read_only(mounted: Callable[..., Counting]) -> None:
     assert second <= Counter(GETXATTR=4), second
 
 
+def test_long_listing_writable(mounted: Callable[..., Counting]) -> None:
+    cold = mounted("--ephemeral")
+    write_new(cold.root / "many/new", b"content")
+    work("ls", "-l", cold.root / "many")
+    with cold.spent() as spent:
+        work("ls", "-l", cold.root / "many")
+    # Whether it is to be said that a file has an ACL; nobody wants to know when it was born.
+    assert spent["STATX"] == 0, spent
+    assert spent - Counter(READDIRPLUS=spent["READDIRPLUS"], GETXATTR=spent["GETXATTR"]) <= Counter(
+        GETATTR=1
+    )
+
+
 def test_listing(cold: Counting) -> None:
     directory = cold.root / "many"
     with cold.spent() as first:
@@ -172,6 +185,60 @@ def test_reading_a_small_file(cold: Counting) -> None:
         assert read(cold.root / "small") == b"small"
     assert first == {"READ": 1}
     assert sum(second.values()) == 0, second
+
+
+@pytest.mark.needs("statx-of-fuse")
+def test_birth_times_are_asked_for_once_read_only(mounted: Callable[..., Counting]) -> None:
+    cold = mounted("--ro")
+    with cold.spent() as first:
+        work("stat", cold.root / "small")
+    with cold.spent() as others:
+        work("stat", cold.root / "small", cold.root / "noted")
+    assert first == {"LOOKUP": 1, "STATX": 1}  # and that there are none
+    assert others == {"LOOKUP": 1}
+
+
+@pytest.mark.needs("statx-of-fuse")
+def test_birth_times_are_asked_for_once_for_each_file(mounted: Callable[..., Counting]) -> None:
+    cold = mounted("--ephemeral")
+    write_new(cold.root / "new", b"content")
+    names = ("new", "small", "noted")
+    for name in names:
+        (cold.root / name).stat()
+    with cold.spent() as first:
+        work("stat", *(cold.root / name for name in names))
+    with cold.spent() as second:
+        work("stat", *(cold.root / name for name in names))
+    assert first == {"STATX": len(names)}
+    assert sum(second.values()) == 0, second
+
+
+@pytest.mark.needs("lsattr")
+def test_flags(cold: Counting) -> None:
+    (cold.root / "small").stat()
+    with cold.spent() as spent:
+        work("lsattr", cold.root / "small")
+    assert spent["IOCTL"] == 1
+    assert set(spent) <= {"IOCTL", "OPEN", "FLUSH"}, spent
+
+
+def test_whether_it_is_a_terminal(cold: Counting) -> None:
+    """Each Python program asks that of each file that it opens."""
+    read(cold.root / "small")
+    with cold.spent() as spent, open(cold.root / "small", "rb") as file:
+        assert not file.isatty()
+    assert spent["IOCTL"] >= 1
+    assert cold.forwarded() == {}
+
+
+def test_making_a_file_without_a_name(mounted: Callable[..., Counting]) -> None:
+    cold = mounted("--ephemeral")
+    read(cold.root / "small")  # what is asked once was asked
+    with cold.spent() as spent:
+        fd = os.open(cold.root, os.O_TMPFILE | os.O_RDWR)
+        os.write(fd, b"content")
+        os.close(fd)
+    assert spent - Counter(FLUSH=1) == {"TMPFILE": 1, "GETXATTR": 1, "WRITE": 1}
 
 
 def test_getxattr(cold: Counting) -> None:
