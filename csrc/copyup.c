@@ -202,6 +202,7 @@ static int make_copy(struct um_upper *upper, uint64_t lower, const struct um_att
 /* A directory in which copies appear. To its users nothing changes, so its times don't. */
 struct place {
     int fd;
+    struct um_fd_use use;
     bool timed;
     struct timespec times[2];
 };
@@ -210,9 +211,10 @@ static int place_open(struct um_upper *upper, const struct um_record *directory,
                       struct place *place)
 {
     struct stat status;
-    int error = um_disk_directory(upper, directory, &place->fd);
+    int error = um_disk_directory(upper, directory, &place->use);
     if (error != 0)
         return error;
+    place->fd = place->use.fd;
     place->timed = fstat(place->fd, &status) == 0;
     if (place->timed) {
         place->times[0] = status.st_atim;
@@ -221,12 +223,12 @@ static int place_open(struct um_upper *upper, const struct um_record *directory,
     return 0;
 }
 
-static void place_close(struct place *place)
+static void place_close(struct um_upper *upper, struct place *place)
 {
     struct um_spot spot = {0};
     if (place->timed && um_spot_in(place->fd, (struct um_slice){0}, &spot) == 0)
         um_spot_times(&spot, place->times);
-    close(place->fd);
+    um_fd_cache_release(upper->directories, &place->use);
 }
 
 /* Nothing of the upper stands where the lower tree shows: unless somebody else writes there. */
@@ -269,7 +271,7 @@ static int publish_at(struct um_upper *upper, struct copy *copy, const struct um
         return error;
     terminate(name, text);
     error = move_copy(upper, copy, &place, text);
-    place_close(&place);
+    place_close(upper, &place);
     return error;
 }
 
@@ -288,7 +290,7 @@ static int link_name(struct um_upper *upper, int fd, const char *entry,
     int result = add ? linkat(fd, entry, place.fd, text, 0) : unlinkat(place.fd, text, 0);
     if (result != 0)
         error = occupied(errno);
-    place_close(&place);
+    place_close(upper, &place);
     return error;
 }
 
@@ -430,6 +432,7 @@ static int publish_nameless(struct um_upper *upper, struct um_record *record, st
 static void adopt(struct um_record *record, struct copy *copy)
 {
     record->in_upper = true;
+    record->unmarked = record->directory;
     record->ino = record->directory ? 0 : copy->ino;
     record->data = copy->data;
     if (record->fd < 0 && copy->fd >= 0 && (record->gone || record->opens != 0)) {

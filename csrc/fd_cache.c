@@ -113,6 +113,24 @@ void um_fd_cache_release(struct um_fd_cache *cache, struct um_fd_use *use)
     use->entry = UM_FD_OWN;
 }
 
+#define DROPPED UINT64_MAX /* the key of an entry that somebody still uses */
+
+void um_fd_cache_drop(struct um_fd_cache *cache, uint64_t key)
+{
+    int fd = -1;
+    pthread_mutex_lock(&cache->lock);
+    uint32_t at = find(cache, key);
+    if (at < cache->capacity && cache->entries[at].users != 0) {
+        cache->entries[at].key = DROPPED;
+    } else if (at < cache->capacity) {
+        fd = cache->entries[at].fd;
+        cache->entries[at] = (struct entry){0};
+    }
+    pthread_mutex_unlock(&cache->lock);
+    if (fd >= 0)
+        close(fd);
+}
+
 bool um_fd_cache_shed(struct um_fd_cache *cache)
 {
     bool any = false;

@@ -1,5 +1,5 @@
 /*
- * fd_cache.h - a bounded number of open descriptors of live directories.
+ * fd_cache.h - a bounded number of open descriptors of directories.
  *
  * Purpose: reading a file, or looking up a name, opens by path only once in a while, however many
  * directory layers there are; and the daemon's descriptors are not used up by them. A descriptor is
@@ -35,6 +35,9 @@ bool um_fd_cache_get(struct um_fd_cache *cache, uint64_t key, struct um_fd_use *
 void um_fd_cache_put(struct um_fd_cache *cache, uint64_t key, int fd, struct um_fd_use *use);
 
 void um_fd_cache_release(struct um_fd_cache *cache, struct um_fd_use *use);
+
+/* What `key` stood for is no more: nobody gets its descriptor any more. */
+void um_fd_cache_drop(struct um_fd_cache *cache, uint64_t key);
 
 /* Close all that nobody uses, because the process has no descriptors left: false where there was
  * none to close. */

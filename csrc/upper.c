@@ -8,6 +8,8 @@
 #include "upper_private.h"
 #include "whiteout.h"
 
+#define DIRECTORIES 64u /* descriptors that are kept of directories of the upper */
+
 /* ---- records ------------------------------------------------------------------------------------- */
 
 static struct um_record **find_bucket(const struct um_upper *upper, uint64_t node)
@@ -239,6 +241,8 @@ void um_record_settle(struct um_upper *upper, struct um_record *record)
         struct um_record *parent = record->parent;
         *find_bucket(upper, record->node) = record->next;
         upper->n_records--;
+        if (record->directory)
+            um_fd_cache_drop(upper->directories, record->node);
         record_free(record);
         if (parent != NULL)
             parent->children--;
@@ -376,6 +380,7 @@ static int find_lower(struct um_upper *upper, const struct um_record *directory,
     *lower = 0;
     unsigned marks;
     int error = um_marks_of(spot, &marks);
+    spot->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
     int opaque = error ? error : um_mark_is_opaque(upper, spot, marks & UM_HAS_OPAQUE);
     if (opaque != 0)
         return opaque < 0 ? opaque : 0;
@@ -466,9 +471,10 @@ static int file_hit(struct um_upper *upper, const struct um_record *directory, s
 {
     uint64_t origin = 0;
     unsigned marks;
-    int error = um_disk_attr(upper, spot, status, &hit->attr);
+    int error = um_marks_of(spot, &marks);
+    spot->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
     if (error == 0)
-        error = um_marks_of(spot, &marks);
+        error = um_disk_attr(upper, spot, status, &hit->attr);
     if (error == 0 && (marks & UM_HAS_ORIGIN))
         error = um_mark_get_origin(upper, spot, &origin);
     if (error == 0)
@@ -476,6 +482,7 @@ static int file_hit(struct um_upper *upper, const struct um_record *directory, s
     if (error != 0)
         return error;
     hit->ino = status->st_ino;
+    hit->plain = spot->plain && !(upper->flags & UM_UPPER_OVERRIDE);
     if (is_believed(upper, origin, status, &hit->attr))
         hit->lower = hit->attr.node = origin;
     if (!(marks & UM_HAS_METACOPY) || !S_ISREG(hit->attr.mode))
@@ -591,6 +598,7 @@ static int directory_hit(struct um_upper *upper, struct um_record *directory, st
         error = upper_node(upper, status, &hit->attr.node);
     if (error != 0)
         return error;
+    hit->plain = spot->plain && !(upper->flags & UM_UPPER_OVERRIDE);
     struct um_record *record = hit->lower ? um_upper_record(upper, hit->lower) : NULL;
     /* Two directories of an upper may claim to continue one, in an upper that was tampered with. */
     if (hit->lower != 0 && (record == NULL || is_at(record, directory, name)))
@@ -610,13 +618,13 @@ static int find_above(struct um_upper *upper, struct um_record *directory, struc
     struct um_spot spot = {0};
     struct stat status;
     enum um_found found;
-    int fd;
-    int error = um_disk_directory(upper, directory, &fd);
+    struct um_fd_use use;
+    int error = um_disk_directory(upper, directory, &use);
     if (error != 0)
         return error;
-    error = um_spot_in(fd, name, &spot);
+    error = um_spot_in(use.fd, name, &spot);
     if (error == 0)
-        error = um_disk_classify(&spot, &found, &status);
+        error = um_disk_classify(&spot, !directory->unmarked, &found, &status);
     hit->in_upper = true;
     if (error == 0 && found == UM_FOUND_FILE)
         error = file_hit(upper, directory, name, &spot, &status, hit);
@@ -624,7 +632,7 @@ static int find_above(struct um_upper *upper, struct um_record *directory, struc
         error = directory_hit(upper, directory, name, &spot, &status, hit);
     else if (error == 0)
         error = found == UM_FOUND_NOTHING ? 1 : -ENOENT;
-    close(fd);
+    um_fd_cache_release(upper->directories, &use);
     return error;
 }
 
@@ -677,6 +685,7 @@ int um_upper_find(struct um_upper *upper, struct um_record *directory, struct um
 
 void um_record_learn(struct um_record *record, const struct um_upper_hit *hit)
 {
+    record->plain = hit->plain;
     if (hit->directory) {
         record->nlink = hit->in_upper ? hit->attr.nlink : 0;
     } else if (hit->in_upper && hit->ino != 0) {
@@ -956,6 +965,8 @@ static int set_up(struct um_upper *upper, const struct um_upper_setup *setup)
 {
     struct stat above, work;
     int error = set_session(upper);
+    if (error == 0)
+        error = um_fd_cache_open(DIRECTORIES, &upper->directories);
     if (error != 0)
         return error;
     if (fstat(setup->upper_fd, &above) != 0 || fstat(setup->work_fd, &work) != 0)
@@ -1007,6 +1018,7 @@ void um_upper_close(struct um_upper *upper)
         }
     }
     um_upper_names_close(upper);
+    um_fd_cache_close(upper->directories);
     free(upper->buckets);
     free(upper->known);
     free(upper->copying);

@@ -6,8 +6,10 @@
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
+#include "override_stat.h"
 #include "upper_private.h"
 #include "whiteout.h"
+#include "xattr_at.h"
 
 /* Every path below is relative to a descriptor that the upper owns, and none leads through a
  * symlink: what an image holds can't lead out of the upper. */
@@ -30,12 +32,6 @@ static int open_beneath(int fd, const char *path, int *out)
         return failed();
     *out = (int)opened;
     return 0;
-}
-
-static int duplicate(int fd, int *out)
-{
-    *out = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    return *out < 0 ? failed() : 0;
 }
 
 /* Write the names from below `top` to `record` in front of `*end`, as many as there is room for, and
@@ -81,18 +77,31 @@ static int walk_beneath(int top, const struct um_record *reached, const struct u
     return error;
 }
 
-int um_disk_directory(struct um_upper *upper, const struct um_record *directory, int *fd)
+static int open_directory(struct um_upper *upper, const struct um_record *directory, int *fd)
 {
-    if (directory->fd >= 0)
-        return duplicate(directory->fd, fd);
-    if (directory == upper->root)
-        return duplicate(upper->upper_fd, fd);
     for (const struct um_record *at = directory; at != upper->root; at = at->parent) {
         if (at == NULL)
             return -ESTALE; /* somebody emptied the directory above on disk, and it was removed */
     }
     int error = walk_beneath(upper->upper_fd, upper->root, directory, fd);
+    if ((error == -EMFILE || error == -ENFILE) && um_fd_cache_shed(upper->directories))
+        error = walk_beneath(upper->upper_fd, upper->root, directory, fd);
     return error == -ENOENT || error == -ENOTDIR ? -ESTALE : error;
+}
+
+int um_disk_directory(struct um_upper *upper, const struct um_record *directory,
+                      struct um_fd_use *use)
+{
+    int fd;
+    *use = (struct um_fd_use){.fd = directory->fd, .entry = UM_FD_BORROWED};
+    if (directory == upper->root)
+        use->fd = upper->upper_fd;
+    if (use->fd >= 0 || um_fd_cache_get(upper->directories, directory->node, use))
+        return 0;
+    int error = open_directory(upper, directory, &fd);
+    if (error == 0)
+        um_fd_cache_put(upper->directories, directory->node, fd, use);
+    return error;
 }
 
 /* ---- spots --------------------------------------------------------------------------------------- */
@@ -102,7 +111,8 @@ int um_spot_in(int fd, struct um_slice name, struct um_spot *spot)
     if (name.size > UM_NAME_MAX)
         return -ENAMETOOLONG;
     spot->fd = fd;
-    spot->owned = false;
+    spot->cache = NULL;
+    spot->plain = false;
     if (name.size != 0)
         memcpy(spot->name, name.data, name.size);
     spot->name[name.size] = '\0';
@@ -112,27 +122,32 @@ int um_spot_in(int fd, struct um_slice name, struct um_spot *spot)
 
 int um_spot_of(struct um_upper *upper, const struct um_record *record, struct um_spot *spot)
 {
-    const struct um_slice self = {0};
-    if (record->fd >= 0)
-        return um_spot_in(record->fd, self, spot);
-    if (record == upper->root)
-        return um_spot_in(upper->upper_fd, self, spot);
-    if (record->parent == NULL || !record->in_upper)
-        return -ESTALE;
-    int fd;
-    int error = um_disk_directory(upper, record->parent, &fd);
+    struct um_slice name = {0};
+    struct um_fd_use use = {.fd = record->fd, .entry = UM_FD_BORROWED};
+    int error = 0;
+    if (record == upper->root) {
+        use.fd = upper->upper_fd;
+    } else if (record->fd < 0) {
+        if (record->parent == NULL || !record->in_upper)
+            return -ESTALE;
+        name = um_slice_of(record->name, record->name_size);
+        error = um_disk_directory(upper, record->parent, &use);
+    }
+    if (error == 0)
+        error = um_spot_in(use.fd, name, spot);
     if (error != 0)
         return error;
-    error = um_spot_in(fd, um_slice_of(record->name, record->name_size), spot);
-    spot->owned = true;
-    return error;
+    spot->cache = upper->directories;
+    spot->use = use;
+    spot->plain = record->plain;
+    return 0;
 }
 
 void um_spot_close(struct um_spot *spot)
 {
-    if (spot->owned)
-        close(spot->fd);
-    spot->owned = false;
+    if (spot->cache != NULL)
+        um_fd_cache_release(spot->cache, &spot->use);
+    spot->cache = NULL;
 }
 
 bool um_spot_is_self(const struct um_spot *spot)
@@ -154,19 +169,24 @@ int um_spot_stat(const struct um_spot *spot, struct stat *status)
     return fstatat(spot->fd, spot->name, status, flags) == 0 ? 0 : failed();
 }
 
+/* A descriptor that was opened with O_PATH has no xattrs by itself. */
 int64_t um_spot_getxattr(struct um_spot *spot, const char *name, void *value, size_t size)
 {
-    const char *path = um_spot_path(spot);
-    ssize_t got = um_spot_is_self(spot) ? getxattr(path, name, value, size)
-                                        : lgetxattr(path, name, value, size);
+    if (!um_spot_is_self(spot))
+        return um_xattr_get_at(spot->fd, spot->name, name, value, size);
+    ssize_t got = fgetxattr(spot->fd, name, value, size);
+    if (got < 0 && errno == EBADF)
+        got = getxattr(um_spot_path(spot), name, value, size);
     return got < 0 ? failed() : got;
 }
 
 int64_t um_spot_listxattr(struct um_spot *spot, char *names, size_t size)
 {
-    const char *path = um_spot_path(spot);
-    ssize_t got =
-        um_spot_is_self(spot) ? listxattr(path, names, size) : llistxattr(path, names, size);
+    if (!um_spot_is_self(spot))
+        return um_xattr_list_at(spot->fd, spot->name, names, size);
+    ssize_t got = flistxattr(spot->fd, names, size);
+    if (got < 0 && errno == EBADF)
+        got = listxattr(um_spot_path(spot), names, size);
     return got < 0 ? failed() : got;
 }
 
@@ -188,9 +208,12 @@ int um_spot_removexattr(struct um_spot *spot, const char *name)
 
 int um_spot_chmod(struct um_spot *spot, uint32_t mode)
 {
+    mode &= 07777;
     /* Never for a symlink: nobody can ask for that. */
-    int result = um_spot_is_self(spot) ? chmod(um_spot_path(spot), mode & 07777)
-                                       : fchmodat(spot->fd, spot->name, mode & 07777, 0);
+    int result =
+        um_spot_is_self(spot) ? fchmod(spot->fd, mode) : fchmodat(spot->fd, spot->name, mode, 0);
+    if (result != 0 && errno == EBADF)
+        result = chmod(um_spot_path(spot), mode);
     return result == 0 ? 0 : failed();
 }
 
@@ -202,13 +225,13 @@ int um_spot_chown(const struct um_spot *spot, uint32_t uid, uint32_t gid)
 
 int um_spot_times(const struct um_spot *spot, const struct timespec times[2])
 {
-    int result;
-    if (um_spot_is_self(spot)) {
-        char path[UM_PATH_ROOM];
+    char path[UM_PATH_ROOM];
+    int result = um_spot_is_self(spot)
+                     ? futimens(spot->fd, times)
+                     : utimensat(spot->fd, spot->name, times, AT_SYMLINK_NOFOLLOW);
+    if (result != 0 && errno == EBADF) {
         snprintf(path, sizeof path, "/proc/self/fd/%d", spot->fd);
         result = utimensat(AT_FDCWD, path, times, 0);
-    } else {
-        result = utimensat(spot->fd, spot->name, times, AT_SYMLINK_NOFOLLOW);
     }
     return result == 0 ? 0 : failed();
 }
@@ -246,11 +269,12 @@ static int has_whiteout_file(const struct um_spot *spot)
     return errno == ENOENT ? 0 : failed();
 }
 
-int um_disk_classify(const struct um_spot *spot, enum um_found *found, struct stat *status)
+int um_disk_classify(const struct um_spot *spot, bool marked, enum um_found *found,
+                     struct stat *status)
 {
     int error = um_spot_stat(spot, status);
     if (error == -ENOENT) {
-        int hidden = has_whiteout_file(spot);
+        int hidden = marked ? has_whiteout_file(spot) : 0;
         *found = hidden > 0 ? UM_FOUND_WHITEOUT : UM_FOUND_NOTHING;
         return hidden < 0 ? hidden : 0;
     }
@@ -399,6 +423,7 @@ static unsigned mark_bit(const char *name)
 /* Ask for each mark, where the list of names is too long. */
 static int ask_for_marks(struct um_spot *spot, unsigned *marks)
 {
+    *marks |= UM_HAS_OVERRIDE; /* it may */
     for (size_t mark = 0; mark < N_MARKS; mark++) {
         for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
             char name[MARK_MAX];
@@ -423,6 +448,8 @@ int um_marks_of(struct um_spot *spot, unsigned *marks)
     if (size < 0)
         return size == -EOPNOTSUPP ? 0 : (int)size;
     for (int64_t at = 0; at < size; at += (int64_t)strlen(names + at) + 1) {
+        if (strcmp(names + at, UM_OVERRIDE_XATTR) == 0)
+            *marks |= UM_HAS_OVERRIDE;
         for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
             size_t length = strlen(prefixes[i]);
             if (strncmp(names + at, prefixes[i], length) == 0)

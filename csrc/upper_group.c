@@ -379,14 +379,14 @@ int um_upper_shows_lower(struct um_upper *upper, struct um_record *directory, st
     struct um_spot spot = {0};
     struct stat status;
     enum um_found found;
-    int fd;
-    error = um_disk_directory(upper, directory, &fd);
+    struct um_fd_use use;
+    error = um_disk_directory(upper, directory, &use);
     if (error != 0)
         return error;
-    error = um_spot_in(fd, name, &spot);
+    error = um_spot_in(use.fd, name, &spot);
     if (error == 0)
-        error = um_disk_classify(&spot, &found, &status);
-    close(fd);
+        error = um_disk_classify(&spot, !directory->unmarked, &found, &status);
+    um_fd_cache_release(upper->directories, &use);
     return error ? error : found == UM_FOUND_NOTHING;
 }
 

@@ -85,7 +85,7 @@ static int is_whiteout(int fd, const struct dirent *entry)
         return 0;
     int error = um_spot_in(fd, um_slice_of(entry->d_name, strlen(entry->d_name)), &spot);
     if (error == 0)
-        error = um_disk_classify(&spot, &found, &status);
+        error = um_disk_classify(&spot, true, &found, &status);
     return error ? error : found == UM_FOUND_WHITEOUT;
 }
 

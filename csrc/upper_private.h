@@ -30,6 +30,7 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
+#include "fd_cache.h"
 #include "upper.h"
 
 static inline uint64_t um_hash_node(uint64_t node)
@@ -54,6 +55,8 @@ struct um_record {
     bool gone;      /* it has no name (any more); `fd` is all there is */
     bool linkable;  /* it never had a name, and may get one */
     bool writable;  /* `fd` was opened for writing, too */
+    bool plain;     /* it has no override_stat, and nobody can give it one */
+    bool unmarked; /* a directory that was made since the mount: it has no whiteouts `.wh.NAME` */
     uint64_t lower; /* directory: the lower node that it continues; file in the upper: the node that
                        it is a copy of; 0 for none. A file that is not in the upper: its node */
     int fd; /* -1, or the upper's file: while it is open or has no place. O_PATH where it is
@@ -87,6 +90,7 @@ struct um_upper {
     uint64_t metacopy_min;
     char session[UM_SESSION_ROOM]; /* what ends the origins that are believed; see set_session */
     atomic_ullong temporaries; /* to name the next one in the work directory */
+    struct um_fd_cache *directories; /* of the upper, by node */
 
     pthread_rwlock_t lock;
     struct um_record **buckets; /* under lock */
@@ -109,7 +113,9 @@ struct um_upper {
  * that the descriptor itself is. Closed with um_spot_close. */
 struct um_spot {
     int fd;
-    bool owned;
+    struct um_fd_cache *cache; /* whose `use` is; NULL: the descriptor is borrowed */
+    struct um_fd_use use;
+    bool plain; /* as of a record */
     char name[UM_NAME_MAX + 1]; /* NUL-terminated */
     char path[UM_PATH_ROOM]; /* the same for calls that take a path only; see um_spot_path */
 };
@@ -167,6 +173,7 @@ struct um_upper_hit {
     uint64_t lower;
     uint64_t ino; /* of a file of the upper */
     uint64_t data; /* as of a record */
+    bool plain; /* likewise */
     struct um_slice name; /* of a lower file: lives as long as the tree */
 };
 
@@ -230,6 +237,7 @@ struct um_target {
     bool below, below_directory; /* the lower tree shows something there; a directory */
     /* Once it is reached: */
     int fd; /* of the directory in the upper, O_PATH; -1 before */
+    struct um_fd_use use; /* which it is of */
     enum um_found found; /* what the upper has there */
     bool pinned; /* `directory` */
     bool object; /* something stands there on disk: not a whiteout by a file `.wh.NAME` */
@@ -271,8 +279,10 @@ void um_record_add_links(struct um_record *directory, int change);
 
 /* ---- upper_disk.c ------------------------------------------------------------------------------ */
 
-/* [r] A descriptor (O_PATH) of a directory of the upper: its record is `in_upper`. */
-int um_disk_directory(struct um_upper *upper, const struct um_record *directory, int *fd);
+/* [r] A descriptor (O_PATH) of a directory of the upper: its record is `in_upper`. It is released to
+ * `directories`. */
+int um_disk_directory(struct um_upper *upper, const struct um_record *directory,
+                      struct um_fd_use *use);
 
 /* [r] Reach the upper's part of a record, which is `in_upper`. -ESTALE where it has neither a place
  * nor a descriptor. */
@@ -298,8 +308,10 @@ int um_spot_chown(const struct um_spot *spot, uint32_t uid, uint32_t gid); /* UI
 int um_spot_times(const struct um_spot *spot, const struct timespec times[2]);
 int um_spot_open(const struct um_spot *spot, int flags); /* the descriptor, or an errno */
 
-/* [-] What stands at a spot; *status is filled for a file or directory. */
-int um_disk_classify(const struct um_spot *spot, enum um_found *found, struct stat *status);
+/* [-] What stands at a spot; *status is filled for a file or directory. `marked`: a file `.wh.NAME` may
+ * be a whiteout. */
+int um_disk_classify(const struct um_spot *spot, bool marked, enum um_found *found,
+                     struct stat *status);
 
 /* [-] Marks of an object of the upper, under the prefix of the upper's flags for writing, under
  * every prefix for reading. */
@@ -319,6 +331,7 @@ int um_mark_origin(struct um_upper *upper, struct um_spot *spot, uint64_t origin
 #define UM_HAS_REDIRECT 2u
 #define UM_HAS_ORIGIN 4u
 #define UM_HAS_METACOPY 8u
+#define UM_HAS_OVERRIDE 16u /* user.containers.override_stat, which is no mark of overlayfs */
 int um_marks_of(struct um_spot *spot, unsigned *marks);
 /* That the data of a file is that of a lower file: of its redirect, else of its name. */
 int um_mark_metacopy(struct um_upper *upper, struct um_spot *spot);

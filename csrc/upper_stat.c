@@ -51,7 +51,7 @@ static int read_shown(struct um_spot *spot, const struct stat *status, struct um
                                   .type = status->st_mode & S_IFMT,
                                   .major = major(status->st_rdev),
                                   .minor = minor(status->st_rdev)};
-    if (!has_room(status->st_mode))
+    if (!has_room(status->st_mode) || spot->plain)
         return 0;
     int64_t size = um_spot_getxattr(spot, UM_OVERRIDE_XATTR, text, sizeof text);
     if (size == -ENODATA || size == -EOPNOTSUPP || size == -EACCES || size == -ERANGE)

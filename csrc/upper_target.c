@@ -64,9 +64,9 @@ int um_target_reach_directory(struct um_upper *upper, struct um_target *target)
         return 0;
     int error = um_copy_up_directory(upper, target->directory);
     if (error == 0)
-        error = um_disk_directory(upper, target->directory, &target->fd);
-    if (error != 0)
-        target->fd = -1;
+        error = um_disk_directory(upper, target->directory, &target->use);
+    if (error == 0)
+        target->fd = target->use.fd;
     return error;
 }
 
@@ -78,7 +78,7 @@ int um_target_reach(struct um_upper *upper, struct um_target *target)
     if (error == 0)
         error = um_spot_in(target->fd, target->name, &spot);
     if (error == 0)
-        error = um_disk_classify(&spot, &target->found, &status);
+        error = um_disk_classify(&spot, !target->directory->unmarked, &target->found, &status);
     if (error == 0)
         target->object = target->found != UM_FOUND_NOTHING && um_spot_stat(&spot, &status) == 0;
     return error;
@@ -87,7 +87,7 @@ int um_target_reach(struct um_upper *upper, struct um_target *target)
 void um_target_close(struct um_upper *upper, struct um_target *target)
 {
     if (target->fd >= 0)
-        close(target->fd);
+        um_fd_cache_release(upper->directories, &target->use);
     target->fd = -1;
     if (target->pinned)
         um_record_unpin(upper, target->directory);
@@ -101,6 +101,8 @@ int um_target_made(struct um_upper *upper, struct um_target *target, struct um_a
         error = um_upper_count(upper, target->directory, target->name, &target->hit);
     if (error == 0)
         *attr = target->hit.attr;
+    if (error == 0 && target->hit.directory)
+        um_upper_record(upper, target->hit.attr.node)->unmarked = true;
     return error;
 }
 
@@ -177,6 +179,8 @@ void um_removal_end(struct um_upper *upper, const struct um_target *target,
                     struct um_removal *removal, int error)
 {
     struct um_record *record = removal->record;
+    if (error == 0 && target->hit.directory)
+        um_fd_cache_drop(upper->directories, target->hit.attr.node);
     if (error != 0) {
         if (record != NULL && removal->anchored && record->fd >= 0) {
             close(record->fd);

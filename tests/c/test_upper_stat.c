@@ -339,7 +339,7 @@ static void check_whiteout_trap(uint32_t flags)
     place_open(&place);
     CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, NULL, true), 0);
     struct um_spot spot = spot_in(place.fd, "made");
-    CHECK_INT(um_disk_classify(&spot, &found, &status), 0);
+    CHECK_INT(um_disk_classify(&spot, true, &found, &status), 0);
     CHECK_INT(found, UM_FOUND_FILE);
     CHECK_INT(um_disk_chown(&upper, &spot, 0, UINT32_MAX), 0);
     CHECK_INT(um_disk_chmod(&upper, &spot, 06755), 0);
