@@ -95,6 +95,7 @@ class Notebook:
 
     taken: dict[tuple[str, str, str], dict[str, list[float]]] = field(default_factory=dict)
     missing: dict[str, None] = field(default_factory=dict)
+    file_systems: dict[str, str] = field(default_factory=dict)  # what a part was done on
 
     def add(self, what: str, unit: str, table: str, subject: str, value: float) -> None:
         """Keep one number."""
@@ -122,10 +123,14 @@ class Measurement:
     before_step: Callable[[], object] = lambda: None
     mount: Callable[[Subject, Places], AbstractContextManager[Path]] = mounted
 
+    def wants(self, scene: Scene) -> bool:
+        """Whether any row of it is wanted."""
+        return any(self.choice.takes(step.what) for step in scene.steps(Path()))
+
     def take(self, scenes: Sequence[Scene], subjects: Sequence[Subject]) -> Iterator[Reading]:
         """Every scene that has a wanted row, by every subject."""
         for scene in scenes:
-            if any(self.choice.takes(step.what) for step in scene.steps(Path())):
+            if self.wants(scene):
                 for _ in range(self.choice.passes):
                     for subject in filter(scene.fits, subjects):
                         self._play(scene, subject)

@@ -389,6 +389,7 @@ def main() -> None:
         "machine": _machine(),
         "arguments": sys.argv[1:],
         "versions": subjects.versions(compared),
+        "file systems": notes.file_systems,
         "missing": list(notes.missing),
         "rows": [asdict(row) for row in rows],
     }

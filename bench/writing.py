@@ -2,21 +2,21 @@
 
 One lower directory for all of them: a Debian root (with ``quick`` nothing of the kind) and, in
 ``bench/``, what the tasks need. An image of the same files is mounted, too. Each task is done by
-each subject in turn, on a new upper; the native directory is a copy of the lower one.
+each subject in turn, on a new upper; the native directory is a copy of the lower one. All of it is
+on a disk of its own (bench/disk.py), so that no subject pays for what another has deleted.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from bench import lower, subjects, synthetic
+from bench import disk, lower, subjects, synthetic
 from bench.measuring import WRITING, Measurement, Notebook, Reading, Scene, Step, present
 from bench.subjects import Choice, Places, quietly
 
@@ -30,10 +30,11 @@ class Sizes:
     writes: int  # to one file
     megabytes: int  # of the large file
     sources: int  # files of the repository
+    disk: int  # gigabytes, of everything
 
 
-FULL = Sizes(10_000, 1_000, 10_000, 1024, 4_000)
-QUICK = Sizes(1_000, 100, 1_000, 32, 400)
+FULL = Sizes(10_000, 1_000, 10_000, 1024, 4_000, 8)
+QUICK = Sizes(1_000, 100, 1_000, 32, 400, 1)
 
 
 # ---- the lower directory -------------------------------------------------------------------------
@@ -133,6 +134,16 @@ def _scenes(sizes: Sizes, tar: Path, *, debian: bool) -> Iterator[Scene]:
         yield Scene("packages", _packages)
 
 
+def _prepare(work: Path, images: Path, sizes: Sizes, *, debian: bool) -> tuple[Places, Path]:
+    """The lower directory, and the tar of small files."""
+    places, tar = Places.below(work), work / "small.tar"
+    if debian:
+        lower.make_debian_to_install(images, places.lower)
+    _make_files(places.lower / "bench", sizes)
+    synthetic.write_small(tar, sizes.files)
+    return places, tar
+
+
 def measure(
     work: Path, images: Path, choice: Choice, notes: Notebook, *, quick: bool
 ) -> Iterator[Reading]:
@@ -140,19 +151,12 @@ def measure(
     sizes, debian = QUICK if quick else FULL, not quick and lower.can_install()
     if not debian:
         notes.miss("apt-get install", "all", "there is no Debian root")
-    found, places = present(choice, subjects.WRITING, notes), Places.below(work)
-    if debian:
-        lower.make_debian_to_install(images, places.lower)
-    _make_files(places.lower / "bench", sizes)
-    lower.make_forms(places, found)
-    tar = work / "small.tar"
-    synthetic.write_small(tar, sizes.files)
-    scenes = [replace(scene, cold=False) for scene in _scenes(sizes, tar, debian=debian)]
-    taking = Measurement(
-        places, choice, notes, before_step=os.sync, mount=subjects.mounted_or_copied
-    )
-    yield from taking.take(scenes, found)
-    for path in (places.lower, work / "store"):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in (places.image, tar):
-        path.unlink(missing_ok=True)
+    found = present(choice, subjects.WRITING, notes)
+    with disk.place_for("writing", work, sizes.disk * disk.GIGABYTE, notes) as place:
+        places, tar = _prepare(place, images, sizes, debian=debian)
+        lower.make_forms(places, found)
+        scenes = [replace(scene, cold=False) for scene in _scenes(sizes, tar, debian=debian)]
+        taking = Measurement(
+            places, choice, notes, before_step=os.sync, mount=subjects.mounted_or_copied
+        )
+        yield from taking.take(scenes, found)

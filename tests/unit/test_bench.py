@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT))
 
-from bench import chart, tables  # noqa: E402 - it lives beside the tests
+from bench import chart, disk, tables  # noqa: E402 - it lives beside the tests
 from bench.measuring import (  # noqa: E402 - likewise
     COLD,
     Latencies,
@@ -144,3 +145,54 @@ def test_chart_draws_what_is_kept() -> None:
     kept = json.loads((PROJECT / "bench/fastpath.json").read_text(encoding="utf-8"))
     found = chart.ratios(kept["rows"], "fastpath")
     assert chart.chart("fastpath", found).count("<rect") > len(found)
+
+
+def test_without_a_disk_of_its_own_the_part_has_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(disk, "_obstacle", lambda _work, _size: "not root")
+    notes = Notebook()
+    with disk.place_for("writing", tmp_path, disk.GIGABYTE, notes) as place:
+        (place / "left").touch()
+    assert list(tmp_path.iterdir()) == []
+    assert list(notes.missing) == ["a disk of its own (part writing): not root"]
+    assert notes.file_systems == {"writing": disk.describe(tmp_path)}
+    assert capsys.readouterr().err == f"writing: on {disk.describe(tmp_path)}\n"
+
+
+def test_disk_is_not_made_where_there_is_no_room(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UnableError, match=r"not root|no |are free"),
+        disk.journalled(tmp_path, 1 << 60),
+    ):
+        pytest.fail("there is a disk")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.needs("backing-ext4")
+def test_disk_has_a_journal_and_goes_after_an_interruption(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with disk.journalled(tmp_path, disk.GIGABYTE // 8) as place:
+            assert disk.describe(place).startswith("ext4 with a journal, on a loop device with")
+            (place / "file").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+    assert str(tmp_path) not in Path("/proc/mounts").read_text(encoding="utf-8")
+    backings = Path("/sys/block").glob("loop*/loop/backing_file")
+    assert not any(str(tmp_path) in path.read_text(encoding="utf-8") for path in backings)
+
+
+def test_interruptions_wait_while_the_disk_is_removed() -> None:
+    done = []
+
+    def interrupted() -> None:
+        with disk._undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            done.append("removed")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert done == ["removed"]
