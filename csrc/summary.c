@@ -304,7 +304,10 @@ static int take_version(struct um_summary *summary, const struct frame *frame,
 {
     const struct stratum *in = &frame->strata[version->place];
     struct um_hit hit = {.directory = in->part,
-                         .child = {version->name, version->dirent, version->inode, version->type}};
+                         .child = {.name = version->name,
+                                   .dirent = version->dirent,
+                                   .inode = version->inode,
+                                   .type = version->type}};
     struct um_part part = in->part;
     struct um_inode inode = {0};
     int error = -ENOENT;
