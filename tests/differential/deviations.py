@@ -99,7 +99,7 @@ def _time_of_moved_directory(case: Case) -> bool:
 def _acl_removed(case: Case) -> bool:
     named = str(case.arguments.get("name", "")).startswith("system.posix_acl_")
     return (
-        case.operation in ("removexattr", "setxattr")
+        case.operation in ("removexattr", "setxattr", "fsetxattr")
         and named
         and _fails(case.kernel, errno.ENODATA)
     )
