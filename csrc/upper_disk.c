@@ -1,3 +1,5 @@
+#include "upper_private.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -7,7 +9,6 @@
 #include <sys/xattr.h>
 
 #include "override_stat.h"
-#include "upper_private.h"
 #include "whiteout.h"
 #include "xattr_at.h"
 
