@@ -66,7 +66,7 @@ def test_birth_times_are_those_of_overlayfs(kind: str, cli: CommandLine) -> None
 def mount(cli: CommandLine, tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """A function that mounts an image, which has no birth times."""
     layer = Layer().file("file", b"x").directory("dir").symlink("link", "file").file("dir/file")
-    image = docker_archive(tmp_path / "image.tar", [layer])
+    image = docker_archive(tmp_path / "image.tar", [layer], name="birth-times:1")
     where = tmp_path / "mnt"
     where.mkdir()
 

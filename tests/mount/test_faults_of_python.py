@@ -75,7 +75,7 @@ class Place:
         self.root = top / "mnt"
         self.root.mkdir()
         self._layer = Layer().directory("./", 0o777).directory("dir").file("dir/file", b"content")
-        image = docker_archive(top / "image.tar", [self._layer])
+        image = docker_archive(top / "image.tar", [self._layer], name="faults:latest")
         upper = ("--upper", top / "upper", "--work", top / "work")
         self.words = tuple(map(str, ("mount", *upper, image, self.root)))
 
@@ -181,6 +181,8 @@ def test_a_daemon_whose_python_ends_takes_its_mount_away(
     assert not is_mounted(place.root)
     with pytest.raises(OSError, check=lambda error: error.errno == errno.ENOTCONN):
         os.read(descriptors[0], 10)
-    assert "RuntimeError: all requests" in table.log_path(found.record.id).read_text()
+    log = table.log_path(found.record.id)
+    assert "RuntimeError: all requests" in log.read_text()
+    log.unlink()
     assert cli.records() == []
     assert cli.error("umount", place.root).endswith("no image is mounted there")

@@ -106,7 +106,7 @@ def test_flags_are_those_of_overlayfs(disk: Path, cli: CommandLine) -> None:
 def root(request: pytest.FixtureRequest, cli: CommandLine, tmp_path: Path) -> Iterator[Path]:
     """An image, which has no flags."""
     layer = Layer().file("file", b"x").directory("dir").symlink("link", "file")
-    image = docker_archive(tmp_path / "image.tar", [layer])
+    image = docker_archive(tmp_path / "image.tar", [layer], name="file-flags:1")
     where = tmp_path / "mnt"
     where.mkdir()
     cli.run("mount", request.param, image, where)

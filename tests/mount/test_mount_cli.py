@@ -73,10 +73,12 @@ def test_mount_options(archive: Path, mount: Mount, tmp_path: Path) -> None:
     assert "allow_other" not in line
 
 
-def test_without_a_mount_point_one_is_made(cli: CommandLine, archive: Path) -> None:
+def test_without_a_mount_point_one_is_made(cli: CommandLine, tmp_path: Path) -> None:
+    layer = Layer().directory("etc").file("etc/motd", b"hello\n")
+    archive = docker_archive(tmp_path / "image.tar", [layer], name="without-place:1")
     where = Path(cli.run("mount", archive).stdout.rstrip("\n"))
     assert where.parent == Path(os.environ["UNIONMOUNT_RUNTIME_DIR"], "mnt")
-    assert where.name.startswith("test-latest-")
+    assert where.name.startswith("without-place-1-")
     assert read_motd(where) == "hello\n"
     cli.run("umount", where)
     assert not where.exists()

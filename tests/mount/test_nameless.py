@@ -246,7 +246,8 @@ def test_it_is_as_on_overlayfs(sides: tuple[Side, Side], work: Callable[[Path], 
 @pytest.fixture
 def mount(cli: CommandLine, public_tmp: Path) -> Iterator[Callable[..., Path]]:
     """A function that mounts an image with an upper, afresh or again."""
-    image = docker_archive(public_tmp / "image.tar", [Layer().directory("dir").file("dir/file")])
+    layer = Layer().directory("dir").file("dir/file")
+    image = docker_archive(public_tmp / "image.tar", [layer], name="nameless:1")
     root = public_tmp / "mnt"
 
     def mount_it(*options: str) -> Path:
@@ -330,7 +331,7 @@ def test_python_alone_has_none(mount: Callable[..., Path]) -> None:
 def test_an_ordinary_user(public_tmp: Path) -> None:
     home, root = public_tmp, public_tmp / "mnt"
     layer = Layer().directory("dir", owner=(7, 8), mode=0o2755).directory("closed", 0o500)
-    image = docker_archive(home / "image.tar", [layer])
+    image = docker_archive(home / "image.tar", [layer], name="nameless:2")
     if os.geteuid() == 0:
         os.chown(home, NOBODY, NOBODY)
     call_as(NOBODY, root.mkdir)
