@@ -3,10 +3,10 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <sys/uio.h>
 
 #include "dirlayer_private.h"
 #include "override_stat.h"
+#include "read_at.h"
 #include "whiteout.h"
 
 /* ---- opening -------------------------------------------------------------------------------------------- */
@@ -60,11 +60,11 @@ static int has_entry(struct um_dirlayer *layer, uint32_t number, const char *nam
     return error ? error : 1;
 }
 
-/* 1 where a whiteout file of this name stands in the directory. */
+/* 1 where a whiteout file of this name stands in the directory, and has something to hide. */
 static int has_whiteout(struct um_dirlayer *layer, uint32_t directory, struct um_slice name)
 {
     char text[256];
-    return um_whiteout_spell(name, text) ? has_entry(layer, directory, text) : 0;
+    return layer->tag != 0 && um_whiteout_spell(name, text) ? has_entry(layer, directory, text) : 0;
 }
 
 /* An absolute path without empty components, or one name. */
@@ -102,6 +102,8 @@ static int read_flags(struct um_dirlayer *layer, uint32_t number, const struct u
                       struct um_dir_more *more)
 {
     struct um_dir_name name;
+    if (layer->tag == 0)
+        return 0;
     int opaque = has_entry(layer, number, um_whiteout_opaque());
     if (opaque < 0)
         return opaque;
@@ -443,25 +445,6 @@ static int use_file(struct um_dirlayer *layer, uint32_t number, struct um_fd_use
     return 0;
 }
 
-static int64_t read_file(int fd, uint64_t offset, uint8_t *buffer, size_t size, unsigned flags)
-{
-    size_t got = 0;
-    int how = flags & UM_LAYER_NOWAIT ? RWF_NOWAIT : 0;
-    while (got < size) {
-        struct iovec piece = {.iov_base = buffer + got, .iov_len = size - got};
-        ssize_t n = preadv2(fd, &piece, 1, (off_t)(offset + got), how);
-        if (n > 0)
-            got += (size_t)n;
-        else if (n == 0)
-            break;
-        else if (errno == EOPNOTSUPP && how != 0)
-            how = 0; /* this file system can't tell; its reads do not wait long */
-        else if (errno != EINTR)
-            return -errno;
-    }
-    return (int64_t)got;
-}
-
 int64_t um_dirlayer_read(struct um_dirlayer *layer, uint32_t inode, uint64_t offset, void *buffer,
                          size_t size, unsigned flags)
 {
@@ -473,7 +456,7 @@ int64_t um_dirlayer_read(struct um_dirlayer *layer, uint32_t inode, uint64_t off
     int error = use_file(layer, inode, &use);
     if (error != 0)
         return error;
-    int64_t got = read_file(use.fd, offset, (uint8_t *)buffer, size, flags);
+    int64_t got = um_read_at(use.fd, offset, buffer, size, flags & UM_LAYER_NOWAIT);
     um_fd_cache_release(layer->cache, &use);
     return got;
 }

@@ -31,7 +31,9 @@
 
 #define UM_DIRLAYER_SPAN (1ull << 48) /* file numbers are below */
 
-/* `fd` is the directory, O_PATH suffices. `tag` tells the layers of a cache apart. -ENOTDIR. */
+/* `fd` is the directory, O_PATH suffices. `tag` tells the layers of a cache apart: it is the number of the
+ * layer, and below number 0 there is nothing that its marks could hide, so they are not asked for.
+ * -ENOTDIR. */
 int um_dirlayer_open(int fd, uint32_t tag, struct um_fd_cache *cache, struct um_dirlayer **out);
 void um_dirlayer_close(struct um_dirlayer *layer);
 
@@ -54,7 +56,7 @@ int um_dirlayer_place(struct um_dirlayer *layer, uint32_t inode, uint32_t *paren
 uint32_t um_dirlayer_type(struct um_dirlayer *layer, uint32_t inode);
 
 /* What stat shows, override_stat applied; of a directory, UM_INODE_OPAQUE and UM_INODE_REPLACES, too.
- * `first`, `count`, `stored`, `xattr` and `target` are 0. */
+ * `first`, `count`, `stored`, `xattr` and `target` are 0. The flags are 0 in the lowest layer. */
 int um_dirlayer_inode(struct um_dirlayer *layer, uint32_t number, struct um_inode *inode);
 /* The same of a child that was just found. */
 int um_dirlayer_child_inode(struct um_dirlayer *layer, const struct um_child *child,

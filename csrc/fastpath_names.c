@@ -21,8 +21,6 @@ static struct um_maker maker_of(const struct um_exchange *x, uint32_t umask)
 
 static int64_t made(struct um_exchange *x, int error, const struct um_attr *attr)
 {
-    if (error == -EAGAIN)
-        return UM_FORWARD;
     return error ? error : um_reply_entry(x, attr);
 }
 

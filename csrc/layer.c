@@ -3,9 +3,9 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 
 #include "dirlayer.h"
+#include "read_at.h"
 
 int um_layer_open(struct um_index *index, int fd, uint64_t offset, uint64_t length,
                   struct um_layer *layer)
@@ -276,22 +276,10 @@ int um_layer_names(const struct um_layer *layer, uint32_t number, const struct u
 static int64_t read_tar(const struct um_layer *layer, uint64_t at, uint8_t *buffer, size_t size,
                         unsigned flags)
 {
-    size_t got = 0;
-    int how = flags & UM_LAYER_NOWAIT ? RWF_NOWAIT : 0;
-    while (got < size) {
-        struct iovec piece = {.iov_base = buffer + got, .iov_len = size - got};
-        ssize_t n = preadv2(layer->fd, &piece, 1, (off_t)(layer->offset + at + got), how);
-        if (n > 0) {
-            got += (size_t)n;
-        } else if (n == 0) {
-            return -EIO; /* the layer's file is shorter than it was */
-        } else if (errno == EOPNOTSUPP && how != 0) {
-            how = 0; /* this file system can't tell; its reads do not wait long */
-        } else if (errno != EINTR) {
-            return errno == EAGAIN ? -EAGAIN : -EIO;
-        }
-    }
-    return (int64_t)got;
+    int64_t got = um_read_at(layer->fd, layer->offset + at, buffer, size, flags & UM_LAYER_NOWAIT);
+    if (got == -EAGAIN)
+        return got;
+    return got == (int64_t)size ? got : -EIO; /* the layer's file is shorter than it was */
 }
 
 /* The first extent that ends behind `offset`; `inode->count` where there is none. */

@@ -451,6 +451,11 @@ int um_tree_count_links(struct um_tree *tree, struct um_part part, const struct 
     const struct um_outer_links *outer = NULL;
     struct names names = {.part = part};
     size_t at;
+    if (tree->n_layers == 1 && tree->layers[0].live != NULL) {
+        *count =
+            inode->nlink; /* no layer hides a name, and the disk need not be searched for them */
+        return 0;
+    }
     *count = 1;
     int error = find_outer(tree, part, &outer, &at);
     bool shared = atomic_load_explicit(&tree->has_shares, memory_order_relaxed);

@@ -636,26 +636,30 @@ static int find_above(struct um_upper *upper, struct um_record *directory, struc
     return error;
 }
 
-static int find_below(struct um_upper *upper, struct um_record *directory, struct um_slice name,
-                      struct um_upper_hit *hit)
+int um_upper_hit_below(struct um_upper *upper, const struct um_tree_entry *entry,
+                       struct um_upper_hit *hit)
 {
-    struct um_tree_entry entry;
-    int error = um_upper_below(upper, directory, name, &entry);
-    if (error != 0)
-        return error;
-    *hit = (struct um_upper_hit){.attr = entry.attr,
-                                 .directory = S_ISDIR(entry.attr.mode),
-                                 .lower = entry.attr.node,
-                                 .name = um_slice_of(entry.name, entry.name_size)};
+    *hit = (struct um_upper_hit){.attr = entry->attr,
+                                 .directory = S_ISDIR(entry->attr.mode),
+                                 .lower = entry->attr.node,
+                                 .name = um_slice_of(entry->name, entry->name_size)};
     if (hit->directory)
         return 0;
     /* Another name of the file may be in the upper already, if linking this one failed. */
-    struct um_record *record = um_upper_record(upper, entry.attr.node);
+    struct um_record *record = um_upper_record(upper, entry->attr.node);
     if (record != NULL && record->in_upper) {
         hit->in_upper = true;
         return um_record_attr(upper, record, &hit->attr);
     }
     return um_upper_count_links(upper, &hit->attr);
+}
+
+static int find_below(struct um_upper *upper, struct um_record *directory, struct um_slice name,
+                      struct um_upper_hit *hit)
+{
+    struct um_tree_entry entry;
+    int error = um_upper_below(upper, directory, name, &entry);
+    return error ? error : um_upper_hit_below(upper, &entry, hit);
 }
 
 static bool is_dots(struct um_slice name)
@@ -664,19 +668,30 @@ static bool is_dots(struct um_slice name)
            um_slice_equal(name, UM_SLICE_LITERAL(".."));
 }
 
-int um_upper_find(struct um_upper *upper, struct um_record *directory, struct um_slice name,
-                  struct um_upper_hit *hit)
+/* 0 where there may be such a name. */
+static int check_sought(struct um_slice name)
 {
     struct um_slice hidden;
-    *hit = (struct um_upper_hit){0};
     if (name.size > UM_NAME_MAX)
         return -ENAMETOOLONG;
     if (name.size == 0 || memchr(name.data, '/', name.size) || memchr(name.data, 0, name.size))
         return -EINVAL;
-    if (directory->gone || is_dots(name) || um_whiteout_classify(name, &hidden) != UM_NAME_PLAIN)
+    if (is_dots(name) || um_whiteout_classify(name, &hidden) != UM_NAME_PLAIN)
         return -ENOENT;
+    return 0;
+}
+
+int um_upper_find(struct um_upper *upper, struct um_record *directory, struct um_slice name,
+                  struct um_upper_hit *hit)
+{
+    *hit = (struct um_upper_hit){0};
+    int error = check_sought(name);
+    if (error == 0 && directory->gone)
+        error = -ENOENT;
+    if (error != 0)
+        return error;
     if (directory->in_upper) {
-        int error = find_above(upper, directory, name, hit);
+        error = find_above(upper, directory, name, hit);
         if (error <= 0)
             return error;
     }
@@ -795,17 +810,56 @@ static int find_directory(struct um_upper *upper, uint64_t node, struct um_recor
                : -ESTALE;
 }
 
+uint64_t um_record_only_below(const struct um_record *record)
+{
+    bool below = record != NULL && record->directory && !record->in_upper && !record->gone;
+    return below ? record->lower : 0;
+}
+
+/* What the lower tree alone says, asked for without the lock: it may wait for a disk. */
+struct below {
+    uint64_t directory; /* 0: it is not the tree alone that says it */
+    int error;
+    struct um_tree_entry entry;
+};
+
+static void look_below(struct um_upper *upper, uint64_t node, struct um_slice name,
+                       struct below *below)
+{
+    below->directory = 0;
+    if (check_sought(name) != 0)
+        return;
+    pthread_rwlock_rdlock(&upper->lock);
+    below->directory = um_record_only_below(um_upper_record(upper, node));
+    pthread_rwlock_unlock(&upper->lock);
+    if (below->directory != 0)
+        below->error = um_tree_find(upper->tree, below->directory, (const char *)name.data,
+                                    name.size, &below->entry);
+}
+
+/* As um_upper_find. What was found below holds while the directory is not in the upper. */
+static int find_again(struct um_upper *upper, struct um_record *directory, struct um_slice name,
+                      const struct below *below, struct um_upper_hit *hit)
+{
+    if (below->directory == 0 || um_record_only_below(directory) != below->directory)
+        return um_upper_find(upper, directory, name, hit);
+    return below->error ? below->error : um_upper_hit_below(upper, &below->entry, hit);
+}
+
 int um_upper_lookup(struct um_upper *upper, uint64_t node, const char *name, size_t name_size,
                     struct um_attr *attr)
 {
+    struct um_slice text = um_slice_of(name, name_size);
     struct um_record *directory;
     struct um_upper_hit hit;
+    struct below below;
+    look_below(upper, node, text, &below);
     pthread_rwlock_wrlock(&upper->lock);
     int error = find_directory(upper, node, &directory);
     if (error == 0)
-        error = um_upper_find(upper, directory, um_slice_of(name, name_size), &hit);
+        error = find_again(upper, directory, text, &below, &hit);
     if (error == 0)
-        error = um_upper_count(upper, directory, um_slice_of(name, name_size), &hit);
+        error = um_upper_count(upper, directory, text, &hit);
     if (error == 0)
         *attr = hit.attr;
     pthread_rwlock_unlock(&upper->lock);
@@ -814,16 +868,20 @@ int um_upper_lookup(struct um_upper *upper, uint64_t node, const char *name, siz
 
 int um_upper_getattr(struct um_upper *upper, uint64_t node, struct um_attr *attr)
 {
-    int error;
+    int error = -ESTALE;
     pthread_rwlock_wrlock(&upper->lock);
     struct um_record *record = um_upper_record(upper, node);
-    if (record != NULL) {
+    if (record != NULL)
         error = um_record_attr(upper, record, attr);
-    } else {
-        error = node < upper->base ? um_tree_getattr(upper->tree, node, attr) : -ESTALE;
-        if (error == 0)
-            error = um_upper_count_links(upper, attr);
-    }
+    pthread_rwlock_unlock(&upper->lock);
+    if (record != NULL || node >= upper->base)
+        return error;
+    error = um_tree_getattr(upper->tree, node, attr);
+    if (error != 0)
+        return error;
+    pthread_rwlock_wrlock(&upper->lock);
+    record = um_upper_record(upper, node); /* there may be one by now */
+    error = record ? um_record_attr(upper, record, attr) : um_upper_count_links(upper, attr);
     pthread_rwlock_unlock(&upper->lock);
     return error;
 }
@@ -931,6 +989,28 @@ int64_t um_upper_readlink(struct um_upper *upper, uint64_t node, char *target, s
 
 #define ALIGNMENT ((uint64_t)1 << 32) /* so that numbers of the upper are easy to tell */
 
+/* 1 where a directory of the upper has any entry, 0 where it has none. */
+static int has_entries(const struct um_spot *spot)
+{
+    int fd = um_spot_open(spot, O_RDONLY | O_DIRECTORY);
+    if (fd < 0)
+        return fd;
+    DIR *stream = fdopendir(fd);
+    if (stream == NULL) {
+        int error = -errno;
+        close(fd);
+        return error;
+    }
+    struct dirent *entry;
+    do {
+        errno = 0;
+        entry = readdir(stream);
+    } while (entry != NULL && is_dots(um_slice_of(entry->d_name, strlen(entry->d_name))));
+    int result = entry ? 1 : -errno;
+    closedir(stream);
+    return result;
+}
+
 static int add_root(struct um_upper *upper)
 {
     struct um_spot spot = {0};
@@ -944,7 +1024,9 @@ static int add_root(struct um_upper *upper)
     int opaque = error ? error : um_mark_is_opaque(upper, &spot, true);
     if (opaque > 0)
         upper->root->lower = 0;
-    return opaque < 0 ? opaque : 0;
+    int any = opaque < 0 ? opaque : has_entries(&spot);
+    upper->may_hide = any != 0;
+    return any < 0 ? any : 0;
 }
 
 /* Where the lowers are not those of the origins on disk, only those are believed that this session

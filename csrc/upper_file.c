@@ -1,6 +1,6 @@
 #include <fcntl.h>
-#include <sys/uio.h>
 
+#include "read_at.h"
 #include "upper_private.h"
 
 /* Open files. I/O is by node: who opened a file of a lower layer before it was copied up reads what
@@ -130,25 +130,6 @@ static int find_source(struct um_upper *upper, uint64_t node, struct source *sou
     return error;
 }
 
-static int64_t read_fd(int fd, uint64_t offset, uint8_t *buffer, size_t size, unsigned flags)
-{
-    size_t got = 0;
-    int how = flags & UM_READ_NOWAIT ? RWF_NOWAIT : 0;
-    while (got < size) {
-        struct iovec piece = {.iov_base = buffer + got, .iov_len = size - got};
-        ssize_t n = preadv2(fd, &piece, 1, (off_t)(offset + got), how);
-        if (n > 0)
-            got += (size_t)n;
-        else if (n == 0)
-            break;
-        else if (errno == EOPNOTSUPP && how != 0)
-            how = 0; /* this file system can't tell */
-        else if (errno != EINTR)
-            return -errno;
-    }
-    return (int64_t)got;
-}
-
 int64_t um_upper_read(struct um_upper *upper, uint64_t node, uint64_t offset, void *buffer,
                       size_t size, unsigned flags)
 {
@@ -165,7 +146,7 @@ int64_t um_upper_read(struct um_upper *upper, uint64_t node, uint64_t offset, vo
     if (source.fd < 0)
         return um_tree_read(upper->tree, source.lower, offset, buffer, size,
                             flags & UM_READ_NOWAIT);
-    return read_fd(source.fd, offset, buffer, size, flags);
+    return um_read_at(source.fd, offset, buffer, size, flags & UM_READ_NOWAIT);
 }
 
 int64_t um_upper_write(struct um_upper *upper, uint64_t node, uint64_t offset, const void *data,

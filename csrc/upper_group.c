@@ -462,7 +462,7 @@ static int count_names(struct um_upper *upper, uint64_t node, uint32_t *count)
 
 int um_upper_count_links(struct um_upper *upper, struct um_attr *attr)
 {
-    if (attr->nlink <= 1 || S_ISDIR(attr->mode) || attr->node >= upper->base)
+    if (attr->nlink <= 1 || S_ISDIR(attr->mode) || attr->node >= upper->base || !upper->may_hide)
         return 0;
     size_t slot = um_hash_node(attr->node) & (COUNT_SLOTS - 1);
     if (upper->link_counts != NULL && upper->link_counts[slot].node == attr->node) {
@@ -483,6 +483,7 @@ int um_upper_count_links(struct um_upper *upper, struct um_attr *attr)
 
 void um_upper_names_changed(struct um_upper *upper)
 {
+    upper->may_hide = true;
     free(upper->link_counts);
     upper->link_counts = NULL;
 }

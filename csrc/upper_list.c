@@ -441,10 +441,61 @@ int um_upper_is_empty(struct um_upper *upper, struct um_record *directory)
     return more < 0 ? more : !more;
 }
 
+/* ---- a directory that is not in the upper -------------------------------------------------------------- */
+
+/* The lower directory whose list this is, 0 where the upper has a say in it. */
+static uint64_t only_below(const struct um_upper_list *list, uint64_t cookie)
+{
+    bool own = list->shared ? cookie >> EPOCH_SHIFT != 0 : list->merged;
+    return own ? 0 : um_record_only_below(list->directory);
+}
+
+/* Count entries of the lower tree as looked up: how many were, or an errno for the first one. */
+static int count_below(struct um_upper_list *list, struct um_tree_entry *entries, int n)
+{
+    for (int i = 0; i < n; i++) {
+        struct um_slice name = um_slice_of(entries[i].name, entries[i].name_size);
+        struct um_upper_hit hit;
+        int error = um_upper_hit_below(list->upper, &entries[i], &hit);
+        if (error == 0)
+            error = um_upper_count(list->upper, list->directory, name, &hit);
+        if (error != 0)
+            return i ? i : error;
+        entries[i].attr = hit.attr;
+    }
+    return n;
+}
+
+/* Entries of a directory as the lower tree has it, which is read without the lock: disks are waited for.
+ * -EAGAIN where the upper has a say in it. */
+static int next_below(struct um_upper_list *list, uint64_t cookie, struct um_tree_entry *entries,
+                      size_t capacity)
+{
+    struct um_upper *upper = list->upper;
+    pthread_rwlock_wrlock(&upper->lock);
+    int got = cookie == 0 && um_record_only_below(list->directory) ? rewind_list(list) : 0;
+    uint64_t lower = only_below(list, cookie);
+    pthread_rwlock_unlock(&upper->lock);
+    if (got != 0 || lower == 0)
+        return got ? got : -EAGAIN;
+    got = um_tree_list(upper->tree, lower, cookie, entries, capacity);
+    if (got <= 0)
+        return got;
+    pthread_rwlock_wrlock(&upper->lock);
+    got = only_below(list, cookie) == lower ? count_below(list, entries, got) : -EAGAIN;
+    pthread_rwlock_unlock(&upper->lock);
+    return got;
+}
+
+/* ---- the next entries --------------------------------------------------------------------------------------- */
+
 int um_upper_list_next(struct um_upper_list *list, uint64_t cookie, struct um_tree_entry *entries,
                        size_t capacity)
 {
-    int n = 0;
+    int n = next_below(list, cookie, entries, capacity);
+    if (n != -EAGAIN)
+        return n;
+    n = 0;
     pthread_rwlock_wrlock(&list->upper->lock);
     int error = cookie == 0 ? rewind_list(list) : 0;
     if (error == 0 && cookie == 0 && list->shared && list->merged)

@@ -99,6 +99,8 @@ struct um_upper {
     struct um_known *known; /* under lock; open-addressed by node */
     size_t n_known_slots, n_known; /* under lock */
     struct um_redirects *redirects; /* under lock; NULL: to be looked for */
+    bool
+        may_hide; /* under lock; a name of a lower layer: not before one of an empty upper is removed */
     struct um_link_count *link_counts; /* under lock; NULL: none is known */
 
     pthread_mutex_t copying_lock;
@@ -184,6 +186,14 @@ int um_upper_find(struct um_upper *upper, struct um_record *directory, struct um
 /* [r] What the lower tree alone shows there: 0 with *entry (which may be NULL), or -ENOENT. */
 int um_upper_below(struct um_upper *upper, const struct um_record *directory, struct um_slice name,
                    struct um_tree_entry *entry);
+
+/* [w] What is found where the upper says nothing and the lower tree shows this. */
+int um_upper_hit_below(struct um_upper *upper, const struct um_tree_entry *entry,
+                       struct um_upper_hit *hit);
+
+/* [r] The lower directory whose names are those of this one, as long as it is not in the upper; 0 where
+ * there is none. So that may be asked for without the lock, and believed if it is the same afterwards. */
+uint64_t um_record_only_below(const struct um_record *directory);
 
 /* [w] Count a lookup of what was found, with a record where it needs one. */
 int um_upper_count(struct um_upper *upper, struct um_record *directory, struct um_slice name,
