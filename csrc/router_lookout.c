@@ -15,8 +15,8 @@
 
 /* ---- who is active ----------------------------------------------------------------------------------- */
 
-/* Let a parked worker come, or else a new one. It is active from now on. */
-static void call_worker(struct um_router *router)
+/* It is active from now on. */
+void um_worker_call(struct um_router *router)
 {
     pthread_mutex_lock(&router->lock);
     bool woken = router->n_parked > router->n_wanted;
@@ -30,15 +30,34 @@ static void call_worker(struct um_router *router)
         um_router_add_worker(router); /* where it can't be, requests wait */
 }
 
-void um_worker_lend(struct um_router *router)
+static uint32_t size_of_read(const struct fuse_in_header *header)
 {
-    if (atomic_fetch_sub(&router->active, 1) == 1)
-        call_worker(router);
+    const struct fuse_read_in *in = (const void *)(header + 1);
+    bool whole = header->opcode == FUSE_READ && header->len >= sizeof *header + sizeof *in;
+    return whole ? in->size : 0;
+}
+
+/* Whether more requests are on the way: of other clients, or since the kernel reads ahead. */
+static bool is_company_likely(const struct um_worker *worker)
+{
+    return atomic_load(&worker->router->crowded) != 0 || size_of_read(worker->request) > SMALL_READ;
+}
+
+/* Who was the last to leave arms the sentry, and who is the first to come back disarms it. The latter
+ * is active until then, so the sentry is never off guard while nobody is. */
+void um_worker_lend(struct um_worker *worker)
+{
+    struct um_router *router = worker->router;
+    if (atomic_fetch_sub(&router->active, 1) != 1)
+        return;
+    if (is_company_likely(worker) || !um_sentry_arm(router))
+        um_worker_call(router);
 }
 
 void um_worker_come_back(struct um_router *router)
 {
-    atomic_fetch_add(&router->active, 1);
+    if (atomic_fetch_add(&router->active, 1) == 0)
+        um_sentry_disarm(router);
 }
 
 /* One active worker less, unless it is the last one. */
@@ -147,13 +166,6 @@ ssize_t um_worker_next(struct um_worker *worker)
 
 /* ---- help ------------------------------------------------------------------------------------------------- */
 
-static uint32_t size_of_read(const struct fuse_in_header *header)
-{
-    const struct fuse_read_in *in = (const void *)(header + 1);
-    bool whole = header->opcode == FUSE_READ && header->len >= sizeof *header + sizeof *in;
-    return whole ? in->size : 0;
-}
-
 /* Whether an answer takes microseconds. */
 static bool is_quick(const struct fuse_in_header *header)
 {
@@ -199,11 +211,12 @@ static bool is_help_wanted(struct um_worker *worker, uint64_t now)
 void um_worker_begins(struct um_worker *worker, uint64_t now)
 {
     struct um_router *router = worker->router;
+    um_sentry_sees(router);
     if (worker->busy_since == 0)
         worker->busy_since = now;
     if (is_help_wanted(worker, now) && !atomic_load(&router->looking) &&
         atomic_load(&router->active) < router->threads) {
         worker->busy_since = now;
-        call_worker(router);
+        um_worker_call(router);
     }
 }

@@ -4,6 +4,7 @@
  *   router.c          opening, starting, stopping
  *   router_threads.c  workers: they take requests and have them answered
  *   router_lookout.c  how they find requests, and what they do when there are none
+ *   router_sentry.c   who sees to it that somebody takes requests
  *   router_forward.c  requests that pyfuse3 answers, and what it says
  *   router_stats.c    counters
  *
@@ -47,11 +48,15 @@ struct um_router {
     struct um_fastpath *fastpath;
     int device;
     int wake; /* an eventfd, readable when the router stops */
+    int guard; /* an epoll set: `wake`, `poke`, and `device` while the sentry is on guard */
+    int poke;  /* an eventfd, written to where the sentry dozes */
     int slow; /* our end of the socket; -1 after the stop */
     uint32_t threads, spin;
     atomic_bool stopping;
     atomic_uint active; /* workers that are neither parked nor waiting for a disk */
 
+    atomic_uint begun;   /* requests, modulo 2^32 */
+    atomic_bool dozing;  /* the sentry sleeps until the next one */
     atomic_bool looking; /* a worker looks for requests: one is enough */
     uint32_t backoff, skip; /* of who looks: how often not to spin, and how often that is left */
 
@@ -64,7 +69,8 @@ struct um_router {
     uint32_t n_workers, n_parked, n_wanted; /* under lock */
 
     pthread_t replies; /* the thread that reads `slow` */
-    bool replies_run;
+    pthread_t sentry;
+    bool replies_run, sentry_runs;
     void *reply;                  /* of that thread, UM_FUSE_BUFFER bytes */
     struct um_counters counters; /* of that thread */
 
@@ -100,8 +106,21 @@ ssize_t um_worker_next(struct um_worker *worker);
 /* The worker is about to answer its request, which it took at `now`. */
 void um_worker_begins(struct um_worker *worker, uint64_t now);
 /* The worker is going to wait for a disk: somebody else has to be there for requests. */
-void um_worker_lend(struct um_router *router);
+void um_worker_lend(struct um_worker *worker);
 void um_worker_come_back(struct um_router *router);
+/* Let a parked worker come, or else a new one. */
+void um_worker_call(struct um_router *router);
+
+/* ---- router_sentry.c --------------------------------------------------------------------------- */
+
+int um_sentry_open(struct um_router *router); /* once `wake` is there */
+void um_sentry_close(struct um_router *router);
+void *um_sentry_watch(void *router); /* the thread */
+/* A request begins. */
+void um_sentry_sees(struct um_router *router);
+/* Have a worker called when the next request comes, or if there is one. False: it can't be. */
+bool um_sentry_arm(struct um_router *router);
+void um_sentry_disarm(struct um_router *router);
 
 /* ---- router_forward.c -------------------------------------------------------------------------- */
 

@@ -88,7 +88,7 @@ static void handle(struct um_worker *worker, size_t size)
         answer = um_fastpath_answer(router->fastpath, worker->request, size, worker->reply, false);
     if (answer.kind == UM_ANSWER_LATER) {
         um_count(&worker->counters.waits, 1);
-        um_worker_lend(router);
+        um_worker_lend(worker);
         answer = um_fastpath_answer(router->fastpath, worker->request, size, worker->reply, true);
         um_worker_come_back(router);
     }
