@@ -26,7 +26,13 @@ import trio
 from unionmount import daemon
 from unionmount.core import LayerTrees, Router, RouterFacts
 from unionmount.errors import MountError, UnionmountError
-from unionmount.fusemount import BusyError, check_mountpoint, mount_fuse, unmount_fuse
+from unionmount.fusemount import (
+    BusyError,
+    check_mountpoint,
+    mount_fuse,
+    unmount_fuse,
+    widen_read_ahead,
+)
 from unionmount.layer import OpenDirectories, OpenImage
 from unionmount.mountinfo import mounted_at, mountpoints_of
 from unionmount.mounts import HeldRecord, MountTable, Record
@@ -445,6 +451,7 @@ async def _announce(mount: LiveMount, ready: Callable[[], None]) -> None:
         raise MountError(f"the new mount at {where} does not answer: {error.strerror}") from None
     if not answers:
         raise MountError(f"{where} was unmounted before it was ready")
+    widen_read_ahead(mount.device)  # not before INIT was answered, which would undo it
     ready()
 
 
