@@ -226,6 +226,7 @@ WRITING = (
     *_COPYING,
     _ours("unionmount overlay", _overlay(), "lower", copies=True),
     _ours("unionmount mount", _writable_image(), "image", copies=True),
+    _ours("unionmount overlay, volatile", _overlay("volatile"), "lower", copies=True),
     _ours("pyfuse3 alone, overlay", _overlay("nofastpath"), "lower", copies=True),
     _ours("pyfuse3 alone, mount", _writable_image("nofastpath"), "image", copies=True),
 )
