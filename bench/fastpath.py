@@ -198,6 +198,11 @@ def _set_acls(place: Path, acl: bytes) -> None:
         os.setxattr(f"{place}/{number}", _ACL, acl)
 
 
+def _make_setgid(place: Path) -> None:
+    for number in range(_CHANGES):
+        os.mknod(f"{place}/{number}", 0o102644)
+
+
 def _link_all(files: list[str], place: Path) -> None:
     for number, name in enumerate(files):
         os.link(name, f"{place}/{number}")
@@ -219,13 +224,15 @@ def _directory(
 
 
 def _changing(top: Path, names: Names) -> Iterator[Step]:
-    """What the router leaves to pyfuse3."""
+    """Names and attributes; S_ISGID on a new file is what the router leaves to pyfuse3."""
     place = top / "bench/new"
     known = names.small[-_CHANGES:]
     acls = partial(_directory, top, place, files=_CHANGES)
     yield Step(
         f"set an ACL on {_CHANGES} new files", partial(_set_acls, place, _acl()), WRITING, acls
     )
+    new = partial(_directory, top, place)
+    yield Step(f"make {_CHANGES} files with S_ISGID", partial(_make_setgid, place), WRITING, new)
     links = partial(_directory, top, place, known=known)
     files = [f"{top}/{name}" for name in known]
     yield Step(f"link to {_CHANGES} lower files", partial(_link_all, files, place), WRITING, links)

@@ -177,7 +177,17 @@ static int64_t change(struct um_exchange *x, struct um_slice name, const void *v
     return -EIO;
 }
 
-/* An ACL may change the mode, and who may have S_ISGID is looked up in /proc: by Python. */
+/* Whether setting an ACL may take S_ISGID away, as chmod(2) does: who is of a group is looked up in /proc,
+ * by Python. 1, 0, or an errno. */
+static int may_lose_setgid(const struct um_exchange *x, struct um_slice name)
+{
+    struct um_attr attr;
+    if (!equals(name, "system.posix_acl_access") || x->header->uid == 0)
+        return 0;
+    int error = um_node_attr(x->fastpath, x->header->nodeid, &attr);
+    return error ? error : (attr.mode & S_ISGID) && attr.gid != x->header->gid;
+}
+
 int64_t um_answer_setxattr(struct um_exchange *x)
 {
     /* The struct without FUSE_SETXATTR_EXT. */
@@ -193,10 +203,11 @@ int64_t um_answer_setxattr(struct um_exchange *x)
     memcpy(&in, x->body, sizeof in);
     if (in.size > x->size - at)
         return -EIO;
-    if (is_acl(name))
-        return UM_FORWARD;
     int error = check_settable(x->fastpath, name);
-    return error ? error : change(x, name, x->body + at, in.size, (int)in.flags);
+    int loses = error ? error : may_lose_setgid(x, name);
+    if (loses != 0)
+        return loses < 0 ? loses : UM_FORWARD;
+    return change(x, name, x->body + at, in.size, (int)in.flags);
 }
 
 int64_t um_answer_removexattr(struct um_exchange *x)
@@ -207,8 +218,6 @@ int64_t um_answer_removexattr(struct um_exchange *x)
         return UM_FORWARD;
     if (!um_take_name(x, &at, &name))
         return -EIO;
-    if (is_acl(name))
-        return UM_FORWARD;
     int64_t error = check_settable(x->fastpath, name);
     if (error == 0)
         error = change(x, name, NULL, 0, 0);

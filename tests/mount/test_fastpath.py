@@ -159,11 +159,22 @@ def test_changes_by_others_take_privileges(mount: Callable[..., Mounted], how: s
 
 @pytest.mark.needs("root")  # whose uppers have ACLs
 def test_what_needs_python_is_forwarded(mount: Callable[..., Mounted]) -> None:
-    mounted = mount("--ephemeral")
+    mounted = mount("--ephemeral", "-o", "suid")
+    access, other = "system.posix_acl_access", mounted.root / "suid"
     acl = posix_acl((0x01, 6, 0xFFFFFFFF), (0x04, 4, 0xFFFFFFFF), (0x20, 0, 0xFFFFFFFF))
-    os.setxattr(mounted.root / "dir/file", "system.posix_acl_access", acl)
-    assert mounted.forwarded("SETXATTR") == 1
+    os.setxattr(mounted.root / "dir/file", access, acl)
     assert stat.S_IMODE((mounted.root / "dir/file").stat().st_mode) == 0o640
+    os.removexattr(mounted.root / "dir/file", access)
+    os.chown(other, USER, USER + 1)
+    other.chmod(0o2644)
+    assert mounted.forwarded("SETXATTR") == 0
+    call_as(USER, lambda: os.setxattr(other, access, acl))  # who is not of its group
+    assert mounted.forwarded("SETXATTR") == 1
+    assert stat.S_IMODE(other.stat().st_mode) == 0o640
+    other.chmod(0o2644)
+    call_as(USER, lambda: os.setxattr(other, access, acl), groups=[USER + 1])
+    assert mounted.forwarded("SETXATTR") == 2
+    assert stat.S_IMODE(other.stat().st_mode) == 0o2640
     # a change of a large file's name needs none of its data; a link by Python where it does
     os.link(mounted.root / "big", mounted.root / "linked")
     assert (mounted.root / "linked").stat().st_nlink == 2
