@@ -1,7 +1,8 @@
+#include "upper_private.h"
+
 #include <fcntl.h>
 
 #include "read_at.h"
-#include "upper_private.h"
 
 /* Open files. I/O is by node: who opened a file of a lower layer before it was copied up reads what
  * is in the upper afterwards. The descriptor of an open file of the upper is its record's; it is

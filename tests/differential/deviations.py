@@ -80,7 +80,8 @@ def _whiteout_made(case: Case) -> bool:
     )
 
 
-def _not_empty(case: Case) -> bool:
+def is_not_empty(case: Case) -> bool:
+    """Whether both say that a directory is not empty; overlayfs may not be asked any more."""
     numbers = (errno.ENOTEMPTY, errno.EEXIST)
     both = (numbers, numbers[::-1])
     return not case.field and any(
@@ -107,6 +108,13 @@ def _acl_removed(case: Case) -> bool:
 
 def _removed_file_changed(case: Case) -> bool:
     return not case.field and "handle" in case.arguments and _fails(case.kernel, errno.EEXIST)
+
+
+def _trusted_listed(case: Case) -> bool:
+    if case.operation != "listxattr" or not case.kernel[0] == case.plain[0] == "ok":
+        return False
+    shown = [name for name in case.plain[1] if not name.startswith("trusted.")]
+    return bool(case.kernel[1] == shown)
 
 
 KNOWN_DEVIATIONS: tuple[Deviation, ...] = (
@@ -147,8 +155,14 @@ KNOWN_DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "not-empty",
         "rename(2) allows ENOTEMPTY and EEXIST; XFS says the second",
-        _not_empty,
+        is_not_empty,
         right="either",
+    ),
+    Deviation(
+        "trusted-names-listed",
+        "xattr(7) hides trusted.* from who may not read them; btrfs lists them to anyone",
+        _trusted_listed,
+        right="kernel",
     ),
     Deviation(
         "times-of-fifos",

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from compare import Item, Snapshot, differences, snapshot
 
 from differential import lowers
-from differential.deviations import NOW, Case, Either, explain
+from differential.deviations import NOW, Case, Either, explain, is_not_empty
 from differential.lowers import Stack
 from differential.sides import KernelOverlay, Layout, PlainDirectory, Side, Subject
 from differential.worker import Identity, Outcome, Zygote
@@ -240,7 +240,8 @@ class Run:
                 )
                 for key in want[1]
             )
-        return self.variant.excuse(Case(name, "", arguments, found, want))
+        case = Case(name, "", arguments, found, want)
+        return self.variant.excuse(case) or is_not_empty(case)
 
     def _keep_track(self, who: str, name: str, arguments: dict[str, Any], done: Outcome) -> None:
         if done[0] != "ok":

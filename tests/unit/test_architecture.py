@@ -79,7 +79,7 @@ HEADERS = (
     ("tar.h", "tar_private.h"),
     ("override_stat.h",),
     ("xattr_name.h",),
-    ("xattr_at.h",),
+    ("read_at.h", "xattr_at.h"),
     ("whiteout.h",),
     ("index_format.h",),
     ("index_build.h", "index_tables.h"),
