@@ -698,7 +698,7 @@ def test_a_listing_tells_the_attributes_too(
 def test_the_kernel_keeps_what_was_read(
     cli: CommandLine, image: Path, mount: Callable[..., Path]
 ) -> None:
-    """Locked in memory: the kernel may let go of any page, and DAMON does so before it is scarce."""
+    """Locked in memory: the kernel may let go of any page, and DAMON does before it is scarce."""
     root = mount(image)
     with open(root / "big", "rb") as file:
         locked = mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED | MAP_LOCKED, mmap.PROT_READ)
