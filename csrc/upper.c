@@ -571,15 +571,10 @@ static int directory_links(struct um_upper *upper, const struct um_spot *spot,
         *nlink = 1; /* what is not known of the lower directory is not of both */
         return 0;
     }
-    int fd = um_spot_open(spot, O_RDONLY | O_DIRECTORY);
-    if (fd < 0)
-        return fd;
-    DIR *stream = fdopendir(fd);
-    if (stream == NULL) {
-        error = -errno;
-        close(fd);
+    DIR *stream;
+    error = um_spot_list(spot, &stream);
+    if (error != 0)
         return error;
-    }
     int64_t count = below.nlink;
     error = count_changes(upper, stream, lower, &count);
     closedir(stream);
@@ -992,15 +987,10 @@ int64_t um_upper_readlink(struct um_upper *upper, uint64_t node, char *target, s
 /* 1 where a directory of the upper has any entry, 0 where it has none. */
 static int has_entries(const struct um_spot *spot)
 {
-    int fd = um_spot_open(spot, O_RDONLY | O_DIRECTORY);
-    if (fd < 0)
-        return fd;
-    DIR *stream = fdopendir(fd);
-    if (stream == NULL) {
-        int error = -errno;
-        close(fd);
+    DIR *stream;
+    int error = um_spot_list(spot, &stream);
+    if (error != 0)
         return error;
-    }
     struct dirent *entry;
     do {
         errno = 0;

@@ -250,6 +250,19 @@ int um_spot_open(const struct um_spot *spot, int flags)
     return fd < 0 ? failed() : fd;
 }
 
+int um_spot_list(const struct um_spot *spot, DIR **stream)
+{
+    int fd = um_spot_open(spot, O_RDONLY | O_DIRECTORY);
+    if (fd < 0)
+        return fd;
+    *stream = fdopendir(fd);
+    if (*stream != NULL)
+        return 0;
+    int error = -errno;
+    close(fd);
+    return error;
+}
+
 /* ---- what stands there --------------------------------------------------------------------------- */
 
 static bool is_whiteout_device(const struct stat *status)

@@ -119,23 +119,17 @@ static bool is_dots(const char *name)
 static int read_above(struct um_upper_list *list)
 {
     struct um_spot spot = {0};
-    int fd = um_spot_of(list->upper, list->directory, &spot);
-    if (fd == 0)
-        fd = um_spot_open(&spot, O_RDONLY | O_DIRECTORY);
+    DIR *stream;
+    int error = um_spot_of(list->upper, list->directory, &spot);
+    if (error == 0)
+        error = um_spot_list(&spot, &stream);
     um_spot_close(&spot);
-    if (fd < 0)
-        return fd;
-    DIR *stream = fdopendir(fd);
-    if (stream == NULL) {
-        int error = -errno;
-        close(fd);
+    if (error != 0)
         return error;
-    }
-    int error = 0;
     struct dirent *entry;
     while (error == 0 && (errno = 0, entry = readdir(stream)) != NULL) {
         if (!is_dots(entry->d_name))
-            error = add_entry(list, fd, entry);
+            error = add_entry(list, dirfd(stream), entry);
     }
     if (error == 0)
         error = -errno;

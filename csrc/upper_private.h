@@ -26,6 +26,7 @@
 #ifndef UM_UPPER_PRIVATE_H
 #define UM_UPPER_PRIVATE_H
 
+#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
@@ -317,6 +318,8 @@ int um_spot_chmod(struct um_spot *spot, uint32_t mode);
 int um_spot_chown(const struct um_spot *spot, uint32_t uid, uint32_t gid); /* UINT32_MAX: keep */
 int um_spot_times(const struct um_spot *spot, const struct timespec times[2]);
 int um_spot_open(const struct um_spot *spot, int flags); /* the descriptor, or an errno */
+/* The directory at a spot, to be read with readdir(3), and closed by the caller. */
+int um_spot_list(const struct um_spot *spot, DIR **stream);
 
 /* [-] What stands at a spot; *status is filled for a file or directory. `marked`: a file `.wh.NAME` may
  * be a whiteout. */
