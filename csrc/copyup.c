@@ -15,6 +15,7 @@ struct copy {
     uint64_t data; /* the lower node whose data it has, 0 where that is its own */
     int fd;       /* of a regular file, for reading and writing; else -1 */
     uint64_t ino; /* what the upper's file system calls it */
+    bool capable; /* as of a record */
 };
 
 static void discard(struct um_upper *upper, struct copy *copy)
@@ -177,6 +178,7 @@ static int fill(struct um_upper *upper, uint64_t lower, const struct um_attr *at
     if (error != 0)
         return error;
     copy->ino = status.st_ino;
+    copy->capable = spot.capable;
     if (size != 0 && !(upper->flags & UM_UPPER_VOLATILE) && fsync(copy->fd) != 0)
         return -errno;
     return 0;
@@ -438,6 +440,7 @@ static void adopt(struct um_record *record, struct copy *copy)
     record->unmarked = record->directory;
     record->ino = record->directory ? 0 : copy->ino;
     record->data = copy->data;
+    record->capable = copy->capable;
     if (record->fd < 0 && copy->fd >= 0 && (record->gone || record->opens != 0)) {
         record->fd = copy->fd;
         record->writable = (fcntl(copy->fd, F_GETFL) & O_ACCMODE) == O_RDWR;
@@ -682,8 +685,6 @@ struct completion {
     ssize_t capability_size;
 };
 
-#define CAPABILITY "security.capability"
-
 static int begin_completion(struct um_upper *upper, uint64_t node, struct completion *completion)
 {
     struct um_spot spot = {0};
@@ -703,7 +704,7 @@ static int begin_completion(struct um_upper *upper, uint64_t node, struct comple
     pthread_rwlock_unlock(&upper->lock);
     if (error != 0 || completion->fd < 0)
         return error;
-    completion->capability_size = fgetxattr(completion->fd, CAPABILITY, completion->capability,
+    completion->capability_size = fgetxattr(completion->fd, UM_CAPABILITY, completion->capability,
                                             sizeof completion->capability);
     return fstat(completion->fd, &completion->status) == 0 ? 0 : -errno;
 }
@@ -713,7 +714,7 @@ static int restore(const struct completion *completion)
 {
     const struct timespec times[2] = {completion->status.st_atim, completion->status.st_mtim};
     if (completion->capability_size > 0 &&
-        fsetxattr(completion->fd, CAPABILITY, completion->capability,
+        fsetxattr(completion->fd, UM_CAPABILITY, completion->capability,
                   (size_t)completion->capability_size, 0) != 0)
         return -errno;
     return futimens(completion->fd, times) == 0 ? 0 : -errno;

@@ -185,6 +185,7 @@ int um_record_need(struct um_upper *upper, uint64_t node, struct um_record *pare
     record->name_size = name.size;
     record->directory = directory;
     record->in_upper = in_upper;
+    record->capable = in_upper && !directory; /* until it is known */
     record->lower = lower;
     attach(record, parent);
     struct um_known *known = find_known(upper, node);
@@ -482,6 +483,7 @@ static int file_hit(struct um_upper *upper, const struct um_record *directory, s
     if (error != 0)
         return error;
     hit->ino = status->st_ino;
+    hit->capable = marks & UM_HAS_CAPABILITY;
     hit->plain = spot->plain && !(upper->flags & UM_UPPER_OVERRIDE);
     if (is_believed(upper, origin, status, &hit->attr))
         hit->lower = hit->attr.node = origin;
@@ -691,6 +693,7 @@ void um_record_learn(struct um_record *record, const struct um_upper_hit *hit)
     } else if (hit->in_upper && hit->ino != 0) {
         record->ino = hit->ino;
         record->data = hit->data;
+        record->capable = hit->capable;
     }
 }
 
@@ -730,6 +733,7 @@ static int need_nameless(struct um_upper *upper, int fd, struct um_record **reco
     (*record)->ino = status.st_ino;
     (*record)->fd = fd;
     (*record)->writable = (*record)->gone = (*record)->linkable = true;
+    (*record)->capable = false;
     return 0;
 }
 
@@ -1041,6 +1045,7 @@ static int set_up(struct um_upper *upper, const struct um_upper_setup *setup)
     if (!um_add64(end, ALIGNMENT - 1, &end))
         return -EOVERFLOW;
     upper->base = end & ~(ALIGNMENT - 1);
+    upper->owner = setup->flags & UM_UPPER_LOOK ? above.st_uid : geteuid();
     upper->device = above.st_dev;
     upper->n_layers = um_tree_layers(upper->tree);
     return add_root(upper);

@@ -35,7 +35,15 @@
 #define UM_UPPER_OVERRIDE 2u /* owner, mode and devices in user.containers.override_stat */
 #define UM_UPPER_VOLATILE 4u /* nothing is synced */
 #define UM_UPPER_STRANGE 8u  /* the lowers are not those that recorded origins belong to */
-#define UM_UPPER_PRIVATE 16u /* both descriptors are below one private directory (open_beneath.h) */
+#define UM_UPPER_PRIVATE 512u /* both descriptors are below one private directory (open_beneath.h) */
+/* The directory itself keeps the owner and mode that it has on disk, and its ACL gives nobody more:
+ * what the root of the mount shows is in override_stat. */
+#define UM_UPPER_CLOSED_ROOT 16u
+/* Others reach it: with UM_UPPER_OVERRIDE, which nothing in it may then do without, marks that they
+ * could have set are not believed. */
+#define UM_UPPER_OPEN 32u
+#define UM_UPPER_LOOK \
+    64u /* it is only looked into, and believed what its own owner's daemon wrote */
 #define UM_METACOPY_MIN 131072u
 
 struct um_upper; /* opaque */

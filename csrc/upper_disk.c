@@ -101,7 +101,7 @@ int um_spot_in(const struct um_upper *upper, int fd, struct um_slice name, struc
         return -ENAMETOOLONG;
     spot->fd = fd;
     spot->cache = NULL;
-    spot->plain = false;
+    spot->plain = spot->capable = false;
     spot->exposed = !(upper->flags & UM_UPPER_PRIVATE);
     if (name.size != 0)
         memcpy(spot->name, name.data, name.size);
@@ -129,6 +129,7 @@ int um_spot_of(struct um_upper *upper, const struct um_record *record, struct um
     spot->cache = upper->directories;
     spot->use = use;
     spot->plain = record->plain;
+    spot->capable = record->capable;
     return 0;
 }
 
@@ -526,13 +527,16 @@ int um_mark_origin(struct um_upper *upper, struct um_spot *spot, uint64_t origin
     return is_absent(error) ? 0 : error; /* user.* on a symlink or a device: see docs/upper.md */
 }
 
+#define CAPABILITY "unionmount.capability" /* without a prefix */
+
 static const struct {
     const char *name; /* without a prefix */
     unsigned bit;
 } marks_known[] = {{"opaque", UM_HAS_OPAQUE},
                    {"redirect", UM_HAS_REDIRECT},
                    {"unionmount.origin", UM_HAS_ORIGIN},
-                   {"metacopy", UM_HAS_METACOPY}};
+                   {"metacopy", UM_HAS_METACOPY},
+                   {CAPABILITY, UM_HAS_CAPABILITY}};
 
 #define N_MARKS (sizeof marks_known / sizeof *marks_known)
 
@@ -589,6 +593,53 @@ int um_mark_metacopy(struct um_upper *upper, struct um_spot *spot)
 {
     char name[MARK_MAX];
     return um_spot_setxattr(spot, own_mark(upper, "metacopy", name), "", 0, 0);
+}
+
+/* One below user. may be anybody's claim. */
+static int64_t get_user_capability(struct um_upper *upper, struct um_spot *spot, void *value,
+                                   size_t size)
+{
+    struct stat status;
+    int64_t got = um_spot_getxattr(spot, USER CAPABILITY, value, size);
+    if (got < 0)
+        return is_absent(got) ? -ENODATA : got;
+    int error = um_spot_stat(spot, &status);
+    if (error == 0 && !um_disk_believes(upper, &status))
+        error = -ENODATA;
+    return error ? error : got;
+}
+
+int64_t um_mark_get_capability(struct um_upper *upper, struct um_spot *spot, void *value,
+                               size_t size)
+{
+    if (upper->flags & UM_UPPER_TRUSTED) {
+        int64_t got = um_spot_getxattr(spot, TRUSTED CAPABILITY, value, size);
+        if (!is_absent(got))
+            return got;
+    }
+    return get_user_capability(upper, spot, value, size);
+}
+
+int um_mark_capability(struct um_upper *upper, struct um_spot *spot, const void *value, size_t size)
+{
+    char name[MARK_MAX];
+    return um_spot_setxattr(spot, own_mark(upper, CAPABILITY, name), value, size, 0);
+}
+
+int um_mark_drop_capability(struct um_spot *spot)
+{
+    static const char *const names[] = {TRUSTED CAPABILITY, USER CAPABILITY};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        int error = um_spot_removexattr(spot, names[i]);
+        if (error != 0 && !is_absent(error))
+            return error;
+    }
+    return 0;
+}
+
+bool um_mark_is_capability(const char *xattr)
+{
+    return strcmp(xattr, TRUSTED CAPABILITY) == 0 || strcmp(xattr, USER CAPABILITY) == 0;
 }
 
 int um_mark_drop_metacopy(int fd)

@@ -42,6 +42,8 @@ static int need_descriptor(struct um_upper *upper, struct um_record *record, boo
 static int open_above(struct um_upper *upper, struct um_record *record, uint32_t flags)
 {
     int error = need_descriptor(upper, record, flags != 0);
+    if (error == 0 && (flags & UM_OPEN_TRUNCATE))
+        error = um_record_lose_capability(upper, record);
     if (error == 0 && (flags & UM_OPEN_TRUNCATE) && ftruncate(record->fd, 0) != 0)
         error = -errno;
     return error;
@@ -107,7 +109,7 @@ void um_upper_release(struct um_upper *upper, uint64_t node)
 /* What stands for a node when it is read or written. */
 struct source {
     int fd;        /* of the upper; -1: `lower` of the tree */
-    bool writable;
+    bool writable, capable;
     uint64_t lower;
 };
 
@@ -124,7 +126,8 @@ static int find_source(struct um_upper *upper, uint64_t node, struct source *sou
     else if (record != NULL && record->in_upper && (record->opens == 0 || record->fd < 0))
         error = -EBADF; /* I/O is for open files: their descriptors stay open meanwhile */
     else if (record != NULL && record->in_upper)
-        *source = (struct source){.fd = record->fd, .writable = record->writable};
+        *source = (struct source){
+            .fd = record->fd, .writable = record->writable, .capable = record->capable};
     else if (record == NULL && node >= upper->base)
         error = -ESTALE;
     pthread_rwlock_unlock(&upper->lock);
@@ -150,15 +153,28 @@ int64_t um_upper_read(struct um_upper *upper, uint64_t node, uint64_t offset, vo
     return um_read_at(source.fd, offset, buffer, size, flags & UM_READ_NOWAIT);
 }
 
+/* What a file is written through, which then has no capability any more. */
+static int find_target(struct um_upper *upper, uint64_t node, struct source *target)
+{
+    int error = find_source(upper, node, target);
+    if (error == 0 && (target->fd < 0 || !target->writable))
+        error = -EBADF;
+    if (error != 0 || !target->capable)
+        return error;
+    pthread_rwlock_wrlock(&upper->lock);
+    struct um_record *record = um_upper_record(upper, node);
+    error = record ? um_record_lose_capability(upper, record) : -ESTALE;
+    pthread_rwlock_unlock(&upper->lock);
+    return error;
+}
+
 int64_t um_upper_write(struct um_upper *upper, uint64_t node, uint64_t offset, const void *data,
                        size_t size)
 {
     struct source source;
-    int error = find_source(upper, node, &source);
+    int error = find_target(upper, node, &source);
     if (error != 0)
         return error;
-    if (source.fd < 0 || !source.writable)
-        return -EBADF;
     if (offset > INT64_MAX || size > INT64_MAX - offset)
         return -EFBIG;
     size_t put = 0;
@@ -197,11 +213,9 @@ int um_upper_allocate(struct um_upper *upper, uint64_t node, uint32_t mode, uint
                       uint64_t length)
 {
     struct source source;
-    int error = find_source(upper, node, &source);
+    int error = find_target(upper, node, &source);
     if (error != 0)
         return error;
-    if (source.fd < 0 || !source.writable)
-        return -EBADF;
     if (offset > INT64_MAX || length > INT64_MAX - offset)
         return -EFBIG;
     while (fallocate(source.fd, (int)mode, (off_t)offset, (off_t)length) != 0) {
@@ -217,11 +231,9 @@ int64_t um_upper_copy_range(struct um_upper *upper, uint64_t from, uint64_t from
     struct source source, target;
     int error = find_source(upper, from, &source);
     if (error == 0)
-        error = find_source(upper, to, &target);
+        error = find_target(upper, to, &target);
     if (error != 0)
         return error;
-    if (target.fd < 0 || !target.writable)
-        return -EBADF;
     if (source.fd < 0)
         return -EXDEV;
     if (from_offset > INT64_MAX - size || to_offset > INT64_MAX - size)

@@ -5,6 +5,7 @@
  *   upper_disk.c    reaching what a record stands for on disk; the marks (opaque, redirect, origin)
  *   upper_stat.c    what stat shows, user.containers.override_stat, setattr
  *   upper_xattr.c   extended attributes
+ *   upper_capability.c  capabilities of files where the disk is not to have them
  *   upper_list.c    listing
  *   upper_file.c    open files: read, write, fsync
  *   upper_target.c  a name that is about to be changed, and what its node lives on as
@@ -57,6 +58,7 @@ struct um_record {
     bool linkable;  /* it never had a name, and may get one */
     bool writable;  /* `fd` was opened for writing, too */
     bool plain;     /* it has no override_stat, and nobody can give it one */
+    bool capable;   /* a file that may have a capability in a mark (upper_capability.c) */
     bool unmarked; /* a directory that was made since the mount: it has no whiteouts `.wh.NAME` */
     uint64_t lower; /* directory: the lower node that it continues; file in the upper: the node that
                        it is a copy of; 0 for none. A file that is not in the upper: its node */
@@ -86,6 +88,7 @@ struct um_upper {
     int upper_fd, work_fd;
     uint32_t flags;
     uint32_t n_layers; /* what um_attr.layer says of the upper */
+    uid_t owner; /* whose daemon wrote the marks that are believed; root's are, too */
     dev_t device;
     uint64_t base; /* node of the upper's inode 0 */
     uint64_t metacopy_min;
@@ -116,7 +119,7 @@ struct um_spot {
     int fd;
     struct um_fd_cache *cache; /* whose `use` is; NULL: the descriptor is borrowed */
     struct um_fd_use use;
-    bool plain; /* as of a record */
+    bool plain, capable; /* as of a record */
     bool exposed; /* the name may be a mount point (open_beneath.h) */
     char name[UM_NAME_MAX + 1]; /* NUL-terminated */
 };
@@ -174,7 +177,7 @@ struct um_upper_hit {
     uint64_t lower;
     uint64_t ino; /* of a file of the upper */
     uint64_t data; /* as of a record */
-    bool plain; /* likewise */
+    bool plain, capable; /* likewise */
     struct um_slice name; /* of a lower file: lives as long as the tree */
 };
 
@@ -347,11 +350,19 @@ int um_mark_origin(struct um_upper *upper, struct um_spot *spot, uint64_t origin
 #define UM_HAS_ORIGIN 4u
 #define UM_HAS_METACOPY 8u
 #define UM_HAS_OVERRIDE 16u /* user.containers.override_stat, which is no mark of overlayfs */
+#define UM_HAS_CAPABILITY 32u
 int um_marks_of(struct um_spot *spot, unsigned *marks);
 /* That the data of a file is that of a lower file: of its redirect, else of its name. */
 int um_mark_metacopy(struct um_upper *upper, struct um_spot *spot);
 int um_mark_drop_metacopy(int fd); /* under every prefix, with the redirect that belongs to it */
 bool um_mark_is_mark(struct um_slice xattr); /* a name that users never see */
+/* The capability of a file where it is no xattr security.capability: its size, or -ENODATA. */
+int64_t um_mark_get_capability(struct um_upper *upper, struct um_spot *spot, void *value,
+                               size_t size);
+int um_mark_capability(struct um_upper *upper, struct um_spot *spot, const void *value,
+                       size_t size);
+int um_mark_drop_capability(struct um_spot *spot); /* under every prefix */
+bool um_mark_is_capability(const char *xattr);
 
 /* [-] The next name in the work directory; it begins with '#'. */
 void um_disk_temporary(struct um_upper *upper, char name[32]);
@@ -362,6 +373,13 @@ int um_disk_whiteout(int fd, const char *name);
 int um_disk_remove(int fd, const char *name);
 
 /* ---- upper_stat.c ------------------------------------------------------------------------------ */
+
+/* [-] Whether a mark below user., which every writer of an object can set, is that of the daemon. */
+bool um_disk_believes(const struct um_upper *upper, const struct stat *status);
+
+/* [-] To be called after a change to an object of which `before` was known: a claim of whoever could write
+ * to it goes, if it would be believed now. */
+int um_disk_drop_claim(struct um_upper *upper, struct um_spot *spot, const struct stat *before);
 
 /* [-] What stat shows of an object of the upper, override_stat included: everything but `node`; for a
  * directory nlink is what the disk says. */
@@ -394,6 +412,11 @@ int um_disk_has_default_acl(struct um_spot *directory);
 int um_disk_inherit_acl(struct um_upper *upper, struct um_spot *directory, struct um_spot *made,
                         uint32_t mode);
 
+/* [-] Whether an object's mode on disk is not the one that it shows: 1, with *kept the permissions that it
+ * has on disk when it shows `mode`, and an ACL's mask there, too; 0; or an errno. */
+int um_disk_keeps_apart(struct um_upper *upper, struct um_spot *spot, uint32_t mode,
+                        uint32_t *kept);
+
 /* [-] Let an object show this owner and mode (permissions; the type stays). */
 int um_disk_chown(struct um_upper *upper, struct um_spot *spot, uint32_t uid, uint32_t gid);
 int um_disk_chmod(struct um_upper *upper, struct um_spot *spot, uint32_t mode);
@@ -408,11 +431,29 @@ void um_record_rest(struct um_upper *upper, struct um_record *record);
 /* ---- upper_xattr.c ----------------------------------------------------------------------------- */
 
 /* [-] As um_spot_setxattr and um_spot_getxattr, for an access ACL, too: it agrees with the mode that
- * shows, and takes no access from the daemon. Marks are set and read as anything else. */
+ * shows, and takes no access from the daemon; and for a capability. Marks are set and read as anything
+ * else. */
 int um_disk_setxattr(struct um_upper *upper, struct um_spot *spot, const char *name,
                      const void *value, size_t size, int flags);
 int64_t um_disk_getxattr(struct um_upper *upper, struct um_spot *spot, const char *name,
                          void *value, size_t size);
+
+int um_disk_removexattr(struct um_spot *spot, const char *name);
+
+/* ---- upper_capability.c ------------------------------------------------------------------------ */
+
+#define UM_CAPABILITY "security.capability"
+
+/* [-] As um_spot_getxattr … for UM_CAPABILITY, wherever it is kept. Setting it lets `capable` of the spot
+ * be true. */
+int64_t um_capability_get(struct um_upper *upper, struct um_spot *spot, void *value, size_t size);
+int um_capability_set(struct um_upper *upper, struct um_spot *spot, const void *value, size_t size,
+                      int flags);
+int um_capability_remove(struct um_spot *spot);
+
+/* [w] To be called before the data or the owner of a file of the upper changes: a capability that is kept
+ * in a mark goes, as the disk lets a real one go. */
+int um_record_lose_capability(struct um_upper *upper, struct um_record *record);
 
 /* ---- upper_rename.c ---------------------------------------------------------------------------- */
 

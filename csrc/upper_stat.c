@@ -3,22 +3,27 @@
 #include <fcntl.h>
 #include <sys/sysmacros.h>
 
+#include "mark_trust.h"
 #include "open_beneath.h"
 #include "override_stat.h"
 #include "posix_acl.h"
 #include "whiteout.h"
 
 /* What an object of the upper shows is what stat says of it on disk, but for what the xattr
- * user.containers.override_stat says otherwise. It is believed in every upper, root's too: podman and
- * fuse-overlayfs write it, and so does this file, in two cases:
+ * user.containers.override_stat says otherwise. podman and fuse-overlayfs write it, and so does this
+ * file, for what is *kept apart*:
  *
- * - The daemon is an ordinary user (UM_UPPER_OVERRIDE). On disk everything is then the daemon's own,
- *   which can always read and write it, and carries no set-user-ID bit. Devices are empty files; so
- *   are FIFOs and sockets that belong to someone else, as only files and directories can have the
- *   xattr. For the same reason a symlink is always the daemon's.
- * - Somebody makes a character device 0:0. On disk that would be a whiteout.
+ * - Everything (UM_UPPER_OVERRIDE), where the daemon is an ordinary user, or where what it makes must have
+ *   no power on disk. There all is the daemon's own, which can always read and write it, nobody else can
+ *   write it, and it carries no set-user-ID bit. Devices are empty files; so are FIFOs and sockets that
+ *   belong to someone else, as only files and directories can have the xattr. For the same reason a
+ *   symlink of an ordinary user's is always the daemon's.
+ * - A character device 0:0. On disk that would be a whiteout.
+ * - The root, where its directory on disk is to stay as closed as it is (UM_UPPER_CLOSED_ROOT).
+ * - What came so from elsewhere: it stays so.
  *
- * Where the disk alone shows what is wanted, there is no xattr. */
+ * Where the disk alone shows what is wanted, there is no xattr. Whoever may write to a file may set the
+ * xattr, so it is believed where the disk says that nobody else may. */
 
 #define KEEP UINT32_MAX
 
@@ -40,9 +45,20 @@ static bool has_room(uint32_t mode)
 
 /* ---- what shows ---------------------------------------------------------------------------------- */
 
-/* 1 where override_stat says it, 0 where the disk does, or an errno. A text that makes no sense, or
- * that the daemon may not read, says nothing. */
-static int read_shown(struct um_spot *spot, const struct stat *status, struct um_override *shown)
+/* An ordinary user's upper may hold files with the modes that earlier versions gave them on disk: closed
+ * as it is, nobody else gets there. */
+bool um_disk_believes(const struct um_upper *upper, const struct stat *status)
+{
+    bool closed = is_override(upper) && !(upper->flags & UM_UPPER_OPEN);
+    uint32_t mode = closed ? 0 : status->st_mode;
+    return um_mark_is_trusted(status->st_uid, mode) ||
+           (status->st_uid == upper->owner && (mode & 022) == 0);
+}
+
+/* 1 where override_stat says it, 0 where the disk does, or an errno. A text that makes no sense, that is
+ * not believed, or that the daemon may not read, says nothing. */
+static int read_shown(const struct um_upper *upper, struct um_spot *spot, const struct stat *status,
+                      struct um_override *shown)
 {
     char text[UM_OVERRIDE_TEXT];
     struct um_override override;
@@ -52,7 +68,7 @@ static int read_shown(struct um_spot *spot, const struct stat *status, struct um
                                   .type = status->st_mode & S_IFMT,
                                   .major = major(status->st_rdev),
                                   .minor = minor(status->st_rdev)};
-    if (!has_room(status->st_mode) || spot->plain)
+    if (!has_room(status->st_mode) || spot->plain || !um_disk_believes(upper, status))
         return 0;
     int64_t size = um_spot_getxattr(spot, UM_OVERRIDE_XATTR, text, sizeof text);
     if (size == -ENODATA || size == -EOPNOTSUPP || size == -EACCES || size == -ERANGE)
@@ -77,7 +93,7 @@ int um_disk_attr(struct um_upper *upper, struct um_spot *spot, const struct stat
                  struct um_attr *attr)
 {
     struct um_override shown;
-    int found = read_shown(spot, status, &shown);
+    int found = read_shown(upper, spot, status, &shown);
     if (found < 0)
         return found;
     bool stands_for_special = shown.type != (status->st_mode & S_IFMT);
@@ -101,10 +117,32 @@ int um_disk_attr(struct um_upper *upper, struct um_spot *spot, const struct stat
 
 /* ---- letting it show ------------------------------------------------------------------------------- */
 
-/* The permissions on disk of what an ordinary user keeps: never without access for the daemon. */
+/* The permissions on disk of what is kept apart: never without access for the daemon, nor such that
+ * others could write, and so say what it shows. */
 static uint32_t own_bits(uint32_t type, uint32_t mode)
 {
-    return (mode & 0777) | (S_ISDIR(type) ? 0700 : 0600);
+    return (mode & 0755) | (S_ISDIR(type) ? 0700 : 0600);
+}
+
+static bool is_closed_root(const struct um_upper *upper, const struct um_spot *spot)
+{
+    return (upper->flags & UM_UPPER_CLOSED_ROOT) && spot->fd == upper->upper_fd &&
+           um_spot_is_self(spot);
+}
+
+/* The permissions on disk, now `status`, of what shows `mode`. */
+static uint32_t kept_bits(const struct um_upper *upper, const struct um_spot *spot,
+                          const struct stat *status, uint32_t mode)
+{
+    if (is_closed_root(upper, spot))
+        return (status->st_mode & 07777) | (is_override(upper) ? 0700 : 0);
+    return own_bits(status->st_mode, mode);
+}
+
+/* An ACL's mask lets in whom it names: no more than everybody who is in already. */
+static uint32_t closed_acl_bits(uint32_t mode)
+{
+    return (mode & 0707) | (mode & mode << 3 & 070);
 }
 
 static bool disk_shows(const struct stat *status, const struct um_override *shown)
@@ -113,15 +151,19 @@ static bool disk_shows(const struct stat *status, const struct um_override *show
            (status->st_mode & 07777) == shown->mode && (status->st_mode & S_IFMT) == shown->type;
 }
 
+static int put_override(struct um_spot *spot, const struct um_override *shown)
+{
+    char text[UM_OVERRIDE_TEXT];
+    size_t size = um_override_format(shown, text);
+    return um_spot_setxattr(spot, UM_OVERRIDE_XATTR, text, size, 0);
+}
+
 /* Put into override_stat what the disk, which is at `status`, does not show. */
 static int write_override(struct um_spot *spot, const struct stat *status,
                           const struct um_override *shown, bool had)
 {
-    char text[UM_OVERRIDE_TEXT];
-    if (!disk_shows(status, shown)) {
-        size_t size = um_override_format(shown, text);
-        return um_spot_setxattr(spot, UM_OVERRIDE_XATTR, text, size, 0);
-    }
+    if (!disk_shows(status, shown))
+        return put_override(spot, shown);
     int error = had ? um_spot_removexattr(spot, UM_OVERRIDE_XATTR) : 0;
     return error == -ENODATA ? 0 : error;
 }
@@ -132,13 +174,19 @@ static int update_override(struct um_upper *upper, struct um_spot *spot,
 {
     struct stat status;
     int error = um_spot_stat(spot, &status);
-    if (error == 0 && is_override(upper)) {
-        uint32_t bits = own_bits(status.st_mode, shown->mode);
-        if ((status.st_mode & 07777) != bits)
-            error = um_spot_chmod(spot, bits);
-        status.st_mode = (status.st_mode & S_IFMT) | bits;
-    }
-    return error ? error : write_override(spot, &status, shown, had);
+    if (error != 0)
+        return error;
+    uint32_t bits = kept_bits(upper, spot, &status, shown->mode);
+    if ((status.st_mode & 07777) != bits)
+        error = um_spot_chmod(spot, bits);
+    status.st_mode = (status.st_mode & S_IFMT) | bits;
+    if (error == 0 && !um_disk_believes(upper, &status))
+        error = -EPERM; /* a directory that is somebody else's: nobody would believe it */
+    if (error != 0)
+        return error;
+    /* The root's says all, so that whoever closes the directory changes nothing of what it shows. */
+    return is_closed_root(upper, spot) ? put_override(spot, shown)
+                                       : write_override(spot, &status, shown, had);
 }
 
 /* As chown(2) does it, also for root. */
@@ -148,51 +196,150 @@ static uint32_t without_set_id(uint32_t mode)
     return mode & S_IXGRP ? mode & ~(uint32_t)S_ISGID : mode;
 }
 
+/* What is known of an object that is about to be changed. */
+struct change {
+    struct stat status;
+    struct um_override shown;
+    bool had;   /* override_stat says it */
+    bool apart; /* what shows is kept apart from what is on disk */
+};
+
 /* As read_shown, to change it: something brought here from elsewhere may keep the daemon out. */
-static int read_to_change(struct um_upper *upper, struct um_spot *spot, struct stat *status,
-                          struct um_override *shown)
+static int begin_change(struct um_upper *upper, struct um_spot *spot, struct change *change)
 {
+    struct stat *status = &change->status;
     int error = um_spot_stat(spot, status);
+    if (error != 0)
+        return error;
+    bool room = has_room(status->st_mode);
     uint32_t needed = own_bits(status->st_mode, 0);
-    if (error == 0 && is_override(upper) && has_room(status->st_mode) &&
-        (status->st_mode & needed) != needed)
+    if (is_override(upper) && room && (status->st_mode & needed) != needed)
         error = um_spot_chmod(spot, status->st_mode | needed);
-    return error ? error : read_shown(spot, status, shown);
+    int had = error ? error : read_shown(upper, spot, status, &change->shown);
+    if (had < 0)
+        return had;
+    change->had = had;
+    change->apart = room && (is_override(upper) || had || is_closed_root(upper, spot));
+    return 0;
+}
+
+/* The capability of a file that is about to change hands, put where it stays. */
+static int keep_capability(struct um_upper *upper, struct um_spot *spot)
+{
+    char value[64];
+    int64_t size = um_spot_getxattr(spot, UM_CAPABILITY, value, sizeof value);
+    if (size < 0)
+        return 0; /* none, or none that means anything */
+    int error = um_mark_capability(upper, spot, value, (size_t)size);
+    spot->capable = true;
+    return error;
+}
+
+/* Let the daemon own what an earlier mount gave away on disk, before what it shows is kept apart. In this
+ * order: a mark on somebody else's file is not believed, and the step that makes it so takes the
+ * set-user-ID bits and the capability away. */
+static int take_over(struct um_upper *upper, struct um_spot *spot, struct change *change)
+{
+    struct stat *status = &change->status;
+    if (!change->apart || !is_override(upper) || is_closed_root(upper, spot) ||
+        status->st_uid == geteuid())
+        return 0;
+    int error = put_override(spot, &change->shown);
+    if (error == 0 && (status->st_mode & 022))
+        error = um_spot_chmod(spot, status->st_mode & ~022u);
+    if (error == 0 && S_ISREG(status->st_mode))
+        error = keep_capability(upper, spot);
+    if (error == 0)
+        error = um_spot_chown(spot, geteuid(), getegid());
+    change->had = true;
+    return error;
+}
+
+/* A device on disk has the power that its owner and mode give it, and can't be kept apart. */
+static bool is_forbidden(const struct um_upper *upper, const struct stat *status)
+{
+    return is_override(upper) && is_device(status->st_mode);
+}
+
+int um_disk_drop_claim(struct um_upper *upper, struct um_spot *spot, const struct stat *before)
+{
+    struct stat after;
+    if (!has_room(before->st_mode) || um_disk_believes(upper, before))
+        return 0;
+    int error = um_spot_stat(spot, &after);
+    if (error != 0 || !um_disk_believes(upper, &after))
+        return error;
+    error = um_spot_removexattr(spot, UM_OVERRIDE_XATTR);
+    return error == -ENODATA || error == -EOPNOTSUPP ? 0 : error;
+}
+
+/* The owner of a symlink where the daemon may set it; an ordinary user's is the daemon's. */
+static int chown_symlink(struct um_upper *upper, const struct um_spot *spot, uint32_t uid,
+                         uint32_t gid)
+{
+    int error = um_spot_chown(spot, uid, gid);
+    if (error == -EPERM && is_override(upper))
+        error = um_spot_chown(spot, KEEP, KEEP); /* for the change time */
+    return error;
 }
 
 int um_disk_chown(struct um_upper *upper, struct um_spot *spot, uint32_t uid, uint32_t gid)
 {
-    struct stat status = {0};
-    struct um_override shown;
-    int had = read_to_change(upper, spot, &status, &shown);
-    if (had < 0)
-        return had;
-    bool keep = is_override(upper) && (has_room(status.st_mode) || S_ISLNK(status.st_mode));
-    /* Where the disk keeps its owner, this is for the change time. */
-    int error = um_spot_chown(spot, keep ? KEEP : uid, keep ? KEEP : gid);
-    if (error != 0 || !has_room(status.st_mode) || !(is_override(upper) || had))
+    struct change change;
+    int error = begin_change(upper, spot, &change);
+    if (error != 0)
         return error;
+    if (is_forbidden(upper, &change.status))
+        return -EPERM;
+    if (S_ISLNK(change.status.st_mode))
+        return chown_symlink(upper, spot, uid, gid);
+    if (!change.apart) {
+        error = um_spot_chown(spot, uid, gid);
+        return error ? error : um_disk_drop_claim(upper, spot, &change.status);
+    }
+    error = take_over(upper, spot, &change);
+    if (error == 0)
+        error = um_spot_chown(spot, KEEP, KEEP); /* for the change time */
+    if (error != 0)
+        return error;
+    struct um_override shown = change.shown;
     shown.uid = uid == KEEP ? shown.uid : uid;
     shown.gid = gid == KEEP ? shown.gid : gid;
     if (!S_ISDIR(shown.type))
         shown.mode = without_set_id(shown.mode);
-    return update_override(upper, spot, &shown, had);
+    return update_override(upper, spot, &shown, change.had);
 }
 
 int um_disk_chmod(struct um_upper *upper, struct um_spot *spot, uint32_t mode)
 {
-    struct stat status = {0};
-    struct um_override shown;
-    int had = read_to_change(upper, spot, &status, &shown);
-    if (had < 0)
-        return had;
-    if (S_ISLNK(status.st_mode))
+    struct change change;
+    int error = begin_change(upper, spot, &change);
+    if (error != 0)
+        return error;
+    if (S_ISLNK(change.status.st_mode))
         return -EOPNOTSUPP;
-    if (!has_room(status.st_mode) || !(is_override(upper) || had))
-        return um_spot_chmod(spot, mode);
-    shown.mode = mode & 07777;
-    int error = um_spot_chmod(spot, is_override(upper) ? own_bits(status.st_mode, mode) : mode);
-    return error ? error : update_override(upper, spot, &shown, had);
+    if (is_forbidden(upper, &change.status))
+        return -EPERM;
+    if (!change.apart) {
+        error = um_spot_chmod(spot, mode);
+        return error ? error : um_disk_drop_claim(upper, spot, &change.status);
+    }
+    error = take_over(upper, spot, &change);
+    change.shown.mode = mode & 07777;
+    if (error == 0)
+        error = um_spot_chmod(spot, kept_bits(upper, spot, &change.status, mode));
+    return error ? error : update_override(upper, spot, &change.shown, change.had);
+}
+
+int um_disk_keeps_apart(struct um_upper *upper, struct um_spot *spot, uint32_t mode, uint32_t *kept)
+{
+    struct change change;
+    int error = begin_change(upper, spot, &change);
+    if (error != 0 || !change.apart)
+        return error;
+    *kept = is_closed_root(upper, spot) ? closed_acl_bits(change.status.st_mode)
+                                        : own_bits(change.status.st_mode, mode);
+    return 1;
 }
 
 /* ---- ACLs ------------------------------------------------------------------------------------------ */
@@ -275,11 +422,23 @@ static uint32_t type_on_disk(const struct um_upper *upper, const struct um_owner
     return (S_ISFIFO(type) || S_ISSOCK(type)) && own ? type : S_IFREG;
 }
 
-/* Without the bits that let others act as the owner: who that is, is not settled yet. */
-static int create(int fd, const char *name, uint32_t type, const struct um_owner *owner,
-                  const char *target)
+/* Whether what a new object shows is kept apart: its type on disk is `type`. */
+static bool makes_apart(const struct um_upper *upper, uint32_t type, const struct um_owner *owner)
 {
-    uint32_t bits = owner->mode & 0777;
+    return has_room(type) && (is_override(upper) || type != (owner->mode & S_IFMT));
+}
+
+/* The permissions that a new object is created with: at no moment more than it is to have on disk, and
+ * without the bits that let others act as the owner, as who that is, is not settled yet. */
+static uint32_t first_bits(const struct um_upper *upper, uint32_t type,
+                           const struct um_owner *owner)
+{
+    return makes_apart(upper, type, owner) ? own_bits(type, owner->mode) : owner->mode & 0777;
+}
+
+static int create(int fd, const char *name, uint32_t type, uint32_t bits,
+                  const struct um_owner *owner, const char *target)
+{
     switch (type) {
     case S_IFDIR:
         return mkdirat(fd, name, bits) == 0 ? 0 : failed();
@@ -302,31 +461,35 @@ static int finish_symlink(struct um_upper *upper, struct um_spot *made, const st
                           const struct um_owner *owner)
 {
     bool shows = status->st_uid == owner->uid && status->st_gid == owner->gid;
-    return shows || is_override(upper) ? 0 : um_spot_chown(made, owner->uid, owner->gid);
+    return shows ? 0 : chown_symlink(upper, made, owner->uid, owner->gid);
 }
 
-/* The permissions that a new object shall show: those asked for, or what an inherited ACL left of
- * them. What else takes some away, the process's umask, is not to be seen. */
+/* The permissions that a new object, created with `bits`, shall show: those asked for, or what an
+ * inherited ACL left of them. What else takes some away, the process's umask, is not to be seen. */
 static int settle_mode(const struct um_upper *upper, int fd, struct um_spot *made,
-                       const struct stat *status, uint32_t mode, bool inherit, uint32_t *settled)
+                       const struct stat *status, uint32_t mode, uint32_t bits, bool inherit,
+                       uint32_t *settled)
 {
     struct um_spot directory;
+    um_autofree uint8_t *acl = NULL;
+    size_t size;
     *settled = mode & 07777;
-    if (inherit && (status->st_mode & 0777) == (mode & 0777))
+    if (inherit && (status->st_mode & 0777) == bits && bits == (mode & 0777))
         return 0;
     int error = um_spot_in(upper, fd, (struct um_slice){0}, &directory);
-    int has_acl = error ? error : um_disk_has_default_acl(&directory);
-    if (has_acl <= 0)
-        return has_acl;
+    if (error == 0)
+        error = read_default_acl(&directory, &acl, &size);
+    if (error != 0 || size == 0)
+        return error;
     if (!inherit)
         return strip_acls(made, status->st_mode);
-    *settled = (status->st_mode & 0777) | (mode & 07000);
-    return 0;
+    /* The ACL that it has on disk names the same; what it grants goes by the mode. */
+    return um_acl_inherit(acl, size, settled) < 0 ? -EIO : 0;
 }
 
 /* Let what was created become what it shall show. */
 static int finish(struct um_upper *upper, int fd, struct um_spot *made,
-                  const struct um_owner *owner, bool inherit)
+                  const struct um_owner *owner, uint32_t created, bool inherit)
 {
     struct stat status;
     struct um_override shown = {.uid = owner->uid,
@@ -339,8 +502,8 @@ static int finish(struct um_upper *upper, int fd, struct um_spot *made,
         return error;
     if (S_ISLNK(status.st_mode))
         return finish_symlink(upper, made, &status, owner);
-    error = settle_mode(upper, fd, made, &status, owner->mode, inherit, &shown.mode);
-    bool keep = is_override(upper) && has_room(status.st_mode);
+    error = settle_mode(upper, fd, made, &status, owner->mode, created, inherit, &shown.mode);
+    bool keep = makes_apart(upper, status.st_mode & S_IFMT, owner);
     if (error == 0 && !keep && (status.st_uid != shown.uid || status.st_gid != shown.gid)) {
         error = um_spot_chown(made, shown.uid, shown.gid);
         status.st_uid = shown.uid;
@@ -358,12 +521,13 @@ int um_disk_make(struct um_upper *upper, int fd, const char *name, const struct 
 {
     struct um_spot made;
     uint32_t type = type_on_disk(upper, owner);
+    uint32_t bits = first_bits(upper, type, owner);
     int error = um_spot_in(upper, fd, um_slice_of(name, strlen(name)), &made);
     if (error == 0)
-        error = create(fd, name, type, owner, target);
+        error = create(fd, name, type, bits, owner, target);
     if (error != 0)
         return error;
-    error = finish(upper, fd, &made, owner, inherit);
+    error = finish(upper, fd, &made, owner, bits, inherit);
     if (error != 0)
         unlinkat(fd, name, S_ISDIR(type) ? AT_REMOVEDIR : 0);
     return error;
@@ -372,12 +536,13 @@ int um_disk_make(struct um_upper *upper, int fd, const char *name, const struct 
 int um_disk_make_nameless(struct um_upper *upper, int fd, const struct um_owner *owner, int *made)
 {
     struct um_spot spot;
-    *made = um_open_beneath(fd, ".", O_TMPFILE | O_RDWR, owner->mode & 0777);
+    uint32_t bits = first_bits(upper, S_IFREG, owner);
+    *made = um_open_beneath(fd, ".", O_TMPFILE | O_RDWR, bits);
     if (*made < 0)
         return *made;
     int error = um_spot_in(upper, *made, (struct um_slice){0}, &spot);
     if (error == 0)
-        error = finish(upper, fd, &spot, owner, true);
+        error = finish(upper, fd, &spot, owner, bits, true);
     if (error != 0)
         close(*made);
     return error;
@@ -495,10 +660,14 @@ static int change(struct um_upper *upper, struct um_record *record,
         error = -EAGAIN;
     if (error == 0)
         error = um_record_raise(upper, record, need);
+    if (error == 0 && (changes->which & (UM_SET_SIZE | UM_SET_UID | UM_SET_GID)))
+        error = um_record_lose_capability(upper, record);
     if (error == 0)
         error = um_spot_of(upper, record, &spot);
     if (error == 0)
         error = apply(upper, record, &spot, changes);
+    if (error == 0 && spot.capable)
+        record->capable = true;
     um_spot_close(&spot);
     return error;
 }

@@ -9,8 +9,9 @@
 /* Xattrs of the upper are those of the object on disk, without the marks. So what the daemon may not
  * set (trusted.*, security.* of an ordinary user) fails with what the disk says.
  *
- * ACLs of an ordinary user's upper. On disk the owning user's entry always lets the daemon read and
- * write; what was asked for is in override_stat, as the mode, and is put back where an ACL is read.
+ * ACLs of what shows another mode than it has on disk (upper_stat.c). On disk they grant what the mode
+ * there does: the owning user's entry always lets the daemon read and write, the mask lets nobody else
+ * write. What was asked for is in override_stat, as the mode, and is put back where an ACL is read.
  * What is not exact: named users and groups are those of the daemon's user namespace, and an owner
  * that is kept in override_stat is not one that the disk's own checks know. Both matter to nobody but
  * who reads the upper directory itself: the mount's permissions are checked by the kernel, with the
@@ -36,6 +37,8 @@ int64_t um_disk_getxattr(struct um_upper *upper, struct um_spot *spot, const cha
                          void *value, size_t size)
 {
     struct um_attr attr;
+    if (is_name(name, UM_CAPABILITY))
+        return um_capability_get(upper, spot, value, size);
     int64_t got = um_spot_getxattr(spot, name, value, size);
     if (got <= 0 || size == 0 || !is_name(name, UM_ACL_ACCESS))
         return got;
@@ -45,38 +48,42 @@ int64_t um_disk_getxattr(struct um_upper *upper, struct um_spot *spot, const cha
     return error == -EINVAL ? -EIO : error ? error : got;
 }
 
-/* An access ACL that never keeps the daemon out, not even for a moment. */
-static int set_own_acl(struct um_spot *spot, uint32_t type, struct um_slice acl, uint32_t bits,
-                       int flags)
+/* An access ACL that grants on disk what the disk is to grant, at no moment more or less. */
+static int set_kept_acl(struct um_spot *spot, struct um_slice acl, uint32_t bits, int flags)
 {
     um_autofree uint8_t *copy = malloc(acl.size);
     if (copy == NULL)
         return -ENOMEM;
     memcpy(copy, acl.data, acl.size);
-    int error = um_acl_chmod(copy, acl.size, bits | (S_ISDIR(type) ? 0700 : 0600));
+    int error = um_acl_chmod(copy, acl.size, bits);
     return error ? error : um_spot_setxattr(spot, UM_ACL_ACCESS, copy, acl.size, flags);
+}
+
+/* The disk's mode follows the ACL, and nothing else says what it is. */
+static int set_disk_acl(struct um_upper *upper, struct um_spot *spot, struct um_slice acl,
+                        int flags)
+{
+    struct stat before;
+    int error = um_spot_stat(spot, &before);
+    if (error == 0)
+        error = um_spot_setxattr(spot, UM_ACL_ACCESS, acl.data, acl.size, flags);
+    return error ? error : um_disk_drop_claim(upper, spot, &before);
 }
 
 static int set_acl(struct um_upper *upper, struct um_spot *spot, struct um_slice acl, int flags)
 {
-    struct um_attr before, after;
-    uint32_t bits;
+    struct um_attr before;
+    uint32_t bits, kept;
     if (um_acl_mode(acl, &bits) != 0) /* the kernel refuses it, and knows why */
         return um_spot_setxattr(spot, UM_ACL_ACCESS, acl.data, acl.size, flags);
     int error = stat_shown(upper, spot, &before);
     if (error != 0)
         return error;
-    if (upper->flags & UM_UPPER_OVERRIDE) {
-        error = set_own_acl(spot, before.mode, acl, bits, flags);
-        return error ? error : um_disk_chmod(upper, spot, (before.mode & 07000) | bits);
-    }
-    error = um_spot_setxattr(spot, UM_ACL_ACCESS, acl.data, acl.size, flags);
-    if (error == 0)
-        error = stat_shown(upper, spot, &after);
-    /* The disk's mode follows the ACL; what is in override_stat does not. */
-    if (error != 0 || (after.mode & 0777) == bits)
-        return error;
-    return um_disk_chmod(upper, spot, (before.mode & 07000) | bits);
+    int apart = um_disk_keeps_apart(upper, spot, bits, &kept);
+    if (apart <= 0)
+        return apart ? apart : set_disk_acl(upper, spot, acl, flags);
+    error = set_kept_acl(spot, acl, kept, flags);
+    return error ? error : um_disk_chmod(upper, spot, (before.mode & 07000) | bits);
 }
 
 int um_disk_setxattr(struct um_upper *upper, struct um_spot *spot, const char *name,
@@ -85,7 +92,16 @@ int um_disk_setxattr(struct um_upper *upper, struct um_spot *spot, const char *n
     const struct um_slice acl = um_slice_of(value, size);
     if (is_name(name, UM_ACL_ACCESS) && !um_acl_is_empty(acl))
         return set_acl(upper, spot, acl, flags);
+    if (is_name(name, UM_CAPABILITY))
+        return um_capability_set(upper, spot, value, size, flags);
     return um_spot_setxattr(spot, name, value, size, flags);
+}
+
+int um_disk_removexattr(struct um_spot *spot, const char *name)
+{
+    if (is_name(name, UM_CAPABILITY))
+        return um_capability_remove(spot);
+    return um_spot_removexattr(spot, name);
 }
 
 /* ---- where xattrs come from -------------------------------------------------------------------------- */
@@ -159,14 +175,27 @@ static int64_t read_names(struct um_upper *upper, struct source *source, char **
     return um_tree_listxattr(upper->tree, source->lower, *names, (size_t)room);
 }
 
-/* Move the names that are no marks to the front; their size. */
-static size_t drop_marks(char *names, size_t size)
+/* Whether the capability that shows is one in a mark. */
+static bool has_capability(struct um_upper *upper, struct source *source)
+{
+    return source->above && source->spot.capable &&
+           um_mark_get_capability(upper, &source->spot, NULL, 0) >= 0;
+}
+
+/* Move the names that are no marks to the front; their size. Of a capability in a mark (`capable`) the name
+ * is that of a real one, which is shorter. */
+static size_t drop_marks(char *names, size_t size, bool capable)
 {
     size_t kept = 0;
     for (size_t at = 0; at < size;) {
         size_t length = strnlen(names + at, size - at);
         size_t whole = length < size - at ? length + 1 : length;
-        if (!um_mark_is_mark(um_slice_of(names + at, length))) {
+        bool terminated = whole != length;
+        if (capable && terminated && um_mark_is_capability(names + at)) {
+            memcpy(names + kept, UM_CAPABILITY, sizeof UM_CAPABILITY);
+            kept += sizeof UM_CAPABILITY;
+            capable = false;
+        } else if (!um_mark_is_mark(um_slice_of(names + at, length))) {
             memmove(names + kept, names + at, whole);
             kept += whole;
         }
@@ -200,11 +229,12 @@ int64_t um_upper_listxattr(struct um_upper *upper, uint64_t node, char *names, s
     pthread_rwlock_rdlock(&upper->lock);
     int error = find_source(upper, node, &source);
     int64_t result = error ? error : read_names(upper, &source, &all);
+    bool capable = result > 0 && has_capability(upper, &source);
     pthread_rwlock_unlock(&upper->lock);
     um_spot_close(&source.spot);
     if (result <= 0)
         return result;
-    size_t kept = drop_marks(all, (size_t)result);
+    size_t kept = drop_marks(all, (size_t)result, capable);
     if (size != 0 && kept > size)
         return -ERANGE;
     if (size != 0 && kept != 0)
@@ -247,6 +277,8 @@ static int set(struct um_upper *upper, struct um_record *record, const char *nam
     int error = raise_spot(upper, record, &spot);
     if (error == 0)
         error = (int)answer(um_disk_setxattr(upper, &spot, name, value, size, flags));
+    if (spot.capable)
+        record->capable = true;
     um_spot_close(&spot);
     return error;
 }
@@ -261,7 +293,7 @@ static int remove_present(struct um_upper *upper, struct um_record *record, cons
         return um_acl_is_name(um_slice_of(name, strlen(name))) ? 0 : -ENODATA;
     int error = raise_spot(upper, record, &spot);
     if (error == 0)
-        error = (int)answer(um_spot_removexattr(&spot, name));
+        error = (int)answer(um_disk_removexattr(&spot, name));
     um_spot_close(&spot);
     return error;
 }

@@ -346,6 +346,7 @@ async def mount(
     ephemeral: bool = False,
     name: str | None = None,
     upper: str | os.PathLike[str] | None = None,
+    upper_open: bool = False,
     layer: int | None = None,
     layers: bool = False,
     platform: str | None = None,
@@ -363,7 +364,7 @@ async def mount(
 
     changes = writable or ephemeral or name is not None or upper is not None
     flags = {"--ro": not changes and not layers and layer is None}
-    flags |= {"--ephemeral": ephemeral, "--layers": layers}
+    flags |= {"--ephemeral": ephemeral, "--layers": layers, "--upper-open": upper_open}
     values = {"--name": name, "--upper": upper, "--layer": layer, "--platform": platform}
     values |= {"--root": root, "-o": options or None}
     arguments = [option for option, is_given in flags.items() if is_given]

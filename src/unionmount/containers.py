@@ -140,8 +140,7 @@ class Containers:
         self.check_new(name)
         with self._store.staging() as staging, ExitStack() as stack:
             with storing(staging.path):
-                (staging.path / "upper").mkdir()
-                (staging.path / "upper").chmod(0o755)  # the root of an image that has none
+                (staging.path / "upper").mkdir(0o700)
                 (staging.path / "work").mkdir(0o700)
                 lock = staging.keep_lock()
             stack.callback(os.close, lock)

@@ -646,6 +646,9 @@ class UpperFlags:
     volatile: bool = False
     strange: bool = False
     private: bool = False
+    closed_root: bool = False
+    open: bool = False
+    look: bool = False
 
 
 class Upper(_Owner):
@@ -670,6 +673,9 @@ class Upper(_Owner):
             | (lib.UM_UPPER_VOLATILE if flags.volatile else 0)
             | (lib.UM_UPPER_STRANGE if flags.strange else 0)
             | (lib.UM_UPPER_PRIVATE if flags.private else 0)
+            | (lib.UM_UPPER_CLOSED_ROOT if flags.closed_root else 0)
+            | (lib.UM_UPPER_OPEN if flags.open else 0)
+            | (lib.UM_UPPER_LOOK if flags.look else 0)
         )
         out = ffi.new("struct um_upper **")
         _check(lib.um_upper_open(setup, out))

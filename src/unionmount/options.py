@@ -35,6 +35,11 @@ class MountOptions:
     fastpath: bool = True  # requests are answered in C where that is possible
     threads: int | None = None  # of the fast path; None: as many as there are processors
 
+    @property
+    def promises(self) -> bool:
+        """Whether something in the mount that looks powerful shall have no power."""
+        return not (self.suid and self.dev)
+
     def for_others(self, *, root: bool) -> bool:
         """Whether users other than the one who mounts get in."""
         return root if self.allow_other is None else self.allow_other

@@ -201,7 +201,8 @@ def _operations(
     if request.upper is None:
         yield ReadOnlyOperations(layers.tree(), facts, list_layers=list_layers, owing=owing)
         return
-    with _making_files(), _opened_upper(layers, request.upper) as upper:
+    promises = request.options.promises
+    with _making_files(), _opened_upper(layers, request.upper, promises=promises) as upper:
         facts = replace(
             facts,
             layers=(*facts.layers, "upper"),
@@ -216,10 +217,12 @@ def _operations(
 
 
 @contextmanager
-def _opened_upper(layers: OpenImage | OpenDirectories, plan: UpperPlan) -> Iterator[OpenUpper]:
+def _opened_upper(
+    layers: OpenImage | OpenDirectories, plan: UpperPlan, *, promises: bool
+) -> Iterator[OpenUpper]:
     """The upper on the layers; at the end it is made durable, and let go of."""
     directories = layers.paths if isinstance(layers, OpenDirectories) else ()
-    upper = open_upper(plan, layers.tree(), directories)
+    upper = open_upper(plan, layers.tree(), directories, promises=promises)
     try:
         yield upper
     finally:

@@ -54,8 +54,10 @@ class OpenTarget(Closing):
             stack.callback(os.close, fd)
             self._upper, self._fd = upper, fd
             # Nothing is made that a work directory would be for; recovery is for who mounts it.
-            # Marks of every kind are looked for, whoever made them.
-            opened = core.Upper(image.tree(), fd, fd, core.UpperFlags(trusted=True))
+            # Marks of every kind are looked for; an ordinary user's daemon keeps all owners in them.
+            theirs = os.fstat(fd).st_uid != 0
+            flags = core.UpperFlags(trusted=True, override=theirs, look=True)
+            opened = core.Upper(image.tree(), fd, fd, flags)
             stack.callback(opened.close)
             self.view = stack.enter_context(core.View(opened))
             self._layer = opened.layer

@@ -21,13 +21,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from unionmount import core
+from unionmount.access import is_closed
 from unionmount.closing import Closing
 from unionmount.errors import MountError
 from unionmount.reference import printable
 
 _LOWERS = "overlay.unionmount.lowers"
+_OVERRIDE = "user.containers.override_stat"
 _PROBE = "overlay.unionmount.probe"
 _PREFIXES = ("trusted.", "user.")
 
@@ -37,6 +40,8 @@ _MINIMAL_ACL = struct.pack("<I", 2) + b"".join(
     struct.pack("<HHI", tag, permissions, 0xFFFFFFFF)
     for tag, permissions in ((0x01, 6), (0x04, 0), (0x20, 0))
 )
+
+_WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 _REFUSALS = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP)
 
@@ -53,6 +58,14 @@ class UpperPlan:
     user_marks: bool = False  # marks that any user may set, also where this one may set others
     user_xattrs: bool = False  # marks where everybody can see them, also where root mounts
     container: str = ""
+    # Whether others may get to the directories on disk: not at all; not where they would gain what the
+    # mount promises that they do not (``open_upper``); or it is accepted.
+    others: Literal["refused", "powerless", "accepted"] = "powerless"
+    accepting: str = ""  # the option that accepts it
+    own_root: bool = (
+        False  # the directory stays as closed as it is, whatever the mount's root shows
+    )
+    root_mode: int | None = None  # what that shows where there is no root below
     ended: Callable[[], None] | None = None  # called when everything is closed
 
 
@@ -86,11 +99,19 @@ class OpenUpper(Closing):
         self._resources.close()
 
 
-def open_upper(plan: UpperPlan, tree: core.Tree, directories: Sequence[Path] = ()) -> OpenUpper:
+def open_upper(
+    plan: UpperPlan,
+    tree: core.Tree,
+    directories: Sequence[Path] = (),
+    *,
+    promises: bool = True,
+) -> OpenUpper:
     """Put the upper on ``tree`` and recover what a killed mount left half done.
 
-    ``directories`` are the lower layers that are live directories. MountError where the upper is in
-    use, or can't be one.
+    ``directories`` are the lower layers that are live directories. ``promises``: set-user-ID
+    programs or devices in the mount shall have no power. Then nothing that has any gets onto a disk
+    where others can reach it: owners, modes and devices are kept in attributes there. MountError
+    where the upper is in use, can't be one, or others reach it and that was not accepted.
     """
     with ExitStack() as stack:
         fds = (
@@ -103,7 +124,15 @@ def open_upper(plan: UpperPlan, tree: core.Tree, directories: Sequence[Path] = (
         with _about(plan.upper):
             private = stack.enter_context(_private(plan, fds))
             abilities = _probe(fds[1], trusted=not plan.user_xattrs)
-            opened = _open(plan, tree, private or fds, abilities, private=private is not None)
+            is_open = _check_others(plan, fds, gains=promises and abilities.owners)
+            opened = _open(
+                plan,
+                tree,
+                private or fds,
+                abilities,
+                is_powerless=is_open and promises,
+                private=private is not None,
+            )
         opened.own(stack.pop_all())
         return opened
 
@@ -194,6 +223,31 @@ def _private(plan: UpperPlan, fds: tuple[int, int]) -> Iterator[tuple[int, int] 
         yield (found[0], found[1]) if same == [True, True] else None
 
 
+def _check_others(plan: UpperPlan, fds: tuple[int, int], *, gains: bool) -> bool:
+    """Whether others get to one of the directories; MountError where they must not."""
+    places = (("upper", plan.upper), ("work", plan.work))
+    reached = [place for place, fd in zip(places, fds, strict=True) if not is_closed(fd)]
+    if reached and (plan.others == "refused" or (plan.others == "powerless" and gains)):
+        what, path = reached[0]
+        if plan.own_root:
+            _keep_root(fds[0])
+        accept = f", or accept it with {plan.accepting}" if plan.accepting else ""
+        raise MountError(
+            f"{what} directory {printable(str(path))}: other users can reach it, past the mount and "
+            f"its nosuid and nodev; 'chmod 700 {printable(str(path))}' keeps them out{accept}"
+        )
+    return bool(reached)
+
+
+def _keep_root(fd: int) -> None:
+    """Let the root of an upper that was used before show the same once its directory is closed."""
+    with suppress(OSError):
+        if _recorded_lowers(fd) is not None and _OVERRIDE not in os.listxattr(fd):
+            now = os.fstat(fd)
+            shown = f"{now.st_uid}:{now.st_gid}:{stat.S_IMODE(now.st_mode):04o}:dir"
+            os.setxattr(fd, _OVERRIDE, shown.encode())
+
+
 def _lock(fd: int, upper: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -253,6 +307,7 @@ def _open(
     fds: tuple[int, int],
     abilities: Abilities,
     *,
+    is_powerless: bool,
     private: bool,
 ) -> OpenUpper:
     recorded = _recorded_lowers(fds[0])
@@ -260,17 +315,21 @@ def _open(
         fresh = next(names, None) is None
     flags = core.UpperFlags(
         trusted=abilities.trusted and not plan.user_marks,
-        override=not abilities.owners,
+        override=is_powerless or not abilities.owners,
+        open=is_powerless and abilities.owners,
+        closed_root=plan.own_root,
         volatile=plan.volatile,
         # an upper that no mount of ours has changed holds no numbers
         strange=not fresh and recorded is not None and recorded != plan.lowers.encode(),
         private=private,
     )
+    if plan.own_root:
+        _shut_writers_out(fds[0])
     upper = core.Upper(tree, *fds, flags)
     try:
         upper.recover()
-        if plan.adopt_root and fresh and recorded is None:
-            _adopt_root(tree, upper)
+        if fresh and recorded is None:
+            _begin_root(plan, tree, upper)
         if not flags.strange and recorded != plan.lowers.encode():
             _record_lowers(fds[0], plan.lowers, abilities)
         if not plan.volatile:
@@ -291,6 +350,23 @@ def _recorded_lowers(fd: int) -> bytes | None:
 def _record_lowers(fd: int, lowers: str, abilities: Abilities) -> None:
     prefix = _PREFIXES[0] if abilities.trusted else _PREFIXES[1]
     os.setxattr(fd, prefix + _LOWERS, lowers.encode())
+
+
+def _shut_writers_out(fd: int) -> None:
+    """What the directory says of the mount's root is believed where nobody else can write to it."""
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if mode & _WRITTEN_BY_OTHERS:
+        with suppress(PermissionError):  # it is somebody else's, and keeps the root that it is
+            os.fchmod(fd, mode & ~_WRITTEN_BY_OTHERS)
+
+
+def _begin_root(plan: UpperPlan, tree: core.Tree, upper: core.Upper) -> None:
+    """What the root of a new upper shows."""
+    with suppress(PermissionError):  # as above
+        if plan.adopt_root:
+            _adopt_root(tree, upper)
+        elif plan.root_mode is not None:
+            upper.setattr(core.ROOT, core.SetAttr(mode=plan.root_mode))
 
 
 def _adopt_root(tree: core.Tree, upper: core.Upper) -> None:

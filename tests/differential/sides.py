@@ -217,7 +217,8 @@ class UnionmountImage(Served):
 
     def command(self, layout: Layout) -> list[str]:
         more = ["-o", self._options.strip(",")] if self._options else []
-        places = ["--upper", str(layout.upper), "--work", str(layout.work)]
+        # as open as those of overlayfs: everybody who does something in the mount passes by
+        places = ["--upper-open", "--upper", str(layout.upper), "--work", str(layout.work)]
         where = [str(layout.image), str(layout.mountpoint)]
         return [*COMMAND, "mount", "-f", *more, *places, *where]
 

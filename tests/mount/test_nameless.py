@@ -175,7 +175,8 @@ class Side:
                 ["mount", "-t", "overlay", "overlay", "-o", self.options, self.root], check=True
             )
         else:
-            self.cli.run("overlay", "-o", self.options, self.root)
+            # with all that overlayfs has, as the directories are open to all
+            self.cli.run("overlay", "-o", f"{self.options},suid,dev", self.root)
 
     def unmount(self) -> None:
         if self.cli is None:

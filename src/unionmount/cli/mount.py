@@ -32,6 +32,11 @@ _OPTIONS_HELP = (
 )
 @click.option("--upper", metavar="DIR", help="Keep the changes in DIR, made if need be.")
 @click.option("--work", metavar="DIR", help="The work directory of --upper; default: DIR.work.")
+@click.option(
+    "--upper-open",
+    is_flag=True,
+    help="Accept a DIR that other users can reach: they see there what was changed.",
+)
 @click.option("--ephemeral", is_flag=True, help="Throw the changes away at the unmount.")
 @click.option("--ro", is_flag=True, help="Mount read-only.")
 @click.option(
@@ -71,6 +76,7 @@ def command(
     name: str | None,
     upper: str | None,
     work: str | None,
+    upper_open: bool,
     ephemeral: bool,
     volatile: bool,
     pull: Policy,
@@ -90,6 +96,11 @@ def command(
     mounted again by its name, listed by "ps -a" and removed by "rm". The layers of its image are
     kept in the store, too; with --ro, --upper and --ephemeral, uncompressed ones are used where
     they are.
+
+    What is changed gets onto the disk as it is, set-user-ID programs and devices too, where nobody
+    else can reach it: DIR is made so, and one that others can reach is refused. With --upper-open it
+    is accepted; as long as the mount is nosuid or nodev, owners, modes, capabilities and devices are
+    then kept in extended attributes and have no power on disk.
 
     CONTAINER is one word, without '/' and ':'. One that is also the name of an image or file is
     refused: container:NAME means the container, NAME:TAG the image, ./NAME the file.
@@ -115,7 +126,7 @@ def command(
     )
     wanted = Wanted(
         *(platform, verify, parsed.ro, name, upper, work, ephemeral, volatile),
-        *(pull, registry, layer, layers),
+        *(pull, registry, layer, layers, upper_open),
     )
     wanted.check()
     start = Starting(settings, parsed, check_place(mountpoint), foreground=foreground)

@@ -37,6 +37,7 @@ class OverlayOptions:
     user_xattrs: bool = False
     mount: tuple[str, ...] = ()  # options of any file system, for ``parse_options``
     ignored: tuple[str, ...] = ()
+    upper_open: bool = False
 
 
 def parse_overlay(texts: Iterable[str]) -> OverlayOptions:
@@ -62,6 +63,8 @@ def _take(options: OverlayOptions, option: str) -> None:
         options.volatile = True
     elif option == "userxattr":
         options.user_xattrs = True
+    elif option == "upper_open":
+        options.upper_open = True
     elif _is_mount_option(option):
         options.mount += (option,)
     elif option != "defaults":
@@ -164,10 +167,17 @@ def command(
     workdir=W         a directory on the file system of U, for upperdir alone
     volatile          sync nothing: a crash of the system may lose all
     userxattr         keep marks in user.overlay. attributes, also as root
+    upper_open        accept U and W where other users can reach them; see below
+
+    Mounts are nosuid,nodev unless -o suid,dev says otherwise. As root, set-user-ID programs and
+    devices get onto the disk below U as such; so U and W are refused where other users can reach
+    them, unless with upper_open: owners, modes, capabilities and devices are then kept in extended
+    attributes. With suid,dev nothing is refused.
 
     Other options are those of mount -o. What is not known is named on standard error and ignored.
     SOURCE is ignored; mount(8) gives one.
     """  # noqa: D301 - \\b is for click
+    from unionmount.cli.prepare import warn_of_others
     from unionmount.cli.serving import Starting, check_place
     from unionmount.cli.targets import overlay_source
     from unionmount.options import parse_options
@@ -184,7 +194,10 @@ def command(
         print(f"unionmount: ignored: {printable(', '.join(wanted.ignored))}", file=sys.stderr)
     with _open_lower(wanted.lower) as layers:
         source = overlay_source(layers.paths[::-1])
-        start.run(layers, source, _plan(wanted, layers), lambda _: None)
+        plan = _plan(wanted, layers)
+        if plan is not None and wanted.upper_open and mount_options.promises:
+            warn_of_others(plan.upper, plan.work)
+        start.run(layers, source, plan, lambda _: None)
 
 
 def _open_lower(names: Iterable[str]) -> OpenDirectories:
@@ -205,6 +218,8 @@ def _plan(wanted: OverlayOptions, layers: OpenDirectories) -> UpperPlan | None:
         lowers=name_directories(layers.paths),
         volatile=wanted.volatile,
         user_marks=wanted.user_xattrs,
+        others="accepted" if wanted.upper_open else "powerless",
+        accepting="-o upper_open",
     )
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from unionmount.upper import UpperPlan
 
 
+_NEW_ROOT = 0o755  # what the root of an image without layers shows
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What the command line says, apart from the source and the mount point."""
@@ -42,6 +45,7 @@ class Wanted:
     registry: RegistryOptions
     layer: int | None = None
     layers: bool = False
+    upper_open: bool = False
 
     @property
     def only_layers(self) -> bool:
@@ -72,6 +76,8 @@ class Wanted:
             raise UsageError(f"{other} is about containers of the store; --upper is none")
         if self.work and not self.upper:
             raise UsageError("--work needs --upper")
+        if self.upper_open and not self.upper:
+            raise UsageError("--upper-open needs --upper")
 
     def check_for_container(self, name: str) -> None:
         """UsageError where options are those of a new container."""
@@ -234,10 +240,18 @@ class _Opener:
         directory = Path(os.path.realpath(upper))
         work = Path(os.path.realpath(self.wanted.work or f"{directory}.work"))
         image = self._open_in_place(source)
-        for path in (directory, work):
-            if _make_directory(path):
+        made = [_make_directory(path) for path in (directory, work)]
+        for path, is_new in zip((directory, work), made, strict=True):
+            if is_new:
                 self.made.callback(_remove_empty, path)
-        plan = self._plan(directory, work, image)
+        plan = replace(
+            self._plan(directory, work, image),
+            others="accepted" if self.wanted.upper_open else "refused",
+            accepting="--upper-open",
+            root_mode=_NEW_ROOT if made[0] else None,
+        )
+        if self.wanted.upper_open:
+            warn_of_others(directory, work)
         return Prepared(self._absolute(source), image, plan, self.lease, self.made)
 
     @staticmethod
@@ -261,7 +275,7 @@ class _Opener:
     def _plan_of(self, held: HeldContainer, image: OpenImage) -> UpperPlan:
         container = held.container
         plan = self._plan(container.upper, container.work, image)
-        return replace(plan, container=container.name)
+        return replace(plan, container=container.name, root_mode=_NEW_ROOT)
 
     def _plan(self, upper: Path, work: Path, image: OpenImage) -> UpperPlan:
         from unionmount.upper import UpperPlan
@@ -272,6 +286,8 @@ class _Opener:
             lowers=f"layers:{image.image.chain_id}",
             adopt_root=bool(image.layers),
             volatile=self.wanted.volatile or self.wanted.ephemeral,
+            others="refused",
+            own_root=True,
         )
 
 
@@ -283,12 +299,30 @@ def _remove(known: Containers, held: HeldContainer) -> None:
 def _make_directory(path: Path) -> bool:
     """Whether it was made: False where it is there."""
     try:
-        path.mkdir()
+        path.mkdir(0o700)  # the mode of the mount's root is another matter
     except FileExistsError:
         return False
     except OSError as error:
         raise MountError(f"directory {printable(str(path))}: {error.strerror}") from None
     return True
+
+
+def warn_of_others(upper: Path, work: Path) -> None:
+    """Say that an upper was accepted that others can reach, where they can."""
+    from unionmount.access import is_closed
+
+    for what, path in (("upper", upper), ("work", work)):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:  # who opens it next says why
+            continue
+        try:
+            is_open = not is_closed(fd)
+        finally:
+            os.close(fd)
+        if is_open:
+            message = f"warning: {what} directory {printable(str(path))}: other users can reach it"
+            print(f"unionmount: {message}", file=sys.stderr)
 
 
 def _remove_empty(path: Path) -> None:
