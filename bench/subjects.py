@@ -342,7 +342,7 @@ def mounted(subject: Subject, places: Places) -> Iterator[Path]:
         yield places.lower
         return
     for path in (places.upper, places.work, places.mountpoint):
-        path.mkdir()
+        path.mkdir(mode=0o700)
     try:
         quietly(*subject.command(places), environment=places.environment)
         yield places.mountpoint

@@ -418,7 +418,8 @@ static uint32_t type_on_disk(const struct um_upper *upper, const struct um_owner
         return S_IFREG;
     if (!is_override(upper) || S_ISDIR(type) || S_ISLNK(type))
         return type;
-    bool own = owner->uid == geteuid() && owner->gid == getegid() && (owner->mode & 07000) == 0;
+    bool own = !(upper->flags & UM_UPPER_OPEN) && owner->uid == geteuid() &&
+               owner->gid == getegid() && (owner->mode & 07000) == 0;
     return (S_ISFIFO(type) || S_ISSOCK(type)) && own ? type : S_IFREG;
 }
 

@@ -20,8 +20,8 @@ def is_closed(fd: int) -> bool:
     That is so where it, or a directory on the way to it, belongs to one of the two and lets nobody
     else pass. The bits of the group say what an ACL grants at most, so they count whoever is in the
     group. The way is the one that the directory has now, from the descriptor up: whoever owns a
-    symlink of the path that led here decides nothing. Where the directory is mounted elsewhere, too,
-    that is another way, and is not seen.
+    symlink of the path that led here decides nothing. Where the directory is mounted elsewhere,
+    too, that is another way, and is not seen.
     """
     owners = (_ROOT, os.geteuid())
     at = os.dup(fd)

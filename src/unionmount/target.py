@@ -54,7 +54,7 @@ class OpenTarget(Closing):
             stack.callback(os.close, fd)
             self._upper, self._fd = upper, fd
             # Nothing is made that a work directory would be for; recovery is for who mounts it.
-            # Marks of every kind are looked for; an ordinary user's daemon keeps all owners in them.
+            # Marks of every kind are looked for; an ordinary user's daemon keeps owners in them.
             theirs = os.fstat(fd).st_uid != 0
             flags = core.UpperFlags(trusted=True, override=theirs, look=True)
             opened = core.Upper(image.tree(), fd, fd, flags)

@@ -58,8 +58,8 @@ class UpperPlan:
     user_marks: bool = False  # marks that any user may set, also where this one may set others
     user_xattrs: bool = False  # marks where everybody can see them, also where root mounts
     container: str = ""
-    # Whether others may get to the directories on disk: not at all; not where they would gain what the
-    # mount promises that they do not (``open_upper``); or it is accepted.
+    # Whether others may get to the directories on disk: not at all; not where they would gain what
+    # the mount promises that they do not (``open_upper``); or it is accepted.
     others: Literal["refused", "powerless", "accepted"] = "powerless"
     accepting: str = ""  # the option that accepts it
     own_root: bool = (
@@ -233,8 +233,8 @@ def _check_others(plan: UpperPlan, fds: tuple[int, int], *, gains: bool) -> bool
             _keep_root(fds[0])
         accept = f", or accept it with {plan.accepting}" if plan.accepting else ""
         raise MountError(
-            f"{what} directory {printable(str(path))}: other users can reach it, past the mount and "
-            f"its nosuid and nodev; 'chmod 700 {printable(str(path))}' keeps them out{accept}"
+            f"{what} directory {printable(str(path))}: other users can reach it, past the mount "
+            f"and its nosuid and nodev; 'chmod 700 {printable(str(path))}' keeps them out{accept}"
         )
     return bool(reached)
 

@@ -15,6 +15,7 @@
  * of an ordinary user, who must see the same through override_stat. */
 
 #define NOBODY 65534
+#define POWERLESS (UM_UPPER_TRUSTED | UM_UPPER_OVERRIDE | UM_UPPER_OPEN) /* root's, too */
 #define LAYERS 7
 
 static const uint32_t types[] = {S_IFREG, S_IFDIR, S_IFIFO, S_IFSOCK, S_IFCHR, S_IFBLK};
@@ -97,6 +98,19 @@ static uint32_t pick(uint64_t *state, uint32_t below)
 {
     *state = *state * 6364136223846793005ull + 1442695040888963407ull;
     return (uint32_t)(*state >> 33) % below;
+}
+
+/* The ACL that says what a mode does; its size. */
+static size_t minimal_acl(uint32_t mode, uint8_t acl[128])
+{
+    static const uint16_t tags[] = {0x01, 0x04, 0x20};
+    um_store32(acl, 2);
+    for (size_t i = 0; i < 3; i++) {
+        um_store16(acl + 4 + 8 * i, tags[i]);
+        um_store16(acl + 6 + 8 * i, (uint16_t)(mode >> (6 - 3 * i) & 7));
+        um_store32(acl + 8 + 8 * i, UINT32_MAX);
+    }
+    return 28;
 }
 
 /* Any ACL that the kernel accepts; its size. */
@@ -188,8 +202,8 @@ static void compare(const struct seen *actual, const struct seen *expected)
     CHECK(memcmp(actual->default_acl, expected->default_acl, 128) == 0);
 }
 
-/* The daemon can always read and write what an ordinary user's upper holds, and nothing in it acts as
- * its owner. */
+/* The daemon can always read and write what is kept apart, nobody else can write it, and nothing in it acts
+ * as its owner. (The mask of an ACL is the group's part of the mode.) */
 static void check_own(int fd, const char *name)
 {
     struct seen disk = see_disk(fd, name);
@@ -197,7 +211,7 @@ static void check_own(int fd, const char *name)
     CHECK_INT(disk.uid, geteuid());
     CHECK_INT(disk.mode & 07000, 0);
     if (S_ISREG(disk.mode) || S_ISDIR(disk.mode))
-        CHECK_INT(disk.mode & needed, needed);
+        CHECK_INT(disk.mode & (022 | needed), needed);
 }
 
 /* ---- making ------------------------------------------------------------------------------------------------ */
@@ -245,8 +259,10 @@ static void check_makes(uint32_t flags)
 
 TEST(root_makes_what_was_asked_for)
 {
-    if (is_root(__func__))
-        check_makes(0);
+    if (!is_root(__func__))
+        return;
+    check_makes(0);
+    check_makes(POWERLESS);
 }
 
 static void check_own_makes(void)
@@ -314,10 +330,10 @@ static void check_symlink(uint32_t flags)
     struct seen seen = see(&upper, place.fd, "made");
     CHECK_INT(seen.mode, S_IFLNK | 0777);
     CHECK_INT(seen.size, 7);
-    CHECK_INT(seen.uid, flags ? geteuid() : 1000);
-    CHECK_INT(seen.gid, flags ? getegid() : 1001);
+    CHECK_INT(seen.uid, geteuid() ? geteuid() : 1000);
+    CHECK_INT(seen.gid, geteuid() ? getegid() : 1001);
     CHECK_INT(um_disk_chown(&upper, &spot, 2000, 2001), 0);
-    CHECK_INT(see(&upper, place.fd, "made").gid, flags ? getegid() : 2001);
+    CHECK_INT(see(&upper, place.fd, "made").gid, geteuid() ? getegid() : 2001);
     CHECK_INT(um_disk_chmod(&upper, &spot, 0700), -EOPNOTSUPP);
     place_close(&place);
 }
@@ -329,8 +345,10 @@ static void check_own_symlink(void)
 
 TEST(symlinks)
 {
-    if (is_root(__func__))
+    if (is_root(__func__)) {
         check_symlink(0);
+        check_symlink(POWERLESS);
+    }
     as_ordinary_user(check_own_symlink);
 }
 
@@ -434,6 +452,78 @@ TEST(what_others_wrote_is_understood)
     place_close(&place);
 }
 
+static bool is_believed(const struct um_upper *upper, int fd, uint32_t uid, uint32_t mode)
+{
+    struct um_spot spot = spot_in(fd, "file");
+    CHECK_INT(um_spot_chown(&spot, uid, uid), 0);
+    CHECK_INT(um_spot_chmod(&spot, mode), 0);
+    CHECK_INT(um_spot_setxattr(&spot, UM_OVERRIDE_XATTR, "5:6:04711", 9, 0), 0);
+    struct stat status;
+    struct um_attr attr = {0};
+    CHECK_INT(um_spot_stat(&spot, &status), 0);
+    CHECK_INT(um_disk_attr((struct um_upper *)upper, &spot, &status, &attr), 0);
+    bool claimed = attr.mode == (S_IFREG | 04711) && attr.uid == 5 && attr.gid == 6;
+    CHECK(claimed || (attr.mode == (S_IFREG | mode) && attr.uid == uid && attr.gid == uid));
+    return claimed;
+}
+
+TEST(a_claim_is_believed_where_nobody_else_could_make_it)
+{
+    struct place place;
+    if (!is_root(__func__))
+        return;
+    place_open(&place);
+    close(openat(place.fd, "file", O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
+    const uint32_t strict[] = {0, UM_UPPER_TRUSTED, POWERLESS};
+    for (size_t i = 0; i < sizeof strict / sizeof *strict; i++) {
+        struct um_upper upper = upper_of(strict[i]);
+        CHECK(is_believed(&upper, place.fd, 0, 0644));
+        CHECK(is_believed(&upper, place.fd, 0, 0755));
+        CHECK(!is_believed(&upper, place.fd, 0, 0664));
+        CHECK(!is_believed(&upper, place.fd, 0, 0646));
+        CHECK(!is_believed(&upper, place.fd, NOBODY, 0644));
+        CHECK(!is_believed(&upper, place.fd, NOBODY, 0600));
+    }
+    /* An ordinary user's, seen by root: its modes on disk may be those of an earlier version. */
+    struct um_upper theirs = upper_of(UM_UPPER_TRUSTED | UM_UPPER_OVERRIDE | UM_UPPER_LOOK);
+    theirs.owner = NOBODY;
+    CHECK(is_believed(&theirs, place.fd, NOBODY, 0644));
+    CHECK(is_believed(&theirs, place.fd, 0, 0666));
+    CHECK(!is_believed(&theirs, place.fd, 1000, 0600));
+    place_close(&place);
+}
+
+/* A change that makes a claim look like the daemon's own word drops it. */
+TEST(a_claim_is_not_believed_later)
+{
+    struct place place;
+    struct stat status;
+    struct um_attr attr = {0};
+    struct um_upper upper = upper_of(UM_UPPER_TRUSTED);
+    if (!is_root(__func__))
+        return;
+    place_open(&place);
+    close(openat(place.fd, "file", O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
+    uint8_t acl[128];
+    size_t size = minimal_acl(0644, acl);
+    struct um_spot spot = spot_in(place.fd, "file");
+    for (int how = 0; how < 3; how++) {
+        CHECK(!is_believed(&upper, place.fd, how == 0 ? NOBODY : 0, how == 0 ? 0644 : 0666));
+        if (how == 0)
+            CHECK_INT(um_disk_chown(&upper, &spot, 0, 0), 0);
+        else if (how == 1)
+            CHECK_INT(um_disk_chmod(&upper, &spot, 0644), 0);
+        else
+            CHECK_INT(um_disk_setxattr(&upper, &spot, UM_ACL_ACCESS, acl, size, 0), 0);
+        CHECK_INT(um_spot_stat(&spot, &status), 0);
+        CHECK_INT(um_disk_attr(&upper, &spot, &status, &attr), 0);
+        CHECK_INT(attr.mode, S_IFREG | 0644);
+        CHECK_INT(attr.uid, 0);
+        CHECK(!has_override(place.fd, "file"));
+    }
+    place_close(&place);
+}
+
 /* ---- changing ------------------------------------------------------------------------------------------------ */
 
 enum { N_STEPS = 600 };
@@ -512,7 +602,68 @@ TEST(owner_mode_and_acl_change_as_on_disk)
     struct um_upper upper = upper_of(0);
     change_many(NULL);
     change_many(&upper);
+    struct um_upper powerless = upper_of(POWERLESS);
+    change_many(&powerless);
     as_ordinary_user(check_own_changes);
+}
+
+/* The root, kept apart from the directory that it is on disk: nothing that is done to it lets in more. */
+static void check_closed_root(mode_t bits, uint32_t flags)
+{
+    struct place place;
+    uint64_t state = 5;
+    place_open(&place);
+    CHECK_INT(mkdirat(place.fd, "made", 0700), 0);
+    CHECK_INT(fchmodat(place.fd, "made", bits, 0), 0);
+    int made = openat(place.fd, "made", O_RDONLY | O_CLOEXEC);
+    struct um_upper upper = upper_of(UM_UPPER_CLOSED_ROOT | flags);
+    upper.upper_fd = made;
+    struct um_spot spot = spot_in(made, "");
+    struct um_spot reference = spot_in(place.fd, "reference");
+    CHECK_INT(mkdirat(place.fd, "reference", 0755), 0);
+    CHECK_INT(um_spot_chmod(&reference, bits), 0);
+    for (unsigned i = 0; i < 200; i++) {
+        uint8_t acl[128];
+        uint32_t what = pick(&state, 4), id = pick(&state, 3) * 1000, mode = pick(&state, 010000);
+        size_t size = pick_acl(&state, acl);
+        if (what == 0) {
+            CHECK_INT(um_disk_chown(&upper, &spot, id, UINT32_MAX), 0);
+            CHECK_INT(um_spot_chown(&reference, id, UINT32_MAX), 0);
+        } else if (what == 1) {
+            CHECK_INT(um_disk_chmod(&upper, &spot, mode), 0);
+            CHECK_INT(um_spot_chmod(&reference, mode), 0);
+        } else if (what == 2) {
+            CHECK_INT(um_disk_setxattr(&upper, &spot, UM_ACL_ACCESS, acl, size, 0), 0);
+            CHECK_INT(um_spot_setxattr(&reference, UM_ACL_ACCESS, acl, size, 0), 0);
+        } else {
+            CHECK_INT(um_disk_removexattr(&spot, UM_ACL_ACCESS),
+                      um_spot_removexattr(&reference, UM_ACL_ACCESS));
+        }
+        struct seen seen = see(&upper, made, ""), wanted = see_disk(place.fd, "reference");
+        wanted.size = seen.size;
+        compare(&seen, &wanted);
+        struct seen disk = see_disk(place.fd, "made");
+        CHECK_INT(disk.uid, 0);
+        CHECK_INT(disk.gid, 0);
+        /* The group's bits are an ACL's mask; they become what others have, at most. */
+        CHECK_INT(disk.mode & 07000, 0);
+        CHECK_INT(disk.mode & 0707, bits & 0707);
+        CHECK_INT(disk.mode & 070 & ~bits, 0);
+        CHECK((disk.mode & 070) == (bits & 070) || (disk.mode & 070) == (bits & bits << 3 & 070));
+    }
+    close(made);
+    place_close(&place);
+}
+
+TEST(the_root_opens_nothing_on_disk)
+{
+    static const mode_t bits[] = {0700, 0755, 0750, 0711};
+    if (!is_root(__func__))
+        return;
+    for (size_t i = 0; i < 4; i++) {
+        check_closed_root(bits[i], UM_UPPER_TRUSTED);
+        check_closed_root(bits[i], POWERLESS);
+    }
 }
 
 /* Wait until a change would have another time. */
@@ -630,8 +781,10 @@ static void check_inheritances(uint32_t flags)
 
 TEST(root_inherits_acls_as_the_kernel_does)
 {
-    if (is_root(__func__))
-        check_inheritances(0);
+    if (!is_root(__func__))
+        return;
+    check_inheritances(0);
+    check_inheritances(POWERLESS);
 }
 
 static void check_own_inheritances(void)

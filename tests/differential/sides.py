@@ -215,10 +215,15 @@ class UnionmountImage(Served):
         super().__init__("unionmount mount", prefix)
         self._options = options
 
+    def mount(self, layout: Layout) -> None:
+        """Who does something in the mount passes by, and is not to reach what it is kept in."""
+        for path in (layout.upper, layout.work):
+            path.chmod(0o700)
+        super().mount(layout)
+
     def command(self, layout: Layout) -> list[str]:
         more = ["-o", self._options.strip(",")] if self._options else []
-        # as open as those of overlayfs: everybody who does something in the mount passes by
-        places = ["--upper-open", "--upper", str(layout.upper), "--work", str(layout.work)]
+        places = ["--upper", str(layout.upper), "--work", str(layout.work)]
         where = [str(layout.image), str(layout.mountpoint)]
         return [*COMMAND, "mount", "-f", *more, *places, *where]
 

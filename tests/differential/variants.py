@@ -66,6 +66,10 @@ ONE_THREAD = Variant(
     "one-thread", lambda: UnionmountImage(options=f"{_WITH_DEVICES},threads=1"), image=True
 )
 AUFS = Variant("aufs-whiteouts", lambda: Unionmount(options=_WITH_DEVICES), marks=lowers.AUFS_MARKS)
+# Where others can reach the upper, nothing in it has power on disk, and the mount shows it all the same.
+POWERLESS = Variant(
+    "powerless", lambda: Unionmount(options=",upper_open"), mount_flags=NO_DEVICES_NO_SETUID
+)
 USERS_IMAGE = Variant(
     "users-image",
     lambda: UnionmountImage(as_user(_UID), _CHECKED),
@@ -93,7 +97,7 @@ USERS_DIRECTORIES = Variant(
 VARIANTS = {
     one.name: one
     for one in (
-        *(DIRECTORIES, IMAGE, REFERENCE, ONE_THREAD, AUFS),
+        *(DIRECTORIES, IMAGE, REFERENCE, ONE_THREAD, AUFS, POWERLESS),
         *(USERS_IMAGE, USERS_DIRECTORIES),
     )
 }

@@ -22,6 +22,7 @@ def overlay_place(
     upper, work = disk / "upper", disk / "work"
     for path in (upper, work, mountpoint):
         path.mkdir(parents=True)
+        path.chmod(0o700)
     options = f"lowerdir={':'.join(map(str, lowers))},upperdir={upper},workdir={work}"
     return Place(commands, ("overlay", "-o", options), mountpoint, upper, work)
 

@@ -73,6 +73,7 @@ def _overlay(commands: Commands, lowers: list[Path]) -> Make:
         upper, work = top / "upper", top / "work"
         for path in (upper, work, top / "mnt"):
             path.mkdir(parents=True)
+            path.chmod(0o700)
         lower = ":".join(map(str, lowers))
         options = f"lowerdir={lower},upperdir={upper},workdir={work}"
         return Place(commands, ("overlay", "-o", options), top / "mnt", upper, work)
@@ -85,6 +86,7 @@ def _image(commands: Commands, archive: Path) -> Make:
         upper, work = top / "upper", top / "work"
         for path in (upper, work, top / "mnt"):
             path.mkdir(parents=True)
+            path.chmod(0o700)
         words = ("mount", "--upper", upper, "--work", work, archive)
         return Place(commands, words, top / "mnt", upper, work)
 

@@ -53,7 +53,7 @@ def test_birth_times_are_those_of_overlayfs(kind: str, cli: CommandLine) -> None
         files = [name for name in names if not (theirs / name).is_dir()]  # those have deviations
         others = {name: rest(theirs / name) for name in files}
         subprocess.run(["umount", theirs], check=True)
-        cli.run("overlay", "-o", options, ours)
+        cli.run("overlay", "-o", f"{options},suid,dev", ours)
         try:
             assert {name: born(ours / name) for name in names} == expected
             assert {name: rest(ours / name) for name in files} == others

@@ -87,7 +87,7 @@ def test_flags_are_those_of_overlayfs(disk: Path, cli: CommandLine) -> None:
     expected = {name: (flags_of(theirs / name), attributes_of(theirs / name)) for name in names}
     subprocess.run(["umount", theirs], check=True)
     assert expected["below"][0] & NODUMP
-    cli.run("overlay", "-o", options, ours)
+    cli.run("overlay", "-o", f"{options},suid,dev", ours)
     try:
         seen = {name: (flags_of(ours / name), attributes_of(ours / name)) for name in names}
         (ours / "new").write_bytes(b"x")

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,14 +161,14 @@ def test_the_attack_works_where_nothing_is_in_its_way(public_tmp: Path) -> None:
     assert read_by_others(public_tmp / "zero") == b"\0"
 
 
-# ---- directories that are made ---------------------------------------------------------------------
+# ---- directories that are made -------------------------------------------------------------------
 
 
 def check_closed(opened: Open) -> None:
     for path in (opened.upper, opened.work):
         assert shown(path) == ("drwx------", 0, 0, (0, 0))
     for attempt in (
-        lambda: (opened.upper / "d/su2").lstat(),
+        (opened.upper / "d/su2").lstat,
         lambda: os.listdir(opened.upper),
         lambda: os.listdir(opened.work),
         lambda: os.chdir(opened.upper),
@@ -210,7 +211,7 @@ def test_the_root_opens_nothing_on_disk(opened: Open, options: tuple[str, ...]) 
         assert shown(opened.root) == wanted
         check_closed(opened)
     masked = [(0x01, 7, NONE), (0x02, 7, NOBODY), (0x04, 5, NONE), (0x10, 5, NONE), (0x20, 0, NONE)]
-    call_as(NOBODY, lambda: (opened.root / "theirs").touch())
+    call_as(NOBODY, (opened.root / "theirs").touch)
     for end in (opened.unmount, opened.kill):
         assert os.getxattr(opened.root, ACCESS) == posix_acl(*masked)
         end()
@@ -249,7 +250,7 @@ def test_a_container_of_a_store_that_was_there_before(cli: CommandLine, public_t
         for path in (box, box / "upper", box / "work"):
             assert shown(path) == ("drwx------", 0, 0, (0, 0))
         with failing(errno.EACCES):
-            call_as(NOBODY, lambda: (box / "upper/d/su2").lstat())
+            call_as(NOBODY, (box / "upper/d/su2").lstat)
         assert shown(where) == LOOK[""]
         cli.run("umount", where)
         for path in (box.parent, box, box / "upper"):
@@ -274,7 +275,7 @@ def test_a_container_of_nothing_shows_an_ordinary_root(cli: CommandLine, public_
         cli.run("umount", where)
 
 
-# ---- directories that are there --------------------------------------------------------------------
+# ---- directories that are there ------------------------------------------------------------------
 
 
 def test_one_that_others_can_reach_is_refused(opened: Open) -> None:
@@ -286,8 +287,8 @@ def test_one_that_others_can_reach_is_refused(opened: Open) -> None:
             opened.refused()
             == opened.refused("-o", "suid,dev")
             == (
-                f"{what} directory {made}: other users can reach it, past the mount and its nosuid and "
-                f"nodev; 'chmod 700 {made}' keeps them out, or accept it with --upper-open"
+                f"{what} directory {made}: other users can reach it, past the mount and its "
+                f"nosuid and nodev; 'chmod 700 {made}' keeps them out, or accept it with --upper-open"
             )
         )
         made.chmod(0o700)
@@ -376,7 +377,7 @@ def test_one_made_by_an_ordinary_user(public_tmp: Path) -> None:
                 user.run("umount", where)
 
 
-# ---- accepted --------------------------------------------------------------------------------------
+# ---- accepted ------------------------------------------------------------------------------------
 
 
 def check_powerless(opened: Open) -> None:
@@ -397,7 +398,7 @@ def check_powerless(opened: Open) -> None:
     with failing(errno.EACCES):
         call_as(NOBODY, lambda: os.setxattr(opened.upper / "d/all2", OVERRIDE, b"0:0:4755"))
     with failing(errno.EACCES):
-        call_as(NOBODY, lambda: (opened.upper / "d/new").touch())
+        call_as(NOBODY, (opened.upper / "d/new").touch)
 
 
 @pytest.mark.parametrize("options", [(), ("--no-fastpath",), ("-o", "suid"), ("-o", "dev")])
@@ -460,10 +461,10 @@ def test_what_root_makes_there_has_no_power_on_disk(opened: Open) -> None:
     check_powerless(opened)
     for name in ("inner", "inner/deep"):
         with failing(errno.EACCES):
-            call_as(NOBODY, lambda name=name: (opened.upper / "d" / name / "x").touch())
+            call_as(NOBODY, (opened.upper / "d" / name / "x").touch)
     for name in ("b", "inner/heir"):
         with failing(errno.EACCES):
-            call_as(NOBODY, lambda name=name: (opened.upper / "d" / name).open("ab"))
+            call_as(NOBODY, partial(os.truncate, opened.upper / "d" / name, 0))
     opened.unmount()
     opened.mount("--upper-open")
     assert {path: shown(path) for path in sorted(opened.root.rglob("*"))} == seen
@@ -599,7 +600,7 @@ def test_an_upper_that_was_closed_before(opened: Open) -> None:
     assert shown(opened.root / "d/su2") == ("-rwxrwxrwx", 7, 8, (0, 0))
 
 
-# ---- overlay -----------------------------------------------------------------------------------------
+# ---- overlay -------------------------------------------------------------------------------------
 
 
 class Overlay(Open):
@@ -646,7 +647,7 @@ def test_overlay_keeps_its_promise(overlay: Overlay) -> None:
             f"nosuid and nodev; 'chmod 700 {overlay.upper}' keeps them out, or accept it with "
             "-o upper_open"
         )
-    assert overlay.mount("upper_open").count("warning: ") == 2
+    assert overlay.mount("upper_open") == ""
     assert overlay.attack() == str(NOBODY)
     assert shown(overlay.root / "su2") == LOOK["d/su2"]
     assert shown(overlay.upper / "su2") == ("-rwxr-xr-x", 0, 0, (0, 0))
@@ -670,7 +671,7 @@ def test_overlay_takes_what_a_container_engine_made(overlay: Overlay, public_tmp
     assert shown(overlay.upper)[0] == "drwxrwx--x"  # as overlayfs has it
 
 
-# ---- whose word counts -------------------------------------------------------------------------------
+# ---- whose word counts ---------------------------------------------------------------------------
 
 
 def forge(path: Path) -> None:

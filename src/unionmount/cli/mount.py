@@ -97,10 +97,10 @@ def command(
     kept in the store, too; with --ro, --upper and --ephemeral, uncompressed ones are used where
     they are.
 
-    What is changed gets onto the disk as it is, set-user-ID programs and devices too, where nobody
-    else can reach it: DIR is made so, and one that others can reach is refused. With --upper-open it
-    is accepted; as long as the mount is nosuid or nodev, owners, modes, capabilities and devices are
-    then kept in extended attributes and have no power on disk.
+    What root changes gets onto the disk as it is, set-user-ID programs and devices too, where
+    nobody else can reach it: DIR is made so, and one that others can reach is refused. With
+    --upper-open it is accepted; as long as the mount is nosuid or nodev, owners, modes,
+    capabilities and devices are then kept in extended attributes and have no power on disk.
 
     CONTAINER is one word, without '/' and ':'. One that is also the name of an image or file is
     refused: container:NAME means the container, NAME:TAG the image, ./NAME the file.

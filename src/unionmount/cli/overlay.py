@@ -177,7 +177,6 @@ def command(
     Other options are those of mount -o. What is not known is named on standard error and ignored.
     SOURCE is ignored; mount(8) gives one.
     """  # noqa: D301 - \\b is for click
-    from unionmount.cli.prepare import warn_of_others
     from unionmount.cli.serving import Starting, check_place
     from unionmount.cli.targets import overlay_source
     from unionmount.options import parse_options
@@ -194,10 +193,7 @@ def command(
         print(f"unionmount: ignored: {printable(', '.join(wanted.ignored))}", file=sys.stderr)
     with _open_lower(wanted.lower) as layers:
         source = overlay_source(layers.paths[::-1])
-        plan = _plan(wanted, layers)
-        if plan is not None and wanted.upper_open and mount_options.promises:
-            warn_of_others(plan.upper, plan.work)
-        start.run(layers, source, plan, lambda _: None)
+        start.run(layers, source, _plan(wanted, layers), lambda _: None)
 
 
 def _open_lower(names: Iterable[str]) -> OpenDirectories:

@@ -251,7 +251,7 @@ class _Opener:
             root_mode=_NEW_ROOT if made[0] else None,
         )
         if self.wanted.upper_open:
-            warn_of_others(directory, work)
+            _warn_of_others(directory, work)
         return Prepared(self._absolute(source), image, plan, self.lease, self.made)
 
     @staticmethod
@@ -307,7 +307,7 @@ def _make_directory(path: Path) -> bool:
     return True
 
 
-def warn_of_others(upper: Path, work: Path) -> None:
+def _warn_of_others(upper: Path, work: Path) -> None:
     """Say that an upper was accepted that others can reach, where they can."""
     from unionmount.access import is_closed
 
