@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 
+#include "capability.h"
 #include "dirlayer_private.h"
 #include "override_stat.h"
 #include "read_at.h"
@@ -491,8 +492,28 @@ int64_t um_dirlayer_getxattr(struct um_dirlayer *layer, uint32_t number, struct 
     if (error != 0)
         return error;
     int64_t got = um_dir_getxattr(&reach, text, value, size);
+    /* An upper of root's that others could reach is the layer. One below user. may be anybody's claim. */
+    if (got == -ENODATA && strcmp(text, UM_CAPABILITY) == 0)
+        got = um_dir_getxattr(&reach, UM_CAPABILITY_TRUSTED, value, size);
     um_dir_leave(layer, &reach);
     return got;
+}
+
+static bool has_name(const char *all, int64_t all_size, const char *name)
+{
+    for (int64_t at = 0; at < all_size; at += (int64_t)strlen(all + at) + 1) {
+        if (strcmp(all + at, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Under which name users see an xattr; NULL where they don't. */
+static const char *shown_name(const char *name, const char *all, int64_t all_size)
+{
+    if (strcmp(name, UM_CAPABILITY_TRUSTED) == 0)
+        return has_name(all, all_size, UM_CAPABILITY) ? NULL : UM_CAPABILITY;
+    return um_whiteout_is_private(um_slice_of(name, strlen(name))) ? NULL : name;
 }
 
 /* Put the names that users may see together: their size. */
@@ -500,13 +521,14 @@ static int64_t filter_names(const char *all, int64_t all_size, char *names, size
 {
     size_t used = 0;
     for (int64_t at = 0; at < all_size; at += (int64_t)strlen(all + at) + 1) {
-        size_t need = strlen(all + at) + 1;
-        if (um_whiteout_is_private(um_slice_of(all + at, need - 1)))
+        const char *name = shown_name(all + at, all, all_size);
+        if (name == NULL)
             continue;
+        size_t need = strlen(name) + 1;
         if (size != 0 && need > size - used)
             return -ERANGE;
         if (size != 0)
-            memcpy(names + used, all + at, need);
+            memcpy(names + used, name, need);
         used += need;
     }
     return (int64_t)used;

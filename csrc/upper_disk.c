@@ -527,8 +527,6 @@ int um_mark_origin(struct um_upper *upper, struct um_spot *spot, uint64_t origin
     return is_absent(error) ? 0 : error; /* user.* on a symlink or a device: see docs/upper.md */
 }
 
-#define CAPABILITY "unionmount.capability" /* without a prefix */
-
 static const struct {
     const char *name; /* without a prefix */
     unsigned bit;
@@ -536,7 +534,7 @@ static const struct {
                    {"redirect", UM_HAS_REDIRECT},
                    {"unionmount.origin", UM_HAS_ORIGIN},
                    {"metacopy", UM_HAS_METACOPY},
-                   {CAPABILITY, UM_HAS_CAPABILITY}};
+                   {UM_CAPABILITY_MARK, UM_HAS_CAPABILITY}};
 
 #define N_MARKS (sizeof marks_known / sizeof *marks_known)
 
@@ -600,7 +598,7 @@ static int64_t get_user_capability(struct um_upper *upper, struct um_spot *spot,
                                    size_t size)
 {
     struct stat status;
-    int64_t got = um_spot_getxattr(spot, USER CAPABILITY, value, size);
+    int64_t got = um_spot_getxattr(spot, UM_CAPABILITY_USER, value, size);
     if (got < 0)
         return is_absent(got) ? -ENODATA : got;
     int error = um_spot_stat(spot, &status);
@@ -613,7 +611,7 @@ int64_t um_mark_get_capability(struct um_upper *upper, struct um_spot *spot, voi
                                size_t size)
 {
     if (upper->flags & UM_UPPER_TRUSTED) {
-        int64_t got = um_spot_getxattr(spot, TRUSTED CAPABILITY, value, size);
+        int64_t got = um_spot_getxattr(spot, UM_CAPABILITY_TRUSTED, value, size);
         if (!is_absent(got))
             return got;
     }
@@ -623,12 +621,12 @@ int64_t um_mark_get_capability(struct um_upper *upper, struct um_spot *spot, voi
 int um_mark_capability(struct um_upper *upper, struct um_spot *spot, const void *value, size_t size)
 {
     char name[MARK_MAX];
-    return um_spot_setxattr(spot, own_mark(upper, CAPABILITY, name), value, size, 0);
+    return um_spot_setxattr(spot, own_mark(upper, UM_CAPABILITY_MARK, name), value, size, 0);
 }
 
 int um_mark_drop_capability(struct um_spot *spot)
 {
-    static const char *const names[] = {TRUSTED CAPABILITY, USER CAPABILITY};
+    static const char *const names[] = {UM_CAPABILITY_TRUSTED, UM_CAPABILITY_USER};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         int error = um_spot_removexattr(spot, names[i]);
         if (error != 0 && !is_absent(error))
@@ -639,7 +637,7 @@ int um_mark_drop_capability(struct um_spot *spot)
 
 bool um_mark_is_capability(const char *xattr)
 {
-    return strcmp(xattr, TRUSTED CAPABILITY) == 0 || strcmp(xattr, USER CAPABILITY) == 0;
+    return strcmp(xattr, UM_CAPABILITY_TRUSTED) == 0 || strcmp(xattr, UM_CAPABILITY_USER) == 0;
 }
 
 int um_mark_drop_metacopy(int fd)

@@ -32,6 +32,7 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
+#include "capability.h"
 #include "fd_cache.h"
 #include "upper.h"
 
@@ -441,8 +442,6 @@ int64_t um_disk_getxattr(struct um_upper *upper, struct um_spot *spot, const cha
 int um_disk_removexattr(struct um_spot *spot, const char *name);
 
 /* ---- upper_capability.c ------------------------------------------------------------------------ */
-
-#define UM_CAPABILITY "security.capability"
 
 /* [-] As um_spot_getxattr … for UM_CAPABILITY, wherever it is kept. Setting it lets `capable` of the spot
  * be true. */

@@ -67,7 +67,9 @@ def test_who_answers_makes_no_difference(name: str, zygote: Zygote) -> None:
         explore(place, VARIANTS[name], RUNS, STEPS)
 
 
-@pytest.mark.parametrize("name", ["aufs-whiteouts", "powerless", "users-image", "users-directories"])
+@pytest.mark.parametrize(
+    "name", ["aufs-whiteouts", "powerless", "users-image", "users-directories"]
+)
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("device")
 def test_other_lowers_and_ordinary_users(name: str, zygote: Zygote) -> None:

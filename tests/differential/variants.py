@@ -66,7 +66,7 @@ ONE_THREAD = Variant(
     "one-thread", lambda: UnionmountImage(options=f"{_WITH_DEVICES},threads=1"), image=True
 )
 AUFS = Variant("aufs-whiteouts", lambda: Unionmount(options=_WITH_DEVICES), marks=lowers.AUFS_MARKS)
-# Where others can reach the upper, nothing in it has power on disk, and the mount shows it all the same.
+# Where others reach the upper, nothing in it has power on disk; the mount shows it all the same.
 POWERLESS = Variant(
     "powerless", lambda: Unionmount(options=",upper_open"), mount_flags=NO_DEVICES_NO_SETUID
 )

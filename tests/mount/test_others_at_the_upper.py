@@ -287,8 +287,8 @@ def test_one_that_others_can_reach_is_refused(opened: Open) -> None:
             opened.refused()
             == opened.refused("-o", "suid,dev")
             == (
-                f"{what} directory {made}: other users can reach it, past the mount and its "
-                f"nosuid and nodev; 'chmod 700 {made}' keeps them out, or accept it with --upper-open"
+                f"{what} directory {made}: other users can reach it, past the mount and its nosuid "
+                f"and nodev; 'chmod 700 {made}' keeps them out, or accept it with --upper-open"
             )
         )
         made.chmod(0o700)
@@ -569,6 +569,29 @@ def test_diff_and_commit_see_what_the_mount_shows(opened: Open) -> None:
         found.append(differences)
     assert found[0] == found[1]
     assert "d/su2" in found[1]
+
+
+def test_as_a_lower_layer_it_shows_the_same(opened: Open) -> None:
+    opened.make_open()
+    opened.mount("--upper-open")
+    call_as(NOBODY, lambda: attack(opened.root))
+    look(opened)
+    opened.unmount()
+    below, opened.upper = opened.upper, opened.place / "closed"
+    work = opened.place / "closed.work"
+    for path in (opened.upper, work):
+        path.mkdir(0o700)
+    places = f"lowerdir={below},upperdir={opened.upper},workdir={work}"
+    opened.cli.run("overlay", "-o", places, opened.root)
+    for path in (opened.root / "d/cap2", opened.root / "d/su2"):
+        path.chmod(stat.S_IMODE(path.stat().st_mode))  # copied up, where it may be what it is
+    names = [name for name in LOOK if name]
+    assert {name: shown(opened.root / name) for name in names} == {
+        name: LOOK[name] for name in names
+    }
+    assert os.getxattr(opened.upper / "d/cap2", CAPABLE) == NET_RAW
+    assert os.listxattr(opened.root / "d/cap2").count(CAPABLE) == 1
+    assert shown(opened.upper / "d/su2") == LOOK["d/su2"]
 
 
 def test_an_upper_that_was_closed_before(opened: Open) -> None:

@@ -81,6 +81,7 @@ HEADERS = (
     ("override_stat.h",),
     ("xattr_name.h",),
     ("mark_trust.h",),
+    ("capability.h",),
     ("read_at.h", "open_beneath.h"),
     ("xattr_at.h",),
     ("whiteout.h",),
