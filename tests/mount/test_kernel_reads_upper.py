@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -136,7 +137,8 @@ def test_we_read_what_overlayfs_wrote(
 ) -> None:
     require("backing-ext4")
     with backing("ext4") as top:
-        explore(top, zygote, KernelOverlay(_WRITING[options]), Unionmount)
+        reader = partial(Unionmount, options=",dev,suid")
+        explore(top, zygote, KernelOverlay(_WRITING[options]), reader)
 
 
 # ---- large files, whose data stays below ---------------------------------------------------------
