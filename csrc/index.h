@@ -1,16 +1,23 @@
 /*
- * index.h - a layer index, read by mmap.
+ * index.h - a layer index: mapped or, where others can change it, copied.
  *
  * Purpose: hand out the records of an index as checked values. Opening verifies the header, every
  * section's place and the table of checksums: no work that depends on the entries but reading 8
- * bytes for each 4 KiB. A block is verified once, when it is first touched: its checksum, then
- * every number in its records. What a function here returns can be used without further checks.
+ * bytes for each 4 KiB. The checksum of a block is verified once, when it is first touched; a record
+ * is loaded once at each use, and its numbers are checked then: what the file becomes meanwhile does
+ * not matter. What a function here returns can be used without further checks.
  *
- * Errors: -EBADMSG, the index is damaged (the caller rebuilds it: an index is derived data).
+ * An index that only this user and root can write to, on a local file system, is mapped. Any other
+ * is copied into memory, block by block, at the first touch of each: neither a later write nor a
+ * truncation reaches what was copied, and no page of it is ever a file's. A copy costs memory for what
+ * was looked at, and at most UM_INDEX_COPY_MAX.
+ *
+ * Errors: -EBADMSG, the index is damaged (the caller rebuilds it: an index is derived data); of an
+ * index that is copied also the errno of reading it, and -EBADMSG where it has become shorter.
  * Ownership: an index owns its mapping, not the descriptor it was opened from. Slices are borrowed
  * from the mapping and live as long as the index.
  * Threads: an open index may be used by any number of threads; the states of its blocks are
- * atomics, and verifying a block twice is harmless.
+ * atomics, and verifying a block twice is harmless. Copying a block is done under a lock.
  */
 #ifndef UM_INDEX_H
 #define UM_INDEX_H
@@ -18,6 +25,12 @@
 #include "base.h"
 
 #define UM_INDEX_NONE UINT32_MAX
+
+/* No layer that the builder accepts has a larger index: so checksums and states need 36 MiB at most. */
+#define UM_INDEX_MAX (16ull << 30)
+
+/* What one index that others can change may make a process hold: that of seven million files. */
+#define UM_INDEX_COPY_MAX (512u << 20)
 
 /* cffi: begin */
 struct um_index; /* opaque */
@@ -29,13 +42,14 @@ struct um_index_info {
     uint64_t acls; /* xattrs that are POSIX ACLs, each set counted once */
 };
 
-/* Map and check the index in `fd`. 0; -EBADMSG damaged; -ESTALE another format version; or the
- * errno of mmap or fstat. The caller owns *out. */
+/* Map (or copy) and check the index in `fd`. 0; -EBADMSG damaged; -ESTALE another format version;
+ * -EFBIG too large; or the errno of mmap, fstat or reading. The caller owns *out. */
 int um_index_open(int fd, struct um_index **out, struct um_fault *fault);
 void um_index_close(struct um_index *index);
 void um_index_get_info(const struct um_index *index, struct um_index_info *info);
 
-/* Verify every block now, as `check` does. 0 or -EBADMSG with fault->offset in the index file. */
+/* Verify every block and record as it is in the file now, as `check` does; what was copied stays. 0 or
+ * -EBADMSG with fault->offset in the index file. */
 int um_index_verify(struct um_index *index, struct um_fault *fault);
 /* cffi: end */
 
@@ -77,8 +91,8 @@ struct um_index_xattr {
     bool last;
 };
 
-/* Let go of the pages of a large index that are resident; they stay in the page cache, and come
- * back when they are touched. May be called at any time, by any thread. */
+/* Let go of the pages of a large mapped index that are resident; they stay in the page cache, and
+ * come back when they are touched. May be called at any time, by any thread. */
 void um_index_trim(struct um_index *index);
 
 int um_index_inode(struct um_index *index, uint32_t number, struct um_inode *inode);
