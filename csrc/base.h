@@ -6,7 +6,8 @@
  * Threads: everything here is pure or works on memory of the caller.
  *
  * Error convention of the whole core: a function returns 0 or a negative errno. Damaged input is
- * -EBADMSG, input beyond a limit is -EFBIG (sizes) or -E2BIG (counts). A function that reads
+ * -EBADMSG, input beyond a limit is -EFBIG (sizes) or -E2BIG (counts), and -ENOBUFS where it would take
+ * more memory than the caller allows. A function that reads
  * untrusted input also fills a caller-owned struct um_fault, so that the message can say where.
  */
 #ifndef UM_BASE_H

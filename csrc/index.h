@@ -26,9 +26,6 @@
 
 #define UM_INDEX_NONE UINT32_MAX
 
-/* No layer that the builder accepts has a larger index: so checksums and states need 36 MiB at most. */
-#define UM_INDEX_MAX (16ull << 30)
-
 /* What one index that others can change may make a process hold: that of seven million files. */
 #define UM_INDEX_COPY_MAX (512u << 20)
 

@@ -7,7 +7,7 @@
 #include "keyed_hash.h"
 #include "whiteout.h"
 
-#define DEFAULT_MAX_ENTRIES (16ull << 20) /* up to 150 bytes of memory each */
+#define DEFAULT_MAX_ENTRIES (16ull << 20)
 #define DEFAULT_MAX_STRINGS 0xffffffffull
 #define MAX_COMPONENT 255u
 #define MAX_PATH_BYTES 65535u
@@ -18,6 +18,12 @@
 #define WINDOW_MAX (256u << 10)
 #define WINDOW_AFTER_JUMP (16u << 10)
 #define FAR_JUMP (64u << 10)
+
+/* A set of xattrs that was seen. */
+struct set {
+    uint32_t first; /* its first record + 1; 0 is empty */
+    uint32_t hash;
+};
 
 /* A path split and clamped; the array grows as needed and is used again for the next path. */
 struct path {
@@ -32,7 +38,7 @@ struct um_indexer {
     struct um_hash_key key; /* of the two tables that follow */
     uint32_t *slots; /* open-addressed: name number + 1 by (parent, text); 0 is empty */
     size_t n_slots;
-    uint32_t *sets; /* open-addressed: first record + 1 of each xattr set, by content */
+    struct set *sets; /* open-addressed, by content */
     size_t n_sets, sets_capacity;
     struct path path, target;
     uint8_t *window; /* of um_indexer_scan */
@@ -44,21 +50,30 @@ static const struct um_build_inode implied = {.mode = S_IFDIR | 0755, .flags = U
 
 /* ---- tables ------------------------------------------------------------------------------- */
 
+static int check_strings(const struct um_indexer *ix, size_t more, uint64_t header,
+                         struct um_fault *fault)
+{
+    uint64_t have = ix->tables.n_strings + um_spool_size(&ix->tables.values);
+    if (um_within(have, more, ix->limits.max_strings))
+        return 0;
+    return um_refuse(fault, -EFBIG, header, "names and attributes exceed %llu bytes",
+                     (unsigned long long)ix->limits.max_strings);
+}
+
 static int add_string(struct um_indexer *ix, struct um_slice text, uint32_t *offset,
                       uint64_t header, struct um_fault *fault)
 {
     struct um_tables *t = &ix->tables;
-    uint64_t end;
-    if (!um_add64(t->n_strings, text.size, &end) || end > ix->limits.max_strings)
-        return um_refuse(fault, -EFBIG, header, "names and attributes exceed %llu bytes",
-                         (unsigned long long)ix->limits.max_strings);
-    int error = um_reserve((void **)&t->strings, &t->strings_capacity, (size_t)end, 1);
+    int error = check_strings(ix, text.size, header, fault);
+    if (error == 0)
+        error = um_budget_reserve(&t->budget, (void **)&t->strings, &t->strings_capacity,
+                                  t->n_strings + text.size, 1);
     if (error != 0)
         return error;
     if (text.size != 0)
         memcpy(t->strings + t->n_strings, text.data, text.size);
     *offset = (uint32_t)t->n_strings;
-    t->n_strings = (size_t)end;
+    t->n_strings += text.size;
     return 0;
 }
 
@@ -91,6 +106,9 @@ static uint32_t find_name(const struct um_indexer *ix, uint32_t parent, struct u
 static int grow_slots(struct um_indexer *ix)
 {
     size_t grown = ix->n_slots ? ix->n_slots * 2 : 1024;
+    int error = um_budget_take(&ix->tables.budget, grown * sizeof *ix->slots);
+    if (error != 0)
+        return error;
     uint32_t *slots = calloc(grown, sizeof *slots);
     if (slots == NULL)
         return -ENOMEM;
@@ -103,6 +121,7 @@ static int grow_slots(struct um_indexer *ix)
         slots[at] = ix->slots[old];
     }
     free(ix->slots);
+    um_budget_give(&ix->tables.budget, ix->n_slots * sizeof *slots);
     ix->slots = slots;
     ix->n_slots = grown;
     return 0;
@@ -115,8 +134,10 @@ static int new_name(struct um_indexer *ix, struct um_name name, uint32_t *number
     if (t->n_names >= ix->limits.max_entries)
         return um_refuse(fault, -E2BIG, header, "more than %llu names",
                          (unsigned long long)ix->limits.max_entries);
-    int error =
-        um_reserve((void **)&t->names, &t->names_capacity, t->n_names + 1, sizeof *t->names);
+    int error = um_budget_take(&t->budget, UM_FINISH_NAME);
+    if (error == 0)
+        error = um_budget_reserve(&t->budget, (void **)&t->names, &t->names_capacity,
+                                  t->n_names + 1, sizeof *t->names);
     if (error != 0)
         return error;
     *number = (uint32_t)t->n_names;
@@ -131,8 +152,10 @@ static int new_inode(struct um_indexer *ix, const struct um_build_inode *inode, 
     if (t->n_inodes >= ix->limits.max_entries)
         return um_refuse(fault, -E2BIG, header, "more than %llu entries",
                          (unsigned long long)ix->limits.max_entries);
-    int error =
-        um_reserve((void **)&t->inodes, &t->inodes_capacity, t->n_inodes + 1, sizeof *t->inodes);
+    int error = um_budget_take(&t->budget, UM_FINISH_INODE);
+    if (error == 0)
+        error = um_budget_reserve(&t->budget, (void **)&t->inodes, &t->inodes_capacity,
+                                  t->n_inodes + 1, sizeof *t->inodes);
     if (error != 0)
         return error;
     *number = (uint32_t)t->n_inodes;
@@ -318,18 +341,22 @@ static uint64_t hash_set(const struct um_indexer *ix, const struct um_tar_entry 
     return hash;
 }
 
-static bool same_set(const struct um_tables *t, size_t first, const struct um_tar_entry *entry)
+/* 1 where the set that begins with record `first` is the entry's, 0 where not, or an errno. */
+static int same_set(const struct um_tables *t, size_t first, const struct um_tar_entry *entry)
 {
     for (size_t i = 0; i < entry->n_xattrs; i++) {
         const struct um_build_xattr *have = &t->xattrs[first + i];
-        struct um_slice name = um_slice_of(t->strings + have->name, have->name_size);
-        struct um_slice value = um_slice_of(t->strings + have->value, have->value_size);
-        if (!um_slice_equal(name, entry->xattrs[i].name) ||
-            !um_slice_equal(value, entry->xattrs[i].value) ||
+        const struct um_tar_xattr *xattr = &entry->xattrs[i];
+        if (have->name_size != xattr->name.size || have->value_size != xattr->value.size ||
             have->last != (i + 1 == entry->n_xattrs))
-            return false;
+            return 0;
+        int same = um_spool_equal(&t->values, have->at, xattr->name);
+        if (same == 1)
+            same = um_spool_equal(&t->values, (uint64_t)have->at + have->name_size, xattr->value);
+        if (same != 1)
+            return same;
     }
-    return true;
+    return 1;
 }
 
 /* The names under which the kernel keeps POSIX ACLs: include/uapi/linux/xattr.h. */
@@ -348,7 +375,8 @@ static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
     size_t list = 0;
     for (size_t i = 0; i < entry->n_xattrs; i++) {
         const struct um_tar_xattr *xattr = &entry->xattrs[i];
-        struct um_build_xattr record = {.value_size = (uint32_t)xattr->value.size,
+        struct um_build_xattr record = {.at = (uint32_t)um_spool_size(&t->values),
+                                        .value_size = (uint32_t)xattr->value.size,
                                         .name_size = (uint16_t)xattr->name.size,
                                         .last = i + 1 == entry->n_xattrs};
         int error = check_xattr(xattr, entry->header, fault);
@@ -357,12 +385,14 @@ static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
             error = um_refuse(fault, -EBADMSG, entry->header,
                               "xattr names of more than 65536 bytes together");
         if (error == 0)
-            error = add_string(ix, xattr->name, &record.name, entry->header, fault);
+            error = check_strings(ix, xattr->name.size + xattr->value.size, entry->header, fault);
         if (error == 0)
-            error = add_string(ix, xattr->value, &record.value, entry->header, fault);
+            error = um_spool_append(&t->values, &t->budget, xattr->name);
         if (error == 0)
-            error = um_reserve((void **)&t->xattrs, &t->xattrs_capacity, t->n_xattrs + 1,
-                               sizeof *t->xattrs);
+            error = um_spool_append(&t->values, &t->budget, xattr->value);
+        if (error == 0)
+            error = um_budget_reserve(&t->budget, (void **)&t->xattrs, &t->xattrs_capacity,
+                                      t->n_xattrs + 1, sizeof *t->xattrs);
         if (error != 0)
             return error;
         t->xattrs[t->n_xattrs++] = record;
@@ -376,6 +406,9 @@ static int grow_sets(struct um_indexer *ix)
     /* Sets are few; hashing them again would need their entries, so the table starts large and
      * beyond it a set is simply not shared any more. */
     ix->sets_capacity = 1u << 16;
+    int error = um_budget_take(&ix->tables.budget, ix->sets_capacity * sizeof *ix->sets);
+    if (error != 0)
+        return error;
     ix->sets = calloc(ix->sets_capacity, sizeof *ix->sets);
     return ix->sets == NULL ? -ENOMEM : 0;
 }
@@ -391,17 +424,21 @@ static int intern_set(struct um_indexer *ix, const struct um_tar_entry *entry, u
     if (error != 0)
         return error;
     size_t mask = ix->sets_capacity - 1;
-    size_t at = (size_t)hash_set(ix, entry) & mask;
-    for (; ix->sets[at] != 0; at = (at + 1) & mask) {
-        if (same_set(&ix->tables, ix->sets[at] - 1, entry)) {
-            *set = ix->sets[at];
-            return 0;
-        }
+    uint32_t hash = (uint32_t)hash_set(ix, entry);
+    size_t at = hash & mask;
+    for (; ix->sets[at].first != 0; at = (at + 1) & mask) {
+        if (ix->sets[at].hash != hash)
+            continue;
+        int same = same_set(&ix->tables, ix->sets[at].first - 1, entry);
+        if (same > 0)
+            *set = ix->sets[at].first;
+        if (same != 0)
+            return same < 0 ? same : 0;
     }
     *set = (uint32_t)ix->tables.n_xattrs + 1;
     error = append_set(ix, entry, fault);
     if (error == 0 && ix->n_sets < ix->sets_capacity / 2) {
-        ix->sets[at] = *set;
+        ix->sets[at] = (struct set){*set, hash};
         ix->n_sets++;
     }
     return error;
@@ -416,8 +453,8 @@ static int add_extents(struct um_indexer *ix, const struct um_tar_entry *entry,
     uint64_t total = (uint64_t)t->n_extents + entry->n_extents;
     if (total >= UM_NONE || total > ix->limits.max_entries)
         return um_refuse(fault, -E2BIG, entry->header, "too many runs of sparse files");
-    int error =
-        um_reserve((void **)&t->extents, &t->extents_capacity, (size_t)total, sizeof *t->extents);
+    int error = um_budget_reserve(&t->budget, (void **)&t->extents, &t->extents_capacity,
+                                  (size_t)total, sizeof *t->extents);
     if (error != 0)
         return error;
     inode->flags |= UM_INODE_SPARSE;
@@ -631,7 +668,7 @@ static int add_named(struct um_indexer *ix, const struct um_tar_entry *entry,
     return add_entry(ix, entry, name, 0, fault);
 }
 
-int um_indexer_add(struct um_indexer *ix, const struct um_tar_entry *entry, struct um_fault *fault)
+static int add(struct um_indexer *ix, const struct um_tar_entry *entry, struct um_fault *fault)
 {
     if (entry->name.size > MAX_PATH_BYTES)
         return um_refuse(fault, -EBADMSG, entry->header, "a name of %zu bytes", entry->name.size);
@@ -641,6 +678,18 @@ int um_indexer_add(struct um_indexer *ix, const struct um_tar_entry *entry, stru
     if (ix->path.n != 0)
         return add_named(ix, entry, fault);
     return entry->type == UM_TAR_DIRECTORY ? add_directory(ix, 0, entry, fault) : 0;
+}
+
+static int refuse_memory(const struct um_indexer *ix, uint64_t header, struct um_fault *fault)
+{
+    return um_refuse(fault, -ENOBUFS, header, "its index would need more than %llu bytes of memory",
+                     (unsigned long long)ix->tables.budget.limit);
+}
+
+int um_indexer_add(struct um_indexer *ix, const struct um_tar_entry *entry, struct um_fault *fault)
+{
+    int error = add(ix, entry, fault);
+    return error == -ENOBUFS ? refuse_memory(ix, entry->header, fault) : error;
 }
 
 static int on_entry(void *context, const struct um_tar_entry *entry, struct um_fault *fault)
@@ -697,8 +746,8 @@ static int settle(struct um_indexer *ix, uint32_t start, uint32_t *settled, stru
             break;
         uint32_t next = UM_NONE;
         bool directory = false;
-        int error = um_reserve((void **)&chain->inodes, &chain->capacity, chain->n + 1,
-                               sizeof *chain->inodes);
+        int error = um_budget_reserve(&ix->tables.budget, (void **)&chain->inodes,
+                                      &chain->capacity, chain->n + 1, sizeof *chain->inodes);
         if (error == 0)
             error = step(ix, at, &next, &directory);
         if (error != 0)
@@ -740,6 +789,7 @@ static int settle_links(struct um_indexer *ix)
             t->names[i].inode = settled[inode];
     }
     free(chain.inodes);
+    um_budget_give(&t->budget, chain.capacity * sizeof *chain.inodes);
     return error;
 }
 
@@ -791,6 +841,10 @@ int um_indexer_open(const struct um_index_limits *limits, struct um_indexer **ou
         ix->limits.max_entries = UM_NONE - 2;
     if (ix->limits.max_strings == 0 || ix->limits.max_strings > DEFAULT_MAX_STRINGS)
         ix->limits.max_strings = DEFAULT_MAX_STRINGS;
+    if (ix->limits.max_memory == 0)
+        ix->limits.max_memory = UM_INDEXER_MEMORY;
+    ix->tables.budget.limit = ix->limits.max_memory;
+    ix->tables.values.fd = -1;
     int error = um_hash_key_make(&ix->key);
     if (error == 0)
         error = grow_slots(ix);
@@ -804,6 +858,11 @@ int um_indexer_open(const struct um_index_limits *limits, struct um_indexer **ou
     }
     *out = ix;
     return 0;
+}
+
+void um_indexer_spool(struct um_indexer *ix, int fd)
+{
+    ix->tables.values.fd = fd;
 }
 
 int um_indexer_feed(struct um_indexer *ix, const void *data, size_t size, struct um_fault *fault)
@@ -898,6 +957,18 @@ int um_indexer_scan(struct um_indexer *ix, int fd, uint64_t offset, uint64_t len
     return 0;
 }
 
+/* Let go of what only adding needs. */
+static void free_lookups(struct um_indexer *ix)
+{
+    um_budget_give(&ix->tables.budget, ix->n_slots * sizeof *ix->slots);
+    um_budget_give(&ix->tables.budget, ix->sets_capacity * sizeof *ix->sets);
+    free(um_steal(&ix->slots));
+    free(um_steal(&ix->sets));
+    free(um_steal(&ix->window));
+    um_tar_close(um_steal(&ix->tar));
+    ix->n_slots = ix->sets_capacity = 0;
+}
+
 int um_indexer_finish(struct um_indexer *ix, uint64_t layer_size, int fd, struct um_fault *fault)
 {
     int error = um_tar_finish(ix->tar, fault);
@@ -908,10 +979,15 @@ int um_indexer_finish(struct um_indexer *ix, uint64_t layer_size, int fd, struct
     error = finish_names(ix);
     if (error == 0)
         error = settle_links(ix);
+    if (error == -ENOBUFS)
+        return refuse_memory(ix, layer_size, fault);
     if (error != 0)
         return um_refuse(fault, error, layer_size, "settling names and links: %s",
                          strerror(-error));
+    free_lookups(ix);
     error = um_index_write(&ix->tables, layer_size, fd);
+    if (error == -ENOBUFS)
+        return refuse_memory(ix, layer_size, fault);
     return error == 0 ? 0 : um_refuse(fault, error, 0, "writing the index: %s", strerror(-error));
 }
 
@@ -925,6 +1001,7 @@ void um_indexer_close(struct um_indexer *ix)
     free(ix->tables.xattrs);
     free(ix->tables.extents);
     free(ix->tables.strings);
+    um_spool_free(&ix->tables.values);
     free(ix->slots);
     free(ix->sets);
     free(ix->path.parts);

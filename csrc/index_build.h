@@ -5,6 +5,9 @@
  * write the result in the format of index_format.h. What depends on other layers is only recorded
  * (whiteouts, opaque marks, hard links into lower layers); tree.c decides it.
  *
+ * Memory: the tables are bounded by max_memory. On top of it come what the parser holds of one entry
+ * (tar.h) and some 4 MiB that do not depend on the layer.
+ *
  * Ownership: an indexer owns its tar parser and its tables; descriptors are the caller's.
  * Threads: one indexer is used by one thread at a time.
  */
@@ -14,19 +17,29 @@
 #include "base.h"
 #include "tar.h"
 
+/* Unless a caller says otherwise. An entry takes 150 to 250 bytes (docs/index-format.md), so this is good
+ * for a layer of two million files, several times the largest that are in use. */
+#define UM_INDEXER_MEMORY (512u << 20)
+
 /* cffi: begin */
 struct um_index_limits {
     uint64_t max_entries; /* names, implied directories included; 0: 16 Mi */
     uint64_t max_strings; /* bytes of names, targets and xattrs; 0: 4 GiB - 1 */
+    uint64_t max_memory;  /* bytes of the tables; 0: UM_INDEXER_MEMORY */
 };
 
 struct um_indexer; /* opaque */
 
-/* A new, empty indexer. 0, -ENOMEM or the errno of getrandom(2). The caller owns *out. */
+/* A new, empty indexer. 0, -ENOMEM, -ENOBUFS or the errno of getrandom(2). The caller owns *out. */
 int um_indexer_open(const struct um_index_limits *limits, struct um_indexer **out);
 
-/* Feed the next bytes of the layer's tar. 0 or a negative errno with `fault` filled; after an
- * error only um_indexer_close is accepted. */
+/* Keep the bytes of extended attributes in `fd`, an empty file open for reading and writing that is
+ * nobody else's, instead of in memory. To be called before anything is fed; the descriptor stays the
+ * caller's, and open until the indexer is closed. */
+void um_indexer_spool(struct um_indexer *indexer, int fd);
+
+/* Feed the next bytes of the layer's tar. 0 or a negative errno with `fault` filled, -ENOBUFS where the
+ * tables would be larger than max_memory; after an error only um_indexer_close is accepted. */
 int um_indexer_feed(struct um_indexer *indexer, const void *data, size_t size,
                     struct um_fault *fault);
 

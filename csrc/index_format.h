@@ -24,6 +24,9 @@
 #define UM_INDEX_VERSION 1u
 #define UM_INDEX_BLOCK 4096u
 
+/* No index is larger: so the checksums and states of the blocks of one need 36 MiB at most. */
+#define UM_INDEX_MAX (16ull << 30)
+
 enum um_index_section {
     UM_SECTION_INODES,
     UM_SECTION_DIRENTS,

@@ -4,7 +4,8 @@
  *
  * A *name* is a node of the layer's directory tree; an *inode* is what one or more names stand
  * for. Both are numbered in the order in which they came; index_write.c gives them their final
- * order. Memory is proportional to the entries, bounded by struct um_index_limits.
+ * order. Memory is proportional to the entries and counted (budget.h), including what index_write.c will
+ * need; the bytes of xattrs are in a spool, which needs none.
  *
  * Ownership: struct um_tables owns its arrays. Threads: one at a time.
  */
@@ -12,7 +13,9 @@
 #define UM_INDEX_TABLES_H
 
 #include "base.h"
+#include "budget.h"
 #include "index_format.h"
+#include "spool.h"
 
 #define UM_NONE UINT32_MAX
 
@@ -49,7 +52,8 @@ struct um_build_inode {
 };
 
 struct um_build_xattr {
-    uint32_t name, value, value_size;
+    uint32_t at; /* of the name in the spool; the value follows it */
+    uint32_t value_size;
     uint16_t name_size, last;
 };
 
@@ -57,7 +61,14 @@ struct um_build_extent {
     uint64_t logical, length, stored;
 };
 
+/* What settling and writing allocate for each name and inode; taken from the budget when these are made,
+ * so that a layer that does not fit is refused where that shows and not when all of it was read. A name:
+ * 4 numbers of struct order, a record of the links, and the same for sorting these. */
+#define UM_FINISH_NAME (4 * sizeof(uint32_t) + 2 * sizeof(struct um_disk_link) + 4)
+#define UM_FINISH_INODE (6 * sizeof(uint32_t))
+
 struct um_tables {
+    struct um_budget budget;
     struct um_name *names;
     size_t n_names, names_capacity;
     struct um_build_inode *inodes;
@@ -66,8 +77,9 @@ struct um_tables {
     size_t n_xattrs, xattrs_capacity;
     struct um_build_extent *extents;
     size_t n_extents, extents_capacity;
-    uint8_t *strings;
+    uint8_t *strings; /* of names, and targets of links */
     size_t n_strings, strings_capacity;
+    struct um_spool values; /* names and values of xattrs, as the records have them */
     uint64_t n_acls; /* xattrs that are POSIX ACLs */
 };
 
@@ -82,7 +94,8 @@ static inline uint64_t um_pack(uint32_t low, uint32_t high)
     return (uint64_t)high << 32 | low;
 }
 
-/* Write the index of `tables` to `fd`, numbering them on the way (so it is done once). 0, -ENOMEM, -EFBIG or the errno of writing. */
+/* Write the index of `tables` to `fd`, numbering them on the way (so it is done once). 0, -ENOMEM, -EFBIG,
+ * -ENOBUFS or the errno of writing. */
 int um_index_write(struct um_tables *tables, uint64_t layer_size, int fd);
 
 #endif

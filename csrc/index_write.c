@@ -17,14 +17,17 @@ struct order {
     size_t n_dirents, n_inodes;
 };
 
-/* Where the strings of the index stand: copied in the order in which a listing reads them. */
+/* The strings of the index, in the order in which a listing reads them: the names of dirents, the targets
+ * of inodes, and the xattrs. They are written from where they are, so each section counts along what the
+ * places of its own will be. */
 struct strings {
-    uint8_t *bytes;
-    size_t n, capacity;
+    uint64_t targets, values; /* where these begin */
+    uint64_t n;
 };
 
 struct writer {
     int fd;
+    struct um_budget *budget;
     uint64_t offset; /* of `block` in the file */
     size_t used;     /* bytes of `block` */
     uint8_t block[UM_INDEX_BLOCK];
@@ -66,7 +69,8 @@ static int end_block(struct writer *w)
     if (w->used == 0)
         return 0;
     memset(w->block + w->used, 0, sizeof w->block - w->used);
-    int error = um_reserve((void **)&w->sums, &w->sums_capacity, w->n_sums + 1, sizeof *w->sums);
+    int error = um_budget_reserve(w->budget, (void **)&w->sums, &w->sums_capacity, w->n_sums + 1,
+                                  sizeof *w->sums);
     if (error != 0)
         return error;
     w->sums[w->n_sums++] = um_index_checksum(w->block, sizeof w->block);
@@ -225,62 +229,59 @@ static void place_all(struct um_tables *t, struct order *o)
 
 /* ---- strings --------------------------------------------------------------------------------- */
 
-static int copy_string(const struct um_tables *t, struct strings *s, uint64_t from, uint64_t size,
-                       uint32_t *offset)
+static bool has_target(const struct um_build_inode *inode)
 {
-    int error = um_reserve((void **)&s->bytes, &s->capacity, s->n + size, 1);
-    if (error != 0)
-        return error;
-    if (size != 0)
-        memcpy(s->bytes + s->n, t->strings + from, size);
-    *offset = (uint32_t)s->n;
-    s->n += size;
-    return 0;
+    return S_ISLNK(inode->mode) || (inode->flags & UM_INODE_EXTERNAL);
 }
 
-static int copy_names(struct um_tables *t, const struct order *o, struct strings *s)
+static void place_strings(const struct um_tables *t, const struct order *o, struct strings *s)
 {
-    for (size_t i = 0; i < o->n_dirents; i++) {
-        struct um_name *name = &t->names[o->dirents[i]];
-        int error = copy_string(t, s, name->text, name->text_size, &name->text);
-        if (error != 0)
-            return error;
-    }
-    return 0;
-}
-
-static int copy_targets(struct um_tables *t, const struct order *o, struct strings *s)
-{
+    for (size_t i = 0; i < o->n_dirents; i++)
+        s->targets += t->names[o->dirents[i]].text_size;
+    s->values = s->targets;
     for (size_t i = 0; i < o->n_inodes; i++) {
-        struct um_build_inode *inode = &t->inodes[o->inodes[i]];
-        if (!S_ISLNK(inode->mode) && !(inode->flags & UM_INODE_EXTERNAL))
-            continue;
-        uint32_t offset;
-        int error = copy_string(t, s, inode->data, inode->size, &offset);
+        const struct um_build_inode *inode = &t->inodes[o->inodes[i]];
+        s->values += has_target(inode) ? inode->size : 0;
+    }
+    s->n = s->values + um_spool_size(&t->values);
+}
+
+static int put_values(struct writer *w, const struct um_spool *values)
+{
+    uint8_t piece[UM_INDEX_BLOCK];
+    for (uint64_t at = 0; at < um_spool_size(values);) {
+        uint64_t left = um_spool_size(values) - at;
+        size_t size = left < sizeof piece ? (size_t)left : sizeof piece;
+        int error = um_spool_read(values, at, piece, size);
+        if (error == 0)
+            error = put_bytes(w, piece, size);
         if (error != 0)
             return error;
-        inode->data = offset;
+        at += size;
     }
     return 0;
 }
 
-static int copy_xattrs(struct um_tables *t, struct strings *s)
+static int put_strings(struct writer *w, const struct um_tables *t, const struct order *o)
 {
-    for (size_t i = 0; i < t->n_xattrs; i++) {
-        struct um_build_xattr *xattr = &t->xattrs[i];
-        int error = copy_string(t, s, xattr->name, xattr->name_size, &xattr->name);
-        if (error == 0)
-            error = copy_string(t, s, xattr->value, xattr->value_size, &xattr->value);
-        if (error != 0)
-            return error;
+    int error = 0;
+    for (size_t i = 0; i < o->n_dirents && error == 0; i++) {
+        const struct um_name *name = &t->names[o->dirents[i]];
+        error = put_bytes(w, t->strings + name->text, name->text_size);
     }
-    return 0;
+    for (size_t i = 0; i < o->n_inodes && error == 0; i++) {
+        const struct um_build_inode *inode = &t->inodes[o->inodes[i]];
+        if (has_target(inode))
+            error = put_bytes(w, t->strings + inode->data, (size_t)inode->size);
+    }
+    return error ? error : put_values(w, &t->values);
 }
 
 /* ---- sections -------------------------------------------------------------------------------- */
 
+/* `*target` is where the next target stands. */
 static void encode_inode(const struct um_tables *t, const struct order *o, uint32_t number,
-                         struct um_disk_inode *disk)
+                         uint64_t *target, struct um_disk_inode *disk)
 {
     const struct um_build_inode *inode = &t->inodes[o->inodes[number]];
     uint64_t size = inode->size, data = inode->data;
@@ -292,6 +293,9 @@ static void encode_inode(const struct um_tables *t, const struct order *o, uint3
             count++;
         data = um_pack(o->first[number], count);
         size = um_pack(o->up[number], o->own[number]);
+    } else if (has_target(inode)) {
+        data = *target;
+        *target += size;
     }
     um_store16(disk->mode, inode->mode);
     um_store16(disk->flags, inode->flags);
@@ -305,11 +309,12 @@ static void encode_inode(const struct um_tables *t, const struct order *o, uint3
     um_store64(disk->data, data);
 }
 
-static int put_inodes(struct writer *w, const struct um_tables *t, const struct order *o)
+static int put_inodes(struct writer *w, const struct um_tables *t, const struct order *o,
+                      uint64_t target)
 {
     for (uint32_t i = 0; i < o->n_inodes; i++) {
         struct um_disk_inode disk;
-        encode_inode(t, o, i, &disk);
+        encode_inode(t, o, i, &target, &disk);
         int error = put_record(w, &disk, sizeof disk);
         if (error != 0)
             return error;
@@ -326,10 +331,12 @@ static uint8_t dirent_type(const struct um_tables *t, const struct um_name *name
 
 static int put_dirents(struct writer *w, const struct um_tables *t, const struct order *o)
 {
+    uint64_t text = 0;
     for (size_t i = 0; i < o->n_dirents; i++) {
         const struct um_name *name = &t->names[o->dirents[i]];
         struct um_disk_dirent disk = {.type = dirent_type(t, name)};
-        um_store32(disk.name, name->text);
+        um_store32(disk.name, (uint32_t)text);
+        text += name->text_size;
         um_store32(disk.inode, name->inode == UM_NONE ? 0 : t->inodes[name->inode].final);
         um_store16(disk.name_size, name->text_size);
         int error = put_record(w, &disk, sizeof disk);
@@ -361,29 +368,41 @@ static bool is_linked(const struct um_tables *t, const struct order *o, uint32_t
     return !S_ISDIR(inode->mode) && !(inode->flags & UM_INODE_EXTERNAL) && o->nlink[number] > 1;
 }
 
-static int put_links(struct writer *w, const struct um_tables *t, const struct order *o,
-                     enum um_index_section section, uint64_t *count)
+/* Gather the records of a section in `links`, or only count them where it is NULL. */
+static size_t gather_links(const struct um_tables *t, const struct order *o,
+                           enum um_index_section section, struct um_disk_link *links)
 {
-    struct um_disk_link *links = NULL;
-    size_t n = 0, capacity = 0;
-    int error = 0;
-    for (size_t i = 0; i < o->n_dirents && error == 0; i++) {
+    size_t n = 0;
+    for (size_t i = 0; i < o->n_dirents; i++) {
         uint32_t inode = t->names[o->dirents[i]].inode;
         if (inode == UM_NONE || !is_linked(t, o, t->inodes[inode].final, section))
             continue;
-        error = um_reserve((void **)&links, &capacity, n + 1, sizeof *links);
-        if (error != 0)
-            break;
-        um_store32(links[n].inode, t->inodes[inode].final);
-        um_store32(links[n].dirent, (uint32_t)i);
-        um_store32(links[n++].parent, o->parents[i]);
+        if (links != NULL) {
+            um_store32(links[n].inode, t->inodes[inode].final);
+            um_store32(links[n].dirent, (uint32_t)i);
+            um_store32(links[n].parent, o->parents[i]);
+        }
+        n++;
     }
-    if (n != 0)
-        qsort(links, n, sizeof *links, compare_links);
+    return n;
+}
+
+static int put_links(struct writer *w, const struct um_tables *t, const struct order *o,
+                     enum um_index_section section, uint64_t *count)
+{
+    size_t n = gather_links(t, o, section, NULL);
+    *count = n;
+    if (n == 0)
+        return 0;
+    struct um_disk_link *links = malloc(n * sizeof *links);
+    if (links == NULL)
+        return -ENOMEM;
+    gather_links(t, o, section, links);
+    qsort(links, n, sizeof *links, compare_links);
+    int error = 0;
     for (size_t i = 0; i < n && error == 0; i++)
         error = put_record(w, &links[i], sizeof *links);
     free(links);
-    *count = n;
     return error;
 }
 
@@ -401,12 +420,13 @@ static int put_extents(struct writer *w, const struct um_tables *t)
     return 0;
 }
 
-static int put_xattrs(struct writer *w, const struct um_tables *t)
+static int put_xattrs(struct writer *w, const struct um_tables *t, uint64_t values)
 {
     for (size_t i = 0; i < t->n_xattrs; i++) {
         struct um_disk_xattr disk;
-        um_store32(disk.name, t->xattrs[i].name);
-        um_store32(disk.value, t->xattrs[i].value);
+        uint64_t name = values + t->xattrs[i].at;
+        um_store32(disk.name, (uint32_t)name);
+        um_store32(disk.value, (uint32_t)(name + t->xattrs[i].name_size));
         um_store32(disk.value_size, t->xattrs[i].value_size);
         um_store16(disk.name_size, t->xattrs[i].name_size);
         um_store16(disk.last, t->xattrs[i].last);
@@ -423,7 +443,7 @@ static int put_section(struct writer *w, const struct um_tables *t, const struct
     switch (section) {
     case UM_SECTION_INODES:
         *count = o->n_inodes;
-        return put_inodes(w, t, o);
+        return put_inodes(w, t, o, s->targets);
     case UM_SECTION_DIRENTS:
         *count = o->n_dirents;
         return put_dirents(w, t, o);
@@ -435,10 +455,10 @@ static int put_section(struct writer *w, const struct um_tables *t, const struct
         return put_extents(w, t);
     case UM_SECTION_XATTRS:
         *count = t->n_xattrs;
-        return put_xattrs(w, t);
+        return put_xattrs(w, t, s->values);
     case UM_SECTION_STRINGS:
         *count = s->n;
-        return put_bytes(w, s->bytes, s->n);
+        return put_strings(w, t, o);
     case UM_SECTION_SUMS:
     case UM_SECTION_COUNT:
         break;
@@ -514,7 +534,7 @@ static int put_header(struct writer *w, struct um_disk_header *header, uint64_t 
     return write_fully(w->fd, block, sizeof block, 0);
 }
 
-static int write_file(const struct um_tables *t, const struct order *o, const struct strings *s,
+static int write_file(struct um_tables *t, const struct order *o, const struct strings *s,
                       uint64_t layer_size, int fd)
 {
     struct um_disk_header header = {0};
@@ -524,10 +544,13 @@ static int write_file(const struct um_tables *t, const struct order *o, const st
     if (w == NULL || out == NULL)
         return -ENOMEM;
     w->fd = fd;
+    w->budget = &t->budget;
     w->out = out;
     w->offset = UM_INDEX_BLOCK;
     count_statistics(t, o, &header);
     int error = put_sections(w, t, o, s, &header);
+    if (error == 0 && w->offset + w->n_sums * sizeof(uint64_t) > UM_INDEX_MAX)
+        error = -EFBIG; /* nobody would read it */
     if (error == 0)
         error = put_sums(w, &header, &file_size);
     if (error == 0)
@@ -544,15 +567,9 @@ int um_index_write(struct um_tables *t, uint64_t layer_size, int fd)
     if (error == 0) {
         group_children(t, &o);
         place_all(t, &o);
-        error = copy_names(t, &o, &s);
-    }
-    if (error == 0)
-        error = copy_targets(t, &o, &s);
-    if (error == 0)
-        error = copy_xattrs(t, &s);
-    if (error == 0)
+        place_strings(t, &o, &s);
         error = write_file(t, &o, &s, layer_size, fd);
-    free(s.bytes);
+    }
     order_free(&o);
     return error;
 }

@@ -42,6 +42,10 @@ static const struct um_slice LIBARCHIVE = {(const uint8_t *)"LIBARCHIVE.xattr.",
  * than N steps nor many more than N bytes of memory. */
 enum { GLOBAL_BYTES = 1024, GLOBAL_XATTRS = 16 };
 
+/* Of one header. listxattr(2) has room for 65,536 bytes of names, so no file has half as many; a record of
+ * 20 bytes takes 32 in memory, twice over where a global header comes with it. */
+#define MAX_XATTRS 65536u
+
 int um_tar_append(struct um_tar_bytes *bytes, const void *data, size_t size)
 {
     int error = um_reserve((void **)&bytes->data, &bytes->capacity, bytes->size + size, 1);
@@ -239,6 +243,9 @@ static int add_xattr(const struct record *record, struct um_slice name, struct u
 {
     if (name.size == 0 || has_nul(name))
         return um_refuse(record->fault, -EBADMSG, record->offset, "xattr without a proper name");
+    if (record->pax->n_xattrs == MAX_XATTRS)
+        return um_refuse(record->fault, -E2BIG, record->offset, "more than %u xattrs in one header",
+                         MAX_XATTRS);
     return append_xattr(record->pax, name, value);
 }
 

@@ -32,6 +32,8 @@ Node = NewType("Node", int)
 ROOT = Node(lib.UM_ROOT_NODE)
 NAME_MAX: int = lib.UM_NAME_MAX
 
+MEMORY_VARIABLE = "UNIONMOUNT_MAX_INDEX_MEMORY"  # sets Limits.max_memory (layer.ImportLimits)
+
 _SCAN_BUDGET = 8 * 1024 * 1024  # bytes read between two chances to be interrupted
 _LIST_BATCH = 64
 _PATH_MAX = 4096
@@ -128,6 +130,7 @@ class Limits(NamedTuple):
 
     max_entries: int = 0
     max_strings: int = 0
+    max_memory: int = 0  # bytes that indexing it may take
 
 
 class _Owner(Closing):
@@ -153,6 +156,8 @@ def _fault_error(code: int, fault: Any, what: str) -> Exception:
     where = f"{what}: {text} (at byte {fault.offset})" if text else f"{what}: {os.strerror(-code)}"
     if -code in (errno.EFBIG, errno.E2BIG):
         return LimitExceeded(where)
+    if -code == errno.ENOBUFS:
+        return LimitExceeded(f"{where} (the limit; {MEMORY_VARIABLE} changes it)")
     if -code in (errno.EBADMSG, errno.ESTALE):
         return FormatError(where)
     return OSError(-code, where)
@@ -197,13 +202,21 @@ class Indexer(_Owner):
     ``what`` names the layer in messages.
     """
 
-    def __init__(self, what: str, limits: Limits = Limits()) -> None:
+    def __init__(self, what: str, limits: Limits = Limits(), spool: int = -1) -> None:
+        """``spool`` is a descriptor of an empty file, the caller's, to keep xattrs in.
+
+        Without one they are kept in memory, and counted against ``limits.max_memory``.
+        """
         self._what = what
         slot = ffi.new("struct um_indexer **")
         c_limits = ffi.new("struct um_index_limits *", tuple(limits))
         self._fault = ffi.new("struct um_fault *")
-        _check(lib.um_indexer_open(c_limits, slot))
+        code = lib.um_indexer_open(c_limits, slot)
+        if code < 0:
+            raise _fault_error(code, self._fault, what)
         self._handle = slot[0]
+        if spool >= 0:
+            lib.um_indexer_spool(self._handle, spool)
 
     def _release(self, handle: Any) -> None:
         lib.um_indexer_close(handle)

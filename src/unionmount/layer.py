@@ -46,9 +46,12 @@ if TYPE_CHECKING:
 TAR_NAME = "layer.tar"
 INDEX_NAME = "layer.idx"
 BLOB_NAME = "blob"
+SPOOL_NAME = "spool"
 
+MAX_LAYER_SIZE = 64 << 30
 LIMIT_VARIABLE = "UNIONMOUNT_MAX_LAYER_SIZE"
 THREADS = "layer import"  # how the names of the threads of an import begin
+_LARGEST = (1 << 63) - 1
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _INPUT_STEP = 256 * 1024
 _DEPTH = 8  # chunks that may wait between two threads
@@ -66,19 +69,32 @@ class Progress(Protocol):
 class ImportLimits:
     """What a layer may cost."""
 
-    max_layer_size: int = 64 << 30  # bytes, uncompressed
+    max_layer_size: int = MAX_LAYER_SIZE  # bytes, uncompressed
     core: core.Limits = field(default_factory=core.Limits)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """The defaults, or what ``UNIONMOUNT_MAX_LAYER_SIZE`` says (bytes, or 512M, 10G)."""
-        text = environment.get(LIMIT_VARIABLE)
-        if not text:
-            return cls()
-        match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)", text.strip().upper())
-        if match is None:
-            raise UsageError(f"{LIMIT_VARIABLE}: not a size: '{printable(text)}'")
-        return cls(int(match[1]) << _UNITS[match[2]])
+        """The defaults, or what the environment says (bytes, or 512M, 10G).
+
+        ``UNIONMOUNT_MAX_LAYER_SIZE`` is ``max_layer_size``, ``UNIONMOUNT_MAX_INDEX_MEMORY`` is
+        ``core.max_memory``.
+        """
+        size = _size(environment, LIMIT_VARIABLE)
+        memory = _size(environment, core.MEMORY_VARIABLE)
+        return cls(
+            MAX_LAYER_SIZE if size is None else size,
+            core.Limits(max_memory=memory or 0),
+        )
+
+
+def _size(environment: Mapping[str, str], variable: str) -> int | None:
+    text = environment.get(variable)
+    if not text:
+        return None
+    match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)", text.strip().upper())
+    if match is None:
+        raise UsageError(f"{variable}: not a size: '{printable(text)}'")
+    return min(int(match[1]) << _UNITS[match[2]], _LARGEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +190,13 @@ class Staging(Closing):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with storing(self.path):
             return os.open(self.path / name, flags, 0o600)
+
+    def nameless(self) -> int:
+        """A new file in the store that vanishes when it is closed; the caller closes it."""
+        fd = self.create(SPOOL_NAME)
+        with storing(self.path):
+            (self.path / SPOOL_NAME).unlink()
+        return fd
 
     def publish(self, target: Path) -> bool:
         """Rename the whole directory to ``target``; False where there is one already."""
@@ -339,8 +362,10 @@ class LayerImport:
             self._tar = self._staging.create(TAR_NAME)
             stack.callback(os.close, self._tar)
             stack.callback(self._close_kept)
+            spool = self._staging.nameless()
+            stack.callback(os.close, spool)
             self._indexer = stack.enter_context(
-                core.Indexer(self._expected.what, self._limits.core)
+                core.Indexer(self._expected.what, self._limits.core, spool)
             )
             self._start()
             self._resources = stack.pop_all()
@@ -492,7 +517,7 @@ class LayerImport:
         for chunk in self._writing:
             with storing(self._staging.path):
                 write_all(self._tar, chunk)
-            self._indexer.feed(chunk)
+                self._indexer.feed(chunk)
 
 
 def check_digest(

@@ -213,7 +213,7 @@ def _check_layer(layer: OpenLayer, index: core.Index, *, rehash: bool) -> Iterat
         yield Problem(layer.diff_id, str(error))
     try:
         index.verify()
-    except FormatError as error:
+    except (FormatError, OSError) as error:
         yield Problem(layer.diff_id, str(error))
 
 

@@ -382,7 +382,9 @@ class Store:
         with Staging(self._tmp) as staging, ExitStack() as stack:
             index = staging.create(INDEX_NAME)
             stack.callback(os.close, index)
-            with core.Indexer(what, limits.core) as indexer:
+            spool = staging.nameless()
+            stack.callback(os.close, spool)
+            with core.Indexer(what, limits.core, spool) as indexer:
                 for _ in indexer.scan(data.fd, data.offset, data.length):
                     pass
                 identity.check(data.fd, what)
@@ -407,7 +409,7 @@ class Store:
     def spool(self) -> int:
         """A nameless file in the store that vanishes when it is closed."""
         with Staging(self._tmp) as staging:
-            return staging.create("spool")
+            return staging.nameless()
 
     def staging(self) -> Staging:
         """A directory of the store to make something in, gone with this process."""

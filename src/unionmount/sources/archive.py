@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 
-_MAX_MEMBERS = core.Limits(max_entries=1 << 20, max_strings=256 << 20)
+_MAX_MEMBERS = core.Limits(max_entries=1 << 20, max_strings=128 << 20)
 _MAX_HOPS = 40  # symlinks on one way, as the kernel allows
 _MAX_IMAGES = 65536
 _NAMED_BY_DIGEST = re.compile(r"(?:^|/)(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json|\.tar)?$")
@@ -63,6 +63,7 @@ class TarFiles:
     def _open_tree(self, stack: ExitStack) -> core.Tree:
         memory = os.memfd_create("outer index")
         try:
+            os.fchmod(memory, 0o600)  # as what nobody else can change it is mapped, not copied
             with core.Indexer(self.what, _MAX_MEMBERS) as indexer:
                 for _ in indexer.scan(self._fd, 0, self._identity.size):
                     pass
