@@ -286,6 +286,8 @@ int um_tree_broken_link(struct um_tree *tree, uint32_t layer, uint64_t *cursor, 
             continue;
         if (error == -ENOENT)
             error = um_layer_inode(&tree->layers[layer], link.inode, &inode);
+        if (error == 0 && !(inode.flags & UM_INODE_EXTERNAL))
+            error = -EBADMSG;
         if (error == 0)
             error = um_layer_path(&tree->layers[layer], link.parent, link.dirent, name, name_size);
         if (error != 0)

@@ -2,6 +2,10 @@
  * The index reader on hostile files. Input: up to two index files, halves of the input. Their
  * checksums are put right before they are opened, so that the checks of the records are reached;
  * one input in sixteen is left as it is, so that the checksums are tested too.
+ *
+ * The second byte also says whether the files change after they were looked at: bytes of them, as the end
+ * of the input tells, and the length of those that others could write to, which are copied. The files of
+ * the other half are as ours only, and mapped.
  */
 #include "exercise.h"
 #include "index_format.h"
@@ -37,7 +41,36 @@ static size_t fitting_size(size_t size)
     return UM_INDEX_BLOCK + blocks * (UM_INDEX_BLOCK + 8);
 }
 
-static bool push_index(struct stack *stack, const uint8_t *data, size_t size, bool mended)
+enum { TWO = 1, CHANGING = 2, OTHERS = 4, TRUNCATED = 8 };
+
+#define CHANGE_BYTES 5u /* of the input: a place, and the byte that comes there */
+#define CHANGES_MAX 32u
+
+static void change_file(int fd, const uint8_t *data, size_t size)
+{
+    off_t end = lseek(fd, 0, SEEK_END);
+    for (size_t i = 0; i < CHANGES_MAX && size >= CHANGE_BYTES; i++) {
+        size -= CHANGE_BYTES;
+        off_t at = (off_t)(um_load32(data + size) % (uint64_t)end);
+        if (pwrite(fd, data + size + 4, 1, at) != 1)
+            abort();
+    }
+}
+
+static void change_files(const struct stack *stack, unsigned flags, const uint8_t *data,
+                         size_t size)
+{
+    for (size_t i = 0; i < stack->n; i++) {
+        int fd = stack->index_fds[i];
+        change_file(fd, data, size);
+        bool cut = (flags & OTHERS) && (flags & TRUNCATED) && size >= 4;
+        if (cut && ftruncate(fd, um_load32(data) % lseek(fd, 0, SEEK_END)) != 0)
+            abort();
+    }
+}
+
+static bool push_index(struct stack *stack, const uint8_t *data, size_t size, bool mended,
+                       mode_t mode)
 {
     struct um_fault fault;
     size_t fits = mended ? fitting_size(size) : size;
@@ -46,7 +79,7 @@ static bool push_index(struct stack *stack, const uint8_t *data, size_t size, bo
     if (mended)
         mend(copy, fits);
     int fd = make_memfd(0);
-    bool written = write(fd, copy, fits) == (ssize_t)fits;
+    bool written = write(fd, copy, fits) == (ssize_t)fits && fchmod(fd, mode) == 0;
     free(copy);
     return written && stack_push(stack, fd, &fault) == 0;
 }
@@ -57,15 +90,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct um_fault fault;
     if (size < 2)
         return 0;
-    bool mended = data[0] % 16 != 0, two = data[1] % 2 != 0;
+    bool mended = data[0] % 16 != 0;
+    unsigned flags = data[1];
+    mode_t mode = flags & OTHERS ? 0666 : 0600;
     data += 2;
     size -= 2;
-    size_t half = two ? size / 2 : size;
-    bool good = push_index(&stack, data, half, mended);
-    if (good && two)
-        good = push_index(&stack, data + half, size - half, mended);
+    size_t half = flags & TWO ? size / 2 : size;
+    bool good = push_index(&stack, data, half, mended, mode);
+    if (good && (flags & TWO))
+        good = push_index(&stack, data + half, size - half, mended, mode);
     if (good && stack_open(&stack) == 0) {
         exercise_tree(&stack, false);
+        if (flags & CHANGING) {
+            change_files(&stack, flags, data, size);
+            exercise_tree(&stack, false);
+        }
         for (size_t i = 0; i < stack.n; i++)
             um_index_verify(stack.layers[i].index, &fault);
     }
