@@ -613,12 +613,18 @@ class OpenImage(Closing):
     def tree(self) -> core.Tree:
         """The layers as one tree; the same object at every call, closed with this."""
         if self._tree is None:
-            self._tree = core.Tree(
-                [
-                    core.TreeLayer(index, layer.data_fd, layer.offset, layer.length)
-                    for index, layer in zip(self.indexes, self.layers, strict=True)
-                ]
-            )
+            layers = [
+                core.TreeLayer(index, layer.data_fd, layer.offset, layer.length)
+                for index, layer in zip(self.indexes, self.layers, strict=True)
+            ]
+            try:
+                self._tree = core.Tree(layers)
+            except OSError as error:
+                if error.errno != errno.EBADMSG:
+                    raise
+                raise FormatError(
+                    f"{self.name}: the index of a layer is damaged ('unionmount check' tells which)"
+                ) from None
         return self._tree
 
     def close(self) -> None:
