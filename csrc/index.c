@@ -36,7 +36,8 @@ union record {
 };
 
 struct um_index {
-    uint8_t *map; /* of the file; or memory of its own, which gets a block when it is first touched */
+    uint8_t
+        *map; /* of the file; or memory of its own, which gets a block when it is first touched */
     size_t map_size;
     int fd; /* of an index that is copied: where its blocks come from; else -1 */
     pthread_mutex_t filling; /* one thread copies a block at a time */
@@ -76,7 +77,8 @@ static bool valid_directory(const struct um_index *index, uint64_t number, uint6
     return parent < number && own < index->sections[UM_SECTION_DIRENTS].count;
 }
 
-static bool valid_inode(const struct um_index *index, const struct um_disk_inode *disk, uint64_t number)
+static bool valid_inode(const struct um_index *index, const struct um_disk_inode *disk,
+                        uint64_t number)
 {
     uint32_t mode = um_load16(disk->mode), flags = um_load16(disk->flags);
     uint64_t size = um_load64(disk->size), data = um_load64(disk->data);

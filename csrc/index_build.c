@@ -746,8 +746,8 @@ static int settle(struct um_indexer *ix, uint32_t start, uint32_t *settled, stru
             break;
         uint32_t next = UM_NONE;
         bool directory = false;
-        int error = um_budget_reserve(&ix->tables.budget, (void **)&chain->inodes,
-                                      &chain->capacity, chain->n + 1, sizeof *chain->inodes);
+        int error = um_budget_reserve(&ix->tables.budget, (void **)&chain->inodes, &chain->capacity,
+                                      chain->n + 1, sizeof *chain->inodes);
         if (error == 0)
             error = step(ix, at, &next, &directory);
         if (error != 0)

@@ -6,8 +6,8 @@ static int write_out(struct um_spool *spool)
 {
     size_t done = 0;
     while (done < spool->n) {
-        ssize_t n = pwrite(spool->fd, spool->bytes + done, spool->n - done,
-                           (off_t)(spool->written + done));
+        ssize_t n =
+            pwrite(spool->fd, spool->bytes + done, spool->n - done, (off_t)(spool->written + done));
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)

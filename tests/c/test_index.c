@@ -194,3 +194,130 @@ TEST(xattr_names_that_could_not_be_listed_are_refused)
     CHECK_CONTAINS(fault.text, "65536 bytes together");
     um_indexer_close(indexer);
 }
+
+static int index_xattrs(int spool, unsigned files, unsigned sets, int fd, struct um_fault *fault)
+{
+    static char value[60000];
+    struct um_tar_xattr xattr = {.name = text_slice("user.a"),
+                                 .value = um_slice_of(value, sizeof value)};
+    struct um_indexer *indexer;
+    int error = um_indexer_open(NULL, &indexer);
+    if (error == 0 && spool >= 0)
+        um_indexer_spool(indexer, spool);
+    for (unsigned i = 0; i < files && error == 0; i++) {
+        char name[20];
+        snprintf(name, sizeof name, "f%u", i);
+        memset(value, 'v', sizeof value);
+        snprintf(value + sizeof value - 20, 20, "%u", i % sets); /* only the end tells them apart */
+        struct um_tar_entry entry = {.name = text_slice(name), .xattrs = &xattr, .n_xattrs = 1};
+        error = um_indexer_add(indexer, &entry, fault);
+    }
+    if (error == 0)
+        error = um_indexer_finish(indexer, LAYER_BYTES, fd, fault);
+    um_indexer_close(indexer);
+    return error;
+}
+
+static bool same_files(int a, int b)
+{
+    size_t size = size_of(a);
+    uint8_t *left = malloc(size), *right = malloc(size);
+    bool same = size_of(b) == size && left != NULL && right != NULL &&
+                pread(a, left, size, 0) == (ssize_t)size &&
+                pread(b, right, size, 0) == (ssize_t)size && memcmp(left, right, size) == 0;
+    free(left);
+    free(right);
+    return same;
+}
+
+TEST(xattrs_that_were_kept_in_a_file_give_the_same_index)
+{
+    struct um_fault fault;
+    int spool = make_memfd(0), spooled = make_memfd(0), plain = make_memfd(0);
+    CHECK_INT(index_xattrs(-1, 150, 100, plain, &fault), 0);
+    CHECK_INT(index_xattrs(spool, 150, 100, spooled, &fault), 0);
+    CHECK(same_files(plain, spooled));
+    CHECK(size_of(spool) > 4u << 20);
+    CHECK(size_of(plain) > 100 * 60000 && size_of(plain) < 101 * 60000); /* each set once */
+    CHECK_INT(open_and_verify(spooled), 0);
+    close(spool);
+    close(spooled);
+    close(plain);
+}
+
+TEST(a_file_for_xattrs_that_is_full_is_an_error)
+{
+    struct um_fault fault = {0};
+    int full = open("/dev/full", O_RDWR), fd = make_memfd(0);
+    REQUIRE(full >= 0);
+    CHECK_INT(index_xattrs(full, 150, 100, fd, &fault), -ENOSPC);
+    close(full);
+    close(fd);
+}
+
+/* Add up to `n` entries of one kind; *added are those that were taken. */
+static int add_many(struct um_indexer *indexer, const char *format, unsigned n, unsigned *added,
+                    struct um_fault *fault)
+{
+    int error = 0;
+    for (*added = 0; error == 0 && *added < n; *added += error == 0) {
+        char line[4096];
+        snprintf(line, sizeof line, format, *added, *added);
+        error = add_line(indexer, line, fault);
+    }
+    return error;
+}
+
+/* How many entries of one kind a limit allows. Of almost as many an index is made: what that needs was
+ * counted before. */
+static uint64_t fill(const char *format, uint64_t max_memory)
+{
+    struct um_index_limits limits = {.max_memory = max_memory};
+    struct um_indexer *indexer;
+    struct um_fault fault = {0};
+    unsigned n = 0, fewer = 0;
+    int fd = make_memfd(0);
+    CHECK_INT(um_indexer_open(&limits, &indexer), 0);
+    CHECK_INT(add_many(indexer, format, 1000000, &n, &fault), -ENOBUFS);
+    CHECK_CONTAINS(fault.text, "more than 4194304 bytes of memory");
+    um_indexer_close(indexer);
+    CHECK_INT(um_indexer_open(&limits, &indexer), 0);
+    CHECK_INT(add_many(indexer, format, n - n / 50, &fewer, &fault), 0);
+    CHECK_INT(um_indexer_finish(indexer, LAYER_BYTES, fd, &fault), 0);
+    um_indexer_close(indexer);
+    close(fd);
+    return n;
+}
+
+/* What is refused is what needs the memory, not what growing by doubling would have taken: so a limit
+ * says how many entries there may be, within some per cent. */
+TEST(memory_is_bounded_whatever_the_entries_are)
+{
+    const uint64_t limit = 4u << 20;
+    CHECK(fill("f %u", limit) > limit / 220);
+    CHECK(fill("d %u", limit) > limit / 220);
+    CHECK(fill("s %u -> %u", limit) > limit / 230);
+    CHECK(fill("h %u -> none%u", limit) > limit / 230);
+    CHECK(fill("f .wh.%u", limit) > limit / 150);
+    CHECK(fill("f %u/a/b/c/d/e/f/g", limit) > limit / 8 / 220);
+}
+
+TEST(memory_for_xattrs_without_a_file_is_bounded)
+{
+    struct um_index_limits limits = {.max_memory = 4u << 20};
+    struct um_indexer *indexer;
+    struct um_fault fault = {0};
+    char value[1000] = {0};
+    struct um_tar_xattr xattr = {.name = text_slice("user.a"),
+                                 .value = um_slice_of(value, sizeof value)};
+    int error = um_indexer_open(&limits, &indexer);
+    unsigned n = 0;
+    for (; error == 0 && n < 10000; n++) {
+        struct um_tar_entry entry = {.name = text_slice("a"), .xattrs = &xattr, .n_xattrs = 1};
+        memcpy(value, &n, sizeof n);
+        error = um_indexer_add(indexer, &entry, &fault);
+    }
+    CHECK_INT(error, -ENOBUFS);
+    CHECK(n > 3000);
+    um_indexer_close(indexer);
+}

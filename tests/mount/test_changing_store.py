@@ -124,7 +124,7 @@ def look(path: Path) -> tuple[int, ...]:
 
 def walk(root: Path) -> tuple[int, list[int]]:
     """How many names there are, and the errnos that were answered."""
-    count, errors = 0, []
+    count, errors = 0, list[int]()
     pending = [root]
     while pending:
         directory = pending.pop()
@@ -190,15 +190,14 @@ def test_the_owner_changes_the_index_all_the_time(shared: Shared) -> None:
     command = [*become_nobody(), sys.executable, "-c", OWNER, str(shared.index)]
     for _ in range(5):
         shared.index.write_bytes(whole)
-        with shared.mounted():
-            with subprocess.Popen(command, stdout=subprocess.PIPE) as owner:
-                try:
-                    assert owner.stdout is not None
-                    assert owner.stdout.readline() == b"ready\n"
-                    _, errors = walk(shared.where)
-                    assert set(errors) <= ALLOWED
-                finally:
-                    owner.kill()
+        with shared.mounted(), subprocess.Popen(command, stdout=subprocess.PIPE) as owner:
+            try:
+                assert owner.stdout is not None
+                assert owner.stdout.readline() == b"ready\n"
+                _, errors = walk(shared.where)
+                assert set(errors) <= ALLOWED
+            finally:
+                owner.kill()
 
 
 def test_what_others_can_change_is_not_mapped(shared: Shared) -> None:

@@ -571,6 +571,22 @@ def test_the_limit_of_a_stream_is_named(tmp_path: Path, archive: Path) -> None:
     assert "more than 1024 bytes (the limit; UNIONMOUNT_MAX_LAYER_SIZE changes it)" in done.stderr
 
 
+def test_the_limit_of_memory_for_an_index_is_named(tmp_path: Path, where: Path) -> None:
+    layer = Layer()
+    for number in range(3000):
+        layer.file(f"{number:05}")
+    archive = docker_archive(tmp_path / "many.tar", [layer])
+    environment = {"UNIONMOUNT_ROOT": str(tmp_path / "r"), "UNIONMOUNT_MAX_INDEX_MEMORY": "256K"}
+    small = CommandLine(environment=environment)
+    for words in (("load", "-i", archive), ("mount", "--ro", archive, where)):
+        text = small.error(*words)
+        assert "sha256:" in text
+        assert "more than 262144 bytes of memory" in text
+        assert "(the limit; UNIONMOUNT_MAX_INDEX_MEMORY changes it)" in text
+    enough = CommandLine(environment=environment | {"UNIONMOUNT_MAX_INDEX_MEMORY": "4M"})
+    enough.run("load", "-i", archive)
+
+
 def test_images(fresh: CommandLine, archive: Path) -> None:
     assert fresh.run("images").stdout.split() == [
         "REPOSITORY",
