@@ -7,8 +7,8 @@
  *
  * Error convention of the whole core: a function returns 0 or a negative errno. Damaged input is
  * -EBADMSG, input beyond a limit is -EFBIG (sizes) or -E2BIG (counts), and -ENOBUFS where it would take
- * more memory than the caller allows. A function that reads
- * untrusted input also fills a caller-owned struct um_fault, so that the message can say where.
+ * more memory than the caller allows. A function that reads untrusted input also fills a caller-owned
+ * struct um_fault, so that the message can say where.
  */
 #ifndef UM_BASE_H
 #define UM_BASE_H

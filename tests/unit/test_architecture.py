@@ -77,6 +77,8 @@ HEADERS = (
     ("base.h",),
     ("match.h",),
     ("keyed_hash.h",),
+    ("budget.h",),
+    ("spool.h",),
     ("tar.h", "tar_private.h"),
     ("override_stat.h",),
     ("xattr_name.h",),
