@@ -198,6 +198,15 @@ class Staging(Closing):
             (self.path / SPOOL_NAME).unlink()
         return fd
 
+    @contextmanager
+    def spool(self) -> Iterator[int]:
+        """A nameless file for the length of a block."""
+        fd = self.nameless()
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
     def publish(self, target: Path) -> bool:
         """Rename the whole directory to ``target``; False where there is one already."""
         with storing(target):
@@ -362,8 +371,7 @@ class LayerImport:
             self._tar = self._staging.create(TAR_NAME)
             stack.callback(os.close, self._tar)
             stack.callback(self._close_kept)
-            spool = self._staging.nameless()
-            stack.callback(os.close, spool)
+            spool = stack.enter_context(self._staging.spool())
             self._indexer = stack.enter_context(
                 core.Indexer(self._expected.what, self._limits.core, spool)
             )

@@ -382,9 +382,7 @@ class Store:
         with Staging(self._tmp) as staging, ExitStack() as stack:
             index = staging.create(INDEX_NAME)
             stack.callback(os.close, index)
-            spool = staging.nameless()
-            stack.callback(os.close, spool)
-            with core.Indexer(what, limits.core, spool) as indexer:
+            with staging.spool() as spool, core.Indexer(what, limits.core, spool) as indexer:
                 for _ in indexer.scan(data.fd, data.offset, data.length):
                     pass
                 identity.check(data.fd, what)

@@ -161,3 +161,27 @@ def test_a_layer_that_needs_too_much_is_named(tmp_path: Path) -> None:
     path.write_bytes(data)
     with path.open("rb") as file, pytest.raises(LimitExceeded, match=what):
         store.index_in_place(FileRange(file.fileno(), 0, len(data)), f"layer {diff_id}")
+
+
+def descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def test_no_descriptor_stays_open(tmp_path: Path) -> None:
+    data = b"".join(files(3)) + b"\0" * 1024
+    diff_id = Digest.of(data)
+    path = tmp_path / "layer.tar"
+    path.write_bytes(data)
+    store = Store(tmp_path / "store")
+    before = descriptors()
+    with store.import_layer(Expected(diff_id, "it")) as layer:
+        take(layer, data)
+    store.rebuild_index(diff_id)
+    with path.open("rb") as file:
+        made = store.index_in_place(FileRange(file.fileno(), 0, len(data)), "it")
+    for mode in (0o600, 0o666):  # mapped, and copied
+        os.fchmod(made, mode)
+        with core.Index(made, "it") as index:
+            assert index.info.files == 3
+    os.close(made)
+    assert descriptors() == before
