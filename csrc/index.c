@@ -477,6 +477,11 @@ void um_index_get_info(const struct um_index *index, struct um_index_info *info)
     *info = index->info;
 }
 
+uint64_t um_index_copied(const struct um_index *index)
+{
+    return index->fd < 0 ? 0 : index->map_size;
+}
+
 /* Pages stay valid for other threads: a private read-only mapping of a file faults in again. A copy
  * would be lost. */
 void um_index_trim(struct um_index *index)

@@ -45,6 +45,9 @@ int um_index_open(int fd, struct um_index **out, struct um_fault *fault);
 void um_index_close(struct um_index *index);
 void um_index_get_info(const struct um_index *index, struct um_index_info *info);
 
+/* Bytes of memory that an index may come to hold because it is copied; 0 where it is mapped. */
+uint64_t um_index_copied(const struct um_index *index);
+
 /* Verify every block and record as it is in the file now, as `check` does; what was copied stays. 0 or
  * -EBADMSG with fault->offset in the index file. */
 int um_index_verify(struct um_index *index, struct um_fault *fault);

@@ -247,7 +247,10 @@ class Indexer(_Owner):
 
 
 class Index(_Owner):
-    """An index file, mapped and checked; FormatError where it is damaged."""
+    """An index file, mapped (or copied, where others can change it) and checked.
+
+    FormatError where it is damaged, LimitExceeded where it is too large.
+    """
 
     def __init__(self, fd: int, what: str) -> None:
         self._what = what
@@ -260,6 +263,11 @@ class Index(_Owner):
 
     def _release(self, handle: Any) -> None:
         lib.um_index_close(handle)
+
+    @property
+    def copied(self) -> int:
+        """Bytes of memory that it may come to hold because it is copied; 0 where it is mapped."""
+        return int(lib.um_index_copied(self._handle))
 
     @property
     def info(self) -> IndexInfo:

@@ -49,6 +49,7 @@ BLOB_NAME = "blob"
 SPOOL_NAME = "spool"
 
 MAX_LAYER_SIZE = 64 << 30
+MAX_COPIED = 1 << 30  # bytes of all indexes of an image that others can change
 LIMIT_VARIABLE = "UNIONMOUNT_MAX_LAYER_SIZE"
 THREADS = "layer import"  # how the names of the threads of an import begin
 _LARGEST = (1 << 63) - 1
@@ -600,6 +601,11 @@ class OpenImage(Closing):
         if not self._indexes:
             with ExitStack() as stack:
                 opened = [stack.enter_context(self._open_index(layer)) for layer in self.layers]
+                if sum(index.copied for index in opened) > MAX_COPIED:
+                    raise LimitExceeded(
+                        f"{self.name}: indexes of more than {MAX_COPIED} bytes that others can "
+                        "change: have the image in a store of your own ('save', 'load')"
+                    )
                 stack.pop_all()
             self._indexes = opened
             for layer in self.layers:

@@ -24,7 +24,7 @@ from unit.test_garbage import image_of
 
 from unionmount.checking import StoreCheck
 from unionmount.containers import ContainerImage, Containers
-from unionmount.errors import DigestMismatch, NotFoundError, StoreError, UsageError
+from unionmount.errors import DigestMismatch, LimitExceeded, NotFoundError, StoreError, UsageError
 from unionmount.garbage import prune, remove_image
 from unionmount.layer import Expected
 from unionmount.pull import load, open_image, open_stored
@@ -235,6 +235,20 @@ def test_an_image_of_an_additional_store_is_used_where_it_is(
     assert facts(shared) == before
     with pytest.raises(NotFoundError):
         open_stored(Store(store.root), stored, "it")
+
+
+def test_indexes_that_others_can_change_are_bounded_together(
+    tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unionmount.layer.MAX_COPIED", 4096)  # less than one index has
+    store = Store(tmp_path / "store", additional=[shared])
+    with open_image(store, "example.org/shared:1") as image:
+        assert sum(index.copied for index in image.indexes) == 0
+    for path in shared.glob("layers/sha256/*/layer.idx"):
+        path.chmod(0o666)
+    refused = pytest.raises(LimitExceeded, match="that others can change")
+    with open_image(store, "example.org/shared:1") as image, refused:
+        image.tree()
 
 
 def test_an_image_of_an_additional_store_is_not_removed_but_can_be_tagged(
