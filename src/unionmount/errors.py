@@ -9,6 +9,7 @@
     ├── FormatError           an archive, manifest, config, tar or index that is damaged or unknown
     │   ├── DigestMismatch    bytes that are not what their digest says
     │   ├── SizeMismatch      more or fewer bytes than a descriptor says
+    │   ├── NotRegular        a FIFO, device, directory … where a file is wanted
     │   └── LimitExceeded     well-formed, but larger than a limit allows
     ├── RegistryError         a registry that can't be reached, or does not answer as it should
     │   ├── NotAuthorized     it wants credentials, or other ones
@@ -67,6 +68,15 @@ class SizeMismatch(FormatError):
         self.what = what
         self.expected = expected
         self.actual = actual
+
+
+class NotRegular(FormatError):
+    """Something that is no regular file stands where one is wanted."""
+
+    def __init__(self, what: str, kind: str) -> None:
+        super().__init__(f"{what}: is {kind}, not a regular file")
+        self.what = what
+        self.kind = kind
 
 
 class LimitExceeded(FormatError):

@@ -23,7 +23,7 @@ _ESCAPED = '"$\\'  # what a backslash takes the meaning from inside double quote
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)")
 _BRACED = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-+])([^}]*))?\}")
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?")
-_DURATION = re.compile(r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
 _NANOSECONDS = {
     "ns": 1,
     "us": 1000,

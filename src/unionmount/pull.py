@@ -18,10 +18,12 @@ from unionmount.errors import (
     FormatError,
     LimitExceeded,
     NotFoundError,
+    NotRegular,
     StoreError,
     UnionmountError,
     UsageError,
 )
+from unionmount.files import open_stream
 from unionmount.image import SCRATCH, Image, scratch
 from unionmount.layer import (
     LIMIT_VARIABLE,
@@ -65,6 +67,7 @@ class Pull:
     verify: bool = False
     progress: Progress | None = None
     lease: Lease | None = None  # protects what is taken until it is open, or in the catalogue
+    streams: bool = False  # a FIFO may be read, from its start to its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ def load(
     location = Location.parse(source)
     if location.kind == "stored":  # or a directory that does not look like a layout
         location = replace(location, kind="path")
-    pull = Pull(store, limits or store.limits, platform, progress=progress)
+    pull = Pull(store, limits or store.limits, platform, progress=progress, streams=True)
     with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
         entries = opened.source.entries()
         if location.selector or not entries:
@@ -275,10 +278,20 @@ def fallback_name(path: Path) -> str:
 
 def _open_file(pull: Pull, path: str, what: str) -> tuple[int, bool]:
     """Open an archive that can be read at any offset; others are copied to the store first."""
+
+    def waiting() -> None:
+        if pull.progress is not None:
+            pull.progress("waiting for a FIFO", 0, None)
+
     try:
-        fd = os.dup(0) if path == STDIN else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if path == STDIN:
+            fd, first = os.dup(0), b""
+        else:
+            fd, first = open_stream(path, os.environ, fifo=pull.streams, waiting=waiting)
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"{what}: no such file or directory") from None
+    except NotRegular as error:
+        raise UsageError(f"{what}: is {error.kind}, not an archive") from None
     with ExitStack() as stack:
         stack.callback(os.close, fd)
         mode = os.fstat(fd).st_mode
@@ -290,15 +303,15 @@ def _open_file(pull: Pull, path: str, what: str) -> tuple[int, bool]:
             if sniff(head, what) is Compression.PLAIN:
                 stack.pop_all()
                 return fd, False
-        return _spool(pull, fd, what), True
+        return _spool(pull, fd, first, what), True
 
 
-def _spool(pull: Pull, fd: int, what: str) -> int:
-    """Copy a stream to a nameless file of the store, decompressed."""
+def _spool(pull: Pull, fd: int, first: bytes, what: str) -> int:
+    """Copy a stream to a nameless file of the store, decompressed; ``first`` was read before."""
     spool = pull.store.spool()
     try:
         with reading(what):
-            head = _read_full(fd, MAGIC_SIZE)
+            head = first + _read_full(fd, MAGIC_SIZE - len(first))
         stream = decompressor(sniff(head, what), what)
         left = pull.limits.max_layer_size
         data = head

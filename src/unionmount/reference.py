@@ -144,6 +144,11 @@ def has_registry(text: str) -> bool:
     )
 
 
+def registry_itself(registry: str) -> Reference:
+    """What stands for a registry as a whole, where no repository of it is meant."""
+    return Reference(registry, "")
+
+
 def _split_registry(text: str) -> tuple[str, str]:
     if has_registry(text):
         first, _, rest = text.partition("/")

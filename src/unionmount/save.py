@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from unionmount.compression import Compression, compressor
 from unionmount.errors import DigestMismatch, FormatError, InvalidReference, UsageError
+from unionmount.files import open_for_writing, resolved
 from unionmount.image import (
     MEDIA_OCI_CONFIG,
     MEDIA_OCI_INDEX,
@@ -192,17 +193,16 @@ def _writing(where: Path | str) -> Iterator[None]:
 def replaced_file(path: Path) -> Iterator[int]:
     """A descriptor to write ``path`` by: the file appears, complete, when the block is left.
 
-    What is there and no regular file (a FIFO, ``/dev/stdout``) is written to as it is.
+    A pipe, a FIFO and ``/dev/null`` are written to as they are; nothing else is.
     """
-    if path.exists() and not path.is_file():
-        with _writing(path):
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    stream = open_for_writing(path, os.environ)
+    if stream is not None:
         try:
-            yield fd
+            yield stream
         finally:
-            os.close(fd)
+            os.close(stream)
         return
-    target = Path(os.path.realpath(path))  # a symlink goes on to lead to it
+    target = resolved(path)  # a symlink goes on to lead to it
     temporary = target.with_name(_temporary_name())
     with _writing(path):
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -230,7 +230,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     """
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f"{printable(str(path))}: exists, and is not an empty directory")
-    target = Path(os.path.realpath(path))
+    target = resolved(path)
     temporary = target.with_name(_temporary_name())
     with _writing(path):
         temporary.mkdir()

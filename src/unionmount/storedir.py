@@ -7,7 +7,6 @@ system: ``store`` reads its own directory by this, and the additional ones.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +19,10 @@ from unionmount.errors import (
     InvalidReference,
     LimitExceeded,
     NotFoundError,
+    NotRegular,
     StoreError,
 )
+from unionmount.files import open_regular
 from unionmount.image import MAX_DOCUMENT
 from unionmount.layer import INDEX_NAME, TAR_NAME, FileRange, storing
 from unionmount.reference import Digest, printable
@@ -185,12 +186,10 @@ def digest_named(algorithm: str, name: str) -> Digest | None:
 
 def open_file(path: Path) -> int:
     """A regular file, to read; StoreError for what is none: reading others' may block."""
-    # of a regular file O_NONBLOCK means nothing
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    raise StoreError(f"{printable(str(path))}: not a regular file")
+    try:
+        return open_regular(path, follow=False)
+    except NotRegular as error:
+        raise StoreError(str(error)) from None
 
 
 def _open(path: Path) -> int | None:

@@ -25,6 +25,8 @@ ORDER = (
     "removal",
     "access",
     "reference",
+    "waiting",
+    "files",
     "template",
     "image",
     "registry",

@@ -11,6 +11,7 @@ from unionmount.cli.options import RegistryOptions, platform_option, registry_op
 if TYPE_CHECKING:
     from unionmount.cli import Settings
     from unionmount.copying import Copied
+    from unionmount.reference import Reference
     from unionmount.registry import RegistryClient
 
 
@@ -56,9 +57,14 @@ def command(
 
     store, registries = settings.store(), registries_of_user()
     places = Location.parse(source), Location.parse_target(target)
+
+    def resolve(name: str) -> Reference:
+        return registries.candidates(name)[0]
+
+    named = [resolve(place.path) for place in places if place.kind == "registry"]
     with progress_line(quiet=quiet) as progress:
         how = Copying(
-            lambda name: registries.candidates(name)[0],
+            resolve,
             Platform.parse(platform) if platform else None,
             all_platforms,
             compression_named(compress),
@@ -69,7 +75,7 @@ def command(
         async def work(client: RegistryClient) -> Copied:
             return await copy(store, client, *places, how)
 
-        copied = run_transfer(settings, registry, registries, work)
+        copied = run_transfer(settings, registry, registries, work, named)
     tell_of_changes(copied.changes)
     if copied.digest is not None:
         print(copied.digest)

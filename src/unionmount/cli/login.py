@@ -125,12 +125,18 @@ def _check(settings: Settings, place: str, options: RegistryOptions) -> None:
     """Let the registry say whether it knows the user."""
     import trio
 
+    from unionmount.reference import registry_itself
+    from unionmount.registry import Registries
+
     # The file may not be there yet: it is written afterwards.
     checked = RegistryOptions(options.creds, None, options.tls_verify, options.cert_dir)
 
+    registry = place.partition("/")[0]
+
     async def ping() -> None:
-        async with registry_client(settings, checked) as client:
-            await client.ping(place.partition("/")[0])
+        registries, named = Registries.load(os.environ), [registry_itself(registry)]
+        async with registry_client(settings, checked, registries, named) as client:
+            await client.ping(registry)
 
     trio.run(ping)
 

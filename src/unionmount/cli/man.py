@@ -27,12 +27,16 @@ def command(output: str | None, name: str | None) -> None:
     from unionmount.cli.manpages import page, pages
 
     if output is not None:
+        from unionmount.layer import write_all
+        from unionmount.save import replaced_file
+
         if name is not None:
             raise click.UsageError("-o writes all pages: no COMMAND")
         directory = Path(output)
         directory.mkdir(parents=True, exist_ok=True)
         for title, text in pages(cli):
-            (directory / f"{title}.1").write_text(text, encoding="utf-8")
+            with replaced_file(directory / f"{title}.1") as page_file:
+                write_all(page_file, text.encode("utf-8"))
         return
     text = page(cli, name)
     if sys.stdout.isatty() and shutil.which("man"):

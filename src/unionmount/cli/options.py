@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from unionmount.reference import printable
+
 if TYPE_CHECKING:
     from unionmount.cli import Settings
+    from unionmount.reference import Reference
     from unionmount.registry import Registries, RegistryClient
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -149,16 +152,34 @@ def ask_password(user: str) -> str:
 
 
 def registry_client(
-    settings: Settings, options: RegistryOptions, registries: Registries | None = None
+    settings: Settings,
+    options: RegistryOptions,
+    registries: Registries,
+    named: Sequence[Reference],
 ) -> RegistryClient:
-    """A client for registries as the user and the configuration have it."""
-    from unionmount.registry import Credentials, Registries, RegistryClient
+    """A client for registries as the user and the configuration have it.
+
+    ``--creds`` is for the one registry of what was ``named``, whatever else is talked to.
+    """
+    from unionmount.registry import Credentials, RegistryClient
+
+    asked = sorted({ref.registry for ref in named})
+    if options.creds is not None and len(asked) > 1:
+        raise click.UsageError(
+            f"--creds is for one registry, and this may be of {', '.join(map(printable, asked))}: "
+            "name one, or log in to each"
+        )
 
     if options.cert_dir is not None and not Path(options.cert_dir).is_dir():
         raise click.UsageError("--cert-dir is no directory")
     return RegistryClient(
-        registries or Registries.load(os.environ),
-        Credentials.load(os.environ, options.authfile, options.creds),
+        registries,
+        Credentials.load(
+            os.environ,
+            options.authfile,
+            options.creds,
+            creds_for={place for ref in named for place in registries.places(ref)},
+        ),
         tls_verify=options.tls_verify,
         cert_dir=Path(options.cert_dir) if options.cert_dir is not None else None,
         debug=_log if settings.debug else None,

@@ -65,7 +65,7 @@ def command(
         async def work(client: RegistryClient) -> Pushed:
             return await push(store, client, stored, ref, how)
 
-        pushed = run_transfer(settings, registry, registries, work)
+        pushed = run_transfer(settings, registry, registries, work, [ref])
     tell_of_changes(pushed.changes)
     print(pushed.digest)
 

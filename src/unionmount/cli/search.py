@@ -61,7 +61,7 @@ def command(
 async def _search(
     settings: Settings, options: RegistryOptions, term: str, limit: int
 ) -> list[SearchResult]:
-    from unionmount.reference import has_registry
+    from unionmount.reference import has_registry, registry_itself
     from unionmount.registry import Registries
 
     registries = Registries.load(os.environ)
@@ -71,7 +71,8 @@ async def _search(
         where = [place]
     if not term:
         raise click.UsageError("the term is empty")
-    async with registry_client(settings, options, registries) as client:
+    named = [registry_itself(place) for place in where]
+    async with registry_client(settings, options, registries, named) as client:
         return [one for place in where for one in await client.search(place, term, limit)]
 
 

@@ -54,7 +54,7 @@ async def _find(
     candidates = registries.candidates(name)
     if candidates[0].tag is not None or candidates[0].digest is not None:
         raise UsageError(f"give a name without tag and digest: '{printable(name)}'")
-    async with registry_client(settings, options, registries) as client:
+    async with registry_client(settings, options, registries, candidates) as client:
         for candidate in candidates[:-1]:
             try:
                 return candidate, await client.tags(candidate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -61,7 +61,7 @@ def pull_image(
 
         return await first_of(registries, name, one)
 
-    return run_transfer(settings, options, registries, work)
+    return run_transfer(settings, options, registries, work, registries.candidates(name))
 
 
 def brought(
@@ -135,15 +135,22 @@ def registries_of_user() -> Registries:
 
 
 def run_transfer(
-    settings: Settings, options: RegistryOptions, registries: Registries, work: Work[T]
+    settings: Settings,
+    options: RegistryOptions,
+    registries: Registries,
+    work: Work[T],
+    named: Sequence[Reference],
 ) -> T:
-    """Run ``work`` with a client of registries.
+    """Run ``work`` with a client of registries; ``named`` is what the user named in them.
 
     A signal ends it: what is not complete is removed, and the exit status says which signal it was.
     """
     import trio
 
-    return trio.run(_attended, lambda: registry_client(settings, options, registries), work)
+    def make_client() -> RegistryClient:
+        return registry_client(settings, options, registries, named)
+
+    return trio.run(_attended, make_client, work)
 
 
 async def _attended(make_client: Callable[[], RegistryClient], work: Work[T]) -> T:

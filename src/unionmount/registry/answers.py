@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from contextlib import suppress
 from typing import Any
+from urllib.parse import parse_qsl, quote_plus
 
 import httpx2
 
@@ -16,12 +19,15 @@ from unionmount.errors import (
     UnionmountError,
 )
 from unionmount.reference import printable
-from unionmount.registry.http import host_of, read_body
+from unionmount.registry.http import FORM, host_of, read_body
+from unionmount.registry.redaction import HIDDEN
 from unionmount.registry.retry import Transient, retry_after
 from unionmount.registry.tuning import Tuning
 
 _MAX_BODY = 64 * 1024
 _MAX_SHOWN = 300
+_SECRET_FIELDS = frozenset({"refresh_token", "password"})
+_LEAST_SECRET = 6  # what is shorter hides nothing, and would tear words apart
 _TRANSIENT = frozenset({408, 500, 502, 503, 504})
 
 
@@ -85,5 +91,20 @@ def _one(error: object) -> str:
 
 def _hide(text: str, request: httpx2.Request) -> str:
     """A server may repeat what it was sent."""
-    secret = request.headers.get("authorization", "").partition(" ")[2]
-    return text.replace(secret, "[hidden]") if secret else text
+    for secret in sorted(_secrets(request), key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def _secrets(request: httpx2.Request) -> set[str]:
+    """What of a request is not shown: Authorization, the password in it, and those of a form."""
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    found = {value}
+    if scheme.lower() == "basic":
+        with suppress(ValueError):
+            found.add(base64.b64decode(value).decode("utf-8").partition(":")[2])
+    if request.headers.get("content-type") == FORM:
+        form = request.content.decode("ascii", "replace")
+        found |= {text for name, text in parse_qsl(form) if name in _SECRET_FIELDS}
+        found |= {quote_plus(text) for text in found}
+    return {secret for secret in found if len(secret) >= _LEAST_SECRET}

@@ -8,12 +8,14 @@ import fcntl
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from unionmount.errors import FormatError, LimitExceeded
+from unionmount.errors import FormatError
+from unionmount.files import not_regular, read_document, resolved
 from unionmount.reference import DEFAULT_REGISTRY, printable
 from unionmount.registry.helper import Helper
 from unionmount.registry.login import Login
@@ -38,7 +40,11 @@ class AuthFile:
     @classmethod
     def change(cls, path: Path, environment: Mapping[str, str], act: Callable[[AuthFile], T]) -> T:
         """Read a file, change it, and put the new one in its place at once; 0600."""
-        target = Path(os.path.realpath(path))  # a link stays a link
+        target = resolved(path)  # a link stays a link
+        with suppress(FileNotFoundError):
+            status = target.lstat()
+            if not stat.S_ISREG(status.st_mode):
+                raise not_regular(path, status.st_mode)
         if not target.parent.exists():
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(target.parent):
@@ -178,12 +184,9 @@ def read_auth_file(path: Path, environment: Mapping[str, str]) -> AuthFile | Non
     """An auth file; None where there is none."""
     where = printable(str(path))
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_FILE + 1)
+        raw = read_document(path, _MAX_FILE, environment)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    if len(raw) > _MAX_FILE:
-        raise LimitExceeded(f"{where}: larger than {_MAX_FILE} bytes")
     try:
         document = json.loads(raw) if raw.strip() else {}
     except (ValueError, RecursionError) as error:
@@ -194,13 +197,18 @@ def read_auth_file(path: Path, environment: Mapping[str, str]) -> AuthFile | Non
     return AuthFile(path, document, environment)
 
 
+def plain_registry(registry: str) -> str:
+    """One name for a registry that has several."""
+    return DEFAULT_REGISTRY if registry in _HUB_NAMES else registry
+
+
 def _plain(key: str) -> str:
     """A key of ``auths`` as ``REGISTRY[/PATH]``; with a scheme it means the whole registry."""
     scheme, separator, rest = key.partition("://")
     if separator and scheme in ("http", "https"):
         key = rest.partition("/")[0]
     host, slash, path = key.partition("/")
-    return (DEFAULT_REGISTRY if host in _HUB_NAMES else host) + slash + path
+    return plain_registry(host) + slash + path
 
 
 def _places(registry: str, repository: str) -> Iterator[str]:

@@ -25,6 +25,7 @@ from unionmount.registry.configuration import Endpoint
 from unionmount.registry.http import host_of, parts_of, refuse_encoding, translated
 from unionmount.registry.retry import Backoff, Transient
 from unionmount.registry.session import Call, Session
+from unionmount.waiting import HOW_TO_WAIT
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 _LENGTH = re.compile(r"[0-9]{1,19}")
@@ -103,13 +104,15 @@ class BlobStream:
         async with aclosing(parts_of(response)) as parts:
             while True:
                 pace.begin()
-                with translated(f"{self._what}: {host_of(response)}"):
+                with translated(f"{self._what}: {host_of(response)}", self._session.tuning):
                     part = await anext(parts, None)
                 if part is None:
                     return
                 if pace.is_too_slow(len(part)):
                     raise Transient(
-                        TransferError(f"{self._what}: {host_of(response)} is too slow: {pace}")
+                        TransferError(
+                            f"{self._what}: {host_of(response)} is too slow: {pace} ({HOW_TO_WAIT})"
+                        )
                     )
                 if skip:
                     skip, part = max(0, skip - len(part)), part[skip:]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -44,7 +43,8 @@ from unionmount.reference import DEFAULT_REGISTRY, Digest, Reference, printable
 from unionmount.registry.blobs import BlobStream
 from unionmount.registry.configuration import Endpoint, Registries
 from unionmount.registry.credentials import Credentials
-from unionmount.registry.http import Http, read_body
+from unionmount.registry.http import Http, host_of, read_body
+from unionmount.registry.links import next_link
 from unionmount.registry.search import SearchResult, matching, parse_results
 from unionmount.registry.session import Call, Session
 from unionmount.registry.tls import Trust
@@ -59,7 +59,6 @@ _ACCEPTED = ", ".join(
 )
 _HUB_SEARCH = "index.docker.io"
 _PAGE = 1000
-_NEXT = re.compile(r"""<([^<>]{1,4096})>[^,]*;\s*rel="?next"?\s*(?:[;,]|$)""", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +85,11 @@ class RegistryClient:
         tuning: Tuning | None = None,
     ) -> None:
         debug = debug or _silent
-        tuning = tuning or Tuning()
+        environment = os.environ if environment is None else environment
+        tuning = tuning or Tuning.from_environment(environment)
         self._registries = registries
         self._preferred: dict[tuple[str, str], Endpoint] = {}
-        trust = Trust(os.environ if environment is None else environment, directory=cert_dir)
+        trust = Trust(environment, directory=cert_dir)
         self._http = Http(trust, tuning, debug)
         authorizer = Authorizer(credentials, self._http, tuning, debug)
         self._session = Session(self._http, authorizer, tuning, debug, tls_verify)
@@ -332,8 +332,10 @@ class RegistryClient:
     async def _page(self, endpoint: Endpoint, call: Call, key: str) -> tuple[list[str], str | None]:
         async def read(response: httpx2.Response) -> tuple[list[str], str | None]:
             raw = await read_body(response, MAX_DOCUMENT, call.what, self._session.tuning)
-            match = _NEXT.search(", ".join(response.headers.get_list("link")))
-            following = self._session.url(endpoint, response, match[1]) if match else None
+            link = next_link(response.headers.get_list("link"), f"{call.what}: {host_of(response)}")
+            following = None
+            if link is not None:
+                following = self._session.url(endpoint, response, link)
             return list(_strings(_load(raw, call.what), key, call.what)), following
 
         return await self._session.answer(endpoint, call, read)

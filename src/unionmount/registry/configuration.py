@@ -19,7 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from unionmount.errors import FormatError, InvalidReference, LimitExceeded, RegistryError
+from unionmount.errors import FormatError, InvalidReference, RegistryError
+from unionmount.files import read_document
 from unionmount.reference import DEFAULT_REGISTRY, Reference, has_registry, printable
 
 SYSTEM = Path("/etc/containers")
@@ -124,7 +125,7 @@ class Registries:
         cls, environment: Mapping[str, str], *, system: Path = SYSTEM, cache: Path | None = None
     ) -> Self:
         """What the files of this user and machine say."""
-        settings = _Settings()
+        settings = _Settings(environment)
         for path in _files(environment, system):
             settings.add(path)
         for path in _recorded(environment, cache):
@@ -171,6 +172,14 @@ class Registries:
         ]
         return [*mirrors, Endpoint(rule.moved(ref, rule.location), rule.insecure)]
 
+    def places(self, ref: Reference) -> set[str]:
+        """The registries that are meant by the one in ``ref``: itself, and where it is located."""
+        try:
+            endpoints = self.endpoints(ref)
+        except (RegistryError, FormatError):  # told when it is asked for
+            endpoints = []
+        return {ref.registry, *(one.registry for one in endpoints if not one.mirror)}
+
     def is_insecure(self, registry: str) -> bool:
         """Whether a registry as a whole may be asked over plain HTTP; RegistryError if blocked."""
         found = [rule for rule in self.rules if rule.matched(registry) == len(registry)]
@@ -191,7 +200,8 @@ class Registries:
 class _Settings:
     """What has been read so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
         self.search: list[str] | None = None
         self.aliases: dict[str, str] = {}
         self.rules: dict[str, Rule] = {}
@@ -199,7 +209,7 @@ class _Settings:
 
     def add(self, path: Path) -> None:
         """Read one more file, over what is there."""
-        table = _read(path)
+        table = _read(path, self._environment)
         if table is None:
             return
         search = table.strings("unqualified-search-registries")
@@ -220,7 +230,7 @@ class _Settings:
 
     def add_recorded(self, path: Path) -> None:
         """Read aliases that another tool has recorded."""
-        table = _read(path)
+        table = _read(path, self._environment)
         if table is not None:
             self._add_aliases(table)
 
@@ -348,16 +358,13 @@ class _Table:
         return [replace(self, values=one) for one in value]
 
 
-def _read(path: Path) -> _Table | None:
+def _read(path: Path, environment: Mapping[str, str]) -> _Table | None:
     """The file, taken apart; None where there is none."""
     where = printable(str(path))
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_FILE + 1)
+        raw = read_document(path, _MAX_FILE, environment)
     except FileNotFoundError:
         return None
-    if len(raw) > _MAX_FILE:
-        raise LimitExceeded(f"{where}: larger than {_MAX_FILE} bytes")
     try:
         return _Table(tomllib.loads(raw.decode("utf-8")), where)
     except (ValueError, RecursionError) as error:

@@ -15,14 +15,14 @@ Within a file, a helper that is named for the registry counts (``credHelpers``),
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from unionmount.errors import NotFoundError
 from unionmount.reference import printable
-from unionmount.registry.authfile import AuthFile, read_auth_file
+from unionmount.registry.authfile import AuthFile, plain_registry, read_auth_file
 from unionmount.registry.configuration import config_home, home
 from unionmount.registry.login import Login
 
@@ -38,6 +38,7 @@ class Credentials:
     files: tuple[Path, ...] = ()
     given: Login | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+    given_for: frozenset[str] | None = None  # the registries that ``given`` is for; None: all
 
     @classmethod
     def load(
@@ -46,15 +47,20 @@ class Credentials:
         authfile: str | Path | None = None,
         creds: tuple[str, str] | None = None,
         *,
+        creds_for: Iterable[str] | None = None,
         create: bool = False,
     ) -> Self:
-        """The places that count for this user; ``create`` lets the file be made later."""
+        """The places that count for this user; ``create`` lets the file be made later.
+
+        ``creds`` is for the registries ``creds_for``, and no other one that a command talks to.
+        """
         given = Login(*creds) if creds is not None else None
         if authfile is not None and not create and not Path(authfile).exists():
             raise NotFoundError(f"{printable(str(authfile))}: no such file (--authfile)")
         explicit = authfile or environment.get("REGISTRY_AUTH_FILE")
         files = (Path(explicit),) if explicit else tuple(_usual_files(environment))
-        return cls(files, given, environment)
+        known_as = None if creds_for is None else frozenset(map(plain_registry, creds_for))
+        return cls(files, given, environment, known_as)
 
     @property
     def primary(self) -> Path:
@@ -74,7 +80,7 @@ class Credentials:
         A credential helper may take a while: ``check`` is called meanwhile and may raise. What was
         given on the command line is for the registry that was named, and for no ``mirror`` of it.
         """
-        if self.given is not None and not mirror:
+        if self.given is not None and not mirror and self._is_for(registry):
             return self.given
         for path in self.files:
             file = read_auth_file(path, self.environment)
@@ -82,6 +88,9 @@ class Credentials:
             if login is not None:
                 return login
         return None
+
+    def _is_for(self, registry: str) -> bool:
+        return self.given_for is None or plain_registry(registry) in self.given_for
 
     def store(self, place: str, login: Login) -> Path:
         """Keep a login for ``REGISTRY[/PATH]``; returns the file."""

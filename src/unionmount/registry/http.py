@@ -1,7 +1,8 @@
 """Requests over HTTP/1.1 and HTTP/2: redirects, time-outs, and bodies of bounded size.
 
 What goes wrong on the way is a ``Transient``; a certificate that is not believed is not. A redirect
-is followed a few times, never from TLS to plain HTTP, and Authorization stays at its origin.
+is followed a few times, never from TLS to plain HTTP; Authorization stays at its origin, and so
+does a request whose body is a secret. Whatever a request waits for, it ends without progress.
 """
 
 from __future__ import annotations
@@ -9,31 +10,39 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from http.cookiejar import DefaultCookiePolicy
-from typing import Self
+from http.cookiejar import CookieJar
+from typing import Any, Self
 
 import httpx2
 import trio
 
-from unionmount.errors import LimitExceeded, RegistryError, TransferError
+from unionmount.errors import LimitExceeded, RegistryError, TransferError, UsageError
 from unionmount.reference import printable
 from unionmount.registry.redaction import shown_answer, shown_request, shown_url
 from unionmount.registry.retry import Transient
 from unionmount.registry.tls import Trust
 from unionmount.registry.tuning import Tuning
+from unionmount.waiting import HOW_TO_WAIT
 
-Body = bytes | Callable[[], AsyncIterator[bytes]]
+Body = bytes | Callable[[], AsyncGenerator[bytes, None]]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_URL = 16 * 1024
+_MAX_FIELDS = 256
+_MAX_HEAD = 64 * 1024  # bytes of all fields
 _PIECE = 1024 * 1024
+_SENT_AT_ONCE = 64 * 1024  # of an upload: so much has to be taken within the time of silence
 _CLOSING = 5.0  # seconds that closing connections may take
 _AGENT = "unionmount"
+
+FORM = "application/x-www-form-urlencoded"
+"""What a body is said to be that holds fields of a form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +58,14 @@ class Outgoing:
     what: str = ""  # for messages
     patient: bool = False  # the answer may take as long as a registry moves a blob
     bulk: bool = False  # many bytes: over HTTP/1.1, which costs a fraction of HTTP/2 in Python
+    secret: bool = False  # the body is one: no other origin gets it
+    elsewhere: bool = False  # a redirect led to another origin
 
     def redirected(self, location: str, status: int) -> Self:
         """The request that a redirect asks for; RegistryError where it must not be followed."""
         here = parse_url(self.url)
+        if len(location) > _MAX_URL:  # taking it apart may cost more than its length
+            raise RegistryError(f"{here.host}: redirects to more than {_MAX_URL} characters")
         try:
             there = here.join(location)
         except (httpx2.InvalidURL, ValueError) as error:
@@ -65,15 +78,27 @@ class Outgoing:
         if self.method not in ("GET", "HEAD") and status not in (307, 308):
             raise RegistryError(f"{where}, with status {status} for {self.method}")
         keep = origin(here) == origin(there)
+        if self.secret and not keep:
+            raise SecretRedirected(
+                f"{self.what or here.host}: {_shown_origin(here)} redirects to "
+                f"{_shown_origin(there)} what holds a secret; that is not sent to another server"
+            )
         return replace(
             self,
             url=str(there.copy_with(userinfo=b"")),
             authorization=self.authorization if keep else None,
+            elsewhere=self.elsewhere or not keep,
         )
+
+
+class SecretRedirected(RegistryError):
+    """A server sends a request on whose body is for that server alone."""
 
 
 def parse_url(text: str) -> httpx2.URL:
     """A URL that a server gave; RegistryError where it is none."""
+    if len(text) > _MAX_URL:
+        raise RegistryError(f"more than {_MAX_URL} characters: '{printable(text[:200])}'")
     try:
         return httpx2.URL(text)
     except (httpx2.InvalidURL, ValueError) as error:
@@ -91,6 +116,11 @@ def origin(url: httpx2.URL) -> tuple[str, str, int]:
     return url.scheme, url.host.lower(), url.port or default
 
 
+def _shown_origin(url: httpx2.URL) -> str:
+    scheme, host, port = origin(url)
+    return printable(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"[:300])
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host, without port, is this machine by its name."""
     host = host.strip("[]").lower()
@@ -102,15 +132,98 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _read_large_pieces() -> None:
+_FIELD = re.compile(
+    rb"(?P<field_name>[-!#$%&'*+.^_`|~0-9a-zA-Z]++):[ \t]*+"
+    rb"(?P<field_value>(?:[^\x00\s]++(?:[ \t]++[^\x00\s]++)*+)?+)[ \t]*+"
+)
+_CHUNK = re.compile(rb"(?P<chunk_size>[0-9A-Fa-f]{1,20}+)(?P<chunk_ext>;[^\r\n]*+)?+[ \t]*+\r\n")
+
+
+def _adjust_parser() -> None:
     """Have HTTP/1.1 read what has arrived, up to a megabyte; 64 KiB cost a tenth of a pull.
 
-    There is no option for that. Where the library has changed, it is as fast as it is.
+    And parse it in linear time: of a field that is a megabyte of blanks, h11's own expressions make
+    half an hour, in which no limit is looked at. There is no option for either. Where the libraries
+    have changed, they are as they are; a test tells.
     """
     with suppress(ImportError, AttributeError):
+        from h11 import _readers  # noqa: PLC0415
         from httpcore2._async.http11 import AsyncHTTP11Connection  # noqa: PLC0415
 
+        if {"field_name", "field_value"} == set(_readers.header_field_re.groupindex):
+            _readers.header_field_re = _FIELD
+        if {"chunk_size", "chunk_ext"} == set(_readers.chunk_header_re.groupindex):
+            _readers.chunk_header_re = _CHUNK
         AsyncHTTP11Connection.READ_NUM_BYTES = max(AsyncHTTP11Connection.READ_NUM_BYTES, _PIECE)
+
+
+class _NoCookies(CookieJar):
+    """Takes none and sends none; does not even parse them."""
+
+    def extract_cookies(self, response: Any, request: Any) -> None:
+        pass
+
+    def add_cookie_header(self, request: Any) -> None:
+        pass
+
+
+class _Waiting:
+    """What a request waits for, and until when; lets it end there.
+
+    Up to the head of the answer there is one limit for everything, over all redirects. An upload
+    may take as long as it moves on: each piece of it has a limit, then the answer has another.
+    """
+
+    def __init__(self, tuning: Tuning, *, patient: bool) -> None:
+        self._tuning = tuning
+        self._patient = patient
+        self._limit = tuning.patience if patient else tuning.answer
+        self.scope = trio.CancelScope(deadline=trio.current_time() + self._limit)
+        self._sending = False
+        self._step = "connection.connect_tcp"
+
+    def again(self) -> trio.CancelScope:
+        """The scope of the next request; its end is where the first one's was."""
+        deadline = self.scope.deadline
+        if self._patient:
+            deadline = trio.current_time() + self._limit
+        self.scope = trio.CancelScope(deadline=deadline)
+        self._sending = False
+        return self.scope
+
+    async def pieces(self, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """The body of an upload, in pieces that have to be taken one after the other."""
+        async with aclosing(body) as chunks:
+            async for chunk in chunks:
+                for start in range(0, len(chunk), _SENT_AT_ONCE):
+                    self._sending = True
+                    self._until(self._tuning.silence)
+                    yield chunk[start : start + _SENT_AT_ONCE]
+                self._sending = False
+                self.scope.deadline = float("inf")  # what comes next may be slow to read
+        self._until(self._tuning.patience)
+
+    def _until(self, seconds: float) -> None:
+        self._limit = seconds
+        self.scope.deadline = trio.current_time() + seconds
+
+    async def note(self, event: str, _details: object) -> None:
+        """Be told by the library where it is."""
+        name, _, state = event.rpartition(".")
+        if state == "started":
+            self._step = name
+
+    def failure(self, where: str) -> Transient:
+        """Why it ended."""
+        if self._sending:
+            text = f"takes less than {_SENT_AT_ONCE // 1024} KiB in {self._limit:g} s"
+        elif self._step.endswith("connect_tcp"):
+            text = f"no connection in {self._limit:g} s"
+        elif self._step.endswith("start_tls"):
+            text = f"no TLS handshake in {self._limit:g} s"
+        else:
+            text = f"no answer in {self._limit:g} s"
+        return Transient(TransferError(f"{where}: {text} ({HOW_TO_WAIT})"))
 
 
 class Http:
@@ -122,7 +235,7 @@ class Http:
         self._debug = debug
         self._reached: set[str] = set()  # hosts that have answered
         self._clients: dict[tuple[ssl.SSLContext, bool], httpx2.AsyncClient] = {}
-        _read_large_pieces()
+        _adjust_parser()
 
     async def aclose(self) -> None:
         """Close all connections, even when cancelled."""
@@ -134,8 +247,9 @@ class Http:
     @asynccontextmanager
     async def send(self, outgoing: Outgoing) -> AsyncIterator[httpx2.Response]:
         """The answer, with its body not yet read, after redirects."""
+        waiting = _Waiting(self._tuning, patient=outgoing.patient)
         for _ in range(self._tuning.redirects + 1):
-            response = await self._send_once(outgoing)
+            response = await self._send_once(outgoing, waiting)
             try:
                 location = response.headers.get("location")
                 if response.status_code not in _REDIRECTS or location is None:
@@ -148,33 +262,40 @@ class Http:
             f"{shown_url(outgoing.url)}: more than {self._tuning.redirects} redirects"
         )
 
-    async def _send_once(self, outgoing: Outgoing) -> httpx2.Response:
+    async def _send_once(self, outgoing: Outgoing, waiting: _Waiting) -> httpx2.Response:
         url = parse_url(outgoing.url)
         host = url.netloc.decode("ascii", "replace")
-        client = self._client(host, insecure=outgoing.insecure, bulk=outgoing.bulk)
+        client = self._client(host, outgoing)
         headers = {name.lower(): value for name, value in outgoing.headers.items()}
         if outgoing.authorization is not None:
             headers["authorization"] = outgoing.authorization
         self._debug(f"> {outgoing.method} {shown_url(outgoing.url)}{shown_request(headers)}")
-        body = outgoing.body() if callable(outgoing.body) else outgoing.body
-        timeout = self._timeout(patient=outgoing.patient)
+        body = waiting.pieces(outgoing.body()) if callable(outgoing.body) else outgoing.body
         request = client.build_request(
-            outgoing.method, url, headers=headers, content=body, timeout=timeout
+            outgoing.method,
+            url,
+            headers=headers,
+            content=body,
+            timeout=self._timeout(patient=outgoing.patient),
+            extensions={"trace": waiting.note},
         )
-        # An upload takes as long as it takes; each write has its own limit.
-        limit = float("inf") if outgoing.patient else self._tuning.answer
         where = f"{outgoing.what}: {host}" if outgoing.what else host
-        with translated(where, reached=host in self._reached):
+        with translated(where, self._tuning, reached=host in self._reached):
             response = None
-            with trio.move_on_after(limit):
+            with waiting.again():
                 response = await client.send(request, stream=True, auth=None)
             if response is None:
-                raise Transient(TransferError(f"{where}: no answer in {limit:g} s"))
+                raise waiting.failure(where)
         self._reached.add(host)
         self._debug(
             f"< {response.status_code} {shown_url(outgoing.url)} "
             f"{response.http_version}{shown_answer(response.headers)}"
         )
+        try:
+            _check_head(response, where)
+        except RegistryError:
+            await response.aclose()
+            raise
         return response
 
     def _timeout(self, *, patient: bool) -> httpx2.Timeout:
@@ -182,22 +303,49 @@ class Http:
         read = tuning.patience if patient else tuning.silence
         return httpx2.Timeout(tuning.silence, connect=tuning.connect, read=read, pool=None)
 
-    def _client(self, host: str, *, insecure: bool, bulk: bool) -> httpx2.AsyncClient:
-        context = self._trust.context(host, insecure=insecure, bulk=bulk)
+    def _client(self, host: str, outgoing: Outgoing) -> httpx2.AsyncClient:
+        context = self._trust.context(
+            host,
+            insecure=outgoing.insecure,
+            bulk=outgoing.bulk,
+            elsewhere=outgoing.elsewhere,
+        )
         # What is meant for this machine, and may be plain, is not shown to a proxy.
         key = (context, is_loopback(parse_url(f"http://{host}").host))
         client = self._clients.get(key)
         if client is None:
-            client = httpx2.AsyncClient(
-                verify=context,
-                http2=not bulk,
-                headers={"user-agent": _AGENT, "accept-encoding": "identity"},
-                follow_redirects=False,
-                trust_env=not key[1],
-            )
-            client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+            try:
+                client = _new_client(context, http2=not outgoing.bulk, proxies=not key[1])
+            except (ValueError, TypeError, ImportError, httpx2.InvalidURL) as error:
+                # Its text may hold the proxy's password.
+                raise UsageError(
+                    "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is no address of a proxy "
+                    "(http://, https:// or socks5://)"
+                ) from error
             self._clients[key] = client
         return client
+
+
+def _new_client(context: ssl.SSLContext, *, http2: bool, proxies: bool) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(
+        verify=context,
+        http2=http2,
+        headers={"user-agent": _AGENT, "accept-encoding": "identity"},
+        cookies=_NoCookies(),
+        follow_redirects=False,
+        trust_env=proxies,
+    )
+
+
+def _check_head(response: httpx2.Response, where: str) -> None:
+    """RegistryError where the head of an answer is larger than any that makes sense."""
+    fields = response.headers.raw
+    size = sum(len(name) + len(value) for name, value in fields)
+    if len(fields) > _MAX_FIELDS or size > _MAX_HEAD:
+        raise RegistryError(
+            f"{where}: answers with {len(fields)} header fields of {size} bytes, more than "
+            f"{_MAX_FIELDS} or {_MAX_HEAD}"
+        )
 
 
 async def read_body(response: httpx2.Response, limit: int, what: str, tuning: Tuning) -> bytes:
@@ -206,7 +354,7 @@ async def read_body(response: httpx2.Response, limit: int, what: str, tuning: Tu
     size = 0
     where = f"{what}: {host_of(response)}"
     refuse_encoding(response, what)
-    with translated(where):
+    with translated(where, tuning):
         with trio.move_on_after(tuning.answer) as scope:
             async with aclosing(parts_of(response)) as arriving:
                 async for part in arriving:
@@ -215,7 +363,12 @@ async def read_body(response: httpx2.Response, limit: int, what: str, tuning: Tu
                     if size > limit:
                         raise LimitExceeded(f"{where} sends more than {limit} bytes")
         if scope.cancelled_caught:
-            raise Transient(TransferError(f"{where}: no whole answer in {tuning.answer:g} s"))
+            raise Transient(
+                TransferError(
+                    f"{where}: no whole answer in {tuning.answer:g} s, but {size} bytes "
+                    f"({HOW_TO_WAIT})"
+                )
+            )
     return b"".join(parts)
 
 
@@ -244,7 +397,7 @@ def refuse_encoding(response: httpx2.Response, what: str) -> None:
 
 
 @contextmanager
-def translated(where: str, *, reached: bool = True) -> Iterator[None]:
+def translated(where: str, tuning: Tuning, *, reached: bool = True) -> Iterator[None]:
     """Turn what httpx2 raises into what is told, and tell what may be tried again.
 
     A host that has never been ``reached`` is not there, rather than busy.
@@ -252,7 +405,7 @@ def translated(where: str, *, reached: bool = True) -> Iterator[None]:
     try:
         yield
     except httpx2.HTTPError as error:
-        failure = _failure(where, error)
+        failure = _late(where, error, tuning) or _failure(where, error)
         if isinstance(failure, Transient) and not reached and _is_absent(error):
             failure = failure.error
         raise failure from error
@@ -269,17 +422,22 @@ def _is_absent(error: httpx2.HTTPError) -> bool:
 _NOT_TLS = frozenset(
     {"HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"}
 )
-_TIMEOUTS = {
-    httpx2.ConnectTimeout: "can't be connected to in time",
-    httpx2.ReadTimeout: "is silent for too long",
-    httpx2.WriteTimeout: "takes nothing for too long",
-}
+
+
+def _late(host: str, error: httpx2.HTTPError, tuning: Tuning) -> Exception | None:
+    """What is told where the library's own limits ended it; None where something else did."""
+    if isinstance(error, httpx2.ConnectTimeout):
+        text = f"can't be connected to in {tuning.connect:g} s"
+    elif isinstance(error, httpx2.ReadTimeout):
+        text = f"is silent for {tuning.silence:g} s"
+    elif isinstance(error, httpx2.WriteTimeout):
+        text = f"takes nothing for {tuning.silence:g} s"
+    else:
+        return None
+    return Transient(TransferError(f"{host} {text} ({HOW_TO_WAIT})"))
 
 
 def _failure(host: str, error: httpx2.HTTPError) -> Exception:
-    for kind, text in _TIMEOUTS.items():
-        if isinstance(error, kind):
-            return Transient(TransferError(f"{host} {text}"))
     cause = _root(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
         return UntrustedCertificate(f"{host}: {printable(cause.verify_message)}")

@@ -7,11 +7,13 @@ host counts.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unionmount.errors import FormatError
+from unionmount.files import open_regular, opened_for_library
 from unionmount.reference import printable
 from unionmount.registry.configuration import config_home
 
@@ -30,18 +32,39 @@ class Trust:
     ) -> None:
         self._directory = directory
         self._searched = (config_home(environment) / "containers" / "certs.d", *system)
-        self._contexts: dict[tuple[Path | None, bool, bool], ssl.SSLContext] = {}
+        self._certificates = environment.get("SSL_CERT_FILE")
+        self._contexts: dict[tuple[Path | None, bool, bool, bool], ssl.SSLContext] = {}
 
-    def context(self, host: str, *, insecure: bool, bulk: bool = False) -> ssl.SSLContext:
+    def context(
+        self, host: str, *, insecure: bool, bulk: bool = False, elsewhere: bool = False
+    ) -> ssl.SSLContext:
         """How to speak TLS with ``HOST[:PORT]``; ``insecure`` believes everybody.
 
         Contexts for ``bulk`` are others: what the two offer in their handshakes (ALPN) differs.
+        ``elsewhere`` is where a registry has sent us: it does not see the client certificates of a
+        directory that was named for the registry.
         """
         directory = self._directory or self._of_host(host)
-        key = (directory, insecure, bulk)
+        anonymous = elsewhere and self._directory is not None
+        key = (directory, insecure, bulk, anonymous)
         if key not in self._contexts:
-            self._contexts[key] = _context(directory, insecure=insecure)
+            self._contexts[key] = self._context(directory, insecure=insecure, anonymous=anonymous)
         return self._contexts[key]
+
+    def _context(
+        self, directory: Path | None, *, insecure: bool, anonymous: bool
+    ) -> ssl.SSLContext:
+        if self._certificates and Path(self._certificates).exists():
+            os.close(open_regular(self._certificates))  # OpenSSL would wait for a FIFO
+        context = ssl.create_default_context()  # of the system, or SSL_CERT_FILE and SSL_CERT_DIR
+        if insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if directory is not None:
+            for path in sorted(directory.iterdir()):
+                if path.suffix == ".crt" or not anonymous:
+                    _add(context, path)
+        return context
 
     def _of_host(self, host: str) -> Path | None:
         if "/" in host or host in ("", ".", ".."):
@@ -55,28 +78,19 @@ class Trust:
         return None
 
 
-def _context(directory: Path | None, *, insecure: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context()  # of the system, or SSL_CERT_FILE and SSL_CERT_DIR
-    if insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if directory is not None:
-        for path in sorted(directory.iterdir()):
-            _add(context, path)
-    return context
-
-
 def _add(context: ssl.SSLContext, path: Path) -> None:
     where = printable(str(path))
     try:
         if path.suffix == ".crt":
-            context.load_verify_locations(path)
+            with opened_for_library(path) as name:
+                context.load_verify_locations(name)
         elif path.suffix == ".cert":
             key = path.with_suffix(".key")
             if not key.exists():
                 raise FormatError(f"{where}: no key beside the certificate ({printable(key.name)})")
             # Without a password of our own, OpenSSL would ask on the terminal.
-            context.load_cert_chain(path, key, password=b"")
+            with opened_for_library(path) as name, opened_for_library(key) as key_name:
+                context.load_cert_chain(name, key_name, password=b"")
         elif path.suffix == ".key" and not path.with_suffix(".cert").exists():
             raise FormatError(f"{where}: no certificate beside the key")
     except ssl.SSLError as error:

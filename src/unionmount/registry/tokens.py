@@ -24,7 +24,7 @@ from unionmount.registry.answers import failure
 from unionmount.registry.challenge import Challenge, parse_challenges
 from unionmount.registry.configuration import Endpoint
 from unionmount.registry.credentials import Credentials, Login
-from unionmount.registry.http import Http, Outgoing, is_loopback, parse_url, read_body
+from unionmount.registry.http import FORM, Http, Outgoing, is_loopback, parse_url, read_body
 from unionmount.registry.redaction import shown_url
 from unionmount.registry.retry import Backoff, Transient
 from unionmount.registry.tuning import Tuning
@@ -209,9 +209,9 @@ def _token_request(
         form += [("scope", " ".join(scopes))] if scopes else []
         form += [("client_id", _CLIENT), ("grant_type", "refresh_token")]
         form += [("refresh_token", login.identity_token)]
-        headers = {"content-type": "application/x-www-form-urlencoded"}
+        headers = {"content-type": FORM}
         body = urlencode(form).encode("ascii")
-        return Outgoing("POST", str(realm), headers, body=body)
+        return Outgoing("POST", str(realm), headers, body=body, secret=True)
     if login is not None:
         fields = [("account", login.username), *fields]
     url = realm.copy_merge_params(httpx2.QueryParams([*realm.params.multi_items(), *fields]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, replace
 
 import httpx2
@@ -119,7 +119,7 @@ class Upload:
             self._check_taken(response)
             return await self._location(response)
 
-    async def _stream(self, skip: int) -> AsyncIterator[bytes]:
+    async def _stream(self, skip: int) -> AsyncGenerator[bytes, None]:
         chunks = self._chunks()
         sent = 0
         while True:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from typing import TYPE_CHECKING
 
 from unionmount.closing import Closing
@@ -18,9 +17,11 @@ from unionmount.errors import (
     InvalidReference,
     LimitExceeded,
     NotFoundError,
+    NotRegular,
     SizeMismatch,
     UnionmountError,
 )
+from unionmount.files import open_below
 from unionmount.image import (
     MAX_DOCUMENT,
     Descriptor,
@@ -48,7 +49,7 @@ _FULL_NAME = "io.containerd.image.name"
 
 
 class DirectoryFiles:
-    """Files below a directory; neither symlinks nor anything but regular files are opened."""
+    """Files below a directory; no symlink is followed, and only regular files are opened."""
 
     def __init__(self, path: Path) -> None:
         self.what = printable(str(path))
@@ -68,10 +69,13 @@ class DirectoryFiles:
     def size(self, path: str) -> int | None:
         """Bytes of a regular file."""
         try:
-            status = os.stat(path, dir_fd=self._root, follow_symlinks=False)
-        except OSError:
+            fd = open_below(self._root, path, self.what)
+        except (OSError, NotRegular):
             return None
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
+        try:
+            return os.fstat(fd).st_size
+        finally:
+            os.close(fd)
 
     def read(self, path: str) -> bytes | None:
         """A document."""
@@ -85,9 +89,8 @@ class DirectoryFiles:
             os.close(fd)
 
     def _open_file(self, path: str) -> int | None:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            fd = os.open(path, flags, dir_fd=self._root)
+            return open_below(self._root, path, self.what)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -95,10 +98,6 @@ class DirectoryFiles:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise UnionmountError(f"{where}: {reason_of(error)}") from error
             raise FormatError(f"{where}: {os.strerror(error.errno or 0)}") from None
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            return fd
-        os.close(fd)
-        raise FormatError(f"{self.what}: '{printable(path)}' is not a regular file")
 
     def check_unchanged(self) -> None:
         """FormatError where an opened file has changed."""
