@@ -156,19 +156,27 @@ def matches(name: Reference, pattern: str) -> bool:
 
 
 def _pattern(pattern: str) -> str:
-    """A pattern of a path (Go's ``path.Match``) as a regular expression."""
-    parts = re.split(r"(\*|\?|\[[^\]]+\])", pattern)
-    found = []
+    """A pattern of a path (Go's ``path.Match``) as a regular expression.
+
+    What stands behind a star is looked for once, from the left, and never again: a pattern of many
+    stars would else try all ways to share a name among them.
+    """
+    parts = re.split(r"(\*+|\?|\[[^\]]+\])", pattern)
+    pieces = [""]  # between stars
     for part in parts:
-        if part == "*":
-            found.append("[^/]*")
+        if part.startswith("*"):
+            pieces.append("")
         elif part == "?":
-            found.append("[^/]")
+            pieces[-1] += "[^/]"
         elif part.startswith("[") and part.endswith("]") and len(part) > 2:
-            found.append(fnmatch.translate(part)[4:-3])
+            pieces[-1] += fnmatch.translate(part)[4:-3]
         else:
-            found.append(re.escape(part))
-    return "".join(found)
+            pieces[-1] += re.escape(part)
+    first, *middle = pieces
+    if not middle:
+        return first
+    *middle, last = middle
+    return first + "".join(f"(?>[^/]*?{piece})" for piece in middle) + f"[^/]*{last}"
 
 
 def _moment(text: str) -> float:

@@ -27,12 +27,17 @@ class _Malformed(Exception):
 def next_link(values: Iterable[str], what: str) -> str | None:
     """Where the next page is, as the header has it; None where this is the last one.
 
-    A link without ``rel`` is the next page, too: that is how other clients take it.
+    Where no link says so, one without ``rel`` is: that is how other clients take it.
     """
-    found: list[str] = []
+    said: list[str] = []
+    bare: list[str] = []
     for value in values:
         try:
-            found += [target for target, rel in _links(value) if rel is None or "next" in rel]
+            for target, rel in _links(value):
+                if rel is None:
+                    bare.append(target)
+                elif "next" in rel:
+                    said.append(target)
         except _Malformed:
             text = value.lower()
             if "next" in text or "rel" not in text:
@@ -40,6 +45,7 @@ def next_link(values: Iterable[str], what: str) -> str | None:
                     f"{what}: Link can't be understood, so the list may be longer: "
                     f"'{printable(value[:200])}'"
                 ) from None
+    found = said or bare
     if len(set(found)) > 1:
         raise RegistryError(f"{what}: Link names {len(set(found))} next pages")
     return found[0] if found else None

@@ -5,7 +5,17 @@ All of them listen on loopback, at ports that the kernel chose, and end with the
 
 from registry.servers.distribution import DockerRegistry, htpasswd
 from registry.servers.proxy import FaultProxy, Seen
+from registry.servers.raw import Connection, RawServer
 from registry.servers.tls import Authority
 from registry.servers.tokens import TokenServer
 
-__all__ = ["Authority", "DockerRegistry", "FaultProxy", "Seen", "TokenServer", "htpasswd"]
+__all__ = [
+    "Authority",
+    "Connection",
+    "DockerRegistry",
+    "FaultProxy",
+    "RawServer",
+    "Seen",
+    "TokenServer",
+    "htpasswd",
+]
