@@ -17,7 +17,6 @@ from unionmount.errors import (
     InvalidReference,
     LimitExceeded,
     NotFoundError,
-    NotRegular,
     SizeMismatch,
     UnionmountError,
 )
@@ -67,10 +66,10 @@ class DirectoryFiles:
         return self._open[path][0]
 
     def size(self, path: str) -> int | None:
-        """Bytes of a regular file."""
+        """Bytes of a regular file; FormatError where something else is there, or on the way."""
         try:
             fd = open_below(self._root, path, self.what)
-        except (OSError, NotRegular):
+        except OSError:
             return None
         try:
             return os.fstat(fd).st_size
