@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 __all__ = ["VERSION", "OpenBlob", "Store", "StoredImage", "additional_stores", "default_root"]
 
 ADDITIONAL_VARIABLE = "UNIONMOUNT_ADDITIONAL_STORES"
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _IDENTITY = tuple(field.name for field in fields(FileIdentity))
 _MAX_ORIGIN = 64 * 1024
 _INDEX_VERSION = 1  # of the keys of in-place indexes: what the key says must be what is meant
@@ -228,7 +229,7 @@ class Store:
         Not to be taken twice by one thread; not for long.
         """
         with storing(self.root / "lock"):
-            fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.root / "lock", _LOCK_FLAGS, 0o600)
         try:
             with storing(self.root / "lock"):
                 fcntl.flock(fd, fcntl.LOCK_EX)

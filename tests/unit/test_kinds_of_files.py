@@ -305,11 +305,11 @@ WITHIN = {
 def test_configuration(home: Path, tmp_path: Path, name: str) -> None:
     where, words = WITHIN[name]
     cases = []
-    for number, kind in enumerate(ODD.values()):
+    for number, odd in enumerate(ODD.values()):
         user = tmp_path / str(number)
         path = user / where
         path.parent.mkdir(parents=True)
-        kind.make(path)
+        odd.make(path)
         if path.suffix == ".cert":
             path.with_suffix(".key").touch()
         if path.suffix == ".key":
