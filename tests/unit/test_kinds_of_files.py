@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -426,6 +427,21 @@ def test_load_reads_a_fifo_that_somebody_writes_to(tmp_path: Path) -> None:
     with subprocess.Popen(["sh", "-c", script]):
         cli = CommandLine(environment={"UNIONMOUNT_ROOT": str(tmp_path / "store")})
         assert cli.run("load", "-q", "-i", tmp_path / "fifo").stdout.startswith("sha256:")
+
+
+def test_waiting_for_a_fifo_can_be_interrupted(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    command = [sys.executable, "-m", "unionmount", "load", "-i", str(fifo)]
+    own = {"UNIONMOUNT_ROOT": str(tmp_path / "store"), "UNIONMOUNT_TIMEOUT": "300"}
+    with subprocess.Popen(command, env=os.environ | own, stderr=subprocess.PIPE) as process:
+        held = Path(f"/proc/{process.pid}/fd")
+        while not any(os.path.realpath(one) == str(fifo) for one in held.iterdir()):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error.strip()) == (130, b"")
+    assert list((tmp_path / "store/tmp").iterdir()) == []
 
 
 def test_a_fifo_may_be_waited_for(tmp_path: Path) -> None:

@@ -58,13 +58,14 @@ class RawServer:
         self._behaviour = behaviour
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._open: set[socket.socket] = set()  # guarded by _lock
+        self._lock = threading.Lock()
         self._listener = socket.socket()
         if receive:  # bytes that the kernel takes for a server that does not read
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
         self._listener.bind((host, 0))
         self._listener.listen(64)
         self.address = f"{host}:{self._listener.getsockname()[1]}"
-        self.accepted = 0
 
     def __enter__(self) -> Self:
         self._start(self._accept)
@@ -79,6 +80,10 @@ class RawServer:
         self._closing.set()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            for stream in self._open:
+                with suppress(OSError):
+                    stream.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
         self._listener.close()
@@ -94,10 +99,16 @@ class RawServer:
                 stream, _ = self._listener.accept()
             except OSError:
                 return
-            self.accepted += 1
+            with self._lock:
+                self._open.add(stream)
             self._start(self._serve, stream)
 
     def _serve(self, stream: socket.socket) -> None:
         stream.settimeout(_LONGEST)
-        with stream, suppress(OSError, ValueError):
-            self._behaviour(Connection(stream, self._closing))
+        try:
+            with suppress(OSError, ValueError):
+                self._behaviour(Connection(stream, self._closing))
+        finally:
+            with self._lock:
+                self._open.discard(stream)
+            stream.close()
