@@ -213,13 +213,23 @@ class _Waiting:
         if state == "started":
             self._step = name
 
+    @property
+    def is_connecting(self) -> bool:
+        """Whether it waits for a connection, of which looking up the name is a part."""
+        return self._step.endswith("connect_tcp")
+
+    @property
+    def is_shaking_hands(self) -> bool:
+        """Whether it waits for TLS."""
+        return self._step.endswith("start_tls")
+
     def failure(self, where: str) -> Transient:
         """Why it ended."""
         if self._sending:
             text = f"takes less than {_SENT_AT_ONCE // 1024} KiB in {self._limit:g} s"
-        elif self._step.endswith("connect_tcp"):
+        elif self.is_connecting:
             text = f"no connection in {self._limit:g} s"
-        elif self._step.endswith("start_tls"):
+        elif self.is_shaking_hands:
             text = f"no TLS handshake in {self._limit:g} s"
         else:
             text = f"no answer in {self._limit:g} s"
@@ -280,7 +290,7 @@ class Http:
             extensions={"trace": waiting.note},
         )
         where = f"{outgoing.what}: {host}" if outgoing.what else host
-        with translated(where, self._tuning, reached=host in self._reached):
+        with translated(where, self._tuning, reached=host in self._reached, waiting=waiting):
             response = None
             with waiting.again():
                 response = await client.send(request, stream=True, auth=None)
@@ -397,7 +407,9 @@ def refuse_encoding(response: httpx2.Response, what: str) -> None:
 
 
 @contextmanager
-def translated(where: str, tuning: Tuning, *, reached: bool = True) -> Iterator[None]:
+def translated(
+    where: str, tuning: Tuning, *, reached: bool = True, waiting: _Waiting | None = None
+) -> Iterator[None]:
     """Turn what httpx2 raises into what is told, and tell what may be tried again.
 
     A host that has never been ``reached`` is not there, rather than busy.
@@ -405,7 +417,8 @@ def translated(where: str, tuning: Tuning, *, reached: bool = True) -> Iterator[
     try:
         yield
     except httpx2.HTTPError as error:
-        failure = _late(where, error, tuning) or _failure(where, error)
+        shaking = waiting is not None and waiting.is_shaking_hands
+        failure = _late(where, error, tuning, shaking=shaking) or _failure(where, error)
         if isinstance(failure, Transient) and not reached and _is_absent(error):
             failure = failure.error
         raise failure from error
@@ -424,9 +437,11 @@ _NOT_TLS = frozenset(
 )
 
 
-def _late(host: str, error: httpx2.HTTPError, tuning: Tuning) -> Exception | None:
+def _late(host: str, error: httpx2.HTTPError, tuning: Tuning, *, shaking: bool) -> Exception | None:
     """What is told where the library's own limits ended it; None where something else did."""
-    if isinstance(error, httpx2.ConnectTimeout):
+    if isinstance(error, httpx2.ConnectTimeout) and shaking:
+        text = f"does not come to an end of the TLS handshake in {tuning.connect:g} s"
+    elif isinstance(error, httpx2.ConnectTimeout):
         text = f"can't be connected to in {tuning.connect:g} s"
     elif isinstance(error, httpx2.ReadTimeout):
         text = f"is silent for {tuning.silence:g} s"
