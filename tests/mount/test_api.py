@@ -227,6 +227,19 @@ async def test_changes_are_kept_where_that_was_asked_for(source: Path, place: Pa
 
 
 @pytest.mark.needs("fuse")
+async def test_who_may_reach_the_changes(source: Path, public_tmp: Path) -> None:
+    upper = public_tmp / "upper"
+    upper.mkdir()
+    upper.chmod(0o755)
+    with pytest.raises(MountError, match="other users can reach it"):
+        async with unionmount.mount(str(source), upper=upper):
+            pytest.fail("it was mounted")
+    async with unionmount.mount(str(source), upper=upper, upper_open=True) as mounted:
+        (mounted.path / "made").touch()
+    assert (upper / "made").exists()
+
+
+@pytest.mark.needs("fuse")
 async def test_layers_are_mounted(source: Path) -> None:
     async with unionmount.mount(str(source), layers=True) as mounted:
         assert sorted(os.listdir(mounted.path)) == ["0", "1"]

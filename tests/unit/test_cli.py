@@ -64,6 +64,7 @@ def test_every_command_has_help(name: str, capsys: Capture) -> None:
         ["mount", "--upper", "u", "--name", "x", "y"],
         ["mount", "--upper", "u", "--ephemeral", "y"],
         ["mount", "--work", "w", "y"],
+        ["mount", "--upper-open", "y"],
         ["mount", "--name", "a/b", "y"],
         ["mount", "--name", "scratch", "y"],
         ["overlay"],
