@@ -19,10 +19,10 @@ int um_layer_open(struct um_index *index, int fd, uint64_t offset, uint64_t leng
     return 0;
 }
 
-int um_layer_open_live(int fd, uint32_t tag, struct um_fd_cache *cache, struct um_layer *layer)
+int um_layer_open_live(const struct um_live_setup *setup, struct um_layer *layer)
 {
-    *layer = (struct um_layer){.fd = fd};
-    return um_dirlayer_open(fd, tag, cache, &layer->live);
+    *layer = (struct um_layer){.fd = setup->fd};
+    return um_dirlayer_open(setup, &layer->live);
 }
 
 void um_layer_close(struct um_layer *layer)
@@ -156,10 +156,12 @@ int um_layer_flags(const struct um_layer *layer, uint32_t directory, uint32_t *f
     return error;
 }
 
-int um_layer_redirect(const struct um_layer *layer, uint32_t inode, struct um_slice *redirect)
+int um_layer_redirect(const struct um_layer *layer, uint32_t inode, struct um_slice *redirect,
+                      bool *refused)
 {
     *redirect = (struct um_slice){0};
-    return layer->live ? um_dirlayer_redirect(layer->live, inode, redirect) : 0;
+    *refused = false;
+    return layer->live ? um_dirlayer_redirect(layer->live, inode, redirect, refused) : 0;
 }
 
 int um_layer_has_data(const struct um_layer *layer, uint32_t inode)

@@ -40,6 +40,7 @@ struct um_tree_layer {
     int fd;
     uint64_t offset;
     uint64_t length; /* bytes of the tar available at offset */
+    uint32_t believes; /* of a directory layer: UM_BELIEVE_… (whiteout.h) */
 };
 
 struct um_attr {

@@ -50,3 +50,23 @@ int64_t um_xattr_list_at(int fd, const char *entry, char *names, size_t size)
         got = llistxattr(path_of(fd, entry, path), names, size);
     return got < 0 ? -errno : got;
 }
+
+static const char *path_of_self(int fd, char path[UM_XATTR_PATH])
+{
+    snprintf(path, UM_XATTR_PATH, "/proc/self/fd/%d", fd);
+    return path;
+}
+
+int64_t um_xattr_get_of(int fd, const char *name, void *value, size_t size)
+{
+    char path[UM_XATTR_PATH];
+    ssize_t got = getxattr(path_of_self(fd, path), name, value, size);
+    return got < 0 ? -errno : got;
+}
+
+int64_t um_xattr_list_of(int fd, char *names, size_t size)
+{
+    char path[UM_XATTR_PATH];
+    ssize_t got = listxattr(path_of_self(fd, path), names, size);
+    return got < 0 ? -errno : got;
+}

@@ -17,4 +17,8 @@
 int64_t um_xattr_get_at(int fd, const char *entry, const char *name, void *value, size_t size);
 int64_t um_xattr_list_at(int fd, const char *entry, char *names, size_t size);
 
+/* The same of what a descriptor, also one that was opened with O_PATH, is itself. */
+int64_t um_xattr_get_of(int fd, const char *name, void *value, size_t size);
+int64_t um_xattr_list_of(int fd, char *names, size_t size);
+
 #endif

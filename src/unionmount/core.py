@@ -336,10 +336,33 @@ class TreeLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class Belief:
+    """Whose marks in a live directory count that do more than hide (see ``UM_BELIEVE_…``)."""
+
+    trusted: bool = False
+    own: bool = False
+    stats: bool = False
+    any_stats: bool = False
+    closed: bool = False
+
+    @property
+    def flags(self) -> int:
+        """The sum that the core has for it."""
+        return int(
+            (lib.UM_BELIEVE_TRUSTED if self.trusted else 0)
+            | (lib.UM_BELIEVE_OWN if self.own else 0)
+            | (lib.UM_BELIEVE_STAT if self.stats else 0)
+            | (lib.UM_BELIEVE_ANY_STAT if self.any_stats else 0)
+            | (lib.UM_BELIEVE_CLOSED if self.closed else 0)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class DirectoryLayer:
     """One layer of a tree that is a live directory, open as ``fd``."""
 
     fd: int
+    belief: Belief = Belief()
 
 
 class Tree(_Owner, _Paths):
@@ -358,6 +381,8 @@ class Tree(_Owner, _Paths):
             if isinstance(layer, TreeLayer):
                 slot.index = layer.index._handle
                 slot.offset, slot.length = layer.offset, layer.length
+            else:
+                slot.believes = layer.belief.flags
         out = ffi.new("struct um_tree **")
         _check(lib.um_tree_open(c_layers, len(self._layers), out))
         self._handle = out[0]
@@ -612,6 +637,8 @@ class UpperFlags:
     override: bool = False
     volatile: bool = False
     strange: bool = False
+    plain: bool = False
+    closed: bool = False
 
 
 class Upper(_Owner):
@@ -635,6 +662,8 @@ class Upper(_Owner):
             | (lib.UM_UPPER_OVERRIDE if flags.override else 0)
             | (lib.UM_UPPER_VOLATILE if flags.volatile else 0)
             | (lib.UM_UPPER_STRANGE if flags.strange else 0)
+            | (lib.UM_UPPER_PLAIN if flags.plain else 0)
+            | (lib.UM_UPPER_CLOSED if flags.closed else 0)
         )
         out = ffi.new("struct um_upper **")
         _check(lib.um_upper_open(setup, out))

@@ -36,6 +36,7 @@ from unionmount.errors import (
 )
 from unionmount.reference import Digest, printable
 from unionmount.removal import remove_tree
+from unionmount.trust import OverrideStat, has_identity, is_closed, reads_trusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -611,8 +612,10 @@ class OpenImage(Closing):
 class OpenDirectory(Closing):
     """A live directory as a layer; owns its descriptor."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, belief: core.Belief) -> None:
+        """``belief`` says which of its marks are believed."""
         self.path = path
+        self.belief = belief
         with reading(printable(str(path))):
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -623,14 +626,46 @@ class OpenDirectory(Closing):
             os.close(fd)
 
 
+def _belief_in(path: Path, *, leads: bool, override_stat: OverrideStat) -> core.Belief:
+    """Which marks are believed in the lower directory ``path``."""
+    trusted = reads_trusted()
+    return core.Belief(
+        trusted=leads and trusted,
+        own=leads and not trusted and has_identity(),
+        stats=override_stat is OverrideStat.OWN and has_identity(),
+        any_stats=override_stat is OverrideStat.ALWAYS,
+        closed=is_closed(path),
+    )
+
+
 class OpenDirectories(Closing):
     """Live directories as the layers of one tree, lowest first; owns them and the tree."""
 
-    def __init__(self, paths: Sequence[Path], name: str) -> None:
-        """``paths`` are absolute, the lowest one first; OSError names the one that can't be had."""
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        name: str,
+        *,
+        leads: bool = True,
+        override_stat: OverrideStat = OverrideStat.OWN,
+    ) -> None:
+        """``paths`` are absolute, the lowest one first; OSError names the one that can't be had.
+
+        Without ``leads`` no redirect and no metacopy is followed, as the kernel has it with
+        ``userxattr``. ``override_stat``: whose is believed.
+        """
         self.name = name
         with ExitStack() as stack:
-            self.layers = tuple([stack.enter_context(OpenDirectory(path)) for path in paths])
+            self.layers = tuple(
+                [
+                    stack.enter_context(
+                        OpenDirectory(
+                            path, _belief_in(path, leads=leads, override_stat=override_stat)
+                        )
+                    )
+                    for path in paths
+                ]
+            )
             stack.pop_all()
         self._tree: core.Tree | None = None
 
@@ -642,7 +677,9 @@ class OpenDirectories(Closing):
     def tree(self) -> core.Tree:
         """The directories as one tree; the same object at every call, closed with this."""
         if self._tree is None:
-            self._tree = core.Tree([core.DirectoryLayer(layer.fd) for layer in self.layers])
+            self._tree = core.Tree(
+                [core.DirectoryLayer(layer.fd, layer.belief) for layer in self.layers]
+            )
         return self._tree
 
     def close(self) -> None:

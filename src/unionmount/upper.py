@@ -26,6 +26,7 @@ from unionmount import core
 from unionmount.closing import Closing
 from unionmount.errors import MountError
 from unionmount.reference import printable
+from unionmount.trust import has_identity, is_closed, is_own, reads_trusted
 
 _LOWERS = "overlay.unionmount.lowers"
 _PROBE = "overlay.unionmount.probe"
@@ -50,7 +51,7 @@ class UpperPlan:
     lowers: str  # names the lower layers: numbers recorded in the upper are about these
     adopt_root: bool = False  # an upper never used becomes a copy of the root below
     volatile: bool = False  # nothing is synced
-    user_marks: bool = False  # marks that any user may set, also where this one may set others
+    user_marks: bool = False  # marks that any user may set, and none that lead elsewhere
     user_xattrs: bool = False  # marks where everybody can see them, also where root mounts
     container: str = ""
     ended: Callable[[], None] | None = None  # called when everything is closed
@@ -123,8 +124,8 @@ def name_directories(directories: Sequence[Path]) -> str:
 def recorded_lowers(upper: Path) -> str | None:
     """The lower layers that an upper was used on (``UpperPlan.lowers``), where that is known."""
     with _directory(upper, "upper") as fd:
-        recorded = _recorded_lowers(fd)
-    return recorded.decode("ascii", "replace") if recorded is not None else None
+        recorded = _recorded_lowers(fd, closed=is_closed(upper))
+    return recorded.decode("ascii", "replace") if recorded else None
 
 
 @contextmanager
@@ -227,15 +228,19 @@ def _allowed(attempt: Callable[[], None]) -> bool:
 def _open(
     plan: UpperPlan, tree: core.Tree, fds: tuple[int, int], abilities: Abilities
 ) -> OpenUpper:
-    recorded = _recorded_lowers(fds[0])
+    closed = is_closed(plan.upper) and is_closed(plan.work)
+    recorded = _recorded_lowers(fds[0], closed=closed)
     with os.scandir(fds[0]) as names:
         fresh = next(names, None) is None
+    trusted = abilities.trusted and not plan.user_marks
     flags = core.UpperFlags(
-        trusted=abilities.trusted and not plan.user_marks,
+        trusted=trusted,
         override=not abilities.owners,
         volatile=plan.volatile,
         # an upper that no mount of ours has changed holds no numbers
         strange=not fresh and recorded is not None and recorded != plan.lowers.encode(),
+        plain=not trusted and (plan.user_marks or reads_trusted() or not has_identity()),
+        closed=closed,
     )
     upper = core.Upper(tree, *fds, flags)
     try:
@@ -252,10 +257,14 @@ def _open(
     return OpenUpper(plan, abilities, fds[0], upper)
 
 
-def _recorded_lowers(fd: int) -> bytes | None:
-    for prefix in _PREFIXES:
-        with suppress(OSError):
-            return os.getxattr(fd, prefix + _LOWERS)
+def _recorded_lowers(fd: int, *, closed: bool) -> bytes | None:
+    """What is recorded; empty, which names no layers, where somebody else may have done it."""
+    trusted, user = _PREFIXES
+    with suppress(OSError):
+        return os.getxattr(fd, trusted + _LOWERS)
+    with suppress(OSError):
+        recorded = os.getxattr(fd, user + _LOWERS)
+        return recorded if closed or is_own(os.fstat(fd)) else b""
     return None
 
 
