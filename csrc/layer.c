@@ -6,6 +6,7 @@
 
 #include "dirlayer.h"
 #include "read_at.h"
+#include "whiteout.h"
 
 int um_layer_open(struct um_index *index, int fd, uint64_t offset, uint64_t length,
                   struct um_layer *layer)
@@ -471,6 +472,8 @@ int64_t um_layer_getxattr(const struct um_layer *layer, uint32_t number,
     int more;
     if (layer->live != NULL)
         return um_dirlayer_getxattr(layer->live, number, name, value, size);
+    if (um_whiteout_is_private(name))
+        return -ENODATA;
     while ((more = next_xattr(layer, &next, &xattr)) > 0) {
         if (!um_slice_equal(xattr.name, name))
             continue;
@@ -494,6 +497,8 @@ int64_t um_layer_listxattr(const struct um_layer *layer, uint32_t number,
         return um_dirlayer_listxattr(layer->live, number, names, size);
     while ((more = next_xattr(layer, &next, &xattr)) > 0) {
         size_t need = xattr.name.size + 1;
+        if (um_whiteout_is_private(xattr.name))
+            continue;
         if (size != 0 && need > size - used)
             return -ERANGE;
         if (size != 0) {

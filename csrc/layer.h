@@ -151,7 +151,8 @@ int um_layer_stored(const struct um_layer *layer, const struct um_inode *inode, 
 /* Blocks of 512 bytes that a file occupies in the layer: as its size says unless it is sparse. */
 int um_layer_blocks(const struct um_layer *layer, const struct um_inode *inode, uint64_t *blocks);
 
-/* `inode` is what um_layer_peek says, or more. */
+/* Without marks of live directories: in an image they mean nothing, and must not come to mean something
+ * in what is made of it. `inode` is what um_layer_peek says, or more. */
 int64_t um_layer_getxattr(const struct um_layer *layer, uint32_t number,
                           const struct um_inode *inode, struct um_slice name, void *value,
                           size_t size);

@@ -124,5 +124,7 @@ struct um_slice um_whiteout_opaque_xattr(void)
 bool um_whiteout_is_private(struct um_slice xattr)
 {
     struct um_slice name;
-    return strip_prefix(xattr, &name) || um_slice_equal(xattr, UM_SLICE_LITERAL(UM_OVERRIDE_XATTR));
+    return strip_prefix(xattr, &name) ||
+           um_slice_equal(xattr, UM_SLICE_LITERAL(UM_OVERRIDE_XATTR)) ||
+           begins_with(xattr, UM_SLICE_LITERAL("security.fuseoverlayfs."));
 }

@@ -74,8 +74,8 @@ bool um_whiteout_leads(enum um_mark_kind kind);
 /* The mark of an opaque directory that every user may see; its value is "y". */
 struct um_slice um_whiteout_opaque_xattr(void);
 
-/* True for xattrs of live directories that no user of a mount sees: everything below those three
- * prefixes, and user.containers.override_stat. */
+/* True for xattrs that no user of a mount sees: everything below those three prefixes and below
+ * security.fuseoverlayfs. (root's, of fuse-overlayfs), and user.containers.override_stat. */
 bool um_whiteout_is_private(struct um_slice xattr);
 
 #endif

@@ -52,7 +52,6 @@ class UpperPlan:
     adopt_root: bool = False  # an upper never used becomes a copy of the root below
     volatile: bool = False  # nothing is synced
     user_marks: bool = False  # marks that any user may set, and none that lead elsewhere
-    user_xattrs: bool = False  # marks where everybody can see them, also where root mounts
     container: str = ""
     ended: Callable[[], None] | None = None  # called when everything is closed
 
@@ -102,7 +101,7 @@ def open_upper(plan: UpperPlan, tree: core.Tree, directories: Sequence[Path] = (
         for fd in fds:
             _lock(fd, plan.upper)
         with _about(plan.upper):
-            abilities = _probe(fds[1], trusted=not plan.user_xattrs)
+            abilities = _probe(fds[1])
             opened = _open(plan, tree, fds, abilities)
         opened.own(stack.pop_all())
         return opened
@@ -183,14 +182,14 @@ def _lock(fd: int, upper: Path) -> None:
 # ---- what the file system can hold ---------------------------------------------------------------
 
 
-def _probe(work: int, *, trusted: bool) -> Abilities:
-    """Try it out in the work directory; ``trusted`` attributes only where they are wanted."""
+def _probe(work: int) -> Abilities:
+    """Try it out in the work directory."""
     name = (
         f"#probe-{secrets.token_hex(8)}"  # what a crash leaves of it is removed at the next mount
     )
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=work)
     try:
-        trusted = trusted and _allowed(lambda: os.setxattr(fd, _PREFIXES[0] + _PROBE, b"y"))
+        trusted = _allowed(lambda: os.setxattr(fd, _PREFIXES[0] + _PROBE, b"y"))
         in_user = _allowed(lambda: os.setxattr(fd, _PREFIXES[1] + _PROBE, b"y"))
         acls = _allowed(lambda: os.setxattr(fd, _ACLS[0], _MINIMAL_ACL))
         owners = _allowed(lambda: os.fchown(fd, 1, 1))

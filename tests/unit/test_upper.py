@@ -169,13 +169,15 @@ def test_the_root_is_that_of_the_upper_where_it_is_not_adopted(tree: Tree, plan:
 
 
 def test_marks_where_everybody_sees_them(tree: Tree, plan: UpperPlan) -> None:
-    with open_upper(replace(plan, user_xattrs=True), tree) as upper:
-        assert not upper.abilities.trusted
+    with open_upper(replace(plan, user_marks=True), tree) as upper:
         made = upper.core.lookup(ROOT, b"directory")
-        upper.core.rename((ROOT, b"directory"), (ROOT, b"moved"))
+        with pytest.raises(OSError, match="cross-device"):
+            upper.core.rename((ROOT, b"directory"), (ROOT, b"moved"))
+        upper.core.rmdir(ROOT, b"directory")
         upper.core.forget(made.node)
-    assert os.getxattr(plan.upper / "moved", "user.overlay.redirect") == b"/directory"
-    assert os.getxattr(plan.upper, "user.overlay.unionmount.lowers") == b"these"
+        again = upper.core.mkdir(ROOT, b"directory", 0o700, ME)
+        upper.core.forget(again.node)
+    assert os.getxattr(plan.upper / "directory", "user.overlay.opaque") == b"y"
 
 
 def test_names_of_stacks_of_directories(tmp_path: Path) -> None:
