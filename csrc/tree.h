@@ -25,6 +25,7 @@
 
 #include "base.h"
 #include "index.h"
+#include "whiteout.h"
 
 /* cffi: begin */
 #define UM_ROOT_NODE 1

@@ -371,8 +371,9 @@ int um_mark_opaque(struct um_upper *upper, struct um_spot *spot)
 
 bool um_marks_may_lead(const struct um_upper *upper)
 {
-    return upper->flags & UM_UPPER_TRUSTED ||
-           (upper->flags & (UM_UPPER_PLAIN | UM_UPPER_CLOSED)) == UM_UPPER_CLOSED;
+    if (upper->flags & (UM_UPPER_TRUSTED | UM_UPPER_PLAIN))
+        return upper->flags & UM_UPPER_TRUSTED;
+    return upper->flags & (UM_UPPER_CLOSED | UM_UPPER_OVERRIDE);
 }
 
 /* Hold on to the object that a spot is, so that nobody can put another one in its place before its marks are
@@ -392,6 +393,16 @@ static void unpin(struct um_spot *pinned)
 {
     if (pinned->fd >= 0)
         close(pinned->fd);
+}
+
+int um_mark_may_lead(struct um_upper *upper, const struct um_spot *spot)
+{
+    struct um_spot pinned;
+    if (!um_marks_may_lead(upper) || upper->flags & (UM_UPPER_TRUSTED | UM_UPPER_CLOSED))
+        return um_marks_may_lead(upper);
+    int ours = pin(spot, &pinned);
+    unpin(&pinned);
+    return ours;
 }
 
 /* A mark that leads elsewhere, under any prefix: 1 with *size, 0 where it is not there, or an errno.

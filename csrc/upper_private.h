@@ -360,8 +360,10 @@ int um_mark_is_metacopy(struct um_upper *upper, struct um_spot *spot); /* 1, 0, 
 int um_mark_metacopy(struct um_upper *upper, struct um_spot *spot);
 int um_mark_drop_metacopy(int fd); /* under every prefix, with the redirect that belongs to it */
 bool um_mark_is_mark(struct um_slice xattr); /* a name that users never see */
-/* Whether marks that lead elsewhere may be written: whether they would be believed for good. */
+/* Whether marks that lead elsewhere may be written to what is made here: it stays so that they are believed,
+ * as the upper is closed, or as nobody else can write to what an ordinary user's upper holds. */
 bool um_marks_may_lead(const struct um_upper *upper);
+int um_mark_may_lead(struct um_upper *upper, const struct um_spot *spot); /* to this: 1, 0, errno */
 /* [r] Tell that marks of a name in a directory are not followed. */
 void um_mark_tell_refused(struct um_upper *upper, const struct um_record *directory,
                           struct um_slice name);

@@ -161,7 +161,10 @@ static int mark(struct um_upper *upper, struct um_record *record, const struct u
     if (error == 0 && record->lower == 0) {
         error = um_mark_opaque(upper, &spot);
     } else if (error == 0) {
-        error = um_lower_path(upper, record->lower, room, sizeof room, &path);
+        int may_lead = um_mark_may_lead(upper, &spot);
+        error = may_lead > 0 ? um_lower_path(upper, record->lower, room, sizeof room, &path)
+                : may_lead   ? may_lead
+                             : -EXDEV;
         if (error == 0)
             error = um_mark_redirect(upper, &spot, path, (size_t)(room + sizeof room - path));
         if (error == 0)

@@ -100,10 +100,11 @@ int um_disk_attr(struct um_upper *upper, struct um_spot *spot, const struct stat
 
 /* ---- letting it show ------------------------------------------------------------------------------- */
 
-/* The permissions on disk of what an ordinary user keeps: never without access for the daemon. */
+/* The permissions on disk of what is kept apart: never without access for the daemon, nor such that
+ * others could write, and so say what it shows. */
 static uint32_t own_bits(uint32_t type, uint32_t mode)
 {
-    return (mode & 0777) | (S_ISDIR(type) ? 0700 : 0600);
+    return (mode & 0755) | (S_ISDIR(type) ? 0700 : 0600);
 }
 
 static bool disk_shows(const struct stat *status, const struct um_override *shown)

@@ -36,7 +36,7 @@ from unionmount.errors import (
 )
 from unionmount.reference import Digest, printable
 from unionmount.removal import remove_tree
-from unionmount.trust import OverrideStat, has_identity, is_closed, reads_trusted
+from unionmount.trust import OverrideStat, has_identity, is_ours, reads_trusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -612,10 +612,8 @@ class OpenImage(Closing):
 class OpenDirectory(Closing):
     """A live directory as a layer; owns its descriptor."""
 
-    def __init__(self, path: Path, belief: core.Belief) -> None:
-        """``belief`` says which of its marks are believed."""
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.belief = belief
         with reading(printable(str(path))):
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -624,18 +622,6 @@ class OpenDirectory(Closing):
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
-
-
-def _belief_in(path: Path, *, leads: bool, override_stat: OverrideStat) -> core.Belief:
-    """Which marks are believed in the lower directory ``path``."""
-    trusted = reads_trusted()
-    return core.Belief(
-        trusted=leads and trusted,
-        own=leads and not trusted and has_identity(),
-        stats=override_stat is OverrideStat.OWN and has_identity(),
-        any_stats=override_stat is OverrideStat.ALWAYS,
-        closed=is_closed(path),
-    )
 
 
 class OpenDirectories(Closing):
@@ -655,17 +641,10 @@ class OpenDirectories(Closing):
         ``userxattr``. ``override_stat``: whose is believed.
         """
         self.name = name
+        self._leads = leads
+        self._override_stat = override_stat
         with ExitStack() as stack:
-            self.layers = tuple(
-                [
-                    stack.enter_context(
-                        OpenDirectory(
-                            path, _belief_in(path, leads=leads, override_stat=override_stat)
-                        )
-                    )
-                    for path in paths
-                ]
-            )
+            self.layers = tuple([stack.enter_context(OpenDirectory(path)) for path in paths])
             stack.pop_all()
         self._tree: core.Tree | None = None
 
@@ -678,9 +657,20 @@ class OpenDirectories(Closing):
         """The directories as one tree; the same object at every call, closed with this."""
         if self._tree is None:
             self._tree = core.Tree(
-                [core.DirectoryLayer(layer.fd, layer.belief) for layer in self.layers]
+                [core.DirectoryLayer(layer.fd, self._belief_in(layer)) for layer in self.layers]
             )
         return self._tree
+
+    def _belief_in(self, layer: OpenDirectory) -> core.Belief:
+        """Which of the marks in a directory are believed."""
+        trusted, known = reads_trusted(), has_identity()
+        return core.Belief(
+            trusted=self._leads and trusted,
+            own=self._leads and known and not trusted,
+            stats=self._override_stat is OverrideStat.OWN and known,
+            any_stats=self._override_stat is OverrideStat.ALWAYS,
+            closed=is_ours(layer.fd),
+        )
 
     def close(self) -> None:
         """Close tree and descriptors, in this order; a second call does nothing."""

@@ -2,16 +2,17 @@
 
 Extended attributes below ``trusted.`` can be set by who is privileged in the initial user
 namespace, those below ``user.`` by everybody who may write to a file. Marks that only hide are
-believed from everybody. A redirect, a metacopy or an override_stat shows what somebody else's directory holds, or
-with somebody else's rights: docs/layers.md, "Whose marks count".
+believed from everybody. A redirect, a metacopy or an override_stat shows what somebody else's
+directory holds, or gives somebody else's rights: docs/layers.md, "Whose marks count".
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from enum import Enum
 from pathlib import Path
+
+from unionmount.access import is_closed
 
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO of the kernel: it never changes
 _CAP_SYS_ADMIN = 21
@@ -39,13 +40,9 @@ def has_identity() -> bool:
     return _in_first_user_namespace() or os.geteuid() != _stranger()
 
 
-def is_closed(path: Path) -> bool:
-    """Whether nobody but this user and root gets to ``path``.
-
-    That is so where it, or a directory on the way to it, is theirs and lets nobody else pass.
-    """
-    place = path.resolve()
-    return has_identity() and any(_lets_nobody_pass(one) for one in (place, *place.parents))
+def is_ours(fd: int) -> bool:
+    """Whether nobody else gets to the directory ``fd``, so that all marks in it are this user's."""
+    return has_identity() and is_closed(fd)
 
 
 def is_own(status: os.stat_result) -> bool:
@@ -55,11 +52,6 @@ def is_own(status: os.stat_result) -> bool:
 
 def _is_owner(status: os.stat_result) -> bool:
     return status.st_uid in (os.geteuid(), 0)
-
-
-def _lets_nobody_pass(place: Path) -> bool:
-    status = place.stat()
-    return _is_owner(status) and not status.st_mode & (stat.S_IXGRP | stat.S_IXOTH)
 
 
 def _in_first_user_namespace() -> bool:

@@ -26,7 +26,7 @@ from unionmount import core
 from unionmount.closing import Closing
 from unionmount.errors import MountError
 from unionmount.reference import printable
-from unionmount.trust import has_identity, is_closed, is_own, reads_trusted
+from unionmount.trust import has_identity, is_ours, is_own, reads_trusted
 
 _LOWERS = "overlay.unionmount.lowers"
 _PROBE = "overlay.unionmount.probe"
@@ -123,7 +123,7 @@ def name_directories(directories: Sequence[Path]) -> str:
 def recorded_lowers(upper: Path) -> str | None:
     """The lower layers that an upper was used on (``UpperPlan.lowers``), where that is known."""
     with _directory(upper, "upper") as fd:
-        recorded = _recorded_lowers(fd, closed=is_closed(upper))
+        recorded = _recorded_lowers(fd, closed=is_ours(fd))
     return recorded.decode("ascii", "replace") if recorded else None
 
 
@@ -227,7 +227,7 @@ def _allowed(attempt: Callable[[], None]) -> bool:
 def _open(
     plan: UpperPlan, tree: core.Tree, fds: tuple[int, int], abilities: Abilities
 ) -> OpenUpper:
-    closed = is_closed(plan.upper) and is_closed(plan.work)
+    closed = all(map(is_ours, fds))
     recorded = _recorded_lowers(fds[0], closed=closed)
     with os.scandir(fds[0]) as names:
         fresh = next(names, None) is None

@@ -478,23 +478,31 @@ def test_an_ordinary_user_follows_no_marks_of_others(
         assert reading(root, "roots") == SECRET
 
 
-def test_in_an_open_upper_nothing_leads_elsewhere(
+def test_in_an_open_upper_what_leads_stays_his(
     scene: Scene, bob: Callable[..., tuple[Unionmount, Layout]]
 ) -> None:
-    """Others could set the marks, or the user open an object to others after he set them."""
+    """Others could set marks on what they may write to; the modes on disk let nobody do so."""
     large(scene.base)
     ours, layout = bob("ours", 0o755)
 
     def change(root: Path) -> None:
-        with pytest.raises(OSError, match="cross-device"):
-            (root / "tree").rename(root / "moved")
-        (root / "large").chmod(0o666)
+        move_both(root)
+        for name in ("moved", "moved-large"):
+            (root / name).chmod(0o777)
 
     with mounted(ours, layout) as root:
         call_as(ALICE, lambda: change(root))
-    assert has_data(layout.upper / "large")
+    assert not has_data(layout.upper / "moved-large")
+    claim_file(layout.upper, "user.overlay.", "other", owner=1234)
+    claim_directory(layout.upper, "user.overlay.", "others", owner=1234)
+    for _ in range(2):
+        with mounted(ours, layout) as root:
+            call_as(ALICE, partial(check_moved, root))
+            assert stat.S_IMODE(outcome(ALICE, (root / "moved").stat).st_mode) == 0o777
+            assert (reading(root, "other"), listing(root, "others")) == (errno.EIO, errno.EIO)
+    (layout.upper / "moved").chmod(0o777)  # by whom the directory on disk is opened to others
     with mounted(ours, layout) as root:
-        assert reading(root, "large") == SECRET
+        assert listing(root, "moved") == errno.EIO
 
 
 _IN_NAMESPACE = """

@@ -23,6 +23,7 @@ ORDER = (
     "errors",
     "closing",
     "removal",
+    "access",
     "reference",
     "trust",
     "template",

@@ -173,11 +173,17 @@ def test_marks_where_everybody_sees_them(tree: Tree, plan: UpperPlan) -> None:
         made = upper.core.lookup(ROOT, b"directory")
         with pytest.raises(OSError, match="cross-device"):
             upper.core.rename((ROOT, b"directory"), (ROOT, b"moved"))
-        upper.core.rmdir(ROOT, b"directory")
         upper.core.forget(made.node)
-        again = upper.core.mkdir(ROOT, b"directory", 0o700, ME)
-        upper.core.forget(again.node)
-    assert os.getxattr(plan.upper / "directory", "user.overlay.opaque") == b"y"
+        link = upper.core.lookup(ROOT, b"link")
+        upper.core.unlink(ROOT, b"link")
+        upper.core.forget(link.node)
+        made = upper.core.mkdir(ROOT, b"made", 0o700, ME)
+        upper.core.rename((ROOT, b"made"), (ROOT, b"link"))
+        upper.core.forget(made.node)
+        big = upper.core.lookup(ROOT, b"big")
+        upper.core.copy_up(big.node)
+        upper.core.forget(big.node)
+    assert "user.overlay.unionmount.origin" in os.listxattr(plan.upper / "big")
 
 
 def test_names_of_stacks_of_directories(tmp_path: Path) -> None:
