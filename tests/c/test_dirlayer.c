@@ -680,7 +680,7 @@ TEST(a_mark_is_that_of_the_object_whose_owner_was_asked)
     CHECK_INT(stack_open(&stack), 0);
     uint64_t node = stat_of(&stack, "roots").node;
     REQUIRE(pthread_create(&other, NULL, exchange_names, &stop) == 0);
-    for (unsigned i = 0; i < 20000; i++) {
+    for (unsigned i = 0; i < 400000; i++) {
         struct um_attr attr;
         int error = um_tree_getattr(stack.tree, node, &attr);
         if (error != 0) {
