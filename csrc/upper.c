@@ -1084,6 +1084,7 @@ static int set_up(struct um_upper *upper, const struct um_upper_setup *setup)
     if (!um_add64(end, ALIGNMENT - 1, &end))
         return -EOVERFLOW;
     upper->base = end & ~(ALIGNMENT - 1);
+    upper->owner = setup->flags & UM_UPPER_LOOK ? above.st_uid : geteuid();
     upper->device = above.st_dev;
     upper->n_layers = um_tree_layers(upper->tree);
     return add_root(upper);

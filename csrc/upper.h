@@ -35,6 +35,7 @@
 #define UM_UPPER_OVERRIDE 2u /* owner, mode and devices in user.containers.override_stat */
 #define UM_UPPER_VOLATILE 4u /* nothing is synced */
 #define UM_UPPER_STRANGE 8u  /* the lowers are not those that recorded origins belong to */
+#define UM_UPPER_LOOK 64u     /* it is only looked into, and believed what its owner wrote */
 #define UM_UPPER_PLAIN 128u   /* redirects and metacopies are neither followed nor written */
 #define UM_UPPER_CLOSED 256u /* nobody else reaches upper and work: user.overlay. marks are ours */
 #define UM_METACOPY_MIN 131072u

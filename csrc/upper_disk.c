@@ -378,7 +378,7 @@ bool um_marks_may_lead(const struct um_upper *upper)
 
 /* Hold on to the object that a spot is, so that nobody can put another one in its place before its marks are
  * read. 1 where marks below user. are the daemon's own, or root's; 0, or an errno. Closed in any case. */
-static int pin(const struct um_spot *spot, struct um_spot *pinned)
+static int pin(const struct um_upper *upper, const struct um_spot *spot, struct um_spot *pinned)
 {
     struct stat status;
     *pinned = (struct um_spot){.fd = um_spot_open(spot, O_PATH)};
@@ -386,7 +386,8 @@ static int pin(const struct um_spot *spot, struct um_spot *pinned)
         return pinned->fd;
     if (fstat(pinned->fd, &status) != 0)
         return failed();
-    return um_mark_is_trusted(status.st_uid, status.st_mode);
+    bool owned = status.st_uid == upper->owner && (status.st_mode & 022) == 0;
+    return owned || um_mark_is_trusted(status.st_uid, status.st_mode);
 }
 
 static void unpin(struct um_spot *pinned)
@@ -400,7 +401,7 @@ int um_mark_may_lead(struct um_upper *upper, const struct um_spot *spot)
     struct um_spot pinned;
     if (!um_marks_may_lead(upper) || upper->flags & (UM_UPPER_TRUSTED | UM_UPPER_CLOSED))
         return um_marks_may_lead(upper);
-    int ours = pin(spot, &pinned);
+    int ours = pin(upper, spot, &pinned);
     unpin(&pinned);
     return ours;
 }
@@ -430,11 +431,11 @@ static int read_claim(struct um_upper *upper, struct um_spot *spot, const char *
                       size_t room, int64_t *size)
 {
     struct um_spot pinned;
-    if (upper->flags & (UM_UPPER_TRUSTED | UM_UPPER_PLAIN))
+    if (upper->flags & (UM_UPPER_TRUSTED | UM_UPPER_PLAIN) && !(upper->flags & UM_UPPER_LOOK))
         return find_claim(upper, spot, what, false, value, room, size);
     if (upper->flags & UM_UPPER_CLOSED)
         return find_claim(upper, spot, what, true, value, room, size);
-    int ours = pin(spot, &pinned);
+    int ours = pin(upper, spot, &pinned);
     int found = ours < 0 ? ours : find_claim(upper, &pinned, what, ours != 0, value, room, size);
     unpin(&pinned);
     return found;
@@ -490,7 +491,7 @@ static int64_t read_origin(struct um_upper *upper, struct um_spot *spot, char te
     *ours = true;
     if (upper->flags & (UM_UPPER_TRUSTED | UM_UPPER_CLOSED))
         return um_spot_getxattr(spot, name, text, ORIGIN_TEXT);
-    int error = pin(spot, &pinned);
+    int error = pin(upper, spot, &pinned);
     *ours = error > 0;
     int64_t size = error < 0 ? error : um_spot_getxattr(&pinned, name, text, ORIGIN_TEXT);
     unpin(&pinned);

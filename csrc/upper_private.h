@@ -91,6 +91,7 @@ struct um_upper {
     int upper_fd, work_fd;
     uint32_t flags;
     uint32_t n_layers; /* what um_attr.layer says of the upper */
+    uid_t owner; /* whose daemon wrote the marks that are believed; root's are, too */
     dev_t device;
     uint64_t base; /* node of the upper's inode 0 */
     uint64_t metacopy_min;

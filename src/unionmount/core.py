@@ -637,6 +637,7 @@ class UpperFlags:
     override: bool = False
     volatile: bool = False
     strange: bool = False
+    look: bool = False
     plain: bool = False
     closed: bool = False
 
@@ -662,6 +663,7 @@ class Upper(_Owner):
             | (lib.UM_UPPER_OVERRIDE if flags.override else 0)
             | (lib.UM_UPPER_VOLATILE if flags.volatile else 0)
             | (lib.UM_UPPER_STRANGE if flags.strange else 0)
+            | (lib.UM_UPPER_LOOK if flags.look else 0)
             | (lib.UM_UPPER_PLAIN if flags.plain else 0)
             | (lib.UM_UPPER_CLOSED if flags.closed else 0)
         )

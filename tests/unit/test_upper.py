@@ -25,7 +25,7 @@ from unionmount.core import (
 )
 from unionmount.errors import MountError
 from unionmount.layer import OpenDirectories
-from unionmount.upper import UpperPlan, name_directories, open_upper
+from unionmount.upper import UpperPlan, name_directories, open_upper, recorded_lowers
 
 ME = Maker(os.geteuid(), os.getegid())
 
@@ -184,6 +184,13 @@ def test_marks_where_everybody_sees_them(tree: Tree, plan: UpperPlan) -> None:
         upper.core.copy_up(big.node)
         upper.core.forget(big.node)
     assert "user.overlay.unionmount.origin" in os.listxattr(plan.upper / "big")
+
+
+def test_what_others_may_have_recorded_is_not_known(public_tmp: Path) -> None:
+    os.setxattr(public_tmp, "user.overlay.unionmount.lowers", b"these")
+    assert recorded_lowers(public_tmp) == "these"
+    public_tmp.chmod(0o777)
+    assert recorded_lowers(public_tmp) is None
 
 
 def test_names_of_stacks_of_directories(tmp_path: Path) -> None:
