@@ -46,12 +46,8 @@ def is_ours(fd: int) -> bool:
 
 
 def is_own(status: os.stat_result) -> bool:
-    """Whether an object is this user's, or root's, and nobody else may write to it."""
-    return has_identity() and _is_owner(status) and not status.st_mode & 0o022
-
-
-def _is_owner(status: os.stat_result) -> bool:
-    return status.st_uid in (os.geteuid(), 0)
+    """Whether an object is this user's, or root's."""
+    return has_identity() and status.st_uid in (os.geteuid(), 0)
 
 
 def _in_first_user_namespace() -> bool:

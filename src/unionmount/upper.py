@@ -257,7 +257,10 @@ def _open(
 
 
 def _recorded_lowers(fd: int, *, closed: bool) -> bytes | None:
-    """What is recorded; empty, which names no layers, where somebody else may have done it."""
+    """What is recorded; empty, which names no layers, where the directory is somebody else's.
+
+    Who else may write to it could do worse; and of what is recorded only numbers depend.
+    """
     trusted, user = _PREFIXES
     with suppress(OSError):
         return os.getxattr(fd, trusted + _LOWERS)

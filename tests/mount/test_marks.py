@@ -6,11 +6,13 @@ without privileges; root mounts, or she does.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -509,38 +511,77 @@ _IN_NAMESPACE = """
 set -e
 cd "$1"
 shift
-"$@" overlay -o lowerdir=alice:base,upperdir=ns/upper,workdir=ns/work ns/mnt
-mv ns/mnt/tree ns/mnt/moved
+overlay() { "$@" overlay -o lowerdir=alice:base,upperdir=ns/upper,workdir=ns/work,suid,dev ns/mnt; }
+overlay "$@"
+mv -T ns/mnt/tree ns/mnt/moved
 chmod 640 ns/mnt/large
+chown 1234 ns/mnt/large ns/mnt/moved || true
 "$@" umount ns/mnt
-test "$(stat -c %b ns/upper/large)" -lt 300
-"$@" overlay -o lowerdir=alice:base,upperdir=ns/upper,workdir=ns/work ns/mnt
+overlay "$@"
 cat ns/mnt/moved/leaf
 cmp ns/mnt/large base/large
 ! cat ns/mnt/strangers 2>/dev/null
 "$@" umount ns/mnt
 """
+_MAPS = {"one": "0 0 1", "many": "0 0 65536"}
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
-@pytest.mark.needs("unshare")
-def test_root_of_a_user_namespace_is_an_ordinary_user(scene: Scene) -> None:
+@contextmanager
+def _other_namespace(numbers: str) -> Iterator[Callable[[], None]]:
+    """What a child calls to be root of a user namespace that knows these users."""
+    asked, answered = os.pipe(), os.pipe()
+    mapped = threading.Event()
+
+    def answer() -> None:
+        pid = int(os.read(asked[0], 32))
+        for kind in ("uid_map", "gid_map"):
+            Path(f"/proc/{pid}/{kind}").write_text(numbers)
+        os.write(answered[1], b"x")
+        mapped.set()
+
+    def enter() -> None:
+        assert _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS) == 0
+        os.write(asked[1], b"%d" % os.getpid())
+        os.read(answered[0], 1)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        yield enter
+    finally:
+        thread.join()
+        for fd in (*asked, *answered):
+            os.close(fd)
+    assert mapped.is_set()
+
+
+@pytest.mark.parametrize("users", _MAPS)
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_root_of_a_user_namespace_is_an_ordinary_user(scene: Scene, users: str, mode: int) -> None:
+    """Where he can give files away, he leaves marks only where nobody else gets to them."""
     large(scene.base)
     layout = scene.layout("ns")
-    layout.upper.parent.chmod(0o700)
+    layout.upper.parent.chmod(mode)
     claim_file(scene.alice, "user.overlay.", "strangers")
     state = str(layout.state)
-    done = subprocess.run(
-        [
-            *("unshare", "--user", "--map-root-user", "--mount"),
-            *("sh", "-c", _IN_NAMESPACE, "sh", str(scene.top), *COMMAND),
-        ],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"UNIONMOUNT_ROOT": state, "UNIONMOUNT_RUNTIME_DIR": state},
-    )
+    with _other_namespace(_MAPS[users]) as enter:
+        done = subprocess.run(
+            ["sh", "-c", _IN_NAMESPACE, "sh", str(scene.top), *COMMAND],
+            check=False,
+            capture_output=True,
+            text=True,
+            preexec_fn=enter,
+            env=os.environ | {"UNIONMOUNT_ROOT": state, "UNIONMOUNT_RUNTIME_DIR": state},
+        )
     assert (done.returncode, done.stdout) == (0, "leaf"), done.stderr
-    assert os.getxattr(layout.upper / "moved", "user.overlay.redirect") == b"/tree"
+    leads = users == "one" or mode == 0o700
+    names = os.listxattr(layout.upper / "moved")
+    assert ("user.overlay.redirect" in names) is leads  # else it was copied
+    assert has_data(layout.upper / "large") is not leads
+    if users == "many":
+        assert (layout.upper / "moved").stat().st_uid == 1234
 
 
 # ---- other claims --------------------------------------------------------------------------------
