@@ -3,6 +3,7 @@
 #include <sys/xattr.h>
 
 #include "copy_data.h"
+#include "mark_trust.h"
 #include "open_beneath.h"
 #include "upper_private.h"
 
@@ -320,9 +321,19 @@ int um_group_link(struct um_upper *upper, int fd, const char *entry,
 
 static int open_index(struct um_upper *upper)
 {
+    struct stat status;
     if (mkdirat(upper->work_fd, UM_INDEX, 0700) != 0 && errno != EEXIST)
         return -errno;
-    return um_open_beneath(upper->work_fd, UM_INDEX, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
+    int fd = um_open_beneath(upper->work_fd, UM_INDEX, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
+    if (fd < 0)
+        return fd;
+    int error = fstat(fd, &status) == 0 ? 0 : -errno;
+    /* What stands there gets the names of lower files: nobody else may put it there. */
+    if (error == 0 && !um_mark_is_trusted(status.st_uid, status.st_mode))
+        error = -EIO;
+    if (error != 0)
+        close(fd);
+    return error ? error : fd;
 }
 
 /* Let every name of a group be a link to the copy. If that is interrupted, `index` tells whoever
@@ -560,7 +571,8 @@ static int copy_record(struct um_upper *upper, struct um_record *record, enum um
     if (!has_data || need == UM_NEED_EMPTY)
         return copy_file(upper, record, &attr, NULL, true);
     const char *redirect = NULL;
-    if (need == UM_NEED_NAME && attr.size >= upper->metacopy_min && !record->gone)
+    if (need == UM_NEED_NAME && attr.size >= upper->metacopy_min && !record->gone &&
+        um_marks_may_lead(upper))
         redirect = lower_file_path(upper, record, room);
     if (redirect == NULL)
         return -EAGAIN;
@@ -595,10 +607,14 @@ int um_record_fix_data(struct um_upper *upper, struct um_record *record)
         return 0;
     int error = um_spot_of(upper, record, &spot);
     int64_t size = error ? error : um_mark_get_redirect(upper, &spot, room, sizeof room);
+    if (size == -EKEYREJECTED)
+        size = -EIO;
     bool fixed = size > 0 && room[0] == '/';
     error = size < 0 ? (int)size : 0;
     if (error == 0 && !fixed)
         error = data_path(upper, record->data, room, &path);
+    if (error == 0 && !fixed && !um_marks_may_lead(upper))
+        error = -EAGAIN; /* it gets its data */
     if (error == 0 && !fixed)
         error = path ? um_mark_redirect(upper, &spot, path, strlen(path)) : -EAGAIN;
     um_spot_close(&spot);
@@ -630,7 +646,10 @@ int um_copy_up_now(struct um_upper *upper, struct um_record *record, enum um_nee
         return um_copy_up_directory(upper, record);
     if (!record->in_upper)
         return copy_record(upper, record, need);
-    if (record->data == 0 || need == UM_NEED_NAME)
+    if (record->data == 0)
+        return 0;
+    /* With another owner or mode, a mark that would not be written here may not be believed any more. */
+    if (need == UM_NEED_NAME && (um_marks_may_lead(upper) || record->data == UM_DATA_LOST))
         return 0;
     return need == UM_NEED_EMPTY ? give_up_data(upper, record) : -EAGAIN;
 }
@@ -692,7 +711,9 @@ static int begin_completion(struct um_upper *upper, uint64_t node, struct comple
     pthread_rwlock_rdlock(&upper->lock);
     struct um_record *record = um_upper_record(upper, node);
     int error = 0;
-    if (record != NULL && record->data != 0) {
+    if (record != NULL && record->data == UM_DATA_LOST) {
+        error = -EIO;
+    } else if (record != NULL && record->data != 0) {
         completion->data = record->data;
         error = um_spot_of(upper, record, &spot);
         if (error == 0) {

@@ -9,19 +9,22 @@
 #include "override_stat.h"
 #include "read_at.h"
 #include "whiteout.h"
+#include "xattr_at.h"
 
 /* ---- opening -------------------------------------------------------------------------------------------- */
 
-int um_dirlayer_open(int fd, uint32_t tag, bool is_private, struct um_fd_cache *cache,
-                     struct um_dirlayer **out)
+int um_dirlayer_open(const struct um_live_setup *setup, struct um_dirlayer **out)
 {
     struct um_dirlayer *layer = calloc(1, sizeof *layer);
     if (layer == NULL)
         return -ENOMEM;
-    layer->fd = fd;
-    layer->tag = tag;
-    layer->is_private = is_private;
-    layer->cache = cache;
+    layer->fd = setup->fd;
+    layer->shown_fd = setup->shown_fd;
+    layer->tag = setup->tag;
+    layer->is_private = setup->is_private;
+    layer->believes = setup->believes;
+    layer->cache = setup->cache;
+    layer->refusals = setup->refusals;
     pthread_rwlock_init(&layer->lock, NULL);
     pthread_mutex_init(&layer->scan_lock, NULL);
     int error = um_dir_table_open(layer);
@@ -120,6 +123,18 @@ static int read_flags(struct um_dirlayer *layer, uint32_t number, const struct u
     return replaces < 0 ? replaces : 0;
 }
 
+/* Whether something of the layers below shows in a directory. */
+static bool goes_on(const struct um_dirlayer *layer, const struct um_dir_more *more)
+{
+    return layer->tag != 0 && !(more->flags & (UM_INODE_OPAQUE | UM_INODE_REPLACES));
+}
+
+/* Whether the data of a file is said to stand elsewhere, by a mark that is not believed. */
+static bool lacks_data(const struct um_dir_marks *marks)
+{
+    return marks->doubtful_metacopy || (marks->metacopy && marks->doubtful_redirect);
+}
+
 static int read_more(struct um_dirlayer *layer, uint32_t number, struct um_dir_more *more)
 {
     struct um_dir_inode inode;
@@ -128,7 +143,7 @@ static int read_more(struct um_dirlayer *layer, uint32_t number, struct um_dir_m
     int error = um_dir_reach_inode(layer, number, &inode, &reach);
     if (error != 0)
         return error;
-    error = um_dir_read_marks(&reach, &marks);
+    error = um_dir_read_marks(layer, &inode, &reach, &marks);
     um_dir_leave(layer, &reach);
     if (error != 0)
         return error;
@@ -136,9 +151,13 @@ static int read_more(struct um_dirlayer *layer, uint32_t number, struct um_dir_m
     more->marks_whiteouts = marks.marks_whiteouts;
     error = take_redirect(&marks, more);
     free(marks.redirect);
-    if (error != 0)
-        return error;
-    return inode.type == DT_DIR ? read_flags(layer, number, &inode, more) : 0;
+    if (error == 0 && inode.type == DT_DIR)
+        error = read_flags(layer, number, &inode, more);
+    more->refused =
+        inode.type == DT_DIR ? goes_on(layer, more) && marks.doubtful_redirect : lacks_data(&marks);
+    if (error == 0 && more->refused)
+        um_dir_tell_refused(layer, number);
+    return error;
 }
 
 int um_dir_more(struct um_dirlayer *layer, uint32_t number, const struct um_dir_more **out)
@@ -169,13 +188,15 @@ int um_dirlayer_flags(struct um_dirlayer *layer, uint32_t directory, uint32_t *f
     return error;
 }
 
-int um_dirlayer_redirect(struct um_dirlayer *layer, uint32_t inode, struct um_slice *redirect)
+int um_dirlayer_redirect(struct um_dirlayer *layer, uint32_t inode, struct um_slice *redirect,
+                         bool *refused)
 {
     const struct um_dir_more *more = NULL;
     int error = um_dir_more(layer, inode, &more);
     if (error != 0)
         return error;
     *redirect = more->redirect;
+    *refused = more->refused;
     return 0;
 }
 
@@ -192,16 +213,18 @@ int um_dirlayer_has_data(struct um_dirlayer *layer, uint32_t number)
     int error = um_dir_reach_inode(layer, number, &inode, &reach);
     if (error != 0)
         return error;
-    error = um_dir_read_marks(&reach, &marks);
+    error = um_dir_read_marks(layer, &inode, &reach, &marks);
     um_dir_leave(layer, &reach);
     if (error != 0)
         return error;
     free(marks.redirect);
-    if (!marks.metacopy) { /* as nearly all; then there is nothing more to keep */
+    if (!marks.metacopy &&
+        !marks.doubtful_metacopy) { /* as nearly all; then there is nothing more to keep */
         um_dir_set_own_data(layer, number);
         return 1;
     }
-    return um_dir_more(layer, number, &more);
+    error = um_dir_more(layer, number, &more);
+    return error == 0 && more->refused ? -EIO : error;
 }
 
 /* ---- finding -------------------------------------------------------------------------------------------------- */
@@ -256,7 +279,7 @@ static int found(struct um_dirlayer *layer, uint32_t directory, struct um_slice 
             return error;
         marked = more->marks_whiteouts;
     }
-    int hides = um_dir_is_whiteout(reach, status, marked);
+    int hides = um_dir_is_whiteout(layer, reach, status, marked);
     if (hides != 0)
         return hides < 0 ? hides : found_whiteout(name, child);
     int error = um_dir_add(layer, directory, name, status, child);
@@ -329,14 +352,36 @@ int um_dirlayer_place(struct um_dirlayer *layer, uint32_t number, uint32_t *pare
 
 /* ---- attributes ------------------------------------------------------------------------------------------------ */
 
+/* The text of override_stat where it is believed; -ENODATA where there is none that is. */
+static int64_t read_override(struct um_dirlayer *layer, const struct um_dir_inode *known,
+                             const struct um_dir_reach *reach, char text[UM_OVERRIDE_TEXT])
+{
+    struct statx status;
+    if (!(layer->believes & (UM_BELIEVE_STAT | UM_BELIEVE_ANY_STAT)))
+        return -ENODATA;
+    int64_t size = um_dir_getxattr(reach, UM_OVERRIDE_XATTR, text, UM_OVERRIDE_TEXT);
+    if (size < 0 || layer->believes & UM_BELIEVE_ANY_STAT)
+        return size;
+    /* Again, of what it is: somebody may put something of another owner in its place meanwhile. */
+    int fd = um_dir_pin(layer, known, reach, &status);
+    if (fd < 0)
+        return fd;
+    size = um_dir_believes(layer, &status)
+               ? um_xattr_get_at(fd, "", UM_OVERRIDE_XATTR, text, UM_OVERRIDE_TEXT)
+               : -ENODATA;
+    close(fd);
+    return size;
+}
+
 /* Show what override_stat says. Only regular files and directories can have one. */
-static void override(const struct um_dir_reach *reach, struct um_inode *inode)
+static void override(struct um_dirlayer *layer, const struct um_dir_inode *known,
+                     const struct um_dir_reach *reach, struct um_inode *inode)
 {
     char text[UM_OVERRIDE_TEXT];
     struct um_override wanted;
     if (!S_ISREG(inode->mode) && !S_ISDIR(inode->mode))
         return;
-    int64_t size = um_dir_getxattr(reach, UM_OVERRIDE_XATTR, text, sizeof text);
+    int64_t size = read_override(layer, known, reach, text);
     if (size < 0 || um_override_parse(um_slice_of(text, (size_t)size), &wanted) != 0)
         return;
     uint32_t mode = um_override_mode(&wanted, inode->mode);
@@ -363,7 +408,7 @@ static int read_inode(struct um_dirlayer *layer, uint32_t number, struct um_dir_
         error = -ESTALE;
     if (error == 0) {
         fill_inode(&status, inode);
-        override(&reach, inode);
+        override(layer, known, &reach, inode);
     }
     um_dir_leave(layer, &reach);
     return error == -ENOENT ? -ESTALE : error;
@@ -400,7 +445,7 @@ int um_dirlayer_child_inode(struct um_dirlayer *layer, const struct um_child *ch
     if (error != 0)
         return error;
     *inode = child->now;
-    override(&reach, inode);
+    override(layer, &known, &reach, inode);
     um_dir_leave(layer, &reach);
     return add_place(layer, child->inode, &known, inode);
 }

@@ -34,11 +34,9 @@
 
 #define UM_DIRLAYER_SPAN (1ull << 48) /* file numbers are below */
 
-/* `fd` is the directory, O_PATH suffices. `tag` tells the layers of a cache apart: it is the number of the
- * layer, and below number 0 there is nothing that its marks could hide, so they are not asked for.
- * -ENOTDIR. */
-int um_dirlayer_open(int fd, uint32_t tag, bool is_private, struct um_fd_cache *cache,
-                     struct um_dirlayer **out);
+/* The tag is the number of the layer, and below number 0 there is nothing that its marks could hide, so
+ * they are not asked for. -ENOTDIR. */
+int um_dirlayer_open(const struct um_live_setup *setup, struct um_dirlayer **out);
 void um_dirlayer_close(struct um_dirlayer *layer);
 
 /* 0; -ENOENT. A whiteout is found as DT_WHT. */
@@ -59,7 +57,7 @@ int um_dirlayer_place(struct um_dirlayer *layer, uint32_t inode, uint32_t *paren
 /* The type (S_IF…) that an inode has on disk, without asking the disk. */
 uint32_t um_dirlayer_type(struct um_dirlayer *layer, uint32_t inode);
 
-/* What stat shows, override_stat applied; of a directory, UM_INODE_OPAQUE and UM_INODE_REPLACES, too.
+/* What stat shows, override_stat applied where it is believed; of a directory, UM_INODE_OPAQUE and UM_INODE_REPLACES, too.
  * `first`, `count`, `stored`, `xattr` and `target` are 0. The flags are 0 in the lowest layer. */
 int um_dirlayer_inode(struct um_dirlayer *layer, uint32_t number, struct um_inode *inode);
 /* The same of a child that was just found. */
@@ -70,10 +68,11 @@ int um_dirlayer_child_inode(struct um_dirlayer *layer, const struct um_child *ch
 int um_dirlayer_flags(struct um_dirlayer *layer, uint32_t directory, uint32_t *flags);
 
 /* Where a directory or a file without data goes on below: an absolute path or one name; size 0 for no
- * redirect; "/" where it is malformed, which leads nowhere. */
-int um_dirlayer_redirect(struct um_dirlayer *layer, uint32_t inode, struct um_slice *redirect);
+ * redirect; "/" where it is malformed, which leads nowhere. *refused: see um_layer_redirect. */
+int um_dirlayer_redirect(struct um_dirlayer *layer, uint32_t inode, struct um_slice *redirect,
+                         bool *refused);
 
-/* 1; 0 where a file is a metacopy: its data stands in a layer below. */
+/* 1; 0 where a file is a metacopy: its data stands in a layer below; -EIO: one that is not believed. */
 int um_dirlayer_has_data(struct um_dirlayer *layer, uint32_t inode);
 
 int um_dirlayer_target(struct um_dirlayer *layer, uint32_t inode, struct um_slice *target);
@@ -104,7 +103,7 @@ int um_dirlayer_seek(struct um_dirlayer *layer, uint64_t number, uint32_t *inode
 int um_dirlayer_names(struct um_dirlayer *layer, uint32_t inode, uint32_t nlink,
                       struct um_place **places, size_t *n);
 
-/* All directories with a redirect, parents before what is in them; *directories is malloced. Asks all
+/* All directories with a redirect that is believed, parents before what is in them; *directories is malloced. Asks all
  * directories of the layer. */
 int um_dirlayer_redirects(struct um_dirlayer *layer, uint32_t **directories, size_t *n);
 

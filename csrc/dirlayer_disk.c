@@ -3,6 +3,7 @@
 #include <sys/sysmacros.h>
 
 #include "dirlayer_private.h"
+#include "mark_trust.h"
 #include "open_beneath.h"
 #include "whiteout.h"
 #include "xattr_at.h"
@@ -237,21 +238,30 @@ static int check_seen(struct um_dirlayer *layer, const struct um_dir_inode *inod
     return error == 0 && !um_dir_is(layer, inode, status) ? -ESTALE : error;
 }
 
+int um_dir_pin(struct um_dirlayer *layer, const struct um_dir_inode *inode,
+               const struct um_dir_reach *reach, struct statx *status)
+{
+    const char *name = reach->name[0] ? reach->name : ".";
+    int fd = open_beneath(layer, reach->use.fd, name, O_PATH | O_NOFOLLOW);
+    if (fd < 0)
+        return fd;
+    int error = check_seen(layer, inode, fd, status);
+    if (error != 0)
+        close(fd);
+    return error ? error : fd;
+}
+
 /* A descriptor (O_PATH) of an inode, whatever it is. */
 static int open_inode(struct um_dirlayer *layer, uint32_t number, struct statx *status)
 {
     struct um_dir_reach reach;
     struct um_dir_inode inode;
-    int fd, error = um_dir_reach_inode(layer, number, &inode, &reach);
-    if (error != 0)
-        return error;
-    const char *name = reach.name[0] ? reach.name : ".";
-    fd = open_beneath(layer, reach.use.fd, name, O_PATH | O_NOFOLLOW);
-    error = fd < 0 ? fd : check_seen(layer, &inode, fd, status);
+    int fd = um_dir_reach_inode(layer, number, &inode, &reach);
+    if (fd != 0)
+        return fd;
+    fd = um_dir_pin(layer, &inode, &reach, status);
     um_dir_leave(layer, &reach);
-    if (error != 0 && fd >= 0)
-        close(fd);
-    return error ? error : fd;
+    return fd;
 }
 
 int um_dir_open_path(struct um_dirlayer *layer, uint32_t number)
@@ -281,23 +291,45 @@ static const char *entry_of(const struct grip *grip)
     return grip->name[0] == '\0' && !grip->own ? "." : grip->name;
 }
 
-int64_t um_dir_getxattr(const struct um_dir_reach *reach, const char *name, void *value,
-                        size_t size)
+/* An object whose xattrs are asked for: what was reached, or, where it is pinned (not -1), that. */
+struct subject {
+    const struct um_dir_reach *reach;
+    int pinned;
+};
+
+static int64_t ask_value(struct subject of, const char *name, void *value, size_t size)
 {
+    if (of.pinned >= 0)
+        return um_xattr_get_at(of.pinned, "", name, value, size);
     struct grip grip;
-    int error = take(reach, &grip);
-    int64_t got = error ? error : um_xattr_get_at(grip.fd, entry_of(&grip), name, value, size);
-    if (error == 0)
-        let_go(&grip);
+    int error = take(of.reach, &grip);
+    if (error != 0)
+        return error;
+    int64_t got = um_xattr_get_at(grip.fd, entry_of(&grip), name, value, size);
+    let_go(&grip);
+    return got;
+}
+
+static int64_t get_xattr(struct subject of, const char *name, void *value, size_t size)
+{
+    int64_t got = ask_value(of, name, value, size);
     if (got >= 0)
         return got;
     return got == -EOPNOTSUPP || got == -EXDEV ? -ENODATA : gone((int)-got);
 }
 
-static int64_t list_at(const struct um_dir_reach *reach, char *names, size_t size)
+int64_t um_dir_getxattr(const struct um_dir_reach *reach, const char *name, void *value,
+                        size_t size)
 {
+    return get_xattr((struct subject){reach, -1}, name, value, size);
+}
+
+static int64_t ask_names(struct subject of, char *names, size_t size)
+{
+    if (of.pinned >= 0)
+        return um_xattr_list_at(of.pinned, "", names, size);
     struct grip grip;
-    int error = take(reach, &grip);
+    int error = take(of.reach, &grip);
     if (error != 0)
         return error;
     int64_t got = um_xattr_list_at(grip.fd, entry_of(&grip), names, size);
@@ -305,11 +337,11 @@ static int64_t list_at(const struct um_dir_reach *reach, char *names, size_t siz
     return got;
 }
 
-int64_t um_dir_listxattr(const struct um_dir_reach *reach, char **names)
+static int64_t list_xattrs(struct subject of, char **names)
 {
     char few[LIST_ROOM];
     *names = NULL;
-    int64_t size = list_at(reach, few, sizeof few);
+    int64_t size = ask_names(of, few, sizeof few);
     if (size == 0 || size == -EOPNOTSUPP || size == -EXDEV)
         return 0;
     if (size < 0 && size != -ERANGE)
@@ -320,7 +352,7 @@ int64_t um_dir_listxattr(const struct um_dir_reach *reach, char **names)
     if (size > 0)
         memcpy(all, few, (size_t)size);
     else
-        size = list_at(reach, all, LIST_MOST);
+        size = ask_names(of, all, LIST_MOST);
     if (size <= 0) {
         int error = size < 0 ? gone((int)-size) : 0;
         free(all);
@@ -330,13 +362,17 @@ int64_t um_dir_listxattr(const struct um_dir_reach *reach, char **names)
     return size;
 }
 
+int64_t um_dir_listxattr(const struct um_dir_reach *reach, char **names)
+{
+    return list_xattrs((struct subject){reach, -1}, names);
+}
+
 /* ---- marks ------------------------------------------------------------------------------------------------- */
 
-static int read_redirect(const struct um_dir_reach *reach, const char *name,
-                         struct um_dir_marks *marks)
+static int read_redirect(struct subject of, const char *name, struct um_dir_marks *marks)
 {
     char path[REDIRECT_MOST];
-    int64_t size = um_dir_getxattr(reach, name, path, sizeof path);
+    int64_t size = get_xattr(of, name, path, sizeof path);
     if (size == -ERANGE) { /* longer than any path: as malformed as this one */
         path[0] = '/';
         size = 1;
@@ -353,13 +389,13 @@ static int read_redirect(const struct um_dir_reach *reach, const char *name,
     return 0;
 }
 
-static int read_mark(const struct um_dir_reach *reach, const char *name, enum um_mark_kind kind,
+static int read_mark(struct subject of, const char *name, enum um_mark_kind kind,
                      struct um_dir_marks *marks)
 {
     char value;
     switch (kind) {
     case UM_MARK_REDIRECT:
-        return read_redirect(reach, name, marks);
+        return read_redirect(of, name, marks);
     case UM_MARK_METACOPY:
         marks->metacopy = true;
         return 0;
@@ -367,7 +403,7 @@ static int read_mark(const struct um_dir_reach *reach, const char *name, enum um
         marks->whiteout = true;
         return 0;
     case UM_MARK_OPAQUE:
-        if (um_dir_getxattr(reach, name, &value, 1) == 1) {
+        if (get_xattr(of, name, &value, 1) == 1) {
             marks->opaque |= value == 'y';
             marks->marks_whiteouts |= value == 'x';
         }
@@ -376,17 +412,85 @@ static int read_mark(const struct um_dir_reach *reach, const char *name, enum um
     return 0;
 }
 
-int um_dir_read_marks(const struct um_dir_reach *reach, struct um_dir_marks *marks)
+bool um_dir_believes(const struct um_dirlayer *layer, const struct statx *status)
+{
+    uint32_t mode = layer->believes & UM_BELIEVE_CLOSED ? 0 : status->stx_mode;
+    return um_mark_is_trusted(status->stx_uid, mode);
+}
+
+static void doubt(enum um_mark_kind kind, struct um_dir_marks *marks)
+{
+    marks->doubtful_redirect |= kind == UM_MARK_REDIRECT;
+    marks->doubtful_metacopy |= kind == UM_MARK_METACOPY;
+}
+
+/* Read those marks among the names that only hide, and those that lead elsewhere where `trusted` or
+ * `user` ones are believed. What is not believed does not matter where there is one that is. */
+static int read_listed(struct subject of, const char *names, int64_t size, bool trusted, bool user,
+                       struct um_dir_marks *marks)
+{
+    int error = 0;
+    for (int64_t at = 0; error == 0 && at < size; at += (int64_t)strlen(names + at) + 1) {
+        struct um_slice name = um_slice_of(names + at, strlen(names + at));
+        enum um_mark_kind kind;
+        if (!um_whiteout_mark(name, &kind))
+            continue;
+        if (um_whiteout_leads(kind) && !(um_whiteout_is_user_mark(name) ? user : trusted))
+            doubt(kind, marks);
+        else
+            error = read_mark(of, names + at, kind, marks);
+    }
+    marks->doubtful_redirect &= marks->redirect == NULL;
+    marks->doubtful_metacopy &= !marks->metacopy;
+    return error;
+}
+
+/* Whether there is a mark that leads elsewhere, and that the owner of the object may have set. */
+static bool has_claims(const char *names, int64_t size)
+{
+    for (int64_t at = 0; at < size; at += (int64_t)strlen(names + at) + 1) {
+        struct um_slice name = um_slice_of(names + at, strlen(names + at));
+        enum um_mark_kind kind;
+        if (um_whiteout_is_user_mark(name) && um_whiteout_mark(name, &kind) &&
+            um_whiteout_leads(kind))
+            return true;
+    }
+    return false;
+}
+
+/* Read the marks of an object whose owner decides whether they are believed: both are asked of what it is,
+ * not of what stands under its name by then. */
+static int read_claims(struct um_dirlayer *layer, const struct um_dir_inode *inode,
+                       const struct um_dir_reach *reach, bool trusted, struct um_dir_marks *marks)
 {
     um_autofree char *names = NULL;
+    struct statx status;
+    struct subject of = {reach, um_dir_pin(layer, inode, reach, &status)};
+    if (of.pinned == -EXDEV) /* a mount point: what is mounted there bears no marks */
+        return 0;
+    if (of.pinned < 0)
+        return of.pinned;
+    int64_t size = list_xattrs(of, &names);
+    int error = size < 0
+                    ? (int)size
+                    : read_listed(of, names, size, trusted, um_dir_believes(layer, &status), marks);
+    close(of.pinned);
+    return error;
+}
+
+int um_dir_read_marks(struct um_dirlayer *layer, const struct um_dir_inode *inode,
+                      const struct um_dir_reach *reach, struct um_dir_marks *marks)
+{
+    um_autofree char *names = NULL;
+    bool trusted = layer->believes & UM_BELIEVE_TRUSTED;
     *marks = (struct um_dir_marks){0};
     int64_t size = um_dir_listxattr(reach, &names);
     int error = size < 0 ? (int)size : 0;
-    for (int64_t at = 0; error == 0 && at < size; at += (int64_t)strlen(names + at) + 1) {
-        enum um_mark_kind kind;
-        if (um_whiteout_mark(um_slice_of(names + at, strlen(names + at)), &kind))
-            error = read_mark(reach, names + at, kind, marks);
-    }
+    bool ask_owner = inode != NULL && layer->believes & UM_BELIEVE_OWN && has_claims(names, size);
+    if (error == 0 && ask_owner)
+        error = read_claims(layer, inode, reach, trusted, marks);
+    else if (error == 0)
+        error = read_listed((struct subject){reach, -1}, names, size, trusted, false, marks);
     if (error != 0) {
         free(marks->redirect);
         marks->redirect = NULL;
@@ -394,14 +498,26 @@ int um_dir_read_marks(const struct um_dir_reach *reach, struct um_dir_marks *mar
     return error;
 }
 
-int um_dir_is_whiteout(const struct um_dir_reach *reach, const struct statx *status, bool marked)
+void um_dir_tell_refused(struct um_dirlayer *layer, uint32_t number)
+{
+    char path[PATH_MAX];
+    struct way way = {0};
+    path[0] = '\0';
+    if (find_way(layer, number, &way) == 0)
+        take_step(&way, path);
+    free(way.names);
+    um_refusal_tell(layer->refusals, "lower", layer->shown_fd, um_slice_of(path, strlen(path)));
+}
+
+int um_dir_is_whiteout(struct um_dirlayer *layer, const struct um_dir_reach *reach,
+                       const struct statx *status, bool marked)
 {
     if (S_ISCHR(status->stx_mode))
         return um_whiteout_is_device(status->stx_rdev_major, status->stx_rdev_minor);
     if (!marked || !S_ISREG(status->stx_mode) || status->stx_size != 0)
         return 0;
     struct um_dir_marks marks;
-    int error = um_dir_read_marks(reach, &marks);
+    int error = um_dir_read_marks(layer, NULL, reach, &marks);
     if (error != 0)
         return error;
     free(marks.redirect);

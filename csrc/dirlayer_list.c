@@ -64,7 +64,7 @@ static int ask_type(struct um_dirlayer *layer, uint32_t directory, bool marked,
     if (error != 0)
         return error;
     error = um_dir_statx(&reach, &status);
-    int hides = error ? 0 : um_dir_is_whiteout(&reach, &status, marked);
+    int hides = error ? 0 : um_dir_is_whiteout(layer, &reach, &status, marked);
     um_dir_leave(layer, &reach);
     if (error != 0)
         return error == -ENOENT ? 0 : error;

@@ -31,6 +31,7 @@ struct um_dir_name {
 struct um_dir_more {
     uint32_t flags;           /* of a directory: UM_INODE_…, and: */
     bool marks_whiteouts;     /* it may hold files that an xattr makes whiteouts */
+    bool refused; /* a mark that would lead elsewhere is not believed */
     struct um_slice redirect; /* size 0: none */
     struct um_slice target;   /* of a symlink */
 };
@@ -73,10 +74,11 @@ struct um_dir_map {
 struct um_dir_arena; /* of texts */
 
 struct um_dirlayer {
-    int fd;
-    uint32_t tag;
+    int fd, shown_fd;
+    uint32_t tag, believes; /* UM_BELIEVE_… */
     bool is_private; /* nobody can mount anything below `fd` (open_beneath.h) */
     struct um_fd_cache *cache;
+    struct um_refusals *refusals;
     struct um_hash_key key;
 
     pthread_rwlock_t lock;
@@ -160,16 +162,31 @@ int64_t um_dir_getxattr(const struct um_dir_reach *reach, const char *name, void
 /* All names, each NUL-terminated: their size. *names is malloced, NULL where there is none. */
 int64_t um_dir_listxattr(const struct um_dir_reach *reach, char **names);
 
-/* Marks of what was reached. Values that nobody can read do not count. */
+/* A descriptor (O_PATH) of what was reached, which is the inode still, as *status says; or an errno. So
+ * nobody can put something else under its name between two questions. */
+int um_dir_pin(struct um_dirlayer *layer, const struct um_dir_inode *inode,
+               const struct um_dir_reach *reach, struct statx *status);
+
+/* Whether a mark that its owner, and all who may write to it, could set is believed in this layer. */
+bool um_dir_believes(const struct um_dirlayer *layer, const struct statx *status);
+
+/* Marks of what was reached. Values that nobody can read do not count. Those that lead elsewhere count
+ * as the layer believes them; without `inode` none does. */
 struct um_dir_marks {
     bool opaque, marks_whiteouts, metacopy, whiteout;
+    bool doubtful_redirect, doubtful_metacopy; /* there is one, and none that is believed */
     char *redirect; /* malloced, or NULL */
     size_t redirect_size;
 };
-int um_dir_read_marks(const struct um_dir_reach *reach, struct um_dir_marks *marks);
+int um_dir_read_marks(struct um_dirlayer *layer, const struct um_dir_inode *inode,
+                      const struct um_dir_reach *reach, struct um_dir_marks *marks);
+
+/* Tell that marks of an inode are not followed. */
+void um_dir_tell_refused(struct um_dirlayer *layer, uint32_t number);
 
 /* 1 where this status, of the regular file or device that was reached, is that of a whiteout. */
-int um_dir_is_whiteout(const struct um_dir_reach *reach, const struct statx *status, bool marked);
+int um_dir_is_whiteout(struct um_dirlayer *layer, const struct um_dir_reach *reach,
+                       const struct statx *status, bool marked);
 
 /* A directory, or a regular file, opened for reading; its access time stays where that is allowed. The
  * descriptor or an errno. */

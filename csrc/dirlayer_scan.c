@@ -304,7 +304,8 @@ int um_dirlayer_redirects(struct um_dirlayer *layer, uint32_t **directories, siz
     int error = walk_all(layer, &walk, NULL);
     for (size_t at = 0; error == 0 && at < walk.n; at++) {
         struct um_slice redirect;
-        error = um_dirlayer_redirect(layer, walk.directories[at], &redirect);
+        bool refused;
+        error = um_dirlayer_redirect(layer, walk.directories[at], &redirect, &refused);
         if (error == 0 && redirect.size != 0)
             walk.directories[kept++] = walk.directories[at];
         else if (can_be_skipped(error))

@@ -6,6 +6,7 @@
 
 #include "dirlayer.h"
 #include "read_at.h"
+#include "whiteout.h"
 
 int um_layer_open(struct um_index *index, int fd, uint64_t offset, uint64_t length,
                   struct um_layer *layer)
@@ -19,11 +20,10 @@ int um_layer_open(struct um_index *index, int fd, uint64_t offset, uint64_t leng
     return 0;
 }
 
-int um_layer_open_live(int fd, uint32_t tag, bool is_private, struct um_fd_cache *cache,
-                       struct um_layer *layer)
+int um_layer_open_live(const struct um_live_setup *setup, struct um_layer *layer)
 {
-    *layer = (struct um_layer){.fd = fd};
-    return um_dirlayer_open(fd, tag, is_private, cache, &layer->live);
+    *layer = (struct um_layer){.fd = setup->fd};
+    return um_dirlayer_open(setup, &layer->live);
 }
 
 void um_layer_close(struct um_layer *layer)
@@ -157,10 +157,12 @@ int um_layer_flags(const struct um_layer *layer, uint32_t directory, uint32_t *f
     return error;
 }
 
-int um_layer_redirect(const struct um_layer *layer, uint32_t inode, struct um_slice *redirect)
+int um_layer_redirect(const struct um_layer *layer, uint32_t inode, struct um_slice *redirect,
+                      bool *refused)
 {
     *redirect = (struct um_slice){0};
-    return layer->live ? um_dirlayer_redirect(layer->live, inode, redirect) : 0;
+    *refused = false;
+    return layer->live ? um_dirlayer_redirect(layer->live, inode, redirect, refused) : 0;
 }
 
 int um_layer_has_data(const struct um_layer *layer, uint32_t inode)
@@ -470,6 +472,8 @@ int64_t um_layer_getxattr(const struct um_layer *layer, uint32_t number,
     int more;
     if (layer->live != NULL)
         return um_dirlayer_getxattr(layer->live, number, name, value, size);
+    if (um_whiteout_is_private(name))
+        return -ENODATA;
     while ((more = next_xattr(layer, &next, &xattr)) > 0) {
         if (!um_slice_equal(xattr.name, name))
             continue;
@@ -493,6 +497,8 @@ int64_t um_layer_listxattr(const struct um_layer *layer, uint32_t number,
         return um_dirlayer_listxattr(layer->live, number, names, size);
     while ((more = next_xattr(layer, &next, &xattr)) > 0) {
         size_t need = xattr.name.size + 1;
+        if (um_whiteout_is_private(xattr.name))
+            continue;
         if (size != 0 && need > size - used)
             return -ERANGE;
         if (size != 0) {

@@ -17,6 +17,7 @@
 #include "fd_cache.h"
 #include "index.h"
 #include "index_format.h"
+#include "refusals.h"
 
 #define UM_LAYER_NOWAIT 1u
 
@@ -50,9 +51,20 @@ struct um_children {
 int um_layer_open(struct um_index *index, int fd, uint64_t offset, uint64_t length,
                   struct um_layer *layer);
 
-/* A live directory; layers that share the cache have different tags. -ENOTDIR. */
-int um_layer_open_live(int fd, uint32_t tag, bool is_private, struct um_fd_cache *cache,
-                       struct um_layer *layer);
+/* Which marks of a live directory are believed that show more than the disk does: the sum of some
+ * UM_BELIEVE_… (whiteout.h). Marks that only hide are believed from everybody. */
+struct um_live_setup {
+    int fd;       /* the directory, O_PATH suffices */
+    int shown_fd; /* whose path messages show: that of a private one leads nowhere */
+    uint32_t tag; /* layers that share the cache have different ones */
+    uint32_t believes;
+    bool is_private; /* nobody can mount anything below `fd` (open_beneath.h) */
+    struct um_fd_cache *cache;     /* borrowed */
+    struct um_refusals *refusals; /* borrowed */
+};
+
+/* A live directory. -ENOTDIR. */
+int um_layer_open_live(const struct um_live_setup *setup, struct um_layer *layer);
 void um_layer_close(struct um_layer *layer);
 
 /* How many file numbers (um_layer_number) there are: all are below. */
@@ -90,10 +102,13 @@ int um_layer_child_inode(const struct um_layer *layer, uint32_t directory,
 int um_layer_flags(const struct um_layer *layer, uint32_t directory, uint32_t *flags);
 
 /* Where a directory, or a file without data of its own, goes on in the layers below: an absolute path
- * or a name beside it; size 0 where it goes on under its own name. */
-int um_layer_redirect(const struct um_layer *layer, uint32_t inode, struct um_slice *redirect);
+ * or a name beside it; size 0 where it goes on under its own name. *refused: a mark of it is not
+ * believed, so that nobody knows. */
+int um_layer_redirect(const struct um_layer *layer, uint32_t inode, struct um_slice *redirect,
+                      bool *refused);
 
-/* 1; 0 where the data of a regular file stands in a layer below. */
+/* 1; 0 where the data of a regular file stands in a layer below; -EIO where a mark says so that is not
+ * believed. */
 int um_layer_has_data(const struct um_layer *layer, uint32_t inode);
 
 /* Where a name stands in its layer. */
@@ -138,7 +153,8 @@ int um_layer_stored(const struct um_layer *layer, const struct um_inode *inode, 
 /* Blocks of 512 bytes that a file occupies in the layer: as its size says unless it is sparse. */
 int um_layer_blocks(const struct um_layer *layer, const struct um_inode *inode, uint64_t *blocks);
 
-/* `inode` is what um_layer_peek says, or more. */
+/* Without marks of live directories: in an image they mean nothing, and must not come to mean something
+ * in what is made of it. `inode` is what um_layer_peek says, or more. */
 int64_t um_layer_getxattr(const struct um_layer *layer, uint32_t number,
                           const struct um_inode *inode, struct um_slice name, void *value,
                           size_t size);

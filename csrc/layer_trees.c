@@ -325,8 +325,7 @@ int64_t um_layer_trees_listxattr(struct um_layer_trees *layers, uint64_t node, c
         return 0;
     const struct um_layer *layer = &layers->tree->layers[found.part.layer];
     int64_t used = um_layer_listxattr(layer, found.part.inode, &found.inode, names, size);
-    if (used < 0 || !is_opaque(&found) ||
-        um_layer_getxattr(layer, found.part.inode, &found.inode, opaque, NULL, 0) >= 0)
+    if (used < 0 || !is_opaque(&found))
         return used;
     if (size != 0 && opaque.size + 1 > size - (size_t)used)
         return -ERANGE;

@@ -55,6 +55,13 @@ const char *um_fd_path(int fd, char path[UM_FD_PATH])
     return path;
 }
 
+size_t um_fd_name(int fd, char *path, size_t room)
+{
+    char link[UM_FD_PATH];
+    ssize_t size = readlink(um_fd_path(fd, link), path, room);
+    return size < 0 ? 0 : (size_t)size;
+}
+
 int um_open_again(int fd, int flags)
 {
     char path[UM_FD_PATH];

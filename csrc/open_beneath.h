@@ -37,6 +37,10 @@ int um_open_again(int fd, int flags);
  * descriptor of O_PATH. It has to be followed: the last component is a magic link. */
 const char *um_fd_path(int fd, char path[UM_FD_PATH]);
 
+/* The path that the kernel shows for what a descriptor stands for, for messages: its size, 0 where it has
+ * none. Not NUL-terminated. */
+size_t um_fd_name(int fd, char *path, size_t room);
+
 /* As linkat(2): give what a descriptor stands for a name. */
 int um_link_descriptor(int fd, int directory, const char *name);
 

@@ -26,6 +26,7 @@ static void view_reset(struct um_view *view)
 {
     view->n = 0;
     view->implied = true;
+    view->refused = false;
 }
 
 /* Take a directory of the next lower layer into a view that is being put together. `*open` says
@@ -61,6 +62,8 @@ int um_view_root(const struct um_tree *tree, uint32_t n_layers, struct um_view *
 int um_view_find(const struct um_tree *tree, const struct um_view *view, struct um_slice name,
                  struct um_hit *hit)
 {
+    if (view->refused)
+        return -EIO;
     for (uint32_t place = 0; place < view->n; place++) {
         struct um_part part = view->parts[place];
         int error = um_layer_find(&tree->layers[part.layer], part.inode, name, &hit->child);
@@ -170,6 +173,10 @@ static int follow_redirect(const struct um_tree *tree, struct um_part part, stru
         error = hit.child.type == DT_DIR ? enter(tree, in, &hit, redirects, &views[2]) : -ENOENT;
     if (error == 0)
         error = add_parts(tree, &views[2], inside, open);
+    if ((error == -EIO && in != NULL && in->refused) || (error == 0 && views[2].refused)) {
+        inside->refused = true; /* it leads into, or through, what nobody knows */
+        error = 0;
+    }
     for (int i = 0; i < 3; i++)
         um_view_close(&views[i]);
     return error == -ENOENT ? 0 : error; /* nothing is there to go on with */
@@ -192,8 +199,9 @@ static int enter(const struct um_tree *tree, const struct um_view *view, const s
             return found == -ENOENT ? 0 : found;
         if (!view_add(inside, part, flags, &open))
             return 0;
-        int error = um_layer_redirect(&tree->layers[part.layer], part.inode, &redirect);
-        if (error != 0)
+        int error =
+            um_layer_redirect(&tree->layers[part.layer], part.inode, &redirect, &inside->refused);
+        if (error != 0 || inside->refused)
             return error;
         if (redirect.size != 0 && redirect.data[0] == '/')
             return follow_redirect(tree, part, redirect, redirects, inside, &open);
@@ -642,12 +650,18 @@ void um_free(void *memory)
 
 static int open_live(struct um_tree *tree, uint32_t number, const struct um_tree_layer *layer)
 {
+    struct um_live_setup setup = {.fd = layer->fd,
+                                  .shown_fd = layer->shown_fd ? layer->shown_fd : layer->fd,
+                                  .tag = number,
+                                  .believes = layer->believes,
+                                  .is_private = layer->flags & UM_TREE_LAYER_PRIVATE,
+                                  .refusals = &tree->refusals};
     int error = 0;
     if (tree->cache == NULL)
         error = um_fd_cache_open(CACHED_DESCRIPTORS, &tree->cache);
+    setup.cache = tree->cache;
     if (error == 0)
-        error = um_layer_open_live(layer->fd, number, layer->flags & UM_TREE_LAYER_PRIVATE,
-                                   tree->cache, &tree->layers[number]);
+        error = um_layer_open_live(&setup, &tree->layers[number]);
     tree->n_live += error == 0;
     return error;
 }

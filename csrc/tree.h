@@ -25,6 +25,7 @@
 
 #include "base.h"
 #include "index.h"
+#include "whiteout.h"
 
 /* cffi: begin */
 #define UM_ROOT_NODE 1
@@ -41,6 +42,8 @@ struct um_tree_layer {
     uint64_t offset;
     uint64_t length; /* bytes of the tar available at offset */
     uint32_t flags; /* UM_TREE_LAYER_… */
+    int shown_fd; /* of a directory layer: whose path messages show; 0: that of `fd` */
+    uint32_t believes; /* of a directory layer: UM_BELIEVE_… (whiteout.h) */
 };
 
 #define UM_TREE_LAYER_PRIVATE 1u /* of a directory: nobody can mount anything below `fd` */

@@ -28,7 +28,9 @@ static int find_beside(struct um_tree *tree, struct um_part directory, struct um
         return error;
     if (shown == NULL || !find_place(&shown->view, directory, &place))
         return -ENOENT;
-    struct um_view below = {.parts = shown->view.parts + place + 1, .n = shown->view.n - place - 1};
+    struct um_view below = {.parts = shown->view.parts + place + 1,
+                            .n = shown->view.n - place - 1,
+                            .refused = shown->view.refused};
     return um_view_find(tree, &below, name, hit);
 }
 
@@ -55,7 +57,10 @@ static int find_below(struct um_tree *tree, struct um_part *part, struct um_inod
     struct um_place place;
     struct um_child child;
     struct um_hit hit;
-    int error = um_layer_redirect(layer, part->inode, &redirect);
+    bool refused;
+    int error = um_layer_redirect(layer, part->inode, &redirect, &refused);
+    if (error == 0 && refused)
+        error = -EIO;
     if (error == 0)
         error = um_layer_place(layer, part->inode, &place);
     if (error == 0)

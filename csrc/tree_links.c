@@ -167,6 +167,8 @@ static int find_shown_in(struct um_tree *tree, const struct um_directory *above,
     struct um_child child;
     struct um_hit hit;
     *shown = NULL;
+    if (above->view.refused)
+        return 0; /* nobody gets there */
     int error = um_layer_place(layer, part.inode, &place);
     if (error == 0)
         error = um_layer_dirent(layer, place.dirent, &child);
@@ -354,6 +356,8 @@ static int take_shown(struct um_tree *tree, const struct um_directory *shown,
 {
     const struct um_layer *layer = &tree->layers[directory.layer];
     struct um_hit hit;
+    if (shown->view.refused)
+        return 0;
     int error = um_view_find(tree, &shown->view, child->name, &hit);
     if (error != 0)
         return is_unreachable(layer, error) ? 0 : error;
@@ -517,7 +521,7 @@ static int apply_upper_parts(const struct um_tree *tree, const struct um_view *v
 static int count_listed(const struct um_tree *tree, const struct um_view *view, int64_t *count)
 {
     um_autofree struct um_merged *merged = NULL;
-    int error = um_view_merge(tree, view, false, &merged);
+    int error = view->refused ? -EACCES : um_view_merge(tree, view, false, &merged);
     *count = 2;
     for (uint32_t i = 0; error == 0 && i < merged->n; i++) {
         struct um_hit hit;

@@ -63,7 +63,7 @@ int um_view_merge(const struct um_tree *tree, const struct um_view *view, bool w
                   struct um_merged **out)
 {
     struct candidates c = {0};
-    int error = 0;
+    int error = view->refused ? -EIO : 0;
     for (uint32_t place = 0; place < view->n && error == 0; place++)
         error = gather_part(tree, view, place, &c);
     if (error == 0 && c.n != 0)
@@ -108,6 +108,8 @@ static int next_hit(struct um_tree *tree, struct um_directory *directory, uint64
                     struct um_hit *hit)
 {
     const struct um_view *view = &directory->view;
+    if (view->refused)
+        return -EIO;
     if (view->n == 0)
         return 0;
     if (view->n > 1) {

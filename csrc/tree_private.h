@@ -30,6 +30,7 @@ struct um_view {
     uint32_t n;
     struct um_part metadata; /* the part whose mode, owner, times and xattrs show */
     bool implied;            /* no part has metadata */
+    bool refused; /* what is in it is unknown (-EIO): a redirect of it is not believed */
 };
 
 /* What a view answers for a name. */
@@ -104,6 +105,7 @@ struct um_tree {
     atomic_bool redirects_known;
     atomic_bool has_shares; /* a directory has some */
 
+    struct um_refusals refusals; /* of all live directories */
     atomic_uint uses; /* nodes asked for since the indexes were last trimmed */
 
     pthread_rwlock_t lock;

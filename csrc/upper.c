@@ -336,6 +336,8 @@ int um_upper_below(struct um_upper *upper, const struct um_record *directory, st
     struct um_tree_entry unused;
     if (directory->lower == 0)
         return -ENOENT;
+    if (directory->lower == UM_LOWER_REFUSED)
+        return -EIO;
     return um_tree_find(upper->tree, directory->lower, (const char *)name.data, name.size,
                         entry ? entry : &unused);
 }
@@ -373,21 +375,16 @@ static int follow_name(struct um_upper *upper, const struct um_record *directory
     return error == -ENOENT ? 0 : error;
 }
 
-/* What a directory of the upper continues; 0 for nothing. */
-static int find_lower(struct um_upper *upper, const struct um_record *directory,
-                      struct um_slice name, struct um_spot *spot, uint64_t *lower)
+/* What the directory that has these marks goes on with, which is not opaque. */
+static int follow_marks(struct um_upper *upper, const struct um_record *directory,
+                        struct um_slice name, struct um_spot *spot, unsigned marks, uint64_t *lower)
 {
     char path[PATH_MAX];
-    *lower = 0;
-    unsigned marks;
-    int error = um_marks_of(spot, &marks);
-    spot->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
-    int opaque = error ? error : um_mark_is_opaque(upper, spot, marks & UM_HAS_OPAQUE);
-    if (opaque != 0)
-        return opaque < 0 ? opaque : 0;
     int64_t size = 0;
     if (marks & UM_HAS_REDIRECT)
         size = um_mark_get_redirect(upper, spot, path, sizeof path);
+    if (size == -EKEYREJECTED)
+        um_mark_tell_refused(upper, directory, name);
     if (size < 0)
         return (int)size;
     if (size == 0)
@@ -397,6 +394,24 @@ static int find_lower(struct um_upper *upper, const struct um_record *directory,
     return follow_name(upper, directory, um_slice_of(path, (size_t)size), lower);
 }
 
+/* What a directory of the upper continues; 0 for nothing. */
+static int find_lower(struct um_upper *upper, const struct um_record *directory,
+                      struct um_slice name, struct um_spot *spot, uint64_t *lower)
+{
+    *lower = 0;
+    unsigned marks;
+    int error = um_marks_of(spot, &marks);
+    spot->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
+    int opaque = error ? error : um_mark_is_opaque(upper, spot, marks & UM_HAS_OPAQUE);
+    if (opaque != 0)
+        return opaque < 0 ? opaque : 0;
+    error = follow_marks(upper, directory, name, spot, marks, lower);
+    if (error != -EKEYREJECTED && error != -EIO)
+        return error;
+    *lower = UM_LOWER_REFUSED; /* the directory is there; what is in it is not known */
+    return 0;
+}
+
 static int upper_node(const struct um_upper *upper, const struct stat *status, uint64_t *node)
 {
     if (status->st_dev != upper->device)
@@ -404,9 +419,10 @@ static int upper_node(const struct um_upper *upper, const struct stat *status, u
     return um_add64(upper->base, status->st_ino, node) ? 0 : -EOVERFLOW;
 }
 
-/* Whether a file of the upper may have the number that it says it has. */
-static bool is_believed(struct um_upper *upper, uint64_t origin, const struct stat *status,
-                        const struct um_attr *attr)
+/* Whether a file of the upper may have the number that it says it has. What somebody else may have said
+ * (not `ours`) is true of what was copied up since the mount. */
+static bool is_believed(struct um_upper *upper, uint64_t origin, bool ours,
+                        const struct stat *status, const struct um_attr *attr)
 {
     struct um_attr lower;
     if (origin == 0 || origin >= upper->base)
@@ -415,6 +431,8 @@ static bool is_believed(struct um_upper *upper, uint64_t origin, const struct st
         (lower.mode & S_IFMT) != (attr->mode & S_IFMT))
         return false;
     const struct um_record *record = um_upper_record(upper, origin);
+    if (!ours && (record == NULL || !record->in_upper || record->ino != status->st_ino))
+        return false;
     return record == NULL || !record->in_upper || record->ino == 0 || record->ino == status->st_ino;
 }
 
@@ -456,8 +474,17 @@ static int metacopy_hit(struct um_upper *upper, const struct um_record *director
                         struct um_slice name, struct um_spot *spot, struct um_upper_hit *hit)
 {
     struct um_attr below;
-    hit->data = hit->lower;
-    int error = hit->data ? 0 : find_data(upper, directory, name, spot, &hit->data);
+    int error = um_mark_is_metacopy(upper, spot);
+    if (error == 0)
+        return 0;
+    if (error > 0)
+        error = hit->lower ? 0 : find_data(upper, directory, name, spot, &hit->data);
+    if (error == 0 && hit->lower != 0)
+        hit->data = hit->lower;
+    if (error == -EKEYREJECTED)
+        um_mark_tell_refused(upper, directory, name);
+    if (error == -EKEYREJECTED || error == -EIO)
+        error = 0; /* the file is there; its data is not known */
     if (error == 0 && hit->data != 0)
         error = um_tree_getattr(upper->tree, hit->data, &below);
     if (error == 0 && hit->data != 0)
@@ -472,12 +499,13 @@ static int file_hit(struct um_upper *upper, const struct um_record *directory, s
 {
     uint64_t origin = 0;
     unsigned marks;
+    bool ours = false;
     int error = um_marks_of(spot, &marks);
     spot->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
     if (error == 0)
         error = um_disk_attr(upper, spot, status, &hit->attr);
     if (error == 0 && (marks & UM_HAS_ORIGIN))
-        error = um_mark_get_origin(upper, spot, &origin);
+        error = um_mark_get_origin(upper, spot, &origin, &ours);
     if (error == 0)
         error = upper_node(upper, status, &hit->attr.node);
     if (error != 0)
@@ -485,7 +513,7 @@ static int file_hit(struct um_upper *upper, const struct um_record *directory, s
     hit->ino = status->st_ino;
     hit->capable = marks & UM_HAS_CAPABILITY;
     hit->plain = spot->plain && !(upper->flags & UM_UPPER_OVERRIDE);
-    if (is_believed(upper, origin, status, &hit->attr))
+    if (is_believed(upper, origin, ours, status, &hit->attr))
         hit->lower = hit->attr.node = origin;
     if (!(marks & UM_HAS_METACOPY) || !S_ISREG(hit->attr.mode))
         return 0;
@@ -554,6 +582,8 @@ static int directory_links(struct um_upper *upper, const struct um_spot *spot,
 {
     struct um_attr below = {.nlink = 2};
     *nlink = (uint32_t)status->st_nlink;
+    if (lower == UM_LOWER_REFUSED)
+        lower = 0;
     if (lower == 0 && status->st_nlink >= 2)
         return 0; /* btrfs, and ext4 where there are very many, say 1 */
     int error = lower ? um_tree_getattr(upper->tree, lower, &below) : 0;
@@ -586,9 +616,10 @@ static int directory_hit(struct um_upper *upper, struct um_record *directory, st
     if (error != 0)
         return error;
     hit->plain = spot->plain && !(upper->flags & UM_UPPER_OVERRIDE);
-    struct um_record *record = hit->lower ? um_upper_record(upper, hit->lower) : NULL;
+    bool continues = hit->lower != 0 && hit->lower != UM_LOWER_REFUSED;
+    struct um_record *record = continues ? um_upper_record(upper, hit->lower) : NULL;
     /* Two directories of an upper may claim to continue one, in an upper that was tampered with. */
-    if (hit->lower != 0 && (record == NULL || is_at(record, directory, name)))
+    if (continues && (record == NULL || is_at(record, directory, name)))
         hit->attr.node = hit->lower;
     record = um_upper_record(upper, hit->attr.node);
     if (record != NULL && record->nlink != 0) {
@@ -675,6 +706,8 @@ int um_upper_find(struct um_upper *upper, struct um_record *directory, struct um
     int error = check_sought(name);
     if (error == 0 && directory->gone)
         error = -ENOENT;
+    if (error == 0 && directory->lower == UM_LOWER_REFUSED)
+        error = -EIO;
     if (error != 0)
         return error;
     if (directory->in_upper) {
@@ -924,7 +957,7 @@ int um_upper_origin(struct um_upper *upper, uint64_t node, uint64_t *origin)
     pthread_rwlock_rdlock(&upper->lock);
     const struct um_record *record = um_upper_record(upper, node);
     if (record != NULL)
-        *origin = record->lower;
+        *origin = record->lower == UM_LOWER_REFUSED ? 0 : record->lower;
     else if (node < upper->base && (error = um_tree_getattr(upper->tree, node, &attr)) == 0)
         *origin = node;
     else if (error == 0)
@@ -1059,6 +1092,7 @@ int um_upper_open(const struct um_upper_setup *setup, struct um_upper **out)
     upper->tree = setup->tree;
     upper->upper_fd = setup->upper_fd;
     upper->work_fd = setup->work_fd;
+    upper->shown_fd = setup->shown_fd ? setup->shown_fd : setup->upper_fd;
     upper->flags = setup->flags;
     upper->metacopy_min = setup->metacopy_min ? setup->metacopy_min : UM_METACOPY_MIN;
     pthread_rwlock_init(&upper->lock, NULL);

@@ -35,7 +35,8 @@
 #define UM_UPPER_OVERRIDE 2u /* owner, mode and devices in user.containers.override_stat */
 #define UM_UPPER_VOLATILE 4u /* nothing is synced */
 #define UM_UPPER_STRANGE 8u  /* the lowers are not those that recorded origins belong to */
-#define UM_UPPER_PRIVATE 512u /* both descriptors are below one private directory (open_beneath.h) */
+#define UM_UPPER_PRIVATE \
+    512u /* both descriptors are below one private directory (open_beneath.h) */
 /* The directory itself keeps the owner and mode that it has on disk, and its ACL gives nobody more:
  * what the root of the mount shows is in override_stat. */
 #define UM_UPPER_CLOSED_ROOT 16u
@@ -44,6 +45,8 @@
 #define UM_UPPER_OPEN 32u
 #define UM_UPPER_LOOK \
     64u /* it is only looked into, and believed what its own owner's daemon wrote */
+#define UM_UPPER_PLAIN 128u /* redirects and metacopies are neither followed nor written */
+#define UM_UPPER_CLOSED 256u /* nobody else reaches upper and work: user.overlay. marks are ours */
 #define UM_METACOPY_MIN 131072u
 
 struct um_upper; /* opaque */
@@ -56,6 +59,7 @@ struct um_upper_setup {
     /* Files from this size on are copied up without their data where only their names or attributes
      * change (overlayfs' metacopy); 0: UM_METACOPY_MIN. UINT64_MAX: none. */
     uint64_t metacopy_min;
+    int shown_fd; /* whose path messages show; 0: that of upper_fd */
 };
 
 /* 0; -ENOMEM; -EXDEV (upper and work are on two file systems); an errno of the upper. */

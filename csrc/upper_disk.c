@@ -7,6 +7,7 @@
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
+#include "mark_trust.h"
 #include "open_beneath.h"
 #include "override_stat.h"
 #include "whiteout.h"
@@ -481,10 +482,109 @@ int um_mark_opaque(struct um_upper *upper, struct um_spot *spot)
     return um_spot_setxattr(spot, own_mark(upper, "opaque", name), "y", 1, 0);
 }
 
+bool um_marks_may_lead(const struct um_upper *upper)
+{
+    if (upper->flags & (UM_UPPER_TRUSTED | UM_UPPER_PLAIN))
+        return upper->flags & UM_UPPER_TRUSTED;
+    return upper->flags & (UM_UPPER_CLOSED | UM_UPPER_OVERRIDE);
+}
+
+/* Hold on to the object that a spot is, so that nobody can put another one in its place before its marks are
+ * read. 1 where marks below user. are the daemon's own, or root's; 0, or an errno. Closed in any case. */
+static int pin(const struct um_upper *upper, const struct um_spot *spot, struct um_spot *pinned)
+{
+    struct stat status;
+    *pinned = (struct um_spot){.fd = um_spot_open(spot, O_PATH)};
+    if (pinned->fd < 0)
+        return pinned->fd;
+    if (fstat(pinned->fd, &status) != 0)
+        return failed();
+    bool owned = status.st_uid == upper->owner && (status.st_mode & 022) == 0;
+    return owned || um_mark_is_trusted(status.st_uid, status.st_mode);
+}
+
+static void unpin(struct um_spot *pinned)
+{
+    if (pinned->fd >= 0)
+        close(pinned->fd);
+}
+
+int um_mark_may_lead(struct um_upper *upper, const struct um_spot *spot)
+{
+    struct um_spot pinned;
+    if (!um_marks_may_lead(upper) || upper->flags & (UM_UPPER_TRUSTED | UM_UPPER_CLOSED))
+        return um_marks_may_lead(upper);
+    int ours = pin(upper, spot, &pinned);
+    unpin(&pinned);
+    return ours;
+}
+
+/* A mark that leads elsewhere, under any prefix: 1 with *size, 0 where it is not there, or an errno.
+ * -EKEYREJECTED as in upper_private.h. `ours`: those below user. are believed. */
+static int find_claim(struct um_upper *upper, struct um_spot *spot, const char *what, bool ours,
+                      char *value, size_t room, int64_t *size)
+{
+    bool doubtful = false;
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        char name[MARK_MAX];
+        snprintf(name, sizeof name, "%s%s", prefixes[i], what);
+        *size = um_spot_getxattr(spot, name, value, room);
+        if (is_absent(*size))
+            continue;
+        if (*size < 0 && *size != -ERANGE)
+            return (int)*size;
+        if (i == 0 ? upper->flags & UM_UPPER_TRUSTED : ours)
+            return 1;
+        doubtful = true;
+    }
+    return doubtful ? -EKEYREJECTED : 0;
+}
+
+static int read_claim(struct um_upper *upper, struct um_spot *spot, const char *what, char *value,
+                      size_t room, int64_t *size)
+{
+    struct um_spot pinned;
+    if (upper->flags & (UM_UPPER_TRUSTED | UM_UPPER_PLAIN) && !(upper->flags & UM_UPPER_LOOK))
+        return find_claim(upper, spot, what, false, value, room, size);
+    if (upper->flags & UM_UPPER_CLOSED)
+        return find_claim(upper, spot, what, true, value, room, size);
+    int ours = pin(upper, spot, &pinned);
+    int found = ours < 0 ? ours : find_claim(upper, &pinned, what, ours != 0, value, room, size);
+    unpin(&pinned);
+    return found;
+}
+
 int64_t um_mark_get_redirect(struct um_upper *upper, struct um_spot *spot, char *path, size_t room)
 {
-    int64_t size = read_mark(upper, spot, "redirect", path, room);
+    int64_t size = 0;
+    int found = read_claim(upper, spot, "redirect", path, room, &size);
+    if (found <= 0)
+        return found;
     return size == -ERANGE ? -EIO : size;
+}
+
+int um_mark_is_metacopy(struct um_upper *upper, struct um_spot *spot)
+{
+    char value[8]; /* it says nothing more */
+    int64_t size;
+    return read_claim(upper, spot, "metacopy", value, sizeof value, &size);
+}
+
+void um_mark_tell_refused(struct um_upper *upper, const struct um_record *directory,
+                          struct um_slice name)
+{
+    char room[PATH_MAX];
+    char *path = room + sizeof room - name.size;
+    memcpy(path, name.data, name.size);
+    for (; directory != upper->root && directory != NULL; directory = directory->parent) {
+        if ((size_t)(path - room) <= directory->name_size)
+            break; /* it is cut off where it begins */
+        *--path = '/';
+        path -= directory->name_size;
+        memcpy(path, directory->name, directory->name_size);
+    }
+    um_refusal_tell(&upper->refusals, "upper", upper->shown_fd,
+                    um_slice_of(path, (size_t)(room + sizeof room - path)));
 }
 
 int um_mark_redirect(struct um_upper *upper, struct um_spot *spot, const char *path, size_t size)
@@ -495,11 +595,26 @@ int um_mark_redirect(struct um_upper *upper, struct um_spot *spot, const char *p
 
 #define ORIGIN_TEXT (24 + UM_SESSION_ROOM)
 
-int um_mark_get_origin(struct um_upper *upper, struct um_spot *spot, uint64_t *origin)
+static int64_t read_origin(struct um_upper *upper, struct um_spot *spot, char text[ORIGIN_TEXT],
+                           bool *ours)
 {
-    char name[MARK_MAX], text[ORIGIN_TEXT];
-    int64_t size =
-        um_spot_getxattr(spot, own_mark(upper, "unionmount.origin", name), text, sizeof text);
+    char name[MARK_MAX];
+    struct um_spot pinned;
+    own_mark(upper, "unionmount.origin", name);
+    *ours = true;
+    if (upper->flags & (UM_UPPER_TRUSTED | UM_UPPER_CLOSED))
+        return um_spot_getxattr(spot, name, text, ORIGIN_TEXT);
+    int error = pin(upper, spot, &pinned);
+    *ours = error > 0;
+    int64_t size = error < 0 ? error : um_spot_getxattr(&pinned, name, text, ORIGIN_TEXT);
+    unpin(&pinned);
+    return size;
+}
+
+int um_mark_get_origin(struct um_upper *upper, struct um_spot *spot, uint64_t *origin, bool *ours)
+{
+    char text[ORIGIN_TEXT];
+    int64_t size = read_origin(upper, spot, text, ours);
     *origin = 0;
     if (is_absent(size) || size == -ERANGE)
         return 0;

@@ -121,6 +121,8 @@ static int find_source(struct um_upper *upper, uint64_t node, struct source *sou
     const struct um_record *record = um_upper_record(upper, node);
     if (record != NULL && record->directory)
         error = -EISDIR;
+    else if (record != NULL && record->data == UM_DATA_LOST)
+        error = -EIO;
     else if (record != NULL && record->data != 0)
         source->lower = record->data;
     else if (record != NULL && record->in_upper && (record->opens == 0 || record->fd < 0))

@@ -215,7 +215,7 @@ static void drop_hiding(struct um_upper_list *list)
 /* Read the merged names, sorted, into a list that is empty. */
 static int read_merged(struct um_upper_list *list)
 {
-    int error = read_above(list);
+    int error = list->directory->lower == UM_LOWER_REFUSED ? -EIO : read_above(list);
     if (error == 0) {
         sort_names(list);
         error = read_below(list, list->n);

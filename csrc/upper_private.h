@@ -34,6 +34,7 @@
 
 #include "capability.h"
 #include "fd_cache.h"
+#include "refusals.h"
 #include "upper.h"
 
 static inline uint64_t um_hash_node(uint64_t node)
@@ -82,11 +83,15 @@ struct um_known {
 #define UM_DATA_LOST UINT64_MAX
 #define UM_DATA_NONE (UINT64_MAX - 1)
 
+/* A directory's `lower` that is no node: it continues one, but the mark that says so is not believed. So
+ * nobody knows what is in it, and all that asks gets -EIO. */
+#define UM_LOWER_REFUSED UINT64_MAX
+
 #define UM_SESSION_ROOM 24
 
 struct um_upper {
     struct um_tree *tree;
-    int upper_fd, work_fd;
+    int upper_fd, work_fd, shown_fd;
     uint32_t flags;
     uint32_t n_layers; /* what um_attr.layer says of the upper */
     uid_t owner; /* whose daemon wrote the marks that are believed; root's are, too */
@@ -94,6 +99,7 @@ struct um_upper {
     uint64_t base; /* node of the upper's inode 0 */
     uint64_t metacopy_min;
     char session[UM_SESSION_ROOM]; /* what ends the origins that are believed; see set_session */
+    struct um_refusals refusals;
     atomic_ullong temporaries; /* to name the next one in the work directory */
     struct um_fd_cache *directories; /* of the upper, by node */
 
@@ -337,13 +343,16 @@ int um_disk_is_directory(const struct um_upper *upper, int fd, const struct dire
 /* 1, 0 or an errno. `marked`: it may have the xattr (um_marks_of); else a file may still say it. */
 int um_mark_is_opaque(struct um_upper *upper, struct um_spot *spot, bool marked);
 int um_mark_opaque(struct um_upper *upper, struct um_spot *spot);
+/* Marks that lead elsewhere are believed where nobody else can have set them: below trusted., or by who owns
+ * the object, and who can write to it (mark_trust.h; UM_UPPER_CLOSED, UM_UPPER_PLAIN). Where there is one
+ * and none that is believed, that is -EKEYREJECTED. */
 /* The redirect: its size, 0 for none; without NUL. An absolute path, or a name beside this one. */
 int64_t um_mark_get_redirect(struct um_upper *upper, struct um_spot *spot, char *path, size_t room);
 int um_mark_redirect(struct um_upper *upper, struct um_spot *spot, const char *path, size_t size);
 /* The lower node that an object is a copy of; *origin is 0 for none, or one that is not believed
- * because it may be of other lowers. Setting it where the file system has no room for it (symlinks of
- * ordinary users) is no error. */
-int um_mark_get_origin(struct um_upper *upper, struct um_spot *spot, uint64_t *origin);
+ * because it may be of other lowers. *ours: nobody else can have set it. Setting it where the file system
+ * has no room for it (symlinks of ordinary users) is no error. */
+int um_mark_get_origin(struct um_upper *upper, struct um_spot *spot, uint64_t *origin, bool *ours);
 int um_mark_origin(struct um_upper *upper, struct um_spot *spot, uint64_t origin);
 /* Which marks an object has, under any prefix: one call, where most objects have none. */
 #define UM_HAS_OPAQUE 1u
@@ -354,6 +363,7 @@ int um_mark_origin(struct um_upper *upper, struct um_spot *spot, uint64_t origin
 #define UM_HAS_CAPABILITY 32u
 int um_marks_of(struct um_spot *spot, unsigned *marks);
 /* That the data of a file is that of a lower file: of its redirect, else of its name. */
+int um_mark_is_metacopy(struct um_upper *upper, struct um_spot *spot); /* 1, 0, -EKEYREJECTED … */
 int um_mark_metacopy(struct um_upper *upper, struct um_spot *spot);
 int um_mark_drop_metacopy(int fd); /* under every prefix, with the redirect that belongs to it */
 bool um_mark_is_mark(struct um_slice xattr); /* a name that users never see */
@@ -364,6 +374,13 @@ int um_mark_capability(struct um_upper *upper, struct um_spot *spot, const void 
                        size_t size);
 int um_mark_drop_capability(struct um_spot *spot); /* under every prefix */
 bool um_mark_is_capability(const char *xattr);
+/* Whether marks that lead elsewhere may be written to what is made here: it stays so that they are believed,
+ * as the upper is closed, or as nobody else can write to what an ordinary user's upper holds. */
+bool um_marks_may_lead(const struct um_upper *upper);
+int um_mark_may_lead(struct um_upper *upper, const struct um_spot *spot); /* to this: 1, 0, errno */
+/* [r] Tell that marks of a name in a directory are not followed. */
+void um_mark_tell_refused(struct um_upper *upper, const struct um_record *directory,
+                          struct um_slice name);
 
 /* [-] The next name in the work directory; it begins with '#'. */
 void um_disk_temporary(struct um_upper *upper, char name[32]);

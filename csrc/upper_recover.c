@@ -1,8 +1,9 @@
+#include "upper_private.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 
-#include "upper_private.h"
-
+#include "mark_trust.h"
 #include "open_beneath.h"
 
 /* What an earlier daemon leaves in the work directory when it is killed: temporaries, which nobody
@@ -87,13 +88,14 @@ static int is_copy_of(struct um_upper *upper, struct um_spot *spot, uint64_t nod
     struct stat status;
     struct um_attr attr, lower;
     uint64_t origin = 0;
+    bool ours;
     if (node >= upper->base || um_tree_getattr(upper->tree, node, &lower) != 0)
         return 0;
     int error = um_spot_stat(spot, &status);
     if (error == 0)
         error = um_disk_attr(upper, spot, &status, &attr);
     if (error == 0)
-        error = um_mark_get_origin(upper, spot, &origin);
+        error = um_mark_get_origin(upper, spot, &origin, &ours); /* all in `index` is */
     if (error != 0)
         return error;
     *nlink = status.st_nlink;
@@ -144,12 +146,18 @@ static bool is_closed(int error)
 static int finish_groups(struct um_upper *upper)
 {
     struct names names = {0};
+    struct stat status;
     int fd = um_open_directory(upper->work_fd, UM_INDEX);
     if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP || is_closed(fd))
         return 0;
     if (fd < 0)
         return fd;
-    int error = read_names(fd, &names);
+    int error = fstat(fd, &status) == 0 ? 0 : -errno;
+    /* What is in it gets the names of lower files: another user's is left as it is. */
+    if (error == 0 && !um_mark_is_trusted(status.st_uid, status.st_mode))
+        error = -EPERM;
+    if (error == 0)
+        error = read_names(fd, &names);
     for (size_t i = 0; error == 0 && i < names.n; i++)
         error = finish_group(upper, fd, names.texts[i]);
     names_free(&names);

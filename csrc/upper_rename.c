@@ -40,6 +40,21 @@ static bool is_same(const struct um_target *a, const struct um_target *b)
     return a->directory == b->directory && um_slice_equal(a->name, b->name);
 }
 
+/* A directory that continues a lower one needs a redirect at its new place. */
+static bool needs_redirect(const struct um_target *target)
+{
+    return target->shown && target->hit.directory && target->hit.lower != 0;
+}
+
+/* Where redirects may not be written, who asked copies and removes instead, as over any two disks. */
+static int check_redirects(const struct move *move)
+{
+    bool exchange = move->flags & RENAME_EXCHANGE;
+    if (um_marks_may_lead(move->upper))
+        return 0;
+    return needs_redirect(&move->from) || (exchange && needs_redirect(&move->to)) ? -EXDEV : 0;
+}
+
 /* 0 go on; 1 there is nothing to do; or an errno. */
 static int check(const struct move *move)
 {
@@ -56,6 +71,8 @@ static int check(const struct move *move)
     if (to->shown && !from->hit.directory && from->hit.attr.node == to->hit.attr.node)
         return 1; /* two names of one file: rename(2) does nothing */
     int error = check_loops(move);
+    if (error == 0)
+        error = check_redirects(move);
     if (error != 0 || !to->shown || (move->flags & RENAME_EXCHANGE))
         return error;
     if (from->hit.directory != to->hit.directory)
@@ -132,13 +149,18 @@ static int mark(struct um_upper *upper, struct um_record *record, const struct u
     struct um_spot spot = {0};
     if (!record->directory)
         return um_record_fix_data(upper, record);
+    if (record->lower == UM_LOWER_REFUSED)
+        return -EIO; /* at its new place it would seem to be something else */
     if (record->lower == 0 && !place->below_directory)
         return 0;
     int error = um_spot_of(upper, record, &spot);
     if (error == 0 && record->lower == 0) {
         error = um_mark_opaque(upper, &spot);
     } else if (error == 0) {
-        error = um_lower_path(upper, record->lower, room, sizeof room, &path);
+        int may_lead = um_mark_may_lead(upper, &spot);
+        error = may_lead > 0 ? um_lower_path(upper, record->lower, room, sizeof room, &path)
+                : may_lead   ? may_lead
+                             : -EXDEV;
         if (error == 0)
             error = um_mark_redirect(upper, &spot, path, (size_t)(room + sizeof room - path));
         if (error == 0)

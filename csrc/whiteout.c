@@ -106,6 +106,16 @@ bool um_whiteout_mark(struct um_slice xattr, enum um_mark_kind *kind)
     return false;
 }
 
+bool um_whiteout_is_user_mark(struct um_slice xattr)
+{
+    return !begins_with(xattr, mark_prefixes[0]);
+}
+
+bool um_whiteout_leads(enum um_mark_kind kind)
+{
+    return kind == UM_MARK_REDIRECT || kind == UM_MARK_METACOPY;
+}
+
 struct um_slice um_whiteout_opaque_xattr(void)
 {
     return UM_SLICE_LITERAL("user.overlay.opaque");
@@ -114,5 +124,7 @@ struct um_slice um_whiteout_opaque_xattr(void)
 bool um_whiteout_is_private(struct um_slice xattr)
 {
     struct um_slice name;
-    return strip_prefix(xattr, &name) || um_slice_equal(xattr, UM_SLICE_LITERAL(UM_OVERRIDE_XATTR));
+    return strip_prefix(xattr, &name) ||
+           um_slice_equal(xattr, UM_SLICE_LITERAL(UM_OVERRIDE_XATTR)) ||
+           begins_with(xattr, UM_SLICE_LITERAL("security.fuseoverlayfs."));
 }

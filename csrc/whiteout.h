@@ -40,6 +40,17 @@ const char *um_whiteout_opaque(void);
 
 /* ---- live directories ---- */
 
+/* cffi: begin */
+/* Whose marks in a live directory are believed that do more than hide something (docs/layers.md, "Whose
+ * marks count"): redirects and metacopies, and override_stat. A sum; those that hide are in any case. */
+#define UM_BELIEVE_TRUSTED 1u /* redirects and metacopies below trusted. */
+#define UM_BELIEVE_OWN 2u /* ... below user., of objects that are the daemon's or root's alone */
+#define UM_BELIEVE_STAT 4u /* override_stat of such objects */
+#define UM_BELIEVE_ANY_STAT 8u /* override_stat of all */
+#define UM_BELIEVE_CLOSED \
+    16u /* nobody else reaches the directory: who may write there does not matter */
+/* cffi: end */
+
 /* The file that hides `name`: false where its own name would be longer than a name may be. */
 bool um_whiteout_spell(struct um_slice name, char text[256]);
 
@@ -54,11 +65,17 @@ enum um_mark_kind {
  * user.fuseoverlayfs. it begins with; false for all others. */
 bool um_whiteout_mark(struct um_slice xattr, enum um_mark_kind *kind);
 
+/* True for a mark that every writer of the file can set: it does not begin with trusted. */
+bool um_whiteout_is_user_mark(struct um_slice xattr);
+
+/* True for a mark that leads to other objects, whose content shows instead; the others only hide. */
+bool um_whiteout_leads(enum um_mark_kind kind);
+
 /* The mark of an opaque directory that every user may see; its value is "y". */
 struct um_slice um_whiteout_opaque_xattr(void);
 
-/* True for xattrs of live directories that no user of a mount sees: everything below those three
- * prefixes, and user.containers.override_stat. */
+/* True for xattrs that no user of a mount sees: everything below those three prefixes and below
+ * security.fuseoverlayfs. (root's, of fuse-overlayfs), and user.containers.override_stat. */
 bool um_whiteout_is_private(struct um_slice xattr);
 
 #endif

@@ -384,14 +384,39 @@ class TreeLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class Belief:
+    """Whose marks in a live directory count that do more than hide (see ``UM_BELIEVE_…``)."""
+
+    trusted: bool = False
+    own: bool = False
+    stats: bool = False
+    any_stats: bool = False
+    closed: bool = False
+
+    @property
+    def flags(self) -> int:
+        """The sum that the core has for it."""
+        return int(
+            (lib.UM_BELIEVE_TRUSTED if self.trusted else 0)
+            | (lib.UM_BELIEVE_OWN if self.own else 0)
+            | (lib.UM_BELIEVE_STAT if self.stats else 0)
+            | (lib.UM_BELIEVE_ANY_STAT if self.any_stats else 0)
+            | (lib.UM_BELIEVE_CLOSED if self.closed else 0)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class DirectoryLayer:
     """One layer of a tree that is a live directory, open as ``fd``.
 
-    ``private``: nobody can mount anything below it (``private_directory``).
+    ``private``: nobody can mount anything below it (``private_directory``); then ``shown`` is open
+    on the directory where others see it, so that messages can name it.
     """
 
     fd: int
     private: bool = False
+    shown: int = 0
+    belief: Belief = Belief()
 
 
 class Tree(_Owner, _Paths):
@@ -410,8 +435,10 @@ class Tree(_Owner, _Paths):
             if isinstance(layer, TreeLayer):
                 slot.index = layer.index._handle
                 slot.offset, slot.length = layer.offset, layer.length
-            elif layer.private:
-                slot.flags = lib.UM_TREE_LAYER_PRIVATE
+            else:
+                slot.flags = lib.UM_TREE_LAYER_PRIVATE if layer.private else 0
+                slot.shown_fd = layer.shown
+                slot.believes = layer.belief.flags
         out = ffi.new("struct um_tree **")
         _check(lib.um_tree_open(c_layers, len(self._layers), out))
         self._handle = out[0]
@@ -670,6 +697,8 @@ class UpperFlags:
     closed_root: bool = False
     open: bool = False
     look: bool = False
+    plain: bool = False
+    closed: bool = False
 
 
 class Upper(_Owner):
@@ -684,10 +713,13 @@ class Upper(_Owner):
     OSError with the errno that the file system answers.
     """
 
-    def __init__(self, tree: Tree, upper_fd: int, work_fd: int, flags: UpperFlags) -> None:
+    def __init__(
+        self, tree: Tree, upper_fd: int, work_fd: int, flags: UpperFlags, shown_fd: int = 0
+    ) -> None:
         self.tree = tree
         setup = ffi.new("struct um_upper_setup *")
         setup.tree, setup.upper_fd, setup.work_fd = tree._handle, upper_fd, work_fd
+        setup.shown_fd = shown_fd
         setup.flags = (
             (lib.UM_UPPER_TRUSTED if flags.trusted else 0)
             | (lib.UM_UPPER_OVERRIDE if flags.override else 0)
@@ -697,6 +729,8 @@ class Upper(_Owner):
             | (lib.UM_UPPER_CLOSED_ROOT if flags.closed_root else 0)
             | (lib.UM_UPPER_OPEN if flags.open else 0)
             | (lib.UM_UPPER_LOOK if flags.look else 0)
+            | (lib.UM_UPPER_PLAIN if flags.plain else 0)
+            | (lib.UM_UPPER_CLOSED if flags.closed else 0)
         )
         out = ffi.new("struct um_upper **")
         _check(lib.um_upper_open(setup, out))

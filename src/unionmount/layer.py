@@ -36,6 +36,7 @@ from unionmount.errors import (
 )
 from unionmount.reference import Digest, printable
 from unionmount.removal import remove_tree
+from unionmount.trust import OverrideStat, has_identity, is_ours, reads_trusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -665,6 +666,8 @@ class OpenDirectory(Closing):
         with ExitStack() as stack, reading(printable(str(path))):
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, self.fd)
+            self.shown = self.fd
+            self.closed = is_ours(self.fd)  # told by the way to it, which a private mount has not
             private = stack.enter_context(core.private_directory(self.fd, read_only=True))
             self.private = private is not None
             if private is not None:
@@ -681,9 +684,22 @@ class OpenDirectory(Closing):
 class OpenDirectories(Closing):
     """Live directories as the layers of one tree, lowest first; owns them and the tree."""
 
-    def __init__(self, paths: Sequence[Path], name: str) -> None:
-        """``paths`` are absolute, the lowest one first; OSError names the one that can't be had."""
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        name: str,
+        *,
+        leads: bool = True,
+        override_stat: OverrideStat = OverrideStat.OWN,
+    ) -> None:
+        """``paths`` are absolute, the lowest one first; OSError names the one that can't be had.
+
+        Without ``leads`` no redirect and no metacopy is followed, as the kernel has it with
+        ``userxattr``. ``override_stat``: whose is believed.
+        """
         self.name = name
+        self._leads = leads
+        self._override_stat = override_stat
         with ExitStack() as stack:
             self.layers = tuple([stack.enter_context(OpenDirectory(path)) for path in paths])
             stack.pop_all()
@@ -698,9 +714,25 @@ class OpenDirectories(Closing):
         """The directories as one tree; the same object at every call, closed with this."""
         if self._tree is None:
             self._tree = core.Tree(
-                [core.DirectoryLayer(layer.fd, layer.private) for layer in self.layers]
+                [
+                    core.DirectoryLayer(
+                        layer.fd, layer.private, layer.shown, self._belief_in(layer)
+                    )
+                    for layer in self.layers
+                ]
             )
         return self._tree
+
+    def _belief_in(self, layer: OpenDirectory) -> core.Belief:
+        """Which of the marks in a directory are believed."""
+        trusted, known = reads_trusted(), has_identity()
+        return core.Belief(
+            trusted=self._leads and trusted,
+            own=self._leads and known and not trusted,
+            stats=self._override_stat is OverrideStat.OWN and known,
+            any_stats=self._override_stat is OverrideStat.ALWAYS,
+            closed=layer.closed,
+        )
 
     def close(self) -> None:
         """Close tree and descriptors, in this order; a second call does nothing."""

@@ -22,6 +22,7 @@ from unionmount.layer import OpenImage, reading
 from unionmount.pull import open_image, open_stored
 from unionmount.reference import CONTAINER_PREFIX, printable
 from unionmount.sources import Location
+from unionmount.trust import is_ours
 from unionmount.upper import recorded_lowers
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ class OpenTarget(Closing):
             stack.callback(os.close, fd)
             self._upper, self._fd = upper, fd
             # Nothing is made that a work directory would be for; recovery is for who mounts it.
-            # Marks of every kind are looked for; an ordinary user's daemon keeps owners in them.
+            # Marks of every kind are looked for: root's, and those of whoever the upper belongs to.
             theirs = os.fstat(fd).st_uid != 0
-            flags = core.UpperFlags(trusted=True, override=theirs, look=True)
+            flags = core.UpperFlags(trusted=True, override=theirs, look=True, closed=is_ours(fd))
             opened = core.Upper(image.tree(), fd, fd, flags)
             stack.callback(opened.close)
             self.view = stack.enter_context(core.View(opened))

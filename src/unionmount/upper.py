@@ -28,6 +28,7 @@ from unionmount.access import is_closed
 from unionmount.closing import Closing
 from unionmount.errors import MountError
 from unionmount.reference import printable
+from unionmount.trust import has_identity, is_ours, is_own, reads_trusted
 
 _LOWERS = "overlay.unionmount.lowers"
 _OVERRIDE = "user.containers.override_stat"
@@ -55,8 +56,7 @@ class UpperPlan:
     lowers: str  # names the lower layers: numbers recorded in the upper are about these
     adopt_root: bool = False  # an upper never used becomes a copy of the root below
     volatile: bool = False  # nothing is synced
-    user_marks: bool = False  # marks that any user may set, also where this one may set others
-    user_xattrs: bool = False  # marks where everybody can see them, also where root mounts
+    user_marks: bool = False  # marks that any user may set, and none that lead elsewhere
     container: str = ""
     # Whether others may get to the directories on disk: not at all; not where they would gain what
     # the mount promises that they do not (``open_upper``); or it is accepted.
@@ -123,16 +123,16 @@ def open_upper(
             _lock(fd, plan.upper)
         with _about(plan.upper):
             private = stack.enter_context(_private(plan, fds))
-            abilities = _probe(fds[1], trusted=not plan.user_xattrs)
+            abilities = _probe(fds[1])
             is_open = _check_others(plan, fds, gains=promises and abilities.owners)
-            opened = _open(
-                plan,
-                tree,
-                private or fds,
-                abilities,
-                is_powerless=is_open and promises,
+            place = _Place(
+                *(private or fds),
+                shown=fds[0],
                 private=private is not None,
+                closed=all(is_ours(fd) for fd in fds),
+                powerless=is_open and promises,
             )
+            opened = _open(plan, tree, place, abilities)
         opened.own(stack.pop_all())
         return opened
 
@@ -153,8 +153,8 @@ def name_directories(directories: Sequence[Path]) -> str:
 def recorded_lowers(upper: Path) -> str | None:
     """The lower layers that an upper was used on (``UpperPlan.lowers``), where that is known."""
     with _directory(upper, "upper") as fd:
-        recorded = _recorded_lowers(fd)
-    return recorded.decode("ascii", "replace") if recorded is not None else None
+        recorded = _recorded_lowers(fd, closed=is_ours(fd))
+    return recorded.decode("ascii", "replace") if recorded else None
 
 
 @contextmanager
@@ -242,7 +242,7 @@ def _check_others(plan: UpperPlan, fds: tuple[int, int], *, gains: bool) -> bool
 def _keep_root(fd: int) -> None:
     """Let the root of an upper that was used before show the same once its directory is closed."""
     with suppress(OSError):
-        if _recorded_lowers(fd) is not None and _OVERRIDE not in os.listxattr(fd):
+        if _recorded_lowers(fd, closed=False) is not None and _OVERRIDE not in os.listxattr(fd):
             now = os.fstat(fd)
             shown = f"{now.st_uid}:{now.st_gid}:{stat.S_IMODE(now.st_mode):04o}:dir"
             os.setxattr(fd, _OVERRIDE, shown.encode())
@@ -259,14 +259,14 @@ def _lock(fd: int, upper: Path) -> None:
 # ---- what the file system can hold ---------------------------------------------------------------
 
 
-def _probe(work: int, *, trusted: bool) -> Abilities:
-    """Try it out in the work directory; ``trusted`` attributes only where they are wanted."""
+def _probe(work: int) -> Abilities:
+    """Try it out in the work directory."""
     name = (
         f"#probe-{secrets.token_hex(8)}"  # what a crash leaves of it is removed at the next mount
     )
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=work)
     try:
-        trusted = trusted and _allowed(lambda: os.setxattr(fd, _PREFIXES[0] + _PROBE, b"y"))
+        trusted = _allowed(lambda: os.setxattr(fd, _PREFIXES[0] + _PROBE, b"y"))
         in_user = _allowed(lambda: os.setxattr(fd, _PREFIXES[1] + _PROBE, b"y"))
         acls = _allowed(lambda: os.setxattr(fd, _ACLS[0], _MINIMAL_ACL))
         owners = _allowed(lambda: os.fchown(fd, 1, 1))
@@ -301,49 +301,63 @@ def _allowed(attempt: Callable[[], None]) -> bool:
 # ---- on the tree ---------------------------------------------------------------------------------
 
 
-def _open(
-    plan: UpperPlan,
-    tree: core.Tree,
-    fds: tuple[int, int],
-    abilities: Abilities,
-    *,
-    is_powerless: bool,
-    private: bool,
-) -> OpenUpper:
-    recorded = _recorded_lowers(fds[0])
-    with os.scandir(fds[0]) as names:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an upper is: its directories, open, and who gets there."""
+
+    upper: int
+    work: int
+    shown: int  # the upper as others see it
+    private: bool  # nobody can mount anything below the two
+    closed: bool  # nobody else gets there
+    powerless: bool  # others do, and nothing there shall have any power
+
+
+def _open(plan: UpperPlan, tree: core.Tree, place: _Place, abilities: Abilities) -> OpenUpper:
+    recorded = _recorded_lowers(place.upper, closed=place.closed)
+    with os.scandir(place.upper) as names:
         fresh = next(names, None) is None
+    trusted = abilities.trusted and not plan.user_marks
     flags = core.UpperFlags(
-        trusted=abilities.trusted and not plan.user_marks,
-        override=is_powerless or not abilities.owners,
-        open=is_powerless and abilities.owners,
+        trusted=trusted,
+        override=place.powerless or not abilities.owners,
+        open=place.powerless and abilities.owners,
         closed_root=plan.own_root,
         volatile=plan.volatile,
         # an upper that no mount of ours has changed holds no numbers
         strange=not fresh and recorded is not None and recorded != plan.lowers.encode(),
-        private=private,
+        private=place.private,
+        plain=not trusted and (plan.user_marks or reads_trusted() or not has_identity()),
+        closed=place.closed,
     )
     if plan.own_root:
-        _shut_writers_out(fds[0])
-    upper = core.Upper(tree, *fds, flags)
+        _shut_writers_out(place.upper)
+    upper = core.Upper(tree, place.upper, place.work, flags, place.shown)
     try:
         upper.recover()
         if fresh and recorded is None:
             _begin_root(plan, tree, upper)
         if not flags.strange and recorded != plan.lowers.encode():
-            _record_lowers(fds[0], plan.lowers, abilities)
+            _record_lowers(place.upper, plan.lowers, abilities)
         if not plan.volatile:
-            os.fsync(fds[0])
+            os.fsync(place.upper)
     except BaseException:
         upper.close()
         raise
-    return OpenUpper(plan, abilities, fds[0], upper)
+    return OpenUpper(plan, abilities, place.upper, upper)
 
 
-def _recorded_lowers(fd: int) -> bytes | None:
-    for prefix in _PREFIXES:
-        with suppress(OSError):
-            return os.getxattr(fd, prefix + _LOWERS)
+def _recorded_lowers(fd: int, *, closed: bool) -> bytes | None:
+    """What is recorded; empty, which names no layers, where the directory is somebody else's.
+
+    Who else may write to it could do worse; and of what is recorded only numbers depend.
+    """
+    trusted, user = _PREFIXES
+    with suppress(OSError):
+        return os.getxattr(fd, trusted + _LOWERS)
+    with suppress(OSError):
+        recorded = os.getxattr(fd, user + _LOWERS)
+        return recorded if closed or is_own(os.fstat(fd)) else b""
     return None
 
 

@@ -110,7 +110,9 @@ static inline int stack_add(struct stack *stack, const char *const *lines)
 /* Put a live directory on top of the stack; takes the descriptor over. */
 static inline void stack_add_directory(struct stack *stack, int fd)
 {
-    stack->layers[stack->n] = (struct um_tree_layer){.fd = fd};
+    /* As a daemon that may read trusted. ones, and one that may not, together. */
+    stack->layers[stack->n] = (struct um_tree_layer){
+        .fd = fd, .believes = UM_BELIEVE_TRUSTED | UM_BELIEVE_OWN | UM_BELIEVE_STAT};
     stack->index_fds[stack->n++] = -1;
 }
 

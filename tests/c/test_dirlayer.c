@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -530,6 +531,170 @@ TEST(metacopies_have_the_data_below)
     CHECK_INT(um_tree_next_data(stack.tree, node, fd, 0, &logical, &length, &stored), 1);
     CHECK_INT(length, 3);
     close(fd);
+    stack_close(&stack);
+    scratch_close(&scratch);
+}
+
+/* ---- whose marks count ----------------------------------------------------------------------------------- */
+
+/* What marks below a prefix lead to in a layer that believes this much, on objects of this owner and with
+ * write permission (or none) for others. */
+static void check_leads(uint32_t believes, const char *prefix, uid_t owner, bool writable,
+                        bool followed)
+{
+    struct scratch scratch;
+    struct stack stack = {0};
+    char redirect[64], metacopy[64];
+    REQUIRE(scratch_open(&scratch, "umask 022; mkdir -p l/private u/d u/e;"
+                                   "printf secret >l/secret; touch l/private/in u/d/own u/plain;"
+                                   "ln u/plain u/d/link; truncate -s 6 u/f"));
+    snprintf(redirect, sizeof redirect, "%sredirect", prefix);
+    snprintf(metacopy, sizeof metacopy, "%smetacopy", prefix);
+    set_xattr("u/d", redirect, "/private");
+    set_xattr("u/f", redirect, "/secret");
+    set_xattr("u/f", metacopy, "");
+    static const char *const marked[] = {"u/d", "u/f"};
+    for (size_t i = 0; i < 2; i++) {
+        CHECK_INT(chown(marked[i], owner, owner), 0);
+        CHECK_INT(chmod(marked[i], writable ? 0777 : 0755), 0);
+    }
+    add_live(&stack, "l");
+    add_live(&stack, "u");
+    stack.layers[1].believes = believes;
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, "d"), followed ? "in,link,own" : "(error)");
+    CHECK_STR(content(&stack, "f"), followed ? "secret" : "(error -5)");
+    struct um_attr attr;
+    CHECK_INT(stack_stat(&stack, "d/own", &attr), followed ? 0 : -EIO);
+    CHECK_INT(stack_stat(&stack, "d/none", &attr), followed ? -ENOENT : -EIO);
+    /* All else is as it is. */
+    CHECK_INT(stat_of(&stack, "d").uid, owner);
+    CHECK_INT(stat_of(&stack, "f").size, 6);
+    CHECK_STR(list(&stack, ""), "d,e,f,plain,private,secret");
+    CHECK_INT(stat_of(&stack, "plain").nlink, followed ? 2 : 1);
+    CHECK_STR(list(&stack, "e"), "");
+    stack_close(&stack);
+    scratch_close(&scratch);
+}
+
+TEST(marks_that_lead_elsewhere_are_their_writers)
+{
+    static const char *const user[] = {"user.overlay.", "user.fuseoverlayfs."};
+    uid_t me = geteuid();
+    for (size_t i = 0; i < 2; i++) {
+        check_leads(UM_BELIEVE_OWN, user[i], me, false, true);
+        check_leads(UM_BELIEVE_OWN, user[i], me, true, false);
+        check_leads(UM_BELIEVE_OWN | UM_BELIEVE_CLOSED, user[i], me, true, true);
+        check_leads(UM_BELIEVE_TRUSTED, user[i], me, false, false);
+        check_leads(UM_BELIEVE_STAT | UM_BELIEVE_ANY_STAT | UM_BELIEVE_CLOSED, user[i], me, false,
+                    false);
+        if (me == 0) {
+            check_leads(UM_BELIEVE_OWN, user[i], 65534, false, false);
+            check_leads(UM_BELIEVE_OWN | UM_BELIEVE_CLOSED, user[i], 65534, false, false);
+        }
+    }
+    if (me == 0) {
+        check_leads(UM_BELIEVE_TRUSTED, "trusted.overlay.", 65534, true, true);
+        check_leads(UM_BELIEVE_OWN, "trusted.overlay.", 0, false, false);
+    }
+}
+
+TEST(of_two_marks_the_one_that_is_believed_counts)
+{
+    struct scratch scratch;
+    struct stack stack = {0};
+    if (geteuid() != 0)
+        return;
+    REQUIRE(scratch_open(&scratch, "mkdir -p l/a l/b u/d u/e; touch l/a/of-a l/b/of-b"));
+    set_xattr("u/d", "trusted.overlay.redirect", "/a");
+    set_xattr("u/d", "user.overlay.redirect", "/b");
+    set_xattr("u/e", "user.overlay.redirect", "/b"); /* of an opaque one it says nothing */
+    set_xattr("u/e", "user.overlay.opaque", "y");
+    set_xattr("l/a", "user.overlay.redirect", "/b"); /* nothing is below */
+    add_live(&stack, "l");
+    add_live(&stack, "u");
+    stack.layers[0].believes = stack.layers[1].believes = UM_BELIEVE_TRUSTED;
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, "d"), "of-a");
+    CHECK_STR(list(&stack, "e"), "");
+    CHECK_STR(list(&stack, "a"), "of-a");
+    stack_close(&stack);
+    scratch_close(&scratch);
+}
+
+static void check_override(uint32_t believes, uid_t owner, mode_t mode, bool believed)
+{
+    struct scratch scratch;
+    struct stack stack = {0};
+    REQUIRE(scratch_open(&scratch, "touch f"));
+    set_xattr("f", "user.containers.override_stat", "11:12:4755");
+    CHECK_INT(chown("f", owner, owner), 0);
+    CHECK_INT(chmod("f", mode), 0);
+    add_live(&stack, ".");
+    stack.layers[0].believes = believes;
+    CHECK_INT(stack_open(&stack), 0);
+    struct um_attr attr = stat_of(&stack, "f");
+    CHECK_INT(attr.uid, believed ? 11 : owner);
+    CHECK_INT(attr.mode, S_IFREG | (believed ? 04755 : mode));
+    CHECK_INT(um_tree_getattr(stack.tree, attr.node, &attr), 0);
+    CHECK_INT(attr.uid, believed ? 11 : owner);
+    stack_close(&stack);
+    scratch_close(&scratch);
+}
+
+TEST(override_stat_is_its_writers)
+{
+    uid_t me = geteuid();
+    check_override(UM_BELIEVE_STAT, me, 0644, true);
+    check_override(UM_BELIEVE_STAT, me, 0664, false);
+    check_override(UM_BELIEVE_STAT, me, 0646, false);
+    check_override(UM_BELIEVE_STAT | UM_BELIEVE_CLOSED, me, 0666, true);
+    check_override(UM_BELIEVE_ANY_STAT, me, 0666, true);
+    check_override(UM_BELIEVE_TRUSTED | UM_BELIEVE_OWN | UM_BELIEVE_CLOSED, me, 0644, false);
+    if (me != 0)
+        return;
+    check_override(UM_BELIEVE_STAT | UM_BELIEVE_CLOSED, 65534, 0644, false);
+    check_override(UM_BELIEVE_ANY_STAT, 65534, 0644, true);
+}
+
+/* Somebody who exchanges two files all the time, as the owner of a directory can. */
+static void *exchange_names(void *stop)
+{
+    while (!atomic_load((atomic_bool *)stop))
+        renameat2(AT_FDCWD, "roots", AT_FDCWD, "theirs", RENAME_EXCHANGE);
+    return NULL;
+}
+
+TEST(a_mark_is_that_of_the_object_whose_owner_was_asked)
+{
+    struct scratch scratch;
+    struct stack stack = {0};
+    pthread_t other;
+    atomic_bool stop = false;
+    unsigned seen = 0;
+    if (geteuid() != 0)
+        return;
+    REQUIRE(scratch_open(&scratch, "touch roots theirs; chmod 644 roots theirs"));
+    set_xattr("theirs", "user.containers.override_stat", "0:0:4755");
+    CHECK_INT(chown("theirs", 65534, 65534), 0);
+    add_live(&stack, ".");
+    CHECK_INT(stack_open(&stack), 0);
+    uint64_t node = stat_of(&stack, "roots").node;
+    REQUIRE(pthread_create(&other, NULL, exchange_names, &stop) == 0);
+    for (unsigned i = 0; i < 400000; i++) {
+        struct um_attr attr;
+        int error = um_tree_getattr(stack.tree, node, &attr);
+        if (error != 0) {
+            CHECK_INT(error, -ESTALE);
+            continue;
+        }
+        seen++;
+        if (attr.mode != (S_IFREG | 0644))
+            UM_TEST_FAIL("root's file shows another one's mode %o", attr.mode);
+    }
+    atomic_store(&stop, true);
+    pthread_join(other, NULL);
+    CHECK(seen != 0);
     stack_close(&stack);
     scratch_close(&scratch);
 }

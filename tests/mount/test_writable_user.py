@@ -219,3 +219,10 @@ def test_an_upper_is_mounted_once(private: Private) -> None:
         where = ("--upper", private.home / "upper", "--work", private.home / "work")
         message = private.user.error("mount", *where, private.archive, other)
         assert "is in use by another mount" in message
+
+
+def test_what_was_renamed_is_found_without_the_mount(private: Private, user: CommandLine) -> None:
+    """``diff`` looks at the disk, and believes the marks of whose upper it is."""
+    private.do(lambda root: (root / "tree").rename(root / "moved"))
+    told = ["A /moved", "A /moved/sub", "A /moved/sub/deep", "D /tree"]
+    assert user.run("diff", private.root).stdout.splitlines() == told

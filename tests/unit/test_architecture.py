@@ -25,6 +25,7 @@ ORDER = (
     "removal",
     "access",
     "reference",
+    "trust",
     "waiting",
     "files",
     "template",
@@ -86,7 +87,7 @@ HEADERS = (
     ("xattr_name.h",),
     ("mark_trust.h",),
     ("capability.h",),
-    ("read_at.h", "open_beneath.h"),
+    ("read_at.h", "open_beneath.h", "refusals.h"),
     ("xattr_at.h",),
     ("whiteout.h",),
     ("index_format.h",),
@@ -229,7 +230,10 @@ OPENERS = {
     r"\b(?:chmod|fchmodat|lchown|chown|fchownat|utimensat|utimes|truncate)\(|\bSYS_fchmodat": {
         "upper_disk.c"
     },
-    r"\b(?:l?stat|fstatat|access|faccessat|readlink|realpath|chdir)\(": {"upper_disk.c"},
+    r"\b(?:l?stat|fstatat|access|faccessat|readlink|realpath|chdir)\(": {
+        "open_beneath.c",
+        "upper_disk.c",
+    },
     r"\bstatx\(": {"dirlayer_disk.c", "dirlayer_table.c", "fastpath_statx.c"},
 }
 

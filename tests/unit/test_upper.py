@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from archives import Layer
+from users import NOBODY
 
 from unionmount.core import (
     ROOT,
@@ -25,7 +26,7 @@ from unionmount.core import (
 )
 from unionmount.errors import MountError
 from unionmount.layer import OpenDirectories
-from unionmount.upper import UpperPlan, name_directories, open_upper
+from unionmount.upper import UpperPlan, name_directories, open_upper, recorded_lowers
 
 ME = Maker(os.geteuid(), os.getegid())
 
@@ -169,13 +170,29 @@ def test_the_root_is_that_of_the_upper_where_it_is_not_adopted(tree: Tree, plan:
 
 
 def test_marks_where_everybody_sees_them(tree: Tree, plan: UpperPlan) -> None:
-    with open_upper(replace(plan, user_xattrs=True), tree) as upper:
-        assert not upper.abilities.trusted
+    with open_upper(replace(plan, user_marks=True), tree) as upper:
         made = upper.core.lookup(ROOT, b"directory")
-        upper.core.rename((ROOT, b"directory"), (ROOT, b"moved"))
+        with pytest.raises(OSError, match="cross-device"):
+            upper.core.rename((ROOT, b"directory"), (ROOT, b"moved"))
         upper.core.forget(made.node)
-    assert os.getxattr(plan.upper / "moved", "user.overlay.redirect") == b"/directory"
-    assert os.getxattr(plan.upper, "user.overlay.unionmount.lowers") == b"these"
+        link = upper.core.lookup(ROOT, b"link")
+        upper.core.unlink(ROOT, b"link")
+        upper.core.forget(link.node)
+        made = upper.core.mkdir(ROOT, b"made", 0o700, ME)
+        upper.core.rename((ROOT, b"made"), (ROOT, b"link"))
+        upper.core.forget(made.node)
+        big = upper.core.lookup(ROOT, b"big")
+        upper.core.copy_up(big.node)
+        upper.core.forget(big.node)
+    assert "user.overlay.unionmount.origin" in os.listxattr(plan.upper / "big")
+
+
+@pytest.mark.needs("root")
+def test_what_others_recorded_is_not_known(public_tmp: Path) -> None:
+    os.setxattr(public_tmp, "user.overlay.unionmount.lowers", b"these")
+    assert recorded_lowers(public_tmp) == "these"
+    os.chown(public_tmp, NOBODY, NOBODY)
+    assert recorded_lowers(public_tmp) is None
 
 
 def test_names_of_stacks_of_directories(tmp_path: Path) -> None:

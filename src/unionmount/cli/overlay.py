@@ -14,6 +14,7 @@ import click
 from unionmount.cli.options import root_option
 from unionmount.errors import NotFoundError, UsageError
 from unionmount.reference import printable
+from unionmount.trust import OverrideStat
 
 if TYPE_CHECKING:
     from unionmount.cli import Settings
@@ -38,6 +39,8 @@ class OverlayOptions:
     mount: tuple[str, ...] = ()  # options of any file system, for ``parse_options``
     ignored: tuple[str, ...] = ()
     upper_open: bool = False
+    leading: tuple[str, ...] = ()  # what asks for redirects or metacopies
+    override_stat: OverrideStat = OverrideStat.OWN
 
 
 def parse_overlay(texts: Iterable[str]) -> OverlayOptions:
@@ -65,6 +68,9 @@ def _take(options: OverlayOptions, option: str) -> None:
         options.user_xattrs = True
     elif option == "upper_open":
         options.upper_open = True
+    elif option in _LEADING:
+        options.leading += (option,)
+        options.ignored += (option,)  # they are there unless userxattr says otherwise
     elif _is_mount_option(option):
         options.mount += (option,)
     elif option != "defaults":
@@ -87,11 +93,25 @@ def _set_work(options: OverlayOptions, value: str) -> None:
     options.work = _plain(value)
 
 
+def _set_override_stat(options: OverlayOptions, value: str) -> None:
+    if value == "1":
+        raise UsageError(
+            "-o xattr_permissions=1: attributes security.fuseoverlayfs.override_stat are not read;"
+            " use 2 for user.containers.override_stat, or leave the option out"
+        )
+    if value not in ("0", "2"):
+        raise UsageError(f"-o xattr_permissions: '{printable(value)}' is neither 0 nor 2")
+    options.override_stat = OverrideStat(value)
+
+
+_LEADING = ("redirect_dir=on", "redirect_dir=follow", "metacopy=on")
+
 _WITH_VALUE: dict[str, Callable[[OverlayOptions, str], None]] = {
     "lowerdir": _set_lower,
     "lowerdir+": _add_lower,
     "upperdir": _set_upper,
     "workdir": _set_work,
+    "xattr_permissions": _set_override_stat,
 }
 
 
@@ -111,6 +131,11 @@ def _check(options: OverlayOptions) -> None:
     if "" in options.lower:
         raise UsageError(
             "-o lowerdir: a name is empty ('::', for layers of data only, is not known)"
+        )
+    if options.user_xattrs and options.leading:
+        raise UsageError(
+            f"-o userxattr and {options.leading[0]}: with attributes that every owner of a file can"
+            " set, redirects and metacopies are not followed; leave one of the two out"
         )
     if options.upper and not options.work:
         raise UsageError("-o: upperdir needs a workdir, on the same file system")
@@ -166,7 +191,10 @@ def command(
     upperdir=U        the directory that takes the changes; without it the mount is read-only
     workdir=W         a directory on the file system of U, for upperdir alone
     volatile          sync nothing: a crash of the system may lose all
-    userxattr         keep marks in user.overlay. attributes, also as root
+    userxattr         keep marks in user.overlay. attributes, also as root; then no redirect and
+                      no metacopy is followed or written
+    xattr_permissions=N  user.containers.override_stat of lower directories is believed never (0)
+                      or always (2); by itself, on files that are yours or root's alone
     upper_open        accept U and W where other users can reach them; see below
 
     Mounts are nosuid,nodev unless -o suid,dev says otherwise. As root, set-user-ID programs and
@@ -191,16 +219,21 @@ def command(
     )
     if wanted.ignored:
         print(f"unionmount: ignored: {printable(', '.join(wanted.ignored))}", file=sys.stderr)
-    with _open_lower(wanted.lower) as layers:
+    with _open_lower(wanted) as layers:
         source = overlay_source(layers.paths[::-1])
         start.run(layers, source, _plan(wanted, layers), lambda _: None)
 
 
-def _open_lower(names: Iterable[str]) -> OpenDirectories:
+def _open_lower(wanted: OverlayOptions) -> OpenDirectories:
     from unionmount.layer import OpenDirectories
 
-    paths = [_resolved(name, "lower") for name in names]
-    return OpenDirectories(paths[::-1], _SOURCE)
+    paths = [_resolved(name, "lower") for name in wanted.lower]
+    return OpenDirectories(
+        paths[::-1],
+        _SOURCE,
+        leads=not wanted.user_xattrs,
+        override_stat=wanted.override_stat,
+    )
 
 
 def _plan(wanted: OverlayOptions, layers: OpenDirectories) -> UpperPlan | None:
