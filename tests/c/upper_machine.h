@@ -185,7 +185,7 @@ static inline void machine_remove(int fd)
 
 static inline void machine_open_upper(struct machine *m)
 {
-    struct um_upper_setup setup = {m->stack.tree, m->above, m->work, m->flags, m->metacopy_min};
+    struct um_upper_setup setup = {m->stack.tree, m->above, m->work, m->flags, m->metacopy_min, 0};
     int error = um_upper_open(&setup, &m->upper);
     if (error == 0)
         error = um_upper_recover(m->upper);
