@@ -194,7 +194,7 @@ def test_whose_override_stat_of_a_lower_is_believed(
         os.setxattr(path, OVERRIDE, b"7:8:0711")
     if closed:
         scene.base.chmod(0o700)
-    with mounted(Unionmount(options=option), scene.layout("ours")) as root:
+    with mounted(Unionmount(options=FULL + option), scene.layout("ours")) as root:
         for name in ("file", "dir"):
             found = (root / name).stat()
             shown = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
@@ -212,7 +212,7 @@ def test_xattr_permissions_shows_what_fuse_overlayfs_shows(scene: Scene) -> None
         os.setxattr(place, OVERRIDE, b"0:0:0755")
     make_root_program(scene.alice / "su", ALICE)
     seen = []
-    for subject in (Asked(), Unionmount(options=",xattr_permissions=2")):
+    for subject in (Asked(), Unionmount(options=FULL + ",xattr_permissions=2")):
         with mounted(subject, scene.layout(subject.name.replace(" ", "-"))) as root:
             found = (root / "su").stat()
             seen.append((found.st_uid, found.st_gid, found.st_mode))
@@ -310,7 +310,7 @@ def test_marks_that_hide_are_everybodys(scene: Scene) -> None:
     os.mknod(scene.alice / "device", stat.S_IFCHR, 0)
     for name in ("opaque", ".wh.gone", "device"):
         os.chown(scene.alice / name, ALICE, ALICE)
-    with mounted(Unionmount(), scene.layout("ours")) as root:
+    with mounted(Unionmount(options=FULL), scene.layout("ours")) as root:
         assert listing(root, "opaque") == []
         assert not (root / "gone").exists()
         assert not (root / "device").exists()
@@ -323,7 +323,7 @@ def test_a_redirect_of_root_leads_through_none_of_others(scene: Scene) -> None:
     mark(upmost / "led", "trusted.overlay.", "redirect", b"/dir")
     layout = scene.layout("ours")
     layout = replace(layout, lowers=(upmost, *layout.lowers))
-    with mounted(Unionmount(), layout) as root:
+    with mounted(Unionmount(options=FULL), layout) as root:
         assert listing(root, "led") == errno.EIO
         assert "led" in listing(root, ".")
         (root / "new").hardlink_to(root / "open")  # asks for all redirects
@@ -361,21 +361,21 @@ def test_trusted_marks_are_followed(scene: Scene) -> None:
     claim_file(scene.alice, "trusted.overlay.")
     claim_directory(scene.alice, "trusted.overlay.")
     mark(scene.alice / "dir", "user.overlay.", "redirect", b"/nowhere")  # what root says counts
-    with mounted(Unionmount(), scene.layout("ours")) as root:
+    with mounted(Unionmount(options=FULL), scene.layout("ours")) as root:
         assert reading(root) == SECRET
         assert sorted(os.listdir(root / "dir")) == ["inner", "own"]
-    with mounted(Unionmount(options=",userxattr"), scene.layout("user")) as root:
+    with mounted(Unionmount(options=FULL + ",userxattr"), scene.layout("user")) as root:
         assert (reading(root), listing(root)) == (errno.EIO, errno.EIO)
 
 
 def test_an_upper_of_root_is_a_lower_again(scene: Scene) -> None:
     large(scene.base)
     first, second = scene.layout("first"), scene.layout("second")
-    with mounted(Unionmount(), first) as root:
+    with mounted(Unionmount(options=FULL), first) as root:
         move_both(root)
     assert not has_data(first.upper / "moved-large")
     again = replace(second, lowers=(first.upper, *first.lowers))
-    with mounted(Unionmount(), again) as root:
+    with mounted(Unionmount(options=FULL), again) as root:
         check_moved(root)
     with mounted(KernelOverlay(KERNEL), replace(scene.layout("kernel"), lowers=again.lowers)) as at:
         check_moved(at)
@@ -386,7 +386,7 @@ def test_with_userxattr_nothing_leads_elsewhere(scene: Scene, option: str) -> No
     large(scene.base)
     seen = []
     for side, subject in (
-        ("ours", Unionmount(options=option)),
+        ("ours", Unionmount(options=FULL + option)),
         ("kernel", KernelOverlay(KERNEL_USER)),
     ):
         layout = scene.layout(side)
@@ -413,7 +413,7 @@ def test_userxattr_and_marks_that_lead_are_refused(scene: Scene, options: str) -
 
 @pytest.mark.parametrize(("value", "said"), [("1", "are not read"), ("3", "neither 0 nor 2")])
 def test_other_xattr_permissions_are_refused(scene: Scene, value: str, said: str) -> None:
-    ours = Unionmount(options=f",xattr_permissions={value}")
+    ours = Unionmount(options=f"{FULL},xattr_permissions={value}")
     refusal = pytest.raises(AssertionError, match=rf"exit 2\n.*{said}")
     with refusal, mounted(ours, scene.layout("ours")):
         pass
@@ -456,7 +456,7 @@ def test_an_upper_of_an_ordinary_user_is_his_lower_again(
     with mounted(ours, replace(second, lowers=lowers)) as root:
         call_as(ALICE, lambda: check_moved(root))
     assert ours.log() == ""
-    root_mount = Unionmount()
+    root_mount = Unionmount(options=FULL)
     with mounted(root_mount, replace(scene.layout("root"), lowers=lowers)) as root:
         assert outcome(0, (root / "moved-large").read_bytes) == errno.EIO
         assert outcome(0, lambda: list((root / "moved").iterdir())) == errno.EIO
@@ -662,7 +662,7 @@ def test_marks_of_an_image_lead_no_mount_astray(scene: Scene, image: Path) -> No
     line = CommandLine(environment={"UNIONMOUNT_ROOT": state, "UNIONMOUNT_RUNTIME_DIR": state})
     line.run("mount", image, shown)
     try:
-        for subject in (Unionmount(), KernelOverlay(KERNEL)):
+        for subject in (Unionmount(options=FULL), KernelOverlay(KERNEL)):
             layout = replace(scene.layout(subject.name[:5]), lowers=(shown, scene.base))
             with mounted(subject, layout) as root:
                 assert (root / "dir/file").read_bytes() == b"of the image"
