@@ -729,6 +729,8 @@ int64_t um_mark_get_capability(struct um_upper *upper, struct um_spot *spot, voi
         int64_t got = um_spot_getxattr(spot, UM_CAPABILITY_TRUSTED, value, size);
         if (!is_absent(got))
             return got;
+        if (!(upper->flags & UM_UPPER_LOOK)) /* root's daemons write it nowhere else */
+            return -ENODATA;
     }
     return get_user_capability(upper, spot, value, size);
 }

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.needs("fuse", "root", "setpriv")
 
 CAPABLE = "security.capability"
 OVERRIDE = "user.containers.override_stat"
+KEPT = "unionmount.capability"
 NET_RAW = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)  # cap_net_raw+ep
 ACCESS = "system.posix_acl_access"
 NONE = 2**32 - 1
@@ -360,6 +361,8 @@ def test_one_made_by_an_ordinary_user(public_tmp: Path) -> None:
         user.run("mount", "--upper", upper, image, where)
         try:
             call_as(NOBODY, lambda: where.chmod(0o777))
+            call_as(NOBODY, lambda: (where / "d/cap").chmod(0o711))
+            assert call_as(NOBODY, lambda: os.getxattr(where / "d/cap", CAPABLE)) == NET_RAW
             assert call_as(NOBODY, lambda: shown(where))[0] == "drwxrwxrwx"
             for path in (upper, public_tmp / "upper.work"):
                 assert shown(path) == ("drwx------", NOBODY, NOBODY, (0, 0))
@@ -372,6 +375,9 @@ def test_one_made_by_an_ordinary_user(public_tmp: Path) -> None:
                 == f"unionmount: warning: upper directory {upper}: other users can reach it\n"
             )
             assert call_as(NOBODY, lambda: shown(where))[0] == "drwxrwxrwx"
+            assert call_as(NOBODY, lambda: os.getxattr(where / "d/cap", CAPABLE)) == NET_RAW
+            call_as(NOBODY, lambda: (where / "d/cap").write_bytes(b"written"))
+            assert CAPABLE not in call_as(NOBODY, lambda: os.listxattr(where / "d/cap"))
         finally:
             if is_mounted(where):
                 user.run("umount", where)
@@ -698,7 +704,8 @@ def test_overlay_takes_what_a_container_engine_made(overlay: Overlay, public_tmp
 
 
 def forge(path: Path) -> None:
-    call_as(NOBODY, lambda: os.setxattr(path, OVERRIDE, b"0:0:4755:file"))
+    for name, value in ((OVERRIDE, b"0:0:4755:file"), (f"user.overlay.{KEPT}", NET_RAW)):
+        call_as(NOBODY, partial(os.setxattr, path, name, value))
 
 
 @pytest.mark.needs("overlayfs")
@@ -711,6 +718,9 @@ def test_an_owner_on_disk_claims_nothing(overlay: Overlay) -> None:
         forge(overlay.upper / name)
 
     def seen() -> dict[str, Any]:
+        assert all(CAPABLE not in os.listxattr(overlay.root / name) for name in ("theirs", "all"))
+        with failing(errno.ENODATA):
+            os.getxattr(overlay.root / "all", CAPABLE)
         return {name: shown(overlay.root / name) for name in ("theirs", "all")}
 
     places = f"lowerdir={overlay.lower},upperdir={overlay.upper},workdir={overlay.work}"
