@@ -331,7 +331,7 @@ def test_configuration(home: Path, tmp_path: Path, name: str) -> None:
 
 # -- what lies in a layout
 
-PARTS = ("index.json", "blobs", "blobs/sha256", blob_path(IMAGE.config))
+PARTS = ("oci-layout", "index.json", "blobs", "blobs/sha256", blob_path(IMAGE.config))
 
 
 @pytest.mark.needs("root")
