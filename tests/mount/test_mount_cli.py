@@ -560,7 +560,8 @@ def test_load_says_what_is_no_archive(fresh: CommandLine, tmp_path: Path) -> Non
 
 
 def test_what_can_not_be_read_is_named(fresh: CommandLine, where: Path) -> None:
-    assert fresh.error("load", "-i", "/dev/fuse") == "/dev/fuse: Operation not permitted"
+    error = fresh.error("load", "-i", "/dev/fuse", status=2)
+    assert error.startswith("/dev/fuse: is a character device, not an archive")
     assert fresh.error("mount", "/proc/self/mem", where) == "/proc/self/mem: Input/output error"
 
 
