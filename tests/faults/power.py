@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from faults.killed import spin
 from faults.recorder import DISK, FLUSH, HEADER, MARK, WRITE
 
@@ -70,6 +72,24 @@ XFS = Kind(
     "noatime,nouuid",
     ("xfs_repair", "-n"),
 )
+BTRFS = Kind(
+    "btrfs",
+    256,
+    ("mkfs.btrfs", "-q", "-f", "-K"),
+    "noatime,nodiscard",
+    ("btrfs", "check", "--readonly"),
+)
+ORDERED_KINDS = [
+    pytest.param(EXT4, id="ext4"),
+    pytest.param(XFS, id="xfs", marks=pytest.mark.needs("backing-xfs", "xfs_repair")),
+]
+"""Those whose journals keep the order of all changes of names and attributes, synced or not."""
+
+ALL_KINDS = [
+    *ORDERED_KINDS,
+    pytest.param(BTRFS, id="btrfs", marks=pytest.mark.needs("backing-btrfs", "btrfs")),
+]
+"""File systems for ``parametrize``, each where this machine has it."""
 
 
 def run(*command: str | Path) -> str:
@@ -162,7 +182,7 @@ def _served(image: Path, where: Path, trace: Path) -> Iterator[Path]:
             try:
                 yield where / DISK
             finally:
-                run("umount", where)
+                run("umount", "--lazy", where)  # a loop device may be let go of a moment later
             assert process.wait(_PATIENCE) == 0
         finally:
             process.kill()

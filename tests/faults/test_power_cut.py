@@ -33,8 +33,9 @@ from faults.killed import Place, part_of, seeded, soak_seconds
 from faults.lowers import layers
 from faults.model import Model, Planner
 from faults.power import (
+    ALL_KINDS,
     EXT4,
-    XFS,
+    ORDERED_KINDS,
     Cut,
     Cutter,
     Event,
@@ -61,10 +62,6 @@ PARTS = 2
 STEPS = 70  # of one part between mount and unmount
 ROUNDS = 2
 SYNCED = 0.25  # of the changes are followed by a sync of what was changed
-KINDS = [
-    pytest.param(EXT4, id="ext4"),
-    pytest.param(XFS, id="xfs", marks=pytest.mark.needs("backing-xfs", "xfs_repair")),
-]
 UNMOUNTED = 0  # the number of the marks that say so; the parts' follow
 
 
@@ -213,7 +210,7 @@ def _cut_again_and_again(
     assert sum(lacking) > 0, "nothing was lost: these were no power cuts"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ORDERED_KINDS)
 def test_power_cuts_of_an_upper(
     kind: Kind, commands: Commands, lowers: list[Path], tmp_path: Path
 ) -> None:
@@ -372,7 +369,7 @@ def _cut_after_each(
     return lost
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_what_is_synced_is_there_after_a_cut(
     kind: Kind, commands: Commands, cases: Path, tmp_path: Path
 ) -> None:

@@ -33,9 +33,10 @@ from unit.imagefiles import (
 from faults.commands import Commands
 from faults.killed import seeded, soak_seconds
 from faults.power import (
-    EXT4,
+    ALL_KINDS,
     Cut,
     Cutter,
+    Kind,
     Recording,
     check_cuts,
     committing,
@@ -53,7 +54,7 @@ pytestmark = [
     pytest.mark.timeout(300 + 2 * soak_seconds()),
 ]
 
-CUTS = 80
+CUTS = {"ext4": 60, "xfs": 10, "btrfs": 10}  # of one trace, besides one after each mark
 DONE = 0  # the number of the marks
 
 BASE = tar({"base": random.Random(1).randbytes(300_000), "where": b"base"})
@@ -213,30 +214,32 @@ def _send(server: DockerRegistry, place: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def test_power_cuts_of_a_store(commands: Commands, tmp_path: Path) -> None:
-    end = time.monotonic() + soak_seconds() / 3
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_power_cuts_of_a_store(kind: Kind, commands: Commands, tmp_path: Path) -> None:
+    end = time.monotonic() + soak_seconds() / 6
     with seeded() as rng, DockerRegistry(tmp_path / "registry") as server:
         _send(server, tmp_path)
         for number in count():
             scratch = tmp_path / str(number)
-            _cut_a_store(commands, scratch, server, rng)
+            _cut_a_store(kind, commands, scratch, server, rng)
             shutil.rmtree(scratch)
             if time.monotonic() >= end:
                 break
 
 
 def _cut_a_store(
-    commands: Commands, scratch: Path, server: DockerRegistry, rng: random.Random
+    kind: Kind, commands: Commands, scratch: Path, server: DockerRegistry, rng: random.Random
 ) -> None:
     disk, image = scratch / "disk", scratch / "new.img"
     disk.mkdir(parents=True)
-    make_image(EXT4, image)
+    make_image(kind, image)
     work = Work(commands, scratch, disk, server.address)
-    with recording(EXT4, image, disk, scratch) as recorded, committing(disk, rng):
+    with recording(kind, image, disk, scratch) as recorded, committing(disk, rng):
         work.do(recorded)
     cutter = Cutter(image, read_trace(scratch / "trace"), rng)
+    cuts = [*cutter.random_cuts(CUTS[kind.name]), *cutter.cuts_at_marks(DONE)]
 
     def check(cut: Cut) -> None:
         work.check(marks_of(cutter.events[: cut.at], DONE))
 
-    check_cuts(EXT4, cutter, cutter.random_cuts(CUTS), scratch, disk, check)
+    check_cuts(kind, cutter, sorted(cuts, key=lambda cut: cut.at), scratch, disk, check)
