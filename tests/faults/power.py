@@ -114,10 +114,10 @@ def _free_loop() -> Path:
 @contextmanager
 def loop_device(file: Path, *, direct: bool = False) -> Iterator[Path]:
     """A loop device of a file. Somebody else may want the same one: then it is another."""
-    words = [f"--direct-io={'on' if direct else 'off'}"]
+    mode = f"--direct-io={'on' if direct else 'off'}"
     for attempt in range(_ATTEMPTS):
         device = _free_loop()
-        command = ["losetup", *words, device, file]
+        command = ("losetup", mode, device, file)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             break
@@ -171,7 +171,7 @@ class Recording:
 @contextmanager
 def _served(image: Path, where: Path, trace: Path) -> Iterator[Path]:
     """The file of the disk, while the recorder runs."""
-    command = [sys.executable, "-m", "faults.recorder", image, where, trace]
+    command = (sys.executable, "-m", "faults.recorder", image, where, trace)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None

@@ -18,7 +18,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from faults.lowers import layers
 from faults.model import Model, Planner
 from faults.power import (
     ALL_KINDS,
+    BLOCK,
     EXT4,
     ORDERED_KINDS,
     Cut,
@@ -50,6 +53,7 @@ from faults.power import (
     read_trace,
     recording,
 )
+from faults.recorder import MARK, WRITE
 from faults.steps import Step
 
 pytestmark = [
@@ -57,12 +61,12 @@ pytestmark = [
     pytest.mark.timeout(300 + 2 * soak_seconds()),
 ]
 
-CUTS = {"ext4": 100, "xfs": 30}  # of one trace
+CUTS = {"ext4": 80, "xfs": 20}  # of one trace
 PARTS = 2
 STEPS = 70  # of one part between mount and unmount
 ROUNDS = 2
 SYNCED = 0.25  # of the changes are followed by a sync of what was changed
-UNMOUNTED = 0  # the number of the marks that say so; the parts' follow
+UNMOUNTED = 0  # the number of the marks that say so; the parts count from 1
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,7 @@ def with_syncs(steps: list[Step], model: Model, rng: random.Random) -> list[Step
     for step in steps:
         found.append(step)
         model.apply(step)
-        path = step.get("to", step["path"])
+        path: str = step["to"] if "to" in step else step["path"]
         how = rng.choice(("fsync", "fdatasync"))
         if rng.random() < 0.2:
             path, how = path.rpartition("/")[0], "fsync"
@@ -139,14 +143,15 @@ class Changes:
 
     def make(self, place: Place, recorded: Recording, rng: random.Random) -> None:
         """Mount, let a process change each part, unmount."""
-        with place.mounted() as top:
+        with place.mounted() as top, ExitStack() as stack:
             workers = []
             for number, history in enumerate(self.histories):
                 planner = Planner(history.model.copy(), rng, self.originals[number])
                 steps = with_syncs(planner.steps(STEPS), history.model.copy(), rng)
                 history.extend(steps)
                 where = top / self.parts[number]
-                workers.append(_work(recorded, UNMOUNTED + 1 + number, where, steps))
+                workers.append(stack.enter_context(_work(recorded, number + 1, where, steps)))
+                stack.callback(workers[-1].kill)
             for worker in workers:
                 assert worker.wait() == 0
         recorded.mark(UNMOUNTED, "unmounted")
@@ -157,7 +162,7 @@ class Changes:
         synced, lacking = self.settled[len(marks_of(events, UNMOUNTED))], 0
         shown = snapshot(top)
         for number, (part, history) in enumerate(zip(self.parts, self.histories, strict=True)):
-            marks = [mark.split()[0] for mark in marks_of(events, UNMOUNTED + 1 + number)]
+            marks = [mark.split()[0] for mark in marks_of(events, number + 1)]
             assert "failed" not in marks
             done = marks.count("end")
             found = Found(part_of(shown, part), _reader(top / part), self.since_ns)
@@ -185,8 +190,8 @@ def _new_upper(
 def _cut_again_and_again(
     kind: Kind, cuts: int, commands: Commands, lowers: list[Path], scratch: Path
 ) -> None:
-    end = time.monotonic() + soak_seconds() / 3
-    lacking = []
+    end = time.monotonic() + soak_seconds() / 4
+    lacking: list[int] = []
     with seeded() as rng:
         while not lacking or time.monotonic() < end:
             where = scratch / f"upper{len(lacking)}"
@@ -274,6 +279,11 @@ def _completed_after_a_sync(top: Path) -> None:
     _synced(top / "file")
 
 
+def _without_sync_of_its_own(top: Path) -> None:
+    os.close(_write(top / "file"))
+    os.sync()
+
+
 def _replace(top: Path) -> None:
     (top / "new").write_bytes(NEW)
     _sync(top / "new")
@@ -326,6 +336,7 @@ SYNCED_CHANGES: dict[str, tuple[Callable[[Path], None], Callable[[Path], bool]]]
     "completed after a sync": (_completed_after_a_sync, _has("file", CHANGED)),
     "another name": (lambda top: _synced(top / "directory/link"), _has("linked", CHANGED)),
     "mode": (_without_data, lambda top: (top / "file").stat().st_mode & 0o777 == 0o600),
+    "sync(2)": (_without_sync_of_its_own, _has("file", CHANGED)),
     "replaced": (_replace, _has("file", NEW)),
     "moved": (_move_directory, _has("moved/inside", b"inside")),
     "removed": (_remove, lambda top: not (top / "file").exists()),
@@ -382,3 +393,22 @@ def test_what_a_volatile_mount_syncs_is_lost(
     """It says so; and if these cuts lost nothing, the others would prove nothing."""
     lost = _cut_after_each(EXT4, commands, cases, tmp_path, "volatile")
     assert {"fsync", "fdatasync", "O_DSYNC", "moved"} <= set(lost)
+
+
+def test_fdatasync_costs_no_journal_once_the_copy_is_durable(
+    commands: Commands, cases: Path, tmp_path: Path
+) -> None:
+    place, image, disk = _new_upper(EXT4, commands, [cases], tmp_path / "ext4")
+    file = place.mountpoint / "fdatasync/file"
+    with recording(EXT4, image, disk, tmp_path) as recorded, place.mounted():
+        for _ in range(5):
+            _synced(file)
+            recorded.mark(0, "synced")
+    events = read_trace(tmp_path / "trace")
+    marks = [at for at, one in enumerate(events) if one.kind == MARK]
+    written = [
+        sum(len(one.data) for one in events[start:end] if one.kind == WRITE)
+        for start, end in pairwise(marks)
+    ]
+    # but for the one in which the journal is written all the same, since its time had come
+    assert sorted(written)[:2] == [2 * BLOCK, 2 * BLOCK], written

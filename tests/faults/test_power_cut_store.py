@@ -31,6 +31,7 @@ from unit.imagefiles import (
 )
 
 from faults.commands import Commands
+from faults.control import Control
 from faults.killed import seeded, soak_seconds
 from faults.power import (
     ALL_KINDS,
@@ -40,8 +41,10 @@ from faults.power import (
     Recording,
     check_cuts,
     committing,
+    loop_device,
     make_image,
     marks_of,
+    mounted,
     read_trace,
     recording,
 )
@@ -54,7 +57,8 @@ pytestmark = [
     pytest.mark.timeout(300 + 2 * soak_seconds()),
 ]
 
-CUTS = {"ext4": 60, "xfs": 10, "btrfs": 10}  # of one trace, besides one after each mark
+CUTS = {"ext4": 40, "xfs": 5, "btrfs": 5}  # of one trace, besides one after each mark
+MAX_CALLS = 30  # that are counted, of a load
 DONE = 0  # the number of the marks
 
 BASE = tar({"base": random.Random(1).randbytes(300_000), "where": b"base"})
@@ -243,3 +247,50 @@ def _cut_a_store(
         work.check(marks_of(cutter.events[: cut.at], DONE))
 
     check_cuts(kind, cutter, sorted(cuts, key=lambda cut: cut.at), scratch, disk, check)
+
+
+# ---- after a kill --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.needs("cc")
+def test_what_a_killed_load_left_is_there_after_the_next_one_and_a_cut(
+    kind: Kind, fragile: Commands, control: Control, tmp_path: Path
+) -> None:
+    """Whoever takes over what a dead process renamed, and did not sync, has to sync it."""
+    disk, image = tmp_path / "disk", tmp_path / "new.img"
+    disk.mkdir()
+    make_image(kind, image)
+    archive = write_tar(tmp_path / "plain.tar", docker_archive(_image(PLAIN)))
+    other = write_tar(tmp_path / "other.tar", docker_archive(_image(PACKED)))
+    with loop_device(image) as device, mounted(kind, device, disk):
+        fragile.run("--root", disk / "store1", "load", "-q", "-i", other)
+        for number in range(2, MAX_CALLS + 1):
+            shutil.copytree(disk / "store1", disk / f"store{number}")
+    with recording(kind, image, disk, tmp_path) as recorded:
+        kills = _kill_and_load_again(fragile, control, archive, recorded)
+    assert kills > 5
+    cutter = Cutter(image, read_trace(tmp_path / "trace"), random.Random(0))
+
+    def check(cut: Cut) -> None:
+        root = disk / marks_of(cutter.events[: cut.at], DONE)[-1]
+        assert fragile.run("--root", root, "check").stdout == ""
+        assert fragile.run("--root", root, "images", "-q").stdout.count("\n") == 2
+
+    check_cuts(kind, cutter, cutter.cuts_at_marks(DONE), tmp_path, disk, check)
+
+
+def _kill_and_load_again(
+    fragile: Commands, control: Control, archive: Path, recorded: Recording
+) -> int:
+    """In stores of their own, kill a load at its first call, its second, …; then load. How many."""
+    for number in range(1, MAX_CALLS + 1):
+        words = ("--root", recorded.disk / f"store{number}", "load", "-q", "-i", archive)
+        with control.armed(number):
+            fragile.start(*words)
+            fragile.wait()
+        if not control.hit:
+            return number - 1
+        fragile.run(*words)
+        recorded.mark(DONE, f"store{number}")
+    raise AssertionError("a load takes more calls")
