@@ -5,6 +5,7 @@
 # make fuzz             run the fuzzers, FUZZ_SECONDS each
 # make soak             compare random operations with overlayfs for SOAK_MINUTES; SOAK_ARGS
 # make soak-faults      kill daemons and commits for SOAK_MINUTES
+# make soak-powercut    cut the power of recorded disks for SOAK_MINUTES
 # make bench            measure; prints tables, keeps JSON; BENCH_ARGS=--quick for a short run
 # make core             compile the C core in place, after a change to csrc
 # make wheel, make clean
@@ -17,7 +18,7 @@ C_FILES = $(wildcard csrc/*.c csrc/*.h tests/c/*.c tests/c/*.h tests/faults/*.c)
 C_FLAGS := -std=c17 -O2 -D_GNU_SOURCE -Wall -Wextra -Werror -fvisibility=hidden -pthread
 
 .PHONY: setup setup-test core demo test lint lint-style lint-format lint-types lint-c \
-	lint-c-format fuzz soak soak-faults bench wheel clean
+	lint-c-format fuzz soak soak-faults soak-powercut bench wheel clean
 
 setup:
 	@scripts/setup.sh
@@ -60,6 +61,9 @@ soak: setup-test
 
 soak-faults: setup-test
 	SOAK_MINUTES=$(SOAK_MINUTES) $(VENV)/python -m pytest tests/faults -k kill
+
+soak-powercut: setup-test
+	SOAK_MINUTES=$(SOAK_MINUTES) $(VENV)/python -m pytest tests/faults -k power_cut
 
 bench: setup-test
 	$(VENV)/python -m bench $(BENCH_ARGS)

@@ -273,22 +273,42 @@ int um_upper_open_path(struct um_upper *upper, uint64_t node, int *fd)
 
 /* ---- durability ------------------------------------------------------------------------------------- */
 
+/* How a node is made durable. */
+struct durable {
+    int fd;
+    bool whole;   /* fdatasync is not enough */
+    bool settles; /* from then on it is */
+};
+
+/* Of a file that was copied up, or has just got its data, fdatasync makes the data durable and neither
+ * the rename nor the change of the mark without which nobody would see it: to the disk these are no part
+ * of the data, to the user of the mount it was there all the time. What a record was made of may be as
+ * young, so the first time everything is synced. */
+static void plan_sync(const struct um_record *record, bool data_only, struct durable *durable)
+{
+    durable->whole = !data_only || !record->settled;
+    durable->settles = durable->whole && !record->settled && record->data == 0;
+}
+
 /* A descriptor of what a node is in the upper, for syncing; 1 where it is in no need of that. */
-static int open_for_sync(struct um_upper *upper, uint64_t node, int *fd)
+static int open_for_sync(struct um_upper *upper, uint64_t node, bool data_only,
+                         struct durable *durable)
 {
     struct um_spot spot = {0};
     int error = 1;
     pthread_rwlock_rdlock(&upper->lock);
     const struct um_record *record = um_upper_record(upper, node);
+    if (record != NULL && record->in_upper)
+        plan_sync(record, data_only, durable);
     if (record != NULL && record->in_upper && record->fd >= 0 && !record->directory) {
         /* The descriptor that wrote: errors of writing back are reported to it. */
-        *fd = fcntl(record->fd, F_DUPFD_CLOEXEC, 3);
-        error = *fd < 0 ? -errno : 0;
+        durable->fd = fcntl(record->fd, F_DUPFD_CLOEXEC, 3);
+        error = durable->fd < 0 ? -errno : 0;
     } else if (record != NULL && record->in_upper) {
         error = um_spot_of(upper, record, &spot);
         if (error == 0) {
-            *fd = um_spot_open(&spot, O_RDONLY | O_NONBLOCK | O_NOCTTY);
-            error = *fd < 0 ? *fd : 0;
+            durable->fd = um_spot_open(&spot, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+            error = durable->fd < 0 ? durable->fd : 0;
         }
         um_spot_close(&spot);
     }
@@ -296,17 +316,28 @@ static int open_for_sync(struct um_upper *upper, uint64_t node, int *fd)
     return error;
 }
 
+static void settle(struct um_upper *upper, uint64_t node)
+{
+    pthread_rwlock_wrlock(&upper->lock);
+    struct um_record *record = um_upper_record(upper, node);
+    if (record != NULL)
+        record->settled = true;
+    pthread_rwlock_unlock(&upper->lock);
+}
+
 int um_upper_fsync(struct um_upper *upper, uint64_t node, bool data_only)
 {
-    int fd;
+    struct durable durable = {.fd = -1};
     if (upper->flags & UM_UPPER_VOLATILE)
         return 0;
-    int error = open_for_sync(upper, node, &fd);
+    int error = open_for_sync(upper, node, data_only, &durable);
     if (error != 0)
         return error > 0 ? 0 : error;
-    if ((data_only ? fdatasync(fd) : fsync(fd)) != 0)
+    if ((durable.whole ? fsync(durable.fd) : fdatasync(durable.fd)) != 0)
         error = -errno;
-    close(fd);
+    close(durable.fd);
+    if (error == 0 && durable.settles)
+        settle(upper, node);
     return error;
 }
 

@@ -61,6 +61,7 @@ struct um_record {
     bool writable;  /* `fd` was opened for writing, too */
     bool plain;     /* it has no override_stat, and nobody can give it one */
     bool capable;   /* a file that may have a capability in a mark (upper_capability.c) */
+    bool settled; /* a file in the upper: that it is there, and has data of its own, is durable */
     bool unmarked; /* a directory that was made since the mount: it has no whiteouts `.wh.NAME` */
     uint64_t lower; /* directory: the lower node that it continues; file in the upper: the node that
                        it is a copy of; 0 for none. A file that is not in the upper: its node */

@@ -19,7 +19,8 @@ from typing import Any
 _MODULES = (
     *("server", "operations", "writing", "upper", "pull", "target", "commit", "changes"),
     *("garbage", "checking", "usage"),
-    *(f"cli.{name}" for name in ("commit", "diff", "mount", "overlay", "prepare", "umount")),
+    *("cli.commit", "cli.diff", "cli.mount", "cli.overlay", "cli.prepare", "cli.umount"),
+    *("cli.check", "cli.load", "cli.prune", "cli.pull", "cli.rm", "cli.rmi", "cli.save", "cli.tag"),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from faults.commands import Commands
+from faults.control import Control
 
-pytest.register_assert_rewrite("faults.disks", "faults.killed")
+pytest.register_assert_rewrite("faults.disks", "faults.killed", "faults.power")
 
 
 def _loops_below(place: Path) -> list[str]:
@@ -48,3 +50,24 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
         made = Commands()
         yield made
         made.close()
+
+
+@pytest.fixture(scope="module")
+def control(tmp_path_factory: pytest.TempPathFactory) -> Control:
+    return Control(tmp_path_factory.mktemp("control") / "control")
+
+
+@pytest.fixture(scope="module")
+def fragile(
+    commands: Commands, control: Control, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Commands]:
+    """The command line, whose daemons can be hit."""
+    library = tmp_path_factory.mktemp("crash") / "crash.so"
+    source = Path(__file__).with_name("crash.c")
+    warnings = ("-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror")
+    subprocess.run(["cc", *warnings, "-O1", "-shared", "-fPIC", source, "-o", library], check=True)
+    places = sorted(tmp_path_factory.getbasetemp().glob("control*"))
+    environment = {"LD_PRELOAD": str(library), "FAULTS_CONTROL": str(places[-1] / "control")}
+    made = Commands(environment)
+    yield made
+    made.close()

@@ -16,15 +16,16 @@ Change = Callable[[Path], object]
 
 
 def overlay_place(
-    commands: Commands, lowers: Sequence[Path], disk: Path, mountpoint: Path
+    commands: Commands, lowers: Sequence[Path], disk: Path, mountpoint: Path, *options: str
 ) -> Place:
     """An overlay with upper and work directory on ``disk``; the first lower layer is on top."""
     upper, work = disk / "upper", disk / "work"
     for path in (upper, work, mountpoint):
         path.mkdir(parents=True)
         path.chmod(0o700)
-    options = f"lowerdir={':'.join(map(str, lowers))},upperdir={upper},workdir={work}"
-    return Place(commands, ("overlay", "-o", options), mountpoint, upper, work)
+    lower = f"lowerdir={':'.join(map(str, lowers))}"
+    words = ",".join((lower, f"upperdir={upper}", f"workdir={work}", *options))
+    return Place(commands, ("overlay", "-o", words), mountpoint, upper, work)
 
 
 def fails(place: Place, change: Change, *codes: int) -> bool:

@@ -180,6 +180,9 @@ class Model:
     def fsync(self, path: str) -> None:
         pass
 
+    def fdatasync(self, path: str) -> None:
+        pass
+
     # -- real trees
 
     @classmethod

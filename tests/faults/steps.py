@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
@@ -41,10 +42,10 @@ def _exchange(path: str, to: str) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _fsync(path: str) -> None:
+def _sync(path: str, sync: Callable[[int], None]) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
 
@@ -88,7 +89,9 @@ def apply(step: Step) -> None:  # noqa: C901, PLR0912 - one line for each
         case "exchange":
             _exchange(path, step["to"])
         case "fsync":
-            _fsync(path)
+            _sync(path, os.fsync)
+        case "fdatasync":
+            _sync(path, os.fdatasync)
         case unknown:
             raise ValueError(unknown)
 

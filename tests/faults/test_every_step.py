@@ -6,12 +6,9 @@ system call of a change that alters the upper or the work directory, before the 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
-import mmap
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +20,7 @@ from compare import snapshot
 from differential.lowers import build
 
 from faults.commands import Commands
+from faults.control import Control
 from faults.disks import overlay_place
 from faults.killed import daemon_of, part_of, seeded, soak_seconds, unlike
 from faults.lowers import layers
@@ -37,70 +35,6 @@ pytestmark = [
 PART = "part0"
 KILLS = 40  # of all there could be, where there is no more time
 MAX_CALLS = 100  # more than any change needs
-
-
-# ---- control -------------------------------------------------------------------------------------
-
-
-class _Layout(ctypes.Structure):
-    _fields_ = (
-        ("armed", ctypes.c_uint32),
-        ("count", ctypes.c_uint32),
-        ("chosen", ctypes.c_uint32),
-        ("error", ctypes.c_int32),
-        ("name", ctypes.c_char * 48),
-    )
-
-
-class Control:
-    """Which system call is to be hit."""
-
-    def __init__(self, path: Path) -> None:
-        path.write_bytes(bytes(ctypes.sizeof(_Layout)))
-        with path.open("r+b") as file:
-            self._shared = _Layout.from_buffer(mmap.mmap(file.fileno(), 0))
-
-    @contextmanager
-    def armed(self, chosen: int, error: int = 0) -> Iterator[None]:
-        """Hit the call of this number in the block; 0 for none."""
-        shared = self._shared
-        shared.count, shared.chosen, shared.error, shared.name = 0, chosen, error, b""
-        shared.armed = 1
-        try:
-            yield
-        finally:
-            shared.armed = 0
-
-    @property
-    def count(self) -> int:
-        """How many calls were made."""
-        return int(self._shared.count)
-
-    @property
-    def hit(self) -> str:
-        """The name of the call that was hit; empty for none."""
-        return bytes(self._shared.name).decode()
-
-
-@pytest.fixture(scope="module")
-def control(tmp_path_factory: pytest.TempPathFactory) -> Control:
-    return Control(tmp_path_factory.mktemp("control") / "control")
-
-
-@pytest.fixture(scope="module")
-def fragile(
-    commands: Commands, control: Control, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Commands]:
-    """The command line, whose daemons can be hit."""
-    library = tmp_path_factory.mktemp("crash") / "crash.so"
-    source = Path(__file__).with_name("crash.c")
-    warnings = ("-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror")
-    subprocess.run(["cc", *warnings, "-O1", "-shared", "-fPIC", source, "-o", library], check=True)
-    places = sorted(tmp_path_factory.getbasetemp().glob("control*"))
-    environment = {"LD_PRELOAD": str(library), "FAULTS_CONTROL": str(places[-1] / "control")}
-    made = Commands(environment)
-    yield made
-    made.close()
 
 
 # ---- changes -------------------------------------------------------------------------------------
