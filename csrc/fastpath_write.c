@@ -18,7 +18,7 @@ int64_t um_exchange_copy_up(struct um_exchange *x, uint64_t node, uint32_t flags
 {
     if (!x->may_wait)
         return UM_LATER;
-    int error = um_upper_copy_up(x->fastpath->upper, node, flags);
+    int error = um_upper_copy_up_patiently(x->fastpath->upper, node, flags, x->patience);
     x->copy_ups += error == 0;
     return error;
 }
@@ -133,8 +133,11 @@ int64_t um_answer_fallocate(struct um_exchange *x)
     int64_t error = begin_writing(x, node, x->header->uid != 0, &file);
     if (error != 0)
         return error;
-    error = um_upper_allocate(x->fastpath->upper, node, in->mode, in->offset, in->length);
+    error =
+        um_upper_allocate(x->fastpath->upper, node, in->mode, in->offset, in->length, x->patience);
     um_held_done(x->fastpath->held, file);
+    if (error != 0)
+        x->stale[0] = node; /* a part may have been done, and the kernel does not ask */
     return error;
 }
 
@@ -145,6 +148,8 @@ static int64_t copy_through(struct um_exchange *x, const struct fuse_copy_file_r
     struct um_upper *upper = x->fastpath->upper;
     size_t done = 0;
     while (done < size) {
+        if (um_is_over(x->patience))
+            return done != 0 ? (int64_t)done : -EINTR;
         int64_t got = um_upper_read(upper, x->header->nodeid, in->off_in + done, x->out,
                                     MIN(size - done, UM_FUSE_MAX_WRITE), 0);
         int64_t put = got <= 0 ? got

@@ -184,9 +184,15 @@ bool um_upper_list_is_needed(const struct um_upper_list *list);
 #define UM_SEEK_BELOW INT64_MIN
 int64_t um_upper_seek(struct um_upper *upper, uint64_t node, uint64_t offset, bool hole,
                       uint64_t *lower);
-/* As fallocate(2); the file was opened for writing. */
+/* As fallocate(2), in pieces; the file was opened for writing. What the disk has no room for is -ENOSPC
+ * before anything is done. After another error, or -EINTR as the patience was over, a part may have
+ * been done, as on disks; the size changes with the last piece, where the file system can do so. */
 int um_upper_allocate(struct um_upper *upper, uint64_t node, uint32_t mode, uint64_t offset,
-                      uint64_t length);
+                      uint64_t length, const struct um_patience *patience);
+/* um_upper_copy_up for somebody whose patience may end: -EINTR, and nothing is left of the copy. Who
+ * waits for another one's copy of the same file waits until that has ended. */
+int um_upper_copy_up_patiently(struct um_upper *upper, uint64_t node, uint32_t flags,
+                               const struct um_patience *patience);
 /* What a node's attributes are those of, on disk, in the upper or below: a descriptor (O_PATH) that the
  * caller closes. -ENODATA where that is nothing: as um_tree_open_path. */
 int um_upper_open_path(struct um_upper *upper, uint64_t node, int *fd);
