@@ -16,6 +16,7 @@ CSRC = Path(__file__).parent
 PUBLIC_HEADERS = (
     "base.h",
     "match.h",
+    "open_beneath.h",
     "whiteout.h",
     "index_build.h",
     "index.h",

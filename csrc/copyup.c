@@ -3,6 +3,7 @@
 #include <sys/xattr.h>
 
 #include "copy_data.h"
+#include "open_beneath.h"
 #include "upper_private.h"
 
 /* A copy is made in the work directory, where nobody sees it, and complete before it is published:
@@ -96,9 +97,11 @@ static int copy_xattrs(struct um_upper *upper, uint64_t lower, uint32_t mode, st
 
 static int make_file(struct um_upper *upper, struct copy *copy)
 {
-    copy->fd = openat(upper->work_fd, copy->name,
-                      O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    return copy->fd < 0 ? -errno : 0;
+    int fd = um_open_beneath(upper->work_fd, copy->name, O_RDWR | O_CREAT | O_EXCL, 0600);
+    if (fd < 0)
+        return fd;
+    copy->fd = fd;
+    return 0;
 }
 
 /* Everything but a regular file. */
@@ -164,7 +167,8 @@ static int fill(struct um_upper *upper, uint64_t lower, const struct um_attr *at
         size = 0;
     int error = um_copy_data(upper->tree, lower, size, copy->fd, copy->patience);
     if (error == 0)
-        error = um_spot_in(upper->work_fd, um_slice_of(copy->name, strlen(copy->name)), &spot);
+        error =
+            um_spot_in(upper, upper->work_fd, um_slice_of(copy->name, strlen(copy->name)), &spot);
     if (error == 0 && redirect != NULL)
         error = refer(upper, attr, redirect, &spot, copy);
     if (error == 0)
@@ -229,7 +233,7 @@ static int place_open(struct um_upper *upper, const struct um_record *directory,
 static void place_close(struct um_upper *upper, struct place *place)
 {
     struct um_spot spot = {0};
-    if (place->timed && um_spot_in(place->fd, (struct um_slice){0}, &spot) == 0)
+    if (place->timed && um_spot_in(upper, place->fd, (struct um_slice){0}, &spot) == 0)
         um_spot_times(&spot, place->times);
     um_fd_cache_release(upper->directories, &place->use);
 }
@@ -319,8 +323,7 @@ static int open_index(struct um_upper *upper)
 {
     if (mkdirat(upper->work_fd, UM_INDEX, 0700) != 0 && errno != EEXIST)
         return -errno;
-    int fd = openat(upper->work_fd, UM_INDEX, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    return fd < 0 ? -errno : fd;
+    return um_open_beneath(upper->work_fd, UM_INDEX, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
 }
 
 /* Let every name of a group be a link to the copy. If that is interrupted, `index` tells whoever
@@ -420,9 +423,9 @@ static int publish_nameless(struct um_upper *upper, struct um_record *record, st
 {
     int fd = copy->fd;
     if (fd < 0)
-        fd = openat(upper->work_fd, copy->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+        fd = um_open_beneath(upper->work_fd, copy->name, O_PATH | O_NOFOLLOW, 0);
     if (fd < 0)
-        return -errno;
+        return fd;
     copy->fd = fd;
     if (unlinkat(upper->work_fd, copy->name, copy->directory ? AT_REMOVEDIR : 0) != 0)
         return -errno;

@@ -11,13 +11,15 @@
 
 /* ---- opening -------------------------------------------------------------------------------------------- */
 
-int um_dirlayer_open(int fd, uint32_t tag, struct um_fd_cache *cache, struct um_dirlayer **out)
+int um_dirlayer_open(int fd, uint32_t tag, bool is_private, struct um_fd_cache *cache,
+                     struct um_dirlayer **out)
 {
     struct um_dirlayer *layer = calloc(1, sizeof *layer);
     if (layer == NULL)
         return -ENOMEM;
     layer->fd = fd;
     layer->tag = tag;
+    layer->is_private = is_private;
     layer->cache = cache;
     pthread_rwlock_init(&layer->lock, NULL);
     pthread_mutex_init(&layer->scan_lock, NULL);
@@ -53,7 +55,7 @@ static int has_entry(struct um_dirlayer *layer, uint32_t number, const char *nam
     int error = um_dir_reach(layer, number, um_slice_of(name, strlen(name)), &reach);
     if (error != 0)
         return error;
-    error = um_dir_statx(&reach, NULL, &status);
+    error = um_dir_statx(&reach, &status);
     um_dir_leave(layer, &reach);
     if (error == -ENOENT || error == -ENAMETOOLONG || error == -EACCES)
         return 0;
@@ -271,7 +273,7 @@ static int find_on_disk(struct um_dirlayer *layer, uint32_t directory, struct um
     int error = um_dir_reach(layer, directory, name, &reach);
     if (error != 0)
         return error;
-    error = um_dir_statx(&reach, NULL, &status);
+    error = um_dir_statx(&reach, &status);
     if (error == 0)
         error = found(layer, directory, name, &reach, &status, child);
     um_dir_leave(layer, &reach);
@@ -355,7 +357,7 @@ static int read_inode(struct um_dirlayer *layer, uint32_t number, struct um_dir_
     int error = um_dir_reach_inode(layer, number, known, &reach);
     if (error != 0)
         return error;
-    error = um_dir_statx(&reach, NULL, &status);
+    error = um_dir_statx(&reach, &status);
     if (error == 0 && !um_dir_is(layer, known, &status))
         error = -ESTALE;
     if (error == 0) {

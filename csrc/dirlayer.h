@@ -11,7 +11,10 @@
  * names of one file share it. What is known of a file on disk is not kept but asked for.
  *
  * Nothing is opened for writing; what is no regular file and no directory is not opened at all.
- * Names are reached from the layer's own descriptor by openat2(2) beneath it, through no symlink.
+ * Names are reached from the layer's own descriptor by openat2(2) beneath it, through no symlink. A
+ * mount point below it shows the directory that it covers where the descriptor is private
+ * (open_beneath.h); elsewhere it shows the attributes of what is mounted there, and what is in it is
+ * -EXDEV.
  * The content is assumed not to change while it is a layer; where it does, answers are -ESTALE (what
  * was there is not any more, or is something else) or those of an earlier moment.
  *
@@ -34,7 +37,8 @@
 /* `fd` is the directory, O_PATH suffices. `tag` tells the layers of a cache apart: it is the number of the
  * layer, and below number 0 there is nothing that its marks could hide, so they are not asked for.
  * -ENOTDIR. */
-int um_dirlayer_open(int fd, uint32_t tag, struct um_fd_cache *cache, struct um_dirlayer **out);
+int um_dirlayer_open(int fd, uint32_t tag, bool is_private, struct um_fd_cache *cache,
+                     struct um_dirlayer **out);
 void um_dirlayer_close(struct um_dirlayer *layer);
 
 /* 0; -ENOENT. A whiteout is found as DT_WHT. */

@@ -1,10 +1,9 @@
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/openat2.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
 #include "dirlayer_private.h"
+#include "open_beneath.h"
 #include "whiteout.h"
 #include "xattr_at.h"
 
@@ -22,37 +21,33 @@ static int gone(int error)
 /* ---- opening --------------------------------------------------------------------------------------- */
 
 /* After a call that had no descriptor left: true where some were closed, and it can be made again. */
-static bool made_room(struct um_dirlayer *layer)
+static bool made_room(struct um_dirlayer *layer, int error)
 {
-    return (errno == EMFILE || errno == ENFILE) && um_fd_cache_shed(layer->cache);
+    return (error == EMFILE || error == ENFILE) && um_fd_cache_shed(layer->cache);
 }
 
-static int open_beneath(struct um_dirlayer *layer, int from, const char *path)
-{
-    struct open_how how = {
-        .flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
-        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
-    };
-    long fd;
-    do {
-        fd = syscall(SYS_openat2, from, path, &how, sizeof how);
-    } while (fd < 0 && (errno == EINTR || made_room(layer)));
-    return fd < 0 ? gone(errno) : (int)fd;
-}
-
-/* For reading, without touching the access time where that is allowed. */
-static int open_for_reading(struct um_dirlayer *layer, int from, const char *path, int flags)
+static int open_beneath(struct um_dirlayer *layer, int from, const char *path, int flags)
 {
     int fd;
-    flags |= O_RDONLY | O_CLOEXEC | O_NOATIME;
+    do {
+        fd = um_open_beneath(from, path, flags, 0);
+    } while (fd < 0 && made_room(layer, -fd));
+    return fd < 0 ? gone(-fd) : fd;
+}
+
+/* What was opened with O_PATH, for reading; without touching the access time where that is allowed. */
+static int open_for_reading(struct um_dirlayer *layer, int seen, int flags)
+{
+    int fd;
+    flags |= O_RDONLY | O_NOATIME;
     for (;;) {
-        fd = openat(from, path, flags);
-        if (fd < 0 && errno == EPERM && flags & O_NOATIME)
+        fd = um_open_again(seen, flags);
+        if (fd == -EPERM && flags & O_NOATIME)
             flags &= ~O_NOATIME; /* it is somebody else's */
-        else if (fd >= 0 || (errno != EINTR && !made_room(layer)))
+        else if (fd >= 0 || !made_room(layer, -fd))
             break;
     }
-    return fd < 0 ? gone(errno) : fd;
+    return fd < 0 ? gone(-fd) : fd;
 }
 
 /* ---- the way to a directory -------------------------------------------------------------------------- */
@@ -101,7 +96,7 @@ static int follow_way(struct um_dirlayer *layer, struct way *way)
     int fd = layer->fd;
     while (way->n != 0) {
         take_step(way, path);
-        int next = open_beneath(layer, fd, path);
+        int next = open_beneath(layer, fd, path, O_PATH | O_DIRECTORY | O_NOFOLLOW);
         if (fd != layer->fd)
             close(fd);
         if (next < 0)
@@ -123,7 +118,7 @@ static int open_directory(struct um_dirlayer *layer, uint32_t number)
     if (fd < 0)
         return fd;
     struct um_dir_reach reach = {.use = {.fd = fd, .entry = UM_FD_BORROWED}};
-    error = um_dir_statx(&reach, NULL, &status);
+    error = um_dir_statx(&reach, &status);
     if (error == 0 && um_dir_get_inode(layer, number, &inode) && um_dir_is(layer, &inode, &status))
         return fd;
     close(fd);
@@ -153,6 +148,7 @@ int um_dir_reach(struct um_dirlayer *layer, uint32_t directory, struct um_slice 
     if (text.size != 0)
         memcpy(reach->name, text.data, text.size);
     reach->name[text.size] = '\0';
+    reach->exposed = layer->is_private ? NULL : layer;
     return use_directory(layer, directory, &reach->use);
 }
 
@@ -172,13 +168,53 @@ void um_dir_leave(struct um_dirlayer *layer, struct um_dir_reach *reach)
     um_fd_cache_release(layer->cache, &reach->use);
 }
 
-int um_dir_statx(const struct um_dir_reach *reach, const char *name, struct statx *status)
+/* What a system call is made on: a name in a directory, or "" for the directory itself. */
+struct grip {
+    int fd;
+    const char *name;
+    bool own; /* closed by let_go */
+};
+
+/* A name may lead over a mount point where others can mount; what was opened beneath does not. */
+static int take(const struct um_dir_reach *reach, struct grip *grip)
 {
-    int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH;
-    const char *path = name ? name : reach->name;
-    if (statx(reach->use.fd, path, flags, STATX_BASIC_STATS | STATX_MNT_ID, status) != 0)
-        return -errno;
+    *grip = (struct grip){.fd = reach->use.fd, .name = reach->name};
+    if (reach->exposed == NULL || reach->name[0] == '\0')
+        return 0;
+    int fd;
+    do {
+        fd = um_open_beneath(reach->use.fd, reach->name, O_PATH | O_NOFOLLOW, 0);
+    } while (fd < 0 && made_room(reach->exposed, -fd));
+    if (fd < 0)
+        return fd;
+    *grip = (struct grip){.fd = fd, .name = "", .own = true};
     return 0;
+}
+
+static void let_go(struct grip *grip)
+{
+    if (grip->own)
+        close(grip->fd);
+}
+
+static int stat_at(int fd, const char *name, int flags, struct statx *status)
+{
+    flags |= AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH;
+    return statx(fd, name, flags, STATX_BASIC_STATS | STATX_MNT_ID, status) == 0 ? 0 : -errno;
+}
+
+int um_dir_statx(const struct um_dir_reach *reach, struct statx *status)
+{
+    struct grip grip;
+    int error = take(reach, &grip);
+    /* What the kernel knows of a mount point it says without asking who serves it. */
+    if (error == -EXDEV)
+        return stat_at(reach->use.fd, reach->name, AT_STATX_DONT_SYNC, status);
+    if (error != 0)
+        return error;
+    error = stat_at(grip.fd, grip.name, 0, status);
+    let_go(&grip);
+    return error;
 }
 
 int um_dir_open_directory(struct um_dirlayer *layer, uint32_t number)
@@ -187,7 +223,7 @@ int um_dir_open_directory(struct um_dirlayer *layer, uint32_t number)
     int fd = um_dir_reach(layer, number, (struct um_slice){0}, &reach);
     if (fd != 0)
         return fd;
-    fd = open_for_reading(layer, reach.use.fd, ".", O_DIRECTORY | O_NOFOLLOW);
+    fd = open_for_reading(layer, reach.use.fd, O_DIRECTORY);
     um_dir_leave(layer, &reach);
     return fd;
 }
@@ -197,7 +233,7 @@ static int check_seen(struct um_dirlayer *layer, const struct um_dir_inode *inod
                       struct statx *status)
 {
     struct um_dir_reach reach = {.use = {.fd = seen, .entry = UM_FD_BORROWED}};
-    int error = um_dir_statx(&reach, NULL, status);
+    int error = um_dir_statx(&reach, status);
     return error == 0 && !um_dir_is(layer, inode, status) ? -ESTALE : error;
 }
 
@@ -210,10 +246,8 @@ static int open_inode(struct um_dirlayer *layer, uint32_t number, struct statx *
     if (error != 0)
         return error;
     const char *name = reach.name[0] ? reach.name : ".";
-    do {
-        fd = openat(reach.use.fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    } while (fd < 0 && (errno == EINTR || made_room(layer)));
-    error = fd < 0 ? gone(errno) : check_seen(layer, &inode, fd, status);
+    fd = open_beneath(layer, reach.use.fd, name, O_PATH | O_NOFOLLOW);
+    error = fd < 0 ? fd : check_seen(layer, &inode, fd, status);
     um_dir_leave(layer, &reach);
     if (error != 0 && fd >= 0)
         close(fd);
@@ -231,38 +265,52 @@ int um_dir_open_path(struct um_dirlayer *layer, uint32_t number)
 int um_dir_open_file(struct um_dirlayer *layer, uint32_t number)
 {
     struct statx status;
-    char path[64];
     int seen = open_inode(layer, number, &status);
     if (seen < 0)
         return seen;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", seen);
-    int fd = S_ISREG(status.stx_mode) ? open_for_reading(layer, AT_FDCWD, path, 0) : -ESTALE;
+    int fd = S_ISREG(status.stx_mode) ? open_for_reading(layer, seen, 0) : -ESTALE;
     close(seen);
     return fd;
 }
 
 /* ---- xattrs ------------------------------------------------------------------------------------------------ */
 
-static const char *entry_of(const struct um_dir_reach *reach)
+/* The directory itself as a name in it: its descriptor is one of O_PATH, which has no xattrs. */
+static const char *entry_of(const struct grip *grip)
 {
-    return reach->name[0] ? reach->name : ".";
+    return grip->name[0] == '\0' && !grip->own ? "." : grip->name;
 }
 
 int64_t um_dir_getxattr(const struct um_dir_reach *reach, const char *name, void *value,
                         size_t size)
 {
-    int64_t got = um_xattr_get_at(reach->use.fd, entry_of(reach), name, value, size);
+    struct grip grip;
+    int error = take(reach, &grip);
+    int64_t got = error ? error : um_xattr_get_at(grip.fd, entry_of(&grip), name, value, size);
+    if (error == 0)
+        let_go(&grip);
     if (got >= 0)
         return got;
-    return got == -EOPNOTSUPP ? -ENODATA : gone((int)-got);
+    return got == -EOPNOTSUPP || got == -EXDEV ? -ENODATA : gone((int)-got);
+}
+
+static int64_t list_at(const struct um_dir_reach *reach, char *names, size_t size)
+{
+    struct grip grip;
+    int error = take(reach, &grip);
+    if (error != 0)
+        return error;
+    int64_t got = um_xattr_list_at(grip.fd, entry_of(&grip), names, size);
+    let_go(&grip);
+    return got;
 }
 
 int64_t um_dir_listxattr(const struct um_dir_reach *reach, char **names)
 {
     char few[LIST_ROOM];
     *names = NULL;
-    int64_t size = um_xattr_list_at(reach->use.fd, entry_of(reach), few, sizeof few);
-    if (size == 0 || size == -EOPNOTSUPP)
+    int64_t size = list_at(reach, few, sizeof few);
+    if (size == 0 || size == -EOPNOTSUPP || size == -EXDEV)
         return 0;
     if (size < 0 && size != -ERANGE)
         return gone((int)-size);
@@ -272,7 +320,7 @@ int64_t um_dir_listxattr(const struct um_dir_reach *reach, char **names)
     if (size > 0)
         memcpy(all, few, (size_t)size);
     else
-        size = um_xattr_list_at(reach->use.fd, entry_of(reach), all, LIST_MOST);
+        size = list_at(reach, all, LIST_MOST);
     if (size <= 0) {
         int error = size < 0 ? gone((int)-size) : 0;
         free(all);

@@ -63,7 +63,7 @@ static int ask_type(struct um_dirlayer *layer, uint32_t directory, bool marked,
     int error = um_dir_reach(layer, directory, item->text, &reach);
     if (error != 0)
         return error;
-    error = um_dir_statx(&reach, NULL, &status);
+    error = um_dir_statx(&reach, &status);
     int hides = error ? 0 : um_dir_is_whiteout(&reach, &status, marked);
     um_dir_leave(layer, &reach);
     if (error != 0)

@@ -75,6 +75,7 @@ struct um_dir_arena; /* of texts */
 struct um_dirlayer {
     int fd;
     uint32_t tag;
+    bool is_private; /* nobody can mount anything below `fd` (open_beneath.h) */
     struct um_fd_cache *cache;
     struct um_hash_key key;
 
@@ -137,6 +138,7 @@ bool um_dir_is(struct um_dirlayer *layer, const struct um_dir_inode *inode,
  * name, that directory itself. */
 struct um_dir_reach {
     struct um_fd_use use;
+    struct um_dirlayer *exposed; /* set where the name may be a mount point (open_beneath.h) */
     char name[256]; /* NUL-terminated */
 };
 
@@ -148,8 +150,9 @@ int um_dir_reach_inode(struct um_dirlayer *layer, uint32_t number, struct um_dir
                        struct um_dir_reach *reach);
 void um_dir_leave(struct um_dirlayer *layer, struct um_dir_reach *reach);
 
-/* Symlinks are not followed, nothing is mounted by it. `name` is NULL for what was reached. */
-int um_dir_statx(const struct um_dir_reach *reach, const char *name, struct statx *status);
+/* Symlinks are not followed, nothing is mounted by it. Where the layer is not private, a mount point is
+ * what is mounted there, as far as the kernel knows; it has no xattrs, and opening it is -EXDEV. */
+int um_dir_statx(const struct um_dir_reach *reach, struct statx *status);
 
 /* The size of the value; -ENODATA also where the file system has no xattrs. */
 int64_t um_dir_getxattr(const struct um_dir_reach *reach, const char *name, void *value,

@@ -3,6 +3,7 @@
 #include <sys/ioctl.h>
 
 #include "fastpath_private.h"
+#include "open_beneath.h"
 
 /* The kernel asks by two ioctls for what lsattr(1) shows: flags that only the disk knows. What is in an
  * image layer has none. Nothing sets them: the kernel would not go by immutable and append-only, since
@@ -15,14 +16,11 @@
 static int reopen(int path_fd)
 {
     struct stat status;
-    char path[64];
     if (fstat(path_fd, &status) != 0)
         return -errno;
     if (!S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode))
         return -ENOTTY; /* opening a device does something */
-    snprintf(path, sizeof path, "/proc/self/fd/%d", path_fd);
-    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    return fd < 0 ? -errno : fd;
+    return um_open_again(path_fd, O_RDONLY | O_NONBLOCK);
 }
 
 /* Have the disk answer an ioctl that fills `out`, which is 0 before. */

@@ -19,10 +19,11 @@ int um_layer_open(struct um_index *index, int fd, uint64_t offset, uint64_t leng
     return 0;
 }
 
-int um_layer_open_live(int fd, uint32_t tag, struct um_fd_cache *cache, struct um_layer *layer)
+int um_layer_open_live(int fd, uint32_t tag, bool is_private, struct um_fd_cache *cache,
+                       struct um_layer *layer)
 {
     *layer = (struct um_layer){.fd = fd};
-    return um_dirlayer_open(fd, tag, cache, &layer->live);
+    return um_dirlayer_open(fd, tag, is_private, cache, &layer->live);
 }
 
 void um_layer_close(struct um_layer *layer)

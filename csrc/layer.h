@@ -51,7 +51,8 @@ int um_layer_open(struct um_index *index, int fd, uint64_t offset, uint64_t leng
                   struct um_layer *layer);
 
 /* A live directory; layers that share the cache have different tags. -ENOTDIR. */
-int um_layer_open_live(int fd, uint32_t tag, struct um_fd_cache *cache, struct um_layer *layer);
+int um_layer_open_live(int fd, uint32_t tag, bool is_private, struct um_fd_cache *cache,
+                       struct um_layer *layer);
 void um_layer_close(struct um_layer *layer);
 
 /* How many file numbers (um_layer_number) there are: all are below. */

@@ -1,7 +1,8 @@
-#include <fcntl.h>
 #include <signal.h>
 
 #include "router_private.h"
+
+#include "open_beneath.h"
 
 /* Who waits for an answer, and was killed meanwhile, waits for nothing: what takes long then ends, as it
  * does on the kernel's own file systems. The kernel sends one INTERRUPT for the first signal of any
@@ -25,9 +26,8 @@ static unsigned long long signals_of(const char *status, const char *line)
 static bool is_killed(uint32_t task)
 {
     const unsigned long long kill = 1ull << (SIGKILL - 1);
-    char path[48], status[4096];
-    snprintf(path, sizeof path, "/proc/%u/status", (unsigned)task);
-    int fd = task ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    char status[4096];
+    int fd = task != 0 ? um_open_task_status(task) : -ENOENT;
     if (fd < 0)
         return false;
     ssize_t size = read(fd, status, sizeof status - 1);

@@ -640,13 +640,14 @@ void um_free(void *memory)
 /* Descriptors that are kept open for all live directories of a tree. */
 #define CACHED_DESCRIPTORS 128u
 
-static int open_live(struct um_tree *tree, uint32_t number, int fd)
+static int open_live(struct um_tree *tree, uint32_t number, const struct um_tree_layer *layer)
 {
     int error = 0;
     if (tree->cache == NULL)
         error = um_fd_cache_open(CACHED_DESCRIPTORS, &tree->cache);
     if (error == 0)
-        error = um_layer_open_live(fd, number, tree->cache, &tree->layers[number]);
+        error = um_layer_open_live(layer->fd, number, layer->flags & UM_TREE_LAYER_PRIVATE,
+                                   tree->cache, &tree->layers[number]);
     tree->n_live += error == 0;
     return error;
 }
@@ -665,7 +666,7 @@ static int stack_layers(struct um_tree *tree, const struct um_tree_layer *layers
     tree->bases[0] = UM_ROOT_NODE;
     for (uint32_t i = 0; i < tree->n_layers; i++) {
         int error =
-            layers[i].index ? open_image(tree, i, &layers[i]) : open_live(tree, i, layers[i].fd);
+            layers[i].index ? open_image(tree, i, &layers[i]) : open_live(tree, i, &layers[i]);
         if (error != 0)
             return error;
         tree->bases[i + 1] = tree->bases[i] + um_layer_span(&tree->layers[i]);

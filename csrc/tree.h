@@ -40,7 +40,10 @@ struct um_tree_layer {
     int fd;
     uint64_t offset;
     uint64_t length; /* bytes of the tar available at offset */
+    uint32_t flags; /* UM_TREE_LAYER_… */
 };
+
+#define UM_TREE_LAYER_PRIVATE 1u /* of a directory: nobody can mount anything below `fd` */
 
 struct um_attr {
     uint64_t node; /* also st_ino */

@@ -504,21 +504,11 @@ static bool is_at(const struct um_record *record, const struct um_record *direct
 
 /* ---- link counts of directories --------------------------------------------------------------------- */
 
-static int is_directory_at(int fd, const struct dirent *entry)
-{
-    struct stat status;
-    if (entry->d_type != DT_UNKNOWN)
-        return entry->d_type == DT_DIR;
-    if (fstatat(fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) != 0)
-        return -errno;
-    return S_ISDIR(status.st_mode);
-}
-
-static bool is_there(int fd, struct um_slice name)
+static bool is_there(const struct um_upper *upper, int fd, struct um_slice name)
 {
     struct um_spot spot;
     struct stat status;
-    return um_spot_in(fd, name, &spot) == 0 && um_spot_stat(&spot, &status) == 0;
+    return um_spot_in(upper, fd, name, &spot) == 0 && um_spot_stat(&spot, &status) == 0;
 }
 
 /* What the names of the upper do to the number of subdirectories of the directory `lower`. */
@@ -533,11 +523,11 @@ static int count_changes(struct um_upper *upper, DIR *stream, uint64_t lower, in
         int directory = 0;
         switch (um_whiteout_classify(name, &hidden)) {
         case UM_NAME_PLAIN:
-            directory = is_directory_at(dirfd(stream), entry);
+            directory = um_disk_is_directory(upper, dirfd(stream), entry);
             break;
         case UM_NAME_WHITEOUT:
             name = hidden;
-            if (is_there(dirfd(stream), name))
+            if (is_there(upper, dirfd(stream), name))
                 continue; /* it was made again, and counts itself */
             break;
         default:
@@ -617,7 +607,7 @@ static int find_above(struct um_upper *upper, struct um_record *directory, struc
     int error = um_disk_directory(upper, directory, &use);
     if (error != 0)
         return error;
-    error = um_spot_in(use.fd, name, &spot);
+    error = um_spot_in(upper, use.fd, name, &spot);
     if (error == 0)
         error = um_disk_classify(&spot, !directory->unmarked, &found, &status);
     hit->in_upper = true;

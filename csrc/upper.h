@@ -35,6 +35,7 @@
 #define UM_UPPER_OVERRIDE 2u /* owner, mode and devices in user.containers.override_stat */
 #define UM_UPPER_VOLATILE 4u /* nothing is synced */
 #define UM_UPPER_STRANGE 8u  /* the lowers are not those that recorded origins belong to */
+#define UM_UPPER_PRIVATE 16u /* both descriptors are below one private directory (open_beneath.h) */
 #define UM_METACOPY_MIN 131072u
 
 struct um_upper; /* opaque */

@@ -33,7 +33,7 @@ static int find_owner(struct um_upper *upper, struct um_target *target,
     apply_setgid(&attr, maker, owner);
     if (maker->umask == 0 || S_ISLNK(owner->mode))
         return 0;
-    error = um_spot_in(target->fd, (struct um_slice){0}, &spot);
+    error = um_spot_in(upper, target->fd, (struct um_slice){0}, &spot);
     int inherits = error ? error : um_disk_has_default_acl(&spot);
     if (inherits == 0)
         owner->mode &= ~(maker->umask & 0777);
@@ -45,9 +45,9 @@ static int dress(struct um_upper *upper, struct um_target *target, const char *m
                  const struct um_owner *owner)
 {
     struct um_spot spot = {0}, directory = {0};
-    int error = um_spot_in(upper->work_fd, um_slice_of(made, strlen(made)), &spot);
+    int error = um_spot_in(upper, upper->work_fd, um_slice_of(made, strlen(made)), &spot);
     if (error == 0)
-        error = um_spot_in(target->fd, (struct um_slice){0}, &directory);
+        error = um_spot_in(upper, target->fd, (struct um_slice){0}, &directory);
     int mode = error ? error : um_disk_inherit_acl(upper, &directory, &spot, owner->mode);
     if (mode < 0)
         return mode;
@@ -186,26 +186,13 @@ int um_upper_tmpfile(struct um_upper *upper, uint64_t directory, uint32_t mode,
 
 /* ---- links ----------------------------------------------------------------------------------------- */
 
-static int link_spot(const struct um_spot *spot, int fd, const char *name)
-{
-    int result;
-    if (um_spot_is_self(spot)) {
-        char path[UM_PATH_ROOM];
-        snprintf(path, sizeof path, "/proc/self/fd/%d", spot->fd);
-        result = linkat(AT_FDCWD, path, fd, name, AT_SYMLINK_FOLLOW);
-    } else {
-        result = linkat(spot->fd, spot->name, fd, name, 0);
-    }
-    return result == 0 ? 0 : -errno;
-}
-
 static int link_to(struct um_upper *upper, struct um_target *target, struct um_spot *spot)
 {
     char made[32];
     if (!target->object)
-        return link_spot(spot, target->fd, target->text);
+        return um_spot_link(spot, target->fd, target->text);
     um_disk_temporary(upper, made);
-    int error = link_spot(spot, upper->work_fd, made);
+    int error = um_spot_link(spot, upper->work_fd, made);
     if (error == 0)
         error = replace_whiteout(upper, target, made, false);
     if (error != 0)

@@ -3,17 +3,18 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/openat2.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
+#include "open_beneath.h"
 #include "override_stat.h"
 #include "whiteout.h"
 #include "xattr_at.h"
 
-/* Every path below is relative to a descriptor that the upper owns, and none leads through a
- * symlink: what an image holds can't lead out of the upper. */
+/* Every name below is reached from a descriptor that the upper owns, one component at a time or by
+ * um_open_beneath: neither what an image holds nor who changes the upper on disk meanwhile can lead out
+ * of it. */
 
 static int failed(void)
 {
@@ -21,19 +22,6 @@ static int failed(void)
 }
 
 /* ---- directories ------------------------------------------------------------------------------- */
-
-static int open_beneath(int fd, const char *path, int *out)
-{
-    struct open_how how = {
-        .flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
-        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV,
-    };
-    long opened = syscall(SYS_openat2, fd, path, &how, sizeof how);
-    if (opened < 0)
-        return failed();
-    *out = (int)opened;
-    return 0;
-}
 
 /* Write the names from below `top` to `record` in front of `*end`, as many as there is room for, and
  * return the first directory that did not fit (or `top`). */
@@ -67,8 +55,8 @@ static int walk_beneath(int top, const struct um_record *reached, const struct u
             path = room + sizeof room - 1;
             *path = '\0';
         }
-        int inner = -1;
-        error = open_beneath(at, path + 1, &inner);
+        int inner = um_open_beneath(at, path + 1, O_PATH | O_DIRECTORY, 0);
+        error = inner < 0 ? inner : 0;
         if (at != top)
             close(at);
         at = inner;
@@ -107,17 +95,17 @@ int um_disk_directory(struct um_upper *upper, const struct um_record *directory,
 
 /* ---- spots --------------------------------------------------------------------------------------- */
 
-int um_spot_in(int fd, struct um_slice name, struct um_spot *spot)
+int um_spot_in(const struct um_upper *upper, int fd, struct um_slice name, struct um_spot *spot)
 {
     if (name.size > UM_NAME_MAX)
         return -ENAMETOOLONG;
     spot->fd = fd;
     spot->cache = NULL;
     spot->plain = false;
+    spot->exposed = !(upper->flags & UM_UPPER_PRIVATE);
     if (name.size != 0)
         memcpy(spot->name, name.data, name.size);
     spot->name[name.size] = '\0';
-    spot->path[0] = '\0';
     return 0;
 }
 
@@ -135,7 +123,7 @@ int um_spot_of(struct um_upper *upper, const struct um_record *record, struct um
         error = um_disk_directory(upper, record->parent, &use);
     }
     if (error == 0)
-        error = um_spot_in(use.fd, name, spot);
+        error = um_spot_in(upper, use.fd, name, spot);
     if (error != 0)
         return error;
     spot->cache = upper->directories;
@@ -156,98 +144,194 @@ bool um_spot_is_self(const struct um_spot *spot)
     return spot->name[0] == '\0';
 }
 
-const char *um_spot_path(struct um_spot *spot)
+/* What a system call is made on: a name in a directory, or "" for what the descriptor stands for. */
+struct grip {
+    int fd;
+    const char *name;
+    bool own; /* closed by let_go */
+};
+
+/* A name may lead over a mount point where others can mount; what was opened beneath does not. */
+static int take(const struct um_spot *spot, struct grip *grip)
 {
-    if (spot->path[0] == '\0')
-        snprintf(spot->path, sizeof spot->path, "/proc/self/fd/%d%s%s", spot->fd,
-                 um_spot_is_self(spot) ? "" : "/", spot->name);
-    return spot->path;
+    *grip = (struct grip){.fd = spot->fd, .name = spot->name};
+    if (!spot->exposed || um_spot_is_self(spot))
+        return 0;
+    int fd = um_open_beneath(spot->fd, spot->name, O_PATH | O_NOFOLLOW, 0);
+    if (fd < 0)
+        return fd;
+    *grip = (struct grip){.fd = fd, .name = "", .own = true};
+    return 0;
+}
+
+static void let_go(struct grip *grip)
+{
+    if (grip->own)
+        close(grip->fd);
+}
+
+static int flags_at(const struct grip *grip)
+{
+    return AT_SYMLINK_NOFOLLOW | (grip->name[0] == '\0' ? AT_EMPTY_PATH : 0);
 }
 
 int um_spot_stat(const struct um_spot *spot, struct stat *status)
 {
-    int flags = AT_SYMLINK_NOFOLLOW | (um_spot_is_self(spot) ? AT_EMPTY_PATH : 0);
-    return fstatat(spot->fd, spot->name, status, flags) == 0 ? 0 : failed();
+    struct grip grip;
+    int error = take(spot, &grip);
+    if (error != 0)
+        return error;
+    error = fstatat(grip.fd, grip.name, status, flags_at(&grip)) == 0 ? 0 : failed();
+    let_go(&grip);
+    return error;
 }
 
-/* A descriptor that was opened with O_PATH has no xattrs by itself. */
-int64_t um_spot_getxattr(struct um_spot *spot, const char *name, void *value, size_t size)
+int64_t um_spot_getxattr(const struct um_spot *spot, const char *name, void *value, size_t size)
 {
-    if (!um_spot_is_self(spot))
-        return um_xattr_get_at(spot->fd, spot->name, name, value, size);
-    ssize_t got = fgetxattr(spot->fd, name, value, size);
-    if (got < 0 && errno == EBADF)
-        got = getxattr(um_spot_path(spot), name, value, size);
-    return got < 0 ? failed() : got;
+    struct grip grip;
+    int error = take(spot, &grip);
+    if (error != 0)
+        return error;
+    int64_t got = um_xattr_get_at(grip.fd, grip.name, name, value, size);
+    let_go(&grip);
+    return got;
 }
 
-int64_t um_spot_listxattr(struct um_spot *spot, char *names, size_t size)
+int64_t um_spot_listxattr(const struct um_spot *spot, char *names, size_t size)
 {
-    if (!um_spot_is_self(spot))
-        return um_xattr_list_at(spot->fd, spot->name, names, size);
-    ssize_t got = flistxattr(spot->fd, names, size);
-    if (got < 0 && errno == EBADF)
-        got = listxattr(um_spot_path(spot), names, size);
-    return got < 0 ? failed() : got;
+    struct grip grip;
+    int error = take(spot, &grip);
+    if (error != 0)
+        return error;
+    int64_t got = um_xattr_list_at(grip.fd, grip.name, names, size);
+    let_go(&grip);
+    return got;
 }
 
-int um_spot_setxattr(struct um_spot *spot, const char *name, const void *value, size_t size,
+int um_spot_setxattr(const struct um_spot *spot, const char *name, const void *value, size_t size,
                      int flags)
 {
-    const char *path = um_spot_path(spot);
-    int result = um_spot_is_self(spot) ? setxattr(path, name, value, size, flags)
-                                       : lsetxattr(path, name, value, size, flags);
-    return result == 0 ? 0 : failed();
+    struct grip grip;
+    int error = take(spot, &grip);
+    if (error != 0)
+        return error;
+    error = um_xattr_set_at(grip.fd, grip.name, name, value, size, flags);
+    let_go(&grip);
+    return error;
 }
 
-int um_spot_removexattr(struct um_spot *spot, const char *name)
+int um_spot_removexattr(const struct um_spot *spot, const char *name)
 {
-    const char *path = um_spot_path(spot);
-    int result = um_spot_is_self(spot) ? removexattr(path, name) : lremovexattr(path, name);
-    return result == 0 ? 0 : failed();
+    struct grip grip;
+    int error = take(spot, &grip);
+    if (error != 0)
+        return error;
+    error = um_xattr_remove_at(grip.fd, grip.name, name);
+    let_go(&grip);
+    return error;
 }
 
-int um_spot_chmod(struct um_spot *spot, uint32_t mode)
+/* Of linux 6.6; the same on all architectures. */
+#ifndef SYS_fchmodat2
+#define SYS_fchmodat2 452
+#endif
+
+/* A descriptor of O_PATH takes no chmod by itself. */
+static int chmod_self(int fd, uint32_t mode)
 {
-    mode &= 07777;
-    /* Never for a symlink: nobody can ask for that. */
-    int result =
-        um_spot_is_self(spot) ? fchmod(spot->fd, mode) : fchmodat(spot->fd, spot->name, mode, 0);
+    char path[UM_FD_PATH];
+    int result = fchmod(fd, mode);
     if (result != 0 && errno == EBADF)
-        result = chmod(um_spot_path(spot), mode);
+        result = chmod(um_fd_path(fd, path), mode);
     return result == 0 ? 0 : failed();
+}
+
+/* Where the kernel can't change the mode of a name without following a symlink. */
+static int chmod_opened(const struct grip *grip, uint32_t mode)
+{
+    int fd = um_open_beneath(grip->fd, grip->name, O_PATH | O_NOFOLLOW, 0);
+    if (fd < 0)
+        return fd;
+    int error = chmod_self(fd, mode);
+    close(fd);
+    return error;
+}
+
+static int chmod_at(const struct grip *grip, uint32_t mode)
+{
+    if (grip->name[0] == '\0')
+        return chmod_self(grip->fd, mode);
+    if (syscall(SYS_fchmodat2, grip->fd, grip->name, mode, AT_SYMLINK_NOFOLLOW) == 0)
+        return 0;
+    /* A sandbox may say EPERM of calls that it does not know. */
+    return errno == ENOSYS || errno == EPERM ? chmod_opened(grip, mode) : failed();
+}
+
+int um_spot_chmod(const struct um_spot *spot, uint32_t mode)
+{
+    struct grip grip;
+    int error = take(spot, &grip);
+    if (error != 0)
+        return error;
+    error = chmod_at(&grip, mode & 07777);
+    let_go(&grip);
+    return error;
 }
 
 int um_spot_chown(const struct um_spot *spot, uint32_t uid, uint32_t gid)
 {
-    int flags = AT_SYMLINK_NOFOLLOW | (um_spot_is_self(spot) ? AT_EMPTY_PATH : 0);
-    return fchownat(spot->fd, spot->name, uid, gid, flags) == 0 ? 0 : failed();
+    struct grip grip;
+    int error = take(spot, &grip);
+    if (error != 0)
+        return error;
+    error = fchownat(grip.fd, grip.name, uid, gid, flags_at(&grip)) == 0 ? 0 : failed();
+    let_go(&grip);
+    return error;
+}
+
+static int times_of_self(int fd, const struct timespec times[2])
+{
+    char path[UM_FD_PATH];
+    int result = futimens(fd, times);
+    if (result != 0 && errno == EBADF)
+        result = utimensat(fd, um_fd_path(fd, path), times, 0);
+    return result == 0 ? 0 : failed();
 }
 
 int um_spot_times(const struct um_spot *spot, const struct timespec times[2])
 {
-    char path[UM_PATH_ROOM];
-    int result = um_spot_is_self(spot)
-                     ? futimens(spot->fd, times)
-                     : utimensat(spot->fd, spot->name, times, AT_SYMLINK_NOFOLLOW);
-    if (result != 0 && errno == EBADF) {
-        snprintf(path, sizeof path, "/proc/self/fd/%d", spot->fd);
-        result = utimensat(AT_FDCWD, path, times, 0);
-    }
-    return result == 0 ? 0 : failed();
+    struct grip grip;
+    int error = take(spot, &grip);
+    if (error != 0)
+        return error;
+    if (grip.name[0] == '\0')
+        error = times_of_self(grip.fd, times);
+    else
+        error = utimensat(grip.fd, grip.name, times, AT_SYMLINK_NOFOLLOW) == 0 ? 0 : failed();
+    let_go(&grip);
+    return error;
+}
+
+/* What others put in the place of a file, such as a FIFO, is not for reading or writing. */
+static int refuse_special(int fd)
+{
+    struct stat status;
+    int error = fstat(fd, &status) == 0 ? 0 : failed();
+    if (error == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode))
+        error = -ESTALE;
+    if (error != 0)
+        close(fd);
+    return error ? error : fd;
 }
 
 int um_spot_open(const struct um_spot *spot, int flags)
 {
-    int fd;
-    if (um_spot_is_self(spot)) {
-        char path[UM_PATH_ROOM];
-        snprintf(path, sizeof path, "/proc/self/fd/%d", spot->fd);
-        fd = open(path, flags | O_CLOEXEC);
-    } else {
-        fd = openat(spot->fd, spot->name, flags | O_NOFOLLOW | O_CLOEXEC);
-    }
-    return fd < 0 ? failed() : fd;
+    bool opens = !(flags & O_PATH);
+    if (opens) /* nothing waits for the other end of a FIFO */
+        flags |= O_NONBLOCK | O_NOCTTY;
+    int fd = um_spot_is_self(spot) ? um_open_again(spot->fd, flags)
+                                   : um_open_beneath(spot->fd, spot->name, flags | O_NOFOLLOW, 0);
+    return fd >= 0 && opens ? refuse_special(fd) : fd;
 }
 
 int um_spot_list(const struct um_spot *spot, DIR **stream)
@@ -263,6 +347,13 @@ int um_spot_list(const struct um_spot *spot, DIR **stream)
     return error;
 }
 
+int um_spot_link(const struct um_spot *spot, int fd, const char *name)
+{
+    if (um_spot_is_self(spot))
+        return um_link_descriptor(spot->fd, fd, name);
+    return linkat(spot->fd, spot->name, fd, name, 0) == 0 ? 0 : failed();
+}
+
 /* ---- what stands there --------------------------------------------------------------------------- */
 
 static bool is_whiteout_device(const struct stat *status)
@@ -271,16 +362,23 @@ static bool is_whiteout_device(const struct stat *status)
            um_whiteout_is_device(major(status->st_rdev), minor(status->st_rdev));
 }
 
+/* Whether something of this name stands in a directory; `like` is another spot of the upper. */
+static int has_entry(const struct um_spot *like, int fd, const char *name)
+{
+    struct um_spot spot = {.fd = fd, .exposed = like->exposed};
+    struct stat status;
+    snprintf(spot.name, sizeof spot.name, "%s", name);
+    int error = um_spot_stat(&spot, &status);
+    return error == -ENOENT ? 0 : error ? error : 1;
+}
+
 /* Whether a file `.wh.NAME` stands beside where NAME would be. */
 static int has_whiteout_file(const struct um_spot *spot)
 {
     char name[UM_NAME_MAX + 1];
-    struct stat status;
     if (!um_whiteout_spell(um_slice_of(spot->name, strlen(spot->name)), name))
         return 0;
-    if (fstatat(spot->fd, name, &status, AT_SYMLINK_NOFOLLOW) == 0)
-        return 1;
-    return errno == ENOENT ? 0 : failed();
+    return has_entry(spot, spot->fd, name);
 }
 
 int um_disk_classify(const struct um_spot *spot, bool marked, enum um_found *found,
@@ -298,6 +396,18 @@ int um_disk_classify(const struct um_spot *spot, bool marked, enum um_found *fou
              : S_ISDIR(status->st_mode) ? UM_FOUND_DIRECTORY
                                         : UM_FOUND_FILE;
     return 0;
+}
+
+int um_disk_is_directory(const struct um_upper *upper, int fd, const struct dirent *entry)
+{
+    struct um_spot spot;
+    struct stat status;
+    if (entry->d_type != DT_UNKNOWN)
+        return entry->d_type == DT_DIR;
+    int error = um_spot_in(upper, fd, um_slice_of(entry->d_name, strlen(entry->d_name)), &spot);
+    if (error == 0)
+        error = um_spot_stat(&spot, &status);
+    return error ? error : S_ISDIR(status.st_mode);
 }
 
 /* ---- marks ----------------------------------------------------------------------------------------- */
@@ -340,15 +450,17 @@ static int64_t read_mark(struct um_upper *upper, struct um_spot *spot, const cha
     return 0;
 }
 
+/* Whether the directory at a spot holds the file that makes it opaque. */
 static int has_opaque_file(const struct um_spot *spot)
 {
-    char name[UM_PATH_ROOM];
-    struct stat status;
-    snprintf(name, sizeof name, "%s%s%s", spot->name, um_spot_is_self(spot) ? "" : "/",
-             um_whiteout_opaque());
-    if (fstatat(spot->fd, name, &status, AT_SYMLINK_NOFOLLOW) == 0)
-        return 1;
-    return errno == ENOENT ? 0 : failed();
+    if (um_spot_is_self(spot))
+        return has_entry(spot, spot->fd, um_whiteout_opaque());
+    int fd = um_open_beneath(spot->fd, spot->name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
+    if (fd < 0) /* something else stands there by now */
+        return fd == -ENOTDIR || fd == -ELOOP ? -ESTALE : fd;
+    int found = has_entry(spot, fd, um_whiteout_opaque());
+    close(fd);
+    return found;
 }
 
 int um_mark_is_opaque(struct um_upper *upper, struct um_spot *spot, bool marked)
@@ -512,9 +624,9 @@ static int remove_at(int fd, const char *name, int depth);
 
 static int empty_directory(int fd, const char *name, int depth)
 {
-    int inner = openat(fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (inner < 0)
-        return failed();
+    int inner = um_open_beneath(fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+    if (inner < 0) /* -EXDEV: what is mounted there is not the upper's */
+        return inner;
     DIR *stream = fdopendir(inner);
     if (stream == NULL) {
         int error = failed();

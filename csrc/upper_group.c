@@ -1,10 +1,10 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/openat2.h>
-#include <sys/syscall.h>
 
 #include "upper_private.h"
+
+#include "open_beneath.h"
 
 /* The lower tree knows the names that a file has in the lower layers. The mount shows each of them
  * unless something in the upper hides it, or shows it elsewhere because a directory that it is in
@@ -57,16 +57,6 @@ static void stack_free(struct stack *stack)
     free(stack->paths);
 }
 
-static int open_beneath(int fd, const char *path, uint64_t flags)
-{
-    struct open_how how = {
-        .flags = flags | O_DIRECTORY | O_CLOEXEC,
-        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV,
-    };
-    long opened = syscall(SYS_openat2, fd, path, &how, sizeof how);
-    return opened < 0 ? -errno : (int)opened;
-}
-
 /* Open a directory of the upper for reading: the descriptor. A path that is too long for one call is
  * walked in pieces. */
 static int open_path(const struct um_upper *upper, const char *path)
@@ -81,7 +71,7 @@ static int open_path(const struct um_upper *upper, const char *path)
             size--; /* names are shorter */
         memcpy(piece, path, size);
         piece[size] = '\0';
-        opened = open_beneath(at, piece, O_PATH);
+        opened = um_open_beneath(at, piece, O_PATH | O_DIRECTORY, 0);
         if (at != upper->upper_fd)
             close(at);
         if (opened < 0)
@@ -90,7 +80,7 @@ static int open_path(const struct um_upper *upper, const char *path)
         path += size + 1;
         left -= size + 1;
     }
-    opened = open_beneath(at, left ? path : ".", O_RDONLY);
+    opened = um_open_directory(at, left ? path : ".");
     if (at != upper->upper_fd)
         close(at);
     return opened;
@@ -122,7 +112,7 @@ static int scan_directory(struct um_upper *upper, int fd, const char *above, con
 {
     char redirect[PATH_MAX];
     struct um_spot spot = {0};
-    int error = um_spot_in(fd, um_slice_of(name, strlen(name)), &spot);
+    int error = um_spot_in(upper, fd, um_slice_of(name, strlen(name)), &spot);
     if (error != 0)
         return error;
     int64_t size = um_mark_get_redirect(upper, &spot, redirect, sizeof redirect);
@@ -136,18 +126,6 @@ static int scan_directory(struct um_upper *upper, int fd, const char *above, con
         return error;
     }
     return push_path(stack, path);
-}
-
-static int is_directory(int fd, const struct dirent *entry)
-{
-    struct stat status;
-    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-        return 0;
-    if (entry->d_type != DT_UNKNOWN)
-        return entry->d_type == DT_DIR;
-    if (fstatat(fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) != 0)
-        return -errno;
-    return S_ISDIR(status.st_mode);
 }
 
 static int scan_children(struct um_upper *upper, const char *path, struct stack *stack,
@@ -165,7 +143,9 @@ static int scan_children(struct um_upper *upper, const char *path, struct stack 
     int error = 0;
     struct dirent *entry;
     while (error == 0 && (errno = 0, entry = readdir(stream)) != NULL) {
-        int directory = is_directory(fd, entry);
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        int directory = um_disk_is_directory(upper, fd, entry);
         error = directory <= 0 ? directory
                                : scan_directory(upper, fd, path, entry->d_name, stack, redirects);
     }
@@ -383,7 +363,7 @@ int um_upper_shows_lower(struct um_upper *upper, struct um_record *directory, st
     error = um_disk_directory(upper, directory, &use);
     if (error != 0)
         return error;
-    error = um_spot_in(use.fd, name, &spot);
+    error = um_spot_in(upper, use.fd, name, &spot);
     if (error == 0)
         error = um_disk_classify(&spot, !directory->unmarked, &found, &status);
     um_fd_cache_release(upper->directories, &use);

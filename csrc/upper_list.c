@@ -76,16 +76,18 @@ static int add_name(struct um_upper_list *list, struct um_slice name, bool hides
 /* ---- the names of the upper --------------------------------------------------------------------- */
 
 /* 1 a whiteout, 0 something else. */
-static int is_whiteout(int fd, const struct dirent *entry)
+static int is_whiteout(const struct um_upper *upper, int fd, const struct dirent *entry)
 {
     struct um_spot spot;
     struct stat status;
     enum um_found found;
     if (entry->d_type != DT_CHR && entry->d_type != DT_UNKNOWN)
         return 0;
-    int error = um_spot_in(fd, um_slice_of(entry->d_name, strlen(entry->d_name)), &spot);
+    int error = um_spot_in(upper, fd, um_slice_of(entry->d_name, strlen(entry->d_name)), &spot);
     if (error == 0)
         error = um_disk_classify(&spot, true, &found, &status);
+    if (error == -EXDEV)
+        return 0; /* what is mounted there is no whiteout */
     return error ? error : found == UM_FOUND_WHITEOUT;
 }
 
@@ -96,7 +98,7 @@ static int add_entry(struct um_upper_list *list, int fd, const struct dirent *en
     int hides = 1;
     switch (um_whiteout_classify(name, &hidden)) {
     case UM_NAME_PLAIN:
-        hides = is_whiteout(fd, entry);
+        hides = is_whiteout(list->upper, fd, entry);
         break;
     case UM_NAME_WHITEOUT:
         name = hidden;
@@ -399,6 +401,8 @@ static int next_hit(struct um_upper_list *list, uint64_t *cookie, struct um_slic
     int more;
     while ((more = next_name(list, cookie, name)) > 0) {
         int error = um_upper_find(list->upper, list->directory, *name, hit);
+        if (error == -EXDEV)
+            continue; /* something else is mounted there: no part of the upper */
         if (error != -ENOENT)
             return error ? error : 1;
     }

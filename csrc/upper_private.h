@@ -110,8 +110,6 @@ struct um_upper {
     size_t n_copying, copying_capacity;
 };
 
-#define UM_PATH_ROOM 320 /* "/proc/self/fd/N/" and a name of 255 bytes */
-
 /* A place on disk, reached: a directory's descriptor and a name in it; or, with name "", the object
  * that the descriptor itself is. Closed with um_spot_close. */
 struct um_spot {
@@ -119,8 +117,8 @@ struct um_spot {
     struct um_fd_cache *cache; /* whose `use` is; NULL: the descriptor is borrowed */
     struct um_fd_use use;
     bool plain; /* as of a record */
+    bool exposed; /* the name may be a mount point (open_beneath.h) */
     char name[UM_NAME_MAX + 1]; /* NUL-terminated */
-    char path[UM_PATH_ROOM]; /* the same for calls that take a path only; see um_spot_path */
 };
 
 /* What of a file has to be in the upper. */
@@ -300,24 +298,25 @@ int um_disk_directory(struct um_upper *upper, const struct um_record *directory,
 int um_spot_of(struct um_upper *upper, const struct um_record *record, struct um_spot *spot);
 
 /* [-] The spot `name` in the directory `fd`, which is borrowed. */
-int um_spot_in(int fd, struct um_slice name, struct um_spot *spot);
+int um_spot_in(const struct um_upper *upper, int fd, struct um_slice name, struct um_spot *spot);
 void um_spot_close(struct um_spot *spot);
-
-/* [-] A path for calls without a descriptor (lgetxattr …): /proc/self/fd/N/name, or /proc/self/fd/N
- * for a descriptor itself. The first must not be followed, the second must: um_spot_is_self tells. */
-const char *um_spot_path(struct um_spot *spot);
 bool um_spot_is_self(const struct um_spot *spot);
 
-int um_spot_stat(const struct um_spot *spot, struct stat *status); /* symlinks not followed */
-int64_t um_spot_getxattr(struct um_spot *spot, const char *name, void *value, size_t size);
-int64_t um_spot_listxattr(struct um_spot *spot, char *names, size_t size);
-int um_spot_setxattr(struct um_spot *spot, const char *name, const void *value, size_t size,
+/* Symlinks are not followed, and what is mounted at a name is not asked: -EXDEV. */
+int um_spot_stat(const struct um_spot *spot, struct stat *status);
+int64_t um_spot_getxattr(const struct um_spot *spot, const char *name, void *value, size_t size);
+int64_t um_spot_listxattr(const struct um_spot *spot, char *names, size_t size);
+int um_spot_setxattr(const struct um_spot *spot, const char *name, const void *value, size_t size,
                      int flags);
-int um_spot_removexattr(struct um_spot *spot, const char *name);
-int um_spot_chmod(struct um_spot *spot, uint32_t mode);
+int um_spot_removexattr(const struct um_spot *spot, const char *name);
+int um_spot_chmod(const struct um_spot *spot, uint32_t mode);
 int um_spot_chown(const struct um_spot *spot, uint32_t uid, uint32_t gid); /* UINT32_MAX: keep */
 int um_spot_times(const struct um_spot *spot, const struct timespec times[2]);
-int um_spot_open(const struct um_spot *spot, int flags); /* the descriptor, or an errno */
+/* The descriptor, or an errno. Without O_PATH only files and directories are opened (-ESTALE), and
+ * nothing is waited for. */
+int um_spot_open(const struct um_spot *spot, int flags);
+/* As linkat(2): give what stands at a spot a name in the directory `fd`. */
+int um_spot_link(const struct um_spot *spot, int fd, const char *name);
 /* The directory at a spot, to be read with readdir(3), and closed by the caller. */
 int um_spot_list(const struct um_spot *spot, DIR **stream);
 
@@ -325,6 +324,9 @@ int um_spot_list(const struct um_spot *spot, DIR **stream);
  * be a whiteout. */
 int um_disk_classify(const struct um_spot *spot, bool marked, enum um_found *found,
                      struct stat *status);
+
+/* [-] 1 where what readdir(3) gave in the directory `fd` is a directory, 0, or an errno. */
+int um_disk_is_directory(const struct um_upper *upper, int fd, const struct dirent *entry);
 
 /* [-] Marks of an object of the upper, under the prefix of the upper's flags for writing, under
  * every prefix for reading. */
@@ -354,7 +356,8 @@ bool um_mark_is_mark(struct um_slice xattr); /* a name that users never see */
 /* [-] The next name in the work directory; it begins with '#'. */
 void um_disk_temporary(struct um_upper *upper, char name[32]);
 
-/* [-] Make a whiteout; remove what stands at (fd, name), a directory with all that it holds. */
+/* [-] Make a whiteout; remove what stands at (fd, name), a directory with all that it holds, but for
+ * what is mounted in it (-EXDEV). */
 int um_disk_whiteout(int fd, const char *name);
 int um_disk_remove(int fd, const char *name);
 

@@ -3,6 +3,8 @@
 
 #include "upper_private.h"
 
+#include "open_beneath.h"
+
 /* What an earlier daemon leaves in the work directory when it is killed: temporaries, which nobody
  * has seen, and in `index` groups of hard links of which some names are in the upper and others may
  * not be. The kernel's overlayfs and fuse-overlayfs leave a directory `work`. With index=on the first
@@ -42,12 +44,13 @@ static int add_name(struct names *names, const char *text)
 
 static int read_names(int fd, struct names *names)
 {
-    int again = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *stream = again < 0 ? NULL : fdopendir(again);
+    int again = um_open_directory(fd, ".");
+    if (again < 0)
+        return again;
+    DIR *stream = fdopendir(again);
     if (stream == NULL) {
         int error = -errno;
-        if (again >= 0)
-            close(again);
+        close(again);
         return error;
     }
     int error = 0;
@@ -123,7 +126,7 @@ static int finish_group(struct um_upper *upper, int fd, const char *entry)
         return 0;
     if (upper->flags & UM_UPPER_STRANGE)
         return um_disk_remove(fd, entry);
-    int error = um_spot_in(fd, um_slice_of(entry, strlen(entry)), &spot);
+    int error = um_spot_in(upper, fd, um_slice_of(entry, strlen(entry)), &spot);
     int ours = error == 0 ? is_copy_of(upper, &spot, node, &nlink) : 0;
     if (ours > 0)
         error = link_rest(upper, fd, entry, node, nlink);
@@ -141,11 +144,11 @@ static bool is_closed(int error)
 static int finish_groups(struct um_upper *upper)
 {
     struct names names = {0};
-    int fd = openat(upper->work_fd, UM_INDEX, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || is_closed(-errno)))
+    int fd = um_open_directory(upper->work_fd, UM_INDEX);
+    if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP || is_closed(fd))
         return 0;
     if (fd < 0)
-        return -errno;
+        return fd;
     int error = read_names(fd, &names);
     for (size_t i = 0; error == 0 && i < names.n; i++)
         error = finish_group(upper, fd, names.texts[i]);
@@ -179,7 +182,7 @@ static int remove_temporaries(struct um_upper *upper)
 static int drop_default_acl(struct um_upper *upper)
 {
     struct um_spot spot = {0};
-    int error = um_spot_in(upper->work_fd, (struct um_slice){0}, &spot);
+    int error = um_spot_in(upper, upper->work_fd, (struct um_slice){0}, &spot);
     if (error == 0)
         error = um_spot_removexattr(&spot, "system.posix_acl_default");
     return error == -ENODATA || error == -EOPNOTSUPP || is_closed(error) ? 0 : error;

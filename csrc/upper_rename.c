@@ -82,13 +82,9 @@ static int materialise(struct um_upper *upper, const struct um_target *target,
                        const struct um_record *record)
 {
     struct um_spot spot = {0};
-    char path[UM_PATH_ROOM];
     int error = um_spot_of(upper, record, &spot);
-    if (error == 0) {
-        snprintf(path, sizeof path, "%s", um_spot_path(&spot));
-        int how = um_spot_is_self(&spot) ? AT_SYMLINK_FOLLOW : 0;
-        error = linkat(AT_FDCWD, path, target->fd, target->text, how) == 0 ? 0 : -errno;
-    }
+    if (error == 0)
+        error = um_spot_link(&spot, target->fd, target->text);
     um_spot_close(&spot);
     return error;
 }
@@ -162,7 +158,7 @@ static int empty_like(struct um_upper *upper, const struct um_attr *attr, const 
     int error = um_disk_make(upper, upper->work_fd, name, &owner, NULL, false);
     if (error != 0)
         return error;
-    error = um_spot_in(upper->work_fd, um_slice_of(name, strlen(name)), &spot);
+    error = um_spot_in(upper, upper->work_fd, um_slice_of(name, strlen(name)), &spot);
     if (error == 0)
         error = um_mark_opaque(upper, &spot);
     if (error != 0)
@@ -221,15 +217,21 @@ static int move_and_hide(struct um_upper *upper, const struct um_target *from,
 
 /* Move a directory to where a whiteout is, which comes back in its place. XFS takes an exchange for a
  * modification of the directory, so its times are put back. */
-static int trade_places(const struct um_target *from, const struct um_target *to)
+static int trade_places(const struct um_upper *upper, const struct um_target *from,
+                        const struct um_target *to)
 {
+    struct um_spot before = {0}, after = {0};
     struct stat status;
-    if (fstatat(from->fd, from->text, &status, AT_SYMLINK_NOFOLLOW) != 0)
-        return -errno;
-    int error = rename_targets(from, to, RENAME_EXCHANGE);
+    int error = um_spot_in(upper, from->fd, from->name, &before);
+    if (error == 0)
+        error = um_spot_in(upper, to->fd, to->name, &after);
+    if (error == 0)
+        error = um_spot_stat(&before, &status);
+    if (error == 0)
+        error = rename_targets(from, to, RENAME_EXCHANGE);
     if (error == 0) {
         const struct timespec times[2] = {status.st_atim, status.st_mtim};
-        utimensat(to->fd, to->text, times, AT_SYMLINK_NOFOLLOW);
+        um_spot_times(&after, times);
     }
     return error;
 }
@@ -241,7 +243,7 @@ static int step(const struct move *move)
         return rename_targets(from, to, RENAME_EXCHANGE);
     if (!from->hit.directory || to->found != UM_FOUND_WHITEOUT || !to->object)
         return move_and_hide(move->upper, from, to);
-    int error = trade_places(from, to);
+    int error = trade_places(move->upper, from, to);
     if (error == 0 && !from->below)
         unlinkat(from->fd, from->text, 0); /* where that fails, a whiteout of nothing stays */
     return error;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/sysmacros.h>
 
+#include "open_beneath.h"
 #include "override_stat.h"
 #include "posix_acl.h"
 #include "whiteout.h"
@@ -306,14 +307,14 @@ static int finish_symlink(struct um_upper *upper, struct um_spot *made, const st
 
 /* The permissions that a new object shall show: those asked for, or what an inherited ACL left of
  * them. What else takes some away, the process's umask, is not to be seen. */
-static int settle_mode(int fd, struct um_spot *made, const struct stat *status, uint32_t mode,
-                       bool inherit, uint32_t *settled)
+static int settle_mode(const struct um_upper *upper, int fd, struct um_spot *made,
+                       const struct stat *status, uint32_t mode, bool inherit, uint32_t *settled)
 {
     struct um_spot directory;
     *settled = mode & 07777;
     if (inherit && (status->st_mode & 0777) == (mode & 0777))
         return 0;
-    int error = um_spot_in(fd, (struct um_slice){0}, &directory);
+    int error = um_spot_in(upper, fd, (struct um_slice){0}, &directory);
     int has_acl = error ? error : um_disk_has_default_acl(&directory);
     if (has_acl <= 0)
         return has_acl;
@@ -338,7 +339,7 @@ static int finish(struct um_upper *upper, int fd, struct um_spot *made,
         return error;
     if (S_ISLNK(status.st_mode))
         return finish_symlink(upper, made, &status, owner);
-    error = settle_mode(fd, made, &status, owner->mode, inherit, &shown.mode);
+    error = settle_mode(upper, fd, made, &status, owner->mode, inherit, &shown.mode);
     bool keep = is_override(upper) && has_room(status.st_mode);
     if (error == 0 && !keep && (status.st_uid != shown.uid || status.st_gid != shown.gid)) {
         error = um_spot_chown(made, shown.uid, shown.gid);
@@ -357,7 +358,7 @@ int um_disk_make(struct um_upper *upper, int fd, const char *name, const struct 
 {
     struct um_spot made;
     uint32_t type = type_on_disk(upper, owner);
-    int error = um_spot_in(fd, um_slice_of(name, strlen(name)), &made);
+    int error = um_spot_in(upper, fd, um_slice_of(name, strlen(name)), &made);
     if (error == 0)
         error = create(fd, name, type, owner, target);
     if (error != 0)
@@ -371,10 +372,10 @@ int um_disk_make(struct um_upper *upper, int fd, const char *name, const struct 
 int um_disk_make_nameless(struct um_upper *upper, int fd, const struct um_owner *owner, int *made)
 {
     struct um_spot spot;
-    *made = openat(fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, owner->mode & 0777);
+    *made = um_open_beneath(fd, ".", O_TMPFILE | O_RDWR, owner->mode & 0777);
     if (*made < 0)
-        return failed();
-    int error = um_spot_in(*made, (struct um_slice){0}, &spot);
+        return *made;
+    int error = um_spot_in(upper, *made, (struct um_slice){0}, &spot);
     if (error == 0)
         error = finish(upper, fd, &spot, owner, true);
     if (error != 0)

@@ -76,7 +76,7 @@ int um_target_reach(struct um_upper *upper, struct um_target *target)
     struct stat status;
     int error = um_target_reach_directory(upper, target);
     if (error == 0)
-        error = um_spot_in(target->fd, target->name, &spot);
+        error = um_spot_in(upper, target->fd, target->name, &spot);
     if (error == 0)
         error = um_disk_classify(&spot, !target->directory->unmarked, &target->found, &status);
     if (error == 0)

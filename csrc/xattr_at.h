@@ -1,9 +1,10 @@
 /*
- * xattr_at.h - reading extended attributes of a name in a directory, by the directory's descriptor.
+ * xattr_at.h - extended attributes of a name in a directory, by the directory's descriptor.
  *
- * Purpose: getxattrat(2) and listxattrat(2) of Linux 6.13, where the kernel has them; else the same
- * through a path below /proc/self/fd, which takes twice as long. The last component is not followed.
- * The descriptor may be one that was opened with O_PATH; "." is the directory itself.
+ * Purpose: getxattrat(2) and its siblings of Linux 6.13, where the kernel has them; else the name is
+ * opened with O_PATH first, which takes twice as long. A symlink is not followed. `entry` "" is what the
+ * descriptor itself stands for, opened with O_PATH or not; "." is a directory. A name may lead over a
+ * mount point (see open_beneath.h): who must not, opens it first.
  * Threads: no state.
  */
 #ifndef UM_XATTR_AT_H
@@ -11,10 +12,11 @@
 
 #include "base.h"
 
-#define UM_XATTR_PATH 320 /* "/proc/self/fd/N/" and a name of 255 bytes */
-
-/* As lgetxattr(2) and llistxattr(2), but for errors: a negative errno. */
+/* As lgetxattr(2), llistxattr(2), lsetxattr(2) and lremovexattr(2), but for errors: a negative errno. */
 int64_t um_xattr_get_at(int fd, const char *entry, const char *name, void *value, size_t size);
 int64_t um_xattr_list_at(int fd, const char *entry, char *names, size_t size);
+int um_xattr_set_at(int fd, const char *entry, const char *name, const void *value, size_t size,
+                    int flags);
+int um_xattr_remove_at(int fd, const char *entry, const char *name);
 
 #endif

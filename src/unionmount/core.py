@@ -15,6 +15,7 @@ import os
 import resource
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Protocol
 
@@ -162,6 +163,32 @@ def _check(code: int) -> int:
     if code < 0:
         raise OSError(-code, os.strerror(-code))
     return code
+
+
+_NO_PRIVATE_MOUNTS = (errno.EPERM, errno.EINVAL, errno.ENOSYS)
+
+
+@contextmanager
+def private_directory(fd: int, *, read_only: bool) -> Iterator[int | None]:
+    """The directory ``fd`` on a mount of its own, where nobody can mount anything below it.
+
+    A name that is a mount point for others is there what the mount point covers. None where this
+    user can't have one: that takes CAP_SYS_ADMIN.
+    """
+    private = lib.um_private_directory(fd, read_only)
+    if -private in _NO_PRIVATE_MOUNTS:
+        yield None
+        return
+    _check(private)
+    try:
+        yield private
+    finally:
+        os.close(private)
+
+
+def open_beneath(directory: int, path: bytes) -> int:
+    """Open a directory below ``directory`` for reading, through no symlink and no mount point."""
+    return _check(lib.um_open_directory(directory, path))
 
 
 class Indexer(_Owner):
@@ -337,9 +364,13 @@ class TreeLayer:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryLayer:
-    """One layer of a tree that is a live directory, open as ``fd``."""
+    """One layer of a tree that is a live directory, open as ``fd``.
+
+    ``private``: nobody can mount anything below it (``private_directory``).
+    """
 
     fd: int
+    private: bool = False
 
 
 class Tree(_Owner, _Paths):
@@ -358,6 +389,8 @@ class Tree(_Owner, _Paths):
             if isinstance(layer, TreeLayer):
                 slot.index = layer.index._handle
                 slot.offset, slot.length = layer.offset, layer.length
+            elif layer.private:
+                slot.flags = lib.UM_TREE_LAYER_PRIVATE
         out = ffi.new("struct um_tree **")
         _check(lib.um_tree_open(c_layers, len(self._layers), out))
         self._handle = out[0]
@@ -612,6 +645,7 @@ class UpperFlags:
     override: bool = False
     volatile: bool = False
     strange: bool = False
+    private: bool = False
 
 
 class Upper(_Owner):
@@ -635,6 +669,7 @@ class Upper(_Owner):
             | (lib.UM_UPPER_OVERRIDE if flags.override else 0)
             | (lib.UM_UPPER_VOLATILE if flags.volatile else 0)
             | (lib.UM_UPPER_STRANGE if flags.strange else 0)
+            | (lib.UM_UPPER_PRIVATE if flags.private else 0)
         )
         out = ffi.new("struct um_upper **")
         _check(lib.um_upper_open(setup, out))

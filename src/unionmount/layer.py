@@ -609,18 +609,28 @@ class OpenImage(Closing):
 
 
 class OpenDirectory(Closing):
-    """A live directory as a layer; owns its descriptor."""
+    """A live directory as a layer; owns its descriptors.
+
+    ``fd`` is the directory on a read-only mount of its own where this user can have one
+    (``private``). The one that it was opened by stays open, too, so that its file system is in use.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with reading(printable(str(path))):
+        with ExitStack() as stack, reading(printable(str(path))):
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, self.fd)
+            private = stack.enter_context(core.private_directory(self.fd, read_only=True))
+            self.private = private is not None
+            if private is not None:
+                self.fd = core.open_beneath(private, b".")
+                stack.callback(os.close, self.fd)
+            self._resources = stack.pop_all()
 
     def close(self) -> None:
-        """Close the descriptor; a second call does nothing."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        """Close the descriptors; a second call does nothing."""
+        self.fd = -1
+        self._resources.close()
 
 
 class OpenDirectories(Closing):
@@ -642,7 +652,9 @@ class OpenDirectories(Closing):
     def tree(self) -> core.Tree:
         """The directories as one tree; the same object at every call, closed with this."""
         if self._tree is None:
-            self._tree = core.Tree([core.DirectoryLayer(layer.fd) for layer in self.layers])
+            self._tree = core.Tree(
+                [core.DirectoryLayer(layer.fd, layer.private) for layer in self.layers]
+            )
         return self._tree
 
     def close(self) -> None:

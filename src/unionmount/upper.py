@@ -101,8 +101,9 @@ def open_upper(plan: UpperPlan, tree: core.Tree, directories: Sequence[Path] = (
         for fd in fds:
             _lock(fd, plan.upper)
         with _about(plan.upper):
+            private = stack.enter_context(_private(plan, fds))
             abilities = _probe(fds[1], trusted=not plan.user_xattrs)
-            opened = _open(plan, tree, fds, abilities)
+            opened = _open(plan, tree, private or fds, abilities, private=private is not None)
         opened.own(stack.pop_all())
         return opened
 
@@ -171,6 +172,28 @@ def _is_within(path: Path, directory: Path) -> bool:
     return any(os.path.samestat(place.stat(), outer) for place in (path, *path.parents))
 
 
+@contextmanager
+def _private(plan: UpperPlan, fds: tuple[int, int]) -> Iterator[tuple[int, int] | None]:
+    """Both directories on one mount of their own, as a rename needs it; None: not to be had.
+
+    That is a copy of the mount below the directory which both are in.
+    """
+    paths = [os.fsencode(path.resolve()) for path in (plan.upper, plan.work)]
+    above = os.path.commonpath(paths)
+    with ExitStack() as stack:
+        fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        private = stack.enter_context(core.private_directory(fd, read_only=False))
+        found: list[int] = []
+        if private is not None:
+            for path in paths:
+                with suppress(OSError):  # something is mounted between the two
+                    found.append(core.open_beneath(private, os.path.relpath(path, above)))
+                    stack.callback(os.close, found[-1])
+        same = [os.path.sameopenfile(*pair) for pair in zip(found, fds, strict=False)]
+        yield (found[0], found[1]) if same == [True, True] else None
+
+
 def _lock(fd: int, upper: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -225,7 +248,12 @@ def _allowed(attempt: Callable[[], None]) -> bool:
 
 
 def _open(
-    plan: UpperPlan, tree: core.Tree, fds: tuple[int, int], abilities: Abilities
+    plan: UpperPlan,
+    tree: core.Tree,
+    fds: tuple[int, int],
+    abilities: Abilities,
+    *,
+    private: bool,
 ) -> OpenUpper:
     recorded = _recorded_lowers(fds[0])
     with os.scandir(fds[0]) as names:
@@ -236,6 +264,7 @@ def _open(
         volatile=plan.volatile,
         # an upper that no mount of ours has changed holds no numbers
         strange=not fresh and recorded is not None and recorded != plan.lowers.encode(),
+        private=private,
     )
     upper = core.Upper(tree, *fds, flags)
     try:

@@ -12,6 +12,7 @@
 
 #include "exercise.h"
 #include "harness.h"
+#include "open_beneath.h"
 
 /* ---- making directories -------------------------------------------------------------------------- */
 
@@ -654,38 +655,71 @@ static void in_child(void (*check)(void))
     CHECK_INT(status, 0);
 }
 
+static void mount_inside(void)
+{
+    REQUIRE(unshare(CLONE_NEWNS) == 0);
+    REQUIRE(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
+    REQUIRE(mount("tmpfs", "l/m", "tmpfs", 0, NULL) == 0);
+    run("mkdir l/m/d; printf other >l/m/d/f; setfattr -n user.a -v b l/m/d/f");
+    REQUIRE(mount("l/d", "l/b", NULL, MS_BIND, NULL) == 0);
+    REQUIRE(mount("l", "l/self", NULL, MS_BIND, NULL) == 0);
+    REQUIRE(mount("l/one", "l/two", NULL, MS_BIND, NULL) == 0);
+}
+
+/* Where others can mount: a mount point is seen, and what is in it is not asked for. */
 static void check_mounts(void)
 {
     struct stack stack = {0};
     struct um_attr attr;
-    REQUIRE(unshare(CLONE_NEWNS) == 0);
-    REQUIRE(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
-    REQUIRE(mount("tmpfs", "l/m", "tmpfs", 0, NULL) == 0);
-    run("mkdir l/m/d; printf other >l/m/d/f; ln l/m/d/f l/m/g; printf x >l/m/single");
-    REQUIRE(mount("l/d", "l/b", NULL, MS_BIND, NULL) == 0);
-    REQUIRE(mount("l", "l/self", NULL, MS_BIND, NULL) == 0);
-    REQUIRE(mount("l/one", "l/two", NULL, MS_BIND, NULL) == 0);
+    uint8_t byte;
+    mount_inside();
     add_live(&stack, "l");
     CHECK_INT(stack_open(&stack), 0);
-    CHECK_STR(list(&stack, "b"), "f,g");
-    CHECK_STR(list(&stack, "self"), "b,d,m,one,pair,self,two");
-    CHECK_STR(list(&stack, "self/self"), "");
-    CHECK_STR(list(&stack, "m"), "d,g,single");
-    CHECK_STR(content(&stack, "m/d/f"), "other");
+    CHECK_STR(list(&stack, ""), "b,d,m,one,pair,self,two");
+    CHECK_STR(list(&stack, "d"), "f,g");
+    const char *const directories[] = {"b", "m", "self"};
+    for (size_t i = 0; i < 3; i++) {
+        uint64_t node = stat_of(&stack, directories[i]).node;
+        CHECK_STR(list(&stack, directories[i]), "(error)");
+        CHECK_INT(um_tree_lookup(stack.tree, node, "f", 1, &attr), -EXDEV);
+        CHECK_INT(um_tree_listxattr(stack.tree, node, NULL, 0), 0);
+        CHECK_INT(um_tree_getxattr(stack.tree, node, "user.a", 6, NULL, 0), -ENODATA);
+    }
     CHECK(stat_of(&stack, "b").node != stat_of(&stack, "d").node);
-    CHECK(stat_of(&stack, "b/f").node != stat_of(&stack, "d/f").node);
     CHECK(stat_of(&stack, "self").node != 1);
-    CHECK_INT(stat_of(&stack, "m/g").node, stat_of(&stack, "m/d/f").node);
-    CHECK_INT(stat_of(&stack, "m/g").nlink, 2);
-    CHECK_INT(stat_of(&stack, "pair").nlink, 2); /* as on disk: its other name is mounted over */
-    CHECK(stat_of(&stack, "m/single").node < um_tree_end(stack.tree));
-    CHECK_INT(um_tree_getattr(stack.tree, stat_of(&stack, "m/single").node, &attr), 0);
-    CHECK_INT(attr.size, 1);
-    check_all(&stack);
+    CHECK_INT(um_tree_read(stack.tree, stat_of(&stack, "two").node, 0, &byte, 1, 0), -EXDEV);
+    CHECK_STR(content(&stack, "pair"), "2"); /* the same file as the one that is covered */
+    CHECK_INT(stat_of(&stack, "pair").nlink, 2);
     stack_close(&stack);
 }
 
-TEST(mounts_inside_have_numbers_of_their_own)
+/* Where nobody can: what it covers is seen. */
+static void check_private_mounts(void)
+{
+    struct stack stack = {0};
+    mount_inside();
+    int fd = open("l", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int private_fd = um_private_directory(fd, true);
+    REQUIRE(private_fd >= 0);
+    CHECK_INT(um_open_beneath(private_fd, "new", O_WRONLY | O_CREAT, 0600), -EROFS);
+    REQUIRE(mount("tmpfs", "l/d", "tmpfs", 0, NULL) == 0); /* does not get to the private one */
+    stack_add_directory(&stack, private_fd);
+    stack.layers[0].flags = UM_TREE_LAYER_PRIVATE;
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK_STR(list(&stack, ""), "b,d,m,one,pair,self,two");
+    CHECK_STR(list(&stack, "b"), "");
+    CHECK_STR(list(&stack, "m"), "");
+    CHECK_STR(list(&stack, "self"), "");
+    CHECK_STR(list(&stack, "d"), "f,g");
+    CHECK_STR(content(&stack, "two"), "2");
+    CHECK_INT(stat_of(&stack, "two").node, stat_of(&stack, "pair").node);
+    check_all(&stack);
+    stack_close(&stack);
+    close(private_fd);
+    close(fd);
+}
+
+TEST(mount_points_are_not_crossed)
 {
     struct scratch scratch;
     if (geteuid() != 0) {
@@ -695,6 +729,7 @@ TEST(mounts_inside_have_numbers_of_their_own)
     REQUIRE(scratch_open(&scratch, "mkdir -p l/m l/d l/b l/self; printf 1 >l/one; printf 2 >l/two;"
                                    "ln l/two l/pair; printf f >l/d/f; ln l/d/f l/d/g"));
     in_child(check_mounts);
+    in_child(check_private_mounts);
     scratch_close(&scratch);
 }
 

@@ -41,7 +41,11 @@ static void place_open(struct place *place)
 static void place_close(struct place *place)
 {
     close(place->fd);
-    CHECK_INT(um_disk_remove(AT_FDCWD, place->path), 0);
+    char *slash = strrchr(place->path, '/');
+    *slash = '\0';
+    int parent = open(place->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    CHECK_INT(um_disk_remove(parent, slash + 1), 0);
+    close(parent);
 }
 
 static struct um_upper upper_of(uint32_t flags)
@@ -51,8 +55,9 @@ static struct um_upper upper_of(uint32_t flags)
 
 static struct um_spot spot_in(int fd, const char *name)
 {
+    const struct um_upper any = {0};
     struct um_spot spot;
-    CHECK_INT(um_spot_in(fd, um_slice_of(name, strlen(name)), &spot), 0);
+    CHECK_INT(um_spot_in(&any, fd, um_slice_of(name, strlen(name)), &spot), 0);
     return spot;
 }
 
@@ -866,7 +871,7 @@ static void check_xattrs(void)
     CHECK_INT(drop(&mount, node, "user.a"), 0);
     CHECK_INT(drop(&mount, node, "user.a"), -ENODATA);
     CHECK_INT(drop(&mount, node, UM_ACL_ACCESS), 0);
-    CHECK_INT(removexattr(um_spot_path(&spot), UM_ACL_ACCESS), 0); /* as the kernel says, too */
+    CHECK_INT(um_spot_removexattr(&spot, UM_ACL_ACCESS), 0); /* as the kernel says, too */
 
     /* Names and sizes. */
     memset(longest, 'a', sizeof longest);

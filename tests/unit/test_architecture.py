@@ -79,7 +79,8 @@ HEADERS = (
     ("tar.h", "tar_private.h"),
     ("override_stat.h",),
     ("xattr_name.h",),
-    ("read_at.h", "xattr_at.h"),
+    ("read_at.h", "open_beneath.h"),
+    ("xattr_at.h",),
     ("whiteout.h",),
     ("index_format.h",),
     ("index_build.h", "index_tables.h"),
@@ -207,6 +208,41 @@ def test_one_file_of_the_core_spells_whiteouts() -> None:
         if ".wh." in without_comments(path.read_text(encoding="utf-8"))
     }
     assert spellers == {"whiteout.c"}
+
+
+# System calls that resolve a path: which files may make them. Names that they are given are single
+# components; tests/c/test_open_beneath.c shows that no symlink is followed and no mount is crossed.
+OPENERS = {
+    r"\bSYS_open\w*|\bopen(?:at)?\((?!\"/dev/fuse\")|\bopendir\(|\bfopen\(|\bcreat\(": {
+        "open_beneath.c"
+    },
+    r"/proc/|\bAT_FDCWD\b": {"open_beneath.c"},
+    r"\bRESOLVE_\w+": {"open_beneath.c"},
+    r"\b(?:SYS_)?l?(?:get|set|list|remove)xattr(?:at)?\(|\bSYS_\w*xattrat\b": {"xattr_at.c"},
+    r"\b(?:chmod|fchmodat|lchown|chown|fchownat|utimensat|utimes|truncate)\(|\bSYS_fchmodat": {
+        "upper_disk.c"
+    },
+    r"\b(?:l?stat|fstatat|access|faccessat|readlink|realpath|chdir)\(": {"upper_disk.c"},
+    r"\bstatx\(": {"dirlayer_disk.c", "dirlayer_table.c", "fastpath_statx.c"},
+}
+
+
+@pytest.mark.parametrize("pattern", OPENERS)
+def test_the_core_opens_by_path_in_one_place(pattern: str) -> None:
+    users = {
+        path.name
+        for path in c_files()
+        if re.search(pattern, without_comments(path.read_text(encoding="utf-8")))
+    }
+    assert users == OPENERS[pattern]
+
+
+@pytest.mark.parametrize("path", c_files(), ids=lambda path: path.name)
+def test_no_path_of_two_components_is_built(path: Path) -> None:
+    source = without_comments(path.read_text(encoding="utf-8"))
+    built = re.findall(r'printf\([^;]*?"[^";]*%s?/%s[^;]*;', source)
+    allowed = {"upper_group.c"}  # asprintf of a path that um_open_beneath walks
+    assert not built or path.name in allowed
 
 
 def included_headers(path: Path) -> list[str]:
