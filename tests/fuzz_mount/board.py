@@ -10,7 +10,7 @@ _COUNT = struct.Struct("<Q")
 
 
 class Board:
-    """A slot for each actor: how many calls it has begun, and which is the last; and a flag to stop."""
+    """A slot for each actor (how many calls it has begun, and the last one), and a flag to stop."""
 
     def __init__(self, actors: int) -> None:
         self._memory = mmap.mmap(-1, _SLOT * (actors + 1))

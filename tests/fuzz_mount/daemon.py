@@ -66,8 +66,8 @@ class Daemon:
         ]
         words = [f"{key}={value}" for key, value in environment(place.logs).items()]
         state = str(place.state)
-        for name in ("UNIONMOUNT_ROOT", "UNIONMOUNT_RUNTIME_DIR", "XDG_RUNTIME_DIR", "HOME"):
-            words.append(f"{name}={state}")
+        places = ("UNIONMOUNT_ROOT", "UNIONMOUNT_RUNTIME_DIR", "XDG_RUNTIME_DIR", "HOME")
+        words += [f"{name}={state}" for name in places]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*(become if uid else ()), "env", *words, *place.command(options)],

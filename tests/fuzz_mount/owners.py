@@ -42,7 +42,7 @@ def _system_call(number: int, *arguments: int | bytes) -> int:
 
 
 class Owner:
-    """What one owner does. ``targets``: of symlinks; ``trees``: what it may mount, if it is root."""
+    """What one owner does. ``targets``: of symlinks; ``trees``: what root's owner may mount."""
 
     def __init__(self, rng: Random, targets: Sequence[str], trees: Sequence[int]) -> None:
         self._rng = rng

@@ -1,4 +1,4 @@
-"""Where it happens: a tmpfs with the lowers, the upper, the mount point, and what is none of theirs."""
+"""Where it happens: a tmpfs with the lowers, the upper, the mount point, and what is nobody's."""
 
 from __future__ import annotations
 
