@@ -265,6 +265,23 @@ static int add_lost_privileges(struct um_exchange *x, uint32_t valid, struct um_
     return error;
 }
 
+/* Throw data away without the upper's lock, where that takes long; the change itself follows. */
+static int64_t shrink(struct um_exchange *x, const struct fuse_setattr_in *in)
+{
+    struct um_fastpath *fastpath = x->fastpath;
+    struct um_held_file *file;
+    uint64_t node = x->header->nodeid;
+    if (!(in->valid & FATTR_SIZE) || !um_upper_shrinks_long(fastpath->upper, node, in->size))
+        return 0;
+    if (!x->may_wait)
+        return UM_LATER;
+    if (um_held_use(fastpath->held, node, true, &file) != 0)
+        return 0; /* it is to be copied up, or can't be opened: the change tells */
+    int error = um_upper_shrink(fastpath->upper, node, in->size);
+    um_held_done(fastpath->held, file);
+    return error;
+}
+
 int64_t um_answer_setattr(struct um_exchange *x)
 {
     const struct fuse_setattr_in *in = UM_BODY(x, struct fuse_setattr_in);
@@ -277,7 +294,9 @@ int64_t um_answer_setattr(struct um_exchange *x)
     int error = add_lost_privileges(x, in->valid, &changes);
     if (error != 0)
         return error;
-    int64_t result = change(x, x->header->nodeid, &changes, &attr);
+    int64_t result = shrink(x, in);
+    if (result == 0)
+        result = change(x, x->header->nodeid, &changes, &attr);
     um_held_suspect(x->fastpath->held, x->header->nodeid);
     return result ? result : um_reply_attr(x, &attr);
 }

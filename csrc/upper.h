@@ -180,6 +180,11 @@ int um_upper_copy_up(struct um_upper *upper, uint64_t node, uint32_t flags);
 void um_upper_list_share(struct um_upper_list *list);
 bool um_upper_list_is_needed(const struct um_upper_list *list);
 
+/* Whether truncating a file would take long; and do that to an open file whose data is in the upper, for
+ * others nothing. It takes as long as the disk takes to free what is there, and is done without the lock:
+ * so um_upper_setattr with the same size, which then follows, is quick. */
+bool um_upper_shrinks_long(struct um_upper *upper, uint64_t node, uint64_t size);
+int um_upper_shrink(struct um_upper *upper, uint64_t node, uint64_t size);
 /* Of open files. Where data, or a hole, begins at or behind `offset`; UM_SEEK_BELOW where the data of
  * the file is that of *lower in the tree. -ENXIO behind the end. */
 #define UM_SEEK_BELOW INT64_MIN

@@ -94,14 +94,18 @@ int um_upper_open_file(struct um_upper *upper, uint64_t node, uint32_t flags)
 
 void um_upper_release(struct um_upper *upper, uint64_t node)
 {
+    int last = -1;
     pthread_rwlock_wrlock(&upper->lock);
     struct um_record *record = um_upper_record(upper, node);
     if (record != NULL && !record->directory && record->opens != 0) {
-        record->opens--;
+        if (--record->opens == 0)
+            last = um_record_last_hold(record);
         um_record_shut(upper, record);
         um_record_settle(upper, record);
     }
     pthread_rwlock_unlock(&upper->lock);
+    if (last >= 0)
+        close(last);
 }
 
 /* ---- reading and writing -------------------------------------------------------------------------- */
@@ -175,6 +179,26 @@ int64_t um_upper_write(struct um_upper *upper, uint64_t node, uint64_t offset, c
             break;
     }
     return (int64_t)put;
+}
+
+#define LARGE ((uint64_t)64 << 20) /* bytes; memory of that size is freed in 10 ms */
+
+bool um_upper_shrinks_long(struct um_upper *upper, uint64_t node, uint64_t size)
+{
+    struct um_attr attr;
+    return um_upper_getattr(upper, node, &attr) == 0 && S_ISREG(attr.mode) && size < attr.size &&
+           attr.blocks > (size + LARGE) / 512;
+}
+
+int um_upper_shrink(struct um_upper *upper, uint64_t node, uint64_t size)
+{
+    struct source source;
+    struct stat status;
+    int error = find_source(upper, node, &source);
+    if (error != 0 || source.fd < 0 || !source.writable || fstat(source.fd, &status) != 0)
+        return error;
+    bool smaller = S_ISREG(status.st_mode) && size < (uint64_t)status.st_size;
+    return smaller && ftruncate(source.fd, (off_t)size) != 0 ? -errno : 0;
 }
 
 /* ---- what else can be done with data --------------------------------------------------------------- */

@@ -9,6 +9,7 @@
 
 #include "harness.h"
 #include "upper_machine.h"
+#include "upper_private.h"
 
 #define NAMES 200
 #define ROOM 4096u
@@ -383,6 +384,41 @@ TEST(allocating_is_done_in_pieces)
     CHECK_INT(left, 99);
     CHECK_INT(um_upper_getattr(w.machine.upper, node, &attr), 0);
     CHECK_INT(attr.blocks, 0);
+    tear_down(&w);
+}
+
+TEST(much_data_is_thrown_away_without_the_lock)
+{
+    struct world w;
+    struct um_attr attr;
+    set_up(&w);
+    struct um_upper *upper = w.machine.upper;
+    uint64_t node = make_nameless(&w, 0600)->nodeid;
+    unsigned left = 100;
+    allocate(&w, node, 0, PIECE, &left);
+    struct {
+        struct fuse_in_header header;
+        struct fuse_setattr_in in;
+    } request = {
+        .header = {.len = sizeof request, .opcode = FUSE_SETATTR, .unique = 9, .nodeid = node},
+        .in = {.valid = FATTR_SIZE, .size = 4096}};
+    struct um_answer answer =
+        um_fastpath_answer(w.fastpath, &request, sizeof request, w.reply, false);
+    CHECK_INT(answer.kind, UM_ANSWER_LATER);
+    CHECK_INT(um_upper_open_file(upper, node, UM_OPEN_WRITE), 0);
+    pthread_rwlock_rdlock(&upper->lock); /* who wants it for writing waits for ever */
+    CHECK_INT(um_upper_shrink(upper, node, PIECE / 2), 0);
+    pthread_rwlock_unlock(&upper->lock);
+    um_upper_release(upper, node);
+    CHECK_INT(um_upper_getattr(upper, node, &attr), 0);
+    CHECK_INT(attr.size, PIECE / 2);
+    um_fastpath_answer(w.fastpath, &request, sizeof request, w.reply, true);
+    CHECK_INT(((const struct fuse_out_header *)w.reply)->error, 0);
+    CHECK_INT(um_upper_getattr(upper, node, &attr), 0);
+    CHECK_INT(attr.size, 4096);
+    CHECK_INT(attr.blocks, 8);
+    answer = um_fastpath_answer(w.fastpath, &request, sizeof request, w.reply, false);
+    CHECK_INT(answer.kind, UM_ANSWER_REPLY); /* little is there */
     tear_down(&w);
 }
 

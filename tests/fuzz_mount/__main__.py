@@ -53,6 +53,7 @@ def _fuzz(variants: list[str], seconds: float, seed: int) -> Counter[str]:
         place = Place(VARIANTS[variant])
         try:
             for again in range(2):
+                place.reopen()
                 options = _options(variant, rng)
                 name = f"{seed}/{variant}/{number}/{again}"
                 _say(f"{name}: {options or 'no options'}")

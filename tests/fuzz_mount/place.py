@@ -102,6 +102,12 @@ class Place:
             os.utime(path, (0, 0))  # so that reading it shows
         docker_archive(TOP / "image.tar", _layers(), name="fuzz:latest")
 
+    def reopen(self) -> None:
+        """Let who mounts into what is its own, or nothing is mounted again."""
+        for path in (self.upper, self.work):
+            os.chown(path, self.variant.uid, self.variant.uid)
+            path.chmod(0o755)
+
     def untouched(self) -> dict[str, object]:
         """What must stay as it is; only the kernel sets a ctime."""
         found: dict[str, object] = {}
