@@ -62,8 +62,7 @@ def _fuzz(variants: list[str], seconds: float, seed: int) -> Counter[str]:
                 if calls is None:
                     total["refused"] += 1
                     break
-                total["calls"] += calls[0]
-                total["changes"] += calls[1]
+                total += calls
         finally:
             place.close()
     return total
@@ -85,10 +84,9 @@ def _inside(wanted: argparse.Namespace) -> int:
             _say(note)
         _say(f"FUZZ_SEED={seed}")
         return 1
-    _say(
-        f"{total['rounds']} rounds ({total['refused']} mounts refused): {total['calls']:,} calls on"
-        f" mounts, {total['changes']:,} changes below them"
-    )
+    _say(f"{total['rounds']} rounds ({total['refused']} mounts refused)")
+    for what in ("calls", "changes"):
+        _say(f"{total[what]:,} {what}, of which {total[what + ' made']:,} were no errors")
     return 0
 
 

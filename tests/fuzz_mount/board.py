@@ -6,7 +6,7 @@ import mmap
 import struct
 
 _SLOT = 256
-_COUNT = struct.Struct("<Q")
+_COUNTS = struct.Struct("<QQ")
 
 
 class Board:
@@ -15,23 +15,36 @@ class Board:
     def __init__(self, actors: int) -> None:
         self._memory = mmap.mmap(-1, _SLOT * (actors + 1))
 
+    def _counts(self, actor: int) -> tuple[int, int]:
+        begun, succeeded = _COUNTS.unpack_from(self._memory, _SLOT * (actor + 1))
+        return begun, succeeded
+
     def begin(self, actor: int, text: str) -> None:
         """Say what comes next."""
-        at = _SLOT * (actor + 1)
-        data = text.encode("utf-8", "backslashreplace")[: _SLOT - _COUNT.size - 1]
-        self._memory[at + _COUNT.size : at + _SLOT] = data.ljust(_SLOT - _COUNT.size, b"\0")
-        self._memory[at : at + _COUNT.size] = _COUNT.pack(self.count(actor) + 1)
+        at, room = _SLOT * (actor + 1), _SLOT - _COUNTS.size
+        data = text.encode("utf-8", "backslashreplace")[:room]
+        self._memory[at + _COUNTS.size : at + _SLOT] = data.ljust(room, b"\0")
+        begun, succeeded = self._counts(actor)
+        _COUNTS.pack_into(self._memory, at, begun + 1, succeeded)
+
+    def succeed(self, actor: int) -> None:
+        """Say that it was done."""
+        begun, succeeded = self._counts(actor)
+        _COUNTS.pack_into(self._memory, _SLOT * (actor + 1), begun, succeeded + 1)
 
     def count(self, actor: int) -> int:
         """How many calls an actor has begun."""
-        at = _SLOT * (actor + 1)
-        number: int = _COUNT.unpack(self._memory[at : at + _COUNT.size])[0]
-        return number
+        return self._counts(actor)[0]
+
+    def successes(self, actor: int) -> int:
+        """How many of them were no error."""
+        return self._counts(actor)[1]
 
     def text(self, actor: int) -> str:
         """What an actor has begun last."""
-        at = _SLOT * (actor + 1) + _COUNT.size
-        return self._memory[at : at + _SLOT - _COUNT.size].rstrip(b"\0").decode("utf-8", "replace")
+        at = _SLOT * (actor + 1)
+        data = self._memory[at + _COUNTS.size : at + _SLOT]
+        return data.rstrip(b"\0").decode("utf-8", "replace")
 
     def stop(self) -> None:
         """Let all actors end after the call that they are in."""

@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import stat
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random
@@ -23,6 +24,7 @@ _OPEN_TREE, _MOVE_MOUNT = 428, 429  # the same on all architectures
 _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = 1, 4
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _MOUNTS_MAX = 4
+_PAUSES = (0.0, 0.0, 0.001, 0.005)  # seconds
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _MARKS = ("opaque", "redirect", "metacopy", "origin", "whiteout", "impure", "nlink")
@@ -51,7 +53,10 @@ class Owner:
         self._mounted: list[str] = []
         self._swaps = 0
         plain: list[Callable[[], object]] = [
-            self.mkdir,
+            self.grow,
+            self.grow,
+            self.grow,
+            self.grow,
             self.mkdir,
             self.write,
             self.write,
@@ -81,16 +86,29 @@ class Owner:
         self._next = self._rng.choice(self._choices)
         return getattr(self._next, "__name__", "?")
 
-    def act(self) -> None:
-        """Make it; most are impossible at the moment."""
-        with suppress(OSError, shutil.Error):
+    def act(self) -> bool:
+        """Make it; many are impossible at the moment. Users get most of the time."""
+        time.sleep(self._rng.choice(_PAUSES))
+        try:
             self._next()
+        except (OSError, shutil.Error):
+            return False
+        return True
 
     def _path(self) -> str:
         depth = self._rng.choice((1, 1, 1, 2, 2, 3))
         return "/" + "/".join(self._rng.choice(NAMES) for _ in range(depth))
 
     # -- what is ordinary
+
+    def grow(self) -> None:
+        """Much of what there is is soon gone."""
+        path = self._path()
+        for name in NAMES[:2]:
+            os.makedirs(f"{path}/{name}", 0o777, exist_ok=True)
+        for name in NAMES[2:]:
+            with open(f"{path}/{name}", "xb", buffering=0) as file:
+                file.write(b"g" * self._rng.choice(SIZES))
 
     def mkdir(self) -> None:
         os.makedirs(self._path(), exist_ok=True)

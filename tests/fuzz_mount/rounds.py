@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Actor(Protocol):
     """Somebody with a random stream."""
 
     def choose(self) -> str: ...
-    def act(self) -> None: ...
+    def act(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ def _live(part: Part, number: int, board: Board, seed: str) -> NoReturn:
         actor = part.make(Random(f"{seed}/{part.name}"))
         while not board.stopped:
             board.begin(number, actor.choose())
-            actor.act()
+            if actor.act():
+                board.succeed(number)
         status = 0
     except OSError as error:
         # what it was to use has gone (the daemon refused, or was ended)
@@ -142,11 +144,14 @@ class Crowd:
             self.look(again=False)
             time.sleep(0.01)
 
-    def calls(self) -> tuple[int, int]:
+    def calls(self) -> Counter[str]:
         """How many system calls there were on the mount, and how many changes below it."""
-        counts = [self.board.count(number) for number in range(len(self._parts))]
-        users = sum(1 for part in self._parts if part.name.startswith("user"))
-        return sum(counts[:users]), sum(counts[users:])
+        total: Counter[str] = Counter()
+        for number, part in enumerate(self._parts):
+            what = "calls" if part.name.startswith("user") else "changes"
+            total[what] += self.board.count(number)
+            total[f"{what} made"] += self.board.successes(number)
+        return total
 
     def close(self) -> None:
         """Kill who is left."""
@@ -169,7 +174,7 @@ def _trees(place: Place) -> Iterator[list[int]]:
             os.close(tree)
 
 
-def _crowd_for(place: Place, daemon: Daemon, seed: str, seconds: float) -> tuple[int, int]:
+def _crowd_for(place: Place, daemon: Daemon, seed: str, seconds: float) -> Counter[str]:
     with _trees(place) as trees:
         crowd = Crowd(parts_of(place, trees), seed)
         try:
@@ -215,7 +220,7 @@ def _check(place: Place, daemon: Daemon) -> None:
         raise Failed(f"what nobody may touch has changed: {changed or sorted(now)}")
 
 
-def one_round(place: Place, options: str, seed: str, seconds: float) -> tuple[int, int] | None:
+def one_round(place: Place, options: str, seed: str, seconds: float) -> Counter[str] | None:
     """Mount, let everybody act, unmount, check: how many calls. None where it would not mount."""
     daemon = Daemon(place, options)
     try:

@@ -11,14 +11,15 @@ from differential.worker import RENAME_EXCHANGE, RENAME_NOREPLACE, Operations
 
 NAMES = ("a", "b", "c", "d")
 ODD = (".wh.a", ".wh..wh..opq", "..", ".", "n" * 255, "n" * 256, "\udcff", "link", "swapped0")
-MODES = (0o777, 0o755, 0o700, 0o644, 0o600, 0o4755, 0o2775, 0o1777, 0)
+# mostly such that others go on
+MODES = (0o777, 0o777, 0o755, 0o755, 0o777, 0o700, 0o666, 0o4755, 0o2777, 0o1777, 0)
 SIZES = (0, 1, 100, 4096, 70_001, 300_000)
 XATTRS = (
     *("user.a", "user.overlay.opaque", "user.overlay.redirect", "user.containers.override_stat"),
     *("trusted.overlay.opaque", "security.capability", "system.posix_acl_access"),
 )
 _ACCESS = (os.O_RDONLY, os.O_RDWR, os.O_WRONLY, os.O_PATH)
-_MORE = (0, 0, os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_TRUNC, os.O_APPEND, os.O_DIRECTORY)
+_MORE = (0, os.O_CREAT, os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_TRUNC, os.O_APPEND, os.O_DIRECTORY)
 _NAMELESS = os.O_TMPFILE | os.O_RDWR
 _HANDLES = 6
 
@@ -37,11 +38,11 @@ def _open(rng: Random) -> Call:
     flags = rng.choice(_ACCESS) | rng.choice(_MORE)
     if rng.random() < 0.1:
         flags = _NAMELESS
-    return "open", {"handle": rng.randrange(_HANDLES), "path": some_path(rng), "flags": flags}
+    where = {"handle": rng.randrange(_HANDLES), "path": some_path(rng)}
+    return "open", {**where, "flags": flags, "mode": 0o777}
 
 
-def _by_handle(rng: Random) -> Call:
-    handle = rng.randrange(_HANDLES)
+def _by_handle(rng: Random, handle: int) -> Call:
     offset, size = rng.choice(SIZES), rng.choice(SIZES)
     calls: tuple[Call, ...] = (
         ("close", {}),
@@ -66,9 +67,9 @@ def _by_handle(rng: Random) -> Call:
     return name, {where: handle, **arguments}
 
 
-def _between_handles(rng: Random) -> Call:
+def _between_handles(rng: Random, handles: list[int]) -> Call:
     at = {"read_offset": rng.choice(SIZES), "write_offset": rng.choice(SIZES)}
-    ends = {"reader": rng.randrange(_HANDLES), "writer": rng.randrange(_HANDLES)}
+    ends = {"reader": rng.choice(handles), "writer": rng.choice(handles)}
     return "copy_file_range", {**ends, "size": rng.choice(SIZES), **at}
 
 
@@ -78,7 +79,8 @@ def _by_name(rng: Random) -> Call:
     flags = rng.choice((0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE))
     calls: tuple[tuple[str, dict[str, Any]], ...] = (
         ("mkdir", {"mode": rng.choice(MODES)}),
-        ("mkdir", {"mode": 0o755}),
+        ("mkdir", {"mode": 0o777}),
+        ("mkdir", {"mode": 0o777}),
         ("rmdir", {}),
         ("mknod", {"mode": kind | rng.choice(MODES), "device": rng.choice(((0, 0), (1, 3)))}),
         ("link", {"new": some_path(rng)}),
@@ -108,10 +110,14 @@ def _symlink(rng: Random) -> Call:
     return "symlink", {"target": rng.choice(("..", "a", "/a/b", "b/c")), "path": some_path(rng)}
 
 
-def draw(rng: Random) -> Call:
-    """The next call."""
-    makers = (_open, _open, _by_handle, _by_handle, _by_name, _by_name, _by_name)
-    return rng.choice((*makers, _between_handles, _symlink))(rng)
+def draw(rng: Random, handles: list[int]) -> Call:
+    """The next call. ``handles``: those that are open."""
+    dice = rng.random()
+    if handles and dice < 0.35:
+        return _by_handle(rng, rng.choice(handles))
+    if handles and dice < 0.4:
+        return _between_handles(rng, handles)
+    return rng.choice((_open, _by_name, _by_name, _by_name, _symlink))(rng)
 
 
 class User:
@@ -125,17 +131,18 @@ class User:
 
     def choose(self) -> str:
         """Choose the next call, and describe it."""
-        self._next = draw(self._rng)
+        self._next = draw(self._rng, sorted(self._operations._handles))
         return repr(self._next)
 
-    def act(self) -> None:
-        """Do it. ValueError (a name with a NUL, say) is no system call."""
+    def act(self) -> bool:
+        """Do it; whether it succeeded."""
         name, arguments = self._next
         if name == "open" and arguments["handle"] in self._operations._handles:
             self._operations.run("close", {"handle": arguments["handle"]})
         outcome, result = self._operations.run(name, arguments)
         if outcome == "ok" and self._secret in _bytes_of(result):
             raise AssertionError(f"{name}({arguments}) shows what is in no layer: {result!r:.200}")
+        return outcome == "ok"
 
 
 def _bytes_of(result: object) -> bytes:
