@@ -117,7 +117,7 @@ def draw(rng: Random, handles: list[int]) -> Call:
         return _by_handle(rng, rng.choice(handles))
     if handles and dice < 0.4:
         return _between_handles(rng, handles)
-    return rng.choice((_open, _by_name, _by_name, _by_name, _symlink))(rng)
+    return rng.choice((*[_open] * 3, *[_by_name] * 6, _symlink))(rng)
 
 
 class User:
