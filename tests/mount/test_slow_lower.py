@@ -103,6 +103,7 @@ def place(request: pytest.FixtureRequest, cli: CommandLine, tmp_path: Path) -> I
 def stopped(pid: int) -> Iterator[None]:
     os.kill(pid, signal.SIGSTOP)
     try:
+        wait_until(lambda: has_stopped(pid))  # each of its threads does so by itself
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -150,7 +151,7 @@ def test_who_is_killed_waits_for_no_copy(place: Place, signals: list[signal.Sign
         asking = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert asking.stdout is not None
         assert asking.stdout.readline() == b"asks\n"
-        wait_until(lambda: waits_for_answer(asking.pid))
+        wait_until(lambda: waits_for_answer(place.server(place.root)))
         for one in signals:
             asking.send_signal(one)
             wait_until(lambda: place.interrupts() == 1)
@@ -170,5 +171,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def waits_for_answer(pid: int) -> bool:
-    """Whether a process waits for a FUSE server."""
-    return Path(f"/proc/{pid}/wchan").read_text(encoding="ascii") == "request_wait_answer"
+    """Whether a thread of a process waits for a FUSE server."""
+    waits = (task / "wchan" for task in Path(f"/proc/{pid}/task").iterdir())
+    return any(one.read_text(encoding="ascii") == "request_wait_answer" for one in waits)
+
+
+def has_stopped(pid: int) -> bool:
+    """Whether all threads of a process have stopped."""
+    states = (task / "stat" for task in Path(f"/proc/{pid}/task").iterdir())
+    return all(
+        one.read_text(encoding="ascii").rpartition(")")[2].split()[0] == "T" for one in states
+    )
