@@ -6,6 +6,7 @@ import mmap
 import struct
 
 _SLOT = 256
+PLACES = 64
 _COUNTS = struct.Struct("<QQ")
 
 
@@ -49,6 +50,14 @@ class Board:
     def stop(self) -> None:
         """Let all actors end after the call that they are in."""
         self._memory[0] = 1
+
+    def move(self) -> None:
+        """Let everybody go on to a place that nobody knows yet: what is known is kept in memory."""
+        self._memory[1] = (self._memory[1] + 1) % PLACES
+
+    def prefix(self) -> str:
+        """Where everybody is."""
+        return f"/p{self._memory[1]}"
 
     @property
     def stopped(self) -> bool:

@@ -46,8 +46,11 @@ def _system_call(number: int, *arguments: int | bytes) -> int:
 class Owner:
     """What one owner does. ``targets``: of symlinks; ``trees``: what root's owner may mount."""
 
-    def __init__(self, rng: Random, targets: Sequence[str], trees: Sequence[int]) -> None:
+    def __init__(
+        self, rng: Random, targets: Sequence[str], trees: Sequence[int], where: Callable[[], str]
+    ) -> None:
         self._rng = rng
+        self._where = where
         self._targets = targets
         self._trees = trees
         self._mounted: list[str] = []
@@ -97,7 +100,8 @@ class Owner:
 
     def _path(self) -> str:
         depth = self._rng.choice((1, 1, 1, 2, 2, 3))
-        return "/" + "/".join(self._rng.choice(NAMES) for _ in range(depth))
+        prefix = self._where() if self._rng.random() < 0.9 else ""
+        return f"{prefix}/" + "/".join(self._rng.choice(NAMES) for _ in range(depth))
 
     # -- what is ordinary
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from archives import Layer, docker_archive
 from mounting import mount_line
 
+from fuzz_mount.board import PLACES
+
 TOP = Path("/mnt")  # covered, in a mount namespace of our own
 CONNECTIONS = Path("/sys/fs/fuse/connections")
 SECRET = b"NOBODY-MAY-SEE-THIS"
@@ -159,6 +161,11 @@ class Place:
 
 
 def _tree(top: Path, uid: int) -> None:
+    for number in range(PLACES):
+        for two in ("a/a", "a/b", "b/a"):
+            (top / f"p{number}" / two).mkdir(parents=True)
+            (top / f"p{number}" / two / "c").write_bytes(b"data")
+            (top / f"p{number}" / two / "d").write_bytes(b"d" * 5000)
     for one in "abc":
         for two in "abc":
             (top / one / two).mkdir(parents=True)
@@ -172,6 +179,11 @@ def _tree(top: Path, uid: int) -> None:
 
 def _layers() -> list[Layer]:
     below, above = Layer(), Layer()
+    for number in range(PLACES):
+        top = f"p{number}"
+        for name in ("", "/a", "/b", "/a/a", "/a/b"):
+            below.directory(top + name, mode=0o777)
+        below.file(f"{top}/a/a/c", b"data").file(f"{top}/a/b/d", b"d" * 5000)
     for one in "abc":
         below.directory(one).directory(f"{one}/a").directory(f"{one}/b")
         below.file(f"{one}/a/a", b"data " * 5000).symlink(f"{one}/a/b", "../b")

@@ -25,7 +25,7 @@ from fuzz_mount.place import SECRET, Place, detach_all
 from fuzz_mount.users import User
 from fuzz_mount.watch import PATIENCE, Stuck, Watch, stacks
 
-_LOOK = 0.2  # seconds
+_LOOK = 0.1  # seconds
 
 
 class Failed(AssertionError):
@@ -46,7 +46,7 @@ class Part:
     name: str
     uid: int
     root: Path
-    make: Callable[[Random], Actor]
+    make: Callable[[Random, Callable[[], str]], Actor]
 
 
 def parts_of(place: Place, trees: list[int]) -> list[Part]:
@@ -54,18 +54,24 @@ def parts_of(place: Place, trees: list[int]) -> list[Part]:
     variant = place.variant
     targets = place.targets()
     users = [
-        Part(f"user{number}", uid, place.mountpoint, lambda rng: User(rng, SECRET))
+        Part(f"user{number}", uid, place.mountpoint, lambda rng, where: User(rng, SECRET, where))
         for number, uid in enumerate(variant.users)
     ]
     below = trees if variant.uid == 0 else []
     owners = [
-        Part("upper", variant.uid, place.upper, lambda rng: Owner(rng, targets, below)),
-        Part("work", variant.uid, place.work, lambda rng: Owner(rng, targets, below)),
+        Part(
+            "upper", variant.uid, place.upper, lambda rng, where: Owner(rng, targets, below, where)
+        ),
+        Part("work", variant.uid, place.work, lambda rng, where: Owner(rng, targets, below, where)),
     ]
     if not variant.image:
-        owners.append(Part("lower", 1000, place.lower, lambda rng: Owner(rng, targets, [])))
+        owners.append(
+            Part("lower", 1000, place.lower, lambda rng, where: Owner(rng, targets, [], where))
+        )
     if not variant.image and variant.uid == 0:
-        owners.append(Part("root", 0, place.lower, lambda rng: Owner(rng, targets, below)))
+        owners.append(
+            Part("root", 0, place.lower, lambda rng, where: Owner(rng, targets, below, where))
+        )
     return users + owners
 
 
@@ -79,7 +85,7 @@ def _live(part: Part, number: int, board: Board, seed: str) -> NoReturn:
         identity = Identity(part.name, part.uid, part.uid)
         board.begin(number, "chroot")
         become(identity, str(part.root))
-        actor = part.make(Random(f"{seed}/{part.name}"))
+        actor = part.make(Random(f"{seed}/{part.name}"), board.prefix)
         while not board.stopped:
             board.begin(number, actor.choose())
             if actor.act():
@@ -181,6 +187,7 @@ def _crowd_for(place: Place, daemon: Daemon, seed: str, seconds: float) -> Count
             end = time.monotonic() + seconds
             while time.monotonic() < end and daemon.lives:
                 crowd.look()
+                crowd.board.move()
                 time.sleep(_LOOK)
             crowd.finish()
             return crowd.calls()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -32,6 +33,18 @@ def some_path(rng: Random) -> str:
     if rng.random() < 0.1:
         parts[rng.randrange(len(parts))] = rng.choice(ODD)
     return "/" + "/".join(parts)
+
+
+def _placed(call: Call, prefix: str) -> Call:
+    """The same call, most paths in the place where everybody is."""
+    name, arguments = call
+    moved = {
+        key: prefix + value
+        if key in ("path", "new") and isinstance(value, str) and value.startswith("/")
+        else value
+        for key, value in arguments.items()
+    }
+    return name, moved
 
 
 def _open(rng: Random) -> Call:
@@ -123,15 +136,17 @@ def draw(rng: Random, handles: list[int]) -> Call:
 class User:
     """What one user does, and whether it ever sees what it must not see."""
 
-    def __init__(self, rng: Random, secret: bytes) -> None:
+    def __init__(self, rng: Random, secret: bytes, where: Callable[[], str]) -> None:
         self._rng = rng
+        self._where = where
         self._secret = secret
         self._operations = Operations()
         self._next: Call = ("umask", {"mask": 0})
 
     def choose(self) -> str:
         """Choose the next call, and describe it."""
-        self._next = draw(self._rng, sorted(self._operations._handles))
+        call = draw(self._rng, sorted(self._operations._handles))
+        self._next = _placed(call, self._where()) if self._rng.random() < 0.9 else call
         return repr(self._next)
 
     def act(self) -> bool:
