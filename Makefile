@@ -3,6 +3,7 @@
 # make test             set up and run every check and test that this machine can run
 # make lint             the checks alone
 # make fuzz             run the fuzzers, FUZZ_SECONDS each
+# make fuzz-mount       change the directories below live mounts for FUZZ_SECONDS, with ASAN; FUZZ_SEED
 # make soak             compare random operations with overlayfs for SOAK_MINUTES; SOAK_ARGS
 # make soak-faults      kill daemons and commits for SOAK_MINUTES
 # make soak-powercut    cut the power of recorded disks for SOAK_MINUTES
@@ -18,7 +19,7 @@ C_FILES = $(wildcard csrc/*.c csrc/*.h tests/c/*.c tests/c/*.h tests/faults/*.c)
 C_FLAGS := -std=c17 -O2 -D_GNU_SOURCE -Wall -Wextra -Werror -fvisibility=hidden -pthread
 
 .PHONY: setup setup-test core demo test lint lint-style lint-format lint-types lint-c \
-	lint-c-format fuzz soak soak-faults soak-powercut bench wheel clean
+	lint-c-format fuzz fuzz-mount soak soak-faults soak-powercut bench wheel clean
 
 setup:
 	@scripts/setup.sh
@@ -55,6 +56,10 @@ lint-c-format:
 
 fuzz:
 	$(MAKE) -C tests/c fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
+
+fuzz-mount: setup-test
+	$(MAKE) -C tests/c build/mount/_core.abi3.so PYTHON=$(CURDIR)/$(VENV)/python
+	cd tests && FUZZ_SECONDS=$(FUZZ_SECONDS) ../$(VENV)/python -m fuzz_mount $(FUZZ_ARGS)
 
 soak: setup-test
 	cd tests && SOAK_MINUTES=$(SOAK_MINUTES) ../$(VENV)/python -m differential.soak $(SOAK_ARGS)

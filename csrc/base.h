@@ -178,4 +178,18 @@ __attribute__((format(printf, 4, 5))) static inline int um_refuse(struct um_faul
     return error;
 }
 
+/* ---- what takes long ------------------------------------------------------------------------------ */
+
+/* Asked between two pieces of something that takes long: true where nobody waits for it any more, and it
+ * is to end with -EINTR. A NULL pointer to one waits for ever. Borrowed; asked by the calling thread. */
+struct um_patience {
+    bool (*is_over)(const void *context);
+    const void *context;
+};
+
+static inline bool um_is_over(const struct um_patience *patience)
+{
+    return patience != NULL && patience->is_over(patience->context);
+}
+
 #endif

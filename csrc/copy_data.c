@@ -8,6 +8,7 @@ struct copy {
     bool clones;    /* sharing blocks has not failed for good */
     bool in_kernel; /* copy_file_range has not failed for good */
     uint8_t *buffer;
+    const struct um_patience *patience;
 };
 
 /* A piece of a file that is still to be copied. */
@@ -53,7 +54,7 @@ static void clone_run(struct copy *copy, struct run *run)
 
 /* ---- copying --------------------------------------------------------------------------------------- */
 
-#define KERNEL_PIECE ((uint64_t)64 << 20)
+#define KERNEL_PIECE ((uint64_t)16 << 20)
 #define BUFFER_PIECE ((uint64_t)256 << 10)
 
 /* These come from the disk, however it is asked; all else means that the kernel can't copy here. */
@@ -66,6 +67,8 @@ static bool is_final(int error)
 static int copy_in_kernel(struct copy *copy, struct run *run)
 {
     while (copy->in_kernel && run->length != 0) {
+        if (um_is_over(copy->patience))
+            return -EINTR;
         size_t piece = run->length < KERNEL_PIECE ? run->length : KERNEL_PIECE;
         off_t from = run->from, to = run->to;
         ssize_t n = copy_file_range(copy->from, &from, copy->to, &to, piece, 0);
@@ -101,6 +104,8 @@ static int copy_by_buffer(struct copy *copy, struct run *run)
     if (copy->buffer == NULL && (copy->buffer = malloc(BUFFER_PIECE)) == NULL)
         return -ENOMEM;
     while (run->length != 0) {
+        if (um_is_over(copy->patience))
+            return -EINTR;
         size_t piece = run->length < BUFFER_PIECE ? run->length : BUFFER_PIECE;
         ssize_t n = pread(copy->from, copy->buffer, piece, run->from);
         if (n < 0 && errno == EINTR)
@@ -144,7 +149,8 @@ static int copy_runs(struct um_tree *tree, uint64_t node, uint64_t size, struct 
     return 0;
 }
 
-int um_copy_data(struct um_tree *tree, uint64_t node, uint64_t size, int to)
+int um_copy_data(struct um_tree *tree, uint64_t node, uint64_t size, int to,
+                 const struct um_patience *patience)
 {
     if (size == 0)
         return 0;
@@ -152,7 +158,7 @@ int um_copy_data(struct um_tree *tree, uint64_t node, uint64_t size, int to)
         return -EFBIG;
     if (ftruncate(to, (off_t)size) != 0)
         return -errno;
-    struct copy copy = {.to = to, .clones = true, .in_kernel = true};
+    struct copy copy = {.to = to, .clones = true, .in_kernel = true, .patience = patience};
     int error = um_tree_open_data(tree, node, &copy.from);
     if (error != 0)
         return error;

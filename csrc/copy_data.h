@@ -12,7 +12,9 @@
 #include "tree.h"
 
 /* Copy all `size` bytes of a regular file into the file `to`, which is empty and open for writing.
- * -EIO where the layer has less than it promised; -ENOSPC, -EDQUOT, -EFBIG, … of `to`. */
-int um_copy_data(struct um_tree *tree, uint64_t node, uint64_t size, int to);
+ * -EIO where the layer has less than it promised; -ENOSPC, -EDQUOT, -EFBIG, … of `to`; -EINTR where the
+ * patience was over before the end. */
+int um_copy_data(struct um_tree *tree, uint64_t node, uint64_t size, int to,
+                 const struct um_patience *patience);
 
 #endif

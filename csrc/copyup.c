@@ -17,6 +17,7 @@ struct copy {
     int fd;       /* of a regular file, for reading and writing; else -1 */
     uint64_t ino; /* what the upper's file system calls it */
     bool capable; /* as of a record */
+    const struct um_patience *patience; /* set before it is made; of the copying of data */
 };
 
 static void discard(struct um_upper *upper, struct copy *copy)
@@ -166,7 +167,7 @@ static int fill(struct um_upper *upper, uint64_t lower, const struct um_attr *at
     bool emptied = empty && size != 0;
     if (empty)
         size = 0;
-    int error = um_copy_data(upper->tree, lower, size, copy->fd);
+    int error = um_copy_data(upper->tree, lower, size, copy->fd, copy->patience);
     if (error == 0)
         error =
             um_spot_in(upper, upper->work_fd, um_slice_of(copy->name, strlen(copy->name)), &spot);
@@ -189,8 +190,10 @@ static int fill(struct um_upper *upper, uint64_t lower, const struct um_attr *at
 static int make_copy(struct um_upper *upper, uint64_t lower, const struct um_attr *attr,
                      const char *redirect, bool empty, struct copy *copy)
 {
-    *copy = (struct copy){
-        .fd = -1, .directory = S_ISDIR(attr->mode), .data = redirect != NULL ? lower : 0};
+    *copy = (struct copy){.fd = -1,
+                          .directory = S_ISDIR(attr->mode),
+                          .data = redirect != NULL ? lower : 0,
+                          .patience = copy->patience};
     um_disk_temporary(upper, copy->name);
     int error =
         S_ISREG(attr->mode) ? make_file(upper, copy) : make_special(upper, lower, attr, copy);
@@ -478,7 +481,7 @@ static int publish(struct um_upper *upper, struct um_record *record, struct copy
 static int copy_directory(struct um_upper *upper, struct um_record *directory)
 {
     struct um_attr attr;
-    struct copy copy;
+    struct copy copy = {0};
     int error = um_tree_getattr(upper->tree, directory->lower, &attr);
     if (error == 0)
         error = make_copy(upper, directory->lower, &attr, NULL, false, &copy);
@@ -551,7 +554,7 @@ static const char *lower_file_path(struct um_upper *upper, const struct um_recor
 static int copy_file(struct um_upper *upper, struct um_record *record, const struct um_attr *attr,
                      const char *redirect, bool empty)
 {
-    struct copy copy;
+    struct copy copy = {0};
     int error = make_copy(upper, record->lower, attr, redirect, empty, &copy);
     if (error != 0)
         return error;
@@ -702,12 +705,12 @@ struct completion {
     struct stat status;
     char capability[64]; /* writing takes it away */
     ssize_t capability_size;
+    const struct um_patience *patience;
 };
 
 static int begin_completion(struct um_upper *upper, uint64_t node, struct completion *completion)
 {
     struct um_spot spot = {0};
-    *completion = (struct completion){.fd = -1};
     pthread_rwlock_rdlock(&upper->lock);
     struct um_record *record = um_upper_record(upper, node);
     int error = 0;
@@ -754,7 +757,7 @@ static void undo_completion(const struct completion *completion)
 static int fetch(struct um_upper *upper, const struct completion *completion)
 {
     int error = um_copy_data(upper->tree, completion->data, (uint64_t)completion->status.st_size,
-                             completion->fd);
+                             completion->fd, completion->patience);
     if (error == 0)
         error = restore(completion);
     if (error == 0 && !(upper->flags & UM_UPPER_VOLATILE) && fsync(completion->fd) != 0)
@@ -778,9 +781,9 @@ static int end_completion(struct um_upper *upper, uint64_t node,
 }
 
 /* Fetch the data of a file that was copied up without. Nobody writes to it before it is there. */
-static int complete(struct um_upper *upper, uint64_t node)
+static int complete(struct um_upper *upper, uint64_t node, const struct um_patience *patience)
 {
-    struct completion completion;
+    struct completion completion = {.fd = -1, .patience = patience};
     int error = begin_completion(upper, node, &completion);
     if (error == 0 && completion.fd >= 0)
         error = fetch(upper, &completion);
@@ -828,8 +831,14 @@ static int publish_node(struct um_upper *upper, uint64_t node, struct copy *copy
 
 int um_upper_copy_up(struct um_upper *upper, uint64_t node, uint32_t flags)
 {
+    return um_upper_copy_up_patiently(upper, node, flags, NULL);
+}
+
+int um_upper_copy_up_patiently(struct um_upper *upper, uint64_t node, uint32_t flags,
+                               const struct um_patience *patience)
+{
     struct um_attr attr;
-    struct copy copy;
+    struct copy copy = {.patience = patience};
     int error = begin_copying(upper, node);
     if (error != 0)
         return error;
@@ -838,7 +847,7 @@ int um_upper_copy_up(struct um_upper *upper, uint64_t node, uint32_t flags)
     if (needed > 0)
         error = make_copy(upper, node, &attr, NULL, flags & UM_COPY_UP_EMPTY, &copy);
     else if (error == 0 && !(flags & (UM_COPY_UP_EMPTY | UM_COPY_UP_ABSENT)))
-        error = complete(upper, node);
+        error = complete(upper, node, patience);
     if (needed > 0 && error == 0) {
         error = publish_node(upper, node, &copy);
         discard(upper, &copy);

@@ -137,8 +137,9 @@ static int64_t dispatch(struct um_exchange *x)
     return handler ? handler(x) : UM_FORWARD;
 }
 
-struct um_answer um_fastpath_answer(struct um_fastpath *fastpath, const void *request, size_t size,
-                                    void *reply, bool may_wait)
+static struct um_answer answer_request(struct um_fastpath *fastpath, const void *request,
+                                       size_t size, void *reply, bool may_wait,
+                                       const struct um_patience *patience)
 {
     const struct fuse_in_header *header = request;
     struct fuse_out_header *out = reply;
@@ -149,6 +150,7 @@ struct um_answer um_fastpath_answer(struct um_fastpath *fastpath, const void *re
         .size = size - sizeof *header,
         .out = (uint8_t *)reply + sizeof *out,
         .may_wait = may_wait,
+        .patience = patience,
     };
     int64_t result = header->len == size ? dispatch(&x) : -EIO;
     if (result == UM_LATER && may_wait)
@@ -171,6 +173,19 @@ struct um_answer um_fastpath_answer(struct um_fastpath *fastpath, const void *re
                                         .unique = header->unique};
         return answer;
     }
+}
+
+struct um_answer um_fastpath_answer(struct um_fastpath *fastpath, const void *request, size_t size,
+                                    void *reply, bool may_wait)
+{
+    return answer_request(fastpath, request, size, reply, may_wait, NULL);
+}
+
+struct um_answer um_fastpath_answer_patiently(struct um_fastpath *fastpath, const void *request,
+                                              size_t size, void *reply,
+                                              const struct um_patience *patience)
+{
+    return answer_request(fastpath, request, size, reply, true, patience);
 }
 
 /* The replies of all these begin with a struct fuse_entry_out. */

@@ -61,6 +61,11 @@ struct um_answer {
  * UM_FUSE_BUFFER bytes. */
 struct um_answer um_fastpath_answer(struct um_fastpath *fastpath, const void *request, size_t size,
                                     void *reply, bool may_wait);
+/* The same with may_wait, for somebody whose patience ends: what takes long is done in pieces, and is
+ * EINTR when it has ended between two of them. */
+struct um_answer um_fastpath_answer_patiently(struct um_fastpath *fastpath, const void *request,
+                                              size_t size, void *reply,
+                                              const struct um_patience *patience);
 
 /* The kernel did not take a reply: take back lookups that it granted. */
 void um_fastpath_undo(struct um_fastpath *fastpath, const void *request, const void *reply,

@@ -52,6 +52,7 @@ struct um_exchange {
     size_t size; /* of the body */
     uint8_t *out; /* of the reply's body; room for UM_FUSE_MAX_WRITE bytes, aligned */
     bool may_wait;
+    const struct um_patience *patience; /* of who may wait; NULL: without end */
     uint64_t stale[2]; /* as of struct um_answer */
     uint32_t copy_ups;
 };

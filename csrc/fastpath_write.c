@@ -18,7 +18,7 @@ int64_t um_exchange_copy_up(struct um_exchange *x, uint64_t node, uint32_t flags
 {
     if (!x->may_wait)
         return UM_LATER;
-    int error = um_upper_copy_up(x->fastpath->upper, node, flags);
+    int error = um_upper_copy_up_patiently(x->fastpath->upper, node, flags, x->patience);
     x->copy_ups += error == 0;
     return error;
 }
@@ -133,8 +133,11 @@ int64_t um_answer_fallocate(struct um_exchange *x)
     int64_t error = begin_writing(x, node, x->header->uid != 0, &file);
     if (error != 0)
         return error;
-    error = um_upper_allocate(x->fastpath->upper, node, in->mode, in->offset, in->length);
+    error =
+        um_upper_allocate(x->fastpath->upper, node, in->mode, in->offset, in->length, x->patience);
     um_held_done(x->fastpath->held, file);
+    if (error != 0)
+        x->stale[0] = node; /* a part may have been done, and the kernel does not ask */
     return error;
 }
 
@@ -145,6 +148,8 @@ static int64_t copy_through(struct um_exchange *x, const struct fuse_copy_file_r
     struct um_upper *upper = x->fastpath->upper;
     size_t done = 0;
     while (done < size) {
+        if (um_is_over(x->patience))
+            return done != 0 ? (int64_t)done : -EINTR;
         int64_t got = um_upper_read(upper, x->header->nodeid, in->off_in + done, x->out,
                                     MIN(size - done, UM_FUSE_MAX_WRITE), 0);
         int64_t put = got <= 0 ? got
@@ -260,6 +265,23 @@ static int add_lost_privileges(struct um_exchange *x, uint32_t valid, struct um_
     return error;
 }
 
+/* Throw data away without the upper's lock, where that takes long; the change itself follows. */
+static int64_t shrink(struct um_exchange *x, const struct fuse_setattr_in *in)
+{
+    struct um_fastpath *fastpath = x->fastpath;
+    struct um_held_file *file;
+    uint64_t node = x->header->nodeid;
+    if (!(in->valid & FATTR_SIZE) || !um_upper_shrinks_long(fastpath->upper, node, in->size))
+        return 0;
+    if (!x->may_wait)
+        return UM_LATER;
+    if (um_held_use(fastpath->held, node, true, &file) != 0)
+        return 0; /* it is to be copied up, or can't be opened: the change tells */
+    int error = um_upper_shrink(fastpath->upper, node, in->size);
+    um_held_done(fastpath->held, file);
+    return error;
+}
+
 int64_t um_answer_setattr(struct um_exchange *x)
 {
     const struct fuse_setattr_in *in = UM_BODY(x, struct fuse_setattr_in);
@@ -272,7 +294,9 @@ int64_t um_answer_setattr(struct um_exchange *x)
     int error = add_lost_privileges(x, in->valid, &changes);
     if (error != 0)
         return error;
-    int64_t result = change(x, x->header->nodeid, &changes, &attr);
+    int64_t result = shrink(x, in);
+    if (result == 0)
+        result = change(x, x->header->nodeid, &changes, &attr);
     um_held_suspect(x->fastpath->held, x->header->nodeid);
     return result ? result : um_reply_attr(x, &attr);
 }

@@ -81,6 +81,14 @@ int um_link_descriptor(int fd, int directory, const char *name)
     return result == 0 ? 0 : -errno;
 }
 
+int um_open_task_status(uint32_t task)
+{
+    char path[UM_FD_PATH];
+    snprintf(path, sizeof path, "/proc/%u/status", (unsigned)task);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
 int um_private_directory(int fd, bool read_only)
 {
     struct mount_attr how = {

@@ -44,6 +44,9 @@ size_t um_fd_name(int fd, char *path, size_t room);
 /* As linkat(2): give what a descriptor stands for a name. */
 int um_link_descriptor(int fd, int directory, const char *name);
 
+/* What the kernel says of a task of this PID namespace (/proc/PID/status). -ENOENT. */
+int um_open_task_status(uint32_t task);
+
 /* cffi: begin */
 /* A private descriptor (O_PATH) of the directory `fd`, without what is mounted below it; nothing can be
  * written by it with `read_only`. -EPERM, -EINVAL …: not to be had by this user, or on this kernel. */

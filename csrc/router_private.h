@@ -6,6 +6,7 @@
  *   router_lookout.c  how they find requests, and what they do when there are none
  *   router_sentry.c   who sees to it that somebody takes requests
  *   router_forward.c  requests that pyfuse3 answers, and what it says
+ *   router_interrupt.c who waits for an answer no more
  *   router_stats.c    counters
  *
  * Ownership, threads: see router.h. A worker's own fields are used by its thread alone, but for the
@@ -33,13 +34,17 @@ struct um_worker {
     int device; /* a clone of the router's, or a copy; not blocking */
     void *request, *reply; /* UM_FUSE_BUFFER bytes */
     uint64_t busy_since;   /* nanoseconds; 0: it has looked for a request since */
+    atomic_ullong waiting; /* the unique number of the request that it waits for a disk for; or 0 */
+    atomic_bool interrupted; /* a signal came for who asked that */
     struct um_counters counters;
 };
+
+#define UM_INTERRUPTS 32u /* that are remembered */
 
 /* A request that pyfuse3 has. */
 struct um_in_flight {
     uint64_t unique; /* 0: an empty slot */
-    uint64_t begun;  /* nanoseconds */
+    uint64_t begun; /* nanoseconds */
     uint32_t opcode;
     int device; /* where it was read, and its reply goes */
 };
@@ -49,18 +54,21 @@ struct um_router {
     int device;
     int wake; /* an eventfd, readable when the router stops */
     int guard; /* an epoll set: `wake`, `poke`, and `device` while the sentry is on guard */
-    int poke;  /* an eventfd, written to where the sentry dozes */
+    int poke; /* an eventfd, written to where the sentry dozes */
     int slow; /* our end of the socket; -1 after the stop */
     uint32_t threads, spin;
     atomic_bool stopping;
     atomic_uint active; /* workers that are neither parked nor waiting for a disk */
 
-    atomic_uint begun;   /* requests, modulo 2^32 */
-    atomic_bool dozing;  /* the sentry sleeps until the next one */
+    atomic_uint begun; /* requests, modulo 2^32 */
+    atomic_bool dozing; /* the sentry sleeps until the next one */
     atomic_bool looking; /* a worker looks for requests: one is enough */
     uint32_t backoff, skip; /* of who looks: how often not to spin, and how often that is left */
 
-    atomic_uint client;  /* the thread whose request was the last */
+    atomic_ullong interrupts[UM_INTERRUPTS]; /* unique numbers of requests, the last ones */
+    atomic_uint n_interrupts; /* modulo 2^32 */
+
+    atomic_uint client; /* the thread whose request was the last */
     atomic_uint crowded; /* how many more requests count as those of several clients */
 
     pthread_mutex_t lock;
@@ -71,7 +79,7 @@ struct um_router {
     pthread_t replies; /* the thread that reads `slow` */
     pthread_t sentry;
     bool replies_run, sentry_runs;
-    void *reply;                  /* of that thread, UM_FUSE_BUFFER bytes */
+    void *reply; /* of that thread, UM_FUSE_BUFFER bytes */
     struct um_counters counters; /* of that thread */
 
     pthread_mutex_t flight_lock;
@@ -130,6 +138,13 @@ void um_router_forward(struct um_router *router, struct um_worker *worker, size_
 /* Begin with pyfuse3, once the kernel's INIT was answered. */
 void um_router_forward_init(struct um_router *router);
 void *um_router_replies(void *router); /* the thread */
+
+/* ---- router_interrupt.c ------------------------------------------------------------------------ */
+
+/* Answer `worker->request`, which may wait for a disk, as long as somebody waits for the answer. */
+struct um_answer um_worker_answer_patiently(struct um_worker *worker, size_t size);
+/* A message INTERRUPT. */
+void um_router_interrupt(struct um_router *router, const void *message, size_t size);
 
 /* ---- router_stats.c ---------------------------------------------------------------------------- */
 

@@ -68,13 +68,6 @@ static void reply(struct um_worker *worker, const struct um_answer *answer)
         um_router_forward_init(router);
 }
 
-/* An INTERRUPT has no effect: what is asked of pyfuse3 can't be stopped, and what is answered here is
- * answered soon. The request that it names is answered as any other. */
-static bool is_ignored(uint32_t opcode)
-{
-    return opcode == FUSE_INTERRUPT;
-}
-
 static void handle(struct um_worker *worker, size_t size)
 {
     struct um_router *router = worker->router;
@@ -84,12 +77,14 @@ static void handle(struct um_worker *worker, size_t size)
     if (size < sizeof *header)
         return;
     um_worker_begins(worker, begun);
-    if (!is_ignored(header->opcode))
+    if (header->opcode == FUSE_INTERRUPT)
+        um_router_interrupt(router, worker->request, size);
+    else
         answer = um_fastpath_answer(router->fastpath, worker->request, size, worker->reply, false);
     if (answer.kind == UM_ANSWER_LATER) {
         um_count(&worker->counters.waits, 1);
         um_worker_lend(worker);
-        answer = um_fastpath_answer(router->fastpath, worker->request, size, worker->reply, true);
+        answer = um_worker_answer_patiently(worker, size);
         um_worker_come_back(router);
     }
     if (answer.kind == UM_ANSWER_FORWARD) {

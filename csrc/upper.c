@@ -919,15 +919,23 @@ int um_upper_parent(struct um_upper *upper, uint64_t node, uint64_t *parent)
     return error;
 }
 
+int um_record_last_hold(const struct um_record *record)
+{
+    return record->gone && record->fd >= 0 ? fcntl(record->fd, F_DUPFD_CLOEXEC, 3) : -1;
+}
+
 uint64_t um_upper_forget(struct um_upper *upper, uint64_t node, uint64_t lookups)
 {
     uint64_t left = 0;
+    int last = -1;
     pthread_rwlock_wrlock(&upper->lock);
     struct um_record *record = um_upper_record(upper, node);
     struct um_known *known = record ? NULL : find_known(upper, node);
     if (record != NULL) {
         record->lookups -= lookups < record->lookups ? lookups : record->lookups;
         left = record->lookups;
+        if (left == 0)
+            last = um_record_last_hold(record);
         um_record_settle(upper, record);
     } else if (known != NULL && known->lookups > lookups) {
         known->lookups -= lookups;
@@ -936,6 +944,8 @@ uint64_t um_upper_forget(struct um_upper *upper, uint64_t node, uint64_t lookups
         remove_known(upper, known);
     }
     pthread_rwlock_unlock(&upper->lock);
+    if (last >= 0)
+        close(last);
     return left;
 }
 

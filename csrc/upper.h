@@ -192,14 +192,25 @@ int um_upper_copy_up(struct um_upper *upper, uint64_t node, uint32_t flags);
 void um_upper_list_share(struct um_upper_list *list);
 bool um_upper_list_is_needed(const struct um_upper_list *list);
 
+/* Whether truncating a file would take long; and do that to an open file whose data is in the upper, for
+ * others nothing. It takes as long as the disk takes to free what is there, and is done without the lock:
+ * so um_upper_setattr with the same size, which then follows, is quick. */
+bool um_upper_shrinks_long(struct um_upper *upper, uint64_t node, uint64_t size);
+int um_upper_shrink(struct um_upper *upper, uint64_t node, uint64_t size);
 /* Of open files. Where data, or a hole, begins at or behind `offset`; UM_SEEK_BELOW where the data of
  * the file is that of *lower in the tree. -ENXIO behind the end. */
 #define UM_SEEK_BELOW INT64_MIN
 int64_t um_upper_seek(struct um_upper *upper, uint64_t node, uint64_t offset, bool hole,
                       uint64_t *lower);
-/* As fallocate(2); the file was opened for writing. */
+/* As fallocate(2), in pieces; the file was opened for writing. What the disk has no room for is -ENOSPC
+ * before anything is done. After another error, or -EINTR as the patience was over, a part may have
+ * been done, as on disks; the size changes with the last piece, where the file system can do so. */
 int um_upper_allocate(struct um_upper *upper, uint64_t node, uint32_t mode, uint64_t offset,
-                      uint64_t length);
+                      uint64_t length, const struct um_patience *patience);
+/* um_upper_copy_up for somebody whose patience may end: -EINTR, and nothing is left of the copy. Who
+ * waits for another one's copy of the same file waits until that has ended. */
+int um_upper_copy_up_patiently(struct um_upper *upper, uint64_t node, uint32_t flags,
+                               const struct um_patience *patience);
 /* What a node's attributes are those of, on disk, in the upper or below: a descriptor (O_PATH) that the
  * caller closes. -ENODATA where that is nothing: as um_tree_open_path. */
 int um_upper_open_path(struct um_upper *upper, uint64_t node, int *fd);

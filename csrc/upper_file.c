@@ -1,6 +1,8 @@
 #include "upper_private.h"
 
 #include <fcntl.h>
+#include <linux/falloc.h>
+#include <sys/statvfs.h>
 
 #include "read_at.h"
 
@@ -94,14 +96,18 @@ int um_upper_open_file(struct um_upper *upper, uint64_t node, uint32_t flags)
 
 void um_upper_release(struct um_upper *upper, uint64_t node)
 {
+    int last = -1;
     pthread_rwlock_wrlock(&upper->lock);
     struct um_record *record = um_upper_record(upper, node);
     if (record != NULL && !record->directory && record->opens != 0) {
-        record->opens--;
+        if (--record->opens == 0)
+            last = um_record_last_hold(record);
         um_record_shut(upper, record);
         um_record_settle(upper, record);
     }
     pthread_rwlock_unlock(&upper->lock);
+    if (last >= 0)
+        close(last);
 }
 
 /* ---- reading and writing -------------------------------------------------------------------------- */
@@ -193,6 +199,26 @@ int64_t um_upper_write(struct um_upper *upper, uint64_t node, uint64_t offset, c
     return (int64_t)put;
 }
 
+#define LARGE ((uint64_t)64 << 20) /* bytes; memory of that size is freed in 10 ms */
+
+bool um_upper_shrinks_long(struct um_upper *upper, uint64_t node, uint64_t size)
+{
+    struct um_attr attr;
+    return um_upper_getattr(upper, node, &attr) == 0 && S_ISREG(attr.mode) && size < attr.size &&
+           attr.blocks > (size + LARGE) / 512;
+}
+
+int um_upper_shrink(struct um_upper *upper, uint64_t node, uint64_t size)
+{
+    struct source source;
+    struct stat status;
+    int error = find_source(upper, node, &source);
+    if (error != 0 || source.fd < 0 || !source.writable || fstat(source.fd, &status) != 0)
+        return error;
+    bool smaller = S_ISREG(status.st_mode) && size < (uint64_t)status.st_size;
+    return smaller && ftruncate(source.fd, (off_t)size) != 0 ? -errno : 0;
+}
+
 /* ---- what else can be done with data --------------------------------------------------------------- */
 
 int64_t um_upper_seek(struct um_upper *upper, uint64_t node, uint64_t offset, bool hole,
@@ -211,20 +237,80 @@ int64_t um_upper_seek(struct um_upper *upper, uint64_t node, uint64_t offset, bo
     return found < 0 ? -errno : found;
 }
 
+/* Whether the disk may have room for `length` bytes of a file. What the file has already counts as if all of
+ * it were in the range, so nothing that would fit is refused; a file system that does not tell how large
+ * it is has room for everything. */
+static int check_room(int fd, uint64_t length)
+{
+    struct statvfs disk;
+    struct stat status;
+    uint64_t room;
+    if (fstatvfs(fd, &disk) != 0 || fstat(fd, &status) != 0)
+        return -errno;
+    if (disk.f_blocks == 0 || __builtin_mul_overflow(disk.f_bfree, disk.f_frsize, &room) ||
+        __builtin_add_overflow(room, (uint64_t)status.st_blocks * 512, &room))
+        return 0;
+    return length > room ? -ENOSPC : 0;
+}
+
+/* Whether a file may be so large. A position is not used here, and only those can be set that may be. */
+static int check_limit(int fd, uint64_t end)
+{
+    return lseek(fd, (off_t)end, SEEK_SET) < 0 && errno == EINVAL ? -EFBIG : 0;
+}
+
+#define PIECE \
+    ((uint64_t)128 << 20) /* as large as an extent of ext4; memory of that size takes 30 ms */
+
+static int allocate_piece(int fd, uint32_t mode, uint64_t offset, uint64_t length,
+                          const struct um_patience *patience)
+{
+    while (fallocate(fd, (int)mode, (off_t)offset, (off_t)length) != 0) {
+        if (errno != EINTR || um_is_over(patience))
+            return -errno;
+    }
+    return 0;
+}
+
+/* Make room in pieces. All but the last leave the size as it is: what failed shall not show. */
+static int allocate(int fd, uint32_t mode, uint64_t offset, uint64_t length,
+                    const struct um_patience *patience)
+{
+    uint32_t before_last = mode | FALLOC_FL_KEEP_SIZE;
+    uint64_t done = 0;
+    while (length - done > PIECE) {
+        int error = um_is_over(patience)
+                        ? -EINTR
+                        : allocate_piece(fd, before_last, offset + done, PIECE, patience);
+        if (error == -EOPNOTSUPP && before_last != mode)
+            before_last = mode; /* NFS, say: the size grows with each piece */
+        else if (error != 0)
+            return error;
+        else
+            done += PIECE;
+    }
+    return allocate_piece(fd, mode, offset + done, length - done, patience);
+}
+
+#define ALLOCATE_MODES (uint32_t)(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)
+
 int um_upper_allocate(struct um_upper *upper, uint64_t node, uint32_t mode, uint64_t offset,
-                      uint64_t length)
+                      uint64_t length, const struct um_patience *patience)
 {
     struct source source;
     int error = find_target(upper, node, &source);
     if (error != 0)
         return error;
+    if (mode & ~ALLOCATE_MODES)
+        return -EOPNOTSUPP; /* as of the kernel's FUSE */
     if (offset > INT64_MAX || length > INT64_MAX - offset)
         return -EFBIG;
-    while (fallocate(source.fd, (int)mode, (off_t)offset, (off_t)length) != 0) {
-        if (errno != EINTR)
-            return -errno;
-    }
-    return 0;
+    if (mode & FALLOC_FL_PUNCH_HOLE) /* takes as long as what is there is large, not the range */
+        return allocate_piece(source.fd, mode, offset, length, patience);
+    error = check_limit(source.fd, offset + length);
+    if (error == 0)
+        error = check_room(source.fd, length);
+    return error ? error : allocate(source.fd, mode, offset, length, patience);
 }
 
 int64_t um_upper_copy_range(struct um_upper *upper, uint64_t from, uint64_t from_offset,

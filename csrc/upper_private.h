@@ -166,6 +166,10 @@ int um_record_move(struct um_upper *upper, struct um_record *record, struct um_r
 /* [w] Drop a record that nothing keeps, and parents that it alone kept. */
 void um_record_settle(struct um_upper *upper, struct um_record *record);
 
+/* [r] A descriptor of a file without a name, to be closed without the lock by who may let go of the record
+ * under it: that takes as long as the disk takes to free what is there. -1 where that is not needed. */
+int um_record_last_hold(const struct um_record *record);
+
 /* [w] Keep a record while it is used. A record that um_record_need, um_upper_need or um_upper_shown
  * gave out is pinned; unpinning may drop it. */
 static inline void um_record_pin(struct um_record *record)

@@ -1,7 +1,8 @@
 /*
  * Requests of any kind to the fast path, over a small tree: alone, or with an upper on it. Input: a byte
  * that says which, then requests: opcode, node, length of the body, the body. Whatever is asked, a reply
- * must be one that the kernel takes, and nothing may crash, leak or hang.
+ * must be one that the kernel takes, and nothing may crash, leak or hang; what takes long is to ask whether
+ * somebody still waits.
  */
 #include "fastpath.h"
 #include "upper_machine.h"
@@ -52,6 +53,15 @@ static void ask_for_flags(struct fuse_ioctl_in *in, bool extended)
     in->out_size = extended ? sizeof(struct fsxattr) : sizeof(int);
 }
 
+/* Who asks waits for one piece of what takes long: 128 MiB that are allocated, say. */
+static bool is_over(const void *context)
+{
+    bool *asked = *(bool *const *)context;
+    bool before = *asked;
+    *asked = true;
+    return before;
+}
+
 /* One request; how many bytes of the input it took. */
 static size_t ask(struct um_fastpath *fastpath, const uint8_t *data, size_t size, uint64_t unique)
 {
@@ -74,7 +84,9 @@ static size_t ask(struct um_fastpath *fastpath, const uint8_t *data, size_t size
     size_t whole = sizeof *header + length;
     struct um_answer answer = um_fastpath_answer(fastpath, request, whole, reply, false);
     if (answer.kind == UM_ANSWER_LATER) {
-        answer = um_fastpath_answer(fastpath, request, whole, reply, true);
+        bool asked = false, *state = &asked;
+        const struct um_patience patience = {is_over, &state};
+        answer = um_fastpath_answer_patiently(fastpath, request, whole, reply, &patience);
         if (answer.kind == UM_ANSWER_LATER)
             abort();
     }

@@ -9,6 +9,7 @@
 
 #include "harness.h"
 #include "upper_machine.h"
+#include "upper_private.h"
 
 #define NAMES 200
 #define ROOM 4096u
@@ -332,6 +333,113 @@ TEST(birth_times_are_those_of_the_disk)
         CHECK_INT(seconds, born.stx_btime.tv_sec);
     CHECK_INT(ask(&w, STATX, w.directory, in, sizeof in - 1)->error, -EIO);
     CHECK_INT(ask(&w, STATX, 1u << 20, in, sizeof in)->error, -ESTALE);
+    tear_down(&w);
+}
+
+/* Patience that is over when it is asked for the last time. */
+static bool ends(const void *context)
+{
+    unsigned *left = *(unsigned *const *)context;
+    return *left == 0 || --*left == 0;
+}
+
+static struct um_answer allocate(struct world *w, uint64_t node, uint32_t mode, uint64_t length,
+                                 unsigned *left)
+{
+    struct {
+        struct fuse_in_header header;
+        struct fuse_fallocate_in in;
+    } request = {
+        .header = {.len = sizeof request, .opcode = FUSE_FALLOCATE, .unique = 9, .nodeid = node},
+        .in = {.length = length, .mode = mode}};
+    const struct um_patience patience = {ends, &left};
+    return um_fastpath_answer_patiently(w->fastpath, &request, sizeof request, w->reply, &patience);
+}
+
+#define PIECE (128ull << 20)
+
+TEST(allocating_is_done_in_pieces)
+{
+    struct world w;
+    struct um_attr attr;
+    const struct fuse_out_header *out;
+    set_up(&w);
+    uint64_t node = make_nameless(&w, 0600)->nodeid;
+    unsigned left = 2; /* pieces but one */
+    struct um_answer answer = allocate(&w, node, 0, 3 * PIECE + 1, &left);
+    out = w.reply;
+    CHECK_INT(out->error, -EINTR);
+    CHECK_INT(answer.stale[0], node);
+    CHECK_INT(um_upper_getattr(w.machine.upper, node, &attr), 0);
+    CHECK_INT(attr.blocks * 512, PIECE);
+    CHECK_INT(attr.size, 0); /* it shows when all is done */
+    left = 100;
+    allocate(&w, node, 0, PIECE + 1, &left);
+    CHECK_INT(out->error, 0);
+    CHECK_INT(left, 99);
+    CHECK_INT(um_upper_getattr(w.machine.upper, node, &attr), 0);
+    CHECK_INT(attr.size, PIECE + 1);
+    allocate(&w, node, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 1ull << 60, &left);
+    CHECK_INT(out->error, 0); /* as long as what is there */
+    CHECK_INT(left, 99);
+    CHECK_INT(um_upper_getattr(w.machine.upper, node, &attr), 0);
+    CHECK_INT(attr.blocks, 0);
+    tear_down(&w);
+}
+
+TEST(much_data_is_thrown_away_without_the_lock)
+{
+    struct world w;
+    struct um_attr attr;
+    set_up(&w);
+    struct um_upper *upper = w.machine.upper;
+    uint64_t node = make_nameless(&w, 0600)->nodeid;
+    unsigned left = 100;
+    allocate(&w, node, 0, PIECE, &left);
+    struct {
+        struct fuse_in_header header;
+        struct fuse_setattr_in in;
+    } request = {
+        .header = {.len = sizeof request, .opcode = FUSE_SETATTR, .unique = 9, .nodeid = node},
+        .in = {.valid = FATTR_SIZE, .size = 4096}};
+    struct um_answer answer =
+        um_fastpath_answer(w.fastpath, &request, sizeof request, w.reply, false);
+    CHECK_INT(answer.kind, UM_ANSWER_LATER);
+    CHECK_INT(um_upper_open_file(upper, node, UM_OPEN_WRITE), 0);
+    pthread_rwlock_rdlock(&upper->lock); /* who wants it for writing waits for ever */
+    CHECK_INT(um_upper_shrink(upper, node, PIECE / 2), 0);
+    pthread_rwlock_unlock(&upper->lock);
+    um_upper_release(upper, node);
+    CHECK_INT(um_upper_getattr(upper, node, &attr), 0);
+    CHECK_INT(attr.size, PIECE / 2);
+    um_fastpath_answer(w.fastpath, &request, sizeof request, w.reply, true);
+    CHECK_INT(((const struct fuse_out_header *)w.reply)->error, 0);
+    CHECK_INT(um_upper_getattr(upper, node, &attr), 0);
+    CHECK_INT(attr.size, 4096);
+    CHECK_INT(attr.blocks, 8);
+    answer = um_fastpath_answer(w.fastpath, &request, sizeof request, w.reply, false);
+    CHECK_INT(answer.kind, UM_ANSWER_REPLY); /* little is there */
+    tear_down(&w);
+}
+
+TEST(what_no_disk_has_room_for_is_refused_at_once)
+{
+    struct world w;
+    struct um_attr attr;
+    const struct fuse_out_header *out;
+    set_up(&w);
+    uint64_t node = make_nameless(&w, 0600)->nodeid;
+    unsigned left = 2;
+    allocate(&w, node, 0, 1ull << 50, &left);
+    out = w.reply;
+    CHECK_INT(out->error, -ENOSPC);
+    allocate(&w, node, FALLOC_FL_COLLAPSE_RANGE, 4096, &left);
+    CHECK_INT(out->error, -EOPNOTSUPP);
+    allocate(&w, node, 0, 0, &left);
+    CHECK_INT(out->error, -EINVAL);
+    CHECK_INT(left, 2);
+    CHECK_INT(um_upper_getattr(w.machine.upper, node, &attr), 0);
+    CHECK_INT(attr.blocks, 0);
     tear_down(&w);
 }
 

@@ -211,6 +211,25 @@ def test_no_room_for_data(place: Place) -> None:
     assert (top / "hole").read_bytes() == b"m" * (1 << 20)
 
 
+def test_what_has_no_room_is_not_begun(place: Place) -> None:
+    """Room for a part of it is none: nothing is allocated, and the size stays."""
+    path = place.mountpoint / "own"
+    path.write_bytes(b"own")
+    room = os.statvfs(place.mountpoint)
+    more = room.f_bfree * room.f_frsize + (1 << 20)
+
+    def allocate(top: Path) -> None:
+        with (top / "own").open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, more)
+
+    assert fails(place, allocate, errno.ENOSPC)
+    assert os.statvfs(place.mountpoint).f_bfree == room.f_bfree
+    check_survival(place)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, more - (2 << 20))
+    check_survival(place)
+
+
 def test_changes_until_there_is_no_room(place: Place) -> None:
     """One after the other, on a disk that is nearly full, until none is possible."""
     top = place.mountpoint

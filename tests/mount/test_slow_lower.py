@@ -10,9 +10,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from archives import Layer, docker_archive
@@ -24,6 +26,7 @@ from unionmount.stats import ask_stats
 pytestmark = [pytest.mark.needs("fuse"), pytest.mark.needs("root")]
 
 PATIENCE = 30.0
+DATA = 100_000  # small enough to be copied with the attributes
 QUESTIONS = 2000  # far more than can be asked before the other one has asked once
 
 ASK = """
@@ -34,8 +37,15 @@ if what == "read":
 os.write(1, b"asks\\n")
 if what == "read":
     os.read(fd, 100)
+elif what == "chmod":
+    os.chmod(path, 0o600)
 else:
     os.lstat(path)
+"""
+
+HANDLES = """
+import signal
+signal.signal(signal.SIGUSR1, lambda *_: None)
 """
 
 OTHERS = """
@@ -58,17 +68,24 @@ class Place:
         for path in (self.below, self.root, self.upper, self.work):
             path.mkdir()
         layer = Layer().directory("dir").file("dir/file", b"content").file("dir/other", b"x")
+        layer = layer.file("dir/data", bytes(DATA))
         self.image = docker_archive(top / "image.tar", [layer], name="slow:latest")
 
     def server(self, mountpoint: Path) -> int:
         (found,) = [one for one in MountTable.of_user().all() if one.record.path == mountpoint]
         return found.record.pid
 
-    def waits(self) -> int:
+    def stats(self) -> dict[str, Any]:
         (found,) = [one for one in MountTable.of_user().all() if one.record.path == self.root]
-        socket = MountTable.of_user().socket_path(found.record.id)
-        waits: int = ask_stats(socket, "the mount")["waits"]
+        return ask_stats(MountTable.of_user().socket_path(found.record.id), "the mount")
+
+    def waits(self) -> int:
+        waits: int = self.stats()["waits"]
         return waits
+
+    def interrupts(self) -> int:
+        messages = self.stats()["messages"].get("INTERRUPT", {"fast": 0})
+        return int(messages["fast"])
 
 
 @pytest.fixture(params=["1", "4"])
@@ -86,6 +103,7 @@ def place(request: pytest.FixtureRequest, cli: CommandLine, tmp_path: Path) -> I
 def stopped(pid: int) -> Iterator[None]:
     os.kill(pid, signal.SIGSTOP)
     try:
+        wait_until(lambda: has_stopped(pid))  # each of its threads does so by itself
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -121,3 +139,46 @@ def test_one_who_reads_alone_waits_alone(place: Place) -> None:
     assert place.waits() == before + 1
     with pytest.raises(OSError, check=lambda error: error.errno == errno.ENODATA):
         os.getxattr(place.root / "dir/other", "user.none")
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGKILL], [signal.SIGUSR1, signal.SIGKILL], []])
+def test_who_is_killed_waits_for_no_copy(place: Place, signals: list[signal.Signals]) -> None:
+    """A copy-up ends when nobody waits for it any more, whichever signal came first."""
+    path = place.root / "dir/data"
+    path.stat()
+    with stopped(place.server(place.below)):
+        command = [sys.executable, "-c", HANDLES + ASK, "chmod", str(path)]
+        asking = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert asking.stdout is not None
+        assert asking.stdout.readline() == b"asks\n"
+        wait_until(lambda: waits_for_answer(place.server(place.root)))
+        for one in signals:
+            asking.send_signal(one)
+            wait_until(lambda: place.interrupts() == 1)
+    assert asking.wait(PATIENCE) == (-signal.SIGKILL if signals else 0)
+    asking.stdout.close()
+    assert (place.upper / "dir/data").exists() == (not signals)
+    assert list(place.work.iterdir()) == []
+    assert path.stat().st_size == DATA
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what nothing tells of."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def waits_for_answer(pid: int) -> bool:
+    """Whether a thread of a process waits for a FUSE server."""
+    waits = (task / "wchan" for task in Path(f"/proc/{pid}/task").iterdir())
+    return any(one.read_text(encoding="ascii") == "request_wait_answer" for one in waits)
+
+
+def has_stopped(pid: int) -> bool:
+    """Whether all threads of a process have stopped."""
+    states = (task / "stat" for task in Path(f"/proc/{pid}/task").iterdir())
+    return all(
+        one.read_text(encoding="ascii").rpartition(")")[2].split()[0] == "T" for one in states
+    )
