@@ -181,7 +181,10 @@ static int fill(struct um_upper *upper, uint64_t lower, const struct um_attr *at
         return error;
     copy->ino = status.st_ino;
     copy->capable = spot.capable;
-    if (size != 0 && !(upper->flags & UM_UPPER_VOLATILE) && fsync(copy->fd) != 0)
+    /* btrfs may lose the size of a file that nobody synced, and keep its name: a copy without data
+     * would be an empty file. */
+    bool fragile = size != 0 || (redirect != NULL && !upper->ordered);
+    if (fragile && !(upper->flags & UM_UPPER_VOLATILE) && fsync(copy->fd) != 0)
         return -errno;
     return 0;
 }

@@ -3,7 +3,9 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <sys/random.h>
+#include <sys/vfs.h>
 
 #include "upper_private.h"
 #include "whiteout.h"
@@ -1094,6 +1096,17 @@ static int set_up(struct um_upper *upper, const struct um_upper_setup *setup)
     return add_root(upper);
 }
 
+/* Whether a power cut leaves the names as they were at one moment. ext4 and XFS write one journal; btrfs
+ * keeps what is synced apart, and then knows of that alone. A tmpfs is gone. */
+static bool is_ordered(int fd)
+{
+    struct statfs status;
+    if (fstatfs(fd, &status) != 0)
+        return false;
+    return status.f_type == EXT4_SUPER_MAGIC || status.f_type == XFS_SUPER_MAGIC ||
+           status.f_type == TMPFS_MAGIC;
+}
+
 int um_upper_open(const struct um_upper_setup *setup, struct um_upper **out)
 {
     struct um_upper *upper = calloc(1, sizeof *upper);
@@ -1104,6 +1117,7 @@ int um_upper_open(const struct um_upper_setup *setup, struct um_upper **out)
     upper->work_fd = setup->work_fd;
     upper->shown_fd = setup->shown_fd ? setup->shown_fd : setup->upper_fd;
     upper->flags = setup->flags;
+    upper->ordered = is_ordered(setup->upper_fd);
     upper->metacopy_min = setup->metacopy_min ? setup->metacopy_min : UM_METACOPY_MIN;
     pthread_rwlock_init(&upper->lock, NULL);
     pthread_mutex_init(&upper->copying_lock, NULL);

@@ -99,6 +99,7 @@ struct um_upper {
     dev_t device;
     uint64_t base; /* node of the upper's inode 0 */
     uint64_t metacopy_min;
+    bool ordered; /* its file system keeps the order of changes of names that nobody syncs */
     char session[UM_SESSION_ROOM]; /* what ends the origins that are believed; see set_session */
     struct um_refusals refusals;
     atomic_ullong temporaries; /* to name the next one in the work directory */

@@ -4,6 +4,8 @@
 
 #include "upper_private.h"
 
+#include "open_beneath.h"
+
 /* Rename, by the plan of docs/upper.md. Everything that can fail for a reason of the caller's is looked
  * at before anything changes; marks are made before the move, which is one step on disk. */
 
@@ -170,6 +172,37 @@ static int mark(struct um_upper *upper, struct um_record *record, const struct u
     return error == -ENOSPC || error == -E2BIG ? -EXDEV : error;
 }
 
+/* A symlink or a special file can't be opened to be synced: its directory syncs what is new in it. */
+static int open_to_sync(const struct um_target *place, const struct um_spot *spot)
+{
+    struct stat status;
+    int error = um_spot_stat(spot, &status);
+    if (error != 0)
+        return error;
+    if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode))
+        return um_spot_open(spot, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+    return um_open_directory(place->fd, ".");
+}
+
+/* What stands for something of the lower layers is on the disk before its old name is hidden. Else a
+ * file system without order might, after a power cut, know of what hides the name and not of what moved:
+ * then it would be nowhere. Who moves what is new has to sync it himself, as everywhere. */
+static int secure(struct um_upper *upper, const struct um_record *record,
+                  const struct um_target *place)
+{
+    struct um_spot spot = {0};
+    if (upper->ordered || upper->flags & UM_UPPER_VOLATILE || record->lower == 0)
+        return 0;
+    int error = um_spot_of(upper, record, &spot);
+    int fd = error ? error : open_to_sync(place, &spot);
+    um_spot_close(&spot);
+    if (fd < 0)
+        return fd;
+    error = fsync(fd) == 0 ? 0 : -errno;
+    close(fd);
+    return error;
+}
+
 /* ---- the target that is replaced ------------------------------------------------------------------------- */
 
 /* An empty directory with the attributes of the one that it is exchanged with. */
@@ -332,6 +365,10 @@ static int exchange(struct move *move, struct um_record *record, struct um_recor
     if (error == 0)
         error = mark(upper, other, &move->from);
     if (error == 0)
+        error = secure(upper, record, &move->from);
+    if (error == 0)
+        error = secure(upper, other, &move->to);
+    if (error == 0)
         error = step(move);
     if (error == 0) {
         follow(upper, record, &move->from, &move->to);
@@ -362,6 +399,8 @@ static int replace(struct move *move, struct um_record *record)
         error = um_target_reach(upper, &move->to);
     if (error == 0)
         error = mark(upper, record, &move->to);
+    if (error == 0)
+        error = secure(upper, record, &move->from);
     if (error == 0 && move->to.shown)
         error = um_removal_begin(upper, &move->to, &removal);
     if (error == 0)

@@ -287,7 +287,8 @@ class Blocks:
             at += BLOCK - start
 
     def save(self, image: Path) -> None:
-        """Make it a file."""
+        """Make it a file; a new one, since that of the last cut may still be mounted somewhere."""
+        image.unlink(missing_ok=True)
         with image.open("wb", buffering=0) as file:
             file.truncate(self._size)
             for number, data in self._blocks.items():

@@ -54,7 +54,7 @@ from faults.power import (
     recording,
 )
 from faults.recorder import MARK, WRITE
-from faults.steps import Step
+from faults.steps import Step, apply
 
 pytestmark = [
     pytest.mark.needs("fuse", "root", "backing-ext4", "e2fsck", "losetup"),
@@ -307,6 +307,59 @@ def _make_again(top: Path) -> None:
     _sync(top)
 
 
+def _mode_and_directory(top: Path) -> None:
+    (top / "file").chmod(0o600)
+    _sync(top)
+
+
+def _rename(name: str, to: str, sync: str) -> Callable[[Path], None]:
+    """Rename without a sync; something else is synced."""
+
+    def change(top: Path) -> None:
+        (top / name).rename(top / to)
+        _sync(top / sync)
+
+    return change
+
+
+def _link_and_remove(to: str) -> Callable[[Path], None]:
+    def change(top: Path) -> None:
+        (top / to).hardlink_to(top / "file")
+        (top / "file").unlink()
+        _sync(top)
+
+    return change
+
+
+def _exchange_then_sync(top: Path) -> None:
+    _synced(top / "linked")
+    apply({"do": "exchange", "path": str(top / "file"), "to": str(top / "directory/link")})
+    _synced(top / "small")
+
+
+def _link_and_sync(*synced: str) -> Callable[[Path], None]:
+    """Give a file without data of its own another name; things beside it are synced."""
+
+    def change(top: Path) -> None:
+        (top / "other/new").hardlink_to(top / "file")
+        for name in synced:
+            (top / name).chmod(0o700)
+            _sync(top / name)
+
+    return change
+
+
+def _exchange_across(top: Path) -> None:
+    _synced(top / "other/inside", truncate=True)
+    apply({"do": "exchange", "path": str(top / "file"), "to": str(top / "other/inside")})
+    _synced(top / "small")
+
+
+def _either(content: bytes, *names: str) -> Callable[[Path], bool]:
+    """Whether one of the names has this content."""
+    return lambda top: any(_has(name, content)(top) for name in names)
+
+
 def _has(name: str, content: bytes) -> Callable[[Path], bool]:
     """Whether a file has this content."""
 
@@ -337,6 +390,40 @@ SYNCED_CHANGES: dict[str, tuple[Callable[[Path], None], Callable[[Path], bool]]]
     "another name": (lambda top: _synced(top / "directory/link"), _has("linked", CHANGED)),
     "mode": (_without_data, lambda top: (top / "file").stat().st_mode & 0o777 == 0o600),
     "sync(2)": (_without_sync_of_its_own, _has("file", CHANGED)),
+    "mode and directory": (_mode_and_directory, _has("file", OLD)),
+    "renamed": (_rename("file", "moved", "."), _has("moved", OLD)),
+    "renamed to elsewhere": (
+        _rename("file", "directory/f", "."),
+        _either(OLD, "file", "directory/f"),
+    ),
+    "renamed from elsewhere": (
+        _rename("directory/large", "moved", "directory"),
+        _either(OLD, "directory/large", "moved"),
+    ),
+    "directory renamed to elsewhere": (
+        _rename("directory", "other/d", "."),
+        _either(b"inside", "directory/inside", "other/d/inside"),
+    ),
+    "symlink renamed": (
+        _rename("symlink", "other/s", "."),
+        lambda top: os.path.lexists(top / "symlink") or os.path.lexists(top / "other/s"),
+    ),
+    "linked and removed": (_link_and_remove("new"), _has("new", OLD)),
+    "linked elsewhere and removed": (
+        _link_and_remove("other/new"),
+        _either(OLD, "other/new", "file"),
+    ),
+    "linked, and another synced": (
+        _link_and_sync("other", "linked"),
+        lambda top: _has("file", OLD)(top) and _has("linked", OLD)(top),
+    ),
+    "exchanged across": (
+        _exchange_across,
+        lambda top: (
+            _either(OLD, "file", "other/inside")(top) and _either(NEW, "file", "other/inside")(top)
+        ),
+    ),
+    "exchanged": (_exchange_then_sync, _either(OLD, "file", "directory/link")),
     "replaced": (_replace, _has("file", NEW)),
     "moved": (_move_directory, _has("moved/inside", b"inside")),
     "removed": (_remove, lambda top: not (top / "file").exists()),
@@ -355,6 +442,10 @@ def cases(tmp_path: Path) -> Path:
             (top / file).write_bytes(content)
         (top / "directory/link").hardlink_to(top / "linked")
         (top / "directory/inside").write_bytes(b"inside")
+        (top / "directory/large").write_bytes(OLD)
+        (top / "other").mkdir()
+        (top / "other/inside").write_bytes(b"inside")
+        (top / "symlink").symlink_to("file")
     return lower
 
 
