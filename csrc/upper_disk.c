@@ -709,17 +709,35 @@ int um_mark_metacopy(struct um_upper *upper, struct um_spot *spot)
 }
 
 /* One below user. may be anybody's claim. */
+int64_t um_spot_getxattr_of(struct um_upper *upper, const struct um_spot *spot,
+                            const struct stat *status, const char *name, void *value, size_t size)
+{
+    struct um_spot pinned;
+    struct stat now;
+    int64_t got = um_spot_getxattr(spot, name, value, size);
+    if (got < 0 || um_spot_is_self(spot) || upper->flags & UM_UPPER_CLOSED)
+        return got;
+    int error = pin(upper, spot, &pinned);
+    if (error >= 0)
+        error = um_spot_stat(&pinned, &now);
+    if (error == 0 && (now.st_ino != status->st_ino || now.st_dev != status->st_dev))
+        error = -ESTALE;
+    got = error < 0 ? error : um_spot_getxattr(&pinned, name, value, size);
+    unpin(&pinned);
+    return got;
+}
+
 static int64_t get_user_capability(struct um_upper *upper, struct um_spot *spot, void *value,
                                    size_t size)
 {
     struct stat status;
-    int64_t got = um_spot_getxattr(spot, UM_CAPABILITY_USER, value, size);
-    if (got < 0)
-        return is_absent(got) ? -ENODATA : got;
     int error = um_spot_stat(spot, &status);
-    if (error == 0 && !um_disk_believes(upper, &status))
-        error = -ENODATA;
-    return error ? error : got;
+    if (error != 0)
+        return error;
+    if (!um_disk_believes(upper, &status))
+        return -ENODATA;
+    int64_t got = um_spot_getxattr_of(upper, spot, &status, UM_CAPABILITY_USER, value, size);
+    return is_absent(got) ? -ENODATA : got;
 }
 
 int64_t um_mark_get_capability(struct um_upper *upper, struct um_spot *spot, void *value,

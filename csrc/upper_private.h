@@ -321,6 +321,10 @@ bool um_spot_is_self(const struct um_spot *spot);
 /* Symlinks are not followed, and what is mounted at a name is not asked: -EXDEV. */
 int um_spot_stat(const struct um_spot *spot, struct stat *status);
 int64_t um_spot_getxattr(const struct um_spot *spot, const char *name, void *value, size_t size);
+/* Of the object that *status is of: -ESTALE where another one stands there by now, as somebody who gets to
+ * the directory on disk exchanged them. For what is believed because of its owner. */
+int64_t um_spot_getxattr_of(struct um_upper *upper, const struct um_spot *spot,
+                            const struct stat *status, const char *name, void *value, size_t size);
 int64_t um_spot_listxattr(const struct um_spot *spot, char *names, size_t size);
 int um_spot_setxattr(const struct um_spot *spot, const char *name, const void *value, size_t size,
                      int flags);

@@ -57,7 +57,7 @@ bool um_disk_believes(const struct um_upper *upper, const struct stat *status)
 
 /* 1 where override_stat says it, 0 where the disk does, or an errno. A text that makes no sense, that is
  * not believed, or that the daemon may not read, says nothing. */
-static int read_shown(const struct um_upper *upper, struct um_spot *spot, const struct stat *status,
+static int read_shown(struct um_upper *upper, struct um_spot *spot, const struct stat *status,
                       struct um_override *shown)
 {
     char text[UM_OVERRIDE_TEXT];
@@ -70,7 +70,7 @@ static int read_shown(const struct um_upper *upper, struct um_spot *spot, const 
                                   .minor = minor(status->st_rdev)};
     if (!has_room(status->st_mode) || spot->plain || !um_disk_believes(upper, status))
         return 0;
-    int64_t size = um_spot_getxattr(spot, UM_OVERRIDE_XATTR, text, sizeof text);
+    int64_t size = um_spot_getxattr_of(upper, spot, status, UM_OVERRIDE_XATTR, text, sizeof text);
     if (size == -ENODATA || size == -EOPNOTSUPP || size == -EACCES || size == -ERANGE)
         return 0;
     if (size < 0)

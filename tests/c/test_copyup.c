@@ -184,8 +184,8 @@ static bool is_root(void)
 
 static int mount_upper(struct world *w)
 {
-    const struct um_upper_setup setup = {w->stack.tree, w->above, w->work, w->flags,
-                                         w->metacopy_min, 0};
+    const struct um_upper_setup setup = {w->stack.tree, w->above,        w->work,
+                                         w->flags,      w->metacopy_min, 0};
     int error = um_upper_open(&setup, &w->upper);
     if (error == 0)
         error = um_upper_recover(w->upper);

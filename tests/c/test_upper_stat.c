@@ -493,6 +493,28 @@ TEST(a_claim_is_believed_where_nobody_else_could_make_it)
     place_close(&place);
 }
 
+/* Owner and claim are those of one object, whatever others put in its place between the two questions. */
+TEST(a_claim_is_that_of_the_object_whose_owner_was_asked)
+{
+    struct place place;
+    struct stat status;
+    struct um_attr attr = {0};
+    if (!is_root(__func__))
+        return;
+    place_open(&place);
+    close(openat(place.fd, "root's", O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+    close(openat(place.fd, "theirs", O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+    struct um_spot theirs = spot_in(place.fd, "theirs");
+    CHECK_INT(um_spot_setxattr(&theirs, UM_OVERRIDE_XATTR, "0:0:04777", 9, 0), 0);
+    CHECK_INT(um_spot_chown(&theirs, NOBODY, NOBODY), 0);
+    struct um_spot spot = spot_in(place.fd, "root's");
+    CHECK_INT(um_spot_stat(&spot, &status), 0);
+    CHECK_INT(renameat2(place.fd, "root's", place.fd, "theirs", RENAME_EXCHANGE), 0);
+    struct um_upper upper = upper_of(UM_UPPER_TRUSTED);
+    CHECK_INT(um_disk_attr(&upper, &spot, &status, &attr), -ESTALE);
+    place_close(&place);
+}
+
 /* A change that makes a claim look like the daemon's own word drops it. */
 TEST(a_claim_is_not_believed_later)
 {
