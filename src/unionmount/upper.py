@@ -210,7 +210,8 @@ def _private(plan: UpperPlan, fds: tuple[int, int]) -> Iterator[tuple[int, int] 
     paths = [os.fsencode(path.resolve()) for path in (plan.upper, plan.work)]
     above = os.path.commonpath(paths)
     with ExitStack() as stack:
-        fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # only passed through: who may not list it may have both directories below it
+        fd = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, fd)
         private = stack.enter_context(core.private_directory(fd, read_only=False))
         found: list[int] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from archives import Layer
-from users import NOBODY
+from users import NOBODY, call_as
 
 from unionmount.core import (
     ROOT,
@@ -285,3 +285,19 @@ def test_directory_layers_need_a_directory(tmp_path: Path) -> None:
             Tree([DirectoryLayer(fd)])
     finally:
         os.close(fd)
+
+
+def test_a_directory_above_that_may_only_be_entered(tree: Tree, public_tmp: Path) -> None:
+    """As of homes of mode 0711: who owns two directories there need not be able to list it."""
+    above = public_tmp / "above"
+    plan = UpperPlan(above / "upper", above / "work", "these")
+    for path in (above, plan.upper, plan.work):
+        path.mkdir()
+    if os.geteuid() == 0:
+        for path in (plan.upper, plan.work):
+            os.chown(path, NOBODY, NOBODY)
+    above.chmod(0o711 if os.geteuid() == 0 else 0o100)
+    try:
+        call_as(NOBODY, lambda: open_upper(plan, tree).close())
+    finally:
+        above.chmod(0o700)
