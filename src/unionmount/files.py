@@ -114,8 +114,9 @@ def read_document(path: Named, limit: int, environment: Mapping[str, str]) -> by
 
 def _part(opened: int, path: Named, environment: Mapping[str, str]) -> bytes:
     seconds = timeout_of(environment)
-    ready, _, _ = select.select([opened], [], [], seconds)
-    if not ready:
+    waiting = select.poll()  # select(2) knows no descriptor beyond 1023
+    waiting.register(opened, select.POLLIN)
+    if not waiting.poll(seconds * 1000):
         raise UsageError(
             f"{printable(str(path))}: nothing was written to it in {seconds:g} s ({HOW_TO_WAIT})"
         )

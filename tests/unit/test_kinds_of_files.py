@@ -468,6 +468,20 @@ def test_a_fifo_may_be_waited_for(tmp_path: Path) -> None:
         read_document(tmp_path / "fifo", 100, QUICK)
 
 
+def test_a_document_among_many_open_files(tmp_path: Path) -> None:
+    """select(2) knows no descriptor beyond 1023."""
+    (tmp_path / "file").write_bytes(b"x")
+    program = (
+        "import os, resource, sys\n"
+        "from unionmount.files import read_document\n"
+        "_, most = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 2048), most))\n"
+        "others = [os.open('/', os.O_PATH) for _ in range(1100)]\n"
+        "assert read_document(sys.argv[1], 1, {}) == b'x'\n"
+    )
+    subprocess.run([sys.executable, "-c", program, tmp_path / "file"], check=True)
+
+
 def test_a_pipe_that_says_nothing_is_not_read_for_ever() -> None:
     reader, writer = os.pipe()
     try:
