@@ -720,7 +720,9 @@ int64_t um_spot_getxattr_of(struct um_upper *upper, const struct um_spot *spot,
     int error = pin(upper, spot, &pinned);
     if (error >= 0)
         error = um_spot_stat(&pinned, &now);
-    if (error == 0 && (now.st_ino != status->st_ino || now.st_dev != status->st_dev))
+    /* The number of what was removed may be another one's by now: what it is counts, too. */
+    if (error == 0 && (now.st_ino != status->st_ino || now.st_dev != status->st_dev ||
+                       !um_disk_believes(upper, &now)))
         error = -ESTALE;
     got = error < 0 ? error : um_spot_getxattr(&pinned, name, value, size);
     unpin(&pinned);

@@ -235,6 +235,41 @@ static int keep_capability(struct um_upper *upper, struct um_spot *spot)
     return error;
 }
 
+/* Where others may exchange what stands under a name, hold on to what stands there: all steps of a change
+ * are made on one object. To be let go of in any case. */
+static int hold(const struct um_upper *upper, const struct um_spot *spot, struct um_spot *held)
+{
+    *held = *spot;
+    held->cache = NULL;
+    if (!(upper->flags & UM_UPPER_OPEN) || um_spot_is_self(spot))
+        return 0;
+    int fd = um_spot_open(spot, O_PATH);
+    if (fd < 0)
+        return fd;
+    held->fd = fd;
+    held->name[0] = '\0';
+    return 0;
+}
+
+static void let_go(struct um_spot *spot, const struct um_spot *held)
+{
+    spot->capable = held->capable;
+    if (held->fd != spot->fd)
+        close(held->fd);
+}
+
+/* Say again what an object shows that is the daemon's since this moment: who owned it before could write the
+ * mark, and the mode, up to then. */
+static int settle_claim(struct um_spot *spot, const struct change *change)
+{
+    int error = um_spot_chmod(spot, change->status.st_mode & 0755);
+    if (error == 0)
+        error = put_override(spot, &change->shown);
+    if (error != 0)
+        um_spot_removexattr(spot, UM_OVERRIDE_XATTR);
+    return error;
+}
+
 /* Let the daemon own what an earlier mount gave away on disk, before what it shows is kept apart. In this
  * order: a mark on somebody else's file is not believed, and the step that makes it so takes the
  * set-user-ID bits and the capability away. */
@@ -251,6 +286,8 @@ static int take_over(struct um_upper *upper, struct um_spot *spot, struct change
         error = keep_capability(upper, spot);
     if (error == 0)
         error = um_spot_chown(spot, geteuid(), getegid());
+    if (error == 0)
+        error = settle_claim(spot, change);
     change->had = true;
     return error;
 }
@@ -283,7 +320,7 @@ static int chown_symlink(struct um_upper *upper, const struct um_spot *spot, uin
     return error;
 }
 
-int um_disk_chown(struct um_upper *upper, struct um_spot *spot, uint32_t uid, uint32_t gid)
+static int change_owner(struct um_upper *upper, struct um_spot *spot, uint32_t uid, uint32_t gid)
 {
     struct change change;
     int error = begin_change(upper, spot, &change);
@@ -310,7 +347,17 @@ int um_disk_chown(struct um_upper *upper, struct um_spot *spot, uint32_t uid, ui
     return update_override(upper, spot, &shown, change.had);
 }
 
-int um_disk_chmod(struct um_upper *upper, struct um_spot *spot, uint32_t mode)
+int um_disk_chown(struct um_upper *upper, struct um_spot *spot, uint32_t uid, uint32_t gid)
+{
+    struct um_spot held;
+    int error = hold(upper, spot, &held);
+    if (error == 0)
+        error = change_owner(upper, &held, uid, gid);
+    let_go(spot, &held);
+    return error;
+}
+
+static int change_mode(struct um_upper *upper, struct um_spot *spot, uint32_t mode)
 {
     struct change change;
     int error = begin_change(upper, spot, &change);
@@ -329,6 +376,16 @@ int um_disk_chmod(struct um_upper *upper, struct um_spot *spot, uint32_t mode)
     if (error == 0)
         error = um_spot_chmod(spot, kept_bits(upper, spot, &change.status, mode));
     return error ? error : update_override(upper, spot, &change.shown, change.had);
+}
+
+int um_disk_chmod(struct um_upper *upper, struct um_spot *spot, uint32_t mode)
+{
+    struct um_spot held;
+    int error = hold(upper, spot, &held);
+    if (error == 0)
+        error = change_mode(upper, &held, mode);
+    let_go(spot, &held);
+    return error;
 }
 
 int um_disk_keeps_apart(struct um_upper *upper, struct um_spot *spot, uint32_t mode, uint32_t *kept)

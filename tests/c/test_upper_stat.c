@@ -1,5 +1,7 @@
 #include <fcntl.h>
 #include <grp.h>
+#include <signal.h>
+#include <stdio.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -465,6 +467,86 @@ static bool is_believed(const struct um_upper *upper, int fd, uint32_t uid, uint
     bool claimed = attr.mode == (S_IFREG | 04711) && attr.uid == 5 && attr.gid == 6;
     CHECK(claimed || (attr.mode == (S_IFREG | mode) && attr.uid == uid && attr.gid == uid));
     return claimed;
+}
+
+/* A file system gives the number of what was removed to what is made next. */
+TEST(a_claim_is_read_of_what_was_looked_at)
+{
+    struct um_upper upper = upper_of(POWERLESS);
+    struct place place;
+    struct stat status;
+    char text[64];
+    if (!is_root(__func__))
+        return;
+    place_open(&place);
+    close(openat(place.fd, "file", O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
+    struct um_spot spot = spot_in(place.fd, "file");
+    CHECK_INT(um_spot_stat(&spot, &status), 0);
+    CHECK_INT(um_spot_setxattr(&spot, UM_OVERRIDE_XATTR, "0:0:04755", 9, 0), 0);
+    CHECK_INT(um_spot_getxattr_of(&upper, &spot, &status, UM_OVERRIDE_XATTR, text, sizeof text), 9);
+    CHECK_INT(um_spot_chown(&spot, NOBODY, NOBODY),
+              0); /* as one of somebody else with its number */
+    CHECK_INT(um_spot_getxattr_of(&upper, &spot, &status, UM_OVERRIDE_XATTR, text, sizeof text),
+              -ESTALE);
+    place_close(&place);
+}
+
+/* Be somebody who makes two files in a directory and exchanges them, for ever: one claims to be a program
+ * of root's. */
+static _Noreturn void exchange_for_ever(int fd)
+{
+    if (setresgid(NOBODY, NOBODY, NOBODY) != 0 || setresuid(NOBODY, NOBODY, NOBODY) != 0)
+        _exit(2);
+    for (;;) {
+        close(openat(fd, "file", O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
+        int claims = openat(fd, "other", O_CREAT | O_WRONLY | O_CLOEXEC, 0755);
+        fsetxattr(claims, UM_OVERRIDE_XATTR, "0:0:04755", 9, 0);
+        close(claims);
+        for (int i = 0; i < 200; i++)
+            renameat2(fd, "file", fd, "other", RENAME_EXCHANGE);
+        unlinkat(fd, "file", 0);
+        unlinkat(fd, "other", 0);
+    }
+}
+
+static bool is_program_of_root(struct um_upper *upper, int fd, const char *name)
+{
+    struct um_spot spot;
+    struct stat status;
+    struct um_attr attr = {0};
+    int file = openat(fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (file < 0)
+        return false;
+    CHECK_INT(um_spot_in(upper, file, (struct um_slice){0}, &spot), 0);
+    CHECK_INT(um_spot_stat(&spot, &status), 0);
+    CHECK_INT(um_disk_attr(upper, &spot, &status, &attr), 0);
+    close(file);
+    return attr.uid == 0 && (attr.mode & S_ISUID);
+}
+
+TEST(an_exchange_while_owners_change_makes_no_claim_believed)
+{
+    struct um_upper upper = upper_of(POWERLESS);
+    struct place place;
+    bool fooled = false;
+    if (!is_root(__func__))
+        return;
+    place_open(&place);
+    CHECK_INT(fchown(place.fd, NOBODY, NOBODY), 0);
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0)
+        exchange_for_ever(place.fd);
+    for (int i = 0; i < 20000 && !fooled; i++) {
+        struct um_spot spot = spot_in(place.fd, "file");
+        um_disk_chown(&upper, &spot, 5, 5);
+        fooled = is_program_of_root(&upper, place.fd, "file") ||
+                 is_program_of_root(&upper, place.fd, "other");
+    }
+    kill(child, SIGKILL);
+    CHECK(waitpid(child, NULL, 0) == child);
+    CHECK(!fooled);
+    place_close(&place);
 }
 
 TEST(a_claim_is_believed_where_nobody_else_could_make_it)
