@@ -201,7 +201,7 @@ static void let_go(struct grip *grip)
 static int stat_at(int fd, const char *name, int flags, struct statx *status)
 {
     flags |= AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH;
-    return statx(fd, name, flags, STATX_BASIC_STATS | STATX_MNT_ID, status) == 0 ? 0 : -errno;
+    return statx(fd, name, flags, UM_DIR_STATX, status) == 0 ? 0 : -errno;
 }
 
 int um_dir_statx(const struct um_dir_reach *reach, struct statx *status)

@@ -43,15 +43,18 @@ struct um_dir_list {
 };
 
 struct um_dir_inode {
-    uint64_t ino;
+    uint64_t ino, birth; /* what was removed leaves its `ino` to what is made next; 0: not known */
     struct um_dir_more *more; /* set once; NULL before */
     struct um_dir_list *list; /* of a directory; set once; NULL before */
-    uint32_t device;          /* number in `devices` */
+    uint32_t device; /* number in `devices` */
     uint32_t name; /* the first of its names that was seen; UM_INDEX_NONE for the root */
     uint32_t extra; /* 0: its number is `ino`; else 1 + its place in `extras` */
     uint8_t type; /* DT_… */
     bool own_data; /* a file that was found to be no metacopy */
 };
+
+/* What is asked of everything on disk. */
+#define UM_DIR_STATX (STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID)
 
 /* What st_ino is unique in. A subvolume is another device on the same mount, a bind mount another
  * mount of the same device. */

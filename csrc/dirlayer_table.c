@@ -41,7 +41,14 @@ static uint32_t *name_slot(const struct um_dirlayer *layer, uint32_t directory,
     }
 }
 
-static uint32_t *inode_slot(const struct um_dirlayer *layer, uint32_t device, uint64_t ino)
+static bool same_birth(uint64_t a, uint64_t b)
+{
+    return a == b || a == 0 || b == 0;
+}
+
+/* Of an inode that is there or was; with `birth` NULL, of the one that has `ino` as its number. */
+static uint32_t *inode_slot(const struct um_dirlayer *layer, uint32_t device, uint64_t ino,
+                            const uint64_t *birth)
 {
     size_t mask = layer->n_inode_slots - 1;
     for (size_t at = hash_inode(layer, device, ino) & mask;; at = (at + 1) & mask) {
@@ -49,7 +56,8 @@ static uint32_t *inode_slot(const struct um_dirlayer *layer, uint32_t device, ui
         if (*slot == 0)
             return slot;
         const struct um_dir_inode *inode = &layer->inodes[*slot - 1];
-        if (inode->device == device && inode->ino == ino)
+        bool meant = birth ? same_birth(inode->birth, *birth) : inode->extra == 0;
+        if (inode->device == device && inode->ino == ino && meant)
             return slot;
     }
 }
@@ -93,8 +101,10 @@ static int room_for_inode(struct um_dirlayer *layer)
     if (error != 0 || n <= layer->n_inode_slots / 2)
         return error;
     error = new_slots(n, &layer->inode_slots, &layer->n_inode_slots);
-    for (uint32_t i = 0; error == 0 && i < layer->n_inodes; i++)
-        *inode_slot(layer, layer->inodes[i].device, layer->inodes[i].ino) = i + 1;
+    for (uint32_t i = 0; error == 0 && i < layer->n_inodes; i++) {
+        const struct um_dir_inode *inode = &layer->inodes[i];
+        *inode_slot(layer, inode->device, inode->ino, &inode->birth) = i + 1;
+    }
     return error;
 }
 
@@ -151,6 +161,12 @@ static int need_device(struct um_dirlayer *layer, const struct statx *status, ui
     return 0;
 }
 
+static uint64_t birth_of(const struct statx *status)
+{
+    const struct statx_timestamp *at = &status->stx_btime;
+    return status->stx_mask & STATX_BTIME ? (uint64_t)at->tv_sec * 1000000000 + at->tv_nsec : 0;
+}
+
 static bool has_own_number(uint32_t device, uint64_t ino)
 {
     return device == 0 && ino != 0 && ino < UM_DIRLAYER_SPAN - EXTRA_NUMBERS;
@@ -168,13 +184,17 @@ static int need_inode(struct um_dirlayer *layer, const struct statx *status, uin
                            sizeof *layer->extras);
     if (error != 0)
         return error;
-    uint32_t *slot = inode_slot(layer, device, status->stx_ino);
+    uint64_t birth = birth_of(status);
+    uint32_t *slot = inode_slot(layer, device, status->stx_ino, &birth);
     if (*slot == 0) {
         struct um_dir_inode made = {.ino = status->stx_ino,
+                                    .birth = birth,
                                     .device = device,
                                     .name = name,
                                     .type = IFTODT(status->stx_mode)};
-        if (name != UM_INDEX_NONE && !has_own_number(device, made.ino)) {
+        bool own =
+            has_own_number(device, made.ino) && *inode_slot(layer, device, made.ino, NULL) == 0;
+        if (name != UM_INDEX_NONE && !own) {
             layer->extras[layer->n_extras++] = (uint32_t)layer->n_inodes;
             made.extra = (uint32_t)layer->n_extras;
         }
@@ -274,7 +294,7 @@ int um_dir_find_number(struct um_dirlayer *layer, uint64_t number, uint32_t *ino
         return 0;
     pthread_rwlock_rdlock(&layer->lock);
     if (has_own_number(0, number)) {
-        uint32_t slot = *inode_slot(layer, 0, number);
+        uint32_t slot = *inode_slot(layer, 0, number, NULL);
         *inode = slot - 1;
         error = slot != 0 ? 0 : -ENOENT;
     } else if (number < UM_DIRLAYER_SPAN && UM_DIRLAYER_SPAN - number <= layer->n_extras) {
@@ -293,7 +313,8 @@ bool um_dir_is(struct um_dirlayer *layer, const struct um_dir_inode *inode,
     pthread_rwlock_rdlock(&layer->lock);
     bool same = same_device(&layer->devices[inode->device], &device);
     pthread_rwlock_unlock(&layer->lock);
-    return same && inode->ino == status->stx_ino && inode->type == IFTODT(status->stx_mode);
+    return same && inode->ino == status->stx_ino && inode->type == IFTODT(status->stx_mode) &&
+           same_birth(inode->birth, birth_of(status));
 }
 
 void um_dir_more_free(struct um_dir_more *more)
@@ -359,7 +380,7 @@ int um_dir_table_open(struct um_dirlayer *layer)
     uint32_t root;
     struct statx status;
     const int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT;
-    if (statx(layer->fd, "", flags, STATX_BASIC_STATS | STATX_MNT_ID, &status) != 0)
+    if (statx(layer->fd, "", flags, UM_DIR_STATX, &status) != 0)
         return -errno;
     if (!S_ISDIR(status.stx_mode))
         return -ENOTDIR;
