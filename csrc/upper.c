@@ -188,6 +188,7 @@ int um_record_need(struct um_upper *upper, uint64_t node, struct um_record *pare
     record->directory = directory;
     record->in_upper = in_upper;
     record->capable = in_upper && !directory; /* until it is known */
+    record->ours = !directory;
     record->lower = lower;
     attach(record, parent);
     struct um_known *known = find_known(upper, node);
@@ -514,6 +515,7 @@ static int file_hit(struct um_upper *upper, const struct um_record *directory, s
         return error;
     hit->ino = status->st_ino;
     hit->capable = marks & UM_HAS_CAPABILITY;
+    hit->ours = um_disk_believes(upper, status);
     hit->plain = spot->plain && !(upper->flags & UM_UPPER_OVERRIDE);
     if (is_believed(upper, origin, ours, status, &hit->attr))
         hit->lower = hit->attr.node = origin;
@@ -729,6 +731,7 @@ void um_record_learn(struct um_record *record, const struct um_upper_hit *hit)
         record->ino = hit->ino;
         record->data = hit->data;
         record->capable = hit->capable;
+        record->ours = hit->ours;
     }
 }
 

@@ -61,6 +61,7 @@ struct um_record {
     bool writable;  /* `fd` was opened for writing, too */
     bool plain;     /* it has no override_stat, and nobody can give it one */
     bool capable;   /* a file that may have a capability in a mark (upper_capability.c) */
+    bool ours;      /* a file that shows what the daemon says: on disk nobody else owns it */
     bool settled; /* a file in the upper: that it is there, and has data of its own, is durable */
     bool unmarked; /* a directory that was made since the mount: it has no whiteouts `.wh.NAME` */
     uint64_t lower; /* directory: the lower node that it continues; file in the upper: the node that
@@ -190,7 +191,7 @@ struct um_upper_hit {
     uint64_t lower;
     uint64_t ino; /* of a file of the upper */
     uint64_t data; /* as of a record */
-    bool plain, capable; /* likewise */
+    bool plain, capable, ours; /* likewise */
     struct um_slice name; /* of a lower file: lives as long as the tree */
 };
 

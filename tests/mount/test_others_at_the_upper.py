@@ -15,6 +15,7 @@ import struct
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -761,3 +762,34 @@ def test_our_own_word_counts(overlay: Overlay) -> None:
     assert shown(overlay.upper / "none") == ("-rwxr-xr-x", 0, 0, (0, 0))
     with failing(errno.EACCES):
         forge(overlay.upper / "none")
+
+
+def test_what_replaces_a_program_of_root_is_not_run_as_it(opened: Open) -> None:
+    """The kernel keeps owner and mode of what it has seen, and asks for nothing but the data."""
+    for path in (opened.upper, opened.work, opened.upper / "own"):
+        path.mkdir(mode=0o755)
+    for name in ("program", "other"):
+        (opened.upper / "own" / name).write_bytes(WHO_AM_I)
+        (opened.upper / "own" / name).chmod(0o4755)
+    os.chown(opened.upper / "own", NOBODY, NOBODY)
+    opened.mount("--upper-open", "-o", "suid")
+    for name in ("program", "other"):
+        on_disk, mounted = opened.upper / "own" / name, opened.root / "own" / name
+        assert (mounted.stat().st_uid, mounted.stat().st_mode & 0o7777) == (0, 0o4755)
+        number = on_disk.stat().st_ino if name == "other" else None
+        call_as(NOBODY, partial(_replace, on_disk, number))
+        seen = None
+        with suppress(OSError), mounted.open("rb") as file:  # ESTALE: it is another file by now
+            seen = (os.fstat(file.fileno()).st_uid, file.read(4))
+        assert seen in (None, (NOBODY, b"evil"))
+
+
+def _replace(path: Path, number: int | None) -> None:
+    """Put a file in the place of one: with its number, where the file system gives it once more."""
+    path.unlink()
+    for attempt in range(1000 if number else 1):
+        made = path.parent / f"made-{attempt}"
+        made.write_bytes(b"evil")
+        if made.stat().st_ino == number:
+            break
+    made.rename(path)
