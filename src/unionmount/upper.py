@@ -235,9 +235,19 @@ def _check_others(plan: UpperPlan, fds: tuple[int, int], *, gains: bool) -> bool
         accept = f", or accept it with {plan.accepting}" if plan.accepting else ""
         raise MountError(
             f"{what} directory {printable(str(path))}: other users can reach it, past the mount "
-            f"and its nosuid and nodev; 'chmod 700 {printable(str(path))}' keeps them out{accept}"
+            f"and its nosuid and nodev; {_how_to_close(path)}{accept}"
         )
     return bool(reached)
+
+
+def _how_to_close(path: Path) -> str:
+    name, owner = printable(str(path)), path.stat().st_uid
+    if owner in (0, os.geteuid()):
+        return f"'chmod 700 {name}' keeps them out"
+    return (
+        f"it belongs to user {owner}: 'chown {os.geteuid()} {name}' and 'chmod 700 {name}' "
+        "keep them out"
+    )
 
 
 def _keep_root(fd: int) -> None:

@@ -298,7 +298,10 @@ def test_one_that_others_can_reach_is_refused(opened: Open) -> None:
         assert shown(opened.root) == LOOK[""]
         opened.unmount()
     os.chown(opened.upper, NOBODY, NOBODY)
-    assert "other users can reach it" in opened.refused()
+    assert (
+        f"it belongs to user {NOBODY}: 'chown 0 {opened.upper}' and 'chmod 700 {opened.upper}'"
+        in opened.refused()
+    )
 
 
 def test_closing_one_of_an_earlier_version_changes_nothing(opened: Open) -> None:
