@@ -14,8 +14,10 @@ _ENTERED_BY_OTHERS = stat.S_IXGRP | stat.S_IXOTH
 _ROOT = 0
 
 
-def is_closed(fd: int) -> bool:
+def is_closed(fd: int, *, above: bool = False) -> bool:
     """Whether nobody but this user, and root, gets to the directory that ``fd`` is open on.
+
+    ``above``: whatever becomes of its own owner and mode, because of a directory on the way to it.
 
     That is so where it, or a directory on the way to it, belongs to one of the two and lets nobody
     else pass. The bits of the group say what an ACL grants at most, so they count whoever is in the
@@ -24,16 +26,20 @@ def is_closed(fd: int) -> bool:
     too, that is another way, and is not seen.
     """
     owners = (_ROOT, os.geteuid())
-    at = os.dup(fd)
+    at = _above(fd) if above else os.dup(fd)
     try:
         while True:
             status = os.fstat(at)
             if status.st_uid in owners and not status.st_mode & _ENTERED_BY_OTHERS:
                 return True
-            above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+            next_one = _above(at)
             os.close(at)
-            at = above
+            at = next_one
             if os.path.samestat(os.fstat(at), status):  # the root
                 return False
     finally:
         os.close(at)
+
+
+def _above(fd: int) -> int:
+    return os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)

@@ -131,6 +131,7 @@ def open_upper(
                 private=private is not None,
                 closed=all(is_ours(fd) for fd in fds),
                 powerless=is_open and promises,
+                frozen=_is_closed_alone(fds[0]) and promises and abilities.owners,
             )
             opened = _open(plan, tree, place, abilities)
         opened.own(stack.pop_all())
@@ -234,10 +235,15 @@ def _check_others(plan: UpperPlan, fds: tuple[int, int], *, gains: bool) -> bool
             _keep_root(fds[0])
         accept = f", or accept it with {plan.accepting}" if plan.accepting else ""
         raise MountError(
-            f"{what} directory {printable(str(path))}: other users can reach it, past the mount "
-            f"and its nosuid and nodev; {_how_to_close(path)}{accept}"
+            f"{what} directory {printable(str(path))}: other users can reach it, past the mount; "
+            f"{_how_to_close(path)}{accept}"
         )
     return bool(reached)
+
+
+def _is_closed_alone(fd: int) -> bool:
+    """Whether nobody else gets to a directory, but because of its own owner and mode."""
+    return is_closed(fd) and not is_closed(fd, above=True)
 
 
 def _how_to_close(path: Path) -> str:
@@ -322,6 +328,7 @@ class _Place:
     private: bool  # nobody can mount anything below the two
     closed: bool  # nobody else gets there
     powerless: bool  # others do, and nothing there shall have any power
+    frozen: bool  # others would, if its mode became what users of the mount can make it
 
 
 def _open(plan: UpperPlan, tree: core.Tree, place: _Place, abilities: Abilities) -> OpenUpper:
@@ -333,7 +340,7 @@ def _open(plan: UpperPlan, tree: core.Tree, place: _Place, abilities: Abilities)
         trusted=trusted,
         override=place.powerless or not abilities.owners,
         open=place.powerless and abilities.owners,
-        closed_root=plan.own_root,
+        closed_root=plan.own_root or place.frozen,
         volatile=plan.volatile,
         # an upper that no mount of ours has changed holds no numbers
         strange=not fresh and recorded is not None and recorded != plan.lowers.encode(),

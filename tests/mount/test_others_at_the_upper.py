@@ -289,8 +289,8 @@ def test_one_that_others_can_reach_is_refused(opened: Open) -> None:
             opened.refused()
             == opened.refused("-o", "suid,dev")
             == (
-                f"{what} directory {made}: other users can reach it, past the mount and its nosuid "
-                f"and nodev; 'chmod 700 {made}' keeps them out, or accept it with --upper-open"
+                f"{what} directory {made}: other users can reach it, past the mount; "
+                f"'chmod 700 {made}' keeps them out, or accept it with --upper-open"
             )
         )
         made.chmod(0o700)
@@ -676,14 +676,32 @@ def overlay(cli: CommandLine, public_tmp: Path) -> Iterator[Overlay]:
 def test_overlay_keeps_its_promise(overlay: Overlay) -> None:
     for options in ((), ("suid",), ("dev",)):
         assert overlay.refused(*options) == (
-            f"upper directory {overlay.upper}: other users can reach it, past the mount and its "
-            f"nosuid and nodev; 'chmod 700 {overlay.upper}' keeps them out, or accept it with "
+            f"upper directory {overlay.upper}: other users can reach it, past the mount; "
+            f"'chmod 700 {overlay.upper}' keeps them out, or accept it with "
             "-o upper_open"
         )
     assert overlay.mount("upper_open") == ""
     assert overlay.attack() == str(NOBODY)
     assert shown(overlay.root / "su2") == LOOK["d/su2"]
     assert shown(overlay.upper / "su2") == ("-rwxr-xr-x", 0, 0, (0, 0))
+
+
+def test_the_root_of_an_overlay_opens_nothing_on_disk(overlay: Overlay) -> None:
+    """Where only its own mode closes the upper, users of the mount do not change that."""
+    for path in (overlay.upper, overlay.work):
+        path.chmod(0o700)
+    overlay.mount()
+    overlay.root.chmod(0o755)
+    os.setxattr(overlay.root, ACCESS, posix_acl((1, 7, NONE), (4, 5, NONE), (32, 5, NONE)))
+    with pytest.raises(PermissionError):
+        overlay.attack()
+    assert shown(overlay.root) == ("drwxr-xr-x", NOBODY, NOBODY, (0, 0))
+    assert shown(overlay.root / "su2") == LOOK["d/su2"]
+    check_closed(overlay)
+    overlay.unmount()
+    overlay.mount()
+    assert shown(overlay.root) == ("drwxr-xr-x", NOBODY, NOBODY, (0, 0))
+    check_closed(overlay)
 
 
 def test_overlay_promises_nothing_with_suid_and_dev(overlay: Overlay) -> None:

@@ -17,10 +17,10 @@ ACCESS = "system.posix_acl_access"
 THIRD = 4321
 
 
-def closed(path: Path) -> bool:
+def closed(path: Path, *, above: bool = False) -> bool:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return is_closed(fd)
+        return is_closed(fd, above=above)
     finally:
         os.close(fd)
 
@@ -120,3 +120,13 @@ def test_an_ordinary_users_own_directory(tmp_path: Path) -> None:
     inside = tmp_path / "inside"
     inside.mkdir(0o755)
     assert closed(inside)
+
+
+@pytest.mark.needs("root")
+def test_what_closes_it_may_stand_above(public_tmp: Path) -> None:
+    alone = chain(public_tmp, [(0o700, 0)])
+    assert closed(alone)
+    assert not closed(alone, above=True)
+    below = chain(alone, [(0o755, 0)])
+    assert closed(below)
+    assert closed(below, above=True)
