@@ -339,6 +339,7 @@ static void read_info(struct um_index *index, const struct um_disk_header *heade
     index->info.whiteouts = um_load64(header->whiteouts);
     index->info.opaques = um_load64(header->opaques);
     index->info.acls = um_load64(header->acls);
+    index->info.unresolved = um_load64(header->unresolved);
 }
 
 /* ---- mapping or copying -------------------------------------------------------------------------- */

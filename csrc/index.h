@@ -37,6 +37,7 @@ struct um_index_info {
     uint64_t inodes, dirents, links, externals;
     uint64_t files, file_bytes, directories, whiteouts, opaques;
     uint64_t acls; /* xattrs that are POSIX ACLs, each set counted once */
+    uint64_t unresolved; /* entries that have no place (um_indexer_unresolved) */
 };
 
 /* Map (or copy) and check the index in `fd`. 0; -EBADMSG damaged; -ESTALE another format version;

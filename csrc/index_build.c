@@ -12,6 +12,8 @@
 #define MAX_COMPONENT 255u
 #define MAX_PATH_BYTES 65535u
 #define MAX_TARGET 4095u
+#define MAX_LINKS 40u /* symlinks on the way to one name; as the kernel follows (MAXSYMLINKS) */
+#define MAX_FOLLOWED 16384u /* bytes of their targets together: so they cost no more than a name */
 #define MAX_XATTR_NAME 255u
 #define MAX_XATTR_VALUE 65536u
 #define MAX_XATTR_LIST 65536u /* bytes that listxattr(2) can return */
@@ -31,6 +33,19 @@ struct path {
     size_t n, capacity;
 };
 
+/* Where a path leads through symlinks; used again for the next one. */
+struct way {
+    struct path pending; /* the parts to come, the next one last */
+    struct path walked;
+    uint32_t *
+        directories; /* the directory before each part of `walked`, or UM_NONE: not in this layer */
+    size_t capacity;
+    uint32_t at; /* the directory behind them */
+    unsigned links; /* followed so far */
+    size_t used; /* of: */
+    uint8_t *targets; /* of the links: MAX_FOLLOWED bytes */
+};
+
 struct um_indexer {
     struct um_tables tables;
     struct um_index_limits limits;
@@ -41,6 +56,8 @@ struct um_indexer {
     struct set *sets; /* open-addressed, by content */
     size_t n_sets, sets_capacity;
     struct path path, target;
+    struct way way;
+    unsigned n_followed; /* how many paths led through symlinks */
     uint8_t *window; /* of um_indexer_scan */
     uint64_t scanned; /* bytes of the tar that scan has passed on or jumped over */
     uint32_t window_size;
@@ -240,6 +257,148 @@ static int split_path(struct um_slice text, struct path *path)
     }
     return 0;
 }
+
+/* ---- symlinks on the way ---------------------------------------------------------------------- */
+
+/* The symlink of this layer that a name in the directory `at` is now; UM_NONE where it is none. */
+static uint32_t symlink_at(const struct um_tables *t, uint32_t at, uint32_t name)
+{
+    if (at == UM_NONE || name == UM_NONE || !names_directory(t, at))
+        return UM_NONE;
+    uint32_t inode = inode_of(t, name);
+    return inode != UM_NONE && S_ISLNK(t->inodes[inode].mode) ? inode : UM_NONE;
+}
+
+/* Whether the way to the first `n` parts leads through a symlink: mostly not. */
+static bool leads_through_link(const struct um_indexer *ix, const struct path *path, size_t n)
+{
+    uint32_t at = 0;
+    for (size_t i = 0; i < n && names_directory(&ix->tables, at); i++) {
+        uint32_t name = find_name(ix, at, path->parts[i]);
+        if (symlink_at(&ix->tables, at, name) != UM_NONE)
+            return true;
+        if (name == UM_NONE)
+            return false;
+        at = name;
+    }
+    return false;
+}
+
+/* Put the parts of a target, which may climb, in front of what is pending (the next one is last). */
+static int push_target(struct path *pending, struct um_slice target)
+{
+    const uint8_t *start = target.data, *end = target.data + target.size;
+    while (end > start) {
+        const uint8_t *slash = memrchr(start, '/', (size_t)(end - start));
+        const uint8_t *first = slash ? slash + 1 : start;
+        struct um_slice part = um_slice_of(first, (size_t)(end - first));
+        end = slash ? slash : start;
+        if (part.size == 0 || um_slice_equal(part, UM_SLICE_LITERAL(".")))
+            continue;
+        int error = push_part(pending, part);
+        if (error != 0)
+            return error;
+    }
+    return 0;
+}
+
+/* Go on with the target of a symlink. Its text is copied: the strings move when names are added. */
+static int follow_link(struct um_indexer *ix, uint32_t inode)
+{
+    const struct um_build_inode *link = &ix->tables.inodes[inode];
+    struct way *way = &ix->way;
+    if (way->links == MAX_LINKS || link->size > MAX_FOLLOWED - way->used)
+        return -ELOOP;
+    uint8_t *text = way->targets + way->used;
+    memcpy(text, ix->tables.strings + link->data, link->size);
+    way->used += link->size;
+    way->links++;
+    if (text[0] == '/')
+        way->at = 0;
+    if (text[0] == '/')
+        way->walked.n = 0;
+    return push_target(&way->pending, um_slice_of(text, link->size));
+}
+
+static int push_walked(struct way *way, struct um_slice part)
+{
+    int error = um_reserve((void **)&way->directories, &way->capacity, way->walked.n + 1,
+                           sizeof *way->directories);
+    if (error != 0)
+        return error;
+    way->directories[way->walked.n] = way->at;
+    return push_part(&way->walked, part);
+}
+
+/* Take the next of the pending parts. */
+static int take_part(struct um_indexer *ix)
+{
+    struct way *way = &ix->way;
+    struct um_slice part = way->pending.parts[--way->pending.n];
+    if (um_slice_equal(part, UM_SLICE_LITERAL(".."))) {
+        if (way->walked.n != 0)
+            way->at = way->directories[--way->walked.n];
+        return 0;
+    }
+    uint32_t name = way->at == UM_NONE ? UM_NONE : find_name(ix, way->at, part);
+    uint32_t link = symlink_at(&ix->tables, way->at, name);
+    if (link != UM_NONE)
+        return follow_link(ix, link);
+    int error = push_walked(way, part);
+    way->at = name != UM_NONE && names_directory(&ix->tables, name) ? name : UM_NONE;
+    return error;
+}
+
+/* -ELOOP where a way that symlinks lead has parts that no name may have. */
+static int check_walked(const struct path *walked)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < walked->n; i++) {
+        struct um_slice hidden;
+        bytes += walked->parts[i].size + 1;
+        if (walked->parts[i].size > MAX_COMPONENT || bytes > MAX_PATH_BYTES ||
+            um_whiteout_classify(walked->parts[i], &hidden) != UM_NAME_PLAIN)
+            return -ELOOP;
+    }
+    return 0;
+}
+
+static int begin_way(struct way *way, const struct path *path)
+{
+    int error = 0;
+    way->pending.n = way->walked.n = way->used = 0;
+    way->links = way->at = 0;
+    if (way->targets == NULL && (way->targets = malloc(MAX_FOLLOWED)) == NULL)
+        return -ENOMEM;
+    for (size_t i = path->n; i > 0 && error == 0; i--)
+        error = push_part(&way->pending, path->parts[i - 1]);
+    return error;
+}
+
+/* Rule 6: let the first `n` parts of a path be those of the directory to which they lead, through
+ * symlinks of this layer as they stand now. -ELOOP where they lead in a circle, or to what can't be. */
+static int follow_links(struct um_indexer *ix, struct path *path, size_t n)
+{
+    struct way *way = &ix->way;
+    if (n == 0 || !leads_through_link(ix, path, n))
+        return 0;
+    int error = begin_way(way, path);
+    while (error == 0 && way->pending.n > path->n - n)
+        error = take_part(ix);
+    if (error == 0)
+        error = check_walked(&way->walked);
+    while (error == 0 && way->pending.n != 0)
+        error = push_part(&way->walked, way->pending.parts[--way->pending.n]);
+    if (error != 0)
+        return error;
+    ix->n_followed++;
+    struct path old = *path;
+    *path = way->walked;
+    way->walked = old;
+    return 0;
+}
+
+/* ---- directories on the way --------------------------------------------------------------------- */
 
 /* Descend to the directory of the first `n` parts, making implied directories on the way. */
 static int enter(struct um_indexer *ix, const struct path *path, size_t n, uint32_t *directory,
@@ -566,6 +725,20 @@ static int join_target(struct um_indexer *ix, struct um_build_inode *inode, uint
     return 0;
 }
 
+/* The inode that the target of a hard link, split, means in this layer now, through symlinks on its way:
+ * UM_NONE, with *nowhere where it is a directory, or where the way leads nowhere. */
+static int find_target(struct um_indexer *ix, uint32_t *inode, bool *nowhere)
+{
+    *inode = UM_NONE;
+    *nowhere = false;
+    int error = ix->target.n ? follow_links(ix, &ix->target, ix->target.n - 1) : 0;
+    if (error == 0)
+        *inode = resolve_here(ix, &ix->target, nowhere);
+    if (error == -ELOOP)
+        *nowhere = true;
+    return error == -ELOOP ? 0 : error;
+}
+
 /* The inode of a hard link: the target's, or an external one that is settled at the end. */
 static int link_inode(struct um_indexer *ix, const struct um_tar_entry *entry, uint32_t *inode,
                       struct um_fault *fault)
@@ -576,12 +749,15 @@ static int link_inode(struct um_indexer *ix, const struct um_tar_entry *entry, u
     int error = split_path(entry->link, &ix->target);
     if (error != 0)
         return error;
-    bool directory;
-    *inode = resolve_here(ix, &ix->target, &directory);
-    if (*inode != UM_NONE)
-        return 0;
+    bool nowhere;
+    error = find_target(ix, inode, &nowhere);
+    if (error != 0 || *inode != UM_NONE)
+        return error;
+    /* It is kept as it was written: at the end, symlinks that come later count, too. */
     struct um_build_inode external = {.flags = UM_INODE_EXTERNAL};
-    error = join_target(ix, &external, entry->header, fault);
+    error = split_path(entry->link, &ix->target);
+    if (error == 0)
+        error = join_target(ix, &external, entry->header, fault);
     return error ? error : new_inode(ix, &external, inode, entry->header, fault);
 }
 
@@ -648,6 +824,23 @@ static int add_stored(struct um_indexer *ix, const struct um_tar_entry *entry,
     return add_entry(ix, entry, path->parts[1], UM_NAME_HIDDEN, fault);
 }
 
+/* An entry whose path leads in a circle, or to what no name can be, has no place: it is left out. */
+static int add_unresolved(struct um_indexer *ix, const struct um_tar_entry *entry,
+                          struct um_fault *fault)
+{
+    struct um_tables *t = &ix->tables;
+    if (t->n_unresolved >= ix->limits.max_entries)
+        return um_refuse(fault, -E2BIG, entry->header, "too many names without a place");
+    int error = um_budget_reserve(&t->budget, (void **)&t->unresolved, &t->unresolved_capacity,
+                                  t->n_unresolved + 1, sizeof *t->unresolved);
+    struct um_text text = {.size = (uint32_t)entry->name.size};
+    if (error == 0)
+        error = add_string(ix, entry->name, &text.at, entry->header, fault);
+    if (error == 0)
+        t->unresolved[t->n_unresolved++] = text;
+    return error;
+}
+
 /* Apply an entry whose path is not the root. */
 static int add_named(struct um_indexer *ix, const struct um_tar_entry *entry,
                      struct um_fault *fault)
@@ -659,6 +852,9 @@ static int add_named(struct um_indexer *ix, const struct um_tar_entry *entry,
         return error;
     if (kind == UM_NAME_LEFTOVER)
         return add_stored(ix, entry, fault);
+    error = follow_links(ix, &ix->path, ix->path.n - 1);
+    if (error != 0)
+        return error == -ELOOP ? add_unresolved(ix, entry, fault) : error;
     bool device =
         entry->type == UM_TAR_CHARACTER && um_whiteout_is_device(entry->major, entry->minor);
     if (kind == UM_NAME_OPAQUE)
@@ -706,13 +902,21 @@ struct chain {
     size_t n, capacity;
 };
 
-static int step(struct um_indexer *ix, uint32_t inode, uint32_t *next, bool *directory)
+/* What an external inode's target means at the end. Where this layer has nothing there, the layers below
+ * are asked for where its own symlinks lead. */
+static int step(struct um_indexer *ix, uint32_t inode, uint32_t *next, bool *nowhere)
 {
-    const struct um_build_inode *from = &ix->tables.inodes[inode];
-    struct um_slice target = um_slice_of(ix->tables.strings + from->data, from->size);
-    int error = split_path(target, &ix->target);
+    struct um_build_inode *from = &ix->tables.inodes[inode];
+    um_autofree uint8_t *text = malloc(from->size + 1); /* the strings move when some are added */
+    if (text == NULL)
+        return -ENOMEM;
+    memcpy(text, ix->tables.strings + from->data, from->size);
+    int error = split_path(um_slice_of(text, from->size), &ix->target);
+    unsigned before = ix->n_followed;
     if (error == 0)
-        *next = resolve_here(ix, &ix->target, directory);
+        error = find_target(ix, next, nowhere);
+    if (error == 0 && *next == UM_NONE && ix->n_followed != before)
+        error = join_target(ix, from, 0, NULL);
     return error;
 }
 
@@ -745,16 +949,16 @@ static int settle(struct um_indexer *ix, uint32_t start, uint32_t *settled, stru
         if (end != UM_NONE)
             break;
         uint32_t next = UM_NONE;
-        bool directory = false;
+        bool nowhere = false;
         int error = um_budget_reserve(&ix->tables.budget, (void **)&chain->inodes, &chain->capacity,
                                       chain->n + 1, sizeof *chain->inodes);
         if (error == 0)
-            error = step(ix, at, &next, &directory);
+            error = step(ix, at, &next, &nowhere);
         if (error != 0)
             return error;
         chain->inodes[chain->n++] = at;
         settled[at] = following;
-        if (directory)
+        if (nowhere)
             ix->tables.inodes[at].flags |= UM_INODE_DANGLING;
         if (next == UM_NONE)
             end = at;
@@ -991,6 +1195,17 @@ int um_indexer_finish(struct um_indexer *ix, uint64_t layer_size, int fd, struct
     return error == 0 ? 0 : um_refuse(fault, error, 0, "writing the index: %s", strerror(-error));
 }
 
+int um_indexer_unresolved(const struct um_indexer *ix, uint64_t number, const char **name,
+                          size_t *size)
+{
+    if (number >= ix->tables.n_unresolved)
+        return 0;
+    const struct um_text *text = &ix->tables.unresolved[number];
+    *name = (const char *)ix->tables.strings + text->at;
+    *size = text->size;
+    return 1;
+}
+
 void um_indexer_close(struct um_indexer *ix)
 {
     if (ix == NULL)
@@ -1006,6 +1221,11 @@ void um_indexer_close(struct um_indexer *ix)
     free(ix->sets);
     free(ix->path.parts);
     free(ix->target.parts);
+    free(ix->way.pending.parts);
+    free(ix->way.walked.parts);
+    free(ix->way.directories);
+    free(ix->way.targets);
+    free(ix->tables.unresolved);
     free(ix->window);
     free(ix);
 }

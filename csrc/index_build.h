@@ -54,6 +54,12 @@ int um_indexer_scan(struct um_indexer *indexer, int fd, uint64_t offset, uint64_
 int um_indexer_finish(struct um_indexer *indexer, uint64_t layer_size, int fd,
                       struct um_fault *fault);
 
+/* The name, as its tar has it, of entry number `number` of those that have no place in the layer, because
+ * symlinks on their way lead in a circle: 1; 0 where there are no more. Borrowed until the next call that
+ * feeds or finishes. */
+int um_indexer_unresolved(const struct um_indexer *indexer, uint64_t number, const char **name,
+                          size_t *size);
+
 /* Frees the indexer; NULL is fine. */
 void um_indexer_close(struct um_indexer *indexer);
 /* cffi: end */

@@ -21,7 +21,7 @@
 #include "base.h"
 
 #define UM_INDEX_MAGIC 0x3158444e494d5555ull /* "UUMINDX1" */
-#define UM_INDEX_VERSION 1u
+#define UM_INDEX_VERSION 2u
 #define UM_INDEX_BLOCK 4096u
 
 /* No index is larger: so the checksums and states of the blocks of one need 36 MiB at most. */
@@ -56,11 +56,12 @@ struct um_disk_header {
     uint8_t whiteouts[8];
     uint8_t opaques[8];
     uint8_t acls[8]; /* xattrs that are POSIX ACLs */
+    uint8_t unresolved[8]; /* entries that have no place, because symlinks lead in a circle */
     struct um_disk_section sections[UM_SECTION_COUNT];
     uint8_t sums_checksum[8];
     uint8_t checksum[8]; /* of all bytes of the header before this field */
 };
-_Static_assert(sizeof(struct um_disk_header) == 80 + 8 * 16 + 16, "header layout");
+_Static_assert(sizeof(struct um_disk_header) == 88 + 8 * 16 + 16, "header layout");
 
 #define UM_INODE_IMPLIED 0x0001u  /* a directory that its layer only mentions in longer paths */
 #define UM_INODE_OPAQUE 0x0002u   /* hides all children of the same directory below */

@@ -67,6 +67,11 @@ struct um_build_extent {
 #define UM_FINISH_NAME (4 * sizeof(uint32_t) + 2 * sizeof(struct um_disk_link) + 4)
 #define UM_FINISH_INODE (6 * sizeof(uint32_t))
 
+/* Where a text stands in the strings. */
+struct um_text {
+    uint32_t at, size;
+};
+
 struct um_tables {
     struct um_budget budget;
     struct um_name *names;
@@ -81,6 +86,8 @@ struct um_tables {
     size_t n_strings, strings_capacity;
     struct um_spool values; /* names and values of xattrs, as the records have them */
     uint64_t n_acls; /* xattrs that are POSIX ACLs */
+    struct um_text *unresolved; /* names of entries that have no place */
+    size_t n_unresolved, unresolved_capacity;
 };
 
 static inline struct um_slice um_tables_text(const struct um_tables *tables,

@@ -487,6 +487,7 @@ static void count_statistics(const struct um_tables *t, const struct order *o,
     um_store64(header->whiteouts, whiteouts);
     um_store64(header->opaques, opaques);
     um_store64(header->acls, t->n_acls);
+    um_store64(header->unresolved, t->n_unresolved);
 }
 
 static int put_sections(struct writer *w, const struct um_tables *t, const struct order *o,

@@ -86,6 +86,7 @@ class Layer:
     stored: dict[Path, Own] = field(default_factory=dict)  # in AUFS' link store (11)
     whiteouts: set[Path] = field(default_factory=set)
     opaques: set[Path] = field(default_factory=set)
+    unresolved: list[bytes] = field(default_factory=list)
 
     def named(self, target: Path) -> Own | None:
         """What the target of a hard link names in this layer."""
@@ -227,6 +228,39 @@ def normalise(name: bytes) -> Path:
     return tuple(parts)
 
 
+_MAX_LINKS = 40
+_MAX_FOLLOWED = 16384
+
+
+class Unresolved(Exception):
+    """Symlinks on the way of an entry lead in a circle, or to what no name can be (rule 6)."""
+
+
+def _follow(path: Path, layer: Layer) -> Path:
+    """Where a path leads through symlinks of this layer, as they are now (rule 6)."""
+    pending = list(path[:-1])
+    walked: Path = ()
+    links = followed = 0
+    while pending:
+        part = pending.pop(0)
+        if part == b"..":  # of a target
+            walked = walked[:-1]
+            continue
+        own = layer.own.get((*walked, part))
+        if not (isinstance(own, File) and own.kind == SYMLINK):
+            walked = (*walked, part)
+            continue
+        links, followed = links + 1, followed + len(own.target)
+        if links > _MAX_LINKS or followed > _MAX_FOLLOWED:
+            raise Unresolved(path)
+        if own.target.startswith(b"/"):
+            walked = ()
+        pending[:0] = [one for one in own.target.split(b"/") if one not in (b"", b".")]
+    if links and any(part.startswith(b".wh.") or len(part) > 255 for part in walked):
+        raise Unresolved(path)
+    return (*walked, *path[-1:])
+
+
 def _below(path: Path, mapping: dict[Path, Own] | View | set[Path]) -> list[Path]:
     return [p for p in mapping if len(p) > len(path) and p[: len(path)] == path]
 
@@ -297,7 +331,10 @@ def _implied(path: Path, layer: Layer) -> bool:
 
 
 def _link_to(target: Path, layer: Layer) -> File | Link:
-    found = layer.named(target)
+    try:
+        found = layer.named(_follow(target, layer))
+    except Unresolved:
+        found = None
     return Link(target) if found is None or isinstance(found, Directory) else found
 
 
@@ -310,6 +347,15 @@ def _add(member: _Member, layer: Layer) -> None:
         layer.stored[path] = _own(member, layer)
     if special < len(path) - 1:
         return  # 11: below a whiteout or a leftover
+    try:
+        path = _follow(path, layer)
+    except Unresolved:
+        layer.unresolved.append(member.name)
+        return
+    if special == len(normalise(member.name)) - 1 and path:
+        special = len(path) - 1
+    else:
+        special = len(path)
     if special == len(path) - 1:
         _mark(path, layer)
     elif member.kind == DIRECTORY:
@@ -357,11 +403,14 @@ def read_layer(tar: bytes, number: int) -> Layer:
 def _meaning(link: Link, layer: Layer, below: View) -> tuple[File | None, Path]:
     """The file that a link means (rule 7), or None; and the target that decided."""
     seen = [link]
-    while isinstance(following := layer.named(seen[-1].target), Link):
-        seen.append(following)
-        if following in seen[:-1]:
-            break  # a circle: this link looks below for its own target
-    target = seen[-1].target
+    try:
+        while isinstance(following := layer.named(_follow(seen[-1].target, layer)), Link):
+            seen.append(following)
+            if following in seen[:-1]:
+                break  # a circle: this link looks below for its own target
+        target = _follow(seen[-1].target, layer)
+    except Unresolved:
+        return None, seen[-1].target
     if isinstance(following, File):
         return following, target
     if isinstance(following, Directory):

@@ -96,6 +96,7 @@ class IndexInfo(NamedTuple):
     whiteouts: int
     opaques: int
     acls: int
+    unresolved: int
 
 
 class LayerSummary(NamedTuple):
@@ -241,6 +242,14 @@ class Indexer(_Owner):
         ):
             yield
 
+    def unresolved(self) -> Iterator[bytes]:
+        """Names of entries without a place: symlinks on their way lead in a circle."""
+        name, size = ffi.new("char const **"), ffi.new("size_t *")
+        number = 0
+        while lib.um_indexer_unresolved(self._handle, number, name, size):
+            yield bytes(ffi.buffer(name[0], size[0]))
+            number += 1
+
     def finish(self, layer_size: int, fd: int) -> None:
         """Write the index to ``fd``; FormatError where the tar ended too early."""
         self._checked(lib.um_indexer_finish(self._handle, layer_size, fd, self._fault))
@@ -284,6 +293,7 @@ class Index(_Owner):
             info.whiteouts,
             info.opaques,
             info.acls,
+            info.unresolved,
         )
 
     def verify(self) -> None:

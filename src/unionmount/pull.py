@@ -199,11 +199,25 @@ def check_image(
         stored = Location.parse(source).kind == "stored"
         for layer, index in zip(opened.layers, opened.indexes, strict=True):
             yield from _check_layer(layer, index, rehash=stored)
+            if index.info.unresolved:
+                yield from _unresolved(layer, store.limits.core)
         for link in opened.tree().broken_links():
             yield Problem(
                 opened.layers[link.layer].diff_id,
                 f"hard link '{printable(link.name)}' leads to '{printable(link.target)}', "
                 "which is no file here",
+            )
+
+
+def _unresolved(layer: OpenLayer, limits: core.Limits) -> Iterator[Problem]:
+    """The entries of a layer that have no place: they are not in its index, so its tar is read."""
+    with core.Indexer(f"layer {layer.diff_id}", limits) as indexer:
+        for _ in indexer.scan(layer.data_fd, layer.offset, layer.length):
+            pass
+        for name in indexer.unresolved():
+            yield Problem(
+                layer.diff_id,
+                f"'{printable(name)}' has no place: symlinks on its way lead in a circle",
             )
 
 

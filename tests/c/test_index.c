@@ -94,7 +94,7 @@ TEST(another_version_says_so)
     um_store32(version, UM_INDEX_VERSION + 1);
     REQUIRE(pwrite(fd, version, 4, offsetof(struct um_disk_header, version)) == 4);
     CHECK_INT(um_index_open(fd, &index, &fault), -ESTALE);
-    CHECK_CONTAINS(fault.text, "version 2");
+    CHECK_CONTAINS(fault.text, "version 3");
     close(fd);
 }
 

@@ -493,6 +493,21 @@ def disturbed_lower() -> Layer:
 
 
 @pytest.mark.needs("umoci", "root")
+def test_a_symlink_on_the_way_of_its_layer_stays_one(tmp_path: Path) -> None:
+    lower = Layer().directory("./").directory("usr").directory("usr/lib")
+    lower.symlink("lib", "usr/lib").file("lib/x.so", b"old").file("lib/gone", b"x")
+    with container(lower, top=tmp_path) as box:
+        box.write(b"usr/lib/x.so", b"new")
+        box.unlink(b"usr/lib/gone")
+        made = check(box, [lower.data()])
+        wanted = facts(box.view)
+    found = unpacked([lower.data(), made], tmp_path)
+    assert found == wanted
+    assert found[b"lib"].target == b"usr/lib"
+    assert not [one.name for one in members(made) if one.name.startswith("lib")]
+
+
+@pytest.mark.needs("umoci", "root")
 def test_umoci_unpacks_the_same(tmp_path: Path) -> None:
     lower = disturbed_lower()
     # umoci's root is its own where no layer has one
