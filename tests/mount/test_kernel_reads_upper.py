@@ -34,7 +34,8 @@ pytestmark = [pytest.mark.needs("fuse", "overlayfs"), pytest.mark.timeout(900)]
 RUNS = int(os.environ.get("UNIONMOUNT_DIFFERENTIAL_RUNS", "8" if in_ci() else "4"))
 
 # What we write is read with redirects and with data that stayed in the lower.
-_READING = "index=off,redirect_dir=on,metacopy=on,xino=auto"
+_ADVISED = "redirect_dir=on,metacopy=on"  # by README
+_READING = f"index=off,{_ADVISED},xino=auto"
 # What is written for us to read: as a distribution's kernel does by itself, and with all there is.
 _WRITING = {
     "plain": "index=off,redirect_dir=off,metacopy=off",
@@ -242,3 +243,7 @@ def test_large_files_go_back_and_forth(seed: int, require: Callable[..., None]) 
             lines = differences(_without_groups(mine), _without_groups(theirs))
             assert lines == [], f"written by {writer.name}, read by {reader.name}"
             assert writer.log() + reader.log() == ""
+
+
+def test_readme_advises_what_is_tested(project: Path) -> None:
+    assert f"`{_ADVISED}`" in (project / "README.md").read_text(encoding="utf-8")
