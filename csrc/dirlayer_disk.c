@@ -169,33 +169,13 @@ void um_dir_leave(struct um_dirlayer *layer, struct um_dir_reach *reach)
     um_fd_cache_release(layer->cache, &reach->use);
 }
 
-/* What a system call is made on: a name in a directory, or "" for the directory itself. */
-struct grip {
-    int fd;
-    const char *name;
-    bool own; /* closed by let_go */
-};
-
-/* A name may lead over a mount point where others can mount; what was opened beneath does not. */
-static int take(const struct um_dir_reach *reach, struct grip *grip)
+static int take(const struct um_dir_reach *reach, struct um_grip *grip)
 {
-    *grip = (struct grip){.fd = reach->use.fd, .name = reach->name};
-    if (reach->exposed == NULL || reach->name[0] == '\0')
-        return 0;
-    int fd;
+    int error;
     do {
-        fd = um_open_beneath(reach->use.fd, reach->name, O_PATH | O_NOFOLLOW, 0);
-    } while (fd < 0 && made_room(reach->exposed, -fd));
-    if (fd < 0)
-        return fd;
-    *grip = (struct grip){.fd = fd, .name = "", .own = true};
-    return 0;
-}
-
-static void let_go(struct grip *grip)
-{
-    if (grip->own)
-        close(grip->fd);
+        error = um_grip_take(reach->use.fd, reach->name, reach->exposed != NULL, grip);
+    } while (error != 0 && reach->exposed != NULL && made_room(reach->exposed, -error));
+    return error;
 }
 
 static int stat_at(int fd, const char *name, int flags, struct statx *status)
@@ -206,7 +186,7 @@ static int stat_at(int fd, const char *name, int flags, struct statx *status)
 
 int um_dir_statx(const struct um_dir_reach *reach, struct statx *status)
 {
-    struct grip grip;
+    struct um_grip grip;
     int error = take(reach, &grip);
     /* What the kernel knows of a mount point it says without asking who serves it. */
     if (error == -EXDEV)
@@ -214,7 +194,7 @@ int um_dir_statx(const struct um_dir_reach *reach, struct statx *status)
     if (error != 0)
         return error;
     error = stat_at(grip.fd, grip.name, 0, status);
-    let_go(&grip);
+    um_grip_release(&grip);
     return error;
 }
 
@@ -286,7 +266,7 @@ int um_dir_open_file(struct um_dirlayer *layer, uint32_t number)
 /* ---- xattrs ------------------------------------------------------------------------------------------------ */
 
 /* The directory itself as a name in it: its descriptor is one of O_PATH, which has no xattrs. */
-static const char *entry_of(const struct grip *grip)
+static const char *entry_of(const struct um_grip *grip)
 {
     return grip->name[0] == '\0' && !grip->own ? "." : grip->name;
 }
@@ -301,12 +281,12 @@ static int64_t ask_value(struct subject of, const char *name, void *value, size_
 {
     if (of.pinned >= 0)
         return um_xattr_get_at(of.pinned, "", name, value, size);
-    struct grip grip;
+    struct um_grip grip;
     int error = take(of.reach, &grip);
     if (error != 0)
         return error;
     int64_t got = um_xattr_get_at(grip.fd, entry_of(&grip), name, value, size);
-    let_go(&grip);
+    um_grip_release(&grip);
     return got;
 }
 
@@ -328,12 +308,12 @@ static int64_t ask_names(struct subject of, char *names, size_t size)
 {
     if (of.pinned >= 0)
         return um_xattr_list_at(of.pinned, "", names, size);
-    struct grip grip;
+    struct um_grip grip;
     int error = take(of.reach, &grip);
     if (error != 0)
         return error;
     int64_t got = um_xattr_list_at(grip.fd, entry_of(&grip), names, size);
-    let_go(&grip);
+    um_grip_release(&grip);
     return got;
 }
 

@@ -10,6 +10,7 @@
 #include <sys/vfs.h>
 
 #include "index_format.h"
+#include "read_at.h"
 
 /* A mapping of this size or less may stay resident as a whole. */
 #define SMALL_MAPPING ((size_t)4 << 20)
@@ -190,18 +191,10 @@ static bool sum_fits(const struct um_index *index, uint64_t block, const uint8_t
 /* Bytes of the file, all of them: -EBADMSG where it is shorter than it was. */
 static int read_file(int fd, uint64_t offset, void *buffer, size_t size)
 {
-    uint8_t *at = buffer;
-    while (size != 0) {
-        ssize_t n = pread(fd, at, size, (off_t)offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EBADMSG;
-        at += n;
-        offset += (uint64_t)n;
-        size -= (size_t)n;
-    }
-    return 0;
+    int64_t got = um_read_at(fd, offset, buffer, size, false);
+    if (got < 0)
+        return (int)got;
+    return (size_t)got == size ? 0 : -EBADMSG;
 }
 
 /* Let a block be in memory of our own. Nobody reads it there before its state is BLOCK_GOOD. */

@@ -5,6 +5,7 @@
 
 #include "index_tables.h"
 #include "keyed_hash.h"
+#include "read_at.h"
 #include "whiteout.h"
 
 #define DEFAULT_MAX_ENTRIES (16ull << 20)
@@ -1074,23 +1075,6 @@ int um_indexer_feed(struct um_indexer *ix, const void *data, size_t size, struct
     return um_tar_feed(ix->tar, data, size, fault);
 }
 
-/* Read up to `size` bytes at `offset`; fewer only at the end of the file. */
-static int64_t read_fully(int fd, uint8_t *buffer, size_t size, uint64_t offset)
-{
-    size_t got = 0;
-    while (got < size) {
-        ssize_t n = pread(fd, buffer + got, size - got, (off_t)(offset + got));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        got += (size_t)n;
-    }
-    return (int64_t)got;
-}
-
 /* Jump over what the parser does not want to see. True for a far jump: large files follow one
  * another, and reading a large window for one header would be waste. */
 static bool jump(struct um_indexer *ix, uint64_t length)
@@ -1147,7 +1131,7 @@ int um_indexer_scan(struct um_indexer *ix, int fd, uint64_t offset, uint64_t len
                                                          : WINDOW_MAX;
         uint64_t left = length - ix->scanned;
         size_t want = left < ix->window_size ? (size_t)left : ix->window_size;
-        int64_t got = read_fully(fd, ix->window, want, offset + ix->scanned);
+        int64_t got = um_read_at(fd, offset + ix->scanned, ix->window, want, false);
         if (got < 0)
             return um_refuse(fault, (int)got, ix->scanned, "reading failed");
         if ((uint64_t)got < want)

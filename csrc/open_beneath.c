@@ -49,6 +49,24 @@ int um_open_beneath(int directory, const char *path, int flags, mode_t mode)
     }
 }
 
+int um_grip_take(int directory, const char *name, bool exposed, struct um_grip *grip)
+{
+    *grip = (struct um_grip){.fd = directory, .name = name};
+    if (!exposed || name[0] == '\0')
+        return 0;
+    int fd = um_open_beneath(directory, name, O_PATH | O_NOFOLLOW, 0);
+    if (fd < 0)
+        return fd;
+    *grip = (struct um_grip){.fd = fd, .name = "", .own = true};
+    return 0;
+}
+
+void um_grip_release(struct um_grip *grip)
+{
+    if (grip->own)
+        close(grip->fd);
+}
+
 const char *um_fd_path(int fd, char path[UM_FD_PATH])
 {
     snprintf(path, UM_FD_PATH, "/proc/self/fd/%d", fd);

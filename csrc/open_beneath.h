@@ -30,6 +30,19 @@
  * mount point, or a path that leads out; -EBUSY: somebody kept it from being opened without waiting. */
 int um_open_beneath(int directory, const char *path, int flags, mode_t mode);
 
+/* What a system call is made on that takes a descriptor and a name: a name in a directory, or "" for what the
+ * descriptor itself stands for. */
+struct um_grip {
+    int fd;
+    const char *name; /* borrowed */
+    bool own;         /* closed by um_grip_release */
+};
+
+/* Take hold of a name in a directory ("": of the directory). Where it is `exposed`, it may be a mount point:
+ * it is opened (O_PATH) first, so that nothing is asked of what is mounted there. Errors as above. */
+int um_grip_take(int directory, const char *name, bool exposed, struct um_grip *grip);
+void um_grip_release(struct um_grip *grip);
+
 /* Open what a descriptor (O_PATH, too) stands for once more, for something else. */
 int um_open_again(int fd, int flags);
 

@@ -1,5 +1,7 @@
 #include "spool.h"
 
+#include "read_at.h"
+
 #define PIECE 4096u
 
 static int write_out(struct um_spool *spool)
@@ -37,17 +39,10 @@ int um_spool_append(struct um_spool *spool, struct um_budget *budget, struct um_
 
 static int read_back(const struct um_spool *spool, uint64_t offset, uint8_t *buffer, size_t size)
 {
-    while (size != 0) {
-        ssize_t n = pread(spool->fd, buffer, size, (off_t)offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        buffer += n;
-        offset += (uint64_t)n;
-        size -= (size_t)n;
-    }
-    return 0;
+    int64_t got = um_read_at(spool->fd, offset, buffer, size, false);
+    if (got < 0)
+        return (int)got;
+    return (size_t)got == size ? 0 : -EIO;
 }
 
 int um_spool_read(const struct um_spool *spool, uint64_t offset, void *buffer, size_t size)

@@ -146,90 +146,69 @@ bool um_spot_is_self(const struct um_spot *spot)
     return spot->name[0] == '\0';
 }
 
-/* What a system call is made on: a name in a directory, or "" for what the descriptor stands for. */
-struct grip {
-    int fd;
-    const char *name;
-    bool own; /* closed by let_go */
-};
-
-/* A name may lead over a mount point where others can mount; what was opened beneath does not. */
-static int take(const struct um_spot *spot, struct grip *grip)
+static int take(const struct um_spot *spot, struct um_grip *grip)
 {
-    *grip = (struct grip){.fd = spot->fd, .name = spot->name};
-    if (!spot->exposed || um_spot_is_self(spot))
-        return 0;
-    int fd = um_open_beneath(spot->fd, spot->name, O_PATH | O_NOFOLLOW, 0);
-    if (fd < 0)
-        return fd;
-    *grip = (struct grip){.fd = fd, .name = "", .own = true};
-    return 0;
+    return um_grip_take(spot->fd, spot->name, spot->exposed, grip);
 }
 
-static void let_go(struct grip *grip)
-{
-    if (grip->own)
-        close(grip->fd);
-}
-
-static int flags_at(const struct grip *grip)
+static int flags_at(const struct um_grip *grip)
 {
     return AT_SYMLINK_NOFOLLOW | (grip->name[0] == '\0' ? AT_EMPTY_PATH : 0);
 }
 
 int um_spot_stat(const struct um_spot *spot, struct stat *status)
 {
-    struct grip grip;
+    struct um_grip grip;
     int error = take(spot, &grip);
     if (error != 0)
         return error;
     error = fstatat(grip.fd, grip.name, status, flags_at(&grip)) == 0 ? 0 : failed();
-    let_go(&grip);
+    um_grip_release(&grip);
     return error;
 }
 
 int64_t um_spot_getxattr(const struct um_spot *spot, const char *name, void *value, size_t size)
 {
-    struct grip grip;
+    struct um_grip grip;
     int error = take(spot, &grip);
     if (error != 0)
         return error;
     int64_t got = um_xattr_get_at(grip.fd, grip.name, name, value, size);
-    let_go(&grip);
+    um_grip_release(&grip);
     return got;
 }
 
 int64_t um_spot_listxattr(const struct um_spot *spot, char *names, size_t size)
 {
-    struct grip grip;
+    struct um_grip grip;
     int error = take(spot, &grip);
     if (error != 0)
         return error;
     int64_t got = um_xattr_list_at(grip.fd, grip.name, names, size);
-    let_go(&grip);
+    um_grip_release(&grip);
     return got;
 }
 
 int um_spot_setxattr(const struct um_spot *spot, const char *name, const void *value, size_t size,
                      int flags)
 {
-    struct grip grip;
+    struct um_grip grip;
     int error = take(spot, &grip);
     if (error != 0)
         return error;
     error = um_xattr_set_at(grip.fd, grip.name, name, value, size, flags);
-    let_go(&grip);
+    um_grip_release(&grip);
     return error;
 }
 
 int um_spot_removexattr(const struct um_spot *spot, const char *name)
 {
-    struct grip grip;
+    struct um_grip grip;
     int error = take(spot, &grip);
     if (error != 0)
         return error;
     error = um_xattr_remove_at(grip.fd, grip.name, name);
-    let_go(&grip);
+    um_grip_release(&grip);
     return error;
 }
 
@@ -249,7 +228,7 @@ static int chmod_self(int fd, uint32_t mode)
 }
 
 /* Where the kernel can't change the mode of a name without following a symlink. */
-static int chmod_opened(const struct grip *grip, uint32_t mode)
+static int chmod_opened(const struct um_grip *grip, uint32_t mode)
 {
     int fd = um_open_beneath(grip->fd, grip->name, O_PATH | O_NOFOLLOW, 0);
     if (fd < 0)
@@ -259,7 +238,7 @@ static int chmod_opened(const struct grip *grip, uint32_t mode)
     return error;
 }
 
-static int chmod_at(const struct grip *grip, uint32_t mode)
+static int chmod_at(const struct um_grip *grip, uint32_t mode)
 {
     if (grip->name[0] == '\0')
         return chmod_self(grip->fd, mode);
@@ -271,23 +250,23 @@ static int chmod_at(const struct grip *grip, uint32_t mode)
 
 int um_spot_chmod(const struct um_spot *spot, uint32_t mode)
 {
-    struct grip grip;
+    struct um_grip grip;
     int error = take(spot, &grip);
     if (error != 0)
         return error;
     error = chmod_at(&grip, mode & 07777);
-    let_go(&grip);
+    um_grip_release(&grip);
     return error;
 }
 
 int um_spot_chown(const struct um_spot *spot, uint32_t uid, uint32_t gid)
 {
-    struct grip grip;
+    struct um_grip grip;
     int error = take(spot, &grip);
     if (error != 0)
         return error;
     error = fchownat(grip.fd, grip.name, uid, gid, flags_at(&grip)) == 0 ? 0 : failed();
-    let_go(&grip);
+    um_grip_release(&grip);
     return error;
 }
 
@@ -302,7 +281,7 @@ static int times_of_self(int fd, const struct timespec times[2])
 
 int um_spot_times(const struct um_spot *spot, const struct timespec times[2])
 {
-    struct grip grip;
+    struct um_grip grip;
     int error = take(spot, &grip);
     if (error != 0)
         return error;
@@ -310,7 +289,7 @@ int um_spot_times(const struct um_spot *spot, const struct timespec times[2])
         error = times_of_self(grip.fd, times);
     else
         error = utimensat(grip.fd, grip.name, times, AT_SYMLINK_NOFOLLOW) == 0 ? 0 : failed();
-    let_go(&grip);
+    um_grip_release(&grip);
     return error;
 }
 
