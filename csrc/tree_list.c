@@ -102,8 +102,50 @@ static int need_merged(struct um_tree *tree, struct um_directory *directory,
     return 0;
 }
 
-/* The name at `*cookie`, which moves behind it: 1, 0 at the end, or an errno. A directory of one
- * part needs no merged list: its children are sorted as they stand. */
+/* Whether whiteouts stand among the children of a directory of one part: 1, 0 or an errno. */
+static int has_whiteouts(const struct um_layer *layer, const struct um_children *children)
+{
+    for (uint32_t i = 0; i < children->n; i++) {
+        struct um_child child;
+        int error = um_layer_child(layer, children, i, &child);
+        if (error != 0)
+            return error;
+        if (child.type == DT_WHT)
+            return 1;
+    }
+    return 0;
+}
+
+/* Whether the children of a directory are listed as they stand, which are sorted: it has one part, and no
+ * whiteouts in it that would take up cookies. 1, 0 or an errno. Found out at the first listing. */
+static int is_plain(struct um_directory *directory, const struct um_layer *layer,
+                    const struct um_children *children)
+{
+    enum um_plain plain = atomic_load(&directory->plain);
+    if (plain != UM_PLAIN_UNKNOWN)
+        return plain == UM_PLAIN_YES;
+    int found = has_whiteouts(layer, children);
+    if (found < 0)
+        return found;
+    atomic_store(&directory->plain, found ? UM_PLAIN_NO : UM_PLAIN_YES);
+    return !found;
+}
+
+static int next_merged(struct um_tree *tree, struct um_directory *directory, uint64_t *cookie,
+                       struct um_hit *hit)
+{
+    const struct um_merged *merged = NULL;
+    int error = need_merged(tree, directory, &merged);
+    if (error != 0)
+        return error;
+    if (*cookie >= merged->n)
+        return 0;
+    error = um_merged_hit(tree, &directory->view, &merged->names[(*cookie)++], hit);
+    return error ? error : 1;
+}
+
+/* The name at `*cookie`, which moves behind it: 1, 0 at the end, or an errno. Cookies are places among
+ * the names that are shown. */
 static int next_hit(struct um_tree *tree, struct um_directory *directory, uint64_t *cookie,
                     struct um_hit *hit)
 {
@@ -112,31 +154,22 @@ static int next_hit(struct um_tree *tree, struct um_directory *directory, uint64
         return -EIO;
     if (view->n == 0)
         return 0;
-    if (view->n > 1) {
-        const struct um_merged *merged = NULL;
-        int error = need_merged(tree, directory, &merged);
-        if (error != 0)
-            return error;
-        if (*cookie >= merged->n)
-            return 0;
-        error = um_merged_hit(tree, view, &merged->names[(*cookie)++], hit);
-        return error ? error : 1;
-    }
+    if (view->n > 1)
+        return next_merged(tree, directory, cookie, hit);
     struct um_children children;
     const struct um_layer *layer = &tree->layers[view->parts[0].layer];
     int error = um_layer_children(layer, view->parts[0].inode, &children);
     if (error != 0)
         return error;
+    int plain = is_plain(directory, layer, &children);
+    if (plain <= 0)
+        return plain ? plain : next_merged(tree, directory, cookie, hit);
+    if (*cookie >= children.n)
+        return 0;
     hit->place = 0;
     hit->directory = view->parts[0];
-    while (*cookie < children.n) {
-        error = um_layer_child(layer, &children, (uint32_t)(*cookie)++, &hit->child);
-        if (error != 0)
-            return error;
-        if (hit->child.type != DT_WHT)
-            return 1;
-    }
-    return 0;
+    error = um_layer_child(layer, &children, (uint32_t)(*cookie)++, &hit->child);
+    return error ? error : 1;
 }
 
 /* As next_hit, with attributes; a hard link that leads nowhere is passed over. */

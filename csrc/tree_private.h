@@ -57,11 +57,15 @@ struct um_share {
     struct um_share *next;
 };
 
+/* Whether a directory is listed as its children stand (tree_list.c). */
+enum um_plain { UM_PLAIN_UNKNOWN, UM_PLAIN_YES, UM_PLAIN_NO };
+
 struct um_directory {
     uint64_t node;
     uint64_t parent; /* the root's is itself */
     struct um_view view;
     _Atomic(struct um_merged *) merged; /* set at the first listing; NULL before */
+    _Atomic(enum um_plain) plain;       /* of a directory of one part */
     atomic_uint nlink;                  /* 0 until it was counted */
     _Atomic(struct um_share *) shares;  /* added to under the tree's lock */
 };

@@ -91,12 +91,19 @@ bool um_upper_may_renumber(const struct um_upper *upper); /* whether there are s
 struct um_upper_list; /* opaque: an open directory; for one thread at a time */
 
 int um_upper_list_open(struct um_upper *upper, uint64_t directory, struct um_upper_list **out);
-/* Entries from `cookie` on, sorted bytewise; 0 rereads the directory. An entry that stands in the
- * directory from the first call to the last is returned exactly once, whatever else is done. `name`
- * is borrowed until the next call with cookie 0. */
+/* Entries from `cookie` on; 0 rereads the directory. Cookies are places: any number may be asked for, of
+ * those that were given out or not. An entry that stands in the directory from the first call to the last
+ * is returned exactly once, whatever else is done. `name` is borrowed until the next call that begins a
+ * list: the first, or one with cookie 0. */
 int um_upper_list_next(struct um_upper_list *list, uint64_t cookie, struct um_tree_entry *entries,
                        size_t capacity);
 void um_upper_list_close(struct um_upper_list *list);
+/* Let a listing be shared by all who read the directory, at once and whenever they began: cookies stay
+ * valid when cookie 0 rereads it. What stays in the directory keeps its place; a new name takes the first
+ * that is free. To be called before it is read. What is in lower layers only needs no list: its cookies
+ * are valid in every other one. */
+void um_upper_list_share(struct um_upper_list *list);
+bool um_upper_list_is_needed(const struct um_upper_list *list);
 
 /* The target's size; copied when it fits. -EINVAL; -ERANGE. */
 int64_t um_upper_readlink(struct um_upper *upper, uint64_t node, char *target, size_t size);
@@ -184,13 +191,6 @@ int um_upper_copy_up(struct um_upper *upper, uint64_t node, uint32_t flags);
 /* cffi: end */
 
 /* ---- for the fast path (fastpath.h) ---- */
-
-/* Let a listing be shared by all who read the directory, at once and whenever they began: cookies stay
- * valid when cookie 0 rereads it, which adds new names at the end. (Names that have gone are dropped
- * when they are many; who began before that goes on in the list as it was, once.) To be called before
- * it is read. What is in lower layers only needs no list: its cookies are valid in every other one. */
-void um_upper_list_share(struct um_upper_list *list);
-bool um_upper_list_is_needed(const struct um_upper_list *list);
 
 /* Whether truncating a file would take long; and do that to an open file whose data is in the upper, for
  * others nothing. It takes as long as the disk takes to free what is there, and is done without the lock:

@@ -4,13 +4,18 @@
 #include "upper_private.h"
 #include "whiteout.h"
 
-/* An open directory. What it lists is settled when it is first read (cookie 0): a directory that is
- * in the upper is merged into a list of names then; one that is in lower layers only is listed by
- * the tree as it goes, whose order and cookies never change. Either way a name that has gone by the
- * time it is its turn is left out, and one that came later is not shown before a rewind. */
+/* An open directory. What it lists is settled when it is first read, and anew at cookie 0: a directory
+ * that is in the upper is merged into a list of names then; one that is in lower layers only is listed
+ * by the tree as it goes, whose order and cookies never change. Either way a name that has gone by the
+ * time it is its turn is left out, and one that came later is not shown before a rewind.
+ *
+ * A cookie is a place in the list: 1, 2, 3 …, so that whoever seeks to any number goes on there. In a list
+ * that readers share a name keeps its place as long as it is there, whatever comes and goes beside it; a
+ * place that became free is taken by a name that is new, so the list is never much longer than the
+ * directory was. Where the tree's cookies have been given out, its names have the tree's places. */
 
 struct listed_name {
-    const char *name; /* in `text`, or of the tree */
+    const char *name; /* in `text`, or of the tree; NULL: a free place of a shared list */
     uint32_t size;
     bool hides; /* while merging: a whiteout */
 };
@@ -18,19 +23,14 @@ struct listed_name {
 struct um_upper_list {
     struct um_upper *upper;
     struct um_record *directory;
+    bool begun;                /* it was read */
     bool merged;               /* `names` is the list */
-    struct listed_name *names; /* sorted */
+    struct listed_name *names; /* sorted, but where places are kept */
     size_t n, capacity;
     char **texts; /* names of the upper, in blocks that never move */
     size_t n_texts, texts_capacity, text_used;
     bool shared;
-    uint64_t epoch; /* of a shared one: how often its list was begun anew; cookies hold it */
-    struct um_upper_list *previous; /* the names of the epoch before */
 };
-
-#define EPOCH_SHIFT 40
-#define PLACE_MASK (((uint64_t)1 << EPOCH_SHIFT) - 1)
-#define GONE_MAX 4096u /* names that have gone, besides four times those that are there */
 
 #define TEXT_BLOCK 65536u
 
@@ -227,71 +227,129 @@ static int read_merged(struct um_upper_list *list)
     return 0;
 }
 
-/* Add those of `fresh` that are not in the list. */
-static int add_new(struct um_upper_list *list, const struct um_upper_list *fresh)
+/* ---- places that are kept -------------------------------------------------------------------------------- */
+
+static int compare_places(const void *a, const void *b)
 {
-    struct um_upper_list sorted = {.names = malloc((list->n + 1) * sizeof *list->names),
-                                   .n = list->n};
-    int error = sorted.names ? 0 : -ENOMEM;
-    if (error == 0 && list->n != 0)
-        memcpy(sorted.names, list->names, list->n * sizeof *list->names);
-    if (error == 0)
-        sort_names(&sorted);
+    const struct listed_name *const *left = a, *const *right = b;
+    return um_slice_compare(slice_of(*left), slice_of(*right));
+}
+
+/* The names that have a place, by name; *sorted is malloced. */
+static int sort_places(const struct um_upper_list *list, const struct listed_name ***sorted,
+                       size_t *n)
+{
+    const struct listed_name **all = malloc((list->n + 1) * sizeof *all);
+    if (all == NULL)
+        return -ENOMEM;
+    *n = 0;
+    for (size_t i = 0; i < list->n; i++)
+        if (list->names[i].name != NULL)
+            all[(*n)++] = &list->names[i];
+    if (*n != 0)
+        qsort(all, *n, sizeof *all, compare_places);
+    *sorted = all;
+    return 0;
+}
+
+/* Move the names of `fresh` that have a place in the list to the same place in `to`. */
+static int move_known(const struct um_upper_list *list, struct um_upper_list *fresh,
+                      struct listed_name *to)
+{
+    const struct listed_name **sorted;
+    size_t n, at = 0;
+    int error = sort_places(list, &sorted, &n);
     for (size_t i = 0; error == 0 && i < fresh->n; i++) {
-        struct um_slice name = slice_of(&fresh->names[i]);
-        const char *text;
-        if (is_listed(&sorted, sorted.n, name))
+        struct listed_name *name = &fresh->names[i];
+        int order = 1;
+        while (at < n && (order = um_slice_compare(slice_of(sorted[at]), slice_of(name))) < 0)
+            at++;
+        if (at == n || order != 0)
             continue;
-        error = keep_text(list, name, &text);
-        if (error == 0)
-            error = add_name(list, um_slice_of(text, name.size), false);
+        to[sorted[at++] - list->names] = *name;
+        name->name = NULL;
     }
-    free(sorted.names);
+    if (error == 0)
+        free(sorted);
     return error;
 }
 
-static void drop_previous(struct um_upper_list *list)
+/* Move what is left in `fresh` to the first places that are free. How many places there are then. */
+static size_t move_new(struct um_upper_list *fresh, struct listed_name *to, size_t room)
 {
-    if (list->previous != NULL)
-        drop_names(list->previous);
-    free(list->previous);
-    list->previous = NULL;
+    size_t at = 0;
+    for (size_t i = 0; i < fresh->n; i++) {
+        if (fresh->names[i].name == NULL)
+            continue;
+        while (to[at].name != NULL)
+            at++;
+        to[at] = fresh->names[i];
+    }
+    while (room != 0 && to[room - 1].name == NULL)
+        room--;
+    return room;
 }
 
-/* Begin the list anew with what `fresh` holds, and keep what it was. */
-static int replace_names(struct um_upper_list *list, struct um_upper_list *fresh)
+/* Let the list hold the names of `fresh`, which gets what it held. */
+static int keep_places(struct um_upper_list *list, struct um_upper_list *fresh)
 {
-    struct um_upper_list *old = malloc(sizeof *old);
-    if (old == NULL)
-        return -ENOMEM;
-    drop_previous(list);
-    *old = *list;
-    *fresh = (struct um_upper_list){.upper = list->upper,
-                                    .directory = list->directory,
-                                    .merged = true,
-                                    .names = fresh->names,
-                                    .n = fresh->n,
-                                    .capacity = fresh->capacity,
-                                    .texts = fresh->texts,
-                                    .n_texts = fresh->n_texts,
-                                    .texts_capacity = fresh->texts_capacity,
-                                    .text_used = fresh->text_used,
-                                    .shared = true,
-                                    .epoch = list->epoch + 1,
-                                    .previous = old};
-    *list = *fresh;
-    *fresh = (struct um_upper_list){0};
+    size_t room = list->n + fresh->n;
+    struct listed_name *places = calloc(room + 1, sizeof *places);
+    int error = places ? move_known(list, fresh, places) : -ENOMEM;
+    if (error != 0) {
+        free(places);
+        return error;
+    }
+    size_t n = move_new(fresh, places, room);
+    free(fresh->names);
+    fresh->names = places;
+    fresh->n = n;
+    fresh->capacity = room + 1;
+    struct um_upper_list held = *list;
+    list->names = fresh->names;
+    list->n = fresh->n;
+    list->capacity = fresh->capacity;
+    list->texts = fresh->texts;
+    list->n_texts = fresh->n_texts;
+    list->texts_capacity = fresh->texts_capacity;
+    list->text_used = fresh->text_used;
+    *fresh = held;
     return 0;
+}
+
+/* Give the names of the lower directory the places that the tree's cookies stand for. */
+static int place_below(struct um_upper_list *list)
+{
+    struct um_tree_entry entries[BATCH];
+    uint64_t cookie = 0;
+    int got = 0, error = 0;
+    if (!list->directory->listed || list->directory->lower == 0)
+        return 0;
+    while (error == 0 && (got = um_tree_list(list->upper->tree, list->directory->lower, cookie,
+                                             entries, BATCH)) > 0) {
+        for (int i = 0; error == 0 && i < got; i++) {
+            while (error == 0 && list->n + 1 < entries[i].next)
+                error = add_name(list, um_slice_of(NULL, 0), false);
+            if (error == 0)
+                error = add_name(list, um_slice_of(entries[i].name, entries[i].name_size), false);
+        }
+        cookie = entries[got - 1].next;
+    }
+    return error ? error : got;
 }
 
 static int rewind_shared(struct um_upper_list *list)
 {
     struct um_upper_list fresh = {.upper = list->upper, .directory = list->directory};
     int error = list->directory->gone ? 0 : read_merged(&fresh);
-    if (error == 0 && (list->epoch == 0 || list->n > 4 * fresh.n + GONE_MAX))
-        error = replace_names(list, &fresh);
-    else if (error == 0)
-        error = add_new(list, &fresh);
+    if (error == 0 && !list->merged)
+        error = place_below(list);
+    if (error == 0)
+        error = keep_places(list, &fresh);
+    if (error == 0)
+        list->merged = true;
+    else if (!list->merged)
+        drop_names(list);
     drop_names(&fresh);
     return error;
 }
@@ -299,11 +357,24 @@ static int rewind_shared(struct um_upper_list *list)
 static int rewind_list(struct um_upper_list *list)
 {
     bool merged = list->directory->in_upper || list->directory->gone;
-    if (list->shared)
-        return merged ? rewind_shared(list) : 0;
-    drop_names(list);
-    list->merged = merged;
-    return merged && !list->directory->gone ? read_merged(list) : 0;
+    int error = 0;
+    if (list->shared) {
+        error = merged ? rewind_shared(list) : 0;
+    } else {
+        drop_names(list);
+        list->merged = merged;
+        error = merged && !list->directory->gone ? read_merged(list) : 0;
+    }
+    list->begun = error == 0;
+    return error;
+}
+
+/* Whether a list is to be read (again) before what stands at a cookie. A shared one is, too, once its
+ * directory is in the upper: its readers may hold cookies of the tree. */
+static bool is_due(const struct um_upper_list *list, uint64_t cookie)
+{
+    bool behind = list->shared && !list->merged && !um_record_only_below(list->directory);
+    return cookie == 0 || !list->begun || behind;
 }
 
 /* ---- the public face ---------------------------------------------------------------------------------- */
@@ -338,7 +409,6 @@ void um_upper_list_close(struct um_upper_list *list)
     list->directory->opens--;
     um_record_settle(list->upper, list->directory);
     pthread_rwlock_unlock(&list->upper->lock);
-    drop_previous(list);
     drop_names(list);
     free(list);
 }
@@ -353,31 +423,12 @@ bool um_upper_list_is_needed(const struct um_upper_list *list)
     return list->merged;
 }
 
-/* The names that a cookie of a shared list is about; NULL where they are no more. */
-static const struct um_upper_list *names_of(const struct um_upper_list *list, uint64_t epoch)
-{
-    if (epoch == list->epoch)
-        return list;
-    return list->previous != NULL && epoch + 1 == list->epoch ? list->previous : NULL;
-}
-
-static int next_shared(const struct um_upper_list *list, uint64_t *cookie, struct um_slice *name)
-{
-    const struct um_upper_list *names = names_of(list, *cookie >> EPOCH_SHIFT);
-    uint64_t place = *cookie & PLACE_MASK;
-    if (names == NULL || place >= names->n)
-        return 0;
-    *name = slice_of(&names->names[place]);
-    (*cookie)++;
-    return 1;
-}
-
 /* The name at *cookie, which moves behind it: 1, 0 at the end, or an errno. */
 static int next_name(struct um_upper_list *list, uint64_t *cookie, struct um_slice *name)
 {
-    if (list->shared && *cookie >> EPOCH_SHIFT != 0)
-        return next_shared(list, cookie, name);
-    if (list->merged && !list->shared) {
+    if (list->merged) {
+        while (*cookie < list->n && list->names[*cookie].name == NULL)
+            (*cookie)++;
         if (*cookie >= list->n)
             return 0;
         *name = slice_of(&list->names[(*cookie)++]);
@@ -442,10 +493,9 @@ int um_upper_is_empty(struct um_upper *upper, struct um_record *directory)
 /* ---- a directory that is not in the upper -------------------------------------------------------------- */
 
 /* The lower directory whose list this is, 0 where the upper has a say in it. */
-static uint64_t only_below(const struct um_upper_list *list, uint64_t cookie)
+static uint64_t only_below(const struct um_upper_list *list)
 {
-    bool own = list->shared ? cookie >> EPOCH_SHIFT != 0 : list->merged;
-    return own ? 0 : um_record_only_below(list->directory);
+    return list->merged ? 0 : um_record_only_below(list->directory);
 }
 
 /* Count entries of the lower tree as looked up: how many were, or an errno for the first one. */
@@ -471,8 +521,10 @@ static int next_below(struct um_upper_list *list, uint64_t cookie, struct um_tre
 {
     struct um_upper *upper = list->upper;
     pthread_rwlock_wrlock(&upper->lock);
-    int got = cookie == 0 && um_record_only_below(list->directory) ? rewind_list(list) : 0;
-    uint64_t lower = only_below(list, cookie);
+    bool due = um_record_only_below(list->directory) != 0 && is_due(list, cookie);
+    int got = due ? rewind_list(list) : 0;
+    uint64_t lower = only_below(list);
+    list->directory->listed |= lower != 0;
     pthread_rwlock_unlock(&upper->lock);
     if (got != 0 || lower == 0)
         return got ? got : -EAGAIN;
@@ -480,7 +532,7 @@ static int next_below(struct um_upper_list *list, uint64_t cookie, struct um_tre
     if (got <= 0)
         return got;
     pthread_rwlock_wrlock(&upper->lock);
-    got = only_below(list, cookie) == lower ? count_below(list, entries, got) : -EAGAIN;
+    got = only_below(list) == lower ? count_below(list, entries, got) : -EAGAIN;
     pthread_rwlock_unlock(&upper->lock);
     return got;
 }
@@ -495,9 +547,7 @@ int um_upper_list_next(struct um_upper_list *list, uint64_t cookie, struct um_tr
         return n;
     n = 0;
     pthread_rwlock_wrlock(&list->upper->lock);
-    int error = cookie == 0 ? rewind_list(list) : 0;
-    if (error == 0 && cookie == 0 && list->shared && list->merged)
-        cookie = list->epoch << EPOCH_SHIFT;
+    int error = is_due(list, cookie) ? rewind_list(list) : 0;
     while (error == 0 && (size_t)n < capacity && n < INT32_MAX) {
         int more = next_entry(list, &cookie, &entries[n]);
         if (more < 0)

@@ -63,6 +63,7 @@ struct um_record {
     bool capable;   /* a file that may have a capability in a mark (upper_capability.c) */
     bool ours;      /* a file that shows what the daemon says: on disk nobody else owns it */
     bool settled; /* a file in the upper: that it is there, and has data of its own, is durable */
+    bool listed;   /* a directory: the tree's cookies of what it continues were given out */
     bool unmarked; /* a directory that was made since the mount: it has no whiteouts `.wh.NAME` */
     uint64_t lower; /* directory: the lower node that it continues; file in the upper: the node that
                        it is a copy of; 0 for none. A file that is not in the upper: its node */

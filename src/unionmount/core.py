@@ -778,9 +778,9 @@ class Upper(_Owner):
         _check(lib.um_upper_parent(self._handle, directory, node))
         return Node(node[0])
 
-    def forget(self, node: Node, lookups: int = 1) -> None:
-        """Give lookups back."""
-        lib.um_upper_forget(self._handle, node, lookups)
+    def forget(self, node: Node, lookups: int = 1) -> int:
+        """Give lookups back: how many are left."""
+        return int(lib.um_upper_forget(self._handle, node, lookups))
 
     def origin(self, node: Node) -> Node | None:
         """The node of the lower tree that a node continues or is a copy of."""
@@ -788,9 +788,9 @@ class Upper(_Owner):
         _check(lib.um_upper_origin(self._handle, node, origin))
         return Node(origin[0]) if origin[0] else None
 
-    def list_open(self, directory: Node) -> UpperList:
-        """Open a directory to list it."""
-        return UpperList(self, directory)
+    def list_open(self, directory: Node, *, shared: bool = False) -> UpperList:
+        """Open a directory to list it, alone or for all who read it."""
+        return UpperList(self, directory, shared=shared)
 
     def readlink(self, node: Node) -> bytes:
         """The target of a symlink; EINVAL where the node is none."""
@@ -932,17 +932,27 @@ class Upper(_Owner):
 
 
 class UpperList(_Owner):
-    """An open directory of an upper, for one thread at a time; closed before the upper."""
+    """An open directory of an upper, for one thread at a time; closed before the upper.
 
-    def __init__(self, upper: Upper, directory: Node) -> None:
+    A ``shared`` one is for all who read the directory: names keep their cookies.
+    """
+
+    def __init__(self, upper: Upper, directory: Node, *, shared: bool = False) -> None:
         self._upper = upper
         self.node = directory
         out = ffi.new("struct um_upper_list **")
         _check(lib.um_upper_list_open(upper._handle, directory, out))
         self._handle = out[0]
+        if shared:
+            lib.um_upper_list_share(self._handle)
 
     def _release(self, handle: Any) -> None:
         lib.um_upper_list_close(handle)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether cookies that a shared list gave out mean nothing without it."""
+        return bool(lib.um_upper_list_is_needed(self._handle))
 
     def next(self, cookie: int = 0, count: int = _LIST_BATCH) -> list[Entry]:
         """Up to ``count`` entries from ``cookie`` on; 0 rereads. Each counts one lookup."""

@@ -40,7 +40,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FileInfo, FUSEError, InodeT
 
-from unionmount.core import Maker, SetAttr
+from unionmount.core import Maker, Node, SetAttr
 from unionmount.operations import (
     ACLS,
     BATCH,
@@ -59,7 +59,7 @@ from unionmount.operations import (
 if TYPE_CHECKING:
     from pyfuse3 import EntryAttributes, ReaddirToken, RequestContext, SetattrFields
 
-    from unionmount.core import Entry, Node, Upper, UpperList
+    from unionmount.core import Entry, Upper, UpperList
 
 log = logging.getLogger(__name__)
 
@@ -86,37 +86,36 @@ class WritableOperations(ReadingOperations):
         """``facts.has_acls`` says whether the upper holds POSIX ACLs."""
         super().__init__(upper, facts, list_layers=list_layers, owing=owing)
         self._upper = upper
-        self._lists: dict[int, UpperList] = {}
-        self._last_handle = 0
+        self._lists: dict[Node, UpperList] = {}
         self._copiers = trio.CapacityLimiter(_COPIERS)
         self._syncers = trio.CapacityLimiter(_SYNCERS)
 
     def close(self) -> None:
-        """Close directories that are still open: the kernel asks no more."""
+        """Close the lists of directories: the kernel asks no more."""
         for opened in self._lists.values():
             opened.close()
         self._lists = {}
 
     async def forget(self, lookups: Sequence[tuple[InodeT, int]]) -> None:
         """Take lookups back."""
-        for node, count in lookups:
-            self._upper.forget(node, count)  # type: ignore[arg-type]
+        for inode, count in lookups:
+            node = Node(inode)
+            if self._upper.forget(node, count) == 0 and node in self._lists:
+                self._lists.pop(node).close()
 
     # ---- directories -----------------------------------------------------------------------------
 
     @answered
     async def opendir(self, node: Node, _context: RequestContext) -> int:
-        """Open a directory."""
-        self._last_handle += 1
-        self._lists[self._last_handle] = self._upper.list_open(node)
-        return self._last_handle
+        """Open a directory; its handle is the node: all who read it share one list."""
+        return self._list_of(node).node
 
     @answered
-    async def readdir(self, handle: int, cookie: int, token: ReaddirToken) -> None:
+    async def readdir(self, node: Node, cookie: int, token: ReaddirToken) -> None:
         """List a directory from ``cookie`` on, until the reply is full."""
-        opened, shift = self._lists[handle], len(DOTS)
+        opened, shift = self._list_of(node), len(DOTS)
         for number in range(cookie, shift):
-            where = self._parent(opened.node) if number else opened.node
+            where = self._parent(node) if number else node
             if not pyfuse3.readdir_reply(token, DOTS[number], dot_entry(where), number + 1):
                 return
         at, count = max(cookie - shift, 0), FIRST_BATCH
@@ -128,14 +127,23 @@ class WritableOperations(ReadingOperations):
             at, count = entries[-1].next, BATCH
 
     @answered
-    async def releasedir(self, handle: int) -> None:
-        """Close a directory."""
-        self._lists.pop(handle).close()
+    async def releasedir(self, node: Node) -> None:
+        """Close a directory. A list whose cookies somebody may come back with stays."""
+        opened = self._lists.get(node)
+        if opened is not None and not opened.is_needed:
+            self._lists.pop(node).close()
 
     @answered
-    async def fsyncdir(self, handle: int, _data_only: bool) -> None:
+    async def fsyncdir(self, node: Node, _data_only: bool) -> None:
         """Make the names in a directory durable."""
-        await self._sync(self._lists[handle].node, data_only=False)
+        await self._sync(node, data_only=False)
+
+    def _list_of(self, directory: Node) -> UpperList:
+        """The list of a directory, which the kernel's forgetting the directory ends."""
+        opened = self._lists.get(directory)
+        if opened is None:
+            opened = self._lists[directory] = self._upper.list_open(directory, shared=True)
+        return opened
 
     def _parent(self, directory: Node) -> Node:
         """What ".." is; of a removed directory nobody can tell, and nobody can follow it."""
