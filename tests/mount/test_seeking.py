@@ -12,6 +12,7 @@ import random
 import struct
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -133,13 +134,20 @@ def options(tmp_path: Path, kind: str) -> str:
     return f"lowerdir={high}:{low},upperdir={upper},workdir={tmp_path / 'work'}"
 
 
+@contextmanager
+def mounted(cli: CommandLine, where: Path, *arguments: str | Path) -> Iterator[Path]:
+    where.mkdir()
+    cli.run(*arguments, where)
+    try:
+        yield where
+    finally:
+        cli.run("umount", where)
+
+
 @pytest.fixture
 def many(cli: CommandLine, options: str, tmp_path: Path) -> Iterator[Path]:
-    where = tmp_path / "mnt"
-    where.mkdir()
-    cli.run("overlay", "-o", options, where)
-    yield where / "many"
-    cli.run("umount", where)
+    with mounted(cli, tmp_path / "mnt", "overlay", "-o", options) as root:
+        yield root / "many"
 
 
 def check_places(directory: Path) -> None:
@@ -165,11 +173,10 @@ def test_any_place_is_one(many: Path) -> None:
 def test_places_of_a_directory_without_layers_above(cli: CommandLine, tmp_path: Path) -> None:
     fill(tmp_path / "low/many", range(MANY))
     hide(tmp_path / "low/many", range(0, MANY, 7))
-    (tmp_path / "mnt").mkdir()
     (tmp_path / "high").mkdir()
-    cli.run("overlay", "-o", f"lowerdir={tmp_path / 'high'}:{tmp_path / 'low'}", tmp_path / "mnt")
-    check_places(tmp_path / "mnt/many")
-    cli.run("umount", tmp_path / "mnt")
+    stacked = f"lowerdir={tmp_path / 'high'}:{tmp_path / 'low'}"
+    with mounted(cli, tmp_path / "mnt", "overlay", "-o", stacked) as root:
+        check_places(root / "many")
 
 
 def test_places_in_an_image(cli: CommandLine, tmp_path: Path) -> None:
@@ -179,11 +186,9 @@ def test_places_in_an_image(cli: CommandLine, tmp_path: Path) -> None:
         low.file(f"two/{number:04}")
         high.file(f"two/x{number:04}" if number % 7 else f"two/.wh.{number:04}")
     image = docker_archive(tmp_path / "image.tar", [low, high])
-    (tmp_path / "mnt").mkdir()
-    cli.run("mount", "--ro", image, tmp_path / "mnt")
-    check_places(tmp_path / "mnt/one")
-    check_places(tmp_path / "mnt/two")
-    cli.run("umount", tmp_path / "mnt")
+    with mounted(cli, tmp_path / "mnt", "mount", "--ro", image) as root:
+        check_places(root / "one")
+        check_places(root / "two")
 
 
 @pytest.mark.needs("root", "overlayfs")
