@@ -1,21 +1,24 @@
 """Compressed bytes in, plain bytes out, in bounded steps; and the other way round.
 
 What a layer is compressed with is seen from its first bytes; media types are not believed. A
-stream may consist of several gzip members or zstd frames: all are read, to the last byte, and one
-that ends early or goes on with something else is refused. Some decoders stop silently there.
-Sources: RFC 1952 (gzip), RFC 8878 (zstd; skippable frames carry the table of zstd:chunked).
+stream may consist of several gzip members, zstd frames, or xz and bzip2 streams: all are read, to
+the last byte, and one that ends early or goes on with something else is refused. Some decoders stop
+silently there. Sources: RFC 1952 (gzip), RFC 8878 (zstd; skippable frames carry the table of
+zstd:chunked), The .xz File Format 1.2.1 (2.2: padding after a stream).
 """
 
 from __future__ import annotations
 
+import bz2
 import enum
+import lzma
 import sys
 import zlib
 from typing import TYPE_CHECKING, Protocol, cast
 
 from isal import igzip_lib, isal_zlib
 
-from unionmount.errors import FormatError, LimitExceeded
+from unionmount.errors import FormatError, LimitExceeded, UsageError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -25,7 +28,7 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAGIC_SIZE = 6
+MAGIC_SIZE = 10
 """Bytes that ``sniff`` wants to see, where there are as many."""
 
 _INPUT_STEP = 64 * 1024  # what follows a frame is copied by the decoders, so pieces are small
@@ -36,9 +39,12 @@ _WINDOW_LOG = 27  # 128 MiB of memory; what zstd itself takes without being aske
 _GZIP_MAGIC = b"\x1f\x8b\x08"  # with the only compression method there is
 _GZIP_HCRC, _GZIP_EXTRA, _GZIP_NAME, _GZIP_COMMENT, _GZIP_RESERVED = 2, 4, 8, 16, 0xE0
 _GZIP_HEADER_MAX = 128 * 1024
+_XZ_MAGIC = b"\xfd7zXZ\0"
+_XZ_MEMORY = (128 + 2) << 20  # a dictionary as large as zstd's window, and what the decoder needs
+_XZ_ALIGNMENT = 4  # of the zeros between and after streams
+_BZIP2_MAGIC = b"BZh"  # then the size of blocks, and a block or, in an empty stream, the end
+_BZIP2_BODIES = (b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90")
 _UNSUPPORTED = {
-    b"\xfd7zXZ\0": "xz",
-    b"BZh": "bzip2",
     b"\x04\x22\x4d\x18": "lz4",
 }
 
@@ -49,6 +55,8 @@ class Compression(enum.Enum):
     PLAIN = "plain"
     GZIP = "gzip"
     ZSTD = "zstd"
+    XZ = "xz"  # read, never written
+    BZIP2 = "bzip2"  # read, never written
 
 
 def sniff(head: bytes, what: str) -> Compression:
@@ -57,10 +65,21 @@ def sniff(head: bytes, what: str) -> Compression:
         return Compression.GZIP
     if head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
         return Compression.ZSTD
+    if head.startswith(_XZ_MAGIC):
+        return Compression.XZ
+    if _is_bzip2(head):
+        return Compression.BZIP2
     for magic, name in _UNSUPPORTED.items():
         if head.startswith(magic):
             raise FormatError(f"{what}: compressed with {name}, which is not supported")
     return Compression.PLAIN
+
+
+def _is_bzip2(head: bytes) -> bool:
+    """Whether a bzip2 stream begins here; a tar may begin with the name of a file ``BZh9``."""
+    if not head.startswith(_BZIP2_MAGIC) or head[3:4] not in b"123456789":
+        return False
+    return any(body.startswith(head[4:10]) for body in _BZIP2_BODIES)
 
 
 class Decompressor(Protocol):
@@ -75,9 +94,17 @@ class Decompressor(Protocol):
 
 def decompressor(compression: Compression, what: str) -> Decompressor:
     """A new decompressor; ``what`` names the stream in messages."""
-    if compression is Compression.PLAIN:
-        return _Plain()
-    return _Gzip(what) if compression is Compression.GZIP else _Zstd(what)
+    match compression:
+        case Compression.PLAIN:
+            return _Plain()
+        case Compression.GZIP:
+            return _Gzip(what)
+        case Compression.ZSTD:
+            return _Zstd(what)
+        case Compression.XZ:
+            return _Xz(what)
+        case Compression.BZIP2:
+            return _Bzip2(what)
 
 
 class _Plain:
@@ -89,7 +116,7 @@ class _Plain:
 
 
 class _Frame(Protocol):
-    """One gzip member or zstd frame; both libraries agree on this interface."""
+    """One gzip member, zstd frame, or xz or bzip2 stream; the libraries agree on this interface."""
 
     @property
     def eof(self) -> bool: ...
@@ -118,7 +145,11 @@ class _Framed:
             for start in range(0, len(data), _INPUT_STEP):
                 yield from self._step(data[start : start + _INPUT_STEP])
         except self._error as error:
-            raise FormatError(f"{self._what}: damaged {self._name} data: {error}") from None
+            raise self._refused(error) from None
+
+    def _refused(self, error: Exception) -> Exception:
+        """What to say of a decoder's error."""
+        return FormatError(f"{self._what}: damaged {self._name} data: {error}")
 
     def _step(self, piece: bytes) -> Iterator[bytes]:
         while piece or (self._frame is not None and not self._frame.needs_input):
@@ -218,6 +249,65 @@ class _Zstd(_Framed):
         return piece
 
 
+class _Xz(_Framed):
+    """Streams, with padding: the decoder of the standard library knows nothing beyond one."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, "xz", lzma.LZMAError)
+        self._padding = 0
+        self._streams = 0
+
+    def _begin(self, piece: bytes) -> bytes:
+        if self._streams:
+            rest = piece.lstrip(b"\0")
+            self._padding += len(piece) - len(rest)
+            if not rest:
+                return b""
+            self._check_padding()
+            if not _XZ_MAGIC.startswith(rest[: len(_XZ_MAGIC)]):
+                raise FormatError(f"{self._what}: garbage after the xz data")
+            piece = rest
+        self._padding = 0
+        self._streams += 1
+        self._frame = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+        return piece
+
+    def _check_padding(self) -> None:
+        if self._padding % _XZ_ALIGNMENT:
+            raise FormatError(
+                f"{self._what}: damaged xz data: {self._padding} bytes of padding, "
+                f"which is not a multiple of {_XZ_ALIGNMENT}"
+            )
+
+    def _refused(self, error: Exception) -> Exception:
+        if "limit" in str(error):  # of memory; it is told apart by its text alone
+            mebibytes = _XZ_MEMORY >> 20
+            return LimitExceeded(
+                f"{self._what}: xz data that needs more than {mebibytes} MiB of memory; "
+                "compress it anew with a smaller dictionary (xz -9 has 64 MiB)"
+            )
+        return super()._refused(error)
+
+    def finish(self) -> None:
+        super().finish()
+        self._check_padding()
+
+
+class _Bzip2(_Framed):
+    """Streams, one right after the other; a decoder takes 4 MB, whatever the data says."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, "bzip2", OSError)
+        self._streams = 0
+
+    def _begin(self, piece: bytes) -> bytes:
+        if self._streams and not _BZIP2_MAGIC.startswith(piece[: len(_BZIP2_MAGIC)]):
+            raise FormatError(f"{self._what}: garbage after the bzip2 data")
+        self._streams += 1
+        self._frame = bz2.BZ2Decompressor()
+        return piece
+
+
 class Compressor(Protocol):
     """A stream being compressed; the same bytes in the same pieces give the same bytes."""
 
@@ -229,7 +319,9 @@ class Compressor(Protocol):
 
 
 def compressor(compression: Compression) -> Compressor:
-    """A new compressor, for gzip or zstd."""
+    """A new compressor, for gzip or zstd; nothing else is written."""
+    if compression not in (Compression.GZIP, Compression.ZSTD):
+        raise UsageError(f"{compression.value} is not written (gzip and zstd are)")
     if compression is Compression.GZIP:
         # without a file name and with time 0, so that the header is always the same
         return cast("Compressor", isal_zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_FORMAT))

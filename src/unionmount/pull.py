@@ -286,7 +286,7 @@ def _open_layout(path: Path, default_name: str) -> Source:
 
 def fallback_name(path: Path) -> str:
     """What an image is called that has a tag but no name: as its file, in allowed letters."""
-    stem = re.sub(r"\.(tar|tar\.gz|tgz|tar\.zst|oci)$", "", path.name.lower())
+    stem = re.sub(r"\.(tar(\.(gz|zst|xz|bz2))?|tgz|tzst|txz|tbz2?|oci)$", "", path.name.lower())
     return re.sub(r"[^a-z0-9]+", "-", stem).strip("-") or "image"
 
 

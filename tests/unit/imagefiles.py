@@ -6,12 +6,15 @@ it is written.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
 import json
+import lzma
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +73,38 @@ def zstd_long_window(data: bytes) -> bytes:
     """A frame that wants 256 MiB of memory."""
     compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 28})
     return bytes(compressor.compress(data) + compressor.flush())
+
+
+def xz_stream(data: bytes) -> bytes:
+    return lzma.compress(data, preset=0)
+
+
+def xz_streams(data: bytes, count: int = 3) -> bytes:
+    """Several xz streams with padding between and after them, as ``xz`` takes them."""
+    step = len(data) // count + 1
+    streams = [xz_stream(data[i : i + step]) for i in range(0, len(data), step)]
+    return bytes(4).join(streams) + bytes(512)
+
+
+def bzip2_stream(data: bytes) -> bytes:
+    return bz2.compress(data)
+
+
+def bzip2_streams(data: bytes, count: int = 3) -> bytes:
+    """Several bzip2 streams, as pbzip2 writes them."""
+    step = len(data) // count + 1
+    return b"".join(bz2.compress(data[i : i + step]) for i in range(0, len(data), step))
+
+
+def xz_large_dictionary(data: bytes) -> bytes:
+    """A stream that wants 256 MiB of memory."""
+    small = {"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 4096}
+    stream = lzma.compress(data, filters=[small])
+    # the size of the dictionary is one byte in the header of the block; a checksum follows it
+    header = bytearray(stream[12 : 12 + (stream[12] + 1) * 4])
+    header[4] = 32  # 2 << (32 / 2 + 11)
+    header[-4:] = zlib.crc32(header[:-4]).to_bytes(4, "little")
+    return stream[:12] + bytes(header) + stream[12 + len(header) :]
 
 
 def tar(members: Mapping[str, bytes] | Iterable[tarfile.TarInfo | tuple[str, bytes]]) -> bytes:

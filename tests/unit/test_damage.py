@@ -5,16 +5,19 @@ Each test ends with the same question: is the store as it was, and does the next
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import resource
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 from unit.imagefiles import (
@@ -197,12 +200,27 @@ def test_more_entries_than_a_limit_allows(store: Store, tmp_path: Path) -> None:
 # -- bombs
 
 
-def bomb(size: int) -> bytes:
-    """A gzip stream of one tar member of zeros."""
+def gzip_writer(buffer: io.BytesIO) -> BinaryIO:
+    return cast("BinaryIO", gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=6, mtime=0))
+
+
+def xz_writer(buffer: io.BytesIO) -> BinaryIO:
+    return cast("BinaryIO", lzma.LZMAFile(buffer, "wb", preset=0))
+
+
+def bzip2_writer(buffer: io.BytesIO) -> BinaryIO:
+    return cast("BinaryIO", bz2.BZ2File(buffer, "wb"))
+
+
+Writer = Callable[[io.BytesIO], BinaryIO]
+
+
+def bomb(size: int, writer: Writer) -> bytes:
+    """A compressed stream of one tar member of zeros."""
     buffer = io.BytesIO()
     info = tarfile.TarInfo("zeros")
     info.size = size
-    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=6, mtime=0) as file:
+    with writer(buffer) as file:
         file.write(info.tobuf(tarfile.GNU_FORMAT))
         for _ in range(size >> 20):
             file.write(bytes(1 << 20))
@@ -225,8 +243,13 @@ except LimitExceeded as error:
 """
 
 
-def test_a_decompression_bomb_costs_neither_memory_nor_disk(store: Store, tmp_path: Path) -> None:
-    data = bomb(1 << 30)
+@pytest.mark.parametrize(
+    ("writer", "size"), [(gzip_writer, 1 << 30), (xz_writer, 256 << 20), (bzip2_writer, 256 << 20)]
+)
+def test_a_decompression_bomb_costs_neither_memory_nor_disk(
+    store: Store, tmp_path: Path, writer: Writer, size: int
+) -> None:
+    data = bomb(size, writer)
     assert len(data) < 2 << 20
     members = docker_archive(IMAGE)
     members[IMAGE.diff_ids[0][7:] + "/layer.tar"] = data

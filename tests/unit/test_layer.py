@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import hashlib
 import lzma
 import os
+import subprocess
 import threading
 import tracemalloc
 import zlib
@@ -17,6 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.imagefiles import (
+    bzip2_stream,
+    bzip2_streams,
     flip,
     gzip_members,
     gzipped,
@@ -24,12 +26,15 @@ from unit.imagefiles import (
     sha256,
     skippable,
     tar,
+    xz_large_dictionary,
+    xz_stream,
+    xz_streams,
     zstd_frame,
     zstd_frames,
     zstd_long_window,
 )
 
-from unionmount.compression import Compression, decompressor, sniff
+from unionmount.compression import MAGIC_SIZE, Compression, compressor, decompressor, sniff
 from unionmount.core import Index
 from unionmount.errors import (
     DigestMismatch,
@@ -49,11 +54,16 @@ ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
     "gzip members": gzip_members,
     "zstd": zstd_frame,
     "zstd frames": zstd_frames,
+    "xz": xz_stream,
+    "xz streams": xz_streams,
+    "bzip2": bzip2_stream,
+    "bzip2 streams": bzip2_streams,
 }
+FRAMES = [gzipped, zstd_frame, xz_stream, bzip2_stream]
 
 
 def decompress(data: bytes, step: int = 1 << 20) -> bytes:
-    stream = decompressor(sniff(data[:6], "it"), "it")
+    stream = decompressor(sniff(data[:MAGIC_SIZE], "it"), "it")
     pieces = [data[i : i + step] for i in range(0, len(data), step)]
     result = b"".join(out for piece in pieces for out in stream.feed(piece))
     stream.finish()
@@ -69,9 +79,10 @@ def test_every_encoding_is_read_to_its_end(encoding: str, step: int) -> None:
     assert decompress(ENCODINGS[encoding](TAR[:50_000]), step) == TAR[:50_000]
 
 
-@given(st.lists(st.binary(max_size=300), max_size=6), st.integers(1, 400), st.booleans())
-def test_any_split_into_frames_and_pieces(parts: list[bytes], step: int, use_zstd: bool) -> None:
-    compress = zstd_frame if use_zstd else gzipped
+@given(st.lists(st.binary(max_size=300), max_size=6), st.integers(1, 400), st.sampled_from(FRAMES))
+def test_any_split_into_frames_and_pieces(
+    parts: list[bytes], step: int, compress: Callable[[bytes], bytes]
+) -> None:
     data = b"".join(compress(part) for part in [b"first", *parts])
     assert decompress(data, step) == b"first" + b"".join(parts)
 
@@ -116,11 +127,11 @@ def test_damaged_gzip_headers() -> None:
                 decompress(damaged, step)
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "gzip members", "zstd", "zstd frames"])
+@pytest.mark.parametrize("encoding", [one for one in ENCODINGS if one != "plain"])
 def test_truncation_anywhere_is_refused(encoding: str) -> None:
     data = ENCODINGS[encoding](TAR[:3000]).removesuffix(bytes(512))
     whole = decompress(data)
-    for end in range(6, len(data)):
+    for end in range(MAGIC_SIZE, len(data)):
         try:
             shorter = decompress(data[:end])
         except FormatError:
@@ -150,12 +161,94 @@ def test_a_huge_zstd_window_is_refused() -> None:
         decompress(zstd_long_window(b"x" * 100))
 
 
+@pytest.mark.parametrize("padding", [0, 4, 512, 70_000])
+@pytest.mark.parametrize("step", [1, 3, 1 << 20])
+def test_padding_of_xz_is_passed_over(padding: int, step: int) -> None:
+    data = xz_stream(b"one") + bytes(padding) + xz_stream(b"two") + bytes(padding)
+    assert decompress(data, step) == b"onetwo"
+
+
 @pytest.mark.parametrize(
-    ("data", "name"), [(lzma.compress(b"x"), "xz"), (bz2.compress(b"x"), "bzip2")]
+    ("tail", "message"),
+    [
+        (b"garbage", "garbage after the xz data"),
+        (bytes(4) + b"x", "garbage after the xz data"),
+        (bytes(3), "3 bytes of padding"),
+        (bytes(5) + xz_stream(b"more"), "5 bytes of padding"),
+        (b"\xfd7", "truncated xz data"),
+        (gzipped(b"more"), "garbage after the xz data"),
+    ],
 )
-def test_other_compressions_are_named(data: bytes, name: str) -> None:
-    with pytest.raises(FormatError, match=f"compressed with {name}, which is not supported"):
-        sniff(data, "it")
+@pytest.mark.parametrize("step", [1, 1 << 20])
+def test_garbage_after_xz_is_refused(tail: bytes, message: str, step: int) -> None:
+    with pytest.raises(FormatError, match=message if step > 1 or tail[:1] != b"\xfd" else "xz"):
+        decompress(xz_stream(TAR) + tail, step)
+
+
+@pytest.mark.parametrize("tail", [b"garbage", b"BZ", bytes(4), gzipped(b"more")])
+@pytest.mark.parametrize("step", [1, 1 << 20])
+def test_garbage_after_bzip2_is_refused(tail: bytes, step: int) -> None:
+    with pytest.raises(FormatError, match="bzip2"):
+        decompress(bzip2_stream(TAR) + tail, step)
+
+
+@pytest.mark.parametrize("encoding", ["xz", "xz streams", "bzip2", "bzip2 streams"])
+def test_changed_bytes_are_noticed(encoding: str) -> None:
+    """Both formats have a checksum of their data; the last bytes of xz streams are padding."""
+    data = ENCODINGS[encoding](TAR[:3000])
+    for at in range(MAGIC_SIZE, len(data.rstrip(b"\0")), 41):
+        with pytest.raises(FormatError):
+            decompress(flip(data, at))
+
+
+def test_a_huge_xz_dictionary_is_refused() -> None:
+    data = xz_large_dictionary(b"x" * 100)
+    assert lzma.decompress(data) == b"x" * 100
+    with pytest.raises(LimitExceeded, match="more than 130 MiB of memory"):
+        decompress(data)
+
+
+@pytest.mark.needs("xz", "bzip2")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["xz", "-9e"],
+        ["xz", "-1", "--block-size=4096"],
+        ["xz", "--check=none"],
+        ["xz", "--check=sha256"],
+        ["xz", "--delta=dist=4", "--lzma2=dict=128MiB"],
+        ["bzip2", "-1"],
+        ["bzip2", "-9"],
+    ],
+    ids=" ".join,
+)
+def test_what_the_tools_write_is_read(command: list[str]) -> None:
+    for content in (TAR, b""):
+        written = subprocess.run(
+            [*command, "-c"], input=content, stdout=subprocess.PIPE, check=True
+        )
+        assert decompress(written.stdout * 2) == content * 2
+    tool = [command[0], "-dc"]
+    for sample in (ENCODINGS[command[0]](TAR), ENCODINGS[f"{command[0]} streams"](TAR)):
+        assert subprocess.run(tool, input=sample, stdout=subprocess.PIPE, check=True).stdout == TAR
+
+
+def test_other_compressions_are_named() -> None:
+    with pytest.raises(FormatError, match="compressed with lz4, which is not supported"):
+        sniff(b"\x04\x22\x4d\x18" + bytes(6), "it")
+
+
+@pytest.mark.parametrize("name", ["BZh", "BZh9", "BZh91AY", "BZip"])
+def test_a_tar_that_begins_with_such_a_name_is_plain(name: str) -> None:
+    data = tar({name: b"x"})
+    assert sniff(data[:MAGIC_SIZE], "it") is Compression.PLAIN
+    assert decompress(data) == data
+
+
+@pytest.mark.parametrize("kind", [Compression.PLAIN, Compression.XZ, Compression.BZIP2])
+def test_what_is_not_written_is_refused(kind: Compression) -> None:
+    with pytest.raises(UsageError, match=f"{kind.value} is not written"):
+        compressor(kind)
 
 
 def test_sniffing_looks_at_bytes_only() -> None:
@@ -165,10 +258,10 @@ def test_sniffing_looks_at_bytes_only() -> None:
     assert sniff(TAR[:6], "it") is Compression.PLAIN
 
 
-@pytest.mark.parametrize("compress", [gzipped, zstd_frame])
+@pytest.mark.parametrize("compress", FRAMES)
 def test_output_comes_in_bounded_steps(compress: Callable[[bytes], bytes]) -> None:
     bomb = compress(bytes(64 << 20))
-    stream = decompressor(sniff(bomb[:6], "it"), "it")
+    stream = decompressor(sniff(bomb[:MAGIC_SIZE], "it"), "it")
     tracemalloc.start()
     try:
         total = sum(len(piece) for piece in stream.feed(bomb))

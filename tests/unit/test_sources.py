@@ -20,6 +20,7 @@ from unit.imagefiles import (
     MadeImage,
     Members,
     blob_path,
+    bzip2_streams,
     descriptor,
     docker_archive,
     gzip_members,
@@ -36,12 +37,13 @@ from unit.imagefiles import (
     tree_of,
     write_directory,
     write_tar,
+    xz_streams,
     zstd_frames,
 )
 
 from unionmount.errors import FormatError, NotFoundError, UsageError
 from unionmount.image import Platform
-from unionmount.pull import load, open_image
+from unionmount.pull import fallback_name, load, open_image
 from unionmount.sources import Location
 from unionmount.store import Store
 
@@ -154,7 +156,9 @@ WRITERS: dict[str, Callable[[Path, Compress], str]] = {
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@pytest.mark.parametrize("compress", [plain, gzipped, gzip_members, zstd_frames])
+@pytest.mark.parametrize(
+    "compress", [plain, gzipped, gzip_members, zstd_frames, xz_streams, bzip2_streams]
+)
 @pytest.mark.parametrize("sniffed", [False, True])
 def test_every_form_shows_the_same_tree(
     store: Store, tmp_path: Path, kind: str, compress: Compress, sniffed: bool
@@ -197,6 +201,37 @@ def test_skopeo_reads_what_the_tests_write(tmp_path: Path, kind: str) -> None:
         capture_output=True,
     )
     assert json.loads(shown.stdout)["rootfs"]["diff_ids"] == IMAGE.diff_ids
+
+
+@pytest.mark.needs("skopeo", "xz", "bzip2")
+@pytest.mark.parametrize("tool", ["xz", "bzip2"])
+@pytest.mark.parametrize("suffix", [False, True])
+def test_a_compressed_archive_is_read_as_skopeo_reads_it(
+    store: Store, tmp_path: Path, tool: str, suffix: bool
+) -> None:
+    path = write_tar(tmp_path / "a.tar", docker_archive(IMAGE))
+    subprocess.run([tool, path], check=True, timeout=60)
+    (packed,) = tmp_path.glob("a.tar.*")
+    if not suffix:  # what it is, its bytes say
+        packed = packed.rename(tmp_path / "b")
+    shown = subprocess.run(
+        ["skopeo", "--insecure-policy", "inspect", "--config", f"docker-archive:{packed}"],
+        check=True,
+        timeout=120,
+        capture_output=True,
+    )
+    assert json.loads(shown.stdout)["rootfs"]["diff_ids"] == IMAGE.diff_ids
+    with open_image(store, str(packed)) as image:
+        assert tree_of(image) == SMALL_TREE
+    assert [str(one.id) for one in load(store, str(packed))] == [IMAGE.id]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["my App.tar", "my App.tar.gz", "my-App.tgz", "my_app.txz", "my.app.tar.xz", "my app.tbz2"],
+)
+def test_a_tag_alone_is_called_as_its_file_without_suffixes(tmp_path: Path, name: str) -> None:
+    assert fallback_name(tmp_path / name) == "my-app"
 
 
 # -- docker archives
