@@ -39,7 +39,7 @@ from unionmount.layer import (
     write_all,
 )
 from unionmount.reference import Reference, printable
-from unionmount.sources import STDIN, LayerBlob, Location, Source, choose
+from unionmount.sources import STDIN, LayerBlob, Location, Source, choose, distinct
 from unionmount.sources.archive import TarFiles, open_archive
 from unionmount.sources.layout import DirectoryFiles, OciLayout
 from unionmount.store import StoredImage
@@ -118,12 +118,12 @@ def load(
     platform: Platform | None = None,
     limits: ImportLimits | None = None,
     progress: Progress | None = None,
-    loaded: Callable[[StoredImage], None] | None = None,
+    loaded: Callable[[StoredImage, tuple[Reference, ...]], None] | None = None,
 ) -> list[StoredImage]:
     """Import all images of an archive or layout, or the one that REF names, into the store.
 
-    ``loaded`` is told of each image when it is in the store: a later one may fail, and the earlier
-    ones stay.
+    ``loaded`` is told of each image when it is in the store, with the names that it has in the
+    archive (the store may know others): a later one may fail, and the earlier ones stay.
     """
     location = Location.parse(source)
     if location.kind == "stored":  # or a directory that does not look like a layout
@@ -134,10 +134,10 @@ def load(
         if location.selector or not entries:
             entries = [choose(entries, location.selector, opened.source.what)]
         images = []
-        for entry in entries:
+        for entry in distinct(entries):
             images.append(_load_entry(pull, opened.source, entry))
             if loaded is not None:
-                loaded(images[-1])
+                loaded(images[-1], tuple(name.with_default_tag() for name in entry.names))
     return images
 
 

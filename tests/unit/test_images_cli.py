@@ -11,11 +11,12 @@ import json
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.imagefiles import MadeImage
+from unit.imagefiles import MadeImage, docker_archive, small_image, write_tar
 from unit.listed import (
     BASE,
     DIGEST,
@@ -331,3 +332,32 @@ def test_a_nameless_comment_is_that_of_the_last_step(line: Line) -> None:
     history = [{"comment": "first"}, {"comment": "last", "empty_layer": True}]
     put(Store(line.root), DescribedImage((TOP,), ("c:1",), more={"history": history}))
     assert inspected(line, "c:1")["Comment"] == "last"
+
+
+# -- load
+
+
+def test_load_says_what_this_archive_holds(tmp_path: Path, capsys: Capture) -> None:
+    """A name that the image has in the store from elsewhere is none of the archive's."""
+    line = Line(tmp_path / "root", capsys)
+    image = small_image(names=("one:1",))
+    archive = write_tar(tmp_path / "a.tar", docker_archive(image, replace(image, names=("two:2",))))
+    names = ["docker.io/library/one:1", "docker.io/library/two:2"]
+    told = "".join(f"Loaded image: {name}\n" for name in names)
+    assert line.run("load", "-i", str(archive)) == told
+    line.run("tag", "one:1", "mine:3")
+    assert line.run("load", "-i", str(archive)) == told
+    assert line.run("load", "-q", "-i", str(archive)) == f"{image.id}\n"
+    nameless = write_tar(tmp_path / "b.tar", docker_archive(replace(image, names=())))
+    assert line.run("load", "-i", str(nameless)) == f"Loaded image ID: {image.id}\n"
+    assert line.run("images", "-q", "--no-trunc", "mine:3") == f"{image.id}\n"
+
+
+def test_load_says_each_name_once(tmp_path: Path, capsys: Capture) -> None:
+    """An archive may give one name to two images: the later one has it."""
+    line = Line(tmp_path / "root", capsys)
+    first, second = small_image("1", names=("a:1", "b:1")), small_image("2", names=("a:1",))
+    archive = write_tar(tmp_path / "a.tar", docker_archive(first, second))
+    told = line.run("load", "-i", str(archive))
+    assert told.splitlines().count("Loaded image: docker.io/library/a:1") == 1
+    assert line.run("images", "-q", "--no-trunc", "a:1") == f"{second.id}\n"

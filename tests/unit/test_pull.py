@@ -235,7 +235,7 @@ def test_what_was_loaded_before_an_error_is_told_and_stays(store: Store, tmp_pat
     archive = write_tar(tmp_path / "a.tar", members)
     told: list[str] = []
     with pytest.raises(DigestMismatch):
-        load(store, str(archive), loaded=lambda one: told.append(str(one.id)))
+        load(store, str(archive), loaded=lambda one, _: told.append(str(one.id)))
     assert told == [str(one.id) for one in store.list_images()] == [IMAGE.id]
 
 

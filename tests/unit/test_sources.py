@@ -9,6 +9,7 @@ import resource
 import subprocess
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -423,6 +424,96 @@ def test_platforms_that_were_not_saved_are_passed_over(store: Store, tmp_path: P
     members |= {blob_path(index): index, "index.json": index_of([descriptor(index, OCI_INDEX)])}
     with open_image(store, str(write_tar(tmp_path / "a.tar", members))) as image:
         assert tree_of(image) == SMALL_TREE
+
+
+@pytest.mark.parametrize("annotation", ["", "docker.io/library/both:1"])
+def test_names_that_only_one_form_has_are_names(
+    store: Store, tmp_path: Path, annotation: str
+) -> None:
+    image = small_image(names=("both:1", "both:2", "both:1"))
+    path = write_tar(tmp_path / "a.tar", both_forms(image, annotation=annotation))
+    (loaded,) = load(store, str(path))
+    assert sorted(loaded.names) == ["docker.io/library/both:1", "docker.io/library/both:2"]
+    with open_image(store, f"{path}:both:2") as opened:
+        assert tree_of(opened) == SMALL_TREE
+
+
+# -- one image under several names
+
+
+def named(image: MadeImage, *names: str) -> list[MadeImage]:
+    return [replace(image, names=(name,)) for name in names]
+
+
+def three_names(path: Path, form: str) -> str:
+    """An image that a source lists once for each of its names, as tools write it."""
+    images = named(IMAGE, "one:1", "two:2", "three:3")
+    if form == "oci":
+        return f"oci:{write_directory(path / 'layout', oci_layout(*images))}"
+    write = oci_layout if form == "oci-archive" else docker_archive
+    return f"{form}:{write_tar(path / 'a.tar', write(*images))}"
+
+
+FORMS = ["docker-archive", "oci-archive", "oci"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_image_under_three_names_needs_no_choice(
+    store: Store, tmp_path: Path, form: str
+) -> None:
+    source = three_names(tmp_path, form)
+    for selector in ("", ":one:1", ":three:3", ":@0", ":@2"):
+        with open_image(store, source + selector) as image:
+            assert str(image.image.id) == IMAGE.id
+    with pytest.raises(
+        NotFoundError, match=r"no image 'four' \(there are: one:1, two:2, three:3\)"
+    ):
+        open_image(store, f"{source}:four")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_it_is_loaded_once_with_all_names_or_with_the_one_that_is_meant(
+    store: Store, tmp_path: Path, form: str
+) -> None:
+    source = three_names(tmp_path, form)
+    told: list[tuple[str, ...]] = []
+    (only,) = load(store, f"{source}:two:2", loaded=lambda _, n: told.append(tuple(map(str, n))))
+    assert only.names == ("docker.io/library/two:2",)
+    (loaded,) = load(store, source, loaded=lambda _, n: told.append(tuple(map(str, n))))
+    every = tuple(f"docker.io/library/{name}" for name in ("one:1", "two:2", "three:3"))
+    assert told == [(every[1],), every]
+    assert sorted(loaded.names) == sorted(every)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_another_image_beside_it_is_still_a_choice(store: Store, tmp_path: Path, form: str) -> None:
+    images = [*named(IMAGE, "one:1", "two:2"), small_image("other", names=("other:1",))]
+    write = docker_archive if form == "docker-archive" else oci_layout
+    path = write_tar(tmp_path / "a.tar", write(*images))
+    with pytest.raises(NotFoundError, match="holds 2 images, choose one: one:1, two:2; other:1"):
+        open_image(store, str(path))
+
+
+@pytest.mark.needs("skopeo")
+def test_what_skopeo_names_three_times_is_one_image(store: Store, tmp_path: Path) -> None:
+    original = write_tar(tmp_path / "a.tar", docker_archive(IMAGE))
+    for name in ("example.org/one:1", "example.org/two:2", "three"):
+        target = f"oci:{tmp_path}/layout:{name}"
+        command = [
+            "skopeo",
+            "--insecure-policy",
+            "copy",
+            "-q",
+            f"docker-archive:{original}",
+            target,
+        ]
+        subprocess.run(command, check=True, timeout=120)
+    index = json.loads((tmp_path / "layout/index.json").read_bytes())
+    assert len(index["manifests"]) == 3
+    with open_image(store, f"oci:{tmp_path}/layout") as image:
+        assert tree_of(image) == SMALL_TREE
+    (loaded,) = load(store, f"oci:{tmp_path}/layout")
+    assert loaded.names == ("example.org/one:1", "example.org/two:2", "localhost/layout:three")
 
 
 # -- OCI layouts

@@ -11,7 +11,10 @@ from unionmount.cli.options import platform_option, root_option
 from unionmount.reference import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from unionmount.cli import Settings
+    from unionmount.reference import Reference
     from unionmount.store import StoredImage
 
 
@@ -32,9 +35,11 @@ def command(settings: Settings, source: str | None, quiet: bool, platform: str |
         raise click.UsageError("give an archive with -i, or on standard input (not a terminal)")
     progress = ProgressLine()
 
-    def report(image: StoredImage) -> None:
+    shown: set[str] = set()
+
+    def report(image: StoredImage, names: tuple[Reference, ...]) -> None:
         progress.clear()
-        _print_loaded(image, quiet=quiet)
+        _print_loaded(image, names, shown, quiet=quiet)
 
     try:
         load(
@@ -48,11 +53,13 @@ def command(settings: Settings, source: str | None, quiet: bool, platform: str |
         progress.clear()
 
 
-def _print_loaded(image: StoredImage, *, quiet: bool) -> None:
-    if quiet:
-        print(image.id)
-    elif not image.names:
-        print(f"Loaded image ID: {image.id}")
-    else:
-        for name in image.names:
-            print(f"Loaded image: {printable(name)}")
+def _print_loaded(
+    image: StoredImage, names: Sequence[Reference], shown: set[str], *, quiet: bool
+) -> None:
+    """Say what came, once: ``shown`` are the IDs and names that were said before."""
+    lines = [f"Loaded image: {printable(str(name))}" for name in names]
+    lines = [str(image.id)] if quiet else lines or [f"Loaded image ID: {image.id}"]
+    for line in lines:
+        if line not in shown:
+            print(line)
+    shown.update(lines)

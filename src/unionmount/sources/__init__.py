@@ -16,7 +16,8 @@ REF is a name, a tag, or ``@N``, the number of an image in the archive.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -190,11 +191,16 @@ class SourceImage:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image that a source offers, by number; ``labels`` are what REF may say."""
+    """One image that a source offers, by number; ``labels`` are what REF may say.
+
+    A source may have an image several times, for each of its names: those entries are equal in
+    ``same``, which is empty where nothing is said of that.
+    """
 
     number: int
     names: tuple[Reference, ...]
     labels: tuple[str, ...]
+    same: tuple[Hashable, ...] = ()
 
     def matches(self, selector: str) -> bool:
         """Whether REF stands for this one."""
@@ -247,11 +253,30 @@ class Source(Protocol):
         """Close it."""
 
 
+def distinct(entries: Sequence[Entry]) -> list[Entry]:
+    """Each image once, under all the names that it has among ``entries``."""
+    found: dict[tuple[Hashable, ...], Entry] = {}
+    for entry in entries:
+        key = ("same", *entry.same) if entry.same else ("number", entry.number)
+        found[key] = _joined(found[key], entry) if key in found else entry
+    return list(found.values())
+
+
+def _joined(first: Entry, other: Entry) -> Entry:
+    names = dict.fromkeys((*first.names, *other.names))
+    labels = dict.fromkeys((*first.labels, *other.labels))
+    return replace(first, names=tuple(names), labels=tuple(labels))
+
+
 def choose(entries: Sequence[Entry], selector: str, what: str) -> Entry:
-    """The one entry that REF stands for, or the only one."""
-    found = [entry for entry in entries if not selector or entry.matches(selector)]
+    """The one image that REF stands for, or the only one.
+
+    With REF it gets the names of the entries that REF means, without it all that it has.
+    """
+    found = distinct([entry for entry in entries if not selector or entry.matches(selector)])
     if len(found) == 1:
         return found[0]
+    entries = distinct(entries)
     listed = "; ".join(str(entry) for entry in entries[:_LISTED])
     more = "; …" if len(entries) > _LISTED else ""
     if not entries:

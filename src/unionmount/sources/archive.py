@@ -162,8 +162,7 @@ def _recognise(files: TarFiles, kind: str, fallback_name: str) -> Source:
     raw = files.read(MANIFEST)
     items = _parse_items(raw, f"{files.what}: {MANIFEST}") if raw is not None else []
     if files.size(INDEX) is not None:
-        names = {digest: item.names for item in items if (digest := _digest_of(item.config))}
-        return OciLayout(files, fallback_name, names)
+        return OciLayout(files, fallback_name, _names_by_config(items))
     if kind == "oci-archive":
         raise FormatError(f"{files.what}: not an OCI archive (no {INDEX} in it)")
     if raw is not None:
@@ -171,6 +170,16 @@ def _recognise(files: TarFiles, kind: str, fallback_name: str) -> Source:
     if files.size("repositories") is not None:
         raise FormatError(f"{files.what}: archives older than Docker 1.10 are not supported")
     raise FormatError(f"{files.what}: not an image archive (no {MANIFEST} or {INDEX} in it)")
+
+
+def _names_by_config(items: Sequence[_Item]) -> dict[Digest, tuple[Reference, ...]]:
+    """What images are called; one may have an item for each of its names."""
+    found: dict[Digest, tuple[Reference, ...]] = {}
+    for item in items:
+        digest = _digest_of(item.config)
+        if digest is not None:
+            found[digest] = (*found.get(digest, ()), *item.names)
+    return found
 
 
 class DockerArchive(Closing):
@@ -184,7 +193,12 @@ class DockerArchive(Closing):
     def entries(self) -> Sequence[Entry]:
         """The images of ``manifest.json``."""
         return [
-            Entry(number, item.names, tuple(name.familiar for name in item.names))
+            Entry(
+                number,
+                tuple(dict.fromkeys(item.names)),
+                tuple(dict.fromkeys(name.familiar for name in item.names)),
+                (item.config, item.layers),
+            )
             for number, item in enumerate(self._items)
         ]
 

@@ -159,15 +159,29 @@ class OciLayout(Closing):
 
     def entries(self) -> Sequence[Entry]:
         """The images of the index; manifests that differ in platform only are one image."""
-        return [self._entry(number, group) for number, group in enumerate(self._groups)]
+        said = {name for group in self._groups for one in group for name in self._names(one)}
+        more = {
+            digest: names
+            for digest, known in self._names_by_config.items()
+            if (names := tuple(name for name in known if name not in said))
+        }
+        return [self._entry(number, group, more) for number, group in enumerate(self._groups)]
 
-    def _entry(self, number: int, group: Sequence[Descriptor]) -> Entry:
+    def _entry(
+        self,
+        number: int,
+        group: Sequence[Descriptor],
+        more: Mapping[Digest, tuple[Reference, ...]],
+    ) -> Entry:
+        """An image; ``more`` are names that only ``manifest.json`` has, by the config."""
         labels = tuple(dict.fromkeys(label for one in group for label in _labels(one)))
         names = [name for one in group for name in self._names(one)]
-        if not names and self._names_by_config:
-            names = self._names_of_config(group)
-        labels = labels or tuple(name.familiar for name in names)
-        return Entry(number, tuple(dict.fromkeys(names)), labels)
+        if more:
+            others = self._names_of_config(group, more)
+            names += others
+            labels += tuple(name.familiar for name in others)
+        same = tuple(sorted({one.digest for one in group}))
+        return Entry(number, tuple(dict.fromkeys(names)), labels, same)
 
     def _names(self, descriptor: Descriptor) -> list[Reference]:
         """Full names of a descriptor; a bare tag goes with the name of the file."""
@@ -180,12 +194,14 @@ class OciLayout(Closing):
         except InvalidReference:  # an annotation may be anything
             return []
 
-    def _names_of_config(self, group: Sequence[Descriptor]) -> list[Reference]:
+    def _names_of_config(
+        self, group: Sequence[Descriptor], names: Mapping[Digest, tuple[Reference, ...]]
+    ) -> tuple[Reference, ...]:
         try:
             selection = self._select(group, None)
         except NotFoundError:
-            return []
-        return list(self._names_by_config.get(selection.config.digest, ()))
+            return ()
+        return names.get(selection.config.digest, ())
 
     def image(self, entry: Entry, platform: Platform | None) -> SourceImage:
         """The image of ``entry`` for a platform."""
