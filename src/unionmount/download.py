@@ -36,7 +36,8 @@ class Pulling:
     """How to pull: for which platform, what to keep, and who wants to know.
 
     The image gets ``names``; where none are given, the one that it was asked for by. ``lease`` is
-    whose the image is to be, from the moment when it is there; where there is none, nobody's.
+    whose the image is to be, from the moment when it is there; where there is none, nobody's. With
+    ``keep_names`` a name that means an image for another platform goes on to do so.
     """
 
     platform: Platform | None = None
@@ -45,6 +46,7 @@ class Pulling:
     progress: Progress | None = None
     names: Sequence[Reference] | None = None
     lease: Lease | None = None
+    keep_names: bool = False
 
 
 async def pull(
@@ -123,10 +125,20 @@ class _Pull:
         known_as = replace(repository_of(self._ref), digest=root.digest)
         names = self._how.names
         if names is None:
-            names = [self._ref] if self._ref.digest is None else []
+            names = [self._ref] if self._may_be_named(image) else []
         if self._how.lease is not None:
             self._lease.image(image.id)
         return self._store.put_image(names, image, digests=[known_as])
+
+    def _may_be_named(self, image: Image) -> bool:
+        """Whether the image is to have the name that it was asked for by."""
+        name = str(self._ref)
+        if self._ref.digest is not None:
+            return False
+        if not self._how.keep_names or not self._store.has_image_named(name):
+            return True
+        named = self._store.read_image(self._store.find_image(name)).config.platform
+        return named.is_like(image.config.platform)
 
     def _is_here(self, layer: _Layer) -> bool:
         if not self._store.has_layer(layer.diff_id):

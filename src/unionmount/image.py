@@ -84,6 +84,7 @@ _ARCHITECTURES = {
     "i686": ("386", ""),
     "riscv64": ("riscv64", ""),
 }
+_COMPATIBLE = {"amd64": "386"}  # what every such machine runs, too
 _DEFAULT_VARIANTS = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
 
 
@@ -136,6 +137,23 @@ class Platform:
         if mine is None or theirs is None or theirs > mine:
             return None
         return mine - theirs
+
+    def is_like(self, other: Platform) -> bool:
+        """Whether one of both runs what is for the other."""
+        return self.distance(other) is not None or other.distance(self) is not None
+
+    def is_foreign(self, offered: Platform) -> bool:
+        """Whether a machine of this platform is not known to run what is for ``offered``.
+
+        A variant that no machine tells of itself (``amd64/v3``) is not foreign, nor is what says
+        nothing of where it runs.
+        """
+        if not offered.os or not offered.architecture:
+            return False
+        theirs = _COMPATIBLE.get(self.architecture, self.architecture), self.architecture
+        if self.os != offered.os or offered.architecture not in theirs:
+            return True
+        return self.architecture == "arm" and self.distance(offered) is None
 
     def _level(self) -> int | None:
         variant = self.variant or _DEFAULT_VARIANTS.get(self.architecture, "")

@@ -363,12 +363,47 @@ def _read_full(fd: int, size: int) -> bytes:
 
 
 def _find_stored(pull: Pull, text: str) -> StoredImage:
-    stored = _keep_scratch(pull.store) if text == SCRATCH else pull.store.find_image(text)
-    if pull.platform is not None:
-        offered = pull.store.read_image(stored).config.platform
-        if pull.platform.distance(offered) is None:
-            raise NotFoundError(f"image '{printable(text)}' is for {offered}, not {pull.platform}")
+    if text == SCRATCH:
+        return _fitting(pull.store, _keep_scratch(pull.store), text, pull.platform)
+    return find_stored(pull.store, text, pull.platform)
+
+
+def find_stored(store: Store, text: str, platform: Platform | None) -> StoredImage:
+    """The image of the store that a name or ID means for a platform.
+
+    A name means one image. Where that is for another platform, an image is taken that came from the
+    same index of a registry: the same version of what has the name.
+    """
+    stored = store.find_image(text)
+    if platform is not None and store.has_image_named(text):
+        stored = _sibling(store, text, stored, platform) or stored
+    return _fitting(store, stored, text, platform)
+
+
+def _fitting(
+    store: Store, stored: StoredImage, text: str, platform: Platform | None
+) -> StoredImage:
+    if platform is not None:
+        offered = store.read_image(stored).config.platform
+        if platform.distance(offered) is None:
+            raise NotFoundError(f"image '{printable(text)}' is for {offered}, not {platform}")
     return stored
+
+
+def _sibling(
+    store: Store, text: str, stored: StoredImage, platform: Platform
+) -> StoredImage | None:
+    """Of the images of the same index the one that fits best, where the named one does not."""
+    if platform.distance(store.read_image(stored).config.platform) is not None:
+        return None
+    wanted = Reference.parse(text).digest
+    shared = {one for one in stored.digests if wanted is None or one.endswith(f"@{wanted}")}
+    found = []
+    for one in store.list_images():
+        if shared.intersection(one.digests):
+            distance = platform.distance(store.read_image(one).config.platform)
+            found += [] if distance is None else [(distance, one)]
+    return min(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def _keep_scratch(store: Store) -> StoredImage:

@@ -10,9 +10,19 @@ import pytest
 from compare import differences, snapshot
 from images.build import TOOLS, RealImage, real_image
 from mounting import CommandLine, is_mounted
+from unit.imagefiles import MadeImage
 
 from registry.servers import DockerRegistry, FaultProxy
-from registry.transfers import Sender, Skopeo, command_line, image, layer, remote_digest
+from registry.transfers import (
+    Sender,
+    Skopeo,
+    command_line,
+    image,
+    layer,
+    manifest_digest,
+    remote_digest,
+)
+from unionmount.image import Platform
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo", "fuse")
 
@@ -55,6 +65,98 @@ def test_a_missing_image_is_pulled(
     proxy.reset()
     cli.run("mount", "box", mountpoint)
     assert proxy.seen == []
+
+
+HOST = Platform.host().architecture
+FOREIGN = "s390x" if HOST != "s390x" else "riscv64"
+
+
+def versions(number: str) -> dict[str, MadeImage]:
+    """An image for this machine and for another one."""
+    return {
+        f"linux/{one}": image(layer(f"{one}-{number}"), architecture=one) for one in (HOST, FOREIGN)
+    }
+
+
+def meaning(cli: CommandLine, name: str) -> str:
+    """The ID of the image that a name means in the store."""
+    return cli.run("inspect", "-f", "{{.Id}}", name).stdout.strip()
+
+
+def test_looking_at_another_platform_moves_no_name(
+    cli: CommandLine,
+    registry: DockerRegistry,
+    proxy: FaultProxy,
+    sender: Sender,
+    mountpoint: Path,
+) -> None:
+    old, foreign = versions("old"), ("--platform", f"linux/{FOREIGN}")
+    sender.send_index(old, registry, "mount/many:1")
+    name = f"{proxy.address}/mount/many:1"
+    assert cli.run("mount", "--ro", name, mountpoint).stderr == ""
+    cli.run("umount", mountpoint)
+
+    def look(*options: str, made: dict[str, MadeImage], number: str) -> None:
+        done = cli.run("mount", *options, *foreign, name, mountpoint)
+        assert done.stderr.count(f"linux/{FOREIGN} and this machine is linux/{HOST}") == 1
+        assert done.stderr.count("warning") == 1
+        assert os.listdir(mountpoint / "files") == [f"{FOREIGN}-{number}"]  # noqa: PTH208
+        source = cli.record(mountpoint)["source"]
+        assert source == made[f"linux/{FOREIGN}"].id
+        cli.run("umount", mountpoint)
+        assert meaning(cli, name) == old[f"linux/{HOST}"].id
+
+    look("--ro", made=old, number="old")
+    proxy.reset()
+    # it is of the index that the name came from, so it is the same version
+    look("--ro", "--pull", "never", made=old, number="old")
+    look("--ephemeral", made=old, number="old")
+    listed = cli.run("ls", *foreign, f"{name}:/files").stdout
+    assert listed == f"{FOREIGN}-old\n"
+    assert proxy.seen == []
+    new = versions("new")
+    sender.send_index(new, registry, "mount/many:1")
+    look("--ro", "--pull", "always", made=new, number="new")
+    look("--name", "box", "--pull", "always", made=new, number="new")
+    done = cli.run("mount", "box", mountpoint)
+    assert done.stderr.count("warning") == 1
+    cli.run("umount", mountpoint)
+    assert cli.run("mount", "--ro", name, mountpoint).stderr == ""
+    assert os.listdir(mountpoint / "files") == [f"{HOST}-old"]  # noqa: PTH208
+
+
+def test_a_name_that_means_nothing_yet_is_given(
+    cli: CommandLine, registry: DockerRegistry, sender: Sender, mountpoint: Path
+) -> None:
+    made = versions("first")
+    sender.send_index(made, registry, "mount/first:1")
+    name, foreign = f"{registry.address}/mount/first:1", f"linux/{FOREIGN}"
+    cli.run("mount", "--ro", "--platform", foreign, name, mountpoint)
+    cli.run("umount", mountpoint)
+    assert meaning(cli, name) == made[foreign].id
+    # pull is what moves names, and says what is foreign, too
+    cli.run("pull", name)
+    assert meaning(cli, name) == made[f"linux/{HOST}"].id
+    done = cli.run("pull", "--platform", foreign, name)
+    assert (done.stdout, done.stderr.count("warning")) == (f"{made[foreign].id}\n", 1)
+    assert meaning(cli, name) == made[foreign].id
+    assert cli.run("pull", "-q", "--platform", foreign, name).stderr == ""
+
+
+def test_a_digest_of_one_platform_is_not_another(
+    cli: CommandLine, registry: DockerRegistry, sender: Sender, mountpoint: Path
+) -> None:
+    made = versions("digest")
+    sender.send_index(made, registry, "mount/digest:1")
+    for platform in made:
+        cli.run("pull", "--platform", platform, f"{registry.address}/mount/digest:1")
+    digest = manifest_digest(made[f"linux/{HOST}"])
+    name = f"{registry.address}/mount/digest@{digest}"
+    cli.run("pull", name)
+    error = cli.error("ls", "--platform", f"linux/{FOREIGN}", name)
+    assert error == f"image '{name}' is for linux/{HOST}, not linux/{FOREIGN}"
+    error = cli.error("ls", "--platform", f"linux/{FOREIGN}", made[f"linux/{HOST}"].id)
+    assert error.endswith(f"is for linux/{HOST}, not linux/{FOREIGN}")
 
 
 def test_an_image_that_is_nowhere(

@@ -249,6 +249,30 @@ def test_lower_variants_are_usable(wanted: str, offered: str, distance: int | No
     assert Platform.parse(wanted).distance(Platform.parse(offered)) == distance
 
 
+@pytest.mark.parametrize(
+    ("host", "offered", "foreign"),
+    [
+        ("linux/amd64", "linux/amd64", False),
+        ("linux/amd64", "linux/amd64/v3", False),
+        ("linux/amd64", "linux/386", False),
+        ("linux/386", "linux/amd64", True),
+        ("linux/amd64", "linux/arm64", True),
+        ("linux/amd64", "windows/amd64", True),
+        ("linux/arm64", "linux/arm64/v9", False),
+        ("linux/arm64", "linux/arm/v7", True),
+        ("linux/arm/v7", "linux/arm/v6", False),
+        ("linux/arm/v6", "linux/arm/v7", True),
+    ],
+)
+def test_what_a_machine_does_not_run(host: str, offered: str, foreign: bool) -> None:
+    assert Platform.parse(host).is_foreign(Platform.parse(offered)) is foreign
+
+
+def test_what_says_nothing_is_not_foreign() -> None:
+    assert not Platform.parse("linux/amd64").is_foreign(Platform("", ""))
+    assert not Platform.parse("linux/amd64").is_foreign(Platform("linux", ""))
+
+
 # -- selection
 
 

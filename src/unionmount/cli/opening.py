@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -117,6 +118,19 @@ def progress_line(*, quiet: bool = False) -> Iterator[ProgressLine | None]:
         yield progress
     finally:
         progress.clear()
+
+
+def tell_of_foreign(name: str, platform: Platform) -> None:
+    """Say on standard error that an image is for another machine, where it is."""
+    from unionmount.image import Platform
+
+    host = Platform.host()
+    if host.is_foreign(platform):
+        print(
+            f"unionmount: warning: {printable(name)} is for {platform} and this machine is {host}: "
+            "without an emulator its programs do not run here",
+            file=sys.stderr,
+        )
 
 
 def _parsed(platform: str | None) -> Platform | None:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unionmount.cli.opening import open_kept, open_source, progress_line
+from unionmount.cli.opening import open_kept, open_source, progress_line, tell_of_foreign
 from unionmount.errors import MountError, NotFoundError, UsageError
 from unionmount.reference import printable
 
@@ -138,17 +138,9 @@ def prepared(
             source = brought(
                 *(settings, wanted.registry, source, wanted.pull, wanted.platform), lease=lease
             )
-        if wanted.only_layers:
-            yield opener.of_layers(source, name)
-        elif name is not None:
-            wanted.check_for_container(name)
-            yield opener.again(name, table)
-        elif wanted.upper:
-            yield opener.with_upper(source, wanted.upper)
-        elif wanted.read_only:
-            yield opener.read_only(source)
-        else:
-            yield opener.with_container(source)
+        found = opener.open(source, name, table)
+        tell_of_foreign(found.image.name, found.image.image.config.platform)
+        yield found
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +153,18 @@ class _Opener:
     lease: Lease
     opened: ExitStack
     made: ExitStack
+
+    def open(self, source: str, name: str | None, table: MountTable) -> Prepared:
+        """What is wanted of an image, or of the container ``name``."""
+        wanted = self.wanted
+        if wanted.only_layers:
+            return self.of_layers(source, name)
+        if name is not None:
+            wanted.check_for_container(name)
+            return self.again(name, table)
+        if wanted.upper:
+            return self.with_upper(source, wanted.upper)
+        return self.read_only(source) if wanted.read_only else self.with_container(source)
 
     def read_only(self, source: str) -> Prepared:
         """An image alone."""

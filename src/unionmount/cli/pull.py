@@ -52,7 +52,7 @@ def command(
     A layer that is there is not fetched. A NAME without a registry is looked for where
     registries.conf says, which is docker.io if it says nothing; without a TAG it is "latest".
     """
-    from unionmount.cli.opening import progress_line
+    from unionmount.cli.opening import progress_line, tell_of_foreign
     from unionmount.cli.transfers import hint_at_tag, keeps_blobs, pull_image, without_transport
     from unionmount.download import Pulling
     from unionmount.image import Platform
@@ -62,5 +62,7 @@ def command(
     with progress_line(quiet=quiet) as progress:
         wanted = Platform.parse(platform) if platform else None
         how = Pulling(wanted, policy, keep_blobs or keeps_blobs(), progress)
-        _, stored = pull_image(settings, registry, name, how)
+        ref, stored = pull_image(settings, registry, name, how)
+    if not quiet:
+        tell_of_foreign(ref.familiar, settings.store().read_image(stored).config.platform)
     print(stored.id)

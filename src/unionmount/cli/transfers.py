@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from unionmount.cli import Settings
     from unionmount.download import Policy, Pulling
-    from unionmount.image import Platform
     from unionmount.leases import Lease
     from unionmount.registry import Registries, RegistryClient
     from unionmount.store import Store, StoredImage
@@ -74,28 +73,35 @@ def brought(
 ) -> str:
     """The SOURCE of an image that is here, pulled where it is a name and the policy says so.
 
-    What was pulled is protected by ``lease``.
+    What was pulled is protected by ``lease``. It gets the name, unless that means an image for
+    another platform: who looks at one platform does not change what the name means for others.
     """
     from unionmount.cli.opening import progress_line
     from unionmount.download import Pulling
     from unionmount.image import SCRATCH, Platform
+    from unionmount.pull import find_stored
     from unionmount.sources import Location
 
-    location = Location.parse(source)
+    location, store = Location.parse(source), settings.store()
     if location.kind not in ("stored", "registry") or source == SCRATCH:
         return source
     wanted = Platform.parse(platform) if platform else None
     missing = None
     if policy != "always":
-        missing = _missing(settings.store(), location.path, wanted)
-        if missing is None:
-            return location.path
+        try:
+            return _meaning(store, location.path, find_stored(store, location.path, wanted))
+        except NotFoundError as error:
+            missing = error
         if policy == "never":
             raise missing
     try:
         with progress_line() as progress:
-            how = Pulling(wanted, policy, keeps_blobs(), progress, lease=lease)
-            ref, _ = pull_image(settings, options, location.path, how)
+            how = Pulling(
+                *(wanted, policy, keeps_blobs(), progress),
+                lease=lease,
+                keep_names=wanted is not None,
+            )
+            ref, found = pull_image(settings, options, location.path, how)
         hint_at_tag(location.path)
     except InvalidReference:
         if missing is None or location.kind == "registry":
@@ -103,7 +109,14 @@ def brought(
         raise missing from None
     except (NotFoundError, RegistryError) as error:
         raise type(error)(f"{missing}; {error}" if missing else str(error)) from error
-    return str(ref)
+    return _meaning(store, str(ref), found)
+
+
+def _meaning(store: Store, name: str, image: StoredImage) -> str:
+    """The name where it means this image, else the image's ID."""
+    if store.has_image_named(name) and store.find_image(name).id != image.id:
+        return str(image.id)
+    return name
 
 
 def keeps_blobs() -> bool:
@@ -113,18 +126,6 @@ def keeps_blobs() -> bool:
         return bool(click.BOOL.convert(text, None, None)) if text else False
     except click.BadParameter:
         raise UsageError(f"{KEEP_BLOBS}: not yes or no: '{printable(text)}'") from None
-
-
-def _missing(store: Store, text: str, platform: Platform | None) -> NotFoundError | None:
-    """Why an image can't be taken from the store; None where it can."""
-    try:
-        found = store.find_image(text)
-    except NotFoundError as error:
-        return error
-    offered = store.read_image(found).config.platform
-    if platform is not None and platform.distance(offered) is None:
-        return NotFoundError(f"image '{printable(text)}' is for {offered}, not {platform}")
-    return None
 
 
 def registries_of_user() -> Registries:
