@@ -122,6 +122,25 @@ def overlaid(own: Sequence[StoredImage], other: Sequence[StoredImage]) -> list[S
     return [*own, *(_without(one, names) for one in other if one.manifest not in manifests)]
 
 
+def by_image(known: Sequence[StoredImage]) -> list[StoredImage]:
+    """Each image once, with all its names and digests.
+
+    An image that came by several routes has a manifest, and so an entry, for each: layers of a
+    registry are compressed, those of an archive are not. It is one image, for its ID is one. It
+    stands where its newest entry does, with that one's manifest.
+    """
+    found: dict[Digest, StoredImage] = {}
+    for one in known:
+        old = found.get(one.id, one)
+        newest = one if one.created > old.created else old
+        found[one.id] = replace(
+            newest,
+            names=_united(old.names, one.names),
+            digests=_united(old.digests, one.digests),
+        )
+    return list(found.values())
+
+
 # -- looking for one
 
 

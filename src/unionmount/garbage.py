@@ -104,12 +104,14 @@ def remove_image(
         words = catalogue.words_of(found, text)
         in_use = users(store, containers)
         if words:
-            gone, untagged = _by_name(found, words, in_use, force=force)
+            same = [one for one in known if one.id == found.id]
+            gone, untagged = _by_name(same, words, in_use, force=force)
         else:
             gone, untagged = _by_id(known, found, in_use, force=force)
         rest = [one for one in known if one not in gone]
-        if not gone:
-            rest = catalogue.untag(known, found.manifest, untagged)
+        for one in rest:
+            if one.id == found.id:
+                rest = catalogue.untag(rest, one.manifest, untagged)
         bin_.removed.untagged += map(_familiar, untagged)
         _remove(store, bin_, rest, gone, in_use)
         return bin_.removed
@@ -129,20 +131,26 @@ def _find(store: Store, known: Sequence[StoredImage], text: str) -> StoredImage:
 
 
 def _by_name(
-    image: StoredImage, words: list[str], in_use: Users, *, force: bool
+    same: Sequence[StoredImage], words: list[str], in_use: Users, *, force: bool
 ) -> tuple[list[StoredImage], list[str]]:
-    """Images that go, and words that do, where one of the words was given."""
+    """Entries that go, and words that do, where one of the words was given.
+
+    ``same`` are all entries of the image, one for each of its manifests. While one of them has a
+    name the image stays; an entry that loses its last one goes.
+    """
+    (image,) = catalogue.by_image(same)
     names = [name for name in image.names if name not in words]
     words = [*words, *_orphaned(image, words, names)]
-    if names or any(one not in words for one in image.digests):
-        return [], words
     by = in_use.of(image.id)
+    if names or any(one not in words for one in image.digests):
+        emptied = [one for one in same if {*one.names, *one.digests} <= {*words}]
+        return ([] if by else emptied), words
     if by and not force:
         raise StoreError(
             f"image '{_familiar(words[0])}' ({image.id.short}) is in use: {_listed(by)}; "
             "its last name can only be taken away with -f, and the image stays"
         )
-    return ([] if by else [image]), words
+    return ([] if by else [*same]), words
 
 
 def _orphaned(image: StoredImage, words: list[str], names: list[str]) -> list[str]:
@@ -183,8 +191,10 @@ def _remove(
         parts = dict.fromkeys(gone, ())
         keep, bin_.removed.left = frozenset(), str(error)
     store.write_catalogue(rest)
+    left = {one.id for one in rest}
     for one, digests in parts.items():
-        if all(other.id != one.id for other in rest):
+        if one.id not in left:
+            left.add(one.id)  # and is said once
             bin_.removed.items.append(Item("image", str(one.id), 0))
         _throw(store, bin_, [digest for digest in digests if digest not in keep])
 
@@ -236,7 +246,8 @@ def prune(
         bin_.removed.items += ended
         known = store.directory.images()
         in_use = users(store, containers)
-        gone = [one for one in known if not in_use.of(one.id) and (every or not one.names)]
+        named = {one.id for one in known if one.names}
+        gone = [one for one in known if not in_use.of(one.id) and (every or one.id not in named)]
         keep = needed(store, [one for one in known if one not in gone], in_use)
         _prune_images(store, bin_, known, gone)
         _prune_digests(store, bin_, keep)
@@ -271,7 +282,7 @@ def _prune_images(
 ) -> None:
     if gone and not bin_.dry_run:
         store.write_catalogue([one for one in known if one not in gone])
-    for one in gone:
+    for one in catalogue.by_image(gone):
         bin_.removed.untagged += [_familiar(word) for word in (*one.names, *one.digests)]
         bin_.removed.items.append(Item("image", str(one.id), 0))
 

@@ -523,8 +523,15 @@ class Store:
         return any(one.manifest == image.manifest for one in self.directory.images())
 
     def list_images(self) -> list[StoredImage]:
-        """All images, the newest first; also those of additional stores."""
-        return sorted(self._all_images(), key=lambda one: one.created, reverse=True)
+        """All images, the newest first, each once; also those of additional stores."""
+        images = catalogue.by_image(self._all_images())
+        return sorted(images, key=lambda one: one.created, reverse=True)
+
+    def with_all_names(self, image: StoredImage) -> StoredImage:
+        """The image with the names and digests that it has by other manifests, too."""
+        found = (one for one in self.list_images() if one.id == image.id)
+        known = next(found, image)
+        return replace(image, names=known.names, digests=known.digests)
 
     def _all_images(self) -> list[StoredImage]:
         known = self.directory.images()

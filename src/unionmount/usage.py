@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unionmount.catalogue import by_image
 from unionmount.image import scratch
 from unionmount.needs import needed, users
 
@@ -105,14 +106,17 @@ def measure(store: Store, containers: Containers, mounted: Collection[str]) -> U
     """Measure a store; ``mounted`` are the names of its containers that are."""
     with store.locked():
         in_use = users(store, containers)
-        images = store.directory.images()
-        active = [one for one in images if in_use.of(one.id)]
-        all_needed = needed(store, images, in_use)
+        entries = store.directory.images()
+        active = [one for one in entries if in_use.of(one.id)]
+        all_needed = needed(store, entries, in_use)
         active_needed = needed(store, active, in_use)
     own = store.directory
     layers = {one: allocated(own.layer_path(one)) for one in own.layers()}
     blobs = {one: allocated(own.blob_path(one)) for one in own.blobs()}
-    documents = _documents([*images, *(one.image.stored for one in containers.all(lambda _: None))])
+    images = by_image(entries)
+    documents = _documents(
+        [*entries, *(one.image.stored for one in containers.all(lambda _: None))]
+    )
     listed = _image_usages(store, containers, images)
     of_images = documents.union(*(one.layers for one in listed))
     parts = {one: size for one, size in (layers | blobs).items() if one in of_images}
@@ -120,7 +124,11 @@ def measure(store: Store, containers: Containers, mounted: Collection[str]) -> U
     sharing = _sharing(listed)
     return Usage(
         (
-            replace(_row("Images", parts, active_needed), total=len(images), active=len(active)),
+            replace(
+                _row("Images", parts, active_needed),
+                total=len(images),
+                active=len(by_image(active)),
+            ),
             _container_row(containers, mounted),
             _row("Layers", layers, all_needed),
             _row("Kept blobs", kept, all_needed),

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.imagefiles import MadeImage, docker_archive, small_image, write_tar
+from unit.imagefiles import (
+    MadeImage,
+    docker_archive,
+    gzipped,
+    oci_layout,
+    small_image,
+    write_tar,
+)
 from unit.listed import (
     BASE,
     DIGEST,
@@ -361,3 +368,83 @@ def test_load_says_each_name_once(tmp_path: Path, capsys: Capture) -> None:
     told = line.run("load", "-i", str(archive))
     assert told.splitlines().count("Loaded image: docker.io/library/a:1") == 1
     assert line.run("images", "-q", "--no-trunc", "a:1") == f"{second.id}\n"
+
+
+# -- one image by several routes
+
+
+@pytest.fixture
+def twice(tmp_path: Path, capsys: Capture) -> tuple[Line, MadeImage]:
+    """An image from an archive, and again with compressed layers: two manifests, one ID."""
+    line = Line(tmp_path / "root", capsys)
+    image = small_image(names=("one:1",))
+    archive = write_tar(tmp_path / "a.tar", docker_archive(image))
+    layout = write_tar(
+        tmp_path / "b.tar",
+        oci_layout(replace(image, names=("example.org/two:2",)), compress=gzipped),
+    )
+    for path in (archive, layout):
+        line.run("load", "-i", str(path))
+    store = Store(line.root)
+    assert len({one.manifest for one in store.directory.images()}) == 2
+    return line, image
+
+
+def test_it_is_listed_and_counted_once(twice: tuple[Line, MadeImage]) -> None:
+    line, image = twice
+    (found,) = Store(line.root).list_images()
+    assert sorted(found.names) == ["docker.io/library/one:1", "example.org/two:2"]
+    assert sorted(line.names()) == ["example.org/two:2", "one:1"]
+    for name in ("one:1", "example.org/two:2", image.id):
+        (inspected,) = json.loads(line.run("inspect", name))
+        assert sorted(inspected["RepoTags"]) == ["example.org/two:2", "one:1"]
+        assert [layer["SharedWith"] for layer in inspected["Layers"]] == [[], []]
+    table = line.run("df", "-v")
+    assert table.count(image.id.removeprefix("sha256:")[:12]) == 1
+    (row,) = [one for one in line.run("df").splitlines() if one.startswith("Images")]
+    assert row.split()[1] == "1"
+
+
+def test_its_names_are_those_of_one_image_when_it_goes(twice: tuple[Line, MadeImage]) -> None:
+    line, image = twice
+    line.run("rmi", image.id, status=1)
+    assert line.run("rmi", "one:1") == "Untagged: one:1\n"
+    assert line.names() == ["example.org/two:2"]
+    line.run("prune")
+    assert line.names() == ["example.org/two:2"]
+    told = line.run("rmi", "example.org/two:2").splitlines()
+    assert told.count(f"Deleted: {image.id}") == 1
+    assert Store(line.root).directory.images() == []
+    assert list((line.root / "layers/sha256").iterdir()) == []
+
+
+def test_an_entry_without_a_name_is_none_of_an_image_with_one(
+    twice: tuple[Line, MadeImage], tmp_path: Path
+) -> None:
+    line, image = twice
+    other = small_image("other", names=("one:1",))
+    line.run("load", "-i", str(write_tar(tmp_path / "c.tar", docker_archive(other))))
+    assert len(Store(line.root).directory.images()) == 3
+    assert line.run("images", "-q", "-f", "dangling=true") == ""
+    assert "Deleted" not in line.run("prune")
+    assert line.run("images", "-q", "--no-trunc", "example.org/two") == f"{image.id}\n"
+    told = line.run("rmi", "example.org/two:2").splitlines()
+    assert told.count(f"Deleted: {image.id}") == 1
+    assert line.names() == ["one:1"]
+    every = line.run("prune", "-a").splitlines()
+    assert every.count(f"Deleted: {other.id}") == 1
+
+
+def test_the_last_tag_of_a_repository_takes_its_digests_of_all_entries(
+    twice: tuple[Line, MadeImage],
+) -> None:
+    """One entry has the digest, another one the tag: for a user they are of one image."""
+    line, image = twice
+    store = Store(line.root)
+    compressed = store.find_image("example.org/two:2")
+    digest = Reference.parse(f"docker.io/library/one@{compressed.manifest}")
+    store.put_image([], store.read_image(compressed), digests=[digest])
+    assert line.run("rmi", "one:1") == f"Untagged: one:1\nUntagged: {digest.familiar}\n"
+    told = line.run("rmi", "example.org/two:2").splitlines()
+    assert told.count(f"Deleted: {image.id}") == 1
+    assert store.directory.images() == []

@@ -140,7 +140,9 @@ def _image(settings: Settings, word: str, platform: str | None) -> Struct:
 
     image, stored = _open(settings, word, platform)
     with image:
-        return inspect_image(settings.store(), image, stored)
+        store = settings.store()
+        known = store.with_all_names(stored) if stored is not None else None
+        return inspect_image(store, image, known)
 
 
 def _print_document(settings: Settings, word: str, platform: str | None, *, manifest: bool) -> None:
