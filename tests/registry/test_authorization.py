@@ -327,11 +327,13 @@ async def test_an_identity_token(token_proxy: FaultProxy, token_server: TokenSer
 @pytest.mark.parametrize(
     ("challenge", "text"),
     [
-        ("Bearer realm=5", "is no address"),
         ('Bearer realm="ftp://x/token"', "is no address"),
         ('Bearer realm="http://user:pw@127.0.0.1/token"', "is no address"),
         ('Bearer service="x"', "is no address"),
         ('Bearer realm="http://192.0.2.1/token"', "credentials stay here"),
+        ('Bearer realm="//192.0.2.1/token"', "credentials stay here"),
+        ('Bearer realm="http:///token"', "is no address"),
+        ('Bearer realm=""', "is no address"),
         ('Bearer realm="a",realm="b"', "WWW-Authenticate says 'realm' twice"),
         ("Digest realm=5", "answers 401"),
     ],
@@ -363,6 +365,18 @@ async def test_token_servers_that_go_wrong(proxy: FaultProxy, answer: bytes, tex
     async with make_client(login=LOGIN) as client:
         with pytest.raises((RegistryError, FormatError), match=text):
             await client.manifest(reference(proxy.address, "auth/none"))
+
+
+@pytest.mark.parametrize("realm", ["/v2/token?a=b", "v2/token?a=b", "//{address}/v2/token?a=b"])
+async def test_a_realm_may_be_relative(proxy: FaultProxy, realm: str) -> None:
+    challenge = f'Bearer realm="{realm.format(address=proxy.address)}",service="s"'
+    proxy.fault(Reply(401, (("WWW-Authenticate", challenge),)), kind="manifest", times=9)
+    proxy.fault(Reply(200, body=b'{"token": "x"}'), kind="other", times=9)
+    async with make_client() as client:
+        with pytest.raises(NotAuthorized):
+            await client.manifest(reference(proxy.address, "auth/none"))
+    targets = {one.target for one in proxy.requests("other")}
+    assert targets == {"/v2/token?a=b&service=s&scope=repository%3Aauth%2Fnone%3Apull"}
 
 
 async def test_a_registry_gets_no_tokens_for_other_repositories(proxy: FaultProxy) -> None:

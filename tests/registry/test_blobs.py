@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
+from unit.imagefiles import zstd_frame
 
 from registry.servers import DockerRegistry, FaultProxy
 from registry.servers.proxy import (
@@ -246,6 +249,48 @@ async def test_a_compressed_answer_is_refused(
         return forward(request).with_header("Content-Encoding", "gzip")
 
     proxy.fault(packed, kind="blob")
+    async with make_client() as client:
+        with pytest.raises(RegistryError, match="Content-Encoding 'gzip', which was not asked for"):
+            await fetch(client, ref, blob)
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("x-gzip", gzip.compress),
+        ("GZIP", gzip.compress),
+        ("zstd", zstd_frame),
+    ],
+)
+async def test_a_blob_may_be_what_the_answer_is_said_to_be_encoded_in(
+    registry: DockerRegistry, proxy: FaultProxy, name: str, pack: Callable[[bytes], bytes]
+) -> None:
+    data = pack(DATA)
+    blob = feed(registry.address, "blobs/encoded", data)
+
+    def named(request: Request, forward: Forward) -> Response:
+        return forward(request).with_header("Content-Encoding", name)
+
+    def breaking(request: Request, forward: Forward) -> Response:
+        return Cut(after=len(data) // 2)(request, forward).with_header("Content-Encoding", name)
+
+    proxy.fault(breaking, kind="blob")
+    proxy.fault(named, kind="blob", times=99)
+    async with make_client() as client:
+        assert await fetch(client, reference(proxy.address, "blobs/encoded"), blob) == data
+
+
+@pytest.mark.parametrize("length", [True, False])
+async def test_what_was_compressed_on_the_way_is_not_the_blob(
+    proxy: FaultProxy, ref: Reference, blob: Descriptor, length: bool
+) -> None:
+    packed = gzip.compress(DATA)  # of random bytes, so it is longer
+    headers = [("Content-Encoding", "gzip")]
+    if length:
+        headers.append(("Content-Length", str(len(packed))))
+    answer = Response(200, headers, iter([packed]))
+    proxy.fault(lambda _request, _forward: answer, kind="blob")
     async with make_client() as client:
         with pytest.raises(RegistryError, match="Content-Encoding 'gzip', which was not asked for"):
             await fetch(client, ref, blob)

@@ -114,6 +114,17 @@ DOCKER_CONFIG = {
     "detachKeys": "ctrl-e,e",
     "currentContext": "default",
 }
+SPELLINGS = {  # of other tools: lines of base64(1), and places that end in a slash
+    "auths": {
+        "wrapped.io": {"auth": base64.encodebytes(b"wrapped:" + b"s" * 90).decode()},
+        "returns.io": {"auth": auth("returns")["auth"] + "\r\n"},
+        "slash.io/": auth("slash"),
+        "slash.io/team/": auth("team"),
+        "http://scheme.io/": auth("scheme"),
+        "twice.io/": auth("other"),
+        "twice.io": auth("exact"),
+    }
+}
 PODMAN_AUTH = {
     "auths": {
         "r.io": auth("all"),
@@ -141,6 +152,13 @@ PODMAN_AUTH = {
         (DOCKER_CONFIG, "plain.io", "a", Login("plain", "x")),
         (DOCKER_CONFIG, "nul.io", "a", Login("nul", "secret")),
         (DOCKER_CONFIG, "quay.io.evil.com", "a", None),
+        (SPELLINGS, "wrapped.io", "a", Login("wrapped", "s" * 90)),
+        (SPELLINGS, "returns.io", "a", Login("returns", "secret")),
+        (SPELLINGS, "slash.io", "a", Login("slash", "secret")),
+        (SPELLINGS, "slash.io", "team/app", Login("team", "secret")),
+        (SPELLINGS, "slash.io", "teams/app", Login("slash", "secret")),
+        (SPELLINGS, "scheme.io", "a", Login("scheme", "secret")),
+        (SPELLINGS, "twice.io", "a", Login("exact", "secret")),
         (PODMAN_AUTH, "r.io", "team/app/image", Login("image", "secret")),
         (PODMAN_AUTH, "r.io", "team/app", Login("team", "secret")),
         (PODMAN_AUTH, "r.io", "teams/app", Login("all", "secret")),
@@ -223,6 +241,8 @@ def test_a_helper_for_the_registry_comes_first(places: Places) -> None:
     assert places.user("r.io", "a") == "of r.io"
     assert places.user("other.io", "a") == "file"
     assert places.user("docker.io", "a") == "of https://index.docker.io/v1/"
+    places.write(CONFIG, {"auths": {"r.io/": auth("file")}, "credHelpers": {"r.io/": "one"}})
+    assert places.user("r.io", "a") == "of r.io"
 
 
 def test_a_general_helper_comes_last(places: Places) -> None:
@@ -390,6 +410,13 @@ def test_skopeo_takes_the_same_file(places: Places, files: dict[str, str]) -> No
 @pytest.mark.parametrize("registry", ["docker.io", "quay.io", "registry.example.com", "nul.io"])
 def test_skopeo_takes_the_same_entry(places: Places, registry: str) -> None:
     places.write(DOCKER, DOCKER_CONFIG)
+    assert _skopeo_login(places, registry) == places.user(registry)
+
+
+@pytest.mark.needs("skopeo")
+@pytest.mark.parametrize("registry", ["wrapped.io", "returns.io", "scheme.io"])
+def test_skopeo_reads_the_same_spellings(places: Places, registry: str) -> None:
+    places.write(DOCKER, SPELLINGS)
     assert _skopeo_login(places, registry) == places.user(registry)
 
 

@@ -112,7 +112,9 @@ class AuthFile:
 
     def _entry(self, registry: str, repository: str) -> Login | None:
         auths = self._table("auths")
-        by_place = {_plain(key): key for key in auths} | {key: key for key in auths}
+        # What is spelled as we spell it comes last here, and so counts.
+        spelled = sorted(auths, key=lambda key: key == _plain(key))
+        by_place = {_plain(key): key for key in spelled} | {key: key for key in auths}
         for place in _places(_plain(registry), repository):
             login = self._decode(by_place[place]) if place in by_place else None
             if login is not None:
@@ -131,7 +133,9 @@ class AuthFile:
         if not encoded:
             return Login("", "", identity) if identity else None
         try:
-            text = base64.b64decode(encoded, validate=True).decode("utf-8").rstrip("\0")
+            # base64(1) breaks its lines, and other readers pass over that
+            packed = "".join(encoded.split())
+            text = base64.b64decode(packed, validate=True).decode("utf-8").rstrip("\0")
         except (binascii.Error, ValueError) as error:
             raise self._error(f"auths: auth of '{printable(key[:200])}' is not base64") from error
         user, colon, password = text.partition(":")
@@ -159,6 +163,9 @@ class AuthFile:
         for name in names:
             helper = helpers.get(name)
             if isinstance(helper, str) and helper:
+                return helper
+        for key, helper in helpers.items():
+            if _plain(key) == _plain(names[0]) and isinstance(helper, str) and helper:
                 return helper
         return ""
 
@@ -207,7 +214,7 @@ def _plain(key: str) -> str:
     scheme, separator, rest = key.partition("://")
     if separator and scheme in ("http", "https"):
         key = rest.partition("/")[0]
-    host, slash, path = key.partition("/")
+    host, slash, path = key.rstrip("/").partition("/")
     return plain_registry(host) + slash + path
 
 

@@ -3,6 +3,9 @@
 A stream that broke goes on where it was, by Range, at the same endpoint or the next one: bytes that
 have a digest are the same everywhere. A server that ignores Range sends what we have once more, and
 that is passed over. Who takes the bytes also hashes them, so what does not fit together is found.
+
+Stores of objects say ``Content-Encoding: gzip`` of a blob that is gzip itself: its bytes are taken
+as they come, and their digest decides.
 """
 
 from __future__ import annotations
@@ -22,13 +25,25 @@ from unionmount.errors import (
 )
 from unionmount.image import Descriptor
 from unionmount.registry.configuration import Endpoint
-from unionmount.registry.http import host_of, parts_of, refuse_encoding, translated
+from unionmount.registry.http import (
+    encoding_of,
+    host_of,
+    parts_of,
+    translated,
+    unwanted_encoding,
+)
 from unionmount.registry.retry import Backoff, Transient
 from unionmount.registry.session import Call, Session
 from unionmount.waiting import HOW_TO_WAIT
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 _LENGTH = re.compile(r"[0-9]{1,19}")
+_OWN_ENCODINGS = {
+    "gzip": b"\x1f\x8b",
+    "x-gzip": b"\x1f\x8b",
+    "zstd": b"\x28\xb5\x2f\xfd",
+}
+"""Encodings that blobs have themselves, and how those begin."""
 
 
 class BlobStream:
@@ -97,7 +112,19 @@ class BlobStream:
 
     async def _read(self, response: httpx2.Response) -> AsyncGenerator[bytes, None]:
         """The bytes from where we are; checked against the descriptor before they are yielded."""
-        refuse_encoding(response, self._what)
+        encoding = _Encoding(response, self._what)
+        try:
+            async with aclosing(self._checked(response, encoding)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except SizeMismatch as error:
+            if encoding.name:  # then it was made on the way
+                raise unwanted_encoding(response, self._what) from error
+            raise
+
+    async def _checked(
+        self, response: httpx2.Response, encoding: _Encoding
+    ) -> AsyncGenerator[bytes, None]:
         skip = self._skipped(response)
         room = self._descriptor.size - self._position
         pace = _Pace(self._session.tuning.slow_window, self._session.tuning.slow_bytes)
@@ -108,6 +135,7 @@ class BlobStream:
                     part = await anext(parts, None)
                 if part is None:
                     return
+                encoding.look_at(part)
                 if pace.is_too_slow(len(part)):
                     raise Transient(
                         TransferError(
@@ -150,6 +178,27 @@ class BlobStream:
                     f"{self._what}: {endpoint.host} ends after {position} bytes of {size}"
                 )
             )
+
+
+class _Encoding:
+    """What an answer says that its body is encoded in: the blob may be that itself."""
+
+    def __init__(self, response: httpx2.Response, what: str) -> None:
+        """RegistryError where it is an encoding that blobs do not have."""
+        self.name = encoding_of(response)
+        self._response = response
+        self._what = what
+        if self.name and self.name not in _OWN_ENCODINGS:
+            raise unwanted_encoding(response, what)
+        # What is sent from the middle on has no beginning to look at.
+        self._rest = b"" if response.status_code == 206 else _OWN_ENCODINGS.get(self.name, b"")
+
+    def look_at(self, part: bytes) -> None:
+        """RegistryError where a body does not begin as what it is said to be."""
+        expected = self._rest[: len(part)]
+        if not part.startswith(expected):
+            raise unwanted_encoding(self._response, self._what)
+        self._rest = self._rest[len(expected) :]
 
 
 class _Pace:

@@ -363,7 +363,8 @@ async def read_body(response: httpx2.Response, limit: int, what: str, tuning: Tu
     parts: list[bytes] = []
     size = 0
     where = f"{what}: {host_of(response)}"
-    refuse_encoding(response, what)
+    if encoding_of(response):
+        raise unwanted_encoding(response, what)
     with translated(where, tuning):
         with trio.move_on_after(tuning.answer) as scope:
             async with aclosing(parts_of(response)) as arriving:
@@ -396,14 +397,18 @@ async def parts_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
                 pass
 
 
-def refuse_encoding(response: httpx2.Response, what: str) -> None:
-    """RegistryError where a body is compressed, which nobody asked for."""
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise RegistryError(
-            f"{what}: {host_of(response)} sends Content-Encoding '{printable(encoding[:100])}', "
-            "which was not asked for"
-        )
+def encoding_of(response: httpx2.Response) -> str:
+    """What a body is said to be encoded in; empty where it is as it is."""
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    return "" if encoding == "identity" else encoding
+
+
+def unwanted_encoding(response: httpx2.Response, what: str) -> RegistryError:
+    """What is told where a body is compressed, which nobody asked for."""
+    return RegistryError(
+        f"{what}: {host_of(response)} sends Content-Encoding "
+        f"'{printable(encoding_of(response)[:100])}', which was not asked for"
+    )
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import httpx2
 import trio
 
 from unionmount.errors import FormatError, NotAuthorized, RegistryError
+from unionmount.reference import printable
 from unionmount.registry.answers import failure
 from unionmount.registry.challenge import Challenge, parse_challenges
 from unionmount.registry.configuration import Endpoint
@@ -184,8 +185,9 @@ def _covers(scope: str, other: str) -> bool:
 
 
 def _realm(endpoint: Endpoint, base: str, challenge: Challenge, *, secret: bool) -> httpx2.URL:
-    """Where tokens are given out, checked."""
-    url = parse_url(challenge.parameters.get("realm", ""))
+    """Where tokens are given out, checked; a relative address is one of the registry."""
+    realm = challenge.parameters.get("realm", "").strip()
+    url = _joined(base, realm) if realm else parse_url(realm)
     where = f"{endpoint.host}: the realm of its tokens, {shown_url(str(url))},"
     if url.scheme not in ("http", "https") or not url.host or url.userinfo:
         raise RegistryError(f"{where} is no address")
@@ -195,6 +197,14 @@ def _realm(endpoint: Endpoint, base: str, challenge: Challenge, *, secret: bool)
         if secret and not is_loopback(url.host):
             raise RegistryError(f"{where} is plain HTTP on another machine; credentials stay here")
     return url
+
+
+def _joined(base: str, address: str) -> httpx2.URL:
+    url = parse_url(address)
+    try:
+        return url if url.scheme else parse_url(base).join(url)
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise RegistryError(f"not a URL: '{printable(address[:200])}'") from error
 
 
 def _token_request(
