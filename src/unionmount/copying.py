@@ -22,11 +22,9 @@ from unionmount.download import Pulling, pull_as
 from unionmount.errors import FormatError, UsageError
 from unionmount.image import (
     MEDIA_OCI_INDEX,
+    Contents,
     Descriptor,
-    Index,
-    Manifest,
     Selection,
-    parse_manifest,
     select,
 )
 from unionmount.layer import FileRange
@@ -220,6 +218,9 @@ class _Origin(Protocol):
     async def document(self, descriptor: Descriptor) -> bytes:
         """A manifest, index or config, verified."""
 
+    async def child(self, descriptor: Descriptor) -> bytes:
+        """What an index names, of whatever type it is, verified."""
+
     def blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[FileRange]:
         """A blob in a file, for as long as the block is."""
 
@@ -239,7 +240,7 @@ class _RegistryOrigin:
 
     async def roots(self) -> Sequence[Descriptor]:
         found = await self._client.manifest(self._ref)
-        media_type = parse_manifest(found.raw, f"{self.what}: manifest {found.digest}").media_type
+        media_type = Contents.parse(found.raw, f"{self.what}: manifest {found.digest}").media_type
         descriptor = Descriptor(media_type, found.digest, len(found.raw))
         self._root = descriptor, found.raw
         return [descriptor]
@@ -248,6 +249,11 @@ class _RegistryOrigin:
         if self._root is not None and self._root[0].digest == descriptor.digest:
             return self._root[1]
         return await self._client.document(self._ref, descriptor)
+
+    async def child(self, descriptor: Descriptor) -> bytes:
+        if self._root is not None and self._root[0].digest == descriptor.digest:
+            return self._root[1]
+        return await self._client.document(self._ref, descriptor, child=True)
 
     def blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[FileRange]:
         return fetched(self._store, self._client, self._ref, descriptor, self._progress)
@@ -265,6 +271,9 @@ class _LayoutOrigin:
         return self._layout.descriptors(self._entry)
 
     async def document(self, descriptor: Descriptor) -> bytes:
+        return self._layout.document(descriptor)
+
+    async def child(self, descriptor: Descriptor) -> bytes:
         return self._layout.document(descriptor)
 
     @asynccontextmanager
@@ -414,7 +423,7 @@ async def _copy_documents(
     client: RegistryClient, origin: _Origin, target: Location, how: Copying
 ) -> Copied:
     roots = await origin.roots()
-    if not how.all_platforms:
+    if not how.all_platforms and not _is_lone(roots, how.platform):
         roots = [await _selected(origin, roots, how.platform)]
     tree = await _Tree.of(origin, roots)
     if target.kind == "registry":
@@ -426,6 +435,11 @@ async def _copy_documents(
         with _sink(target) as sink:
             await _fill(_LayoutDestination(sink, target.selector, origin), origin, roots, tree)
     return Copied(roots[0].digest if len(roots) == 1 else None)
+
+
+def _is_lone(roots: Sequence[Descriptor], platform: Platform | None) -> bool:
+    """Whether there is nothing to choose; what it is does not matter then."""
+    return platform is None and len(roots) == 1 and not roots[0].is_index
 
 
 async def _fill(
@@ -480,16 +494,11 @@ class _Tree:
         self._seen.add(descriptor.digest)
         if depth > _MAX_DEPTH or len(self._seen) > _MAX_DOCUMENTS:
             raise FormatError(f"{origin.what}: indexes are nested too deeply or are too many")
-        raw = await origin.document(descriptor)
-        document = parse_manifest(raw, f"{origin.what}: manifest {descriptor.digest}")
-        if isinstance(document, Index):
-            for child in document.manifests:
-                await self._add(origin, child, depth + 1)
-        else:
-            self._add_blobs(document)
-        self.documents.append((descriptor, raw))
-
-    def _add_blobs(self, manifest: Manifest) -> None:
-        for blob in (manifest.config, *manifest.layers):
+        raw = await origin.child(descriptor)
+        contents = Contents.parse(raw, f"{origin.what}: manifest {descriptor.digest}")
+        for child in contents.children:
+            await self._add(origin, child, depth + 1)
+        for blob in contents.blobs:
             if not is_foreign(blob):
                 self.blobs[blob.digest] = blob
+        self.documents.append((descriptor, raw))

@@ -9,6 +9,7 @@
     ├── FormatError           an archive, manifest, config, tar or index that is damaged or unknown
     │   ├── DigestMismatch    bytes that are not what their digest says
     │   ├── SizeMismatch      more or fewer bytes than a descriptor says
+    │   ├── NotAnImage        a chart, signature or other artifact where an image is wanted
     │   ├── NotRegular        a FIFO, device, directory … where a file is wanted
     │   └── LimitExceeded     well-formed, but larger than a limit allows
     ├── RegistryError         a registry that can't be reached, or does not answer as it should
@@ -47,6 +48,10 @@ class NotFoundError(UnionmountError):
 
 class FormatError(UnionmountError):
     """An archive, manifest, config, tar or index is damaged or of an unknown kind."""
+
+
+class NotAnImage(FormatError):
+    """A manifest is one of something else: of a chart, a signature, an attestation."""
 
 
 class DigestMismatch(FormatError):

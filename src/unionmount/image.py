@@ -18,6 +18,7 @@ from unionmount.errors import (
     FormatError,
     InvalidReference,
     LimitExceeded,
+    NotAnImage,
     NotFoundError,
     UsageError,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "MAX_LAYERS",
     "SCRATCH",
     "Config",
+    "Contents",
     "Descriptor",
     "Digest",
     "History",
@@ -55,6 +57,7 @@ _MAX_HISTORY = 16384
 _MAX_MANIFESTS = 4096
 _MAX_FETCHES = 256  # documents that one selection may ask for
 _MAX_DEPTH = 8  # of nested indexes
+_LISTED = 32  # platforms that a message names
 _MAX_SIZE = 2**63 - 1
 
 MEDIA_OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -69,7 +72,20 @@ _MANIFESTS = frozenset({MEDIA_OCI_MANIFEST, MEDIA_DOCKER_MANIFEST})
 _INDEXES = frozenset({MEDIA_OCI_INDEX, MEDIA_DOCKER_LIST})
 _CONFIGS = frozenset({MEDIA_OCI_CONFIG, MEDIA_DOCKER_CONFIG})
 
+_EMPTY = "application/vnd.oci.empty.v1+json"  # the config of an artifact that needs none
+
 _ATTESTATION = "vnd.docker.reference.type"
+
+_ARTIFACTS = {
+    "application/vnd.cncf.helm.": "a Helm chart",
+    "application/vnd.dev.cosign.simplesigning.": "a cosign signature",
+    "application/vnd.dev.cosign.artifact.sig.": "a cosign signature",
+    "application/vnd.dev.sigstore.bundle": "a Sigstore bundle",
+    "application/vnd.docker.attestation.": "an attestation",
+    "application/vnd.dsse.envelope.": "an attestation",
+    "application/vnd.in-toto": "an attestation",
+}
+"""What people call artifacts, by how their types begin."""
 
 _OS_NAMES = {"macos": "darwin"}
 _ARCHITECTURES = {
@@ -208,13 +224,9 @@ class Manifest:
         """A manifest from its bytes."""
         document = _document(raw, what)
         _refuse_if_ambiguous(document)
-        document.schema_version()
+        _refuse_artifact(document, what)
         config = _descriptor(document.object("config"))
-        if config.media_type not in _CONFIGS:
-            raise document.error(
-                "config.mediaType", f"not an image but '{printable(config.media_type[:200])}'"
-            )
-        layers = tuple(_descriptor(one) for one in document.objects("layers", MAX_LAYERS))
+        layers = _layers(document)
         media_type = document.string("mediaType", MEDIA_OCI_MANIFEST)
         return cls(Digest.of(raw), media_type, config, layers, document.annotations(), raw)
 
@@ -241,6 +253,30 @@ class Index:
             tuple(_descriptor(one) for one in manifests),
             document.annotations(),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a manifest or index leads to, whatever it is of: all that a copy of it needs."""
+
+    media_type: str
+    children: tuple[Descriptor, ...]
+    blobs: tuple[Descriptor, ...]
+
+    @classmethod
+    def parse(cls, raw: bytes, what: str) -> Self:
+        """The contents of an image, of an index, or of an artifact."""
+        document = _document(raw, what)
+        _refuse_if_ambiguous(document)
+        if "manifests" in document.values:
+            index = Index.parse(raw, what)
+            return cls(index.media_type, index.manifests, ())
+        if _is_artifact_manifest(document):
+            blobs = tuple(map(_descriptor, document.objects("blobs", MAX_LAYERS)))
+            return cls(document.string("mediaType"), (), blobs)
+        document.schema_version()
+        media_type = document.string("mediaType", MEDIA_OCI_MANIFEST)
+        return cls(media_type, (), (_descriptor(document.object("config")), *_layers(document)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,27 +437,66 @@ def select(
 ) -> Generator[Descriptor, bytes, Selection]:
     """Find the image for ``platform`` among ``roots``, manifests or indexes of any depth.
 
-    Yields descriptors of documents and wants their verified bytes sent. Attestations and what is
-    not ``available`` are passed over. Of several images that fit, the nearest variant is taken,
-    then the first. Without a platform a lone image is taken as it is, else the host decides.
+    Yields descriptors of documents and wants their verified bytes sent. Attestations, artifacts and
+    what is not ``available`` are passed over. Of several images that fit, the nearest variant is
+    taken, then the first. Without a platform a lone image is taken as it is, else the host decides.
     """
     found = yield from _candidates(roots, what, available)
-    if platform is None and len(found) > 1:
-        platform = Platform.host()
-    best: tuple[int, Selection] | None = None
+    choice = _Choice(platform or (Platform.host() if len(found) > 1 else None))
     for candidate in found:
-        if _distance(platform, candidate.platform) is None:
-            continue
-        selection = yield from _load(candidate, what)
-        actual = candidate.platform or selection.config.platform
-        distance = _distance(platform, actual)
-        if distance is not None and (best is None or distance < best[0]):
-            best = distance, selection
-        if distance == 0:
+        if choice.is_wanted(candidate.platform):
+            try:
+                choice.take(candidate, (yield from _load(candidate, what)))
+            except NotAnImage as error:
+                choice.artifacts.append(error)
+        else:
+            choice.others.append((candidate.platform, candidate, None))
+        if choice.is_exact:
             break
-    if best is None:
-        raise _no_match(found, platform, what)
-    return best[1]
+    if choice.best is not None:
+        return choice.best
+    if len(choice.others) == 1 and platform is None:
+        _, candidate, selection = choice.others[0]
+        return selection or (yield from _load(candidate, what))
+    raise choice.failure(what)
+
+
+class _Choice:
+    """The image that fits best so far, and what else was found."""
+
+    def __init__(self, wanted: Platform | None) -> None:
+        self.best: Selection | None = None
+        self.others: list[tuple[Platform | None, Descriptor, Selection | None]] = []
+        self.artifacts: list[NotAnImage] = []
+        self._wanted = wanted
+        self._distance: int | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        return self._distance == 0
+
+    def is_wanted(self, offered: Platform | None) -> bool:
+        """Whether it has to be looked at: who does not say what it is for may be for anything."""
+        return _distance(self._wanted, offered) is not None
+
+    def take(self, candidate: Descriptor, selection: Selection) -> None:
+        platform = candidate.platform or selection.config.platform
+        distance = _distance(self._wanted, platform)
+        if distance is None:
+            self.others.append((platform, candidate, selection))
+        elif self._distance is None or distance < self._distance:
+            self._distance, self.best = distance, selection
+
+    def failure(self, what: str) -> Exception:
+        """Why there is no image: what there is instead."""
+        if self.artifacts and not self.others:
+            return self.artifacts[0]
+        platforms = dict.fromkeys(str(one) for one, _, _ in self.others if one is not None)
+        offered = ", ".join(list(platforms)[:_LISTED])
+        more = ", …" if len(platforms) > _LISTED else ""
+        there = f"it has {offered}{more}" if offered else "it has none"
+        wanted = self._wanted or Platform.host()
+        return NotFoundError(f"{what}: no image for platform {wanted} ({there})")
 
 
 def fulfil(
@@ -472,12 +547,6 @@ def _distance(wanted: Platform | None, offered: Platform | None) -> int | None:
     if wanted is None or offered is None:  # no wish, or not known before the config is read
         return 0
     return wanted.distance(offered)
-
-
-def _no_match(found: Sequence[Descriptor], platform: Platform | None, what: str) -> Exception:
-    offered = ", ".join(str(one.platform) for one in found[:32] if one.platform is not None)
-    there = f"it has {offered}" if offered else "it says another one" if found else "it has none"
-    return NotFoundError(f"{what}: no image for platform {platform or Platform.host()} ({there})")
 
 
 class _Fields:
@@ -597,10 +666,48 @@ def _refuse_if_ambiguous(document: _Fields) -> None:
         raise document.error("mediaType", "says manifest, but this is an index")
 
 
-def _descriptor(fields: _Fields) -> Descriptor:
+def _refuse_artifact(document: _Fields, what: str) -> None:
+    """NotAnImage where a manifest is of something else, named as what that is.
+
+    Signatures and attestations also come with the config of an image; their layers are texts.
+    """
+    kind = document.string("artifactType", "")
+    if _is_artifact_manifest(document):
+        kind = kind or document.string("mediaType", "")
+    else:
+        document.schema_version()
+        config = document.object("config").string("mediaType")
+        layers = [one.media_type for one in _layers(document)]
+        if config in _CONFIGS and not (layers and all(map(_is_text, layers))):
+            return
+        own = "" if config == _EMPTY or config in _CONFIGS else config
+        kind = kind or own or next(iter(layers), config)
+    called = next((name for start, name in _ARTIFACTS.items() if kind.startswith(start)), "")
+    known = f" ({called})" if called else ""
+    raise NotAnImage(f"{what}: an artifact of type {printable(kind[:200])}{known}, no image")
+
+
+def _is_artifact_manifest(document: _Fields) -> bool:
+    """Whether it is what drafts of OCI image-spec 1.1 had for artifacts."""
+    return "blobs" in document.values and not document.values.keys() & {"layers", "config"}
+
+
+def _is_text(media_type: str) -> bool:
+    """Whether something is no tar by its type."""
+    kind = media_type.partition(";")[0].strip().lower()
+    return kind.startswith("text/") or kind.endswith(("+json", "/json", "+xml", "/xml"))
+
+
+def _layers(document: _Fields) -> tuple[Descriptor, ...]:
+    """The layers of a manifest; one without a type is taken for what its bytes are."""
+    rows = document.objects("layers", MAX_LAYERS)
+    return tuple(_descriptor(row, untyped="") for row in rows)
+
+
+def _descriptor(fields: _Fields, untyped: str | None = None) -> Descriptor:
     platform = fields.object("platform", optional=True)
     return Descriptor(
-        fields.string("mediaType"),
+        fields.string("mediaType", untyped),
         fields.digest("digest", fields.string("digest")),
         fields.size("size"),
         _platform(platform) if platform.values else None,

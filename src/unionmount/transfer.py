@@ -99,8 +99,10 @@ def is_foreign(descriptor: Descriptor) -> bool:
     return any(word in descriptor.media_type for word in _FOREIGN)
 
 
-def compression_of(descriptor: Descriptor) -> Compression:
-    """What a layer is compressed with, as its media type says."""
+def compression_of(descriptor: Descriptor) -> Compression | None:
+    """What a layer is compressed with, as its media type says; None where it has none."""
+    if not descriptor.media_type:
+        return None
     kinds = (Compression.GZIP, Compression.ZSTD)
     found = (kind for kind in kinds if descriptor.media_type.endswith(kind.value))
     return next(found, Compression.PLAIN)

@@ -204,7 +204,8 @@ class _Push:
         elif is_foreign(part.wanted) or await self._send_as_it_was(part.wanted):
             part.sent = part.wanted
         else:
-            part.sent = await self._send_compressed(part, compression_of(part.wanted))
+            compression = compression_of(part.wanted) or self._how.compression or Compression.GZIP
+            part.sent = await self._send_compressed(part, compression)
         return True
 
     async def _send_as_it_was(self, wanted: Descriptor) -> bool:

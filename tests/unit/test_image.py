@@ -92,7 +92,7 @@ def test_manifest_and_config_make_an_image() -> None:
         ("layers", [1]),
         ("layers.0.size", None),
         ("layers.1.digest", "sha256:" + "z" * 64),
-        ("layers.0.mediaType", ...),
+        ("layers.0.mediaType", 5),
         ("annotations", {"a": 1}),
         ("annotations", "a"),
         ("manifests", []),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -36,8 +37,8 @@ from unionmount.image import (
     MEDIA_DOCKER_MANIFEST,
     MEDIA_OCI_INDEX,
     MEDIA_OCI_MANIFEST,
+    Contents,
     Descriptor,
-    parse_manifest,
 )
 from unionmount.reference import DEFAULT_REGISTRY, Digest, Reference, printable
 from unionmount.registry.blobs import BlobStream
@@ -59,6 +60,7 @@ _ACCEPTED = ", ".join(
 )
 _HUB_SEARCH = "index.docker.io"
 _PAGE = 1000
+_MEDIA_TYPE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]*/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +118,18 @@ class RegistryClient:
         except NotFoundError:
             return None
 
-    async def document(self, ref: Reference, descriptor: Descriptor) -> bytes:
-        """A config or child manifest of the image ``ref``: of the right size and digest."""
+    async def document(
+        self, ref: Reference, descriptor: Descriptor, *, child: bool = False
+    ) -> bytes:
+        """A config or child manifest of the image ``ref``: of the right size and digest.
+
+        A ``child`` of an index is a manifest of whatever type; else that is seen from the type.
+        """
         if descriptor.size > MAX_DOCUMENT:
             raise LimitExceeded(
                 f"{ref}: {descriptor.digest} has {descriptor.size} bytes, more than {MAX_DOCUMENT}"
             )
-        return await self._anywhere(ref, lambda end: self._document(end, ref, descriptor))
+        return await self._anywhere(ref, lambda end: self._document(end, ref, descriptor, child))
 
     @asynccontextmanager
     async def blob(
@@ -246,10 +253,12 @@ class RegistryClient:
             return digest
         return (await self._manifest(endpoint, ref)).digest
 
-    async def _document(self, endpoint: Endpoint, ref: Reference, wanted: Descriptor) -> bytes:
-        kind = "manifests" if wanted.is_index or wanted.is_manifest else "blobs"
+    async def _document(
+        self, endpoint: Endpoint, ref: Reference, wanted: Descriptor, child: bool
+    ) -> bytes:
+        kind = "manifests" if child or wanted.is_index or wanted.is_manifest else "blobs"
         what = f"{ref}: {wanted.digest}"
-        headers = {"accept": _ACCEPTED} if kind == "manifests" else {}
+        headers = {"accept": _accepted(wanted)} if kind == "manifests" else {}
         call = self._read(endpoint, f"{kind}/{wanted.digest}", what, headers)
 
         async def read(response: httpx2.Response) -> bytes:
@@ -382,6 +391,14 @@ class RegistryClient:
         return Call("GET", f"/v2/{endpoint.repository}/{path}", what, scopes, headers=headers)
 
 
+def _accepted(wanted: Descriptor) -> str:
+    """The types that are taken: those that are known, and what a descriptor says."""
+    known = _ACCEPTED.split(", ")
+    if wanted.media_type in known or not _MEDIA_TYPE.fullmatch(wanted.media_type):
+        return _ACCEPTED
+    return ", ".join([*known, wanted.media_type])
+
+
 def _silent(_line: str) -> None:
     """Who does not debug hears nothing."""
 
@@ -411,7 +428,7 @@ def _fetched(
         raise DigestMismatch(what, str(said), str(Digest.of(raw, said.algorithm)))
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in _ACCEPTED.split(", "):
-        media_type = parse_manifest(raw, what).media_type
+        media_type = Contents.parse(raw, what).media_type
     return FetchedManifest(raw, digest, media_type)
 
 

@@ -16,6 +16,7 @@ from unionmount.errors import (
     FormatError,
     InvalidReference,
     LimitExceeded,
+    NotAnImage,
     NotFoundError,
     SizeMismatch,
     UnionmountError,
@@ -199,7 +200,7 @@ class OciLayout(Closing):
     ) -> tuple[Reference, ...]:
         try:
             selection = self._select(group, None)
-        except NotFoundError:
+        except (NotFoundError, NotAnImage):
             return ()
         return names.get(selection.config.digest, ())
 
