@@ -28,7 +28,7 @@ from unionmount.image import (
     select,
 )
 from unionmount.layer import FileRange
-from unionmount.pull import fallback_name, keep_image, open_source
+from unionmount.pull import fallback_name, find_stored, keep_image, open_source
 from unionmount.reference import Digest, Reference
 from unionmount.save import (
     DirectorySink,
@@ -109,7 +109,9 @@ async def copy(
         name = Reference.parse(target.path)
         return Copied((await _to_store(store, client, source, [name], how)).id)
     if source.kind == "stored":
-        return await _from_store(store, client, store.find_image(source.path), source, target, how)
+        return await _from_store(
+            store, client, find_stored(store, source.path), source, target, how
+        )
     with _temporary_store(store) as between:
         stored = await _to_store(between, client, source, None, how)
         return await _from_store(between, client, stored, source, target, how)
@@ -136,7 +138,7 @@ async def _to_store(
         pulling = Pulling(how.platform, "always", progress=how.progress, names=names)
         return await pull_as(store, client, how.resolve(source.path), pulling)
     if source.kind == "stored":
-        found = store.find_image(source.path)
+        found = find_stored(store, source.path)
         for name in names or ():
             found = store.tag(found, name)
         return found

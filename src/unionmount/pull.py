@@ -39,7 +39,16 @@ from unionmount.layer import (
     write_all,
 )
 from unionmount.reference import Reference, printable
-from unionmount.sources import STDIN, LayerBlob, Location, Source, choose, distinct
+from unionmount.sources import (
+    STDIN,
+    LayerBlob,
+    Location,
+    Source,
+    choose,
+    distinct,
+    looks_like_file,
+    no_such_file,
+)
 from unionmount.sources.archive import TarFiles, open_archive
 from unionmount.sources.layout import DirectoryFiles, OciLayout
 from unionmount.store import StoredImage
@@ -368,13 +377,19 @@ def _find_stored(pull: Pull, text: str) -> StoredImage:
     return find_stored(pull.store, text, pull.platform)
 
 
-def find_stored(store: Store, text: str, platform: Platform | None) -> StoredImage:
+def find_stored(store: Store, text: str, platform: Platform | None = None) -> StoredImage:
     """The image of the store that a name or ID means for a platform.
 
     A name means one image. Where that is for another platform, an image is taken that came from the
-    same index of a registry: the same version of what has the name.
+    same index of a registry: the same version of what has the name. What looks like a file is said
+    to be none.
     """
-    stored = store.find_image(text)
+    try:
+        stored = store.find_image(text)
+    except NotFoundError:
+        if looks_like_file(text):
+            raise no_such_file(text) from None
+        raise
     if platform is not None and store.has_image_named(text):
         stored = _sibling(store, text, stored, platform) or stored
     return _fitting(store, stored, text, platform)

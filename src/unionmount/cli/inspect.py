@@ -128,10 +128,11 @@ def _open(
 ) -> tuple[OpenImage, StoredImage | None]:
     from unionmount.cli.opening import open_source
     from unionmount.image import SCRATCH
+    from unionmount.pull import find_stored
     from unionmount.sources import Location
 
     in_store = Location.parse(word).kind == "stored" and word != SCRATCH
-    stored = settings.store().find_image(word) if in_store else None
+    stored = find_stored(settings.store(), word) if in_store else None
     return open_source(settings, word, platform=platform), stored
 
 

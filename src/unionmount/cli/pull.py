@@ -56,7 +56,9 @@ def command(
     from unionmount.cli.transfers import hint_at_tag, keeps_blobs, pull_image, without_transport
     from unionmount.download import Pulling
     from unionmount.image import Platform
+    from unionmount.sources import refuse_file
 
+    refuse_file(name)
     name = without_transport(name)
     hint_at_tag(name, quiet=quiet)  # before anything: there may be no "latest"
     with progress_line(quiet=quiet) as progress:

@@ -80,7 +80,7 @@ def brought(
     from unionmount.download import Pulling
     from unionmount.image import SCRATCH, Platform
     from unionmount.pull import find_stored
-    from unionmount.sources import Location
+    from unionmount.sources import Location, looks_like_file, no_such_file
 
     location, store = Location.parse(source), settings.store()
     if location.kind not in ("stored", "registry") or source == SCRATCH:
@@ -94,6 +94,8 @@ def brought(
             missing = error
         if policy == "never":
             raise missing
+    if location.kind == "stored" and looks_like_file(source):
+        raise no_such_file(source)
     try:
         with progress_line() as progress:
             how = Pulling(

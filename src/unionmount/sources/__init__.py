@@ -16,6 +16,7 @@ REF is a name, a tag, or ``@N``, the number of an image in the archive.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from unionmount.errors import InvalidReference, NotFoundError, UsageError
 from unionmount.image import SCRATCH
-from unionmount.reference import Reference, printable
+from unionmount.reference import Reference, has_registry, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +45,9 @@ _TRANSPORTS: dict[str, Kind] = {
     "oci": "oci",
 }
 _REGISTRY = "docker://"
+_FILE = re.compile(r".*\.(?:tar|tgz|tbz2?|txz|tzst|oci|gz|bz2|xz|zst)", re.IGNORECASE | re.DOTALL)
+_HOST = re.compile(r"localhost|\[.*\]|.*:[0-9]+", re.DOTALL)
+_DIGEST = re.compile(r"@sha(?:256|512):")
 _FOREIGN = frozenset({"docker", "docker-daemon", "containers-storage", "dir", "ostree", "sif"})
 
 
@@ -138,7 +142,50 @@ def _is_path(text: str) -> bool:
         return True
     if _exists(text) and Path(text).is_dir():
         return "/" in text or _exists(f"{text}/index.json")
-    return _exists(text)
+    return _exists(text) or os.path.islink(text)  # noqa: PTH114 - it may be no path at all
+
+
+def looks_like_file(text: str) -> bool:
+    """Whether a word that names nothing here is a file's path, and not for a registry to know.
+
+    It ends as archives do (also before REF), is a path below a directory whose name no registry
+    has, or has a slash and is no name of an image. Names with a port or a digest are none.
+    """
+    first, slash, _ = text.partition("/")
+    if _DIGEST.search(text) or (slash and _HOST.fullmatch(first)):
+        return False
+    parts = text.split(":")
+    if any(_FILE.fullmatch(part) for part in (parts[0], text)):
+        return True
+    if not slash:
+        return False
+    if has_registry(text) and "." not in first and Path(first).is_dir():  # as in Downloads/x
+        return True
+    return not _is_name(text)
+
+
+def _is_name(text: str) -> bool:
+    try:
+        Reference.parse(text)
+    except InvalidReference:
+        return False
+    return True
+
+
+def refuse_file(name: str) -> None:
+    """UsageError where a name that is for a registry is that of a file."""
+    if name.startswith(("/", "./", "../")) or (looks_like_file(name) and _is_name(name)):
+        raise UsageError(
+            f"'{printable(name)}' looks like a file: 'unionmount load -i FILE' takes those "
+            f"({_REGISTRY}NAME is in a registry, whatever it looks like)"
+        )
+
+
+def no_such_file(text: str) -> NotFoundError:
+    """What is told of a word that looks like a file and is none, nor an image that is here."""
+    what = printable(text)
+    hint = f" ({_REGISTRY}{what} is an image of a registry)" if _is_name(text) else ""
+    return NotFoundError(f"{what}: no such file or directory, and no image in the store{hint}")
 
 
 class Files(Protocol):
