@@ -55,8 +55,12 @@ class Compression(enum.Enum):
     PLAIN = "plain"
     GZIP = "gzip"
     ZSTD = "zstd"
-    XZ = "xz"  # read, never written
-    BZIP2 = "bzip2"  # read, never written
+    XZ = "xz"
+    BZIP2 = "bzip2"
+
+
+WRITTEN = (Compression.PLAIN, Compression.GZIP, Compression.ZSTD)
+"""What layers are written with; the others are only read."""
 
 
 def sniff(head: bytes, what: str) -> Compression:
