@@ -17,6 +17,7 @@ from unionmount.errors import (
     DigestMismatch,
     FormatError,
     LimitExceeded,
+    NotAnImage,
     NotFoundError,
     NotRegular,
     StoreError,
@@ -131,8 +132,9 @@ def load(
 ) -> list[StoredImage]:
     """Import all images of an archive or layout, or the one that REF names, into the store.
 
-    ``loaded`` is told of each image when it is in the store, with the names that it has in the
-    archive (the store may know others): a later one may fail, and the earlier ones stay.
+    Artifacts among images are passed over. ``loaded`` is told of each image when it is in the store,
+    with the names that it has in the archive (the store may know others): a later one may fail, and
+    the earlier ones stay.
     """
     location = Location.parse(source)
     if location.kind == "stored":  # or a directory that does not look like a layout
@@ -142,11 +144,18 @@ def load(
         entries = opened.source.entries()
         if location.selector or not entries:
             entries = [choose(entries, location.selector, opened.source.what)]
-        images = []
+        images: list[StoredImage] = []
+        artifacts: list[NotAnImage] = []
         for entry in distinct(entries):
-            images.append(_load_entry(pull, opened.source, entry))
+            try:
+                images.append(_load_entry(pull, opened.source, entry))
+            except NotAnImage as error:
+                artifacts.append(error)
+                continue
             if loaded is not None:
                 loaded(images[-1], tuple(name.with_default_tag() for name in entry.names))
+        if artifacts and not images:
+            raise artifacts[0]
     return images
 
 

@@ -285,6 +285,22 @@ def test_what_is_for_a_platform_says_so_in_its_config(
     assert cli.run("pull", "-q", among).stdout == f"{FOREIGN.id}\n"
 
 
+def test_images_are_loaded_and_signatures_are_not(
+    cli: CommandLine, store: Store, tmp_path: Path
+) -> None:
+    names = ("sig", "one")  # as cosign and skopeo put both into one layout
+    rows = [
+        row | {"annotations": {"org.opencontainers.image.ref.name": name}}
+        for name, row in zip(names, (SIGNATURE.row(), row_of(AMD64)), strict=True)
+    ]
+    index = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}', "index.json": index_of(rows)}
+    where = write_directory(tmp_path / "layout", SIGNATURE.members() | members_of(AMD64) | index)
+    assert cli.run("load", "-q", "-i", where).stdout == f"{AMD64.id}\n"
+    assert [str(one.id) for one in store.list_images()] == [AMD64.id]
+    words = f"an artifact of type {COSIGN} (a cosign signature), no image"
+    assert words in cli.error("load", "-i", f"oci:{where}:sig")
+
+
 # ---- artifacts alone
 
 
