@@ -132,9 +132,9 @@ def load(
 ) -> list[StoredImage]:
     """Import all images of an archive or layout, or the one that REF names, into the store.
 
-    Artifacts among images are passed over. ``loaded`` is told of each image when it is in the store,
-    with the names that it has in the archive (the store may know others): a later one may fail, and
-    the earlier ones stay.
+    Artifacts among images are passed over. ``loaded`` is told of each image when it is in the
+    store, with the names that it has in the archive (the store may know others): a later one may
+    fail, and the earlier ones stay.
     """
     location = Location.parse(source)
     if location.kind == "stored":  # or a directory that does not look like a layout
