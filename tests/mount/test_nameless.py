@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from archives import Layer, docker_archive, posix_acl
 from backing import backing
+from descriptors import held_paths
 from mounting import CommandLine, Process, is_mounted
 from users import NOBODY, become_nobody, call_as, fuse_for_all
 
@@ -272,8 +273,7 @@ def test_it_goes_with_its_last_descriptor(mount: Callable[..., Path]) -> None:
     pid = pid_of(root)
 
     def deleted() -> int:
-        links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
-        return sum(link.endswith(" (deleted)") for link in links)
+        return sum(path.endswith(" (deleted)") for path in held_paths(pid))
 
     before = deleted()
     fds = [os.open(root / "dir", NAMELESS) for _ in range(20)]

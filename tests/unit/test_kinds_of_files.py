@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from descriptors import held_paths
 from mounting import CommandLine
 from registry.servers import Connection, RawServer
 from unit.commands import Case, Ended
@@ -435,11 +436,13 @@ def test_waiting_for_a_fifo_can_be_interrupted(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "unionmount", "load", "-i", str(fifo)]
     own = {"UNIONMOUNT_ROOT": str(tmp_path / "store"), "UNIONMOUNT_TIMEOUT": "300"}
     with subprocess.Popen(command, env=os.environ | own, stderr=subprocess.PIPE) as process:
-        held = Path(f"/proc/{process.pid}/fd")
-        while not any(os.path.realpath(one) == str(fifo) for one in held.iterdir()):
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
+        try:
+            while str(fifo) not in held_paths(process.pid):
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, error.strip()) == (130, b"")
     assert list((tmp_path / "store/tmp").iterdir()) == []
 
