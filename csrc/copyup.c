@@ -251,16 +251,13 @@ static int occupied(int error)
     return taken ? -EIO : -error;
 }
 
-static int move_copy(struct um_upper *upper, struct copy *copy, const struct place *place,
-                     const char *name)
+/* Move what stands at (fd, entry). */
+static int move_in(int fd, const char *entry, const struct place *place, const char *name)
 {
-    int result = renameat2(upper->work_fd, copy->name, place->fd, name, RENAME_NOREPLACE);
+    int result = renameat2(fd, entry, place->fd, name, RENAME_NOREPLACE);
     if (result != 0 && (errno == EINVAL || errno == ENOSYS))
-        result = renameat(upper->work_fd, copy->name, place->fd, name);
-    if (result != 0)
-        return occupied(errno);
-    copy->name[0] = '\0';
-    return 0;
+        result = renameat(fd, entry, place->fd, name);
+    return result == 0 ? 0 : occupied(errno);
 }
 
 static void terminate(struct um_slice name, char text[UM_NAME_MAX + 1])
@@ -274,8 +271,9 @@ static struct um_slice name_of(const struct um_shown_name *name)
     return um_slice_of(name->name, name->name_size);
 }
 
-static int publish_at(struct um_upper *upper, struct copy *copy, const struct um_record *directory,
-                      struct um_slice name)
+/* Move what stands at (fd, entry) into the upper. */
+static int publish_at(struct um_upper *upper, int fd, const char *entry,
+                      const struct um_record *directory, struct um_slice name)
 {
     struct place place;
     char text[UM_NAME_MAX + 1];
@@ -283,16 +281,25 @@ static int publish_at(struct um_upper *upper, struct copy *copy, const struct um
     if (error != 0)
         return error;
     terminate(name, text);
-    error = move_copy(upper, copy, &place, text);
+    error = move_in(fd, entry, &place, text);
     place_close(upper, &place);
+    return error;
+}
+
+static int publish_copy(struct um_upper *upper, struct copy *copy,
+                        const struct um_record *directory, struct um_slice name)
+{
+    int error = publish_at(upper, upper->work_fd, copy->name, directory, name);
+    if (error == 0)
+        copy->name[0] = '\0';
     return error;
 }
 
 /* ---- hard links ------------------------------------------------------------------------------------------- */
 
-/* Give what stands at (fd, entry) another name in the upper, or take that one away. */
+/* Give what stands at (fd, entry) another name in the upper; where entry is NULL, remove that name. */
 static int link_name(struct um_upper *upper, int fd, const char *entry,
-                     const struct um_shown_name *name, bool add)
+                     const struct um_shown_name *name)
 {
     struct place place;
     char text[UM_NAME_MAX + 1];
@@ -300,11 +307,18 @@ static int link_name(struct um_upper *upper, int fd, const char *entry,
     if (error != 0)
         return error;
     terminate(name_of(name), text);
-    int result = add ? linkat(fd, entry, place.fd, text, 0) : unlinkat(place.fd, text, 0);
+    int result = entry ? linkat(fd, entry, place.fd, text, 0) : unlinkat(place.fd, text, 0);
     if (result != 0)
         error = occupied(errno);
     place_close(upper, &place);
     return error;
+}
+
+/* Remove the first *linked names, from the last one on; where that fails, *linked says how many are left. */
+static void unlink_names(struct um_upper *upper, const struct um_shown_name *names, size_t *linked)
+{
+    while (*linked != 0 && link_name(upper, -1, NULL, &names[*linked - 1]) == 0)
+        --*linked;
 }
 
 int um_group_link(struct um_upper *upper, int fd, const char *entry,
@@ -315,13 +329,12 @@ int um_group_link(struct um_upper *upper, int fd, const char *entry,
     for (size_t i = 0; error == 0 && i < n; i++)
         error = um_copy_up_directory(upper, names[i].directory);
     while (error == 0 && *linked < n) {
-        error = link_name(upper, fd, entry, &names[*linked], true);
+        error = link_name(upper, fd, entry, &names[*linked]);
         *linked += error == 0;
     }
     /* All or none: a part of the names would be another file than the rest. */
-    while (error != 0 && *linked != 0 &&
-           link_name(upper, fd, entry, &names[*linked - 1], false) == 0)
-        --*linked;
+    if (error != 0)
+        unlink_names(upper, names, linked);
     return error;
 }
 
@@ -342,8 +355,26 @@ static int open_index(struct um_upper *upper)
     return error ? error : fd;
 }
 
+/* As um_group_link, but the last name is what stands at (fd, entry) itself. */
+static int link_and_move(struct um_upper *upper, int fd, const char *entry,
+                         const struct um_shown_name *names, size_t n, size_t *linked)
+{
+    const struct um_shown_name *last = &names[n - 1];
+    *linked = 0;
+    int error = um_copy_up_directory(upper, last->directory);
+    if (error == 0)
+        error = um_group_link(upper, fd, entry, names, n - 1, linked);
+    if (error != 0)
+        return error;
+    error = publish_at(upper, fd, entry, last->directory, name_of(last));
+    if (error != 0)
+        unlink_names(upper, names, linked);
+    return error;
+}
+
 /* Let every name of a group be a link to the copy. If that is interrupted, `index` tells whoever
- * mounts next. */
+ * mounts next. The last step moves the entry of `index` to the last name, so that no link count
+ * includes an entry that could not be removed. */
 static int publish_group(struct um_upper *upper, uint64_t node, struct copy *copy,
                          const struct um_shown_name *names, size_t n)
 {
@@ -356,8 +387,8 @@ static int publish_group(struct um_upper *upper, uint64_t node, struct copy *cop
     int error = renameat(upper->work_fd, copy->name, fd, entry) == 0 ? 0 : -errno;
     if (error == 0) {
         copy->name[0] = '\0';
-        error = um_group_link(upper, fd, entry, names, n, &linked);
-        if (error == 0 || linked == 0)
+        error = link_and_move(upper, fd, entry, names, n, &linked);
+        if (error != 0 && linked == 0)
             unlinkat(fd, entry, 0);
         else
             error = 0; /* the names that could not be taken back are left to the next mount */
@@ -430,7 +461,7 @@ static int publish_named(struct um_upper *upper, struct um_record *record, struc
         error = um_copy_up_directory(upper, names[0].directory);
     if (error != 0)
         return error;
-    return n == 1 ? publish_at(upper, copy, names[0].directory, name_of(&names[0]))
+    return n == 1 ? publish_copy(upper, copy, names[0].directory, name_of(&names[0]))
                   : publish_group(upper, record->lower, copy, names, n);
 }
 
@@ -493,8 +524,8 @@ static int copy_directory(struct um_upper *upper, struct um_record *directory)
     if (directory->gone)
         error = publish_nameless(upper, directory, &copy);
     else
-        error = publish_at(upper, &copy, directory->parent,
-                           um_slice_of(directory->name, directory->name_size));
+        error = publish_copy(upper, &copy, directory->parent,
+                             um_slice_of(directory->name, directory->name_size));
     if (error == 0)
         adopt(directory, &copy);
     discard(upper, &copy);

@@ -134,3 +134,10 @@ def differences(expected: Snapshot, found: Snapshot, excuse: Excuse = _never) ->
             if wanted != got and not excuse(path, name, wanted, got):
                 lines.append(f"{path!r}: {name} is {got!r}, expected {wanted!r}")
     return lines
+
+
+def shown(path: Path) -> tuple[str, int, int, tuple[int, int]]:
+    """Type and mode as ``ls`` writes them, owner, group, and number of a device."""
+    found = path.lstat()
+    device = (os.major(found.st_rdev), os.minor(found.st_rdev))
+    return stat.filemode(found.st_mode), found.st_uid, found.st_gid, device

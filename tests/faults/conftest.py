@@ -14,7 +14,7 @@ import pytest
 from faults.commands import Commands
 from faults.control import Control
 
-pytest.register_assert_rewrite("faults.disks", "faults.killed", "faults.power")
+pytest.register_assert_rewrite("faults.disks", "faults.killed", "faults.lowers", "faults.power")
 
 
 def _loops_below(place: Path) -> list[str]:

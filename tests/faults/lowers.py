@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from differential.lowers import OLD, Layer, Node, Stack
+from compare import differences, snapshot
+from differential.lowers import OLD, Layer, Node, Stack, build
 
 BIG = 200_000  # more than copy-up of metadata alone takes along
 _SMALL, _BIGS, _GROUPS, _DIRECTORIES = 10, 3, 4, 4
@@ -63,3 +67,16 @@ def layers(parts: int) -> Stack:
     above = tuple(pair for name in names for pair in _above(name, rng))
     below = tuple(pair for name in names for pair in _below(name, rng))
     return (above, below)
+
+
+@contextmanager
+def built(parts: int, top: Path) -> Iterator[list[Path]]:
+    """The layers as live directories in ``top``; they must be the same in the end."""
+    paths = []
+    for number, layer in enumerate(layers(parts)):
+        paths.append(top / str(number))
+        build(layer, paths[-1])
+    before = [snapshot(path) for path in paths]
+    yield paths
+    for path, was in zip(paths, before, strict=True):
+        assert differences(was, snapshot(path)) == [], "a lower layer has changed"

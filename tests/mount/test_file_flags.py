@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from archives import Layer, docker_archive
 from backing import backing
+from errnos import failing
 from mounting import CommandLine, is_mounted
 
 pytestmark = pytest.mark.needs("fuse")
@@ -51,10 +52,6 @@ def attributes_of(path: Path) -> bytes:
         return bytes(value)
     finally:
         os.close(fd)
-
-
-def failing(*codes: int) -> pytest.RaisesExc[OSError]:
-    return pytest.raises(OSError, check=lambda error: error.errno in codes)
 
 
 NOT_THERE = (errno.ENOTTY, errno.EOPNOTSUPP)  # kernels say one or the other

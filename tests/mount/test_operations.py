@@ -26,6 +26,7 @@ from typing import Any
 import pyfuse3
 import pytest
 from archives import MTIME_NS, Layer, docker_archive, posix_acl
+from errnos import failing
 from mounting import CommandLine
 
 from unionmount import core
@@ -132,10 +133,6 @@ def cli(request: pytest.FixtureRequest, _runtime: None) -> CommandLine:
 @pytest.fixture(scope="module")
 def root(image: Path, module_mount: Callable[..., Path]) -> Path:
     return module_mount(image)
-
-
-def failing(code: int) -> pytest.RaisesExc[OSError]:
-    return pytest.raises(OSError, check=lambda error: error.errno == code)
 
 
 # ---- attributes ----------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from typing import Any
 
 import pytest
 from archives import Layer, docker_archive, posix_acl
+from compare import shown
+from errnos import failing
 from mounting import CommandLine, Process, is_mounted
 from users import NOBODY, become_nobody, call_as, fuse_for_all
 
@@ -67,16 +69,6 @@ def attack(root: Path) -> None:
     """Done by NOBODY, whose directory it is."""
     for name in ("su", "sg", "zero", "disk", "cap", "all", "link", "fifo"):
         os.rename(root / "d" / name, root / "d" / f"{name}2")
-
-
-def failing(code: int) -> pytest.RaisesExc[OSError]:
-    return pytest.raises(OSError, check=lambda error: error.errno == code)
-
-
-def shown(path: Path) -> tuple[str, int, int, tuple[int, int]]:
-    found = path.lstat()
-    device = (os.major(found.st_rdev), os.minor(found.st_rdev))
-    return stat.filemode(found.st_mode), found.st_uid, found.st_gid, device
 
 
 def run_by_others(program: Path, option: str) -> str:

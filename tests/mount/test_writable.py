@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import pytest
 from archives import Layer, docker_archive, posix_acl
 from backing import backing, kinds
+from errnos import failing
 from mounting import CommandLine, is_mounted
 from users import call_as
 
@@ -207,10 +208,6 @@ def world(disk: Path, cli: CommandLine, image: Path) -> Iterator[World]:
     yield made
     made.unmount()
     shutil.rmtree(made.place)
-
-
-def failing(code: int) -> pytest.RaisesExc[OSError]:
-    return pytest.raises(OSError, check=lambda error: error.errno == code)
 
 
 # ---- helpers -------------------------------------------------------------------------------------

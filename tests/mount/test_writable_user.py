@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +13,8 @@ from typing import Any
 
 import pytest
 from archives import MTIME_NS, Layer, docker_archive, posix_acl
+from compare import shown
+from errnos import failing
 from mounting import CommandLine, is_mounted
 from users import NOBODY, become_nobody, call_as, fuse_for_all
 
@@ -82,16 +83,6 @@ def private(user: CommandLine, archive: Path, home: Path) -> Iterator[Private]:
     made.mount()
     yield made
     made.unmount()
-
-
-def failing(code: int) -> pytest.RaisesExc[OSError]:
-    return pytest.raises(OSError, check=lambda error: error.errno == code)
-
-
-def shown(path: Path) -> tuple[str, int, int, tuple[int, int]]:
-    found = path.lstat()
-    device = (os.major(found.st_rdev), os.minor(found.st_rdev))
-    return stat.filemode(found.st_mode), found.st_uid, found.st_gid, device
 
 
 def test_owners_modes_and_devices_are_shown_and_kept(private: Private) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from archives import Layer
+from errnos import failing
 from users import NOBODY, call_as
 
 from unionmount.core import (
@@ -60,10 +61,6 @@ def plan(tmp_path: Path) -> UpperPlan:
     for name in ("upper", "work"):
         (tmp_path / name).mkdir()
     return UpperPlan(tmp_path / "upper", tmp_path / "work", "these")
-
-
-def failing(code: int) -> pytest.RaisesExc[OSError]:
-    return pytest.raises(OSError, check=lambda error: error.errno == code)
 
 
 def recorded(plan: UpperPlan) -> bytes:

@@ -16,8 +16,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
+
+from registry.servers.listening import ListeningServer
 
 _STEP = 64 * 1024
 _PATIENCE = 30.0
@@ -315,19 +316,14 @@ def refuse_token(request: Request, forward: Forward) -> Response:
 # ---- the proxy ---------------------------------------------------------------------------------
 
 
-class FaultProxy:
+class FaultProxy(ListeningServer):
     """Listens on loopback and forwards to ``upstream`` (``host:port``)."""
 
     def __init__(self, upstream: str, host: str = "127.0.0.1") -> None:
+        super().__init__(host, _PATIENCE)
         self.upstream = upstream
-        self.seen: list[Seen] = []
-        self._rules: list[_Rule] = []  # guarded by _lock, as the rest is
-        self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
-        self._threads: list[threading.Thread] = []
-        self._closing = False
-        self._listener = socket.create_server((host, 0), backlog=256)
-        self.address = f"{host}:{self._listener.getsockname()[1]}"
+        self.seen: list[Seen] = []  # guarded by _lock
+        self._rules: list[_Rule] = []  # guarded by _lock
 
     def fault(
         self,
@@ -363,61 +359,13 @@ class FaultProxy:
                 counts[one.reference] = counts.get(one.reference, 0) + 1
         return counts
 
-    def __enter__(self) -> Self:
-        self._start(self._accept)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with self._lock:
-            self._closing = True
-            connections = list(self._open)
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        for connection in connections:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
-        self._listener.close()
-
-    def _start(self, work: Callable[..., None], *arguments: object) -> None:
-        thread = threading.Thread(target=work, args=arguments, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            connection.settimeout(_PATIENCE)
-            with self._lock:
-                if self._closing:
-                    connection.close()
-                    return
-                self._open.add(connection)
-            self._start(self._serve, connection)
-
-    def _serve(self, connection: socket.socket) -> None:
-        try:
-            if connection.recv(1, socket.MSG_PEEK) == _TLS:  # as Go's server does
-                connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\nthis is not TLS\n")
-                return
-            with suppress(OSError, HangUp, ValueError), connection.makefile("rb") as stream:
-                while self._exchange(connection, _Reader(stream.readline, stream.read)):
-                    pass
-        finally:
-            with self._lock:
-                self._open.discard(connection)
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            connection.close()
+    def serve(self, connection: socket.socket) -> None:
+        if connection.recv(1, socket.MSG_PEEK) == _TLS:  # as Go's server does
+            connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\nthis is not TLS\n")
+            return
+        with suppress(OSError, HangUp, ValueError), connection.makefile("rb") as stream:
+            while self._exchange(connection, _Reader(stream.readline, stream.read)):
+                pass
 
     def _exchange(self, connection: socket.socket, reader: _Reader) -> bool:
         """Answer one request; whether the connection goes on."""
@@ -441,7 +389,7 @@ class FaultProxy:
         host, _, port = self.upstream.rpartition(":")
         upstream = socket.create_connection((host, int(port)), _PATIENCE)
         with self._lock:
-            self._open.add(upstream)
+            self._sockets.add(upstream)
         try:
             headers = request.headers | {"connection": "close"}
             chunked = "transfer-encoding" in headers
@@ -473,7 +421,7 @@ class FaultProxy:
 
     def _release(self, upstream: socket.socket) -> None:
         with self._lock:
-            self._open.discard(upstream)
+            self._sockets.discard(upstream)
         upstream.close()
 
 
