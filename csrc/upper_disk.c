@@ -468,6 +468,21 @@ bool um_marks_may_lead(const struct um_upper *upper)
     return upper->flags & (UM_UPPER_CLOSED | UM_UPPER_OVERRIDE);
 }
 
+/* Whether a mark below user. on an object of this owner and mode is the daemon's word, root's, or that of the
+ * upper's owner. */
+static bool is_trusted(const struct um_upper *upper, uint32_t uid, uint32_t mode)
+{
+    return um_mark_is_trusted(uid, mode) || (uid == upper->owner && (mode & 022) == 0);
+}
+
+/* An ordinary user's upper may hold files with the modes that earlier versions gave them on disk: closed
+ * as it is, nobody else gets there. */
+bool um_disk_believes(const struct um_upper *upper, const struct stat *status)
+{
+    bool closed = (upper->flags & UM_UPPER_OVERRIDE) && !(upper->flags & UM_UPPER_OPEN);
+    return is_trusted(upper, status->st_uid, closed ? 0 : status->st_mode);
+}
+
 /* Hold on to the object that a spot is, so that nobody can put another one in its place before its marks are
  * read. 1 where marks below user. are the daemon's own, or root's; 0, or an errno. Closed in any case. */
 static int pin(const struct um_upper *upper, const struct um_spot *spot, struct um_spot *pinned)
@@ -478,8 +493,7 @@ static int pin(const struct um_upper *upper, const struct um_spot *spot, struct 
         return pinned->fd;
     if (fstat(pinned->fd, &status) != 0)
         return failed();
-    bool owned = status.st_uid == upper->owner && (status.st_mode & 022) == 0;
-    return owned || um_mark_is_trusted(status.st_uid, status.st_mode);
+    return is_trusted(upper, status.st_uid, status.st_mode);
 }
 
 static void unpin(struct um_spot *pinned)

@@ -350,6 +350,10 @@ int um_disk_classify(const struct um_spot *spot, bool marked, enum um_found *fou
 /* [-] 1 where what readdir(3) gave in the directory `fd` is a directory, 0, or an errno. */
 int um_disk_is_directory(const struct um_upper *upper, int fd, const struct dirent *entry);
 
+/* [-] Whether override_stat, and a capability's mark below user., are believed of an object: everybody who may
+ * write to it can set them, so nobody else may (docs/upper.md, "Whose word counts"). */
+bool um_disk_believes(const struct um_upper *upper, const struct stat *status);
+
 /* [-] Marks of an object of the upper, under the prefix of the upper's flags for writing, under
  * every prefix for reading. */
 /* 1, 0 or an errno. `marked`: it may have the xattr (um_marks_of); else a file may still say it. */
@@ -403,9 +407,6 @@ int um_disk_whiteout(int fd, const char *name);
 int um_disk_remove(int fd, const char *name);
 
 /* ---- upper_stat.c ------------------------------------------------------------------------------ */
-
-/* [-] Whether a mark below user., which every writer of an object can set, is that of the daemon. */
-bool um_disk_believes(const struct um_upper *upper, const struct stat *status);
 
 /* [-] To be called after a change to an object of which `before` was known: a claim of whoever could write
  * to it goes, if it would be believed now. */

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sys/sysmacros.h>
 
-#include "mark_trust.h"
 #include "open_beneath.h"
 #include "override_stat.h"
 #include "posix_acl.h"
@@ -44,16 +43,6 @@ static bool has_room(uint32_t mode)
 }
 
 /* ---- what shows ---------------------------------------------------------------------------------- */
-
-/* An ordinary user's upper may hold files with the modes that earlier versions gave them on disk: closed
- * as it is, nobody else gets there. */
-bool um_disk_believes(const struct um_upper *upper, const struct stat *status)
-{
-    bool closed = is_override(upper) && !(upper->flags & UM_UPPER_OPEN);
-    uint32_t mode = closed ? 0 : status->st_mode;
-    return um_mark_is_trusted(status->st_uid, mode) ||
-           (status->st_uid == upper->owner && (mode & 022) == 0);
-}
 
 /* 1 where override_stat says it, 0 where the disk does, or an errno. A text that makes no sense, that is
  * not believed, or that the daemon may not read, says nothing. */
