@@ -79,6 +79,22 @@ static int open_directory(struct um_upper *upper, const struct um_record *direct
     return error == -ENOENT || error == -ENOTDIR ? -ESTALE : error;
 }
 
+/* Where others can exchange what stands under a name, the kernel goes on to check permissions by what it was told
+ * of the object that stood there. So nothing is asked of another object, or done to it: not even where it has
+ * got the number of one that was the daemon's, which only a file can pretend to be. */
+static int check_same(const struct um_upper *upper, const struct um_record *record, int fd)
+{
+    struct stat status;
+    if (!(upper->flags & UM_UPPER_OPEN))
+        return 0;
+    if (fstat(fd, &status) != 0)
+        return failed();
+    if (record->ino != 0 && (status.st_ino != record->ino || status.st_dev != upper->device))
+        return -ESTALE;
+    bool doubtful = S_ISREG(status.st_mode) && record->ours;
+    return doubtful && !um_disk_believes(upper, &status) ? -ESTALE : 0;
+}
+
 int um_disk_directory(struct um_upper *upper, const struct um_record *directory,
                       struct um_fd_use *use)
 {
@@ -89,8 +105,13 @@ int um_disk_directory(struct um_upper *upper, const struct um_record *directory,
     if (use->fd >= 0 || um_fd_cache_get(upper->directories, directory->node, use))
         return 0;
     int error = open_directory(upper, directory, &fd);
+    if (error != 0)
+        return error;
+    error = check_same(upper, directory, fd);
     if (error == 0)
         um_fd_cache_put(upper->directories, directory->node, fd, use);
+    else
+        close(fd);
     return error;
 }
 
@@ -108,6 +129,25 @@ int um_spot_in(const struct um_upper *upper, int fd, struct um_slice name, struc
         memcpy(spot->name, name.data, name.size);
     spot->name[name.size] = '\0';
     return 0;
+}
+
+/* Where others can exchange what stands under a name, let a spot be the object itself, if it is the record's. */
+static int hold(struct um_upper *upper, const struct um_record *record, struct um_spot *spot)
+{
+    if (!(upper->flags & UM_UPPER_OPEN) || um_spot_is_self(spot))
+        return 0;
+    int fd = um_spot_open(spot, O_PATH);
+    int error = fd < 0 ? fd : check_same(upper, record, fd);
+    um_spot_close(spot);
+    if (error == 0) {
+        spot->fd = fd;
+        spot->name[0] = '\0';
+        spot->cache = upper->directories;
+        spot->use = (struct um_fd_use){.fd = fd, .entry = UM_FD_OWN};
+    } else if (fd >= 0) {
+        close(fd);
+    }
+    return error == -ENOENT ? -ESTALE : error;
 }
 
 int um_spot_of(struct um_upper *upper, const struct um_record *record, struct um_spot *spot)
@@ -131,7 +171,7 @@ int um_spot_of(struct um_upper *upper, const struct um_record *record, struct um
     spot->use = use;
     spot->plain = record->plain;
     spot->capable = record->capable;
-    return 0;
+    return hold(upper, record, spot);
 }
 
 void um_spot_close(struct um_spot *spot)

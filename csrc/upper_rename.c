@@ -92,7 +92,7 @@ static int record_of(struct um_upper *upper, const struct um_target *target,
     int error = um_record_need(upper, hit->attr.node, target->directory, target->name,
                                hit->directory, hit->in_upper, hit->lower, record);
     if (error == 0)
-        um_record_learn(*record, hit);
+        um_record_learn(upper, *record, hit);
     return error;
 }
 
