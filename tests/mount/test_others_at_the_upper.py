@@ -611,7 +611,8 @@ def test_an_upper_that_was_closed_before(opened: Open) -> None:
     for name in ("su2", "cap2"):
         os.chown(opened.root / "d" / name, 4, 5)
     (opened.root / "d/su2").chmod(0o6775)
-    os.setxattr(opened.root / "d/cap2", CAPABLE, NET_RAW)
+    for name in ("cap2", "all2"):
+        os.setxattr(opened.root / "d" / name, CAPABLE, NET_RAW)
     opened.unmount()
     opened.make_open()
     assert shown(opened.upper / "d/su2") == ("-rwsrwsr-x", 4, 5, (0, 0))
@@ -626,6 +627,9 @@ def test_an_upper_that_was_closed_before(opened: Open) -> None:
     assert shown(opened.upper / "d/su2") == ("-rwxr-xr-x", 0, 0, (0, 0))
     assert shown(opened.upper / "d/cap2") == ("-rwx--x--x", 0, 0, (0, 0))
     assert CAPABLE not in os.listxattr(opened.upper / "d/cap2")
+    os.chown(opened.root / "d/all2", 7, 8)  # takes a capability away, there as elsewhere
+    for root in (opened.root, opened.upper):
+        assert CAPABLE not in os.listxattr(root / "d/all2")
     assert shown(opened.upper / "d")[1:3] == (0, 0)
     with failing(errno.EPERM):  # a device on disk keeps the owner and mode that it has
         (opened.root / "d/zero2").chmod(0o600)
