@@ -428,6 +428,8 @@ int um_disk_is_directory(const struct um_upper *upper, int fd, const struct dire
     int error = um_spot_in(upper, fd, um_slice_of(entry->d_name, strlen(entry->d_name)), &spot);
     if (error == 0)
         error = um_spot_stat(&spot, &status);
+    if (error == -EXDEV)
+        return 0; /* what is mounted there is no part of the upper */
     return error ? error : S_ISDIR(status.st_mode);
 }
 
