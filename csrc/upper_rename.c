@@ -42,10 +42,12 @@ static bool is_same(const struct um_target *a, const struct um_target *b)
     return a->directory == b->directory && um_slice_equal(a->name, b->name);
 }
 
-/* A directory that continues a lower one needs a redirect at its new place. */
+/* A directory that continues a lower one needs a redirect at its new place. (One whose mark is not believed does
+ * not move at all: see `mark`.) */
 static bool needs_redirect(const struct um_target *target)
 {
-    return target->shown && target->hit.directory && target->hit.lower != 0;
+    return target->shown && target->hit.directory && target->hit.lower != 0 &&
+           target->hit.lower != UM_LOWER_REFUSED;
 }
 
 /* Where redirects may not be written, who asked copies and removes instead, as over any two disks. */
