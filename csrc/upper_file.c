@@ -393,7 +393,7 @@ static int open_for_sync(struct um_upper *upper, uint64_t node, bool data_only,
     } else if (record != NULL && record->in_upper) {
         error = um_spot_of(upper, record, &spot);
         if (error == 0) {
-            durable->fd = um_spot_open(&spot, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+            durable->fd = um_spot_open(&spot, O_RDONLY);
             error = durable->fd < 0 ? durable->fd : 0;
         }
         um_spot_close(&spot);

@@ -182,7 +182,7 @@ static int open_to_sync(const struct um_target *place, const struct um_spot *spo
     if (error != 0)
         return error;
     if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode))
-        return um_spot_open(spot, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+        return um_spot_open(spot, O_RDONLY);
     return um_open_directory(place->fd, ".");
 }
 

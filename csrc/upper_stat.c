@@ -648,8 +648,7 @@ static int set_size(const struct um_record *record, const struct um_spot *spot, 
 {
     if (record->fd >= 0 && record->writable)
         return resize(record->fd, size);
-    /* It is a file, but for one that somebody put there this moment: nothing waits for a FIFO. */
-    int fd = um_spot_open(spot, O_WRONLY | O_NONBLOCK | O_NOCTTY);
+    int fd = um_spot_open(spot, O_WRONLY);
     if (fd < 0)
         return fd;
     int error = resize(fd, size);
