@@ -486,7 +486,7 @@ static void adopt(struct um_record *record, struct copy *copy)
 {
     record->in_upper = true;
     record->unmarked = record->directory;
-    record->ino = record->directory ? 0 : copy->ino;
+    record->ino = copy->ino;
     record->data = copy->data;
     record->capable = copy->capable;
     if (record->fd < 0 && copy->fd >= 0 && (record->gone || record->opens != 0)) {

@@ -2,8 +2,8 @@
  * refusals.h - telling of marks that are not followed.
  *
  * Purpose: say once in the daemon's log (standard error) why the content of a file or directory can't
- * be read, where a redirect or metacopy is not believed. An image's user could make any number of such
- * lines, so that only some are written each few seconds, and how many were left out.
+ * be read, where a redirect or metacopy is not believed. A user of a mount could cause any number of such
+ * lines. So only ten are written in five seconds, and one that says that more are left out.
  * Threads: any; `struct um_refusals` is only changed atomically. It begins as zeros.
  */
 #ifndef UM_REFUSALS_H

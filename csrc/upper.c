@@ -619,6 +619,7 @@ static int directory_hit(struct um_upper *upper, struct um_record *directory, st
         error = upper_node(upper, status, &hit->attr.node);
     if (error != 0)
         return error;
+    hit->ino = status->st_ino;
     hit->plain = spot->plain && !(upper->flags & UM_UPPER_OVERRIDE);
     bool continues = hit->lower != 0 && hit->lower != UM_LOWER_REFUSED;
     struct um_record *record = continues ? um_upper_record(upper, hit->lower) : NULL;
@@ -722,13 +723,18 @@ int um_upper_find(struct um_upper *upper, struct um_record *directory, struct um
     return find_below(upper, directory, name, hit);
 }
 
-void um_record_learn(struct um_record *record, const struct um_upper_hit *hit)
+void um_record_learn(struct um_upper *upper, struct um_record *record,
+                     const struct um_upper_hit *hit)
 {
     record->plain = hit->plain;
+    if (hit->in_upper && hit->ino != 0 && hit->ino != record->ino) {
+        if (record->directory) /* somebody exchanged it on disk: no more is done in the old one */
+            um_fd_cache_drop(upper->directories, record->node);
+        record->ino = hit->ino;
+    }
     if (hit->directory) {
         record->nlink = hit->in_upper ? hit->attr.nlink : 0;
     } else if (hit->in_upper && hit->ino != 0) {
-        record->ino = hit->ino;
         record->data = hit->data;
         record->capable = hit->capable;
         record->ours = hit->ours;
@@ -747,7 +753,7 @@ int um_upper_count(struct um_upper *upper, struct um_record *directory, struct u
         return error;
     if (record->parent == NULL && record != upper->root && !record->gone)
         error = um_record_move(upper, record, directory, name);
-    um_record_learn(record, hit);
+    um_record_learn(upper, record, hit);
     record->lookups += error == 0;
     um_record_unpin(upper, record);
     return error;

@@ -79,6 +79,22 @@ static int open_directory(struct um_upper *upper, const struct um_record *direct
     return error == -ENOENT || error == -ENOTDIR ? -ESTALE : error;
 }
 
+/* Where others can exchange what stands under a name, the kernel goes on to check permissions by what it was told
+ * of the object that stood there. So nothing is asked of another object, or done to it: not even where it has
+ * got the number of one that was the daemon's, which only a file can pretend to be. */
+static int check_same(const struct um_upper *upper, const struct um_record *record, int fd)
+{
+    struct stat status;
+    if (!(upper->flags & UM_UPPER_OPEN))
+        return 0;
+    if (fstat(fd, &status) != 0)
+        return failed();
+    if (record->ino != 0 && (status.st_ino != record->ino || status.st_dev != upper->device))
+        return -ESTALE;
+    bool doubtful = S_ISREG(status.st_mode) && record->ours;
+    return doubtful && !um_disk_believes(upper, &status) ? -ESTALE : 0;
+}
+
 int um_disk_directory(struct um_upper *upper, const struct um_record *directory,
                       struct um_fd_use *use)
 {
@@ -89,8 +105,13 @@ int um_disk_directory(struct um_upper *upper, const struct um_record *directory,
     if (use->fd >= 0 || um_fd_cache_get(upper->directories, directory->node, use))
         return 0;
     int error = open_directory(upper, directory, &fd);
+    if (error != 0)
+        return error;
+    error = check_same(upper, directory, fd);
     if (error == 0)
         um_fd_cache_put(upper->directories, directory->node, fd, use);
+    else
+        close(fd);
     return error;
 }
 
@@ -108,6 +129,25 @@ int um_spot_in(const struct um_upper *upper, int fd, struct um_slice name, struc
         memcpy(spot->name, name.data, name.size);
     spot->name[name.size] = '\0';
     return 0;
+}
+
+/* Where others can exchange what stands under a name, let a spot be the object itself, if it is the record's. */
+static int hold(struct um_upper *upper, const struct um_record *record, struct um_spot *spot)
+{
+    if (!(upper->flags & UM_UPPER_OPEN) || um_spot_is_self(spot))
+        return 0;
+    int fd = um_spot_open(spot, O_PATH);
+    int error = fd < 0 ? fd : check_same(upper, record, fd);
+    um_spot_close(spot);
+    if (error == 0) {
+        spot->fd = fd;
+        spot->name[0] = '\0';
+        spot->cache = upper->directories;
+        spot->use = (struct um_fd_use){.fd = fd, .entry = UM_FD_OWN};
+    } else if (fd >= 0) {
+        close(fd);
+    }
+    return error == -ENOENT ? -ESTALE : error;
 }
 
 int um_spot_of(struct um_upper *upper, const struct um_record *record, struct um_spot *spot)
@@ -131,7 +171,7 @@ int um_spot_of(struct um_upper *upper, const struct um_record *record, struct um
     spot->use = use;
     spot->plain = record->plain;
     spot->capable = record->capable;
-    return 0;
+    return hold(upper, record, spot);
 }
 
 void um_spot_close(struct um_spot *spot)
@@ -388,6 +428,8 @@ int um_disk_is_directory(const struct um_upper *upper, int fd, const struct dire
     int error = um_spot_in(upper, fd, um_slice_of(entry->d_name, strlen(entry->d_name)), &spot);
     if (error == 0)
         error = um_spot_stat(&spot, &status);
+    if (error == -EXDEV)
+        return 0; /* what is mounted there is no part of the upper */
     return error ? error : S_ISDIR(status.st_mode);
 }
 
@@ -468,6 +510,21 @@ bool um_marks_may_lead(const struct um_upper *upper)
     return upper->flags & (UM_UPPER_CLOSED | UM_UPPER_OVERRIDE);
 }
 
+/* Whether a mark below user. on an object of this owner and mode is the daemon's word, root's, or that of the
+ * upper's owner. */
+static bool is_trusted(const struct um_upper *upper, uint32_t uid, uint32_t mode)
+{
+    return um_mark_is_trusted(uid, mode) || (uid == upper->owner && (mode & 022) == 0);
+}
+
+/* An ordinary user's upper may hold files with the modes that earlier versions gave them on disk: closed
+ * as it is, nobody else gets there. */
+bool um_disk_believes(const struct um_upper *upper, const struct stat *status)
+{
+    bool closed = (upper->flags & UM_UPPER_OVERRIDE) && !(upper->flags & UM_UPPER_OPEN);
+    return is_trusted(upper, status->st_uid, closed ? 0 : status->st_mode);
+}
+
 /* Hold on to the object that a spot is, so that nobody can put another one in its place before its marks are
  * read. 1 where marks below user. are the daemon's own, or root's; 0, or an errno. Closed in any case. */
 static int pin(const struct um_upper *upper, const struct um_spot *spot, struct um_spot *pinned)
@@ -478,8 +535,7 @@ static int pin(const struct um_upper *upper, const struct um_spot *spot, struct 
         return pinned->fd;
     if (fstat(pinned->fd, &status) != 0)
         return failed();
-    bool owned = status.st_uid == upper->owner && (status.st_mode & 022) == 0;
-    return owned || um_mark_is_trusted(status.st_uid, status.st_mode);
+    return is_trusted(upper, status.st_uid, status.st_mode);
 }
 
 static void unpin(struct um_spot *pinned)

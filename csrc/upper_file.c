@@ -12,24 +12,6 @@
 
 /* ---- opening ------------------------------------------------------------------------------------- */
 
-/* Where others can exchange what stands under a name: the kernel checks permissions by what it was told of
- * the file that stood there, and so must not get the data of another one, which may have its number.
- * The descriptor, or an errno. */
-static int check_same(const struct um_upper *upper, const struct um_record *record, int fd)
-{
-    struct stat status;
-    if (fd < 0 || !(upper->flags & UM_UPPER_OPEN))
-        return fd;
-    int error = fstat(fd, &status) == 0 ? 0 : -errno;
-    if (error == 0 && record->ino != 0 && status.st_ino != record->ino)
-        error = -ESTALE;
-    if (error == 0 && record->ours && !um_disk_believes(upper, &status))
-        error = -ESTALE;
-    if (error != 0)
-        close(fd);
-    return error ? error : fd;
-}
-
 /* [w] Let the record of a regular file of the upper have a descriptor that can do what is wanted. */
 static int need_descriptor(struct um_upper *upper, struct um_record *record, bool write)
 {
@@ -44,7 +26,6 @@ static int need_descriptor(struct um_upper *upper, struct um_record *record, boo
     if (fd < 0 && !write)
         fd = um_spot_open(&spot, O_RDONLY);
     um_spot_close(&spot);
-    fd = check_same(upper, record, fd);
     if (fd < 0)
         return fd == -ENOENT ? -ESTALE : fd;
     if (record->fd >= 0) {
@@ -412,7 +393,7 @@ static int open_for_sync(struct um_upper *upper, uint64_t node, bool data_only,
     } else if (record != NULL && record->in_upper) {
         error = um_spot_of(upper, record, &spot);
         if (error == 0) {
-            durable->fd = um_spot_open(&spot, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+            durable->fd = um_spot_open(&spot, O_RDONLY);
             error = durable->fd < 0 ? durable->fd : 0;
         }
         um_spot_close(&spot);

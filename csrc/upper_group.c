@@ -116,8 +116,9 @@ static int scan_directory(struct um_upper *upper, int fd, const char *above, con
     if (error != 0)
         return error;
     int64_t size = um_mark_get_redirect(upper, &spot, redirect, sizeof redirect);
-    if (size == -EKEYREJECTED)
-        return 0; /* nothing shows in it, so no redirect inside of it does */
+    /* Nothing shows in what is mounted there, nor in what is refused: no redirect inside of it does. */
+    if (size == -EXDEV || size == -EKEYREJECTED)
+        return 0;
     char *path = size < 0 ? NULL : join(above, name);
     if (path == NULL)
         return size < 0 ? (int)size : -ENOMEM;

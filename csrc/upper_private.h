@@ -50,7 +50,7 @@ struct um_record {
     char *name;               /* malloced, not NUL-terminated */
     size_t name_size;
     uint64_t lookups;
-    uint64_t ino;      /* in the upper, of a file; 0: not known */
+    uint64_t ino;      /* in the upper; 0: not known */
     uint32_t opens;    /* open files and listings */
     uint32_t pins;     /* by verbs that use it right now */
     uint32_t children; /* records whose parent this is */
@@ -190,7 +190,7 @@ struct um_upper_hit {
     struct um_attr attr;
     bool directory, in_upper;
     uint64_t lower;
-    uint64_t ino; /* of a file of the upper */
+    uint64_t ino; /* in the upper */
     uint64_t data; /* as of a record */
     bool plain, capable, ours; /* likewise */
     struct um_slice name; /* of a lower file: lives as long as the tree */
@@ -217,7 +217,8 @@ int um_upper_count(struct um_upper *upper, struct um_record *directory, struct u
                    const struct um_upper_hit *hit);
 
 /* [w] Let the record of what was found, just now, say the same. */
-void um_record_learn(struct um_record *record, const struct um_upper_hit *hit);
+void um_record_learn(struct um_upper *upper, struct um_record *record,
+                     const struct um_upper_hit *hit);
 
 /* [w] Make a record of a new file that has no name, which `fd` (taken over, on failure, too) is open
  * for reading and writing; count a lookup of it. -ESTALE: its number is somebody else's still, whose
@@ -307,12 +308,12 @@ void um_record_add_links(struct um_record *directory, int change);
 /* ---- upper_disk.c ------------------------------------------------------------------------------ */
 
 /* [r] A descriptor (O_PATH) of a directory of the upper: its record is `in_upper`. It is released to
- * `directories`. */
+ * `directories`. -ESTALE as below. */
 int um_disk_directory(struct um_upper *upper, const struct um_record *directory,
                       struct um_fd_use *use);
 
 /* [r] Reach the upper's part of a record, which is `in_upper`. -ESTALE where it has neither a place
- * nor a descriptor. */
+ * nor a descriptor, or where something else stands there by now (UM_UPPER_OPEN). */
 int um_spot_of(struct um_upper *upper, const struct um_record *record, struct um_spot *spot);
 
 /* [-] The spot `name` in the directory `fd`, which is borrowed. */
@@ -349,6 +350,10 @@ int um_disk_classify(const struct um_spot *spot, bool marked, enum um_found *fou
 
 /* [-] 1 where what readdir(3) gave in the directory `fd` is a directory, 0, or an errno. */
 int um_disk_is_directory(const struct um_upper *upper, int fd, const struct dirent *entry);
+
+/* [-] Whether override_stat, and a capability's mark below user., are believed of an object: everybody who may
+ * write to it can set them, so nobody else may (docs/upper.md, "Whose word counts"). */
+bool um_disk_believes(const struct um_upper *upper, const struct stat *status);
 
 /* [-] Marks of an object of the upper, under the prefix of the upper's flags for writing, under
  * every prefix for reading. */
@@ -403,9 +408,6 @@ int um_disk_whiteout(int fd, const char *name);
 int um_disk_remove(int fd, const char *name);
 
 /* ---- upper_stat.c ------------------------------------------------------------------------------ */
-
-/* [-] Whether a mark below user., which every writer of an object can set, is that of the daemon. */
-bool um_disk_believes(const struct um_upper *upper, const struct stat *status);
 
 /* [-] To be called after a change to an object of which `before` was known: a claim of whoever could write
  * to it goes, if it would be believed now. */

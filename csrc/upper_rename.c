@@ -42,10 +42,12 @@ static bool is_same(const struct um_target *a, const struct um_target *b)
     return a->directory == b->directory && um_slice_equal(a->name, b->name);
 }
 
-/* A directory that continues a lower one needs a redirect at its new place. */
+/* A directory that continues a lower one needs a redirect at its new place. (One whose mark is not believed does
+ * not move at all: see `mark`.) */
 static bool needs_redirect(const struct um_target *target)
 {
-    return target->shown && target->hit.directory && target->hit.lower != 0;
+    return target->shown && target->hit.directory && target->hit.lower != 0 &&
+           target->hit.lower != UM_LOWER_REFUSED;
 }
 
 /* Where redirects may not be written, who asked copies and removes instead, as over any two disks. */
@@ -92,7 +94,7 @@ static int record_of(struct um_upper *upper, const struct um_target *target,
     int error = um_record_need(upper, hit->attr.node, target->directory, target->name,
                                hit->directory, hit->in_upper, hit->lower, record);
     if (error == 0)
-        um_record_learn(*record, hit);
+        um_record_learn(upper, *record, hit);
     return error;
 }
 
@@ -180,7 +182,7 @@ static int open_to_sync(const struct um_target *place, const struct um_spot *spo
     if (error != 0)
         return error;
     if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode))
-        return um_spot_open(spot, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+        return um_spot_open(spot, O_RDONLY);
     return um_open_directory(place->fd, ".");
 }
 

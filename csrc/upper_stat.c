@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sys/sysmacros.h>
 
-#include "mark_trust.h"
 #include "open_beneath.h"
 #include "override_stat.h"
 #include "posix_acl.h"
@@ -44,16 +43,6 @@ static bool has_room(uint32_t mode)
 }
 
 /* ---- what shows ---------------------------------------------------------------------------------- */
-
-/* An ordinary user's upper may hold files with the modes that earlier versions gave them on disk: closed
- * as it is, nobody else gets there. */
-bool um_disk_believes(const struct um_upper *upper, const struct stat *status)
-{
-    bool closed = is_override(upper) && !(upper->flags & UM_UPPER_OPEN);
-    uint32_t mode = closed ? 0 : status->st_mode;
-    return um_mark_is_trusted(status->st_uid, mode) ||
-           (status->st_uid == upper->owner && (mode & 022) == 0);
-}
 
 /* 1 where override_stat says it, 0 where the disk does, or an errno. A text that makes no sense, that is
  * not believed, or that the daemon may not read, says nothing. */
@@ -223,7 +212,7 @@ static int begin_change(struct um_upper *upper, struct um_spot *spot, struct cha
     return 0;
 }
 
-/* The capability of a file that is about to change hands, put where it stays. */
+/* The capability of a file that the daemon is about to own, put where it stays. */
 static int keep_capability(struct um_upper *upper, struct um_spot *spot)
 {
     char value[64];
@@ -272,8 +261,9 @@ static int settle_claim(struct um_spot *spot, const struct change *change)
 
 /* Let the daemon own what an earlier mount gave away on disk, before what it shows is kept apart. In this
  * order: a mark on somebody else's file is not believed, and the step that makes it so takes the
- * set-user-ID bits and the capability away. */
-static int take_over(struct um_upper *upper, struct um_spot *spot, struct change *change)
+ * set-user-ID bits and the capability away. `given`: so does what the user of the mount asked for, chown. */
+static int take_over(struct um_upper *upper, struct um_spot *spot, struct change *change,
+                     bool given)
 {
     struct stat *status = &change->status;
     if (!change->apart || !is_override(upper) || is_closed_root(upper, spot) ||
@@ -282,7 +272,7 @@ static int take_over(struct um_upper *upper, struct um_spot *spot, struct change
     int error = put_override(spot, &change->shown);
     if (error == 0 && (status->st_mode & 022))
         error = um_spot_chmod(spot, status->st_mode & ~022u);
-    if (error == 0 && S_ISREG(status->st_mode))
+    if (error == 0 && S_ISREG(status->st_mode) && !given)
         error = keep_capability(upper, spot);
     if (error == 0)
         error = um_spot_chown(spot, geteuid(), getegid());
@@ -334,7 +324,7 @@ static int change_owner(struct um_upper *upper, struct um_spot *spot, uint32_t u
         error = um_spot_chown(spot, uid, gid);
         return error ? error : um_disk_drop_claim(upper, spot, &change.status);
     }
-    error = take_over(upper, spot, &change);
+    error = take_over(upper, spot, &change, true);
     if (error == 0)
         error = um_spot_chown(spot, KEEP, KEEP); /* for the change time */
     if (error != 0)
@@ -371,7 +361,7 @@ static int change_mode(struct um_upper *upper, struct um_spot *spot, uint32_t mo
         error = um_spot_chmod(spot, mode);
         return error ? error : um_disk_drop_claim(upper, spot, &change.status);
     }
-    error = take_over(upper, spot, &change);
+    error = take_over(upper, spot, &change, false);
     change.shown.mode = mode & 07777;
     if (error == 0)
         error = um_spot_chmod(spot, kept_bits(upper, spot, &change.status, mode));
@@ -658,8 +648,7 @@ static int set_size(const struct um_record *record, const struct um_spot *spot, 
 {
     if (record->fd >= 0 && record->writable)
         return resize(record->fd, size);
-    /* It is a file, but for one that somebody put there this moment: nothing waits for a FIFO. */
-    int fd = um_spot_open(spot, O_WRONLY | O_NONBLOCK | O_NOCTTY);
+    int fd = um_spot_open(spot, O_WRONLY);
     if (fd < 0)
         return fd;
     int error = resize(fd, size);

@@ -419,6 +419,74 @@ TEST(a_directory_that_was_torn_from_its_place_is_stale)
     world_close(&w);
 }
 
+static void exchange_on_disk(struct world *w, const char *a, const char *b)
+{
+    CHECK_INT(renameat2(w->above, a, w->above, b, RENAME_EXCHANGE), 0);
+}
+
+/* The kernel has asked who may change "mine"; on disk somebody exchanged it with "other". */
+TEST(what_was_exchanged_on_disk_is_not_taken_for_what_was_found)
+{
+    struct um_setattr mode = {.which = UM_SET_MODE, .mode = 0666}, empty = {.which = UM_SET_SIZE};
+    struct um_maker maker = machine_maker();
+    struct um_attr attr, made = {0};
+    struct stat before, after;
+    char value[8];
+    struct world w;
+    world_open(&w, UINT64_MAX);
+    w.flags |= UM_UPPER_OVERRIDE | UM_UPPER_OPEN;
+    remount(&w);
+    uint64_t mine = make_file(&w, "mine"), other = make_file(&w, "other");
+    put_content(&w, "mine", "mine");
+    put_content(&w, "other", "other");
+    CHECK_INT(um_upper_mkdir(w.upper, UM_ROOT_NODE, "my-dir", 6, 0755, &maker, &made), 0);
+    uint64_t directory = made.node;
+    CHECK_INT(um_upper_mkdir(w.upper, UM_ROOT_NODE, "other-dir", 9, 0700, &maker, &made), 0);
+    exchange_on_disk(&w, "mine", "other");
+    exchange_on_disk(&w, "my-dir", "other-dir");
+    CHECK_INT(fstatat(w.above, "mine", &before, AT_SYMLINK_NOFOLLOW), 0);
+    CHECK_INT(um_upper_setattr(w.upper, mine, &mode, &attr), -ESTALE);
+    CHECK_INT(um_upper_setattr(w.upper, mine, &empty, &attr), -ESTALE);
+    CHECK_INT(um_upper_setattr(w.upper, directory, &mode, &attr), -ESTALE);
+    CHECK_INT(um_upper_getattr(w.upper, mine, &attr), -ESTALE);
+    CHECK_INT(um_upper_setxattr(w.upper, mine, "user.x", 6, "x", 1, 0), -ESTALE);
+    CHECK_INT(um_upper_getxattr(w.upper, mine, "user.x", 6, value, sizeof value), -ESTALE);
+    CHECK_INT(um_upper_open_file(w.upper, mine, 0), -ESTALE);
+    CHECK_INT(um_upper_link(w.upper, mine, UM_ROOT_NODE, "link", 4, &attr), -ESTALE);
+    CHECK_INT(um_upper_mkdir(w.upper, directory, "x", 1, 0755, &maker, &attr), -ESTALE);
+    CHECK_INT(um_upper_lookup(w.upper, directory, "x", 1, &attr), -ESTALE);
+    CHECK_INT(fstatat(w.above, "mine", &after, AT_SYMLINK_NOFOLLOW), 0);
+    CHECK_INT(after.st_mode, before.st_mode);
+    CHECK_INT(after.st_size, 5);
+    exchange_on_disk(&w, "mine", "other");
+    exchange_on_disk(&w, "my-dir", "other-dir");
+    CHECK_INT(um_upper_setattr(w.upper, mine, &mode, &attr), 0);
+    CHECK_INT(um_upper_mkdir(w.upper, directory, "x", 1, 0755, &maker, &attr), 0);
+    CHECK_INT(um_upper_getattr(w.upper, other, &attr), 0);
+    world_close(&w);
+}
+
+/* A directory that continues a lower one has its number, whichever directory stands there on disk. */
+TEST(nothing_more_is_done_in_a_directory_that_was_exchanged)
+{
+    struct um_maker maker = machine_maker();
+    struct um_attr attr;
+    struct stat status;
+    struct world w;
+    world_open(&w, UINT64_MAX);
+    w.flags |= UM_UPPER_OVERRIDE | UM_UPPER_OPEN;
+    remount(&w);
+    uint64_t directory = node_of(&w, "dir");
+    CHECK_INT(um_upper_mkdir(w.upper, directory, "first", 5, 0755, &maker, &attr), 0);
+    CHECK_INT(mkdirat(w.above, "new", 0755), 0);
+    exchange_on_disk(&w, "dir", "new");
+    CHECK_INT(node_of(&w, "dir"), directory);
+    CHECK_INT(um_upper_mkdir(w.upper, directory, "second", 6, 0755, &maker, &attr), 0);
+    CHECK_INT(fstatat(w.above, "dir/second", &status, AT_SYMLINK_NOFOLLOW), 0);
+    CHECK_INT(fstatat(w.above, "new/second", &status, AT_SYMLINK_NOFOLLOW), -1);
+    world_close(&w);
+}
+
 TEST(nothing_leads_out_of_the_upper)
 {
     struct um_attr attr;

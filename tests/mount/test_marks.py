@@ -244,6 +244,9 @@ def test_root_follows_no_marks_of_others(
         names = sorted(path.name for path in root.iterdir())
         assert names == ["dir", "file", "open", "private", "secret"]
         assert (root / "open").read_text() == "open"
+        if where == "upper":
+            assert outcome(0, partial((root / "dir").rename, root / "moved")) == errno.EIO
+            assert outcome(0, (root / "dir").rmdir) == errno.EIO
     lines = ours.log().splitlines()
     assert {line.split(": ")[1] for line in lines} == {f"{where} directory {place}"}
     assert {line.split(": ")[2] for line in lines} == {"dir", "file"}

@@ -142,6 +142,7 @@ def test_an_ordinary_users_daemon_does_not_wait_for_itself(
 ) -> None:
     how = f"threads={threads}" if threads else "nofastpath"
     options = f"{how},allow_other,lowerdir=low,upperdir=up,workdir=work"
+    os.link("low/one", "low/again")
     with allowed_to_others():
         nobody.run("overlay", "-o", options, "low/own")  # mounted in its own lower directory
     mount_kernel("--bind", "low/own", "up/there")
@@ -157,6 +158,10 @@ def test_an_ordinary_users_daemon_does_not_wait_for_itself(
         assert refused.value.errno == errno.EXDEV
     call_as(NOBODY, lambda: (mounted / "plain/file").write_text("changed"))
     assert (top / "up/plain/file").read_text() == "changed"
+    # all names of a file are looked for in the upper, past what is mounted there
+    call_as(NOBODY, lambda: (mounted / "again").chmod(0o640))
+    assert (mounted / "one").stat().st_mode == (mounted / "again").stat().st_mode
+    assert (mounted / "one").stat().st_nlink == 2
 
 
 class allowed_to_others:  # noqa: N801 - a context manager

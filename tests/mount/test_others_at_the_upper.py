@@ -603,7 +603,8 @@ def test_an_upper_that_was_closed_before(opened: Open) -> None:
     for name in ("su2", "cap2"):
         os.chown(opened.root / "d" / name, 4, 5)
     (opened.root / "d/su2").chmod(0o6775)
-    os.setxattr(opened.root / "d/cap2", CAPABLE, NET_RAW)
+    for name in ("cap2", "all2"):
+        os.setxattr(opened.root / "d" / name, CAPABLE, NET_RAW)
     opened.unmount()
     opened.make_open()
     assert shown(opened.upper / "d/su2") == ("-rwsrwsr-x", 4, 5, (0, 0))
@@ -618,6 +619,9 @@ def test_an_upper_that_was_closed_before(opened: Open) -> None:
     assert shown(opened.upper / "d/su2") == ("-rwxr-xr-x", 0, 0, (0, 0))
     assert shown(opened.upper / "d/cap2") == ("-rwx--x--x", 0, 0, (0, 0))
     assert CAPABLE not in os.listxattr(opened.upper / "d/cap2")
+    os.chown(opened.root / "d/all2", 7, 8)  # takes a capability away, there as elsewhere
+    for root in (opened.root, opened.upper):
+        assert CAPABLE not in os.listxattr(root / "d/all2")
     assert shown(opened.upper / "d")[1:3] == (0, 0)
     with failing(errno.EPERM):  # a device on disk keeps the owner and mode that it has
         (opened.root / "d/zero2").chmod(0o600)
@@ -795,6 +799,38 @@ def test_what_replaces_a_program_of_root_is_not_run_as_it(opened: Open) -> None:
         with suppress(OSError), mounted.open("rb") as file:  # ESTALE: it is another file by now
             seen = (os.fstat(file.fileno()).st_uid, file.read(4))
         assert seen in (None, (NOBODY, b"evil"))
+
+
+@pytest.mark.parametrize("options", [(), ("--no-fastpath",)])
+def test_what_replaces_a_file_is_not_changed_as_it(opened: Open, options: tuple[str, ...]) -> None:
+    """Who owns a directory on disk may move root's files in it, and not have them opened to all."""
+    own, shown_own = opened.upper / "own", opened.root / "own"
+    for path in (opened.upper, opened.work, own):
+        path.mkdir(mode=0o755)
+    for name, mode in (("mine", 0o644), ("secret", 0o600)):
+        (own / name).write_bytes(name.encode())
+        (own / name).chmod(mode)
+    for path in (own, own / "mine"):
+        os.chown(path, NOBODY, NOBODY)
+    opened.mount("--upper-open", *options)
+    for_all = posix_acl((0x01, 6, NONE), (0x04, 6, NONE), (0x20, 6, NONE))
+    for change in (
+        lambda: (shown_own / "mine").chmod(0o666),
+        lambda: os.setxattr(shown_own / "mine", ACCESS, for_all),
+        lambda: os.truncate(shown_own / "mine", 0),
+    ):
+        assert shown(shown_own / "mine")[1] == NOBODY
+        call_as(NOBODY, partial(_exchange, own))
+        with suppress(OSError):  # ESTALE, or as what it is: not allowed
+            call_as(NOBODY, change)
+        call_as(NOBODY, partial(_exchange, own))
+        assert shown(own / "secret") == ("-rw-------", 0, 0, (0, 0))
+        assert (own / "secret").read_bytes() == b"secret"
+
+
+def _exchange(directory: Path) -> None:
+    for old, new in (("mine", "x"), ("secret", "mine"), ("x", "secret")):
+        (directory / old).rename(directory / new)
 
 
 def _replace(path: Path, number: int | None) -> None:
