@@ -149,6 +149,7 @@ static int read_more(struct um_dirlayer *layer, uint32_t number, struct um_dir_m
         return error;
     more->flags = marks.opaque ? UM_INODE_OPAQUE : 0;
     more->marks_whiteouts = marks.marks_whiteouts;
+    more->metacopy = marks.metacopy;
     error = take_redirect(&marks, more);
     free(marks.redirect);
     if (error == 0 && inode.type == DT_DIR)
@@ -223,8 +224,11 @@ int um_dirlayer_has_data(struct um_dirlayer *layer, uint32_t number)
         um_dir_set_own_data(layer, number);
         return 1;
     }
+    /* Somebody may have changed the marks since: what counts is the one reading that is kept. */
     error = um_dir_more(layer, number, &more);
-    return error == 0 && more->refused ? -EIO : error;
+    if (error == 0 && more->refused)
+        error = -EIO;
+    return error ? error : !more->metacopy;
 }
 
 /* ---- finding -------------------------------------------------------------------------------------------------- */

@@ -32,6 +32,7 @@ struct um_dir_more {
     uint32_t flags;           /* of a directory: UM_INODE_…, and: */
     bool marks_whiteouts;     /* it may hold files that an xattr makes whiteouts */
     bool refused; /* a mark that would lead elsewhere is not believed */
+    bool metacopy; /* of a file: one that is believed says that its data stands below */
     struct um_slice redirect; /* size 0: none */
     struct um_slice target;   /* of a symlink */
 };

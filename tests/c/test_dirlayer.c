@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <sys/xattr.h>
 
+#include "dirlayer.h"
 #include "exercise.h"
 #include "harness.h"
 #include "open_beneath.h"
@@ -619,6 +620,35 @@ TEST(of_two_marks_the_one_that_is_believed_counts)
     CHECK_STR(list(&stack, "e"), "");
     CHECK_STR(list(&stack, "a"), "of-a");
     stack_close(&stack);
+    scratch_close(&scratch);
+}
+
+/* Whoever owns a file may take a mark away and set it again between any two questions. */
+TEST(data_stands_below_where_the_marks_that_are_kept_say_so)
+{
+    struct scratch scratch;
+    struct um_live_setup setup = {.tag = 1, .believes = UM_BELIEVE_TRUSTED};
+    struct um_refusals refusals = {0};
+    struct um_dirlayer *layer;
+    struct um_child child;
+    struct um_slice redirect;
+    bool refused;
+    REQUIRE(scratch_open(&scratch, "mkdir u; truncate -s 6 u/f u/g"));
+    setup.fd = setup.shown_fd = open("u", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    setup.refusals = &refusals;
+    CHECK_INT(um_fd_cache_open(8, &setup.cache), 0);
+    CHECK_INT(um_dirlayer_open(&setup, &layer), 0);
+    CHECK_INT(um_dirlayer_find(layer, 0, text_slice("f"), &child), 0);
+    CHECK_INT(um_dirlayer_redirect(layer, child.inode, &redirect, &refused), 0);
+    CHECK(!refused);
+    set_xattr("u/f", "user.overlay.metacopy", "");
+    CHECK_INT(um_dirlayer_has_data(layer, child.inode), 1);
+    set_xattr("u/g", "user.overlay.metacopy", "");
+    CHECK_INT(um_dirlayer_find(layer, 0, text_slice("g"), &child), 0);
+    CHECK_INT(um_dirlayer_has_data(layer, child.inode), -EIO);
+    um_dirlayer_close(layer);
+    um_fd_cache_close(setup.cache);
+    close(setup.fd);
     scratch_close(&scratch);
 }
 
