@@ -888,6 +888,31 @@ static void check_mounts(void)
     stack_close(&stack);
 }
 
+/* Mount points in one layer keep nobody from what the stack shows beside them. */
+static void check_mounts_in_stacks(void)
+{
+    static const char *const stacks[][2] = {{"l", "u"}, {"u", "l"}};
+    mount_inside();
+    for (size_t i = 0; i < 2; i++) {
+        struct stack stack = {0};
+        struct um_attr attr;
+        add_live(&stack, stacks[i][0]);
+        add_live(&stack, stacks[i][1]);
+        CHECK_INT(stack_open(&stack), 0);
+        CHECK_STR(list(&stack, ""), "b,d,m,one,pair,self,two");
+        CHECK_STR(list(&stack, "d"), "f,g,h");
+        CHECK_STR(list(&stack, "m"), "(error)");
+        CHECK_STR(list(&stack, "b"), "(error)");
+        CHECK_INT(stat_of(&stack, "m").nlink, 1);
+        uint64_t node = stat_of(&stack, "m").node;
+        CHECK_INT(um_tree_lookup(stack.tree, node, "f", 1, &attr), -EXDEV);
+        CHECK_INT(stat_of(&stack, "d/f").nlink, 2);
+        CHECK_STR(content(&stack, "pair"), "2");
+        CHECK_INT(stat_of(&stack, "pair").nlink, 1); /* the other name is covered */
+        stack_close(&stack);
+    }
+}
+
 /* Where nobody can: what it covers is seen. */
 static void check_private_mounts(void)
 {
@@ -922,8 +947,10 @@ TEST(mount_points_are_not_crossed)
         return;
     }
     REQUIRE(scratch_open(&scratch, "mkdir -p l/m l/d l/b l/self; printf 1 >l/one; printf 2 >l/two;"
-                                   "ln l/two l/pair; printf f >l/d/f; ln l/d/f l/d/g"));
+                                   "ln l/two l/pair; printf f >l/d/f; ln l/d/f l/d/g;"
+                                   "mkdir -p u/m u/d; touch u/d/h"));
     in_child(check_mounts);
+    in_child(check_mounts_in_stacks);
     in_child(check_private_mounts);
     scratch_close(&scratch);
 }
