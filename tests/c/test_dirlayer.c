@@ -1130,6 +1130,28 @@ TEST(few_descriptors_suffice)
     scratch_close(&scratch);
 }
 
+TEST(without_descriptors_nobody_is_told_what_override_stat_replaces)
+{
+    struct scratch scratch;
+    struct stack stack = {0};
+    struct rlimit before, none;
+    REQUIRE(scratch_open(&scratch, "mkdir l; touch l/f; chmod 644 l/f"));
+    set_xattr("l/f", "user.containers.override_stat", "11:12:600");
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    none = before;
+    none.rlim_cur = 0;
+    add_live(&stack, "l");
+    stack.layers[0].flags = UM_TREE_LAYER_PRIVATE; /* there names are looked at without opening them */
+    CHECK_INT(stack_open(&stack), 0);
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    CHECK_INT(stat_error(&stack, "f"), -EMFILE);
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK_INT(stat_of(&stack, "f").uid, 11);
+    CHECK_INT(stat_of(&stack, "f").mode, S_IFREG | 0600);
+    stack_close(&stack);
+    scratch_close(&scratch);
+}
+
 /* ---- whatever marks say ------------------------------------------------------------------------------ */
 
 static uint32_t pick(uint64_t *state, uint32_t below)
