@@ -553,7 +553,8 @@ int64_t um_dirlayer_getxattr(struct um_dirlayer *layer, uint32_t number, struct 
     if (error != 0)
         return error;
     int64_t got = um_dir_getxattr(&reach, text, value, size);
-    /* An upper of root's that others could reach is the layer. One below user. may be anybody's claim. */
+    /* The layer may be an upper of root's that others could reach. The mark below user. does not count: it
+     * may be anybody's claim. */
     if (got == -ENODATA && strcmp(text, UM_CAPABILITY) == 0)
         got = um_dir_getxattr(&reach, UM_CAPABILITY_TRUSTED, value, size);
     um_dir_leave(layer, &reach);
