@@ -51,7 +51,7 @@ void um_dirlayer_close(struct um_dirlayer *layer)
 /* ---- what is known of a directory --------------------------------------------------------------------------- */
 
 /* 1 where the directory `number` has an entry of this name, 0 where it has none, or where we may not
- * know: then nobody sees what the mark would be about either. */
+ * know, as in a mount point: then nobody sees what the mark would be about either. */
 static int has_entry(struct um_dirlayer *layer, uint32_t number, const char *name)
 {
     struct um_dir_reach reach;
@@ -61,7 +61,7 @@ static int has_entry(struct um_dirlayer *layer, uint32_t number, const char *nam
         return error;
     error = um_dir_statx(&reach, &status);
     um_dir_leave(layer, &reach);
-    if (error == -ENOENT || error == -ENAMETOOLONG || error == -EACCES)
+    if (error == -ENOENT || error == -ENAMETOOLONG || error == -EACCES || error == -EXDEV)
         return 0;
     return error ? error : 1;
 }
@@ -149,6 +149,7 @@ static int read_more(struct um_dirlayer *layer, uint32_t number, struct um_dir_m
         return error;
     more->flags = marks.opaque ? UM_INODE_OPAQUE : 0;
     more->marks_whiteouts = marks.marks_whiteouts;
+    more->metacopy = marks.metacopy;
     error = take_redirect(&marks, more);
     free(marks.redirect);
     if (error == 0 && inode.type == DT_DIR)
@@ -223,8 +224,11 @@ int um_dirlayer_has_data(struct um_dirlayer *layer, uint32_t number)
         um_dir_set_own_data(layer, number);
         return 1;
     }
+    /* Somebody may have changed the marks since: what counts is the one reading that is kept. */
     error = um_dir_more(layer, number, &more);
-    return error == 0 && more->refused ? -EIO : error;
+    if (error == 0 && more->refused)
+        error = -EIO;
+    return error ? error : !more->metacopy;
 }
 
 /* ---- finding -------------------------------------------------------------------------------------------------- */
@@ -352,7 +356,14 @@ int um_dirlayer_place(struct um_dirlayer *layer, uint32_t number, uint32_t *pare
 
 /* ---- attributes ------------------------------------------------------------------------------------------------ */
 
-/* The text of override_stat where it is believed; -ENODATA where there is none that is. */
+/* Errors that say nothing of the object: it is not known whether it has what was asked for. */
+static bool is_shortage(int64_t error)
+{
+    return error == -EMFILE || error == -ENFILE || error == -ENOMEM;
+}
+
+/* The text of override_stat where it is believed; -ENODATA where there is none that is. Other errors are
+ * to be told: owner and mode on disk may allow more than it does. */
 static int64_t read_override(struct um_dirlayer *layer, const struct um_dir_inode *known,
                              const struct um_dir_reach *reach, char text[UM_OVERRIDE_TEXT])
 {
@@ -360,7 +371,9 @@ static int64_t read_override(struct um_dirlayer *layer, const struct um_dir_inod
     if (!(layer->believes & (UM_BELIEVE_STAT | UM_BELIEVE_ANY_STAT)))
         return -ENODATA;
     int64_t size = um_dir_getxattr(reach, UM_OVERRIDE_XATTR, text, UM_OVERRIDE_TEXT);
-    if (size < 0 || layer->believes & UM_BELIEVE_ANY_STAT)
+    if (size < 0)
+        return is_shortage(size) ? size : -ENODATA;
+    if (layer->believes & UM_BELIEVE_ANY_STAT)
         return size;
     /* Again, of what it is: somebody may put something of another owner in its place meanwhile. */
     int fd = um_dir_pin(layer, known, reach, &status);
@@ -370,20 +383,22 @@ static int64_t read_override(struct um_dirlayer *layer, const struct um_dir_inod
                ? um_xattr_get_at(fd, "", UM_OVERRIDE_XATTR, text, UM_OVERRIDE_TEXT)
                : -ENODATA;
     close(fd);
-    return size;
+    return size == -ERANGE ? -ENODATA : size; /* too long by now, so malformed */
 }
 
 /* Show what override_stat says. Only regular files and directories can have one. */
-static void override(struct um_dirlayer *layer, const struct um_dir_inode *known,
-                     const struct um_dir_reach *reach, struct um_inode *inode)
+static int override(struct um_dirlayer *layer, const struct um_dir_inode *known,
+                    const struct um_dir_reach *reach, struct um_inode *inode)
 {
     char text[UM_OVERRIDE_TEXT];
     struct um_override wanted;
     if (!S_ISREG(inode->mode) && !S_ISDIR(inode->mode))
-        return;
+        return 0;
     int64_t size = read_override(layer, known, reach, text);
-    if (size < 0 || um_override_parse(um_slice_of(text, (size_t)size), &wanted) != 0)
-        return;
+    if (size < 0)
+        return size == -ENODATA ? 0 : (int)size;
+    if (um_override_parse(um_slice_of(text, (size_t)size), &wanted) != 0)
+        return 0;
     uint32_t mode = um_override_mode(&wanted, inode->mode);
     inode->uid = wanted.uid;
     inode->gid = wanted.gid;
@@ -393,6 +408,7 @@ static void override(struct um_dirlayer *layer, const struct um_dir_inode *known
         inode->minor = wanted.minor;
     }
     inode->mode = mode;
+    return 0;
 }
 
 static int read_inode(struct um_dirlayer *layer, uint32_t number, struct um_dir_inode *known,
@@ -408,7 +424,7 @@ static int read_inode(struct um_dirlayer *layer, uint32_t number, struct um_dir_
         error = -ESTALE;
     if (error == 0) {
         fill_inode(&status, inode);
-        override(layer, known, &reach, inode);
+        error = override(layer, known, &reach, inode);
     }
     um_dir_leave(layer, &reach);
     return error == -ENOENT ? -ESTALE : error;
@@ -445,9 +461,9 @@ int um_dirlayer_child_inode(struct um_dirlayer *layer, const struct um_child *ch
     if (error != 0)
         return error;
     *inode = child->now;
-    override(layer, &known, &reach, inode);
+    error = override(layer, &known, &reach, inode);
     um_dir_leave(layer, &reach);
-    return add_place(layer, child->inode, &known, inode);
+    return error ? error : add_place(layer, child->inode, &known, inode);
 }
 
 int um_dirlayer_target(struct um_dirlayer *layer, uint32_t number, struct um_slice *target)
@@ -537,7 +553,8 @@ int64_t um_dirlayer_getxattr(struct um_dirlayer *layer, uint32_t number, struct 
     if (error != 0)
         return error;
     int64_t got = um_dir_getxattr(&reach, text, value, size);
-    /* An upper of root's that others could reach is the layer. One below user. may be anybody's claim. */
+    /* The layer may be an upper of root's that others could reach. The mark below user. does not count: it
+     * may be anybody's claim. */
     if (got == -ENODATA && strcmp(text, UM_CAPABILITY) == 0)
         got = um_dir_getxattr(&reach, UM_CAPABILITY_TRUSTED, value, size);
     um_dir_leave(layer, &reach);

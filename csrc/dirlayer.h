@@ -57,8 +57,9 @@ int um_dirlayer_place(struct um_dirlayer *layer, uint32_t inode, uint32_t *paren
 /* The type (S_IF…) that an inode has on disk, without asking the disk. */
 uint32_t um_dirlayer_type(struct um_dirlayer *layer, uint32_t inode);
 
-/* What stat shows, override_stat applied where it is believed; of a directory, UM_INODE_OPAQUE and UM_INODE_REPLACES, too.
- * `first`, `count`, `stored`, `xattr` and `target` are 0. The flags are 0 in the lowest layer. */
+/* What stat shows, override_stat applied where it is believed; of a directory, UM_INODE_OPAQUE and
+ * UM_INODE_REPLACES, too. `first`, `count`, `stored`, `xattr` and `target` are 0. The flags are 0 in the
+ * lowest layer. */
 int um_dirlayer_inode(struct um_dirlayer *layer, uint32_t number, struct um_inode *inode);
 /* The same of a child that was just found. */
 int um_dirlayer_child_inode(struct um_dirlayer *layer, const struct um_child *child,
@@ -103,8 +104,8 @@ int um_dirlayer_seek(struct um_dirlayer *layer, uint64_t number, uint32_t *inode
 int um_dirlayer_names(struct um_dirlayer *layer, uint32_t inode, uint32_t nlink,
                       struct um_place **places, size_t *n);
 
-/* All directories with a redirect that is believed, parents before what is in them; *directories is malloced. Asks all
- * directories of the layer. */
+/* All directories with a redirect that is believed, parents before what is in them; *directories is
+ * malloced. Asks all directories of the layer. */
 int um_dirlayer_redirects(struct um_dirlayer *layer, uint32_t **directories, size_t *n);
 
 #endif

@@ -5,43 +5,7 @@
 #include "dirlayer_private.h"
 #include "whiteout.h"
 
-#define READ_ROOM 32768     /* bytes of entries from the kernel at once */
-#define ARENA_CHUNK 65536 /* bytes of texts allocated at once */
-
-/* ---- texts ------------------------------------------------------------------------------------------ */
-
-struct um_dir_arena {
-    struct um_dir_arena *next;
-    size_t used, size;
-    uint8_t bytes[];
-};
-
-int um_dir_keep_text(struct um_dir_arena **arena, struct um_slice text, const uint8_t **kept)
-{
-    struct um_dir_arena *first = *arena;
-    if (first == NULL || first->size - first->used < text.size) {
-        size_t size = first == NULL ? 1024 : ARENA_CHUNK; /* a small directory costs little */
-        first = malloc(sizeof *first + size);
-        if (first == NULL)
-            return -ENOMEM;
-        *first = (struct um_dir_arena){.next = *arena, .size = size};
-        *arena = first;
-    }
-    *kept = first->bytes + first->used;
-    if (text.size != 0)
-        memcpy(first->bytes + first->used, text.data, text.size);
-    first->used += text.size;
-    return 0;
-}
-
-void um_dir_arena_free(struct um_dir_arena *arena)
-{
-    while (arena != NULL) {
-        struct um_dir_arena *next = arena->next;
-        free(arena);
-        arena = next;
-    }
-}
+#define READ_ROOM 32768 /* bytes of entries from the kernel at once */
 
 /* ---- reading a directory -------------------------------------------------------------------------------- */
 

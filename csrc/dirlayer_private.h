@@ -32,6 +32,7 @@ struct um_dir_more {
     uint32_t flags;           /* of a directory: UM_INODE_…, and: */
     bool marks_whiteouts;     /* it may hold files that an xattr makes whiteouts */
     bool refused; /* a mark that would lead elsewhere is not believed */
+    bool metacopy; /* of a file: one that is believed says that its data stands below */
     struct um_slice redirect; /* size 0: none */
     struct um_slice target;   /* of a symlink */
 };
@@ -137,6 +138,10 @@ void um_dir_more_free(struct um_dir_more *more);
 bool um_dir_is(struct um_dirlayer *layer, const struct um_dir_inode *inode,
                const struct statx *status);
 
+/* Texts that never move, freed together. */
+int um_dir_keep_text(struct um_dir_arena **arena, struct um_slice text, const uint8_t **kept);
+void um_dir_arena_free(struct um_dir_arena *arena);
+
 /* ---- dirlayer_disk.c ---------------------------------------------------------------------------- */
 
 /* An object on disk, reached: a name in a directory whose descriptor is in use; or, with an empty
@@ -212,10 +217,6 @@ struct um_dir_items {
 };
 int um_dir_read(struct um_dirlayer *layer, uint32_t directory, struct um_dir_items *items);
 void um_dir_items_free(struct um_dir_items *items);
-
-/* Texts that never move, freed together. */
-int um_dir_keep_text(struct um_dir_arena **arena, struct um_slice text, const uint8_t **kept);
-void um_dir_arena_free(struct um_dir_arena *arena);
 
 /* ---- dirlayer.c ------------------------------------------------------------------------------------ */
 

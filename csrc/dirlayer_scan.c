@@ -93,10 +93,11 @@ static int scan_directory(struct um_dirlayer *layer, uint32_t number, struct wal
     return error;
 }
 
-/* A directory that may not be read has no names that count: nobody can list it through the mount. */
+/* A directory that may not be read, or is a mount point, has no names that count: nobody can list it
+ * through the mount. */
 static bool can_be_skipped(int error)
 {
-    return error == -EACCES || error == -EPERM;
+    return error == -EACCES || error == -EPERM || error == -EXDEV;
 }
 
 static int walk_all(struct um_dirlayer *layer, struct walk *walk, struct scan *scan)

@@ -9,6 +9,42 @@
 #define MOST_RECORDS (UINT32_MAX - 1) /* UM_INDEX_NONE is no record, and slots hold 1 + number */
 #define FIRST_SLOTS 64u
 #define EXTRA_NUMBERS (1ull << 32) /* at the top of the span: for those that have no own number */
+#define ARENA_CHUNK 65536 /* bytes of texts allocated at once */
+
+/* ---- texts ------------------------------------------------------------------------------------------ */
+
+struct um_dir_arena {
+    struct um_dir_arena *next;
+    size_t used, size;
+    uint8_t bytes[];
+};
+
+int um_dir_keep_text(struct um_dir_arena **arena, struct um_slice text, const uint8_t **kept)
+{
+    struct um_dir_arena *first = *arena;
+    if (first == NULL || first->size - first->used < text.size) {
+        size_t size = first == NULL ? 1024 : ARENA_CHUNK; /* a small directory costs little */
+        first = malloc(sizeof *first + size);
+        if (first == NULL)
+            return -ENOMEM;
+        *first = (struct um_dir_arena){.next = *arena, .size = size};
+        *arena = first;
+    }
+    *kept = first->bytes + first->used;
+    if (text.size != 0)
+        memcpy(first->bytes + first->used, text.data, text.size);
+    first->used += text.size;
+    return 0;
+}
+
+void um_dir_arena_free(struct um_dir_arena *arena)
+{
+    while (arena != NULL) {
+        struct um_dir_arena *next = arena->next;
+        free(arena);
+        arena = next;
+    }
+}
 
 /* ---- hash tables; the lock is held ---------------------------------------------------------------- */
 

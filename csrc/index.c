@@ -494,7 +494,7 @@ int um_index_verify(struct um_index *index, struct um_fault *fault)
             int error = verify_block(index, (enum um_index_section)which, block);
             if (error != 0)
                 return um_refuse(fault, error, block * UM_INDEX_BLOCK,
-                                 "a block of section %d is damaged", which);
+                                 "a block of section %d is damaged or can't be read", which);
         }
     }
     return 0;

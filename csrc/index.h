@@ -49,8 +49,8 @@ void um_index_get_info(const struct um_index *index, struct um_index_info *info)
 /* Bytes of memory that an index may come to hold because it is copied; 0 where it is mapped. */
 uint64_t um_index_copied(const struct um_index *index);
 
-/* Verify every block and record as it is in the file now, as `check` does; what was copied stays. 0 or
- * -EBADMSG with fault->offset in the index file. */
+/* Verify every block and record as it is in the file now, as `check` does; what was copied stays. 0,
+ * -EBADMSG or, of an index that is copied, the errno of reading, with fault->offset in the index file. */
 int um_index_verify(struct um_index *index, struct um_fault *fault);
 /* cffi: end */
 

@@ -314,10 +314,10 @@ static int follow_link(struct um_indexer *ix, uint32_t inode)
     memcpy(text, ix->tables.strings + link->data, link->size);
     way->used += link->size;
     way->links++;
-    if (text[0] == '/')
+    if (text[0] == '/') {
         way->at = 0;
-    if (text[0] == '/')
         way->walked.n = 0;
+    }
     return push_target(&way->pending, um_slice_of(text, link->size));
 }
 

@@ -62,8 +62,9 @@ struct um_build_extent {
 };
 
 /* What settling and writing allocate for each name and inode; taken from the budget when these are made,
- * so that a layer that does not fit is refused where that shows and not when all of it was read. A name:
- * 4 numbers of struct order, a record of the links, and the same for sorting these. */
+ * so that a layer that does not fit is refused where that shows and not when all of it was read. A name
+ * takes 4 numbers of struct order and a record of the links; sorting takes a number and a record more. An
+ * inode takes 5 numbers of struct order and one while links are settled. */
 #define UM_FINISH_NAME (4 * sizeof(uint32_t) + 2 * sizeof(struct um_disk_link) + 4)
 #define UM_FINISH_INODE (6 * sizeof(uint32_t))
 

@@ -51,13 +51,12 @@ struct um_children {
 int um_layer_open(struct um_index *index, int fd, uint64_t offset, uint64_t length,
                   struct um_layer *layer);
 
-/* Which marks of a live directory are believed that show more than the disk does: the sum of some
- * UM_BELIEVE_… (whiteout.h). Marks that only hide are believed from everybody. */
+/* A live directory that is to be opened as a layer. */
 struct um_live_setup {
     int fd;       /* the directory, O_PATH suffices */
     int shown_fd; /* whose path messages show: that of a private one leads nowhere */
     uint32_t tag; /* layers that share the cache have different ones */
-    uint32_t believes;
+    uint32_t believes; /* UM_BELIEVE_… (whiteout.h): which marks that show more than the disk does */
     bool is_private; /* nobody can mount anything below `fd` (open_beneath.h) */
     struct um_fd_cache *cache;     /* borrowed */
     struct um_refusals *refusals; /* borrowed */

@@ -4,14 +4,14 @@
 
 #include "open_beneath.h"
 
-/* Who waits for an answer, and was killed meanwhile, waits for nothing: what takes long then ends, as it
- * does on the kernel's own file systems. The kernel sends one INTERRUPT for the first signal of any
- * kind. Most have a handler, and a program does not expect EINTR of a file; so from then on it is
- * asked whether the task has a SIGKILL pending. That is what every signal becomes that ends a program. What pyfuse3
- * answers, and what ends soon, is answered as if no signal had come.
+/* A program that was killed while it waits for an answer does not need it any more: what takes long ends
+ * then, as it does on the kernel's own file systems. The kernel sends one INTERRUPT, for the first signal
+ * of any kind. Most signals have a handler, and a program does not expect EINTR of a file; so from then
+ * on it is asked whether the task has a SIGKILL pending, which is what every signal becomes that ends a
+ * program. What pyfuse3 answers, and what ends soon, is answered as if no signal had come.
  *
- * The INTERRUPT may be read by another worker before the one that has the request says so. Each first writes and
- * then looks, so one of them finds the other. */
+ * The INTERRUPT may be read by another worker before the one that has the request says so. Each first
+ * writes and then looks, so one of them finds the other. */
 
 /* ---- the task that asked ------------------------------------------------------------------------ */
 

@@ -17,9 +17,13 @@
  *  - A lone zero block with anything but a zero block behind it is an error.
  * One place differs: Go ignores global headers; here they count, as POSIX wants it.
  */
-#include "tar_private.h"
+#include "tar.h"
 
 #include <inttypes.h>
+
+#include "tar_header.h"
+#include "tar_pax.h"
+#include "tar_sparse.h"
 
 #define NO_HEADER UINT64_MAX
 

@@ -1,7 +1,10 @@
 /*
  * tar_header.c - one header block: its dialect, checksum, fields and name.
  */
-#include "tar_private.h"
+#include "tar_header.h"
+
+#include "tar_entry.h"
+#include "tar_number.h"
 
 static const struct um_tar_field F_NAME = {0, 100}, F_CHECKSUM = {148, 8}, F_PREFIX = {345, 155},
                                  F_STAR_PREFIX = {345, 131}, F_GNU_ATIME = {345, 12},

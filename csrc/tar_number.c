@@ -1,7 +1,7 @@
 /*
  * tar_number.c - numbers and times, as headers and pax records spell them.
  */
-#include "tar_private.h"
+#include "tar_number.h"
 
 static bool blank(const uint8_t *at, size_t size)
 {

@@ -5,7 +5,9 @@
 #define _GNU_SOURCE /* qsort_r */
 #endif
 
-#include "tar_private.h"
+#include "tar_pax.h"
+
+#include "tar_number.h"
 
 enum value_kind { TEXT, NUMBER, TIME, RUN_OFFSET, RUN_LENGTH, RUN_MAP };
 

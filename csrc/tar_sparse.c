@@ -1,9 +1,11 @@
 /*
  * tar_sparse.c - maps of sparse files: old GNU, and pax 0.0, 0.1 and 1.0.
  */
-#include "tar_private.h"
+#include "tar_sparse.h"
 
 #include <inttypes.h>
+
+#include "tar_number.h"
 
 enum {
     AT_RUNS = 386, /* in an old GNU header; in the blocks that may follow they stand first */

@@ -89,8 +89,8 @@ int um_tree_parent(struct um_tree *tree, uint64_t directory, uint64_t *parent);
 int um_tree_top(struct um_tree *tree, uint64_t directory, uint32_t *layer);
 
 /* Entries of a directory, sorted bytewise, without "." and "..", from `cookie` (0: the first) on.
- * Returns how many were written, 0 at the end, or a negative errno. Cookies are places, 1, 2, 3 …, and stay valid
- * as long as the tree. */
+ * Returns how many were written, 0 at the end, or a negative errno. Cookies are places, 1, 2, 3 …, and
+ * stay valid as long as the tree. */
 int um_tree_list(struct um_tree *tree, uint64_t directory, uint64_t cookie,
                  struct um_tree_entry *entries, size_t capacity);
 

@@ -150,10 +150,11 @@ static bool has_part(const struct um_view *view, struct um_part part)
 }
 
 /* A directory of a layer that nobody reaches through the tree either. A live directory may forbid it,
- * or be gone. */
+ * be gone, or be a mount point. */
 static bool is_unreachable(const struct um_layer *layer, int error)
 {
-    bool is_closed = error == -EACCES || error == -EPERM || error == -ESTALE || error == -ELOOP;
+    bool is_closed = error == -EACCES || error == -EPERM || error == -ESTALE || error == -ELOOP ||
+                     error == -EXDEV;
     return error == -ENOENT || (layer->live != NULL && is_closed);
 }
 
@@ -517,7 +518,7 @@ static int apply_upper_parts(const struct um_tree *tree, const struct um_view *v
 }
 
 /* The subdirectories among the names of a view, by the types that listing tells. Where a part may not be
- * listed the count is 1, as of a directory whose file system keeps none. */
+ * listed, or is a mount point, the count is 1, as of a directory whose file system keeps none. */
 static int count_listed(const struct um_tree *tree, const struct um_view *view, int64_t *count)
 {
     um_autofree struct um_merged *merged = NULL;
@@ -529,7 +530,7 @@ static int count_listed(const struct um_tree *tree, const struct um_view *view, 
         if (error == 0)
             *count += hit.child.type == DT_DIR;
     }
-    if (error != -EACCES && error != -EPERM)
+    if (error != -EACCES && error != -EPERM && error != -EXDEV)
         return error;
     *count = 1;
     return 0;

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <sys/xattr.h>
 
+#include "dirlayer.h"
 #include "exercise.h"
 #include "harness.h"
 #include "open_beneath.h"
@@ -622,6 +623,35 @@ TEST(of_two_marks_the_one_that_is_believed_counts)
     scratch_close(&scratch);
 }
 
+/* Whoever owns a file may take a mark away and set it again between any two questions. */
+TEST(data_stands_below_where_the_marks_that_are_kept_say_so)
+{
+    struct scratch scratch;
+    struct um_live_setup setup = {.tag = 1, .believes = UM_BELIEVE_TRUSTED};
+    struct um_refusals refusals = {0};
+    struct um_dirlayer *layer;
+    struct um_child child;
+    struct um_slice redirect;
+    bool refused;
+    REQUIRE(scratch_open(&scratch, "mkdir u; truncate -s 6 u/f u/g"));
+    setup.fd = setup.shown_fd = open("u", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    setup.refusals = &refusals;
+    CHECK_INT(um_fd_cache_open(8, &setup.cache), 0);
+    CHECK_INT(um_dirlayer_open(&setup, &layer), 0);
+    CHECK_INT(um_dirlayer_find(layer, 0, text_slice("f"), &child), 0);
+    CHECK_INT(um_dirlayer_redirect(layer, child.inode, &redirect, &refused), 0);
+    CHECK(!refused);
+    set_xattr("u/f", "user.overlay.metacopy", "");
+    CHECK_INT(um_dirlayer_has_data(layer, child.inode), 1);
+    set_xattr("u/g", "user.overlay.metacopy", "");
+    CHECK_INT(um_dirlayer_find(layer, 0, text_slice("g"), &child), 0);
+    CHECK_INT(um_dirlayer_has_data(layer, child.inode), -EIO);
+    um_dirlayer_close(layer);
+    um_fd_cache_close(setup.cache);
+    close(setup.fd);
+    scratch_close(&scratch);
+}
+
 static void check_override(uint32_t believes, uid_t owner, mode_t mode, bool believed)
 {
     struct scratch scratch;
@@ -858,6 +888,31 @@ static void check_mounts(void)
     stack_close(&stack);
 }
 
+/* Mount points in one layer keep nobody from what the stack shows beside them. */
+static void check_mounts_in_stacks(void)
+{
+    static const char *const stacks[][2] = {{"l", "u"}, {"u", "l"}};
+    mount_inside();
+    for (size_t i = 0; i < 2; i++) {
+        struct stack stack = {0};
+        struct um_attr attr;
+        add_live(&stack, stacks[i][0]);
+        add_live(&stack, stacks[i][1]);
+        CHECK_INT(stack_open(&stack), 0);
+        CHECK_STR(list(&stack, ""), "b,d,m,one,pair,self,two");
+        CHECK_STR(list(&stack, "d"), "f,g,h");
+        CHECK_STR(list(&stack, "m"), "(error)");
+        CHECK_STR(list(&stack, "b"), "(error)");
+        CHECK_INT(stat_of(&stack, "m").nlink, 1);
+        uint64_t node = stat_of(&stack, "m").node;
+        CHECK_INT(um_tree_lookup(stack.tree, node, "f", 1, &attr), -EXDEV);
+        CHECK_INT(stat_of(&stack, "d/f").nlink, 2);
+        CHECK_STR(content(&stack, "pair"), "2");
+        CHECK_INT(stat_of(&stack, "pair").nlink, 1); /* the other name is covered */
+        stack_close(&stack);
+    }
+}
+
 /* Where nobody can: what it covers is seen. */
 static void check_private_mounts(void)
 {
@@ -892,8 +947,10 @@ TEST(mount_points_are_not_crossed)
         return;
     }
     REQUIRE(scratch_open(&scratch, "mkdir -p l/m l/d l/b l/self; printf 1 >l/one; printf 2 >l/two;"
-                                   "ln l/two l/pair; printf f >l/d/f; ln l/d/f l/d/g"));
+                                   "ln l/two l/pair; printf f >l/d/f; ln l/d/f l/d/g;"
+                                   "mkdir -p u/m u/d; touch u/d/h"));
     in_child(check_mounts);
+    in_child(check_mounts_in_stacks);
     in_child(check_private_mounts);
     scratch_close(&scratch);
 }
@@ -1069,6 +1126,28 @@ TEST(few_descriptors_suffice)
     }
     check_all(&stack);
     REQUIRE(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    stack_close(&stack);
+    scratch_close(&scratch);
+}
+
+TEST(without_descriptors_nobody_is_told_what_override_stat_replaces)
+{
+    struct scratch scratch;
+    struct stack stack = {0};
+    struct rlimit before, none;
+    REQUIRE(scratch_open(&scratch, "mkdir l; touch l/f; chmod 644 l/f"));
+    set_xattr("l/f", "user.containers.override_stat", "11:12:600");
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    none = before;
+    none.rlim_cur = 0;
+    add_live(&stack, "l");
+    stack.layers[0].flags = UM_TREE_LAYER_PRIVATE; /* there names are looked at without opening them */
+    CHECK_INT(stack_open(&stack), 0);
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    CHECK_INT(stat_error(&stack, "f"), -EMFILE);
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK_INT(stat_of(&stack, "f").uid, 11);
+    CHECK_INT(stat_of(&stack, "f").mode, S_IFREG | 0600);
     stack_close(&stack);
     scratch_close(&scratch);
 }
