@@ -145,17 +145,17 @@ def load(
         if location.selector or not entries:
             entries = [choose(entries, location.selector, opened.source.what)]
         images: list[StoredImage] = []
-        artifacts: list[NotAnImage] = []
+        artifact: NotAnImage | None = None  # the first; it holds the document it is about
         for entry in distinct(entries):
             try:
                 images.append(_load_entry(pull, opened.source, entry))
             except NotAnImage as error:
-                artifacts.append(error)
+                artifact = artifact or error
                 continue
             if loaded is not None:
                 loaded(images[-1], tuple(name.with_default_tag() for name in entry.names))
-        if artifacts and not images:
-            raise artifacts[0]
+        if artifact is not None and not images:
+            raise artifact
     return images
 
 
