@@ -302,17 +302,17 @@ class Source(Protocol):
 
 def distinct(entries: Sequence[Entry]) -> list[Entry]:
     """Each image once, under all the names that it has among ``entries``."""
-    found: dict[tuple[Hashable, ...], Entry] = {}
+    groups: dict[tuple[Hashable, ...], list[Entry]] = {}
     for entry in entries:
         key = ("same", *entry.same) if entry.same else ("number", entry.number)
-        found[key] = _joined(found[key], entry) if key in found else entry
-    return list(found.values())
+        groups.setdefault(key, []).append(entry)
+    return [_joined(group) for group in groups.values()]
 
 
-def _joined(first: Entry, other: Entry) -> Entry:
-    names = dict.fromkeys((*first.names, *other.names))
-    labels = dict.fromkeys((*first.labels, *other.labels))
-    return replace(first, names=tuple(names), labels=tuple(labels))
+def _joined(group: Sequence[Entry]) -> Entry:
+    names = dict.fromkeys(name for entry in group for name in entry.names)
+    labels = dict.fromkeys(label for entry in group for label in entry.labels)
+    return replace(group[0], names=tuple(names), labels=tuple(labels))
 
 
 def choose(entries: Sequence[Entry], selector: str, what: str) -> Entry:

@@ -135,7 +135,7 @@ class OciLayout(Closing):
         self,
         files: Files,
         fallback_name: str,
-        names_by_config: Mapping[Digest, tuple[Reference, ...]] | None = None,
+        names_by_config: Mapping[Digest, Sequence[Reference]] | None = None,
     ) -> None:
         self.what = files.what
         self._files = files
