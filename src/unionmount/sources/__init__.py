@@ -136,11 +136,15 @@ def _exists(text: str) -> bool:
         return False
 
 
+def _is_directory(text: str) -> bool:
+    return _exists(text) and Path(text).is_dir()
+
+
 def _is_path(text: str) -> bool:
     """Whether a bare word is meant as a path: an image and a directory may share a name."""
     if text == STDIN or text.startswith(("/", "./", "../")):
         return True
-    if _exists(text) and Path(text).is_dir():
+    if _is_directory(text):
         return "/" in text or _exists(f"{text}/index.json")
     return _exists(text) or os.path.islink(text)  # noqa: PTH114 - it may be no path at all
 
@@ -159,7 +163,7 @@ def looks_like_file(text: str) -> bool:
         return True
     if not slash:
         return False
-    if has_registry(text) and "." not in first and Path(first).is_dir():  # as in Downloads/x
+    if has_registry(text) and "." not in first and _is_directory(first):  # as in Downloads/x
         return True
     return not _is_name(text)
 
