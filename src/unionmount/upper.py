@@ -62,9 +62,8 @@ class UpperPlan:
     # the mount promises that they do not (``open_upper``); or it is accepted.
     others: Literal["refused", "powerless", "accepted"] = "powerless"
     accepting: str = ""  # the option that accepts it
-    own_root: bool = (
-        False  # the directory stays as closed as it is, whatever the mount's root shows
-    )
+    # The directory stays as closed as it is, whatever the mount's root shows.
+    own_root: bool = False
     root_mode: int | None = None  # what that shows where there is no root below
     ended: Callable[[], None] | None = None  # called when everything is closed
 
