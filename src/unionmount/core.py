@@ -16,7 +16,7 @@ import resource
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Protocol
 
 from unionmount._core import ffi, lib
@@ -169,6 +169,12 @@ def _check(code: int) -> int:
     if code < 0:
         raise OSError(-code, os.strerror(-code))
     return code
+
+
+def _sum(chosen: Belief | UpperFlags, prefix: str) -> int:
+    """The flags of the core for what is chosen: each field is called as its constant is."""
+    names = (field.name for field in fields(chosen) if getattr(chosen, field.name))
+    return sum(int(getattr(lib, prefix + name.upper())) for name in names)
 
 
 _NO_PRIVATE_MOUNTS = (errno.EPERM, errno.EINVAL, errno.ENOSYS)
@@ -399,20 +405,9 @@ class Belief:
 
     trusted: bool = False
     own: bool = False
-    stats: bool = False
-    any_stats: bool = False
+    stat: bool = False
+    any_stat: bool = False
     closed: bool = False
-
-    @property
-    def flags(self) -> int:
-        """The sum that the core has for it."""
-        return int(
-            (lib.UM_BELIEVE_TRUSTED if self.trusted else 0)
-            | (lib.UM_BELIEVE_OWN if self.own else 0)
-            | (lib.UM_BELIEVE_STAT if self.stats else 0)
-            | (lib.UM_BELIEVE_ANY_STAT if self.any_stats else 0)
-            | (lib.UM_BELIEVE_CLOSED if self.closed else 0)
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,7 +443,7 @@ class Tree(_Owner, _Paths):
             else:
                 slot.flags = lib.UM_TREE_LAYER_PRIVATE if layer.private else 0
                 slot.shown_fd = layer.shown
-                slot.believes = layer.belief.flags
+                slot.believes = _sum(layer.belief, "UM_BELIEVE_")
         out = ffi.new("struct um_tree **")
         _check(lib.um_tree_open(c_layers, len(self._layers), out))
         self._handle = out[0]
@@ -730,18 +725,7 @@ class Upper(_Owner):
         setup = ffi.new("struct um_upper_setup *")
         setup.tree, setup.upper_fd, setup.work_fd = tree._handle, upper_fd, work_fd
         setup.shown_fd = shown_fd
-        setup.flags = (
-            (lib.UM_UPPER_TRUSTED if flags.trusted else 0)
-            | (lib.UM_UPPER_OVERRIDE if flags.override else 0)
-            | (lib.UM_UPPER_VOLATILE if flags.volatile else 0)
-            | (lib.UM_UPPER_STRANGE if flags.strange else 0)
-            | (lib.UM_UPPER_PRIVATE if flags.private else 0)
-            | (lib.UM_UPPER_CLOSED_ROOT if flags.closed_root else 0)
-            | (lib.UM_UPPER_OPEN if flags.open else 0)
-            | (lib.UM_UPPER_LOOK if flags.look else 0)
-            | (lib.UM_UPPER_PLAIN if flags.plain else 0)
-            | (lib.UM_UPPER_CLOSED if flags.closed else 0)
-        )
+        setup.flags = _sum(flags, "UM_UPPER_")
         out = ffi.new("struct um_upper **")
         _check(lib.um_upper_open(setup, out))
         self._handle = out[0]
