@@ -16,7 +16,6 @@ from unionmount.errors import (
     FormatError,
     InvalidReference,
     LimitExceeded,
-    NotAnImage,
     NotFoundError,
     SizeMismatch,
     UnionmountError,
@@ -200,7 +199,7 @@ class OciLayout(Closing):
     ) -> tuple[Reference, ...]:
         try:
             selection = self._select(group, None)
-        except (NotFoundError, NotAnImage):
+        except (NotFoundError, FormatError):  # whoever opens it is told what is wrong
             return ()
         return names.get(selection.config.digest, ())
 
