@@ -158,10 +158,14 @@ def _fault_error(code: int, fault: Any, what: str) -> Exception:
     if -code in (errno.EFBIG, errno.E2BIG):
         return LimitExceeded(where)
     if -code == errno.ENOBUFS:
-        return LimitExceeded(f"{where} (the limit; {MEMORY_VARIABLE} changes it)")
+        return _memory_error(where)
     if -code in (errno.EBADMSG, errno.ESTALE):
         return FormatError(where)
     return OSError(-code, where)
+
+
+def _memory_error(text: str) -> LimitExceeded:
+    return LimitExceeded(f"{text} (the limit; {MEMORY_VARIABLE} changes it)")
 
 
 def _check(code: int) -> int:
@@ -219,8 +223,10 @@ class Indexer(_Owner):
         c_limits = ffi.new("struct um_index_limits *", tuple(limits))
         self._fault = ffi.new("struct um_fault *")
         code = lib.um_indexer_open(c_limits, slot)
-        if code < 0:
-            raise _fault_error(code, self._fault, what)
+        if code == -errno.ENOBUFS:
+            needed = f"its index would need more than {limits.max_memory} bytes of memory"
+            raise _memory_error(f"{what}: {needed}")
+        _check(code)
         self._handle = slot[0]
         if spool >= 0:
             lib.um_indexer_spool(self._handle, spool)

@@ -229,14 +229,17 @@ def check_image(
 
 def _unresolved(layer: OpenLayer, limits: core.Limits) -> Iterator[Problem]:
     """The entries of a layer that have no place: they are not in its index, so its tar is read."""
-    with core.Indexer(f"layer {layer.diff_id}", limits) as indexer:
-        for _ in indexer.scan(layer.data_fd, layer.offset, layer.length):
-            pass
-        for name in indexer.unresolved():
-            yield Problem(
-                layer.diff_id,
-                f"'{printable(name)}' has no place: symlinks on its way lead in a circle",
-            )
+    try:
+        with core.Indexer(f"layer {layer.diff_id}", limits) as indexer:
+            for _ in indexer.scan(layer.data_fd, layer.offset, layer.length):
+                pass
+            for name in indexer.unresolved():
+                yield Problem(
+                    layer.diff_id,
+                    f"'{printable(name)}' has no place: symlinks on its way lead in a circle",
+                )
+    except (FormatError, OSError) as error:  # of data that is damaged, or beyond a limit
+        yield Problem(layer.diff_id, str(error))
 
 
 def _check_layer(layer: OpenLayer, index: core.Index, *, rehash: bool) -> Iterator[Problem]:
