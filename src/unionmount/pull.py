@@ -393,8 +393,8 @@ def find_stored(store: Store, text: str, platform: Platform | None = None) -> St
     """The image of the store that a name or ID means for a platform.
 
     A name means one image. Where that is for another platform, an image is taken that came from the
-    same index of a registry: the same version of what has the name. What looks like a file is said
-    to be none.
+    same index of a registry: the same version of what has the name. Of a word that looks like a
+    file the error says that there is no such file.
     """
     try:
         stored = store.find_image(text)

@@ -92,7 +92,7 @@ class Outgoing:
 
 
 class SecretRedirected(RegistryError):
-    """A server sends a request on whose body is for that server alone."""
+    """A server redirects a request whose body is a secret for that server alone."""
 
 
 def parse_url(text: str) -> httpx2.URL:
