@@ -17,13 +17,14 @@ _ROOT = 0
 def is_closed(fd: int, *, above: bool = False) -> bool:
     """Whether nobody but this user, and root, gets to the directory that ``fd`` is open on.
 
-    ``above``: whatever becomes of its own owner and mode, because of a directory on the way to it.
+    With ``above`` its own owner and mode do not count, for they may change: only what is on the way
+    to it does.
 
-    That is so where it, or a directory on the way to it, belongs to one of the two and lets nobody
-    else pass. The bits of the group say what an ACL grants at most, so they count whoever is in the
-    group. The way is the one that the directory has now, from the descriptor up: whoever owns a
-    symlink of the path that led here decides nothing. Where the directory is mounted elsewhere,
-    too, that is another way, and is not seen.
+    Nobody else gets there where it, or a directory on the way to it, belongs to one of the two and
+    lets nobody else pass. The bits of the group say what an ACL grants at most, so they count
+    whoever is in the group. The way is the one that the directory has now, from the descriptor up:
+    whoever owns a symlink of the path that led here decides nothing. Where the directory is mounted
+    elsewhere, too, that is another way, and is not seen.
     """
     owners = (_ROOT, os.geteuid())
     at = _above(fd) if above else os.dup(fd)

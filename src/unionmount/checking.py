@@ -15,13 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount import core
-from unionmount.errors import (
-    FormatError,
-    LimitExceeded,
-    NotFoundError,
-    StoreError,
-    UnionmountError,
-)
+from unionmount.errors import FormatError, NotFoundError, StoreError, UnionmountError
 from unionmount.layer import FileRange, check_digest, fsync_directory, reason_of, storing
 from unionmount.needs import digests_of
 from unionmount.pull import name_of
@@ -302,7 +296,7 @@ def _problem_of_index(fd: int, what: str, layer_size: int | None) -> str | None:
             if layer_size is not None and index.info.layer_size != layer_size:
                 return f"{what}: is of another layer"
             index.verify()
-    except (FormatError, LimitExceeded) as error:
+    except FormatError as error:
         return str(error)
     except OSError as error:
         return f"{what}: {_reason(error)}"

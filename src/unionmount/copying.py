@@ -217,11 +217,8 @@ class _Origin(Protocol):
     async def roots(self) -> Sequence[Descriptor]:
         """What is to be copied: an index, a manifest, or manifests for several platforms."""
 
-    async def document(self, descriptor: Descriptor) -> bytes:
-        """A manifest, index or config, verified."""
-
-    async def child(self, descriptor: Descriptor) -> bytes:
-        """What an index names, of whatever type it is, verified."""
+    async def document(self, descriptor: Descriptor, *, child: bool = False) -> bytes:
+        """A manifest, index or config, verified; a ``child`` of an index may have any type."""
 
     def blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[FileRange]:
         """A blob in a file, for as long as the block is."""
@@ -247,15 +244,10 @@ class _RegistryOrigin:
         self._root = descriptor, found.raw
         return [descriptor]
 
-    async def document(self, descriptor: Descriptor) -> bytes:
+    async def document(self, descriptor: Descriptor, *, child: bool = False) -> bytes:
         if self._root is not None and self._root[0].digest == descriptor.digest:
             return self._root[1]
-        return await self._client.document(self._ref, descriptor)
-
-    async def child(self, descriptor: Descriptor) -> bytes:
-        if self._root is not None and self._root[0].digest == descriptor.digest:
-            return self._root[1]
-        return await self._client.document(self._ref, descriptor, child=True)
+        return await self._client.document(self._ref, descriptor, child=child)
 
     def blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[FileRange]:
         return fetched(self._store, self._client, self._ref, descriptor, self._progress)
@@ -272,10 +264,7 @@ class _LayoutOrigin:
     async def roots(self) -> Sequence[Descriptor]:
         return self._layout.descriptors(self._entry)
 
-    async def document(self, descriptor: Descriptor) -> bytes:
-        return self._layout.document(descriptor)
-
-    async def child(self, descriptor: Descriptor) -> bytes:
+    async def document(self, descriptor: Descriptor, *, child: bool = False) -> bytes:  # noqa: ARG002
         return self._layout.document(descriptor)
 
     @asynccontextmanager
@@ -496,7 +485,7 @@ class _Tree:
         self._seen.add(descriptor.digest)
         if depth > _MAX_DEPTH or len(self._seen) > _MAX_DOCUMENTS:
             raise FormatError(f"{origin.what}: indexes are nested too deeply or are too many")
-        raw = await origin.child(descriptor)
+        raw = await origin.document(descriptor, child=True)
         contents = Contents.parse(raw, f"{origin.what}: manifest {descriptor.digest}")
         for child in contents.children:
             await self._add(origin, child, depth + 1)

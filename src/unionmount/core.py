@@ -16,7 +16,7 @@ import resource
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Protocol
 
 from unionmount._core import ffi, lib
@@ -158,10 +158,14 @@ def _fault_error(code: int, fault: Any, what: str) -> Exception:
     if -code in (errno.EFBIG, errno.E2BIG):
         return LimitExceeded(where)
     if -code == errno.ENOBUFS:
-        return LimitExceeded(f"{where} (the limit; {MEMORY_VARIABLE} changes it)")
+        return _memory_error(where)
     if -code in (errno.EBADMSG, errno.ESTALE):
         return FormatError(where)
     return OSError(-code, where)
+
+
+def _memory_error(text: str) -> LimitExceeded:
+    return LimitExceeded(f"{text} (the limit; {MEMORY_VARIABLE} changes it)")
 
 
 def _check(code: int) -> int:
@@ -169,6 +173,12 @@ def _check(code: int) -> int:
     if code < 0:
         raise OSError(-code, os.strerror(-code))
     return code
+
+
+def _sum(chosen: Belief | UpperFlags, prefix: str) -> int:
+    """The flags of the core for what is chosen: each field is called as its constant is."""
+    names = (field.name for field in fields(chosen) if getattr(chosen, field.name))
+    return sum(int(getattr(lib, prefix + name.upper())) for name in names)
 
 
 _NO_PRIVATE_MOUNTS = (errno.EPERM, errno.EINVAL, errno.ENOSYS)
@@ -213,8 +223,10 @@ class Indexer(_Owner):
         c_limits = ffi.new("struct um_index_limits *", tuple(limits))
         self._fault = ffi.new("struct um_fault *")
         code = lib.um_indexer_open(c_limits, slot)
-        if code < 0:
-            raise _fault_error(code, self._fault, what)
+        if code == -errno.ENOBUFS:
+            needed = f"its index would need more than {limits.max_memory} bytes of memory"
+            raise _memory_error(f"{what}: {needed}")
+        _check(code)
         self._handle = slot[0]
         if spool >= 0:
             lib.um_indexer_spool(self._handle, spool)
@@ -399,20 +411,9 @@ class Belief:
 
     trusted: bool = False
     own: bool = False
-    stats: bool = False
-    any_stats: bool = False
+    stat: bool = False
+    any_stat: bool = False
     closed: bool = False
-
-    @property
-    def flags(self) -> int:
-        """The sum that the core has for it."""
-        return int(
-            (lib.UM_BELIEVE_TRUSTED if self.trusted else 0)
-            | (lib.UM_BELIEVE_OWN if self.own else 0)
-            | (lib.UM_BELIEVE_STAT if self.stats else 0)
-            | (lib.UM_BELIEVE_ANY_STAT if self.any_stats else 0)
-            | (lib.UM_BELIEVE_CLOSED if self.closed else 0)
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,7 +449,7 @@ class Tree(_Owner, _Paths):
             else:
                 slot.flags = lib.UM_TREE_LAYER_PRIVATE if layer.private else 0
                 slot.shown_fd = layer.shown
-                slot.believes = layer.belief.flags
+                slot.believes = _sum(layer.belief, "UM_BELIEVE_")
         out = ffi.new("struct um_tree **")
         _check(lib.um_tree_open(c_layers, len(self._layers), out))
         self._handle = out[0]
@@ -730,18 +731,7 @@ class Upper(_Owner):
         setup = ffi.new("struct um_upper_setup *")
         setup.tree, setup.upper_fd, setup.work_fd = tree._handle, upper_fd, work_fd
         setup.shown_fd = shown_fd
-        setup.flags = (
-            (lib.UM_UPPER_TRUSTED if flags.trusted else 0)
-            | (lib.UM_UPPER_OVERRIDE if flags.override else 0)
-            | (lib.UM_UPPER_VOLATILE if flags.volatile else 0)
-            | (lib.UM_UPPER_STRANGE if flags.strange else 0)
-            | (lib.UM_UPPER_PRIVATE if flags.private else 0)
-            | (lib.UM_UPPER_CLOSED_ROOT if flags.closed_root else 0)
-            | (lib.UM_UPPER_OPEN if flags.open else 0)
-            | (lib.UM_UPPER_LOOK if flags.look else 0)
-            | (lib.UM_UPPER_PLAIN if flags.plain else 0)
-            | (lib.UM_UPPER_CLOSED if flags.closed else 0)
-        )
+        setup.flags = _sum(flags, "UM_UPPER_")
         out = ffi.new("struct um_upper **")
         _check(lib.um_upper_open(setup, out))
         self._handle = out[0]

@@ -51,7 +51,7 @@ class FormatError(UnionmountError):
 
 
 class NotAnImage(FormatError):
-    """A manifest is one of something else: of a chart, a signature, an attestation."""
+    """A manifest describes something else than an image: a chart, a signature, an attestation."""
 
 
 class DigestMismatch(FormatError):

@@ -36,7 +36,7 @@ _KINDS = (
 )
 _NULL = os.makedev(1, 3)  # /dev/null: nothing is read, and what is written is gone
 _MAX_LINKS = 40  # as Linux follows in one path
-_LOOK_AGAIN = 0.05  # seconds between two looks at whether the other side of a FIFO is there
+_LOOK_AGAIN = 0.05  # seconds between two looks at what the other side of a pipe does
 _STEP = 64 * 1024
 
 Named = str | Path
@@ -87,10 +87,16 @@ def open_below(root: int, path: str, where: str) -> int:
             os.close(here)
 
 
-def read_document(path: Named, limit: int, environment: Mapping[str, str]) -> bytes:
+def read_document(
+    path: Named,
+    limit: int,
+    environment: Mapping[str, str],
+    check: Callable[[], object] | None = None,
+) -> bytes:
     """A small file that was named, whole; LimitExceeded where it is larger than ``limit``.
 
-    ``<(command)`` may stand for one, and /dev/null for an empty one; NotRegular for all else.
+    ``<(command)`` may stand for one, and /dev/null for an empty one; NotRegular for all else. While
+    a command is waited for, ``check`` is called, and may raise.
     """
     with _looked_at(path, None, follow=True) as (found, status):
         if _is_null(status):
@@ -103,7 +109,7 @@ def read_document(path: Named, limit: int, environment: Mapping[str, str]) -> by
             raise not_regular(path, status.st_mode)
     data = bytearray()
     try:
-        while len(data) <= limit and (part := _part(opened, path, environment)):
+        while len(data) <= limit and (part := _part(opened, path, environment, check)):
             data += part
     finally:
         os.close(opened)
@@ -112,14 +118,21 @@ def read_document(path: Named, limit: int, environment: Mapping[str, str]) -> by
     return bytes(data)
 
 
-def _part(opened: int, path: Named, environment: Mapping[str, str]) -> bytes:
+def _part(
+    opened: int, path: Named, environment: Mapping[str, str], check: Callable[[], object] | None
+) -> bytes:
     seconds = timeout_of(environment)
+    end = time.monotonic() + seconds
     waiting = select.poll()  # select(2) knows no descriptor beyond 1023
     waiting.register(opened, select.POLLIN)
-    if not waiting.poll(seconds * 1000):
-        raise UsageError(
-            f"{printable(str(path))}: nothing was written to it in {seconds:g} s ({HOW_TO_WAIT})"
-        )
+    while not waiting.poll(_LOOK_AGAIN * 1000):
+        if check is not None:
+            check()
+        if time.monotonic() >= end:
+            raise UsageError(
+                f"{printable(str(path))}: nothing was written to it in {seconds:g} s "
+                f"({HOW_TO_WAIT})"
+            )
     return os.read(opened, _STEP)
 
 

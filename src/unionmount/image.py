@@ -448,7 +448,7 @@ def select(
             try:
                 choice.take(candidate, (yield from _load(candidate, what)))
             except NotAnImage as error:
-                choice.artifacts.append(error)
+                choice.artifact = choice.artifact or error
         else:
             choice.others.append((candidate.platform, candidate, None))
         if choice.is_exact:
@@ -467,7 +467,7 @@ class _Choice:
     def __init__(self, wanted: Platform | None) -> None:
         self.best: Selection | None = None
         self.others: list[tuple[Platform | None, Descriptor, Selection | None]] = []
-        self.artifacts: list[NotAnImage] = []
+        self.artifact: NotAnImage | None = None  # the first; it holds the document it is about
         self._wanted = wanted
         self._distance: int | None = None
 
@@ -483,14 +483,15 @@ class _Choice:
         platform = candidate.platform or selection.config.platform
         distance = _distance(self._wanted, platform)
         if distance is None:
-            self.others.append((platform, candidate, selection))
+            # Only a lone one may be taken after all, and documents of many would fill the memory.
+            self.others.append((platform, candidate, None if self.others else selection))
         elif self._distance is None or distance < self._distance:
             self._distance, self.best = distance, selection
 
     def failure(self, what: str) -> Exception:
         """Why there is no image: what there is instead."""
-        if self.artifacts and not self.others:
-            return self.artifacts[0]
+        if self.artifact is not None and not self.others:
+            return self.artifact
         platforms = dict.fromkeys(str(one) for one, _, _ in self.others if one is not None)
         offered = ", ".join(list(platforms)[:_LISTED])
         more = ", …" if len(platforms) > _LISTED else ""

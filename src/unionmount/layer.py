@@ -729,8 +729,8 @@ class OpenDirectories(Closing):
         return core.Belief(
             trusted=self._leads and trusted,
             own=self._leads and known and not trusted,
-            stats=self._override_stat is OverrideStat.OWN and known,
-            any_stats=self._override_stat is OverrideStat.ALWAYS,
+            stat=self._override_stat is OverrideStat.OWN and known,
+            any_stat=self._override_stat is OverrideStat.ALWAYS,
             closed=layer.closed,
         )
 

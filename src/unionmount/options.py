@@ -37,7 +37,7 @@ class MountOptions:
 
     @property
     def promises(self) -> bool:
-        """Whether something in the mount that looks powerful shall have no power."""
+        """Whether set-user-ID programs or devices in the mount are promised to have no power."""
         return not (self.suid and self.dev)
 
     def for_others(self, *, root: bool) -> bool:

@@ -145,17 +145,17 @@ def load(
         if location.selector or not entries:
             entries = [choose(entries, location.selector, opened.source.what)]
         images: list[StoredImage] = []
-        artifacts: list[NotAnImage] = []
+        artifact: NotAnImage | None = None  # the first; it holds the document it is about
         for entry in distinct(entries):
             try:
                 images.append(_load_entry(pull, opened.source, entry))
             except NotAnImage as error:
-                artifacts.append(error)
+                artifact = artifact or error
                 continue
             if loaded is not None:
                 loaded(images[-1], tuple(name.with_default_tag() for name in entry.names))
-        if artifacts and not images:
-            raise artifacts[0]
+        if artifact is not None and not images:
+            raise artifact
     return images
 
 
@@ -229,14 +229,17 @@ def check_image(
 
 def _unresolved(layer: OpenLayer, limits: core.Limits) -> Iterator[Problem]:
     """The entries of a layer that have no place: they are not in its index, so its tar is read."""
-    with core.Indexer(f"layer {layer.diff_id}", limits) as indexer:
-        for _ in indexer.scan(layer.data_fd, layer.offset, layer.length):
-            pass
-        for name in indexer.unresolved():
-            yield Problem(
-                layer.diff_id,
-                f"'{printable(name)}' has no place: symlinks on its way lead in a circle",
-            )
+    try:
+        with core.Indexer(f"layer {layer.diff_id}", limits) as indexer:
+            for _ in indexer.scan(layer.data_fd, layer.offset, layer.length):
+                pass
+            for name in indexer.unresolved():
+                yield Problem(
+                    layer.diff_id,
+                    f"'{printable(name)}' has no place: symlinks on its way lead in a circle",
+                )
+    except (FormatError, OSError) as error:  # of data that is damaged, or beyond a limit
+        yield Problem(layer.diff_id, str(error))
 
 
 def _check_layer(layer: OpenLayer, index: core.Index, *, rehash: bool) -> Iterator[Problem]:
@@ -390,8 +393,8 @@ def find_stored(store: Store, text: str, platform: Platform | None = None) -> St
     """The image of the store that a name or ID means for a platform.
 
     A name means one image. Where that is for another platform, an image is taken that came from the
-    same index of a registry: the same version of what has the name. What looks like a file is said
-    to be none.
+    same index of a registry: the same version of what has the name. Of a word that looks like a
+    file the error says that there is no such file.
     """
     try:
         stored = store.find_image(text)

@@ -209,7 +209,7 @@ def open_index(path: Path, layer_size: int, what: str) -> int | None:
         with core.Index(fd, what) as index:
             if index.info.layer_size == layer_size:
                 return fd
-    except (FormatError, LimitExceeded):
+    except FormatError:
         pass  # derived data: it is made anew, where only we can change it
     except BaseException:
         os.close(fd)

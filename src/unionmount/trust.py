@@ -58,8 +58,9 @@ def _in_first_user_namespace() -> bool:
 
 
 def _is_admin() -> bool:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
+    # The name of the program is a line of it, and may be any bytes.
+    for line in Path("/proc/self/status").read_bytes().splitlines():
+        if line.startswith(b"CapEff:"):
             return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
     return False
 

@@ -62,9 +62,8 @@ class UpperPlan:
     # the mount promises that they do not (``open_upper``); or it is accepted.
     others: Literal["refused", "powerless", "accepted"] = "powerless"
     accepting: str = ""  # the option that accepts it
-    own_root: bool = (
-        False  # the directory stays as closed as it is, whatever the mount's root shows
-    )
+    # The directory stays as closed as it is, whatever the mount's root shows.
+    own_root: bool = False
     root_mode: int | None = None  # what that shows where there is no root below
     ended: Callable[[], None] | None = None  # called when everything is closed
 
@@ -242,7 +241,7 @@ def _check_others(plan: UpperPlan, fds: tuple[int, int], *, gains: bool) -> bool
 
 
 def _is_closed_alone(fd: int) -> bool:
-    """Whether nobody else gets to a directory, but because of its own owner and mode."""
+    """Whether a directory's own owner and mode keep others out, and nothing above it does."""
     return is_closed(fd) and not is_closed(fd, above=True)
 
 
@@ -385,7 +384,7 @@ def _record_lowers(fd: int, lowers: str, abilities: Abilities) -> None:
 
 
 def _shut_writers_out(fd: int) -> None:
-    """What the directory says of the mount's root is believed where nobody else can write to it."""
+    """Let nobody else write to the directory: only then what it says of the root is believed."""
     mode = stat.S_IMODE(os.fstat(fd).st_mode)
     if mode & _WRITTEN_BY_OTHERS:
         with suppress(PermissionError):  # it is somebody else's, and keeps the root that it is

@@ -395,6 +395,9 @@ def test_an_upper_that_can_not_be(
     )
     assert "inside" in inside
     assert not (tmp_path / "u").exists()
+    work = ("--upper", tmp_path / "u", "--work", tmp_path / "no/work")
+    assert cli.error("mount", *work, archive, where).endswith(no)
+    assert not (tmp_path / "u").exists()
     assert "--upper is empty" in cli.error("mount", "--upper", "", archive, where, status=2)
     work = ("--upper", tmp_path / "u", "--work", "")
     assert "--work is empty" in cli.error("mount", *work, archive, where, status=2)

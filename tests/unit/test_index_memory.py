@@ -163,6 +163,12 @@ def test_a_layer_that_needs_too_much_is_named(tmp_path: Path) -> None:
         store.index_in_place(FileRange(file.fileno(), 0, len(data)), f"layer {diff_id}")
 
 
+def test_a_limit_below_what_an_empty_layer_takes() -> None:
+    text = "it: its index would need more than 512 bytes of memory .*UNIONMOUNT_MAX_INDEX_MEMORY"
+    with pytest.raises(LimitExceeded, match=text):
+        core.Indexer("it", core.Limits(max_memory=512))
+
+
 def descriptors() -> set[str]:
     return {path.name for path in Path("/proc/self/fd").iterdir()}
 

@@ -495,6 +495,41 @@ def test_a_pipe_that_says_nothing_is_not_read_for_ever() -> None:
         os.close(writer)
 
 
+def test_waiting_for_a_login_can_be_interrupted(tmp_path: Path) -> None:
+    """A registry that wants a login, whose file is what a command has not written so far."""
+
+    def answer(connection: Connection) -> None:
+        while connection.head():
+            connection.send(
+                b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=x\r\n"
+                b"Content-Length: 0\r\n\r\n"
+            )
+
+    reader, writer = os.pipe()
+    path = f"/proc/{os.getpid()}/fd/{reader}"
+    own = {"UNIONMOUNT_ROOT": str(tmp_path / "store"), "UNIONMOUNT_TIMEOUT": "300"}
+    try:
+        with RawServer(answer) as server:
+            command = ("tags", "--authfile", path, f"{server.address}/x")
+            with subprocess.Popen(
+                [sys.executable, "-m", "unionmount", *command],
+                env=os.environ | own,
+                stderr=subprocess.PIPE,
+            ) as process:
+                try:
+                    pipe = str(Path(path).readlink())
+                    while pipe not in held_paths(process.pid):
+                        assert process.poll() is None
+                    process.send_signal(signal.SIGINT)
+                    process.communicate(timeout=60)
+                finally:
+                    process.kill()
+        assert process.returncode == 130
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 # -- traps of others
 
 

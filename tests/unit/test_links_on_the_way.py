@@ -16,7 +16,8 @@ from model import Stack
 from unit.imagefiles import MadeImage, oci_layout, write_directory
 
 from unionmount import core
-from unionmount.pull import check_image, open_image
+from unionmount.layer import ImportLimits
+from unionmount.pull import check_image, load, open_image
 from unionmount.store import Store
 
 Shown = dict[str, str]
@@ -172,6 +173,16 @@ def test_what_has_no_place_is_left_out_and_listed(store: Store, tmp_path: Path) 
         *(f"'{name}' has no place: symlinks on its way lead in a circle" for name in LOST),
         "hard link 'nowhere' leads to 'a/lost', which is no file here",
     ]
+
+
+def test_what_can_not_be_listed_is_a_problem_of_its_layer(store: Store, tmp_path: Path) -> None:
+    """The names are in the tar alone, and reading it may take more memory than is allowed now."""
+    (image,) = load(store, str(docker_archive(tmp_path / "image.tar", [circles()])))
+    frugal = Store(store.root, ImportLimits(core=core.Limits(max_memory=512)))
+    first, *others = check_image(frugal, str(image.id))
+    assert first.layer is not None
+    assert "more than 512 bytes of memory" in first.text
+    assert [one.text.partition(" leads")[0] for one in others] == ["hard link 'nowhere'"]
 
 
 LOST = ("a/lost", "w/lost too", "l/and this")

@@ -31,6 +31,7 @@ FILES = [
     "my images/image",
     "Downloads/image",
     "Downloads/image:1",
+    f"{'R' * 300}/name",  # longer than the name of a directory may be
 ]
 NAMES = [
     "nginx",

@@ -438,6 +438,22 @@ def test_names_that_only_one_form_has_are_names(
         assert tree_of(opened) == SMALL_TREE
 
 
+def test_an_image_that_is_damaged_is_not_in_the_way_of_another(
+    store: Store, tmp_path: Path
+) -> None:
+    image, other = small_image(names=("both:1", "both:2")), small_image("x", names=("other:1",))
+    members = both_forms(image, annotation="docker.io/library/both:1") | oci_blobs(other)
+    more = {"annotations": {"io.containerd.image.name": "docker.io/library/both:1"}}
+    manifest = descriptor(manifest_of(image), OCI_MANIFEST, **more)
+    members["index.json"] = index_of([manifest, named_descriptor(other)])
+    members[blob_path(other.config)] = b"{}"
+    path = write_tar(tmp_path / "a.tar", members)
+    with open_image(store, f"{path}:both:2") as opened:
+        assert tree_of(opened) == SMALL_TREE
+    with pytest.raises(FormatError, match="2 bytes"):
+        open_image(store, f"{path}:other:1")
+
+
 # -- one image under several names
 
 

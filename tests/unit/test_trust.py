@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,17 @@ def test_what_another_user_owns_is_not_ones_own(tmp_path: Path) -> None:
 def test_root_of_the_first_namespace_reads_trusted_attributes(tmp_path: Path) -> None:
     os.setxattr(tmp_path, "trusted.test", b"x")
     assert (reads_trusted(), has_identity()) == (True, True)
+
+
+def test_a_program_may_be_called_as_it_likes() -> None:
+    program = (
+        "import ctypes\n"
+        "from unionmount.trust import reads_trusted\n"
+        "before = reads_trusted()\n"
+        "ctypes.CDLL(None).prctl(15, b'\\xff', 0, 0, 0)  # PR_SET_NAME\n"
+        "assert reads_trusted() == before\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize(("mode", "ours"), [(0o700, True), (0o755, False)])

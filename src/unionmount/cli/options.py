@@ -166,8 +166,8 @@ def registry_client(
     asked = sorted({ref.registry for ref in named})
     if options.creds is not None and len(asked) > 1:
         raise click.UsageError(
-            f"--creds is for one registry, and this may be of {', '.join(map(printable, asked))}: "
-            "name one, or log in to each"
+            "--creds is for one registry, and the command may mean several "
+            f"({', '.join(map(printable, asked))}): name one, or log in to each"
         )
 
     if options.cert_dir is not None and not Path(options.cert_dir).is_dir():

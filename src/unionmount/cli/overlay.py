@@ -194,7 +194,7 @@ def command(
     userxattr         keep marks in user.overlay. attributes, also as root; then no redirect and
                       no metacopy is followed or written
     xattr_permissions=N  user.containers.override_stat of lower directories is believed never (0)
-                      or always (2); by itself, on files that are yours or root's alone
+                      or always (2); without the option, on files that are yours or root's alone
     upper_open        accept U and W where other users can reach them; see below
 
     Mounts are nosuid,nodev unless -o suid,dev says otherwise. As root, set-user-ID programs and

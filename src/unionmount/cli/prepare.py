@@ -244,19 +244,28 @@ class _Opener:
         directory = Path(os.path.realpath(upper))
         work = Path(os.path.realpath(self.wanted.work or f"{directory}.work"))
         image = self._open_in_place(source)
-        made = [_make_directory(path) for path in (directory, work)]
-        for path, is_new in zip((directory, work), made, strict=True):
-            if is_new:
-                self.made.callback(_remove_empty, path)
+        is_new = self._make_directory(directory)
+        self._make_directory(work)
         plan = replace(
             self._plan(directory, work, image),
             others="accepted" if self.wanted.upper_open else "refused",
             accepting="--upper-open",
-            root_mode=_NEW_ROOT if made[0] else None,
+            root_mode=_NEW_ROOT if is_new else None,
         )
         if self.wanted.upper_open:
             _warn_of_others(directory, work)
         return Prepared(self._absolute(source), image, plan, self.lease, self.made)
+
+    def _make_directory(self, path: Path) -> bool:
+        """Whether it was made; then it goes again where the mount fails. False: it is there."""
+        try:
+            path.mkdir(0o700)  # the mode of the mount's root is another matter
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise MountError(f"directory {printable(str(path))}: {error.strerror}") from None
+        self.made.callback(_remove_empty, path)
+        return True
 
     @staticmethod
     def _absolute(source: str) -> str:
@@ -298,17 +307,6 @@ class _Opener:
 def _remove(known: Containers, held: HeldContainer) -> None:
     with suppress(NotFoundError):  # the daemon, or the one who started it, has done it
         known.discard(held)
-
-
-def _make_directory(path: Path) -> bool:
-    """Whether it was made: False where it is there."""
-    try:
-        path.mkdir(0o700)  # the mode of the mount's root is another matter
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise MountError(f"directory {printable(str(path))}: {error.strerror}") from None
-    return True
 
 
 def _warn_of_others(upper: Path, work: Path) -> None:

@@ -187,11 +187,13 @@ class AuthFile:
         return FormatError(f"{self._where}: {text}")
 
 
-def read_auth_file(path: Path, environment: Mapping[str, str]) -> AuthFile | None:
-    """An auth file; None where there is none."""
+def read_auth_file(
+    path: Path, environment: Mapping[str, str], check: Callable[[], object] | None = None
+) -> AuthFile | None:
+    """An auth file; None where there is none. ``check`` is called while it is waited for."""
     where = printable(str(path))
     try:
-        raw = read_document(path, _MAX_FILE, environment)
+        raw = read_document(path, _MAX_FILE, environment, check)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:

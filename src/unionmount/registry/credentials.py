@@ -77,13 +77,14 @@ class Credentials:
     ) -> Login | None:
         """The login for a repository; None where it is anonymous.
 
-        A credential helper may take a while: ``check`` is called meanwhile and may raise. What was
-        given on the command line is for the registry that was named, and for no ``mirror`` of it.
+        A credential helper may take a while, and so may a command whose output stands for a file:
+        ``check`` is called meanwhile and may raise. What was given on the command line is for the
+        registry that was named, and for no ``mirror`` of it.
         """
         if self.given is not None and not mirror and self._is_for(registry):
             return self.given
         for path in self.files:
-            file = read_auth_file(path, self.environment)
+            file = read_auth_file(path, self.environment, check)
             login = file.find(registry, repository, check) if file is not None else None
             if login is not None:
                 return login

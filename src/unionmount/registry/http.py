@@ -92,13 +92,15 @@ class Outgoing:
 
 
 class SecretRedirected(RegistryError):
-    """A server sends a request on whose body is for that server alone."""
+    """A server redirects a request whose body is a secret for that server alone."""
 
 
 def parse_url(text: str) -> httpx2.URL:
     """A URL that a server gave; RegistryError where it is none."""
     if len(text) > _MAX_URL:
-        raise RegistryError(f"more than {_MAX_URL} characters: '{printable(text[:200])}'")
+        raise RegistryError(
+            f"an address of more than {_MAX_URL} characters: '{printable(text[:200])}'"
+        )
     try:
         return httpx2.URL(text)
     except (httpx2.InvalidURL, ValueError) as error:
@@ -142,9 +144,9 @@ _CHUNK = re.compile(rb"(?P<chunk_size>[0-9A-Fa-f]{1,20}+)(?P<chunk_ext>;[^\r\n]*
 def _adjust_parser() -> None:
     """Have HTTP/1.1 read what has arrived, up to a megabyte; 64 KiB cost a tenth of a pull.
 
-    And parse it in linear time: of a field that is a megabyte of blanks, h11's own expressions make
-    half an hour, in which no limit is looked at. There is no option for either. Where the libraries
-    have changed, they are as they are; a test tells.
+    And have it parsed in linear time: a field that is a megabyte of blanks takes h11's own
+    expressions half an hour, in which no limit is looked at. There is no option for either. Where
+    the libraries have changed, they stay as they are; a test tells.
     """
     with suppress(ImportError, AttributeError):
         from h11 import _readers  # noqa: PLC0415
@@ -326,12 +328,12 @@ class Http:
         if client is None:
             try:
                 client = _new_client(context, http2=not outgoing.bulk, proxies=not key[1])
-            except (ValueError, TypeError, ImportError, httpx2.InvalidURL) as error:
-                # Its text may hold the proxy's password.
+            except (ValueError, TypeError, ImportError, httpx2.InvalidURL):
+                # Its text may hold the proxy's password, and --debug shows causes.
                 raise UsageError(
                     "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is no address of a proxy "
                     "(http://, https:// or socks5://)"
-                ) from error
+                ) from None
             self._clients[key] = client
         return client
 

@@ -71,7 +71,7 @@ def _links(text: str) -> Iterator[tuple[str, list[str] | None]]:
 def _parameter(text: str, position: int) -> tuple[str, str, int]:
     """Name, value and end of what stands at a semicolon."""
     name = _NAME.match(text, position)
-    if text[position] != ";" or name is None or bool(name[2]) > bool(name[1]):
+    if text[position] != ";" or name is None or (name[2] and not name[1]):
         raise _Malformed
     position, value = name.end(), ""
     if name[2]:

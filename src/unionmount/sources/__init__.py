@@ -136,11 +136,15 @@ def _exists(text: str) -> bool:
         return False
 
 
+def _is_directory(text: str) -> bool:
+    return _exists(text) and Path(text).is_dir()
+
+
 def _is_path(text: str) -> bool:
     """Whether a bare word is meant as a path: an image and a directory may share a name."""
     if text == STDIN or text.startswith(("/", "./", "../")):
         return True
-    if _exists(text) and Path(text).is_dir():
+    if _is_directory(text):
         return "/" in text or _exists(f"{text}/index.json")
     return _exists(text) or os.path.islink(text)  # noqa: PTH114 - it may be no path at all
 
@@ -159,7 +163,7 @@ def looks_like_file(text: str) -> bool:
         return True
     if not slash:
         return False
-    if has_registry(text) and "." not in first and Path(first).is_dir():  # as in Downloads/x
+    if has_registry(text) and "." not in first and _is_directory(first):  # as in Downloads/x
         return True
     return not _is_name(text)
 
@@ -302,17 +306,17 @@ class Source(Protocol):
 
 def distinct(entries: Sequence[Entry]) -> list[Entry]:
     """Each image once, under all the names that it has among ``entries``."""
-    found: dict[tuple[Hashable, ...], Entry] = {}
+    groups: dict[tuple[Hashable, ...], list[Entry]] = {}
     for entry in entries:
         key = ("same", *entry.same) if entry.same else ("number", entry.number)
-        found[key] = _joined(found[key], entry) if key in found else entry
-    return list(found.values())
+        groups.setdefault(key, []).append(entry)
+    return [_joined(group) for group in groups.values()]
 
 
-def _joined(first: Entry, other: Entry) -> Entry:
-    names = dict.fromkeys((*first.names, *other.names))
-    labels = dict.fromkeys((*first.labels, *other.labels))
-    return replace(first, names=tuple(names), labels=tuple(labels))
+def _joined(group: Sequence[Entry]) -> Entry:
+    names = dict.fromkeys(name for entry in group for name in entry.names)
+    labels = dict.fromkeys(label for entry in group for label in entry.labels)
+    return replace(group[0], names=tuple(names), labels=tuple(labels))
 
 
 def choose(entries: Sequence[Entry], selector: str, what: str) -> Entry:

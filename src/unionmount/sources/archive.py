@@ -172,14 +172,14 @@ def _recognise(files: TarFiles, kind: str, fallback_name: str) -> Source:
     raise FormatError(f"{files.what}: not an image archive (no {MANIFEST} or {INDEX} in it)")
 
 
-def _names_by_config(items: Sequence[_Item]) -> dict[Digest, tuple[Reference, ...]]:
+def _names_by_config(items: Sequence[_Item]) -> dict[Digest, Sequence[Reference]]:
     """What images are called; one may have an item for each of its names."""
-    found: dict[Digest, tuple[Reference, ...]] = {}
+    found: dict[Digest, list[Reference]] = {}
     for item in items:
         digest = _digest_of(item.config)
         if digest is not None:
-            found[digest] = (*found.get(digest, ()), *item.names)
-    return found
+            found.setdefault(digest, []).extend(item.names)
+    return dict(found)
 
 
 class DockerArchive(Closing):

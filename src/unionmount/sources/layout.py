@@ -16,7 +16,6 @@ from unionmount.errors import (
     FormatError,
     InvalidReference,
     LimitExceeded,
-    NotAnImage,
     NotFoundError,
     SizeMismatch,
     UnionmountError,
@@ -135,7 +134,7 @@ class OciLayout(Closing):
         self,
         files: Files,
         fallback_name: str,
-        names_by_config: Mapping[Digest, tuple[Reference, ...]] | None = None,
+        names_by_config: Mapping[Digest, Sequence[Reference]] | None = None,
     ) -> None:
         self.what = files.what
         self._files = files
@@ -200,7 +199,7 @@ class OciLayout(Closing):
     ) -> tuple[Reference, ...]:
         try:
             selection = self._select(group, None)
-        except (NotFoundError, NotAnImage):
+        except (NotFoundError, FormatError):  # whoever opens it is told what is wrong
             return ()
         return names.get(selection.config.digest, ())
 
