@@ -56,7 +56,8 @@ struct um_live_setup {
     int fd;       /* the directory, O_PATH suffices */
     int shown_fd; /* whose path messages show: that of a private one leads nowhere */
     uint32_t tag; /* layers that share the cache have different ones */
-    uint32_t believes; /* UM_BELIEVE_… (whiteout.h): which marks that show more than the disk does */
+    uint32_t
+        believes; /* UM_BELIEVE_… (whiteout.h): which marks that show more than the disk does */
     bool is_private; /* nobody can mount anything below `fd` (open_beneath.h) */
     struct um_fd_cache *cache;     /* borrowed */
     struct um_refusals *refusals; /* borrowed */

@@ -1141,7 +1141,8 @@ TEST(without_descriptors_nobody_is_told_what_override_stat_replaces)
     none = before;
     none.rlim_cur = 0;
     add_live(&stack, "l");
-    stack.layers[0].flags = UM_TREE_LAYER_PRIVATE; /* there names are looked at without opening them */
+    stack.layers[0].flags =
+        UM_TREE_LAYER_PRIVATE; /* there names are looked at without opening them */
     CHECK_INT(stack_open(&stack), 0);
     REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
     CHECK_INT(stat_error(&stack, "f"), -EMFILE);

@@ -399,8 +399,8 @@ def test_an_upper_that_can_not_be(
     assert cli.error("mount", *work, archive, where).endswith(no)
     assert not (tmp_path / "u").exists()
     assert "--upper is empty" in cli.error("mount", "--upper", "", archive, where, status=2)
-    work = ("--upper", tmp_path / "u", "--work", "")
-    assert "--work is empty" in cli.error("mount", *work, archive, where, status=2)
+    empty = ("--upper", tmp_path / "u", "--work", "")
+    assert "--work is empty" in cli.error("mount", *empty, archive, where, status=2)
 
 
 def test_a_relative_upper(
