@@ -4,7 +4,8 @@
  * Purpose: answer for a directory of the host what an index answers for a tar (layer.h). The
  * directory is read lazily: finding a name asks the disk for that one name; a directory is read when
  * it is listed, and none of its children is asked for its attributes then. Whiteouts, opaque marks
- * and redirects are read here (spelled in whiteout.h); docs/layers.md, "Live directories".
+ * and redirects are read here (spelled in whiteout.h); docs/explanation/layers.md, "Live
+ * directories".
  *
  * Inodes and names that were seen have small records, numbered from 0, that live as long as the
  * layer; inode 0 is the directory itself. An inode is known by mount, device and st_ino, so that

@@ -1,9 +1,9 @@
 /*
  * held.h - files of an upper that are kept open, because nobody says when they are opened and closed.
  *
- * Purpose: the kernel opens and closes files without a message (docs/router.md), and upper.h reads and
- * writes open files only. What is read or written is opened here, once, and stays open until a less
- * recently used file has to make room or the kernel forgets it.
+ * Purpose: the kernel opens and closes files without a message (docs/explanation/router.md), and
+ * upper.h reads and writes open files only. What is read or written is opened here, once, and stays
+ * open until a less recently used file has to make room or the kernel forgets it.
  *
  * Ownership: borrows the upper; owns one um_upper_release for each file that it holds.
  * Threads: every function but open and close may be called by any thread. `lock` guards all; nothing

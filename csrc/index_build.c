@@ -236,7 +236,7 @@ static int push_part(struct path *path, struct um_slice part)
     return error;
 }
 
-/* Rule 1 of docs/layers.md: split, drop "" and ".", let ".." drop what is before it. */
+/* Rule 1 of docs/explanation/layers.md: split, drop "" and ".", let ".." drop what is before it. */
 static int split_path(struct um_slice text, struct path *path)
 {
     path->n = 0;

@@ -1,9 +1,9 @@
 /*
  * index_build.h - tar entries of one layer -> its index file.
  *
- * Purpose: apply the rules for what an unusual layer means (docs/layers.md) within one layer, and
- * write the result in the format of index_format.h. What depends on other layers is only recorded
- * (whiteouts, opaque marks, hard links into lower layers); tree.c decides it.
+ * Purpose: apply the rules for what an unusual layer means (docs/explanation/layers.md) within one
+ * layer, and write the result in the format of index_format.h. What depends on other layers is only
+ * recorded (whiteouts, opaque marks, hard links into lower layers); tree.c decides it.
  *
  * Memory: the tables are bounded by max_memory. On top of it come what the parser holds of one entry
  * (tar.h) and some 4 MiB that do not depend on the layer.
@@ -17,8 +17,8 @@
 #include "base.h"
 #include "tar.h"
 
-/* Unless a caller says otherwise. An entry takes 150 to 250 bytes (docs/index-format.md), so this is good
- * for a layer of two million files, several times the largest that are in use. */
+/* Unless a caller says otherwise. An entry takes 150 to 250 bytes (docs/reference/index-format.md),
+ * so this is good for a layer of two million files, several times the largest that are in use. */
 #define UM_INDEXER_MEMORY (512u << 20)
 
 /* cffi: begin */

@@ -2,7 +2,7 @@
  * index_format.h - a layer index on disk.
  *
  * Purpose: the byte layout that index_build.c writes and index.c reads; nothing else knows it. All
- * numbers are little-endian. docs/index-format.md explains the choices.
+ * numbers are little-endian. docs/reference/index-format.md explains the choices.
  *
  *     header | inodes | dirents | links | externals | extents | xattrs | strings | sums
  *

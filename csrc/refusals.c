@@ -55,6 +55,7 @@ void um_refusal_tell(struct um_refusals *refusals, const char *kind, int fd, str
     dprintf(
         STDERR_FILENO,
         "unionmount: %s directory %s: %s: a redirect or metacopy mark is not followed, as somebody "
-        "else may have set it; its content can't be read (docs/layers.md, \"Whose marks count\")\n",
+        "else may have set it; its content can't be read (docs/explanation/layers.md, "
+        "\"Whose marks count\")\n",
         kind, directory, name);
 }

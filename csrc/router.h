@@ -3,7 +3,7 @@
  *
  * Purpose: own /dev/fuse; read requests, answer those that the fast path answers, and forward every
  * other one unchanged to pyfuse3, through a socket; bring its replies and notifications back. Never
- * takes the GIL. docs/router.md has the rules.
+ * takes the GIL. docs/explanation/router.md has the rules.
  *
  * Ownership: borrows the fast path, which is closed after the router; takes the descriptor of /dev/fuse
  * over. The other end of the socket is the caller's.

@@ -7,7 +7,7 @@
 
 #define MAX_LAYERS 4096u /* as image.py has it */
 
-/* ---- views: the rule of docs/layers.md --------------------------------------------------------- */
+/* ---- views: the rule of docs/explanation/layers.md --------------------------------------------- */
 
 int um_view_open(const struct um_tree *tree, struct um_view *view)
 {

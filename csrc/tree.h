@@ -1,9 +1,10 @@
 /*
  * tree.h - layers -> one tree: lookup and list by one rule.
  *
- * Purpose: stack layers and answer for the whole. The rule (docs/layers.md): search from the top;
- * the first layer that has the name decides; a whiteout hides it; a directory merges with the
- * directories of the same name below until an opaque one or something that is no directory.
+ * Purpose: stack layers and answer for the whole. The rule (docs/explanation/layers.md): search
+ * from the top; the first layer that has the name decides; a whiteout hides it; a directory merges
+ * with the directories of the same name below until an opaque one or something that is no
+ * directory.
  *
  * Node numbers. A node is named by a 64-bit number that is also its st_ino. It is computed:
  * base(layer) + record, where base(layer) is 1 + the number of inode records of all layers below

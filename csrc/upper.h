@@ -1,9 +1,9 @@
 /*
  * upper.h - the writable directory on top of a tree: what the mount shows, and every change to it.
  *
- * Purpose: an *upper* is one live directory (an overlayfs upper on disk, docs/upper.md) over the
- * immutable tree of the lower layers (tree.h). These functions answer for both by the rule of the
- * tree, and change the upper. The lower layers are never written.
+ * Purpose: an *upper* is one live directory (an overlayfs upper on disk, docs/explanation/upper.md)
+ * over the immutable tree of the lower layers (tree.h). These functions answer for both by the rule
+ * of the tree, and change the upper. The lower layers are never written.
  *
  * Node numbers are those of tree.h for everything that is, or was copied up from, a lower layer;
  * what was made in the upper has base + st_ino, where base lies above the numbers of the tree. So a

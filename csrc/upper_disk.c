@@ -674,7 +674,8 @@ int um_mark_origin(struct um_upper *upper, struct um_spot *spot, uint64_t origin
     int size = snprintf(text, sizeof text, "%llu%s", (unsigned long long)origin, upper->session);
     int error =
         um_spot_setxattr(spot, own_mark(upper, "unionmount.origin", name), text, (size_t)size, 0);
-    return is_absent(error) ? 0 : error; /* user.* on a symlink or a device: see docs/upper.md */
+    /* user.* on a symlink or a device: see docs/explanation/upper.md */
+    return is_absent(error) ? 0 : error;
 }
 
 static const struct {

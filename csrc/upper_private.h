@@ -352,7 +352,7 @@ int um_disk_classify(const struct um_spot *spot, bool marked, enum um_found *fou
 int um_disk_is_directory(const struct um_upper *upper, int fd, const struct dirent *entry);
 
 /* [-] Whether override_stat, and a capability's mark below user., are believed of an object: everybody who may
- * write to it can set them, so nobody else may (docs/upper.md, "Whose word counts"). */
+ * write to it can set them, so nobody else may (docs/explanation/upper.md, "Whose word counts"). */
 bool um_disk_believes(const struct um_upper *upper, const struct stat *status);
 
 /* [-] Marks of an object of the upper, under the prefix of the upper's flags for writing, under

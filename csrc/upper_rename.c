@@ -6,8 +6,9 @@
 
 #include "open_beneath.h"
 
-/* Rename, by the plan of docs/upper.md. Everything that can fail for a reason of the caller's is looked
- * at before anything changes; marks are made before the move, which is one step on disk. */
+/* Rename, by the plan of docs/explanation/upper.md. Everything that can fail for a reason of the
+ * caller's is looked at before anything changes; marks are made before the move, which is one step
+ * on disk. */
 
 struct move {
     struct um_upper *upper;

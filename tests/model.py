@@ -1,8 +1,9 @@
-"""A plain model of docs/layers.md: layer tars in, what the image's tree must show out.
+"""A plain model of docs/explanation/layers.md: layer tars in, what the image's tree must show out.
 
 This is the oracle of the tests. It shares nothing with the program: tarfile reads the archives,
 dicts keyed by path hold everything, and every layer is applied to the whole view below it, in the
-order of the rules, however slow that is. Numbers in comments are the rules of docs/layers.md.
+order of the rules, however slow that is. Numbers in comments are the rules of
+docs/explanation/layers.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Mount a container image as a directory.
 
-For programs (``docs/api.md``): ``open_image`` looks into an image, ``mount`` mounts one while a
-block of code runs. Both are imported when they are used.
+For programs (``docs/reference/api.md``): ``open_image`` looks into an image, ``mount`` mounts one
+while a block of code runs. Both are imported when they are used.
 
 The parts, each a module: ``reference`` and ``image`` (what an image is), ``sources``, ``pull``,
 ``layer`` and ``store`` (how it gets here and is kept), ``core`` (the tree, in C), ``operations``

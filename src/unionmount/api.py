@@ -1,8 +1,9 @@
 """For programs: an image as an object, and a mount as a context manager.
 
-``docs/api.md`` describes it with examples. Paths inside an image are absolute, in any of the types
-of ``Path``; what comes out are ``bytes``, as names in an image are. Errors are those of ``errors``,
-and OSError with the path where something inside the image is not there or not what it has to be.
+``docs/reference/api.md`` describes it with examples. Paths inside an image are absolute, in any of
+the types of ``Path``; what comes out are ``bytes``, as names in an image are. Errors are those of
+``errors``, and OSError with the path where something inside the image is not there or not what it
+has to be.
 """
 
 from __future__ import annotations

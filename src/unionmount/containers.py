@@ -3,7 +3,7 @@
 ::
 
     <root>/containers/<name>/container.json    what it is, and which image its layers are those of
-    <root>/containers/<name>/upper/            what was changed (docs/upper.md)
+    <root>/containers/<name>/upper/            what was changed (docs/explanation/upper.md)
     <root>/containers/<name>/work/             where changes are prepared
 
 A container appears complete, by a rename, and goes by a rename. Whoever uses its directories holds

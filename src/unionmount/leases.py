@@ -10,7 +10,8 @@ may die at any moment: a line without its end was never promised to anybody. The
 open file, not to a process: what is forked holds it too, until the last one closes it or ends. A
 lease that nobody holds says nothing and is garbage.
 
-Leases are made, added to, and looked at under the lock of the store (docs/store.md says why).
+Leases are made, added to, and looked at under the lock of the store (docs/explanation/store.md says
+why).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Options are those of mount(8), where they mean something for a FUSE file system, plus
 ``xattrs=layers`` of our own. Without any, set-user-ID bits and device nodes of the image have no
 effect (``nosuid,nodev``): an image is somebody else's file system. Of our own are ``threads=N`` and
-``nofastpath``, too: who answers the kernel (docs/router.md).
+``nofastpath``, too: who answers the kernel (docs/explanation/router.md).
 
 ``default_permissions`` lets the kernel check owners and modes. That is always so for root's mounts,
 for read-only ones, and where other users get in. A writable mount of an ordinary user, who alone

@@ -15,7 +15,8 @@
     <root>/tmp/                       what is being made; see ``layer.Staging``
 
 Everything appears by a rename after fsync, so any number of processes may use a store at once and
-die at any moment. An open layer stays readable when it is removed. docs/store.md has the whole.
+die at any moment. An open layer stays readable when it is removed. docs/explanation/store.md has
+the whole.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Extended attributes below ``trusted.`` can be set by who is privileged in the initial user
 namespace, those below ``user.`` by everybody who may write to a file. Marks that only hide are
 believed from everybody. A redirect, a metacopy or an override_stat shows what somebody else's
-directory holds, or gives somebody else's rights: docs/layers.md, "Whose marks count".
+directory holds, or gives somebody else's rights: docs/explanation/layers.md, "Whose marks count".
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The writable directory of a mount: opened, locked for one mount, and put on a tree.
 
-On disk an upper is one of overlayfs (docs/upper.md); the core changes it. Here is decided what its
-file system can hold for this user, found by trying it out in the work directory, and whether what
-the core recorded of lower layers is about the layers it is mounted on.
+On disk an upper is one of overlayfs (docs/explanation/upper.md); the core changes it. Here is
+decided what its file system can hold for this user, found by trying it out in the work directory,
+and whether what the core recorded of lower layers is about the layers it is mounted on.
 
 ``open_upper`` takes a lock (flock) on both directories, which ends with the process: so two mounts
 of one upper are refused, and a crash leaves nothing to clean up but what the core recovers.

@@ -332,7 +332,8 @@ class Machine(RuleBasedStateMachine):
 
     def _sync_mappings(self) -> None:
         """The time of a file is that of writing, which is now or (with FUSE) when the kernel writes
-        the page back; it would come after a time that is set in between (docs/upper.md).
+        the page back; it would come after a time that is set in between
+        (docs/explanation/upper.md).
         """
         for number, who in self._dirty.items():
             if self.run.is_mapped(number):

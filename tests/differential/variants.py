@@ -29,7 +29,7 @@ _CHECKED = ",default_permissions"
 
 
 def _users_limits(case: Case) -> bool:
-    """What an ordinary user's daemon can't keep on disk (docs/upper.md)."""
+    """What an ordinary user's daemon can't keep on disk (docs/explanation/upper.md)."""
     if case.field == "ino":  # it can't mark these with their origin
         return not (stat.S_ISREG(case.kind) or stat.S_ISDIR(case.kind))
     if case.field in ("uid", "gid"):

@@ -490,7 +490,8 @@ class Zygote:
 
 def _may_chown_to_nobody(file: str | int, *, follow: bool = True) -> bool:
     """Whether a change of the owner to nobody else has the effect that it has on disks; it can't be
-    told from a write, which others may do, and root to a file with a capability (docs/router.md).
+    told from a write, which others may do, and root to a file with a capability
+    (docs/explanation/router.md).
     """
     status = os.stat(file, follow_symlinks=follow)
     if os.geteuid() != 0:

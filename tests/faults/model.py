@@ -2,7 +2,7 @@
 
 A `Model` is made from a snapshot of a real tree and gives one to compare with. Times that a change
 sets to "now" are `NOW` in it. Directories' times are not followed: after a crash they may be those
-of a copy-up (docs/upper.md says so).
+of a copy-up (docs/explanation/upper.md says so).
 """
 
 from __future__ import annotations

@@ -209,7 +209,8 @@ def _stages(step: Step) -> dict[str, list[Step]]:
     found = {"after": [step]}
     if step["do"] in ("append", "overwrite", "truncate"):
         # The kernel sets the time, then sees that who writes was killed, and writes nothing; or
-        # the data of a copy without was being fetched (docs/upper.md, what is not kept).
+        # the data of a copy without was being fetched (docs/explanation/upper.md, what is not
+        # kept).
         found["touched"] = [{"do": "touch", "path": step["path"]}]
     return found
 

@@ -32,7 +32,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.needs("fuse")
 def test_the_examples(place: Path) -> None:
     (place / "sample.tar").symlink_to(PROJECT / "sample/sample.tar")
-    page = str(PROJECT / "docs/api.md")
+    page = str(PROJECT / "docs/reference/api.md")
     found = doctest.testfile(page, module_relative=False, optionflags=doctest.ELLIPSIS)
     assert found.attempted > 20
     assert found.failed == 0

@@ -60,7 +60,7 @@ class Crossed(Run):
             self.kernel = None
 
     def step(self, who: str, name: str, /, **arguments: Any) -> Outcome:
-        """Do it, but make no device 0:0, which overlayfs takes for a whiteout (docs/upper.md)."""
+        """Do it, but make no device 0:0: a whiteout to overlayfs (docs/explanation/upper.md)."""
         if name == "mknod" and arguments["device"] == (0, 0):
             arguments["device"] = (1, 3)
         return super().step(who, name, **arguments)

@@ -1,4 +1,4 @@
-"""Names whose way leads through a symlink of their own layer (docs/layers.md, rule 6).
+"""Names whose way leads through a symlink of their own layer (docs/explanation/layers.md, rule 6).
 
 umoci is the oracle of the whole, GNU tar of what stays below the directory that it extracts in.
 """

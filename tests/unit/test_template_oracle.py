@@ -1,7 +1,7 @@
 """The same templates given to Go and to us: the same output, or the same complaint.
 
-Go's text/template runs in tests/oracle/template.go. Left out is what docs/templates.md says is
-different: complex numbers, %p, and the limits.
+Go's text/template runs in tests/oracle/template.go. Left out is what docs/reference/templates.md
+says is different: complex numbers, %p, and the limits.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@
                                    │
                      client: manifests, blobs, uploads, tags, search
 
-``docs/registry.md`` tells the way of a request.
+``docs/explanation/registry.md`` tells the way of a request.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Go templates: what people have in their scripts for ``docker … --format``.
 
 A template is text with actions in ``{{ }}``. This is the language of Go's ``text/template`` with
-the functions that docker adds; docs/templates.md tells what is supported and what is different. A
-module for each step: ``lexer`` (words), ``parser`` (grammar) to ``nodes``, ``machine`` (carrying it
-out) with ``functions``, ``values`` and ``printing``.
+the functions that docker adds; docs/reference/templates.md tells what is supported and what is
+different. A module for each step: ``lexer`` (words), ``parser`` (grammar) to ``nodes``, ``machine``
+(carrying it out) with ``functions``, ``values`` and ``printing``.
 """
 
 from __future__ import annotations
