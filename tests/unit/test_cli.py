@@ -105,7 +105,7 @@ def test_wrong_usage(arguments: list[str], capsys: Capture) -> None:
 def test_without_arguments_there_is_help(capsys: Capture) -> None:
     main([])
     captured = capsys.readouterr()
-    assert "Commands:" in captured.out + captured.err
+    assert "Mount and change:" in captured.out + captured.err
 
 
 def test_an_error_is_one_line(capsys: Capture, tmp_path: Path) -> None:

@@ -28,42 +28,53 @@ _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click
 
 _COMPLETE = "_UNIONMOUNT_COMPLETE"  # a shell asks what the next word may be
 
-_COMMANDS = {  # name: module and help, so that listing them imports none
-    "cat": ("cat", "Write files of an image to standard output."),
-    "check": ("check", "Verify an image or the whole store, and mend the store."),
-    "commit": ("commit", "Make an image of a container."),
-    "completion": ("completion", "Print what makes a shell complete words."),
-    "copy": ("copy", "Copy an image between registries, files and the store."),
-    "df": ("df", "Show what the store takes, and what sharing layers saves."),
-    "diff": ("diff", "Show what a container changed, or how images differ."),
-    "find": ("find", "Search the files of an image."),
-    "history": ("history", "Show how an image was made."),
-    "images": ("images", "List the images of the store."),
-    "inspect": ("inspect", "Tell all that is known of images and containers."),
-    "layers": ("layers", "Show the layers of an image, or what one layer changes."),
-    "load": ("load", "Load the images of an archive into the store."),
-    "login": ("login", "Log in to a registry."),
-    "logout": ("logout", "Log out of a registry."),
-    "ls": ("ls", "List files of an image."),
-    "man": ("man", "Show the manual page of unionmount or a command."),
-    "mount": ("mount", "Mount an image, writable or read-only."),
-    "overlay": ("overlay", "Mount directories on top of each other."),
-    "prune": ("prune", "Remove what nobody needs from the store."),
-    "ps": ("ps", "List mounts, and containers."),
-    "pull": ("pull", "Fetch an image from a registry."),
-    "push": ("push", "Send an image to a registry."),
-    "rm": ("rm", "Remove containers."),
-    "rmi": ("rmi", "Remove images."),
-    "save": ("save", "Write images of the store to an archive or a layout."),
-    "search": ("search", "Search registries for images."),
-    "stats": ("stats", "Show what a mount was asked, and how long it took."),
-    "tag": ("tag", "Give an image another name."),
-    "tags": ("tags", "List the tags of a repository."),
-    "umount": ("umount", "Unmount images."),
-    "unmount": ("umount", "Same as umount."),
-    "version": ("version", "Print the version."),
-    "which": ("which", "Show what each layer of an image did to a path."),
+_GROUPS: dict[str, dict[str, tuple[str, str]]] = {  # name: module and help; listing imports none
+    "Mount and change": {
+        "mount": ("mount", "Mount an image, writable or read-only."),
+        "umount": ("umount", "Unmount images."),
+        "unmount": ("umount", "Alias of umount."),
+        "ps": ("ps", "List mounts and containers."),
+        "diff": ("diff", "Show the changes in a container, or between two images."),
+        "commit": ("commit", "Make an image of a container."),
+        "rm": ("rm", "Remove containers."),
+        "overlay": ("overlay", "Mount directories on top of each other, as overlayfs does."),
+        "stats": ("stats", "Show the kernel's requests to a mount, and their times."),
+    },
+    "Look into images": {
+        "ls": ("ls", "List files of an image."),
+        "cat": ("cat", "Write files of an image to standard output."),
+        "find": ("find", "Search the files of an image."),
+        "which": ("which", "Show what each layer of an image did to a path."),
+        "layers": ("layers", "Show the layers of an image, or the changes of one layer."),
+        "history": ("history", "Show the steps that made an image."),
+        "inspect": ("inspect", "Show the details of images and containers."),
+    },
+    "Images and store": {
+        "images": ("images", "List the images of the store."),
+        "load": ("load", "Load the images of an archive into the store."),
+        "save": ("save", "Write images of the store to an archive or a layout."),
+        "tag": ("tag", "Give an image another name."),
+        "rmi": ("rmi", "Remove images."),
+        "df": ("df", "Show the disk usage of the store."),
+        "prune": ("prune", "Remove unused data from the store."),
+        "check": ("check", "Verify an image or the whole store, and repair the store."),
+    },
+    "Registries": {
+        "pull": ("pull", "Fetch an image from a registry."),
+        "push": ("push", "Send an image to a registry."),
+        "copy": ("copy", "Copy an image between registries, files and the store."),
+        "tags": ("tags", "List the tags of a repository."),
+        "search": ("search", "Search registries for images."),
+        "login": ("login", "Log in to a registry."),
+        "logout": ("logout", "Log out of a registry."),
+    },
+    "More": {
+        "completion": ("completion", "Print a completion script for a shell."),
+        "man": ("man", "Show the manual page of unionmount or a command."),
+        "version": ("version", "Print the version."),
+    },
 }
+_COMMANDS = {name: entry for group in _GROUPS.values() for name, entry in group.items()}
 
 
 @dataclass(slots=True)
@@ -121,20 +132,33 @@ class LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"unionmount.cli.{_COMMANDS[cmd_name][0]}")
-        command: click.Command = module.command
+        from unionmount.cli.examples import add_examples
+
+        command = add_examples(module.command)
+        command.short_help = self.about(cmd_name)  # for completion and manual pages
         if _COMPLETE in os.environ:
             from unionmount.cli.completing import add_completion
 
             return add_completion(command, cmd_name)
         return command
 
+    def groups(self) -> dict[str, list[str]]:
+        """The subcommands under the headings of the help, each group in order of importance."""
+        return {title: list(commands) for title, commands in _GROUPS.items()}
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the list of subcommands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in sorted(_COMMANDS.items())])
+        width = max(map(len, _COMMANDS))
+        for title, names in self.groups().items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), self.about(name)) for name in names])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="'unionmount COMMAND --help' shows the options of a command, and examples.",
+)
 @click.option(
     "--root", metavar="DIR", help="The store; default $UNIONMOUNT_ROOT or the user's own."
 )

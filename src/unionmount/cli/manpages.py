@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from unionmount.cli import LazyGroup
+from unionmount.cli.examples import examples_of, without_examples
 from unionmount.reference import printable
 
 PROGRAM = "unionmount"
@@ -55,10 +56,12 @@ def page(group: LazyGroup, name: str | None) -> str:
     assert command is not None
     short = group.about(name) if name is not None else group.help or ""
     lines = [*_head(page_name(name), short), *_usage(context, command)]
-    lines += _section("DESCRIPTION", _paragraphs(command.help or ""))
+    lines += _section("DESCRIPTION", _description(command))
     lines += _section("OPTIONS", _options(context, command))
-    if isinstance(command, click.Group):
+    if isinstance(command, LazyGroup):
         lines += _section("COMMANDS", _commands(context, command))
+    elif command.name is not None:
+        lines += _section("EXAMPLES", _examples(command.name))
     lines += _section("EXIT STATUS", _statuses())
     lines += _section("SEE ALSO", _see_also(context, command))
     return "\n".join(lines) + "\n"
@@ -111,6 +114,14 @@ def _paragraphs(text: str) -> Iterator[str]:
         yield _text(" ".join(paragraph.replace("\b", "").split()))
 
 
+def _description(command: click.Command) -> Iterator[str]:
+    yield from _paragraphs(command.help or "")
+    more = without_examples(command.epilog)
+    if more:
+        yield ".PP"
+        yield from _paragraphs(more)
+
+
 def _options(context: click.Context, command: click.Command) -> Iterator[str]:
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
@@ -132,20 +143,29 @@ def _option(names: str) -> str:
     return "".join(shown)
 
 
-def _commands(context: click.Context, group: click.Group) -> Iterator[str]:
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
+def _commands(context: click.Context, group: LazyGroup) -> Iterator[str]:
+    for title, names in group.groups().items():
+        yield f".SS {_escaped(title)}"
+        for name in names:
+            command = group.get_command(context, name)
+            assert command is not None
+            yield ".TP"
+            yield f"\\fB{_escaped(page_name(name))}\\fR({_SECTION})"
+            yield _text(command.get_short_help_str(200))
+
+
+def _examples(name: str) -> Iterator[str]:
+    for purpose, line in examples_of(name):
         yield ".TP"
-        yield f"\\fB{_escaped(page_name(name))}\\fR({_SECTION})"
-        yield _text(command.get_short_help_str(200))
+        yield _text(f"{purpose}:")
+        yield f"\\fB{_escaped(line)}\\fR"
 
 
 def _statuses() -> Iterator[str]:
     for status, meaning in (
-        ("0", "It worked."),
-        ("1", "It did not, or not all of it; one line on standard error says why."),
-        ("2", "The command line makes no sense."),
+        ("0", "Success."),
+        ("1", "Failure, or failure of a part; standard error has one line for each."),
+        ("2", "Wrong usage."),
     ):
         yield ".TP"
         yield status

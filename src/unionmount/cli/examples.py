@@ -1,0 +1,187 @@
+"""Examples of each command, shown at the end of its help and of its manual page.
+
+They are kept in one table: a command's module is not burdened with them, and the tests parse each
+line as the command line would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import click
+
+_BLOCK = "\b\nExamples:"  # \b: click keeps the lines of this paragraph
+
+EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # of a command: purpose, and line to type
+    "cat": (("Read one file of an image", "unionmount cat app.tar:/etc/os-release"),),
+    "check": (
+        ("Verify the whole store", "unionmount check"),
+        ("Rebuild and remove damaged data", "unionmount check --repair"),
+        ("Verify an archive and list links that lead nowhere", "unionmount check app.tar"),
+    ),
+    "commit": (
+        ("Make an image of a container", "unionmount commit -m 'Set the time zone' web web:2"),
+        ("Change the program it starts", "unionmount commit -c 'CMD [\"/bin/hello\"]' web web:3"),
+    ),
+    "completion": (
+        ("Install completion for fish", "unionmount completion fish >unionmount.fish"),
+        ("Print the script for bash", "unionmount completion bash"),
+    ),
+    "copy": (
+        (
+            "Write an image of a registry to an OCI archive",
+            "unionmount copy docker://docker.io/library/nginx:1.25 oci-archive:nginx.oci.tar",
+        ),
+        (
+            "Mirror an image for all platforms",
+            "unionmount copy --all docker://docker.io/library/nginx:1.25 "
+            "docker://localhost:5000/nginx:1.25",
+        ),
+    ),
+    "df": (
+        ("Show the sums", "unionmount df"),
+        ("Show each image and what it shares", "unionmount df -v"),
+    ),
+    "diff": (
+        ("List the changes in a container", "unionmount diff web"),
+        ("Compare two releases", "unionmount diff --stat app:1 app:2"),
+        ("Print the paths alone", "unionmount diff --format '{{.Path}}' web"),
+    ),
+    "find": (
+        ("Find private keys", "unionmount find app:1 -name '*.pem' -o -name 'id_rsa*'"),
+        ("Find set-user-ID programs", "unionmount find app:1:/usr -type f -perm -4000"),
+        ("Find large files", "unionmount find app.tar -size +10M"),
+    ),
+    "history": (
+        ("Show the steps of an image", "unionmount history nginx:1.25"),
+        ("Show the commands in full", "unionmount history --no-trunc app.tar"),
+        ("Print sizes in bytes", "unionmount history -H=false --format '{{.Size}}' app:1"),
+    ),
+    "images": (
+        ("List all images", "unionmount images"),
+        ("List the tags of one repository", "unionmount images nginx"),
+        ("List images without a name", "unionmount images -f dangling=true"),
+    ),
+    "inspect": (
+        ("Print everything as JSON", "unionmount inspect nginx:1.25"),
+        ("Print the environment", "unionmount inspect -f '{{join .Config.Env \"\\n\"}}' app:1"),
+        ("Print the manifest as it is stored", "unionmount inspect --raw app.tar"),
+    ),
+    "layers": (
+        ("Show sizes and wasted bytes of the layers", "unionmount layers app:1"),
+        ("List the changes of layer 2", "unionmount layers app:1 2"),
+    ),
+    "load": (
+        ("Load an archive", "unionmount load -i app.tar"),
+        ("Load an image from docker", "docker save app:1 | unionmount load"),
+    ),
+    "login": (
+        ("Log in to Docker Hub", "unionmount login docker.io"),
+        (
+            "Log in from a script",
+            "unionmount login -u robot --password-stdin registry.example.com <password.txt",
+        ),
+    ),
+    "logout": (
+        ("Log out of one registry", "unionmount logout registry.example.com"),
+        ("Log out of all", "unionmount logout --all"),
+    ),
+    "ls": (
+        ("List the root of an image", "unionmount ls app:1"),
+        ("List a directory in full", "unionmount ls -l app.tar:/etc"),
+    ),
+    "man": (
+        ("Read the page of a command", "unionmount man mount"),
+        ("Write all pages for MANPATH", "unionmount man -o ~/.local/share/man/man1"),
+    ),
+    "mount": (
+        ("Mount an archive read-only", "unionmount mount --ro app.tar image"),
+        ("Mount writable and keep the changes", "unionmount mount --name web nginx:1.25 image"),
+        ("Mount the container again", "unionmount mount web image"),
+        ("Drop the changes at the unmount", "unionmount mount --ephemeral nginx:1.25 image"),
+        ("Show each layer as a directory", "unionmount mount --layers app:1 layers"),
+    ),
+    "overlay": (
+        (
+            "Mount two directories, with the changes in a third",
+            "unionmount overlay -o lowerdir=/srv/top:/srv/base,upperdir=/srv/upper,"
+            "workdir=/srv/work merged",
+        ),
+        ("Mount read-only", "unionmount overlay -o lowerdir=/srv/top:/srv/base merged"),
+    ),
+    "prune": (
+        ("Show what would be removed", "unionmount prune --all --dry-run"),
+        ("Remove unused data", "unionmount prune"),
+    ),
+    "ps": (
+        ("List mounts", "unionmount ps"),
+        ("List containers too", "unionmount ps -a"),
+        ("Clean up after daemons that were killed", "unionmount ps --clean"),
+    ),
+    "pull": (
+        ("Fetch an image", "unionmount pull nginx:1.25"),
+        ("Fetch it for another machine", "unionmount pull --platform linux/arm64 nginx:1.25"),
+    ),
+    "push": (
+        ("Push an image under its own name", "unionmount push registry.example.com/app:2"),
+        ("Push under another name", "unionmount push app:2 localhost:5000/app:2"),
+    ),
+    "rm": (
+        ("Remove a container", "unionmount rm web"),
+        ("Unmount it first", "unionmount rm -f web"),
+    ),
+    "rmi": (("Remove an image", "unionmount rmi app:1"),),
+    "save": (
+        ("Write an archive for docker load", "unionmount save -o app.tar app:2"),
+        (
+            "Write an OCI archive with compressed layers",
+            "unionmount save --format oci-archive --compress zstd -o app.oci.tar app:2",
+        ),
+    ),
+    "search": (
+        ("Search Docker Hub", "unionmount search docker.io/nginx"),
+        ("Search a registry of your own", "unionmount search localhost:5000/app"),
+    ),
+    "stats": (
+        ("Show the counters of a mount", "unionmount stats image"),
+        ("Watch them", "unionmount stats --watch image"),
+    ),
+    "tag": (("Give an image a second name", "unionmount tag app:1 app:stable"),),
+    "tags": (("List the tags of a repository", "unionmount tags docker.io/library/nginx"),),
+    "umount": (
+        ("Unmount", "unionmount umount image"),
+        ("Unmount by the name of the container", "unionmount umount web"),
+        ("Unmount everything", "unionmount umount --all"),
+    ),
+    "version": (
+        ("Print the version", "unionmount version"),
+        ("Print it for a bug report", "unionmount version -f json"),
+    ),
+    "which": (("Show which layers changed a file", "unionmount which app:1 /etc/passwd"),),
+}
+
+
+def examples_of(name: str) -> tuple[tuple[str, str], ...]:
+    """The examples of a command: purpose, and line to type."""
+    return EXAMPLES[name]
+
+
+def without_examples(epilog: str | None) -> str:
+    """What the help of a command says behind its options, but for the examples."""
+    return (epilog or "").partition(_BLOCK)[0].strip()
+
+
+def add_examples(command: click.Command) -> click.Command:
+    """Put the examples of a command at the end of its help."""
+    if command.name is not None:
+        text = without_examples(command.epilog)
+        command.epilog = "\n".join([*([text, ""] if text else []), _BLOCK, *_lines(command.name)])
+    return command
+
+
+def _lines(name: str) -> Iterator[str]:
+    for purpose, line in examples_of(name):
+        yield f"  # {purpose}"
+        yield f"  {line}"
