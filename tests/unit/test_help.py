@@ -84,7 +84,7 @@ def test_examples_are_command_lines(name: str, line: str) -> None:
     if name == "find":
         operands, expression = _split(parsed["words"])
         assert operands
-        parse_expression(expression, None)  # type: ignore[arg-type] - no -newer
+        parse_expression(expression, None)  # type: ignore[arg-type]  # no -newer
 
 
 def test_a_wrong_example_would_be_noticed() -> None:
