@@ -160,23 +160,25 @@ class LazyGroup(click.Group):
     epilog="'unionmount COMMAND --help' shows the options of a command, and examples.",
 )
 @click.option(
-    "--root", metavar="DIR", help="The store; default $UNIONMOUNT_ROOT or the user's own."
+    "--root", metavar="DIR", help="Use this store; default: $UNIONMOUNT_ROOT or the user's own."
 )
 @click.option(
     "--additional-store",
     "additional",
     metavar="DIR",
     multiple=True,
-    help="A store to read, too, where ours lacks something; repeatable.",
+    help="Read this store, too, for what the own store lacks; repeatable.",
 )
-@click.option("--debug", is_flag=True, help="Show where an error comes from, and each request.")
+@click.option(
+    "--debug", is_flag=True, help="Show a traceback for an error, and each request to a registry."
+)
 @click.pass_obj
 def cli(settings: Settings, root: str | None, additional: tuple[str, ...], debug: bool) -> None:
     """Mount container images as directories.
 
     SOURCE is docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF], a path to one of
     these, the name or ID of an image in the store, or scratch, the empty image. CONTAINER is the
-    name of a container, one word.
+    name of a container, a single word.
     """
     settings.root = root
     settings.additional += additional

@@ -30,7 +30,7 @@ def command(
 ) -> None:
     """Write files of an image to standard output, one after the other.
 
-    IMAGE is anything that "mount" takes; of a CONTAINER, the files with its changes. PATH begins
+    IMAGE is anything that "mount" takes; a CONTAINER is shown with its changes. PATH begins
     with '/'. Symlinks are followed inside the image, as in a chroot; only regular files are read.
     """
     from unionmount.cli.opening import split_with_path

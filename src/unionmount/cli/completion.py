@@ -8,7 +8,7 @@ import click
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print what makes SHELL complete commands, options, and names of images and containers.
+    """Print a script that completes commands, options, and names of images and containers in SHELL.
 
     bash: source <(unionmount completion bash), in ~/.bashrc. zsh: the same with zsh, in ~/.zshrc
     behind compinit. fish: unionmount completion fish > ~/.config/fish/completions/unionmount.fish

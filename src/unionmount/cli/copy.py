@@ -44,9 +44,9 @@ def command(
     """Copy an image from SRC to DST.
 
     Both are docker://NAME, docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF], or the
-    name of an image of the store. Between registries and OCI layouts blobs and digests stay as they
-    are; the rest is as pull, load, save and push do it. Printed is the digest in a registry or
-    layout, or the ID in the store.
+    name of an image of the store. Between registries and OCI layouts, blobs and digests stay as
+    they are; everything else works as pull, load, save and push do. The command prints the digest
+    in a registry or layout, or the ID in the store.
     """
     from unionmount.cli.opening import progress_line
     from unionmount.cli.push import compression_named, tell_of_changes

@@ -33,7 +33,7 @@ _IMAGE_HEADER = ("IMAGE", "IMAGE ID", "SIZE", "SHARED", "UNIQUE", "CONTAINERS")
 @root_option
 @click.pass_obj
 def command(settings: Settings, verbose: bool, form: str) -> None:
-    """Show what the store takes on the disk, and what sharing layers saves.
+    """Show the disk usage of the store, and the space that shared layers save.
 
     RECLAIMABLE is what "prune" would free, of images "prune -a", of containers "rm". Fields of a
     template: .Type .TotalCount .Active .Size .Reclaimable

@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Search the files of an image, as find(1) does, without a mount.
 
-    IMAGE is anything that "mount" takes; of a CONTAINER, the files with its changes. PATH begins
+    IMAGE is anything that "mount" takes; a CONTAINER is shown with its changes. PATH begins
     with '/', and is '/' by default. Paths are printed as they are in the image.
     """
     if words == ("-h",):

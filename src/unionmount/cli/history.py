@@ -73,7 +73,7 @@ def command(
     form: str,
     platform: str | None,
 ) -> None:
-    """Show how IMAGE was made: a row for each step, the newest first.
+    """Show the steps that made IMAGE, the newest first.
 
     IMAGE is an image of the store, or any other SOURCE. A row has the ID of the image that it is;
     what is no image of its own is <missing>. SIZE is that of the files in the layer that the step

@@ -75,7 +75,13 @@ class Line:
 
 
 @click.command("images")
-@click.option("-a", "--all", "_every", is_flag=True, help="No difference here: all are listed.")
+@click.option(
+    "-a",
+    "--all",
+    "_every",
+    is_flag=True,
+    help="Accepted for docker's command line; all images are always listed.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
 @click.option("--no-trunc", "full", is_flag=True, help="Print IDs in full.")
 @click.option("--digests", is_flag=True, help="Show the digests that registries know them by.")

@@ -55,7 +55,7 @@ def command(
     kind: str | None,
     platform: str | None,
 ) -> int:
-    """Tell all that is known of images, and of containers and mounts, as JSON or by a template.
+    """Show the details of images, containers and mounts as JSON, or by a template.
 
     IMAGE is an image of the store, or any other SOURCE; CONTAINER is the name of a container, or a
     mount by its mount point or ID. The keys are those of docker; "Layers" tells where each layer

@@ -42,13 +42,13 @@ def command(
 ) -> None:
     """Show the layers of the image SOURCE, or what layer NUMBER changes.
 
-    Layers are numbered from 0, the lowest. SIZE is that of the layer's tar. WASTED are the bytes of
-    files in it that the image does not show, since layers above replace or delete them. The
-    efficiency of the image is, as "dive" has it, the sum over all paths of the smallest file that a
-    layer has at the path, divided by the sum of all that layers have there; a layer that deletes a
-    path has 0 bytes there, and hard links count once.
+    Layers are numbered from 0, the lowest. SIZE is the size of the layer's tar. WASTED are the
+    bytes of its files that the image does not show, because layers above replace or delete them.
+    The efficiency of an image is computed as "dive" does: the sum over all paths of the smallest
+    file that a layer has there, divided by the sum of all files that layers have there. A layer
+    that deletes a path has 0 bytes there, and hard links count once.
 
-    With NUMBER one line for each path: A added, C changed, D deleted.
+    With NUMBER, one line is printed for each path: A added, C changed, D deleted.
     """
     from unionmount.cli.names import write_objects
     from unionmount.cli.opening import open_below

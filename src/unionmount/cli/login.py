@@ -25,9 +25,11 @@ _MAX_PASSWORD = 16 * 1024
 
 
 @click.command("login")
-@click.option("-u", "--username", metavar="USER", help="Who to be; asked for by default.")
+@click.option("-u", "--username", metavar="USER", help="The user name; asked for if it is missing.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-@click.option("--get-login", is_flag=True, help="Print who is logged in, and do nothing else.")
+@click.option(
+    "--get-login", is_flag=True, help="Print the user that is logged in, and do nothing else."
+)
 @registry_options
 @click.argument("place", metavar="REGISTRY[/PATH]")
 @click.pass_obj

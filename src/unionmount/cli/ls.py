@@ -73,7 +73,7 @@ def command(
 ) -> None:
     """List files of an image, as ls(1) does, without a mount.
 
-    IMAGE is anything that "mount" takes; of a CONTAINER, the files with its changes. PATH begins
+    IMAGE is anything that "mount" takes; a CONTAINER is shown with its changes. PATH begins
     with '/', and is '/' by default. Names are sorted bytewise. Owners and groups have the names
     that the image itself gives them in /etc/passwd and /etc/group; times are printed as by
     "ls --time-style=long-iso".

@@ -111,7 +111,11 @@ def _paragraphs(text: str) -> Iterator[str]:
     for number, paragraph in enumerate(re.split(r"\n\s*\n", text.strip())):
         if number:
             yield ".PP"
-        yield _text(" ".join(paragraph.replace("\b", "").split()))
+        _, kept, lines = paragraph.rpartition("\b\n")
+        if kept:  # lines that are not to be filled
+            yield from (".nf", *map(_escaped, textwrap.dedent(lines).splitlines()), ".fi")
+        else:
+            yield _text(" ".join(paragraph.split()))
 
 
 def _description(command: click.Command) -> Iterator[str]:

@@ -19,32 +19,36 @@ if TYPE_CHECKING:
     from unionmount.download import Policy
 
 _OPTIONS_HELP = (
-    "Mount options, comma-separated: ro, dev, suid, exec, atime and allow_other, or with 'no' in "
-    "front (nosuid,nodev is the default), default_permissions (check modes also where only who "
-    "mounts gets in), xattrs=layers (list which layer a file is from), and threads=N (of the fast "
-    "path)."
+    "Mount options, separated by commas: ro, dev, suid, exec, atime and allow_other, each also "
+    "with 'no' in front (the default is nosuid,nodev); default_permissions (check modes even where "
+    "only the mounting user gets in); xattrs=layers (list the layer of a file among its extended "
+    "attributes); threads=N (of the fast path)."
 )
 
 
 @click.command("mount")
 @click.option(
-    "--name", metavar="NAME", help="Make a container of this name; default: a name of two words."
+    "--name",
+    metavar="NAME",
+    help="Keep the changes in a new container NAME; default: a random name.",
 )
-@click.option("--upper", metavar="DIR", help="Keep the changes in DIR, made if need be.")
+@click.option(
+    "--upper", metavar="DIR", help="Keep the changes in DIR, which is created if it is missing."
+)
 @click.option("--work", metavar="DIR", help="The work directory of --upper; default: DIR.work.")
 @click.option(
     "--upper-open",
     is_flag=True,
-    help="Accept a DIR that other users can reach: they see there what was changed.",
+    help="Accept a DIR that other users can reach, although they can read the changes there.",
 )
-@click.option("--ephemeral", is_flag=True, help="Throw the changes away at the unmount.")
+@click.option("--ephemeral", is_flag=True, help="Discard the changes at the unmount.")
 @click.option("--ro", is_flag=True, help="Mount read-only.")
 @click.option(
     "--pull",
     type=click.Choice(["always", "missing", "never"]),
     default="missing",
     show_default=True,
-    help="Whether to fetch an image that is given by a name from its registry.",
+    help="When to fetch an image that is given by its name from its registry.",
 )
 @click.option(
     "--layer",
@@ -55,12 +59,18 @@ _OPTIONS_HELP = (
 @click.option(
     "--layers", is_flag=True, help="Show each layer by itself, read-only, as MOUNTPOINT/0, 1, …"
 )
-@click.option("--volatile", is_flag=True, help="Sync nothing: a crash of the system may lose all.")
+@click.option(
+    "--volatile",
+    is_flag=True,
+    help="Sync nothing to the disk; a crash of the machine may lose all changes.",
+)
 @platform_option
 @click.option("-o", "options", metavar="OPT,…", multiple=True, help=_OPTIONS_HELP)
-@click.option("-f", "--foreground", is_flag=True, help="Serve here; Ctrl-C unmounts.")
-@click.option("--no-fastpath", is_flag=True, help="Answer the kernel in Python alone; slow.")
-@click.option("--verify", is_flag=True, help="Check the digests of all layers first.")
+@click.option("-f", "--foreground", is_flag=True, help="Serve in the foreground; Ctrl-C unmounts.")
+@click.option(
+    "--no-fastpath", is_flag=True, help="Let Python alone answer the kernel, which is slow."
+)
+@click.option("--verify", is_flag=True, help="Verify the digests of all layers first.")
 @registry_options
 @root_option
 @click.argument("source", metavar="IMAGE|CONTAINER")
@@ -89,29 +99,30 @@ def command(
 ) -> None:
     """Mount an image, or a container again, at MOUNTPOINT, and print the mount point.
 
-    A background process serves the mount until it is unmounted. Without MOUNTPOINT a directory
-    below the runtime directory is made.
+    A background process serves the mount until it is unmounted. Without MOUNTPOINT, a directory
+    below the runtime directory is created.
 
-    Changes are kept in a container: a directory of the store, which stays when it is unmounted, is
-    mounted again by its name, listed by "ps -a" and removed by "rm". The layers of its image are
-    kept in the store, too; with --ro, --upper and --ephemeral, uncompressed ones are used where
+    Changes are kept in a container: a directory of the store that stays after the unmount. It is
+    mounted again by its name, listed by "ps -a" and removed by "rm". The store also keeps the
+    layers of its image. With --ro, --upper and --ephemeral, uncompressed layers are used where
     they are.
 
-    What root changes gets onto the disk as it is, set-user-ID programs and devices too, where
-    nobody else can reach it: DIR is made so, and one that others can reach is refused. With
-    --upper-open it is accepted; as long as the mount is nosuid or nodev, owners, modes,
-    capabilities and devices are then kept in extended attributes and have no power on disk.
+    Changes by root are stored as they are, including set-user-ID programs and devices, so other
+    users must not reach them: DIR is created with mode 0700, and an existing DIR that others can
+    reach is refused. --upper-open accepts it. Unless the mount is both suid and dev, owners, modes,
+    capabilities and devices are then kept in extended attributes and have no effect on the disk.
 
-    CONTAINER is one word, without '/' and ':'. One that is also the name of an image or file is
-    refused: container:NAME means the container, NAME:TAG the image, ./NAME the file.
+    CONTAINER is one word, without '/' and ':'. A word that is also the name of an image or file is
+    refused as ambiguous: use container:NAME for the container, NAME:TAG for the image, ./NAME for
+    the file.
 
-    --layer counts layers as "unionmount layers" does, and of a CONTAINER shows its image. With
-    --layers, MOUNTPOINT/N holds what layer N has and nothing else, with marks as overlayfs has
-    them: a deleted name is a character device 0:0, a directory that hides what is below it has the
-    extended attribute user.overlay.opaque. Both are read-only: to go on from an earlier layer,
-    "unionmount overlay" takes directories.
+    --layer counts layers as "unionmount layers" does; of a CONTAINER it shows the image. With
+    --layers, MOUNTPOINT/N holds the files of layer N alone, with the marks of overlayfs: a deleted
+    name is a character device 0:0, and a directory that hides the directory below it has the
+    extended attribute user.overlay.opaque. Both are read-only. To continue from an earlier layer,
+    mount such directories with "unionmount overlay".
 
-    SIGTERM, SIGINT and SIGHUP unmount; files that are open then stay usable. A second one ends the
+    SIGTERM, SIGINT and SIGHUP unmount; files that are open stay usable. A second signal ends the
     process at once.
     """
     from unionmount.cli.prepare import Wanted, prepared

@@ -39,14 +39,14 @@ def root_option(function: F) -> F:
         multiple=True,
         expose_value=False,
         callback=_add_store,
-        help="A store to read, too, where ours lacks something; repeatable.",
+        help="Read this store, too, for what the own store lacks; repeatable.",
     )
     option = click.option(
         "--root",
         metavar="DIR",
         expose_value=False,
         callback=_set_root,
-        help="The store; default $UNIONMOUNT_ROOT or the user's own.",
+        help="Use this store; default: $UNIONMOUNT_ROOT or the user's own.",
     )
     return option(additional(function))
 
@@ -56,7 +56,7 @@ def platform_option(function: F) -> F:
     option = click.option(
         "--platform",
         metavar="OS/ARCH[/VARIANT]",
-        help="Take the image for this platform; default this machine's.",
+        help="Use the image for this platform; default: this machine's.",
     )
     return option(function)
 
@@ -68,7 +68,7 @@ def format_option(function: F) -> F:
         "form",
         type=click.Choice(["table", "json"]),
         default="table",
-        help="How to print.",
+        help="The output format.",
     )
     return option(function)
 
@@ -104,21 +104,25 @@ def registry_options(function: F) -> F:
 
     options = (
         click.option(
-            "--creds", metavar="USER[:PASSWORD]", help="Who to be; the password may be asked for."
+            "--creds",
+            metavar="USER[:PASSWORD]",
+            help="Log in with this name; a missing password is asked for.",
         ),
         click.option(
             "--authfile",
             metavar="FILE",
-            help="The only file with logins; default $REGISTRY_AUTH_FILE or the usual ones.",
+            help="Read logins from FILE only; default: $REGISTRY_AUTH_FILE or the usual files.",
         ),
         click.option(
             "--tls-verify",
             type=click.BOOL,
             metavar="BOOL",
-            help="Whether TLS and a known certificate are a must; default as configured.",
+            help="Require TLS with a known certificate; default: as configured.",
         ),
         click.option(
-            "--cert-dir", metavar="DIR", help="Certificates (*.crt, *.cert, *.key) for TLS."
+            "--cert-dir",
+            metavar="DIR",
+            help="Read TLS certificates (*.crt, *.cert, *.key) from DIR.",
         ),
     )
     made: Any = combined
@@ -212,7 +216,7 @@ def layer_option(function: F) -> F:
         "--layer",
         metavar="N",
         type=click.IntRange(min=0),
-        help="Take the image as of layer N; 0 is the lowest.",
+        help="Use the image as it was after layer N; 0 is the lowest.",
     )
     return option(function)
 
@@ -239,6 +243,6 @@ def stream_format_option(function: F) -> F:
         "form",
         type=click.Choice(["table", "json", "jsonl"]),
         default="table",
-        help="How to print.",
+        help="The output format.",
     )
     return option(function)

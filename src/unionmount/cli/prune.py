@@ -29,11 +29,11 @@ _KINDS = {  # how each is told of; what is told of with the image is not
 
 @click.command("prune")
 @click.option("-a", "--all", "every", is_flag=True, help="Remove images with a name, too.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
 @root_option
 @click.pass_obj
 def command(settings: Settings, every: bool, dry_run: bool) -> None:
-    """Remove what nobody needs from the store.
+    """Remove unused data from the store.
 
     That is: images without a name (with --all every image) that no container and no mount uses;
     layers, documents and blobs of no image; in-place indexes of files that are gone or changed;

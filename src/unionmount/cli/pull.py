@@ -49,8 +49,8 @@ def command(
 ) -> None:
     """Fetch an image from its registry into the store, and print its ID.
 
-    A layer that is there is not fetched. A NAME without a registry is looked for where
-    registries.conf says, which is docker.io if it says nothing; without a TAG it is "latest".
+    Layers that the store has are not fetched. The registries of a NAME without a registry are those
+    of registries.conf, by default docker.io. The default TAG is "latest".
     """
     from unionmount.cli.opening import progress_line, tell_of_foreign
     from unionmount.cli.transfers import hint_at_tag, keeps_blobs, pull_image, without_transport

@@ -44,10 +44,10 @@ def command(
 ) -> None:
     """Send an image of the store to a registry as NAME, and print the digest that it has there.
 
-    Without NAME it goes where its name says. What came from a registry keeps its digest: blobs that
-    are not kept here are taken from where they are, in the same registry or in the one that the
-    image came from. Where one can't be had, its layer is compressed anew; the digest is another one
-    then, and standard error says so.
+    Without NAME, the image is pushed under its own name. An image that came from a registry keeps
+    its digest: blobs that the store does not keep are taken from the same registry, or from the
+    one that the image came from. A layer whose blob is nowhere to be found is compressed again,
+    which changes the digest; a line on standard error says so.
     """
     from unionmount.cli.opening import progress_line
     from unionmount.cli.transfers import (

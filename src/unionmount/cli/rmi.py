@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("images", metavar="IMAGE…", nargs=-1, required=True)
 @click.pass_obj
 def command(settings: Settings, images: tuple[str, ...], force: bool) -> int:
-    """Remove images, and the layers that nobody needs then.
+    """Remove images, and layers that are then unused.
 
     Of an image with several names only the one given is taken away. An ID stands for all names, and
     needs -f where there are several. An image that a container or a mount uses stays; with -f its

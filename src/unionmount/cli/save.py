@@ -45,9 +45,9 @@ def command(
 ) -> None:
     """Write images of the store to a file that docker, podman, skopeo, umoci and buildah read.
 
-    Layers are written bit for bit, and the ID of an image stays what it is. FILE appears when it is
-    complete, in place of a file of that name; a directory (oci) must be new or empty. An IMAGE that
-    is given by its ID is saved without a name.
+    Layers are written bit for bit, and the ID of an image does not change. FILE appears when it is
+    complete, and replaces a file of that name. A directory (format oci) must be new or empty. An
+    IMAGE that is given by its ID is saved without a name.
     """
     from unionmount.cli.output import ProgressLine
     from unionmount.compression import Compression

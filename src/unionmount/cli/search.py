@@ -31,7 +31,7 @@ _DESCRIPTION = 45  # characters, as docker cuts it
     "form",
     type=click.Choice(["table", "json", "jsonl"]),
     default="table",
-    help="How to print.",
+    help="The output format.",
 )
 @registry_options
 @click.argument("term", metavar="[REGISTRY/]TERM")

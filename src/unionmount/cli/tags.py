@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "form",
     type=click.Choice(["table", "json", "jsonl"]),
     default="table",
-    help="How to print.",
+    help="The output format.",
 )
 @registry_options
 @click.argument("name", metavar="NAME")

@@ -23,13 +23,13 @@ _PATIENCE = 10.0  # seconds that a daemon has to end after its file system is un
 @click.command("umount")
 @click.argument("targets", metavar="MOUNTPOINT|ID|CONTAINER…", nargs=-1)
 @click.option("-a", "--all", "every", is_flag=True, help="Unmount everything that 'ps' lists.")
-@click.option("-l", "--lazy", is_flag=True, help="Detach now, and let those finish who use it.")
+@click.option("-l", "--lazy", is_flag=True, help="Detach now, and let programs that use it finish.")
 @root_option
 @click.pass_obj
 def command(settings: Settings, targets: tuple[str, ...], every: bool, lazy: bool) -> int:
-    """Unmount images, by mount point, ID or container; dead mounts are cleaned up, too.
+    """Unmount images, by mount point, ID or container; dead mounts are cleaned up as well.
 
-    A container keeps what was changed in it. CONTAINER is its name, or container:NAME where a
+    A container keeps its changes. CONTAINER is its name, or container:NAME where a
     directory is called so, too.
 
     Returns when the serving process has ended, with --lazy when the mount is detached.

@@ -36,9 +36,9 @@ def command(
 ) -> None:
     """Show what each layer of IMAGE did to PATH, the newest first, and which one is visible.
 
-    A layer added the path, changed or deleted it, mentioned it (a directory on the way to what it
-    has in it), or hid it, by what it did to a directory above. Symlinks on the way to the last name
-    are followed. Of a CONTAINER, the layers of its image.
+    A layer added the path, changed it, deleted it, mentioned it (as a directory on the way to its
+    other entries), or hid it by a change to a directory above. Symlinks are followed, except for
+    the last name. Of a CONTAINER, the layers of its image are shown.
     """
     from unionmount.cli.names import write_objects
     from unionmount.cli.opening import naming, open_below
