@@ -20,11 +20,17 @@ _BECOME = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"
 _READ_ALL = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 
 
-def become_nobody() -> tuple[str, ...]:
-    """The command that runs another one, written in Python, as an ordinary user."""
+def become_nobody(*, in_shell: bool = False) -> tuple[str, ...]:
+    """The command that runs another one, written in Python, as an ordinary user.
+
+    With ``in_shell`` a shell is run that starts such commands: it has lost the rights with which
+    setpriv still finds its own program.
+    """
     if os.geteuid():
         return ()
-    reaches = subprocess.run([*_BECOME, sys.executable, "-c", ""], check=False, stderr=-3)
+    direct = (sys.executable, "-c", "")
+    probe = ("sh", "-c", '"$0" -c ""', sys.executable) if in_shell else direct
+    reaches = subprocess.run([*_BECOME, *probe], check=False, stderr=-3)
     return _BECOME if reaches.returncode == 0 else (*_BECOME, *_READ_ALL)
 
 

@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.needs("fuse", "overlayfs"), pytest.mark.timeout(900)]
 RUNS = int(os.environ.get("UNIONMOUNT_DIFFERENTIAL_RUNS", "8" if in_ci() else "4"))
 
 # What we write is read with redirects and with data that stayed in the lower.
-_ADVISED = "redirect_dir=on,metacopy=on"  # by README
+_ADVISED = "redirect_dir=on,metacopy=on"  # by the page of limits
 _READING = f"index=off,{_ADVISED},xino=auto"
 # What is written for us to read: as a distribution's kernel does by itself, and with all there is.
 _WRITING = {
@@ -246,4 +246,4 @@ def test_large_files_go_back_and_forth(seed: int, require: Callable[..., None]) 
 
 
 def test_readme_advises_what_is_tested(project: Path) -> None:
-    assert f"`{_ADVISED}`" in (project / "README.md").read_text(encoding="utf-8")
+    assert f"`{_ADVISED}`" in (project / "docs/reference/limits.md").read_text(encoding="utf-8")
