@@ -2,6 +2,7 @@
 # make setup            leave .venv/bin/unionmount
 # make test             set up and run every check and test that this machine can run
 # make lint             the checks alone
+# make docs             write the command reference, build the site in build/site
 # make fuzz             run the fuzzers, FUZZ_SECONDS each
 # make fuzz-mount       change the directories below live mounts for FUZZ_SECONDS, with ASAN; FUZZ_SEED
 # make soak             compare random operations with overlayfs for SOAK_MINUTES; SOAK_ARGS
@@ -18,8 +19,8 @@ IMAGE ?=
 C_FILES = $(wildcard csrc/*.c csrc/*.h tests/c/*.c tests/c/*.h tests/faults/*.c)
 C_FLAGS := -std=c17 -O2 -D_GNU_SOURCE -Wall -Wextra -Werror -fvisibility=hidden -pthread
 
-.PHONY: setup setup-test core demo test lint lint-style lint-format lint-types lint-c \
-	lint-c-format fuzz fuzz-mount soak soak-faults soak-powercut bench wheel clean
+.PHONY: setup setup-test core demo test docs lint lint-style lint-format lint-types lint-c \
+	lint-c-format lint-docs fuzz fuzz-mount soak soak-faults soak-powercut bench wheel clean
 
 setup:
 	@scripts/setup.sh
@@ -37,7 +38,8 @@ test: setup-test
 	@$(VENV)/python scripts/run_tests.py
 
 lint: setup-test
-	@$(MAKE) --no-print-directory -k lint-style lint-format lint-types lint-c lint-c-format
+	@$(MAKE) --no-print-directory -k lint-style lint-format lint-types lint-c lint-c-format \
+		lint-docs
 
 lint-style:
 	$(VENV)/ruff check .
@@ -53,6 +55,14 @@ lint-c:
 
 lint-c-format:
 	$(VENV)/clang-format --dry-run -Werror $(C_FILES)
+
+lint-docs:
+	$(VENV)/python -m sphinx -q -E -a -W --keep-going -b html -c docs . build/site
+
+docs: setup-test
+	$(VENV)/python scripts/write_reference.py
+	@$(MAKE) --no-print-directory lint-docs
+	@echo build/site/index.html
 
 fuzz:
 	$(MAKE) -C tests/c fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)

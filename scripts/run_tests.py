@@ -96,7 +96,7 @@ def stage(name: str, command: list[str]) -> Result:
 def stages() -> list[tuple[str, list[str]]]:
     """Names and commands, cheap ones first."""
     make = ["make", "--no-print-directory"]
-    checks = ("lint-style", "lint-format", "lint-types", "lint-c", "lint-c-format")
+    checks = ("lint-style", "lint-format", "lint-types", "lint-c", "lint-c-format", "lint-docs")
     commands = [(name.removeprefix("lint-"), [*make, name]) for name in checks]
     commands.append(("C tests", [*make, "-C", "tests/c", "check"]))
     seconds = os.environ.get("FUZZ_SECONDS")

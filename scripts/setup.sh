@@ -95,7 +95,7 @@ if ! $venv/bin/python -c '' 2>/dev/null; then
 fi
 say "Installing unionmount into $venv"
 case "$extras" in
-test) what='.[test,dev]' ;;
+test) what='.[test,dev,docs]' ;;
 *) what='.' ;;
 esac
 $venv/bin/python -m pip install -q --disable-pip-version-check -e "$what" </dev/null >&2
