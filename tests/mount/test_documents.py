@@ -110,7 +110,7 @@ def test_units_start_commands_that_there_are(page: str) -> None:
         if not program.endswith("/unionmount"):
             assert line.startswith("ExecStartPost=")
             continue
-        context = click.Context(cli, obj=Settings())
+        context = click.Context(cli, obj=Settings(), **cli.context_settings)
         command = cli.get_command(context, name)
         assert command is not None
         command.make_context(name, words, parent=context)

@@ -75,7 +75,7 @@ def command_line(line: str) -> list[str]:
 def test_examples_are_command_lines(name: str, line: str) -> None:
     program, used, *words = command_line(line)
     assert (program, used) == ("unionmount", name)
-    context = click.Context(cli, info_name=program, obj=Settings())
+    context = click.Context(cli, info_name=program, obj=Settings(), **cli.context_settings)
     command = cli.get_command(context, used)
     assert command is not None
     parsed = command.make_context(used, words, parent=context).params
