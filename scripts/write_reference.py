@@ -43,7 +43,9 @@ def reference(group: LazyGroup) -> str:
             assert command is not None
             lines += [f"### {name}", "", group.about(name), ""]
             if command.name == name:
-                lines += _command(click.Context(command, info_name=name, parent=context), command)
+                settings = command.context_settings
+                inner = click.Context(command, info_name=name, parent=context, **settings)
+                lines += _command(inner, command)
     return "\n".join(lines).rstrip("\n") + "\n"
 
 

@@ -92,6 +92,16 @@ def test_a_wrong_example_would_be_noticed() -> None:
         test_examples_are_command_lines("mount", "unionmount mount --nonsense app.tar")
 
 
+def test_the_manual_page_of_find_has_the_options_of_its_help() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "unionmount", "man", "find"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "\n\\fB\\-\\-help\\fR\n" in done.stdout  # -h alone is a word of find's
+
+
 def test_the_manual_page_of_find_has_its_expressions() -> None:
     words = page(cli, "find").split()
     assert {"\\-maxdepth", "\\-mindepth", "\\-newer"} <= set(words)

@@ -52,7 +52,7 @@ def page(group: LazyGroup, name: str | None) -> str:
         command = group.get_command(context, name)
         if command is None:
             raise click.UsageError(f"there is no command '{printable(name)}'")
-        context = click.Context(command, info_name=name, parent=context)
+        context = click.Context(command, info_name=name, parent=context, **command.context_settings)
     assert command is not None
     short = group.about(name) if name is not None else group.help or ""
     lines = [*_head(page_name(name), short), *_usage(context, command)]
