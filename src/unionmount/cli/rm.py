@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("names", metavar="CONTAINER…", nargs=-1, required=True)
 @click.pass_obj
 def command(settings: Settings, names: tuple[str, ...], force: bool) -> int:
-    """Remove containers with all of their changes. A mounted container is refused."""
+    """Remove containers, with all that was changed in them. A mounted one is refused."""
     from unionmount.containers import Containers
 
     known = Containers(settings.store())

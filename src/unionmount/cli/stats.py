@@ -39,7 +39,7 @@ _TOTALS = {
 )
 @click.argument("target", metavar="MOUNTPOINT|ID")
 def command(target: str, watch: bool, form: str) -> None:
-    """Show the requests of the kernel to a mount, by type, with the time that they took.
+    """Show what the kernel asked of a mount: messages by type, and how long they took.
 
     FAST were answered in C, FORWARDED by Python. Percentiles are of all since the mount, from the
     arrival of a message to its answer.
