@@ -2,8 +2,8 @@
 
 ``Indexer`` turns the tar of a layer into an index file, ``Index`` reads it, ``Tree`` stacks layers,
 ``Upper`` puts a writable directory on a tree, ``Router`` answers the kernel from them. Headers with
-the contracts: ``csrc/index_build.h``, ``csrc/index.h``, ``csrc/tree.h``, ``csrc/upper.h``,
-``csrc/router.h``. Calls into C release the GIL. Paths and names inside the file system are
+the contracts, in csrc: ``index/builder.h``, ``index/index.h``, ``tree/tree.h``, ``upper/upper.h``,
+``router/router.h``. Calls into C release the GIL. Paths and names inside the file system are
 ``bytes``.
 """
 
@@ -593,7 +593,7 @@ class Marks(NamedTuple):
 class LayerTrees(_Owner, _Paths):
     """The layers of a tree beside each other, as directories 0 (the lowest), 1, ….
 
-    See ``layer_trees.h``. Marks are shown, not obeyed: a whiteout as a character device 0:0, a
+    See ``tree/unstacked.h``. Marks are shown, not obeyed: a whiteout as a character device 0:0, a
     directory that hides what is below it by the extended attribute ``user.overlay.opaque``. The
     tree is borrowed.
     """
@@ -716,7 +716,7 @@ class Upper(_Owner):
     """A writable directory on a tree.
 
     The tree and both descriptors stay the caller's and must outlive this. ``recover`` is called
-    once, before anything else. Lookups are counted (``csrc/upper.h``): who calls ``lookup``,
+    once, before anything else. Lookups are counted (``upper/upper.h``): who calls ``lookup``,
     ``mknod`` … ``link`` or takes entries of an ``UpperList`` owes ``forget``; ``View`` does this
     for those who only look. Every other method may be called from any thread.
 

@@ -11,7 +11,7 @@
 
 #include "harness.h"
 #include "layers.h"
-#include "upper_private.h"
+#include "upper/state.h"
 
 /* Copy-up from image layers, and what is found by who mounts after a crash. As root the upper keeps
  * owners and devices itself; as an ordinary user the same tests go through override_stat. */

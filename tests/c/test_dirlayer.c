@@ -11,10 +11,10 @@
 #include <sys/wait.h>
 #include <sys/xattr.h>
 
-#include "dirlayer.h"
 #include "exercise.h"
 #include "harness.h"
-#include "open_beneath.h"
+#include "layer/live.h"
+#include "system/open_beneath.h"
 
 /* ---- making directories -------------------------------------------------------------------------- */
 

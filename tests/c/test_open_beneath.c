@@ -6,9 +6,9 @@
 #include <sys/xattr.h>
 
 #include "harness.h"
-#include "open_beneath.h"
-#include "upper_private.h"
-#include "whiteout.h"
+#include "marks/whiteout.h"
+#include "system/open_beneath.h"
+#include "upper/state.h"
 
 /* A directory that somebody else changes: what they put into the place of a file or directory leads
  * nowhere. `in` is what the core works in, `out` what nobody may reach from there. */

@@ -3,8 +3,8 @@
 #include <sys/xattr.h>
 
 #include "harness.h"
+#include "upper/state.h"
 #include "upper_machine.h"
-#include "upper_private.h"
 
 /* Single cases that the random machine does not come to: uppers that others wrote or left in the
  * middle of something, steps that fail, names and paths of any length. */

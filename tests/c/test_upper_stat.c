@@ -9,9 +9,9 @@
 
 #include "harness.h"
 #include "layers.h"
-#include "override_stat.h"
-#include "posix_acl.h"
-#include "upper_private.h"
+#include "marks/override_stat.h"
+#include "system/posix_acl.h"
+#include "upper/state.h"
 
 /* What the kernel does to files of its own is the reference for both kinds of upper: root's, and that
  * of an ordinary user, who must see the same through override_stat. */
