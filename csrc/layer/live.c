@@ -50,9 +50,7 @@ void um_dirlayer_close(struct um_dirlayer *layer)
 
 /* ---- what is known of a directory --------------------------------------------------------------------------- */
 
-/* 1 where the directory `number` has an entry of this name, 0 where it has none, or where we may not
- * know, as in a mount point: then nobody sees what the mark would be about either. */
-static int has_entry(struct um_dirlayer *layer, uint32_t number, const char *name)
+static int look_for(struct um_dirlayer *layer, uint32_t number, const char *name)
 {
     struct um_dir_reach reach;
     struct statx status;
@@ -61,6 +59,14 @@ static int has_entry(struct um_dirlayer *layer, uint32_t number, const char *nam
         return error;
     error = um_dir_statx(&reach, &status);
     um_dir_leave(layer, &reach);
+    return error;
+}
+
+/* 1 where the directory `number` has an entry of this name, 0 where it has none, or where we may not
+ * know, as in a mount point: then nobody sees what the mark would be about either. */
+static int has_entry(struct um_dirlayer *layer, uint32_t number, const char *name)
+{
+    int error = look_for(layer, number, name);
     if (error == -ENOENT || error == -ENAMETOOLONG || error == -EACCES || error == -EXDEV)
         return 0;
     return error ? error : 1;

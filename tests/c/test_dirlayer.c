@@ -841,6 +841,7 @@ static void in_child(void (*check)(void))
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
+        um_test_failed_checks = 0;
         check();
         fflush(NULL);
         _exit(um_test_failed_checks != 0);
