@@ -1,20 +1,25 @@
 /*
  * fastpath/exchange.h - what the files of the fast path share.
  *
- *   fastpath/fastpath.c        taking a request apart, and who answers it
- *   fastpath/init.c   what is negotiated with the kernel, and why
- *   fastpath/read.c   lookup, attributes, symlinks, data, statfs, forget
- *   fastpath/list.c   directories
- *   fastpath/xattr.c  extended attributes
- *   fastpath/write.c  data and attributes of files in the upper; copy-up
- *   fastpath/names.c  names in the upper
- *   fastpath/ioctl.c  flags of files (lsattr)
- *   fastpath/statx.c  birth times
+ * Each file uses those below it:
+ *
+ *   dispatch.c  the table of handlers; opening and closing
+ *   init.c      what is negotiated with the kernel, and why
+ *   names.c     names in the upper
+ *   xattr.c     extended attributes
+ *   write.c     data and attributes of files in the upper; copy-up
+ *   ioctl.c     flags of files (lsattr)
+ *   statx.c     birth times
+ *   read.c      lookup, attributes, symlinks, data, statfs, forget
+ *   node.c      nodes of the tree or the upper; forgetting them
+ *   list.c      directories
+ *   reply.c     names in requests, attributes and entries in replies
+ *   open_files.c  files of the upper that are kept open
  *
  * Ownership, threads: see fastpath/fastpath.h.
  */
-#ifndef UM_FASTPATH_PRIVATE_H
-#define UM_FASTPATH_PRIVATE_H
+#ifndef UM_FASTPATH_EXCHANGE_H
+#define UM_FASTPATH_EXCHANGE_H
 
 #include <linux/fuse.h>
 #include <pthread.h>

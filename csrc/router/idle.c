@@ -15,21 +15,6 @@
 
 /* ---- who is active ----------------------------------------------------------------------------------- */
 
-/* It is active from now on. */
-void um_worker_call(struct um_router *router)
-{
-    pthread_mutex_lock(&router->lock);
-    bool woken = router->n_parked > router->n_wanted;
-    if (woken) {
-        atomic_fetch_add(&router->active, 1);
-        router->n_wanted++;
-        pthread_cond_signal(&router->parked);
-    }
-    pthread_mutex_unlock(&router->lock);
-    if (!woken)
-        um_router_add_worker(router); /* where it can't be, requests wait */
-}
-
 static uint32_t size_of_read(const struct fuse_in_header *header)
 {
     const struct fuse_read_in *in = (const void *)(header + 1);
@@ -43,46 +28,21 @@ static bool is_company_likely(const struct um_worker *worker)
     return atomic_load(&worker->router->crowded) != 0 || size_of_read(worker->request) > SMALL_READ;
 }
 
-/* Who was the last to leave arms the sentry, and who is the first to come back disarms it. The latter
- * is active until then, so the sentry is never off guard while nobody is. */
+/* Who was the last to leave arms the watchdog, and who is the first to come back disarms it. The latter
+ * is active until then, so the watchdog is never off guard while nobody is. */
 void um_worker_lend(struct um_worker *worker)
 {
     struct um_router *router = worker->router;
     if (atomic_fetch_sub(&router->active, 1) != 1)
         return;
-    if (is_company_likely(worker) || !um_sentry_arm(router))
+    if (is_company_likely(worker) || !um_watchdog_arm(router))
         um_worker_call(router);
 }
 
 void um_worker_come_back(struct um_router *router)
 {
     if (atomic_fetch_add(&router->active, 1) == 0)
-        um_sentry_disarm(router);
-}
-
-/* One active worker less, unless it is the last one. */
-static bool leave(struct um_router *router)
-{
-    unsigned active = atomic_load(&router->active);
-    while (active > 1) {
-        if (atomic_compare_exchange_weak(&router->active, &active, active - 1))
-            return true;
-    }
-    return false;
-}
-
-/* Somebody else looks: sleep until there is work for one more. */
-static void park(struct um_router *router)
-{
-    pthread_mutex_lock(&router->lock);
-    if (!atomic_load(&router->stopping) && leave(router)) {
-        router->n_parked++;
-        while (router->n_wanted == 0 && !atomic_load(&router->stopping))
-            pthread_cond_wait(&router->parked, &router->lock);
-        router->n_wanted -= router->n_wanted != 0;
-        router->n_parked--;
-    }
-    pthread_mutex_unlock(&router->lock);
+        um_watchdog_disarm(router);
 }
 
 /* ---- looking ---------------------------------------------------------------------------------------------- */
@@ -156,7 +116,7 @@ ssize_t um_worker_next(struct um_worker *worker)
         return got;
     worker->busy_since = 0;
     if (atomic_exchange(&router->looking, true)) {
-        park(router);
+        um_worker_park(router);
         return 0;
     }
     got = spin_then_sleep(worker);
@@ -211,7 +171,7 @@ static bool is_help_wanted(struct um_worker *worker, uint64_t now)
 void um_worker_begins(struct um_worker *worker, uint64_t now)
 {
     struct um_router *router = worker->router;
-    um_sentry_sees(router);
+    um_watchdog_sees(router);
     if (worker->busy_since == 0)
         worker->busy_since = now;
     if (is_help_wanted(worker, now) && !atomic_load(&router->looking) &&

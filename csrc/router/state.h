@@ -1,20 +1,24 @@
 /*
  * router/state.h - what the files of the router share.
  *
- *   router/router.c          opening, starting, stopping
- *   router/worker.c  workers: they take requests and have them answered
- *   router/idle.c  how they find requests, and what they do when there are none
- *   router/watchdog.c   who sees to it that somebody takes requests
- *   router/forward.c  requests that pyfuse3 answers, and what it says
- *   router/interrupt.c who waits for an answer no more
- *   router/counters.c    counters
+ * Each file uses those below it:
+ *
+ *   open.c       opening, starting, stopping
+ *   worker.c     workers: they take requests and have them answered
+ *   idle.c       how workers find requests, and what they do when there are none
+ *   forward.c    requests that pyfuse3 answers, and what it says
+ *   watchdog.c   a thread that calls a worker where nobody takes requests
+ *   pool.c       the set of workers: adding one, parking, calling one; the end of all
+ *   interrupt.c  requests whose client waits no more
+ *   device.c     /dev/fuse: taking requests, writing replies and notifications
+ *   counters.c   counters and the clock
  *
  * Ownership, threads: see router/router.h. A worker's own fields are used by its thread alone, but for the
  * counters, which are atomic, and `device`, which lives until the router is closed: replies to what
  * was read from it are written there by others, too.
  */
-#ifndef UM_ROUTER_PRIVATE_H
-#define UM_ROUTER_PRIVATE_H
+#ifndef UM_ROUTER_STATE_H
+#define UM_ROUTER_STATE_H
 
 #include <linux/fuse.h>
 #include <pthread.h>
@@ -53,15 +57,15 @@ struct um_router {
     struct um_fastpath *fastpath;
     int device;
     int wake; /* an eventfd, readable when the router stops */
-    int guard; /* an epoll set: `wake`, `poke`, and `device` while the sentry is on guard */
-    int poke; /* an eventfd, written to where the sentry dozes */
+    int guard; /* an epoll set: `wake`, `poke`, and `device` while the watchdog is on guard */
+    int poke; /* an eventfd, written to where the watchdog dozes */
     int slow; /* our end of the socket; -1 after the stop */
     uint32_t threads, spin;
     atomic_bool stopping;
     atomic_uint active; /* workers that are neither parked nor waiting for a disk */
 
     atomic_uint begun; /* requests, modulo 2^32 */
-    atomic_bool dozing; /* the sentry sleeps until the next one */
+    atomic_bool dozing; /* the watchdog sleeps until the next one */
     atomic_bool looking; /* a worker looks for requests: one is enough */
     uint32_t backoff, skip; /* of who looks: how often not to spin, and how often that is left */
 
@@ -71,14 +75,16 @@ struct um_router {
     atomic_uint client; /* the thread whose request was the last */
     atomic_uint crowded; /* how many more requests count as those of several clients */
 
+    void *(*work)(void *worker); /* what the thread of a worker does */
+
     pthread_mutex_t lock;
     pthread_cond_t parked; /* a parked worker is wanted */
     struct um_worker *workers[UM_ROUTER_MAX_THREADS]; /* under lock; they stay */
     uint32_t n_workers, n_parked, n_wanted; /* under lock */
 
     pthread_t replies; /* the thread that reads `slow` */
-    pthread_t sentry;
-    bool replies_run, sentry_runs;
+    pthread_t watchdog;
+    bool replies_run, watchdog_runs;
     void *reply; /* of that thread, UM_FUSE_BUFFER bytes */
     struct um_counters counters; /* of that thread */
 
@@ -88,24 +94,32 @@ struct um_router {
     bool orphaned; /* pyfuse3 answers no more */
 };
 
-/* ---- router/worker.c -------------------------------------------------------------------------- */
-
-/* One more worker. -EAGAIN where there are enough. */
-int um_router_add_worker(struct um_router *router);
-void um_worker_free(struct um_worker *worker);
+/* ---- router/device.c -------------------------------------------------------------------------- */
 
 /* The size of a request; 0: there is none; or an errno that ends the router. */
 ssize_t um_worker_take(struct um_worker *worker);
-
 /* Write a reply or notification: 0, or an errno. */
 int um_router_write(int device, const void *message, size_t size);
 /* Tell the kernel that attributes of a node have changed. */
-void um_router_notify(struct um_router *router, int device, uint64_t node);
+void um_router_notify(int device, uint64_t node);
 
+/* ---- router/pool.c ---------------------------------------------------------------------------- */
+
+/* Start a thread that takes no signals: those are for Python's main thread. 0, or an errno. */
+int um_thread_start(pthread_t *thread, void *(*work)(void *), void *argument);
+/* One more worker, which is active and runs router->work. -EAGAIN where there are enough. */
+int um_router_add_worker(struct um_router *router);
+void um_worker_free(struct um_worker *worker);
+/* Let a parked worker come, or else a new one; it is active from now on. */
+void um_worker_call(struct um_router *router);
+/* Sleep until there is work for one more worker; the last active one does not sleep. */
+void um_worker_park(struct um_router *router);
 /* Let all threads end. */
 void um_router_end(struct um_router *router);
 
-uint64_t um_router_now(void); /* nanoseconds */
+/* ---- router/worker.c -------------------------------------------------------------------------- */
+
+void *um_worker_run(void *worker); /* the thread */
 
 /* ---- router/idle.c -------------------------------------------------------------------------- */
 
@@ -116,19 +130,16 @@ void um_worker_begins(struct um_worker *worker, uint64_t now);
 /* The worker is going to wait for a disk: somebody else has to be there for requests. */
 void um_worker_lend(struct um_worker *worker);
 void um_worker_come_back(struct um_router *router);
-/* Let a parked worker come, or else a new one. */
-void um_worker_call(struct um_router *router);
-
 /* ---- router/watchdog.c --------------------------------------------------------------------------- */
 
-int um_sentry_open(struct um_router *router); /* once `wake` is there */
-void um_sentry_close(struct um_router *router);
-void *um_sentry_watch(void *router); /* the thread */
+int um_watchdog_open(struct um_router *router); /* once `wake` is there */
+void um_watchdog_close(struct um_router *router);
+void *um_watchdog_watch(void *router); /* the thread */
 /* A request begins. */
-void um_sentry_sees(struct um_router *router);
+void um_watchdog_sees(struct um_router *router);
 /* Have a worker called when the next request comes, or if there is one. False: it can't be. */
-bool um_sentry_arm(struct um_router *router);
-void um_sentry_disarm(struct um_router *router);
+bool um_watchdog_arm(struct um_router *router);
+void um_watchdog_disarm(struct um_router *router);
 
 /* ---- router/forward.c -------------------------------------------------------------------------- */
 
@@ -148,6 +159,7 @@ void um_router_interrupt(struct um_router *router, const void *message, size_t s
 
 /* ---- router/counters.c ---------------------------------------------------------------------------- */
 
+uint64_t um_router_now(void); /* nanoseconds */
 void um_count(atomic_ullong *counter, uint64_t more);
 /* A request is counted before its reply is written, so that who has the reply finds it counted; the
  * time that it took is known afterwards. */

@@ -3,7 +3,7 @@
 
 #include "router/state.h"
 
-/* The sentry is a thread that sees to it that somebody takes requests, and takes none itself.
+/* The watchdog is a thread that sees to it that somebody takes requests, and takes none itself.
  *
  * While all workers wait for a disk, and say so (um_worker_lend), it stands on guard: it wakes when a
  * request comes, and calls a worker. So a lone client, who has nothing more to ask while it waits for
@@ -12,7 +12,7 @@
  * events wanted, would wake the thread with every request.
  *
  * What else may wait does not say so: a look-up in a live directory on a server that is gone, say. So
- * while there are requests, the sentry looks round ten times a second; where no request was begun
+ * while there are requests, the watchdog looks round ten times a second; where no request was begun
  * since the last time, and nobody looks for one, it calls a worker. Where somebody looks, it dozes
  * until the next request. */
 
@@ -26,7 +26,7 @@ static bool watch(struct um_router *router, int operation, int fd, uint32_t even
     return epoll_ctl(router->guard, operation, fd, &event) == 0;
 }
 
-bool um_sentry_arm(struct um_router *router)
+bool um_watchdog_arm(struct um_router *router)
 {
     uint32_t events = EPOLLIN | EPOLLONESHOT;
     if (watch(router, EPOLL_CTL_ADD, router->device, events, POST_DEVICE))
@@ -34,12 +34,12 @@ bool um_sentry_arm(struct um_router *router)
     return errno == EEXIST && watch(router, EPOLL_CTL_MOD, router->device, events, POST_DEVICE);
 }
 
-void um_sentry_disarm(struct um_router *router)
+void um_watchdog_disarm(struct um_router *router)
 {
     epoll_ctl(router->guard, EPOLL_CTL_DEL, router->device, NULL); /* it may not be in the set */
 }
 
-void um_sentry_sees(struct um_router *router)
+void um_watchdog_sees(struct um_router *router)
 {
     uint64_t one = 1;
     atomic_fetch_add(&router->begun, 1);
@@ -48,7 +48,7 @@ void um_sentry_sees(struct um_router *router)
         return; /* it is readable already */
 }
 
-int um_sentry_open(struct um_router *router)
+int um_watchdog_open(struct um_router *router)
 {
     router->poke = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     router->guard = router->poke < 0 ? -1 : epoll_create1(EPOLL_CLOEXEC);
@@ -59,7 +59,7 @@ int um_sentry_open(struct um_router *router)
     return set ? 0 : -errno;
 }
 
-void um_sentry_close(struct um_router *router)
+void um_watchdog_close(struct um_router *router)
 {
     if (router->guard >= 0)
         close(router->guard);
@@ -68,7 +68,7 @@ void um_sentry_close(struct um_router *router)
 }
 
 /* Nothing began since the last round: either nobody asks, or nobody listens. A request that begins
- * meanwhile is seen here, or sees that the sentry dozes. */
+ * meanwhile is seen here, or sees that the watchdog dozes. */
 static bool may_doze(struct um_router *router, uint32_t seen)
 {
     if (!atomic_load(&router->looking)) {
@@ -96,7 +96,7 @@ static void heed(struct um_router *router, enum post post)
         return; /* it was read before */
 }
 
-void *um_sentry_watch(void *argument)
+void *um_watchdog_watch(void *argument)
 {
     struct um_router *router = argument;
     uint32_t seen = 0;

@@ -100,7 +100,7 @@ SECOND_HEADERS = {
     "tree/unstacked.h",
 }
 # Folders whose files call each other in circles.
-CIRCLES = {"fastpath", "router", "tree", "upper"}
+CIRCLES = {"tree", "upper"}
 
 
 def module_name(path: Path) -> str:

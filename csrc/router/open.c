@@ -1,7 +1,6 @@
 #include "router/router.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
@@ -29,7 +28,7 @@ static int set_up(struct um_router *router, int *slow)
     router->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (router->wake < 0)
         return -errno;
-    int error = um_sentry_open(router);
+    int error = um_watchdog_open(router);
     if (error != 0)
         return error;
     router->reply = malloc(UM_FUSE_BUFFER);
@@ -47,6 +46,7 @@ int um_router_open(const struct um_router_setup *setup, struct um_router **out, 
     router->device = setup->device;
     router->threads = setup->threads < 1 ? 1 : setup->threads;
     router->spin = setup->spin;
+    router->work = um_worker_run;
     router->wake = router->guard = router->poke = router->slow = -1;
     pthread_mutex_init(&router->lock, NULL);
     pthread_mutex_init(&router->flight_lock, NULL);
@@ -60,39 +60,19 @@ int um_router_open(const struct um_router_setup *setup, struct um_router **out, 
     return 0;
 }
 
-/* Signals are for Python's main thread. */
-static int start_thread(pthread_t *thread, bool *runs, void *(*work)(void *), void *argument)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(thread, NULL, work, argument);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    *runs = error == 0;
-    return -error;
-}
-
 int um_router_start(struct um_router *router)
 {
-    int error = start_thread(&router->replies, &router->replies_run, um_router_replies, router);
-    if (error == 0)
-        error = start_thread(&router->sentry, &router->sentry_runs, um_sentry_watch, router);
+    int error = um_thread_start(&router->replies, um_router_replies, router);
+    router->replies_run = error == 0;
+    if (error == 0) {
+        error = um_thread_start(&router->watchdog, um_watchdog_watch, router);
+        router->watchdog_runs = error == 0;
+    }
     for (uint32_t i = 0; error == 0 && i < router->threads; i++)
         error = um_router_add_worker(router);
     if (error != 0)
         um_router_stop(router);
     return error;
-}
-
-void um_router_end(struct um_router *router)
-{
-    uint64_t one = 1;
-    pthread_mutex_lock(&router->lock);
-    atomic_store(&router->stopping, true);
-    pthread_cond_broadcast(&router->parked);
-    pthread_mutex_unlock(&router->lock);
-    if (write(router->wake, &one, sizeof one) < 0)
-        return; /* it is readable already */
 }
 
 int um_router_ended(const struct um_router *router)
@@ -103,8 +83,8 @@ int um_router_ended(const struct um_router *router)
 void um_router_stop(struct um_router *router)
 {
     um_router_end(router);
-    if (router->sentry_runs)
-        pthread_join(router->sentry, NULL);
+    if (router->watchdog_runs)
+        pthread_join(router->watchdog, NULL);
     /* No worker is added any more. */
     for (uint32_t i = 0; i < router->n_workers; i++)
         pthread_join(router->workers[i]->thread, NULL);
@@ -115,7 +95,7 @@ void um_router_stop(struct um_router *router)
     pthread_mutex_lock(&router->lock);
     router->n_workers = 0;
     pthread_mutex_unlock(&router->lock);
-    router->replies_run = router->sentry_runs = false;
+    router->replies_run = router->watchdog_runs = false;
 }
 
 void um_router_close(struct um_router *router)
@@ -125,7 +105,7 @@ void um_router_close(struct um_router *router)
     if (router->wake >= 0 && router->slow >= 0)
         um_router_stop(router);
     close(router->device);
-    um_sentry_close(router);
+    um_watchdog_close(router);
     if (router->wake >= 0)
         close(router->wake);
     if (router->slow >= 0)
