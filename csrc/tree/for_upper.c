@@ -1,5 +1,3 @@
-#include <sys/stat.h>
-
 #include "tree/state.h"
 
 /* What the upper asks of the tree that it stands on. */

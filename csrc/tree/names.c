@@ -1,5 +1,4 @@
 #include <dirent.h>
-#include <sys/stat.h>
 
 #include "tree/state.h"
 
@@ -76,68 +75,6 @@ int um_layer_path(const struct um_layer *layer, uint32_t directory, uint32_t dir
     return error;
 }
 
-/* ---- what was found out and is kept ----------------------------------------------------------- */
-
-#define HIDDEN UINT64_MAX
-
-static struct um_kept *find_kept(const struct um_tree *tree, uint64_t node)
-{
-    size_t mask = tree->n_kept_slots - 1;
-    for (size_t at = um_hash_node(node) & mask;; at = (at + 1) & mask) {
-        struct um_kept *slot = &tree->kept[at];
-        if (slot->node == 0 || slot->node == node)
-            return slot;
-    }
-}
-
-static int grow_kept(struct um_tree *tree)
-{
-    size_t n_old = tree->n_kept_slots;
-    struct um_kept *old = tree->kept;
-    size_t grown = n_old ? n_old * 2 : 64;
-    struct um_kept *kept = calloc(grown, sizeof *kept);
-    if (kept == NULL)
-        return -ENOMEM;
-    tree->kept = kept;
-    tree->n_kept_slots = grown;
-    for (size_t i = 0; i < n_old; i++) {
-        if (old[i].node != 0)
-            *find_kept(tree, old[i].node) = old[i];
-    }
-    free(old);
-    return 0;
-}
-
-/* What was kept under a number; 0 for nothing. */
-static uint64_t kept_value(struct um_tree *tree, uint64_t node)
-{
-    pthread_rwlock_rdlock(&tree->lock);
-    uint64_t value = tree->kept ? find_kept(tree, node)->value : 0;
-    pthread_rwlock_unlock(&tree->lock);
-    return value;
-}
-
-/* The slot of a number, taken where it is new; NULL without memory. The lock is held for writing. */
-static struct um_kept *need_kept(struct um_tree *tree, uint64_t node)
-{
-    if ((tree->n_kept + 1) * 2 > tree->n_kept_slots && grow_kept(tree) != 0)
-        return NULL;
-    struct um_kept *slot = find_kept(tree, node);
-    tree->n_kept += slot->node == 0;
-    slot->node = node;
-    return slot;
-}
-
-static int keep_value(struct um_tree *tree, uint64_t node, uint64_t value)
-{
-    pthread_rwlock_wrlock(&tree->lock);
-    struct um_kept *slot = need_kept(tree, node);
-    if (slot != NULL)
-        slot->value = value;
-    pthread_rwlock_unlock(&tree->lock);
-    return slot ? 0 : -ENOMEM;
-}
-
 /* ---- what the tree shows ---------------------------------------------------------------------- */
 
 static bool has_part(const struct um_view *view, struct um_part part)
@@ -187,9 +124,9 @@ static int climb_to_known(struct um_tree *tree, struct um_part part, struct chai
                           struct um_directory **shown)
 {
     while (part.inode != 0) {
-        uint64_t known = kept_value(tree, um_tree_node(tree, part));
+        uint64_t known = um_tree_kept(tree, um_tree_node(tree, part));
         if (known != 0) {
-            *shown = known == HIDDEN ? NULL : um_tree_directory(tree, known);
+            *shown = known == UM_HIDDEN ? NULL : um_tree_directory(tree, known);
             return 0;
         }
         struct um_place place;
@@ -219,65 +156,14 @@ static int find_shown(struct um_tree *tree, struct um_part part, bool final,
         if (*shown != NULL)
             error = find_shown_in(tree, *shown, part, shown);
         if (error == 0 && (*shown != NULL || final))
-            error = keep_value(tree, um_tree_node(tree, part), *shown ? (*shown)->node : HIDDEN);
+            error =
+                um_tree_keep(tree, um_tree_node(tree, part), *shown ? (*shown)->node : UM_HIDDEN);
     }
     free(chain.numbers);
     return error;
 }
 
 /* ---- redirects: directories that are shown elsewhere ------------------------------------------- */
-
-/* Whether a part before part `number` was found to be shown by the directory `first`, too. */
-static bool was_shared(struct um_tree *tree, const struct um_view *view, uint32_t number,
-                       uint64_t first)
-{
-    for (uint32_t i = 0; i < number; i++) {
-        if (kept_value(tree, um_tree_node(tree, view->parts[i])) == first)
-            return true;
-    }
-    return false;
-}
-
-static int add_share(struct um_tree *tree, struct um_directory *first,
-                     struct um_directory *directory)
-{
-    struct um_share *share = malloc(sizeof *share);
-    if (share == NULL)
-        return -ENOMEM;
-    pthread_rwlock_wrlock(&tree->lock);
-    *share = (struct um_share){directory, atomic_load(&first->shares)};
-    atomic_store(&first->shares, share);
-    atomic_store(&tree->has_shares, true);
-    pthread_rwlock_unlock(&tree->lock);
-    return 0;
-}
-
-/* Keep that a directory shows a part; of a part that another one shows already, that it shares it. */
-static int keep_shown_part(struct um_tree *tree, struct um_directory *directory, uint32_t number)
-{
-    const struct um_view *view = &directory->view;
-    uint64_t node = um_tree_node(tree, view->parts[number]), first = directory->node;
-    pthread_rwlock_wrlock(&tree->lock);
-    struct um_kept *slot = need_kept(tree, node);
-    if (slot != NULL && slot->value != 0 && slot->value != HIDDEN)
-        first = slot->value;
-    else if (slot != NULL)
-        slot->value = first;
-    pthread_rwlock_unlock(&tree->lock);
-    if (slot == NULL)
-        return -ENOMEM;
-    if (first == directory->node || was_shared(tree, view, number, first))
-        return 0;
-    return add_share(tree, um_tree_directory(tree, first), directory);
-}
-
-int um_tree_keep_shown(struct um_tree *tree, struct um_directory *directory)
-{
-    int error = 0;
-    for (uint32_t i = 0; error == 0 && i < directory->view.n; i++)
-        error = keep_shown_part(tree, directory, i);
-    return error;
-}
 
 /* Enter every directory of a layer that goes on elsewhere below: with its record, all parts of it are
  * known to be shown. Redirects of the layers above are known. */
@@ -467,13 +353,13 @@ int um_tree_count_links(struct um_tree *tree, struct um_part part, const struct 
     if (error != 0 || (inode->nlink <= 1 && outer == NULL && !shared))
         return error;
     uint64_t node = um_tree_node(tree, part);
-    *count = shared ? 0 : (uint32_t)kept_value(tree, node); /* looking up may add names */
+    *count = shared ? 0 : (uint32_t)um_tree_kept(tree, node); /* looking up may add names */
     if (*count != 0)
         return 0;
     error = take_names(tree, part, inode, outer, at, &names);
     /* Somebody may still hold a number that the tree shows under no name. */
     *count = names.n != 0 ? names.n : 1;
-    return error || shared ? error : keep_value(tree, node, *count);
+    return error || shared ? error : um_tree_keep(tree, node, *count);
 }
 
 int um_tree_part_names(struct um_tree *tree, struct um_part part, const struct um_inode *inode,

@@ -1,7 +1,18 @@
 /*
- * tree/state.h - what the files of the tree share: tree/tree.c (nodes and the rule), tree/list.c
- * (listing), tree/cross_links.c (hard links into lower layers), tree/names.c (names and link counts),
- * tree/data.c (the data of files), tree/for_upper.c (what the upper asks), tree/changes.c (what a layer did).
+ * tree/state.h - what the files of the tree share. Each file uses those below it:
+ *
+ *   open.c         stacking layers
+ *   for_upper.c    what the upper asks; changes.c: what a layer did
+ *   lookup.c       the public questions: names, lists, symlinks, xattrs
+ *   attributes.c   attributes of what was found
+ *   data.c         the data of files
+ *   metacopy.c     the file below that has the data of one without
+ *   names.c        the names of a file, link counts
+ *   cross_links.c  hard links into lower layers
+ *   list.c         the merged names of a directory
+ *   resolve.c      the inode of a name or number
+ *   directories.c  records of merged directories; what is kept of nodes
+ *   view.c         the rule: which directories of the layers stand for one
  *
  * A *part* is a directory of one layer; a merged directory is its parts, topmost first. A *view*
  * is a list of parts that stand for one directory. The rule is um_view_find and um_view_enter;
@@ -12,8 +23,8 @@
  * Directory records are never freed before the tree is, and their lazily computed fields are set
  * once, atomically; so a record is used without the lock once it was found.
  */
-#ifndef UM_TREE_PRIVATE_H
-#define UM_TREE_PRIVATE_H
+#ifndef UM_TREE_STATE_H
+#define UM_TREE_STATE_H
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -171,6 +182,22 @@ void um_tree_count_use(struct um_tree *tree);
 
 /* The record of the directory node, NULL where it was never looked up. */
 struct um_directory *um_tree_directory(struct um_tree *tree, uint64_t node);
+
+/* Numbers of directories whose lowest part belongs to another directory, too: above all layers. */
+#define UM_SHARED_NUMBERS (1ull << 40)
+
+/* Room for more directory records; the tree is new, or the lock held for writing. */
+int um_tree_grow_slots(struct um_tree *tree);
+/* The record of `node`, made of the view where there is none yet. */
+int um_tree_keep_directory(struct um_tree *tree, uint64_t node, uint64_t parent,
+                           const struct um_view *view, struct um_directory **out);
+void um_directory_free(struct um_directory *directory);
+
+/* What is kept of a node that is no directory record: of a file its link count, of a directory of a
+ * layer the number of the merged directory that shows it, or UM_HIDDEN; 0: nothing. */
+#define UM_HIDDEN UINT64_MAX
+uint64_t um_tree_kept(struct um_tree *tree, uint64_t node);
+int um_tree_keep(struct um_tree *tree, uint64_t node, uint64_t value);
 
 /* The record of the directory that a hit of type DT_DIR stands for. */
 int um_tree_enter(struct um_tree *tree, const struct um_directory *above, const struct um_hit *hit,

@@ -100,7 +100,7 @@ SECOND_HEADERS = {
     "tree/unstacked.h",
 }
 # Folders whose files call each other in circles.
-CIRCLES = {"tree", "upper"}
+CIRCLES = {"upper"}
 
 
 def module_name(path: Path) -> str:
