@@ -51,6 +51,7 @@ ORDER = (
     "checking",
     "upper",
     "mountinfo",
+    "holders",
     "options",
     "operations",
     "writing",
