@@ -323,6 +323,24 @@ def test_a_record_is_not_removed_while_its_daemon_lives(table: MountTable, tmp_p
         assert [one.record.id for one in table.all()] == [record.id]
 
 
+SIGNALLED = """
+import os, signal
+from unionmount.server import _signals_held
+with _signals_held():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGHUP])  # as serving does
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        os.kill(os.getpid(), number)
+    print("synced", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+print("not reached")
+"""
+
+
+def test_a_signal_after_serving_does_not_interrupt_the_sync() -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, check=False)
+    assert (done.stdout, done.returncode) == (b"synced\n", -signal.SIGTERM)
+
+
 # ---- without fusermount3 -------------------------------------------------------------------------
 
 UNBIND = """

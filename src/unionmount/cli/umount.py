@@ -44,15 +44,35 @@ def command(settings: Settings, targets: tuple[str, ...], every: bool, lazy: boo
         raise click.UsageError("give either mount points (IDs, containers), or --all")
     table = MountTable.of_user()
     names = [one.record.id for one in reversed(table.all())] if every else list(targets)
-    failed = False
     waiting: list[Record] = []
+    try:
+        failed = _unmount_all(settings, table, names, waiting, lazy=lazy)
+        failed |= _wait(table, waiting)
+    except KeyboardInterrupt:
+        _tell_of_interruption(table, waiting)
+        raise
+    return 1 if failed else 0
+
+
+def _unmount_all(
+    settings: Settings,
+    table: MountTable,
+    names: Sequence[str],
+    waiting: list[Record],
+    *,
+    lazy: bool,
+) -> bool:
+    """Unmount what is called so, and put into ``waiting`` what is to end; whether one failed."""
+    failed = False
     for name in _topmost_first(settings, table, names):
+        before = len(waiting)
         try:
-            waiting += _unmount_named(settings, table, name, lazy=lazy)
+            _unmount_named(settings, table, name, waiting, lazy=lazy)
         except UnionmountError as error:
             failed = True
+            del waiting[before:]
             print(f"unionmount: {error}", file=sys.stderr)
-    return 1 if _wait(table, waiting) or failed else 0
+    return failed
 
 
 def _topmost_first(settings: Settings, table: MountTable, names: Sequence[str]) -> Sequence[str]:
@@ -72,21 +92,21 @@ def _topmost_first(settings: Settings, table: MountTable, names: Sequence[str]) 
 
 
 def _unmount_named(
-    settings: Settings, table: MountTable, target: str, *, lazy: bool
-) -> list[Record]:
-    """Unmount what is called so; what is to be waited for."""
+    settings: Settings, table: MountTable, target: str, waiting: list[Record], *, lazy: bool
+) -> None:
     from unionmount.cli.targets import find_mount
 
     try:
         found = find_mount(table, settings.store_root(), target)
     except NotFoundError:
         _unmount_unknown(target, lazy=lazy)
-        return []
+        return
     if not found.alive:
         clean(table, found)
-        return []
+        return
+    if not lazy:
+        waiting.append(found.record)  # before: an interruption may come at any time
     _unmount_live(found, lazy=lazy)
-    return [] if lazy else [found.record]
 
 
 def unmount(table: MountTable, found: Status) -> None:
@@ -166,18 +186,20 @@ def _tell(note: str) -> None:
 def _wait(table: MountTable, records: Sequence[Record]) -> bool:
     """Wait for daemons; whether one of them can't end by itself."""
     failed = False
-    try:
-        running = _still_served(table, records)
-    except KeyboardInterrupt:
-        running = [one for one in records if table.is_served(one)]
-        for record in running:
-            print(f"unionmount: {_still_running(record)[0]}", file=sys.stderr)
-        raise
-    for record in running:
+    for record in _still_served(table, records):
         text, bad = _still_running(record)
         failed |= bad
         print(f"unionmount: {text}", file=sys.stderr)
     return failed
+
+
+def _tell_of_interruption(table: MountTable, records: Sequence[Record]) -> None:
+    from unionmount.mountinfo import mounted_at
+
+    for record in records:
+        top = mounted_at(record.path)
+        if table.is_served(record) and (top is None or top.device != record.device):
+            print(f"unionmount: {_still_running(record)[0]}", file=sys.stderr)
 
 
 def _still_served(table: MountTable, records: Sequence[Record]) -> list[Record]:
