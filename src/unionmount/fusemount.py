@@ -204,8 +204,7 @@ def _mount_by_helper(
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)
         _, message = process.communicate()
     if not fds:
-        what = f"fusermount3: {_helper_message(message)}"
-        raise MountError(f"mounting at {printable(str(mountpoint))}: {what}")
+        raise MountError(f"mounting at {printable(str(mountpoint))}: {_helper_message(message)}")
     os.set_inheritable(fds[0], False)
     return fds[0]
 
