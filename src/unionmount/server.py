@@ -28,6 +28,7 @@ from unionmount.core import LayerTrees, Router, RouterFacts
 from unionmount.errors import MountError, UnionmountError
 from unionmount.fusemount import (
     BusyError,
+    StillMountedError,
     check_mountpoint,
     mount_fuse,
     unmount_fuse,
@@ -149,9 +150,11 @@ class LiveMount:
             if self.ended and not _is_dead(place):
                 continue  # another file system
             try:
-                unmount_fuse(place)
+                note = unmount_fuse(place)
             except BusyError:
-                unmount_fuse(place, lazy=True)
+                note = unmount_fuse(place, lazy=True)
+            if note:
+                log.warning("%s", note)
 
 
 def _is_dead(mountpoint: Path) -> bool:
@@ -268,12 +271,26 @@ def _facts(layers: OpenImage | OpenDirectories) -> ImageFacts:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let signals wait until there is somebody to handle them."""
+    """Let signals wait until there is somebody to handle them, and do nothing after that.
+
+    When serving has ended, changes are being synced: one more signal must not end the process in
+    the middle of that.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    handlers = {one: signal.getsignal(one) for one in _wanted_signals()}
+    for one in handlers:
+        signal.signal(one, lambda *_: None)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for one, handler in handlers.items():
+            signal.signal(one, signal.SIG_DFL if handler is None else handler)
+
+
+def _wanted_signals() -> list[signal.Signals]:
+    """Those that our caller did not let us ignore."""
+    return [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
 
 
 @contextmanager
@@ -300,6 +317,8 @@ def _recorded(layers: OpenImage | OpenDirectories, request: MountRequest) -> Ite
         mode="rw" if request.writable else "ro",
         container="" if plan is None else plan.container,
         upper="" if plan is None else os.fsdecode(plan.upper),
+        image_id=str(layers.image.id) if isinstance(layers, OpenImage) else "",
+        layers=len(layers.layers),
     )
     with table.held(record) as held, _logged(table, record, request):
         if record.automatic:
@@ -363,7 +382,15 @@ def _mounted(
     finally:
         mount.let_go()
         # After the connection is closed: nothing that unmounting asks for can wait for us now.
+        _unmount_at_last(mount)
+
+
+def _unmount_at_last(mount: LiveMount) -> None:
+    try:
         mount.unmount()
+    except MountError as error:
+        log.error("%s", error)  # noqa: TRY400 - nobody waits for an answer any more
+        raise StillMountedError(str(error)) from error
 
 
 @contextmanager
@@ -462,8 +489,7 @@ async def _unmount_on_signal(
     mount: LiveMount, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Unmount at the first signal, and serve who still uses it; end at the second one."""
-    wanted = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
-    with trio.open_signal_receiver(*wanted) as signals:
+    with trio.open_signal_receiver(*_wanted_signals()) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         task_status.started()
         await anext(signals)

@@ -172,6 +172,32 @@ def open_upper_directory(store: Store, source: str, upper: Path) -> OpenTarget:
     return OpenTarget(layers, upper)
 
 
+def open_mounted_image(
+    store: Store, source: str, image_id: str, layers: int, how: Looking
+) -> OpenImage:
+    """Open what a read-only mount shows: an image, perhaps without its upper layers.
+
+    The store has it by its ID though its name may be another image's by now.
+    """
+    in_store = image_id and Location.parse(source).kind == "stored" and source != SCRATCH
+    words = [image_id, source] if in_store else [source]
+    for word in words:
+        try:
+            image = open_image(store, word, progress=how.progress)
+        except NotFoundError:
+            if word is words[-1]:
+                raise
+        else:
+            break
+    _check(image, image_id in ("", str(image.image.id)), source)
+    with ExitStack() as stack:
+        stack.callback(image.close)
+        if how.layer is not None or layers:
+            image.cut(layers - 1 if how.layer is None else how.layer)
+        stack.pop_all()
+    return image
+
+
 def _check(layers: OpenImage, is_meant: bool, source: str) -> None:
     if not is_meant:
         layers.close()

@@ -53,6 +53,7 @@ ORDER = (
     "checking",
     "upper",
     "mountinfo",
+    "holders",
     "options",
     "operations",
     "writing",
