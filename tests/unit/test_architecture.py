@@ -33,6 +33,7 @@ ORDER = (
     "registry",
     "history",
     "core",
+    "namespace",
     "paths",
     "search",
     "compression",
