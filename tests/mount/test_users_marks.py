@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from archives import Layer, docker_archive
 from differential.sides import (
+    OVERLAYFS_ESCAPES,
     KernelOverlay,
     Layout,
     Subject,
@@ -33,7 +34,6 @@ TRUSTED, USER = "trusted.overlay.", "user.overlay."
 FUSE_OVERLAYFS = "user.fuseoverlayfs."
 PLAIN = "index=off,redirect_dir=on,metacopy=off"
 BY_USER = "index=off,userxattr"
-ESCAPES = tuple(int(part) for part in platform.release().split(".")[:2]) >= (6, 7)
 RECORD = "overlay.unionmount.namespace"
 
 
@@ -115,13 +115,16 @@ def use_names(path: Path, prefix: str) -> list[Any]:
     ]
 
 
-@pytest.mark.skipif(not ESCAPES, reason="overlayfs escapes names since Linux 6.7")
+@pytest.mark.skipif(not OVERLAYFS_ESCAPES, reason="overlayfs escapes names since Linux 6.7")
 @pytest.mark.parametrize("prefix", [TRUSTED, USER])
 @pytest.mark.parametrize("option", ["", ",userxattr"])
 def test_names_are_those_of_the_kernel(public_tmp: Path, prefix: str, option: str) -> None:
     lower = make_lower(public_tmp)
     seen: list[Any] = []
-    subjects = (KernelOverlay(BY_USER if option else PLAIN), Unionmount(options=option))
+    subjects: tuple[Subject, ...] = (
+        KernelOverlay(BY_USER if option else PLAIN),
+        Unionmount(options=option),
+    )
     for side, subject in zip(("kernel", "ours"), subjects, strict=True):
         layout = make_layout(public_tmp, side, lower)
         with mounted(subject, layout) as root:
@@ -137,7 +140,7 @@ def test_names_are_those_of_the_kernel(public_tmp: Path, prefix: str, option: st
     assert seen[1][3] == "below"  # nothing became opaque
 
 
-@pytest.mark.skipif(not ESCAPES, reason="overlayfs escapes names since Linux 6.7")
+@pytest.mark.skipif(not OVERLAYFS_ESCAPES, reason="overlayfs escapes names since Linux 6.7")
 def test_lower_directories_show_what_the_kernel_shows(public_tmp: Path) -> None:
     lower = make_lower(public_tmp)
     for name in ("dir", "file"):
@@ -173,7 +176,7 @@ def test_an_overlay_of_what_is_in_the_mount(public_tmp: Path, kernels: int) -> N
                 (top / "moved").mkdir()
                 os.setxattr(top / "opaque", TRUSTED + "opaque", b"y")
                 os.setxattr(top / "moved", TRUSTED + "redirect", b"/target")
-            lowers = (top, lower)
+            lowers: tuple[Path, ...] = (top, lower)
             for number in range(kernels):
                 outer = make_layout(public_tmp, f"outer{number}", *lowers)
                 shown = stack.enter_context(mounted(KernelOverlay(PLAIN), outer))
@@ -217,12 +220,11 @@ def test_what_users_set_never_becomes_a_mark(public_tmp: Path, option: str) -> N
                 os.setxattr(root / "dir", prefix + what, value)
                 os.setxattr(root / "file", prefix + what, value)
             own = prefix == (USER if option else TRUSTED)
-            set_record = outcome(
-                lambda at=prefix: os.setxattr(root, at + "unionmount.namespace", b"")
-            )
+            record = prefix + "unionmount.namespace"
+            set_record = outcome(partial(os.setxattr, root, record, b""))
             assert set_record == (None if own else "EPERM")
         for name in (FUSE_OVERLAYFS + "opaque", "security.fuseoverlayfs.x"):
-            assert outcome(lambda at=name: os.setxattr(root / "dir", at, b"y")) == "EPERM"
+            assert outcome(partial(os.setxattr, root / "dir", name, b"y")) == "EPERM"
         shown = names_of(root / "dir")
         assert len(shown) == 2 * len(marks)
         file_shown = names_of(root / "file")
@@ -375,7 +377,7 @@ def test_layers_beside_each_other_unite_to_the_image(public_tmp: Path, own: Comm
         outer = make_layout(public_tmp, "outer", layers / "1", layers / "0")
         with mounted(KernelOverlay(BY_USER), outer) as root:
             assert sorted(os.listdir(root / "dir")) == ["below", "new"]
-            if ESCAPES:
+            if OVERLAYFS_ESCAPES:
                 assert {name: names_of(root / name) for name in shown} == shown
 
 
