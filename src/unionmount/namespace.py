@@ -15,13 +15,12 @@ from contextlib import suppress
 from typing import Literal
 
 from unionmount import core
-from unionmount.trust import reads_trusted
 
 Namespace = Literal["trusted", "user"]
 
 _RECORD = "overlay.unionmount.namespace"
 _LOWERS = "overlay.unionmount.lowers"
-_MARKS = ("opaque", "redirect", "metacopy")
+_MARKS = ("opaque", "redirect", "metacopy", "origin", "impure", "uuid")
 _UNREACHABLE = (errno.ENOENT, errno.EXDEV, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -48,11 +47,12 @@ def record_namespace(fd: int, namespace: Namespace) -> None:
             os.removexattr(fd, f"trusted.{_RECORD}")
 
 
-def has_marks(fd: int, namespace: Namespace) -> bool:
-    """Whether anything in the directory ``fd`` has a mark of this prefix; looks at all of it."""
-    if namespace == "trusted" and not reads_trusted():
-        return False
-    wanted = {f"{namespace}.overlay.{mark}" for mark in _MARKS}
+def marked_namespace(fd: int) -> Namespace | None:
+    """What the marks say that are in the directory ``fd``; all of it is looked at.
+
+    One below ``trusted.`` decides, since users of such a mount may have set the others as they are.
+    """
+    found: Namespace | None = None
     pending = [b"."]
     while pending:
         path = pending.pop()
@@ -63,25 +63,33 @@ def has_marks(fd: int, namespace: Namespace) -> bool:
                 continue
             raise
         try:
-            if wanted & _names(inner) or _look_in(inner, path, wanted, pending):
-                return True
+            names = _names(inner) | _names_in(inner, path, pending)
         finally:
             os.close(inner)
-    return False
+        if any(f"trusted.overlay.{mark}" in names for mark in _MARKS):
+            return "trusted"
+        if any(f"user.overlay.{mark}" in names for mark in _MARKS):
+            found = "user"
+    return found
 
 
-def _look_in(directory: int, path: bytes, wanted: set[str], pending: list[bytes]) -> bool:
-    """Whether a file in a directory has such a mark; the directories in it are added to pending."""
+def is_marked(fd: int, namespace: Namespace) -> bool:
+    """Whether the directory ``fd`` itself has a mark of this prefix."""
+    names = _names(fd)
+    return any(f"{namespace}.overlay.{mark}" in names for mark in _MARKS)
+
+
+def _names_in(directory: int, path: bytes, pending: list[bytes]) -> set[str]:
+    """The names of the attributes of the files in a directory; its directories become pending."""
+    names: set[str] = set()
     with os.scandir(directory) as entries:
         for entry in entries:
             name = os.fsencode(entry.name)
             if entry.is_dir(follow_symlinks=False):
                 pending.append(path + b"/" + name)
             elif entry.is_file(follow_symlinks=False):
-                at = b"/proc/self/fd/%d/%s" % (directory, name)
-                if wanted & _names(at):
-                    return True
-    return False
+                names |= _names(b"/proc/self/fd/%d/%s" % (directory, name))
+    return names
 
 
 def _names(place: int | bytes) -> set[str]:

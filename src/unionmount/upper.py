@@ -27,7 +27,13 @@ from unionmount import core
 from unionmount.access import is_closed
 from unionmount.closing import Closing
 from unionmount.errors import MountError
-from unionmount.namespace import Namespace, has_marks, record_namespace, recorded_namespace
+from unionmount.namespace import (
+    Namespace,
+    is_marked,
+    marked_namespace,
+    record_namespace,
+    recorded_namespace,
+)
 from unionmount.reference import printable
 from unionmount.trust import has_identity, is_ours, is_own, reads_trusted
 
@@ -375,12 +381,12 @@ def _namespace(plan: UpperPlan, place: _Place, abilities: Abilities, *, fresh: b
     What was hidden by the others would show again, and what users set would become marks.
     """
     wanted: Namespace = "trusted" if abilities.trusted and not plan.user_marks else "user"
-    if fresh:
+    if fresh and not is_marked(place.upper, wanted):
         return wanted
     other: Namespace = "user" if wanted == "trusted" else "trusted"
     recorded = recorded_namespace(place.upper)
-    if recorded is None and has_marks(place.upper, other):
-        recorded = other
+    if recorded is None and reads_trusted():
+        recorded = marked_namespace(place.upper)
     if recorded in (None, wanted):
         return wanted
     if plan.follow_namespace and other == "user":

@@ -302,6 +302,32 @@ def test_so_does_one_of_the_kernel(
         assert os.listdir(root / "opaque") == []
 
 
+def test_users_of_the_kernel_may_have_set_the_other_prefix(
+    public_tmp: Path, cli: CommandLine
+) -> None:
+    layout = make_layout(public_tmp, "ours", make_lower(public_tmp))
+    with mounted(KernelOverlay(PLAIN), layout) as root:
+        hide(root)
+        if OVERLAYFS_ESCAPES:
+            os.setxattr(root / "dir", USER + "opaque", b"y")
+    with mounted(Unionmount(), layout) as root:
+        assert os.listdir(root / "opaque") == []
+        (root / "target/secret").chmod(0o600)
+    assert "mount it without" in refused(cli, layout, ",userxattr")
+
+
+@pytest.mark.parametrize(("first", "then"), [("", ",userxattr"), (",userxattr", "")])
+def test_what_users_set_on_an_empty_upper_hides_nothing(
+    public_tmp: Path, cli: CommandLine, first: str, then: str
+) -> None:
+    layout = make_layout(public_tmp, "ours", make_lower(public_tmp))
+    with mounted(Unionmount(options=first), layout) as root:
+        os.setxattr(root, (TRUSTED if first else USER) + "opaque", b"y")
+    with mounted(Unionmount(options=first), layout) as root:
+        assert "file" in os.listdir(root)
+    assert "userxattr" in refused(cli, layout, then)
+
+
 def test_an_empty_upper_may_change_its_prefix(public_tmp: Path) -> None:
     layout = make_layout(public_tmp, "ours", make_lower(public_tmp))
     for option in ("", ",userxattr", ""):
