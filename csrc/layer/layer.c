@@ -464,18 +464,20 @@ static int next_xattr(const struct um_layer *layer, uint32_t *next, struct um_in
 }
 
 int64_t um_layer_getxattr(const struct um_layer *layer, uint32_t number,
-                          const struct um_inode *inode, struct um_slice name, void *value,
-                          size_t size)
+                          const struct um_inode *inode, unsigned namespaces, struct um_slice name,
+                          void *value, size_t size)
 {
+    char stored[UM_OVERLAY_ROOM];
     struct um_index_xattr xattr;
     uint32_t next = inode->xattr;
     int more;
     if (layer->live != NULL)
         return um_dirlayer_getxattr(layer->live, number, name, value, size);
-    if (um_whiteout_is_private(name))
-        return -ENODATA;
+    int error = um_overlay_store(namespaces, (const char *)name.data, name.size, stored);
+    if (error != 0)
+        return error == -EPERM ? -ENODATA : error;
     while ((more = next_xattr(layer, &next, &xattr)) > 0) {
-        if (!um_slice_equal(xattr.name, name))
+        if (!um_slice_equal(xattr.name, um_slice_of(stored, strlen(stored))))
             continue;
         if (size != 0 && xattr.value.size > size)
             return -ERANGE;
@@ -487,7 +489,8 @@ int64_t um_layer_getxattr(const struct um_layer *layer, uint32_t number,
 }
 
 int64_t um_layer_listxattr(const struct um_layer *layer, uint32_t number,
-                           const struct um_inode *inode, char *names, size_t size)
+                           const struct um_inode *inode, unsigned namespaces, char *names,
+                           size_t size)
 {
     struct um_index_xattr xattr;
     uint32_t next = inode->xattr;
@@ -496,16 +499,20 @@ int64_t um_layer_listxattr(const struct um_layer *layer, uint32_t number,
     if (layer->live != NULL)
         return um_dirlayer_listxattr(layer->live, number, names, size);
     while ((more = next_xattr(layer, &next, &xattr)) > 0) {
-        size_t need = xattr.name.size + 1;
-        if (um_whiteout_is_private(xattr.name))
+        char shown[UM_OVERLAY_ROOM];
+        /* What is longer has no name that could be asked for. */
+        if (xattr.name.size >= sizeof shown)
             continue;
-        if (size != 0 && need > size - used)
+        size_t length = um_overlay_show(namespaces, xattr.name, shown);
+        if (length == 0)
+            continue;
+        if (size != 0 && length + 1 > size - used)
             return -ERANGE;
         if (size != 0) {
-            memcpy(names + used, xattr.name.data, xattr.name.size);
-            names[used + xattr.name.size] = '\0';
+            memcpy(names + used, shown, length);
+            names[used + length] = '\0';
         }
-        used += need;
+        used += length + 1;
     }
     return more < 0 ? more : (int64_t)used;
 }

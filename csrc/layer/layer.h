@@ -153,12 +153,14 @@ int um_layer_stored(const struct um_layer *layer, const struct um_inode *inode, 
 /* Blocks of 512 bytes that a file occupies in the layer: as its size says unless it is sparse. */
 int um_layer_blocks(const struct um_layer *layer, const struct um_inode *inode, uint64_t *blocks);
 
-/* Without marks of live directories: in an image they mean nothing, and must not come to mean something
- * in what is made of it. `inode` is what um_layer_peek says, or more. */
+/* By the names that users of a mount see, where of an image those of `namespaces` (UM_OVERLAY_…) are marks;
+ * a live directory knows its own. Without marks: in an image they mean nothing, and must not come to mean
+ * something in what is made of it. `inode` is what um_layer_peek says, or more. */
 int64_t um_layer_getxattr(const struct um_layer *layer, uint32_t number,
-                          const struct um_inode *inode, struct um_slice name, void *value,
-                          size_t size);
+                          const struct um_inode *inode, unsigned namespaces, struct um_slice name,
+                          void *value, size_t size);
 int64_t um_layer_listxattr(const struct um_layer *layer, uint32_t number,
-                           const struct um_inode *inode, char *names, size_t size);
+                           const struct um_inode *inode, unsigned namespaces, char *names,
+                           size_t size);
 
 #endif

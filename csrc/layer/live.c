@@ -548,14 +548,16 @@ int um_dirlayer_open_path(struct um_dirlayer *layer, uint32_t inode, int *fd)
 int64_t um_dirlayer_getxattr(struct um_dirlayer *layer, uint32_t number, struct um_slice name,
                              void *value, size_t size)
 {
-    char text[256];
+    char text[UM_OVERLAY_ROOM];
     struct um_dir_inode inode;
     struct um_dir_reach reach;
-    if (name.size == 0 || name.size >= sizeof text || um_whiteout_is_private(name))
+    if (name.size == 0 || name.size >= sizeof text)
         return -ENODATA;
-    memcpy(text, name.data, name.size);
-    text[name.size] = '\0';
-    int error = um_dir_reach_inode(layer, number, &inode, &reach);
+    int error =
+        um_overlay_store(um_dir_namespaces(layer), (const char *)name.data, name.size, text);
+    if (error != 0)
+        return error == -EPERM ? -ENODATA : error;
+    error = um_dir_reach_inode(layer, number, &inode, &reach);
     if (error != 0)
         return error;
     int64_t got = um_dir_getxattr(&reach, text, value, size);
@@ -576,28 +578,38 @@ static bool has_name(const char *all, int64_t all_size, const char *name)
     return false;
 }
 
-/* Under which name users see an xattr; NULL where they don't. */
-static const char *shown_name(const char *name, const char *all, int64_t all_size)
+/* Under which name users see an xattr: its size, or 0 where they don't. */
+static size_t shown_name(unsigned namespaces, const char *name, const char *all, int64_t all_size,
+                         char shown[UM_OVERLAY_ROOM])
 {
-    if (strcmp(name, UM_CAPABILITY_TRUSTED) == 0)
-        return has_name(all, all_size, UM_CAPABILITY) ? NULL : UM_CAPABILITY;
-    return um_whiteout_is_private(um_slice_of(name, strlen(name))) ? NULL : name;
+    struct um_slice stored = um_slice_of(name, strlen(name));
+    if (stored.size >= UM_OVERLAY_ROOM) /* no file system has such a name */
+        return 0;
+    if (strcmp(name, UM_CAPABILITY_TRUSTED) != 0)
+        return um_overlay_show(namespaces, stored, shown);
+    if (has_name(all, all_size, UM_CAPABILITY))
+        return 0;
+    memcpy(shown, UM_CAPABILITY, sizeof UM_CAPABILITY - 1);
+    return sizeof UM_CAPABILITY - 1;
 }
 
 /* Put the names that users may see together: their size. */
-static int64_t filter_names(const char *all, int64_t all_size, char *names, size_t size)
+static int64_t filter_names(unsigned namespaces, const char *all, int64_t all_size, char *names,
+                            size_t size)
 {
+    char shown[UM_OVERLAY_ROOM];
     size_t used = 0;
     for (int64_t at = 0; at < all_size; at += (int64_t)strlen(all + at) + 1) {
-        const char *name = shown_name(all + at, all, all_size);
-        if (name == NULL)
+        size_t length = shown_name(namespaces, all + at, all, all_size, shown);
+        if (length == 0)
             continue;
-        size_t need = strlen(name) + 1;
-        if (size != 0 && need > size - used)
+        if (size != 0 && length + 1 > size - used)
             return -ERANGE;
-        if (size != 0)
-            memcpy(names + used, name, need);
-        used += need;
+        if (size != 0) {
+            memcpy(names + used, shown, length);
+            names[used + length] = '\0';
+        }
+        used += length + 1;
     }
     return (int64_t)used;
 }
@@ -612,5 +624,7 @@ int64_t um_dirlayer_listxattr(struct um_dirlayer *layer, uint32_t number, char *
         return error;
     int64_t all_size = um_dir_listxattr(&reach, &all);
     um_dir_leave(layer, &reach);
-    return all_size < 0 ? all_size : filter_names(all, all_size, names, size);
+    if (all_size < 0)
+        return all_size;
+    return filter_names(um_dir_namespaces(layer), all, all_size, names, size);
 }

@@ -404,16 +404,18 @@ static void doubt(enum um_mark_kind kind, struct um_dir_marks *marks)
     marks->doubtful_metacopy |= kind == UM_MARK_METACOPY;
 }
 
-/* Read those marks among the names that only hide, and those that lead elsewhere where `trusted` or
- * `user` ones are believed. What is not believed does not matter where there is one that is. */
-static int read_listed(struct subject of, const char *names, int64_t size, bool trusted, bool user,
-                       struct um_dir_marks *marks)
+/* Read those marks among the names that only hide, and those that lead elsewhere where ones below trusted.,
+ * or those below user. (`user`), are believed. What is not believed does not matter where there is one that
+ * is. */
+static int read_listed(const struct um_dirlayer *layer, struct subject of, const char *names,
+                       int64_t size, bool user, struct um_dir_marks *marks)
 {
+    bool trusted = layer->believes & UM_BELIEVE_TRUSTED;
     int error = 0;
     for (int64_t at = 0; error == 0 && at < size; at += (int64_t)strlen(names + at) + 1) {
         struct um_slice name = um_slice_of(names + at, strlen(names + at));
         enum um_mark_kind kind;
-        if (!um_whiteout_mark(name, &kind))
+        if (!um_whiteout_mark(name, um_dir_namespaces(layer), &kind))
             continue;
         if (um_whiteout_leads(kind) && !(um_whiteout_is_user_mark(name) ? user : trusted))
             doubt(kind, marks);
@@ -426,13 +428,13 @@ static int read_listed(struct subject of, const char *names, int64_t size, bool 
 }
 
 /* Whether there is a mark that leads elsewhere, and that the owner of the object may have set. */
-static bool has_claims(const char *names, int64_t size)
+static bool has_claims(const struct um_dirlayer *layer, const char *names, int64_t size)
 {
     for (int64_t at = 0; at < size; at += (int64_t)strlen(names + at) + 1) {
         struct um_slice name = um_slice_of(names + at, strlen(names + at));
         enum um_mark_kind kind;
-        if (um_whiteout_is_user_mark(name) && um_whiteout_mark(name, &kind) &&
-            um_whiteout_leads(kind))
+        if (um_whiteout_is_user_mark(name) &&
+            um_whiteout_mark(name, um_dir_namespaces(layer), &kind) && um_whiteout_leads(kind))
             return true;
     }
     return false;
@@ -441,7 +443,7 @@ static bool has_claims(const char *names, int64_t size)
 /* Read the marks of an object whose owner decides whether they are believed: both are asked of what it is,
  * not of what stands under its name by then. */
 static int read_claims(struct um_dirlayer *layer, const struct um_dir_inode *inode,
-                       const struct um_dir_reach *reach, bool trusted, struct um_dir_marks *marks)
+                       const struct um_dir_reach *reach, struct um_dir_marks *marks)
 {
     um_autofree char *names = NULL;
     struct statx status;
@@ -453,7 +455,7 @@ static int read_claims(struct um_dirlayer *layer, const struct um_dir_inode *ino
     int64_t size = list_xattrs(of, &names);
     int error = size < 0
                     ? (int)size
-                    : read_listed(of, names, size, trusted, um_dir_believes(layer, &status), marks);
+                    : read_listed(layer, of, names, size, um_dir_believes(layer, &status), marks);
     close(of.pinned);
     return error;
 }
@@ -462,15 +464,15 @@ int um_dir_read_marks(struct um_dirlayer *layer, const struct um_dir_inode *inod
                       const struct um_dir_reach *reach, struct um_dir_marks *marks)
 {
     um_autofree char *names = NULL;
-    bool trusted = layer->believes & UM_BELIEVE_TRUSTED;
     *marks = (struct um_dir_marks){0};
     int64_t size = um_dir_listxattr(reach, &names);
     int error = size < 0 ? (int)size : 0;
-    bool ask_owner = inode != NULL && layer->believes & UM_BELIEVE_OWN && has_claims(names, size);
+    bool ask_owner =
+        inode != NULL && layer->believes & UM_BELIEVE_OWN && has_claims(layer, names, size);
     if (error == 0 && ask_owner)
-        error = read_claims(layer, inode, reach, trusted, marks);
+        error = read_claims(layer, inode, reach, marks);
     else if (error == 0)
-        error = read_listed((struct subject){reach, -1}, names, size, trusted, false, marks);
+        error = read_listed(layer, (struct subject){reach, -1}, names, size, false, marks);
     if (error != 0) {
         free(marks->redirect);
         marks->redirect = NULL;

@@ -17,6 +17,7 @@
 
 #include "base/keyed_hash.h"
 #include "layer/live.h"
+#include "marks/whiteout.h"
 
 /* A name in a directory. */
 struct um_dir_name {
@@ -178,6 +179,12 @@ int um_dir_pin(struct um_dirlayer *layer, const struct um_dir_inode *inode,
 
 /* Whether a mark that its owner, and all who may write to it, could set is believed in this layer. */
 bool um_dir_believes(const struct um_dirlayer *layer, const struct statx *status);
+
+/* [-] Below which prefixes names are marks: UM_OVERLAY_…. */
+static inline unsigned um_dir_namespaces(const struct um_dirlayer *layer)
+{
+    return layer->believes & UM_BELIEVE_NO_USER ? UM_OVERLAY_TRUSTED : UM_OVERLAY_BOTH;
+}
 
 /* Marks of what was reached. Values that nobody can read do not count. Those that lead elsewhere count
  * as the layer believes them; without `inode` none does. */

@@ -49,6 +49,8 @@ const char *um_whiteout_opaque(void);
 #define UM_BELIEVE_ANY_STAT 8u /* override_stat of all */
 #define UM_BELIEVE_CLOSED \
     16u /* nobody else reaches the directory: who may write there does not matter */
+/* It was written as an upper whose marks are below trusted.: what is below user.overlay. are users' xattrs. */
+#define UM_BELIEVE_NO_USER 32u
 /* cffi: end */
 
 /* The file that hides `name`: false where its own name would be longer than a name may be. */
@@ -61,9 +63,9 @@ enum um_mark_kind {
     UM_MARK_WHITEOUT, /* of an empty file in a directory marked "x": a whiteout */
 };
 
-/* What an xattr means as a mark, whichever of trusted.overlay., user.overlay. and
- * user.fuseoverlayfs. it begins with; false for all others. */
-bool um_whiteout_mark(struct um_slice xattr, enum um_mark_kind *kind);
+/* What an xattr means as a mark, whichever of the prefixes of `namespaces` and user.fuseoverlayfs. it
+ * begins with; false for all others. */
+bool um_whiteout_mark(struct um_slice xattr, unsigned namespaces, enum um_mark_kind *kind);
 
 /* True for a mark that every writer of the file can set: it does not begin with trusted. */
 bool um_whiteout_is_user_mark(struct um_slice xattr);
@@ -74,8 +76,29 @@ bool um_whiteout_leads(enum um_mark_kind kind);
 /* The mark of an opaque directory that every user may see; its value is "y". */
 struct um_slice um_whiteout_opaque_xattr(void);
 
-/* True for xattrs that no user of a mount sees: everything below those three prefixes and below
- * security.fuseoverlayfs. (root's, of fuse-overlayfs), and user.containers.override_stat. */
-bool um_whiteout_is_private(struct um_slice xattr);
+/* ---- xattrs that users name as marks are named ----
+ *
+ * What users of a mount call trusted.overlay.NAME is stored as trusted.overlay.overlay.NAME where the names
+ * below trusted.overlay. are marks, and so for user.overlay. (xattrs.c of the kernel's overlayfs). So an
+ * overlay can be made of what is in another one. */
+
+/* cffi: begin */
+#define UM_OVERLAY_TRUSTED 1u /* names below trusted.overlay. are marks */
+#define UM_OVERLAY_USER 2u /* names below user.overlay. are */
+#define UM_OVERLAY_BOTH 3u
+#define UM_OVERLAY_RAW_USER 4u /* those below user.overlay. are shown as they are stored */
+#define UM_OVERLAY_ROOM 256u /* of the name of an xattr, with NUL */
+
+/* Under which name an xattr is stored that users call `name`: NUL-terminated in `stored`, which has UM_OVERLAY_ROOM
+ * bytes. -EPERM for one that
+ * no user sees or sets: below user.fuseoverlayfs. and security.fuseoverlayfs. (root's, of fuse-overlayfs),
+ * and user.containers.override_stat. As the kernel, -EINVAL for a prefix alone, and -EOPNOTSUPP for what
+ * gets too long. */
+int um_overlay_store(unsigned namespaces, const char *name, size_t size, char *stored);
+/* cffi: end */
+
+/* The size of the name that users see of what is stored as `stored`, without NUL; written to `shown`, which
+ * may be where `stored` is or before it. 0 where they see none: a mark, or one of the names above. */
+size_t um_overlay_show(unsigned namespaces, struct um_slice stored, char *shown);
 
 #endif

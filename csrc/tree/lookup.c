@@ -3,6 +3,7 @@
 
 #include "tree/state.h"
 
+#include "marks/whiteout.h"
 #include "system/xattr_name.h"
 
 /* ---- the public face -------------------------------------------------------------------------------- */
@@ -87,7 +88,7 @@ int64_t um_tree_getxattr(struct um_tree *tree, uint64_t node, const char *name, 
     int error = find_metadata(tree, node, &part, &inode);
     if (error != 0)
         return error;
-    return um_layer_getxattr(&tree->layers[part.layer], part.inode, &inode,
+    return um_layer_getxattr(&tree->layers[part.layer], part.inode, &inode, UM_OVERLAY_BOTH,
                              um_slice_of(name, name_size), value, size);
 }
 
@@ -98,7 +99,8 @@ int64_t um_tree_listxattr(struct um_tree *tree, uint64_t node, char *names, size
     int error = find_metadata(tree, node, &part, &inode);
     if (error != 0)
         return error == -ENODATA ? 0 : error;
-    return um_layer_listxattr(&tree->layers[part.layer], part.inode, &inode, names, size);
+    return um_layer_listxattr(&tree->layers[part.layer], part.inode, &inode, UM_OVERLAY_BOTH, names,
+                              size);
 }
 
 int um_tree_open_path(struct um_tree *tree, uint64_t node, int *fd)

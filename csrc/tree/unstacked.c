@@ -294,6 +294,9 @@ int64_t um_layer_trees_read(struct um_layer_trees *layers, uint64_t node, uint64
     return um_tree_read(layers->tree, node - 1, offset, buffer, size, flags);
 }
 
+/* An overlay of these directories has its marks below user.overlay.: what users call so stays escaped. */
+#define SHOWN (UM_OVERLAY_TRUSTED | UM_OVERLAY_RAW_USER)
+
 int64_t um_layer_trees_getxattr(struct um_layer_trees *layers, uint64_t node, const char *name,
                                 size_t name_size, void *value, size_t size)
 {
@@ -310,7 +313,7 @@ int64_t um_layer_trees_getxattr(struct um_layer_trees *layers, uint64_t node, co
         return 1;
     }
     return um_layer_getxattr(&layers->tree->layers[found.part.layer], found.part.inode,
-                             &found.inode, wanted, value, size);
+                             &found.inode, SHOWN, wanted, value, size);
 }
 
 int64_t um_layer_trees_listxattr(struct um_layer_trees *layers, uint64_t node, char *names,
@@ -324,7 +327,7 @@ int64_t um_layer_trees_listxattr(struct um_layer_trees *layers, uint64_t node, c
     if (found.what != IS_INODE)
         return 0;
     const struct um_layer *layer = &layers->tree->layers[found.part.layer];
-    int64_t used = um_layer_listxattr(layer, found.part.inode, &found.inode, names, size);
+    int64_t used = um_layer_listxattr(layer, found.part.inode, &found.inode, SHOWN, names, size);
     if (used < 0 || !is_opaque(&found))
         return used;
     if (size != 0 && opaque.size + 1 > size - (size_t)used)

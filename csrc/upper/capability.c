@@ -24,7 +24,7 @@ int um_capability_set(struct um_upper *upper, struct um_spot *spot, const void *
 {
     if (!(upper->flags & UM_UPPER_OVERRIDE)) {
         int error = um_spot_setxattr(spot, UM_CAPABILITY, value, size, flags);
-        return error != 0 || !spot->capable ? error : um_mark_drop_capability(spot);
+        return error != 0 || !spot->capable ? error : um_mark_drop_capability(upper, spot);
     }
     /* `flags` ask for what shows, which the caller has looked at. */
     int error = um_mark_capability(upper, spot, value, size);
@@ -35,10 +35,10 @@ int um_capability_set(struct um_upper *upper, struct um_spot *spot, const void *
     return is_absent(error) ? 0 : error;
 }
 
-int um_capability_remove(struct um_spot *spot)
+int um_capability_remove(struct um_upper *upper, struct um_spot *spot)
 {
     bool marked = spot->capable;
-    int error = marked ? um_mark_drop_capability(spot) : 0;
+    int error = marked ? um_mark_drop_capability(upper, spot) : 0;
     if (error != 0)
         return error;
     error = um_spot_removexattr(spot, UM_CAPABILITY);
@@ -52,7 +52,7 @@ int um_record_lose_capability(struct um_upper *upper, struct um_record *record)
         return 0;
     int error = um_spot_of(upper, record, &spot);
     if (error == 0)
-        error = um_mark_drop_capability(&spot);
+        error = um_mark_drop_capability(upper, &spot);
     um_spot_close(&spot);
     if (error == 0)
         record->capable = false;

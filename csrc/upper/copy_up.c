@@ -37,12 +37,9 @@ static bool begins_with(const char *text, const char *prefix)
     return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
-/* What no user of the mount can see of the lower file: marks, which would mean something in the
- * upper, and what the kernel lets nobody have on a file of this type. */
+/* What the kernel lets nobody have on a file of this type. */
 static bool is_left_out(const char *name, uint32_t mode)
 {
-    if (um_mark_is_mark(um_slice_of(name, strlen(name))))
-        return true;
     if (begins_with(name, "user."))
         return !S_ISREG(mode) && !S_ISDIR(mode);
     if (strcmp(name, "system.posix_acl_default") == 0)
@@ -63,9 +60,11 @@ static bool is_dispensable(const struct um_upper *upper, const char *name, int e
 static int copy_xattr(struct um_upper *upper, uint64_t lower, uint32_t mode, const char *name,
                       struct um_spot *spot)
 {
+    char stored[UM_OVERLAY_ROOM];
     size_t name_size = strlen(name);
-    if (is_left_out(name, mode))
-        return 0;
+    if (is_left_out(name, mode) ||
+        um_overlay_store(um_upper_namespace(upper), name, name_size, stored) != 0)
+        return 0; /* what gets too long when it is escaped goes, as in the kernel's overlayfs */
     int64_t size = um_tree_getxattr(upper->tree, lower, name, name_size, NULL, 0);
     if (size < 0)
         return size == -ENODATA ? 0 : (int)size;
@@ -76,7 +75,7 @@ static int copy_xattr(struct um_upper *upper, uint64_t lower, uint32_t mode, con
         size = um_tree_getxattr(upper->tree, lower, name, name_size, value, (size_t)size);
     if (size < 0)
         return (int)size;
-    int error = um_disk_setxattr(upper, spot, name, value, (size_t)size, 0);
+    int error = um_disk_setxattr(upper, spot, stored, value, (size_t)size, 0);
     return is_dispensable(upper, name, error) ? 0 : error;
 }
 
@@ -670,7 +669,7 @@ static int give_up_data(struct um_upper *upper, struct um_record *record)
     if (fd < 0)
         return fd;
     /* In this order: an empty file with the mark is one without data. */
-    error = ftruncate(fd, 0) == 0 ? um_mark_drop_metacopy(fd) : -errno;
+    error = ftruncate(fd, 0) == 0 ? um_mark_drop_metacopy(upper, fd) : -errno;
     close(fd);
     if (error == 0)
         record->data = 0;
@@ -807,7 +806,7 @@ static int end_completion(struct um_upper *upper, uint64_t node,
 {
     pthread_rwlock_wrlock(&upper->lock);
     struct um_record *record = um_upper_record(upper, node);
-    int error = um_mark_drop_metacopy(completion->fd);
+    int error = um_mark_drop_metacopy(upper, completion->fd);
     if (error == 0 && record != NULL)
         record->data = 0;
     pthread_rwlock_unlock(&upper->lock);

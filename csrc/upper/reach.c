@@ -440,16 +440,19 @@ int um_disk_is_directory(const struct um_upper *upper, int fd, const struct dire
 #define FUSE_OVERLAYFS "user.fuseoverlayfs."
 #define MARK_MAX 64
 
-static const char *const prefixes[] = {TRUSTED, USER, FUSE_OVERLAYFS};
+/* The prefixes of marks: first the upper's own. */
+#define N_PREFIXES 2
 
-bool um_mark_is_mark(struct um_slice xattr)
+static const char *prefix_of(const struct um_upper *upper, size_t i)
 {
-    return um_whiteout_is_private(xattr);
+    if (i != 0)
+        return FUSE_OVERLAYFS;
+    return upper->flags & UM_UPPER_TRUSTED ? TRUSTED : USER;
 }
 
 static const char *own_mark(const struct um_upper *upper, const char *what, char name[MARK_MAX])
 {
-    snprintf(name, MARK_MAX, "%s%s", upper->flags & UM_UPPER_TRUSTED ? TRUSTED : USER, what);
+    snprintf(name, MARK_MAX, "%s%s", prefix_of(upper, 0), what);
     return name;
 }
 
@@ -458,14 +461,13 @@ static bool is_absent(int64_t error)
     return error == -ENODATA || error == -EOPNOTSUPP || error == -EPERM;
 }
 
-/* The mark `what` under any prefix: its size, 0 where it is not there. */
+/* The mark `what`: its size, 0 where it is not there. */
 static int64_t read_mark(struct um_upper *upper, struct um_spot *spot, const char *what,
                          char *value, size_t room)
 {
-    size_t first = upper->flags & UM_UPPER_TRUSTED ? 0 : 1;
-    for (size_t i = first; i < sizeof prefixes / sizeof *prefixes; i++) {
+    for (size_t i = 0; i < N_PREFIXES; i++) {
         char name[MARK_MAX];
-        snprintf(name, sizeof name, "%s%s", prefixes[i], what);
+        snprintf(name, sizeof name, "%s%s", prefix_of(upper, i), what);
         int64_t size = um_spot_getxattr(spot, name, value, room);
         if (size > 0 || (size < 0 && !is_absent(size)))
             return size;
@@ -554,21 +556,21 @@ int um_mark_may_lead(struct um_upper *upper, const struct um_spot *spot)
     return ours;
 }
 
-/* A mark that leads elsewhere, under any prefix: 1 with *size, 0 where it is not there, or an errno.
+/* A mark that leads elsewhere: 1 with *size, 0 where it is not there, or an errno.
  * -EKEYREJECTED as in upper/state.h. `ours`: those below user. are believed. */
 static int find_claim(struct um_upper *upper, struct um_spot *spot, const char *what, bool ours,
                       char *value, size_t room, int64_t *size)
 {
     bool doubtful = false;
-    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+    for (size_t i = 0; i < N_PREFIXES; i++) {
         char name[MARK_MAX];
-        snprintf(name, sizeof name, "%s%s", prefixes[i], what);
+        snprintf(name, sizeof name, "%s%s", prefix_of(upper, i), what);
         *size = um_spot_getxattr(spot, name, value, room);
         if (is_absent(*size))
             continue;
         if (*size < 0 && *size != -ERANGE)
             return (int)*size;
-        if (i == 0 ? upper->flags & UM_UPPER_TRUSTED : ours)
+        if (ours || (i == 0 && upper->flags & UM_UPPER_TRUSTED))
             return 1;
         doubtful = true;
     }
@@ -699,13 +701,13 @@ static unsigned mark_bit(const char *name)
 }
 
 /* Ask for each mark, where the list of names is too long. */
-static int ask_for_marks(struct um_spot *spot, unsigned *marks)
+static int ask_for_marks(const struct um_upper *upper, struct um_spot *spot, unsigned *marks)
 {
     *marks |= UM_HAS_OVERRIDE; /* it may */
     for (size_t mark = 0; mark < N_MARKS; mark++) {
-        for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        for (size_t i = 0; i < N_PREFIXES; i++) {
             char name[MARK_MAX];
-            snprintf(name, sizeof name, "%s%s", prefixes[i], marks_known[mark].name);
+            snprintf(name, sizeof name, "%s%s", prefix_of(upper, i), marks_known[mark].name);
             int64_t size = um_spot_getxattr(spot, name, NULL, 0);
             if (size >= 0)
                 *marks |= marks_known[mark].bit;
@@ -716,21 +718,22 @@ static int ask_for_marks(struct um_spot *spot, unsigned *marks)
     return 0;
 }
 
-int um_marks_of(struct um_spot *spot, unsigned *marks)
+int um_marks_of(struct um_upper *upper, struct um_spot *spot, unsigned *marks)
 {
     char names[1024];
     *marks = 0;
     int64_t size = um_spot_listxattr(spot, names, sizeof names);
     if (size == -ERANGE || size == -E2BIG)
-        return ask_for_marks(spot, marks);
+        return ask_for_marks(upper, spot, marks);
     if (size < 0)
         return size == -EOPNOTSUPP ? 0 : (int)size;
     for (int64_t at = 0; at < size; at += (int64_t)strlen(names + at) + 1) {
         if (strcmp(names + at, UM_OVERRIDE_XATTR) == 0)
             *marks |= UM_HAS_OVERRIDE;
-        for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
-            size_t length = strlen(prefixes[i]);
-            if (strncmp(names + at, prefixes[i], length) == 0)
+        for (size_t i = 0; i < N_PREFIXES; i++) {
+            const char *prefix = prefix_of(upper, i);
+            size_t length = strlen(prefix);
+            if (strncmp(names + at, prefix, length) == 0)
                 *marks |= mark_bit(names + at + length);
         }
     }
@@ -782,10 +785,7 @@ int64_t um_mark_get_capability(struct um_upper *upper, struct um_spot *spot, voi
 {
     if (upper->flags & UM_UPPER_TRUSTED) {
         int64_t got = um_spot_getxattr(spot, UM_CAPABILITY_TRUSTED, value, size);
-        if (!is_absent(got))
-            return got;
-        if (!(upper->flags & UM_UPPER_LOOK)) /* root's daemons write it nowhere else */
-            return -ENODATA;
+        return is_absent(got) ? -ENODATA : got;
     }
     return get_user_capability(upper, spot, value, size);
 }
@@ -796,29 +796,26 @@ int um_mark_capability(struct um_upper *upper, struct um_spot *spot, const void 
     return um_spot_setxattr(spot, own_mark(upper, UM_CAPABILITY_MARK, name), value, size, 0);
 }
 
-int um_mark_drop_capability(struct um_spot *spot)
+int um_mark_drop_capability(struct um_upper *upper, struct um_spot *spot)
 {
-    static const char *const names[] = {UM_CAPABILITY_TRUSTED, UM_CAPABILITY_USER};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        int error = um_spot_removexattr(spot, names[i]);
-        if (error != 0 && !is_absent(error))
-            return error;
-    }
-    return 0;
+    char name[MARK_MAX];
+    int error = um_spot_removexattr(spot, own_mark(upper, UM_CAPABILITY_MARK, name));
+    return is_absent(error) ? 0 : error;
 }
 
-bool um_mark_is_capability(const char *xattr)
+bool um_mark_is_capability(const struct um_upper *upper, const char *xattr)
 {
-    return strcmp(xattr, UM_CAPABILITY_TRUSTED) == 0 || strcmp(xattr, UM_CAPABILITY_USER) == 0;
+    char name[MARK_MAX];
+    return strcmp(xattr, own_mark(upper, UM_CAPABILITY_MARK, name)) == 0;
 }
 
-int um_mark_drop_metacopy(int fd)
+int um_mark_drop_metacopy(struct um_upper *upper, int fd)
 {
     static const char *const marks[] = {"metacopy", "redirect"};
     for (size_t mark = 0; mark < 2; mark++) {
-        for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        for (size_t i = 0; i < N_PREFIXES; i++) {
             char name[MARK_MAX];
-            snprintf(name, sizeof name, "%s%s", prefixes[i], marks[mark]);
+            snprintf(name, sizeof name, "%s%s", prefix_of(upper, i), marks[mark]);
             if (fremovexattr(fd, name) != 0 && !is_absent(-errno))
                 return failed();
         }

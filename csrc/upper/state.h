@@ -32,6 +32,7 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
+#include "marks/whiteout.h"
 #include "system/capability.h"
 #include "system/fd_cache.h"
 #include "system/refusals.h"
@@ -123,6 +124,16 @@ struct um_upper {
     uint64_t *copying; /* under copying_lock: nodes that some thread is copying up */
     size_t n_copying, copying_capacity;
 };
+
+/* Xattrs of the upper directory that say which prefix its marks have: upper.py writes one of them. Under its own prefix users can't set it anyway; the other one is kept from them there. */
+#define UM_NAMESPACE_TRUSTED "trusted.overlay.unionmount.namespace"
+#define UM_NAMESPACE_USER "user.overlay.unionmount.namespace"
+
+/* Which names of xattrs are marks in this upper: UM_OVERLAY_…. The others are users' as they are. */
+static inline unsigned um_upper_namespace(const struct um_upper *upper)
+{
+    return upper->flags & UM_UPPER_TRUSTED ? UM_OVERLAY_TRUSTED : UM_OVERLAY_USER;
+}
 
 /* A place on disk, reached: a directory's descriptor and a name in it; or, with name "", the object
  * that the descriptor itself is. Closed with um_spot_close. */
@@ -355,8 +366,8 @@ int um_disk_is_directory(const struct um_upper *upper, int fd, const struct dire
  * write to it can set them, so nobody else may (docs/upper.md, "Whose word counts"). */
 bool um_disk_believes(const struct um_upper *upper, const struct stat *status);
 
-/* [-] Marks of an object of the upper, under the prefix of the upper's flags for writing, under
- * every prefix for reading. */
+/* [-] Marks of an object of the upper, under the prefix of the upper's flags; for reading under that of
+ * fuse-overlayfs, too. What is below the other one of overlayfs' prefixes has no meaning: users set it. */
 /* 1, 0 or an errno. `marked`: it may have the xattr (um_marks_of); else a file may still say it. */
 int um_mark_is_opaque(struct um_upper *upper, struct um_spot *spot, bool marked);
 int um_mark_opaque(struct um_upper *upper, struct um_spot *spot);
@@ -371,26 +382,26 @@ int um_mark_redirect(struct um_upper *upper, struct um_spot *spot, const char *p
  * has no room for it (symlinks of ordinary users) is no error. */
 int um_mark_get_origin(struct um_upper *upper, struct um_spot *spot, uint64_t *origin, bool *ours);
 int um_mark_origin(struct um_upper *upper, struct um_spot *spot, uint64_t origin);
-/* Which marks an object has, under any prefix: one call, where most objects have none. */
+/* Which marks an object has: one call, where most objects have none. */
 #define UM_HAS_OPAQUE 1u
 #define UM_HAS_REDIRECT 2u
 #define UM_HAS_ORIGIN 4u
 #define UM_HAS_METACOPY 8u
 #define UM_HAS_OVERRIDE 16u /* user.containers.override_stat, which is no mark of overlayfs */
 #define UM_HAS_CAPABILITY 32u
-int um_marks_of(struct um_spot *spot, unsigned *marks);
+int um_marks_of(struct um_upper *upper, struct um_spot *spot, unsigned *marks);
 /* That the data of a file is that of a lower file: of its redirect, else of its name. */
 int um_mark_is_metacopy(struct um_upper *upper, struct um_spot *spot); /* 1, 0, -EKEYREJECTED … */
 int um_mark_metacopy(struct um_upper *upper, struct um_spot *spot);
-int um_mark_drop_metacopy(int fd); /* under every prefix, with the redirect that belongs to it */
-bool um_mark_is_mark(struct um_slice xattr); /* a name that users never see */
+/* With the redirect that belongs to it. */
+int um_mark_drop_metacopy(struct um_upper *upper, int fd);
 /* The capability of a file where it is no xattr security.capability: its size, or -ENODATA. */
 int64_t um_mark_get_capability(struct um_upper *upper, struct um_spot *spot, void *value,
                                size_t size);
 int um_mark_capability(struct um_upper *upper, struct um_spot *spot, const void *value,
                        size_t size);
-int um_mark_drop_capability(struct um_spot *spot); /* under every prefix */
-bool um_mark_is_capability(const char *xattr);
+int um_mark_drop_capability(struct um_upper *upper, struct um_spot *spot);
+bool um_mark_is_capability(const struct um_upper *upper, const char *xattr);
 /* Whether marks that lead elsewhere may be written to what is made here: it stays so that they are believed,
  * as the upper is closed, or as nobody else can write to what an ordinary user's upper holds. */
 bool um_marks_may_lead(const struct um_upper *upper);
@@ -463,14 +474,14 @@ void um_record_rest(struct um_upper *upper, struct um_record *record);
 /* ---- upper/xattr.c ----------------------------------------------------------------------------- */
 
 /* [-] As um_spot_setxattr and um_spot_getxattr, for an access ACL, too: it agrees with the mode that
- * shows, and takes no access from the daemon; and for a capability. Marks are set and read as anything
- * else. */
+ * shows, and takes no access from the daemon; and for a capability. Names are those on disk, and marks are
+ * set and read as anything else. */
 int um_disk_setxattr(struct um_upper *upper, struct um_spot *spot, const char *name,
                      const void *value, size_t size, int flags);
 int64_t um_disk_getxattr(struct um_upper *upper, struct um_spot *spot, const char *name,
                          void *value, size_t size);
 
-int um_disk_removexattr(struct um_spot *spot, const char *name);
+int um_disk_removexattr(struct um_upper *upper, struct um_spot *spot, const char *name);
 
 /* ---- upper/capability.c ------------------------------------------------------------------------ */
 
@@ -479,7 +490,7 @@ int um_disk_removexattr(struct um_spot *spot, const char *name);
 int64_t um_capability_get(struct um_upper *upper, struct um_spot *spot, void *value, size_t size);
 int um_capability_set(struct um_upper *upper, struct um_spot *spot, const void *value, size_t size,
                       int flags);
-int um_capability_remove(struct um_spot *spot);
+int um_capability_remove(struct um_upper *upper, struct um_spot *spot);
 
 /* [w] To be called before the data or the owner of a file of the upper changes: a capability that is kept
  * in a mark goes, as the disk lets a real one go. */

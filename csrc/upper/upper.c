@@ -403,7 +403,7 @@ static int find_lower(struct um_upper *upper, const struct um_record *directory,
 {
     *lower = 0;
     unsigned marks;
-    int error = um_marks_of(spot, &marks);
+    int error = um_marks_of(upper, spot, &marks);
     spot->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
     int opaque = error ? error : um_mark_is_opaque(upper, spot, marks & UM_HAS_OPAQUE);
     if (opaque != 0)
@@ -503,7 +503,7 @@ static int file_hit(struct um_upper *upper, const struct um_record *directory, s
     uint64_t origin = 0;
     unsigned marks;
     bool ours = false;
-    int error = um_marks_of(spot, &marks);
+    int error = um_marks_of(upper, spot, &marks);
     spot->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
     if (error == 0)
         error = um_disk_attr(upper, spot, status, &hit->attr);

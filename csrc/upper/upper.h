@@ -147,11 +147,12 @@ struct um_setattr {
 int um_upper_setattr(struct um_upper *upper, uint64_t node, const struct um_setattr *changes,
                      struct um_attr *attr);
 
-/* As um_tree_getxattr and um_tree_listxattr, without the marks of the upper itself. */
+/* As um_tree_getxattr and um_tree_listxattr, without the marks of the upper itself: what users call as those
+ * are called is stored under another name (whiteout.h). */
 int64_t um_upper_getxattr(struct um_upper *upper, uint64_t node, const char *name, size_t name_size,
                           void *value, size_t size);
 int64_t um_upper_listxattr(struct um_upper *upper, uint64_t node, char *names, size_t size);
-/* `flags` as setxattr(2). -EPERM for a name that is a mark. */
+/* `flags` as setxattr(2). -EPERM for a name that nobody sets. */
 int um_upper_setxattr(struct um_upper *upper, uint64_t node, const char *name, size_t name_size,
                       const void *value, size_t size, int flags);
 int um_upper_removexattr(struct um_upper *upper, uint64_t node, const char *name, size_t name_size);

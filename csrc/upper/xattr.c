@@ -7,7 +7,9 @@
 #include "system/xattr_name.h"
 
 /* Xattrs of the upper are those of the object on disk, without the marks. So what the daemon may not
- * set (trusted.*, security.* of an ordinary user) fails with what the disk says.
+ * set (trusted.*, security.* of an ordinary user) fails with what the disk says. What users call as a mark
+ * would be called is escaped on disk (whiteout.h); what is called as a mark of the other kind of uppers
+ * stands there as it is, and means nothing.
  *
  * ACLs of what shows another mode than it has on disk (upper/object.c). On disk they grant what the mode
  * there does: the owning user's entry always lets the daemon read and write, the mask lets nobody else
@@ -17,7 +19,13 @@
  * who reads the upper directory itself: the mount's permissions are checked by the kernel, with the
  * mode, owner and ACL that the mount shows. */
 
-#define NAME_ROOM (XATTR_NAME_MAX + 1)
+_Static_assert(UM_OVERLAY_ROOM == XATTR_NAME_MAX + 1, "room for a name");
+
+/* An xattr as users of the mount and lower layers call it, and as the upper stores it. */
+struct wanted {
+    char shown[UM_OVERLAY_ROOM];
+    char stored[UM_OVERLAY_ROOM];
+};
 
 static bool is_name(const char *name, const char *wanted)
 {
@@ -97,10 +105,10 @@ int um_disk_setxattr(struct um_upper *upper, struct um_spot *spot, const char *n
     return um_spot_setxattr(spot, name, value, size, flags);
 }
 
-int um_disk_removexattr(struct um_spot *spot, const char *name)
+int um_disk_removexattr(struct um_upper *upper, struct um_spot *spot, const char *name)
 {
     if (is_name(name, UM_CAPABILITY))
-        return um_capability_remove(spot);
+        return um_capability_remove(upper, spot);
     return um_spot_removexattr(spot, name);
 }
 
@@ -136,26 +144,40 @@ static int64_t answer(int64_t result)
     return result == -ENOENT ? -ESTALE : result;
 }
 
-static int64_t get(struct um_upper *upper, struct source *source, const char *name, void *value,
-                   size_t size)
+static int64_t get(struct um_upper *upper, struct source *source, const struct wanted *name,
+                   void *value, size_t size)
 {
     if (source->above)
-        return answer(um_disk_getxattr(upper, &source->spot, name, value, size));
-    return um_tree_getxattr(upper->tree, source->lower, name, strlen(name), value, size);
+        return answer(um_disk_getxattr(upper, &source->spot, name->stored, value, size));
+    return um_tree_getxattr(upper->tree, source->lower, name->shown, strlen(name->shown), value,
+                            size);
 }
 
 /* ---- names --------------------------------------------------------------------------------------------- */
 
-/* A name as the system calls want it; `mark` is what is said to those of marks. */
-static int copy_name(const char *name, size_t size, int mark, char copy[NAME_ROOM])
+/* Whether an xattr of the upper directory itself is the record of which prefix its marks have, in the other
+ * one's namespace: the only name there that is not the users'. */
+static bool is_record(const struct um_upper *upper, uint64_t node, const char *stored, size_t size)
 {
-    if (size == 0 || size > XATTR_NAME_MAX)
+    const char *record = upper->flags & UM_UPPER_TRUSTED ? UM_NAMESPACE_USER : UM_NAMESPACE_TRUSTED;
+    return node == UM_ROOT_NODE && size == strlen(record) && memcmp(stored, record, size) == 0;
+}
+
+/* A name as the system calls want it; `mark` is what is said to those that are no user's. */
+static int take_name(const struct um_upper *upper, uint64_t node, struct um_slice name, int mark,
+                     struct wanted *wanted)
+{
+    const char *text = (const char *)name.data;
+    if (name.size == 0 || name.size > XATTR_NAME_MAX)
         return -ERANGE;
-    if (memchr(name, 0, size) != NULL || um_xattr_is_nameless(name, size))
+    if (memchr(text, 0, name.size) != NULL || um_xattr_is_nameless(text, name.size))
         return -EINVAL;
-    memcpy(copy, name, size);
-    copy[size] = '\0';
-    return um_mark_is_mark(um_slice_of(name, size)) ? mark : 0;
+    memcpy(wanted->shown, text, name.size);
+    wanted->shown[name.size] = '\0';
+    if (is_record(upper, node, text, name.size))
+        return mark;
+    int error = um_overlay_store(um_upper_namespace(upper), text, name.size, wanted->stored);
+    return error == -EPERM ? mark : error;
 }
 
 /* All names, marks among them; malloced. */
@@ -167,7 +189,7 @@ static int64_t read_names(struct um_upper *upper, struct source *source, char **
         room = um_tree_listxattr(upper->tree, source->lower, NULL, 0);
     if (room <= 0)
         return room;
-    *names = malloc((size_t)room);
+    *names = calloc((size_t)room + 1, 1); /* so the last name ends, whatever the disk says */
     if (*names == NULL)
         return -ENOMEM;
     if (source->above)
@@ -182,24 +204,27 @@ static bool has_capability(struct um_upper *upper, struct source *source)
            um_mark_get_capability(upper, &source->spot, NULL, 0) >= 0;
 }
 
-/* Move the names that are no marks to the front; their size. Of a capability in a mark (`capable`) the name
- * is that of a real one, which is shorter. */
-static size_t drop_marks(char *names, size_t size, bool capable)
+/* Move the names that are no marks to the front, as users call them; their size. Of a capability in a mark
+ * (`capable`) the name is that of a real one, which is shorter. There is a NUL behind the last name. */
+static size_t drop_marks(const struct um_upper *upper, uint64_t node, char *names, size_t size,
+                         bool capable)
 {
     size_t kept = 0;
     for (size_t at = 0; at < size;) {
         size_t length = strnlen(names + at, size - at);
-        size_t whole = length < size - at ? length + 1 : length;
-        bool terminated = whole != length;
-        if (capable && terminated && um_mark_is_capability(names + at)) {
+        size_t shown = 0;
+        if (capable && um_mark_is_capability(upper, names + at)) {
             memcpy(names + kept, UM_CAPABILITY, sizeof UM_CAPABILITY);
-            kept += sizeof UM_CAPABILITY;
+            shown = sizeof UM_CAPABILITY - 1;
             capable = false;
-        } else if (!um_mark_is_mark(um_slice_of(names + at, length))) {
-            memmove(names + kept, names + at, whole);
-            kept += whole;
+        } else if (!is_record(upper, node, names + at, length)) {
+            struct um_slice stored = um_slice_of(names + at, length);
+            shown = um_overlay_show(um_upper_namespace(upper), stored, names + kept);
         }
-        at += whole;
+        kept += shown;
+        if (shown != 0)
+            names[kept++] = '\0';
+        at += length + 1;
     }
     return kept;
 }
@@ -209,14 +234,14 @@ static size_t drop_marks(char *names, size_t size, bool capable)
 int64_t um_upper_getxattr(struct um_upper *upper, uint64_t node, const char *name, size_t name_size,
                           void *value, size_t size)
 {
-    char wanted[NAME_ROOM];
+    struct wanted wanted;
     struct source source;
-    int error = copy_name(name, name_size, -ENODATA, wanted);
+    int error = take_name(upper, node, um_slice_of(name, name_size), -ENODATA, &wanted);
     if (error != 0)
         return error;
     pthread_rwlock_rdlock(&upper->lock);
     error = find_source(upper, node, &source);
-    int64_t result = error ? error : get(upper, &source, wanted, value, size);
+    int64_t result = error ? error : get(upper, &source, &wanted, value, size);
     pthread_rwlock_unlock(&upper->lock);
     um_spot_close(&source.spot);
     return result;
@@ -229,12 +254,15 @@ int64_t um_upper_listxattr(struct um_upper *upper, uint64_t node, char *names, s
     pthread_rwlock_rdlock(&upper->lock);
     int error = find_source(upper, node, &source);
     int64_t result = error ? error : read_names(upper, &source, &all);
+    bool above = error == 0 && source.above;
     bool capable = result > 0 && has_capability(upper, &source);
     pthread_rwlock_unlock(&upper->lock);
     um_spot_close(&source.spot);
     if (result <= 0)
         return result;
-    size_t kept = drop_marks(all, (size_t)result, capable);
+    size_t kept = (size_t)result;
+    if (above)
+        kept = drop_marks(upper, node, all, kept, capable);
     if (size != 0 && kept > size)
         return -ERANGE;
     if (size != 0 && kept != 0)
@@ -245,7 +273,8 @@ int64_t um_upper_listxattr(struct um_upper *upper, uint64_t node, char *names, s
 /* ---- changing --------------------------------------------------------------------------------------------- */
 
 /* Whether an xattr is there: 1, 0 or an errno. */
-static int is_there(struct um_upper *upper, const struct um_record *record, const char *name)
+static int is_there(struct um_upper *upper, const struct um_record *record,
+                    const struct wanted *name)
 {
     struct source source;
     int error = source_of(upper, record, &source);
@@ -265,7 +294,7 @@ static int raise_spot(struct um_upper *upper, struct um_record *record, struct u
     return error ? error : um_spot_of(upper, record, spot);
 }
 
-static int set(struct um_upper *upper, struct um_record *record, const char *name,
+static int set(struct um_upper *upper, struct um_record *record, const struct wanted *name,
                const void *value, size_t size, int flags)
 {
     struct um_spot spot = {0};
@@ -276,24 +305,25 @@ static int set(struct um_upper *upper, struct um_record *record, const char *nam
         return -ENODATA;
     int error = raise_spot(upper, record, &spot);
     if (error == 0)
-        error = (int)answer(um_disk_setxattr(upper, &spot, name, value, size, flags));
+        error = (int)answer(um_disk_setxattr(upper, &spot, name->stored, value, size, flags));
     if (spot.capable)
         record->capable = true;
     um_spot_close(&spot);
     return error;
 }
 
-static int remove_present(struct um_upper *upper, struct um_record *record, const char *name)
+static int remove_present(struct um_upper *upper, struct um_record *record,
+                          const struct wanted *name)
 {
     struct um_spot spot = {0};
     int there = is_there(upper, record, name);
     if (there < 0)
         return there;
     if (there == 0) /* the kernel removes an ACL that is not there */
-        return um_acl_is_name(um_slice_of(name, strlen(name))) ? 0 : -ENODATA;
+        return um_acl_is_name(um_slice_of(name->shown, strlen(name->shown))) ? 0 : -ENODATA;
     int error = raise_spot(upper, record, &spot);
     if (error == 0)
-        error = (int)answer(um_disk_removexattr(&spot, name));
+        error = (int)answer(um_disk_removexattr(upper, &spot, name->stored));
     um_spot_close(&spot);
     return error;
 }
@@ -301,11 +331,11 @@ static int remove_present(struct um_upper *upper, struct um_record *record, cons
 int um_upper_setxattr(struct um_upper *upper, uint64_t node, const char *name, size_t name_size,
                       const void *value, size_t size, int flags)
 {
-    char wanted[NAME_ROOM];
+    struct wanted wanted;
     struct um_record *record;
     if (flags & ~(XATTR_CREATE | XATTR_REPLACE))
         return -EINVAL;
-    int error = copy_name(name, name_size, -EPERM, wanted);
+    int error = take_name(upper, node, um_slice_of(name, name_size), -EPERM, &wanted);
     if (error != 0)
         return error;
     if (size > XATTR_SIZE_MAX)
@@ -313,7 +343,7 @@ int um_upper_setxattr(struct um_upper *upper, uint64_t node, const char *name, s
     pthread_rwlock_wrlock(&upper->lock);
     error = um_upper_need(upper, node, &record);
     if (error == 0) {
-        error = set(upper, record, wanted, value, size, flags);
+        error = set(upper, record, &wanted, value, size, flags);
         um_record_rest(upper, record);
     }
     pthread_rwlock_unlock(&upper->lock);
@@ -322,15 +352,15 @@ int um_upper_setxattr(struct um_upper *upper, uint64_t node, const char *name, s
 
 int um_upper_removexattr(struct um_upper *upper, uint64_t node, const char *name, size_t name_size)
 {
-    char wanted[NAME_ROOM];
+    struct wanted wanted;
     struct um_record *record;
-    int error = copy_name(name, name_size, -ENODATA, wanted);
+    int error = take_name(upper, node, um_slice_of(name, name_size), -ENODATA, &wanted);
     if (error != 0)
         return error;
     pthread_rwlock_wrlock(&upper->lock);
     error = um_upper_need(upper, node, &record);
     if (error == 0) {
-        error = remove_present(upper, record, wanted);
+        error = remove_present(upper, record, &wanted);
         um_record_rest(upper, record);
     }
     pthread_rwlock_unlock(&upper->lock);

@@ -414,6 +414,7 @@ class Belief:
     stat: bool = False
     any_stat: bool = False
     closed: bool = False
+    no_user: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -670,6 +671,16 @@ class LayerTrees(_Owner, _Paths):
             bool(marks[0] & lib.UM_LAYER_TREES_OPAQUE),
             bool(marks[0] & lib.UM_LAYER_TREES_REPLACES),
         )
+
+
+def stored_name(name: bytes) -> bytes:
+    """Under which name a layer has the extended attribute that users of a mount call ``name``.
+
+    What is called as overlayfs calls its marks is escaped. EOPNOTSUPP where it gets too long.
+    """
+    stored = ffi.new("char[]", lib.UM_OVERLAY_ROOM)
+    _check(lib.um_overlay_store(lib.UM_OVERLAY_BOTH, name, len(name), stored))
+    return bytes(ffi.string(stored))
 
 
 OPAQUE: bytes = b"user.overlay.opaque"

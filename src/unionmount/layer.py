@@ -34,6 +34,7 @@ from unionmount.errors import (
     StoreError,
     UsageError,
 )
+from unionmount.namespace import recorded_namespace
 from unionmount.reference import Digest, printable
 from unionmount.removal import remove_tree
 from unionmount.trust import OverrideStat, has_identity, is_ours, reads_trusted
@@ -668,6 +669,7 @@ class OpenDirectory(Closing):
             stack.callback(os.close, self.fd)
             self.shown = self.fd
             self.closed = is_ours(self.fd)  # told by the way to it, which a private mount has not
+            self.namespace = recorded_namespace(self.fd)
             private = stack.enter_context(core.private_directory(self.fd, read_only=True))
             self.private = private is not None
             if private is not None:
@@ -732,6 +734,7 @@ class OpenDirectories(Closing):
             stat=self._override_stat is OverrideStat.OWN and known,
             any_stat=self._override_stat is OverrideStat.ALWAYS,
             closed=layer.closed,
+            no_user=layer.namespace == "trusted",
         )
 
     def close(self) -> None:

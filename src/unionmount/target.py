@@ -19,6 +19,7 @@ from unionmount.containers import Containers
 from unionmount.errors import InvalidReference, MountError, NotFoundError, UsageError
 from unionmount.image import SCRATCH
 from unionmount.layer import OpenImage, reading
+from unionmount.namespace import recorded_namespace
 from unionmount.pull import open_image, open_stored
 from unionmount.reference import CONTAINER_PREFIX, printable
 from unionmount.sources import Location
@@ -55,9 +56,13 @@ class OpenTarget(Closing):
             stack.callback(os.close, fd)
             self._upper, self._fd = upper, fd
             # Nothing is made that a work directory would be for; recovery is for who mounts it.
-            # Marks of every kind are looked for: root's, and those of whoever the upper belongs to.
-            theirs = os.fstat(fd).st_uid != 0
-            flags = core.UpperFlags(trusted=True, override=theirs, look=True, closed=is_ours(fd))
+            # Marks are those of whoever the upper belongs to.
+            flags = core.UpperFlags(
+                trusted=recorded_namespace(fd) != "user",
+                override=os.fstat(fd).st_uid != 0,
+                look=True,
+                closed=is_ours(fd),
+            )
             opened = core.Upper(image.tree(), fd, fd, flags)
             stack.callback(opened.close)
             self.view = stack.enter_context(core.View(opened))

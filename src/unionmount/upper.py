@@ -27,6 +27,13 @@ from unionmount import core
 from unionmount.access import is_closed
 from unionmount.closing import Closing
 from unionmount.errors import MountError
+from unionmount.namespace import (
+    Namespace,
+    is_marked,
+    marked_namespace,
+    record_namespace,
+    recorded_namespace,
+)
 from unionmount.reference import printable
 from unionmount.trust import has_identity, is_ours, is_own, reads_trusted
 
@@ -57,6 +64,7 @@ class UpperPlan:
     adopt_root: bool = False  # an upper never used becomes a copy of the root below
     volatile: bool = False  # nothing is synced
     user_marks: bool = False  # marks that any user may set, and none that lead elsewhere
+    follow_namespace: bool = False  # marks are those that an upper used before has
     container: str = ""
     # Whether others may get to the directories on disk: not at all; not where they would gain what
     # the mount promises that they do not (``open_upper``); or it is accepted.
@@ -153,7 +161,7 @@ def name_directories(directories: Sequence[Path]) -> str:
 def recorded_lowers(upper: Path) -> str | None:
     """The lower layers that an upper was used on (``UpperPlan.lowers``), where that is known."""
     with _directory(upper, "upper") as fd:
-        recorded = _recorded_lowers(fd, closed=is_ours(fd))
+        recorded = _recorded_lowers(fd, recorded_namespace(fd), closed=is_ours(fd))
     return recorded.decode("ascii", "replace") if recorded else None
 
 
@@ -258,7 +266,8 @@ def _how_to_close(path: Path) -> str:
 def _keep_root(fd: int) -> None:
     """Let the root of an upper that was used before show the same once its directory is closed."""
     with suppress(OSError):
-        if _recorded_lowers(fd, closed=False) is not None and _OVERRIDE not in os.listxattr(fd):
+        recorded = _recorded_lowers(fd, recorded_namespace(fd), closed=False)
+        if recorded is not None and _OVERRIDE not in os.listxattr(fd):
             now = os.fstat(fd)
             shown = f"{now.st_uid}:{now.st_gid}:{stat.S_IMODE(now.st_mode):04o}:dir"
             os.setxattr(fd, _OVERRIDE, shown.encode())
@@ -331,10 +340,11 @@ class _Place:
 
 
 def _open(plan: UpperPlan, tree: core.Tree, place: _Place, abilities: Abilities) -> OpenUpper:
-    recorded = _recorded_lowers(place.upper, closed=place.closed)
     with os.scandir(place.upper) as names:
         fresh = next(names, None) is None
-    trusted = abilities.trusted and not plan.user_marks
+    namespace = _namespace(plan, place, abilities, fresh=fresh)
+    trusted = namespace == "trusted"
+    recorded = _recorded_lowers(place.upper, namespace, closed=place.closed)
     flags = core.UpperFlags(
         trusted=trusted,
         override=place.powerless or not abilities.owners,
@@ -354,8 +364,9 @@ def _open(plan: UpperPlan, tree: core.Tree, place: _Place, abilities: Abilities)
         upper.recover()
         if fresh and recorded is None:
             _begin_root(plan, tree, upper)
+        record_namespace(place.upper, namespace)
         if not flags.strange and recorded != plan.lowers.encode():
-            _record_lowers(place.upper, plan.lowers, abilities)
+            _record_lowers(place.upper, plan.lowers, namespace)
         if not plan.volatile:
             os.fsync(place.upper)
     except BaseException:
@@ -364,23 +375,59 @@ def _open(plan: UpperPlan, tree: core.Tree, place: _Place, abilities: Abilities)
     return OpenUpper(plan, abilities, place.upper, upper)
 
 
-def _recorded_lowers(fd: int, *, closed: bool) -> bytes | None:
+def _namespace(plan: UpperPlan, place: _Place, abilities: Abilities, *, fresh: bool) -> Namespace:
+    """Which prefix the marks have; MountError where it is not the one that they had before.
+
+    What was hidden by the others would show again, and what users set would become marks.
+    """
+    wanted: Namespace = "trusted" if abilities.trusted and not plan.user_marks else "user"
+    if fresh and not is_marked(place.upper, wanted):
+        return wanted
+    other: Namespace = "user" if wanted == "trusted" else "trusted"
+    recorded = recorded_namespace(place.upper)
+    if recorded is None and reads_trusted():
+        recorded = marked_namespace(place.upper)
+    if recorded in (None, wanted):
+        return wanted
+    if plan.follow_namespace and other == "user":
+        return other
+    raise MountError(
+        f"upper directory {printable(str(plan.upper))}: its marks are {other}.overlay. attributes, "
+        f"and here they would be {wanted}.overlay.: what it hides would show again; "
+        + _how_to_agree(plan, other)
+    )
+
+
+def _how_to_agree(plan: UpperPlan, namespace: Namespace) -> str:
+    if namespace == "user":
+        return "mount it with -o userxattr"
+    if plan.user_marks and reads_trusted():
+        return "mount it without -o userxattr"
+    return "only root can mount it"
+
+
+def _recorded_lowers(fd: int, namespace: Namespace | None, *, closed: bool) -> bytes | None:
     """What is recorded; empty, which names no layers, where the directory is somebody else's.
 
     Who else may write to it could do worse; and of what is recorded only numbers depend.
     """
-    trusted, user = _PREFIXES
-    with suppress(OSError):
-        return os.getxattr(fd, trusted + _LOWERS)
-    with suppress(OSError):
-        recorded = os.getxattr(fd, user + _LOWERS)
-        return recorded if closed or is_own(os.fstat(fd)) else b""
-    return None
+    trusted, user = (_attribute(fd, prefix + _LOWERS) for prefix in _PREFIXES)
+    if user is not None and not closed and not is_own(os.fstat(fd)):
+        user = b""
+    if namespace == "user":  # earlier versions wrote the other one, too
+        return trusted if user is None else user
+    return user if trusted is None and namespace is None else trusted
 
 
-def _record_lowers(fd: int, lowers: str, abilities: Abilities) -> None:
-    prefix = _PREFIXES[0] if abilities.trusted else _PREFIXES[1]
-    os.setxattr(fd, prefix + _LOWERS, lowers.encode())
+def _attribute(fd: int, name: str) -> bytes | None:
+    try:
+        return os.getxattr(fd, name)
+    except OSError:
+        return None
+
+
+def _record_lowers(fd: int, lowers: str, namespace: Namespace) -> None:
+    os.setxattr(fd, f"{namespace}.{_LOWERS}", lowers.encode())
 
 
 def _shut_writers_out(fd: int) -> None:

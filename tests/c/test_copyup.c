@@ -47,6 +47,8 @@ static const struct um_tar_xattr evil_xattrs[] = {
     XATTR("trusted.overlay.opaque", "y"),
     XATTR("user.containers.override_stat", "0:0:04777"),
     XATTR("user.kept", "yes"),
+    XATTR("user.overlay.overlay.opaque", "y"),
+    XATTR("user.overlay.overlay.overlay.redirect", "/dir"),
 };
 static const struct um_tar_extent extents[] = {{100000, 5000, 4096}, {300000, 8192, 16384}};
 
@@ -429,6 +431,9 @@ TEST(marks_of_an_image_do_not_get_into_the_upper)
     int fd = openat(w.above, "aligned", O_RDONLY | O_CLOEXEC);
     CHECK(fgetxattr(fd, "user.overlay.redirect", value, sizeof value) < 0);
     CHECK(fgetxattr(fd, "trusted.overlay.opaque", value, sizeof value) < 0);
+    bool as_is = w.flags & UM_UPPER_TRUSTED;
+    CHECK_INT(fgetxattr(fd, "user.overlay.opaque", value, sizeof value), as_is ? 1 : -1);
+    CHECK_INT(fgetxattr(fd, "user.overlay.overlay.opaque", value, sizeof value), as_is ? -1 : 1);
     CHECK(!is_root() || fgetxattr(fd, "user.containers.override_stat", value, sizeof value) < 0);
     close(fd);
     world_close(&w);

@@ -35,6 +35,7 @@ ORDER = (
     "registry",
     "history",
     "core",
+    "namespace",
     "paths",
     "search",
     "compression",

@@ -312,6 +312,7 @@ class _Opener:
             volatile=self.wanted.volatile or self.wanted.ephemeral,
             others="refused",
             own_root=True,
+            follow_namespace=True,
         )
 
 
