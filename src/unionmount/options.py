@@ -3,9 +3,9 @@
 Options are those of mount(8), where they mean something for a FUSE file system, plus
 ``xattrs=layers`` of our own. One that would change what the mount means is carried out or
 refused, never ignored: whoever calls a mount program looks at its exit status alone. What is
-accepted without an effect is in ``WITHOUT_EFFECT``, what is refused for a reason in ``REFUSED``; docs/options.md has
-both. Without any option, set-user-ID bits and device nodes of the image have no effect
-(``nosuid,nodev``): an image is somebody else's file system. Of our own are ``threads=N`` and
+accepted without an effect is in ``WITHOUT_EFFECT``, what is refused for a reason in ``REFUSED``;
+docs/options.md has both. Without any option, set-user-ID bits and device nodes of the image have no
+effect (``nosuid,nodev``): an image is somebody else's file system. Of our own are ``threads=N`` and
 ``nofastpath``, too: who answers the kernel (docs/router.md).
 
 ``default_permissions`` lets the kernel check owners and modes. That is always so for root's mounts,
