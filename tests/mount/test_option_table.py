@@ -247,7 +247,7 @@ def we_take(cli: CommandLine, top: Path, options: str) -> bool:
 
 def kernel_takes(top: Path, options: str) -> bool:
     clean()
-    command = ["mount", "-i", "-t", "overlay", "-o", options, "overlay", top / "m"]
+    command = ["mount", "-i", "-t", "overlay", "-o", options, "overlay", str(top / "m")]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode == 0:
         subprocess.run(["umount", top / "m"], check=True)

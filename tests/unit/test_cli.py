@@ -204,7 +204,7 @@ def test_mount_options() -> None:
 def test_unknown_mount_options_are_named() -> None:
     with pytest.raises(MountError, match="one, two=3"):
         parse_options(["dev,one", "two=3"])
-    with pytest.raises(MountError, match="strictatime is refused: .* use relatime"):
+    with pytest.raises(MountError, match=r"strictatime is refused: .* use relatime"):
         parse_options(["strictatime"])
 
 
