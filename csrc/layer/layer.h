@@ -59,6 +59,7 @@ struct um_live_setup {
     uint32_t
         believes; /* UM_BELIEVE_… (marks/whiteout.h): which marks that show more than the disk does */
     bool is_private; /* nobody can mount anything below `fd` (system/open_beneath.h) */
+    const uint64_t *hidden_devices, *hidden_inodes; /* UM_HIDDEN_MAX of each, or NULL; copied */
     struct um_fd_cache *cache; /* borrowed */
     struct um_refusals *refusals; /* borrowed */
 };

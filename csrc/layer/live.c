@@ -23,6 +23,10 @@ int um_dirlayer_open(const struct um_live_setup *setup, struct um_dirlayer **out
     layer->tag = setup->tag;
     layer->is_private = setup->is_private;
     layer->believes = setup->believes;
+    for (size_t i = 0; setup->hidden_inodes != NULL && i < UM_HIDDEN_MAX; i++) {
+        layer->hidden_devices[i] = setup->hidden_devices[i];
+        layer->hidden_inodes[i] = setup->hidden_inodes[i];
+    }
     layer->cache = setup->cache;
     layer->refusals = setup->refusals;
     pthread_rwlock_init(&layer->lock, NULL);

@@ -55,7 +55,8 @@ static int interpret(struct um_dirlayer *layer, uint32_t directory, bool marked,
     default:
         return 0;
     }
-    if (item->type == DT_CHR || item->type == DT_UNKNOWN || (marked && item->type == DT_REG))
+    if (item->type == DT_CHR || item->type == DT_UNKNOWN || (marked && item->type == DT_REG) ||
+        (item->type == DT_DIR && um_dir_may_be_hidden(layer, item->ino)))
         return ask_type(layer, directory, marked, item);
     return 1;
 }

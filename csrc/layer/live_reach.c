@@ -491,9 +491,31 @@ void um_dir_tell_refused(struct um_dirlayer *layer, uint32_t number)
     um_refusal_tell(layer->refusals, "lower", layer->shown_fd, um_slice_of(path, strlen(path)));
 }
 
+bool um_dir_may_be_hidden(const struct um_dirlayer *layer, uint64_t ino)
+{
+    bool may_be = false;
+    for (size_t i = 0; i < UM_HIDDEN_MAX; i++)
+        may_be |= layer->hidden_inodes[i] != 0 && layer->hidden_inodes[i] == ino;
+    return may_be;
+}
+
+/* What a layer must not show hides what is below it, too, as a whiteout does. */
+static bool is_hidden(const struct um_dirlayer *layer, const struct statx *status)
+{
+    const dev_t device = makedev(status->stx_dev_major, status->stx_dev_minor);
+    for (size_t i = 0; i < UM_HIDDEN_MAX; i++) {
+        if (layer->hidden_inodes[i] != 0 && layer->hidden_inodes[i] == status->stx_ino &&
+            layer->hidden_devices[i] == device)
+            return true;
+    }
+    return false;
+}
+
 int um_dir_is_whiteout(struct um_dirlayer *layer, const struct um_dir_reach *reach,
                        const struct statx *status, bool marked)
 {
+    if (S_ISDIR(status->stx_mode))
+        return is_hidden(layer, status);
     if (S_ISCHR(status->stx_mode))
         return um_whiteout_is_device(status->stx_rdev_major, status->stx_rdev_minor);
     if (!marked || !S_ISREG(status->stx_mode) || status->stx_size != 0)

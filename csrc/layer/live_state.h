@@ -82,6 +82,7 @@ struct um_dirlayer {
     int fd, shown_fd;
     uint32_t tag, believes; /* UM_BELIEVE_… */
     bool is_private; /* nobody can mount anything below `fd` (system/open_beneath.h) */
+    uint64_t hidden_devices[UM_HIDDEN_MAX], hidden_inodes[UM_HIDDEN_MAX]; /* tree/tree.h */
     struct um_fd_cache *cache;
     struct um_refusals *refusals;
     struct um_hash_key key;
@@ -200,7 +201,10 @@ int um_dir_read_marks(struct um_dirlayer *layer, const struct um_dir_inode *inod
 /* Tell that marks of an inode are not followed. */
 void um_dir_tell_refused(struct um_dirlayer *layer, uint32_t number);
 
-/* 1 where this status, of the regular file or device that was reached, is that of a whiteout. */
+/* Whether a directory with this inode may be one that is not shown: its device is not known yet. */
+bool um_dir_may_be_hidden(const struct um_dirlayer *layer, uint64_t ino);
+
+/* 1 where this status, of what was reached, is that of a whiteout, or of what is not to be shown. */
 int um_dir_is_whiteout(struct um_dirlayer *layer, const struct um_dir_reach *reach,
                        const struct statx *status, bool marked);
 

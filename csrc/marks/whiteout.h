@@ -43,6 +43,7 @@ const char *um_whiteout_opaque(void);
 /* cffi: begin */
 /* Whose marks in a live directory are believed that do more than hide something (docs/layers.md, "Whose
  * marks count"): redirects and metacopies, and override_stat. A sum; those that hide are in any case. */
+#define UM_HIDDEN_MAX 2 /* directories that a live one shows nothing of (tree.h) */
 #define UM_BELIEVE_TRUSTED 1u /* redirects and metacopies below trusted. */
 #define UM_BELIEVE_OWN 2u /* ... below user., of objects that are the daemon's or root's alone */
 #define UM_BELIEVE_STAT 4u /* override_stat of such objects */

@@ -12,6 +12,9 @@
 #ifndef MOUNT_ATTR_NOATIME
 #define MOUNT_ATTR_NOATIME 0x10
 #endif
+#ifndef MOUNT_ATTR_NODIRATIME
+#define MOUNT_ATTR_NODIRATIME 0x80
+#endif
 #ifndef MOUNT_ATTR__ATIME
 #define MOUNT_ATTR__ATIME 0x70
 #endif
@@ -107,27 +110,43 @@ int um_open_task_status(uint32_t task)
     return fd < 0 ? -errno : fd;
 }
 
-int um_private_directory(int fd, bool read_only)
+static int set_attributes(int mount, const struct mount_attr *how)
 {
-    struct mount_attr how = {
-        .attr_set = read_only ? MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME : 0,
-        .attr_clr = read_only ? MOUNT_ATTR__ATIME : 0,
-        .propagation = PROPAGATION_PRIVATE,
+    long result = syscall(SYS_mount_setattr, mount, "", AT_EMPTY_PATH, how, sizeof *how);
+    return result == 0 ? 0 : -errno;
+}
+
+static int make_private(int mount, unsigned how)
+{
+    const struct mount_attr rest = {
+        .attr_set = how & UM_PRIVATE_READ_ONLY ? MOUNT_ATTR_RDONLY : 0,
+        .propagation = PROPAGATION_PRIVATE, /* what is mounted on the original later stays there */
     };
+    struct mount_attr all = rest;
+    all.attr_set |= how & UM_PRIVATE_NOATIME ? MOUNT_ATTR_NOATIME : 0;
+    all.attr_set |= how & UM_PRIVATE_NODIRATIME ? MOUNT_ATTR_NODIRATIME : 0;
+    all.attr_clr = MOUNT_ATTR__ATIME; /* what is not set is relatime */
+    all.attr_clr |= how & UM_PRIVATE_NODIRATIME ? 0 : MOUNT_ATTR_NODIRATIME;
+    int error = set_attributes(mount, &all);
+    /* In a user namespace the mode of access times may be locked. */
+    return error == -EPERM ? set_attributes(mount, &rest) : error;
+}
+
+int um_private_directory(int fd, unsigned how)
+{
     unsigned flags = OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH;
     long cloned = syscall(SYS_open_tree, fd, "", flags);
     if (cloned < 0)
         return -errno;
-    /* Without this, what is mounted on the original later would be mounted here, too. */
-    if (syscall(SYS_mount_setattr, (int)cloned, "", AT_EMPTY_PATH, &how, sizeof how) != 0) {
-        int error = -errno;
+    int error = make_private((int)cloned, how);
+    if (error != 0)
         close((int)cloned);
-        return error;
-    }
-    return (int)cloned;
+    return error ? error : (int)cloned;
 }
 
 int um_open_directory(int directory, const char *path)
 {
-    return um_open_beneath(directory, path, O_RDONLY | O_DIRECTORY, 0);
+    const int flags = O_RDONLY | O_DIRECTORY;
+    int fd = um_open_beneath(directory, path, flags | O_NOATIME, 0);
+    return fd == -EPERM ? um_open_beneath(directory, path, flags, 0) : fd;
 }

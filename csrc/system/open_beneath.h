@@ -61,10 +61,15 @@ int um_link_descriptor(int fd, int directory, const char *name);
 int um_open_task_status(uint32_t task);
 
 /* cffi: begin */
-/* A private descriptor (O_PATH) of the directory `fd`, without what is mounted below it; nothing can be
- * written by it with `read_only`. -EPERM, -EINVAL …: not to be had by this user, or on this kernel. */
-int um_private_directory(int fd, bool read_only);
-/* Open a directory below one for reading: the descriptor. `path` has no "..". */
+#define UM_PRIVATE_READ_ONLY 1u
+#define UM_PRIVATE_NOATIME 2u /* without it access times are kept by the rules of relatime */
+#define UM_PRIVATE_NODIRATIME 4u
+/* A private descriptor (O_PATH) of the directory `fd`, without what is mounted below it, as `how` says
+ * (UM_PRIVATE_…). In a user namespace, whose mounts may have that locked, the mode of access times is that of
+ * the original. -EPERM, -EINVAL …: not to be had by this user, or on this kernel. */
+int um_private_directory(int fd, unsigned how);
+/* Open a directory below one for reading: the descriptor. `path` has no "..". Reading it changes no access
+ * time, unless the directory is another user's (O_NOATIME). */
 int um_open_directory(int directory, const char *path);
 /* cffi: end */
 

@@ -13,6 +13,8 @@ static int open_live(struct um_tree *tree, uint32_t number, const struct um_tree
                                   .shown_fd = layer->shown_fd ? layer->shown_fd : layer->fd,
                                   .tag = number,
                                   .believes = layer->believes,
+                                  .hidden_devices = layer->hidden_devices,
+                                  .hidden_inodes = layer->hidden_inodes,
                                   .is_private = layer->flags & UM_TREE_LAYER_PRIVATE,
                                   .refusals = &tree->refusals};
     int error = 0;

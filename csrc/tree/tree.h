@@ -44,6 +44,9 @@ struct um_tree_layer {
     uint32_t flags; /* UM_TREE_LAYER_… */
     int shown_fd; /* of a directory layer: whose path messages show; 0: that of `fd` */
     uint32_t believes; /* of a directory layer: UM_BELIEVE_… (marks/whiteout.h) */
+    /* Of a directory layer: directories that it shows nothing of, by st_dev and st_ino, such as the upper that
+     * lies somewhere in it. Inode 0: none. */
+    uint64_t hidden_devices[UM_HIDDEN_MAX], hidden_inodes[UM_HIDDEN_MAX];
 };
 
 #define UM_TREE_LAYER_PRIVATE 1u /* of a directory: nobody can mount anything below `fd` */

@@ -98,9 +98,16 @@ static int copy_xattrs(struct um_upper *upper, uint64_t lower, uint32_t mode, st
 
 static int make_file(struct um_upper *upper, struct copy *copy)
 {
-    int fd = um_open_beneath(upper->work_fd, copy->name, O_RDWR | O_CREAT | O_EXCL, 0600);
+    int flags = O_RDWR | O_CREAT | O_EXCL | um_disk_quiet(upper);
+    int fd = um_open_beneath(upper->work_fd, copy->name, flags, 0600);
     if (fd < 0)
         return fd;
+    int error = um_disk_disinherit(upper, upper->work_fd, copy->name, S_IFREG);
+    if (error != 0) {
+        close(fd);
+        unlinkat(upper->work_fd, copy->name, 0);
+        return error;
+    }
     copy->fd = fd;
     return 0;
 }
@@ -340,8 +347,12 @@ int um_group_link(struct um_upper *upper, int fd, const char *entry,
 static int open_index(struct um_upper *upper)
 {
     struct stat status;
-    if (mkdirat(upper->work_fd, UM_INDEX, 0700) != 0 && errno != EEXIST)
+    bool made = mkdirat(upper->work_fd, UM_INDEX, 0700) == 0;
+    if (!made && errno != EEXIST)
         return -errno;
+    int disinherited = made ? um_disk_disinherit(upper, upper->work_fd, UM_INDEX, S_IFDIR) : 0;
+    if (disinherited != 0)
+        return disinherited;
     int fd = um_open_beneath(upper->work_fd, UM_INDEX, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
     if (fd < 0)
         return fd;

@@ -252,7 +252,7 @@ static int exchange_with_whiteout(struct um_upper *upper, struct um_target *targ
 {
     char made[32];
     um_disk_temporary(upper, made);
-    int error = um_disk_whiteout(upper->work_fd, made);
+    int error = um_disk_whiteout_in_work(upper, made);
     if (error != 0)
         return error;
     unsigned how = directory ? RENAME_EXCHANGE : 0;

@@ -21,10 +21,10 @@ static int need_descriptor(struct um_upper *upper, struct um_record *record, boo
     int error = um_spot_of(upper, record, &spot);
     if (error != 0)
         return error;
-    int fd = um_spot_open(&spot, O_RDWR);
+    int fd = um_spot_open_counted(upper, &spot, O_RDWR);
     bool writable = fd >= 0;
     if (fd < 0 && !write)
-        fd = um_spot_open(&spot, O_RDONLY);
+        fd = um_spot_open_counted(upper, &spot, O_RDONLY);
     um_spot_close(&spot);
     if (fd < 0)
         return fd == -ENOENT ? -ESTALE : fd;

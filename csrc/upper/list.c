@@ -124,7 +124,7 @@ static int read_above(struct um_upper_list *list)
     DIR *stream;
     int error = um_spot_of(list->upper, list->directory, &spot);
     if (error == 0)
-        error = um_spot_list(&spot, &stream);
+        error = um_spot_list(list->upper, &spot, &stream);
     um_spot_close(&spot);
     if (error != 0)
         return error;

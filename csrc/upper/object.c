@@ -455,6 +455,15 @@ static int strip_acls(struct um_spot *made, uint32_t type)
     return error == -ENODATA ? 0 : error;
 }
 
+int um_disk_disinherit(struct um_upper *upper, int fd, const char *name, uint32_t type)
+{
+    struct um_spot made;
+    if (!upper->work_inherits)
+        return 0;
+    int error = um_spot_in(upper, fd, um_slice_of(name, strlen(name)), &made);
+    return error ? error : strip_acls(&made, type);
+}
+
 /* ---- making ----------------------------------------------------------------------------------------- */
 
 /* As what a new object stands on disk. */
@@ -585,7 +594,7 @@ int um_disk_make_nameless(struct um_upper *upper, int fd, const struct um_owner 
 {
     struct um_spot spot;
     uint32_t bits = first_bits(upper, S_IFREG, owner);
-    *made = um_open_beneath(fd, ".", O_TMPFILE | O_RDWR, bits);
+    *made = um_open_beneath(fd, ".", O_TMPFILE | O_RDWR | um_disk_quiet(upper), bits);
     if (*made < 0)
         return *made;
     int error = um_spot_in(upper, *made, (struct um_slice){0}, &spot);

@@ -345,19 +345,34 @@ static int refuse_special(int fd)
     return error ? error : fd;
 }
 
-int um_spot_open(const struct um_spot *spot, int flags)
+static int open_spot(const struct um_spot *spot, int flags)
 {
-    bool opens = !(flags & O_PATH);
-    if (opens) /* nothing waits for the other end of a FIFO */
-        flags |= O_NONBLOCK | O_NOCTTY;
-    int fd = um_spot_is_self(spot) ? um_open_again(spot->fd, flags)
-                                   : um_open_beneath(spot->fd, spot->name, flags | O_NOFOLLOW, 0);
-    return fd >= 0 && opens ? refuse_special(fd) : fd;
+    return um_spot_is_self(spot) ? um_open_again(spot->fd, flags)
+                                 : um_open_beneath(spot->fd, spot->name, flags | O_NOFOLLOW, 0);
 }
 
-int um_spot_list(const struct um_spot *spot, DIR **stream)
+int um_spot_open(const struct um_spot *spot, int flags)
 {
-    int fd = um_spot_open(spot, O_RDONLY | O_DIRECTORY);
+    return um_spot_open_counted(NULL, spot, flags);
+}
+
+int um_spot_open_counted(const struct um_upper *upper, const struct um_spot *spot, int flags)
+{
+    if (flags & O_PATH)
+        return open_spot(spot, flags);
+    int quiet = upper == NULL ? O_NOATIME : um_disk_quiet(upper);
+    if ((flags & O_ACCMODE) == O_WRONLY)
+        quiet = 0;
+    flags |= O_NONBLOCK | O_NOCTTY; /* nothing waits for the other end of a FIFO */
+    int fd = open_spot(spot, flags | quiet);
+    if (fd == -EPERM && quiet) /* it is somebody else's */
+        fd = open_spot(spot, flags);
+    return fd >= 0 ? refuse_special(fd) : fd;
+}
+
+int um_spot_list(const struct um_upper *reader, const struct um_spot *spot, DIR **stream)
+{
+    int fd = um_spot_open_counted(reader, spot, O_RDONLY | O_DIRECTORY);
     if (fd < 0)
         return fd;
     *stream = fdopendir(fd);
@@ -507,9 +522,9 @@ int um_mark_opaque(struct um_upper *upper, struct um_spot *spot)
 
 bool um_marks_may_lead(const struct um_upper *upper)
 {
-    if (upper->flags & (UM_UPPER_TRUSTED | UM_UPPER_PLAIN))
-        return upper->flags & UM_UPPER_TRUSTED;
-    return upper->flags & (UM_UPPER_CLOSED | UM_UPPER_OVERRIDE);
+    if (upper->flags & UM_UPPER_PLAIN)
+        return false;
+    return upper->flags & (UM_UPPER_TRUSTED | UM_UPPER_CLOSED | UM_UPPER_OVERRIDE);
 }
 
 /* Whether a mark below user. on an object of this owner and mode is the daemon's word, root's, or that of the
@@ -570,7 +585,7 @@ static int find_claim(struct um_upper *upper, struct um_spot *spot, const char *
             continue;
         if (*size < 0 && *size != -ERANGE)
             return (int)*size;
-        if (ours || (i == 0 && upper->flags & UM_UPPER_TRUSTED))
+        if (i == 0 && upper->flags & UM_UPPER_TRUSTED ? !(upper->flags & UM_UPPER_PLAIN) : ours)
             return 1;
         doubtful = true;
     }
@@ -829,6 +844,22 @@ void um_disk_temporary(struct um_upper *upper, char name[32])
 {
     unsigned long long number = atomic_fetch_add(&upper->temporaries, 1);
     snprintf(name, 32, "#%llx", number);
+}
+
+int um_disk_quiet(const struct um_upper *upper)
+{
+    return upper->flags & UM_UPPER_ATIME ? 0 : O_NOATIME;
+}
+
+int um_disk_whiteout_in_work(struct um_upper *upper, const char *name)
+{
+    int error = um_disk_whiteout(upper->work_fd, name);
+    if (error != 0)
+        return error;
+    error = um_disk_disinherit(upper, upper->work_fd, name, S_IFCHR);
+    if (error != 0)
+        unlinkat(upper->work_fd, name, 0);
+    return error;
 }
 
 int um_disk_whiteout(int fd, const char *name)

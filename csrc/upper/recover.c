@@ -187,19 +187,19 @@ static int remove_temporaries(struct um_upper *upper)
 }
 
 /* What is made in the work directory shall inherit nothing from it. */
-static int drop_default_acl(struct um_upper *upper)
+static int look_for_default_acl(struct um_upper *upper)
 {
     struct um_spot spot = {0};
     int error = um_spot_in(upper, upper->work_fd, (struct um_slice){0}, &spot);
-    if (error == 0)
-        error = um_spot_removexattr(&spot, "system.posix_acl_default");
-    return error == -ENODATA || error == -EOPNOTSUPP || is_closed(error) ? 0 : error;
+    int inherits = error ? error : um_disk_has_default_acl(&spot);
+    upper->work_inherits = inherits > 0;
+    return inherits < 0 ? inherits : 0;
 }
 
 int um_upper_recover(struct um_upper *upper)
 {
     pthread_rwlock_wrlock(&upper->lock);
-    int error = drop_default_acl(upper);
+    int error = look_for_default_acl(upper);
     if (error == 0)
         error = finish_groups(upper);
     if (error == 0)

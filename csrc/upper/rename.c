@@ -54,7 +54,7 @@ static bool needs_redirect(const struct um_target *target)
 static int check_redirects(const struct move *move)
 {
     bool exchange = move->flags & RENAME_EXCHANGE;
-    if (um_marks_may_lead(move->upper))
+    if (um_marks_may_lead(move->upper) && !(move->upper->flags & UM_UPPER_STAY))
         return 0;
     return needs_redirect(&move->from) || (exchange && needs_redirect(&move->to)) ? -EXDEV : 0;
 }
@@ -248,7 +248,7 @@ static int move_then_hide(struct um_upper *upper, const struct um_target *from,
 {
     char made[32];
     um_disk_temporary(upper, made);
-    int error = um_disk_whiteout(upper->work_fd, made);
+    int error = um_disk_whiteout_in_work(upper, made);
     if (error != 0)
         return error;
     error = rename_targets(from, to, 0);

@@ -103,6 +103,8 @@ struct um_upper {
     uint64_t base; /* node of the upper's inode 0 */
     uint64_t metacopy_min;
     bool ordered; /* its file system keeps the order of changes of names that nobody syncs */
+    bool
+        work_inherits; /* the work directory has a default ACL: what is made there loses it again */
     char session[UM_SESSION_ROOM]; /* what ends the origins that are believed; see set_session */
     struct um_refusals refusals;
     atomic_ullong temporaries; /* to name the next one in the work directory */
@@ -349,10 +351,14 @@ int um_spot_times(const struct um_spot *spot, const struct timespec times[2]);
 /* The descriptor, or an errno. Without O_PATH only files and directories are opened (-ESTALE), and
  * nothing is waited for. */
 int um_spot_open(const struct um_spot *spot, int flags);
+/* The same for somebody who reads through the mount: with UM_UPPER_ATIME that counts as access. What the
+ * daemon reads for itself never does, unless it is another user's. */
+int um_spot_open_counted(const struct um_upper *upper, const struct um_spot *spot, int flags);
 /* As linkat(2): give what stands at a spot a name in the directory `fd`. */
 int um_spot_link(const struct um_spot *spot, int fd, const char *name);
-/* The directory at a spot, to be read with readdir(3), and closed by the caller. */
-int um_spot_list(const struct um_spot *spot, DIR **stream);
+/* The directory at a spot, to be read with readdir(3), and closed by the caller. `reader`: the upper, where
+ * somebody reads through the mount (um_spot_open_counted), else NULL. */
+int um_spot_list(const struct um_upper *reader, const struct um_spot *spot, DIR **stream);
 
 /* [-] What stands at a spot; *status is filled for a file or directory. `marked`: a file `.wh.NAME` may
  * be a whiteout. */
@@ -416,6 +422,7 @@ void um_disk_temporary(struct um_upper *upper, char name[32]);
 /* [-] Make a whiteout; remove what stands at (fd, name), a directory with all that it holds, but for
  * what is mounted in it (-EXDEV). */
 int um_disk_whiteout(int fd, const char *name);
+int um_disk_whiteout_in_work(struct um_upper *upper, const char *name); /* with no inherited ACL */
 int um_disk_remove(int fd, const char *name);
 
 /* ---- upper/object.c ------------------------------------------------------------------------------ */
@@ -440,6 +447,12 @@ struct um_owner {
  * what shows, without it shows the mode as given. Nothing is left behind on failure. -EEXIST. */
 int um_disk_make(struct um_upper *upper, int fd, const char *name, const struct um_owner *owner,
                  const char *target, bool inherit);
+
+/* [-] Take away from what was just made in the work directory, at (fd, name), the ACLs that it inherited there:
+ * the directory is the user's, and keeps its default ACL. */
+int um_disk_disinherit(struct um_upper *upper, int fd, const char *name, uint32_t type);
+/* [-] O_NOATIME, unless who reads what is opened so changes access times. */
+int um_disk_quiet(const struct um_upper *upper);
 
 /* [-] Make an empty file without a name that shows `owner`, in the directory `fd`, whose default ACL
  * has its effect: *made is open for reading and writing, and all that there is. -EOPNOTSUPP where the

@@ -121,10 +121,10 @@ static int anchor(struct um_upper *upper, struct um_record *record, bool regular
     int error = um_spot_of(upper, record, &spot);
     if (error != 0)
         return error;
-    int fd = regular ? um_spot_open(&spot, O_RDWR) : -EACCES;
+    int fd = regular ? um_spot_open_counted(upper, &spot, O_RDWR) : -EACCES;
     record->writable = fd >= 0;
     if (fd < 0 && regular)
-        fd = um_spot_open(&spot, O_RDONLY);
+        fd = um_spot_open_counted(upper, &spot, O_RDONLY);
     if (fd < 0)
         fd = um_spot_open(&spot, O_PATH);
     um_spot_close(&spot);

@@ -598,7 +598,7 @@ static int directory_links(struct um_upper *upper, const struct um_spot *spot,
         return 0;
     }
     DIR *stream;
-    error = um_spot_list(spot, &stream);
+    error = um_spot_list(NULL, spot, &stream);
     if (error != 0)
         return error;
     int64_t count = below.nlink;
@@ -1036,7 +1036,7 @@ int64_t um_upper_readlink(struct um_upper *upper, uint64_t node, char *target, s
 static int has_entries(const struct um_spot *spot)
 {
     DIR *stream;
-    int error = um_spot_list(spot, &stream);
+    int error = um_spot_list(NULL, spot, &stream);
     if (error != 0)
         return error;
     struct dirent *entry;

@@ -45,6 +45,8 @@
 #define UM_UPPER_OPEN 32u
 #define UM_UPPER_LOOK 64u /* it is only looked into: marks of its owner's daemon are believed */
 #define UM_UPPER_PLAIN 128u /* redirects and metacopies are neither followed nor written */
+#define UM_UPPER_STAY 1024u /* no redirect is written: what would need one does not move (-EXDEV) */
+#define UM_UPPER_ATIME 2048u /* who reads changes access times, as the disk's mount counts them */
 #define UM_UPPER_CLOSED 256u /* nobody else reaches upper and work: user.overlay. marks are ours */
 #define UM_METACOPY_MIN 131072u
 

@@ -185,13 +185,19 @@ _NO_PRIVATE_MOUNTS = (errno.EPERM, errno.EINVAL, errno.ENOSYS)
 
 
 @contextmanager
-def private_directory(fd: int, *, read_only: bool) -> Iterator[int | None]:
+def private_directory(
+    fd: int, *, read_only: bool, atime: bool = False, diratime: bool = True
+) -> Iterator[int | None]:
     """The directory ``fd`` on a mount of its own, where nobody can mount anything below it.
 
-    A name that is a mount point for others is there what the mount point covers. None where this
-    user can't have one: that takes CAP_SYS_ADMIN.
+    A name that is a mount point for others is there what the mount point covers. With ``atime``
+    reading changes access times, as relatime has it; ``diratime``: of directories, too. None where
+    this user can't have one: that takes CAP_SYS_ADMIN.
     """
-    private = lib.um_private_directory(fd, read_only)
+    how = lib.UM_PRIVATE_READ_ONLY if read_only else 0
+    how |= 0 if atime else lib.UM_PRIVATE_NOATIME
+    how |= 0 if diratime else lib.UM_PRIVATE_NODIRATIME
+    private = lib.um_private_directory(fd, how)
     if -private in _NO_PRIVATE_MOUNTS:
         yield None
         return
@@ -422,13 +428,15 @@ class DirectoryLayer:
     """One layer of a tree that is a live directory, open as ``fd``.
 
     ``private``: nobody can mount anything below it (``private_directory``); then ``shown`` is open
-    on the directory where others see it, so that messages can name it.
+    on the directory where others see it, so that messages can name it. ``hidden``: directories, by
+    device and inode, of which nothing is shown; at most two.
     """
 
     fd: int
     private: bool = False
     shown: int = 0
     belief: Belief = Belief()
+    hidden: tuple[tuple[int, int], ...] = ()
 
 
 class Tree(_Owner, _Paths):
@@ -451,6 +459,8 @@ class Tree(_Owner, _Paths):
                 slot.flags = lib.UM_TREE_LAYER_PRIVATE if layer.private else 0
                 slot.shown_fd = layer.shown
                 slot.believes = _sum(layer.belief, "UM_BELIEVE_")
+                for number, (device, inode) in enumerate(layer.hidden):
+                    slot.hidden_devices[number], slot.hidden_inodes[number] = device, inode
         out = ffi.new("struct um_tree **")
         _check(lib.um_tree_open(c_layers, len(self._layers), out))
         self._handle = out[0]
@@ -707,6 +717,9 @@ class Maker(NamedTuple):
     may_setgid: bool = True
 
 
+_NEVER = (1 << 64) - 1  # no file is as large
+
+
 @dataclass(frozen=True, slots=True)
 class UpperFlags:
     """What an upper's disk can hold, and what is wanted of it (see ``UM_UPPER_…``)."""
@@ -721,6 +734,8 @@ class UpperFlags:
     look: bool = False
     plain: bool = False
     closed: bool = False
+    stay: bool = False
+    atime: bool = False
 
 
 class Upper(_Owner):
@@ -736,13 +751,22 @@ class Upper(_Owner):
     """
 
     def __init__(
-        self, tree: Tree, upper_fd: int, work_fd: int, flags: UpperFlags, shown_fd: int = 0
+        self,
+        tree: Tree,
+        upper_fd: int,
+        work_fd: int,
+        flags: UpperFlags,
+        shown_fd: int = 0,
+        *,
+        metacopy: bool = True,
     ) -> None:
+        """Without ``metacopy`` files are always copied up with their data."""
         self.tree = tree
         setup = ffi.new("struct um_upper_setup *")
         setup.tree, setup.upper_fd, setup.work_fd = tree._handle, upper_fd, work_fd
         setup.shown_fd = shown_fd
         setup.flags = _sum(flags, "UM_UPPER_")
+        setup.metacopy_min = 0 if metacopy else _NEVER
         out = ffi.new("struct um_upper **")
         _check(lib.um_upper_open(setup, out))
         self._handle = out[0]

@@ -28,7 +28,9 @@ _MS_RDONLY = 1
 _MS_NOSUID = 2
 _MS_NODEV = 4
 _MS_NOEXEC = 8
+_MS_NOSYMFOLLOW = 256
 _MS_NOATIME = 1024
+_MS_NODIRATIME = 2048
 _MS_POSIXACL = 1 << 16
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
@@ -154,7 +156,9 @@ def _flags(options: MountOptions, *, writable: bool) -> int:
     flags |= 0 if options.suid else _MS_NOSUID
     flags |= 0 if options.dev else _MS_NODEV
     flags |= 0 if options.exec else _MS_NOEXEC
-    flags |= 0 if options.atime else _MS_NOATIME
+    flags |= 0 if options.atime else _MS_NOATIME  # without: relatime
+    flags |= 0 if options.diratime else _MS_NODIRATIME
+    flags |= 0 if options.symfollow else _MS_NOSYMFOLLOW
     return flags
 
 
@@ -217,7 +221,12 @@ def _helper() -> str:
 
 
 def _helper_options(source: str, options: MountOptions, *, writable: bool) -> str:
-    for name, wanted in (("dev", options.dev), ("suid", options.suid)):
+    for name, wanted in (
+        ("dev", options.dev),
+        ("suid", options.suid),
+        ("nodiratime", not options.diratime),
+        ("nosymfollow", not options.symfollow),
+    ):
         if wanted:
             raise MountError(f"-o {name}: only root may mount with it")
     escaped = source.replace("\\", "\\\\").replace(",", "\\,")

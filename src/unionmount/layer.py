@@ -693,12 +693,15 @@ class OpenDirectories(Closing):
         *,
         leads: bool = True,
         override_stat: OverrideStat = OverrideStat.OWN,
+        hidden: Sequence[Path] = (),
     ) -> None:
         """``paths`` are absolute, the lowest one first; OSError names the one that can't be had.
 
         Without ``leads`` no redirect and no metacopy is followed, as the kernel has it with
-        ``userxattr``. ``override_stat``: whose is believed.
+        ``userxattr``. ``override_stat``: whose is believed. Of ``hidden``, the directories that
+        take the changes, the layers show nothing where they lie in one.
         """
+        self._hidden = tuple((status.st_dev, status.st_ino) for status in map(Path.stat, hidden))
         self.name = name
         self._leads = leads
         self._override_stat = override_stat
@@ -718,7 +721,8 @@ class OpenDirectories(Closing):
             self._tree = core.Tree(
                 [
                     core.DirectoryLayer(
-                        layer.fd, layer.private, layer.shown, self._belief_in(layer)
+                        *(layer.fd, layer.private, layer.shown, self._belief_in(layer)),
+                        hidden=self._hidden,
                     )
                     for layer in self.layers
                 ]

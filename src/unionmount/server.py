@@ -41,7 +41,7 @@ from unionmount.operations import ImageFacts, ReadingOperations, ReadOnlyOperati
 from unionmount.options import THREADS_MAX, MountOptions
 from unionmount.reference import printable
 from unionmount.stats import serve_stats
-from unionmount.upper import OpenUpper, UpperPlan, open_upper
+from unionmount.upper import Counted, OpenUpper, UpperPlan, open_upper
 from unionmount.writing import WritableOperations
 
 if TYPE_CHECKING:
@@ -82,6 +82,13 @@ class MountRequest:
         if chosen.isdecimal():
             return min(int(chosen), THREADS_MAX)
         return min(len(os.sched_getaffinity(0)), _THREADS)
+
+    @property
+    def counted(self) -> Counted:
+        """Whose access times change; those of a read-only mount never do."""
+        if not self.writable or not self.options.atime:
+            return Counted.NOTHING
+        return Counted.ALL if self.options.diratime else Counted.FILES
 
     @property
     def writable(self) -> bool:
@@ -175,13 +182,14 @@ def run_mount(
     unmounted, by somebody else or after SIGTERM, SIGINT or SIGHUP. A second signal ends it even
     where files are open.
     """
+    source = request.options.fsname or layers.name
     with (
         _signals_held(),
         request.lease or nullcontext(),  # let go of last
         _interruptions() as owing,
         _recorded(layers, request) as held,
         _operations(layers, request, owing) as operations,
-        _mounted(held.record.path, layers.name, request, operations) as mount,
+        _mounted(held.record.path, source, request, operations) as mount,
     ):
         held.update(device=mount.device)
         statistics = request.table.socket_path(held.record.id)
@@ -205,7 +213,8 @@ def _operations(
         yield ReadOnlyOperations(layers.tree(), facts, list_layers=list_layers, owing=owing)
         return
     promises = request.options.promises
-    with _making_files(), _opened_upper(layers, request.upper, promises=promises) as upper:
+    opened = _opened_upper(layers, request.upper, promises=promises, counted=request.counted)
+    with _making_files(), opened as upper:
         facts = replace(
             facts,
             layers=(*facts.layers, "upper"),
@@ -221,11 +230,11 @@ def _operations(
 
 @contextmanager
 def _opened_upper(
-    layers: OpenImage | OpenDirectories, plan: UpperPlan, *, promises: bool
+    layers: OpenImage | OpenDirectories, plan: UpperPlan, *, promises: bool, counted: Counted
 ) -> Iterator[OpenUpper]:
     """The upper on the layers; at the end it is made durable, and let go of."""
     directories = layers.paths if isinstance(layers, OpenDirectories) else ()
-    upper = open_upper(plan, layers.tree(), directories, promises=promises)
+    upper = open_upper(plan, layers.tree(), directories, promises=promises, counted=counted)
     try:
         yield upper
     finally:

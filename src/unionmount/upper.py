@@ -20,6 +20,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Literal
 
@@ -65,6 +66,9 @@ class UpperPlan:
     volatile: bool = False  # nothing is synced
     user_marks: bool = False  # marks that any user may set, and none that lead elsewhere
     follow_namespace: bool = False  # marks are those that an upper used before has
+    leads: bool = True  # redirects and metacopies are followed
+    redirects: bool = True  # redirects are written
+    metacopy: bool = True  # files are copied up without their data, where that is enough
     container: str = ""
     # Whether others may get to the directories on disk: not at all; not where they would gain what
     # the mount promises that they do not (``open_upper``); or it is accepted.
@@ -74,6 +78,14 @@ class UpperPlan:
     own_root: bool = False
     root_mode: int | None = None  # what that shows where there is no root below
     ended: Callable[[], None] | None = None  # called when everything is closed
+
+
+class Counted(Enum):
+    """Whose access times change when somebody reads through the mount, by the rules of relatime."""
+
+    NOTHING = "noatime"
+    FILES = "relatime,nodiratime"
+    ALL = "relatime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +124,7 @@ def open_upper(
     directories: Sequence[Path] = (),
     *,
     promises: bool = True,
+    counted: Counted = Counted.NOTHING,
 ) -> OpenUpper:
     """Put the upper on ``tree`` and recover what a killed mount left half done.
 
@@ -129,7 +142,7 @@ def open_upper(
         for fd in fds:
             _lock(fd, plan.upper)
         with _about(plan.upper):
-            private = stack.enter_context(_private(plan, fds))
+            private = stack.enter_context(_private(plan, fds, counted))
             abilities = _probe(fds[1])
             is_open = _check_others(plan, fds, gains=promises and abilities.owners)
             place = _Place(
@@ -140,7 +153,7 @@ def open_upper(
                 powerless=is_open and promises,
                 frozen=_is_closed_alone(fds[0]) and promises and abilities.owners,
             )
-            opened = _open(plan, tree, place, abilities)
+            opened = _open(plan, tree, place, abilities, counted)
         opened.own(stack.pop_all())
         return opened
 
@@ -179,13 +192,22 @@ def _about(path: Path) -> Iterator[None]:
 @contextmanager
 def _directory(path: Path, what: str) -> Iterator[int]:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = _open_quietly(path)
     except OSError as error:
         raise MountError(f"{what} directory {printable(str(path))}: {error.strerror}") from None
     try:
         yield fd
     finally:
         os.close(fd)
+
+
+def _open_quietly(path: Path) -> int:
+    """A directory, open so that reading it changes no access time, unless it is another user's."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:
+        return os.open(path, flags)
 
 
 def _check_places(plan: UpperPlan, fds: tuple[int, int], directories: Sequence[Path]) -> None:
@@ -197,7 +219,9 @@ def _check_places(plan: UpperPlan, fds: tuple[int, int], directories: Sequence[P
     places += [("lower", path) for path in directories]
     for number, (what, path) in enumerate(places[:2]):
         for other_what, other in places[number + 1 :]:
-            if _is_within(path, other) or _is_within(other, path):
+            # one that lies in a lower is not shown there (OpenDirectories, hidden)
+            inside = path.samefile(other) if other_what == "lower" else _is_within(path, other)
+            if inside or _is_within(other, path):
                 names = f"{what} {printable(str(path))} and {other_what} {printable(str(other))}"
                 raise MountError(f"{names}: one is inside of the other")
 
@@ -210,7 +234,9 @@ def _is_within(path: Path, directory: Path) -> bool:
 
 
 @contextmanager
-def _private(plan: UpperPlan, fds: tuple[int, int]) -> Iterator[tuple[int, int] | None]:
+def _private(
+    plan: UpperPlan, fds: tuple[int, int], counted: Counted
+) -> Iterator[tuple[int, int] | None]:
     """Both directories on one mount of their own, as a rename needs it; None: not to be had.
 
     That is a copy of the mount below the directory which both are in.
@@ -221,7 +247,14 @@ def _private(plan: UpperPlan, fds: tuple[int, int]) -> Iterator[tuple[int, int] 
         # only passed through: who may not list it may have both directories below it
         fd = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, fd)
-        private = stack.enter_context(core.private_directory(fd, read_only=False))
+        private = stack.enter_context(
+            core.private_directory(
+                fd,
+                read_only=False,
+                atime=counted is not Counted.NOTHING,
+                diratime=counted is Counted.ALL,
+            )
+        )
         found: list[int] = []
         if private is not None:
             for path in paths:
@@ -339,7 +372,9 @@ class _Place:
     frozen: bool  # others would, if its mode became what users of the mount can make it
 
 
-def _open(plan: UpperPlan, tree: core.Tree, place: _Place, abilities: Abilities) -> OpenUpper:
+def _open(
+    plan: UpperPlan, tree: core.Tree, place: _Place, abilities: Abilities, counted: Counted
+) -> OpenUpper:
     with os.scandir(place.upper) as names:
         fresh = next(names, None) is None
     namespace = _namespace(plan, place, abilities, fresh=fresh)
@@ -354,12 +389,15 @@ def _open(plan: UpperPlan, tree: core.Tree, place: _Place, abilities: Abilities)
         # an upper that no mount of ours has changed holds no numbers
         strange=not fresh and recorded is not None and recorded != plan.lowers.encode(),
         private=place.private,
-        plain=not trusted and (plan.user_marks or reads_trusted() or not has_identity()),
+        plain=not plan.leads
+        or (not trusted and (plan.user_marks or reads_trusted() or not has_identity())),
         closed=place.closed,
+        stay=not plan.redirects,
+        atime=counted is not Counted.NOTHING,
     )
     if plan.own_root:
         _shut_writers_out(place.upper)
-    upper = core.Upper(tree, place.upper, place.work, flags, place.shown)
+    upper = core.Upper(tree, place.upper, place.work, flags, place.shown, metacopy=plan.metacopy)
     try:
         upper.recover()
         if fresh and recorded is None:

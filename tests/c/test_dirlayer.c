@@ -971,7 +971,7 @@ static void check_private_mounts(void)
     struct stack stack = {0};
     mount_inside();
     int fd = open("l", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    int private_fd = um_private_directory(fd, true);
+    int private_fd = um_private_directory(fd, UM_PRIVATE_READ_ONLY);
     REQUIRE(private_fd >= 0);
     CHECK_INT(um_open_beneath(private_fd, "new", O_WRONLY | O_CREAT, 0600), -EROFS);
     REQUIRE(mount("tmpfs", "l/d", "tmpfs", 0, NULL) == 0); /* does not get to the private one */

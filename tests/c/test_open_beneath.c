@@ -214,7 +214,7 @@ static void check_mount_points(void)
     struct stat status;
     char path[128];
     place_open(&place);
-    int private_in = um_private_directory(place.in, false);
+    int private_in = um_private_directory(place.in, 0);
     REQUIRE(private_in >= 0);
     mount_on(&place, "directory");
 
