@@ -16,7 +16,7 @@ VENV := .venv/bin
 FUZZ_SECONDS ?= 60
 SOAK_MINUTES ?= 60
 IMAGE ?=
-C_FILES = $(wildcard csrc/*.c csrc/*.h tests/c/*.c tests/c/*.h tests/faults/*.c)
+C_FILES = $(wildcard csrc/*/*.c csrc/*/*.h tests/c/*.c tests/c/*.h tests/faults/*.c)
 C_FLAGS := -std=c17 -O2 -D_GNU_SOURCE -Wall -Wextra -Werror -fvisibility=hidden -pthread
 
 .PHONY: setup setup-test core demo test docs lint lint-style lint-format lint-types lint-c \
@@ -51,7 +51,7 @@ lint-types:
 	$(VENV)/mypy
 
 lint-c:
-	for file in csrc/*.c; do $(CC) $(C_FLAGS) -c $$file -o /dev/null || exit 1; done
+	for file in csrc/*/*.c; do $(CC) $(C_FLAGS) -Icsrc -c $$file -o /dev/null || exit 1; done
 
 lint-c-format:
 	$(VENV)/clang-format --dry-run -Werror $(C_FILES)

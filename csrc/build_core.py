@@ -14,18 +14,18 @@ from cffi import FFI
 
 CSRC = Path(__file__).parent
 PUBLIC_HEADERS = (
-    "base.h",
-    "match.h",
-    "open_beneath.h",
-    "whiteout.h",
-    "index_build.h",
-    "index.h",
-    "tree.h",
-    "layer_trees.h",
-    "summary.h",
-    "upper.h",
-    "fastpath.h",
-    "router.h",
+    "base/base.h",
+    "base/match.h",
+    "system/open_beneath.h",
+    "marks/whiteout.h",
+    "index/builder.h",
+    "index/index.h",
+    "tree/tree.h",
+    "tree/unstacked.h",
+    "tree/summary.h",
+    "upper/upper.h",
+    "fastpath/fastpath.h",
+    "router/router.h",
 )
 
 _MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
@@ -60,8 +60,8 @@ def builder() -> FFI:
     ffi.set_source(
         "unionmount._core",
         "\n".join(f'#include "{header}"' for header in PUBLIC_HEADERS),
-        sources=sorted(str(path) for path in CSRC.glob("*.c")),
-        depends=sorted(str(path) for path in CSRC.glob("*.h")),
+        sources=sorted(str(path) for path in CSRC.glob("*/*.c")),
+        depends=sorted(str(path) for path in CSRC.glob("*/*.h")),
         include_dirs=[str(CSRC)],
         define_macros=[("_GNU_SOURCE", "1")],
         extra_compile_args=COMPILE_ARGS + strict,

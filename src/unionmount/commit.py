@@ -199,10 +199,23 @@ class LayerWriter:
         if first is None and stat.S_ISREG(after.mode) and after.size:
             self._tree.read(after.node, 0, 0)
             after = self._tree.getattr(after.node)
-        xattrs = xattrs_of(self._tree, after.node)
+        xattrs = self._stored(path, xattrs_of(self._tree, after.node))
         target = self._tree.readlink(after.node) if stat.S_ISLNK(after.mode) else b""
         content = self._content(path, after) if first is None else iter(())
         return _Ready(after, first, target, xattrs, next(content, b""), content)
+
+    def _stored(self, path: bytes, xattrs: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """The attributes under the names that they have in a layer."""
+        stored = {}
+        for name, value in xattrs.items():
+            try:
+                stored[core.stored_name(name)] = value
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                what = f"the name of the attribute {printable(name)} is too long for a layer"
+                self._warn(f"/{printable(path)}: {what}, left out")
+        return stored
 
     def _put_member(self, path: bytes, ready: _Ready) -> None:
         now, first = ready.now, ready.first

@@ -176,7 +176,7 @@ class Containers:
         return _parse(path, raw)
 
     def __contains__(self, name: str) -> bool:
-        return is_name(name) and (self._directory / name).is_dir()
+        return is_there(self._store.root, name)
 
     def all(self, damaged: Callable[[StoreError], None] | None = None) -> list[Container]:
         """All containers, oldest first; ``damaged`` is told of those that can't be read."""
@@ -259,6 +259,11 @@ class Containers:
             yield fd
         finally:
             os.close(fd)
+
+
+def is_there(root: Path, name: str) -> bool:
+    """Whether the store at ``root`` has a container of this name; nothing is made for that."""
+    return is_name(name) and (root / "containers" / name).is_dir()
 
 
 def is_name(text: str) -> bool:

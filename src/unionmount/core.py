@@ -2,8 +2,8 @@
 
 ``Indexer`` turns the tar of a layer into an index file, ``Index`` reads it, ``Tree`` stacks layers,
 ``Upper`` puts a writable directory on a tree, ``Router`` answers the kernel from them. Headers with
-the contracts: ``csrc/index_build.h``, ``csrc/index.h``, ``csrc/tree.h``, ``csrc/upper.h``,
-``csrc/router.h``. Calls into C release the GIL. Paths and names inside the file system are
+the contracts, in csrc: ``index/builder.h``, ``index/index.h``, ``tree/tree.h``, ``upper/upper.h``,
+``router/router.h``. Calls into C release the GIL. Paths and names inside the file system are
 ``bytes``.
 """
 
@@ -185,13 +185,19 @@ _NO_PRIVATE_MOUNTS = (errno.EPERM, errno.EINVAL, errno.ENOSYS)
 
 
 @contextmanager
-def private_directory(fd: int, *, read_only: bool) -> Iterator[int | None]:
+def private_directory(
+    fd: int, *, read_only: bool, atime: bool = False, diratime: bool = True
+) -> Iterator[int | None]:
     """The directory ``fd`` on a mount of its own, where nobody can mount anything below it.
 
-    A name that is a mount point for others is there what the mount point covers. None where this
-    user can't have one: that takes CAP_SYS_ADMIN.
+    A name that is a mount point for others is there what the mount point covers. With ``atime``
+    reading changes access times, as relatime has it; ``diratime``: of directories, too. None where
+    this user can't have one: that takes CAP_SYS_ADMIN.
     """
-    private = lib.um_private_directory(fd, read_only)
+    how = lib.UM_PRIVATE_READ_ONLY if read_only else 0
+    how |= 0 if atime else lib.UM_PRIVATE_NOATIME
+    how |= 0 if diratime else lib.UM_PRIVATE_NODIRATIME
+    private = lib.um_private_directory(fd, how)
     if -private in _NO_PRIVATE_MOUNTS:
         yield None
         return
@@ -414,6 +420,7 @@ class Belief:
     stat: bool = False
     any_stat: bool = False
     closed: bool = False
+    no_user: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,13 +428,15 @@ class DirectoryLayer:
     """One layer of a tree that is a live directory, open as ``fd``.
 
     ``private``: nobody can mount anything below it (``private_directory``); then ``shown`` is open
-    on the directory where others see it, so that messages can name it.
+    on the directory where others see it, so that messages can name it. ``hidden``: directories, by
+    device and inode, of which nothing is shown; at most two.
     """
 
     fd: int
     private: bool = False
     shown: int = 0
     belief: Belief = Belief()
+    hidden: tuple[tuple[int, int], ...] = ()
 
 
 class Tree(_Owner, _Paths):
@@ -450,6 +459,8 @@ class Tree(_Owner, _Paths):
                 slot.flags = lib.UM_TREE_LAYER_PRIVATE if layer.private else 0
                 slot.shown_fd = layer.shown
                 slot.believes = _sum(layer.belief, "UM_BELIEVE_")
+                for number, (device, inode) in enumerate(layer.hidden):
+                    slot.hidden_devices[number], slot.hidden_inodes[number] = device, inode
         out = ffi.new("struct um_tree **")
         _check(lib.um_tree_open(c_layers, len(self._layers), out))
         self._handle = out[0]
@@ -593,7 +604,7 @@ class Marks(NamedTuple):
 class LayerTrees(_Owner, _Paths):
     """The layers of a tree beside each other, as directories 0 (the lowest), 1, ….
 
-    See ``layer_trees.h``. Marks are shown, not obeyed: a whiteout as a character device 0:0, a
+    See ``tree/unstacked.h``. Marks are shown, not obeyed: a whiteout as a character device 0:0, a
     directory that hides what is below it by the extended attribute ``user.overlay.opaque``. The
     tree is borrowed.
     """
@@ -672,6 +683,16 @@ class LayerTrees(_Owner, _Paths):
         )
 
 
+def stored_name(name: bytes) -> bytes:
+    """Under which name a layer has the extended attribute that users of a mount call ``name``.
+
+    What is called as overlayfs calls its marks is escaped. EOPNOTSUPP where it gets too long.
+    """
+    stored = ffi.new("char[]", lib.UM_OVERLAY_ROOM)
+    _check(lib.um_overlay_store(lib.UM_OVERLAY_BOTH, name, len(name), stored))
+    return bytes(ffi.string(stored))
+
+
 OPAQUE: bytes = b"user.overlay.opaque"
 """The extended attribute by which ``LayerTrees`` shows a directory that hides what is below it."""
 
@@ -696,6 +717,9 @@ class Maker(NamedTuple):
     may_setgid: bool = True
 
 
+_NEVER = (1 << 64) - 1  # no file is as large
+
+
 @dataclass(frozen=True, slots=True)
 class UpperFlags:
     """What an upper's disk can hold, and what is wanted of it (see ``UM_UPPER_…``)."""
@@ -710,13 +734,15 @@ class UpperFlags:
     look: bool = False
     plain: bool = False
     closed: bool = False
+    stay: bool = False
+    atime: bool = False
 
 
 class Upper(_Owner):
     """A writable directory on a tree.
 
     The tree and both descriptors stay the caller's and must outlive this. ``recover`` is called
-    once, before anything else. Lookups are counted (``csrc/upper.h``): who calls ``lookup``,
+    once, before anything else. Lookups are counted (``upper/upper.h``): who calls ``lookup``,
     ``mknod`` … ``link`` or takes entries of an ``UpperList`` owes ``forget``; ``View`` does this
     for those who only look. Every other method may be called from any thread.
 
@@ -725,13 +751,22 @@ class Upper(_Owner):
     """
 
     def __init__(
-        self, tree: Tree, upper_fd: int, work_fd: int, flags: UpperFlags, shown_fd: int = 0
+        self,
+        tree: Tree,
+        upper_fd: int,
+        work_fd: int,
+        flags: UpperFlags,
+        shown_fd: int = 0,
+        *,
+        metacopy: bool = True,
     ) -> None:
+        """Without ``metacopy`` files are always copied up with their data."""
         self.tree = tree
         setup = ffi.new("struct um_upper_setup *")
         setup.tree, setup.upper_fd, setup.work_fd = tree._handle, upper_fd, work_fd
         setup.shown_fd = shown_fd
         setup.flags = _sum(flags, "UM_UPPER_")
+        setup.metacopy_min = 0 if metacopy else _NEVER
         out = ffi.new("struct um_upper **")
         _check(lib.um_upper_open(setup, out))
         self._handle = out[0]

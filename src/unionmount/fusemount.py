@@ -28,7 +28,9 @@ _MS_RDONLY = 1
 _MS_NOSUID = 2
 _MS_NODEV = 4
 _MS_NOEXEC = 8
+_MS_NOSYMFOLLOW = 256
 _MS_NOATIME = 1024
+_MS_NODIRATIME = 2048
 _MS_POSIXACL = 1 << 16
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
@@ -39,7 +41,16 @@ _SOURCE_MAX = 1024  # bytes; the kernel takes a page, readers of the mount table
 
 
 class BusyError(MountError):
-    """A mount is in use and was asked to go at once."""
+    """A mount is in use, perhaps by ``users``, and was asked to go at once."""
+
+    def __init__(self, mountpoint: Path, users: str = "") -> None:
+        by = f" by {users}" if users else ""
+        where = printable(str(mountpoint))
+        super().__init__(f"{where} is in use{by}; --lazy detaches it now and lets its users finish")
+
+
+class StillMountedError(MountError):
+    """A daemon ends, and could not unmount what it has served."""
 
 
 def mount_fuse(
@@ -53,12 +64,22 @@ def mount_fuse(
     return _mount_by_helper(mountpoint, source, options, writable=writable)
 
 
-def unmount_fuse(mountpoint: Path, *, lazy: bool = False) -> None:
-    """Unmount what is on top at ``mountpoint``; BusyError where it is in use."""
+def unmount_fuse(mountpoint: Path, *, lazy: bool = False) -> str:
+    """Unmount what is on top at ``mountpoint``; BusyError where it is in use.
+
+    Returns why it had to be done in another way than the usual one, for the user to know; mostly
+    that is nothing.
+    """
     if os.geteuid() == 0:
         _unmount_directly(mountpoint, lazy=lazy)
-    else:
+        return ""
+    try:
         _unmount_by_helper(mountpoint, lazy=lazy)
+    except BusyError:
+        raise
+    except MountError as error:
+        return _unmount_otherwise(mountpoint, error, lazy=lazy)
+    return ""
 
 
 def check_mountpoint(mountpoint: Path) -> None:
@@ -135,7 +156,9 @@ def _flags(options: MountOptions, *, writable: bool) -> int:
     flags |= 0 if options.suid else _MS_NOSUID
     flags |= 0 if options.dev else _MS_NODEV
     flags |= 0 if options.exec else _MS_NOEXEC
-    flags |= 0 if options.atime else _MS_NOATIME
+    flags |= 0 if options.atime else _MS_NOATIME  # without: relatime
+    flags |= 0 if options.diratime else _MS_NODIRATIME
+    flags |= 0 if options.symfollow else _MS_NOSYMFOLLOW
     return flags
 
 
@@ -194,11 +217,16 @@ def _helper() -> str:
     for name in ("fusermount3", "fusermount"):
         if found := shutil.which(name):
             return found
-    raise MountError("fusermount3 is not installed (package fuse3); without it only root can mount")
+    raise MountError("fusermount3 is not installed (package fuse3), which users but root need")
 
 
 def _helper_options(source: str, options: MountOptions, *, writable: bool) -> str:
-    for name, wanted in (("dev", options.dev), ("suid", options.suid)):
+    for name, wanted in (
+        ("dev", options.dev),
+        ("suid", options.suid),
+        ("nodiratime", not options.diratime),
+        ("nosymfollow", not options.symfollow),
+    ):
         if wanted:
             raise MountError(f"-o {name}: only root may mount with it")
     escaped = source.replace("\\", "\\\\").replace(",", "\\,")
@@ -213,31 +241,53 @@ def _helper_options(source: str, options: MountOptions, *, writable: bool) -> st
 
 
 def _helper_message(stderr: bytes) -> str:
-    """What fusermount3 said, as one line without its name."""
+    """What a program said, as one line without its name."""
     lines = stderr.decode("utf-8", "surrogateescape").splitlines()
     said = [line.partition(": ")[2] or line for line in lines if line.strip()]
-    return printable("; ".join(said)) or "fusermount3 failed without a message"
+    return printable("; ".join(said)) or "it failed without a message"
 
 
 def _unmount_by_helper(mountpoint: Path, *, lazy: bool) -> None:
-    command = [_helper(), "-u", *(["-z"] if lazy else []), "--", str(mountpoint)]
+    _run_unmounting([_helper(), "-u", *(["-z"] if lazy else []), "--"], mountpoint)
+
+
+def _unmount_otherwise(mountpoint: Path, failure: MountError, *, lazy: bool) -> str:
+    """Unmount by umount(8), which lets the owner of a FUSE mount do so.
+
+    fusermount3 needs /etc/mtab for that and umount(8) does not: it reads the table of the kernel.
+    """
+    program, where = shutil.which("umount"), printable(str(mountpoint))
+    advice = f"; root can: umount {'-l ' if lazy else ''}{where}"
+    if program is None:
+        raise MountError(f"{failure}; umount(8) is not there, either{advice}") from None
+    try:
+        _run_unmounting([program, *(["-l"] if lazy else []), "--"], mountpoint)
+    except BusyError:
+        raise
+    except MountError as error:
+        raise MountError(f"{failure}; {error}{advice}") from None
+    return f"{failure}; {where} was unmounted by umount(8) instead"
+
+
+def _run_unmounting(command: list[str], mountpoint: Path) -> None:
     done = subprocess.run(
-        command,
+        [*command, str(mountpoint)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env=os.environ | {"LC_ALL": "C"},
         check=False,
     )
     if done.returncode:
-        message = _helper_message(done.stderr)
-        busy = os.strerror(errno.EBUSY) in message or "Device or resource busy" in message
-        raise _unmount_error(mountpoint, errno.EBUSY if busy else None, message)
+        name, message = Path(command[0]).name, _helper_message(done.stderr)
+        # fusermount3 says "Device or resource busy", umount(8) "target is busy."
+        busy = os.strerror(errno.EBUSY) in message or message.endswith(("busy", "busy."))
+        raise _unmount_error(mountpoint, errno.EBUSY if busy else None, f"{name}: {message}")
 
 
 def _unmount_error(mountpoint: Path, code: int | None, message: str) -> MountError:
     where = printable(str(mountpoint))
     if code == errno.EBUSY:
-        return BusyError(f"{where} is in use; --lazy detaches it now and lets its users finish")
+        return BusyError(mountpoint)
     if code == errno.EINVAL:
         return MountError(f"{where} is not mounted")
     return MountError(f"unmounting {where}: {message}")

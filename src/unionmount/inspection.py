@@ -247,7 +247,7 @@ def inspect_mount(record: Record, status: str) -> Struct:
 def _state(record: Record | None, status: str) -> Struct:
     fields = {
         "Status": status,
-        "Running": status in ("live", "detached"),
+        "Running": status.partition(":")[0] in ("live", "detached"),
         "Pid": record.pid if record else 0,
         "Mode": record.mode if record else "",
         "Mountpoint": record.mountpoint if record else "",

@@ -34,6 +34,7 @@ from unionmount.errors import (
     StoreError,
     UsageError,
 )
+from unionmount.namespace import recorded_namespace
 from unionmount.reference import Digest, printable
 from unionmount.removal import remove_tree
 from unionmount.trust import OverrideStat, has_identity, is_ours, reads_trusted
@@ -668,6 +669,7 @@ class OpenDirectory(Closing):
             stack.callback(os.close, self.fd)
             self.shown = self.fd
             self.closed = is_ours(self.fd)  # told by the way to it, which a private mount has not
+            self.namespace = recorded_namespace(self.fd)
             private = stack.enter_context(core.private_directory(self.fd, read_only=True))
             self.private = private is not None
             if private is not None:
@@ -691,12 +693,15 @@ class OpenDirectories(Closing):
         *,
         leads: bool = True,
         override_stat: OverrideStat = OverrideStat.OWN,
+        hidden: Sequence[Path] = (),
     ) -> None:
         """``paths`` are absolute, the lowest one first; OSError names the one that can't be had.
 
         Without ``leads`` no redirect and no metacopy is followed, as the kernel has it with
-        ``userxattr``. ``override_stat``: whose is believed.
+        ``userxattr``. ``override_stat``: whose is believed. Of ``hidden``, the directories that
+        take the changes, the layers show nothing where they lie in one.
         """
+        self._hidden = tuple((status.st_dev, status.st_ino) for status in map(Path.stat, hidden))
         self.name = name
         self._leads = leads
         self._override_stat = override_stat
@@ -716,7 +721,8 @@ class OpenDirectories(Closing):
             self._tree = core.Tree(
                 [
                     core.DirectoryLayer(
-                        layer.fd, layer.private, layer.shown, self._belief_in(layer)
+                        *(layer.fd, layer.private, layer.shown, self._belief_in(layer)),
+                        hidden=self._hidden,
                     )
                     for layer in self.layers
                 ]
@@ -732,6 +738,7 @@ class OpenDirectories(Closing):
             stat=self._override_stat is OverrideStat.OWN and known,
             any_stat=self._override_stat is OverrideStat.ALWAYS,
             closed=layer.closed,
+            no_user=layer.namespace == "trusted",
         )
 
     def close(self) -> None:

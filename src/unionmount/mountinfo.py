@@ -24,9 +24,9 @@ class MountedAt:
     source: str
 
 
-def mounts() -> Iterator[MountedAt]:
+def mounts(table: Path = _TABLE) -> Iterator[MountedAt]:
     """Everything that is mounted, in the order of mounting."""
-    for line in _TABLE.read_bytes().splitlines():
+    for line in table.read_bytes().splitlines():
         fields = line.split(b" ")
         kind = fields.index(b"-", 6)  # after the optional fields
         yield MountedAt(

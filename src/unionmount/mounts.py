@@ -16,17 +16,21 @@ import secrets
 import select
 import signal
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from unionmount.errors import MountError, NotFoundError
+from unionmount.errors import InvalidReference, MountError, NotFoundError
+from unionmount.fusemount import StillMountedError
 from unionmount.mountinfo import FILE_SYSTEM, mounted_at, mounts
 from unionmount.reference import printable
 
 _ID_BYTES = 6
+_BEGINNING = re.compile(r"[0-9a-f]{1,12}")  # of an ID
+_ASKED_AGAIN = 0.2  # seconds
 _NAME_MAX = 60  # characters of an image's name in the name of a mount point
 
 STARTING = "starting"
@@ -53,6 +57,8 @@ class Record:
     device: str = ""  # "major:minor" of the mounted file system, once it is
     container: str = ""  # its name, in the store
     upper: str = ""  # the directory that takes the changes
+    image_id: str = ""  # of a mount of directories there is none
+    layers: int = 0  # how many of the image's are shown
 
     @classmethod
     def new(
@@ -65,6 +71,8 @@ class Record:
         mode: str = "ro",
         container: str = "",
         upper: str = "",
+        image_id: str = "",
+        layers: int = 0,
     ) -> Record:
         """A record of a mount that this process is about to make."""
         return cls(
@@ -80,6 +88,8 @@ class Record:
             root=root,
             container=container,
             upper=upper,
+            image_id=image_id,
+            layers=layers,
         )
 
     @property
@@ -145,26 +155,52 @@ class MountTable:
         held = HeldRecord(self._records / f"{record.id}.json", record)
         try:
             yield held
-        finally:
+        except StillMountedError:  # somebody has to find it, to unmount it
+            held.let_go()
+            raise
+        except BaseException:
             held.remove()
+            raise
+        held.remove()
 
     def all(self) -> list[Status]:
         """Every record with its status, oldest first."""
         found = [one for path in self._records.glob("*.json") if (one := _examine(path))]
-        table = {(m.device, m.mountpoint) for m in mounts() if m.file_system == FILE_SYSTEM}
+        table = [(m.device, m.mountpoint) for m in mounts() if m.file_system == FILE_SYSTEM]
+        found = [(_moved(record, table) if alive else record, alive) for record, alive in found]
         served = {(record.device, record.path) for record, alive in found if alive}
         states = [
             # device numbers are used again, too: what a live daemon serves is not a dead one's
-            Status(record, _status(record, table if alive else table - served, alive=alive))
+            Status(record, _status(record, {*table} - (set() if alive else served), alive=alive))
             for record, alive in found
         ]
         return sorted(states, key=lambda one: (one.record.created, one.record.id))
+
+    def is_served(self, record: Record) -> bool:
+        """Whether the daemon of a mount holds its record: then it lives, whatever its number."""
+        found = _examine(self._records / f"{record.id}.json")
+        return found is not None and found[1]
+
+    def beginning_with(self, word: str) -> Status:
+        """The one record whose ID begins so; InvalidReference where there are more."""
+        found = []
+        if is_id(word):
+            found = [one for one in self.all() if one.record.id.startswith(word)]
+        if len(found) > 1:
+            known = ", ".join(
+                f"{one.record.id} ({printable(one.record.container or one.record.mountpoint)})"
+                for one in found
+            )
+            raise InvalidReference(f"'{word}' is the beginning of several IDs: {known}")
+        for one in found:
+            return one
+        raise NotFoundError(f"{printable(word)}: no such mount")
 
     def find(self, target: str) -> Status:
         """The record with this ID, or of what is on top at this mount point, or was last."""
         if not target:  # as a path it would be the working directory
             raise NotFoundError("no mount has an empty name")
-        path = Path(os.path.realpath(target))
+        path = resolved_mountpoint(target)
         top = mounted_at(path)
         known = self.all()
         found = [one for one in known if one.record.id == target]
@@ -182,7 +218,12 @@ class MountTable:
         return [path for path in logs if path.stem not in alive]
 
     def forget(self, record: Record) -> None:
-        """Remove a record whose daemon is gone, with what that left behind."""
+        """Remove a record whose daemon is gone, with what that left behind.
+
+        MountError where a daemon serves it after all.
+        """
+        if self.is_served(record):
+            raise MountError(f"{printable(record.mountpoint)}: process {record.pid} serves it")
         if record.automatic:
             with suppress(OSError):
                 record.path.rmdir()
@@ -208,6 +249,10 @@ class HeldRecord:
     def remove(self) -> None:
         """Take the record off the disk and let go of the lock."""
         self._path.unlink(missing_ok=True)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Let go of the lock and leave the record, as a dead daemon does."""
         os.close(self._fd)
 
     def _write(self, record: Record) -> int:
@@ -233,6 +278,11 @@ def _recording(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise MountError(f"record {path}: {error.strerror}") from error
+
+
+def is_id(word: str) -> bool:
+    """Whether a mount may have this ID, or one that begins so."""
+    return _BEGINNING.fullmatch(word) is not None
 
 
 def runtime_directory() -> Path:
@@ -281,31 +331,84 @@ def process_start(pid: int) -> int | None:
     return int(fields[19])
 
 
+def process_state(pid: int) -> str:
+    """What process ``pid`` does, as a letter of ps(1); empty where there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return ""
+    return fields[0].decode("ascii")
+
+
 def stop(record: Record) -> None:
-    """Ask the daemon of ``record`` to unmount; one that is just starting does so once it serves."""
-    with suppress(ProcessLookupError):
-        process = os.pidfd_open(record.pid)
-        try:
-            if process_start(record.pid) == record.started:
-                signal.pidfd_send_signal(process, signal.SIGTERM)
-        finally:
-            os.close(process)
+    """Ask the daemon of ``record`` to unmount; one that is just starting does so once it serves.
+
+    One that was asked before ends though files are open. It gets its changes to the disk first.
+    """
+    with _process_of(record) as process:
+        if process is not None:
+            signal.pidfd_send_signal(process, signal.SIGTERM)
 
 
 def wait_until_gone(record: Record, seconds: float) -> bool:
     """Wait for the daemon of ``record`` to end; False where it still runs after ``seconds``."""
+    return not wait_until_all_gone([record], seconds)
+
+
+def end(record: Record, seconds: float) -> bool:
+    """End the daemon of ``record`` though it is in use; False where it still runs then."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        stop(record)  # the second time it is not asked any more, and further times do nothing
+        if wait_until_gone(record, min(_ASKED_AGAIN, left)):
+            return True
+    return False
+
+
+def wait_until_all_gone(records: Iterable[Record], seconds: float) -> list[Record]:
+    """Wait for daemons side by side; those that still run after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    poll, waiting = select.poll(), {}
+    with ExitStack() as stack:
+        for record in records:
+            process = stack.enter_context(_process_of(record))
+            if process is not None:
+                poll.register(process, select.POLLIN)
+                waiting[process] = record
+        while waiting and (ended := poll.poll(max(0.0, deadline - time.monotonic()) * 1000)):
+            for process, _ in ended:
+                poll.unregister(process)
+                del waiting[process]
+    return list(waiting.values())
+
+
+@contextmanager
+def _process_of(record: Record) -> Iterator[int | None]:
+    """A descriptor of the daemon's process; None where it ended, whatever has its number now."""
     try:
         process = os.pidfd_open(record.pid)
     except ProcessLookupError:
-        return True
+        yield None
+        return
     try:
-        if process_start(record.pid) != record.started:
-            return True
-        poll = select.poll()
-        poll.register(process, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        yield process if process_start(record.pid) == record.started else None
+    except ProcessLookupError:
+        pass  # it ended just now
     finally:
         os.close(process)
+
+
+def resolved_mountpoint(target: str) -> Path:
+    """The path of a mount point, without asking the file system that is mounted there.
+
+    Whoever serves it may not answer.
+    """
+    parent, name = os.path.split(target.rstrip("/"))
+    if name not in ("", ".", ".."):
+        path = Path(os.path.realpath(parent or "."), name)
+        if mounted_at(path) is not None:
+            return path
+    return Path(os.path.realpath(target))
 
 
 def _examine(path: Path) -> tuple[Record, bool] | None:
@@ -347,6 +450,14 @@ def _read(fd: int) -> Record | None:
         return Record(**json.loads(os.pread(fd, 1 << 20, 0)))
     except (ValueError, TypeError):
         return None
+
+
+def _moved(record: Record, table: Sequence[tuple[str, Path]]) -> Record:
+    """The record with the place where its mount is now: directories above it may be renamed."""
+    places = [place for device, place in table if device == record.device]
+    if not places or record.path in places:
+        return record
+    return replace(record, mountpoint=str(places[0]))
 
 
 def _status(record: Record, table: set[tuple[str, Path]], *, alive: bool) -> str:

@@ -61,20 +61,22 @@ class Wanted:
 def find_wanted(store: Store, texts: Sequence[str], lease: Lease | None = None) -> list[Wanted]:
     """What the user named: an image named by its ID is saved without a name, as docker does.
 
-    With a ``lease`` all of it stays in the store while that is held.
+    An image that has several manifests in the store (it was pulled and loaded, say) is one image
+    with all those names, saved by the manifest of the first. With a ``lease`` all of it stays in
+    the store while that is held.
     """
     names: dict[Digest, list[Reference]] = {}
     images: dict[Digest, Image] = {}
     for text in texts:
         stored = store.find_image(text)
-        if stored.manifest not in images:
+        if stored.id not in images:
             read = store.read_image(stored) if lease is None else store.use_image(stored, lease)
-            images[stored.manifest] = read
-        found = names.setdefault(stored.manifest, [])
+            images[stored.id] = read
+        found = names.setdefault(stored.id, [])
         name = _name_meant(stored, text)
         if name is not None and name not in found:
             found.append(name)
-    return [Wanted(image, tuple(names[manifest])) for manifest, image in images.items()]
+    return [Wanted(image, tuple(names[image_id])) for image_id, image in images.items()]
 
 
 def _name_meant(stored: StoredImage, text: str) -> Reference | None:

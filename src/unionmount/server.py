@@ -28,6 +28,7 @@ from unionmount.core import LayerTrees, Router, RouterFacts
 from unionmount.errors import MountError, UnionmountError
 from unionmount.fusemount import (
     BusyError,
+    StillMountedError,
     check_mountpoint,
     mount_fuse,
     unmount_fuse,
@@ -40,7 +41,7 @@ from unionmount.operations import ImageFacts, ReadingOperations, ReadOnlyOperati
 from unionmount.options import THREADS_MAX, MountOptions
 from unionmount.reference import printable
 from unionmount.stats import serve_stats
-from unionmount.upper import OpenUpper, UpperPlan, open_upper
+from unionmount.upper import Counted, OpenUpper, UpperPlan, open_upper
 from unionmount.writing import WritableOperations
 
 if TYPE_CHECKING:
@@ -81,6 +82,13 @@ class MountRequest:
         if chosen.isdecimal():
             return min(int(chosen), THREADS_MAX)
         return min(len(os.sched_getaffinity(0)), _THREADS)
+
+    @property
+    def counted(self) -> Counted:
+        """Whose access times change; those of a read-only mount never do."""
+        if not self.writable or not self.options.atime:
+            return Counted.NOTHING
+        return Counted.ALL if self.options.diratime else Counted.FILES
 
     @property
     def writable(self) -> bool:
@@ -149,9 +157,11 @@ class LiveMount:
             if self.ended and not _is_dead(place):
                 continue  # another file system
             try:
-                unmount_fuse(place)
+                note = unmount_fuse(place)
             except BusyError:
-                unmount_fuse(place, lazy=True)
+                note = unmount_fuse(place, lazy=True)
+            if note:
+                log.warning("%s", note)
 
 
 def _is_dead(mountpoint: Path) -> bool:
@@ -172,13 +182,14 @@ def run_mount(
     unmounted, by somebody else or after SIGTERM, SIGINT or SIGHUP. A second signal ends it even
     where files are open.
     """
+    source = request.options.fsname or layers.name
     with (
         _signals_held(),
         request.lease or nullcontext(),  # let go of last
         _interruptions() as owing,
         _recorded(layers, request) as held,
         _operations(layers, request, owing) as operations,
-        _mounted(held.record.path, layers.name, request, operations) as mount,
+        _mounted(held.record.path, source, request, operations) as mount,
     ):
         held.update(device=mount.device)
         statistics = request.table.socket_path(held.record.id)
@@ -202,7 +213,8 @@ def _operations(
         yield ReadOnlyOperations(layers.tree(), facts, list_layers=list_layers, owing=owing)
         return
     promises = request.options.promises
-    with _making_files(), _opened_upper(layers, request.upper, promises=promises) as upper:
+    opened = _opened_upper(layers, request.upper, promises=promises, counted=request.counted)
+    with _making_files(), opened as upper:
         facts = replace(
             facts,
             layers=(*facts.layers, "upper"),
@@ -218,11 +230,11 @@ def _operations(
 
 @contextmanager
 def _opened_upper(
-    layers: OpenImage | OpenDirectories, plan: UpperPlan, *, promises: bool
+    layers: OpenImage | OpenDirectories, plan: UpperPlan, *, promises: bool, counted: Counted
 ) -> Iterator[OpenUpper]:
     """The upper on the layers; at the end it is made durable, and let go of."""
     directories = layers.paths if isinstance(layers, OpenDirectories) else ()
-    upper = open_upper(plan, layers.tree(), directories, promises=promises)
+    upper = open_upper(plan, layers.tree(), directories, promises=promises, counted=counted)
     try:
         yield upper
     finally:
@@ -268,12 +280,26 @@ def _facts(layers: OpenImage | OpenDirectories) -> ImageFacts:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let signals wait until there is somebody to handle them."""
+    """Let signals wait until there is somebody to handle them, and do nothing after that.
+
+    When serving has ended, changes are being synced: one more signal must not end the process in
+    the middle of that.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    handlers = {one: signal.getsignal(one) for one in _wanted_signals()}
+    for one in handlers:
+        signal.signal(one, lambda *_: None)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for one, handler in handlers.items():
+            signal.signal(one, signal.SIG_DFL if handler is None else handler)
+
+
+def _wanted_signals() -> list[signal.Signals]:
+    """Those that our caller did not let us ignore."""
+    return [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
 
 
 @contextmanager
@@ -300,6 +326,8 @@ def _recorded(layers: OpenImage | OpenDirectories, request: MountRequest) -> Ite
         mode="rw" if request.writable else "ro",
         container="" if plan is None else plan.container,
         upper="" if plan is None else os.fsdecode(plan.upper),
+        image_id=str(layers.image.id) if isinstance(layers, OpenImage) else "",
+        layers=len(layers.layers),
     )
     with table.held(record) as held, _logged(table, record, request):
         if record.automatic:
@@ -363,7 +391,15 @@ def _mounted(
     finally:
         mount.let_go()
         # After the connection is closed: nothing that unmounting asks for can wait for us now.
+        _unmount_at_last(mount)
+
+
+def _unmount_at_last(mount: LiveMount) -> None:
+    try:
         mount.unmount()
+    except MountError as error:
+        log.error("%s", error)  # noqa: TRY400 - nobody waits for an answer any more
+        raise StillMountedError(str(error)) from error
 
 
 @contextmanager
@@ -462,8 +498,7 @@ async def _unmount_on_signal(
     mount: LiveMount, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Unmount at the first signal, and serve who still uses it; end at the second one."""
-    wanted = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
-    with trio.open_signal_receiver(*wanted) as signals:
+    with trio.open_signal_receiver(*_wanted_signals()) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         task_status.started()
         await anext(signals)

@@ -19,6 +19,7 @@ from unionmount.containers import Containers
 from unionmount.errors import InvalidReference, MountError, NotFoundError, UsageError
 from unionmount.image import SCRATCH
 from unionmount.layer import OpenImage, reading
+from unionmount.namespace import recorded_namespace
 from unionmount.pull import open_image, open_stored
 from unionmount.reference import CONTAINER_PREFIX, printable
 from unionmount.sources import Location
@@ -55,9 +56,13 @@ class OpenTarget(Closing):
             stack.callback(os.close, fd)
             self._upper, self._fd = upper, fd
             # Nothing is made that a work directory would be for; recovery is for who mounts it.
-            # Marks of every kind are looked for: root's, and those of whoever the upper belongs to.
-            theirs = os.fstat(fd).st_uid != 0
-            flags = core.UpperFlags(trusted=True, override=theirs, look=True, closed=is_ours(fd))
+            # Marks are those of whoever the upper belongs to.
+            flags = core.UpperFlags(
+                trusted=recorded_namespace(fd) != "user",
+                override=os.fstat(fd).st_uid != 0,
+                look=True,
+                closed=is_ours(fd),
+            )
             opened = core.Upper(image.tree(), fd, fd, flags)
             stack.callback(opened.close)
             self.view = stack.enter_context(core.View(opened))
@@ -170,6 +175,32 @@ def open_upper_directory(store: Store, source: str, upper: Path) -> OpenTarget:
     lowers = recorded_lowers(upper)
     _check(layers, lowers in (None, f"layers:{layers.image.chain_id}"), source)
     return OpenTarget(layers, upper)
+
+
+def open_mounted_image(
+    store: Store, source: str, image_id: str, layers: int, how: Looking
+) -> OpenImage:
+    """Open what a read-only mount shows: an image, perhaps without its upper layers.
+
+    The store has it by its ID though its name may be another image's by now.
+    """
+    in_store = image_id and Location.parse(source).kind == "stored" and source != SCRATCH
+    words = [image_id, source] if in_store else [source]
+    for word in words:
+        try:
+            image = open_image(store, word, progress=how.progress)
+        except NotFoundError:
+            if word is words[-1]:
+                raise
+        else:
+            break
+    _check(image, image_id in ("", str(image.image.id)), source)
+    with ExitStack() as stack:
+        stack.callback(image.close)
+        if how.layer is not None or layers:
+            image.cut(layers - 1 if how.layer is None else how.layer)
+        stack.pop_all()
+    return image
 
 
 def _check(layers: OpenImage, is_meant: bool, source: str) -> None:

@@ -20,6 +20,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,13 @@ from unionmount import core
 from unionmount.access import is_closed
 from unionmount.closing import Closing
 from unionmount.errors import MountError
+from unionmount.namespace import (
+    Namespace,
+    is_marked,
+    marked_namespace,
+    record_namespace,
+    recorded_namespace,
+)
 from unionmount.reference import printable
 from unionmount.trust import has_identity, is_ours, is_own, reads_trusted
 
@@ -57,6 +65,10 @@ class UpperPlan:
     adopt_root: bool = False  # an upper never used becomes a copy of the root below
     volatile: bool = False  # nothing is synced
     user_marks: bool = False  # marks that any user may set, and none that lead elsewhere
+    follow_namespace: bool = False  # marks are those that an upper used before has
+    leads: bool = True  # redirects and metacopies are followed
+    redirects: bool = True  # redirects are written
+    metacopy: bool = True  # files are copied up without their data, where that is enough
     container: str = ""
     # Whether others may get to the directories on disk: not at all; not where they would gain what
     # the mount promises that they do not (``open_upper``); or it is accepted.
@@ -66,6 +78,14 @@ class UpperPlan:
     own_root: bool = False
     root_mode: int | None = None  # what that shows where there is no root below
     ended: Callable[[], None] | None = None  # called when everything is closed
+
+
+class Counted(Enum):
+    """Whose access times change when somebody reads through the mount, by the rules of relatime."""
+
+    NOTHING = "noatime"
+    FILES = "relatime,nodiratime"
+    ALL = "relatime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +124,7 @@ def open_upper(
     directories: Sequence[Path] = (),
     *,
     promises: bool = True,
+    counted: Counted = Counted.NOTHING,
 ) -> OpenUpper:
     """Put the upper on ``tree`` and recover what a killed mount left half done.
 
@@ -121,7 +142,7 @@ def open_upper(
         for fd in fds:
             _lock(fd, plan.upper)
         with _about(plan.upper):
-            private = stack.enter_context(_private(plan, fds))
+            private = stack.enter_context(_private(plan, fds, counted))
             abilities = _probe(fds[1])
             is_open = _check_others(plan, fds, gains=promises and abilities.owners)
             place = _Place(
@@ -132,7 +153,7 @@ def open_upper(
                 powerless=is_open and promises,
                 frozen=_is_closed_alone(fds[0]) and promises and abilities.owners,
             )
-            opened = _open(plan, tree, place, abilities)
+            opened = _open(plan, tree, place, abilities, counted)
         opened.own(stack.pop_all())
         return opened
 
@@ -153,7 +174,7 @@ def name_directories(directories: Sequence[Path]) -> str:
 def recorded_lowers(upper: Path) -> str | None:
     """The lower layers that an upper was used on (``UpperPlan.lowers``), where that is known."""
     with _directory(upper, "upper") as fd:
-        recorded = _recorded_lowers(fd, closed=is_ours(fd))
+        recorded = _recorded_lowers(fd, recorded_namespace(fd), closed=is_ours(fd))
     return recorded.decode("ascii", "replace") if recorded else None
 
 
@@ -171,13 +192,22 @@ def _about(path: Path) -> Iterator[None]:
 @contextmanager
 def _directory(path: Path, what: str) -> Iterator[int]:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = _open_quietly(path)
     except OSError as error:
         raise MountError(f"{what} directory {printable(str(path))}: {error.strerror}") from None
     try:
         yield fd
     finally:
         os.close(fd)
+
+
+def _open_quietly(path: Path) -> int:
+    """A directory, open so that reading it changes no access time, unless it is another user's."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:
+        return os.open(path, flags)
 
 
 def _check_places(plan: UpperPlan, fds: tuple[int, int], directories: Sequence[Path]) -> None:
@@ -189,7 +219,9 @@ def _check_places(plan: UpperPlan, fds: tuple[int, int], directories: Sequence[P
     places += [("lower", path) for path in directories]
     for number, (what, path) in enumerate(places[:2]):
         for other_what, other in places[number + 1 :]:
-            if _is_within(path, other) or _is_within(other, path):
+            # one that lies in a lower is not shown there (OpenDirectories, hidden)
+            inside = path.samefile(other) if other_what == "lower" else _is_within(path, other)
+            if inside or _is_within(other, path):
                 names = f"{what} {printable(str(path))} and {other_what} {printable(str(other))}"
                 raise MountError(f"{names}: one is inside of the other")
 
@@ -202,7 +234,9 @@ def _is_within(path: Path, directory: Path) -> bool:
 
 
 @contextmanager
-def _private(plan: UpperPlan, fds: tuple[int, int]) -> Iterator[tuple[int, int] | None]:
+def _private(
+    plan: UpperPlan, fds: tuple[int, int], counted: Counted
+) -> Iterator[tuple[int, int] | None]:
     """Both directories on one mount of their own, as a rename needs it; None: not to be had.
 
     That is a copy of the mount below the directory which both are in.
@@ -213,7 +247,14 @@ def _private(plan: UpperPlan, fds: tuple[int, int]) -> Iterator[tuple[int, int] 
         # only passed through: who may not list it may have both directories below it
         fd = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, fd)
-        private = stack.enter_context(core.private_directory(fd, read_only=False))
+        private = stack.enter_context(
+            core.private_directory(
+                fd,
+                read_only=False,
+                atime=counted is not Counted.NOTHING,
+                diratime=counted is Counted.ALL,
+            )
+        )
         found: list[int] = []
         if private is not None:
             for path in paths:
@@ -258,7 +299,8 @@ def _how_to_close(path: Path) -> str:
 def _keep_root(fd: int) -> None:
     """Let the root of an upper that was used before show the same once its directory is closed."""
     with suppress(OSError):
-        if _recorded_lowers(fd, closed=False) is not None and _OVERRIDE not in os.listxattr(fd):
+        recorded = _recorded_lowers(fd, recorded_namespace(fd), closed=False)
+        if recorded is not None and _OVERRIDE not in os.listxattr(fd):
             now = os.fstat(fd)
             shown = f"{now.st_uid}:{now.st_gid}:{stat.S_IMODE(now.st_mode):04o}:dir"
             os.setxattr(fd, _OVERRIDE, shown.encode())
@@ -330,11 +372,14 @@ class _Place:
     frozen: bool  # others would, if its mode became what users of the mount can make it
 
 
-def _open(plan: UpperPlan, tree: core.Tree, place: _Place, abilities: Abilities) -> OpenUpper:
-    recorded = _recorded_lowers(place.upper, closed=place.closed)
+def _open(
+    plan: UpperPlan, tree: core.Tree, place: _Place, abilities: Abilities, counted: Counted
+) -> OpenUpper:
     with os.scandir(place.upper) as names:
         fresh = next(names, None) is None
-    trusted = abilities.trusted and not plan.user_marks
+    namespace = _namespace(plan, place, abilities, fresh=fresh)
+    trusted = namespace == "trusted"
+    recorded = _recorded_lowers(place.upper, namespace, closed=place.closed)
     flags = core.UpperFlags(
         trusted=trusted,
         override=place.powerless or not abilities.owners,
@@ -344,18 +389,22 @@ def _open(plan: UpperPlan, tree: core.Tree, place: _Place, abilities: Abilities)
         # an upper that no mount of ours has changed holds no numbers
         strange=not fresh and recorded is not None and recorded != plan.lowers.encode(),
         private=place.private,
-        plain=not trusted and (plan.user_marks or reads_trusted() or not has_identity()),
+        plain=not plan.leads
+        or (not trusted and (plan.user_marks or reads_trusted() or not has_identity())),
         closed=place.closed,
+        stay=not plan.redirects,
+        atime=counted is not Counted.NOTHING,
     )
     if plan.own_root:
         _shut_writers_out(place.upper)
-    upper = core.Upper(tree, place.upper, place.work, flags, place.shown)
+    upper = core.Upper(tree, place.upper, place.work, flags, place.shown, metacopy=plan.metacopy)
     try:
         upper.recover()
         if fresh and recorded is None:
             _begin_root(plan, tree, upper)
+        record_namespace(place.upper, namespace)
         if not flags.strange and recorded != plan.lowers.encode():
-            _record_lowers(place.upper, plan.lowers, abilities)
+            _record_lowers(place.upper, plan.lowers, namespace)
         if not plan.volatile:
             os.fsync(place.upper)
     except BaseException:
@@ -364,23 +413,59 @@ def _open(plan: UpperPlan, tree: core.Tree, place: _Place, abilities: Abilities)
     return OpenUpper(plan, abilities, place.upper, upper)
 
 
-def _recorded_lowers(fd: int, *, closed: bool) -> bytes | None:
+def _namespace(plan: UpperPlan, place: _Place, abilities: Abilities, *, fresh: bool) -> Namespace:
+    """Which prefix the marks have; MountError where it is not the one that they had before.
+
+    What was hidden by the others would show again, and what users set would become marks.
+    """
+    wanted: Namespace = "trusted" if abilities.trusted and not plan.user_marks else "user"
+    if fresh and not is_marked(place.upper, wanted):
+        return wanted
+    other: Namespace = "user" if wanted == "trusted" else "trusted"
+    recorded = recorded_namespace(place.upper)
+    if recorded is None and reads_trusted():
+        recorded = marked_namespace(place.upper)
+    if recorded in (None, wanted):
+        return wanted
+    if plan.follow_namespace and other == "user":
+        return other
+    raise MountError(
+        f"upper directory {printable(str(plan.upper))}: its marks are {other}.overlay. attributes, "
+        f"and here they would be {wanted}.overlay.: what it hides would show again; "
+        + _how_to_agree(plan, other)
+    )
+
+
+def _how_to_agree(plan: UpperPlan, namespace: Namespace) -> str:
+    if namespace == "user":
+        return "mount it with -o userxattr"
+    if plan.user_marks and reads_trusted():
+        return "mount it without -o userxattr"
+    return "only root can mount it"
+
+
+def _recorded_lowers(fd: int, namespace: Namespace | None, *, closed: bool) -> bytes | None:
     """What is recorded; empty, which names no layers, where the directory is somebody else's.
 
     Who else may write to it could do worse; and of what is recorded only numbers depend.
     """
-    trusted, user = _PREFIXES
-    with suppress(OSError):
-        return os.getxattr(fd, trusted + _LOWERS)
-    with suppress(OSError):
-        recorded = os.getxattr(fd, user + _LOWERS)
-        return recorded if closed or is_own(os.fstat(fd)) else b""
-    return None
+    trusted, user = (_attribute(fd, prefix + _LOWERS) for prefix in _PREFIXES)
+    if user is not None and not closed and not is_own(os.fstat(fd)):
+        user = b""
+    if namespace == "user":  # earlier versions wrote the other one, too
+        return trusted if user is None else user
+    return user if trusted is None and namespace is None else trusted
 
 
-def _record_lowers(fd: int, lowers: str, abilities: Abilities) -> None:
-    prefix = _PREFIXES[0] if abilities.trusted else _PREFIXES[1]
-    os.setxattr(fd, prefix + _LOWERS, lowers.encode())
+def _attribute(fd: int, name: str) -> bytes | None:
+    try:
+        return os.getxattr(fd, name)
+    except OSError:
+        return None
+
+
+def _record_lowers(fd: int, lowers: str, namespace: Namespace) -> None:
+    os.setxattr(fd, f"{namespace}.{_LOWERS}", lowers.encode())
 
 
 def _shut_writers_out(fd: int) -> None:

@@ -10,9 +10,9 @@
 
 #include <sys/stat.h>
 
-#include "layer_trees.h"
 #include "layers.h"
-#include "summary.h"
+#include "tree/summary.h"
+#include "tree/unstacked.h"
 
 #define EXERCISE_ENTRIES 2000
 

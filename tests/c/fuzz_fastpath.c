@@ -4,7 +4,7 @@
  * must be one that the kernel takes, and nothing may crash, leak or hang; what takes long is to ask whether
  * somebody still waits.
  */
-#include "fastpath.h"
+#include "fastpath/fastpath.h"
 #include "upper_machine.h"
 
 #include <linux/fs.h>

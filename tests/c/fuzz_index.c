@@ -8,7 +8,7 @@
  * the other half are as ours only, and mapped.
  */
 #include "exercise.h"
-#include "index_format.h"
+#include "index/format.h"
 
 static void mend(uint8_t *file, size_t size)
 {

@@ -6,7 +6,7 @@
  * whole, in pieces, and with jumps; entries and errors must agree, and every entry must be what
  * tar.h says.
  */
-#include "tar.h"
+#include "tar/tar.h"
 
 static const struct um_tar_limits LIMITS = {.max_extended = 65536, .max_extents = 1000};
 

@@ -12,8 +12,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "index_build.h"
-#include "tree.h"
+#include "index/builder.h"
+#include "tree/tree.h"
 
 #define STACK_MAX 8
 #define LAYER_BYTES (1u << 20) /* of payload that every layer pretends to have */

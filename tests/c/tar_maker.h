@@ -9,7 +9,7 @@
 #ifndef UM_TAR_MAKER_H
 #define UM_TAR_MAKER_H
 
-#include "base.h"
+#include "base/base.h"
 
 #include <assert.h>
 #include <inttypes.h>

@@ -7,7 +7,7 @@
  * fed in pieces of PIECE bytes (65536); with `skip`, payload is jumped over as by a reader of a
  * seekable file. Exit 1 with "OFFSET: TEXT (ERRNO)" on stderr where the archive is refused.
  */
-#include "tar.h"
+#include "tar/tar.h"
 
 #include <inttypes.h>
 

@@ -7,7 +7,7 @@
 
 #include "exercise.h"
 #include "harness.h"
-#include "index_format.h"
+#include "index/format.h"
 
 #define OURS 0600
 #define SOMEBODYS 0666

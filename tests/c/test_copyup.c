@@ -11,7 +11,7 @@
 
 #include "harness.h"
 #include "layers.h"
-#include "upper_private.h"
+#include "upper/state.h"
 
 /* Copy-up from image layers, and what is found by who mounts after a crash. As root the upper keeps
  * owners and devices itself; as an ordinary user the same tests go through override_stat. */
@@ -47,6 +47,8 @@ static const struct um_tar_xattr evil_xattrs[] = {
     XATTR("trusted.overlay.opaque", "y"),
     XATTR("user.containers.override_stat", "0:0:04777"),
     XATTR("user.kept", "yes"),
+    XATTR("user.overlay.overlay.opaque", "y"),
+    XATTR("user.overlay.overlay.overlay.redirect", "/dir"),
 };
 static const struct um_tar_extent extents[] = {{100000, 5000, 4096}, {300000, 8192, 16384}};
 
@@ -429,6 +431,9 @@ TEST(marks_of_an_image_do_not_get_into_the_upper)
     int fd = openat(w.above, "aligned", O_RDONLY | O_CLOEXEC);
     CHECK(fgetxattr(fd, "user.overlay.redirect", value, sizeof value) < 0);
     CHECK(fgetxattr(fd, "trusted.overlay.opaque", value, sizeof value) < 0);
+    bool as_is = w.flags & UM_UPPER_TRUSTED;
+    CHECK_INT(fgetxattr(fd, "user.overlay.opaque", value, sizeof value), as_is ? 1 : -1);
+    CHECK_INT(fgetxattr(fd, "user.overlay.overlay.opaque", value, sizeof value), as_is ? -1 : 1);
     CHECK(!is_root() || fgetxattr(fd, "user.containers.override_stat", value, sizeof value) < 0);
     close(fd);
     world_close(&w);

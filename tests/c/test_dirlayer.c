@@ -11,10 +11,10 @@
 #include <sys/wait.h>
 #include <sys/xattr.h>
 
-#include "dirlayer.h"
 #include "exercise.h"
 #include "harness.h"
-#include "open_beneath.h"
+#include "layer/live.h"
+#include "system/open_beneath.h"
 
 /* ---- making directories -------------------------------------------------------------------------- */
 
@@ -380,6 +380,57 @@ TEST(users_see_no_marks)
     CHECK_INT(um_tree_getxattr(stack.tree, stat_of(&stack, "s").node, "user.plain", 10, value, 8),
               -ENODATA); /* a symlink is not followed */
     CHECK_INT(um_tree_getxattr(stack.tree, 1, "user.plain", 10, value, 8), -ENODATA);
+    stack_close(&stack);
+    scratch_close(&scratch);
+}
+
+static void check_names(struct stack *stack, const char *wanted, size_t size)
+{
+    char names[256], value[8];
+    uint64_t node = stat_of(stack, "f").node;
+    CHECK_INT(um_tree_listxattr(stack->tree, node, names, sizeof names), (int64_t)size);
+    for (size_t at = 0; at < size; at += strlen(wanted + at) + 1) {
+        size_t length = strlen(wanted + at);
+        CHECK(memmem(names, size, wanted + at, length + 1) != NULL);
+        CHECK_INT(um_tree_getxattr(stack->tree, node, wanted + at, length, value, 8), 1);
+    }
+}
+
+TEST(escaped_names_are_users)
+{
+    static const char both[] = "user.overlay.opaque\0user.overlay.overlay.x";
+    static const char as_is[] = "user.overlay.y\0user.overlay.overlay.opaque\0"
+                                "user.overlay.overlay.overlay.x";
+    struct scratch scratch;
+    for (int trusted = 0; trusted < 2; trusted++) {
+        struct stack stack = {0};
+        REQUIRE(scratch_open(&scratch, "mkdir -p l/d u/d; touch l/d/below u/f"));
+        set_xattr("u/f", "user.overlay.y", "1");
+        set_xattr("u/f", "user.overlay.overlay.opaque", "1");
+        set_xattr("u/f", "user.overlay.overlay.overlay.x", "1");
+        set_xattr("u/d", "user.overlay.overlay.opaque", "y");
+        add_live(&stack, "l");
+        add_live(&stack, "u");
+        stack.layers[1].believes |= trusted ? UM_BELIEVE_NO_USER : 0;
+        CHECK_INT(stack_open(&stack), 0);
+        check_names(&stack, trusted ? as_is : both, trusted ? sizeof as_is : sizeof both);
+        CHECK(stat_of(&stack, "d/below").node != 0); /* it hides nothing */
+        stack_close(&stack);
+        scratch_close(&scratch);
+    }
+}
+
+TEST(marks_of_another_prefix_hide_nothing)
+{
+    struct scratch scratch;
+    struct stack stack = {0};
+    REQUIRE(scratch_open(&scratch, "mkdir -p l/d u/d; touch l/d/below"));
+    set_xattr("u/d", "user.overlay.opaque", "y");
+    add_live(&stack, "l");
+    add_live(&stack, "u");
+    stack.layers[1].believes |= UM_BELIEVE_NO_USER;
+    CHECK_INT(stack_open(&stack), 0);
+    CHECK(stat_of(&stack, "d/below").node != 0);
     stack_close(&stack);
     scratch_close(&scratch);
 }
@@ -841,6 +892,7 @@ static void in_child(void (*check)(void))
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
+        um_test_failed_checks = 0;
         check();
         fflush(NULL);
         _exit(um_test_failed_checks != 0);
@@ -919,7 +971,7 @@ static void check_private_mounts(void)
     struct stack stack = {0};
     mount_inside();
     int fd = open("l", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    int private_fd = um_private_directory(fd, true);
+    int private_fd = um_private_directory(fd, UM_PRIVATE_READ_ONLY);
     REQUIRE(private_fd >= 0);
     CHECK_INT(um_open_beneath(private_fd, "new", O_WRONLY | O_CREAT, 0600), -EROFS);
     REQUIRE(mount("tmpfs", "l/d", "tmpfs", 0, NULL) == 0); /* does not get to the private one */

@@ -5,11 +5,11 @@
 #include <linux/fuse.h>
 #include <sys/resource.h>
 
-#include "fastpath.h"
+#include "fastpath/fastpath.h"
 
 #include "harness.h"
+#include "upper/state.h"
 #include "upper_machine.h"
-#include "upper_private.h"
 
 #define NAMES 200
 #define ROOM 4096u

@@ -1,6 +1,6 @@
+#include "base/keyed_hash.h"
 #include "harness.h"
-#include "index_format.h"
-#include "keyed_hash.h"
+#include "index/format.h"
 #include "layers.h"
 
 #define LINES(...)        \

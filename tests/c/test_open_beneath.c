@@ -6,9 +6,9 @@
 #include <sys/xattr.h>
 
 #include "harness.h"
-#include "open_beneath.h"
-#include "upper_private.h"
-#include "whiteout.h"
+#include "marks/whiteout.h"
+#include "system/open_beneath.h"
+#include "upper/state.h"
 
 /* A directory that somebody else changes: what they put into the place of a file or directory leads
  * nowhere. `in` is what the core works in, `out` what nobody may reach from there. */
@@ -214,7 +214,7 @@ static void check_mount_points(void)
     struct stat status;
     char path[128];
     place_open(&place);
-    int private_in = um_private_directory(place.in, false);
+    int private_in = um_private_directory(place.in, 0);
     REQUIRE(private_in >= 0);
     mount_on(&place, "directory");
 

@@ -1,7 +1,7 @@
 #include <sys/stat.h>
 
 #include "harness.h"
-#include "override_stat.h"
+#include "marks/override_stat.h"
 
 static int parse(const char *text, struct um_override *override)
 {

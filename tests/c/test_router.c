@@ -5,7 +5,7 @@
 #include <pthread.h>
 #include <sys/socket.h>
 
-#include "router.h"
+#include "router/router.h"
 
 #include "harness.h"
 #include "upper_machine.h"

@@ -5,7 +5,7 @@
  * over what is skippable; all must tell the same. So every test here tests the splits, too.
  */
 #include "harness.h"
-#include "tar.h"
+#include "tar/tar.h"
 #include "tar_maker.h"
 
 enum { MAX_SEEN = 8, TEXT = 700 };

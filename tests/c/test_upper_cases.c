@@ -3,8 +3,8 @@
 #include <sys/xattr.h>
 
 #include "harness.h"
+#include "upper/state.h"
 #include "upper_machine.h"
-#include "upper_private.h"
 
 /* Single cases that the random machine does not come to: uppers that others wrote or left in the
  * middle of something, steps that fail, names and paths of any length. */
@@ -452,7 +452,7 @@ TEST(what_was_exchanged_on_disk_is_not_taken_for_what_was_found)
     CHECK_INT(um_upper_setxattr(w.upper, mine, "user.x", 6, "x", 1, 0), -ESTALE);
     CHECK_INT(um_upper_getxattr(w.upper, mine, "user.x", 6, value, sizeof value), -ESTALE);
     CHECK_INT(um_upper_open_file(w.upper, mine, 0), -ESTALE);
-    CHECK_INT(um_upper_link(w.upper, mine, UM_ROOT_NODE, "link", 4, &attr), -ESTALE);
+    CHECK_INT(um_upper_link(w.upper, mine, UM_ROOT_NODE, "mine-2", 6, &attr), -ESTALE);
     CHECK_INT(um_upper_mkdir(w.upper, directory, "x", 1, 0755, &maker, &attr), -ESTALE);
     CHECK_INT(um_upper_lookup(w.upper, directory, "x", 1, &attr), -ESTALE);
     CHECK_INT(fstatat(w.above, "mine", &after, AT_SYMLINK_NOFOLLOW), 0);

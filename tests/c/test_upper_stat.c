@@ -9,9 +9,9 @@
 
 #include "harness.h"
 #include "layers.h"
-#include "override_stat.h"
-#include "posix_acl.h"
-#include "upper_private.h"
+#include "marks/override_stat.h"
+#include "system/posix_acl.h"
+#include "upper/state.h"
 
 /* What the kernel does to files of its own is the reference for both kinds of upper: root's, and that
  * of an ordinary user, who must see the same through override_stat. */
@@ -740,7 +740,7 @@ static void check_closed_root(mode_t bits, uint32_t flags)
             CHECK_INT(um_disk_setxattr(&upper, &spot, UM_ACL_ACCESS, acl, size, 0), 0);
             CHECK_INT(um_spot_setxattr(&reference, UM_ACL_ACCESS, acl, size, 0), 0);
         } else {
-            CHECK_INT(um_disk_removexattr(&spot, UM_ACL_ACCESS),
+            CHECK_INT(um_disk_removexattr(&upper, &spot, UM_ACL_ACCESS),
                       um_spot_removexattr(&reference, UM_ACL_ACCESS));
         }
         struct seen seen = see(&upper, made, ""), wanted = see_disk(place.fd, "reference");
@@ -1088,6 +1088,46 @@ static int drop(struct mount *mount, uint64_t node, const char *name)
     return um_upper_removexattr(mount->upper, node, name, strlen(name));
 }
 
+/* What users call as marks are called; the object on disk is marked as opaque. */
+static void check_names_of_marks(struct mount *mount, uint64_t node)
+{
+    const bool trusted = mount->upper->flags & UM_UPPER_TRUSTED;
+    const char *own = trusted ? "trusted.overlay.x" : "user.overlay.x";
+    const char *escaped = trusted ? "trusted.overlay.overlay.x" : "user.overlay.overlay.x";
+    const char *twice =
+        trusted ? "trusted.overlay.overlay.overlay.x" : "user.overlay.overlay.overlay.x";
+    const char *bare = trusted ? "trusted.overlay." : "user.overlay.";
+    char value[16], names[256], longest[256] = {0};
+    struct um_spot spot = spot_in(mount->upper_place.fd, "file");
+    int64_t before = um_upper_listxattr(mount->upper, node, NULL, 0);
+    CHECK_INT(set(mount, node, own, "one", 0), 0);
+    CHECK_INT(set(mount, node, escaped, "two.", 0), 0);
+    CHECK_INT(um_spot_getxattr(&spot, own, value, sizeof value), -ENODATA);
+    CHECK_INT(um_spot_getxattr(&spot, escaped, value, sizeof value), 3);
+    CHECK_INT(um_spot_getxattr(&spot, twice, value, sizeof value), 4);
+    CHECK_INT(get(mount, node, own, value, sizeof value), 3);
+    CHECK_INT(get(mount, node, escaped, value, sizeof value), 4);
+    int64_t size = um_upper_listxattr(mount->upper, node, names, sizeof names);
+    CHECK_INT(size, before + (int64_t)(strlen(own) + strlen(escaped) + 2));
+    CHECK_INT(set(mount, node, own, "no", XATTR_CREATE), -EEXIST);
+    CHECK_INT(drop(mount, node, own), 0);
+    CHECK_INT(drop(mount, node, own), -ENODATA);
+    CHECK_INT(get(mount, node, escaped, value, sizeof value), 4);
+    CHECK_INT(drop(mount, node, escaped), 0);
+    CHECK_INT(um_spot_getxattr(&spot, twice, value, sizeof value), -ENODATA);
+    CHECK_INT(set(mount, node, bare, "", 0), -EINVAL);
+    CHECK_INT(get(mount, node, bare, NULL, 0), -EINVAL);
+    memset(longest, 'a', 248);
+    memcpy(longest, own, strlen(own));
+    CHECK_INT(set(mount, node, longest, "", 0), -EOPNOTSUPP);
+    CHECK_INT(get(mount, node, longest, NULL, 0), -EOPNOTSUPP);
+    CHECK_INT(drop(mount, node, longest), -EOPNOTSUPP);
+    longest[247] = '\0';
+    int error = set(mount, node, longest, "", 0);
+    CHECK(error == 0 || error == -ENOSPC);
+    CHECK_INT(drop(mount, node, longest), error ? -ENODATA : 0);
+}
+
 static void check_xattrs(void)
 {
     struct mount mount;
@@ -1099,7 +1139,9 @@ static void check_xattrs(void)
     struct um_attr attr;
     CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
     struct um_spot spot = spot_in(mount.upper_place.fd, "file");
-    CHECK_INT(um_spot_setxattr(&spot, "user.overlay.opaque", "y", 1, 0), 0);
+    const char *mark =
+        mount.upper->flags & UM_UPPER_TRUSTED ? "trusted.overlay.opaque" : "user.overlay.opaque";
+    CHECK_INT(um_spot_setxattr(&spot, mark, "y", 1, 0), 0);
 
     CHECK_INT(um_upper_listxattr(mount.upper, node, NULL, 0), 0);
     CHECK_INT(get(&mount, node, "user.a", value, sizeof value), -ENODATA);
@@ -1119,11 +1161,15 @@ static void check_xattrs(void)
     CHECK(memcmp(names, "user.a\0user.b", 14) == 0 || memcmp(names, "user.b\0user.a", 14) == 0);
 
     /* Marks. */
-    CHECK_INT(get(&mount, node, "user.overlay.opaque", value, sizeof value), -ENODATA);
+    CHECK_INT(get(&mount, node, mark, value, sizeof value), -ENODATA);
     CHECK_INT(get(&mount, node, UM_OVERRIDE_XATTR, value, sizeof value), -ENODATA);
     CHECK_INT(set(&mount, node, UM_OVERRIDE_XATTR, "0:0:04755", 0), -EPERM);
-    CHECK_INT(set(&mount, node, "trusted.overlay.redirect", "/", 0), -EPERM);
-    CHECK_INT(drop(&mount, node, "user.overlay.opaque"), -ENODATA);
+    CHECK_INT(set(&mount, node, "user.fuseoverlayfs.opaque", "y", 0), -EPERM);
+    CHECK_INT(set(&mount, node, "security.fuseoverlayfs.override_stat", "0:0:0", 0), -EPERM);
+    CHECK_INT(drop(&mount, node, mark), -ENODATA);
+
+    check_names_of_marks(&mount, node);
+    CHECK_INT(um_spot_getxattr(&spot, mark, value, sizeof value), 1);
 
     CHECK_INT(drop(&mount, node, "user.a"), 0);
     CHECK_INT(drop(&mount, node, "user.a"), -ENODATA);

@@ -20,7 +20,7 @@
 #include <sys/sysmacros.h>
 
 #include "layers.h"
-#include "upper.h"
+#include "upper/upper.h"
 
 #define MACHINE_NUMBERS 4096
 #define MACHINE_FILES 8 /* kept open */

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 from differential import lowers
 from differential.lowers import ACCESS, CAPABILITY, DEFAULT, OLD, Stack, acl
 from differential.run import Place, Run, Variant
+from differential.sides import OVERLAYFS_ESCAPES
 from differential.worker import RENAME_EXCHANGE, RENAME_NOREPLACE
 
 # ---- what arguments are drawn from -------------------------------------------------------------
@@ -104,6 +105,14 @@ nameless_flags = st.sampled_from(
 
 _USER_XATTRS = [("user.a", b"1"), ("user.a", b"another"), ("user.b", b""), ("user.c", b"v" * 900)]
 _ROOT_XATTRS = [("trusted.t", b"\0\xff"), ("trusted.u", b""), ("security.capability", CAPABILITY)]
+# what overlayfs keeps marks in, and escapes
+_MARKS = [
+    *(("user.overlay.opaque", b"y"), ("user.overlay.overlay.x", b"1")),
+    *(("trusted.overlay.opaque", b"y"), ("trusted.overlay.overlay.redirect", b"/a")),
+]
+if OVERLAYFS_ESCAPES:
+    _USER_XATTRS += _MARKS[:2]
+    _ROOT_XATTRS += _MARKS[2:]
 _ACLS = [
     (ACCESS, acl(6, 6, 4)),
     (ACCESS, acl(7, 4, 0, named=1000)),

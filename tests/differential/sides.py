@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import platform
 import select
 import stat
 import subprocess
@@ -79,6 +80,14 @@ class Subject(Protocol):
 
     def log(self) -> str:
         """What the server said that it should not have had to say."""
+
+
+def _release() -> tuple[int, ...]:
+    return tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
+
+
+OVERLAYFS_ESCAPES = _release() >= (6, 7)
+"""Whether users of overlayfs may set attributes that are called as its marks."""
 
 
 class KernelOverlay:

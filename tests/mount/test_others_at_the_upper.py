@@ -801,10 +801,24 @@ def test_what_replaces_a_program_of_root_is_not_run_as_it(opened: Open) -> None:
         assert seen in (None, (NOBODY, b"evil"))
 
 
+_FOR_ALL = posix_acl((0x01, 6, NONE), (0x04, 6, NONE), (0x20, 6, NONE))
+
+
 @pytest.mark.parametrize("options", [(), ("--no-fastpath",)])
-def test_what_replaces_a_file_is_not_changed_as_it(opened: Open, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.chmod(0o666),
+        lambda path: os.setxattr(path, ACCESS, _FOR_ALL),
+        lambda path: os.truncate(path, 0),
+    ],
+    ids=["chmod", "acl", "truncate"],
+)
+def test_what_replaces_a_file_is_not_changed_as_it(
+    opened: Open, change: Callable[[Path], None], options: tuple[str, ...]
+) -> None:
     """Who owns a directory on disk may move root's files in it, and not have them opened to all."""
-    own, shown_own = opened.upper / "own", opened.root / "own"
+    own, mine = opened.upper / "own", opened.root / "own/mine"
     for path in (opened.upper, opened.work, own):
         path.mkdir(mode=0o755)
     for name, mode in (("mine", 0o644), ("secret", 0o600)):
@@ -813,19 +827,13 @@ def test_what_replaces_a_file_is_not_changed_as_it(opened: Open, options: tuple[
     for path in (own, own / "mine"):
         os.chown(path, NOBODY, NOBODY)
     opened.mount("--upper-open", *options)
-    for_all = posix_acl((0x01, 6, NONE), (0x04, 6, NONE), (0x20, 6, NONE))
-    for change in (
-        lambda: (shown_own / "mine").chmod(0o666),
-        lambda: os.setxattr(shown_own / "mine", ACCESS, for_all),
-        lambda: os.truncate(shown_own / "mine", 0),
-    ):
-        assert shown(shown_own / "mine")[1] == NOBODY
-        call_as(NOBODY, partial(_exchange, own))
-        with suppress(OSError):  # ESTALE, or as what it is: not allowed
-            call_as(NOBODY, change)
-        call_as(NOBODY, partial(_exchange, own))
-        assert shown(own / "secret") == ("-rw-------", 0, 0, (0, 0))
-        assert (own / "secret").read_bytes() == b"secret"
+    assert shown(mine)[1] == NOBODY  # so the kernel lets this user change it
+    call_as(NOBODY, partial(_exchange, own))
+    with suppress(OSError):  # ESTALE, or as what it is: not allowed
+        call_as(NOBODY, partial(change, mine))
+    call_as(NOBODY, partial(_exchange, own))
+    assert shown(own / "secret") == ("-rw-------", 0, 0, (0, 0))
+    assert (own / "secret").read_bytes() == b"secret"
 
 
 def _exchange(directory: Path) -> None:

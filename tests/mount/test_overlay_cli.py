@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -130,19 +131,29 @@ def test_odd_names(cli: CommandLine, top: Path) -> None:
     assert shown(top)["a:b"] == "a:b"
 
 
-@pytest.mark.parametrize("words", [["none", "m"], ["overlay", "m"]])
-def test_a_source_is_ignored(cli: CommandLine, top: Path, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "shown_source"),
+    [
+        (["m"], "overlay"),
+        (["none", "m"], "none"),
+        (["a name", "m"], "a\\040name"),
+        (["none", "-o", "fsname=other", "m"], "other"),
+    ],
+)
+def test_the_source_is_shown(
+    cli: CommandLine, top: Path, words: list[str], shown_source: str
+) -> None:
     cli.run("overlay", *words, "-o", "lowerdir=a:b")
-    assert is_mounted(top / "m")
+    assert (mount_line(top / "m") or "").split(" - ")[1].split()[1] == shown_source
+    assert cli.record(top / "m")["image"] == "overlay"
 
 
-def test_unknown_options_are_named_once(cli: CommandLine, top: Path) -> None:
-    options = f"redirect_dir=on,{WRITABLE},index=off,nodev,xino=auto"
-    done = cli.run("overlay", "-o", options, "-o", "squash_to_root", "m")
-    assert done.stderr == (
-        "unionmount: ignored: redirect_dir=on, index=off, xino=auto, squash_to_root\n"
-    )
-    assert is_mounted(top / "m")
+def test_what_is_not_known_or_not_to_be_had_is_refused(cli: CommandLine, top: Path) -> None:
+    message = cli.error("overlay", "-o", f"{WRITABLE},index=off,nodev,no-such,two=2", "m")
+    assert message.startswith("unknown mount option no-such, two=2 (known: ")
+    message = cli.error("overlay", "-o", WRITABLE, "-o", "squash_to_root", "m")
+    assert message == "mount option squash_to_root is refused: owners are shown as they are on disk"
+    assert not is_mounted(top / "m")
 
 
 @pytest.mark.needs("root")
@@ -229,12 +240,12 @@ def test_a_directory_that_is_not_there(
 @pytest.mark.parametrize(
     "options",
     [
-        "lowerdir=a:b,upperdir=a/dir,workdir=w",
         "lowerdir=a/dir:b,upperdir=a,workdir=w",
         "lowerdir=a:b,upperdir=a,workdir=w",
         "lowerdir=a,upperdir=u,workdir=u",
         "lowerdir=a,upperdir=u,workdir=u/w",
         "lowerdir=a:w,upperdir=u,workdir=w",
+        "lowerdir=u/w:b,upperdir=u,workdir=w",
     ],
 )
 def test_directories_in_each_other(cli: CommandLine, top: Path, options: str) -> None:
@@ -256,7 +267,6 @@ def test_an_upper_in_use(cli: CommandLine, top: Path) -> None:
     [
         ["-o", "lowerdir=a,upperdir=u", "m"],
         ["-o", "upperdir=u,workdir=w", "m"],
-        ["-o", "lowerdir=a::b", "m"],
         ["m"],
         ["-o", "lowerdir=a", "one", "two", "m"],
         ["-o", "lowerdir=a"],
@@ -270,3 +280,136 @@ def test_wrong_usage(cli: CommandLine, top: Path, arguments: list[str]) -> None:
 def test_a_mount_point_that_is_not_there(cli: CommandLine, top: Path) -> None:
     assert "does not exist" in cli.error("overlay", "-o", "lowerdir=a", "none")
     assert cli.records() == []
+
+
+# ---- the user's directories ----------------------------------------------------------------------
+
+
+def as_it_is(path: Path) -> tuple[object, ...]:
+    """What a directory is on disk, but for its times and the marks of overlayfs."""
+    status = path.stat()
+    xattrs = {
+        name: os.getxattr(path, name) for name in os.listxattr(path) if ".overlay." not in name
+    }
+    return status.st_mode, status.st_uid, status.st_gid, xattrs
+
+
+@pytest.mark.needs("root", "overlayfs", "setfacl")
+def test_a_mount_changes_nothing_of_the_upper_and_work_directories(
+    cli: CommandLine, top: Path
+) -> None:
+    for name in ("u", "w"):
+        subprocess.run(["setfacl", "-m", "u:1:rx,d:u:7:rwx,d:g:8:r", name], check=True)
+        os.setxattr(name, "user.mine", b"x")
+        Path(name).chmod(0o2750)
+    before = [as_it_is(top / name) for name in "uw"]
+    subprocess.run(["mount", "-t", "overlay", "-o", WRITABLE, "overlay", "m"], check=True)
+    subprocess.run(["umount", "m"], check=True)
+    assert [as_it_is(top / name) for name in "uw"] == before
+    assert os.listdir("w") == ["work"]
+    cli.run("overlay", "-o", f"{WRITABLE},suid,dev", "m")
+    cli.run("umount", "m")
+    assert [as_it_is(top / name) for name in "uw"] == before
+    assert os.listdir("w") == []
+
+
+@pytest.mark.needs("root", "overlayfs", "setfacl")
+def test_what_is_made_in_the_work_directory_inherits_nothing(cli: CommandLine, top: Path) -> None:
+    subprocess.run(["setfacl", "-m", "d:u:7:rwx", "w"], check=True)
+    os.link("a/in-a", "a/linked")
+    cli.run("overlay", "-o", f"{WRITABLE},suid,dev", "m")
+    for name in ("both", "dir/in-a", "in-a"):
+        with (top / "m" / name).open("a") as file:
+            file.write("more")
+    (top / "m/in-b").unlink()
+    shutil.rmtree(top / "m/dir")
+    (top / "m/dir").mkdir()
+    cli.run("umount", "m")
+    acls = {
+        str(path.relative_to(top)): [name for name in os.listxattr(path, follow_symlinks=False)
+                                     if "posix_acl" in name]
+        for path in (top / "u").rglob("*")
+    }  # fmt: skip
+    assert {"u/both", "u/in-a", "u/linked", "u/in-b", "u/dir"} <= set(acls)
+    assert {name: found for name, found in acls.items() if found} == {}
+
+
+@pytest.mark.needs("root", "overlayfs")
+@pytest.mark.parametrize("path", ["fastpath", "nofastpath"])
+def test_an_upper_in_a_lower(cli: CommandLine, top: Path, path: str) -> None:
+    options = f"lowerdir={top},upperdir={top}/u,workdir={top}/w"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", "m"], check=True)
+    subprocess.run(["umount", "m"], check=True)
+    shutil.rmtree(top / "w")
+    (top / "w").mkdir()
+    cli.run("overlay", "-o", f"{options},suid,dev,{path}", "m")
+    assert sorted(os.listdir(top / "m")) == ["a", "b", "m", "run"]
+    assert not (top / "m/u").exists()
+    (top / "m/a/both").write_text("changed")
+    (top / "m/u").mkdir()  # as any name that there is not
+    (top / "m/u/new").write_text("x")
+    assert sorted(os.listdir(top / "m")) == ["a", "b", "m", "run", "u"]
+    assert os.listdir(top / "m/u") == ["new"]
+    cli.run("umount", "m")
+    assert (top / "u/a/both").read_text() == "changed"
+    assert (top / "u/u/new").read_text() == "x"
+    assert (top / "a/both").read_text() == "a"
+
+
+# ---- redirects and metacopies --------------------------------------------------------------------
+
+
+@pytest.mark.needs("root", "overlayfs")
+@pytest.mark.parametrize("redirect", ["off", "follow", "nofollow", "on"])
+def test_renaming_a_lower_directory(cli: CommandLine, top: Path, redirect: str) -> None:
+    def renamed() -> str:
+        try:
+            (top / "m/dir").rename(top / "m/moved")
+        except OSError as error:
+            return os.strerror(error.errno or 0)
+        return "renamed"
+
+    options = f"{WRITABLE},redirect_dir={redirect}"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", "m"], check=True)
+    theirs = renamed()
+    subprocess.run(["umount", "m"], check=True)
+    for name in "uw":
+        shutil.rmtree(top / name)
+        (top / name).mkdir()
+    cli.run("overlay", "-o", f"{options},suid,dev", "m")
+    assert renamed() == theirs == ("renamed" if redirect == "on" else os.strerror(errno.EXDEV))
+
+
+@pytest.mark.needs("root")
+def test_redirects_are_followed_or_not(cli: CommandLine, top: Path) -> None:
+    cli.run("overlay", "-o", WRITABLE, "m")
+    (top / "m/dir").rename(top / "m/moved")
+    cli.run("umount", "m")
+    for redirect in ("off", "follow"):
+        cli.run("overlay", "-o", f"{WRITABLE},redirect_dir={redirect}", "m")
+        assert shown(top)["moved/in-b"] == "b"
+        cli.run("umount", "m")
+    cli.run("overlay", "-o", f"{WRITABLE},redirect_dir=nofollow", "m")
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        os.listdir(top / "m/moved")
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize(("metacopy", "has_mark"), [("on", True), ("off", False)])
+def test_metacopies_are_written_or_not(
+    cli: CommandLine, top: Path, metacopy: str, has_mark: bool
+) -> None:
+    (top / "a/large").write_bytes(bytes(1 << 20))
+    cli.run("overlay", "-o", f"{WRITABLE},metacopy={metacopy}", "m")
+    (top / "m/large").chmod(0o600)
+    cli.run("umount", "m")
+    assert ("trusted.overlay.metacopy" in os.listxattr(top / "u/large")) == has_mark
+
+
+@pytest.mark.needs("root")
+def test_symlinks_are_not_followed(cli: CommandLine, top: Path) -> None:
+    (top / "a/link").symlink_to("both")
+    cli.run("overlay", "-o", "lowerdir=a:b,nosymfollow", "m")
+    assert (top / "m/link").readlink() == Path("both")
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        (top / "m/link").read_text()

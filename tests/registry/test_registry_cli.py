@@ -6,11 +6,21 @@ import io
 import json
 import stat
 import subprocess
+import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unit.imagefiles import gzipped, oci_layout, small_image, write_directory
+from unit.imagefiles import (
+    MadeImage,
+    docker_archive,
+    gzipped,
+    oci_layout,
+    small_image,
+    write_directory,
+    write_tar,
+)
 
 from registry.conftest import PASSWORD, USER
 from registry.servers import Authority, DockerRegistry, FaultProxy, TokenServer
@@ -18,6 +28,7 @@ from registry.servers.proxy import Reply
 from registry.test_authorization import certs
 from registry.test_client import HUB, Pages
 from unionmount.cli import main
+from unionmount.store import Store
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo", "htpasswd", "openssl")
 
@@ -265,3 +276,92 @@ def test_errors(words: list[str], text: str, run: Run) -> None:
     assert (status, out) == (1, "")
     assert text in err
     assert err.count("\n") == 1
+
+
+# ---- one image, pulled and loaded
+
+
+@pytest.fixture
+def both(
+    registry: DockerRegistry,
+    skopeo: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: Run,
+) -> tuple[MadeImage, str, str]:
+    """An image that was pulled, and loaded from an archive; with its two names."""
+    monkeypatch.setenv("UNIONMOUNT_ROOT", str(tmp_path / "store"))
+    with_image(registry.address, "both", skopeo, tmp_path)
+    image, pulled, loaded = small_image(names=("one",)), f"{registry.address}/both:1.9", "loaded:1"
+    assert run("pull", pulled)[0] == 0
+    archive = write_tar(tmp_path / "a.tar", docker_archive(replace(image, names=(loaded,))))
+    assert run("load", "-i", archive)[0] == 0
+    assert len({one.manifest for one in Store(tmp_path / "store").directory.images()}) == 2
+    return image, pulled, loaded
+
+
+def test_what_was_pulled_and_loaded_is_one_image(
+    both: tuple[MadeImage, str, str], run: Run, tmp_path: Path
+) -> None:
+    image, *names = both
+    ids = run("images", "--no-trunc", "--format", "{{.ID}}")[1].split()
+    assert set(ids) == {image.id}
+    assert run("images", "-q", "--no-trunc")[1].split() == ids
+    (row,) = [one for one in run("df")[1].splitlines() if one.startswith("Images")]
+    assert row.split()[1] == "1"
+    for word in (*names, image.id):
+        (told,) = json.loads(run("inspect", word)[1])
+        assert sorted(told["RepoTags"]) == sorted(names)
+        assert [one["SharedWith"] for one in told["Layers"]] == [[], []]
+    assert run("rmi", names[1])[1] == f"Untagged: {names[1]}\n"
+    assert "Deleted" not in run("prune")[1]
+    (told,) = json.loads(run("inspect", names[0])[1])
+    assert told["RepoTags"] == names[:1]
+    assert run("rmi", names[0])[1].splitlines().count(f"Deleted: {image.id}") == 1
+    assert list((tmp_path / "store/layers/sha256").iterdir()) == []
+
+
+def test_prune_counts_one_image_once(both: tuple[MadeImage, str, str], run: Run) -> None:
+    image, *_ = both
+    assert run("prune", "-a")[1].splitlines().count(f"Deleted: {image.id}") == 1
+    assert run("images", "-q")[1] == ""
+
+
+def test_one_image_is_saved_once_with_all_its_names(
+    both: tuple[MadeImage, str, str], run: Run, tmp_path: Path, skopeo: Callable[..., str]
+) -> None:
+    image, *names = both
+    archive = tmp_path / "saved.tar"
+    assert run("save", *names, "-o", archive)[0] == 0
+    with tarfile.open(archive) as opened:
+        members = [one.name for one in opened]
+        document = opened.extractfile("manifest.json")
+        assert document is not None
+        (item,) = json.load(document)
+    assert len(members) == len(set(members))
+    assert sorted(item["RepoTags"]) == sorted(names)
+    for name in names:
+        told = json.loads(
+            skopeo("inspect", "--config", "--raw", f"docker-archive:{archive}:{name}")
+        )
+        assert told == json.loads(image.config)
+
+
+def test_one_image_is_one_manifest_of_an_oci_archive(
+    both: tuple[MadeImage, str, str], run: Run, tmp_path: Path, skopeo: Callable[..., str]
+) -> None:
+    image, *names = both
+    archive = tmp_path / "saved.tar"
+    assert run("save", *names, "--format", "oci-archive", "-o", archive)[0] == 0
+    with tarfile.open(archive) as opened:
+        members = [one.name for one in opened]
+        document = opened.extractfile("index.json")
+        assert document is not None
+        index = json.load(document)["manifests"]
+    assert len(members) == len(set(members))
+    assert len({one["digest"] for one in index}) == 1
+    references = [one["annotations"]["org.opencontainers.image.ref.name"] for one in index]
+    assert len(set(references)) == 2
+    for name in references:
+        told = json.loads(skopeo("inspect", "--config", "--raw", f"oci-archive:{archive}:{name}"))
+        assert told == json.loads(image.config)

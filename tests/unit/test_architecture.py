@@ -1,6 +1,6 @@
 """The shape of the program, as rules that fail when broken.
 
-``ORDER`` and ``HEADERS`` are the lists of docs/architecture.md: what stands lower may use what
+``ORDER`` and ``FOLDERS`` are the lists of docs/architecture.md: what stands lower may use what
 stands above, never the other way round. A new module is put into its list first.
 """
 
@@ -11,6 +11,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,7 @@ ORDER = (
     "registry",
     "history",
     "core",
+    "namespace",
     "paths",
     "search",
     "compression",
@@ -51,6 +54,7 @@ ORDER = (
     "checking",
     "upper",
     "mountinfo",
+    "holders",
     "options",
     "operations",
     "writing",
@@ -76,41 +80,29 @@ ORDER = (
     "__main__",
 )
 
-HEADERS = (
-    ("base.h",),
-    ("match.h",),
-    ("keyed_hash.h",),
-    ("read_at.h",),
-    ("budget.h",),
-    ("spool.h",),
-    ("tar_number.h",),
-    ("tar_entry.h",),
-    ("tar_header.h",),
-    ("tar_sparse.h",),
-    ("tar_pax.h",),
-    ("tar.h",),
-    ("override_stat.h",),
-    ("xattr_name.h",),
-    ("mark_trust.h",),
-    ("capability.h",),
-    ("open_beneath.h", "refusals.h"),
-    ("xattr_at.h",),
-    ("whiteout.h",),
-    ("index_format.h",),
-    ("index_build.h", "index_tables.h"),
-    ("index.h",),
-    ("fd_cache.h",),
-    ("dirlayer.h", "dirlayer_private.h", "layer.h"),
-    ("tree.h", "tree_private.h"),
-    ("layer_trees.h",),
-    ("summary.h",),
-    ("posix_acl.h",),
-    ("upper.h", "upper_private.h", "copy_data.h"),
-    ("held.h",),
-    ("fastpath.h", "fastpath_private.h"),
-    ("router.h", "router_private.h"),
+# The folders of the core, lowest first: a folder uses those before it.
+FOLDERS = (
+    "base",
+    "system",
+    "marks",
+    "tar",
+    "index",
+    "layer",
+    "tree",
+    "upper",
+    "fastpath",
+    "router",
 )
-RANK = {header: rank for rank, headers in enumerate(HEADERS) for header in headers}
+# The headers that other folders may include: all of the lowest folders, FOLDER/FOLDER.h, and these.
+ALL_PUBLIC = {"base", "system", "marks"}
+SECOND_HEADERS = {
+    "index/builder.h",
+    "index/format.h",
+    "tree/summary.h",
+    "tree/unstacked.h",
+}
+# Folders whose files call each other in circles.
+CIRCLES = {"upper"}
 
 
 def module_name(path: Path) -> str:
@@ -156,7 +148,12 @@ def without_comments(source: str) -> str:
 
 
 def c_files() -> list[Path]:
-    return sorted([*CSRC.glob("*.c"), *CSRC.glob("*.h")])
+    return sorted([*CSRC.rglob("*.c"), *CSRC.rglob("*.h")])
+
+
+def in_core(path: Path) -> str:
+    """The path of a file below csrc."""
+    return str(path.relative_to(CSRC))
 
 
 def test_the_sources_are_found() -> None:
@@ -217,78 +214,139 @@ def test_python_does_not_spell_whiteouts() -> None:
 
 def test_one_file_of_the_core_spells_whiteouts() -> None:
     spellers = {
-        path.name
+        in_core(path)
         for path in c_files()
         if ".wh." in without_comments(path.read_text(encoding="utf-8"))
     }
-    assert spellers == {"whiteout.c"}
+    assert spellers == {"marks/whiteout.c"}
 
 
 # System calls that resolve a path: which files may make them. Names that they are given are single
 # components; tests/c/test_open_beneath.c shows that no symlink is followed and no mount is crossed.
 OPENERS = {
     r"\bSYS_open\w*|\bopen(?:at)?\((?!\"/dev/fuse\")|\bopendir\(|\bfopen\(|\bcreat\(": {
-        "open_beneath.c"
+        "system/open_beneath.c"
     },
-    r"/proc/|\bAT_FDCWD\b": {"open_beneath.c"},
-    r"\bRESOLVE_\w+": {"open_beneath.c"},
-    r"\b(?:SYS_)?l?(?:get|set|list|remove)xattr(?:at)?\(|\bSYS_\w*xattrat\b": {"xattr_at.c"},
+    r"/proc/|\bAT_FDCWD\b": {"system/open_beneath.c"},
+    r"\bRESOLVE_\w+": {"system/open_beneath.c"},
+    r"\b(?:SYS_)?l?(?:get|set|list|remove)xattr(?:at)?\(|\bSYS_\w*xattrat\b": {"system/xattr_at.c"},
     r"\b(?:chmod|fchmodat|lchown|chown|fchownat|utimensat|utimes|truncate)\(|\bSYS_fchmodat": {
-        "upper_disk.c"
+        "upper/reach.c"
     },
     r"\b(?:l?stat|fstatat|access|faccessat|readlink|realpath|chdir)\(": {
-        "open_beneath.c",
-        "upper_disk.c",
+        "system/open_beneath.c",
+        "upper/reach.c",
     },
-    r"\bstatx\(": {"dirlayer_disk.c", "dirlayer_table.c", "fastpath_statx.c"},
+    r"\bstatx\(": {"fastpath/statx.c", "layer/live_reach.c", "layer/live_table.c"},
 }
 
 
 @pytest.mark.parametrize("pattern", OPENERS)
 def test_the_core_opens_by_path_in_one_place(pattern: str) -> None:
     users = {
-        path.name
+        in_core(path)
         for path in c_files()
         if re.search(pattern, without_comments(path.read_text(encoding="utf-8")))
     }
     assert users == OPENERS[pattern]
 
 
-@pytest.mark.parametrize("path", c_files(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", c_files(), ids=in_core)
 def test_no_path_of_two_components_is_built(path: Path) -> None:
     source = without_comments(path.read_text(encoding="utf-8"))
     built = re.findall(r'printf\([^;]*?"[^";]*%s?/%s[^;]*;', source)
-    allowed = {"upper_group.c"}  # asprintf of a path that um_open_beneath walks
-    assert not built or path.name in allowed
+    allowed = {"upper/shown_names.c"}  # asprintf of a path that um_open_beneath walks
+    assert not built or in_core(path) in allowed
 
 
 def included_headers(path: Path) -> list[str]:
     return re.findall(r'^#include "([^"]+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def own_header(path: Path) -> str:
-    """The header of the module that a file belongs to; a file includes that one first."""
-    own = path.with_suffix(".h").name
-    return own if own in RANK else included_headers(path)[0]
+def folder_of(path: Path | str) -> str:
+    """The folder of csrc that a file, or a header as it is included, stands in."""
+    relative = path.relative_to(CSRC) if isinstance(path, Path) else Path(path)
+    return relative.parts[0]
 
 
-@pytest.mark.parametrize("path", c_files(), ids=lambda path: path.name)
-def test_headers_are_included_upwards(path: Path) -> None:
+def is_public(header: str) -> bool:
+    folder = folder_of(header)
+    return folder in ALL_PUBLIC or header in {*SECOND_HEADERS, f"{folder}/{folder}.h"}
+
+
+@pytest.mark.parametrize("path", c_files(), ids=in_core)
+def test_folders_include_what_is_below_them(path: Path) -> None:
+    own = folder_of(path)
+    allowed = set(FOLDERS[: FOLDERS.index(own) + 1])
     included = included_headers(path)
-    assert set(included) <= set(RANK), f"not in HEADERS: {set(included) - set(RANK)}"
-    lower = [header for header in included if RANK[header] > RANK[own_header(path)]]
-    assert not lower, f"{path.name} includes {lower}"
+    assert {folder_of(header) for header in included} <= allowed
+    private = [name for name in included if folder_of(name) != own and not is_public(name)]
+    assert not private, f"{path.name} includes {private} of other folders"
+
+
+@pytest.mark.parametrize("path", sorted(CSRC.rglob("*.c")), ids=in_core)
+def test_a_file_includes_its_own_header_first(path: Path) -> None:
+    own = f"{folder_of(path)}/{path.stem}.h"
+    if (CSRC / own).exists():
+        assert included_headers(path)[0] == own
+
+
+@dataclass(frozen=True, slots=True)
+class Symbols:
+    """What the object file of a C file defines, can change, and takes from others."""
+
+    defined: frozenset[str]
+    mutable: frozenset[str]
+    used: frozenset[str]
+
+
+def symbols_of(path: Path, scratch: Path) -> Symbols:
+    built = scratch / "built.o"
+    # Without -fPIC, constant tables of pointers are read-only and not among the symbols below.
+    compile_it = ["cc", "-std=c17", "-D_GNU_SOURCE", "-O1", "-fno-pic", "-fno-pie", f"-I{CSRC}"]
+    subprocess.run([*compile_it, "-c", str(path), "-o", str(built)], check=True)
+    listed = subprocess.run(
+        ["nm", "--format=posix", str(built)], check=True, capture_output=True, text=True
+    ).stdout
+    kinds = [line.split()[:2] for line in listed.splitlines()]
+    return Symbols(
+        frozenset(name for name, kind in kinds if kind in "TRDB"),
+        frozenset(name for name, kind in kinds if kind in "bBdDC"),
+        frozenset(name for name, kind in kinds if kind == "U"),
+    )
+
+
+@pytest.fixture(scope="module")
+def symbols(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Symbols]:
+    """Of every C file of the core."""
+    scratch = tmp_path_factory.mktemp("objects")
+    return {path: symbols_of(path, scratch) for path in sorted(CSRC.rglob("*.c"))}
 
 
 @pytest.mark.needs("cc", "nm")
-@pytest.mark.parametrize("path", sorted(CSRC.glob("*.c")), ids=lambda path: path.name)
-def test_the_core_has_no_mutable_state(path: Path, tmp_path: Path) -> None:
-    built = tmp_path / "built.o"
-    # Without -fPIC, constant tables of pointers are read-only and not among the symbols below.
-    compile_it = ["cc", "-std=c17", "-D_GNU_SOURCE", "-O1", "-fno-pic", "-fno-pie", "-c"]
-    subprocess.run([*compile_it, str(path), "-o", str(built)], check=True)
-    symbols = subprocess.run(
-        ["nm", "--format=posix", str(built)], check=True, capture_output=True, text=True
-    ).stdout
-    mutable = [line for line in symbols.splitlines() if re.match(r"\S+ [bBdDC] ", line)]
-    assert not mutable
+def test_the_core_has_no_mutable_state(symbols: dict[Path, Symbols]) -> None:
+    assert len(symbols) > 50
+    assert not {in_core(path): found.mutable for path, found in symbols.items() if found.mutable}
+
+
+def circle_of(calls: dict[Path, set[Path]]) -> list[str]:
+    """The names of files that call each other in a circle; none where there is no circle."""
+    try:
+        TopologicalSorter(calls).prepare()
+    except CycleError as error:
+        return [path.name for path in error.args[1]]
+    return []
+
+
+@pytest.mark.needs("cc", "nm")
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_files_of_a_folder_call_each_other_in_no_circle(
+    folder: str, symbols: dict[Path, Symbols]
+) -> None:
+    own = {path: found for path, found in symbols.items() if folder_of(path) == folder}
+    calls = {
+        path: {other for other, theirs in own.items() if found.used & theirs.defined}
+        for path, found in own.items()
+    }
+    circle = circle_of(calls)
+    assert bool(circle) == (folder in CIRCLES), circle

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from unionmount.cli import cli
-from unionmount.options import _CHANGES
 
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT))
@@ -108,13 +107,6 @@ def test_every_variable_is_on_the_page_of_the_configuration() -> None:
     assert len(used) >= 8
     page = read("docs/reference/configuration.md")
     assert [name for name in sorted(used) if f"| `{name}` |" not in page] == []
-
-
-def test_every_mount_option_is_on_the_page_of_the_configuration() -> None:
-    page = read("docs/reference/configuration.md").partition("## Mount options")[2]
-    told = set(re.findall(r"`([a-z_=]+)`", page.partition("## Where")[0]))
-    plain = {name for name in _CHANGES if name.removeprefix("no") not in told}
-    assert plain - told == set()
 
 
 # ---- figures -------------------------------------------------------------------------------------

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 def open_target(settings: Settings, word: str) -> OpenTarget:
     """Open a mount, by its mount point or ID, or a container, by its name, mounted or not."""
-    from unionmount.cli.targets import PREFIX, name_of_container
+    from unionmount.cli.targets import name_of_container
     from unionmount.containers import Containers
     from unionmount.target import open_container
 
-    status = None if word.startswith(PREFIX) else _find_mount(word)
+    status = _find_mount(settings, word)
     if status is not None and status.alive:
         return _open_mount(settings, status.record)
     store = settings.store()
@@ -32,13 +32,17 @@ def open_target(settings: Settings, word: str) -> OpenTarget:
     raise NotFoundError(f"{printable(word)}: no such container or mount")
 
 
-def _find_mount(word: str) -> Status | None:
+def _find_mount(settings: Settings, word: str) -> Status | None:
+    from unionmount.cli.targets import PREFIX, mount_with_id
     from unionmount.mounts import MountTable
 
-    try:
-        return MountTable.of_user().find(word)
-    except NotFoundError:
+    if word.startswith(PREFIX):
         return None
+    table = MountTable.of_user()
+    try:
+        return table.find(word)
+    except NotFoundError:
+        return mount_with_id(settings, table, word, images=False)
 
 
 def _open_mount(settings: Settings, record: Record) -> OpenTarget:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from unionmount.cli import Settings
     from unionmount.layer import OpenImage
+    from unionmount.mounts import Status
     from unionmount.store import StoredImage
     from unionmount.template import Struct
 
@@ -100,7 +101,7 @@ def _inspect(settings: Settings, word: str, kind: str | None, platform: str | No
 
 def _container(settings: Settings, word: str) -> Struct | None:
     """A container by its name, or a mount by its mount point or ID."""
-    from unionmount.cli.targets import PREFIX, mount_of, name_of_container
+    from unionmount.cli.targets import PREFIX, mount_of, mount_with_id, name_of_container
     from unionmount.containers import Containers
     from unionmount.inspection import inspect_container, inspect_mount
     from unionmount.mounts import MountTable
@@ -108,10 +109,13 @@ def _container(settings: Settings, word: str) -> Struct | None:
     table, store = MountTable.of_user(), settings.store()
     known, name = Containers(store), name_of_container(word)
     if name not in known:
-        try:
-            mounted = None if word.startswith(PREFIX) else table.find(word)
-        except NotFoundError:
+        if word.startswith(PREFIX):
             return None
+        mounted: Status | None
+        try:
+            mounted = table.find(word)
+        except NotFoundError:
+            mounted = mount_with_id(settings, table, word)
         if mounted is None:
             return None
         name = mounted.record.container

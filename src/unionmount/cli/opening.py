@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unionmount.errors import UsageError
+from unionmount.errors import MountError, UsageError
 from unionmount.reference import printable
 
 if TYPE_CHECKING:
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     from unionmount.image import Platform
     from unionmount.layer import OpenImage
     from unionmount.leases import Lease
-    from unionmount.target import OpenView
+    from unionmount.mounts import Record
+    from unionmount.target import Looking, OpenView
 
 
 def open_source(
@@ -67,10 +70,17 @@ def open_files(
     settings: Settings, word: str, *, platform: str | None, layer: int | None = None
 ) -> OpenView:
     """Open an image, as of ``layer``, or a container with its changes; tells of progress."""
-    from unionmount.target import Looking, open_view
+    from unionmount.target import Looking, OpenView, open_upper_directory, open_view
 
+    settings, word, record = _mounted(settings, word)
     with progress_line() as progress:
-        return open_view(settings.store(), word, Looking(_parsed(platform), layer, progress))
+        how = Looking(_parsed(platform), layer, progress)
+        if record is None:
+            return open_view(settings.store(), word, how)
+        if record.upper and layer is None:
+            upper = Path(record.upper)
+            return OpenView(open_upper_directory(settings.store(), record.source, upper))
+        return OpenView(_image_of(settings, record, how))
 
 
 def open_below(
@@ -79,8 +89,40 @@ def open_below(
     """Open an image, as of ``layer``, or that of a container; tells of progress."""
     from unionmount.target import Looking, open_layers
 
+    settings, word, record = _mounted(settings, word)
     with progress_line() as progress:
-        return open_layers(settings.store(), word, Looking(_parsed(platform), layer, progress))
+        how = Looking(_parsed(platform), layer, progress)
+        if record is None:
+            return open_layers(settings.store(), word, how)
+        return _image_of(settings, record, how)
+
+
+def _mounted(settings: Settings, word: str) -> tuple[Settings, str, Record | None]:
+    """What a word means that is a mount's ID: a container, or a mount without one; in which store.
+
+    Another word stays as it is.
+    """
+    from unionmount.cli.targets import PREFIX, is_overlay, mount_with_id
+    from unionmount.mounts import MountTable
+
+    found = mount_with_id(settings, MountTable.of_user(), word)
+    if found is None:
+        return settings, word, None
+    record = found.record
+    settings = replace(settings, root=record.root)  # a mount belongs to a store
+    if record.container:
+        return settings, PREFIX + record.container, None
+    if is_overlay(record.source):
+        where = printable(record.mountpoint)
+        raise MountError(f"{word} is a mount of directories, not of an image: look into {where}")
+    return settings, word, record
+
+
+def _image_of(settings: Settings, record: Record, how: Looking) -> OpenImage:
+    from unionmount.target import open_mounted_image
+
+    image_id, layers = record.image_id, record.layers
+    return open_mounted_image(settings.store(), record.source, image_id, layers, how)
 
 
 @contextmanager

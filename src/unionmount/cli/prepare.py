@@ -197,6 +197,7 @@ class _Opener:
             held = self.opened.enter_context(self.known.hold(name))
         except ContainerInUse:
             raise in_use(table, self.settings.store_root(), name) from None
+        self._clean_dead(name, table)
         found, store = held.container.image, self.settings.store()
         with progress_line() as progress:
             image = open_stored(
@@ -209,6 +210,16 @@ class _Opener:
             )
         self.opened.enter_context(image)
         return Prepared(found.source, image, self._plan_of(held, image), self.lease, self.made)
+
+    def _clean_dead(self, name: str, table: MountTable) -> None:
+        """Remove what dead daemons left of the container: its lock is ours, so they are dead."""
+        from unionmount.cli.targets import mounts_of
+        from unionmount.cli.umount import clean
+
+        for one in mounts_of(table, self.settings.store_root(), name):
+            if not one.alive:
+                with suppress(MountError):  # 'ps' goes on to list it
+                    clean(table, one)
 
     def with_container(self, source: str) -> Prepared:
         """An image with a new container."""
@@ -301,6 +312,7 @@ class _Opener:
             volatile=self.wanted.volatile or self.wanted.ephemeral,
             others="refused",
             own_root=True,
+            follow_namespace=True,
         )
 
 

@@ -53,10 +53,13 @@ _LISTING = Listing("formatter.ContainerContext", _HEADS, _TABLE)
 def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str) -> int:
     """List mounts, dead ones too, and with --all the containers of the store.
 
-    STATUS is "starting"; "live"; "detached" (unmounted, but somebody still uses it); "stale" (the
-    process that served it is dead, the mount is still there); "gone" (both are gone); or "stopped"
-    (a container that is not mounted). Fields of a template: .ID .Container .Image .Source .Mode
-    .Mountpoint .Pid .CreatedSince .CreatedAt .Status
+    STATUS is "starting"; "live"; "detached" (unmounted, but somebody still uses it: the processes
+    that can be seen are named, and are "holders" in JSON); "stale" (the process that served it is
+    dead, the mount is still there); "gone" (both are gone); or "stopped" (a container that is not
+    mounted). With --all each container is listed once.
+
+    Fields of a template: .ID .Container .Image .Source .Mode .Mountpoint .Pid .CreatedSince
+    .CreatedAt .Status
     """
     from unionmount.mounts import MountTable
 
@@ -68,7 +71,7 @@ def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str
         failed = True
         print(f"unionmount: {error}", file=sys.stderr)
 
-    mounted = table.all()
+    mounted = _each_container_once(table.all()) if every else table.all()
     found = [_mount(one) for one in mounted]
     if every:
         found += [_container(one) for one in _not_mounted(settings, mounted, damaged)]
@@ -89,7 +92,11 @@ def _fields(**known: str) -> dict[str, str]:
 
 
 def _mount(one: Status) -> Row:
-    record = one.record
+    from unionmount.cli.targets import users_of
+    from unionmount.holders import described
+
+    record, users = one.record, users_of(one)
+    by = described(users)
     fields = _fields(
         ID=record.id,
         Container=record.container or _NONE,
@@ -99,9 +106,10 @@ def _mount(one: Status) -> Row:
         Mountpoint=record.mountpoint,
         Pid=str(record.pid),
         Created=record.created,
-        Status=one.status,
+        Status=f"{one.status} by {by}" if by else one.status,
     )
-    return Row(fields, asdict(record) | {"status": one.status})
+    holders = [{"pid": user.pid, "name": user.name} for user in users]
+    return Row(fields, asdict(record) | {"status": one.status, "holders": holders})
 
 
 def _container(one: Container) -> Row:
@@ -132,19 +140,27 @@ def _container(one: Container) -> Row:
 def _not_mounted(
     settings: Settings, mounted: list[Status], damaged: Callable[[UnionmountError], None]
 ) -> list[Container]:
-    """Containers of the store that no daemon serves."""
+    """Containers of the store that no mount was listed of, alive or dead."""
     from unionmount.containers import Containers
 
     store = settings.store()
     known = Containers(store)
     known.clean()
     root = os.path.realpath(store.root)
-    served = {
-        one.record.container
-        for one in mounted
-        if one.alive and os.path.realpath(one.record.root) == root
-    }
-    return [one for one in known.all(damaged) if one.name not in served]
+    listed = {one.record.container for one in mounted if os.path.realpath(one.record.root) == root}
+    return [one for one in known.all(damaged) if one.name not in listed]
+
+
+def _each_container_once(mounted: list[Status]) -> list[Status]:
+    """The mounts, of each container only the live one, or else what is left of the last one."""
+    best: dict[tuple[str, str], Status] = {}
+    for one in mounted:
+        key = (one.record.container, os.path.realpath(one.record.root))
+        before = best.get(key)
+        if before is None or one.alive or not before.alive:
+            best[key] = one
+    chosen = {one.record.id for one in best.values()}
+    return [one for one in mounted if not one.record.container or one.record.id in chosen]
 
 
 def _clean(table: MountTable) -> bool:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unionmount.cli.options import root_option
 from unionmount.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from unionmount.cli import Settings
 
 _HEADER = ("MESSAGE", "FAST", "FORWARDED", "P50 µS", "P90 µS", "P99 µS")
 _TOTALS = {
@@ -37,19 +40,22 @@ _TOTALS = {
     default="table",
     help="How to print it; jsonl is one line each time.",
 )
-@click.argument("target", metavar="MOUNTPOINT|ID")
-def command(target: str, watch: bool, form: str) -> None:
+@root_option
+@click.argument("target", metavar="MOUNTPOINT|ID|CONTAINER")
+@click.pass_obj
+def command(settings: Settings, target: str, watch: bool, form: str) -> None:
     """Show what the kernel asked of a mount: messages by type, and how long they took.
 
     FAST were answered in C, FORWARDED by Python. Percentiles are of all since the mount, from the
     arrival of a message to its answer.
     """
+    from unionmount.cli.targets import find_mount
     from unionmount.mounts import MountTable
     from unionmount.reference import printable
     from unionmount.stats import ask_stats
 
     table = MountTable.of_user()
-    path = table.socket_path(table.find(target).record.id)
+    path = table.socket_path(find_mount(table, settings.store_root(), target).record.id)
     where = printable(target)
     _print(ask_stats(path, where), form)
     while watch:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +12,8 @@ from unionmount.errors import MountError, NotFoundError, UnionmountError
 from unionmount.reference import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from unionmount.cli import Settings
     from unionmount.mounts import MountTable, Record, Status
 
@@ -32,7 +32,11 @@ def command(settings: Settings, targets: tuple[str, ...], every: bool, lazy: boo
     A container keeps its changes. CONTAINER is its name, or container:NAME where a
     directory is called so, too.
 
-    Returns when the serving process has ended, with --lazy when the mount is detached.
+    An ID may be shortened to a beginning that no other one has.
+
+    Returns when the serving processes have ended, which are waited for side by side; with --lazy
+    when the mounts are detached. The status is 1 where something is still mounted, or a process is
+    stopped and can't end.
     """
     from unionmount.mounts import MountTable
 
@@ -40,17 +44,56 @@ def command(settings: Settings, targets: tuple[str, ...], every: bool, lazy: boo
         raise click.UsageError("give either mount points (IDs, containers), or --all")
     table = MountTable.of_user()
     names = [one.record.id for one in reversed(table.all())] if every else list(targets)
-    failed = False
-    for name in names:
-        try:
-            _unmount_named(settings, table, name, lazy=lazy)
-        except UnionmountError as error:
-            failed = True
-            print(f"unionmount: {error}", file=sys.stderr)
+    waiting: list[Record] = []
+    try:
+        failed = _unmount_all(settings, table, names, waiting, lazy=lazy)
+        failed |= _wait(table, waiting)
+    except KeyboardInterrupt:
+        _tell_of_interruption(table, waiting)
+        raise
     return 1 if failed else 0
 
 
-def _unmount_named(settings: Settings, table: MountTable, target: str, *, lazy: bool) -> None:
+def _unmount_all(
+    settings: Settings,
+    table: MountTable,
+    names: Sequence[str],
+    waiting: list[Record],
+    *,
+    lazy: bool,
+) -> bool:
+    """Unmount what is called so, and put into ``waiting`` what is to end; whether one failed."""
+    failed = False
+    for name in _topmost_first(settings, table, names):
+        before = len(waiting)
+        try:
+            _unmount_named(settings, table, name, waiting, lazy=lazy)
+        except UnionmountError as error:
+            failed = True
+            del waiting[before:]
+            print(f"unionmount: {error}", file=sys.stderr)
+    return failed
+
+
+def _topmost_first(settings: Settings, table: MountTable, names: Sequence[str]) -> Sequence[str]:
+    """The mounts in the reverse order of mounting: one may be on another, or in it."""
+    from unionmount.cli.targets import find_mount
+
+    if len(names) < 2:
+        return names
+
+    def made(name: str) -> str:
+        try:
+            return find_mount(table, settings.store_root(), name).record.created
+        except UnionmountError:
+            return ""  # it is told when it is its turn
+
+    return sorted(names, key=made, reverse=True)
+
+
+def _unmount_named(
+    settings: Settings, table: MountTable, target: str, waiting: list[Record], *, lazy: bool
+) -> None:
     from unionmount.cli.targets import find_mount
 
     try:
@@ -58,15 +101,42 @@ def _unmount_named(settings: Settings, table: MountTable, target: str, *, lazy: 
     except NotFoundError:
         _unmount_unknown(target, lazy=lazy)
         return
-    unmount(table, found, lazy=lazy)
-
-
-def unmount(table: MountTable, found: Status, *, lazy: bool) -> None:
-    """Unmount what was found and wait for its daemon, or clean up after a dead one."""
-    if found.alive:
-        _unmount_live(found, lazy=lazy)
-    else:
+    if not found.alive:
         clean(table, found)
+        return
+    if not lazy:
+        waiting.append(found.record)  # before: an interruption may come at any time
+    _unmount_live(found, lazy=lazy)
+
+
+def unmount(table: MountTable, found: Status) -> None:
+    """Unmount what was found and wait for its daemon, or clean up after a dead one.
+
+    MountError where that still runs.
+    """
+    if not found.alive:
+        clean(table, found)
+        return
+    _unmount_live(found, lazy=False)
+    for record in _still_served(table, [found.record]):
+        raise MountError(_still_running(record)[0])
+
+
+def end_detached(table: MountTable, found: Status) -> None:
+    """End the daemon of a mount that is detached and in use, and say whose use that ends."""
+    from unionmount.cli.targets import users_of
+    from unionmount.holders import described, flush
+    from unionmount.mounts import end
+
+    record, users = found.record, users_of(found)
+    where = printable(record.mountpoint)
+    by = described(users) or "no process that can be seen"
+    print(f"unionmount: {where} is detached and used by {by}: ending it", file=sys.stderr)
+    _check_runs(record)
+    if not flush(users, _PATIENCE):
+        raise MountError(f"{where}: process {record.pid} takes too long to write what was mapped")
+    if not end(record, _PATIENCE) and table.is_served(record):
+        raise MountError(_still_running(record)[0])
 
 
 def clean(table: MountTable, found: Status) -> None:
@@ -74,51 +144,120 @@ def clean(table: MountTable, found: Status) -> None:
     from unionmount.mounts import STALE
 
     if found.status == STALE:
-        _take_away(found.record, lazy=True)
+        _take_away(found, lazy=True)
     table.forget(found.record)
 
 
 def _unmount_live(found: Status, *, lazy: bool) -> None:
-    from unionmount.mounts import LIVE, STARTING, stop, wait_until_gone
+    from unionmount.mounts import LIVE, STARTING, stop
 
-    record = found.record
     if found.status == STARTING:
-        stop(record)
+        stop(found.record)
     if found.status == LIVE:
-        _take_away(record, lazy=lazy)
-    if not lazy and not wait_until_gone(record, _PATIENCE):
-        _say_still_running(record)
+        _take_away(found, lazy=lazy)
 
 
-def _take_away(record: Record, *, lazy: bool) -> None:
+def _take_away(found: Status, *, lazy: bool) -> None:
     """Unmount a record's file system, and no other one that was mounted over it."""
-    from unionmount.fusemount import unmount_fuse
+    from unionmount.fusemount import BusyError, unmount_fuse
+    from unionmount.holders import described, holders_of
     from unionmount.mountinfo import mounted_at
 
+    record = found.record
     top = mounted_at(record.path)
     if top is not None and top.device != record.device:
         where = printable(record.mountpoint)
         raise MountError(f"{where}: something else is mounted over it; unmount that first")
-    unmount_fuse(record.path, lazy=lazy)
+    try:
+        _tell(unmount_fuse(record.path, lazy=lazy))
+    except BusyError:
+        users = described(holders_of(record.device, besides=record.pid))
+        raise BusyError(record.path, users) from None
 
 
-def _say_still_running(record: Record) -> None:
-    text = (
-        f"{printable(record.mountpoint)} is unmounted; process {record.pid} still writes changes "
-        "to disk, or serves who uses it, detached or in another mount namespace"
-    )
-    print(f"unionmount: {text}", file=sys.stderr)
+def _tell(note: str) -> None:
+    if note:
+        print(f"unionmount: {note}", file=sys.stderr)
+
+
+# ---- waiting -------------------------------------------------------------------------------------
+
+
+def _wait(table: MountTable, records: Sequence[Record]) -> bool:
+    """Wait for daemons; whether one of them can't end by itself."""
+    failed = False
+    for record in _still_served(table, records):
+        text, bad = _still_running(record)
+        failed |= bad
+        print(f"unionmount: {text}", file=sys.stderr)
+    return failed
+
+
+def _tell_of_interruption(table: MountTable, records: Sequence[Record]) -> None:
+    from unionmount.mountinfo import mounted_at
+
+    for record in records:
+        top = mounted_at(record.path)
+        if table.is_served(record) and (top is None or top.device != record.device):
+            print(f"unionmount: {_still_running(record)[0]}", file=sys.stderr)
+
+
+def _still_served(table: MountTable, records: Sequence[Record]) -> list[Record]:
+    """Those whose daemons go on; a stopped one is not waited for."""
+    from unionmount.mounts import wait_until_all_gone
+
+    stopped = [one for one in records if _is_stopped(one)]
+    wait_until_all_gone([one for one in records if one not in stopped], _PATIENCE)
+    return [one for one in records if table.is_served(one)]
+
+
+def _is_stopped(record: Record) -> bool:
+    from unionmount.mounts import process_start, process_state
+
+    is_it = process_start(record.pid) == record.started
+    return is_it and process_state(record.pid) in ("T", "t")
+
+
+def _check_runs(record: Record) -> None:
+    if _is_stopped(record):
+        raise MountError(f"{printable(record.mountpoint)}: {_stopped(record)}")
+
+
+def _stopped(record: Record) -> str:
+    return f"process {record.pid}, which serves it, is stopped: 'kill -CONT {record.pid}' first"
+
+
+def _still_running(record: Record) -> tuple[str, bool]:
+    """What to say of a daemon that goes on, and whether somebody has to do something about it."""
+    from unionmount.holders import described, holders_of
+    from unionmount.mounts import process_state
+
+    where = f"{printable(record.mountpoint)} is unmounted"
+    if _is_stopped(record):
+        return f"{where}, but {_stopped(record)}", True
+    users = described(holders_of(record.device, besides=record.pid))
+    if users:
+        why = f"process {record.pid} still serves {users}"
+    elif process_state(record.pid) == "D":
+        why = f"process {record.pid} waits for a disk and ends when that answers"
+    else:
+        why = (
+            f"process {record.pid} still writes changes to disk, or serves somebody who can't be "
+            "seen, detached or in another mount namespace"
+        )
+    return f"{where}; {why}", False
 
 
 def _unmount_unknown(target: str, *, lazy: bool) -> None:
     """Unmount what has no record: another user's, or older than the runtime directory."""
     from unionmount.fusemount import unmount_fuse
     from unionmount.mountinfo import FILE_SYSTEM, mounted_at
+    from unionmount.mounts import resolved_mountpoint
 
     if not target:  # as a path it would be the working directory
         raise NotFoundError("no mount has an empty name")
-    path = Path(os.path.realpath(target))
+    path = resolved_mountpoint(target)
     mounted = mounted_at(path)
     if mounted is None or mounted.file_system != FILE_SYSTEM:
         raise NotFoundError(f"{printable(str(path))}: no image is mounted there")
-    unmount_fuse(path, lazy=lazy)
+    _tell(unmount_fuse(path, lazy=lazy))

@@ -1,0 +1,255 @@
+#include "fastpath/exchange.h"
+
+/* Directories. They are opened without a message, so a cookie is all that a reader has. Those of
+ * directories of lower layers are the tree's and stay valid. For one that is in the upper a list is
+ * kept that all its readers share (upper/upper.h), until the kernel forgets the directory. */
+
+#define DOTS 2u /* cookies of "." and ".." are 1 and 2; those of other names are shifted by 2 */
+#define BATCH 64u
+
+struct um_shared_list {
+    uint64_t node;
+    struct um_shared_list *next; /* in its bucket; under lists_lock, as the next two */
+    uint32_t uses;
+    bool dropped;
+    pthread_mutex_t lock; /* a listing is for one thread at a time */
+    struct um_upper_list *list; /* under lock; NULL: not opened yet */
+};
+
+/* ---- shared lists ------------------------------------------------------------------------------------ */
+
+static struct um_shared_list **find_slot(struct um_fastpath *fastpath, uint64_t node)
+{
+    uint64_t hash = node * 0x9e3779b97f4a7c15ull;
+    struct um_shared_list **slot = &fastpath->lists[(hash >> 32) % UM_LIST_BUCKETS];
+    while (*slot != NULL && (*slot)->node != node)
+        slot = &(*slot)->next;
+    return slot;
+}
+
+static void free_list(struct um_shared_list *shared)
+{
+    um_upper_list_close(shared->list);
+    pthread_mutex_destroy(&shared->lock);
+    free(shared);
+}
+
+static struct um_shared_list *make_list(struct um_shared_list **slot, uint64_t node)
+{
+    struct um_shared_list *shared = calloc(1, sizeof *shared);
+    if (shared == NULL)
+        return NULL;
+    shared->node = node;
+    pthread_mutex_init(&shared->lock, NULL);
+    *slot = shared;
+    return shared;
+}
+
+static void end_list(struct um_fastpath *fastpath, struct um_shared_list *shared)
+{
+    bool needed = shared->list != NULL && um_upper_list_is_needed(shared->list);
+    pthread_mutex_unlock(&shared->lock);
+    pthread_mutex_lock(&fastpath->lists_lock);
+    bool last = --shared->uses == 0 && (!needed || shared->dropped);
+    if (last)
+        *find_slot(fastpath, shared->node) = shared->next;
+    pthread_mutex_unlock(&fastpath->lists_lock);
+    if (last)
+        free_list(shared);
+}
+
+/* The list of a directory, locked. */
+static int begin_list(struct um_fastpath *fastpath, uint64_t node, struct um_shared_list **out)
+{
+    pthread_mutex_lock(&fastpath->lists_lock);
+    struct um_shared_list **slot = find_slot(fastpath, node);
+    struct um_shared_list *shared = *slot ? *slot : make_list(slot, node);
+    if (shared != NULL)
+        shared->uses++;
+    pthread_mutex_unlock(&fastpath->lists_lock);
+    if (shared == NULL)
+        return -ENOMEM;
+    pthread_mutex_lock(&shared->lock);
+    int error = 0;
+    if (shared->list == NULL) {
+        error = um_upper_list_open(fastpath->upper, node, &shared->list);
+        if (error == 0)
+            um_upper_list_share(shared->list);
+    }
+    if (error != 0)
+        end_list(fastpath, shared);
+    *out = shared;
+    return error;
+}
+
+void um_lists_drop(struct um_fastpath *fastpath, uint64_t node)
+{
+    pthread_mutex_lock(&fastpath->lists_lock);
+    struct um_shared_list **slot = find_slot(fastpath, node);
+    struct um_shared_list *shared = *slot;
+    if (shared != NULL && shared->uses != 0) {
+        shared->dropped = true;
+        shared = NULL;
+    } else if (shared != NULL) {
+        *slot = shared->next;
+    }
+    pthread_mutex_unlock(&fastpath->lists_lock);
+    if (shared != NULL)
+        free_list(shared);
+}
+
+void um_lists_close(struct um_fastpath *fastpath)
+{
+    for (size_t i = 0; i < UM_LIST_BUCKETS; i++) {
+        while (fastpath->lists[i] != NULL) {
+            struct um_shared_list *shared = fastpath->lists[i];
+            fastpath->lists[i] = shared->next;
+            free_list(shared);
+        }
+    }
+}
+
+/* ---- the reply ----------------------------------------------------------------------------------------- */
+
+struct listing {
+    struct um_exchange *x;
+    struct um_shared_list *shared; /* NULL: of the tree */
+    uint64_t directory;
+    size_t room, used;
+    bool plus;
+};
+
+/* Add a name; false where it does not fit. Of "." and ".." the kernel takes number and type only. */
+static bool add_entry(struct listing *l, struct um_slice name, uint64_t next,
+                      const struct um_attr *attr, bool dots)
+{
+    size_t head = l->plus ? FUSE_NAME_OFFSET_DIRENTPLUS : FUSE_NAME_OFFSET;
+    size_t size = FUSE_DIRENT_ALIGN(head + name.size);
+    if (size > l->room - l->used)
+        return false;
+    uint8_t *at = l->x->out + l->used;
+    memset(at, 0, size);
+    struct fuse_dirent dirent = {.ino = attr->node,
+                                 .off = next,
+                                 .namelen = (uint32_t)name.size,
+                                 .type = (attr->mode & S_IFMT) >> 12};
+    if (l->plus && !dots)
+        um_fill_entry(l->x->fastpath, (struct fuse_entry_out *)(void *)at, attr);
+    memcpy(at + head - FUSE_NAME_OFFSET, &dirent, FUSE_NAME_OFFSET);
+    memcpy(at + head, name.data, name.size);
+    l->used += size;
+    return true;
+}
+
+static uint64_t parent_of(const struct listing *l)
+{
+    struct um_fastpath *fastpath = l->x->fastpath;
+    uint64_t parent;
+    int error = fastpath->upper ? um_upper_parent(fastpath->upper, l->directory, &parent)
+                                : um_tree_parent(fastpath->tree, l->directory, &parent);
+    return error ? l->directory : parent; /* of a removed directory nobody can tell */
+}
+
+static bool add_dots(struct listing *l, uint64_t cookie)
+{
+    struct um_attr attr = {.node = l->directory, .mode = S_IFDIR};
+    if (cookie < 1 && !add_entry(l, UM_SLICE_LITERAL("."), 1, &attr, true))
+        return false;
+    attr.node = cookie < DOTS ? parent_of(l) : 0;
+    return cookie >= DOTS || add_entry(l, UM_SLICE_LITERAL(".."), DOTS, &attr, true);
+}
+
+static int next_entries(const struct listing *l, uint64_t cookie, struct um_tree_entry *entries,
+                        size_t capacity)
+{
+    return l->shared ? um_upper_list_next(l->shared->list, cookie, entries, capacity)
+                     : um_tree_list(l->x->fastpath->tree, l->directory, cookie, entries, capacity);
+}
+
+/* Entries that the kernel does not get, or not with their nodes: it will not forget them. */
+static void give_back(const struct listing *l, const struct um_tree_entry *entries, int from, int n)
+{
+    for (int i = from; l->shared != NULL && i < n; i++)
+        um_upper_forget(l->x->fastpath->upper, entries[i].attr.node, 1);
+}
+
+/* How many are asked for at once: no more than fit, as a guess. */
+static size_t batch_for(const struct listing *l)
+{
+    size_t fit = (l->room - l->used) / (l->plus ? 152 : 32);
+    return fit < 1 ? 1 : fit < BATCH ? fit : BATCH;
+}
+
+/* 1 where the reply is full, 0 at the end, or an errno. */
+static int add_batch(struct listing *l, uint64_t *cookie)
+{
+    struct um_tree_entry entries[BATCH];
+    int n = next_entries(l, *cookie, entries, batch_for(l));
+    if (n <= 0)
+        return n;
+    int i = 0;
+    while (i < n && add_entry(l, um_slice_of(entries[i].name, entries[i].name_size),
+                              entries[i].next + DOTS, &entries[i].attr, false))
+        *cookie = entries[i++].next;
+    give_back(l, entries, l->plus ? i : 0, n);
+    return i < n ? 1 : 2;
+}
+
+static int64_t list(struct listing *l, uint64_t offset)
+{
+    if (!add_dots(l, offset))
+        return (int64_t)l->used;
+    uint64_t cookie = offset > DOTS ? offset - DOTS : 0;
+    int more;
+    while ((more = add_batch(l, &cookie)) == 2)
+        ;
+    return more < 0 && l->used == 0 ? more : (int64_t)l->used;
+}
+
+static int64_t answer(struct um_exchange *x, bool plus)
+{
+    const struct fuse_read_in *in = UM_BODY(x, struct fuse_read_in);
+    if (in == NULL)
+        return -EIO;
+    struct listing l = {
+        .x = x,
+        .directory = x->header->nodeid,
+        .room = in->size < UM_FUSE_MAX_WRITE ? in->size : UM_FUSE_MAX_WRITE,
+        .plus = plus,
+    };
+    if (x->fastpath->upper == NULL)
+        return list(&l, in->offset);
+    int error = begin_list(x->fastpath, l.directory, &l.shared);
+    if (error != 0)
+        return error;
+    int64_t size = list(&l, in->offset);
+    end_list(x->fastpath, l.shared);
+    return size;
+}
+
+int64_t um_answer_readdir(struct um_exchange *x)
+{
+    return answer(x, false);
+}
+
+int64_t um_answer_readdirplus(struct um_exchange *x)
+{
+    return answer(x, true);
+}
+
+/* The kernel keeps what it has read of a directory that is opened without a message; what it was told of
+ * files whose numbers change must not stay. */
+int64_t um_answer_opendir(struct um_exchange *x)
+{
+    const struct um_upper *upper = x->fastpath->upper;
+    if (upper == NULL || !um_upper_may_renumber(upper))
+        return -ENOSYS; /* once: then it opens directories by itself */
+    um_reply_room(x, sizeof(struct fuse_open_out));
+    return sizeof(struct fuse_open_out);
+}
+
+int64_t um_answer_releasedir(struct um_exchange *x)
+{
+    (void)x;
+    return 0; /* nothing was opened */
+}

@@ -1,0 +1,324 @@
+#include <fcntl.h>
+#include <sys/param.h>
+
+#include "fastpath/exchange.h"
+
+/* Data and attributes of files. A file of a lower layer is copied up first, which may take long.
+ *
+ * Set-user-ID bits: with FUSE_HANDLE_KILLPRIV_V2 the kernel leaves it to us to take them away where
+ * somebody without CAP_FSETID writes, truncates or changes the owner, and says so in flags; for
+ * fallocate and copy_file_range it does not, and there everybody but root counts as such.
+ * File capabilities go by themselves: the write to the upper's file removes them. */
+
+#define COPY_MAX (16u << 20) /* bytes of one copy_file_range: who waits for it can be interrupted */
+
+/* ---- copy-up ------------------------------------------------------------------------------------------ */
+
+int64_t um_exchange_copy_up(struct um_exchange *x, uint64_t node, uint32_t flags)
+{
+    if (!x->may_wait)
+        return UM_LATER;
+    int error = um_upper_copy_up_patiently(x->fastpath->upper, node, flags, x->patience);
+    x->copy_ups += error == 0;
+    return error;
+}
+
+/* Use a file for writing, in the upper: 0, UM_LATER where it has to be copied up, or an errno. */
+static int64_t use_for_writing(struct um_exchange *x, uint64_t node, struct um_held_file **file)
+{
+    for (int i = 0; i < UM_COPY_UPS; i++) {
+        int64_t error = um_held_use(x->fastpath->held, node, true, file);
+        if (error != -EAGAIN)
+            return error;
+        error = um_exchange_copy_up(x, node, 0);
+        if (error != 0)
+            return error;
+    }
+    return -EIO;
+}
+
+/* Change attributes, copied up first where that is needed. */
+static int64_t change(struct um_exchange *x, uint64_t node, const struct um_setattr *changes,
+                      struct um_attr *attr)
+{
+    bool empty = (changes->which & UM_SET_SIZE) && changes->size == 0;
+    for (int i = 0; i < UM_COPY_UPS; i++) {
+        int64_t error = um_upper_setattr(x->fastpath->upper, node, changes, attr);
+        if (error != -EAGAIN)
+            return error;
+        error = um_exchange_copy_up(x, node, empty ? UM_COPY_UP_EMPTY : 0);
+        if (error != 0)
+            return error;
+    }
+    return -EIO;
+}
+
+/* ---- set-user-ID bits ----------------------------------------------------------------------------------- */
+
+/* What is left of a mode. S_ISGID without group execution once meant mandatory locks, and stays. */
+static uint32_t without_privileges(uint32_t mode)
+{
+    if (!S_ISREG(mode))
+        return mode;
+    mode &= ~(uint32_t)S_ISUID;
+    return mode & S_IXGRP ? mode & ~(uint32_t)S_ISGID : mode;
+}
+
+/* Take them away from a file in use, which is about to be written. */
+static int64_t kill_privileges(struct um_exchange *x, uint64_t node, struct um_held_file *file)
+{
+    struct um_attr attr;
+    if (um_held_is_plain(x->fastpath->held, file))
+        return 0;
+    um_held_set_plain(x->fastpath->held, file); /* before looking: who changes it says so after */
+    int error = um_upper_getattr(x->fastpath->upper, node, &attr);
+    if (error != 0 || without_privileges(attr.mode) == attr.mode)
+        return error;
+    struct um_setattr changes = {.which = UM_SET_MODE,
+                                 .mode = without_privileges(attr.mode) & 07777};
+    int64_t result = change(x, node, &changes, &attr);
+    if (result != 0)
+        um_held_suspect(x->fastpath->held, node);
+    else
+        x->stale[0] = node; /* the kernel does not ask for the mode again by itself */
+    return result;
+}
+
+/* ---- data ------------------------------------------------------------------------------------------------- */
+
+static int64_t begin_writing(struct um_exchange *x, uint64_t node, bool kill,
+                             struct um_held_file **file)
+{
+    int64_t error = use_for_writing(x, node, file);
+    if (error != 0 || !kill)
+        return error;
+    error = kill_privileges(x, node, *file);
+    if (error != 0)
+        um_held_done(x->fastpath->held, *file);
+    return error;
+}
+
+int64_t um_answer_write(struct um_exchange *x)
+{
+    const struct fuse_write_in *in = UM_BODY(x, struct fuse_write_in);
+    struct um_held_file *file;
+    uint64_t node = x->header->nodeid;
+    if (x->fastpath->upper == NULL)
+        return -EROFS;
+    if (in == NULL || in->size > x->size - sizeof *in)
+        return -EIO;
+    int64_t error = begin_writing(x, node, in->write_flags & FUSE_WRITE_KILL_SUIDGID, &file);
+    if (error != 0)
+        return error;
+    int64_t put = um_upper_write(x->fastpath->upper, node, in->offset, in + 1, in->size);
+    um_held_done(x->fastpath->held, file);
+    if (put < 0)
+        return put;
+    struct fuse_write_out *out = um_reply_room(x, sizeof *out);
+    out->size = (uint32_t)put;
+    return sizeof *out;
+}
+
+int64_t um_answer_fallocate(struct um_exchange *x)
+{
+    const struct fuse_fallocate_in *in = UM_BODY(x, struct fuse_fallocate_in);
+    struct um_held_file *file;
+    uint64_t node = x->header->nodeid;
+    if (x->fastpath->upper == NULL)
+        return -EROFS;
+    if (in == NULL)
+        return -EIO;
+    if (!x->may_wait)
+        return UM_LATER; /* it may write zeros */
+    int64_t error = begin_writing(x, node, x->header->uid != 0, &file);
+    if (error != 0)
+        return error;
+    error =
+        um_upper_allocate(x->fastpath->upper, node, in->mode, in->offset, in->length, x->patience);
+    um_held_done(x->fastpath->held, file);
+    if (error != 0)
+        x->stale[0] = node; /* a part may have been done, and the kernel does not ask */
+    return error;
+}
+
+/* Copy from a lower layer, through memory: the reply's room is free until then. */
+static int64_t copy_through(struct um_exchange *x, const struct fuse_copy_file_range_in *in,
+                            size_t size)
+{
+    struct um_upper *upper = x->fastpath->upper;
+    size_t done = 0;
+    while (done < size) {
+        if (um_is_over(x->patience))
+            return done != 0 ? (int64_t)done : -EINTR;
+        int64_t got = um_upper_read(upper, x->header->nodeid, in->off_in + done, x->out,
+                                    MIN(size - done, UM_FUSE_MAX_WRITE), 0);
+        int64_t put = got <= 0 ? got
+                               : um_upper_write(upper, in->nodeid_out, in->off_out + done, x->out,
+                                                (size_t)got);
+        if (put <= 0)
+            return done != 0 ? (int64_t)done : put;
+        done += (size_t)put;
+    }
+    return (int64_t)done;
+}
+
+static int64_t copy_range(struct um_exchange *x, const struct fuse_copy_file_range_in *in)
+{
+    struct um_fastpath *fastpath = x->fastpath;
+    struct um_held_file *source;
+    size_t size = MIN(in->len, COPY_MAX);
+    if (in->off_in > INT64_MAX - size || in->off_out > INT64_MAX - size)
+        return -EOVERFLOW;
+    int64_t copied = um_held_use(fastpath->held, x->header->nodeid, false, &source);
+    if (copied != 0)
+        return copied;
+    copied = um_upper_copy_range(fastpath->upper, x->header->nodeid, in->off_in, in->nodeid_out,
+                                 in->off_out, size);
+    if (copied == -EXDEV)
+        copied = copy_through(x, in, size);
+    um_held_done(fastpath->held, source);
+    return copied;
+}
+
+int64_t um_answer_copy_file_range(struct um_exchange *x)
+{
+    const struct fuse_copy_file_range_in *in = UM_BODY(x, struct fuse_copy_file_range_in);
+    struct um_held_file *file;
+    if (x->fastpath->upper == NULL)
+        return -EROFS;
+    if (in == NULL || in->flags != 0)
+        return -EINVAL;
+    if (!x->may_wait)
+        return UM_LATER;
+    int64_t error = begin_writing(x, in->nodeid_out, x->header->uid != 0, &file);
+    if (error != 0)
+        return error;
+    int64_t copied = copy_range(x, in);
+    um_held_done(x->fastpath->held, file);
+    if (copied < 0)
+        return copied;
+    struct fuse_write_out *out = um_reply_room(x, sizeof *out);
+    out->size = (uint32_t)copied;
+    return sizeof *out;
+}
+
+/* ---- attributes ---------------------------------------------------------------------------------------------- */
+
+static struct um_setattr wanted(const struct fuse_setattr_in *in)
+{
+    static const struct {
+        uint32_t fuse, ours;
+    } bits[] = {
+        {FATTR_MODE, UM_SET_MODE},
+        {FATTR_UID, UM_SET_UID},
+        {FATTR_GID, UM_SET_GID},
+        {FATTR_SIZE, UM_SET_SIZE},
+        {FATTR_ATIME, UM_SET_ATIME},
+        {FATTR_MTIME, UM_SET_MTIME},
+        {FATTR_ATIME_NOW, UM_SET_ATIME_NOW},
+        {FATTR_MTIME_NOW, UM_SET_MTIME_NOW},
+    };
+    struct um_setattr changes = {.mode = in->mode & 07777,
+                                 .uid = in->uid,
+                                 .gid = in->gid,
+                                 .size = in->size,
+                                 .atime = (int64_t)in->atime,
+                                 .mtime = (int64_t)in->mtime,
+                                 .atime_nsec = in->atimensec,
+                                 .mtime_nsec = in->mtimensec};
+    for (size_t i = 0; i < sizeof bits / sizeof *bits; i++)
+        changes.which |= in->valid & bits[i].fuse ? bits[i].ours : 0;
+    /* "Now" comes with the time itself, and both bits. */
+    if (changes.which & UM_SET_ATIME_NOW)
+        changes.which &= ~UM_SET_ATIME;
+    if (changes.which & UM_SET_MTIME_NOW)
+        changes.which &= ~UM_SET_MTIME;
+    return changes;
+}
+
+#define NO_CHANGE (FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME)
+
+/* chown(2) to nobody else (-1 for both) takes the bits away, too, and arrives as a request that wants
+ * nothing. So does what the kernel sends before a write that takes something away, by anyone who may
+ * write: then the write itself says so, or it was root's, and about the capability that has just been
+ * removed. */
+static bool is_chown_to_nobody(struct um_exchange *x, uint32_t owner)
+{
+    bool incapable = atomic_exchange(&x->fastpath->incapable, 0) == x->header->nodeid;
+    return x->header->uid == 0 ? !incapable : x->header->uid == owner;
+}
+
+/* A new owner, or a truncation by somebody without CAP_FSETID, takes the bits away in the same step. */
+static int add_lost_privileges(struct um_exchange *x, uint32_t valid, struct um_setattr *changes)
+{
+    struct um_attr attr;
+    bool lost = valid & (FATTR_UID | FATTR_GID | FATTR_KILL_SUIDGID);
+    bool wants_nothing = !(valid & ~(uint32_t)NO_CHANGE);
+    if ((!lost && !wants_nothing) || (valid & FATTR_MODE))
+        return 0;
+    int error = um_upper_getattr(x->fastpath->upper, x->header->nodeid, &attr);
+    if (error == 0 && without_privileges(attr.mode) != attr.mode &&
+        (lost || is_chown_to_nobody(x, attr.uid))) {
+        changes->which |= UM_SET_MODE;
+        changes->mode = without_privileges(attr.mode) & 07777;
+    }
+    return error;
+}
+
+/* Throw data away without the upper's lock, where that takes long; the change itself follows. */
+static int64_t shrink(struct um_exchange *x, const struct fuse_setattr_in *in)
+{
+    struct um_fastpath *fastpath = x->fastpath;
+    struct um_held_file *file;
+    uint64_t node = x->header->nodeid;
+    if (!(in->valid & FATTR_SIZE) || !um_upper_shrinks_long(fastpath->upper, node, in->size))
+        return 0;
+    if (!x->may_wait)
+        return UM_LATER;
+    if (um_held_use(fastpath->held, node, true, &file) != 0)
+        return 0; /* it is to be copied up, or can't be opened: the change tells */
+    int error = um_upper_shrink(fastpath->upper, node, in->size);
+    um_held_done(fastpath->held, file);
+    return error;
+}
+
+int64_t um_answer_setattr(struct um_exchange *x)
+{
+    const struct fuse_setattr_in *in = UM_BODY(x, struct fuse_setattr_in);
+    struct um_attr attr;
+    if (x->fastpath->upper == NULL)
+        return -EROFS;
+    if (in == NULL)
+        return -EIO;
+    struct um_setattr changes = wanted(in);
+    int error = add_lost_privileges(x, in->valid, &changes);
+    if (error != 0)
+        return error;
+    int64_t result = shrink(x, in);
+    if (result == 0)
+        result = change(x, x->header->nodeid, &changes, &attr);
+    um_held_suspect(x->fastpath->held, x->header->nodeid);
+    return result ? result : um_reply_attr(x, &attr);
+}
+
+/* ---- durability ----------------------------------------------------------------------------------------------- */
+
+int64_t um_answer_fsync(struct um_exchange *x)
+{
+    const struct fuse_fsync_in *in = UM_BODY(x, struct fuse_fsync_in);
+    if (x->fastpath->upper == NULL)
+        return -ENOSYS; /* asked once */
+    if (in == NULL)
+        return -EIO;
+    if (!x->may_wait)
+        return UM_LATER;
+    bool data_only = x->header->opcode == FUSE_FSYNC && (in->fsync_flags & FUSE_FSYNC_FDATASYNC);
+    return um_upper_fsync(x->fastpath->upper, x->header->nodeid, data_only);
+}
+
+int64_t um_answer_syncfs(struct um_exchange *x)
+{
+    if (x->fastpath->upper == NULL)
+        return 0;
+    return x->may_wait ? um_upper_sync(x->fastpath->upper) : UM_LATER;
+}

@@ -1,0 +1,77 @@
+#include <time.h>
+
+#include "router/state.h"
+
+void um_count(atomic_ullong *counter, uint64_t more)
+{
+    atomic_fetch_add_explicit(counter, more, memory_order_relaxed);
+}
+
+uint64_t um_router_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Four buckets for each doubling: bucket b begins at 2^(b/4) * (4 + b%4) / 4, below 4 at b itself. */
+static unsigned bucket_of(uint64_t nanoseconds)
+{
+    if (nanoseconds < 4)
+        return (unsigned)nanoseconds;
+    unsigned log = 63u - (unsigned)__builtin_clzll(nanoseconds);
+    unsigned bucket = 4 * log + (unsigned)(nanoseconds >> (log - 2) & 3);
+    return bucket < UM_TIMES ? bucket : UM_TIMES - 1;
+}
+
+static unsigned known(uint32_t opcode)
+{
+    return opcode < UM_OPCODES ? opcode : 0;
+}
+
+void um_count_request(atomic_ullong *by_opcode, uint32_t opcode)
+{
+    um_count(&by_opcode[known(opcode)], 1);
+}
+
+void um_count_time(struct um_counters *counters, uint32_t opcode, uint64_t begun)
+{
+    um_count(&counters->times[known(opcode)][bucket_of(um_router_now() - begun)], 1);
+}
+
+static uint64_t value(atomic_ullong *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+static void add(struct um_router_stats *stats, struct um_counters *counters)
+{
+    for (unsigned i = 0; i < UM_OPCODES; i++) {
+        stats->fast[i] += value(&counters->fast[i]);
+        stats->forwarded[i] += value(&counters->forwarded[i]);
+        for (unsigned j = 0; j < UM_TIMES; j++)
+            stats->times[i][j] += value(&counters->times[i][j]);
+    }
+    stats->bytes_read += value(&counters->bytes_read);
+    stats->bytes_written += value(&counters->bytes_written);
+    stats->copy_ups += value(&counters->copy_ups);
+    stats->notifications += value(&counters->notifications);
+    stats->waits += value(&counters->waits);
+    stats->sleeps += value(&counters->sleeps);
+    stats->failed += value(&counters->failed);
+}
+
+void um_router_get_stats(struct um_router *router, struct um_router_stats *stats)
+{
+    *stats = (struct um_router_stats){0};
+    add(stats, &router->counters);
+    pthread_mutex_lock(&router->lock);
+    stats->threads = router->n_workers;
+    for (uint32_t i = 0; i < router->n_workers; i++)
+        add(stats, &router->workers[i]->counters);
+    pthread_mutex_unlock(&router->lock);
+    pthread_mutex_lock(&router->flight_lock);
+    stats->in_flight = (uint32_t)router->n_flight;
+    pthread_mutex_unlock(&router->flight_lock);
+    stats->held = um_fastpath_held(router->fastpath);
+}

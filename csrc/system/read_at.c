@@ -1,0 +1,21 @@
+#include "system/read_at.h"
+
+#include <sys/uio.h>
+
+int64_t um_read_at(int fd, uint64_t offset, void *buffer, size_t size, bool nowait)
+{
+    size_t got = 0;
+    while (got < size) {
+        struct iovec piece = {.iov_base = (uint8_t *)buffer + got, .iov_len = size - got};
+        ssize_t n = preadv2(fd, &piece, 1, (off_t)(offset + got), nowait ? RWF_NOWAIT : 0);
+        if (n > 0)
+            got += (size_t)n;
+        else if (n == 0)
+            break;
+        else if (errno == EOPNOTSUPP && nowait)
+            return -EAGAIN;
+        else if (errno != EINTR)
+            return -errno;
+    }
+    return (int64_t)got;
+}

@@ -1,0 +1,265 @@
+#include "tree/state.h"
+
+static struct um_directory **find_slot(const struct um_tree *tree, uint64_t node)
+{
+    size_t mask = tree->n_slots - 1;
+    for (size_t at = um_hash_node(node) & mask;; at = (at + 1) & mask) {
+        struct um_directory **slot = &tree->slots[at];
+        if (*slot == NULL || (*slot)->node == node)
+            return slot;
+    }
+}
+
+struct um_directory *um_tree_directory(struct um_tree *tree, uint64_t node)
+{
+    pthread_rwlock_rdlock(&tree->lock);
+    struct um_directory *directory = *find_slot(tree, node);
+    pthread_rwlock_unlock(&tree->lock);
+    return directory;
+}
+
+int um_tree_grow_slots(struct um_tree *tree)
+{
+    size_t grown = tree->n_slots ? tree->n_slots * 2 : 256;
+    struct um_directory **slots = calloc(grown, sizeof *slots);
+    if (slots == NULL)
+        return -ENOMEM;
+    struct um_directory **old = tree->slots;
+    size_t n_old = tree->n_slots;
+    tree->slots = slots;
+    tree->n_slots = grown;
+    for (size_t i = 0; i < n_old; i++) {
+        if (old[i] != NULL)
+            *find_slot(tree, old[i]->node) = old[i];
+    }
+    free(old);
+    return 0;
+}
+
+static struct um_directory *directory_new(uint64_t node, uint64_t parent,
+                                          const struct um_view *view)
+{
+    size_t parts = view->n * sizeof *view->parts;
+    struct um_directory *directory = calloc(1, sizeof *directory + parts);
+    if (directory == NULL)
+        return NULL;
+    directory->node = node;
+    directory->parent = parent;
+    directory->view = *view;
+    directory->view.parts = (struct um_part *)(directory + 1);
+    if (parts != 0)
+        memcpy(directory->view.parts, view->parts, parts);
+    return directory;
+}
+
+void um_directory_free(struct um_directory *directory)
+{
+    if (directory == NULL)
+        return;
+    struct um_share *share = atomic_load(&directory->shares);
+    while (share != NULL) {
+        struct um_share *next = share->next;
+        free(share);
+        share = next;
+    }
+    free(atomic_load(&directory->merged));
+    free(directory);
+}
+
+/* The record of a directory, made where there is none. Two threads may make it at once: the
+ * second finds the first one's. */
+int um_tree_keep_directory(struct um_tree *tree, uint64_t node, uint64_t parent,
+                           const struct um_view *view, struct um_directory **out)
+{
+    bool is_new = false;
+    *out = um_tree_directory(tree, node);
+    if (*out != NULL)
+        return 0;
+    struct um_directory *made = directory_new(node, parent, view);
+    if (made == NULL)
+        return -ENOMEM;
+    int error = 0;
+    pthread_rwlock_wrlock(&tree->lock);
+    if ((tree->n_directories + 1) * 2 > tree->n_slots)
+        error = um_tree_grow_slots(tree);
+    struct um_directory **slot = find_slot(tree, node);
+    if (error == 0 && *slot == NULL) {
+        *slot = um_steal(&made);
+        tree->n_directories++;
+        is_new = true;
+    }
+    *out = *slot;
+    pthread_rwlock_unlock(&tree->lock);
+    free(made);
+    return is_new && tree->n_live != 0 ? um_tree_keep_shown(tree, *out) : error;
+}
+
+static uint64_t shared_number(const struct um_tree *tree, uint64_t parent,
+                              const struct um_view *view, uint64_t attempt)
+{
+    struct um_part top = view->parts[0];
+    uint64_t hash = um_hash_node(um_hash_node(parent) + um_tree_node(tree, top)) + attempt;
+    return tree->bases[tree->n_layers] + hash % UM_SHARED_NUMBERS;
+}
+
+static bool is_record_of(const struct um_directory *directory, uint64_t parent,
+                         const struct um_view *view)
+{
+    return directory->parent == parent && directory->view.n == view->n &&
+           memcmp(directory->view.parts, view->parts, view->n * sizeof *view->parts) == 0;
+}
+
+/* The record of a merged directory, under the number of its lowest part. Redirects may let several
+ * directories go on with one below: then the first that is seen has its number, and the others, and
+ * what is in them, numbers that depend on where they are. */
+static int keep_merged(struct um_tree *tree, uint64_t parent, const struct um_view *view,
+                       struct um_directory **out)
+{
+    int error = um_tree_keep_directory(tree, um_tree_node(tree, view->parts[view->n - 1]), parent,
+                                       view, out);
+    if (tree->n_live == 0)
+        return error;
+    for (uint64_t attempt = 0; error == 0 && !is_record_of(*out, parent, view); attempt++)
+        error = um_tree_keep_directory(tree, shared_number(tree, parent, view, attempt), parent,
+                                       view, out);
+    return error;
+}
+
+int um_tree_enter(struct um_tree *tree, const struct um_directory *above, const struct um_hit *hit,
+                  struct um_directory **directory)
+{
+    struct um_view inside;
+    int error = um_view_open(tree, &inside);
+    if (error == 0)
+        error = um_view_enter(tree, &above->view, hit, &inside);
+    if (error == 0 && inside.n == 0) /* it was a directory a moment ago: a damaged index */
+        error = tree->layers[hit->directory.layer].live ? -ESTALE : -EBADMSG;
+    if (error == 0)
+        error = keep_merged(tree, above->node, &inside, directory);
+    um_view_close(&inside);
+    return error;
+}
+
+#define USES_BETWEEN_TRIMS 65536u
+
+void um_tree_count_use(struct um_tree *tree)
+{
+    unsigned uses = atomic_fetch_add_explicit(&tree->uses, 1, memory_order_relaxed);
+    if (uses < USES_BETWEEN_TRIMS)
+        return;
+    atomic_store_explicit(&tree->uses, 0, memory_order_relaxed);
+    for (uint32_t i = 0; i < tree->n_layers; i++) {
+        if (tree->layers[i].index != NULL)
+            um_index_trim(tree->layers[i].index);
+    }
+}
+
+static struct um_kept *find_kept(const struct um_tree *tree, uint64_t node)
+{
+    size_t mask = tree->n_kept_slots - 1;
+    for (size_t at = um_hash_node(node) & mask;; at = (at + 1) & mask) {
+        struct um_kept *slot = &tree->kept[at];
+        if (slot->node == 0 || slot->node == node)
+            return slot;
+    }
+}
+
+static int grow_kept(struct um_tree *tree)
+{
+    size_t n_old = tree->n_kept_slots;
+    struct um_kept *old = tree->kept;
+    size_t grown = n_old ? n_old * 2 : 64;
+    struct um_kept *kept = calloc(grown, sizeof *kept);
+    if (kept == NULL)
+        return -ENOMEM;
+    tree->kept = kept;
+    tree->n_kept_slots = grown;
+    for (size_t i = 0; i < n_old; i++) {
+        if (old[i].node != 0)
+            *find_kept(tree, old[i].node) = old[i];
+    }
+    free(old);
+    return 0;
+}
+
+/* What was kept under a number; 0 for nothing. */
+uint64_t um_tree_kept(struct um_tree *tree, uint64_t node)
+{
+    pthread_rwlock_rdlock(&tree->lock);
+    uint64_t value = tree->kept ? find_kept(tree, node)->value : 0;
+    pthread_rwlock_unlock(&tree->lock);
+    return value;
+}
+
+/* The slot of a number, taken where it is new; NULL without memory. The lock is held for writing. */
+static struct um_kept *need_kept(struct um_tree *tree, uint64_t node)
+{
+    if ((tree->n_kept + 1) * 2 > tree->n_kept_slots && grow_kept(tree) != 0)
+        return NULL;
+    struct um_kept *slot = find_kept(tree, node);
+    tree->n_kept += slot->node == 0;
+    slot->node = node;
+    return slot;
+}
+
+int um_tree_keep(struct um_tree *tree, uint64_t node, uint64_t value)
+{
+    pthread_rwlock_wrlock(&tree->lock);
+    struct um_kept *slot = need_kept(tree, node);
+    if (slot != NULL)
+        slot->value = value;
+    pthread_rwlock_unlock(&tree->lock);
+    return slot ? 0 : -ENOMEM;
+}
+
+/* Whether a part before part `number` was found to be shown by the directory `first`, too. */
+static bool was_shared(struct um_tree *tree, const struct um_view *view, uint32_t number,
+                       uint64_t first)
+{
+    for (uint32_t i = 0; i < number; i++) {
+        if (um_tree_kept(tree, um_tree_node(tree, view->parts[i])) == first)
+            return true;
+    }
+    return false;
+}
+
+static int add_share(struct um_tree *tree, struct um_directory *first,
+                     struct um_directory *directory)
+{
+    struct um_share *share = malloc(sizeof *share);
+    if (share == NULL)
+        return -ENOMEM;
+    pthread_rwlock_wrlock(&tree->lock);
+    *share = (struct um_share){directory, atomic_load(&first->shares)};
+    atomic_store(&first->shares, share);
+    atomic_store(&tree->has_shares, true);
+    pthread_rwlock_unlock(&tree->lock);
+    return 0;
+}
+
+/* Keep that a directory shows a part; of a part that another one shows already, that it shares it. */
+static int keep_shown_part(struct um_tree *tree, struct um_directory *directory, uint32_t number)
+{
+    const struct um_view *view = &directory->view;
+    uint64_t node = um_tree_node(tree, view->parts[number]), first = directory->node;
+    pthread_rwlock_wrlock(&tree->lock);
+    struct um_kept *slot = need_kept(tree, node);
+    if (slot != NULL && slot->value != 0 && slot->value != UM_HIDDEN)
+        first = slot->value;
+    else if (slot != NULL)
+        slot->value = first;
+    pthread_rwlock_unlock(&tree->lock);
+    if (slot == NULL)
+        return -ENOMEM;
+    if (first == directory->node || was_shared(tree, view, number, first))
+        return 0;
+    return add_share(tree, um_tree_directory(tree, first), directory);
+}
+
+int um_tree_keep_shown(struct um_tree *tree, struct um_directory *directory)
+{
+    int error = 0;
+    for (uint32_t i = 0; error == 0 && i < directory->view.n; i++)
+        error = keep_shown_part(tree, directory, i);
+    return error;
+}

@@ -1,0 +1,55 @@
+#include <dirent.h>
+#include <sys/stat.h>
+
+#include "tree/state.h"
+
+int um_hit_inode(struct um_tree *tree, const struct um_hit *hit, struct um_part *part,
+                 struct um_inode *inode)
+{
+    const struct um_layer *layer = &tree->layers[hit->directory.layer];
+    const struct um_outer_links *outer = NULL;
+    struct um_child child = hit->child;
+    int error = um_layer_resolve(layer, hit->directory.inode, &child);
+    if (error != 0)
+        return error;
+    *part = (struct um_part){.layer = hit->directory.layer, .inode = child.inode};
+    if (child.type != DT_UNKNOWN)
+        return um_layer_child_inode(layer, hit->directory.inode, &child, inode);
+    error = um_tree_outer(tree, &outer);
+    if (error != 0)
+        return error;
+    const struct um_outer_link *link = um_outer_find(outer, *part);
+    if (link == NULL)
+        return -EBADMSG;
+    if (!link->found)
+        return -ENOENT;
+    *part = link->target;
+    return um_layer_inode(&tree->layers[part->layer], part->inode, inode);
+}
+
+int um_tree_locate(const struct um_tree *tree, uint64_t node, struct um_part *part)
+{
+    uint32_t low = 0, high = tree->n_layers;
+    if (node < UM_ROOT_NODE || node >= tree->bases[tree->n_layers])
+        return -ESTALE;
+    while (high - low > 1) {
+        uint32_t middle = low + (high - low) / 2;
+        if (tree->bases[middle] <= node)
+            low = middle;
+        else
+            high = middle;
+    }
+    part->layer = low;
+    return um_layer_seek(&tree->layers[low], node - tree->bases[low], &part->inode);
+}
+
+int um_tree_part(const struct um_tree *tree, uint64_t node, struct um_part *part,
+                 struct um_inode *inode)
+{
+    int error = um_tree_locate(tree, node, part);
+    if (error == 0)
+        error = um_layer_peek(&tree->layers[part->layer], part->inode, inode);
+    if (error != 0)
+        return error;
+    return S_ISDIR(inode->mode) || (inode->flags & UM_INODE_EXTERNAL) ? -ESTALE : 0;
+}

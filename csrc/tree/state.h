@@ -1,0 +1,275 @@
+/*
+ * tree/state.h - what the files of the tree share. Each file uses those below it:
+ *
+ *   open.c         stacking layers
+ *   for_upper.c    what the upper asks; changes.c: what a layer did
+ *   lookup.c       the public questions: names, lists, symlinks, xattrs
+ *   attributes.c   attributes of what was found
+ *   data.c         the data of files
+ *   metacopy.c     the file below that has the data of one without
+ *   names.c        the names of a file, link counts
+ *   cross_links.c  hard links into lower layers
+ *   list.c         the merged names of a directory
+ *   resolve.c      the inode of a name or number
+ *   directories.c  records of merged directories; what is kept of nodes
+ *   view.c         the rule: which directories of the layers stand for one
+ *
+ * A *part* is a directory of one layer; a merged directory is its parts, topmost first. A *view*
+ * is a list of parts that stand for one directory. The rule is um_view_find and um_view_enter;
+ * everything else asks them.
+ *
+ * Ownership: struct um_tree owns its directory records and caches until um_tree_close.
+ * Threads: `lock` guards `slots`, `n_slots`, `n_directories` and what is kept of nodes.
+ * Directory records are never freed before the tree is, and their lazily computed fields are set
+ * once, atomically; so a record is used without the lock once it was found.
+ */
+#ifndef UM_TREE_STATE_H
+#define UM_TREE_STATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "layer/layer.h"
+#include "tree/tree.h"
+
+struct um_part {
+    uint32_t layer, inode;
+};
+
+struct um_view {
+    struct um_part *parts; /* room for as many parts as the tree has layers */
+    uint32_t n;
+    struct um_part metadata; /* the part whose mode, owner, times and xattrs show */
+    bool implied;            /* no part has metadata */
+    bool refused; /* what is in it is unknown (-EIO): a redirect of it is not believed */
+};
+
+/* What a view answers for a name. */
+struct um_hit {
+    uint32_t place; /* index of the deciding part in the view */
+    struct um_part directory; /* that part */
+    struct um_child child;
+};
+
+/* One visible name of a merged directory. */
+struct um_merged_name {
+    uint32_t place;
+    uint32_t dirent;
+};
+
+struct um_merged {
+    uint32_t n;
+    struct um_merged_name names[];
+};
+
+/* One more directory that shows a part of a directory: redirects lead to the part twice. */
+struct um_share {
+    struct um_directory *directory;
+    struct um_share *next;
+};
+
+/* Whether a directory is listed as its children stand (tree/list.c). */
+enum um_plain { UM_PLAIN_UNKNOWN, UM_PLAIN_YES, UM_PLAIN_NO };
+
+struct um_directory {
+    uint64_t node;
+    uint64_t parent; /* the root's is itself */
+    struct um_view view;
+    _Atomic(struct um_merged *) merged; /* set at the first listing; NULL before */
+    _Atomic(enum um_plain) plain;       /* of a directory of one part */
+    atomic_uint nlink;                  /* 0 until it was counted */
+    _Atomic(struct um_share *) shares;  /* added to under the tree's lock */
+};
+
+/* A name that is a hard link to an inode of the layers below its own. */
+struct um_outer_link {
+    struct um_part link;      /* the inode that stands for it in its own layer */
+    struct um_part directory; /* that holds the name */
+    uint32_t dirent;
+    bool found; /* it leads somewhere: */
+    struct um_part target;
+    struct um_part target_directory; /* that holds the name through which the target was found */
+    uint32_t target_dirent;
+};
+
+struct um_outer_links {
+    struct um_outer_link **by_target; /* those that lead somewhere, sorted by target */
+    size_t n, n_found;
+    struct um_outer_link links[]; /* all, sorted by link */
+};
+
+/* What was found out about a node: of a file its link count; of a directory of one layer the node
+ * of the merged directory that it is a part of, or UINT64_MAX where the tree does not show it. In a
+ * tree with live directories the latter is kept of every directory that was looked up. */
+struct um_kept {
+    uint64_t node; /* 0: empty */
+    uint64_t value;
+};
+
+struct um_tree {
+    struct um_layer *layers;
+    uint32_t n_layers;
+    uint64_t *bases; /* n_layers + 1; the first node number of each layer, and that behind all */
+    uint64_t end;    /* the first number above all */
+    bool has_externals;
+    uint32_t n_live; /* layers that are live directories */
+    struct um_fd_cache *cache; /* of all live directories; NULL where there is none */
+    _Atomic(struct um_outer_links *) outer; /* set when first needed */
+
+    pthread_mutex_t redirect_lock; /* one thread finds all redirects; then this is set: */
+    atomic_bool redirects_known;
+    atomic_bool has_shares; /* a directory has some */
+
+    struct um_refusals refusals; /* of all live directories */
+    atomic_uint uses; /* nodes asked for since the indexes were last trimmed */
+
+    pthread_rwlock_t lock;
+    struct um_directory **slots; /* under lock; open-addressed by node */
+    size_t n_slots, n_directories; /* under lock */
+    struct um_kept *kept;        /* under lock; open-addressed by node */
+    size_t n_kept_slots, n_kept; /* under lock */
+};
+
+static inline uint64_t um_tree_node(const struct um_tree *tree, struct um_part part)
+{
+    return tree->bases[part.layer] + um_layer_number(&tree->layers[part.layer], part.inode);
+}
+
+static inline uint64_t um_hash_node(uint64_t node)
+{
+    node *= 0x9e3779b97f4a7c15ull;
+    return node ^ node >> 32;
+}
+
+static inline bool um_same_part(struct um_part a, struct um_part b)
+{
+    return a.layer == b.layer && a.inode == b.inode;
+}
+
+/* ---- tree/tree.c: the rule ------------------------------------------------------------------------ */
+
+int um_view_open(const struct um_tree *tree, struct um_view *view);
+void um_view_close(struct um_view *view);
+
+/* The root as the lowest `n_layers` layers show it. */
+int um_view_root(const struct um_tree *tree, uint32_t n_layers, struct um_view *view);
+
+/* Who decides about `name` in the view; -ENOENT where it is hidden or in no part. An external link
+ * is reported as it stands. */
+int um_view_find(const struct um_tree *tree, const struct um_view *view, struct um_slice name,
+                 struct um_hit *hit);
+
+/* The directory that a hit of type DT_DIR stands for. `inside` must not be `view`. */
+int um_view_enter(const struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
+                  struct um_view *inside);
+
+/* What the lowest `n_layers` layers show at a path of names divided by slashes: a hit in the view *in,
+ * which is one of the two that the caller has opened. */
+int um_view_resolve(const struct um_tree *tree, uint32_t n_layers, struct um_slice path,
+                    struct um_view views[2], const struct um_view **in, struct um_hit *hit);
+
+/* Give back the room that a view does not use; nothing can be added to it any more. */
+void um_view_shrink(struct um_view *view);
+
+/* Follow a hit that is no directory to the inode that it stands for: itself, or where its external
+ * link leads. -ENOENT where the link leads nowhere. */
+int um_hit_inode(struct um_tree *tree, const struct um_hit *hit, struct um_part *part,
+                 struct um_inode *inode);
+
+/* Count a node that was asked for. Every 65,536 of them the indexes let go of their pages, so that a
+ * walk over a million files does not make the process large. */
+void um_tree_count_use(struct um_tree *tree);
+
+/* The record of the directory node, NULL where it was never looked up. */
+struct um_directory *um_tree_directory(struct um_tree *tree, uint64_t node);
+
+/* Numbers of directories whose lowest part belongs to another directory, too: above all layers. */
+#define UM_SHARED_NUMBERS (1ull << 40)
+
+/* Room for more directory records; the tree is new, or the lock held for writing. */
+int um_tree_grow_slots(struct um_tree *tree);
+/* The record of `node`, made of the view where there is none yet. */
+int um_tree_keep_directory(struct um_tree *tree, uint64_t node, uint64_t parent,
+                           const struct um_view *view, struct um_directory **out);
+void um_directory_free(struct um_directory *directory);
+
+/* What is kept of a node that is no directory record: of a file its link count, of a directory of a
+ * layer the number of the merged directory that shows it, or UM_HIDDEN; 0: nothing. */
+#define UM_HIDDEN UINT64_MAX
+uint64_t um_tree_kept(struct um_tree *tree, uint64_t node);
+int um_tree_keep(struct um_tree *tree, uint64_t node, uint64_t value);
+
+/* The record of the directory that a hit of type DT_DIR stands for. */
+int um_tree_enter(struct um_tree *tree, const struct um_directory *above, const struct um_hit *hit,
+                  struct um_directory **directory);
+
+/* Attributes of what a hit stands for; a directory gets its record. */
+int um_tree_hit_attr(struct um_tree *tree, const struct um_directory *above,
+                     const struct um_hit *hit, struct um_attr *attr);
+
+/* The layer and inode that a number stands for, whatever it is; -ESTALE. */
+int um_tree_locate(const struct um_tree *tree, uint64_t node, struct um_part *part);
+
+/* The layer and inode that a number of a file stands for; -ESTALE where it is no such number. Of a
+ * file in a live directory *inode has its type only (um_layer_peek). */
+int um_tree_part(const struct um_tree *tree, uint64_t node, struct um_part *part,
+                 struct um_inode *inode);
+
+/* ---- tree/data.c ------------------------------------------------------------------------------- */
+
+/* As um_tree_part, of the file that holds the data of a regular file. -EISDIR, -EINVAL; -EIO where the
+ * layers below do not have it. */
+int um_tree_file(struct um_tree *tree, uint64_t node, struct um_part *part, struct um_inode *inode);
+
+/* Blocks that the data of a regular file of a live directory occupies. */
+int um_tree_live_blocks(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
+                        uint64_t *blocks);
+
+/* ---- tree/list.c ------------------------------------------------------------------------------- */
+
+/* The visible names of a view, sorted; external links are among them, and with `whiteouts` the names
+ * that a whiteout hides. *out is malloced. */
+int um_view_merge(const struct um_tree *tree, const struct um_view *view, bool whiteouts,
+                  struct um_merged **out);
+
+/* The hit that a merged name stands for. */
+int um_merged_hit(const struct um_tree *tree, const struct um_view *view,
+                  const struct um_merged_name *name, struct um_hit *hit);
+
+/* ---- tree/cross_links.c ------------------------------------------------------------------------------ */
+
+/* All hard links into lower layers, followed when they are first asked for. Kept by the tree. */
+int um_tree_outer(struct um_tree *tree, const struct um_outer_links **out);
+
+/* NULL where the inode is no such link. */
+const struct um_outer_link *um_outer_find(const struct um_outer_links *links, struct um_part link);
+
+/* The place in `by_target` of the first link to `target` or to what comes after it. */
+size_t um_outer_to(const struct um_outer_links *links, struct um_part target);
+
+void um_outer_free(struct um_outer_links *links);
+
+/* ---- tree/names.c ------------------------------------------------------------------------------ */
+
+/* The record of the merged directory that a directory of a layer belongs to; NULL where something above
+ * hides it. */
+int um_tree_shown(struct um_tree *tree, struct um_part part, struct um_directory **shown);
+
+/* Keep that a directory shows all parts of its view. */
+int um_tree_keep_shown(struct um_tree *tree, struct um_directory *directory);
+
+int um_tree_count_links(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
+                        uint32_t *count);
+
+/* All visible names of an inode that is no directory; *all is malloced, NULL where there is none. */
+int um_tree_part_names(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
+                       struct um_tree_name **all, size_t *n);
+
+int um_tree_count_subdirectories(struct um_tree *tree, struct um_directory *directory,
+                                 uint32_t *nlink);
+
+/* The path of a dirent of a layer, names divided by slashes; *path is malloced. */
+int um_layer_path(const struct um_layer *layer, uint32_t directory, uint32_t dirent, char **path,
+                  size_t *size);
+
+#endif

@@ -1,0 +1,47 @@
+/*
+ * tree/summary.h - what each layer of an image did, and what is left of it.
+ *
+ * Purpose: count, in one pass over the names of all layers together, what um_tree_walk would tell of
+ * each layer, the bytes that no name of the image shows any more, and how often paths were stored. What
+ * it costs is O(names · log layers), however the names are spread over the layers.
+ *
+ * Bytes are those that regular files occupy in their layer. A file of several names counts once, with
+ * the first of its names: the directory nearest to the root, then in the order of the index.
+ *
+ * Ownership: a summary borrows the tree, whose layers are those of an image.
+ * Threads: a summary is for one thread at a time.
+ * Errors: as the tree; -EOPNOTSUPP where a layer is a live directory.
+ */
+#ifndef UM_SUMMARY_H
+#define UM_SUMMARY_H
+
+#include "base/base.h"
+#include "tree/tree.h"
+
+/* cffi: begin */
+struct um_summary; /* opaque */
+
+struct um_layer_summary {
+    uint64_t added, changed, deleted; /* as um_tree_walk tells them */
+    uint64_t bytes;                   /* of the regular files in the layer */
+    uint64_t wasted;                  /* of these, what the image does not show */
+};
+
+/* Sums over all paths that a regular file has in any layer. */
+struct um_path_summary {
+    uint64_t stored; /* bytes, of all layers that have the path */
+    uint64_t least;  /* the smallest of them; 0 where a layer deletes it */
+};
+
+int um_summary_open(struct um_tree *tree, struct um_summary **out);
+void um_summary_close(struct um_summary *summary);
+
+/* Go on: 1 where there is more to do, 0 at the end, or an errno. */
+int um_summary_step(struct um_summary *summary);
+
+/* At the end: `layers` has room for all of the tree. */
+void um_summary_get(const struct um_summary *summary, struct um_layer_summary *layers,
+                    struct um_path_summary *paths);
+/* cffi: end */
+
+#endif

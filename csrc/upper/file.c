@@ -1,0 +1,435 @@
+#include "upper/state.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <sys/statvfs.h>
+
+#include "system/read_at.h"
+
+/* Open files. I/O is by node: who opened a file of a lower layer before it was copied up reads what
+ * is in the upper afterwards. The descriptor of an open file of the upper is its record's; it is
+ * opened for writing where that is possible, whatever was asked for, so that it need not change. */
+
+/* ---- opening ------------------------------------------------------------------------------------- */
+
+/* [w] Let the record of a regular file of the upper have a descriptor that can do what is wanted. */
+static int need_descriptor(struct um_upper *upper, struct um_record *record, bool write)
+{
+    struct um_spot spot = {0};
+    if (record->fd >= 0 && (record->writable || !write))
+        return 0;
+    int error = um_spot_of(upper, record, &spot);
+    if (error != 0)
+        return error;
+    int fd = um_spot_open_counted(upper, &spot, O_RDWR);
+    bool writable = fd >= 0;
+    if (fd < 0 && !write)
+        fd = um_spot_open_counted(upper, &spot, O_RDONLY);
+    um_spot_close(&spot);
+    if (fd < 0)
+        return fd == -ENOENT ? -ESTALE : fd;
+    if (record->fd >= 0) {
+        /* Somebody may be reading from it: let its number mean the new one, in one step. */
+        error = dup3(fd, record->fd, O_CLOEXEC) < 0 ? -errno : 0;
+        close(fd);
+        if (error != 0)
+            return error;
+    } else {
+        record->fd = fd;
+    }
+    record->writable = writable;
+    return 0;
+}
+
+static int open_above(struct um_upper *upper, struct um_record *record, uint32_t flags)
+{
+    int error = need_descriptor(upper, record, flags != 0);
+    if (error == 0 && (flags & UM_OPEN_TRUNCATE))
+        error = um_record_lose_capability(upper, record);
+    if (error == 0 && (flags & UM_OPEN_TRUNCATE) && ftruncate(record->fd, 0) != 0)
+        error = -errno;
+    return error;
+}
+
+static int open_record(struct um_upper *upper, struct um_record *record, uint32_t flags)
+{
+    struct um_attr attr;
+    if (record->directory)
+        return -EISDIR;
+    int error = um_record_attr(upper, record, &attr);
+    if (error == 0 && !S_ISREG(attr.mode))
+        error = -EINVAL; /* the kernel opens what is no file by itself */
+    if (error == 0 && flags != 0)
+        error =
+            um_copy_up_now(upper, record, flags & UM_OPEN_TRUNCATE ? UM_NEED_EMPTY : UM_NEED_DATA);
+    if (error == 0 && record->in_upper)
+        error = open_above(upper, record, flags);
+    if (error == 0)
+        record->opens++;
+    return error;
+}
+
+void um_record_shut(struct um_upper *upper, struct um_record *record)
+{
+    if (record->opens == 0 && record->fd >= 0 && !record->gone && record->parent != NULL) {
+        close(record->fd);
+        record->fd = -1;
+        record->writable = false;
+    }
+    um_record_demote(upper, record);
+}
+
+int um_upper_open_file(struct um_upper *upper, uint64_t node, uint32_t flags)
+{
+    struct um_record *record;
+    pthread_rwlock_wrlock(&upper->lock);
+    int error = um_upper_need(upper, node, &record);
+    if (error == 0) {
+        error = open_record(upper, record, flags);
+        if (error != 0)
+            um_record_shut(upper, record);
+        um_record_unpin(upper, record);
+    }
+    pthread_rwlock_unlock(&upper->lock);
+    return error;
+}
+
+void um_upper_release(struct um_upper *upper, uint64_t node)
+{
+    int last = -1;
+    pthread_rwlock_wrlock(&upper->lock);
+    struct um_record *record = um_upper_record(upper, node);
+    if (record != NULL && !record->directory && record->opens != 0) {
+        if (--record->opens == 0)
+            last = um_record_last_hold(record);
+        um_record_shut(upper, record);
+        um_record_settle(upper, record);
+    }
+    pthread_rwlock_unlock(&upper->lock);
+    if (last >= 0)
+        close(last);
+}
+
+/* ---- reading and writing -------------------------------------------------------------------------- */
+
+/* What stands for a node when it is read or written. */
+struct source {
+    int fd;        /* of the upper; -1: `lower` of the tree */
+    bool writable, capable;
+    uint64_t lower;
+};
+
+static int find_source(struct um_upper *upper, uint64_t node, struct source *source)
+{
+    int error = 0;
+    *source = (struct source){.fd = -1, .lower = node};
+    pthread_rwlock_rdlock(&upper->lock);
+    const struct um_record *record = um_upper_record(upper, node);
+    if (record != NULL && record->directory)
+        error = -EISDIR;
+    else if (record != NULL && record->data == UM_DATA_LOST)
+        error = -EIO;
+    else if (record != NULL && record->data != 0)
+        source->lower = record->data;
+    else if (record != NULL && record->in_upper && (record->opens == 0 || record->fd < 0))
+        error = -EBADF; /* I/O is for open files: their descriptors stay open meanwhile */
+    else if (record != NULL && record->in_upper)
+        *source = (struct source){
+            .fd = record->fd, .writable = record->writable, .capable = record->capable};
+    else if (record == NULL && node >= upper->base)
+        error = -ESTALE;
+    pthread_rwlock_unlock(&upper->lock);
+    return error;
+}
+
+int64_t um_upper_read(struct um_upper *upper, uint64_t node, uint64_t offset, void *buffer,
+                      size_t size, unsigned flags)
+{
+    struct source source;
+    int error = find_source(upper, node, &source);
+    if (error == 0 && source.fd >= 0 && (flags & UM_READ_LOWER))
+        error = -EBADF; /* who has not opened it may see the descriptor closed */
+    if (error != 0)
+        return error;
+    if (offset > INT64_MAX || size > INT64_MAX - offset)
+        return -EINVAL;
+    if (source.lower == UM_DATA_NONE)
+        return 0;
+    if (source.fd < 0)
+        return um_tree_read(upper->tree, source.lower, offset, buffer, size,
+                            flags & UM_READ_NOWAIT);
+    return um_read_at(source.fd, offset, buffer, size, flags & UM_READ_NOWAIT);
+}
+
+/* What a file is written through, which then has no capability any more. */
+static int find_target(struct um_upper *upper, uint64_t node, struct source *target)
+{
+    int error = find_source(upper, node, target);
+    if (error == 0 && (target->fd < 0 || !target->writable))
+        error = -EBADF;
+    if (error != 0 || !target->capable)
+        return error;
+    pthread_rwlock_wrlock(&upper->lock);
+    struct um_record *record = um_upper_record(upper, node);
+    error = record ? um_record_lose_capability(upper, record) : -ESTALE;
+    pthread_rwlock_unlock(&upper->lock);
+    return error;
+}
+
+int64_t um_upper_write(struct um_upper *upper, uint64_t node, uint64_t offset, const void *data,
+                       size_t size)
+{
+    struct source source;
+    int error = find_target(upper, node, &source);
+    if (error != 0)
+        return error;
+    if (offset > INT64_MAX || size > INT64_MAX - offset)
+        return -EFBIG;
+    size_t put = 0;
+    while (put < size) {
+        ssize_t n =
+            pwrite(source.fd, (const uint8_t *)data + put, size - put, (off_t)(offset + put));
+        if (n > 0)
+            put += (size_t)n;
+        else if (n < 0 && errno != EINTR)
+            return put ? (int64_t)put : -errno; /* what was written counts; the next one tells */
+        else if (n == 0)
+            break;
+    }
+    return (int64_t)put;
+}
+
+#define LARGE ((uint64_t)64 << 20) /* bytes; memory of that size is freed in 10 ms */
+
+bool um_upper_shrinks_long(struct um_upper *upper, uint64_t node, uint64_t size)
+{
+    struct um_attr attr;
+    return um_upper_getattr(upper, node, &attr) == 0 && S_ISREG(attr.mode) && size < attr.size &&
+           attr.blocks > (size + LARGE) / 512;
+}
+
+int um_upper_shrink(struct um_upper *upper, uint64_t node, uint64_t size)
+{
+    struct source source;
+    struct stat status;
+    int error = find_source(upper, node, &source);
+    if (error != 0 || source.fd < 0 || !source.writable || fstat(source.fd, &status) != 0)
+        return error;
+    bool smaller = S_ISREG(status.st_mode) && size < (uint64_t)status.st_size;
+    return smaller && ftruncate(source.fd, (off_t)size) != 0 ? -errno : 0;
+}
+
+/* ---- what else can be done with data --------------------------------------------------------------- */
+
+int64_t um_upper_seek(struct um_upper *upper, uint64_t node, uint64_t offset, bool hole,
+                      uint64_t *lower)
+{
+    struct source source;
+    int error = find_source(upper, node, &source);
+    if (error != 0)
+        return error;
+    *lower = source.lower;
+    if (offset > INT64_MAX || (source.fd < 0 && source.lower == UM_DATA_NONE))
+        return -ENXIO;
+    if (source.fd < 0)
+        return UM_SEEK_BELOW;
+    off_t found = lseek(source.fd, (off_t)offset, hole ? SEEK_HOLE : SEEK_DATA);
+    return found < 0 ? -errno : found;
+}
+
+/* Whether the disk may have room for `length` bytes of a file. What the file has already counts as if all of
+ * it were in the range, so nothing that would fit is refused; a file system that does not tell how large
+ * it is has room for everything. */
+static int check_room(int fd, uint64_t length)
+{
+    struct statvfs disk;
+    struct stat status;
+    uint64_t room;
+    if (fstatvfs(fd, &disk) != 0 || fstat(fd, &status) != 0)
+        return -errno;
+    if (disk.f_blocks == 0 || __builtin_mul_overflow(disk.f_bfree, disk.f_frsize, &room) ||
+        __builtin_add_overflow(room, (uint64_t)status.st_blocks * 512, &room))
+        return 0;
+    return length > room ? -ENOSPC : 0;
+}
+
+/* Whether a file may be so large. A position is not used here, and only those can be set that may be. */
+static int check_limit(int fd, uint64_t end)
+{
+    return lseek(fd, (off_t)end, SEEK_SET) < 0 && errno == EINVAL ? -EFBIG : 0;
+}
+
+#define PIECE \
+    ((uint64_t)128 << 20) /* as large as an extent of ext4; memory of that size takes 30 ms */
+
+static int allocate_piece(int fd, uint32_t mode, uint64_t offset, uint64_t length,
+                          const struct um_patience *patience)
+{
+    while (fallocate(fd, (int)mode, (off_t)offset, (off_t)length) != 0) {
+        if (errno != EINTR || um_is_over(patience))
+            return -errno;
+    }
+    return 0;
+}
+
+/* Make room in pieces. All but the last leave the size as it is: what failed shall not show. */
+static int allocate(int fd, uint32_t mode, uint64_t offset, uint64_t length,
+                    const struct um_patience *patience)
+{
+    uint32_t before_last = mode | FALLOC_FL_KEEP_SIZE;
+    uint64_t done = 0;
+    while (length - done > PIECE) {
+        int error = um_is_over(patience)
+                        ? -EINTR
+                        : allocate_piece(fd, before_last, offset + done, PIECE, patience);
+        if (error == -EOPNOTSUPP && before_last != mode)
+            before_last = mode; /* NFS, say: the size grows with each piece */
+        else if (error != 0)
+            return error;
+        else
+            done += PIECE;
+    }
+    return allocate_piece(fd, mode, offset + done, length - done, patience);
+}
+
+#define ALLOCATE_MODES (uint32_t)(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)
+
+int um_upper_allocate(struct um_upper *upper, uint64_t node, uint32_t mode, uint64_t offset,
+                      uint64_t length, const struct um_patience *patience)
+{
+    struct source source;
+    int error = find_target(upper, node, &source);
+    if (error != 0)
+        return error;
+    if (mode & ~ALLOCATE_MODES)
+        return -EOPNOTSUPP; /* as of the kernel's FUSE */
+    if (offset > INT64_MAX || length > INT64_MAX - offset)
+        return -EFBIG;
+    if (mode & FALLOC_FL_PUNCH_HOLE) /* takes as long as what is there is large, not the range */
+        return allocate_piece(source.fd, mode, offset, length, patience);
+    error = check_limit(source.fd, offset + length);
+    if (error == 0)
+        error = check_room(source.fd, length);
+    return error ? error : allocate(source.fd, mode, offset, length, patience);
+}
+
+int64_t um_upper_copy_range(struct um_upper *upper, uint64_t from, uint64_t from_offset,
+                            uint64_t to, uint64_t to_offset, size_t size)
+{
+    struct source source, target;
+    int error = find_source(upper, from, &source);
+    if (error == 0)
+        error = find_target(upper, to, &target);
+    if (error != 0)
+        return error;
+    if (source.fd < 0)
+        return -EXDEV;
+    if (from_offset > INT64_MAX - size || to_offset > INT64_MAX - size)
+        return -EFBIG;
+    off_t in = (off_t)from_offset, out = (off_t)to_offset;
+    ssize_t copied = copy_file_range(source.fd, &in, target.fd, &out, size, 0);
+    return copied < 0 ? -errno : copied;
+}
+
+/* ---- what only the disk knows ----------------------------------------------------------------------- */
+
+static int open_path_above(struct um_upper *upper, const struct um_record *record, int *fd)
+{
+    struct um_spot spot = {0};
+    int error = um_spot_of(upper, record, &spot);
+    *fd = error ? error : um_spot_open(&spot, O_PATH);
+    um_spot_close(&spot);
+    return *fd < 0 ? *fd : 0;
+}
+
+int um_upper_open_path(struct um_upper *upper, uint64_t node, int *fd)
+{
+    int error;
+    pthread_rwlock_rdlock(&upper->lock);
+    const struct um_record *record = um_upper_record(upper, node);
+    if (record != NULL && record->in_upper)
+        error = open_path_above(upper, record, fd);
+    else if (record != NULL || node < upper->base)
+        error = um_tree_open_path(upper->tree, record ? record->lower : node, fd);
+    else
+        error = -ESTALE;
+    pthread_rwlock_unlock(&upper->lock);
+    return error == -ENOENT ? -ESTALE : error;
+}
+
+/* ---- durability ------------------------------------------------------------------------------------- */
+
+/* How a node is made durable. */
+struct durable {
+    int fd;
+    bool whole;   /* fdatasync is not enough */
+    bool settles; /* from then on it is */
+};
+
+/* Of a file that was copied up, or has just got its data, fdatasync makes the data durable and neither
+ * the rename nor the change of the mark without which nobody would see it: to the disk these are no part
+ * of the data, to the user of the mount it was there all the time. What a record was made of may be as
+ * young, so the first time everything is synced. */
+static void plan_sync(const struct um_record *record, bool data_only, struct durable *durable)
+{
+    durable->whole = !data_only || !record->settled;
+    durable->settles = durable->whole && !record->settled && record->data == 0;
+}
+
+/* A descriptor of what a node is in the upper, for syncing; 1 where it is in no need of that. */
+static int open_for_sync(struct um_upper *upper, uint64_t node, bool data_only,
+                         struct durable *durable)
+{
+    struct um_spot spot = {0};
+    int error = 1;
+    pthread_rwlock_rdlock(&upper->lock);
+    const struct um_record *record = um_upper_record(upper, node);
+    if (record != NULL && record->in_upper)
+        plan_sync(record, data_only, durable);
+    if (record != NULL && record->in_upper && record->fd >= 0 && !record->directory) {
+        /* The descriptor that wrote: errors of writing back are reported to it. */
+        durable->fd = fcntl(record->fd, F_DUPFD_CLOEXEC, 3);
+        error = durable->fd < 0 ? -errno : 0;
+    } else if (record != NULL && record->in_upper) {
+        error = um_spot_of(upper, record, &spot);
+        if (error == 0) {
+            durable->fd = um_spot_open(&spot, O_RDONLY);
+            error = durable->fd < 0 ? durable->fd : 0;
+        }
+        um_spot_close(&spot);
+    }
+    pthread_rwlock_unlock(&upper->lock);
+    return error;
+}
+
+static void settle(struct um_upper *upper, uint64_t node)
+{
+    pthread_rwlock_wrlock(&upper->lock);
+    struct um_record *record = um_upper_record(upper, node);
+    if (record != NULL)
+        record->settled = true;
+    pthread_rwlock_unlock(&upper->lock);
+}
+
+int um_upper_fsync(struct um_upper *upper, uint64_t node, bool data_only)
+{
+    struct durable durable = {.fd = -1};
+    if (upper->flags & UM_UPPER_VOLATILE)
+        return 0;
+    int error = open_for_sync(upper, node, data_only, &durable);
+    if (error != 0)
+        return error > 0 ? 0 : error;
+    if ((durable.whole ? fsync(durable.fd) : fdatasync(durable.fd)) != 0)
+        error = -errno;
+    close(durable.fd);
+    if (error == 0 && durable.settles)
+        settle(upper, node);
+    return error;
+}
+
+int um_upper_sync(struct um_upper *upper)
+{
+    if (upper->flags & UM_UPPER_VOLATILE)
+        return 0;
+    return syncfs(upper->upper_fd) == 0 ? 0 : -errno;
+}

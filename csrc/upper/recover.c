@@ -1,0 +1,209 @@
+#include "upper/state.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+
+#include "marks/trust.h"
+#include "system/open_beneath.h"
+
+/* What an earlier daemon leaves in the work directory when it is killed: temporaries, which nobody
+ * has seen, and in `index` groups of hard links of which some names are in the upper and others may
+ * not be. The kernel's overlayfs and fuse-overlayfs leave a directory `work`. With index=on the first
+ * has an `index` as well, of hard-link groups of which it may have copied up one name only: what is
+ * in it is all that the other names show there, so it stays. So do other names: none is ours. */
+
+static bool is_dots(const char *name)
+{
+    return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
+}
+
+/* The names of a directory, read at once: what is removed later can't make readdir miss any. */
+struct names {
+    char **texts;
+    size_t n, capacity;
+};
+
+static void names_free(struct names *names)
+{
+    for (size_t i = 0; i < names->n; i++)
+        free(names->texts[i]);
+    free(names->texts);
+}
+
+static int add_name(struct names *names, const char *text)
+{
+    char *copy = strdup(text);
+    int error = copy == NULL ? -ENOMEM
+                             : um_reserve((void **)&names->texts, &names->capacity, names->n + 1,
+                                          sizeof *names->texts);
+    if (error == 0)
+        names->texts[names->n++] = copy;
+    else
+        free(copy);
+    return error;
+}
+
+static int read_names(int fd, struct names *names)
+{
+    int again = um_open_directory(fd, ".");
+    if (again < 0)
+        return again;
+    DIR *stream = fdopendir(again);
+    if (stream == NULL) {
+        int error = -errno;
+        close(again);
+        return error;
+    }
+    int error = 0;
+    struct dirent *entry;
+    while (error == 0 && (errno = 0, entry = readdir(stream)) != NULL) {
+        if (!is_dots(entry->d_name))
+            error = add_name(names, entry->d_name);
+    }
+    if (error == 0)
+        error = -errno;
+    closedir(stream);
+    return error;
+}
+
+/* ---- groups of hard links -------------------------------------------------------------------------- */
+
+/* The node that an entry of `index` is a copy of; 0 where it is none of ours. */
+static uint64_t entry_node(const char *name)
+{
+    uint64_t node = 0;
+    if (name[0] == '0')
+        return 0;
+    for (; *name != '\0'; name++) {
+        if (*name < '0' || *name > '9' || !um_mul64(node, 10, &node) ||
+            !um_add64(node, (uint64_t)(*name - '0'), &node))
+            return 0;
+    }
+    return node;
+}
+
+/* 1 where an entry is what it is named for. *nlink is its link count. */
+static int is_copy_of(struct um_upper *upper, struct um_spot *spot, uint64_t node, nlink_t *nlink)
+{
+    struct stat status;
+    struct um_attr attr, lower;
+    uint64_t origin = 0;
+    bool ours;
+    if (node >= upper->base || um_tree_getattr(upper->tree, node, &lower) != 0)
+        return 0;
+    int error = um_spot_stat(spot, &status);
+    if (error == 0)
+        error = um_disk_attr(upper, spot, &status, &attr);
+    if (error == 0)
+        error = um_mark_get_origin(upper, spot, &origin, &ours); /* all in `index` is */
+    if (error != 0)
+        return error;
+    *nlink = status.st_nlink;
+    /* An ordinary user's symlinks and devices may be unable to say what they are copies of. */
+    bool numbered = origin == node || (origin == 0 && !S_ISREG(lower.mode));
+    return numbered && !S_ISDIR(lower.mode) && (attr.mode & S_IFMT) == (lower.mode & S_IFMT);
+}
+
+/* Let the names that still show the lower file be links to its copy. */
+static int link_rest(struct um_upper *upper, int fd, const char *entry, uint64_t node,
+                     nlink_t nlink)
+{
+    struct um_shown_name *names;
+    size_t n, linked;
+    int error = um_upper_shown_names(upper, node, &names, &n);
+    if (error != 0)
+        return error == -ESTALE || error == -EISDIR ? 0 : error;
+    error = um_group_link(upper, fd, entry, names, n, &linked);
+    um_upper_names_free(upper, &names, &n);
+    /* A copy that has no name yet is not needed: nothing was written to it. */
+    return error != 0 && nlink == 1 && linked == 0 ? 0 : error;
+}
+
+static int finish_group(struct um_upper *upper, int fd, const char *entry)
+{
+    struct um_spot spot = {0};
+    nlink_t nlink = 0;
+    uint64_t node = entry_node(entry);
+    if (node == 0)
+        return 0;
+    if (upper->flags & UM_UPPER_STRANGE)
+        return um_disk_remove(fd, entry);
+    int error = um_spot_in(upper, fd, um_slice_of(entry, strlen(entry)), &spot);
+    int ours = error == 0 ? is_copy_of(upper, &spot, node, &nlink) : 0;
+    if (ours > 0)
+        error = link_rest(upper, fd, entry, node, nlink);
+    else if (ours < 0)
+        error = ours;
+    return error ? error : um_disk_remove(fd, entry);
+}
+
+/* Whether somebody else's directory has to be left as it is. */
+static bool is_closed(int error)
+{
+    return error == -EACCES || error == -EPERM;
+}
+
+static int finish_groups(struct um_upper *upper)
+{
+    struct names names = {0};
+    struct stat status;
+    int fd = um_open_directory(upper->work_fd, UM_INDEX);
+    if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP || is_closed(fd))
+        return 0;
+    if (fd < 0)
+        return fd;
+    int error = fstat(fd, &status) == 0 ? 0 : -errno;
+    /* What is in it gets the names of lower files: another user's is left as it is. */
+    if (error == 0 && !um_mark_is_trusted(status.st_uid, status.st_mode))
+        error = -EPERM;
+    if (error == 0)
+        error = read_names(fd, &names);
+    for (size_t i = 0; error == 0 && i < names.n; i++)
+        error = finish_group(upper, fd, names.texts[i]);
+    names_free(&names);
+    close(fd);
+    if (error == 0 && unlinkat(upper->work_fd, UM_INDEX, AT_REMOVEDIR) != 0 && errno != ENOTEMPTY &&
+        errno != EEXIST)
+        error = -errno;
+    return is_closed(error) ? 0 : error;
+}
+
+/* ---- everything else ----------------------------------------------------------------------------------- */
+
+static int remove_temporaries(struct um_upper *upper)
+{
+    struct names names = {0};
+    int error = read_names(upper->work_fd, &names);
+    for (size_t i = 0; error == 0 && i < names.n; i++) {
+        if (names.texts[i][0] == '#')
+            error = um_disk_remove(upper->work_fd, names.texts[i]);
+        else if (strcmp(names.texts[i], "work") == 0)
+            error = um_disk_remove(upper->work_fd, names.texts[i]);
+        if (names.texts[i][0] != '#' && is_closed(error))
+            error = 0;
+    }
+    names_free(&names);
+    return error;
+}
+
+/* What is made in the work directory shall inherit nothing from it. */
+static int look_for_default_acl(struct um_upper *upper)
+{
+    struct um_spot spot = {0};
+    int error = um_spot_in(upper, upper->work_fd, (struct um_slice){0}, &spot);
+    int inherits = error ? error : um_disk_has_default_acl(&spot);
+    upper->work_inherits = inherits > 0;
+    return inherits < 0 ? inherits : 0;
+}
+
+int um_upper_recover(struct um_upper *upper)
+{
+    pthread_rwlock_wrlock(&upper->lock);
+    int error = look_for_default_acl(upper);
+    if (error == 0)
+        error = finish_groups(upper);
+    if (error == 0)
+        error = remove_temporaries(upper);
+    pthread_rwlock_unlock(&upper->lock);
+    return error;
+}

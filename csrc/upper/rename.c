@@ -1,0 +1,459 @@
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/fs.h>
+
+#include "upper/state.h"
+
+#include "system/open_beneath.h"
+
+/* Rename, by the plan of docs/explanation/upper.md. Everything that can fail for a reason of the
+ * caller's is looked at before anything changes; marks are made before the move, which is one step
+ * on disk. */
+
+struct move {
+    struct um_upper *upper;
+    struct um_target from, to;
+    uint32_t flags;
+};
+
+/* ---- may it be? ------------------------------------------------------------------------------------ */
+
+static bool is_within(const struct um_record *record, uint64_t directory)
+{
+    for (; record != NULL; record = record->parent) {
+        if (record->node == directory)
+            return true;
+    }
+    return false;
+}
+
+static int check_loops(const struct move *move)
+{
+    bool exchange = move->flags & RENAME_EXCHANGE;
+    if (move->from.hit.directory && is_within(move->to.directory, move->from.hit.attr.node))
+        return -EINVAL;
+    if (move->to.shown && move->to.hit.directory &&
+        is_within(move->from.directory, move->to.hit.attr.node))
+        return exchange ? -EINVAL : -ENOTEMPTY;
+    return 0;
+}
+
+static bool is_same(const struct um_target *a, const struct um_target *b)
+{
+    return a->directory == b->directory && um_slice_equal(a->name, b->name);
+}
+
+/* A directory that continues a lower one needs a redirect at its new place. (One whose mark is not believed does
+ * not move at all: see `mark`.) */
+static bool needs_redirect(const struct um_target *target)
+{
+    return target->shown && target->hit.directory && target->hit.lower != 0 &&
+           target->hit.lower != UM_LOWER_REFUSED;
+}
+
+/* Where redirects may not be written, who asked copies and removes instead, as over any two disks. */
+static int check_redirects(const struct move *move)
+{
+    bool exchange = move->flags & RENAME_EXCHANGE;
+    if (um_marks_may_lead(move->upper) && !(move->upper->flags & UM_UPPER_STAY))
+        return 0;
+    return needs_redirect(&move->from) || (exchange && needs_redirect(&move->to)) ? -EXDEV : 0;
+}
+
+/* 0 go on; 1 there is nothing to do; or an errno. */
+static int check(const struct move *move)
+{
+    const struct um_target *from = &move->from, *to = &move->to;
+    if (move->flags & ~(uint32_t)(RENAME_NOREPLACE | RENAME_EXCHANGE) ||
+        move->flags == (RENAME_NOREPLACE | RENAME_EXCHANGE))
+        return -EINVAL;
+    if (!from->shown || ((move->flags & RENAME_EXCHANGE) && !to->shown))
+        return -ENOENT;
+    if ((move->flags & RENAME_NOREPLACE) && to->shown)
+        return -EEXIST;
+    if (is_same(from, to))
+        return 1;
+    if (to->shown && !from->hit.directory && from->hit.attr.node == to->hit.attr.node)
+        return 1; /* two names of one file: rename(2) does nothing */
+    int error = check_loops(move);
+    if (error == 0)
+        error = check_redirects(move);
+    if (error != 0 || !to->shown || (move->flags & RENAME_EXCHANGE))
+        return error;
+    if (from->hit.directory != to->hit.directory)
+        return from->hit.directory ? -ENOTDIR : -EISDIR;
+    return 0;
+}
+
+/* ---- what moves is in the upper ------------------------------------------------------------------------ */
+
+/* The record of what a target shows, pinned. */
+static int record_of(struct um_upper *upper, const struct um_target *target,
+                     struct um_record **record)
+{
+    const struct um_upper_hit *hit = &target->hit;
+    int error = um_record_need(upper, hit->attr.node, target->directory, target->name,
+                               hit->directory, hit->in_upper, hit->lower, record);
+    if (error == 0)
+        um_record_learn(upper, *record, hit);
+    return error;
+}
+
+/* A file of a group of hard links may be in the upper under other names only. */
+static int materialise(struct um_upper *upper, const struct um_target *target,
+                       const struct um_record *record)
+{
+    struct um_spot spot = {0};
+    int error = um_spot_of(upper, record, &spot);
+    if (error == 0)
+        error = um_spot_link(&spot, target->fd, target->text);
+    um_spot_close(&spot);
+    return error;
+}
+
+static int lift(struct um_upper *upper, struct um_target *target, struct um_record *record)
+{
+    int error = record->directory ? um_copy_up_directory(upper, record)
+                                  : um_copy_up_now(upper, record, UM_NEED_NAME);
+    if (error == 0)
+        error = um_target_reach(upper, target);
+    if (error == 0 && !target->object && !record->directory) {
+        error = materialise(upper, target, record);
+        if (error == 0)
+            error = um_target_reach(upper, target);
+    }
+    return error == 0 && !target->object ? -ESTALE : error;
+}
+
+/* ---- marks -------------------------------------------------------------------------------------------- */
+
+int um_lower_path(struct um_upper *upper, uint64_t node, char *room, size_t size, const char **path)
+{
+    char *at = room + size;
+    while (node != UM_ROOT_NODE) {
+        const char *name;
+        size_t name_size;
+        int error = um_tree_name(upper->tree, node, &node, &name, &name_size);
+        if (error != 0)
+            return error;
+        if ((size_t)(at - room) <= name_size)
+            return -EXDEV; /* too long for the mark; who asked copies and removes instead */
+        at -= name_size;
+        memcpy(at, name, name_size);
+        *--at = '/';
+    }
+    *path = at;
+    return 0;
+}
+
+/* Let something be, at its new place, what it is now. */
+static int mark(struct um_upper *upper, struct um_record *record, const struct um_target *place)
+{
+    char room[PATH_MAX];
+    const char *path;
+    struct um_spot spot = {0};
+    if (!record->directory)
+        return um_record_fix_data(upper, record);
+    if (record->lower == UM_LOWER_REFUSED)
+        return -EIO; /* at its new place it would seem to be something else */
+    if (record->lower == 0 && !place->below_directory)
+        return 0;
+    int error = um_spot_of(upper, record, &spot);
+    if (error == 0 && record->lower == 0) {
+        error = um_mark_opaque(upper, &spot);
+    } else if (error == 0) {
+        int may_lead = um_mark_may_lead(upper, &spot);
+        error = may_lead > 0 ? um_lower_path(upper, record->lower, room, sizeof room, &path)
+                : may_lead   ? may_lead
+                             : -EXDEV;
+        if (error == 0)
+            error = um_mark_redirect(upper, &spot, path, (size_t)(room + sizeof room - path));
+        if (error == 0)
+            um_upper_redirects_changed(upper);
+    }
+    um_spot_close(&spot);
+    return error == -ENOSPC || error == -E2BIG ? -EXDEV : error;
+}
+
+/* A symlink or a special file can't be opened to be synced: its directory syncs what is new in it. */
+static int open_to_sync(const struct um_target *place, const struct um_spot *spot)
+{
+    struct stat status;
+    int error = um_spot_stat(spot, &status);
+    if (error != 0)
+        return error;
+    if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode))
+        return um_spot_open(spot, O_RDONLY);
+    return um_open_directory(place->fd, ".");
+}
+
+/* What stands for something of the lower layers is on the disk before its old name is hidden. Else a
+ * file system without order might, after a power cut, know of what hides the name and not of what moved:
+ * then it would be nowhere. Who moves what is new has to sync it himself, as everywhere. */
+static int secure(struct um_upper *upper, const struct um_record *record,
+                  const struct um_target *place)
+{
+    struct um_spot spot = {0};
+    if (upper->ordered || upper->flags & UM_UPPER_VOLATILE || record->lower == 0)
+        return 0;
+    int error = um_spot_of(upper, record, &spot);
+    int fd = error ? error : open_to_sync(place, &spot);
+    um_spot_close(&spot);
+    if (fd < 0)
+        return fd;
+    error = fsync(fd) == 0 ? 0 : -errno;
+    close(fd);
+    return error;
+}
+
+/* ---- the target that is replaced ------------------------------------------------------------------------- */
+
+/* An empty directory with the attributes of the one that it is exchanged with. */
+static int empty_like(struct um_upper *upper, const struct um_attr *attr, const char *name)
+{
+    struct um_spot spot = {0};
+    struct um_owner owner = {attr->uid, attr->gid, attr->mode, 0, 0};
+    int error = um_disk_make(upper, upper->work_fd, name, &owner, NULL, false);
+    if (error != 0)
+        return error;
+    error = um_spot_in(upper, upper->work_fd, um_slice_of(name, strlen(name)), &spot);
+    if (error == 0)
+        error = um_mark_opaque(upper, &spot);
+    if (error != 0)
+        um_disk_remove(upper->work_fd, name);
+    return error;
+}
+
+static int check_replaced(struct um_upper *upper, struct um_target *target)
+{
+    struct um_record *record;
+    int error = record_of(upper, target, &record);
+    if (error != 0)
+        return error;
+    int empty = um_upper_is_empty(upper, record);
+    um_record_unpin(upper, record);
+    return empty < 0 ? empty : empty ? 0 : -ENOTEMPTY;
+}
+
+/* ---- the step ------------------------------------------------------------------------------------------- */
+
+static int rename_targets(const struct um_target *from, const struct um_target *to, unsigned how)
+{
+    return renameat2(from->fd, from->text, to->fd, to->text, how) == 0 ? 0 : -errno;
+}
+
+/* Where the file system can't leave a whiteout behind in the same step. What may fail for want of room
+ * comes before anything is replaced. */
+static int move_then_hide(struct um_upper *upper, const struct um_target *from,
+                          const struct um_target *to)
+{
+    char made[32];
+    um_disk_temporary(upper, made);
+    int error = um_disk_whiteout_in_work(upper, made);
+    if (error != 0)
+        return error;
+    error = rename_targets(from, to, 0);
+    if (error == 0 && renameat(upper->work_fd, made, from->fd, from->text) != 0) {
+        error = -errno;
+        rename_targets(to, from, 0);
+    }
+    if (error != 0)
+        um_disk_remove(upper->work_fd, made);
+    return error;
+}
+
+/* Move, and leave a whiteout behind where the lower tree shows the old name. */
+static int move_and_hide(struct um_upper *upper, const struct um_target *from,
+                         const struct um_target *to)
+{
+    if (!from->below)
+        return rename_targets(from, to, 0);
+    int error = rename_targets(from, to, RENAME_WHITEOUT);
+    bool unknown = error == -EINVAL || error == -EOPNOTSUPP || error == -ENOSYS;
+    return unknown ? move_then_hide(upper, from, to) : error;
+}
+
+/* Move a directory to where a whiteout is, which comes back in its place. XFS takes an exchange for a
+ * modification of the directory, so its times are put back. */
+static int trade_places(const struct um_upper *upper, const struct um_target *from,
+                        const struct um_target *to)
+{
+    struct um_spot before = {0}, after = {0};
+    struct stat status;
+    int error = um_spot_in(upper, from->fd, from->name, &before);
+    if (error == 0)
+        error = um_spot_in(upper, to->fd, to->name, &after);
+    if (error == 0)
+        error = um_spot_stat(&before, &status);
+    if (error == 0)
+        error = rename_targets(from, to, RENAME_EXCHANGE);
+    if (error == 0) {
+        const struct timespec times[2] = {status.st_atim, status.st_mtim};
+        um_spot_times(&after, times);
+    }
+    return error;
+}
+
+static int step(const struct move *move)
+{
+    const struct um_target *from = &move->from, *to = &move->to;
+    if (move->flags & RENAME_EXCHANGE)
+        return rename_targets(from, to, RENAME_EXCHANGE);
+    if (!from->hit.directory || to->found != UM_FOUND_WHITEOUT || !to->object)
+        return move_and_hide(move->upper, from, to);
+    int error = trade_places(move->upper, from, to);
+    if (error == 0 && !from->below)
+        unlinkat(from->fd, from->text, 0); /* where that fails, a whiteout of nothing stays */
+    return error;
+}
+
+static int swap(struct um_upper *upper, const char *made, const struct um_target *target)
+{
+    int result = renameat2(upper->work_fd, made, target->fd, target->text, RENAME_EXCHANGE);
+    return result == 0 ? 0 : -errno;
+}
+
+/* The same where the directory that is replaced shows nothing, and holds whiteouts. */
+static int step_over_whiteouts(const struct move *move)
+{
+    struct um_upper *upper = move->upper;
+    char made[32];
+    um_disk_temporary(upper, made);
+    int error = empty_like(upper, &move->to.hit.attr, made);
+    if (error != 0)
+        return error;
+    error = swap(upper, made, &move->to);
+    if (error == 0) {
+        error = step(move);
+        if (error != 0)
+            swap(upper, made, &move->to);
+    }
+    um_disk_remove(upper->work_fd, made);
+    return error;
+}
+
+/* ---- afterwards ------------------------------------------------------------------------------------------- */
+
+static void follow(struct um_upper *upper, struct um_record *record, const struct um_target *from,
+                   const struct um_target *to)
+{
+    bool there = record->parent == from->directory &&
+                 um_slice_equal(um_slice_of(record->name, record->name_size), from->name);
+    if (!there && record->parent != NULL)
+        return; /* its place is another of its names */
+    /* Without memory the place is unknown: what is looked up again is found. */
+    if (um_record_move(upper, record, to->directory, to->name) != 0 && !record->directory)
+        um_upper_misplace(upper, record->node, from->directory, from->name);
+}
+
+static void count_directories(const struct move *move)
+{
+    bool exchange = move->flags & RENAME_EXCHANGE;
+    int leaves = move->from.hit.directory;
+    int comes = move->to.shown && move->to.hit.directory;
+    um_record_add_links(move->from.directory, (exchange ? comes : 0) - leaves);
+    um_record_add_links(move->to.directory, leaves - comes);
+}
+
+/* ---- all of it --------------------------------------------------------------------------------------------- */
+
+static int exchange(struct move *move, struct um_record *record, struct um_record *other)
+{
+    struct um_upper *upper = move->upper;
+    int error = lift(upper, &move->from, record);
+    if (error == 0)
+        error = lift(upper, &move->to, other);
+    if (error == 0)
+        error = mark(upper, record, &move->to);
+    if (error == 0)
+        error = mark(upper, other, &move->from);
+    if (error == 0)
+        error = secure(upper, record, &move->from);
+    if (error == 0)
+        error = secure(upper, other, &move->to);
+    if (error == 0)
+        error = step(move);
+    if (error == 0) {
+        follow(upper, record, &move->from, &move->to);
+        follow(upper, other, &move->to, &move->from);
+    }
+    return error;
+}
+
+/* Both records are there before anything is copied up: the copy of a file with several names may
+ * bring the directory along that it changes places with. */
+static int exchange_with(struct move *move, struct um_record *record)
+{
+    struct um_record *other;
+    int error = record_of(move->upper, &move->to, &other);
+    if (error != 0)
+        return error;
+    error = exchange(move, record, other);
+    um_record_rest(move->upper, other);
+    return error;
+}
+
+static int replace(struct move *move, struct um_record *record)
+{
+    struct um_upper *upper = move->upper;
+    struct um_removal removal = {0};
+    int error = lift(upper, &move->from, record);
+    if (error == 0)
+        error = um_target_reach(upper, &move->to);
+    if (error == 0)
+        error = mark(upper, record, &move->to);
+    if (error == 0)
+        error = secure(upper, record, &move->from);
+    if (error == 0 && move->to.shown)
+        error = um_removal_begin(upper, &move->to, &removal);
+    if (error == 0)
+        error = step(move);
+    if ((error == -ENOTEMPTY || error == -EEXIST) && move->to.found == UM_FOUND_DIRECTORY)
+        error = step_over_whiteouts(move);
+    if (move->to.shown)
+        um_removal_end(upper, &move->to, &removal, error);
+    if (error == 0)
+        follow(upper, record, &move->from, &move->to);
+    return error;
+}
+
+static int rename_found(struct move *move)
+{
+    struct um_upper *upper = move->upper;
+    struct um_record *record;
+    int error = check(move);
+    if (error != 0)
+        return error > 0 ? 0 : error;
+    bool replaces_directory =
+        move->to.shown && move->to.hit.directory && !(move->flags & RENAME_EXCHANGE);
+    error = replaces_directory ? check_replaced(upper, &move->to) : 0;
+    if (error == 0)
+        error = record_of(upper, &move->from, &record);
+    if (error != 0)
+        return error;
+    error = move->flags & RENAME_EXCHANGE ? exchange_with(move, record) : replace(move, record);
+    if (error == 0) {
+        count_directories(move);
+        um_upper_names_changed(upper);
+        if (move->from.hit.directory || (move->to.shown && move->to.hit.directory))
+            um_upper_redirects_changed(upper); /* any that were inside moved along */
+    }
+    um_record_rest(upper, record);
+    return error;
+}
+
+int um_upper_rename(struct um_upper *upper, uint64_t from, const char *name, size_t name_size,
+                    uint64_t to, const char *new_name, size_t new_name_size, uint32_t flags)
+{
+    struct move move = {.upper = upper, .flags = flags, .from.fd = -1, .to.fd = -1};
+    pthread_rwlock_wrlock(&upper->lock);
+    int error = um_target_open(upper, from, name, name_size, &move.from);
+    if (error == 0)
+        error = um_target_open(upper, to, new_name, new_name_size, &move.to);
+    if (error == 0)
+        error = rename_found(&move);
+    um_target_close(upper, &move.from);
+    um_target_close(upper, &move.to);
+    pthread_rwlock_unlock(&upper->lock);
+    return error;
+}
