@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from unionmount.changes import Comparison, Difference
+from unionmount.browse.diff import Comparison, Difference
 from unionmount.commit import LayerWriter
 from unionmount.core import ROOT, Attributes, FileTree, Index, Indexer, Node, Tree, TreeLayer
 

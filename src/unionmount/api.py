@@ -22,25 +22,25 @@ from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from unionmount import core
-from unionmount.closing import Closing
+from unionmount.browse.open import Looking, open_view
+from unionmount.browse.paths import Found, follow
 from unionmount.errors import MountError
-from unionmount.history import steps_of_layers
-from unionmount.image import Platform
-from unionmount.layer import ImportLimits
-from unionmount.paths import Found, follow
-from unionmount.reference import printable
-from unionmount.store import Store, default_root
-from unionmount.target import Looking, open_view
+from unionmount.images.history import steps_of_layers
+from unionmount.images.manifest import Platform
+from unionmount.images.reference import printable
+from unionmount.store.layer_import import ImportLimits
+from unionmount.store.store import Store, default_root
+from unionmount.system.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     import trio
 
+    from unionmount.browse.open import OpenView
     from unionmount.core import Attributes, Change, LayerSummary
-    from unionmount.image import Config, History, Manifest
-    from unionmount.reference import Digest
-    from unionmount.target import OpenView
+    from unionmount.images.manifest import Config, History, Manifest
+    from unionmount.images.reference import Digest
 
 Path = str | bytes | PurePosixPath
 """A path inside an image; text stands for bytes as file names do in Python (surrogateescape)."""

@@ -23,20 +23,20 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from unionmount import core
-from unionmount.changes import REPLACED, Difference, xattrs_of
+from unionmount.browse.diff import REPLACED, Difference, xattrs_of
 from unionmount.errors import UsageError
-from unionmount.image import Config, Image
-from unionmount.instructions import apply_instructions
-from unionmount.layer import Expected, OpenLayer
-from unionmount.reference import printable
-from unionmount.tarwriter import END, Member, can_hold, header, padding
+from unionmount.formats.tar_writer import END, Member, can_hold, header, padding
+from unionmount.images.instructions import apply_instructions
+from unionmount.images.manifest import Config, Image
+from unionmount.images.reference import printable
+from unionmount.store.layer_import import Expected, OpenLayer
 
 if TYPE_CHECKING:
+    from unionmount.browse.open import OpenTarget
     from unionmount.core import Attributes, FileTree, Node
-    from unionmount.leases import Lease
-    from unionmount.reference import Digest, Reference
-    from unionmount.store import Store, StoredImage
-    from unionmount.target import OpenTarget
+    from unionmount.images.reference import Digest, Reference
+    from unionmount.store.leases import Lease
+    from unionmount.store.store import Store, StoredImage
 
 Warn = Callable[[str], None]
 

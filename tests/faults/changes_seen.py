@@ -7,7 +7,7 @@ import os
 import select
 from pathlib import Path
 
-from unionmount.closing import Closing
+from unionmount.system.closing import Closing
 
 _CHANGES = 0x2 | 0x4 | 0x40 | 0x80 | 0x100 | 0x200  # modify, attrib, moved, create, delete
 _FORGOTTEN = 0x8000  # the watch is gone with its directory

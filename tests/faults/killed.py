@@ -16,8 +16,8 @@ from compare import Item, Snapshot, differences
 
 from faults.commands import Commands
 from faults.model import NOW, Model
-from unionmount.closing import Closing
-from unionmount.mounts import MountTable
+from unionmount.mount.records import MountTable
+from unionmount.system.closing import Closing
 
 PATIENCE = 30.0
 

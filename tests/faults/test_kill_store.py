@@ -25,10 +25,10 @@ from unit.imagefiles import (
 
 from faults.commands import Commands, Result
 from faults.killed import Killable, seeded, soak_seconds, spin
-from unionmount.leases import Holding
-from unionmount.mounts import LIVE, MountTable, Record, Status, stop, wait_until_gone
-from unionmount.reference import Digest
-from unionmount.store import Store
+from unionmount.images.reference import Digest
+from unionmount.mount.records import LIVE, MountTable, Record, Status, stop, wait_until_gone
+from unionmount.store.leases import Holding
+from unionmount.store.store import Store
 
 pytestmark = [
     pytest.mark.needs("fuse", "root"),

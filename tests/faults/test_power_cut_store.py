@@ -50,7 +50,7 @@ from faults.power import (
     read_trace,
     recording,
 )
-from unionmount.store import Store
+from unionmount.store.store import Store
 
 pytestmark = [
     pytest.mark.needs(

@@ -22,8 +22,8 @@ from archives import Layer, docker_archive, posix_acl
 from mounting import COMMAND, CommandLine, Process, is_mounted, wait_for_mounts
 from users import call_as
 
-from unionmount.mounts import MountTable
-from unionmount.stats import ask_stats
+from unionmount.mount.records import MountTable
+from unionmount.mount.statistics import ask_stats
 
 pytestmark = pytest.mark.needs("fuse")
 

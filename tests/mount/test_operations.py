@@ -30,9 +30,9 @@ from errnos import failing
 from mounting import CommandLine
 
 from unionmount import core
-from unionmount.operations import ImageFacts, ReadOnlyOperations
-from unionmount.pull import open_image
-from unionmount.store import Store
+from unionmount.mount.read_operations import ImageFacts, ReadOnlyOperations
+from unionmount.store.store import Store
+from unionmount.transfer.load import open_image
 
 pytestmark = pytest.mark.needs("fuse")
 

@@ -16,8 +16,8 @@ import pytest
 from backing import backing
 from mounting import COMMAND, CommandLine, is_mounted
 
-from unionmount import options as generic
-from unionmount.cli import overlay
+from unionmount.cli.commands import overlay
+from unionmount.mount import options as generic
 
 pytestmark = pytest.mark.needs("fuse")
 

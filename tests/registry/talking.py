@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from unionmount.image import Descriptor
-from unionmount.reference import Digest, Reference
+from unionmount.images.manifest import Descriptor
+from unionmount.images.reference import Digest, Reference
 from unionmount.registry import Credentials, Login, Registries, RegistryClient, Tuning
 
 QUICK = Tuning(first_pause=0.01, longest_pause=0.02)

@@ -39,7 +39,7 @@ from registry.transfers import (
     raw_manifest,
     remote_digest,
 )
-from unionmount.store import Store
+from unionmount.store.store import Store
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")
 

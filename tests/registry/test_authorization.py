@@ -26,8 +26,8 @@ from registry.talking import (
     some_bytes,
 )
 from unionmount.errors import FormatError, NotAuthorized, NotFoundError, RegistryError
-from unionmount.image import Descriptor
-from unionmount.reference import Reference
+from unionmount.images.manifest import Descriptor
+from unionmount.images.reference import Reference
 from unionmount.registry import Credentials, Login, Registries, RegistryClient
 from unionmount.registry.http import Outgoing
 from unionmount.registry.redaction import shown_url

@@ -34,8 +34,8 @@ from unionmount.errors import (
     TooManyRequests,
     TransferError,
 )
-from unionmount.image import Descriptor
-from unionmount.reference import Reference
+from unionmount.images.manifest import Descriptor
+from unionmount.images.reference import Reference
 from unionmount.registry import RegistryClient
 
 pytestmark = pytest.mark.needs("docker-registry")

@@ -37,8 +37,8 @@ from unionmount.errors import (
     SizeMismatch,
     TransferError,
 )
-from unionmount.image import MAX_DOCUMENT, Descriptor, Manifest, parse_manifest
-from unionmount.reference import Digest, Reference
+from unionmount.images.manifest import MAX_DOCUMENT, Descriptor, Manifest, parse_manifest
+from unionmount.images.reference import Digest, Reference
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")
 

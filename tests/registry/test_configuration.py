@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from registry.servers import DockerRegistry, FaultProxy
 from unionmount.errors import FormatError, InvalidReference, RegistryError
-from unionmount.reference import Reference
+from unionmount.images.reference import Reference
 from unionmount.registry import Registries
 
 DIGEST = "sha256:" + "5" * 64

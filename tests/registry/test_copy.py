@@ -26,8 +26,8 @@ from registry.transfers import (
     raw_manifest,
     remote_digest,
 )
-from unionmount.reference import Digest
-from unionmount.store import Store
+from unionmount.images.reference import Digest
+from unionmount.store.store import Store
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")
 

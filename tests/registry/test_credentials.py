@@ -16,7 +16,7 @@ import pytest
 
 from unionmount.errors import FormatError, LimitExceeded, NotFoundError, RegistryError
 from unionmount.registry import Credentials, Login
-from unionmount.registry.helper import Helper
+from unionmount.registry.credential_helper import Helper
 
 Write = Callable[[str, str], None]
 

@@ -18,8 +18,8 @@ import pytest
 from registry.servers import DockerRegistry, FaultProxy
 from registry.servers.proxy import Forward, HangUp, Request, Response
 from registry.transfers import Sender, assert_nothing_partial, blobs_of, command_line, image, layer
-from unionmount.reference import Digest
-from unionmount.store import Store
+from unionmount.images.reference import Digest
+from unionmount.store.store import Store
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")
 

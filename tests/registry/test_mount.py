@@ -22,7 +22,7 @@ from registry.transfers import (
     manifest_digest,
     remote_digest,
 )
-from unionmount.image import Platform
+from unionmount.images.manifest import Platform
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo", "fuse")
 

@@ -43,7 +43,6 @@ from registry.transfers import (
     new_client,
     parsed,
 )
-from unionmount.download import pull
 from unionmount.errors import (
     DigestMismatch,
     FormatError,
@@ -56,11 +55,12 @@ from unionmount.errors import (
     TransferError,
     UnionmountError,
 )
-from unionmount.image import Platform
-from unionmount.layer import ImportLimits
-from unionmount.reference import Digest
+from unionmount.images.manifest import Platform
+from unionmount.images.reference import Digest
 from unionmount.registry import RegistryClient
-from unionmount.store import Store
+from unionmount.store.layer_import import ImportLimits
+from unionmount.store.store import Store
+from unionmount.transfer.pull import pull
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")
 

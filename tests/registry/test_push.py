@@ -29,14 +29,14 @@ from registry.transfers import (
     raw_manifest,
     remote_digest,
 )
-from unionmount.compression import WRITTEN, Compression
-from unionmount.download import pull
 from unionmount.errors import NotFoundError, RegistryError, UsageError
-from unionmount.pull import load
-from unionmount.reference import Digest
+from unionmount.formats.compression import WRITTEN, Compression
+from unionmount.images.reference import Digest
 from unionmount.registry import RegistryClient
-from unionmount.store import Store, StoredImage
-from unionmount.upload import Pushing, push
+from unionmount.store.store import Store, StoredImage
+from unionmount.transfer.load import load
+from unionmount.transfer.pull import pull
+from unionmount.transfer.push import Pushing, push
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")
 

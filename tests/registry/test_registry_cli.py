@@ -28,7 +28,7 @@ from registry.servers.proxy import Reply
 from registry.test_authorization import certs
 from registry.test_client import HUB, Pages
 from unionmount.cli import main
-from unionmount.store import Store
+from unionmount.store.store import Store
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo", "htpasswd", "openssl")
 

@@ -20,7 +20,7 @@ from registry.talking import described, fetch, make_client, reference, some_byte
 from registry.transfers import command_line
 from unionmount.errors import RegistryError, TransferError, UsageError
 from unionmount.registry import RegistryClient, Tuning
-from unionmount.waiting import timeout_of
+from unionmount.system.waiting import timeout_of
 
 N = 1.0
 ALMOST = N * 0.3  # the pause of a server that always says something before the time is over

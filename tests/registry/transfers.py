@@ -23,9 +23,9 @@ from unit.imagefiles import (
 )
 
 from registry.servers import DockerRegistry, FaultProxy
-from unionmount.reference import Digest, Reference
+from unionmount.images.reference import Digest, Reference
 from unionmount.registry import Credentials, Registries, RegistryClient, Tuning
-from unionmount.store import Store
+from unionmount.store.store import Store
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 Skopeo = Callable[..., str]

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from unit.imagefiles import MadeImage, manifest_of, sha256, small_image, tar
 
-from unionmount import pull
-from unionmount.checking import StoreCheck
-from unionmount.containers import Containers
-from unionmount.garbage import prune, remove_image
-from unionmount.image import Config, Image, Manifest
-from unionmount.layer import Expected
-from unionmount.reference import Digest, Reference
-from unionmount.store import Store
+from unionmount.images.manifest import Config, Image, Manifest
+from unionmount.images.reference import Digest, Reference
+from unionmount.store.check import StoreCheck
+from unionmount.store.containers import Containers
+from unionmount.store.garbage import prune, remove_image
+from unionmount.store.layer_import import Expected
+from unionmount.store.store import Store
+from unionmount.transfer import load
 
 
 def start_worker(*arguments: str) -> subprocess.Popen[str]:
@@ -101,7 +101,7 @@ def load(root: str, source: str, stop_at: str) -> None:
     """Load an image, and stop on the way."""
     stop = Stop(root, int(stop_at))
     sys.addaudithook(stop.audit)
-    images = pull.load(Store(Path(root)), source, progress=stop.progress)
+    images = load.load(Store(Path(root)), source, progress=stop.progress)
     say(f"loaded {len(images)}")
 
 

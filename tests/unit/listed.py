@@ -10,10 +10,10 @@ from typing import Any
 
 from unit.imagefiles import MadeImage, manifest_of, tar
 
-from unionmount.image import Config, Image, Manifest
-from unionmount.layer import Expected
-from unionmount.reference import Digest, Reference
-from unionmount.store import Store, StoredImage
+from unionmount.images.manifest import Config, Image, Manifest
+from unionmount.images.reference import Digest, Reference
+from unionmount.store.layer_import import Expected
+from unionmount.store.store import Store, StoredImage
 
 DIGEST = "sha256:" + "1" * 64
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from users import NOBODY, call_as
 
-from unionmount.access import is_closed
+from unionmount.system.access import is_closed
 
 ACCESS = "system.posix_acl_access"
 THIRD = 4321

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from strategies import Entry, tar_of
 from trees import differences, facts, layer_between, tree_of
 
-from unionmount.changes import Difference
+from unionmount.browse.diff import Difference
 from unionmount.core import ROOT
 from unionmount.errors import FormatError
-from unionmount.tarwriter import END
+from unionmount.formats.tar_writer import END
 
 EXAMPLES = int(os.environ.get("UNIONMOUNT_EXAMPLES", "1000" if in_ci() else "300"))
 

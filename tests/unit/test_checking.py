@@ -12,15 +12,15 @@ from unit.imagefiles import MadeImage, docker_archive, flip, gzipped, tar, write
 from unit.imageworker import start_worker
 from unit.test_garbage import add_layer, crashed, make_container
 
-from unionmount.checking import Finding, StoreCheck
-from unionmount.containers import Containers
 from unionmount.errors import NotFoundError
-from unionmount.garbage import prune
-from unionmount.layer import Expected
-from unionmount.needs import digests_of
-from unionmount.pull import load, open_image
-from unionmount.reference import Digest
-from unionmount.store import Store
+from unionmount.images.reference import Digest
+from unionmount.store.check import Finding, StoreCheck
+from unionmount.store.containers import Containers
+from unionmount.store.garbage import prune
+from unionmount.store.layer_import import Expected
+from unionmount.store.references import digests_of
+from unionmount.store.store import Store
+from unionmount.transfer.load import load, open_image
 
 BASE = tar({"base": b"b" * 5000})
 ONE = MadeImage((BASE, tar({"one": b"1" * 9000})), names=("example.org/one:1",))

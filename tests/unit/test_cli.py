@@ -25,7 +25,7 @@ from unionmount.cli.output import (
     shortened,
 )
 from unionmount.errors import MountError, UsageError
-from unionmount.options import MountOptions, parse_options
+from unionmount.mount.options import MountOptions, parse_options
 
 Capture = pytest.CaptureFixture[str]
 
@@ -38,7 +38,7 @@ def test_help_lists_every_command(capsys: Capture) -> None:
 
 def test_short_helps_are_those_of_the_commands() -> None:
     for name, (module, text) in _COMMANDS.items():
-        command = importlib.import_module(f"unionmount.cli.{module}").command
+        command = importlib.import_module(f"unionmount.cli.commands.{module}").command
         assert isinstance(command, click.Command)
         assert command.help
         assert text.endswith(".")
@@ -127,7 +127,7 @@ def test_an_unexpected_error_is_one_line_too(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("it\nhappens")
 
-    monkeypatch.setattr("unionmount.mounts.MountTable.of_user", fail)
+    monkeypatch.setattr("unionmount.mount.records.MountTable.of_user", fail)
     assert main(["ps"]) == 1
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1
@@ -138,7 +138,7 @@ def test_a_system_error_names_the_file(capsys: Capture, monkeypatch: pytest.Monk
     def fail(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "/some/file")
 
-    monkeypatch.setattr("unionmount.mounts.MountTable.of_user", fail)
+    monkeypatch.setattr("unionmount.mount.records.MountTable.of_user", fail)
     assert main(["ps"]) == 1
     assert capsys.readouterr().err == "unionmount: /some/file: Permission denied\n"
 
@@ -147,7 +147,7 @@ def test_an_interrupt_has_its_own_status(monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unionmount.mounts.MountTable.of_user", fail)
+    monkeypatch.setattr("unionmount.mount.records.MountTable.of_user", fail)
     assert main(["ps"]) == 130
 
 
@@ -165,7 +165,7 @@ def test_nothing_heavy_is_imported(command: list[str]) -> None:
         "trio",
         "unionmount._core",
         "rich",
-        "unionmount.template",
+        "unionmount.gotemplate",
         "subprocess",
         "ctypes",
         "hashlib.sha256",

@@ -22,17 +22,17 @@ from compare import snapshot
 from trees import Shown, differences, facts, layer_between, tree_of
 from unit.imagefiles import MadeImage, oci_layout, small_image, write_directory, write_tar
 
-from unionmount.changes import Comparison, Difference
+from unionmount.browse.diff import Comparison, Difference
+from unionmount.browse.open import OpenTarget, open_container
 from unionmount.commit import CommitRequest, LayerWriter, commit
-from unionmount.containers import Container, ContainerImage, Containers
 from unionmount.core import ROOT, Attributes, Maker, Node, SetAttr, Tree, Upper, UpperFlags, View
 from unionmount.errors import NotFoundError, UsageError
-from unionmount.pull import load, open_image
-from unionmount.reference import Reference
-from unionmount.store import Store, StoredImage
-from unionmount.target import OpenTarget, open_container
-from unionmount.tarwriter import END
-from unionmount.upper import UpperPlan, open_upper
+from unionmount.formats.tar_writer import END
+from unionmount.images.reference import Reference
+from unionmount.mount.upper_directory import UpperPlan, open_upper
+from unionmount.store.containers import Container, ContainerImage, Containers
+from unionmount.store.store import Store, StoredImage
+from unionmount.transfer.load import load, open_image
 
 RUNS = int(os.environ.get("UNIONMOUNT_EXAMPLES", "200" if in_ci() else "60"))
 STEPS = 40

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from strategies import Entry, tar_of
 from trees import tree_layer
 
-from unionmount.comparison import differences
+from unionmount.browse.image_diff import differences
+from unionmount.browse.open import OpenView
 from unionmount.core import FileTree, Index, Node, Tree
 from unionmount.errors import FormatError
-from unionmount.reference import Digest
-from unionmount.target import OpenView
+from unionmount.images.reference import Digest
 
 EXAMPLES = int(os.environ.get("UNIONMOUNT_EXAMPLES", "500" if in_ci() else "150"))
 

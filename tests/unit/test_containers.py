@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 from unit.imagefiles import docker_archive, small_image, write_tar
 
-from unionmount import containers
-from unionmount.containers import (
+from unionmount.errors import NotFoundError, StoreError, UsageError
+from unionmount.images.manifest import Platform, scratch
+from unionmount.images.reference import Digest
+from unionmount.store import containers
+from unionmount.store.containers import (
     Container,
     ContainerImage,
     ContainerInUse,
     Containers,
     check_name,
 )
-from unionmount.errors import NotFoundError, StoreError, UsageError
-from unionmount.image import Platform, scratch
-from unionmount.pull import keep_image, load, name_of, open_image, open_stored
-from unionmount.reference import Digest
-from unionmount.store import Store
+from unionmount.store.store import Store
+from unionmount.transfer.load import keep_image, load, name_of, open_image, open_stored
 
 IMAGE = ContainerImage("some \udce9 source", "nginx:1.25", Digest.of(b"id"), Digest.of(b"manifest"))
 
@@ -254,7 +254,7 @@ def test_what_was_not_removed_to_the_end_is_removed_later(
     made = make(known, "web")
     (made.upper / "file").write_text("")
     with monkeypatch.context() as patch:
-        for module in (containers, sys.modules["unionmount.layer"]):
+        for module in (containers, sys.modules["unionmount.store.layer_import"]):
             patch.setattr(module, "remove_tree", failing)
         with pytest.raises(StoreError, match="containers/web: Input/output error"):
             known.remove("web")

@@ -47,9 +47,9 @@ from unit.imageworker import start_worker
 
 from unionmount.core import Index, Limits
 from unionmount.errors import FormatError, LimitExceeded, StoreError, UnionmountError
-from unionmount.layer import ImportLimits
-from unionmount.pull import check_image, load, open_image
-from unionmount.store import Store
+from unionmount.store.layer_import import ImportLimits
+from unionmount.store.store import Store
+from unionmount.transfer.load import check_image, load, open_image
 
 IMAGE = small_image()
 
@@ -231,9 +231,9 @@ BOMB_PROGRAM = """
 import resource, sys
 from pathlib import Path
 from unionmount.errors import LimitExceeded
-from unionmount.layer import ImportLimits
-from unionmount.pull import load
-from unionmount.store import Store
+from unionmount.store.layer_import import ImportLimits
+from unionmount.transfer.load import load
+from unionmount.store.store import Store
 store = Store(Path(sys.argv[1]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

@@ -21,7 +21,7 @@ from unit.listed import DIGEST, fill
 
 from unionmount.cli import main
 from unionmount.cli.output import human_duration, human_size
-from unionmount.store import Store
+from unionmount.store.store import Store
 
 pytestmark = pytest.mark.needs("docker-cli")
 Capture = pytest.CaptureFixture[str]

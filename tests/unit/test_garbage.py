@@ -21,16 +21,16 @@ from unit.imagefiles import (
 )
 from unit.imageworker import start_worker
 
-from unionmount.checking import StoreCheck
-from unionmount.containers import ContainerImage, Containers
 from unionmount.errors import InvalidReference, NotFoundError, StoreError
-from unionmount.garbage import Removed, prune, remove_image
-from unionmount.image import Config, Image, Manifest
-from unionmount.layer import Expected
-from unionmount.pull import load, open_image
-from unionmount.reference import Digest, Reference
-from unionmount.save import DirectorySink, find_wanted, save
-from unionmount.store import Store, StoredImage
+from unionmount.images.manifest import Config, Image, Manifest
+from unionmount.images.reference import Digest, Reference
+from unionmount.store.check import StoreCheck
+from unionmount.store.containers import ContainerImage, Containers
+from unionmount.store.garbage import Removed, prune, remove_image
+from unionmount.store.layer_import import Expected
+from unionmount.store.store import Store, StoredImage
+from unionmount.transfer.load import load, open_image
+from unionmount.transfer.save import DirectorySink, find_wanted, save
 
 BASE = tar({"base": b"b" * 5000})
 ONE = MadeImage((BASE, tar({"one": b"1" * 9000})), names=("example.org/one:1",))

@@ -11,12 +11,12 @@ from collections import Counter
 import click
 import pytest
 
+from unionmount.browse.find import parse_expression
 from unionmount.cli import _COMMANDS, _GROUPS, Settings, cli, main
+from unionmount.cli.commands.find import _split
 from unionmount.cli.examples import EXAMPLES
-from unionmount.cli.find import _split
 from unionmount.cli.manpages import page
-from unionmount.options import parse_options
-from unionmount.search import parse_expression
+from unionmount.mount.options import parse_options
 
 Capture = pytest.CaptureFixture[str]
 LINES = [(name, line) for name, examples in EXAMPLES.items() for _, line in examples]

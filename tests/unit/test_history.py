@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from unit.imagefiles import MadeImage, docker_archive, tar, write_tar
 
 from unionmount.cli import main
-from unionmount.history import history_rows
-from unionmount.image import Config, History
-from unionmount.reference import Digest
+from unionmount.images.history import history_rows
+from unionmount.images.manifest import Config, History
+from unionmount.images.reference import Digest
 
 Capture = pytest.CaptureFixture[str]
 GOLDEN = Path(__file__).parents[1] / "assets" / "history"

@@ -22,7 +22,7 @@ from unit.imagefiles import (
 )
 
 from unionmount.errors import FormatError, LimitExceeded, NotFoundError, UsageError
-from unionmount.image import (
+from unionmount.images.manifest import (
     MAX_DOCUMENT,
     MAX_LAYERS,
     Config,
@@ -37,7 +37,7 @@ from unionmount.image import (
     parse_manifest,
     select,
 )
-from unionmount.reference import Digest
+from unionmount.images.reference import Digest
 
 IMAGE = small_image()
 MANIFEST = json.loads(manifest_of(IMAGE))

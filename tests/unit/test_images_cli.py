@@ -38,10 +38,10 @@ from unit.listed import (
 )
 
 from unionmount.cli import main
-from unionmount.cli.selecting import matches
+from unionmount.cli.image_filters import matches
 from unionmount.errors import InvalidReference
-from unionmount.reference import Reference
-from unionmount.store import Store
+from unionmount.images.reference import Reference
+from unionmount.store.store import Store
 
 Capture = pytest.CaptureFixture[str]
 

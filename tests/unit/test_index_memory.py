@@ -14,9 +14,15 @@ from users import call_as
 
 from unionmount import core
 from unionmount.errors import LimitExceeded, UsageError
-from unionmount.layer import MAX_LAYER_SIZE, Expected, FileRange, ImportLimits, LayerImport
-from unionmount.reference import Digest
-from unionmount.store import Store
+from unionmount.images.reference import Digest
+from unionmount.store.layer_import import (
+    MAX_LAYER_SIZE,
+    Expected,
+    FileRange,
+    ImportLimits,
+    LayerImport,
+)
+from unionmount.store.store import Store
 
 MIB = 1 << 20
 # Beside the tables: the parser's buffers, a scan's window, what is written, and malloc's own.

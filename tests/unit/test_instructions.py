@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from unionmount.errors import UsageError
-from unionmount.instructions import apply_instructions
+from unionmount.images.instructions import apply_instructions
 
 BASE = {
     "Env": ["PATH=/bin", "HOME=/root", "EMPTY="],

@@ -31,7 +31,8 @@ from unit.imagefiles import (
 from users import NOBODY, become_nobody, call_as, public_place
 
 from unionmount.errors import FormatError, NotRegular, UsageError
-from unionmount.files import (
+from unionmount.store.store import Store
+from unionmount.system.files import (
     open_below,
     open_for_writing,
     open_regular,
@@ -39,9 +40,8 @@ from unionmount.files import (
     read_document,
     resolved,
 )
-from unionmount.pull import load, open_image
-from unionmount.save import replaced_file
-from unionmount.store import Store
+from unionmount.transfer.load import load, open_image
+from unionmount.transfer.save import replaced_file
 
 IMAGE = small_image()
 NOWHERE = "127.0.0.1:9/x"  # nobody listens there: a command that gets so far has read its files
@@ -476,7 +476,7 @@ def test_a_document_among_many_open_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     program = (
         "import os, resource, sys\n"
-        "from unionmount.files import read_document\n"
+        "from unionmount.system.files import read_document\n"
         "_, most = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 2048), most))\n"
         "others = [os.open('/', os.O_PATH) for _ in range(1100)]\n"

@@ -14,14 +14,14 @@ import pytest
 from unit.imagefiles import docker_archive, gzipped, sha256, small_image, tar, write_tar
 from unit.imageworker import start_worker
 
-from unionmount.checking import StoreCheck
-from unionmount.containers import Containers
 from unionmount.errors import StoreError
-from unionmount.garbage import prune, remove_image
-from unionmount.layer import Expected
-from unionmount.leases import held_leases
-from unionmount.reference import Digest
-from unionmount.store import Store
+from unionmount.images.reference import Digest
+from unionmount.store.check import StoreCheck
+from unionmount.store.containers import Containers
+from unionmount.store.garbage import prune, remove_image
+from unionmount.store.layer_import import Expected
+from unionmount.store.leases import held_leases
+from unionmount.store.store import Store
 
 LAYER = tar({"a": b"1"})
 DIFF_ID = Digest.parse(sha256(LAYER))

@@ -16,9 +16,9 @@ from model import Stack
 from unit.imagefiles import MadeImage, oci_layout, write_directory
 
 from unionmount import core
-from unionmount.layer import ImportLimits
-from unionmount.pull import check_image, load, open_image
-from unionmount.store import Store
+from unionmount.store.layer_import import ImportLimits
+from unionmount.store.store import Store
+from unionmount.transfer.load import check_image, load, open_image
 
 Shown = dict[str, str]
 

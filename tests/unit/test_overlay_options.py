@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unionmount.cli.overlay import OverlayOptions, parse_overlay
+from unionmount.cli.commands.overlay import OverlayOptions, parse_overlay
 from unionmount.errors import MountError, UnionmountError
 
 

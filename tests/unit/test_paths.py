@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import tree_of
 
+from unionmount.browse.paths import follow, split_operand
 from unionmount.core import Tree
-from unionmount.paths import follow, split_operand
 
 # ---- IMAGE[:PATH] --------------------------------------------------------------------------------
 

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from strategies import Entry, tar_of
 from trees import tree_of
 
+from unionmount.browse.layer_history import Touch, trace
 from unionmount.core import Tree
 from unionmount.errors import FormatError
-from unionmount.history import steps_of_layers
-from unionmount.image import History
-from unionmount.provenance import Touch, trace
+from unionmount.images.history import steps_of_layers
+from unionmount.images.manifest import History
 
 EXAMPLES = int(os.environ.get("UNIONMOUNT_EXAMPLES", "500" if in_ci() else "150"))
 

@@ -29,20 +29,14 @@ from unit.imagefiles import (
     zstd_frames,
 )
 
-from unionmount import pull
 from unionmount.core import Indexer
-from unionmount.errors import (
-    DigestMismatch,
-    FormatError,
-    LimitExceeded,
-    NotFoundError,
-    UsageError,
-)
-from unionmount.image import Platform
-from unionmount.layer import ImportLimits
-from unionmount.pull import check_image, load, open_image
-from unionmount.reference import Digest
-from unionmount.store import Store
+from unionmount.errors import DigestMismatch, FormatError, LimitExceeded, NotFoundError, UsageError
+from unionmount.images.manifest import Platform
+from unionmount.images.reference import Digest
+from unionmount.store.layer_import import ImportLimits
+from unionmount.store.store import Store
+from unionmount.transfer import load
+from unionmount.transfer.load import check_image, load, open_image
 
 IMAGE = small_image()
 
@@ -281,7 +275,7 @@ def test_a_compressed_archive(store: Store, tmp_path: Path, compress: Compress) 
 @pytest.mark.parametrize("source", ["-", "docker-archive:-", "-:example.org/made:1"])
 def test_a_pipe_on_stdin(store: Store, compress: Compress, source: str) -> None:
     program = (
-        "import sys, pathlib; from unionmount.store import Store; from unionmount.pull import load;"
+        "import sys, pathlib; from unionmount.store.store import Store; from unionmount.transfer.load import load;"
         "print(load(Store(pathlib.Path(sys.argv[1])), sys.argv[2])[0].id)"
     )
     done = subprocess.run(
@@ -370,6 +364,6 @@ def test_check_of_a_damaged_document(store: Store, archive: Path) -> None:
     config.write_bytes(config.read_bytes() + b" ")
     [text] = texts(store, "example.org/made:1")
     assert IMAGE.id in text
-    assert pull.Problem(None, text.removeprefix("None: ")) in list(
+    assert load.Problem(None, text.removeprefix("None: ")) in list(
         check_image(store, "example.org/made:1")
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unionmount.errors import InvalidReference
-from unionmount.reference import Digest, Reference, printable
+from unionmount.images.reference import Digest, Reference, printable
 
 DIGEST = "sha256:" + "ab" * 32
 

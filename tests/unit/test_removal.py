@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unionmount.removal import remove_tree
+from unionmount.system.remove_tree import remove_tree
 
 ORDINARY_USER = 65534
 
@@ -86,7 +86,7 @@ def remove_as_ordinary_user(tree: Path) -> str:
     """Run ``remove_tree`` in a process without root's powers; what it complains of."""
     code = f"""
 import os, pathlib, sys
-from unionmount.removal import remove_tree
+from unionmount.system.remove_tree import remove_tree
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid({ORDINARY_USER}); os.setuid({ORDINARY_USER})
 remove_tree(pathlib.Path(sys.argv[1]))

@@ -32,11 +32,12 @@ from unit.imagefiles import (
     zstd_frame,
 )
 
-from unionmount.compression import Compression
 from unionmount.errors import DigestMismatch, NotFoundError, UsageError
-from unionmount.pull import load, open_image
-from unionmount.reference import Reference
-from unionmount.save import (
+from unionmount.formats.compression import Compression
+from unionmount.images.reference import Reference
+from unionmount.store.store import Store
+from unionmount.transfer.load import load, open_image
+from unionmount.transfer.save import (
     DirectorySink,
     Form,
     TarSink,
@@ -45,7 +46,6 @@ from unionmount.save import (
     replaced_file,
     save,
 )
-from unionmount.store import Store
 
 NAME = "example.org/made:1"
 FORMS: list[tuple[Form, str]] = [

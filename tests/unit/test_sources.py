@@ -43,10 +43,10 @@ from unit.imagefiles import (
 )
 
 from unionmount.errors import FormatError, NotFoundError, UsageError
-from unionmount.image import Platform
-from unionmount.pull import fallback_name, load, open_image
+from unionmount.images.manifest import Platform
 from unionmount.sources import Location
-from unionmount.store import Store
+from unionmount.store.store import Store
+from unionmount.transfer.load import fallback_name, load, open_image
 
 IMAGE = small_image()
 

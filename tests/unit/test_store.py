@@ -32,10 +32,10 @@ from unionmount.errors import (
     NotFoundError,
     StoreError,
 )
-from unionmount.image import Config, Image, Manifest
-from unionmount.layer import Expected, FileRange, OpenLayer
-from unionmount.reference import Digest, Reference
-from unionmount.store import Store, StoredImage, default_root
+from unionmount.images.manifest import Config, Image, Manifest
+from unionmount.images.reference import Digest, Reference
+from unionmount.store.layer_import import Expected, FileRange, OpenLayer
+from unionmount.store.store import Store, StoredImage, default_root
 
 LAYER = tar({"a": b"1", "b/c": b"2" * 5000})
 DIFF_ID = Digest.parse(sha256(LAYER))

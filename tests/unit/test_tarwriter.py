@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import facts, tree_of
 
-from unionmount.tarwriter import BLOCK, END, Member, can_hold, header, padding
+from unionmount.formats.tar_writer import BLOCK, END, Member, can_hold, header, padding
 
 _SECOND = 10**9
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unionmount.template import (
+from unionmount.gotemplate import (
     Limits,
     Map,
     Slice,

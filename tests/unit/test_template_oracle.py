@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from unit.test_template import _TABLE, outcome
 
 from unionmount.cli.output import aligned
-from unionmount.template import Template, TemplateError, from_json
+from unionmount.gotemplate import Template, TemplateError, from_json
 
 pytestmark = pytest.mark.needs("go")
 

@@ -19,9 +19,9 @@ from unit.listed import WEB, DescribedImage, fill, put
 
 from unionmount.cli import _COMMANDS, main
 from unionmount.cli.progress import ProgressLine
-from unionmount.containers import ContainerImage, Containers
-from unionmount.reference import Digest
-from unionmount.store import Store
+from unionmount.images.reference import Digest
+from unionmount.store.containers import ContainerImage, Containers
+from unionmount.store.store import Store
 
 Capture = pytest.CaptureFixture[str]
 _SECONDS = 20.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from unionmount.transfer import in_parallel
+from unionmount.transfer.blobs import in_parallel
 
 
 async def test_items_begin_in_their_order_and_few_at_once() -> None:

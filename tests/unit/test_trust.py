@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from users import NOBODY
 
-from unionmount.trust import has_identity, is_ours, is_own, reads_trusted
+from unionmount.system.trust import has_identity, is_ours, is_own, reads_trusted
 
 
 @pytest.mark.needs("root")
@@ -31,7 +31,7 @@ def test_root_of_the_first_namespace_reads_trusted_attributes(tmp_path: Path) ->
 def test_a_program_may_be_called_as_it_likes() -> None:
     program = (
         "import ctypes\n"
-        "from unionmount.trust import reads_trusted\n"
+        "from unionmount.system.trust import reads_trusted\n"
         "before = reads_trusted()\n"
         "ctypes.CDLL(None).prctl(15, b'\\xff', 0, 0, 0)  # PR_SET_NAME\n"
         "assert reads_trusted() == before\n"

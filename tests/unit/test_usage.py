@@ -9,13 +9,13 @@ from pathlib import Path
 from unit.imagefiles import MadeImage, docker_archive, gzipped, tar, write_tar
 from unit.test_garbage import add_layer, make_container
 
-from unionmount.containers import Containers
-from unionmount.garbage import prune
-from unionmount.layer import Expected
-from unionmount.pull import load, open_image
-from unionmount.reference import Digest
-from unionmount.store import Store
-from unionmount.usage import Row, allocated, images_of_layers, measure
+from unionmount.images.reference import Digest
+from unionmount.store.containers import Containers
+from unionmount.store.garbage import prune
+from unionmount.store.layer_import import Expected
+from unionmount.store.store import Store
+from unionmount.store.usage import Row, allocated, images_of_layers, measure
+from unionmount.transfer.load import load, open_image
 
 BASE = tar({"base": b"b" * 500_000})
 IMAGES = tuple(

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unionmount.errors import UnionmountError, UsageError
-from unionmount.reference import printable
+from unionmount.images.reference import printable
 
 if TYPE_CHECKING:
-    from unionmount.store import Store
+    from unionmount.store.store import Store
 
 _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 has none
 
@@ -87,14 +87,14 @@ class Settings:
 
     def store_root(self) -> Path:
         """Where the store is, as an absolute path: a daemon is somewhere else."""
-        from unionmount.store import default_root
+        from unionmount.store.store import default_root
 
         return (Path(self.root) if self.root else default_root(os.environ)).absolute()
 
     def store(self) -> Store:
         """The store, with the limits of the environment, and descriptors for many layers."""
-        from unionmount.layer import ImportLimits
-        from unionmount.store import Store, additional_stores
+        from unionmount.store.layer_import import ImportLimits
+        from unionmount.store.store import Store, additional_stores
 
         _raise_descriptor_limit()
         named = [Path(one) for one in self.additional]
@@ -131,13 +131,13 @@ class LazyGroup(click.Group):
         """The subcommand of that name."""
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"unionmount.cli.{_COMMANDS[cmd_name][0]}")
+        module = importlib.import_module(f"unionmount.cli.commands.{_COMMANDS[cmd_name][0]}")
         from unionmount.cli.examples import add_examples
 
         command = add_examples(module.command)
         command.short_help = self.about(cmd_name)  # for completion and manual pages
         if _COMPLETE in os.environ:
-            from unionmount.cli.completing import add_completion
+            from unionmount.cli.complete_words import add_completion
 
             return add_completion(command, cmd_name)
         return command

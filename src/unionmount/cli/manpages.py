@@ -14,7 +14,7 @@ import click
 
 from unionmount.cli import LazyGroup
 from unionmount.cli.examples import examples_of, without_examples
-from unionmount.reference import printable
+from unionmount.images.reference import printable
 
 PROGRAM = "unionmount"
 _SECTION = 1
@@ -84,7 +84,7 @@ def _head(title: str, short: str) -> Iterator[str]:
 def _date() -> str:
     """The day of these sources, or what reproducible builds say."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    newest = max(path.stat().st_mtime for path in Path(__file__).parent.glob("*.py"))
+    newest = max(path.stat().st_mtime for path in Path(__file__).parent.rglob("*.py"))
     seconds = float(epoch) if epoch.isdecimal() else newest
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from unionmount.reference import printable
+from unionmount.images.reference import printable
 
 if TYPE_CHECKING:
     from unionmount.cli import Settings
-    from unionmount.reference import Reference
+    from unionmount.images.reference import Reference
     from unionmount.registry import Registries, RegistryClient
 
 F = TypeVar("F", bound=Callable[..., Any])

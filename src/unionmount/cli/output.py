@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from unionmount.cli.progress import ProgressLine
-from unionmount.reference import printable
+from unionmount.images.reference import printable
 
 __all__ = [
     "ListTemplate",
@@ -250,7 +250,7 @@ class ListTemplate:
     """A template of the lines of a list: tabs and line ends may be spelled out in it."""
 
     def __init__(self, of: str, text: str) -> None:
-        from unionmount.template import Template
+        from unionmount.gotemplate import Template
 
         self._of = of
         with parsing():
@@ -263,7 +263,7 @@ class ListTemplate:
 
     def render(self, row: Row, *, safe: bool = False) -> str:
         """One line; with ``safe`` nothing in it is obeyed by a terminal or breaks a table."""
-        from unionmount.template import Struct
+        from unionmount.gotemplate import Struct
 
         names = sorted(row.fields)
         shown = {name: printable(row.fields[name]) if safe else row.fields[name] for name in names}
@@ -274,7 +274,7 @@ class ListTemplate:
 @contextmanager
 def parsing() -> Iterator[None]:
     """Say of any error what docker says, whether the template was read or carried out."""
-    from unionmount.template import TemplateError
+    from unionmount.gotemplate import TemplateError
 
     try:
         yield

@@ -16,10 +16,10 @@
 from __future__ import annotations
 
 from unionmount.registry.client import FetchedManifest, RegistryClient
-from unionmount.registry.configuration import Endpoint, Registries
 from unionmount.registry.credentials import Credentials, Login
+from unionmount.registry.limits import Tuning
+from unionmount.registry.registries_conf import Endpoint, Registries
 from unionmount.registry.search import SearchResult
-from unionmount.registry.tuning import Tuning
 
 __all__ = [
     "Credentials",

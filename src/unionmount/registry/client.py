@@ -31,7 +31,7 @@ from unionmount.errors import (
     RegistryError,
     SizeMismatch,
 )
-from unionmount.image import (
+from unionmount.images.manifest import (
     MAX_DOCUMENT,
     MEDIA_DOCKER_LIST,
     MEDIA_DOCKER_MANIFEST,
@@ -40,18 +40,18 @@ from unionmount.image import (
     Contents,
     Descriptor,
 )
-from unionmount.reference import DEFAULT_REGISTRY, Digest, Reference, printable
-from unionmount.registry.blobs import BlobStream
-from unionmount.registry.configuration import Endpoint, Registries
+from unionmount.images.reference import DEFAULT_REGISTRY, Digest, Reference, printable
+from unionmount.registry.blob_download import BlobStream
+from unionmount.registry.blob_upload import Chunks, Progress, Upload, check_named, push_scopes
 from unionmount.registry.credentials import Credentials
 from unionmount.registry.http import Http, host_of, read_body
+from unionmount.registry.limits import Tuning
 from unionmount.registry.links import next_link
+from unionmount.registry.registries_conf import Endpoint, Registries
 from unionmount.registry.search import SearchResult, matching, parse_results
 from unionmount.registry.session import Call, Session
 from unionmount.registry.tls import Trust
 from unionmount.registry.tokens import Authorizer
-from unionmount.registry.tuning import Tuning
-from unionmount.registry.upload import Chunks, Progress, Upload, check_named, push_scopes
 
 T = TypeVar("T")
 

@@ -23,12 +23,12 @@ import httpx2
 import trio
 
 from unionmount.errors import LimitExceeded, RegistryError, TransferError, UsageError
-from unionmount.reference import printable
+from unionmount.images.reference import printable
+from unionmount.registry.limits import Tuning
 from unionmount.registry.redaction import shown_answer, shown_request, shown_url
 from unionmount.registry.retry import Transient
 from unionmount.registry.tls import Trust
-from unionmount.registry.tuning import Tuning
-from unionmount.waiting import HOW_TO_WAIT
+from unionmount.system.waiting import HOW_TO_WAIT
 
 Body = bytes | Callable[[], AsyncGenerator[bytes, None]]
 

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 import trio
 
 from unionmount.errors import RegistryError, TooManyRequests
-from unionmount.registry.tuning import Tuning
+from unionmount.registry.limits import Tuning
 
 
 class Transient(Exception):

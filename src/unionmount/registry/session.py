@@ -16,8 +16,7 @@ import httpx2
 import trio
 
 from unionmount.errors import RegistryError, UnionmountError
-from unionmount.registry.answers import failure
-from unionmount.registry.configuration import Endpoint
+from unionmount.registry.error_responses import failure
 from unionmount.registry.http import (
     Body,
     Http,
@@ -27,9 +26,10 @@ from unionmount.registry.http import (
     origin,
     parse_url,
 )
+from unionmount.registry.limits import Tuning
+from unionmount.registry.registries_conf import Endpoint
 from unionmount.registry.retry import Backoff, Transient
 from unionmount.registry.tokens import Authorizer, Scopes
-from unionmount.registry.tuning import Tuning
 
 T = TypeVar("T")
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unionmount.errors import FormatError
-from unionmount.files import open_regular, opened_for_library
-from unionmount.reference import printable
-from unionmount.registry.configuration import config_home
+from unionmount.images.reference import printable
+from unionmount.registry.registries_conf import config_home
+from unionmount.system.files import open_regular, opened_for_library
 
 SYSTEM = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
 

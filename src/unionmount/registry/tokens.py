@@ -20,15 +20,15 @@ import httpx2
 import trio
 
 from unionmount.errors import FormatError, NotAuthorized, RegistryError
-from unionmount.reference import printable
-from unionmount.registry.answers import failure
+from unionmount.images.reference import printable
 from unionmount.registry.challenge import Challenge, parse_challenges
-from unionmount.registry.configuration import Endpoint
 from unionmount.registry.credentials import Credentials, Login
+from unionmount.registry.error_responses import failure
 from unionmount.registry.http import FORM, Http, Outgoing, is_loopback, parse_url, read_body
+from unionmount.registry.limits import Tuning
 from unionmount.registry.redaction import shown_url
+from unionmount.registry.registries_conf import Endpoint
 from unionmount.registry.retry import Backoff, Transient
-from unionmount.registry.tuning import Tuning
 
 Scopes = tuple[str, ...]
 

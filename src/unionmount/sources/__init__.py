@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from unionmount.errors import InvalidReference, NotFoundError, UsageError
-from unionmount.image import SCRATCH
-from unionmount.reference import Reference, has_registry, printable
+from unionmount.images.manifest import SCRATCH
+from unionmount.images.reference import Reference, has_registry, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from unionmount.image import Image, Platform
-    from unionmount.layer import FileRange
-    from unionmount.reference import Digest
+    from unionmount.images.manifest import Image, Platform
+    from unionmount.images.reference import Digest
+    from unionmount.store.layer_import import FileRange
 
 Kind = Literal["docker-archive", "oci-archive", "oci", "registry", "path", "stored"]
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unionmount import core
-from unionmount.closing import Closing
 from unionmount.errors import (
     DigestMismatch,
     FormatError,
@@ -27,16 +26,17 @@ from unionmount.errors import (
     LimitExceeded,
     NotFoundError,
 )
-from unionmount.image import MAX_LAYERS, Config, Image, load_json
-from unionmount.layer import FileIdentity, FileRange
-from unionmount.reference import Digest, Reference, printable
+from unionmount.images.manifest import MAX_LAYERS, Config, Image, load_json
+from unionmount.images.reference import Digest, Reference, printable
 from unionmount.sources import Entry, LayerBlob, SourceImage
 from unionmount.sources.layout import INDEX, OciLayout, read_range
+from unionmount.store.layer_import import FileIdentity, FileRange
+from unionmount.system.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from unionmount.image import Platform
+    from unionmount.images.manifest import Platform
     from unionmount.sources import Files, Source
 
 MANIFEST = "manifest.json"

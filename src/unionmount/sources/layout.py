@@ -10,7 +10,6 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from unionmount.closing import Closing
 from unionmount.errors import (
     DigestMismatch,
     FormatError,
@@ -20,8 +19,7 @@ from unionmount.errors import (
     SizeMismatch,
     UnionmountError,
 )
-from unionmount.files import open_below
-from unionmount.image import (
+from unionmount.images.manifest import (
     MAX_DOCUMENT,
     Descriptor,
     Image,
@@ -30,15 +28,17 @@ from unionmount.image import (
     load_json,
     select,
 )
-from unionmount.layer import FileIdentity, FileRange, reason_of
-from unionmount.reference import Digest, Reference, printable
+from unionmount.images.reference import Digest, Reference, printable
 from unionmount.sources import Entry, Files, LayerBlob, SourceImage
+from unionmount.store.layer_import import FileIdentity, FileRange, reason_of
+from unionmount.system.closing import Closing
+from unionmount.system.files import open_below
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from unionmount.image import Platform, Selection
+    from unionmount.images.manifest import Platform, Selection
 
 INDEX = "index.json"
 MARKER = "oci-layout"

@@ -1,0 +1,1 @@
+"""Questions about images and containers that need no mount."""

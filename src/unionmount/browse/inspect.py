@@ -1,0 +1,255 @@
+"""What there is to say of an image or a container, with docker's keys in docker's order.
+
+The keys, their order and their types are those of ``docker inspect`` (``image.InspectResponse`` and
+``container.Config`` of its API before 1.50), so that scripts and templates find what they look for.
+``Layers`` is ours: where each layer lives and which images share it. Of a container there are the
+keys that mean something without a process in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from unionmount.errors import FormatError
+from unionmount.gotemplate import Duration, Map, Slice, Struct, Time
+from unionmount.images.manifest import load_json
+from unionmount.images.reference import Reference, printable
+
+if TYPE_CHECKING:
+    from unionmount.images.manifest import Config
+    from unionmount.mount.records import Record
+    from unionmount.store.containers import Container
+    from unionmount.store.layer_import import OpenImage, OpenLayer
+    from unionmount.store.store import Store, StoredImage
+
+_NO_TIME = "0001-01-01T00:00:00Z"
+_EMPTY = Struct("struct {}", {})
+_STRINGS = ("Hostname", "Domainname", "User")
+_HEALTH = ("Interval", "Timeout", "StartPeriod", "StartInterval")
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A part of a config as it came: what is taken from it has the right type, or is an error."""
+
+    values: Mapping[str, Any]
+    where: str
+
+    def _refuse(self, name: str, wanted: str) -> FormatError:
+        return FormatError(f"{self.where}: field '{name}': not {wanted}")
+
+    def text(self, name: str) -> str:
+        value = self.values.get(name)
+        if value is not None and not isinstance(value, str):
+            raise self._refuse(name, "a string")
+        return value or ""
+
+    def flag(self, name: str) -> bool:
+        value = self.values.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise self._refuse(name, "true or false")
+        return bool(value)
+
+    def number(self, name: str) -> int | None:
+        value = self.values.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise self._refuse(name, "a whole number")
+        if value is not None and not -(2**63) <= value < 2**63:
+            raise self._refuse(name, "a number of 64 bits")
+        return value
+
+    def texts(self, name: str) -> Slice:
+        value = self.values.get(name)
+        value = [value] if isinstance(value, str) else value  # old builders wrote one command so
+        if value is None:
+            return Slice(nil=True)
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise self._refuse(name, "a list of strings")
+        return Slice(value)
+
+    def keys(self, name: str, of: str) -> Map:
+        """An object whose keys alone mean something."""
+        value = self._object(name)
+        items = dict.fromkeys(value or (), _EMPTY)
+        return Map(items, zero=_EMPTY, of=f"map[{of}]struct {{}}", nil=value is None)
+
+    def labels(self, name: str) -> Map:
+        value = self._object(name)
+        if not all(isinstance(one, str) for one in (value or {}).values()):
+            raise self._refuse(name, "an object of strings")
+        return Map(value, nil=value is None)
+
+    def _object(self, name: str) -> dict[str, Any] | None:
+        value = self.values.get(name)
+        if value is not None and not isinstance(value, dict):
+            raise self._refuse(name, "an object")
+        return value
+
+    def health(self, name: str) -> Struct | None:
+        value = self._object(name)
+        if value is None:
+            return None
+        inner = _Source(value, f"{self.where}: {name}")
+        fields: dict[str, Any] = {"Test": inner.texts("Test")}
+        fields |= {name: Duration(inner.number(name) or 0) for name in _HEALTH}
+        fields["Retries"] = inner.number("Retries") or 0
+        return Struct("container.HealthConfig", fields, omit_empty=frozenset(fields), pointer=True)
+
+
+def run_config(runtime: Mapping[str, Any], where: str) -> Struct:
+    """How to run an image, as docker's ``container.Config`` has it."""
+    source = _Source(runtime, where)
+    fields: dict[str, Any] = {name: source.text(name) for name in _STRINGS}
+    fields |= {name: source.flag(name) for name in ("AttachStdin", "AttachStdout", "AttachStderr")}
+    fields["ExposedPorts"] = source.keys("ExposedPorts", "nat.Port")
+    fields |= {name: source.flag(name) for name in ("Tty", "OpenStdin", "StdinOnce")}
+    fields |= {
+        "Env": source.texts("Env"),
+        "Cmd": source.texts("Cmd"),
+        "Healthcheck": source.health("Healthcheck"),
+        "ArgsEscaped": source.flag("ArgsEscaped"),
+        "Image": source.text("Image"),
+        "Volumes": source.keys("Volumes", "string"),
+        "WorkingDir": source.text("WorkingDir"),
+        "Entrypoint": source.texts("Entrypoint"),
+        "NetworkDisabled": source.flag("NetworkDisabled"),
+        "MacAddress": source.text("MacAddress"),
+        "OnBuild": source.texts("OnBuild"),
+        "Labels": source.labels("Labels"),
+        "StopSignal": source.text("StopSignal"),
+        "StopTimeout": source.number("StopTimeout"),
+        "Shell": source.texts("Shell"),
+    }
+    optional = {"ExposedPorts", "Healthcheck", "ArgsEscaped", "NetworkDisabled", "MacAddress"}
+    optional |= {"StopSignal", "StopTimeout", "Shell"}
+    return Struct("container.Config", fields, omit_empty=frozenset(optional), pointer=True)
+
+
+# ---- images --------------------------------------------------------------------------------------
+
+
+def inspect_image(store: Store, image: OpenImage, stored: StoredImage | None) -> Struct:
+    """All that is known of an image; ``stored`` is what the store says of it, if it is there."""
+    config = image.image.config
+    where = f"image {config.digest}"
+    source = _Source(load_json(config.raw, where), where)
+    layers = [
+        _layer(layer, index.info.file_bytes)
+        for layer, index in zip(image.layers, image.indexes, strict=True)
+    ]
+    fields: dict[str, Any] = {
+        "Id": str(config.digest),
+        "RepoTags": _familiar(stored.names if stored else ()),
+        "RepoDigests": _familiar(stored.digests if stored else ()),
+        "Parent": source.text("parent"),
+        "Comment": source.text("comment") or _last_comment(config),
+        "Created": config.created,
+        "DockerVersion": source.text("docker_version"),
+        "Author": config.author,
+        "Config": run_config(config.runtime, where),
+        "Architecture": source.text("architecture"),
+        "Variant": source.text("variant"),
+        "Os": source.text("os"),
+        "OsVersion": source.text("os.version"),
+        "Size": sum(layer["Size"] for layer in layers),
+        "RootFS": Struct(
+            "image.RootFS",
+            {"Type": "layers", "Layers": Slice([str(one) for one in config.diff_ids])},
+            omit_empty=frozenset({"Layers"}),
+        ),
+        "Metadata": Struct("image.Metadata", {"LastTagTime": Time(_tag_time(stored))}),
+        "Layers": _with_sharing(store, config, layers),
+    }
+    optional = frozenset({"Created", "Variant", "OsVersion"})
+    return Struct("image.InspectResponse", fields, {"ID": "Id"}, optional)
+
+
+def _familiar(names: Sequence[str]) -> Slice:
+    return Slice([Reference.parse(name).familiar for name in names])
+
+
+def _last_comment(config: Config) -> str:
+    return config.history[-1].comment if config.history else ""
+
+
+def _tag_time(stored: StoredImage | None) -> str:
+    if stored is None:
+        return _NO_TIME
+    return datetime.fromtimestamp(stored.created, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _layer(layer: OpenLayer, size: int) -> dict[str, Any]:
+    """What a layer is and where it lives; an archive that is used in place has an offset."""
+    return {
+        "DiffID": str(layer.diff_id),
+        "Size": size,
+        "TarSize": layer.length,
+        "Path": printable(os.fsencode(os.readlink(f"/proc/self/fd/{layer.data_fd}"))),  # noqa: PTH115
+        "Offset": layer.offset,
+    }
+
+
+def _with_sharing(store: Store, config: Config, layers: list[dict[str, Any]]) -> list[Struct]:
+    """The layers, each with the other images of the store that have it, too."""
+    users: dict[str, list[str]] = {layer["DiffID"]: [] for layer in layers}
+    for other in store.list_images():
+        if other.id == config.digest:
+            continue
+        name = Reference.parse(other.names[0]).familiar if other.names else str(other.id)
+        for diff_id in set(map(str, store.read_image(other).diff_ids)) & users.keys():
+            users[diff_id].append(name)
+    return [
+        Struct("image.Layer", layer | {"SharedWith": Slice(sorted(users[layer["DiffID"]]))})
+        for layer in layers
+    ]
+
+
+# ---- containers ----------------------------------------------------------------------------------
+
+
+def inspect_container(container: Container, record: Record | None, status: str) -> Struct:
+    """All that is known of a container, mounted (``record``) or not."""
+    state = _state(record, status)
+    fields = {
+        "Id": record.id if record else "",
+        "Created": container.created,
+        "Name": container.name,
+        "Image": str(container.image.id),
+        "ImageName": container.image.name,
+        "Source": container.image.source,
+        "State": state,
+        "Upper": str(container.upper),
+        "Root": str(container.path.parent.parent),
+    }
+    return Struct("container.InspectResponse", fields, {"ID": "Id"})
+
+
+def inspect_mount(record: Record, status: str) -> Struct:
+    """All that is known of a mount without a container of the store."""
+    fields = {
+        "Id": record.id,
+        "Created": record.created,
+        "Name": record.container,
+        "Image": "",
+        "ImageName": record.image,
+        "Source": record.source,
+        "State": _state(record, status),
+        "Upper": record.upper,
+        "Root": record.root,
+    }
+    return Struct("container.InspectResponse", fields, {"ID": "Id"})
+
+
+def _state(record: Record | None, status: str) -> Struct:
+    fields = {
+        "Status": status,
+        "Running": status.partition(":")[0] in ("live", "detached"),
+        "Pid": record.pid if record else 0,
+        "Mode": record.mode if record else "",
+        "Mountpoint": record.mountpoint if record else "",
+    }
+    return Struct("container.State", fields, pointer=True)

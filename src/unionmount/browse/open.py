@@ -1,0 +1,209 @@
+"""An image, container or mount, opened to look into it, or at what was changed in it.
+
+Nothing is locked and nothing on disk is changed: a mount may go on working meanwhile. What it has
+answered to its users is in the upper directory, so that is what is seen.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unionmount import core
+from unionmount.browse.diff import Comparison
+from unionmount.errors import InvalidReference, MountError, NotFoundError, UsageError
+from unionmount.images.manifest import SCRATCH
+from unionmount.images.reference import CONTAINER_PREFIX, printable
+from unionmount.mount.namespace import recorded_namespace
+from unionmount.mount.upper_directory import recorded_lowers
+from unionmount.sources import Location
+from unionmount.store.containers import Containers
+from unionmount.store.layer_import import OpenImage, reading
+from unionmount.system.closing import Closing
+from unionmount.system.trust import is_ours
+from unionmount.transfer.load import open_image, open_stored
+
+if TYPE_CHECKING:
+    from unionmount.images.manifest import Platform
+    from unionmount.store.containers import Container
+    from unionmount.store.layer_import import Progress
+    from unionmount.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """How an image is opened: for which platform, up to which layer, and who wants to know."""
+
+    platform: Platform | None = None
+    layer: int | None = None
+    progress: Progress | None = None
+
+
+class OpenTarget(Closing):
+    """An image and the upper directory on it; owns both."""
+
+    def __init__(self, image: OpenImage, upper: Path) -> None:
+        """Take over ``image``, also where this fails."""
+        self.image = image
+        self._resources = ExitStack()
+        with ExitStack() as stack:
+            stack.callback(image.close)
+            with reading(printable(str(upper))):
+                fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            self._upper, self._fd = upper, fd
+            # Nothing is made that a work directory would be for; recovery is for who mounts it.
+            # Marks are those of whoever the upper belongs to.
+            flags = core.UpperFlags(
+                trusted=recorded_namespace(fd) != "user",
+                override=os.fstat(fd).st_uid != 0,
+                look=True,
+                closed=is_ours(fd),
+            )
+            opened = core.Upper(image.tree(), fd, fd, flags)
+            stack.callback(opened.close)
+            self.view = stack.enter_context(core.View(opened))
+            self._layer = opened.layer
+            self._resources = stack.pop_all()
+
+    def compare(self, *, for_layer: bool = False) -> Comparison:
+        """The upper against the layers alone."""
+        return Comparison(self.image.tree(), self.view, self._layer, for_layer=for_layer)
+
+    def check_there(self) -> None:
+        """NotFoundError where it is being removed: what was seen of it is not what it was."""
+        try:
+            there = os.path.samestat(self._upper.stat(), os.fstat(self._fd))
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise NotFoundError(f"{printable(str(self._upper))} was removed meanwhile")
+
+    def close(self) -> None:
+        """Close everything; a second call does nothing."""
+        self._resources.close()
+
+
+class OpenView(Closing):
+    """An image, or a container with its changes, as files that can be looked at; owns all of it.
+
+    ``upper`` is what ``Attributes.layer`` says of the changes of a container; None for an image.
+    """
+
+    def __init__(self, opened: OpenImage | OpenTarget) -> None:
+        """Take over ``opened``, also where this fails."""
+        self._opened = opened
+        with ExitStack() as stack:
+            stack.callback(opened.close)
+            self.image = opened.image if isinstance(opened, OpenTarget) else opened
+            self.tree = self.image.tree()
+            stack.pop_all()
+        self.files: core.FileTree = self.tree
+        self.upper: int | None = None
+        if isinstance(opened, OpenTarget):
+            self.files, self.upper = opened.view, len(self.image.layers)
+
+    def close(self) -> None:
+        """Close everything; a second call does nothing."""
+        self._opened.close()
+
+
+def open_view(store: Store, word: str, how: Looking = Looking()) -> OpenView:
+    """Open what ``mount`` would mount: an image, or a container with its changes."""
+    known = Containers(store)
+    name = container_named(store, known, word)
+    if name is not None and how.layer is None:
+        if how.platform is not None:
+            raise UsageError(f"'{name}' is a container, --platform is for images")
+        return OpenView(open_container(store, known.find(name)))
+    return OpenView(open_layers(store, word, how))
+
+
+def open_layers(store: Store, word: str, how: Looking = Looking()) -> OpenImage:
+    """Open an image, or that of a container, without any changes."""
+    known = Containers(store)
+    name = container_named(store, known, word)
+    if name is None:
+        image = open_image(store, word, platform=how.platform, progress=how.progress)
+    else:
+        image = open_lowers(store, known.find(name))
+    with ExitStack() as stack:
+        stack.callback(image.close)
+        if how.layer is not None:
+            image.cut(how.layer)
+        stack.pop_all()
+    return image
+
+
+def container_named(store: Store, known: Containers, word: str) -> str | None:
+    """The container that a word stands for; InvalidReference where it is something else, too."""
+    if word.startswith(CONTAINER_PREFIX):
+        return word.removeprefix(CONTAINER_PREFIX)
+    if word == SCRATCH or word not in known:
+        return None
+    if Location.parse(word).kind == "path":
+        other = f"./{word} a file"
+    elif store.has_image_named(word):
+        other = f"{word}:TAG an image"
+    else:
+        return word
+    raise InvalidReference(f"'{word}' could be two: {CONTAINER_PREFIX}{word} is one, {other}")
+
+
+def open_container(store: Store, container: Container) -> OpenTarget:
+    """Open a container of the store."""
+    return OpenTarget(open_lowers(store, container), container.upper)
+
+
+def open_lowers(store: Store, container: Container, *, verify: bool = False) -> OpenImage:
+    """Open the layers of a container's image, without its changes."""
+    found = container.image
+    try:
+        layers = open_stored(store, found.stored, found.name, verify=verify)
+    except NotFoundError:  # the layers of an ephemeral one may be where they were
+        layers = open_image(store, found.source, verify=verify)
+        _check(layers, layers.image.id == found.id, found.source)
+    return layers
+
+
+def open_upper_directory(store: Store, source: str, upper: Path) -> OpenTarget:
+    """Open a directory of the user's that is mounted on the image ``source``."""
+    layers = open_image(store, source)
+    lowers = recorded_lowers(upper)
+    _check(layers, lowers in (None, f"layers:{layers.image.chain_id}"), source)
+    return OpenTarget(layers, upper)
+
+
+def open_mounted_image(
+    store: Store, source: str, image_id: str, layers: int, how: Looking
+) -> OpenImage:
+    """Open what a read-only mount shows: an image, perhaps without its upper layers.
+
+    The store has it by its ID though its name may be another image's by now.
+    """
+    in_store = image_id and Location.parse(source).kind == "stored" and source != SCRATCH
+    words = [image_id, source] if in_store else [source]
+    for word in words:
+        try:
+            image = open_image(store, word, progress=how.progress)
+        except NotFoundError:
+            if word is words[-1]:
+                raise
+        else:
+            break
+    _check(image, image_id in ("", str(image.image.id)), source)
+    with ExitStack() as stack:
+        stack.callback(image.close)
+        if how.layer is not None or layers:
+            image.cut(layers - 1 if how.layer is None else how.layer)
+        stack.pop_all()
+    return image
+
+
+def _check(layers: OpenImage, is_meant: bool, source: str) -> None:
+    if not is_meant:
+        layers.close()
+        raise MountError(f"'{printable(source)}' is no longer the image that was mounted")

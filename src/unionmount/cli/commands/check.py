@@ -1,0 +1,83 @@
+"""``unionmount check``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import platform_option, root_option
+from unionmount.errors import UsageError
+from unionmount.images.reference import printable
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.store.check import Finding
+
+
+@click.command("check")
+@click.option("--repair", is_flag=True, help="Repair what can be repaired.")
+@platform_option
+@root_option
+@click.argument("source", metavar="[IMAGE]", required=False)
+@click.pass_obj
+def command(settings: Settings, source: str | None, platform: str | None, repair: bool) -> int:
+    """Verify every byte of an image or of the whole store: digests, indexes, references.
+
+    Of an IMAGE also links that lead nowhere. Prints one line for each problem; the status is 1
+    where any is left.
+
+    --repair rebuilds indexes and removes what is damaged and nobody needs. A damaged layer that an
+    image needs is put aside, into the quarantine of the store, so that a load or pull gets it anew.
+    """
+    if source is None:
+        if platform is not None:
+            raise UsageError("--platform is about an IMAGE")
+        return _print(_check_store(settings, repair=repair))
+    status = _print(_check_parts(settings, source)) if repair else 0
+    return max(status, _check_image(settings, source, platform))
+
+
+def _check_store(settings: Settings, *, repair: bool) -> Iterator[Finding]:
+    from unionmount.store.check import StoreCheck
+    from unionmount.store.containers import Containers
+
+    store = settings.store()
+    return StoreCheck(store, Containers(store), repair=repair).run()
+
+
+def _check_parts(settings: Settings, source: str) -> Iterator[Finding]:
+    """Check and mend what an image of the store consists of."""
+    from unionmount.sources import Location
+    from unionmount.store.check import StoreCheck
+    from unionmount.store.containers import Containers
+    from unionmount.store.references import digests_of
+
+    location = Location.parse(source)
+    if location.kind != "stored":
+        raise UsageError("--repair is about images of the store")
+    store = settings.store()
+    only = digests_of(store, store.find_image(location.path), f"image '{printable(source)}'")
+    return StoreCheck(store, Containers(store), repair=True, only=only).run()
+
+
+def _print(findings: Iterator[Finding]) -> int:
+    status = 0
+    for finding in findings:
+        print(printable(finding.text), flush=True)
+        status = max(status, 0 if finding.repaired else 1)
+    return status
+
+
+def _check_image(settings: Settings, source: str, platform: str | None) -> int:
+    from unionmount.images.manifest import Platform
+    from unionmount.transfer.load import check_image
+
+    wanted = Platform.parse(platform) if platform else None
+    status = 0
+    for problem in check_image(settings.store(), source, platform=wanted):
+        status = 1
+        where = f"layer {problem.layer}: " if problem.layer else ""
+        print(printable(where + problem.text))
+    return status

@@ -1,0 +1,83 @@
+"""``unionmount commit``."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import root_option
+from unionmount.errors import UsageError
+from unionmount.images.reference import printable
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+
+_EPOCH = "SOURCE_DATE_EPOCH"
+
+
+@click.command("commit")
+@click.option("-m", "--message", default="", metavar="TEXT", help="Kept in the image's history.")
+@click.option("-a", "--author", default="", metavar="NAME", help="Who made the image.")
+@click.option(
+    "-c",
+    "--change",
+    "instructions",
+    multiple=True,
+    metavar="INSTRUCTION",
+    help="How to run the image, as in a Dockerfile: 'CMD [\"sh\"]', 'ENV A=b', …; repeatable.",
+)
+@root_option
+@click.argument("target")
+@click.argument("name", metavar="NAME[:TAG]")
+@click.pass_obj
+def command(
+    settings: Settings,
+    target: str,
+    name: str,
+    message: str,
+    author: str,
+    instructions: tuple[str, ...],
+) -> None:
+    """Make an image NAME of a container TARGET, and print its ID.
+
+    TARGET is a container, or a mount by its mount point or ID. Its changes, as diff shows them,
+    become one layer on top of the image that it is of.
+
+    It may be in use meanwhile: a file that is replaced is the old or the new one, but of what is
+    written in place or renamed in that time, the layer may have a part.
+
+    INSTRUCTION is one of CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL,
+    USER, VOLUME and WORKDIR.
+
+    With SOURCE_DATE_EPOCH in the environment the image is created at that time and no file in its
+    layer is younger, so that the same changes give the same image whenever it is made.
+    """
+    from unionmount.cli.open_change import open_target
+    from unionmount.commit import CommitRequest, commit
+    from unionmount.images.manifest import SCRATCH
+    from unionmount.images.reference import Reference
+
+    reference = Reference.parse(name)
+    if reference.name == Reference.parse(SCRATCH).name:
+        raise UsageError(f"'{SCRATCH}' is the empty image and can't be the name of another one")
+    request = CommitRequest(reference, message, author, instructions, _epoch())
+    with open_target(settings, target) as opened:
+        stored = commit(settings.store(), opened, request, _warn)
+    print(stored.id)
+
+
+def _epoch() -> int | None:
+    text = os.environ.get(_EPOCH)
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{1,12}", text):
+        raise UsageError(f"{_EPOCH}: not seconds since 1970: '{printable(text)}'")
+    return int(text)
+
+
+def _warn(text: str) -> None:
+    print(f"unionmount: {text}", file=sys.stderr)

@@ -1,0 +1,230 @@
+"""``unionmount diff``."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unionmount.cli.options import check_form, platform_option, root_option
+from unionmount.errors import UnionmountError, UsageError
+from unionmount.images.reference import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from unionmount.browse.diff import Difference
+    from unionmount.cli import Settings
+    from unionmount.core import Attributes, FileTree
+
+_TROUBLE = 2  # as diff(1) has it: 1 says that there are differences
+
+
+@click.command("diff")
+@click.option(
+    "--format",
+    "form",
+    metavar="FORM|TEMPLATE",
+    default="text",
+    callback=check_form("text", "json", "jsonl"),
+    help="text, json, jsonl, or a Go template: '{{.Kind}} {{.Path}}'.",
+)
+@click.option("--stat", "sizes", is_flag=True, help="Sizes before and after, and sums.")
+@platform_option
+@root_option
+@click.argument("target", metavar="TARGET|IMAGE")
+@click.argument("other", metavar="[IMAGE]", required=False)
+@click.pass_obj
+def command(
+    settings: Settings,
+    target: str,
+    other: str | None,
+    form: str,
+    sizes: bool,
+    platform: str | None,
+) -> int:
+    """Show what was changed in TARGET: a container, or a mount by its mount point or ID.
+
+    One line for each path: A added, C changed, D deleted; a deleted directory is one line, a
+    directory that holds something different is C. Compared are type, content, mode, owner, extended
+    attributes, modification time and hard links: what only was opened, or written as it was, is not
+    listed; what only has another time is. A renamed directory is D there and A here.
+
+    With --format json, "changes" says what of a C is not the same: type, content, mode, owner,
+    xattrs, times, links. Bytes of a path that are not UTF-8 are lone surrogates there, U+DC80 to
+    U+DCFF, as in Python. Fields of a template: .Kind .Path .Type .Changes .Size
+
+    With two IMAGEs, what makes the first into the second; each may be a CONTAINER, with its
+    changes. Layers that both have are not read. Then the status is 0 where nothing differs, 1 where
+    something does, 2 for trouble.
+    """
+    if form != "text" and sizes:
+        raise UsageError("--stat is for people; --format json has the sizes")
+    if other is not None:
+        return _compare(settings, target, other, form, sizes=sizes, platform=platform)
+    if platform is not None:
+        raise UsageError("--platform is for images")
+
+    from unionmount.cli.open_change import open_target
+
+    with open_target(settings, target) as opened:
+        older = opened.image.tree() if sizes else None
+        _print(opened.compare().differences(), form, older, _object)
+        opened.check_there()
+    return 0
+
+
+def _compare(
+    settings: Settings,
+    target: str,
+    other: str,
+    form: str,
+    *,
+    sizes: bool,
+    platform: str | None,
+) -> int:
+    from unionmount.browse.image_diff import differences
+    from unionmount.cli.open_image import open_files
+
+    try:
+        with (
+            open_files(settings, target, platform=platform) as before,
+            open_files(settings, other, platform=platform) as after,
+        ):
+            found = differences(before, after)
+            return 1 if _print(found, form, before.files if sizes else None, _pair) else 0
+    except UnionmountError as error:
+        error.exit_code = _TROUBLE
+        raise
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
+        trouble = UnionmountError(where + (error.strerror or str(error)))
+        trouble.exit_code = _TROUBLE
+        raise trouble from error
+
+
+def _print(
+    differences: Iterable[Difference],
+    form: str,
+    older: FileTree | None,
+    as_object: Callable[[Difference], dict[str, Any]],
+) -> int:
+    """Print all of them, with sizes where ``older`` has the files before; how many there were."""
+    from unionmount.cli.name_writer import write_objects
+
+    counter = _Counter(differences)
+    if form in ("json", "jsonl"):
+        write_objects(map(as_object, counter), form)
+    elif form != "text":
+        _print_template(form, counter)
+    elif older is not None:
+        _print_sizes(counter, older)
+    else:
+        for found in counter:
+            sys.stdout.write(f"{found.kind} {_shown(found)}\n")
+    return counter.number
+
+
+def _print_template(text: str, differences: Iterable[Difference]) -> None:
+    from unionmount.cli.output import Row, print_by_template
+
+    print_by_template("formatter.diffContext", text, (Row.of(_object(one)) for one in differences))
+
+
+class _Counter:
+    """Counts what passes."""
+
+    def __init__(self, differences: Iterable[Difference]) -> None:
+        self._differences = differences
+        self.number = 0
+
+    def __iter__(self) -> Iterator[Difference]:
+        for found in self._differences:
+            self.number += 1
+            yield found
+
+
+def _shown(found: Difference) -> str:
+    return "/" + printable(found.path)
+
+
+# ---- sizes ---------------------------------------------------------------------------------------
+
+
+def _size(attributes: Attributes | None) -> int | None:
+    """Bytes of a file or symlink; None of everything else."""
+    if attributes is None or stat.S_IFMT(attributes.mode) not in (stat.S_IFREG, stat.S_IFLNK):
+        return None
+    return attributes.size
+
+
+def _lost(found: Difference, older: FileTree) -> int:
+    """Bytes of files and symlinks that were at a path, or in a directory that is gone."""
+    if found.before is None:
+        return 0
+    stays = found.after is not None and stat.S_ISDIR(found.after.mode)
+    if not stat.S_ISDIR(found.before.mode) or stays:
+        return _size(found.before) or 0
+    return sum(_size(inner) or 0 for _, inner in older.walk(found.before.node))
+
+
+def _print_sizes(differences: Iterable[Difference], older: FileTree) -> None:
+    from unionmount.cli.output import human_size
+
+    counts, growth = dict.fromkeys("ACD", 0), 0
+    for found in differences:
+        counts[found.kind] += 1
+        before, after = _size(found.before), _size(found.after)
+        growth += (after or 0) - _lost(found, older)
+        sizes = [human_size(size) for size in (before, after) if size is not None]
+        if before != after or "content" in found.changes:
+            sys.stdout.write(f"{found.kind} {_shown(found)}  {' -> '.join(sizes)}".rstrip() + "\n")
+        else:
+            sys.stdout.write(f"{found.kind} {_shown(found)}\n")
+    sign = "-" if growth < 0 else "+"
+    sys.stdout.write(
+        f"{counts['A']} added, {counts['C']} changed, {counts['D']} deleted; "
+        f"{sign}{human_size(abs(growth))} in files\n"
+    )
+
+
+# ---- objects -------------------------------------------------------------------------------------
+
+
+def _object(found: Difference) -> dict[str, Any]:
+    from unionmount.browse.diff import TYPE_NAMES
+    from unionmount.cli.name_writer import json_path
+
+    return {
+        "kind": found.kind,
+        "path": json_path(found.path),
+        "type": TYPE_NAMES.get(stat.S_IFMT(found.mode), "unknown"),
+        "changes": list(found.changes),
+        "size": found.size,
+    }
+
+
+def _pair(found: Difference) -> dict[str, Any]:
+    """The same, with more of what was and is there."""
+    return _object(found) | {"before": _facts(found.before), "after": _facts(found.after)}
+
+
+def _facts(attributes: Attributes | None) -> dict[str, Any] | None:
+    from unionmount.browse.diff import TYPE_NAMES
+    from unionmount.cli.name_writer import octal
+
+    if attributes is None:
+        return None
+    return {
+        "type": TYPE_NAMES.get(stat.S_IFMT(attributes.mode), "unknown"),
+        "size": _size(attributes) or 0,
+        "mode": octal(attributes.mode),
+        "uid": attributes.uid,
+        "gid": attributes.gid,
+        "mtime_ns": attributes.mtime_ns,
+    }

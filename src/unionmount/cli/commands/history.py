@@ -1,0 +1,144 @@
+"""``unionmount history``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import list_format_option, platform_option, root_option
+from unionmount.cli.output import Listing, Row, age_of, human_size, shortened, time_of
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.images.history import HistoryRow
+
+_MISSING = "<missing>"
+_COMMAND_MAX = 45
+_NO_TIME = "N/A"
+_FIRST = 946_684_800  # the year 2000
+
+_HEADS = {
+    "ID": "IMAGE",
+    "CreatedSince": "CREATED",
+    "CreatedAt": "CREATED AT",
+    "CreatedBy": "CREATED BY",
+    "Size": "SIZE",
+    "Comment": "COMMENT",
+}
+_TABLE = r"{{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
+_TYPE = "image.historyContext"
+
+
+class _Command(click.Command):
+    """Takes ``-H=false`` and ``--human=false``, as docker does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, with a value of the flag made another flag."""
+        return super().parse_args(ctx, [_without_value(word) for word in args])
+
+
+def _without_value(word: str) -> str:
+    name, sign, value = word.partition("=")
+    if name not in ("-H", "--human") or not sign:
+        return word
+    try:
+        wanted = click.BOOL.convert(value, None, None)
+    except click.BadParameter as error:
+        raise click.UsageError(f"{name}: {error.message}") from None
+    return "--human" if wanted else "--no-human"
+
+
+@click.command("history", cls=_Command)
+@click.option(
+    "-H",
+    "--human/--no-human",
+    default=True,
+    help="Sizes and dates for people; without (-H=false): bytes, and RFC 3339.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
+@click.option("--no-trunc", "full", is_flag=True, help="Print IDs and commands in full.")
+@list_format_option
+@platform_option
+@root_option
+@click.argument("source", metavar="IMAGE")
+@click.pass_obj
+def command(
+    settings: Settings,
+    source: str,
+    human: bool,
+    quiet: bool,
+    full: bool,
+    form: str,
+    platform: str | None,
+) -> None:
+    """Show the steps that made IMAGE, the newest first.
+
+    IMAGE is an image of the store, or any other SOURCE. A row has the ID of the image that it is;
+    what is no image of its own is <missing>. SIZE is that of the files in the layer that the step
+    left, 0B where it left none. Fields of a template: .ID .CreatedSince .CreatedAt .CreatedBy
+    .Size .Comment
+    """
+    rows = [_row(row, human=human, full=full) for row in _read(settings, source, platform)]
+    if quiet:
+        for row in rows:
+            print(row.fields["ID"])
+        return
+    table = _TABLE if human else _TABLE.replace("CreatedSince", "CreatedAt")
+    Listing(_TYPE, _HEADS, table).show(form, rows)
+
+
+def _read(settings: Settings, source: str, platform: str | None) -> list[HistoryRow]:
+    from unionmount.cli.open_image import open_source
+    from unionmount.images.history import history_rows
+
+    with open_source(settings, source, platform=platform) as image:
+        sizes = [index.info.file_bytes for index in image.indexes]
+        return history_rows(image.image.config, sizes)
+
+
+def _row(row: HistoryRow, *, human: bool, full: bool) -> Row:
+    step = row.step
+    created_by = step.created_by.replace("\t", " ")
+    fields = {
+        "ID": _shown_id(row, full=full),
+        "CreatedSince": _age(step.created) if human else local_time(step.created),
+        "CreatedAt": local_time(step.created),
+        "CreatedBy": created_by if full else shortened(created_by, _COMMAND_MAX),
+        "Size": human_size(row.size) if human else str(row.size),
+        "Comment": step.comment,
+    }
+    json = {
+        "id": str(row.id) if row.id else None,
+        "created": step.created,
+        "created_by": step.created_by,
+        "author": step.author,
+        "comment": step.comment,
+        "empty_layer": row.layer is None,
+        "layer": row.layer,
+        "size": row.size,
+    }
+    return Row(fields, json)
+
+
+def _shown_id(row: HistoryRow, *, full: bool) -> str:
+    if row.id is None:
+        return _MISSING
+    return str(row.id) if full else row.id.short
+
+
+def _age(created: str) -> str:
+    """The age of a step; docker takes what is older than the year 2000 for no time."""
+    then = time_of(created)
+    return _NO_TIME if then is None or then.timestamp() <= _FIRST else age_of(created)
+
+
+def local_time(created: str) -> str:
+    """A time as RFC 3339, to the second, where we are; no time is that of 1970, as docker's is."""
+    then = time_of(created) or datetime.fromtimestamp(0, UTC)
+    try:
+        local = then.astimezone()
+    except (OverflowError, ValueError):  # the year 1 in a zone west of Greenwich
+        local = then
+    return local.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,65 @@
+"""``unionmount load``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import platform_option, root_option
+from unionmount.images.reference import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from unionmount.cli import Settings
+    from unionmount.images.reference import Reference
+    from unionmount.store.store import StoredImage
+
+
+@click.command("load")
+@click.option("-i", "--input", "source", metavar="SOURCE", help="The archive or layout to read.")
+@click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
+@platform_option
+@root_option
+@click.pass_obj
+def command(settings: Settings, source: str | None, quiet: bool, platform: str | None) -> None:
+    """Load all images of an archive, from a file or standard input, into the store."""
+    from unionmount.cli.output import ProgressLine
+    from unionmount.images.manifest import Platform
+    from unionmount.transfer.load import load
+
+    source = "-" if source is None else source
+    if source == "-" and sys.stdin.isatty():
+        raise click.UsageError("give an archive with -i, or on standard input (not a terminal)")
+    progress = ProgressLine()
+
+    shown: set[str] = set()
+
+    def report(image: StoredImage, names: tuple[Reference, ...]) -> None:
+        progress.clear()
+        _print_loaded(image, names, shown, quiet=quiet)
+
+    try:
+        load(
+            settings.store(),
+            source,
+            platform=Platform.parse(platform) if platform else None,
+            progress=progress,
+            loaded=report,
+        )
+    finally:
+        progress.clear()
+
+
+def _print_loaded(
+    image: StoredImage, names: Sequence[Reference], shown: set[str], *, quiet: bool
+) -> None:
+    """Say what came, once: ``shown`` are the IDs and names that were said before."""
+    lines = [f"Loaded image: {printable(str(name))}" for name in names]
+    lines = [str(image.id)] if quiet else lines or [f"Loaded image ID: {image.id}"]
+    for line in lines:
+        if line not in shown:
+            print(line)
+    shown.update(lines)

@@ -1,0 +1,145 @@
+"""``unionmount mount``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import RegistryOptions, platform_option, registry_options, root_option
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.transfer.pull import Policy
+
+_OPTIONS_HELP = (
+    "Mount options, separated by commas: ro, dev, suid, exec, atime and allow_other, each also "
+    "with 'no' in front (the default is nosuid,nodev); default_permissions (check modes even where "
+    "only the mounting user gets in); xattrs=layers (list the layer of a file among its extended "
+    "attributes); threads=N (of the fast path)."
+)
+
+
+@click.command("mount")
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Keep the changes in a new container NAME; default: a random name.",
+)
+@click.option(
+    "--upper", metavar="DIR", help="Keep the changes in DIR, which is created if it is missing."
+)
+@click.option("--work", metavar="DIR", help="The work directory of --upper; default: DIR.work.")
+@click.option(
+    "--upper-open",
+    is_flag=True,
+    help="Accept a DIR that other users can reach, although they can read the changes there.",
+)
+@click.option("--ephemeral", is_flag=True, help="Discard the changes at the unmount.")
+@click.option("--ro", is_flag=True, help="Mount read-only.")
+@click.option(
+    "--pull",
+    type=click.Choice(["always", "missing", "never"]),
+    default="missing",
+    show_default=True,
+    help="When to fetch an image that is given by its name from its registry.",
+)
+@click.option(
+    "--layer",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Show the image as of layer N, read-only; 0 is the lowest.",
+)
+@click.option(
+    "--layers", is_flag=True, help="Show each layer by itself, read-only, as MOUNTPOINT/0, 1, …"
+)
+@click.option(
+    "--volatile",
+    is_flag=True,
+    help="Sync nothing to the disk; a crash of the machine may lose all changes.",
+)
+@platform_option
+@click.option("-o", "options", metavar="OPT,…", multiple=True, help=_OPTIONS_HELP)
+@click.option("-f", "--foreground", is_flag=True, help="Serve in the foreground; Ctrl-C unmounts.")
+@click.option(
+    "--no-fastpath", is_flag=True, help="Let Python alone answer the kernel, which is slow."
+)
+@click.option("--verify", is_flag=True, help="Verify the digests of all layers first.")
+@registry_options
+@root_option
+@click.argument("source", metavar="IMAGE|CONTAINER")
+@click.argument("mountpoint", required=False)
+@click.pass_obj
+def command(
+    settings: Settings,
+    platform: str | None,
+    options: tuple[str, ...],
+    foreground: bool,
+    ro: bool,
+    verify: bool,
+    name: str | None,
+    upper: str | None,
+    work: str | None,
+    upper_open: bool,
+    ephemeral: bool,
+    volatile: bool,
+    pull: Policy,
+    registry: RegistryOptions,
+    layer: int | None,
+    layers: bool,
+    no_fastpath: bool,
+    source: str,
+    mountpoint: str | None,
+) -> None:
+    """Mount an image, or a container again, at MOUNTPOINT, and print the mount point.
+
+    A background process serves the mount until it is unmounted. Without MOUNTPOINT, a directory
+    below the runtime directory is created.
+
+    Changes are kept in a container: a directory of the store that stays after the unmount. It is
+    mounted again by its name, listed by "ps -a" and removed by "rm". The store also keeps the
+    layers of its image. With --ro, --upper and --ephemeral, uncompressed layers are used where
+    they are.
+
+    Changes by root are stored as they are, including set-user-ID programs and devices, so other
+    users must not reach them: DIR is created with mode 0700, and an existing DIR that others can
+    reach is refused. --upper-open accepts it. Unless the mount is both suid and dev, owners, modes,
+    capabilities and devices are then kept in extended attributes and have no effect on the disk.
+
+    CONTAINER is one word, without '/' and ':'. A word that is also the name of an image or file is
+    refused as ambiguous: use container:NAME for the container, NAME:TAG for the image, ./NAME for
+    the file.
+
+    --layer counts layers as "unionmount layers" does; of a CONTAINER it shows the image. With
+    --layers, MOUNTPOINT/N holds the files of layer N alone, with the marks of overlayfs: a deleted
+    name is a character device 0:0, and a directory that hides the directory below it has the
+    extended attribute user.overlay.opaque. Both are read-only. To continue from an earlier layer,
+    mount such directories with "unionmount overlay".
+
+    SIGTERM, SIGINT and SIGHUP unmount; files that are open stay usable. A second signal ends the
+    process at once.
+    """
+    from unionmount.cli.mount_sources import Wanted, prepared
+    from unionmount.cli.start_mount import Starting, check_place, print_mountpoint
+    from unionmount.mount.options import parse_options
+
+    parsed = parse_options(options)
+    parsed = replace(
+        parsed,
+        ro=ro or layers or layer is not None or parsed.ro,
+        fastpath=parsed.fastpath and not no_fastpath,
+    )
+    wanted = Wanted(
+        *(platform, verify, parsed.ro, name, upper, work, ephemeral, volatile),
+        *(pull, registry, layer, layers, upper_open),
+    )
+    wanted.check()
+    start = Starting(settings, parsed, check_place(mountpoint), foreground=foreground)
+    with prepared(settings, wanted, source, start.table) as found:
+
+        def announce(path: str) -> None:
+            print_mountpoint(path)
+            found.announced()
+
+        start.run(found.image, found.source, found.plan, announce, found.lease, apart=layers)

@@ -1,0 +1,414 @@
+"""``unionmount overlay``: the command line of overlayfs and of fuse-overlayfs."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import root_option
+from unionmount.errors import MountError, NotFoundError, UsageError
+from unionmount.images.reference import printable
+from unionmount.mount.options import apply_options, check_known
+from unionmount.system.trust import OverrideStat
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.mount.upper_directory import UpperPlan
+    from unionmount.store.layer_import import OpenDirectories
+
+_OPTION = re.compile(r"(?:[^\\,]|\\.)+", re.DOTALL)
+_COLON = re.compile(r"((?:[^\\:]|\\.)*)(:|\Z)", re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_SOURCE = "overlay"  # what tables of mounts show
+
+
+@dataclass(slots=True)
+class OverlayOptions:
+    """What ``-o`` says, taken apart."""
+
+    lower: tuple[str, ...] = ()  # the top one first
+    upper: str = ""
+    work: str = ""
+    volatile: bool = False
+    user_xattrs: bool = False
+    mount: tuple[str, ...] = ()  # options of any file system, for ``apply_options``
+    useless: tuple[str, ...] = ()  # without an upper
+    upper_open: bool = False
+    redirect_dir: str = ""  # as it was said; empty: not at all
+    metacopy: str = ""
+    index: str = ""
+    override_stat: OverrideStat = OverrideStat.OWN
+    whole: bool = False  # the lower directories were given by ``lowerdir``
+
+    @property
+    def leads(self) -> bool:
+        """Whether redirects and metacopies are followed."""
+        return not self.user_xattrs and self.redirect_dir != "nofollow"
+
+
+def parse_overlay(texts: Iterable[str]) -> OverlayOptions:
+    r"""Read the values of ``-o`` as overlayfs does.
+
+    Commas separate options, colons the directories of ``lowerdir``; a backslash takes the next
+    character as it is, but for ``lowerdir+``, whose value is a name as it stands. Of an option that
+    is repeated the last one counts, but for ``lowerdir+``, of which each adds one directory, colons
+    and all, below the others; it can't follow ``lowerdir``.
+    """
+    options = OverlayOptions()
+    found = [one for text in texts for one in _OPTION.findall(_without_loose_end(text))]
+    strange = [_plain(one) for one in found if not _is_known(one)]
+    check_known(strange, KNOWN)
+    for option in found:
+        _take(options, option)
+    _check(options)
+    return options
+
+
+def _is_known(option: str) -> bool:
+    name, equals, value = option.partition("=")
+    if equals and name in _WITH_VALUE:
+        return True
+    if equals and name in REFUSED_HERE:
+        why = REFUSED_HERE[name].get(value, REFUSED_HERE[name].get("*"))
+        if why is not None:
+            raise MountError(f"mount option {printable(option)} is refused: {why}")
+    if not equals and (why := REFUSED_HERE.get(name, {}).get("")) is not None:
+        raise MountError(f"mount option {printable(option)} is refused: {why}")
+    return option in _FLAGS or option in SAME_HERE or _is_number(name, value)
+
+
+def _is_number(name: str, value: str) -> bool:
+    return name in NUMBERS_HERE and value.isdecimal()
+
+
+def _take(options: OverlayOptions, option: str) -> None:
+    name, equals, value = option.partition("=")
+    if equals and name in _WITH_VALUE:
+        _WITH_VALUE[name](options, value)
+    elif option in _FLAGS:
+        _FLAGS[option](options)
+    elif name == "index":
+        options.index = value
+    elif option not in SAME_HERE and not _is_number(name, value):
+        options.mount += (_plain(option),)
+
+
+def _set_lower(options: OverlayOptions, value: str) -> None:
+    parts = _split_at_colons(value)
+    if len(parts) > 1 and "" in parts:
+        raise MountError(
+            "-o lowerdir: a name is empty ('::' begins layers of data only, which are not known)"
+        )
+    options.lower = tuple(_plain(one) for one in parts if one)
+    options.whole = bool(options.lower)
+
+
+def _add_lower(options: OverlayOptions, value: str) -> None:
+    if options.whole:
+        raise MountError("-o lowerdir+ after lowerdir: use one of the two for all directories")
+    if not value:
+        raise MountError("-o lowerdir+: the name is empty")
+    options.lower += (value,)
+
+
+def _set_upper(options: OverlayOptions, value: str) -> None:
+    options.upper = _plain(value)
+
+
+def _set_work(options: OverlayOptions, value: str) -> None:
+    options.work = _plain(value)
+
+
+def _set_fsname(options: OverlayOptions, value: str) -> None:
+    options.mount += (f"fsname={_plain(value)}",)
+
+
+def _set_redirect_dir(options: OverlayOptions, value: str) -> None:
+    options.redirect_dir = _one_of("redirect_dir", value, ("on", "off", "follow", "nofollow"))
+
+
+def _set_metacopy(options: OverlayOptions, value: str) -> None:
+    options.metacopy = _one_of("metacopy", value, ("on", "off"))
+
+
+def _set_fsync(options: OverlayOptions, value: str) -> None:
+    if value == "strict":
+        raise MountError(
+            "mount option fsync=strict is refused: copies of attributes wait for no disk"
+        )
+    if _one_of("fsync", value, ("volatile", "auto", "0", "1")) in ("volatile", "0"):
+        options.volatile = True
+
+
+def _set_override_stat(options: OverlayOptions, value: str) -> None:
+    if value == "1":
+        raise MountError(
+            "-o xattr_permissions=1: attributes security.fuseoverlayfs.override_stat are not read;"
+            " use 2 for user.containers.override_stat, or leave the option out"
+        )
+    options.override_stat = OverrideStat(_one_of("xattr_permissions", value, ("0", "2")))
+
+
+def _one_of(name: str, value: str, values: tuple[str, ...]) -> str:
+    if value not in values:
+        known = ", ".join(values)
+        raise MountError(f"-o {name}: '{printable(value)}' is none of {known}")
+    return value
+
+
+def _set_volatile(options: OverlayOptions) -> None:
+    options.volatile = True
+
+
+def _set_user_xattrs(options: OverlayOptions) -> None:
+    options.user_xattrs = True
+
+
+def _set_upper_open(options: OverlayOptions) -> None:
+    options.upper_open = True
+
+
+_FLAGS: dict[str, Callable[[OverlayOptions], None]] = {
+    "volatile": _set_volatile,
+    "userxattr": _set_user_xattrs,
+    "upper_open": _set_upper_open,
+}
+
+_WITH_VALUE: dict[str, Callable[[OverlayOptions, str], None]] = {
+    "lowerdir": _set_lower,
+    "lowerdir+": _add_lower,
+    "upperdir": _set_upper,
+    "workdir": _set_work,
+    "redirect_dir": _set_redirect_dir,
+    "metacopy": _set_metacopy,
+    "fsync": _set_fsync,
+    "fsname": _set_fsname,
+    "xattr_permissions": _set_override_stat,
+}
+
+KNOWN = (*(f"{name}=…" for name in _WITH_VALUE), *_FLAGS)
+
+_NUMBERS = "inode numbers are those of one device and stay the same, in any case"
+_SPEED = "it only changes how fast things are"
+
+# Options of overlayfs and fuse-overlayfs that change nothing here; each with the reason.
+SAME_HERE: dict[str, str] = {
+    "index=on": "hard links stay links, and an upper in use is refused, in any case",
+    "index=off": "hard links stay links, and an upper in use is refused, in any case",
+    "nfs_export=off": "that is how it is",
+    "xino=on": _NUMBERS,
+    "xino=off": _NUMBERS,
+    "xino=auto": _NUMBERS,
+    "verity=off": "that is how it is",
+    "uuid=off": "the file system's ID is that of the mount",
+    "uuid=null": "the file system's ID is that of the mount",
+    "uuid=auto": "the file system's ID is that of the mount",
+    "override_creds": "directories are reached with the rights of whoever mounts",
+    "fast_ino=0": _NUMBERS,
+    "fast_ino=1": _NUMBERS,
+    "noxattrs=0": "that is how it is",
+    "threaded=0": _SPEED,
+    "threaded=1": _SPEED,
+    "writeback=0": _SPEED,
+    "writeback=1": _SPEED,
+    "clone_fd": _SPEED,
+}
+# The same, with any number.
+NUMBERS_HERE: dict[str, str] = {"max_threads": _SPEED, "max_idle_threads": _SPEED}
+
+_OWNERS = "owners are shown as they are on disk"
+
+# Options of the two that are refused: by value, "*" any, "" none.
+REFUSED_HERE: dict[str, dict[str, str]] = {
+    "datadir+": {"*": "layers of data only are not known; use lowerdir+"},
+    "nfs_export": {"on": "file handles do not outlive the mount"},
+    "verity": {
+        "on": "digests of fs-verity are not checked",
+        "require": "digests of fs-verity are not checked",
+    },
+    "uuid": {"on": "no ID of the file system is kept in the upper"},
+    "nooverride_creds": {"": "directories are reached with the rights of whoever mounts"},
+    "uidmapping": {"*": _OWNERS},
+    "gidmapping": {"*": _OWNERS},
+    "squash_to_root": {"": _OWNERS},
+    "squash_to_uid": {"*": _OWNERS},
+    "squash_to_gid": {"*": _OWNERS},
+    "static_nlink": {"": "link counts are those that there are"},
+    "noacl": {"": "ACLs are obeyed"},
+    "noxattrs": {"1": "extended attributes are shown"},
+    "plugins": {"*": "there are none"},
+    "timeout": {"*": "what is known is kept: nobody else may change the directories"},
+}
+
+LOWERS_MAX = 500  # as overlayfs
+
+
+def _check(options: OverlayOptions) -> None:
+    if not options.lower:
+        raise UsageError("-o: lowerdir is missing")
+    if len(options.lower) > LOWERS_MAX:
+        raise MountError(f"-o: {len(options.lower)} lower directories, {LOWERS_MAX} is the most")
+    _check_leading(options)
+    if options.upper and not options.work:
+        raise UsageError("-o: upperdir needs a workdir, on the same file system")
+    if options.work and not options.upper:
+        options.useless += (f"workdir={options.work}",)
+        options.work = ""
+
+
+def _check_leading(options: OverlayOptions) -> None:
+    redirect = options.redirect_dir
+    if options.user_xattrs and (redirect not in ("", "nofollow") or options.metacopy == "on"):
+        other = "metacopy=on" if redirect in ("", "nofollow") else f"redirect_dir={redirect}"
+        raise MountError(
+            f"-o userxattr and {other}: with attributes that every owner of a file can"
+            " set, redirects and metacopies are not followed; leave one of the two out"
+        )
+    without = ("nofollow",) if not options.upper else ("nofollow", "off", "follow")
+    if options.metacopy == "on" and redirect in without:
+        raise MountError(
+            f"-o metacopy=on and redirect_dir={redirect}: a file without its data needs a redirect"
+            " when it is renamed; leave one of the two out"
+        )
+
+
+def _split_at_colons(value: str) -> list[str]:
+    parts = []
+    for match in _COLON.finditer(value):
+        parts.append(match[1])
+        if not match[2]:
+            break
+    return parts
+
+
+def _without_loose_end(text: str) -> str:
+    """The text without a last backslash that stands for nothing."""
+    loose = (len(text) - len(text.rstrip("\\"))) % 2
+    return text[:-1] if loose else text
+
+
+def _plain(value: str) -> str:
+    return _ESCAPED.sub(r"\1", value)
+
+
+@click.command("overlay")
+@click.option(
+    "-o",
+    "options",
+    metavar="OPT,…",
+    multiple=True,
+    help="lowerdir=A:B:…,upperdir=U,workdir=W and mount options.",
+)
+@click.option("-f", "foreground", is_flag=True, help="Serve here; Ctrl-C unmounts.")
+@click.option("-d", "debug", is_flag=True, help="The same, and tell of errors where they are.")
+@root_option
+@click.argument("words", metavar="[SOURCE] MOUNTPOINT", nargs=-1, required=True)
+@click.pass_obj
+def command(
+    settings: Settings,
+    options: tuple[str, ...],
+    foreground: bool,
+    debug: bool,
+    words: tuple[str, ...],
+) -> None:
+    """Mount directories on top of each other, as overlayfs and fuse-overlayfs do.
+
+    \b
+    lowerdir=A:B:…    layers, the first one on top; \\: and \\, are in names
+    lowerdir+=A       one more layer, below the others
+    upperdir=U        the directory that takes the changes; without it the mount is read-only
+    workdir=W         a directory on the file system of U, for upperdir alone
+    volatile          sync nothing: a crash of the system may lose all
+    userxattr         keep marks in user.overlay. attributes, also as root; then no redirect and
+                      no metacopy is followed or written
+    xattr_permissions=N  user.containers.override_stat of lower directories is believed never (0)
+                      or always (2); without the option, on files that are yours or root's alone
+    upper_open        accept U and W where other users can reach them; see below
+
+    Mounts are nosuid,nodev unless -o suid,dev says otherwise. As root, set-user-ID programs and
+    devices get onto the disk below U as such; so U and W are refused where other users can reach
+    them, unless with upper_open: owners, modes, capabilities and devices are then kept in extended
+    attributes. With suid,dev nothing is refused.
+
+    redirect_dir=X    on: renaming a lower directory leaves a redirect; off, follow: it fails with
+                      EXDEV; nofollow: redirects and metacopies are not followed, either
+    metacopy=X        off: files are always copied up with their data
+    fsync=X           volatile or 0: as volatile; auto or 1
+    fsname=NAME       what tables of mounts show; or give SOURCE
+
+    Other options are those of mount -o. One that is not known, or that can't be had, is an error.
+    docs/reference/options.md lists all, and those that change nothing.
+    """  # noqa: D301 - \\b is for click
+    from unionmount.cli.container_words import overlay_source
+    from unionmount.cli.start_mount import Starting, check_place
+
+    if len(words) > 2:
+        raise click.UsageError(f"one mount point, not '{printable(' '.join(words[1:]))}'")
+    wanted = parse_overlay(options)
+    name = words[0] if len(words) == 2 else ""
+    mount_options = apply_options(wanted.mount)
+    mount_options = replace(mount_options, fsname=mount_options.fsname or name)
+    settings.debug |= debug
+    start = Starting(
+        settings, mount_options, check_place(words[-1]), foreground=foreground or debug
+    )
+    if wanted.useless:
+        useless = printable(", ".join(wanted.useless))
+        print(f"unionmount: without an upperdir there is no use for {useless}", file=sys.stderr)
+    with _open_lower(wanted) as layers:
+        source = overlay_source(layers.paths[::-1])
+        start.run(layers, source, _plan(wanted, layers), lambda _: None)
+
+
+def _open_lower(wanted: OverlayOptions) -> OpenDirectories:
+    from unionmount.store.layer_import import OpenDirectories
+
+    paths = [_resolved(name, "lower") for name in wanted.lower]
+    own = ((wanted.upper, "upper"), (wanted.work, "work"))
+    hidden = [_resolved(name, what) for name, what in own if wanted.upper]
+    return OpenDirectories(
+        paths[::-1],
+        _SOURCE,
+        leads=wanted.leads,
+        override_stat=wanted.override_stat,
+        hidden=hidden,
+    )
+
+
+def _plan(wanted: OverlayOptions, layers: OpenDirectories) -> UpperPlan | None:
+    from unionmount.mount.upper_directory import UpperPlan, name_directories
+
+    if not wanted.upper:
+        return None
+    return UpperPlan(
+        _resolved(wanted.upper, "upper"),
+        _resolved(wanted.work, "work"),
+        lowers=name_directories(layers.paths),
+        volatile=wanted.volatile,
+        user_marks=wanted.user_xattrs,
+        leads=wanted.leads,
+        redirects=wanted.redirect_dir not in ("off", "follow"),
+        metacopy=wanted.metacopy != "off",
+        others="accepted" if wanted.upper_open else "powerless",
+        accepting="-o upper_open",
+    )
+
+
+def _resolved(name: str, what: str) -> Path:
+    """The directory of that name; an error that says which one it is."""
+    shown = f"{what} directory {printable(name)}"
+    try:
+        path = Path(name).resolve(strict=True)
+    except FileNotFoundError:
+        raise NotFoundError(f"{shown} does not exist") from None
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+        raise NotFoundError(f"{shown}: {getattr(error, 'strerror', None) or error}") from None
+    if not path.is_dir():
+        raise NotFoundError(f"{shown} is not a directory")
+    return path

@@ -1,0 +1,178 @@
+"""``unionmount ps``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import list_format_option, root_option
+from unionmount.cli.output import Listing, Row, age_of
+from unionmount.errors import UnionmountError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unionmount.cli import Settings
+    from unionmount.mount.records import MountTable, Status
+    from unionmount.store.containers import Container
+
+_NONE = "-"
+_STOPPED = "stopped"
+_HEADS = {
+    "ID": "ID",
+    "Container": "CONTAINER",
+    "Names": "NAMES",
+    "Image": "IMAGE",
+    "Source": "SOURCE",
+    "Mode": "MODE",
+    "Mountpoint": "MOUNTPOINT",
+    "Pid": "PID",
+    "CreatedSince": "CREATED",
+    "RunningFor": "CREATED",
+    "CreatedAt": "CREATED AT",
+    "Status": "STATUS",
+}
+_TABLE = (
+    r"{{.ID}}\t{{.Container}}\t{{.Image}}\t{{.Mode}}\t{{.Mountpoint}}\t{{.Pid}}"
+    r"\t{{.CreatedSince}}\t{{.Status}}"
+)
+_LISTING = Listing("formatter.ContainerContext", _HEADS, _TABLE)
+
+
+@click.command("ps")
+@click.option("-a", "--all", "every", is_flag=True, help="List containers not mounted, too.")
+@click.option("-q", "--quiet", is_flag=True, help="Print IDs only; of a container its name.")
+@click.option("--clean", is_flag=True, help="First remove mounts and records of dead daemons.")
+@list_format_option
+@root_option
+@click.pass_obj
+def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str) -> int:
+    """List mounts, dead ones too, and with --all the containers of the store.
+
+    STATUS is "starting"; "live"; "detached" (unmounted, but somebody still uses it: the processes
+    that can be seen are named, and are "holders" in JSON); "stale" (the process that served it is
+    dead, the mount is still there); "gone" (both are gone); or "stopped" (a container that is not
+    mounted). With --all each container is listed once.
+
+    Fields of a template: .ID .Container .Image .Source .Mode .Mountpoint .Pid .CreatedSince
+    .CreatedAt .Status
+    """
+    from unionmount.mount.records import MountTable
+
+    table = MountTable.of_user()
+    failed = _clean(table) if clean else False
+
+    def damaged(error: UnionmountError) -> None:
+        nonlocal failed
+        failed = True
+        print(f"unionmount: {error}", file=sys.stderr)
+
+    mounted = _each_container_once(table.all()) if every else table.all()
+    found = [_mount(one) for one in mounted]
+    if every:
+        found += [_container(one) for one in _not_mounted(settings, mounted, damaged)]
+    if quiet:
+        for row in found:
+            print(row.fields["ID"] if row.json["id"] else row.fields["Container"])
+    else:
+        _LISTING.show(form, found)
+    return 1 if failed else 0
+
+
+def _fields(**known: str) -> dict[str, str]:
+    """What templates have of a line; what is not said is not there."""
+    created = known.pop("Created")
+    ages = {"CreatedSince": age_of(created), "RunningFor": age_of(created), "CreatedAt": created}
+    fields = dict.fromkeys(_HEADS, _NONE) | known | ages
+    return fields | {"Names": fields["Container"]}
+
+
+def _mount(one: Status) -> Row:
+    from unionmount.cli.container_words import users_of
+    from unionmount.mount.holders import described
+
+    record, users = one.record, users_of(one)
+    by = described(users)
+    fields = _fields(
+        ID=record.id,
+        Container=record.container or _NONE,
+        Image=record.image,
+        Source=record.source,
+        Mode=record.mode,
+        Mountpoint=record.mountpoint,
+        Pid=str(record.pid),
+        Created=record.created,
+        Status=f"{one.status} by {by}" if by else one.status,
+    )
+    holders = [{"pid": user.pid, "name": user.name} for user in users]
+    return Row(fields, asdict(record) | {"status": one.status, "holders": holders})
+
+
+def _container(one: Container) -> Row:
+    fields = _fields(
+        Container=one.name,
+        Image=one.image.name,
+        Source=one.image.source,
+        Created=one.created,
+        Status=_STOPPED,
+    )
+    json = {
+        "id": None,
+        "image": one.image.name,
+        "source": one.image.source,
+        "mode": None,
+        "mountpoint": None,
+        "pid": None,
+        "created": one.created,
+        "root": str(one.path.parent.parent),
+        "container": one.name,
+        "upper": str(one.upper),
+        "image_id": str(one.image.id),
+        "status": _STOPPED,
+    }
+    return Row(fields, json)
+
+
+def _not_mounted(
+    settings: Settings, mounted: list[Status], damaged: Callable[[UnionmountError], None]
+) -> list[Container]:
+    """Containers of the store that no mount was listed of, alive or dead."""
+    from unionmount.store.containers import Containers
+
+    store = settings.store()
+    known = Containers(store)
+    known.clean()
+    root = os.path.realpath(store.root)
+    listed = {one.record.container for one in mounted if os.path.realpath(one.record.root) == root}
+    return [one for one in known.all(damaged) if one.name not in listed]
+
+
+def _each_container_once(mounted: list[Status]) -> list[Status]:
+    """The mounts, of each container only the live one, or else what is left of the last one."""
+    best: dict[tuple[str, str], Status] = {}
+    for one in mounted:
+        key = (one.record.container, os.path.realpath(one.record.root))
+        before = best.get(key)
+        if before is None or one.alive or not before.alive:
+            best[key] = one
+    chosen = {one.record.id for one in best.values()}
+    return [one for one in mounted if not one.record.container or one.record.id in chosen]
+
+
+def _clean(table: MountTable) -> bool:
+    """Whether anything dead could not be removed."""
+    from unionmount.cli.commands.umount import clean
+
+    failed = False
+    for one in table.all():
+        if not one.alive:
+            try:
+                clean(table, one)
+            except UnionmountError as error:
+                print(f"unionmount: {error}", file=sys.stderr)
+                failed = True
+    return failed

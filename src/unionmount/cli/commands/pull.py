@@ -1,0 +1,65 @@
+"""``unionmount pull``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import RegistryOptions, platform_option, registry_options, root_option
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.transfer.pull import Policy
+
+
+@click.command("pull")
+@click.option("-q", "--quiet", is_flag=True, help="Print the ID only.")
+@click.option(
+    "--policy",
+    type=click.Choice(["always", "missing", "never"]),
+    default="always",
+    show_default=True,
+    help="Whether to ask the registry for an image that is there, or at all.",
+)
+@click.option(
+    "--keep-blobs",
+    is_flag=True,
+    help="Keep compressed layers, too, to be pushed when no registry has them any more; "
+    "UNIONMOUNT_KEEP_BLOBS=1 does the same.",
+)
+@platform_option
+@registry_options
+@root_option
+@click.argument("name", metavar="NAME[:TAG|@DIGEST]")
+@click.pass_obj
+def command(
+    settings: Settings,
+    name: str,
+    quiet: bool,
+    policy: Policy,
+    keep_blobs: bool,
+    platform: str | None,
+    registry: RegistryOptions,
+) -> None:
+    """Fetch an image from its registry into the store, and print its ID.
+
+    Layers that the store has are not fetched. The registries of a NAME without a registry are those
+    of registries.conf, by default docker.io. The default TAG is "latest".
+    """
+    from unionmount.cli.open_image import progress_line, tell_of_foreign
+    from unionmount.cli.run_transfer import hint_at_tag, keeps_blobs, pull_image, without_transport
+    from unionmount.images.manifest import Platform
+    from unionmount.sources import refuse_file
+    from unionmount.transfer.pull import Pulling
+
+    refuse_file(name)
+    name = without_transport(name)
+    hint_at_tag(name, quiet=quiet)  # before anything: there may be no "latest"
+    with progress_line(quiet=quiet) as progress:
+        wanted = Platform.parse(platform) if platform else None
+        how = Pulling(wanted, policy, keep_blobs or keeps_blobs(), progress)
+        ref, stored = pull_image(settings, registry, name, how)
+    if not quiet:
+        tell_of_foreign(ref.familiar, settings.store().read_image(stored).config.platform)
+    print(stored.id)

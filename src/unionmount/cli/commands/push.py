@@ -1,0 +1,99 @@
+"""``unionmount push``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import RegistryOptions, registry_options, root_option
+from unionmount.cli.run_transfer import without_transport
+from unionmount.errors import InvalidReference, UsageError
+from unionmount.images.reference import Reference, printable
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.formats.compression import Compression
+    from unionmount.registry import RegistryClient
+    from unionmount.store.store import StoredImage
+    from unionmount.transfer.push import Pushed
+
+
+@click.command("push")
+@click.option("-q", "--quiet", is_flag=True, help="Print the digest only.")
+@click.option(
+    "--compress",
+    type=click.Choice(["none", "gzip", "zstd"]),
+    help="How to compress layers; default: as they came, and gzip for what was made here.",
+)
+@click.option("--keep-digest", is_flag=True, help="Fail where the digest would change.")
+@registry_options
+@root_option
+@click.argument("image")
+@click.argument("name", metavar="NAME[:TAG]", required=False)
+@click.pass_obj
+def command(
+    settings: Settings,
+    image: str,
+    name: str | None,
+    quiet: bool,
+    compress: str | None,
+    keep_digest: bool,
+    registry: RegistryOptions,
+) -> None:
+    """Send an image of the store to a registry as NAME, and print the digest that it has there.
+
+    Without NAME, the image is pushed under its own name. An image that came from a registry keeps
+    its digest: blobs that the store does not keep are taken from the same registry, or from the
+    one that the image came from. A layer whose blob is nowhere to be found is compressed again,
+    which changes the digest; a line on standard error says so.
+    """
+    from unionmount.cli.open_image import progress_line
+    from unionmount.cli.run_transfer import registries_of_user, run_transfer
+    from unionmount.transfer.push import Pushing, push
+
+    store, registries = settings.store(), registries_of_user()
+    stored = store.find_image(image)
+    ref = _target(stored, image, name)
+    with progress_line(quiet=quiet) as progress:
+        how = Pushing(compression_named(compress), keep_digest, progress)
+
+        async def work(client: RegistryClient) -> Pushed:
+            return await push(store, client, stored, ref, how)
+
+        pushed = run_transfer(settings, registry, registries, work, [ref])
+    tell_of_changes(pushed.changes)
+    print(pushed.digest)
+
+
+def _target(stored: StoredImage, image: str, name: str | None) -> Reference:
+    """Where an image goes: the name that is given, or the one that it was named by."""
+    if name is not None:
+        return Reference.parse(without_transport(name)).with_default_tag()
+    try:
+        meant = Reference.parse(image).with_default_tag()
+    except InvalidReference:
+        meant = None
+    if meant is not None and str(meant) in stored.names:
+        return meant
+    if len(stored.names) == 1:
+        return Reference.parse(stored.names[0])
+    raise UsageError(f"'{printable(image)}' has {len(stored.names)} names: say where to push it")
+
+
+def compression_named(name: str | None) -> Compression | None:
+    """What ``--compress`` says."""
+    from unionmount.formats.compression import Compression
+
+    if name is None:
+        return None
+    return Compression.PLAIN if name == "none" else Compression(name)
+
+
+def tell_of_changes(changes: tuple[str, ...]) -> None:
+    """Say why an image has another digest."""
+    if changes:
+        print("unionmount: the digest has changed:", file=sys.stderr)
+    for change in changes:
+        print(f"unionmount: {printable(change)}", file=sys.stderr)

@@ -1,0 +1,108 @@
+"""``unionmount rm``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import root_option
+from unionmount.errors import MountError, NotFoundError, UnionmountError
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.mount.records import MountTable, Status
+    from unionmount.store.containers import Containers
+
+
+@click.command("rm")
+@click.option("-f", "--force", is_flag=True, help="Unmount what is mounted first, as umount does.")
+@root_option
+@click.argument("names", metavar="CONTAINER|ID…", nargs=-1, required=True)
+@click.pass_obj
+def command(settings: Settings, names: tuple[str, ...], force: bool) -> int:
+    """Remove containers, with all that was changed in them. A mounted one is refused.
+
+    With --force it is unmounted; one that is in use stays, unless it was detached before (umount
+    --lazy): then the processes that use it are named, and lose it after a last sync. ID is that of
+    a mount, as ps has it; one without a container is unmounted, and nothing else is removed.
+    """
+    from unionmount.store.containers import Containers
+
+    failed = False
+    for name in names:
+        try:
+            _remove(settings, name, force=force)
+        except UnionmountError as error:
+            failed = True
+            print(f"unionmount: {error}", file=sys.stderr)
+    Containers(settings.store()).clean()
+    return 1 if failed else 0
+
+
+def _remove(settings: Settings, word: str, *, force: bool) -> None:
+    from unionmount.cli.container_words import PREFIX, mount_of, mount_with_id, name_of_container
+    from unionmount.mount.records import MountTable
+    from unionmount.store.containers import Containers
+
+    table, name = MountTable.of_user(), name_of_container(word)
+    known = Containers(settings.store())
+    if name not in known and not word.startswith(PREFIX):
+        found = mount_with_id(settings, table, word, images=False)
+        if found is not None and not found.record.container:
+            _remove_mount(table, found, force=force)
+            return
+        if found is not None:
+            settings = replace(settings, root=found.record.root)
+            known, name = Containers(settings.store()), found.record.container
+    mounted = mount_of(table, settings.store_root(), name) if name in known else None
+    _remove_container(settings, table, known, name, mounted if force else None)
+
+
+def _remove_mount(table: MountTable, found: Status, *, force: bool) -> None:
+    """Remove a mount that has no container."""
+    from unionmount.cli.container_words import with_users
+    from unionmount.images.reference import printable
+
+    if found.alive and not force:
+        where = printable(found.record.mountpoint)
+        raise MountError(
+            f"{found.record.id} is mounted at {where} ({with_users(found)}); "
+            "unmount it first, or use rm -f"
+        )
+    _end(table, found)
+
+
+def _remove_container(
+    settings: Settings, table: MountTable, known: Containers, name: str, mounted: Status | None
+) -> None:
+    """Remove a container; ``mounted`` is what has to end first."""
+    from unionmount.cli.commands.umount import clean
+    from unionmount.cli.container_words import in_use, mounts_of
+    from unionmount.store.containers import ContainerInUse
+
+    if mounted is not None:
+        _end(table, mounted)
+    try:
+        known.remove(name)
+    except ContainerInUse:
+        hint = "" if mounted is not None else "; unmount it first, or use rm -f"
+        raise MountError(f"{in_use(table, settings.store_root(), name)}{hint}") from None
+    except NotFoundError:
+        if mounted is None:  # else it was an ephemeral one
+            raise
+    for one in mounts_of(table, settings.store_root(), name):
+        if not one.alive:
+            clean(table, one)
+
+
+def _end(table: MountTable, found: Status) -> None:
+    from unionmount.cli.commands.umount import end_detached, unmount
+    from unionmount.mount.records import DETACHED
+
+    if found.status == DETACHED:
+        end_detached(table, found)
+    else:
+        unmount(table, found)

@@ -1,0 +1,97 @@
+"""``unionmount save``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import root_option
+from unionmount.images.reference import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unionmount.cli import Settings
+    from unionmount.transfer.save import Form, Sink
+
+_STDOUT = "-"
+
+
+@click.command("save")
+@click.option("-o", "--output", default=_STDOUT, metavar="FILE", help="Default: standard output.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["docker-archive", "oci-archive", "oci"]),
+    default="docker-archive",
+    show_default=True,
+    help="oci is a directory.",
+)
+@click.option(
+    "--compress",
+    type=click.Choice(["none", "gzip", "zstd"]),
+    default="none",
+    show_default=True,
+    help="How to compress layers in the OCI formats.",
+)
+@root_option
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE…")
+@click.pass_obj
+def command(
+    settings: Settings, output: str, form: Form, compress: str, images: tuple[str, ...]
+) -> None:
+    """Write images of the store to a file that docker, podman, skopeo, umoci and buildah read.
+
+    Layers are written bit for bit, and the ID of an image does not change. FILE appears when it is
+    complete, and replaces a file of that name. A directory (format oci) must be new or empty. An
+    IMAGE that is given by its ID is saved without a name.
+    """
+    from unionmount.cli.output import ProgressLine
+    from unionmount.errors import UsageError
+    from unionmount.formats.compression import Compression
+    from unionmount.transfer.save import find_wanted, save
+
+    if form == "docker-archive" and compress != "none":
+        raise UsageError("the layers of a docker-archive are not compressed; use --format")
+    if output == _STDOUT and form == "oci":
+        raise UsageError("an OCI layout is a directory: name one with -o")
+    if output == _STDOUT and sys.stdout.isatty():
+        raise UsageError("name a file with -o, or redirect standard output (it is a terminal)")
+    store = settings.store()
+    compression = None if compress == "none" else Compression(compress)
+    progress = ProgressLine()
+    with store.lease("save", f"being saved to {printable(output)}") as lease:
+        wanted = find_wanted(store, images, lease)
+
+        def fill(sink: Sink) -> None:
+            save(store, wanted, sink, form, compression=compression, progress=progress)
+
+        try:
+            _write(output, form, fill)
+        finally:
+            progress.clear()
+
+
+def _write(output: str, form: Form, fill: Callable[[Sink], None]) -> None:
+    from unionmount.transfer.save import DirectorySink, new_directory, replaced_file
+
+    if form == "oci":
+        with new_directory(Path(output)) as directory:
+            fill(DirectorySink(directory))
+    elif output == _STDOUT:
+        sys.stdout.flush()
+        _fill_tar(sys.stdout.fileno(), "standard output", fill)
+    else:
+        with replaced_file(Path(output)) as fd:
+            _fill_tar(fd, output, fill)
+
+
+def _fill_tar(fd: int, what: str, fill: Callable[[Sink], None]) -> None:
+    from unionmount.transfer.save import TarSink
+
+    sink = TarSink(fd, what)
+    fill(sink)
+    sink.finish()

@@ -1,0 +1,63 @@
+"""``unionmount tags``."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import RegistryOptions, registry_client, registry_options
+from unionmount.cli.output import print_json
+from unionmount.errors import NotFoundError, RegistryError, UsageError
+from unionmount.images.reference import printable
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.images.reference import Reference
+
+
+@click.command("tags")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "jsonl"]),
+    default="table",
+    help="The output format.",
+)
+@registry_options
+@click.argument("name", metavar="NAME")
+@click.pass_obj
+def command(settings: Settings, form: str, name: str, registry: RegistryOptions) -> None:
+    """List the tags of a repository, versions in their order, all else after them."""
+    import trio
+
+    from unionmount.registry.versions import in_order
+
+    ref, tags = trio.run(_find, settings, registry, name)
+    rows = [{"repository": ref.name, "tag": tag} for tag in in_order(tags)]
+    if form == "json":
+        print_json(rows)
+    else:
+        for row in rows:
+            print(json.dumps(row) if form == "jsonl" else printable(row["tag"]))
+
+
+async def _find(
+    settings: Settings, options: RegistryOptions, name: str
+) -> tuple[Reference, list[str]]:
+    """The first repository that a name may mean and that is there."""
+    from unionmount.registry import Registries
+
+    registries = Registries.load(os.environ)
+    candidates = registries.candidates(name)
+    if candidates[0].tag is not None or candidates[0].digest is not None:
+        raise UsageError(f"give a name without tag and digest: '{printable(name)}'")
+    async with registry_client(settings, options, registries, candidates) as client:
+        for candidate in candidates[:-1]:
+            try:
+                return candidate, await client.tags(candidate)
+            except (NotFoundError, RegistryError):
+                continue
+        return candidates[-1], await client.tags(candidates[-1])

@@ -1,0 +1,263 @@
+"""``unionmount umount``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.cli.options import root_option
+from unionmount.errors import MountError, NotFoundError, UnionmountError
+from unionmount.images.reference import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from unionmount.cli import Settings
+    from unionmount.mount.records import MountTable, Record, Status
+
+_PATIENCE = 10.0  # seconds that a daemon has to end after its file system is unmounted
+
+
+@click.command("umount")
+@click.argument("targets", metavar="MOUNTPOINT|ID|CONTAINER…", nargs=-1)
+@click.option("-a", "--all", "every", is_flag=True, help="Unmount everything that 'ps' lists.")
+@click.option("-l", "--lazy", is_flag=True, help="Detach now, and let programs that use it finish.")
+@root_option
+@click.pass_obj
+def command(settings: Settings, targets: tuple[str, ...], every: bool, lazy: bool) -> int:
+    """Unmount images, by mount point, ID or container; dead mounts are cleaned up as well.
+
+    A container keeps its changes. CONTAINER is its name, or container:NAME where a
+    directory is called so, too.
+
+    An ID may be shortened to a beginning that no other one has.
+
+    Returns when the serving processes have ended, which are waited for side by side; with --lazy
+    when the mounts are detached. The status is 1 where something is still mounted, or a process is
+    stopped and can't end.
+    """
+    from unionmount.mount.records import MountTable
+
+    if every == bool(targets):
+        raise click.UsageError("give either mount points (IDs, containers), or --all")
+    table = MountTable.of_user()
+    names = [one.record.id for one in reversed(table.all())] if every else list(targets)
+    waiting: list[Record] = []
+    try:
+        failed = _unmount_all(settings, table, names, waiting, lazy=lazy)
+        failed |= _wait(table, waiting)
+    except KeyboardInterrupt:
+        _tell_of_interruption(table, waiting)
+        raise
+    return 1 if failed else 0
+
+
+def _unmount_all(
+    settings: Settings,
+    table: MountTable,
+    names: Sequence[str],
+    waiting: list[Record],
+    *,
+    lazy: bool,
+) -> bool:
+    """Unmount what is called so, and put into ``waiting`` what is to end; whether one failed."""
+    failed = False
+    for name in _topmost_first(settings, table, names):
+        before = len(waiting)
+        try:
+            _unmount_named(settings, table, name, waiting, lazy=lazy)
+        except UnionmountError as error:
+            failed = True
+            del waiting[before:]
+            print(f"unionmount: {error}", file=sys.stderr)
+    return failed
+
+
+def _topmost_first(settings: Settings, table: MountTable, names: Sequence[str]) -> Sequence[str]:
+    """The mounts in the reverse order of mounting: one may be on another, or in it."""
+    from unionmount.cli.container_words import find_mount
+
+    if len(names) < 2:
+        return names
+
+    def made(name: str) -> str:
+        try:
+            return find_mount(table, settings.store_root(), name).record.created
+        except UnionmountError:
+            return ""  # it is told when it is its turn
+
+    return sorted(names, key=made, reverse=True)
+
+
+def _unmount_named(
+    settings: Settings, table: MountTable, target: str, waiting: list[Record], *, lazy: bool
+) -> None:
+    from unionmount.cli.container_words import find_mount
+
+    try:
+        found = find_mount(table, settings.store_root(), target)
+    except NotFoundError:
+        _unmount_unknown(target, lazy=lazy)
+        return
+    if not found.alive:
+        clean(table, found)
+        return
+    if not lazy:
+        waiting.append(found.record)  # before: an interruption may come at any time
+    _unmount_live(found, lazy=lazy)
+
+
+def unmount(table: MountTable, found: Status) -> None:
+    """Unmount what was found and wait for its daemon, or clean up after a dead one.
+
+    MountError where that still runs.
+    """
+    if not found.alive:
+        clean(table, found)
+        return
+    _unmount_live(found, lazy=False)
+    for record in _still_served(table, [found.record]):
+        raise MountError(_still_running(record)[0])
+
+
+def end_detached(table: MountTable, found: Status) -> None:
+    """End the daemon of a mount that is detached and in use, and say whose use that ends."""
+    from unionmount.cli.container_words import users_of
+    from unionmount.mount.holders import described, flush
+    from unionmount.mount.records import end
+
+    record, users = found.record, users_of(found)
+    where = printable(record.mountpoint)
+    by = described(users) or "no process that can be seen"
+    print(f"unionmount: {where} is detached and used by {by}: ending it", file=sys.stderr)
+    _check_runs(record)
+    if not flush(users, _PATIENCE):
+        raise MountError(f"{where}: process {record.pid} takes too long to write what was mapped")
+    if not end(record, _PATIENCE) and table.is_served(record):
+        raise MountError(_still_running(record)[0])
+
+
+def clean(table: MountTable, found: Status) -> None:
+    """Remove a dead mount and its record; nobody can use what is dead, so it goes lazily."""
+    from unionmount.mount.records import STALE
+
+    if found.status == STALE:
+        _take_away(found, lazy=True)
+    table.forget(found.record)
+
+
+def _unmount_live(found: Status, *, lazy: bool) -> None:
+    from unionmount.mount.records import LIVE, STARTING, stop
+
+    if found.status == STARTING:
+        stop(found.record)
+    if found.status == LIVE:
+        _take_away(found, lazy=lazy)
+
+
+def _take_away(found: Status, *, lazy: bool) -> None:
+    """Unmount a record's file system, and no other one that was mounted over it."""
+    from unionmount.mount.fuse_mount import BusyError, unmount_fuse
+    from unionmount.mount.holders import described, holders_of
+    from unionmount.system.mountinfo import mounted_at
+
+    record = found.record
+    top = mounted_at(record.path)
+    if top is not None and top.device != record.device:
+        where = printable(record.mountpoint)
+        raise MountError(f"{where}: something else is mounted over it; unmount that first")
+    try:
+        _tell(unmount_fuse(record.path, lazy=lazy))
+    except BusyError:
+        users = described(holders_of(record.device, besides=record.pid))
+        raise BusyError(record.path, users) from None
+
+
+def _tell(note: str) -> None:
+    if note:
+        print(f"unionmount: {note}", file=sys.stderr)
+
+
+# ---- waiting -------------------------------------------------------------------------------------
+
+
+def _wait(table: MountTable, records: Sequence[Record]) -> bool:
+    """Wait for daemons; whether one of them can't end by itself."""
+    failed = False
+    for record in _still_served(table, records):
+        text, bad = _still_running(record)
+        failed |= bad
+        print(f"unionmount: {text}", file=sys.stderr)
+    return failed
+
+
+def _tell_of_interruption(table: MountTable, records: Sequence[Record]) -> None:
+    from unionmount.system.mountinfo import mounted_at
+
+    for record in records:
+        top = mounted_at(record.path)
+        if table.is_served(record) and (top is None or top.device != record.device):
+            print(f"unionmount: {_still_running(record)[0]}", file=sys.stderr)
+
+
+def _still_served(table: MountTable, records: Sequence[Record]) -> list[Record]:
+    """Those whose daemons go on; a stopped one is not waited for."""
+    from unionmount.mount.records import wait_until_all_gone
+
+    stopped = [one for one in records if _is_stopped(one)]
+    wait_until_all_gone([one for one in records if one not in stopped], _PATIENCE)
+    return [one for one in records if table.is_served(one)]
+
+
+def _is_stopped(record: Record) -> bool:
+    from unionmount.mount.records import process_start, process_state
+
+    is_it = process_start(record.pid) == record.started
+    return is_it and process_state(record.pid) in ("T", "t")
+
+
+def _check_runs(record: Record) -> None:
+    if _is_stopped(record):
+        raise MountError(f"{printable(record.mountpoint)}: {_stopped(record)}")
+
+
+def _stopped(record: Record) -> str:
+    return f"process {record.pid}, which serves it, is stopped: 'kill -CONT {record.pid}' first"
+
+
+def _still_running(record: Record) -> tuple[str, bool]:
+    """What to say of a daemon that goes on, and whether somebody has to do something about it."""
+    from unionmount.mount.holders import described, holders_of
+    from unionmount.mount.records import process_state
+
+    where = f"{printable(record.mountpoint)} is unmounted"
+    if _is_stopped(record):
+        return f"{where}, but {_stopped(record)}", True
+    users = described(holders_of(record.device, besides=record.pid))
+    if users:
+        why = f"process {record.pid} still serves {users}"
+    elif process_state(record.pid) == "D":
+        why = f"process {record.pid} waits for a disk and ends when that answers"
+    else:
+        why = (
+            f"process {record.pid} still writes changes to disk, or serves somebody who can't be "
+            "seen, detached or in another mount namespace"
+        )
+    return f"{where}; {why}", False
+
+
+def _unmount_unknown(target: str, *, lazy: bool) -> None:
+    """Unmount what has no record: another user's, or older than the runtime directory."""
+    from unionmount.mount.fuse_mount import unmount_fuse
+    from unionmount.mount.records import resolved_mountpoint
+    from unionmount.system.mountinfo import FILE_SYSTEM, mounted_at
+
+    if not target:  # as a path it would be the working directory
+        raise NotFoundError("no mount has an empty name")
+    path = resolved_mountpoint(target)
+    mounted = mounted_at(path)
+    if mounted is None or mounted.file_system != FILE_SYSTEM:
+        raise NotFoundError(f"{printable(str(path))}: no image is mounted there")
+    _tell(unmount_fuse(path, lazy=lazy))

@@ -1,0 +1,130 @@
+"""``unionmount which``."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unionmount.cli.options import platform_option, root_option, stream_format_option
+from unionmount.cli.output import human_size, print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from unionmount.browse.layer_history import Touch
+    from unionmount.cli import Settings
+    from unionmount.images.manifest import History
+    from unionmount.store.layer_import import OpenImage
+
+_HEADER = ("LAYER", "DIFF ID", "DID", "MODE", "SIZE", "STATE", "CREATED BY")
+_CREATED_BY_MAX = 60
+
+
+@click.command("which")
+@platform_option
+@stream_format_option
+@click.option("--no-trunc", is_flag=True, help="Print digests and commands in full.")
+@root_option
+@click.argument("source", metavar="IMAGE")
+@click.argument("path")
+@click.pass_obj
+def command(
+    settings: Settings, platform: str | None, form: str, no_trunc: bool, source: str, path: str
+) -> None:
+    """Show what each layer of IMAGE did to PATH, the newest first, and which one is visible.
+
+    A layer added the path, changed it, deleted it, mentioned it (as a directory on the way to its
+    other entries), or hid it by a change to a directory above. Symlinks are followed, except for
+    the last name. Of a CONTAINER, the layers of its image are shown.
+    """
+    from unionmount.browse.layer_history import trace
+    from unionmount.cli.name_writer import write_objects
+    from unionmount.cli.open_image import naming, open_below
+    from unionmount.images.history import steps_of_layers
+    from unionmount.images.reference import printable
+
+    with (
+        open_below(settings, source, platform=platform) as image,
+        naming(f"{printable(source)}:{printable(path)}"),
+    ):
+        steps = steps_of_layers(image.image.config.history, len(image.layers))
+        settled, touches = trace(image.tree(), os.fsencode(path))
+        if form == "table":
+            print_table(_HEADER, [_row(image, steps, touch, no_trunc) for touch in touches])
+        else:
+            write_objects((_object(image, steps, touch, settled) for touch in touches), form)
+
+
+def _row(
+    image: OpenImage, steps: Sequence[History | None], touch: Touch, no_trunc: bool
+) -> tuple[str, ...]:
+    found, diff_id = touch.attributes, image.layers[touch.layer].diff_id
+    has_size = found is not None and not stat.S_ISDIR(found.mode)
+    return (
+        str(touch.layer),
+        str(diff_id) if no_trunc else diff_id.short,
+        _action(touch),
+        stat.filemode(found.mode) if found is not None else "-",
+        human_size(found.size) if found is not None and has_size else "-",
+        _state(touch),
+        created_by(steps[touch.layer], no_trunc=no_trunc),
+    )
+
+
+def _action(touch: Touch) -> str:
+    """What was done, and how what is below is hidden where that does not go without saying."""
+    if touch.because is not None:
+        return f"{touch.action} ({touch.how} /{_shown(touch.because)})"
+    return f"{touch.action} ({touch.how})" if touch.how in ("opaque", "replaced") else touch.action
+
+
+def _state(touch: Touch) -> str:
+    hides = ", ".join(map(str, touch.hides))
+    state = [f"hides {hides}"] if hides else []
+    if touch.hidden_by is not None:
+        state.append(f"hidden by {touch.hidden_by}")
+    elif touch.attributes is not None:
+        state.insert(0, "visible")
+    return "; ".join(state) or "-"
+
+
+def created_by(step: History | None, *, no_trunc: bool = False) -> str:
+    """The command that made a layer, cut to one line of a table."""
+    text = " ".join(step.created_by.split()) if step is not None else ""
+    return text if no_trunc or len(text) <= _CREATED_BY_MAX else text[: _CREATED_BY_MAX - 1] + "…"
+
+
+def _shown(path: bytes) -> str:
+    from unionmount.images.reference import printable
+
+    return printable(path)
+
+
+def _object(
+    image: OpenImage, steps: Sequence[History | None], touch: Touch, path: bytes
+) -> dict[str, Any]:
+    from unionmount.browse.diff import TYPE_NAMES
+    from unionmount.cli.name_writer import json_path, octal
+
+    found, step = touch.attributes, steps[touch.layer]
+    return {
+        "path": json_path(path),
+        "layer": touch.layer,
+        "diff_id": str(image.layers[touch.layer].diff_id),
+        "action": touch.action,
+        "type": TYPE_NAMES.get(stat.S_IFMT(found.mode), "unknown") if found else None,
+        "mode": octal(found.mode) if found else None,
+        "uid": found.uid if found else None,
+        "gid": found.gid if found else None,
+        "size": found.size if found and not stat.S_ISDIR(found.mode) else None,
+        "mtime_ns": found.mtime_ns if found else None,
+        "visible": touch.is_visible,
+        "how": touch.how or None,
+        "because": json_path(touch.because) if touch.because is not None else None,
+        "hides": list(touch.hides),
+        "hidden_by": touch.hidden_by,
+        "created_by": step.created_by if step is not None else None,
+    }

@@ -1,0 +1,132 @@
+"""Containers as users name them, and the mounts that belong to them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from unionmount.errors import InvalidReference, MountError, NotFoundError
+from unionmount.images.reference import CONTAINER_PREFIX, printable
+from unionmount.store.containers import is_there
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from unionmount.cli import Settings
+    from unionmount.mount.holders import Holder
+    from unionmount.mount.records import MountTable, Status
+
+PREFIX = CONTAINER_PREFIX
+
+_OVERLAY = "lowerdir="
+
+
+def overlay_source(lower: Iterable[Path]) -> str:
+    """How directories that are mounted are recorded, the top one first: no image is called so."""
+    return _OVERLAY + ":".join(str(path).replace("\\", r"\\").replace(":", r"\:") for path in lower)
+
+
+def is_overlay(source: str) -> bool:
+    """Whether that is what was recorded."""
+    return source.startswith(_OVERLAY)
+
+
+def name_of_container(word: str) -> str:
+    """The name in ``NAME`` or ``container:NAME``."""
+    return word.removeprefix(PREFIX)
+
+
+def mount_of(table: MountTable, root: Path, name: str) -> Status | None:
+    """The mount of a container of the store ``root``: the live one, else what is left of one."""
+    found = mounts_of(table, root, name)
+    return next((one for one in reversed(found) if one.alive), found[-1] if found else None)
+
+
+def mounts_of(table: MountTable, root: Path, name: str) -> list[Status]:
+    """Everything that is recorded of a container of the store ``root``, oldest first."""
+    store = os.path.realpath(root)
+    return [
+        one
+        for one in table.all()
+        if one.record.container == name and os.path.realpath(one.record.root) == store
+    ]
+
+
+def find_mount(table: MountTable, root: Path, word: str) -> Status:
+    """The mount with this ID, at this mount point, of this container, or whose ID begins so.
+
+    The beginning of an ID counts where nothing is called so: no container, and no file here.
+    """
+    if not word.startswith(PREFIX):
+        try:
+            return table.find(word)
+        except NotFoundError:
+            pass
+    found = mount_of(table, root, name_of_container(word))
+    if found is not None:
+        return found
+    if word.startswith(PREFIX) or is_there(root, word) or os.path.lexists(word):
+        raise NotFoundError(f"{printable(word)}: no such mount")
+    return table.beginning_with(word)
+
+
+def mount_with_id(
+    settings: Settings, table: MountTable, word: str, *, images: bool = True
+) -> Status | None:
+    """The mount whose ID ``word`` is, or begins: then no container or file is called so.
+
+    With ``images`` no image, either, and none has an ID that begins so.
+    """
+    from unionmount.mount.records import is_id
+
+    if not is_id(word):
+        return None
+    for one in table.all():
+        if one.record.id == word:
+            return one
+    if is_there(settings.store_root(), word) or os.path.lexists(word):
+        return None
+    if images and _is_image(settings, word):
+        return None
+    try:
+        return table.beginning_with(word)
+    except NotFoundError:
+        return None
+
+
+def _is_image(settings: Settings, word: str) -> bool:
+    try:
+        settings.store().find_image(word)
+    except NotFoundError:
+        return False
+    except InvalidReference:  # several
+        return True
+    return True
+
+
+def in_use(table: MountTable, root: Path, name: str) -> MountError:
+    """Who uses a container that is locked, as an error."""
+    status = mount_of(table, root, name)
+    if status is None or not status.alive:
+        return MountError(f"container '{name}' is in use, by no mount that 'ps' knows of")
+    where = printable(status.record.mountpoint)
+    state = with_users(status)
+    return MountError(f"container '{name}' is in use: mounted at {where} ({state})")
+
+
+def users_of(status: Status) -> list[Holder]:
+    """The processes that keep a mount that is detached, as far as they can be seen."""
+    from unionmount.mount.holders import holders_of
+    from unionmount.mount.records import DETACHED
+
+    record = status.record
+    return holders_of(record.device, besides=record.pid) if status.status == DETACHED else []
+
+
+def with_users(status: Status) -> str:
+    """What has become of a mount, and of one that is detached the reason."""
+    from unionmount.mount.holders import described
+
+    by = described(users_of(status))
+    return f"{status.status} by {by}" if by else status.status

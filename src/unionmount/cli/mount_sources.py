@@ -1,0 +1,344 @@
+"""What a mount needs before it is one: an open image, and the place of its changes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unionmount.cli.open_image import open_kept, open_source, progress_line, tell_of_foreign
+from unionmount.errors import MountError, NotFoundError, UsageError
+from unionmount.images.reference import printable
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.cli.options import RegistryOptions
+    from unionmount.mount.records import MountTable
+    from unionmount.mount.upper_directory import UpperPlan
+    from unionmount.store.containers import Containers, HeldContainer
+    from unionmount.store.layer_import import OpenImage
+    from unionmount.store.leases import Lease
+    from unionmount.transfer.pull import Policy
+
+
+_NEW_ROOT = 0o755  # what the root of an image without layers shows
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line says, apart from the source and the mount point."""
+
+    platform: str | None
+    verify: bool
+    read_only: bool
+    name: str | None
+    upper: str | None
+    work: str | None
+    ephemeral: bool
+    volatile: bool
+    pull: Policy
+    registry: RegistryOptions
+    layer: int | None = None
+    layers: bool = False
+    upper_open: bool = False
+
+    @property
+    def only_layers(self) -> bool:
+        """Whether what layers hold is to be looked at: then nothing can be changed."""
+        return self.layer is not None or self.layers
+
+    def check(self) -> None:
+        """UsageError where options do not go together, or name nothing."""
+        for option, value in (("--upper", self.upper), ("--work", self.work)):
+            if value == "":  # and would be the working directory
+                raise UsageError(f"{option} is empty")
+        changing = {
+            "--name": self.name,
+            "--ephemeral": self.ephemeral,
+            "--volatile": self.volatile,
+        }
+        given = [option for option, value in changing.items() if value]
+        if self.only_layers and (given or self.upper):
+            option = given[0] if given else "--upper"
+            shows = "--layers" if self.layers else "--layer"
+            raise UsageError(f"{option} is about changes, and {shows} only shows")
+        if self.layers and self.layer is not None:
+            raise UsageError("--layers shows all layers, --layer the image as of one")
+        if self.read_only and given:
+            raise UsageError(f"{given[0]} is about changes, and there are none with --ro")
+        if self.upper and (self.name or self.ephemeral):
+            other = "--name" if self.name else "--ephemeral"
+            raise UsageError(f"{other} is about containers of the store; --upper is none")
+        if self.work and not self.upper:
+            raise UsageError("--work needs --upper")
+        if self.upper_open and not self.upper:
+            raise UsageError("--upper-open needs --upper")
+
+    def check_for_container(self, name: str) -> None:
+        """UsageError where options are those of a new container."""
+        new = {
+            "--name": self.name,
+            "--upper": self.upper,
+            "--ephemeral": self.ephemeral,
+            "--platform": self.platform,
+        }
+        given = [option for option, value in new.items() if value]
+        if given:
+            raise UsageError(f"'{name}' is a container, {given[0]} is for new ones")
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What is to be mounted, and for a writable mount where changes go."""
+
+    source: str
+    image: OpenImage
+    plan: UpperPlan | None
+    lease: Lease  # protects the layers
+    made: ExitStack  # undoes what was made for this mount
+    new_name: str = ""  # of a container that the user could not know yet
+
+    def announced(self) -> None:
+        """Keep what was made, now that there is a mount; tell the name of a new container."""
+        self.made.pop_all()
+        if self.new_name:
+            with suppress(OSError):  # that nobody listens is no reason to undo the mount
+                print(f"container: {self.new_name}", file=sys.stderr)
+
+
+@contextmanager
+def prepared(
+    settings: Settings, wanted: Wanted, source: str, table: MountTable
+) -> Iterator[Prepared]:
+    """Open an image, and make or find the place of its changes.
+
+    What was made is removed again where nobody says that the mount was announced.
+    """
+    from unionmount.browse.open import container_named
+    from unionmount.cli.run_transfer import brought
+    from unionmount.store.containers import Containers
+
+    store = settings.store()
+    known = Containers(store)
+    known.clean()
+    with (
+        store.lease("mount", f"about to mount {printable(source)}") as lease,
+        ExitStack() as opened,
+        ExitStack() as made,
+    ):
+        opener = _Opener(settings, wanted, known, lease, opened, made)
+        name = container_named(store, known, source)
+        if name is None:
+            known.check_new(wanted.name)  # before anything is fetched
+            source = brought(
+                *(settings, wanted.registry, source, wanted.pull, wanted.platform), lease=lease
+            )
+        found = opener.open(source, name, table)
+        tell_of_foreign(found.image.name, found.image.image.config.platform)
+        yield found
+
+
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    """The ways to prepare a mount; what is opened and made is on two stacks of the caller's."""
+
+    settings: Settings
+    wanted: Wanted
+    known: Containers
+    lease: Lease
+    opened: ExitStack
+    made: ExitStack
+
+    def open(self, source: str, name: str | None, table: MountTable) -> Prepared:
+        """What is wanted of an image, or of the container ``name``."""
+        wanted = self.wanted
+        if wanted.only_layers:
+            return self.of_layers(source, name)
+        if name is not None:
+            wanted.check_for_container(name)
+            return self.again(name, table)
+        if wanted.upper:
+            return self.with_upper(source, wanted.upper)
+        return self.read_only(source) if wanted.read_only else self.with_container(source)
+
+    def read_only(self, source: str) -> Prepared:
+        """An image alone."""
+        image = self._open_in_place(source)
+        return Prepared(self._absolute(source), image, None, self.lease, self.made)
+
+    def of_layers(self, source: str, name: str | None) -> Prepared:
+        """The layers of an image, or of a container's, up to the one that was asked for."""
+        from unionmount.browse.open import open_lowers
+
+        if name is None:
+            image = self._open_in_place(source)
+        else:
+            self.wanted.check_for_container(name)
+            container = self.known.find(name)
+            image = open_lowers(self.settings.store(), container, verify=self.wanted.verify)
+            self.opened.enter_context(image)
+            source = container.image.source
+        if self.wanted.layer is not None:
+            image.cut(self.wanted.layer)
+        return Prepared(self._absolute(source), image, None, self.lease, self.made)
+
+    def again(self, name: str, table: MountTable) -> Prepared:
+        """A container that is there."""
+        from unionmount.cli.container_words import in_use
+        from unionmount.store.containers import ContainerInUse
+        from unionmount.transfer.load import open_stored
+
+        try:
+            held = self.opened.enter_context(self.known.hold(name))
+        except ContainerInUse:
+            raise in_use(table, self.settings.store_root(), name) from None
+        self._clean_dead(name, table)
+        found, store = held.container.image, self.settings.store()
+        with progress_line() as progress:
+            image = open_stored(
+                store,
+                found.stored,
+                found.name,
+                verify=self.wanted.verify,
+                progress=progress,
+                lease=self.lease,
+            )
+        self.opened.enter_context(image)
+        return Prepared(found.source, image, self._plan_of(held, image), self.lease, self.made)
+
+    def _clean_dead(self, name: str, table: MountTable) -> None:
+        """Remove what dead daemons left of the container: its lock is ours, so they are dead."""
+        from unionmount.cli.commands.umount import clean
+        from unionmount.cli.container_words import mounts_of
+
+        for one in mounts_of(table, self.settings.store_root(), name):
+            if not one.alive:
+                with suppress(MountError):  # 'ps' goes on to list it
+                    clean(table, one)
+
+    def with_container(self, source: str) -> Prepared:
+        """An image with a new container."""
+        from unionmount.store.containers import ContainerImage
+
+        wanted = self.wanted
+        self.known.check_new(wanted.name)
+        if wanted.ephemeral:  # it is mounted only once: plain layers may stay where they are
+            image = self._open_in_place(source)
+        else:
+            image = open_kept(
+                self.settings,
+                source,
+                platform=wanted.platform,
+                verify=wanted.verify,
+                lease=self.lease,
+            )
+            self.opened.enter_context(image)
+        source, found = self._absolute(source), image.image
+        facts = ContainerImage(source, printable(image.name), found.id, found.manifest.digest)
+        held = self.known.create(facts, wanted.name, ephemeral=wanted.ephemeral)
+        self.opened.enter_context(held)
+        remove = partial(_remove, self.known, held)
+        self.made.callback(remove)
+        plan = self._plan_of(held, image)
+        if wanted.ephemeral:
+            return Prepared(source, image, replace(plan, ended=remove), self.lease, self.made)
+        new_name = held.container.name if wanted.name is None else ""
+        return Prepared(source, image, plan, self.lease, self.made, new_name)
+
+    def with_upper(self, source: str, upper: str) -> Prepared:
+        """An image with a directory of the user's."""
+        directory = Path(os.path.realpath(upper))
+        work = Path(os.path.realpath(self.wanted.work or f"{directory}.work"))
+        image = self._open_in_place(source)
+        is_new = self._make_directory(directory)
+        self._make_directory(work)
+        plan = replace(
+            self._plan(directory, work, image),
+            others="accepted" if self.wanted.upper_open else "refused",
+            accepting="--upper-open",
+            root_mode=_NEW_ROOT if is_new else None,
+        )
+        if self.wanted.upper_open:
+            _warn_of_others(directory, work)
+        return Prepared(self._absolute(source), image, plan, self.lease, self.made)
+
+    def _make_directory(self, path: Path) -> bool:
+        """Whether it was made; then it goes again where the mount fails. False: it is there."""
+        try:
+            path.mkdir(0o700)  # the mode of the mount's root is another matter
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise MountError(f"directory {printable(str(path))}: {error.strerror}") from None
+        self.made.callback(_remove_empty, path)
+        return True
+
+    @staticmethod
+    def _absolute(source: str) -> str:
+        """The source as it is recorded: others look for it from elsewhere."""
+        from unionmount.sources import Location
+
+        return Location.parse(source).absolute()
+
+    def _open_in_place(self, source: str) -> OpenImage:
+        wanted = self.wanted
+        image = open_source(
+            self.settings,
+            source,
+            platform=wanted.platform,
+            verify=wanted.verify,
+            lease=self.lease,
+        )
+        return self.opened.enter_context(image)
+
+    def _plan_of(self, held: HeldContainer, image: OpenImage) -> UpperPlan:
+        container = held.container
+        plan = self._plan(container.upper, container.work, image)
+        return replace(plan, container=container.name, root_mode=_NEW_ROOT)
+
+    def _plan(self, upper: Path, work: Path, image: OpenImage) -> UpperPlan:
+        from unionmount.mount.upper_directory import UpperPlan
+
+        return UpperPlan(
+            upper,
+            work,
+            lowers=f"layers:{image.image.chain_id}",
+            adopt_root=bool(image.layers),
+            volatile=self.wanted.volatile or self.wanted.ephemeral,
+            others="refused",
+            own_root=True,
+            follow_namespace=True,
+        )
+
+
+def _remove(known: Containers, held: HeldContainer) -> None:
+    with suppress(NotFoundError):  # the daemon, or the one who started it, has done it
+        known.discard(held)
+
+
+def _warn_of_others(upper: Path, work: Path) -> None:
+    """Say that an upper was accepted that others can reach, where they can."""
+    from unionmount.system.access import is_closed
+
+    for what, path in (("upper", upper), ("work", work)):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:  # who opens it next says why
+            continue
+        try:
+            is_open = not is_closed(fd)
+        finally:
+            os.close(fd)
+        if is_open:
+            message = f"warning: {what} directory {printable(str(path))}: other users can reach it"
+            print(f"unionmount: {message}", file=sys.stderr)
+
+
+def _remove_empty(path: Path) -> None:
+    with suppress(OSError):
+        path.rmdir()

@@ -1,0 +1,62 @@
+"""Opening what a user wants to see the changes of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unionmount.errors import MountError, NotFoundError
+from unionmount.images.reference import printable
+
+if TYPE_CHECKING:
+    from unionmount.browse.open import OpenTarget
+    from unionmount.cli import Settings
+    from unionmount.mount.records import Record, Status
+
+
+def open_target(settings: Settings, word: str) -> OpenTarget:
+    """Open a mount, by its mount point or ID, or a container, by its name, mounted or not."""
+    from unionmount.browse.open import open_container
+    from unionmount.cli.container_words import name_of_container
+    from unionmount.store.containers import Containers
+
+    status = _find_mount(settings, word)
+    if status is not None and status.alive:
+        return _open_mount(settings, status.record)
+    store = settings.store()
+    known, name = Containers(store), name_of_container(word)
+    if name in known:
+        return open_container(store, known.find(name))
+    if status is not None:
+        return _open_mount(settings, status.record)
+    raise NotFoundError(f"{printable(word)}: no such container or mount")
+
+
+def _find_mount(settings: Settings, word: str) -> Status | None:
+    from unionmount.cli.container_words import PREFIX, mount_with_id
+    from unionmount.mount.records import MountTable
+
+    if word.startswith(PREFIX):
+        return None
+    table = MountTable.of_user()
+    try:
+        return table.find(word)
+    except NotFoundError:
+        return mount_with_id(settings, table, word, images=False)
+
+
+def _open_mount(settings: Settings, record: Record) -> OpenTarget:
+    from unionmount.browse.open import open_container, open_upper_directory
+    from unionmount.cli.container_words import is_overlay
+    from unionmount.store.containers import Containers
+
+    if is_overlay(record.source):
+        where = printable(record.mountpoint)
+        raise MountError(f"{where} is a mount of directories; changes are told of those of images")
+    settings.root = record.root  # a mount belongs to a store
+    store = settings.store()
+    if record.container:
+        return open_container(store, Containers(store).find(record.container))
+    if record.upper:
+        return open_upper_directory(store, record.source, Path(record.upper))
+    raise MountError(f"{printable(record.mountpoint)} is mounted read-only: nothing is changed")

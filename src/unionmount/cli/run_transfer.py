@@ -1,0 +1,227 @@
+"""What pull, push, copy and mount share: names, a client, and an end in good order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from unionmount.cli.options import RegistryOptions, registry_client
+from unionmount.errors import (
+    InvalidReference,
+    NotFoundError,
+    RegistryError,
+    UnionmountError,
+    UsageError,
+)
+from unionmount.images.reference import Reference, printable
+
+if TYPE_CHECKING:
+    import trio
+
+    from unionmount.cli import Settings
+    from unionmount.registry import Registries, RegistryClient
+    from unionmount.store.leases import Lease
+    from unionmount.store.store import Store, StoredImage
+    from unionmount.transfer.pull import Policy, Pulling
+
+T = TypeVar("T")
+Work = Callable[["RegistryClient"], Awaitable[T]]
+
+KEEP_BLOBS = "UNIONMOUNT_KEEP_BLOBS"
+DOCKER = "docker://"
+"""What a name of a registry may begin with, to be told from other names."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def pull_image(
+    settings: Settings, options: RegistryOptions, name: str, how: Pulling
+) -> tuple[Reference, StoredImage]:
+    """Pull the image that a user's name means; also returns the full name."""
+    from unionmount.transfer.pull import find, pull_as
+
+    store = settings.store()
+    registries = registries_of_user()
+    if how.policy != "always":
+        for candidate in registries.candidates(name):
+            ref = candidate.with_default_tag()
+            found = find(store, str(ref), how.platform)
+            if found is not None:
+                return ref, found
+
+    async def work(client: RegistryClient) -> tuple[Reference, StoredImage]:
+        async def one(ref: Reference) -> tuple[Reference, StoredImage]:
+            return ref.with_default_tag(), await pull_as(store, client, ref, how)
+
+        return await first_of(registries, name, one)
+
+    return run_transfer(settings, options, registries, work, registries.candidates(name))
+
+
+def brought(
+    settings: Settings,
+    options: RegistryOptions,
+    source: str,
+    policy: Policy,
+    platform: str | None,
+    lease: Lease,
+) -> str:
+    """The SOURCE of an image that is here, pulled where it is a name and the policy says so.
+
+    What was pulled is protected by ``lease``. It gets the name, unless that means an image for
+    another platform: who looks at one platform does not change what the name means for others.
+    """
+    from unionmount.cli.open_image import progress_line
+    from unionmount.images.manifest import SCRATCH, Platform
+    from unionmount.sources import Location, looks_like_file, no_such_file
+    from unionmount.transfer.load import find_stored
+    from unionmount.transfer.pull import Pulling
+
+    location, store = Location.parse(source), settings.store()
+    if location.kind not in ("stored", "registry") or source == SCRATCH:
+        return source
+    wanted = Platform.parse(platform) if platform else None
+    missing = None
+    if policy != "always":
+        try:
+            return _meaning(store, location.path, find_stored(store, location.path, wanted))
+        except NotFoundError as error:
+            missing = error
+        if policy == "never":
+            raise missing
+    if location.kind == "stored" and looks_like_file(source):
+        raise no_such_file(source)
+    try:
+        with progress_line() as progress:
+            how = Pulling(
+                *(wanted, policy, keeps_blobs(), progress),
+                lease=lease,
+                keep_names=wanted is not None,
+            )
+            ref, found = pull_image(settings, options, location.path, how)
+        hint_at_tag(location.path)
+    except InvalidReference:
+        if missing is None or location.kind == "registry":
+            raise
+        raise missing from None
+    except (NotFoundError, RegistryError) as error:
+        raise type(error)(f"{missing}; {error}" if missing else str(error)) from error
+    return _meaning(store, str(ref), found)
+
+
+def _meaning(store: Store, name: str, image: StoredImage) -> str:
+    """The name where it means this image, else the image's ID."""
+    if store.has_image_named(name) and store.find_image(name).id != image.id:
+        return str(image.id)
+    return name
+
+
+def keeps_blobs() -> bool:
+    """Whether the environment says that compressed layers are kept, too."""
+    text = os.environ.get(KEEP_BLOBS, "")
+    try:
+        return bool(click.BOOL.convert(text, None, None)) if text else False
+    except click.BadParameter:
+        raise UsageError(f"{KEEP_BLOBS}: not yes or no: '{printable(text)}'") from None
+
+
+def registries_of_user() -> Registries:
+    """What registries.conf says."""
+    from unionmount.registry import Registries
+
+    return Registries.load(os.environ)
+
+
+def run_transfer(
+    settings: Settings,
+    options: RegistryOptions,
+    registries: Registries,
+    work: Work[T],
+    named: Sequence[Reference],
+) -> T:
+    """Run ``work`` with a client of registries; ``named`` is what the user named in them.
+
+    A signal ends it: what is not complete is removed, and the exit status says which signal it was.
+    """
+    import trio
+
+    def make_client() -> RegistryClient:
+        return registry_client(settings, options, registries, named)
+
+    return trio.run(_attended, make_client, work)
+
+
+async def _attended(make_client: Callable[[], RegistryClient], work: Work[T]) -> T:
+    import trio
+
+    results: list[T] = []
+    failures: list[Exception] = []
+    received: list[int] = []
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_cancel_on_signal, nursery.cancel_scope, received)
+        try:
+            async with make_client() as client:
+                results.append(await work(client))
+        except Exception as error:  # noqa: BLE001 - raised below, out of the nursery
+            failures.append(error)
+        nursery.cancel_scope.cancel()
+    if received:
+        if received[0] == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise click.exceptions.Exit(128 + received[0])
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+async def _cancel_on_signal(
+    scope: trio.CancelScope,
+    received: list[int],
+    task_status: trio.TaskStatus[None],
+) -> None:
+    import trio
+
+    wanted = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+    with trio.open_signal_receiver(*wanted) as signals:
+        task_status.started()
+        async for number in signals:
+            received.append(number)
+            scope.cancel()
+
+
+def without_transport(name: str) -> str:
+    """The name in ``docker://NAME``."""
+    return name.removeprefix(DOCKER)
+
+
+def hint_at_tag(name: str, *, quiet: bool = False) -> None:
+    """Say which version is meant where none is named."""
+    reference = Reference.parse(name)
+    if reference.tag is None and reference.digest is None and not quiet:
+        familiar = printable(reference.familiar)
+        print(
+            f"hint: no version named, so this is {familiar}:latest; "
+            f"'unionmount tags {familiar}' lists the others",
+            file=sys.stderr,
+        )
+
+
+async def first_of(
+    registries: Registries, name: str, work: Callable[[Reference], Awaitable[T]]
+) -> T:
+    """What ``work`` makes of the first registry that has a user's name."""
+    failures: list[UnionmountError] = []
+    for candidate in registries.candidates(name):
+        try:
+            return await work(candidate)
+        except (NotFoundError, RegistryError) as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    texts = "; ".join(str(one) for one in failures)
+    raise type(failures[-1])(f"'{printable(name)}': {texts}")

@@ -1,0 +1,122 @@
+"""Starting to serve a mount, here or in the background."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unionmount.errors import UsageError
+
+if TYPE_CHECKING:
+    from unionmount.cli import Settings
+    from unionmount.mount.options import MountOptions
+    from unionmount.mount.upper_directory import UpperPlan
+    from unionmount.store.layer_import import OpenDirectories, OpenImage
+    from unionmount.store.leases import Lease
+    from unionmount.system.daemon import Ready
+
+
+def check_place(mountpoint: str | None) -> Path | None:
+    """The mount point as an absolute path; an error where nothing can be mounted there."""
+    from unionmount.mount.fuse_mount import check_mountpoint
+
+    if mountpoint is None:
+        return None
+    if not mountpoint:  # it would be the working directory
+        raise UsageError("the mount point is empty")
+    where = Path(os.path.realpath(mountpoint))
+    check_mountpoint(where)
+    return where
+
+
+class Starting:
+    """What all mounts have in common; to be made before the caller opens any file."""
+
+    def __init__(
+        self, settings: Settings, options: MountOptions, where: Path | None, *, foreground: bool
+    ) -> None:
+        from unionmount.mount.records import MountTable
+        from unionmount.system import daemon
+
+        self._inherited = daemon.inherited_descriptors()
+        self._settings = settings
+        self._options = options
+        self._where = where
+        self._foreground = foreground
+        self.table = MountTable.of_user()
+        if where is not None:
+            self.table.check_visible(where)
+
+    def run(
+        self,
+        layers: OpenImage | OpenDirectories,
+        source: str,
+        plan: UpperPlan | None,
+        announce: Callable[[str], None],
+        lease: Lease | None = None,
+        *,
+        apart: bool = False,
+    ) -> None:
+        """Mount, and tell ``announce`` the mount point; in the foreground serve it to its end.
+
+        The one who serves holds ``lease`` to the end. ``apart``: layers are shown beside each
+        other.
+        """
+        from unionmount.system import daemon
+
+        layers.tree()  # a damaged index is told here and now
+        # the daemon is somewhere else: the path may be relative
+        root = os.path.realpath(self._settings.store_root())
+
+        def serve(ready: Ready) -> None:
+            # imported by the process that needs it
+            from unionmount.mount.serve import MountRequest, run_mount
+
+            _log(self._settings)
+            request = MountRequest(
+                source=source,
+                mountpoint=self._where,
+                options=self._options,
+                root=root,
+                table=self.table,
+                background=not self._foreground,
+                upper=plan,
+                lease=lease,
+                apart=apart,
+            )
+            run_mount(layers, request, ready)
+
+        if self._foreground:
+            serve(announce)
+        else:
+            sys.stdout.flush()
+            _announce_or_undo(daemon.run_in_background(serve, self._inherited), announce)
+
+
+def _announce_or_undo(path: str, announce: Callable[[str], None]) -> None:
+    """A mount of which nobody can be told is taken away again."""
+    from unionmount.mount.fuse_mount import unmount_fuse
+
+    try:
+        announce(path)
+    except OSError as error:
+        unmount_fuse(Path(path), lazy=True)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OSError(error.errno, error.strerror, "standard output") from None
+
+
+def print_mountpoint(path: str) -> None:
+    """Print a path so that a script can use it: as it is."""
+    sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+    sys.stdout.flush()
+
+
+def _log(settings: Settings) -> None:
+    import logging
+
+    level = logging.DEBUG if settings.debug else logging.WARNING
+    logging.basicConfig(level=level, format="unionmount: %(name)s: %(message)s")

@@ -1,0 +1,1 @@
+"""Compressed streams and tar archives."""

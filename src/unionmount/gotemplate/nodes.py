@@ -1,0 +1,180 @@
+"""What a parsed template consists of; each part writes itself as messages of Go quote it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unionmount.gotemplate.quoting import quote
+
+
+@dataclass(slots=True)
+class Node:
+    """A part of a template, and where in the text it stands."""
+
+    at: int
+
+
+@dataclass(slots=True)
+class Text(Node):
+    """What is printed as it is."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(slots=True)
+class Constant(Node):
+    """A string, number, boolean or ``nil`` that stands in the template."""
+
+    value: str | int | float | bool | None
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(slots=True)
+class Dot(Node):
+    """The value at hand."""
+
+    def __str__(self) -> str:
+        return "."
+
+
+@dataclass(slots=True)
+class Field(Node):
+    """``.a.b``."""
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "".join(f".{name}" for name in self.names)
+
+
+@dataclass(slots=True)
+class Variable(Node):
+    """``$a.b``."""
+
+    name: str
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return ".".join((self.name, *self.names))
+
+
+@dataclass(slots=True)
+class Function(Node):
+    """The name of a function."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(slots=True)
+class Chain(Node):
+    """Fields of what stands in parentheses."""
+
+    node: Operand
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return _operand(self.node) + "".join(f".{name}" for name in self.names)
+
+
+@dataclass(slots=True)
+class Command(Node):
+    """One stage of a pipeline: an operand, or a function with its arguments."""
+
+    arguments: list[Operand] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return " ".join(map(_operand, self.arguments))
+
+
+@dataclass(slots=True)
+class Pipeline(Node):
+    """Commands, each of which gets what the one before it gives; variables that get the result."""
+
+    declared: list[Variable] = field(default_factory=list)
+    assigns: bool = False
+    commands: list[Command] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        names = ", ".join(map(str, self.declared))
+        sign = (" = " if self.assigns else " := ") if self.declared else ""
+        return names + sign + " | ".join(map(str, self.commands))
+
+
+Operand = Constant | Dot | Field | Variable | Function | Chain | Pipeline
+
+
+def _operand(node: Operand) -> str:
+    return f"({node})" if isinstance(node, Pipeline) else str(node)
+
+
+@dataclass(slots=True)
+class Action(Node):
+    """``{{pipeline}}``."""
+
+    pipeline: Pipeline
+
+    def __str__(self) -> str:
+        return f"{{{{{self.pipeline}}}}}"
+
+
+@dataclass(slots=True)
+class Jump(Node):
+    """``{{break}}`` or ``{{continue}}``."""
+
+    word: str
+
+    def __str__(self) -> str:
+        return f"{{{{{self.word}}}}}"
+
+
+@dataclass(slots=True)
+class Body(Node):
+    """Parts one after another."""
+
+    parts: list[Part] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.parts))
+
+
+@dataclass(slots=True)
+class Branch(Node):
+    """``if``, ``with`` or ``range``."""
+
+    word: str
+    pipeline: Pipeline
+    body: Body
+    otherwise: Body | None
+
+    def __str__(self) -> str:
+        end = "{{end}}" if self.otherwise is None else f"{{{{else}}}}{self.otherwise}{{{{end}}}}"
+        return f"{{{{{self.word} {self.pipeline}}}}}{self.body}{end}"
+
+
+@dataclass(slots=True)
+class Call(Node):
+    """``{{template "name" pipeline}}``."""
+
+    name: str
+    pipeline: Pipeline | None
+
+    def __str__(self) -> str:
+        data = f" {self.pipeline}" if self.pipeline is not None else ""
+        return f"{{{{template {quote(self.name)}{data}}}}}"
+
+
+Part = Text | Action | Jump | Branch | Call
+
+
+def is_empty(body: Body) -> bool:
+    """Whether nothing would be printed but space."""
+    return all(isinstance(part, Text) and not part.text.strip() for part in body.parts)

@@ -1,0 +1,1 @@
+"""Serving a mount: FUSE operations, the daemon and its records."""

@@ -1,0 +1,293 @@
+"""Getting a FUSE file system mounted, and unmounted: mount(2) for root, fusermount3 for others.
+
+Both ways give a descriptor of ``/dev/fuse`` that is already connected to a mount point; whoever
+holds it serves the mount. When its last copy is closed, the mount is dead ("Transport endpoint is
+not connected") until it is unmounted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import socket
+import stat
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+from unionmount.errors import MountError
+from unionmount.images.reference import printable
+from unionmount.mount.options import MountOptions
+from unionmount.system.mountinfo import FILE_SYSTEM
+
+_DEVICE = Path("/dev/fuse")
+
+_MS_RDONLY = 1
+_MS_NOSUID = 2
+_MS_NODEV = 4
+_MS_NOEXEC = 8
+_MS_NOSYMFOLLOW = 256
+_MS_NOATIME = 1024
+_MS_NODIRATIME = 2048
+_MS_POSIXACL = 1 << 16
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+
+_READ_AHEAD = 512  # KiB
+
+_SOURCE_MAX = 1024  # bytes; the kernel takes a page, readers of the mount table less
+
+
+class BusyError(MountError):
+    """A mount is in use, perhaps by ``users``, and was asked to go at once."""
+
+    def __init__(self, mountpoint: Path, users: str = "") -> None:
+        by = f" by {users}" if users else ""
+        where = printable(str(mountpoint))
+        super().__init__(f"{where} is in use{by}; --lazy detaches it now and lets its users finish")
+
+
+class StillMountedError(MountError):
+    """A daemon ends, and could not unmount what it has served."""
+
+
+def mount_fuse(
+    mountpoint: Path, source: str, options: MountOptions, *, writable: bool = False
+) -> int:
+    """Mount at ``mountpoint``, an absolute path, and return the descriptor to serve it with."""
+    check_mountpoint(mountpoint)
+    source = _shown_source(source)
+    if os.geteuid() == 0:
+        return _mount_directly(mountpoint, source, options, writable=writable)
+    return _mount_by_helper(mountpoint, source, options, writable=writable)
+
+
+def unmount_fuse(mountpoint: Path, *, lazy: bool = False) -> str:
+    """Unmount what is on top at ``mountpoint``; BusyError where it is in use.
+
+    Returns why it had to be done in another way than the usual one, for the user to know; mostly
+    that is nothing.
+    """
+    if os.geteuid() == 0:
+        _unmount_directly(mountpoint, lazy=lazy)
+        return ""
+    try:
+        _unmount_by_helper(mountpoint, lazy=lazy)
+    except BusyError:
+        raise
+    except MountError as error:
+        return _unmount_otherwise(mountpoint, error, lazy=lazy)
+    return ""
+
+
+def check_mountpoint(mountpoint: Path) -> None:
+    """Fail where nothing can be mounted at ``mountpoint``."""
+    where = printable(str(mountpoint))
+    try:
+        mode = mountpoint.stat().st_mode
+        os.statvfs(mountpoint)  # asks the server, where stat may be answered from memory
+    except FileNotFoundError:
+        raise MountError(f"mount point {where} does not exist") from None
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise MountError(
+                f"a dead mount is in the way at {where}: unmount it first (unionmount umount)"
+            ) from None
+        raise MountError(f"mount point {where}: {error.strerror}") from None
+    if not stat.S_ISDIR(mode):
+        raise MountError(f"mount point {where} is not a directory")
+
+
+def widen_read_ahead(device: str) -> None:
+    """Let the kernel read 512 KiB ahead on a mount that serves already, where root may say so.
+
+    It offers 128 KiB to FUSE and takes no more from the server; what is set here
+    (Documentation/ABI/testing/sysfs-class-bdi) makes each READ of a large file four times as large.
+    """
+    setting = Path("/sys/class/bdi", device, "read_ahead_kb")
+    with suppress(OSError, ValueError):  # an ordinary user's, or there is no /sys to write to
+        if int(setting.read_text()) < _READ_AHEAD:
+            setting.write_text(str(_READ_AHEAD))
+
+
+def _shown_source(name: str) -> str:
+    """The image's name as mount tables show it: one printable word of bounded length."""
+    clean = printable(name).encode("utf-8", "replace")[:_SOURCE_MAX]
+    return clean.decode("utf-8", "ignore") or "unionmount"
+
+
+# ---- root: mount(2) ------------------------------------------------------------------------------
+
+
+def _mount_directly(mountpoint: Path, source: str, options: MountOptions, *, writable: bool) -> int:
+    fd = _open_device()
+    data = f"fd={fd},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()}"
+    data += ",default_permissions"
+    flags = _flags(options, writable=writable)
+    if options.for_others(root=True):
+        data += ",allow_other"
+    target, kind = os.fsencode(mountpoint), FILE_SYSTEM.encode()
+    try:
+        _system_call("mount", source.encode(), target, kind, flags, data.encode())
+    except OSError as error:
+        os.close(fd)
+        raise MountError(f"mounting at {printable(str(mountpoint))}: {_why_not(error)}") from None
+    return fd
+
+
+def _open_device() -> int:
+    try:
+        return os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        hint = {
+            errno.ENOENT: " (is the kernel module 'fuse' there, and the device in this container?)",
+            errno.ENODEV: " (is the kernel module 'fuse' there?)",
+            errno.ENXIO: " (is the kernel module 'fuse' there?)",
+        }.get(error.errno or 0, "")
+        raise MountError(f"{_DEVICE}: {error.strerror}{hint}") from None
+
+
+def _flags(options: MountOptions, *, writable: bool) -> int:
+    # With MS_POSIXACL the kernel leaves the umask to us, as FUSE_DONT_MASK would: it must not be
+    # applied where a default ACL is inherited, and afterwards nobody can tell what it took away.
+    flags = _MS_POSIXACL if writable else _MS_RDONLY
+    flags |= 0 if options.suid else _MS_NOSUID
+    flags |= 0 if options.dev else _MS_NODEV
+    flags |= 0 if options.exec else _MS_NOEXEC
+    flags |= 0 if options.atime else _MS_NOATIME  # without: relatime
+    flags |= 0 if options.diratime else _MS_NODIRATIME
+    flags |= 0 if options.symfollow else _MS_NOSYMFOLLOW
+    return flags
+
+
+def _why_not(error: OSError) -> str:
+    if error.errno == errno.EPERM:
+        return "not permitted (mounting needs CAP_SYS_ADMIN)"
+    if error.errno == errno.ENODEV:
+        return "the kernel does not know FUSE"
+    return error.strerror or str(error)
+
+
+def _unmount_directly(mountpoint: Path, *, lazy: bool) -> None:
+    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+    try:
+        _system_call("umount2", os.fsencode(mountpoint), flags)
+    except OSError as error:
+        raise _unmount_error(mountpoint, error.errno, error.strerror or str(error)) from None
+
+
+def _system_call(name: str, *arguments: bytes | int) -> None:
+    """Call a function of the C library that returns -1 and sets errno where it fails."""
+    converted = [ctypes.c_ulong(one) if isinstance(one, int) else one for one in arguments]
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*converted) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+# ---- others: fusermount3 -------------------------------------------------------------------------
+
+
+def _mount_by_helper(
+    mountpoint: Path, source: str, options: MountOptions, *, writable: bool
+) -> int:
+    words = _helper_options(source, options, writable=writable)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours:
+        with theirs:
+            command = [_helper(), "-o", words, "--", str(mountpoint)]
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=os.environ | {"_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"},
+                pass_fds=[theirs.fileno()],
+            )
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        _, message = process.communicate()
+    if not fds:
+        raise MountError(f"mounting at {printable(str(mountpoint))}: {_helper_message(message)}")
+    os.set_inheritable(fds[0], False)
+    return fds[0]
+
+
+def _helper() -> str:
+    for name in ("fusermount3", "fusermount"):
+        if found := shutil.which(name):
+            return found
+    raise MountError("fusermount3 is not installed (package fuse3), which users but root need")
+
+
+def _helper_options(source: str, options: MountOptions, *, writable: bool) -> str:
+    for name, wanted in (
+        ("dev", options.dev),
+        ("suid", options.suid),
+        ("nodiratime", not options.diratime),
+        ("nosymfollow", not options.symfollow),
+    ):
+        if wanted:
+            raise MountError(f"-o {name}: only root may mount with it")
+    escaped = source.replace("\\", "\\\\").replace(",", "\\,")
+    words = ["rw" if writable else "ro", "nosuid", "nodev", "subtype=unionmount"]
+    words += [f"fsname={escaped}"]
+    if options.checks_permissions(root=False, writable=writable):
+        words += ["default_permissions"]
+    words += ["noexec"] if not options.exec else []
+    words += ["noatime"] if not options.atime else []
+    words += ["allow_other"] if options.for_others(root=False) else []
+    return ",".join(words)
+
+
+def _helper_message(stderr: bytes) -> str:
+    """What a program said, as one line without its name."""
+    lines = stderr.decode("utf-8", "surrogateescape").splitlines()
+    said = [line.partition(": ")[2] or line for line in lines if line.strip()]
+    return printable("; ".join(said)) or "it failed without a message"
+
+
+def _unmount_by_helper(mountpoint: Path, *, lazy: bool) -> None:
+    _run_unmounting([_helper(), "-u", *(["-z"] if lazy else []), "--"], mountpoint)
+
+
+def _unmount_otherwise(mountpoint: Path, failure: MountError, *, lazy: bool) -> str:
+    """Unmount by umount(8), which lets the owner of a FUSE mount do so.
+
+    fusermount3 needs /etc/mtab for that and umount(8) does not: it reads the table of the kernel.
+    """
+    program, where = shutil.which("umount"), printable(str(mountpoint))
+    advice = f"; root can: umount {'-l ' if lazy else ''}{where}"
+    if program is None:
+        raise MountError(f"{failure}; umount(8) is not there, either{advice}") from None
+    try:
+        _run_unmounting([program, *(["-l"] if lazy else []), "--"], mountpoint)
+    except BusyError:
+        raise
+    except MountError as error:
+        raise MountError(f"{failure}; {error}{advice}") from None
+    return f"{failure}; {where} was unmounted by umount(8) instead"
+
+
+def _run_unmounting(command: list[str], mountpoint: Path) -> None:
+    done = subprocess.run(
+        [*command, str(mountpoint)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=os.environ | {"LC_ALL": "C"},
+        check=False,
+    )
+    if done.returncode:
+        name, message = Path(command[0]).name, _helper_message(done.stderr)
+        # fusermount3 says "Device or resource busy", umount(8) "target is busy."
+        busy = os.strerror(errno.EBUSY) in message or message.endswith(("busy", "busy."))
+        raise _unmount_error(mountpoint, errno.EBUSY if busy else None, f"{name}: {message}")
+
+
+def _unmount_error(mountpoint: Path, code: int | None, message: str) -> MountError:
+    where = printable(str(mountpoint))
+    if code == errno.EBUSY:
+        return BusyError(mountpoint)
+    if code == errno.EINVAL:
+        return MountError(f"{where} is not mounted")
+    return MountError(f"unmounting {where}: {message}")

@@ -1,0 +1,469 @@
+"""Records of live mounts, one file for each, in the runtime directory of the user.
+
+The daemon of a mount holds a lock (flock) on its record for as long as it lives. So whether a mount
+is alive needs no guess about process numbers: who gets the lock knows that the daemon is gone,
+however it ended, and may clean up.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import select
+import signal
+import stat
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from unionmount.errors import InvalidReference, MountError, NotFoundError
+from unionmount.images.reference import printable
+from unionmount.mount.fuse_mount import StillMountedError
+from unionmount.system.mountinfo import FILE_SYSTEM, mounted_at, mounts
+
+_ID_BYTES = 6
+_BEGINNING = re.compile(r"[0-9a-f]{1,12}")  # of an ID
+_ASKED_AGAIN = 0.2  # seconds
+_NAME_MAX = 60  # characters of an image's name in the name of a mount point
+
+STARTING = "starting"
+LIVE = "live"
+DETACHED = "detached: still in use"
+STALE = f"stale: {os.strerror(errno.ENOTCONN)}"
+GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One mount: what is mounted where, and which process serves it."""
+
+    id: str
+    image: str
+    source: str
+    mode: str
+    mountpoint: str
+    automatic: bool  # we made the mount point, and remove it
+    pid: int
+    started: int  # when the process started, in ticks since boot: process numbers are used again
+    created: str
+    root: str  # of the store
+    device: str = ""  # "major:minor" of the mounted file system, once it is
+    container: str = ""  # its name, in the store
+    upper: str = ""  # the directory that takes the changes
+    image_id: str = ""  # of a mount of directories there is none
+    layers: int = 0  # how many of the image's are shown
+
+    @classmethod
+    def new(
+        cls,
+        *,
+        image: str,
+        source: str,
+        mountpoint: Path | None,
+        root: str,
+        mode: str = "ro",
+        container: str = "",
+        upper: str = "",
+        image_id: str = "",
+        layers: int = 0,
+    ) -> Record:
+        """A record of a mount that this process is about to make."""
+        return cls(
+            id=secrets.token_hex(_ID_BYTES),
+            image=image,
+            source=source,
+            mode=mode,
+            mountpoint=str(mountpoint or ""),
+            automatic=mountpoint is None,
+            pid=os.getpid(),
+            started=process_start(os.getpid()) or 0,
+            created=datetime.now(UTC).isoformat(),
+            root=root,
+            container=container,
+            upper=upper,
+            image_id=image_id,
+            layers=layers,
+        )
+
+    @property
+    def path(self) -> Path:
+        """The mount point."""
+        return Path(self.mountpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A record, and what has become of its mount."""
+
+    record: Record
+    status: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether its daemon runs."""
+        return self.status in (STARTING, LIVE, DETACHED)
+
+
+class MountTable:
+    """All records in one runtime directory."""
+
+    def __init__(self, runtime: Path) -> None:
+        self._runtime = runtime
+        self._records = runtime / "mounts"
+
+    @classmethod
+    def of_user(cls) -> MountTable:
+        """The table of the user who runs this process."""
+        return cls(runtime_directory())
+
+    def log_path(self, mount_id: str) -> Path:
+        """Where the daemon of a mount writes what goes wrong."""
+        return self._records / f"{mount_id}.log"
+
+    def socket_path(self, mount_id: str) -> Path:
+        """Where the daemon of a mount tells what it has counted."""
+        return self._records / f"{mount_id}.stats"
+
+    def make_mountpoint(self, record: Record) -> Path:
+        """A new directory to mount on, named after the image."""
+        word = re.sub(r"[^A-Za-z0-9._-]+", "-", record.image).strip(".-")[-_NAME_MAX:] or "image"
+        path = self._runtime / "mnt" / f"{word}-{record.id}"
+        path.mkdir(parents=True, mode=0o755)
+        return path
+
+    def check_visible(self, mountpoint: Path) -> None:
+        """MountError where a mount would hide the table, which its daemon has still to write."""
+        where = self._runtime.resolve()
+        if where.is_relative_to(mountpoint.resolve()):
+            raise MountError(
+                f"mount point {printable(str(mountpoint))} holds the runtime directory "
+                f"{printable(str(where))}, where the mount is to be recorded"
+            )
+
+    @contextmanager
+    def held(self, record: Record) -> Iterator[HeldRecord]:
+        """Keep ``record`` in the table, locked, until the block ends."""
+        with _recording(self._records):
+            self._records.mkdir(parents=True, exist_ok=True, mode=0o700)
+        held = HeldRecord(self._records / f"{record.id}.json", record)
+        try:
+            yield held
+        except StillMountedError:  # somebody has to find it, to unmount it
+            held.let_go()
+            raise
+        except BaseException:
+            held.remove()
+            raise
+        held.remove()
+
+    def all(self) -> list[Status]:
+        """Every record with its status, oldest first."""
+        found = [one for path in self._records.glob("*.json") if (one := _examine(path))]
+        table = [(m.device, m.mountpoint) for m in mounts() if m.file_system == FILE_SYSTEM]
+        found = [(_moved(record, table) if alive else record, alive) for record, alive in found]
+        served = {(record.device, record.path) for record, alive in found if alive}
+        states = [
+            # device numbers are used again, too: what a live daemon serves is not a dead one's
+            Status(record, _status(record, {*table} - (set() if alive else served), alive=alive))
+            for record, alive in found
+        ]
+        return sorted(states, key=lambda one: (one.record.created, one.record.id))
+
+    def is_served(self, record: Record) -> bool:
+        """Whether the daemon of a mount holds its record: then it lives, whatever its number."""
+        found = _examine(self._records / f"{record.id}.json")
+        return found is not None and found[1]
+
+    def beginning_with(self, word: str) -> Status:
+        """The one record whose ID begins so; InvalidReference where there are more."""
+        found = []
+        if is_id(word):
+            found = [one for one in self.all() if one.record.id.startswith(word)]
+        if len(found) > 1:
+            known = ", ".join(
+                f"{one.record.id} ({printable(one.record.container or one.record.mountpoint)})"
+                for one in found
+            )
+            raise InvalidReference(f"'{word}' is the beginning of several IDs: {known}")
+        for one in found:
+            return one
+        raise NotFoundError(f"{printable(word)}: no such mount")
+
+    def find(self, target: str) -> Status:
+        """The record with this ID, or of what is on top at this mount point, or was last."""
+        if not target:  # as a path it would be the working directory
+            raise NotFoundError("no mount has an empty name")
+        path = resolved_mountpoint(target)
+        top = mounted_at(path)
+        known = self.all()
+        found = [one for one in known if one.record.id == target]
+        placed = [one for one in reversed(known) if one.record.path == path]
+        found += [one for one in placed if top is not None and one.record.device == top.device]
+        for one in (*found, *placed):
+            return one
+        raise NotFoundError(f"{printable(target)}: no such mount")
+
+    def ended_logs(self) -> list[Path]:
+        """Logs of mounts whose daemons are gone."""
+        # listed first: a daemon has its record before its log
+        logs = sorted(self._records.glob("*.log"))
+        alive = {one.record.id for one in self.all() if one.alive}
+        return [path for path in logs if path.stem not in alive]
+
+    def forget(self, record: Record) -> None:
+        """Remove a record whose daemon is gone, with what that left behind.
+
+        MountError where a daemon serves it after all.
+        """
+        if self.is_served(record):
+            raise MountError(f"{printable(record.mountpoint)}: process {record.pid} serves it")
+        if record.automatic:
+            with suppress(OSError):
+                record.path.rmdir()
+        self.log_path(record.id).unlink(missing_ok=True)
+        self.socket_path(record.id).unlink(missing_ok=True)
+        (self._records / f"{record.id}.json").unlink(missing_ok=True)
+
+
+class HeldRecord:
+    """A record on disk whose lock this process holds."""
+
+    def __init__(self, path: Path, record: Record) -> None:
+        self.record = record
+        self._path = path
+        self._fd = self._write(record)
+
+    def update(self, **changes: str) -> None:
+        """Change fields; readers see the old record or the new one, and either is locked."""
+        self.record = replace(self.record, **changes)  # type: ignore[arg-type]
+        old, self._fd = self._fd, self._write(self.record)
+        os.close(old)
+
+    def remove(self) -> None:
+        """Take the record off the disk and let go of the lock."""
+        self._path.unlink(missing_ok=True)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Let go of the lock and leave the record, as a dead daemon does."""
+        os.close(self._fd)
+
+    def _write(self, record: Record) -> int:
+        temporary = self._path.with_suffix(f".{os.getpid()}")
+        with _recording(self._path):
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with _recording(self._path), open(fd, "wb", closefd=False) as file:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                file.write(json.dumps(asdict(record), indent=1).encode("ascii"))
+                file.flush()
+                temporary.rename(self._path)
+        except BaseException:
+            os.close(fd)
+            temporary.unlink(missing_ok=True)
+            raise
+        return fd
+
+
+@contextmanager
+def _recording(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MountError(f"record {path}: {error.strerror}") from error
+
+
+def is_id(word: str) -> bool:
+    """Whether a mount may have this ID, or one that begins so."""
+    return _BEGINNING.fullmatch(word) is not None
+
+
+def runtime_directory() -> Path:
+    """Where the user's records and automatic mount points are, made if need be.
+
+    ``UNIONMOUNT_RUNTIME_DIR``; for root ``/run/unionmount`` (a login's own directory goes away with
+    the login, and root's mounts must not); else below ``XDG_RUNTIME_DIR`` or, where there is none,
+    in ``/tmp``, provided that it belongs to the user alone.
+    """
+    if chosen := os.environ.get("UNIONMOUNT_RUNTIME_DIR"):
+        directory, mode = Path(chosen).absolute(), 0o755
+    elif os.geteuid() == 0:
+        directory, mode = Path("/run/unionmount"), 0o755
+    else:
+        directory, mode = _user_directory(), 0o700
+    try:
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
+        _check_owner(directory)
+    except OSError as error:
+        raise MountError(f"runtime directory {directory}: {error.strerror}") from None
+    return directory
+
+
+def _user_directory() -> Path:
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    if given.startswith("/"):
+        with suppress(OSError):
+            if Path(given).stat().st_uid == os.geteuid():  # su(1) keeps the variable
+                return Path(given) / "unionmount"
+    return Path(f"/tmp/unionmount-{os.geteuid()}")  # noqa: S108, checked by _check_owner
+
+
+def _check_owner(directory: Path) -> None:
+    status = directory.lstat()
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    if not ours or status.st_mode & 0o022:
+        raise MountError(f"runtime directory {directory} is not this user's own")
+
+
+def process_start(pid: int) -> int | None:
+    """When process ``pid`` started, in ticks since boot; None where there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return int(fields[19])
+
+
+def process_state(pid: int) -> str:
+    """What process ``pid`` does, as a letter of ps(1); empty where there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return ""
+    return fields[0].decode("ascii")
+
+
+def stop(record: Record) -> None:
+    """Ask the daemon of ``record`` to unmount; one that is just starting does so once it serves.
+
+    One that was asked before ends though files are open. It gets its changes to the disk first.
+    """
+    with _process_of(record) as process:
+        if process is not None:
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+
+
+def wait_until_gone(record: Record, seconds: float) -> bool:
+    """Wait for the daemon of ``record`` to end; False where it still runs after ``seconds``."""
+    return not wait_until_all_gone([record], seconds)
+
+
+def end(record: Record, seconds: float) -> bool:
+    """End the daemon of ``record`` though it is in use; False where it still runs then."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        stop(record)  # the second time it is not asked any more, and further times do nothing
+        if wait_until_gone(record, min(_ASKED_AGAIN, left)):
+            return True
+    return False
+
+
+def wait_until_all_gone(records: Iterable[Record], seconds: float) -> list[Record]:
+    """Wait for daemons side by side; those that still run after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    poll, waiting = select.poll(), {}
+    with ExitStack() as stack:
+        for record in records:
+            process = stack.enter_context(_process_of(record))
+            if process is not None:
+                poll.register(process, select.POLLIN)
+                waiting[process] = record
+        while waiting and (ended := poll.poll(max(0.0, deadline - time.monotonic()) * 1000)):
+            for process, _ in ended:
+                poll.unregister(process)
+                del waiting[process]
+    return list(waiting.values())
+
+
+@contextmanager
+def _process_of(record: Record) -> Iterator[int | None]:
+    """A descriptor of the daemon's process; None where it ended, whatever has its number now."""
+    try:
+        process = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        yield process if process_start(record.pid) == record.started else None
+    except ProcessLookupError:
+        pass  # it ended just now
+    finally:
+        os.close(process)
+
+
+def resolved_mountpoint(target: str) -> Path:
+    """The path of a mount point, without asking the file system that is mounted there.
+
+    Whoever serves it may not answer.
+    """
+    parent, name = os.path.split(target.rstrip("/"))
+    if name not in ("", ".", ".."):
+        path = Path(os.path.realpath(parent or "."), name)
+        if mounted_at(path) is not None:
+            return path
+    return Path(os.path.realpath(target))
+
+
+def _examine(path: Path) -> tuple[Record, bool] | None:
+    """The record in ``path`` and whether its daemon lives; None where it is no more."""
+    while True:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        try:
+            alive = not _lock(fd)
+            if alive or _is_at(path, fd):
+                record = _read(fd)
+                return None if record is None else (record, alive)
+        finally:
+            os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    """Whether no daemon holds the lock; other readers do not count."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    """Whether ``path`` still is the open file: an updated record is another file."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _read(fd: int) -> Record | None:
+    """The record in a file; None for a file that is none, which nobody but the user can make."""
+    try:
+        return Record(**json.loads(os.pread(fd, 1 << 20, 0)))
+    except (ValueError, TypeError):
+        return None
+
+
+def _moved(record: Record, table: Sequence[tuple[str, Path]]) -> Record:
+    """The record with the place where its mount is now: directories above it may be renamed."""
+    places = [place for device, place in table if device == record.device]
+    if not places or record.path in places:
+        return record
+    return replace(record, mountpoint=str(places[0]))
+
+
+def _status(record: Record, table: set[tuple[str, Path]], *, alive: bool) -> str:
+    mounted = (record.device, record.path) in table
+    if alive and not record.device:
+        return STARTING
+    if alive:
+        return LIVE if mounted else DETACHED
+    return STALE if mounted else GONE

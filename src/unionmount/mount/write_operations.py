@@ -1,0 +1,438 @@
+"""The writable file system: pyfuse3 requests answered from the upper, and changes made there.
+
+Handlers run on the trio thread, one step at a time: what a handler does between two awaits, no
+other one sees half done. Changes of names and attributes, and writes to the page cache of the
+upper's file system, are made right there. What may take long goes to a worker thread: copying a
+file up, reading what is not in memory, and syncing.
+
+Copy-up: a change that needs a file's data in the upper fails with EAGAIN and has changed nothing;
+then the file is copied up in a thread, and the change is tried again (``_after_copy_up``).
+
+What the kernel knows stays true although it may keep it for good: every change comes through it,
+and it drops by itself what it knows of the inodes that a request names (a directory's times and
+link count after a change in it, an inode's after an unlink, link, rename or change of attributes).
+Only copy-up changes what a request does not name: blocks and ctime of a file that is opened, of
+which the kernel is told, and size on disk and ctime of directories, which nothing goes by. Entries
+for names that do not exist are replaced when the names are made.
+
+Permissions are checked by the kernel (default_permissions) before anything arrives here. What
+write(2), truncate(2) and chown(2) do to set-user-ID bits and capabilities, it does, too
+(FUSE_HANDLE_KILLPRIV is not negotiated); but O_TRUNC is left to ``open``, and so are the bits then.
+The umask comes with the request where root mounts (``fusemount.py``); else the kernel has applied
+it, and applying it again changes nothing.
+
+Handles: a file's is its node, since reading and writing go by node; an open directory's is a number
+of a table.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import FileInfo, FUSEError, InodeT
+
+from unionmount.core import Maker, Node, SetAttr
+from unionmount.mount.read_operations import (
+    ACLS,
+    BATCH,
+    DOTS,
+    FIRST_BATCH,
+    LAYER,
+    LAYER_INDEX,
+    ImageFacts,
+    ReadingOperations,
+    answered,
+    dot_entry,
+    entry_of,
+    has_namespace,
+)
+
+if TYPE_CHECKING:
+    from pyfuse3 import EntryAttributes, ReaddirToken, RequestContext, SetattrFields
+
+    from unionmount.core import Entry, Upper, UpperList
+
+log = logging.getLogger(__name__)
+
+_COPIERS = 4  # threads that copy files up at once
+_SYNCERS = 4
+_COPY_UPS = 16  # of one request: two are enough, unless what the name stands for changes
+
+_ACCESS_ACL = b"system.posix_acl_access"
+
+T = TypeVar("T")
+
+
+class WritableOperations(ReadingOperations):
+    """A tree with an upper on it as a writable file system."""
+
+    def __init__(
+        self,
+        upper: Upper,
+        facts: ImageFacts,
+        *,
+        list_layers: bool = False,
+        owing: AbstractContextManager[None] | None = None,
+    ) -> None:
+        """``facts.has_acls`` says whether the upper holds POSIX ACLs."""
+        super().__init__(upper, facts, list_layers=list_layers, owing=owing)
+        self._upper = upper
+        self._lists: dict[Node, UpperList] = {}
+        self._copiers = trio.CapacityLimiter(_COPIERS)
+        self._syncers = trio.CapacityLimiter(_SYNCERS)
+
+    def close(self) -> None:
+        """Close the lists of directories: the kernel asks no more."""
+        for opened in self._lists.values():
+            opened.close()
+        self._lists = {}
+
+    async def forget(self, lookups: Sequence[tuple[InodeT, int]]) -> None:
+        """Take lookups back."""
+        for inode, count in lookups:
+            node = Node(inode)
+            if self._upper.forget(node, count) == 0 and node in self._lists:
+                self._lists.pop(node).close()
+
+    # ---- directories -----------------------------------------------------------------------------
+
+    @answered
+    async def opendir(self, node: Node, _context: RequestContext) -> int:
+        """Open a directory; its handle is the node: all who read it share one list."""
+        return self._list_of(node).node
+
+    @answered
+    async def readdir(self, node: Node, cookie: int, token: ReaddirToken) -> None:
+        """List a directory from ``cookie`` on, until the reply is full."""
+        opened, shift = self._list_of(node), len(DOTS)
+        for number in range(cookie, shift):
+            where = self._parent(node) if number else node
+            if not pyfuse3.readdir_reply(token, DOTS[number], dot_entry(where), number + 1):
+                return
+        at, count = max(cookie - shift, 0), FIRST_BATCH
+        while entries := opened.next(at, count):
+            taken = _reply(token, entries, shift)
+            if taken < len(entries):
+                self._give_back(entries[taken:])
+                return
+            at, count = entries[-1].next, BATCH
+
+    @answered
+    async def releasedir(self, node: Node) -> None:
+        """Close a directory. A list whose cookies somebody may come back with stays."""
+        opened = self._lists.get(node)
+        if opened is not None and not opened.is_needed:
+            self._lists.pop(node).close()
+
+    @answered
+    async def fsyncdir(self, node: Node, _data_only: bool) -> None:
+        """Make the names in a directory durable."""
+        await self._sync(node, data_only=False)
+
+    def _list_of(self, directory: Node) -> UpperList:
+        """The list of a directory, which the kernel's forgetting the directory ends."""
+        opened = self._lists.get(directory)
+        if opened is None:
+            opened = self._lists[directory] = self._upper.list_open(directory, shared=True)
+        return opened
+
+    def _parent(self, directory: Node) -> Node:
+        """What ".." is; of a removed directory nobody can tell, and nobody can follow it."""
+        try:
+            return self._upper.parent(directory)
+        except OSError:
+            return directory
+
+    def _give_back(self, entries: Iterable[Entry]) -> None:
+        """Entries that the kernel did not get, which it therefore will not forget."""
+        for entry in entries:
+            self._upper.forget(entry.attributes.node)
+
+    # ---- files -----------------------------------------------------------------------------------
+
+    @answered
+    async def open(self, node: Node, flags: int, context: RequestContext) -> FileInfo:
+        """Open a file; for writing, it has to be in the upper."""
+        truncate = bool(flags & os.O_TRUNC)
+        write = truncate or flags & os.O_ACCMODE != os.O_RDONLY
+        await self._after_copy_up(
+            lambda: self._upper.open_file(node, write=write, truncate=truncate),
+            node,
+            empty=truncate,
+        )
+        if truncate:
+            try:
+                self._drop_privileges(node, context)
+            except BaseException:
+                self._upper.release(node)
+                raise
+        return FileInfo(fh=node, keep_cache=True)
+
+    @answered
+    async def create(
+        self, directory: Node, name: bytes, mode: int, _flags: int, context: RequestContext
+    ) -> Any:
+        """Make a file and open it, whatever its mode says."""
+        made = self._make_file(directory, name, stat.S_IFREG | stat.S_IMODE(mode), context)
+        try:
+            self._upper.open_file(made.node, write=True)
+        except BaseException:
+            self._upper.forget(made.node)
+            self._upper.unlink(directory, name)
+            raise
+        return FileInfo(fh=made.node, keep_cache=True), entry_of(made)
+
+    @answered
+    async def write(self, node: Node, offset: int, data: bytes) -> int:
+        """Write; who has opened the file for writing finds it in the upper."""
+        return await self._after_copy_up(lambda: self._upper.write(node, offset, data), node)
+
+    @answered
+    async def release(self, node: Node) -> None:
+        """Close a file."""
+        self._upper.release(node)
+
+    async def flush(self, _handle: Any) -> None:
+        """Nothing waits for close(2): the kernel need not ask again."""
+        raise FUSEError(errno.ENOSYS)
+
+    @answered
+    async def fsync(self, node: Node, data_only: bool) -> None:
+        """Make a file durable."""
+        await self._sync(node, data_only=data_only)
+
+    async def _sync(self, node: Node, *, data_only: bool) -> None:
+        with self._owing:
+            await trio.to_thread.run_sync(
+                lambda: self._upper.fsync(node, data_only=data_only), limiter=self._syncers
+            )
+
+    # ---- copy-up ---------------------------------------------------------------------------------
+
+    async def _after_copy_up(self, change: Callable[[], T], *nodes: Node, empty: bool = False) -> T:
+        """Make a change; where it wants to, copy ``nodes`` up first, without data if ``empty``.
+
+        It does not say which of several it wants: first those get their data that are not in the
+        upper at all.
+        """
+        for turn in range(_COPY_UPS):
+            try:
+                return change()
+            except BlockingIOError:
+                absent = turn == 0 and len(nodes) > 1
+                for node in nodes:
+                    await self._copy_up(node, empty=empty, absent=absent)
+        log.error("a change of %s still asks for copy-up", nodes)
+        raise FUSEError(errno.EIO)
+
+    async def _copy_up(self, node: Node, *, empty: bool, absent: bool) -> None:
+        def copy() -> None:
+            self._upper.copy_up(node, empty=empty, absent=absent)
+            # Drops blocks and ctime, which the kernel can't know to have changed; pages stay, they
+            # are the same. On this thread, since the kernel may want an answer first.
+            with suppress(OSError):  # it has forgotten the node, or the connection ends
+                pyfuse3.invalidate_inode(InodeT(node), attr_only=True)
+
+        with self._owing:
+            await trio.to_thread.run_sync(copy, limiter=self._copiers)
+
+    # ---- attributes ------------------------------------------------------------------------------
+
+    @answered
+    async def setattr(
+        self,
+        node: Node,
+        wanted: EntryAttributes,
+        fields: SetattrFields,
+        _handle: Any,
+        _context: RequestContext,
+    ) -> EntryAttributes:
+        """Change attributes."""
+        changes = _changes(wanted, fields)
+        if not any(value is not None for value in changes):  # ctime alone: it is the disk's
+            return entry_of(self._upper.getattr(node))
+        return entry_of(
+            await self._after_copy_up(
+                lambda: self._upper.setattr(node, changes), node, empty=changes.size == 0
+            )
+        )
+
+    def _drop_privileges(self, node: Node, context: RequestContext) -> None:
+        """Take away what a truncation by somebody without CAP_FSETID takes away from a file.
+
+        Its capabilities the kernel removes by a request of its own, after the open.
+        """
+        if context.uid == 0:
+            return
+        now = self._upper.getattr(node)
+        mode = now.mode & ~stat.S_ISUID
+        if now.mode & stat.S_IXGRP or not _in_group(context, now.gid):
+            mode &= ~stat.S_ISGID
+        if mode != now.mode:
+            self._upper.setattr(node, SetAttr(mode=stat.S_IMODE(mode)))
+
+    @answered
+    async def setxattr(
+        self, node: Node, name: bytes, value: bytes, context: RequestContext
+    ) -> None:
+        """Set an extended attribute; pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE."""
+        self._check_settable(name)
+        await self._after_copy_up(lambda: self._upper.setxattr(node, name, value), node)
+        if name == _ACCESS_ACL:
+            self._drop_setgid(node, context)
+
+    @answered
+    async def removexattr(self, node: Node, name: bytes, _context: RequestContext) -> None:
+        """Remove an extended attribute."""
+        self._check_settable(name)
+        await self._after_copy_up(lambda: self._upper.removexattr(node, name), node)
+
+    def _check_settable(self, name: bytes) -> None:
+        if name in (LAYER, LAYER_INDEX):
+            raise FUSEError(errno.EPERM)
+        if not has_namespace(name) or (name in ACLS and not self.enable_acl):
+            raise FUSEError(errno.EOPNOTSUPP)
+
+    def _drop_setgid(self, node: Node, context: RequestContext) -> None:
+        """As chmod(2), setting an ACL takes S_ISGID away where the caller is not of the group.
+
+        The kernel leaves this to us, and does not say so in what pyfuse3 negotiates.
+        """
+        now = self._upper.getattr(node)
+        if now.mode & stat.S_ISGID and not _in_group(context, now.gid):
+            mode = stat.S_IMODE(now.mode) & ~stat.S_ISGID
+            self._upper.setattr(node, SetAttr(mode=mode))
+
+    # ---- names -----------------------------------------------------------------------------------
+
+    @answered
+    async def mknod(
+        self, directory: Node, name: bytes, mode: int, device: int, context: RequestContext
+    ) -> EntryAttributes:
+        """Make a file of any type but directory and symlink."""
+        return entry_of(self._make_file(directory, name, mode, context, device))
+
+    def _make_file(
+        self, directory: Node, name: bytes, mode: int, context: RequestContext, device: int = 0
+    ) -> Any:
+        maker = self._maker(directory, mode, context)
+        number = (os.major(device), os.minor(device))
+        return self._upper.mknod(directory, name, mode, number, maker)
+
+    @answered
+    async def mkdir(
+        self, directory: Node, name: bytes, mode: int, context: RequestContext
+    ) -> EntryAttributes:
+        """Make a directory."""
+        maker = self._maker(directory, 0, context)
+        return entry_of(self._upper.mkdir(directory, name, stat.S_IMODE(mode), maker))
+
+    @answered
+    async def symlink(
+        self, directory: Node, name: bytes, target: bytes, context: RequestContext
+    ) -> EntryAttributes:
+        """Make a symlink."""
+        maker = self._maker(directory, 0, context)
+        return entry_of(self._upper.symlink(directory, name, target, maker))
+
+    @answered
+    async def link(
+        self, node: Node, directory: Node, name: bytes, _context: RequestContext
+    ) -> EntryAttributes:
+        """Give a file one more name."""
+        return entry_of(
+            await self._after_copy_up(lambda: self._upper.link(node, directory, name), node)
+        )
+
+    @answered
+    async def unlink(self, directory: Node, name: bytes, _context: RequestContext) -> None:
+        """Remove a name of something that is no directory."""
+        self._upper.unlink(directory, name)
+
+    @answered
+    async def rmdir(self, directory: Node, name: bytes, _context: RequestContext) -> None:
+        """Remove a directory in which there is nothing to see."""
+        self._upper.rmdir(directory, name)
+
+    @answered
+    async def rename(
+        self,
+        directory: Node,
+        name: bytes,
+        new_directory: Node,
+        new_name: bytes,
+        flags: int,
+        _context: RequestContext,
+    ) -> None:
+        """Rename, or exchange."""
+        source, target = (directory, name), (new_directory, new_name)
+        try:
+            self._upper.rename(source, target, flags)
+        except BlockingIOError:
+            moved = (source, target) if flags & pyfuse3.RENAME_EXCHANGE else (source,)
+            with self._files_at(moved) as nodes:
+                await self._after_copy_up(lambda: self._upper.rename(source, target, flags), *nodes)
+
+    @contextmanager
+    def _files_at(self, places: Iterable[tuple[Node, bytes]]) -> Iterator[list[Node]]:
+        """The nodes of what is not a directory; they can't be forgotten meanwhile."""
+        with ExitStack() as stack:
+            nodes = []
+            for directory, name in places:
+                found = self._upper.lookup(directory, name)
+                stack.callback(self._upper.forget, found.node)
+                if not stat.S_ISDIR(found.mode):
+                    nodes.append(found.node)
+            yield nodes
+
+    def _maker(self, directory: Node, mode: int, context: RequestContext) -> Maker:
+        """Who makes something.
+
+        What S_ISGID a new file may have, kernels decide since Linux 6.0; older ones leave it to us.
+        """
+        may_setgid = True
+        if mode & stat.S_ISGID:
+            may_setgid = _in_group(context, self._upper.getattr(directory).gid)
+        return Maker(context.uid, context.gid, context.umask, may_setgid)
+
+
+def _reply(token: ReaddirToken, entries: Sequence[Entry], shift: int) -> int:
+    """Add entries to the answer of a readdir; how many there was room for."""
+    for number, (name, after, attributes) in enumerate(entries):
+        if not pyfuse3.readdir_reply(token, name, entry_of(attributes), after + shift):
+            return number
+    return len(entries)
+
+
+def _changes(wanted: EntryAttributes, fields: SetattrFields) -> SetAttr:
+    return SetAttr(
+        mode=stat.S_IMODE(wanted.st_mode) if fields.update_mode else None,
+        uid=wanted.st_uid if fields.update_uid else None,
+        gid=wanted.st_gid if fields.update_gid else None,
+        size=wanted.st_size if fields.update_size else None,
+        atime_ns=wanted.st_atime_ns if fields.update_atime else None,
+        mtime_ns=wanted.st_mtime_ns if fields.update_mtime else None,
+    )
+
+
+def _in_group(context: RequestContext, gid: int) -> bool:
+    """Whether who asks is of a group, or root; as far as can be told from outside."""
+    if context.uid == 0 or context.gid == gid:
+        return True
+    try:
+        status = Path(f"/proc/{context.pid}/status").read_bytes()
+    except OSError:
+        return False
+    for line in status.splitlines():
+        if line.startswith(b"Groups:"):
+            return str(gid).encode() in line.split()[1:]
+    return False

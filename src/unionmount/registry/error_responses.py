@@ -1,0 +1,110 @@
+"""What a registry says when it does not do what it was asked: statuses and error bodies."""
+
+from __future__ import annotations
+
+import base64
+import json
+from contextlib import suppress
+from typing import Any
+from urllib.parse import parse_qsl, quote_plus
+
+import httpx2
+
+from unionmount.errors import (
+    NotAuthorized,
+    NotFoundError,
+    RegistryError,
+    TooManyRequests,
+    TransferError,
+    UnionmountError,
+)
+from unionmount.images.reference import printable
+from unionmount.registry.http import FORM, host_of, read_body
+from unionmount.registry.limits import Tuning
+from unionmount.registry.redaction import HIDDEN
+from unionmount.registry.retry import Transient, retry_after
+
+_MAX_BODY = 64 * 1024
+_MAX_SHOWN = 300
+_SECRET_FIELDS = frozenset({"refresh_token", "password"})
+_LEAST_SECRET = 6  # what is shorter hides nothing, and would tear words apart
+_TRANSIENT = frozenset({408, 500, 502, 503, 504})
+
+
+async def failure(response: httpx2.Response, what: str, tuning: Tuning) -> Exception:
+    """The exception for an answer that is not the one wanted; a Transient may be tried again."""
+    detail = await _detail(response, what, tuning)
+    status = response.status_code
+    text = f"{what}: {host_of(response)} answers {status}"
+    text += f": {detail}" if detail else f" {printable(response.reason_phrase[:100])}".rstrip()
+    if status == 429:
+        return Transient(TooManyRequests(text), retry_after(response.headers.get("retry-after")))
+    if status in _TRANSIENT:
+        return Transient(TransferError(text), retry_after(response.headers.get("retry-after")))
+    return _permanent(status)(text)
+
+
+def _permanent(status: int) -> type[UnionmountError]:
+    if status in (401, 403):
+        return NotAuthorized
+    return NotFoundError if status == 404 else RegistryError
+
+
+async def _detail(response: httpx2.Response, what: str, tuning: Tuning) -> str:
+    """What the body says, on one line and cut; nothing where it says nothing readable."""
+    if response.request.method == "HEAD":
+        return ""
+    try:
+        raw = await read_body(response, _MAX_BODY, what, tuning)
+    except (UnionmountError, Transient):
+        return ""
+    text = _hide(_message(raw), response.request)
+    return printable(text[:_MAX_SHOWN] + ("…" if len(text) > _MAX_SHOWN else ""))
+
+
+def _message(raw: bytes) -> str:
+    """The errors of a distribution error body, or of a token server's."""
+    try:
+        document: Any = json.loads(raw)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(document, dict):
+        return ""
+    errors = document.get("errors")
+    if isinstance(errors, list):
+        return "; ".join(filter(None, (_one(error) for error in errors[:10])))
+    for key in ("details", "message", "error_description", "error"):
+        if isinstance(document.get(key), str):
+            return str(document[key])
+    return ""
+
+
+def _one(error: object) -> str:
+    if not isinstance(error, dict):
+        return ""
+    code, message = error.get("code"), error.get("message")
+    said = [part for part in (message, code) if isinstance(part, str) and part]
+    if len(said) == 2:
+        return f"{said[0]} ({said[1]})"
+    return "".join(said)
+
+
+def _hide(text: str, request: httpx2.Request) -> str:
+    """A server may repeat what it was sent."""
+    for secret in sorted(_secrets(request), key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def _secrets(request: httpx2.Request) -> set[str]:
+    """What of a request is not shown: Authorization, the password in it, and those of a form."""
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    found = {value}
+    if scheme.lower() == "basic":
+        with suppress(ValueError):
+            found.add(base64.b64decode(value).decode("utf-8").partition(":")[2])
+    if request.headers.get("content-type") == FORM:
+        form = request.content.decode("ascii", "replace")
+        found |= {text for name, text in parse_qsl(form) if name in _SECRET_FIELDS}
+        found |= {quote_plus(text) for text in found}
+    return {secret for secret in found if len(secret) >= _LEAST_SECRET}

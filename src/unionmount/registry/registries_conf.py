@@ -1,0 +1,412 @@
+"""Where a name leads: registries.conf(5), its drop-in files and short-name aliases.
+
+The user's ``registries.conf`` replaces the system's; drop-in files add to either, the user's after
+the system's, later ones over earlier ones, as containers/image reads them. Keys that are not known
+are passed over, what can't be read is a FormatError that names the file.
+
+One thing differs: where no file says which registries are searched, it is docker.io.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+from unionmount.errors import FormatError, InvalidReference, RegistryError
+from unionmount.images.reference import DEFAULT_REGISTRY, Reference, has_registry, printable
+from unionmount.system.files import read_document
+
+SYSTEM = Path("/etc/containers")
+CACHE = Path("/var/cache/containers")  # root's; users have their own
+
+_API_HOSTS = {DEFAULT_REGISTRY: "registry-1.docker.io"}
+_MAX_FILE = 4 * 1024 * 1024
+_PULLS = ("all", "digest-only", "tag-only")
+_MODES = ("", "disabled", "permissive", "enforcing")
+_PLACE = re.compile(r"[A-Za-z0-9._:\[\]-]+(?:/[^/\s]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One place to ask for an image: a mirror, or the registry itself."""
+
+    reference: Reference  # the image's name there
+    insecure: bool = False  # plain HTTP and unknown certificates are allowed
+    mirror: bool = False
+
+    @property
+    def registry(self) -> str:
+        """The registry's name: credentials and certificates are kept under it."""
+        return self.reference.registry
+
+    @property
+    def host(self) -> str:
+        """Where the registry answers, ``HOST[:PORT]``."""
+        return api_host(self.reference.registry)
+
+    @property
+    def repository(self) -> str:
+        """The repository's name there."""
+        return self.reference.repository
+
+
+def api_host(registry: str) -> str:
+    """Where a registry answers: docker.io does so under another name."""
+    return _API_HOSTS.get(registry, registry)
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A ``[[registry.mirror]]``."""
+
+    location: str
+    insecure: bool
+    pulls: str
+
+    def serves(self, ref: Reference) -> bool:
+        """Whether it may be asked for ``ref``."""
+        if self.pulls == "all":
+            return True
+        return (self.pulls == "digest-only") == (ref.digest is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A ``[[registry]]``: what holds for names that begin with ``prefix``."""
+
+    prefix: str
+    location: str
+    insecure: bool
+    blocked: bool
+    mirrors: tuple[Mirror, ...]
+    file: str
+
+    def matched(self, name: str) -> int:
+        """How many characters of a full name it matches; 0 where it does not."""
+        if self.prefix.startswith("*."):
+            host = re.match(r"[^/:@]*", name)
+            assert host is not None
+            long_enough = host.end() > len(self.prefix) - 1
+            return host.end() if long_enough and host[0].endswith(self.prefix[1:]) else 0
+        if not name.startswith(self.prefix):
+            return 0
+        rest = name[len(self.prefix) :]
+        return len(self.prefix) if not rest or rest[0] in "/:@" else 0
+
+    def moved(self, ref: Reference, location: str) -> Reference:
+        """The name of ``ref`` at ``location``, which stands in for the prefix."""
+        if not location:
+            return ref
+        text = location + str(ref)[self.matched(str(ref)) :]
+        with suppress(InvalidReference):
+            if has_registry(text):
+                return Reference.parse(text)
+        raise FormatError(f"{self.file}: location '{printable(location)}' makes no name of {ref}")
+
+
+@dataclass(frozen=True, slots=True)
+class Registries:
+    """What registries.conf and its drop-in files say."""
+
+    search: tuple[str, ...] = (DEFAULT_REGISTRY,)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+    mode: str = "permissive"
+
+    @classmethod
+    def load(
+        cls, environment: Mapping[str, str], *, system: Path = SYSTEM, cache: Path | None = None
+    ) -> Self:
+        """What the files of this user and machine say."""
+        settings = _Settings(environment)
+        for path in _files(environment, system):
+            settings.add(path)
+        for path in _recorded(environment, cache):
+            settings.add_recorded(path)
+        return cls(
+            (DEFAULT_REGISTRY,) if settings.search is None else tuple(settings.search),
+            MappingProxyType({name: full for name, full in settings.aliases.items() if full}),
+            tuple(settings.rules.values()),
+            settings.mode or "permissive",
+        )
+
+    def candidates(self, name: str) -> list[Reference]:
+        """What a user's name may mean, in the order in which to try; tags are not added."""
+        if has_registry(name):
+            return [Reference.parse(name)]
+        Reference.parse(name)  # says what is wrong with it as it was written
+        bare = re.split(r"[:@]", name, maxsplit=1)[0]
+        if bare in self.aliases:
+            return [Reference.parse(self.aliases[bare] + name[len(bare) :])]
+        if not self.search:
+            raise RegistryError(
+                f"'{printable(name)}' names no registry, and registries.conf has none to search"
+            )
+        if self.mode == "enforcing" and len(self.search) > 1:
+            raise RegistryError(
+                f"'{printable(name)}' may be of {', '.join(map(printable, self.search))}: "
+                f"name the registry (registries.conf: short-name-mode is enforcing)"
+            )
+        return [Reference.parse(f"{registry}/{name}") for registry in self.search]
+
+    def endpoints(self, ref: Reference, *, push: bool = False) -> list[Endpoint]:
+        """Where to ask for ``ref``: mirrors, then the registry itself; only that to ``push``."""
+        rule = self._rule(ref)
+        if rule is None:
+            return [Endpoint(ref)]
+        if rule.blocked:
+            raise RegistryError(f"{ref}: '{printable(rule.prefix)}' is blocked by {rule.file}")
+        if push:
+            return [Endpoint(ref, rule.insecure)]
+        mirrors = [
+            Endpoint(rule.moved(ref, mirror.location), mirror.insecure, mirror=True)
+            for mirror in rule.mirrors
+            if mirror.serves(ref)
+        ]
+        return [*mirrors, Endpoint(rule.moved(ref, rule.location), rule.insecure)]
+
+    def places(self, ref: Reference) -> set[str]:
+        """The registries that are meant by the one in ``ref``: itself, and where it is located."""
+        try:
+            endpoints = self.endpoints(ref)
+        except (RegistryError, FormatError):  # told when it is asked for
+            endpoints = []
+        return {ref.registry, *(one.registry for one in endpoints if not one.mirror)}
+
+    def is_insecure(self, registry: str) -> bool:
+        """Whether a registry as a whole may be asked over plain HTTP; RegistryError if blocked."""
+        found = [rule for rule in self.rules if rule.matched(registry) == len(registry)]
+        if any(rule.blocked for rule in found):
+            raise RegistryError(f"{printable(registry)}: blocked by {found[0].file}")
+        return any(rule.insecure for rule in found)
+
+    def _rule(self, ref: Reference) -> Rule | None:
+        """The rule with the longest match; a name comes before a wildcard."""
+        found = [rule for rule in self.rules if rule.matched(str(ref))]
+        return max(
+            found,
+            key=lambda rule: (rule.matched(str(ref)), not rule.prefix.startswith("*")),
+            default=None,
+        )
+
+
+class _Settings:
+    """What has been read so far."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.search: list[str] | None = None
+        self.aliases: dict[str, str] = {}
+        self.rules: dict[str, Rule] = {}
+        self.mode = ""
+
+    def add(self, path: Path) -> None:
+        """Read one more file, over what is there."""
+        table = _read(path, self._environment)
+        if table is None:
+            return
+        search = table.strings("unqualified-search-registries")
+        for rule in _rules(table):
+            self.rules[rule.prefix] = rule
+        old = table.table("registries")  # the format before there were prefixes
+        if search is None and old is not None:
+            search = _add_old(old, self.rules)
+        for name in search or ():
+            if not _is_place(name):
+                raise table.error(f"not a registry: '{printable(name[:200])}'")
+        self.search = self.search if search is None else search
+        mode = table.string("short-name-mode")
+        if mode not in _MODES:
+            raise table.error(f"short-name-mode is '{printable(mode[:200])}'")
+        self.mode = mode or self.mode
+        self._add_aliases(table)
+
+    def add_recorded(self, path: Path) -> None:
+        """Read aliases that another tool has recorded."""
+        table = _read(path, self._environment)
+        if table is not None:
+            self._add_aliases(table)
+
+    def _add_aliases(self, table: _Table) -> None:
+        aliases = table.table("aliases")
+        for name in aliases.values if aliases is not None else ():
+            assert aliases is not None
+            full = aliases.string(name)
+            if not _is_alias(name, full):
+                raise table.error(
+                    f"not an alias: '{printable(name[:200])}' = '{printable(full[:200])}'"
+                )
+            self.aliases[name] = full
+
+
+def _is_alias(name: str, full: str) -> bool:
+    """Whether a short name stands for a full one, both without tag and digest, or for none."""
+    try:
+        short = Reference.parse(name)
+        meant = Reference.parse(full) if full else None
+    except InvalidReference:
+        return False
+    if has_registry(name) or (meant is not None and not has_registry(full)):
+        return False
+    both = [short] if meant is None else [short, meant]
+    return all(ref.tag is None and ref.digest is None for ref in both)
+
+
+def _rules(table: _Table) -> Iterator[Rule]:
+    for one in table.tables("registry"):
+        location = _place(one, "location")
+        prefix = _place(one, "prefix") or location
+        if not prefix:
+            raise one.error("a [[registry]] has neither prefix nor location")
+        if prefix.startswith("*") and not re.fullmatch(r"\*\.[A-Za-z0-9.-]+", prefix):
+            raise one.error(f"prefix '{printable(prefix)}': a wildcard is *.HOST")
+        if not location and not prefix.startswith("*."):
+            location = prefix
+        digest_only = one.flag("mirror-by-digest-only")
+        mirrors = tuple(_mirror(mirror, digest_only) for mirror in one.tables("mirror"))
+        yield Rule(prefix, location, one.flag("insecure"), one.flag("blocked"), mirrors, one.where)
+
+
+def _mirror(table: _Table, digest_only: bool) -> Mirror:
+    location = _place(table, "location")
+    if not location:
+        raise table.error("a mirror has no location")
+    pulls = table.string("pull-from-mirror")
+    if pulls not in ("", *_PULLS):
+        raise table.error(f"pull-from-mirror is '{printable(pulls[:200])}'")
+    if pulls and digest_only:
+        raise table.error("pull-from-mirror does not go with mirror-by-digest-only")
+    return Mirror(location, table.flag("insecure"), pulls or _PULLS[digest_only])
+
+
+def _place(table: _Table, key: str) -> str:
+    """A prefix or location: ``HOST[:PORT][/PATH]`` without a scheme."""
+    text = table.string(key).rstrip("/")
+    if text and not _is_place(text.removeprefix("*.")):
+        raise table.error(f"{key} is no HOST[:PORT][/PATH]: '{printable(text[:200])}'")
+    return text
+
+
+def _is_place(text: str) -> bool:
+    return "://" not in text and _PLACE.fullmatch(text) is not None
+
+
+def _add_old(table: _Table, rules: dict[str, Rule]) -> list[str] | None:
+    """Take over lists of the first version of the format."""
+
+    def listed(key: str) -> list[str] | None:
+        part = table.table(key)
+        return part.strings("registries") if part is not None else None
+
+    insecure, blocked = set(listed("insecure") or ()), set(listed("block") or ())
+    for name in sorted(insecure | blocked):
+        if not _is_place(name):
+            raise table.error(f"not a registry: '{printable(name[:200])}'")
+        rules[name] = Rule(name, name, name in insecure, name in blocked, (), table.where)
+    return listed("search")
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A table of a TOML file, whose values have the type that is asked for."""
+
+    values: Mapping[str, Any]
+    where: str
+
+    def error(self, text: str) -> FormatError:
+        return FormatError(f"{self.where}: {text}")
+
+    def string(self, key: str) -> str:
+        value = self.values.get(key, "")
+        if not isinstance(value, str):
+            raise self.error(f"{printable(key[:200])} is not a string")
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self.values.get(key, False)
+        if not isinstance(value, bool):
+            raise self.error(f"{key} is neither true nor false")
+        return value
+
+    def strings(self, key: str) -> list[str] | None:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise self.error(f"{key} is not a list of strings")
+        return value
+
+    def table(self, key: str) -> _Table | None:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self.error(f"{key} is not a table")
+        return replace(self, values=value)
+
+    def tables(self, key: str) -> list[_Table]:
+        value = self.values.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+            raise self.error(f"{key} is not a list of tables")
+        return [replace(self, values=one) for one in value]
+
+
+def _read(path: Path, environment: Mapping[str, str]) -> _Table | None:
+    """The file, taken apart; None where there is none."""
+    where = printable(str(path))
+    try:
+        raw = read_document(path, _MAX_FILE, environment)
+    except FileNotFoundError:
+        return None
+    try:
+        return _Table(tomllib.loads(raw.decode("utf-8")), where)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: not TOML: {printable(str(error)[:200])}") from error
+
+
+def home(environment: Mapping[str, str]) -> Path:
+    """The home directory that the environment says, or else the user's."""
+    said = environment.get("HOME")
+    return Path(said) if said else Path.home()
+
+
+def config_home(environment: Mapping[str, str]) -> Path:
+    """Where the user's configuration is."""
+    said = environment.get("XDG_CONFIG_HOME")
+    return Path(said) if said else home(environment) / ".config"
+
+
+def _files(environment: Mapping[str, str], system: Path) -> Iterator[Path]:
+    """All files that count, those that win last."""
+    user = config_home(environment) / "containers"
+    explicit = environment.get("CONTAINERS_REGISTRIES_CONF")
+    own = user / "registries.conf"
+    use_own = not explicit and own.exists()
+    if explicit:
+        if not Path(explicit).exists():
+            raise FormatError(f"{printable(explicit)}: no such file (CONTAINERS_REGISTRIES_CONF)")
+        yield Path(explicit)
+    else:
+        yield own if use_own else system / "registries.conf"
+    if not use_own:
+        yield from _drop_ins(system)
+    yield from _drop_ins(user)
+
+
+def _drop_ins(directory: Path) -> Sequence[Path]:
+    return sorted(directory.glob("registries.conf.d/*.conf"))
+
+
+def _recorded(environment: Mapping[str, str], cache: Path | None) -> Iterator[Path]:
+    """The aliases that podman has written down after it asked."""
+    if cache is None:
+        own = environment.get("XDG_CACHE_HOME") or home(environment) / ".cache"
+        cache = CACHE if os.geteuid() == 0 else Path(own) / "containers"
+    yield cache / "short-name-aliases.conf"

@@ -1,0 +1,1 @@
+"""Layers and images on disk, each layer once; containers; what may be removed."""

@@ -1,0 +1,354 @@
+"""Containers: the writable layers that the store keeps, each on top of one image.
+
+::
+
+    <root>/containers/<name>/container.json    what it is, and which image its layers are those of
+    <root>/containers/<name>/upper/            what was changed (docs/explanation/upper.md)
+    <root>/containers/<name>/work/             where changes are prepared
+
+A container appears complete, by a rename, and goes by a rename. Whoever uses its directories holds
+a lock (flock) on it, which ends with the process: the one who mounts it, for as long as the mount
+lives; the one who removes it. An *ephemeral* container that nobody holds is garbage.
+
+The image of a container is known by its digests, not by a name: names move to other images. Its
+layers are in the store, but for an ephemeral one, which is mounted only once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unionmount.errors import InvalidReference, NotFoundError, StoreError, UsageError
+from unionmount.images.manifest import SCRATCH
+from unionmount.images.reference import Digest, printable
+from unionmount.store.layer_import import fsync_directory, storing, write_all
+from unionmount.store.store import StoredImage
+from unionmount.system.closing import Closing
+from unionmount.system.remove_tree import remove_tree
+
+if TYPE_CHECKING:
+    from unionmount.store.layer_import import Staging
+    from unionmount.store.store import Store
+
+_DOCUMENT = "container.json"
+_MAX_DOCUMENT = 1024 * 1024
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
+_ATTEMPTS = 100  # to find a name of two words that is free
+
+_ADJECTIVES = (
+    *("able", "agile", "amber", "ample", "bold", "brave", "brief", "bright", "brisk", "calm"),
+    *("candid", "clear", "clever", "cool", "cosy", "crisp", "curious", "daring", "deep", "eager"),
+    *("early", "easy", "fair", "fast", "fine", "fleet", "fond", "frank", "fresh", "gentle"),
+    *("glad", "golden", "grand", "happy", "hardy", "honest", "jolly", "keen", "kind", "late"),
+    *("light", "lively", "loyal", "lucky", "mellow", "merry", "mild", "modest", "neat", "nimble"),
+    *("noble", "patient", "plain", "polite", "proud", "quick", "quiet", "rapid", "ready", "rosy"),
+    *("rustic", "serene", "sharp", "silent", "silver", "smooth", "sober", "solid", "steady"),
+    *("still", "sunny", "swift", "tidy", "tranquil", "vivid", "warm", "wise", "witty", "young"),
+)
+_ANIMALS = (
+    *("adder", "badger", "bat", "bear", "beaver", "bee", "bison", "bittern", "boar", "bream"),
+    *("camel", "carp", "cat", "cod", "condor", "cormorant", "crane", "cricket", "crow", "curlew"),
+    *("deer", "dove", "duck", "eagle", "eel", "egret", "elk", "falcon", "ferret", "finch"),
+    *("fox", "frog", "gecko", "goose", "grouse", "gull", "hare", "hawk", "hedgehog", "heron"),
+    *("horse", "ibex", "jackdaw", "jay", "kestrel", "kite", "koala", "lapwing", "lark", "lemur"),
+    *("linnet", "lynx", "magpie", "marten", "mole", "moose", "moth", "mouse", "newt", "otter"),
+    *("owl", "panda", "perch", "pike", "plover", "puffin", "quail", "raven", "robin", "salmon"),
+    *("seal", "shrew", "snail", "sparrow", "squirrel", "stork", "swan", "swift", "tapir", "teal"),
+    *("tern", "thrush", "toad", "trout", "turtle", "vole", "walrus", "weasel", "whale", "wren"),
+)
+
+
+class ContainerInUse(StoreError):
+    """A container is mounted, or about to be removed."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"container '{name}' is in use")
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerImage:
+    """The image of a container, as it is recorded: how it was named, and what it is."""
+
+    source: str  # as the user wrote it
+    name: str  # as people call it, printable
+    id: Digest
+    manifest: Digest
+
+    @property
+    def stored(self) -> StoredImage:
+        """What ``Store.read_image`` wants; the names of the image play no part."""
+        return StoredImage((), self.manifest, self.id, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container, as its document tells."""
+
+    name: str
+    path: Path
+    image: ContainerImage
+    created: str
+    ephemeral: bool
+
+    @property
+    def upper(self) -> Path:
+        """The directory of what was changed."""
+        return self.path / "upper"
+
+    @property
+    def work(self) -> Path:
+        """The work directory of the upper."""
+        return self.path / "work"
+
+
+class HeldContainer(Closing):
+    """A container whose lock this process holds, and children that it forks do, until closed."""
+
+    def __init__(self, container: Container, lock: int) -> None:
+        self.container = container
+        self._lock = lock
+
+    def close(self) -> None:
+        """Let go; the lock ends where no child holds it."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+
+class Containers:
+    """The containers of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._directory = store.root / "containers"
+
+    def create(
+        self, image: ContainerImage, name: str | None = None, *, ephemeral: bool = False
+    ) -> HeldContainer:
+        """Make a container, held from the start; without a name it gets one of two words."""
+        self.check_new(name)
+        with self._store.staging() as staging, ExitStack() as stack:
+            with storing(staging.path):
+                (staging.path / "upper").mkdir(0o700)
+                (staging.path / "work").mkdir(0o700)
+                lock = staging.keep_lock()
+            stack.callback(os.close, lock)
+            for chosen in [name] if name is not None else _names():
+                container = self._new(chosen, image, ephemeral=ephemeral)
+                _write(staging, container)
+                if staging.publish(container.path):
+                    stack.pop_all()
+                    return HeldContainer(container, lock)
+        raise _taken(name)
+
+    def check_new(self, name: str | None) -> None:
+        """An error where ``create`` would fail for sure with this name."""
+        if name is not None:
+            check_name(name)
+            if name in self:
+                raise _taken(name)
+
+    def _new(self, name: str, image: ContainerImage, *, ephemeral: bool) -> Container:
+        created = datetime.now(UTC).isoformat()
+        return Container(name, self._directory / name, image, created, ephemeral)
+
+    def find(self, name: str) -> Container:
+        """The container of this name."""
+        path = self._path(name)
+        with storing(path):
+            try:
+                raw = _read(path / _DOCUMENT)
+            except FileNotFoundError:
+                if not path.exists():
+                    raise _unknown(name) from None
+                raise
+        return _parse(path, raw)
+
+    def __contains__(self, name: str) -> bool:
+        return is_there(self._store.root, name)
+
+    def all(self, damaged: Callable[[StoreError], None] | None = None) -> list[Container]:
+        """All containers, oldest first; ``damaged`` is told of those that can't be read."""
+        found = []
+        for name in self._names():
+            try:
+                found.append(self.find(name))
+            except NotFoundError:  # removed in the meantime
+                continue
+            except StoreError as error:
+                if damaged is None:
+                    raise
+                damaged(error)
+        return sorted(found, key=lambda one: (one.created, one.name))
+
+    def users_of(self, image_id: Digest) -> list[str]:
+        """Names of the containers that need an image: as long as there are any, it stays."""
+        return [one.name for one in self.all() if one.image.id == image_id and not one.ephemeral]
+
+    def hold(self, name: str) -> HeldContainer:
+        """Lock a container; ContainerInUse where somebody else has."""
+        with self._locked(name) as lock:
+            return HeldContainer(self.find(name), os.dup(lock))
+
+    def remove(self, name: str) -> None:
+        """Remove a container that nobody uses, with all that was changed in it."""
+        with self._locked(name):
+            self._remove(name)
+
+    def discard(self, held: HeldContainer) -> None:
+        """Remove a container that the caller holds; it is closed then."""
+        with held:
+            self._remove(held.container.name)
+
+    def clean(self) -> None:
+        """Remove ephemeral containers whose daemons died before they could."""
+        for name in self._names():
+            # one that is damaged, in use, or gone is not for us
+            with suppress(StoreError, NotFoundError):
+                if self.find(name).ephemeral:
+                    self.remove(name)
+
+    def _remove(self, name: str) -> None:
+        path = self._directory / name
+        with self._store.staging() as staging, storing(path):
+            gone = staging.path / "container"
+            try:
+                path.rename(gone)
+            except FileNotFoundError:
+                raise _unknown(name) from None
+            fsync_directory(self._directory)
+            remove_tree(gone)
+
+    def _path(self, name: str) -> Path:
+        if not is_name(name):
+            raise _unknown(name)
+        return self._directory / name
+
+    def _names(self) -> list[str]:
+        with storing(self._directory):
+            return [path.name for path in self._directory.iterdir() if is_name(path.name)]
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[int]:
+        """Hold the lock of a container that is there."""
+        path = self._path(name)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with storing(path):
+            try:
+                fd = os.open(path, flags)
+            except FileNotFoundError:
+                raise _unknown(name) from None
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ContainerInUse(name) from None
+            if not _is_at(path, fd):  # it was removed, and perhaps made anew, before we had it
+                raise ContainerInUse(name) if path.exists() else _unknown(name)
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def is_there(root: Path, name: str) -> bool:
+    """Whether the store at ``root`` has a container of this name; nothing is made for that."""
+    return is_name(name) and (root / "containers" / name).is_dir()
+
+
+def is_name(text: str) -> bool:
+    """Whether a container may be called so."""
+    return _NAME.fullmatch(text) is not None
+
+
+def check_name(name: str) -> None:
+    """UsageError where no container can be called so."""
+    if not is_name(name):
+        raise UsageError(
+            f"'{printable(name)}' is no name for a container: letters, digits, '_', '.' and '-', "
+            "at most 64, the first a letter or digit"
+        )
+    if name == SCRATCH:
+        raise UsageError(f"'{SCRATCH}' is the empty image and can't be a container's name")
+
+
+def _names() -> Iterator[str]:
+    """Names to try: two words, after many attempts with a number that nothing else has."""
+    for _ in range(_ATTEMPTS):
+        yield f"{secrets.choice(_ADJECTIVES)}-{secrets.choice(_ANIMALS)}"
+    while True:
+        words = f"{secrets.choice(_ADJECTIVES)}-{secrets.choice(_ANIMALS)}"
+        yield f"{words}-{secrets.token_hex(4)}"
+
+
+def _taken(name: str | None) -> StoreError:
+    return StoreError(f"there is a container '{name}' already")
+
+
+def _unknown(name: str) -> NotFoundError:
+    return NotFoundError(f"no container '{printable(name)}'")
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _write(staging: Staging, container: Container) -> None:
+    document = {
+        "name": container.name,
+        "image": container.image.name,
+        "source": container.image.source,
+        "id": str(container.image.id),
+        "manifest": str(container.image.manifest),
+        "created": container.created,
+        "ephemeral": container.ephemeral,
+    }
+    with storing(staging.path):
+        (staging.path / _DOCUMENT).unlink(missing_ok=True)
+    fd = staging.create(_DOCUMENT)
+    try:
+        with storing(staging.path):
+            write_all(fd, json.dumps(document, indent=1).encode("ascii"))
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _read(path: Path) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        return file.read(_MAX_DOCUMENT)
+
+
+def _parse(path: Path, raw: bytes) -> Container:
+    try:
+        document: Any = json.loads(raw)
+        image = ContainerImage(
+            source=_text(document["source"]),
+            name=_text(document["image"]),
+            id=Digest.parse(document["id"]),
+            manifest=Digest.parse(document["manifest"]),
+        )
+        created, ephemeral = _text(document["created"]), document["ephemeral"] is True
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidReference):
+        raise StoreError(f"{path / _DOCUMENT}: damaged") from None
+    return Container(path.name, path, image, created, ephemeral)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value

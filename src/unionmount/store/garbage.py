@@ -1,0 +1,305 @@
+"""Removing images, and what nobody needs any more.
+
+What goes is renamed into a staging directory while the lock of the store is held, and deleted
+after that. So nobody finds a half of anything; who was in time has it open; and what a crash leaves
+lies in ``tmp/``. The catalogue is written first: what it names is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unionmount.errors import FormatError, InvalidReference, NotFoundError, StoreError
+from unionmount.images.reference import Digest, Reference, printable
+from unionmount.store import catalogue, leases
+from unionmount.store.layer_import import storing
+from unionmount.store.references import digests_of, needed, users
+from unionmount.store.usage import allocated
+
+if TYPE_CHECKING:
+    from unionmount.store.containers import Containers
+    from unionmount.store.layer_import import Staging
+    from unionmount.store.references import Users
+    from unionmount.store.store import Store, StoredImage
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something that went, or that would go."""
+
+    kind: str  # "image", "layer", "document", "blob", "index", "container", "quarantine", …
+    name: str
+    size: int  # allocated bytes
+
+
+@dataclass(slots=True)
+class Removed:
+    """What was done."""
+
+    untagged: list[str] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+    left: str = ""  # why layers stay that nobody may need
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk that are free now."""
+        return sum(one.size for one in self.items)
+
+
+class _Bin:
+    """Takes what goes; in a dry run only writes it down."""
+
+    def __init__(self, staging: Staging, *, dry_run: bool) -> None:
+        self._staging = staging
+        self._count = 0
+        self.dry_run = dry_run
+        self.removed = Removed()
+
+    def throw(self, kind: str, name: str, *paths: Path) -> None:
+        """Let files or directories go, in one go each, if they are there."""
+        size = 0
+        for path in paths:
+            with suppress(FileNotFoundError), storing(path):
+                size += allocated(path)
+                self._take(path)
+        self.removed.items.append(Item(kind, name, size))
+
+    def _take(self, path: Path) -> None:
+        self._count += 1
+        if not self.dry_run:
+            with suppress(FileNotFoundError):
+                path.rename(self._staging.path / str(self._count))
+
+
+@contextmanager
+def _collecting(store: Store, *, dry_run: bool = False) -> Iterator[_Bin]:
+    """Hold the lock of the store; what was thrown is deleted after that."""
+    with store.staging() as staging, store.locked():
+        yield _Bin(staging, dry_run=dry_run)
+
+
+# -- one image
+
+
+def remove_image(
+    store: Store, containers: Containers, text: str, *, force: bool = False
+) -> Removed:
+    """Remove an image, or one of its names, as ``docker rmi`` does.
+
+    Refused where a container or a mount uses the image (``force`` still takes a name away), and
+    where an ID has several names (but for ``force``).
+    """
+    with _collecting(store) as bin_:
+        known = store.directory.images()
+        found = _find(store, known, text)
+        words = catalogue.words_of(found, text)
+        in_use = users(store, containers)
+        if words:
+            same = [one for one in known if one.id == found.id]
+            gone, untagged = _by_name(same, words, in_use, force=force)
+        else:
+            gone, untagged = _by_id(known, found, in_use, force=force)
+        rest = [one for one in known if one not in gone]
+        for one in rest:
+            if one.id == found.id:
+                rest = catalogue.untag(rest, one.manifest, untagged)
+        bin_.removed.untagged += map(_familiar, untagged)
+        _remove(store, bin_, rest, gone, in_use)
+        return bin_.removed
+
+
+def _find(store: Store, known: Sequence[StoredImage], text: str) -> StoredImage:
+    found = catalogue.find(known, text)
+    if not found:
+        elsewhere = store.find_image(text)  # NotFoundError for an image that is nowhere
+        raise StoreError(
+            f"image '{printable(text)}' ({elsewhere.id.short}) is in an additional store, "
+            "which is only read"
+        )
+    if len({one.id for one in found}) > 1:
+        raise InvalidReference(f"'{printable(text)}' stands for {len(found)} images")
+    return found[0]
+
+
+def _by_name(
+    same: Sequence[StoredImage], words: list[str], in_use: Users, *, force: bool
+) -> tuple[list[StoredImage], list[str]]:
+    """Entries that go, and words that do, where one of the words was given.
+
+    ``same`` are all entries of the image, one for each of its manifests. While one of them has a
+    name the image stays; an entry that loses its last one goes.
+    """
+    (image,) = catalogue.by_image(same)
+    names = [name for name in image.names if name not in words]
+    words = [*words, *_orphaned(image, words, names)]
+    by = in_use.of(image.id)
+    if names or any(one not in words for one in image.digests):
+        emptied = [one for one in same if {*one.names, *one.digests} <= {*words}]
+        return ([] if by else emptied), words
+    if by and not force:
+        raise StoreError(
+            f"image '{_familiar(words[0])}' ({image.id.short}) is in use: {_listed(by)}; "
+            "its last name can only be taken away with -f, and the image stays"
+        )
+    return ([] if by else [*same]), words
+
+
+def _orphaned(image: StoredImage, words: list[str], names: list[str]) -> list[str]:
+    """Digests of repositories of which the image has no tag any more."""
+    lost = {_repository(one) for one in words if one in image.names}
+    lost -= {_repository(one) for one in names}
+    return [one for one in image.digests if one not in words and _repository(one) in lost]
+
+
+def _by_id(
+    known: Sequence[StoredImage], image: StoredImage, in_use: Users, *, force: bool
+) -> tuple[list[StoredImage], list[str]]:
+    same = [one for one in known if one.id == image.id]
+    names = [name for one in same for name in one.names]
+    by = in_use.of(image.id)
+    if by:
+        raise StoreError(f"image {image.id.short} is in use: {_listed(by)}")
+    if len(names) > 1 and not force:
+        raise StoreError(
+            f"image {image.id.short} has {len(names)} names "
+            f"({', '.join(map(_familiar, names))}): its removal must be forced (-f)"
+        )
+    return same, [*names, *(one for each in same for one in each.digests)]
+
+
+def _remove(
+    store: Store,
+    bin_: _Bin,
+    rest: Sequence[StoredImage],
+    gone: Sequence[StoredImage],
+    in_use: Users,
+) -> None:
+    """Make ``rest`` the catalogue, then let go what only those needed that are gone."""
+    parts: dict[StoredImage, Sequence[Digest]] = {one: _parts(store, one) for one in gone}
+    try:
+        keep = needed(store, rest, in_use) if gone else frozenset()
+    except StoreError as error:  # of another image: its removal may be next
+        parts = dict.fromkeys(gone, ())
+        keep, bin_.removed.left = frozenset(), str(error)
+    store.write_catalogue(rest)
+    left = {one.id for one in rest}
+    for one, digests in parts.items():
+        if one.id not in left:
+            left.add(one.id)  # and is said once
+            bin_.removed.items.append(Item("image", str(one.id), 0))
+        _throw(store, bin_, [digest for digest in digests if digest not in keep])
+
+
+def _parts(store: Store, stored: StoredImage) -> Sequence[Digest]:
+    """What an image consists of, the top layer first; of a damaged one what is known."""
+    try:
+        order = [*reversed(store.read_image(stored).diff_ids)]
+        rest = digests_of(store, stored, "") - set(order)
+    except (StoreError, NotFoundError, FormatError):
+        return [stored.manifest, stored.id]
+    return [*dict.fromkeys(order), *sorted(rest)]
+
+
+def _throw(store: Store, bin_: _Bin, digests: Sequence[Digest]) -> None:
+    for digest in digests:
+        layer, blob = store.directory.layer_path(digest), store.directory.blob_path(digest)
+        if layer.exists():
+            bin_.throw("layer", str(digest), layer)
+        if blob.exists():
+            bin_.throw("blob", str(digest), blob)
+
+
+def _repository(word: str) -> str:
+    return Reference.parse(word).name
+
+
+def _familiar(word: str) -> str:
+    return Reference.parse(word).familiar
+
+
+def _listed(by: Sequence[str]) -> str:
+    return ", ".join(map(printable, by))
+
+
+# -- all that nobody needs
+
+
+def prune(
+    store: Store, containers: Containers, *, every: bool = False, dry_run: bool = False
+) -> Removed:
+    """Remove what nobody needs: images without a name (``every``: all that nobody uses) and layers.
+
+    Also documents and blobs, ephemeral containers of dead mounts, in-place indexes of files that
+    are gone or changed, what is quarantined and was replaced, and leases and locks of the dead.
+    """
+    ended = _ended_containers(containers, dry_run=dry_run)
+    with _collecting(store, dry_run=dry_run) as bin_:
+        bin_.removed.items += ended
+        known = store.directory.images()
+        in_use = users(store, containers)
+        named = {one.id for one in known if one.names}
+        gone = [one for one in known if not in_use.of(one.id) and (every or one.id not in named)]
+        keep = needed(store, [one for one in known if one not in gone], in_use)
+        _prune_images(store, bin_, known, gone)
+        _prune_digests(store, bin_, keep)
+        _prune_inplace(store, bin_)
+        _prune_quarantine(store, bin_, keep)
+        for kind, directory in (
+            ("lease", store.directory.leases),
+            ("lock", store.directory.locks),
+        ):
+            for path in leases.clean(directory, dry_run=dry_run):
+                bin_.removed.items.append(Item(kind, path.name, 0))
+        return bin_.removed
+
+
+def _ended_containers(containers: Containers, *, dry_run: bool) -> list[Item]:
+    """Ephemeral containers whose daemons died before they could remove them."""
+    found = []
+    for one in containers.all(lambda _: None):
+        if not one.ephemeral:
+            continue
+        with suppress(StoreError, NotFoundError):  # in use, or gone by now
+            size = allocated(one.path)
+            with containers.hold(one.name) as held:
+                if not dry_run:
+                    containers.discard(held)
+            found.append(Item("container", one.name, size))
+    return found
+
+
+def _prune_images(
+    store: Store, bin_: _Bin, known: Sequence[StoredImage], gone: Sequence[StoredImage]
+) -> None:
+    if gone and not bin_.dry_run:
+        store.write_catalogue([one for one in known if one not in gone])
+    for one in catalogue.by_image(gone):
+        bin_.removed.untagged += [_familiar(word) for word in (*one.names, *one.digests)]
+        bin_.removed.items.append(Item("image", str(one.id), 0))
+
+
+def _prune_digests(store: Store, bin_: _Bin, keep: frozenset[Digest]) -> None:
+    for diff_id in store.directory.layers():
+        if diff_id not in keep:
+            bin_.throw("layer", str(diff_id), store.directory.layer_path(diff_id))
+    for digest in store.directory.blobs():
+        if digest not in keep:
+            bin_.throw("blob", str(digest), store.directory.blob_path(digest))
+
+
+def _prune_inplace(store: Store, bin_: _Bin) -> None:
+    for one in store.in_place_indexes():
+        if not one.is_current():
+            bin_.throw("index", one.source, *one.files)
+
+
+def _prune_quarantine(store: Store, bin_: _Bin, keep: frozenset[Digest]) -> None:
+    """What is damaged stays while it is wanted, and nothing better has come."""
+    for path, kind, digest in store.directory.quarantined():
+        back = store.has_layer(digest) if kind == "layer" else store.has_blob(digest)
+        if back or digest not in keep:
+            bin_.throw("quarantine", path.name, path)

@@ -1,0 +1,589 @@
+"""What is kept on this machine: layers and documents by digest, images by name.
+
+::
+
+    <root>/version                    the format; a newer one is refused
+    <root>/lock                       flock: the lock of the store
+    <root>/images.json                which images there are, and their names
+    <root>/layers/<alg>/<hex>/        layer.tar and layer.idx, named by the diff_id
+    <root>/blobs/<alg>/<hex>          manifests and configs as received; layers as they came
+    <root>/inplace/<key>.idx          indexes of layers that stay where they are
+    <root>/inplace/<key>.json         of which file each of those is
+    <root>/containers/<name>/         writable layers; see ``containers``
+    <root>/leases/  <root>/locks/     who needs what just now; see ``leases``
+    <root>/quarantine/                damaged layers and documents; see ``checking``
+    <root>/tmp/                       what is being made; see ``layer.Staging``
+
+Everything appears by a rename after fsync, so any number of processes may use a store at once and
+die at any moment. An open layer stays readable when it is removed. docs/explanation/store.md has
+the whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import pwd
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unionmount import core
+from unionmount.errors import FormatError, InvalidReference, NotFoundError, StoreError, UsageError
+from unionmount.images.manifest import Config, Image, Manifest
+from unionmount.images.reference import Digest, Reference, printable
+from unionmount.store import catalogue
+from unionmount.store.catalogue import StoredImage
+from unionmount.store.directory import (
+    ALGORITHMS,
+    VERSION,
+    OpenBlob,
+    StoreDirectory,
+    open_index,
+    read_limited,
+    verify,
+)
+from unionmount.store.layer_import import (
+    BLOB_NAME,
+    INDEX_NAME,
+    Expected,
+    FileIdentity,
+    FileRange,
+    ImportLimits,
+    LayerImport,
+    OpenLayer,
+    Staging,
+    storing,
+    write_all,
+)
+from unionmount.store.leases import Holding, LayerLock, Lease, held_leases, new_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["VERSION", "OpenBlob", "Store", "StoredImage", "additional_stores", "default_root"]
+
+ADDITIONAL_VARIABLE = "UNIONMOUNT_ADDITIONAL_STORES"
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_IDENTITY = tuple(field.name for field in fields(FileIdentity))
+_MAX_ORIGIN = 64 * 1024
+_INDEX_VERSION = 1  # of the keys of in-place indexes: what the key says must be what is meant
+_DIRECTORIES = (
+    "",
+    "tmp",
+    "inplace",
+    "layers",
+    *(f"layers/{algorithm}" for algorithm in ALGORITHMS),
+    "blobs",
+    *(f"blobs/{algorithm}" for algorithm in ALGORITHMS),
+    "containers",
+    "leases",
+    "locks",
+    "quarantine",
+)
+
+
+def default_root(environment: Mapping[str, str]) -> Path:
+    """Where the store is when nobody says otherwise."""
+    if chosen := environment.get("UNIONMOUNT_ROOT"):
+        return Path(chosen)
+    if os.geteuid() == 0:
+        return Path("/var/lib/unionmount")
+    data = environment.get("XDG_DATA_HOME", "")
+    base = Path(data) if data.startswith("/") else _home(environment) / ".local/share"
+    return base / "unionmount"
+
+
+def additional_stores(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """The read-only stores that ``UNIONMOUNT_ADDITIONAL_STORES`` names, with colons in between."""
+    text = environment.get(ADDITIONAL_VARIABLE, "")
+    return tuple(Path(part) for part in text.split(":") if part)
+
+
+def _home(environment: Mapping[str, str]) -> Path:
+    """The user's home: ``HOME``, or what the system knows where that says nothing usable."""
+    home = environment.get("HOME", "")
+    if not home.startswith("/"):
+        try:
+            home = pwd.getpwuid(os.geteuid()).pw_dir
+        except KeyError:
+            raise StoreError(
+                "no place for the store: this user has no home directory (--root DIR names one)"
+            ) from None
+    return Path(home)
+
+
+@dataclass(frozen=True, slots=True)
+class InPlaceOrigin:
+    """Of which bytes of which file an in-place index is."""
+
+    path: str
+    identity: FileIdentity
+    offset: int
+    length: int
+
+    @classmethod
+    def of(cls, data: FileRange) -> InPlaceOrigin:
+        """What is behind a descriptor now."""
+        path = os.readlink(f"/proc/self/fd/{data.fd}")  # noqa: PTH115 - the text is wanted
+        return cls(path, FileIdentity.of(data.fd), data.offset, data.length)
+
+    @property
+    def key(self) -> str:
+        """What the index is called."""
+        parts = (
+            *(self.identity.device, self.identity.inode, self.identity.size),
+            *(self.identity.mtime_ns, self.identity.ctime_ns),
+            *(self.offset, self.length, _INDEX_VERSION),
+        )
+        return hashlib.sha256(" ".join(map(str, parts)).encode("ascii")).hexdigest()
+
+    def serialize(self) -> bytes:
+        """The document that is kept beside the index."""
+        document = {"path": self.path, "offset": self.offset, "length": self.length}
+        return json.dumps(document | asdict(self.identity), indent=1).encode("ascii")
+
+    @classmethod
+    def parse(cls, raw: bytes) -> InPlaceOrigin | None:
+        """What a document says; None where it is damaged."""
+        try:
+            document = json.loads(raw)
+            identity = FileIdentity(**{name: int(document[name]) for name in _IDENTITY})
+            offset, length = int(document["offset"]), int(document["length"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+        path = document["path"]
+        return cls(path, identity, offset, length) if isinstance(path, str) else None
+
+    def is_current(self) -> bool:
+        """Whether the file is still there, and still the same."""
+        try:
+            return FileIdentity.of_status(Path(self.path).stat()) == self.identity
+        except (OSError, ValueError):
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class InPlaceIndex:
+    """An index of a tar that stays where it is, as it is kept."""
+
+    files: tuple[Path, ...]
+    origin: InPlaceOrigin | None  # None where nobody knows any more
+
+    @property
+    def source(self) -> str:
+        """Whose index it is, for people."""
+        return printable(self.origin.path) if self.origin else "an unknown file"
+
+    def is_current(self) -> bool:
+        """Whether it can still be of use."""
+        return self.origin is not None and self.origin.is_current()
+
+
+class Store:
+    """The store below ``root``; made when it is not there.
+
+    ``additional`` are read-only stores, looked into when this one has not got something. Nothing is
+    written there.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        limits: ImportLimits | None = None,
+        *,
+        additional: Sequence[Path] = (),
+    ) -> None:
+        self.root = root
+        self.limits = limits or ImportLimits()
+        self.directory = StoreDirectory(root)
+        self.additional = tuple(_additional(path) for path in additional)
+        self._tmp = self.directory.tmp
+        known = self.directory.version()
+        with storing(root):
+            root.parent.mkdir(parents=True, exist_ok=True)
+            for name in _DIRECTORIES:
+                (root / name).mkdir(mode=0o700, exist_ok=True)
+            Staging.clean(self._tmp)
+        if known != str(VERSION):
+            with self.locked():  # what an older one has is understood as it is
+                self._write(root / "version", f"{VERSION}\n".encode())
+
+    @property
+    def _directories(self) -> tuple[StoreDirectory, ...]:
+        """Where to look for something, in this order: here, then in the additional stores."""
+        return (self.directory, *self.additional)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the store: nobody changes the catalogue, or collects garbage, or leases.
+
+        Not to be taken twice by one thread; not for long.
+        """
+        with storing(self.root / "lock"):
+            fd = os.open(self.root / "lock", _LOCK_FLAGS, 0o600)
+        try:
+            with storing(self.root / "lock"):
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    # -- who needs what
+
+    def lease(self, kind: str, what: str) -> Lease:
+        """Protect from garbage collection what is registered with it, until it is closed.
+
+        ``kind`` is "pull", "load", "save", "commit", "mount" …; ``what`` is for people.
+        """
+        return Lease(new_path(self.directory.leases), self.locked, kind, what)
+
+    def leases(self) -> list[Holding]:
+        """What is leased; the caller has the lock of the store."""
+        return held_leases(self.directory.leases)
+
+    def users_of_image(self, image_id: Digest) -> list[str]:
+        """Who says just now that an image is in use, for people."""
+        with self.locked():
+            held = self.leases()
+        return [f"{one.what} (process {one.pid})" for one in held if image_id in one.images]
+
+    def layer_lock(self, diff_id: Digest) -> LayerLock:
+        """The right to fetch a layer; not acquired yet."""
+        return LayerLock(self.directory.locks, diff_id)
+
+    # -- layers
+
+    def has_layer(self, diff_id: Digest) -> bool:
+        """Whether the layer is here; what is here was verified when it came."""
+        return any(one.has_layer(diff_id) for one in self._directories)
+
+    def layer_place(self, diff_id: Digest) -> Path | None:
+        """Where a layer lives: its directory; None where it is in no store."""
+        found = (one.layer_path(diff_id) for one in self._directories if one.has_layer(diff_id))
+        return next(found, None)
+
+    def import_layer(
+        self,
+        expected: Expected,
+        limits: ImportLimits | None = None,
+        *,
+        keep_blob: bool = False,
+        lease: Lease | None = None,
+    ) -> LayerImport:
+        """Take a layer in: write its blob to what this returns.
+
+        ``keep_blob`` keeps the blob as it came, too, where it is compressed and ``expected`` has
+        its digest. With a ``lease`` the layer is registered there before it appears: the diff_id
+        of a layer that is being made is not known earlier.
+        """
+
+        def publish(staging: Staging, diff_id: Digest) -> None:
+            if lease is not None:
+                lease.need(diff_id)
+            if expected.digest is not None and (staging.path / BLOB_NAME).exists():
+                staging.publish_file(BLOB_NAME, self.directory.blob_path(expected.digest))
+            # where another import of the same layer came first, its copy is as good
+            if not staging.publish(self.directory.layer_path(diff_id)):
+                self._replace_damaged(staging, diff_id)
+
+        keep_blob = keep_blob and expected.digest is not None
+        limits = limits or self.limits
+        return LayerImport(Staging(self._tmp), publish, expected, limits, keep_blob=keep_blob)
+
+    def _replace_damaged(self, incoming: Staging, diff_id: Digest) -> None:
+        """Let a layer take the place of what is left of one, if that is what is there."""
+        path = self.directory.layer_path(diff_id)
+        with Staging(self._tmp) as staging, self.locked():
+            if not self.directory.has_layer(diff_id):
+                with storing(path):
+                    path.rename(staging.path / "damaged")
+                incoming.publish(path)
+
+    def open_layer(self, diff_id: Digest) -> OpenLayer:
+        """Open a layer; its index is made anew where it is missing, old or damaged."""
+        what = f"layer {diff_id}"
+        with ExitStack() as stack:
+            place, data = self._open_tar(diff_id)
+            stack.callback(os.close, data)
+            whole = FileRange(data, 0, os.fstat(data).st_size)
+            index = open_index(place.index_path(diff_id), whole.length, what)
+            if index is None and place is self.directory:
+                path = place.index_path(diff_id)
+                index = self._make_index(whole, what, path, self.limits)
+            elif index is None:
+                index = self.index_in_place(whole, what)
+            stack.pop_all()
+        return OpenLayer(diff_id, data, 0, whole.length, index)
+
+    def rebuild_index(self, diff_id: Digest) -> None:
+        """Make the index of a layer of this store anew, whatever there is of one."""
+        data = self.directory.open_tar(diff_id)
+        if data is None:
+            raise NotFoundError(f"layer {diff_id} is not in the store")
+        try:
+            whole = FileRange(data, 0, os.fstat(data).st_size)
+            path = self.directory.index_path(diff_id)
+            os.close(self._make_index(whole, f"layer {diff_id}", path, self.limits))
+        finally:
+            os.close(data)
+
+    def _open_tar(self, diff_id: Digest) -> tuple[StoreDirectory, int]:
+        for place in self._directories:
+            fd = place.open_tar(diff_id)
+            if fd is not None:
+                return place, fd
+        raise NotFoundError(f"layer {diff_id} is not in the store")
+
+    def index_in_place(self, data: FileRange, what: str, limits: ImportLimits | None = None) -> int:
+        """A descriptor of the index of a tar that stays where it is; made when there is none."""
+        origin = InPlaceOrigin.of(data)
+        path = self.directory.inplace / f"{origin.key}.idx"
+        index = open_index(path, data.length, what)
+        if index is None:
+            index = self._make_index(data, what, path, limits or self.limits, origin)
+        return index
+
+    def in_place_indexes(self) -> list[InPlaceIndex]:
+        """All indexes of tars that stay where they are."""
+        directory = self.directory.inplace
+        with storing(directory):
+            paths = sorted(directory.iterdir())
+        files: dict[str, list[Path]] = {}
+        for path in paths:
+            files.setdefault(path.stem, []).append(path)
+        return [InPlaceIndex(tuple(found), self._origin(key)) for key, found in files.items()]
+
+    def _origin(self, key: str) -> InPlaceOrigin | None:
+        path = self.directory.inplace / f"{key}.json"
+        try:
+            with storing(path):
+                origin = InPlaceOrigin.parse(read_limited(path, _MAX_ORIGIN))
+        except (NotFoundError, FormatError):
+            return None
+        return origin if origin is not None and origin.key == key else None
+
+    def _make_index(
+        self,
+        data: FileRange,
+        what: str,
+        path: Path,
+        limits: ImportLimits,
+        origin: InPlaceOrigin | None = None,
+    ) -> int:
+        identity = FileIdentity.of(data.fd)
+        with Staging(self._tmp) as staging, ExitStack() as stack:
+            index = staging.create(INDEX_NAME)
+            stack.callback(os.close, index)
+            with staging.spool() as spool, core.Indexer(what, limits.core, spool) as indexer:
+                for _ in indexer.scan(data.fd, data.offset, data.length):
+                    pass
+                identity.check(data.fd, what)
+                with storing(staging.path):
+                    indexer.finish(data.length, index)
+                    os.fsync(index)
+            if origin is not None:
+                self._write(path.with_suffix(".json"), origin.serialize())
+            staging.publish_file(INDEX_NAME, path)
+            stack.pop_all()
+        return index
+
+    def layer_info(self, diff_id: Digest) -> core.IndexInfo:
+        """Sizes and counts of a layer."""
+        layer = self.open_layer(diff_id)
+        try:
+            with core.Index(layer.index_fd, f"layer {diff_id}") as index:
+                return index.info
+        finally:
+            layer.close()
+
+    def spool(self) -> int:
+        """A nameless file in the store that vanishes when it is closed."""
+        with Staging(self._tmp) as staging:
+            return staging.nameless()
+
+    def staging(self) -> Staging:
+        """A directory of the store to make something in, gone with this process."""
+        return Staging(self._tmp)
+
+    # -- documents and blobs
+
+    def put_blob(self, data: bytes, digest: Digest | None = None) -> Digest:
+        """Keep a document; returns its digest."""
+        digest = digest or Digest.of(data)
+        verify(data, digest, "document")
+        try:
+            self.directory.read_document(digest)
+        except (NotFoundError, FormatError):  # a damaged copy is replaced
+            self._write(self.directory.blob_path(digest), data)
+        return digest
+
+    def get_blob(self, digest: Digest) -> bytes:
+        """A document, verified."""
+        for place in self._directories[:-1]:
+            try:
+                return place.read_document(digest)
+            except NotFoundError:
+                continue
+        return self._directories[-1].read_document(digest)
+
+    def open_blob(self, digest: Digest) -> OpenBlob | None:
+        """A blob that was kept as it came, or the layer whose diff_id this is; None for neither.
+
+        Its bytes were verified when they came, not now.
+        """
+        for place in self._directories:
+            found = place.open_blob(digest)
+            if found is not None:
+                return found
+        return None
+
+    def has_blob(self, digest: Digest) -> bool:
+        """Whether a document, or a blob that was kept as it came, is here."""
+        return any(one.blob_path(digest).is_file() for one in self._directories)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Put a file in place by a rename."""
+        with Staging(self._tmp) as staging:
+            fd = staging.create("file")
+            try:
+                with storing(path):
+                    write_all(fd, data)
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            staging.publish_file("file", path)
+
+    # -- images
+
+    def put_image(
+        self,
+        names: Sequence[Reference],
+        image: Image,
+        *,
+        take_over: bool = True,
+        digests: Sequence[Reference] = (),
+    ) -> StoredImage:
+        """Record an image whose layers are here; the names now mean it and no other image.
+
+        Without ``take_over`` a name that means another image already goes on to do so. ``digests``
+        are ``name@digest``, as registries know the image.
+        """
+        manifest = image.manifest.digest
+        added = [str(name.with_default_tag()) for name in names]
+        with self.locked():
+            # under the lock: garbage collection must not come between these and their image
+            self.put_blob(image.manifest.raw, manifest)
+            self.put_blob(image.config.raw, image.id)
+            known = self.directory.images()
+            if not take_over:
+                taken = catalogue.taken(known, manifest)
+                added = [name for name in added if name not in taken]
+            entry = StoredImage(
+                names=tuple(dict.fromkeys(added)),
+                manifest=manifest,
+                id=image.id,
+                created=int(time.time()),
+                digests=tuple(str(replace(one, tag=None)) for one in digests if one.digest),
+            )
+            changed, entry = catalogue.put(known, entry)
+            self.write_catalogue(changed)
+        return entry
+
+    def tag(self, image: StoredImage, name: Reference) -> StoredImage:
+        """Give an image another name, which means no other image then."""
+        if name.digest is not None:
+            raise UsageError(f"an image can't be given a digest: '{name}'")
+        digests = [Reference.parse(one) for one in image.digests]
+        return self.put_image([name], self.read_image(image), digests=digests)
+
+    def untag(self, name: Reference) -> StoredImage:
+        """Take a name, or a ``name@digest``, from the image that has it; the image stays."""
+        word = str(name.with_default_tag())
+        with self.locked():
+            known = self.directory.images()
+            having = [one for one in known if word in (*one.names, *one.digests)]
+            if not having:
+                raise NotFoundError(f"no image '{word}' in the store")
+            found = having[-1]
+            changed = catalogue.untag(known, found.manifest, [word])
+            self.write_catalogue(changed)
+        return next(one for one in changed if one.manifest == found.manifest)
+
+    def is_own(self, image: StoredImage) -> bool:
+        """Whether an image is of this store itself, not of an additional one."""
+        return any(one.manifest == image.manifest for one in self.directory.images())
+
+    def list_images(self) -> list[StoredImage]:
+        """All images, the newest first, each once; also those of additional stores."""
+        images = catalogue.by_image(self._all_images())
+        return sorted(images, key=lambda one: one.created, reverse=True)
+
+    def with_all_names(self, image: StoredImage) -> StoredImage:
+        """The image with the names and digests that it has by other manifests, too."""
+        found = (one for one in self.list_images() if one.id == image.id)
+        known = next(found, image)
+        return replace(image, names=known.names, digests=known.digests)
+
+    def _all_images(self) -> list[StoredImage]:
+        known = self.directory.images()
+        for other in self.additional:
+            known = catalogue.overlaid(known, other.images())
+        return known
+
+    def find_image(self, text: str) -> StoredImage:
+        """The image of a name, or of the beginning of its ID."""
+        found = catalogue.find(self._all_images(), text)
+        if not found:
+            raise NotFoundError(f"no image '{printable(text)}' in the store")
+        if len({one.id for one in found}) > 1:
+            raise InvalidReference(_ambiguous(text, found))
+        return found[0]
+
+    def has_image_named(self, text: str) -> bool:
+        """Whether ``text`` is the name of an image; the beginning of an ID is no name."""
+        return bool(catalogue.by_name(self._all_images(), text))
+
+    def read_image(self, stored: StoredImage) -> Image:
+        """The manifest and config of an image, parsed."""
+        what = f"image {stored.id}"
+        manifest = Manifest.parse(self.get_blob(stored.manifest), what)
+        return Image.of(manifest, Config.parse(self.get_blob(stored.id), what), what)
+
+    def use_image(self, stored: StoredImage, lease: Lease) -> Image:
+        """The same, for as long as ``lease`` is held: it is not removed meanwhile."""
+        image = self.read_image(stored)
+        lease.need(stored.manifest, stored.id, *image.diff_ids)
+        lease.image(stored.id)
+        # it may have been removed before that was registered: then this says so
+        return self.read_image(stored)
+
+    def write_catalogue(self, images: Sequence[StoredImage]) -> None:
+        """Replace the catalogue; the caller has the lock of the store since it was read."""
+        self._write(self.root / "images.json", catalogue.serialize(images))
+
+
+def _additional(root: Path) -> StoreDirectory:
+    """A store of somebody's, to read."""
+    place = StoreDirectory(root)
+    if place.version() is None:
+        raise NotFoundError(f"additional store {printable(str(root))}: there is none")
+    return place
+
+
+def _ambiguous(text: str, found: Sequence[StoredImage]) -> str:
+    """Which images a short ID could mean."""
+    by_id = {one.id: one for one in reversed(found)}
+    shown = [
+        f"{one.id.short} ({', '.join(Reference.parse(name).familiar for name in one.names[:3])})"
+        if one.names
+        else one.id.short
+        for one in by_id.values()
+    ]
+    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+    names = ", ".join(sorted(shown)[:8])
+    return f"'{printable(text)}' stands for {len(shown)} images: {names}{more}"

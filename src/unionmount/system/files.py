@@ -1,0 +1,315 @@
+"""Opening what a user named, and what lies in directories that others may have made.
+
+There may be anything: a FIFO that nobody writes to, a device that does something when it is
+opened, a link that leads elsewhere. So what is found is looked at (``O_PATH`` opens nothing) and
+only then opened, by its descriptor, so that it is the same. A path that a user named may have
+links; one below a directory of somebody else may not, wherever they stand.
+
+What is written appears by a rename. A link is followed to where it leads, but not one that somebody
+else put into a directory that everybody may write to: the kernel's rule of protected_symlinks,
+which does not cover names that are replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from unionmount.errors import LimitExceeded, NotRegular, UsageError
+from unionmount.images.reference import printable
+from unionmount.system.waiting import HOW_TO_WAIT, timeout_of
+
+_KINDS = (
+    (stat.S_ISREG, "a regular file"),
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+)
+_NULL = os.makedev(1, 3)  # /dev/null: nothing is read, and what is written is gone
+_MAX_LINKS = 40  # as Linux follows in one path
+_LOOK_AGAIN = 0.05  # seconds between two looks at what the other side of a pipe does
+_STEP = 64 * 1024
+
+Named = str | Path
+
+
+def kind_of(mode: int) -> str:
+    """What a file is, in words."""
+    return next((text for fits, text in _KINDS if fits(mode)), "something unknown")
+
+
+def not_regular(path: Named, mode: int) -> NotRegular:
+    """The error that says what is there instead of a regular file."""
+    return NotRegular(printable(str(path)), kind_of(mode))
+
+
+def open_regular(path: Named, *, follow: bool = True, flags: int = os.O_RDONLY) -> int:
+    """A regular file that was named; NotRegular for all else, OSError where it can't be had."""
+    with _looked_at(path, None, follow=follow) as (found, status):
+        if not stat.S_ISREG(status.st_mode):
+            raise not_regular(path, status.st_mode)
+        return _reopened(found, flags, path)
+
+
+def open_below(root: int, path: str, where: str) -> int:
+    """A regular file below a directory: no component of ``path`` is a link.
+
+    NotRegular for all else, OSError where it can't be had; ``where`` names the directory.
+    """
+    *above, last = path.split("/")
+    here = root
+    try:
+        for number, name in enumerate(above):
+            shown = f"{where}/{'/'.join(above[: number + 1])}"
+            with _looked_at(name, here, follow=False) as (found, status):
+                if stat.S_ISLNK(status.st_mode):
+                    raise not_regular(shown, status.st_mode)
+                if not stat.S_ISDIR(status.st_mode):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), shown)
+                before, here = here, os.dup(found)
+            if before != root:
+                os.close(before)
+        with _looked_at(last, here, follow=False) as (found, status):
+            if not stat.S_ISREG(status.st_mode):
+                raise not_regular(f"{where}/{path}", status.st_mode)
+            return _reopened(found, os.O_RDONLY, f"{where}/{path}")
+    finally:
+        if here != root:
+            os.close(here)
+
+
+def read_document(
+    path: Named,
+    limit: int,
+    environment: Mapping[str, str],
+    check: Callable[[], object] | None = None,
+) -> bytes:
+    """A small file that was named, whole; LimitExceeded where it is larger than ``limit``.
+
+    ``<(command)`` may stand for one, and /dev/null for an empty one; NotRegular for all else. While
+    a command is waited for, ``check`` is called, and may raise.
+    """
+    with _looked_at(path, None, follow=True) as (found, status):
+        if _is_null(status):
+            return b""
+        if _is_pipe(found, status):
+            opened = _reopened(found, os.O_RDONLY | os.O_NONBLOCK, path)
+        elif stat.S_ISREG(status.st_mode):
+            opened = _reopened(found, os.O_RDONLY, path)
+        else:
+            raise not_regular(path, status.st_mode)
+    data = bytearray()
+    try:
+        while len(data) <= limit and (part := _part(opened, path, environment, check)):
+            data += part
+    finally:
+        os.close(opened)
+    if len(data) > limit:
+        raise LimitExceeded(f"{printable(str(path))}: larger than {limit} bytes")
+    return bytes(data)
+
+
+def _part(
+    opened: int, path: Named, environment: Mapping[str, str], check: Callable[[], object] | None
+) -> bytes:
+    seconds = timeout_of(environment)
+    end = time.monotonic() + seconds
+    waiting = select.poll()  # select(2) knows no descriptor beyond 1023
+    waiting.register(opened, select.POLLIN)
+    while not waiting.poll(_LOOK_AGAIN * 1000):
+        if check is not None:
+            check()
+        if time.monotonic() >= end:
+            raise UsageError(
+                f"{printable(str(path))}: nothing was written to it in {seconds:g} s "
+                f"({HOW_TO_WAIT})"
+            )
+    return os.read(opened, _STEP)
+
+
+@contextmanager
+def opened_for_library(path: Named) -> Iterator[str]:
+    """A name of a regular file for a library that opens files itself, valid in the block."""
+    fd = open_regular(path)
+    try:
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+def open_stream(
+    path: Named,
+    environment: Mapping[str, str],
+    *,
+    fifo: bool,
+    waiting: Callable[[], object] | None = None,
+) -> tuple[int, bytes]:
+    """What can be read from the start to the end: a regular file, a pipe, and a ``fifo`` if asked.
+
+    Also returns what has been read of it already. A FIFO must be opened by a writer in bounded
+    time; ``waiting`` is called while there is none. NotRegular for all else.
+    """
+    with _looked_at(path, None, follow=True) as (found, status):
+        if stat.S_ISREG(status.st_mode) or _is_pipe(found, status):
+            return _reopened(found, os.O_RDONLY, path), b""
+        if not stat.S_ISFIFO(status.st_mode) or not fifo:
+            raise not_regular(path, status.st_mode)
+        opened = _reopened(found, os.O_RDONLY | os.O_NONBLOCK, path)
+    try:
+        first = _wait_for_writer(opened, path, environment, waiting)
+        os.set_blocking(opened, True)
+    except BaseException:
+        os.close(opened)
+        raise
+    return opened, first
+
+
+def _wait_for_writer(
+    opened: int, path: Named, environment: Mapping[str, str], waiting: Callable[[], object] | None
+) -> bytes:
+    """Wait until somebody has a FIFO open to write; returns what was read by that."""
+    seconds = timeout_of(environment)
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            data = os.read(opened, 1)
+        except BlockingIOError:  # somebody has, and has written nothing so far
+            return b""
+        if data:
+            return data
+        if time.monotonic() >= end:
+            raise UsageError(
+                f"{printable(str(path))}: a FIFO that nobody wrote to in {seconds:g} s "
+                f"({HOW_TO_WAIT})"
+            )
+        if waiting is not None:
+            waiting()
+        time.sleep(_LOOK_AGAIN)
+
+
+# -- what is written
+
+
+def open_for_writing(path: Named, environment: Mapping[str, str]) -> int | None:
+    """Something that is there and written to as it is: a pipe, a FIFO, /dev/null.
+
+    None for a regular file and where there is none: those are replaced. NotRegular for all else. A
+    FIFO must be opened by a reader in bounded time, and be no trap of somebody else.
+    """
+    try:
+        with _looked_at(path, None, follow=True) as (found, status):
+            if stat.S_ISREG(status.st_mode):
+                return None
+            if _is_null(status) or _is_pipe(found, status):
+                return _reopened(found, os.O_WRONLY, path)
+            if not stat.S_ISFIFO(status.st_mode):
+                raise not_regular(path, status.st_mode)
+            target = resolved(path)
+            _refuse_planted(target.parent.stat(), status, target)
+            return _with_reader(found, path, environment)
+    except FileNotFoundError:
+        return None
+
+
+def _with_reader(found: int, path: Named, environment: Mapping[str, str]) -> int:
+    seconds = timeout_of(environment)
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            opened = _reopened(found, os.O_WRONLY | os.O_NONBLOCK, path)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+        else:
+            os.set_blocking(opened, True)
+            return opened
+        if time.monotonic() >= end:
+            raise UsageError(
+                f"{printable(str(path))}: a FIFO that nobody read from in {seconds:g} s "
+                f"({HOW_TO_WAIT})"
+            )
+        time.sleep(_LOOK_AGAIN)
+
+
+def resolved(path: Named) -> Path:
+    """Where a path leads that is to be written, without links; the last name need not be there.
+
+    PermissionError for a link that somebody else put where everybody may.
+    """
+    pending = Path(path).absolute().parts[:0:-1]
+    names, here, links = list(pending), Path("/"), 0
+    while names:
+        name = names.pop()
+        if name == "..":
+            here = here.parent
+            continue
+        try:
+            status = (here / name).lstat()
+        except FileNotFoundError:
+            here /= name
+            continue
+        if not stat.S_ISLNK(status.st_mode):
+            here /= name
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        _refuse_planted(here.stat(), status, here / name)
+        target = (here / name).readlink()
+        if target.is_absolute():
+            here = Path("/")
+        names += [part for part in reversed(target.parts) if part != "/"]
+    return here
+
+
+def _refuse_planted(directory: os.stat_result, status: os.stat_result, path: Path) -> None:
+    """PermissionError for what somebody else put into a directory that everybody may write to."""
+    shared = directory.st_mode & stat.S_IWOTH
+    if shared and status.st_uid not in (os.geteuid(), directory.st_uid):
+        text = f"{kind_of(status.st_mode)} of another user in a directory that all may write to"
+        raise PermissionError(errno.EACCES, text, str(path))
+
+
+# -- what is there
+
+
+@contextmanager
+def _looked_at(
+    path: Named, dir_fd: int | None, *, follow: bool
+) -> Iterator[tuple[int, os.stat_result]]:
+    """A descriptor that stands for a file and has not opened it, and what it is."""
+    flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    fd = os.open(path, flags, dir_fd=dir_fd)
+    try:
+        yield fd, os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def _reopened(found: int, flags: int, path: Named) -> int:
+    try:
+        return os.open(f"/proc/self/fd/{found}", flags | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from None
+
+
+def _is_null(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL
+
+
+def _is_pipe(found: int, status: os.stat_result) -> bool:
+    """Whether it is a pipe without a name, as of ``<(command)``: somebody has the other end."""
+    if not stat.S_ISFIFO(status.st_mode):
+        return False
+    with suppress(OSError):
+        return str(Path(f"/proc/self/fd/{found}").readlink()).startswith("pipe:[")
+    return False

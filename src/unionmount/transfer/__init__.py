@@ -1,0 +1,1 @@
+"""Images on their way: registry, store, archive and layout."""

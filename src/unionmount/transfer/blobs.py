@@ -1,0 +1,289 @@
+"""Blobs on their way between registries, files and the store: what pull, push and copy share."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from unionmount.errors import (
+    DigestMismatch,
+    LimitExceeded,
+    NotFoundError,
+    RegistryError,
+    SizeMismatch,
+)
+from unionmount.formats.compression import Compression, compressor
+from unionmount.images.reference import Digest, Reference
+from unionmount.store.layer_import import LIMIT_VARIABLE, FileRange, reading, storing, write_all
+from unionmount.system.closing import Closing
+
+if TYPE_CHECKING:
+    from unionmount.images.manifest import Descriptor
+    from unionmount.registry import RegistryClient
+    from unionmount.store.layer_import import Progress
+    from unionmount.store.store import Store
+
+T = TypeVar("T")
+
+_PARALLEL = 4  # blobs that are on their way at once
+_STEP = 1024 * 1024  # bytes that are handed to another thread at once
+_LOOK_AGAIN = 0.05  # seconds until what somebody else is doing is looked for again
+_FOREIGN = ("nondistributable", "foreign")
+
+
+async def in_parallel(items: Sequence[T], work: Callable[[T], Awaitable[bool]]) -> None:
+    """Do the work on all items, some at once, in their order; what returns False comes again.
+
+    The first error ends all others, and is raised as it is.
+    """
+    pending = deque(items)
+    failures: list[Exception] = []
+
+    async def worker(scope: trio.CancelScope) -> None:
+        while pending:
+            item = pending.popleft()
+            try:
+                done = await work(item)
+            except Exception as error:  # noqa: BLE001 - raised below, alone
+                failures.append(error)
+                scope.cancel()
+                return
+            if not done:
+                pending.append(item)
+                await trio.sleep(_LOOK_AGAIN)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(_PARALLEL, len(items))):
+            nursery.start_soon(worker, nursery.cancel_scope)
+    if failures:
+        raise failures[0]
+
+
+async def hand_on(chunks: AsyncIterator[bytes], take: Callable[[bytes, int], None]) -> None:
+    """Have a thread ``take`` the bytes, in large steps: each one costs a change of threads.
+
+    It is told how many bytes that makes.
+    """
+    waiting: list[bytes] = []
+    size, done = 0, 0
+    async for chunk in chunks:
+        waiting.append(chunk)
+        size += len(chunk)
+        if size >= _STEP:
+            done += size
+            await trio.to_thread.run_sync(take, b"".join(waiting), done)
+            waiting, size = [], 0
+    if waiting:
+        await trio.to_thread.run_sync(take, b"".join(waiting), done + size)
+
+
+def cancelling(progress: Progress | None) -> Progress:
+    """Progress of work in a thread of trio's, which thereby ends when its task is cancelled."""
+
+    def told(what: str, done: int, total: int | None) -> None:
+        trio.from_thread.check_cancelled()
+        if progress is not None:
+            progress(what, done, total)
+
+    return told
+
+
+def is_foreign(descriptor: Descriptor) -> bool:
+    """Whether it is a layer that registries need not have: its publisher serves it."""
+    return any(word in descriptor.media_type for word in _FOREIGN)
+
+
+def compression_of(descriptor: Descriptor) -> Compression | None:
+    """What a layer is compressed with, as its media type says; None where it has none."""
+    if not descriptor.media_type:
+        return None
+    kinds = (Compression.GZIP, Compression.ZSTD)
+    found = (kind for kind in kinds if descriptor.media_type.endswith(kind.value))
+    return next(found, Compression.PLAIN)
+
+
+def check_size(store: Store, descriptor: Descriptor, what: str) -> None:
+    """LimitExceeded where a blob, compressed, is larger than a layer may be."""
+    limit = store.limits.max_layer_size
+    if descriptor.size > limit:
+        raise LimitExceeded(
+            f"{what}: {descriptor.size} bytes, more than {limit} (the limit; {LIMIT_VARIABLE} "
+            "changes it)"
+        )
+
+
+def repository_of(ref: Reference) -> Reference:
+    """The name without tag and digest."""
+    return replace(ref, tag=None, digest=None)
+
+
+class Checked:
+    """Bytes of a blob that pass by, and are what its descriptor says when they have passed."""
+
+    def __init__(self, descriptor: Descriptor, what: str) -> None:
+        self._descriptor = descriptor
+        self._what = what
+        self._hash = descriptor.digest.hasher()
+        self._size = 0
+
+    def take(self, data: bytes) -> None:
+        """Count and hash the next bytes; SizeMismatch where they are too many."""
+        self._size += len(data)
+        if self._size > self._descriptor.size:
+            raise SizeMismatch(self._what, self._descriptor.size, self._size, at_least=True)
+        self._hash.update(data)
+
+    def finish(self) -> None:
+        """SizeMismatch or DigestMismatch where it was another blob."""
+        expected = self._descriptor.digest
+        if self._size != self._descriptor.size:
+            raise SizeMismatch(self._what, self._descriptor.size, self._size)
+        actual = Digest(expected.algorithm, self._hash.hexdigest())
+        if actual != expected:
+            raise DigestMismatch(self._what, str(expected), str(actual))
+
+
+def pieces(data: FileRange, what: str) -> Iterator[bytes]:
+    """The bytes of a range of a file."""
+    offset, end = data.offset, data.offset + data.length
+    while offset < end:
+        with reading(what):
+            piece = os.pread(data.fd, min(_STEP, end - offset), offset)
+        if not piece:
+            raise SizeMismatch(what, data.length, offset - data.offset)
+        yield piece
+        offset += len(piece)
+
+
+@asynccontextmanager
+async def fetched(
+    store: Store,
+    client: RegistryClient,
+    ref: Reference,
+    descriptor: Descriptor,
+    progress: Progress | None = None,
+) -> AsyncIterator[FileRange]:
+    """A blob of a registry in a nameless file of the store, verified."""
+    what = f"{ref}: blob {descriptor.digest}"
+    check_size(store, descriptor, what)
+    spool = store.spool()
+    try:
+        checked = Checked(descriptor, what)
+
+        def take(data: bytes, done: int) -> None:
+            checked.take(data)
+            with storing(store.root):
+                write_all(spool, data)
+            if progress is not None:
+                progress(descriptor.digest.short, done, descriptor.size)
+
+        async with client.blob(ref, descriptor) as chunks:
+            await hand_on(chunks, take)
+        checked.finish()
+        yield FileRange(spool, 0, descriptor.size)
+    finally:
+        os.close(spool)
+
+
+class Compressed(Closing):
+    """A layer of the store in a nameless file, compressed; valid until it is closed."""
+
+    def __init__(self, store: Store, diff_id: Digest) -> None:
+        self._store = store
+        self._diff_id = diff_id
+        self._spool = store.spool()
+        self.digest = diff_id
+        self.size = 0
+
+    @property
+    def data(self) -> FileRange:
+        """The bytes."""
+        return FileRange(self._spool, 0, self.size)
+
+    def run(self, compression: Compression, progress: Progress | None = None) -> None:
+        """Compress, in a thread of trio's; DigestMismatch where the layer is not what it was."""
+        what = f"layer {self._diff_id} in the store"
+        plain, packed = self._diff_id.hasher(), Digest.of(b"").hasher()
+        layer = self._store.open_layer(self._diff_id)
+        try:
+            data = FileRange(layer.data_fd, layer.offset, layer.length)
+            done = 0
+            for piece, out in _compressed(pieces(data, what), compression):
+                trio.from_thread.check_cancelled()
+                plain.update(piece)
+                packed.update(out)
+                self.size += len(out)
+                with storing(self._store.root):
+                    write_all(self._spool, out)
+                done += len(piece)
+                if progress is not None:
+                    progress(self._diff_id.short, done, layer.length)
+        finally:
+            layer.close()
+        actual = Digest(self._diff_id.algorithm, plain.hexdigest())
+        if actual != self._diff_id:
+            raise DigestMismatch(what, str(self._diff_id), str(actual))
+        self.digest = Digest("sha256", packed.hexdigest())
+
+    def close(self) -> None:
+        """Remove the file; a second call does nothing."""
+        fd, self._spool = self._spool, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _compressed(data: Iterator[bytes], compression: Compression) -> Iterator[tuple[bytes, bytes]]:
+    """Pieces, and what each of them comes to."""
+    if compression is Compression.PLAIN:
+        for piece in data:
+            yield piece, piece
+        return
+    stream = compressor(compression)
+    for piece in data:
+        yield piece, stream.compress(piece)
+    yield b"", stream.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository that blobs are sent to; ``others`` are names that may have them already."""
+
+    client: RegistryClient
+    ref: Reference
+    others: Sequence[Reference] = ()
+    progress: Progress | None = None
+
+    async def has_or_mounts(self, descriptor: Descriptor) -> bool:
+        """Whether a blob is there, or came from another repository of the registry."""
+        if await self.client.has_blob(self.ref, descriptor.digest):
+            return True
+        near = [one.repository for one in self.others if one.registry == self.ref.registry]
+        for repository in dict.fromkeys(near):
+            if repository == self.ref.repository:
+                continue
+            try:
+                if await self.client.mount_blob(self.ref, descriptor.digest, repository):
+                    return True
+            except (NotFoundError, RegistryError):  # it may not be read, or not be mounted
+                continue
+        return False
+
+    async def upload(self, descriptor: Descriptor, data: FileRange) -> None:
+        """Send a blob from a file."""
+        what = f"{self.ref}: blob {descriptor.digest}"
+        await self.send(descriptor, lambda: pieces(data, what))
+
+    async def send(self, descriptor: Descriptor, chunks: Callable[[], Iterator[bytes]]) -> None:
+        """Send a blob; ``chunks`` begins at its beginning whenever it is called."""
+
+        def tell(done: int) -> None:
+            if self.progress is not None:
+                self.progress(descriptor.digest.short, done, descriptor.size)
+
+        await self.client.upload_blob(self.ref, descriptor.digest, descriptor.size, chunks, tell)

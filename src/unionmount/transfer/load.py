@@ -1,0 +1,538 @@
+"""From what a user names to open layers: in place where they are plain, else through the store."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unionmount import core
+from unionmount.errors import (
+    DigestMismatch,
+    FormatError,
+    LimitExceeded,
+    NotAnImage,
+    NotFoundError,
+    NotRegular,
+    StoreError,
+    UnionmountError,
+    UsageError,
+)
+from unionmount.formats.compression import MAGIC_SIZE, Compression, decompressor, sniff
+from unionmount.images.manifest import SCRATCH, Image, scratch
+from unionmount.images.reference import Reference, printable
+from unionmount.sources import (
+    STDIN,
+    LayerBlob,
+    Location,
+    Source,
+    choose,
+    distinct,
+    looks_like_file,
+    no_such_file,
+)
+from unionmount.sources.archive import TarFiles, open_archive
+from unionmount.sources.layout import DirectoryFiles, OciLayout
+from unionmount.store.layer_import import (
+    LIMIT_VARIABLE,
+    Expected,
+    FileRange,
+    OpenImage,
+    OpenLayer,
+    Progress,
+    check_digest,
+    pieces_of,
+    reading,
+    storing,
+    write_all,
+)
+from unionmount.store.store import StoredImage
+from unionmount.system.closing import Closing
+from unionmount.system.files import open_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from unionmount.images.manifest import Platform
+    from unionmount.images.reference import Digest
+    from unionmount.sources import Entry, SourceImage
+    from unionmount.store.layer_import import ImportLimits
+    from unionmount.store.leases import Lease
+    from unionmount.store.store import Store
+
+_READ_STEP = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """How to take images: for which platform, how carefully, and who wants to know."""
+
+    store: Store
+    limits: ImportLimits
+    platform: Platform | None = None
+    verify: bool = False
+    progress: Progress | None = None
+    lease: Lease | None = None  # protects what is taken until it is open, or in the catalogue
+    streams: bool = False  # a FIFO may be read, from its start to its end
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that ``check_image`` found; ``layer`` is None where it is not of one layer."""
+
+    layer: Digest | None
+    text: str
+
+
+def open_image(
+    store: Store,
+    source: str,
+    *,
+    platform: Platform | None = None,
+    verify: bool = False,
+    limits: ImportLimits | None = None,
+    progress: Progress | None = None,
+    lease: Lease | None = None,
+) -> OpenImage:
+    """Open an image with all its layers, importing what is compressed.
+
+    Plain layers of an archive or layout are used where they are; ``verify`` hashes them first. With
+    a ``lease`` what is in the store stays there while that is held.
+    """
+    location = Location.parse(source)
+    pull = Pull(store, limits or store.limits, platform, verify, progress, lease)
+    if location.kind == "stored":
+        stored = _find_stored(pull, location.path)
+        return _open_stored(pull, stored, name_of(stored))
+    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
+        entry = choose(opened.source.entries(), location.selector, opened.source.what)
+        found = opened.source.image(entry, platform)
+        with ExitStack() as stack:
+            layers = []
+            for blob in found.layers:
+                layers.append(_open_layer(pull, blob, in_place=not opened.spooled))
+                stack.callback(layers[-1].close)
+            opened.source.check_unchanged()
+            stack.pop_all()
+    return OpenImage(found.image, str(location), tuple(layers))
+
+
+def load(
+    store: Store,
+    source: str,
+    *,
+    platform: Platform | None = None,
+    limits: ImportLimits | None = None,
+    progress: Progress | None = None,
+    loaded: Callable[[StoredImage, tuple[Reference, ...]], None] | None = None,
+) -> list[StoredImage]:
+    """Import all images of an archive or layout, or the one that REF names, into the store.
+
+    Artifacts among images are passed over. ``loaded`` is told of each image when it is in the
+    store, with the names that it has in the archive (the store may know others): a later one may
+    fail, and the earlier ones stay.
+    """
+    location = Location.parse(source)
+    if location.kind == "stored":  # or a directory that does not look like a layout
+        location = replace(location, kind="path")
+    pull = Pull(store, limits or store.limits, platform, progress=progress, streams=True)
+    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
+        entries = opened.source.entries()
+        if location.selector or not entries:
+            entries = [choose(entries, location.selector, opened.source.what)]
+        images: list[StoredImage] = []
+        artifact: NotAnImage | None = None  # the first; it holds the document it is about
+        for entry in distinct(entries):
+            try:
+                images.append(_load_entry(pull, opened.source, entry))
+            except NotAnImage as error:
+                artifact = artifact or error
+                continue
+            if loaded is not None:
+                loaded(images[-1], tuple(name.with_default_tag() for name in entry.names))
+        if artifact is not None and not images:
+            raise artifact
+    return images
+
+
+def keep_image(
+    store: Store,
+    source: str,
+    *,
+    platform: Platform | None = None,
+    limits: ImportLimits | None = None,
+    progress: Progress | None = None,
+    lease: Lease | None = None,
+    names: Sequence[Reference] | None = None,
+) -> StoredImage:
+    """The image that ``open_image`` would open, with all its layers in the store.
+
+    It gets those of its names that no other image has: only ``load`` moves names. Where ``names``
+    are given it gets those instead, from whatever image has them.
+    """
+    location = Location.parse(source)
+    pull = Pull(store, limits or store.limits, platform, progress=progress, lease=lease)
+    if location.kind == "stored":
+        return _find_stored(pull, location.path)
+    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
+        entry = choose(opened.source.entries(), location.selector, opened.source.what)
+        if names is not None:
+            return _load_entry(pull, opened.source, replace(entry, names=tuple(names)))
+        return _load_entry(pull, opened.source, entry, take_over=False)
+
+
+def open_source(store: Store, location: Location) -> OpenSource:
+    """Open an archive or a layout."""
+    return _open_source(Pull(store, store.limits), location)
+
+
+def open_stored(
+    store: Store,
+    stored: StoredImage,
+    name: str,
+    *,
+    verify: bool = False,
+    progress: Progress | None = None,
+    lease: Lease | None = None,
+) -> OpenImage:
+    """Open an image of the store under the name that it had when it was found."""
+    pull = Pull(store, store.limits, verify=verify, progress=progress, lease=lease)
+    return _open_stored(pull, stored, name)
+
+
+def check_image(
+    store: Store, source: str, *, platform: Platform | None = None
+) -> Iterator[Problem]:
+    """Verify everything an image consists of, and name what it can't show."""
+    try:
+        opened = open_image(store, source, platform=platform, verify=True)
+    except FormatError as error:
+        yield Problem(None, str(error))
+        return
+    with opened:
+        stored = Location.parse(source).kind == "stored"
+        for layer, index in zip(opened.layers, opened.indexes, strict=True):
+            yield from _check_layer(layer, index, rehash=stored)
+            if index.info.unresolved:
+                yield from _unresolved(layer, store.limits.core)
+        for link in opened.tree().broken_links():
+            yield Problem(
+                opened.layers[link.layer].diff_id,
+                f"hard link '{printable(link.name)}' leads to '{printable(link.target)}', "
+                "which is no file here",
+            )
+
+
+def _unresolved(layer: OpenLayer, limits: core.Limits) -> Iterator[Problem]:
+    """The entries of a layer that have no place: they are not in its index, so its tar is read."""
+    try:
+        with core.Indexer(f"layer {layer.diff_id}", limits) as indexer:
+            for _ in indexer.scan(layer.data_fd, layer.offset, layer.length):
+                pass
+            for name in indexer.unresolved():
+                yield Problem(
+                    layer.diff_id,
+                    f"'{printable(name)}' has no place: symlinks on its way lead in a circle",
+                )
+    except (FormatError, OSError) as error:  # of data that is damaged, or beyond a limit
+        yield Problem(layer.diff_id, str(error))
+
+
+def _check_layer(layer: OpenLayer, index: core.Index, *, rehash: bool) -> Iterator[Problem]:
+    what = f"layer {layer.diff_id}"
+    try:
+        if rehash:
+            check_digest(_data_of(layer), layer.diff_id, what)
+    except (UnionmountError, OSError) as error:
+        yield Problem(layer.diff_id, str(error))
+    try:
+        index.verify()
+    except (FormatError, OSError) as error:
+        yield Problem(layer.diff_id, str(error))
+
+
+@contextmanager
+def _leased(pull: Pull, kind: str, location: Location) -> Iterator[Pull]:
+    """The same with a lease: the caller's, or one that ends with the block."""
+    if pull.lease is not None:
+        yield pull
+        return
+    with pull.store.lease(kind, f"{kind} {printable(str(location))}") as lease:
+        yield replace(pull, lease=lease)
+
+
+# -- sources
+
+
+class OpenSource(Closing):
+    """A source; ``spooled`` tells that its file vanishes with it, so nothing is left in place."""
+
+    def __init__(self, source: Source, *, spooled: bool) -> None:
+        self.source = source
+        self.spooled = spooled
+
+    def close(self) -> None:
+        """Close the source."""
+        self.source.close()
+
+
+def _open_source(pull: Pull, location: Location) -> OpenSource:
+    if location.kind == "registry":
+        raise UsageError(f"{location}: is in a registry; 'unionmount pull' brings it to the store")
+    path = Path(location.path)
+    what = "standard input" if location.path == STDIN else printable(location.path)
+    default_name = fallback_name(path)
+    if location.kind == "oci" or (location.kind == "path" and path.is_dir()):
+        return OpenSource(_open_layout(path, default_name), spooled=False)
+    fd, spooled = _open_file(pull, location.path, what)
+    files = TarFiles(fd, what)  # takes fd over
+    return OpenSource(open_archive(files, location.kind, default_name), spooled=spooled)
+
+
+def _open_layout(path: Path, default_name: str) -> Source:
+    try:
+        files = DirectoryFiles(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"{printable(str(path))}: {os.strerror(error.errno or 0)}") from None
+    try:
+        return OciLayout(files, default_name)
+    except BaseException:
+        files.close()
+        raise
+
+
+def fallback_name(path: Path) -> str:
+    """What an image is called that has a tag but no name: as its file, in allowed letters."""
+    stem = re.sub(r"\.(tar(\.(gz|zst|xz|bz2))?|tgz|tzst|txz|tbz2?|oci)$", "", path.name.lower())
+    return re.sub(r"[^a-z0-9]+", "-", stem).strip("-") or "image"
+
+
+def _open_file(pull: Pull, path: str, what: str) -> tuple[int, bool]:
+    """Open an archive that can be read at any offset; others are copied to the store first."""
+
+    def waiting() -> None:
+        if pull.progress is not None:
+            pull.progress("waiting for a FIFO", 0, None)
+
+    try:
+        if path == STDIN:
+            fd, first = os.dup(0), b""
+        else:
+            fd, first = open_stream(path, os.environ, fifo=pull.streams, waiting=waiting)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"{what}: no such file or directory") from None
+    except NotRegular as error:
+        raise UsageError(f"{what}: is {error.kind}, not an archive") from None
+    with ExitStack() as stack:
+        stack.callback(os.close, fd)
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise UsageError(f"{what}: is a directory, not an archive")
+        if stat.S_ISREG(mode) and path != STDIN:
+            with reading(what):
+                head = os.pread(fd, MAGIC_SIZE, 0)
+            if sniff(head, what) is Compression.PLAIN:
+                stack.pop_all()
+                return fd, False
+        return _spool(pull, fd, first, what), True
+
+
+def _spool(pull: Pull, fd: int, first: bytes, what: str) -> int:
+    """Copy a stream to a nameless file of the store, decompressed; ``first`` was read before."""
+    spool = pull.store.spool()
+    try:
+        with reading(what):
+            head = first + _read_full(fd, MAGIC_SIZE - len(first))
+        stream = decompressor(sniff(head, what), what)
+        left = pull.limits.max_layer_size
+        data = head
+        while data:
+            for piece in stream.feed(data):
+                left -= len(piece)
+                _check_left(left, pull.limits, what)
+                with storing(pull.store.root):
+                    write_all(spool, piece)
+            with reading(what):
+                data = os.read(fd, _READ_STEP)
+        stream.finish()
+    except BaseException:
+        os.close(spool)
+        raise
+    return spool
+
+
+def _check_left(left: int, limits: ImportLimits, what: str) -> None:
+    if left < 0:
+        raise LimitExceeded(
+            f"{what}: more than {limits.max_layer_size} bytes "
+            f"(the limit; {LIMIT_VARIABLE} changes it)"
+        )
+
+
+def _read_full(fd: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (more := os.read(fd, size - len(data))):
+        data += more
+    return data
+
+
+# -- images
+
+
+def _find_stored(pull: Pull, text: str) -> StoredImage:
+    if text == SCRATCH:
+        return _fitting(pull.store, _keep_scratch(pull.store), text, pull.platform)
+    return find_stored(pull.store, text, pull.platform)
+
+
+def find_stored(store: Store, text: str, platform: Platform | None = None) -> StoredImage:
+    """The image of the store that a name or ID means for a platform.
+
+    A name means one image. Where that is for another platform, an image is taken that came from the
+    same index of a registry: the same version of what has the name. Of a word that looks like a
+    file the error says that there is no such file.
+    """
+    try:
+        stored = store.find_image(text)
+    except NotFoundError:
+        if looks_like_file(text):
+            raise no_such_file(text) from None
+        raise
+    if platform is not None and store.has_image_named(text):
+        stored = _sibling(store, text, stored, platform) or stored
+    return _fitting(store, stored, text, platform)
+
+
+def _fitting(
+    store: Store, stored: StoredImage, text: str, platform: Platform | None
+) -> StoredImage:
+    if platform is not None:
+        offered = store.read_image(stored).config.platform
+        if platform.distance(offered) is None:
+            raise NotFoundError(f"image '{printable(text)}' is for {offered}, not {platform}")
+    return stored
+
+
+def _sibling(
+    store: Store, text: str, stored: StoredImage, platform: Platform
+) -> StoredImage | None:
+    """Of the images of the same index the one that fits best, where the named one does not."""
+    if platform.distance(store.read_image(stored).config.platform) is not None:
+        return None
+    wanted = Reference.parse(text).digest
+    shared = {one for one in stored.digests if wanted is None or one.endswith(f"@{wanted}")}
+    found = []
+    for one in store.list_images():
+        if shared.intersection(one.digests):
+            distance = platform.distance(store.read_image(one).config.platform)
+            found += [] if distance is None else [(distance, one)]
+    return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _keep_scratch(store: Store) -> StoredImage:
+    """The empty image, as if it were in the store: its documents are; no list shows it."""
+    image = scratch()
+    manifest = store.put_blob(image.manifest.raw, image.manifest.digest)
+    return StoredImage((), manifest, store.put_blob(image.config.raw, image.id), 0)
+
+
+def _open_stored(pull: Pull, stored: StoredImage, name: str) -> OpenImage:
+    if pull.lease is not None:
+        image = pull.store.use_image(stored, pull.lease)
+    else:
+        image = pull.store.read_image(stored)
+    with ExitStack() as stack:
+        layers = []
+        for diff_id in image.diff_ids:
+            layer = pull.store.open_layer(diff_id)
+            stack.callback(layer.close)
+            layers.append(layer)
+            if pull.verify:
+                check_digest(_data_of(layer), diff_id, f"layer {diff_id}", pull.progress)
+        stack.pop_all()
+    return OpenImage(image, name, tuple(layers))
+
+
+def name_of(stored: StoredImage) -> str:
+    """What people call an image of the store."""
+    if stored.names:
+        return Reference.parse(stored.names[0]).familiar
+    return SCRATCH if stored.id == scratch().id else stored.id.short
+
+
+def _load_entry(pull: Pull, source: Source, entry: Entry, *, take_over: bool = True) -> StoredImage:
+    found = source.image(entry, pull.platform)
+    for blob in found.layers:
+        _import(pull, blob)
+    source.check_unchanged()
+    source.release()
+    image = _exact_image(pull.store, found)
+    if pull.lease is not None:  # of the caller, who is going to open it
+        pull.lease.need(image.manifest.digest, image.id, *image.diff_ids)
+        pull.lease.image(image.id)
+    return pull.store.put_image(entry.names, image, take_over=take_over)
+
+
+def _exact_image(store: Store, found: SourceImage) -> Image:
+    """The image with a manifest that says true sizes; a made-up one did not know them."""
+    if not found.made_up:
+        return found.image
+    config = found.image.config
+    sizes = [store.layer_info(diff_id).layer_size for diff_id in config.diff_ids]
+    return Image.from_config(config, sizes, f"image {config.digest}")
+
+
+# -- layers
+
+
+def _open_layer(pull: Pull, blob: LayerBlob, *, in_place: bool) -> OpenLayer:
+    data = blob.data
+    with reading(blob.what):
+        compression = sniff(os.pread(data.fd, MAGIC_SIZE, data.offset), blob.what)
+    if compression is not Compression.PLAIN or not in_place:
+        _import(pull, blob)
+        return pull.store.open_layer(blob.diff_id)
+    _check_plain(pull, blob)
+    index = pull.store.index_in_place(data, blob.what, pull.limits)
+    try:
+        with storing(blob.what):
+            copy = os.dup(data.fd)
+    except StoreError:
+        os.close(index)
+        raise
+    return OpenLayer(blob.diff_id, copy, data.offset, data.length, index)
+
+
+def _check_plain(pull: Pull, blob: LayerBlob) -> None:
+    """Check what can be checked of a layer that stays in place."""
+    data, digest = blob.data, blob.digest
+    if digest is not None and digest.algorithm == blob.diff_id.algorithm and digest != blob.diff_id:
+        # what is not compressed is its own diff_id
+        raise DigestMismatch(f"{blob.what} (diff_id)", str(blob.diff_id), str(digest))
+    if pull.verify:
+        what = f"{blob.what} (diff_id)"
+        check_digest(data, blob.diff_id, what, pull.progress)
+
+
+def _data_of(layer: OpenLayer) -> FileRange:
+    return FileRange(layer.data_fd, layer.offset, layer.length)
+
+
+def _import(pull: Pull, blob: LayerBlob) -> None:
+    """Take a layer into the store, unless it is there."""
+    if pull.lease is not None:
+        pull.lease.need(blob.diff_id)
+    if pull.store.has_layer(blob.diff_id):
+        return
+    data = blob.data
+    expected = Expected(blob.diff_id, blob.what, blob.digest, data.length)
+    with pull.store.import_layer(expected, pull.limits) as layer:
+        for done, piece in pieces_of(data, blob.what):
+            layer.write(piece)
+            if pull.progress is not None:
+                pull.progress(str(blob.diff_id), done, data.length)
+        layer.finish()

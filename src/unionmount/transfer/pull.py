@@ -1,0 +1,245 @@
+"""Registry → store: an image by name, its layers in parallel, each verified as it arrives.
+
+A layer that is in the store is not fetched. Who fetches one holds its lock in the store, so that
+several pulls, of this process or of others, fetch a layer once: the others wait, and then find it.
+What was complete when a pull is ended stays; what was not leaves nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import trio
+
+from unionmount.errors import FormatError, NotFoundError, RegistryError, UnionmountError
+from unionmount.images.manifest import Descriptor, Image, Selection, parse_manifest, select
+from unionmount.images.reference import Reference, printable
+from unionmount.store.layer_import import Expected
+from unionmount.transfer.blobs import check_size, hand_on, in_parallel, is_foreign, repository_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from unionmount.images.manifest import Platform
+    from unionmount.images.reference import Digest
+    from unionmount.registry import FetchedManifest, RegistryClient
+    from unionmount.store.layer_import import LayerImport, Progress
+    from unionmount.store.leases import Lease
+    from unionmount.store.store import Store, StoredImage
+
+Policy = Literal["always", "missing", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulling:
+    """How to pull: for which platform, what to keep, and who wants to know.
+
+    The image gets ``names``; where none are given, the one that it was asked for by. ``lease`` is
+    whose the image is to be, from the moment when it is there; where there is none, nobody's. With
+    ``keep_names`` a name that means an image for another platform goes on to do so.
+    """
+
+    platform: Platform | None = None
+    policy: Policy = "missing"
+    keep_blobs: bool = False
+    progress: Progress | None = None
+    names: Sequence[Reference] | None = None
+    lease: Lease | None = None
+    keep_names: bool = False
+
+
+async def pull(
+    store: Store,
+    client: RegistryClient,
+    ref: Reference,
+    *,
+    platform: Platform | None = None,
+    policy: Policy = "missing",
+    keep_blobs: bool = False,
+    progress: Progress | None = None,
+) -> StoredImage:
+    """The image of a name in the store, fetched as the policy says; ``ref`` is a full name."""
+    return await pull_as(store, client, ref, Pulling(platform, policy, keep_blobs, progress))
+
+
+async def pull_as(
+    store: Store, client: RegistryClient, ref: Reference, how: Pulling
+) -> StoredImage:
+    """The same, with all that can be said of it."""
+    ref = ref.with_default_tag()
+    if how.policy != "always":
+        found = find(store, str(ref), how.platform)
+        if found is not None:
+            return found
+        if how.policy == "never":
+            raise NotFoundError(f"{ref}: not in the store, and not to be pulled (policy never)")
+    if how.lease is not None:
+        return await _Pull(store, client, ref, how, how.lease).run()
+    with store.lease("pull", str(ref)) as lease:
+        return await _Pull(store, client, ref, how, lease).run()
+
+
+def find(store: Store, text: str, platform: Platform | None) -> StoredImage | None:
+    """The image of a name, where it is in the store and for this platform."""
+    if not store.has_image_named(text):
+        return None
+    found = store.find_image(text)
+    if platform is not None:
+        offered = store.read_image(found).config.platform
+        if platform.distance(offered) is None:
+            return None
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    descriptor: Descriptor
+    diff_id: Digest
+
+
+class _Pull:
+    """One pull of one image."""
+
+    def __init__(
+        self, store: Store, client: RegistryClient, ref: Reference, how: Pulling, lease: Lease
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._ref = ref
+        self._how = how
+        self._lease = lease
+
+    async def run(self) -> StoredImage:
+        root = await self._client.manifest(self._ref)
+        selection = await self._select(root)
+        what = f"{self._ref}: manifest {selection.manifest.digest}"
+        image = Image.of(selection.manifest, selection.config, what)
+        blobs = [layer.digest for layer in image.layers]
+        self._lease.need(image.manifest.digest, image.id, *image.diff_ids, *blobs)
+        layers = {
+            diff_id: _Layer(descriptor, diff_id)
+            for descriptor, diff_id in zip(image.layers, image.diff_ids, strict=True)
+        }
+        await self._fetch_all([one for one in layers.values() if not self._is_here(one)])
+        known_as = replace(repository_of(self._ref), digest=root.digest)
+        names = self._how.names
+        if names is None:
+            names = [self._ref] if self._may_be_named(image) else []
+        if self._how.lease is not None:
+            self._lease.image(image.id)
+        return self._store.put_image(names, image, digests=[known_as])
+
+    def _may_be_named(self, image: Image) -> bool:
+        """Whether the image is to have the name that it was asked for by."""
+        name = str(self._ref)
+        if self._ref.digest is not None:
+            return False
+        if not self._how.keep_names or not self._store.has_image_named(name):
+            return True
+        named = self._store.read_image(self._store.find_image(name)).config.platform
+        return named.is_like(image.config.platform)
+
+    def _is_here(self, layer: _Layer) -> bool:
+        if not self._store.has_layer(layer.diff_id):
+            return False
+        if not self._how.keep_blobs:
+            return True
+        kept = self._store.open_blob(layer.descriptor.digest)
+        if kept is not None:
+            kept.close()
+        return kept is not None
+
+    # -- documents
+
+    async def _select(self, root: FetchedManifest) -> Selection:
+        """The image for the platform that is wanted."""
+        media_type = parse_manifest(root.raw, f"{self._ref}: manifest {root.digest}").media_type
+        top = Descriptor(media_type, root.digest, len(root.raw))
+        if top.is_index:
+            self._keep(root.raw, root.digest)
+        selection = select([top], self._how.platform, str(self._ref), lambda _: True)
+        try:
+            wanted = next(selection)
+            while True:
+                raw = root.raw if wanted == top else await self._document(wanted)
+                wanted = selection.send(raw)
+        except StopIteration as stop:
+            found: Selection = stop.value
+            return found
+
+    async def _document(self, descriptor: Descriptor) -> bytes:
+        """A document, from the store where it is there."""
+        self._lease.need(descriptor.digest)
+        try:
+            raw = self._store.get_blob(descriptor.digest)
+        except (NotFoundError, FormatError):
+            raw = await self._client.document(self._ref, descriptor)
+        if descriptor.is_index:
+            self._keep(raw, descriptor.digest)
+        return raw
+
+    def _keep(self, raw: bytes, digest: Digest) -> None:
+        """Keep an index: it is what a tag led to."""
+        self._lease.need(digest)
+        self._store.put_blob(raw, digest)
+
+    # -- layers
+
+    async def _fetch_all(self, layers: Sequence[_Layer]) -> None:
+        """Fetch what is not here, the largest first."""
+        for layer in layers:
+            _refuse_encrypted(layer.descriptor, self._what(layer))
+            check_size(self._store, layer.descriptor, self._what(layer))
+        ordered = sorted(layers, key=lambda one: one.descriptor.size, reverse=True)
+        await in_parallel(ordered, self._try_to_fetch)
+
+    async def _try_to_fetch(self, layer: _Layer) -> bool:
+        """Whether the layer is here now; False where somebody else is fetching it."""
+        with self._store.layer_lock(layer.diff_id) as lock:
+            if not lock.try_acquire():
+                return False
+            if not self._is_here(layer):
+                await self._fetch(layer)
+            return True
+
+    async def _fetch(self, layer: _Layer) -> None:
+        descriptor = layer.descriptor
+        expected = Expected(layer.diff_id, self._what(layer), descriptor.digest, descriptor.size)
+        incoming = self._store.import_layer(expected, keep_blob=self._how.keep_blobs)
+        with incoming:
+            try:
+                async with self._client.blob(self._ref, descriptor) as chunks:
+                    await self._feed(incoming, layer, chunks)
+            except (NotFoundError, RegistryError) as error:
+                raise _explained(error, layer.descriptor, self._what(layer)) from error
+            await trio.to_thread.run_sync(incoming.finish)
+
+    async def _feed(
+        self, incoming: LayerImport, layer: _Layer, chunks: AsyncIterator[bytes]
+    ) -> None:
+        def take(data: bytes, done: int) -> None:
+            incoming.write(data)
+            if self._how.progress is not None:
+                self._how.progress(layer.diff_id.short, done, layer.descriptor.size)
+
+        await hand_on(chunks, take)
+
+    def _what(self, layer: _Layer) -> str:
+        return f"{self._ref}: layer {layer.descriptor.digest}"
+
+
+def _refuse_encrypted(descriptor: Descriptor, what: str) -> None:
+    if descriptor.media_type.endswith("+encrypted"):
+        raise FormatError(f"{what}: encrypted layers are not supported")
+
+
+def _explained(error: UnionmountError, descriptor: Descriptor, what: str) -> UnionmountError:
+    """Say which layer it is, and of a foreign one why the registry does not have it."""
+    text = str(error) if str(descriptor.digest) in str(error) else f"{what}: {error}"
+    if isinstance(error, NotFoundError) and is_foreign(descriptor):
+        text += (
+            f"; it is a foreign layer ({printable(descriptor.media_type)}), which its publisher "
+            "serves elsewhere, and those are not fetched"
+        )
+    return type(error)(text)
