@@ -27,10 +27,11 @@ from unionmount.browse.paths import Found, follow
 from unionmount.errors import MountError
 from unionmount.images.history import steps_of_layers
 from unionmount.images.manifest import Platform
-from unionmount.images.reference import printable
 from unionmount.store.layer_import import ImportLimits
-from unionmount.store.store import Store, default_root
+from unionmount.store.location import default_root
+from unionmount.store.store import Store
 from unionmount.system.closing import Closing
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

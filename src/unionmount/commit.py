@@ -28,8 +28,9 @@ from unionmount.errors import UsageError
 from unionmount.formats.tar_writer import END, Member, can_hold, header, padding
 from unionmount.images.instructions import apply_instructions
 from unionmount.images.manifest import Config, Image
-from unionmount.images.reference import printable
-from unionmount.store.layer_import import Expected, OpenLayer
+from unionmount.images.opened import OpenLayer
+from unionmount.store.layer_import import Expected
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.browse.open import OpenTarget

@@ -309,4 +309,4 @@ def test_errors_at_every_call_in_a_fresh_upper(
         number += 1
         with _subject(fragile, lowers, tmp_path, case) as subject:
             _, hit = _fail_at(subject, control, number)
-    assert number > 10
+    assert number > 5  # some calls were hit

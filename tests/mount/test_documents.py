@@ -18,7 +18,8 @@ from documents import REGISTRY, Document, Place, agrees, parse, unmarked_blocks
 from registry.servers import DockerRegistry
 from users import become_nobody, fuse_for_all
 
-from unionmount.cli import Settings, cli
+from unionmount.cli import cli
+from unionmount.cli.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
 HOW_TO = sorted(path.name for path in (PROJECT / "docs/how-to").glob("*.md"))

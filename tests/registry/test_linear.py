@@ -31,7 +31,10 @@ CHALLENGE = "from unionmount.registry.challenge import parse_challenges"
 RETRY = "from unionmount.registry.retry import retry_after"
 URL = "from unionmount.registry.redaction import shown_url, shown_answer"
 OUTGOING = "from unionmount.registry.http import Outgoing"
-REFERENCE = "from unionmount.images.reference import Reference, Digest, printable"
+REFERENCE = (
+    "from unionmount.images.reference import Reference, Digest;"
+    "from unionmount.system.text import printable"
+)
 UPLOAD = "from unionmount.registry.blob_upload import _RANGE"
 BLOB = "from unionmount.registry.blob_download import _CONTENT_RANGE, _LENGTH"
 TAGS = "from unionmount.registry.versions import in_order"
@@ -39,7 +42,8 @@ ARCHIVE = "from unionmount.sources.archive import _digest_of, _Item, _names_by_c
 SOURCES = "from unionmount.sources import Entry, distinct"
 COMMIT = "from unionmount.images.instructions import apply_instructions"
 SELECT = (
-    "from unionmount.cli.image_filters import matches; from unionmount.images.reference import Reference; "
+    "from unionmount.cli.image_filters import matches;"
+    "from unionmount.images.reference import Reference; "
     "name = Reference.parse('x/' + 'a' * 240)"
 )
 PARSERS = [

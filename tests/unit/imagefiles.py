@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unionmount.store.layer_import import OpenImage
+from unionmount.images.opened import OpenImage
 
 if sys.version_info >= (3, 14):
     from compression import zstd

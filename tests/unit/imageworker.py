@@ -22,7 +22,7 @@ from unionmount.store.containers import Containers
 from unionmount.store.garbage import prune, remove_image
 from unionmount.store.layer_import import Expected
 from unionmount.store.store import Store
-from unionmount.transfer import load
+from unionmount.transfer.load import load as load_images
 
 
 def start_worker(*arguments: str) -> subprocess.Popen[str]:
@@ -101,7 +101,7 @@ def load(root: str, source: str, stop_at: str) -> None:
     """Load an image, and stop on the way."""
     stop = Stop(root, int(stop_at))
     sys.addaudithook(stop.audit)
-    images = load.load(Store(Path(root)), source, progress=stop.progress)
+    images = load_images(Store(Path(root)), source, progress=stop.progress)
     say(f"loaded {len(images)}")
 
 

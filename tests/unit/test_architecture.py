@@ -10,10 +10,11 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,60 +22,21 @@ PROJECT = Path(__file__).parents[2]
 PACKAGE = PROJECT / "src" / "unionmount"
 CSRC = PROJECT / "csrc"
 
+# The packages, lowest first: a package imports those before it.
 ORDER = (
     "errors",
-    "closing",
-    "removal",
-    "access",
-    "reference",
-    "trust",
-    "waiting",
-    "files",
-    "template",
-    "image",
-    "registry",
-    "history",
+    "system",
+    "gotemplate",
+    "formats",
     "core",
-    "namespace",
-    "paths",
-    "search",
-    "compression",
-    "tarwriter",
-    "layer",
-    "catalogue",
-    "leases",
-    "storedir",
+    "images",
+    "registry",
     "store",
-    "containers",
-    "needs",
-    "usage",
-    "garbage",
     "sources",
-    "pull",
-    "checking",
-    "upper",
-    "mountinfo",
-    "holders",
-    "options",
-    "operations",
-    "writing",
-    "fusemount",
-    "mounts",
-    "daemon",
-    "stats",
-    "server",
-    "save",
-    "changes",
-    "target",
-    "comparison",
-    "provenance",
-    "instructions",
-    "commit",
+    "mount",
     "transfer",
-    "download",
-    "upload",
-    "copying",
-    "inspection",
+    "browse",
+    "commit",
     "api",
     "cli",
     "__main__",
@@ -106,7 +68,7 @@ CIRCLES = {"upper"}
 
 
 def module_name(path: Path) -> str:
-    """The noun in ORDER that a file belongs to: a package counts as one."""
+    """The package in ORDER that a file belongs to, or the module."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -127,7 +89,7 @@ def imported_modules(path: Path) -> Iterator[str]:
 
 
 def own_imports(path: Path) -> set[str]:
-    """The modules of this package that a file imports, as nouns."""
+    """The packages of this project that a file imports."""
     dotted = (name.split(".") for name in imported_modules(path))
     return {parts[1] for parts in dotted if parts[0] == "unionmount" and len(parts) > 1}
 
@@ -167,20 +129,39 @@ def test_every_module_has_its_place() -> None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_to_the_top(path: Path) -> None:
+def test_packages_import_what_is_below_them(path: Path) -> None:
     own = module_name(path)
     allowed = {own, *ORDER[: ORDER.index(own)]} | ({"_core"} if own == "core" else set())
     wrong = own_imports(path) - allowed
-    assert not wrong, f"{path.name} imports {sorted(wrong)}, which stand below it"
+    assert not wrong, f"{path.name} imports {sorted(wrong)}, which stand above it"
+
+
+def dotted(path: Path) -> str:
+    """The name under which a file is imported."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    known = {dotted(path) for path in modules()}
+    imports = {
+        dotted(path): (known & set(imported_modules(path))) - {dotted(path)} for path in modules()
+    }
+    assert not circle_of(imports)
 
 
 def test_only_mounting_imports_pyfuse3() -> None:
     users = {
-        module_name(path)
+        str(path.relative_to(PACKAGE))
         for path in modules()
         if any(name.split(".")[0] == "pyfuse3" for name in imported_modules(path))
     }
-    assert users <= {"operations", "writing", "fusemount", "server"}
+    assert users <= {
+        "mount/read_operations.py",
+        "mount/write_operations.py",
+        "mount/fuse_mount.py",
+        "mount/serve.py",
+    }
     assert users, "nothing imports pyfuse3"
 
 
@@ -329,12 +310,12 @@ def test_the_core_has_no_mutable_state(symbols: dict[Path, Symbols]) -> None:
     assert not {in_core(path): found.mutable for path, found in symbols.items() if found.mutable}
 
 
-def circle_of(calls: dict[Path, set[Path]]) -> list[str]:
-    """The names of files that call each other in a circle; none where there is no circle."""
+def circle_of(uses: Mapping[Any, set[Any]]) -> list[str]:
+    """What uses each other in a circle; nothing where there is no circle."""
     try:
-        TopologicalSorter(calls).prepare()
+        TopologicalSorter(uses).prepare()
     except CycleError as error:
-        return [path.name for path in error.args[1]]
+        return [str(one) for one in error.args[1]]
     return []
 
 

@@ -16,6 +16,7 @@ from unionmount.errors import NotFoundError, StoreError, UsageError
 from unionmount.images.manifest import Platform, scratch
 from unionmount.images.reference import Digest
 from unionmount.store import containers
+from unionmount.store.container_names import ADJECTIVES, ANIMALS
 from unionmount.store.containers import (
     Container,
     ContainerImage,
@@ -23,8 +24,9 @@ from unionmount.store.containers import (
     Containers,
     check_name,
 )
+from unionmount.store.image_name import name_of
 from unionmount.store.store import Store
-from unionmount.transfer.load import keep_image, load, name_of, open_image, open_stored
+from unionmount.transfer.load import keep_image, load, open_image, open_stored
 
 IMAGE = ContainerImage("some \udce9 source", "nginx:1.25", Digest.of(b"id"), Digest.of(b"manifest"))
 
@@ -65,22 +67,22 @@ def test_nobody_else_can_look_into_it(known: Containers) -> None:
 
 def test_names_are_two_words(known: Containers) -> None:
     adjective, animal = make(known).name.split("-")
-    assert adjective in containers._ADJECTIVES
-    assert animal in containers._ANIMALS
+    assert adjective in ADJECTIVES
+    assert animal in ANIMALS
 
 
 def test_every_word_makes_a_name() -> None:
-    words = [*containers._ADJECTIVES, *containers._ANIMALS]
+    words = [*ADJECTIVES, *ANIMALS]
     assert all(word.isascii() and word.islower() and word.isalpha() for word in words)
-    for list_of_words in (containers._ADJECTIVES, containers._ANIMALS):
+    for list_of_words in (ADJECTIVES, ANIMALS):
         assert len(set(list_of_words)) == len(list_of_words) >= 75
 
 
 def test_a_name_that_is_taken_is_not_given_again(
     known: Containers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers, "_ADJECTIVES", ("calm", "wise"))
-    monkeypatch.setattr(containers, "_ANIMALS", ("otter",))
+    monkeypatch.setattr(containers, "ADJECTIVES", ("calm", "wise"))
+    monkeypatch.setattr(containers, "ANIMALS", ("otter",))
     first, second, third = make(known).name, make(known).name, make(known).name
     assert {first, second} == {"calm-otter", "wise-otter"}
     assert third.startswith(("calm-otter-", "wise-otter-"))
@@ -254,7 +256,7 @@ def test_what_was_not_removed_to_the_end_is_removed_later(
     made = make(known, "web")
     (made.upper / "file").write_text("")
     with monkeypatch.context() as patch:
-        for module in (containers, sys.modules["unionmount.store.layer_import"]):
+        for module in (containers, sys.modules["unionmount.store.staging"]):
             patch.setattr(module, "remove_tree", failing)
         with pytest.raises(StoreError, match="containers/web: Input/output error"):
             known.remove("web")

@@ -49,7 +49,8 @@ from unionmount.core import Index, Limits
 from unionmount.errors import FormatError, LimitExceeded, StoreError, UnionmountError
 from unionmount.store.layer_import import ImportLimits
 from unionmount.store.store import Store
-from unionmount.transfer.load import check_image, load, open_image
+from unionmount.transfer.check_image import check_image
+from unionmount.transfer.load import load, open_image
 
 IMAGE = small_image()
 

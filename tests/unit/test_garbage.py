@@ -29,8 +29,9 @@ from unionmount.store.containers import ContainerImage, Containers
 from unionmount.store.garbage import Removed, prune, remove_image
 from unionmount.store.layer_import import Expected
 from unionmount.store.store import Store, StoredImage
+from unionmount.transfer.image_files import DirectorySink
 from unionmount.transfer.load import load, open_image
-from unionmount.transfer.save import DirectorySink, find_wanted, save
+from unionmount.transfer.save import find_wanted, save
 
 BASE = tar({"base": b"b" * 5000})
 ONE = MadeImage((BASE, tar({"one": b"1" * 9000})), names=("example.org/one:1",))

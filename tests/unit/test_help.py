@@ -12,10 +12,11 @@ import click
 import pytest
 
 from unionmount.browse.find import parse_expression
-from unionmount.cli import _COMMANDS, _GROUPS, Settings, cli, main
+from unionmount.cli import _COMMANDS, _GROUPS, cli, main
 from unionmount.cli.commands.find import _split
 from unionmount.cli.examples import EXAMPLES
 from unionmount.cli.manpages import page
+from unionmount.cli.settings import Settings
 from unionmount.mount.options import parse_options
 
 Capture = pytest.CaptureFixture[str]

@@ -15,14 +15,9 @@ from users import call_as
 from unionmount import core
 from unionmount.errors import LimitExceeded, UsageError
 from unionmount.images.reference import Digest
-from unionmount.store.layer_import import (
-    MAX_LAYER_SIZE,
-    Expected,
-    FileRange,
-    ImportLimits,
-    LayerImport,
-)
+from unionmount.store.layer_import import MAX_LAYER_SIZE, Expected, ImportLimits, LayerImport
 from unionmount.store.store import Store
+from unionmount.system.files import FileRange
 
 MIB = 1 << 20
 # Beside the tables: the parser's buffers, a scan's window, what is written, and malloc's own.

@@ -40,8 +40,8 @@ from unionmount.system.files import (
     read_document,
     resolved,
 )
+from unionmount.transfer.image_files import replaced_file
 from unionmount.transfer.load import load, open_image
-from unionmount.transfer.save import replaced_file
 
 IMAGE = small_image()
 NOWHERE = "127.0.0.1:9/x"  # nobody listens there: a command that gets so far has read its files

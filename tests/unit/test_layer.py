@@ -38,7 +38,8 @@ from unionmount.core import Index
 from unionmount.errors import DigestMismatch, FormatError, LimitExceeded, SizeMismatch, UsageError
 from unionmount.formats.compression import MAGIC_SIZE, Compression, compressor, decompressor, sniff
 from unionmount.images.reference import Digest
-from unionmount.store.layer_import import THREADS, Expected, ImportLimits, LayerImport, Staging
+from unionmount.store.layer_import import THREADS, Expected, ImportLimits, LayerImport
+from unionmount.store.staging import Staging
 from unionmount.store.store import Store
 
 TAR = tar({f"dir/file{n}": os.urandom(1000) * 3 for n in range(100)})

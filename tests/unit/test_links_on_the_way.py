@@ -18,7 +18,8 @@ from unit.imagefiles import MadeImage, oci_layout, write_directory
 from unionmount import core
 from unionmount.store.layer_import import ImportLimits
 from unionmount.store.store import Store
-from unionmount.transfer.load import check_image, load, open_image
+from unionmount.transfer.check_image import check_image
+from unionmount.transfer.load import load, open_image
 
 Shown = dict[str, str]
 

@@ -35,8 +35,8 @@ from unionmount.images.manifest import Platform
 from unionmount.images.reference import Digest
 from unionmount.store.layer_import import ImportLimits
 from unionmount.store.store import Store
-from unionmount.transfer import load
-from unionmount.transfer.load import check_image, load, open_image
+from unionmount.transfer.check_image import Problem, check_image
+from unionmount.transfer.load import load, open_image
 
 IMAGE = small_image()
 
@@ -275,7 +275,8 @@ def test_a_compressed_archive(store: Store, tmp_path: Path, compress: Compress) 
 @pytest.mark.parametrize("source", ["-", "docker-archive:-", "-:example.org/made:1"])
 def test_a_pipe_on_stdin(store: Store, compress: Compress, source: str) -> None:
     program = (
-        "import sys, pathlib; from unionmount.store.store import Store; from unionmount.transfer.load import load;"
+        "import sys, pathlib; from unionmount.store.store import Store;"
+        "from unionmount.transfer.load import load;"
         "print(load(Store(pathlib.Path(sys.argv[1])), sys.argv[2])[0].id)"
     )
     done = subprocess.run(
@@ -364,6 +365,6 @@ def test_check_of_a_damaged_document(store: Store, archive: Path) -> None:
     config.write_bytes(config.read_bytes() + b" ")
     [text] = texts(store, "example.org/made:1")
     assert IMAGE.id in text
-    assert load.Problem(None, text.removeprefix("None: ")) in list(
+    assert Problem(None, text.removeprefix("None: ")) in list(
         check_image(store, "example.org/made:1")
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from unionmount.errors import InvalidReference
-from unionmount.images.reference import Digest, Reference, printable
+from unionmount.images.reference import Digest, Reference
+from unionmount.system.text import printable
 
 DIGEST = "sha256:" + "ab" * 32
 

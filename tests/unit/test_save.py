@@ -36,16 +36,9 @@ from unionmount.errors import DigestMismatch, NotFoundError, UsageError
 from unionmount.formats.compression import Compression
 from unionmount.images.reference import Reference
 from unionmount.store.store import Store
+from unionmount.transfer.image_files import DirectorySink, TarSink, new_directory, replaced_file
 from unionmount.transfer.load import load, open_image
-from unionmount.transfer.save import (
-    DirectorySink,
-    Form,
-    TarSink,
-    find_wanted,
-    new_directory,
-    replaced_file,
-    save,
-)
+from unionmount.transfer.save import Form, find_wanted, save
 
 NAME = "example.org/made:1"
 FORMS: list[tuple[Form, str]] = [

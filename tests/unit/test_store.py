@@ -33,9 +33,12 @@ from unionmount.errors import (
     StoreError,
 )
 from unionmount.images.manifest import Config, Image, Manifest
+from unionmount.images.opened import OpenLayer
 from unionmount.images.reference import Digest, Reference
-from unionmount.store.layer_import import Expected, FileRange, OpenLayer
-from unionmount.store.store import Store, StoredImage, default_root
+from unionmount.store.layer_import import Expected
+from unionmount.store.location import default_root
+from unionmount.store.store import Store, StoredImage
+from unionmount.system.files import FileRange
 
 LAYER = tar({"a": b"1", "b/c": b"2" * 5000})
 DIFF_ID = Digest.parse(sha256(LAYER))

@@ -28,7 +28,8 @@ from unionmount.store.check import StoreCheck
 from unionmount.store.containers import ContainerImage, Containers
 from unionmount.store.garbage import prune, remove_image
 from unionmount.store.layer_import import Expected
-from unionmount.store.store import Store, additional_stores
+from unionmount.store.location import additional_stores
+from unionmount.store.store import Store
 from unionmount.transfer.load import load, open_image, open_stored
 
 LAYER = tar({"a": b"1" * 50_000})
@@ -240,7 +241,7 @@ def test_an_image_of_an_additional_store_is_used_where_it_is(
 def test_indexes_that_others_can_change_are_bounded_together(
     tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unionmount.store.layer_import.MAX_COPIED", 4096)  # less than one index has
+    monkeypatch.setattr("unionmount.images.opened.MAX_COPIED", 4096)  # less than one index has
     store = Store(tmp_path / "store", additional=[shared])
     with open_image(store, "example.org/shared:1") as image:
         assert sum(index.copied for index in image.indexes) == 0

@@ -26,13 +26,13 @@ from unionmount.core import (
     View,
 )
 from unionmount.errors import MountError
+from unionmount.mount.directories import OpenDirectories
 from unionmount.mount.upper_directory import (
     UpperPlan,
     name_directories,
     open_upper,
     recorded_lowers,
 )
-from unionmount.store.layer_import import OpenDirectories
 
 ME = Maker(os.geteuid(), os.getegid())
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from unionmount import core
 from unionmount.browse.paths import follow
 from unionmount.errors import UsageError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.browse.paths import Found

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from unionmount.errors import FormatError
 from unionmount.gotemplate import Duration, Map, Slice, Struct, Time
 from unionmount.images.manifest import load_json
-from unionmount.images.reference import Reference, printable
+from unionmount.images.reference import Reference
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.images.manifest import Config
+    from unionmount.images.opened import OpenImage, OpenLayer
     from unionmount.mount.records import Record
     from unionmount.store.containers import Container
-    from unionmount.store.layer_import import OpenImage, OpenLayer
     from unionmount.store.store import Store, StoredImage
 
 _NO_TIME = "0001-01-01T00:00:00Z"

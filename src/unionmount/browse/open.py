@@ -16,13 +16,15 @@ from unionmount import core
 from unionmount.browse.diff import Comparison
 from unionmount.errors import InvalidReference, MountError, NotFoundError, UsageError
 from unionmount.images.manifest import SCRATCH
-from unionmount.images.reference import CONTAINER_PREFIX, printable
+from unionmount.images.opened import OpenImage
+from unionmount.images.reference import CONTAINER_PREFIX
 from unionmount.mount.namespace import recorded_namespace
 from unionmount.mount.upper_directory import recorded_lowers
 from unionmount.sources import Location
 from unionmount.store.containers import Containers
-from unionmount.store.layer_import import OpenImage, reading
 from unionmount.system.closing import Closing
+from unionmount.system.files import reading
+from unionmount.system.text import printable
 from unionmount.system.trust import is_ours
 from unionmount.transfer.load import open_image, open_stored
 

@@ -11,18 +11,14 @@ import importlib
 import io
 import os
 import sys
-from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from unionmount.cli.settings import Settings
 from unionmount.errors import UnionmountError, UsageError
-from unionmount.images.reference import printable
-
-if TYPE_CHECKING:
-    from unionmount.store.store import Store
+from unionmount.system.text import printable
 
 _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 has none
 
@@ -75,34 +71,6 @@ _GROUPS: dict[str, dict[str, tuple[str, str]]] = {  # name: module and help; lis
     },
 }
 _COMMANDS = {name: entry for group in _GROUPS.values() for name, entry in group.items()}
-
-
-@dataclass(slots=True)
-class Settings:
-    """What the options before the subcommand say."""
-
-    root: str | None = None
-    debug: bool = False
-    additional: list[str] = field(default_factory=list)
-
-    def store_root(self) -> Path:
-        """Where the store is, as an absolute path: a daemon is somewhere else."""
-        from unionmount.store.store import default_root
-
-        return (Path(self.root) if self.root else default_root(os.environ)).absolute()
-
-    def store(self) -> Store:
-        """The store, with the limits of the environment, and descriptors for many layers."""
-        from unionmount.store.layer_import import ImportLimits
-        from unionmount.store.store import Store, additional_stores
-
-        _raise_descriptor_limit()
-        named = [Path(one) for one in self.additional]
-        return Store(
-            self.store_root(),
-            ImportLimits.from_environment(os.environ),
-            additional=[one.absolute() for one in (*named, *additional_stores(os.environ))],
-        )
 
 
 class _UnreadOutput(Exception):
@@ -230,15 +198,6 @@ def _open_standard_streams() -> None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does
-
-
-def _raise_descriptor_limit() -> None:
-    """Allow as many open files as the caller may have: every layer of an image takes some."""
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # a kernel may allow less than it says
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _wrong_usage(error: click.ClickException, settings: Settings) -> int:

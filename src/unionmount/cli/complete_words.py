@@ -17,7 +17,7 @@ from unionmount.errors import UnionmountError
 if TYPE_CHECKING:
     import click
 
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
 
 VARIABLE = "_UNIONMOUNT_COMPLETE"
 """What a shell sets when it asks."""

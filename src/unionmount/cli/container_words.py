@@ -6,14 +6,15 @@ import os
 from typing import TYPE_CHECKING
 
 from unionmount.errors import InvalidReference, MountError, NotFoundError
-from unionmount.images.reference import CONTAINER_PREFIX, printable
+from unionmount.images.reference import CONTAINER_PREFIX
 from unionmount.store.containers import is_there
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.mount.holders import Holder
     from unionmount.mount.records import MountTable, Status
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from unionmount.cli.output import time_of
 from unionmount.errors import UsageError
-from unionmount.images.reference import DEFAULT_REGISTRY, Reference, printable
+from unionmount.images.reference import DEFAULT_REGISTRY, Reference
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ import click
 
 from unionmount.cli import LazyGroup
 from unionmount.cli.examples import examples_of, without_examples
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 PROGRAM = "unionmount"
 _SECTION = 1

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 from unionmount.cli.open_image import open_kept, open_source, progress_line, tell_of_foreign
 from unionmount.errors import MountError, NotFoundError, UsageError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
     from unionmount.cli.options import RegistryOptions
+    from unionmount.cli.settings import Settings
+    from unionmount.images.opened import OpenImage
     from unionmount.mount.records import MountTable
     from unionmount.mount.upper_directory import UpperPlan
     from unionmount.store.containers import Containers, HeldContainer
-    from unionmount.store.layer_import import OpenImage
     from unionmount.store.leases import Lease
     from unionmount.transfer.pull import Policy
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 
 class NameWriter:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount.errors import MountError, NotFoundError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.browse.open import OpenTarget
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.mount.records import Record, Status
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount.errors import MountError, UsageError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.browse.open import Looking, OpenView
-    from unionmount.cli import Settings
     from unionmount.cli.output import ProgressLine
+    from unionmount.cli.settings import Settings
     from unionmount.images.manifest import Platform
+    from unionmount.images.opened import OpenImage
     from unionmount.mount.records import Record
-    from unionmount.store.layer_import import OpenImage
     from unionmount.store.leases import Lease
 
 
@@ -54,7 +54,8 @@ def open_kept(
 ) -> OpenImage:
     """Open an image from the store, where it is put if need be; tells of progress."""
     from unionmount.sources import Location
-    from unionmount.transfer.load import keep_image, name_of, open_stored
+    from unionmount.store.image_name import name_of
+    from unionmount.transfer.load import keep_image, open_stored
 
     store, location = settings.store(), Location.parse(source)
     with progress_line() as progress:

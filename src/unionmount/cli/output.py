@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from unionmount.cli.progress import ProgressLine
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 __all__ = [
     "ListTemplate",

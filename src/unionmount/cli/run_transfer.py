@@ -18,12 +18,13 @@ from unionmount.errors import (
     UnionmountError,
     UsageError,
 )
-from unionmount.images.reference import Reference, printable
+from unionmount.images.reference import Reference
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     import trio
 
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.registry import Registries, RegistryClient
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store, StoredImage

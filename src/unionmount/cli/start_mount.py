@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from unionmount.errors import UsageError
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
+    from unionmount.images.opened import OpenImage
+    from unionmount.mount.directories import OpenDirectories
     from unionmount.mount.options import MountOptions
     from unionmount.mount.upper_directory import UpperPlan
-    from unionmount.store.layer_import import OpenDirectories, OpenImage
     from unionmount.store.leases import Lease
     from unionmount.system.daemon import Ready
 

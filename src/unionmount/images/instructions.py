@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unionmount.errors import UsageError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 _Config = dict[str, Any]
 

@@ -22,7 +22,8 @@ from unionmount.errors import (
     NotFoundError,
     UsageError,
 )
-from unionmount.images.reference import Digest, printable
+from unionmount.images.reference import Digest
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

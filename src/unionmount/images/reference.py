@@ -16,6 +16,7 @@ from unionmount.errors import InvalidReference
 
 if TYPE_CHECKING:
     from hashlib import _Hash
+from unionmount.system.text import printable
 
 DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"
@@ -32,19 +33,6 @@ _REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-
-
-def printable(text: str | bytes) -> str:
-    """A name from outside as it may stand in a message: control characters are escaped."""
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "surrogateescape")
-    return "".join(c if c.isprintable() else _escape(c) for c in text)
-
-
-def _escape(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode("ascii")
 
 
 @dataclass(frozen=True, slots=True, order=True)

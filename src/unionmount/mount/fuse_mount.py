@@ -18,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from unionmount.errors import MountError
-from unionmount.images.reference import printable
 from unionmount.mount.options import MountOptions
 from unionmount.system.mountinfo import FILE_SYSTEM
+from unionmount.system.text import printable
 
 _DEVICE = Path("/dev/fuse")
 

@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from unionmount.images.reference import printable
 from unionmount.system.mountinfo import FILE_SYSTEM, mounts
+from unionmount.system.text import printable
 
 _AT_FDCWD = -100
 _AT_STATX_DONT_SYNC = 0x4000

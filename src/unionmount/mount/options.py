@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from unionmount.errors import MountError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 
 @dataclass(frozen=True, slots=True)

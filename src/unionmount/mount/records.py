@@ -24,9 +24,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from unionmount.errors import InvalidReference, MountError, NotFoundError
-from unionmount.images.reference import printable
 from unionmount.mount.fuse_mount import StillMountedError
 from unionmount.system.mountinfo import FILE_SYSTEM, mounted_at, mounts
+from unionmount.system.text import printable
 
 _ID_BYTES = 6
 _BEGINNING = re.compile(r"[0-9a-f]{1,12}")  # of an ID

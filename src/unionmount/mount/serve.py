@@ -25,7 +25,8 @@ import trio
 
 from unionmount.core import LayerTrees, Router, RouterFacts
 from unionmount.errors import MountError, UnionmountError
-from unionmount.images.reference import printable
+from unionmount.images.opened import OpenImage
+from unionmount.mount.directories import OpenDirectories
 from unionmount.mount.fuse_mount import (
     BusyError,
     StillMountedError,
@@ -40,9 +41,9 @@ from unionmount.mount.records import HeldRecord, MountTable, Record
 from unionmount.mount.statistics import serve_stats
 from unionmount.mount.upper_directory import Counted, OpenUpper, UpperPlan, open_upper
 from unionmount.mount.write_operations import WritableOperations
-from unionmount.store.layer_import import OpenDirectories, OpenImage
 from unionmount.system import daemon
 from unionmount.system.mountinfo import mounted_at, mountpoints_of
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

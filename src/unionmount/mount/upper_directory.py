@@ -26,7 +26,6 @@ from typing import Literal
 
 from unionmount import core
 from unionmount.errors import MountError
-from unionmount.images.reference import printable
 from unionmount.mount.namespace import (
     Namespace,
     is_marked,
@@ -36,6 +35,7 @@ from unionmount.mount.namespace import (
 )
 from unionmount.system.access import is_closed
 from unionmount.system.closing import Closing
+from unionmount.system.text import printable
 from unionmount.system.trust import has_identity, is_ours, is_own, reads_trusted
 
 _LOWERS = "overlay.unionmount.lowers"

@@ -18,7 +18,7 @@ for names that do not exist are replaced when the names are made.
 Permissions are checked by the kernel (default_permissions) before anything arrives here. What
 write(2), truncate(2) and chown(2) do to set-user-ID bits and capabilities, it does, too
 (FUSE_HANDLE_KILLPRIV is not negotiated); but O_TRUNC is left to ``open``, and so are the bits then.
-The umask comes with the request where root mounts (``fusemount.py``); else the kernel has applied
+The umask comes with the request where root mounts (``fuse_mount.py``); else the kernel has applied
 it, and applying it again changes nothing.
 
 Handles: a file's is its node, since reading and writing go by node; an open directory's is a number

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from unionmount.errors import FormatError
-from unionmount.images.reference import DEFAULT_REGISTRY, printable
+from unionmount.images.reference import DEFAULT_REGISTRY
 from unionmount.registry.credential_helper import Helper
 from unionmount.registry.login import Login
 from unionmount.system.files import not_regular, read_document, resolved
+from unionmount.system.text import printable
 
 T = TypeVar("T")
 

@@ -40,7 +40,7 @@ from unionmount.images.manifest import (
     Contents,
     Descriptor,
 )
-from unionmount.images.reference import DEFAULT_REGISTRY, Digest, Reference, printable
+from unionmount.images.reference import DEFAULT_REGISTRY, Digest, Reference
 from unionmount.registry.blob_download import BlobStream
 from unionmount.registry.blob_upload import Chunks, Progress, Upload, check_named, push_scopes
 from unionmount.registry.credentials import Credentials
@@ -52,6 +52,7 @@ from unionmount.registry.search import SearchResult, matching, parse_results
 from unionmount.registry.session import Call, Session
 from unionmount.registry.tls import Trust
 from unionmount.registry.tokens import Authorizer
+from unionmount.system.text import printable
 
 T = TypeVar("T")
 

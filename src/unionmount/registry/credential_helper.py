@@ -19,8 +19,8 @@ from contextlib import suppress
 from typing import IO, Any
 
 from unionmount.errors import FormatError, RegistryError
-from unionmount.images.reference import printable
 from unionmount.registry.login import Login
+from unionmount.system.text import printable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 _TIMEOUT = 60.0  # it may ask its user something

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Self
 
 from unionmount.errors import NotFoundError
-from unionmount.images.reference import printable
 from unionmount.registry.auth_file import AuthFile, plain_registry, read_auth_file
 from unionmount.registry.login import Login
 from unionmount.registry.registries_conf import config_home, home
+from unionmount.system.text import printable
 
 __all__ = ["Credentials", "Login"]
 

@@ -18,11 +18,11 @@ from unionmount.errors import (
     TransferError,
     UnionmountError,
 )
-from unionmount.images.reference import printable
 from unionmount.registry.http import FORM, host_of, read_body
 from unionmount.registry.limits import Tuning
 from unionmount.registry.redaction import HIDDEN
 from unionmount.registry.retry import Transient, retry_after
+from unionmount.system.text import printable
 
 _MAX_BODY = 64 * 1024
 _MAX_SHOWN = 300

@@ -23,11 +23,11 @@ import httpx2
 import trio
 
 from unionmount.errors import LimitExceeded, RegistryError, TransferError, UsageError
-from unionmount.images.reference import printable
 from unionmount.registry.limits import Tuning
 from unionmount.registry.redaction import shown_answer, shown_request, shown_url
 from unionmount.registry.retry import Transient
 from unionmount.registry.tls import Trust
+from unionmount.system.text import printable
 from unionmount.system.waiting import HOW_TO_WAIT
 
 Body = bytes | Callable[[], AsyncGenerator[bytes, None]]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from unionmount.errors import RegistryError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 _BLANKS = re.compile(r"[ \t]*+")
 _BETWEEN = re.compile(r"[ \t,]*+")

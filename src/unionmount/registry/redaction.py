@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlsplit
 
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 HIDDEN = "[hidden]"
 

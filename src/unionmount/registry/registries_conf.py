@@ -20,8 +20,9 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from unionmount.errors import FormatError, InvalidReference, RegistryError
-from unionmount.images.reference import DEFAULT_REGISTRY, Reference, has_registry, printable
+from unionmount.images.reference import DEFAULT_REGISTRY, Reference, has_registry
 from unionmount.system.files import read_document
+from unionmount.system.text import printable
 
 SYSTEM = Path("/etc/containers")
 CACHE = Path("/var/cache/containers")  # root's; users have their own

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unionmount.errors import FormatError
-from unionmount.images.reference import printable
 from unionmount.registry.registries_conf import config_home
 from unionmount.system.files import open_regular, opened_for_library
+from unionmount.system.text import printable
 
 SYSTEM = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
 

@@ -20,7 +20,6 @@ import httpx2
 import trio
 
 from unionmount.errors import FormatError, NotAuthorized, RegistryError
-from unionmount.images.reference import printable
 from unionmount.registry.challenge import Challenge, parse_challenges
 from unionmount.registry.credentials import Credentials, Login
 from unionmount.registry.error_responses import failure
@@ -29,6 +28,7 @@ from unionmount.registry.limits import Tuning
 from unionmount.registry.redaction import shown_url
 from unionmount.registry.registries_conf import Endpoint
 from unionmount.registry.retry import Backoff, Transient
+from unionmount.system.text import printable
 
 Scopes = tuple[str, ...]
 

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from unionmount.errors import InvalidReference, NotFoundError, UsageError
 from unionmount.images.manifest import SCRATCH
-from unionmount.images.reference import Reference, has_registry, printable
+from unionmount.images.reference import Reference, has_registry
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from unionmount.images.manifest import Image, Platform
     from unionmount.images.reference import Digest
-    from unionmount.store.layer_import import FileRange
+    from unionmount.system.files import FileRange
 
 Kind = Literal["docker-archive", "oci-archive", "oci", "registry", "path", "stored"]
 

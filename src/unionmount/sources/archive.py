@@ -27,11 +27,12 @@ from unionmount.errors import (
     NotFoundError,
 )
 from unionmount.images.manifest import MAX_LAYERS, Config, Image, load_json
-from unionmount.images.reference import Digest, Reference, printable
+from unionmount.images.reference import Digest, Reference
 from unionmount.sources import Entry, LayerBlob, SourceImage
 from unionmount.sources.layout import INDEX, OciLayout, read_range
-from unionmount.store.layer_import import FileIdentity, FileRange
 from unionmount.system.closing import Closing
+from unionmount.system.files import FileIdentity, FileRange
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

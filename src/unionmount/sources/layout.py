@@ -28,11 +28,11 @@ from unionmount.images.manifest import (
     load_json,
     select,
 )
-from unionmount.images.reference import Digest, Reference, printable
+from unionmount.images.reference import Digest, Reference
 from unionmount.sources import Entry, Files, LayerBlob, SourceImage
-from unionmount.store.layer_import import FileIdentity, FileRange, reason_of
 from unionmount.system.closing import Closing
-from unionmount.system.files import open_below
+from unionmount.system.files import FileIdentity, FileRange, open_below, reason_of
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -16,17 +16,12 @@ from typing import TYPE_CHECKING
 
 from unionmount import core
 from unionmount.errors import FormatError, NotFoundError, StoreError, UnionmountError
-from unionmount.images.reference import printable
 from unionmount.store.directory import ALGORITHMS, digest_named, open_file
-from unionmount.store.layer_import import (
-    FileRange,
-    check_digest,
-    fsync_directory,
-    reason_of,
-    storing,
-)
+from unionmount.store.image_name import name_of
+from unionmount.store.layer_import import check_digest
 from unionmount.store.references import digests_of
-from unionmount.transfer.load import name_of
+from unionmount.system.files import FileRange, fsync_directory, reason_of, storing
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.images.reference import Digest

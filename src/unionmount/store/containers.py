@@ -30,42 +30,21 @@ from typing import TYPE_CHECKING, Any
 
 from unionmount.errors import InvalidReference, NotFoundError, StoreError, UsageError
 from unionmount.images.manifest import SCRATCH
-from unionmount.images.reference import Digest, printable
-from unionmount.store.layer_import import fsync_directory, storing, write_all
+from unionmount.images.reference import Digest
 from unionmount.store.store import StoredImage
 from unionmount.system.closing import Closing
+from unionmount.system.files import fsync_directory, storing, write_all
 from unionmount.system.remove_tree import remove_tree
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.store.layer_import import Staging
+    from unionmount.store.staging import Staging
     from unionmount.store.store import Store
+from unionmount.store.container_names import ADJECTIVES, ANIMALS, ATTEMPTS
 
 _DOCUMENT = "container.json"
 _MAX_DOCUMENT = 1024 * 1024
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
-_ATTEMPTS = 100  # to find a name of two words that is free
-
-_ADJECTIVES = (
-    *("able", "agile", "amber", "ample", "bold", "brave", "brief", "bright", "brisk", "calm"),
-    *("candid", "clear", "clever", "cool", "cosy", "crisp", "curious", "daring", "deep", "eager"),
-    *("early", "easy", "fair", "fast", "fine", "fleet", "fond", "frank", "fresh", "gentle"),
-    *("glad", "golden", "grand", "happy", "hardy", "honest", "jolly", "keen", "kind", "late"),
-    *("light", "lively", "loyal", "lucky", "mellow", "merry", "mild", "modest", "neat", "nimble"),
-    *("noble", "patient", "plain", "polite", "proud", "quick", "quiet", "rapid", "ready", "rosy"),
-    *("rustic", "serene", "sharp", "silent", "silver", "smooth", "sober", "solid", "steady"),
-    *("still", "sunny", "swift", "tidy", "tranquil", "vivid", "warm", "wise", "witty", "young"),
-)
-_ANIMALS = (
-    *("adder", "badger", "bat", "bear", "beaver", "bee", "bison", "bittern", "boar", "bream"),
-    *("camel", "carp", "cat", "cod", "condor", "cormorant", "crane", "cricket", "crow", "curlew"),
-    *("deer", "dove", "duck", "eagle", "eel", "egret", "elk", "falcon", "ferret", "finch"),
-    *("fox", "frog", "gecko", "goose", "grouse", "gull", "hare", "hawk", "hedgehog", "heron"),
-    *("horse", "ibex", "jackdaw", "jay", "kestrel", "kite", "koala", "lapwing", "lark", "lemur"),
-    *("linnet", "lynx", "magpie", "marten", "mole", "moose", "moth", "mouse", "newt", "otter"),
-    *("owl", "panda", "perch", "pike", "plover", "puffin", "quail", "raven", "robin", "salmon"),
-    *("seal", "shrew", "snail", "sparrow", "squirrel", "stork", "swan", "swift", "tapir", "teal"),
-    *("tern", "thrush", "toad", "trout", "turtle", "vole", "walrus", "weasel", "whale", "wren"),
-)
 
 
 class ContainerInUse(StoreError):
@@ -284,10 +263,10 @@ def check_name(name: str) -> None:
 
 def _names() -> Iterator[str]:
     """Names to try: two words, after many attempts with a number that nothing else has."""
-    for _ in range(_ATTEMPTS):
-        yield f"{secrets.choice(_ADJECTIVES)}-{secrets.choice(_ANIMALS)}"
+    for _ in range(ATTEMPTS):
+        yield f"{secrets.choice(ADJECTIVES)}-{secrets.choice(ANIMALS)}"
     while True:
-        words = f"{secrets.choice(_ADJECTIVES)}-{secrets.choice(_ANIMALS)}"
+        words = f"{secrets.choice(ADJECTIVES)}-{secrets.choice(ANIMALS)}"
         yield f"{words}-{secrets.token_hex(4)}"
 
 

@@ -21,12 +21,13 @@ from unionmount.errors import (
     StoreError,
 )
 from unionmount.images.manifest import MAX_DOCUMENT
-from unionmount.images.reference import Digest, printable
+from unionmount.images.reference import Digest
 from unionmount.store import catalogue
 from unionmount.store.catalogue import StoredImage
-from unionmount.store.layer_import import INDEX_NAME, TAR_NAME, FileRange, storing
+from unionmount.store.layer_import import INDEX_NAME, TAR_NAME
 from unionmount.system.closing import Closing
-from unionmount.system.files import open_regular
+from unionmount.system.files import FileRange, open_regular, storing
+from unionmount.system.text import printable
 
 VERSION = 2
 """The format that this program writes: 2 has leases, and digests in the catalogue."""

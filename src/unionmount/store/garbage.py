@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount.errors import FormatError, InvalidReference, NotFoundError, StoreError
-from unionmount.images.reference import Digest, Reference, printable
+from unionmount.images.reference import Digest, Reference
 from unionmount.store import catalogue, leases
-from unionmount.store.layer_import import storing
 from unionmount.store.references import digests_of, needed, users
 from unionmount.store.usage import allocated
+from unionmount.system.files import storing
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.store.containers import Containers
-    from unionmount.store.layer_import import Staging
     from unionmount.store.references import Users
+    from unionmount.store.staging import Staging
     from unionmount.store.store import Store, StoredImage
 
 

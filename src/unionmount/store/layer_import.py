@@ -7,56 +7,43 @@ every digest and size agreed and everything is on the disk: then one rename publ
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import os
 import re
-import resource
-import secrets
 import threading
 from collections import deque
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from unionmount import core
 from unionmount.errors import (
     DigestMismatch,
-    FormatError,
     LimitExceeded,
-    NotFoundError,
     SizeMismatch,
-    StoreError,
     UsageError,
 )
 from unionmount.formats.compression import MAGIC_SIZE, Compression, decompressor, sniff
-from unionmount.images.reference import Digest, printable
-from unionmount.mount.namespace import recorded_namespace
-from unionmount.system.closing import Closing
-from unionmount.system.remove_tree import remove_tree
-from unionmount.system.trust import OverrideStat, has_identity, is_ours, reads_trusted
+from unionmount.images.reference import Digest
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
-    from unionmount.images.manifest import Image
+from unionmount.store.staging import Staging
+from unionmount.system.files import INPUT_STEP, FileRange, pieces_of, storing, write_all
 
 TAR_NAME = "layer.tar"
 INDEX_NAME = "layer.idx"
 BLOB_NAME = "blob"
-SPOOL_NAME = "spool"
 
 MAX_LAYER_SIZE = 64 << 30
-MAX_COPIED = 1 << 30  # bytes of all indexes of an image that others can change
 LIMIT_VARIABLE = "UNIONMOUNT_MAX_LAYER_SIZE"
 THREADS = "layer import"  # how the names of the threads of an import begin
 _LARGEST = (1 << 63) - 1
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-_INPUT_STEP = 256 * 1024
 _DEPTH = 8  # chunks that may wait between two threads
 _WRITEBACK_STEP = 32 * 1024 * 1024
 
@@ -98,166 +85,6 @@ def _size(environment: Mapping[str, str], variable: str) -> int | None:
     if match is None:
         raise UsageError(f"{variable}: not a size: '{printable(text)}'")
     return min(int(match[1]) << _UNITS[match[2]], _LARGEST)
-
-
-@dataclass(frozen=True, slots=True)
-class FileRange:
-    """Some bytes of an open file; the descriptor is borrowed."""
-
-    fd: int
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class FileIdentity:
-    """What tells whether an open file is still the one that was looked at."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, fd: int) -> FileIdentity:
-        """The identity of the file behind a descriptor."""
-        return cls.of_status(os.fstat(fd))
-
-    @classmethod
-    def of_status(cls, status: os.stat_result) -> FileIdentity:
-        """The identity of a file of which that is known."""
-        return cls(
-            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        )
-
-    def check(self, fd: int, what: str) -> None:
-        """FormatError where the file changed since."""
-        if FileIdentity.of(fd) != self:
-            raise FormatError(f"{what}: changed while it was read")
-
-
-def reason_of(error: OSError) -> str:
-    """What the operating system says, and the limit where that is what ran out."""
-    if error.errno == errno.EMFILE:
-        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return f"{os.strerror(error.errno)} (the limit is {allowed}, see ulimit -n)"
-    # OSErrors of the core carry their own text instead of a plain strerror
-    return os.strerror(error.errno) if error.errno else str(error)
-
-
-@contextmanager
-def storing(where: Path | str) -> Iterator[None]:
-    """Turn what the operating system refuses into StoreError that says where."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{printable(str(where))}: {reason_of(error)}") from error
-
-
-@contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Name what was read where the operating system refuses."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, reason_of(error), what) from error
-
-
-def fsync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-class Staging(Closing):
-    """A temporary directory of the store that belongs to this process while it is open.
-
-    It is held by a flock, which dies with the process: a directory that nobody holds is garbage,
-    and ``clean`` removes it. What is published leaves it by one rename.
-    """
-
-    def __init__(self, tmp: Path) -> None:
-        self.path = tmp / secrets.token_hex(16)
-        with storing(tmp), _lock_directory(tmp, fcntl.LOCK_SH):
-            # the lock on tmp keeps cleaners away until ours is taken
-            self.path.mkdir(0o700)
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-
-    def create(self, name: str) -> int:
-        """A new file in here, open for reading and writing; the caller closes it."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with storing(self.path):
-            return os.open(self.path / name, flags, 0o600)
-
-    def nameless(self) -> int:
-        """A new file in the store that vanishes when it is closed; the caller closes it."""
-        fd = self.create(SPOOL_NAME)
-        with storing(self.path):
-            (self.path / SPOOL_NAME).unlink()
-        return fd
-
-    @contextmanager
-    def spool(self) -> Iterator[int]:
-        """A nameless file for the length of a block."""
-        fd = self.nameless()
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-
-    def publish(self, target: Path) -> bool:
-        """Rename the whole directory to ``target``; False where there is one already."""
-        with storing(target):
-            os.fsync(self._fd)
-            try:
-                self.path.rename(target)
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                    raise
-                return False
-            fsync_directory(target.parent)
-        return True
-
-    def publish_file(self, name: str, target: Path) -> None:
-        """Rename one file to ``target``, in place of what is there."""
-        with storing(target):
-            (self.path / name).replace(target)
-            fsync_directory(target.parent)
-
-    def keep_lock(self) -> int:
-        """A descriptor that holds the lock on the directory also after it was published."""
-        return os.dup(self._fd)
-
-    def close(self) -> None:
-        """Remove what was not published, and let go."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with suppress(OSError):  # what stays is removed by a later ``clean``
-                remove_tree(self.path)
-            os.close(fd)
-
-    @staticmethod
-    def clean(tmp: Path) -> None:
-        """Remove what processes left that are dead."""
-        with suppress(BlockingIOError), _lock_directory(tmp, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            for path in tmp.iterdir():
-                with suppress(OSError), _lock_directory(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    remove_tree(path)
-
-
-@contextmanager
-def _lock_directory(path: Path, operation: int) -> Iterator[None]:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(fd, operation)
-        yield
-    finally:
-        os.close(fd)
 
 
 class _BrokenChannel(Exception):
@@ -405,8 +232,8 @@ class LayerImport:
         if self._blob_hash is not None:
             self._blob_hash.update(data)
         try:
-            for start in range(0, len(data), _INPUT_STEP):
-                self._blob.put(data[start : start + _INPUT_STEP])
+            for start in range(0, len(data), INPUT_STEP):
+                self._blob.put(data[start : start + INPUT_STEP])
         except _BrokenChannel:
             self._raise_failure()
 
@@ -542,209 +369,3 @@ def check_digest(
             progress(str(digest), done, data.length)
     if hasher.hexdigest() != digest.hex:
         raise DigestMismatch(what, str(digest), f"{digest.algorithm}:{hasher.hexdigest()}")
-
-
-def pieces_of(data: FileRange, what: str) -> Iterator[tuple[int, bytes]]:
-    """The bytes of a range, with the number of bytes up to the end of each piece."""
-    done = 0
-    while done < data.length:
-        with reading(what):
-            piece = os.pread(data.fd, min(_INPUT_STEP * 4, data.length - done), data.offset + done)
-        if not piece:
-            raise SizeMismatch(what, data.length, done)
-        done += len(piece)
-        yield done, piece
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of ``data``, in as many steps as it takes."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-@dataclass(slots=True)
-class OpenLayer:
-    """Open descriptors of one layer; owned, and valid after the files lost their names."""
-
-    diff_id: Digest
-    data_fd: int
-    offset: int
-    length: int
-    index_fd: int
-
-    def close(self) -> None:
-        """Close both descriptors; a second call does nothing."""
-        self.close_index()
-        fd, self.data_fd = self.data_fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def close_index(self) -> None:
-        """Close the descriptor of the index, which a mapping does not need."""
-        fd, self.index_fd = self.index_fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-class OpenImage(Closing):
-    """An image whose layers are open, lowest first; owns them and the tree made of them."""
-
-    def __init__(self, image: Image, name: str, layers: tuple[OpenLayer, ...]) -> None:
-        self.image = image
-        self.name = name
-        self.layers = layers
-        self._indexes: list[core.Index] = []
-        self._tree: core.Tree | None = None
-
-    @property
-    def indexes(self) -> tuple[core.Index, ...]:
-        """The indexes of the layers, opened; they live as long as this."""
-        if not self._indexes:
-            with ExitStack() as stack:
-                opened = [stack.enter_context(self._open_index(layer)) for layer in self.layers]
-                if sum(index.copied for index in opened) > MAX_COPIED:
-                    raise LimitExceeded(
-                        f"{self.name}: indexes of more than {MAX_COPIED} bytes that others can "
-                        "change: have the image in a store of your own ('save', 'load')"
-                    )
-                stack.pop_all()
-            self._indexes = opened
-            for layer in self.layers:
-                layer.close_index()
-        return tuple(self._indexes)
-
-    def _open_index(self, layer: OpenLayer) -> core.Index:
-        return core.Index(layer.index_fd, f"{self.name}: index of layer {layer.diff_id}")
-
-    def cut(self, number: int) -> None:
-        """Let go of the layers above ``number``, before anything is made of them."""
-        if number >= len(self.layers):
-            has = len(self.layers)
-            raise NotFoundError(f"{self.name}: there is no layer {number}, the image has {has}")
-        for layer in self.layers[number + 1 :]:
-            layer.close()
-        self.layers = self.layers[: number + 1]
-
-    def tree(self) -> core.Tree:
-        """The layers as one tree; the same object at every call, closed with this."""
-        if self._tree is None:
-            layers = [
-                core.TreeLayer(index, layer.data_fd, layer.offset, layer.length)
-                for index, layer in zip(self.indexes, self.layers, strict=True)
-            ]
-            try:
-                self._tree = core.Tree(layers)
-            except OSError as error:
-                if error.errno != errno.EBADMSG:
-                    raise
-                raise FormatError(
-                    f"{self.name}: the index of a layer is damaged ('unionmount check' tells which)"
-                ) from None
-        return self._tree
-
-    def close(self) -> None:
-        """Close tree, indexes and descriptors, in this order; a second call does nothing."""
-        tree, self._tree = self._tree, None
-        if tree is not None:
-            tree.close()
-        for index in self._indexes:
-            index.close()
-        self._indexes = []
-        for layer in self.layers:
-            layer.close()
-
-
-class OpenDirectory(Closing):
-    """A live directory as a layer; owns its descriptors.
-
-    ``fd`` is the directory on a read-only mount of its own where this user can have one
-    (``private``). The one that it was opened by stays open, too, so that its file system is in use.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with ExitStack() as stack, reading(printable(str(path))):
-            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, self.fd)
-            self.shown = self.fd
-            self.closed = is_ours(self.fd)  # told by the way to it, which a private mount has not
-            self.namespace = recorded_namespace(self.fd)
-            private = stack.enter_context(core.private_directory(self.fd, read_only=True))
-            self.private = private is not None
-            if private is not None:
-                self.fd = core.open_beneath(private, b".")
-                stack.callback(os.close, self.fd)
-            self._resources = stack.pop_all()
-
-    def close(self) -> None:
-        """Close the descriptors; a second call does nothing."""
-        self.fd = -1
-        self._resources.close()
-
-
-class OpenDirectories(Closing):
-    """Live directories as the layers of one tree, lowest first; owns them and the tree."""
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        name: str,
-        *,
-        leads: bool = True,
-        override_stat: OverrideStat = OverrideStat.OWN,
-        hidden: Sequence[Path] = (),
-    ) -> None:
-        """``paths`` are absolute, the lowest one first; OSError names the one that can't be had.
-
-        Without ``leads`` no redirect and no metacopy is followed, as the kernel has it with
-        ``userxattr``. ``override_stat``: whose is believed. Of ``hidden``, the directories that
-        take the changes, the layers show nothing where they lie in one.
-        """
-        self._hidden = tuple((status.st_dev, status.st_ino) for status in map(Path.stat, hidden))
-        self.name = name
-        self._leads = leads
-        self._override_stat = override_stat
-        with ExitStack() as stack:
-            self.layers = tuple([stack.enter_context(OpenDirectory(path)) for path in paths])
-            stack.pop_all()
-        self._tree: core.Tree | None = None
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """Where the directories are, lowest first."""
-        return tuple(layer.path for layer in self.layers)
-
-    def tree(self) -> core.Tree:
-        """The directories as one tree; the same object at every call, closed with this."""
-        if self._tree is None:
-            self._tree = core.Tree(
-                [
-                    core.DirectoryLayer(
-                        *(layer.fd, layer.private, layer.shown, self._belief_in(layer)),
-                        hidden=self._hidden,
-                    )
-                    for layer in self.layers
-                ]
-            )
-        return self._tree
-
-    def _belief_in(self, layer: OpenDirectory) -> core.Belief:
-        """Which of the marks in a directory are believed."""
-        trusted, known = reads_trusted(), has_identity()
-        return core.Belief(
-            trusted=self._leads and trusted,
-            own=self._leads and known and not trusted,
-            stat=self._override_stat is OverrideStat.OWN and known,
-            any_stat=self._override_stat is OverrideStat.ALWAYS,
-            closed=layer.closed,
-            no_user=layer.namespace == "trusted",
-        )
-
-    def close(self) -> None:
-        """Close tree and descriptors, in this order; a second call does nothing."""
-        tree, self._tree = self._tree, None
-        if tree is not None:
-            tree.close()
-        for layer in self.layers:
-            layer.close()

@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from unionmount.errors import InvalidReference, StoreError
-from unionmount.images.reference import Digest, printable
-from unionmount.store.layer_import import storing, write_all
+from unionmount.images.reference import Digest
 from unionmount.system.closing import Closing
+from unionmount.system.files import storing, write_all
+from unionmount.system.text import printable
 
 Locking = Callable[[], AbstractContextManager[None]]
 """Takes the lock of the store for a while."""

@@ -22,20 +22,18 @@ the whole.
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
-import pwd
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount import core
-from unionmount.errors import FormatError, InvalidReference, NotFoundError, StoreError, UsageError
+from unionmount.errors import FormatError, InvalidReference, NotFoundError, UsageError
 from unionmount.images.manifest import Config, Image, Manifest
-from unionmount.images.reference import Digest, Reference, printable
+from unionmount.images.opened import OpenLayer
+from unionmount.images.reference import Digest, Reference
 from unionmount.store import catalogue
 from unionmount.store.catalogue import StoredImage
 from unionmount.store.directory import (
@@ -47,31 +45,18 @@ from unionmount.store.directory import (
     read_limited,
     verify,
 )
-from unionmount.store.layer_import import (
-    BLOB_NAME,
-    INDEX_NAME,
-    Expected,
-    FileIdentity,
-    FileRange,
-    ImportLimits,
-    LayerImport,
-    OpenLayer,
-    Staging,
-    storing,
-    write_all,
-)
+from unionmount.store.layer_import import BLOB_NAME, INDEX_NAME, Expected, ImportLimits, LayerImport
 from unionmount.store.leases import Holding, LayerLock, Lease, held_leases, new_path
+from unionmount.store.staging import Staging
+from unionmount.system.files import FileIdentity, FileRange, storing, write_all
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
+from unionmount.store.in_place import MAX_ORIGIN, InPlaceIndex, InPlaceOrigin
 
-__all__ = ["VERSION", "OpenBlob", "Store", "StoredImage", "additional_stores", "default_root"]
-
-ADDITIONAL_VARIABLE = "UNIONMOUNT_ADDITIONAL_STORES"
+__all__ = ["VERSION", "OpenBlob", "Store", "StoredImage"]
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_IDENTITY = tuple(field.name for field in fields(FileIdentity))
-_MAX_ORIGIN = 64 * 1024
-_INDEX_VERSION = 1  # of the keys of in-place indexes: what the key says must be what is meant
 _DIRECTORIES = (
     "",
     "tmp",
@@ -85,103 +70,6 @@ _DIRECTORIES = (
     "locks",
     "quarantine",
 )
-
-
-def default_root(environment: Mapping[str, str]) -> Path:
-    """Where the store is when nobody says otherwise."""
-    if chosen := environment.get("UNIONMOUNT_ROOT"):
-        return Path(chosen)
-    if os.geteuid() == 0:
-        return Path("/var/lib/unionmount")
-    data = environment.get("XDG_DATA_HOME", "")
-    base = Path(data) if data.startswith("/") else _home(environment) / ".local/share"
-    return base / "unionmount"
-
-
-def additional_stores(environment: Mapping[str, str]) -> tuple[Path, ...]:
-    """The read-only stores that ``UNIONMOUNT_ADDITIONAL_STORES`` names, with colons in between."""
-    text = environment.get(ADDITIONAL_VARIABLE, "")
-    return tuple(Path(part) for part in text.split(":") if part)
-
-
-def _home(environment: Mapping[str, str]) -> Path:
-    """The user's home: ``HOME``, or what the system knows where that says nothing usable."""
-    home = environment.get("HOME", "")
-    if not home.startswith("/"):
-        try:
-            home = pwd.getpwuid(os.geteuid()).pw_dir
-        except KeyError:
-            raise StoreError(
-                "no place for the store: this user has no home directory (--root DIR names one)"
-            ) from None
-    return Path(home)
-
-
-@dataclass(frozen=True, slots=True)
-class InPlaceOrigin:
-    """Of which bytes of which file an in-place index is."""
-
-    path: str
-    identity: FileIdentity
-    offset: int
-    length: int
-
-    @classmethod
-    def of(cls, data: FileRange) -> InPlaceOrigin:
-        """What is behind a descriptor now."""
-        path = os.readlink(f"/proc/self/fd/{data.fd}")  # noqa: PTH115 - the text is wanted
-        return cls(path, FileIdentity.of(data.fd), data.offset, data.length)
-
-    @property
-    def key(self) -> str:
-        """What the index is called."""
-        parts = (
-            *(self.identity.device, self.identity.inode, self.identity.size),
-            *(self.identity.mtime_ns, self.identity.ctime_ns),
-            *(self.offset, self.length, _INDEX_VERSION),
-        )
-        return hashlib.sha256(" ".join(map(str, parts)).encode("ascii")).hexdigest()
-
-    def serialize(self) -> bytes:
-        """The document that is kept beside the index."""
-        document = {"path": self.path, "offset": self.offset, "length": self.length}
-        return json.dumps(document | asdict(self.identity), indent=1).encode("ascii")
-
-    @classmethod
-    def parse(cls, raw: bytes) -> InPlaceOrigin | None:
-        """What a document says; None where it is damaged."""
-        try:
-            document = json.loads(raw)
-            identity = FileIdentity(**{name: int(document[name]) for name in _IDENTITY})
-            offset, length = int(document["offset"]), int(document["length"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return None
-        path = document["path"]
-        return cls(path, identity, offset, length) if isinstance(path, str) else None
-
-    def is_current(self) -> bool:
-        """Whether the file is still there, and still the same."""
-        try:
-            return FileIdentity.of_status(Path(self.path).stat()) == self.identity
-        except (OSError, ValueError):
-            return False
-
-
-@dataclass(frozen=True, slots=True)
-class InPlaceIndex:
-    """An index of a tar that stays where it is, as it is kept."""
-
-    files: tuple[Path, ...]
-    origin: InPlaceOrigin | None  # None where nobody knows any more
-
-    @property
-    def source(self) -> str:
-        """Whose index it is, for people."""
-        return printable(self.origin.path) if self.origin else "an unknown file"
-
-    def is_current(self) -> bool:
-        """Whether it can still be of use."""
-        return self.origin is not None and self.origin.is_current()
 
 
 class Store:
@@ -362,7 +250,7 @@ class Store:
         path = self.directory.inplace / f"{key}.json"
         try:
             with storing(path):
-                origin = InPlaceOrigin.parse(read_limited(path, _MAX_ORIGIN))
+                origin = InPlaceOrigin.parse(read_limited(path, MAX_ORIGIN))
         except (NotFoundError, FormatError):
             return None
         return origin if origin is not None and origin.key == key else None

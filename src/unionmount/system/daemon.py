@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from unionmount.errors import MountError, UnionmountError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 log = logging.getLogger(__name__)
 

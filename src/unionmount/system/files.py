@@ -14,16 +14,30 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from unionmount.errors import LimitExceeded, NotRegular, UsageError
-from unionmount.images.reference import printable
+from unionmount.errors import (
+    FormatError,
+    LimitExceeded,
+    NotRegular,
+    SizeMismatch,
+    StoreError,
+    UsageError,
+)
+from unionmount.system.text import printable
 from unionmount.system.waiting import HOW_TO_WAIT, timeout_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
 
 _KINDS = (
     (stat.S_ISREG, "a regular file"),
@@ -313,3 +327,98 @@ def _is_pipe(found: int, status: os.stat_result) -> bool:
     with suppress(OSError):
         return str(Path(f"/proc/self/fd/{found}").readlink()).startswith("pipe:[")
     return False
+
+
+INPUT_STEP = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Some bytes of an open file; the descriptor is borrowed."""
+
+    fd: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What tells whether an open file is still the one that was looked at."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, fd: int) -> FileIdentity:
+        """The identity of the file behind a descriptor."""
+        return cls.of_status(os.fstat(fd))
+
+    @classmethod
+    def of_status(cls, status: os.stat_result) -> FileIdentity:
+        """The identity of a file of which that is known."""
+        return cls(
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
+
+    def check(self, fd: int, what: str) -> None:
+        """FormatError where the file changed since."""
+        if FileIdentity.of(fd) != self:
+            raise FormatError(f"{what}: changed while it was read")
+
+
+def reason_of(error: OSError) -> str:
+    """What the operating system says, and the limit where that is what ran out."""
+    if error.errno == errno.EMFILE:
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return f"{os.strerror(error.errno)} (the limit is {allowed}, see ulimit -n)"
+    # OSErrors of the core carry their own text instead of a plain strerror
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+@contextmanager
+def storing(where: Path | str) -> Iterator[None]:
+    """Turn what the operating system refuses into StoreError that says where."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{printable(str(where))}: {reason_of(error)}") from error
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Name what was read where the operating system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, reason_of(error), what) from error
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def pieces_of(data: FileRange, what: str) -> Iterator[tuple[int, bytes]]:
+    """The bytes of a range, with the number of bytes up to the end of each piece."""
+    done = 0
+    while done < data.length:
+        with reading(what):
+            piece = os.pread(data.fd, min(INPUT_STEP * 4, data.length - done), data.offset + done)
+        if not piece:
+            raise SizeMismatch(what, data.length, done)
+        done += len(piece)
+        yield done, piece
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data``, in as many steps as it takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from unionmount.errors import UsageError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 TIMEOUT_VARIABLE = "UNIONMOUNT_TIMEOUT"
 HOW_TO_WAIT = f"{TIMEOUT_VARIABLE} changes it"

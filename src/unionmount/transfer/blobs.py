@@ -20,8 +20,9 @@ from unionmount.errors import (
 )
 from unionmount.formats.compression import Compression, compressor
 from unionmount.images.reference import Digest, Reference
-from unionmount.store.layer_import import LIMIT_VARIABLE, FileRange, reading, storing, write_all
+from unionmount.store.layer_import import LIMIT_VARIABLE
 from unionmount.system.closing import Closing
+from unionmount.system.files import FileRange, reading, storing, write_all
 
 if TYPE_CHECKING:
     from unionmount.images.manifest import Descriptor

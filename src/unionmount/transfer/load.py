@@ -10,21 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unionmount import core
 from unionmount.errors import (
     DigestMismatch,
-    FormatError,
     LimitExceeded,
     NotAnImage,
     NotFoundError,
     NotRegular,
     StoreError,
-    UnionmountError,
     UsageError,
 )
 from unionmount.formats.compression import MAGIC_SIZE, Compression, decompressor, sniff
 from unionmount.images.manifest import SCRATCH, Image, scratch
-from unionmount.images.reference import Reference, printable
+from unionmount.images.opened import OpenImage, OpenLayer
+from unionmount.images.reference import Reference
 from unionmount.sources import (
     STDIN,
     LayerBlob,
@@ -37,32 +35,21 @@ from unionmount.sources import (
 )
 from unionmount.sources.archive import TarFiles, open_archive
 from unionmount.sources.layout import DirectoryFiles, OciLayout
-from unionmount.store.layer_import import (
-    LIMIT_VARIABLE,
-    Expected,
-    FileRange,
-    OpenImage,
-    OpenLayer,
-    Progress,
-    check_digest,
-    pieces_of,
-    reading,
-    storing,
-    write_all,
-)
+from unionmount.store.layer_import import LIMIT_VARIABLE, Expected, Progress, check_digest
 from unionmount.store.store import StoredImage
 from unionmount.system.closing import Closing
-from unionmount.system.files import open_stream
+from unionmount.system.files import FileRange, open_stream, pieces_of, reading, storing, write_all
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from unionmount.images.manifest import Platform
-    from unionmount.images.reference import Digest
     from unionmount.sources import Entry, SourceImage
     from unionmount.store.layer_import import ImportLimits
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store
+from unionmount.store.image_name import name_of
 
 _READ_STEP = 1024 * 1024
 
@@ -78,14 +65,6 @@ class Pull:
     progress: Progress | None = None
     lease: Lease | None = None  # protects what is taken until it is open, or in the catalogue
     streams: bool = False  # a FIFO may be read, from its start to its end
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that ``check_image`` found; ``layer`` is None where it is not of one layer."""
-
-    layer: Digest | None
-    text: str
 
 
 def open_image(
@@ -202,57 +181,6 @@ def open_stored(
     """Open an image of the store under the name that it had when it was found."""
     pull = Pull(store, store.limits, verify=verify, progress=progress, lease=lease)
     return _open_stored(pull, stored, name)
-
-
-def check_image(
-    store: Store, source: str, *, platform: Platform | None = None
-) -> Iterator[Problem]:
-    """Verify everything an image consists of, and name what it can't show."""
-    try:
-        opened = open_image(store, source, platform=platform, verify=True)
-    except FormatError as error:
-        yield Problem(None, str(error))
-        return
-    with opened:
-        stored = Location.parse(source).kind == "stored"
-        for layer, index in zip(opened.layers, opened.indexes, strict=True):
-            yield from _check_layer(layer, index, rehash=stored)
-            if index.info.unresolved:
-                yield from _unresolved(layer, store.limits.core)
-        for link in opened.tree().broken_links():
-            yield Problem(
-                opened.layers[link.layer].diff_id,
-                f"hard link '{printable(link.name)}' leads to '{printable(link.target)}', "
-                "which is no file here",
-            )
-
-
-def _unresolved(layer: OpenLayer, limits: core.Limits) -> Iterator[Problem]:
-    """The entries of a layer that have no place: they are not in its index, so its tar is read."""
-    try:
-        with core.Indexer(f"layer {layer.diff_id}", limits) as indexer:
-            for _ in indexer.scan(layer.data_fd, layer.offset, layer.length):
-                pass
-            for name in indexer.unresolved():
-                yield Problem(
-                    layer.diff_id,
-                    f"'{printable(name)}' has no place: symlinks on its way lead in a circle",
-                )
-    except (FormatError, OSError) as error:  # of data that is damaged, or beyond a limit
-        yield Problem(layer.diff_id, str(error))
-
-
-def _check_layer(layer: OpenLayer, index: core.Index, *, rehash: bool) -> Iterator[Problem]:
-    what = f"layer {layer.diff_id}"
-    try:
-        if rehash:
-            check_digest(_data_of(layer), layer.diff_id, what)
-    except (UnionmountError, OSError) as error:
-        yield Problem(layer.diff_id, str(error))
-    try:
-        index.verify()
-    except (FormatError, OSError) as error:
-        yield Problem(layer.diff_id, str(error))
 
 
 @contextmanager
@@ -452,16 +380,9 @@ def _open_stored(pull: Pull, stored: StoredImage, name: str) -> OpenImage:
             stack.callback(layer.close)
             layers.append(layer)
             if pull.verify:
-                check_digest(_data_of(layer), diff_id, f"layer {diff_id}", pull.progress)
+                check_digest(data_of(layer), diff_id, f"layer {diff_id}", pull.progress)
         stack.pop_all()
     return OpenImage(image, name, tuple(layers))
-
-
-def name_of(stored: StoredImage) -> str:
-    """What people call an image of the store."""
-    if stored.names:
-        return Reference.parse(stored.names[0]).familiar
-    return SCRATCH if stored.id == scratch().id else stored.id.short
 
 
 def _load_entry(pull: Pull, source: Source, entry: Entry, *, take_over: bool = True) -> StoredImage:
@@ -518,7 +439,8 @@ def _check_plain(pull: Pull, blob: LayerBlob) -> None:
         check_digest(data, blob.diff_id, what, pull.progress)
 
 
-def _data_of(layer: OpenLayer) -> FileRange:
+def data_of(layer: OpenLayer) -> FileRange:
+    """The bytes of a layer: a range of the file that holds them."""
     return FileRange(layer.data_fd, layer.offset, layer.length)
 
 

@@ -14,8 +14,9 @@ import trio
 
 from unionmount.errors import FormatError, NotFoundError, RegistryError, UnionmountError
 from unionmount.images.manifest import Descriptor, Image, Selection, parse_manifest, select
-from unionmount.images.reference import Reference, printable
+from unionmount.images.reference import Reference
 from unionmount.store.layer_import import Expected
+from unionmount.system.text import printable
 from unionmount.transfer.blobs import check_size, hand_on, in_parallel, is_foreign, repository_of
 
 if TYPE_CHECKING:

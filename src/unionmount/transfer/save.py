@@ -14,33 +14,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
-import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from unionmount.errors import DigestMismatch, FormatError, InvalidReference, UsageError
 from unionmount.formats.compression import Compression, compressor
-from unionmount.formats.tar_writer import END, Member, header, padding
 from unionmount.images.manifest import (
     MEDIA_OCI_CONFIG,
     MEDIA_OCI_INDEX,
     MEDIA_OCI_LAYER,
     MEDIA_OCI_MANIFEST,
 )
-from unionmount.images.reference import Digest, Reference, printable
-from unionmount.store.layer_import import fsync_directory, storing, write_all
-from unionmount.system.files import open_for_writing, resolved
-from unionmount.system.remove_tree import remove_tree
+from unionmount.images.reference import Digest, Reference
+from unionmount.system.files import storing, write_all
 
 if TYPE_CHECKING:
     from unionmount.images.manifest import Image
     from unionmount.store.layer_import import Progress
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store, StoredImage
+from unionmount.transfer.image_files import Sink
 
 Form = Literal["docker-archive", "oci-archive", "oci"]
 
@@ -112,145 +106,6 @@ def save(
     if compression is not Compression.PLAIN:
         raise UsageError("the layers of a docker-archive are not compressed")
     _save_docker(wanted, sink, layers)
-
-
-# -- where it goes
-
-
-class Sink(Protocol):
-    """Takes files by name, each once, directories before what is in them."""
-
-    def directory(self, path: str) -> None:
-        """Make a directory."""
-
-    def file(self, path: str, size: int, chunks: Iterable[bytes]) -> None:
-        """Write a file of ``size`` bytes."""
-
-
-class TarSink:
-    """A tar, written to a descriptor that stays the caller's; ``finish`` ends it."""
-
-    def __init__(self, fd: int, what: str) -> None:
-        self._fd = fd
-        self._what = what
-
-    def directory(self, path: str) -> None:
-        """Add a directory."""
-        self._write(header(Member(path.encode(), stat.S_IFDIR | 0o755)))
-
-    def file(self, path: str, size: int, chunks: Iterable[bytes]) -> None:
-        """Add a file."""
-        self._write(header(Member(path.encode(), stat.S_IFREG | 0o644, size=size)))
-        for chunk in chunks:
-            self._write(chunk)
-        self._write(padding(size))
-
-    def finish(self) -> None:
-        """Write the end."""
-        self._write(END)
-
-    def _write(self, data: bytes) -> None:
-        with _writing(self._what):
-            write_all(self._fd, data)
-
-
-class DirectorySink:
-    """A directory that is there and empty."""
-
-    def __init__(self, top: Path) -> None:
-        self._top = top
-
-    def directory(self, path: str) -> None:
-        """Make a directory."""
-        with _writing(self._top / path):
-            (self._top / path).mkdir()
-
-    def file(self, path: str, size: int, chunks: Iterable[bytes]) -> None:  # noqa: ARG002
-        """Write a file, to the disk."""
-        where = self._top / path
-        with _writing(where):
-            fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            for chunk in chunks:
-                with _writing(where):
-                    write_all(fd, chunk)
-            with _writing(where):
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-@contextmanager
-def _writing(where: Path | str) -> Iterator[None]:
-    """Name what could not be written; a reader who has gone is no error of a file."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OSError(error.errno, os.strerror(error.errno or 0), str(where)) from error
-
-
-@contextmanager
-def replaced_file(path: Path) -> Iterator[int]:
-    """A descriptor to write ``path`` by: the file appears, complete, when the block is left.
-
-    A pipe, a FIFO and ``/dev/null`` are written to as they are; nothing else is.
-    """
-    stream = open_for_writing(path, os.environ)
-    if stream is not None:
-        try:
-            yield stream
-        finally:
-            os.close(stream)
-        return
-    target = resolved(path)  # a symlink goes on to lead to it
-    temporary = target.with_name(_temporary_name())
-    with _writing(path):
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            yield fd
-            with _writing(path):
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        with _writing(path):
-            temporary.replace(target)
-            fsync_directory(target.parent)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-@contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
-    """A directory that appears as ``path``, complete, when the block is left.
-
-    There may be an empty directory; anything else is refused.
-    """
-    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-        raise UsageError(f"{printable(str(path))}: exists, and is not an empty directory")
-    target = resolved(path)
-    temporary = target.with_name(_temporary_name())
-    with _writing(path):
-        temporary.mkdir()
-    try:
-        yield temporary
-        with _writing(path):
-            for directory, _, _ in os.walk(temporary):
-                fsync_directory(Path(directory))
-            temporary.rename(target)
-            fsync_directory(target.parent)
-    except BaseException:
-        with suppress(OSError):
-            remove_tree(temporary)
-        raise
-
-
-def _temporary_name() -> str:
-    return f".unionmount-{secrets.token_hex(8)}"
 
 
 # -- layers

@@ -13,7 +13,7 @@ from unionmount.cli.options import layer_option, platform_option, root_option
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.core import FileTree, Node
 
 _STEP = 1024 * 1024
@@ -54,7 +54,7 @@ def _write(
     from unionmount.browse.paths import follow
     from unionmount.cli.open_image import naming, open_files
     from unionmount.errors import UnionmountError
-    from unionmount.images.reference import printable
+    from unionmount.system.text import printable
 
     with open_files(settings, word, platform=platform, layer=layer) as view:
         with naming(operand):

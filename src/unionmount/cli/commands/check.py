@@ -9,10 +9,10 @@ import click
 
 from unionmount.cli.options import platform_option, root_option
 from unionmount.errors import UsageError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.store.check import Finding
 
 
@@ -72,7 +72,7 @@ def _print(findings: Iterator[Finding]) -> int:
 
 def _check_image(settings: Settings, source: str, platform: str | None) -> int:
     from unionmount.images.manifest import Platform
-    from unionmount.transfer.load import check_image
+    from unionmount.transfer.check_image import check_image
 
     wanted = Platform.parse(platform) if platform else None
     status = 0

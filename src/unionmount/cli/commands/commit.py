@@ -11,10 +11,10 @@ import click
 
 from unionmount.cli.options import root_option
 from unionmount.errors import UsageError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
 
 _EPOCH = "SOURCE_DATE_EPOCH"
 

@@ -9,7 +9,7 @@ import click
 from unionmount.cli.options import RegistryOptions, platform_option, registry_options, root_option
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.images.reference import Reference
     from unionmount.registry import RegistryClient
     from unionmount.transfer.copy import Copied

@@ -12,7 +12,7 @@ from unionmount.cli.output import Listing, human_size, print_json, print_jsonl, 
 from unionmount.cli.output import Row as Line
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.store.usage import ImageUsage, Row, Usage
 
 _HEADS = {
@@ -115,7 +115,7 @@ def _sums(usage: Usage) -> dict[str, Any]:
 
 
 def _image_row(one: ImageUsage) -> tuple[str, ...]:
-    from unionmount.transfer.load import name_of
+    from unionmount.store.image_name import name_of
 
     sizes = (human_size(size) for size in (one.size, one.shared, one.unique))
     return (name_of(one.image), one.image.id.short, *sizes, str(len(one.containers)))

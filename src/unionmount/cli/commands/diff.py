@@ -11,13 +11,13 @@ import click
 
 from unionmount.cli.options import check_form, platform_option, root_option
 from unionmount.errors import UnionmountError, UsageError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from unionmount.browse.diff import Difference
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.core import Attributes, FileTree
 
 _TROUBLE = 2  # as diff(1) has it: 1 says that there are differences

@@ -8,10 +8,10 @@ import click
 
 from unionmount.cli.options import layer_option, platform_option, root_option
 from unionmount.errors import UsageError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
 
 _EPILOG = """Tests, as GNU find has them: -name, -iname GLOB; -path, -wholename, -ipath GLOB; -type
 f,d,l,b,c,p,s; -size [+-]N[bcwkMG]; -perm [-/]OCTAL; -newer PATH (a path of the image); -uid, -gid,

@@ -11,7 +11,7 @@ from unionmount.cli.options import list_format_option, platform_option, root_opt
 from unionmount.cli.output import Listing, Row, age_of, human_size, shortened, time_of
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.images.history import HistoryRow
 
 _MISSING = "<missing>"

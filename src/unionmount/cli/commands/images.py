@@ -12,8 +12,8 @@ from unionmount.cli.options import list_format_option, root_option
 from unionmount.cli.output import Listing, Row, age_of, human_size, time_of
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
     from unionmount.cli.image_filters import Candidate
+    from unionmount.cli.settings import Settings
     from unionmount.images.reference import Reference
 
 _NONE = "<none>"

@@ -11,15 +11,15 @@ import click
 
 from unionmount.cli.options import check_form, platform_option, root_option
 from unionmount.errors import NotFoundError, UnionmountError, UsageError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.gotemplate import Struct
+    from unionmount.images.opened import OpenImage
     from unionmount.mount.records import Status
-    from unionmount.store.layer_import import OpenImage
     from unionmount.store.store import StoredImage
 
 _INDENT = 4

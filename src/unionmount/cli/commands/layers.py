@@ -15,10 +15,10 @@ from unionmount.cli.output import human_size, print_table
 from unionmount.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.core import Change, LayerSummary, Summary
     from unionmount.images.manifest import History
-    from unionmount.store.layer_import import OpenImage
+    from unionmount.images.opened import OpenImage
 
 _HEADER = ("LAYER", "DIFF ID", "SIZE", "ADDED", "CHANGED", "DELETED", "WASTED", "CREATED BY")
 _BAR = 20  # columns
@@ -192,6 +192,6 @@ def _change_object(change: Change) -> dict[str, Any]:
 
 def shown_path(path: bytes) -> str:
     """A path of the image without what a terminal would obey."""
-    from unionmount.images.reference import printable
+    from unionmount.system.text import printable
 
     return printable(path)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from unionmount.cli.options import platform_option, root_option
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.images.reference import Reference
     from unionmount.store.store import StoredImage
 

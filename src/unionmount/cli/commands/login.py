@@ -16,10 +16,10 @@ from unionmount.cli.options import (
     registry_options,
 )
 from unionmount.errors import NotFoundError, UsageError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
 
 _MAX_PASSWORD = 16 * 1024
 

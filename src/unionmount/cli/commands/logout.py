@@ -9,7 +9,7 @@ import click
 
 from unionmount.cli.commands.login import registry_place
 from unionmount.errors import NotFoundError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 
 @click.command("logout")

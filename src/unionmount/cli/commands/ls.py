@@ -13,12 +13,12 @@ import click
 
 from unionmount.cli.options import layer_option, platform_option, root_option
 from unionmount.errors import UsageError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.browse.paths import Found
-    from unionmount.cli import Settings
     from unionmount.cli.name_writer import NameWriter
+    from unionmount.cli.settings import Settings
     from unionmount.core import Attributes, FileTree
 
 _BATCH = 256

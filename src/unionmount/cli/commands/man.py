@@ -27,8 +27,8 @@ def command(output: str | None, name: str | None) -> None:
     from unionmount.cli.manpages import page, pages
 
     if output is not None:
-        from unionmount.store.layer_import import write_all
-        from unionmount.transfer.save import replaced_file
+        from unionmount.system.files import write_all
+        from unionmount.transfer.image_files import replaced_file
 
         if name is not None:
             raise click.UsageError("-o writes all pages: no COMMAND")

@@ -10,7 +10,7 @@ import click
 from unionmount.cli.options import RegistryOptions, platform_option, registry_options, root_option
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.transfer.pull import Policy
 
 _OPTIONS_HELP = (

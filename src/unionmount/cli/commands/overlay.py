@@ -13,14 +13,14 @@ import click
 
 from unionmount.cli.options import root_option
 from unionmount.errors import MountError, NotFoundError, UsageError
-from unionmount.images.reference import printable
 from unionmount.mount.options import apply_options, check_known
+from unionmount.system.text import printable
 from unionmount.system.trust import OverrideStat
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
+    from unionmount.mount.directories import OpenDirectories
     from unionmount.mount.upper_directory import UpperPlan
-    from unionmount.store.layer_import import OpenDirectories
 
 _OPTION = re.compile(r"(?:[^\\,]|\\.)+", re.DOTALL)
 _COLON = re.compile(r"((?:[^\\:]|\\.)*)(:|\Z)", re.DOTALL)
@@ -367,7 +367,7 @@ def command(
 
 
 def _open_lower(wanted: OverlayOptions) -> OpenDirectories:
-    from unionmount.store.layer_import import OpenDirectories
+    from unionmount.mount.directories import OpenDirectories
 
     paths = [_resolved(name, "lower") for name in wanted.lower]
     own = ((wanted.upper, "upper"), (wanted.work, "work"))

@@ -11,7 +11,7 @@ from unionmount.cli.options import root_option
 from unionmount.cli.output import human_size
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.store.garbage import Item
 
 _KINDS = {  # how each is told of; what is told of with the image is not

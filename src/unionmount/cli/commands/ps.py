@@ -16,7 +16,7 @@ from unionmount.errors import UnionmountError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.mount.records import MountTable, Status
     from unionmount.store.containers import Container
 

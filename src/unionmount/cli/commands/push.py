@@ -10,10 +10,11 @@ import click
 from unionmount.cli.options import RegistryOptions, registry_options, root_option
 from unionmount.cli.run_transfer import without_transport
 from unionmount.errors import InvalidReference, UsageError
-from unionmount.images.reference import Reference, printable
+from unionmount.images.reference import Reference
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.formats.compression import Compression
     from unionmount.registry import RegistryClient
     from unionmount.store.store import StoredImage

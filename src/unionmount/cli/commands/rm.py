@@ -12,7 +12,7 @@ from unionmount.cli.options import root_option
 from unionmount.errors import MountError, NotFoundError, UnionmountError
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.mount.records import MountTable, Status
     from unionmount.store.containers import Containers
 
@@ -64,7 +64,7 @@ def _remove(settings: Settings, word: str, *, force: bool) -> None:
 def _remove_mount(table: MountTable, found: Status, *, force: bool) -> None:
     """Remove a mount that has no container."""
     from unionmount.cli.container_words import with_users
-    from unionmount.images.reference import printable
+    from unionmount.system.text import printable
 
     if found.alive and not force:
         where = printable(found.record.mountpoint)

@@ -11,7 +11,7 @@ from unionmount.cli.options import root_option
 from unionmount.errors import UnionmountError
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.store.garbage import Removed
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from unionmount.cli.options import root_option
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from unionmount.cli import Settings
-    from unionmount.transfer.save import Form, Sink
+    from unionmount.cli.settings import Settings
+    from unionmount.transfer.image_files import Sink
+    from unionmount.transfer.save import Form
 
 _STDOUT = "-"
 
@@ -76,7 +77,7 @@ def command(
 
 
 def _write(output: str, form: Form, fill: Callable[[Sink], None]) -> None:
-    from unionmount.transfer.save import DirectorySink, new_directory, replaced_file
+    from unionmount.transfer.image_files import DirectorySink, new_directory, replaced_file
 
     if form == "oci":
         with new_directory(Path(output)) as directory:
@@ -90,7 +91,7 @@ def _write(output: str, form: Form, fill: Callable[[Sink], None]) -> None:
 
 
 def _fill_tar(fd: int, what: str, fill: Callable[[Sink], None]) -> None:
-    from unionmount.transfer.save import TarSink
+    from unionmount.transfer.image_files import TarSink
 
     sink = TarSink(fd, what)
     fill(sink)

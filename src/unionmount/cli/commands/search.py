@@ -13,7 +13,7 @@ from unionmount.cli.options import RegistryOptions, registry_client, registry_op
 from unionmount.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.registry import SearchResult
 
 _HEADER = ("NAME", "DESCRIPTION", "STARS", "OFFICIAL")

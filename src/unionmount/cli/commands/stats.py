@@ -14,7 +14,7 @@ from unionmount.cli.output import print_json, print_table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
 
 _HEADER = ("MESSAGE", "FAST", "FORWARDED", "P50 µS", "P90 µS", "P99 µS")
 _TOTALS = {
@@ -50,9 +50,9 @@ def command(settings: Settings, target: str, watch: bool, form: str) -> None:
     arrival of a message to its answer.
     """
     from unionmount.cli.container_words import find_mount
-    from unionmount.images.reference import printable
     from unionmount.mount.records import MountTable
     from unionmount.mount.statistics import ask_stats
+    from unionmount.system.text import printable
 
     table = MountTable.of_user()
     path = table.socket_path(find_mount(table, settings.store_root(), target).record.id)

@@ -10,7 +10,7 @@ from unionmount.cli.options import root_option
 from unionmount.errors import UsageError
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
 
 
 @click.command("tag")

@@ -11,10 +11,10 @@ import click
 from unionmount.cli.options import RegistryOptions, registry_client, registry_options
 from unionmount.cli.output import print_json
 from unionmount.errors import NotFoundError, RegistryError, UsageError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.images.reference import Reference
 
 

@@ -9,12 +9,12 @@ import click
 
 from unionmount.cli.options import root_option
 from unionmount.errors import MountError, NotFoundError, UnionmountError
-from unionmount.images.reference import printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.mount.records import MountTable, Record, Status
 
 _PATIENCE = 10.0  # seconds that a daemon has to end after its file system is unmounted

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from unionmount.browse.layer_history import Touch
-    from unionmount.cli import Settings
+    from unionmount.cli.settings import Settings
     from unionmount.images.manifest import History
-    from unionmount.store.layer_import import OpenImage
+    from unionmount.images.opened import OpenImage
 
 _HEADER = ("LAYER", "DIFF ID", "DID", "MODE", "SIZE", "STATE", "CREATED BY")
 _CREATED_BY_MAX = 60
@@ -44,7 +44,7 @@ def command(
     from unionmount.cli.name_writer import write_objects
     from unionmount.cli.open_image import naming, open_below
     from unionmount.images.history import steps_of_layers
-    from unionmount.images.reference import printable
+    from unionmount.system.text import printable
 
     with (
         open_below(settings, source, platform=platform) as image,
@@ -98,7 +98,7 @@ def created_by(step: History | None, *, no_trunc: bool = False) -> str:
 
 
 def _shown(path: bytes) -> str:
-    from unionmount.images.reference import printable
+    from unionmount.system.text import printable
 
     return printable(path)
 

@@ -1,0 +1,130 @@
+"""The threads that answer the kernel, and their counters."""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import dataclass
+from typing import Any
+
+from unionmount._core import ffi, lib
+from unionmount.core.handle import Owner, check
+from unionmount.core.tree import Tree
+from unionmount.core.upper import Upper
+
+
+@dataclass(frozen=True, slots=True)
+class RouterFacts:
+    """What the fast path tells of the file system as a whole (``struct um_fastpath_setup``)."""
+
+    layers: tuple[str, ...]
+    bytes: int
+    inodes: int
+    has_acls: bool
+    list_layers: bool
+    directory: int | None  # a descriptor; statfs is that of the file system it is on
+
+
+@dataclass(frozen=True, slots=True)
+class RouterStats:
+    """What a router has counted; by opcode of the FUSE protocol (``struct um_router_stats``)."""
+
+    fast: dict[int, int]
+    forwarded: dict[int, int]
+    times: dict[int, list[int]]  # how many took how long; see ``time_of_bucket``
+    totals: dict[str, int]
+
+
+_TOTALS = (
+    *("bytes_read", "bytes_written", "copy_ups", "notifications", "waits", "sleeps", "failed"),
+    *("in_flight", "threads", "held"),
+)
+
+
+class Router(Owner):
+    """Threads in C between the kernel and pyfuse3; answers what the tree or upper can answer.
+
+    Takes ``device``, a connected descriptor of /dev/fuse, over. ``slow`` is the end of the socket
+    that pyfuse3 is to serve; it belongs to the caller. ``ended`` is readable once the mount is
+    gone; it belongs to the router. Tree and upper must outlive the router.
+    """
+
+    def __init__(
+        self, files: Tree | Upper, facts: RouterFacts, device: int, *, threads: int, spin_ns: int
+    ) -> None:
+        self._fastpath: Any = None
+        self._files = files
+        try:
+            self._fastpath = _open_fastpath(files, facts)
+        except BaseException:
+            os.close(device)
+            raise
+        setup = ffi.new("struct um_router_setup *")
+        setup.fastpath, setup.device = self._fastpath, device
+        setup.threads, setup.spin = min(threads, lib.UM_ROUTER_MAX_THREADS), spin_ns
+        out, slow = ffi.new("struct um_router **"), ffi.new("int *")
+        code = lib.um_router_open(setup, out, slow)
+        if code < 0:
+            self.close()
+            check(code)
+        self._handle = out[0]
+        self.slow: int = slow[0]
+        self.ended: int = lib.um_router_ended(out[0])
+
+    def start(self) -> None:
+        """Begin to answer."""
+        check(lib.um_router_start(self._handle))
+
+    def close(self) -> None:
+        """Stop, and close the connection; returns when no thread runs."""
+        super().close()
+        fastpath, self._fastpath = self._fastpath, None
+        if fastpath is not None:
+            lib.um_fastpath_close(fastpath)
+
+    def _release(self, handle: Any) -> None:
+        lib.um_router_close(handle)
+
+    def stats(self) -> RouterStats:
+        """What was counted since the start."""
+        c_stats = ffi.new("struct um_router_stats *")
+        lib.um_router_get_stats(self._handle, c_stats)
+        opcodes = range(lib.UM_OPCODES)
+        times = {code: ffi.unpack(c_stats.times[code], lib.UM_TIMES) for code in opcodes}
+        return RouterStats(
+            fast={code: n for code in opcodes if (n := c_stats.fast[code])},
+            forwarded={code: n for code in opcodes if (n := c_stats.forwarded[code])},
+            times={code: row for code, row in times.items() if any(row)},
+            totals={name: getattr(c_stats, name) for name in _TOTALS},
+        )
+
+
+def _open_fastpath(files: Tree | Upper, facts: RouterFacts) -> Any:
+    setup = ffi.new("struct um_fastpath_setup *")
+    if isinstance(files, Upper):
+        setup.tree, setup.upper = files.tree._handle, files._handle
+    else:
+        setup.tree = files._handle
+    names = [ffi.new("char[]", os.fsencode(name)) for name in facts.layers]
+    array = ffi.new("char *[]", names)
+    setup.layers, setup.n_layers = ffi.cast("const char **", array), len(names)
+    setup.statfs_fd = -1 if facts.directory is None else facts.directory
+    setup.bytes, setup.inodes = facts.bytes, facts.inodes
+    setup.has_acls, setup.list_layers = facts.has_acls, facts.list_layers
+    setup.max_held = _held_files()
+    out = ffi.new("struct um_fastpath **")
+    check(lib.um_fastpath_open(setup, out))
+    return out[0]
+
+
+def _held_files() -> int:
+    """A part of what this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(16, min(1024, soft // 4)) if soft > 0 else 1024
+
+
+def time_of_bucket(bucket: int) -> int:
+    """The nanoseconds at which a bucket of ``RouterStats.times`` begins."""
+    if bucket < 4:
+        return bucket
+    return (4 + bucket % 4 << bucket // 4) // 4

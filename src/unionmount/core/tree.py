@@ -1,0 +1,393 @@
+"""The tree of stacked layers: names, attributes, data and changes."""
+
+from __future__ import annotations
+
+import builtins
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NewType, Protocol
+
+from unionmount._core import ffi, lib
+from unionmount.core.handle import Owner, check, flag_bits, sized_text, take_text, uncleared
+from unionmount.core.index import Index
+
+Node = NewType("Node", int)
+"""The number of a file or directory in a tree; it is also its ``st_ino``."""
+
+ROOT = Node(lib.UM_ROOT_NODE)
+NAME_MAX: int = lib.UM_NAME_MAX
+LIST_BATCH = 64
+
+
+class Attributes(NamedTuple):
+    """What ``stat`` shows of a node (see ``struct um_attr``)."""
+
+    node: Node
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    major: int
+    minor: int
+    size: int
+    blocks: int
+    mtime_ns: int
+    layer: int
+    atime_ns: int
+    ctime_ns: int
+
+
+class Entry(NamedTuple):
+    """One name in a directory; ``next`` is the cookie of the name after it."""
+
+    name: bytes
+    next: int
+    attributes: Attributes
+
+
+class Change(NamedTuple):
+    """One thing that a layer does to the layers below: ``A`` adds, ``C`` changes, ``D`` deletes."""
+
+    kind: str
+    path: bytes
+    mode: int
+    size: int
+
+
+class BrokenLink(NamedTuple):
+    """A hard link whose target is in no layer; the name is absent from the tree."""
+
+    layer: int
+    name: bytes
+    target: bytes
+
+
+class LayerSummary(NamedTuple):
+    """What one layer did to those below, and how much of it the image does not show; in bytes."""
+
+    added: int
+    changed: int
+    deleted: int
+    bytes: int
+    wasted: int
+
+
+class Summary(NamedTuple):
+    """What all layers did, lowest first, and how often paths of files were stored.
+
+    ``stored`` is the sum of the sizes that files have at their paths, in all layers; ``least``
+    takes of each path the smallest, 0 where a layer deletes it.
+    """
+
+    layers: tuple[LayerSummary, ...]
+    stored: int
+    least: int
+
+    @property
+    def efficiency(self) -> float:
+        """The part of what is stored that has to be: 1 where no path is stored twice."""
+        return self.least / self.stored if self.stored else 1.0
+
+
+class FileTree(Protocol):
+    """What can be browsed: the lower layers alone (``Tree``), or with an upper (``View``)."""
+
+    def lookup(self, directory: Node, name: bytes) -> Attributes:
+        """The attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
+
+    def getattr(self, node: Node) -> Attributes:
+        """The attributes of a node."""
+
+    def resolve(self, path: bytes) -> Attributes:
+        """The attributes of ``path`` from the root; symlinks are not followed."""
+
+    def resolve_anew(self, path: bytes) -> Attributes:
+        """The same, where something else may stand at ``path`` since it was found."""
+
+    def list(self, directory: Node, cookie: int = 0, count: int = ...) -> builtins.list[Entry]:
+        """Up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
+
+    def walk(self, directory: Node = ..., path: bytes = ...) -> Iterator[tuple[bytes, Attributes]]:
+        """All paths below ``directory``, depth first, sorted; the directory itself is left out."""
+
+    def readlink(self, node: Node) -> bytes:
+        """The target of a symlink; EINVAL where the node is none."""
+
+    def read(self, node: Node, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end."""
+
+    def getxattr(self, node: Node, name: bytes) -> bytes:
+        """The value of an extended attribute; ENODATA where there is none."""
+
+    def listxattr(self, node: Node) -> builtins.list[bytes]:
+        """The names of all extended attributes."""
+
+
+class PathLookups:
+    """What follows from lookup, getattr and list."""
+
+    def lookup(self, directory: Node, name: bytes) -> Attributes:
+        """The attributes of a name in a directory."""
+        raise NotImplementedError
+
+    def getattr(self, node: Node) -> Attributes:
+        """The attributes of a node."""
+        raise NotImplementedError
+
+    def list(
+        self, directory: Node, cookie: int = 0, count: int = LIST_BATCH
+    ) -> builtins.list[Entry]:
+        """Entries of a directory from ``cookie`` on, at most ``count``."""
+        raise NotImplementedError
+
+    def resolve(self, path: bytes) -> Attributes:
+        """The attributes of ``path`` from the root; symlinks are not followed."""
+        attributes = self.getattr(ROOT)
+        for name in path.split(b"/"):
+            if name not in (b"", b"."):
+                attributes = self.lookup(attributes.node, name)
+        return attributes
+
+    def resolve_anew(self, path: bytes) -> Attributes:
+        """The same, where something else may stand at ``path`` since it was found."""
+        return self.resolve(path)
+
+    def walk(self, directory: Node = ROOT, path: bytes = b"") -> Iterator[tuple[bytes, Attributes]]:
+        """All paths below ``directory``, depth first, sorted; the directory itself is left out."""
+        pending = [(directory, path, 0)]
+        while pending:
+            parent, prefix, cookie = pending.pop()
+            entries = self.list(parent, cookie)
+            for entry in entries:
+                full = prefix + b"/" + entry.name if prefix else entry.name
+                yield full, entry.attributes
+                if stat.S_ISDIR(entry.attributes.mode):
+                    pending.append((parent, prefix, entry.next))
+                    pending.append((entry.attributes.node, full, 0))
+                    break
+                cookie = entry.next
+            else:
+                if entries:
+                    pending.append((parent, prefix, cookie))
+
+
+@dataclass(frozen=True, slots=True)
+class TreeLayer:
+    """One image layer of a tree: its index and the byte range of its tar in ``fd``."""
+
+    index: Index
+    fd: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """Whose marks in a live directory count that do more than hide (see ``UM_BELIEVE_…``)."""
+
+    trusted: bool = False
+    own: bool = False
+    stat: bool = False
+    any_stat: bool = False
+    closed: bool = False
+    no_user: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryLayer:
+    """One layer of a tree that is a live directory, open as ``fd``.
+
+    ``private``: nobody can mount anything below it (``private_directory``); then ``shown`` is open
+    on the directory where others see it, so that messages can name it. ``hidden``: directories, by
+    device and inode, of which nothing is shown; at most two.
+    """
+
+    fd: int
+    private: bool = False
+    shown: int = 0
+    belief: Belief = Belief()
+    hidden: tuple[tuple[int, int], ...] = ()
+
+
+class Tree(Owner, PathLookups):
+    """Layers, lowest first, as one tree.
+
+    The tree keeps the indexes alive; descriptors stay the caller's and are to be kept open until
+    ``close``. Every method may be called from any thread. Errors are OSError with the errno that
+    the file system answers.
+    """
+
+    def __init__(self, layers: Sequence[TreeLayer | DirectoryLayer]) -> None:
+        self._layers = tuple(layers)
+        c_layers = ffi.new("struct um_tree_layer[]", max(len(self._layers), 1))
+        for slot, layer in zip(c_layers, self._layers, strict=False):
+            slot.fd = layer.fd
+            if isinstance(layer, TreeLayer):
+                slot.index = layer.index._handle
+                slot.offset, slot.length = layer.offset, layer.length
+            else:
+                slot.flags = lib.UM_TREE_LAYER_PRIVATE if layer.private else 0
+                slot.shown_fd = layer.shown
+                slot.believes = flag_bits(layer.belief, "UM_BELIEVE_")
+                for number, (device, inode) in enumerate(layer.hidden):
+                    slot.hidden_devices[number], slot.hidden_inodes[number] = device, inode
+        out = ffi.new("struct um_tree **")
+        check(lib.um_tree_open(c_layers, len(self._layers), out))
+        self._handle = out[0]
+
+    def _release(self, handle: Any) -> None:
+        lib.um_tree_close(handle)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def lookup(self, directory: Node, name: bytes) -> Attributes:
+        """The attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
+        attr = ffi.new("struct um_attr *")
+        check(lib.um_tree_lookup(self._handle, directory, name, len(name), attr))
+        return attributes_of(attr)
+
+    def getattr(self, node: Node) -> Attributes:
+        """The attributes of a node; ESTALE where there is no such node."""
+        attr = ffi.new("struct um_attr *")
+        check(lib.um_tree_getattr(self._handle, node, attr))
+        return attributes_of(attr)
+
+    def parent(self, directory: Node) -> Node:
+        """The directory that ``directory`` is in; the root's is itself. ENOTDIR, ESTALE."""
+        node = ffi.new("uint64_t *")
+        check(lib.um_tree_parent(self._handle, directory, node))
+        return Node(node[0])
+
+    def top(self, directory: Node) -> int:
+        """The topmost layer that has a part in ``directory``. ENOTDIR, ESTALE."""
+        layer = ffi.new("uint32_t *")
+        check(lib.um_tree_top(self._handle, directory, layer))
+        return int(layer[0])
+
+    def list(
+        self, directory: Node, cookie: int = 0, count: int = LIST_BATCH
+    ) -> builtins.list[Entry]:
+        """Up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
+        entries = ffi.new("struct um_tree_entry[]", count)
+        n = check(lib.um_tree_list(self._handle, directory, cookie, entries, count))
+        return entries_of(entries, n)
+
+    def readlink(self, node: Node) -> bytes:
+        """The target of a symlink; EINVAL where the node is none."""
+        target = ffi.new("const char **")
+        size = ffi.new("size_t *")
+        check(lib.um_tree_readlink(self._handle, node, target, size))
+        return bytes(ffi.buffer(target[0], size[0]))
+
+    def read(self, node: Node, offset: int, size: int, *, nowait: bool = False) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end.
+
+        EAGAIN where ``nowait`` is set and the disk would have to be waited for.
+        """
+        buffer = uncleared("char[]", size)
+        flags = lib.UM_READ_NOWAIT if nowait else 0
+        n = check(lib.um_tree_read(self._handle, node, offset, buffer, size, flags))
+        return bytes(ffi.buffer(buffer, n))
+
+    def extent(self, node: Node) -> tuple[int, int]:
+        """Offset in its layer's tar and length of a file; EINVAL where it is not one run."""
+        layer, offset, length = ffi.new("uint32_t *"), ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        check(lib.um_tree_extent(self._handle, node, layer, offset, length))
+        return offset[0], length[0]
+
+    def getxattr(self, node: Node, name: bytes) -> bytes:
+        """The value of an extended attribute; ENODATA where there is none."""
+        return sized_text(
+            lambda value, size: lib.um_tree_getxattr(
+                self._handle, node, name, len(name), value, size
+            )
+        )
+
+    def listxattr(self, node: Node) -> builtins.list[bytes]:
+        """The names of all extended attributes."""
+        names = sized_text(
+            lambda value, size: lib.um_tree_listxattr(self._handle, node, value, size)
+        )
+        return names.split(b"\0")[:-1]
+
+    def changes(self, layer: int) -> Iterator[Change]:
+        """What ``layer`` (0 is the lowest) does to the layers below, depth first, sorted."""
+        slot = ffi.new("struct um_tree_walk **")
+        check(lib.um_tree_walk_open(self._handle, layer, slot))
+        try:
+            path, path_size = ffi.new("const char **"), ffi.new("size_t *")
+            kind, mode, size = ffi.new("char *"), ffi.new("uint32_t *"), ffi.new("uint64_t *")
+            while check(lib.um_tree_walk_next(slot[0], path, path_size, kind, mode, size)):
+                yield Change(
+                    kind[0].decode("ascii"),
+                    bytes(ffi.buffer(path[0], path_size[0])),
+                    mode[0],
+                    size[0],
+                )
+        finally:
+            lib.um_tree_walk_close(slot[0])
+
+    def broken_links(self) -> Iterator[BrokenLink]:
+        """Hard links of all layers that lead nowhere, lowest layer first."""
+        name, name_size = ffi.new("char **"), ffi.new("size_t *")
+        target, target_size = ffi.new("char **"), ffi.new("size_t *")
+        for layer in range(len(self._layers)):
+            cursor = ffi.new("uint64_t *")
+            while check(
+                lib.um_tree_broken_link(
+                    self._handle, layer, cursor, name, name_size, target, target_size
+                )
+            ):
+                yield BrokenLink(
+                    layer, take_text(name[0], name_size[0]), take_text(target[0], target_size[0])
+                )
+
+    def summarise(self) -> Summary:
+        """What every layer did, and what is left of it; EOPNOTSUPP of live directories."""
+        slot = ffi.new("struct um_summary **")
+        check(lib.um_summary_open(self._handle, slot))
+        try:
+            while check(lib.um_summary_step(slot[0])):
+                pass  # here the caller may be interrupted
+            layers = ffi.new("struct um_layer_summary[]", max(len(self), 1))
+            paths = ffi.new("struct um_path_summary *")
+            lib.um_summary_get(slot[0], layers, paths)
+        finally:
+            lib.um_summary_close(slot[0])
+        return Summary(
+            tuple(
+                LayerSummary(one.added, one.changed, one.deleted, one.bytes, one.wasted)
+                for one in layers[0 : len(self)]
+            ),
+            paths.stored,
+            paths.least,
+        )
+
+
+def entries_of(entries: Any, n: int) -> list[Entry]:
+    """The first ``n`` entries of a C array of struct um_tree_entry."""
+    return [
+        Entry(bytes(ffi.buffer(e.name, e.name_size)), e.next, attributes_of(e.attr))
+        for e in ffi.unpack(entries, n)
+    ]
+
+
+def attributes_of(attr: Any) -> Attributes:
+    """The attributes in a struct um_attr."""
+    return Attributes(
+        attr.node,
+        attr.mode,
+        attr.nlink,
+        attr.uid,
+        attr.gid,
+        attr.major,
+        attr.minor,
+        attr.size,
+        attr.blocks,
+        attr.mtime * 1_000_000_000 + attr.mtime_nsec,
+        attr.layer,
+        attr.atime * 1_000_000_000 + attr.atime_nsec,
+        attr.ctime * 1_000_000_000 + attr.ctime_nsec,
+    )

@@ -1,0 +1,442 @@
+"""The writable directory on top of a tree."""
+
+from __future__ import annotations
+
+import builtins
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from unionmount._core import ffi, lib
+from unionmount.system.closing import Closing
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined]
+from unionmount.core.handle import Owner, check, flag_bits, grown_text, sized_text, uncleared
+from unionmount.core.index import NEVER
+from unionmount.core.tree import (
+    LIST_BATCH,
+    Attributes,
+    Entry,
+    Node,
+    PathLookups,
+    Tree,
+    attributes_of,
+    entries_of,
+)
+
+
+class SetAttr(NamedTuple):
+    """Attributes to change; None leaves one as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class Maker(NamedTuple):
+    """Who makes something (see ``struct um_maker``)."""
+
+    uid: int
+    gid: int
+    umask: int = 0
+    may_setgid: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class UpperFlags:
+    """What an upper's disk can hold, and what is wanted of it (see ``UM_UPPER_…``)."""
+
+    trusted: bool = False
+    override: bool = False
+    volatile: bool = False
+    strange: bool = False
+    private: bool = False
+    closed_root: bool = False
+    open: bool = False
+    look: bool = False
+    plain: bool = False
+    closed: bool = False
+    stay: bool = False
+    atime: bool = False
+
+
+class Upper(Owner):
+    """A writable directory on a tree.
+
+    The tree and both descriptors stay the caller's and must outlive this. ``recover`` is called
+    once, before anything else. Lookups are counted (``upper/upper.h``): who calls ``lookup``,
+    ``mknod`` … ``link`` or takes entries of an ``UpperList`` owes ``forget``; ``View`` does this
+    for those who only look. Every other method may be called from any thread.
+
+    BlockingIOError from a change: it needs ``copy_up`` first, which may take long. All errors are
+    OSError with the errno that the file system answers.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        upper_fd: int,
+        work_fd: int,
+        flags: UpperFlags,
+        shown_fd: int = 0,
+        *,
+        metacopy: bool = True,
+    ) -> None:
+        """Without ``metacopy`` files are always copied up with their data."""
+        self.tree = tree
+        setup = ffi.new("struct um_upper_setup *")
+        setup.tree, setup.upper_fd, setup.work_fd = tree._handle, upper_fd, work_fd
+        setup.shown_fd = shown_fd
+        setup.flags = flag_bits(flags, "UM_UPPER_")
+        setup.metacopy_min = 0 if metacopy else NEVER
+        out = ffi.new("struct um_upper **")
+        check(lib.um_upper_open(setup, out))
+        self._handle = out[0]
+
+    def _release(self, handle: Any) -> None:
+        lib.um_upper_close(handle)
+
+    @property
+    def layer(self) -> int:
+        """What ``Attributes.layer`` says of that which is in the upper."""
+        return len(self.tree)
+
+    def recover(self) -> None:
+        """Finish or undo what a daemon was doing when it was killed."""
+        check(lib.um_upper_recover(self._handle))
+
+    # ---- finding ----
+
+    def lookup(self, directory: Node, name: bytes) -> Attributes:
+        """The attributes of ``name`` in ``directory``; counts one lookup."""
+        attr = ffi.new("struct um_attr *")
+        check(lib.um_upper_lookup(self._handle, directory, name, len(name), attr))
+        return attributes_of(attr)
+
+    def getattr(self, node: Node) -> Attributes:
+        """The attributes of a node."""
+        attr = ffi.new("struct um_attr *")
+        check(lib.um_upper_getattr(self._handle, node, attr))
+        return attributes_of(attr)
+
+    def parent(self, directory: Node) -> Node:
+        """The directory that ``directory`` is in; the root's is itself."""
+        node = ffi.new("uint64_t *")
+        check(lib.um_upper_parent(self._handle, directory, node))
+        return Node(node[0])
+
+    def forget(self, node: Node, lookups: int = 1) -> int:
+        """Give lookups back: how many are left."""
+        return int(lib.um_upper_forget(self._handle, node, lookups))
+
+    def origin(self, node: Node) -> Node | None:
+        """The node of the lower tree that a node continues or is a copy of."""
+        origin = ffi.new("uint64_t *")
+        check(lib.um_upper_origin(self._handle, node, origin))
+        return Node(origin[0]) if origin[0] else None
+
+    def list_open(self, directory: Node, *, shared: bool = False) -> UpperList:
+        """Open a directory to list it, alone or for all who read it."""
+        return UpperList(self, directory, shared=shared)
+
+    def readlink(self, node: Node) -> bytes:
+        """The target of a symlink; EINVAL where the node is none."""
+        return grown_text(
+            lambda buffer, size: lib.um_upper_readlink(self._handle, node, buffer, size)
+        )
+
+    # ---- files ----
+
+    def open_file(self, node: Node, *, write: bool = False, truncate: bool = False) -> None:
+        """Open a file; owes one ``release``."""
+        flags = lib.UM_OPEN_WRITE if write else 0
+        flags |= lib.UM_OPEN_TRUNCATE if truncate else 0
+        check(lib.um_upper_open_file(self._handle, node, flags))
+
+    def release(self, node: Node) -> None:
+        """Close what ``open_file`` opened."""
+        lib.um_upper_release(self._handle, node)
+
+    def read(self, node: Node, offset: int, size: int, *, nowait: bool = False) -> bytes:
+        """Up to ``size`` bytes of an open file; fewer only at the end.
+
+        EAGAIN where ``nowait`` is set and the disk would have to be waited for.
+        """
+        buffer = uncleared("char[]", size)
+        flags = lib.UM_READ_NOWAIT if nowait else 0
+        n = check(lib.um_upper_read(self._handle, node, offset, buffer, size, flags))
+        return bytes(ffi.buffer(buffer, n))
+
+    def write(self, node: Node, offset: int, data: Buffer) -> int:
+        """Write to an open file; how many bytes were written."""
+        view = ffi.from_buffer(data)
+        return check(lib.um_upper_write(self._handle, node, offset, view, len(view)))
+
+    def fsync(self, node: Node, *, data_only: bool = False) -> None:
+        """Make a file or directory durable; may take long."""
+        check(lib.um_upper_fsync(self._handle, node, data_only))
+
+    def sync(self) -> None:
+        """Make everything durable; may take long."""
+        check(lib.um_upper_sync(self._handle))
+
+    # ---- attributes ----
+
+    def setattr(self, node: Node, changes: SetAttr) -> Attributes:
+        """Change attributes; what they are then."""
+        c_changes = _c_changes(changes)
+        attr = ffi.new("struct um_attr *")
+        check(lib.um_upper_setattr(self._handle, node, c_changes, attr))
+        return attributes_of(attr)
+
+    def getxattr(self, node: Node, name: bytes) -> bytes:
+        """The value of an extended attribute; ENODATA where there is none."""
+        return sized_text(
+            lambda value, size: lib.um_upper_getxattr(
+                self._handle, node, name, len(name), value, size
+            )
+        )
+
+    def listxattr(self, node: Node) -> builtins.list[bytes]:
+        """The names of all extended attributes."""
+        names = sized_text(
+            lambda value, size: lib.um_upper_listxattr(self._handle, node, value, size)
+        )
+        return names.split(b"\0")[:-1]
+
+    def setxattr(self, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Attach an extended attribute to a node; EPERM for a name that is a mark of the upper."""
+        check(
+            lib.um_upper_setxattr(
+                self._handle, node, name, len(name), ffi.from_buffer(value), len(value), flags
+            )
+        )
+
+    def removexattr(self, node: Node, name: bytes) -> None:
+        """Remove an extended attribute."""
+        check(lib.um_upper_removexattr(self._handle, node, name, len(name)))
+
+    # ---- names ----
+
+    def mknod(
+        self, directory: Node, name: bytes, mode: int, device: tuple[int, int], maker: Maker
+    ) -> Attributes:
+        """Make a file that is no directory and no symlink; ``device`` is (major, minor)."""
+        attr = ffi.new("struct um_attr *")
+        who = ffi.new("struct um_maker *", tuple(maker))
+        check(
+            lib.um_upper_mknod(self._handle, directory, name, len(name), mode, *device, who, attr)
+        )
+        return attributes_of(attr)
+
+    def mkdir(self, directory: Node, name: bytes, mode: int, maker: Maker) -> Attributes:
+        """Make a directory."""
+        attr = ffi.new("struct um_attr *")
+        who = ffi.new("struct um_maker *", tuple(maker))
+        check(lib.um_upper_mkdir(self._handle, directory, name, len(name), mode, who, attr))
+        return attributes_of(attr)
+
+    def symlink(self, directory: Node, name: bytes, target: bytes, maker: Maker) -> Attributes:
+        """Make a symlink."""
+        attr = ffi.new("struct um_attr *")
+        who = ffi.new("struct um_maker *", tuple(maker))
+        check(
+            lib.um_upper_symlink(
+                self._handle, directory, name, len(name), target, len(target), who, attr
+            )
+        )
+        return attributes_of(attr)
+
+    def link(self, node: Node, directory: Node, name: bytes) -> Attributes:
+        """Give a file one more name."""
+        attr = ffi.new("struct um_attr *")
+        check(lib.um_upper_link(self._handle, node, directory, name, len(name), attr))
+        return attributes_of(attr)
+
+    def unlink(self, directory: Node, name: bytes) -> None:
+        """Remove a name of something that is no directory."""
+        check(lib.um_upper_unlink(self._handle, directory, name, len(name)))
+
+    def rmdir(self, directory: Node, name: bytes) -> None:
+        """Remove a directory that shows nothing."""
+        check(lib.um_upper_rmdir(self._handle, directory, name, len(name)))
+
+    def rename(
+        self, source: tuple[Node, bytes], target: tuple[Node, bytes], flags: int = 0
+    ) -> None:
+        """Rename from one (directory, name) to another; ``flags`` as renameat2(2)."""
+        (old, name), (new, new_name) = source, target
+        check(
+            lib.um_upper_rename(
+                self._handle, old, name, len(name), new, new_name, len(new_name), flags
+            )
+        )
+
+    def copy_up(self, node: Node, *, empty: bool = False, absent: bool = False) -> None:
+        """Let a file be in the upper with its data; may take long.
+
+        Without its data where ``empty``; with ``absent``, a file that is there without stays so.
+        """
+        flags = lib.UM_COPY_UP_EMPTY if empty else 0
+        flags |= lib.UM_COPY_UP_ABSENT if absent else 0
+        check(lib.um_upper_copy_up(self._handle, node, flags))
+
+
+class UpperList(Owner):
+    """An open directory of an upper, for one thread at a time; closed before the upper.
+
+    A ``shared`` one is for all who read the directory: names keep their cookies.
+    """
+
+    def __init__(self, upper: Upper, directory: Node, *, shared: bool = False) -> None:
+        self._upper = upper
+        self.node = directory
+        out = ffi.new("struct um_upper_list **")
+        check(lib.um_upper_list_open(upper._handle, directory, out))
+        self._handle = out[0]
+        if shared:
+            lib.um_upper_list_share(self._handle)
+
+    def _release(self, handle: Any) -> None:
+        lib.um_upper_list_close(handle)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether cookies that a shared list gave out mean nothing without it."""
+        return bool(lib.um_upper_list_is_needed(self._handle))
+
+    def next(self, cookie: int = 0, count: int = LIST_BATCH) -> list[Entry]:
+        """Up to ``count`` entries from ``cookie`` on; 0 rereads. Each counts one lookup."""
+        entries = ffi.new("struct um_tree_entry[]", count)
+        n = check(lib.um_upper_list_next(self._handle, cookie, entries, count))
+        return entries_of(entries, n)
+
+
+class View(Closing, PathLookups):
+    """An upper for those who only look: gives back all lookups when it is closed.
+
+    For one thread at a time. A node that this view has shown stays valid until ``forget`` or
+    ``close``.
+    """
+
+    def __init__(self, upper: Upper) -> None:
+        self._upper = upper
+        self._lookups: dict[Node, int] = {}
+        self._lists: dict[Node, UpperList] = {}
+        self._reading: Node | None = None  # open, until another file is read
+
+    def close(self) -> None:
+        """Give everything back; a second call does nothing."""
+        for opened in self._lists.values():
+            opened.close()
+        self._lists = {}
+        self._read_on(None)
+        for node in tuple(self._lookups):
+            self.forget(node)
+
+    def forget(self, node: Node) -> None:
+        """Give back a node early: for who walks over very many."""
+        if node == self._reading:
+            self._read_on(None)
+        lookups = self._lookups.pop(node, 0)
+        if lookups:
+            self._upper.forget(node, lookups)
+
+    def lookup(self, directory: Node, name: bytes) -> Attributes:
+        """The attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
+        return self._counted(self._upper.lookup(directory, name))
+
+    def getattr(self, node: Node) -> Attributes:
+        """The attributes of a node."""
+        return self._upper.getattr(node)
+
+    def resolve_anew(self, path: bytes) -> Attributes:
+        """The attributes of ``path``, where another process may have changed it since it was found.
+
+        A file goes by the place where it was seen first. What that process has moved here is
+        forgotten for once, so that it is looked for here.
+        """
+        found = self.resolve(path)
+        if stat.S_ISDIR(found.mode):
+            return found
+        self.forget(found.node)
+        return self.resolve(path)
+
+    def list(
+        self, directory: Node, cookie: int = 0, count: int = LIST_BATCH
+    ) -> builtins.list[Entry]:
+        """Up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
+        opened = self._lists.get(directory)
+        if opened is None:
+            opened = self._lists[directory] = self._upper.list_open(directory)
+        entries = opened.next(cookie, count)
+        for entry in entries:
+            self._counted(entry.attributes)
+        if not entries:
+            self._lists.pop(directory).close()
+        return entries
+
+    def readlink(self, node: Node) -> bytes:
+        """The target of a symlink; EINVAL where the node is none."""
+        return self._upper.readlink(node)
+
+    def read(self, node: Node, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end."""
+        if node != self._reading:
+            self._read_on(node)
+        return self._upper.read(node, offset, size)
+
+    def _read_on(self, node: Node | None) -> None:
+        """Open another file, or none."""
+        before, self._reading = self._reading, None
+        if before is not None:
+            self._upper.release(before)
+        if node is not None:
+            self._upper.open_file(node)
+            self._reading = node
+
+    def getxattr(self, node: Node, name: bytes) -> bytes:
+        """The value of an extended attribute; ENODATA where there is none."""
+        return self._upper.getxattr(node, name)
+
+    def listxattr(self, node: Node) -> builtins.list[bytes]:
+        """The names of all extended attributes, without the marks of the upper."""
+        return self._upper.listxattr(node)
+
+    def origin(self, node: Node) -> Node | None:
+        """The node of the lower tree that a node continues or is a copy of."""
+        return self._upper.origin(node)
+
+    def _counted(self, attributes: Attributes) -> Attributes:
+        node = attributes.node
+        self._lookups[node] = self._lookups.get(node, 0) + 1
+        return attributes
+
+
+def _c_changes(changes: SetAttr) -> Any:
+    """``struct um_setattr``."""
+    c_changes = ffi.new("struct um_setattr *")
+    which = {
+        "mode": lib.UM_SET_MODE,
+        "uid": lib.UM_SET_UID,
+        "gid": lib.UM_SET_GID,
+        "size": lib.UM_SET_SIZE,
+        "atime_ns": lib.UM_SET_ATIME,
+        "mtime_ns": lib.UM_SET_MTIME,
+    }
+    for name, value in changes._asdict().items():
+        if value is None:
+            continue
+        c_changes.which |= which[name]
+        if name.endswith("_ns"):
+            field = name.removesuffix("_ns")
+            seconds, nanoseconds = divmod(value, 1_000_000_000)
+            setattr(c_changes, field, seconds)
+            setattr(c_changes, f"{field}_nsec", nanoseconds)
+        else:
+            setattr(c_changes, name, value)
+    return c_changes

@@ -1,0 +1,116 @@
+"""An image whose layers are open: their indexes and the files that hold them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unionmount import core
+from unionmount.errors import (
+    FormatError,
+    LimitExceeded,
+    NotFoundError,
+)
+from unionmount.images.reference import Digest
+from unionmount.system.closing import Closing
+
+if TYPE_CHECKING:
+    from unionmount.images.manifest import Image
+
+
+MAX_COPIED = 1 << 30  # bytes of all indexes of an image that others can change
+
+
+@dataclass(slots=True)
+class OpenLayer:
+    """Open descriptors of one layer; owned, and valid after the files lost their names."""
+
+    diff_id: Digest
+    data_fd: int
+    offset: int
+    length: int
+    index_fd: int
+
+    def close(self) -> None:
+        """Close both descriptors; a second call does nothing."""
+        self.close_index()
+        fd, self.data_fd = self.data_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def close_index(self) -> None:
+        """Close the descriptor of the index, which a mapping does not need."""
+        fd, self.index_fd = self.index_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class OpenImage(Closing):
+    """An image whose layers are open, lowest first; owns them and the tree made of them."""
+
+    def __init__(self, image: Image, name: str, layers: tuple[OpenLayer, ...]) -> None:
+        self.image = image
+        self.name = name
+        self.layers = layers
+        self._indexes: list[core.Index] = []
+        self._tree: core.Tree | None = None
+
+    @property
+    def indexes(self) -> tuple[core.Index, ...]:
+        """The indexes of the layers, opened; they live as long as this."""
+        if not self._indexes:
+            with ExitStack() as stack:
+                opened = [stack.enter_context(self._open_index(layer)) for layer in self.layers]
+                if sum(index.copied for index in opened) > MAX_COPIED:
+                    raise LimitExceeded(
+                        f"{self.name}: indexes of more than {MAX_COPIED} bytes that others can "
+                        "change: have the image in a store of your own ('save', 'load')"
+                    )
+                stack.pop_all()
+            self._indexes = opened
+            for layer in self.layers:
+                layer.close_index()
+        return tuple(self._indexes)
+
+    def _open_index(self, layer: OpenLayer) -> core.Index:
+        return core.Index(layer.index_fd, f"{self.name}: index of layer {layer.diff_id}")
+
+    def cut(self, number: int) -> None:
+        """Let go of the layers above ``number``, before anything is made of them."""
+        if number >= len(self.layers):
+            has = len(self.layers)
+            raise NotFoundError(f"{self.name}: there is no layer {number}, the image has {has}")
+        for layer in self.layers[number + 1 :]:
+            layer.close()
+        self.layers = self.layers[: number + 1]
+
+    def tree(self) -> core.Tree:
+        """The layers as one tree; the same object at every call, closed with this."""
+        if self._tree is None:
+            layers = [
+                core.TreeLayer(index, layer.data_fd, layer.offset, layer.length)
+                for index, layer in zip(self.indexes, self.layers, strict=True)
+            ]
+            try:
+                self._tree = core.Tree(layers)
+            except OSError as error:
+                if error.errno != errno.EBADMSG:
+                    raise
+                raise FormatError(
+                    f"{self.name}: the index of a layer is damaged ('unionmount check' tells which)"
+                ) from None
+        return self._tree
+
+    def close(self) -> None:
+        """Close tree, indexes and descriptors, in this order; a second call does nothing."""
+        tree, self._tree = self._tree, None
+        if tree is not None:
+            tree.close()
+        for index in self._indexes:
+            index.close()
+        self._indexes = []
+        for layer in self.layers:
+            layer.close()

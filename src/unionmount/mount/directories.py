@@ -1,0 +1,114 @@
+"""Directories of the host, opened as layers of a mount."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unionmount import core
+from unionmount.mount.namespace import recorded_namespace
+from unionmount.system.closing import Closing
+from unionmount.system.text import printable
+from unionmount.system.trust import OverrideStat, has_identity, is_ours, reads_trusted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+from unionmount.system.files import reading
+
+
+class OpenDirectory(Closing):
+    """A live directory as a layer; owns its descriptors.
+
+    ``fd`` is the directory on a read-only mount of its own where this user can have one
+    (``private``). The one that it was opened by stays open, too, so that its file system is in use.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with ExitStack() as stack, reading(printable(str(path))):
+            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, self.fd)
+            self.shown = self.fd
+            self.closed = is_ours(self.fd)  # told by the way to it, which a private mount has not
+            self.namespace = recorded_namespace(self.fd)
+            private = stack.enter_context(core.private_directory(self.fd, read_only=True))
+            self.private = private is not None
+            if private is not None:
+                self.fd = core.open_beneath(private, b".")
+                stack.callback(os.close, self.fd)
+            self._resources = stack.pop_all()
+
+    def close(self) -> None:
+        """Close the descriptors; a second call does nothing."""
+        self.fd = -1
+        self._resources.close()
+
+
+class OpenDirectories(Closing):
+    """Live directories as the layers of one tree, lowest first; owns them and the tree."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        name: str,
+        *,
+        leads: bool = True,
+        override_stat: OverrideStat = OverrideStat.OWN,
+        hidden: Sequence[Path] = (),
+    ) -> None:
+        """``paths`` are absolute, the lowest one first; OSError names the one that can't be had.
+
+        Without ``leads`` no redirect and no metacopy is followed, as the kernel has it with
+        ``userxattr``. ``override_stat``: whose is believed. Of ``hidden``, the directories that
+        take the changes, the layers show nothing where they lie in one.
+        """
+        self._hidden = tuple((status.st_dev, status.st_ino) for status in map(Path.stat, hidden))
+        self.name = name
+        self._leads = leads
+        self._override_stat = override_stat
+        with ExitStack() as stack:
+            self.layers = tuple([stack.enter_context(OpenDirectory(path)) for path in paths])
+            stack.pop_all()
+        self._tree: core.Tree | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where the directories are, lowest first."""
+        return tuple(layer.path for layer in self.layers)
+
+    def tree(self) -> core.Tree:
+        """The directories as one tree; the same object at every call, closed with this."""
+        if self._tree is None:
+            self._tree = core.Tree(
+                [
+                    core.DirectoryLayer(
+                        *(layer.fd, layer.private, layer.shown, self._belief_in(layer)),
+                        hidden=self._hidden,
+                    )
+                    for layer in self.layers
+                ]
+            )
+        return self._tree
+
+    def _belief_in(self, layer: OpenDirectory) -> core.Belief:
+        """Which of the marks in a directory are believed."""
+        trusted, known = reads_trusted(), has_identity()
+        return core.Belief(
+            trusted=self._leads and trusted,
+            own=self._leads and known and not trusted,
+            stat=self._override_stat is OverrideStat.OWN and known,
+            any_stat=self._override_stat is OverrideStat.ALWAYS,
+            closed=layer.closed,
+            no_user=layer.namespace == "trusted",
+        )
+
+    def close(self) -> None:
+        """Close tree and descriptors, in this order; a second call does nothing."""
+        tree, self._tree = self._tree, None
+        if tree is not None:
+            tree.close()
+        for layer in self.layers:
+            layer.close()

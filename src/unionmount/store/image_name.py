@@ -1,0 +1,19 @@
+"""The name under which an image is kept in the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from unionmount.images.manifest import SCRATCH, scratch
+from unionmount.images.reference import Reference
+from unionmount.store.store import StoredImage
+
+if TYPE_CHECKING:
+    pass
+
+
+def name_of(stored: StoredImage) -> str:
+    """What people call an image of the store."""
+    if stored.names:
+        return Reference.parse(stored.names[0]).familiar
+    return SCRATCH if stored.id == scratch().id else stored.id.short

@@ -1,0 +1,46 @@
+"""Where stores are: the default one and the additional ones."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unionmount.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+ADDITIONAL_VARIABLE = "UNIONMOUNT_ADDITIONAL_STORES"
+
+
+def default_root(environment: Mapping[str, str]) -> Path:
+    """Where the store is when nobody says otherwise."""
+    if chosen := environment.get("UNIONMOUNT_ROOT"):
+        return Path(chosen)
+    if os.geteuid() == 0:
+        return Path("/var/lib/unionmount")
+    data = environment.get("XDG_DATA_HOME", "")
+    base = Path(data) if data.startswith("/") else _home(environment) / ".local/share"
+    return base / "unionmount"
+
+
+def additional_stores(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """The read-only stores that ``UNIONMOUNT_ADDITIONAL_STORES`` names, with colons in between."""
+    text = environment.get(ADDITIONAL_VARIABLE, "")
+    return tuple(Path(part) for part in text.split(":") if part)
+
+
+def _home(environment: Mapping[str, str]) -> Path:
+    """The user's home: ``HOME``, or what the system knows where that says nothing usable."""
+    home = environment.get("HOME", "")
+    if not home.startswith("/"):
+        try:
+            home = pwd.getpwuid(os.geteuid()).pw_dir
+        except KeyError:
+            raise StoreError(
+                "no place for the store: this user has no home directory (--root DIR names one)"
+            ) from None
+    return Path(home)

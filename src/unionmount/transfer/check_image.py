@@ -1,0 +1,85 @@
+"""Checking one image: every digest and every entry of its layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unionmount import core
+from unionmount.errors import (
+    FormatError,
+    UnionmountError,
+)
+from unionmount.images.opened import OpenLayer
+from unionmount.sources import (
+    Location,
+)
+from unionmount.store.layer_import import check_digest
+from unionmount.system.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from unionmount.images.manifest import Platform
+    from unionmount.images.reference import Digest
+    from unionmount.store.store import Store
+from unionmount.transfer.load import data_of, open_image
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that ``check_image`` found; ``layer`` is None where it is not of one layer."""
+
+    layer: Digest | None
+    text: str
+
+
+def check_image(
+    store: Store, source: str, *, platform: Platform | None = None
+) -> Iterator[Problem]:
+    """Verify everything an image consists of, and name what it can't show."""
+    try:
+        opened = open_image(store, source, platform=platform, verify=True)
+    except FormatError as error:
+        yield Problem(None, str(error))
+        return
+    with opened:
+        stored = Location.parse(source).kind == "stored"
+        for layer, index in zip(opened.layers, opened.indexes, strict=True):
+            yield from _check_layer(layer, index, rehash=stored)
+            if index.info.unresolved:
+                yield from _unresolved(layer, store.limits.core)
+        for link in opened.tree().broken_links():
+            yield Problem(
+                opened.layers[link.layer].diff_id,
+                f"hard link '{printable(link.name)}' leads to '{printable(link.target)}', "
+                "which is no file here",
+            )
+
+
+def _unresolved(layer: OpenLayer, limits: core.Limits) -> Iterator[Problem]:
+    """The entries of a layer that have no place: they are not in its index, so its tar is read."""
+    try:
+        with core.Indexer(f"layer {layer.diff_id}", limits) as indexer:
+            for _ in indexer.scan(layer.data_fd, layer.offset, layer.length):
+                pass
+            for name in indexer.unresolved():
+                yield Problem(
+                    layer.diff_id,
+                    f"'{printable(name)}' has no place: symlinks on its way lead in a circle",
+                )
+    except (FormatError, OSError) as error:  # of data that is damaged, or beyond a limit
+        yield Problem(layer.diff_id, str(error))
+
+
+def _check_layer(layer: OpenLayer, index: core.Index, *, rehash: bool) -> Iterator[Problem]:
+    what = f"layer {layer.diff_id}"
+    try:
+        if rehash:
+            check_digest(data_of(layer), layer.diff_id, what)
+    except (UnionmountError, OSError) as error:
+        yield Problem(layer.diff_id, str(error))
+    try:
+        index.verify()
+    except (FormatError, OSError) as error:
+        yield Problem(layer.diff_id, str(error))

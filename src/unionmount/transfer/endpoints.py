@@ -1,0 +1,244 @@
+"""The two ends of a copy: registries and layouts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from unionmount.errors import UsageError
+from unionmount.images.manifest import MEDIA_OCI_INDEX, Contents, Descriptor
+from unionmount.images.reference import Digest, Reference
+from unionmount.sources.layout import OciLayout
+from unionmount.store.store import Store
+from unionmount.system.files import FileRange
+from unionmount.transfer.blobs import (
+    Checked,
+    Repository,
+    fetched,
+    pieces,
+)
+from unionmount.transfer.save import naming
+
+if TYPE_CHECKING:
+    from unionmount.registry import RegistryClient
+    from unionmount.sources import Entry
+    from unionmount.store.layer_import import Progress
+    from unionmount.transfer.image_files import Sink
+
+
+# -- documents and blobs as they are
+
+
+class Origin(Protocol):
+    """Something that has manifests and blobs as they are transported."""
+
+    @property
+    def what(self) -> str:
+        """The source, for messages."""
+
+    @property
+    def names(self) -> Sequence[Reference]:
+        """What the image is called there."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Annotations that name it in a layout."""
+
+    async def roots(self) -> Sequence[Descriptor]:
+        """What is to be copied: an index, a manifest, or manifests for several platforms."""
+
+    async def document(self, descriptor: Descriptor, *, child: bool = False) -> bytes:
+        """A manifest, index or config, verified; a ``child`` of an index may have any type."""
+
+    def blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[FileRange]:
+        """A blob in a file, for as long as the block is."""
+
+
+class RegistryOrigin:
+    """An image or index of a registry."""
+
+    def __init__(
+        self, store: Store, client: RegistryClient, ref: Reference, progress: Progress | None
+    ) -> None:
+        self.what = str(ref)
+        self.names: Sequence[Reference] = [ref] if ref.tag and ref.digest is None else []
+        self.labels: Mapping[str, str] = {}
+        self._store = store
+        self._client = client
+        self._ref = ref
+        self._progress = progress
+        self._root: tuple[Descriptor, bytes] | None = None
+
+    async def roots(self) -> Sequence[Descriptor]:
+        """Ask for the manifest or index that the reference names."""
+        found = await self._client.manifest(self._ref)
+        media_type = Contents.parse(found.raw, f"{self.what}: manifest {found.digest}").media_type
+        descriptor = Descriptor(media_type, found.digest, len(found.raw))
+        self._root = descriptor, found.raw
+        return [descriptor]
+
+    async def document(self, descriptor: Descriptor, *, child: bool = False) -> bytes:
+        """See Origin."""
+        if self._root is not None and self._root[0].digest == descriptor.digest:
+            return self._root[1]
+        return await self._client.document(self._ref, descriptor, child=child)
+
+    def blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[FileRange]:
+        """See Origin."""
+        return fetched(self._store, self._client, self._ref, descriptor, self._progress)
+
+
+class LayoutOrigin:
+    """An image or index of an OCI layout or archive."""
+
+    def __init__(self, layout: OciLayout, entry: Entry) -> None:
+        self.what = layout.what
+        self.names: Sequence[Reference] = entry.names
+        self._layout = layout
+        self._entry = entry
+        self.labels: Mapping[str, str] = layout.descriptors(entry)[0].annotations
+
+    async def roots(self) -> Sequence[Descriptor]:
+        """The descriptors of the selected entry."""
+        return self._layout.descriptors(self._entry)
+
+    async def document(self, descriptor: Descriptor, *, child: bool = False) -> bytes:  # noqa: ARG002
+        """See Origin."""
+        return self._layout.document(descriptor)
+
+    @asynccontextmanager
+    async def blob(self, descriptor: Descriptor) -> AsyncIterator[FileRange]:
+        """See Origin."""
+        yield self._layout.blob(descriptor)
+
+
+class Destination(Protocol):
+    """Takes blobs, then the documents that name them."""
+
+    async def blob(self, descriptor: Descriptor, origin: Origin) -> None:
+        """Take a blob of the origin, unless it is there."""
+
+    async def document(self, descriptor: Descriptor, raw: bytes) -> None:
+        """Take a manifest or index whose parts are there."""
+
+    async def finish(self, roots: Sequence[Descriptor], raws: Sequence[bytes]) -> None:
+        """Give it the name that it is to have."""
+
+
+class RegistryDestination:
+    """A repository of a registry."""
+
+    def __init__(
+        self,
+        client: RegistryClient,
+        ref: Reference,
+        others: Sequence[Reference],
+        progress: Progress | None,
+    ) -> None:
+        self._client = client
+        self._ref = ref
+        self._repository = Repository(client, ref, others, progress)
+
+    async def blob(self, descriptor: Descriptor, origin: Origin) -> None:
+        """Upload a blob, unless the repository has it or mounts it from another one."""
+        if not await self._repository.has_or_mounts(descriptor):
+            async with origin.blob(descriptor) as data:
+                await self._repository.upload(descriptor, data)
+
+    async def document(self, descriptor: Descriptor, raw: bytes) -> None:
+        """Put a manifest under its digest."""
+        ref = replace(self._ref, tag=None, digest=descriptor.digest)
+        await self._client.put_manifest(ref, raw, descriptor.media_type)
+
+    async def finish(self, roots: Sequence[Descriptor], raws: Sequence[bytes]) -> None:
+        """Put the root under its tag."""
+        if len(roots) != 1:
+            raise UsageError(
+                f"{self._ref}: the source has {len(roots)} manifests without an index; "
+                "copy one of them (--platform)"
+            )
+        await self._client.put_manifest(self._ref, raws[0], roots[0].media_type)
+
+
+class LayoutDestination:
+    """A new OCI layout or archive."""
+
+    def __init__(self, sink: Sink, selector: str, origin: Origin) -> None:
+        self._sink = sink
+        self._written: set[Digest] = set()
+        self._directories: set[str] = set()
+        self._one_at_a_time = trio.Lock()  # a tar takes one file after the other
+        self._annotations = _annotations(selector, origin)
+
+    async def blob(self, descriptor: Descriptor, origin: Origin) -> None:
+        """Write a blob below blobs/."""
+        what = f"{origin.what}: blob {descriptor.digest}"
+        async with origin.blob(descriptor) as data:
+            await self._file(descriptor, _checked(pieces(data, what), descriptor, what))
+
+    async def document(self, descriptor: Descriptor, raw: bytes) -> None:
+        """Write a manifest or index below blobs/."""
+        await self._file(descriptor, iter([raw]))
+
+    async def _file(self, descriptor: Descriptor, chunks: Iterator[bytes]) -> None:
+        digest = descriptor.digest
+        async with self._one_at_a_time:
+            if digest in self._written:
+                return
+            self._written.add(digest)
+            for path in ("blobs", f"blobs/{digest.algorithm}"):
+                if path not in self._directories:
+                    self._directories.add(path)
+                    self._sink.directory(path)
+            path = f"blobs/{digest.algorithm}/{digest.hex}"
+            await trio.to_thread.run_sync(self._sink.file, path, descriptor.size, chunks)
+
+    async def finish(self, roots: Sequence[Descriptor], raws: Sequence[bytes]) -> None:
+        """Write oci-layout and index.json."""
+        del raws
+        self._document("oci-layout", {"imageLayoutVersion": "1.0.0"})
+        manifests = [_row(one, self._annotations) for one in roots]
+        index = {"schemaVersion": 2, "mediaType": MEDIA_OCI_INDEX, "manifests": manifests}
+        self._document("index.json", index)
+
+    def _document(self, path: str, value: Any) -> None:
+        raw = json.dumps(value, separators=(",", ":")).encode("ascii")
+        self._sink.file(path, len(raw), [raw])
+
+
+def _checked(chunks: Iterator[bytes], descriptor: Descriptor, what: str) -> Iterator[bytes]:
+    checked = Checked(descriptor, what)
+    for chunk in chunks:
+        trio.from_thread.check_cancelled()
+        checked.take(chunk)
+        yield chunk
+    checked.finish()
+
+
+def _annotations(selector: str, origin: Origin) -> dict[str, str]:
+    """What names an image in an index: the REF that was wanted, or what it was called."""
+    if selector:
+        if "/" in selector or ":" in selector:
+            return dict(naming(Reference.parse(selector).with_default_tag()))
+        return {"org.opencontainers.image.ref.name": selector}
+    if origin.labels:
+        return dict(origin.labels)
+    return dict(naming(origin.names[0])) if origin.names else {}
+
+
+def _row(descriptor: Descriptor, annotations: dict[str, str]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "mediaType": descriptor.media_type,
+        "digest": str(descriptor.digest),
+        "size": descriptor.size,
+    }
+    if descriptor.platform is not None:
+        found = descriptor.platform
+        row["platform"] = {"architecture": found.architecture, "os": found.os}
+        row["platform"] |= {"variant": found.variant} if found.variant else {}
+    return row | ({"annotations": annotations} if annotations else {})
