@@ -4,9 +4,9 @@
 answer in the same way; ``ReadOnlyOperations`` is the former, complete. Every handler runs on the
 trio thread and never waits: the tree answers from memory, and a read that would wait for the disk
 goes to a worker thread. Nothing changes but through the mount itself, so the kernel may keep for
-good what it was told. Of a read-only mount, a node number is all the state there is, so forget, release and
-releasedir have nothing to do. What is not defined here (flush, fsync, fsyncdir, poll) answers
-ENOSYS, once: the kernel then does the right thing by itself.
+good what it was told. Of a read-only mount, a node number is all the state there is, so forget,
+release and releasedir have nothing to do. What is not defined here (flush, fsync, fsyncdir, poll)
+answers ENOSYS, once: the kernel then does the right thing by itself.
 """
 
 from __future__ import annotations
