@@ -2,7 +2,7 @@
  * fastpath/fastpath.h - bytes of a FUSE request -> bytes of its reply, or "forward".
  *
  * Purpose: answer what the tree and the upper can answer without Python, as
- * mount/read_operations.py and mount/write_operations.py would; everything else is left to them. There is no I/O on /dev/fuse here: router/router.h does
+ * mounting/read_operations.py and mounting/write_operations.py would; everything else is left to them. There is no I/O on /dev/fuse here: router/router.h does
  * that.
  *
  * Ownership: borrows the tree, the upper and the descriptor of the setup; owns files and listings that

@@ -2,7 +2,7 @@
 
 #include "fastpath/exchange.h"
 
-/* Names: made, removed and moved in the upper, as mount/write_operations.py does it. What needs to know who is in a
+/* Names: made, removed and moved in the upper, as mounting/write_operations.py does it. What needs to know who is in a
  * group is left to it. */
 
 /* The rest of what a request to make something has: a name behind `at` bytes. */

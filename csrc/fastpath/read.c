@@ -3,7 +3,7 @@
 
 #include "fastpath/exchange.h"
 
-/* What changes nothing: as ReadingOperations of mount/read_operations.py answers it. */
+/* What changes nothing: as ReadingOperations of mounting/read_operations.py answers it. */
 
 int64_t um_answer_unsupported(struct um_exchange *x)
 {

@@ -1,6 +1,6 @@
 #include "fastpath/exchange.h"
 
-/* Extended attributes: the names that show are those of mount/read_operations.py. */
+/* Extended attributes: the names that show are those of mounting/read_operations.py. */
 
 #define LAYER "user.unionmount.layer"
 #define LAYER_INDEX "user.unionmount.layer_index"

@@ -127,7 +127,7 @@ struct um_upper {
     size_t n_copying, copying_capacity;
 };
 
-/* Xattrs of the upper directory that say which prefix its marks have: mount/upper_directory.py writes one of them. Under its own prefix users can't set it anyway; the other one is kept from them there. */
+/* Xattrs of the upper directory that say which prefix its marks have: mounting/upper_directory.py writes one of them. Under its own prefix users can't set it anyway; the other one is kept from them there. */
 #define UM_NAMESPACE_TRUSTED "trusted.overlay.unionmount.namespace"
 #define UM_NAMESPACE_USER "user.overlay.unionmount.namespace"
 

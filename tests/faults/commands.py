@@ -17,10 +17,16 @@ from pathlib import Path
 from typing import Any
 
 _MODULES = (
-    *("server", "operations", "writing", "upper", "pull", "target", "commit", "changes"),
-    *("garbage", "checking", "usage"),
-    *("cli.commit", "cli.diff", "cli.mount", "cli.overlay", "cli.prepare", "cli.umount"),
-    *("cli.check", "cli.load", "cli.prune", "cli.pull", "cli.rm", "cli.rmi", "cli.save", "cli.tag"),
+    *("mounting.serve", "mounting.read_operations", "mounting.write_operations"),
+    *("mounting.upper_directory", "transfer.load", "browse.open", "browse.diff", "commit"),
+    *("store.garbage", "store.check", "store.usage", "cli.mount_sources"),
+    *(
+        f"cli.commands.{name}"
+        for name in (
+            *("check", "commit", "diff", "load", "mount", "overlay", "prune", "pull", "rm", "rmi"),
+            *("save", "tag", "umount"),
+        )
+    ),
 )
 
 

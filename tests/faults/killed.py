@@ -16,7 +16,7 @@ from compare import Item, Snapshot, differences
 
 from faults.commands import Commands
 from faults.model import NOW, Model
-from unionmount.mount.records import MountTable
+from unionmount.mounting.records import MountTable
 from unionmount.system.closing import Closing
 
 PATIENCE = 30.0

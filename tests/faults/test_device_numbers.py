@@ -16,7 +16,7 @@ from mounting import is_mounted
 
 from faults.commands import Commands
 from faults.killed import Killable
-from unionmount.mount.records import MountTable, Record
+from unionmount.mounting.records import MountTable, Record
 
 pytestmark = pytest.mark.needs("fuse", "root")
 

@@ -26,7 +26,7 @@ from unit.imagefiles import (
 from faults.commands import Commands, Result
 from faults.killed import Killable, seeded, soak_seconds, spin
 from unionmount.images.reference import Digest
-from unionmount.mount.records import LIVE, MountTable, Record, Status, stop, wait_until_gone
+from unionmount.mounting.records import LIVE, MountTable, Record, Status, stop, wait_until_gone
 from unionmount.store.leases import Holding
 from unionmount.store.store import Store
 

@@ -17,7 +17,7 @@ from archives import Layer, docker_archive
 from mounting import CommandLine, is_mounted
 from users import NOBODY, become_nobody, call_as
 
-from unionmount.mount.records import MountTable
+from unionmount.mounting.records import MountTable
 
 pytestmark = [pytest.mark.needs("fuse"), pytest.mark.needs("root")]
 

@@ -223,7 +223,7 @@ def test_a_mount_that_fails_leaves_no_container(
     cli: CommandLine, archive: Path, where: Path
 ) -> None:
     script = f"""
-import os, sys, unionmount.server as module
+import os, sys, unionmount.mounting.serve as module
 from unionmount.cli import main
 module.mounted_at = lambda _: os.stat("/no/such/table")
 sys.exit(main(["mount", {str(archive)!r}, {str(where)!r}]))

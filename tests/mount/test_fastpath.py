@@ -22,8 +22,8 @@ from archives import Layer, docker_archive, posix_acl
 from mounting import COMMAND, CommandLine, Process, is_mounted, wait_for_mounts
 from users import call_as
 
-from unionmount.mount.records import MountTable
-from unionmount.mount.statistics import ask_stats
+from unionmount.mounting.records import MountTable
+from unionmount.mounting.statistics import ask_stats
 
 pytestmark = pytest.mark.needs("fuse")
 

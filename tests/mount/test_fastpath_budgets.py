@@ -18,8 +18,8 @@ import pytest
 from archives import Layer, docker_archive
 from mounting import CommandLine
 
-from unionmount.mount.records import MountTable
-from unionmount.mount.statistics import ask_stats
+from unionmount.mounting.records import MountTable
+from unionmount.mounting.statistics import ask_stats
 
 pytestmark = pytest.mark.needs("fuse")
 

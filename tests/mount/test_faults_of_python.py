@@ -18,7 +18,7 @@ import pytest
 from archives import Layer, docker_archive
 from mounting import CommandLine, Process, is_mounted, wait_for_mounts
 
-from unionmount.mount.records import MountTable
+from unionmount.mounting.records import MountTable
 
 pytestmark = pytest.mark.needs("fuse")
 
@@ -29,8 +29,8 @@ import os, sys
 import trio
 from unionmount import core
 from unionmount.cli import main
-from unionmount.mount.read_operations import answered
-from unionmount.mount.write_operations import WritableOperations
+from unionmount.mounting.read_operations import answered
+from unionmount.mounting.write_operations import WritableOperations
 
 mknod, close = WritableOperations.mknod, core.Router.close
 

@@ -19,7 +19,7 @@ from mounting import COMMAND, CommandLine, Process, is_mounted, wait_for_mounts
 from users import NOBODY, become_nobody
 
 from unionmount.errors import InvalidReference, MountError
-from unionmount.mount.records import MountTable, Record
+from unionmount.mounting.records import MountTable, Record
 
 pytestmark = pytest.mark.needs("fuse")
 
@@ -325,7 +325,7 @@ def test_a_record_is_not_removed_while_its_daemon_lives(table: MountTable, tmp_p
 
 SIGNALLED = """
 import os, signal
-from unionmount.mount.serve import _signals_held
+from unionmount.mounting.serve import _signals_held
 with _signals_held():
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGHUP])  # as serving does
     for number in (signal.SIGTERM, signal.SIGHUP):

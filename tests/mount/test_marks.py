@@ -682,7 +682,7 @@ def test_marks_of_an_image_lead_no_mount_astray(scene: Scene, image: Path) -> No
 
 
 def test_python_knows_which_namespace_it_is_in() -> None:
-    code = "from unionmount.trust import *; print(reads_trusted(), has_identity())"
+    code = "from unionmount.system.trust import *; print(reads_trusted(), has_identity())"
     seen = []
     for prefix in ([], ["unshare", "--user", "--map-root-user"], ["unshare", "--user"]):
         command = [*prefix, sys.executable, "-c", code]

@@ -756,7 +756,7 @@ def test_an_image_without_layers(cli: CommandLine, tmp_path: Path, where: Path) 
 def held_up(archive: Path, where: Path, code: str) -> subprocess.Popen[str]:
     """``mount`` in a process where ``code`` stands before the file system is mounted."""
     script = f"""
-import os, sys, unionmount.server as module
+import os, sys, unionmount.mounting.serve as module
 from unionmount.cli import main
 mount_fuse = module.mount_fuse
 def held_up(*arguments, **named):

@@ -21,7 +21,7 @@ from descriptors import held_paths
 from mounting import CommandLine, Process, is_mounted
 from users import NOBODY, become_nobody, call_as, fuse_for_all
 
-from unionmount.mount.records import MountTable
+from unionmount.mounting.records import MountTable
 
 pytestmark = pytest.mark.needs("fuse")
 

@@ -30,7 +30,7 @@ from errnos import failing
 from mounting import CommandLine
 
 from unionmount import core
-from unionmount.mount.read_operations import ImageFacts, ReadOnlyOperations
+from unionmount.mounting.read_operations import ImageFacts, ReadOnlyOperations
 from unionmount.store.store import Store
 from unionmount.transfer.load import open_image
 

@@ -17,7 +17,7 @@ from backing import backing
 from mounting import COMMAND, CommandLine, is_mounted
 
 from unionmount.cli.commands import overlay
-from unionmount.mount import options as generic
+from unionmount.mounting import options as generic
 
 pytestmark = pytest.mark.needs("fuse")
 

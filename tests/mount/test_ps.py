@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from mounting import CommandLine, Process, is_mounted
 
-from unionmount.mount.records import (
+from unionmount.mounting.records import (
     DETACHED,
     GONE,
     STARTING,

@@ -220,7 +220,7 @@ def test_what_users_set_never_becomes_a_mark(public_tmp: Path, option: str) -> N
                 os.setxattr(root / "dir", prefix + what, value)
                 os.setxattr(root / "file", prefix + what, value)
             own = prefix == (USER if option else TRUSTED)
-            record = prefix + "unionmount.mount.namespace"
+            record = prefix + "unionmount.namespace"
             set_record = outcome(partial(os.setxattr, root, record, b""))
             assert set_record == (None if own else "EPERM")
         for name in (FUSE_OVERLAYFS + "opaque", "security.fuseoverlayfs.x"):

@@ -33,7 +33,7 @@ ORDER = (
     "registry",
     "store",
     "sources",
-    "mount",
+    "mounting",
     "transfer",
     "browse",
     "commit",
@@ -157,10 +157,10 @@ def test_only_mounting_imports_pyfuse3() -> None:
         if any(name.split(".")[0] == "pyfuse3" for name in imported_modules(path))
     }
     assert users <= {
-        "mount/read_operations.py",
-        "mount/write_operations.py",
-        "mount/fuse_mount.py",
-        "mount/serve.py",
+        "mounting/read_operations.py",
+        "mounting/write_operations.py",
+        "mounting/fuse_mount.py",
+        "mounting/serve.py",
     }
     assert users, "nothing imports pyfuse3"
 

@@ -25,7 +25,7 @@ from unionmount.cli.output import (
     shortened,
 )
 from unionmount.errors import MountError, UsageError
-from unionmount.mount.options import MountOptions, parse_options
+from unionmount.mounting.options import MountOptions, parse_options
 
 Capture = pytest.CaptureFixture[str]
 
@@ -127,7 +127,7 @@ def test_an_unexpected_error_is_one_line_too(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("it\nhappens")
 
-    monkeypatch.setattr("unionmount.mount.records.MountTable.of_user", fail)
+    monkeypatch.setattr("unionmount.mounting.records.MountTable.of_user", fail)
     assert main(["ps"]) == 1
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1
@@ -138,7 +138,7 @@ def test_a_system_error_names_the_file(capsys: Capture, monkeypatch: pytest.Monk
     def fail(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "/some/file")
 
-    monkeypatch.setattr("unionmount.mount.records.MountTable.of_user", fail)
+    monkeypatch.setattr("unionmount.mounting.records.MountTable.of_user", fail)
     assert main(["ps"]) == 1
     assert capsys.readouterr().err == "unionmount: /some/file: Permission denied\n"
 
@@ -147,7 +147,7 @@ def test_an_interrupt_has_its_own_status(monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unionmount.mount.records.MountTable.of_user", fail)
+    monkeypatch.setattr("unionmount.mounting.records.MountTable.of_user", fail)
     assert main(["ps"]) == 130
 
 

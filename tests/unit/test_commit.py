@@ -29,7 +29,7 @@ from unionmount.core import ROOT, Attributes, Maker, Node, SetAttr, Tree, Upper,
 from unionmount.errors import NotFoundError, UsageError
 from unionmount.formats.tar_writer import END
 from unionmount.images.reference import Reference
-from unionmount.mount.upper_directory import UpperPlan, open_upper
+from unionmount.mounting.upper_directory import UpperPlan, open_upper
 from unionmount.store.containers import Container, ContainerImage, Containers
 from unionmount.store.store import Store, StoredImage
 from unionmount.transfer.load import load, open_image

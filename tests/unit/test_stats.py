@@ -11,7 +11,7 @@ import pytest
 
 from unionmount.core import RouterStats, time_of_bucket
 from unionmount.errors import MountError, NotFoundError
-from unionmount.mount.statistics import ask_stats, report
+from unionmount.mounting.statistics import ask_stats, report
 
 LOOKUP, READ, STRANGE = 1, 15, 63
 

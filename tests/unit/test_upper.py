@@ -26,8 +26,8 @@ from unionmount.core import (
     View,
 )
 from unionmount.errors import MountError
-from unionmount.mount.directories import OpenDirectories
-from unionmount.mount.upper_directory import (
+from unionmount.mounting.directories import OpenDirectories
+from unionmount.mounting.upper_directory import (
     UpperPlan,
     name_directories,
     open_upper,

@@ -23,7 +23,7 @@ from unionmount.system.text import printable
 if TYPE_CHECKING:
     from unionmount.images.manifest import Config
     from unionmount.images.opened import OpenImage, OpenLayer
-    from unionmount.mount.records import Record
+    from unionmount.mounting.records import Record
     from unionmount.store.containers import Container
     from unionmount.store.store import Store, StoredImage
 

@@ -18,8 +18,8 @@ from unionmount.errors import InvalidReference, MountError, NotFoundError, Usage
 from unionmount.images.manifest import SCRATCH
 from unionmount.images.opened import OpenImage
 from unionmount.images.reference import CONTAINER_PREFIX
-from unionmount.mount.namespace import recorded_namespace
-from unionmount.mount.upper_directory import recorded_lowers
+from unionmount.mounting.namespace import recorded_namespace
+from unionmount.mounting.upper_directory import recorded_lowers
 from unionmount.sources import Location
 from unionmount.store.containers import Containers
 from unionmount.system.closing import Closing

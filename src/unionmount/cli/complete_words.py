@@ -117,7 +117,7 @@ def _containers(settings: Settings) -> Iterable[str]:
 
 
 def _mounts(_settings: Settings) -> Iterable[str]:
-    from unionmount.mount.records import MountTable
+    from unionmount.mounting.records import MountTable
 
     yield from (one.record.mountpoint for one in MountTable.of_user().all())
 

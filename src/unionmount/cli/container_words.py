@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from unionmount.cli.settings import Settings
-    from unionmount.mount.holders import Holder
-    from unionmount.mount.records import MountTable, Status
+    from unionmount.mounting.holders import Holder
+    from unionmount.mounting.records import MountTable, Status
 
 PREFIX = CONTAINER_PREFIX
 
@@ -79,7 +79,7 @@ def mount_with_id(
 
     With ``images`` no image, either, and none has an ID that begins so.
     """
-    from unionmount.mount.records import is_id
+    from unionmount.mounting.records import is_id
 
     if not is_id(word):
         return None
@@ -118,8 +118,8 @@ def in_use(table: MountTable, root: Path, name: str) -> MountError:
 
 def users_of(status: Status) -> list[Holder]:
     """The processes that keep a mount that is detached, as far as they can be seen."""
-    from unionmount.mount.holders import holders_of
-    from unionmount.mount.records import DETACHED
+    from unionmount.mounting.holders import holders_of
+    from unionmount.mounting.records import DETACHED
 
     record = status.record
     return holders_of(record.device, besides=record.pid) if status.status == DETACHED else []
@@ -127,7 +127,7 @@ def users_of(status: Status) -> list[Holder]:
 
 def with_users(status: Status) -> str:
     """What has become of a mount, and of one that is detached the reason."""
-    from unionmount.mount.holders import described
+    from unionmount.mounting.holders import described
 
     by = described(users_of(status))
     return f"{status.status} by {by}" if by else status.status

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from unionmount.cli.options import RegistryOptions
     from unionmount.cli.settings import Settings
     from unionmount.images.opened import OpenImage
-    from unionmount.mount.records import MountTable
-    from unionmount.mount.upper_directory import UpperPlan
+    from unionmount.mounting.records import MountTable
+    from unionmount.mounting.upper_directory import UpperPlan
     from unionmount.store.containers import Containers, HeldContainer
     from unionmount.store.leases import Lease
     from unionmount.transfer.pull import Policy
@@ -302,7 +302,7 @@ class _Opener:
         return replace(plan, container=container.name, root_mode=_NEW_ROOT)
 
     def _plan(self, upper: Path, work: Path, image: OpenImage) -> UpperPlan:
-        from unionmount.mount.upper_directory import UpperPlan
+        from unionmount.mounting.upper_directory import UpperPlan
 
         return UpperPlan(
             upper,

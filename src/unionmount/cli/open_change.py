@@ -11,7 +11,7 @@ from unionmount.system.text import printable
 if TYPE_CHECKING:
     from unionmount.browse.open import OpenTarget
     from unionmount.cli.settings import Settings
-    from unionmount.mount.records import Record, Status
+    from unionmount.mounting.records import Record, Status
 
 
 def open_target(settings: Settings, word: str) -> OpenTarget:
@@ -34,7 +34,7 @@ def open_target(settings: Settings, word: str) -> OpenTarget:
 
 def _find_mount(settings: Settings, word: str) -> Status | None:
     from unionmount.cli.container_words import PREFIX, mount_with_id
-    from unionmount.mount.records import MountTable
+    from unionmount.mounting.records import MountTable
 
     if word.startswith(PREFIX):
         return None

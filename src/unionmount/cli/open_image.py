@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.images.manifest import Platform
     from unionmount.images.opened import OpenImage
-    from unionmount.mount.records import Record
+    from unionmount.mounting.records import Record
     from unionmount.store.leases import Lease
 
 
@@ -104,7 +104,7 @@ def _mounted(settings: Settings, word: str) -> tuple[Settings, str, Record | Non
     Another word stays as it is.
     """
     from unionmount.cli.container_words import PREFIX, is_overlay, mount_with_id
-    from unionmount.mount.records import MountTable
+    from unionmount.mounting.records import MountTable
 
     found = mount_with_id(settings, MountTable.of_user(), word)
     if found is None:

@@ -13,16 +13,16 @@ from unionmount.errors import UsageError
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.images.opened import OpenImage
-    from unionmount.mount.directories import OpenDirectories
-    from unionmount.mount.options import MountOptions
-    from unionmount.mount.upper_directory import UpperPlan
+    from unionmount.mounting.directories import OpenDirectories
+    from unionmount.mounting.options import MountOptions
+    from unionmount.mounting.upper_directory import UpperPlan
     from unionmount.store.leases import Lease
     from unionmount.system.daemon import Ready
 
 
 def check_place(mountpoint: str | None) -> Path | None:
     """The mount point as an absolute path; an error where nothing can be mounted there."""
-    from unionmount.mount.fuse_mount import check_mountpoint
+    from unionmount.mounting.fuse_mount import check_mountpoint
 
     if mountpoint is None:
         return None
@@ -39,7 +39,7 @@ class Starting:
     def __init__(
         self, settings: Settings, options: MountOptions, where: Path | None, *, foreground: bool
     ) -> None:
-        from unionmount.mount.records import MountTable
+        from unionmount.mounting.records import MountTable
         from unionmount.system import daemon
 
         self._inherited = daemon.inherited_descriptors()
@@ -74,7 +74,7 @@ class Starting:
 
         def serve(ready: Ready) -> None:
             # imported by the process that needs it
-            from unionmount.mount.serve import MountRequest, run_mount
+            from unionmount.mounting.serve import MountRequest, run_mount
 
             _log(self._settings)
             request = MountRequest(
@@ -99,7 +99,7 @@ class Starting:
 
 def _announce_or_undo(path: str, announce: Callable[[str], None]) -> None:
     """A mount of which nobody can be told is taken away again."""
-    from unionmount.mount.fuse_mount import unmount_fuse
+    from unionmount.mounting.fuse_mount import unmount_fuse
 
     try:
         announce(path)

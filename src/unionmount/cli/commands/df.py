@@ -73,7 +73,7 @@ def _print_values(values: list[dict[str, Any]], form: str) -> None:
 
 def _mounted(settings: Settings) -> set[str]:
     """The containers of this store that daemons serve."""
-    from unionmount.mount.records import MountTable
+    from unionmount.mounting.records import MountTable
 
     root = os.path.realpath(settings.store_root())
     return {

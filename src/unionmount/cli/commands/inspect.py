@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.gotemplate import Struct
     from unionmount.images.opened import OpenImage
-    from unionmount.mount.records import Status
+    from unionmount.mounting.records import Status
     from unionmount.store.store import StoredImage
 
 _INDENT = 4
@@ -103,7 +103,7 @@ def _container(settings: Settings, word: str) -> Struct | None:
     """A container by its name, or a mount by its mount point or ID."""
     from unionmount.browse.inspect import inspect_container, inspect_mount
     from unionmount.cli.container_words import PREFIX, mount_of, mount_with_id, name_of_container
-    from unionmount.mount.records import MountTable
+    from unionmount.mounting.records import MountTable
     from unionmount.store.containers import Containers
 
     table, store = MountTable.of_user(), settings.store()

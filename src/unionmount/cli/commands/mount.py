@@ -122,7 +122,7 @@ def command(
     """
     from unionmount.cli.mount_sources import Wanted, prepared
     from unionmount.cli.start_mount import Starting, check_place, print_mountpoint
-    from unionmount.mount.options import parse_options
+    from unionmount.mounting.options import parse_options
 
     parsed = parse_options(options)
     parsed = replace(

@@ -13,14 +13,14 @@ import click
 
 from unionmount.cli.options import root_option
 from unionmount.errors import MountError, NotFoundError, UsageError
-from unionmount.mount.options import apply_options, check_known
+from unionmount.mounting.options import apply_options, check_known
 from unionmount.system.text import printable
 from unionmount.system.trust import OverrideStat
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
-    from unionmount.mount.directories import OpenDirectories
-    from unionmount.mount.upper_directory import UpperPlan
+    from unionmount.mounting.directories import OpenDirectories
+    from unionmount.mounting.upper_directory import UpperPlan
 
 _OPTION = re.compile(r"(?:[^\\,]|\\.)+", re.DOTALL)
 _COLON = re.compile(r"((?:[^\\:]|\\.)*)(:|\Z)", re.DOTALL)
@@ -367,7 +367,7 @@ def command(
 
 
 def _open_lower(wanted: OverlayOptions) -> OpenDirectories:
-    from unionmount.mount.directories import OpenDirectories
+    from unionmount.mounting.directories import OpenDirectories
 
     paths = [_resolved(name, "lower") for name in wanted.lower]
     own = ((wanted.upper, "upper"), (wanted.work, "work"))
@@ -382,7 +382,7 @@ def _open_lower(wanted: OverlayOptions) -> OpenDirectories:
 
 
 def _plan(wanted: OverlayOptions, layers: OpenDirectories) -> UpperPlan | None:
-    from unionmount.mount.upper_directory import UpperPlan, name_directories
+    from unionmount.mounting.upper_directory import UpperPlan, name_directories
 
     if not wanted.upper:
         return None

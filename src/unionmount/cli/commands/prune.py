@@ -56,7 +56,7 @@ def command(settings: Settings, every: bool, dry_run: bool) -> None:
 
 def _logs(*, dry_run: bool) -> Iterator[Item]:
     """Logs of mounts that have ended."""
-    from unionmount.mount.records import MountTable
+    from unionmount.mounting.records import MountTable
     from unionmount.store.garbage import Item
     from unionmount.store.usage import allocated
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unionmount.cli.settings import Settings
-    from unionmount.mount.records import MountTable, Status
+    from unionmount.mounting.records import MountTable, Status
     from unionmount.store.containers import Container
 
 _NONE = "-"
@@ -61,7 +61,7 @@ def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str
     Fields of a template: .ID .Container .Image .Source .Mode .Mountpoint .Pid .CreatedSince
     .CreatedAt .Status
     """
-    from unionmount.mount.records import MountTable
+    from unionmount.mounting.records import MountTable
 
     table = MountTable.of_user()
     failed = _clean(table) if clean else False
@@ -93,7 +93,7 @@ def _fields(**known: str) -> dict[str, str]:
 
 def _mount(one: Status) -> Row:
     from unionmount.cli.container_words import users_of
-    from unionmount.mount.holders import described
+    from unionmount.mounting.holders import described
 
     record, users = one.record, users_of(one)
     by = described(users)

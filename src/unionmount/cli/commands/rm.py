@@ -13,7 +13,7 @@ from unionmount.errors import MountError, NotFoundError, UnionmountError
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
-    from unionmount.mount.records import MountTable, Status
+    from unionmount.mounting.records import MountTable, Status
     from unionmount.store.containers import Containers
 
 
@@ -44,7 +44,7 @@ def command(settings: Settings, names: tuple[str, ...], force: bool) -> int:
 
 def _remove(settings: Settings, word: str, *, force: bool) -> None:
     from unionmount.cli.container_words import PREFIX, mount_of, mount_with_id, name_of_container
-    from unionmount.mount.records import MountTable
+    from unionmount.mounting.records import MountTable
     from unionmount.store.containers import Containers
 
     table, name = MountTable.of_user(), name_of_container(word)
@@ -100,7 +100,7 @@ def _remove_container(
 
 def _end(table: MountTable, found: Status) -> None:
     from unionmount.cli.commands.umount import end_detached, unmount
-    from unionmount.mount.records import DETACHED
+    from unionmount.mounting.records import DETACHED
 
     if found.status == DETACHED:
         end_detached(table, found)

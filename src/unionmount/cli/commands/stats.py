@@ -50,8 +50,8 @@ def command(settings: Settings, target: str, watch: bool, form: str) -> None:
     arrival of a message to its answer.
     """
     from unionmount.cli.container_words import find_mount
-    from unionmount.mount.records import MountTable
-    from unionmount.mount.statistics import ask_stats
+    from unionmount.mounting.records import MountTable
+    from unionmount.mounting.statistics import ask_stats
     from unionmount.system.text import printable
 
     table = MountTable.of_user()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from unionmount.cli.settings import Settings
-    from unionmount.mount.records import MountTable, Record, Status
+    from unionmount.mounting.records import MountTable, Record, Status
 
 _PATIENCE = 10.0  # seconds that a daemon has to end after its file system is unmounted
 
@@ -38,7 +38,7 @@ def command(settings: Settings, targets: tuple[str, ...], every: bool, lazy: boo
     when the mounts are detached. The status is 1 where something is still mounted, or a process is
     stopped and can't end.
     """
-    from unionmount.mount.records import MountTable
+    from unionmount.mounting.records import MountTable
 
     if every == bool(targets):
         raise click.UsageError("give either mount points (IDs, containers), or --all")
@@ -125,8 +125,8 @@ def unmount(table: MountTable, found: Status) -> None:
 def end_detached(table: MountTable, found: Status) -> None:
     """End the daemon of a mount that is detached and in use, and say whose use that ends."""
     from unionmount.cli.container_words import users_of
-    from unionmount.mount.holders import described, flush
-    from unionmount.mount.records import end
+    from unionmount.mounting.holders import described, flush
+    from unionmount.mounting.records import end
 
     record, users = found.record, users_of(found)
     where = printable(record.mountpoint)
@@ -141,7 +141,7 @@ def end_detached(table: MountTable, found: Status) -> None:
 
 def clean(table: MountTable, found: Status) -> None:
     """Remove a dead mount and its record; nobody can use what is dead, so it goes lazily."""
-    from unionmount.mount.records import STALE
+    from unionmount.mounting.records import STALE
 
     if found.status == STALE:
         _take_away(found, lazy=True)
@@ -149,7 +149,7 @@ def clean(table: MountTable, found: Status) -> None:
 
 
 def _unmount_live(found: Status, *, lazy: bool) -> None:
-    from unionmount.mount.records import LIVE, STARTING, stop
+    from unionmount.mounting.records import LIVE, STARTING, stop
 
     if found.status == STARTING:
         stop(found.record)
@@ -159,8 +159,8 @@ def _unmount_live(found: Status, *, lazy: bool) -> None:
 
 def _take_away(found: Status, *, lazy: bool) -> None:
     """Unmount a record's file system, and no other one that was mounted over it."""
-    from unionmount.mount.fuse_mount import BusyError, unmount_fuse
-    from unionmount.mount.holders import described, holders_of
+    from unionmount.mounting.fuse_mount import BusyError, unmount_fuse
+    from unionmount.mounting.holders import described, holders_of
     from unionmount.system.mountinfo import mounted_at
 
     record = found.record
@@ -204,7 +204,7 @@ def _tell_of_interruption(table: MountTable, records: Sequence[Record]) -> None:
 
 def _still_served(table: MountTable, records: Sequence[Record]) -> list[Record]:
     """Those whose daemons go on; a stopped one is not waited for."""
-    from unionmount.mount.records import wait_until_all_gone
+    from unionmount.mounting.records import wait_until_all_gone
 
     stopped = [one for one in records if _is_stopped(one)]
     wait_until_all_gone([one for one in records if one not in stopped], _PATIENCE)
@@ -212,7 +212,7 @@ def _still_served(table: MountTable, records: Sequence[Record]) -> list[Record]:
 
 
 def _is_stopped(record: Record) -> bool:
-    from unionmount.mount.records import process_start, process_state
+    from unionmount.mounting.records import process_start, process_state
 
     is_it = process_start(record.pid) == record.started
     return is_it and process_state(record.pid) in ("T", "t")
@@ -229,8 +229,8 @@ def _stopped(record: Record) -> str:
 
 def _still_running(record: Record) -> tuple[str, bool]:
     """What to say of a daemon that goes on, and whether somebody has to do something about it."""
-    from unionmount.mount.holders import described, holders_of
-    from unionmount.mount.records import process_state
+    from unionmount.mounting.holders import described, holders_of
+    from unionmount.mounting.records import process_state
 
     where = f"{printable(record.mountpoint)} is unmounted"
     if _is_stopped(record):
@@ -250,8 +250,8 @@ def _still_running(record: Record) -> tuple[str, bool]:
 
 def _unmount_unknown(target: str, *, lazy: bool) -> None:
     """Unmount what has no record: another user's, or older than the runtime directory."""
-    from unionmount.mount.fuse_mount import unmount_fuse
-    from unionmount.mount.records import resolved_mountpoint
+    from unionmount.mounting.fuse_mount import unmount_fuse
+    from unionmount.mounting.records import resolved_mountpoint
     from unionmount.system.mountinfo import FILE_SYSTEM, mounted_at
 
     if not target:  # as a path it would be the working directory

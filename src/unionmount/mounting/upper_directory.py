@@ -26,7 +26,7 @@ from typing import Literal
 
 from unionmount import core
 from unionmount.errors import MountError
-from unionmount.mount.namespace import (
+from unionmount.mounting.namespace import (
     Namespace,
     is_marked,
     marked_namespace,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount import core
-from unionmount.mount.namespace import recorded_namespace
+from unionmount.mounting.namespace import recorded_namespace
 from unionmount.system.closing import Closing
 from unionmount.system.text import printable
 from unionmount.system.trust import OverrideStat, has_identity, is_ours, reads_trusted

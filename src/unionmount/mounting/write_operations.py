@@ -41,7 +41,7 @@ import trio
 from pyfuse3 import FileInfo, FUSEError, InodeT
 
 from unionmount.core import Maker, Node, SetAttr
-from unionmount.mount.read_operations import (
+from unionmount.mounting.read_operations import (
     ACLS,
     BATCH,
     DOTS,

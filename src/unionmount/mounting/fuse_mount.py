@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from unionmount.errors import MountError
-from unionmount.mount.options import MountOptions
+from unionmount.mounting.options import MountOptions
 from unionmount.system.mountinfo import FILE_SYSTEM
 from unionmount.system.text import printable
 

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from unionmount.errors import InvalidReference, MountError, NotFoundError
-from unionmount.mount.fuse_mount import StillMountedError
+from unionmount.mounting.fuse_mount import StillMountedError
 from unionmount.system.mountinfo import FILE_SYSTEM, mounted_at, mounts
 from unionmount.system.text import printable
 

@@ -26,8 +26,8 @@ import trio
 from unionmount.core import LayerTrees, Router, RouterFacts
 from unionmount.errors import MountError, UnionmountError
 from unionmount.images.opened import OpenImage
-from unionmount.mount.directories import OpenDirectories
-from unionmount.mount.fuse_mount import (
+from unionmount.mounting.directories import OpenDirectories
+from unionmount.mounting.fuse_mount import (
     BusyError,
     StillMountedError,
     check_mountpoint,
@@ -35,12 +35,12 @@ from unionmount.mount.fuse_mount import (
     unmount_fuse,
     widen_read_ahead,
 )
-from unionmount.mount.options import THREADS_MAX, MountOptions
-from unionmount.mount.read_operations import ImageFacts, ReadingOperations, ReadOnlyOperations
-from unionmount.mount.records import HeldRecord, MountTable, Record
-from unionmount.mount.statistics import serve_stats
-from unionmount.mount.upper_directory import Counted, OpenUpper, UpperPlan, open_upper
-from unionmount.mount.write_operations import WritableOperations
+from unionmount.mounting.options import THREADS_MAX, MountOptions
+from unionmount.mounting.read_operations import ImageFacts, ReadingOperations, ReadOnlyOperations
+from unionmount.mounting.records import HeldRecord, MountTable, Record
+from unionmount.mounting.statistics import serve_stats
+from unionmount.mounting.upper_directory import Counted, OpenUpper, UpperPlan, open_upper
+from unionmount.mounting.write_operations import WritableOperations
 from unionmount.system import daemon
 from unionmount.system.mountinfo import mounted_at, mountpoints_of
 from unionmount.system.text import printable
