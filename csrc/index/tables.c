@@ -1,5 +1,7 @@
 #include <sys/stat.h>
 
+#include "index/tables.h"
+
 #include "index/indexer.h"
 
 const struct um_build_inode um_implied_directory = {.mode = S_IFDIR | 0755,
