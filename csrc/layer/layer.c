@@ -474,8 +474,10 @@ int64_t um_layer_getxattr(const struct um_layer *layer, uint32_t number,
     if (layer->live != NULL)
         return um_dirlayer_getxattr(layer->live, number, name, value, size);
     int error = um_overlay_store(namespaces, (const char *)name.data, name.size, stored);
+    if (error == -EPERM || (error == 0 && um_overlay_leads(name)))
+        return -ENODATA;
     if (error != 0)
-        return error == -EPERM ? -ENODATA : error;
+        return error;
     while ((more = next_xattr(layer, &next, &xattr)) > 0) {
         if (!um_slice_equal(xattr.name, um_slice_of(stored, strlen(stored))))
             continue;
@@ -504,7 +506,7 @@ int64_t um_layer_listxattr(const struct um_layer *layer, uint32_t number,
         if (xattr.name.size >= sizeof shown)
             continue;
         size_t length = um_overlay_show(namespaces, xattr.name, shown);
-        if (length == 0)
+        if (length == 0 || um_overlay_leads(um_slice_of(shown, length)))
             continue;
         if (size != 0 && length + 1 > size - used)
             return -ERANGE;

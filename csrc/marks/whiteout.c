@@ -197,3 +197,23 @@ size_t um_overlay_show(unsigned namespaces, struct um_slice stored, char *shown)
     memmove(shown + prefix_size, end.data, end.size);
     return stored.size - skipped;
 }
+
+/* Marks of overlayfs that do more than hide. */
+static const struct um_slice leading_names[] = {
+    {(const uint8_t *)"redirect", 8}, {(const uint8_t *)"metacopy", 8},
+    {(const uint8_t *)"origin", 6},   {(const uint8_t *)"nlink", 5},
+    {(const uint8_t *)"upper", 5},    {(const uint8_t *)"uuid", 4},
+    {(const uint8_t *)"protattr", 8},
+};
+
+bool um_overlay_leads(struct um_slice shown)
+{
+    struct um_slice name;
+    if (!strip_prefix(shown, UM_OVERLAY_BOTH, N_OVERLAY, &name))
+        return false;
+    for (size_t i = 0; i < sizeof leading_names / sizeof *leading_names; i++) {
+        if (um_slice_equal(name, leading_names[i]))
+            return true;
+    }
+    return begins_with(name, UM_SLICE_LITERAL("unionmount."));
+}

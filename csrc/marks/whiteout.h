@@ -43,7 +43,7 @@ const char *um_whiteout_opaque(void);
 /* cffi: begin */
 /* Whose marks in a live directory are believed that do more than hide something (docs/explanation/layers.md, "Whose
  * marks count"): redirects and metacopies, and override_stat. A sum; those that hide are in any case. */
-#define UM_HIDDEN_MAX 2 /* directories that a live one shows nothing of (tree.h) */
+#define UM_HIDDEN_MAX 2 /* directories that a live one shows nothing of (tree/tree.h) */
 #define UM_BELIEVE_TRUSTED 1u /* redirects and metacopies below trusted. */
 #define UM_BELIEVE_OWN 2u /* ... below user., of objects that are the daemon's or root's alone */
 #define UM_BELIEVE_STAT 4u /* override_stat of such objects */
@@ -101,5 +101,10 @@ int um_overlay_store(unsigned namespaces, const char *name, size_t size, char *s
 /* The size of the name that users see of what is stored as `stored`, without NUL; written to `shown`, which
  * may be where `stored` is or before it. 0 where they see none: a mark, or one of the names above. */
 size_t um_overlay_show(unsigned namespaces, struct um_slice stored, char *shown);
+
+/* Whether an overlay of a mount that shows an xattr of this name would take it for a mark that does more than
+ * hide something: one that leads elsewhere, or says which file an object is. Users of the mount may set
+ * such a name; an image has none. */
+bool um_overlay_leads(struct um_slice shown);
 
 #endif

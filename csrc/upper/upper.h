@@ -150,7 +150,7 @@ int um_upper_setattr(struct um_upper *upper, uint64_t node, const struct um_seta
                      struct um_attr *attr);
 
 /* As um_tree_getxattr and um_tree_listxattr, without the marks of the upper itself: what users call as those
- * are called is stored under another name (whiteout.h). */
+ * are called is stored under another name (marks/whiteout.h). */
 int64_t um_upper_getxattr(struct um_upper *upper, uint64_t node, const char *name, size_t name_size,
                           void *value, size_t size);
 int64_t um_upper_listxattr(struct um_upper *upper, uint64_t node, char *names, size_t size);

@@ -8,7 +8,7 @@
 
 /* Xattrs of the upper are those of the object on disk, without the marks. So what the daemon may not
  * set (trusted.*, security.* of an ordinary user) fails with what the disk says. What users call as a mark
- * would be called is escaped on disk (whiteout.h); what is called as a mark of the other kind of uppers
+ * would be called is escaped on disk (marks/whiteout.h); what is called as a mark of the other kind of uppers
  * stands there as it is, and means nothing.
  *
  * ACLs of what shows another mode than it has on disk (upper/object.c). On disk they grant what the mode

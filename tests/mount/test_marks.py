@@ -665,7 +665,25 @@ def test_marks_in_an_image_mean_nothing(scene: Scene, image: Path) -> None:
     assert (layout.upper / "dir2/file").stat().st_uid == 7
 
 
-def test_marks_of_an_image_lead_no_mount_astray(scene: Scene, image: Path) -> None:
+@pytest.fixture
+def escaping(top: Path) -> Path:
+    """An image whose layer has marks as a mount writes those that its users set."""
+    escaped = {
+        prefix + "overlay." + name.removeprefix(prefix): value
+        for name, value in IMAGE_MARKS.items()
+        for prefix in ("trusted.overlay.", "user.overlay.")
+        if name.startswith(prefix)
+    }
+    layer = Layer().directory("./", xattrs=escaped).directory("dir", xattrs=escaped)
+    layer.file("dir/file", b"of the image", xattrs=escaped)
+    return docker_archive(top / "escaping.tar", [layer])
+
+
+@pytest.mark.parametrize("name", ["image", "escaping"])
+def test_marks_of_an_image_lead_no_mount_astray(
+    scene: Scene, name: str, request: pytest.FixtureRequest
+) -> None:
+    image = request.getfixturevalue(name)
     shown = scene.top / "shown"
     shown.mkdir()
     state = str(scene.layout("image").state)

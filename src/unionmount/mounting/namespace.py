@@ -3,7 +3,7 @@
 What users of a mount call by the other prefix stands on disk as it is. In a mount whose marks have
 that prefix it would become one: a user could hide what is below, and what is hidden would show
 again. So an upper says which prefix it has, in an attribute of its directory that no user of the
-mount can set (csrc/upper_xattr.c). Of one that says nothing, as an earlier version, overlayfs or
+mount can set (csrc/upper/xattr.c). Of one that says nothing, as an earlier version, overlayfs or
 fuse-overlayfs made it, it is found out by the marks that are there.
 """
 
