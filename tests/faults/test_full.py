@@ -9,6 +9,7 @@ import errno
 import mmap
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -34,6 +35,7 @@ from faults.lowers import layers
 pytestmark = pytest.mark.needs("fuse", "root")
 
 LARGE = 8 << 20  # more than a disk has
+_PATIENCE = 30  # seconds
 MANY = 6  # of each kind of file
 _RNG = random.Random(1)
 
@@ -187,8 +189,18 @@ def _fill(place: Place) -> None:
 
 
 def _make_room(place: Place) -> None:
+    """Remove what fills the disk, and wait for the room: the kernel forgets files when it likes."""
+    removed = 0
     for path in place.mountpoint.glob("filler*"):
+        removed += path.stat().st_blocks * 512
         path.unlink()
+    end = time.monotonic() + _PATIENCE
+    while True:
+        disk = os.statvfs(place.upper)
+        if disk.f_bavail * disk.f_frsize >= removed * 9 // 10:
+            return
+        assert time.monotonic() < end, "the room of removed files does not come back"
+        os.sched_yield()
 
 
 def test_no_room_for_data(place: Place) -> None:
