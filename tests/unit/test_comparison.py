@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import model
 import pytest
 import strategies
 from archives import Layer
-from capabilities import in_ci
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import Entry, tar_of
@@ -25,7 +24,7 @@ from unionmount.errors import FormatError
 from unionmount.reference import Digest
 from unionmount.target import OpenView
 
-EXAMPLES = int(os.environ.get("UNIONMOUNT_EXAMPLES", "500" if in_ci() else "150"))
+EXAMPLES = examples(150, 500)
 
 
 @dataclass
