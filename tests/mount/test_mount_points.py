@@ -17,7 +17,7 @@ import pytest
 from mounting import CommandLine
 from users import NOBODY, become_nobody, call_as, fuse_for_all
 
-pytestmark = pytest.mark.needs("fuse", "root", "overlayfs")
+pytestmark = [pytest.mark.needs("fuse", "root", "overlayfs"), pytest.mark.quick]
 
 _PATIENCE = 20  # seconds after which who looks into a mount is taken to wait for ever
 

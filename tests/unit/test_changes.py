@@ -19,6 +19,8 @@ from unionmount.core import ROOT
 from unionmount.errors import FormatError
 from unionmount.tarwriter import END
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = examples(300, 1000)
 
 

@@ -34,6 +34,8 @@ from unionmount.target import OpenTarget, open_container
 from unionmount.tarwriter import END
 from unionmount.upper import UpperPlan, open_upper
 
+pytestmark = pytest.mark.slow
+
 RUNS = int(os.environ.get("UNIONMOUNT_EXAMPLES", "200" if in_ci() else "60"))
 STEPS = 40
 ME = Maker(0, 0)

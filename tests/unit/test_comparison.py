@@ -24,6 +24,8 @@ from unionmount.errors import FormatError
 from unionmount.reference import Digest
 from unionmount.target import OpenView
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = examples(150, 500)
 
 

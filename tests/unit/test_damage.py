@@ -51,6 +51,8 @@ from unionmount.layer import ImportLimits
 from unionmount.pull import check_image, load, open_image
 from unionmount.store import Store
 
+pytestmark = pytest.mark.slow
+
 IMAGE = small_image()
 
 

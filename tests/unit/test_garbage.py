@@ -32,6 +32,8 @@ from unionmount.reference import Digest, Reference
 from unionmount.save import DirectorySink, find_wanted, save
 from unionmount.store import Store, StoredImage
 
+pytestmark = pytest.mark.slow
+
 BASE = tar({"base": b"b" * 5000})
 ONE = MadeImage((BASE, tar({"one": b"1" * 9000})), names=("example.org/one:1",))
 TWO = MadeImage((BASE, tar({"two": b"2" * 9000})), names=("example.org/two:1",))

@@ -18,6 +18,8 @@ from unionmount.layer import MAX_LAYER_SIZE, Expected, FileRange, ImportLimits, 
 from unionmount.reference import Digest
 from unionmount.store import Store
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 # Beside the tables: the parser's buffers, a scan's window, what is written, and malloc's own.
 SLACK = 24 * MIB

@@ -43,6 +43,8 @@ from unionmount.pull import load, open_image
 from unionmount.save import replaced_file
 from unionmount.store import Store
 
+pytestmark = pytest.mark.slow
+
 IMAGE = small_image()
 NOWHERE = "127.0.0.1:9/x"  # nobody listens there: a command that gets so far has read its files
 QUICK = {"UNIONMOUNT_TIMEOUT": "0.2"}

@@ -23,6 +23,8 @@ from trees import tree_of
 from unionmount.core import OPAQUE, ROOT, Attributes, DirectoryLayer, LayerTrees, Node, Tree
 from unionmount.errors import FormatError
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = examples(200, 1000)
 
 

@@ -23,6 +23,8 @@ from unionmount.leases import held_leases
 from unionmount.reference import Digest
 from unionmount.store import Store
 
+pytestmark = pytest.mark.slow
+
 LAYER = tar({"a": b"1"})
 DIFF_ID = Digest.parse(sha256(LAYER))
 OTHER = Digest.of(b"other")

@@ -22,6 +22,8 @@ from strategies import Entry, tar_of
 from unionmount.core import ROOT, Attributes, Index, Indexer, Node, Tree, TreeLayer
 from unionmount.errors import FormatError
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = examples(500, 2000)
 
 _ABSENT = [b"a", b"b", b"c", b"d", b".wh.a", b".wh..wh..opq", b".wh..wh.plnk", b"nowhere", b"\xff"]

@@ -19,6 +19,8 @@ from unionmount.history import steps_of_layers
 from unionmount.image import History
 from unionmount.provenance import Touch, trace
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = examples(150, 500)
 
 

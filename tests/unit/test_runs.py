@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from users import fuse_for_all
 
+pytestmark = pytest.mark.slow
+
 # The variables by which an inner run would be taken for a part of this one.
-_OF_THIS_RUN = ("UNIONMOUNT_TEST_SESSION", "UNIONMOUNT_TEST_FUSE_MODE", "CI")
+_OF_THIS_RUN = ("UNIONMOUNT_TEST_SESSION", "UNIONMOUNT_TEST_FUSE_MODE")
 
 LEAVES_A_PROCESS = """
 import subprocess
@@ -29,11 +31,15 @@ def test_it(tmp_path) -> None:
 """
 
 FOREIGN_MOUNT = """
+import os
 import subprocess
-from pathlib import Path
 
 def test_it() -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "foreign", {place!r}], check=True)
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={{device}},rootmode=40000,user_id=0,group_id=0"
+    command = ["mount", "-i", "-t", "fuse", "-o", options, "foreign", {place!r}]
+    subprocess.run(command, check=True, pass_fds=[device])
+    os.close(device)
 """
 
 LEAVES_NOTHING = """
@@ -53,8 +59,8 @@ def inner(project: Path, place: Path, text: str, *options: str) -> tuple[int, st
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            *("-c", project / "pyproject.toml", f"--rootdir={place}"),
-            *("-o", f"pythonpath={tests}", f"--basetemp={place / 'tmp'}", *options, tests),
+            *("-c", str(project / "pyproject.toml"), f"--rootdir={place}"),
+            *("-o", f"pythonpath={tests}", f"--basetemp={place / 'tmp'}", *options, str(tests)),
         ],
         capture_output=True,
         text=True,
@@ -91,7 +97,7 @@ def test_a_mount_that_is_left_fails_the_run(
 
 
 @WAYS
-@pytest.mark.needs("root")
+@pytest.mark.needs("root", "fuse")
 @pytest.mark.parametrize("in_ci", [False, True], ids=["", "in CI"])
 def test_a_mount_of_somebody_else_does_not(
     options: tuple[str, ...],
@@ -104,7 +110,7 @@ def test_a_mount_of_somebody_else_does_not(
     """It is made while the run goes on, as another user of the machine would."""
     text = FOREIGN_MOUNT.format(place=str(public_tmp))
     if in_ci:
-        text = f"import os\nos.environ['CI'] = 'true'\n{text}"
+        monkeypatch.setenv("CI", "true")
     try:
         status, output = inner(project, tmp_path, text, *options)
         assert status == pytest.ExitCode.OK, output

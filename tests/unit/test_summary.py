@@ -18,6 +18,8 @@ from trees import tree_of
 from unionmount.core import DirectoryLayer, LayerSummary, Summary, Tree
 from unionmount.errors import FormatError
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = examples(200, 1000)
 
 

@@ -23,6 +23,8 @@ from unionmount.containers import ContainerImage, Containers
 from unionmount.reference import Digest
 from unionmount.store import Store
 
+pytestmark = pytest.mark.slow
+
 Capture = pytest.CaptureFixture[str]
 _SECONDS = 20.0
 
