@@ -67,6 +67,26 @@ def fuse_for_all(device: Path = Path("/dev/fuse")) -> Iterator[None]:
         os.close(users)
 
 
+@contextmanager
+def allowed_to_others() -> Iterator[None]:
+    """/etc/fuse.conf that lets users open their mounts to others; one process at a time."""
+    path = Path("/etc/fuse.conf")
+    turn = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        before = path.read_bytes() if path.exists() else None
+        path.write_bytes((before or b"") + b"\nuser_allow_other\n")
+        try:
+            yield
+        finally:
+            if before is None:
+                path.unlink()
+            else:
+                path.write_bytes(before)
+    finally:
+        os.close(turn)
+
+
 def call_as(
     uid: int, function: Callable[[], Any], *, groups: Sequence[int] = (), umask: int = 0o022
 ) -> Any:

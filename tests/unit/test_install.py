@@ -63,6 +63,6 @@ def test_a_command_that_is_not_ours_stays(target: str, project: Path, tmp_path: 
 
 
 def test_make_calls_the_script(project: Path, tmp_path: Path) -> None:
-    command = ["make", "-n", "uninstall", f"PREFIX={tmp_path}"]
+    command = ["make", "-n", "--no-print-directory", "uninstall", f"PREFIX={tmp_path}"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
     assert done.stdout == f'scripts/install.sh uninstall "{tmp_path}"\n'
