@@ -1,6 +1,11 @@
 # make demo [IMAGE=…]   set up, mount the sample image (or IMAGE), show it, unmount
 # make setup            leave .venv/bin/unionmount
-# make test             set up and run every check and test that this machine can run
+# make install          put it into PATH below PREFIX: /usr/local for root, else ~/.local; with the man
+#                       pages and the completions of shells. It is a link to this directory.
+# make uninstall        take that away
+# make check            the quick loop before a commit: checks, quick C and unit tests, a few mounts
+# make test             set up and run every check and test that this machine can run; TEST_WORKERS
+# make test-long        the same with every repetition: more examples, cuts, kills and engines
 # make lint             the checks alone
 # make docs             write the command reference, build the site in build/site
 # make fuzz             run the fuzzers, FUZZ_SECONDS each
@@ -19,8 +24,8 @@ IMAGE ?=
 C_FILES = $(wildcard csrc/*/*.c csrc/*/*.h tests/c/*.c tests/c/*.h tests/faults/*.c)
 C_FLAGS := -std=c17 -O2 -D_GNU_SOURCE -Wall -Wextra -Werror -fvisibility=hidden -pthread
 
-.PHONY: setup setup-test core demo test docs lint lint-style lint-format lint-types lint-c \
-	lint-c-format lint-docs fuzz fuzz-mount soak soak-faults soak-powercut bench wheel clean
+.PHONY: setup setup-test core install uninstall demo check test test-long docs lint lint-style lint-format \
+	lint-types lint-c lint-c-format lint-docs fuzz fuzz-mount soak soak-faults soak-powercut bench wheel clean
 
 setup:
 	@scripts/setup.sh
@@ -31,11 +36,23 @@ setup-test:
 core:
 	@scripts/setup.sh
 
+install: setup
+	@scripts/install.sh install "$(PREFIX)"
+
+uninstall:
+	@scripts/install.sh uninstall "$(PREFIX)"
+
 demo: setup
 	@scripts/demo.sh $(IMAGE)
 
 test: setup-test
 	@$(VENV)/python scripts/run_tests.py
+
+check: setup-test
+	@$(VENV)/python scripts/run_tests.py --quick
+
+test-long: setup-test
+	@UNIONMOUNT_TEST_LONG=1 $(VENV)/python scripts/run_tests.py
 
 lint: setup-test
 	@$(MAKE) --no-print-directory -k lint-style lint-format lint-types lint-c lint-c-format \

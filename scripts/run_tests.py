@@ -1,8 +1,13 @@
 """Run every check and test, and end with one summary.
 
+Stages run in two lanes beside each other: the checks, C tests and fuzzers in one, pytest in the
+other, and that in several processes; then come, by themselves, the tests that stand no neighbour.
+What a stage prints comes when it has ended, so that two never mix; that of pytest comes at once.
 All stages run, whatever the earlier ones said. FUZZ_SECONDS in the environment adds the fuzzers;
 that of live mounts needs root: without, it counts as skipped, and in CI as failed.
 The last line is "N passed, N failed, N skipped" over all of them.
+
+With --quick: the checks, the C tests and unit tests that are quick, and a few mounted tests.
 """
 
 from __future__ import annotations
@@ -11,12 +16,17 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-JUNIT = Path("build/junit.xml")
+BUILD = Path("build")
+# Tests wait more than they compute: for daemons to start, and for limits of time to pass.
+WORKERS = os.environ.get("TEST_WORKERS", "2")
+MAKE = ["make", "--no-print-directory"]
 _SKIPPED = "fuzz-mount: skipped"
 _COUNTS = re.compile(r"(\d+) passed, (\d+) failed")
 
@@ -37,8 +47,11 @@ class Result:
         return f"{self.name:<10} {word:<7} {counts}  ({self.seconds:.0f} s)"
 
 
-def run(command: list[str]) -> tuple[int, str]:
-    """Run a stage, its output passed on and kept."""
+_printing = threading.Lock()
+
+
+def run(command: list[str], *, live: bool) -> tuple[int, str]:
+    """Run a stage; its output is kept, and passed on at once where it is ``live``."""
     kept = []
     with subprocess.Popen(
         command,
@@ -50,8 +63,10 @@ def run(command: list[str]) -> tuple[int, str]:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            sys.stdout.write(line)
-            sys.stdout.flush()
+            if live:
+                with _printing:
+                    sys.stdout.write(line)
+                    sys.stdout.flush()
             kept.append(line)
     return process.returncode, "".join(kept)
 
@@ -62,12 +77,12 @@ def counts_of_c_tests(output: str) -> tuple[int, int, int]:
     return sum(p for p, _ in found), sum(f for _, f in found), 0
 
 
-def counts_of_pytest() -> tuple[int, int, int]:
-    """The numbers in the report that pytest wrote."""
-    if not JUNIT.exists():
+def counts_of_pytest(report: Path) -> tuple[int, int, int]:
+    """The numbers in a report that pytest wrote."""
+    if not report.exists():
         return 0, 0, 0
     passed = failed = skipped = 0
-    for suite in ET.parse(JUNIT).getroot().iter("testsuite"):
+    for suite in ET.parse(report).getroot().iter("testsuite"):
         bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
         skip = int(suite.get("skipped", 0))
         failed, skipped = failed + bad, skipped + skip
@@ -75,42 +90,99 @@ def counts_of_pytest() -> tuple[int, int, int]:
     return passed, failed, skipped
 
 
-def stage(name: str, command: list[str]) -> Result:
-    """Run one stage and count; a stage that fails without a count is one failure."""
-    print(f"\n==== {name}", flush=True)
-    started = time.monotonic()
-    code, output = run(command)
-    if name == "pytest":
-        passed, failed, skipped = counts_of_pytest()
-    elif name == "C tests":
-        passed, failed, skipped = counts_of_c_tests(output)
-    elif _SKIPPED in output and os.environ.get("CI") != "true":
-        return Result(name, 0, 0, 1, time.monotonic() - started)
-    else:
-        passed, failed, skipped = int(code == 0), 0, 0
-    if code != 0 and failed == 0:
-        failed = 1
-    return Result(name, passed, failed, skipped, time.monotonic() - started)
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A command, and the report that it writes where it is pytest."""
+
+    name: str
+    command: list[str]
+    report: Path | None = None
+
+    def run(self) -> Result:
+        """Run it and count; a stage that fails without a count is one failure."""
+        live = self.report is not None
+        if self.report:
+            self.report.unlink(missing_ok=True)
+            _say(f"==== {self.name}")
+        started = time.monotonic()
+        code, output = run(self.command, live=live)
+        seconds = time.monotonic() - started
+        if not live:
+            _say(f"==== {self.name}\n{output}")
+        passed, failed, skipped = self._counts(code, output)
+        if code != 0 and failed == 0 and not skipped:
+            failed = 1
+        return Result(self.name, passed, failed, skipped, seconds)
+
+    def _counts(self, code: int, output: str) -> tuple[int, int, int]:
+        if self.report:
+            return counts_of_pytest(self.report)
+        if self.name == "C tests":
+            return counts_of_c_tests(output)
+        if _SKIPPED in output and os.environ.get("CI") != "true":
+            return 0, 0, 1
+        return int(code == 0), 0, 0
 
 
-def stages() -> list[tuple[str, list[str]]]:
-    """Names and commands, cheap ones first."""
-    make = ["make", "--no-print-directory"]
-    checks = ("lint-style", "lint-format", "lint-types", "lint-c", "lint-c-format", "lint-docs")
-    commands = [(name.removeprefix("lint-"), [*make, name]) for name in checks]
-    commands.append(("C tests", [*make, "-C", "tests/c", "check"]))
+def _say(text: str) -> None:
+    with _printing:
+        print(f"\n{text}", flush=True)
+
+
+def pytest(name: str, *arguments: str) -> Stage:
+    """A stage of tests in Python."""
+    report = BUILD / f"junit-{name.replace(' ', '-')}.xml"
+    return Stage(name, [sys.executable, "-m", "pytest", f"--junitxml={report}", *arguments], report)
+
+
+def beside(expression: str, *paths: str) -> list[str]:
+    """Arguments of pytest for tests that stand neighbours: a file is one process's."""
+    return [f"-n{WORKERS}", "--dist=loadgroup", "--no-loadscope-reorder", "-m", expression, *paths]
+
+
+def checks() -> list[Stage]:
+    """The checks of `make lint`."""
+    names = ("lint-style", "lint-format", "lint-types", "lint-c", "lint-c-format", "lint-docs")
+    return [Stage(name.removeprefix("lint-"), [*MAKE, name]) for name in names]
+
+
+def c_tests(target: str) -> Stage:
+    """The tests of the core in C."""
+    return Stage("C tests", [*MAKE, "-j2", "-C", "tests/c", target])
+
+
+def lanes() -> list[list[Stage]]:
+    """What runs side by side, each list in its order; and then, alone, what is last."""
+    first = [*checks(), c_tests("check")]
     seconds = os.environ.get("FUZZ_SECONDS")
     if seconds:
-        commands.append(("fuzz", [*make, "fuzz", f"FUZZ_SECONDS={seconds}"]))
-        commands.append(("fuzz-mount", [*make, "fuzz-mount", f"FUZZ_SECONDS={seconds}"]))
-    commands.append(("pytest", [sys.executable, "-m", "pytest", f"--junitxml={JUNIT}"]))
-    return commands
+        first.append(Stage("fuzz", [*MAKE, "fuzz", f"FUZZ_SECONDS={seconds}"]))
+        first.append(Stage("fuzz-mount", [*MAKE, "fuzz-mount", f"FUZZ_SECONDS={seconds}"]))
+    return [first, [pytest("pytest", *beside("not alone"))]]
+
+
+def quick_lanes() -> list[list[Stage]]:
+    """Those of `make check`."""
+    unit = pytest("unit", *beside("not alone and not slow", "tests/unit"))
+    mounted = pytest("mounted", *beside("quick", "tests/mount"))
+    return [[*checks(), c_tests("quick")], [unit, mounted]]
+
+
+def run_lanes(wanted: list[list[Stage]]) -> list[Result]:
+    """Run lists of stages beside each other."""
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        done = pool.map(lambda lane: [stage.run() for stage in lane], wanted)
+        return [result for lane in done for result in lane]
 
 
 def main() -> int:
     """Run all stages; 1 when anything failed."""
-    JUNIT.unlink(missing_ok=True)
-    results = [stage(name, command) for name, command in stages()]
+    BUILD.mkdir(exist_ok=True)
+    started = time.monotonic()
+    if "--quick" in sys.argv[1:]:
+        results = run_lanes(quick_lanes())
+    else:
+        results = [*run_lanes(lanes()), pytest("alone", "-m", "alone").run()]
     print("\n==== summary")
     for result in results:
         print(result)
@@ -118,6 +190,7 @@ def main() -> int:
         sum(counts)
         for counts in zip(*((r.passed, r.failed, r.skipped) for r in results), strict=True)
     ]
+    print(f"{time.monotonic() - started:.0f} s in all")
     print("{} passed, {} failed, {} skipped".format(*totals))
     return 1 if totals[1] else 0
 

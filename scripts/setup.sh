@@ -13,6 +13,16 @@ stamp=$venv/unionmount.stamp
 
 say() { printf '%s\n' "$*" >&2; }
 
+# A step of some length: named before it is done, and then how long it took.
+step() {
+    title=$1
+    shift
+    began=$(date +%s)
+    say "$title ..."
+    "$@"
+    say "$title: done in $(($(date +%s) - began)) s"
+}
+
 # An interpreter that can make a virtual environment and compile extensions.
 usable_python() {
     "$1" - >/dev/null 2>&1 <<'PYTHON'
@@ -89,16 +99,32 @@ if [ -n "$missing" ]; then
     fi
 fi
 
-if ! $venv/bin/python -c '' 2>/dev/null; then
-    say "Making $venv"
-    "$(find_python)" -m venv --clear $venv
-fi
-say "Installing unionmount into $venv"
+pip_install() { $venv/bin/python -m pip install -q --disable-pip-version-check "$@" </dev/null >&2; }
+
+# What pyproject.toml asks for, but for unionmount itself: pyfuse3 has to be compiled.
+dependencies() {
+    $venv/bin/python - "$1" <<'PYTHON'
+import sys, tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+extras = project["optional-dependencies"]
+wanted = project["dependencies"] + [one for name in sys.argv[1].split() for one in extras[name]]
+print("\n".join(wanted))
+PYTHON
+}
+
 case "$extras" in
-test) what='.[test,dev,docs]' ;;
-*) what='.' ;;
+test) groups='test dev docs' what='.[test,dev,docs]' ;;
+*) groups='' what='.' ;;
 esac
-$venv/bin/python -m pip install -q --disable-pip-version-check -e "$what" </dev/null >&2
+if ! $venv/bin/python -c '' 2>/dev/null; then
+    step "Creating the environment $venv" "$(find_python)" -m venv --clear $venv
+fi
+wanted=$venv/unionmount.requirements
+dependencies "$groups" >$wanted
+step "Installing the libraries, of which pyfuse3 is compiled" pip_install -r $wanted
+step "Compiling the C core and installing unionmount" pip_install -e "$what"
 # pip compiles what it copies, but this is used in place: a start takes half as long
-$venv/bin/python -m compileall -q src
+step "Compiling the Python sources" $venv/bin/python -m compileall -q src
 printf '%s %s' "$current" "$extras" >$stamp
+say "$PWD/$venv/bin/unionmount is ready. \`make install\` puts it into PATH, with man pages and"
+say "completions: below /usr/local for root, ~/.local for others, or where PREFIX=... says."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shutil
 import signal
@@ -16,14 +17,15 @@ import sys
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 from backing import KINDS
 from capabilities import NOT_IN_DEBIAN, in_ci, kernel_knows, missing
-from users import public_place
+from users import public_place, remember_fuse_mode
 
 PROJECT = Path(__file__).parent.parent
 _SESSION_VARIABLE = "UNIONMOUNT_TEST_SESSION"
@@ -44,8 +46,8 @@ class Session:
         self.token = f"{os.getpid()}-{uuid.uuid4().hex}"
         made = tempfile.mkdtemp(dir=public_place(), prefix="unionmount-test-")
         self.directory = Path(made).resolve()
+        self.left_by_workers: list[str] = []
         self.directory.chmod(0o755)
-        self.before = set(fuse_mounts())
 
     def environment(self) -> dict[str, str]:
         """Variables that keep all programs of the run inside its directory."""
@@ -67,11 +69,11 @@ class Session:
         }
 
     def left_mounts(self, temporary: list[Path]) -> list[str]:
-        """Mounts that this run made; in CI, where nobody else mounts, any new FUSE mount."""
+        """Mounts below the directories of this run; those of other programs are their business."""
         ours = [os.fspath(path) for path in (self.directory, *temporary)]
-        below = [m for m in mount_points() if any(m == o or m.startswith(o + "/") for o in ours)]
-        new = set(fuse_mounts()) - self.before if in_ci() else set()
-        return sorted({*below, *new})
+        return sorted(
+            m for m in mount_points() if any(m == o or m.startswith(o + "/") for o in ours)
+        )
 
     def left_processes(self) -> dict[int, str]:
         """Processes that carry the mark of this run and do not end by themselves."""
@@ -113,22 +115,11 @@ def _ends_within(pid: int, seconds: float) -> bool:
         os.close(handle)
 
 
-def _mount_table() -> Iterator[tuple[str, str]]:
-    table = Path("/proc/self/mountinfo").read_bytes().decode(errors="surrogateescape")
-    for line in table.splitlines():
-        fields = line.split(" ")
-        point = fields[4].encode(errors="surrogateescape").decode("unicode_escape")
-        yield point, fields[fields.index("-") + 1]
-
-
 def mount_points() -> list[str]:
     """Every mount point that this process sees."""
-    return [point for point, _ in _mount_table()]
-
-
-def fuse_mounts() -> list[str]:
-    """Mount points of FUSE file systems."""
-    return [point for point, kind in _mount_table() if kind.startswith("fuse")]
+    table = Path("/proc/self/mountinfo").read_bytes().decode(errors="surrogateescape")
+    points = (line.split(" ")[4] for line in table.splitlines())
+    return [re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point) for point in points]
 
 
 _session_key = pytest.StashKey[Session]()
@@ -136,12 +127,43 @@ _left_key = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set up the run's directory and environment; declare the one marker."""
-    config.addinivalue_line(
-        "markers", "needs(*names): parts of the machine that the test can't do without"
-    )
+    """Set up the run's directory and environment; declare the markers."""
+    for marker in (
+        "needs(*names): parts of the machine that the test can't do without",
+        "alone: measures or changes the whole machine, and is run when no other test is",
+        "slow: takes seconds, and is left out of `make check`",
+        "quick: one of the mounted tests of `make check`",
+    ):
+        config.addinivalue_line("markers", marker)
     session = config.stash[_session_key] = Session()
     os.environ.update(session.environment())
+    remember_fuse_mode()
+    if config.pluginmanager.has_plugin("xdist") and not _is_worker(config):
+        config.pluginmanager.register(Workers(session), "unionmount-workers")
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    """Whether this is one of the processes that pytest-xdist started."""
+    return hasattr(config, "workerinput")
+
+
+class Workers:
+    """What the processes of pytest-xdist found left behind, brought to the one that reports it."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Keep the list that a process sent when its tests were done."""
+        self.session.left_by_workers += getattr(node, "workeroutput", {}).get("left", [])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of one file run in one process, in their order, for they share its fixtures."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 def pytest_report_header() -> list[str]:
@@ -223,21 +245,36 @@ def _temporary_directories(config: pytest.Config) -> list[Path]:
     return [base.resolve()] if base else []
 
 
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(
+    session: pytest.Session, exitstatus: int
+) -> Generator[None, object, object]:
     """Fail a run that left something behind, or that skipped a test in CI."""
     config = session.config
+    if _is_worker(config):  # tells what it finds before pytest-xdist sends its report
+        config.workeroutput["left"] = _let_go(config)  # type: ignore[attr-defined]
+        return (yield)
+    result = yield  # all other processes of the run end
     mine = config.stash[_session_key]
-    mounts = mine.left_mounts(_temporary_directories(config))
-    left = [f"mount {mount}" for mount in mounts]
-    processes = mine.left_processes()
-    left += [f"process {pid}: {command}" for pid, command in processes.items()]
-    config.stash[_left_key] = left
-    mine.close(mounts, processes)
+    left = config.stash[_left_key] = [*mine.left_by_workers, *_let_go(config)]
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter is not None else []
     skipped_in_ci = in_ci() and not all(_is_excused(one) for one in skipped)
     if exitstatus == pytest.ExitCode.OK and (left or skipped_in_ci):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    return result
+
+
+def _let_go(config: pytest.Config) -> list[str]:
+    """Names of what this process left behind, which is gone afterwards."""
+    mine = config.stash[_session_key]
+    mounts = mine.left_mounts(_temporary_directories(config))
+    processes = mine.left_processes()
+    mine.close(mounts, processes)
+    return [
+        *(f"mount {mount}" for mount in mounts),
+        *(f"process {pid}: {command}" for pid, command in processes.items()),
+    ]
 
 
 def _is_excused(report: pytest.TestReport) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import stat
@@ -9,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 NOBODY = 65534
-_BECOME = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+_FUSE_MODE = "UNIONMOUNT_TEST_FUSE_MODE"
+BECOME = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 # A virtual environment may stand in root's home, where only root gets to its Python. The user may
 # then read (not write) everywhere, but not mount; setuid programs do not inherit that.
 _READ_ALL = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
@@ -30,8 +32,8 @@ def become_nobody(*, in_shell: bool = False) -> tuple[str, ...]:
         return ()
     direct = (sys.executable, "-c", "")
     probe = ("sh", "-c", '"$0" -c ""', sys.executable) if in_shell else direct
-    reaches = subprocess.run([*_BECOME, *probe], check=False, stderr=-3)
-    return _BECOME if reaches.returncode == 0 else (*_BECOME, *_READ_ALL)
+    reaches = subprocess.run([*BECOME, *probe], check=False, stderr=-3)
+    return BECOME if reaches.returncode == 0 else (*BECOME, *_READ_ALL)
 
 
 def public_place() -> Path:
@@ -46,19 +48,49 @@ def _is_open(place: Path) -> bool:
     return os.access(place, os.W_OK) and all(path.stat().st_mode & stat.S_IXOTH for path in way)
 
 
+def remember_fuse_mode(device: Path = Path("/dev/fuse")) -> None:
+    """Note the mode that /dev/fuse goes back to, for all processes of a run."""
+    if device.exists():
+        os.environ.setdefault(_FUSE_MODE, f"{device.stat().st_mode & 0o7777:o}")
+
+
 @contextmanager
-def fuse_for_all() -> Iterator[None]:
-    """/dev/fuse open to every user."""
-    path = Path("/dev/fuse")
-    if os.geteuid() or not path.exists():
+def fuse_for_all(device: Path = Path("/dev/fuse")) -> Iterator[None]:
+    """/dev/fuse open to every user, until the last process that wants it so is done."""
+    if os.geteuid() or not device.exists():
         yield
         return
-    before = path.stat().st_mode & 0o7777
-    path.chmod(0o666)
+    remember_fuse_mode(device)
+    users = os.open(device.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        device.chmod(0o666)
         yield
     finally:
-        path.chmod(before)
+        with suppress(BlockingIOError):  # somebody else still wants it
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            device.chmod(int(os.environ[_FUSE_MODE], 8))
+        os.close(users)
+
+
+@contextmanager
+def allowed_to_others() -> Iterator[None]:
+    """/etc/fuse.conf that lets users open their mounts to others; one process at a time."""
+    path = Path("/etc/fuse.conf")
+    turn = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        before = path.read_bytes() if path.exists() else None
+        path.write_bytes((before or b"") + b"\nuser_allow_other\n")
+        try:
+            yield
+        finally:
+            if before is None:
+                path.unlink()
+            else:
+                path.write_bytes(before)
+    finally:
+        os.close(turn)
 
 
 def call_as(

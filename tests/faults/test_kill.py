@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from compare import Snapshot, snapshot
 from differential.lowers import image
+from effort import amount
 
 from faults.changes_seen import ChangesSeen
 from faults.commands import Commands
@@ -35,7 +36,7 @@ pytestmark = [
     pytest.mark.timeout(300 + 2 * soak_seconds()),
 ]
 
-KILLS = 54  # of each kind of mount, where there is no more time
+KILLS = amount(27, 54)  # of each kind of mount, where there is no more time
 KILLS_OF_AN_UPPER = 6  # then a fresh one: what is copied up can't be again
 WORKERS = 3
 STEPS = 120

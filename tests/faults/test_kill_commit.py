@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from compare import differences, snapshot
 from differential.lowers import image
+from effort import amount
 
 from faults.changes_seen import ChangesSeen
 from faults.commands import Commands, Result
@@ -25,7 +26,7 @@ pytestmark = [
     pytest.mark.timeout(300 + soak_seconds()),
 ]
 
-KILLS = 24
+KILLS = amount(12, 24)
 KILLS_OF_A_STORE = 8
 MAX_DELAY = 0.002
 

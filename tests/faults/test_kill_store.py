@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from effort import amount
 from mounting import is_mounted
 from unit.imagefiles import (
     MadeImage,
@@ -35,7 +36,7 @@ pytestmark = [
     pytest.mark.timeout(300 + soak_seconds()),
 ]
 
-ROUNDS = 40
+ROUNDS = amount(20, 40)
 AT_ONCE = 4
 MAX_DELAY = 0.06
 PATIENCE = 30.0

@@ -26,6 +26,7 @@ from typing import Any
 
 import pytest
 from compare import snapshot
+from effort import amount
 
 from faults.commands import Commands
 from faults.disks import overlay_place
@@ -60,10 +61,10 @@ pytestmark = [
     pytest.mark.timeout(300 + 2 * soak_seconds()),
 ]
 
-CUTS = {"ext4": 80, "xfs": 20}  # of one trace
+CUTS = {"ext4": amount(30, 80), "xfs": amount(10, 20)}  # of one trace
 PARTS = 2
 STEPS = 70  # of one part between mount and unmount
-ROUNDS = 2
+ROUNDS = amount(1, 2)
 SYNCED = 0.25  # of the changes are followed by a sync of what was changed
 UNMOUNTED = 0  # the number of the marks that say so; the parts count from 1
 

@@ -19,6 +19,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from effort import amount
 from registry.servers import DockerRegistry
 from unit.imagefiles import (
     MadeImage,
@@ -59,7 +60,11 @@ pytestmark = [
     pytest.mark.timeout(300 + 2 * soak_seconds()),
 ]
 
-CUTS = {"ext4": 40, "xfs": 5, "btrfs": 5}  # of one trace, besides some right after a command
+CUTS = {
+    "ext4": amount(15, 40),
+    "xfs": 5,
+    "btrfs": 5,
+}  # of one trace, besides some right after a command
 MAX_CALLS = 30  # that are counted, of a load
 DONE = 0  # the number of the marks
 

@@ -344,6 +344,7 @@ def test_abort_under_load(mount: Callable[..., Mounted], load: Any, tmp_path: Pa
     ended(mounted)
 
 
+@pytest.mark.alone
 def test_a_second_signal_ends_it_under_load(mount: Callable[..., Mounted], load: Any) -> None:
     mounted = mount("--ephemeral")
     daemon = Process(mounted.record.pid)

@@ -21,7 +21,7 @@ from mounting import CommandLine
 from unionmount.mounting.records import MountTable
 from unionmount.mounting.statistics import ask_stats
 
-pytestmark = pytest.mark.needs("fuse")
+pytestmark = [pytest.mark.needs("fuse"), pytest.mark.alone]
 
 LATER = {"FORGET", "BATCH_FORGET", "RELEASEDIR", "INTERRUPT"}
 NAMES = 240

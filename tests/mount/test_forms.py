@@ -11,7 +11,7 @@ from mounting import CommandLine
 
 from unionmount.cli import main
 
-pytestmark = pytest.mark.needs("fuse")
+pytestmark = [pytest.mark.needs("fuse"), pytest.mark.quick]
 
 
 class Forms:

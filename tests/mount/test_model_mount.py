@@ -11,8 +11,8 @@ import model
 import pytest
 import strategies
 from archives import Layer, docker_archive
-from capabilities import in_ci
 from compare import Item, Snapshot, differences, digest_of, snapshot
+from effort import amount
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mounting import CommandLine
@@ -20,7 +20,7 @@ from strategies import Entry, tar_of
 
 pytestmark = pytest.mark.needs("fuse", "root")
 
-EXAMPLES = int(os.environ.get("UNIONMOUNT_MOUNT_EXAMPLES", "60" if in_ci() else "30"))
+EXAMPLES = amount(30, 60)
 
 
 class Raw(Layer):

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from mounting import CommandLine
-from users import NOBODY, become_nobody, call_as, fuse_for_all
+from users import NOBODY, allowed_to_others, become_nobody, call_as, fuse_for_all
 
-pytestmark = pytest.mark.needs("fuse", "root", "overlayfs")
+pytestmark = [pytest.mark.needs("fuse", "root", "overlayfs"), pytest.mark.quick]
 
 _PATIENCE = 20  # seconds after which who looks into a mount is taken to wait for ever
 
@@ -162,19 +162,3 @@ def test_an_ordinary_users_daemon_does_not_wait_for_itself(
     call_as(NOBODY, lambda: (mounted / "again").chmod(0o640))
     assert (mounted / "one").stat().st_mode == (mounted / "again").stat().st_mode
     assert (mounted / "one").stat().st_nlink == 2
-
-
-class allowed_to_others:  # noqa: N801 - a context manager
-    """/etc/fuse.conf that lets ordinary users open their mounts to others."""
-
-    _path = Path("/etc/fuse.conf")
-
-    def __enter__(self) -> None:
-        self._before = self._path.read_bytes() if self._path.exists() else None
-        self._path.write_bytes((self._before or b"") + b"\nuser_allow_other\n")
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is None:
-            self._path.unlink()
-        else:
-            self._path.write_bytes(self._before)

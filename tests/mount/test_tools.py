@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from archives import Layer, docker_archive
 
-pytestmark = pytest.mark.needs("fuse", "root")
+pytestmark = [pytest.mark.needs("fuse", "root"), pytest.mark.quick]
 
 
 def image_layers() -> list[Layer]:

@@ -8,53 +8,31 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from archives import Layer, docker_archive
 from mounting import CommandLine, Process, is_mounted, mount_line
+from users import BECOME, NOBODY, become_nobody, fuse_for_all
 
 pytestmark = pytest.mark.needs("ordinary-user")
-
-USER = 65534
-BECOME_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
-# A virtual environment may stand in root's home, where only root gets to its Python. The user may
-# then read (not write) everywhere, but not mount; setuid programs do not inherit that.
-READ_ALL = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[None]:
     """/dev/fuse open to the user."""
-    if os.geteuid():
-        yield
-        return
-    path = Path("/dev/fuse")
-    if not path.exists():
+    if not Path("/dev/fuse").exists():
         pytest.skip("/dev/fuse: No such file or directory")
-    before = path.stat().st_mode & 0o7777
-    path.chmod(0o666)
-    try:
+    with fuse_for_all():
         yield
-    finally:
-        path.chmod(before)
-
-
-def become_user() -> tuple[str, ...]:
-    """The command that runs another one as the user."""
-    if os.geteuid():
-        return ()
-    reaches = subprocess.run([*BECOME_USER, sys.executable, "-c", ""], check=False, stderr=-3)
-    return BECOME_USER if reaches.returncode == 0 else (*BECOME_USER, *READ_ALL)
 
 
 @pytest.fixture
 def home(public_tmp: Path) -> Path:
     """A directory of the user."""
     if os.geteuid() == 0:
-        os.chown(public_tmp, USER, USER)
+        os.chown(public_tmp, NOBODY, NOBODY)
     return public_tmp
 
 
@@ -66,7 +44,7 @@ def user(device: None, home: Path) -> Iterator[CommandLine]:
         "UNIONMOUNT_ROOT": str(home / "root"),
         "HOME": str(home),
     }
-    cli = CommandLine(become_user(), environment)
+    cli = CommandLine(become_nobody(), environment)
     yield cli
     for record in cli.records():
         cli.run("umount", "--lazy", record["id"])
@@ -84,12 +62,12 @@ def where(home: Path) -> Path:
     directory = home / "mnt"
     directory.mkdir()
     if os.geteuid() == 0:
-        os.chown(directory, USER, USER)
+        os.chown(directory, NOBODY, NOBODY)
     return directory
 
 
 def as_user(*command: str | Path) -> subprocess.CompletedProcess[bytes]:
-    prefix = BECOME_USER if os.geteuid() == 0 else ()
+    prefix = BECOME if os.geteuid() == 0 else ()
     return subprocess.run([*prefix, *command], capture_output=True, check=False)
 
 
@@ -101,7 +79,7 @@ def test_mount_and_umount(user: CommandLine, archive: Path, where: Path) -> None
     kind, source, options = line[line.index("-") + 1 :]
     assert kind == "fuse.unionmount"
     assert source.endswith("/image,\\040with\\134odd\\040name.tar")
-    uid = os.geteuid() or USER
+    uid = os.geteuid() or NOBODY
     assert {f"user_id={uid}", "default_permissions"} <= set(options.split(","))
     daemon = Process(user.record(where)["pid"])
     user.run("umount", where)
@@ -134,7 +112,7 @@ def test_a_mount_point_is_made(user: CommandLine, archive: Path) -> None:
 
 def test_a_busy_mount_stays(user: CommandLine, archive: Path, where: Path) -> None:
     user.run("mount", "--ro", archive, where)
-    prefix = BECOME_USER if os.geteuid() == 0 else ()
+    prefix = BECOME if os.geteuid() == 0 else ()
     holder = [*prefix, "sh", "-c", 'cd "$0" && echo there && head -n 1 >&2', str(where)]
     with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -321,6 +321,21 @@ def circle_of(uses: Mapping[Any, set[Any]]) -> list[str]:
 
 @pytest.mark.needs("cc", "nm")
 @pytest.mark.parametrize("folder", FOLDERS)
+def test_c_tests_link_what_a_folder_includes(folder: str) -> None:
+    """A list that is too long would hide that a folder needs one that it does not include."""
+    makefile = (PROJECT / "tests/c/Makefile").read_text(encoding="utf-8")
+    found = re.search(rf"^USES_{folder} :=(.*)$", makefile, re.MULTILINE)
+    assert found is not None
+    sources = [*(CSRC / folder).glob("*.[ch]")]
+    included = {
+        name
+        for path in sources
+        for name in re.findall(r'#include "(\w+)/', path.read_text(encoding="utf-8"))
+    }
+    assert set(found[1].split()) == included - {folder}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_files_of_a_folder_call_each_other_in_no_circle(
     folder: str, symbols: dict[Path, Symbols]
 ) -> None:

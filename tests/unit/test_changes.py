@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from dataclasses import replace
 import pytest
 import strategies
 from archives import Layer
-from capabilities import in_ci
+from effort import examples
 from hypothesis import given, settings
 from strategies import Entry, tar_of
 from trees import differences, facts, layer_between, tree_of
@@ -20,7 +19,9 @@ from unionmount.core import ROOT
 from unionmount.errors import FormatError
 from unionmount.formats.tar_writer import END
 
-EXAMPLES = int(os.environ.get("UNIONMOUNT_EXAMPLES", "1000" if in_ci() else "300"))
+pytestmark = pytest.mark.slow
+
+EXAMPLES = examples(300, 1000)
 
 
 def told(below: Layer, above: Layer) -> list[str]:

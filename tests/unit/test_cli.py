@@ -173,6 +173,7 @@ def test_nothing_heavy_is_imported(command: list[str]) -> None:
     assert not heavy & set(done.stderr.split())
 
 
+@pytest.mark.alone
 def test_help_is_quick() -> None:
     """Against a bare interpreter in the same moment, for the machine may be busy."""
 

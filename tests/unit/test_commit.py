@@ -34,6 +34,8 @@ from unionmount.store.containers import Container, ContainerImage, Containers
 from unionmount.store.store import Store, StoredImage
 from unionmount.transfer.load import load, open_image
 
+pytestmark = pytest.mark.slow
+
 RUNS = int(os.environ.get("UNIONMOUNT_EXAMPLES", "200" if in_ci() else "60"))
 STEPS = 40
 ME = Maker(0, 0)

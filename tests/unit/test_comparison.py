@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import model
 import pytest
 import strategies
 from archives import Layer
-from capabilities import in_ci
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import Entry, tar_of
@@ -25,7 +24,9 @@ from unionmount.core import FileTree, Index, Node, Tree
 from unionmount.errors import FormatError
 from unionmount.images.reference import Digest
 
-EXAMPLES = int(os.environ.get("UNIONMOUNT_EXAMPLES", "500" if in_ci() else "150"))
+pytestmark = pytest.mark.slow
+
+EXAMPLES = examples(150, 500)
 
 
 @dataclass

@@ -52,6 +52,8 @@ from unionmount.store.store import Store
 from unionmount.transfer.check_image import check_image
 from unionmount.transfer.load import load, open_image
 
+pytestmark = pytest.mark.slow
+
 IMAGE = small_image()
 
 

@@ -23,7 +23,7 @@ from unionmount.cli import main
 from unionmount.cli.output import human_duration, human_size
 from unionmount.store.store import Store
 
-pytestmark = pytest.mark.needs("docker-cli")
+pytestmark = [pytest.mark.needs("docker-cli"), pytest.mark.slow]
 Capture = pytest.CaptureFixture[str]
 _NAMES = ("nginx:1.25", "ghcr.io/a/b:2.0", "old:1")
 

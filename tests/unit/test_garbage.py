@@ -33,6 +33,8 @@ from unionmount.transfer.image_files import DirectorySink
 from unionmount.transfer.load import load, open_image
 from unionmount.transfer.save import find_wanted, save
 
+pytestmark = pytest.mark.slow
+
 BASE = tar({"base": b"b" * 5000})
 ONE = MadeImage((BASE, tar({"one": b"1" * 9000})), names=("example.org/one:1",))
 TWO = MadeImage((BASE, tar({"two": b"2" * 9000})), names=("example.org/two:1",))

@@ -19,6 +19,8 @@ from unionmount.store.layer_import import MAX_LAYER_SIZE, Expected, ImportLimits
 from unionmount.store.store import Store
 from unionmount.system.files import FileRange
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 # Beside the tables: the parser's buffers, a scan's window, what is written, and malloc's own.
 SLACK = 24 * MIB

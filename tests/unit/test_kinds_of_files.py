@@ -43,6 +43,8 @@ from unionmount.system.files import (
 from unionmount.transfer.image_files import replaced_file
 from unionmount.transfer.load import load, open_image
 
+pytestmark = pytest.mark.slow
+
 IMAGE = small_image()
 NOWHERE = "127.0.0.1:9/x"  # nobody listens there: a command that gets so far has read its files
 QUICK = {"UNIONMOUNT_TIMEOUT": "0.2"}

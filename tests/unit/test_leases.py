@@ -23,6 +23,8 @@ from unionmount.store.layer_import import Expected
 from unionmount.store.leases import held_leases
 from unionmount.store.store import Store
 
+pytestmark = pytest.mark.slow
+
 LAYER = tar({"a": b"1"})
 DIFF_ID = Digest.parse(sha256(LAYER))
 OTHER = Digest.of(b"other")

@@ -11,6 +11,8 @@ from registry.servers.raw import Connection, RawServer
 
 from unionmount.sources import looks_like_file
 
+pytestmark = pytest.mark.slow
+
 FILES = [
     "image.tar",
     "image.tar:1",

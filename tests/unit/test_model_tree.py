@@ -14,7 +14,7 @@ from pathlib import Path
 import model
 import pytest
 import strategies
-from capabilities import in_ci
+from effort import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from strategies import Entry, tar_of
@@ -22,7 +22,9 @@ from strategies import Entry, tar_of
 from unionmount.core import ROOT, Attributes, Index, Indexer, Node, Tree, TreeLayer
 from unionmount.errors import FormatError
 
-EXAMPLES = int(os.environ.get("UNIONMOUNT_EXAMPLES", "2000" if in_ci() else "500"))
+pytestmark = pytest.mark.slow
+
+EXAMPLES = examples(500, 2000)
 
 _ABSENT = [b"a", b"b", b"c", b"d", b".wh.a", b".wh..wh..opq", b".wh..wh.plnk", b"nowhere", b"\xff"]
 

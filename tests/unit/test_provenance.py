@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import model
 import pytest
 import strategies
 from archives import Layer
-from capabilities import in_ci
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from strategies import Entry, tar_of
 from trees import tree_of
@@ -20,7 +19,9 @@ from unionmount.errors import FormatError
 from unionmount.images.history import steps_of_layers
 from unionmount.images.manifest import History
 
-EXAMPLES = int(os.environ.get("UNIONMOUNT_EXAMPLES", "500" if in_ci() else "150"))
+pytestmark = pytest.mark.slow
+
+EXAMPLES = examples(150, 500)
 
 
 def told(layers: Sequence[Layer], path: str) -> list[str]:

@@ -10,7 +10,7 @@ import model
 import pytest
 import strategies
 from archives import Layer
-from capabilities import in_ci
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from strategies import Entry, tar_of
 from trees import tree_of
@@ -18,7 +18,9 @@ from trees import tree_of
 from unionmount.core import DirectoryLayer, LayerSummary, Summary, Tree
 from unionmount.errors import FormatError
 
-EXAMPLES = int(os.environ.get("UNIONMOUNT_EXAMPLES", "1000" if in_ci() else "200"))
+pytestmark = pytest.mark.slow
+
+EXAMPLES = examples(200, 1000)
 
 
 # ---- the slow way --------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-pytestmark = pytest.mark.needs("make", "cc")
+pytestmark = [pytest.mark.needs("make", "cc"), pytest.mark.slow]
 
 Parser = Callable[[bytes], list["Entry"]]
 

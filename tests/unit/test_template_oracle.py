@@ -18,7 +18,7 @@ from unit.test_template import _TABLE, outcome
 from unionmount.cli.output import aligned
 from unionmount.gotemplate import Template, TemplateError, from_json
 
-pytestmark = pytest.mark.needs("go")
+pytestmark = [pytest.mark.needs("go"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,8 @@ from unionmount.images.reference import Digest
 from unionmount.store.containers import ContainerImage, Containers
 from unionmount.store.store import Store
 
+pytestmark = pytest.mark.slow
+
 Capture = pytest.CaptureFixture[str]
 _SECONDS = 20.0
 
