@@ -1,6 +1,4 @@
 #include <fcntl.h>
-#include <limits.h>
-#include <linux/fs.h>
 
 #include "upper/state.h"
 
@@ -126,25 +124,6 @@ static int lift(struct um_upper *upper, struct um_target *target, struct um_reco
 }
 
 /* ---- marks -------------------------------------------------------------------------------------------- */
-
-int um_lower_path(struct um_upper *upper, uint64_t node, char *room, size_t size, const char **path)
-{
-    char *at = room + size;
-    while (node != UM_ROOT_NODE) {
-        const char *name;
-        size_t name_size;
-        int error = um_tree_name(upper->tree, node, &node, &name, &name_size);
-        if (error != 0)
-            return error;
-        if ((size_t)(at - room) <= name_size)
-            return -EXDEV; /* too long for the mark; who asked copies and removes instead */
-        at -= name_size;
-        memcpy(at, name, name_size);
-        *--at = '/';
-    }
-    *path = at;
-    return 0;
-}
 
 /* Let something be, at its new place, what it is now. */
 static int mark(struct um_upper *upper, struct um_record *record, const struct um_target *place)

@@ -38,6 +38,15 @@
 #include "system/refusals.h"
 #include "upper/upper.h"
 
+#define UM_KEEP UINT32_MAX
+
+struct um_override; /* marks/override_stat.h */
+
+static inline int um_failed(void)
+{
+    return -errno;
+}
+
 static inline uint64_t um_hash_node(uint64_t node)
 {
     node *= 0x9e3779b97f4a7c15ull;
@@ -575,5 +584,96 @@ int um_record_fix_data(struct um_upper *upper, struct um_record *record);
  * which is not 0 after an error only where they could not be taken back. */
 int um_group_link(struct um_upper *upper, int fd, const char *entry,
                   const struct um_shown_name *names, size_t n, size_t *linked);
+
+/* ---- upper/nodes.c ----------------------------------------------------------------------- */
+
+int um_upper_grow_records(struct um_upper *upper);
+void um_record_free(struct um_record *record);
+struct um_known *um_upper_find_known(const struct um_upper *upper, uint64_t node);
+/* Remove an entry; those behind it that probing would not reach any more move up. */
+void um_upper_remove_known(struct um_upper *upper, struct um_known *entry);
+int um_upper_add_known(struct um_upper *upper, uint64_t node, uint64_t parent, struct um_slice name,
+                       uint64_t lookups);
+
+/* ---- upper/rule.c ------------------------------------------------------------------------ */
+
+/* Whether a name is "." or "..". */
+bool um_is_dots(struct um_slice name);
+int um_upper_node(const struct um_upper *upper, const struct stat *status, uint64_t *node);
+/* 0 where there may be such a name. */
+int um_upper_check_sought(struct um_slice name);
+
+/* ---- upper/work.c ------------------------------------------------------------------------ */
+
+int um_disk_empty(int fd, const char *name, int depth);
+
+/* ---- upper/reach.c ----------------------------------------------------------------------- */
+
+/* Whether something of this name stands in a directory; `like` is another spot of the upper. */
+int um_disk_has_entry(const struct um_spot *like, int fd, const char *name);
+/* Whether a mark below user. on an object of this owner and mode is the daemon's word, root's, or that of the
+ * upper's owner. */
+bool um_is_trusted(const struct um_upper *upper, uint32_t uid, uint32_t mode);
+
+/* ---- upper/setattr.c --------------------------------------------------------------------- */
+
+int um_change(struct um_upper *upper, struct um_record *record, const struct um_setattr *changes);
+
+/* ---- upper/object.c ---------------------------------------------------------------------- */
+
+bool um_upper_overrides(const struct um_upper *upper);
+/* user.* xattrs are for files and directories. */
+bool um_upper_has_room(uint32_t mode);
+/* The permissions on disk of what is kept apart: never without access for the daemon, nor such that
+ * others could write, and so say what it shows. */
+uint32_t um_upper_own_bits(uint32_t type, uint32_t mode);
+/* Put into override_stat what the disk, which is at `status`, does not show. */
+int um_disk_write_override(struct um_spot *spot, const struct stat *status,
+                           const struct um_override *shown, bool had);
+/* The owner of a symlink where the daemon may set it; an ordinary user's is the daemon's. */
+int um_disk_chown_symlink(struct um_upper *upper, const struct um_spot *spot, uint32_t uid,
+                          uint32_t gid);
+
+/* ---- upper/redirects.c ------------------------------------------------------------------- */
+
+/* The record of the directory `name` in a directory, which is unpinned; -ENOENT where the mount shows
+ * none. */
+int um_step(struct um_upper *upper, struct um_record *directory, struct um_slice name,
+            struct um_record **out);
+/* The directory that continues `lower` because it was renamed. */
+int um_upper_find_redirected(struct um_upper *upper, uint64_t lower, struct um_record **out);
+
+/* ---- upper/copy.c ------------------------------------------------------------------------ */
+
+struct um_copy {
+    char name[32]; /* in the work directory; empty once it stands there no more */
+    bool directory;
+    uint64_t data; /* the lower node whose data it has, 0 where that is its own */
+    int fd; /* of a regular file, for reading and writing; else -1 */
+    uint64_t ino; /* what the upper's file system calls it */
+    bool capable; /* as of a record */
+    const struct um_patience *patience; /* set before it is made; of the copying of data */
+};
+
+void um_copy_discard(struct um_upper *upper, struct um_copy *copy);
+/* Copy a node of the lower tree into the work directory. */
+int um_copy_make(struct um_upper *upper, uint64_t lower, const struct um_attr *attr,
+                 const char *redirect, bool empty, struct um_copy *copy);
+
+/* ---- upper/publish.c --------------------------------------------------------------------- */
+
+#define UM_REDIRECT_ROOM 1024u /* every file system has room for an xattr of that size */
+
+int um_copy_publish(struct um_upper *upper, struct um_record *record, struct um_copy *copy);
+/* The path of `name` in a directory of the lower tree; NULL where it is too long for a mark. */
+const char *um_copy_lower_path(struct um_upper *upper, uint64_t directory, struct um_slice name,
+                               char room[UM_REDIRECT_ROOM]);
+/* The path of a file in the lower tree, where its record leads to it; NULL where it does not, or where
+ * the path is too long for a mark. */
+const char *um_copy_lower_file_path(struct um_upper *upper, const struct um_record *record,
+                                    char room[UM_REDIRECT_ROOM]);
+
+/* Take the ACLs from an object of this type that it inherited. */
+int um_disk_strip_acls(struct um_spot *made, uint32_t type);
 
 #endif
