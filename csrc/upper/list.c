@@ -451,7 +451,7 @@ static int next_hit(struct um_upper_list *list, uint64_t *cookie, struct um_slic
 {
     int more;
     while ((more = next_name(list, cookie, name)) > 0) {
-        int error = um_upper_find(list->upper, list->directory, *name, hit);
+        int error = um_upper_look(list->upper, list->directory, *name, hit);
         if (error == -EXDEV)
             continue; /* something else is mounted there: no part of the upper */
         if (error != -ENOENT)
@@ -504,7 +504,7 @@ static int count_below(struct um_upper_list *list, struct um_tree_entry *entries
     for (int i = 0; i < n; i++) {
         struct um_slice name = um_slice_of(entries[i].name, entries[i].name_size);
         struct um_upper_hit hit;
-        int error = um_upper_hit_below(list->upper, &entries[i], &hit);
+        int error = um_upper_look_below(list->upper, &entries[i], &hit);
         if (error == 0)
             error = um_upper_count(list->upper, list->directory, name, &hit);
         if (error != 0)

@@ -102,6 +102,27 @@ int um_upper_count_nameless(struct um_upper *upper, int fd, struct um_attr *attr
     return error;
 }
 
+int um_upper_look(struct um_upper *upper, struct um_record *directory, struct um_slice name,
+                  struct um_upper_hit *hit)
+{
+    int error = um_upper_find(upper, directory, name, hit);
+    return error || hit->in_upper ? error : um_upper_count_links(upper, &hit->attr);
+}
+
+int um_upper_look_below(struct um_upper *upper, const struct um_tree_entry *entry,
+                        struct um_upper_hit *hit)
+{
+    int error = um_upper_hit_below(upper, entry, hit);
+    return error || hit->in_upper ? error : um_upper_count_links(upper, &hit->attr);
+}
+
+int um_record_shown_attr(struct um_upper *upper, struct um_record *record, struct um_attr *attr)
+{
+    int error = um_record_attr(upper, record, attr);
+    bool counted = record->in_upper || record->directory || record->gone;
+    return error || counted ? error : um_upper_count_links(upper, attr);
+}
+
 static int find_directory(struct um_upper *upper, uint64_t node, struct um_record **record)
 {
     struct um_attr attr;
@@ -135,13 +156,13 @@ static void look_below(struct um_upper *upper, uint64_t node, struct um_slice na
                                     name.size, &below->entry);
 }
 
-/* As um_upper_find. What was found below holds while the directory is not in the upper. */
+/* As um_upper_look. What was found below holds while the directory is not in the upper. */
 static int find_again(struct um_upper *upper, struct um_record *directory, struct um_slice name,
                       const struct below *below, struct um_upper_hit *hit)
 {
     if (below->directory == 0 || um_record_only_below(directory) != below->directory)
-        return um_upper_find(upper, directory, name, hit);
-    return below->error ? below->error : um_upper_hit_below(upper, &below->entry, hit);
+        return um_upper_look(upper, directory, name, hit);
+    return below->error ? below->error : um_upper_look_below(upper, &below->entry, hit);
 }
 
 int um_upper_lookup(struct um_upper *upper, uint64_t node, const char *name, size_t name_size,
@@ -170,7 +191,7 @@ int um_upper_getattr(struct um_upper *upper, uint64_t node, struct um_attr *attr
     pthread_rwlock_wrlock(&upper->lock);
     struct um_record *record = um_upper_record(upper, node);
     if (record != NULL)
-        error = um_record_attr(upper, record, attr);
+        error = um_record_shown_attr(upper, record, attr);
     pthread_rwlock_unlock(&upper->lock);
     if (record != NULL || node >= upper->base)
         return error;
@@ -179,7 +200,7 @@ int um_upper_getattr(struct um_upper *upper, uint64_t node, struct um_attr *attr
         return error;
     pthread_rwlock_wrlock(&upper->lock);
     record = um_upper_record(upper, node); /* there may be one by now */
-    error = record ? um_record_attr(upper, record, attr) : um_upper_count_links(upper, attr);
+    error = record ? um_record_shown_attr(upper, record, attr) : um_upper_count_links(upper, attr);
     pthread_rwlock_unlock(&upper->lock);
     return error;
 }

@@ -183,11 +183,10 @@ struct shown_change {
     bool apart; /* what shows is kept apart from what is on disk */
 };
 
-/* As read_shown, to um_change it: something brought here from elsewhere may keep the daemon out. */
-static int begin_change(struct um_upper *upper, struct um_spot *spot,
-                        struct shown_change *um_change)
+/* As read_shown, to change it: something brought here from elsewhere may keep the daemon out. */
+static int begin_change(struct um_upper *upper, struct um_spot *spot, struct shown_change *change)
 {
-    struct stat *status = &um_change->status;
+    struct stat *status = &change->status;
     int error = um_spot_stat(spot, status);
     if (error != 0)
         return error;
@@ -195,11 +194,11 @@ static int begin_change(struct um_upper *upper, struct um_spot *spot,
     uint32_t needed = um_upper_own_bits(status->st_mode, 0);
     if (um_upper_overrides(upper) && room && (status->st_mode & needed) != needed)
         error = um_spot_chmod(spot, status->st_mode | needed);
-    int had = error ? error : read_shown(upper, spot, status, &um_change->shown);
+    int had = error ? error : read_shown(upper, spot, status, &change->shown);
     if (had < 0)
         return had;
-    um_change->had = had;
-    um_change->apart = room && (um_upper_overrides(upper) || had || is_closed_root(upper, spot));
+    change->had = had;
+    change->apart = room && (um_upper_overrides(upper) || had || is_closed_root(upper, spot));
     return 0;
 }
 
@@ -215,7 +214,7 @@ static int keep_capability(struct um_upper *upper, struct um_spot *spot)
     return error;
 }
 
-/* Where others may exchange what stands under a name, hold on to what stands there: all steps of a um_change
+/* Where others may exchange what stands under a name, hold on to what stands there: all steps of a change
  * are made on one object. To be let go of in any case. */
 static int hold(const struct um_upper *upper, const struct um_spot *spot, struct um_spot *held)
 {
@@ -240,11 +239,11 @@ static void let_go(struct um_spot *spot, const struct um_spot *held)
 
 /* Say again what an object shows that is the daemon's since this moment: who owned it before could write the
  * mark, and the mode, up to then. */
-static int settle_claim(struct um_spot *spot, const struct shown_change *um_change)
+static int settle_claim(struct um_spot *spot, const struct shown_change *change)
 {
-    int error = um_spot_chmod(spot, um_change->status.st_mode & 0755);
+    int error = um_spot_chmod(spot, change->status.st_mode & 0755);
     if (error == 0)
-        error = put_override(spot, &um_change->shown);
+        error = put_override(spot, &change->shown);
     if (error != 0)
         um_spot_removexattr(spot, UM_OVERRIDE_XATTR);
     return error;
@@ -253,14 +252,14 @@ static int settle_claim(struct um_spot *spot, const struct shown_change *um_chan
 /* Let the daemon own what an earlier mount gave away on disk, before what it shows is kept apart. In this
  * order: a mark on somebody else's file is not believed, and the step that makes it so takes the
  * set-user-ID bits and the capability away. `given`: so does what the user of the mount asked for, chown. */
-static int take_over(struct um_upper *upper, struct um_spot *spot, struct shown_change *um_change,
+static int take_over(struct um_upper *upper, struct um_spot *spot, struct shown_change *change,
                      bool given)
 {
-    struct stat *status = &um_change->status;
-    if (!um_change->apart || !um_upper_overrides(upper) || is_closed_root(upper, spot) ||
+    struct stat *status = &change->status;
+    if (!change->apart || !um_upper_overrides(upper) || is_closed_root(upper, spot) ||
         status->st_uid == geteuid())
         return 0;
-    int error = put_override(spot, &um_change->shown);
+    int error = put_override(spot, &change->shown);
     if (error == 0 && (status->st_mode & 022))
         error = um_spot_chmod(spot, status->st_mode & ~022u);
     if (error == 0 && S_ISREG(status->st_mode) && !given)
@@ -268,8 +267,8 @@ static int take_over(struct um_upper *upper, struct um_spot *spot, struct shown_
     if (error == 0)
         error = um_spot_chown(spot, geteuid(), getegid());
     if (error == 0)
-        error = settle_claim(spot, um_change);
-    um_change->had = true;
+        error = settle_claim(spot, change);
+    change->had = true;
     return error;
 }
 
@@ -297,35 +296,35 @@ int um_disk_chown_symlink(struct um_upper *upper, const struct um_spot *spot, ui
 {
     int error = um_spot_chown(spot, uid, gid);
     if (error == -EPERM && um_upper_overrides(upper))
-        error = um_spot_chown(spot, UM_KEEP, UM_KEEP); /* for the um_change time */
+        error = um_spot_chown(spot, UM_KEEP, UM_KEEP); /* for the change time */
     return error;
 }
 
 static int change_owner(struct um_upper *upper, struct um_spot *spot, uint32_t uid, uint32_t gid)
 {
-    struct shown_change um_change;
-    int error = begin_change(upper, spot, &um_change);
+    struct shown_change change;
+    int error = begin_change(upper, spot, &change);
     if (error != 0)
         return error;
-    if (is_forbidden(upper, &um_change.status))
+    if (is_forbidden(upper, &change.status))
         return -EPERM;
-    if (S_ISLNK(um_change.status.st_mode))
+    if (S_ISLNK(change.status.st_mode))
         return um_disk_chown_symlink(upper, spot, uid, gid);
-    if (!um_change.apart) {
+    if (!change.apart) {
         error = um_spot_chown(spot, uid, gid);
-        return error ? error : um_disk_drop_claim(upper, spot, &um_change.status);
+        return error ? error : um_disk_drop_claim(upper, spot, &change.status);
     }
-    error = take_over(upper, spot, &um_change, true);
+    error = take_over(upper, spot, &change, true);
     if (error == 0)
-        error = um_spot_chown(spot, UM_KEEP, UM_KEEP); /* for the um_change time */
+        error = um_spot_chown(spot, UM_KEEP, UM_KEEP); /* for the change time */
     if (error != 0)
         return error;
-    struct um_override shown = um_change.shown;
+    struct um_override shown = change.shown;
     shown.uid = uid == UM_KEEP ? shown.uid : uid;
     shown.gid = gid == UM_KEEP ? shown.gid : gid;
     if (!S_ISDIR(shown.type))
         shown.mode = without_set_id(shown.mode);
-    return update_override(upper, spot, &shown, um_change.had);
+    return update_override(upper, spot, &shown, change.had);
 }
 
 int um_disk_chown(struct um_upper *upper, struct um_spot *spot, uint32_t uid, uint32_t gid)
@@ -340,23 +339,23 @@ int um_disk_chown(struct um_upper *upper, struct um_spot *spot, uint32_t uid, ui
 
 static int change_mode(struct um_upper *upper, struct um_spot *spot, uint32_t mode)
 {
-    struct shown_change um_change;
-    int error = begin_change(upper, spot, &um_change);
+    struct shown_change change;
+    int error = begin_change(upper, spot, &change);
     if (error != 0)
         return error;
-    if (S_ISLNK(um_change.status.st_mode))
+    if (S_ISLNK(change.status.st_mode))
         return -EOPNOTSUPP;
-    if (is_forbidden(upper, &um_change.status))
+    if (is_forbidden(upper, &change.status))
         return -EPERM;
-    if (!um_change.apart) {
+    if (!change.apart) {
         error = um_spot_chmod(spot, mode);
-        return error ? error : um_disk_drop_claim(upper, spot, &um_change.status);
+        return error ? error : um_disk_drop_claim(upper, spot, &change.status);
     }
-    error = take_over(upper, spot, &um_change, false);
-    um_change.shown.mode = mode & 07777;
+    error = take_over(upper, spot, &change, false);
+    change.shown.mode = mode & 07777;
     if (error == 0)
-        error = um_spot_chmod(spot, kept_bits(upper, spot, &um_change.status, mode));
-    return error ? error : update_override(upper, spot, &um_change.shown, um_change.had);
+        error = um_spot_chmod(spot, kept_bits(upper, spot, &change.status, mode));
+    return error ? error : update_override(upper, spot, &change.shown, change.had);
 }
 
 int um_disk_chmod(struct um_upper *upper, struct um_spot *spot, uint32_t mode)
@@ -371,11 +370,11 @@ int um_disk_chmod(struct um_upper *upper, struct um_spot *spot, uint32_t mode)
 
 int um_disk_keeps_apart(struct um_upper *upper, struct um_spot *spot, uint32_t mode, uint32_t *kept)
 {
-    struct shown_change um_change;
-    int error = begin_change(upper, spot, &um_change);
-    if (error != 0 || !um_change.apart)
+    struct shown_change change;
+    int error = begin_change(upper, spot, &change);
+    if (error != 0 || !change.apart)
         return error;
-    *kept = is_closed_root(upper, spot) ? closed_acl_bits(um_change.status.st_mode)
-                                        : um_upper_own_bits(um_change.status.st_mode, mode);
+    *kept = is_closed_root(upper, spot) ? closed_acl_bits(change.status.st_mode)
+                                        : um_upper_own_bits(change.status.st_mode, mode);
     return 1;
 }

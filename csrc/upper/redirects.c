@@ -230,11 +230,12 @@ static int need_redirects(struct um_upper *upper)
     if (redirects == NULL)
         return -ENOMEM;
     int error = scan_upper(upper, redirects);
-    upper->redirects = redirects; /* so that resolving can't ask for them again */
     if (error == 0)
         error = resolve_redirects(upper, redirects);
     if (error != 0)
-        um_upper_redirects_changed(upper);
+        redirects_free(redirects);
+    else
+        upper->redirects = redirects;
     return error;
 }
 

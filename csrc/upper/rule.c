@@ -340,7 +340,7 @@ int um_upper_hit_below(struct um_upper *upper, const struct um_tree_entry *entry
         hit->in_upper = true;
         return um_record_attr(upper, record, &hit->attr);
     }
-    return um_upper_count_links(upper, &hit->attr);
+    return 0;
 }
 
 static int find_below(struct um_upper *upper, struct um_record *directory, struct um_slice name,
@@ -413,8 +413,6 @@ int um_record_attr(struct um_upper *upper, struct um_record *record, struct um_a
 {
     int error = record->in_upper ? disk_attr(upper, record, attr)
                                  : um_tree_getattr(upper->tree, record->lower, attr);
-    if (error == 0 && !record->in_upper && !record->directory && !record->gone)
-        error = um_upper_count_links(upper, attr);
     attr->node = record->node;
     if (record->gone)
         attr->nlink = 0;

@@ -120,7 +120,7 @@ int um_upper_setattr(struct um_upper *upper, uint64_t node, const struct um_seta
         if (changes->which != 0)
             error = um_change(upper, record, changes);
         if (error == 0)
-            error = um_record_attr(upper, record, attr);
+            error = um_record_shown_attr(upper, record, attr);
         um_record_rest(upper, record);
     }
     pthread_rwlock_unlock(&upper->lock);

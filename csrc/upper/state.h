@@ -218,7 +218,8 @@ struct um_upper_hit {
     struct um_slice name; /* of a lower file: lives as long as the tree */
 };
 
-/* [w] The rule: what `name` is in a directory. Makes no record of it and counts nothing. */
+/* [w] The rule: what `name` is in a directory. Makes no record of it and counts nothing, neither lookups nor
+ * the links of a file that is not in the upper: `attr.nlink` is what the tree says. */
 int um_upper_find(struct um_upper *upper, struct um_record *directory, struct um_slice name,
                   struct um_upper_hit *hit);
 
@@ -229,6 +230,12 @@ int um_upper_below(struct um_upper *upper, const struct um_record *directory, st
 /* [w] What is found where the upper says nothing and the lower tree shows this. */
 int um_upper_hit_below(struct um_upper *upper, const struct um_tree_entry *entry,
                        struct um_upper_hit *hit);
+
+/* [w] As um_upper_find and um_upper_hit_below, with the link count that the mount shows. */
+int um_upper_look(struct um_upper *upper, struct um_record *directory, struct um_slice name,
+                  struct um_upper_hit *hit);
+int um_upper_look_below(struct um_upper *upper, const struct um_tree_entry *entry,
+                        struct um_upper_hit *hit);
 
 /* [r] The lower directory whose names are those of this one, as long as it is not in the upper; 0 where
  * there is none. So that may be asked for without the lock, and believed if it is the same afterwards. */
@@ -261,8 +268,10 @@ void um_upper_misplace(struct um_upper *upper, uint64_t node, const struct um_re
 /* [w] Forget that a file of a lower layer was open: it goes back to the table of known nodes. */
 void um_record_demote(struct um_upper *upper, struct um_record *record);
 
-/* [w] Attributes of what a record stands for. */
+/* [w] Attributes of what a record stands for. The links of a file that is not in the upper are not counted,
+ * as by um_upper_find; um_record_shown_attr counts them. */
 int um_record_attr(struct um_upper *upper, struct um_record *record, struct um_attr *attr);
+int um_record_shown_attr(struct um_upper *upper, struct um_record *record, struct um_attr *attr);
 
 /* ---- upper/file.c ------------------------------------------------------------------------------ */
 

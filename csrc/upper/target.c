@@ -18,7 +18,7 @@ static int check_name(struct um_slice name)
 static int look(struct um_upper *upper, struct um_target *target)
 {
     struct um_tree_entry below;
-    int error = um_upper_find(upper, target->directory, target->name, &target->hit);
+    int error = um_upper_look(upper, target->directory, target->name, &target->hit);
     if (error != 0 && error != -ENOENT)
         return error;
     target->shown = error == 0;
@@ -96,7 +96,7 @@ void um_target_close(struct um_upper *upper, struct um_target *target)
 
 int um_target_made(struct um_upper *upper, struct um_target *target, struct um_attr *attr)
 {
-    int error = um_upper_find(upper, target->directory, target->name, &target->hit);
+    int error = um_upper_look(upper, target->directory, target->name, &target->hit);
     if (error == 0)
         error = um_upper_count(upper, target->directory, target->name, &target->hit);
     if (error == 0)
