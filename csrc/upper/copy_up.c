@@ -1,13 +1,14 @@
 #include "upper/state.h"
 
-int um_record_raise(struct um_upper *upper, struct um_record *record, enum um_need need)
+int um_upper_node_copy_up(struct um_upper *upper, struct um_upper_node *node,
+                          enum um_upper_need need)
 {
-    return record->directory ? um_copy_up_directory(upper, record)
-                             : um_copy_up_now(upper, record, need);
+    return node->directory ? um_upper_copy_up_directory(upper, node)
+                           : um_upper_copy_up_now(upper, node, need);
 }
 
-void um_record_rest(struct um_upper *upper, struct um_record *record)
+void um_upper_node_release(struct um_upper *upper, struct um_upper_node *node)
 {
-    um_record_demote(upper, record);
-    um_record_unpin(upper, record);
+    um_upper_node_demote(upper, node);
+    um_upper_node_unpin(upper, node);
 }

@@ -27,7 +27,7 @@ bool um_upper_overrides(const struct um_upper *upper)
 }
 
 /* user.* xattrs are for files and directories. */
-bool um_upper_has_room(uint32_t mode)
+bool um_upper_takes_user_xattrs(uint32_t mode)
 {
     return S_ISREG(mode) || S_ISDIR(mode);
 }
@@ -36,8 +36,8 @@ bool um_upper_has_room(uint32_t mode)
 
 /* 1 where override_stat says it, 0 where the disk does, or an errno. A text that makes no sense, that is
  * not believed, or that the daemon may not read, says nothing. */
-static int read_shown(struct um_upper *upper, struct um_spot *spot, const struct stat *status,
-                      struct um_override *shown)
+static int read_shown(struct um_upper *upper, struct um_upper_reached *reached,
+                      const struct stat *status, struct um_override *shown)
 {
     char text[UM_OVERRIDE_TEXT];
     struct um_override override;
@@ -47,9 +47,11 @@ static int read_shown(struct um_upper *upper, struct um_spot *spot, const struct
                                   .type = status->st_mode & S_IFMT,
                                   .major = major(status->st_rdev),
                                   .minor = minor(status->st_rdev)};
-    if (!um_upper_has_room(status->st_mode) || spot->plain || !um_disk_believes(upper, status))
+    if (!um_upper_takes_user_xattrs(status->st_mode) || reached->plain ||
+        !um_upper_believes(upper, status))
         return 0;
-    int64_t size = um_spot_getxattr_of(upper, spot, status, UM_OVERRIDE_XATTR, text, sizeof text);
+    int64_t size = um_upper_reached_getxattr_same(upper, reached, status, UM_OVERRIDE_XATTR, text,
+                                                  sizeof text);
     if (size == -ENODATA || size == -EOPNOTSUPP || size == -EACCES || size == -ERANGE)
         return 0;
     if (size < 0)
@@ -68,11 +70,11 @@ static bool is_device(uint32_t mode)
     return S_ISCHR(mode) || S_ISBLK(mode);
 }
 
-int um_disk_attr(struct um_upper *upper, struct um_spot *spot, const struct stat *status,
-                 struct um_attr *attr)
+int um_upper_object_attr(struct um_upper *upper, struct um_upper_reached *reached,
+                         const struct stat *status, struct um_attr *attr)
 {
     struct um_override shown;
-    int found = read_shown(upper, spot, status, &shown);
+    int found = read_shown(upper, reached, status, &shown);
     if (found < 0)
         return found;
     bool stands_for_special = shown.type != (status->st_mode & S_IFMT);
@@ -98,24 +100,24 @@ int um_disk_attr(struct um_upper *upper, struct um_spot *spot, const struct stat
 
 /* The permissions on disk of what is kept apart: never without access for the daemon, nor such that
  * others could write, and so say what it shows. */
-uint32_t um_upper_own_bits(uint32_t type, uint32_t mode)
+uint32_t um_upper_overridden_bits(uint32_t type, uint32_t mode)
 {
     return (mode & 0755) | (S_ISDIR(type) ? 0700 : 0600);
 }
 
-static bool is_closed_root(const struct um_upper *upper, const struct um_spot *spot)
+static bool is_closed_root(const struct um_upper *upper, const struct um_upper_reached *reached)
 {
-    return (upper->flags & UM_UPPER_CLOSED_ROOT) && spot->fd == upper->upper_fd &&
-           um_spot_is_self(spot);
+    return (upper->flags & UM_UPPER_CLOSED_ROOT) && reached->fd == upper->upper_fd &&
+           um_upper_reached_is_self(reached);
 }
 
 /* The permissions on disk, now `status`, of what shows `mode`. */
-static uint32_t kept_bits(const struct um_upper *upper, const struct um_spot *spot,
+static uint32_t kept_bits(const struct um_upper *upper, const struct um_upper_reached *reached,
                           const struct stat *status, uint32_t mode)
 {
-    if (is_closed_root(upper, spot))
+    if (is_closed_root(upper, reached))
         return (status->st_mode & 07777) | (um_upper_overrides(upper) ? 0700 : 0);
-    return um_upper_own_bits(status->st_mode, mode);
+    return um_upper_overridden_bits(status->st_mode, mode);
 }
 
 /* An ACL's mask lets in whom it names: no more than everybody who is in already. */
@@ -130,42 +132,43 @@ static bool disk_shows(const struct stat *status, const struct um_override *show
            (status->st_mode & 07777) == shown->mode && (status->st_mode & S_IFMT) == shown->type;
 }
 
-static int put_override(struct um_spot *spot, const struct um_override *shown)
+static int put_override(struct um_upper_reached *reached, const struct um_override *shown)
 {
     char text[UM_OVERRIDE_TEXT];
     size_t size = um_override_format(shown, text);
-    return um_spot_setxattr(spot, UM_OVERRIDE_XATTR, text, size, 0);
+    return um_upper_reached_setxattr(reached, UM_OVERRIDE_XATTR, text, size, 0);
 }
 
 /* Put into override_stat what the disk, which is at `status`, does not show. */
-int um_disk_write_override(struct um_spot *spot, const struct stat *status,
-                           const struct um_override *shown, bool had)
+int um_upper_object_set_override(struct um_upper_reached *reached, const struct stat *status,
+                                 const struct um_override *shown, bool had)
 {
     if (!disk_shows(status, shown))
-        return put_override(spot, shown);
-    int error = had ? um_spot_removexattr(spot, UM_OVERRIDE_XATTR) : 0;
+        return put_override(reached, shown);
+    int error = had ? um_upper_reached_removexattr(reached, UM_OVERRIDE_XATTR) : 0;
     return error == -ENODATA ? 0 : error;
 }
 
 /* Bring override_stat up to date, after the disk was changed as far as that was possible. */
-static int update_override(struct um_upper *upper, struct um_spot *spot,
+static int update_override(struct um_upper *upper, struct um_upper_reached *reached,
                            const struct um_override *shown, bool had)
 {
     struct stat status;
-    int error = um_spot_stat(spot, &status);
+    int error = um_upper_reached_stat(reached, &status);
     if (error != 0)
         return error;
-    uint32_t bits = kept_bits(upper, spot, &status, shown->mode);
+    uint32_t bits = kept_bits(upper, reached, &status, shown->mode);
     if ((status.st_mode & 07777) != bits)
-        error = um_spot_chmod(spot, bits);
+        error = um_upper_reached_chmod(reached, bits);
     status.st_mode = (status.st_mode & S_IFMT) | bits;
-    if (error == 0 && !um_disk_believes(upper, &status))
+    if (error == 0 && !um_upper_believes(upper, &status))
         error = -EPERM; /* a directory that is somebody else's: nobody would believe it */
     if (error != 0)
         return error;
     /* The root's says all, so that whoever closes the directory changes nothing of what it shows. */
-    return is_closed_root(upper, spot) ? put_override(spot, shown)
-                                       : um_disk_write_override(spot, &status, shown, had);
+    return is_closed_root(upper, reached)
+               ? put_override(reached, shown)
+               : um_upper_object_set_override(reached, &status, shown, had);
 }
 
 /* As chown(2) does it, also for root. */
@@ -184,45 +187,47 @@ struct shown_change {
 };
 
 /* As read_shown, to change it: something brought here from elsewhere may keep the daemon out. */
-static int begin_change(struct um_upper *upper, struct um_spot *spot, struct shown_change *change)
+static int begin_change(struct um_upper *upper, struct um_upper_reached *reached,
+                        struct shown_change *change)
 {
     struct stat *status = &change->status;
-    int error = um_spot_stat(spot, status);
+    int error = um_upper_reached_stat(reached, status);
     if (error != 0)
         return error;
-    bool room = um_upper_has_room(status->st_mode);
-    uint32_t needed = um_upper_own_bits(status->st_mode, 0);
+    bool room = um_upper_takes_user_xattrs(status->st_mode);
+    uint32_t needed = um_upper_overridden_bits(status->st_mode, 0);
     if (um_upper_overrides(upper) && room && (status->st_mode & needed) != needed)
-        error = um_spot_chmod(spot, status->st_mode | needed);
-    int had = error ? error : read_shown(upper, spot, status, &change->shown);
+        error = um_upper_reached_chmod(reached, status->st_mode | needed);
+    int had = error ? error : read_shown(upper, reached, status, &change->shown);
     if (had < 0)
         return had;
     change->had = had;
-    change->apart = room && (um_upper_overrides(upper) || had || is_closed_root(upper, spot));
+    change->apart = room && (um_upper_overrides(upper) || had || is_closed_root(upper, reached));
     return 0;
 }
 
 /* The capability of a file that the daemon is about to own, put where it stays. */
-static int keep_capability(struct um_upper *upper, struct um_spot *spot)
+static int keep_capability(struct um_upper *upper, struct um_upper_reached *reached)
 {
     char value[64];
-    int64_t size = um_spot_getxattr(spot, UM_CAPABILITY, value, sizeof value);
+    int64_t size = um_upper_reached_getxattr(reached, UM_CAPABILITY, value, sizeof value);
     if (size < 0)
         return 0; /* none, or none that means anything */
-    int error = um_mark_capability(upper, spot, value, (size_t)size);
-    spot->capable = true;
+    int error = um_upper_mark_set_capability(upper, reached, value, (size_t)size);
+    reached->capable = true;
     return error;
 }
 
 /* Where others may exchange what stands under a name, hold on to what stands there: all steps of a change
  * are made on one object. To be let go of in any case. */
-static int hold(const struct um_upper *upper, const struct um_spot *spot, struct um_spot *held)
+static int hold(const struct um_upper *upper, const struct um_upper_reached *reached,
+                struct um_upper_reached *held)
 {
-    *held = *spot;
+    *held = *reached;
     held->cache = NULL;
-    if (!(upper->flags & UM_UPPER_OPEN) || um_spot_is_self(spot))
+    if (!(upper->flags & UM_UPPER_OPEN) || um_upper_reached_is_self(reached))
         return 0;
-    int fd = um_spot_open(spot, O_PATH);
+    int fd = um_upper_reached_open(reached, O_PATH);
     if (fd < 0)
         return fd;
     held->fd = fd;
@@ -230,44 +235,44 @@ static int hold(const struct um_upper *upper, const struct um_spot *spot, struct
     return 0;
 }
 
-static void let_go(struct um_spot *spot, const struct um_spot *held)
+static void let_go(struct um_upper_reached *reached, const struct um_upper_reached *held)
 {
-    spot->capable = held->capable;
-    if (held->fd != spot->fd)
+    reached->capable = held->capable;
+    if (held->fd != reached->fd)
         close(held->fd);
 }
 
 /* Say again what an object shows that is the daemon's since this moment: who owned it before could write the
  * mark, and the mode, up to then. */
-static int settle_claim(struct um_spot *spot, const struct shown_change *change)
+static int settle_claim(struct um_upper_reached *reached, const struct shown_change *change)
 {
-    int error = um_spot_chmod(spot, change->status.st_mode & 0755);
+    int error = um_upper_reached_chmod(reached, change->status.st_mode & 0755);
     if (error == 0)
-        error = put_override(spot, &change->shown);
+        error = put_override(reached, &change->shown);
     if (error != 0)
-        um_spot_removexattr(spot, UM_OVERRIDE_XATTR);
+        um_upper_reached_removexattr(reached, UM_OVERRIDE_XATTR);
     return error;
 }
 
 /* Let the daemon own what an earlier mount gave away on disk, before what it shows is kept apart. In this
  * order: a mark on somebody else's file is not believed, and the step that makes it so takes the
  * set-user-ID bits and the capability away. `given`: so does what the user of the mount asked for, chown. */
-static int take_over(struct um_upper *upper, struct um_spot *spot, struct shown_change *change,
-                     bool given)
+static int take_over(struct um_upper *upper, struct um_upper_reached *reached,
+                     struct shown_change *change, bool given)
 {
     struct stat *status = &change->status;
-    if (!change->apart || !um_upper_overrides(upper) || is_closed_root(upper, spot) ||
+    if (!change->apart || !um_upper_overrides(upper) || is_closed_root(upper, reached) ||
         status->st_uid == geteuid())
         return 0;
-    int error = put_override(spot, &change->shown);
+    int error = put_override(reached, &change->shown);
     if (error == 0 && (status->st_mode & 022))
-        error = um_spot_chmod(spot, status->st_mode & ~022u);
+        error = um_upper_reached_chmod(reached, status->st_mode & ~022u);
     if (error == 0 && S_ISREG(status->st_mode) && !given)
-        error = keep_capability(upper, spot);
+        error = keep_capability(upper, reached);
     if (error == 0)
-        error = um_spot_chown(spot, geteuid(), getegid());
+        error = um_upper_reached_chown(reached, geteuid(), getegid());
     if (error == 0)
-        error = settle_claim(spot, change);
+        error = settle_claim(reached, change);
     change->had = true;
     return error;
 }
@@ -278,45 +283,47 @@ static bool is_forbidden(const struct um_upper *upper, const struct stat *status
     return um_upper_overrides(upper) && is_device(status->st_mode);
 }
 
-int um_disk_drop_claim(struct um_upper *upper, struct um_spot *spot, const struct stat *before)
+int um_upper_object_drop_claim(struct um_upper *upper, struct um_upper_reached *reached,
+                               const struct stat *before)
 {
     struct stat after;
-    if (!um_upper_has_room(before->st_mode) || um_disk_believes(upper, before))
+    if (!um_upper_takes_user_xattrs(before->st_mode) || um_upper_believes(upper, before))
         return 0;
-    int error = um_spot_stat(spot, &after);
-    if (error != 0 || !um_disk_believes(upper, &after))
+    int error = um_upper_reached_stat(reached, &after);
+    if (error != 0 || !um_upper_believes(upper, &after))
         return error;
-    error = um_spot_removexattr(spot, UM_OVERRIDE_XATTR);
+    error = um_upper_reached_removexattr(reached, UM_OVERRIDE_XATTR);
     return error == -ENODATA || error == -EOPNOTSUPP ? 0 : error;
 }
 
 /* The owner of a symlink where the daemon may set it; an ordinary user's is the daemon's. */
-int um_disk_chown_symlink(struct um_upper *upper, const struct um_spot *spot, uint32_t uid,
-                          uint32_t gid)
+int um_upper_object_chown_symlink(struct um_upper *upper, const struct um_upper_reached *reached,
+                                  uint32_t uid, uint32_t gid)
 {
-    int error = um_spot_chown(spot, uid, gid);
+    int error = um_upper_reached_chown(reached, uid, gid);
     if (error == -EPERM && um_upper_overrides(upper))
-        error = um_spot_chown(spot, UM_KEEP, UM_KEEP); /* for the change time */
+        error = um_upper_reached_chown(reached, UM_KEEP, UM_KEEP); /* for the change time */
     return error;
 }
 
-static int change_owner(struct um_upper *upper, struct um_spot *spot, uint32_t uid, uint32_t gid)
+static int change_owner(struct um_upper *upper, struct um_upper_reached *reached, uint32_t uid,
+                        uint32_t gid)
 {
     struct shown_change change;
-    int error = begin_change(upper, spot, &change);
+    int error = begin_change(upper, reached, &change);
     if (error != 0)
         return error;
     if (is_forbidden(upper, &change.status))
         return -EPERM;
     if (S_ISLNK(change.status.st_mode))
-        return um_disk_chown_symlink(upper, spot, uid, gid);
+        return um_upper_object_chown_symlink(upper, reached, uid, gid);
     if (!change.apart) {
-        error = um_spot_chown(spot, uid, gid);
-        return error ? error : um_disk_drop_claim(upper, spot, &change.status);
+        error = um_upper_reached_chown(reached, uid, gid);
+        return error ? error : um_upper_object_drop_claim(upper, reached, &change.status);
     }
-    error = take_over(upper, spot, &change, true);
+    error = take_over(upper, reached, &change, true);
     if (error == 0)
-        error = um_spot_chown(spot, UM_KEEP, UM_KEEP); /* for the change time */
+        error = um_upper_reached_chown(reached, UM_KEEP, UM_KEEP); /* for the change time */
     if (error != 0)
         return error;
     struct um_override shown = change.shown;
@@ -324,23 +331,24 @@ static int change_owner(struct um_upper *upper, struct um_spot *spot, uint32_t u
     shown.gid = gid == UM_KEEP ? shown.gid : gid;
     if (!S_ISDIR(shown.type))
         shown.mode = without_set_id(shown.mode);
-    return update_override(upper, spot, &shown, change.had);
+    return update_override(upper, reached, &shown, change.had);
 }
 
-int um_disk_chown(struct um_upper *upper, struct um_spot *spot, uint32_t uid, uint32_t gid)
+int um_upper_object_chown(struct um_upper *upper, struct um_upper_reached *reached, uint32_t uid,
+                          uint32_t gid)
 {
-    struct um_spot held;
-    int error = hold(upper, spot, &held);
+    struct um_upper_reached held;
+    int error = hold(upper, reached, &held);
     if (error == 0)
         error = change_owner(upper, &held, uid, gid);
-    let_go(spot, &held);
+    let_go(reached, &held);
     return error;
 }
 
-static int change_mode(struct um_upper *upper, struct um_spot *spot, uint32_t mode)
+static int change_mode(struct um_upper *upper, struct um_upper_reached *reached, uint32_t mode)
 {
     struct shown_change change;
-    int error = begin_change(upper, spot, &change);
+    int error = begin_change(upper, reached, &change);
     if (error != 0)
         return error;
     if (S_ISLNK(change.status.st_mode))
@@ -348,33 +356,34 @@ static int change_mode(struct um_upper *upper, struct um_spot *spot, uint32_t mo
     if (is_forbidden(upper, &change.status))
         return -EPERM;
     if (!change.apart) {
-        error = um_spot_chmod(spot, mode);
-        return error ? error : um_disk_drop_claim(upper, spot, &change.status);
+        error = um_upper_reached_chmod(reached, mode);
+        return error ? error : um_upper_object_drop_claim(upper, reached, &change.status);
     }
-    error = take_over(upper, spot, &change, false);
+    error = take_over(upper, reached, &change, false);
     change.shown.mode = mode & 07777;
     if (error == 0)
-        error = um_spot_chmod(spot, kept_bits(upper, spot, &change.status, mode));
-    return error ? error : update_override(upper, spot, &change.shown, change.had);
+        error = um_upper_reached_chmod(reached, kept_bits(upper, reached, &change.status, mode));
+    return error ? error : update_override(upper, reached, &change.shown, change.had);
 }
 
-int um_disk_chmod(struct um_upper *upper, struct um_spot *spot, uint32_t mode)
+int um_upper_object_chmod(struct um_upper *upper, struct um_upper_reached *reached, uint32_t mode)
 {
-    struct um_spot held;
-    int error = hold(upper, spot, &held);
+    struct um_upper_reached held;
+    int error = hold(upper, reached, &held);
     if (error == 0)
         error = change_mode(upper, &held, mode);
-    let_go(spot, &held);
+    let_go(reached, &held);
     return error;
 }
 
-int um_disk_keeps_apart(struct um_upper *upper, struct um_spot *spot, uint32_t mode, uint32_t *kept)
+int um_upper_object_overridden_mode(struct um_upper *upper, struct um_upper_reached *reached,
+                                    uint32_t mode, uint32_t *kept)
 {
     struct shown_change change;
-    int error = begin_change(upper, spot, &change);
+    int error = begin_change(upper, reached, &change);
     if (error != 0 || !change.apart)
         return error;
-    *kept = is_closed_root(upper, spot) ? closed_acl_bits(change.status.st_mode)
-                                        : um_upper_own_bits(change.status.st_mode, mode);
+    *kept = is_closed_root(upper, reached) ? closed_acl_bits(change.status.st_mode)
+                                           : um_upper_overridden_bits(change.status.st_mode, mode);
     return 1;
 }

@@ -9,10 +9,10 @@
 #define ALIGNMENT ((uint64_t)1 << 32) /* so that numbers of the upper are easy to tell */
 
 /* 1 where a directory of the upper has any entry, 0 where it has none. */
-static int has_entries(const struct um_spot *spot)
+static int has_entries(const struct um_upper_reached *reached)
 {
     DIR *stream;
-    int error = um_spot_list(NULL, spot, &stream);
+    int error = um_upper_reached_open_stream(NULL, reached, &stream);
     if (error != 0)
         return error;
     struct dirent *entry;
@@ -27,18 +27,18 @@ static int has_entries(const struct um_spot *spot)
 
 static int add_root(struct um_upper *upper)
 {
-    struct um_spot spot = {0};
-    int error = um_upper_grow_records(upper);
+    struct um_upper_reached reached = {0};
+    int error = um_upper_grow_nodes(upper);
     if (error == 0)
-        error = um_record_need(upper, UM_ROOT_NODE, NULL, (struct um_slice){0}, true, true,
-                               UM_ROOT_NODE, &upper->root);
+        error = um_upper_node_add(upper, UM_ROOT_NODE, NULL, (struct um_slice){0}, true, true,
+                                  UM_ROOT_NODE, &upper->root);
     if (error != 0)
         return error;
-    error = um_spot_of(upper, upper->root, &spot);
-    int opaque = error ? error : um_mark_is_opaque(upper, &spot, true);
+    error = um_upper_reach(upper, upper->root, &reached);
+    int opaque = error ? error : um_upper_mark_is_opaque(upper, &reached, true);
     if (opaque > 0)
         upper->root->lower = 0;
-    int any = opaque < 0 ? opaque : has_entries(&spot);
+    int any = opaque < 0 ? opaque : has_entries(&reached);
     upper->may_hide = any != 0;
     return any < 0 ? any : 0;
 }
@@ -122,12 +122,12 @@ void um_upper_close(struct um_upper *upper)
         return;
     for (size_t i = 0; i < upper->n_buckets; i++) {
         while (upper->buckets[i] != NULL) {
-            struct um_record *record = upper->buckets[i];
-            upper->buckets[i] = record->next;
-            um_record_free(record);
+            struct um_upper_node *node = upper->buckets[i];
+            upper->buckets[i] = node->next;
+            um_upper_node_free(node);
         }
     }
-    um_upper_names_close(upper);
+    um_upper_shown_names_close(upper);
     um_fd_cache_close(upper->directories);
     free(upper->buckets);
     free(upper->known);

@@ -12,31 +12,32 @@
 
 /* ---- directories ------------------------------------------------------------------------------- */
 
-/* Write the names from below `top` to `record` in front of `*end`, as many as there is room for, and
+/* Write the names from below `top` to `node` in front of `*end`, as many as there is room for, and
  * return the first directory that did not fit (or `top`). */
-static const struct um_record *write_path(const struct um_record *record,
-                                          const struct um_record *top, char *room, char **end)
+static const struct um_upper_node *write_path(const struct um_upper_node *node,
+                                              const struct um_upper_node *top, char *room,
+                                              char **end)
 {
-    while (record != top && (size_t)(*end - room) > record->name_size) {
-        *end -= record->name_size;
-        memcpy(*end, record->name, record->name_size);
+    while (node != top && (size_t)(*end - room) > node->name_size) {
+        *end -= node->name_size;
+        memcpy(*end, node->name, node->name_size);
         *--*end = '/';
-        record = record->parent;
+        node = node->parent;
     }
-    return record;
+    return node;
 }
 
 /* Walk from `at` to `directory`, which is below `reached`, in pieces that fit into one call. */
-static int walk_beneath(int top, const struct um_record *reached, const struct um_record *directory,
-                        int *fd)
+static int walk_beneath(int top, const struct um_upper_node *reached,
+                        const struct um_upper_node *directory, int *fd)
 {
     int at = top;
     int error = 0;
     while (error == 0 && reached != directory) {
         char room[PATH_MAX];
         char *path = room + sizeof room - 1;
-        const struct um_record *next = directory;
-        const struct um_record *missing;
+        const struct um_upper_node *next = directory;
+        const struct um_upper_node *missing;
         *path = '\0';
         /* A path that is too long is walked from its outermost piece on. */
         while ((missing = write_path(next, reached, room, &path)) != reached) {
@@ -55,9 +56,9 @@ static int walk_beneath(int top, const struct um_record *reached, const struct u
     return error;
 }
 
-static int open_directory(struct um_upper *upper, const struct um_record *directory, int *fd)
+static int open_directory(struct um_upper *upper, const struct um_upper_node *directory, int *fd)
 {
-    for (const struct um_record *at = directory; at != upper->root; at = at->parent) {
+    for (const struct um_upper_node *at = directory; at != upper->root; at = at->parent) {
         if (at == NULL)
             return -ESTALE; /* somebody emptied the directory above on disk, and it was removed */
     }
@@ -70,113 +71,116 @@ static int open_directory(struct um_upper *upper, const struct um_record *direct
 /* Where others can exchange what stands under a name, the kernel goes on to check permissions by what it was told
  * of the object that stood there. So nothing is asked of another object, or done to it: not even where it has
  * got the number of one that was the daemon's, which only a file can pretend to be. */
-static int check_same(const struct um_upper *upper, const struct um_record *record, int fd)
+static int check_same(const struct um_upper *upper, const struct um_upper_node *node, int fd)
 {
     struct stat status;
     if (!(upper->flags & UM_UPPER_OPEN))
         return 0;
     if (fstat(fd, &status) != 0)
         return um_failed();
-    if (record->ino != 0 && (status.st_ino != record->ino || status.st_dev != upper->device))
+    if (node->ino != 0 && (status.st_ino != node->ino || status.st_dev != upper->device))
         return -ESTALE;
-    bool doubtful = S_ISREG(status.st_mode) && record->ours;
-    return doubtful && !um_disk_believes(upper, &status) ? -ESTALE : 0;
+    bool doubtful = S_ISREG(status.st_mode) && node->ours;
+    return doubtful && !um_upper_believes(upper, &status) ? -ESTALE : 0;
 }
 
-int um_disk_directory(struct um_upper *upper, const struct um_record *directory,
-                      struct um_fd_use *use)
+int um_upper_reach_directory(struct um_upper *upper, const struct um_upper_node *directory,
+                             struct um_fd_use *use)
 {
     int fd;
     *use = (struct um_fd_use){.fd = directory->fd, .entry = UM_FD_BORROWED};
     if (directory == upper->root)
         use->fd = upper->upper_fd;
-    if (use->fd >= 0 || um_fd_cache_get(upper->directories, directory->node, use))
+    if (use->fd >= 0 || um_fd_cache_get(upper->directories, directory->number, use))
         return 0;
     int error = open_directory(upper, directory, &fd);
     if (error != 0)
         return error;
     error = check_same(upper, directory, fd);
     if (error == 0)
-        um_fd_cache_put(upper->directories, directory->node, fd, use);
+        um_fd_cache_put(upper->directories, directory->number, fd, use);
     else
         close(fd);
     return error;
 }
 
-/* ---- spots --------------------------------------------------------------------------------------- */
+/* ---- reached objects --------------------------------------------------------------------------------------- */
 
-int um_spot_in(const struct um_upper *upper, int fd, struct um_slice name, struct um_spot *spot)
+int um_upper_reach_name(const struct um_upper *upper, int fd, struct um_slice name,
+                        struct um_upper_reached *reached)
 {
     if (name.size > UM_NAME_MAX)
         return -ENAMETOOLONG;
-    spot->fd = fd;
-    spot->cache = NULL;
-    spot->plain = spot->capable = false;
-    spot->exposed = !(upper->flags & UM_UPPER_PRIVATE);
+    reached->fd = fd;
+    reached->cache = NULL;
+    reached->plain = reached->capable = false;
+    reached->exposed = !(upper->flags & UM_UPPER_PRIVATE);
     if (name.size != 0)
-        memcpy(spot->name, name.data, name.size);
-    spot->name[name.size] = '\0';
+        memcpy(reached->name, name.data, name.size);
+    reached->name[name.size] = '\0';
     return 0;
 }
 
-/* Where others can exchange what stands under a name, let a spot be the object itself, if it is the record's. */
-static int hold(struct um_upper *upper, const struct um_record *record, struct um_spot *spot)
+/* Where others can exchange what stands under a name, let a reached object be the object itself, if it is the node's. */
+static int hold(struct um_upper *upper, const struct um_upper_node *node,
+                struct um_upper_reached *reached)
 {
-    if (!(upper->flags & UM_UPPER_OPEN) || um_spot_is_self(spot))
+    if (!(upper->flags & UM_UPPER_OPEN) || um_upper_reached_is_self(reached))
         return 0;
-    int fd = um_spot_open(spot, O_PATH);
-    int error = fd < 0 ? fd : check_same(upper, record, fd);
-    um_spot_close(spot);
+    int fd = um_upper_reached_open(reached, O_PATH);
+    int error = fd < 0 ? fd : check_same(upper, node, fd);
+    um_upper_reached_close(reached);
     if (error == 0) {
-        spot->fd = fd;
-        spot->name[0] = '\0';
-        spot->cache = upper->directories;
-        spot->use = (struct um_fd_use){.fd = fd, .entry = UM_FD_OWN};
+        reached->fd = fd;
+        reached->name[0] = '\0';
+        reached->cache = upper->directories;
+        reached->use = (struct um_fd_use){.fd = fd, .entry = UM_FD_OWN};
     } else if (fd >= 0) {
         close(fd);
     }
     return error == -ENOENT ? -ESTALE : error;
 }
 
-int um_spot_of(struct um_upper *upper, const struct um_record *record, struct um_spot *spot)
+int um_upper_reach(struct um_upper *upper, const struct um_upper_node *node,
+                   struct um_upper_reached *reached)
 {
     struct um_slice name = {0};
-    struct um_fd_use use = {.fd = record->fd, .entry = UM_FD_BORROWED};
+    struct um_fd_use use = {.fd = node->fd, .entry = UM_FD_BORROWED};
     int error = 0;
-    if (record == upper->root) {
+    if (node == upper->root) {
         use.fd = upper->upper_fd;
-    } else if (record->fd < 0) {
-        if (record->parent == NULL || !record->in_upper)
+    } else if (node->fd < 0) {
+        if (node->parent == NULL || !node->in_upper)
             return -ESTALE;
-        name = um_slice_of(record->name, record->name_size);
-        error = um_disk_directory(upper, record->parent, &use);
+        name = um_slice_of(node->name, node->name_size);
+        error = um_upper_reach_directory(upper, node->parent, &use);
     }
     if (error == 0)
-        error = um_spot_in(upper, use.fd, name, spot);
+        error = um_upper_reach_name(upper, use.fd, name, reached);
     if (error != 0)
         return error;
-    spot->cache = upper->directories;
-    spot->use = use;
-    spot->plain = record->plain;
-    spot->capable = record->capable;
-    return hold(upper, record, spot);
+    reached->cache = upper->directories;
+    reached->use = use;
+    reached->plain = node->plain;
+    reached->capable = node->capable;
+    return hold(upper, node, reached);
 }
 
-void um_spot_close(struct um_spot *spot)
+void um_upper_reached_close(struct um_upper_reached *reached)
 {
-    if (spot->cache != NULL)
-        um_fd_cache_release(spot->cache, &spot->use);
-    spot->cache = NULL;
+    if (reached->cache != NULL)
+        um_fd_cache_release(reached->cache, &reached->use);
+    reached->cache = NULL;
 }
 
-bool um_spot_is_self(const struct um_spot *spot)
+bool um_upper_reached_is_self(const struct um_upper_reached *reached)
 {
-    return spot->name[0] == '\0';
+    return reached->name[0] == '\0';
 }
 
-static int take(const struct um_spot *spot, struct um_grip *grip)
+static int take(const struct um_upper_reached *reached, struct um_grip *grip)
 {
-    return um_grip_take(spot->fd, spot->name, spot->exposed, grip);
+    return um_grip_take(reached->fd, reached->name, reached->exposed, grip);
 }
 
 static int flags_at(const struct um_grip *grip)
@@ -184,10 +188,10 @@ static int flags_at(const struct um_grip *grip)
     return AT_SYMLINK_NOFOLLOW | (grip->name[0] == '\0' ? AT_EMPTY_PATH : 0);
 }
 
-int um_spot_stat(const struct um_spot *spot, struct stat *status)
+int um_upper_reached_stat(const struct um_upper_reached *reached, struct stat *status)
 {
     struct um_grip grip;
-    int error = take(spot, &grip);
+    int error = take(reached, &grip);
     if (error != 0)
         return error;
     error = fstatat(grip.fd, grip.name, status, flags_at(&grip)) == 0 ? 0 : um_failed();
@@ -195,10 +199,11 @@ int um_spot_stat(const struct um_spot *spot, struct stat *status)
     return error;
 }
 
-int64_t um_spot_getxattr(const struct um_spot *spot, const char *name, void *value, size_t size)
+int64_t um_upper_reached_getxattr(const struct um_upper_reached *reached, const char *name,
+                                  void *value, size_t size)
 {
     struct um_grip grip;
-    int error = take(spot, &grip);
+    int error = take(reached, &grip);
     if (error != 0)
         return error;
     int64_t got = um_xattr_get_at(grip.fd, grip.name, name, value, size);
@@ -206,10 +211,10 @@ int64_t um_spot_getxattr(const struct um_spot *spot, const char *name, void *val
     return got;
 }
 
-int64_t um_spot_listxattr(const struct um_spot *spot, char *names, size_t size)
+int64_t um_upper_reached_listxattr(const struct um_upper_reached *reached, char *names, size_t size)
 {
     struct um_grip grip;
-    int error = take(spot, &grip);
+    int error = take(reached, &grip);
     if (error != 0)
         return error;
     int64_t got = um_xattr_list_at(grip.fd, grip.name, names, size);
@@ -217,11 +222,11 @@ int64_t um_spot_listxattr(const struct um_spot *spot, char *names, size_t size)
     return got;
 }
 
-int um_spot_setxattr(const struct um_spot *spot, const char *name, const void *value, size_t size,
-                     int flags)
+int um_upper_reached_setxattr(const struct um_upper_reached *reached, const char *name,
+                              const void *value, size_t size, int flags)
 {
     struct um_grip grip;
-    int error = take(spot, &grip);
+    int error = take(reached, &grip);
     if (error != 0)
         return error;
     error = um_xattr_set_at(grip.fd, grip.name, name, value, size, flags);
@@ -229,10 +234,10 @@ int um_spot_setxattr(const struct um_spot *spot, const char *name, const void *v
     return error;
 }
 
-int um_spot_removexattr(const struct um_spot *spot, const char *name)
+int um_upper_reached_removexattr(const struct um_upper_reached *reached, const char *name)
 {
     struct um_grip grip;
-    int error = take(spot, &grip);
+    int error = take(reached, &grip);
     if (error != 0)
         return error;
     error = um_xattr_remove_at(grip.fd, grip.name, name);
@@ -276,10 +281,10 @@ static int chmod_at(const struct um_grip *grip, uint32_t mode)
     return errno == ENOSYS || errno == EPERM ? chmod_opened(grip, mode) : um_failed();
 }
 
-int um_spot_chmod(const struct um_spot *spot, uint32_t mode)
+int um_upper_reached_chmod(const struct um_upper_reached *reached, uint32_t mode)
 {
     struct um_grip grip;
-    int error = take(spot, &grip);
+    int error = take(reached, &grip);
     if (error != 0)
         return error;
     error = chmod_at(&grip, mode & 07777);
@@ -287,10 +292,10 @@ int um_spot_chmod(const struct um_spot *spot, uint32_t mode)
     return error;
 }
 
-int um_spot_chown(const struct um_spot *spot, uint32_t uid, uint32_t gid)
+int um_upper_reached_chown(const struct um_upper_reached *reached, uint32_t uid, uint32_t gid)
 {
     struct um_grip grip;
-    int error = take(spot, &grip);
+    int error = take(reached, &grip);
     if (error != 0)
         return error;
     error = fchownat(grip.fd, grip.name, uid, gid, flags_at(&grip)) == 0 ? 0 : um_failed();
@@ -307,10 +312,11 @@ static int times_of_self(int fd, const struct timespec times[2])
     return result == 0 ? 0 : um_failed();
 }
 
-int um_spot_times(const struct um_spot *spot, const struct timespec times[2])
+int um_upper_reached_set_times(const struct um_upper_reached *reached,
+                               const struct timespec times[2])
 {
     struct um_grip grip;
-    int error = take(spot, &grip);
+    int error = take(reached, &grip);
     if (error != 0)
         return error;
     if (grip.name[0] == '\0')
@@ -333,34 +339,37 @@ static int refuse_special(int fd)
     return error ? error : fd;
 }
 
-static int open_spot(const struct um_spot *spot, int flags)
+static int open_spot(const struct um_upper_reached *reached, int flags)
 {
-    return um_spot_is_self(spot) ? um_open_again(spot->fd, flags)
-                                 : um_open_beneath(spot->fd, spot->name, flags | O_NOFOLLOW, 0);
+    return um_upper_reached_is_self(reached)
+               ? um_open_again(reached->fd, flags)
+               : um_open_beneath(reached->fd, reached->name, flags | O_NOFOLLOW, 0);
 }
 
-int um_spot_open(const struct um_spot *spot, int flags)
+int um_upper_reached_open(const struct um_upper_reached *reached, int flags)
 {
-    return um_spot_open_counted(NULL, spot, flags);
+    return um_upper_reached_open_for_user(NULL, reached, flags);
 }
 
-int um_spot_open_counted(const struct um_upper *upper, const struct um_spot *spot, int flags)
+int um_upper_reached_open_for_user(const struct um_upper *upper,
+                                   const struct um_upper_reached *reached, int flags)
 {
     if (flags & O_PATH)
-        return open_spot(spot, flags);
-    int quiet = upper == NULL ? O_NOATIME : um_disk_quiet(upper);
+        return open_spot(reached, flags);
+    int quiet = upper == NULL ? O_NOATIME : um_upper_noatime(upper);
     if ((flags & O_ACCMODE) == O_WRONLY)
         quiet = 0;
     flags |= O_NONBLOCK | O_NOCTTY; /* nothing waits for the other end of a FIFO */
-    int fd = open_spot(spot, flags | quiet);
+    int fd = open_spot(reached, flags | quiet);
     if (fd == -EPERM && quiet) /* it is somebody else's */
-        fd = open_spot(spot, flags);
+        fd = open_spot(reached, flags);
     return fd >= 0 ? refuse_special(fd) : fd;
 }
 
-int um_spot_list(const struct um_upper *reader, const struct um_spot *spot, DIR **stream)
+int um_upper_reached_open_stream(const struct um_upper *reader,
+                                 const struct um_upper_reached *reached, DIR **stream)
 {
-    int fd = um_spot_open_counted(reader, spot, O_RDONLY | O_DIRECTORY);
+    int fd = um_upper_reached_open_for_user(reader, reached, O_RDONLY | O_DIRECTORY);
     if (fd < 0)
         return fd;
     *stream = fdopendir(fd);
@@ -371,34 +380,35 @@ int um_spot_list(const struct um_upper *reader, const struct um_spot *spot, DIR 
     return error;
 }
 
-int um_spot_link(const struct um_spot *spot, int fd, const char *name)
+int um_upper_reached_link(const struct um_upper_reached *reached, int fd, const char *name)
 {
-    if (um_spot_is_self(spot))
-        return um_link_descriptor(spot->fd, fd, name);
-    return linkat(spot->fd, spot->name, fd, name, 0) == 0 ? 0 : um_failed();
+    if (um_upper_reached_is_self(reached))
+        return um_link_descriptor(reached->fd, fd, name);
+    return linkat(reached->fd, reached->name, fd, name, 0) == 0 ? 0 : um_failed();
 }
 
 /* ---- what stands there --------------------------------------------------------------------------- */
 
-/* Whether something of this name stands in a directory; `like` is another spot of the upper. */
-int um_disk_has_entry(const struct um_spot *like, int fd, const char *name)
+/* Whether something of this name stands in a directory; `like` is another reached object of the upper. */
+int um_upper_has_entry(const struct um_upper_reached *like, int fd, const char *name)
 {
-    struct um_spot spot = {.fd = fd, .exposed = like->exposed};
+    struct um_upper_reached reached = {.fd = fd, .exposed = like->exposed};
     struct stat status;
-    snprintf(spot.name, sizeof spot.name, "%s", name);
-    int error = um_spot_stat(&spot, &status);
+    snprintf(reached.name, sizeof reached.name, "%s", name);
+    int error = um_upper_reached_stat(&reached, &status);
     return error == -ENOENT ? 0 : error ? error : 1;
 }
 
-int um_disk_is_directory(const struct um_upper *upper, int fd, const struct dirent *entry)
+int um_upper_entry_is_directory(const struct um_upper *upper, int fd, const struct dirent *entry)
 {
-    struct um_spot spot;
+    struct um_upper_reached reached;
     struct stat status;
     if (entry->d_type != DT_UNKNOWN)
         return entry->d_type == DT_DIR;
-    int error = um_spot_in(upper, fd, um_slice_of(entry->d_name, strlen(entry->d_name)), &spot);
+    int error =
+        um_upper_reach_name(upper, fd, um_slice_of(entry->d_name, strlen(entry->d_name)), &reached);
     if (error == 0)
-        error = um_spot_stat(&spot, &status);
+        error = um_upper_reached_stat(&reached, &status);
     if (error == -EXDEV)
         return 0; /* what is mounted there is no part of the upper */
     return error ? error : S_ISDIR(status.st_mode);
@@ -408,22 +418,22 @@ int um_disk_is_directory(const struct um_upper *upper, int fd, const struct dire
 
 /* Whether a mark below user. on an object of this owner and mode is the daemon's word, root's, or that of the
  * upper's owner. */
-bool um_is_trusted(const struct um_upper *upper, uint32_t uid, uint32_t mode)
+bool um_upper_trusts_owner(const struct um_upper *upper, uint32_t uid, uint32_t mode)
 {
     return um_mark_is_trusted(uid, mode) || (uid == upper->owner && (mode & 022) == 0);
 }
 
 /* An ordinary user's upper may hold files with the modes that earlier versions gave them on disk: closed
  * as it is, nobody else gets there. */
-bool um_disk_believes(const struct um_upper *upper, const struct stat *status)
+bool um_upper_believes(const struct um_upper *upper, const struct stat *status)
 {
     bool closed = (upper->flags & UM_UPPER_OVERRIDE) && !(upper->flags & UM_UPPER_OPEN);
-    return um_is_trusted(upper, status->st_uid, closed ? 0 : status->st_mode);
+    return um_upper_trusts_owner(upper, status->st_uid, closed ? 0 : status->st_mode);
 }
 
 /* ---- making and removing ----------------------------------------------------------------------------- */
 
-int um_disk_quiet(const struct um_upper *upper)
+int um_upper_noatime(const struct um_upper *upper)
 {
     return upper->flags & UM_UPPER_ATIME ? 0 : O_NOATIME;
 }

@@ -9,12 +9,12 @@ struct redirect {
 };
 
 /* All directories of the upper that have a redirect, found by one scan. */
-struct um_redirects {
+struct um_upper_redirects {
     struct redirect *entries; /* once it is complete, sorted by `lower` */
     size_t n, capacity;
 };
 
-static void redirects_free(struct um_redirects *redirects)
+static void redirects_free(struct um_upper_redirects *redirects)
 {
     if (redirects == NULL)
         return;
@@ -84,7 +84,7 @@ static char *join(const char *path, const char *name)
     return asprintf(&joined, "%s%s%s", path, slash, name) < 0 ? NULL : joined;
 }
 
-static int add_redirect(struct um_redirects *redirects, const char *path)
+static int add_redirect(struct um_upper_redirects *redirects, const char *path)
 {
     char *copy = strdup(path);
     int error = copy == NULL ? -ENOMEM
@@ -99,14 +99,14 @@ static int add_redirect(struct um_redirects *redirects, const char *path)
 
 /* Take in a directory of the upper: `name` in the directory `fd`, whose path is `above`. */
 static int scan_directory(struct um_upper *upper, int fd, const char *above, const char *name,
-                          struct stack *stack, struct um_redirects *redirects)
+                          struct stack *stack, struct um_upper_redirects *redirects)
 {
     char redirect[PATH_MAX];
-    struct um_spot spot = {0};
-    int error = um_spot_in(upper, fd, um_slice_of(name, strlen(name)), &spot);
+    struct um_upper_reached reached = {0};
+    int error = um_upper_reach_name(upper, fd, um_slice_of(name, strlen(name)), &reached);
     if (error != 0)
         return error;
-    int64_t size = um_mark_get_redirect(upper, &spot, redirect, sizeof redirect);
+    int64_t size = um_upper_mark_get_redirect(upper, &reached, redirect, sizeof redirect);
     /* Nothing shows in what is mounted there, nor in what is refused: no redirect inside of it does. */
     if (size == -EXDEV || size == -EKEYREJECTED)
         return 0;
@@ -123,7 +123,7 @@ static int scan_directory(struct um_upper *upper, int fd, const char *above, con
 }
 
 static int scan_children(struct um_upper *upper, const char *path, struct stack *stack,
-                         struct um_redirects *redirects)
+                         struct um_upper_redirects *redirects)
 {
     int fd = open_path(upper, path);
     if (fd < 0)
@@ -139,7 +139,7 @@ static int scan_children(struct um_upper *upper, const char *path, struct stack 
     while (error == 0 && (errno = 0, entry = readdir(stream)) != NULL) {
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
             continue;
-        int directory = um_disk_is_directory(upper, fd, entry);
+        int directory = um_upper_entry_is_directory(upper, fd, entry);
         error = directory <= 0 ? directory
                                : scan_directory(upper, fd, path, entry->d_name, stack, redirects);
     }
@@ -149,7 +149,7 @@ static int scan_children(struct um_upper *upper, const char *path, struct stack 
     return error;
 }
 
-static int scan_upper(struct um_upper *upper, struct um_redirects *redirects)
+static int scan_upper(struct um_upper *upper, struct um_upper_redirects *redirects)
 {
     struct stack stack = {0};
     int error = scan_children(upper, "", &stack, redirects);
@@ -161,31 +161,31 @@ static int scan_upper(struct um_upper *upper, struct um_redirects *redirects)
     return error;
 }
 
-/* The record of the directory `name` in a directory, which is unpinned; -ENOENT where the mount shows
+/* The node of the directory `name` in a directory, which is unpinned; -ENOENT where the mount shows
  * none. */
-int um_step(struct um_upper *upper, struct um_record *directory, struct um_slice name,
-            struct um_record **out)
+int um_upper_enter_directory(struct um_upper *upper, struct um_upper_node *directory,
+                             struct um_slice name, struct um_upper_node **out)
 {
     struct um_upper_hit hit;
     int error = um_upper_find(upper, directory, name, &hit);
     if (error == 0 && !hit.directory)
         error = -ENOENT;
     if (error == 0)
-        error = um_record_need(upper, hit.attr.node, directory, name, true, hit.in_upper, hit.lower,
-                               out);
-    um_record_unpin(upper, directory);
+        error = um_upper_node_add(upper, hit.attr.node, directory, name, true, hit.in_upper,
+                                  hit.lower, out);
+    um_upper_node_unpin(upper, directory);
     return error;
 }
 
-/* The record of the directory that a path of the mount leads to. */
-static int walk(struct um_upper *upper, const char *path, struct um_record **out)
+/* The node of the directory that a path of the mount leads to. */
+static int walk(struct um_upper *upper, const char *path, struct um_upper_node **out)
 {
     int error = 0;
     *out = upper->root;
-    um_record_pin(*out);
+    um_upper_node_pin(*out);
     while (error == 0 && *path != '\0') {
         size_t size = strcspn(path, "/");
-        error = um_step(upper, *out, um_slice_of(path, size), out);
+        error = um_upper_enter_directory(upper, *out, um_slice_of(path, size), out);
         path += size + (path[size] == '/');
     }
     return error;
@@ -199,16 +199,16 @@ static int compare_redirects(const void *a, const void *b)
 }
 
 /* Find out what each directory with a redirect continues, by the rule. */
-static int resolve_redirects(struct um_upper *upper, struct um_redirects *redirects)
+static int resolve_redirects(struct um_upper *upper, struct um_upper_redirects *redirects)
 {
     for (size_t i = 0; i < redirects->n; i++) {
-        struct um_record *record;
-        int error = walk(upper, redirects->entries[i].path, &record);
+        struct um_upper_node *node;
+        int error = walk(upper, redirects->entries[i].path, &node);
         if (error != 0 && error != -ENOENT)
             return error;
         if (error == 0) {
-            redirects->entries[i].lower = record->lower;
-            um_record_unpin(upper, record);
+            redirects->entries[i].lower = node->lower;
+            um_upper_node_unpin(upper, node);
         }
     }
     if (redirects->n != 0)
@@ -226,7 +226,7 @@ static int need_redirects(struct um_upper *upper)
 {
     if (upper->redirects != NULL)
         return 0;
-    struct um_redirects *redirects = calloc(1, sizeof *redirects);
+    struct um_upper_redirects *redirects = calloc(1, sizeof *redirects);
     if (redirects == NULL)
         return -ENOMEM;
     int error = scan_upper(upper, redirects);
@@ -240,13 +240,13 @@ static int need_redirects(struct um_upper *upper)
 }
 
 /* The directory that continues `lower` because it was renamed. */
-int um_upper_find_redirected(struct um_upper *upper, uint64_t lower, struct um_record **out)
+int um_upper_find_redirected(struct um_upper *upper, uint64_t lower, struct um_upper_node **out)
 {
     int error = need_redirects(upper);
     if (error != 0)
         return error;
     struct redirect key = {.lower = lower};
-    const struct um_redirects *redirects = upper->redirects;
+    const struct um_upper_redirects *redirects = upper->redirects;
     const struct redirect *found = redirects->n ? bsearch(&key, redirects->entries, redirects->n,
                                                           sizeof key, compare_redirects)
                                                 : NULL;
@@ -254,7 +254,7 @@ int um_upper_find_redirected(struct um_upper *upper, uint64_t lower, struct um_r
         return -ENOENT;
     error = walk(upper, found->path, out);
     if (error == 0 && (*out)->lower != lower) {
-        um_record_unpin(upper, *out);
+        um_upper_node_unpin(upper, *out);
         return -ENOENT;
     }
     return error;

@@ -1,8 +1,8 @@
 
 #include "upper/state.h"
 
-int um_upper_below(struct um_upper *upper, const struct um_record *directory, struct um_slice name,
-                   struct um_tree_entry *entry)
+int um_upper_find_lower(struct um_upper *upper, const struct um_upper_node *directory,
+                        struct um_slice name, struct um_tree_entry *entry)
 {
     struct um_tree_entry unused;
     if (directory->lower == 0)
@@ -16,7 +16,7 @@ int um_upper_below(struct um_upper *upper, const struct um_record *directory, st
 /* The directory that an absolute path leads to in the lower tree; 0 where there is none. */
 static int follow_path(struct um_upper *upper, struct um_slice path, uint64_t *lower)
 {
-    uint64_t node = UM_ROOT_NODE;
+    uint64_t number = UM_ROOT_NODE;
     size_t at = 0;
     *lower = 0;
     while (at < path.size) {
@@ -25,37 +25,38 @@ static int follow_path(struct um_upper *upper, struct um_slice path, uint64_t *l
         if (end != at) {
             struct um_tree_entry entry;
             int error =
-                um_tree_find(upper->tree, node, (const char *)path.data + at, end - at, &entry);
+                um_tree_find(upper->tree, number, (const char *)path.data + at, end - at, &entry);
             if (error != 0 || !S_ISDIR(entry.attr.mode))
                 return error == -ENOENT || error == -ENOTDIR ? 0 : error;
-            node = entry.attr.node;
+            number = entry.attr.node;
         }
         at = end + 1;
     }
-    *lower = node;
+    *lower = number;
     return 0;
 }
 
 /* The lower directory of a name beside; 0 where there is none. */
-static int follow_name(struct um_upper *upper, const struct um_record *directory,
+static int follow_name(struct um_upper *upper, const struct um_upper_node *directory,
                        struct um_slice name, uint64_t *lower)
 {
     struct um_tree_entry entry;
-    int error = um_upper_below(upper, directory, name, &entry);
+    int error = um_upper_find_lower(upper, directory, name, &entry);
     *lower = error == 0 && S_ISDIR(entry.attr.mode) ? entry.attr.node : 0;
     return error == -ENOENT ? 0 : error;
 }
 
 /* What the directory that has these marks goes on with, which is not opaque. */
-static int follow_marks(struct um_upper *upper, const struct um_record *directory,
-                        struct um_slice name, struct um_spot *spot, unsigned marks, uint64_t *lower)
+static int follow_marks(struct um_upper *upper, const struct um_upper_node *directory,
+                        struct um_slice name, struct um_upper_reached *reached, unsigned marks,
+                        uint64_t *lower)
 {
     char path[PATH_MAX];
     int64_t size = 0;
     if (marks & UM_HAS_REDIRECT)
-        size = um_mark_get_redirect(upper, spot, path, sizeof path);
+        size = um_upper_mark_get_redirect(upper, reached, path, sizeof path);
     if (size == -EKEYREJECTED)
-        um_mark_tell_refused(upper, directory, name);
+        um_upper_mark_report_refused(upper, directory, name);
     if (size < 0)
         return (int)size;
     if (size == 0)
@@ -66,28 +67,28 @@ static int follow_marks(struct um_upper *upper, const struct um_record *director
 }
 
 /* What a directory of the upper continues; 0 for nothing. */
-static int find_lower(struct um_upper *upper, const struct um_record *directory,
-                      struct um_slice name, struct um_spot *spot, uint64_t *lower)
+static int find_continued(struct um_upper *upper, const struct um_upper_node *directory,
+                          struct um_slice name, struct um_upper_reached *reached, uint64_t *lower)
 {
     *lower = 0;
     unsigned marks;
-    int error = um_marks_of(upper, spot, &marks);
-    spot->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
-    int opaque = error ? error : um_mark_is_opaque(upper, spot, marks & UM_HAS_OPAQUE);
+    int error = um_upper_marks_of(upper, reached, &marks);
+    reached->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
+    int opaque = error ? error : um_upper_mark_is_opaque(upper, reached, marks & UM_HAS_OPAQUE);
     if (opaque != 0)
         return opaque < 0 ? opaque : 0;
-    error = follow_marks(upper, directory, name, spot, marks, lower);
+    error = follow_marks(upper, directory, name, reached, marks, lower);
     if (error != -EKEYREJECTED && error != -EIO)
         return error;
     *lower = UM_LOWER_REFUSED; /* the directory is there; what is in it is not known */
     return 0;
 }
 
-int um_upper_node(const struct um_upper *upper, const struct stat *status, uint64_t *node)
+int um_upper_number(const struct um_upper *upper, const struct stat *status, uint64_t *number)
 {
     if (status->st_dev != upper->device)
         return -EXDEV;
-    return um_add64(upper->base, status->st_ino, node) ? 0 : -EOVERFLOW;
+    return um_add64(upper->base, status->st_ino, number) ? 0 : -EOVERFLOW;
 }
 
 /* Whether a file of the upper may have the number that it says it has. What somebody else may have said
@@ -101,10 +102,10 @@ static bool is_believed(struct um_upper *upper, uint64_t origin, bool ours,
     if (um_tree_getattr(upper->tree, origin, &lower) != 0 || S_ISDIR(lower.mode) ||
         (lower.mode & S_IFMT) != (attr->mode & S_IFMT))
         return false;
-    const struct um_record *record = um_upper_record(upper, origin);
-    if (!ours && (record == NULL || !record->in_upper || record->ino != status->st_ino))
+    const struct um_upper_node *node = um_upper_node_find(upper, origin);
+    if (!ours && (node == NULL || !node->in_upper || node->ino != status->st_ino))
         return false;
-    return record == NULL || !record->in_upper || record->ino == 0 || record->ino == status->st_ino;
+    return node == NULL || !node->in_upper || node->ino == 0 || node->ino == status->st_ino;
 }
 
 /* Split a path at its last slash; what is before it may be empty. */
@@ -118,14 +119,14 @@ static struct um_slice last_name(struct um_slice path, struct um_slice *above)
 }
 
 /* The lower file whose data a file of the upper has; 0 where there is none. */
-static int find_data(struct um_upper *upper, const struct um_record *directory,
-                     struct um_slice name, struct um_spot *spot, uint64_t *data)
+static int find_data(struct um_upper *upper, const struct um_upper_node *directory,
+                     struct um_slice name, struct um_upper_reached *reached, uint64_t *data)
 {
     char path[PATH_MAX];
     struct um_tree_entry entry;
     struct um_slice above = {0};
     *data = 0;
-    int64_t size = um_mark_get_redirect(upper, spot, path, sizeof path);
+    int64_t size = um_upper_mark_get_redirect(upper, reached, path, sizeof path);
     if (size < 0)
         return (int)size;
     uint64_t lower = directory->lower;
@@ -141,19 +142,20 @@ static int find_data(struct um_upper *upper, const struct um_record *directory,
 }
 
 /* A file whose data is still below. */
-static int metacopy_hit(struct um_upper *upper, const struct um_record *directory,
-                        struct um_slice name, struct um_spot *spot, struct um_upper_hit *hit)
+static int metacopy_hit(struct um_upper *upper, const struct um_upper_node *directory,
+                        struct um_slice name, struct um_upper_reached *reached,
+                        struct um_upper_hit *hit)
 {
     struct um_attr below;
-    int error = um_mark_is_metacopy(upper, spot);
+    int error = um_upper_mark_is_metacopy(upper, reached);
     if (error == 0)
         return 0;
     if (error > 0)
-        error = hit->lower ? 0 : find_data(upper, directory, name, spot, &hit->data);
+        error = hit->lower ? 0 : find_data(upper, directory, name, reached, &hit->data);
     if (error == 0 && hit->lower != 0)
         hit->data = hit->lower;
     if (error == -EKEYREJECTED)
-        um_mark_tell_refused(upper, directory, name);
+        um_upper_mark_report_refused(upper, directory, name);
     if (error == -EKEYREJECTED || error == -EIO)
         error = 0; /* the file is there; its data is not known */
     if (error == 0 && hit->data != 0)
@@ -165,50 +167,52 @@ static int metacopy_hit(struct um_upper *upper, const struct um_record *director
     return error;
 }
 
-static int file_hit(struct um_upper *upper, const struct um_record *directory, struct um_slice name,
-                    struct um_spot *spot, const struct stat *status, struct um_upper_hit *hit)
+static int file_hit(struct um_upper *upper, const struct um_upper_node *directory,
+                    struct um_slice name, struct um_upper_reached *reached,
+                    const struct stat *status, struct um_upper_hit *hit)
 {
     uint64_t origin = 0;
     unsigned marks;
     bool ours = false;
-    int error = um_marks_of(upper, spot, &marks);
-    spot->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
+    int error = um_upper_marks_of(upper, reached, &marks);
+    reached->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
     if (error == 0)
-        error = um_disk_attr(upper, spot, status, &hit->attr);
+        error = um_upper_object_attr(upper, reached, status, &hit->attr);
     if (error == 0 && (marks & UM_HAS_ORIGIN))
-        error = um_mark_get_origin(upper, spot, &origin, &ours);
+        error = um_upper_mark_get_origin(upper, reached, &origin, &ours);
     if (error == 0)
-        error = um_upper_node(upper, status, &hit->attr.node);
+        error = um_upper_number(upper, status, &hit->attr.node);
     if (error != 0)
         return error;
     hit->ino = status->st_ino;
     hit->capable = marks & UM_HAS_CAPABILITY;
-    hit->ours = um_disk_believes(upper, status);
-    hit->plain = spot->plain && !(upper->flags & UM_UPPER_OVERRIDE);
+    hit->ours = um_upper_believes(upper, status);
+    hit->plain = reached->plain && !(upper->flags & UM_UPPER_OVERRIDE);
     if (is_believed(upper, origin, ours, status, &hit->attr))
         hit->lower = hit->attr.node = origin;
     if (!(marks & UM_HAS_METACOPY) || !S_ISREG(hit->attr.mode))
         return 0;
     if (status->st_size != 0)
-        return metacopy_hit(upper, directory, name, spot, hit);
+        return metacopy_hit(upper, directory, name, reached, hit);
     /* Its data was being given up when the daemon ended. The mark would speak of whatever is written
      * next: it goes when the file is opened for that. */
     hit->data = UM_DATA_NONE;
     return 0;
 }
 
-static bool is_at(const struct um_record *record, const struct um_record *directory,
+static bool is_at(const struct um_upper_node *node, const struct um_upper_node *directory,
                   struct um_slice name)
 {
-    return record->parent == directory &&
-           um_slice_equal(um_slice_of(record->name, record->name_size), name);
+    return node->parent == directory &&
+           um_slice_equal(um_slice_of(node->name, node->name_size), name);
 }
 
 static bool is_there(const struct um_upper *upper, int fd, struct um_slice name)
 {
-    struct um_spot spot;
+    struct um_upper_reached reached;
     struct stat status;
-    return um_spot_in(upper, fd, name, &spot) == 0 && um_spot_stat(&spot, &status) == 0;
+    return um_upper_reach_name(upper, fd, name, &reached) == 0 &&
+           um_upper_reached_stat(&reached, &status) == 0;
 }
 
 /* What the names of the upper do to the number of subdirectories of the directory `lower`. */
@@ -223,7 +227,7 @@ static int count_changes(struct um_upper *upper, DIR *stream, uint64_t lower, in
         int directory = 0;
         switch (um_whiteout_classify(name, &hidden)) {
         case UM_NAME_PLAIN:
-            directory = um_disk_is_directory(upper, dirfd(stream), entry);
+            directory = um_upper_entry_is_directory(upper, dirfd(stream), entry);
             break;
         case UM_NAME_WHITEOUT:
             name = hidden;
@@ -247,7 +251,7 @@ static int count_changes(struct um_upper *upper, DIR *stream, uint64_t lower, in
 }
 
 /* The link count of a directory of the upper that continues `lower` (0: nothing). */
-static int directory_links(struct um_upper *upper, const struct um_spot *spot,
+static int directory_links(struct um_upper *upper, const struct um_upper_reached *reached,
                            const struct stat *status, uint64_t lower, uint32_t *nlink)
 {
     struct um_attr below = {.nlink = 2};
@@ -264,7 +268,7 @@ static int directory_links(struct um_upper *upper, const struct um_spot *spot,
         return 0;
     }
     DIR *stream;
-    error = um_spot_list(NULL, spot, &stream);
+    error = um_upper_reached_open_stream(NULL, reached, &stream);
     if (error != 0)
         return error;
     int64_t count = below.nlink;
@@ -274,58 +278,59 @@ static int directory_links(struct um_upper *upper, const struct um_spot *spot,
     return error;
 }
 
-static int directory_hit(struct um_upper *upper, struct um_record *directory, struct um_slice name,
-                         struct um_spot *spot, const struct stat *status, struct um_upper_hit *hit)
+static int directory_hit(struct um_upper *upper, struct um_upper_node *directory,
+                         struct um_slice name, struct um_upper_reached *reached,
+                         const struct stat *status, struct um_upper_hit *hit)
 {
     hit->directory = true;
-    int error = find_lower(upper, directory, name, spot, &hit->lower);
+    int error = find_continued(upper, directory, name, reached, &hit->lower);
     if (error == 0)
-        error = um_disk_attr(upper, spot, status, &hit->attr);
+        error = um_upper_object_attr(upper, reached, status, &hit->attr);
     if (error == 0)
-        error = um_upper_node(upper, status, &hit->attr.node);
+        error = um_upper_number(upper, status, &hit->attr.node);
     if (error != 0)
         return error;
     hit->ino = status->st_ino;
-    hit->plain = spot->plain && !(upper->flags & UM_UPPER_OVERRIDE);
+    hit->plain = reached->plain && !(upper->flags & UM_UPPER_OVERRIDE);
     bool continues = hit->lower != 0 && hit->lower != UM_LOWER_REFUSED;
-    struct um_record *record = continues ? um_upper_record(upper, hit->lower) : NULL;
+    struct um_upper_node *node = continues ? um_upper_node_find(upper, hit->lower) : NULL;
     /* Two directories of an upper may claim to continue one, in an upper that was tampered with. */
-    if (continues && (record == NULL || is_at(record, directory, name)))
+    if (continues && (node == NULL || is_at(node, directory, name)))
         hit->attr.node = hit->lower;
-    record = um_upper_record(upper, hit->attr.node);
-    if (record != NULL && record->nlink != 0) {
-        hit->attr.nlink = record->nlink;
+    node = um_upper_node_find(upper, hit->attr.node);
+    if (node != NULL && node->nlink != 0) {
+        hit->attr.nlink = node->nlink;
         return 0;
     }
-    return directory_links(upper, spot, status, hit->lower, &hit->attr.nlink);
+    return directory_links(upper, reached, status, hit->lower, &hit->attr.nlink);
 }
 
 /* 0; -ENOENT hidden; 1 the upper says nothing. */
-static int find_above(struct um_upper *upper, struct um_record *directory, struct um_slice name,
+static int find_above(struct um_upper *upper, struct um_upper_node *directory, struct um_slice name,
                       struct um_upper_hit *hit)
 {
-    struct um_spot spot = {0};
+    struct um_upper_reached reached = {0};
     struct stat status;
-    enum um_found found;
+    enum um_upper_found found;
     struct um_fd_use use;
-    int error = um_disk_directory(upper, directory, &use);
+    int error = um_upper_reach_directory(upper, directory, &use);
     if (error != 0)
         return error;
-    error = um_spot_in(upper, use.fd, name, &spot);
+    error = um_upper_reach_name(upper, use.fd, name, &reached);
     if (error == 0)
-        error = um_disk_classify(&spot, !directory->unmarked, &found, &status);
+        error = um_upper_reached_classify(&reached, !directory->unmarked, &found, &status);
     hit->in_upper = true;
     if (error == 0 && found == UM_FOUND_FILE)
-        error = file_hit(upper, directory, name, &spot, &status, hit);
+        error = file_hit(upper, directory, name, &reached, &status, hit);
     else if (error == 0 && found == UM_FOUND_DIRECTORY)
-        error = directory_hit(upper, directory, name, &spot, &status, hit);
+        error = directory_hit(upper, directory, name, &reached, &status, hit);
     else if (error == 0)
         error = found == UM_FOUND_NOTHING ? 1 : -ENOENT;
     um_fd_cache_release(upper->directories, &use);
     return error;
 }
 
-int um_upper_hit_below(struct um_upper *upper, const struct um_tree_entry *entry,
+int um_upper_hit_lower(struct um_upper *upper, const struct um_tree_entry *entry,
                        struct um_upper_hit *hit)
 {
     *hit = (struct um_upper_hit){.attr = entry->attr,
@@ -335,20 +340,20 @@ int um_upper_hit_below(struct um_upper *upper, const struct um_tree_entry *entry
     if (hit->directory)
         return 0;
     /* Another name of the file may be in the upper already, if linking this one failed. */
-    struct um_record *record = um_upper_record(upper, entry->attr.node);
-    if (record != NULL && record->in_upper) {
+    struct um_upper_node *node = um_upper_node_find(upper, entry->attr.node);
+    if (node != NULL && node->in_upper) {
         hit->in_upper = true;
-        return um_record_attr(upper, record, &hit->attr);
+        return um_upper_node_attr(upper, node, &hit->attr);
     }
     return 0;
 }
 
-static int find_below(struct um_upper *upper, struct um_record *directory, struct um_slice name,
+static int find_below(struct um_upper *upper, struct um_upper_node *directory, struct um_slice name,
                       struct um_upper_hit *hit)
 {
     struct um_tree_entry entry;
-    int error = um_upper_below(upper, directory, name, &entry);
-    return error ? error : um_upper_hit_below(upper, &entry, hit);
+    int error = um_upper_find_lower(upper, directory, name, &entry);
+    return error ? error : um_upper_hit_lower(upper, &entry, hit);
 }
 
 bool um_is_dots(struct um_slice name)
@@ -370,7 +375,7 @@ int um_upper_check_sought(struct um_slice name)
     return 0;
 }
 
-int um_upper_find(struct um_upper *upper, struct um_record *directory, struct um_slice name,
+int um_upper_find(struct um_upper *upper, struct um_upper_node *directory, struct um_slice name,
                   struct um_upper_hit *hit)
 {
     *hit = (struct um_upper_hit){0};
@@ -389,43 +394,44 @@ int um_upper_find(struct um_upper *upper, struct um_record *directory, struct um
     return find_below(upper, directory, name, hit);
 }
 
-static int disk_attr(struct um_upper *upper, struct um_record *record, struct um_attr *attr)
+static int disk_attr(struct um_upper *upper, struct um_upper_node *node, struct um_attr *attr)
 {
-    struct um_spot spot = {0};
+    struct um_upper_reached reached = {0};
     struct stat status;
-    int error = um_spot_of(upper, record, &spot);
+    int error = um_upper_reach(upper, node, &reached);
     if (error == 0)
-        error = um_spot_stat(&spot, &status);
+        error = um_upper_reached_stat(&reached, &status);
     if (error == 0)
-        error = um_disk_attr(upper, &spot, &status, attr);
-    if (error == 0 && record->directory && record->nlink == 0)
-        error = directory_links(upper, &spot, &status, record->lower, &record->nlink);
-    if (error == 0 && record->directory)
-        attr->nlink = record->nlink;
+        error = um_upper_object_attr(upper, &reached, &status, attr);
+    if (error == 0 && node->directory && node->nlink == 0)
+        error = directory_links(upper, &reached, &status, node->lower, &node->nlink);
+    if (error == 0 && node->directory)
+        attr->nlink = node->nlink;
     struct um_attr below;
-    if (error == 0 && record->data != 0 && um_tree_getattr(upper->tree, record->data, &below) == 0)
+    if (error == 0 && node->data != 0 && um_tree_getattr(upper->tree, node->data, &below) == 0)
         attr->blocks = below.blocks;
-    um_spot_close(&spot);
+    um_upper_reached_close(&reached);
     return error == -ENOENT ? -ESTALE : error;
 }
 
-int um_record_attr(struct um_upper *upper, struct um_record *record, struct um_attr *attr)
+int um_upper_node_attr(struct um_upper *upper, struct um_upper_node *node, struct um_attr *attr)
 {
-    int error = record->in_upper ? disk_attr(upper, record, attr)
-                                 : um_tree_getattr(upper->tree, record->lower, attr);
-    attr->node = record->node;
-    if (record->gone)
+    int error = node->in_upper ? disk_attr(upper, node, attr)
+                               : um_tree_getattr(upper->tree, node->lower, attr);
+    attr->node = node->number;
+    if (node->gone)
         attr->nlink = 0;
     return error;
 }
 
-int um_lower_path(struct um_upper *upper, uint64_t node, char *room, size_t size, const char **path)
+int um_upper_lower_directory_path(struct um_upper *upper, uint64_t number, char *room, size_t size,
+                                  const char **path)
 {
     char *at = room + size;
-    while (node != UM_ROOT_NODE) {
+    while (number != UM_ROOT_NODE) {
         const char *name;
         size_t name_size;
-        int error = um_tree_name(upper->tree, node, &node, &name, &name_size);
+        int error = um_tree_name(upper->tree, number, &number, &name, &name_size);
         if (error != 0)
             return error;
         if ((size_t)(at - room) <= name_size)

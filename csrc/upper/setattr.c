@@ -6,7 +6,7 @@
 #define SET_MTIME (UM_SET_MTIME | UM_SET_MTIME_NOW)
 
 /* Refuse what can't be done before anything is. */
-static int check_changes(struct um_upper *upper, struct um_record *record,
+static int check_changes(struct um_upper *upper, struct um_upper_node *node,
                          const struct um_setattr *changes)
 {
     const uint32_t second = 1000000000;
@@ -16,11 +16,11 @@ static int check_changes(struct um_upper *upper, struct um_record *record,
         return -EINVAL;
     if (!(changes->which & UM_SET_SIZE))
         return 0;
-    if (record->directory)
+    if (node->directory)
         return -EISDIR;
     if (changes->size > INT64_MAX)
         return -EFBIG;
-    int error = um_record_attr(upper, record, &attr);
+    int error = um_upper_node_attr(upper, node, &attr);
     if (error != 0)
         return error;
     return S_ISREG(attr.mode) ? 0 : -EINVAL;
@@ -36,11 +36,12 @@ static int resize(int fd, uint64_t size)
 }
 
 /* ftruncate, not truncate: only that sets the times where the size stays, as O_TRUNC must. */
-static int set_size(const struct um_record *record, const struct um_spot *spot, uint64_t size)
+static int set_size(const struct um_upper_node *node, const struct um_upper_reached *reached,
+                    uint64_t size)
 {
-    if (record->fd >= 0 && record->writable)
-        return resize(record->fd, size);
-    int fd = um_spot_open(spot, O_WRONLY);
+    if (node->fd >= 0 && node->writable)
+        return resize(node->fd, size);
+    int fd = um_upper_reached_open(reached, O_WRONLY);
     if (fd < 0)
         return fd;
     int error = resize(fd, size);
@@ -57,7 +58,7 @@ static struct timespec time_to_set(uint32_t given, uint32_t now, int64_t seconds
     return (struct timespec){.tv_nsec = UTIME_OMIT};
 }
 
-static int set_times(const struct um_spot *spot, const struct um_setattr *changes)
+static int set_times(const struct um_upper_reached *reached, const struct um_setattr *changes)
 {
     uint32_t which = changes->which;
     struct timespec times[2] = {
@@ -66,62 +67,63 @@ static int set_times(const struct um_spot *spot, const struct um_setattr *change
         time_to_set(which & UM_SET_MTIME, which & UM_SET_MTIME_NOW, changes->mtime,
                     changes->mtime_nsec),
     };
-    return um_spot_times(spot, times);
+    return um_upper_reached_set_times(reached, times);
 }
 
 /* In this order: a new size and owner clear bits of the mode and set the times. */
-static int apply(struct um_upper *upper, const struct um_record *record, struct um_spot *spot,
-                 const struct um_setattr *changes)
+static int apply(struct um_upper *upper, const struct um_upper_node *node,
+                 struct um_upper_reached *reached, const struct um_setattr *changes)
 {
     uint32_t which = changes->which;
     int error = 0;
     if (which & UM_SET_SIZE)
-        error = set_size(record, spot, changes->size);
+        error = set_size(node, reached, changes->size);
     if (error == 0 && (which & (UM_SET_UID | UM_SET_GID)))
-        error = um_disk_chown(upper, spot, which & UM_SET_UID ? changes->uid : UM_KEEP,
-                              which & UM_SET_GID ? changes->gid : UM_KEEP);
+        error = um_upper_object_chown(upper, reached, which & UM_SET_UID ? changes->uid : UM_KEEP,
+                                      which & UM_SET_GID ? changes->gid : UM_KEEP);
     if (error == 0 && (which & UM_SET_MODE))
-        error = um_disk_chmod(upper, spot, changes->mode);
+        error = um_upper_object_chmod(upper, reached, changes->mode);
     if (error == 0 && (which & (SET_ATIME | SET_MTIME)))
-        error = set_times(spot, changes);
+        error = set_times(reached, changes);
     return error == -ENOENT ? -ESTALE : error;
 }
 
-int um_change(struct um_upper *upper, struct um_record *record, const struct um_setattr *changes)
+static int change(struct um_upper *upper, struct um_upper_node *node,
+                  const struct um_setattr *changes)
 {
-    struct um_spot spot = {0};
-    enum um_need need = !(changes->which & UM_SET_SIZE) ? UM_NEED_NAME
-                        : changes->size == 0            ? UM_NEED_EMPTY
-                                                        : UM_NEED_DATA;
-    int error = check_changes(upper, record, changes);
-    if (error == 0 && record->data != 0 && um_upper_is_copying(upper, record->node))
+    struct um_upper_reached reached = {0};
+    enum um_upper_need need = !(changes->which & UM_SET_SIZE) ? UM_NEED_NAME
+                              : changes->size == 0            ? UM_NEED_EMPTY
+                                                              : UM_NEED_DATA;
+    int error = check_changes(upper, node, changes);
+    if (error == 0 && node->data != 0 && um_upper_is_copying(upper, node->number))
         error = -EAGAIN;
     if (error == 0)
-        error = um_record_raise(upper, record, need);
+        error = um_upper_node_copy_up(upper, node, need);
     if (error == 0 && (changes->which & (UM_SET_SIZE | UM_SET_UID | UM_SET_GID)))
-        error = um_record_lose_capability(upper, record);
+        error = um_upper_node_drop_capability(upper, node);
     if (error == 0)
-        error = um_spot_of(upper, record, &spot);
+        error = um_upper_reach(upper, node, &reached);
     if (error == 0)
-        error = apply(upper, record, &spot, changes);
-    if (error == 0 && spot.capable)
-        record->capable = true;
-    um_spot_close(&spot);
+        error = apply(upper, node, &reached, changes);
+    if (error == 0 && reached.capable)
+        node->capable = true;
+    um_upper_reached_close(&reached);
     return error;
 }
 
-int um_upper_setattr(struct um_upper *upper, uint64_t node, const struct um_setattr *changes,
+int um_upper_setattr(struct um_upper *upper, uint64_t number, const struct um_setattr *changes,
                      struct um_attr *attr)
 {
-    struct um_record *record;
+    struct um_upper_node *node;
     pthread_rwlock_wrlock(&upper->lock);
-    int error = um_upper_need(upper, node, &record);
+    int error = um_upper_node_load(upper, number, &node);
     if (error == 0) {
         if (changes->which != 0)
-            error = um_change(upper, record, changes);
+            error = change(upper, node, changes);
         if (error == 0)
-            error = um_record_shown_attr(upper, record, attr);
-        um_record_rest(upper, record);
+            error = um_upper_node_attr_counted(upper, node, attr);
+        um_upper_node_release(upper, node);
     }
     pthread_rwlock_unlock(&upper->lock);
     return error;

@@ -12,13 +12,13 @@ struct climb {
     size_t n, capacity;
 };
 
-/* The directories from `lower` outwards up to one that has a record: *shown, or NULL where that one
+/* The directories from `lower` outwards up to one that has a node: *shown, or NULL where that one
  * does not continue it any more. */
 static int climb_to_record(struct um_upper *upper, uint64_t lower, struct climb *climb,
-                           struct um_record **shown)
+                           struct um_upper_node **shown)
 {
-    struct um_record *record;
-    while ((record = um_upper_record(upper, lower)) == NULL) {
+    struct um_upper_node *node;
+    while ((node = um_upper_node_find(upper, lower)) == NULL) {
         const char *name;
         size_t size;
         uint64_t parent;
@@ -31,32 +31,33 @@ static int climb_to_record(struct um_upper *upper, uint64_t lower, struct climb 
         climb->nodes[climb->n++] = lower;
         lower = parent;
     }
-    bool shows = record->directory && !record->gone && record->lower == lower;
-    *shown = shows ? record : NULL;
+    bool shows = node->directory && !node->gone && node->lower == lower;
+    *shown = shows ? node : NULL;
     if (shows)
-        um_record_pin(record);
+        um_upper_node_pin(node);
     return 0;
 }
 
 /* The directory that shows `lower`, asked of *shown, which shows its parent, or is NULL. */
-static int descend(struct um_upper *upper, uint64_t lower, struct um_record **shown)
+static int descend(struct um_upper *upper, uint64_t lower, struct um_upper_node **shown)
 {
-    struct um_record *above = *shown, *inside;
+    struct um_upper_node *above = *shown, *inside;
     const char *name;
     size_t size;
     uint64_t parent;
     *shown = NULL;
     int error = um_tree_name(upper->tree, lower, &parent, &name, &size);
     if (error != 0 && above != NULL)
-        um_record_unpin(upper, above);
+        um_upper_node_unpin(upper, above);
     if (error == 0)
-        error = above ? um_step(upper, above, um_slice_of(name, size), &inside) : -ENOENT;
+        error = above ? um_upper_enter_directory(upper, above, um_slice_of(name, size), &inside)
+                      : -ENOENT;
     if (error == 0 && inside->lower == lower) {
         *shown = inside;
         return 0;
     }
     if (error == 0)
-        um_record_unpin(upper, inside); /* something else stands there */
+        um_upper_node_unpin(upper, inside); /* something else stands there */
     if (error != 0 && error != -ENOENT)
         return error;
     error = um_upper_find_redirected(upper, lower, shown);
@@ -65,10 +66,11 @@ static int descend(struct um_upper *upper, uint64_t lower, struct um_record **sh
     return error == -ENOENT ? 0 : error;
 }
 
-int um_upper_shown(struct um_upper *upper, uint64_t lower_directory, struct um_record **out)
+int um_upper_shown_directory(struct um_upper *upper, uint64_t lower_directory,
+                             struct um_upper_node **out)
 {
     struct climb climb = {0};
-    struct um_record *shown = NULL;
+    struct um_upper_node *shown = NULL;
     int error = climb_to_record(upper, lower_directory, &climb, &shown);
     while (error == 0 && climb.n != 0)
         error = descend(upper, climb.nodes[--climb.n], &shown);
@@ -83,74 +85,75 @@ int um_upper_shown(struct um_upper *upper, uint64_t lower_directory, struct um_r
 
 /* ---- the names of a file ------------------------------------------------------------------------------ */
 
-int um_upper_shows_lower(struct um_upper *upper, struct um_record *directory, struct um_slice name,
-                         uint64_t node)
+int um_upper_shows_lower(struct um_upper *upper, struct um_upper_node *directory,
+                         struct um_slice name, uint64_t number)
 {
     struct um_tree_entry entry;
     if (directory->gone)
         return 0;
-    int error = um_upper_below(upper, directory, name, &entry);
-    if (error != 0 || entry.attr.node != node)
+    int error = um_upper_find_lower(upper, directory, name, &entry);
+    if (error != 0 || entry.attr.node != number)
         return error == -ENOENT ? 0 : error;
     if (!directory->in_upper)
         return 1;
-    struct um_spot spot = {0};
+    struct um_upper_reached reached = {0};
     struct stat status;
-    enum um_found found;
+    enum um_upper_found found;
     struct um_fd_use use;
-    error = um_disk_directory(upper, directory, &use);
+    error = um_upper_reach_directory(upper, directory, &use);
     if (error != 0)
         return error;
-    error = um_spot_in(upper, use.fd, name, &spot);
+    error = um_upper_reach_name(upper, use.fd, name, &reached);
     if (error == 0)
-        error = um_disk_classify(&spot, !directory->unmarked, &found, &status);
+        error = um_upper_reached_classify(&reached, !directory->unmarked, &found, &status);
     um_fd_cache_release(upper->directories, &use);
     return error ? error : found == UM_FOUND_NOTHING;
 }
 
 /* Add a name of the lower tree where the mount shows it. */
-static int add_shown(struct um_upper *upper, uint64_t node, const struct um_tree_name *name,
-                     struct um_shown_name *names, size_t *n)
+static int add_shown(struct um_upper *upper, uint64_t number, const struct um_tree_name *name,
+                     struct um_upper_shown_name *names, size_t *n)
 {
-    struct um_record *directory;
-    int error = um_upper_shown(upper, name->directory, &directory);
+    struct um_upper_node *directory;
+    int error = um_upper_shown_directory(upper, name->directory, &directory);
     if (error != 0)
         return error == -ENOENT ? 0 : error;
     int shows =
-        um_upper_shows_lower(upper, directory, um_slice_of(name->name, name->name_size), node);
+        um_upper_shows_lower(upper, directory, um_slice_of(name->name, name->name_size), number);
     if (shows <= 0) {
-        um_record_unpin(upper, directory);
+        um_upper_node_unpin(upper, directory);
         return shows;
     }
-    names[(*n)++] = (struct um_shown_name){directory, name->name, name->name_size};
+    names[(*n)++] = (struct um_upper_shown_name){directory, name->name, name->name_size};
     return 0;
 }
 
-int um_upper_shown_names(struct um_upper *upper, uint64_t node, struct um_shown_name **names,
-                         size_t *n)
+int um_upper_shown_names(struct um_upper *upper, uint64_t number,
+                         struct um_upper_shown_name **names, size_t *n)
 {
     um_autofree struct um_tree_name *below = NULL;
     size_t n_below = 0;
     *names = NULL;
     *n = 0;
-    int error = um_tree_names(upper->tree, node, &below, &n_below);
+    int error = um_tree_names(upper->tree, number, &below, &n_below);
     if (error != 0)
         return error;
-    struct um_shown_name *shown = calloc(n_below + 1, sizeof *shown);
+    struct um_upper_shown_name *shown = calloc(n_below + 1, sizeof *shown);
     if (shown == NULL)
         return -ENOMEM;
     for (size_t i = 0; error == 0 && i < n_below; i++)
-        error = add_shown(upper, node, &below[i], shown, n);
+        error = add_shown(upper, number, &below[i], shown, n);
     *names = shown;
     if (error != 0)
-        um_upper_names_free(upper, names, n);
+        um_upper_shown_names_free(upper, names, n);
     return error;
 }
 
-void um_upper_names_free(struct um_upper *upper, struct um_shown_name **names, size_t *n)
+void um_upper_shown_names_free(struct um_upper *upper, struct um_upper_shown_name **names,
+                               size_t *n)
 {
     for (size_t i = 0; i < *n; i++) {
-        um_record_unpin(upper, (*names)[i].directory);
+        um_upper_node_unpin(upper, (*names)[i].directory);
     }
     free(*names);
     *names = NULL;
@@ -161,20 +164,20 @@ void um_upper_names_free(struct um_upper *upper, struct um_shown_name **names, s
 
 #define COUNT_SLOTS 4096u /* a power of two */
 
-struct um_link_count {
-    uint64_t node; /* 0: empty */
+struct um_upper_link_count {
+    uint64_t number; /* 0: empty */
     uint32_t count;
 };
 
-static int count_names(struct um_upper *upper, uint64_t node, uint32_t *count)
+static int count_names(struct um_upper *upper, uint64_t number, uint32_t *count)
 {
-    struct um_shown_name *names;
+    struct um_upper_shown_name *names;
     size_t n;
-    int error = um_upper_shown_names(upper, node, &names, &n);
+    int error = um_upper_shown_names(upper, number, &names, &n);
     if (error != 0)
         return error;
     *count = n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
-    um_upper_names_free(upper, &names, &n);
+    um_upper_shown_names_free(upper, &names, &n);
     return 0;
 }
 
@@ -183,7 +186,7 @@ int um_upper_count_links(struct um_upper *upper, struct um_attr *attr)
     if (attr->nlink <= 1 || S_ISDIR(attr->mode) || attr->node >= upper->base || !upper->may_hide)
         return 0;
     size_t slot = um_hash_node(attr->node) & (COUNT_SLOTS - 1);
-    if (upper->link_counts != NULL && upper->link_counts[slot].node == attr->node) {
+    if (upper->link_counts != NULL && upper->link_counts[slot].number == attr->node) {
         attr->nlink = upper->link_counts[slot].count;
         return 0;
     }
@@ -195,19 +198,19 @@ int um_upper_count_links(struct um_upper *upper, struct um_attr *attr)
     if (upper->link_counts == NULL)
         upper->link_counts = calloc(COUNT_SLOTS, sizeof *upper->link_counts);
     if (upper->link_counts != NULL)
-        upper->link_counts[slot] = (struct um_link_count){attr->node, attr->nlink};
+        upper->link_counts[slot] = (struct um_upper_link_count){attr->node, attr->nlink};
     return 0;
 }
 
-void um_upper_names_changed(struct um_upper *upper)
+void um_upper_shown_names_changed(struct um_upper *upper)
 {
     upper->may_hide = true;
     free(upper->link_counts);
     upper->link_counts = NULL;
 }
 
-void um_upper_names_close(struct um_upper *upper)
+void um_upper_shown_names_close(struct um_upper *upper)
 {
-    um_upper_names_changed(upper);
+    um_upper_shown_names_changed(upper);
     um_upper_redirects_changed(upper);
 }
