@@ -154,8 +154,8 @@ def test_changes_by_others_take_privileges(mount: Callable[..., Mounted], how: s
     call_as(USER, change)
 
 
-# Without the router the kernel takes the bits away, unless a file is truncated as it is opened; and it
-# keeps this one in every FUSE.
+# Without the router the kernel takes the bits away, unless a file is truncated as it is opened; and
+# it keeps this one in every FUSE.
 @pytest.mark.parametrize(
     ("how", "options"),
     [
