@@ -1,8 +1,13 @@
+#include "upper/copy.h"
+
 #include <fcntl.h>
 
 #include "system/open_beneath.h"
 #include "upper/copy_data.h"
-#include "upper/state.h"
+#include "upper/make.h"
+#include "upper/marks.h"
+#include "upper/object.h"
+#include "upper/object_xattr.h"
 
 /* A copy is made in the work directory, where nobody sees it, and complete before it is published:
  * by a rename, by links, or, where the file has no name any more, by a descriptor. */

@@ -1,7 +1,13 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 
-#include "upper/state.h"
+#include "upper/copy_up.h"
+#include "upper/file.h"
+#include "upper/list.h"
+#include "upper/lookup.h"
+#include "upper/make.h"
+#include "upper/target.h"
+#include "upper/work.h"
 
 /* Making and removing names. Every verb is: look at the name, copy its directory up, change the disk in
  * one step that a crash can't halve, then the nodes. */
@@ -73,7 +79,7 @@ static int replace_whiteout(struct um_upper *upper, struct um_upper_target *targ
 static int make_over_whiteout(struct um_upper *upper, struct um_upper_target *target,
                               const struct um_upper_new_object *wanted, const char *link)
 {
-    char made[32];
+    char made[UM_UPPER_WORK_NAME];
     um_upper_work_name(upper, made);
     int error = um_upper_make(upper, upper->work_fd, made, wanted, link, false);
     if (error != 0)
@@ -97,7 +103,7 @@ static int make_at(struct um_upper *upper, struct um_upper_target *target,
         error = find_owner(upper, target, maker, wanted);
     if (error != 0)
         return error;
-    if (target->found == UM_FOUND_WHITEOUT || target->below_directory)
+    if (target->found == UM_UPPER_FOUND_WHITEOUT || target->below_directory)
         error = make_over_whiteout(upper, target, wanted, link);
     else
         error = um_upper_make(upper, target->fd, target->text, wanted, link, true);
@@ -192,7 +198,7 @@ int um_upper_tmpfile(struct um_upper *upper, uint64_t directory, uint32_t mode,
 static int link_to(struct um_upper *upper, struct um_upper_target *target,
                    struct um_upper_reached *reached)
 {
-    char made[32];
+    char made[UM_UPPER_WORK_NAME];
     if (!target->object)
         return um_upper_reached_link(reached, target->fd, target->text);
     um_upper_work_name(upper, made);
@@ -214,7 +220,7 @@ static int link_record(struct um_upper *upper, struct um_upper_node *node,
         return -EPERM;
     if (node->gone && !node->linkable)
         return -ENOENT;
-    int error = um_upper_copy_up_now(upper, node, UM_NEED_NAME);
+    int error = um_upper_node_copy_up(upper, node, UM_UPPER_NEED_NAME);
     if (error == 0)
         error = um_upper_node_fix_data_path(upper, node);
     if (error == 0)
@@ -255,7 +261,7 @@ int um_upper_link(struct um_upper *upper, uint64_t number, uint64_t directory, c
 static int exchange_with_whiteout(struct um_upper *upper, struct um_upper_target *target,
                                   bool directory)
 {
-    char made[32];
+    char made[UM_UPPER_WORK_NAME];
     um_upper_work_name(upper, made);
     int error = um_upper_work_make_whiteout(upper, made);
     if (error != 0)
@@ -270,7 +276,7 @@ static int exchange_with_whiteout(struct um_upper *upper, struct um_upper_target
 /* A directory that shows nothing may still hold whiteouts. */
 static int remove_directory(struct um_upper *upper, struct um_upper_target *target)
 {
-    char moved[32];
+    char moved[UM_UPPER_WORK_NAME];
     if (unlinkat(target->fd, target->text, AT_REMOVEDIR) == 0)
         return 0;
     if (errno != ENOTEMPTY && errno != EEXIST)

@@ -1,8 +1,11 @@
+#include "upper/list.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 
 #include "marks/whiteout.h"
-#include "upper/state.h"
+#include "upper/lookup.h"
+#include "upper/marks.h"
 
 /* An open directory. What it lists is settled when it is first read, and anew at cookie 0: a directory
  * that is in the upper is merged into a list of names then; one that is in lower layers only is listed
@@ -89,7 +92,7 @@ static int is_whiteout(const struct um_upper *upper, int fd, const struct dirent
         error = um_upper_reached_classify(&reached, true, &found, &status);
     if (error == -EXDEV)
         return 0; /* what is mounted there is no whiteout */
-    return error ? error : found == UM_FOUND_WHITEOUT;
+    return error ? error : found == UM_UPPER_FOUND_WHITEOUT;
 }
 
 static int add_entry(struct um_upper_list *list, int fd, const struct dirent *entry)
@@ -216,7 +219,7 @@ static void drop_hiding(struct um_upper_list *list)
 /* Read the merged names, sorted, into a list that is empty. */
 static int read_merged(struct um_upper_list *list)
 {
-    int error = list->directory->lower == UM_LOWER_REFUSED ? -EIO : read_above(list);
+    int error = list->directory->lower == UM_UPPER_LOWER_REFUSED ? -EIO : read_above(list);
     if (error == 0) {
         sort_names(list);
         error = read_below(list, list->n);

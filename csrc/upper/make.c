@@ -1,10 +1,14 @@
+#include "upper/make.h"
+
 #include <fcntl.h>
 #include <sys/sysmacros.h>
 
 #include "marks/override_stat.h"
 #include "system/open_beneath.h"
 #include "system/posix_acl.h"
-#include "upper/state.h"
+#include "upper/object.h"
+#include "upper/object_xattr.h"
+#include "upper/work.h"
 
 int um_upper_has_default_acl(struct um_upper_reached *directory)
 {

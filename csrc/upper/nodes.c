@@ -1,6 +1,6 @@
-#include <fcntl.h>
+#include "upper/nodes.h"
 
-#include "upper/state.h"
+#include <fcntl.h>
 
 static struct um_upper_node **find_bucket(const struct um_upper *upper, uint64_t number)
 {
@@ -12,10 +12,10 @@ static struct um_upper_node **find_bucket(const struct um_upper *upper, uint64_t
 
 struct um_upper_node *um_upper_node_find(struct um_upper *upper, uint64_t number)
 {
-    return *find_bucket(upper, number);
+    return upper->n_buckets ? *find_bucket(upper, number) : NULL;
 }
 
-int um_upper_grow_nodes(struct um_upper *upper)
+static int grow_nodes(struct um_upper *upper)
 {
     size_t n_old = upper->n_buckets;
     struct um_upper_node **old = upper->buckets;
@@ -38,7 +38,7 @@ int um_upper_grow_nodes(struct um_upper *upper)
     return 0;
 }
 
-void um_upper_node_free(struct um_upper_node *node)
+static void node_free(struct um_upper_node *node)
 {
     if (node->fd >= 0)
         close(node->fd);
@@ -156,15 +156,15 @@ int um_upper_node_add(struct um_upper *upper, uint64_t number, struct um_upper_n
         return 0;
     }
     int error = 0;
-    if (upper->n_records >= upper->n_buckets)
-        error = um_upper_grow_nodes(upper);
+    if (upper->n_nodes >= upper->n_buckets)
+        error = grow_nodes(upper);
     struct um_upper_node *node = error ? NULL : calloc(1, sizeof *node);
     if (node == NULL)
         return -ENOMEM;
     node->fd = -1;
     error = copy_name(name, &node->name);
     if (error != 0) {
-        um_upper_node_free(node);
+        node_free(node);
         return error;
     }
     node->number = number;
@@ -181,7 +181,7 @@ int um_upper_node_add(struct um_upper *upper, uint64_t number, struct um_upper_n
         um_upper_known_remove(upper, known);
     }
     *find_bucket(upper, number) = node;
-    upper->n_records++;
+    upper->n_nodes++;
     um_upper_node_pin(node);
     *out = node;
     return 0;
@@ -228,10 +228,10 @@ void um_upper_node_drop_unused(struct um_upper *upper, struct um_upper_node *nod
     while (node != NULL && !is_kept(upper, node)) {
         struct um_upper_node *parent = node->parent;
         *find_bucket(upper, node->number) = node->next;
-        upper->n_records--;
+        upper->n_nodes--;
         if (node->directory)
             um_fd_cache_drop(upper->directories, node->number);
-        um_upper_node_free(node);
+        node_free(node);
         if (parent != NULL)
             parent->children--;
         node = parent;
@@ -260,30 +260,11 @@ void um_upper_forget_place(struct um_upper *upper, uint64_t number,
 {
     struct um_upper_node *node = um_upper_node_find(upper, number);
     struct um_upper_known *known = um_upper_known_find(upper, number);
-    if (node != NULL && node->parent == directory &&
-        um_slice_equal(um_slice_of(node->name, node->name_size), name))
+    if (node != NULL && node->parent == directory && um_slice_equal(um_upper_node_name(node), name))
         displace(upper, node);
     if (known != NULL && known->parent == directory->number &&
         um_slice_equal(um_slice_of(known->name, known->name_size), name))
         known->parent = 0;
-}
-
-void um_upper_node_update(struct um_upper *upper, struct um_upper_node *node,
-                          const struct um_upper_hit *hit)
-{
-    node->plain = hit->plain;
-    if (hit->in_upper && hit->ino != 0 && hit->ino != node->ino) {
-        if (node->directory) /* somebody exchanged it on disk: no more is done in the old one */
-            um_fd_cache_drop(upper->directories, node->number);
-        node->ino = hit->ino;
-    }
-    if (hit->directory) {
-        node->nlink = hit->in_upper ? hit->attr.nlink : 0;
-    } else if (hit->in_upper && hit->ino != 0) {
-        node->data = hit->data;
-        node->capable = hit->capable;
-        node->ours = hit->ours;
-    }
 }
 
 uint64_t um_upper_node_only_lower(const struct um_upper_node *node)
@@ -295,4 +276,23 @@ uint64_t um_upper_node_only_lower(const struct um_upper_node *node)
 int um_upper_node_last_descriptor(const struct um_upper_node *node)
 {
     return node->gone && node->fd >= 0 ? fcntl(node->fd, F_DUPFD_CLOEXEC, 3) : -1;
+}
+
+void um_upper_node_add_subdirectories(struct um_upper_node *directory, int change)
+{
+    if (directory->nlink > 1) /* 0: not counted yet, 1: not known */
+        directory->nlink = (uint32_t)((int64_t)directory->nlink + change);
+}
+
+void um_upper_nodes_close(struct um_upper *upper)
+{
+    for (size_t i = 0; i < upper->n_buckets; i++) {
+        while (upper->buckets[i] != NULL) {
+            struct um_upper_node *node = upper->buckets[i];
+            upper->buckets[i] = node->next;
+            node_free(node);
+        }
+    }
+    free(upper->buckets);
+    free(upper->known);
 }

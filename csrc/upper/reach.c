@@ -1,4 +1,4 @@
-#include "upper/state.h"
+#include "upper/reach.h"
 
 #include <fcntl.h>
 
@@ -152,7 +152,7 @@ int um_upper_reach(struct um_upper *upper, const struct um_upper_node *node,
     } else if (node->fd < 0) {
         if (node->parent == NULL || !node->in_upper)
             return -ESTALE;
-        name = um_slice_of(node->name, node->name_size);
+        name = um_upper_node_name(node);
         error = um_upper_reach_directory(upper, node->parent, &use);
     }
     if (error == 0)
@@ -389,10 +389,9 @@ int um_upper_reached_link(const struct um_upper_reached *reached, int fd, const 
 
 /* ---- what stands there --------------------------------------------------------------------------- */
 
-/* Whether something of this name stands in a directory; `like` is another reached object of the upper. */
-int um_upper_has_entry(const struct um_upper_reached *like, int fd, const char *name)
+int um_upper_has_entry(int fd, const char *name, bool exposed)
 {
-    struct um_upper_reached reached = {.fd = fd, .exposed = like->exposed};
+    struct um_upper_reached reached = {.fd = fd, .exposed = exposed};
     struct stat status;
     snprintf(reached.name, sizeof reached.name, "%s", name);
     int error = um_upper_reached_stat(&reached, &status);

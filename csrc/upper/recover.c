@@ -1,10 +1,12 @@
-#include "upper/state.h"
-
 #include <dirent.h>
 #include <fcntl.h>
 
 #include "marks/trust.h"
 #include "system/open_beneath.h"
+#include "upper/make.h"
+#include "upper/marks.h"
+#include "upper/object.h"
+#include "upper/publish.h"
 
 /* What an earlier daemon leaves in the work directory when it is killed: temporaries, which nobody
  * has seen, and in `index` groups of hard links of which some names are in the upper and others may

@@ -1,7 +1,10 @@
+#include "upper/redirects.h"
+
 #include <fcntl.h>
 
 #include "system/open_beneath.h"
-#include "upper/state.h"
+#include "upper/marks.h"
+#include "upper/rule.h"
 
 struct redirect {
     uint64_t lower; /* the directory that it continues */

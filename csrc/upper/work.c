@@ -1,9 +1,10 @@
+#include "upper/work.h"
+
 #include <fcntl.h>
 #include <sys/sysmacros.h>
 
 #include "system/open_beneath.h"
 #include "system/posix_acl.h"
-#include "upper/state.h"
 
 #define MAX_DEPTH 64 /* of what is removed: directories that hold whiteouts, and temporaries */
 
@@ -25,10 +26,10 @@ int um_upper_work_strip_acls(struct um_upper *upper, int fd, const char *name, u
     return error ? error : um_upper_strip_acls(&made, type);
 }
 
-void um_upper_work_name(struct um_upper *upper, char name[32])
+void um_upper_work_name(struct um_upper *upper, char name[UM_UPPER_WORK_NAME])
 {
     unsigned long long number = atomic_fetch_add(&upper->temporaries, 1);
-    snprintf(name, 32, "#%llx", number);
+    snprintf(name, UM_UPPER_WORK_NAME, "#%llx", number);
 }
 
 int um_upper_work_make_whiteout(struct um_upper *upper, const char *name)
