@@ -49,7 +49,7 @@ int um_upper_capability_remove(struct um_upper *upper, struct um_upper_reached *
 int um_upper_node_drop_capability(struct um_upper *upper, struct um_upper_node *node)
 {
     struct um_upper_reached reached = {0};
-    if (!node->capable || !node->in_upper)
+    if (!node->capable || !node->in_upper || node->directory)
         return 0;
     int error = um_upper_reach(upper, node, &reached);
     if (error == 0)

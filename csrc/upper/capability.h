@@ -18,7 +18,7 @@ int um_upper_capability_set(struct um_upper *upper, struct um_upper_reached *rea
 int um_upper_capability_remove(struct um_upper *upper, struct um_upper_reached *reached);
 
 /* [w] Drop a capability that is kept in a mark, before the data or the owner of a file in the upper changes: the disk
- * drops a real one by itself. */
+ * drops a real one by itself. A directory keeps its capability, as on disk. */
 int um_upper_node_drop_capability(struct um_upper *upper, struct um_upper_node *node);
 
 #endif

@@ -171,7 +171,7 @@ int um_upper_node_add(struct um_upper *upper, uint64_t number, struct um_upper_n
     node->name_size = name.size;
     node->directory = directory;
     node->in_upper = in_upper;
-    node->capable = in_upper && !directory; /* until it is known */
+    node->capable = in_upper; /* until it is known */
     node->ours = !directory;
     node->lower = lower;
     attach(node, parent);

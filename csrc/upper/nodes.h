@@ -31,7 +31,7 @@ struct um_upper_node {
     bool linkable; /* it never had a name, and may get one */
     bool writable; /* `fd` was opened for writing, too */
     bool plain; /* it has no override_stat, and nobody can give it one */
-    bool capable; /* a file that may have a capability in a mark (upper/capability.c) */
+    bool capable; /* it may have a capability in a mark (upper/capability.c) */
     bool ours; /* a file that shows what the daemon says: on disk nobody else owns it */
     bool synced; /* a file in the upper: that it is there, and has data of its own, is durable */
     bool listed; /* a directory: the tree's cookies of what it continues were given out */

@@ -76,6 +76,7 @@ static int find_continued(struct um_upper *upper, const struct um_upper_node *di
     unsigned marks;
     int error = um_upper_marks_of(upper, reached, &marks);
     reached->plain = error == 0 && !(marks & UM_UPPER_HAS_OVERRIDE);
+    reached->capable = error == 0 && (marks & UM_UPPER_HAS_CAPABILITY);
     int opaque =
         error ? error : um_upper_mark_is_opaque(upper, reached, marks & UM_UPPER_HAS_OPAQUE);
     if (opaque != 0)
@@ -287,6 +288,7 @@ static int directory_hit(struct um_upper *upper, struct um_upper_node *directory
     if (error != 0)
         return error;
     hit->ino = status->st_ino;
+    hit->capable = reached->capable;
     hit->plain = reached->plain && !(upper->flags & UM_UPPER_OVERRIDE);
     bool continues = hit->lower != 0 && hit->lower != UM_UPPER_LOWER_REFUSED;
     struct um_upper_node *node = continues ? um_upper_node_find(upper, hit->lower) : NULL;
@@ -429,11 +431,13 @@ void um_upper_node_update(struct um_upper *upper, struct um_upper_node *node,
             um_fd_cache_drop(upper->directories, node->number);
         node->ino = hit->ino;
     }
+    bool seen = hit->in_upper && hit->ino != 0; /* the object itself was looked at */
+    if (seen)
+        node->capable = hit->capable;
     if (hit->directory) {
         node->nlink = hit->in_upper ? hit->attr.nlink : 0;
-    } else if (hit->in_upper && hit->ino != 0) {
+    } else if (seen) {
         node->data = hit->data;
-        node->capable = hit->capable;
         node->ours = hit->ours;
     }
 }
