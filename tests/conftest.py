@@ -23,11 +23,16 @@ from typing import Any
 
 import hypothesis
 import pytest
-from backing import KINDS
-from capabilities import NOT_IN_DEBIAN, in_ci, kernel_knows, missing
-from users import public_place, remember_fuse_mode
+from support.backing import KINDS
+from support.capabilities import NOT_IN_DEBIAN, in_ci, kernel_knows, missing
+from support.users import public_place, remember_fuse_mode
+
+pytest.register_assert_rewrite("faults.disks", "faults.killed", "faults.lowers", "faults.power")
+pytest_plugins = ("support.mount_fixtures", "support.registry_fixtures")
 
 PROJECT = Path(__file__).parent.parent
+# Parts of the machine that make a test one of live mounts or registries.
+_LIVE = {"fuse", "ordinary-user", "docker-registry"}
 _SESSION_VARIABLE = "UNIONMOUNT_TEST_SESSION"
 
 # A shell starts what runs in its background with SIGINT ignored, and that is inherited.
@@ -132,7 +137,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "needs(*names): parts of the machine that the test can't do without",
         "alone: measures or changes the whole machine, and is run when no other test is",
         "slow: takes seconds, and is left out of `make check`",
-        "quick: one of the mounted tests of `make check`",
+        "live: needs a mount or a registry; set here, for whatever needs the parts of one",
+        "quick: one of the live tests of `make check`",
     ):
         config.addinivalue_line("markers", marker)
     session = config.stash[_session_key] = Session()
@@ -156,6 +162,16 @@ class Workers:
     def pytest_testnodedown(self, node: Any) -> None:
         """Keep the list that a process sent when its tests were done."""
         self.session.left_by_workers += getattr(node, "workeroutput", {}).get("left", [])
+
+
+def _needs(item: pytest.Item) -> tuple[str, ...]:
+    return tuple(str(name) for mark in item.iter_markers("needs") for name in mark.args)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests of live mounts and registries."""
+    if _LIVE.intersection(_needs(item)):
+        item.add_marker("live")
 
 
 @pytest.hookimpl(trylast=True)
@@ -184,7 +200,7 @@ def _refuse(names: tuple[str, ...], reason: str) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip, or in CI fail, a test whose needs are not met."""
-    names = tuple(str(name) for mark in item.iter_markers("needs") for name in mark.args)
+    names = _needs(item)
     reason = _missing_parts(names)
     if reason:
         _refuse(names, reason)

@@ -12,13 +12,13 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 import trio
-from archives import Layer, docker_archive
-from mounting import is_mounted
+from support.archives import Layer, docker_archive
+from support.mounting import is_mounted
 
 import unionmount
 from unionmount.errors import MountError, NotFoundError, UnionmountError
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[1]
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import Layer, posix_acl
-from capabilities import in_ci
-from compare import snapshot
-from trees import Shown, differences, facts, layer_between, tree_of
-from unit.imagefiles import MadeImage, oci_layout, small_image, write_directory, write_tar
+from support.archives import Layer, posix_acl
+from support.capabilities import in_ci
+from support.compare import snapshot
+from support.image_files import MadeImage, oci_layout, small_image, write_directory, write_tar
+from support.trees import Shown, differences, facts, layer_between, tree_of
 
 from unionmount.browse.diff import Comparison, Difference
 from unionmount.browse.open import OpenTarget, open_container

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-import strategies
-from archives import Layer
-from effort import examples
 from hypothesis import given, settings
-from strategies import Entry, tar_of
-from trees import differences, facts, layer_between, tree_of
+from support import strategies
+from support.archives import Layer
+from support.effort import examples
+from support.strategies import Entry, tar_of
+from support.trees import differences, facts, layer_between, tree_of
 
 from unionmount.browse.diff import Difference
 from unionmount.core import ROOT

@@ -8,15 +8,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-import model
 import pytest
-import strategies
-from archives import Layer
-from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strategies import Entry, tar_of
-from trees import tree_layer
+from support import model, strategies
+from support.archives import Layer
+from support.effort import examples
+from support.strategies import Entry, tar_of
+from support.trees import tree_layer
 
 from unionmount.browse.image_diff import differences
 from unionmount.browse.open import OpenView

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import model
 import pytest
-import strategies
-from archives import Layer
-from effort import examples
 from hypothesis import HealthCheck, given, settings
-from strategies import Entry, tar_of
-from trees import tree_of
+from support import model, strategies
+from support.archives import Layer
+from support.effort import examples
+from support.strategies import Entry, tar_of
+from support.trees import tree_of
 
 from unionmount.browse.layer_history import Touch, trace
 from unionmount.core import Tree

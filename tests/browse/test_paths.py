@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from archives import Layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trees import tree_of
+from support.archives import Layer
+from support.trees import tree_of
 
 from unionmount.browse.paths import follow, split_operand
 from unionmount.core import Tree

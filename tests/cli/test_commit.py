@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from compare import Snapshot, differences, snapshot
-from mounting import CommandLine, is_mounted
+from support.archives import Layer, docker_archive
+from support.compare import Snapshot, differences, snapshot
+from support.mounting import CommandLine, is_mounted
 
 pytestmark = pytest.mark.needs("fuse")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import Layer, docker_archive
-from mounting import COMMAND, CommandLine, Process, is_mounted, mount_line
+from support.archives import Layer, docker_archive
+from support.mounting import COMMAND, CommandLine, Process, is_mounted, mount_line
 
 pytestmark = pytest.mark.needs("fuse")
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dockerd import Docker, answering
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from unit.listed import DIGEST, fill
+from support.dockerd import Docker, answering
+from support.listed_images import DIGEST, fill
 
 from unionmount.cli import main
 from unionmount.cli.output import human_duration, human_size

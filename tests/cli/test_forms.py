@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mounting import CommandLine
+from support.mounting import CommandLine
 
 from unionmount.cli import main
 

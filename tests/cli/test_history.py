@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.imagefiles import MadeImage, docker_archive, tar, write_tar
+from support.image_files import MadeImage, docker_archive, tar, write_tar
 
 from unionmount.cli import main
 from unionmount.images.history import history_rows

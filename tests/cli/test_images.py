@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.imagefiles import (
+from support.image_files import (
     MadeImage,
     docker_archive,
     gzipped,
@@ -24,7 +24,7 @@ from unit.imagefiles import (
     small_image,
     write_tar,
 )
-from unit.listed import (
+from support.listed_images import (
     BASE,
     DIGEST,
     NAMELESS,

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from descriptors import held_paths
-from mounting import CommandLine
-from registry.servers import Connection, RawServer
-from unit.commands import Case, Ended
-from unit.imagefiles import (
+from support.commands import Case, Ended
+from support.descriptors import held_paths
+from support.image_files import (
     blob_path,
     docker_archive,
     oci_layout,
@@ -28,7 +26,9 @@ from unit.imagefiles import (
     write_directory,
     write_tar,
 )
-from users import NOBODY, become_nobody, call_as, public_place
+from support.mounting import CommandLine
+from support.servers import Connection, RawServer
+from support.users import NOBODY, become_nobody, call_as, public_place
 
 from unionmount.errors import FormatError, NotRegular, UsageError
 from unionmount.store.store import Store
@@ -178,7 +178,7 @@ def tried(home: Path, cases: list[Case]) -> list[Ended]:
     for case in cases:
         case.environment = own | case.environment
     done = subprocess.run(
-        [sys.executable, "-m", "unit.commands"],
+        [sys.executable, "-m", "support.commands"],
         input=json.dumps([asdict(case) for case in cases]),
         cwd=Path(__file__).parents[1],
         capture_output=True,

@@ -14,10 +14,10 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive, posix_acl
-from compare import differences, snapshot
-from images.build import TOOLS, real_image
-from mounting import COMMAND, CommandLine, is_mounted
+from support.archives import Layer, docker_archive, posix_acl
+from support.compare import differences, snapshot
+from support.mounting import COMMAND, CommandLine, is_mounted
+from support.real_images import TOOLS, real_image
 
 from unionmount.cli import main
 

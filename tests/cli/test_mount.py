@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from mounting import COMMAND, CommandLine, Process, is_mounted, mount_line, wait_for_mounts
+from support.archives import Layer, docker_archive
+from support.mounting import COMMAND, CommandLine, Process, is_mounted, mount_line, wait_for_mounts
 
 pytestmark = pytest.mark.needs("fuse")
 

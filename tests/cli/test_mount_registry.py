@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from compare import differences, snapshot
-from images.build import TOOLS, RealImage, real_image
-from mounting import CommandLine, is_mounted
-from unit.imagefiles import MadeImage
-
-from registry.servers import DockerRegistry, FaultProxy
-from registry.transfers import (
+from support.compare import differences, snapshot
+from support.image_files import MadeImage
+from support.mounting import CommandLine, is_mounted
+from support.real_images import TOOLS, RealImage, real_image
+from support.servers import DockerRegistry, FaultProxy
+from support.transfers import (
     Sender,
     Skopeo,
     command_line,
@@ -22,6 +21,7 @@ from registry.transfers import (
     manifest_digest,
     remote_digest,
 )
+
 from unionmount.images.manifest import Platform
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo", "fuse")
@@ -52,7 +52,7 @@ def test_a_missing_image_is_pulled(
     proxy.reset()
     done = cli.run("mount", "--ro", name, mountpoint)
     assert (done.stdout, done.stderr) == (f"{mountpoint}\n", "")
-    assert sorted(os.listdir(mountpoint / "files")) == ["mount", "mount2"]  # noqa: PTH208
+    assert sorted(os.listdir(mountpoint / "files")) == ["mount", "mount2"]
     assert cli.record(mountpoint)["image"] == name
     cli.run("umount", mountpoint)
     proxy.reset()
@@ -100,7 +100,7 @@ def test_looking_at_another_platform_moves_no_name(
         done = cli.run("mount", *options, *foreign, name, mountpoint)
         assert done.stderr.count(f"linux/{FOREIGN} and this machine is linux/{HOST}") == 1
         assert done.stderr.count("warning") == 1
-        assert os.listdir(mountpoint / "files") == [f"{FOREIGN}-{number}"]  # noqa: PTH208
+        assert os.listdir(mountpoint / "files") == [f"{FOREIGN}-{number}"]
         source = cli.record(mountpoint)["source"]
         assert source == made[f"linux/{FOREIGN}"].id
         cli.run("umount", mountpoint)
@@ -122,7 +122,7 @@ def test_looking_at_another_platform_moves_no_name(
     assert done.stderr.count("warning") == 1
     cli.run("umount", mountpoint)
     assert cli.run("mount", "--ro", name, mountpoint).stderr == ""
-    assert os.listdir(mountpoint / "files") == [f"{HOST}-old"]  # noqa: PTH208
+    assert os.listdir(mountpoint / "files") == [f"{HOST}-old"]
 
 
 def test_a_name_that_means_nothing_yet_is_given(

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from backing import backing
-from mounting import COMMAND, CommandLine, is_mounted
+from support.backing import backing
+from support.mounting import COMMAND, CommandLine, is_mounted
 
 from unionmount.cli.commands import overlay
 from unionmount.mounting import options as generic

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mounting import COMMAND, CommandLine, Process, is_mounted, mount_line, wait_for_mounts
+from support.mounting import COMMAND, CommandLine, Process, is_mounted, mount_line, wait_for_mounts
 
 pytestmark = pytest.mark.needs("fuse")
 

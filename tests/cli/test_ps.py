@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mounting import CommandLine, Process, is_mounted
+from support.mounting import CommandLine, Process, is_mounted
 
 from unionmount.mounting.records import (
     DETACHED,

@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unit.imagefiles import (
+from registry.test_authorization import certs
+from registry.test_client import HUB, Pages
+from support.image_files import (
     MadeImage,
     docker_archive,
     gzipped,
@@ -21,12 +23,10 @@ from unit.imagefiles import (
     write_directory,
     write_tar,
 )
+from support.registry_fixtures import PASSWORD, USER
+from support.servers import Authority, DockerRegistry, FaultProxy, TokenServer
+from support.servers.proxy import Reply
 
-from registry.conftest import PASSWORD, USER
-from registry.servers import Authority, DockerRegistry, FaultProxy, TokenServer
-from registry.servers.proxy import Reply
-from registry.test_authorization import certs
-from registry.test_client import HUB, Pages
 from unionmount.cli import main
 from unionmount.store.store import Store
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import Layer, docker_archive
 from faults.killed import daemon_of
-from mounting import COMMAND, CommandLine, is_mounted
-from users import become_nobody
+from support.archives import Layer, docker_archive
+from support.mounting import COMMAND, CommandLine, is_mounted
+from support.users import become_nobody
 
 from unionmount.cli.output import human_size
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from unit.listed import WEB, DescribedImage, fill, put
+from support.listed_images import WEB, DescribedImage, fill, put
 
 from unionmount.cli import _COMMANDS, main
 from unionmount.cli.progress import ProgressLine

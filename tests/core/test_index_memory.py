@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from users import call_as
+from support.users import call_as
 
 from unionmount import core
 from unionmount.errors import LimitExceeded, UsageError

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from model import Stack
-from unit.imagefiles import MadeImage, oci_layout, write_directory
+from support.archives import Layer, docker_archive
+from support.image_files import MadeImage, oci_layout, write_directory
+from support.model import Stack
 
 from unionmount import core
 from unionmount.store.layer_import import ImportLimits

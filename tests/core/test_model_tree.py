@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import model
 import pytest
-import strategies
-from effort import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from strategies import Entry, tar_of
+from support import model, strategies
+from support.effort import examples
+from support.strategies import Entry, tar_of
 
 from unionmount.core import ROOT, Attributes, Index, Indexer, Node, Tree, TreeLayer
 from unionmount.errors import FormatError

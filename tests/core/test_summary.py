@@ -6,14 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
-import model
 import pytest
-import strategies
-from archives import Layer
-from effort import examples
 from hypothesis import HealthCheck, given, settings
-from strategies import Entry, tar_of
-from trees import tree_of
+from support import model, strategies
+from support.archives import Layer
+from support.effort import examples
+from support.strategies import Entry, tar_of
+from support.trees import tree_of
 
 from unionmount.core import DirectoryLayer, LayerSummary, Summary, Tree
 from unionmount.errors import FormatError

@@ -11,14 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import model
 import pytest
-import strategies
-from archives import Layer
-from effort import examples
 from hypothesis import HealthCheck, given, settings
-from strategies import Entry, tar_of
-from trees import tree_of
+from support import model, strategies
+from support.archives import Layer
+from support.effort import examples
+from support.strategies import Entry, tar_of
+from support.trees import tree_of
 
 from unionmount.core import OPAQUE, ROOT, Attributes, DirectoryLayer, LayerTrees, Node, Tree
 from unionmount.errors import FormatError

@@ -9,7 +9,7 @@ import tarfile
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trees import facts, tree_of
+from support.trees import facts, tree_of
 
 from unionmount.formats.tar_writer import BLOCK, END, Member, can_hold, header, padding
 

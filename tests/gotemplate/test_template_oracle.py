@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from goprogram import Oracle, build
+from gotemplate.test_template import _TABLE, outcome
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from unit.test_template import _TABLE, outcome
+from support.goprogram import Oracle, build
 
 from unionmount.cli.output import aligned
 from unionmount.gotemplate import Template, TemplateError, from_json

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.imagefiles import (
+from support.image_files import (
     OCI_CONFIG,
     OCI_INDEX,
     OCI_MANIFEST,

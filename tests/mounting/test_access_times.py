@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from mounting import CommandLine, mount_line
-from users import NOBODY, become_nobody, call_as, fuse_for_all
+from support.mounting import CommandLine, mount_line
+from support.users import NOBODY, become_nobody, call_as, fuse_for_all
 
 pytestmark = pytest.mark.needs("fuse")
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from backing import backing
-from mounting import CommandLine, is_mounted
+from support.archives import Layer, docker_archive
+from support.backing import backing
+from support.mounting import CommandLine, is_mounted
 
 pytestmark = [pytest.mark.needs("fuse"), pytest.mark.needs("statx-of-fuse")]
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from mounting import CommandLine, is_mounted
-from users import NOBODY, become_nobody, call_as
+from support.archives import Layer, docker_archive
+from support.mounting import CommandLine, is_mounted
+from support.users import NOBODY, become_nobody, call_as
 
 from unionmount.mounting.records import MountTable
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from compare import Snapshot, differences, snapshot
-from images.build import TOOLS, real_image
-from mounting import CommandLine, is_mounted
+from support.archives import Layer, docker_archive
+from support.compare import Snapshot, differences, snapshot
+from support.mounting import CommandLine, is_mounted
+from support.real_images import TOOLS, real_image
 
 pytestmark = [pytest.mark.needs("fuse", "root", "git", "tar"), pytest.mark.timeout(600)]
 

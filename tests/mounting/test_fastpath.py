@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import Layer, docker_archive, posix_acl
-from mounting import COMMAND, CommandLine, Process, is_mounted, wait_for_mounts
-from users import call_as
+from support.archives import Layer, docker_archive, posix_acl
+from support.mounting import COMMAND, CommandLine, Process, is_mounted, wait_for_mounts
+from support.users import call_as
 
 from unionmount.mounting.records import MountTable
 from unionmount.mounting.statistics import ask_stats

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from mounting import CommandLine
+from support.archives import Layer, docker_archive
+from support.mounting import CommandLine
 
 from unionmount.mounting.records import MountTable
 from unionmount.mounting.statistics import ask_stats

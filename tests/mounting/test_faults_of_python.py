@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from mounting import CommandLine, Process, is_mounted, wait_for_mounts
+from support.archives import Layer, docker_archive
+from support.mounting import CommandLine, Process, is_mounted, wait_for_mounts
 
 from unionmount.mounting.records import MountTable
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from backing import backing
-from errnos import failing
-from mounting import CommandLine, is_mounted
+from support.archives import Layer, docker_archive
+from support.backing import backing
+from support.errnos import failing
+from support.mounting import CommandLine, is_mounted
 
 pytestmark = pytest.mark.needs("fuse")
 

@@ -17,9 +17,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from backing import backing, kinds
-from capabilities import in_ci
-from compare import Snapshot, differences, snapshot
 from differential import lowers
 from differential.deviations import Case
 from differential.explore import explore_machine
@@ -28,6 +25,9 @@ from differential.machine import Machine
 from differential.run import Place, Run, Variant
 from differential.sides import KernelOverlay, Layout, Subject, Unionmount
 from differential.worker import Outcome, Zygote
+from support.backing import backing, kinds
+from support.capabilities import in_ci
+from support.compare import Snapshot, differences, snapshot
 
 pytestmark = [pytest.mark.needs("fuse", "overlayfs"), pytest.mark.timeout(900)]
 

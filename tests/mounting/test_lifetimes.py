@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import Layer, docker_archive
-from mounting import COMMAND, CommandLine, Process, is_mounted, wait_for_mounts
-from users import NOBODY, become_nobody
+from support.archives import Layer, docker_archive
+from support.mounting import COMMAND, CommandLine, Process, is_mounted, wait_for_mounts
+from support.users import NOBODY, become_nobody
 
 from unionmount.errors import InvalidReference, MountError
 from unionmount.mounting.records import MountTable, Record

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import Layer, docker_archive
 from differential.sides import (
     FuseOverlayfs,
     KernelOverlay,
@@ -30,8 +29,9 @@ from differential.sides import (
     Unionmount,
     UnionmountImage,
 )
-from mounting import COMMAND, CommandLine
-from users import NOBODY, become_nobody, call_as, fuse_for_all
+from support.archives import Layer, docker_archive
+from support.mounting import COMMAND, CommandLine
+from support.users import NOBODY, become_nobody, call_as, fuse_for_all
 
 pytestmark = pytest.mark.needs("fuse", "root", "overlayfs")
 

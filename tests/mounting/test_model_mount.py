@@ -7,16 +7,15 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-import model
 import pytest
-import strategies
-from archives import Layer, docker_archive
-from compare import Item, Snapshot, differences, digest_of, snapshot
-from effort import amount
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mounting import CommandLine
-from strategies import Entry, tar_of
+from support import model, strategies
+from support.archives import Layer, docker_archive
+from support.compare import Item, Snapshot, differences, digest_of, snapshot
+from support.effort import amount
+from support.mounting import CommandLine
+from support.strategies import Entry, tar_of
 
 pytestmark = pytest.mark.needs("fuse", "root")
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mounting import CommandLine
-from users import NOBODY, allowed_to_others, become_nobody, call_as, fuse_for_all
+from support.mounting import CommandLine
+from support.users import NOBODY, allowed_to_others, become_nobody, call_as, fuse_for_all
 
 pytestmark = [pytest.mark.needs("fuse", "root", "overlayfs"), pytest.mark.quick]
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import Layer, docker_archive, posix_acl
-from backing import backing
-from descriptors import held_paths
-from mounting import CommandLine, Process, is_mounted
-from users import NOBODY, become_nobody, call_as, fuse_for_all
+from support.archives import Layer, docker_archive, posix_acl
+from support.backing import backing
+from support.descriptors import held_paths
+from support.mounting import CommandLine, Process, is_mounted
+from support.users import NOBODY, become_nobody, call_as, fuse_for_all
 
 from unionmount.mounting.records import MountTable
 

@@ -25,9 +25,9 @@ from typing import Any
 
 import pyfuse3
 import pytest
-from archives import MTIME_NS, Layer, docker_archive, posix_acl
-from errnos import failing
-from mounting import CommandLine
+from support.archives import MTIME_NS, Layer, docker_archive, posix_acl
+from support.errnos import failing
+from support.mounting import CommandLine
 
 from unionmount import core
 from unionmount.mounting.read_operations import ImageFacts, ReadOnlyOperations
@@ -125,7 +125,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=["", "0", "1"], ids=["router", "pyfuse3", "one-thread"])
-def cli(request: pytest.FixtureRequest, _runtime: None) -> CommandLine:
+def cli(request: pytest.FixtureRequest) -> CommandLine:
     """The command line, with each way to answer the kernel: the answers are the same."""
     return CommandLine(environment={"UNIONMOUNT_FASTPATH": request.param})
 

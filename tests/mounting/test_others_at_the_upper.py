@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import Layer, docker_archive, posix_acl
-from compare import shown
-from errnos import failing
-from mounting import CommandLine, Process, is_mounted
-from users import NOBODY, become_nobody, call_as, fuse_for_all
+from support.archives import Layer, docker_archive, posix_acl
+from support.compare import shown
+from support.errnos import failing
+from support.mounting import CommandLine, Process, is_mounted
+from support.users import NOBODY, become_nobody, call_as, fuse_for_all
 
 pytestmark = pytest.mark.needs("fuse", "root", "setpriv")
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from compare import Snapshot, differences, snapshot
-from images.build import TOOLS, RealImage, real_image
-from mounting import CommandLine
+from support.compare import Snapshot, differences, snapshot
+from support.mounting import CommandLine
+from support.real_images import TOOLS, RealImage, real_image
 
 pytestmark = [
     pytest.mark.needs("fuse", "root", *TOOLS),

@@ -19,11 +19,11 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
-from backing import backing
-from compare import differences, snapshot
 from differential.sides import FuseOverlayfs, KernelOverlay, Layout, Subject, Unionmount
 from differential.sides import UnionmountImage as UnionmountImageSubject
-from images.build import TOOLS, mirror, real_image
+from support.backing import backing
+from support.compare import differences, snapshot
+from support.real_images import TOOLS, mirror, real_image
 
 pytestmark = [pytest.mark.needs("fuse", "root", "backing-ext4"), pytest.mark.timeout(900)]
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from mounting import CommandLine
+from support.archives import Layer, docker_archive
+from support.mounting import CommandLine
 
 pytestmark = pytest.mark.needs("fuse")
 
@@ -119,7 +119,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=["", "0"], ids=["router", "pyfuse3"])
-def cli(request: pytest.FixtureRequest, _runtime: None) -> CommandLine:
+def cli(request: pytest.FixtureRequest) -> CommandLine:
     """The command line, with each way to answer the kernel: the answers are the same."""
     return CommandLine(environment={"UNIONMOUNT_FASTPATH": request.param})
 

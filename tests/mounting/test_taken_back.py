@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from mounting import CommandLine, wait_for_mounts
+from support.mounting import CommandLine, wait_for_mounts
 
 pytestmark = pytest.mark.needs("fuse")
 

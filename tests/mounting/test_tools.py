@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
+from support.archives import Layer, docker_archive
 
 pytestmark = [pytest.mark.needs("fuse", "root"), pytest.mark.quick]
 

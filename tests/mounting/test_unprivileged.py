@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from mounting import CommandLine, Process, is_mounted, mount_line
-from users import BECOME, NOBODY, become_nobody, fuse_for_all
+from support.archives import Layer, docker_archive
+from support.mounting import CommandLine, Process, is_mounted, mount_line
+from support.users import BECOME, NOBODY, become_nobody, fuse_for_all
 
 pytestmark = pytest.mark.needs("ordinary-user")
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from archives import Layer
-from errnos import failing
-from users import NOBODY, call_as
+from support.archives import Layer
+from support.errnos import failing
+from support.users import NOBODY, call_as
 
 from unionmount.core import (
     ROOT,

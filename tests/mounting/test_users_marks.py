@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import Layer, docker_archive
 from differential.sides import (
     OVERLAYFS_ESCAPES,
     KernelOverlay,
@@ -25,8 +24,9 @@ from differential.sides import (
     Unionmount,
     UnionmountImage,
 )
-from mounting import CommandLine, is_mounted
-from users import NOBODY, become_nobody, call_as, fuse_for_all
+from support.archives import Layer, docker_archive
+from support.mounting import CommandLine, is_mounted
+from support.users import NOBODY, become_nobody, call_as, fuse_for_all
 
 pytestmark = pytest.mark.needs("fuse", "root", "overlayfs")
 

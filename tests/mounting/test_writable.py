@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from archives import Layer, docker_archive, posix_acl
-from backing import backing, kinds
-from errnos import failing
-from mounting import CommandLine, is_mounted
-from users import call_as
+from support.archives import Layer, docker_archive, posix_acl
+from support.backing import backing, kinds
+from support.errnos import failing
+from support.mounting import CommandLine, is_mounted
+from support.users import call_as
 
 pytestmark = pytest.mark.needs("fuse")
 
@@ -180,7 +180,7 @@ _ANSWERED_BY = {"xfs": "0", "tmpfs": "1", "btrfs": "7"}
 
 
 @pytest.fixture(scope="module")
-def cli(disk_kind: str, _runtime: None) -> CommandLine:
+def cli(disk_kind: str) -> CommandLine:
     """The command line: on xfs without the router, on others with some number of threads."""
     return CommandLine(environment={"UNIONMOUNT_FASTPATH": _ANSWERED_BY.get(disk_kind, "")})
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import MTIME_NS, Layer, docker_archive, posix_acl
-from compare import shown
-from errnos import failing
-from mounting import CommandLine, is_mounted
-from users import NOBODY, become_nobody, call_as, fuse_for_all
+from support.archives import MTIME_NS, Layer, docker_archive, posix_acl
+from support.compare import shown
+from support.errnos import failing
+from support.mounting import CommandLine, is_mounted
+from support.users import NOBODY, become_nobody, call_as, fuse_for_all
 
 pytestmark = pytest.mark.needs("ordinary-user")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import click
 import pytest
-from documents import REGISTRY, Document, Place, agrees, parse, unmarked_blocks
-from registry.servers import DockerRegistry
-from users import become_nobody, fuse_for_all
+from support.documents import REGISTRY, Document, Place, agrees, parse, unmarked_blocks
+from support.servers import DockerRegistry
+from support.users import become_nobody, fuse_for_all
 
 from unionmount.cli import cli
 from unionmount.cli.settings import Settings

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from users import fuse_for_all
+from support.users import fuse_for_all
 
 pytestmark = pytest.mark.slow
 
@@ -52,8 +52,8 @@ def inner(project: Path, place: Path, text: str, *options: str) -> tuple[int, st
     """The exit status and the output of a run of one test, below the conftest.py of all."""
     tests = place / "tests"
     tests.mkdir()
-    for helper in (project / "tests").glob("*.py"):
-        (tests / helper.name).symlink_to(helper)
+    for shared in ("conftest.py", "support"):
+        (tests / shared).symlink_to(project / "tests" / shared)
     (tests / "test_inner.py").write_text(text, encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name not in _OF_THIS_RUN}
     done = subprocess.run(

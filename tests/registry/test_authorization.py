@@ -11,11 +11,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-
-from registry.conftest import PASSWORD, USER
-from registry.servers import Authority, DockerRegistry, FaultProxy, TokenServer, htpasswd
-from registry.servers.proxy import Redirect, Reply, refuse_token
-from registry.talking import (
+from support.registry_clients import (
     QUICK,
     basic,
     configured,
@@ -25,6 +21,10 @@ from registry.talking import (
     reference,
     some_bytes,
 )
+from support.registry_fixtures import PASSWORD, USER
+from support.servers import Authority, DockerRegistry, FaultProxy, TokenServer, htpasswd
+from support.servers.proxy import Redirect, Reply, refuse_token
+
 from unionmount.errors import FormatError, NotAuthorized, NotFoundError, RegistryError
 from unionmount.images.manifest import Descriptor
 from unionmount.images.reference import Reference

@@ -10,10 +10,18 @@ from pathlib import Path
 
 import pytest
 import trio
-from unit.imagefiles import zstd_frame
-
-from registry.servers import DockerRegistry, FaultProxy
-from registry.servers.proxy import (
+from support.image_files import zstd_frame
+from support.registry_clients import (
+    QUICK,
+    configured,
+    feed,
+    fetch,
+    make_client,
+    reference,
+    some_bytes,
+)
+from support.servers import DockerRegistry, FaultProxy
+from support.servers.proxy import (
     Cut,
     Drip,
     Endless,
@@ -26,7 +34,7 @@ from registry.servers.proxy import (
     Stall,
     no_ranges,
 )
-from registry.talking import QUICK, configured, feed, fetch, make_client, reference, some_bytes
+
 from unionmount.errors import (
     NotFoundError,
     RegistryError,

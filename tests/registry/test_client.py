@@ -11,10 +11,18 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import trio
-from unit.imagefiles import gzipped, oci_layout, small_image, write_directory
-
-from registry.servers import DockerRegistry, FaultProxy
-from registry.servers.proxy import (
+from support.image_files import gzipped, oci_layout, small_image, write_directory
+from support.registry_clients import (
+    QUICK,
+    configured,
+    described,
+    feed,
+    make_client,
+    reference,
+    some_bytes,
+)
+from support.servers import DockerRegistry, FaultProxy
+from support.servers.proxy import (
     CutUpload,
     Drip,
     Endless,
@@ -25,7 +33,7 @@ from registry.servers.proxy import (
     Request,
     Response,
 )
-from registry.talking import QUICK, configured, described, feed, make_client, reference, some_bytes
+
 from unionmount.errors import (
     DigestMismatch,
     FormatError,

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from support.registry_clients import make_client, reference
+from support.servers import Connection, RawServer
 
-from registry.servers import Connection, RawServer
-from registry.talking import make_client, reference
 from unionmount.errors import RegistryError
 from unionmount.registry.links import next_link
 
@@ -139,7 +139,7 @@ for _ in range({TIMES}):
 ASKING = """
 import sys, trio
 sys.path.insert(0, "tests")
-from registry.talking import make_client, reference
+from support.registry_clients import make_client, reference
 from unionmount.errors import UnionmountError
 
 async def main():

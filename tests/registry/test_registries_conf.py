@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.servers import DockerRegistry, FaultProxy
 
-from registry.servers import DockerRegistry, FaultProxy
 from unionmount.errors import FormatError, InvalidReference, RegistryError
 from unionmount.images.reference import Reference
 from unionmount.registry import Registries

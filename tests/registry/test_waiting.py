@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import trio
-from mounting import CommandLine
+from support.mounting import CommandLine
+from support.registry_clients import described, fetch, make_client, reference, some_bytes
+from support.servers import Connection, FaultProxy, RawServer
+from support.servers.proxy import Redirect, Reply
+from support.transfers import command_line
 
-from registry.servers import Connection, FaultProxy, RawServer
-from registry.servers.proxy import Redirect, Reply
-from registry.talking import described, fetch, make_client, reference, some_bytes
-from registry.transfers import command_line
 from unionmount.errors import RegistryError, TransferError, UsageError
 from unionmount.registry import RegistryClient, Tuning
 from unionmount.system.waiting import timeout_of

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mounting import CommandLine
-from registry.servers.raw import Connection, RawServer
+from support.mounting import CommandLine
+from support.servers.raw import Connection, RawServer
 
 from unionmount.sources import looks_like_file
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unit.imagefiles import (
+from support.image_files import (
     OCI_INDEX,
     OCI_MANIFEST,
     SMALL_TREE,

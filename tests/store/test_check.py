@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from unit.imagefiles import MadeImage, docker_archive, flip, gzipped, tar, write_tar
-from unit.imageworker import start_worker
-from unit.test_garbage import add_layer, crashed, make_container
+from store.test_garbage import add_layer, crashed, make_container
+from support.image_files import MadeImage, docker_archive, flip, gzipped, tar, write_tar
+from support.store_worker import start_worker
 
 from unionmount.errors import NotFoundError
 from unionmount.images.reference import Digest

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from unit.imagefiles import docker_archive, small_image, write_tar
+from support.image_files import docker_archive, small_image, write_tar
 
 from unionmount.errors import NotFoundError, StoreError, UsageError
 from unionmount.images.manifest import Platform, scratch

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from unit.imagefiles import (
+from support.image_files import (
     MadeImage,
     docker_archive,
     gzipped,
@@ -19,7 +19,7 @@ from unit.imagefiles import (
     tar,
     write_tar,
 )
-from unit.imageworker import start_worker
+from support.store_worker import start_worker
 
 from unionmount.errors import InvalidReference, NotFoundError, StoreError
 from unionmount.images.manifest import Config, Image, Manifest

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.imagefiles import (
+from support.image_files import (
     bzip2_stream,
     bzip2_streams,
     flip,

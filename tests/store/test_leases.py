@@ -11,8 +11,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from unit.imagefiles import docker_archive, gzipped, sha256, small_image, tar, write_tar
-from unit.imageworker import start_worker
+from support.image_files import docker_archive, gzipped, sha256, small_image, tar, write_tar
+from support.store_worker import start_worker
 
 from unionmount.errors import StoreError
 from unionmount.images.reference import Digest

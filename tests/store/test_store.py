@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from unit.imagefiles import (
+from support.image_files import (
     MadeImage,
     flip,
     gzipped,
@@ -21,7 +21,7 @@ from unit.imagefiles import (
     small_image,
     tar,
 )
-from unit.imageworker import start_worker
+from support.store_worker import start_worker
 
 from unionmount.core import Index
 from unionmount.errors import (

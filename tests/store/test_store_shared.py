@@ -9,7 +9,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from unit.imagefiles import (
+from store.test_garbage import image_of
+from support.image_files import (
     MadeImage,
     docker_archive,
     flip,
@@ -20,7 +21,6 @@ from unit.imagefiles import (
     write_tar,
     zstd_frame,
 )
-from unit.test_garbage import image_of
 
 from unionmount.errors import DigestMismatch, LimitExceeded, NotFoundError, StoreError, UsageError
 from unionmount.images.reference import Digest, Reference

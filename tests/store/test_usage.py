@@ -6,8 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from unit.imagefiles import MadeImage, docker_archive, gzipped, tar, write_tar
-from unit.test_garbage import add_layer, make_container
+from store.test_garbage import add_layer, make_container
+from support.image_files import MadeImage, docker_archive, gzipped, tar, write_tar
 
 from unionmount.images.reference import Digest
 from unionmount.store.containers import Containers

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from capabilities import kernel_knows
-from users import public_place
+from support.capabilities import kernel_knows
+from support.users import public_place
 
 KINDS = ("ext4", "tmpfs", "xfs", "btrfs")
 

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Self
 
-SOURCE = Path(__file__).parent / "oracle" / "template.go"
+SOURCE = Path(__file__).parents[1] / "oracle" / "template.go"
 
 
 def build(directory: Path) -> Path:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unit.imagefiles import MadeImage, manifest_of, tar
-
+from support.image_files import MadeImage, manifest_of, tar
 from unionmount.images.manifest import Config, Image, Manifest
 from unionmount.images.reference import Digest, Reference
 from unionmount.store.layer_import import Expected

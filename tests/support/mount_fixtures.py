@@ -8,22 +8,23 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from mounting import CommandLine, is_mounted
+
+from support.archives import Layer, docker_archive
+from support.mounting import CommandLine, is_mounted
 
 Mount = Callable[..., Path]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep records away from those of the user who runs the tests."""
+    """Keep the records of a file's mounts apart from those of other files."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNIONMOUNT_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
         yield
 
 
-@pytest.fixture(scope="session")
-def cli(_runtime: None) -> CommandLine:
+@pytest.fixture(scope="module")
+def cli() -> CommandLine:
     """The command line."""
     return CommandLine()
 

@@ -1,9 +1,10 @@
 """Build a real image with real tools, in every form that images travel in.
 
-``python tests/images/build.py DIR`` or ``real_image(DIR)``. debootstrap makes the base; umoci adds
-layers by comparing trees (repack), by an opaque insertion and by a whiteout; buildah adds layers of
-its own kind; skopeo converts. ``umoci unpack`` leaves the reference tree. The result is kept: it is
-built again only when this file changes. Needs root and some 2 GB of disk while it works.
+``python tests/support/real_images.py DIR`` or ``real_image(DIR)``. debootstrap makes the base;
+umoci adds layers by comparing trees (repack), by an opaque insertion and by a whiteout; buildah
+adds layers of its own kind; skopeo converts. ``umoci unpack`` leaves the reference tree. The result
+is kept: it is built again only when this file changes. Needs root and some 2 GB of disk while it
+works.
 """
 
 from __future__ import annotations

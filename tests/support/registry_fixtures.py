@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.servers import Authority, DockerRegistry, FaultProxy, TokenServer, htpasswd
-from registry.transfers import Sender
+from support.servers import Authority, DockerRegistry, FaultProxy, TokenServer, htpasswd
+from support.transfers import Sender
 
 USER, PASSWORD = "someone", "a secret: with a colon"
 

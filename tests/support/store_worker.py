@@ -13,8 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from unit.imagefiles import MadeImage, manifest_of, sha256, small_image, tar
-
+from support.image_files import MadeImage, manifest_of, sha256, small_image, tar
 from unionmount.images.manifest import Config, Image, Manifest
 from unionmount.images.reference import Digest, Reference
 from unionmount.store.check import StoreCheck
@@ -29,7 +28,7 @@ def start_worker(*arguments: str) -> subprocess.Popen[str]:
     """A worker with pipes on stdin and stdout."""
     tests = Path(__file__).parents[1]
     return subprocess.Popen(
-        [sys.executable, "-m", "unit.imageworker", *arguments],
+        [sys.executable, "-m", "support.store_worker", *arguments],
         env=os.environ | {"PYTHONPATH": str(tests)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

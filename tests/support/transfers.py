@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mounting import CommandLine
-from unit.imagefiles import (
+from support.image_files import (
     OCI_LAYER,
     MadeImage,
     Members,
@@ -21,8 +20,8 @@ from unit.imagefiles import (
     tar,
     write_directory,
 )
-
-from registry.servers import DockerRegistry, FaultProxy
+from support.mounting import CommandLine
+from support.servers import DockerRegistry, FaultProxy
 from unionmount.images.reference import Digest, Reference
 from unionmount.registry import Credentials, Registries, RegistryClient, Tuning
 from unionmount.store.store import Store

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from users import NOBODY, call_as
+from support.users import NOBODY, call_as
 
 from unionmount.system.access import is_closed
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from users import NOBODY
+from support.users import NOBODY
 
 from unionmount.system.trust import has_identity, is_ours, is_own, reads_trusted
 

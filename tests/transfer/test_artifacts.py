@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mounting import CommandLine
-from unit.imagefiles import (
+from support.image_files import (
     OCI_CONFIG,
     OCI_INDEX,
     OCI_LAYER,
@@ -23,10 +22,10 @@ from unit.imagefiles import (
     sha256,
     write_directory,
 )
-
-from registry.servers import DockerRegistry
-from registry.talking import feed
-from registry.transfers import (
+from support.mounting import CommandLine
+from support.registry_clients import feed
+from support.servers import DockerRegistry
+from support.transfers import (
     OCI_MANIFEST,
     Sender,
     Skopeo,
@@ -39,6 +38,7 @@ from registry.transfers import (
     raw_manifest,
     remote_digest,
 )
+
 from unionmount.store.store import Store
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")

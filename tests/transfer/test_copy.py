@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import Layer, docker_archive
-from images.build import run
-from mounting import CommandLine
-
-from registry.servers import DockerRegistry, FaultProxy
-from registry.servers.proxy import Flip, Reply
-from registry.transfers import (
+from support.archives import Layer, docker_archive
+from support.mounting import CommandLine
+from support.real_images import run
+from support.servers import DockerRegistry, FaultProxy
+from support.servers.proxy import Flip, Reply
+from support.transfers import (
     Sender,
     Skopeo,
     assert_nothing_partial,
@@ -26,6 +25,7 @@ from registry.transfers import (
     raw_manifest,
     remote_digest,
 )
+
 from unionmount.images.reference import Digest
 from unionmount.store.store import Store
 

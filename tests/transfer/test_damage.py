@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import pytest
-from unit.imagefiles import (
+from support.image_files import (
     OCI_LAYER,
     SMALL_TREE,
     Compress,
@@ -43,7 +43,7 @@ from unit.imagefiles import (
     write_tar,
     zstd_frames,
 )
-from unit.imageworker import start_worker
+from support.store_worker import start_worker
 
 from unionmount.core import Index, Limits
 from unionmount.errors import FormatError, LimitExceeded, StoreError, UnionmountError

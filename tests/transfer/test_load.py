@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.imagefiles import (
+from support.image_files import (
     SMALL_TREE,
     Compress,
     MadeImage,

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.servers import DockerRegistry, FaultProxy
+from support.servers.proxy import Forward, HangUp, Request, Response
+from support.transfers import Sender, assert_nothing_partial, blobs_of, command_line, image, layer
 
-from registry.servers import DockerRegistry, FaultProxy
-from registry.servers.proxy import Forward, HangUp, Request, Response
-from registry.transfers import Sender, assert_nothing_partial, blobs_of, command_line, image, layer
 from unionmount.images.reference import Digest
 from unionmount.store.store import Store
 

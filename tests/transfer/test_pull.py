@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 import trio
-from mounting import CommandLine
-from unit.imagefiles import OCI_LAYER, gzipped, manifest_of, sha256
-
-from registry.conftest import PASSWORD, USER
-from registry.servers import Authority, DockerRegistry, FaultProxy, TokenServer
-from registry.servers.proxy import (
+from support.image_files import OCI_LAYER, gzipped, manifest_of, sha256
+from support.mounting import CommandLine
+from support.registry_fixtures import PASSWORD, USER
+from support.servers import Authority, DockerRegistry, FaultProxy, TokenServer
+from support.servers.proxy import (
     Cut,
     Drip,
     Endless,
@@ -31,7 +30,7 @@ from registry.servers.proxy import (
     no_ranges,
     refuse_token,
 )
-from registry.transfers import (
+from support.transfers import (
     OCI_MANIFEST,
     Sender,
     assert_nothing_partial,
@@ -43,6 +42,7 @@ from registry.transfers import (
     new_client,
     parsed,
 )
+
 from unionmount.errors import (
     DigestMismatch,
     FormatError,

@@ -7,14 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from images.build import run
-from mounting import CommandLine
-
-from registry.conftest import PASSWORD, USER
-from registry.servers import DockerRegistry, FaultProxy, TokenServer
-from registry.servers.proxy import CutUpload, Kind, Reply
-from registry.transfers import (
+from support.archives import Layer, docker_archive
+from support.mounting import CommandLine
+from support.real_images import run
+from support.registry_fixtures import PASSWORD, USER
+from support.servers import DockerRegistry, FaultProxy, TokenServer
+from support.servers.proxy import CutUpload, Kind, Reply
+from support.transfers import (
     OCI_MANIFEST,
     Sender,
     Skopeo,
@@ -29,6 +28,7 @@ from registry.transfers import (
     raw_manifest,
     remote_digest,
 )
+
 from unionmount.errors import NotFoundError, RegistryError, UsageError
 from unionmount.formats.compression import WRITTEN, Compression
 from unionmount.images.reference import Digest

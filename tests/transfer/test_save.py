@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import Layer
-from compare import differences, snapshot
-from mounting import COMMAND, CommandLine
-from unit.imagefiles import (
+from support.archives import Layer
+from support.compare import differences, snapshot
+from support.image_files import (
     MadeImage,
     blob_path,
     docker_archive,
@@ -31,6 +30,7 @@ from unit.imagefiles import (
     write_tar,
     zstd_frame,
 )
+from support.mounting import COMMAND, CommandLine
 
 from unionmount.errors import DigestMismatch, NotFoundError, UsageError
 from unionmount.formats.compression import Compression

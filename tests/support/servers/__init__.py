@@ -3,11 +3,11 @@
 All of them listen on loopback, at ports that the kernel chose, and end with their context.
 """
 
-from registry.servers.distribution import DockerRegistry, htpasswd
-from registry.servers.proxy import FaultProxy, Seen
-from registry.servers.raw import Connection, RawServer
-from registry.servers.tls import Authority
-from registry.servers.tokens import TokenServer
+from support.servers.distribution import DockerRegistry, htpasswd
+from support.servers.proxy import FaultProxy, Seen
+from support.servers.raw import Connection, RawServer
+from support.servers.tls import Authority
+from support.servers.tokens import TokenServer
 
 __all__ = [
     "Authority",

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from registry.servers.tls import KeyPair
+from support.servers.tls import KeyPair
 
 _LISTENING = re.compile(r'msg="listening on ([^",]+)')
 

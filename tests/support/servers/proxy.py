@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from registry.servers.listening import ListeningServer
+from support.servers.listening import ListeningServer
 
 _STEP = 64 * 1024
 _PATIENCE = 30.0

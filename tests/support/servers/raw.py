@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from registry.servers.listening import ListeningServer
+from support.servers.listening import ListeningServer
 
 _LONGEST = 300.0  # a connection that a client keeps for so long ends the test as a failure
 

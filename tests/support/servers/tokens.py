@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from registry.servers.tls import Authority, KeyPair
+from support.servers.tls import Authority, KeyPair
 
 _SERVICE = "the test's registry"
 _ISSUER = "the test"
