@@ -33,11 +33,17 @@ pytest_plugins = ("support.mount_fixtures", "support.registry_fixtures")
 PROJECT = Path(__file__).parent.parent
 # Parts of the machine that make a test one of live mounts or registries.
 _LIVE = {"fuse", "ordinary-user", "docker-registry"}
+_ENV_END = 48  # among the fields behind the name
 _SESSION_VARIABLE = "UNIONMOUNT_TEST_SESSION"
 
-# A shell starts what runs in its background with SIGINT ignored, and that is inherited.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what runs in its background with SIGINT ignored, nohup(1) ignores SIGHUP, and that
+# is inherited.
+for _number, _usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True)
@@ -90,7 +96,7 @@ class Session:
             if not entry.name.isdecimal() or int(entry.name) == os.getpid():
                 continue
             try:
-                marked = mark in (entry / "environ").read_bytes().split(b"\0")
+                marked = mark in _environment(entry)
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
             except OSError:
                 continue  # it ended, or is another user's
@@ -106,6 +112,19 @@ class Session:
             tool = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
             subprocess.run([*tool, mount], check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _environment(process: Path) -> list[bytes]:
+    """The variables of a process; while it is inside of execve(2) they can't be read, yet."""
+    while not (text := (process / "environ").read_bytes()) and _executes(process):
+        os.sched_yield()
+    return text.split(b"\0")
+
+
+def _executes(process: Path) -> bool:
+    """Whether a process has a program, but not its variables (``env_end`` of proc_pid_stat(5))."""
+    fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
+    return fields[_ENV_END] == b"0" and (process / "exe").exists()
 
 
 def _ends_within(pid: int, seconds: float) -> bool:

@@ -17,7 +17,9 @@ from support.servers import Connection, RawServer
 from unionmount.errors import RegistryError
 from unionmount.registry.links import next_link
 
-SECONDS = 20  # of processor: linear work takes less than one
+pytestmark = pytest.mark.slow
+
+SECONDS = 5  # of processor: linear work takes less than one
 TIMES = 50
 
 LIMITED = f"""

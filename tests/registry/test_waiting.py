@@ -22,6 +22,8 @@ from unionmount.errors import RegistryError, TransferError, UsageError
 from unionmount.registry import RegistryClient, Tuning
 from unionmount.system.waiting import timeout_of
 
+pytestmark = pytest.mark.slow
+
 N = 1.0
 ALMOST = N * 0.3  # the pause of a server that always says something before the time is over
 IMPATIENT = Tuning(
