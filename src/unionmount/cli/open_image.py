@@ -84,15 +84,13 @@ def open_files(
         return OpenView(_image_of(settings, record, how))
 
 
-def open_below(
-    settings: Settings, word: str, *, platform: str | None, layer: int | None = None
-) -> OpenImage:
-    """Open an image, as of ``layer``, or that of a container; tells of progress."""
+def open_below(settings: Settings, word: str, *, platform: str | None) -> OpenImage:
+    """Open an image, or that of a container; tells of progress."""
     from unionmount.browse.open import Looking, open_layers
 
     settings, word, record = _mounted(settings, word)
     with progress_line() as progress:
-        how = Looking(_parsed(platform), layer, progress)
+        how = Looking(_parsed(platform), None, progress)
         if record is None:
             return open_layers(settings.store(), word, how)
         return _image_of(settings, record, how)

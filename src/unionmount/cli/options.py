@@ -61,18 +61,6 @@ def platform_option(function: F) -> F:
     return option(function)
 
 
-def format_option(function: F) -> F:
-    """``--format``."""
-    option = click.option(
-        "--format",
-        "form",
-        type=click.Choice(["table", "json"]),
-        default="table",
-        help="The output format.",
-    )
-    return option(function)
-
-
 @dataclass(frozen=True, slots=True)
 class RegistryOptions:
     """What the user says of registries on the command line."""

@@ -170,9 +170,9 @@ def shortened(text: str, width: int) -> str:
 # ---- JSON ----------------------------------------------------------------------------------------
 
 
-def print_json(values: Sequence[Mapping[str, Any]], *, indent: int = 2) -> None:
+def print_json(values: Sequence[Mapping[str, Any]]) -> None:
     """Print a list of objects; JSON escapes what a terminal would obey."""
-    print(json.dumps(list(values), indent=indent))
+    print(json.dumps(list(values), indent=2))
 
 
 def print_jsonl(values: Iterable[Mapping[str, Any]]) -> None:

@@ -208,11 +208,11 @@ class Upper(Owner):
         )
         return names.split(b"\0")[:-1]
 
-    def setxattr(self, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
+    def setxattr(self, node: Node, name: bytes, value: bytes) -> None:
         """Attach an extended attribute to a node; EPERM for a name that is a mark of the upper."""
         check(
             lib.um_upper_setxattr(
-                self._handle, node, name, len(name), ffi.from_buffer(value), len(value), flags
+                self._handle, node, name, len(name), ffi.from_buffer(value), len(value), 0
             )
         )
 

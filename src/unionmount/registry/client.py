@@ -112,13 +112,6 @@ class RegistryClient:
         """The manifest or index that a tag or digest stands for."""
         return await self._anywhere(ref, lambda endpoint: self._manifest(endpoint, ref))
 
-    async def has_manifest(self, ref: Reference) -> Digest | None:
-        """The digest that a tag stands for; None where there is no such tag or manifest."""
-        try:
-            return await self._anywhere(ref, lambda endpoint: self._digest(endpoint, ref))
-        except NotFoundError:
-            return None
-
     async def document(
         self, ref: Reference, descriptor: Descriptor, *, child: bool = False
     ) -> bytes:
@@ -240,19 +233,6 @@ class RegistryClient:
             return _fetched(response, raw, endpoint.reference.digest, what)
 
         return await self._session.answer(endpoint, call, read)
-
-    async def _digest(self, endpoint: Endpoint, ref: Reference) -> Digest:
-        name = endpoint.reference.digest or endpoint.reference.with_default_tag().tag
-        call = self._read(endpoint, f"manifests/{name}", f"{ref}: manifest", {"accept": _ACCEPTED})
-
-        async def read(response: httpx2.Response) -> Digest | None:
-            named = response.headers.get("docker-content-digest")
-            return _digest_of_header(named, f"{ref}: manifest") if named else None
-
-        digest = await self._session.answer(endpoint, replace(call, method="HEAD"), read)
-        if digest is not None:
-            return digest
-        return (await self._manifest(endpoint, ref)).digest
 
     async def _document(
         self, endpoint: Endpoint, ref: Reference, wanted: Descriptor, child: bool

@@ -93,15 +93,6 @@ def _blocks(status: os.stat_result, seen: set[tuple[int, int]]) -> int:
     return status.st_blocks * _BLOCK
 
 
-def images_of_layers(store: Store) -> dict[Digest, tuple[StoredImage, ...]]:
-    """Which images have each layer; several are those that share it."""
-    found: dict[Digest, list[StoredImage]] = {}
-    for one in store.list_images():
-        for diff_id in dict.fromkeys(store.read_image(one).diff_ids):
-            found.setdefault(diff_id, []).append(one)
-    return {diff_id: tuple(images) for diff_id, images in found.items()}
-
-
 def measure(store: Store, containers: Containers, mounted: Collection[str]) -> Usage:
     """Measure a store; ``mounted`` are the names of its containers that are."""
     with store.locked():

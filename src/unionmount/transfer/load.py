@@ -59,7 +59,6 @@ class Pull:
     """How to take images: for which platform, how carefully, and who wants to know."""
 
     store: Store
-    limits: ImportLimits
     platform: Platform | None = None
     verify: bool = False
     progress: Progress | None = None
@@ -73,7 +72,6 @@ def open_image(
     *,
     platform: Platform | None = None,
     verify: bool = False,
-    limits: ImportLimits | None = None,
     progress: Progress | None = None,
     lease: Lease | None = None,
 ) -> OpenImage:
@@ -83,7 +81,7 @@ def open_image(
     a ``lease`` what is in the store stays there while that is held.
     """
     location = Location.parse(source)
-    pull = Pull(store, limits or store.limits, platform, verify, progress, lease)
+    pull = Pull(store, platform, verify, progress, lease)
     if location.kind == "stored":
         stored = _find_stored(pull, location.path)
         return _open_stored(pull, stored, name_of(stored))
@@ -105,7 +103,6 @@ def load(
     source: str,
     *,
     platform: Platform | None = None,
-    limits: ImportLimits | None = None,
     progress: Progress | None = None,
     loaded: Callable[[StoredImage, tuple[Reference, ...]], None] | None = None,
 ) -> list[StoredImage]:
@@ -118,7 +115,7 @@ def load(
     location = Location.parse(source)
     if location.kind == "stored":  # or a directory that does not look like a layout
         location = replace(location, kind="path")
-    pull = Pull(store, limits or store.limits, platform, progress=progress, streams=True)
+    pull = Pull(store, platform, progress=progress, streams=True)
     with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
         entries = opened.source.entries()
         if location.selector or not entries:
@@ -143,7 +140,6 @@ def keep_image(
     source: str,
     *,
     platform: Platform | None = None,
-    limits: ImportLimits | None = None,
     progress: Progress | None = None,
     lease: Lease | None = None,
     names: Sequence[Reference] | None = None,
@@ -154,7 +150,7 @@ def keep_image(
     are given it gets those instead, from whatever image has them.
     """
     location = Location.parse(source)
-    pull = Pull(store, limits or store.limits, platform, progress=progress, lease=lease)
+    pull = Pull(store, platform, progress=progress, lease=lease)
     if location.kind == "stored":
         return _find_stored(pull, location.path)
     with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
@@ -166,7 +162,7 @@ def keep_image(
 
 def open_source(store: Store, location: Location) -> OpenSource:
     """Open an archive or a layout."""
-    return _open_source(Pull(store, store.limits), location)
+    return _open_source(Pull(store), location)
 
 
 def open_stored(
@@ -179,7 +175,7 @@ def open_stored(
     lease: Lease | None = None,
 ) -> OpenImage:
     """Open an image of the store under the name that it had when it was found."""
-    pull = Pull(store, store.limits, verify=verify, progress=progress, lease=lease)
+    pull = Pull(store, verify=verify, progress=progress, lease=lease)
     return _open_stored(pull, stored, name)
 
 
@@ -276,12 +272,12 @@ def _spool(pull: Pull, fd: int, first: bytes, what: str) -> int:
         with reading(what):
             head = first + _read_full(fd, MAGIC_SIZE - len(first))
         stream = decompressor(sniff(head, what), what)
-        left = pull.limits.max_layer_size
+        left = pull.store.limits.max_layer_size
         data = head
         while data:
             for piece in stream.feed(data):
                 left -= len(piece)
-                _check_left(left, pull.limits, what)
+                _check_left(left, pull.store.limits, what)
                 with storing(pull.store.root):
                     write_all(spool, piece)
             with reading(what):
@@ -418,7 +414,7 @@ def _open_layer(pull: Pull, blob: LayerBlob, *, in_place: bool) -> OpenLayer:
         _import(pull, blob)
         return pull.store.open_layer(blob.diff_id)
     _check_plain(pull, blob)
-    index = pull.store.index_in_place(data, blob.what, pull.limits)
+    index = pull.store.index_in_place(data, blob.what)
     try:
         with storing(blob.what):
             copy = os.dup(data.fd)
@@ -452,7 +448,7 @@ def _import(pull: Pull, blob: LayerBlob) -> None:
         return
     data = blob.data
     expected = Expected(blob.diff_id, blob.what, blob.digest, data.length)
-    with pull.store.import_layer(expected, pull.limits) as layer:
+    with pull.store.import_layer(expected) as layer:
         for done, piece in pieces_of(data, blob.what):
             layer.write(piece)
             if pull.progress is not None:
