@@ -26,7 +26,7 @@ from unionmount.browse.open import Looking, open_view
 from unionmount.browse.paths import Found, follow
 from unionmount.errors import MountError
 from unionmount.images.history import steps_of_layers
-from unionmount.images.manifest import Platform
+from unionmount.images.platform import Platform
 from unionmount.store.layer_import import ImportLimits
 from unionmount.store.location import default_root
 from unionmount.store.store import Store
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
     from unionmount.browse.open import OpenView
     from unionmount.core import Attributes, Change, LayerSummary
-    from unionmount.images.manifest import Config, History, Manifest
+    from unionmount.images.config import Config, History
+    from unionmount.images.manifest import Manifest
     from unionmount.images.reference import Digest
 
 Path = str | bytes | PurePosixPath

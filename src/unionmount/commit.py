@@ -26,8 +26,9 @@ from unionmount import core
 from unionmount.browse.diff import REPLACED, Difference, xattrs_of
 from unionmount.errors import UsageError
 from unionmount.formats.tar_writer import END, Member, can_hold, header, padding
+from unionmount.images.config import Config
+from unionmount.images.image import ImageDocuments
 from unionmount.images.instructions import apply_instructions
-from unionmount.images.manifest import Config, Image
 from unionmount.images.opened import OpenLayer
 from unionmount.store.layer_import import Expected
 from unionmount.system.text import printable
@@ -76,7 +77,7 @@ def commit(store: Store, target: OpenTarget, request: CommitRequest, warn: Warn)
         raw = _child_config(parent, request, runtime, diff_id)
         config = Config.parse(raw, "the new image")
         sizes = [store.layer_info(one).layer_size for one in config.diff_ids]
-        image = Image.from_config(config, sizes, "the new image")
+        image = ImageDocuments.from_config(config, sizes, "the new image")
         return store.put_image([request.name], image)
 
 

@@ -37,7 +37,8 @@ from unionmount.errors import (
     SizeMismatch,
     TransferError,
 )
-from unionmount.images.manifest import MAX_DOCUMENT, Descriptor, Manifest, parse_manifest
+from unionmount.images.json_fields import MAX_DOCUMENT
+from unionmount.images.manifest import Descriptor, Manifest, parse_manifest
 from unionmount.images.reference import Digest, Reference
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")

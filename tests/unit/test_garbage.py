@@ -22,7 +22,9 @@ from unit.imagefiles import (
 from unit.imageworker import start_worker
 
 from unionmount.errors import InvalidReference, NotFoundError, StoreError
-from unionmount.images.manifest import Config, Image, Manifest
+from unionmount.images.config import Config
+from unionmount.images.image import ImageDocuments
+from unionmount.images.manifest import Manifest
 from unionmount.images.reference import Digest, Reference
 from unionmount.store.check import StoreCheck
 from unionmount.store.containers import ContainerImage, Containers
@@ -80,9 +82,9 @@ def problems(store: Store) -> list[str]:
     return [one.text for one in StoreCheck(store, Containers(store)).run()]
 
 
-def image_of(made: MadeImage) -> Image:
+def image_of(made: MadeImage) -> ImageDocuments:
     manifest = Manifest.parse(manifest_of(made), "m")
-    return Image.of(manifest, Config.parse(made.config, "c"), "i")
+    return ImageDocuments.of(manifest, Config.parse(made.config, "c"), "i")
 
 
 # -- rmi

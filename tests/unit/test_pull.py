@@ -31,7 +31,7 @@ from unit.imagefiles import (
 
 from unionmount.core import Indexer
 from unionmount.errors import DigestMismatch, FormatError, LimitExceeded, NotFoundError, UsageError
-from unionmount.images.manifest import Platform
+from unionmount.images.platform import Platform
 from unionmount.images.reference import Digest
 from unionmount.store.layer_import import ImportLimits
 from unionmount.store.store import Store

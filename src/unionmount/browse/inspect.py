@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from unionmount.errors import FormatError
 from unionmount.gotemplate import Duration, Map, Slice, Struct, Time
-from unionmount.images.manifest import load_json
+from unionmount.images.json_fields import load_json
 from unionmount.images.reference import Reference
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.images.manifest import Config
+    from unionmount.images.config import Config
     from unionmount.images.opened import OpenImage, OpenLayer
     from unionmount.mounting.records import Record
     from unionmount.store.containers import Container

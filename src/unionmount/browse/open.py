@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from unionmount import core
 from unionmount.browse.diff import Comparison
 from unionmount.errors import InvalidReference, MountError, NotFoundError, UsageError
-from unionmount.images.manifest import SCRATCH
+from unionmount.images.image import SCRATCH
 from unionmount.images.opened import OpenImage
 from unionmount.images.reference import CONTAINER_PREFIX
 from unionmount.mounting.namespace import recorded_namespace
@@ -29,7 +29,7 @@ from unionmount.system.trust import is_ours
 from unionmount.transfer.load import open_image, open_stored
 
 if TYPE_CHECKING:
-    from unionmount.images.manifest import Platform
+    from unionmount.images.platform import Platform
     from unionmount.store.containers import Container
     from unionmount.store.layer_import import Progress
     from unionmount.store.store import Store

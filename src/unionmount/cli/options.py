@@ -16,6 +16,7 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
+    from unionmount.images.platform import Platform
     from unionmount.images.reference import Reference
     from unionmount.registry import Registries, RegistryClient
 
@@ -51,11 +52,20 @@ def root_option(function: F) -> F:
     return option(additional(function))
 
 
+def _parse_platform(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> Platform | None:
+    from unionmount.images.platform import Platform
+
+    return Platform.parse(value) if value else None
+
+
 def platform_option(function: F) -> F:
-    """``--platform``, as text."""
+    """Add ``--platform``."""
     option = click.option(
         "--platform",
         metavar="OS/ARCH[/VARIANT]",
+        callback=_parse_platform,
         help="Use the image for this platform; default: this machine's.",
     )
     return option(function)

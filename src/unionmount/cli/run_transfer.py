@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import trio
 
     from unionmount.cli.settings import Settings
+    from unionmount.images.platform import Platform
     from unionmount.registry import Registries, RegistryClient
+    from unionmount.sources import Location
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store, StoredImage
     from unionmount.transfer.pull import Policy, Pulling
@@ -67,42 +69,41 @@ def pull_image(
 def brought(
     settings: Settings,
     options: RegistryOptions,
-    source: str,
+    location: Location,
     policy: Policy,
-    platform: str | None,
+    platform: Platform | None,
     lease: Lease,
-) -> str:
-    """The SOURCE of an image that is here, pulled where it is a name and the policy says so.
+) -> Location:
+    """Return a location on this machine for an image, pulled if it is a name and ``policy`` allows.
 
-    What was pulled is protected by ``lease``. It gets the name, unless that means an image for
-    another platform: who looks at one platform does not change what the name means for others.
+    A pulled image is protected by ``lease``. It gets the name, unless that belongs to an image for
+    another platform: mounting for one platform does not change the meaning of the name for others.
     """
     from unionmount.cli.open_image import progress_line
-    from unionmount.images.manifest import SCRATCH, Platform
-    from unionmount.sources import Location, looks_like_file, no_such_file
+    from unionmount.images.image import SCRATCH
+    from unionmount.sources import looks_like_file, no_such_file
     from unionmount.transfer.load import find_stored
     from unionmount.transfer.pull import Pulling
 
-    location, store = Location.parse(source), settings.store()
-    if location.kind not in ("stored", "registry") or source == SCRATCH:
-        return source
-    wanted = Platform.parse(platform) if platform else None
+    store = settings.store()
+    if location.kind not in ("stored", "registry") or location.path == SCRATCH:
+        return location
     missing = None
     if policy != "always":
         try:
-            return _meaning(store, location.path, find_stored(store, location.path, wanted))
+            return _meaning(store, location.path, find_stored(store, location.path, platform))
         except NotFoundError as error:
             missing = error
         if policy == "never":
             raise missing
-    if location.kind == "stored" and looks_like_file(source):
-        raise no_such_file(source)
+    if location.kind == "stored" and looks_like_file(location.path):
+        raise no_such_file(location.path)
     try:
         with progress_line() as progress:
             how = Pulling(
-                *(wanted, policy, keeps_blobs(), progress),
+                *(platform, policy, keeps_blobs(), progress),
                 lease=lease,
-                keep_names=wanted is not None,
+                keep_names=platform is not None,
             )
             ref, found = pull_image(settings, options, location.path, how)
         hint_at_tag(location.path)
@@ -115,11 +116,13 @@ def brought(
     return _meaning(store, str(ref), found)
 
 
-def _meaning(store: Store, name: str, image: StoredImage) -> str:
-    """The name where it means this image, else the image's ID."""
+def _meaning(store: Store, name: str, image: StoredImage) -> Location:
+    """Return the location of a stored image by its name, or by its ID if that name is another's."""
+    from unionmount.sources import Location
+
     if store.has_image_named(name) and store.find_image(name).id != image.id:
-        return str(image.id)
-    return name
+        return Location("stored", str(image.id))
+    return Location("stored", name)
 
 
 def keeps_blobs() -> bool:

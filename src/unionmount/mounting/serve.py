@@ -70,7 +70,7 @@ class MountRequest:
     background: bool  # messages go to a log file
     upper: UpperPlan | None = None  # where changes go, and are; None: the mount is read-only
     lease: Lease | None = None  # protects the layers in the store
-    apart: bool = False  # the layers are shown beside each other (core.LayerTrees)
+    unstacked: bool = False  # the layers are shown beside each other (core.LayerTrees)
 
     @property
     def threads(self) -> int:
@@ -206,7 +206,7 @@ def _operations(
 ) -> Iterator[ReadingOperations]:
     """What answers the kernel; an upper is open as long."""
     facts, list_layers = _facts(layers), request.options.list_layers
-    if request.apart:
+    if request.unstacked:
         with LayerTrees(layers.tree()) as trees:
             yield ReadOnlyOperations(trees, facts, list_layers=list_layers, owing=owing)
         return

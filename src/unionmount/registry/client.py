@@ -31,15 +31,9 @@ from unionmount.errors import (
     RegistryError,
     SizeMismatch,
 )
-from unionmount.images.manifest import (
-    MAX_DOCUMENT,
-    MEDIA_DOCKER_LIST,
-    MEDIA_DOCKER_MANIFEST,
-    MEDIA_OCI_INDEX,
-    MEDIA_OCI_MANIFEST,
-    Contents,
-    Descriptor,
-)
+from unionmount.images.json_fields import MAX_DOCUMENT
+from unionmount.images.manifest import Contents, Descriptor
+from unionmount.images.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from unionmount.images.reference import DEFAULT_REGISTRY, Digest, Reference
 from unionmount.registry.blob_download import BlobStream
 from unionmount.registry.blob_upload import Chunks, Progress, Upload, check_named, push_scopes
@@ -56,9 +50,7 @@ from unionmount.system.text import printable
 
 T = TypeVar("T")
 
-_ACCEPTED = ", ".join(
-    (MEDIA_OCI_INDEX, MEDIA_OCI_MANIFEST, MEDIA_DOCKER_LIST, MEDIA_DOCKER_MANIFEST)
-)
+_ACCEPTED = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST))
 _HUB_SEARCH = "index.docker.io"
 _PAGE = 1000
 _MEDIA_TYPE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]*/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]*")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from unionmount.errors import InvalidReference, NotFoundError, UsageError
-from unionmount.images.manifest import SCRATCH
+from unionmount.images.image import SCRATCH
 from unionmount.images.reference import Reference, has_registry
 from unionmount.system.text import printable
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from unionmount.images.manifest import Image, Platform
+    from unionmount.images.image import ImageDocuments
+    from unionmount.images.platform import Platform
     from unionmount.images.reference import Digest
     from unionmount.system.files import FileRange
 
@@ -100,6 +101,11 @@ class Location:
         if _is_path(path):
             return cls("path", path, selector)
         return cls("stored", text)
+
+    @classmethod
+    def of(cls, source: Location | str) -> Location:
+        """Return a location as it is, or parse a text."""
+        return source if isinstance(source, Location) else cls.parse(source)
 
     @classmethod
     def parse_target(cls, text: str) -> Self:
@@ -236,7 +242,7 @@ class SourceImage:
     ``made_up`` tells that the source has no manifest and one was made of what is known.
     """
 
-    image: Image
+    image: ImageDocuments
     layers: tuple[LayerBlob, ...]
     made_up: bool
 

@@ -26,7 +26,9 @@ from unionmount.errors import (
     LimitExceeded,
     NotFoundError,
 )
-from unionmount.images.manifest import MAX_LAYERS, Config, Image, load_json
+from unionmount.images.config import MAX_LAYERS, Config
+from unionmount.images.image import ImageDocuments
+from unionmount.images.json_fields import load_json
 from unionmount.images.reference import Digest, Reference
 from unionmount.sources import Entry, LayerBlob, SourceImage
 from unionmount.sources.layout import INDEX, OciLayout, read_range
@@ -37,7 +39,7 @@ from unionmount.system.text import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from unionmount.images.manifest import Platform
+    from unionmount.images.platform import Platform
     from unionmount.sources import Files, Source
 
 MANIFEST = "manifest.json"
@@ -213,7 +215,7 @@ class DockerArchive(Closing):
             )
         what = f"{self.what}: image {config.digest}"
         ranges = [self._range(path) for path in item.layers]
-        image = Image.from_config(config, [one.length for one in ranges], what)
+        image = ImageDocuments.from_config(config, [one.length for one in ranges], what)
         layers = [
             LayerBlob(
                 f"{self.what}: layer '{printable(path)}' ({diff_id})",

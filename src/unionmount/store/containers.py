@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unionmount.errors import InvalidReference, NotFoundError, StoreError, UsageError
-from unionmount.images.manifest import SCRATCH
+from unionmount.images.image import SCRATCH
 from unionmount.images.reference import Digest
 from unionmount.store.store import StoredImage
 from unionmount.system.closing import Closing

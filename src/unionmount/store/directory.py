@@ -20,7 +20,7 @@ from unionmount.errors import (
     NotRegular,
     StoreError,
 )
-from unionmount.images.manifest import MAX_DOCUMENT
+from unionmount.images.json_fields import MAX_DOCUMENT
 from unionmount.images.reference import Digest
 from unionmount.store import catalogue
 from unionmount.store.catalogue import StoredImage

@@ -31,7 +31,9 @@ from typing import TYPE_CHECKING
 
 from unionmount import core
 from unionmount.errors import FormatError, InvalidReference, NotFoundError, UsageError
-from unionmount.images.manifest import Config, Image, Manifest
+from unionmount.images.config import Config
+from unionmount.images.image import ImageDocuments
+from unionmount.images.manifest import Manifest
 from unionmount.images.opened import OpenLayer
 from unionmount.images.reference import Digest, Reference
 from unionmount.store import catalogue
@@ -343,7 +345,7 @@ class Store:
     def put_image(
         self,
         names: Sequence[Reference],
-        image: Image,
+        image: ImageDocuments,
         *,
         take_over: bool = True,
         digests: Sequence[Reference] = (),
@@ -424,13 +426,13 @@ class Store:
         """Whether ``text`` is the name of an image; the beginning of an ID is no name."""
         return bool(catalogue.by_name(self._all_images(), text))
 
-    def read_image(self, stored: StoredImage) -> Image:
+    def read_image(self, stored: StoredImage) -> ImageDocuments:
         """The manifest and config of an image, parsed."""
         what = f"image {stored.id}"
         manifest = Manifest.parse(self.get_blob(stored.manifest), what)
-        return Image.of(manifest, Config.parse(self.get_blob(stored.id), what), what)
+        return ImageDocuments.of(manifest, Config.parse(self.get_blob(stored.id), what), what)
 
-    def use_image(self, stored: StoredImage, lease: Lease) -> Image:
+    def use_image(self, stored: StoredImage, lease: Lease) -> ImageDocuments:
         """The same, for as long as ``lease`` is held: it is not removed meanwhile."""
         image = self.read_image(stored)
         lease.need(stored.manifest, stored.id, *image.diff_ids)

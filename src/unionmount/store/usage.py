@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unionmount.images.manifest import scratch
+from unionmount.images.image import scratch
 from unionmount.store.catalogue import by_image
 from unionmount.store.references import needed, users
 

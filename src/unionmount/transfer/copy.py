@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from unionmount.errors import FormatError, UsageError
-from unionmount.images.manifest import Contents, Descriptor, Selection, select
+from unionmount.images.manifest import Contents, Descriptor
+from unionmount.images.media_types import is_foreign
 from unionmount.images.reference import Digest, Reference
+from unionmount.images.selection import run_selection_async, select
 from unionmount.sources import STDIN, Location, choose
 from unionmount.sources.layout import OciLayout
 from unionmount.store.store import Store
 from unionmount.transfer.blobs import (
     cancelling,
     in_parallel,
-    is_foreign,
 )
 from unionmount.transfer.image_files import DirectorySink, TarSink, new_directory, replaced_file
 from unionmount.transfer.load import fallback_name, find_stored, keep_image, open_source
@@ -36,7 +37,7 @@ from unionmount.transfer.save import find_wanted, save
 
 if TYPE_CHECKING:
     from unionmount.formats.compression import Compression
-    from unionmount.images.manifest import Platform
+    from unionmount.images.platform import Platform
     from unionmount.registry import RegistryClient
     from unionmount.store.layer_import import Progress
     from unionmount.store.store import StoredImage
@@ -133,7 +134,7 @@ async def _to_store(
         return found
     progress = cancelling(how.progress)
     keep = partial(keep_image, platform=how.platform, progress=progress, names=names)
-    return await trio.to_thread.run_sync(keep, store, str(source))
+    return await trio.to_thread.run_sync(keep, store, source)
 
 
 async def _from_store(
@@ -250,13 +251,7 @@ async def _selected(
     origin: Origin, roots: Sequence[Descriptor], platform: Platform | None
 ) -> Descriptor:
     selection = select(roots, platform, origin.what, lambda _: True)
-    try:
-        wanted = next(selection)
-        while True:
-            wanted = selection.send(await origin.document(wanted))
-    except StopIteration as stop:
-        found: Selection = stop.value
-        return found.descriptor
+    return (await run_selection_async(selection, origin.document)).descriptor
 
 
 class _Tree:
@@ -286,6 +281,6 @@ class _Tree:
         for child in contents.children:
             await self._add(origin, child, depth + 1)
         for blob in contents.blobs:
-            if not is_foreign(blob):
+            if not is_foreign(blob.media_type):
                 self.blobs[blob.digest] = blob
         self.documents.append((descriptor, raw))

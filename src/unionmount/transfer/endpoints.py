@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from unionmount.errors import UsageError
-from unionmount.images.manifest import MEDIA_OCI_INDEX, Contents, Descriptor
+from unionmount.images.build import (
+    LAYOUT_MARKER,
+    compact_json,
+    descriptor_row,
+    index_document,
+)
+from unionmount.images.manifest import Contents, Descriptor
+from unionmount.images.media_types import REF_NAME
 from unionmount.images.reference import Digest, Reference
 from unionmount.sources.layout import OciLayout
 from unionmount.store.store import Store
@@ -20,8 +26,8 @@ from unionmount.transfer.blobs import (
     Checked,
     Repository,
     fetched,
-    pieces,
 )
+from unionmount.transfer.layer_data import pieces
 from unionmount.transfer.save import naming
 
 if TYPE_CHECKING:
@@ -201,13 +207,11 @@ class LayoutDestination:
     async def finish(self, roots: Sequence[Descriptor], raws: Sequence[bytes]) -> None:
         """Write oci-layout and index.json."""
         del raws
-        self._document("oci-layout", {"imageLayoutVersion": "1.0.0"})
-        manifests = [_row(one, self._annotations) for one in roots]
-        index = {"schemaVersion": 2, "mediaType": MEDIA_OCI_INDEX, "manifests": manifests}
-        self._document("index.json", index)
+        self._document("oci-layout", compact_json(LAYOUT_MARKER))
+        rows = [descriptor_row(one, self._annotations) for one in roots]
+        self._document("index.json", index_document(rows))
 
-    def _document(self, path: str, value: Any) -> None:
-        raw = json.dumps(value, separators=(",", ":")).encode("ascii")
+    def _document(self, path: str, raw: bytes) -> None:
         self._sink.file(path, len(raw), [raw])
 
 
@@ -225,20 +229,7 @@ def _annotations(selector: str, origin: Origin) -> dict[str, str]:
     if selector:
         if "/" in selector or ":" in selector:
             return dict(naming(Reference.parse(selector).with_default_tag()))
-        return {"org.opencontainers.image.ref.name": selector}
+        return {REF_NAME: selector}
     if origin.labels:
         return dict(origin.labels)
     return dict(naming(origin.names[0])) if origin.names else {}
-
-
-def _row(descriptor: Descriptor, annotations: dict[str, str]) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "mediaType": descriptor.media_type,
-        "digest": str(descriptor.digest),
-        "size": descriptor.size,
-    }
-    if descriptor.platform is not None:
-        found = descriptor.platform
-        row["platform"] = {"architecture": found.architecture, "os": found.os}
-        row["platform"] |= {"variant": found.variant} if found.variant else {}
-    return row | ({"annotations": annotations} if annotations else {})

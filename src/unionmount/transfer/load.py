@@ -20,7 +20,7 @@ from unionmount.errors import (
     UsageError,
 )
 from unionmount.formats.compression import MAGIC_SIZE, Compression, decompressor, sniff
-from unionmount.images.manifest import SCRATCH, Image, scratch
+from unionmount.images.image import SCRATCH, ImageDocuments, scratch
 from unionmount.images.opened import OpenImage, OpenLayer
 from unionmount.images.reference import Reference
 from unionmount.sources import (
@@ -44,7 +44,7 @@ from unionmount.system.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from unionmount.images.manifest import Platform
+    from unionmount.images.platform import Platform
     from unionmount.sources import Entry, SourceImage
     from unionmount.store.layer_import import ImportLimits
     from unionmount.store.leases import Lease
@@ -68,7 +68,7 @@ class Pull:
 
 def open_image(
     store: Store,
-    source: str,
+    source: Location | str,
     *,
     platform: Platform | None = None,
     verify: bool = False,
@@ -80,7 +80,7 @@ def open_image(
     Plain layers of an archive or layout are used where they are; ``verify`` hashes them first. With
     a ``lease`` what is in the store stays there while that is held.
     """
-    location = Location.parse(source)
+    location = Location.of(source)
     pull = Pull(store, platform, verify, progress, lease)
     if location.kind == "stored":
         stored = _find_stored(pull, location.path)
@@ -100,7 +100,7 @@ def open_image(
 
 def load(
     store: Store,
-    source: str,
+    source: Location | str,
     *,
     platform: Platform | None = None,
     progress: Progress | None = None,
@@ -112,7 +112,7 @@ def load(
     store, with the names that it has in the archive (the store may know others): a later one may
     fail, and the earlier ones stay.
     """
-    location = Location.parse(source)
+    location = Location.of(source)
     if location.kind == "stored":  # or a directory that does not look like a layout
         location = replace(location, kind="path")
     pull = Pull(store, platform, progress=progress, streams=True)
@@ -137,7 +137,7 @@ def load(
 
 def keep_image(
     store: Store,
-    source: str,
+    source: Location | str,
     *,
     platform: Platform | None = None,
     progress: Progress | None = None,
@@ -149,7 +149,7 @@ def keep_image(
     It gets those of its names that no other image has: only ``load`` moves names. Where ``names``
     are given it gets those instead, from whatever image has them.
     """
-    location = Location.parse(source)
+    location = Location.of(source)
     pull = Pull(store, platform, progress=progress, lease=lease)
     if location.kind == "stored":
         return _find_stored(pull, location.path)
@@ -394,13 +394,13 @@ def _load_entry(pull: Pull, source: Source, entry: Entry, *, take_over: bool = T
     return pull.store.put_image(entry.names, image, take_over=take_over)
 
 
-def _exact_image(store: Store, found: SourceImage) -> Image:
+def _exact_image(store: Store, found: SourceImage) -> ImageDocuments:
     """The image with a manifest that says true sizes; a made-up one did not know them."""
     if not found.made_up:
         return found.image
     config = found.image.config
     sizes = [store.layer_info(diff_id).layer_size for diff_id in config.diff_ids]
-    return Image.from_config(config, sizes, f"image {config.digest}")
+    return ImageDocuments.from_config(config, sizes, f"image {config.digest}")
 
 
 # -- layers

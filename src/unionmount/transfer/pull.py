@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Literal
 import trio
 
 from unionmount.errors import FormatError, NotFoundError, RegistryError, UnionmountError
-from unionmount.images.manifest import Descriptor, Image, Selection, parse_manifest, select
+from unionmount.images.image import ImageDocuments
+from unionmount.images.manifest import Descriptor, parse_manifest
+from unionmount.images.media_types import is_encrypted, is_foreign
 from unionmount.images.reference import Reference
+from unionmount.images.selection import Selection, run_selection_async, select
 from unionmount.store.layer_import import Expected
 from unionmount.system.text import printable
-from unionmount.transfer.blobs import check_size, hand_on, in_parallel, is_foreign, repository_of
+from unionmount.transfer.blobs import check_size, hand_on, in_parallel, repository_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from unionmount.images.manifest import Platform
+    from unionmount.images.platform import Platform
     from unionmount.images.reference import Digest
     from unionmount.registry import FetchedManifest, RegistryClient
     from unionmount.store.layer_import import LayerImport, Progress
@@ -115,7 +118,7 @@ class _Pull:
         root = await self._client.manifest(self._ref)
         selection = await self._select(root)
         what = f"{self._ref}: manifest {selection.manifest.digest}"
-        image = Image.of(selection.manifest, selection.config, what)
+        image = ImageDocuments.of(selection.manifest, selection.config, what)
         blobs = [layer.digest for layer in image.layers]
         self._lease.need(image.manifest.digest, image.id, *image.diff_ids, *blobs)
         layers = {
@@ -131,7 +134,7 @@ class _Pull:
             self._lease.image(image.id)
         return self._store.put_image(names, image, digests=[known_as])
 
-    def _may_be_named(self, image: Image) -> bool:
+    def _may_be_named(self, image: ImageDocuments) -> bool:
         """Whether the image is to have the name that it was asked for by."""
         name = str(self._ref)
         if self._ref.digest is not None:
@@ -159,15 +162,12 @@ class _Pull:
         top = Descriptor(media_type, root.digest, len(root.raw))
         if top.is_index:
             self._keep(root.raw, root.digest)
+
+        async def fetch(wanted: Descriptor) -> bytes:
+            return root.raw if wanted == top else await self._document(wanted)
+
         selection = select([top], self._how.platform, str(self._ref), lambda _: True)
-        try:
-            wanted = next(selection)
-            while True:
-                raw = root.raw if wanted == top else await self._document(wanted)
-                wanted = selection.send(raw)
-        except StopIteration as stop:
-            found: Selection = stop.value
-            return found
+        return await run_selection_async(selection, fetch)
 
     async def _document(self, descriptor: Descriptor) -> bytes:
         """A document, from the store where it is there."""
@@ -231,14 +231,14 @@ class _Pull:
 
 
 def _refuse_encrypted(descriptor: Descriptor, what: str) -> None:
-    if descriptor.media_type.endswith("+encrypted"):
+    if is_encrypted(descriptor.media_type):
         raise FormatError(f"{what}: encrypted layers are not supported")
 
 
 def _explained(error: UnionmountError, descriptor: Descriptor, what: str) -> UnionmountError:
     """Say which layer it is, and of a foreign one why the registry does not have it."""
     text = str(error) if str(descriptor.digest) in str(error) else f"{what}: {error}"
-    if isinstance(error, NotFoundError) and is_foreign(descriptor):
+    if isinstance(error, NotFoundError) and is_foreign(descriptor.media_type):
         text += (
             f"; it is a foreign layer ({printable(descriptor.media_type)}), which its publisher "
             "serves elsewhere, and those are not fetched"

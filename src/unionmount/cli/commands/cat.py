@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from unionmount.cli.settings import Settings
     from unionmount.core import FileTree, Node
+    from unionmount.images.platform import Platform
 
 _STEP = 1024 * 1024
 
@@ -26,7 +27,7 @@ _STEP = 1024 * 1024
 @click.argument("operands", metavar="IMAGE:PATH…", nargs=-1, required=True)
 @click.pass_obj
 def command(
-    settings: Settings, platform: str | None, layer: int | None, operands: tuple[str, ...]
+    settings: Settings, platform: Platform | None, layer: int | None, operands: tuple[str, ...]
 ) -> None:
     """Write files of an image to standard output, one after the other.
 
@@ -48,7 +49,7 @@ def _write(
     word: str,
     path: bytes,
     *,
-    platform: str | None,
+    platform: Platform | None,
     layer: int | None,
 ) -> None:
     from unionmount.browse.paths import follow

@@ -58,7 +58,7 @@ def command(
     """
     from unionmount.cli.open_change import open_target
     from unionmount.commit import CommitRequest, commit
-    from unionmount.images.manifest import SCRATCH
+    from unionmount.images.image import SCRATCH
     from unionmount.images.reference import Reference
 
     reference = Reference.parse(name)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unionmount.browse.diff import Difference
     from unionmount.cli.settings import Settings
     from unionmount.core import Attributes, FileTree
+    from unionmount.images.platform import Platform
 
 _TROUBLE = 2  # as diff(1) has it: 1 says that there are differences
 
@@ -44,7 +45,7 @@ def command(
     other: str | None,
     form: str,
     sizes: bool,
-    platform: str | None,
+    platform: Platform | None,
 ) -> int:
     """Show what was changed in TARGET: a container, or a mount by its mount point or ID.
 
@@ -84,7 +85,7 @@ def _compare(
     form: str,
     *,
     sizes: bool,
-    platform: str | None,
+    platform: Platform | None,
 ) -> int:
     from unionmount.browse.image_diff import differences
     from unionmount.cli.open_image import open_files

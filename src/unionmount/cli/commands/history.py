@@ -13,6 +13,7 @@ from unionmount.cli.output import Listing, Row, age_of, human_size, shortened, t
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.images.history import HistoryRow
+    from unionmount.images.platform import Platform
 
 _MISSING = "<missing>"
 _COMMAND_MAX = 45
@@ -71,7 +72,7 @@ def command(
     quiet: bool,
     full: bool,
     form: str,
-    platform: str | None,
+    platform: Platform | None,
 ) -> None:
     """Show the steps that made IMAGE, the newest first.
 
@@ -89,7 +90,7 @@ def command(
     Listing(_TYPE, _HEADS, table).show(form, rows)
 
 
-def _read(settings: Settings, source: str, platform: str | None) -> list[HistoryRow]:
+def _read(settings: Settings, source: str, platform: Platform | None) -> list[HistoryRow]:
     from unionmount.cli.open_image import open_source
     from unionmount.images.history import history_rows
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.gotemplate import Struct
     from unionmount.images.opened import OpenImage
+    from unionmount.images.platform import Platform
     from unionmount.mounting.records import Status
     from unionmount.store.store import StoredImage
 
@@ -54,7 +55,7 @@ def command(
     raw: bool,
     raw_config: bool,
     kind: str | None,
-    platform: str | None,
+    platform: Platform | None,
 ) -> int:
     """Show the details of images, containers and mounts as JSON, or by a template.
 
@@ -87,7 +88,7 @@ def _complain(error: Exception) -> None:
 # ---- finding -------------------------------------------------------------------------------------
 
 
-def _inspect(settings: Settings, word: str, kind: str | None, platform: str | None) -> Struct:
+def _inspect(settings: Settings, word: str, kind: str | None, platform: Platform | None) -> Struct:
     from unionmount.cli.container_words import PREFIX
 
     if kind != "image":
@@ -128,19 +129,20 @@ def _container(settings: Settings, word: str) -> Struct | None:
 
 
 def _open(
-    settings: Settings, word: str, platform: str | None
+    settings: Settings, word: str, platform: Platform | None
 ) -> tuple[OpenImage, StoredImage | None]:
     from unionmount.cli.open_image import open_source
-    from unionmount.images.manifest import SCRATCH
+    from unionmount.images.image import SCRATCH
     from unionmount.sources import Location
     from unionmount.transfer.load import find_stored
 
-    in_store = Location.parse(word).kind == "stored" and word != SCRATCH
+    location = Location.parse(word)
+    in_store = location.kind == "stored" and word != SCRATCH
     stored = find_stored(settings.store(), word) if in_store else None
-    return open_source(settings, word, platform=platform), stored
+    return open_source(settings, location, platform=platform), stored
 
 
-def _image(settings: Settings, word: str, platform: str | None) -> Struct:
+def _image(settings: Settings, word: str, platform: Platform | None) -> Struct:
     from unionmount.browse.inspect import inspect_image
 
     image, stored = _open(settings, word, platform)
@@ -150,7 +152,9 @@ def _image(settings: Settings, word: str, platform: str | None) -> Struct:
         return inspect_image(store, image, known)
 
 
-def _print_document(settings: Settings, word: str, platform: str | None, *, manifest: bool) -> None:
+def _print_document(
+    settings: Settings, word: str, platform: Platform | None, *, manifest: bool
+) -> None:
     image, _ = _open(settings, word, platform)
     with image:
         document = image.image.manifest.raw if manifest else image.image.config.raw

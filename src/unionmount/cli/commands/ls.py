@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from unionmount.cli.name_writer import NameWriter
     from unionmount.cli.settings import Settings
     from unionmount.core import Attributes, FileTree
+    from unionmount.images.platform import Platform
 
 _BATCH = 256
 _UNITS = "KMGTPE"
@@ -66,7 +67,7 @@ class _Style:
 def command(
     context: click.Context,
     /,
-    platform: str | None,
+    platform: Platform | None,
     layer: int | None,
     operands: tuple[str, ...],
     **options: bool,
@@ -113,7 +114,7 @@ def _list(
     style: _Style,
     out: NameWriter,
     *,
-    platform: str | None,
+    platform: Platform | None,
     layer: int | None,
 ) -> None:
     from unionmount.browse.paths import follow, split_operand

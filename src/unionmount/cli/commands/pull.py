@@ -10,6 +10,7 @@ from unionmount.cli.options import RegistryOptions, platform_option, registry_op
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
+    from unionmount.images.platform import Platform
     from unionmount.transfer.pull import Policy
 
 
@@ -39,7 +40,7 @@ def command(
     quiet: bool,
     policy: Policy,
     keep_blobs: bool,
-    platform: str | None,
+    platform: Platform | None,
     registry: RegistryOptions,
 ) -> None:
     """Fetch an image from its registry into the store, and print its ID.
@@ -49,7 +50,6 @@ def command(
     """
     from unionmount.cli.open_image import progress_line, tell_of_foreign
     from unionmount.cli.run_transfer import hint_at_tag, keeps_blobs, pull_image, without_transport
-    from unionmount.images.manifest import Platform
     from unionmount.sources import refuse_file
     from unionmount.transfer.pull import Pulling
 
@@ -57,8 +57,7 @@ def command(
     name = without_transport(name)
     hint_at_tag(name, quiet=quiet)  # before anything: there may be no "latest"
     with progress_line(quiet=quiet) as progress:
-        wanted = Platform.parse(platform) if platform else None
-        how = Pulling(wanted, policy, keep_blobs or keeps_blobs(), progress)
+        how = Pulling(platform, policy, keep_blobs or keeps_blobs(), progress)
         ref, stored = pull_image(settings, registry, name, how)
     if not quiet:
         tell_of_foreign(ref.familiar, settings.store().read_image(stored).config.platform)

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from unionmount.browse.layer_history import Touch
     from unionmount.cli.settings import Settings
-    from unionmount.images.manifest import History
+    from unionmount.images.config import History
     from unionmount.images.opened import OpenImage
+    from unionmount.images.platform import Platform
 
 _HEADER = ("LAYER", "DIFF ID", "DID", "MODE", "SIZE", "STATE", "CREATED BY")
 _CREATED_BY_MAX = 60
@@ -32,7 +33,7 @@ _CREATED_BY_MAX = 60
 @click.argument("path")
 @click.pass_obj
 def command(
-    settings: Settings, platform: str | None, form: str, no_trunc: bool, source: str, path: str
+    settings: Settings, platform: Platform | None, form: str, no_trunc: bool, source: str, path: str
 ) -> None:
     """Show what each layer of IMAGE did to PATH, the newest first, and which one is visible.
 
