@@ -35,7 +35,7 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.browse.open import OpenTarget
-    from unionmount.core import Attributes, FileTree, Node
+    from unionmount.core import Attributes, BrowsableTree, Node
     from unionmount.images.reference import Digest, Reference
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store, StoredImage
@@ -128,7 +128,7 @@ class LayerWriter:
     """Writes the tar of a layer, from the differences that ``Comparison`` finds for one."""
 
     def __init__(
-        self, tree: FileTree, write: Callable[[bytes], None], epoch: int | None, warn: Warn
+        self, tree: BrowsableTree, write: Callable[[bytes], None], epoch: int | None, warn: Warn
     ) -> None:
         self._tree = tree
         self._write = write

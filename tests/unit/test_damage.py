@@ -45,7 +45,7 @@ from unit.imagefiles import (
 )
 from unit.imageworker import start_worker
 
-from unionmount.core import Index, Limits
+from unionmount.core import Index, IndexLimits
 from unionmount.errors import FormatError, LimitExceeded, StoreError, UnionmountError
 from unionmount.store.layer_import import ImportLimits
 from unionmount.store.store import Store
@@ -194,7 +194,7 @@ def test_more_entries_than_a_limit_allows(store: Store, tmp_path: Path) -> None:
     layer = tar({f"file{n}": b"" for n in range(300)})
     image = small_image().__class__((layer,), ("many:1",))
     path = write_tar(tmp_path / "a.tar", docker_archive(image, compress=gzipped))
-    limited = Store(store.root, ImportLimits(core=Limits(max_entries=100)))
+    limited = Store(store.root, ImportLimits(core=IndexLimits(max_entries=100)))
     with pytest.raises(LimitExceeded, match=image.diff_ids[0]):
         load(limited, str(path))
     assert_untouched(store)

@@ -31,7 +31,7 @@ from unionmount.store.containers import ContainerImage, Containers
 from unionmount.store.garbage import Removed, prune, remove_image
 from unionmount.store.layer_import import Expected
 from unionmount.store.store import Store, StoredImage
-from unionmount.transfer.image_files import DirectorySink
+from unionmount.transfer.image_files import DirectoryWriter
 from unionmount.transfer.load import load, open_image
 from unionmount.transfer.save import find_wanted, save
 
@@ -197,7 +197,7 @@ def test_an_image_that_is_being_saved_stays(store: Store, tmp_path: Path) -> Non
         with pytest.raises(StoreError, match="in use: being saved"):
             remove(store, ONE.id)
         prune(store, Containers(store), every=True)
-        save(store, wanted, DirectorySink(tmp_path), "oci")
+        save(store, wanted, DirectoryWriter(tmp_path), "oci")
     assert names(store) == [ONE.names[0]]
 
 

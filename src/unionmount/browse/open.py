@@ -23,7 +23,7 @@ from unionmount.mounting.upper_directory import recorded_lowers
 from unionmount.sources import Location
 from unionmount.store.containers import Containers
 from unionmount.system.closing import Closing
-from unionmount.system.files import reading
+from unionmount.system.os_errors import naming
 from unionmount.system.text import printable
 from unionmount.system.trust import is_ours
 from unionmount.transfer.load import open_image, open_stored
@@ -53,7 +53,7 @@ class OpenTarget(Closing):
         self._resources = ExitStack()
         with ExitStack() as stack:
             stack.callback(image.close)
-            with reading(printable(str(upper))):
+            with naming(printable(str(upper))):
                 fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
             self._upper, self._fd = upper, fd
@@ -103,7 +103,7 @@ class OpenView(Closing):
             self.image = opened.image if isinstance(opened, OpenTarget) else opened
             self.tree = self.image.tree()
             stack.pop_all()
-        self.files: core.FileTree = self.tree
+        self.files: core.BrowsableTree = self.tree
         self.upper: int | None = None
         if isinstance(opened, OpenTarget):
             self.files, self.upper = opened.view, len(self.image.layers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from unionmount.cli.open_image import open_kept, open_source, progress_line, tell_of_foreign
 from unionmount.errors import MountError, NotFoundError, UsageError
+from unionmount.system.os_errors import raising
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class _Opener:
         if wanted.upper:
             return self._with_upper(location, wanted.upper)
         if wanted.only_layers or wanted.read_only:
-            return self._read_only(self._open_in_place(location), location.absolute())
+            return self._read_only(self._open(location), location.absolute())
         return self._with_container(location)
 
     def open_container(self, name: str, table: MountTable) -> Prepared:
@@ -231,17 +232,8 @@ class _Opener:
 
         wanted = self.wanted
         self.known.check_new(wanted.name)
-        if wanted.ephemeral:  # it is mounted only once: plain layers may stay where they are
-            image = self._open_in_place(location)
-        else:
-            image = open_kept(
-                self.settings,
-                location,
-                platform=wanted.platform,
-                verify=wanted.verify,
-                lease=self.lease,
-            )
-            self.opened.enter_context(image)
+        # an ephemeral container is mounted only once, so plain layers may stay in their archive
+        image = self._open(location, open_source if wanted.ephemeral else open_kept)
         source, found = location.absolute(), image.image
         facts = ContainerImage(source, printable(image.name), found.id, found.manifest.digest)
         held = self.known.create(facts, wanted.name, ephemeral=wanted.ephemeral)
@@ -258,7 +250,7 @@ class _Opener:
         """An image with a directory of the user's."""
         directory = Path(os.path.realpath(upper))
         work = Path(os.path.realpath(self.wanted.work or f"{directory}.work"))
-        image = self._open_in_place(location)
+        image = self._open(location)
         is_new = self._make_directory(directory)
         self._make_directory(work)
         plan = replace(
@@ -273,18 +265,19 @@ class _Opener:
 
     def _make_directory(self, path: Path) -> bool:
         """Whether it was made; then it goes again where the mount fails. False: it is there."""
-        try:
-            path.mkdir(0o700)  # the mode of the mount's root is another matter
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise MountError(f"directory {printable(str(path))}: {error.strerror}") from None
+        with raising(MountError, f"directory {path}"):
+            try:
+                path.mkdir(0o700)  # the mode of the mount's root is another matter
+            except FileExistsError:
+                return False
         self.made.callback(_remove_empty, path)
         return True
 
-    def _open_in_place(self, location: Location) -> OpenImage:
+    def _open(
+        self, location: Location, opener: Callable[..., OpenImage] = open_source
+    ) -> OpenImage:
         wanted = self.wanted
-        image = open_source(
+        image = opener(
             self.settings,
             location,
             platform=wanted.platform,

@@ -122,17 +122,6 @@ def _image_of(settings: Settings, record: Record, how: Looking) -> OpenImage:
     return open_mounted_image(settings.store(), record.source, image_id, layers, how)
 
 
-@contextmanager
-def naming(operand: str) -> Iterator[None]:
-    """Let an error of the image's tree say what it was asked for."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None or error.strerror is None:
-            raise
-        raise OSError(error.errno, error.strerror, operand) from None
-
-
 def split_with_path(operand: str) -> tuple[str, bytes]:
     """IMAGE and PATH of an operand that needs both."""
     from unionmount.browse.paths import split_operand

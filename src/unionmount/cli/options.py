@@ -234,6 +234,19 @@ def check_form(*forms: str) -> Callable[[click.Context, click.Parameter, str], s
     return check
 
 
+def details_format_option(example: str) -> Callable[[F], F]:
+    """Add ``--format`` of details: JSON by default, or a Go template like ``example``."""
+    return click.option(
+        "-f",
+        "--format",
+        "form",
+        metavar="FORM|TEMPLATE",
+        default="",
+        callback=check_form("", "json", "jsonl"),
+        help=f"json, jsonl, or a Go template: {example}.",
+    )
+
+
 def stream_format_option(function: F) -> F:
     """``--format`` of what may be long."""
     option = click.option(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from unionmount.errors import NotAnImage
+from unionmount.errors import DigestMismatch, NotAnImage, SizeMismatch
 from unionmount.images.config import MAX_LAYERS, platform_of
 from unionmount.images.json_fields import Fields, parse_object
 from unionmount.images.media_types import (
@@ -52,6 +52,15 @@ class Descriptor:
     def is_manifest(self) -> bool:
         """Return whether it points to an image manifest."""
         return self.media_type in MANIFESTS
+
+    def verify(self, raw: bytes, what: str) -> bytes:
+        """Return ``raw``; raise SizeMismatch or DigestMismatch if it is not this content."""
+        if len(raw) != self.size:
+            raise SizeMismatch(what, self.size, len(raw))
+        actual = Digest.of(raw, self.digest.algorithm)
+        if actual != self.digest:
+            raise DigestMismatch(what, str(self.digest), str(actual))
+        return raw
 
     @property
     def is_attestation(self) -> bool:

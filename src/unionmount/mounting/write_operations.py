@@ -59,7 +59,7 @@ from unionmount.mounting.read_operations import (
 if TYPE_CHECKING:
     from pyfuse3 import EntryAttributes, ReaddirToken, RequestContext, SetattrFields
 
-    from unionmount.core import Entry, Upper, UpperList
+    from unionmount.core import DirectoryEntry, Upper, UpperList
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class WritableOperations(ReadingOperations):
         except OSError:
             return directory
 
-    def _give_back(self, entries: Iterable[Entry]) -> None:
+    def _give_back(self, entries: Iterable[DirectoryEntry]) -> None:
         """Entries that the kernel did not get, which it therefore will not forget."""
         for entry in entries:
             self._upper.forget(entry.attributes.node)
@@ -405,7 +405,7 @@ class WritableOperations(ReadingOperations):
         return Maker(context.uid, context.gid, context.umask, may_setgid)
 
 
-def _reply(token: ReaddirToken, entries: Sequence[Entry], shift: int) -> int:
+def _reply(token: ReaddirToken, entries: Sequence[DirectoryEntry], shift: int) -> int:
     """Add entries to the answer of a readdir; how many there was room for."""
     for number, (name, after, attributes) in enumerate(entries):
         if not pyfuse3.readdir_reply(token, name, entry_of(attributes), after + shift):

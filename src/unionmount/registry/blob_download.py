@@ -22,7 +22,7 @@ from unionmount.images.manifest import Descriptor
 from unionmount.registry.http import encoding_of, host_of, parts_of, translated, unwanted_encoding
 from unionmount.registry.registries_conf import Endpoint
 from unionmount.registry.retry import Backoff, Transient
-from unionmount.registry.session import Call, Session
+from unionmount.registry.session import RegistryCall, Session
 from unionmount.system.waiting import HOW_TO_WAIT
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
@@ -87,9 +87,9 @@ class BlobStream:
             else:
                 return
 
-    def _call(self, endpoint: Endpoint) -> Call:
+    def _call(self, endpoint: Endpoint) -> RegistryCall:
         resumed = self._position > 0
-        return Call(
+        return RegistryCall(
             "GET",
             f"/v2/{endpoint.repository}/blobs/{self._descriptor.digest}",
             self._what,

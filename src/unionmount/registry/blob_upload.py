@@ -19,7 +19,7 @@ from unionmount.images.reference import Digest
 from unionmount.registry.http import host_of
 from unionmount.registry.registries_conf import Endpoint
 from unionmount.registry.retry import Backoff, Transient
-from unionmount.registry.session import Call, Session
+from unionmount.registry.session import RegistryCall, Session
 
 Chunks = Callable[[], Iterator[bytes]]
 Progress = Callable[[int], object]
@@ -176,8 +176,8 @@ class Upload:
 
         await self._session.answer(self._endpoint, call, read)
 
-    def _call(self, method: str, path: str, expected: tuple[int, ...]) -> Call:
-        return Call(method, path, self._what, self._scopes, expected)
+    def _call(self, method: str, path: str, expected: tuple[int, ...]) -> RegistryCall:
+        return RegistryCall(method, path, self._what, self._scopes, expected)
 
     async def _location(self, response: httpx2.Response) -> str:
         location = response.headers.get("location")

@@ -43,7 +43,7 @@ from unionmount.registry.limits import Tuning
 from unionmount.registry.links import next_link
 from unionmount.registry.registries_conf import Endpoint, Registries
 from unionmount.registry.search import SearchResult, matching, parse_results
-from unionmount.registry.session import Call, Session
+from unionmount.registry.session import RegistryCall, Session
 from unionmount.registry.tls import Trust
 from unionmount.registry.tokens import Authorizer
 from unionmount.system.text import printable
@@ -130,7 +130,9 @@ class RegistryClient:
         """Whether the registry that would take a blob has it in that repository."""
         endpoint = self._target(ref)
         path = f"/v2/{endpoint.repository}/blobs/{digest}"
-        call = Call("HEAD", path, f"{ref}: {digest}", push_scopes(endpoint.repository), (200, 404))
+        call = RegistryCall(
+            "HEAD", path, f"{ref}: {digest}", push_scopes(endpoint.repository), (200, 404)
+        )
         return await self._session.answer(endpoint, call, _is_there)
 
     async def mount_blob(self, ref: Reference, digest: Digest, source_repository: str) -> bool:
@@ -138,7 +140,7 @@ class RegistryClient:
         endpoint = self._target(ref)
         query = urlencode({"mount": str(digest), "from": source_repository})
         scopes = (*push_scopes(endpoint.repository), f"repository:{source_repository}:pull")
-        call = Call(
+        call = RegistryCall(
             "POST",
             f"/v2/{endpoint.repository}/blobs/uploads/?{query}",
             f"{ref}: {digest}",
@@ -180,7 +182,7 @@ class RegistryClient:
         if ref.digest is not None and ref.tag is None and ref.digest != digest:
             raise DigestMismatch(f"{ref}: manifest", str(ref.digest), str(digest))
         name = ref.tag or str(digest)
-        call = Call(
+        call = RegistryCall(
             "PUT",
             f"/v2/{endpoint.repository}/manifests/{name}",
             f"{ref}: manifest",
@@ -210,7 +212,7 @@ class RegistryClient:
     async def ping(self, registry: str) -> None:
         """Check that the registry is one, and that the credentials are right."""
         endpoint = self._whole(registry)
-        call = Call("GET", "/v2/", registry)
+        call = RegistryCall("GET", "/v2/", registry)
         await self._session.answer(endpoint, call, _done)
 
     # Below: one endpoint each.
@@ -241,16 +243,13 @@ class RegistryClient:
             raw = await self._session.answer(endpoint, call, read)
         except LimitExceeded as error:
             raise SizeMismatch(what, wanted.size, wanted.size + 1, at_least=True) from error
-        if len(raw) != wanted.size:
-            raise SizeMismatch(what, wanted.size, len(raw))
-        actual = Digest.of(raw, wanted.digest.algorithm)
-        if actual != wanted.digest:
-            raise DigestMismatch(what, str(wanted.digest), str(actual))
-        return raw
+        return wanted.verify(raw, what)
 
     async def _drop_upload(self, endpoint: Endpoint, ref: Reference, url: str) -> None:
         """Tell the registry that a session is not wanted; it would forget it in the end."""
-        call = Call("DELETE", url, str(ref), push_scopes(endpoint.repository), (204, 202, 200))
+        call = RegistryCall(
+            "DELETE", url, str(ref), push_scopes(endpoint.repository), (204, 202, 200)
+        )
         try:
             await self._session.answer(endpoint, call, _done)
         except (RegistryError, NotFoundError) as error:
@@ -268,7 +267,7 @@ class RegistryClient:
         host = _HUB_SEARCH if registry == DEFAULT_REGISTRY else registry
         endpoint = self._whole(host)
         query = urlencode({"q": term, "n": limit})
-        call = Call("GET", f"/v1/search?{query}", f"{registry}: search")
+        call = RegistryCall("GET", f"/v1/search?{query}", f"{registry}: search")
 
         async def read(response: httpx2.Response) -> Any:
             raw = await read_body(response, MAX_DOCUMENT, call.what, self._session.tuning)
@@ -284,7 +283,7 @@ class RegistryClient:
         return parse_results(document, registry)
 
     async def _search_catalog(self, registry: str, term: str) -> list[SearchResult]:
-        call = Call("GET", f"/v2/_catalog?n={_PAGE}", f"{registry}: list of repositories")
+        call = RegistryCall("GET", f"/v2/_catalog?n={_PAGE}", f"{registry}: list of repositories")
         try:
             names = await self._names(self._whole(registry), call, "repositories")
         except (NotFoundError, NotAuthorized) as error:
@@ -293,7 +292,7 @@ class RegistryClient:
             ) from error
         return matching(names, term, registry)
 
-    async def _names(self, endpoint: Endpoint, call: Call, key: str) -> list[str]:
+    async def _names(self, endpoint: Endpoint, call: RegistryCall, key: str) -> list[str]:
         """A list that comes in pages."""
         tuning = self._session.tuning
         names: list[str] = []
@@ -311,7 +310,9 @@ class RegistryClient:
             call = replace(call, path=following)
         raise LimitExceeded(f"{call.what}: more than {tuning.pages} pages")
 
-    async def _page(self, endpoint: Endpoint, call: Call, key: str) -> tuple[list[str], str | None]:
+    async def _page(
+        self, endpoint: Endpoint, call: RegistryCall, key: str
+    ) -> tuple[list[str], str | None]:
         async def read(response: httpx2.Response) -> tuple[list[str], str | None]:
             raw = await read_body(response, MAX_DOCUMENT, call.what, self._session.tuning)
             link = next_link(response.headers.get_list("link"), f"{call.what}: {host_of(response)}")
@@ -359,9 +360,13 @@ class RegistryClient:
             raise InvalidReference(f"not a registry: '{printable(registry[:200])}'") from error
         return Endpoint(Reference(registry, ""), self._registries.is_insecure(registry))
 
-    def _read(self, endpoint: Endpoint, path: str, what: str, headers: Mapping[str, str]) -> Call:
+    def _read(
+        self, endpoint: Endpoint, path: str, what: str, headers: Mapping[str, str]
+    ) -> RegistryCall:
         scopes = (f"repository:{endpoint.repository}:pull",)
-        return Call("GET", f"/v2/{endpoint.repository}/{path}", what, scopes, headers=headers)
+        return RegistryCall(
+            "GET", f"/v2/{endpoint.repository}/{path}", what, scopes, headers=headers
+        )
 
 
 def _accepted(wanted: Descriptor) -> str:

@@ -38,7 +38,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^:/?#@\[\]]+)(?::[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RegistryCall:
     """A request to an endpoint; ``path`` may also be a whole URL that it gave."""
 
     method: str
@@ -74,7 +74,7 @@ class Session:
     async def answer(
         self,
         endpoint: Endpoint,
-        call: Call,
+        call: RegistryCall,
         read: Callable[[httpx2.Response], Awaitable[T]],
     ) -> T:
         """What ``read`` makes of the answer; both are tried again where that may help."""
@@ -89,7 +89,7 @@ class Session:
                 await backoff.wait(transient)
 
     @asynccontextmanager
-    async def open(self, endpoint: Endpoint, call: Call) -> AsyncIterator[httpx2.Response]:
+    async def open(self, endpoint: Endpoint, call: RegistryCall) -> AsyncIterator[httpx2.Response]:
         """The answer to one authorized attempt, of an expected status, its body not yet read."""
         endpoint = self._as_allowed(endpoint)
         base = await self.base(endpoint)

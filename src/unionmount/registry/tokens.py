@@ -42,7 +42,7 @@ _CLIENT = "unionmount"
 
 
 @dataclass(frozen=True, slots=True)
-class _Token:
+class _BearerToken:
     value: str = field(repr=False)
     end: float  # by trio's clock
 
@@ -72,7 +72,7 @@ class Authorizer:
         self._debug = debug
         self._challenges: dict[str, Challenge] = {}
         self._scopes: dict[_Key, Scopes] = {}  # where a registry asked for other ones
-        self._tokens: dict[_Key, _Token] = {}
+        self._tokens: dict[_Key, _BearerToken] = {}
         self._locks: dict[_Key, trio.Lock] = {}
         self._logins: dict[tuple[str, str, bool], Login | None] = {}
 
@@ -129,7 +129,7 @@ class Authorizer:
 
     async def _fetch(
         self, endpoint: Endpoint, base: str, challenge: Challenge, scopes: Scopes
-    ) -> _Token:
+    ) -> _BearerToken:
         login = await self._login(endpoint)
         realm = _realm(endpoint, base, challenge, secret=login is not None)
         service = challenge.parameters.get("service", "")
@@ -145,7 +145,7 @@ class Authorizer:
                 self._debug(f"  {transient}")
                 await backoff.wait(transient)
 
-    async def _ask(self, outgoing: Outgoing) -> _Token:
+    async def _ask(self, outgoing: Outgoing) -> _BearerToken:
         what = outgoing.what
         asked = trio.current_time()
         async with self._http.send(outgoing) as response:
@@ -234,7 +234,7 @@ def _basic(login: Login) -> str:
     return "Basic " + base64.b64encode(pair).decode("ascii")
 
 
-def _parse_token(raw: bytes, what: str, asked: float) -> _Token:
+def _parse_token(raw: bytes, what: str, asked: float) -> _BearerToken:
     try:
         document: Any = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -247,4 +247,4 @@ def _parse_token(raw: bytes, what: str, asked: float) -> _Token:
     life = document.get("expires_in")
     if not isinstance(life, int | float) or not 0 < life <= _LONGEST_LIFE:
         life = _DEFAULT_LIFE
-    return _Token(value, asked + max(life - _RENEWED_BEFORE, life / 2))
+    return _BearerToken(value, asked + max(life - _RENEWED_BEFORE, life / 2))

@@ -11,7 +11,6 @@ import os
 from typing import TYPE_CHECKING
 
 from unionmount.errors import (
-    DigestMismatch,
     FormatError,
     InvalidReference,
     LimitExceeded,
@@ -25,9 +24,9 @@ from unionmount.images.manifest import Descriptor, ImageIndex
 from unionmount.images.media_types import FULL_NAME, REF_NAME, is_encrypted
 from unionmount.images.reference import Digest, Reference
 from unionmount.images.selection import run_selection, select
-from unionmount.sources import Entry, Files, LayerBlob, SourceImage
-from unionmount.system.closing import Closing
-from unionmount.system.files import FileIdentity, FileRange, open_below, reason_of
+from unionmount.sources import Entry, Files, ImageArchive, LayerBlob, SourceImage
+from unionmount.system.files import FileIdentity, FileRange, open_below
+from unionmount.system.os_errors import reason_of
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -121,8 +120,8 @@ def read_range(data: FileRange, what: str) -> bytes:
     return raw
 
 
-class OciLayout(Closing):
-    """A source that is an OCI image layout; owns ``files``."""
+class OciLayout(ImageArchive):
+    """An OCI image layout."""
 
     def __init__(
         self,
@@ -130,8 +129,7 @@ class OciLayout(Closing):
         fallback_name: str,
         names_by_config: Mapping[Digest, Sequence[Reference]] | None = None,
     ) -> None:
-        self.what = files.what
-        self._files = files
+        super().__init__(files)
         self._fallback_name = fallback_name
         self._names_by_config = names_by_config or {}
         self._check_version()
@@ -238,30 +236,13 @@ class OciLayout(Closing):
         raw = self._files.read(_blob_path(descriptor.digest))
         if raw is None:
             raise FormatError(f"{what}: is missing")
-        if len(raw) != descriptor.size:
-            raise SizeMismatch(what, descriptor.size, len(raw))
-        actual = Digest.of(raw, descriptor.digest.algorithm)
-        if actual != descriptor.digest:
-            raise DigestMismatch(what, str(descriptor.digest), str(actual))
-        return raw
+        return descriptor.verify(raw, what)
 
     def _layer(self, descriptor: Descriptor, diff_id: Digest) -> LayerBlob:
         what = f"{self.what}: layer {descriptor.digest}"
         if is_encrypted(descriptor.media_type):
             raise FormatError(f"{what}: encrypted layers are not supported")
         return LayerBlob(what, self.blob(descriptor), diff_id, descriptor.digest)
-
-    def check_unchanged(self) -> None:
-        """FormatError where a file that was opened has changed."""
-        self._files.check_unchanged()
-
-    def release(self) -> None:
-        """Let go of the layers that were found."""
-        self._files.release()
-
-    def close(self) -> None:
-        """Close all files."""
-        self._files.close()
 
 
 def _blob_path(digest: Digest) -> str:

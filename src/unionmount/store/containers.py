@@ -33,7 +33,8 @@ from unionmount.images.image import SCRATCH
 from unionmount.images.reference import Digest
 from unionmount.store.store import StoredImage
 from unionmount.system.closing import Closing
-from unionmount.system.files import fsync_directory, storing, write_all
+from unionmount.system.files import fsync_directory, write_all
+from unionmount.system.os_errors import storing
 from unionmount.system.remove_tree import remove_tree
 from unionmount.system.text import printable
 

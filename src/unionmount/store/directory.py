@@ -26,7 +26,8 @@ from unionmount.store import catalogue
 from unionmount.store.catalogue import StoredImage
 from unionmount.store.layer_import import INDEX_NAME, TAR_NAME
 from unionmount.system.closing import Closing
-from unionmount.system.files import FileRange, open_regular, storing
+from unionmount.system.files import FileRange, open_regular
+from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
 
 VERSION = 2

@@ -50,7 +50,8 @@ from unionmount.store.directory import (
 from unionmount.store.layer_import import BLOB_NAME, INDEX_NAME, Expected, ImportLimits, LayerImport
 from unionmount.store.leases import Holding, LayerLock, Lease, held_leases, new_path
 from unionmount.store.staging import Staging
-from unionmount.system.files import FileIdentity, FileRange, storing, write_all
+from unionmount.system.files import FileIdentity, FileRange, write_all
+from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:

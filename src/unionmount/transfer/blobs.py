@@ -20,8 +20,8 @@ from unionmount.errors import (
 )
 from unionmount.images.reference import Digest, Reference
 from unionmount.store.layer_import import LIMIT_VARIABLE
-from unionmount.system.files import FileRange, storing, write_all
-from unionmount.transfer.layer_data import pieces
+from unionmount.system.files import FileRange, pieces_of, write_all
+from unionmount.system.os_errors import storing
 
 if TYPE_CHECKING:
     from unionmount.images.manifest import Descriptor
@@ -191,7 +191,7 @@ class Repository:
     async def upload(self, descriptor: Descriptor, data: FileRange) -> None:
         """Send a blob from a file."""
         what = f"{self.ref}: blob {descriptor.digest}"
-        await self.send(descriptor, lambda: pieces(data, what))
+        await self.send(descriptor, lambda: pieces_of(data, what))
 
     async def send(self, descriptor: Descriptor, chunks: Callable[[], Iterator[bytes]]) -> None:
         """Send a blob; ``chunks`` begins at its beginning whenever it is called."""

@@ -58,7 +58,7 @@ def check_image(
             )
 
 
-def _unresolved(layer: OpenLayer, limits: core.Limits) -> Iterator[Problem]:
+def _unresolved(layer: OpenLayer, limits: core.IndexLimits) -> Iterator[Problem]:
     """The entries of a layer that have no place: they are not in its index, so its tar is read."""
     try:
         with core.Indexer(f"layer {layer.diff_id}", limits) as indexer:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from unionmount.errors import DigestMismatch, SizeMismatch
+from unionmount.errors import DigestMismatch
 from unionmount.formats.compression import Compression, compressor
 from unionmount.images.reference import Digest
 from unionmount.system.closing import Closing
-from unionmount.system.files import FileRange, reading, storing, write_all
+from unionmount.system.files import FileRange, pieces_of, write_all
+from unionmount.system.os_errors import storing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,26 +19,12 @@ if TYPE_CHECKING:
     from unionmount.store.layer_import import Progress
     from unionmount.store.store import Store
 
-_STEP = 1024 * 1024
-
-
-def pieces(data: FileRange, what: str) -> Iterator[bytes]:
-    """Read a range of a file in pieces; raise SizeMismatch if the file ends early."""
-    offset, end = data.offset, data.offset + data.length
-    while offset < end:
-        with reading(what):
-            piece = os.pread(data.fd, min(_STEP, end - offset), offset)
-        if not piece:
-            raise SizeMismatch(what, data.length, offset - data.offset)
-        yield piece
-        offset += len(piece)
-
 
 def verified(layer: OpenLayer, progress: Progress | None) -> Iterator[bytes]:
     """Read a layer in pieces; raise DigestMismatch at its end if it is damaged."""
     diff_id, what = layer.diff_id, f"layer {layer.diff_id} in the store"
     hasher, done = diff_id.hasher(), 0
-    for piece in pieces(FileRange(layer.data_fd, layer.offset, layer.length), what):
+    for piece in pieces_of(FileRange(layer.data_fd, layer.offset, layer.length), what):
         hasher.update(piece)
         yield piece
         done += len(piece)

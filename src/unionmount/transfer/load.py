@@ -25,9 +25,9 @@ from unionmount.images.opened import OpenImage, OpenLayer
 from unionmount.images.reference import Reference
 from unionmount.sources import (
     STDIN,
+    ImageArchive,
     LayerBlob,
     Location,
-    Source,
     choose,
     distinct,
     looks_like_file,
@@ -38,7 +38,8 @@ from unionmount.sources.layout import DirectoryFiles, OciLayout
 from unionmount.store.layer_import import LIMIT_VARIABLE, Expected, Progress, check_digest
 from unionmount.store.store import StoredImage
 from unionmount.system.closing import Closing
-from unionmount.system.files import FileRange, open_stream, pieces_of, reading, storing, write_all
+from unionmount.system.files import FileRange, open_stream, pieces_of, write_all
+from unionmount.system.os_errors import naming, storing
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ _READ_STEP = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Pull:
+class Loading:
     """How to take images: for which platform, how carefully, and who wants to know."""
 
     store: Store
@@ -81,19 +82,19 @@ def open_image(
     a ``lease`` what is in the store stays there while that is held.
     """
     location = Location.of(source)
-    pull = Pull(store, platform, verify, progress, lease)
+    loading = Loading(store, platform, verify, progress, lease)
     if location.kind == "stored":
-        stored = _find_stored(pull, location.path)
-        return _open_stored(pull, stored, name_of(stored))
-    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
-        entry = choose(opened.source.entries(), location.selector, opened.source.what)
-        found = opened.source.image(entry, platform)
+        stored = _find_stored(loading, location.path)
+        return _open_stored(loading, stored, name_of(stored))
+    with _leased(loading, "load", location) as loading, _open_source(loading, location) as opened:
+        entry = choose(opened.archive.entries(), location.selector, opened.archive.what)
+        found = opened.archive.image(entry, platform)
         with ExitStack() as stack:
             layers = []
             for blob in found.layers:
-                layers.append(_open_layer(pull, blob, in_place=not opened.spooled))
+                layers.append(_open_layer(loading, blob, in_place=not opened.spooled))
                 stack.callback(layers[-1].close)
-            opened.source.check_unchanged()
+            opened.archive.check_unchanged()
             stack.pop_all()
     return OpenImage(found.image, str(location), tuple(layers))
 
@@ -115,16 +116,16 @@ def load(
     location = Location.of(source)
     if location.kind == "stored":  # or a directory that does not look like a layout
         location = replace(location, kind="path")
-    pull = Pull(store, platform, progress=progress, streams=True)
-    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
-        entries = opened.source.entries()
+    loading = Loading(store, platform, progress=progress, streams=True)
+    with _leased(loading, "load", location) as loading, _open_source(loading, location) as opened:
+        entries = opened.archive.entries()
         if location.selector or not entries:
-            entries = [choose(entries, location.selector, opened.source.what)]
+            entries = [choose(entries, location.selector, opened.archive.what)]
         images: list[StoredImage] = []
         artifact: NotAnImage | None = None  # the first; it holds the document it is about
         for entry in distinct(entries):
             try:
-                images.append(_load_entry(pull, opened.source, entry))
+                images.append(_load_entry(loading, opened.archive, entry))
             except NotAnImage as error:
                 artifact = artifact or error
                 continue
@@ -150,19 +151,19 @@ def keep_image(
     are given it gets those instead, from whatever image has them.
     """
     location = Location.of(source)
-    pull = Pull(store, platform, progress=progress, lease=lease)
+    loading = Loading(store, platform, progress=progress, lease=lease)
     if location.kind == "stored":
-        return _find_stored(pull, location.path)
-    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
-        entry = choose(opened.source.entries(), location.selector, opened.source.what)
+        return _find_stored(loading, location.path)
+    with _leased(loading, "load", location) as loading, _open_source(loading, location) as opened:
+        entry = choose(opened.archive.entries(), location.selector, opened.archive.what)
         if names is not None:
-            return _load_entry(pull, opened.source, replace(entry, names=tuple(names)))
-        return _load_entry(pull, opened.source, entry, take_over=False)
+            return _load_entry(loading, opened.archive, replace(entry, names=tuple(names)))
+        return _load_entry(loading, opened.archive, entry, take_over=False)
 
 
-def open_source(store: Store, location: Location) -> OpenSource:
+def open_source(store: Store, location: Location) -> OpenArchive:
     """Open an archive or a layout."""
-    return _open_source(Pull(store), location)
+    return _open_source(Loading(store), location)
 
 
 def open_stored(
@@ -175,49 +176,49 @@ def open_stored(
     lease: Lease | None = None,
 ) -> OpenImage:
     """Open an image of the store under the name that it had when it was found."""
-    pull = Pull(store, verify=verify, progress=progress, lease=lease)
-    return _open_stored(pull, stored, name)
+    loading = Loading(store, verify=verify, progress=progress, lease=lease)
+    return _open_stored(loading, stored, name)
 
 
 @contextmanager
-def _leased(pull: Pull, kind: str, location: Location) -> Iterator[Pull]:
+def _leased(loading: Loading, kind: str, location: Location) -> Iterator[Loading]:
     """The same with a lease: the caller's, or one that ends with the block."""
-    if pull.lease is not None:
-        yield pull
+    if loading.lease is not None:
+        yield loading
         return
-    with pull.store.lease(kind, f"{kind} {printable(str(location))}") as lease:
-        yield replace(pull, lease=lease)
+    with loading.store.lease(kind, f"{kind} {printable(str(location))}") as lease:
+        yield replace(loading, lease=lease)
 
 
 # -- sources
 
 
-class OpenSource(Closing):
+class OpenArchive(Closing):
     """A source; ``spooled`` tells that its file vanishes with it, so nothing is left in place."""
 
-    def __init__(self, source: Source, *, spooled: bool) -> None:
-        self.source = source
+    def __init__(self, archive: ImageArchive, *, spooled: bool) -> None:
+        self.archive = archive
         self.spooled = spooled
 
     def close(self) -> None:
         """Close the source."""
-        self.source.close()
+        self.archive.close()
 
 
-def _open_source(pull: Pull, location: Location) -> OpenSource:
+def _open_source(loading: Loading, location: Location) -> OpenArchive:
     if location.kind == "registry":
         raise UsageError(f"{location}: is in a registry; 'unionmount pull' brings it to the store")
     path = Path(location.path)
     what = "standard input" if location.path == STDIN else printable(location.path)
     default_name = fallback_name(path)
     if location.kind == "oci" or (location.kind == "path" and path.is_dir()):
-        return OpenSource(_open_layout(path, default_name), spooled=False)
-    fd, spooled = _open_file(pull, location.path, what)
+        return OpenArchive(_open_layout(path, default_name), spooled=False)
+    fd, spooled = _open_file(loading, location.path, what)
     files = TarFiles(fd, what)  # takes fd over
-    return OpenSource(open_archive(files, location.kind, default_name), spooled=spooled)
+    return OpenArchive(open_archive(files, location.kind, default_name), spooled=spooled)
 
 
-def _open_layout(path: Path, default_name: str) -> Source:
+def _open_layout(path: Path, default_name: str) -> ImageArchive:
     try:
         files = DirectoryFiles(path)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -235,18 +236,18 @@ def fallback_name(path: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", stem).strip("-") or "image"
 
 
-def _open_file(pull: Pull, path: str, what: str) -> tuple[int, bool]:
+def _open_file(loading: Loading, path: str, what: str) -> tuple[int, bool]:
     """Open an archive that can be read at any offset; others are copied to the store first."""
 
     def waiting() -> None:
-        if pull.progress is not None:
-            pull.progress("waiting for a FIFO", 0, None)
+        if loading.progress is not None:
+            loading.progress("waiting for a FIFO", 0, None)
 
     try:
         if path == STDIN:
             fd, first = os.dup(0), b""
         else:
-            fd, first = open_stream(path, os.environ, fifo=pull.streams, waiting=waiting)
+            fd, first = open_stream(path, os.environ, fifo=loading.streams, waiting=waiting)
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"{what}: no such file or directory") from None
     except NotRegular as error:
@@ -257,30 +258,30 @@ def _open_file(pull: Pull, path: str, what: str) -> tuple[int, bool]:
         if stat.S_ISDIR(mode):
             raise UsageError(f"{what}: is a directory, not an archive")
         if stat.S_ISREG(mode) and path != STDIN:
-            with reading(what):
+            with naming(what):
                 head = os.pread(fd, MAGIC_SIZE, 0)
             if sniff(head, what) is Compression.PLAIN:
                 stack.pop_all()
                 return fd, False
-        return _spool(pull, fd, first, what), True
+        return _spool(loading, fd, first, what), True
 
 
-def _spool(pull: Pull, fd: int, first: bytes, what: str) -> int:
+def _spool(loading: Loading, fd: int, first: bytes, what: str) -> int:
     """Copy a stream to a nameless file of the store, decompressed; ``first`` was read before."""
-    spool = pull.store.spool()
+    spool = loading.store.spool()
     try:
-        with reading(what):
+        with naming(what):
             head = first + _read_full(fd, MAGIC_SIZE - len(first))
         stream = decompressor(sniff(head, what), what)
-        left = pull.store.limits.max_layer_size
+        left = loading.store.limits.max_layer_size
         data = head
         while data:
             for piece in stream.feed(data):
                 left -= len(piece)
-                _check_left(left, pull.store.limits, what)
-                with storing(pull.store.root):
+                _check_left(left, loading.store.limits, what)
+                with storing(loading.store.root):
                     write_all(spool, piece)
-            with reading(what):
+            with naming(what):
                 data = os.read(fd, _READ_STEP)
         stream.finish()
     except BaseException:
@@ -307,10 +308,10 @@ def _read_full(fd: int, size: int) -> bytes:
 # -- images
 
 
-def _find_stored(pull: Pull, text: str) -> StoredImage:
+def _find_stored(loading: Loading, text: str) -> StoredImage:
     if text == SCRATCH:
-        return _fitting(pull.store, _keep_scratch(pull.store), text, pull.platform)
-    return find_stored(pull.store, text, pull.platform)
+        return _fitting(loading.store, _keep_scratch(loading.store), text, loading.platform)
+    return find_stored(loading.store, text, loading.platform)
 
 
 def find_stored(store: Store, text: str, platform: Platform | None = None) -> StoredImage:
@@ -364,34 +365,36 @@ def _keep_scratch(store: Store) -> StoredImage:
     return StoredImage((), manifest, store.put_blob(image.config.raw, image.id), 0)
 
 
-def _open_stored(pull: Pull, stored: StoredImage, name: str) -> OpenImage:
-    if pull.lease is not None:
-        image = pull.store.use_image(stored, pull.lease)
+def _open_stored(loading: Loading, stored: StoredImage, name: str) -> OpenImage:
+    if loading.lease is not None:
+        image = loading.store.use_image(stored, loading.lease)
     else:
-        image = pull.store.read_image(stored)
+        image = loading.store.read_image(stored)
     with ExitStack() as stack:
         layers = []
         for diff_id in image.diff_ids:
-            layer = pull.store.open_layer(diff_id)
+            layer = loading.store.open_layer(diff_id)
             stack.callback(layer.close)
             layers.append(layer)
-            if pull.verify:
-                check_digest(data_of(layer), diff_id, f"layer {diff_id}", pull.progress)
+            if loading.verify:
+                check_digest(data_of(layer), diff_id, f"layer {diff_id}", loading.progress)
         stack.pop_all()
     return OpenImage(image, name, tuple(layers))
 
 
-def _load_entry(pull: Pull, source: Source, entry: Entry, *, take_over: bool = True) -> StoredImage:
-    found = source.image(entry, pull.platform)
+def _load_entry(
+    loading: Loading, archive: ImageArchive, entry: Entry, *, take_over: bool = True
+) -> StoredImage:
+    found = archive.image(entry, loading.platform)
     for blob in found.layers:
-        _import(pull, blob)
-    source.check_unchanged()
-    source.release()
-    image = _exact_image(pull.store, found)
-    if pull.lease is not None:  # of the caller, who is going to open it
-        pull.lease.need(image.manifest.digest, image.id, *image.diff_ids)
-        pull.lease.image(image.id)
-    return pull.store.put_image(entry.names, image, take_over=take_over)
+        _import(loading, blob)
+    archive.check_unchanged()
+    archive.release()
+    image = _exact_image(loading.store, found)
+    if loading.lease is not None:  # of the caller, who is going to open it
+        loading.lease.need(image.manifest.digest, image.id, *image.diff_ids)
+        loading.lease.image(image.id)
+    return loading.store.put_image(entry.names, image, take_over=take_over)
 
 
 def _exact_image(store: Store, found: SourceImage) -> ImageDocuments:
@@ -406,15 +409,15 @@ def _exact_image(store: Store, found: SourceImage) -> ImageDocuments:
 # -- layers
 
 
-def _open_layer(pull: Pull, blob: LayerBlob, *, in_place: bool) -> OpenLayer:
+def _open_layer(loading: Loading, blob: LayerBlob, *, in_place: bool) -> OpenLayer:
     data = blob.data
-    with reading(blob.what):
+    with naming(blob.what):
         compression = sniff(os.pread(data.fd, MAGIC_SIZE, data.offset), blob.what)
     if compression is not Compression.PLAIN or not in_place:
-        _import(pull, blob)
-        return pull.store.open_layer(blob.diff_id)
-    _check_plain(pull, blob)
-    index = pull.store.index_in_place(data, blob.what)
+        _import(loading, blob)
+        return loading.store.open_layer(blob.diff_id)
+    _check_plain(loading, blob)
+    index = loading.store.index_in_place(data, blob.what)
     try:
         with storing(blob.what):
             copy = os.dup(data.fd)
@@ -424,15 +427,15 @@ def _open_layer(pull: Pull, blob: LayerBlob, *, in_place: bool) -> OpenLayer:
     return OpenLayer(blob.diff_id, copy, data.offset, data.length, index)
 
 
-def _check_plain(pull: Pull, blob: LayerBlob) -> None:
+def _check_plain(loading: Loading, blob: LayerBlob) -> None:
     """Check what can be checked of a layer that stays in place."""
     data, digest = blob.data, blob.digest
     if digest is not None and digest.algorithm == blob.diff_id.algorithm and digest != blob.diff_id:
         # what is not compressed is its own diff_id
         raise DigestMismatch(f"{blob.what} (diff_id)", str(blob.diff_id), str(digest))
-    if pull.verify:
+    if loading.verify:
         what = f"{blob.what} (diff_id)"
-        check_digest(data, blob.diff_id, what, pull.progress)
+        check_digest(data, blob.diff_id, what, loading.progress)
 
 
 def data_of(layer: OpenLayer) -> FileRange:
@@ -440,17 +443,19 @@ def data_of(layer: OpenLayer) -> FileRange:
     return FileRange(layer.data_fd, layer.offset, layer.length)
 
 
-def _import(pull: Pull, blob: LayerBlob) -> None:
+def _import(loading: Loading, blob: LayerBlob) -> None:
     """Take a layer into the store, unless it is there."""
-    if pull.lease is not None:
-        pull.lease.need(blob.diff_id)
-    if pull.store.has_layer(blob.diff_id):
+    if loading.lease is not None:
+        loading.lease.need(blob.diff_id)
+    if loading.store.has_layer(blob.diff_id):
         return
     data = blob.data
     expected = Expected(blob.diff_id, blob.what, blob.digest, data.length)
-    with pull.store.import_layer(expected) as layer:
-        for done, piece in pieces_of(data, blob.what):
+    with loading.store.import_layer(expected) as layer:
+        done = 0
+        for piece in pieces_of(data, blob.what):
             layer.write(piece)
-            if pull.progress is not None:
-                pull.progress(str(blob.diff_id), done, data.length)
+            done += len(piece)
+            if loading.progress is not None:
+                loading.progress(str(blob.diff_id), done, data.length)
         layer.finish()

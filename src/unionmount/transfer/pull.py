@@ -97,7 +97,7 @@ def find(store: Store, text: str, platform: Platform | None) -> StoredImage | No
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class _RemoteLayer:
     descriptor: Descriptor
     diff_id: Digest
 
@@ -122,7 +122,7 @@ class _Pull:
         blobs = [layer.digest for layer in image.layers]
         self._lease.need(image.manifest.digest, image.id, *image.diff_ids, *blobs)
         layers = {
-            diff_id: _Layer(descriptor, diff_id)
+            diff_id: _RemoteLayer(descriptor, diff_id)
             for descriptor, diff_id in zip(image.layers, image.diff_ids, strict=True)
         }
         await self._fetch_all([one for one in layers.values() if not self._is_here(one)])
@@ -144,7 +144,7 @@ class _Pull:
         named = self._store.read_image(self._store.find_image(name)).config.platform
         return named.is_like(image.config.platform)
 
-    def _is_here(self, layer: _Layer) -> bool:
+    def _is_here(self, layer: _RemoteLayer) -> bool:
         if not self._store.has_layer(layer.diff_id):
             return False
         if not self._how.keep_blobs:
@@ -187,7 +187,7 @@ class _Pull:
 
     # -- layers
 
-    async def _fetch_all(self, layers: Sequence[_Layer]) -> None:
+    async def _fetch_all(self, layers: Sequence[_RemoteLayer]) -> None:
         """Fetch what is not here, the largest first."""
         for layer in layers:
             _refuse_encrypted(layer.descriptor, self._what(layer))
@@ -195,7 +195,7 @@ class _Pull:
         ordered = sorted(layers, key=lambda one: one.descriptor.size, reverse=True)
         await in_parallel(ordered, self._try_to_fetch)
 
-    async def _try_to_fetch(self, layer: _Layer) -> bool:
+    async def _try_to_fetch(self, layer: _RemoteLayer) -> bool:
         """Whether the layer is here now; False where somebody else is fetching it."""
         with self._store.layer_lock(layer.diff_id) as lock:
             if not lock.try_acquire():
@@ -204,7 +204,7 @@ class _Pull:
                 await self._fetch(layer)
             return True
 
-    async def _fetch(self, layer: _Layer) -> None:
+    async def _fetch(self, layer: _RemoteLayer) -> None:
         descriptor = layer.descriptor
         expected = Expected(layer.diff_id, self._what(layer), descriptor.digest, descriptor.size)
         incoming = self._store.import_layer(expected, keep_blob=self._how.keep_blobs)
@@ -217,7 +217,7 @@ class _Pull:
             await trio.to_thread.run_sync(incoming.finish)
 
     async def _feed(
-        self, incoming: LayerImport, layer: _Layer, chunks: AsyncIterator[bytes]
+        self, incoming: LayerImport, layer: _RemoteLayer, chunks: AsyncIterator[bytes]
     ) -> None:
         def take(data: bytes, done: int) -> None:
             incoming.write(data)
@@ -226,7 +226,7 @@ class _Pull:
 
         await hand_on(chunks, take)
 
-    def _what(self, layer: _Layer) -> str:
+    def _what(self, layer: _RemoteLayer) -> str:
         return f"{self._ref}: layer {layer.descriptor.digest}"
 
 

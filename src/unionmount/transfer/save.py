@@ -34,27 +34,30 @@ from unionmount.images.media_types import (
     REF_NAME,
 )
 from unionmount.images.reference import Digest, Reference
-from unionmount.transfer.layer_data import CompressedLayer, pieces, verified
+from unionmount.system.files import pieces_of
+from unionmount.transfer.layer_data import CompressedLayer, verified
 
 if TYPE_CHECKING:
     from unionmount.images.image import ImageDocuments
     from unionmount.store.layer_import import Progress
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store, StoredImage
-from unionmount.transfer.image_files import Sink
+from unionmount.transfer.image_files import FileWriter
 
 Form = Literal["docker-archive", "oci-archive", "oci"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ImageToSave:
     """An image to be saved, and the names that it gets there."""
 
     image: ImageDocuments
     names: tuple[Reference, ...]
 
 
-def find_wanted(store: Store, texts: Sequence[str], lease: Lease | None = None) -> list[Wanted]:
+def find_wanted(
+    store: Store, texts: Sequence[str], lease: Lease | None = None
+) -> list[ImageToSave]:
     """What the user named: an image named by its ID is saved without a name, as docker does.
 
     An image that has several manifests in the store (it was pulled and loaded, say) is one image
@@ -72,7 +75,7 @@ def find_wanted(store: Store, texts: Sequence[str], lease: Lease | None = None) 
         name = _name_meant(stored, text)
         if name is not None and name not in found:
             found.append(name)
-    return [Wanted(image, tuple(names[image_id])) for image_id, image in images.items()]
+    return [ImageToSave(image, tuple(names[image_id])) for image_id, image in images.items()]
 
 
 def _name_meant(stored: StoredImage, text: str) -> Reference | None:
@@ -89,39 +92,39 @@ def _name_meant(stored: StoredImage, text: str) -> Reference | None:
 
 def save(
     store: Store,
-    wanted: Sequence[Wanted],
-    sink: Sink,
+    wanted: Sequence[ImageToSave],
+    writer: FileWriter,
     form: Form,
     *,
     compression: Compression | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Write images to ``sink``, without finishing it.
+    """Write images to ``writer`` without finishing it.
 
     Without ``compression`` layers are plain. A docker-archive knows no other ones.
     """
     compression = compression or Compression.PLAIN
-    layers = _Layers(store, sink, compression, progress)
+    layers = _Layers(store, writer, compression, progress)
     if form != "docker-archive":
-        _save_oci(wanted, sink, layers)
+        _save_oci(wanted, writer, layers)
         return
     if compression is not Compression.PLAIN:
         raise UsageError("the layers of a docker-archive are not compressed")
-    _save_docker(wanted, sink, layers)
+    _save_docker(wanted, writer, layers)
 
 
 # -- layers
 
 
 class _Layers:
-    """Writes layers of the store, each once for each name in the sink."""
+    """Writes layers of the store, each once for each name of a file."""
 
     def __init__(
-        self, store: Store, sink: Sink, compression: Compression, progress: Progress | None
+        self, store: Store, writer: FileWriter, compression: Compression, progress: Progress | None
     ) -> None:
         self.compression = compression
         self._store = store
-        self._sink = sink
+        self._writer = writer
         self._progress = progress
         self._written: dict[Digest, tuple[Digest, int]] = {}
 
@@ -137,7 +140,7 @@ class _Layers:
         """Write the tar as it is."""
         layer = self._store.open_layer(diff_id)
         try:
-            self._sink.file(path, layer.length, verified(layer, self._progress))
+            self._writer.file(path, layer.length, verified(layer, self._progress))
         finally:
             layer.close()
 
@@ -147,8 +150,8 @@ class _Layers:
             # a tar needs the size of a member first, so the layer is compressed to a file
             with CompressedLayer(self._store, diff_id) as packed:
                 packed.run(self.compression, self._progress)
-                data = pieces(packed.data, f"layer {diff_id}, compressed")
-                self._sink.file(f"{directory}/{packed.digest.hex}", packed.size, data)
+                data = pieces_of(packed.data, f"layer {diff_id}, compressed")
+                self._writer.file(f"{directory}/{packed.digest.hex}", packed.size, data)
                 self._written[diff_id] = packed.digest, packed.size
         return self._written[diff_id]
 
@@ -156,7 +159,7 @@ class _Layers:
 # -- docker-archive
 
 
-def _save_docker(wanted: Sequence[Wanted], sink: Sink, layers: _Layers) -> None:
+def _save_docker(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers) -> None:
     written: set[str] = set()
     items = []
     repositories: dict[str, dict[str, str]] = {}
@@ -168,12 +171,12 @@ def _save_docker(wanted: Sequence[Wanted], sink: Sink, layers: _Layers) -> None:
             paths.append(path)
             if path not in written:
                 written.add(path)
-                sink.directory(diff_id.hex)
+                writer.directory(diff_id.hex)
                 layers.write(path, diff_id)
         config = f"{image.id.hex}.json"
         if config not in written:
             written.add(config)
-            sink.file(config, len(image.config.raw), [image.config.raw])
+            writer.file(config, len(image.config.raw), [image.config.raw])
         tags = [name for name in one.names if name.tag is not None and name.digest is None]
         shown = [name.familiar for name in tags]
         items.append({"Config": config, "RepoTags": shown or None, "Layers": paths})
@@ -181,9 +184,9 @@ def _save_docker(wanted: Sequence[Wanted], sink: Sink, layers: _Layers) -> None:
             if image.diff_ids:
                 of_name = repositories.setdefault(_untagged(name), {})
                 of_name[name.tag or ""] = image.diff_ids[-1].hex
-    _document(sink, "manifest.json", compact_json(items))
+    _document(writer, "manifest.json", compact_json(items))
     if repositories:
-        _document(sink, "repositories", compact_json(repositories))
+        _document(writer, "repositories", compact_json(repositories))
 
 
 def _untagged(name: Reference) -> str:
@@ -193,17 +196,17 @@ def _untagged(name: Reference) -> str:
 # -- OCI image layout
 
 
-def _save_oci(wanted: Sequence[Wanted], sink: Sink, layers: _Layers) -> None:
-    sink.directory("blobs")
+def _save_oci(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers) -> None:
+    writer.directory("blobs")
     for algorithm in sorted({"sha256", *_other_algorithms(wanted)}):
-        sink.directory(f"blobs/{algorithm}")
-    _document(sink, "oci-layout", compact_json(LAYOUT_MARKER))
+        writer.directory(f"blobs/{algorithm}")
+    _document(writer, "oci-layout", compact_json(LAYOUT_MARKER))
     written: set[Digest] = set()
 
     def blob(digest: Digest, raw: bytes) -> None:
         if digest not in written:
             written.add(digest)
-            sink.file(f"blobs/{digest.algorithm}/{digest.hex}", len(raw), [raw])
+            writer.file(f"blobs/{digest.algorithm}/{digest.hex}", len(raw), [raw])
 
     tags = [name.tag for one in wanted for name in one.names]
     rows = []
@@ -216,10 +219,10 @@ def _save_oci(wanted: Sequence[Wanted], sink: Sink, layers: _Layers) -> None:
         descriptor = Descriptor(OCI_MANIFEST, digest, len(raw), one.image.config.platform)
         rows += [descriptor_row(descriptor, naming(name, tags)) for name in one.names]
         rows += [descriptor_row(descriptor)] if not one.names else []
-    _document(sink, "index.json", index_document(rows))
+    _document(writer, "index.json", index_document(rows))
 
 
-def _other_algorithms(wanted: Sequence[Wanted]) -> Iterator[str]:
+def _other_algorithms(wanted: Sequence[ImageToSave]) -> Iterator[str]:
     for one in wanted:
         yield one.image.manifest.config.digest.algorithm
         yield from (diff_id.algorithm for diff_id in one.image.diff_ids)
@@ -263,5 +266,5 @@ def naming(name: Reference, tags: Sequence[str | None] = ()) -> Mapping[str, str
     return {FULL_NAME: str(name), REF_NAME: (name.tag or "") if unique else str(name)}
 
 
-def _document(sink: Sink, path: str, raw: bytes) -> None:
-    sink.file(path, len(raw), [raw])
+def _document(writer: FileWriter, path: str, raw: bytes) -> None:
+    writer.file(path, len(raw), [raw])

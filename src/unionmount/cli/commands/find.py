@@ -69,7 +69,8 @@ def _search(
     from unionmount.browse.find import parse_expression
     from unionmount.browse.paths import follow, split_operand
     from unionmount.cli.name_writer import NameWriter
-    from unionmount.cli.open_image import naming, open_files
+    from unionmount.cli.open_image import open_files
+    from unionmount.system.os_errors import naming
 
     word, path = split_operand(operand)
     path = path or b"/"

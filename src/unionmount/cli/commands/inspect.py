@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unionmount.cli.options import check_form, platform_option, root_option
+from unionmount.cli.options import details_format_option, platform_option, root_option
 from unionmount.errors import NotFoundError, UnionmountError, UsageError
 from unionmount.system.text import printable
 
@@ -27,15 +27,7 @@ _INDENT = 4
 
 
 @click.command("inspect")
-@click.option(
-    "-f",
-    "--format",
-    "form",
-    metavar="FORM|TEMPLATE",
-    default="",
-    callback=check_form("", "json", "jsonl"),
-    help="json, jsonl, or a Go template: '{{.Config.Env}}'.",
-)
+@details_format_option("'{{.Config.Env}}'")
 @click.option("--raw", is_flag=True, help="Print the manifest, byte for byte.")
 @click.option("--config", "raw_config", is_flag=True, help="Print the config, byte for byte.")
 @click.option(
@@ -68,7 +60,7 @@ def command(
             raise UsageError("--raw and --config print one document of one image, as it is")
         _print_document(settings, words[0], platform, manifest=raw)
         return 0
-    show = _Printer(form)
+    show = _DetailPrinter(form)
     found, failed = [], False
     for word in words:
         try:
@@ -166,7 +158,7 @@ def _print_document(
 # ---- printing ------------------------------------------------------------------------------------
 
 
-class _Printer:
+class _DetailPrinter:
     """How to print what was found; a template is read before anything is looked for."""
 
     def __init__(self, form: str) -> None:

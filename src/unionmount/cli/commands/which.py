@@ -43,8 +43,9 @@ def command(
     """
     from unionmount.browse.layer_history import trace
     from unionmount.cli.name_writer import write_objects
-    from unionmount.cli.open_image import naming, open_below
+    from unionmount.cli.open_image import open_below
     from unionmount.images.history import steps_of_layers
+    from unionmount.system.os_errors import naming
     from unionmount.system.text import printable
 
     with (
