@@ -22,7 +22,7 @@ from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from unionmount import core
-from unionmount.browse.open import Looking, open_view
+from unionmount.browse.open import OpenOptions, open_view
 from unionmount.browse.paths import Found, follow
 from unionmount.errors import MountError
 from unionmount.images.history import steps_of_layers
@@ -306,7 +306,7 @@ def open_image(
     ``layer``: the image as of that layer. ``root``: the store, by default the user's. Nothing is
     changed, but what is compressed is unpacked into the store once.
     """
-    looking = Looking(Platform.parse(platform) if platform else None, layer)
+    looking = OpenOptions(Platform.parse(platform) if platform else None, layer)
     with ExitStack() as stack:
         view = stack.enter_context(open_view(_store(root), ref, looking))
         image = Image(view)

@@ -34,7 +34,7 @@ from unionmount.store.layer_import import Expected
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.browse.open import OpenTarget
+    from unionmount.browse.open import OpenChanges
     from unionmount.core import Attributes, BrowsableTree, Node
     from unionmount.images.reference import Digest, Reference
     from unionmount.store.leases import Lease
@@ -63,7 +63,7 @@ class CommitRequest:
     epoch: int | None = None
 
 
-def commit(store: Store, target: OpenTarget, request: CommitRequest, warn: Warn) -> StoredImage:
+def commit(store: Store, target: OpenChanges, request: CommitRequest, warn: Warn) -> StoredImage:
     """Make an image of a container as it is now; its layers are in the store then."""
     if request.name.digest is not None:
         raise UsageError(f"an image can't be given a digest: '{request.name}'")
@@ -94,7 +94,7 @@ def _keep_layer(store: Store, layer: OpenLayer) -> None:
 
 
 def _store_layer(
-    store: Store, target: OpenTarget, request: CommitRequest, warn: Warn, lease: Lease
+    store: Store, target: OpenChanges, request: CommitRequest, warn: Warn, lease: Lease
 ) -> Digest | None:
     """Put the new layer into the store; None where nothing was changed."""
     found = target.compare(for_layer=True).differences()

@@ -160,7 +160,7 @@ async def test_a_document_that_drips_has_an_end(
     proxy: FaultProxy, ref: Reference, image: Manifest
 ) -> None:
     proxy.fault(Drip(1, 0.02), kind="manifest", times=9)
-    async with make_client(tuning=replace(QUICK, answer=0.3, attempts=2)) as client:
+    async with make_client(limits=replace(QUICK, answer=0.3, attempts=2)) as client:
         with pytest.raises(TransferError, match=r"no whole answer in 0\.3 s"):
             await client.manifest(ref)
 
@@ -335,7 +335,7 @@ async def test_a_registry_may_take_its_time_for_a_blob(
         return forward(request)
 
     proxy.fault(slow, kind="upload", method="PUT")
-    async with make_client(tuning=replace(QUICK, silence=0.2, answer=0.3, attempts=1)) as client:
+    async with make_client(limits=replace(QUICK, silence=0.2, answer=0.3, attempts=1)) as client:
         await client.upload_blob(target, content.digest, content.size, lambda: pieces_of(request))
 
 
@@ -480,10 +480,10 @@ async def test_pages_have_an_end(proxy: FaultProxy) -> None:
             await client.tags(ref)
     proxy.reset()
     proxy.fault(Pages(NAMES, "tags"), kind="tags", times=99)
-    async with make_client(tuning=replace(QUICK, pages=3)) as client:
+    async with make_client(limits=replace(QUICK, pages=3)) as client:
         with pytest.raises(LimitExceeded, match="more than 3 pages"):
             await client.tags(ref)
-    async with make_client(tuning=replace(QUICK, names=20)) as client:
+    async with make_client(limits=replace(QUICK, names=20)) as client:
         with pytest.raises(LimitExceeded, match="more than 20 names"):
             await client.tags(ref)
 
@@ -584,7 +584,7 @@ async def test_a_connection_that_breaks_without_an_answer(
 
 async def test_heads_have_a_limit(proxy: FaultProxy, ref: Reference) -> None:
     proxy.fault(Reply(200, (("X", "x" * 300_000),)), kind="manifest", times=99)
-    async with make_client(tuning=replace(QUICK, attempts=2)) as client:
+    async with make_client(limits=replace(QUICK, attempts=2)) as client:
         with pytest.raises(TransferError):
             await client.manifest(ref)
 

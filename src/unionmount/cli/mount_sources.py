@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unionmount.cli.open_image import open_kept, open_source, progress_line, tell_of_foreign
+from unionmount.cli.open_image import open_kept, open_source, progress_line, warn_if_foreign
 from unionmount.errors import MountError, NotFoundError, UsageError
 from unionmount.system.os_errors import raising
 from unionmount.system.text import printable
@@ -128,7 +128,7 @@ def prepared(
     What was made is removed again where nobody says that the mount was announced.
     """
     from unionmount.browse.open import container_named
-    from unionmount.cli.run_transfer import brought
+    from unionmount.cli.run_transfer import find_or_pull
     from unionmount.sources import Location
     from unionmount.store.containers import Containers
 
@@ -144,14 +144,14 @@ def prepared(
         name = container_named(store, known, source)
         if name is None:
             known.check_new(wanted.name)  # before anything is fetched
-            location = brought(
+            location = find_or_pull(
                 *(settings, wanted.registry, Location.parse(source), wanted.pull, wanted.platform),
                 lease=lease,
             )
             found = opener.open(location)
         else:
             found = opener.open_container(name, table)
-        tell_of_foreign(found.image.name, found.image.image.config.platform)
+        warn_if_foreign(found.image.name, found.image.image.config.platform)
         yield found
 
 

@@ -13,7 +13,7 @@ from unionmount.errors import MountError, UsageError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.browse.open import Looking, OpenView
+    from unionmount.browse.open import OpenOptions, OpenView
     from unionmount.cli.output import ProgressLine
     from unionmount.cli.settings import Settings
     from unionmount.images.opened import OpenImage
@@ -69,11 +69,11 @@ def open_files(
     settings: Settings, word: str, *, platform: Platform | None, layer: int | None = None
 ) -> OpenView:
     """Open an image, as of ``layer``, or a container with its changes; tells of progress."""
-    from unionmount.browse.open import Looking, OpenView, open_upper_directory, open_view
+    from unionmount.browse.open import OpenOptions, OpenView, open_upper_directory, open_view
 
     settings, word, record = _mounted(settings, word)
     with progress_line() as progress:
-        how = Looking(platform, layer, progress)
+        how = OpenOptions(platform, layer, progress)
         if record is None:
             return open_view(settings.store(), word, how)
         if record.upper and layer is None:
@@ -84,11 +84,11 @@ def open_files(
 
 def open_below(settings: Settings, word: str, *, platform: Platform | None) -> OpenImage:
     """Open an image, or that of a container; tells of progress."""
-    from unionmount.browse.open import Looking, open_layers
+    from unionmount.browse.open import OpenOptions, open_layers
 
     settings, word, record = _mounted(settings, word)
     with progress_line() as progress:
-        how = Looking(platform, None, progress)
+        how = OpenOptions(platform, None, progress)
         if record is None:
             return open_layers(settings.store(), word, how)
         return _image_of(settings, record, how)
@@ -115,7 +115,7 @@ def _mounted(settings: Settings, word: str) -> tuple[Settings, str, Record | Non
     return settings, word, record
 
 
-def _image_of(settings: Settings, record: Record, how: Looking) -> OpenImage:
+def _image_of(settings: Settings, record: Record, how: OpenOptions) -> OpenImage:
     from unionmount.browse.open import open_mounted_image
 
     image_id, layers = record.image_id, record.layers
@@ -148,7 +148,7 @@ def progress_line(*, quiet: bool = False) -> Iterator[ProgressLine | None]:
         progress.clear()
 
 
-def tell_of_foreign(name: str, platform: Platform) -> None:
+def warn_if_foreign(name: str, platform: Platform) -> None:
     """Say on standard error that an image is for another machine, where it is."""
     from unionmount.images.platform import Platform
 

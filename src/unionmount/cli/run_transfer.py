@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from unionmount.sources import Location
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store, StoredImage
-    from unionmount.transfer.pull import Policy, Pulling
+    from unionmount.transfer.pull import Policy, PullOptions
 
 T = TypeVar("T")
 Work = Callable[["RegistryClient"], Awaitable[T]]
@@ -43,7 +43,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def pull_image(
-    settings: Settings, options: RegistryOptions, name: str, how: Pulling
+    settings: Settings, options: RegistryOptions, name: str, how: PullOptions
 ) -> tuple[Reference, StoredImage]:
     """Pull the image that a user's name means; also returns the full name."""
     from unionmount.transfer.pull import find, pull_as
@@ -66,7 +66,7 @@ def pull_image(
     return run_transfer(settings, options, registries, work, registries.candidates(name))
 
 
-def brought(
+def find_or_pull(
     settings: Settings,
     options: RegistryOptions,
     location: Location,
@@ -83,7 +83,7 @@ def brought(
     from unionmount.images.image import SCRATCH
     from unionmount.sources import looks_like_file, no_such_file
     from unionmount.transfer.load import find_stored
-    from unionmount.transfer.pull import Pulling
+    from unionmount.transfer.pull import PullOptions
 
     store = settings.store()
     if location.kind not in ("stored", "registry") or location.path == SCRATCH:
@@ -100,13 +100,13 @@ def brought(
         raise no_such_file(location.path)
     try:
         with progress_line() as progress:
-            how = Pulling(
+            how = PullOptions(
                 *(platform, policy, keeps_blobs(), progress),
                 lease=lease,
                 keep_names=platform is not None,
             )
             ref, found = pull_image(settings, options, location.path, how)
-        hint_at_tag(location.path)
+        hint_at_default_tag(location.path)
     except InvalidReference:
         if missing is None or location.kind == "registry":
             raise
@@ -203,7 +203,7 @@ def without_transport(name: str) -> str:
     return name.removeprefix(DOCKER)
 
 
-def hint_at_tag(name: str, *, quiet: bool = False) -> None:
+def hint_at_default_tag(name: str, *, quiet: bool = False) -> None:
     """Say which version is meant where none is named."""
     reference = Reference.parse(name)
     if reference.tag is None and reference.digest is None and not quiet:

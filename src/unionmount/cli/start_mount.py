@@ -33,7 +33,7 @@ def check_place(mountpoint: str | None) -> Path | None:
     return where
 
 
-class Starting:
+class MountStarter:
     """What all mounts have in common; to be made before the caller opens any file."""
 
     def __init__(

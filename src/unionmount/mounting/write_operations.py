@@ -81,10 +81,10 @@ class WritableOperations(ReadingOperations):
         facts: ImageFacts,
         *,
         list_layers: bool = False,
-        owing: AbstractContextManager[None] | None = None,
+        pending: AbstractContextManager[None] | None = None,
     ) -> None:
         """``facts.has_acls`` says whether the upper holds POSIX ACLs."""
-        super().__init__(upper, facts, list_layers=list_layers, owing=owing)
+        super().__init__(upper, facts, list_layers=list_layers, pending=pending)
         self._upper = upper
         self._lists: dict[Node, UpperList] = {}
         self._copiers = trio.CapacityLimiter(_COPIERS)
@@ -211,7 +211,7 @@ class WritableOperations(ReadingOperations):
         await self._sync(node, data_only=data_only)
 
     async def _sync(self, node: Node, *, data_only: bool) -> None:
-        with self._owing:
+        with self._pending:
             await trio.to_thread.run_sync(
                 lambda: self._upper.fsync(node, data_only=data_only), limiter=self._syncers
             )
@@ -242,7 +242,7 @@ class WritableOperations(ReadingOperations):
             with suppress(OSError):  # it has forgotten the node, or the connection ends
                 pyfuse3.invalidate_inode(InodeT(node), attr_only=True)
 
-        with self._owing:
+        with self._pending:
             await trio.to_thread.run_sync(copy, limiter=self._copiers)
 
     # ---- attributes ------------------------------------------------------------------------------

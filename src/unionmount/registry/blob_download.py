@@ -64,8 +64,8 @@ class BlobStream:
 
     async def _from(self, endpoint: Endpoint) -> AsyncGenerator[bytes, None]:
         """What is still missing, from one endpoint."""
-        tuning = self._session.tuning
-        backoff = Backoff(tuning, tuning.mirror_attempts if endpoint.mirror else None)
+        limits = self._session.limits
+        backoff = Backoff(limits, limits.mirror_attempts if endpoint.mirror else None)
         marker = self._position
         while self._position < self._descriptor.size or self._position == 0:
             try:
@@ -80,7 +80,7 @@ class BlobStream:
             except Transient as transient:
                 self._session.debug(f"  {self._what}: at {self._position}: {transient}")
                 # Else a server that gives a byte each time would never come to an end.
-                if self._position - marker >= tuning.renewed_after:
+                if self._position - marker >= limits.renewed_after:
                     marker = self._position
                     backoff.renew()
                 await backoff.wait(transient)
@@ -116,11 +116,11 @@ class BlobStream:
     ) -> AsyncGenerator[bytes, None]:
         skip = self._skipped(response)
         room = self._descriptor.size - self._position
-        pace = _Pace(self._session.tuning.slow_window, self._session.tuning.slow_bytes)
+        pace = _Pace(self._session.limits.slow_window, self._session.limits.slow_bytes)
         async with aclosing(parts_of(response)) as parts:
             while True:
                 pace.begin()
-                with translated(f"{self._what}: {host_of(response)}", self._session.tuning):
+                with translated(f"{self._what}: {host_of(response)}", self._session.limits):
                     part = await anext(parts, None)
                 if part is None:
                     return

@@ -59,8 +59,8 @@ class Upload:
 
     async def run(self) -> None:
         """Send everything."""
-        tuning = self._session.tuning
-        backoff = Backoff(tuning)
+        limits = self._session.limits
+        backoff = Backoff(limits)
         started: _Started | None = None
         while True:
             try:
@@ -71,7 +71,7 @@ class Upload:
                 await backoff.wait(transient)
                 before = started.position if started is not None else 0
                 started = await self._where(started)
-                if started is not None and started.position - before >= tuning.renewed_after:
+                if started is not None and started.position - before >= limits.renewed_after:
                     backoff.renew()
             else:
                 return

@@ -39,7 +39,7 @@ from unionmount.registry.blob_download import BlobStream
 from unionmount.registry.blob_upload import Chunks, Progress, Upload, check_named, push_scopes
 from unionmount.registry.credentials import Credentials
 from unionmount.registry.http import Http, host_of, read_body
-from unionmount.registry.limits import Tuning
+from unionmount.registry.limits import RegistryLimits
 from unionmount.registry.links import next_link
 from unionmount.registry.registries_conf import Endpoint, Registries
 from unionmount.registry.search import SearchResult, matching, parse_results
@@ -77,17 +77,17 @@ class RegistryClient:
         debug: Callable[[str], None] | None = None,
         cert_dir: Path | None = None,
         environment: Mapping[str, str] | None = None,
-        tuning: Tuning | None = None,
+        limits: RegistryLimits | None = None,
     ) -> None:
         debug = debug or _silent
         environment = os.environ if environment is None else environment
-        tuning = tuning or Tuning.from_environment(environment)
+        limits = limits or RegistryLimits.from_environment(environment)
         self._registries = registries
         self._preferred: dict[tuple[str, str], Endpoint] = {}
         trust = Trust(environment, directory=cert_dir)
-        self._http = Http(trust, tuning, debug)
-        authorizer = Authorizer(credentials, self._http, tuning, debug)
-        self._session = Session(self._http, authorizer, tuning, debug, tls_verify)
+        self._http = Http(trust, limits, debug)
+        authorizer = Authorizer(credentials, self._http, limits, debug)
+        self._session = Session(self._http, authorizer, limits, debug, tls_verify)
 
     async def __aenter__(self) -> Self:
         return self
@@ -223,7 +223,7 @@ class RegistryClient:
         call = self._read(endpoint, f"manifests/{name}", what, {"accept": _ACCEPTED})
 
         async def read(response: httpx2.Response) -> FetchedManifest:
-            raw = await read_body(response, MAX_DOCUMENT, what, self._session.tuning)
+            raw = await read_body(response, MAX_DOCUMENT, what, self._session.limits)
             return _fetched(response, raw, endpoint.reference.digest, what)
 
         return await self._session.answer(endpoint, call, read)
@@ -237,7 +237,7 @@ class RegistryClient:
         call = self._read(endpoint, f"{kind}/{wanted.digest}", what, headers)
 
         async def read(response: httpx2.Response) -> bytes:
-            return await read_body(response, wanted.size, what, self._session.tuning)
+            return await read_body(response, wanted.size, what, self._session.limits)
 
         try:
             raw = await self._session.answer(endpoint, call, read)
@@ -270,7 +270,7 @@ class RegistryClient:
         call = RegistryCall("GET", f"/v1/search?{query}", f"{registry}: search")
 
         async def read(response: httpx2.Response) -> Any:
-            raw = await read_body(response, MAX_DOCUMENT, call.what, self._session.tuning)
+            raw = await read_body(response, MAX_DOCUMENT, call.what, self._session.limits)
             return _load(raw, call.what)
 
         try:
@@ -294,27 +294,27 @@ class RegistryClient:
 
     async def _names(self, endpoint: Endpoint, call: RegistryCall, key: str) -> list[str]:
         """A list that comes in pages."""
-        tuning = self._session.tuning
+        limits = self._session.limits
         names: list[str] = []
         seen = {call.path}
-        for _ in range(tuning.pages):
+        for _ in range(limits.pages):
             page, following = await self._page(endpoint, call, key)
             names += page
-            if len(names) > tuning.names:
-                raise LimitExceeded(f"{call.what}: more than {tuning.names} names")
+            if len(names) > limits.names:
+                raise LimitExceeded(f"{call.what}: more than {limits.names} names")
             if following is None:
                 return names
             if following in seen:
                 raise RegistryError(f"{call.what}: {endpoint.host} sends the same page again")
             seen.add(following)
             call = replace(call, path=following)
-        raise LimitExceeded(f"{call.what}: more than {tuning.pages} pages")
+        raise LimitExceeded(f"{call.what}: more than {limits.pages} pages")
 
     async def _page(
         self, endpoint: Endpoint, call: RegistryCall, key: str
     ) -> tuple[list[str], str | None]:
         async def read(response: httpx2.Response) -> tuple[list[str], str | None]:
-            raw = await read_body(response, MAX_DOCUMENT, call.what, self._session.tuning)
+            raw = await read_body(response, MAX_DOCUMENT, call.what, self._session.limits)
             link = next_link(response.headers.get_list("link"), f"{call.what}: {host_of(response)}")
             following = None
             if link is not None:

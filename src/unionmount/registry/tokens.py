@@ -24,7 +24,7 @@ from unionmount.registry.challenge import Challenge, parse_challenges
 from unionmount.registry.credentials import Credentials, Login
 from unionmount.registry.error_responses import failure
 from unionmount.registry.http import FORM, Http, Outgoing, is_loopback, parse_url, read_body
-from unionmount.registry.limits import Tuning
+from unionmount.registry.limits import RegistryLimits
 from unionmount.registry.redaction import shown_url
 from unionmount.registry.registries_conf import Endpoint
 from unionmount.registry.retry import Backoff, Transient
@@ -64,11 +64,15 @@ class Authorizer:
     """The authorizations of one command."""
 
     def __init__(
-        self, credentials: Credentials, http: Http, tuning: Tuning, debug: Callable[[str], None]
+        self,
+        credentials: Credentials,
+        http: Http,
+        limits: RegistryLimits,
+        debug: Callable[[str], None],
     ) -> None:
         self._credentials = credentials
         self._http = http
-        self._tuning = tuning
+        self._limits = limits
         self._debug = debug
         self._challenges: dict[str, Challenge] = {}
         self._scopes: dict[_Key, Scopes] = {}  # where a registry asked for other ones
@@ -135,7 +139,7 @@ class Authorizer:
         service = challenge.parameters.get("service", "")
         fields = ([("service", service)] if service else []) + [("scope", one) for one in scopes]
         what = f"{endpoint.host}: token"
-        backoff = Backoff(self._tuning)
+        backoff = Backoff(self._limits)
         while True:
             try:
                 outgoing = _token_request(realm, fields, scopes, login)
@@ -150,8 +154,8 @@ class Authorizer:
         asked = trio.current_time()
         async with self._http.send(outgoing) as response:
             if response.status_code != 200:
-                raise await failure(response, what, self._tuning)
-            raw = await read_body(response, _MAX_ANSWER, what, self._tuning)
+                raise await failure(response, what, self._limits)
+            raw = await read_body(response, _MAX_ANSWER, what, self._limits)
         return _parse_token(raw, what, asked)
 
 

@@ -31,8 +31,8 @@ from unionmount.transfer.blobs import (
 )
 from unionmount.transfer.image_files import DirectoryWriter, TarWriter, new_directory, replaced_file
 from unionmount.transfer.load import fallback_name, find_stored, keep_image, open_source
-from unionmount.transfer.pull import Pulling, pull_as
-from unionmount.transfer.push import Pushing, push
+from unionmount.transfer.pull import PullOptions, pull_as
+from unionmount.transfer.push import PushOptions, push
 from unionmount.transfer.save import find_wanted, save
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _MAX_DOCUMENTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Copying:
+class CopyOptions:
     """How to copy: which platforms, how what is compressed anew is compressed, who wants to know.
 
     ``resolve`` finds the registry's name that a user means.
@@ -80,7 +80,7 @@ class Copied:
 
 
 async def copy(
-    store: Store, client: RegistryClient, source: Location, target: Location, how: Copying
+    store: Store, client: RegistryClient, source: Location, target: Location, how: CopyOptions
 ) -> Copied:
     """Copy one image, or with ``all_platforms`` all that an index names."""
     if source.path == STDIN:
@@ -122,10 +122,10 @@ async def _to_store(
     client: RegistryClient,
     source: Location,
     names: Sequence[Reference] | None,
-    how: Copying,
+    how: CopyOptions,
 ) -> StoredImage:
     if source.kind == "registry":
-        pulling = Pulling(how.platform, "always", progress=how.progress, names=names)
+        pulling = PullOptions(how.platform, "always", progress=how.progress, names=names)
         return await pull_as(store, client, how.resolve(source.path), pulling)
     if source.kind == "stored":
         found = find_stored(store, source.path)
@@ -143,10 +143,10 @@ async def _from_store(
     stored: StoredImage,
     source: Location,
     target: Location,
-    how: Copying,
+    how: CopyOptions,
 ) -> Copied:
     if target.kind == "registry":
-        pushing = Pushing(how.compression, how.keep_digest, how.progress)
+        pushing = PushOptions(how.compression, how.keep_digest, how.progress)
         done = await push(store, client, stored, how.resolve(target.path), pushing)
         return Copied(done.digest, done.changes)
     (wanted,) = find_wanted(store, [source.path if source.kind == "stored" else str(stored.id)])
@@ -166,7 +166,7 @@ def _name_at(target: Location) -> Reference:
     return Reference.parse(f"localhost/{path}:{target.selector}")
 
 
-def _save(store: Store, wanted: ImageToSave, target: Location, how: Copying) -> None:
+def _save(store: Store, wanted: ImageToSave, target: Location, how: CopyOptions) -> None:
     form = cast("Form", target.kind)
     with _writer(target) as writer:
         progress = cancelling(how.progress)
@@ -188,7 +188,7 @@ def _writer(target: Location) -> Iterator[FileWriter]:
 
 @asynccontextmanager
 async def _opened(
-    store: Store, client: RegistryClient, source: Location, how: Copying
+    store: Store, client: RegistryClient, source: Location, how: CopyOptions
 ) -> AsyncIterator[Source | None]:
     """A source that has documents and blobs as they are transported; None where it has not."""
     if source.kind == "registry":
@@ -208,7 +208,7 @@ async def _opened(
 
 
 async def _copy_documents(
-    client: RegistryClient, source: Source, target: Location, how: Copying
+    client: RegistryClient, source: Source, target: Location, how: CopyOptions
 ) -> Copied:
     roots = await source.roots()
     if not how.all_platforms and not _is_lone(roots, how.platform):

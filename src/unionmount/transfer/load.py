@@ -56,7 +56,7 @@ _READ_STEP = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Loading:
+class LoadOptions:
     """How to take images: for which platform, how carefully, and who wants to know."""
 
     store: Store
@@ -82,17 +82,17 @@ def open_image(
     a ``lease`` what is in the store stays there while that is held.
     """
     location = Location.of(source)
-    loading = Loading(store, platform, verify, progress, lease)
+    how = LoadOptions(store, platform, verify, progress, lease)
     if location.kind == "stored":
-        stored = _find_stored(loading, location.path)
-        return _open_stored(loading, stored, name_of(stored))
-    with _leased(loading, "load", location) as loading, _open_source(loading, location) as opened:
+        stored = _find_stored(how, location.path)
+        return _open_stored(how, stored, name_of(stored))
+    with _leased(how, "load", location) as how, _open_source(how, location) as opened:
         entry = choose(opened.archive.entries(), location.selector, opened.archive.what)
         found = opened.archive.image(entry, platform)
         with ExitStack() as stack:
             layers = []
             for blob in found.layers:
-                layers.append(_open_layer(loading, blob, in_place=not opened.spooled))
+                layers.append(_open_layer(how, blob, in_place=not opened.spooled))
                 stack.callback(layers[-1].close)
             opened.archive.check_unchanged()
             stack.pop_all()
@@ -116,8 +116,8 @@ def load(
     location = Location.of(source)
     if location.kind == "stored":  # or a directory that does not look like a layout
         location = replace(location, kind="path")
-    loading = Loading(store, platform, progress=progress, streams=True)
-    with _leased(loading, "load", location) as loading, _open_source(loading, location) as opened:
+    how = LoadOptions(store, platform, progress=progress, streams=True)
+    with _leased(how, "load", location) as how, _open_source(how, location) as opened:
         entries = opened.archive.entries()
         if location.selector or not entries:
             entries = [choose(entries, location.selector, opened.archive.what)]
@@ -125,7 +125,7 @@ def load(
         artifact: NotAnImage | None = None  # the first; it holds the document it is about
         for entry in distinct(entries):
             try:
-                images.append(_load_entry(loading, opened.archive, entry))
+                images.append(_load_entry(how, opened.archive, entry))
             except NotAnImage as error:
                 artifact = artifact or error
                 continue
@@ -151,19 +151,19 @@ def keep_image(
     are given it gets those instead, from whatever image has them.
     """
     location = Location.of(source)
-    loading = Loading(store, platform, progress=progress, lease=lease)
+    how = LoadOptions(store, platform, progress=progress, lease=lease)
     if location.kind == "stored":
-        return _find_stored(loading, location.path)
-    with _leased(loading, "load", location) as loading, _open_source(loading, location) as opened:
+        return _find_stored(how, location.path)
+    with _leased(how, "load", location) as how, _open_source(how, location) as opened:
         entry = choose(opened.archive.entries(), location.selector, opened.archive.what)
         if names is not None:
-            return _load_entry(loading, opened.archive, replace(entry, names=tuple(names)))
-        return _load_entry(loading, opened.archive, entry, take_over=False)
+            return _load_entry(how, opened.archive, replace(entry, names=tuple(names)))
+        return _load_entry(how, opened.archive, entry, take_over=False)
 
 
 def open_source(store: Store, location: Location) -> OpenArchive:
     """Open an archive or a layout."""
-    return _open_source(Loading(store), location)
+    return _open_source(LoadOptions(store), location)
 
 
 def open_stored(
@@ -176,18 +176,18 @@ def open_stored(
     lease: Lease | None = None,
 ) -> OpenImage:
     """Open an image of the store under the name that it had when it was found."""
-    loading = Loading(store, verify=verify, progress=progress, lease=lease)
-    return _open_stored(loading, stored, name)
+    how = LoadOptions(store, verify=verify, progress=progress, lease=lease)
+    return _open_stored(how, stored, name)
 
 
 @contextmanager
-def _leased(loading: Loading, kind: str, location: Location) -> Iterator[Loading]:
+def _leased(how: LoadOptions, kind: str, location: Location) -> Iterator[LoadOptions]:
     """The same with a lease: the caller's, or one that ends with the block."""
-    if loading.lease is not None:
-        yield loading
+    if how.lease is not None:
+        yield how
         return
-    with loading.store.lease(kind, f"{kind} {printable(str(location))}") as lease:
-        yield replace(loading, lease=lease)
+    with how.store.lease(kind, f"{kind} {printable(str(location))}") as lease:
+        yield replace(how, lease=lease)
 
 
 # -- sources
@@ -205,7 +205,7 @@ class OpenArchive(Closing):
         self.archive.close()
 
 
-def _open_source(loading: Loading, location: Location) -> OpenArchive:
+def _open_source(how: LoadOptions, location: Location) -> OpenArchive:
     if location.kind == "registry":
         raise UsageError(f"{location}: is in a registry; 'unionmount pull' brings it to the store")
     path = Path(location.path)
@@ -213,7 +213,7 @@ def _open_source(loading: Loading, location: Location) -> OpenArchive:
     default_name = fallback_name(path)
     if location.kind == "oci" or (location.kind == "path" and path.is_dir()):
         return OpenArchive(_open_layout(path, default_name), spooled=False)
-    fd, spooled = _open_file(loading, location.path, what)
+    fd, spooled = _open_file(how, location.path, what)
     files = TarFiles(fd, what)  # takes fd over
     return OpenArchive(open_archive(files, location.kind, default_name), spooled=spooled)
 
@@ -236,18 +236,18 @@ def fallback_name(path: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", stem).strip("-") or "image"
 
 
-def _open_file(loading: Loading, path: str, what: str) -> tuple[int, bool]:
+def _open_file(how: LoadOptions, path: str, what: str) -> tuple[int, bool]:
     """Open an archive that can be read at any offset; others are copied to the store first."""
 
     def waiting() -> None:
-        if loading.progress is not None:
-            loading.progress("waiting for a FIFO", 0, None)
+        if how.progress is not None:
+            how.progress("waiting for a FIFO", 0, None)
 
     try:
         if path == STDIN:
             fd, first = os.dup(0), b""
         else:
-            fd, first = open_stream(path, os.environ, fifo=loading.streams, waiting=waiting)
+            fd, first = open_stream(path, os.environ, fifo=how.streams, waiting=waiting)
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"{what}: no such file or directory") from None
     except NotRegular as error:
@@ -263,23 +263,23 @@ def _open_file(loading: Loading, path: str, what: str) -> tuple[int, bool]:
             if sniff(head, what) is Compression.PLAIN:
                 stack.pop_all()
                 return fd, False
-        return _spool(loading, fd, first, what), True
+        return _spool(how, fd, first, what), True
 
 
-def _spool(loading: Loading, fd: int, first: bytes, what: str) -> int:
+def _spool(how: LoadOptions, fd: int, first: bytes, what: str) -> int:
     """Copy a stream to a nameless file of the store, decompressed; ``first`` was read before."""
-    spool = loading.store.spool()
+    spool = how.store.spool()
     try:
         with naming(what):
             head = first + _read_full(fd, MAGIC_SIZE - len(first))
         stream = decompressor(sniff(head, what), what)
-        left = loading.store.limits.max_layer_size
+        left = how.store.limits.max_layer_size
         data = head
         while data:
             for piece in stream.feed(data):
                 left -= len(piece)
-                _check_left(left, loading.store.limits, what)
-                with storing(loading.store.root):
+                _check_left(left, how.store.limits, what)
+                with storing(how.store.root):
                     write_all(spool, piece)
             with naming(what):
                 data = os.read(fd, _READ_STEP)
@@ -308,10 +308,10 @@ def _read_full(fd: int, size: int) -> bytes:
 # -- images
 
 
-def _find_stored(loading: Loading, text: str) -> StoredImage:
+def _find_stored(how: LoadOptions, text: str) -> StoredImage:
     if text == SCRATCH:
-        return _fitting(loading.store, _keep_scratch(loading.store), text, loading.platform)
-    return find_stored(loading.store, text, loading.platform)
+        return _fitting(how.store, _keep_scratch(how.store), text, how.platform)
+    return find_stored(how.store, text, how.platform)
 
 
 def find_stored(store: Store, text: str, platform: Platform | None = None) -> StoredImage:
@@ -365,36 +365,36 @@ def _keep_scratch(store: Store) -> StoredImage:
     return StoredImage((), manifest, store.put_blob(image.config.raw, image.id), 0)
 
 
-def _open_stored(loading: Loading, stored: StoredImage, name: str) -> OpenImage:
-    if loading.lease is not None:
-        image = loading.store.use_image(stored, loading.lease)
+def _open_stored(how: LoadOptions, stored: StoredImage, name: str) -> OpenImage:
+    if how.lease is not None:
+        image = how.store.use_image(stored, how.lease)
     else:
-        image = loading.store.read_image(stored)
+        image = how.store.read_image(stored)
     with ExitStack() as stack:
         layers = []
         for diff_id in image.diff_ids:
-            layer = loading.store.open_layer(diff_id)
+            layer = how.store.open_layer(diff_id)
             stack.callback(layer.close)
             layers.append(layer)
-            if loading.verify:
-                check_digest(data_of(layer), diff_id, f"layer {diff_id}", loading.progress)
+            if how.verify:
+                check_digest(data_of(layer), diff_id, f"layer {diff_id}", how.progress)
         stack.pop_all()
     return OpenImage(image, name, tuple(layers))
 
 
 def _load_entry(
-    loading: Loading, archive: ImageArchive, entry: Entry, *, take_over: bool = True
+    how: LoadOptions, archive: ImageArchive, entry: Entry, *, take_over: bool = True
 ) -> StoredImage:
-    found = archive.image(entry, loading.platform)
+    found = archive.image(entry, how.platform)
     for blob in found.layers:
-        _import(loading, blob)
+        _import(how, blob)
     archive.check_unchanged()
     archive.release()
-    image = _exact_image(loading.store, found)
-    if loading.lease is not None:  # of the caller, who is going to open it
-        loading.lease.need(image.manifest.digest, image.id, *image.diff_ids)
-        loading.lease.image(image.id)
-    return loading.store.put_image(entry.names, image, take_over=take_over)
+    image = _exact_image(how.store, found)
+    if how.lease is not None:  # of the caller, who is going to open it
+        how.lease.need(image.manifest.digest, image.id, *image.diff_ids)
+        how.lease.image(image.id)
+    return how.store.put_image(entry.names, image, take_over=take_over)
 
 
 def _exact_image(store: Store, found: SourceImage) -> ImageDocuments:
@@ -409,15 +409,15 @@ def _exact_image(store: Store, found: SourceImage) -> ImageDocuments:
 # -- layers
 
 
-def _open_layer(loading: Loading, blob: LayerBlob, *, in_place: bool) -> OpenLayer:
+def _open_layer(how: LoadOptions, blob: LayerBlob, *, in_place: bool) -> OpenLayer:
     data = blob.data
     with naming(blob.what):
         compression = sniff(os.pread(data.fd, MAGIC_SIZE, data.offset), blob.what)
     if compression is not Compression.PLAIN or not in_place:
-        _import(loading, blob)
-        return loading.store.open_layer(blob.diff_id)
-    _check_plain(loading, blob)
-    index = loading.store.index_in_place(data, blob.what)
+        _import(how, blob)
+        return how.store.open_layer(blob.diff_id)
+    _check_plain(how, blob)
+    index = how.store.index_in_place(data, blob.what)
     try:
         with storing(blob.what):
             copy = os.dup(data.fd)
@@ -427,15 +427,15 @@ def _open_layer(loading: Loading, blob: LayerBlob, *, in_place: bool) -> OpenLay
     return OpenLayer(blob.diff_id, copy, data.offset, data.length, index)
 
 
-def _check_plain(loading: Loading, blob: LayerBlob) -> None:
+def _check_plain(how: LoadOptions, blob: LayerBlob) -> None:
     """Check what can be checked of a layer that stays in place."""
     data, digest = blob.data, blob.digest
     if digest is not None and digest.algorithm == blob.diff_id.algorithm and digest != blob.diff_id:
         # what is not compressed is its own diff_id
         raise DigestMismatch(f"{blob.what} (diff_id)", str(blob.diff_id), str(digest))
-    if loading.verify:
+    if how.verify:
         what = f"{blob.what} (diff_id)"
-        check_digest(data, blob.diff_id, what, loading.progress)
+        check_digest(data, blob.diff_id, what, how.progress)
 
 
 def data_of(layer: OpenLayer) -> FileRange:
@@ -443,19 +443,19 @@ def data_of(layer: OpenLayer) -> FileRange:
     return FileRange(layer.data_fd, layer.offset, layer.length)
 
 
-def _import(loading: Loading, blob: LayerBlob) -> None:
+def _import(how: LoadOptions, blob: LayerBlob) -> None:
     """Take a layer into the store, unless it is there."""
-    if loading.lease is not None:
-        loading.lease.need(blob.diff_id)
-    if loading.store.has_layer(blob.diff_id):
+    if how.lease is not None:
+        how.lease.need(blob.diff_id)
+    if how.store.has_layer(blob.diff_id):
         return
     data = blob.data
     expected = Expected(blob.diff_id, blob.what, blob.digest, data.length)
-    with loading.store.import_layer(expected) as layer:
+    with how.store.import_layer(expected) as layer:
         done = 0
         for piece in pieces_of(data, blob.what):
             layer.write(piece)
             done += len(piece)
-            if loading.progress is not None:
-                loading.progress(str(blob.diff_id), done, data.length)
+            if how.progress is not None:
+                how.progress(str(blob.diff_id), done, data.length)
         layer.finish()

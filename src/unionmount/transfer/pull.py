@@ -36,7 +36,7 @@ Policy = Literal["always", "missing", "never"]
 
 
 @dataclass(frozen=True, slots=True)
-class Pulling:
+class PullOptions:
     """How to pull: for which platform, what to keep, and who wants to know.
 
     The image gets ``names``; where none are given, the one that it was asked for by. ``lease`` is
@@ -64,11 +64,11 @@ async def pull(
     progress: Progress | None = None,
 ) -> StoredImage:
     """The image of a name in the store, fetched as the policy says; ``ref`` is a full name."""
-    return await pull_as(store, client, ref, Pulling(platform, policy, keep_blobs, progress))
+    return await pull_as(store, client, ref, PullOptions(platform, policy, keep_blobs, progress))
 
 
 async def pull_as(
-    store: Store, client: RegistryClient, ref: Reference, how: Pulling
+    store: Store, client: RegistryClient, ref: Reference, how: PullOptions
 ) -> StoredImage:
     """The same, with all that can be said of it."""
     ref = ref.with_default_tag()
@@ -106,7 +106,7 @@ class _Pull:
     """One pull of one image."""
 
     def __init__(
-        self, store: Store, client: RegistryClient, ref: Reference, how: Pulling, lease: Lease
+        self, store: Store, client: RegistryClient, ref: Reference, how: PullOptions, lease: Lease
     ) -> None:
         self._store = store
         self._client = client

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Pushing:
+class PushOptions:
     """How to push: what layers are compressed with, and whether the digest may change.
 
     Without ``compression`` layers go as they came; those that were made here go as gzip.
@@ -71,12 +71,12 @@ async def push(
     client: RegistryClient,
     stored: StoredImage,
     ref: Reference,
-    how: Pushing | None = None,
+    how: PushOptions | None = None,
 ) -> Pushed:
     """Send an image of the store to a registry as ``ref``, a full name."""
     if ref.digest is not None:
         raise UsageError(f"an image is pushed by a name or tag, its digest follows: '{ref}'")
-    how = how or Pushing()
+    how = how or PushOptions()
     with store.lease("push", str(ref)) as lease:
         image = store.use_image(stored, lease)
         return await _Push(store, client, stored, image, ref.with_default_tag(), how).run()
@@ -108,7 +108,7 @@ class _Push:
         stored: StoredImage,
         image: ImageDocuments,
         ref: Reference,
-        how: Pushing,
+        how: PushOptions,
     ) -> None:
         self._store = store
         self._stored = stored

@@ -53,7 +53,7 @@ def command(
     from unionmount.cli.open_image import progress_line
     from unionmount.cli.run_transfer import registries_of_user, run_transfer
     from unionmount.sources import Location
-    from unionmount.transfer.copy import Copying, copy
+    from unionmount.transfer.copy import CopyOptions, copy
 
     store, registries = settings.store(), registries_of_user()
     places = Location.parse(source), Location.parse_target(target)
@@ -63,7 +63,7 @@ def command(
 
     named = [resolve(place.path) for place in places if place.kind == "registry"]
     with progress_line(quiet=quiet) as progress:
-        how = Copying(
+        how = CopyOptions(
             resolve,
             platform,
             all_platforms,

@@ -69,9 +69,9 @@ def command(
     if platform is not None:
         raise UsageError("--platform is for images")
 
-    from unionmount.cli.open_change import open_target
+    from unionmount.cli.open_change import open_changes
 
-    with open_target(settings, target) as opened:
+    with open_changes(settings, target) as opened:
         older = opened.image.tree() if sizes else None
         _print(opened.compare().differences(), form, older, _object)
         opened.check_there()

@@ -12,7 +12,7 @@ from unionmount.cli.options import platform_option, registry_options, root_optio
 if TYPE_CHECKING:
     from unionmount.cli.mount_sources import MountArguments
     from unionmount.cli.settings import Settings
-    from unionmount.cli.start_mount import Starting
+    from unionmount.cli.start_mount import MountStarter
 
 _OPTIONS_HELP = (
     "Mount options, separated by commas: ro, dev, suid, exec, atime and allow_other, each also "
@@ -112,18 +112,18 @@ def command(
     process at once.
     """
     from unionmount.cli.mount_sources import MountArguments
-    from unionmount.cli.start_mount import Starting, check_place
+    from unionmount.cli.start_mount import MountStarter, check_place
     from unionmount.mounting.options import parse_options
 
     parsed = parse_options(options)
     wanted = MountArguments(**arguments, read_only=ro or parsed.ro)
     wanted.check()
     parsed = replace(parsed, ro=wanted.shows_only, fastpath=parsed.fastpath and not no_fastpath)
-    start = Starting(settings, parsed, check_place(mountpoint), foreground=foreground)
+    start = MountStarter(settings, parsed, check_place(mountpoint), foreground=foreground)
     _mount(settings, wanted, source, start)
 
 
-def _mount(settings: Settings, wanted: MountArguments, source: str, start: Starting) -> None:
+def _mount(settings: Settings, wanted: MountArguments, source: str, start: MountStarter) -> None:
     from unionmount.cli.mount_sources import prepared
     from unionmount.cli.start_mount import print_mountpoint
 

@@ -356,11 +356,11 @@ def _mount(
     settings: Settings, wanted: OverlayOptions, name: str, mountpoint: str, *, foreground: bool
 ) -> None:
     from unionmount.cli.container_words import overlay_source
-    from unionmount.cli.start_mount import Starting, check_place
+    from unionmount.cli.start_mount import MountStarter, check_place
 
     mount_options = apply_options(wanted.mount)
     mount_options = replace(mount_options, fsname=mount_options.fsname or name)
-    start = Starting(settings, mount_options, check_place(mountpoint), foreground=foreground)
+    start = MountStarter(settings, mount_options, check_place(mountpoint), foreground=foreground)
     if wanted.useless:
         useless = printable(", ".join(wanted.useless))
         print(f"unionmount: without an upperdir there is no use for {useless}", file=sys.stderr)
