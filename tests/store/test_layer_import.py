@@ -304,7 +304,7 @@ def expected(blob: bytes, layer: bytes = TAR) -> Expected:
 def run_import(
     store: Store, blob: bytes, want: Expected, limit: int = 1 << 30, step: int = 10_000
 ) -> int:
-    with store.import_layer(want, ImportLimits(limit)) as layer:
+    with Store(store.root, ImportLimits(limit)).import_layer(want) as layer:
         for start in range(0, len(blob), step):
             layer.write(blob[start : start + step])
         return layer.finish()
