@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 
 #include "base/keyed_hash.h"
+#include "base/table.h"
 #include "layer/live.h"
 #include "marks/whiteout.h"
 
@@ -96,10 +97,8 @@ struct um_dirlayer {
     size_t n_extras, extras_capacity;
     struct um_dir_device *devices; /* under lock; 0 is that of the root */
     size_t n_devices, devices_capacity;
-    uint32_t *name_slots; /* under lock; open-addressed by directory and text; 0 or 1 + name */
-    size_t n_name_slots;
-    uint32_t *inode_slots; /* under lock; open-addressed by device and ino; 0 or 1 + inode */
-    size_t n_inode_slots;
+    struct um_numbers by_text; /* under lock; names by directory and text */
+    struct um_numbers by_ino; /* under lock; inodes by device and ino */
     struct um_dir_arena *arena; /* under lock */
 
     pthread_mutex_t scan_lock; /* one thread at a time makes the maps; then they stay */
