@@ -91,7 +91,7 @@ static int take_name(const struct um_upper *upper, uint64_t number, struct um_sl
     const char *text = (const char *)name.data;
     if (name.size == 0 || name.size > XATTR_NAME_MAX)
         return -ERANGE;
-    if (memchr(text, 0, name.size) != NULL || um_xattr_is_nameless(text, name.size))
+    if (memchr(text, 0, name.size) != NULL || um_xattr_is_nameless(name))
         return -EINVAL;
     memcpy(wanted->shown, text, name.size);
     wanted->shown[name.size] = '\0';
