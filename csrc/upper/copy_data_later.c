@@ -80,7 +80,7 @@ static int begin_completion(struct um_upper *upper, uint64_t number, struct comp
         return error;
     completion->capability_size = fgetxattr(completion->fd, UM_CAPABILITY, completion->capability,
                                             sizeof completion->capability);
-    return fstat(completion->fd, &completion->status) == 0 ? 0 : -errno;
+    return um_result(fstat(completion->fd, &completion->status));
 }
 
 /* Put back what writing the data has changed. */
@@ -91,7 +91,7 @@ static int restore(const struct completion *completion)
         fsetxattr(completion->fd, UM_CAPABILITY, completion->capability,
                   (size_t)completion->capability_size, 0) != 0)
         return -errno;
-    return futimens(completion->fd, times) == 0 ? 0 : -errno;
+    return um_result(futimens(completion->fd, times));
 }
 
 /* The data could not be fetched: it shall take no room, and the file look as it did. */

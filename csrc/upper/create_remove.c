@@ -51,8 +51,7 @@ static int dress(struct um_upper *upper, struct um_upper_target *target, const c
                  const struct um_upper_new_object *wanted)
 {
     struct um_upper_reached reached = {0}, directory = {0};
-    int error =
-        um_upper_reach_name(upper, upper->work_fd, um_slice_of(made, strlen(made)), &reached);
+    int error = um_upper_reach_name(upper, upper->work_fd, um_slice_text(made), &reached);
     if (error == 0)
         error = um_upper_reach_name(upper, target->fd, (struct um_slice){0}, &directory);
     int mode = error ? error : um_upper_inherit_acl(upper, &directory, &reached, wanted->mode);
@@ -267,7 +266,7 @@ static int exchange_with_whiteout(struct um_upper *upper, struct um_upper_target
     if (error != 0)
         return error;
     unsigned how = directory ? RENAME_EXCHANGE : 0;
-    error = renameat2(upper->work_fd, made, target->fd, target->text, how) == 0 ? 0 : -errno;
+    error = um_result(renameat2(upper->work_fd, made, target->fd, target->text, how));
     if (error != 0 || directory)
         um_upper_remove_tree(upper->work_fd, made);
     return error;
@@ -297,7 +296,7 @@ static int remove_on_disk(struct um_upper *upper, struct um_upper_target *target
         return exchange_with_whiteout(upper, target, directory);
     if (directory)
         return remove_directory(upper, target);
-    return unlinkat(target->fd, target->text, 0) == 0 ? 0 : -errno;
+    return um_result(unlinkat(target->fd, target->text, 0));
 }
 
 static int check_empty(struct um_upper *upper, struct um_upper_target *target)

@@ -434,5 +434,5 @@ int um_upper_sync(struct um_upper *upper)
 {
     if (upper->flags & UM_UPPER_VOLATILE)
         return 0;
-    return syncfs(upper->upper_fd) == 0 ? 0 : -errno;
+    return um_result(syncfs(upper->upper_fd));
 }

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 
 #include "marks/whiteout.h"
+#include "system/directory_stream.h"
 #include "upper/lookup.h"
 #include "upper/marks.h"
 
@@ -86,8 +87,7 @@ static int is_whiteout(const struct um_upper *upper, int fd, const struct dirent
     enum um_upper_found found;
     if (entry->d_type != DT_CHR && entry->d_type != DT_UNKNOWN)
         return 0;
-    int error =
-        um_upper_reach_name(upper, fd, um_slice_of(entry->d_name, strlen(entry->d_name)), &reached);
+    int error = um_upper_reach_name(upper, fd, um_slice_text(entry->d_name), &reached);
     if (error == 0)
         error = um_upper_reached_classify(&reached, true, &found, &status);
     if (error == -EXDEV)
@@ -97,7 +97,7 @@ static int is_whiteout(const struct um_upper *upper, int fd, const struct dirent
 
 static int add_entry(struct um_upper_list *list, int fd, const struct dirent *entry)
 {
-    struct um_slice name = um_slice_of(entry->d_name, strlen(entry->d_name));
+    struct um_slice name = um_slice_text(entry->d_name);
     struct um_slice hidden;
     int hides = 1;
     switch (um_whiteout_classify(name, &hidden)) {
@@ -117,11 +117,6 @@ static int add_entry(struct um_upper_list *list, int fd, const struct dirent *en
     return error ? error : add_name(list, um_slice_of(text, name.size), hides != 0);
 }
 
-static bool is_dots(const char *name)
-{
-    return name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0'));
-}
-
 static int read_above(struct um_upper_list *list)
 {
     struct um_upper_reached reached = {0};
@@ -133,12 +128,9 @@ static int read_above(struct um_upper_list *list)
     if (error != 0)
         return error;
     struct dirent *entry;
-    while (error == 0 && (errno = 0, entry = readdir(stream)) != NULL) {
-        if (!is_dots(entry->d_name))
-            error = add_entry(list, dirfd(stream), entry);
-    }
-    if (error == 0)
-        error = -errno;
+    int more;
+    while (error == 0 && (more = um_directory_next(stream, &entry)) != 0)
+        error = more < 0 ? more : add_entry(list, dirfd(stream), entry);
     closedir(stream);
     return error;
 }

@@ -279,15 +279,6 @@ int um_upper_origin(struct um_upper *upper, uint64_t number, uint64_t *origin)
     return error;
 }
 
-static int copy_target(const char *target, size_t size, char *out, size_t room)
-{
-    if (room != 0 && size > room)
-        return -ERANGE;
-    if (room != 0 && size != 0)
-        memcpy(out, target, size);
-    return (int)size;
-}
-
 static int64_t read_link_above(struct um_upper *upper, const struct um_upper_node *node,
                                char *target, size_t size)
 {
@@ -297,7 +288,8 @@ static int64_t read_link_above(struct um_upper *upper, const struct um_upper_nod
     if (error != 0)
         return error;
     ssize_t got = readlinkat(reached.fd, reached.name, room, sizeof room);
-    int64_t result = got < 0 ? -errno : copy_target(room, (size_t)got, target, size);
+    int64_t result =
+        got < 0 ? -errno : um_slice_copy_out(um_slice_of(room, (size_t)got), target, size);
     um_upper_reached_close(&reached);
     return result == -ENOENT && um_upper_reached_is_self(&reached) ? -EINVAL : result;
 }
@@ -315,7 +307,7 @@ int64_t um_upper_readlink(struct um_upper *upper, uint64_t number, char *target,
         result =
             number < upper->base ? um_tree_readlink(upper->tree, number, &text, &length) : -ESTALE;
         if (result == 0)
-            result = copy_target(text, length, target, size);
+            result = um_slice_copy_out(um_slice_of(text, length), target, size);
     }
     pthread_rwlock_unlock(&upper->lock);
     return result;

@@ -18,7 +18,7 @@ static bool is_whiteout_device(const struct stat *status)
 static int has_whiteout_file(const struct um_upper_reached *reached)
 {
     char name[UM_NAME_MAX + 1];
-    if (!um_whiteout_spell(um_slice_of(reached->name, strlen(reached->name)), name))
+    if (!um_whiteout_spell(um_slice_text(reached->name), name))
         return 0;
     return um_upper_has_entry(reached->fd, name, reached->exposed);
 }
@@ -127,7 +127,7 @@ static int pin(const struct um_upper *upper, const struct um_upper_reached *reac
     if (pinned->fd < 0)
         return pinned->fd;
     if (fstat(pinned->fd, &status) != 0)
-        return um_failed();
+        return -errno;
     return um_upper_trusts_owner(upper, status.st_uid, status.st_mode);
 }
 
@@ -418,7 +418,7 @@ int um_upper_mark_drop_metacopy(struct um_upper *upper, int fd)
             char name[MARK_MAX];
             snprintf(name, sizeof name, "%s%s", prefix_of(upper, i), marks[mark]);
             if (fremovexattr(fd, name) != 0 && !um_upper_mark_is_absent(-errno))
-                return um_failed();
+                return -errno;
         }
     }
     return 0;

@@ -2,40 +2,16 @@
 
 #include <fcntl.h>
 
-static struct um_upper_node **find_bucket(const struct um_upper *upper, uint64_t number)
-{
-    struct um_upper_node **slot = &upper->buckets[um_hash_node(number) & (upper->n_buckets - 1)];
-    while (*slot != NULL && (*slot)->number != number)
-        slot = &(*slot)->next;
-    return slot;
-}
+/* In the table of nodes, which themselves do not move. */
+struct um_upper_node_entry {
+    uint64_t number; /* 0: empty */
+    struct um_upper_node *node;
+};
 
 struct um_upper_node *um_upper_node_find(struct um_upper *upper, uint64_t number)
 {
-    return upper->n_buckets ? *find_bucket(upper, number) : NULL;
-}
-
-static int grow_nodes(struct um_upper *upper)
-{
-    size_t n_old = upper->n_buckets;
-    struct um_upper_node **old = upper->buckets;
-    size_t grown = n_old ? n_old * 2 : 256;
-    struct um_upper_node **buckets = calloc(grown, sizeof *buckets);
-    if (buckets == NULL)
-        return -ENOMEM;
-    upper->buckets = buckets;
-    upper->n_buckets = grown;
-    for (size_t i = 0; i < n_old; i++) {
-        while (old[i] != NULL) {
-            struct um_upper_node *node = old[i];
-            old[i] = node->next;
-            struct um_upper_node **slot = find_bucket(upper, node->number);
-            node->next = NULL;
-            *slot = node;
-        }
-    }
-    free(old);
-    return 0;
+    const struct um_upper_node_entry *entry = um_table_find(&upper->nodes, sizeof *entry, number);
+    return entry ? entry->node : NULL;
 }
 
 static void node_free(struct um_upper_node *node)
@@ -57,82 +33,27 @@ static int copy_name(struct um_slice name, char **out)
     return 0;
 }
 
-static size_t known_home(const struct um_upper *upper, uint64_t number)
-{
-    return um_hash_node(number) & (upper->n_known_slots - 1);
-}
-
-static struct um_upper_known *known_slot(const struct um_upper *upper, uint64_t number)
-{
-    for (size_t at = known_home(upper, number);; at = (at + 1) & (upper->n_known_slots - 1)) {
-        struct um_upper_known *slot = &upper->known[at];
-        if (slot->number == 0 || slot->number == number)
-            return slot;
-    }
-}
-
 struct um_upper_known *um_upper_known_find(const struct um_upper *upper, uint64_t number)
 {
-    if (upper->n_known == 0)
-        return NULL;
-    struct um_upper_known *slot = known_slot(upper, number);
-    return slot->number == number ? slot : NULL;
+    return um_table_find(&upper->known, sizeof(struct um_upper_known), number);
 }
 
-/* Let the table have `slots`, a power of two that its entries fit in. */
-static int resize_known(struct um_upper *upper, size_t slots)
-{
-    struct um_upper_known *known = calloc(slots, sizeof *known);
-    if (known == NULL)
-        return -ENOMEM;
-    struct um_upper_known *old = upper->known;
-    size_t n_old = upper->n_known_slots;
-    upper->known = known;
-    upper->n_known_slots = slots;
-    for (size_t i = 0; i < n_old; i++) {
-        if (old[i].number != 0)
-            *known_slot(upper, old[i].number) = old[i];
-    }
-    free(old);
-    return 0;
-}
-
-/* Remove an entry; those behind it that probing would not reach any more move up. */
 void um_upper_known_remove(struct um_upper *upper, struct um_upper_known *entry)
 {
-    size_t mask = upper->n_known_slots - 1;
-    size_t hole = (size_t)(entry - upper->known);
-    for (size_t at = (hole + 1) & mask; upper->known[at].number != 0; at = (at + 1) & mask) {
-        size_t home = known_home(upper, upper->known[at].number);
-        if (((at - home) & mask) >= ((at - hole) & mask)) {
-            upper->known[hole] = upper->known[at];
-            hole = at;
-        }
-    }
-    upper->known[hole] = (struct um_upper_known){0};
-    upper->n_known--;
-    if (upper->n_known_slots > 1024 && upper->n_known < upper->n_known_slots / 8)
-        resize_known(upper, upper->n_known_slots / 4); /* where it fails it stays large */
+    um_table_remove(&upper->known, sizeof *entry, entry);
 }
 
 int um_upper_known_add(struct um_upper *upper, uint64_t number, uint64_t parent,
                        struct um_slice name, uint64_t lookups)
 {
-    struct um_upper_known *entry = um_upper_known_find(upper, number);
-    if (entry != NULL) {
-        entry->lookups += lookups;
-        if (entry->parent != 0)
-            return 0;
-    } else {
-        if ((upper->n_known + 1) * 4 > upper->n_known_slots * 3) {
-            int error = resize_known(upper, upper->n_known_slots ? upper->n_known_slots * 2 : 64);
-            if (error != 0)
-                return error;
-        }
-        entry = known_slot(upper, number);
-        *entry = (struct um_upper_known){.number = number, .lookups = lookups};
-        upper->n_known++;
-    }
+    struct um_upper_known *entry;
+    int error = um_table_reserve(&upper->known, sizeof *entry, 1);
+    if (error != 0)
+        return error;
+    entry = um_table_add(&upper->known, sizeof *entry, number);
+    entry->lookups += lookups;
+    if (entry->parent != 0)
+        return 0;
     entry->parent = parent;
     entry->name = (const char *)name.data;
     entry->name_size = (uint8_t)name.size;
@@ -155,9 +76,8 @@ int um_upper_node_add(struct um_upper *upper, uint64_t number, struct um_upper_n
         um_upper_node_pin(*out);
         return 0;
     }
-    int error = 0;
-    if (upper->n_nodes >= upper->n_buckets)
-        error = grow_nodes(upper);
+    struct um_upper_node_entry *entry;
+    int error = um_table_reserve(&upper->nodes, sizeof *entry, 1);
     struct um_upper_node *node = error ? NULL : calloc(1, sizeof *node);
     if (node == NULL)
         return -ENOMEM;
@@ -180,8 +100,8 @@ int um_upper_node_add(struct um_upper *upper, uint64_t number, struct um_upper_n
         node->lookups = known->lookups;
         um_upper_known_remove(upper, known);
     }
-    *find_bucket(upper, number) = node;
-    upper->n_nodes++;
+    entry = um_table_add(&upper->nodes, sizeof *entry, number);
+    entry->node = node;
     um_upper_node_pin(node);
     *out = node;
     return 0;
@@ -223,12 +143,17 @@ static bool is_kept(const struct um_upper *upper, const struct um_upper_node *no
            node->pins != 0;
 }
 
+static void remove_entry(struct um_upper *upper, uint64_t number)
+{
+    struct um_upper_node_entry *entry = um_table_find(&upper->nodes, sizeof *entry, number);
+    um_table_remove(&upper->nodes, sizeof *entry, entry);
+}
+
 void um_upper_node_drop_unused(struct um_upper *upper, struct um_upper_node *node)
 {
     while (node != NULL && !is_kept(upper, node)) {
         struct um_upper_node *parent = node->parent;
-        *find_bucket(upper, node->number) = node->next;
-        upper->n_nodes--;
+        remove_entry(upper, node->number);
         if (node->directory)
             um_fd_cache_drop(upper->directories, node->number);
         node_free(node);
@@ -286,13 +211,9 @@ void um_upper_node_add_subdirectories(struct um_upper_node *directory, int chang
 
 void um_upper_nodes_close(struct um_upper *upper)
 {
-    for (size_t i = 0; i < upper->n_buckets; i++) {
-        while (upper->buckets[i] != NULL) {
-            struct um_upper_node *node = upper->buckets[i];
-            upper->buckets[i] = node->next;
-            node_free(node);
-        }
-    }
-    free(upper->buckets);
-    free(upper->known);
+    const struct um_upper_node_entry *entry = NULL;
+    while ((entry = um_table_next(&upper->nodes, sizeof *entry, entry)) != NULL)
+        node_free(entry->node);
+    um_table_clear(&upper->nodes, sizeof *entry);
+    um_table_clear(&upper->known, sizeof(struct um_upper_known));
 }

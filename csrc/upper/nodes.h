@@ -16,7 +16,6 @@
 
 struct um_upper_node {
     uint64_t number;
-    struct um_upper_node *next;   /* in its bucket */
     struct um_upper_node *parent; /* with `name` its place; NULL: the root, or no place is known */
     char *name; /* malloced, not NUL-terminated */
     size_t name_size;

@@ -2,6 +2,7 @@
 #include <sys/random.h>
 #include <sys/vfs.h>
 
+#include "system/directory_stream.h"
 #include "upper/marks.h"
 #include "upper/redirects.h"
 #include "upper/rule.h"
@@ -11,19 +12,15 @@
 
 #define ALIGNMENT ((uint64_t)1 << 32) /* so that numbers of the upper are easy to tell */
 
-/* 1 where a directory of the upper has any entry, 0 where it has none. */
+/* 1 where a directory of the upper has any entry, 0 where it has none, or an errno. */
 static int has_entries(const struct um_upper_reached *reached)
 {
     DIR *stream;
+    struct dirent *entry;
     int error = um_upper_reached_open_stream(NULL, reached, &stream);
     if (error != 0)
         return error;
-    struct dirent *entry;
-    do {
-        errno = 0;
-        entry = readdir(stream);
-    } while (entry != NULL && um_is_dots(um_slice_of(entry->d_name, strlen(entry->d_name))));
-    int result = entry ? 1 : -errno;
+    int result = um_directory_next(stream, &entry);
     closedir(stream);
     return result;
 }

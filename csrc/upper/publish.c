@@ -143,7 +143,7 @@ static int open_index(struct um_upper *upper)
     int fd = um_open_beneath(upper->work_fd, UM_UPPER_INDEX, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
     if (fd < 0)
         return fd;
-    int error = fstat(fd, &status) == 0 ? 0 : -errno;
+    int error = um_result(fstat(fd, &status));
     /* What stands there gets the names of lower files: nobody else may put it there. */
     if (error == 0 && !um_mark_is_trusted(status.st_uid, status.st_mode))
         error = -EIO;
@@ -181,7 +181,7 @@ static int publish_group(struct um_upper *upper, uint64_t number, struct um_uppe
     if (fd < 0)
         return fd;
     snprintf(entry, sizeof entry, "%llu", (unsigned long long)number);
-    int error = renameat(upper->work_fd, copy->name, fd, entry) == 0 ? 0 : -errno;
+    int error = um_result(renameat(upper->work_fd, copy->name, fd, entry));
     if (error == 0) {
         copy->name[0] = '\0';
         error = link_and_move(upper, fd, entry, names, n, &linked);

@@ -189,7 +189,7 @@ static int secure(struct um_upper *upper, const struct um_upper_node *node,
     um_upper_reached_close(&reached);
     if (fd < 0)
         return fd;
-    error = fsync(fd) == 0 ? 0 : -errno;
+    error = um_result(fsync(fd));
     close(fd);
     return error;
 }
@@ -204,7 +204,7 @@ static int empty_like(struct um_upper *upper, const struct um_attr *attr, const 
     int error = um_upper_make(upper, upper->work_fd, name, &wanted, NULL, false);
     if (error != 0)
         return error;
-    error = um_upper_reach_name(upper, upper->work_fd, um_slice_of(name, strlen(name)), &reached);
+    error = um_upper_reach_name(upper, upper->work_fd, um_slice_text(name), &reached);
     if (error == 0)
         error = um_upper_mark_set_opaque(upper, &reached);
     if (error != 0)
@@ -228,7 +228,7 @@ static int check_replaced(struct um_upper *upper, struct um_upper_target *target
 static int rename_targets(const struct um_upper_target *from, const struct um_upper_target *to,
                           unsigned how)
 {
-    return renameat2(from->fd, from->text, to->fd, to->text, how) == 0 ? 0 : -errno;
+    return um_result(renameat2(from->fd, from->text, to->fd, to->text, how));
 }
 
 /* Where the file system can't leave a whiteout behind in the same step. What may fail for want of room
@@ -299,7 +299,7 @@ static int step(const struct move *move)
 static int swap(struct um_upper *upper, const char *made, const struct um_upper_target *target)
 {
     int result = renameat2(upper->work_fd, made, target->fd, target->text, RENAME_EXCHANGE);
-    return result == 0 ? 0 : -errno;
+    return um_result(result);
 }
 
 /* The same where the directory that is replaced shows nothing, and holds whiteouts. */

@@ -1,5 +1,6 @@
 #include "upper/rule.h"
 
+#include "system/directory_stream.h"
 #include "upper/marks.h"
 #include "upper/object.h"
 
@@ -212,39 +213,49 @@ static bool is_there(const struct um_upper *upper, int fd, struct um_slice name)
            um_upper_reached_stat(&reached, &status) == 0;
 }
 
-/* What the names of the upper do to the number of subdirectories of the directory `lower`. */
-static int count_changes(struct um_upper *upper, DIR *stream, uint64_t lower, int64_t *count)
+/* How an entry of the upper changes the number of subdirectories of the lower directory `lower` (0: none). */
+static int count_entry(struct um_upper *upper, int fd, const struct dirent *entry, uint64_t lower,
+                       int64_t *count)
 {
-    struct dirent *entry;
-    while ((errno = 0, entry = readdir(stream)) != NULL) {
-        struct um_slice name = um_slice_of(entry->d_name, strlen(entry->d_name));
-        struct um_slice hidden;
-        if (entry->d_name[0] == '.' && (name.size == 1 || (name.size == 2 && name.data[1] == '.')))
-            continue;
-        int directory = 0;
-        switch (um_whiteout_classify(name, &hidden)) {
-        case UM_NAME_PLAIN:
-            directory = um_upper_entry_is_directory(upper, dirfd(stream), entry);
-            break;
-        case UM_NAME_WHITEOUT:
-            name = hidden;
-            if (is_there(upper, dirfd(stream), name))
-                continue; /* it was made again, and counts itself */
-            break;
-        default:
-            continue;
-        }
-        if (directory < 0)
-            return directory;
-        struct um_tree_entry below;
-        int error =
-            lower ? um_tree_find(upper->tree, lower, (const char *)name.data, name.size, &below)
-                  : -ENOENT;
-        if (error != 0 && error != -ENOENT)
-            return error;
-        *count += directory - (error == 0 && S_ISDIR(below.attr.mode));
+    struct um_slice name = um_slice_text(entry->d_name);
+    struct um_slice hidden;
+    struct um_tree_entry below;
+    int directory = 0;
+    switch (um_whiteout_classify(name, &hidden)) {
+    case UM_NAME_PLAIN:
+        directory = um_upper_entry_is_directory(upper, fd, entry);
+        break;
+    case UM_NAME_WHITEOUT:
+        name = hidden;
+        if (is_there(upper, fd, name))
+            return 0; /* it was made again, and counts itself */
+        break;
+    default:
+        return 0;
     }
-    return -errno;
+    if (directory < 0)
+        return directory;
+    int error = lower ? um_tree_find(upper->tree, lower, (const char *)name.data, name.size, &below)
+                      : -ENOENT;
+    if (error != 0 && error != -ENOENT)
+        return error;
+    *count += directory - (error == 0 && S_ISDIR(below.attr.mode));
+    return 0;
+}
+
+static int count_entries(struct um_upper *upper, const struct um_upper_reached *reached,
+                         uint64_t lower, int64_t *count)
+{
+    DIR *stream;
+    struct dirent *entry;
+    int more;
+    int error = um_upper_reached_open_stream(NULL, reached, &stream);
+    if (error != 0)
+        return error;
+    while (error == 0 && (more = um_directory_next(stream, &entry)) != 0)
+        error = more < 0 ? more : count_entry(upper, dirfd(stream), entry, lower, count);
+    closedir(stream);
+    return error;
 }
 
 /* The link count of a directory of the upper that continues `lower` (0: nothing). */
@@ -264,13 +275,8 @@ static int directory_links(struct um_upper *upper, const struct um_upper_reached
         *nlink = 1; /* what is not known of the lower directory is not of both */
         return 0;
     }
-    DIR *stream;
-    error = um_upper_reached_open_stream(NULL, reached, &stream);
-    if (error != 0)
-        return error;
     int64_t count = below.nlink;
-    error = count_changes(upper, stream, lower, &count);
-    closedir(stream);
+    error = count_entries(upper, reached, lower, &count);
     *nlink = count < 2 ? 2 : (uint32_t)count;
     return error;
 }
@@ -354,13 +360,6 @@ static int find_below(struct um_upper *upper, struct um_upper_node *directory, s
     return error ? error : um_upper_hit_lower(upper, &entry, hit);
 }
 
-bool um_is_dots(struct um_slice name)
-{
-    return um_slice_equal(name, UM_SLICE_LITERAL(".")) ||
-           um_slice_equal(name, UM_SLICE_LITERAL(".."));
-}
-
-/* 0 where there may be such a name. */
 int um_upper_check_sought(struct um_slice name)
 {
     struct um_slice hidden;
@@ -368,7 +367,7 @@ int um_upper_check_sought(struct um_slice name)
         return -ENAMETOOLONG;
     if (name.size == 0 || memchr(name.data, '/', name.size) || memchr(name.data, 0, name.size))
         return -EINVAL;
-    if (um_is_dots(name) || um_whiteout_classify(name, &hidden) != UM_NAME_PLAIN)
+    if (um_slice_is_dots(name) || um_whiteout_classify(name, &hidden) != UM_NAME_PLAIN)
         return -ENOENT;
     return 0;
 }

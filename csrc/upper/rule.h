@@ -51,6 +51,4 @@ int um_upper_number(const struct um_upper *upper, const struct stat *status, uin
  * -ENAMETOOLONG for what is no name. */
 int um_upper_check_sought(struct um_slice name);
 
-bool um_is_dots(struct um_slice name);
-
 #endif

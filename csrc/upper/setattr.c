@@ -36,7 +36,7 @@ static int resize(int fd, uint64_t size)
     do {
         result = ftruncate(fd, (off_t)size);
     } while (result != 0 && errno == EINTR);
-    return result == 0 ? 0 : um_failed();
+    return um_result(result);
 }
 
 /* ftruncate, not truncate: only that sets the times where the size stays, as O_TRUNC must. */

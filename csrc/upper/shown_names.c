@@ -188,7 +188,7 @@ int um_upper_count_links(struct um_upper *upper, struct um_attr *attr)
 {
     if (attr->nlink <= 1 || S_ISDIR(attr->mode) || attr->node >= upper->base || !upper->may_hide)
         return 0;
-    size_t slot = um_hash_node(attr->node) & (COUNT_SLOTS - 1);
+    size_t slot = um_hash_number(attr->node) & (COUNT_SLOTS - 1);
     if (upper->link_counts != NULL && upper->link_counts[slot].number == attr->node) {
         attr->nlink = upper->link_counts[slot].count;
         return 0;

@@ -40,26 +40,15 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
+#include "base/table.h"
 #include "marks/whiteout.h"
 #include "system/fd_cache.h"
 #include "system/refusals.h"
 #include "upper/upper.h"
 
 struct um_upper_node;       /* upper/nodes.h */
-struct um_upper_known;      /* upper/nodes.h */
 struct um_upper_redirects;  /* upper/redirects.c */
 struct um_upper_link_count; /* upper/shown_names.c */
-
-static inline int um_failed(void)
-{
-    return -errno;
-}
-
-static inline uint64_t um_hash_node(uint64_t node)
-{
-    node *= 0x9e3779b97f4a7c15ull;
-    return node ^ node >> 32;
-}
 
 #define UM_UPPER_SESSION_ROOM 24
 
@@ -82,11 +71,9 @@ struct um_upper {
     struct um_fd_cache *directories; /* descriptors of directories of the upper, by number */
 
     pthread_rwlock_t lock; /* guards all below up to `copying_lock`, and every node */
-    struct um_upper_node **buckets;
-    size_t n_buckets, n_nodes;
+    struct um_table nodes; /* of struct um_upper_node_entry */
     struct um_upper_node *root;
-    struct um_upper_known *known; /* open-addressed by number */
-    size_t n_known_slots, n_known;
+    struct um_table known; /* of struct um_upper_known */
     struct um_upper_redirects *redirects; /* NULL: to be looked for */
     bool
         may_hide; /* a name of a lower layer may be hidden: false while an upper that was empty has lost none */

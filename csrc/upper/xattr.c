@@ -243,7 +243,7 @@ static int remove_present(struct um_upper *upper, struct um_upper_node *node,
     if (there < 0)
         return there;
     if (there == 0) /* the kernel removes an ACL that is not there */
-        return um_acl_is_name(um_slice_of(name->shown, strlen(name->shown))) ? 0 : -ENODATA;
+        return um_acl_is_name(um_slice_text(name->shown)) ? 0 : -ENODATA;
     int error = raise_spot(upper, node, &reached);
     if (error == 0)
         error = (int)answer(um_upper_object_removexattr(upper, &reached, name->stored));
