@@ -30,8 +30,8 @@
  *
  * Locks. Functions are marked with what their caller holds of `lock`: [r] reading or writing, [w] writing,
  * [-] nothing is needed.
- * Errors: 0 or a negative errno, unless a comment says otherwise; -ESTALE where the object on disk has gone, or
- * is another one by now.
+ * Errors: 0 or a negative errno, unless a comment says otherwise; -ESTALE where the object on disk has gone,
+ * or is another one by now.
  */
 #ifndef UM_UPPER_STATE_H
 #define UM_UPPER_STATE_H

@@ -40,8 +40,8 @@
 /* The directory itself keeps the owner and mode that it has on disk, and its ACL gives nobody more:
  * what the root of the mount shows is in override_stat. */
 #define UM_UPPER_CLOSED_ROOT 16u
-/* Others reach it. With UM_UPPER_OVERRIDE, which then holds for root's daemon, too. Marks that they could have
- * set are not believed, and what they may have exchanged is looked at again. */
+/* Others reach it. With UM_UPPER_OVERRIDE, which then holds for root's daemon, too. Marks that they could
+ * have set are not believed, and what they may have exchanged is looked at again. */
 #define UM_UPPER_OPEN 32u
 #define UM_UPPER_LOOK 64u /* it is only looked into: marks of its owner's daemon are believed */
 #define UM_UPPER_PLAIN 128u /* redirects and metacopies are neither followed nor written */
