@@ -9,12 +9,12 @@
 #include "upper/target.h"
 #include "upper/work.h"
 
-/* Making and removing names. Every verb is: look at the name, copy its directory up, change the disk in
- * one step that a crash can't halve, then the nodes. */
+/* Making and removing names. Every verb finds the name, copies its directory up, changes the disk in one
+ * atomic step, and then the nodes. */
 
-/* ---- making -------------------------------------------------------------------------------------- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
-/* Mode and group of a new object, as inode_init_owner() and mode_strip_sgid() of the kernel have it. */
+/* Set mode and group of a new object as inode_init_owner() and mode_strip_sgid() of the kernel do. */
 static void apply_setgid(const struct um_attr *directory, const struct um_maker *maker,
                          struct um_upper_new_object *wanted)
 {
@@ -46,7 +46,7 @@ static int find_owner(struct um_upper *upper, struct um_upper_target *target,
     return inherits < 0 ? inherits : 0;
 }
 
-/* Finish what was made in the work directory: a directory hides what is below its name. */
+/* Finish an object that was made in the work directory. A directory hides what is below its name. */
 static int dress(struct um_upper *upper, struct um_upper_target *target, const char *made,
                  const struct um_upper_new_object *wanted)
 {
@@ -62,7 +62,7 @@ static int dress(struct um_upper *upper, struct um_upper_target *target, const c
     return error;
 }
 
-/* Put what stands in the work directory in the place of a whiteout. */
+/* Move an object from the work directory to the place of a whiteout. */
 static int replace_whiteout(struct um_upper *upper, struct um_upper_target *target,
                             const char *made, bool directory)
 {
@@ -71,7 +71,7 @@ static int replace_whiteout(struct um_upper *upper, struct um_upper_target *targ
     if (renameat2(upper->work_fd, made, target->fd, target->text, how) != 0)
         return -errno;
     if (how != 0)
-        um_upper_remove_tree(upper->work_fd, made); /* what stays is removed at the next mount */
+        um_upper_remove_tree(upper->work_fd, made); /* or the next mount does */
     return 0;
 }
 
@@ -192,7 +192,7 @@ int um_upper_tmpfile(struct um_upper *upper, uint64_t directory, uint32_t mode,
     return error;
 }
 
-/* ---- links ----------------------------------------------------------------------------------------- */
+/* ---- links ----------------------------------------------------------------------------------- */
 
 static int link_to(struct um_upper *upper, struct um_upper_target *target,
                    struct um_upper_reached *reached)
@@ -246,7 +246,7 @@ int um_upper_link(struct um_upper *upper, uint64_t number, uint64_t directory, c
         error = um_upper_node_load(upper, number, &node);
     if (error == 0) {
         error = link_record(upper, node, &target, attr);
-        um_upper_node_close_unused(upper, node); /* a name leads to it now */
+        um_upper_node_close_unused(upper, node); /* its name leads to it now */
         um_upper_node_unpin(upper, node);
     }
     um_upper_target_close(upper, &target);
@@ -254,9 +254,9 @@ int um_upper_link(struct um_upper *upper, uint64_t number, uint64_t directory, c
     return error;
 }
 
-/* ---- removing ---------------------------------------------------------------------------------------- */
+/* ---- removing -------------------------------------------------------------------------------- */
 
-/* Put a whiteout in the place of what stands there, which then is in the work directory, or nowhere. */
+/* Put a whiteout in the place of an object, and remove that. */
 static int exchange_with_whiteout(struct um_upper *upper, struct um_upper_target *target,
                                   bool directory)
 {
@@ -272,7 +272,7 @@ static int exchange_with_whiteout(struct um_upper *upper, struct um_upper_target
     return error;
 }
 
-/* A directory that shows nothing may still hold whiteouts. */
+/* Remove a directory that shows nothing. It may still hold whiteouts. */
 static int remove_directory(struct um_upper *upper, struct um_upper_target *target)
 {
     char moved[UM_UPPER_WORK_NAME];

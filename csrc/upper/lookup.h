@@ -9,7 +9,7 @@
 
 #include "upper/rule.h"
 
-/* ---- attributes that are shown ------------------------------------------------------------------- */
+/* ---- attributes that are shown --------------------------------------------------------------- */
 
 /* [w] As um_upper_find, um_upper_hit_lower and um_upper_node_attr, with the link count that the mount shows
  * (um_upper_count_links). */
@@ -20,7 +20,7 @@ int um_upper_hit_lower_counted(struct um_upper *upper, const struct um_tree_entr
 int um_upper_node_attr_counted(struct um_upper *upper, struct um_upper_node *node,
                                struct um_attr *attr);
 
-/* ---- lookups ------------------------------------------------------------------------------------- */
+/* ---- lookups --------------------------------------------------------------------------------- */
 
 /* [w] Count a lookup of what was found in a directory, with a node where it needs one. */
 int um_upper_count_lookup(struct um_upper *upper, struct um_upper_node *directory,
@@ -31,7 +31,7 @@ int um_upper_count_lookup(struct um_upper *upper, struct um_upper_node *director
  * which was removed on disk. */
 int um_upper_node_add_nameless(struct um_upper *upper, int fd, struct um_attr *attr);
 
-/* ---- using a node by its number ------------------------------------------------------------------ */
+/* ---- using a node by its number -------------------------------------------------------------- */
 
 /* [w] The node of a number that the kernel knows, for a file that is about to be opened or changed; made
  * where the file is only known. It has a place or a descriptor, or is `gone`. Pinned. -ESTALE. */

@@ -74,7 +74,7 @@ static inline bool um_upper_node_is_at(const struct um_upper_node *node,
     return node->parent == directory && um_slice_equal(um_upper_node_name(node), name);
 }
 
-/* ---- nodes --------------------------------------------------------------------------------------- */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 /* [r] The node of a number, or NULL. */
 struct um_upper_node *um_upper_node_find(struct um_upper *upper, uint64_t number);
@@ -125,7 +125,7 @@ int um_upper_node_last_descriptor(const struct um_upper_node *node);
 /* [w] The number of subdirectories of a directory changed. */
 void um_upper_node_add_subdirectories(struct um_upper_node *directory, int change);
 
-/* ---- known files --------------------------------------------------------------------------------- */
+/* ---- known files ----------------------------------------------------------------------------- */
 
 /* [r] The entry of a known file, or NULL; valid until the table changes. */
 struct um_upper_known *um_upper_known_find(const struct um_upper *upper, uint64_t number);

@@ -29,7 +29,7 @@ struct um_upper_reached {
     char name[UM_NAME_MAX + 1]; /* NUL-terminated */
 };
 
-/* ---- reaching ------------------------------------------------------------------------------------ */
+/* ---- reaching -------------------------------------------------------------------------------- */
 
 /* [r] Reach a node's object, which is `in_upper`. -ESTALE also where the node has neither a place nor a
  * descriptor. */
@@ -49,7 +49,7 @@ void um_upper_reached_close(struct um_upper_reached *reached);
 /* Whether the descriptor is the object itself. */
 bool um_upper_reached_is_self(const struct um_upper_reached *reached);
 
-/* ---- system calls: [-] all of them ---------------------------------------------------------------- */
+/* ---- system calls: [-] all of them ----------------------------------------------------------- */
 
 int um_upper_reached_stat(const struct um_upper_reached *reached, struct stat *status);
 int64_t um_upper_reached_getxattr(const struct um_upper_reached *reached, const char *name,
@@ -83,7 +83,7 @@ int um_upper_noatime(const struct um_upper *upper);
 int um_upper_reached_open_stream(const struct um_upper *reader,
                                  const struct um_upper_reached *reached, DIR **stream);
 
-/* ---- questions ----------------------------------------------------------------------------------- */
+/* ---- questions ------------------------------------------------------------------------------- */
 
 /* [-] 1 where an entry that readdir(3) returned, of the directory `fd`, is a directory; 0; or an errno. What
  * is mounted on it is no directory of the upper. */

@@ -9,7 +9,7 @@
 #define SET_ATIME (UM_SET_ATIME | UM_SET_ATIME_NOW)
 #define SET_MTIME (UM_SET_MTIME | UM_SET_MTIME_NOW)
 
-/* Refuse what can't be done before anything is. */
+/* Refuse changes that can't be made before any is. */
 static int check_changes(struct um_upper *upper, struct um_upper_node *node,
                          const struct um_setattr *changes)
 {

@@ -47,7 +47,7 @@ void um_upper_target_close(struct um_upper *upper, struct um_upper_target *targe
 int um_upper_target_made(struct um_upper *upper, struct um_upper_target *target,
                          struct um_attr *attr);
 
-/* ---- removing ------------------------------------------------------------------------------------ */
+/* ---- removing -------------------------------------------------------------------------------- */
 
 /* The inode whose name is removed. */
 struct um_upper_removal {

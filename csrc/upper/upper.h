@@ -71,7 +71,7 @@ void um_upper_close(struct um_upper *upper);
  * To be called once, before anything else. */
 int um_upper_recover(struct um_upper *upper);
 
-/* ---- finding ---- */
+/* ---- finding --------------------------------------------------------------------------------- */
 
 /* As um_tree_lookup and um_tree_getattr; `layer` is the number of layers for what is in the upper. */
 int um_upper_lookup(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
@@ -109,7 +109,7 @@ bool um_upper_list_is_needed(const struct um_upper_list *list);
 /* The target's size; copied when it fits. -EINVAL; -ERANGE. */
 int64_t um_upper_readlink(struct um_upper *upper, uint64_t node, char *target, size_t size);
 
-/* ---- files ---- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 #define UM_OPEN_WRITE 1u
 #define UM_OPEN_TRUNCATE 2u
@@ -127,7 +127,7 @@ int64_t um_upper_write(struct um_upper *upper, uint64_t node, uint64_t offset, c
 int um_upper_fsync(struct um_upper *upper, uint64_t node, bool data_only); /* a directory, too */
 int um_upper_sync(struct um_upper *upper); /* the whole upper */
 
-/* ---- attributes ---- */
+/* ---- attributes ------------------------------------------------------------------------------ */
 
 #define UM_SET_MODE 1u
 #define UM_SET_UID 2u
@@ -159,7 +159,7 @@ int um_upper_setxattr(struct um_upper *upper, uint64_t node, const char *name, s
                       const void *value, size_t size, int flags);
 int um_upper_removexattr(struct um_upper *upper, uint64_t node, const char *name, size_t name_size);
 
-/* ---- names ---- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 /* Who makes something: the owner that it gets. `umask` is applied where the directory has no
  * default ACL. `may_setgid`: a member of the group, or privileged (see inode_init_owner()). */
@@ -192,7 +192,7 @@ int um_upper_rename(struct um_upper *upper, uint64_t from, const char *name, siz
 int um_upper_copy_up(struct um_upper *upper, uint64_t node, uint32_t flags);
 /* cffi: end */
 
-/* ---- for the fast path (fastpath/fastpath.h) ---- */
+/* ---- for the fast path (fastpath/fastpath.h) ------------------------------------------------- */
 
 /* Whether truncating a file would take long; and do that to an open file whose data is in the upper, for
  * others nothing. It takes as long as the disk takes to free what is there, and is done without the lock:
