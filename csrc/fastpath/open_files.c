@@ -146,10 +146,10 @@ int um_held_use(struct um_held *held, uint64_t node, bool write, struct um_held_
         return -ENOMEM;
     fresh->node = node;
     fresh->write = write;
-    int error = um_upper_open_file(held->upper, node, write ? UM_OPEN_WRITE : 0);
+    int error = um_upper_open_file(held->upper, node, write ? UM_UPPER_OPEN_WRITE : 0);
     if (error == -EMFILE || error == -ENFILE) {
         um_held_shed(held);
-        error = um_upper_open_file(held->upper, node, write ? UM_OPEN_WRITE : 0);
+        error = um_upper_open_file(held->upper, node, write ? UM_UPPER_OPEN_WRITE : 0);
     }
     if (error != 0) {
         free(fresh);

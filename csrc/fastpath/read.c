@@ -95,7 +95,7 @@ static int64_t read_upper(struct um_exchange *x, uint64_t offset, size_t size, u
     struct um_held_file *file = um_held_find(fastpath->held, node, false);
     if (file == NULL) {
         int64_t got =
-            um_upper_read(fastpath->upper, node, offset, x->out, size, flags | UM_READ_LOWER);
+            um_upper_read(fastpath->upper, node, offset, x->out, size, flags | UM_UPPER_READ_LOWER);
         if (got != -EBADF)
             return got;
         int error = um_held_use(fastpath->held, node, false, &file);
@@ -159,7 +159,7 @@ static int64_t seek(struct um_exchange *x, const struct fuse_lseek_in *in)
             return error;
         int64_t found = um_upper_seek(fastpath->upper, node, in->offset, hole, &lower);
         um_held_done(fastpath->held, file);
-        if (found != UM_SEEK_BELOW)
+        if (found != UM_UPPER_SEEK_BELOW)
             return found;
     }
     return seek_lower(fastpath->tree, lower, in->offset, hole);

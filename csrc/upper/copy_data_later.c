@@ -196,8 +196,9 @@ int um_upper_copy_up_patiently(struct um_upper *upper, uint64_t number, uint32_t
     int needed = is_to_be_copied(upper, number, &attr);
     error = needed < 0 ? needed : 0;
     if (needed > 0)
-        error = um_upper_copy_make(upper, number, &attr, NULL, flags & UM_COPY_UP_EMPTY, &copy);
-    else if (error == 0 && !(flags & (UM_COPY_UP_EMPTY | UM_COPY_UP_ABSENT)))
+        error =
+            um_upper_copy_make(upper, number, &attr, NULL, flags & UM_UPPER_COPY_UP_EMPTY, &copy);
+    else if (error == 0 && !(flags & (UM_UPPER_COPY_UP_EMPTY | UM_UPPER_COPY_UP_ABSENT)))
         error = complete(upper, number, patience);
     if (needed > 0 && error == 0) {
         error = publish_node(upper, number, &copy);

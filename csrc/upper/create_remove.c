@@ -15,7 +15,7 @@
 /* ---- making ---------------------------------------------------------------------------------- */
 
 /* Set mode and group of a new object as inode_init_owner() and mode_strip_sgid() of the kernel do. */
-static void apply_setgid(const struct um_attr *directory, const struct um_maker *maker,
+static void apply_setgid(const struct um_attr *directory, const struct um_upper_maker *maker,
                          struct um_upper_new_object *wanted)
 {
     const uint32_t executable = S_ISGID | S_IXGRP;
@@ -29,7 +29,7 @@ static void apply_setgid(const struct um_attr *directory, const struct um_maker 
 }
 
 static int find_owner(struct um_upper *upper, struct um_upper_target *target,
-                      const struct um_maker *maker, struct um_upper_new_object *wanted)
+                      const struct um_upper_maker *maker, struct um_upper_new_object *wanted)
 {
     struct um_attr attr;
     struct um_upper_reached reached = {0};
@@ -93,7 +93,7 @@ static int make_over_whiteout(struct um_upper *upper, struct um_upper_target *ta
 
 static int make_at(struct um_upper *upper, struct um_upper_target *target,
                    struct um_upper_new_object *wanted, const char *link,
-                   const struct um_maker *maker, struct um_attr *attr)
+                   const struct um_upper_maker *maker, struct um_attr *attr)
 {
     if (target->shown)
         return -EEXIST;
@@ -114,8 +114,8 @@ static int make_at(struct um_upper *upper, struct um_upper_target *target,
 }
 
 static int make(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
-                struct um_upper_new_object *wanted, const char *link, const struct um_maker *maker,
-                struct um_attr *attr)
+                struct um_upper_new_object *wanted, const char *link,
+                const struct um_upper_maker *maker, struct um_attr *attr)
 {
     struct um_upper_target target;
     pthread_rwlock_wrlock(&upper->lock);
@@ -128,8 +128,8 @@ static int make(struct um_upper *upper, uint64_t directory, const char *name, si
 }
 
 int um_upper_mknod(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
-                   uint32_t mode, uint32_t major, uint32_t minor, const struct um_maker *maker,
-                   struct um_attr *attr)
+                   uint32_t mode, uint32_t major, uint32_t minor,
+                   const struct um_upper_maker *maker, struct um_attr *attr)
 {
     struct um_upper_new_object wanted = {maker->uid, maker->gid, mode, 0, 0};
     if ((mode & S_IFMT) == 0)
@@ -144,14 +144,14 @@ int um_upper_mknod(struct um_upper *upper, uint64_t directory, const char *name,
 }
 
 int um_upper_mkdir(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
-                   uint32_t mode, const struct um_maker *maker, struct um_attr *attr)
+                   uint32_t mode, const struct um_upper_maker *maker, struct um_attr *attr)
 {
     struct um_upper_new_object wanted = {maker->uid, maker->gid, (mode & 07777) | S_IFDIR, 0, 0};
     return make(upper, directory, name, name_size, &wanted, NULL, maker, attr);
 }
 
 int um_upper_symlink(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
-                     const char *target, size_t target_size, const struct um_maker *maker,
+                     const char *target, size_t target_size, const struct um_upper_maker *maker,
                      struct um_attr *attr)
 {
     struct um_upper_new_object wanted = {maker->uid, maker->gid, 0777 | S_IFLNK, 0, 0};
@@ -166,7 +166,7 @@ int um_upper_symlink(struct um_upper *upper, uint64_t directory, const char *nam
 }
 
 static int make_nameless(struct um_upper *upper, struct um_upper_target *target,
-                         struct um_upper_new_object *wanted, const struct um_maker *maker,
+                         struct um_upper_new_object *wanted, const struct um_upper_maker *maker,
                          struct um_attr *attr)
 {
     int fd;
@@ -179,7 +179,7 @@ static int make_nameless(struct um_upper *upper, struct um_upper_target *target,
 }
 
 int um_upper_tmpfile(struct um_upper *upper, uint64_t directory, uint32_t mode,
-                     const struct um_maker *maker, struct um_attr *attr)
+                     const struct um_upper_maker *maker, struct um_attr *attr)
 {
     struct um_upper_new_object wanted = {maker->uid, maker->gid, (mode & 07777) | S_IFREG, 0, 0};
     struct um_upper_target target;

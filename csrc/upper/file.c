@@ -47,9 +47,9 @@ static int need_descriptor(struct um_upper *upper, struct um_upper_node *node, b
 static int open_above(struct um_upper *upper, struct um_upper_node *node, uint32_t flags)
 {
     int error = need_descriptor(upper, node, flags != 0);
-    if (error == 0 && (flags & UM_OPEN_TRUNCATE))
+    if (error == 0 && (flags & UM_UPPER_OPEN_TRUNCATE))
         error = um_upper_node_drop_capability(upper, node);
-    if (error == 0 && (flags & UM_OPEN_TRUNCATE) && ftruncate(node->fd, 0) != 0)
+    if (error == 0 && (flags & UM_UPPER_OPEN_TRUNCATE) && ftruncate(node->fd, 0) != 0)
         error = -errno;
     return error;
 }
@@ -64,7 +64,7 @@ static int open_record(struct um_upper *upper, struct um_upper_node *node, uint3
         error = -EINVAL; /* the kernel opens other types by itself */
     if (error == 0 && flags != 0)
         error = um_upper_node_copy_up(
-            upper, node, flags & UM_OPEN_TRUNCATE ? UM_UPPER_NEED_EMPTY : UM_UPPER_NEED_DATA);
+            upper, node, flags & UM_UPPER_OPEN_TRUNCATE ? UM_UPPER_NEED_EMPTY : UM_UPPER_NEED_DATA);
     if (error == 0 && node->in_upper)
         error = open_above(upper, node, flags);
     if (error == 0)
@@ -150,7 +150,7 @@ int64_t um_upper_read(struct um_upper *upper, uint64_t number, uint64_t offset, 
 {
     struct source source;
     int error = find_source(upper, number, &source);
-    if (error == 0 && source.fd >= 0 && (flags & UM_READ_LOWER))
+    if (error == 0 && source.fd >= 0 && (flags & UM_UPPER_READ_LOWER))
         error = -EBADF; /* the file may not be open, and its descriptor may be closed at any time */
     if (error != 0)
         return error;
@@ -235,7 +235,7 @@ int64_t um_upper_seek(struct um_upper *upper, uint64_t number, uint64_t offset, 
     if (offset > INT64_MAX || (source.fd < 0 && source.lower == UM_UPPER_DATA_NONE))
         return -ENXIO;
     if (source.fd < 0)
-        return UM_SEEK_BELOW;
+        return UM_UPPER_SEEK_BELOW;
     off_t found = lseek(source.fd, (off_t)offset, hole ? SEEK_HOLE : SEEK_DATA);
     return found < 0 ? -errno : found;
 }

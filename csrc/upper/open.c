@@ -47,7 +47,7 @@ static int add_root(struct um_upper *upper)
 static int set_session(struct um_upper *upper)
 {
     uint64_t number;
-    if (!(upper->flags & UM_UPPER_STRANGE))
+    if (!(upper->flags & UM_UPPER_FOREIGN))
         return 0;
     if (getrandom(&number, sizeof number, 0) != (ssize_t)sizeof number)
         return -errno;
@@ -101,7 +101,7 @@ int um_upper_open(const struct um_upper_setup *setup, struct um_upper **out)
     upper->shown_fd = setup->shown_fd ? setup->shown_fd : setup->upper_fd;
     upper->flags = setup->flags;
     upper->ordered = is_ordered(setup->upper_fd);
-    upper->metacopy_min = setup->metacopy_min ? setup->metacopy_min : UM_METACOPY_MIN;
+    upper->metacopy_min = setup->metacopy_min ? setup->metacopy_min : UM_UPPER_METACOPY_MIN;
     pthread_rwlock_init(&upper->lock, NULL);
     pthread_mutex_init(&upper->copying_lock, NULL);
     pthread_cond_init(&upper->copied, NULL);

@@ -119,7 +119,7 @@ static int finish_group(struct um_upper *upper, int fd, const char *entry)
     uint64_t number = entry_node(entry);
     if (number == 0)
         return 0;
-    if (upper->flags & UM_UPPER_STRANGE)
+    if (upper->flags & UM_UPPER_FOREIGN)
         return um_upper_remove_tree(fd, entry);
     int error = um_upper_reach_name(upper, fd, um_slice_text(entry), &reached);
     int ours = error == 0 ? is_copy_of(upper, &reached, number, &nlink) : 0;
