@@ -60,7 +60,6 @@ struct completion {
 
 static int begin_completion(struct um_upper *upper, uint64_t number, struct completion *completion)
 {
-    struct um_upper_reached reached = {0};
     pthread_rwlock_rdlock(&upper->lock);
     struct um_upper_node *node = um_upper_node_find(upper, number);
     int error = 0;
@@ -68,12 +67,8 @@ static int begin_completion(struct um_upper *upper, uint64_t number, struct comp
         error = -EIO;
     } else if (node != NULL && node->data != 0) {
         completion->data = node->data;
-        error = um_upper_reach(upper, node, &reached);
-        if (error == 0) {
-            completion->fd = um_upper_reached_open(&reached, O_RDWR);
-            error = completion->fd < 0 ? completion->fd : 0;
-        }
-        um_upper_reached_close(&reached);
+        completion->fd = um_upper_node_open(upper, node, O_RDWR);
+        error = completion->fd < 0 ? completion->fd : 0;
     }
     pthread_rwlock_unlock(&upper->lock);
     if (error != 0 || completion->fd < 0)

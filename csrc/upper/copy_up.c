@@ -81,16 +81,13 @@ int um_upper_node_fix_data_path(struct um_upper *upper, struct um_upper_node *no
 /* Empty a metacopy instead of copying its data. */
 static int give_up_data(struct um_upper *upper, struct um_upper_node *node)
 {
-    struct um_upper_reached reached = {0};
     if (um_upper_is_copying(upper, node->number))
         return -EAGAIN; /* the data is being copied */
-    int error = um_upper_reach(upper, node, &reached);
-    int fd = error ? error : um_upper_reached_open(&reached, O_WRONLY);
-    um_upper_reached_close(&reached);
+    int fd = um_upper_node_open(upper, node, O_WRONLY);
     if (fd < 0)
         return fd;
     /* The order matters: a crash in between leaves an empty file with the mark, which means no data. */
-    error = ftruncate(fd, 0) == 0 ? um_upper_mark_drop_metacopy(upper, fd) : -errno;
+    int error = ftruncate(fd, 0) == 0 ? um_upper_mark_drop_metacopy(upper, fd) : -errno;
     close(fd);
     if (error == 0)
         node->data = 0;

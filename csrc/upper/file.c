@@ -336,22 +336,13 @@ int64_t um_upper_copy_range(struct um_upper *upper, uint64_t from, uint64_t from
 
 /* ---- what only the disk knows ---------------------------------------------------------------- */
 
-static int open_path_above(struct um_upper *upper, const struct um_upper_node *node, int *fd)
-{
-    struct um_upper_reached reached = {0};
-    int error = um_upper_reach(upper, node, &reached);
-    *fd = error ? error : um_upper_reached_open(&reached, O_PATH);
-    um_upper_reached_close(&reached);
-    return *fd < 0 ? *fd : 0;
-}
-
 int um_upper_open_path(struct um_upper *upper, uint64_t number, int *fd)
 {
     int error;
     pthread_rwlock_rdlock(&upper->lock);
     const struct um_upper_node *node = um_upper_node_find(upper, number);
     if (node != NULL && node->in_upper)
-        error = open_path_above(upper, node, fd);
+        error = (*fd = um_upper_node_open(upper, node, O_PATH)) < 0 ? *fd : 0;
     else if (node != NULL || number < upper->base)
         error = um_tree_open_path(upper->tree, node ? node->lower : number, fd);
     else
@@ -383,7 +374,6 @@ static void plan_sync(const struct um_upper_node *node, bool data_only, struct d
 static int open_for_sync(struct um_upper *upper, uint64_t number, bool data_only,
                          struct durable *durable)
 {
-    struct um_upper_reached reached = {0};
     int error = 1;
     pthread_rwlock_rdlock(&upper->lock);
     const struct um_upper_node *node = um_upper_node_find(upper, number);
@@ -394,12 +384,8 @@ static int open_for_sync(struct um_upper *upper, uint64_t number, bool data_only
         durable->fd = fcntl(node->fd, F_DUPFD_CLOEXEC, 3);
         error = durable->fd < 0 ? -errno : 0;
     } else if (node != NULL && node->in_upper) {
-        error = um_upper_reach(upper, node, &reached);
-        if (error == 0) {
-            durable->fd = um_upper_reached_open(&reached, O_RDONLY);
-            error = durable->fd < 0 ? durable->fd : 0;
-        }
-        um_upper_reached_close(&reached);
+        durable->fd = um_upper_node_open(upper, node, O_RDONLY);
+        error = durable->fd < 0 ? durable->fd : 0;
     }
     pthread_rwlock_unlock(&upper->lock);
     return error;

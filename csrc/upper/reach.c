@@ -351,6 +351,15 @@ int um_upper_reached_open(const struct um_upper_reached *reached, int flags)
     return um_upper_reached_open_for_user(NULL, reached, flags);
 }
 
+int um_upper_node_open(struct um_upper *upper, const struct um_upper_node *node, int flags)
+{
+    struct um_upper_reached reached = {0};
+    int error = um_upper_reach(upper, node, &reached);
+    int fd = error ? error : um_upper_reached_open(&reached, flags);
+    um_upper_reached_close(&reached);
+    return fd;
+}
+
 int um_upper_reached_open_for_user(const struct um_upper *upper,
                                    const struct um_upper_reached *reached, int flags)
 {

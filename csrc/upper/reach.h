@@ -72,7 +72,9 @@ int um_upper_reached_link(const struct um_upper_reached *reached, int fd, const 
  * -ESTALE), and nothing is waited for. What the daemon reads for itself changes no access time, unless the
  * file is another user's. */
 int um_upper_reached_open(const struct um_upper_reached *reached, int flags);
-/* The same for data that users of the mount read: with UM_UPPER_ATIME that changes the access time. */
+/* [r] The same of a node's object. */
+int um_upper_node_open(struct um_upper *upper, const struct um_upper_node *node, int flags);
+/* As um_upper_reached_open for data that users of the mount read: with UM_UPPER_ATIME that changes the access time. */
 int um_upper_reached_open_for_user(const struct um_upper *upper,
                                    const struct um_upper_reached *reached, int flags);
 /* O_NOATIME where reads by users shall not change access times, else 0. */

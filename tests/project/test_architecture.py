@@ -332,6 +332,18 @@ def test_the_core_has_no_mutable_state(symbols: dict[Path, Symbols]) -> None:
     assert not {in_core(path): found.mutable for path, found in symbols.items() if found.mutable}
 
 
+@pytest.mark.needs("cc", "nm")
+def test_functions_of_the_upper_begin_with_its_name(symbols: dict[Path, Symbols]) -> None:
+    defined = {
+        name
+        for path, found in symbols.items()
+        if folder_of(path) == "upper"
+        for name in found.defined
+    }
+    assert len(defined) > 100
+    assert {name for name in defined if not name.startswith("um_upper_")} == set()
+
+
 def circle_of(uses: Mapping[Any, set[Any]]) -> list[str]:
     """What uses each other in a circle; nothing where there is no circle."""
     try:
