@@ -38,6 +38,7 @@ struct um_fastpath {
     int statfs_fd;
     uint64_t bytes, inodes;
     bool has_acls, list_layers;
+    struct um_id_maps ids;
     char **layers;
     size_t n_layers;
     struct um_held *held; /* NULL without an upper */
@@ -78,7 +79,8 @@ bool um_take_name(const struct um_exchange *x, size_t *at, struct um_slice *name
 /* Room of the reply's body as a struct of zeros. */
 void *um_reply_room(struct um_exchange *x, size_t size);
 
-void um_fill_attr(struct fuse_attr *out, const struct um_attr *attr);
+void um_fill_attr(const struct um_fastpath *fastpath, struct fuse_attr *out,
+                  const struct um_attr *attr);
 void um_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_out *out,
                    const struct um_attr *attr);
 /* The reply that names a node. */

@@ -14,6 +14,7 @@
 #define UM_FASTPATH_H
 
 #include "base/base.h"
+#include "system/id_maps.h"
 #include "tree/tree.h"
 #include "upper/upper.h"
 
@@ -30,6 +31,7 @@ struct um_fastpath_setup {
     const char **layers; /* what user.unionmount.layer says, lowest first; copied */
     size_t n_layers;
     uint32_t max_held; /* files of the upper that are kept open */
+    const struct um_id_maps *ids; /* owners as callers see them; NULL: as they are stored. Borrowed */
 };
 
 int um_fastpath_open(const struct um_fastpath_setup *setup, struct um_fastpath **out);

@@ -24,7 +24,8 @@ static uint32_t encode_device(uint32_t major, uint32_t minor)
     return (minor & 0xff) | (major << 8) | ((minor & ~0xffu) << 12);
 }
 
-void um_fill_attr(struct fuse_attr *out, const struct um_attr *attr)
+void um_fill_attr(const struct um_fastpath *fastpath, struct fuse_attr *out,
+                  const struct um_attr *attr)
 {
     *out = (struct fuse_attr){
         .ino = attr->node,
@@ -38,8 +39,8 @@ void um_fill_attr(struct fuse_attr *out, const struct um_attr *attr)
         .ctimensec = attr->ctime_nsec,
         .mode = attr->mode,
         .nlink = attr->nlink,
-        .uid = attr->uid,
-        .gid = attr->gid,
+        .uid = um_id_shown(&fastpath->ids.users, attr->uid),
+        .gid = um_id_shown(&fastpath->ids.groups, attr->gid),
         .rdev = encode_device(attr->major, attr->minor),
         .blksize = UM_BLOCK_SIZE,
     };
@@ -53,7 +54,7 @@ void um_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_out *ou
     bool renumbers = fastpath->upper != NULL && um_upper_renumbers(fastpath->upper, attr);
     *out = (struct fuse_entry_out){
         .nodeid = attr->node, .entry_valid = renumbers ? 0 : UM_FOREVER, .attr_valid = UM_FOREVER};
-    um_fill_attr(&out->attr, attr);
+    um_fill_attr(fastpath, &out->attr, attr);
 }
 
 int64_t um_reply_entry(struct um_exchange *x, const struct um_attr *attr)
@@ -66,6 +67,6 @@ int64_t um_reply_attr(struct um_exchange *x, const struct um_attr *attr)
 {
     struct fuse_attr_out *out = um_reply_room(x, sizeof *out);
     out->attr_valid = UM_FOREVER;
-    um_fill_attr(&out->attr, attr);
+    um_fill_attr(x->fastpath, &out->attr, attr);
     return sizeof *out;
 }

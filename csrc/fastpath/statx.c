@@ -39,14 +39,15 @@ struct statx_out {
 _Static_assert(sizeof(struct statx_in) == 24, "as the kernel has it");
 _Static_assert(sizeof(struct statx_out) == 288, "as the kernel has it");
 
-static void fill(struct statx_out *out, const struct um_attr *attr)
+static void fill(const struct um_fastpath *fastpath, struct statx_out *out,
+                 const struct um_attr *attr)
 {
     out->attr_valid = UM_FOREVER;
     out->stat.mask = STATX_BASIC_STATS;
     out->stat.blksize = UM_BLOCK_SIZE;
     out->stat.nlink = attr->nlink;
-    out->stat.uid = attr->uid;
-    out->stat.gid = attr->gid;
+    out->stat.uid = um_id_shown(&fastpath->ids.users, attr->uid);
+    out->stat.gid = um_id_shown(&fastpath->ids.groups, attr->gid);
     out->stat.mode = (uint16_t)attr->mode;
     out->stat.ino = attr->node;
     out->stat.size = attr->size;
@@ -87,7 +88,7 @@ int64_t um_answer_statx(struct um_exchange *x)
     if (error != 0)
         return error;
     struct statx_out *out = um_reply_room(x, sizeof *out);
-    fill(out, &attr);
+    fill(fastpath, out, &attr);
     error = add_birth(x, out);
     return error ? error : (int64_t)sizeof *out;
 }

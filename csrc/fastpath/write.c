@@ -236,6 +236,17 @@ static struct um_setattr wanted(const struct fuse_setattr_in *in)
     return changes;
 }
 
+/* The new owner as it is stored. */
+static int take_owner(const struct um_fastpath *fastpath, struct um_setattr *changes)
+{
+    int error = 0;
+    if (changes->which & UM_SET_UID)
+        error = um_id_stored(&fastpath->ids.users, changes->uid, &changes->uid);
+    if (error == 0 && (changes->which & UM_SET_GID))
+        error = um_id_stored(&fastpath->ids.groups, changes->gid, &changes->gid);
+    return error;
+}
+
 #define NO_CHANGE (FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME)
 
 /* chown(2) to nobody else (-1 for both) takes the bits away, too, and arrives as a request that wants
@@ -258,7 +269,7 @@ static int add_lost_privileges(struct um_exchange *x, uint32_t valid, struct um_
         return 0;
     int error = um_upper_getattr(x->fastpath->upper, x->header->nodeid, &attr);
     if (error == 0 && without_privileges(attr.mode) != attr.mode &&
-        (lost || is_chown_to_nobody(x, attr.uid))) {
+        (lost || is_chown_to_nobody(x, um_id_shown(&x->fastpath->ids.users, attr.uid)))) {
         changes->which |= UM_SET_MODE;
         changes->mode = without_privileges(attr.mode) & 07777;
     }
@@ -291,7 +302,9 @@ int64_t um_answer_setattr(struct um_exchange *x)
     if (in == NULL)
         return -EIO;
     struct um_setattr changes = wanted(in);
-    int error = add_lost_privileges(x, in->valid, &changes);
+    int error = take_owner(x->fastpath, &changes);
+    if (error == 0)
+        error = add_lost_privileges(x, in->valid, &changes);
     if (error != 0)
         return error;
     int64_t result = shrink(x, in);

@@ -88,6 +88,8 @@ int64_t um_answer_getxattr(struct um_exchange *x)
         return -EOPNOTSUPP;
     size_t room = in->size < UM_FUSE_MAX_WRITE ? in->size : UM_FUSE_MAX_WRITE;
     int64_t got = value(x, name, room);
+    if (got > 0 && (size_t)got <= room && is_acl(name))
+        (void)um_id_show_acl(&x->fastpath->ids, x->out, (size_t)got); /* showing does not fail */
     /* "ls -l" asks every file for its label, unless the file system says that it has none. */
     if (got == -ENODATA && equals(name, "security.selinux"))
         got = -EOPNOTSUPP;
@@ -185,7 +187,19 @@ static int may_lose_setgid(const struct um_exchange *x, struct um_slice name)
     if (!equals(name, "system.posix_acl_access") || x->header->uid == 0)
         return 0;
     int error = um_node_attr(x->fastpath, x->header->nodeid, &attr);
-    return error ? error : (attr.mode & S_ISGID) && attr.gid != x->header->gid;
+    if (error != 0)
+        return error;
+    uint32_t group = um_id_shown(&x->fastpath->ids.groups, attr.gid);
+    return (attr.mode & S_ISGID) && group != x->header->gid;
+}
+
+/* The value as it is stored, in the room of the reply, which has no body. */
+static int take_value(struct um_exchange *x, struct um_slice name, const void *value, size_t size)
+{
+    if (size > UM_FUSE_MAX_WRITE)
+        return -E2BIG;
+    memcpy(x->out, value, size);
+    return is_acl(name) ? um_id_store_acl(&x->fastpath->ids, x->out, size) : 0;
 }
 
 int64_t um_answer_setxattr(struct um_exchange *x)
@@ -207,7 +221,8 @@ int64_t um_answer_setxattr(struct um_exchange *x)
     int loses = error ? error : may_lose_setgid(x, name);
     if (loses != 0)
         return loses < 0 ? loses : UM_FORWARD;
-    return change(x, name, x->body + at, in.size, (int)in.flags);
+    error = take_value(x, name, x->body + at, in.size);
+    return error ? error : change(x, name, x->out, in.size, (int)in.flags);
 }
 
 int64_t um_answer_removexattr(struct um_exchange *x)

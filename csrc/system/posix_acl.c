@@ -107,3 +107,21 @@ int um_acl_inherit(uint8_t *acl, size_t size, uint32_t *mode)
     *mode = (*mode & ~0777u) | bits;
     return classes.named;
 }
+
+int um_acl_translate(uint8_t *acl, size_t size,
+                     int (*translate)(void *context, bool group, uint32_t *id), void *context)
+{
+    if (size < HEADER_SIZE || (size - HEADER_SIZE) % ENTRY_SIZE != 0 || um_load32(acl) != VERSION)
+        return 0;
+    for (size_t at = HEADER_SIZE; at < size; at += ENTRY_SIZE) {
+        uint16_t tag = um_load16(acl + at);
+        if (tag != USER && tag != GROUP)
+            continue;
+        uint32_t id = um_load32(acl + at + 4);
+        int error = translate(context, tag == GROUP, &id);
+        if (error != 0)
+            return error;
+        um_store32(acl + at + 4, id);
+    }
+    return 0;
+}

@@ -33,4 +33,9 @@ int um_acl_chmod(uint8_t *acl, size_t size, uint32_t mode);
  * needs no access ACL; or an errno. */
 int um_acl_inherit(uint8_t *acl, size_t size, uint32_t *mode);
 
+/* Replace the ID of each entry that names a user or a group; `translate` returns 0 or an errno, which
+ * ends it with the ACL partly translated. Bytes that are no ACL are left alone: 0. */
+int um_acl_translate(uint8_t *acl, size_t size,
+                     int (*translate)(void *context, bool group, uint32_t *id), void *context);
+
 #endif

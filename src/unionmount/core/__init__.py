@@ -8,6 +8,7 @@ in csrc are the contracts: ``index/builder.h``, ``index/index.h``, ``tree/tree.h
 from __future__ import annotations
 
 from unionmount.core.handle import MEMORY_VARIABLE
+from unionmount.core.id_maps import IdMaps
 from unionmount.core.index import (
     Index,
     Indexer,
@@ -50,6 +51,7 @@ __all__ = [
     "DirectoryLayer",
     "Entry",
     "FileTree",
+    "IdMaps",
     "Index",
     "IndexInfo",
     "Indexer",

@@ -9,6 +9,7 @@ from typing import Any
 
 from unionmount._core import ffi, lib
 from unionmount.core.handle import Owner, check
+from unionmount.core.id_maps import IdMaps
 from unionmount.core.tree import Tree
 from unionmount.core.upper import Upper
 
@@ -23,6 +24,7 @@ class RouterFacts:
     has_acls: bool
     list_layers: bool
     directory: int | None  # a descriptor; statfs is that of the file system it is on
+    ids: IdMaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Router(Owner):
         self, files: Tree | Upper, facts: RouterFacts, device: int, *, threads: int, spin_ns: int
     ) -> None:
         self._fastpath: Any = None
-        self._files = files
+        self._files, self._ids = files, facts.ids  # borrowed by the fast path
         try:
             self._fastpath = _open_fastpath(files, facts)
         except BaseException:
@@ -112,6 +114,7 @@ def _open_fastpath(files: Tree | Upper, facts: RouterFacts) -> Any:
     setup.bytes, setup.inodes = facts.bytes, facts.inodes
     setup.has_acls, setup.list_layers = facts.has_acls, facts.list_layers
     setup.max_held = _held_files()
+    setup.ids = facts.ids.handle
     out = ffi.new("struct um_fastpath **")
     check(lib.um_fastpath_open(setup, out))
     return out[0]

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from unionmount.errors import MountError
+from unionmount.system.id_map import AS_STORED, IdMap
 from unionmount.system.text import printable
 
 
@@ -43,6 +44,8 @@ class MountOptions:
     default_permissions: bool = False
     fastpath: bool = True  # requests are answered in C where that is possible
     threads: int | None = None  # of the fast path; None: as many as there are processors
+    users: IdMap = AS_STORED  # owners as callers see them
+    groups: IdMap = AS_STORED
 
     @property
     def promises(self) -> bool:

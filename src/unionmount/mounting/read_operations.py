@@ -25,7 +25,8 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, InodeT, StatvfsData
 
-from unionmount.core import NAME_MAX
+from unionmount.core import NAME_MAX, IdMaps
+from unionmount.system.id_map import AS_STORED, IdMap
 
 if TYPE_CHECKING:
     from pyfuse3 import ReaddirToken, RequestContext
@@ -64,6 +65,8 @@ class ImageFacts:
     inodes: int
     has_acls: bool = False
     directory: int | None = None  # a descriptor; statfs is that of the file system it is on
+    users: IdMap = AS_STORED
+    groups: IdMap = AS_STORED
 
 
 def answered(handler: Callable[Concatenate[Any, P], Awaitable[T]]) -> Any:
@@ -114,6 +117,7 @@ class ReadingOperations(pyfuse3.Operations):
         self.enable_acl = facts.has_acls
         self.files = self._files = files
         self.facts = self._facts = facts
+        self.ids = self._ids = IdMaps(facts.users, facts.groups)
         self.list_layers = list_layers
         self._layer_names = (LAYER, LAYER_INDEX) if list_layers else ()
         self._disk_readers = trio.CapacityLimiter(_READERS)
@@ -122,14 +126,14 @@ class ReadingOperations(pyfuse3.Operations):
     async def lookup(self, directory: Node, name: bytes, _context: RequestContext) -> Any:
         """Find a name; that there is none is worth remembering, too."""
         try:
-            return entry_of(self._files.lookup(directory, name))
+            return self._entry(self._files.lookup(directory, name))
         except FileNotFoundError:
             return no_entry()
 
     @answered
     async def getattr(self, node: Node, _context: RequestContext) -> Any:
         """The attributes of a node."""
-        return entry_of(self._files.getattr(node))
+        return self._entry(self._files.getattr(node))
 
     @answered
     async def readlink(self, node: Node, _context: RequestContext) -> bytes:
@@ -139,6 +143,12 @@ class ReadingOperations(pyfuse3.Operations):
     async def access(self, _node: Any, _mode: Any, _context: RequestContext) -> bool:
         """Allow: the kernel decides (default_permissions), and so does not even ask."""
         return True
+
+    def _entry(self, attributes: Attributes) -> EntryAttributes:
+        """Attributes with the owner that callers see."""
+        entry = entry_of(attributes)
+        entry.st_uid, entry.st_gid = self._ids.shown(attributes.uid, attributes.gid)
+        return entry
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -182,12 +192,13 @@ class ReadingOperations(pyfuse3.Operations):
         if name in ACLS and not self.enable_acl:
             raise FUSEError(errno.EOPNOTSUPP)
         try:
-            return self._files.getxattr(node, name)
+            value = self._files.getxattr(node, name)
         except OSError as error:
             # "ls -l" asks every file for its label, unless the file system says that it has none
             if name == _LABEL and error.errno == errno.ENODATA:
                 raise FUSEError(errno.EOPNOTSUPP) from None
             raise
+        return self._ids.shown_acl(value) if name in ACLS else value
 
     @answered
     async def listxattr(self, node: Node, context: RequestContext) -> Sequence[bytes]:
@@ -237,7 +248,7 @@ class ReadOnlyOperations(ReadingOperations):
         at, count = max(cookie - shift, 0), FIRST_BATCH
         while entries := self._tree.list(node, at, count):
             for name, at, attributes in entries:
-                if not pyfuse3.readdir_reply(token, name, entry_of(attributes), at + shift):
+                if not pyfuse3.readdir_reply(token, name, self._entry(attributes), at + shift):
                     return
             count = BATCH
 

@@ -205,7 +205,9 @@ def _operations(
     owing: AbstractContextManager[None],
 ) -> Iterator[ReadingOperations]:
     """What answers the kernel; an upper is open as long."""
-    facts, list_layers = _facts(layers), request.options.list_layers
+    options = request.options
+    facts, list_layers = _facts(layers), options.list_layers
+    facts = replace(facts, users=options.users, groups=options.groups)
     if request.apart:
         with LayerTrees(layers.tree()) as trees:
             yield ReadOnlyOperations(trees, facts, list_layers=list_layers, owing=owing)
@@ -442,6 +444,7 @@ def _router_facts(operations: ReadingOperations) -> RouterFacts:
         has_acls=facts.has_acls,
         list_layers=operations.list_layers,
         directory=facts.directory,
+        ids=operations.ids,
     )
 
 

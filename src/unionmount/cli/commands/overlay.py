@@ -14,6 +14,7 @@ import click
 from unionmount.cli.options import root_option
 from unionmount.errors import MountError, NotFoundError, UsageError
 from unionmount.mounting.options import apply_options, check_known
+from unionmount.system.id_map import AS_STORED, IDS_END, IdMap, IdRange, parse_id_ranges
 from unionmount.system.text import printable
 from unionmount.system.trust import OverrideStat
 
@@ -45,11 +46,20 @@ class OverlayOptions:
     index: str = ""
     override_stat: OverrideStat = OverrideStat.OWN
     whole: bool = False  # the lower directories were given by ``lowerdir``
+    users: IdMap = AS_STORED
+    groups: IdMap = AS_STORED
+    squash_to_root: bool = False
 
     @property
     def leads(self) -> bool:
         """Whether redirects and metacopies are followed."""
         return not self.user_xattrs and self.redirect_dir != "nofollow"
+
+    def owners(self) -> tuple[IdMap, IdMap]:
+        """How users and groups are shown; a number of its own goes before ``squash_to_root``."""
+        if not self.squash_to_root:
+            return self.users, self.groups
+        return _squashed_to_root(self.users), _squashed_to_root(self.groups)
 
 
 def parse_overlay(texts: Iterable[str]) -> OverlayOptions:
@@ -162,6 +172,45 @@ def _one_of(name: str, value: str, values: tuple[str, ...]) -> str:
     return value
 
 
+def _set_users(options: OverlayOptions, value: str) -> None:
+    options.users = replace(options.users, ranges=_ranges_of("uidmapping", value))
+
+
+def _set_groups(options: OverlayOptions, value: str) -> None:
+    options.groups = replace(options.groups, ranges=_ranges_of("gidmapping", value))
+
+
+def _ranges_of(name: str, value: str) -> tuple[IdRange, ...]:
+    try:
+        return parse_id_ranges(value)
+    except ValueError as error:
+        raise MountError(
+            f"-o {name}={printable(value)}: {error}; give STORED:SHOWN:SIZE[:STORED:SHOWN:SIZE…]"
+        ) from None
+
+
+def _squashed_to_root(ids: IdMap) -> IdMap:
+    return ids if ids.squashed is not None else replace(ids, squashed=0)
+
+
+def _set_squashed_user(options: OverlayOptions, value: str) -> None:
+    options.users = replace(options.users, squashed=_id_of("squash_to_uid", value))
+
+
+def _set_squashed_group(options: OverlayOptions, value: str) -> None:
+    options.groups = replace(options.groups, squashed=_id_of("squash_to_gid", value))
+
+
+def _id_of(name: str, value: str) -> int:
+    if not value.isdecimal() or int(value) >= IDS_END:
+        raise MountError(f"-o {name}: '{printable(value)}' is no ID; give a number below {IDS_END}")
+    return int(value)
+
+
+def _squash_to_root(options: OverlayOptions) -> None:
+    options.squash_to_root = True
+
+
 def _set_volatile(options: OverlayOptions) -> None:
     options.volatile = True
 
@@ -178,6 +227,7 @@ _FLAGS: dict[str, Callable[[OverlayOptions], None]] = {
     "volatile": _set_volatile,
     "userxattr": _set_user_xattrs,
     "upper_open": _set_upper_open,
+    "squash_to_root": _squash_to_root,
 }
 
 _WITH_VALUE: dict[str, Callable[[OverlayOptions, str], None]] = {
@@ -190,6 +240,10 @@ _WITH_VALUE: dict[str, Callable[[OverlayOptions, str], None]] = {
     "fsync": _set_fsync,
     "fsname": _set_fsname,
     "xattr_permissions": _set_override_stat,
+    "uidmapping": _set_users,
+    "gidmapping": _set_groups,
+    "squash_to_uid": _set_squashed_user,
+    "squash_to_gid": _set_squashed_group,
 }
 
 KNOWN = (*(f"{name}=…" for name in _WITH_VALUE), *_FLAGS)
@@ -222,8 +276,6 @@ SAME_HERE: dict[str, str] = {
 # The same, with any number.
 NUMBERS_HERE: dict[str, str] = {"max_threads": _SPEED, "max_idle_threads": _SPEED}
 
-_OWNERS = "owners are shown as they are on disk"
-
 # Options of the two that are refused: by value, "*" any, "" none.
 REFUSED_HERE: dict[str, dict[str, str]] = {
     "datadir+": {"*": "layers of data only are not known; use lowerdir+"},
@@ -234,11 +286,6 @@ REFUSED_HERE: dict[str, dict[str, str]] = {
     },
     "uuid": {"on": "no ID of the file system is kept in the upper"},
     "nooverride_creds": {"": "directories are reached with the rights of whoever mounts"},
-    "uidmapping": {"*": _OWNERS},
-    "gidmapping": {"*": _OWNERS},
-    "squash_to_root": {"": _OWNERS},
-    "squash_to_uid": {"*": _OWNERS},
-    "squash_to_gid": {"*": _OWNERS},
     "static_nlink": {"": "link counts are those that there are"},
     "noacl": {"": "ACLs are obeyed"},
     "noxattrs": {"1": "extended attributes are shown"},
@@ -353,7 +400,10 @@ def command(
     wanted = parse_overlay(options)
     name = words[0] if len(words) == 2 else ""
     mount_options = apply_options(wanted.mount)
-    mount_options = replace(mount_options, fsname=mount_options.fsname or name)
+    users, groups = wanted.owners()
+    mount_options = replace(
+        mount_options, fsname=mount_options.fsname or name, users=users, groups=groups
+    )
     settings.debug |= debug
     start = Starting(
         settings, mount_options, check_place(words[-1]), foreground=foreground or debug

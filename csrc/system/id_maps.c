@@ -1,0 +1,62 @@
+#include "system/id_maps.h"
+
+#include "system/posix_acl.h"
+
+static uint32_t show(const struct um_id_map *map, uint32_t stored)
+{
+    if (map->n_ranges == 0)
+        return stored;
+    for (size_t i = 0; i < map->n_ranges; i++) {
+        const struct um_id_range *range = &map->ranges[i];
+        if (stored >= range->stored && stored - range->stored < range->count)
+            return range->shown + (stored - range->stored);
+    }
+    return UM_ID_UNMAPPED;
+}
+
+uint32_t um_id_shown(const struct um_id_map *map, uint32_t stored)
+{
+    return map->squashed >= 0 ? (uint32_t)map->squashed : show(map, stored);
+}
+
+int um_id_stored(const struct um_id_map *map, uint32_t shown, uint32_t *stored)
+{
+    *stored = shown;
+    if (map->n_ranges == 0)
+        return 0;
+    for (size_t i = 0; i < map->n_ranges; i++) {
+        const struct um_id_range *range = &map->ranges[i];
+        if (shown >= range->shown && shown - range->shown < range->count) {
+            *stored = range->stored + (shown - range->shown);
+            return 0;
+        }
+    }
+    return -EOVERFLOW;
+}
+
+struct direction {
+    const struct um_id_maps *maps;
+    bool stores;
+};
+
+static int translate(void *context, bool group, uint32_t *id)
+{
+    const struct direction *direction = context;
+    const struct um_id_map *map = group ? &direction->maps->groups : &direction->maps->users;
+    if (direction->stores)
+        return um_id_stored(map, *id, id) == 0 ? 0 : -EINVAL;
+    *id = show(map, *id);
+    return 0;
+}
+
+int um_id_show_acl(const struct um_id_maps *maps, uint8_t *acl, size_t size)
+{
+    struct direction direction = {maps, false};
+    return um_acl_translate(acl, size, translate, &direction);
+}
+
+int um_id_store_acl(const struct um_id_maps *maps, uint8_t *acl, size_t size)
+{
+    struct direction direction = {maps, true};
+    return um_acl_translate(acl, size, translate, &direction);
+}
