@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from images.build import TOOLS, mirror, real_image, run
+from support.real_images import TOOLS, mirror, real_image, run
 
 from bench import synthetic
 from bench.subjects import Places, Subject, quietly

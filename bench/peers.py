@@ -19,7 +19,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parent.parent
 sys.path.insert(0, str(PROJECT / "tests"))
 
-from images.build import mirror, run  # noqa: E402 - it lives beside the tests
+from support.real_images import mirror, run  # noqa: E402 - it lives beside the tests
 
 PLACE = PROJECT / "bench/out/peers"
 SUITES = ("sid", "trixie")  # the newest first

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from isal import igzip_lib
-from registry.servers import DockerRegistry
+from support.servers import DockerRegistry
 
 LIMIT = "limit"
 OURS = "unionmount pull + mount"

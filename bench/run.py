@@ -32,12 +32,12 @@ from bench.tables import Row
 PROJECT = Path(__file__).parent.parent
 sys.path.insert(0, str(PROJECT / "tests"))
 
-from images.build import RealImage, real_image  # noqa: E402 - it lives beside the tests
+from support.real_images import RealImage, real_image  # noqa: E402 - it lives beside the tests
 
 from bench import fastpath, registry, subjects, writing  # noqa: E402 - likewise
 from bench.measuring import Notebook, Reading  # noqa: E402 - likewise
 from bench.subjects import BASE, PASSES, Choice  # noqa: E402 - likewise
-from unionmount.core import Indexer  # noqa: E402
+from unionmount.core import Indexer  # noqa: E402 - likewise
 
 _MANY = {"MB/s": "", "headers/s": ">= 500,000"}
 _LARGE = {"MB/s": ">= 1,000"}

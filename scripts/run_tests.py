@@ -7,7 +7,7 @@ All stages run, whatever the earlier ones said. FUZZ_SECONDS in the environment 
 that of live mounts needs root: without, it counts as skipped, and in CI as failed.
 The last line is "N passed, N failed, N skipped" over all of them.
 
-With --quick: the checks, the C tests and unit tests that are quick, and a few mounted tests.
+With --quick: the checks, the tests that are quick in C and in Python, and a few live ones.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ BUILD = Path("build")
 # Tests wait more than they compute: for daemons to start, and for limits of time to pass.
 WORKERS = os.environ.get("TEST_WORKERS", "2")
 MAKE = ["make", "--no-print-directory"]
+_QUICK = "quick or not (live or slow or alone)"
 _SKIPPED = "fuzz-mount: skipped"
 _COUNTS = re.compile(r"(\d+) passed, (\d+) failed")
 
@@ -163,9 +164,7 @@ def lanes() -> list[list[Stage]]:
 
 def quick_lanes() -> list[list[Stage]]:
     """Those of `make check`."""
-    unit = pytest("unit", *beside("not alone and not slow", "tests/unit"))
-    mounted = pytest("mounted", *beside("quick", "tests/mount"))
-    return [[*checks(), c_tests("quick")], [unit, mounted]]
+    return [[*checks(), c_tests("quick")], [pytest("pytest", *beside(_QUICK))]]
 
 
 def run_lanes(wanted: list[list[Stage]]) -> list[Result]:

@@ -23,16 +23,27 @@ from typing import Any
 
 import hypothesis
 import pytest
-from backing import KINDS
-from capabilities import NOT_IN_DEBIAN, in_ci, kernel_knows, missing
-from users import public_place, remember_fuse_mode
+from support.backing import KINDS
+from support.capabilities import NOT_IN_DEBIAN, in_ci, kernel_knows, missing
+from support.users import public_place, remember_fuse_mode
+
+pytest.register_assert_rewrite("faults.disks", "faults.killed", "faults.lowers", "faults.power")
+pytest_plugins = ("support.mount_fixtures", "support.registry_fixtures")
 
 PROJECT = Path(__file__).parent.parent
+# Parts of the machine that make a test one of live mounts or registries.
+_LIVE = {"fuse", "ordinary-user", "docker-registry"}
+_ENV_END = 48  # among the fields behind the name
 _SESSION_VARIABLE = "UNIONMOUNT_TEST_SESSION"
 
-# A shell starts what runs in its background with SIGINT ignored, and that is inherited.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what runs in its background with SIGINT ignored, nohup(1) ignores SIGHUP, and that
+# is inherited.
+for _number, _usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True)
@@ -85,7 +96,7 @@ class Session:
             if not entry.name.isdecimal() or int(entry.name) == os.getpid():
                 continue
             try:
-                marked = mark in (entry / "environ").read_bytes().split(b"\0")
+                marked = mark in _environment(entry)
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
             except OSError:
                 continue  # it ended, or is another user's
@@ -101,6 +112,19 @@ class Session:
             tool = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
             subprocess.run([*tool, mount], check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _environment(process: Path) -> list[bytes]:
+    """The variables of a process; while it is inside of execve(2) they can't be read, yet."""
+    while not (text := (process / "environ").read_bytes()) and _executes(process):
+        os.sched_yield()
+    return text.split(b"\0")
+
+
+def _executes(process: Path) -> bool:
+    """Whether a process has a program, but not its variables (``env_end`` of proc_pid_stat(5))."""
+    fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
+    return fields[_ENV_END] == b"0" and (process / "exe").exists()
 
 
 def _ends_within(pid: int, seconds: float) -> bool:
@@ -132,7 +156,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "needs(*names): parts of the machine that the test can't do without",
         "alone: measures or changes the whole machine, and is run when no other test is",
         "slow: takes seconds, and is left out of `make check`",
-        "quick: one of the mounted tests of `make check`",
+        "live: needs a mount or a registry; set here, for whatever needs the parts of one",
+        "quick: one of the live tests of `make check`",
     ):
         config.addinivalue_line("markers", marker)
     session = config.stash[_session_key] = Session()
@@ -156,6 +181,16 @@ class Workers:
     def pytest_testnodedown(self, node: Any) -> None:
         """Keep the list that a process sent when its tests were done."""
         self.session.left_by_workers += getattr(node, "workeroutput", {}).get("left", [])
+
+
+def _needs(item: pytest.Item) -> tuple[str, ...]:
+    return tuple(str(name) for mark in item.iter_markers("needs") for name in mark.args)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests of live mounts and registries."""
+    if _LIVE.intersection(_needs(item)):
+        item.add_marker("live")
 
 
 @pytest.hookimpl(trylast=True)
@@ -184,7 +219,7 @@ def _refuse(names: tuple[str, ...], reason: str) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip, or in CI fail, a test whose needs are not met."""
-    names = tuple(str(name) for mark in item.iter_markers("needs") for name in mark.args)
+    names = _needs(item)
     reason = _missing_parts(names)
     if reason:
         _refuse(names, reason)

@@ -1,4 +1,5 @@
 #include "index/indexer.h"
+#include "system/posix_acl.h"
 
 #define MAX_XATTR_LIST 65536u /* bytes that listxattr(2) can return */
 #define MAX_XATTR_VALUE 65536u
@@ -45,12 +46,6 @@ static int same_set(const struct um_tables *t, size_t first, const struct um_tar
 }
 
 /* The names under which the kernel keeps POSIX ACLs: include/uapi/linux/xattr.h. */
-static bool is_acl(struct um_slice name)
-{
-    return um_slice_equal(name, UM_SLICE_LITERAL("system.posix_acl_access")) ||
-           um_slice_equal(name, UM_SLICE_LITERAL("system.posix_acl_default"));
-}
-
 static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
                       struct um_fault *fault)
 {
@@ -82,7 +77,7 @@ static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
         if (error != 0)
             return error;
         t->xattrs[t->n_xattrs++] = record;
-        t->n_acls += is_acl(xattr->name);
+        t->n_acls += um_acl_is_name(xattr->name);
     }
     return 0;
 }

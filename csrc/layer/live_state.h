@@ -208,6 +208,9 @@ bool um_dir_may_be_hidden(const struct um_dirlayer *layer, uint64_t ino);
 int um_dir_is_whiteout(struct um_dirlayer *layer, const struct um_dir_reach *reach,
                        const struct statx *status, bool marked);
 
+/* The descriptor of a regular file for reading it, kept open between reads; given back to the layer's cache. */
+int um_dir_use_file(struct um_dirlayer *layer, uint32_t number, struct um_fd_use *use);
+
 /* A directory, or a regular file, opened for reading; its access time stays where that is allowed. The
  * descriptor or an errno. */
 int um_dir_open_directory(struct um_dirlayer *layer, uint32_t number);

@@ -102,7 +102,7 @@ static int send_slow(struct um_router *router, const void *message, size_t size)
     do {
         sent = send(router->slow, message, size, MSG_NOSIGNAL);
     } while (sent < 0 && errno == EINTR);
-    return sent < 0 ? -errno : 0;
+    return um_result(sent);
 }
 
 void um_router_forward(struct um_router *router, struct um_worker *worker, size_t size,

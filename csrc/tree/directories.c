@@ -3,7 +3,7 @@
 static struct um_directory **find_slot(const struct um_tree *tree, uint64_t node)
 {
     size_t mask = tree->n_slots - 1;
-    for (size_t at = um_hash_node(node) & mask;; at = (at + 1) & mask) {
+    for (size_t at = um_hash_number(node) & mask;; at = (at + 1) & mask) {
         struct um_directory **slot = &tree->slots[at];
         if (*slot == NULL || (*slot)->node == node)
             return slot;
@@ -98,7 +98,7 @@ static uint64_t shared_number(const struct um_tree *tree, uint64_t parent,
                               const struct um_view *view, uint64_t attempt)
 {
     struct um_part top = view->parts[0];
-    uint64_t hash = um_hash_node(um_hash_node(parent) + um_tree_node(tree, top)) + attempt;
+    uint64_t hash = um_hash_number(um_hash_number(parent) + um_tree_node(tree, top)) + attempt;
     return tree->bases[tree->n_layers] + hash % UM_SHARED_NUMBERS;
 }
 
@@ -157,7 +157,7 @@ void um_tree_count_use(struct um_tree *tree)
 static struct um_kept *find_kept(const struct um_tree *tree, uint64_t node)
 {
     size_t mask = tree->n_kept_slots - 1;
-    for (size_t at = um_hash_node(node) & mask;; at = (at + 1) & mask) {
+    for (size_t at = um_hash_number(node) & mask;; at = (at + 1) & mask) {
         struct um_kept *slot = &tree->kept[at];
         if (slot->node == 0 || slot->node == node)
             return slot;

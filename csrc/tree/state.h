@@ -135,12 +135,6 @@ static inline uint64_t um_tree_node(const struct um_tree *tree, struct um_part p
     return tree->bases[part.layer] + um_layer_number(&tree->layers[part.layer], part.inode);
 }
 
-static inline uint64_t um_hash_node(uint64_t node)
-{
-    node *= 0x9e3779b97f4a7c15ull;
-    return node ^ node >> 32;
-}
-
 static inline bool um_same_part(struct um_part a, struct um_part b)
 {
     return a.layer == b.layer && a.inode == b.inode;
@@ -207,6 +201,10 @@ int um_tree_enter(struct um_tree *tree, const struct um_directory *above, const 
 int um_tree_hit_attr(struct um_tree *tree, const struct um_directory *above,
                      const struct um_hit *hit, struct um_attr *attr);
 
+/* The layer in whose range a number lies: layer i has those from firsts[i] on, and the number is not
+ * below firsts[0]. */
+uint32_t um_tree_layer_at(const uint64_t *firsts, uint32_t n_layers, uint64_t number);
+
 /* The layer and inode that a number stands for, whatever it is; -ESTALE. */
 int um_tree_locate(const struct um_tree *tree, uint64_t node, struct um_part *part);
 
@@ -214,6 +212,9 @@ int um_tree_locate(const struct um_tree *tree, uint64_t node, struct um_part *pa
  * file in a live directory *inode has its type only (um_layer_peek). */
 int um_tree_part(const struct um_tree *tree, uint64_t node, struct um_part *part,
                  struct um_inode *inode);
+
+/* The record of the directory `node`: 0, -ENOTDIR where it is something else, or -ESTALE. */
+int um_tree_need_directory(struct um_tree *tree, uint64_t node, struct um_directory **directory);
 
 /* ---- tree/data.c ------------------------------------------------------------------------------- */
 

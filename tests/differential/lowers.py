@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import archives
-from archives import docker_archive, posix_acl
 from hypothesis import strategies as st
+from support import archives
+from support.archives import docker_archive, posix_acl
 
 OLD = 1_500_000_000_000_000_000  # all times of lower files are about this
 USER = 65534

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from compare import Item, Snapshot, differences, snapshot
+from support.compare import Item, Snapshot, differences, snapshot
 
 from differential import lowers
 from differential.deviations import NOW, Case, Either, explain, is_not_empty

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from compare import Snapshot
-from mounting import is_mounted
+from support.compare import Snapshot
+from support.mounting import is_mounted
 
 from differential.worker import Identity, Outcome, Worker, Zygote
 

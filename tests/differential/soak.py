@@ -17,8 +17,8 @@ from contextlib import ExitStack
 from itertools import cycle, product
 from pathlib import Path
 
-from backing import backing, kinds
-from users import fuse_for_all
+from support.backing import backing, kinds
+from support.users import fuse_for_all
 
 from differential import lowers
 from differential.explore import explore

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from backing import backing, kinds
-from users import fuse_for_all
+from support.backing import backing, kinds
+from support.users import fuse_for_all
 
 from differential.deviations import KNOWN_DEVIATIONS
 from differential.explore import explore

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compare import OTHER_ACLS, snapshot
+from support.compare import OTHER_ACLS, snapshot
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100

@@ -14,8 +14,6 @@ import pytest
 from faults.commands import Commands
 from faults.control import Control
 
-pytest.register_assert_rewrite("faults.disks", "faults.killed", "faults.lowers", "faults.power")
-
 
 def _loops_below(place: Path) -> list[str]:
     """The loop devices whose files are below a directory, or were."""

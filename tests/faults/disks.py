@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from compare import Snapshot, differences, snapshot
+from support.compare import Snapshot, differences, snapshot
 
 from faults.commands import Commands
 from faults.killed import Place

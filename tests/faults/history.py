@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from compare import Snapshot, differences, digest_of
+from support.compare import Snapshot, differences, digest_of
 
 from faults.model import NOW, File, Model
 from faults.steps import Step

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compare import Item, Snapshot, differences
+from support.compare import Item, Snapshot, differences
 
 from faults.commands import Commands
 from faults.model import NOW, Model

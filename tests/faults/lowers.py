@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from compare import differences, snapshot
 from differential.lowers import OLD, Layer, Node, Stack, build
+from support.compare import differences, snapshot
 
 BIG = 200_000  # more than copy-up of metadata alone takes along
 _SMALL, _BIGS, _GROUPS, _DIRECTORIES = 10, 3, 4, 4

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compare import Item, Snapshot, digest_of
+from support.compare import Item, Snapshot, digest_of
 
 from faults.steps import Step
 

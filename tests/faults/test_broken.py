@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from backing import backing
+from support.archives import Layer, docker_archive
+from support.backing import backing
 
 from faults.commands import Commands
 from faults.disks import check_survival, fails, overlay_place, write_until_full

@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from archives import Layer, docker_archive
-from mounting import is_mounted
+from support.archives import Layer, docker_archive
+from support.mounting import is_mounted
 
 from faults.commands import Commands
 from faults.killed import Killable

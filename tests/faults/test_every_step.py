@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from compare import snapshot
 from differential.lowers import build
+from support.compare import snapshot
 
 from faults.commands import Commands
 from faults.control import Control

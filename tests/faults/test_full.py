@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from backing import backing
-from compare import differences, snapshot
 from differential.lowers import image
+from support.backing import backing
+from support.compare import differences, snapshot
 
 from faults.commands import Commands
 from faults.disks import (

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from compare import Snapshot, snapshot
 from differential.lowers import image
-from effort import amount
+from support.compare import Snapshot, snapshot
+from support.effort import amount
 
 from faults.changes_seen import ChangesSeen
 from faults.commands import Commands

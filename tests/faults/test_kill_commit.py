@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from compare import differences, snapshot
 from differential.lowers import image
-from effort import amount
+from support.compare import differences, snapshot
+from support.effort import amount
 
 from faults.changes_seen import ChangesSeen
 from faults.commands import Commands, Result

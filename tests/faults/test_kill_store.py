@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from effort import amount
-from mounting import is_mounted
-from unit.imagefiles import (
+from support.effort import amount
+from support.image_files import (
     MadeImage,
     docker_archive,
     gzipped,
@@ -23,6 +22,7 @@ from unit.imagefiles import (
     write_directory,
     write_tar,
 )
+from support.mounting import is_mounted
 
 from faults.commands import Commands, Result
 from faults.killed import Killable, seeded, soak_seconds, spin

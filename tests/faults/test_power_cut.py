@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compare import snapshot
-from effort import amount
+from support.compare import snapshot
+from support.effort import amount
 
 from faults.commands import Commands
 from faults.disks import overlay_place

@@ -19,9 +19,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from effort import amount
-from registry.servers import DockerRegistry
-from unit.imagefiles import (
+from support.effort import amount
+from support.image_files import (
     MadeImage,
     docker_archive,
     gzipped,
@@ -30,6 +29,7 @@ from unit.imagefiles import (
     write_directory,
     write_tar,
 )
+from support.servers import DockerRegistry
 
 from faults.commands import Commands
 from faults.control import Control

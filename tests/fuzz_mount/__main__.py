@@ -12,7 +12,7 @@ from itertools import cycle
 from pathlib import Path
 from random import Random, SystemRandom
 
-from mounting import is_mounted
+from support.mounting import is_mounted
 
 from fuzz_mount import daemon
 from fuzz_mount.place import CONNECTIONS, VARIANTS, Place

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from mounting import is_mounted
+from support.mounting import is_mounted
 
 from fuzz_mount.place import Place
 from fuzz_mount.watch import PATIENCE, Stuck, stacks

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from archives import Layer, docker_archive
-from mounting import mount_line
+from support.archives import Layer, docker_archive
+from support.mounting import mount_line
 
 from fuzz_mount.board import PLACES
 

@@ -16,7 +16,7 @@ from random import Random
 from typing import NoReturn, Protocol
 
 from differential.worker import Identity, become
-from mounting import is_mounted
+from support.mounting import is_mounted
 
 from fuzz_mount.board import Board
 from fuzz_mount.daemon import Daemon

@@ -1,4 +1,4 @@
-// The oracle of tests/unit/test_template_oracle.py: what Go's own text/template makes of a template
+// The oracle of tests/gotemplate/test_template_oracle.py: what Go's own text/template makes of a template
 // with the functions that the docker CLI adds (cli/templates/templates.go).
 //
 // A line of standard input is {"template", "data", "strict"}, or {"table"}, a text to align as docker

@@ -11,11 +11,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-
-from registry.conftest import PASSWORD, USER
-from registry.servers import Authority, DockerRegistry, FaultProxy, TokenServer, htpasswd
-from registry.servers.proxy import Redirect, Reply, refuse_token
-from registry.talking import (
+from support.registry_clients import (
     QUICK,
     basic,
     configured,
@@ -25,6 +21,10 @@ from registry.talking import (
     reference,
     some_bytes,
 )
+from support.registry_fixtures import PASSWORD, USER
+from support.servers import Authority, DockerRegistry, FaultProxy, TokenServer, htpasswd
+from support.servers.proxy import Redirect, Reply, refuse_token
+
 from unionmount.errors import FormatError, NotAuthorized, NotFoundError, RegistryError
 from unionmount.images.manifest import Descriptor
 from unionmount.images.reference import Reference
@@ -578,7 +578,7 @@ async def test_a_helper_that_waits_is_ended_with_the_command(
     authfile.write_text(f'{{"credHelpers": {{"{basic_registry.address}": "slow"}}}}')
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
     credentials = Credentials.load(environment, authfile)
-    client = RegistryClient(Registries(), credentials, environment=environment, tuning=QUICK)
+    client = RegistryClient(Registries(), credentials, environment=environment, limits=QUICK)
     async with client, trio.open_nursery() as nursery:
         nursery.start_soon(client.manifest, reference(basic_registry.address, "auth/basic"))
         pid = int(await trio.to_thread.run_sync(started.read_text))

@@ -10,13 +10,13 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
-from mounting import CommandLine
+from support.mounting import CommandLine
+from support.registry_clients import basic, described, fetch, make_client, reference, some_bytes
+from support.registry_fixtures import PASSWORD, USER
+from support.servers import Authority, Connection, DockerRegistry, FaultProxy, RawServer
+from support.servers.proxy import Forward, Redirect, Reply, Request, Response
+from support.transfers import Sender, command_line, image, layer
 
-from registry.conftest import PASSWORD, USER
-from registry.servers import Authority, Connection, DockerRegistry, FaultProxy, RawServer
-from registry.servers.proxy import Forward, Redirect, Reply, Request, Response
-from registry.talking import basic, described, fetch, make_client, reference, some_bytes
-from registry.transfers import Sender, command_line, image, layer
 from unionmount.errors import NotAuthorized, NotFoundError, RegistryError, UsageError
 from unionmount.registry import Credentials, Login
 from unionmount.registry.http import Outgoing, SecretRedirected

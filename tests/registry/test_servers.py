@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unit.imagefiles import gzipped, oci_layout, small_image, write_directory
-
-from registry.conftest import PASSWORD, USER
-from registry.servers import Authority, DockerRegistry, FaultProxy, TokenServer
-from registry.servers.proxy import Cut, Flip, Redirect, Reply, no_ranges
+from support.image_files import gzipped, oci_layout, small_image, write_directory
+from support.registry_fixtures import PASSWORD, USER
+from support.servers import Authority, DockerRegistry, FaultProxy, TokenServer
+from support.servers.proxy import Cut, Flip, Redirect, Reply, no_ranges
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")
 

@@ -1,0 +1,159 @@
+"""README, the tutorial and the how-to pages show what the program really prints."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pytest
+from support.documents import REGISTRY, Document, Place, agrees, parse, unmarked_blocks
+from support.servers import DockerRegistry
+from support.users import become_nobody, fuse_for_all
+
+from unionmount.cli import cli
+from unionmount.cli.settings import Settings
+
+PROJECT = Path(__file__).parents[2]
+HOW_TO = sorted(path.name for path in (PROJECT / "docs/how-to").glob("*.md"))
+PAGES = ["README.md", "docs/tutorial.md", *(f"docs/how-to/{name}" for name in HOW_TO)]
+EXAMPLES = {  # blocks that are not run, by page; what is not here has none
+    "README.md": 2,
+    "docs/tutorial.md": 1,
+    "docs/how-to/back-up-and-restore.md": 1,
+    "docs/how-to/mount-at-boot.md": 2,
+    "docs/how-to/patch-and-push.md": 1,
+    "docs/how-to/use-in-ci-and-containers.md": 3,
+}
+
+
+def read(page: str) -> str:
+    return (PROJECT / page).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def place(
+    public_tmp: Path, unionmount: Path, sample: Path, tmp_path: Path
+) -> Iterator[Callable[[Document], Place]]:
+    """A function that makes a place for a page, which is cleaned up when the test ends."""
+    with ExitStack() as stack:
+
+        def make(document: Document) -> Place:
+            shutil.copy(sample, public_tmp / "sample.tar")
+            made = Place.at(public_tmp, unionmount)
+            if document.user == "ordinary":
+                stack.enter_context(fuse_for_all())
+                public_tmp.chmod(0o777)
+                made = replace(made, prefix=become_nobody(in_shell=True))
+            if any(REGISTRY in step.command for step in document.steps):
+                running = stack.enter_context(DockerRegistry(tmp_path / "registry"))
+                made = replace(made, registry=running.address)
+            stack.callback(_unmount_all, made)
+            return made
+
+        yield make
+
+
+def _unmount_all(place: Place) -> None:
+    command = [*place.prefix, "unionmount", "umount", "--all"]
+    subprocess.run(command, env=place.environment, check=False, capture_output=True)
+
+
+@pytest.mark.needs("fuse", "getfattr")
+@pytest.mark.parametrize("page", PAGES)
+def test_it_shows_what_is_printed(
+    page: str, place: Callable[[Document], Place], require: Callable[..., None]
+) -> None:
+    document = parse(read(page))
+    users = {"root": ("root",), "ordinary": ("ordinary-user",)}
+    require(*document.needs, *users.get(document.user, ()))
+    if any(REGISTRY in step.command for step in document.steps):
+        require("docker-registry")
+    there = place(document)
+    for step in document.steps:
+        output = there.run(step)
+        assert step.is_true(output), f"$ {step.command}\n{output}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_run_or_marked_as_an_example(page: str) -> None:
+    document = parse(read(page))
+    assert len([step for step in document.steps if step.shown is not None]) >= 3
+    assert document.examples == EXAMPLES.get(page, 0)
+    if page != "README.md":  # whose others are two lines of installation
+        assert unmarked_blocks(read(page)) == []
+
+
+def test_readme_is_short() -> None:
+    text = read("README.md")
+    assert len(text.splitlines()) < 150
+    commands = parse(text).steps
+    assert sum(1 + (step.shown or "").count("\n") for step in commands) <= 40
+
+
+def test_there_is_a_page_for_each_task() -> None:
+    assert len(HOW_TO) >= 13
+    assert len([step for page in PAGES for step in parse(read(page)).steps]) > 150
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_units_start_commands_that_there_are(page: str) -> None:
+    lines = [line for line in read(page).splitlines() if line.startswith("Exec")]
+    for line in lines:
+        program, name, *words = shlex.split(line.partition("=")[2])
+        if not program.endswith("/unionmount"):
+            assert line.startswith("ExecStartPost=")
+            continue
+        context = click.Context(cli, obj=Settings(), **cli.context_settings)
+        command = cli.get_command(context, name)
+        assert command is not None
+        command.make_context(name, words, parent=context)
+    assert bool(lines) == page.endswith("mount-at-boot.md")
+
+
+@pytest.mark.parametrize(
+    ("output", "shown", "expected"),
+    [
+        ("a  b\n", "a b\n", True),
+        ("a\nb\n", "a\n", False),
+        ("sha256:" + "0" * 64, "sha256:" + "1" * 64, True),
+        ("ab3902a82141", "0123456789ab", False),
+        ("took 3 s\nb", "took … s\nb", True),
+        ("a\nb\nc\nd", "a\n…\nd", True),
+        ("a\nb\nc\nd", "a…\nd", False),
+    ],
+)
+def test_outputs_are_compared(output: str, shown: str, expected: bool) -> None:
+    assert agrees(output, shown) is expected
+
+
+def test_a_page_is_taken_apart() -> None:
+    text = (
+        "<!-- user: root -->\n<!-- needs: a, b -->\n<!-- prepare:\nmkdir x\n-->\n"
+        "```console\n$ one \\\n> two\nout\n```\n"
+        "*Example; needs a network:*\n\n```console\n$ no\n```\n"
+    )
+    document = parse(text)
+    assert [(step.command, step.shown) for step in document.steps] == [
+        ("mkdir x", None),
+        ("one \\\ntwo", "out\n"),
+    ]
+    assert (document.examples, document.user, document.needs) == (1, "root", ("a", "b"))
+    assert unmarked_blocks("```\nwhat\n```\n") == ["what\n"]
+
+
+@pytest.mark.needs("fuse")
+def test_the_picture_is_what_its_commands_print(project: Path, tmp_path: Path) -> None:
+    drawn = tmp_path / "demo.svg"
+    script = project / "scripts/make_picture.py"
+    subprocess.run([sys.executable, str(script), str(drawn)], check=True, timeout=120)
+    assert ET.parse(drawn).getroot().tag.endswith("svg")
+    kept = (project / "docs/images/demo.svg").read_text(encoding="utf-8")
+    assert drawn.read_text(encoding="utf-8") == kept, "run scripts/make_picture.py"

@@ -1,0 +1,1 @@
+"""Fixtures, oracles and helpers that tests of several packages share."""
