@@ -179,7 +179,8 @@ int um_fastpath_open(const struct um_fastpath_setup *setup, struct um_fastpath *
     fastpath->inodes = setup->inodes;
     fastpath->has_acls = setup->has_acls;
     fastpath->list_layers = setup->list_layers;
-    fastpath->ids = setup->ids ? *setup->ids : (struct um_id_maps){{.squashed = -1}, {.squashed = -1}};
+    fastpath->ids =
+        setup->ids ? *setup->ids : (struct um_id_maps){{.squashed = -1}, {.squashed = -1}};
     pthread_mutex_init(&fastpath->lists_lock, NULL);
     int error = copy_layers(fastpath, setup);
     if (error == 0 && setup->upper != NULL)

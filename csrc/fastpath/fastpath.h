@@ -31,7 +31,8 @@ struct um_fastpath_setup {
     const char **layers; /* what user.unionmount.layer says, lowest first; copied */
     size_t n_layers;
     uint32_t max_held; /* files of the upper that are kept open */
-    const struct um_id_maps *ids; /* owners as callers see them; NULL: as they are stored. Borrowed */
+    const struct um_id_maps
+        *ids; /* owners as callers see them; NULL: as they are stored. Borrowed */
 };
 
 int um_fastpath_open(const struct um_fastpath_setup *setup, struct um_fastpath **out);

@@ -289,7 +289,8 @@ static int add_lost_privileges(struct um_exchange *x, uint32_t valid, struct um_
     if (error != 0)
         return error;
     uint32_t left = without_privileges(x, &attr);
-    if (left != attr.mode && (lost || is_chown_to_nobody(x, um_id_shown(&x->fastpath->ids.users, attr.uid)))) {
+    if (left != attr.mode &&
+        (lost || is_chown_to_nobody(x, um_id_shown(&x->fastpath->ids.users, attr.uid)))) {
         changes->which |= UM_SET_MODE;
         changes->mode = left & 07777;
     }

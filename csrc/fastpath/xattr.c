@@ -83,7 +83,7 @@ int64_t um_answer_getxattr(struct um_exchange *x)
         return -EOPNOTSUPP;
     size_t room = in->size < UM_FUSE_MAX_WRITE ? in->size : UM_FUSE_MAX_WRITE;
     int64_t got = value(x, name, room);
-    if (got > 0 && (size_t)got <= room && is_acl(name))
+    if (got > 0 && (size_t)got <= room && um_acl_is_name(name))
         (void)um_id_show_acl(&x->fastpath->ids, x->out, (size_t)got); /* showing does not fail */
     /* "ls -l" asks every file for its label, unless the file system says that it has none. */
     if (got == -ENODATA && equals(name, "security.selinux"))
@@ -194,7 +194,7 @@ static int take_value(struct um_exchange *x, struct um_slice name, const void *v
     if (size > UM_FUSE_MAX_WRITE)
         return -E2BIG;
     memcpy(x->out, value, size);
-    return is_acl(name) ? um_id_store_acl(&x->fastpath->ids, x->out, size) : 0;
+    return um_acl_is_name(name) ? um_id_store_acl(&x->fastpath->ids, x->out, size) : 0;
 }
 
 int64_t um_answer_setxattr(struct um_exchange *x)
