@@ -178,7 +178,12 @@ int um_fastpath_open(const struct um_fastpath_setup *setup, struct um_fastpath *
     fastpath->bytes = setup->bytes;
     fastpath->inodes = setup->inodes;
     fastpath->has_acls = setup->has_acls;
+    fastpath->obeys_acls = setup->obeys_acls;
     fastpath->list_layers = setup->list_layers;
+    fastpath->keeps = setup->keeps;
+    fastpath->keeps_nsec = setup->keeps_nsec;
+    fastpath->static_nlink = setup->static_nlink;
+    fastpath->no_xattrs = setup->no_xattrs;
     fastpath->ids =
         setup->ids ? *setup->ids : (struct um_id_maps){{.squashed = -1}, {.squashed = -1}};
     pthread_mutex_init(&fastpath->lists_lock, NULL);

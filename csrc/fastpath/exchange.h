@@ -37,8 +37,11 @@ struct um_fastpath {
     struct um_upper *upper;
     int statfs_fd;
     uint64_t bytes, inodes;
-    bool has_acls, list_layers;
+    bool has_acls, obeys_acls, list_layers;
     struct um_id_maps ids;
+    uint64_t keeps; /* as of the setup */
+    uint32_t keeps_nsec;
+    bool static_nlink, no_xattrs;
     char **layers;
     size_t n_layers;
     struct um_held *held; /* NULL without an upper */
@@ -85,13 +88,14 @@ void um_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_out *ou
                    const struct um_attr *attr);
 /* The reply that names a node. */
 int64_t um_reply_entry(struct um_exchange *x, const struct um_attr *attr);
+/* The link count to show. */
+uint32_t um_reply_nlink(const struct um_fastpath *fastpath, const struct um_attr *attr);
 int64_t um_reply_attr(struct um_exchange *x, const struct um_attr *attr);
 
 /* Let a file be in the upper, as um_upper_copy_up: 0, UM_LATER, or an errno. */
 int64_t um_exchange_copy_up(struct um_exchange *x, uint64_t node, uint32_t flags);
 #define UM_COPY_UPS 16 /* of one request: two are enough, unless what a name stands for changes */
 
-#define UM_FOREVER 1000000000u /* seconds */
 #define UM_BLOCK_SIZE 4096u     /* for st_blksize */
 /* Opcodes that the header of an older system does not have. */
 #define UM_FUSE_TMPFILE 51 /* FUSE_TMPFILE of 7.37 */

@@ -19,6 +19,9 @@
 #include "upper/upper.h"
 
 /* cffi: begin */
+/* What the kernel may keep for good: this mount is the only one that changes anything. */
+#define UM_FOREVER 1000000000u
+
 struct um_fastpath; /* opaque */
 
 struct um_fastpath_setup {
@@ -26,11 +29,17 @@ struct um_fastpath_setup {
     struct um_upper *upper; /* NULL: the mount is read-only */
     int statfs_fd;          /* what statfs tells of; -1: of `bytes` and `inodes` */
     uint64_t bytes, inodes;
-    bool has_acls;    /* the kernel is to look at POSIX ACLs */
+    bool has_acls;    /* POSIX ACLs can be read and set */
+    bool obeys_acls;  /* the kernel is to obey them */
     bool list_layers; /* listxattr names the layer of a file, too */
     const char **layers; /* what user.unionmount.layer says, lowest first; copied */
     size_t n_layers;
     uint32_t max_held; /* files of the upper that are kept open */
+    /* Seconds and nanoseconds for which the kernel may keep names and attributes; UM_FOREVER. */
+    uint64_t keeps;
+    uint32_t keeps_nsec;
+    bool static_nlink; /* a directory has one link, however many directories are in it */
+    bool no_xattrs; /* there are none to read or set */
     const struct um_id_maps
         *ids; /* owners as callers see them; NULL: as they are stored. Borrowed */
 };
@@ -45,10 +54,10 @@ void um_fastpath_close(struct um_fastpath *fastpath);
 #define UM_FUSE_BUFFER (UM_FUSE_MAX_WRITE + 4096u)
 
 enum um_answer_kind {
-    UM_ANSWER_REPLY,   /* `size` bytes of reply */
-    UM_ANSWER_NONE,    /* the request has no reply */
+    UM_ANSWER_REPLY, /* `size` bytes of reply */
+    UM_ANSWER_NONE, /* the request has no reply */
     UM_ANSWER_FORWARD, /* not for us; nothing was done */
-    UM_ANSWER_LATER,   /* it would wait for a disk: ask again with may_wait; nothing was done */
+    UM_ANSWER_LATER, /* it would wait for a disk: ask again with may_wait; nothing was done */
 };
 
 struct um_answer {

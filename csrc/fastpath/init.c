@@ -26,16 +26,16 @@ static uint32_t wanted_flags(const struct um_fastpath *fastpath)
     flags |= FUSE_CACHE_SYMLINKS; /* targets never change */
     /* Pages stay until we say so: data changes through this mount alone. Without it every change of
      * size that a reply tells drops them. */
-    flags |= FUSE_EXPLICIT_INVAL_DATA;
+    flags |= fastpath->keeps == UM_FOREVER ? FUSE_EXPLICIT_INVAL_DATA : FUSE_AUTO_INVAL_DATA;
     /* The kernel checks ACLs, and asks for them; with none in the tree it is spared that, since it
      * asks for the root's at every walk through it. */
-    flags |= fastpath->has_acls ? FUSE_POSIX_ACL : 0;
+    flags |= fastpath->obeys_acls ? FUSE_POSIX_ACL : 0;
     /* Without it, every write asks for security.capability first. */
     flags |= fastpath->upper ? FUSE_HANDLE_KILLPRIV_V2 : 0;
     /* Not FUSE_ATOMIC_O_TRUNC: where opening sends no message, the truncation would be lost; so it
      * comes as a SETATTR. Not FUSE_WRITEBACK_CACHE: sizes and times then are the kernel's, and
-     * copy-up, hard links and st_blocks would not see them. Not FUSE_AUTO_INVAL_DATA: it asks for
-     * attributes before reads. Not FUSE_EXPORT_SUPPORT: "." and ".." are not looked up. Not the
+     * copy-up, hard links and st_blocks would not see them. Not FUSE_AUTO_INVAL_DATA, unless what the
+     * kernel knows is to expire: it asks for attributes before reads. Not FUSE_EXPORT_SUPPORT: "." and ".." are not looked up. Not the
      * splice flags: a reply is built in memory. Not FUSE_SETXATTR_EXT: it changes a struct that
      * libfuse reads. Not locks: the kernel's own are enough for one machine. */
     return flags;

@@ -36,7 +36,8 @@ int64_t um_answer_lookup(struct um_exchange *x)
         return error;
     /* An error is not remembered, but a name that leads to no node is. */
     struct fuse_entry_out *out = um_reply_room(x, sizeof *out);
-    out->entry_valid = UM_FOREVER;
+    out->entry_valid = fastpath->keeps;
+    out->entry_valid_nsec = fastpath->keeps_nsec;
     return sizeof *out;
 }
 

@@ -42,10 +42,11 @@ _Static_assert(sizeof(struct statx_out) == 288, "as the kernel has it");
 static void fill(const struct um_fastpath *fastpath, struct statx_out *out,
                  const struct um_attr *attr)
 {
-    out->attr_valid = UM_FOREVER;
+    out->attr_valid = fastpath->keeps;
+    out->attr_valid_nsec = fastpath->keeps_nsec;
     out->stat.mask = STATX_BASIC_STATS;
     out->stat.blksize = UM_BLOCK_SIZE;
-    out->stat.nlink = attr->nlink;
+    out->stat.nlink = um_reply_nlink(fastpath, attr);
     out->stat.uid = um_id_shown(&fastpath->ids.users, attr->uid);
     out->stat.gid = um_id_shown(&fastpath->ids.groups, attr->gid);
     out->stat.mode = (uint16_t)attr->mode;

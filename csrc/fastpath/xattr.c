@@ -73,6 +73,8 @@ int64_t um_answer_getxattr(struct um_exchange *x)
     const struct fuse_getxattr_in *in = UM_BODY(x, struct fuse_getxattr_in);
     struct um_slice name;
     size_t at = sizeof *in;
+    if (x->fastpath->no_xattrs)
+        return -ENOSYS; /* so it is asked once */
     if (in == NULL || !um_take_name(x, &at, &name))
         return -EIO;
     if (is_layer(name))
@@ -126,6 +128,8 @@ int64_t um_answer_listxattr(struct um_exchange *x)
     const struct fuse_getxattr_in *in = UM_BODY(x, struct fuse_getxattr_in);
     struct um_fastpath *fastpath = x->fastpath;
     size_t room = UM_FUSE_MAX_WRITE - sizeof layers;
+    if (x->fastpath->no_xattrs)
+        return -ENOSYS; /* so it is asked once */
     if (in == NULL)
         return -EIO;
     int64_t got = fastpath->upper
@@ -205,6 +209,8 @@ int64_t um_answer_setxattr(struct um_exchange *x)
     } in;
     struct um_slice name;
     size_t at = sizeof in;
+    if (x->fastpath->no_xattrs)
+        return -ENOSYS; /* so it is asked once */
     if (x->fastpath->upper == NULL)
         return UM_FORWARD;
     if (x->size < sizeof in || !um_take_name(x, &at, &name))
@@ -224,6 +230,8 @@ int64_t um_answer_removexattr(struct um_exchange *x)
 {
     struct um_slice name;
     size_t at = 0;
+    if (x->fastpath->no_xattrs)
+        return -ENOSYS; /* so it is asked once */
     if (x->fastpath->upper == NULL)
         return UM_FORWARD;
     if (!um_take_name(x, &at, &name))

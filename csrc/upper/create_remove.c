@@ -34,7 +34,8 @@ static int find_owner(struct um_upper *upper, struct um_upper_target *target,
     if (maker->umask == 0 || S_ISLNK(wanted->mode))
         return 0;
     error = um_upper_reach_name(upper, target->fd, (struct um_slice){0}, &reached);
-    int inherits = error ? error : um_upper_has_default_acl(&reached);
+    bool obeys = !(upper->flags & UM_UPPER_NO_ACLS);
+    int inherits = error ? error : obeys ? um_upper_has_default_acl(&reached) : 0;
     if (inherits == 0)
         wanted->mode &= ~(maker->umask & 0777);
     return inherits < 0 ? inherits : 0;

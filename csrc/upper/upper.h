@@ -48,6 +48,7 @@
 #define UM_UPPER_STAY 1024u /* no redirect is written: what would need one does not move (-EXDEV) */
 #define UM_UPPER_ATIME 2048u /* who reads changes access times, as the disk's mount counts them */
 #define UM_UPPER_CLOSED 256u /* nobody else reaches upper and work: user.overlay. marks are ours */
+#define UM_UPPER_NO_ACLS 4096u /* default ACLs have no effect on what is made */
 #define UM_METACOPY_MIN 131072u
 
 struct um_upper; /* opaque */

@@ -61,8 +61,11 @@ static void set_up(struct world *w)
         abort();
     machine_layers(&w->machine.stack);
     machine_open(&w->machine, open(w->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    struct um_fastpath_setup setup = {
-        .tree = w->machine.stack.tree, .upper = w->machine.upper, .statfs_fd = -1, .max_held = 4};
+    struct um_fastpath_setup setup = {.keeps = UM_FOREVER,
+                                      .tree = w->machine.stack.tree,
+                                      .upper = w->machine.upper,
+                                      .statfs_fd = -1,
+                                      .max_held = 4};
     if (um_fastpath_open(&setup, &w->fastpath) != 0)
         abort();
     w->reply = malloc(UM_FUSE_BUFFER);

@@ -19,7 +19,7 @@ from unionmount.core.index import (
     stored_name,
 )
 from unionmount.core.nodes import NAME_MAX, ROOT, Attributes, BrowsableTree, DirectoryEntry, Node
-from unionmount.core.router import Router, RouterFacts, RouterStats, time_of_bucket
+from unionmount.core.router import FOREVER, Router, RouterFacts, RouterStats, time_of_bucket
 from unionmount.core.spelling import matches, opaque_name, whiteout_name
 from unionmount.core.tree import (
     Belief,
@@ -35,6 +35,7 @@ from unionmount.core.unstacked import OPAQUE, LayerTrees, Marks
 from unionmount.core.upper import Maker, SetAttr, Upper, UpperFlags, UpperList, View
 
 __all__ = [
+    "FOREVER",
     "MEMORY_VARIABLE",
     "NAME_MAX",
     "OPAQUE",

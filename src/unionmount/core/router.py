@@ -13,6 +13,8 @@ from unionmount.core.id_maps import IdMaps
 from unionmount.core.tree import Tree
 from unionmount.core.upper import Upper
 
+FOREVER = float(lib.UM_FOREVER)  # seconds; libfuse and the kernel clamp times that they can't hold
+
 
 @dataclass(frozen=True, slots=True)
 class RouterFacts:
@@ -22,9 +24,13 @@ class RouterFacts:
     bytes: int
     inodes: int
     has_acls: bool
+    obeys_acls: bool
     list_layers: bool
     directory: int | None  # a descriptor; statfs is that of the file system it is on
     ids: IdMaps
+    keeps: float = FOREVER  # seconds for which the kernel may keep names and attributes
+    static_nlink: bool = False
+    xattrs: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +118,12 @@ def _open_fastpath(files: Tree | Upper, facts: RouterFacts) -> Any:
     setup.layers, setup.n_layers = ffi.cast("const char **", array), len(names)
     setup.statfs_fd = -1 if facts.directory is None else facts.directory
     setup.bytes, setup.inodes = facts.bytes, facts.inodes
-    setup.has_acls, setup.list_layers = facts.has_acls, facts.list_layers
+    setup.has_acls, setup.obeys_acls = facts.has_acls, facts.obeys_acls
+    setup.list_layers = facts.list_layers
     setup.max_held = _held_files()
     setup.ids = facts.ids.handle
+    setup.keeps, setup.keeps_nsec = divmod(round(facts.keeps * 1e9), 10**9)
+    setup.static_nlink, setup.no_xattrs = facts.static_nlink, not facts.xattrs
     out = ffi.new("struct um_fastpath **")
     check(lib.um_fastpath_open(setup, out))
     return out[0]

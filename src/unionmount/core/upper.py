@@ -63,6 +63,7 @@ class UpperFlags:
     closed: bool = False
     stay: bool = False
     atime: bool = False
+    no_acls: bool = False
 
 
 class Upper(NodeReader, prefix="um_upper"):

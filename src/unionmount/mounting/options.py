@@ -28,6 +28,21 @@ from unionmount.system.text import printable
 
 
 @dataclass(frozen=True, slots=True)
+class MountView:
+    """How a mount shows what is stored, and for how long the kernel may believe it."""
+
+    users: IdMap = AS_STORED
+    groups: IdMap = AS_STORED
+    seconds: float | None = None  # that the kernel keeps names and attributes; None: for good
+    static_nlink: bool = False  # every directory has one link
+    acls: bool = True  # obeyed and inherited; they are shown in any case
+    xattrs: bool = True
+
+
+DISK_VIEW = MountView()
+
+
+@dataclass(frozen=True, slots=True)
 class MountOptions:
     """How a file system is mounted; ``allow_other`` None stands for "root: yes, others: no"."""
 
@@ -44,8 +59,7 @@ class MountOptions:
     default_permissions: bool = False
     fastpath: bool = True  # requests are answered in C where that is possible
     threads: int | None = None  # of the fast path; None: as many as there are processors
-    users: IdMap = AS_STORED  # owners as callers see them
-    groups: IdMap = AS_STORED
+    view: MountView = DISK_VIEW
 
     @property
     def promises(self) -> bool:

@@ -25,8 +25,8 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, InodeT, StatvfsData
 
-from unionmount.core import NAME_MAX, IdMaps
-from unionmount.system.id_map import AS_STORED, IdMap
+from unionmount.core import FOREVER, NAME_MAX, IdMaps
+from unionmount.mounting.options import DISK_VIEW, MountView
 
 if TYPE_CHECKING:
     from pyfuse3 import ReaddirToken, RequestContext
@@ -44,7 +44,6 @@ FIRST_BATCH = 25  # entries that fill the reply of 4 KiB that older kernels ask 
 BATCH = 128
 DOTS = (b".", b"..")  # their cookies are 1 and 2; those of other names are shifted by 2
 
-_FOREVER = 1e9  # seconds; libfuse and the kernel clamp times that they can't hold, this they can
 _BLOCK = 4096
 _READERS = 8  # threads that wait for the disk at once
 
@@ -65,8 +64,7 @@ class ImageFacts:
     inodes: int
     has_acls: bool = False
     directory: int | None = None  # a descriptor; statfs is that of the file system it is on
-    users: IdMap = AS_STORED
-    groups: IdMap = AS_STORED
+    view: MountView = DISK_VIEW
 
 
 def answered(handler: Callable[Concatenate[Any, P], Awaitable[T]]) -> Any:
@@ -114,10 +112,11 @@ class ReadingOperations(pyfuse3.Operations):
         # The kernel enforces POSIX ACLs; without, their mask would pass for a group's permissions.
         # But it also asks for the root's again at every walk through it (the root's inode is older
         # than the negotiation), so an image that has none is spared that.
-        self.enable_acl = facts.has_acls
+        self.enable_acl = facts.has_acls and facts.view.acls
         self.files = self._files = files
         self.facts = self._facts = facts
-        self.ids = self._ids = IdMaps(facts.users, facts.groups)
+        self.ids = self._ids = IdMaps(facts.view.users, facts.view.groups)
+        self.seconds = FOREVER if facts.view.seconds is None else facts.view.seconds
         self.list_layers = list_layers
         self._layer_names = (LAYER, LAYER_INDEX) if list_layers else ()
         self._disk_readers = trio.CapacityLimiter(_READERS)
@@ -128,7 +127,7 @@ class ReadingOperations(pyfuse3.Operations):
         try:
             return self._entry(self._files.lookup(directory, name))
         except FileNotFoundError:
-            return no_entry()
+            return no_entry(self.seconds)
 
     @answered
     async def getattr(self, node: Node, _context: RequestContext) -> Any:
@@ -148,6 +147,9 @@ class ReadingOperations(pyfuse3.Operations):
         """Attributes with the owner that callers see."""
         entry = entry_of(attributes)
         entry.st_uid, entry.st_gid = self._ids.shown(attributes.uid, attributes.gid)
+        entry.entry_timeout = entry.attr_timeout = self.seconds
+        if self._facts.view.static_nlink and stat.S_ISDIR(attributes.mode):
+            entry.st_nlink = 1
         return entry
 
     # ---- files -----------------------------------------------------------------------------------
@@ -182,6 +184,7 @@ class ReadingOperations(pyfuse3.Operations):
     @answered
     async def getxattr(self, node: Node, name: bytes, context: RequestContext) -> bytes:
         """One extended attribute; which layer a file is from is one, too."""
+        self._check_xattrs()
         if name in (LAYER, LAYER_INDEX):
             index = self._files.getattr(node).layer
             if index >= len(self._facts.layers):  # an image without layers has a root, too
@@ -189,7 +192,7 @@ class ReadingOperations(pyfuse3.Operations):
             return os.fsencode(str(index) if name == LAYER_INDEX else self._facts.layers[index])
         if not _visible(name, context):
             raise FUSEError(errno.ENODATA if has_namespace(name) else errno.EOPNOTSUPP)
-        if name in ACLS and not self.enable_acl:
+        if name in ACLS and not self.facts.has_acls:
             raise FUSEError(errno.EOPNOTSUPP)
         try:
             value = self._files.getxattr(node, name)
@@ -203,6 +206,7 @@ class ReadingOperations(pyfuse3.Operations):
     @answered
     async def listxattr(self, node: Node, context: RequestContext) -> Sequence[bytes]:
         """The names that getxattr answers, but for those of the layer unless asked for."""
+        self._check_xattrs()
         hidden = (LAYER, LAYER_INDEX)
         names = [name for name in self._files.listxattr(node) if name not in hidden]
         names = [name for name in names if _visible(name, context)]
@@ -210,6 +214,10 @@ class ReadingOperations(pyfuse3.Operations):
         if any(name.startswith(b"user.") for name in names) and not self._has_user_xattrs(node):
             names = [name for name in names if not name.startswith(b"user.")]
         return names
+
+    def _check_xattrs(self) -> None:
+        if not self._facts.view.xattrs:
+            raise FUSEError(errno.ENOSYS)  # so the kernel asks once
 
     def _has_user_xattrs(self, node: Node) -> bool:
         """Whether the kernel lets ``user.`` attributes of such a file be read: see xattr(7)."""
@@ -287,7 +295,6 @@ def entry_of(attributes: Attributes) -> EntryAttributes:
     entry.st_blocks = blocks
     entry.st_blksize = _BLOCK
     entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = atime, mtime, ctime
-    entry.entry_timeout = entry.attr_timeout = _FOREVER
     return entry
 
 
@@ -301,11 +308,11 @@ def _statfs_of(directory: int) -> StatvfsData:
     return data
 
 
-def no_entry() -> EntryAttributes:
+def no_entry(seconds: float) -> EntryAttributes:
     """That there is no such name, for the kernel to remember."""
     entry = EntryAttributes()
     entry.st_ino = InodeT(0)
-    entry.entry_timeout = _FOREVER
+    entry.entry_timeout = seconds
     return entry
 
 

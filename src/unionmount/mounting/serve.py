@@ -207,7 +207,7 @@ def _operations(
     """What answers the kernel; an upper is open as long."""
     options = request.options
     facts, list_layers = _facts(layers), options.list_layers
-    facts = replace(facts, users=options.users, groups=options.groups)
+    facts = replace(facts, view=options.view)
     if request.unstacked:
         with LayerTrees(layers.tree()) as trees:
             yield ReadOnlyOperations(trees, facts, list_layers=list_layers, pending=pending)
@@ -442,9 +442,13 @@ def _router_facts(operations: ReadingOperations) -> RouterFacts:
         bytes=facts.bytes,
         inodes=facts.inodes,
         has_acls=facts.has_acls,
+        obeys_acls=operations.enable_acl,
         list_layers=operations.list_layers,
         directory=facts.directory,
         ids=operations.ids,
+        keeps=operations.seconds,
+        static_nlink=facts.view.static_nlink,
+        xattrs=facts.view.xattrs,
     )
 
 

@@ -70,6 +70,7 @@ class UpperPlan:
     leads: bool = True  # redirects and metacopies are followed
     redirects: bool = True  # redirects are written
     metacopy: bool = True  # files are copied up without their data, where that is enough
+    acls: bool = True  # default ACLs have their effect on what is created
     container: str = ""
     # Whether others may get to the directories on disk: not at all; not where they would gain what
     # the mount promises that they do not (``open_upper``); or it is accepted.
@@ -382,6 +383,7 @@ def _open(
         closed=place.closed,
         stay=not plan.redirects,
         atime=counted is not Counted.NOTHING,
+        no_acls=not plan.acls,
     )
     if plan.own_root:
         _shut_writers_out(place.upper)

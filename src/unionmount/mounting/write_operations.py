@@ -297,9 +297,10 @@ class WritableOperations(ReadingOperations):
         await self._after_copy_up(lambda: self._upper.removexattr(node, name), node)
 
     def _check_settable(self, name: bytes) -> None:
+        self._check_xattrs()
         if name in (LAYER, LAYER_INDEX):
             raise FUSEError(errno.EPERM)
-        if not has_namespace(name) or (name in ACLS and not self.enable_acl):
+        if not has_namespace(name) or (name in ACLS and not self.facts.has_acls):
             raise FUSEError(errno.EOPNOTSUPP)
 
     def _drop_setgid(self, node: Node, context: RequestContext) -> None:

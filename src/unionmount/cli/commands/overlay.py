@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -13,7 +14,7 @@ import click
 
 from unionmount.cli.options import root_option
 from unionmount.errors import MountError, NotFoundError, UsageError
-from unionmount.mounting.options import apply_options, check_known
+from unionmount.mounting.options import MountView, apply_options, check_known
 from unionmount.system.id_map import AS_STORED, IDS_END, IdMap, IdRange, parse_id_ranges
 from unionmount.system.text import printable
 from unionmount.system.trust import OverrideStat
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _OPTION = re.compile(r"(?:[^\\,]|\\.)+", re.DOTALL)
 _COLON = re.compile(r"((?:[^\\:]|\\.)*)(:|\Z)", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
+_SECONDS_MAX = 10**9  # for good
 _SOURCE = "overlay"  # what tables of mounts show
 
 
@@ -49,17 +52,25 @@ class OverlayOptions:
     users: IdMap = AS_STORED
     groups: IdMap = AS_STORED
     squash_to_root: bool = False
+    seconds: float | None = None
+    static_nlink: bool = False
+    acls: bool = True
+    xattrs: bool = True
 
     @property
     def leads(self) -> bool:
         """Whether redirects and metacopies are followed."""
         return not self.user_xattrs and self.redirect_dir != "nofollow"
 
-    def owners(self) -> tuple[IdMap, IdMap]:
-        """How users and groups are shown; a number of its own goes before ``squash_to_root``."""
-        if not self.squash_to_root:
-            return self.users, self.groups
-        return _squashed_to_root(self.users), _squashed_to_root(self.groups)
+    @property
+    def view(self) -> MountView:
+        """How what is stored is shown; an ID of its own takes precedence over squash_to_root."""
+        users, groups = self.users, self.groups
+        if self.squash_to_root:
+            users, groups = _squashed_to_root(users), _squashed_to_root(groups)
+        return MountView(
+            users, groups, self.seconds, self.static_nlink, acls=self.acls, xattrs=self.xattrs
+        )
 
 
 def parse_overlay(texts: Iterable[str]) -> OverlayOptions:
@@ -207,6 +218,28 @@ def _id_of(name: str, value: str) -> int:
     return int(value)
 
 
+def _set_timeout(options: OverlayOptions, value: str) -> None:
+    seconds = float(value) if _SECONDS.fullmatch(value) else math.inf
+    if not seconds <= _SECONDS_MAX:
+        raise MountError(
+            f"-o timeout: '{printable(value)}' is no time; give seconds, such as 1.5, up to"
+            f" {_SECONDS_MAX}"
+        )
+    options.seconds = seconds
+
+
+def _set_xattrs(options: OverlayOptions, value: str) -> None:
+    options.xattrs = _one_of("noxattrs", value, ("0", "1")) == "0"
+
+
+def _set_static_nlink(options: OverlayOptions) -> None:
+    options.static_nlink = True
+
+
+def _set_no_acls(options: OverlayOptions) -> None:
+    options.acls = False
+
+
 def _squash_to_root(options: OverlayOptions) -> None:
     options.squash_to_root = True
 
@@ -228,6 +261,8 @@ _FLAGS: dict[str, Callable[[OverlayOptions], None]] = {
     "userxattr": _set_user_xattrs,
     "upper_open": _set_upper_open,
     "squash_to_root": _squash_to_root,
+    "static_nlink": _set_static_nlink,
+    "noacl": _set_no_acls,
 }
 
 _WITH_VALUE: dict[str, Callable[[OverlayOptions, str], None]] = {
@@ -240,6 +275,8 @@ _WITH_VALUE: dict[str, Callable[[OverlayOptions, str], None]] = {
     "fsync": _set_fsync,
     "fsname": _set_fsname,
     "xattr_permissions": _set_override_stat,
+    "timeout": _set_timeout,
+    "noxattrs": _set_xattrs,
     "uidmapping": _set_users,
     "gidmapping": _set_groups,
     "squash_to_uid": _set_squashed_user,
@@ -266,7 +303,6 @@ SAME_HERE: dict[str, str] = {
     "override_creds": "directories are reached with the rights of whoever mounts",
     "fast_ino=0": _NUMBERS,
     "fast_ino=1": _NUMBERS,
-    "noxattrs=0": "that is how it is",
     "threaded=0": _SPEED,
     "threaded=1": _SPEED,
     "writeback=0": _SPEED,
@@ -286,11 +322,7 @@ REFUSED_HERE: dict[str, dict[str, str]] = {
     },
     "uuid": {"on": "no ID of the file system is kept in the upper"},
     "nooverride_creds": {"": "directories are reached with the rights of whoever mounts"},
-    "static_nlink": {"": "link counts are those that there are"},
-    "noacl": {"": "ACLs are obeyed"},
-    "noxattrs": {"1": "extended attributes are shown"},
     "plugins": {"*": "there are none"},
-    "timeout": {"*": "what is known is kept: nobody else may change the directories"},
 }
 
 LOWERS_MAX = 500  # as overlayfs
@@ -406,10 +438,8 @@ def _mount(
     from unionmount.cli.start_mount import MountStarter, check_place
 
     mount_options = apply_options(wanted.mount)
-    users, groups = wanted.owners()
-    mount_options = replace(
-        mount_options, fsname=mount_options.fsname or name, users=users, groups=groups
-    )
+    fsname = mount_options.fsname or name
+    mount_options = replace(mount_options, fsname=fsname, view=wanted.view)
     start = MountStarter(settings, mount_options, check_place(mountpoint), foreground=foreground)
     if wanted.useless:
         useless = printable(", ".join(wanted.useless))
@@ -448,6 +478,7 @@ def _plan(wanted: OverlayOptions, layers: OpenDirectories) -> UpperPlan | None:
         leads=wanted.leads,
         redirects=wanted.redirect_dir not in ("off", "follow"),
         metacopy=wanted.metacopy != "off",
+        acls=wanted.acls,
         others="accepted" if wanted.upper_open else "powerless",
         accepting="-o upper_open",
     )
