@@ -60,6 +60,7 @@ class MountOptions:
     fastpath: bool = True  # requests are answered in C where that is possible
     threads: int | None = None  # of the fast path; None: as many as there are processors
     view: MountView = DISK_VIEW
+    labels: tuple[str, ...] = ()  # of SELinux for all files: NAME="LABEL"
 
     @property
     def promises(self) -> bool:
@@ -118,6 +119,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     "nostrictatime": _IS_SO,
     "norelatime": "Linux has known nothing but relatime in its place since 2.6.30",
     "nolazytime": _IS_SO,
+    "lazytime": "times are written at once, which loses none",
     "nomand": _IS_SO,
     "noiversion": _IS_SO,
     "silent": "nothing is printed to the kernel's log in any case",
@@ -132,13 +134,11 @@ WITHOUT_EFFECT: dict[str, str] = {
 # The same, by how they begin.
 COMMENTS: dict[str, str] = {"comment=": "a comment", "x-": "a comment", "X-": "a comment"}
 
-_LABELS = "labels of SELinux are those of the files"
 _BY_MOUNT = "mount(8) carries it out; call it as mount -t fuse.unionmount"
 
 # Refused, by name, whatever the value; each with what to do instead, or why.
 REFUSED: dict[str, str] = {
     "strictatime": "reads that the kernel answers from its cache are not counted; use relatime",
-    "lazytime": "times are written at once; leave it out",
     "sync": "not every change would be synced; use O_SYNC or fsync(2), or sync(8)",
     "dirsync": "changes of names are not synced one by one; use fsync(2) of the directory",
     "mand": "there are no mandatory locks on Linux",
@@ -147,11 +147,7 @@ REFUSED: dict[str, str] = {
     "bind": "use mount --bind on the mount point",
     "rbind": "use mount --rbind on the mount point",
     "move": "use mount --move on the mount point",
-    "context": _LABELS,
-    "fscontext": _LABELS,
-    "defcontext": _LABELS,
-    "rootcontext": _LABELS,
-    "seclabel": _LABELS,
+    "seclabel": "labels of SELinux are those of the files; use context=LABEL for another one",
     "allow_root": "use allow_other, or nothing",
     "auto_unmount": "the mount stays when its process is killed; use umount",
     "subtype": "it always is unionmount",
@@ -165,6 +161,9 @@ REFUSED: dict[str, str] = {
 THREADS_MAX = 32  # the core takes no more
 _THREADS = re.compile(r"threads=([1-9][0-9]{0,3})")
 _FSNAME = "fsname="
+# One option of a list; a label may have commas, in quotes.
+_OPTION = re.compile(r'(?:fs|def|root)?context="[^"]*"|[^,]+')
+_LABEL = re.compile(r'((?:fs|def|root)?context)=(?:"([^",]+(?:,[^",]+)*)"|([^",]+))', re.DOTALL)
 
 
 def is_without_effect(option: str) -> bool:
@@ -183,7 +182,8 @@ def refusal(option: str) -> str | None:
 
 def is_known(option: str) -> bool:
     """Whether an option is carried out, or accepted without an effect."""
-    done = option in _CHANGES or _THREADS.fullmatch(option) or option.startswith(_FSNAME)
+    written = _THREADS.fullmatch(option) or _LABEL.fullmatch(option) or option.startswith(_FSNAME)
+    done = option in _CHANGES or written
     return bool(done) or is_without_effect(option)
 
 
@@ -201,19 +201,22 @@ def check_known(options: Iterable[str], known: Iterable[str] = ()) -> None:
 
 def parse_options(texts: Iterable[str]) -> MountOptions:
     """Read the values of ``-o``: comma-separated options, the last one of a pair wins."""
-    return apply_options(name for text in texts for name in text.split(",") if name)
+    return apply_options(name for text in texts for name in _OPTION.findall(text))
 
 
-def apply_options(names: Iterable[str]) -> MountOptions:
+def apply_options(names: Iterable[str], default: MountOptions = MountOptions()) -> MountOptions:
     """Options that are taken apart, as one value; MountError for what is not known or refused."""
     names = list(names)
     check_known(names)
-    options = MountOptions()
+    options = default
     for name in names:
         if threads := _THREADS.fullmatch(name):
             options = replace(options, threads=min(int(threads[1]), THREADS_MAX))
         elif name.startswith(_FSNAME):
             options = replace(options, fsname=name.removeprefix(_FSNAME))
+        elif label := _LABEL.fullmatch(name):
+            written = f'{label[1]}="{label[2] or label[3]}"'
+            options = replace(options, labels=(*options.labels, written))
         elif name in _CHANGES:
             options = _CHANGES[name](options)
     return options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ import click
 
 from unionmount.cli.options import root_option
 from unionmount.errors import MountError, NotFoundError, UsageError
-from unionmount.mounting.options import MountView, apply_options, check_known
+from unionmount.mounting.options import MountOptions, MountView, apply_options, check_known
 from unionmount.system.id_map import AS_STORED, IDS_END, IdMap, IdRange, parse_id_ranges
 from unionmount.system.text import printable
 from unionmount.system.trust import OverrideStat
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from unionmount.mounting.directories import OpenDirectories
     from unionmount.mounting.upper_directory import UpperPlan
 
-_OPTION = re.compile(r"(?:[^\\,]|\\.)+", re.DOTALL)
+_OPTION = re.compile(r'(?:fs|def|root)?context="[^"]*"|(?:[^\\,]|\\.)+', re.DOTALL)
 _COLON = re.compile(r"((?:[^\\:]|\\.)*)(:|\Z)", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
@@ -410,10 +411,18 @@ def command(
                       or always (2); without the option, on files that are yours or root's alone
     upper_open        accept U and W where other users can reach them; see below
 
-    Mounts are nosuid,nodev unless -o suid,dev says otherwise. As root, set-user-ID programs and
-    devices get onto the disk below U as such; so U and W are refused where other users can reach
-    them, unless with upper_open: owners, modes, capabilities and devices are then kept in extended
-    attributes. With suid,dev nothing is refused.
+    Root's mounts are nodev unless -o dev says otherwise, those of others are nosuid,nodev. As root,
+    set-user-ID programs and devices get onto the disk below U as such; so U and W are refused
+    where other users can reach them, unless with upper_open: owners, modes, capabilities and
+    devices are then kept in extended attributes. With suid,dev nothing is refused.
+
+    \b
+    uidmapping=STORED:SHOWN:SIZE[:…]  show user IDs, and store those of callers, by this map
+    gidmapping=…      the same for groups
+    squash_to_root    show all files as root's; squash_to_uid=N, squash_to_gid=N: as N's
+    noacl             do not obey ACLs; noxattrs=1: have no extended attributes
+    static_nlink      show one link for every directory
+    timeout=SECONDS   let the kernel forget names and attributes after this time
 
     redirect_dir=X    on: renaming a lower directory leaves a redirect; off, follow: it fails with
                       EXDEV; nofollow: redirects and metacopies are not followed, either
@@ -437,7 +446,8 @@ def _mount(
     from unionmount.cli.container_words import overlay_source
     from unionmount.cli.start_mount import MountStarter, check_place
 
-    mount_options = apply_options(wanted.mount)
+    # as overlayfs and fuse-overlayfs do: the directories belong to the one who mounts them
+    mount_options = apply_options(wanted.mount, MountOptions(suid=os.geteuid() == 0))
     fsname = mount_options.fsname or name
     mount_options = replace(mount_options, fsname=fsname, view=wanted.view)
     start = MountStarter(settings, mount_options, check_place(mountpoint), foreground=foreground)
