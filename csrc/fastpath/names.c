@@ -13,13 +13,13 @@ static int64_t begin(const struct um_exchange *x, size_t at, struct um_slice *na
     return um_take_name(x, &at, name) ? 0 : -EIO;
 }
 
-/* The owner of what the caller makes; -EOVERFLOW where the caller's IDs can't be stored. */
-static int take_maker(const struct um_exchange *x, uint32_t umask, struct um_maker *maker)
+static struct um_maker maker_of(const struct um_exchange *x, uint32_t umask)
 {
     const struct um_id_maps *ids = &x->fastpath->ids;
-    *maker = (struct um_maker){.umask = umask & 07777, .may_setgid = true};
-    int error = um_id_stored(&ids->users, x->header->uid, &maker->uid);
-    return error ? error : um_id_stored(&ids->groups, x->header->gid, &maker->gid);
+    return (struct um_maker){.uid = um_id_stored(&ids->users, x->header->uid),
+                             .gid = um_id_stored(&ids->groups, x->header->gid),
+                             .umask = umask & 07777,
+                             .may_setgid = true};
 }
 
 static int64_t made(struct um_exchange *x, int error, const struct um_attr *attr)
@@ -38,10 +38,7 @@ int64_t um_answer_mknod(struct um_exchange *x)
     /* Kernels before 6.0 leave it to us whether the bit may stay. */
     if (in->mode & S_ISGID)
         return UM_FORWARD;
-    struct um_maker maker;
-    error = take_maker(x, in->umask, &maker);
-    if (error != 0)
-        return error;
+    struct um_maker maker = maker_of(x, in->umask);
     uint32_t major = in->rdev >> 8 & 0xfff, minor = (in->rdev & 0xff) | (in->rdev >> 12 & 0xfff00);
     return made(x,
                 um_upper_mknod(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
@@ -55,11 +52,9 @@ int64_t um_answer_mkdir(struct um_exchange *x)
     struct um_slice name;
     struct um_attr attr;
     int64_t error = in ? begin(x, sizeof *in, &name) : -EIO;
-    struct um_maker maker;
-    if (error == 0)
-        error = take_maker(x, in->umask, &maker);
     if (error != 0)
         return error;
+    struct um_maker maker = maker_of(x, in->umask);
     return made(x,
                 um_upper_mkdir(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
                                name.size, in->mode & 07777, &maker, &attr),
@@ -76,10 +71,7 @@ int64_t um_answer_symlink(struct um_exchange *x)
     size_t at = name.size + 1;
     if (!um_take_name(x, &at, &target))
         return -EIO;
-    struct um_maker maker;
-    error = take_maker(x, 0, &maker);
-    if (error != 0)
-        return error;
+    struct um_maker maker = maker_of(x, 0);
     return made(x,
                 um_upper_symlink(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
                                  name.size, (const char *)target.data, target.size, &maker, &attr),
@@ -91,11 +83,8 @@ static int make_nameless(struct um_exchange *x, const struct fuse_create_in *in,
                          struct um_attr *attr)
 {
     struct um_fastpath *fastpath = x->fastpath;
-    struct um_maker maker;
-    int error = take_maker(x, in->umask, &maker);
-    if (error != 0)
-        return error;
-    error = um_upper_tmpfile(fastpath->upper, x->header->nodeid, in->mode, &maker, attr);
+    struct um_maker maker = maker_of(x, in->umask);
+    int error = um_upper_tmpfile(fastpath->upper, x->header->nodeid, in->mode, &maker, attr);
     if (error != -EMFILE && error != -ENFILE)
         return error;
     um_held_shed(fastpath->held);

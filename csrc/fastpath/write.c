@@ -254,15 +254,14 @@ static struct um_setattr wanted(const struct fuse_setattr_in *in)
     return changes;
 }
 
-/* The new owner as it is stored. */
+/* Put the new owner as it is stored; -EOVERFLOW where it can't be. */
 static int take_owner(const struct um_fastpath *fastpath, struct um_setattr *changes)
 {
-    int error = 0;
-    if (changes->which & UM_SET_UID)
-        error = um_id_stored(&fastpath->ids.users, changes->uid, &changes->uid);
-    if (error == 0 && (changes->which & UM_SET_GID))
-        error = um_id_stored(&fastpath->ids.groups, changes->gid, &changes->gid);
-    return error;
+    changes->uid = um_id_stored(&fastpath->ids.users, changes->uid);
+    changes->gid = um_id_stored(&fastpath->ids.groups, changes->gid);
+    bool fits = (!(changes->which & UM_SET_UID) || changes->uid != UM_ID_NONE) &&
+                (!(changes->which & UM_SET_GID) || changes->gid != UM_ID_NONE);
+    return fits ? 0 : -EOVERFLOW;
 }
 
 #define NO_CHANGE (FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME)

@@ -19,19 +19,16 @@ uint32_t um_id_shown(const struct um_id_map *map, uint32_t stored)
     return map->squashed >= 0 ? (uint32_t)map->squashed : show(map, stored);
 }
 
-int um_id_stored(const struct um_id_map *map, uint32_t shown, uint32_t *stored)
+uint32_t um_id_stored(const struct um_id_map *map, uint32_t shown)
 {
-    *stored = shown;
     if (map->n_ranges == 0)
-        return 0;
+        return shown;
     for (size_t i = 0; i < map->n_ranges; i++) {
         const struct um_id_range *range = &map->ranges[i];
-        if (shown >= range->shown && shown - range->shown < range->count) {
-            *stored = range->stored + (shown - range->shown);
-            return 0;
-        }
+        if (shown >= range->shown && shown - range->shown < range->count)
+            return range->stored + (shown - range->shown);
     }
-    return -EOVERFLOW;
+    return UM_ID_NONE;
 }
 
 struct direction {
@@ -43,10 +40,8 @@ static int translate(void *context, bool group, uint32_t *id)
 {
     const struct direction *direction = context;
     const struct um_id_map *map = group ? &direction->maps->groups : &direction->maps->users;
-    if (direction->stores)
-        return um_id_stored(map, *id, id) == 0 ? 0 : -EINVAL;
-    *id = show(map, *id);
-    return 0;
+    *id = direction->stores ? um_id_stored(map, *id) : show(map, *id);
+    return *id == UM_ID_NONE ? -EINVAL : 0;
 }
 
 int um_id_show_acl(const struct um_id_maps *maps, uint8_t *acl, size_t size)

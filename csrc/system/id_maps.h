@@ -13,7 +13,7 @@
  * ID and the kernel lets nobody write, as with an ID that an idmapped mount lacks; showing the overflow
  * ID itself (65534) would make the user of that ID the owner of every such file.
  * Ownership: the ranges are borrowed. Threads: pure functions.
- * Errors: -EOVERFLOW where an ID of a caller can't be stored, -EINVAL in an ACL, as the kernel has it.
+ * Errors: UM_ID_NONE where an ID of a caller can't be stored; -EINVAL for one in an ACL, as in the kernel.
  */
 #ifndef UM_ID_MAPS_H
 #define UM_ID_MAPS_H
@@ -22,6 +22,7 @@
 
 /* cffi: begin */
 #define UM_ID_UNMAPPED 4294967294u
+#define UM_ID_NONE 4294967295u /* (uid_t)-1 */
 
 /* `count` IDs from `stored` on are shown from `shown` on. */
 struct um_id_range {
@@ -39,7 +40,7 @@ struct um_id_maps {
 };
 
 uint32_t um_id_shown(const struct um_id_map *map, uint32_t stored);
-int um_id_stored(const struct um_id_map *map, uint32_t shown, uint32_t *stored);
+uint32_t um_id_stored(const struct um_id_map *map, uint32_t shown);
 
 /* Translate the users and groups that the bytes of an ACL name (system/posix_acl.h), in place. Those that
  * are shown are not squashed. */

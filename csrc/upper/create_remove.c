@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 
+#include "system/id_maps.h"
 #include "upper/state.h"
 
 /* Making and removing names. Every verb is: look at the name, copy its directory up, change the disk in
@@ -31,6 +32,8 @@ static int find_owner(struct um_upper *upper, struct um_upper_target *target,
     if (error != 0)
         return error;
     apply_setgid(&attr, maker, wanted);
+    if (wanted->uid == UM_ID_NONE || wanted->gid == UM_ID_NONE)
+        return -EOVERFLOW;
     if (maker->umask == 0 || S_ISLNK(wanted->mode))
         return 0;
     error = um_upper_reach_name(upper, target->fd, (struct um_slice){0}, &reached);

@@ -8,7 +8,7 @@ in csrc are the contracts: ``index/builder.h``, ``index/index.h``, ``tree/tree.h
 from __future__ import annotations
 
 from unionmount.core.handle import MEMORY_VARIABLE
-from unionmount.core.id_maps import IdMaps
+from unionmount.core.id_maps import NO_ID, IdMaps
 from unionmount.core.index import (
     Index,
     Indexer,
@@ -38,6 +38,7 @@ __all__ = [
     "FOREVER",
     "MEMORY_VARIABLE",
     "NAME_MAX",
+    "NO_ID",
     "OPAQUE",
     "ROOT",
     "Attributes",

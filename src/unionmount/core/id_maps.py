@@ -9,6 +9,8 @@ from unionmount._core import ffi, lib
 from unionmount.core.handle import check
 from unionmount.system.id_map import IdMap, IdRange
 
+NO_ID: int = lib.UM_ID_NONE
+
 
 class IdMaps:
     """Both maps of a mount, for the core; translates in the way of the fast path."""
@@ -28,12 +30,12 @@ class IdMaps:
         return lib.um_id_shown(users, uid), lib.um_id_shown(groups, gid)
 
     def stored_uid(self, uid: int) -> int:
-        """Return the ID that is stored for a user; OSError(EOVERFLOW) where there is none."""
-        return _stored(ffi.addressof(self.handle, "users"), uid)
+        """Return the ID that is stored for a user; NO_ID where it can't be."""
+        return int(lib.um_id_stored(ffi.addressof(self.handle, "users"), uid))
 
     def stored_gid(self, gid: int) -> int:
-        """Return the ID that is stored for a group; OSError(EOVERFLOW) where there is none."""
-        return _stored(ffi.addressof(self.handle, "groups"), gid)
+        """Return the ID that is stored for a group; NO_ID where it can't be."""
+        return int(lib.um_id_stored(ffi.addressof(self.handle, "groups"), gid))
 
     def shown_acl(self, acl: bytes) -> bytes:
         """Return an ACL's bytes with the IDs that callers see."""
@@ -51,9 +53,3 @@ class IdMaps:
 
 def _ranges(ranges: Sequence[IdRange]) -> Any:
     return ffi.new("struct um_id_range[]", [tuple(one) for one in ranges])
-
-
-def _stored(map_: Any, shown: int) -> int:
-    out = ffi.new("uint32_t *")
-    check(lib.um_id_stored(map_, shown, out))
-    return int(out[0])

@@ -40,7 +40,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FileInfo, FUSEError, InodeT
 
-from unionmount.core import Maker, Node, SetAttr
+from unionmount.core import NO_ID, Maker, Node, SetAttr
 from unionmount.mounting.read_operations import (
     ACLS,
     BATCH,
@@ -411,10 +411,14 @@ class WritableOperations(ReadingOperations):
         return _in_group(context, self._ids.shown(0, gid)[1])
 
     def _changes(self, wanted: EntryAttributes, fields: SetattrFields) -> SetAttr:
+        uid = self._ids.stored_uid(wanted.st_uid) if fields.update_uid else None
+        gid = self._ids.stored_gid(wanted.st_gid) if fields.update_gid else None
+        if NO_ID in (uid, gid):
+            raise FUSEError(errno.EOVERFLOW)
         return SetAttr(
             mode=stat.S_IMODE(wanted.st_mode) if fields.update_mode else None,
-            uid=self._ids.stored_uid(wanted.st_uid) if fields.update_uid else None,
-            gid=self._ids.stored_gid(wanted.st_gid) if fields.update_gid else None,
+            uid=uid,
+            gid=gid,
             size=wanted.st_size if fields.update_size else None,
             atime_ns=wanted.st_atime_ns if fields.update_atime else None,
             mtime_ns=wanted.st_mtime_ns if fields.update_mtime else None,
