@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.backing import backing
 from support.idmapped import idmapped
-from support.mounting import CommandLine
+from support.mounting import CommandLine, is_mounted, wait_for_mounts
 from support.users import fuse_for_all
 
 from unionmount._core import lib
@@ -193,6 +193,19 @@ def kernel_mount(
             subprocess.run(["umount", where], check=True)
 
 
+@contextmanager
+def fuse_overlayfs(disk: Path, options: str) -> Iterator[Path]:
+    side = disk / "theirs"
+    directories = f"lowerdir={disk}/lower,upperdir={side}/upper,workdir={side}/work"
+    command = ["fuse-overlayfs", "-f", "-o", f"{directories},{options}", side / "mount"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL):
+        wait_for_mounts(lambda: is_mounted(side / "mount"))
+        try:
+            yield side / "mount"
+        finally:
+            subprocess.run(["umount", side / "mount"], check=True)
+
+
 @pytest.mark.parametrize("fastpath", ["fastpath", "nofastpath"])
 def test_mapped_owners_are_those_of_an_idmapped_overlayfs(
     cli: CommandLine, disk: Path, fastpath: str
@@ -250,13 +263,7 @@ def test_fuse_overlayfs_shows_the_same(
     )
     with our_mount(cli, disk, f"{options},{fastpath}") as ours:
         said = play(ours, script)
-    side = disk / "theirs"
-    directories = f"lowerdir={disk}/lower,upperdir={side}/upper,workdir={side}/work"
-    command = ["fuse-overlayfs", "-o", f"{directories},{options}"]
-    subprocess.run([*command, side / "mount"], check=True, stderr=subprocess.DEVNULL)
-    try:
-        expected = play(side / "mount", script)
-    finally:
-        subprocess.run(["umount", side / "mount"], check=True)
+    with fuse_overlayfs(disk, options) as theirs:
+        expected = play(theirs, script)
     assert said.splitlines() == expected.splitlines()
     assert stored(disk / "ours/upper") == stored(disk / "theirs/upper")
