@@ -197,7 +197,7 @@ def kernel_mount(
 def fuse_overlayfs(disk: Path, options: str) -> Iterator[Path]:
     side = disk / "theirs"
     directories = f"lowerdir={disk}/lower,upperdir={side}/upper,workdir={side}/work"
-    command = ["fuse-overlayfs", "-f", "-o", f"{directories},{options}", side / "mount"]
+    command = ["fuse-overlayfs", "-f", "-o", f"{directories},{options}", str(side / "mount")]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL):
         wait_for_mounts(lambda: is_mounted(side / "mount"))
         try:
