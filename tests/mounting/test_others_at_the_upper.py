@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from support.archives import Layer, docker_archive, posix_acl
+from support.commands import Commands, ForkedCommandLine
 from support.compare import shown
 from support.errnos import failing
 from support.mounting import CommandLine, Process, is_mounted
@@ -122,9 +123,9 @@ class Open:
 
 
 @pytest.fixture
-def cli(public_tmp: Path) -> CommandLine:
+def cli(public_tmp: Path, server: Commands) -> CommandLine:
     """A command line with a store of its own, which others can reach."""
-    return CommandLine(environment={"UNIONMOUNT_ROOT": str(public_tmp / "store")})
+    return ForkedCommandLine(server, {"UNIONMOUNT_ROOT": str(public_tmp / "store")})
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import pytest
 from support.archives import Layer, docker_archive, posix_acl
 from support.backing import backing, kinds
+from support.commands import Commands, ForkedCommandLine
 from support.errnos import failing
 from support.mounting import CommandLine, is_mounted
 from support.users import call_as
@@ -156,7 +157,16 @@ def _kinds() -> list[Any]:
     """Every kind of file system there is; where only root can make one, any directory does."""
     if os.geteuid():
         return ["directory"]
-    return [pytest.param(kind, marks=pytest.mark.needs(f"backing-{kind}")) for kind in kinds()]
+    return [
+        pytest.param(
+            kind,
+            marks=(
+                pytest.mark.needs(f"backing-{kind}"),
+                pytest.mark.xdist_group(f"{__name__} on {kind}"),
+            ),
+        )
+        for kind in kinds()
+    ]
 
 
 @pytest.fixture(scope="module", params=_kinds())
@@ -180,9 +190,9 @@ _ANSWERED_BY = {"xfs": "0", "tmpfs": "1", "btrfs": "7"}
 
 
 @pytest.fixture(scope="module")
-def cli(disk_kind: str) -> CommandLine:
+def cli(disk_kind: str, server: Commands) -> CommandLine:
     """The command line: on xfs without the router, on others with some number of threads."""
-    return CommandLine(environment={"UNIONMOUNT_FASTPATH": _ANSWERED_BY.get(disk_kind, "")})
+    return ForkedCommandLine(server, {"UNIONMOUNT_FASTPATH": _ANSWERED_BY.get(disk_kind, "")})
 
 
 @pytest.fixture(scope="module")
