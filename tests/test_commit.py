@@ -23,7 +23,7 @@ from support.image_files import MadeImage, oci_layout, small_image, write_direct
 from support.trees import Shown, differences, facts, layer_between, tree_of
 
 from unionmount.browse.diff import Comparison, Difference
-from unionmount.browse.open import OpenTarget, open_container
+from unionmount.browse.open import OpenChanges, open_container
 from unionmount.commit import CommitRequest, LayerWriter, commit
 from unionmount.core import ROOT, Attributes, Maker, Node, SetAttr, Tree, Upper, UpperFlags, View
 from unionmount.errors import NotFoundError, UsageError
@@ -670,7 +670,7 @@ def test_layers_that_are_elsewhere_come_into_the_store(store: Store, tmp_path: P
         diff_ids = image.image.diff_ids
         assert not any(map(store.has_layer, diff_ids))
         (tmp_path / "upper").mkdir()
-        target = OpenTarget(image, tmp_path / "upper")
+        target = OpenChanges(image, tmp_path / "upper")
         commit(store, target, CommitRequest(Reference.parse("made")), print)
     assert all(map(store.has_layer, diff_ids))
     open_image(store, "made").close()

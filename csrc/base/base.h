@@ -61,6 +61,36 @@ static inline int um_slice_compare(struct um_slice a, struct um_slice b)
 
 #define UM_SLICE_LITERAL(text) um_slice_of(text, sizeof(text) - 1)
 
+/* The bytes of a NUL-terminated string, without the NUL. */
+static inline struct um_slice um_slice_text(const char *text)
+{
+    return um_slice_of(text, strlen(text));
+}
+
+static inline bool um_slice_begins(struct um_slice text, struct um_slice start)
+{
+    return text.size >= start.size &&
+           (start.size == 0 || memcmp(text.data, start.data, start.size) == 0);
+}
+
+/* True for "." and "..", which name no entry of a directory but the directory itself and its parent. */
+static inline bool um_slice_is_dots(struct um_slice name)
+{
+    return um_slice_equal(name, UM_SLICE_LITERAL(".")) ||
+           um_slice_equal(name, UM_SLICE_LITERAL(".."));
+}
+
+/* Copy bytes out as getxattr(2) does: the result is their number, they are copied only where `room` is
+ * not 0, and it is -ERANGE where they do not fit into `room` bytes. */
+static inline int64_t um_slice_copy_out(struct um_slice from, void *buffer, size_t room)
+{
+    if (room != 0 && from.size > room)
+        return -ERANGE;
+    if (room != 0 && from.size != 0)
+        memcpy(buffer, from.data, from.size);
+    return (int64_t)from.size;
+}
+
 /* ---- ownership ------------------------------------------------------------------------- */
 
 static inline void um_free_cleanup(void *slot)
@@ -79,6 +109,14 @@ static inline void um_free_cleanup(void *slot)
         *(slot) = NULL;                   \
         t_;                               \
     })
+
+/* ---- system calls ------------------------------------------------------------------------ */
+
+/* Turn the result of a system call into one of the core: -errno for a negative one, else 0. */
+static inline int um_result(long result)
+{
+    return result < 0 ? -errno : 0;
+}
 
 /* ---- little-endian access --------------------------------------------------------------- */
 
@@ -135,6 +173,14 @@ static inline bool um_mul64(uint64_t a, uint64_t b, uint64_t *product)
 static inline bool um_within(uint64_t offset, uint64_t length, uint64_t size)
 {
     return offset <= size && length <= size - offset;
+}
+
+/* Spread a number over 64 bits, so that its low bits can choose a slot of a hash table. For numbers that
+ * nobody outside chooses; for others see base/keyed_hash.h. */
+static inline uint64_t um_hash_number(uint64_t number)
+{
+    number *= 0x9e3779b97f4a7c15ull;
+    return number ^ number >> 32;
 }
 
 /* Make room for `need` elements of `width` bytes; grows by doubling, so that adding is amortised

@@ -26,11 +26,16 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
+#include "base/table.h"
 #include "fastpath/fastpath.h"
 #include "fastpath/open_files.h"
 
 struct um_shared_list; /* fastpath/list.c */
-#define UM_LIST_BUCKETS 256u
+
+struct um_list_entry {
+    uint64_t node; /* the key: a directory of the upper */
+    struct um_shared_list *shared;
+};
 
 struct um_fastpath {
     struct um_tree *tree;
@@ -46,7 +51,7 @@ struct um_fastpath {
         incapable;   /* the node whose capability was removed last; 0: a SETATTR came since */
 
     pthread_mutex_t lists_lock;
-    struct um_shared_list *lists[UM_LIST_BUCKETS]; /* under lists_lock; by node */
+    struct um_table lists; /* under lists_lock; of struct um_list_entry */
 };
 
 /* One request while it is answered. */

@@ -34,7 +34,7 @@ static int ask_disk(struct um_exchange *x, unsigned long command, void *out)
     close(path_fd);
     if (fd < 0)
         return fd;
-    error = ioctl(fd, command, out) == 0 ? 0 : -errno;
+    error = um_result(ioctl(fd, command, out));
     close(fd);
     return error;
 }

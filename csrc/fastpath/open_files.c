@@ -2,36 +2,36 @@
 
 #include <pthread.h>
 
-#define BUCKETS 1024u
+#include "base/table.h"
 
 struct um_held_file {
     uint64_t node;
-    struct um_held_file *next; /* in its bucket */
     struct um_held_file *newer, *older;
     uint32_t uses;
     bool write; /* opened for writing */
     bool plain;
-    bool dropped; /* to be let go of when nobody uses it; not in its bucket any more */
+    bool dropped; /* to be let go of when nobody uses it; not in the table any more */
+};
+
+struct entry {
+    uint64_t node; /* the key */
+    struct um_held_file *file;
 };
 
 struct um_held {
     struct um_upper *upper;
     uint32_t capacity;
     pthread_mutex_t lock;
-    struct um_held_file *buckets[BUCKETS]; /* under lock, as all below */
+    struct um_table files; /* under lock, as all below; of struct entry */
     struct um_held_file *newest, *oldest;
-    uint32_t n;
 };
 
 /* ---- the table, under the lock -------------------------------------------------------------------- */
 
-static struct um_held_file **find_slot(struct um_held *held, uint64_t node)
+static struct um_held_file *find(const struct um_held *held, uint64_t node)
 {
-    uint64_t hash = node * 0x9e3779b97f4a7c15ull;
-    struct um_held_file **slot = &held->buckets[(hash >> 32) % BUCKETS];
-    while (*slot != NULL && (*slot)->node != node)
-        slot = &(*slot)->next;
-    return slot;
+    const struct entry *entry = um_table_find(&held->files, sizeof *entry, node);
+    return entry ? entry->file : NULL;
 }
 
 static void unlink_age(struct um_held *held, struct um_held_file *file)
@@ -50,14 +50,14 @@ static void link_newest(struct um_held *held, struct um_held_file *file)
 
 static void take_out(struct um_held *held, struct um_held_file *file)
 {
-    *find_slot(held, file->node) = file->next;
+    um_table_remove(&held->files, sizeof(struct entry),
+                    um_table_find(&held->files, sizeof(struct entry), file->node));
     unlink_age(held, file);
-    held->n--;
 }
 
 static struct um_held_file *use_known(struct um_held *held, uint64_t node, bool write)
 {
-    struct um_held_file *file = *find_slot(held, node);
+    struct um_held_file *file = find(held, node);
     if (file == NULL || (write && !file->write))
         return NULL;
     file->uses++;
@@ -69,7 +69,7 @@ static struct um_held_file *use_known(struct um_held *held, uint64_t node, bool 
 /* The oldest file that nobody uses, taken out; NULL where there is none, or room enough. */
 static struct um_held_file *make_room(struct um_held *held)
 {
-    struct um_held_file *file = held->n > held->capacity ? held->oldest : NULL;
+    struct um_held_file *file = held->files.n > held->capacity ? held->oldest : NULL;
     while (file != NULL && file->uses != 0)
         file = file->newer;
     if (file != NULL)
@@ -97,32 +97,33 @@ struct um_held_file *um_held_find(struct um_held *held, uint64_t node, bool writ
 
 /* The file was opened; somebody else may have done so meanwhile, or it is held for reading only: then
  * that one open stays, and the other is given back. */
-static struct um_held_file *add(struct um_held *held, struct um_held_file *fresh)
+static int add(struct um_held *held, struct um_held_file *fresh, struct um_held_file **out)
 {
+    struct um_held_file *old = fresh;
+    int error = 0;
     pthread_mutex_lock(&held->lock);
-    struct um_held_file **slot = find_slot(held, fresh->node);
-    struct um_held_file *file = *slot, *old = NULL;
-    if (file != NULL) {
-        file->write |= fresh->write;
-        use_known(held, file->node, false);
-        old = fresh;
-    } else {
-        file = *slot = fresh;
-        file->uses = 1;
-        link_newest(held, file);
-        held->n++;
+    *out = use_known(held, fresh->node, false);
+    if (*out != NULL)
+        (*out)->write |= fresh->write;
+    else
+        error = um_table_reserve(&held->files, sizeof(struct entry), 1);
+    if (*out == NULL && error == 0) {
+        struct entry *entry = um_table_add(&held->files, sizeof *entry, fresh->node);
+        *out = entry->file = fresh;
+        fresh->uses = 1;
+        link_newest(held, fresh);
         old = make_room(held);
     }
     pthread_mutex_unlock(&held->lock);
     let_go(held, old);
-    return file;
+    return error;
 }
 
 void um_held_shed(struct um_held *held)
 {
     pthread_mutex_lock(&held->lock);
     uint32_t capacity = held->capacity;
-    uint32_t wanted = held->n / 2;
+    uint32_t wanted = (uint32_t)held->files.n / 2;
     for (;;) {
         held->capacity = wanted;
         struct um_held_file *file = make_room(held);
@@ -154,8 +155,7 @@ int um_held_use(struct um_held *held, uint64_t node, bool write, struct um_held_
         free(fresh);
         return error;
     }
-    *out = add(held, fresh);
-    return 0;
+    return add(held, fresh, out);
 }
 
 void um_held_done(struct um_held *held, struct um_held_file *file)
@@ -188,7 +188,7 @@ void um_held_set_plain(struct um_held *held, struct um_held_file *file)
 void um_held_suspect(struct um_held *held, uint64_t node)
 {
     pthread_mutex_lock(&held->lock);
-    struct um_held_file *file = *find_slot(held, node);
+    struct um_held_file *file = find(held, node);
     if (file != NULL)
         file->plain = false;
     pthread_mutex_unlock(&held->lock);
@@ -197,7 +197,7 @@ void um_held_suspect(struct um_held *held, uint64_t node)
 void um_held_drop(struct um_held *held, uint64_t node)
 {
     pthread_mutex_lock(&held->lock);
-    struct um_held_file *file = *find_slot(held, node);
+    struct um_held_file *file = find(held, node);
     if (file != NULL)
         take_out(held, file);
     if (file != NULL && file->uses != 0) {
@@ -211,7 +211,7 @@ void um_held_drop(struct um_held *held, uint64_t node)
 uint32_t um_held_count(struct um_held *held)
 {
     pthread_mutex_lock(&held->lock);
-    uint32_t n = held->n;
+    uint32_t n = (uint32_t)held->files.n;
     pthread_mutex_unlock(&held->lock);
     return n;
 }
@@ -237,6 +237,7 @@ void um_held_close(struct um_held *held)
         take_out(held, file);
         let_go(held, file);
     }
+    um_table_clear(&held->files, sizeof(struct entry));
     pthread_mutex_destroy(&held->lock);
     free(held);
 }

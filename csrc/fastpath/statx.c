@@ -66,7 +66,7 @@ static int add_birth(struct um_exchange *x, struct statx_out *out)
     int error = um_node_open_path(x->fastpath, x->header->nodeid, &fd);
     if (error != 0)
         return error == -ENODATA ? 0 : error;
-    error = statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &found) == 0 ? 0 : -errno;
+    error = um_result(statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &found));
     close(fd);
     if (error == 0 && found.stx_mask & STATX_BTIME) {
         out->stat.mask |= STATX_BTIME;

@@ -2,6 +2,7 @@
 #include <sys/param.h>
 
 #include "fastpath/exchange.h"
+#include "system/task_groups.h"
 
 /* Data and attributes of files. A file of a lower layer is copied up first, which may take long.
  *
@@ -55,13 +56,24 @@ static int64_t change(struct um_exchange *x, uint64_t node, const struct um_seta
 
 /* ---- set-user-ID bits ----------------------------------------------------------------------------------- */
 
-/* What is left of a mode. S_ISGID without group execution once meant mandatory locks, and stays. */
-static uint32_t without_privileges(uint32_t mode)
+/* Whether a file may keep S_ISGID without group execution, which lets nobody act as the group: if who writes
+ * belongs to the group, or is root. So it is on disks since Linux 6.2. */
+static bool keeps_setgid(const struct um_exchange *x, uint32_t gid)
 {
+    const struct fuse_in_header *header = x->header;
+    return header->uid == 0 || header->gid == gid || um_task_is_in_group(header->pid, gid);
+}
+
+/* What is left of a mode. */
+static uint32_t without_privileges(const struct um_exchange *x, const struct um_attr *attr)
+{
+    uint32_t mode = attr->mode;
     if (!S_ISREG(mode))
         return mode;
     mode &= ~(uint32_t)S_ISUID;
-    return mode & S_IXGRP ? mode & ~(uint32_t)S_ISGID : mode;
+    if ((mode & S_ISGID) && ((mode & S_IXGRP) || !keeps_setgid(x, attr->gid)))
+        mode &= ~(uint32_t)S_ISGID;
+    return mode;
 }
 
 /* Take them away from a file in use, which is about to be written. */
@@ -72,10 +84,15 @@ static int64_t kill_privileges(struct um_exchange *x, uint64_t node, struct um_h
         return 0;
     um_held_set_plain(x->fastpath->held, file); /* before looking: who changes it says so after */
     int error = um_upper_getattr(x->fastpath->upper, node, &attr);
-    if (error != 0 || without_privileges(attr.mode) == attr.mode)
+    if (error != 0)
         return error;
-    struct um_setattr changes = {.which = UM_SET_MODE,
-                                 .mode = without_privileges(attr.mode) & 07777};
+    uint32_t left = without_privileges(x, &attr);
+    if (left & S_ISGID)
+        um_held_suspect(x->fastpath->held,
+                        node); /* the next one to write may be of no such group */
+    if (left == attr.mode)
+        return 0;
+    struct um_setattr changes = {.which = UM_SET_MODE, .mode = left & 07777};
     int64_t result = change(x, node, &changes, &attr);
     if (result != 0)
         um_held_suspect(x->fastpath->held, node);
@@ -257,12 +274,14 @@ static int add_lost_privileges(struct um_exchange *x, uint32_t valid, struct um_
     if ((!lost && !wants_nothing) || (valid & FATTR_MODE))
         return 0;
     int error = um_upper_getattr(x->fastpath->upper, x->header->nodeid, &attr);
-    if (error == 0 && without_privileges(attr.mode) != attr.mode &&
-        (lost || is_chown_to_nobody(x, attr.uid))) {
+    if (error != 0)
+        return error;
+    uint32_t left = without_privileges(x, &attr);
+    if (left != attr.mode && (lost || is_chown_to_nobody(x, attr.uid))) {
         changes->which |= UM_SET_MODE;
-        changes->mode = without_privileges(attr.mode) & 07777;
+        changes->mode = left & 07777;
     }
-    return error;
+    return 0;
 }
 
 /* Throw data away without the upper's lock, where that takes long; the change itself follows. */

@@ -1,4 +1,5 @@
 #include "fastpath/exchange.h"
+#include "system/posix_acl.h"
 
 /* Extended attributes: the names that show are those of mounting/read_operations.py. */
 
@@ -7,13 +8,12 @@
 
 static bool equals(struct um_slice name, const char *text)
 {
-    return um_slice_equal(name, um_slice_of(text, strlen(text)));
+    return um_slice_equal(name, um_slice_text(text));
 }
 
 static bool begins(struct um_slice name, const char *prefix)
 {
-    size_t size = strlen(prefix);
-    return name.size >= size && memcmp(name.data, prefix, size) == 0;
+    return um_slice_begins(name, um_slice_text(prefix));
 }
 
 static bool is_layer(struct um_slice name)
@@ -21,14 +21,9 @@ static bool is_layer(struct um_slice name)
     return equals(name, LAYER) || equals(name, LAYER_INDEX);
 }
 
-static bool is_acl(struct um_slice name)
-{
-    return equals(name, "system.posix_acl_access") || equals(name, "system.posix_acl_default");
-}
-
 static bool has_namespace(struct um_slice name)
 {
-    return is_acl(name) || begins(name, "user.") || begins(name, "security.") ||
+    return um_acl_is_name(name) || begins(name, "user.") || begins(name, "security.") ||
            begins(name, "trusted.");
 }
 
@@ -84,7 +79,7 @@ int64_t um_answer_getxattr(struct um_exchange *x)
         return reply_sized(x, layer_value(x, equals(name, LAYER_INDEX)), in->size);
     if (!is_visible(name, x->header->uid))
         return has_namespace(name) ? -ENODATA : -EOPNOTSUPP;
-    if (is_acl(name) && !x->fastpath->has_acls)
+    if (um_acl_is_name(name) && !x->fastpath->has_acls)
         return -EOPNOTSUPP;
     size_t room = in->size < UM_FUSE_MAX_WRITE ? in->size : UM_FUSE_MAX_WRITE;
     int64_t got = value(x, name, room);
@@ -152,7 +147,7 @@ static int check_settable(const struct um_fastpath *fastpath, struct um_slice na
 {
     if (is_layer(name))
         return -EPERM;
-    if (!has_namespace(name) || (is_acl(name) && !fastpath->has_acls))
+    if (!has_namespace(name) || (um_acl_is_name(name) && !fastpath->has_acls))
         return -EOPNOTSUPP;
     return 0;
 }
@@ -182,7 +177,7 @@ static int64_t change(struct um_exchange *x, struct um_slice name, const void *v
 static int may_lose_setgid(const struct um_exchange *x, struct um_slice name)
 {
     struct um_attr attr;
-    if (!equals(name, "system.posix_acl_access") || x->header->uid == 0)
+    if (!equals(name, UM_ACL_ACCESS) || x->header->uid == 0)
         return 0;
     int error = um_node_attr(x->fastpath, x->header->nodeid, &attr);
     return error ? error : (attr.mode & S_ISGID) && attr.gid != x->header->gid;

@@ -10,6 +10,7 @@
 #define WINDOW_AFTER_JUMP (16u << 10)
 #define WINDOW_MAX (256u << 10)
 #define MAX_TARGET 4095u
+#define FIRST_NAMES 512u /* that a new index has room for */
 #define DEFAULT_MAX_STRINGS 0xffffffffull
 #define DEFAULT_MAX_ENTRIES (16ull << 20)
 
@@ -325,9 +326,12 @@ int um_indexer_open(const struct um_index_limits *limits, struct um_indexer **ou
         ix->limits.max_memory = UM_INDEXER_MEMORY;
     ix->tables.budget.limit = ix->limits.max_memory;
     ix->tables.values.fd = -1;
+    ix->by_text.budget = ix->sets.budget = &ix->tables.budget;
     int error = um_hash_key_make(&ix->key);
-    if (error == 0)
-        error = um_indexer_grow_slots(ix);
+    if (error == 0) {
+        int grown = um_numbers_reserve(&ix->by_text, FIRST_NAMES);
+        error = grown < 0 ? grown : 0;
+    }
     if (error == 0)
         error = add_root(ix);
     if (error == 0)
@@ -423,13 +427,10 @@ int um_indexer_scan(struct um_indexer *ix, int fd, uint64_t offset, uint64_t len
 /* Let go of what only adding needs. */
 static void free_lookups(struct um_indexer *ix)
 {
-    um_budget_give(&ix->tables.budget, ix->n_slots * sizeof *ix->slots);
-    um_budget_give(&ix->tables.budget, ix->sets_capacity * sizeof *ix->sets);
-    free(um_steal(&ix->slots));
-    free(um_steal(&ix->sets));
+    um_numbers_clear(&ix->by_text);
+    um_table_clear(&ix->sets, sizeof(struct um_xattr_set));
     free(um_steal(&ix->window));
     um_tar_close(um_steal(&ix->tar));
-    ix->n_slots = ix->sets_capacity = 0;
 }
 
 int um_indexer_finish(struct um_indexer *ix, uint64_t layer_size, int fd, struct um_fault *fault)
@@ -476,8 +477,8 @@ void um_indexer_close(struct um_indexer *ix)
     free(ix->tables.extents);
     free(ix->tables.strings);
     um_spool_free(&ix->tables.values);
-    free(ix->slots);
-    free(ix->sets);
+    um_numbers_clear(&ix->by_text);
+    um_table_clear(&ix->sets, sizeof(struct um_xattr_set));
     free(ix->path.parts);
     free(ix->target.parts);
     free(ix->way.pending.parts);

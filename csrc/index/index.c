@@ -191,10 +191,7 @@ static bool sum_fits(const struct um_index *index, uint64_t block, const uint8_t
 /* Bytes of the file, all of them: -EBADMSG where it is shorter than it was. */
 static int read_file(int fd, uint64_t offset, void *buffer, size_t size)
 {
-    int64_t got = um_read_at(fd, offset, buffer, size, false);
-    if (got < 0)
-        return (int)got;
-    return (size_t)got == size ? 0 : -EBADMSG;
+    return um_read_all_at(fd, offset, buffer, size, -EBADMSG);
 }
 
 /* Let a block be in memory of our own. Nobody reads it there before its state is BLOCK_GOOD. */

@@ -15,6 +15,7 @@
 #define UM_INDEX_INDEXER_H
 
 #include "base/keyed_hash.h"
+#include "base/table.h"
 #include "index/builder.h"
 #include "index/tables.h"
 #include "marks/whiteout.h"
@@ -24,8 +25,8 @@
 
 /* A set of xattrs that was seen. */
 struct um_xattr_set {
-    uint32_t first; /* its first record + 1; 0 is empty */
-    uint32_t hash;
+    uint64_t hash;  /* the key: of its names and values */
+    uint32_t first; /* its first record + 1 */
 };
 
 /* A path split and clamped; the array grows as needed and is used again for the next path. */
@@ -52,10 +53,8 @@ struct um_indexer {
     struct um_index_limits limits;
     struct um_tar *tar;
     struct um_hash_key key; /* of the two tables that follow */
-    uint32_t *slots; /* open-addressed: name number + 1 by (parent, text); 0 is empty */
-    size_t n_slots;
-    struct um_xattr_set *sets; /* open-addressed, by content */
-    size_t n_sets, sets_capacity;
+    struct um_numbers by_text; /* names, but for the root's, by parent and text */
+    struct um_table sets; /* of struct um_xattr_set */
     struct um_layer_path path, target;
     struct um_layer_way way;
     unsigned n_followed; /* how many paths led through symlinks */
@@ -77,8 +76,6 @@ int um_indexer_add_string(struct um_indexer *ix, struct um_slice text, uint32_t 
                           uint64_t header, struct um_fault *fault);
 /* The number of the name `text` in `parent`; UM_NONE where there is none. */
 uint32_t um_indexer_find_name(const struct um_indexer *ix, uint32_t parent, struct um_slice text);
-/* Room in the table of names for one more. */
-int um_indexer_grow_slots(struct um_indexer *ix);
 /* A new record: 0 with its *number, -E2BIG, -ENOBUFS. */
 int um_indexer_new_name(struct um_indexer *ix, struct um_name name, uint32_t *number,
                         uint64_t header, struct um_fault *fault);

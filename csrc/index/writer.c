@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 
 #include "index/tables.h"
+#include "system/write_at.h"
 
 /* The final order of a layer: its names breadth first. */
 struct order {
@@ -41,24 +42,9 @@ struct writer {
 
 /* ---- writing blocks ------------------------------------------------------------------------ */
 
-static int write_fully(int fd, const uint8_t *data, size_t size, uint64_t offset)
-{
-    while (size != 0) {
-        ssize_t n = pwrite(fd, data, size, (off_t)offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        data += n;
-        size -= (size_t)n;
-        offset += (uint64_t)n;
-    }
-    return 0;
-}
-
 static int flush_out(struct writer *w)
 {
-    int error = write_fully(w->fd, w->out, w->out_used, w->offset - w->out_used);
+    int error = um_write_at(w->fd, w->offset - w->out_used, w->out, w->out_used);
     w->out_used = 0;
     return error;
 }
@@ -517,7 +503,7 @@ static int put_sums(struct writer *w, struct um_disk_header *header, uint64_t *f
     um_store64(header->sections[UM_SECTION_SUMS].count, w->n_sums);
     um_store64(header->sums_checksum, um_index_checksum(w->sums, size));
     *file_size = w->offset + size;
-    return write_fully(w->fd, (const uint8_t *)w->sums, size, w->offset);
+    return um_write_at(w->fd, w->offset, w->sums, size);
 }
 
 static int put_header(struct writer *w, struct um_disk_header *header, uint64_t layer_size,
@@ -532,7 +518,7 @@ static int put_header(struct writer *w, struct um_disk_header *header, uint64_t 
     um_store64(header->checksum,
                um_index_checksum(header, offsetof(struct um_disk_header, checksum)));
     memcpy(block, header, sizeof *header);
-    return write_fully(w->fd, block, sizeof block, 0);
+    return um_write_at(w->fd, 0, block, sizeof block);
 }
 
 static int write_file(struct um_tables *t, const struct order *o, const struct strings *s,

@@ -1,8 +1,12 @@
 #include "index/indexer.h"
+#include "system/posix_acl.h"
 
 #define MAX_XATTR_LIST 65536u /* bytes that listxattr(2) can return */
 #define MAX_XATTR_VALUE 65536u
 #define MAX_XATTR_NAME 255u
+/* Sets that later entries can share. Layers have few; where one has more, the others stand once for each
+ * entry. */
+#define MOST_SETS 32768u
 
 static int check_xattr(const struct um_tar_xattr *xattr, uint64_t header, struct um_fault *fault)
 {
@@ -23,7 +27,7 @@ static uint64_t hash_set(const struct um_indexer *ix, const struct um_tar_entry 
         hash = um_hash_keyed(&ix->key, hash, entry->xattrs[i].name);
         hash = um_hash_keyed(&ix->key, hash, entry->xattrs[i].value);
     }
-    return hash;
+    return hash != 0 ? hash : 1;
 }
 
 /* 1 where the set that begins with record `first` is the entry's, 0 where not, or an errno. */
@@ -45,12 +49,6 @@ static int same_set(const struct um_tables *t, size_t first, const struct um_tar
 }
 
 /* The names under which the kernel keeps POSIX ACLs: include/uapi/linux/xattr.h. */
-static bool is_acl(struct um_slice name)
-{
-    return um_slice_equal(name, UM_SLICE_LITERAL("system.posix_acl_access")) ||
-           um_slice_equal(name, UM_SLICE_LITERAL("system.posix_acl_default"));
-}
-
 static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
                       struct um_fault *fault)
 {
@@ -82,21 +80,19 @@ static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
         if (error != 0)
             return error;
         t->xattrs[t->n_xattrs++] = record;
-        t->n_acls += is_acl(xattr->name);
+        t->n_acls += um_acl_is_name(xattr->name);
     }
     return 0;
 }
 
-static int grow_sets(struct um_indexer *ix)
+static int keep_set(struct um_indexer *ix, uint64_t hash, uint32_t first)
 {
-    /* Sets are few; hashing them again would need their entries, so the table starts large and
-     * beyond it a set is simply not shared any more. */
-    ix->sets_capacity = 1u << 16;
-    int error = um_budget_take(&ix->tables.budget, ix->sets_capacity * sizeof *ix->sets);
+    int error = um_table_reserve(&ix->sets, sizeof(struct um_xattr_set), 1);
     if (error != 0)
         return error;
-    ix->sets = calloc(ix->sets_capacity, sizeof *ix->sets);
-    return ix->sets == NULL ? -ENOMEM : 0;
+    struct um_xattr_set *set = um_table_add(&ix->sets, sizeof *set, hash);
+    set->first = first;
+    return 0;
 }
 
 /* The set of the entry's xattrs, shared with earlier entries that have the same. */
@@ -106,26 +102,16 @@ int um_indexer_intern_xattrs(struct um_indexer *ix, const struct um_tar_entry *e
     *set = 0;
     if (entry->n_xattrs == 0)
         return 0;
-    int error = ix->sets == NULL ? grow_sets(ix) : 0;
-    if (error != 0)
-        return error;
-    size_t mask = ix->sets_capacity - 1;
-    uint32_t hash = (uint32_t)hash_set(ix, entry);
-    size_t at = hash & mask;
-    for (; ix->sets[at].first != 0; at = (at + 1) & mask) {
-        if (ix->sets[at].hash != hash)
-            continue;
-        int same = same_set(&ix->tables, ix->sets[at].first - 1, entry);
-        if (same > 0)
-            *set = ix->sets[at].first;
-        if (same != 0)
-            return same < 0 ? same : 0;
-    }
+    uint64_t hash = hash_set(ix, entry);
+    const struct um_xattr_set *known = um_table_find(&ix->sets, sizeof *known, hash);
+    int same = known != NULL ? same_set(&ix->tables, known->first - 1, entry) : 0;
+    if (same > 0)
+        *set = known->first;
+    if (same != 0)
+        return same < 0 ? same : 0;
     *set = (uint32_t)ix->tables.n_xattrs + 1;
-    error = append_set(ix, entry, fault);
-    if (error == 0 && ix->n_sets < ix->sets_capacity / 2) {
-        ix->sets[at] = (struct um_xattr_set){*set, hash};
-        ix->n_sets++;
-    }
+    int error = append_set(ix, entry, fault);
+    if (error == 0 && known == NULL && ix->sets.n < MOST_SETS)
+        error = keep_set(ix, hash, *set);
     return error;
 }

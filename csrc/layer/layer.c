@@ -7,6 +7,7 @@
 #include "layer/live.h"
 #include "marks/whiteout.h"
 #include "system/read_at.h"
+#include "system/xattr_name.h"
 
 int um_layer_open(struct um_index *index, int fd, uint64_t offset, uint64_t length,
                   struct um_layer *layer)
@@ -400,7 +401,7 @@ int um_layer_open_data(const struct um_layer *layer, uint32_t number, int *fd)
     if (layer->live != NULL)
         return um_dirlayer_open_data(layer->live, number, fd);
     *fd = fcntl(layer->fd, F_DUPFD_CLOEXEC, 0);
-    return *fd < 0 ? -errno : 0;
+    return um_result(*fd);
 }
 
 static int next_run(const struct um_layer *layer, const struct um_inode *inode, uint64_t from,
@@ -479,13 +480,9 @@ int64_t um_layer_getxattr(const struct um_layer *layer, uint32_t number,
     if (error != 0)
         return error;
     while ((more = next_xattr(layer, &next, &xattr)) > 0) {
-        if (!um_slice_equal(xattr.name, um_slice_of(stored, strlen(stored))))
+        if (!um_slice_equal(xattr.name, um_slice_text(stored)))
             continue;
-        if (size != 0 && xattr.value.size > size)
-            return -ERANGE;
-        if (size != 0 && xattr.value.size != 0)
-            memcpy(value, xattr.value.data, xattr.value.size);
-        return (int64_t)xattr.value.size;
+        return um_slice_copy_out(xattr.value, value, size);
     }
     return more < 0 ? more : -ENODATA;
 }
@@ -508,13 +505,9 @@ int64_t um_layer_listxattr(const struct um_layer *layer, uint32_t number,
         size_t length = um_overlay_show(namespaces, xattr.name, shown);
         if (length == 0 || um_overlay_leads(um_slice_of(shown, length)))
             continue;
-        if (size != 0 && length + 1 > size - used)
-            return -ERANGE;
-        if (size != 0) {
-            memcpy(names + used, shown, length);
-            names[used + length] = '\0';
-        }
-        used += length + 1;
+        int error = um_xattr_list_append(um_slice_of(shown, length), names, size, &used);
+        if (error != 0)
+            return error;
     }
     return more < 0 ? more : (int64_t)used;
 }

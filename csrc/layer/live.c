@@ -10,6 +10,7 @@
 #include "system/capability.h"
 #include "system/read_at.h"
 #include "system/xattr_at.h"
+#include "system/xattr_name.h"
 
 /* ---- opening -------------------------------------------------------------------------------------------- */
 
@@ -58,7 +59,7 @@ static int look_for(struct um_dirlayer *layer, uint32_t number, const char *name
 {
     struct um_dir_reach reach;
     struct statx status;
-    int error = um_dir_reach(layer, number, um_slice_of(name, strlen(name)), &reach);
+    int error = um_dir_reach(layer, number, um_slice_text(name), &reach);
     if (error != 0)
         return error;
     error = um_dir_statx(&reach, &status);
@@ -248,9 +249,7 @@ static bool is_findable(struct um_slice name)
 {
     struct um_slice hidden;
     return name.size != 0 && name.size <= 255 && memchr(name.data, '/', name.size) == NULL &&
-           memchr(name.data, '\0', name.size) == NULL &&
-           !um_slice_equal(name, UM_SLICE_LITERAL(".")) &&
-           !um_slice_equal(name, UM_SLICE_LITERAL("..")) &&
+           memchr(name.data, '\0', name.size) == NULL && !um_slice_is_dots(name) &&
            um_whiteout_classify(name, &hidden) == UM_NAME_PLAIN;
 }
 
@@ -507,18 +506,6 @@ int um_dirlayer_target(struct um_dirlayer *layer, uint32_t number, struct um_sli
 
 /* ---- data --------------------------------------------------------------------------------------------------------- */
 
-static int use_file(struct um_dirlayer *layer, uint32_t number, struct um_fd_use *use)
-{
-    uint64_t key = (uint64_t)(layer->tag + 1) << 33 | (uint64_t)number << 1 | 1;
-    if (um_fd_cache_get(layer->cache, key, use))
-        return 0;
-    int fd = um_dir_open_file(layer, number);
-    if (fd < 0)
-        return fd;
-    um_fd_cache_put(layer->cache, key, fd, use);
-    return 0;
-}
-
 int64_t um_dirlayer_read(struct um_dirlayer *layer, uint32_t inode, uint64_t offset, void *buffer,
                          size_t size, unsigned flags)
 {
@@ -527,7 +514,7 @@ int64_t um_dirlayer_read(struct um_dirlayer *layer, uint32_t inode, uint64_t off
         return 0;
     if (size > INT64_MAX - offset)
         size = (size_t)(INT64_MAX - offset);
-    int error = use_file(layer, inode, &use);
+    int error = um_dir_use_file(layer, inode, &use);
     if (error != 0)
         return error;
     int64_t got = um_read_at(use.fd, offset, buffer, size, flags & UM_LAYER_NOWAIT);
@@ -586,7 +573,7 @@ static bool has_name(const char *all, int64_t all_size, const char *name)
 static size_t shown_name(unsigned namespaces, const char *name, const char *all, int64_t all_size,
                          char shown[UM_OVERLAY_ROOM])
 {
-    struct um_slice stored = um_slice_of(name, strlen(name));
+    struct um_slice stored = um_slice_text(name);
     if (stored.size >= UM_OVERLAY_ROOM) /* no file system has such a name */
         return 0;
     if (strcmp(name, UM_CAPABILITY_TRUSTED) != 0)
@@ -607,13 +594,9 @@ static int64_t filter_names(unsigned namespaces, const char *all, int64_t all_si
         size_t length = shown_name(namespaces, all + at, all, all_size, shown);
         if (length == 0)
             continue;
-        if (size != 0 && length + 1 > size - used)
-            return -ERANGE;
-        if (size != 0) {
-            memcpy(names + used, shown, length);
-            names[used + length] = '\0';
-        }
-        used += length + 1;
+        int error = um_xattr_list_append(um_slice_of(shown, length), names, size, &used);
+        if (error != 0)
+            return error;
     }
     return (int64_t)used;
 }

@@ -43,8 +43,7 @@ static int ask_type(struct um_dirlayer *layer, uint32_t directory, bool marked,
 static int interpret(struct um_dirlayer *layer, uint32_t directory, bool marked,
                      struct um_dir_item *item)
 {
-    if (um_slice_equal(item->text, UM_SLICE_LITERAL(".")) ||
-        um_slice_equal(item->text, UM_SLICE_LITERAL("..")))
+    if (um_slice_is_dots(item->text))
         return 0;
     switch (um_whiteout_classify(item->text, &item->text)) {
     case UM_NAME_PLAIN:
@@ -79,9 +78,8 @@ static int read_entries(struct um_dirlayer *layer, uint32_t directory, bool mark
 {
     for (size_t at = 0; at < size;) {
         const struct kernel_entry *entry = (const struct kernel_entry *)(buffer + at);
-        struct um_dir_item item = {.text = um_slice_of(entry->name, strlen(entry->name)),
-                                   .ino = entry->ino,
-                                   .type = entry->type};
+        struct um_dir_item item = {
+            .text = um_slice_text(entry->name), .ino = entry->ino, .type = entry->type};
         at += entry->size;
         if (item.text.size > 255)
             return -EIO; /* no file system for this kernel has such names */

@@ -126,17 +126,30 @@ static int open_directory(struct um_dirlayer *layer, uint32_t number)
     return error ? error : -ESTALE;
 }
 
-static int use_directory(struct um_dirlayer *layer, uint32_t number, struct um_fd_use *use)
+/* Use the descriptor of a directory, or of a file that is read, which is kept or opened now. */
+static int use_kept(struct um_dirlayer *layer, uint32_t number, bool file, struct um_fd_use *use)
 {
-    uint64_t key = (uint64_t)(layer->tag + 1) << 33 | (uint64_t)number << 1;
-    *use = (struct um_fd_use){.fd = layer->fd, .entry = UM_FD_BORROWED};
-    if (number == 0 || um_fd_cache_get(layer->cache, key, use))
+    uint64_t key = (uint64_t)(layer->tag + 1) << 33 | (uint64_t)number << 1 | file;
+    if (um_fd_cache_get(layer->cache, key, use))
         return 0;
-    int fd = open_directory(layer, number);
+    int fd = file ? um_dir_open_file(layer, number) : open_directory(layer, number);
     if (fd < 0)
         return fd;
     um_fd_cache_put(layer->cache, key, fd, use);
     return 0;
+}
+
+static int use_directory(struct um_dirlayer *layer, uint32_t number, struct um_fd_use *use)
+{
+    if (number != 0)
+        return use_kept(layer, number, false, use);
+    *use = (struct um_fd_use){.fd = layer->fd, .entry = UM_FD_BORROWED};
+    return 0;
+}
+
+int um_dir_use_file(struct um_dirlayer *layer, uint32_t number, struct um_fd_use *use)
+{
+    return use_kept(layer, number, true, use);
 }
 
 /* ---- reaching ------------------------------------------------------------------------------------------ */
@@ -181,7 +194,7 @@ static int take(const struct um_dir_reach *reach, struct um_grip *grip)
 static int stat_at(int fd, const char *name, int flags, struct statx *status)
 {
     flags |= AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH;
-    return statx(fd, name, flags, UM_DIR_STATX, status) == 0 ? 0 : -errno;
+    return um_result(statx(fd, name, flags, UM_DIR_STATX, status));
 }
 
 int um_dir_statx(const struct um_dir_reach *reach, struct statx *status)
@@ -413,7 +426,7 @@ static int read_listed(const struct um_dirlayer *layer, struct subject of, const
     bool trusted = layer->believes & UM_BELIEVE_TRUSTED;
     int error = 0;
     for (int64_t at = 0; error == 0 && at < size; at += (int64_t)strlen(names + at) + 1) {
-        struct um_slice name = um_slice_of(names + at, strlen(names + at));
+        struct um_slice name = um_slice_text(names + at);
         enum um_mark_kind kind;
         if (!um_whiteout_mark(name, um_dir_namespaces(layer), &kind))
             continue;
@@ -431,7 +444,7 @@ static int read_listed(const struct um_dirlayer *layer, struct subject of, const
 static bool has_claims(const struct um_dirlayer *layer, const char *names, int64_t size)
 {
     for (int64_t at = 0; at < size; at += (int64_t)strlen(names + at) + 1) {
-        struct um_slice name = um_slice_of(names + at, strlen(names + at));
+        struct um_slice name = um_slice_text(names + at);
         enum um_mark_kind kind;
         if (um_whiteout_is_user_mark(name) &&
             um_whiteout_mark(name, um_dir_namespaces(layer), &kind) && um_whiteout_leads(kind))
@@ -488,7 +501,7 @@ void um_dir_tell_refused(struct um_dirlayer *layer, uint32_t number)
     if (find_way(layer, number, &way) == 0)
         take_step(&way, path);
     free(way.names);
-    um_refusal_tell(layer->refusals, "lower", layer->shown_fd, um_slice_of(path, strlen(path)));
+    um_refusal_tell(layer->refusals, "lower", layer->shown_fd, um_slice_text(path));
 }
 
 bool um_dir_may_be_hidden(const struct um_dirlayer *layer, uint64_t ino)

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 
 #include "base/keyed_hash.h"
+#include "base/table.h"
 #include "layer/live.h"
 #include "marks/whiteout.h"
 
@@ -96,10 +97,8 @@ struct um_dirlayer {
     size_t n_extras, extras_capacity;
     struct um_dir_device *devices; /* under lock; 0 is that of the root */
     size_t n_devices, devices_capacity;
-    uint32_t *name_slots; /* under lock; open-addressed by directory and text; 0 or 1 + name */
-    size_t n_name_slots;
-    uint32_t *inode_slots; /* under lock; open-addressed by device and ino; 0 or 1 + inode */
-    size_t n_inode_slots;
+    struct um_numbers by_text; /* under lock; names by directory and text */
+    struct um_numbers by_ino; /* under lock; inodes by device and ino */
     struct um_dir_arena *arena; /* under lock */
 
     pthread_mutex_t scan_lock; /* one thread at a time makes the maps; then they stay */
@@ -207,6 +206,9 @@ bool um_dir_may_be_hidden(const struct um_dirlayer *layer, uint64_t ino);
 /* 1 where this status, of what was reached, is that of a whiteout, or of what is not to be shown. */
 int um_dir_is_whiteout(struct um_dirlayer *layer, const struct um_dir_reach *reach,
                        const struct statx *status, bool marked);
+
+/* The descriptor of a regular file for reading it, kept open between reads; given back to the layer's cache. */
+int um_dir_use_file(struct um_dirlayer *layer, uint32_t number, struct um_fd_use *use);
 
 /* A directory, or a regular file, opened for reading; its access time stays where that is allowed. The
  * descriptor or an errno. */

@@ -7,7 +7,6 @@
  * small as it can be: a walk over a million files leaves a hundred bytes for each. */
 
 #define MOST_RECORDS (UINT32_MAX - 1) /* UM_INDEX_NONE is no record, and slots hold 1 + number */
-#define FIRST_SLOTS 64u
 #define EXTRA_NUMBERS (1ull << 32) /* at the top of the span: for those that have no own number */
 #define ARENA_CHUNK 65536 /* bytes of texts allocated at once */
 
@@ -63,18 +62,17 @@ static struct um_slice text_of(const struct um_dir_name *name)
     return um_slice_of(name->text, name->size);
 }
 
-static uint32_t *name_slot(const struct um_dirlayer *layer, uint32_t directory,
-                           struct um_slice text)
+/* The place of a name in its table, or the empty one where it belongs. */
+static size_t name_place(const struct um_dirlayer *layer, uint32_t directory, struct um_slice text)
 {
-    size_t mask = layer->n_name_slots - 1;
-    for (size_t at = hash_name(layer, directory, text) & mask;; at = (at + 1) & mask) {
-        uint32_t *slot = &layer->name_slots[at];
-        if (*slot == 0)
-            return slot;
-        const struct um_dir_name *name = &layer->names[*slot - 1];
+    size_t at = um_numbers_home(&layer->by_text, hash_name(layer, directory, text));
+    for (uint32_t number; (number = um_numbers_at(&layer->by_text, at)) != UM_NUMBERS_NONE;
+         at = um_numbers_behind(&layer->by_text, at)) {
+        const struct um_dir_name *name = &layer->names[number];
         if (name->directory == directory && um_slice_equal(text_of(name), text))
-            return slot;
+            break;
     }
+    return at;
 }
 
 static bool same_birth(uint64_t a, uint64_t b)
@@ -82,35 +80,20 @@ static bool same_birth(uint64_t a, uint64_t b)
     return a == b || a == 0 || b == 0;
 }
 
-/* Of an inode that is there or was; with `birth` NULL, of the one that has `ino` as its number. */
-static uint32_t *inode_slot(const struct um_dirlayer *layer, uint32_t device, uint64_t ino,
-                            const uint64_t *birth)
+/* The place of an inode that is there or was; with `birth` NULL, of the one that has `ino` as its
+ * number. */
+static size_t inode_place(const struct um_dirlayer *layer, uint32_t device, uint64_t ino,
+                          const uint64_t *birth)
 {
-    size_t mask = layer->n_inode_slots - 1;
-    for (size_t at = hash_inode(layer, device, ino) & mask;; at = (at + 1) & mask) {
-        uint32_t *slot = &layer->inode_slots[at];
-        if (*slot == 0)
-            return slot;
-        const struct um_dir_inode *inode = &layer->inodes[*slot - 1];
+    size_t at = um_numbers_home(&layer->by_ino, hash_inode(layer, device, ino));
+    for (uint32_t number; (number = um_numbers_at(&layer->by_ino, at)) != UM_NUMBERS_NONE;
+         at = um_numbers_behind(&layer->by_ino, at)) {
+        const struct um_dir_inode *inode = &layer->inodes[number];
         bool meant = birth ? same_birth(inode->birth, *birth) : inode->extra == 0;
         if (inode->device == device && inode->ino == ino && meant)
-            return slot;
+            break;
     }
-}
-
-/* Slots for `n` records, half of them empty at least; *slots is replaced by an empty table. */
-static int new_slots(size_t n, uint32_t **slots, size_t *n_slots)
-{
-    size_t grown = *n_slots;
-    while (grown / 2 < n)
-        grown *= 2;
-    uint32_t *made = calloc(grown, sizeof *made);
-    if (made == NULL)
-        return -ENOMEM;
-    free(*slots);
-    *slots = made;
-    *n_slots = grown;
-    return 0;
+    return at;
 }
 
 static int room_for_names(struct um_dirlayer *layer, size_t more)
@@ -119,12 +102,14 @@ static int room_for_names(struct um_dirlayer *layer, size_t more)
     if (n > MOST_RECORDS)
         return -E2BIG;
     int error = um_reserve((void **)&layer->names, &layer->names_capacity, n, sizeof *layer->names);
-    if (error != 0 || n <= layer->n_name_slots / 2)
+    if (error != 0)
         return error;
-    error = new_slots(n, &layer->name_slots, &layer->n_name_slots);
-    for (uint32_t i = 0; error == 0 && i < layer->n_names; i++)
-        *name_slot(layer, layer->names[i].directory, text_of(&layer->names[i])) = i + 1;
-    return error;
+    int grown = um_numbers_reserve(&layer->by_text, more);
+    for (uint32_t i = 0; grown > 0 && i < layer->n_names; i++) {
+        const struct um_dir_name *name = &layer->names[i];
+        um_numbers_add(&layer->by_text, hash_name(layer, name->directory, text_of(name)), i);
+    }
+    return grown < 0 ? grown : 0;
 }
 
 static int room_for_inode(struct um_dirlayer *layer)
@@ -134,14 +119,14 @@ static int room_for_inode(struct um_dirlayer *layer)
         return -E2BIG;
     int error =
         um_reserve((void **)&layer->inodes, &layer->inodes_capacity, n, sizeof *layer->inodes);
-    if (error != 0 || n <= layer->n_inode_slots / 2)
+    if (error != 0)
         return error;
-    error = new_slots(n, &layer->inode_slots, &layer->n_inode_slots);
-    for (uint32_t i = 0; error == 0 && i < layer->n_inodes; i++) {
+    int grown = um_numbers_reserve(&layer->by_ino, 1);
+    for (uint32_t i = 0; grown > 0 && i < layer->n_inodes; i++) {
         const struct um_dir_inode *inode = &layer->inodes[i];
-        *inode_slot(layer, inode->device, inode->ino, &inode->birth) = i + 1;
+        um_numbers_add(&layer->by_ino, hash_inode(layer, inode->device, inode->ino), i);
     }
-    return error;
+    return grown < 0 ? grown : 0;
 }
 
 /* ---- making records; the lock is held for writing ------------------------------------------------- */
@@ -150,20 +135,21 @@ static int room_for_inode(struct um_dirlayer *layer)
 static int need_name(struct um_dirlayer *layer, uint32_t directory, struct um_slice text,
                      uint8_t type, uint32_t *number)
 {
-    uint32_t *slot = name_slot(layer, directory, text);
+    size_t at = name_place(layer, directory, text);
     const uint8_t *kept;
-    if (*slot == 0) {
-        int error = um_dir_keep_text(&layer->arena, text, &kept);
-        if (error != 0)
-            return error;
-        layer->names[layer->n_names] = (struct um_dir_name){.text = kept,
-                                                            .directory = directory,
-                                                            .inode = UM_INDEX_NONE,
-                                                            .size = (uint8_t)text.size,
-                                                            .type = type};
-        *slot = (uint32_t)++layer->n_names;
-    }
-    *number = *slot - 1;
+    *number = um_numbers_at(&layer->by_text, at);
+    if (*number != UM_NUMBERS_NONE)
+        return 0;
+    int error = um_dir_keep_text(&layer->arena, text, &kept);
+    if (error != 0)
+        return error;
+    *number = (uint32_t)layer->n_names++;
+    layer->names[*number] = (struct um_dir_name){.text = kept,
+                                                 .directory = directory,
+                                                 .inode = UM_INDEX_NONE,
+                                                 .size = (uint8_t)text.size,
+                                                 .type = type};
+    um_numbers_put(&layer->by_text, at, *number);
     return 0;
 }
 
@@ -208,6 +194,12 @@ static bool has_own_number(uint32_t device, uint64_t ino)
     return device == 0 && ino != 0 && ino < UM_DIRLAYER_SPAN - EXTRA_NUMBERS;
 }
 
+/* The inode that has `ino` as its number; UM_NUMBERS_NONE where there is none. */
+static uint32_t find_number(const struct um_dirlayer *layer, uint32_t device, uint64_t ino)
+{
+    return um_numbers_at(&layer->by_ino, inode_place(layer, device, ino, NULL));
+}
+
 static int need_inode(struct um_dirlayer *layer, const struct statx *status, uint32_t name,
                       uint32_t *number)
 {
@@ -221,23 +213,24 @@ static int need_inode(struct um_dirlayer *layer, const struct statx *status, uin
     if (error != 0)
         return error;
     uint64_t birth = birth_of(status);
-    uint32_t *slot = inode_slot(layer, device, status->stx_ino, &birth);
-    if (*slot == 0) {
-        struct um_dir_inode made = {.ino = status->stx_ino,
-                                    .birth = birth,
-                                    .device = device,
-                                    .name = name,
-                                    .type = IFTODT(status->stx_mode)};
-        bool own =
-            has_own_number(device, made.ino) && *inode_slot(layer, device, made.ino, NULL) == 0;
-        if (name != UM_INDEX_NONE && !own) {
-            layer->extras[layer->n_extras++] = (uint32_t)layer->n_inodes;
-            made.extra = (uint32_t)layer->n_extras;
-        }
-        layer->inodes[layer->n_inodes] = made;
-        *slot = (uint32_t)++layer->n_inodes;
+    size_t at = inode_place(layer, device, status->stx_ino, &birth);
+    *number = um_numbers_at(&layer->by_ino, at);
+    if (*number != UM_NUMBERS_NONE)
+        return 0;
+    *number = (uint32_t)layer->n_inodes;
+    struct um_dir_inode made = {.ino = status->stx_ino,
+                                .birth = birth,
+                                .device = device,
+                                .name = name,
+                                .type = IFTODT(status->stx_mode)};
+    bool own =
+        has_own_number(device, made.ino) && find_number(layer, device, made.ino) == UM_NUMBERS_NONE;
+    if (name != UM_INDEX_NONE && !own) {
+        layer->extras[layer->n_extras++] = *number;
+        made.extra = (uint32_t)layer->n_extras;
     }
-    *number = *slot - 1;
+    layer->inodes[layer->n_inodes++] = made;
+    um_numbers_put(&layer->by_ino, at, *number);
     return 0;
 }
 
@@ -313,13 +306,12 @@ bool um_dir_find_name(struct um_dirlayer *layer, uint32_t directory, struct um_s
                       uint32_t *number, struct um_dir_name *name)
 {
     pthread_rwlock_rdlock(&layer->lock);
-    uint32_t slot = *name_slot(layer, directory, text);
-    if (slot != 0) {
-        *number = slot - 1;
+    *number = um_numbers_at(&layer->by_text, name_place(layer, directory, text));
+    bool found = *number != UM_NUMBERS_NONE;
+    if (found)
         *name = layer->names[*number];
-    }
     pthread_rwlock_unlock(&layer->lock);
-    return slot != 0;
+    return found;
 }
 
 int um_dir_find_number(struct um_dirlayer *layer, uint64_t number, uint32_t *inode)
@@ -330,9 +322,8 @@ int um_dir_find_number(struct um_dirlayer *layer, uint64_t number, uint32_t *ino
         return 0;
     pthread_rwlock_rdlock(&layer->lock);
     if (has_own_number(0, number)) {
-        uint32_t slot = *inode_slot(layer, 0, number, NULL);
-        *inode = slot - 1;
-        error = slot != 0 ? 0 : -ENOENT;
+        *inode = find_number(layer, 0, number);
+        error = *inode != UM_NUMBERS_NONE ? 0 : -ENOENT;
     } else if (number < UM_DIRLAYER_SPAN && UM_DIRLAYER_SPAN - number <= layer->n_extras) {
         *inode = layer->extras[UM_DIRLAYER_SPAN - number - 1];
     } else {
@@ -420,12 +411,9 @@ int um_dir_table_open(struct um_dirlayer *layer)
         return -errno;
     if (!S_ISDIR(status.stx_mode))
         return -ENOTDIR;
-    layer->n_name_slots = layer->n_inode_slots = FIRST_SLOTS;
-    layer->name_slots = calloc(FIRST_SLOTS, sizeof *layer->name_slots);
-    layer->inode_slots = calloc(FIRST_SLOTS, sizeof *layer->inode_slots);
-    if (layer->name_slots == NULL || layer->inode_slots == NULL)
-        return -ENOMEM;
     int error = um_hash_key_make(&layer->key);
+    if (error == 0)
+        error = room_for_names(layer, 1);
     return error ? error : need_inode(layer, &status, UM_INDEX_NONE, &root);
 }
 
@@ -440,6 +428,6 @@ void um_dir_table_close(struct um_dirlayer *layer)
     free(layer->inodes);
     free(layer->extras);
     free(layer->devices);
-    free(layer->name_slots);
-    free(layer->inode_slots);
+    um_numbers_clear(&layer->by_text);
+    um_numbers_clear(&layer->by_ino);
 }

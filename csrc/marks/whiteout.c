@@ -7,27 +7,16 @@ static const struct um_slice leftover = {(const uint8_t *)".wh..wh.", 8};
 static const struct um_slice link_store = {(const uint8_t *)".wh..wh.plnk", 12};
 static const struct um_slice opaque = {(const uint8_t *)".wh..wh..opq", 12};
 
-static bool begins_with(struct um_slice text, struct um_slice start)
-{
-    return text.size >= start.size && memcmp(text.data, start.data, start.size) == 0;
-}
-
-static bool is_dots(struct um_slice name)
-{
-    return um_slice_equal(name, UM_SLICE_LITERAL(".")) ||
-           um_slice_equal(name, UM_SLICE_LITERAL(".."));
-}
-
 enum um_whiteout_kind um_whiteout_classify(struct um_slice component, struct um_slice *hidden)
 {
-    if (!begins_with(component, prefix))
+    if (!um_slice_begins(component, prefix))
         return UM_NAME_PLAIN;
     if (um_slice_equal(component, opaque))
         return UM_NAME_OPAQUE;
-    if (begins_with(component, leftover))
+    if (um_slice_begins(component, leftover))
         return UM_NAME_LEFTOVER;
     struct um_slice name = um_slice_of(component.data + prefix.size, component.size - prefix.size);
-    if (name.size == 0 || is_dots(name))
+    if (name.size == 0 || um_slice_is_dots(name))
         return UM_NAME_BROKEN;
     *hidden = name;
     return UM_NAME_WHITEOUT;
@@ -97,7 +86,8 @@ static bool strip_prefix(struct um_slice xattr, unsigned namespaces, size_t n,
                          struct um_slice *name)
 {
     for (size_t i = 0; i < n; i++) {
-        if (mark_prefixes[i].namespaces & namespaces && begins_with(xattr, mark_prefixes[i].text)) {
+        if (mark_prefixes[i].namespaces & namespaces &&
+            um_slice_begins(xattr, mark_prefixes[i].text)) {
             *name = behind(xattr, mark_prefixes[i].text.size);
             return true;
         }
@@ -121,7 +111,7 @@ bool um_whiteout_mark(struct um_slice xattr, unsigned namespaces, enum um_mark_k
 
 bool um_whiteout_is_user_mark(struct um_slice xattr)
 {
-    return !begins_with(xattr, mark_prefixes[0].text);
+    return !um_slice_begins(xattr, mark_prefixes[0].text);
 }
 
 bool um_whiteout_leads(enum um_mark_kind kind)
@@ -138,8 +128,8 @@ struct um_slice um_whiteout_opaque_xattr(void)
 
 static bool is_kept_back(struct um_slice xattr)
 {
-    return begins_with(xattr, UM_SLICE_LITERAL("user.fuseoverlayfs.")) ||
-           begins_with(xattr, UM_SLICE_LITERAL("security.fuseoverlayfs.")) ||
+    return um_slice_begins(xattr, UM_SLICE_LITERAL("user.fuseoverlayfs.")) ||
+           um_slice_begins(xattr, UM_SLICE_LITERAL("security.fuseoverlayfs.")) ||
            um_slice_equal(xattr, UM_SLICE_LITERAL(UM_OVERRIDE_XATTR));
 }
 
@@ -166,7 +156,7 @@ int um_overlay_store(unsigned namespaces, const char *text, size_t size, char *s
     if (!strip_prefix(name, namespaces, N_OVERLAY, &rest))
         return store_plain(name, stored);
     if (is_raw(namespaces, name))
-        return begins_with(rest, escape) ? store_plain(name, stored) : -EPERM;
+        return um_slice_begins(rest, escape) ? store_plain(name, stored) : -EPERM;
     if (rest.size == 0)
         return -EINVAL;
     if (size + escape.size >= UM_OVERLAY_ROOM)
@@ -187,7 +177,7 @@ size_t um_overlay_show(unsigned namespaces, struct um_slice stored, char *shown)
     size_t prefix_size = stored.size;
     size_t skipped = 0;
     if (strip_prefix(stored, namespaces, N_OVERLAY, &rest)) {
-        if (!begins_with(rest, escape) || rest.size == escape.size)
+        if (!um_slice_begins(rest, escape) || rest.size == escape.size)
             return 0;
         prefix_size = stored.size - rest.size;
         skipped = is_raw(namespaces, stored) ? 0 : escape.size;
@@ -215,5 +205,5 @@ bool um_overlay_leads(struct um_slice shown)
         if (um_slice_equal(name, leading_names[i]))
             return true;
     }
-    return begins_with(name, UM_SLICE_LITERAL("unionmount."));
+    return um_slice_begins(name, UM_SLICE_LITERAL("unionmount."));
 }

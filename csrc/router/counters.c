@@ -71,7 +71,7 @@ void um_router_get_stats(struct um_router *router, struct um_router_stats *stats
         add(stats, &router->workers[i]->counters);
     pthread_mutex_unlock(&router->lock);
     pthread_mutex_lock(&router->flight_lock);
-    stats->in_flight = (uint32_t)router->n_flight;
+    stats->in_flight = (uint32_t)router->flight.n;
     pthread_mutex_unlock(&router->flight_lock);
     stats->held = um_fastpath_held(router->fastpath);
 }

@@ -111,7 +111,7 @@ void um_router_close(struct um_router *router)
     if (router->slow >= 0)
         close(router->slow);
     free(router->reply);
-    free(router->flight);
+    um_table_clear(&router->flight, sizeof(struct um_in_flight));
     pthread_cond_destroy(&router->parked);
     pthread_mutex_destroy(&router->flight_lock);
     pthread_mutex_destroy(&router->lock);

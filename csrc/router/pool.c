@@ -24,7 +24,7 @@ static int clone_device(const struct um_router *router, int *device)
     if (*device >= 0)
         close(*device);
     *device = fcntl(router->device, F_DUPFD_CLOEXEC, 3);
-    return *device < 0 ? -errno : 0;
+    return um_result(*device);
 }
 
 void um_worker_free(struct um_worker *worker)

@@ -24,6 +24,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/table.h"
 #include "router/router.h"
 
 struct um_counters {
@@ -47,7 +48,7 @@ struct um_worker {
 
 /* A request that pyfuse3 has. */
 struct um_in_flight {
-    uint64_t unique; /* 0: an empty slot */
+    uint64_t unique; /* the key: of the request */
     uint64_t begun; /* nanoseconds */
     uint32_t opcode;
     int device; /* where it was read, and its reply goes */
@@ -89,8 +90,7 @@ struct um_router {
     struct um_counters counters; /* of that thread */
 
     pthread_mutex_t flight_lock;
-    struct um_in_flight *flight; /* under flight_lock, as all below; open-addressed by unique */
-    size_t n_slots, n_flight;
+    struct um_table flight; /* under flight_lock; of struct um_in_flight */
     bool orphaned; /* pyfuse3 answers no more */
 };
 

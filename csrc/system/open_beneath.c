@@ -99,7 +99,7 @@ int um_link_descriptor(int fd, int directory, const char *name)
 {
     char path[UM_FD_PATH];
     int result = linkat(AT_FDCWD, um_fd_path(fd, path), directory, name, AT_SYMLINK_FOLLOW);
-    return result == 0 ? 0 : -errno;
+    return um_result(result);
 }
 
 int um_open_task_status(uint32_t task)
@@ -113,7 +113,7 @@ int um_open_task_status(uint32_t task)
 static int set_attributes(int mount, const struct mount_attr *how)
 {
     long result = syscall(SYS_mount_setattr, mount, "", AT_EMPTY_PATH, how, sizeof *how);
-    return result == 0 ? 0 : -errno;
+    return um_result(result);
 }
 
 static int make_private(int mount, unsigned how)

@@ -19,3 +19,11 @@ int64_t um_read_at(int fd, uint64_t offset, void *buffer, size_t size, bool nowa
     }
     return (int64_t)got;
 }
+
+int um_read_all_at(int fd, uint64_t offset, void *buffer, size_t size, int missing)
+{
+    int64_t got = um_read_at(fd, offset, buffer, size, false);
+    if (got < 0)
+        return (int)got;
+    return (size_t)got == size ? 0 : missing;
+}

@@ -13,4 +13,7 @@
  * where the file system can't tell, as FUSE and NFS can't: it may wait for a server. */
 int64_t um_read_at(int fd, uint64_t offset, void *buffer, size_t size, bool nowait);
 
+/* All `size` bytes from `offset` on, waiting for them: 0, an errno, or `missing` where the file ends before. */
+int um_read_all_at(int fd, uint64_t offset, void *buffer, size_t size, int missing);
+
 #endif

@@ -1,21 +1,15 @@
 #include "system/spool.h"
 
 #include "system/read_at.h"
+#include "system/write_at.h"
 
 #define PIECE 4096u
 
 static int write_out(struct um_spool *spool)
 {
-    size_t done = 0;
-    while (done < spool->n) {
-        ssize_t n =
-            pwrite(spool->fd, spool->bytes + done, spool->n - done, (off_t)(spool->written + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        done += (size_t)n;
-    }
+    int error = um_write_at(spool->fd, spool->written, spool->bytes, spool->n);
+    if (error != 0)
+        return error;
     spool->written += spool->n;
     spool->n = 0;
     return 0;
@@ -37,14 +31,6 @@ int um_spool_append(struct um_spool *spool, struct um_budget *budget, struct um_
     return 0;
 }
 
-static int read_back(const struct um_spool *spool, uint64_t offset, uint8_t *buffer, size_t size)
-{
-    int64_t got = um_read_at(spool->fd, offset, buffer, size, false);
-    if (got < 0)
-        return (int)got;
-    return (size_t)got == size ? 0 : -EIO;
-}
-
 int um_spool_read(const struct um_spool *spool, uint64_t offset, void *buffer, size_t size)
 {
     uint8_t *at = buffer;
@@ -53,7 +39,7 @@ int um_spool_read(const struct um_spool *spool, uint64_t offset, void *buffer, s
     if (offset < spool->written) {
         uint64_t there = spool->written - offset;
         size_t piece = there < size ? (size_t)there : size;
-        int error = read_back(spool, offset, at, piece);
+        int error = um_read_all_at(spool->fd, offset, at, piece, -EIO);
         if (error != 0)
             return error;
         at += piece;

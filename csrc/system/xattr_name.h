@@ -1,9 +1,6 @@
 /*
- * system/xattr_name.h - which names of extended attributes name nothing.
+ * system/xattr_name.h - names of extended attributes, and lists of them.
  *
- * Purpose: what file systems of a disk refuse before they look: a namespace without a name in it
- * ("user."). Source: xattr_resolve_name() in fs/xattr.c of the kernel, which answers EINVAL. FUSE
- * has one handler for all names, so the kernel passes such names on.
  * Threads: no state.
  */
 #ifndef UM_XATTR_NAME_H
@@ -11,13 +8,28 @@
 
 #include "base/base.h"
 
-static inline bool um_xattr_is_nameless(const char *name, size_t size)
+/* True for a namespace without a name in it ("user."), which file systems of a disk refuse before they
+ * look. Source: xattr_resolve_name() in fs/xattr.c of the kernel, which answers EINVAL. FUSE has one
+ * handler for all names, so the kernel passes such names on. */
+static inline bool um_xattr_is_nameless(struct um_slice name)
 {
-    static const char *const namespaces[] = {"user.", "trusted.", "security."};
-    for (size_t i = 0; i < sizeof namespaces / sizeof *namespaces; i++)
-        if (size == strlen(namespaces[i]) && memcmp(name, namespaces[i], size) == 0)
-            return true;
-    return false;
+    return um_slice_equal(name, UM_SLICE_LITERAL("user.")) ||
+           um_slice_equal(name, UM_SLICE_LITERAL("trusted.")) ||
+           um_slice_equal(name, UM_SLICE_LITERAL("security."));
+}
+
+/* Append a name and its NUL to a list as listxattr(2) gives it; *used are the bytes of the list so far.
+ * Where `size` is 0 they are only counted. -ERANGE where the name does not fit into `size` bytes. */
+static inline int um_xattr_list_append(struct um_slice name, char *names, size_t size, size_t *used)
+{
+    if (size != 0 && name.size + 1 > size - *used)
+        return -ERANGE;
+    if (size != 0) {
+        memcpy(names + *used, name.data, name.size);
+        names[*used + name.size] = '\0';
+    }
+    *used += name.size + 1;
+    return 0;
 }
 
 #endif

@@ -2,17 +2,6 @@
 
 /* What the upper asks of the tree that it stands on. */
 
-/* The record of a directory; -ENOTDIR or -ESTALE. */
-static int need_directory(struct um_tree *tree, uint64_t node, struct um_directory **directory)
-{
-    *directory = um_tree_directory(tree, node);
-    if (*directory != NULL)
-        return 0;
-    struct um_attr attr;
-    int error = um_tree_getattr(tree, node, &attr);
-    return error ? error : -ENOTDIR;
-}
-
 uint32_t um_tree_layers(const struct um_tree *tree)
 {
     return tree->n_layers;
@@ -28,7 +17,7 @@ int um_tree_find(struct um_tree *tree, uint64_t node, const char *name, size_t n
 {
     struct um_directory *directory;
     struct um_hit hit;
-    int error = need_directory(tree, node, &directory);
+    int error = um_tree_need_directory(tree, node, &directory);
     if (error != 0)
         return error;
     if (name_size > UM_NAME_MAX)
@@ -50,7 +39,7 @@ int um_tree_name(struct um_tree *tree, uint64_t node, uint64_t *parent, const ch
     struct um_directory *directory;
     struct um_place place;
     struct um_child child = {.name = um_slice_of("", 0)};
-    int error = need_directory(tree, node, &directory);
+    int error = um_tree_need_directory(tree, node, &directory);
     if (error == 0 && node != UM_ROOT_NODE) {
         struct um_part top = directory->view.parts[0];
         error = um_layer_place(&tree->layers[top.layer], top.inode, &place);

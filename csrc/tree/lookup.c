@@ -11,38 +11,33 @@
 int um_tree_lookup(struct um_tree *tree, uint64_t node, const char *name, size_t name_size,
                    struct um_attr *attr)
 {
-    struct um_directory *directory = um_tree_directory(tree, node);
-    if (directory == NULL) {
-        int error = um_tree_getattr(tree, node, attr);
-        return error ? error : -ENOTDIR;
-    }
+    struct um_directory *directory;
+    int error = um_tree_need_directory(tree, node, &directory);
+    if (error != 0)
+        return error;
     if (name_size > UM_NAME_MAX)
         return -ENAMETOOLONG;
     struct um_hit hit;
-    int error = um_view_find(tree, &directory->view, um_slice_of(name, name_size), &hit);
+    error = um_view_find(tree, &directory->view, um_slice_of(name, name_size), &hit);
     return error ? error : um_tree_hit_attr(tree, directory, &hit, attr);
 }
 
 int um_tree_parent(struct um_tree *tree, uint64_t node, uint64_t *parent)
 {
-    const struct um_directory *directory = um_tree_directory(tree, node);
-    if (directory == NULL) {
-        struct um_attr attr;
-        int error = um_tree_getattr(tree, node, &attr);
-        return error ? error : -ENOTDIR;
-    }
+    struct um_directory *directory;
+    int error = um_tree_need_directory(tree, node, &directory);
+    if (error != 0)
+        return error;
     *parent = directory->parent;
     return 0;
 }
 
 int um_tree_top(struct um_tree *tree, uint64_t node, uint32_t *layer)
 {
-    const struct um_directory *directory = um_tree_directory(tree, node);
-    if (directory == NULL) {
-        struct um_attr attr;
-        int error = um_tree_getattr(tree, node, &attr);
-        return error ? error : -ENOTDIR;
-    }
+    struct um_directory *directory;
+    int error = um_tree_need_directory(tree, node, &directory);
+    if (error != 0)
+        return error;
     *layer = directory->view.n ? directory->view.parts[0].layer : 0;
     return 0;
 }
@@ -83,7 +78,7 @@ int64_t um_tree_getxattr(struct um_tree *tree, uint64_t node, const char *name, 
 {
     struct um_part part;
     struct um_inode inode;
-    if (um_xattr_is_nameless(name, name_size))
+    if (um_xattr_is_nameless(um_slice_of(name, name_size)))
         return -EINVAL;
     int error = find_metadata(tree, node, &part, &inode);
     if (error != 0)
@@ -227,12 +222,10 @@ static int next_entry(struct um_tree *tree, struct um_directory *directory, uint
 int um_tree_list(struct um_tree *tree, uint64_t node, uint64_t cookie,
                  struct um_tree_entry *entries, size_t capacity)
 {
-    struct um_directory *directory = um_tree_directory(tree, node);
-    if (directory == NULL) {
-        struct um_attr attr;
-        int error = um_tree_getattr(tree, node, &attr);
-        return error ? error : -ENOTDIR;
-    }
+    struct um_directory *directory;
+    int error = um_tree_need_directory(tree, node, &directory);
+    if (error != 0)
+        return error;
     int n = 0;
     while ((size_t)n < capacity && n < INT32_MAX) {
         int more = next_entry(tree, directory, &cookie, &entries[n]);

@@ -27,20 +27,26 @@ int um_hit_inode(struct um_tree *tree, const struct um_hit *hit, struct um_part 
     return um_layer_inode(&tree->layers[part->layer], part->inode, inode);
 }
 
-int um_tree_locate(const struct um_tree *tree, uint64_t node, struct um_part *part)
+uint32_t um_tree_layer_at(const uint64_t *firsts, uint32_t n_layers, uint64_t number)
 {
-    uint32_t low = 0, high = tree->n_layers;
-    if (node < UM_ROOT_NODE || node >= tree->bases[tree->n_layers])
-        return -ESTALE;
+    uint32_t low = 0, high = n_layers;
     while (high - low > 1) {
         uint32_t middle = low + (high - low) / 2;
-        if (tree->bases[middle] <= node)
+        if (firsts[middle] <= number)
             low = middle;
         else
             high = middle;
     }
-    part->layer = low;
-    return um_layer_seek(&tree->layers[low], node - tree->bases[low], &part->inode);
+    return low;
+}
+
+int um_tree_locate(const struct um_tree *tree, uint64_t node, struct um_part *part)
+{
+    if (node < UM_ROOT_NODE || node >= tree->bases[tree->n_layers])
+        return -ESTALE;
+    uint32_t layer = um_tree_layer_at(tree->bases, tree->n_layers, node);
+    part->layer = layer;
+    return um_layer_seek(&tree->layers[layer], node - tree->bases[layer], &part->inode);
 }
 
 int um_tree_part(const struct um_tree *tree, uint64_t node, struct um_part *part,

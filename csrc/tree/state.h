@@ -19,7 +19,7 @@
  * everything else asks them.
  *
  * Ownership: struct um_tree owns its directory records and caches until um_tree_close.
- * Threads: `lock` guards `slots`, `n_slots`, `n_directories` and what is kept of nodes.
+ * Threads: `lock` guards the tables of directory records and of what is kept of nodes.
  * Directory records are never freed before the tree is, and their lazily computed fields are set
  * once, atomically; so a record is used without the lock once it was found.
  */
@@ -29,6 +29,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/table.h"
 #include "layer/layer.h"
 #include "tree/tree.h"
 
@@ -102,8 +103,13 @@ struct um_outer_links {
  * of the merged directory that it is a part of, or UINT64_MAX where the tree does not show it. In a
  * tree with live directories the latter is kept of every directory that was looked up. */
 struct um_kept {
-    uint64_t node; /* 0: empty */
+    uint64_t node; /* the key */
     uint64_t value;
+};
+
+struct um_directory_entry {
+    uint64_t node; /* the key */
+    struct um_directory *directory;
 };
 
 struct um_tree {
@@ -124,21 +130,13 @@ struct um_tree {
     atomic_uint uses; /* nodes asked for since the indexes were last trimmed */
 
     pthread_rwlock_t lock;
-    struct um_directory **slots; /* under lock; open-addressed by node */
-    size_t n_slots, n_directories; /* under lock */
-    struct um_kept *kept;        /* under lock; open-addressed by node */
-    size_t n_kept_slots, n_kept; /* under lock */
+    struct um_table directories; /* under lock; of struct um_directory_entry */
+    struct um_table kept;        /* under lock; of struct um_kept */
 };
 
 static inline uint64_t um_tree_node(const struct um_tree *tree, struct um_part part)
 {
     return tree->bases[part.layer] + um_layer_number(&tree->layers[part.layer], part.inode);
-}
-
-static inline uint64_t um_hash_node(uint64_t node)
-{
-    node *= 0x9e3779b97f4a7c15ull;
-    return node ^ node >> 32;
 }
 
 static inline bool um_same_part(struct um_part a, struct um_part b)
@@ -186,8 +184,6 @@ struct um_directory *um_tree_directory(struct um_tree *tree, uint64_t node);
 /* Numbers of directories whose lowest part belongs to another directory, too: above all layers. */
 #define UM_SHARED_NUMBERS (1ull << 40)
 
-/* Room for more directory records; the tree is new, or the lock held for writing. */
-int um_tree_grow_slots(struct um_tree *tree);
 /* The record of `node`, made of the view where there is none yet. */
 int um_tree_keep_directory(struct um_tree *tree, uint64_t node, uint64_t parent,
                            const struct um_view *view, struct um_directory **out);
@@ -207,6 +203,10 @@ int um_tree_enter(struct um_tree *tree, const struct um_directory *above, const 
 int um_tree_hit_attr(struct um_tree *tree, const struct um_directory *above,
                      const struct um_hit *hit, struct um_attr *attr);
 
+/* The layer in whose range a number lies: layer i has those from firsts[i] on, and the number is not
+ * below firsts[0]. */
+uint32_t um_tree_layer_at(const uint64_t *firsts, uint32_t n_layers, uint64_t number);
+
 /* The layer and inode that a number stands for, whatever it is; -ESTALE. */
 int um_tree_locate(const struct um_tree *tree, uint64_t node, struct um_part *part);
 
@@ -214,6 +214,9 @@ int um_tree_locate(const struct um_tree *tree, uint64_t node, struct um_part *pa
  * file in a live directory *inode has its type only (um_layer_peek). */
 int um_tree_part(const struct um_tree *tree, uint64_t node, struct um_part *part,
                  struct um_inode *inode);
+
+/* The record of the directory `node`: 0, -ENOTDIR where it is something else, or -ESTALE. */
+int um_tree_need_directory(struct um_tree *tree, uint64_t node, struct um_directory **directory);
 
 /* ---- tree/data.c ------------------------------------------------------------------------------- */
 

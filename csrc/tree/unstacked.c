@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "marks/whiteout.h"
+#include "system/xattr_name.h"
 #include "tree/state.h"
 
 #define TOP UM_ROOT_NODE
@@ -30,19 +31,6 @@ static uint64_t node_of(const struct um_layer_trees *layers, struct um_part part
     return um_tree_node(layers->tree, part) + 1;
 }
 
-static uint32_t layer_of_whiteout(const struct um_layer_trees *layers, uint64_t node)
-{
-    uint32_t low = 0, high = layers->tree->n_layers;
-    while (high - low > 1) {
-        uint32_t middle = low + (high - low) / 2;
-        if (layers->whiteouts[middle] <= node)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 static int find(struct um_layer_trees *layers, uint64_t node, struct found *found)
 {
     const struct um_tree *tree = layers->tree;
@@ -51,7 +39,7 @@ static int find(struct um_layer_trees *layers, uint64_t node, struct found *foun
         return 0;
     if (node >= layers->whiteouts[0] && node < layers->whiteouts[tree->n_layers]) {
         found->what = IS_WHITEOUT;
-        found->part.layer = layer_of_whiteout(layers, node);
+        found->part.layer = um_tree_layer_at(layers->whiteouts, tree->n_layers, node);
         return 0;
     }
     found->what = IS_INODE;
@@ -307,11 +295,8 @@ int64_t um_layer_trees_getxattr(struct um_layer_trees *layers, uint64_t node, co
         return error;
     if (found.what != IS_INODE)
         return -ENODATA;
-    if (is_opaque(&found) && um_slice_equal(wanted, um_whiteout_opaque_xattr())) {
-        if (size != 0)
-            *(char *)value = 'y';
-        return 1;
-    }
+    if (is_opaque(&found) && um_slice_equal(wanted, um_whiteout_opaque_xattr()))
+        return um_slice_copy_out(UM_SLICE_LITERAL("y"), value, size);
     return um_layer_getxattr(&layers->tree->layers[found.part.layer], found.part.inode,
                              &found.inode, SHOWN, wanted, value, size);
 }
@@ -330,13 +315,9 @@ int64_t um_layer_trees_listxattr(struct um_layer_trees *layers, uint64_t node, c
     int64_t used = um_layer_listxattr(layer, found.part.inode, &found.inode, SHOWN, names, size);
     if (used < 0 || !is_opaque(&found))
         return used;
-    if (size != 0 && opaque.size + 1 > size - (size_t)used)
-        return -ERANGE;
-    if (size != 0) {
-        memcpy(names + used, opaque.data, opaque.size);
-        names[(size_t)used + opaque.size] = '\0';
-    }
-    return used + (int64_t)opaque.size + 1;
+    size_t all = (size_t)used;
+    error = um_xattr_list_append(opaque, names, size, &all);
+    return error ? error : (int64_t)all;
 }
 
 /* ---- opening ------------------------------------------------------------------------------------ */

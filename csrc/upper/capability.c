@@ -6,55 +6,58 @@
  * was open once may be closed now.
  *
  * A real one goes where the file is written to, truncated or given away; one in a mark has to be taken
- * away. A record knows whether there may be one, so files without, nearly all, cost nothing. */
+ * away. A node knows whether there may be one, so files without, nearly all, cost nothing. */
 
 static bool is_absent(int64_t error)
 {
     return error == -ENODATA || error == -EOPNOTSUPP || error == -EPERM;
 }
 
-int64_t um_capability_get(struct um_upper *upper, struct um_spot *spot, void *value, size_t size)
+int64_t um_upper_capability_get(struct um_upper *upper, struct um_upper_reached *reached,
+                                void *value, size_t size)
 {
-    int64_t got = spot->capable ? um_mark_get_capability(upper, spot, value, size) : -ENODATA;
-    return got == -ENODATA ? um_spot_getxattr(spot, UM_CAPABILITY, value, size) : got;
+    int64_t got =
+        reached->capable ? um_upper_mark_get_capability(upper, reached, value, size) : -ENODATA;
+    return got == -ENODATA ? um_upper_reached_getxattr(reached, UM_CAPABILITY, value, size) : got;
 }
 
-int um_capability_set(struct um_upper *upper, struct um_spot *spot, const void *value, size_t size,
-                      int flags)
+int um_upper_capability_set(struct um_upper *upper, struct um_upper_reached *reached,
+                            const void *value, size_t size, int flags)
 {
     if (!(upper->flags & UM_UPPER_OVERRIDE)) {
-        int error = um_spot_setxattr(spot, UM_CAPABILITY, value, size, flags);
-        return error != 0 || !spot->capable ? error : um_mark_drop_capability(upper, spot);
+        int error = um_upper_reached_setxattr(reached, UM_CAPABILITY, value, size, flags);
+        return error != 0 || !reached->capable ? error
+                                               : um_upper_mark_drop_capability(upper, reached);
     }
     /* `flags` ask for what shows, which the caller has looked at. */
-    int error = um_mark_capability(upper, spot, value, size);
+    int error = um_upper_mark_set_capability(upper, reached, value, size);
     if (error != 0)
         return error;
-    spot->capable = true;
-    error = um_spot_removexattr(spot, UM_CAPABILITY);
+    reached->capable = true;
+    error = um_upper_reached_removexattr(reached, UM_CAPABILITY);
     return is_absent(error) ? 0 : error;
 }
 
-int um_capability_remove(struct um_upper *upper, struct um_spot *spot)
+int um_upper_capability_remove(struct um_upper *upper, struct um_upper_reached *reached)
 {
-    bool marked = spot->capable;
-    int error = marked ? um_mark_drop_capability(upper, spot) : 0;
+    bool marked = reached->capable;
+    int error = marked ? um_upper_mark_drop_capability(upper, reached) : 0;
     if (error != 0)
         return error;
-    error = um_spot_removexattr(spot, UM_CAPABILITY);
+    error = um_upper_reached_removexattr(reached, UM_CAPABILITY);
     return marked && is_absent(error) ? 0 : error;
 }
 
-int um_record_lose_capability(struct um_upper *upper, struct um_record *record)
+int um_upper_node_drop_capability(struct um_upper *upper, struct um_upper_node *node)
 {
-    struct um_spot spot = {0};
-    if (!record->capable || !record->in_upper)
+    struct um_upper_reached reached = {0};
+    if (!node->capable || !node->in_upper)
         return 0;
-    int error = um_spot_of(upper, record, &spot);
+    int error = um_upper_reach(upper, node, &reached);
     if (error == 0)
-        error = um_mark_drop_capability(upper, &spot);
-    um_spot_close(&spot);
+        error = um_upper_mark_drop_capability(upper, &reached);
+    um_upper_reached_close(&reached);
     if (error == 0)
-        record->capable = false;
+        node->capable = false;
     return error;
 }

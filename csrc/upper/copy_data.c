@@ -149,8 +149,8 @@ static int copy_runs(struct um_tree *tree, uint64_t node, uint64_t size, struct 
     return 0;
 }
 
-int um_copy_data(struct um_tree *tree, uint64_t node, uint64_t size, int to,
-                 const struct um_patience *patience)
+int um_upper_copy_data(struct um_tree *tree, uint64_t node, uint64_t size, int to,
+                       const struct um_patience *patience)
 {
     if (size == 0)
         return 0;

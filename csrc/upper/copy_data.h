@@ -14,7 +14,7 @@
 /* Copy all `size` bytes of a regular file into the file `to`, which is empty and open for writing.
  * -EIO where the layer has less than it promised; -ENOSPC, -EDQUOT, -EFBIG, … of `to`; -EINTR where the
  * patience was over before the end. */
-int um_copy_data(struct um_tree *tree, uint64_t node, uint64_t size, int to,
-                 const struct um_patience *patience);
+int um_upper_copy_data(struct um_tree *tree, uint64_t node, uint64_t size, int to,
+                       const struct um_patience *patience);
 
 #endif

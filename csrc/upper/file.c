@@ -7,103 +7,103 @@
 #include "system/read_at.h"
 
 /* Open files. I/O is by node: who opened a file of a lower layer before it was copied up reads what
- * is in the upper afterwards. The descriptor of an open file of the upper is its record's; it is
+ * is in the upper afterwards. The descriptor of an open file of the upper is its node's; it is
  * opened for writing where that is possible, whatever was asked for, so that it need not change. */
 
 /* ---- opening ------------------------------------------------------------------------------------- */
 
-/* [w] Let the record of a regular file of the upper have a descriptor that can do what is wanted. */
-static int need_descriptor(struct um_upper *upper, struct um_record *record, bool write)
+/* [w] Let the node of a regular file of the upper have a descriptor that can do what is wanted. */
+static int need_descriptor(struct um_upper *upper, struct um_upper_node *node, bool write)
 {
-    struct um_spot spot = {0};
-    if (record->fd >= 0 && (record->writable || !write))
+    struct um_upper_reached reached = {0};
+    if (node->fd >= 0 && (node->writable || !write))
         return 0;
-    int error = um_spot_of(upper, record, &spot);
+    int error = um_upper_reach(upper, node, &reached);
     if (error != 0)
         return error;
-    int fd = um_spot_open_counted(upper, &spot, O_RDWR);
+    int fd = um_upper_reached_open_for_user(upper, &reached, O_RDWR);
     bool writable = fd >= 0;
     if (fd < 0 && !write)
-        fd = um_spot_open_counted(upper, &spot, O_RDONLY);
-    um_spot_close(&spot);
+        fd = um_upper_reached_open_for_user(upper, &reached, O_RDONLY);
+    um_upper_reached_close(&reached);
     if (fd < 0)
         return fd == -ENOENT ? -ESTALE : fd;
-    if (record->fd >= 0) {
+    if (node->fd >= 0) {
         /* Somebody may be reading from it: let its number mean the new one, in one step. */
-        error = dup3(fd, record->fd, O_CLOEXEC) < 0 ? -errno : 0;
+        error = dup3(fd, node->fd, O_CLOEXEC) < 0 ? -errno : 0;
         close(fd);
         if (error != 0)
             return error;
     } else {
-        record->fd = fd;
+        node->fd = fd;
     }
-    record->writable = writable;
+    node->writable = writable;
     return 0;
 }
 
-static int open_above(struct um_upper *upper, struct um_record *record, uint32_t flags)
+static int open_above(struct um_upper *upper, struct um_upper_node *node, uint32_t flags)
 {
-    int error = need_descriptor(upper, record, flags != 0);
+    int error = need_descriptor(upper, node, flags != 0);
     if (error == 0 && (flags & UM_OPEN_TRUNCATE))
-        error = um_record_lose_capability(upper, record);
-    if (error == 0 && (flags & UM_OPEN_TRUNCATE) && ftruncate(record->fd, 0) != 0)
+        error = um_upper_node_drop_capability(upper, node);
+    if (error == 0 && (flags & UM_OPEN_TRUNCATE) && ftruncate(node->fd, 0) != 0)
         error = -errno;
     return error;
 }
 
-static int open_record(struct um_upper *upper, struct um_record *record, uint32_t flags)
+static int open_record(struct um_upper *upper, struct um_upper_node *node, uint32_t flags)
 {
     struct um_attr attr;
-    if (record->directory)
+    if (node->directory)
         return -EISDIR;
-    int error = um_record_attr(upper, record, &attr);
+    int error = um_upper_node_attr(upper, node, &attr);
     if (error == 0 && !S_ISREG(attr.mode))
         error = -EINVAL; /* the kernel opens what is no file by itself */
     if (error == 0 && flags != 0)
-        error =
-            um_copy_up_now(upper, record, flags & UM_OPEN_TRUNCATE ? UM_NEED_EMPTY : UM_NEED_DATA);
-    if (error == 0 && record->in_upper)
-        error = open_above(upper, record, flags);
+        error = um_upper_copy_up_now(upper, node,
+                                     flags & UM_OPEN_TRUNCATE ? UM_NEED_EMPTY : UM_NEED_DATA);
+    if (error == 0 && node->in_upper)
+        error = open_above(upper, node, flags);
     if (error == 0)
-        record->opens++;
+        node->opens++;
     return error;
 }
 
-void um_record_shut(struct um_upper *upper, struct um_record *record)
+void um_upper_node_close_unused(struct um_upper *upper, struct um_upper_node *node)
 {
-    if (record->opens == 0 && record->fd >= 0 && !record->gone && record->parent != NULL) {
-        close(record->fd);
-        record->fd = -1;
-        record->writable = false;
+    if (node->opens == 0 && node->fd >= 0 && !node->gone && node->parent != NULL) {
+        close(node->fd);
+        node->fd = -1;
+        node->writable = false;
     }
-    um_record_demote(upper, record);
+    um_upper_node_demote(upper, node);
 }
 
-int um_upper_open_file(struct um_upper *upper, uint64_t node, uint32_t flags)
+int um_upper_open_file(struct um_upper *upper, uint64_t number, uint32_t flags)
 {
-    struct um_record *record;
+    struct um_upper_node *node;
     pthread_rwlock_wrlock(&upper->lock);
-    int error = um_upper_need(upper, node, &record);
+    int error = um_upper_node_load(upper, number, &node);
     if (error == 0) {
-        error = open_record(upper, record, flags);
+        error = open_record(upper, node, flags);
         if (error != 0)
-            um_record_shut(upper, record);
-        um_record_unpin(upper, record);
+            um_upper_node_close_unused(upper, node);
+        um_upper_node_unpin(upper, node);
     }
     pthread_rwlock_unlock(&upper->lock);
     return error;
 }
 
-void um_upper_release(struct um_upper *upper, uint64_t node)
+void um_upper_release(struct um_upper *upper, uint64_t number)
 {
     int last = -1;
     pthread_rwlock_wrlock(&upper->lock);
-    struct um_record *record = um_upper_record(upper, node);
-    if (record != NULL && !record->directory && record->opens != 0) {
-        if (--record->opens == 0)
-            last = um_record_last_hold(record);
-        um_record_shut(upper, record);
-        um_record_settle(upper, record);
+    struct um_upper_node *node = um_upper_node_find(upper, number);
+    if (node != NULL && !node->directory && node->opens != 0) {
+        if (--node->opens == 0)
+            last = um_upper_node_last_descriptor(node);
+        um_upper_node_close_unused(upper, node);
+        um_upper_node_drop_unused(upper, node);
     }
     pthread_rwlock_unlock(&upper->lock);
     if (last >= 0)
@@ -119,34 +119,34 @@ struct source {
     uint64_t lower;
 };
 
-static int find_source(struct um_upper *upper, uint64_t node, struct source *source)
+static int find_source(struct um_upper *upper, uint64_t number, struct source *source)
 {
     int error = 0;
-    *source = (struct source){.fd = -1, .lower = node};
+    *source = (struct source){.fd = -1, .lower = number};
     pthread_rwlock_rdlock(&upper->lock);
-    const struct um_record *record = um_upper_record(upper, node);
-    if (record != NULL && record->directory)
+    const struct um_upper_node *node = um_upper_node_find(upper, number);
+    if (node != NULL && node->directory)
         error = -EISDIR;
-    else if (record != NULL && record->data == UM_DATA_LOST)
+    else if (node != NULL && node->data == UM_DATA_LOST)
         error = -EIO;
-    else if (record != NULL && record->data != 0)
-        source->lower = record->data;
-    else if (record != NULL && record->in_upper && (record->opens == 0 || record->fd < 0))
+    else if (node != NULL && node->data != 0)
+        source->lower = node->data;
+    else if (node != NULL && node->in_upper && (node->opens == 0 || node->fd < 0))
         error = -EBADF; /* I/O is for open files: their descriptors stay open meanwhile */
-    else if (record != NULL && record->in_upper)
-        *source = (struct source){
-            .fd = record->fd, .writable = record->writable, .capable = record->capable};
-    else if (record == NULL && node >= upper->base)
+    else if (node != NULL && node->in_upper)
+        *source =
+            (struct source){.fd = node->fd, .writable = node->writable, .capable = node->capable};
+    else if (node == NULL && number >= upper->base)
         error = -ESTALE;
     pthread_rwlock_unlock(&upper->lock);
     return error;
 }
 
-int64_t um_upper_read(struct um_upper *upper, uint64_t node, uint64_t offset, void *buffer,
+int64_t um_upper_read(struct um_upper *upper, uint64_t number, uint64_t offset, void *buffer,
                       size_t size, unsigned flags)
 {
     struct source source;
-    int error = find_source(upper, node, &source);
+    int error = find_source(upper, number, &source);
     if (error == 0 && source.fd >= 0 && (flags & UM_READ_LOWER))
         error = -EBADF; /* who has not opened it may see the descriptor closed */
     if (error != 0)
@@ -162,25 +162,25 @@ int64_t um_upper_read(struct um_upper *upper, uint64_t node, uint64_t offset, vo
 }
 
 /* What a file is written through, which then has no capability any more. */
-static int find_target(struct um_upper *upper, uint64_t node, struct source *target)
+static int find_target(struct um_upper *upper, uint64_t number, struct source *target)
 {
-    int error = find_source(upper, node, target);
+    int error = find_source(upper, number, target);
     if (error == 0 && (target->fd < 0 || !target->writable))
         error = -EBADF;
     if (error != 0 || !target->capable)
         return error;
     pthread_rwlock_wrlock(&upper->lock);
-    struct um_record *record = um_upper_record(upper, node);
-    error = record ? um_record_lose_capability(upper, record) : -ESTALE;
+    struct um_upper_node *node = um_upper_node_find(upper, number);
+    error = node ? um_upper_node_drop_capability(upper, node) : -ESTALE;
     pthread_rwlock_unlock(&upper->lock);
     return error;
 }
 
-int64_t um_upper_write(struct um_upper *upper, uint64_t node, uint64_t offset, const void *data,
+int64_t um_upper_write(struct um_upper *upper, uint64_t number, uint64_t offset, const void *data,
                        size_t size)
 {
     struct source source;
-    int error = find_target(upper, node, &source);
+    int error = find_target(upper, number, &source);
     if (error != 0)
         return error;
     if (offset > INT64_MAX || size > INT64_MAX - offset)
@@ -201,18 +201,18 @@ int64_t um_upper_write(struct um_upper *upper, uint64_t node, uint64_t offset, c
 
 #define LARGE ((uint64_t)64 << 20) /* bytes; memory of that size is freed in 10 ms */
 
-bool um_upper_shrinks_long(struct um_upper *upper, uint64_t node, uint64_t size)
+bool um_upper_shrinks_long(struct um_upper *upper, uint64_t number, uint64_t size)
 {
     struct um_attr attr;
-    return um_upper_getattr(upper, node, &attr) == 0 && S_ISREG(attr.mode) && size < attr.size &&
+    return um_upper_getattr(upper, number, &attr) == 0 && S_ISREG(attr.mode) && size < attr.size &&
            attr.blocks > (size + LARGE) / 512;
 }
 
-int um_upper_shrink(struct um_upper *upper, uint64_t node, uint64_t size)
+int um_upper_shrink(struct um_upper *upper, uint64_t number, uint64_t size)
 {
     struct source source;
     struct stat status;
-    int error = find_source(upper, node, &source);
+    int error = find_source(upper, number, &source);
     if (error != 0 || source.fd < 0 || !source.writable || fstat(source.fd, &status) != 0)
         return error;
     bool smaller = S_ISREG(status.st_mode) && size < (uint64_t)status.st_size;
@@ -221,11 +221,11 @@ int um_upper_shrink(struct um_upper *upper, uint64_t node, uint64_t size)
 
 /* ---- what else can be done with data --------------------------------------------------------------- */
 
-int64_t um_upper_seek(struct um_upper *upper, uint64_t node, uint64_t offset, bool hole,
+int64_t um_upper_seek(struct um_upper *upper, uint64_t number, uint64_t offset, bool hole,
                       uint64_t *lower)
 {
     struct source source;
-    int error = find_source(upper, node, &source);
+    int error = find_source(upper, number, &source);
     if (error != 0)
         return error;
     *lower = source.lower;
@@ -294,11 +294,11 @@ static int allocate(int fd, uint32_t mode, uint64_t offset, uint64_t length,
 
 #define ALLOCATE_MODES (uint32_t)(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)
 
-int um_upper_allocate(struct um_upper *upper, uint64_t node, uint32_t mode, uint64_t offset,
+int um_upper_allocate(struct um_upper *upper, uint64_t number, uint32_t mode, uint64_t offset,
                       uint64_t length, const struct um_patience *patience)
 {
     struct source source;
-    int error = find_target(upper, node, &source);
+    int error = find_target(upper, number, &source);
     if (error != 0)
         return error;
     if (mode & ~ALLOCATE_MODES)
@@ -333,24 +333,24 @@ int64_t um_upper_copy_range(struct um_upper *upper, uint64_t from, uint64_t from
 
 /* ---- what only the disk knows ----------------------------------------------------------------------- */
 
-static int open_path_above(struct um_upper *upper, const struct um_record *record, int *fd)
+static int open_path_above(struct um_upper *upper, const struct um_upper_node *node, int *fd)
 {
-    struct um_spot spot = {0};
-    int error = um_spot_of(upper, record, &spot);
-    *fd = error ? error : um_spot_open(&spot, O_PATH);
-    um_spot_close(&spot);
+    struct um_upper_reached reached = {0};
+    int error = um_upper_reach(upper, node, &reached);
+    *fd = error ? error : um_upper_reached_open(&reached, O_PATH);
+    um_upper_reached_close(&reached);
     return *fd < 0 ? *fd : 0;
 }
 
-int um_upper_open_path(struct um_upper *upper, uint64_t node, int *fd)
+int um_upper_open_path(struct um_upper *upper, uint64_t number, int *fd)
 {
     int error;
     pthread_rwlock_rdlock(&upper->lock);
-    const struct um_record *record = um_upper_record(upper, node);
-    if (record != NULL && record->in_upper)
-        error = open_path_above(upper, record, fd);
-    else if (record != NULL || node < upper->base)
-        error = um_tree_open_path(upper->tree, record ? record->lower : node, fd);
+    const struct um_upper_node *node = um_upper_node_find(upper, number);
+    if (node != NULL && node->in_upper)
+        error = open_path_above(upper, node, fd);
+    else if (node != NULL || number < upper->base)
+        error = um_tree_open_path(upper->tree, node ? node->lower : number, fd);
     else
         error = -ESTALE;
     pthread_rwlock_unlock(&upper->lock);
@@ -368,62 +368,62 @@ struct durable {
 
 /* Of a file that was copied up, or has just got its data, fdatasync makes the data durable and neither
  * the rename nor the change of the mark without which nobody would see it: to the disk these are no part
- * of the data, to the user of the mount it was there all the time. What a record was made of may be as
+ * of the data, to the user of the mount it was there all the time. What a node was made of may be as
  * young, so the first time everything is synced. */
-static void plan_sync(const struct um_record *record, bool data_only, struct durable *durable)
+static void plan_sync(const struct um_upper_node *node, bool data_only, struct durable *durable)
 {
-    durable->whole = !data_only || !record->settled;
-    durable->settles = durable->whole && !record->settled && record->data == 0;
+    durable->whole = !data_only || !node->settled;
+    durable->settles = durable->whole && !node->settled && node->data == 0;
 }
 
 /* A descriptor of what a node is in the upper, for syncing; 1 where it is in no need of that. */
-static int open_for_sync(struct um_upper *upper, uint64_t node, bool data_only,
+static int open_for_sync(struct um_upper *upper, uint64_t number, bool data_only,
                          struct durable *durable)
 {
-    struct um_spot spot = {0};
+    struct um_upper_reached reached = {0};
     int error = 1;
     pthread_rwlock_rdlock(&upper->lock);
-    const struct um_record *record = um_upper_record(upper, node);
-    if (record != NULL && record->in_upper)
-        plan_sync(record, data_only, durable);
-    if (record != NULL && record->in_upper && record->fd >= 0 && !record->directory) {
+    const struct um_upper_node *node = um_upper_node_find(upper, number);
+    if (node != NULL && node->in_upper)
+        plan_sync(node, data_only, durable);
+    if (node != NULL && node->in_upper && node->fd >= 0 && !node->directory) {
         /* The descriptor that wrote: errors of writing back are reported to it. */
-        durable->fd = fcntl(record->fd, F_DUPFD_CLOEXEC, 3);
+        durable->fd = fcntl(node->fd, F_DUPFD_CLOEXEC, 3);
         error = durable->fd < 0 ? -errno : 0;
-    } else if (record != NULL && record->in_upper) {
-        error = um_spot_of(upper, record, &spot);
+    } else if (node != NULL && node->in_upper) {
+        error = um_upper_reach(upper, node, &reached);
         if (error == 0) {
-            durable->fd = um_spot_open(&spot, O_RDONLY);
+            durable->fd = um_upper_reached_open(&reached, O_RDONLY);
             error = durable->fd < 0 ? durable->fd : 0;
         }
-        um_spot_close(&spot);
+        um_upper_reached_close(&reached);
     }
     pthread_rwlock_unlock(&upper->lock);
     return error;
 }
 
-static void settle(struct um_upper *upper, uint64_t node)
+static void settle(struct um_upper *upper, uint64_t number)
 {
     pthread_rwlock_wrlock(&upper->lock);
-    struct um_record *record = um_upper_record(upper, node);
-    if (record != NULL)
-        record->settled = true;
+    struct um_upper_node *node = um_upper_node_find(upper, number);
+    if (node != NULL)
+        node->settled = true;
     pthread_rwlock_unlock(&upper->lock);
 }
 
-int um_upper_fsync(struct um_upper *upper, uint64_t node, bool data_only)
+int um_upper_fsync(struct um_upper *upper, uint64_t number, bool data_only)
 {
     struct durable durable = {.fd = -1};
     if (upper->flags & UM_UPPER_VOLATILE)
         return 0;
-    int error = open_for_sync(upper, node, data_only, &durable);
+    int error = open_for_sync(upper, number, data_only, &durable);
     if (error != 0)
         return error > 0 ? 0 : error;
     if ((durable.whole ? fsync(durable.fd) : fdatasync(durable.fd)) != 0)
         error = -errno;
     close(durable.fd);
     if (error == 0 && durable.settles)
-        settle(upper, node);
+        settle(upper, number);
     return error;
 }
 

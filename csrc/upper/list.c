@@ -22,7 +22,7 @@ struct listed_name {
 
 struct um_upper_list {
     struct um_upper *upper;
-    struct um_record *directory;
+    struct um_upper_node *directory;
     bool begun;                /* it was read */
     bool merged;               /* `names` is the list */
     struct listed_name *names; /* sorted, but where places are kept */
@@ -78,14 +78,15 @@ static int add_name(struct um_upper_list *list, struct um_slice name, bool hides
 /* 1 a whiteout, 0 something else. */
 static int is_whiteout(const struct um_upper *upper, int fd, const struct dirent *entry)
 {
-    struct um_spot spot;
+    struct um_upper_reached reached;
     struct stat status;
-    enum um_found found;
+    enum um_upper_found found;
     if (entry->d_type != DT_CHR && entry->d_type != DT_UNKNOWN)
         return 0;
-    int error = um_spot_in(upper, fd, um_slice_of(entry->d_name, strlen(entry->d_name)), &spot);
+    int error =
+        um_upper_reach_name(upper, fd, um_slice_of(entry->d_name, strlen(entry->d_name)), &reached);
     if (error == 0)
-        error = um_disk_classify(&spot, true, &found, &status);
+        error = um_upper_reached_classify(&reached, true, &found, &status);
     if (error == -EXDEV)
         return 0; /* what is mounted there is no whiteout */
     return error ? error : found == UM_FOUND_WHITEOUT;
@@ -120,12 +121,12 @@ static bool is_dots(const char *name)
 
 static int read_above(struct um_upper_list *list)
 {
-    struct um_spot spot = {0};
+    struct um_upper_reached reached = {0};
     DIR *stream;
-    int error = um_spot_of(list->upper, list->directory, &spot);
+    int error = um_upper_reach(list->upper, list->directory, &reached);
     if (error == 0)
-        error = um_spot_list(list->upper, &spot, &stream);
-    um_spot_close(&spot);
+        error = um_upper_reached_open_stream(list->upper, &reached, &stream);
+    um_upper_reached_close(&reached);
     if (error != 0)
         return error;
     struct dirent *entry;
@@ -373,24 +374,24 @@ static int rewind_list(struct um_upper_list *list)
  * directory is in the upper: its readers may hold cookies of the tree. */
 static bool is_due(const struct um_upper_list *list, uint64_t cookie)
 {
-    bool behind = list->shared && !list->merged && !um_record_only_below(list->directory);
+    bool behind = list->shared && !list->merged && !um_upper_node_only_lower(list->directory);
     return cookie == 0 || !list->begun || behind;
 }
 
 /* ---- the public face ---------------------------------------------------------------------------------- */
 
-int um_upper_list_open(struct um_upper *upper, uint64_t node, struct um_upper_list **out)
+int um_upper_list_open(struct um_upper *upper, uint64_t number, struct um_upper_list **out)
 {
     struct um_upper_list *list = calloc(1, sizeof *list);
     if (list == NULL)
         return -ENOMEM;
     pthread_rwlock_wrlock(&upper->lock);
-    struct um_record *record = um_upper_record(upper, node);
-    int error = record == NULL ? -ESTALE : record->directory ? 0 : -ENOTDIR;
+    struct um_upper_node *node = um_upper_node_find(upper, number);
+    int error = node == NULL ? -ESTALE : node->directory ? 0 : -ENOTDIR;
     if (error == 0) {
         list->upper = upper;
-        list->directory = record;
-        record->opens++;
+        list->directory = node;
+        node->opens++;
     }
     pthread_rwlock_unlock(&upper->lock);
     if (error != 0) {
@@ -407,7 +408,7 @@ void um_upper_list_close(struct um_upper_list *list)
         return;
     pthread_rwlock_wrlock(&list->upper->lock);
     list->directory->opens--;
-    um_record_settle(list->upper, list->directory);
+    um_upper_node_drop_unused(list->upper, list->directory);
     pthread_rwlock_unlock(&list->upper->lock);
     drop_names(list);
     free(list);
@@ -451,7 +452,7 @@ static int next_hit(struct um_upper_list *list, uint64_t *cookie, struct um_slic
 {
     int more;
     while ((more = next_name(list, cookie, name)) > 0) {
-        int error = um_upper_find(list->upper, list->directory, *name, hit);
+        int error = um_upper_find_counted(list->upper, list->directory, *name, hit);
         if (error == -EXDEV)
             continue; /* something else is mounted there: no part of the upper */
         if (error != -ENOENT)
@@ -468,7 +469,7 @@ static int next_entry(struct um_upper_list *list, uint64_t *cookie, struct um_tr
     int more = next_hit(list, cookie, &name, &hit);
     if (more <= 0)
         return more;
-    int error = um_upper_count(list->upper, list->directory, name, &hit);
+    int error = um_upper_count_lookup(list->upper, list->directory, name, &hit);
     if (error != 0)
         return error;
     *entry = (struct um_tree_entry){.name = (const char *)name.data,
@@ -478,7 +479,7 @@ static int next_entry(struct um_upper_list *list, uint64_t *cookie, struct um_tr
     return 1;
 }
 
-int um_upper_is_empty(struct um_upper *upper, struct um_record *directory)
+int um_upper_is_empty(struct um_upper *upper, struct um_upper_node *directory)
 {
     struct um_upper_list list = {.upper = upper, .directory = directory};
     struct um_slice name;
@@ -495,7 +496,7 @@ int um_upper_is_empty(struct um_upper *upper, struct um_record *directory)
 /* The lower directory whose list this is, 0 where the upper has a say in it. */
 static uint64_t only_below(const struct um_upper_list *list)
 {
-    return list->merged ? 0 : um_record_only_below(list->directory);
+    return list->merged ? 0 : um_upper_node_only_lower(list->directory);
 }
 
 /* Count entries of the lower tree as looked up: how many were, or an errno for the first one. */
@@ -504,9 +505,9 @@ static int count_below(struct um_upper_list *list, struct um_tree_entry *entries
     for (int i = 0; i < n; i++) {
         struct um_slice name = um_slice_of(entries[i].name, entries[i].name_size);
         struct um_upper_hit hit;
-        int error = um_upper_hit_below(list->upper, &entries[i], &hit);
+        int error = um_upper_hit_lower_counted(list->upper, &entries[i], &hit);
         if (error == 0)
-            error = um_upper_count(list->upper, list->directory, name, &hit);
+            error = um_upper_count_lookup(list->upper, list->directory, name, &hit);
         if (error != 0)
             return i ? i : error;
         entries[i].attr = hit.attr;
@@ -521,7 +522,7 @@ static int next_below(struct um_upper_list *list, uint64_t cookie, struct um_tre
 {
     struct um_upper *upper = list->upper;
     pthread_rwlock_wrlock(&upper->lock);
-    bool due = um_record_only_below(list->directory) != 0 && is_due(list, cookie);
+    bool due = um_upper_node_only_lower(list->directory) != 0 && is_due(list, cookie);
     int got = due ? rewind_list(list) : 0;
     uint64_t lower = only_below(list);
     list->directory->listed |= lower != 0;

@@ -71,70 +71,71 @@ static int read_names(int fd, struct names *names)
 /* The node that an entry of `index` is a copy of; 0 where it is none of ours. */
 static uint64_t entry_node(const char *name)
 {
-    uint64_t node = 0;
+    uint64_t number = 0;
     if (name[0] == '0')
         return 0;
     for (; *name != '\0'; name++) {
-        if (*name < '0' || *name > '9' || !um_mul64(node, 10, &node) ||
-            !um_add64(node, (uint64_t)(*name - '0'), &node))
+        if (*name < '0' || *name > '9' || !um_mul64(number, 10, &number) ||
+            !um_add64(number, (uint64_t)(*name - '0'), &number))
             return 0;
     }
-    return node;
+    return number;
 }
 
 /* 1 where an entry is what it is named for. *nlink is its link count. */
-static int is_copy_of(struct um_upper *upper, struct um_spot *spot, uint64_t node, nlink_t *nlink)
+static int is_copy_of(struct um_upper *upper, struct um_upper_reached *reached, uint64_t number,
+                      nlink_t *nlink)
 {
     struct stat status;
     struct um_attr attr, lower;
     uint64_t origin = 0;
     bool ours;
-    if (node >= upper->base || um_tree_getattr(upper->tree, node, &lower) != 0)
+    if (number >= upper->base || um_tree_getattr(upper->tree, number, &lower) != 0)
         return 0;
-    int error = um_spot_stat(spot, &status);
+    int error = um_upper_reached_stat(reached, &status);
     if (error == 0)
-        error = um_disk_attr(upper, spot, &status, &attr);
+        error = um_upper_object_attr(upper, reached, &status, &attr);
     if (error == 0)
-        error = um_mark_get_origin(upper, spot, &origin, &ours); /* all in `index` is */
+        error = um_upper_mark_get_origin(upper, reached, &origin, &ours); /* all in `index` is */
     if (error != 0)
         return error;
     *nlink = status.st_nlink;
     /* An ordinary user's symlinks and devices may be unable to say what they are copies of. */
-    bool numbered = origin == node || (origin == 0 && !S_ISREG(lower.mode));
+    bool numbered = origin == number || (origin == 0 && !S_ISREG(lower.mode));
     return numbered && !S_ISDIR(lower.mode) && (attr.mode & S_IFMT) == (lower.mode & S_IFMT);
 }
 
 /* Let the names that still show the lower file be links to its copy. */
-static int link_rest(struct um_upper *upper, int fd, const char *entry, uint64_t node,
+static int link_rest(struct um_upper *upper, int fd, const char *entry, uint64_t number,
                      nlink_t nlink)
 {
-    struct um_shown_name *names;
+    struct um_upper_shown_name *names;
     size_t n, linked;
-    int error = um_upper_shown_names(upper, node, &names, &n);
+    int error = um_upper_shown_names(upper, number, &names, &n);
     if (error != 0)
         return error == -ESTALE || error == -EISDIR ? 0 : error;
-    error = um_group_link(upper, fd, entry, names, n, &linked);
-    um_upper_names_free(upper, &names, &n);
+    error = um_upper_link_names(upper, fd, entry, names, n, &linked);
+    um_upper_shown_names_free(upper, &names, &n);
     /* A copy that has no name yet is not needed: nothing was written to it. */
     return error != 0 && nlink == 1 && linked == 0 ? 0 : error;
 }
 
 static int finish_group(struct um_upper *upper, int fd, const char *entry)
 {
-    struct um_spot spot = {0};
+    struct um_upper_reached reached = {0};
     nlink_t nlink = 0;
-    uint64_t node = entry_node(entry);
-    if (node == 0)
+    uint64_t number = entry_node(entry);
+    if (number == 0)
         return 0;
     if (upper->flags & UM_UPPER_STRANGE)
-        return um_disk_remove(fd, entry);
-    int error = um_spot_in(upper, fd, um_slice_of(entry, strlen(entry)), &spot);
-    int ours = error == 0 ? is_copy_of(upper, &spot, node, &nlink) : 0;
+        return um_upper_remove_tree(fd, entry);
+    int error = um_upper_reach_name(upper, fd, um_slice_of(entry, strlen(entry)), &reached);
+    int ours = error == 0 ? is_copy_of(upper, &reached, number, &nlink) : 0;
     if (ours > 0)
-        error = link_rest(upper, fd, entry, node, nlink);
+        error = link_rest(upper, fd, entry, number, nlink);
     else if (ours < 0)
         error = ours;
-    return error ? error : um_disk_remove(fd, entry);
+    return error ? error : um_upper_remove_tree(fd, entry);
 }
 
 /* Whether somebody else's directory has to be left as it is. */
@@ -147,7 +148,7 @@ static int finish_groups(struct um_upper *upper)
 {
     struct names names = {0};
     struct stat status;
-    int fd = um_open_directory(upper->work_fd, UM_INDEX);
+    int fd = um_open_directory(upper->work_fd, UM_UPPER_INDEX);
     if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP || is_closed(fd))
         return 0;
     if (fd < 0)
@@ -162,8 +163,8 @@ static int finish_groups(struct um_upper *upper)
         error = finish_group(upper, fd, names.texts[i]);
     names_free(&names);
     close(fd);
-    if (error == 0 && unlinkat(upper->work_fd, UM_INDEX, AT_REMOVEDIR) != 0 && errno != ENOTEMPTY &&
-        errno != EEXIST)
+    if (error == 0 && unlinkat(upper->work_fd, UM_UPPER_INDEX, AT_REMOVEDIR) != 0 &&
+        errno != ENOTEMPTY && errno != EEXIST)
         error = -errno;
     return is_closed(error) ? 0 : error;
 }
@@ -176,9 +177,9 @@ static int remove_temporaries(struct um_upper *upper)
     int error = read_names(upper->work_fd, &names);
     for (size_t i = 0; error == 0 && i < names.n; i++) {
         if (names.texts[i][0] == '#')
-            error = um_disk_remove(upper->work_fd, names.texts[i]);
+            error = um_upper_remove_tree(upper->work_fd, names.texts[i]);
         else if (strcmp(names.texts[i], "work") == 0)
-            error = um_disk_remove(upper->work_fd, names.texts[i]);
+            error = um_upper_remove_tree(upper->work_fd, names.texts[i]);
         if (names.texts[i][0] != '#' && is_closed(error))
             error = 0;
     }
@@ -189,9 +190,9 @@ static int remove_temporaries(struct um_upper *upper)
 /* What is made in the work directory shall inherit nothing from it. */
 static int look_for_default_acl(struct um_upper *upper)
 {
-    struct um_spot spot = {0};
-    int error = um_spot_in(upper, upper->work_fd, (struct um_slice){0}, &spot);
-    int inherits = error ? error : um_disk_has_default_acl(&spot);
+    struct um_upper_reached reached = {0};
+    int error = um_upper_reach_name(upper, upper->work_fd, (struct um_slice){0}, &reached);
+    int inherits = error ? error : um_upper_has_default_acl(&reached);
     upper->work_inherits = inherits > 0;
     return inherits < 0 ? inherits : 0;
 }

@@ -1,6 +1,4 @@
 #include <fcntl.h>
-#include <limits.h>
-#include <linux/fs.h>
 
 #include "upper/state.h"
 
@@ -12,16 +10,16 @@
 
 struct move {
     struct um_upper *upper;
-    struct um_target from, to;
+    struct um_upper_target from, to;
     uint32_t flags;
 };
 
 /* ---- may it be? ------------------------------------------------------------------------------------ */
 
-static bool is_within(const struct um_record *record, uint64_t directory)
+static bool is_within(const struct um_upper_node *node, uint64_t directory)
 {
-    for (; record != NULL; record = record->parent) {
-        if (record->node == directory)
+    for (; node != NULL; node = node->parent) {
+        if (node->number == directory)
             return true;
     }
     return false;
@@ -38,14 +36,14 @@ static int check_loops(const struct move *move)
     return 0;
 }
 
-static bool is_same(const struct um_target *a, const struct um_target *b)
+static bool is_same(const struct um_upper_target *a, const struct um_upper_target *b)
 {
     return a->directory == b->directory && um_slice_equal(a->name, b->name);
 }
 
 /* A directory that continues a lower one needs a redirect at its new place. (One whose mark is not believed does
  * not move at all: see `mark`.) */
-static bool needs_redirect(const struct um_target *target)
+static bool needs_redirect(const struct um_upper_target *target)
 {
     return target->shown && target->hit.directory && target->hit.lower != 0 &&
            target->hit.lower != UM_LOWER_REFUSED;
@@ -55,7 +53,7 @@ static bool needs_redirect(const struct um_target *target)
 static int check_redirects(const struct move *move)
 {
     bool exchange = move->flags & RENAME_EXCHANGE;
-    if (um_marks_may_lead(move->upper) && !(move->upper->flags & UM_UPPER_STAY))
+    if (um_upper_marks_may_lead(move->upper) && !(move->upper->flags & UM_UPPER_STAY))
         return 0;
     return needs_redirect(&move->from) || (exchange && needs_redirect(&move->to)) ? -EXDEV : 0;
 }
@@ -63,7 +61,7 @@ static int check_redirects(const struct move *move)
 /* 0 go on; 1 there is nothing to do; or an errno. */
 static int check(const struct move *move)
 {
-    const struct um_target *from = &move->from, *to = &move->to;
+    const struct um_upper_target *from = &move->from, *to = &move->to;
     if (move->flags & ~(uint32_t)(RENAME_NOREPLACE | RENAME_EXCHANGE) ||
         move->flags == (RENAME_NOREPLACE | RENAME_EXCHANGE))
         return -EINVAL;
@@ -87,118 +85,102 @@ static int check(const struct move *move)
 
 /* ---- what moves is in the upper ------------------------------------------------------------------------ */
 
-/* The record of what a target shows, pinned. */
-static int record_of(struct um_upper *upper, const struct um_target *target,
-                     struct um_record **record)
+/* The node of what a target shows, pinned. */
+static int record_of(struct um_upper *upper, const struct um_upper_target *target,
+                     struct um_upper_node **node)
 {
     const struct um_upper_hit *hit = &target->hit;
-    int error = um_record_need(upper, hit->attr.node, target->directory, target->name,
-                               hit->directory, hit->in_upper, hit->lower, record);
+    int error = um_upper_node_add(upper, hit->attr.node, target->directory, target->name,
+                                  hit->directory, hit->in_upper, hit->lower, node);
     if (error == 0)
-        um_record_learn(upper, *record, hit);
+        um_upper_node_update(upper, *node, hit);
     return error;
 }
 
 /* A file of a group of hard links may be in the upper under other names only. */
-static int materialise(struct um_upper *upper, const struct um_target *target,
-                       const struct um_record *record)
+static int materialise(struct um_upper *upper, const struct um_upper_target *target,
+                       const struct um_upper_node *node)
 {
-    struct um_spot spot = {0};
-    int error = um_spot_of(upper, record, &spot);
+    struct um_upper_reached reached = {0};
+    int error = um_upper_reach(upper, node, &reached);
     if (error == 0)
-        error = um_spot_link(&spot, target->fd, target->text);
-    um_spot_close(&spot);
+        error = um_upper_reached_link(&reached, target->fd, target->text);
+    um_upper_reached_close(&reached);
     return error;
 }
 
-static int lift(struct um_upper *upper, struct um_target *target, struct um_record *record)
+static int lift(struct um_upper *upper, struct um_upper_target *target, struct um_upper_node *node)
 {
-    int error = record->directory ? um_copy_up_directory(upper, record)
-                                  : um_copy_up_now(upper, record, UM_NEED_NAME);
+    int error = node->directory ? um_upper_copy_up_directory(upper, node)
+                                : um_upper_copy_up_now(upper, node, UM_NEED_NAME);
     if (error == 0)
-        error = um_target_reach(upper, target);
-    if (error == 0 && !target->object && !record->directory) {
-        error = materialise(upper, target, record);
+        error = um_upper_target_reach(upper, target);
+    if (error == 0 && !target->object && !node->directory) {
+        error = materialise(upper, target, node);
         if (error == 0)
-            error = um_target_reach(upper, target);
+            error = um_upper_target_reach(upper, target);
     }
     return error == 0 && !target->object ? -ESTALE : error;
 }
 
 /* ---- marks -------------------------------------------------------------------------------------------- */
 
-int um_lower_path(struct um_upper *upper, uint64_t node, char *room, size_t size, const char **path)
-{
-    char *at = room + size;
-    while (node != UM_ROOT_NODE) {
-        const char *name;
-        size_t name_size;
-        int error = um_tree_name(upper->tree, node, &node, &name, &name_size);
-        if (error != 0)
-            return error;
-        if ((size_t)(at - room) <= name_size)
-            return -EXDEV; /* too long for the mark; who asked copies and removes instead */
-        at -= name_size;
-        memcpy(at, name, name_size);
-        *--at = '/';
-    }
-    *path = at;
-    return 0;
-}
-
 /* Let something be, at its new place, what it is now. */
-static int mark(struct um_upper *upper, struct um_record *record, const struct um_target *place)
+static int mark(struct um_upper *upper, struct um_upper_node *node,
+                const struct um_upper_target *place)
 {
     char room[PATH_MAX];
     const char *path;
-    struct um_spot spot = {0};
-    if (!record->directory)
-        return um_record_fix_data(upper, record);
-    if (record->lower == UM_LOWER_REFUSED)
+    struct um_upper_reached reached = {0};
+    if (!node->directory)
+        return um_upper_node_fix_data_path(upper, node);
+    if (node->lower == UM_LOWER_REFUSED)
         return -EIO; /* at its new place it would seem to be something else */
-    if (record->lower == 0 && !place->below_directory)
+    if (node->lower == 0 && !place->below_directory)
         return 0;
-    int error = um_spot_of(upper, record, &spot);
-    if (error == 0 && record->lower == 0) {
-        error = um_mark_opaque(upper, &spot);
+    int error = um_upper_reach(upper, node, &reached);
+    if (error == 0 && node->lower == 0) {
+        error = um_upper_mark_set_opaque(upper, &reached);
     } else if (error == 0) {
-        int may_lead = um_mark_may_lead(upper, &spot);
-        error = may_lead > 0 ? um_lower_path(upper, record->lower, room, sizeof room, &path)
-                : may_lead   ? may_lead
-                             : -EXDEV;
+        int may_lead = um_upper_mark_may_lead_at(upper, &reached);
+        error = may_lead > 0
+                    ? um_upper_lower_directory_path(upper, node->lower, room, sizeof room, &path)
+                : may_lead ? may_lead
+                           : -EXDEV;
         if (error == 0)
-            error = um_mark_redirect(upper, &spot, path, (size_t)(room + sizeof room - path));
+            error = um_upper_mark_set_redirect(upper, &reached, path,
+                                               (size_t)(room + sizeof room - path));
         if (error == 0)
             um_upper_redirects_changed(upper);
     }
-    um_spot_close(&spot);
+    um_upper_reached_close(&reached);
     return error == -ENOSPC || error == -E2BIG ? -EXDEV : error;
 }
 
 /* A symlink or a special file can't be opened to be synced: its directory syncs what is new in it. */
-static int open_to_sync(const struct um_target *place, const struct um_spot *spot)
+static int open_to_sync(const struct um_upper_target *place, const struct um_upper_reached *reached)
 {
     struct stat status;
-    int error = um_spot_stat(spot, &status);
+    int error = um_upper_reached_stat(reached, &status);
     if (error != 0)
         return error;
     if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode))
-        return um_spot_open(spot, O_RDONLY);
+        return um_upper_reached_open(reached, O_RDONLY);
     return um_open_directory(place->fd, ".");
 }
 
 /* What stands for something of the lower layers is on the disk before its old name is hidden. Else a
  * file system without order might, after a power cut, know of what hides the name and not of what moved:
  * then it would be nowhere. Who moves what is new has to sync it himself, as everywhere. */
-static int secure(struct um_upper *upper, const struct um_record *record,
-                  const struct um_target *place)
+static int secure(struct um_upper *upper, const struct um_upper_node *node,
+                  const struct um_upper_target *place)
 {
-    struct um_spot spot = {0};
-    if (upper->ordered || upper->flags & UM_UPPER_VOLATILE || record->lower == 0)
+    struct um_upper_reached reached = {0};
+    if (upper->ordered || upper->flags & UM_UPPER_VOLATILE || node->lower == 0)
         return 0;
-    int error = um_spot_of(upper, record, &spot);
-    int fd = error ? error : open_to_sync(place, &spot);
-    um_spot_close(&spot);
+    int error = um_upper_reach(upper, node, &reached);
+    int fd = error ? error : open_to_sync(place, &reached);
+    um_upper_reached_close(&reached);
     if (fd < 0)
         return fd;
     error = fsync(fd) == 0 ? 0 : -errno;
@@ -211,45 +193,46 @@ static int secure(struct um_upper *upper, const struct um_record *record,
 /* An empty directory with the attributes of the one that it is exchanged with. */
 static int empty_like(struct um_upper *upper, const struct um_attr *attr, const char *name)
 {
-    struct um_spot spot = {0};
-    struct um_owner owner = {attr->uid, attr->gid, attr->mode, 0, 0};
-    int error = um_disk_make(upper, upper->work_fd, name, &owner, NULL, false);
+    struct um_upper_reached reached = {0};
+    struct um_upper_new_object wanted = {attr->uid, attr->gid, attr->mode, 0, 0};
+    int error = um_upper_make(upper, upper->work_fd, name, &wanted, NULL, false);
     if (error != 0)
         return error;
-    error = um_spot_in(upper, upper->work_fd, um_slice_of(name, strlen(name)), &spot);
+    error = um_upper_reach_name(upper, upper->work_fd, um_slice_of(name, strlen(name)), &reached);
     if (error == 0)
-        error = um_mark_opaque(upper, &spot);
+        error = um_upper_mark_set_opaque(upper, &reached);
     if (error != 0)
-        um_disk_remove(upper->work_fd, name);
+        um_upper_remove_tree(upper->work_fd, name);
     return error;
 }
 
-static int check_replaced(struct um_upper *upper, struct um_target *target)
+static int check_replaced(struct um_upper *upper, struct um_upper_target *target)
 {
-    struct um_record *record;
-    int error = record_of(upper, target, &record);
+    struct um_upper_node *node;
+    int error = record_of(upper, target, &node);
     if (error != 0)
         return error;
-    int empty = um_upper_is_empty(upper, record);
-    um_record_unpin(upper, record);
+    int empty = um_upper_is_empty(upper, node);
+    um_upper_node_unpin(upper, node);
     return empty < 0 ? empty : empty ? 0 : -ENOTEMPTY;
 }
 
 /* ---- the step ------------------------------------------------------------------------------------------- */
 
-static int rename_targets(const struct um_target *from, const struct um_target *to, unsigned how)
+static int rename_targets(const struct um_upper_target *from, const struct um_upper_target *to,
+                          unsigned how)
 {
     return renameat2(from->fd, from->text, to->fd, to->text, how) == 0 ? 0 : -errno;
 }
 
 /* Where the file system can't leave a whiteout behind in the same step. What may fail for want of room
  * comes before anything is replaced. */
-static int move_then_hide(struct um_upper *upper, const struct um_target *from,
-                          const struct um_target *to)
+static int move_then_hide(struct um_upper *upper, const struct um_upper_target *from,
+                          const struct um_upper_target *to)
 {
     char made[32];
-    um_disk_temporary(upper, made);
-    int error = um_disk_whiteout_in_work(upper, made);
+    um_upper_work_name(upper, made);
+    int error = um_upper_work_make_whiteout(upper, made);
     if (error != 0)
         return error;
     error = rename_targets(from, to, 0);
@@ -258,13 +241,13 @@ static int move_then_hide(struct um_upper *upper, const struct um_target *from,
         rename_targets(to, from, 0);
     }
     if (error != 0)
-        um_disk_remove(upper->work_fd, made);
+        um_upper_remove_tree(upper->work_fd, made);
     return error;
 }
 
 /* Move, and leave a whiteout behind where the lower tree shows the old name. */
-static int move_and_hide(struct um_upper *upper, const struct um_target *from,
-                         const struct um_target *to)
+static int move_and_hide(struct um_upper *upper, const struct um_upper_target *from,
+                         const struct um_upper_target *to)
 {
     if (!from->below)
         return rename_targets(from, to, 0);
@@ -275,28 +258,28 @@ static int move_and_hide(struct um_upper *upper, const struct um_target *from,
 
 /* Move a directory to where a whiteout is, which comes back in its place. XFS takes an exchange for a
  * modification of the directory, so its times are put back. */
-static int trade_places(const struct um_upper *upper, const struct um_target *from,
-                        const struct um_target *to)
+static int trade_places(const struct um_upper *upper, const struct um_upper_target *from,
+                        const struct um_upper_target *to)
 {
-    struct um_spot before = {0}, after = {0};
+    struct um_upper_reached before = {0}, after = {0};
     struct stat status;
-    int error = um_spot_in(upper, from->fd, from->name, &before);
+    int error = um_upper_reach_name(upper, from->fd, from->name, &before);
     if (error == 0)
-        error = um_spot_in(upper, to->fd, to->name, &after);
+        error = um_upper_reach_name(upper, to->fd, to->name, &after);
     if (error == 0)
-        error = um_spot_stat(&before, &status);
+        error = um_upper_reached_stat(&before, &status);
     if (error == 0)
         error = rename_targets(from, to, RENAME_EXCHANGE);
     if (error == 0) {
         const struct timespec times[2] = {status.st_atim, status.st_mtim};
-        um_spot_times(&after, times);
+        um_upper_reached_set_times(&after, times);
     }
     return error;
 }
 
 static int step(const struct move *move)
 {
-    const struct um_target *from = &move->from, *to = &move->to;
+    const struct um_upper_target *from = &move->from, *to = &move->to;
     if (move->flags & RENAME_EXCHANGE)
         return rename_targets(from, to, RENAME_EXCHANGE);
     if (!from->hit.directory || to->found != UM_FOUND_WHITEOUT || !to->object)
@@ -307,7 +290,7 @@ static int step(const struct move *move)
     return error;
 }
 
-static int swap(struct um_upper *upper, const char *made, const struct um_target *target)
+static int swap(struct um_upper *upper, const char *made, const struct um_upper_target *target)
 {
     int result = renameat2(upper->work_fd, made, target->fd, target->text, RENAME_EXCHANGE);
     return result == 0 ? 0 : -errno;
@@ -318,7 +301,7 @@ static int step_over_whiteouts(const struct move *move)
 {
     struct um_upper *upper = move->upper;
     char made[32];
-    um_disk_temporary(upper, made);
+    um_upper_work_name(upper, made);
     int error = empty_like(upper, &move->to.hit.attr, made);
     if (error != 0)
         return error;
@@ -328,22 +311,22 @@ static int step_over_whiteouts(const struct move *move)
         if (error != 0)
             swap(upper, made, &move->to);
     }
-    um_disk_remove(upper->work_fd, made);
+    um_upper_remove_tree(upper->work_fd, made);
     return error;
 }
 
 /* ---- afterwards ------------------------------------------------------------------------------------------- */
 
-static void follow(struct um_upper *upper, struct um_record *record, const struct um_target *from,
-                   const struct um_target *to)
+static void follow(struct um_upper *upper, struct um_upper_node *node,
+                   const struct um_upper_target *from, const struct um_upper_target *to)
 {
-    bool there = record->parent == from->directory &&
-                 um_slice_equal(um_slice_of(record->name, record->name_size), from->name);
-    if (!there && record->parent != NULL)
+    bool there = node->parent == from->directory &&
+                 um_slice_equal(um_slice_of(node->name, node->name_size), from->name);
+    if (!there && node->parent != NULL)
         return; /* its place is another of its names */
     /* Without memory the place is unknown: what is looked up again is found. */
-    if (um_record_move(upper, record, to->directory, to->name) != 0 && !record->directory)
-        um_upper_misplace(upper, record->node, from->directory, from->name);
+    if (um_upper_node_move(upper, node, to->directory, to->name) != 0 && !node->directory)
+        um_upper_forget_place(upper, node->number, from->directory, from->name);
 }
 
 static void count_directories(const struct move *move)
@@ -351,76 +334,76 @@ static void count_directories(const struct move *move)
     bool exchange = move->flags & RENAME_EXCHANGE;
     int leaves = move->from.hit.directory;
     int comes = move->to.shown && move->to.hit.directory;
-    um_record_add_links(move->from.directory, (exchange ? comes : 0) - leaves);
-    um_record_add_links(move->to.directory, leaves - comes);
+    um_upper_node_add_subdirectories(move->from.directory, (exchange ? comes : 0) - leaves);
+    um_upper_node_add_subdirectories(move->to.directory, leaves - comes);
 }
 
 /* ---- all of it --------------------------------------------------------------------------------------------- */
 
-static int exchange(struct move *move, struct um_record *record, struct um_record *other)
+static int exchange(struct move *move, struct um_upper_node *node, struct um_upper_node *other)
 {
     struct um_upper *upper = move->upper;
-    int error = lift(upper, &move->from, record);
+    int error = lift(upper, &move->from, node);
     if (error == 0)
         error = lift(upper, &move->to, other);
     if (error == 0)
-        error = mark(upper, record, &move->to);
+        error = mark(upper, node, &move->to);
     if (error == 0)
         error = mark(upper, other, &move->from);
     if (error == 0)
-        error = secure(upper, record, &move->from);
+        error = secure(upper, node, &move->from);
     if (error == 0)
         error = secure(upper, other, &move->to);
     if (error == 0)
         error = step(move);
     if (error == 0) {
-        follow(upper, record, &move->from, &move->to);
+        follow(upper, node, &move->from, &move->to);
         follow(upper, other, &move->to, &move->from);
     }
     return error;
 }
 
-/* Both records are there before anything is copied up: the copy of a file with several names may
+/* Both nodes are there before anything is copied up: the copy of a file with several names may
  * bring the directory along that it changes places with. */
-static int exchange_with(struct move *move, struct um_record *record)
+static int exchange_with(struct move *move, struct um_upper_node *node)
 {
-    struct um_record *other;
+    struct um_upper_node *other;
     int error = record_of(move->upper, &move->to, &other);
     if (error != 0)
         return error;
-    error = exchange(move, record, other);
-    um_record_rest(move->upper, other);
+    error = exchange(move, node, other);
+    um_upper_node_release(move->upper, other);
     return error;
 }
 
-static int replace(struct move *move, struct um_record *record)
+static int replace(struct move *move, struct um_upper_node *node)
 {
     struct um_upper *upper = move->upper;
-    struct um_removal removal = {0};
-    int error = lift(upper, &move->from, record);
+    struct um_upper_removal removal = {0};
+    int error = lift(upper, &move->from, node);
     if (error == 0)
-        error = um_target_reach(upper, &move->to);
+        error = um_upper_target_reach(upper, &move->to);
     if (error == 0)
-        error = mark(upper, record, &move->to);
+        error = mark(upper, node, &move->to);
     if (error == 0)
-        error = secure(upper, record, &move->from);
+        error = secure(upper, node, &move->from);
     if (error == 0 && move->to.shown)
-        error = um_removal_begin(upper, &move->to, &removal);
+        error = um_upper_removal_begin(upper, &move->to, &removal);
     if (error == 0)
         error = step(move);
     if ((error == -ENOTEMPTY || error == -EEXIST) && move->to.found == UM_FOUND_DIRECTORY)
         error = step_over_whiteouts(move);
     if (move->to.shown)
-        um_removal_end(upper, &move->to, &removal, error);
+        um_upper_removal_end(upper, &move->to, &removal, error);
     if (error == 0)
-        follow(upper, record, &move->from, &move->to);
+        follow(upper, node, &move->from, &move->to);
     return error;
 }
 
 static int rename_found(struct move *move)
 {
     struct um_upper *upper = move->upper;
-    struct um_record *record;
+    struct um_upper_node *node;
     int error = check(move);
     if (error != 0)
         return error > 0 ? 0 : error;
@@ -428,17 +411,17 @@ static int rename_found(struct move *move)
         move->to.shown && move->to.hit.directory && !(move->flags & RENAME_EXCHANGE);
     error = replaces_directory ? check_replaced(upper, &move->to) : 0;
     if (error == 0)
-        error = record_of(upper, &move->from, &record);
+        error = record_of(upper, &move->from, &node);
     if (error != 0)
         return error;
-    error = move->flags & RENAME_EXCHANGE ? exchange_with(move, record) : replace(move, record);
+    error = move->flags & RENAME_EXCHANGE ? exchange_with(move, node) : replace(move, node);
     if (error == 0) {
         count_directories(move);
-        um_upper_names_changed(upper);
+        um_upper_shown_names_changed(upper);
         if (move->from.hit.directory || (move->to.shown && move->to.hit.directory))
             um_upper_redirects_changed(upper); /* any that were inside moved along */
     }
-    um_record_rest(upper, record);
+    um_upper_node_release(upper, node);
     return error;
 }
 
@@ -447,13 +430,13 @@ int um_upper_rename(struct um_upper *upper, uint64_t from, const char *name, siz
 {
     struct move move = {.upper = upper, .flags = flags, .from.fd = -1, .to.fd = -1};
     pthread_rwlock_wrlock(&upper->lock);
-    int error = um_target_open(upper, from, name, name_size, &move.from);
+    int error = um_upper_target_open(upper, from, name, name_size, &move.from);
     if (error == 0)
-        error = um_target_open(upper, to, new_name, new_name_size, &move.to);
+        error = um_upper_target_open(upper, to, new_name, new_name_size, &move.to);
     if (error == 0)
         error = rename_found(&move);
-    um_target_close(upper, &move.from);
-    um_target_close(upper, &move.to);
+    um_upper_target_close(upper, &move.from);
+    um_upper_target_close(upper, &move.to);
     pthread_rwlock_unlock(&upper->lock);
     return error;
 }

@@ -1,6 +1,5 @@
 #include "upper/state.h"
 
-#include <linux/limits.h>
 #include <sys/xattr.h>
 
 #include "system/posix_acl.h"
@@ -27,115 +26,31 @@ struct wanted {
     char stored[UM_OVERLAY_ROOM];
 };
 
-static bool is_name(const char *name, const char *wanted)
-{
-    return strcmp(name, wanted) == 0;
-}
-
-/* ---- one object on disk ---------------------------------------------------------------------------- */
-
-static int stat_shown(struct um_upper *upper, struct um_spot *spot, struct um_attr *attr)
-{
-    struct stat status;
-    int error = um_spot_stat(spot, &status);
-    return error ? error : um_disk_attr(upper, spot, &status, attr);
-}
-
-int64_t um_disk_getxattr(struct um_upper *upper, struct um_spot *spot, const char *name,
-                         void *value, size_t size)
-{
-    struct um_attr attr;
-    if (is_name(name, UM_CAPABILITY))
-        return um_capability_get(upper, spot, value, size);
-    int64_t got = um_spot_getxattr(spot, name, value, size);
-    if (got <= 0 || size == 0 || !is_name(name, UM_ACL_ACCESS))
-        return got;
-    int error = stat_shown(upper, spot, &attr);
-    if (error == 0)
-        error = um_acl_chmod(value, (size_t)got, attr.mode);
-    return error == -EINVAL ? -EIO : error ? error : got;
-}
-
-/* An access ACL that grants on disk what the disk is to grant, at no moment more or less. */
-static int set_kept_acl(struct um_spot *spot, struct um_slice acl, uint32_t bits, int flags)
-{
-    um_autofree uint8_t *copy = malloc(acl.size);
-    if (copy == NULL)
-        return -ENOMEM;
-    memcpy(copy, acl.data, acl.size);
-    int error = um_acl_chmod(copy, acl.size, bits);
-    return error ? error : um_spot_setxattr(spot, UM_ACL_ACCESS, copy, acl.size, flags);
-}
-
-/* The disk's mode follows the ACL, and nothing else says what it is. */
-static int set_disk_acl(struct um_upper *upper, struct um_spot *spot, struct um_slice acl,
-                        int flags)
-{
-    struct stat before;
-    int error = um_spot_stat(spot, &before);
-    if (error == 0)
-        error = um_spot_setxattr(spot, UM_ACL_ACCESS, acl.data, acl.size, flags);
-    return error ? error : um_disk_drop_claim(upper, spot, &before);
-}
-
-static int set_acl(struct um_upper *upper, struct um_spot *spot, struct um_slice acl, int flags)
-{
-    struct um_attr before;
-    uint32_t bits, kept;
-    if (um_acl_mode(acl, &bits) != 0) /* the kernel refuses it, and knows why */
-        return um_spot_setxattr(spot, UM_ACL_ACCESS, acl.data, acl.size, flags);
-    int error = stat_shown(upper, spot, &before);
-    if (error != 0)
-        return error;
-    int apart = um_disk_keeps_apart(upper, spot, bits, &kept);
-    if (apart <= 0)
-        return apart ? apart : set_disk_acl(upper, spot, acl, flags);
-    error = set_kept_acl(spot, acl, kept, flags);
-    return error ? error : um_disk_chmod(upper, spot, (before.mode & 07000) | bits);
-}
-
-int um_disk_setxattr(struct um_upper *upper, struct um_spot *spot, const char *name,
-                     const void *value, size_t size, int flags)
-{
-    const struct um_slice acl = um_slice_of(value, size);
-    if (is_name(name, UM_ACL_ACCESS) && !um_acl_is_empty(acl))
-        return set_acl(upper, spot, acl, flags);
-    if (is_name(name, UM_CAPABILITY))
-        return um_capability_set(upper, spot, value, size, flags);
-    return um_spot_setxattr(spot, name, value, size, flags);
-}
-
-int um_disk_removexattr(struct um_upper *upper, struct um_spot *spot, const char *name)
-{
-    if (is_name(name, UM_CAPABILITY))
-        return um_capability_remove(upper, spot);
-    return um_spot_removexattr(spot, name);
-}
-
 /* ---- where xattrs come from -------------------------------------------------------------------------- */
 
-/* [r] An object of the upper (`above`; its spot is closed by the caller), or a lower node. */
+/* [r] An object of the upper (`above`; its reached object is closed by the caller), or a lower node. */
 struct source {
     bool above;
-    struct um_spot spot;
+    struct um_upper_reached reached;
     uint64_t lower;
 };
 
-static int source_of(struct um_upper *upper, const struct um_record *record, struct source *source)
+static int source_of(struct um_upper *upper, const struct um_upper_node *node,
+                     struct source *source)
 {
-    *source = (struct source){.above = record->in_upper, .lower = record->lower};
+    *source = (struct source){.above = node->in_upper, .lower = node->lower};
     if (source->above)
-        return um_spot_of(upper, record, &source->spot);
+        return um_upper_reach(upper, node, &source->reached);
     return source->lower == 0 ? -ESTALE : 0;
 }
 
-static int find_source(struct um_upper *upper, uint64_t node, struct source *source)
+static int find_source(struct um_upper *upper, uint64_t number, struct source *source)
 {
-    const struct um_record *record = um_upper_record(upper, node);
-    if (record != NULL)
-        return source_of(upper, record, source);
-    *source = (struct source){.lower = node};
-    return node < upper->base ? 0 : -ESTALE;
+    const struct um_upper_node *node = um_upper_node_find(upper, number);
+    if (node != NULL)
+        return source_of(upper, node, source);
+    *source = (struct source){.lower = number};
+    return number < upper->base ? 0 : -ESTALE;
 }
 
 /* An object that was removed behind the daemon's back. */
@@ -148,33 +63,34 @@ static int64_t get(struct um_upper *upper, struct source *source, const struct w
                    void *value, size_t size)
 {
     if (source->above)
-        return answer(um_disk_getxattr(upper, &source->spot, name->stored, value, size));
+        return answer(um_upper_object_getxattr(upper, &source->reached, name->stored, value, size));
     return um_tree_getxattr(upper->tree, source->lower, name->shown, strlen(name->shown), value,
                             size);
 }
 
 /* ---- names --------------------------------------------------------------------------------------------- */
 
-/* Whether an xattr of the upper directory itself is the record of which prefix its marks have, in the other
- * one's namespace: the only name there that is not the users'. */
-static bool is_record(const struct um_upper *upper, uint64_t node, const char *stored, size_t size)
+/* Whether an xattr of the upper directory itself says which prefix its marks have, in the namespace of the
+ * other prefix: the only name there that users can't set. */
+static bool is_namespace_mark(const struct um_upper *upper, uint64_t number, const char *stored,
+                              size_t size)
 {
-    const char *record = upper->flags & UM_UPPER_TRUSTED ? UM_NAMESPACE_USER : UM_NAMESPACE_TRUSTED;
-    return node == UM_ROOT_NODE && size == strlen(record) && memcmp(stored, record, size) == 0;
+    const char *mark = upper->flags & UM_UPPER_TRUSTED ? UM_NAMESPACE_USER : UM_NAMESPACE_TRUSTED;
+    return number == UM_ROOT_NODE && size == strlen(mark) && memcmp(stored, mark, size) == 0;
 }
 
 /* A name as the system calls want it; `mark` is what is said to those that are no user's. */
-static int take_name(const struct um_upper *upper, uint64_t node, struct um_slice name, int mark,
+static int take_name(const struct um_upper *upper, uint64_t number, struct um_slice name, int mark,
                      struct wanted *wanted)
 {
     const char *text = (const char *)name.data;
     if (name.size == 0 || name.size > XATTR_NAME_MAX)
         return -ERANGE;
-    if (memchr(text, 0, name.size) != NULL || um_xattr_is_nameless(text, name.size))
+    if (memchr(text, 0, name.size) != NULL || um_xattr_is_nameless(name))
         return -EINVAL;
     memcpy(wanted->shown, text, name.size);
     wanted->shown[name.size] = '\0';
-    if (is_record(upper, node, text, name.size))
+    if (is_namespace_mark(upper, number, text, name.size))
         return mark;
     int error = um_overlay_store(um_upper_namespace(upper), text, name.size, wanted->stored);
     return error == -EPERM ? mark : error;
@@ -193,31 +109,31 @@ static int64_t read_names(struct um_upper *upper, struct source *source, char **
     if (*names == NULL)
         return -ENOMEM;
     if (source->above)
-        return answer(um_spot_listxattr(&source->spot, *names, (size_t)room));
+        return answer(um_upper_reached_listxattr(&source->reached, *names, (size_t)room));
     return um_tree_listxattr(upper->tree, source->lower, *names, (size_t)room);
 }
 
 /* Whether the capability that shows is one in a mark. */
 static bool has_capability(struct um_upper *upper, struct source *source)
 {
-    return source->above && source->spot.capable &&
-           um_mark_get_capability(upper, &source->spot, NULL, 0) >= 0;
+    return source->above && source->reached.capable &&
+           um_upper_mark_get_capability(upper, &source->reached, NULL, 0) >= 0;
 }
 
 /* Move the names that are no marks to the front, as users call them; their size. Of a capability in a mark
  * (`capable`) the name is that of a real one, which is shorter. There is a NUL behind the last name. */
-static size_t drop_marks(const struct um_upper *upper, uint64_t node, char *names, size_t size,
+static size_t drop_marks(const struct um_upper *upper, uint64_t number, char *names, size_t size,
                          bool capable)
 {
     size_t kept = 0;
     for (size_t at = 0; at < size;) {
         size_t length = strnlen(names + at, size - at);
         size_t shown = 0;
-        if (capable && um_mark_is_capability(upper, names + at)) {
+        if (capable && um_upper_mark_is_capability_name(upper, names + at)) {
             memcpy(names + kept, UM_CAPABILITY, sizeof UM_CAPABILITY);
             shown = sizeof UM_CAPABILITY - 1;
             capable = false;
-        } else if (!is_record(upper, node, names + at, length)) {
+        } else if (!is_namespace_mark(upper, number, names + at, length)) {
             struct um_slice stored = um_slice_of(names + at, length);
             shown = um_overlay_show(um_upper_namespace(upper), stored, names + kept);
         }
@@ -231,38 +147,38 @@ static size_t drop_marks(const struct um_upper *upper, uint64_t node, char *name
 
 /* ---- reading -------------------------------------------------------------------------------------------- */
 
-int64_t um_upper_getxattr(struct um_upper *upper, uint64_t node, const char *name, size_t name_size,
-                          void *value, size_t size)
+int64_t um_upper_getxattr(struct um_upper *upper, uint64_t number, const char *name,
+                          size_t name_size, void *value, size_t size)
 {
     struct wanted wanted;
     struct source source;
-    int error = take_name(upper, node, um_slice_of(name, name_size), -ENODATA, &wanted);
+    int error = take_name(upper, number, um_slice_of(name, name_size), -ENODATA, &wanted);
     if (error != 0)
         return error;
     pthread_rwlock_rdlock(&upper->lock);
-    error = find_source(upper, node, &source);
+    error = find_source(upper, number, &source);
     int64_t result = error ? error : get(upper, &source, &wanted, value, size);
     pthread_rwlock_unlock(&upper->lock);
-    um_spot_close(&source.spot);
+    um_upper_reached_close(&source.reached);
     return result;
 }
 
-int64_t um_upper_listxattr(struct um_upper *upper, uint64_t node, char *names, size_t size)
+int64_t um_upper_listxattr(struct um_upper *upper, uint64_t number, char *names, size_t size)
 {
     um_autofree char *all = NULL;
     struct source source;
     pthread_rwlock_rdlock(&upper->lock);
-    int error = find_source(upper, node, &source);
+    int error = find_source(upper, number, &source);
     int64_t result = error ? error : read_names(upper, &source, &all);
     bool above = error == 0 && source.above;
     bool capable = result > 0 && has_capability(upper, &source);
     pthread_rwlock_unlock(&upper->lock);
-    um_spot_close(&source.spot);
+    um_upper_reached_close(&source.reached);
     if (result <= 0)
         return result;
     size_t kept = (size_t)result;
     if (above)
-        kept = drop_marks(upper, node, all, kept, capable);
+        kept = drop_marks(upper, number, all, kept, capable);
     if (size != 0 && kept > size)
         return -ERANGE;
     if (size != 0 && kept != 0)
@@ -273,95 +189,98 @@ int64_t um_upper_listxattr(struct um_upper *upper, uint64_t node, char *names, s
 /* ---- changing --------------------------------------------------------------------------------------------- */
 
 /* Whether an xattr is there: 1, 0 or an errno. */
-static int is_there(struct um_upper *upper, const struct um_record *record,
+static int is_there(struct um_upper *upper, const struct um_upper_node *node,
                     const struct wanted *name)
 {
     struct source source;
-    int error = source_of(upper, record, &source);
+    int error = source_of(upper, node, &source);
     if (error != 0)
         return error;
     int64_t size = get(upper, &source, name, NULL, 0);
-    um_spot_close(&source.spot);
+    um_upper_reached_close(&source.reached);
     return size >= 0 ? 1 : size == -ENODATA ? 0 : (int)size;
 }
 
 /* The object to change, copied up. */
-static int raise_spot(struct um_upper *upper, struct um_record *record, struct um_spot *spot)
+static int raise_spot(struct um_upper *upper, struct um_upper_node *node,
+                      struct um_upper_reached *reached)
 {
-    if (record->data != 0 && um_upper_is_copying(upper, record->node))
+    if (node->data != 0 && um_upper_is_copying(upper, node->number))
         return -EAGAIN;
-    int error = um_record_raise(upper, record, UM_NEED_NAME);
-    return error ? error : um_spot_of(upper, record, spot);
+    int error = um_upper_node_copy_up(upper, node, UM_NEED_NAME);
+    return error ? error : um_upper_reach(upper, node, reached);
 }
 
-static int set(struct um_upper *upper, struct um_record *record, const struct wanted *name,
+static int set(struct um_upper *upper, struct um_upper_node *node, const struct wanted *name,
                const void *value, size_t size, int flags)
 {
-    struct um_spot spot = {0};
-    int there = flags ? is_there(upper, record, name) : 0;
+    struct um_upper_reached reached = {0};
+    int there = flags ? is_there(upper, node, name) : 0;
     if (there == 1 && (flags & XATTR_CREATE))
         return -EEXIST;
     if (there == 0 && (flags & XATTR_REPLACE))
         return -ENODATA;
-    int error = raise_spot(upper, record, &spot);
+    int error = raise_spot(upper, node, &reached);
     if (error == 0)
-        error = (int)answer(um_disk_setxattr(upper, &spot, name->stored, value, size, flags));
-    if (spot.capable)
-        record->capable = true;
-    um_spot_close(&spot);
+        error = (int)answer(
+            um_upper_object_setxattr(upper, &reached, name->stored, value, size, flags));
+    if (reached.capable)
+        node->capable = true;
+    um_upper_reached_close(&reached);
     return error;
 }
 
-static int remove_present(struct um_upper *upper, struct um_record *record,
+static int remove_present(struct um_upper *upper, struct um_upper_node *node,
                           const struct wanted *name)
 {
-    struct um_spot spot = {0};
-    int there = is_there(upper, record, name);
+    struct um_upper_reached reached = {0};
+    int there = is_there(upper, node, name);
     if (there < 0)
         return there;
     if (there == 0) /* the kernel removes an ACL that is not there */
         return um_acl_is_name(um_slice_of(name->shown, strlen(name->shown))) ? 0 : -ENODATA;
-    int error = raise_spot(upper, record, &spot);
+    int error = raise_spot(upper, node, &reached);
     if (error == 0)
-        error = (int)answer(um_disk_removexattr(upper, &spot, name->stored));
-    um_spot_close(&spot);
+        error = (int)answer(um_upper_object_removexattr(upper, &reached, name->stored));
+    um_upper_reached_close(&reached);
     return error;
 }
 
-int um_upper_setxattr(struct um_upper *upper, uint64_t node, const char *name, size_t name_size,
+int um_upper_setxattr(struct um_upper *upper, uint64_t number, const char *name, size_t name_size,
                       const void *value, size_t size, int flags)
 {
     struct wanted wanted;
-    struct um_record *record;
+    struct um_upper_node *node;
     if (flags & ~(XATTR_CREATE | XATTR_REPLACE))
         return -EINVAL;
-    int error = take_name(upper, node, um_slice_of(name, name_size), -EPERM, &wanted);
+    int error = take_name(upper, number, um_slice_of(name, name_size), -EPERM, &wanted);
     if (error != 0)
         return error;
     if (size > XATTR_SIZE_MAX)
         return -E2BIG;
     pthread_rwlock_wrlock(&upper->lock);
-    error = um_upper_need(upper, node, &record);
+    error = um_upper_node_load(upper, number, &node);
     if (error == 0) {
-        error = set(upper, record, &wanted, value, size, flags);
-        um_record_rest(upper, record);
+        error = set(upper, node, &wanted, value, size, flags);
+        um_upper_node_release(upper, node);
     }
     pthread_rwlock_unlock(&upper->lock);
     return error;
 }
 
-int um_upper_removexattr(struct um_upper *upper, uint64_t node, const char *name, size_t name_size)
+int um_upper_removexattr(struct um_upper *upper, uint64_t number, const char *name,
+                         size_t name_size)
 {
     struct wanted wanted;
-    struct um_record *record;
-    int error = take_name(upper, node, um_slice_of(name, name_size), -ENODATA, &wanted);
+    struct um_upper_node *node;
+    int error = take_name(upper, number, um_slice_of(name, name_size), -ENODATA, &wanted);
     if (error != 0)
         return error;
     pthread_rwlock_wrlock(&upper->lock);
-    error = um_upper_need(upper, node, &record);
+    error = um_upper_node_load(upper, number, &node);
     if (error == 0) {
-        error = remove_present(upper, record, &wanted);
-        um_record_rest(upper, record);
+        error = remove_present(upper, node, &wanted);
+        um_upper_node_release(upper, node);
     }
     pthread_rwlock_unlock(&upper->lock);
     return error;

@@ -15,22 +15,23 @@ import signal
 import stat
 import sys
 import tempfile
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path as HostPath
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from unionmount import core
-from unionmount.browse.open import Looking, open_view
+from unionmount.browse.open import OpenOptions, open_view
 from unionmount.browse.paths import Found, follow
 from unionmount.errors import MountError
 from unionmount.images.history import steps_of_layers
-from unionmount.images.manifest import Platform
+from unionmount.images.platform import Platform
 from unionmount.store.layer_import import ImportLimits
 from unionmount.store.location import default_root
 from unionmount.store.store import Store
 from unionmount.system.closing import Closing
+from unionmount.system.os_errors import naming
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 
     from unionmount.browse.open import OpenView
     from unionmount.core import Attributes, Change, LayerSummary
-    from unionmount.images.manifest import Config, History, Manifest
+    from unionmount.images.config import Config, History
+    from unionmount.images.manifest import Manifest
     from unionmount.images.reference import Digest
 
 Path = str | bytes | PurePosixPath
@@ -105,14 +107,14 @@ class FileTree:
         self._view = None
 
     @property
-    def _files(self) -> core.FileTree:
+    def _files(self) -> core.BrowsableTree:
         if self._view is None:
             raise ValueError("the image is closed")
         return self._view.files
 
     def lookup(self, path: Path, *, follow_symlinks: bool = True) -> File:
         """What is at a path; FileNotFoundError, NotADirectoryError, OSError (ELOOP)."""
-        with _naming(path):
+        with naming(_text(path)):
             return _file(follow(self._files, _bytes(path), last=follow_symlinks))
 
     def exists(self, path: Path) -> bool:
@@ -129,7 +131,7 @@ class FileTree:
         """What is in a directory, sorted bytewise."""
         top = self.lookup(path)
         prefix, cookie = top.path.rstrip(b"/") + b"/", 0
-        with _naming(path):
+        with naming(_text(path)):
             while entries := self._files.list(top.attributes.node, cookie, _BATCH):
                 for entry in entries:
                     yield File(prefix + entry.name, entry.attributes)
@@ -159,14 +161,14 @@ class FileTree:
 
     def readlink(self, path: Path) -> bytes:
         """The target of a symlink."""
-        with _naming(path):
+        with naming(_text(path)):
             found = follow(self._files, _bytes(path), last=False)
             return self._files.readlink(found.attributes.node)
 
     def xattrs(self, path: Path, *, follow_symlinks: bool = True) -> dict[bytes, bytes]:
         """The extended attributes."""
         node = self.lookup(path, follow_symlinks=follow_symlinks).attributes.node
-        with _naming(path):
+        with naming(_text(path)):
             return {name: self._files.getxattr(node, name) for name in self._files.listxattr(node)}
 
 
@@ -200,7 +202,7 @@ class _RawFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         size = max(min(len(view), self._file.size - self._at), 0)
-        with _naming(self._file.path):
+        with naming(_text(self._file.path)):
             node = self._file.attributes.node
             data = self._tree._files.read(node, self._at, size)  # noqa: SLF001 - its own kind
         view[: len(data)] = data
@@ -218,17 +220,6 @@ def _text(path: Path) -> str:
 
 def _file(found: Found) -> File:
     return File(b"/" + found.path, found.attributes)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Let an error name the path that it is about."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = _text(path)
-        raise
 
 
 # ---- images --------------------------------------------------------------------------------------
@@ -315,7 +306,7 @@ def open_image(
     ``layer``: the image as of that layer. ``root``: the store, by default the user's. Nothing is
     changed, but what is compressed is unpacked into the store once.
     """
-    looking = Looking(Platform.parse(platform) if platform else None, layer)
+    looking = OpenOptions(Platform.parse(platform) if platform else None, layer)
     with ExitStack() as stack:
         view = stack.enter_context(open_view(_store(root), ref, looking))
         image = Image(view)

@@ -26,15 +26,16 @@ from unionmount import core
 from unionmount.browse.diff import REPLACED, Difference, xattrs_of
 from unionmount.errors import UsageError
 from unionmount.formats.tar_writer import END, Member, can_hold, header, padding
+from unionmount.images.config import Config
+from unionmount.images.image import ImageDocuments
 from unionmount.images.instructions import apply_instructions
-from unionmount.images.manifest import Config, Image
 from unionmount.images.opened import OpenLayer
 from unionmount.store.layer_import import Expected
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.browse.open import OpenTarget
-    from unionmount.core import Attributes, FileTree, Node
+    from unionmount.browse.open import OpenChanges
+    from unionmount.core import Attributes, BrowsableTree, Node
     from unionmount.images.reference import Digest, Reference
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store, StoredImage
@@ -62,7 +63,7 @@ class CommitRequest:
     epoch: int | None = None
 
 
-def commit(store: Store, target: OpenTarget, request: CommitRequest, warn: Warn) -> StoredImage:
+def commit(store: Store, target: OpenChanges, request: CommitRequest, warn: Warn) -> StoredImage:
     """Make an image of a container as it is now; its layers are in the store then."""
     if request.name.digest is not None:
         raise UsageError(f"an image can't be given a digest: '{request.name}'")
@@ -76,7 +77,7 @@ def commit(store: Store, target: OpenTarget, request: CommitRequest, warn: Warn)
         raw = _child_config(parent, request, runtime, diff_id)
         config = Config.parse(raw, "the new image")
         sizes = [store.layer_info(one).layer_size for one in config.diff_ids]
-        image = Image.from_config(config, sizes, "the new image")
+        image = ImageDocuments.from_config(config, sizes, "the new image")
         return store.put_image([request.name], image)
 
 
@@ -93,7 +94,7 @@ def _keep_layer(store: Store, layer: OpenLayer) -> None:
 
 
 def _store_layer(
-    store: Store, target: OpenTarget, request: CommitRequest, warn: Warn, lease: Lease
+    store: Store, target: OpenChanges, request: CommitRequest, warn: Warn, lease: Lease
 ) -> Digest | None:
     """Put the new layer into the store; None where nothing was changed."""
     found = target.compare(for_layer=True).differences()
@@ -127,7 +128,7 @@ class LayerWriter:
     """Writes the tar of a layer, from the differences that ``Comparison`` finds for one."""
 
     def __init__(
-        self, tree: FileTree, write: Callable[[bytes], None], epoch: int | None, warn: Warn
+        self, tree: BrowsableTree, write: Callable[[bytes], None], epoch: int | None, warn: Warn
     ) -> None:
         self._tree = tree
         self._write = write

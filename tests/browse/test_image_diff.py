@@ -19,7 +19,7 @@ from support.trees import tree_layer
 
 from unionmount.browse.image_diff import differences
 from unionmount.browse.open import OpenView
-from unionmount.core import FileTree, Index, Node, Tree
+from unionmount.core import BrowsableTree, Index, Node, Tree
 from unionmount.errors import FormatError
 from unionmount.images.reference import Digest
 
@@ -35,7 +35,7 @@ class StandIn:
     tree: Tree
     diff_ids: list[Digest]
     indexes: tuple[Index, ...]
-    files: FileTree
+    files: BrowsableTree
 
     @property
     def image(self) -> StandIn:
@@ -75,7 +75,7 @@ def image_of(tars: Sequence[bytes]) -> Iterator[tuple[OpenView, Watched]]:
         watched = Watched(tree)
         digests = [Digest("sha256", hashlib.sha256(tar).hexdigest()) for tar in tars]
         opened = StandIn(
-            tree, digests, tuple(layer.index for layer in layers), cast("FileTree", watched)
+            tree, digests, tuple(layer.index for layer in layers), cast("BrowsableTree", watched)
         )
         yield cast("OpenView", opened), watched
 

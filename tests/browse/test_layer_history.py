@@ -15,8 +15,8 @@ from support.trees import tree_of
 from unionmount.browse.layer_history import Touch, trace
 from unionmount.core import Tree
 from unionmount.errors import FormatError
+from unionmount.images.config import History
 from unionmount.images.history import steps_of_layers
-from unionmount.images.manifest import History
 
 pytestmark = pytest.mark.slow
 

@@ -258,8 +258,8 @@ static void world_release(struct world *w)
 
 static void world_close(struct world *w)
 {
-    um_disk_remove(w->directory, "upper");
-    um_disk_remove(w->directory, "work");
+    um_upper_remove_tree(w->directory, "upper");
+    um_upper_remove_tree(w->directory, "work");
     world_release(w);
     CHECK_INT(rmdir(w->path), 0);
 }
@@ -288,8 +288,8 @@ static uint64_t node_of(struct world *w, const char *path)
 static int raise_directory(struct world *w, uint64_t node)
 {
     pthread_rwlock_wrlock(&w->upper->lock);
-    struct um_record *record = um_upper_record(w->upper, node);
-    int error = record ? um_copy_up_directory(w->upper, record) : -ESTALE;
+    struct um_upper_node *record = um_upper_node_find(w->upper, node);
+    int error = record ? um_upper_copy_up_directory(w->upper, record) : -ESTALE;
     pthread_rwlock_unlock(&w->upper->lock);
     return error;
 }
@@ -728,16 +728,16 @@ TEST(a_group_stays_whole_when_a_name_can_not_be_linked)
     CHECK_INT(find(&w, "one", &attr), 0);
     /* Somebody else made a directory there: the upper looked elsewhere a moment ago. */
     CHECK_INT(raise_directory(&w, node_of(&w, "top")), 0);
-    struct um_shown_name *names;
+    struct um_upper_shown_name *names;
     size_t n, linked;
     pthread_rwlock_wrlock(&w.upper->lock);
     CHECK_INT(um_upper_shown_names(w.upper, attr.node, &names, &n), 0);
     CHECK_INT(n, 4);
     CHECK_INT(mkdirat(w.above, "two", 0755), 0);
     int fd = openat(w.work, "copy", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    CHECK_INT(um_group_link(w.upper, w.work, "copy", names, n, &linked), -EIO);
+    CHECK_INT(um_upper_link_names(w.upper, w.work, "copy", names, n, &linked), -EIO);
     CHECK_INT(linked, 0);
-    um_upper_names_free(w.upper, &names, &n);
+    um_upper_shown_names_free(w.upper, &names, &n);
     pthread_rwlock_unlock(&w.upper->lock);
     CHECK(fstat(fd, &status) == 0 && status.st_nlink == 1);
     CHECK(!on_disk(&w, "one", &status));
@@ -1014,7 +1014,7 @@ TEST(names_that_were_removed_since_are_not_linked_again)
     world_open(&w);
     interrupt_group(&w, 1, entry);
     CHECK_INT(unlinkat(w.above, "two", 0), 0);
-    CHECK_INT(um_disk_whiteout(w.above, "two"), 0);
+    CHECK_INT(um_upper_make_whiteout(w.above, "two"), 0);
     remount(&w, 0);
     CHECK_INT(count_entries(w.work), 0);
     CHECK_INT(find(&w, "two", &attr), -ENOENT);
@@ -1077,7 +1077,7 @@ TEST(a_kill_is_not_seen)
         check_xattrs(&w);
         um_upper_close(w.upper);
         w.upper = NULL;
-        um_disk_remove(w.directory, "upper");
+        um_upper_remove_tree(w.directory, "upper");
         close(w.above);
         w.above = make_directory(w.directory, "upper");
         CHECK_INT(mount_upper(&w), 0);

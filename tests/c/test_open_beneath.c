@@ -59,11 +59,11 @@ static void place_close(struct place *place)
     CHECK_INT(system(command), 0);
 }
 
-static struct um_spot spot_of(const struct place *place, const char *name, uint32_t flags)
+static struct um_upper_reached spot_of(const struct place *place, const char *name, uint32_t flags)
 {
     const struct um_upper upper = {.flags = flags};
-    struct um_spot spot = {0};
-    CHECK_INT(um_spot_in(&upper, place->in, um_slice_of(name, strlen(name)), &spot), 0);
+    struct um_upper_reached spot = {0};
+    CHECK_INT(um_upper_reach_name(&upper, place->in, um_slice_of(name, strlen(name)), &spot), 0);
     return spot;
 }
 
@@ -114,22 +114,23 @@ static void check_symlinks(uint32_t flags)
     struct stat status;
     char value[8];
     place_open(&place);
-    struct um_spot way = spot_of(&place, "way", flags), link = spot_of(&place, "link", flags);
+    struct um_upper_reached way = spot_of(&place, "way", flags),
+                            link = spot_of(&place, "link", flags);
     const struct stat before = stat_outside(&place, "file");
     CHECK_INT(fsetxattr(place.out, "user.a", "x", 1, 0), 0);
 
-    CHECK_INT(um_mark_is_opaque(&upper, &way, true), -ESTALE);
-    CHECK_INT(um_spot_stat(&way, &status), 0);
+    CHECK_INT(um_upper_mark_is_opaque(&upper, &way, true), -ESTALE);
+    CHECK_INT(um_upper_reached_stat(&way, &status), 0);
     CHECK(S_ISLNK(status.st_mode));
-    CHECK_INT(um_spot_chmod(&link, 0777), -EOPNOTSUPP);
-    CHECK_INT(um_spot_times(&link, times), 0);
-    CHECK(um_spot_getxattr(&way, "user.a", value, sizeof value) < 0);
-    CHECK_INT(um_spot_setxattr(&link, "user.b", "x", 1, 0), -EPERM);
-    CHECK(um_spot_removexattr(&way, "user.a") < 0);
-    CHECK_INT(um_spot_open(&link, O_RDONLY), -ELOOP);
-    CHECK_INT(um_spot_open(&way, O_RDONLY | O_DIRECTORY), -ENOTDIR);
+    CHECK_INT(um_upper_reached_chmod(&link, 0777), -EOPNOTSUPP);
+    CHECK_INT(um_upper_reached_set_times(&link, times), 0);
+    CHECK(um_upper_reached_getxattr(&way, "user.a", value, sizeof value) < 0);
+    CHECK_INT(um_upper_reached_setxattr(&link, "user.b", "x", 1, 0), -EPERM);
+    CHECK(um_upper_reached_removexattr(&way, "user.a") < 0);
+    CHECK_INT(um_upper_reached_open(&link, O_RDONLY), -ELOOP);
+    CHECK_INT(um_upper_reached_open(&way, O_RDONLY | O_DIRECTORY), -ENOTDIR);
     if (geteuid() == 0)
-        CHECK_INT(um_spot_chown(&link, 1, 1), 0);
+        CHECK_INT(um_upper_reached_chown(&link, 1, 1), 0);
 
     const struct stat after = stat_outside(&place, "file");
     CHECK_INT(after.st_mode, before.st_mode);
@@ -152,11 +153,11 @@ TEST(opaque_marks_are_found)
         struct um_upper upper = {.flags = flags};
         struct place place;
         place_open(&place);
-        struct um_spot spot = spot_of(&place, "directory", flags);
-        CHECK_INT(um_mark_is_opaque(&upper, &spot, false), 0);
+        struct um_upper_reached spot = spot_of(&place, "directory", flags);
+        CHECK_INT(um_upper_mark_is_opaque(&upper, &spot, false), 0);
         int fd = directory_at(place.in, "directory");
         write_file(fd, um_whiteout_opaque(), "");
-        CHECK_INT(um_mark_is_opaque(&upper, &spot, false), 1);
+        CHECK_INT(um_upper_mark_is_opaque(&upper, &spot, false), 1);
         close(fd);
         place_close(&place);
     }
@@ -166,11 +167,11 @@ TEST(nobody_waits_for_a_pipe)
 {
     struct place place;
     place_open(&place);
-    struct um_spot spot = spot_of(&place, "pipe", 0);
-    CHECK_INT(um_spot_open(&spot, O_RDONLY), -ESTALE);
-    CHECK_INT(um_spot_open(&spot, O_RDWR), -ESTALE);
-    CHECK_INT(um_spot_open(&spot, O_WRONLY), -ENXIO);
-    int fd = um_spot_open(&spot, O_PATH);
+    struct um_upper_reached spot = spot_of(&place, "pipe", 0);
+    CHECK_INT(um_upper_reached_open(&spot, O_RDONLY), -ESTALE);
+    CHECK_INT(um_upper_reached_open(&spot, O_RDWR), -ESTALE);
+    CHECK_INT(um_upper_reached_open(&spot, O_WRONLY), -ENXIO);
+    int fd = um_upper_reached_open(&spot, O_PATH);
     CHECK(fd >= 0);
     close(fd);
     place_close(&place);
@@ -220,16 +221,16 @@ static void check_mount_points(void)
 
     CHECK_INT(open_beneath(place.in, "directory", O_PATH | O_DIRECTORY), -EXDEV);
     CHECK_INT(open_beneath(place.in, "directory/kept", O_RDONLY), -EXDEV);
-    struct um_spot spot = spot_of(&place, "directory", 0);
-    CHECK_INT(um_spot_stat(&spot, &status), -EXDEV);
-    CHECK_INT(um_spot_chmod(&spot, 0700), -EXDEV);
-    CHECK_INT(um_spot_setxattr(&spot, "user.a", "x", 1, 0), -EXDEV);
-    CHECK_INT(um_spot_open(&spot, O_RDONLY | O_DIRECTORY), -EXDEV);
+    struct um_upper_reached spot = spot_of(&place, "directory", 0);
+    CHECK_INT(um_upper_reached_stat(&spot, &status), -EXDEV);
+    CHECK_INT(um_upper_reached_chmod(&spot, 0700), -EXDEV);
+    CHECK_INT(um_upper_reached_setxattr(&spot, "user.a", "x", 1, 0), -EXDEV);
+    CHECK_INT(um_upper_reached_open(&spot, O_RDONLY | O_DIRECTORY), -EXDEV);
 
     CHECK_INT(open_beneath(private_in, "directory/file", O_RDWR), 0);
     CHECK_INT(open_beneath(private_in, "directory/kept", O_RDONLY), -ENOENT);
     /* Nothing of what is mounted in a directory is removed with it. */
-    CHECK(um_disk_remove(place.in, "directory") < 0);
+    CHECK(um_upper_remove_tree(place.in, "directory") < 0);
     snprintf(path, sizeof path, "%s/in/directory", place.path);
     int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     CHECK_INT(faccessat(fd, "kept", F_OK, 0), 0);

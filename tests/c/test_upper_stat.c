@@ -47,7 +47,7 @@ static void place_close(struct place *place)
     char *slash = strrchr(place->path, '/');
     *slash = '\0';
     int parent = open(place->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    CHECK_INT(um_disk_remove(parent, slash + 1), 0);
+    CHECK_INT(um_upper_remove_tree(parent, slash + 1), 0);
     close(parent);
 }
 
@@ -56,11 +56,11 @@ static struct um_upper upper_of(uint32_t flags)
     return (struct um_upper){.flags = flags, .n_layers = LAYERS};
 }
 
-static struct um_spot spot_in(int fd, const char *name)
+static struct um_upper_reached spot_in(int fd, const char *name)
 {
     const struct um_upper any = {0};
-    struct um_spot spot;
-    CHECK_INT(um_spot_in(&any, fd, um_slice_of(name, strlen(name)), &spot), 0);
+    struct um_upper_reached spot;
+    CHECK_INT(um_upper_reach_name(&any, fd, um_slice_of(name, strlen(name)), &spot), 0);
     return spot;
 }
 
@@ -153,16 +153,16 @@ struct seen {
 static struct seen see_disk(int fd, const char *name)
 {
     struct stat status = {0};
-    struct um_spot spot = spot_in(fd, name);
-    CHECK_INT(um_spot_stat(&spot, &status), 0);
+    struct um_upper_reached spot = spot_in(fd, name);
+    CHECK_INT(um_upper_reached_stat(&spot, &status), 0);
     struct seen seen = {.mode = status.st_mode,
                         .uid = status.st_uid,
                         .gid = status.st_gid,
                         .major = major(status.st_rdev),
                         .minor = minor(status.st_rdev),
                         .size = S_ISDIR(status.st_mode) ? 0 : (uint64_t)status.st_size};
-    seen.access_size = um_spot_getxattr(&spot, UM_ACL_ACCESS, seen.access_acl, 128);
-    seen.default_size = um_spot_getxattr(&spot, UM_ACL_DEFAULT, seen.default_acl, 128);
+    seen.access_size = um_upper_reached_getxattr(&spot, UM_ACL_ACCESS, seen.access_acl, 128);
+    seen.default_size = um_upper_reached_getxattr(&spot, UM_ACL_DEFAULT, seen.default_acl, 128);
     return seen;
 }
 
@@ -170,9 +170,9 @@ static struct seen see(struct um_upper *upper, int fd, const char *name)
 {
     struct stat status = {0};
     struct um_attr attr = {0};
-    struct um_spot spot = spot_in(fd, name);
-    CHECK_INT(um_spot_stat(&spot, &status), 0);
-    CHECK_INT(um_disk_attr(upper, &spot, &status, &attr), 0);
+    struct um_upper_reached spot = spot_in(fd, name);
+    CHECK_INT(um_upper_reached_stat(&spot, &status), 0);
+    CHECK_INT(um_upper_object_attr(upper, &spot, &status, &attr), 0);
     CHECK_INT(attr.layer, LAYERS);
     CHECK_INT(attr.nlink, status.st_nlink);
     CHECK_INT(attr.mtime, status.st_mtim.tv_sec);
@@ -185,8 +185,9 @@ static struct seen see(struct um_upper *upper, int fd, const char *name)
                         .major = attr.major,
                         .minor = attr.minor,
                         .size = S_ISDIR(attr.mode) ? 0 : attr.size};
-    seen.access_size = um_disk_getxattr(upper, &spot, UM_ACL_ACCESS, seen.access_acl, 128);
-    seen.default_size = um_disk_getxattr(upper, &spot, UM_ACL_DEFAULT, seen.default_acl, 128);
+    seen.access_size = um_upper_object_getxattr(upper, &spot, UM_ACL_ACCESS, seen.access_acl, 128);
+    seen.default_size =
+        um_upper_object_getxattr(upper, &spot, UM_ACL_DEFAULT, seen.default_acl, 128);
     return seen;
 }
 
@@ -218,14 +219,14 @@ static void check_own(int fd, const char *name)
 
 /* ---- making ------------------------------------------------------------------------------------------------ */
 
-static struct um_owner pick_owner(uint64_t *state, uint32_t type)
+static struct um_upper_new_object pick_owner(uint64_t *state, uint32_t type)
 {
     bool device = type == S_IFCHR || type == S_IFBLK;
-    return (struct um_owner){.uid = pick(state, 3) * 1000,
-                             .gid = pick(state, 3) * 1000,
-                             .mode = type | pick(state, 010000),
-                             .major = device ? 1 + pick(state, 4000) : 0,
-                             .minor = device ? pick(state, 1000000) : 0};
+    return (struct um_upper_new_object){.uid = pick(state, 3) * 1000,
+                                        .gid = pick(state, 3) * 1000,
+                                        .mode = type | pick(state, 010000),
+                                        .major = device ? 1 + pick(state, 4000) : 0,
+                                        .minor = device ? pick(state, 1000000) : 0};
 }
 
 static void check_makes(uint32_t flags)
@@ -236,10 +237,10 @@ static void check_makes(uint32_t flags)
     uint64_t state = 1;
     place_open(&place);
     for (unsigned i = 0; i < 400; i++) {
-        struct um_owner owner = pick_owner(&state, types[i % N_TYPES]);
+        struct um_upper_new_object owner = pick_owner(&state, types[i % N_TYPES]);
         umask(masks[pick(&state, 4)]);
-        CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, NULL, pick(&state, 2)), 0);
-        CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, NULL, true), -EEXIST);
+        CHECK_INT(um_upper_make(&upper, place.fd, "made", &owner, NULL, pick(&state, 2)), 0);
+        CHECK_INT(um_upper_make(&upper, place.fd, "made", &owner, NULL, true), -EEXIST);
         struct seen seen = see(&upper, place.fd, "made");
         CHECK_INT(seen.mode, owner.mode);
         CHECK_INT(seen.uid, owner.uid);
@@ -253,7 +254,7 @@ static void check_makes(uint32_t flags)
             struct seen disk = see_disk(place.fd, "made");
             compare(&disk, &seen);
         }
-        CHECK_INT(um_disk_remove(place.fd, "made"), 0);
+        CHECK_INT(um_upper_remove_tree(place.fd, "made"), 0);
     }
     umask(022);
     place_close(&place);
@@ -279,37 +280,37 @@ TEST(an_ordinary_user_makes_what_was_asked_for)
 
 static bool has_override(int fd, const char *name)
 {
-    struct um_spot spot = spot_in(fd, name);
-    return um_spot_getxattr(&spot, UM_OVERRIDE_XATTR, NULL, 0) >= 0;
+    struct um_upper_reached spot = spot_in(fd, name);
+    return um_upper_reached_getxattr(&spot, UM_OVERRIDE_XATTR, NULL, 0) >= 0;
 }
 
 static void check_plain(void)
 {
     struct place place;
     struct um_upper upper = upper_of(UM_UPPER_OVERRIDE);
-    struct um_owner own = {.uid = geteuid(), .gid = getegid()};
+    struct um_upper_new_object own = {.uid = geteuid(), .gid = getegid()};
     place_open(&place);
     for (size_t i = 0; i < 4; i++) {
         own.mode = types[i] | 0750;
-        CHECK_INT(um_disk_make(&upper, place.fd, "made", &own, NULL, false), 0);
+        CHECK_INT(um_upper_make(&upper, place.fd, "made", &own, NULL, false), 0);
         struct seen disk = see_disk(place.fd, "made");
         CHECK_INT(disk.mode, own.mode);
         CHECK(!has_override(place.fd, "made"));
-        struct um_spot spot = spot_in(place.fd, "made");
+        struct um_upper_reached spot = spot_in(place.fd, "made");
         if (i < 2) {
             /* There and back again. */
-            CHECK_INT(um_disk_chown(&upper, &spot, 5, UINT32_MAX), 0);
+            CHECK_INT(um_upper_object_chown(&upper, &spot, 5, UINT32_MAX), 0);
             CHECK(has_override(place.fd, "made"));
             CHECK_INT(see(&upper, place.fd, "made").uid, 5);
-            CHECK_INT(um_disk_chown(&upper, &spot, own.uid, own.gid), 0);
+            CHECK_INT(um_upper_object_chown(&upper, &spot, own.uid, own.gid), 0);
             CHECK(!has_override(place.fd, "made"));
         } else {
-            CHECK_INT(um_disk_chmod(&upper, &spot, 0005), 0);
+            CHECK_INT(um_upper_object_chmod(&upper, &spot, 0005), 0);
             CHECK_INT(see(&upper, place.fd, "made").mode, types[i] | 0005);
-            CHECK_INT(um_disk_chown(&upper, &spot, own.uid, own.gid), 0);
-            CHECK_INT(um_disk_chown(&upper, &spot, 5, 5), -EPERM);
+            CHECK_INT(um_upper_object_chown(&upper, &spot, own.uid, own.gid), 0);
+            CHECK_INT(um_upper_object_chown(&upper, &spot, 5, 5), -EPERM);
         }
-        CHECK_INT(um_disk_remove(place.fd, "made"), 0);
+        CHECK_INT(um_upper_remove_tree(place.fd, "made"), 0);
     }
     place_close(&place);
 }
@@ -323,20 +324,20 @@ static void check_symlink(uint32_t flags)
 {
     struct place place;
     struct um_upper upper = upper_of(flags);
-    struct um_owner owner = {.uid = 1000, .gid = 1001, .mode = S_IFLNK | 0777};
+    struct um_upper_new_object owner = {.uid = 1000, .gid = 1001, .mode = S_IFLNK | 0777};
     char target[16];
     place_open(&place);
-    CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, "nowhere", true), 0);
-    struct um_spot spot = spot_in(place.fd, "made");
+    CHECK_INT(um_upper_make(&upper, place.fd, "made", &owner, "nowhere", true), 0);
+    struct um_upper_reached spot = spot_in(place.fd, "made");
     CHECK_INT(readlinkat(place.fd, "made", target, sizeof target), 7);
     struct seen seen = see(&upper, place.fd, "made");
     CHECK_INT(seen.mode, S_IFLNK | 0777);
     CHECK_INT(seen.size, 7);
     CHECK_INT(seen.uid, geteuid() ? geteuid() : 1000);
     CHECK_INT(seen.gid, geteuid() ? getegid() : 1001);
-    CHECK_INT(um_disk_chown(&upper, &spot, 2000, 2001), 0);
+    CHECK_INT(um_upper_object_chown(&upper, &spot, 2000, 2001), 0);
     CHECK_INT(see(&upper, place.fd, "made").gid, geteuid() ? getegid() : 2001);
-    CHECK_INT(um_disk_chmod(&upper, &spot, 0700), -EOPNOTSUPP);
+    CHECK_INT(um_upper_object_chmod(&upper, &spot, 0700), -EOPNOTSUPP);
     place_close(&place);
 }
 
@@ -358,17 +359,17 @@ static void check_whiteout_trap(uint32_t flags)
 {
     struct place place;
     struct um_upper upper = upper_of(flags);
-    struct um_owner owner = {.uid = 1000, .gid = 1001, .mode = S_IFCHR | 0640};
+    struct um_upper_new_object owner = {.uid = 1000, .gid = 1001, .mode = S_IFCHR | 0640};
     struct stat status;
-    enum um_found found;
+    enum um_upper_found found;
     place_open(&place);
-    CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, NULL, true), 0);
-    struct um_spot spot = spot_in(place.fd, "made");
-    CHECK_INT(um_disk_classify(&spot, true, &found, &status), 0);
+    CHECK_INT(um_upper_make(&upper, place.fd, "made", &owner, NULL, true), 0);
+    struct um_upper_reached spot = spot_in(place.fd, "made");
+    CHECK_INT(um_upper_reached_classify(&spot, true, &found, &status), 0);
     CHECK_INT(found, UM_FOUND_FILE);
-    CHECK_INT(um_disk_chown(&upper, &spot, 0, UINT32_MAX), 0);
-    CHECK_INT(um_disk_chmod(&upper, &spot, 06755), 0);
-    CHECK_INT(um_disk_chown(&upper, &spot, UINT32_MAX, 3), 0);
+    CHECK_INT(um_upper_object_chown(&upper, &spot, 0, UINT32_MAX), 0);
+    CHECK_INT(um_upper_object_chmod(&upper, &spot, 06755), 0);
+    CHECK_INT(um_upper_object_chown(&upper, &spot, UINT32_MAX, 3), 0);
     struct seen seen = see(&upper, place.fd, "made");
     CHECK_INT(seen.mode, S_IFCHR | 0755);
     CHECK_INT(seen.uid, 0);
@@ -394,15 +395,15 @@ static void check_failure(void)
 {
     struct place place;
     struct um_upper upper = upper_of(0); /* which wants what this user may not do */
-    struct um_owner owner = {.uid = 0, .gid = 0};
+    struct um_upper_new_object owner = {.uid = 0, .gid = 0};
     place_open(&place);
     for (size_t i = 0; i < 4; i++) {
         owner.mode = types[i] | 0755;
-        CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, NULL, true), -EPERM);
+        CHECK_INT(um_upper_make(&upper, place.fd, "made", &owner, NULL, true), -EPERM);
         CHECK_INT(faccessat(place.fd, "made", F_OK, AT_SYMLINK_NOFOLLOW), -1);
     }
     owner.mode = 0644; /* of no type */
-    CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, NULL, true), -EINVAL);
+    CHECK_INT(um_upper_make(&upper, place.fd, "made", &owner, NULL, true), -EINVAL);
     place_close(&place);
 }
 
@@ -431,12 +432,13 @@ TEST(what_others_wrote_is_understood)
     place_open(&place);
     int fd = openat(place.fd, "file", O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
     CHECK_INT(write(fd, "data", 4), 4);
-    struct um_spot spot = spot_in(place.fd, "file");
-    CHECK_INT(um_spot_stat(&spot, &status), 0);
+    struct um_upper_reached spot = spot_in(place.fd, "file");
+    CHECK_INT(um_upper_reached_stat(&spot, &status), 0);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        CHECK_INT(
-            um_spot_setxattr(&spot, UM_OVERRIDE_XATTR, cases[i].text, strlen(cases[i].text), 0), 0);
-        CHECK_INT(um_disk_attr(&upper, &spot, &status, &attr), 0);
+        CHECK_INT(um_upper_reached_setxattr(&spot, UM_OVERRIDE_XATTR, cases[i].text,
+                                            strlen(cases[i].text), 0),
+                  0);
+        CHECK_INT(um_upper_object_attr(&upper, &spot, &status, &attr), 0);
         CHECK_INT(attr.mode, cases[i].mode);
         CHECK_INT(attr.uid, cases[i].uid);
         CHECK_INT(attr.size, S_ISREG(attr.mode) ? 4 : 0);
@@ -444,11 +446,11 @@ TEST(what_others_wrote_is_understood)
     }
     char longest[300];
     memset(longest, '1', sizeof longest);
-    CHECK_INT(um_spot_setxattr(&spot, UM_OVERRIDE_XATTR, longest, sizeof longest, 0), 0);
-    CHECK_INT(um_disk_attr(&upper, &spot, &status, &attr), 0);
+    CHECK_INT(um_upper_reached_setxattr(&spot, UM_OVERRIDE_XATTR, longest, sizeof longest, 0), 0);
+    CHECK_INT(um_upper_object_attr(&upper, &spot, &status, &attr), 0);
     CHECK_INT(attr.mode, S_IFREG | 0644);
-    CHECK_INT(um_spot_setxattr(&spot, UM_OVERRIDE_XATTR, "nonsense", 8, 0), 0);
-    CHECK_INT(um_disk_attr(&upper, &spot, &status, &attr), 0);
+    CHECK_INT(um_upper_reached_setxattr(&spot, UM_OVERRIDE_XATTR, "nonsense", 8, 0), 0);
+    CHECK_INT(um_upper_object_attr(&upper, &spot, &status, &attr), 0);
     CHECK_INT(attr.mode, S_IFREG | 0644);
     close(fd);
     place_close(&place);
@@ -456,14 +458,14 @@ TEST(what_others_wrote_is_understood)
 
 static bool is_believed(const struct um_upper *upper, int fd, uint32_t uid, uint32_t mode)
 {
-    struct um_spot spot = spot_in(fd, "file");
-    CHECK_INT(um_spot_chown(&spot, uid, uid), 0);
-    CHECK_INT(um_spot_chmod(&spot, mode), 0);
-    CHECK_INT(um_spot_setxattr(&spot, UM_OVERRIDE_XATTR, "5:6:04711", 9, 0), 0);
+    struct um_upper_reached spot = spot_in(fd, "file");
+    CHECK_INT(um_upper_reached_chown(&spot, uid, uid), 0);
+    CHECK_INT(um_upper_reached_chmod(&spot, mode), 0);
+    CHECK_INT(um_upper_reached_setxattr(&spot, UM_OVERRIDE_XATTR, "5:6:04711", 9, 0), 0);
     struct stat status;
     struct um_attr attr = {0};
-    CHECK_INT(um_spot_stat(&spot, &status), 0);
-    CHECK_INT(um_disk_attr((struct um_upper *)upper, &spot, &status, &attr), 0);
+    CHECK_INT(um_upper_reached_stat(&spot, &status), 0);
+    CHECK_INT(um_upper_object_attr((struct um_upper *)upper, &spot, &status, &attr), 0);
     bool claimed = attr.mode == (S_IFREG | 04711) && attr.uid == 5 && attr.gid == 6;
     CHECK(claimed || (attr.mode == (S_IFREG | mode) && attr.uid == uid && attr.gid == uid));
     return claimed;
@@ -480,13 +482,16 @@ TEST(a_claim_is_read_of_what_was_looked_at)
         return;
     place_open(&place);
     close(openat(place.fd, "file", O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
-    struct um_spot spot = spot_in(place.fd, "file");
-    CHECK_INT(um_spot_stat(&spot, &status), 0);
-    CHECK_INT(um_spot_setxattr(&spot, UM_OVERRIDE_XATTR, "0:0:04755", 9, 0), 0);
-    CHECK_INT(um_spot_getxattr_of(&upper, &spot, &status, UM_OVERRIDE_XATTR, text, sizeof text), 9);
-    CHECK_INT(um_spot_chown(&spot, NOBODY, NOBODY),
+    struct um_upper_reached spot = spot_in(place.fd, "file");
+    CHECK_INT(um_upper_reached_stat(&spot, &status), 0);
+    CHECK_INT(um_upper_reached_setxattr(&spot, UM_OVERRIDE_XATTR, "0:0:04755", 9, 0), 0);
+    CHECK_INT(um_upper_reached_getxattr_same(&upper, &spot, &status, UM_OVERRIDE_XATTR, text,
+                                             sizeof text),
+              9);
+    CHECK_INT(um_upper_reached_chown(&spot, NOBODY, NOBODY),
               0); /* as one of somebody else with its number */
-    CHECK_INT(um_spot_getxattr_of(&upper, &spot, &status, UM_OVERRIDE_XATTR, text, sizeof text),
+    CHECK_INT(um_upper_reached_getxattr_same(&upper, &spot, &status, UM_OVERRIDE_XATTR, text,
+                                             sizeof text),
               -ESTALE);
     place_close(&place);
 }
@@ -511,15 +516,15 @@ static _Noreturn void exchange_for_ever(int fd)
 
 static bool is_program_of_root(struct um_upper *upper, int fd, const char *name)
 {
-    struct um_spot spot;
+    struct um_upper_reached spot;
     struct stat status;
     struct um_attr attr = {0};
     int file = openat(fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     if (file < 0)
         return false;
-    CHECK_INT(um_spot_in(upper, file, (struct um_slice){0}, &spot), 0);
-    CHECK_INT(um_spot_stat(&spot, &status), 0);
-    CHECK_INT(um_disk_attr(upper, &spot, &status, &attr), 0);
+    CHECK_INT(um_upper_reach_name(upper, file, (struct um_slice){0}, &spot), 0);
+    CHECK_INT(um_upper_reached_stat(&spot, &status), 0);
+    CHECK_INT(um_upper_object_attr(upper, &spot, &status, &attr), 0);
     close(file);
     return attr.uid == 0 && (attr.mode & S_ISUID);
 }
@@ -538,8 +543,8 @@ TEST(an_exchange_while_owners_change_makes_no_claim_believed)
     if (child == 0)
         exchange_for_ever(place.fd);
     for (int i = 0; i < 20000 && !fooled; i++) {
-        struct um_spot spot = spot_in(place.fd, "file");
-        um_disk_chown(&upper, &spot, 5, 5);
+        struct um_upper_reached spot = spot_in(place.fd, "file");
+        um_upper_object_chown(&upper, &spot, 5, 5);
         fooled = is_program_of_root(&upper, place.fd, "file") ||
                  is_program_of_root(&upper, place.fd, "other");
     }
@@ -586,14 +591,14 @@ TEST(a_claim_is_that_of_the_object_whose_owner_was_asked)
     place_open(&place);
     close(openat(place.fd, "root's", O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
     close(openat(place.fd, "theirs", O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
-    struct um_spot theirs = spot_in(place.fd, "theirs");
-    CHECK_INT(um_spot_setxattr(&theirs, UM_OVERRIDE_XATTR, "0:0:04777", 9, 0), 0);
-    CHECK_INT(um_spot_chown(&theirs, NOBODY, NOBODY), 0);
-    struct um_spot spot = spot_in(place.fd, "root's");
-    CHECK_INT(um_spot_stat(&spot, &status), 0);
+    struct um_upper_reached theirs = spot_in(place.fd, "theirs");
+    CHECK_INT(um_upper_reached_setxattr(&theirs, UM_OVERRIDE_XATTR, "0:0:04777", 9, 0), 0);
+    CHECK_INT(um_upper_reached_chown(&theirs, NOBODY, NOBODY), 0);
+    struct um_upper_reached spot = spot_in(place.fd, "root's");
+    CHECK_INT(um_upper_reached_stat(&spot, &status), 0);
     CHECK_INT(renameat2(place.fd, "root's", place.fd, "theirs", RENAME_EXCHANGE), 0);
     struct um_upper upper = upper_of(UM_UPPER_TRUSTED);
-    CHECK_INT(um_disk_attr(&upper, &spot, &status, &attr), -ESTALE);
+    CHECK_INT(um_upper_object_attr(&upper, &spot, &status, &attr), -ESTALE);
     place_close(&place);
 }
 
@@ -610,17 +615,17 @@ TEST(a_claim_is_not_believed_later)
     close(openat(place.fd, "file", O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
     uint8_t acl[128];
     size_t size = minimal_acl(0644, acl);
-    struct um_spot spot = spot_in(place.fd, "file");
+    struct um_upper_reached spot = spot_in(place.fd, "file");
     for (int how = 0; how < 3; how++) {
         CHECK(!is_believed(&upper, place.fd, how == 0 ? NOBODY : 0, how == 0 ? 0644 : 0666));
         if (how == 0)
-            CHECK_INT(um_disk_chown(&upper, &spot, 0, 0), 0);
+            CHECK_INT(um_upper_object_chown(&upper, &spot, 0, 0), 0);
         else if (how == 1)
-            CHECK_INT(um_disk_chmod(&upper, &spot, 0644), 0);
+            CHECK_INT(um_upper_object_chmod(&upper, &spot, 0644), 0);
         else
-            CHECK_INT(um_disk_setxattr(&upper, &spot, UM_ACL_ACCESS, acl, size, 0), 0);
-        CHECK_INT(um_spot_stat(&spot, &status), 0);
-        CHECK_INT(um_disk_attr(&upper, &spot, &status, &attr), 0);
+            CHECK_INT(um_upper_object_setxattr(&upper, &spot, UM_ACL_ACCESS, acl, size, 0), 0);
+        CHECK_INT(um_upper_reached_stat(&spot, &status), 0);
+        CHECK_INT(um_upper_object_attr(&upper, &spot, &status, &attr), 0);
         CHECK_INT(attr.mode, S_IFREG | 0644);
         CHECK_INT(attr.uid, 0);
         CHECK(!has_override(place.fd, "file"));
@@ -636,32 +641,35 @@ static struct seen expected[N_STEPS]; /* what root sees of the kernel's own file
 static void change_on_disk(int fd, uint64_t *state)
 {
     uint8_t acl[128];
-    struct um_spot spot = spot_in(fd, "made");
-    uint32_t what = pick(state, 3), a = pick(state, 4) * 1000, b = pick(state, 4) * 1000;
-    uint32_t mode = pick(state, 010000);
-    size_t size = pick_acl(state, acl);
-    if (what == 0)
-        CHECK_INT(um_spot_chown(&spot, a == 3000 ? UINT32_MAX : a, b == 3000 ? UINT32_MAX : b), 0);
-    else if (what == 1)
-        CHECK_INT(um_spot_chmod(&spot, mode), 0);
-    else
-        CHECK_INT(um_spot_setxattr(&spot, UM_ACL_ACCESS, acl, size, 0), 0);
-}
-
-static void change_shown(struct um_upper *upper, int fd, uint64_t *state)
-{
-    uint8_t acl[128];
-    struct um_spot spot = spot_in(fd, "made");
+    struct um_upper_reached spot = spot_in(fd, "made");
     uint32_t what = pick(state, 3), a = pick(state, 4) * 1000, b = pick(state, 4) * 1000;
     uint32_t mode = pick(state, 010000);
     size_t size = pick_acl(state, acl);
     if (what == 0)
         CHECK_INT(
-            um_disk_chown(upper, &spot, a == 3000 ? UINT32_MAX : a, b == 3000 ? UINT32_MAX : b), 0);
+            um_upper_reached_chown(&spot, a == 3000 ? UINT32_MAX : a, b == 3000 ? UINT32_MAX : b),
+            0);
     else if (what == 1)
-        CHECK_INT(um_disk_chmod(upper, &spot, mode), 0);
+        CHECK_INT(um_upper_reached_chmod(&spot, mode), 0);
     else
-        CHECK_INT(um_disk_setxattr(upper, &spot, UM_ACL_ACCESS, acl, size, 0), 0);
+        CHECK_INT(um_upper_reached_setxattr(&spot, UM_ACL_ACCESS, acl, size, 0), 0);
+}
+
+static void change_shown(struct um_upper *upper, int fd, uint64_t *state)
+{
+    uint8_t acl[128];
+    struct um_upper_reached spot = spot_in(fd, "made");
+    uint32_t what = pick(state, 3), a = pick(state, 4) * 1000, b = pick(state, 4) * 1000;
+    uint32_t mode = pick(state, 010000);
+    size_t size = pick_acl(state, acl);
+    if (what == 0)
+        CHECK_INT(um_upper_object_chown(upper, &spot, a == 3000 ? UINT32_MAX : a,
+                                        b == 3000 ? UINT32_MAX : b),
+                  0);
+    else if (what == 1)
+        CHECK_INT(um_upper_object_chmod(upper, &spot, mode), 0);
+    else
+        CHECK_INT(um_upper_object_setxattr(upper, &spot, UM_ACL_ACCESS, acl, size, 0), 0);
 }
 
 /* Make an object of each type now and then, and change it meanwhile: on disk, with `upper` NULL, to
@@ -674,9 +682,9 @@ static void change_many(struct um_upper *upper)
     place_open(&place);
     for (unsigned i = 0; i < N_STEPS; i++) {
         if (i % 20 == 0) {
-            struct um_owner owner = pick_owner(&state, types[i / 20 % N_TYPES]);
-            CHECK_INT(um_disk_remove(place.fd, "made"), 0);
-            CHECK_INT(um_disk_make(upper ? upper : &root, place.fd, "made", &owner, NULL, false),
+            struct um_upper_new_object owner = pick_owner(&state, types[i / 20 % N_TYPES]);
+            CHECK_INT(um_upper_remove_tree(place.fd, "made"), 0);
+            CHECK_INT(um_upper_make(upper ? upper : &root, place.fd, "made", &owner, NULL, false),
                       0);
         }
         if (upper == NULL) {
@@ -722,26 +730,26 @@ static void check_closed_root(mode_t bits, uint32_t flags)
     int made = openat(place.fd, "made", O_RDONLY | O_CLOEXEC);
     struct um_upper upper = upper_of(UM_UPPER_CLOSED_ROOT | flags);
     upper.upper_fd = made;
-    struct um_spot spot = spot_in(made, "");
-    struct um_spot reference = spot_in(place.fd, "reference");
+    struct um_upper_reached spot = spot_in(made, "");
+    struct um_upper_reached reference = spot_in(place.fd, "reference");
     CHECK_INT(mkdirat(place.fd, "reference", 0755), 0);
-    CHECK_INT(um_spot_chmod(&reference, bits), 0);
+    CHECK_INT(um_upper_reached_chmod(&reference, bits), 0);
     for (unsigned i = 0; i < 200; i++) {
         uint8_t acl[128];
         uint32_t what = pick(&state, 4), id = pick(&state, 3) * 1000, mode = pick(&state, 010000);
         size_t size = pick_acl(&state, acl);
         if (what == 0) {
-            CHECK_INT(um_disk_chown(&upper, &spot, id, UINT32_MAX), 0);
-            CHECK_INT(um_spot_chown(&reference, id, UINT32_MAX), 0);
+            CHECK_INT(um_upper_object_chown(&upper, &spot, id, UINT32_MAX), 0);
+            CHECK_INT(um_upper_reached_chown(&reference, id, UINT32_MAX), 0);
         } else if (what == 1) {
-            CHECK_INT(um_disk_chmod(&upper, &spot, mode), 0);
-            CHECK_INT(um_spot_chmod(&reference, mode), 0);
+            CHECK_INT(um_upper_object_chmod(&upper, &spot, mode), 0);
+            CHECK_INT(um_upper_reached_chmod(&reference, mode), 0);
         } else if (what == 2) {
-            CHECK_INT(um_disk_setxattr(&upper, &spot, UM_ACL_ACCESS, acl, size, 0), 0);
-            CHECK_INT(um_spot_setxattr(&reference, UM_ACL_ACCESS, acl, size, 0), 0);
+            CHECK_INT(um_upper_object_setxattr(&upper, &spot, UM_ACL_ACCESS, acl, size, 0), 0);
+            CHECK_INT(um_upper_reached_setxattr(&reference, UM_ACL_ACCESS, acl, size, 0), 0);
         } else {
-            CHECK_INT(um_disk_removexattr(&upper, &spot, UM_ACL_ACCESS),
-                      um_spot_removexattr(&reference, UM_ACL_ACCESS));
+            CHECK_INT(um_upper_object_removexattr(&upper, &spot, UM_ACL_ACCESS),
+                      um_upper_reached_removexattr(&reference, UM_ACL_ACCESS));
         }
         struct seen seen = see(&upper, made, ""), wanted = see_disk(place.fd, "reference");
         wanted.size = seen.size;
@@ -784,27 +792,27 @@ static void check_change_times(void)
 {
     struct place place;
     struct um_upper upper = upper_of(UM_UPPER_OVERRIDE);
-    struct um_owner owner = {.uid = geteuid(), .gid = getegid(), .mode = S_IFREG | 0644};
+    struct um_upper_new_object owner = {.uid = geteuid(), .gid = getegid(), .mode = S_IFREG | 0644};
     struct stat before, after;
     place_open(&place);
-    CHECK_INT(um_disk_make(&upper, place.fd, "made", &owner, NULL, false), 0);
-    struct um_spot spot = spot_in(place.fd, "made");
+    CHECK_INT(um_upper_make(&upper, place.fd, "made", &owner, NULL, false), 0);
+    struct um_upper_reached spot = spot_in(place.fd, "made");
     for (int i = 0; i < 4; i++) {
-        CHECK_INT(um_spot_stat(&spot, &before), 0);
+        CHECK_INT(um_upper_reached_stat(&spot, &before), 0);
         next_tick();
         if (i % 2 == 0)
-            CHECK_INT(um_disk_chown(&upper, &spot, i / 2, i / 2), 0);
+            CHECK_INT(um_upper_object_chown(&upper, &spot, i / 2, i / 2), 0);
         else
-            CHECK_INT(um_disk_chmod(&upper, &spot, 0644), 0);
-        CHECK_INT(um_spot_stat(&spot, &after), 0);
+            CHECK_INT(um_upper_object_chmod(&upper, &spot, 0644), 0);
+        CHECK_INT(um_upper_reached_stat(&spot, &after), 0);
         CHECK(before.st_ctim.tv_sec != after.st_ctim.tv_sec ||
               before.st_ctim.tv_nsec != after.st_ctim.tv_nsec);
         if (i == 0) {
             /* Once more the same. */
             before = after;
             next_tick();
-            CHECK_INT(um_disk_chown(&upper, &spot, 0, 0), 0);
-            CHECK_INT(um_spot_stat(&spot, &after), 0);
+            CHECK_INT(um_upper_object_chown(&upper, &spot, 0, 0), 0);
+            CHECK_INT(um_upper_reached_stat(&spot, &after), 0);
             CHECK(before.st_ctim.tv_nsec != after.st_ctim.tv_nsec);
         }
     }
@@ -825,21 +833,22 @@ static void check_inheritance(struct um_upper *upper, struct place *place, uint6
     uint8_t acl[128];
     size_t size = pick_acl(state, acl);
     uint32_t type = types[pick(state, 4)], mode = type | pick(state, 01000);
-    struct um_owner owner = {.uid = geteuid(), .gid = getegid(), .mode = mode};
+    struct um_upper_new_object owner = {.uid = geteuid(), .gid = getegid(), .mode = mode};
     int directory, work;
     CHECK_INT(mkdirat(place->fd, "directory", 0755), 0);
     CHECK_INT(mkdirat(place->fd, "work", 0755), 0);
-    struct um_spot spot = spot_in(place->fd, "directory");
-    CHECK_INT(um_disk_has_default_acl(&spot), 0);
-    CHECK_INT(um_spot_setxattr(&spot, UM_ACL_DEFAULT, acl, size, 0), 0);
-    CHECK_INT(um_disk_has_default_acl(&spot), 1);
+    struct um_upper_reached spot = spot_in(place->fd, "directory");
+    CHECK_INT(um_upper_has_default_acl(&spot), 0);
+    CHECK_INT(um_upper_reached_setxattr(&spot, UM_ACL_DEFAULT, acl, size, 0), 0);
+    CHECK_INT(um_upper_has_default_acl(&spot), 1);
     directory = openat(place->fd, "directory", O_RDONLY | O_CLOEXEC);
     work = openat(place->fd, "work", O_RDONLY | O_CLOEXEC);
-    struct um_spot other = spot_in(place->fd, "work");
+    struct um_upper_reached other = spot_in(place->fd, "work");
     if (pick(state, 2)) {
         uint8_t misleading[128];
         size_t misleading_size = pick_acl(state, misleading);
-        CHECK_INT(um_spot_setxattr(&other, UM_ACL_DEFAULT, misleading, misleading_size, 0), 0);
+        CHECK_INT(um_upper_reached_setxattr(&other, UM_ACL_DEFAULT, misleading, misleading_size, 0),
+                  0);
     }
 
     umask(077); /* which does not count */
@@ -849,27 +858,27 @@ static void check_inheritance(struct um_upper *upper, struct place *place, uint6
         CHECK_INT(mknodat(directory, "kernel", mode, 0), 0);
     struct seen kernel = see_disk(directory, "kernel");
 
-    CHECK_INT(um_disk_make(upper, directory, "here", &owner, NULL, true), 0);
+    CHECK_INT(um_upper_make(upper, directory, "here", &owner, NULL, true), 0);
     struct seen here = see(upper, directory, "here");
     compare(&here, &kernel);
 
-    CHECK_INT(um_disk_make(upper, work, "there", &owner, NULL, false), 0);
+    CHECK_INT(um_upper_make(upper, work, "there", &owner, NULL, false), 0);
     struct seen there = see(upper, work, "there");
     CHECK_INT(there.mode, mode);
     CHECK_INT(there.access_size, -ENODATA);
     CHECK(there.default_size == -ENODATA || there.default_size == -EACCES);
-    struct um_spot made = spot_in(work, "there");
-    CHECK_INT(um_disk_inherit_acl(upper, &spot, &made, mode), kernel.mode);
+    struct um_upper_reached made = spot_in(work, "there");
+    CHECK_INT(um_upper_inherit_acl(upper, &spot, &made, mode), kernel.mode);
     there = see(upper, work, "there");
     compare(&there, &kernel);
     umask(022);
 
-    struct um_spot plain = spot_in(place->fd, "");
-    CHECK_INT(um_disk_inherit_acl(upper, &plain, &made, mode), mode);
+    struct um_upper_reached plain = spot_in(place->fd, "");
+    CHECK_INT(um_upper_inherit_acl(upper, &plain, &made, mode), mode);
     close(directory);
     close(work);
-    CHECK_INT(um_disk_remove(place->fd, "directory"), 0);
-    CHECK_INT(um_disk_remove(place->fd, "work"), 0);
+    CHECK_INT(um_upper_remove_tree(place->fd, "directory"), 0);
+    CHECK_INT(um_upper_remove_tree(place->fd, "work"), 0);
 }
 
 static void check_inheritances(uint32_t flags)
@@ -1098,13 +1107,13 @@ static void check_names_of_marks(struct mount *mount, uint64_t node)
         trusted ? "trusted.overlay.overlay.overlay.x" : "user.overlay.overlay.overlay.x";
     const char *bare = trusted ? "trusted.overlay." : "user.overlay.";
     char value[16], names[256], longest[256] = {0};
-    struct um_spot spot = spot_in(mount->upper_place.fd, "file");
+    struct um_upper_reached spot = spot_in(mount->upper_place.fd, "file");
     int64_t before = um_upper_listxattr(mount->upper, node, NULL, 0);
     CHECK_INT(set(mount, node, own, "one", 0), 0);
     CHECK_INT(set(mount, node, escaped, "two.", 0), 0);
-    CHECK_INT(um_spot_getxattr(&spot, own, value, sizeof value), -ENODATA);
-    CHECK_INT(um_spot_getxattr(&spot, escaped, value, sizeof value), 3);
-    CHECK_INT(um_spot_getxattr(&spot, twice, value, sizeof value), 4);
+    CHECK_INT(um_upper_reached_getxattr(&spot, own, value, sizeof value), -ENODATA);
+    CHECK_INT(um_upper_reached_getxattr(&spot, escaped, value, sizeof value), 3);
+    CHECK_INT(um_upper_reached_getxattr(&spot, twice, value, sizeof value), 4);
     CHECK_INT(get(mount, node, own, value, sizeof value), 3);
     CHECK_INT(get(mount, node, escaped, value, sizeof value), 4);
     int64_t size = um_upper_listxattr(mount->upper, node, names, sizeof names);
@@ -1114,7 +1123,7 @@ static void check_names_of_marks(struct mount *mount, uint64_t node)
     CHECK_INT(drop(mount, node, own), -ENODATA);
     CHECK_INT(get(mount, node, escaped, value, sizeof value), 4);
     CHECK_INT(drop(mount, node, escaped), 0);
-    CHECK_INT(um_spot_getxattr(&spot, twice, value, sizeof value), -ENODATA);
+    CHECK_INT(um_upper_reached_getxattr(&spot, twice, value, sizeof value), -ENODATA);
     CHECK_INT(set(mount, node, bare, "", 0), -EINVAL);
     CHECK_INT(get(mount, node, bare, NULL, 0), -EINVAL);
     memset(longest, 'a', 248);
@@ -1138,10 +1147,10 @@ static void check_xattrs(void)
     struct um_setattr changes = {.which = UM_SET_UID, .uid = 5};
     struct um_attr attr;
     CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
-    struct um_spot spot = spot_in(mount.upper_place.fd, "file");
+    struct um_upper_reached spot = spot_in(mount.upper_place.fd, "file");
     const char *mark =
         mount.upper->flags & UM_UPPER_TRUSTED ? "trusted.overlay.opaque" : "user.overlay.opaque";
-    CHECK_INT(um_spot_setxattr(&spot, mark, "y", 1, 0), 0);
+    CHECK_INT(um_upper_reached_setxattr(&spot, mark, "y", 1, 0), 0);
 
     CHECK_INT(um_upper_listxattr(mount.upper, node, NULL, 0), 0);
     CHECK_INT(get(&mount, node, "user.a", value, sizeof value), -ENODATA);
@@ -1169,12 +1178,12 @@ static void check_xattrs(void)
     CHECK_INT(drop(&mount, node, mark), -ENODATA);
 
     check_names_of_marks(&mount, node);
-    CHECK_INT(um_spot_getxattr(&spot, mark, value, sizeof value), 1);
+    CHECK_INT(um_upper_reached_getxattr(&spot, mark, value, sizeof value), 1);
 
     CHECK_INT(drop(&mount, node, "user.a"), 0);
     CHECK_INT(drop(&mount, node, "user.a"), -ENODATA);
     CHECK_INT(drop(&mount, node, UM_ACL_ACCESS), 0);
-    CHECK_INT(um_spot_removexattr(&spot, UM_ACL_ACCESS), 0); /* as the kernel says, too */
+    CHECK_INT(um_upper_reached_removexattr(&spot, UM_ACL_ACCESS), 0); /* as the kernel says, too */
 
     /* Names and sizes. */
     memset(longest, 'a', sizeof longest);

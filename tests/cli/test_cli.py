@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from unionmount.cli import _COMMANDS, main
 from unionmount.cli.output import (
-    Row,
+    ListRow,
     age_of,
     aligned,
     display_width,
@@ -301,7 +301,7 @@ def test_a_table_has_no_control_characters(capsys: Capture) -> None:
 
 
 def test_a_row_of_json() -> None:
-    row = Row.of({"created_by": "x", "size": 5, "tags": ["a", "b"], "empty": True, "id": None})
+    row = ListRow.of({"created_by": "x", "size": 5, "tags": ["a", "b"], "empty": True, "id": None})
     assert row.fields == {
         "CreatedBy": "x",
         "Size": "5",

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from support.image_files import MadeImage, docker_archive, tar, write_tar
 
 from unionmount.cli import main
+from unionmount.images.config import Config, History
 from unionmount.images.history import history_rows
-from unionmount.images.manifest import Config, History
 from unionmount.images.reference import Digest
 
 Capture = pytest.CaptureFixture[str]

@@ -22,7 +22,7 @@ from support.transfers import (
     remote_digest,
 )
 
-from unionmount.images.manifest import Platform
+from unionmount.images.platform import Platform
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo", "fuse")
 

@@ -98,7 +98,7 @@ def index(pieces: Callable[[], Iterator[bytes]], limit: int, place: Path) -> str
         limit_address_space(limit + SLACK)
         size = 0
         try:
-            with core.Indexer("it", core.Limits(max_memory=limit), spool) as indexer:
+            with core.Indexer("it", core.IndexLimits(max_memory=limit), spool) as indexer:
                 for piece in chain(pieces(), [b"\0" * 1024]):
                     indexer.feed(piece)
                     size += len(piece)
@@ -151,7 +151,7 @@ def take(layer: LayerImport, data: bytes) -> None:
 def test_a_layer_that_needs_too_much_is_named(tmp_path: Path) -> None:
     data = b"".join(files(3000)) + b"\0" * 1024
     diff_id = Digest.of(data)
-    store = Store(tmp_path / "store", ImportLimits(core=core.Limits(max_memory=256 * 1024)))
+    store = Store(tmp_path / "store", ImportLimits(core=core.IndexLimits(max_memory=256 * 1024)))
     what = rf"layer {diff_id}: .*262144 bytes of memory.*{core.MEMORY_VARIABLE}"
     with (
         store.import_layer(Expected(diff_id, f"layer {diff_id}")) as layer,
@@ -169,7 +169,7 @@ def test_a_layer_that_needs_too_much_is_named(tmp_path: Path) -> None:
 def test_a_limit_below_what_an_empty_layer_takes() -> None:
     text = "it: its index would need more than 512 bytes of memory .*UNIONMOUNT_MAX_INDEX_MEMORY"
     with pytest.raises(LimitExceeded, match=text):
-        core.Indexer("it", core.Limits(max_memory=512))
+        core.Indexer("it", core.IndexLimits(max_memory=512))
 
 
 def descriptors() -> set[str]:

@@ -179,7 +179,7 @@ def test_what_has_no_place_is_left_out_and_listed(store: Store, tmp_path: Path) 
 def test_what_can_not_be_listed_is_a_problem_of_its_layer(store: Store, tmp_path: Path) -> None:
     """The names are in the tar alone, and reading it may take more memory than is allowed now."""
     (image,) = load(store, str(docker_archive(tmp_path / "image.tar", [circles()])))
-    frugal = Store(store.root, ImportLimits(core=core.Limits(max_memory=512)))
+    frugal = Store(store.root, ImportLimits(core=core.IndexLimits(max_memory=512)))
     first, *others = check_image(frugal, str(image.id))
     assert first.layer is not None
     assert "more than 512 bytes of memory" in first.text

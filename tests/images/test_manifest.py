@@ -22,22 +22,13 @@ from support.image_files import (
 )
 
 from unionmount.errors import FormatError, LimitExceeded, NotFoundError, UsageError
-from unionmount.images.manifest import (
-    MAX_DOCUMENT,
-    MAX_LAYERS,
-    Config,
-    Descriptor,
-    Image,
-    Index,
-    Manifest,
-    Platform,
-    Selection,
-    fulfil,
-    load_json,
-    parse_manifest,
-    select,
-)
+from unionmount.images.config import MAX_LAYERS, Config
+from unionmount.images.image import ImageDocuments
+from unionmount.images.json_fields import MAX_DOCUMENT, load_json
+from unionmount.images.manifest import Descriptor, ImageIndex, Manifest, parse_manifest
+from unionmount.images.platform import Platform
 from unionmount.images.reference import Digest
+from unionmount.images.selection import Selection, run_selection, select
 
 IMAGE = small_image()
 MANIFEST = json.loads(manifest_of(IMAGE))
@@ -62,7 +53,7 @@ def test_manifest_and_config_make_an_image() -> None:
     manifest = parse_manifest(manifest_of(IMAGE), "m")
     assert isinstance(manifest, Manifest)
     config = Config.parse(IMAGE.config, "c")
-    image = Image.of(manifest, config, "i")
+    image = ImageDocuments.of(manifest, config, "i")
     assert str(image.id) == IMAGE.id
     assert [str(one) for one in image.diff_ids] == IMAGE.diff_ids
     assert [one.size for one in image.layers] == [len(layer) for layer in IMAGE.layers]
@@ -150,7 +141,7 @@ def test_an_old_config_without_history_is_fine() -> None:
     ],
 )
 def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
-    for parse in (Config.parse, Manifest.parse, Index.parse, parse_manifest):
+    for parse in (Config.parse, Manifest.parse, ImageIndex.parse, parse_manifest):
         with pytest.raises(FormatError):
             parse(raw, "it")
 
@@ -186,20 +177,20 @@ def test_image_refuses_documents_that_do_not_belong_together() -> None:
     manifest = Manifest.parse(manifest_of(IMAGE), "m")
     other = Config.parse(small_image("other").config, "c")
     with pytest.raises(FormatError, match=str(other.digest)):
-        Image.of(manifest, other, "i")
+        ImageDocuments.of(manifest, other, "i")
     short = MadeImage(IMAGE.layers[:1])
     raw = spoiled(MANIFEST, "config", descriptor(short.config, OCI_CONFIG))
     with pytest.raises(FormatError, match=r"2 layers in the manifest, but 1 diff_ids"):
-        Image.of(Manifest.parse(raw, "m"), Config.parse(short.config, "c"), "i")
+        ImageDocuments.of(Manifest.parse(raw, "m"), Config.parse(short.config, "c"), "i")
 
 
 def test_a_made_up_manifest_is_the_same_every_time() -> None:
     config = Config.parse(IMAGE.config, "c")
-    one, two = (Image.from_config(config, [10, 20], "i") for _ in range(2))
+    one, two = (ImageDocuments.from_config(config, [10, 20], "i") for _ in range(2))
     assert one.manifest.raw == two.manifest.raw
     assert [layer.digest for layer in one.layers] == list(config.diff_ids)
     with pytest.raises(FormatError, match="1 layers, but 2 diff_ids"):
-        Image.from_config(config, [10], "i")
+        ImageDocuments.from_config(config, [10], "i")
 
 
 # -- platforms
@@ -295,9 +286,9 @@ class Blobs:
         return self.add(index_of(manifests), OCI_INDEX)
 
     def select(self, root: dict[str, Any], platform: str | None = None) -> Selection:
-        roots = Index.parse(index_of([root]), "root").manifests
+        roots = ImageIndex.parse(index_of([root]), "root").manifests
         wanted = Platform.parse(platform) if platform else None
-        return fulfil(select(roots, wanted, "it", self._available), self._fetch)
+        return run_selection(select(roots, wanted, "it", self._available), self._fetch)
 
     def _available(self, one: Descriptor) -> bool:
         return str(one.digest) in self.data

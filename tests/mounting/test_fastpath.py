@@ -154,6 +154,40 @@ def test_changes_by_others_take_privileges(mount: Callable[..., Mounted], how: s
     call_as(USER, change)
 
 
+# Without the router the kernel takes the bits away, unless a file is truncated as it is opened; and
+# it keeps this one in every FUSE.
+@pytest.mark.parametrize(
+    ("how", "options"),
+    [
+        ("write", ()),
+        ("truncate", ()),
+        ("fallocate", ()),
+        ("open", ()),
+        ("open", ("--no-fastpath",)),
+    ],
+)
+@pytest.mark.needs("root")
+def test_setgid_without_group_execution_stays_for_members(
+    mount: Callable[..., Mounted], how: str, options: tuple[str, ...]
+) -> None:
+    path = mount("--ephemeral", "-o", "suid", *options).root / "suid"
+    os.chown(path, USER, USER + 1)
+
+    def change() -> None:
+        fd = os.open(path, os.O_RDWR | (os.O_TRUNC if how == "open" else 0))
+        if how == "write":
+            os.write(fd, b"y")
+        elif how == "truncate":
+            os.ftruncate(fd, 0)
+        elif how == "fallocate":
+            os.posix_fallocate(fd, 0, 100)
+
+    for groups, left in (([USER + 1], 0o2644), ([], 0o644), ([USER, USER + 1], 0o2644)):
+        path.chmod(0o6644)
+        call_as(USER, change, groups=groups)
+        assert stat.S_IMODE(path.stat().st_mode) == left
+
+
 # ---- who answers ---------------------------------------------------------------------------------
 
 

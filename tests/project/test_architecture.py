@@ -63,8 +63,6 @@ SECOND_HEADERS = {
     "tree/summary.h",
     "tree/unstacked.h",
 }
-# Folders whose files call each other in circles.
-CIRCLES = {"upper"}
 
 
 def module_name(path: Path) -> str:
@@ -148,6 +146,30 @@ def test_modules_import_each_other_in_no_circle() -> None:
         dotted(path): (known & set(imported_modules(path))) - {dotted(path)} for path in modules()
     }
     assert not circle_of(imports)
+
+
+def class_places(path: Path) -> Iterator[tuple[str, str]]:
+    """The classes of a file, without the underscore of private names, and where each stands."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ClassDef):
+            yield node.name.lstrip("_"), f"{path.relative_to(PACKAGE)}:{node.lineno}"
+
+
+def test_two_classes_never_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in modules():
+        for name, place in class_places(path):
+            places.setdefault(name, []).append(place)
+    assert len(places) > 100
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
+MOST_LINES = 700  # of a file
+
+
+def test_no_file_is_long() -> None:
+    lengths = {path: len(path.read_bytes().splitlines()) for path in modules()}
+    assert not {str(path): length for path, length in lengths.items() if length > MOST_LINES}
 
 
 def test_only_mounting_imports_pyfuse3() -> None:
@@ -344,5 +366,4 @@ def test_files_of_a_folder_call_each_other_in_no_circle(
         path: {other for other, theirs in own.items() if found.used & theirs.defined}
         for path, found in own.items()
     }
-    circle = circle_of(calls)
-    assert bool(circle) == (folder in CIRCLES), circle
+    assert circle_of(calls) == []

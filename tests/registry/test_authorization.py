@@ -578,7 +578,7 @@ async def test_a_helper_that_waits_is_ended_with_the_command(
     authfile.write_text(f'{{"credHelpers": {{"{basic_registry.address}": "slow"}}}}')
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
     credentials = Credentials.load(environment, authfile)
-    client = RegistryClient(Registries(), credentials, environment=environment, tuning=QUICK)
+    client = RegistryClient(Registries(), credentials, environment=environment, limits=QUICK)
     async with client, trio.open_nursery() as nursery:
         nursery.start_soon(client.manifest, reference(basic_registry.address, "auth/basic"))
         pid = int(await trio.to_thread.run_sync(started.read_text))

@@ -102,7 +102,7 @@ async def test_progress_renews_the_attempts(
     proxy: FaultProxy, ref: Reference, blob: Descriptor
 ) -> None:
     proxy.fault(Cut(200_000), kind="blob", times=14)
-    async with make_client(tuning=replace(QUICK, attempts=3, renewed_after=300_000)) as client:
+    async with make_client(limits=replace(QUICK, attempts=3, renewed_after=300_000)) as client:
         assert await fetch(client, ref, blob) == DATA
 
 
@@ -225,7 +225,7 @@ async def test_a_stalled_stream_is_taken_up_again(
 ) -> None:
     stall = Stall(500_000, threading.Event())
     proxy.fault(stall, kind="blob")
-    async with make_client(tuning=replace(QUICK, silence=0.3)) as client:
+    async with make_client(limits=replace(QUICK, silence=0.3)) as client:
         assert await fetch(client, ref, blob) == DATA
     stall.released.set()
     assert [one.status for one in proxy.requests("blob")] == [200, 206]
@@ -233,15 +233,15 @@ async def test_a_stalled_stream_is_taken_up_again(
 
 async def test_dripping_has_an_end(proxy: FaultProxy, ref: Reference, blob: Descriptor) -> None:
     proxy.fault(Drip(1, 0.02), kind="blob", times=99)
-    tuning = replace(QUICK, slow_window=0.2, slow_bytes=1000, attempts=2)
-    async with make_client(tuning=tuning) as client:
+    limits = replace(QUICK, slow_window=0.2, slow_bytes=1000, attempts=2)
+    async with make_client(limits=limits) as client:
         with pytest.raises(TransferError, match="is too slow: "):
             await fetch(client, ref, blob)
 
 
 async def test_a_slow_taker_is_no_slow_server(ref: Reference, blob: Descriptor) -> None:
-    tuning = replace(QUICK, slow_window=0.2, slow_bytes=10**9, attempts=1)
-    async with make_client(tuning=tuning) as client, client.blob(ref, blob) as chunks:
+    limits = replace(QUICK, slow_window=0.2, slow_bytes=10**9, attempts=1)
+    async with make_client(limits=limits) as client, client.blob(ref, blob) as chunks:
         taken = await anext(chunks)
         await trio.sleep(0.3)
         async for chunk in chunks:
@@ -365,7 +365,7 @@ async def test_another_endpoint_goes_on(
     )
     proxy.fault(Cut(1_000_000), kind="blob", times=99)
     async with make_client(
-        registries=registries, tuning=replace(QUICK, mirror_attempts=1)
+        registries=registries, limits=replace(QUICK, mirror_attempts=1)
     ) as client:
         assert await fetch(client, reference("some.example", REPOSITORY), blob) == DATA
     assert len(proxy.requests("blob")) == 1

@@ -45,7 +45,8 @@ from unionmount.errors import (
     SizeMismatch,
     TransferError,
 )
-from unionmount.images.manifest import MAX_DOCUMENT, Descriptor, Manifest, parse_manifest
+from unionmount.images.json_fields import MAX_DOCUMENT
+from unionmount.images.manifest import Descriptor, Manifest, parse_manifest
 from unionmount.images.reference import Digest, Reference
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")
@@ -82,15 +83,12 @@ async def test_a_manifest_by_tag_and_by_digest(ref: Reference, image: Manifest) 
         assert found.media_type == image.media_type
         by_digest = replace(ref, tag=None, digest=image.digest)
         assert await client.manifest(by_digest) == found
-        assert await client.has_manifest(ref) == image.digest
-        assert await client.has_manifest(by_digest) == image.digest
 
 
 async def test_what_is_not_there(ref: Reference, image: Manifest) -> None:
     async with make_client() as client:
         with pytest.raises(NotFoundError, match=r"client/image:2: manifest: .* 404: .*unknown"):
             await client.manifest(replace(ref, tag="2"))
-        assert await client.has_manifest(replace(ref, tag="2")) is None
         assert not await client.has_blob(ref, Digest.of(b"nothing"))
         with pytest.raises(NotFoundError):
             await client.tags(replace(ref, repository="nobody/nothing"))
@@ -104,7 +102,6 @@ async def test_a_digest_without_the_header(
 
     proxy.fault(without, kind="manifest", times=9)
     async with make_client() as client:
-        assert await client.has_manifest(ref) == image.digest
         assert (await client.manifest(ref)).digest == image.digest
 
 
@@ -171,7 +168,7 @@ async def test_a_document_that_drips_has_an_end(
     proxy: FaultProxy, ref: Reference, image: Manifest
 ) -> None:
     proxy.fault(Drip(1, 0.02), kind="manifest", times=9)
-    async with make_client(tuning=replace(QUICK, answer=0.3, attempts=2)) as client:
+    async with make_client(limits=replace(QUICK, answer=0.3, attempts=2)) as client:
         with pytest.raises(TransferError, match=r"no whole answer in 0\.3 s"):
             await client.manifest(ref)
 
@@ -346,7 +343,7 @@ async def test_a_registry_may_take_its_time_for_a_blob(
         return forward(request)
 
     proxy.fault(slow, kind="upload", method="PUT")
-    async with make_client(tuning=replace(QUICK, silence=0.2, answer=0.3, attempts=1)) as client:
+    async with make_client(limits=replace(QUICK, silence=0.2, answer=0.3, attempts=1)) as client:
         await client.upload_blob(target, content.digest, content.size, lambda: pieces_of(request))
 
 
@@ -491,10 +488,10 @@ async def test_pages_have_an_end(proxy: FaultProxy) -> None:
             await client.tags(ref)
     proxy.reset()
     proxy.fault(Pages(NAMES, "tags"), kind="tags", times=99)
-    async with make_client(tuning=replace(QUICK, pages=3)) as client:
+    async with make_client(limits=replace(QUICK, pages=3)) as client:
         with pytest.raises(LimitExceeded, match="more than 3 pages"):
             await client.tags(ref)
-    async with make_client(tuning=replace(QUICK, names=20)) as client:
+    async with make_client(limits=replace(QUICK, names=20)) as client:
         with pytest.raises(LimitExceeded, match="more than 20 names"):
             await client.tags(ref)
 
@@ -595,7 +592,7 @@ async def test_a_connection_that_breaks_without_an_answer(
 
 async def test_heads_have_a_limit(proxy: FaultProxy, ref: Reference) -> None:
     proxy.fault(Reply(200, (("X", "x" * 300_000),)), kind="manifest", times=99)
-    async with make_client(tuning=replace(QUICK, attempts=2)) as client:
+    async with make_client(limits=replace(QUICK, attempts=2)) as client:
         with pytest.raises(TransferError):
             await client.manifest(ref)
 

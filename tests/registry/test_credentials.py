@@ -16,7 +16,7 @@ import pytest
 
 from unionmount.errors import FormatError, LimitExceeded, NotFoundError, RegistryError
 from unionmount.registry import Credentials, Login
-from unionmount.registry.credential_helper import Helper
+from unionmount.registry.credential_helper import CredentialHelper
 
 Write = Callable[[str, str], None]
 
@@ -283,7 +283,7 @@ def test_a_general_helper_may_be_missing(places: Places) -> None:
 def test_helpers_that_go_wrong(places: Places, script: str, text: str) -> None:
     places.helper("bad", script)
     with pytest.raises(RegistryError, match=text):
-        Helper("bad", "file", places.environment, timeout=0.3).get("r.io")
+        CredentialHelper("bad", "file", places.environment, timeout=0.3).get("r.io")
 
 
 def test_a_helper_ends_when_it_is_not_wanted_any_more(places: Places) -> None:

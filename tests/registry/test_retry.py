@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from unionmount.errors import TooManyRequests, TransferError
-from unionmount.registry import Tuning
+from unionmount.registry import RegistryLimits
 from unionmount.registry.retry import Backoff, Transient, retry_after
 
 
@@ -21,7 +21,7 @@ async def waited(backoff: Backoff, pause: float | None = None) -> float:
 
 
 async def test_pauses_double_up_to_a_limit(autojump_clock: MockClock) -> None:
-    backoff = Backoff(Tuning(attempts=9, first_pause=1, longest_pause=20))
+    backoff = Backoff(RegistryLimits(attempts=9, first_pause=1, longest_pause=20))
     for longest in (1, 2, 4, 8, 16, 20, 20, 20):
         assert longest / 2 <= await waited(backoff) <= longest
     with pytest.raises(TransferError, match=r"^broken$"):
@@ -29,14 +29,14 @@ async def test_pauses_double_up_to_a_limit(autojump_clock: MockClock) -> None:
 
 
 async def test_new_attempts_begin_anew(autojump_clock: MockClock) -> None:
-    backoff = Backoff(Tuning(attempts=2, first_pause=1))
+    backoff = Backoff(RegistryLimits(attempts=2, first_pause=1))
     for _ in range(5):
         assert await waited(backoff) <= 1
         backoff.renew()
 
 
 async def test_a_registry_says_how_long(autojump_clock: MockClock) -> None:
-    backoff = Backoff(Tuning(longest_retry_after=100))
+    backoff = Backoff(RegistryLimits(longest_retry_after=100))
     assert await waited(backoff, 0) == 0
     assert await waited(backoff, 100) == pytest.approx(100)
     with pytest.raises(TooManyRequests, match=r"broken; it wants a pause of 101 s"):

@@ -19,14 +19,14 @@ from support.servers.proxy import Redirect, Reply
 from support.transfers import command_line
 
 from unionmount.errors import RegistryError, TransferError, UsageError
-from unionmount.registry import RegistryClient, Tuning
+from unionmount.registry import RegistryClient, RegistryLimits
 from unionmount.system.waiting import timeout_of
 
 pytestmark = pytest.mark.slow
 
 N = 1.0
 ALMOST = N * 0.3  # the pause of a server that always says something before the time is over
-IMPATIENT = Tuning(
+IMPATIENT = RegistryLimits(
     connect=20 * N,
     silence=N,
     answer=1.5 * N,
@@ -126,7 +126,7 @@ def serve() -> Iterator[Callable[[Wait], RawServer]]:
 
 async def ends(work: Callable[[RegistryClient], object], text: str, **options: object) -> None:
     """The work fails in bounded time, with a message that says how to wait longer."""
-    async with make_client(tuning=IMPATIENT, **options) as client:  # type: ignore[arg-type]
+    async with make_client(limits=IMPATIENT, **options) as client:  # type: ignore[arg-type]
         with trio.fail_after(ENOUGH), pytest.raises(TransferError, match=text) as caught:
             await work(client)  # type: ignore[misc]
     assert str(caught.value).endswith("(UNIONMOUNT_TIMEOUT changes it)")
@@ -193,7 +193,7 @@ async def test_handshakes(hello: bytes) -> None:
 
     with RawServer(behave) as running:
         ref = reference(running.address, "a")
-        async with make_client(tuning=HASTY, tls_verify=True) as client:
+        async with make_client(limits=HASTY, tls_verify=True) as client:
             with trio.fail_after(ENOUGH), pytest.raises(RegistryError) as caught:
                 await client.manifest(ref)
     assert "the TLS handshake in 1 s (UNIONMOUNT_TIMEOUT changes it)" in str(caught.value)
@@ -205,7 +205,7 @@ async def test_connections_that_nobody_accepts() -> None:
         listener.listen(0)
         with socket.create_connection(listener.getsockname()):  # the queue is full
             ref = reference(f"127.0.0.1:{listener.getsockname()[1]}", "a")
-            async with make_client(tuning=HASTY, tls_verify=True) as client:
+            async with make_client(limits=HASTY, tls_verify=True) as client:
                 with trio.fail_after(ENOUGH), pytest.raises(RegistryError) as caught:
                     await client.manifest(ref)
     assert "can't be connected to in 1 s (UNIONMOUNT_TIMEOUT changes it)" in str(caught.value)
@@ -244,12 +244,14 @@ async def test_all_redirects_of_a_request_share_one_limit() -> None:
 
 
 def test_the_environment_scales_all_times() -> None:
-    usual, quick = Tuning(), Tuning.from_environment({"UNIONMOUNT_TIMEOUT": "6"})
+    usual, quick = RegistryLimits(), RegistryLimits.from_environment({"UNIONMOUNT_TIMEOUT": "6"})
     for name in ("connect", "silence", "answer", "patience", "slow_window"):
         assert getattr(quick, name) == pytest.approx(getattr(usual, name) / 10)
     rate = usual.slow_bytes / usual.slow_window
     assert quick.slow_bytes / quick.slow_window == pytest.approx(rate)
-    assert Tuning.from_environment({}) == Tuning.from_environment({"UNIONMOUNT_TIMEOUT": ""})
+    assert RegistryLimits.from_environment({}) == RegistryLimits.from_environment(
+        {"UNIONMOUNT_TIMEOUT": ""}
+    )
 
 
 @pytest.mark.parametrize("text", ["0", "0.0", "-1", "1e3", "x", "1" * 20, "٣", "nan", "1s"])

@@ -43,7 +43,7 @@ from support.image_files import (
 )
 
 from unionmount.errors import FormatError, NotFoundError, UsageError
-from unionmount.images.manifest import Platform
+from unionmount.images.platform import Platform
 from unionmount.sources import Location
 from unionmount.store.store import Store
 from unionmount.transfer.load import fallback_name, load, open_image

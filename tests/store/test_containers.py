@@ -13,7 +13,8 @@ import pytest
 from support.image_files import docker_archive, small_image, write_tar
 
 from unionmount.errors import NotFoundError, StoreError, UsageError
-from unionmount.images.manifest import Platform, scratch
+from unionmount.images.image import scratch
+from unionmount.images.platform import Platform
 from unionmount.images.reference import Digest
 from unionmount.store import containers
 from unionmount.store.container_names import ADJECTIVES, ANIMALS

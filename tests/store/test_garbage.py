@@ -22,14 +22,16 @@ from support.image_files import (
 from support.store_worker import start_worker
 
 from unionmount.errors import InvalidReference, NotFoundError, StoreError
-from unionmount.images.manifest import Config, Image, Manifest
+from unionmount.images.config import Config
+from unionmount.images.image import ImageDocuments
+from unionmount.images.manifest import Manifest
 from unionmount.images.reference import Digest, Reference
 from unionmount.store.check import StoreCheck
 from unionmount.store.containers import ContainerImage, Containers
 from unionmount.store.garbage import Removed, prune, remove_image
 from unionmount.store.layer_import import Expected
 from unionmount.store.store import Store, StoredImage
-from unionmount.transfer.image_files import DirectorySink
+from unionmount.transfer.image_files import DirectoryWriter
 from unionmount.transfer.load import load, open_image
 from unionmount.transfer.save import find_wanted, save
 
@@ -80,9 +82,9 @@ def problems(store: Store) -> list[str]:
     return [one.text for one in StoreCheck(store, Containers(store)).run()]
 
 
-def image_of(made: MadeImage) -> Image:
+def image_of(made: MadeImage) -> ImageDocuments:
     manifest = Manifest.parse(manifest_of(made), "m")
-    return Image.of(manifest, Config.parse(made.config, "c"), "i")
+    return ImageDocuments.of(manifest, Config.parse(made.config, "c"), "i")
 
 
 # -- rmi
@@ -195,7 +197,7 @@ def test_an_image_that_is_being_saved_stays(store: Store, tmp_path: Path) -> Non
         with pytest.raises(StoreError, match="in use: being saved"):
             remove(store, ONE.id)
         prune(store, Containers(store), every=True)
-        save(store, wanted, DirectorySink(tmp_path), "oci")
+        save(store, wanted, DirectoryWriter(tmp_path), "oci")
     assert names(store) == [ONE.names[0]]
 
 

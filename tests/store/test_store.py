@@ -32,7 +32,9 @@ from unionmount.errors import (
     NotFoundError,
     StoreError,
 )
-from unionmount.images.manifest import Config, Image, Manifest
+from unionmount.images.config import Config
+from unionmount.images.image import ImageDocuments
+from unionmount.images.manifest import Manifest
 from unionmount.images.opened import OpenLayer
 from unionmount.images.reference import Digest, Reference
 from unionmount.store.layer_import import Expected
@@ -62,9 +64,9 @@ def add_layer(store: Store, data: bytes = LAYER) -> Digest:
     return layer.diff_id
 
 
-def image_of(made: MadeImage) -> Image:
+def image_of(made: MadeImage) -> ImageDocuments:
     manifest = Manifest.parse(manifest_of(made), "m")
-    return Image.of(manifest, Config.parse(made.config, "c"), "i")
+    return ImageDocuments.of(manifest, Config.parse(made.config, "c"), "i")
 
 
 def put(store: Store, made: MadeImage, *names: str) -> StoredImage:

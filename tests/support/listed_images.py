@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from support.image_files import MadeImage, manifest_of, tar
-from unionmount.images.manifest import Config, Image, Manifest
+from unionmount.images.config import Config
+from unionmount.images.image import ImageDocuments
+from unionmount.images.manifest import Manifest
 from unionmount.images.reference import Digest, Reference
 from unionmount.store.layer_import import Expected
 from unionmount.store.store import Store, StoredImage
@@ -35,7 +37,7 @@ def put(store: Store, image: MadeImage, digests: tuple[str, ...] = ()) -> Stored
             with store.import_layer(Expected(diff_id, "it")) as layer:
                 layer.write(data)
                 layer.finish()
-    made = Image.of(
+    made = ImageDocuments.of(
         Manifest.parse(manifest_of(image), "made"), Config.parse(image.config, "made"), "made"
     )
     names = [Reference.parse(name) for name in image.names]

@@ -12,16 +12,16 @@ from urllib.parse import urlencode
 
 from unionmount.images.manifest import Descriptor
 from unionmount.images.reference import Digest, Reference
-from unionmount.registry import Credentials, Login, Registries, RegistryClient, Tuning
+from unionmount.registry import Credentials, Login, Registries, RegistryClient, RegistryLimits
 
-QUICK = Tuning(first_pause=0.01, longest_pause=0.02)
+QUICK = RegistryLimits(first_pause=0.01, longest_pause=0.02)
 
 
 def make_client(
     *,
     login: tuple[str, str] | Login | None = None,
     registries: Registries | None = None,
-    tuning: Tuning = QUICK,
+    limits: RegistryLimits = QUICK,
     environment: Mapping[str, str] | None = None,
     **options: Any,
 ) -> RegistryClient:
@@ -30,7 +30,7 @@ def make_client(
     return RegistryClient(
         registries or Registries(),
         Credentials((), given),
-        tuning=tuning,
+        limits=limits,
         environment={"HOME": "/nonexistent"} if environment is None else environment,
         **options,
     )

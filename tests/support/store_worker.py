@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from support.image_files import MadeImage, manifest_of, sha256, small_image, tar
-from unionmount.images.manifest import Config, Image, Manifest
+from unionmount.images.config import Config
+from unionmount.images.image import ImageDocuments
+from unionmount.images.manifest import Manifest
 from unionmount.images.reference import Digest, Reference
 from unionmount.store.check import StoreCheck
 from unionmount.store.containers import Containers
@@ -54,7 +56,7 @@ def add_layer(store: Store, data: bytes) -> None:
 
 def put_image(store: Store, made: MadeImage, name: str) -> None:
     manifest = Manifest.parse(manifest_of(made), "m")
-    image = Image.of(manifest, Config.parse(made.config, "c"), "i")
+    image = ImageDocuments.of(manifest, Config.parse(made.config, "c"), "i")
     store.put_image([Reference.parse(name)], image)
 
 

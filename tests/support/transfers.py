@@ -23,13 +23,13 @@ from support.image_files import (
 from support.mounting import CommandLine
 from support.servers import DockerRegistry, FaultProxy
 from unionmount.images.reference import Digest, Reference
-from unionmount.registry import Credentials, Registries, RegistryClient, Tuning
+from unionmount.registry import Credentials, Registries, RegistryClient, RegistryLimits
 from unionmount.store.store import Store
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 Skopeo = Callable[..., str]
 
-QUICK = Tuning(silence=2.0, answer=4.0, first_pause=0.01, longest_pause=0.05, attempts=4)
+QUICK = RegistryLimits(silence=2.0, answer=4.0, first_pause=0.01, longest_pause=0.05, attempts=4)
 """Waits that a test can wait for."""
 
 
@@ -122,7 +122,7 @@ def new_client(
         Registries.load(environment, system=Path("/nonexistent")),
         Credentials.load(environment, creds=creds),
         environment=environment,
-        tuning=QUICK,
+        limits=QUICK,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from unionmount.browse.diff import Comparison, Difference
 from unionmount.commit import LayerWriter
-from unionmount.core import ROOT, Attributes, FileTree, Index, Indexer, Node, Tree, TreeLayer
+from unionmount.core import ROOT, Attributes, BrowsableTree, Index, Indexer, Node, Tree, TreeLayer
 
 
 def tree_layer(tar: bytes, stack: ExitStack) -> TreeLayer:
@@ -50,7 +50,7 @@ class Shown:
     """All paths of the same file."""
 
 
-def facts(tree: FileTree) -> dict[bytes, Shown]:
+def facts(tree: BrowsableTree) -> dict[bytes, Shown]:
     """Everything that a tree shows; the root is ``b""``."""
     found = {b"": tree.getattr(ROOT), **dict(tree.walk())}
     names: dict[Node, list[bytes]] = defaultdict(list)
@@ -62,7 +62,7 @@ def facts(tree: FileTree) -> dict[bytes, Shown]:
     }
 
 
-def _shown(tree: FileTree, attributes: Attributes, names: tuple[bytes, ...]) -> Shown:
+def _shown(tree: BrowsableTree, attributes: Attributes, names: tuple[bytes, ...]) -> Shown:
     node, kind = attributes.node, stat.S_IFMT(attributes.mode)
     device = kind in (stat.S_IFCHR, stat.S_IFBLK)
     return Shown(
@@ -78,7 +78,7 @@ def _shown(tree: FileTree, attributes: Attributes, names: tuple[bytes, ...]) -> 
     )
 
 
-def _digest(tree: FileTree, attributes: Attributes) -> str:
+def _digest(tree: BrowsableTree, attributes: Attributes) -> str:
     sha256 = hashlib.sha256()
     step = 1 << 20
     for offset in range(0, attributes.size, step):
@@ -86,13 +86,15 @@ def _digest(tree: FileTree, attributes: Attributes) -> str:
     return sha256.hexdigest()
 
 
-def differences(before: FileTree, after: FileTree, layer: int | None = None) -> list[Difference]:
+def differences(
+    before: BrowsableTree, after: BrowsableTree, layer: int | None = None
+) -> list[Difference]:
     """What differs, as ``diff`` shows it."""
     return list(Comparison(before, after, layer).differences())
 
 
 def layer_between(
-    before: FileTree, after: FileTree, layer: int | None = None, epoch: int | None = None
+    before: BrowsableTree, after: BrowsableTree, layer: int | None = None, epoch: int | None = None
 ) -> tuple[bytes, list[str]]:
     """The tar of a layer that makes one tree into another, and the warnings."""
     pieces: list[bytes] = []

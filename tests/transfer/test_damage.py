@@ -45,7 +45,7 @@ from support.image_files import (
 )
 from support.store_worker import start_worker
 
-from unionmount.core import Index, Limits
+from unionmount.core import Index, IndexLimits
 from unionmount.errors import FormatError, LimitExceeded, StoreError, UnionmountError
 from unionmount.store.layer_import import ImportLimits
 from unionmount.store.store import Store
@@ -194,8 +194,9 @@ def test_more_entries_than_a_limit_allows(store: Store, tmp_path: Path) -> None:
     layer = tar({f"file{n}": b"" for n in range(300)})
     image = small_image().__class__((layer,), ("many:1",))
     path = write_tar(tmp_path / "a.tar", docker_archive(image, compress=gzipped))
+    limited = Store(store.root, ImportLimits(core=IndexLimits(max_entries=100)))
     with pytest.raises(LimitExceeded, match=image.diff_ids[0]):
-        load(store, str(path), limits=ImportLimits(core=Limits(max_entries=100)))
+        load(limited, str(path))
     assert_untouched(store)
     load(store, str(path))
 
@@ -237,10 +238,10 @@ from unionmount.errors import LimitExceeded
 from unionmount.store.layer_import import ImportLimits
 from unionmount.transfer.load import load
 from unionmount.store.store import Store
-store = Store(Path(sys.argv[1]))
+store = Store(Path(sys.argv[1]), ImportLimits(16 << 20))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    load(store, sys.argv[2], limits=ImportLimits(16 << 20))
+    load(store, sys.argv[2])
 except LimitExceeded as error:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)
 """

@@ -31,7 +31,7 @@ from support.image_files import (
 
 from unionmount.core import Indexer
 from unionmount.errors import DigestMismatch, FormatError, LimitExceeded, NotFoundError, UsageError
-from unionmount.images.manifest import Platform
+from unionmount.images.platform import Platform
 from unionmount.images.reference import Digest
 from unionmount.store.layer_import import ImportLimits
 from unionmount.store.store import Store
@@ -303,8 +303,9 @@ def test_a_fifo(store: Store, tmp_path: Path) -> None:
 def test_a_spooled_archive_is_bounded(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "a.tar.gz"
     path.write_bytes(gzip.compress(bytes(8 << 20)))
+    store = Store(store.root, ImportLimits(4 << 20))
     with pytest.raises(LimitExceeded, match=r"a\.tar\.gz"):
-        open_image(store, str(path), limits=ImportLimits(4 << 20))
+        open_image(store, str(path))
     assert list((store.root / "tmp").iterdir()) == []
 
 

@@ -55,7 +55,7 @@ from unionmount.errors import (
     TransferError,
     UnionmountError,
 )
-from unionmount.images.manifest import Platform
+from unionmount.images.platform import Platform
 from unionmount.images.reference import Digest
 from unionmount.registry import RegistryClient
 from unionmount.store.layer_import import ImportLimits

@@ -36,7 +36,7 @@ from unionmount.registry import RegistryClient
 from unionmount.store.store import Store, StoredImage
 from unionmount.transfer.load import load
 from unionmount.transfer.pull import pull
-from unionmount.transfer.push import Pushing, push
+from unionmount.transfer.push import PushOptions, push
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")
 
@@ -142,7 +142,7 @@ async def test_kept_blobs_need_no_registry(
     stored = await pull(store, client, ref, keep_blobs=True)
     with origin.stopped():
         target = f"{registry.address}/push/kept:1"
-        done = await push(store, client, stored, parsed(target), Pushing(keep_digest=True))
+        done = await push(store, client, stored, parsed(target), PushOptions(keep_digest=True))
     assert str(done.digest) == manifest_digest(SMALL) == remote_digest(skopeo, target)
 
 
@@ -157,7 +157,7 @@ async def test_without_its_blobs_the_digest_changes_and_that_is_told(
     target = f"{registry.address}/push/anew:1"
     with origin.stopped():
         with pytest.raises(NotFoundError, match="digest would change"):
-            await push(store, client, pulled, parsed(target), Pushing(keep_digest=True))
+            await push(store, client, pulled, parsed(target), PushOptions(keep_digest=True))
         done = await push(store, client, pulled, parsed(target))
     assert len(done.changes) == 3
     assert all(blob in "".join(done.changes) for blob in blobs_of(SMALL))
@@ -202,7 +202,7 @@ async def test_an_image_that_was_made_here(
 ) -> None:
     with FaultProxy(registry.address) as proxy:
         target = f"{proxy.address}/push/made-{compression.value if compression else 'default'}:1"
-        done = await push(store, client, made_here, parsed(target), Pushing(compression))
+        done = await push(store, client, made_here, parsed(target), PushOptions(compression))
         assert done.changes == ()
         assert remote_digest(skopeo, target) == str(done.digest)
         suffix = {Compression.PLAIN: "tar", Compression.ZSTD: "tar+zstd"}
@@ -211,7 +211,7 @@ async def test_an_image_that_was_made_here(
         assert [row["mediaType"].rpartition(".")[2] for row in rows] == [wanted] * 2
         proxy.reset()
         stored = store.find_image(str(made_here.id))
-        assert await push(store, client, stored, parsed(target), Pushing(compression)) == done
+        assert await push(store, client, stored, parsed(target), PushOptions(compression)) == done
         assert sent(proxy) == 0
         skopeo("copy", "--src-tls-verify=false", f"docker://{target}", f"oci:{tmp_path / 'back'}:x")
         other = Store(tmp_path / "other")

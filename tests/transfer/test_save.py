@@ -36,7 +36,7 @@ from unionmount.errors import DigestMismatch, NotFoundError, UsageError
 from unionmount.formats.compression import Compression
 from unionmount.images.reference import Reference
 from unionmount.store.store import Store
-from unionmount.transfer.image_files import DirectorySink, TarSink, new_directory, replaced_file
+from unionmount.transfer.image_files import DirectoryWriter, TarWriter, new_directory, replaced_file
 from unionmount.transfer.load import load, open_image
 from unionmount.transfer.save import Form, find_wanted, save
 
@@ -63,10 +63,10 @@ def saved(
     compression = None if compress == "none" else Compression(compress)
     if form == "oci":
         with new_directory(target) as directory:
-            save(store, wanted, DirectorySink(directory), form, compression=compression)
+            save(store, wanted, DirectoryWriter(directory), form, compression=compression)
         return target
     with replaced_file(target) as fd:
-        sink = TarSink(fd, str(target))
+        sink = TarWriter(fd, str(target))
         save(store, wanted, sink, form, compression=compression)
         sink.finish()
     return target

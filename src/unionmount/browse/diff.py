@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from unionmount import core
-from unionmount.core import Attributes, Entry, FileTree, Node
+from unionmount.core import Attributes, BrowsableTree, DirectoryEntry, Node
 
 Kind = Literal["A", "C", "D"]
 
@@ -104,7 +104,7 @@ _Step = tuple[_Pair | None, Difference, bool]
 
 
 @dataclass(slots=True)
-class _Place:
+class _EnteredDirectory:
     """A directory that is being looked into; ``announce`` is itself, until it was told of."""
 
     node: Node
@@ -147,8 +147,8 @@ class Comparison:
 
     def __init__(
         self,
-        before: FileTree,
-        after: FileTree,
+        before: BrowsableTree,
+        after: BrowsableTree,
         layer: int | None,
         *,
         for_layer: bool = False,
@@ -193,8 +193,8 @@ class Comparison:
     def _root(self) -> _Pair:
         return _Pair(b"", self._before.getattr(core.ROOT), self._after.getattr(core.ROOT))
 
-    def _place(self, pair: _Pair, announce: Difference | None) -> _Place:
-        return _Place(pair.after.node, self._steps(pair), announce)
+    def _place(self, pair: _Pair, announce: Difference | None) -> _EnteredDirectory:
+        return _EnteredDirectory(pair.after.node, self._steps(pair), announce)
 
     def _steps(self, directory: _Pair) -> Iterator[_Step]:
         """What is in a directory, in the order that is wanted."""
@@ -213,7 +213,7 @@ class Comparison:
     ) -> Iterator[tuple[bytes, Attributes | None, _Pair | None]]:
         """All paths in a directory of either tree: what they were, and the pair where they are."""
         whole = self._is_whole(directory)
-        older: Iterator[Entry] = iter(())
+        older: Iterator[DirectoryEntry] = iter(())
         if directory.before is not None and directory.was_directory:
             older = _entries(self._before, directory.before.node)
         newer = _entries(self._after, directory.after.node)
@@ -366,7 +366,7 @@ class Comparison:
             self._forget(directory.after.node)
 
 
-def xattrs_of(tree: FileTree, node: Node) -> dict[bytes, bytes]:
+def xattrs_of(tree: BrowsableTree, node: Node) -> dict[bytes, bytes]:
     """The extended attributes of a node, but those that belong to the host."""
     found = {}
     for name in tree.listxattr(node):
@@ -379,7 +379,7 @@ def xattrs_of(tree: FileTree, node: Node) -> dict[bytes, bytes]:
     return found
 
 
-def _announce(places: list[_Place]) -> Iterator[Difference]:
+def _announce(places: list[_EnteredDirectory]) -> Iterator[Difference]:
     """Tell of the directories on the way, each once."""
     for place in places:
         if place.announce is not None:
@@ -391,14 +391,14 @@ def _deletion(path: bytes, before: Attributes | None) -> _Step:
     return None, Difference("D", path, before, None), True
 
 
-def _entries(tree: FileTree, directory: Node) -> Iterator[Entry]:
+def _entries(tree: BrowsableTree, directory: Node) -> Iterator[DirectoryEntry]:
     cookie = 0
     while entries := _list(tree, directory, cookie):
         yield from entries
         cookie = entries[-1].next
 
 
-def _list(tree: FileTree, directory: Node, cookie: int) -> list[Entry]:
+def _list(tree: BrowsableTree, directory: Node, cookie: int) -> list[DirectoryEntry]:
     try:
         return tree.list(directory, cookie, _BATCH)
     except OSError as error:
@@ -408,7 +408,7 @@ def _list(tree: FileTree, directory: Node, cookie: int) -> list[Entry]:
 
 
 def _joined(
-    older: Iterator[Entry], newer: Iterator[Entry]
+    older: Iterator[DirectoryEntry], newer: Iterator[DirectoryEntry]
 ) -> Iterator[tuple[bytes, Attributes | None, Attributes | None]]:
     """The names of two sorted lists, with what either says of them."""
     old, new = next(older, None), next(newer, None)

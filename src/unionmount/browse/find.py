@@ -19,7 +19,7 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.browse.paths import Found
-    from unionmount.core import Attributes, FileTree
+    from unionmount.core import Attributes, BrowsableTree
 
 _TYPES = {
     "f": stat.S_IFREG,
@@ -42,7 +42,7 @@ _BATCH = 256
 class Visit:
     """One path that a search has come to."""
 
-    files: FileTree
+    files: BrowsableTree
     path: bytes  # as it is printed
     name: bytes  # its last part
     attributes: Attributes
@@ -67,7 +67,9 @@ class Expression:
     least: int
     most: int | None
 
-    def search(self, files: FileTree, start: Found, shown: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def search(
+        self, files: BrowsableTree, start: Found, shown: bytes
+    ) -> Iterator[tuple[bytes, bytes]]:
         """Paths that are to be printed, with what ends the line.
 
         ``shown`` is how the starting point is printed.
@@ -99,15 +101,15 @@ def _inside(visit: Visit) -> Iterator[Visit]:
 # ---- parsing -------------------------------------------------------------------------------------
 
 
-def parse_expression(words: Sequence[str], files: FileTree) -> Expression:
+def parse_expression(words: Sequence[str], files: BrowsableTree) -> Expression:
     """An expression; ``files`` is where -newer looks. UsageError where it is none."""
-    return _Parser(words, files).parse()
+    return _ExpressionParser(words, files).parse()
 
 
-class _Parser:
+class _ExpressionParser:
     """Recursive descent: or, and, not, primary."""
 
-    def __init__(self, words: Sequence[str], files: FileTree) -> None:
+    def __init__(self, words: Sequence[str], files: BrowsableTree) -> None:
         self._words = list(words)
         self._at = 0
         self._files = files

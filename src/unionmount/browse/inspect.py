@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from unionmount.errors import FormatError
 from unionmount.gotemplate import Duration, Map, Slice, Struct, Time
-from unionmount.images.manifest import load_json
+from unionmount.images.json_fields import load_json
 from unionmount.images.reference import Reference
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.images.manifest import Config
+    from unionmount.images.config import Config
     from unionmount.images.opened import OpenImage, OpenLayer
     from unionmount.mounting.records import Record
     from unionmount.store.containers import Container
@@ -34,7 +34,7 @@ _HEALTH = ("Interval", "Timeout", "StartPeriod", "StartInterval")
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class _ConfigPart:
     """A part of a config as it came: what is taken from it has the right type, or is an error."""
 
     values: Mapping[str, Any]
@@ -94,7 +94,7 @@ class _Source:
         value = self._object(name)
         if value is None:
             return None
-        inner = _Source(value, f"{self.where}: {name}")
+        inner = _ConfigPart(value, f"{self.where}: {name}")
         fields: dict[str, Any] = {"Test": inner.texts("Test")}
         fields |= {name: Duration(inner.number(name) or 0) for name in _HEALTH}
         fields["Retries"] = inner.number("Retries") or 0
@@ -103,7 +103,7 @@ class _Source:
 
 def run_config(runtime: Mapping[str, Any], where: str) -> Struct:
     """How to run an image, as docker's ``container.Config`` has it."""
-    source = _Source(runtime, where)
+    source = _ConfigPart(runtime, where)
     fields: dict[str, Any] = {name: source.text(name) for name in _STRINGS}
     fields |= {name: source.flag(name) for name in ("AttachStdin", "AttachStdout", "AttachStderr")}
     fields["ExposedPorts"] = source.keys("ExposedPorts", "nat.Port")
@@ -137,7 +137,7 @@ def inspect_image(store: Store, image: OpenImage, stored: StoredImage | None) ->
     """All that is known of an image; ``stored`` is what the store says of it, if it is there."""
     config = image.image.config
     where = f"image {config.digest}"
-    source = _Source(load_json(config.raw, where), where)
+    source = _ConfigPart(load_json(config.raw, where), where)
     layers = [
         _layer(layer, index.info.file_bytes)
         for layer, index in zip(image.layers, image.indexes, strict=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from unionmount import core
 from unionmount.browse.diff import Comparison
 from unionmount.errors import InvalidReference, MountError, NotFoundError, UsageError
-from unionmount.images.manifest import SCRATCH
+from unionmount.images.image import SCRATCH
 from unionmount.images.opened import OpenImage
 from unionmount.images.reference import CONTAINER_PREFIX
 from unionmount.mounting.namespace import recorded_namespace
@@ -23,20 +23,20 @@ from unionmount.mounting.upper_directory import recorded_lowers
 from unionmount.sources import Location
 from unionmount.store.containers import Containers
 from unionmount.system.closing import Closing
-from unionmount.system.files import reading
+from unionmount.system.os_errors import naming
 from unionmount.system.text import printable
 from unionmount.system.trust import is_ours
 from unionmount.transfer.load import open_image, open_stored
 
 if TYPE_CHECKING:
-    from unionmount.images.manifest import Platform
+    from unionmount.images.platform import Platform
     from unionmount.store.containers import Container
     from unionmount.store.layer_import import Progress
     from unionmount.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Looking:
+class OpenOptions:
     """How an image is opened: for which platform, up to which layer, and who wants to know."""
 
     platform: Platform | None = None
@@ -44,7 +44,7 @@ class Looking:
     progress: Progress | None = None
 
 
-class OpenTarget(Closing):
+class OpenChanges(Closing):
     """An image and the upper directory on it; owns both."""
 
     def __init__(self, image: OpenImage, upper: Path) -> None:
@@ -53,7 +53,7 @@ class OpenTarget(Closing):
         self._resources = ExitStack()
         with ExitStack() as stack:
             stack.callback(image.close)
-            with reading(printable(str(upper))):
+            with naming(printable(str(upper))):
                 fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
             self._upper, self._fd = upper, fd
@@ -95,17 +95,17 @@ class OpenView(Closing):
     ``upper`` is what ``Attributes.layer`` says of the changes of a container; None for an image.
     """
 
-    def __init__(self, opened: OpenImage | OpenTarget) -> None:
+    def __init__(self, opened: OpenImage | OpenChanges) -> None:
         """Take over ``opened``, also where this fails."""
         self._opened = opened
         with ExitStack() as stack:
             stack.callback(opened.close)
-            self.image = opened.image if isinstance(opened, OpenTarget) else opened
+            self.image = opened.image if isinstance(opened, OpenChanges) else opened
             self.tree = self.image.tree()
             stack.pop_all()
-        self.files: core.FileTree = self.tree
+        self.files: core.BrowsableTree = self.tree
         self.upper: int | None = None
-        if isinstance(opened, OpenTarget):
+        if isinstance(opened, OpenChanges):
             self.files, self.upper = opened.view, len(self.image.layers)
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class OpenView(Closing):
         self._opened.close()
 
 
-def open_view(store: Store, word: str, how: Looking = Looking()) -> OpenView:
+def open_view(store: Store, word: str, how: OpenOptions = OpenOptions()) -> OpenView:
     """Open what ``mount`` would mount: an image, or a container with its changes."""
     known = Containers(store)
     name = container_named(store, known, word)
@@ -124,7 +124,7 @@ def open_view(store: Store, word: str, how: Looking = Looking()) -> OpenView:
     return OpenView(open_layers(store, word, how))
 
 
-def open_layers(store: Store, word: str, how: Looking = Looking()) -> OpenImage:
+def open_layers(store: Store, word: str, how: OpenOptions = OpenOptions()) -> OpenImage:
     """Open an image, or that of a container, without any changes."""
     known = Containers(store)
     name = container_named(store, known, word)
@@ -155,9 +155,9 @@ def container_named(store: Store, known: Containers, word: str) -> str | None:
     raise InvalidReference(f"'{word}' could be two: {CONTAINER_PREFIX}{word} is one, {other}")
 
 
-def open_container(store: Store, container: Container) -> OpenTarget:
+def open_container(store: Store, container: Container) -> OpenChanges:
     """Open a container of the store."""
-    return OpenTarget(open_lowers(store, container), container.upper)
+    return OpenChanges(open_lowers(store, container), container.upper)
 
 
 def open_lowers(store: Store, container: Container, *, verify: bool = False) -> OpenImage:
@@ -171,16 +171,16 @@ def open_lowers(store: Store, container: Container, *, verify: bool = False) -> 
     return layers
 
 
-def open_upper_directory(store: Store, source: str, upper: Path) -> OpenTarget:
+def open_upper_directory(store: Store, source: str, upper: Path) -> OpenChanges:
     """Open a directory of the user's that is mounted on the image ``source``."""
     layers = open_image(store, source)
     lowers = recorded_lowers(upper)
     _check(layers, lowers in (None, f"layers:{layers.image.chain_id}"), source)
-    return OpenTarget(layers, upper)
+    return OpenChanges(layers, upper)
 
 
 def open_mounted_image(
-    store: Store, source: str, image_id: str, layers: int, how: Looking
+    store: Store, source: str, image_id: str, layers: int, how: OpenOptions
 ) -> OpenImage:
     """Open what a read-only mount shows: an image, perhaps without its upper layers.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from unionmount.core import ROOT
 
 if TYPE_CHECKING:
-    from unionmount.core import Attributes, FileTree
+    from unionmount.core import Attributes, BrowsableTree
 
 _MAX_LINKS = 40  # as Linux follows in one path
 _PREFIXES = frozenset(
@@ -51,7 +51,7 @@ def split_operand(text: str) -> tuple[str, bytes | None]:
 class _Walk:
     """A path that is being followed."""
 
-    def __init__(self, files: FileTree) -> None:
+    def __init__(self, files: BrowsableTree) -> None:
         self._files = files
         self._root = files.getattr(ROOT)
         self._above: list[tuple[bytes, Attributes]] = []  # from the root; without it
@@ -83,7 +83,7 @@ class _Walk:
         return target.split(b"/")
 
 
-def follow(files: FileTree, path: bytes, *, last: bool = True) -> Found:
+def follow(files: BrowsableTree, path: bytes, *, last: bool = True) -> Found:
     """What ``path`` means for who has the image as its root directory.
 
     ``last``: a symlink at the end is followed, too. ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG.

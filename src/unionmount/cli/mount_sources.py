@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unionmount.cli.open_image import open_kept, open_source, progress_line, tell_of_foreign
+from unionmount.cli.open_image import open_kept, open_source, progress_line, warn_if_foreign
 from unionmount.errors import MountError, NotFoundError, UsageError
+from unionmount.system.os_errors import raising
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.options import RegistryOptions
     from unionmount.cli.settings import Settings
     from unionmount.images.opened import OpenImage
+    from unionmount.images.platform import Platform
     from unionmount.mounting.records import MountTable
     from unionmount.mounting.upper_directory import UpperPlan
+    from unionmount.sources import Location
     from unionmount.store.containers import Containers, HeldContainer
     from unionmount.store.leases import Lease
     from unionmount.transfer.pull import Policy
@@ -30,10 +33,10 @@ _NEW_ROOT = 0o755  # what the root of an image without layers shows
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the command line says, apart from the source and the mount point."""
+class MountArguments:
+    """The arguments of ``mount``, except for the source and the mount point."""
 
-    platform: str | None
+    platform: Platform | None
     verify: bool
     read_only: bool
     name: str | None
@@ -49,8 +52,13 @@ class Wanted:
 
     @property
     def only_layers(self) -> bool:
-        """Whether what layers hold is to be looked at: then nothing can be changed."""
+        """Return whether layers are shown as they are, without changes."""
         return self.layer is not None or self.layers
+
+    @property
+    def shows_only(self) -> bool:
+        """Return whether the mount is read-only."""
+        return self.read_only or self.only_layers
 
     def check(self) -> None:
         """UsageError where options do not go together, or name nothing."""
@@ -113,14 +121,15 @@ class Prepared:
 
 @contextmanager
 def prepared(
-    settings: Settings, wanted: Wanted, source: str, table: MountTable
+    settings: Settings, wanted: MountArguments, source: str, table: MountTable
 ) -> Iterator[Prepared]:
     """Open an image, and make or find the place of its changes.
 
     What was made is removed again where nobody says that the mount was announced.
     """
     from unionmount.browse.open import container_named
-    from unionmount.cli.run_transfer import brought
+    from unionmount.cli.run_transfer import find_or_pull
+    from unionmount.sources import Location
     from unionmount.store.containers import Containers
 
     store = settings.store()
@@ -135,11 +144,14 @@ def prepared(
         name = container_named(store, known, source)
         if name is None:
             known.check_new(wanted.name)  # before anything is fetched
-            source = brought(
-                *(settings, wanted.registry, source, wanted.pull, wanted.platform), lease=lease
+            location = find_or_pull(
+                *(settings, wanted.registry, Location.parse(source), wanted.pull, wanted.platform),
+                lease=lease,
             )
-        found = opener.open(source, name, table)
-        tell_of_foreign(found.image.name, found.image.image.config.platform)
+            found = opener.open(location)
+        else:
+            found = opener.open_container(name, table)
+        warn_if_foreign(found.image.name, found.image.image.config.platform)
         yield found
 
 
@@ -148,46 +160,39 @@ class _Opener:
     """The ways to prepare a mount; what is opened and made is on two stacks of the caller's."""
 
     settings: Settings
-    wanted: Wanted
+    wanted: MountArguments
     known: Containers
     lease: Lease
     opened: ExitStack
     made: ExitStack
 
-    def open(self, source: str, name: str | None, table: MountTable) -> Prepared:
-        """What is wanted of an image, or of the container ``name``."""
+    def open(self, location: Location) -> Prepared:
+        """Prepare an image, with a place for its changes if it is to be writable."""
         wanted = self.wanted
-        if wanted.only_layers:
-            return self.of_layers(source, name)
-        if name is not None:
-            wanted.check_for_container(name)
-            return self.again(name, table)
         if wanted.upper:
-            return self.with_upper(source, wanted.upper)
-        return self.read_only(source) if wanted.read_only else self.with_container(source)
+            return self._with_upper(location, wanted.upper)
+        if wanted.only_layers or wanted.read_only:
+            return self._read_only(self._open(location), location.absolute())
+        return self._with_container(location)
 
-    def read_only(self, source: str) -> Prepared:
-        """An image alone."""
-        image = self._open_in_place(source)
-        return Prepared(self._absolute(source), image, None, self.lease, self.made)
-
-    def of_layers(self, source: str, name: str | None) -> Prepared:
-        """The layers of an image, or of a container's, up to the one that was asked for."""
+    def open_container(self, name: str, table: MountTable) -> Prepared:
+        """Prepare an existing container, or only the layers of its image."""
         from unionmount.browse.open import open_lowers
 
-        if name is None:
-            image = self._open_in_place(source)
-        else:
-            self.wanted.check_for_container(name)
-            container = self.known.find(name)
-            image = open_lowers(self.settings.store(), container, verify=self.wanted.verify)
-            self.opened.enter_context(image)
-            source = container.image.source
+        self.wanted.check_for_container(name)
+        if not self.wanted.only_layers:
+            return self._again(name, table)
+        container = self.known.find(name)
+        image = open_lowers(self.settings.store(), container, verify=self.wanted.verify)
+        self.opened.enter_context(image)
+        return self._read_only(image, container.image.source)
+
+    def _read_only(self, image: OpenImage, source: str) -> Prepared:
         if self.wanted.layer is not None:
             image.cut(self.wanted.layer)
-        return Prepared(self._absolute(source), image, None, self.lease, self.made)
+        return Prepared(source, image, None, self.lease, self.made)
 
-    def again(self, name: str, table: MountTable) -> Prepared:
+    def _again(self, name: str, table: MountTable) -> Prepared:
         """A container that is there."""
         from unionmount.cli.container_words import in_use
         from unionmount.store.containers import ContainerInUse
@@ -221,24 +226,15 @@ class _Opener:
                 with suppress(MountError):  # 'ps' goes on to list it
                     clean(table, one)
 
-    def with_container(self, source: str) -> Prepared:
+    def _with_container(self, location: Location) -> Prepared:
         """An image with a new container."""
         from unionmount.store.containers import ContainerImage
 
         wanted = self.wanted
         self.known.check_new(wanted.name)
-        if wanted.ephemeral:  # it is mounted only once: plain layers may stay where they are
-            image = self._open_in_place(source)
-        else:
-            image = open_kept(
-                self.settings,
-                source,
-                platform=wanted.platform,
-                verify=wanted.verify,
-                lease=self.lease,
-            )
-            self.opened.enter_context(image)
-        source, found = self._absolute(source), image.image
+        # an ephemeral container is mounted only once, so plain layers may stay in their archive
+        image = self._open(location, open_source if wanted.ephemeral else open_kept)
+        source, found = location.absolute(), image.image
         facts = ContainerImage(source, printable(image.name), found.id, found.manifest.digest)
         held = self.known.create(facts, wanted.name, ephemeral=wanted.ephemeral)
         self.opened.enter_context(held)
@@ -250,11 +246,11 @@ class _Opener:
         new_name = held.container.name if wanted.name is None else ""
         return Prepared(source, image, plan, self.lease, self.made, new_name)
 
-    def with_upper(self, source: str, upper: str) -> Prepared:
+    def _with_upper(self, location: Location, upper: str) -> Prepared:
         """An image with a directory of the user's."""
         directory = Path(os.path.realpath(upper))
         work = Path(os.path.realpath(self.wanted.work or f"{directory}.work"))
-        image = self._open_in_place(source)
+        image = self._open(location)
         is_new = self._make_directory(directory)
         self._make_directory(work)
         plan = replace(
@@ -265,31 +261,25 @@ class _Opener:
         )
         if self.wanted.upper_open:
             _warn_of_others(directory, work)
-        return Prepared(self._absolute(source), image, plan, self.lease, self.made)
+        return Prepared(location.absolute(), image, plan, self.lease, self.made)
 
     def _make_directory(self, path: Path) -> bool:
         """Whether it was made; then it goes again where the mount fails. False: it is there."""
-        try:
-            path.mkdir(0o700)  # the mode of the mount's root is another matter
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise MountError(f"directory {printable(str(path))}: {error.strerror}") from None
+        with raising(MountError, f"directory {path}"):
+            try:
+                path.mkdir(0o700)  # the mode of the mount's root is another matter
+            except FileExistsError:
+                return False
         self.made.callback(_remove_empty, path)
         return True
 
-    @staticmethod
-    def _absolute(source: str) -> str:
-        """The source as it is recorded: others look for it from elsewhere."""
-        from unionmount.sources import Location
-
-        return Location.parse(source).absolute()
-
-    def _open_in_place(self, source: str) -> OpenImage:
+    def _open(
+        self, location: Location, opener: Callable[..., OpenImage] = open_source
+    ) -> OpenImage:
         wanted = self.wanted
-        image = open_source(
+        image = opener(
             self.settings,
-            source,
+            location,
             platform=wanted.platform,
             verify=wanted.verify,
             lease=self.lease,

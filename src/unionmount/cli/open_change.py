@@ -9,12 +9,12 @@ from unionmount.errors import MountError, NotFoundError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.browse.open import OpenTarget
+    from unionmount.browse.open import OpenChanges
     from unionmount.cli.settings import Settings
     from unionmount.mounting.records import Record, Status
 
 
-def open_target(settings: Settings, word: str) -> OpenTarget:
+def open_changes(settings: Settings, word: str) -> OpenChanges:
     """Open a mount, by its mount point or ID, or a container, by its name, mounted or not."""
     from unionmount.browse.open import open_container
     from unionmount.cli.container_words import name_of_container
@@ -45,7 +45,7 @@ def _find_mount(settings: Settings, word: str) -> Status | None:
         return mount_with_id(settings, table, word, images=False)
 
 
-def _open_mount(settings: Settings, record: Record) -> OpenTarget:
+def _open_mount(settings: Settings, record: Record) -> OpenChanges:
     from unionmount.browse.open import open_container, open_upper_directory
     from unionmount.cli.container_words import is_overlay
     from unionmount.store.containers import Containers

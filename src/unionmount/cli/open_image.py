@@ -13,20 +13,21 @@ from unionmount.errors import MountError, UsageError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.browse.open import Looking, OpenView
+    from unionmount.browse.open import OpenOptions, OpenView
     from unionmount.cli.output import ProgressLine
     from unionmount.cli.settings import Settings
-    from unionmount.images.manifest import Platform
     from unionmount.images.opened import OpenImage
+    from unionmount.images.platform import Platform
     from unionmount.mounting.records import Record
+    from unionmount.sources import Location
     from unionmount.store.leases import Lease
 
 
 def open_source(
     settings: Settings,
-    source: str,
+    source: Location | str,
     *,
-    platform: str | None,
+    platform: Platform | None,
     verify: bool = False,
     lease: Lease | None = None,
 ) -> OpenImage:
@@ -37,7 +38,7 @@ def open_source(
         return open_image(
             settings.store(),
             source,
-            platform=_parsed(platform),
+            platform=platform,
             verify=verify,
             progress=progress,
             lease=lease,
@@ -46,36 +47,33 @@ def open_source(
 
 def open_kept(
     settings: Settings,
-    source: str,
+    location: Location,
     *,
-    platform: str | None,
+    platform: Platform | None,
     verify: bool = False,
     lease: Lease | None = None,
 ) -> OpenImage:
     """Open an image from the store, where it is put if need be; tells of progress."""
-    from unionmount.sources import Location
     from unionmount.store.image_name import name_of
     from unionmount.transfer.load import keep_image, open_stored
 
-    store, location = settings.store(), Location.parse(source)
+    store = settings.store()
     with progress_line() as progress:
-        stored = keep_image(
-            store, source, platform=_parsed(platform), progress=progress, lease=lease
-        )
+        stored = keep_image(store, location, platform=platform, progress=progress, lease=lease)
         has_name = stored.names or location.kind == "stored"
         name = name_of(stored) if has_name else str(location)
         return open_stored(store, stored, name, verify=verify, progress=progress, lease=lease)
 
 
 def open_files(
-    settings: Settings, word: str, *, platform: str | None, layer: int | None = None
+    settings: Settings, word: str, *, platform: Platform | None, layer: int | None = None
 ) -> OpenView:
     """Open an image, as of ``layer``, or a container with its changes; tells of progress."""
-    from unionmount.browse.open import Looking, OpenView, open_upper_directory, open_view
+    from unionmount.browse.open import OpenOptions, OpenView, open_upper_directory, open_view
 
     settings, word, record = _mounted(settings, word)
     with progress_line() as progress:
-        how = Looking(_parsed(platform), layer, progress)
+        how = OpenOptions(platform, layer, progress)
         if record is None:
             return open_view(settings.store(), word, how)
         if record.upper and layer is None:
@@ -84,15 +82,13 @@ def open_files(
         return OpenView(_image_of(settings, record, how))
 
 
-def open_below(
-    settings: Settings, word: str, *, platform: str | None, layer: int | None = None
-) -> OpenImage:
-    """Open an image, as of ``layer``, or that of a container; tells of progress."""
-    from unionmount.browse.open import Looking, open_layers
+def open_below(settings: Settings, word: str, *, platform: Platform | None) -> OpenImage:
+    """Open an image, or that of a container; tells of progress."""
+    from unionmount.browse.open import OpenOptions, open_layers
 
     settings, word, record = _mounted(settings, word)
     with progress_line() as progress:
-        how = Looking(_parsed(platform), layer, progress)
+        how = OpenOptions(platform, None, progress)
         if record is None:
             return open_layers(settings.store(), word, how)
         return _image_of(settings, record, how)
@@ -119,22 +115,11 @@ def _mounted(settings: Settings, word: str) -> tuple[Settings, str, Record | Non
     return settings, word, record
 
 
-def _image_of(settings: Settings, record: Record, how: Looking) -> OpenImage:
+def _image_of(settings: Settings, record: Record, how: OpenOptions) -> OpenImage:
     from unionmount.browse.open import open_mounted_image
 
     image_id, layers = record.image_id, record.layers
     return open_mounted_image(settings.store(), record.source, image_id, layers, how)
-
-
-@contextmanager
-def naming(operand: str) -> Iterator[None]:
-    """Let an error of the image's tree say what it was asked for."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None or error.strerror is None:
-            raise
-        raise OSError(error.errno, error.strerror, operand) from None
 
 
 def split_with_path(operand: str) -> tuple[str, bytes]:
@@ -163,9 +148,9 @@ def progress_line(*, quiet: bool = False) -> Iterator[ProgressLine | None]:
         progress.clear()
 
 
-def tell_of_foreign(name: str, platform: Platform) -> None:
+def warn_if_foreign(name: str, platform: Platform) -> None:
     """Say on standard error that an image is for another machine, where it is."""
-    from unionmount.images.manifest import Platform
+    from unionmount.images.platform import Platform
 
     host = Platform.host()
     if host.is_foreign(platform):
@@ -174,9 +159,3 @@ def tell_of_foreign(name: str, platform: Platform) -> None:
             "without an emulator its programs do not run here",
             file=sys.stderr,
         )
-
-
-def _parsed(platform: str | None) -> Platform | None:
-    from unionmount.images.manifest import Platform
-
-    return Platform.parse(platform) if platform else None

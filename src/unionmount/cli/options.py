@@ -16,6 +16,7 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
+    from unionmount.images.platform import Platform
     from unionmount.images.reference import Reference
     from unionmount.registry import Registries, RegistryClient
 
@@ -51,24 +52,21 @@ def root_option(function: F) -> F:
     return option(additional(function))
 
 
+def _parse_platform(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> Platform | None:
+    from unionmount.images.platform import Platform
+
+    return Platform.parse(value) if value else None
+
+
 def platform_option(function: F) -> F:
-    """``--platform``, as text."""
+    """Add ``--platform``."""
     option = click.option(
         "--platform",
         metavar="OS/ARCH[/VARIANT]",
+        callback=_parse_platform,
         help="Use the image for this platform; default: this machine's.",
-    )
-    return option(function)
-
-
-def format_option(function: F) -> F:
-    """``--format``."""
-    option = click.option(
-        "--format",
-        "form",
-        type=click.Choice(["table", "json"]),
-        default="table",
-        help="The output format.",
     )
     return option(function)
 
@@ -234,6 +232,19 @@ def check_form(*forms: str) -> Callable[[click.Context, click.Parameter, str], s
         return value or forms[0]
 
     return check
+
+
+def details_format_option(example: str) -> Callable[[F], F]:
+    """Add ``--format`` of details: JSON by default, or a Go template like ``example``."""
+    return click.option(
+        "-f",
+        "--format",
+        "form",
+        metavar="FORM|TEMPLATE",
+        default="",
+        callback=check_form("", "json", "jsonl"),
+        help=f"json, jsonl, or a Go template: {example}.",
+    )
 
 
 def stream_format_option(function: F) -> F:

@@ -16,10 +16,10 @@ from unionmount.cli.progress import ProgressLine
 from unionmount.system.text import printable
 
 __all__ = [
+    "ListRow",
     "ListTemplate",
     "Listing",
     "ProgressLine",
-    "Row",
     "age_of",
     "aligned",
     "display_width",
@@ -170,9 +170,9 @@ def shortened(text: str, width: int) -> str:
 # ---- JSON ----------------------------------------------------------------------------------------
 
 
-def print_json(values: Sequence[Mapping[str, Any]], *, indent: int = 2) -> None:
+def print_json(values: Sequence[Mapping[str, Any]]) -> None:
     """Print a list of objects; JSON escapes what a terminal would obey."""
-    print(json.dumps(list(values), indent=indent))
+    print(json.dumps(list(values), indent=2))
 
 
 def print_jsonl(values: Iterable[Mapping[str, Any]]) -> None:
@@ -185,7 +185,7 @@ def print_jsonl(values: Iterable[Mapping[str, Any]]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ListRow:
     """One line of a list: what templates have of it, as text, and what JSON has."""
 
     fields: Mapping[str, str]
@@ -211,7 +211,7 @@ def is_template(form: str) -> bool:
     return "{{" in form
 
 
-def print_by_template(of: str, form: str, rows: Iterable[Row]) -> None:
+def print_by_template(of: str, form: str, rows: Iterable[ListRow]) -> None:
     """Print each row as a template says, while they come; ``of`` is what messages call a row."""
     template = ListTemplate(of, form)
     for row in rows:
@@ -226,7 +226,7 @@ class Listing:
     heads: Mapping[str, str]  # of the columns, by the fields of templates
     table: str  # the template of the table, without the word "table"
 
-    def show(self, form: str, rows: Iterable[Row]) -> None:
+    def show(self, form: str, rows: Iterable[ListRow]) -> None:
         """Print rows in a form that ``list_format_option`` has let through."""
         if form == "json":
             print_json([row.json for row in rows])
@@ -237,7 +237,7 @@ class Listing:
         else:
             print_by_template(self.of, form.strip(" "), rows)
 
-    def _show_table(self, text: str, rows: Iterable[Row]) -> None:
+    def _show_table(self, text: str, rows: Iterable[ListRow]) -> None:
         template = ListTemplate(self.of, text)
         lines = [template.render(row, safe=True) for row in rows]
         lines.insert(0, template.head(self.heads))
@@ -261,7 +261,7 @@ class ListTemplate:
         with parsing():
             return self._template.render_head(heads)
 
-    def render(self, row: Row, *, safe: bool = False) -> str:
+    def render(self, row: ListRow, *, safe: bool = False) -> str:
         """One line; with ``safe`` nothing in it is obeyed by a terminal or breaks a table."""
         from unionmount.gotemplate import Struct
 

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     import trio
 
     from unionmount.cli.settings import Settings
+    from unionmount.images.platform import Platform
     from unionmount.registry import Registries, RegistryClient
+    from unionmount.sources import Location
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store, StoredImage
-    from unionmount.transfer.pull import Policy, Pulling
+    from unionmount.transfer.pull import Policy, PullOptions
 
 T = TypeVar("T")
 Work = Callable[["RegistryClient"], Awaitable[T]]
@@ -41,7 +43,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def pull_image(
-    settings: Settings, options: RegistryOptions, name: str, how: Pulling
+    settings: Settings, options: RegistryOptions, name: str, how: PullOptions
 ) -> tuple[Reference, StoredImage]:
     """Pull the image that a user's name means; also returns the full name."""
     from unionmount.transfer.pull import find, pull_as
@@ -64,48 +66,47 @@ def pull_image(
     return run_transfer(settings, options, registries, work, registries.candidates(name))
 
 
-def brought(
+def find_or_pull(
     settings: Settings,
     options: RegistryOptions,
-    source: str,
+    location: Location,
     policy: Policy,
-    platform: str | None,
+    platform: Platform | None,
     lease: Lease,
-) -> str:
-    """The SOURCE of an image that is here, pulled where it is a name and the policy says so.
+) -> Location:
+    """Return a location on this machine for an image, pulled if it is a name and ``policy`` allows.
 
-    What was pulled is protected by ``lease``. It gets the name, unless that means an image for
-    another platform: who looks at one platform does not change what the name means for others.
+    A pulled image is protected by ``lease``. It gets the name, unless that belongs to an image for
+    another platform: mounting for one platform does not change the meaning of the name for others.
     """
     from unionmount.cli.open_image import progress_line
-    from unionmount.images.manifest import SCRATCH, Platform
-    from unionmount.sources import Location, looks_like_file, no_such_file
+    from unionmount.images.image import SCRATCH
+    from unionmount.sources import looks_like_file, no_such_file
     from unionmount.transfer.load import find_stored
-    from unionmount.transfer.pull import Pulling
+    from unionmount.transfer.pull import PullOptions
 
-    location, store = Location.parse(source), settings.store()
-    if location.kind not in ("stored", "registry") or source == SCRATCH:
-        return source
-    wanted = Platform.parse(platform) if platform else None
+    store = settings.store()
+    if location.kind not in ("stored", "registry") or location.path == SCRATCH:
+        return location
     missing = None
     if policy != "always":
         try:
-            return _meaning(store, location.path, find_stored(store, location.path, wanted))
+            return _meaning(store, location.path, find_stored(store, location.path, platform))
         except NotFoundError as error:
             missing = error
         if policy == "never":
             raise missing
-    if location.kind == "stored" and looks_like_file(source):
-        raise no_such_file(source)
+    if location.kind == "stored" and looks_like_file(location.path):
+        raise no_such_file(location.path)
     try:
         with progress_line() as progress:
-            how = Pulling(
-                *(wanted, policy, keeps_blobs(), progress),
+            how = PullOptions(
+                *(platform, policy, keeps_blobs(), progress),
                 lease=lease,
-                keep_names=wanted is not None,
+                keep_names=platform is not None,
             )
             ref, found = pull_image(settings, options, location.path, how)
-        hint_at_tag(location.path)
+        hint_at_default_tag(location.path)
     except InvalidReference:
         if missing is None or location.kind == "registry":
             raise
@@ -115,11 +116,13 @@ def brought(
     return _meaning(store, str(ref), found)
 
 
-def _meaning(store: Store, name: str, image: StoredImage) -> str:
-    """The name where it means this image, else the image's ID."""
+def _meaning(store: Store, name: str, image: StoredImage) -> Location:
+    """Return the location of a stored image by its name, or by its ID if that name is another's."""
+    from unionmount.sources import Location
+
     if store.has_image_named(name) and store.find_image(name).id != image.id:
-        return str(image.id)
-    return name
+        return Location("stored", str(image.id))
+    return Location("stored", name)
 
 
 def keeps_blobs() -> bool:
@@ -200,7 +203,7 @@ def without_transport(name: str) -> str:
     return name.removeprefix(DOCKER)
 
 
-def hint_at_tag(name: str, *, quiet: bool = False) -> None:
+def hint_at_default_tag(name: str, *, quiet: bool = False) -> None:
     """Say which version is meant where none is named."""
     reference = Reference.parse(name)
     if reference.tag is None and reference.digest is None and not quiet:

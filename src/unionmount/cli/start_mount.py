@@ -33,7 +33,7 @@ def check_place(mountpoint: str | None) -> Path | None:
     return where
 
 
-class Starting:
+class MountStarter:
     """What all mounts have in common; to be made before the caller opens any file."""
 
     def __init__(
@@ -59,11 +59,11 @@ class Starting:
         announce: Callable[[str], None],
         lease: Lease | None = None,
         *,
-        apart: bool = False,
+        unstacked: bool = False,
     ) -> None:
         """Mount, and tell ``announce`` the mount point; in the foreground serve it to its end.
 
-        The one who serves holds ``lease`` to the end. ``apart``: layers are shown beside each
+        The one who serves holds ``lease`` to the end. ``unstacked``: layers are shown beside each
         other.
         """
         from unionmount.system import daemon
@@ -86,7 +86,7 @@ class Starting:
                 background=not self._foreground,
                 upper=plan,
                 lease=lease,
-                apart=apart,
+                unstacked=unstacked,
             )
             run_mount(layers, request, ready)
 

@@ -12,7 +12,7 @@ from unionmount._core import ffi, lib
 from unionmount.errors import FormatError, LimitExceeded
 from unionmount.system.closing import Closing
 
-MEMORY_VARIABLE = "UNIONMOUNT_MAX_INDEX_MEMORY"  # sets Limits.max_memory (layer.ImportLimits)
+MEMORY_VARIABLE = "UNIONMOUNT_MAX_INDEX_MEMORY"  # sets IndexLimits.max_memory (layer.ImportLimits)
 _PATH_MAX = 4096
 
 uncleared = ffi.new_allocator(should_clear_after_alloc=False)  # for what C fills
@@ -39,14 +39,15 @@ class Owner(Closing):
 def fault_error(code: int, fault: Any, what: str) -> Exception:
     """The exception for an error of C about untrusted input: where it is, and what is wrong."""
     text = ffi.string(fault.text).decode("ascii", "replace")
-    where = f"{what}: {text} (at byte {fault.offset})" if text else f"{what}: {os.strerror(-code)}"
+    reason = f"{text} (at byte {fault.offset})" if text else os.strerror(-code)
+    where = f"{what}: {reason}"
     if -code in (errno.EFBIG, errno.E2BIG):
         return LimitExceeded(where)
     if -code == errno.ENOBUFS:
         return memory_error(where)
     if -code in (errno.EBADMSG, errno.ESTALE):
         return FormatError(where)
-    return OSError(-code, where)
+    return OSError(-code, reason, what)
 
 
 def memory_error(text: str) -> LimitExceeded:

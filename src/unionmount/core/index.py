@@ -39,7 +39,7 @@ class IndexInfo(NamedTuple):
     unresolved: int
 
 
-class Limits(NamedTuple):
+class IndexLimits(NamedTuple):
     """Bounds of what one layer may hold; 0 stands for the core's default."""
 
     max_entries: int = 0
@@ -85,7 +85,7 @@ class Indexer(Owner):
     ``what`` names the layer in messages.
     """
 
-    def __init__(self, what: str, limits: Limits = Limits(), spool: int = -1) -> None:
+    def __init__(self, what: str, limits: IndexLimits = IndexLimits(), spool: int = -1) -> None:
         """``spool`` is a descriptor of an empty file, the caller's, to keep xattrs in.
 
         Without one they are kept in memory, and counted against ``limits.max_memory``.

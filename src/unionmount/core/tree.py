@@ -2,48 +2,14 @@
 
 from __future__ import annotations
 
-import builtins
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NewType, Protocol
+from typing import Any, NamedTuple
 
 from unionmount._core import ffi, lib
-from unionmount.core.handle import Owner, check, flag_bits, sized_text, take_text, uncleared
+from unionmount.core.handle import check, flag_bits, take_text
 from unionmount.core.index import Index
-
-Node = NewType("Node", int)
-"""The number of a file or directory in a tree; it is also its ``st_ino``."""
-
-ROOT = Node(lib.UM_ROOT_NODE)
-NAME_MAX: int = lib.UM_NAME_MAX
-LIST_BATCH = 64
-
-
-class Attributes(NamedTuple):
-    """What ``stat`` shows of a node (see ``struct um_attr``)."""
-
-    node: Node
-    mode: int
-    nlink: int
-    uid: int
-    gid: int
-    major: int
-    minor: int
-    size: int
-    blocks: int
-    mtime_ns: int
-    layer: int
-    atime_ns: int
-    ctime_ns: int
-
-
-class Entry(NamedTuple):
-    """One name in a directory; ``next`` is the cookie of the name after it."""
-
-    name: bytes
-    next: int
-    attributes: Attributes
+from unionmount.core.nodes import LayerReader, Node
 
 
 class Change(NamedTuple):
@@ -90,88 +56,6 @@ class Summary(NamedTuple):
         return self.least / self.stored if self.stored else 1.0
 
 
-class FileTree(Protocol):
-    """What can be browsed: the lower layers alone (``Tree``), or with an upper (``View``)."""
-
-    def lookup(self, directory: Node, name: bytes) -> Attributes:
-        """The attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
-
-    def getattr(self, node: Node) -> Attributes:
-        """The attributes of a node."""
-
-    def resolve(self, path: bytes) -> Attributes:
-        """The attributes of ``path`` from the root; symlinks are not followed."""
-
-    def resolve_anew(self, path: bytes) -> Attributes:
-        """The same, where something else may stand at ``path`` since it was found."""
-
-    def list(self, directory: Node, cookie: int = 0, count: int = ...) -> builtins.list[Entry]:
-        """Up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
-
-    def walk(self, directory: Node = ..., path: bytes = ...) -> Iterator[tuple[bytes, Attributes]]:
-        """All paths below ``directory``, depth first, sorted; the directory itself is left out."""
-
-    def readlink(self, node: Node) -> bytes:
-        """The target of a symlink; EINVAL where the node is none."""
-
-    def read(self, node: Node, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes; fewer only at the end."""
-
-    def getxattr(self, node: Node, name: bytes) -> bytes:
-        """The value of an extended attribute; ENODATA where there is none."""
-
-    def listxattr(self, node: Node) -> builtins.list[bytes]:
-        """The names of all extended attributes."""
-
-
-class PathLookups:
-    """What follows from lookup, getattr and list."""
-
-    def lookup(self, directory: Node, name: bytes) -> Attributes:
-        """The attributes of a name in a directory."""
-        raise NotImplementedError
-
-    def getattr(self, node: Node) -> Attributes:
-        """The attributes of a node."""
-        raise NotImplementedError
-
-    def list(
-        self, directory: Node, cookie: int = 0, count: int = LIST_BATCH
-    ) -> builtins.list[Entry]:
-        """Entries of a directory from ``cookie`` on, at most ``count``."""
-        raise NotImplementedError
-
-    def resolve(self, path: bytes) -> Attributes:
-        """The attributes of ``path`` from the root; symlinks are not followed."""
-        attributes = self.getattr(ROOT)
-        for name in path.split(b"/"):
-            if name not in (b"", b"."):
-                attributes = self.lookup(attributes.node, name)
-        return attributes
-
-    def resolve_anew(self, path: bytes) -> Attributes:
-        """The same, where something else may stand at ``path`` since it was found."""
-        return self.resolve(path)
-
-    def walk(self, directory: Node = ROOT, path: bytes = b"") -> Iterator[tuple[bytes, Attributes]]:
-        """All paths below ``directory``, depth first, sorted; the directory itself is left out."""
-        pending = [(directory, path, 0)]
-        while pending:
-            parent, prefix, cookie = pending.pop()
-            entries = self.list(parent, cookie)
-            for entry in entries:
-                full = prefix + b"/" + entry.name if prefix else entry.name
-                yield full, entry.attributes
-                if stat.S_ISDIR(entry.attributes.mode):
-                    pending.append((parent, prefix, entry.next))
-                    pending.append((entry.attributes.node, full, 0))
-                    break
-                cookie = entry.next
-            else:
-                if entries:
-                    pending.append((parent, prefix, cookie))
-
-
 @dataclass(frozen=True, slots=True)
 class TreeLayer:
     """One image layer of a tree: its index and the byte range of its tar in ``fd``."""
@@ -210,7 +94,7 @@ class DirectoryLayer:
     hidden: tuple[tuple[int, int], ...] = ()
 
 
-class Tree(Owner, PathLookups):
+class Tree(LayerReader, prefix="um_tree"):
     """Layers, lowest first, as one tree.
 
     The tree keeps the indexes alive; descriptors stay the caller's and are to be kept open until
@@ -242,75 +126,17 @@ class Tree(Owner, PathLookups):
     def __len__(self) -> int:
         return len(self._layers)
 
-    def lookup(self, directory: Node, name: bytes) -> Attributes:
-        """The attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
-        attr = ffi.new("struct um_attr *")
-        check(lib.um_tree_lookup(self._handle, directory, name, len(name), attr))
-        return attributes_of(attr)
-
-    def getattr(self, node: Node) -> Attributes:
-        """The attributes of a node; ESTALE where there is no such node."""
-        attr = ffi.new("struct um_attr *")
-        check(lib.um_tree_getattr(self._handle, node, attr))
-        return attributes_of(attr)
-
-    def parent(self, directory: Node) -> Node:
-        """The directory that ``directory`` is in; the root's is itself. ENOTDIR, ESTALE."""
-        node = ffi.new("uint64_t *")
-        check(lib.um_tree_parent(self._handle, directory, node))
-        return Node(node[0])
-
     def top(self, directory: Node) -> int:
         """The topmost layer that has a part in ``directory``. ENOTDIR, ESTALE."""
         layer = ffi.new("uint32_t *")
         check(lib.um_tree_top(self._handle, directory, layer))
         return int(layer[0])
 
-    def list(
-        self, directory: Node, cookie: int = 0, count: int = LIST_BATCH
-    ) -> builtins.list[Entry]:
-        """Up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
-        entries = ffi.new("struct um_tree_entry[]", count)
-        n = check(lib.um_tree_list(self._handle, directory, cookie, entries, count))
-        return entries_of(entries, n)
-
-    def readlink(self, node: Node) -> bytes:
-        """The target of a symlink; EINVAL where the node is none."""
-        target = ffi.new("const char **")
-        size = ffi.new("size_t *")
-        check(lib.um_tree_readlink(self._handle, node, target, size))
-        return bytes(ffi.buffer(target[0], size[0]))
-
-    def read(self, node: Node, offset: int, size: int, *, nowait: bool = False) -> bytes:
-        """Up to ``size`` bytes; fewer only at the end.
-
-        EAGAIN where ``nowait`` is set and the disk would have to be waited for.
-        """
-        buffer = uncleared("char[]", size)
-        flags = lib.UM_READ_NOWAIT if nowait else 0
-        n = check(lib.um_tree_read(self._handle, node, offset, buffer, size, flags))
-        return bytes(ffi.buffer(buffer, n))
-
     def extent(self, node: Node) -> tuple[int, int]:
         """Offset in its layer's tar and length of a file; EINVAL where it is not one run."""
         layer, offset, length = ffi.new("uint32_t *"), ffi.new("uint64_t *"), ffi.new("uint64_t *")
         check(lib.um_tree_extent(self._handle, node, layer, offset, length))
         return offset[0], length[0]
-
-    def getxattr(self, node: Node, name: bytes) -> bytes:
-        """The value of an extended attribute; ENODATA where there is none."""
-        return sized_text(
-            lambda value, size: lib.um_tree_getxattr(
-                self._handle, node, name, len(name), value, size
-            )
-        )
-
-    def listxattr(self, node: Node) -> builtins.list[bytes]:
-        """The names of all extended attributes."""
-        names = sized_text(
-            lambda value, size: lib.um_tree_listxattr(self._handle, node, value, size)
-        )
-        return names.split(b"\0")[:-1]
 
     def changes(self, layer: int) -> Iterator[Change]:
         """What ``layer`` (0 is the lowest) does to the layers below, depth first, sorted."""
@@ -364,30 +190,3 @@ class Tree(Owner, PathLookups):
             paths.stored,
             paths.least,
         )
-
-
-def entries_of(entries: Any, n: int) -> list[Entry]:
-    """The first ``n`` entries of a C array of struct um_tree_entry."""
-    return [
-        Entry(bytes(ffi.buffer(e.name, e.name_size)), e.next, attributes_of(e.attr))
-        for e in ffi.unpack(entries, n)
-    ]
-
-
-def attributes_of(attr: Any) -> Attributes:
-    """The attributes in a struct um_attr."""
-    return Attributes(
-        attr.node,
-        attr.mode,
-        attr.nlink,
-        attr.uid,
-        attr.gid,
-        attr.major,
-        attr.minor,
-        attr.size,
-        attr.blocks,
-        attr.mtime * 1_000_000_000 + attr.mtime_nsec,
-        attr.layer,
-        attr.atime * 1_000_000_000 + attr.atime_nsec,
-        attr.ctime * 1_000_000_000 + attr.ctime_nsec,
-    )

@@ -12,18 +12,19 @@ from unionmount.system.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
-from unionmount.core.handle import Owner, check, flag_bits, grown_text, sized_text, uncleared
+from unionmount.core.handle import Owner, check, flag_bits, grown_text
 from unionmount.core.index import NEVER
-from unionmount.core.tree import (
+from unionmount.core.nodes import (
     LIST_BATCH,
     Attributes,
-    Entry,
+    DirectoryEntry,
     Node,
+    NodeReader,
     PathLookups,
-    Tree,
     attributes_of,
     entries_of,
 )
+from unionmount.core.tree import Tree
 
 
 class SetAttr(NamedTuple):
@@ -64,7 +65,7 @@ class UpperFlags:
     atime: bool = False
 
 
-class Upper(Owner):
+class Upper(NodeReader, prefix="um_upper"):
     """A writable directory on a tree.
 
     The tree and both descriptors stay the caller's and must outlive this. ``recover`` is called
@@ -111,24 +112,6 @@ class Upper(Owner):
 
     # ---- finding ----
 
-    def lookup(self, directory: Node, name: bytes) -> Attributes:
-        """The attributes of ``name`` in ``directory``; counts one lookup."""
-        attr = ffi.new("struct um_attr *")
-        check(lib.um_upper_lookup(self._handle, directory, name, len(name), attr))
-        return attributes_of(attr)
-
-    def getattr(self, node: Node) -> Attributes:
-        """The attributes of a node."""
-        attr = ffi.new("struct um_attr *")
-        check(lib.um_upper_getattr(self._handle, node, attr))
-        return attributes_of(attr)
-
-    def parent(self, directory: Node) -> Node:
-        """The directory that ``directory`` is in; the root's is itself."""
-        node = ffi.new("uint64_t *")
-        check(lib.um_upper_parent(self._handle, directory, node))
-        return Node(node[0])
-
     def forget(self, node: Node, lookups: int = 1) -> int:
         """Give lookups back: how many are left."""
         return int(lib.um_upper_forget(self._handle, node, lookups))
@@ -161,16 +144,6 @@ class Upper(Owner):
         """Close what ``open_file`` opened."""
         lib.um_upper_release(self._handle, node)
 
-    def read(self, node: Node, offset: int, size: int, *, nowait: bool = False) -> bytes:
-        """Up to ``size`` bytes of an open file; fewer only at the end.
-
-        EAGAIN where ``nowait`` is set and the disk would have to be waited for.
-        """
-        buffer = uncleared("char[]", size)
-        flags = lib.UM_READ_NOWAIT if nowait else 0
-        n = check(lib.um_upper_read(self._handle, node, offset, buffer, size, flags))
-        return bytes(ffi.buffer(buffer, n))
-
     def write(self, node: Node, offset: int, data: Buffer) -> int:
         """Write to an open file; how many bytes were written."""
         view = ffi.from_buffer(data)
@@ -193,26 +166,11 @@ class Upper(Owner):
         check(lib.um_upper_setattr(self._handle, node, c_changes, attr))
         return attributes_of(attr)
 
-    def getxattr(self, node: Node, name: bytes) -> bytes:
-        """The value of an extended attribute; ENODATA where there is none."""
-        return sized_text(
-            lambda value, size: lib.um_upper_getxattr(
-                self._handle, node, name, len(name), value, size
-            )
-        )
-
-    def listxattr(self, node: Node) -> builtins.list[bytes]:
-        """The names of all extended attributes."""
-        names = sized_text(
-            lambda value, size: lib.um_upper_listxattr(self._handle, node, value, size)
-        )
-        return names.split(b"\0")[:-1]
-
-    def setxattr(self, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
+    def setxattr(self, node: Node, name: bytes, value: bytes) -> None:
         """Attach an extended attribute to a node; EPERM for a name that is a mark of the upper."""
         check(
             lib.um_upper_setxattr(
-                self._handle, node, name, len(name), ffi.from_buffer(value), len(value), flags
+                self._handle, node, name, len(name), ffi.from_buffer(value), len(value), 0
             )
         )
 
@@ -309,7 +267,7 @@ class UpperList(Owner):
         """Whether cookies that a shared list gave out mean nothing without it."""
         return bool(lib.um_upper_list_is_needed(self._handle))
 
-    def next(self, cookie: int = 0, count: int = LIST_BATCH) -> list[Entry]:
+    def next(self, cookie: int = 0, count: int = LIST_BATCH) -> list[DirectoryEntry]:
         """Up to ``count`` entries from ``cookie`` on; 0 rereads. Each counts one lookup."""
         entries = ffi.new("struct um_tree_entry[]", count)
         n = check(lib.um_upper_list_next(self._handle, cookie, entries, count))
@@ -368,7 +326,7 @@ class View(Closing, PathLookups):
 
     def list(
         self, directory: Node, cookie: int = 0, count: int = LIST_BATCH
-    ) -> builtins.list[Entry]:
+    ) -> builtins.list[DirectoryEntry]:
         """Up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
         opened = self._lists.get(directory)
         if opened is None:

@@ -91,7 +91,7 @@ def sprintln(values: Iterable[Any]) -> str:
 
 def show(value: Any, verb: str = "v") -> str:
     """One value as ``%v`` prints it, or another verb."""
-    return _Printer(_Flags()).argument(value, verb)
+    return _ValuePrinter(_Flags()).argument(value, verb)
 
 
 def sprintf(form: str, values: list[Any]) -> str:
@@ -141,7 +141,7 @@ _PREFIXES = {"b": "0b", "x": "0x", "X": "0X"}
 
 
 @dataclass(slots=True)
-class _Printer:
+class _ValuePrinter:
     """Prints values with one set of flags."""
 
     flags: _Flags
@@ -190,7 +190,7 @@ class _Printer:
     def bad(self, value: Any, verb: str) -> str:
         """A value that the verb is not for."""
         flags = self.flags
-        return f"%!{verb}({type_name(value)}={_Printer(flags).value(value, 'v', 0)})"
+        return f"%!{verb}({type_name(value)}={_ValuePrinter(flags).value(value, 'v', 0)})"
 
     # -- containers
 
@@ -410,7 +410,7 @@ class _Format:
             flags.plus_v, flags.plus = flags.plus, False
         value = self.values[self.number]
         self.number += 1
-        return _Printer(flags).argument(value, verb)
+        return _ValuePrinter(flags).argument(value, verb)
 
     def _index(self) -> None:
         """Read ``[n]``: which argument is next."""

@@ -62,7 +62,7 @@ def parse(text: str, functions: frozenset[str]) -> Parsed:
     """Read a template that may use ``functions``; TemplateError where it is none."""
     if len(text) > MAX_TEXT:
         raise TemplateError(f"template: :1: a template of {len(text)} characters is too long")
-    return _Parser(text, functions).parse()
+    return _TemplateParser(text, functions).parse()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class _Mark:
         return f"{{{{{self.word}}}}}"
 
 
-class _Parser:
+class _TemplateParser:
     """The words, and what is known at the one that is next."""
 
     def __init__(self, text: str, functions: frozenset[str]) -> None:

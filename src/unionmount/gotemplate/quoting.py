@@ -36,9 +36,9 @@ def is_printable(character: str) -> bool:
     return character == " " or unicodedata.category(character)[0] in "LMNPS"
 
 
-def quote(text: str, sign: str = '"', *, only_ascii: bool = False) -> str:
+def quote(text: str, *, only_ascii: bool = False) -> str:
     """A string as Go's ``strconv.Quote`` writes it."""
-    return sign + "".join(_quoted(c, sign, only_ascii=only_ascii) for c in text) + sign
+    return '"' + "".join(_quoted(c, '"', only_ascii=only_ascii) for c in text) + '"'
 
 
 def _quoted(character: str, sign: str, *, only_ascii: bool) -> str:

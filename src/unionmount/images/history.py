@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unionmount.images.manifest import History
+from unionmount.images.config import History
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from unionmount.images.manifest import Config
+    from unionmount.images.config import Config
     from unionmount.images.reference import Digest
 
 # what the old builder wrote for a step that changes no file, unless it is one of these:

@@ -18,7 +18,7 @@ from unionmount.images.reference import Digest
 from unionmount.system.closing import Closing
 
 if TYPE_CHECKING:
-    from unionmount.images.manifest import Image
+    from unionmount.images.image import ImageDocuments
 
 
 MAX_COPIED = 1 << 30  # bytes of all indexes of an image that others can change
@@ -51,7 +51,7 @@ class OpenLayer:
 class OpenImage(Closing):
     """An image whose layers are open, lowest first; owns them and the tree made of them."""
 
-    def __init__(self, image: Image, name: str, layers: tuple[OpenLayer, ...]) -> None:
+    def __init__(self, image: ImageDocuments, name: str, layers: tuple[OpenLayer, ...]) -> None:
         self.image = image
         self.name = name
         self.layers = layers

@@ -16,7 +16,7 @@ from unionmount.system.trust import OverrideStat, has_identity, is_ours, reads_t
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-from unionmount.system.files import reading
+from unionmount.system.os_errors import naming
 
 
 class OpenDirectory(Closing):
@@ -28,7 +28,7 @@ class OpenDirectory(Closing):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with ExitStack() as stack, reading(printable(str(path))):
+        with ExitStack() as stack, naming(printable(str(path))):
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, self.fd)
             self.shown = self.fd

@@ -103,11 +103,11 @@ class ReadingOperations(pyfuse3.Operations):
         facts: ImageFacts,
         *,
         list_layers: bool = False,
-        owing: AbstractContextManager[None] | None = None,
+        pending: AbstractContextManager[None] | None = None,
     ) -> None:
-        """``owing`` is entered while a thread works on an answer, several times at once."""
+        """``pending`` is entered while a thread works on an answer, several times at once."""
         super().__init__()
-        self._owing = nullcontext() if owing is None else owing
+        self._pending = nullcontext() if pending is None else pending
         # The kernel enforces POSIX ACLs; without, their mask would pass for a group's permissions.
         # But it also asks for the root's again at every walk through it (the root's inode is older
         # than the negotiation), so an image that has none is spared that.
@@ -148,7 +148,7 @@ class ReadingOperations(pyfuse3.Operations):
         try:
             return self._files.read(node, offset, size, nowait=True)
         except BlockingIOError:
-            with self._owing:
+            with self._pending:
                 return await trio.to_thread.run_sync(
                     self._files.read, node, offset, size, limiter=self._disk_readers
                 )
@@ -215,9 +215,9 @@ class ReadOnlyOperations(ReadingOperations):
         facts: ImageFacts,
         *,
         list_layers: bool = False,
-        owing: AbstractContextManager[None] | None = None,
+        pending: AbstractContextManager[None] | None = None,
     ) -> None:
-        super().__init__(tree, facts, list_layers=list_layers, owing=owing)
+        super().__init__(tree, facts, list_layers=list_layers, pending=pending)
         self._tree = tree
 
     # ---- directories -----------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from pathlib import Path
 from unionmount.errors import InvalidReference, MountError, NotFoundError
 from unionmount.mounting.fuse_mount import StillMountedError
 from unionmount.system.mountinfo import FILE_SYSTEM, mounted_at, mounts
+from unionmount.system.os_errors import raising
 from unionmount.system.text import printable
 
 _ID_BYTES = 6
@@ -150,7 +151,7 @@ class MountTable:
     @contextmanager
     def held(self, record: Record) -> Iterator[HeldRecord]:
         """Keep ``record`` in the table, locked, until the block ends."""
-        with _recording(self._records):
+        with raising(MountError, f"record {self._records}"):
             self._records.mkdir(parents=True, exist_ok=True, mode=0o700)
         held = HeldRecord(self._records / f"{record.id}.json", record)
         try:
@@ -257,10 +258,10 @@ class HeldRecord:
 
     def _write(self, record: Record) -> int:
         temporary = self._path.with_suffix(f".{os.getpid()}")
-        with _recording(self._path):
+        with raising(MountError, f"record {self._path}"):
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            with _recording(self._path), open(fd, "wb", closefd=False) as file:
+            with raising(MountError, f"record {self._path}"), open(fd, "wb", closefd=False) as file:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 file.write(json.dumps(asdict(record), indent=1).encode("ascii"))
                 file.flush()
@@ -270,14 +271,6 @@ class HeldRecord:
             temporary.unlink(missing_ok=True)
             raise
         return fd
-
-
-@contextmanager
-def _recording(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise MountError(f"record {path}: {error.strerror}") from error
 
 
 def is_id(word: str) -> bool:

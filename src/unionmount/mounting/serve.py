@@ -70,7 +70,7 @@ class MountRequest:
     background: bool  # messages go to a log file
     upper: UpperPlan | None = None  # where changes go, and are; None: the mount is read-only
     lease: Lease | None = None  # protects the layers in the store
-    apart: bool = False  # the layers are shown beside each other (core.LayerTrees)
+    unstacked: bool = False  # the layers are shown beside each other (core.LayerTrees)
 
     @property
     def threads(self) -> int:
@@ -187,9 +187,9 @@ def run_mount(
     with (
         _signals_held(),
         request.lease or nullcontext(),  # let go of last
-        _interruptions() as owing,
+        _interruptions() as pending,
         _recorded(layers, request) as held,
-        _operations(layers, request, owing) as operations,
+        _operations(layers, request, pending) as operations,
         _mounted(held.record.path, source, request, operations) as mount,
     ):
         held.update(device=mount.device)
@@ -202,16 +202,16 @@ def run_mount(
 def _operations(
     layers: OpenImage | OpenDirectories,
     request: MountRequest,
-    owing: AbstractContextManager[None],
+    pending: AbstractContextManager[None],
 ) -> Iterator[ReadingOperations]:
     """What answers the kernel; an upper is open as long."""
     facts, list_layers = _facts(layers), request.options.list_layers
-    if request.apart:
+    if request.unstacked:
         with LayerTrees(layers.tree()) as trees:
-            yield ReadOnlyOperations(trees, facts, list_layers=list_layers, owing=owing)
+            yield ReadOnlyOperations(trees, facts, list_layers=list_layers, pending=pending)
         return
     if request.upper is None:
-        yield ReadOnlyOperations(layers.tree(), facts, list_layers=list_layers, owing=owing)
+        yield ReadOnlyOperations(layers.tree(), facts, list_layers=list_layers, pending=pending)
         return
     promises = request.options.promises
     opened = _opened_upper(layers, request.upper, promises=promises, counted=request.counted)
@@ -222,7 +222,7 @@ def _operations(
             has_acls=upper.abilities.acls,
             directory=upper.fd,
         )
-        operations = WritableOperations(upper.core, facts, list_layers=list_layers, owing=owing)
+        operations = WritableOperations(upper.core, facts, list_layers=list_layers, pending=pending)
         try:
             yield operations
         finally:

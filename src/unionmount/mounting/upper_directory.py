@@ -35,6 +35,7 @@ from unionmount.mounting.namespace import (
 )
 from unionmount.system.access import is_closed
 from unionmount.system.closing import Closing
+from unionmount.system.os_errors import raising
 from unionmount.system.text import printable
 from unionmount.system.trust import has_identity, is_ours, is_own, reads_trusted
 
@@ -141,11 +142,11 @@ def open_upper(
         _check_places(plan, fds, directories)
         for fd in fds:
             _lock(fd, plan.upper)
-        with _about(plan.upper):
+        with raising(MountError, f"upper directory {plan.upper}"):
             private = stack.enter_context(_private(plan, fds, counted))
             abilities = _probe(fds[1])
             is_open = _check_others(plan, fds, gains=promises and abilities.owners)
-            place = _Place(
+            place = _UpperPlace(
                 *(private or fds),
                 shown=fds[0],
                 private=private is not None,
@@ -179,22 +180,9 @@ def recorded_lowers(upper: Path) -> str | None:
 
 
 @contextmanager
-def _about(path: Path) -> Iterator[None]:
-    """Say which upper it is that the operating system refuses something for."""
-    try:
-        yield
-    except OSError as error:
-        raise MountError(
-            f"upper directory {printable(str(path))}: {error.strerror or error}"
-        ) from error
-
-
-@contextmanager
 def _directory(path: Path, what: str) -> Iterator[int]:
-    try:
+    with raising(MountError, f"{what} directory {path}"):
         fd = _open_quietly(path)
-    except OSError as error:
-        raise MountError(f"{what} directory {printable(str(path))}: {error.strerror}") from None
     try:
         yield fd
     finally:
@@ -360,7 +348,7 @@ def _allowed(attempt: Callable[[], None]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _UpperPlace:
     """Where an upper is: its directories, open, and who gets there."""
 
     upper: int
@@ -373,7 +361,7 @@ class _Place:
 
 
 def _open(
-    plan: UpperPlan, tree: core.Tree, place: _Place, abilities: Abilities, counted: Counted
+    plan: UpperPlan, tree: core.Tree, place: _UpperPlace, abilities: Abilities, counted: Counted
 ) -> OpenUpper:
     with os.scandir(place.upper) as names:
         fresh = next(names, None) is None
@@ -413,7 +401,9 @@ def _open(
     return OpenUpper(plan, abilities, place.upper, upper)
 
 
-def _namespace(plan: UpperPlan, place: _Place, abilities: Abilities, *, fresh: bool) -> Namespace:
+def _namespace(
+    plan: UpperPlan, place: _UpperPlace, abilities: Abilities, *, fresh: bool
+) -> Namespace:
     """Which prefix the marks have; MountError where it is not the one that they had before.
 
     What was hidden by the others would show again, and what users set would become marks.

@@ -59,7 +59,7 @@ from unionmount.mounting.read_operations import (
 if TYPE_CHECKING:
     from pyfuse3 import EntryAttributes, ReaddirToken, RequestContext, SetattrFields
 
-    from unionmount.core import Entry, Upper, UpperList
+    from unionmount.core import DirectoryEntry, Upper, UpperList
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +81,10 @@ class WritableOperations(ReadingOperations):
         facts: ImageFacts,
         *,
         list_layers: bool = False,
-        owing: AbstractContextManager[None] | None = None,
+        pending: AbstractContextManager[None] | None = None,
     ) -> None:
         """``facts.has_acls`` says whether the upper holds POSIX ACLs."""
-        super().__init__(upper, facts, list_layers=list_layers, owing=owing)
+        super().__init__(upper, facts, list_layers=list_layers, pending=pending)
         self._upper = upper
         self._lists: dict[Node, UpperList] = {}
         self._copiers = trio.CapacityLimiter(_COPIERS)
@@ -152,7 +152,7 @@ class WritableOperations(ReadingOperations):
         except OSError:
             return directory
 
-    def _give_back(self, entries: Iterable[Entry]) -> None:
+    def _give_back(self, entries: Iterable[DirectoryEntry]) -> None:
         """Entries that the kernel did not get, which it therefore will not forget."""
         for entry in entries:
             self._upper.forget(entry.attributes.node)
@@ -211,7 +211,7 @@ class WritableOperations(ReadingOperations):
         await self._sync(node, data_only=data_only)
 
     async def _sync(self, node: Node, *, data_only: bool) -> None:
-        with self._owing:
+        with self._pending:
             await trio.to_thread.run_sync(
                 lambda: self._upper.fsync(node, data_only=data_only), limiter=self._syncers
             )
@@ -242,7 +242,7 @@ class WritableOperations(ReadingOperations):
             with suppress(OSError):  # it has forgotten the node, or the connection ends
                 pyfuse3.invalidate_inode(InodeT(node), attr_only=True)
 
-        with self._owing:
+        with self._pending:
             await trio.to_thread.run_sync(copy, limiter=self._copiers)
 
     # ---- attributes ------------------------------------------------------------------------------
@@ -405,7 +405,7 @@ class WritableOperations(ReadingOperations):
         return Maker(context.uid, context.gid, context.umask, may_setgid)
 
 
-def _reply(token: ReaddirToken, entries: Sequence[Entry], shift: int) -> int:
+def _reply(token: ReaddirToken, entries: Sequence[DirectoryEntry], shift: int) -> int:
     """Add entries to the answer of a readdir; how many there was room for."""
     for number, (name, after, attributes) in enumerate(entries):
         if not pyfuse3.readdir_reply(token, name, entry_of(attributes), after + shift):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from unionmount.registry.client import FetchedManifest, RegistryClient
 from unionmount.registry.credentials import Credentials, Login
-from unionmount.registry.limits import Tuning
+from unionmount.registry.limits import RegistryLimits
 from unionmount.registry.registries_conf import Endpoint, Registries
 from unionmount.registry.search import SearchResult
 
@@ -28,6 +28,6 @@ __all__ = [
     "Login",
     "Registries",
     "RegistryClient",
+    "RegistryLimits",
     "SearchResult",
-    "Tuning",
 ]

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from unionmount.errors import FormatError
 from unionmount.images.reference import DEFAULT_REGISTRY
-from unionmount.registry.credential_helper import Helper
+from unionmount.registry.credential_helper import CredentialHelper
 from unionmount.registry.login import Login
 from unionmount.system.files import not_regular, read_document, resolved
 from unionmount.system.text import printable
@@ -156,8 +156,8 @@ class AuthFile:
                 return login
         return None
 
-    def _helper(self, name: str) -> Helper:
-        return Helper(name, self._where, self._environment)
+    def _helper(self, name: str) -> CredentialHelper:
+        return CredentialHelper(name, self._where, self._environment)
 
     def _helper_of(self, names: list[str]) -> str:
         helpers = self._table("credHelpers")

@@ -22,7 +22,7 @@ from unionmount.images.manifest import Descriptor
 from unionmount.registry.http import encoding_of, host_of, parts_of, translated, unwanted_encoding
 from unionmount.registry.registries_conf import Endpoint
 from unionmount.registry.retry import Backoff, Transient
-from unionmount.registry.session import Call, Session
+from unionmount.registry.session import RegistryCall, Session
 from unionmount.system.waiting import HOW_TO_WAIT
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
@@ -64,8 +64,8 @@ class BlobStream:
 
     async def _from(self, endpoint: Endpoint) -> AsyncGenerator[bytes, None]:
         """What is still missing, from one endpoint."""
-        tuning = self._session.tuning
-        backoff = Backoff(tuning, tuning.mirror_attempts if endpoint.mirror else None)
+        limits = self._session.limits
+        backoff = Backoff(limits, limits.mirror_attempts if endpoint.mirror else None)
         marker = self._position
         while self._position < self._descriptor.size or self._position == 0:
             try:
@@ -80,16 +80,16 @@ class BlobStream:
             except Transient as transient:
                 self._session.debug(f"  {self._what}: at {self._position}: {transient}")
                 # Else a server that gives a byte each time would never come to an end.
-                if self._position - marker >= tuning.renewed_after:
+                if self._position - marker >= limits.renewed_after:
                     marker = self._position
                     backoff.renew()
                 await backoff.wait(transient)
             else:
                 return
 
-    def _call(self, endpoint: Endpoint) -> Call:
+    def _call(self, endpoint: Endpoint) -> RegistryCall:
         resumed = self._position > 0
-        return Call(
+        return RegistryCall(
             "GET",
             f"/v2/{endpoint.repository}/blobs/{self._descriptor.digest}",
             self._what,
@@ -116,11 +116,11 @@ class BlobStream:
     ) -> AsyncGenerator[bytes, None]:
         skip = self._skipped(response)
         room = self._descriptor.size - self._position
-        pace = _Pace(self._session.tuning.slow_window, self._session.tuning.slow_bytes)
+        pace = _Pace(self._session.limits.slow_window, self._session.limits.slow_bytes)
         async with aclosing(parts_of(response)) as parts:
             while True:
                 pace.begin()
-                with translated(f"{self._what}: {host_of(response)}", self._session.tuning):
+                with translated(f"{self._what}: {host_of(response)}", self._session.limits):
                     part = await anext(parts, None)
                 if part is None:
                     return

@@ -19,7 +19,7 @@ from unionmount.images.reference import Digest
 from unionmount.registry.http import host_of
 from unionmount.registry.registries_conf import Endpoint
 from unionmount.registry.retry import Backoff, Transient
-from unionmount.registry.session import Call, Session
+from unionmount.registry.session import RegistryCall, Session
 
 Chunks = Callable[[], Iterator[bytes]]
 Progress = Callable[[int], object]
@@ -59,8 +59,8 @@ class Upload:
 
     async def run(self) -> None:
         """Send everything."""
-        tuning = self._session.tuning
-        backoff = Backoff(tuning)
+        limits = self._session.limits
+        backoff = Backoff(limits)
         started: _Started | None = None
         while True:
             try:
@@ -71,7 +71,7 @@ class Upload:
                 await backoff.wait(transient)
                 before = started.position if started is not None else 0
                 started = await self._where(started)
-                if started is not None and started.position - before >= tuning.renewed_after:
+                if started is not None and started.position - before >= limits.renewed_after:
                     backoff.renew()
             else:
                 return
@@ -176,8 +176,8 @@ class Upload:
 
         await self._session.answer(self._endpoint, call, read)
 
-    def _call(self, method: str, path: str, expected: tuple[int, ...]) -> Call:
-        return Call(method, path, self._what, self._scopes, expected)
+    def _call(self, method: str, path: str, expected: tuple[int, ...]) -> RegistryCall:
+        return RegistryCall(method, path, self._what, self._scopes, expected)
 
     async def _location(self, response: httpx2.Response) -> str:
         location = response.headers.get("location")

@@ -31,34 +31,26 @@ from unionmount.errors import (
     RegistryError,
     SizeMismatch,
 )
-from unionmount.images.manifest import (
-    MAX_DOCUMENT,
-    MEDIA_DOCKER_LIST,
-    MEDIA_DOCKER_MANIFEST,
-    MEDIA_OCI_INDEX,
-    MEDIA_OCI_MANIFEST,
-    Contents,
-    Descriptor,
-)
+from unionmount.images.json_fields import MAX_DOCUMENT
+from unionmount.images.manifest import Contents, Descriptor
+from unionmount.images.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from unionmount.images.reference import DEFAULT_REGISTRY, Digest, Reference
 from unionmount.registry.blob_download import BlobStream
 from unionmount.registry.blob_upload import Chunks, Progress, Upload, check_named, push_scopes
 from unionmount.registry.credentials import Credentials
 from unionmount.registry.http import Http, host_of, read_body
-from unionmount.registry.limits import Tuning
+from unionmount.registry.limits import RegistryLimits
 from unionmount.registry.links import next_link
 from unionmount.registry.registries_conf import Endpoint, Registries
 from unionmount.registry.search import SearchResult, matching, parse_results
-from unionmount.registry.session import Call, Session
+from unionmount.registry.session import RegistryCall, Session
 from unionmount.registry.tls import Trust
 from unionmount.registry.tokens import Authorizer
 from unionmount.system.text import printable
 
 T = TypeVar("T")
 
-_ACCEPTED = ", ".join(
-    (MEDIA_OCI_INDEX, MEDIA_OCI_MANIFEST, MEDIA_DOCKER_LIST, MEDIA_DOCKER_MANIFEST)
-)
+_ACCEPTED = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST))
 _HUB_SEARCH = "index.docker.io"
 _PAGE = 1000
 _MEDIA_TYPE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]*/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]*")
@@ -85,17 +77,17 @@ class RegistryClient:
         debug: Callable[[str], None] | None = None,
         cert_dir: Path | None = None,
         environment: Mapping[str, str] | None = None,
-        tuning: Tuning | None = None,
+        limits: RegistryLimits | None = None,
     ) -> None:
         debug = debug or _silent
         environment = os.environ if environment is None else environment
-        tuning = tuning or Tuning.from_environment(environment)
+        limits = limits or RegistryLimits.from_environment(environment)
         self._registries = registries
         self._preferred: dict[tuple[str, str], Endpoint] = {}
         trust = Trust(environment, directory=cert_dir)
-        self._http = Http(trust, tuning, debug)
-        authorizer = Authorizer(credentials, self._http, tuning, debug)
-        self._session = Session(self._http, authorizer, tuning, debug, tls_verify)
+        self._http = Http(trust, limits, debug)
+        authorizer = Authorizer(credentials, self._http, limits, debug)
+        self._session = Session(self._http, authorizer, limits, debug, tls_verify)
 
     async def __aenter__(self) -> Self:
         return self
@@ -111,13 +103,6 @@ class RegistryClient:
     async def manifest(self, ref: Reference) -> FetchedManifest:
         """The manifest or index that a tag or digest stands for."""
         return await self._anywhere(ref, lambda endpoint: self._manifest(endpoint, ref))
-
-    async def has_manifest(self, ref: Reference) -> Digest | None:
-        """The digest that a tag stands for; None where there is no such tag or manifest."""
-        try:
-            return await self._anywhere(ref, lambda endpoint: self._digest(endpoint, ref))
-        except NotFoundError:
-            return None
 
     async def document(
         self, ref: Reference, descriptor: Descriptor, *, child: bool = False
@@ -145,7 +130,9 @@ class RegistryClient:
         """Whether the registry that would take a blob has it in that repository."""
         endpoint = self._target(ref)
         path = f"/v2/{endpoint.repository}/blobs/{digest}"
-        call = Call("HEAD", path, f"{ref}: {digest}", push_scopes(endpoint.repository), (200, 404))
+        call = RegistryCall(
+            "HEAD", path, f"{ref}: {digest}", push_scopes(endpoint.repository), (200, 404)
+        )
         return await self._session.answer(endpoint, call, _is_there)
 
     async def mount_blob(self, ref: Reference, digest: Digest, source_repository: str) -> bool:
@@ -153,7 +140,7 @@ class RegistryClient:
         endpoint = self._target(ref)
         query = urlencode({"mount": str(digest), "from": source_repository})
         scopes = (*push_scopes(endpoint.repository), f"repository:{source_repository}:pull")
-        call = Call(
+        call = RegistryCall(
             "POST",
             f"/v2/{endpoint.repository}/blobs/uploads/?{query}",
             f"{ref}: {digest}",
@@ -195,7 +182,7 @@ class RegistryClient:
         if ref.digest is not None and ref.tag is None and ref.digest != digest:
             raise DigestMismatch(f"{ref}: manifest", str(ref.digest), str(digest))
         name = ref.tag or str(digest)
-        call = Call(
+        call = RegistryCall(
             "PUT",
             f"/v2/{endpoint.repository}/manifests/{name}",
             f"{ref}: manifest",
@@ -225,7 +212,7 @@ class RegistryClient:
     async def ping(self, registry: str) -> None:
         """Check that the registry is one, and that the credentials are right."""
         endpoint = self._whole(registry)
-        call = Call("GET", "/v2/", registry)
+        call = RegistryCall("GET", "/v2/", registry)
         await self._session.answer(endpoint, call, _done)
 
     # Below: one endpoint each.
@@ -236,23 +223,10 @@ class RegistryClient:
         call = self._read(endpoint, f"manifests/{name}", what, {"accept": _ACCEPTED})
 
         async def read(response: httpx2.Response) -> FetchedManifest:
-            raw = await read_body(response, MAX_DOCUMENT, what, self._session.tuning)
+            raw = await read_body(response, MAX_DOCUMENT, what, self._session.limits)
             return _fetched(response, raw, endpoint.reference.digest, what)
 
         return await self._session.answer(endpoint, call, read)
-
-    async def _digest(self, endpoint: Endpoint, ref: Reference) -> Digest:
-        name = endpoint.reference.digest or endpoint.reference.with_default_tag().tag
-        call = self._read(endpoint, f"manifests/{name}", f"{ref}: manifest", {"accept": _ACCEPTED})
-
-        async def read(response: httpx2.Response) -> Digest | None:
-            named = response.headers.get("docker-content-digest")
-            return _digest_of_header(named, f"{ref}: manifest") if named else None
-
-        digest = await self._session.answer(endpoint, replace(call, method="HEAD"), read)
-        if digest is not None:
-            return digest
-        return (await self._manifest(endpoint, ref)).digest
 
     async def _document(
         self, endpoint: Endpoint, ref: Reference, wanted: Descriptor, child: bool
@@ -263,22 +237,19 @@ class RegistryClient:
         call = self._read(endpoint, f"{kind}/{wanted.digest}", what, headers)
 
         async def read(response: httpx2.Response) -> bytes:
-            return await read_body(response, wanted.size, what, self._session.tuning)
+            return await read_body(response, wanted.size, what, self._session.limits)
 
         try:
             raw = await self._session.answer(endpoint, call, read)
         except LimitExceeded as error:
             raise SizeMismatch(what, wanted.size, wanted.size + 1, at_least=True) from error
-        if len(raw) != wanted.size:
-            raise SizeMismatch(what, wanted.size, len(raw))
-        actual = Digest.of(raw, wanted.digest.algorithm)
-        if actual != wanted.digest:
-            raise DigestMismatch(what, str(wanted.digest), str(actual))
-        return raw
+        return wanted.verify(raw, what)
 
     async def _drop_upload(self, endpoint: Endpoint, ref: Reference, url: str) -> None:
         """Tell the registry that a session is not wanted; it would forget it in the end."""
-        call = Call("DELETE", url, str(ref), push_scopes(endpoint.repository), (204, 202, 200))
+        call = RegistryCall(
+            "DELETE", url, str(ref), push_scopes(endpoint.repository), (204, 202, 200)
+        )
         try:
             await self._session.answer(endpoint, call, _done)
         except (RegistryError, NotFoundError) as error:
@@ -296,10 +267,10 @@ class RegistryClient:
         host = _HUB_SEARCH if registry == DEFAULT_REGISTRY else registry
         endpoint = self._whole(host)
         query = urlencode({"q": term, "n": limit})
-        call = Call("GET", f"/v1/search?{query}", f"{registry}: search")
+        call = RegistryCall("GET", f"/v1/search?{query}", f"{registry}: search")
 
         async def read(response: httpx2.Response) -> Any:
-            raw = await read_body(response, MAX_DOCUMENT, call.what, self._session.tuning)
+            raw = await read_body(response, MAX_DOCUMENT, call.what, self._session.limits)
             return _load(raw, call.what)
 
         try:
@@ -312,7 +283,7 @@ class RegistryClient:
         return parse_results(document, registry)
 
     async def _search_catalog(self, registry: str, term: str) -> list[SearchResult]:
-        call = Call("GET", f"/v2/_catalog?n={_PAGE}", f"{registry}: list of repositories")
+        call = RegistryCall("GET", f"/v2/_catalog?n={_PAGE}", f"{registry}: list of repositories")
         try:
             names = await self._names(self._whole(registry), call, "repositories")
         except (NotFoundError, NotAuthorized) as error:
@@ -321,27 +292,29 @@ class RegistryClient:
             ) from error
         return matching(names, term, registry)
 
-    async def _names(self, endpoint: Endpoint, call: Call, key: str) -> list[str]:
+    async def _names(self, endpoint: Endpoint, call: RegistryCall, key: str) -> list[str]:
         """A list that comes in pages."""
-        tuning = self._session.tuning
+        limits = self._session.limits
         names: list[str] = []
         seen = {call.path}
-        for _ in range(tuning.pages):
+        for _ in range(limits.pages):
             page, following = await self._page(endpoint, call, key)
             names += page
-            if len(names) > tuning.names:
-                raise LimitExceeded(f"{call.what}: more than {tuning.names} names")
+            if len(names) > limits.names:
+                raise LimitExceeded(f"{call.what}: more than {limits.names} names")
             if following is None:
                 return names
             if following in seen:
                 raise RegistryError(f"{call.what}: {endpoint.host} sends the same page again")
             seen.add(following)
             call = replace(call, path=following)
-        raise LimitExceeded(f"{call.what}: more than {tuning.pages} pages")
+        raise LimitExceeded(f"{call.what}: more than {limits.pages} pages")
 
-    async def _page(self, endpoint: Endpoint, call: Call, key: str) -> tuple[list[str], str | None]:
+    async def _page(
+        self, endpoint: Endpoint, call: RegistryCall, key: str
+    ) -> tuple[list[str], str | None]:
         async def read(response: httpx2.Response) -> tuple[list[str], str | None]:
-            raw = await read_body(response, MAX_DOCUMENT, call.what, self._session.tuning)
+            raw = await read_body(response, MAX_DOCUMENT, call.what, self._session.limits)
             link = next_link(response.headers.get_list("link"), f"{call.what}: {host_of(response)}")
             following = None
             if link is not None:
@@ -387,9 +360,13 @@ class RegistryClient:
             raise InvalidReference(f"not a registry: '{printable(registry[:200])}'") from error
         return Endpoint(Reference(registry, ""), self._registries.is_insecure(registry))
 
-    def _read(self, endpoint: Endpoint, path: str, what: str, headers: Mapping[str, str]) -> Call:
+    def _read(
+        self, endpoint: Endpoint, path: str, what: str, headers: Mapping[str, str]
+    ) -> RegistryCall:
         scopes = (f"repository:{endpoint.repository}:pull",)
-        return Call("GET", f"/v2/{endpoint.repository}/{path}", what, scopes, headers=headers)
+        return RegistryCall(
+            "GET", f"/v2/{endpoint.repository}/{path}", what, scopes, headers=headers
+        )
 
 
 def _accepted(wanted: Descriptor) -> str:

@@ -30,7 +30,7 @@ _NOT_FOUND = "credentials not found"
 _TOKEN_USER = "<token>"  # noqa: S105 - the name that stands for "this is a token"
 
 
-class Helper:
+class CredentialHelper:
     """One helper, by the name that ``where``, a file, gives it."""
 
     def __init__(

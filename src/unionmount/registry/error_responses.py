@@ -19,7 +19,7 @@ from unionmount.errors import (
     UnionmountError,
 )
 from unionmount.registry.http import FORM, host_of, read_body
-from unionmount.registry.limits import Tuning
+from unionmount.registry.limits import RegistryLimits
 from unionmount.registry.redaction import HIDDEN
 from unionmount.registry.retry import Transient, retry_after
 from unionmount.system.text import printable
@@ -31,9 +31,9 @@ _LEAST_SECRET = 6  # what is shorter hides nothing, and would tear words apart
 _TRANSIENT = frozenset({408, 500, 502, 503, 504})
 
 
-async def failure(response: httpx2.Response, what: str, tuning: Tuning) -> Exception:
+async def failure(response: httpx2.Response, what: str, limits: RegistryLimits) -> Exception:
     """The exception for an answer that is not the one wanted; a Transient may be tried again."""
-    detail = await _detail(response, what, tuning)
+    detail = await _detail(response, what, limits)
     status = response.status_code
     text = f"{what}: {host_of(response)} answers {status}"
     text += f": {detail}" if detail else f" {printable(response.reason_phrase[:100])}".rstrip()
@@ -50,12 +50,12 @@ def _permanent(status: int) -> type[UnionmountError]:
     return NotFoundError if status == 404 else RegistryError
 
 
-async def _detail(response: httpx2.Response, what: str, tuning: Tuning) -> str:
+async def _detail(response: httpx2.Response, what: str, limits: RegistryLimits) -> str:
     """What the body says, on one line and cut; nothing where it says nothing readable."""
     if response.request.method == "HEAD":
         return ""
     try:
-        raw = await read_body(response, _MAX_BODY, what, tuning)
+        raw = await read_body(response, _MAX_BODY, what, limits)
     except (UnionmountError, Transient):
         return ""
     text = _hide(_message(raw), response.request)

@@ -23,7 +23,7 @@ import httpx2
 import trio
 
 from unionmount.errors import LimitExceeded, RegistryError, TransferError, UsageError
-from unionmount.registry.limits import Tuning
+from unionmount.registry.limits import RegistryLimits
 from unionmount.registry.redaction import shown_answer, shown_request, shown_url
 from unionmount.registry.retry import Transient
 from unionmount.registry.tls import Trust
@@ -176,10 +176,10 @@ class _Waiting:
     may take as long as it moves on: each piece of it has a limit, then the answer has another.
     """
 
-    def __init__(self, tuning: Tuning, *, patient: bool) -> None:
-        self._tuning = tuning
+    def __init__(self, limits: RegistryLimits, *, patient: bool) -> None:
+        self._limits = limits
         self._patient = patient
-        self._limit = tuning.patience if patient else tuning.answer
+        self._limit = limits.patience if patient else limits.answer
         self.scope = trio.CancelScope(deadline=trio.current_time() + self._limit)
         self._sending = False
         self._step = "connection.connect_tcp"
@@ -199,11 +199,11 @@ class _Waiting:
             async for chunk in chunks:
                 for start in range(0, len(chunk), _SENT_AT_ONCE):
                     self._sending = True
-                    self._until(self._tuning.silence)
+                    self._until(self._limits.silence)
                     yield chunk[start : start + _SENT_AT_ONCE]
                 self._sending = False
                 self.scope.deadline = float("inf")  # what comes next may be slow to read
-        self._until(self._tuning.patience)
+        self._until(self._limits.patience)
 
     def _until(self, seconds: float) -> None:
         self._limit = seconds
@@ -241,9 +241,9 @@ class _Waiting:
 class Http:
     """All connections of one command; closed by ``aclose``."""
 
-    def __init__(self, trust: Trust, tuning: Tuning, debug: Callable[[str], None]) -> None:
+    def __init__(self, trust: Trust, limits: RegistryLimits, debug: Callable[[str], None]) -> None:
         self._trust = trust
-        self._tuning = tuning
+        self._limits = limits
         self._debug = debug
         self._reached: set[str] = set()  # hosts that have answered
         self._clients: dict[tuple[ssl.SSLContext, bool], httpx2.AsyncClient] = {}
@@ -259,8 +259,8 @@ class Http:
     @asynccontextmanager
     async def send(self, outgoing: Outgoing) -> AsyncIterator[httpx2.Response]:
         """The answer, with its body not yet read, after redirects."""
-        waiting = _Waiting(self._tuning, patient=outgoing.patient)
-        for _ in range(self._tuning.redirects + 1):
+        waiting = _Waiting(self._limits, patient=outgoing.patient)
+        for _ in range(self._limits.redirects + 1):
             response = await self._send_once(outgoing, waiting)
             try:
                 location = response.headers.get("location")
@@ -271,7 +271,7 @@ class Http:
                 await response.aclose()
             outgoing = outgoing.redirected(location, response.status_code)
         raise RegistryError(
-            f"{shown_url(outgoing.url)}: more than {self._tuning.redirects} redirects"
+            f"{shown_url(outgoing.url)}: more than {self._limits.redirects} redirects"
         )
 
     async def _send_once(self, outgoing: Outgoing, waiting: _Waiting) -> httpx2.Response:
@@ -292,7 +292,7 @@ class Http:
             extensions={"trace": waiting.note},
         )
         where = f"{outgoing.what}: {host}" if outgoing.what else host
-        with translated(where, self._tuning, reached=host in self._reached, waiting=waiting):
+        with translated(where, self._limits, reached=host in self._reached, waiting=waiting):
             response = None
             with waiting.again():
                 response = await client.send(request, stream=True, auth=None)
@@ -311,9 +311,9 @@ class Http:
         return response
 
     def _timeout(self, *, patient: bool) -> httpx2.Timeout:
-        tuning = self._tuning
-        read = tuning.patience if patient else tuning.silence
-        return httpx2.Timeout(tuning.silence, connect=tuning.connect, read=read, pool=None)
+        limits = self._limits
+        read = limits.patience if patient else limits.silence
+        return httpx2.Timeout(limits.silence, connect=limits.connect, read=read, pool=None)
 
     def _client(self, host: str, outgoing: Outgoing) -> httpx2.AsyncClient:
         context = self._trust.context(
@@ -360,15 +360,17 @@ def _check_head(response: httpx2.Response, where: str) -> None:
         )
 
 
-async def read_body(response: httpx2.Response, limit: int, what: str, tuning: Tuning) -> bytes:
+async def read_body(
+    response: httpx2.Response, limit: int, what: str, limits: RegistryLimits
+) -> bytes:
     """A whole body of at most ``limit`` bytes, in bounded time."""
     parts: list[bytes] = []
     size = 0
     where = f"{what}: {host_of(response)}"
     if encoding_of(response):
         raise unwanted_encoding(response, what)
-    with translated(where, tuning):
-        with trio.move_on_after(tuning.answer) as scope:
+    with translated(where, limits):
+        with trio.move_on_after(limits.answer) as scope:
             async with aclosing(parts_of(response)) as arriving:
                 async for part in arriving:
                     parts.append(part)
@@ -378,7 +380,7 @@ async def read_body(response: httpx2.Response, limit: int, what: str, tuning: Tu
         if scope.cancelled_caught:
             raise Transient(
                 TransferError(
-                    f"{where}: no whole answer in {tuning.answer:g} s, but {size} bytes "
+                    f"{where}: no whole answer in {limits.answer:g} s, but {size} bytes "
                     f"({HOW_TO_WAIT})"
                 )
             )
@@ -415,7 +417,7 @@ def unwanted_encoding(response: httpx2.Response, what: str) -> RegistryError:
 
 @contextmanager
 def translated(
-    where: str, tuning: Tuning, *, reached: bool = True, waiting: _Waiting | None = None
+    where: str, limits: RegistryLimits, *, reached: bool = True, waiting: _Waiting | None = None
 ) -> Iterator[None]:
     """Turn what httpx2 raises into what is told, and tell what may be tried again.
 
@@ -425,7 +427,7 @@ def translated(
         yield
     except httpx2.HTTPError as error:
         shaking = waiting is not None and waiting.is_shaking_hands
-        failure = _late(where, error, tuning, shaking=shaking) or _failure(where, error)
+        failure = _late(where, error, limits, shaking=shaking) or _failure(where, error)
         if isinstance(failure, Transient) and not reached and _is_absent(error):
             failure = failure.error
         raise failure from error
@@ -444,16 +446,18 @@ _NOT_TLS = frozenset(
 )
 
 
-def _late(host: str, error: httpx2.HTTPError, tuning: Tuning, *, shaking: bool) -> Exception | None:
+def _late(
+    host: str, error: httpx2.HTTPError, limits: RegistryLimits, *, shaking: bool
+) -> Exception | None:
     """What is told where the library's own limits ended it; None where something else did."""
     if isinstance(error, httpx2.ConnectTimeout) and shaking:
-        text = f"does not come to an end of the TLS handshake in {tuning.connect:g} s"
+        text = f"does not come to an end of the TLS handshake in {limits.connect:g} s"
     elif isinstance(error, httpx2.ConnectTimeout):
-        text = f"can't be connected to in {tuning.connect:g} s"
+        text = f"can't be connected to in {limits.connect:g} s"
     elif isinstance(error, httpx2.ReadTimeout):
-        text = f"is silent for {tuning.silence:g} s"
+        text = f"is silent for {limits.silence:g} s"
     elif isinstance(error, httpx2.WriteTimeout):
-        text = f"takes nothing for {tuning.silence:g} s"
+        text = f"takes nothing for {limits.silence:g} s"
     else:
         return None
     return Transient(TransferError(f"{host} {text} ({HOW_TO_WAIT})"))

@@ -12,7 +12,7 @@ _LEAST_RATE = 512  # bytes a second
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
+class RegistryLimits:
     """Numbers that a test may want smaller; seconds and bytes."""
 
     connect: float = 15.0

@@ -126,7 +126,7 @@ class Registries:
         cls, environment: Mapping[str, str], *, system: Path = SYSTEM, cache: Path | None = None
     ) -> Self:
         """What the files of this user and machine say."""
-        settings = _Settings(environment)
+        settings = _Configuration(environment)
         for path in _files(environment, system):
             settings.add(path)
         for path in _recorded(environment, cache):
@@ -198,7 +198,7 @@ class Registries:
         )
 
 
-class _Settings:
+class _Configuration:
     """What has been read so far."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:

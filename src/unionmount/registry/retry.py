@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 import trio
 
 from unionmount.errors import RegistryError, TooManyRequests
-from unionmount.registry.limits import Tuning
+from unionmount.registry.limits import RegistryLimits
 
 
 class Transient(Exception):
@@ -24,9 +24,9 @@ class Transient(Exception):
 class Backoff:
     """Pauses that double, by chance shorter, for a bounded number of attempts."""
 
-    def __init__(self, tuning: Tuning, attempts: int | None = None) -> None:
-        self._tuning = tuning
-        self._attempts = tuning.attempts if attempts is None else attempts
+    def __init__(self, limits: RegistryLimits, attempts: int | None = None) -> None:
+        self._limits = limits
+        self._attempts = limits.attempts if attempts is None else attempts
         self._failed = 0
 
     def renew(self) -> None:
@@ -38,15 +38,15 @@ class Backoff:
         self._failed += 1
         if self._failed >= self._attempts:
             raise failure.error from failure
-        tuning = self._tuning
+        limits = self._limits
         if failure.pause is not None:
-            if failure.pause > tuning.longest_retry_after:
+            if failure.pause > limits.longest_retry_after:
                 raise TooManyRequests(
                     f"{failure.error}; it wants a pause of {failure.pause:.0f} s"
                 ) from failure
             await trio.sleep(failure.pause)
             return
-        pause = min(tuning.longest_pause, tuning.first_pause * 2 ** (self._failed - 1))
+        pause = min(limits.longest_pause, limits.first_pause * 2 ** (self._failed - 1))
         # Many clients that failed together shall not come back together.
         await trio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
 

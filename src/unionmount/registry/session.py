@@ -26,7 +26,7 @@ from unionmount.registry.http import (
     origin,
     parse_url,
 )
-from unionmount.registry.limits import Tuning
+from unionmount.registry.limits import RegistryLimits
 from unionmount.registry.registries_conf import Endpoint
 from unionmount.registry.retry import Backoff, Transient
 from unionmount.registry.tokens import Authorizer, Scopes
@@ -38,7 +38,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^:/?#@\[\]]+)(?::[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RegistryCall:
     """A request to an endpoint; ``path`` may also be a whole URL that it gave."""
 
     method: str
@@ -59,13 +59,13 @@ class Session:
         self,
         http: Http,
         authorizer: Authorizer,
-        tuning: Tuning,
+        limits: RegistryLimits,
         debug: Callable[[str], None],
         tls_verify: bool | None,
     ) -> None:
         self._http = http
         self._authorizer = authorizer
-        self.tuning = tuning
+        self.limits = limits
         self.debug = debug
         self._tls_verify = tls_verify
         self._bases: dict[tuple[str, bool], str] = {}
@@ -74,12 +74,12 @@ class Session:
     async def answer(
         self,
         endpoint: Endpoint,
-        call: Call,
+        call: RegistryCall,
         read: Callable[[httpx2.Response], Awaitable[T]],
     ) -> T:
         """What ``read`` makes of the answer; both are tried again where that may help."""
-        attempts = self.tuning.mirror_attempts if endpoint.mirror else None
-        backoff = Backoff(self.tuning, attempts)
+        attempts = self.limits.mirror_attempts if endpoint.mirror else None
+        backoff = Backoff(self.limits, attempts)
         while True:
             try:
                 async with self.open(endpoint, call) as response:
@@ -89,7 +89,7 @@ class Session:
                 await backoff.wait(transient)
 
     @asynccontextmanager
-    async def open(self, endpoint: Endpoint, call: Call) -> AsyncIterator[httpx2.Response]:
+    async def open(self, endpoint: Endpoint, call: RegistryCall) -> AsyncIterator[httpx2.Response]:
         """The answer to one authorized attempt, of an expected status, its body not yet read."""
         endpoint = self._as_allowed(endpoint)
         base = await self.base(endpoint)
@@ -115,7 +115,7 @@ class Session:
                 if response.status_code in call.expected:
                     yield response
                     return
-                error = await failure(response, call.what, self.tuning)
+                error = await failure(response, call.what, self.limits)
                 if response.status_code != 401 or refusals == _REFUSALS:
                     raise error
                 if origin(response.url) != origin(url) or not ours:

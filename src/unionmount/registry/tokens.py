@@ -24,7 +24,7 @@ from unionmount.registry.challenge import Challenge, parse_challenges
 from unionmount.registry.credentials import Credentials, Login
 from unionmount.registry.error_responses import failure
 from unionmount.registry.http import FORM, Http, Outgoing, is_loopback, parse_url, read_body
-from unionmount.registry.limits import Tuning
+from unionmount.registry.limits import RegistryLimits
 from unionmount.registry.redaction import shown_url
 from unionmount.registry.registries_conf import Endpoint
 from unionmount.registry.retry import Backoff, Transient
@@ -42,7 +42,7 @@ _CLIENT = "unionmount"
 
 
 @dataclass(frozen=True, slots=True)
-class _Token:
+class _BearerToken:
     value: str = field(repr=False)
     end: float  # by trio's clock
 
@@ -64,15 +64,19 @@ class Authorizer:
     """The authorizations of one command."""
 
     def __init__(
-        self, credentials: Credentials, http: Http, tuning: Tuning, debug: Callable[[str], None]
+        self,
+        credentials: Credentials,
+        http: Http,
+        limits: RegistryLimits,
+        debug: Callable[[str], None],
     ) -> None:
         self._credentials = credentials
         self._http = http
-        self._tuning = tuning
+        self._limits = limits
         self._debug = debug
         self._challenges: dict[str, Challenge] = {}
         self._scopes: dict[_Key, Scopes] = {}  # where a registry asked for other ones
-        self._tokens: dict[_Key, _Token] = {}
+        self._tokens: dict[_Key, _BearerToken] = {}
         self._locks: dict[_Key, trio.Lock] = {}
         self._logins: dict[tuple[str, str, bool], Login | None] = {}
 
@@ -129,13 +133,13 @@ class Authorizer:
 
     async def _fetch(
         self, endpoint: Endpoint, base: str, challenge: Challenge, scopes: Scopes
-    ) -> _Token:
+    ) -> _BearerToken:
         login = await self._login(endpoint)
         realm = _realm(endpoint, base, challenge, secret=login is not None)
         service = challenge.parameters.get("service", "")
         fields = ([("service", service)] if service else []) + [("scope", one) for one in scopes]
         what = f"{endpoint.host}: token"
-        backoff = Backoff(self._tuning)
+        backoff = Backoff(self._limits)
         while True:
             try:
                 outgoing = _token_request(realm, fields, scopes, login)
@@ -145,13 +149,13 @@ class Authorizer:
                 self._debug(f"  {transient}")
                 await backoff.wait(transient)
 
-    async def _ask(self, outgoing: Outgoing) -> _Token:
+    async def _ask(self, outgoing: Outgoing) -> _BearerToken:
         what = outgoing.what
         asked = trio.current_time()
         async with self._http.send(outgoing) as response:
             if response.status_code != 200:
-                raise await failure(response, what, self._tuning)
-            raw = await read_body(response, _MAX_ANSWER, what, self._tuning)
+                raise await failure(response, what, self._limits)
+            raw = await read_body(response, _MAX_ANSWER, what, self._limits)
         return _parse_token(raw, what, asked)
 
 
@@ -234,7 +238,7 @@ def _basic(login: Login) -> str:
     return "Basic " + base64.b64encode(pair).decode("ascii")
 
 
-def _parse_token(raw: bytes, what: str, asked: float) -> _Token:
+def _parse_token(raw: bytes, what: str, asked: float) -> _BearerToken:
     try:
         document: Any = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -247,4 +251,4 @@ def _parse_token(raw: bytes, what: str, asked: float) -> _Token:
     life = document.get("expires_in")
     if not isinstance(life, int | float) or not 0 < life <= _LONGEST_LIFE:
         life = _DEFAULT_LIFE
-    return _Token(value, asked + max(life - _RENEWED_BEFORE, life / 2))
+    return _BearerToken(value, asked + max(life - _RENEWED_BEFORE, life / 2))

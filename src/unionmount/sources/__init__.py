@@ -17,21 +17,23 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from unionmount.errors import InvalidReference, NotFoundError, UsageError
-from unionmount.images.manifest import SCRATCH
+from unionmount.images.image import SCRATCH
 from unionmount.images.reference import Reference, has_registry
+from unionmount.system.closing import Closing
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
-    from unionmount.images.manifest import Image, Platform
+    from unionmount.images.image import ImageDocuments
+    from unionmount.images.platform import Platform
     from unionmount.images.reference import Digest
     from unionmount.system.files import FileRange
 
@@ -100,6 +102,11 @@ class Location:
         if _is_path(path):
             return cls("path", path, selector)
         return cls("stored", text)
+
+    @classmethod
+    def of(cls, source: Location | str) -> Location:
+        """Return a location as it is, or parse a text."""
+        return source if isinstance(source, Location) else cls.parse(source)
 
     @classmethod
     def parse_target(cls, text: str) -> Self:
@@ -236,7 +243,7 @@ class SourceImage:
     ``made_up`` tells that the source has no manifest and one was made of what is known.
     """
 
-    image: Image
+    image: ImageDocuments
     layers: tuple[LayerBlob, ...]
     made_up: bool
 
@@ -268,41 +275,35 @@ class Entry:
         return printable(", ".join(self.labels)) or f"@{self.number}"
 
 
-class Source(Protocol):
-    """Something that holds images; open until ``close``."""
+class ImageArchive(Closing, ABC):
+    """An archive or layout with images; owns ``files``."""
 
-    @property
-    def what(self) -> str:
-        """The source, for messages."""
+    def __init__(self, files: Files) -> None:
+        self.what = files.what
+        self._files = files
 
+    @abstractmethod
     def entries(self) -> Sequence[Entry]:
-        """The images, in their order."""
+        """Return the images, in their order."""
 
+    @abstractmethod
     def image(self, entry: Entry, platform: Platform | None) -> SourceImage:
-        """One image, with documents verified and layers found but not read.
+        """Find one image: its documents are verified, its layers are not read yet.
 
-        Its ranges are valid until ``release``.
+        The ranges of its layers are valid until ``release``.
         """
 
     def check_unchanged(self) -> None:
-        """FormatError where the source has changed since it was opened."""
+        """Raise FormatError if a file that was opened has changed since."""
+        self._files.check_unchanged()
 
     def release(self) -> None:
-        """Let go of the layers that were found; ranges are invalid then."""
+        """Close the files of layers; their ranges are invalid from then on."""
+        self._files.release()
 
     def close(self) -> None:
-        """Close everything."""
-
-    def __enter__(self) -> Self:
-        """Return the source."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close it."""
+        """Close all files."""
+        self._files.close()
 
 
 def distinct(entries: Sequence[Entry]) -> list[Entry]:

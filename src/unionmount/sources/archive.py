@@ -26,23 +26,24 @@ from unionmount.errors import (
     LimitExceeded,
     NotFoundError,
 )
-from unionmount.images.manifest import MAX_LAYERS, Config, Image, load_json
+from unionmount.images.config import MAX_LAYERS, Config
+from unionmount.images.image import ImageDocuments
+from unionmount.images.json_fields import load_json
 from unionmount.images.reference import Digest, Reference
-from unionmount.sources import Entry, LayerBlob, SourceImage
+from unionmount.sources import Entry, ImageArchive, LayerBlob, SourceImage
 from unionmount.sources.layout import INDEX, OciLayout, read_range
-from unionmount.system.closing import Closing
 from unionmount.system.files import FileIdentity, FileRange
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from unionmount.images.manifest import Platform
-    from unionmount.sources import Files, Source
+    from unionmount.images.platform import Platform
+    from unionmount.sources import Files
 
 MANIFEST = "manifest.json"
 
-_MAX_MEMBERS = core.Limits(max_entries=1 << 20, max_strings=128 << 20)
+_MAX_MEMBERS = core.IndexLimits(max_entries=1 << 20, max_strings=128 << 20)
 _MAX_HOPS = 40  # symlinks on one way, as the kernel allows
 _MAX_IMAGES = 65536
 _NAMED_BY_DIGEST = re.compile(r"(?:^|/)(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json|\.tar)?$")
@@ -142,7 +143,7 @@ class TarFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
+class _ManifestItem:
     """One image of ``manifest.json``."""
 
     config: str
@@ -150,7 +151,7 @@ class _Item:
     layers: tuple[str, ...]
 
 
-def open_archive(files: TarFiles, kind: str, fallback_name: str) -> Source:
+def open_archive(files: TarFiles, kind: str, fallback_name: str) -> ImageArchive:
     """The source that an archive is; takes ``files`` over, also when it fails."""
     try:
         return _recognise(files, kind, fallback_name)
@@ -159,7 +160,7 @@ def open_archive(files: TarFiles, kind: str, fallback_name: str) -> Source:
         raise
 
 
-def _recognise(files: TarFiles, kind: str, fallback_name: str) -> Source:
+def _recognise(files: TarFiles, kind: str, fallback_name: str) -> ImageArchive:
     raw = files.read(MANIFEST)
     items = _parse_items(raw, f"{files.what}: {MANIFEST}") if raw is not None else []
     if files.size(INDEX) is not None:
@@ -173,7 +174,7 @@ def _recognise(files: TarFiles, kind: str, fallback_name: str) -> Source:
     raise FormatError(f"{files.what}: not an image archive (no {MANIFEST} or {INDEX} in it)")
 
 
-def _names_by_config(items: Sequence[_Item]) -> dict[Digest, Sequence[Reference]]:
+def _names_by_config(items: Sequence[_ManifestItem]) -> dict[Digest, Sequence[Reference]]:
     """What images are called; one may have an item for each of its names."""
     found: dict[Digest, list[Reference]] = {}
     for item in items:
@@ -183,12 +184,11 @@ def _names_by_config(items: Sequence[_Item]) -> dict[Digest, Sequence[Reference]
     return dict(found)
 
 
-class DockerArchive(Closing):
-    """A source that has ``manifest.json`` only; owns ``files``."""
+class DockerArchive(ImageArchive):
+    """A docker-archive, which has ``manifest.json`` only."""
 
-    def __init__(self, files: Files, items: Sequence[_Item]) -> None:
-        self.what = files.what
-        self._files = files
+    def __init__(self, files: Files, items: Sequence[_ManifestItem]) -> None:
+        super().__init__(files)
         self._items = items
 
     def entries(self) -> Sequence[Entry]:
@@ -213,7 +213,7 @@ class DockerArchive(Closing):
             )
         what = f"{self.what}: image {config.digest}"
         ranges = [self._range(path) for path in item.layers]
-        image = Image.from_config(config, [one.length for one in ranges], what)
+        image = ImageDocuments.from_config(config, [one.length for one in ranges], what)
         layers = [
             LayerBlob(
                 f"{self.what}: layer '{printable(path)}' ({diff_id})",
@@ -242,18 +242,6 @@ class DockerArchive(Closing):
             raise DigestMismatch(what, str(named), str(config.digest))
         return config
 
-    def check_unchanged(self) -> None:
-        """FormatError where the archive has changed since it was opened."""
-        self._files.check_unchanged()
-
-    def release(self) -> None:
-        """Let go of the layers that were found."""
-        self._files.release()
-
-    def close(self) -> None:
-        """Close the archive."""
-        self._files.close()
-
 
 def _digest_of(path: str) -> Digest | None:
     """The digest that a member is named by, where it is."""
@@ -261,7 +249,7 @@ def _digest_of(path: str) -> Digest | None:
     return Digest("sha256", match[1]) if match else None
 
 
-def _parse_items(raw: bytes, what: str) -> list[_Item]:
+def _parse_items(raw: bytes, what: str) -> list[_ManifestItem]:
     document = load_json(raw, what)
     if not isinstance(document, list):
         raise FormatError(f"{what}: not a list")
@@ -270,7 +258,7 @@ def _parse_items(raw: bytes, what: str) -> list[_Item]:
     return [_parse_item(one, f"{what}: [{i}]") for i, one in enumerate(document)]
 
 
-def _parse_item(value: Any, what: str) -> _Item:
+def _parse_item(value: Any, what: str) -> _ManifestItem:
     if not isinstance(value, dict) or not isinstance(value.get("Config"), str):
         raise FormatError(f"{what}: field 'Config' is missing or not a string")
     layers = _strings(value, "Layers", what)
@@ -280,7 +268,7 @@ def _parse_item(value: Any, what: str) -> _Item:
         names = tuple(Reference.parse(tag) for tag in _strings(value, "RepoTags", what))
     except InvalidReference as error:
         raise FormatError(f"{what}: field 'RepoTags': {error}") from None
-    return _Item(value["Config"], names, tuple(layers))
+    return _ManifestItem(value["Config"], names, tuple(layers))
 
 
 def _strings(value: dict[str, Any], name: str, what: str) -> list[str]:

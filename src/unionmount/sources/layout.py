@@ -11,7 +11,6 @@ import os
 from typing import TYPE_CHECKING
 
 from unionmount.errors import (
-    DigestMismatch,
     FormatError,
     InvalidReference,
     LimitExceeded,
@@ -19,32 +18,26 @@ from unionmount.errors import (
     SizeMismatch,
     UnionmountError,
 )
-from unionmount.images.manifest import (
-    MAX_DOCUMENT,
-    Descriptor,
-    Image,
-    Index,
-    fulfil,
-    load_json,
-    select,
-)
+from unionmount.images.image import ImageDocuments
+from unionmount.images.json_fields import MAX_DOCUMENT, load_json
+from unionmount.images.manifest import Descriptor, ImageIndex
+from unionmount.images.media_types import FULL_NAME, REF_NAME, is_encrypted
 from unionmount.images.reference import Digest, Reference
-from unionmount.sources import Entry, Files, LayerBlob, SourceImage
-from unionmount.system.closing import Closing
-from unionmount.system.files import FileIdentity, FileRange, open_below, reason_of
+from unionmount.images.selection import run_selection, select
+from unionmount.sources import Entry, Files, ImageArchive, LayerBlob, SourceImage
+from unionmount.system.files import FileIdentity, FileRange, open_below
+from unionmount.system.os_errors import reason_of
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from unionmount.images.manifest import Platform, Selection
+    from unionmount.images.platform import Platform
+    from unionmount.images.selection import Selection
 
 INDEX = "index.json"
 MARKER = "oci-layout"
-
-_REF_NAME = "org.opencontainers.image.ref.name"
-_FULL_NAME = "io.containerd.image.name"
 
 
 class DirectoryFiles:
@@ -127,8 +120,8 @@ def read_range(data: FileRange, what: str) -> bytes:
     return raw
 
 
-class OciLayout(Closing):
-    """A source that is an OCI image layout; owns ``files``."""
+class OciLayout(ImageArchive):
+    """An OCI image layout."""
 
     def __init__(
         self,
@@ -136,12 +129,11 @@ class OciLayout(Closing):
         fallback_name: str,
         names_by_config: Mapping[Digest, Sequence[Reference]] | None = None,
     ) -> None:
-        self.what = files.what
-        self._files = files
+        super().__init__(files)
         self._fallback_name = fallback_name
         self._names_by_config = names_by_config or {}
         self._check_version()
-        index = Index.parse(self._read(INDEX), f"{self.what}: {INDEX}")
+        index = ImageIndex.parse(self._read(INDEX), f"{self.what}: {INDEX}")
         roots = [one for one in index.manifests if not one.is_attestation]
         self._groups = _grouped([one for one in roots if one.is_manifest or one.is_index])
 
@@ -185,8 +177,8 @@ class OciLayout(Closing):
 
     def _names(self, descriptor: Descriptor) -> list[Reference]:
         """Full names of a descriptor; a bare tag goes with the name of the file."""
-        full = descriptor.annotations.get(_FULL_NAME)
-        tag = descriptor.annotations.get(_REF_NAME)
+        full = descriptor.annotations.get(FULL_NAME)
+        tag = descriptor.annotations.get(REF_NAME)
         if full is None and tag is not None:
             full = tag if set(tag) & set("/:") else f"localhost/{self._fallback_name}:{tag}"
         try:
@@ -207,7 +199,7 @@ class OciLayout(Closing):
         """The image of ``entry`` for a platform."""
         selection = self._select(self._groups[entry.number], platform)
         what = f"{self.what}: manifest {selection.manifest.digest}"
-        image = Image.of(selection.manifest, selection.config, what)
+        image = ImageDocuments.of(selection.manifest, selection.config, what)
         layers = [
             self._layer(descriptor, diff_id)
             for descriptor, diff_id in zip(image.layers, image.diff_ids, strict=True)
@@ -233,7 +225,7 @@ class OciLayout(Closing):
         return data
 
     def _select(self, group: Sequence[Descriptor], platform: Platform | None) -> Selection:
-        return fulfil(select(group, platform, self.what, self._has), self._fetch)
+        return run_selection(select(group, platform, self.what, self._has), self._fetch)
 
     def _has(self, descriptor: Descriptor) -> bool:
         return self._files.size(_blob_path(descriptor.digest)) is not None
@@ -244,30 +236,13 @@ class OciLayout(Closing):
         raw = self._files.read(_blob_path(descriptor.digest))
         if raw is None:
             raise FormatError(f"{what}: is missing")
-        if len(raw) != descriptor.size:
-            raise SizeMismatch(what, descriptor.size, len(raw))
-        actual = Digest.of(raw, descriptor.digest.algorithm)
-        if actual != descriptor.digest:
-            raise DigestMismatch(what, str(descriptor.digest), str(actual))
-        return raw
+        return descriptor.verify(raw, what)
 
     def _layer(self, descriptor: Descriptor, diff_id: Digest) -> LayerBlob:
         what = f"{self.what}: layer {descriptor.digest}"
-        if descriptor.media_type.endswith("+encrypted"):
+        if is_encrypted(descriptor.media_type):
             raise FormatError(f"{what}: encrypted layers are not supported")
         return LayerBlob(what, self.blob(descriptor), diff_id, descriptor.digest)
-
-    def check_unchanged(self) -> None:
-        """FormatError where a file that was opened has changed."""
-        self._files.check_unchanged()
-
-    def release(self) -> None:
-        """Let go of the layers that were found."""
-        self._files.release()
-
-    def close(self) -> None:
-        """Close all files."""
-        self._files.close()
 
 
 def _blob_path(digest: Digest) -> str:
@@ -276,7 +251,7 @@ def _blob_path(digest: Digest) -> str:
 
 def _labels(descriptor: Descriptor) -> list[str]:
     annotations = descriptor.annotations
-    return [annotations[key] for key in (_FULL_NAME, _REF_NAME) if key in annotations]
+    return [annotations[key] for key in (FULL_NAME, REF_NAME) if key in annotations]
 
 
 def _grouped(roots: Sequence[Descriptor]) -> list[list[Descriptor]]:

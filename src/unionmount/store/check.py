@@ -20,7 +20,8 @@ from unionmount.store.directory import ALGORITHMS, digest_named, open_file
 from unionmount.store.image_name import name_of
 from unionmount.store.layer_import import check_digest
 from unionmount.store.references import digests_of
-from unionmount.system.files import FileRange, fsync_directory, reason_of, storing
+from unionmount.system.files import FileRange, fsync_directory
+from unionmount.system.os_errors import reason_of, storing
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:

@@ -29,11 +29,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unionmount.errors import InvalidReference, NotFoundError, StoreError, UsageError
-from unionmount.images.manifest import SCRATCH
+from unionmount.images.image import SCRATCH
 from unionmount.images.reference import Digest
 from unionmount.store.store import StoredImage
 from unionmount.system.closing import Closing
-from unionmount.system.files import fsync_directory, storing, write_all
+from unionmount.system.files import fsync_directory, write_all
+from unionmount.system.os_errors import storing
 from unionmount.system.remove_tree import remove_tree
 from unionmount.system.text import printable
 

@@ -20,13 +20,14 @@ from unionmount.errors import (
     NotRegular,
     StoreError,
 )
-from unionmount.images.manifest import MAX_DOCUMENT
+from unionmount.images.json_fields import MAX_DOCUMENT
 from unionmount.images.reference import Digest
 from unionmount.store import catalogue
 from unionmount.store.catalogue import StoredImage
 from unionmount.store.layer_import import INDEX_NAME, TAR_NAME
 from unionmount.system.closing import Closing
-from unionmount.system.files import FileRange, open_regular, storing
+from unionmount.system.files import FileRange, open_regular
+from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
 
 VERSION = 2

@@ -18,7 +18,7 @@ from unionmount.images.reference import Digest, Reference
 from unionmount.store import catalogue, leases
 from unionmount.store.references import digests_of, needed, users
 from unionmount.store.usage import allocated
-from unionmount.system.files import storing
+from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:

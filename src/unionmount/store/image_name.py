@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from unionmount.images.manifest import SCRATCH, scratch
+from unionmount.images.image import SCRATCH, scratch
 from unionmount.images.reference import Reference
 from unionmount.store.store import StoredImage
 

@@ -30,10 +30,11 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from types import TracebackType
 
 from unionmount.store.staging import Staging
-from unionmount.system.files import INPUT_STEP, FileRange, pieces_of, storing, write_all
+from unionmount.system.closing import Closing
+from unionmount.system.files import FileRange, pieces_of, write_all
+from unionmount.system.os_errors import storing
 
 TAR_NAME = "layer.tar"
 INDEX_NAME = "layer.idx"
@@ -42,6 +43,7 @@ BLOB_NAME = "blob"
 MAX_LAYER_SIZE = 64 << 30
 LIMIT_VARIABLE = "UNIONMOUNT_MAX_LAYER_SIZE"
 THREADS = "layer import"  # how the names of the threads of an import begin
+_BLOB_STEP = 256 * 1024  # bytes that are handed to the decoder at once
 _LARGEST = (1 << 63) - 1
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _DEPTH = 8  # chunks that may wait between two threads
@@ -60,7 +62,7 @@ class ImportLimits:
     """What a layer may cost."""
 
     max_layer_size: int = MAX_LAYER_SIZE  # bytes, uncompressed
-    core: core.Limits = field(default_factory=core.Limits)
+    core: core.IndexLimits = field(default_factory=core.IndexLimits)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -73,7 +75,7 @@ class ImportLimits:
         memory = _size(environment, core.MEMORY_VARIABLE)
         return cls(
             MAX_LAYER_SIZE if size is None else size,
-            core.Limits(max_memory=memory or 0),
+            core.IndexLimits(max_memory=memory or 0),
         )
 
 
@@ -154,7 +156,7 @@ class Expected:
     size: int | None = None
 
 
-class LayerImport:
+class LayerImport(Closing):
     """A blob on its way into the store: ``write`` its bytes, then ``finish``.
 
     A context manager; leaving it before ``finish`` returned leaves nothing behind. Not for use by
@@ -209,16 +211,8 @@ class LayerImport:
             self._resources = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.abort()
-
-    def abort(self) -> None:
-        """Stop all threads and remove what is not published; may be called again."""
+    def close(self) -> None:
+        """Stop all threads and remove what is not published; a second call does nothing."""
         self._abandon()
         self._join()
         self._resources.close()
@@ -232,8 +226,8 @@ class LayerImport:
         if self._blob_hash is not None:
             self._blob_hash.update(data)
         try:
-            for start in range(0, len(data), INPUT_STEP):
-                self._blob.put(data[start : start + INPUT_STEP])
+            for start in range(0, len(data), _BLOB_STEP):
+                self._blob.put(data[start : start + _BLOB_STEP])
         except _BrokenChannel:
             self._raise_failure()
 
@@ -363,8 +357,10 @@ def check_digest(
 ) -> None:
     """Hash some bytes; DigestMismatch where they are not what their digest says."""
     hasher = digest.hasher()
-    for done, piece in pieces_of(data, what):
+    done = 0
+    for piece in pieces_of(data, what):
         hasher.update(piece)
+        done += len(piece)
         if progress is not None:
             progress(str(digest), done, data.length)
     if hasher.hexdigest() != digest.hex:

@@ -29,7 +29,8 @@ from typing import Any
 from unionmount.errors import InvalidReference, StoreError
 from unionmount.images.reference import Digest
 from unionmount.system.closing import Closing
-from unionmount.system.files import storing, write_all
+from unionmount.system.files import write_all
+from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
 
 Locking = Callable[[], AbstractContextManager[None]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unionmount.errors import FormatError, NotFoundError, StoreError
-from unionmount.images.manifest import scratch
+from unionmount.images.image import scratch
 
 if TYPE_CHECKING:
     from unionmount.images.reference import Digest

@@ -16,7 +16,8 @@ from unionmount.system.remove_tree import remove_tree
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-from unionmount.system.files import fsync_directory, storing
+from unionmount.system.files import fsync_directory
+from unionmount.system.os_errors import storing
 
 SPOOL_NAME = "spool"
 

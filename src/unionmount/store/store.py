@@ -31,7 +31,9 @@ from typing import TYPE_CHECKING
 
 from unionmount import core
 from unionmount.errors import FormatError, InvalidReference, NotFoundError, UsageError
-from unionmount.images.manifest import Config, Image, Manifest
+from unionmount.images.config import Config
+from unionmount.images.image import ImageDocuments
+from unionmount.images.manifest import Manifest
 from unionmount.images.opened import OpenLayer
 from unionmount.images.reference import Digest, Reference
 from unionmount.store import catalogue
@@ -48,7 +50,8 @@ from unionmount.store.directory import (
 from unionmount.store.layer_import import BLOB_NAME, INDEX_NAME, Expected, ImportLimits, LayerImport
 from unionmount.store.leases import Holding, LayerLock, Lease, held_leases, new_path
 from unionmount.store.staging import Staging
-from unionmount.system.files import FileIdentity, FileRange, storing, write_all
+from unionmount.system.files import FileIdentity, FileRange, write_all
+from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -134,12 +137,6 @@ class Store:
         """What is leased; the caller has the lock of the store."""
         return held_leases(self.directory.leases)
 
-    def users_of_image(self, image_id: Digest) -> list[str]:
-        """Who says just now that an image is in use, for people."""
-        with self.locked():
-            held = self.leases()
-        return [f"{one.what} (process {one.pid})" for one in held if image_id in one.images]
-
     def layer_lock(self, diff_id: Digest) -> LayerLock:
         """The right to fetch a layer; not acquired yet."""
         return LayerLock(self.directory.locks, diff_id)
@@ -158,7 +155,6 @@ class Store:
     def import_layer(
         self,
         expected: Expected,
-        limits: ImportLimits | None = None,
         *,
         keep_blob: bool = False,
         lease: Lease | None = None,
@@ -180,8 +176,8 @@ class Store:
                 self._replace_damaged(staging, diff_id)
 
         keep_blob = keep_blob and expected.digest is not None
-        limits = limits or self.limits
-        return LayerImport(Staging(self._tmp), publish, expected, limits, keep_blob=keep_blob)
+        staging = Staging(self._tmp)
+        return LayerImport(staging, publish, expected, self.limits, keep_blob=keep_blob)
 
     def _replace_damaged(self, incoming: Staging, diff_id: Digest) -> None:
         """Let a layer take the place of what is left of one, if that is what is there."""
@@ -202,7 +198,7 @@ class Store:
             index = open_index(place.index_path(diff_id), whole.length, what)
             if index is None and place is self.directory:
                 path = place.index_path(diff_id)
-                index = self._make_index(whole, what, path, self.limits)
+                index = self._make_index(whole, what, path)
             elif index is None:
                 index = self.index_in_place(whole, what)
             stack.pop_all()
@@ -216,7 +212,7 @@ class Store:
         try:
             whole = FileRange(data, 0, os.fstat(data).st_size)
             path = self.directory.index_path(diff_id)
-            os.close(self._make_index(whole, f"layer {diff_id}", path, self.limits))
+            os.close(self._make_index(whole, f"layer {diff_id}", path))
         finally:
             os.close(data)
 
@@ -227,13 +223,13 @@ class Store:
                 return place, fd
         raise NotFoundError(f"layer {diff_id} is not in the store")
 
-    def index_in_place(self, data: FileRange, what: str, limits: ImportLimits | None = None) -> int:
+    def index_in_place(self, data: FileRange, what: str) -> int:
         """A descriptor of the index of a tar that stays where it is; made when there is none."""
         origin = InPlaceOrigin.of(data)
         path = self.directory.inplace / f"{origin.key}.idx"
         index = open_index(path, data.length, what)
         if index is None:
-            index = self._make_index(data, what, path, limits or self.limits, origin)
+            index = self._make_index(data, what, path, origin)
         return index
 
     def in_place_indexes(self) -> list[InPlaceIndex]:
@@ -260,14 +256,13 @@ class Store:
         data: FileRange,
         what: str,
         path: Path,
-        limits: ImportLimits,
         origin: InPlaceOrigin | None = None,
     ) -> int:
         identity = FileIdentity.of(data.fd)
         with Staging(self._tmp) as staging, ExitStack() as stack:
             index = staging.create(INDEX_NAME)
             stack.callback(os.close, index)
-            with staging.spool() as spool, core.Indexer(what, limits.core, spool) as indexer:
+            with staging.spool() as spool, core.Indexer(what, self.limits.core, spool) as indexer:
                 for _ in indexer.scan(data.fd, data.offset, data.length):
                     pass
                 identity.check(data.fd, what)
@@ -351,7 +346,7 @@ class Store:
     def put_image(
         self,
         names: Sequence[Reference],
-        image: Image,
+        image: ImageDocuments,
         *,
         take_over: bool = True,
         digests: Sequence[Reference] = (),
@@ -402,10 +397,6 @@ class Store:
             self.write_catalogue(changed)
         return next(one for one in changed if one.manifest == found.manifest)
 
-    def is_own(self, image: StoredImage) -> bool:
-        """Whether an image is of this store itself, not of an additional one."""
-        return any(one.manifest == image.manifest for one in self.directory.images())
-
     def list_images(self) -> list[StoredImage]:
         """All images, the newest first, each once; also those of additional stores."""
         images = catalogue.by_image(self._all_images())
@@ -436,13 +427,13 @@ class Store:
         """Whether ``text`` is the name of an image; the beginning of an ID is no name."""
         return bool(catalogue.by_name(self._all_images(), text))
 
-    def read_image(self, stored: StoredImage) -> Image:
+    def read_image(self, stored: StoredImage) -> ImageDocuments:
         """The manifest and config of an image, parsed."""
         what = f"image {stored.id}"
         manifest = Manifest.parse(self.get_blob(stored.manifest), what)
-        return Image.of(manifest, Config.parse(self.get_blob(stored.id), what), what)
+        return ImageDocuments.of(manifest, Config.parse(self.get_blob(stored.id), what), what)
 
-    def use_image(self, stored: StoredImage, lease: Lease) -> Image:
+    def use_image(self, stored: StoredImage, lease: Lease) -> ImageDocuments:
         """The same, for as long as ``lease`` is held: it is not removed meanwhile."""
         image = self.read_image(stored)
         lease.need(stored.manifest, stored.id, *image.diff_ids)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unionmount.images.manifest import scratch
+from unionmount.images.image import scratch
 from unionmount.store.catalogue import by_image
 from unionmount.store.references import needed, users
 
@@ -27,7 +27,7 @@ _BLOCK = 512  # of st_blocks, on every file system
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class UsageRow:
     """What there is of one kind."""
 
     kind: str
@@ -56,7 +56,7 @@ class ImageUsage:
 class Usage:
     """The whole store."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[UsageRow, ...]
     images: tuple[ImageUsage, ...]
     shared: int  # bytes on disk of layers that several images have
     unique: int  # of those that one image has
@@ -91,15 +91,6 @@ def _blocks(status: os.stat_result, seen: set[tuple[int, int]]) -> int:
         return 0
     seen.add(identity)
     return status.st_blocks * _BLOCK
-
-
-def images_of_layers(store: Store) -> dict[Digest, tuple[StoredImage, ...]]:
-    """Which images have each layer; several are those that share it."""
-    found: dict[Digest, list[StoredImage]] = {}
-    for one in store.list_images():
-        for diff_id in dict.fromkeys(store.read_image(one).diff_ids):
-            found.setdefault(diff_id, []).append(one)
-    return {diff_id: tuple(images) for diff_id, images in found.items()}
 
 
 def measure(store: Store, containers: Containers, mounted: Collection[str]) -> Usage:
@@ -180,20 +171,22 @@ def _sharing(listed: Sequence[_Listed]) -> list[tuple[int, int]]:
     return [(sizes[diff_id], count) for diff_id, count in counts.items()]
 
 
-def _row(kind: str, sizes: Mapping[Digest, int], needed: Collection[Digest]) -> Row:
+def _row(kind: str, sizes: Mapping[Digest, int], needed: Collection[Digest]) -> UsageRow:
     idle = [size for one, size in sizes.items() if one not in needed]
-    return Row(kind, len(sizes), len(sizes) - len(idle), sum(sizes.values()), sum(idle))
+    return UsageRow(kind, len(sizes), len(sizes) - len(idle), sum(sizes.values()), sum(idle))
 
 
-def _container_row(containers: Containers, mounted: Collection[str]) -> Row:
+def _container_row(containers: Containers, mounted: Collection[str]) -> UsageRow:
     sizes = {one.name: allocated(one.path) for one in containers.all(lambda _: None)}
     idle = [size for name, size in sizes.items() if name not in mounted]
-    return Row("Containers", len(sizes), len(sizes) - len(idle), sum(sizes.values()), sum(idle))
+    return UsageRow(
+        "Containers", len(sizes), len(sizes) - len(idle), sum(sizes.values()), sum(idle)
+    )
 
 
-def _inplace_row(store: Store) -> Row:
+def _inplace_row(store: Store) -> UsageRow:
     known = store.in_place_indexes()
     sizes = [(sum(map(allocated, one.files)), one.is_current()) for one in known]
     idle = [size for size, current in sizes if not current]
     total = sum(size for size, _ in sizes)
-    return Row("In-place indexes", len(sizes), len(sizes) - len(idle), total, sum(idle))
+    return UsageRow("In-place indexes", len(sizes), len(sizes) - len(idle), total, sum(idle))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import select
 import stat
 import time
@@ -29,9 +28,9 @@ from unionmount.errors import (
     LimitExceeded,
     NotRegular,
     SizeMismatch,
-    StoreError,
     UsageError,
 )
+from unionmount.system.os_errors import naming
 from unionmount.system.text import printable
 from unionmount.system.waiting import HOW_TO_WAIT, timeout_of
 
@@ -52,6 +51,7 @@ _NULL = os.makedev(1, 3)  # /dev/null: nothing is read, and what is written is g
 _MAX_LINKS = 40  # as Linux follows in one path
 _LOOK_AGAIN = 0.05  # seconds between two looks at what the other side of a pipe does
 _STEP = 64 * 1024
+_PIECE = 1024 * 1024  # bytes that are read of a range at once
 
 Named = str | Path
 
@@ -329,9 +329,6 @@ def _is_pipe(found: int, status: os.stat_result) -> bool:
     return False
 
 
-INPUT_STEP = 256 * 1024
-
-
 @dataclass(frozen=True, slots=True)
 class FileRange:
     """Some bytes of an open file; the descriptor is borrowed."""
@@ -369,33 +366,6 @@ class FileIdentity:
             raise FormatError(f"{what}: changed while it was read")
 
 
-def reason_of(error: OSError) -> str:
-    """What the operating system says, and the limit where that is what ran out."""
-    if error.errno == errno.EMFILE:
-        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return f"{os.strerror(error.errno)} (the limit is {allowed}, see ulimit -n)"
-    # OSErrors of the core carry their own text instead of a plain strerror
-    return os.strerror(error.errno) if error.errno else str(error)
-
-
-@contextmanager
-def storing(where: Path | str) -> Iterator[None]:
-    """Turn what the operating system refuses into StoreError that says where."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{printable(str(where))}: {reason_of(error)}") from error
-
-
-@contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Name what was read where the operating system refuses."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, reason_of(error), what) from error
-
-
 def fsync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -405,16 +375,16 @@ def fsync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def pieces_of(data: FileRange, what: str) -> Iterator[tuple[int, bytes]]:
-    """The bytes of a range, with the number of bytes up to the end of each piece."""
+def pieces_of(data: FileRange, what: str) -> Iterator[bytes]:
+    """Read a range in pieces; raise SizeMismatch if the file ends early."""
     done = 0
     while done < data.length:
-        with reading(what):
-            piece = os.pread(data.fd, min(INPUT_STEP * 4, data.length - done), data.offset + done)
+        with naming(what):
+            piece = os.pread(data.fd, min(_PIECE, data.length - done), data.offset + done)
         if not piece:
             raise SizeMismatch(what, data.length, done)
         done += len(piece)
-        yield done, piece
+        yield piece
 
 
 def write_all(fd: int, data: bytes) -> None:

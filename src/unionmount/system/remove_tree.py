@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from unionmount.system.os_errors import naming
+
 _FLAGS = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -23,18 +25,10 @@ def remove_tree(path: Path) -> None:
     """Remove the directory ``path``; an OSError names it where something in it can't be removed."""
     parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with _named(path):
+        with naming(path):
             _remove(parent, path.name)
     finally:
         os.close(parent)
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _remove(parent: int, name: str) -> None:

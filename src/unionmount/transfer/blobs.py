@@ -18,11 +18,10 @@ from unionmount.errors import (
     RegistryError,
     SizeMismatch,
 )
-from unionmount.formats.compression import Compression, compressor
 from unionmount.images.reference import Digest, Reference
 from unionmount.store.layer_import import LIMIT_VARIABLE
-from unionmount.system.closing import Closing
-from unionmount.system.files import FileRange, reading, storing, write_all
+from unionmount.system.files import FileRange, pieces_of, write_all
+from unionmount.system.os_errors import storing
 
 if TYPE_CHECKING:
     from unionmount.images.manifest import Descriptor
@@ -35,7 +34,6 @@ T = TypeVar("T")
 _PARALLEL = 4  # blobs that are on their way at once
 _STEP = 1024 * 1024  # bytes that are handed to another thread at once
 _LOOK_AGAIN = 0.05  # seconds until what somebody else is doing is looked for again
-_FOREIGN = ("nondistributable", "foreign")
 
 
 async def in_parallel(items: Sequence[T], work: Callable[[T], Awaitable[bool]]) -> None:
@@ -95,20 +93,6 @@ def cancelling(progress: Progress | None) -> Progress:
     return told
 
 
-def is_foreign(descriptor: Descriptor) -> bool:
-    """Whether it is a layer that registries need not have: its publisher serves it."""
-    return any(word in descriptor.media_type for word in _FOREIGN)
-
-
-def compression_of(descriptor: Descriptor) -> Compression | None:
-    """What a layer is compressed with, as its media type says; None where it has none."""
-    if not descriptor.media_type:
-        return None
-    kinds = (Compression.GZIP, Compression.ZSTD)
-    found = (kind for kind in kinds if descriptor.media_type.endswith(kind.value))
-    return next(found, Compression.PLAIN)
-
-
 def check_size(store: Store, descriptor: Descriptor, what: str) -> None:
     """LimitExceeded where a blob, compressed, is larger than a layer may be."""
     limit = store.limits.max_layer_size
@@ -150,18 +134,6 @@ class Checked:
             raise DigestMismatch(self._what, str(expected), str(actual))
 
 
-def pieces(data: FileRange, what: str) -> Iterator[bytes]:
-    """The bytes of a range of a file."""
-    offset, end = data.offset, data.offset + data.length
-    while offset < end:
-        with reading(what):
-            piece = os.pread(data.fd, min(_STEP, end - offset), offset)
-        if not piece:
-            raise SizeMismatch(what, data.length, offset - data.offset)
-        yield piece
-        offset += len(piece)
-
-
 @asynccontextmanager
 async def fetched(
     store: Store,
@@ -192,65 +164,6 @@ async def fetched(
         os.close(spool)
 
 
-class Compressed(Closing):
-    """A layer of the store in a nameless file, compressed; valid until it is closed."""
-
-    def __init__(self, store: Store, diff_id: Digest) -> None:
-        self._store = store
-        self._diff_id = diff_id
-        self._spool = store.spool()
-        self.digest = diff_id
-        self.size = 0
-
-    @property
-    def data(self) -> FileRange:
-        """The bytes."""
-        return FileRange(self._spool, 0, self.size)
-
-    def run(self, compression: Compression, progress: Progress | None = None) -> None:
-        """Compress, in a thread of trio's; DigestMismatch where the layer is not what it was."""
-        what = f"layer {self._diff_id} in the store"
-        plain, packed = self._diff_id.hasher(), Digest.of(b"").hasher()
-        layer = self._store.open_layer(self._diff_id)
-        try:
-            data = FileRange(layer.data_fd, layer.offset, layer.length)
-            done = 0
-            for piece, out in _compressed(pieces(data, what), compression):
-                trio.from_thread.check_cancelled()
-                plain.update(piece)
-                packed.update(out)
-                self.size += len(out)
-                with storing(self._store.root):
-                    write_all(self._spool, out)
-                done += len(piece)
-                if progress is not None:
-                    progress(self._diff_id.short, done, layer.length)
-        finally:
-            layer.close()
-        actual = Digest(self._diff_id.algorithm, plain.hexdigest())
-        if actual != self._diff_id:
-            raise DigestMismatch(what, str(self._diff_id), str(actual))
-        self.digest = Digest("sha256", packed.hexdigest())
-
-    def close(self) -> None:
-        """Remove the file; a second call does nothing."""
-        fd, self._spool = self._spool, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-def _compressed(data: Iterator[bytes], compression: Compression) -> Iterator[tuple[bytes, bytes]]:
-    """Pieces, and what each of them comes to."""
-    if compression is Compression.PLAIN:
-        for piece in data:
-            yield piece, piece
-        return
-    stream = compressor(compression)
-    for piece in data:
-        yield piece, stream.compress(piece)
-    yield b"", stream.flush()
-
-
 @dataclass(frozen=True, slots=True)
 class Repository:
     """A repository that blobs are sent to; ``others`` are names that may have them already."""
@@ -278,7 +191,7 @@ class Repository:
     async def upload(self, descriptor: Descriptor, data: FileRange) -> None:
         """Send a blob from a file."""
         what = f"{self.ref}: blob {descriptor.digest}"
-        await self.send(descriptor, lambda: pieces(data, what))
+        await self.send(descriptor, lambda: pieces_of(data, what))
 
     async def send(self, descriptor: Descriptor, chunks: Callable[[], Iterator[bytes]]) -> None:
         """Send a blob; ``chunks`` begins at its beginning whenever it is called."""

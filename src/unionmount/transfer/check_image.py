@@ -20,7 +20,7 @@ from unionmount.system.text import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from unionmount.images.manifest import Platform
+    from unionmount.images.platform import Platform
     from unionmount.images.reference import Digest
     from unionmount.store.store import Store
 from unionmount.transfer.load import data_of, open_image
@@ -35,16 +35,17 @@ class Problem:
 
 
 def check_image(
-    store: Store, source: str, *, platform: Platform | None = None
+    store: Store, source: Location | str, *, platform: Platform | None = None
 ) -> Iterator[Problem]:
     """Verify everything an image consists of, and name what it can't show."""
+    location = Location.of(source)
     try:
-        opened = open_image(store, source, platform=platform, verify=True)
+        opened = open_image(store, location, platform=platform, verify=True)
     except FormatError as error:
         yield Problem(None, str(error))
         return
     with opened:
-        stored = Location.parse(source).kind == "stored"
+        stored = location.kind == "stored"
         for layer, index in zip(opened.layers, opened.indexes, strict=True):
             yield from _check_layer(layer, index, rehash=stored)
             if index.info.unresolved:
@@ -57,7 +58,7 @@ def check_image(
             )
 
 
-def _unresolved(layer: OpenLayer, limits: core.Limits) -> Iterator[Problem]:
+def _unresolved(layer: OpenLayer, limits: core.IndexLimits) -> Iterator[Problem]:
     """The entries of a layer that have no place: they are not in its index, so its tar is read."""
     try:
         with core.Indexer(f"layer {layer.diff_id}", limits) as indexer:

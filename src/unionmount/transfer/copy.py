@@ -18,37 +18,38 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from unionmount.errors import FormatError, UsageError
-from unionmount.images.manifest import Contents, Descriptor, Selection, select
+from unionmount.images.manifest import Contents, Descriptor
+from unionmount.images.media_types import is_foreign
 from unionmount.images.reference import Digest, Reference
+from unionmount.images.selection import run_selection_async, select
 from unionmount.sources import STDIN, Location, choose
 from unionmount.sources.layout import OciLayout
 from unionmount.store.store import Store
 from unionmount.transfer.blobs import (
     cancelling,
     in_parallel,
-    is_foreign,
 )
-from unionmount.transfer.image_files import DirectorySink, TarSink, new_directory, replaced_file
+from unionmount.transfer.image_files import DirectoryWriter, TarWriter, new_directory, replaced_file
 from unionmount.transfer.load import fallback_name, find_stored, keep_image, open_source
-from unionmount.transfer.pull import Pulling, pull_as
-from unionmount.transfer.push import Pushing, push
+from unionmount.transfer.pull import PullOptions, pull_as
+from unionmount.transfer.push import PushOptions, push
 from unionmount.transfer.save import find_wanted, save
 
 if TYPE_CHECKING:
     from unionmount.formats.compression import Compression
-    from unionmount.images.manifest import Platform
+    from unionmount.images.platform import Platform
     from unionmount.registry import RegistryClient
     from unionmount.store.layer_import import Progress
     from unionmount.store.store import StoredImage
-    from unionmount.transfer.image_files import Sink
-    from unionmount.transfer.save import Form, Wanted
+    from unionmount.transfer.image_files import FileWriter
+    from unionmount.transfer.save import Form, ImageToSave
 from unionmount.transfer.endpoints import (
-    Destination,
-    LayoutDestination,
-    LayoutOrigin,
-    Origin,
-    RegistryDestination,
-    RegistryOrigin,
+    LayoutSink,
+    LayoutSource,
+    RegistrySink,
+    RegistrySource,
+    Sink,
+    Source,
 )
 
 _MAX_DEPTH = 8  # of nested indexes
@@ -56,7 +57,7 @@ _MAX_DOCUMENTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Copying:
+class CopyOptions:
     """How to copy: which platforms, how what is compressed anew is compressed, who wants to know.
 
     ``resolve`` finds the registry's name that a user means.
@@ -79,7 +80,7 @@ class Copied:
 
 
 async def copy(
-    store: Store, client: RegistryClient, source: Location, target: Location, how: Copying
+    store: Store, client: RegistryClient, source: Location, target: Location, how: CopyOptions
 ) -> Copied:
     """Copy one image, or with ``all_platforms`` all that an index names."""
     if source.path == STDIN:
@@ -121,10 +122,10 @@ async def _to_store(
     client: RegistryClient,
     source: Location,
     names: Sequence[Reference] | None,
-    how: Copying,
+    how: CopyOptions,
 ) -> StoredImage:
     if source.kind == "registry":
-        pulling = Pulling(how.platform, "always", progress=how.progress, names=names)
+        pulling = PullOptions(how.platform, "always", progress=how.progress, names=names)
         return await pull_as(store, client, how.resolve(source.path), pulling)
     if source.kind == "stored":
         found = find_stored(store, source.path)
@@ -133,7 +134,7 @@ async def _to_store(
         return found
     progress = cancelling(how.progress)
     keep = partial(keep_image, platform=how.platform, progress=progress, names=names)
-    return await trio.to_thread.run_sync(keep, store, str(source))
+    return await trio.to_thread.run_sync(keep, store, source)
 
 
 async def _from_store(
@@ -142,10 +143,10 @@ async def _from_store(
     stored: StoredImage,
     source: Location,
     target: Location,
-    how: Copying,
+    how: CopyOptions,
 ) -> Copied:
     if target.kind == "registry":
-        pushing = Pushing(how.compression, how.keep_digest, how.progress)
+        pushing = PushOptions(how.compression, how.keep_digest, how.progress)
         done = await push(store, client, stored, how.resolve(target.path), pushing)
         return Copied(done.digest, done.changes)
     (wanted,) = find_wanted(store, [source.path if source.kind == "stored" else str(stored.id)])
@@ -165,62 +166,60 @@ def _name_at(target: Location) -> Reference:
     return Reference.parse(f"localhost/{path}:{target.selector}")
 
 
-def _save(store: Store, wanted: Wanted, target: Location, how: Copying) -> None:
+def _save(store: Store, wanted: ImageToSave, target: Location, how: CopyOptions) -> None:
     form = cast("Form", target.kind)
-    with _sink(target) as sink:
+    with _writer(target) as writer:
         progress = cancelling(how.progress)
-        save(store, [wanted], sink, form, compression=how.compression, progress=progress)
+        save(store, [wanted], writer, form, compression=how.compression, progress=progress)
 
 
 @contextmanager
-def _sink(target: Location) -> Iterator[Sink]:
+def _writer(target: Location) -> Iterator[FileWriter]:
     """Where files go; complete when the block is left, or not there."""
     if target.kind == "oci":
         with new_directory(Path(target.path)) as directory:
-            yield DirectorySink(directory)
+            yield DirectoryWriter(directory)
         return
     with replaced_file(Path(target.path)) as fd:
-        sink = TarSink(fd, target.path)
-        yield sink
-        sink.finish()
+        writer = TarWriter(fd, target.path)
+        yield writer
+        writer.finish()
 
 
 @asynccontextmanager
 async def _opened(
-    store: Store, client: RegistryClient, source: Location, how: Copying
-) -> AsyncIterator[Origin | None]:
+    store: Store, client: RegistryClient, source: Location, how: CopyOptions
+) -> AsyncIterator[Source | None]:
     """A source that has documents and blobs as they are transported; None where it has not."""
     if source.kind == "registry":
         ref = how.resolve(source.path).with_default_tag()
-        yield RegistryOrigin(store, client, ref, how.progress)
+        yield RegistrySource(store, client, ref, how.progress)
     elif source.kind == "stored":
         yield None
     else:
         with await trio.to_thread.run_sync(open_source, store, source) as opened:
-            layout = opened.source
+            layout = opened.archive
             if isinstance(layout, OciLayout):
                 entry = choose(layout.entries(), source.selector, layout.what)
-                yield LayoutOrigin(layout, entry)
+                yield LayoutSource(layout, entry)
                 layout.check_unchanged()
             else:
                 yield None
 
 
 async def _copy_documents(
-    client: RegistryClient, origin: Origin, target: Location, how: Copying
+    client: RegistryClient, source: Source, target: Location, how: CopyOptions
 ) -> Copied:
-    roots = await origin.roots()
+    roots = await source.roots()
     if not how.all_platforms and not _is_lone(roots, how.platform):
-        roots = [await _selected(origin, roots, how.platform)]
-    tree = await _Tree.of(origin, roots)
+        roots = [await _selected(source, roots, how.platform)]
+    tree = await _CopyList.of(source, roots)
     if target.kind == "registry":
         ref = how.resolve(target.path).with_default_tag()
-        await _fill(
-            RegistryDestination(client, ref, origin.names, how.progress), origin, roots, tree
-        )
+        await _fill(RegistrySink(client, ref, source.names, how.progress), source, roots, tree)
     else:
-        with _sink(target) as sink:
-            await _fill(LayoutDestination(sink, target.selector, origin), origin, roots, tree)
+        with _writer(target) as writer:
+            await _fill(LayoutSink(writer, target.selector, source), source, roots, tree)
     return Copied(roots[0].digest if len(roots) == 1 else None)
 
 
@@ -229,37 +228,28 @@ def _is_lone(roots: Sequence[Descriptor], platform: Platform | None) -> bool:
     return platform is None and len(roots) == 1 and not roots[0].is_index
 
 
-async def _fill(
-    destination: Destination, origin: Origin, roots: Sequence[Descriptor], tree: _Tree
-) -> None:
+async def _fill(sink: Sink, source: Source, roots: Sequence[Descriptor], tree: _CopyList) -> None:
     async def send(blob: Descriptor) -> bool:
-        await destination.blob(blob, origin)
+        await sink.blob(blob, source)
         return True
 
     await in_parallel(sorted(tree.blobs.values(), key=lambda one: -one.size), send)
     top = {one.digest for one in roots}
-    keeps_roots = isinstance(destination, LayoutDestination)
     for descriptor, raw in tree.documents:  # children come before their parents
-        if keeps_roots or descriptor.digest not in top:
-            await destination.document(descriptor, raw)
+        if sink.takes_roots or descriptor.digest not in top:
+            await sink.document(descriptor, raw)
     raws = {descriptor.digest: raw for descriptor, raw in tree.documents}
-    await destination.finish(roots, [raws[one.digest] for one in roots])
+    await sink.finish(roots, [raws[one.digest] for one in roots])
 
 
 async def _selected(
-    origin: Origin, roots: Sequence[Descriptor], platform: Platform | None
+    source: Source, roots: Sequence[Descriptor], platform: Platform | None
 ) -> Descriptor:
-    selection = select(roots, platform, origin.what, lambda _: True)
-    try:
-        wanted = next(selection)
-        while True:
-            wanted = selection.send(await origin.document(wanted))
-    except StopIteration as stop:
-        found: Selection = stop.value
-        return found.descriptor
+    selection = select(roots, platform, source.what, lambda _: True)
+    return (await run_selection_async(selection, source.document)).descriptor
 
 
-class _Tree:
+class _CopyList:
     """Everything that is to be copied: blobs, and documents with children before parents."""
 
     def __init__(self) -> None:
@@ -268,24 +258,24 @@ class _Tree:
         self._seen: set[Digest] = set()
 
     @classmethod
-    async def of(cls, origin: Origin, roots: Sequence[Descriptor]) -> _Tree:
+    async def of(cls, source: Source, roots: Sequence[Descriptor]) -> _CopyList:
         """What ``roots`` lead to."""
         tree = cls()
         for root in roots:
-            await tree._add(origin, root, 0)
+            await tree._add(source, root, 0)
         return tree
 
-    async def _add(self, origin: Origin, descriptor: Descriptor, depth: int) -> None:
+    async def _add(self, source: Source, descriptor: Descriptor, depth: int) -> None:
         if descriptor.digest in self._seen:
             return
         self._seen.add(descriptor.digest)
         if depth > _MAX_DEPTH or len(self._seen) > _MAX_DOCUMENTS:
-            raise FormatError(f"{origin.what}: indexes are nested too deeply or are too many")
-        raw = await origin.document(descriptor, child=True)
-        contents = Contents.parse(raw, f"{origin.what}: manifest {descriptor.digest}")
+            raise FormatError(f"{source.what}: indexes are nested too deeply or are too many")
+        raw = await source.document(descriptor, child=True)
+        contents = Contents.parse(raw, f"{source.what}: manifest {descriptor.digest}")
         for child in contents.children:
-            await self._add(origin, child, depth + 1)
+            await self._add(source, child, depth + 1)
         for blob in contents.blobs:
-            if not is_foreign(blob):
+            if not is_foreign(blob.media_type):
                 self.blobs[blob.digest] = blob
         self.documents.append((descriptor, raw))

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from unionmount.errors import UsageError
-from unionmount.images.manifest import MEDIA_OCI_INDEX, Contents, Descriptor
+from unionmount.images.build import (
+    LAYOUT_MARKER,
+    compact_json,
+    descriptor_row,
+    index_document,
+)
+from unionmount.images.manifest import Contents, Descriptor
+from unionmount.images.media_types import REF_NAME
 from unionmount.images.reference import Digest, Reference
 from unionmount.sources.layout import OciLayout
 from unionmount.store.store import Store
-from unionmount.system.files import FileRange
+from unionmount.system.files import FileRange, pieces_of
 from unionmount.transfer.blobs import (
     Checked,
     Repository,
     fetched,
-    pieces,
 )
 from unionmount.transfer.save import naming
 
@@ -28,13 +33,13 @@ if TYPE_CHECKING:
     from unionmount.registry import RegistryClient
     from unionmount.sources import Entry
     from unionmount.store.layer_import import Progress
-    from unionmount.transfer.image_files import Sink
+    from unionmount.transfer.image_files import FileWriter
 
 
 # -- documents and blobs as they are
 
 
-class Origin(Protocol):
+class Source(Protocol):
     """Something that has manifests and blobs as they are transported."""
 
     @property
@@ -59,7 +64,7 @@ class Origin(Protocol):
         """A blob in a file, for as long as the block is."""
 
 
-class RegistryOrigin:
+class RegistrySource:
     """An image or index of a registry."""
 
     def __init__(
@@ -83,17 +88,17 @@ class RegistryOrigin:
         return [descriptor]
 
     async def document(self, descriptor: Descriptor, *, child: bool = False) -> bytes:
-        """See Origin."""
+        """See Source."""
         if self._root is not None and self._root[0].digest == descriptor.digest:
             return self._root[1]
         return await self._client.document(self._ref, descriptor, child=child)
 
     def blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[FileRange]:
-        """See Origin."""
+        """See Source."""
         return fetched(self._store, self._client, self._ref, descriptor, self._progress)
 
 
-class LayoutOrigin:
+class LayoutSource:
     """An image or index of an OCI layout or archive."""
 
     def __init__(self, layout: OciLayout, entry: Entry) -> None:
@@ -108,20 +113,23 @@ class LayoutOrigin:
         return self._layout.descriptors(self._entry)
 
     async def document(self, descriptor: Descriptor, *, child: bool = False) -> bytes:  # noqa: ARG002
-        """See Origin."""
+        """See Source."""
         return self._layout.document(descriptor)
 
     @asynccontextmanager
     async def blob(self, descriptor: Descriptor) -> AsyncIterator[FileRange]:
-        """See Origin."""
+        """See Source."""
         yield self._layout.blob(descriptor)
 
 
-class Destination(Protocol):
-    """Takes blobs, then the documents that name them."""
+class Sink(Protocol):
+    """Takes blobs, then the documents that refer to them, and at last the names of the roots."""
 
-    async def blob(self, descriptor: Descriptor, origin: Origin) -> None:
-        """Take a blob of the origin, unless it is there."""
+    takes_roots: bool
+    """Whether ``document`` takes the roots, too; else only ``finish`` does."""
+
+    async def blob(self, descriptor: Descriptor, source: Source) -> None:
+        """Take a blob of the source, unless it is there."""
 
     async def document(self, descriptor: Descriptor, raw: bytes) -> None:
         """Take a manifest or index whose parts are there."""
@@ -130,8 +138,10 @@ class Destination(Protocol):
         """Give it the name that it is to have."""
 
 
-class RegistryDestination:
+class RegistrySink:
     """A repository of a registry."""
+
+    takes_roots = False
 
     def __init__(
         self,
@@ -144,10 +154,10 @@ class RegistryDestination:
         self._ref = ref
         self._repository = Repository(client, ref, others, progress)
 
-    async def blob(self, descriptor: Descriptor, origin: Origin) -> None:
+    async def blob(self, descriptor: Descriptor, source: Source) -> None:
         """Upload a blob, unless the repository has it or mounts it from another one."""
         if not await self._repository.has_or_mounts(descriptor):
-            async with origin.blob(descriptor) as data:
+            async with source.blob(descriptor) as data:
                 await self._repository.upload(descriptor, data)
 
     async def document(self, descriptor: Descriptor, raw: bytes) -> None:
@@ -165,21 +175,23 @@ class RegistryDestination:
         await self._client.put_manifest(self._ref, raws[0], roots[0].media_type)
 
 
-class LayoutDestination:
+class LayoutSink:
     """A new OCI layout or archive."""
 
-    def __init__(self, sink: Sink, selector: str, origin: Origin) -> None:
-        self._sink = sink
+    takes_roots = True
+
+    def __init__(self, writer: FileWriter, selector: str, source: Source) -> None:
+        self._writer = writer
         self._written: set[Digest] = set()
         self._directories: set[str] = set()
         self._one_at_a_time = trio.Lock()  # a tar takes one file after the other
-        self._annotations = _annotations(selector, origin)
+        self._annotations = _annotations(selector, source)
 
-    async def blob(self, descriptor: Descriptor, origin: Origin) -> None:
+    async def blob(self, descriptor: Descriptor, source: Source) -> None:
         """Write a blob below blobs/."""
-        what = f"{origin.what}: blob {descriptor.digest}"
-        async with origin.blob(descriptor) as data:
-            await self._file(descriptor, _checked(pieces(data, what), descriptor, what))
+        what = f"{source.what}: blob {descriptor.digest}"
+        async with source.blob(descriptor) as data:
+            await self._file(descriptor, _checked(pieces_of(data, what), descriptor, what))
 
     async def document(self, descriptor: Descriptor, raw: bytes) -> None:
         """Write a manifest or index below blobs/."""
@@ -194,21 +206,19 @@ class LayoutDestination:
             for path in ("blobs", f"blobs/{digest.algorithm}"):
                 if path not in self._directories:
                     self._directories.add(path)
-                    self._sink.directory(path)
+                    self._writer.directory(path)
             path = f"blobs/{digest.algorithm}/{digest.hex}"
-            await trio.to_thread.run_sync(self._sink.file, path, descriptor.size, chunks)
+            await trio.to_thread.run_sync(self._writer.file, path, descriptor.size, chunks)
 
     async def finish(self, roots: Sequence[Descriptor], raws: Sequence[bytes]) -> None:
         """Write oci-layout and index.json."""
         del raws
-        self._document("oci-layout", {"imageLayoutVersion": "1.0.0"})
-        manifests = [_row(one, self._annotations) for one in roots]
-        index = {"schemaVersion": 2, "mediaType": MEDIA_OCI_INDEX, "manifests": manifests}
-        self._document("index.json", index)
+        self._document("oci-layout", compact_json(LAYOUT_MARKER))
+        rows = [descriptor_row(one, self._annotations) for one in roots]
+        self._document("index.json", index_document(rows))
 
-    def _document(self, path: str, value: Any) -> None:
-        raw = json.dumps(value, separators=(",", ":")).encode("ascii")
-        self._sink.file(path, len(raw), [raw])
+    def _document(self, path: str, raw: bytes) -> None:
+        self._writer.file(path, len(raw), [raw])
 
 
 def _checked(chunks: Iterator[bytes], descriptor: Descriptor, what: str) -> Iterator[bytes]:
@@ -220,25 +230,12 @@ def _checked(chunks: Iterator[bytes], descriptor: Descriptor, what: str) -> Iter
     checked.finish()
 
 
-def _annotations(selector: str, origin: Origin) -> dict[str, str]:
+def _annotations(selector: str, source: Source) -> dict[str, str]:
     """What names an image in an index: the REF that was wanted, or what it was called."""
     if selector:
         if "/" in selector or ":" in selector:
             return dict(naming(Reference.parse(selector).with_default_tag()))
-        return {"org.opencontainers.image.ref.name": selector}
-    if origin.labels:
-        return dict(origin.labels)
-    return dict(naming(origin.names[0])) if origin.names else {}
-
-
-def _row(descriptor: Descriptor, annotations: dict[str, str]) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "mediaType": descriptor.media_type,
-        "digest": str(descriptor.digest),
-        "size": descriptor.size,
-    }
-    if descriptor.platform is not None:
-        found = descriptor.platform
-        row["platform"] = {"architecture": found.architecture, "os": found.os}
-        row["platform"] |= {"variant": found.variant} if found.variant else {}
-    return row | ({"annotations": annotations} if annotations else {})
+        return {REF_NAME: selector}
+    if source.labels:
+        return dict(source.labels)
+    return dict(naming(source.names[0])) if source.names else {}

@@ -13,13 +13,14 @@ from typing import Protocol
 from unionmount.errors import UsageError
 from unionmount.formats.tar_writer import END, Member, header, padding
 from unionmount.system.files import fsync_directory, open_for_writing, resolved, write_all
+from unionmount.system.os_errors import naming
 from unionmount.system.remove_tree import remove_tree
 from unionmount.system.text import printable
 
 # -- where it goes
 
 
-class Sink(Protocol):
+class FileWriter(Protocol):
     """Takes files by name, each once, directories before what is in them."""
 
     def directory(self, path: str) -> None:
@@ -29,7 +30,7 @@ class Sink(Protocol):
         """Write a file of ``size`` bytes."""
 
 
-class TarSink:
+class TarWriter:
     """A tar, written to a descriptor that stays the caller's; ``finish`` ends it."""
 
     def __init__(self, fd: int, what: str) -> None:
@@ -52,11 +53,11 @@ class TarSink:
         self._write(END)
 
     def _write(self, data: bytes) -> None:
-        with _writing(self._what):
+        with naming(self._what):
             write_all(self._fd, data)
 
 
-class DirectorySink:
+class DirectoryWriter:
     """A directory that is there and empty."""
 
     def __init__(self, top: Path) -> None:
@@ -64,33 +65,22 @@ class DirectorySink:
 
     def directory(self, path: str) -> None:
         """Make a directory."""
-        with _writing(self._top / path):
+        with naming(self._top / path):
             (self._top / path).mkdir()
 
     def file(self, path: str, size: int, chunks: Iterable[bytes]) -> None:  # noqa: ARG002
         """Write a file, to the disk."""
         where = self._top / path
-        with _writing(where):
+        with naming(where):
             fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             for chunk in chunks:
-                with _writing(where):
+                with naming(where):
                     write_all(fd, chunk)
-            with _writing(where):
+            with naming(where):
                 os.fsync(fd)
         finally:
             os.close(fd)
-
-
-@contextmanager
-def _writing(where: Path | str) -> Iterator[None]:
-    """Name what could not be written; a reader who has gone is no error of a file."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OSError(error.errno, os.strerror(error.errno or 0), str(where)) from error
 
 
 @contextmanager
@@ -108,16 +98,16 @@ def replaced_file(path: Path) -> Iterator[int]:
         return
     target = resolved(path)  # a symlink goes on to lead to it
     temporary = target.with_name(_temporary_name())
-    with _writing(path):
+    with naming(path):
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         try:
             yield fd
-            with _writing(path):
+            with naming(path):
                 os.fsync(fd)
         finally:
             os.close(fd)
-        with _writing(path):
+        with naming(path):
             temporary.replace(target)
             fsync_directory(target.parent)
     except BaseException:
@@ -136,11 +126,11 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise UsageError(f"{printable(str(path))}: exists, and is not an empty directory")
     target = resolved(path)
     temporary = target.with_name(_temporary_name())
-    with _writing(path):
+    with naming(path):
         temporary.mkdir()
     try:
         yield temporary
-        with _writing(path):
+        with naming(path):
             for directory, _, _ in os.walk(temporary):
                 fsync_directory(Path(directory))
             temporary.rename(target)

@@ -20,14 +20,14 @@ from unionmount.errors import (
     UsageError,
 )
 from unionmount.formats.compression import MAGIC_SIZE, Compression, decompressor, sniff
-from unionmount.images.manifest import SCRATCH, Image, scratch
+from unionmount.images.image import SCRATCH, ImageDocuments, scratch
 from unionmount.images.opened import OpenImage, OpenLayer
 from unionmount.images.reference import Reference
 from unionmount.sources import (
     STDIN,
+    ImageArchive,
     LayerBlob,
     Location,
-    Source,
     choose,
     distinct,
     looks_like_file,
@@ -38,13 +38,14 @@ from unionmount.sources.layout import DirectoryFiles, OciLayout
 from unionmount.store.layer_import import LIMIT_VARIABLE, Expected, Progress, check_digest
 from unionmount.store.store import StoredImage
 from unionmount.system.closing import Closing
-from unionmount.system.files import FileRange, open_stream, pieces_of, reading, storing, write_all
+from unionmount.system.files import FileRange, open_stream, pieces_of, write_all
+from unionmount.system.os_errors import naming, storing
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from unionmount.images.manifest import Platform
+    from unionmount.images.platform import Platform
     from unionmount.sources import Entry, SourceImage
     from unionmount.store.layer_import import ImportLimits
     from unionmount.store.leases import Lease
@@ -55,11 +56,10 @@ _READ_STEP = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Pull:
+class LoadOptions:
     """How to take images: for which platform, how carefully, and who wants to know."""
 
     store: Store
-    limits: ImportLimits
     platform: Platform | None = None
     verify: bool = False
     progress: Progress | None = None
@@ -69,11 +69,10 @@ class Pull:
 
 def open_image(
     store: Store,
-    source: str,
+    source: Location | str,
     *,
     platform: Platform | None = None,
     verify: bool = False,
-    limits: ImportLimits | None = None,
     progress: Progress | None = None,
     lease: Lease | None = None,
 ) -> OpenImage:
@@ -82,30 +81,29 @@ def open_image(
     Plain layers of an archive or layout are used where they are; ``verify`` hashes them first. With
     a ``lease`` what is in the store stays there while that is held.
     """
-    location = Location.parse(source)
-    pull = Pull(store, limits or store.limits, platform, verify, progress, lease)
+    location = Location.of(source)
+    how = LoadOptions(store, platform, verify, progress, lease)
     if location.kind == "stored":
-        stored = _find_stored(pull, location.path)
-        return _open_stored(pull, stored, name_of(stored))
-    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
-        entry = choose(opened.source.entries(), location.selector, opened.source.what)
-        found = opened.source.image(entry, platform)
+        stored = _find_stored(how, location.path)
+        return _open_stored(how, stored, name_of(stored))
+    with _leased(how, "load", location) as how, _open_source(how, location) as opened:
+        entry = choose(opened.archive.entries(), location.selector, opened.archive.what)
+        found = opened.archive.image(entry, platform)
         with ExitStack() as stack:
             layers = []
             for blob in found.layers:
-                layers.append(_open_layer(pull, blob, in_place=not opened.spooled))
+                layers.append(_open_layer(how, blob, in_place=not opened.spooled))
                 stack.callback(layers[-1].close)
-            opened.source.check_unchanged()
+            opened.archive.check_unchanged()
             stack.pop_all()
     return OpenImage(found.image, str(location), tuple(layers))
 
 
 def load(
     store: Store,
-    source: str,
+    source: Location | str,
     *,
     platform: Platform | None = None,
-    limits: ImportLimits | None = None,
     progress: Progress | None = None,
     loaded: Callable[[StoredImage, tuple[Reference, ...]], None] | None = None,
 ) -> list[StoredImage]:
@@ -115,19 +113,19 @@ def load(
     store, with the names that it has in the archive (the store may know others): a later one may
     fail, and the earlier ones stay.
     """
-    location = Location.parse(source)
+    location = Location.of(source)
     if location.kind == "stored":  # or a directory that does not look like a layout
         location = replace(location, kind="path")
-    pull = Pull(store, limits or store.limits, platform, progress=progress, streams=True)
-    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
-        entries = opened.source.entries()
+    how = LoadOptions(store, platform, progress=progress, streams=True)
+    with _leased(how, "load", location) as how, _open_source(how, location) as opened:
+        entries = opened.archive.entries()
         if location.selector or not entries:
-            entries = [choose(entries, location.selector, opened.source.what)]
+            entries = [choose(entries, location.selector, opened.archive.what)]
         images: list[StoredImage] = []
         artifact: NotAnImage | None = None  # the first; it holds the document it is about
         for entry in distinct(entries):
             try:
-                images.append(_load_entry(pull, opened.source, entry))
+                images.append(_load_entry(how, opened.archive, entry))
             except NotAnImage as error:
                 artifact = artifact or error
                 continue
@@ -140,10 +138,9 @@ def load(
 
 def keep_image(
     store: Store,
-    source: str,
+    source: Location | str,
     *,
     platform: Platform | None = None,
-    limits: ImportLimits | None = None,
     progress: Progress | None = None,
     lease: Lease | None = None,
     names: Sequence[Reference] | None = None,
@@ -153,20 +150,20 @@ def keep_image(
     It gets those of its names that no other image has: only ``load`` moves names. Where ``names``
     are given it gets those instead, from whatever image has them.
     """
-    location = Location.parse(source)
-    pull = Pull(store, limits or store.limits, platform, progress=progress, lease=lease)
+    location = Location.of(source)
+    how = LoadOptions(store, platform, progress=progress, lease=lease)
     if location.kind == "stored":
-        return _find_stored(pull, location.path)
-    with _leased(pull, "load", location) as pull, _open_source(pull, location) as opened:
-        entry = choose(opened.source.entries(), location.selector, opened.source.what)
+        return _find_stored(how, location.path)
+    with _leased(how, "load", location) as how, _open_source(how, location) as opened:
+        entry = choose(opened.archive.entries(), location.selector, opened.archive.what)
         if names is not None:
-            return _load_entry(pull, opened.source, replace(entry, names=tuple(names)))
-        return _load_entry(pull, opened.source, entry, take_over=False)
+            return _load_entry(how, opened.archive, replace(entry, names=tuple(names)))
+        return _load_entry(how, opened.archive, entry, take_over=False)
 
 
-def open_source(store: Store, location: Location) -> OpenSource:
+def open_source(store: Store, location: Location) -> OpenArchive:
     """Open an archive or a layout."""
-    return _open_source(Pull(store, store.limits), location)
+    return _open_source(LoadOptions(store), location)
 
 
 def open_stored(
@@ -179,49 +176,49 @@ def open_stored(
     lease: Lease | None = None,
 ) -> OpenImage:
     """Open an image of the store under the name that it had when it was found."""
-    pull = Pull(store, store.limits, verify=verify, progress=progress, lease=lease)
-    return _open_stored(pull, stored, name)
+    how = LoadOptions(store, verify=verify, progress=progress, lease=lease)
+    return _open_stored(how, stored, name)
 
 
 @contextmanager
-def _leased(pull: Pull, kind: str, location: Location) -> Iterator[Pull]:
+def _leased(how: LoadOptions, kind: str, location: Location) -> Iterator[LoadOptions]:
     """The same with a lease: the caller's, or one that ends with the block."""
-    if pull.lease is not None:
-        yield pull
+    if how.lease is not None:
+        yield how
         return
-    with pull.store.lease(kind, f"{kind} {printable(str(location))}") as lease:
-        yield replace(pull, lease=lease)
+    with how.store.lease(kind, f"{kind} {printable(str(location))}") as lease:
+        yield replace(how, lease=lease)
 
 
 # -- sources
 
 
-class OpenSource(Closing):
+class OpenArchive(Closing):
     """A source; ``spooled`` tells that its file vanishes with it, so nothing is left in place."""
 
-    def __init__(self, source: Source, *, spooled: bool) -> None:
-        self.source = source
+    def __init__(self, archive: ImageArchive, *, spooled: bool) -> None:
+        self.archive = archive
         self.spooled = spooled
 
     def close(self) -> None:
         """Close the source."""
-        self.source.close()
+        self.archive.close()
 
 
-def _open_source(pull: Pull, location: Location) -> OpenSource:
+def _open_source(how: LoadOptions, location: Location) -> OpenArchive:
     if location.kind == "registry":
         raise UsageError(f"{location}: is in a registry; 'unionmount pull' brings it to the store")
     path = Path(location.path)
     what = "standard input" if location.path == STDIN else printable(location.path)
     default_name = fallback_name(path)
     if location.kind == "oci" or (location.kind == "path" and path.is_dir()):
-        return OpenSource(_open_layout(path, default_name), spooled=False)
-    fd, spooled = _open_file(pull, location.path, what)
+        return OpenArchive(_open_layout(path, default_name), spooled=False)
+    fd, spooled = _open_file(how, location.path, what)
     files = TarFiles(fd, what)  # takes fd over
-    return OpenSource(open_archive(files, location.kind, default_name), spooled=spooled)
+    return OpenArchive(open_archive(files, location.kind, default_name), spooled=spooled)
 
 
-def _open_layout(path: Path, default_name: str) -> Source:
+def _open_layout(path: Path, default_name: str) -> ImageArchive:
     try:
         files = DirectoryFiles(path)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -239,18 +236,18 @@ def fallback_name(path: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", stem).strip("-") or "image"
 
 
-def _open_file(pull: Pull, path: str, what: str) -> tuple[int, bool]:
+def _open_file(how: LoadOptions, path: str, what: str) -> tuple[int, bool]:
     """Open an archive that can be read at any offset; others are copied to the store first."""
 
     def waiting() -> None:
-        if pull.progress is not None:
-            pull.progress("waiting for a FIFO", 0, None)
+        if how.progress is not None:
+            how.progress("waiting for a FIFO", 0, None)
 
     try:
         if path == STDIN:
             fd, first = os.dup(0), b""
         else:
-            fd, first = open_stream(path, os.environ, fifo=pull.streams, waiting=waiting)
+            fd, first = open_stream(path, os.environ, fifo=how.streams, waiting=waiting)
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"{what}: no such file or directory") from None
     except NotRegular as error:
@@ -261,30 +258,30 @@ def _open_file(pull: Pull, path: str, what: str) -> tuple[int, bool]:
         if stat.S_ISDIR(mode):
             raise UsageError(f"{what}: is a directory, not an archive")
         if stat.S_ISREG(mode) and path != STDIN:
-            with reading(what):
+            with naming(what):
                 head = os.pread(fd, MAGIC_SIZE, 0)
             if sniff(head, what) is Compression.PLAIN:
                 stack.pop_all()
                 return fd, False
-        return _spool(pull, fd, first, what), True
+        return _spool(how, fd, first, what), True
 
 
-def _spool(pull: Pull, fd: int, first: bytes, what: str) -> int:
+def _spool(how: LoadOptions, fd: int, first: bytes, what: str) -> int:
     """Copy a stream to a nameless file of the store, decompressed; ``first`` was read before."""
-    spool = pull.store.spool()
+    spool = how.store.spool()
     try:
-        with reading(what):
+        with naming(what):
             head = first + _read_full(fd, MAGIC_SIZE - len(first))
         stream = decompressor(sniff(head, what), what)
-        left = pull.limits.max_layer_size
+        left = how.store.limits.max_layer_size
         data = head
         while data:
             for piece in stream.feed(data):
                 left -= len(piece)
-                _check_left(left, pull.limits, what)
-                with storing(pull.store.root):
+                _check_left(left, how.store.limits, what)
+                with storing(how.store.root):
                     write_all(spool, piece)
-            with reading(what):
+            with naming(what):
                 data = os.read(fd, _READ_STEP)
         stream.finish()
     except BaseException:
@@ -311,10 +308,10 @@ def _read_full(fd: int, size: int) -> bytes:
 # -- images
 
 
-def _find_stored(pull: Pull, text: str) -> StoredImage:
+def _find_stored(how: LoadOptions, text: str) -> StoredImage:
     if text == SCRATCH:
-        return _fitting(pull.store, _keep_scratch(pull.store), text, pull.platform)
-    return find_stored(pull.store, text, pull.platform)
+        return _fitting(how.store, _keep_scratch(how.store), text, how.platform)
+    return find_stored(how.store, text, how.platform)
 
 
 def find_stored(store: Store, text: str, platform: Platform | None = None) -> StoredImage:
@@ -368,57 +365,59 @@ def _keep_scratch(store: Store) -> StoredImage:
     return StoredImage((), manifest, store.put_blob(image.config.raw, image.id), 0)
 
 
-def _open_stored(pull: Pull, stored: StoredImage, name: str) -> OpenImage:
-    if pull.lease is not None:
-        image = pull.store.use_image(stored, pull.lease)
+def _open_stored(how: LoadOptions, stored: StoredImage, name: str) -> OpenImage:
+    if how.lease is not None:
+        image = how.store.use_image(stored, how.lease)
     else:
-        image = pull.store.read_image(stored)
+        image = how.store.read_image(stored)
     with ExitStack() as stack:
         layers = []
         for diff_id in image.diff_ids:
-            layer = pull.store.open_layer(diff_id)
+            layer = how.store.open_layer(diff_id)
             stack.callback(layer.close)
             layers.append(layer)
-            if pull.verify:
-                check_digest(data_of(layer), diff_id, f"layer {diff_id}", pull.progress)
+            if how.verify:
+                check_digest(data_of(layer), diff_id, f"layer {diff_id}", how.progress)
         stack.pop_all()
     return OpenImage(image, name, tuple(layers))
 
 
-def _load_entry(pull: Pull, source: Source, entry: Entry, *, take_over: bool = True) -> StoredImage:
-    found = source.image(entry, pull.platform)
+def _load_entry(
+    how: LoadOptions, archive: ImageArchive, entry: Entry, *, take_over: bool = True
+) -> StoredImage:
+    found = archive.image(entry, how.platform)
     for blob in found.layers:
-        _import(pull, blob)
-    source.check_unchanged()
-    source.release()
-    image = _exact_image(pull.store, found)
-    if pull.lease is not None:  # of the caller, who is going to open it
-        pull.lease.need(image.manifest.digest, image.id, *image.diff_ids)
-        pull.lease.image(image.id)
-    return pull.store.put_image(entry.names, image, take_over=take_over)
+        _import(how, blob)
+    archive.check_unchanged()
+    archive.release()
+    image = _exact_image(how.store, found)
+    if how.lease is not None:  # of the caller, who is going to open it
+        how.lease.need(image.manifest.digest, image.id, *image.diff_ids)
+        how.lease.image(image.id)
+    return how.store.put_image(entry.names, image, take_over=take_over)
 
 
-def _exact_image(store: Store, found: SourceImage) -> Image:
+def _exact_image(store: Store, found: SourceImage) -> ImageDocuments:
     """The image with a manifest that says true sizes; a made-up one did not know them."""
     if not found.made_up:
         return found.image
     config = found.image.config
     sizes = [store.layer_info(diff_id).layer_size for diff_id in config.diff_ids]
-    return Image.from_config(config, sizes, f"image {config.digest}")
+    return ImageDocuments.from_config(config, sizes, f"image {config.digest}")
 
 
 # -- layers
 
 
-def _open_layer(pull: Pull, blob: LayerBlob, *, in_place: bool) -> OpenLayer:
+def _open_layer(how: LoadOptions, blob: LayerBlob, *, in_place: bool) -> OpenLayer:
     data = blob.data
-    with reading(blob.what):
+    with naming(blob.what):
         compression = sniff(os.pread(data.fd, MAGIC_SIZE, data.offset), blob.what)
     if compression is not Compression.PLAIN or not in_place:
-        _import(pull, blob)
-        return pull.store.open_layer(blob.diff_id)
-    _check_plain(pull, blob)
-    index = pull.store.index_in_place(data, blob.what, pull.limits)
+        _import(how, blob)
+        return how.store.open_layer(blob.diff_id)
+    _check_plain(how, blob)
+    index = how.store.index_in_place(data, blob.what)
     try:
         with storing(blob.what):
             copy = os.dup(data.fd)
@@ -428,15 +427,15 @@ def _open_layer(pull: Pull, blob: LayerBlob, *, in_place: bool) -> OpenLayer:
     return OpenLayer(blob.diff_id, copy, data.offset, data.length, index)
 
 
-def _check_plain(pull: Pull, blob: LayerBlob) -> None:
+def _check_plain(how: LoadOptions, blob: LayerBlob) -> None:
     """Check what can be checked of a layer that stays in place."""
     data, digest = blob.data, blob.digest
     if digest is not None and digest.algorithm == blob.diff_id.algorithm and digest != blob.diff_id:
         # what is not compressed is its own diff_id
         raise DigestMismatch(f"{blob.what} (diff_id)", str(blob.diff_id), str(digest))
-    if pull.verify:
+    if how.verify:
         what = f"{blob.what} (diff_id)"
-        check_digest(data, blob.diff_id, what, pull.progress)
+        check_digest(data, blob.diff_id, what, how.progress)
 
 
 def data_of(layer: OpenLayer) -> FileRange:
@@ -444,17 +443,19 @@ def data_of(layer: OpenLayer) -> FileRange:
     return FileRange(layer.data_fd, layer.offset, layer.length)
 
 
-def _import(pull: Pull, blob: LayerBlob) -> None:
+def _import(how: LoadOptions, blob: LayerBlob) -> None:
     """Take a layer into the store, unless it is there."""
-    if pull.lease is not None:
-        pull.lease.need(blob.diff_id)
-    if pull.store.has_layer(blob.diff_id):
+    if how.lease is not None:
+        how.lease.need(blob.diff_id)
+    if how.store.has_layer(blob.diff_id):
         return
     data = blob.data
     expected = Expected(blob.diff_id, blob.what, blob.digest, data.length)
-    with pull.store.import_layer(expected, pull.limits) as layer:
-        for done, piece in pieces_of(data, blob.what):
+    with how.store.import_layer(expected) as layer:
+        done = 0
+        for piece in pieces_of(data, blob.what):
             layer.write(piece)
-            if pull.progress is not None:
-                pull.progress(str(blob.diff_id), done, data.length)
+            done += len(piece)
+            if how.progress is not None:
+                how.progress(str(blob.diff_id), done, data.length)
         layer.finish()

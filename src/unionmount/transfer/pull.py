@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Literal
 import trio
 
 from unionmount.errors import FormatError, NotFoundError, RegistryError, UnionmountError
-from unionmount.images.manifest import Descriptor, Image, Selection, parse_manifest, select
+from unionmount.images.image import ImageDocuments
+from unionmount.images.manifest import Descriptor, parse_manifest
+from unionmount.images.media_types import is_encrypted, is_foreign
 from unionmount.images.reference import Reference
+from unionmount.images.selection import Selection, run_selection_async, select
 from unionmount.store.layer_import import Expected
 from unionmount.system.text import printable
-from unionmount.transfer.blobs import check_size, hand_on, in_parallel, is_foreign, repository_of
+from unionmount.transfer.blobs import check_size, hand_on, in_parallel, repository_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from unionmount.images.manifest import Platform
+    from unionmount.images.platform import Platform
     from unionmount.images.reference import Digest
     from unionmount.registry import FetchedManifest, RegistryClient
     from unionmount.store.layer_import import LayerImport, Progress
@@ -33,7 +36,7 @@ Policy = Literal["always", "missing", "never"]
 
 
 @dataclass(frozen=True, slots=True)
-class Pulling:
+class PullOptions:
     """How to pull: for which platform, what to keep, and who wants to know.
 
     The image gets ``names``; where none are given, the one that it was asked for by. ``lease`` is
@@ -61,11 +64,11 @@ async def pull(
     progress: Progress | None = None,
 ) -> StoredImage:
     """The image of a name in the store, fetched as the policy says; ``ref`` is a full name."""
-    return await pull_as(store, client, ref, Pulling(platform, policy, keep_blobs, progress))
+    return await pull_as(store, client, ref, PullOptions(platform, policy, keep_blobs, progress))
 
 
 async def pull_as(
-    store: Store, client: RegistryClient, ref: Reference, how: Pulling
+    store: Store, client: RegistryClient, ref: Reference, how: PullOptions
 ) -> StoredImage:
     """The same, with all that can be said of it."""
     ref = ref.with_default_tag()
@@ -94,7 +97,7 @@ def find(store: Store, text: str, platform: Platform | None) -> StoredImage | No
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class _RemoteLayer:
     descriptor: Descriptor
     diff_id: Digest
 
@@ -103,7 +106,7 @@ class _Pull:
     """One pull of one image."""
 
     def __init__(
-        self, store: Store, client: RegistryClient, ref: Reference, how: Pulling, lease: Lease
+        self, store: Store, client: RegistryClient, ref: Reference, how: PullOptions, lease: Lease
     ) -> None:
         self._store = store
         self._client = client
@@ -115,11 +118,11 @@ class _Pull:
         root = await self._client.manifest(self._ref)
         selection = await self._select(root)
         what = f"{self._ref}: manifest {selection.manifest.digest}"
-        image = Image.of(selection.manifest, selection.config, what)
+        image = ImageDocuments.of(selection.manifest, selection.config, what)
         blobs = [layer.digest for layer in image.layers]
         self._lease.need(image.manifest.digest, image.id, *image.diff_ids, *blobs)
         layers = {
-            diff_id: _Layer(descriptor, diff_id)
+            diff_id: _RemoteLayer(descriptor, diff_id)
             for descriptor, diff_id in zip(image.layers, image.diff_ids, strict=True)
         }
         await self._fetch_all([one for one in layers.values() if not self._is_here(one)])
@@ -131,7 +134,7 @@ class _Pull:
             self._lease.image(image.id)
         return self._store.put_image(names, image, digests=[known_as])
 
-    def _may_be_named(self, image: Image) -> bool:
+    def _may_be_named(self, image: ImageDocuments) -> bool:
         """Whether the image is to have the name that it was asked for by."""
         name = str(self._ref)
         if self._ref.digest is not None:
@@ -141,7 +144,7 @@ class _Pull:
         named = self._store.read_image(self._store.find_image(name)).config.platform
         return named.is_like(image.config.platform)
 
-    def _is_here(self, layer: _Layer) -> bool:
+    def _is_here(self, layer: _RemoteLayer) -> bool:
         if not self._store.has_layer(layer.diff_id):
             return False
         if not self._how.keep_blobs:
@@ -159,15 +162,12 @@ class _Pull:
         top = Descriptor(media_type, root.digest, len(root.raw))
         if top.is_index:
             self._keep(root.raw, root.digest)
+
+        async def fetch(wanted: Descriptor) -> bytes:
+            return root.raw if wanted == top else await self._document(wanted)
+
         selection = select([top], self._how.platform, str(self._ref), lambda _: True)
-        try:
-            wanted = next(selection)
-            while True:
-                raw = root.raw if wanted == top else await self._document(wanted)
-                wanted = selection.send(raw)
-        except StopIteration as stop:
-            found: Selection = stop.value
-            return found
+        return await run_selection_async(selection, fetch)
 
     async def _document(self, descriptor: Descriptor) -> bytes:
         """A document, from the store where it is there."""
@@ -187,7 +187,7 @@ class _Pull:
 
     # -- layers
 
-    async def _fetch_all(self, layers: Sequence[_Layer]) -> None:
+    async def _fetch_all(self, layers: Sequence[_RemoteLayer]) -> None:
         """Fetch what is not here, the largest first."""
         for layer in layers:
             _refuse_encrypted(layer.descriptor, self._what(layer))
@@ -195,7 +195,7 @@ class _Pull:
         ordered = sorted(layers, key=lambda one: one.descriptor.size, reverse=True)
         await in_parallel(ordered, self._try_to_fetch)
 
-    async def _try_to_fetch(self, layer: _Layer) -> bool:
+    async def _try_to_fetch(self, layer: _RemoteLayer) -> bool:
         """Whether the layer is here now; False where somebody else is fetching it."""
         with self._store.layer_lock(layer.diff_id) as lock:
             if not lock.try_acquire():
@@ -204,7 +204,7 @@ class _Pull:
                 await self._fetch(layer)
             return True
 
-    async def _fetch(self, layer: _Layer) -> None:
+    async def _fetch(self, layer: _RemoteLayer) -> None:
         descriptor = layer.descriptor
         expected = Expected(layer.diff_id, self._what(layer), descriptor.digest, descriptor.size)
         incoming = self._store.import_layer(expected, keep_blob=self._how.keep_blobs)
@@ -217,7 +217,7 @@ class _Pull:
             await trio.to_thread.run_sync(incoming.finish)
 
     async def _feed(
-        self, incoming: LayerImport, layer: _Layer, chunks: AsyncIterator[bytes]
+        self, incoming: LayerImport, layer: _RemoteLayer, chunks: AsyncIterator[bytes]
     ) -> None:
         def take(data: bytes, done: int) -> None:
             incoming.write(data)
@@ -226,19 +226,19 @@ class _Pull:
 
         await hand_on(chunks, take)
 
-    def _what(self, layer: _Layer) -> str:
+    def _what(self, layer: _RemoteLayer) -> str:
         return f"{self._ref}: layer {layer.descriptor.digest}"
 
 
 def _refuse_encrypted(descriptor: Descriptor, what: str) -> None:
-    if descriptor.media_type.endswith("+encrypted"):
+    if is_encrypted(descriptor.media_type):
         raise FormatError(f"{what}: encrypted layers are not supported")
 
 
 def _explained(error: UnionmountError, descriptor: Descriptor, what: str) -> UnionmountError:
     """Say which layer it is, and of a foreign one why the registry does not have it."""
     text = str(error) if str(descriptor.digest) in str(error) else f"{what}: {error}"
-    if isinstance(error, NotFoundError) and is_foreign(descriptor):
+    if isinstance(error, NotFoundError) and is_foreign(descriptor.media_type):
         text += (
             f"; it is a foreign layer ({printable(descriptor.media_type)}), which its publisher "
             "serves elsewhere, and those are not fetched"

@@ -15,7 +15,6 @@ image has another digest in the registry; its ID, the digest of its config, stay
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,39 +22,32 @@ import trio
 
 from unionmount.errors import FormatError, NotFoundError, RegistryError, UsageError
 from unionmount.formats.compression import Compression
-from unionmount.images.manifest import (
-    MEDIA_OCI_CONFIG,
-    MEDIA_OCI_LAYER,
-    MEDIA_OCI_MANIFEST,
-    Descriptor,
-    Index,
-    load_json,
-    parse_manifest,
-)
+from unionmount.images.build import compact_json, compression_of, layer_type, manifest_document
+from unionmount.images.json_fields import load_json
+from unionmount.images.manifest import Descriptor, ImageIndex, parse_manifest
+from unionmount.images.media_types import OCI_MANIFEST, is_foreign
 from unionmount.images.reference import Digest, Reference
 from unionmount.transfer.blobs import (
-    Compressed,
     Repository,
-    compression_of,
+    cancelling,
     fetched,
     in_parallel,
-    is_foreign,
     repository_of,
 )
+from unionmount.transfer.layer_data import CompressedLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from unionmount.images.manifest import Image, Manifest
+    from unionmount.images.image import ImageDocuments
+    from unionmount.images.manifest import Manifest
     from unionmount.registry import RegistryClient
     from unionmount.store.layer_import import Progress
     from unionmount.store.store import Store, StoredImage
 
-_SUFFIX = {Compression.PLAIN: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
-
 
 @dataclass(frozen=True, slots=True)
-class Pushing:
+class PushOptions:
     """How to push: what layers are compressed with, and whether the digest may change.
 
     Without ``compression`` layers go as they came; those that were made here go as gzip.
@@ -79,12 +71,12 @@ async def push(
     client: RegistryClient,
     stored: StoredImage,
     ref: Reference,
-    how: Pushing | None = None,
+    how: PushOptions | None = None,
 ) -> Pushed:
     """Send an image of the store to a registry as ``ref``, a full name."""
     if ref.digest is not None:
         raise UsageError(f"an image is pushed by a name or tag, its digest follows: '{ref}'")
-    how = how or Pushing()
+    how = how or PushOptions()
     with store.lease("push", str(ref)) as lease:
         image = store.use_image(stored, lease)
         return await _Push(store, client, stored, image, ref.with_default_tag(), how).run()
@@ -114,9 +106,9 @@ class _Push:
         store: Store,
         client: RegistryClient,
         stored: StoredImage,
-        image: Image,
+        image: ImageDocuments,
         ref: Reference,
-        how: Pushing,
+        how: PushOptions,
     ) -> None:
         self._store = store
         self._stored = stored
@@ -159,7 +151,7 @@ class _Push:
         known, is_known = self._known_manifests()
         candidates = [own] if is_known or not self._is_plain(own) else known
         for candidate in candidates:
-            kinds = set(map(compression_of, candidate.layers))
+            kinds = {compression_of(one.media_type) for one in candidate.layers}
             if self._how.compression is None or kinds <= {self._how.compression}:
                 return candidate
         return own if self._how.keep_digest else None
@@ -179,7 +171,7 @@ class _Push:
                 document = parse_manifest(self._store.get_blob(digest), text)
             except (NotFoundError, FormatError):
                 continue
-            if isinstance(document, Index):
+            if isinstance(document, ImageIndex):
                 is_known |= own.digest in [one.digest for one in document.manifests]
             elif document.digest == own.digest:
                 is_known = True
@@ -201,10 +193,11 @@ class _Push:
     async def _send_layer(self, part: _Part) -> bool:
         if part.wanted is None:
             part.sent = await self._send_compressed(part, self._how.compression or Compression.GZIP)
-        elif is_foreign(part.wanted) or await self._send_as_it_was(part.wanted):
+        elif is_foreign(part.wanted.media_type) or await self._send_as_it_was(part.wanted):
             part.sent = part.wanted
         else:
-            compression = compression_of(part.wanted) or self._how.compression or Compression.GZIP
+            known = compression_of(part.wanted.media_type)
+            compression = known or self._how.compression or Compression.GZIP
             part.sent = await self._send_compressed(part, compression)
         return True
 
@@ -232,8 +225,8 @@ class _Push:
 
     async def _send_compressed(self, part: _Part, compression: Compression) -> Descriptor:
         """Compress a layer, and send what the registry does not have."""
-        with Compressed(self._store, part.diff_id) as packed:
-            await trio.to_thread.run_sync(packed.run, compression, self._how.progress)
+        with CompressedLayer(self._store, part.diff_id) as packed:
+            await trio.to_thread.run_sync(packed.run, compression, cancelling(self._how.progress))
             found = _described(part.wanted, compression, packed.digest, packed.size)
             if part.wanted is not None and found.digest != part.wanted.digest:
                 self._tell_of_change(part.number, part.wanted, found)
@@ -254,7 +247,7 @@ def _described(
 ) -> Descriptor:
     if wanted is not None:
         return replace(wanted, digest=digest, size=size)
-    return Descriptor(MEDIA_OCI_LAYER + _SUFFIX[compression], digest, size)
+    return Descriptor(layer_type(compression), digest, size)
 
 
 def _rewritten(base: Manifest, layers: Sequence[Descriptor]) -> tuple[bytes, str]:
@@ -264,24 +257,10 @@ def _rewritten(base: Manifest, layers: Sequence[Descriptor]) -> tuple[bytes, str
     document: dict[str, Any] = load_json(base.raw, f"manifest {base.digest}")
     for row, layer in zip(document["layers"], layers, strict=True):
         row |= {"digest": str(layer.digest), "size": layer.size}
-    return json.dumps(document, separators=(",", ":")).encode("ascii"), base.media_type
+    return compact_json(document), base.media_type
 
 
-def _made(image: Image, layers: Sequence[Descriptor]) -> tuple[bytes, str]:
-    """A manifest of an image whose layers were compressed for this."""
-    document: dict[str, Any] = {
-        "schemaVersion": 2,
-        "mediaType": MEDIA_OCI_MANIFEST,
-        "config": {
-            "mediaType": MEDIA_OCI_CONFIG,
-            "digest": str(image.manifest.config.digest),
-            "size": len(image.config.raw),
-        },
-        "layers": [
-            {"mediaType": one.media_type, "digest": str(one.digest), "size": one.size}
-            for one in layers
-        ],
-    }
-    if image.manifest.annotations:
-        document["annotations"] = dict(image.manifest.annotations)
-    return json.dumps(document, separators=(",", ":")).encode("ascii"), MEDIA_OCI_MANIFEST
+def _made(image: ImageDocuments, layers: Sequence[Descriptor]) -> tuple[bytes, str]:
+    """Make a manifest of an image whose layers were compressed anew."""
+    config, annotations = image.manifest.config.digest, image.manifest.annotations
+    return manifest_document(config, len(image.config.raw), layers, annotations), OCI_MANIFEST

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from unionmount.cli.settings import Settings
-    from unionmount.core import FileTree, Node
+    from unionmount.core import BrowsableTree, Node
+    from unionmount.images.platform import Platform
 
 _STEP = 1024 * 1024
 
@@ -26,7 +27,7 @@ _STEP = 1024 * 1024
 @click.argument("operands", metavar="IMAGE:PATH…", nargs=-1, required=True)
 @click.pass_obj
 def command(
-    settings: Settings, platform: str | None, layer: int | None, operands: tuple[str, ...]
+    settings: Settings, platform: Platform | None, layer: int | None, operands: tuple[str, ...]
 ) -> None:
     """Write files of an image to standard output, one after the other.
 
@@ -48,12 +49,13 @@ def _write(
     word: str,
     path: bytes,
     *,
-    platform: str | None,
+    platform: Platform | None,
     layer: int | None,
 ) -> None:
     from unionmount.browse.paths import follow
-    from unionmount.cli.open_image import naming, open_files
+    from unionmount.cli.open_image import open_files
     from unionmount.errors import UnionmountError
+    from unionmount.system.os_errors import naming
     from unionmount.system.text import printable
 
     with open_files(settings, word, platform=platform, layer=layer) as view:
@@ -67,8 +69,8 @@ def _write(
             sys.stdout.buffer.write(data)
 
 
-def _pieces(files: FileTree, node: Node, operand: str) -> Iterator[bytes]:
-    from unionmount.cli.open_image import naming
+def _pieces(files: BrowsableTree, node: Node, operand: str) -> Iterator[bytes]:
+    from unionmount.system.os_errors import naming
 
     offset = 0
     while True:

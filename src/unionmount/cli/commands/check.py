@@ -13,6 +13,8 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
+    from unionmount.images.platform import Platform
+    from unionmount.sources import Location
     from unionmount.store.check import Finding
 
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 @root_option
 @click.argument("source", metavar="[IMAGE]", required=False)
 @click.pass_obj
-def command(settings: Settings, source: str | None, platform: str | None, repair: bool) -> int:
+def command(settings: Settings, source: str | None, platform: Platform | None, repair: bool) -> int:
     """Verify every byte of an image or of the whole store: digests, indexes, references.
 
     Of an IMAGE also links that lead nowhere. Prints one line for each problem; the status is 1
@@ -31,12 +33,15 @@ def command(settings: Settings, source: str | None, platform: str | None, repair
     --repair rebuilds indexes and removes what is damaged and nobody needs. A damaged layer that an
     image needs is put aside, into the quarantine of the store, so that a load or pull gets it anew.
     """
+    from unionmount.sources import Location
+
     if source is None:
         if platform is not None:
             raise UsageError("--platform is about an IMAGE")
         return _print(_check_store(settings, repair=repair))
-    status = _print(_check_parts(settings, source)) if repair else 0
-    return max(status, _check_image(settings, source, platform))
+    location = Location.parse(source)
+    status = _print(_check_parts(settings, location)) if repair else 0
+    return max(status, _check_image(settings, location, platform))
 
 
 def _check_store(settings: Settings, *, repair: bool) -> Iterator[Finding]:
@@ -47,18 +52,16 @@ def _check_store(settings: Settings, *, repair: bool) -> Iterator[Finding]:
     return StoreCheck(store, Containers(store), repair=repair).run()
 
 
-def _check_parts(settings: Settings, source: str) -> Iterator[Finding]:
+def _check_parts(settings: Settings, location: Location) -> Iterator[Finding]:
     """Check and mend what an image of the store consists of."""
-    from unionmount.sources import Location
     from unionmount.store.check import StoreCheck
     from unionmount.store.containers import Containers
     from unionmount.store.references import digests_of
 
-    location = Location.parse(source)
     if location.kind != "stored":
         raise UsageError("--repair is about images of the store")
     store = settings.store()
-    only = digests_of(store, store.find_image(location.path), f"image '{printable(source)}'")
+    only = digests_of(store, store.find_image(location.path), f"image '{location}'")
     return StoreCheck(store, Containers(store), repair=True, only=only).run()
 
 
@@ -70,13 +73,11 @@ def _print(findings: Iterator[Finding]) -> int:
     return status
 
 
-def _check_image(settings: Settings, source: str, platform: str | None) -> int:
-    from unionmount.images.manifest import Platform
+def _check_image(settings: Settings, location: Location, platform: Platform | None) -> int:
     from unionmount.transfer.check_image import check_image
 
-    wanted = Platform.parse(platform) if platform else None
     status = 0
-    for problem in check_image(settings.store(), source, platform=wanted):
+    for problem in check_image(settings.store(), location, platform=platform):
         status = 1
         where = f"layer {problem.layer}: " if problem.layer else ""
         print(printable(where + problem.text))

@@ -56,16 +56,16 @@ def command(
     With SOURCE_DATE_EPOCH in the environment the image is created at that time and no file in its
     layer is younger, so that the same changes give the same image whenever it is made.
     """
-    from unionmount.cli.open_change import open_target
+    from unionmount.cli.open_change import open_changes
     from unionmount.commit import CommitRequest, commit
-    from unionmount.images.manifest import SCRATCH
+    from unionmount.images.image import SCRATCH
     from unionmount.images.reference import Reference
 
     reference = Reference.parse(name)
     if reference.name == Reference.parse(SCRATCH).name:
         raise UsageError(f"'{SCRATCH}' is the empty image and can't be the name of another one")
     request = CommitRequest(reference, message, author, instructions, _epoch())
-    with open_target(settings, target) as opened:
+    with open_changes(settings, target) as opened:
         stored = commit(settings.store(), opened, request, _warn)
     print(stored.id)
 

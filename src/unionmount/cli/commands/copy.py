@@ -10,6 +10,7 @@ from unionmount.cli.options import RegistryOptions, platform_option, registry_op
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
+    from unionmount.images.platform import Platform
     from unionmount.images.reference import Reference
     from unionmount.registry import RegistryClient
     from unionmount.transfer.copy import Copied
@@ -38,7 +39,7 @@ def command(
     all_platforms: bool,
     compress: str | None,
     keep_digest: bool,
-    platform: str | None,
+    platform: Platform | None,
     registry: RegistryOptions,
 ) -> None:
     """Copy an image from SRC to DST.
@@ -51,9 +52,8 @@ def command(
     from unionmount.cli.commands.push import compression_named, tell_of_changes
     from unionmount.cli.open_image import progress_line
     from unionmount.cli.run_transfer import registries_of_user, run_transfer
-    from unionmount.images.manifest import Platform
     from unionmount.sources import Location
-    from unionmount.transfer.copy import Copying, copy
+    from unionmount.transfer.copy import CopyOptions, copy
 
     store, registries = settings.store(), registries_of_user()
     places = Location.parse(source), Location.parse_target(target)
@@ -63,9 +63,9 @@ def command(
 
     named = [resolve(place.path) for place in places if place.kind == "registry"]
     with progress_line(quiet=quiet) as progress:
-        how = Copying(
+        how = CopyOptions(
             resolve,
-            Platform.parse(platform) if platform else None,
+            platform,
             all_platforms,
             compression_named(compress),
             keep_digest,

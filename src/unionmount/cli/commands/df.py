@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unionmount.cli.options import list_format_option, root_option
-from unionmount.cli.output import Listing, human_size, print_json, print_jsonl, print_table
-from unionmount.cli.output import Row as Line
+from unionmount.cli.output import Listing, ListRow, human_size, print_json, print_jsonl, print_table
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
-    from unionmount.store.usage import ImageUsage, Row, Usage
+    from unionmount.store.usage import ImageUsage, Usage, UsageRow
 
 _HEADS = {
     "Type": "TYPE",
@@ -51,7 +50,7 @@ def command(settings: Settings, verbose: bool, form: str) -> None:
             values.append(_sums(usage))
         _print_values(values, form)
         return
-    _LISTING.show(form, [Line(_fields(row), _row_json(row)) for row in usage.rows])
+    _LISTING.show(form, [ListRow(_fields(row), _row_json(row)) for row in usage.rows])
     if form != "table":
         return
     print()
@@ -83,7 +82,7 @@ def _mounted(settings: Settings) -> set[str]:
     }
 
 
-def _fields(row: Row) -> dict[str, str]:
+def _fields(row: UsageRow) -> dict[str, str]:
     share = f" ({100 * row.reclaimable // row.size}%)" if row.size else ""
     reclaimable = human_size(row.reclaimable) + share
     return {
@@ -95,7 +94,7 @@ def _fields(row: Row) -> dict[str, str]:
     }
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: UsageRow) -> dict[str, Any]:
     return {
         "type": row.kind,
         "total": row.total,

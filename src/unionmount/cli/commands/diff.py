@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from unionmount.browse.diff import Difference
     from unionmount.cli.settings import Settings
-    from unionmount.core import Attributes, FileTree
+    from unionmount.core import Attributes, BrowsableTree
+    from unionmount.images.platform import Platform
 
 _TROUBLE = 2  # as diff(1) has it: 1 says that there are differences
 
@@ -44,7 +45,7 @@ def command(
     other: str | None,
     form: str,
     sizes: bool,
-    platform: str | None,
+    platform: Platform | None,
 ) -> int:
     """Show what was changed in TARGET: a container, or a mount by its mount point or ID.
 
@@ -68,9 +69,9 @@ def command(
     if platform is not None:
         raise UsageError("--platform is for images")
 
-    from unionmount.cli.open_change import open_target
+    from unionmount.cli.open_change import open_changes
 
-    with open_target(settings, target) as opened:
+    with open_changes(settings, target) as opened:
         older = opened.image.tree() if sizes else None
         _print(opened.compare().differences(), form, older, _object)
         opened.check_there()
@@ -84,7 +85,7 @@ def _compare(
     form: str,
     *,
     sizes: bool,
-    platform: str | None,
+    platform: Platform | None,
 ) -> int:
     from unionmount.browse.image_diff import differences
     from unionmount.cli.open_image import open_files
@@ -111,7 +112,7 @@ def _compare(
 def _print(
     differences: Iterable[Difference],
     form: str,
-    older: FileTree | None,
+    older: BrowsableTree | None,
     as_object: Callable[[Difference], dict[str, Any]],
 ) -> int:
     """Print all of them, with sizes where ``older`` has the files before; how many there were."""
@@ -131,9 +132,11 @@ def _print(
 
 
 def _print_template(text: str, differences: Iterable[Difference]) -> None:
-    from unionmount.cli.output import Row, print_by_template
+    from unionmount.cli.output import ListRow, print_by_template
 
-    print_by_template("formatter.diffContext", text, (Row.of(_object(one)) for one in differences))
+    print_by_template(
+        "formatter.diffContext", text, (ListRow.of(_object(one)) for one in differences)
+    )
 
 
 class _Counter:
@@ -163,7 +166,7 @@ def _size(attributes: Attributes | None) -> int | None:
     return attributes.size
 
 
-def _lost(found: Difference, older: FileTree) -> int:
+def _lost(found: Difference, older: BrowsableTree) -> int:
     """Bytes of files and symlinks that were at a path, or in a directory that is gone."""
     if found.before is None:
         return 0
@@ -173,7 +176,7 @@ def _lost(found: Difference, older: FileTree) -> int:
     return sum(_size(inner) or 0 for _, inner in older.walk(found.before.node))
 
 
-def _print_sizes(differences: Iterable[Difference], older: FileTree) -> None:
+def _print_sizes(differences: Iterable[Difference], older: BrowsableTree) -> None:
     from unionmount.cli.output import human_size
 
     counts, growth = dict.fromkeys("ACD", 0), 0

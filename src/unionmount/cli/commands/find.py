@@ -12,6 +12,7 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
+    from unionmount.images.platform import Platform
 
 _EPILOG = """Tests, as GNU find has them: -name, -iname GLOB; -path, -wholename, -ipath GLOB; -type
 f,d,l,b,c,p,s; -size [+-]N[bcwkMG]; -perm [-/]OCTAL; -newer PATH (a path of the image); -uid, -gid,
@@ -32,7 +33,7 @@ name."""
 @click.argument("words", metavar="IMAGE[:PATH]… [EXPRESSION]", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def command(
-    context: click.Context, platform: str | None, layer: int | None, words: tuple[str, ...]
+    context: click.Context, platform: Platform | None, layer: int | None, words: tuple[str, ...]
 ) -> None:
     """Search the files of an image, as find(1) does, without a mount.
 
@@ -62,13 +63,14 @@ def _search(
     operand: str,
     words: list[str],
     *,
-    platform: str | None,
+    platform: Platform | None,
     layer: int | None,
 ) -> None:
     from unionmount.browse.find import parse_expression
     from unionmount.browse.paths import follow, split_operand
     from unionmount.cli.name_writer import NameWriter
-    from unionmount.cli.open_image import naming, open_files
+    from unionmount.cli.open_image import open_files
+    from unionmount.system.os_errors import naming
 
     word, path = split_operand(operand)
     path = path or b"/"

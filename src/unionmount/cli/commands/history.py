@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from unionmount.cli.options import list_format_option, platform_option, root_option
-from unionmount.cli.output import Listing, Row, age_of, human_size, shortened, time_of
+from unionmount.cli.output import Listing, ListRow, age_of, human_size, shortened, time_of
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.images.history import HistoryRow
+    from unionmount.images.platform import Platform
 
 _MISSING = "<missing>"
 _COMMAND_MAX = 45
@@ -31,7 +32,7 @@ _TABLE = r"{{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
 _TYPE = "image.historyContext"
 
 
-class _Command(click.Command):
+class _HistoryCommand(click.Command):
     """Takes ``-H=false`` and ``--human=false``, as docker does."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -50,7 +51,7 @@ def _without_value(word: str) -> str:
     return "--human" if wanted else "--no-human"
 
 
-@click.command("history", cls=_Command)
+@click.command("history", cls=_HistoryCommand)
 @click.option(
     "-H",
     "--human/--no-human",
@@ -71,7 +72,7 @@ def command(
     quiet: bool,
     full: bool,
     form: str,
-    platform: str | None,
+    platform: Platform | None,
 ) -> None:
     """Show the steps that made IMAGE, the newest first.
 
@@ -89,7 +90,7 @@ def command(
     Listing(_TYPE, _HEADS, table).show(form, rows)
 
 
-def _read(settings: Settings, source: str, platform: str | None) -> list[HistoryRow]:
+def _read(settings: Settings, source: str, platform: Platform | None) -> list[HistoryRow]:
     from unionmount.cli.open_image import open_source
     from unionmount.images.history import history_rows
 
@@ -98,7 +99,7 @@ def _read(settings: Settings, source: str, platform: str | None) -> list[History
         return history_rows(image.image.config, sizes)
 
 
-def _row(row: HistoryRow, *, human: bool, full: bool) -> Row:
+def _row(row: HistoryRow, *, human: bool, full: bool) -> ListRow:
     step = row.step
     created_by = step.created_by.replace("\t", " ")
     fields = {
@@ -119,7 +120,7 @@ def _row(row: HistoryRow, *, human: bool, full: bool) -> Row:
         "layer": row.layer,
         "size": row.size,
     }
-    return Row(fields, json)
+    return ListRow(fields, json)
 
 
 def _shown_id(row: HistoryRow, *, full: bool) -> str:

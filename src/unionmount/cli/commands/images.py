@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from unionmount.cli.options import list_format_option, root_option
-from unionmount.cli.output import Listing, Row, age_of, human_size, time_of
+from unionmount.cli.output import Listing, ListRow, age_of, human_size, time_of
 
 if TYPE_CHECKING:
     from unionmount.cli.image_filters import Candidate
@@ -46,7 +46,7 @@ class Line:
     tag: str = _NONE
     digest: str = _NONE
 
-    def row(self, *, full: bool) -> Row:
+    def row(self, *, full: bool) -> ListRow:
         """The line in all its forms."""
         image, created = self.image, self.image.created
         age, size = age_of(created), human_size(image.size)
@@ -71,7 +71,7 @@ class Line:
             "created": created,
             "size": image.size,
         }
-        return Row(fields, json)
+        return ListRow(fields, json)
 
 
 @click.command("images")

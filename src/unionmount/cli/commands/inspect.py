@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unionmount.cli.options import check_form, platform_option, root_option
+from unionmount.cli.options import details_format_option, platform_option, root_option
 from unionmount.errors import NotFoundError, UnionmountError, UsageError
 from unionmount.system.text import printable
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.gotemplate import Struct
     from unionmount.images.opened import OpenImage
+    from unionmount.images.platform import Platform
     from unionmount.mounting.records import Status
     from unionmount.store.store import StoredImage
 
@@ -26,15 +27,7 @@ _INDENT = 4
 
 
 @click.command("inspect")
-@click.option(
-    "-f",
-    "--format",
-    "form",
-    metavar="FORM|TEMPLATE",
-    default="",
-    callback=check_form("", "json", "jsonl"),
-    help="json, jsonl, or a Go template: '{{.Config.Env}}'.",
-)
+@details_format_option("'{{.Config.Env}}'")
 @click.option("--raw", is_flag=True, help="Print the manifest, byte for byte.")
 @click.option("--config", "raw_config", is_flag=True, help="Print the config, byte for byte.")
 @click.option(
@@ -54,7 +47,7 @@ def command(
     raw: bool,
     raw_config: bool,
     kind: str | None,
-    platform: str | None,
+    platform: Platform | None,
 ) -> int:
     """Show the details of images, containers and mounts as JSON, or by a template.
 
@@ -67,7 +60,7 @@ def command(
             raise UsageError("--raw and --config print one document of one image, as it is")
         _print_document(settings, words[0], platform, manifest=raw)
         return 0
-    show = _Printer(form)
+    show = _DetailPrinter(form)
     found, failed = [], False
     for word in words:
         try:
@@ -87,7 +80,7 @@ def _complain(error: Exception) -> None:
 # ---- finding -------------------------------------------------------------------------------------
 
 
-def _inspect(settings: Settings, word: str, kind: str | None, platform: str | None) -> Struct:
+def _inspect(settings: Settings, word: str, kind: str | None, platform: Platform | None) -> Struct:
     from unionmount.cli.container_words import PREFIX
 
     if kind != "image":
@@ -128,19 +121,20 @@ def _container(settings: Settings, word: str) -> Struct | None:
 
 
 def _open(
-    settings: Settings, word: str, platform: str | None
+    settings: Settings, word: str, platform: Platform | None
 ) -> tuple[OpenImage, StoredImage | None]:
     from unionmount.cli.open_image import open_source
-    from unionmount.images.manifest import SCRATCH
+    from unionmount.images.image import SCRATCH
     from unionmount.sources import Location
     from unionmount.transfer.load import find_stored
 
-    in_store = Location.parse(word).kind == "stored" and word != SCRATCH
+    location = Location.parse(word)
+    in_store = location.kind == "stored" and word != SCRATCH
     stored = find_stored(settings.store(), word) if in_store else None
-    return open_source(settings, word, platform=platform), stored
+    return open_source(settings, location, platform=platform), stored
 
 
-def _image(settings: Settings, word: str, platform: str | None) -> Struct:
+def _image(settings: Settings, word: str, platform: Platform | None) -> Struct:
     from unionmount.browse.inspect import inspect_image
 
     image, stored = _open(settings, word, platform)
@@ -150,7 +144,9 @@ def _image(settings: Settings, word: str, platform: str | None) -> Struct:
         return inspect_image(store, image, known)
 
 
-def _print_document(settings: Settings, word: str, platform: str | None, *, manifest: bool) -> None:
+def _print_document(
+    settings: Settings, word: str, platform: Platform | None, *, manifest: bool
+) -> None:
     image, _ = _open(settings, word, platform)
     with image:
         document = image.image.manifest.raw if manifest else image.image.config.raw
@@ -162,7 +158,7 @@ def _print_document(settings: Settings, word: str, platform: str | None, *, mani
 # ---- printing ------------------------------------------------------------------------------------
 
 
-class _Printer:
+class _DetailPrinter:
     """How to print what was found; a template is read before anything is looked for."""
 
     def __init__(self, form: str) -> None:

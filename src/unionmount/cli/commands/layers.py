@@ -17,8 +17,9 @@ from unionmount.errors import NotFoundError
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.core import Change, LayerSummary, Summary
-    from unionmount.images.manifest import History
+    from unionmount.images.config import History
     from unionmount.images.opened import OpenImage
+    from unionmount.images.platform import Platform
 
 _HEADER = ("LAYER", "DIFF ID", "SIZE", "ADDED", "CHANGED", "DELETED", "WASTED", "CREATED BY")
 _BAR = 20  # columns
@@ -36,7 +37,7 @@ def command(
     settings: Settings,
     source: str,
     number: int | None,
-    platform: str | None,
+    platform: Platform | None,
     form: str,
     no_trunc: bool,
 ) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from unionmount.cli.settings import Settings
+    from unionmount.images.platform import Platform
     from unionmount.images.reference import Reference
     from unionmount.store.store import StoredImage
 
@@ -24,10 +25,9 @@ if TYPE_CHECKING:
 @platform_option
 @root_option
 @click.pass_obj
-def command(settings: Settings, source: str | None, quiet: bool, platform: str | None) -> None:
+def command(settings: Settings, source: str | None, quiet: bool, platform: Platform | None) -> None:
     """Load all images of an archive, from a file or standard input, into the store."""
     from unionmount.cli.output import ProgressLine
-    from unionmount.images.manifest import Platform
     from unionmount.transfer.load import load
 
     source = "-" if source is None else source
@@ -45,7 +45,7 @@ def command(settings: Settings, source: str | None, quiet: bool, platform: str |
         load(
             settings.store(),
             source,
-            platform=Platform.parse(platform) if platform else None,
+            platform=platform,
             progress=progress,
             loaded=report,
         )

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from unionmount.browse.paths import Found
     from unionmount.cli.name_writer import NameWriter
     from unionmount.cli.settings import Settings
-    from unionmount.core import Attributes, FileTree
+    from unionmount.core import Attributes, BrowsableTree
+    from unionmount.images.platform import Platform
 
 _BATCH = 256
 _UNITS = "KMGTPE"
@@ -66,7 +67,7 @@ class _Style:
 def command(
     context: click.Context,
     /,
-    platform: str | None,
+    platform: Platform | None,
     layer: int | None,
     operands: tuple[str, ...],
     **options: bool,
@@ -113,11 +114,12 @@ def _list(
     style: _Style,
     out: NameWriter,
     *,
-    platform: str | None,
+    platform: Platform | None,
     layer: int | None,
 ) -> None:
     from unionmount.browse.paths import follow, split_operand
-    from unionmount.cli.open_image import naming, open_files
+    from unionmount.cli.open_image import open_files
+    from unionmount.system.os_errors import naming
 
     word, path = split_operand(operand)
     path = path or b"/"
@@ -135,7 +137,7 @@ def _list(
             lister.names([(path, found.attributes)])
 
 
-def _through_link(files: FileTree, path: bytes, found: Found) -> Found:
+def _through_link(files: BrowsableTree, path: bytes, found: Found) -> Found:
     """The directory that a symlink leads to; the link itself where it leads to none."""
     from unionmount.browse.paths import follow
 
@@ -152,7 +154,7 @@ def _through_link(files: FileTree, path: bytes, found: Found) -> Found:
 class _Accounts:
     """The names that an image gives to numbers of users and groups."""
 
-    def __init__(self, files: FileTree, *, numbers: bool) -> None:
+    def __init__(self, files: BrowsableTree, *, numbers: bool) -> None:
         self._users = {} if numbers else _read_accounts(files, b"/etc/passwd")
         self._groups = {} if numbers else _read_accounts(files, b"/etc/group")
 
@@ -165,7 +167,7 @@ class _Accounts:
         return self._groups.get(number, str(number))
 
 
-def _read_accounts(files: FileTree, path: bytes) -> dict[int, str]:
+def _read_accounts(files: BrowsableTree, path: bytes) -> dict[int, str]:
     """Names by number: the first that has the number counts; what is malformed is passed over."""
     from unionmount.browse.paths import follow
 
@@ -194,7 +196,7 @@ _Named = tuple[bytes, "Attributes"]
 class _Lister:
     """Prints directories and names of one image."""
 
-    files: FileTree
+    files: BrowsableTree
     style: _Style
     out: NameWriter
     accounts: _Accounts

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from unionmount.cli.options import RegistryOptions, platform_option, registry_options, root_option
+from unionmount.cli.options import platform_option, registry_options, root_option
 
 if TYPE_CHECKING:
+    from unionmount.cli.mount_sources import MountArguments
     from unionmount.cli.settings import Settings
-    from unionmount.transfer.pull import Policy
+    from unionmount.cli.start_mount import MountStarter
 
 _OPTIONS_HELP = (
     "Mount options, separated by commas: ro, dev, suid, exec, atime and allow_other, each also "
@@ -73,24 +74,14 @@ _OPTIONS_HELP = (
 @click.pass_obj
 def command(
     settings: Settings,
-    platform: str | None,
+    /,
+    source: str,
+    mountpoint: str | None,
     options: tuple[str, ...],
     foreground: bool,
     ro: bool,
-    verify: bool,
-    name: str | None,
-    upper: str | None,
-    work: str | None,
-    upper_open: bool,
-    ephemeral: bool,
-    volatile: bool,
-    pull: Policy,
-    registry: RegistryOptions,
-    layer: int | None,
-    layers: bool,
     no_fastpath: bool,
-    source: str,
-    mountpoint: str | None,
+    **arguments: Any,
 ) -> None:
     """Mount an image, or a container again, at MOUNTPOINT, and print the mount point.
 
@@ -120,26 +111,28 @@ def command(
     SIGTERM, SIGINT and SIGHUP unmount; files that are open stay usable. A second signal ends the
     process at once.
     """
-    from unionmount.cli.mount_sources import Wanted, prepared
-    from unionmount.cli.start_mount import Starting, check_place, print_mountpoint
+    from unionmount.cli.mount_sources import MountArguments
+    from unionmount.cli.start_mount import MountStarter, check_place
     from unionmount.mounting.options import parse_options
 
     parsed = parse_options(options)
-    parsed = replace(
-        parsed,
-        ro=ro or layers or layer is not None or parsed.ro,
-        fastpath=parsed.fastpath and not no_fastpath,
-    )
-    wanted = Wanted(
-        *(platform, verify, parsed.ro, name, upper, work, ephemeral, volatile),
-        *(pull, registry, layer, layers, upper_open),
-    )
+    wanted = MountArguments(**arguments, read_only=ro or parsed.ro)
     wanted.check()
-    start = Starting(settings, parsed, check_place(mountpoint), foreground=foreground)
+    parsed = replace(parsed, ro=wanted.shows_only, fastpath=parsed.fastpath and not no_fastpath)
+    start = MountStarter(settings, parsed, check_place(mountpoint), foreground=foreground)
+    _mount(settings, wanted, source, start)
+
+
+def _mount(settings: Settings, wanted: MountArguments, source: str, start: MountStarter) -> None:
+    from unionmount.cli.mount_sources import prepared
+    from unionmount.cli.start_mount import print_mountpoint
+
     with prepared(settings, wanted, source, start.table) as found:
 
         def announce(path: str) -> None:
             print_mountpoint(path)
             found.announced()
 
-        start.run(found.image, found.source, found.plan, announce, found.lease, apart=layers)
+        start.run(
+            found.image, found.source, found.plan, announce, found.lease, unstacked=wanted.layers
+        )

@@ -345,19 +345,22 @@ def command(
     Other options are those of mount -o. One that is not known, or that can't be had, is an error.
     docs/reference/options.md lists all, and those that change nothing.
     """  # noqa: D301 - \\b is for click
-    from unionmount.cli.container_words import overlay_source
-    from unionmount.cli.start_mount import Starting, check_place
-
     if len(words) > 2:
         raise click.UsageError(f"one mount point, not '{printable(' '.join(words[1:]))}'")
-    wanted = parse_overlay(options)
+    settings.debug |= debug
     name = words[0] if len(words) == 2 else ""
+    _mount(settings, parse_overlay(options), name, words[-1], foreground=foreground or debug)
+
+
+def _mount(
+    settings: Settings, wanted: OverlayOptions, name: str, mountpoint: str, *, foreground: bool
+) -> None:
+    from unionmount.cli.container_words import overlay_source
+    from unionmount.cli.start_mount import MountStarter, check_place
+
     mount_options = apply_options(wanted.mount)
     mount_options = replace(mount_options, fsname=mount_options.fsname or name)
-    settings.debug |= debug
-    start = Starting(
-        settings, mount_options, check_place(words[-1]), foreground=foreground or debug
-    )
+    start = MountStarter(settings, mount_options, check_place(mountpoint), foreground=foreground)
     if wanted.useless:
         useless = printable(", ".join(wanted.useless))
         print(f"unionmount: without an upperdir there is no use for {useless}", file=sys.stderr)

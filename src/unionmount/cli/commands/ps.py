@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from unionmount.cli.options import list_format_option, root_option
-from unionmount.cli.output import Listing, Row, age_of
+from unionmount.cli.output import Listing, ListRow, age_of
 from unionmount.errors import UnionmountError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _fields(**known: str) -> dict[str, str]:
     return fields | {"Names": fields["Container"]}
 
 
-def _mount(one: Status) -> Row:
+def _mount(one: Status) -> ListRow:
     from unionmount.cli.container_words import users_of
     from unionmount.mounting.holders import described
 
@@ -109,10 +109,10 @@ def _mount(one: Status) -> Row:
         Status=f"{one.status} by {by}" if by else one.status,
     )
     holders = [{"pid": user.pid, "name": user.name} for user in users]
-    return Row(fields, asdict(record) | {"status": one.status, "holders": holders})
+    return ListRow(fields, asdict(record) | {"status": one.status, "holders": holders})
 
 
-def _container(one: Container) -> Row:
+def _container(one: Container) -> ListRow:
     fields = _fields(
         Container=one.name,
         Image=one.image.name,
@@ -134,7 +134,7 @@ def _container(one: Container) -> Row:
         "image_id": str(one.image.id),
         "status": _STOPPED,
     }
-    return Row(fields, json)
+    return ListRow(fields, json)
 
 
 def _not_mounted(

@@ -10,6 +10,7 @@ from unionmount.cli.options import RegistryOptions, platform_option, registry_op
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
+    from unionmount.images.platform import Platform
     from unionmount.transfer.pull import Policy
 
 
@@ -39,7 +40,7 @@ def command(
     quiet: bool,
     policy: Policy,
     keep_blobs: bool,
-    platform: str | None,
+    platform: Platform | None,
     registry: RegistryOptions,
 ) -> None:
     """Fetch an image from its registry into the store, and print its ID.
@@ -47,19 +48,22 @@ def command(
     Layers that the store has are not fetched. The registries of a NAME without a registry are those
     of registries.conf, by default docker.io. The default TAG is "latest".
     """
-    from unionmount.cli.open_image import progress_line, tell_of_foreign
-    from unionmount.cli.run_transfer import hint_at_tag, keeps_blobs, pull_image, without_transport
-    from unionmount.images.manifest import Platform
+    from unionmount.cli.open_image import progress_line, warn_if_foreign
+    from unionmount.cli.run_transfer import (
+        hint_at_default_tag,
+        keeps_blobs,
+        pull_image,
+        without_transport,
+    )
     from unionmount.sources import refuse_file
-    from unionmount.transfer.pull import Pulling
+    from unionmount.transfer.pull import PullOptions
 
     refuse_file(name)
     name = without_transport(name)
-    hint_at_tag(name, quiet=quiet)  # before anything: there may be no "latest"
+    hint_at_default_tag(name, quiet=quiet)  # before anything: there may be no "latest"
     with progress_line(quiet=quiet) as progress:
-        wanted = Platform.parse(platform) if platform else None
-        how = Pulling(wanted, policy, keep_blobs or keeps_blobs(), progress)
+        how = PullOptions(platform, policy, keep_blobs or keeps_blobs(), progress)
         ref, stored = pull_image(settings, registry, name, how)
     if not quiet:
-        tell_of_foreign(ref.familiar, settings.store().read_image(stored).config.platform)
+        warn_if_foreign(ref.familiar, settings.store().read_image(stored).config.platform)
     print(stored.id)

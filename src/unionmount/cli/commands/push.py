@@ -52,13 +52,13 @@ def command(
     """
     from unionmount.cli.open_image import progress_line
     from unionmount.cli.run_transfer import registries_of_user, run_transfer
-    from unionmount.transfer.push import Pushing, push
+    from unionmount.transfer.push import PushOptions, push
 
     store, registries = settings.store(), registries_of_user()
     stored = store.find_image(image)
     ref = _target(stored, image, name)
     with progress_line(quiet=quiet) as progress:
-        how = Pushing(compression_named(compress), keep_digest, progress)
+        how = PushOptions(compression_named(compress), keep_digest, progress)
 
         async def work(client: RegistryClient) -> Pushed:
             return await push(store, client, stored, ref, how)

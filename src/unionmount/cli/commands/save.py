@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unionmount.cli.settings import Settings
-    from unionmount.transfer.image_files import Sink
+    from unionmount.transfer.image_files import FileWriter
     from unionmount.transfer.save import Form
 
 _STDOUT = "-"
@@ -67,8 +67,8 @@ def command(
     with store.lease("save", f"being saved to {printable(output)}") as lease:
         wanted = find_wanted(store, images, lease)
 
-        def fill(sink: Sink) -> None:
-            save(store, wanted, sink, form, compression=compression, progress=progress)
+        def fill(writer: FileWriter) -> None:
+            save(store, wanted, writer, form, compression=compression, progress=progress)
 
         try:
             _write(output, form, fill)
@@ -76,12 +76,12 @@ def command(
             progress.clear()
 
 
-def _write(output: str, form: Form, fill: Callable[[Sink], None]) -> None:
-    from unionmount.transfer.image_files import DirectorySink, new_directory, replaced_file
+def _write(output: str, form: Form, fill: Callable[[FileWriter], None]) -> None:
+    from unionmount.transfer.image_files import DirectoryWriter, new_directory, replaced_file
 
     if form == "oci":
         with new_directory(Path(output)) as directory:
-            fill(DirectorySink(directory))
+            fill(DirectoryWriter(directory))
     elif output == _STDOUT:
         sys.stdout.flush()
         _fill_tar(sys.stdout.fileno(), "standard output", fill)
@@ -90,9 +90,9 @@ def _write(output: str, form: Form, fill: Callable[[Sink], None]) -> None:
             _fill_tar(fd, output, fill)
 
 
-def _fill_tar(fd: int, what: str, fill: Callable[[Sink], None]) -> None:
-    from unionmount.transfer.image_files import TarSink
+def _fill_tar(fd: int, what: str, fill: Callable[[FileWriter], None]) -> None:
+    from unionmount.transfer.image_files import TarWriter
 
-    sink = TarSink(fd, what)
-    fill(sink)
-    sink.finish()
+    writer = TarWriter(fd, what)
+    fill(writer)
+    writer.finish()

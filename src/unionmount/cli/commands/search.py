@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unionmount.cli.options import RegistryOptions, registry_client, registry_options
+from unionmount.cli.options import (
+    RegistryOptions,
+    registry_client,
+    registry_options,
+    stream_format_option,
+)
 from unionmount.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -26,13 +31,7 @@ _DESCRIPTION = 45  # characters, as docker cuts it
     "--limit", type=click.IntRange(1, 100), default=_LIMIT, show_default=True, help="How many."
 )
 @click.option("--no-trunc", "full", is_flag=True, help="Print descriptions in full.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json", "jsonl"]),
-    default="table",
-    help="The output format.",
-)
+@stream_format_option
 @registry_options
 @click.argument("term", metavar="[REGISTRY/]TERM")
 @click.pass_obj

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(settings: Settings, source: str, name: str) -> None:
     """Give the image SOURCE of the store another name; an image that has it already loses it."""
-    from unionmount.images.manifest import SCRATCH
+    from unionmount.images.image import SCRATCH
     from unionmount.images.reference import Reference
 
     reference = Reference.parse(name)

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unionmount.cli.options import RegistryOptions, registry_client, registry_options
+from unionmount.cli.options import (
+    RegistryOptions,
+    registry_client,
+    registry_options,
+    stream_format_option,
+)
 from unionmount.cli.output import print_json
 from unionmount.errors import NotFoundError, RegistryError, UsageError
 from unionmount.system.text import printable
@@ -19,13 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command("tags")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json", "jsonl"]),
-    default="table",
-    help="The output format.",
-)
+@stream_format_option
 @registry_options
 @click.argument("name", metavar="NAME")
 @click.pass_obj

@@ -7,26 +7,18 @@ from importlib import metadata
 
 import click
 
-from unionmount.cli.options import check_form
+from unionmount.cli.options import details_format_option
 
 
 @click.command("version")
-@click.option(
-    "-f",
-    "--format",
-    "form",
-    metavar="FORM|TEMPLATE",
-    default="",
-    callback=check_form("", "json", "jsonl"),
-    help="json, jsonl, or a Go template: '{{.Version}}'.",
-)
+@details_format_option("'{{.Version}}'")
 def command(form: str) -> None:
     """Print the version. Fields of a template: .Version .Python .Os .Arch .KernelVersion"""
     version = metadata.version("unionmount")
     if not form:
         print(f"unionmount {version}")
         return
-    from unionmount.cli.output import Listing, Row
+    from unionmount.cli.output import Listing, ListRow
 
     fields = {
         "Version": version,
@@ -35,4 +27,4 @@ def command(form: str) -> None:
         "Arch": platform.machine(),
         "KernelVersion": platform.release(),
     }
-    Listing("system.clientVersion", {}, "").show(form, [Row(fields, fields)])
+    Listing("system.clientVersion", {}, "").show(form, [ListRow(fields, fields)])

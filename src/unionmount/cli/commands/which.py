@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from unionmount.browse.layer_history import Touch
     from unionmount.cli.settings import Settings
-    from unionmount.images.manifest import History
+    from unionmount.images.config import History
     from unionmount.images.opened import OpenImage
+    from unionmount.images.platform import Platform
 
 _HEADER = ("LAYER", "DIFF ID", "DID", "MODE", "SIZE", "STATE", "CREATED BY")
 _CREATED_BY_MAX = 60
@@ -32,7 +33,7 @@ _CREATED_BY_MAX = 60
 @click.argument("path")
 @click.pass_obj
 def command(
-    settings: Settings, platform: str | None, form: str, no_trunc: bool, source: str, path: str
+    settings: Settings, platform: Platform | None, form: str, no_trunc: bool, source: str, path: str
 ) -> None:
     """Show what each layer of IMAGE did to PATH, the newest first, and which one is visible.
 
@@ -42,8 +43,9 @@ def command(
     """
     from unionmount.browse.layer_history import trace
     from unionmount.cli.name_writer import write_objects
-    from unionmount.cli.open_image import naming, open_below
+    from unionmount.cli.open_image import open_below
     from unionmount.images.history import steps_of_layers
+    from unionmount.system.os_errors import naming
     from unionmount.system.text import printable
 
     with (

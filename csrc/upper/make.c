@@ -1,0 +1,206 @@
+#include <fcntl.h>
+#include <sys/sysmacros.h>
+
+#include "marks/override_stat.h"
+#include "system/open_beneath.h"
+#include "system/posix_acl.h"
+#include "upper/state.h"
+
+int um_upper_has_default_acl(struct um_upper_reached *directory)
+{
+    int64_t size = um_upper_reached_getxattr(directory, UM_ACL_DEFAULT, NULL, 0);
+    if (size == -ENODATA || size == -EOPNOTSUPP)
+        return 0;
+    return size < 0 ? (int)size : 1;
+}
+
+/* The default ACL of a directory, malloced; *size is 0 where it has none. */
+static int read_default_acl(struct um_upper_reached *directory, uint8_t **acl, size_t *size)
+{
+    int64_t got;
+    *size = 0;
+    do {
+        free(um_steal(acl));
+        got = um_upper_reached_getxattr(directory, UM_ACL_DEFAULT, NULL, 0);
+        if (got <= 0)
+            break;
+        *acl = malloc((size_t)got);
+        if (*acl == NULL)
+            return -ENOMEM;
+        got = um_upper_reached_getxattr(directory, UM_ACL_DEFAULT, *acl, (size_t)got);
+    } while (got == -ERANGE); /* somebody made it longer meanwhile */
+    if (got == -ENODATA || got == -EOPNOTSUPP)
+        return 0;
+    if (got < 0)
+        return (int)got;
+    *size = (size_t)got;
+    return 0;
+}
+
+int um_upper_inherit_acl(struct um_upper *upper, struct um_upper_reached *directory,
+                         struct um_upper_reached *made, uint32_t mode)
+{
+    um_autofree uint8_t *acl = NULL;
+    size_t size;
+    if (S_ISLNK(mode))
+        return (int)mode;
+    int error = read_default_acl(directory, &acl, &size);
+    if (error != 0 || size == 0)
+        return error ? error : (int)mode;
+    if (S_ISDIR(mode))
+        error = um_upper_reached_setxattr(made, UM_ACL_DEFAULT, acl, size, 0);
+    if (error != 0)
+        return error;
+    int needed = um_acl_inherit(acl, size, &mode);
+    if (needed < 0)
+        return -EIO; /* the kernel accepts no such ACL */
+    if (needed)
+        error = um_upper_object_setxattr(upper, made, UM_ACL_ACCESS, acl, size, 0);
+    if (error == 0)
+        error = um_upper_object_chmod(upper, made, mode);
+    return error ? error : (int)mode;
+}
+
+/* As what a new object stands on disk. */
+static uint32_t type_on_disk(const struct um_upper *upper, const struct um_upper_new_object *wanted)
+{
+    uint32_t type = wanted->mode & S_IFMT;
+    if (S_ISCHR(type) && um_whiteout_is_device(wanted->major, wanted->minor))
+        return S_IFREG;
+    if (!um_upper_overrides(upper) || S_ISDIR(type) || S_ISLNK(type))
+        return type;
+    bool own = !(upper->flags & UM_UPPER_OPEN) && wanted->uid == geteuid() &&
+               wanted->gid == getegid() && (wanted->mode & 07000) == 0;
+    return (S_ISFIFO(type) || S_ISSOCK(type)) && own ? type : S_IFREG;
+}
+
+/* Whether what a new object shows is kept apart: its type on disk is `type`. */
+static bool makes_apart(const struct um_upper *upper, uint32_t type,
+                        const struct um_upper_new_object *wanted)
+{
+    return um_upper_takes_user_xattrs(type) &&
+           (um_upper_overrides(upper) || type != (wanted->mode & S_IFMT));
+}
+
+/* The permissions that a new object is created with: at no moment more than it is to have on disk, and
+ * without the bits that let others act as the owner, as who that is, is not settled yet. */
+static uint32_t first_bits(const struct um_upper *upper, uint32_t type,
+                           const struct um_upper_new_object *wanted)
+{
+    return makes_apart(upper, type, wanted) ? um_upper_overridden_bits(type, wanted->mode)
+                                            : wanted->mode & 0777;
+}
+
+static int create(int fd, const char *name, uint32_t type, uint32_t bits,
+                  const struct um_upper_new_object *wanted, const char *target)
+{
+    switch (type) {
+    case S_IFDIR:
+        return mkdirat(fd, name, bits) == 0 ? 0 : um_failed();
+    case S_IFLNK:
+        return symlinkat(target, fd, name) == 0 ? 0 : um_failed();
+    case S_IFREG:
+    case S_IFIFO:
+    case S_IFSOCK:
+        return mknodat(fd, name, type | bits, 0) == 0 ? 0 : um_failed();
+    case S_IFCHR:
+    case S_IFBLK:
+        return mknodat(fd, name, type | bits, makedev(wanted->major, wanted->minor)) == 0
+                   ? 0
+                   : um_failed();
+    default:
+        return -EINVAL;
+    }
+}
+
+static int finish_symlink(struct um_upper *upper, struct um_upper_reached *made,
+                          const struct stat *status, const struct um_upper_new_object *wanted)
+{
+    bool shows = status->st_uid == wanted->uid && status->st_gid == wanted->gid;
+    return shows ? 0 : um_upper_object_chown_symlink(upper, made, wanted->uid, wanted->gid);
+}
+
+/* The permissions that a new object, created with `bits`, shall show: those asked for, or what an
+ * inherited ACL left of them. What else takes some away, the process's umask, is not to be seen. */
+static int settle_mode(const struct um_upper *upper, int fd, struct um_upper_reached *made,
+                       const struct stat *status, uint32_t mode, uint32_t bits, bool inherit,
+                       uint32_t *settled)
+{
+    struct um_upper_reached directory;
+    um_autofree uint8_t *acl = NULL;
+    size_t size;
+    *settled = mode & 07777;
+    if (inherit && (status->st_mode & 0777) == bits && bits == (mode & 0777))
+        return 0;
+    int error = um_upper_reach_name(upper, fd, (struct um_slice){0}, &directory);
+    if (error == 0)
+        error = read_default_acl(&directory, &acl, &size);
+    if (error != 0 || size == 0)
+        return error;
+    if (!inherit)
+        return um_upper_strip_acls(made, status->st_mode);
+    /* The ACL that it has on disk names the same; what it grants goes by the mode. */
+    return um_acl_inherit(acl, size, settled) < 0 ? -EIO : 0;
+}
+
+/* Let what was created become what it shall show. */
+static int finish(struct um_upper *upper, int fd, struct um_upper_reached *made,
+                  const struct um_upper_new_object *wanted, uint32_t created, bool inherit)
+{
+    struct stat status;
+    struct um_override shown = {.uid = wanted->uid,
+                                .gid = wanted->gid,
+                                .type = wanted->mode & S_IFMT,
+                                .major = wanted->major,
+                                .minor = wanted->minor};
+    int error = um_upper_reached_stat(made, &status);
+    if (error != 0)
+        return error;
+    if (S_ISLNK(status.st_mode))
+        return finish_symlink(upper, made, &status, wanted);
+    error = settle_mode(upper, fd, made, &status, wanted->mode, created, inherit, &shown.mode);
+    bool keep = makes_apart(upper, status.st_mode & S_IFMT, wanted);
+    if (error == 0 && !keep && (status.st_uid != shown.uid || status.st_gid != shown.gid)) {
+        error = um_upper_reached_chown(made, shown.uid, shown.gid);
+        status.st_uid = shown.uid;
+        status.st_gid = shown.gid;
+    }
+    uint32_t bits = keep ? um_upper_overridden_bits(status.st_mode, shown.mode) : shown.mode;
+    if (error == 0 && (status.st_mode & 07777) != bits)
+        error = um_upper_reached_chmod(made, bits);
+    status.st_mode = (status.st_mode & S_IFMT) | bits;
+    return error ? error : um_upper_object_set_override(made, &status, &shown, false);
+}
+
+int um_upper_make(struct um_upper *upper, int fd, const char *name,
+                  const struct um_upper_new_object *wanted, const char *target, bool inherit)
+{
+    struct um_upper_reached made;
+    uint32_t type = type_on_disk(upper, wanted);
+    uint32_t bits = first_bits(upper, type, wanted);
+    int error = um_upper_reach_name(upper, fd, um_slice_of(name, strlen(name)), &made);
+    if (error == 0)
+        error = create(fd, name, type, bits, wanted, target);
+    if (error != 0)
+        return error;
+    error = finish(upper, fd, &made, wanted, bits, inherit);
+    if (error != 0)
+        unlinkat(fd, name, S_ISDIR(type) ? AT_REMOVEDIR : 0);
+    return error;
+}
+
+int um_upper_make_nameless(struct um_upper *upper, int fd, const struct um_upper_new_object *wanted,
+                           int *made)
+{
+    struct um_upper_reached reached;
+    uint32_t bits = first_bits(upper, S_IFREG, wanted);
+    *made = um_open_beneath(fd, ".", O_TMPFILE | O_RDWR | um_upper_noatime(upper), bits);
+    if (*made < 0)
+        return *made;
+    int error = um_upper_reach_name(upper, *made, (struct um_slice){0}, &reached);
+    if (error == 0)
+        error = finish(upper, fd, &reached, wanted, bits, true);
+    if (error != 0)
+        close(*made);
+    return error;
+}

@@ -1,0 +1,445 @@
+
+#include "upper/state.h"
+
+int um_upper_find_lower(struct um_upper *upper, const struct um_upper_node *directory,
+                        struct um_slice name, struct um_tree_entry *entry)
+{
+    struct um_tree_entry unused;
+    if (directory->lower == 0)
+        return -ENOENT;
+    if (directory->lower == UM_LOWER_REFUSED)
+        return -EIO;
+    return um_tree_find(upper->tree, directory->lower, (const char *)name.data, name.size,
+                        entry ? entry : &unused);
+}
+
+/* The directory that an absolute path leads to in the lower tree; 0 where there is none. */
+static int follow_path(struct um_upper *upper, struct um_slice path, uint64_t *lower)
+{
+    uint64_t number = UM_ROOT_NODE;
+    size_t at = 0;
+    *lower = 0;
+    while (at < path.size) {
+        const uint8_t *slash = memchr(path.data + at, '/', path.size - at);
+        size_t end = slash ? (size_t)(slash - path.data) : path.size;
+        if (end != at) {
+            struct um_tree_entry entry;
+            int error =
+                um_tree_find(upper->tree, number, (const char *)path.data + at, end - at, &entry);
+            if (error != 0 || !S_ISDIR(entry.attr.mode))
+                return error == -ENOENT || error == -ENOTDIR ? 0 : error;
+            number = entry.attr.node;
+        }
+        at = end + 1;
+    }
+    *lower = number;
+    return 0;
+}
+
+/* The lower directory of a name beside; 0 where there is none. */
+static int follow_name(struct um_upper *upper, const struct um_upper_node *directory,
+                       struct um_slice name, uint64_t *lower)
+{
+    struct um_tree_entry entry;
+    int error = um_upper_find_lower(upper, directory, name, &entry);
+    *lower = error == 0 && S_ISDIR(entry.attr.mode) ? entry.attr.node : 0;
+    return error == -ENOENT ? 0 : error;
+}
+
+/* What the directory that has these marks goes on with, which is not opaque. */
+static int follow_marks(struct um_upper *upper, const struct um_upper_node *directory,
+                        struct um_slice name, struct um_upper_reached *reached, unsigned marks,
+                        uint64_t *lower)
+{
+    char path[PATH_MAX];
+    int64_t size = 0;
+    if (marks & UM_HAS_REDIRECT)
+        size = um_upper_mark_get_redirect(upper, reached, path, sizeof path);
+    if (size == -EKEYREJECTED)
+        um_upper_mark_report_refused(upper, directory, name);
+    if (size < 0)
+        return (int)size;
+    if (size == 0)
+        return follow_name(upper, directory, name, lower);
+    if (path[0] == '/')
+        return follow_path(upper, um_slice_of(path, (size_t)size), lower);
+    return follow_name(upper, directory, um_slice_of(path, (size_t)size), lower);
+}
+
+/* What a directory of the upper continues; 0 for nothing. */
+static int find_continued(struct um_upper *upper, const struct um_upper_node *directory,
+                          struct um_slice name, struct um_upper_reached *reached, uint64_t *lower)
+{
+    *lower = 0;
+    unsigned marks;
+    int error = um_upper_marks_of(upper, reached, &marks);
+    reached->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
+    int opaque = error ? error : um_upper_mark_is_opaque(upper, reached, marks & UM_HAS_OPAQUE);
+    if (opaque != 0)
+        return opaque < 0 ? opaque : 0;
+    error = follow_marks(upper, directory, name, reached, marks, lower);
+    if (error != -EKEYREJECTED && error != -EIO)
+        return error;
+    *lower = UM_LOWER_REFUSED; /* the directory is there; what is in it is not known */
+    return 0;
+}
+
+int um_upper_number(const struct um_upper *upper, const struct stat *status, uint64_t *number)
+{
+    if (status->st_dev != upper->device)
+        return -EXDEV;
+    return um_add64(upper->base, status->st_ino, number) ? 0 : -EOVERFLOW;
+}
+
+/* Whether a file of the upper may have the number that it says it has. What somebody else may have said
+ * (not `ours`) is true of what was copied up since the mount. */
+static bool is_believed(struct um_upper *upper, uint64_t origin, bool ours,
+                        const struct stat *status, const struct um_attr *attr)
+{
+    struct um_attr lower;
+    if (origin == 0 || origin >= upper->base)
+        return false;
+    if (um_tree_getattr(upper->tree, origin, &lower) != 0 || S_ISDIR(lower.mode) ||
+        (lower.mode & S_IFMT) != (attr->mode & S_IFMT))
+        return false;
+    const struct um_upper_node *node = um_upper_node_find(upper, origin);
+    if (!ours && (node == NULL || !node->in_upper || node->ino != status->st_ino))
+        return false;
+    return node == NULL || !node->in_upper || node->ino == 0 || node->ino == status->st_ino;
+}
+
+/* Split a path at its last slash; what is before it may be empty. */
+static struct um_slice last_name(struct um_slice path, struct um_slice *above)
+{
+    size_t at = path.size;
+    while (at != 0 && path.data[at - 1] != '/')
+        at--;
+    *above = um_slice_of(path.data, at);
+    return um_slice_of(path.data + at, path.size - at);
+}
+
+/* The lower file whose data a file of the upper has; 0 where there is none. */
+static int find_data(struct um_upper *upper, const struct um_upper_node *directory,
+                     struct um_slice name, struct um_upper_reached *reached, uint64_t *data)
+{
+    char path[PATH_MAX];
+    struct um_tree_entry entry;
+    struct um_slice above = {0};
+    *data = 0;
+    int64_t size = um_upper_mark_get_redirect(upper, reached, path, sizeof path);
+    if (size < 0)
+        return (int)size;
+    uint64_t lower = directory->lower;
+    if (size != 0)
+        name = last_name(um_slice_of(path, (size_t)size), &above);
+    int error = above.size != 0 ? follow_path(upper, above, &lower) : 0;
+    if (error == 0)
+        error = lower ? um_tree_find(upper->tree, lower, (const char *)name.data, name.size, &entry)
+                      : -ENOENT;
+    if (error == 0 && S_ISREG(entry.attr.mode))
+        *data = entry.attr.node;
+    return error == -ENOENT ? 0 : error;
+}
+
+/* A file whose data is still below. */
+static int metacopy_hit(struct um_upper *upper, const struct um_upper_node *directory,
+                        struct um_slice name, struct um_upper_reached *reached,
+                        struct um_upper_hit *hit)
+{
+    struct um_attr below;
+    int error = um_upper_mark_is_metacopy(upper, reached);
+    if (error == 0)
+        return 0;
+    if (error > 0)
+        error = hit->lower ? 0 : find_data(upper, directory, name, reached, &hit->data);
+    if (error == 0 && hit->lower != 0)
+        hit->data = hit->lower;
+    if (error == -EKEYREJECTED)
+        um_upper_mark_report_refused(upper, directory, name);
+    if (error == -EKEYREJECTED || error == -EIO)
+        error = 0; /* the file is there; its data is not known */
+    if (error == 0 && hit->data != 0)
+        error = um_tree_getattr(upper->tree, hit->data, &below);
+    if (error == 0 && hit->data != 0)
+        hit->attr.blocks = below.blocks;
+    if (hit->data == 0)
+        hit->data = UM_DATA_LOST;
+    return error;
+}
+
+static int file_hit(struct um_upper *upper, const struct um_upper_node *directory,
+                    struct um_slice name, struct um_upper_reached *reached,
+                    const struct stat *status, struct um_upper_hit *hit)
+{
+    uint64_t origin = 0;
+    unsigned marks;
+    bool ours = false;
+    int error = um_upper_marks_of(upper, reached, &marks);
+    reached->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
+    if (error == 0)
+        error = um_upper_object_attr(upper, reached, status, &hit->attr);
+    if (error == 0 && (marks & UM_HAS_ORIGIN))
+        error = um_upper_mark_get_origin(upper, reached, &origin, &ours);
+    if (error == 0)
+        error = um_upper_number(upper, status, &hit->attr.node);
+    if (error != 0)
+        return error;
+    hit->ino = status->st_ino;
+    hit->capable = marks & UM_HAS_CAPABILITY;
+    hit->ours = um_upper_believes(upper, status);
+    hit->plain = reached->plain && !(upper->flags & UM_UPPER_OVERRIDE);
+    if (is_believed(upper, origin, ours, status, &hit->attr))
+        hit->lower = hit->attr.node = origin;
+    if (!(marks & UM_HAS_METACOPY) || !S_ISREG(hit->attr.mode))
+        return 0;
+    if (status->st_size != 0)
+        return metacopy_hit(upper, directory, name, reached, hit);
+    /* Its data was being given up when the daemon ended. The mark would speak of whatever is written
+     * next: it goes when the file is opened for that. */
+    hit->data = UM_DATA_NONE;
+    return 0;
+}
+
+static bool is_at(const struct um_upper_node *node, const struct um_upper_node *directory,
+                  struct um_slice name)
+{
+    return node->parent == directory &&
+           um_slice_equal(um_slice_of(node->name, node->name_size), name);
+}
+
+static bool is_there(const struct um_upper *upper, int fd, struct um_slice name)
+{
+    struct um_upper_reached reached;
+    struct stat status;
+    return um_upper_reach_name(upper, fd, name, &reached) == 0 &&
+           um_upper_reached_stat(&reached, &status) == 0;
+}
+
+/* What the names of the upper do to the number of subdirectories of the directory `lower`. */
+static int count_changes(struct um_upper *upper, DIR *stream, uint64_t lower, int64_t *count)
+{
+    struct dirent *entry;
+    while ((errno = 0, entry = readdir(stream)) != NULL) {
+        struct um_slice name = um_slice_of(entry->d_name, strlen(entry->d_name));
+        struct um_slice hidden;
+        if (entry->d_name[0] == '.' && (name.size == 1 || (name.size == 2 && name.data[1] == '.')))
+            continue;
+        int directory = 0;
+        switch (um_whiteout_classify(name, &hidden)) {
+        case UM_NAME_PLAIN:
+            directory = um_upper_entry_is_directory(upper, dirfd(stream), entry);
+            break;
+        case UM_NAME_WHITEOUT:
+            name = hidden;
+            if (is_there(upper, dirfd(stream), name))
+                continue; /* it was made again, and counts itself */
+            break;
+        default:
+            continue;
+        }
+        if (directory < 0)
+            return directory;
+        struct um_tree_entry below;
+        int error =
+            lower ? um_tree_find(upper->tree, lower, (const char *)name.data, name.size, &below)
+                  : -ENOENT;
+        if (error != 0 && error != -ENOENT)
+            return error;
+        *count += directory - (error == 0 && S_ISDIR(below.attr.mode));
+    }
+    return -errno;
+}
+
+/* The link count of a directory of the upper that continues `lower` (0: nothing). */
+static int directory_links(struct um_upper *upper, const struct um_upper_reached *reached,
+                           const struct stat *status, uint64_t lower, uint32_t *nlink)
+{
+    struct um_attr below = {.nlink = 2};
+    *nlink = (uint32_t)status->st_nlink;
+    if (lower == UM_LOWER_REFUSED)
+        lower = 0;
+    if (lower == 0 && status->st_nlink >= 2)
+        return 0; /* btrfs, and ext4 where there are very many, say 1 */
+    int error = lower ? um_tree_getattr(upper->tree, lower, &below) : 0;
+    if (error != 0)
+        return error;
+    if (below.nlink < 2) {
+        *nlink = 1; /* what is not known of the lower directory is not of both */
+        return 0;
+    }
+    DIR *stream;
+    error = um_upper_reached_open_stream(NULL, reached, &stream);
+    if (error != 0)
+        return error;
+    int64_t count = below.nlink;
+    error = count_changes(upper, stream, lower, &count);
+    closedir(stream);
+    *nlink = count < 2 ? 2 : (uint32_t)count;
+    return error;
+}
+
+static int directory_hit(struct um_upper *upper, struct um_upper_node *directory,
+                         struct um_slice name, struct um_upper_reached *reached,
+                         const struct stat *status, struct um_upper_hit *hit)
+{
+    hit->directory = true;
+    int error = find_continued(upper, directory, name, reached, &hit->lower);
+    if (error == 0)
+        error = um_upper_object_attr(upper, reached, status, &hit->attr);
+    if (error == 0)
+        error = um_upper_number(upper, status, &hit->attr.node);
+    if (error != 0)
+        return error;
+    hit->ino = status->st_ino;
+    hit->plain = reached->plain && !(upper->flags & UM_UPPER_OVERRIDE);
+    bool continues = hit->lower != 0 && hit->lower != UM_LOWER_REFUSED;
+    struct um_upper_node *node = continues ? um_upper_node_find(upper, hit->lower) : NULL;
+    /* Two directories of an upper may claim to continue one, in an upper that was tampered with. */
+    if (continues && (node == NULL || is_at(node, directory, name)))
+        hit->attr.node = hit->lower;
+    node = um_upper_node_find(upper, hit->attr.node);
+    if (node != NULL && node->nlink != 0) {
+        hit->attr.nlink = node->nlink;
+        return 0;
+    }
+    return directory_links(upper, reached, status, hit->lower, &hit->attr.nlink);
+}
+
+/* 0; -ENOENT hidden; 1 the upper says nothing. */
+static int find_above(struct um_upper *upper, struct um_upper_node *directory, struct um_slice name,
+                      struct um_upper_hit *hit)
+{
+    struct um_upper_reached reached = {0};
+    struct stat status;
+    enum um_upper_found found;
+    struct um_fd_use use;
+    int error = um_upper_reach_directory(upper, directory, &use);
+    if (error != 0)
+        return error;
+    error = um_upper_reach_name(upper, use.fd, name, &reached);
+    if (error == 0)
+        error = um_upper_reached_classify(&reached, !directory->unmarked, &found, &status);
+    hit->in_upper = true;
+    if (error == 0 && found == UM_FOUND_FILE)
+        error = file_hit(upper, directory, name, &reached, &status, hit);
+    else if (error == 0 && found == UM_FOUND_DIRECTORY)
+        error = directory_hit(upper, directory, name, &reached, &status, hit);
+    else if (error == 0)
+        error = found == UM_FOUND_NOTHING ? 1 : -ENOENT;
+    um_fd_cache_release(upper->directories, &use);
+    return error;
+}
+
+int um_upper_hit_lower(struct um_upper *upper, const struct um_tree_entry *entry,
+                       struct um_upper_hit *hit)
+{
+    *hit = (struct um_upper_hit){.attr = entry->attr,
+                                 .directory = S_ISDIR(entry->attr.mode),
+                                 .lower = entry->attr.node,
+                                 .name = um_slice_of(entry->name, entry->name_size)};
+    if (hit->directory)
+        return 0;
+    /* Another name of the file may be in the upper already, if linking this one failed. */
+    struct um_upper_node *node = um_upper_node_find(upper, entry->attr.node);
+    if (node != NULL && node->in_upper) {
+        hit->in_upper = true;
+        return um_upper_node_attr(upper, node, &hit->attr);
+    }
+    return 0;
+}
+
+static int find_below(struct um_upper *upper, struct um_upper_node *directory, struct um_slice name,
+                      struct um_upper_hit *hit)
+{
+    struct um_tree_entry entry;
+    int error = um_upper_find_lower(upper, directory, name, &entry);
+    return error ? error : um_upper_hit_lower(upper, &entry, hit);
+}
+
+bool um_is_dots(struct um_slice name)
+{
+    return um_slice_equal(name, UM_SLICE_LITERAL(".")) ||
+           um_slice_equal(name, UM_SLICE_LITERAL(".."));
+}
+
+/* 0 where there may be such a name. */
+int um_upper_check_sought(struct um_slice name)
+{
+    struct um_slice hidden;
+    if (name.size > UM_NAME_MAX)
+        return -ENAMETOOLONG;
+    if (name.size == 0 || memchr(name.data, '/', name.size) || memchr(name.data, 0, name.size))
+        return -EINVAL;
+    if (um_is_dots(name) || um_whiteout_classify(name, &hidden) != UM_NAME_PLAIN)
+        return -ENOENT;
+    return 0;
+}
+
+int um_upper_find(struct um_upper *upper, struct um_upper_node *directory, struct um_slice name,
+                  struct um_upper_hit *hit)
+{
+    *hit = (struct um_upper_hit){0};
+    int error = um_upper_check_sought(name);
+    if (error == 0 && directory->gone)
+        error = -ENOENT;
+    if (error == 0 && directory->lower == UM_LOWER_REFUSED)
+        error = -EIO;
+    if (error != 0)
+        return error;
+    if (directory->in_upper) {
+        error = find_above(upper, directory, name, hit);
+        if (error <= 0)
+            return error;
+    }
+    return find_below(upper, directory, name, hit);
+}
+
+static int disk_attr(struct um_upper *upper, struct um_upper_node *node, struct um_attr *attr)
+{
+    struct um_upper_reached reached = {0};
+    struct stat status;
+    int error = um_upper_reach(upper, node, &reached);
+    if (error == 0)
+        error = um_upper_reached_stat(&reached, &status);
+    if (error == 0)
+        error = um_upper_object_attr(upper, &reached, &status, attr);
+    if (error == 0 && node->directory && node->nlink == 0)
+        error = directory_links(upper, &reached, &status, node->lower, &node->nlink);
+    if (error == 0 && node->directory)
+        attr->nlink = node->nlink;
+    struct um_attr below;
+    if (error == 0 && node->data != 0 && um_tree_getattr(upper->tree, node->data, &below) == 0)
+        attr->blocks = below.blocks;
+    um_upper_reached_close(&reached);
+    return error == -ENOENT ? -ESTALE : error;
+}
+
+int um_upper_node_attr(struct um_upper *upper, struct um_upper_node *node, struct um_attr *attr)
+{
+    int error = node->in_upper ? disk_attr(upper, node, attr)
+                               : um_tree_getattr(upper->tree, node->lower, attr);
+    attr->node = node->number;
+    if (node->gone)
+        attr->nlink = 0;
+    return error;
+}
+
+int um_upper_lower_directory_path(struct um_upper *upper, uint64_t number, char *room, size_t size,
+                                  const char **path)
+{
+    char *at = room + size;
+    while (number != UM_ROOT_NODE) {
+        const char *name;
+        size_t name_size;
+        int error = um_tree_name(upper->tree, number, &number, &name, &name_size);
+        if (error != 0)
+            return error;
+        if ((size_t)(at - room) <= name_size)
+            return -EXDEV; /* too long for the mark; who asked copies and removes instead */
+        at -= name_size;
+        memcpy(at, name, name_size);
+        *--at = '/';
+    }
+    *path = at;
+    return 0;
+}

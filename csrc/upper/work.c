@@ -1,0 +1,96 @@
+#include <fcntl.h>
+#include <sys/sysmacros.h>
+
+#include "system/open_beneath.h"
+#include "system/posix_acl.h"
+#include "upper/state.h"
+
+#define MAX_DEPTH 64 /* of what is removed: directories that hold whiteouts, and temporaries */
+
+/* Take away what a new object got from the default ACL of the directory that it was made in. */
+int um_upper_strip_acls(struct um_upper_reached *made, uint32_t type)
+{
+    int error = um_upper_reached_removexattr(made, UM_ACL_ACCESS);
+    if ((error == 0 || error == -ENODATA) && S_ISDIR(type))
+        error = um_upper_reached_removexattr(made, UM_ACL_DEFAULT);
+    return error == -ENODATA ? 0 : error;
+}
+
+int um_upper_work_strip_acls(struct um_upper *upper, int fd, const char *name, uint32_t type)
+{
+    struct um_upper_reached made;
+    if (!upper->work_inherits)
+        return 0;
+    int error = um_upper_reach_name(upper, fd, um_slice_of(name, strlen(name)), &made);
+    return error ? error : um_upper_strip_acls(&made, type);
+}
+
+void um_upper_work_name(struct um_upper *upper, char name[32])
+{
+    unsigned long long number = atomic_fetch_add(&upper->temporaries, 1);
+    snprintf(name, 32, "#%llx", number);
+}
+
+int um_upper_work_make_whiteout(struct um_upper *upper, const char *name)
+{
+    int error = um_upper_make_whiteout(upper->work_fd, name);
+    if (error != 0)
+        return error;
+    error = um_upper_work_strip_acls(upper, upper->work_fd, name, S_IFCHR);
+    if (error != 0)
+        unlinkat(upper->work_fd, name, 0);
+    return error;
+}
+
+int um_upper_make_whiteout(int fd, const char *name)
+{
+    return mknodat(fd, name, S_IFCHR, makedev(0, 0)) == 0 ? 0 : um_failed();
+}
+
+static int remove_at(int fd, const char *name, int depth);
+
+static int empty_directory(int fd, const char *name, int depth)
+{
+    int inner = um_open_beneath(fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+    if (inner < 0) /* -EXDEV: what is mounted there is not the upper's */
+        return inner;
+    DIR *stream = fdopendir(inner);
+    if (stream == NULL) {
+        int error = um_failed();
+        close(inner);
+        return error;
+    }
+    int error = 0;
+    struct dirent *entry;
+    while (error == 0 && (errno = 0, entry = readdir(stream)) != NULL) {
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            error = remove_at(dirfd(stream), entry->d_name, depth + 1);
+    }
+    if (error == 0 && errno != 0)
+        error = um_failed();
+    closedir(stream);
+    return error;
+}
+
+static int remove_at(int fd, const char *name, int depth)
+{
+    if (unlinkat(fd, name, 0) == 0 || errno == ENOENT)
+        return 0;
+    if (errno != EISDIR && errno != EPERM)
+        return um_failed();
+    if (unlinkat(fd, name, AT_REMOVEDIR) == 0)
+        return 0;
+    if (errno != ENOTEMPTY && errno != EEXIST)
+        return um_failed();
+    if (depth > MAX_DEPTH)
+        return -ELOOP;
+    int error = empty_directory(fd, name, depth);
+    if (error != 0)
+        return error;
+    return unlinkat(fd, name, AT_REMOVEDIR) == 0 ? 0 : um_failed();
+}
+
+int um_upper_remove_tree(int fd, const char *name)
+{
+    return remove_at(fd, name, 0);
+}
