@@ -75,7 +75,7 @@ int um_tree_hit_attr(struct um_tree *tree, const struct um_directory *above,
         return enter_hit(tree, above, hit, attr);
     struct um_part part;
     struct um_inode inode;
-    int error = um_hit_inode(tree, hit, &part, &inode);
+    int error = um_tree_hit_inode(tree, hit, &part, &inode);
     return error ? error : file_attr(tree, part, &inode, attr);
 }
 
