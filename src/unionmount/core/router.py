@@ -111,7 +111,7 @@ def _open_fastpath(files: Tree | Upper, facts: RouterFacts) -> Any:
     setup.statfs_fd = -1 if facts.directory is None else facts.directory
     setup.bytes, setup.inodes = facts.bytes, facts.inodes
     setup.has_acls, setup.list_layers = facts.has_acls, facts.list_layers
-    setup.max_held = _held_files()
+    setup.max_open_files = _held_files()
     out = ffi.new("struct um_fastpath **")
     check(lib.um_fastpath_open(setup, out))
     return out[0]
