@@ -125,7 +125,7 @@ def test_options_of_new_containers(cli: CommandLine, archive: Path, where: Path)
     cli.run("umount", "web")
     for option in (["--name", "x"], ["--upper", "x"], ["--ephemeral"], ["--platform", "linux/arm"]):
         message = cli.error("mount", *option, "web", where, status=2)
-        assert f"'web' is a container, {option[0]} is for new ones" in message
+        assert f"'web' is an existing container; {option[0]} is for new ones only" in message
 
 
 def test_a_container_is_read_without_changing_it(

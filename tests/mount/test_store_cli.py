@@ -215,7 +215,7 @@ def test_check_and_repair(loaded: Shell, tmp_path: Path) -> None:
         path.write_bytes(b"#" * 512 + path.read_bytes()[512:])
     lines = loaded.run("check", "--repair", NAME, status=1)
     assert f"quarantined, needed by image {NAME}" in lines[0]
-    assert "--repair is about images of the store" in loaded.cli.error(
+    assert "--repair is only for images of the store" in loaded.cli.error(
         "--root", loaded.root, "check", "--repair", str(tmp_path / "image.tar"), status=2
     )
     loaded.run("load", "-i", tmp_path / "image.tar")
