@@ -257,7 +257,7 @@ def test_a_word_that_stands_for_two(
     monkeypatch.chdir(tmp_path)
     archive.rename("file")
     message = cli.error("mount", "test", where)
-    assert message == "'test' could be two: container:test is one, test:TAG an image"
+    assert message == "'test' is ambiguous: container:test is a container, test:TAG an image"
     assert "container:file is one, ./file a file" in cli.error("mount", "file", where)
     for word, mine in (
         ("container:test", True),
