@@ -354,7 +354,7 @@ async def mount(
     mount. When the block ends, for any reason, the mount is gone and changes are on disk; programs
     that still have files open lose them after some seconds.
     """
-    import trio  # programs that only read images need no trio
+    import trio  # noqa: PLC0415 - programs that only read images need no trio
 
     changes = writable or ephemeral or name is not None or upper is not None
     flags = {"--ro": not changes and not layers and layer is None}

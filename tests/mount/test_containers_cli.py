@@ -96,7 +96,7 @@ def test_a_name_is_not_told_who_gave_it(cli: CommandLine, archive: Path, where: 
     assert cli.run("mount", "--name", "web.1", archive, where).stderr == ""
     assert cli.record(where)["container"] == "web.1"
     cli.run("umount", "container:web.1")
-    assert "there is a container 'web.1' already" in cli.error(
+    assert "container 'web.1' already exists" in cli.error(
         "mount", "--name", "web.1", archive, where
     )
     assert [one["container"] for one in all_of(cli)] == ["web.1"]

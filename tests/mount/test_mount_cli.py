@@ -555,7 +555,7 @@ def test_load_says_what_is_no_archive(fresh: CommandLine, tmp_path: Path) -> Non
     assert "is empty" in fresh.error("load", "-i", "", status=2)
     (tmp_path / "empty").mkdir()
     cli = CommandLine(("env", "-C", str(tmp_path)), {"UNIONMOUNT_ROOT": str(tmp_path / "root")})
-    assert "no OCI image layout" in cli.error("load", "-i", "empty")
+    assert "not an OCI image layout" in cli.error("load", "-i", "empty")
     assert "no-such: no such file" in cli.error("load", "-i", "no-such")
 
 

@@ -123,7 +123,7 @@ def test_a_damaged_layer_that_nobody_needs_is_removed(store: Store) -> None:
     spoil(layer_file(store, Digest.of(data)))
     (found,) = check(store, repair=True)
     assert found.repaired
-    assert "removed, nobody needs it" in found.text
+    assert "removed, as it is unused" in found.text
     assert not store.directory.layer_path(Digest.of(data)).exists()
     assert list(store.directory.quarantined()) == []
 
@@ -133,7 +133,7 @@ def test_what_is_leased_is_left_alone(store: Store) -> None:
     with store.lease("mount", "mounted at /x") as lease:
         lease.need(SHARED)
         (text,) = texts(store, repair=True)
-    assert text.endswith("; left alone, in use: mounted at /x")
+    assert text.endswith("; left in place, as it is in use: mounted at /x")
     assert store.has_layer(SHARED)
 
 

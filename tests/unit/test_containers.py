@@ -92,7 +92,7 @@ def test_a_name_that_is_taken_is_not_given_again(
 def test_a_name_of_somebody_else_is_refused(known: Containers, store: Store) -> None:
     made = make(known, "web")
     (made.upper / "file").write_text("kept")
-    with pytest.raises(StoreError, match="there is a container 'web' already"):
+    with pytest.raises(StoreError, match="container 'web' already exists"):
         make(known, "web")
     assert (made.upper / "file").read_text() == "kept"
     assert list((store.root / "tmp").iterdir()) == []

@@ -211,10 +211,10 @@ def test_an_image_that_is_removed_in_time_can_not_be_used(store: Store) -> None:
 def test_a_damaged_image_can_be_removed_and_its_layers_pruned(store: Store) -> None:
     stored = store.find_image(ONE.id)
     store.directory.blob_path(stored.manifest).write_bytes(b"{}")
-    with pytest.raises(StoreError, match=f"image {ONE.id}.*what it needs is not known"):
+    with pytest.raises(StoreError, match=f"image {ONE.id}.*its references are unknown"):
         prune(store, Containers(store))
     removed = remove(store, "example.org/two:1")
-    assert "what it needs is not known" in removed.left
+    assert "its references are unknown" in removed.left
     assert deleted(removed, "layer") == []
     remove(store, "example.org/one:1")
     assert len(layers(store)) == 3

@@ -126,7 +126,7 @@ def test_nobody_else_can_look_into_it(store: Store, stack: ExitStack) -> None:
 def test_a_newer_format_is_refused_and_left_alone(store: Store) -> None:
     (store.root / "version").write_text("3\n")
     before = paths_below(store.root)
-    with pytest.raises(StoreError, match="format '3', this program knows 2"):
+    with pytest.raises(StoreError, match="format '3', but this program supports up to 2"):
         Store(store.root)
     assert paths_below(store.root) == before
 

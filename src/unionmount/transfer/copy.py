@@ -89,8 +89,8 @@ async def copy(
         if origin is not None and target.kind in ("registry", "oci", "oci-archive"):
             if how.compression is not None:
                 raise UsageError(
-                    "--compress cannot be used here: copies between registries and OCI layouts keep "
-                    "their blobs"
+                    "--compress cannot be used between registries and OCI layouts, "
+                    "which keep their blobs"
                 )
             return await _copy_documents(client, origin, target, how)
     if how.all_platforms:
