@@ -89,7 +89,7 @@ class LimitExceeded(FormatError):
 
 
 class RegistryError(UnionmountError):
-    """A registry can't be reached, refuses, or does not answer as it should."""
+    """A registry cannot be reached, refuses, or does not answer as it should."""
 
 
 class NotAuthorized(RegistryError):
@@ -105,7 +105,7 @@ class TransferError(RegistryError):
 
 
 class StoreError(UnionmountError):
-    """The store can't be used as it is."""
+    """The store cannot be used as it is."""
 
 
 class MountError(UnionmountError):

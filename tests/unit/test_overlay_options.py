@@ -88,7 +88,7 @@ def test_what_goes_without_saying() -> None:
         ("", "lowerdir is missing"),
         ("upperdir=u,workdir=w", "lowerdir is missing"),
         ("lowerdir=", "lowerdir is missing"),
-        ("lowerdir=a,lowerdir+=b", r"lowerdir\+ after lowerdir"),
+        ("lowerdir=a,lowerdir+=b", r"lowerdir\+ cannot follow lowerdir"),
         ("lowerdir+=a,datadir+=b", r"datadir\+=b is refused"),
         ("lowerdir=a,userxattr,redirect_dir=off", "leave one of the two out"),
         ("lowerdir=a,metacopy=on,redirect_dir=nofollow", "leave one of the two out"),

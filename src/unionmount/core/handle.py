@@ -37,7 +37,7 @@ class Owner(Closing):
 
 
 def fault_error(code: int, fault: Any, what: str) -> Exception:
-    """The exception for an error of C about untrusted input: where it is, and what is wrong."""
+    """Return the exception for an error of C about untrusted input: where it is, and what is wrong."""
     text = ffi.string(fault.text).decode("ascii", "replace")
     reason = f"{text} (at byte {fault.offset})" if text else os.strerror(-code)
     where = f"{what}: {reason}"
@@ -51,7 +51,7 @@ def fault_error(code: int, fault: Any, what: str) -> Exception:
 
 
 def memory_error(text: str) -> LimitExceeded:
-    """The exception for input that needs more memory than the limit allows."""
+    """Return the exception for input that needs more memory than the limit allows."""
     return LimitExceeded(f"{text} (the limit; {MEMORY_VARIABLE} changes it)")
 
 

@@ -57,8 +57,8 @@ def private_directory(
     """The directory ``fd`` on a mount of its own, where nobody can mount anything below it.
 
     A name that is a mount point for others is there what the mount point covers. With ``atime``
-    reading changes access times, as relatime has it; ``diratime``: of directories, too. None where
-    this user can't have one: that takes CAP_SYS_ADMIN.
+    reading changes access times, as relatime has it; ``diratime``: of directories, too. None if
+    this user cannot have one: that takes CAP_SYS_ADMIN.
     """
     how = lib.UM_PRIVATE_READ_ONLY if read_only else 0
     how |= 0 if atime else lib.UM_PRIVATE_NOATIME
@@ -112,7 +112,7 @@ class Indexer(Owner):
         return code
 
     def feed(self, data: Buffer) -> None:
-        """Take the next bytes of the uncompressed tar; FormatError where they are damaged."""
+        """Take the next bytes of the uncompressed tar; raise FormatError if they are damaged."""
         view = ffi.from_buffer(data)
         self._checked(lib.um_indexer_feed(self._handle, view, len(view), self._fault))
 
@@ -127,7 +127,7 @@ class Indexer(Owner):
             yield
 
     def unresolved(self) -> Iterator[bytes]:
-        """Names of entries without a place: symlinks on their way lead in a circle."""
+        """Yield names of entries without a place: symlinks on their way lead in a circle."""
         name, size = ffi.new("char const **"), ffi.new("size_t *")
         number = 0
         while lib.um_indexer_unresolved(self._handle, number, name, size):
@@ -135,7 +135,7 @@ class Indexer(Owner):
             number += 1
 
     def finish(self, layer_size: int, fd: int) -> None:
-        """Write the index to ``fd``; FormatError where the tar ended too early."""
+        """Write the index to ``fd``; raise FormatError if the tar ended too early."""
         self._checked(lib.um_indexer_finish(self._handle, layer_size, fd, self._fault))
 
 
@@ -191,7 +191,7 @@ class Index(Owner):
 def stored_name(name: bytes) -> bytes:
     """Under which name a layer has the extended attribute that users of a mount call ``name``.
 
-    What is called as overlayfs calls its marks is escaped. EOPNOTSUPP where it gets too long.
+    What is called as overlayfs calls its marks is escaped. Raise EOPNOTSUPP if it gets too long.
     """
     stored = ffi.new("char[]", lib.UM_OVERLAY_ROOM)
     check(lib.um_overlay_store(lib.UM_OVERLAY_BOTH, name, len(name), stored))

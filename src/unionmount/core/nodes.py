@@ -48,47 +48,51 @@ class BrowsableTree(Protocol):
     """What can be browsed: the lower layers alone (``Tree``), or with an upper (``View``)."""
 
     def lookup(self, directory: Node, name: bytes) -> Attributes:
-        """The attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
+        """Return the attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG,
+        ESTALE.
+        """
 
     def getattr(self, node: Node) -> Attributes:
-        """The attributes of a node."""
+        """Return the attributes of a node."""
 
     def resolve(self, path: bytes) -> Attributes:
-        """The attributes of ``path`` from the root; symlinks are not followed."""
+        """Return the attributes of ``path`` from the root; symlinks are not followed."""
 
     def resolve_anew(self, path: bytes) -> Attributes:
-        """The same, where something else may stand at ``path`` since it was found."""
+        """Return the same, where something else may stand at ``path`` since it was found."""
 
     def list(
         self, directory: Node, cookie: int = 0, count: int = ...
     ) -> builtins.list[DirectoryEntry]:
-        """Up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
+        """Return up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
 
     def walk(self, directory: Node = ..., path: bytes = ...) -> Iterator[tuple[bytes, Attributes]]:
-        """All paths below ``directory``, depth first, sorted; the directory itself is left out."""
+        """Yield all paths below ``directory``, depth first, sorted; the directory itself is left
+        out.
+        """
 
     def readlink(self, node: Node) -> bytes:
-        """The target of a symlink; EINVAL where the node is none."""
+        """Return the target of a symlink; raise EINVAL if the node is none."""
 
     def read(self, node: Node, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes; fewer only at the end."""
+        """Return up to ``size`` bytes; fewer only at the end."""
 
     def getxattr(self, node: Node, name: bytes) -> bytes:
-        """The value of an extended attribute; ENODATA where there is none."""
+        """Return the value of an extended attribute; raise ENODATA if there is none."""
 
     def listxattr(self, node: Node) -> builtins.list[bytes]:
-        """The names of all extended attributes."""
+        """Return the names of all extended attributes."""
 
 
 class PathLookups:
     """What follows from lookup, getattr and list."""
 
     def lookup(self, directory: Node, name: bytes) -> Attributes:
-        """The attributes of a name in a directory."""
+        """Return the attributes of a name in a directory."""
         raise NotImplementedError
 
     def getattr(self, node: Node) -> Attributes:
-        """The attributes of a node."""
+        """Return the attributes of a node."""
         raise NotImplementedError
 
     def list(
@@ -98,7 +102,7 @@ class PathLookups:
         raise NotImplementedError
 
     def resolve(self, path: bytes) -> Attributes:
-        """The attributes of ``path`` from the root; symlinks are not followed."""
+        """Return the attributes of ``path`` from the root; symlinks are not followed."""
         attributes = self.getattr(ROOT)
         for name in path.split(b"/"):
             if name not in (b"", b"."):
@@ -106,11 +110,13 @@ class PathLookups:
         return attributes
 
     def resolve_anew(self, path: bytes) -> Attributes:
-        """The same, where something else may stand at ``path`` since it was found."""
+        """Return the same, where something else may stand at ``path`` since it was found."""
         return self.resolve(path)
 
     def walk(self, directory: Node = ROOT, path: bytes = b"") -> Iterator[tuple[bytes, Attributes]]:
-        """All paths below ``directory``, depth first, sorted; the directory itself is left out."""
+        """Yield all paths below ``directory``, depth first, sorted; the directory itself is left
+        out.
+        """
         pending = [(directory, path, 0)]
         while pending:
             parent, prefix, cookie = pending.pop()
@@ -216,7 +222,7 @@ class LayerReader(NodeReader, PathLookups):
 
 
 def entries_of(entries: Any, n: int) -> list[DirectoryEntry]:
-    """The first ``n`` entries of a C array of struct um_tree_entry."""
+    """Return the first ``n`` entries of a C array of struct um_tree_entry."""
     return [
         DirectoryEntry(bytes(ffi.buffer(e.name, e.name_size)), e.next, attributes_of(e.attr))
         for e in ffi.unpack(entries, n)
@@ -224,7 +230,7 @@ def entries_of(entries: Any, n: int) -> list[DirectoryEntry]:
 
 
 def attributes_of(attr: Any) -> Attributes:
-    """The attributes in a struct um_attr."""
+    """Return the attributes in a struct um_attr."""
     return Attributes(
         attr.node,
         attr.mode,

@@ -118,13 +118,13 @@ def _open_fastpath(files: Tree | Upper, facts: RouterFacts) -> Any:
 
 
 def _held_files() -> int:
-    """A part of what this process may have open."""
+    """Return a part of what this process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(16, min(1024, soft // 4)) if soft > 0 else 1024
 
 
 def time_of_bucket(bucket: int) -> int:
-    """The nanoseconds at which a bucket of ``RouterStats.times`` begins."""
+    """Return the nanoseconds at which a bucket of ``RouterStats.times`` begins."""
     if bucket < 4:
         return bucket
     return (4 + bucket % 4 << bucket // 4) // 4

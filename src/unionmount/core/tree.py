@@ -127,13 +127,13 @@ class Tree(LayerReader, prefix="um_tree"):
         return len(self._layers)
 
     def top(self, directory: Node) -> int:
-        """The topmost layer that has a part in ``directory``. ENOTDIR, ESTALE."""
+        """Return the topmost layer that has a part in ``directory``. ENOTDIR, ESTALE."""
         layer = ffi.new("uint32_t *")
         check(lib.um_tree_top(self._handle, directory, layer))
         return int(layer[0])
 
     def extent(self, node: Node) -> tuple[int, int]:
-        """Offset in its layer's tar and length of a file; EINVAL where it is not one run."""
+        """Offset in its layer's tar and length of a file; raise EINVAL if it is not one run."""
         layer, offset, length = ffi.new("uint32_t *"), ffi.new("uint64_t *"), ffi.new("uint64_t *")
         check(lib.um_tree_extent(self._handle, node, layer, offset, length))
         return offset[0], length[0]

@@ -117,7 +117,7 @@ class Upper(NodeReader, prefix="um_upper"):
         return int(lib.um_upper_forget(self._handle, node, lookups))
 
     def origin(self, node: Node) -> Node | None:
-        """The node of the lower tree that a node continues or is a copy of."""
+        """Return the node of the lower tree that a node continues or is a copy of."""
         origin = ffi.new("uint64_t *")
         check(lib.um_upper_origin(self._handle, node, origin))
         return Node(origin[0]) if origin[0] else None
@@ -127,7 +127,7 @@ class Upper(NodeReader, prefix="um_upper"):
         return UpperList(self, directory, shared=shared)
 
     def readlink(self, node: Node) -> bytes:
-        """The target of a symlink; EINVAL where the node is none."""
+        """Return the target of a symlink; raise EINVAL if the node is none."""
         return grown_text(
             lambda buffer, size: lib.um_upper_readlink(self._handle, node, buffer, size)
         )
@@ -167,7 +167,9 @@ class Upper(NodeReader, prefix="um_upper"):
         return attributes_of(attr)
 
     def setxattr(self, node: Node, name: bytes, value: bytes) -> None:
-        """Attach an extended attribute to a node; EPERM for a name that is a mark of the upper."""
+        """Attach an extended attribute to a node; raise EPERM for a name that is a mark of the
+        upper.
+        """
         check(
             lib.um_upper_setxattr(
                 self._handle, node, name, len(name), ffi.from_buffer(value), len(value), 0
@@ -268,7 +270,7 @@ class UpperList(Owner):
         return bool(lib.um_upper_list_is_needed(self._handle))
 
     def next(self, cookie: int = 0, count: int = LIST_BATCH) -> list[DirectoryEntry]:
-        """Up to ``count`` entries from ``cookie`` on; 0 rereads. Each counts one lookup."""
+        """Return up to ``count`` entries from ``cookie`` on; 0 rereads. Each counts one lookup."""
         entries = ffi.new("struct um_tree_entry[]", count)
         n = check(lib.um_upper_list_next(self._handle, cookie, entries, count))
         return entries_of(entries, n)
@@ -305,15 +307,18 @@ class View(Closing, PathLookups):
             self._upper.forget(node, lookups)
 
     def lookup(self, directory: Node, name: bytes) -> Attributes:
-        """The attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
+        """Return the attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG,
+        ESTALE.
+        """
         return self._counted(self._upper.lookup(directory, name))
 
     def getattr(self, node: Node) -> Attributes:
-        """The attributes of a node."""
+        """Return the attributes of a node."""
         return self._upper.getattr(node)
 
     def resolve_anew(self, path: bytes) -> Attributes:
-        """The attributes of ``path``, where another process may have changed it since it was found.
+        """Return the attributes of ``path``, where another process may have changed it since it was
+        found.
 
         A file goes by the place where it was seen first. What that process has moved here is
         forgotten for once, so that it is looked for here.
@@ -327,7 +332,7 @@ class View(Closing, PathLookups):
     def list(
         self, directory: Node, cookie: int = 0, count: int = LIST_BATCH
     ) -> builtins.list[DirectoryEntry]:
-        """Up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
+        """Return up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
         opened = self._lists.get(directory)
         if opened is None:
             opened = self._lists[directory] = self._upper.list_open(directory)
@@ -339,11 +344,11 @@ class View(Closing, PathLookups):
         return entries
 
     def readlink(self, node: Node) -> bytes:
-        """The target of a symlink; EINVAL where the node is none."""
+        """Return the target of a symlink; raise EINVAL if the node is none."""
         return self._upper.readlink(node)
 
     def read(self, node: Node, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes; fewer only at the end."""
+        """Return up to ``size`` bytes; fewer only at the end."""
         if node != self._reading:
             self._read_on(node)
         return self._upper.read(node, offset, size)
@@ -358,15 +363,15 @@ class View(Closing, PathLookups):
             self._reading = node
 
     def getxattr(self, node: Node, name: bytes) -> bytes:
-        """The value of an extended attribute; ENODATA where there is none."""
+        """Return the value of an extended attribute; raise ENODATA if there is none."""
         return self._upper.getxattr(node, name)
 
     def listxattr(self, node: Node) -> builtins.list[bytes]:
-        """The names of all extended attributes, without the marks of the upper."""
+        """Return the names of all extended attributes, without the marks of the upper."""
         return self._upper.listxattr(node)
 
     def origin(self, node: Node) -> Node | None:
-        """The node of the lower tree that a node continues or is a copy of."""
+        """Return the node of the lower tree that a node continues or is a copy of."""
         return self._upper.origin(node)
 
     def _counted(self, attributes: Attributes) -> Attributes:

@@ -64,7 +64,7 @@ WRITTEN = (Compression.PLAIN, Compression.GZIP, Compression.ZSTD)
 
 
 def sniff(head: bytes, what: str) -> Compression:
-    """The compression of a stream that begins with ``head``."""
+    """Return the compression of a stream that begins with ``head``."""
     if head[:2] == b"\x1f\x8b":
         return Compression.GZIP
     if head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
@@ -80,7 +80,7 @@ def sniff(head: bytes, what: str) -> Compression:
 
 
 def _is_bzip2(head: bytes) -> bool:
-    """Whether a bzip2 stream begins here; a tar may begin with the name of a file ``BZh9``."""
+    """Return whether a bzip2 stream begins here; a tar may begin with the name of a file ``BZh9``."""
     if not head.startswith(_BZIP2_MAGIC) or head[3:4] not in b"123456789":
         return False
     return any(body.startswith(head[4:10]) for body in _BZIP2_BODIES)
@@ -93,11 +93,11 @@ class Decompressor(Protocol):
         """What the next bytes come to, in pieces of bounded size."""
 
     def finish(self) -> None:
-        """Say that there is no more; FormatError where the stream is not complete."""
+        """Say that there is no more; raise FormatError if the stream is not complete."""
 
 
 def decompressor(compression: Compression, what: str) -> Decompressor:
-    """A new decompressor; ``what`` names the stream in messages."""
+    """Return a new decompressor; ``what`` names the stream in messages."""
     match compression:
         case Compression.PLAIN:
             return _Plain()
@@ -209,7 +209,7 @@ class _Gzip(_Framed):
 
 
 def _gzip_header_size(data: bytes, what: str) -> int | None:
-    """The size of the gzip header that ``data`` begins with; None where it goes on."""
+    """Return the size of the gzip header that ``data`` begins with; None if it goes on."""
     if data[:3] != _GZIP_MAGIC[: len(data)]:
         raise FormatError(f"{what}: damaged gzip data: no member begins here")
     if len(data) >= 4 and data[3] & _GZIP_RESERVED:
@@ -229,7 +229,7 @@ def _gzip_header_size(data: bytes, what: str) -> int | None:
 
 
 def _gzip_fields_end(data: bytes) -> int | None:
-    """Where the optional fields before the checksum end; None where they go on."""
+    """Return where the optional fields before the checksum end; None if they go on."""
     if len(data) < 10:
         return None
     flags, size = data[3], 10
@@ -319,11 +319,11 @@ class Compressor(Protocol):
         """What the next bytes come to, as far as it is known."""
 
     def flush(self) -> bytes:
-        """The rest."""
+        """Return the rest."""
 
 
 def compressor(compression: Compression) -> Compressor:
-    """A new compressor, for gzip or zstd; nothing else is written."""
+    """Return a new compressor, for gzip or zstd; nothing else is written."""
     if compression not in (Compression.GZIP, Compression.ZSTD):
         raise UsageError(f"{compression.value} is not written (gzip and zstd are)")
     if compression is Compression.GZIP:

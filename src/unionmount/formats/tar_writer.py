@@ -52,7 +52,7 @@ class Member:
 
 
 def can_hold(mode: int) -> bool:
-    """Whether there is a type of member for this one; a socket has none."""
+    """Return whether there is a type of member for this one; a socket has none."""
     return stat.S_IFMT(mode) in _TYPES
 
 
@@ -115,7 +115,7 @@ def _record(key: bytes, value: bytes) -> bytes:
 
 
 def _pax_name(name: bytes) -> bytes:
-    """The name that a reader without pax gives the records."""
+    """Return the name that a reader without pax gives the records."""
     last = name.rstrip(b"/").rpartition(b"/")[2]
     return (b"PaxHeaders.0/" + last)[:_NAME_ROOM]
 
@@ -145,7 +145,7 @@ def _block(member: Member, name: bytes, kind: bytes) -> bytes:
 
 
 def _octal(value: int, width: int) -> bytes:
-    """Octal digits and a NUL; zero where there is no room, for a pax record says the value."""
+    """Octal digits and a NUL; zero if there is no room, for a pax record says the value."""
     text = b"%0*o" % (width - 1, max(value, 0))
     return text + b"\0" if len(text) < width else b"0" * (width - 1) + b"\0"
 

@@ -34,7 +34,7 @@ __all__ = [
 
 
 class Template:
-    """A template that was read; TemplateError where the text is none."""
+    """A template that was read; raise TemplateError if the text is none."""
 
     def __init__(self, text: str) -> None:
         self._parsed: Parsed = parse(text, frozenset({*BUILTIN, *DOCKER}))

@@ -381,7 +381,7 @@ class Machine:
         return values
 
     def _argument(self, dot: Any, node: Operand, kind: str) -> Any:
-        """The value of an argument of a function that takes ``kind``."""
+        """Return the value of an argument of a function that takes ``kind``."""
         self._at(node)
         if not isinstance(node, Constant):
             return self._fitting(self._operand(dot, node), kind)
@@ -405,7 +405,7 @@ class Machine:
         return value
 
     def _operand(self, dot: Any, node: Operand) -> Any:
-        """The value of an operand that is no command of its own."""
+        """Return the value of an operand that is no command of its own."""
         match node:
             case Dot():
                 return dot
@@ -418,7 +418,7 @@ class Machine:
         return self._fields(dot, node, [], _NOTHING)
 
     def _fitting(self, value: Any, kind: str) -> Any:
-        """The value as a function that takes ``kind`` gets it."""
+        """Return the value as a function that takes ``kind`` gets it."""
         if kind == "reflect.Value":
             return value
         inner = bare(value)
@@ -436,7 +436,7 @@ class Machine:
 
 
 def _shown(value: Any) -> str:
-    """A value as an action prints it: a pointer as what it points to."""
+    """Return a value as an action prints it: a pointer as what it points to."""
     if isinstance(value, Struct) and value.pointer:
         return show(value)[1:]
     return show(value)

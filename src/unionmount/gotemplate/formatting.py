@@ -90,7 +90,7 @@ def sprintln(values: Iterable[Any]) -> str:
 
 
 def show(value: Any, verb: str = "v") -> str:
-    """One value as ``%v`` prints it, or another verb."""
+    """Return one value as ``%v`` prints it, or another verb."""
     return _ValuePrinter(_Flags()).argument(value, verb)
 
 
@@ -119,7 +119,7 @@ class _Flags:
     precision: int | None = None
 
     def pad(self, text: str) -> str:
-        """The text in its width."""
+        """Return the text in its width."""
         missing = (self.width or 0) - len(text)
         if missing <= 0:
             return text
@@ -147,7 +147,7 @@ class _ValuePrinter:
     flags: _Flags
 
     def argument(self, value: Any, verb: str) -> str:
-        """An argument of printf, whatever it is."""
+        """Return an argument of printf, whatever it is."""
         value = _inner(value)
         if value is None:
             return self.flags.pad("<nil>") if verb in "vT" else f"%!{verb}(<nil>)"
@@ -158,7 +158,7 @@ class _ValuePrinter:
         return self.value(value, verb, 0)
 
     def value(self, value: Any, verb: str, depth: int) -> str:
-        """A value of any kind."""
+        """Return a value of any kind."""
         if depth > _MAX_DEPTH:
             return "..."
         if isinstance(value, list | dict | Struct):
@@ -168,13 +168,13 @@ class _ValuePrinter:
         return self.scalar(value, verb)
 
     def stringer(self, value: Duration | Time, verb: str) -> str:
-        """A value that says by itself how it is printed."""
+        """Return a value that says by itself how it is printed."""
         if verb in "vsq" or isinstance(value, Time):
             return self.string(str(value), "q" if verb == "q" else "s", value)
         return self.integer(value, verb)
 
     def scalar(self, value: Any, verb: str) -> str:
-        """A value that holds no others."""
+        """Return a value that holds no others."""
         match value:
             case bool():
                 text = "true" if value else "false"
@@ -188,14 +188,14 @@ class _ValuePrinter:
         return "interface {}(nil)" if self.flags.sharp_v else "<nil>"
 
     def bad(self, value: Any, verb: str) -> str:
-        """A value that the verb is not for."""
+        """Return a value that the verb is not for."""
         flags = self.flags
         return f"%!{verb}({type_name(value)}={_ValuePrinter(flags).value(value, 'v', 0)})"
 
     # -- containers
 
     def container(self, value: list[Any] | dict[str, Any] | Struct, verb: str, depth: int) -> str:
-        """A value that holds others."""
+        """Return a value that holds others."""
         if verb == "p":
             return self.bad(value, verb)
         if isinstance(value, Struct):
@@ -429,7 +429,7 @@ class _Format:
         self.number, self.after_index = int(text) - 1, True
 
     def _star(self) -> int | None:
-        """The number that ``*`` takes from the arguments."""
+        """Return the number that ``*`` takes from the arguments."""
         self.at += 1
         value = _inner(self.values[self.number]) if self.number < len(self.values) else None
         self.number += self.number < len(self.values)
@@ -481,7 +481,7 @@ class _Format:
 
 
 def to_json(value: Any) -> str:
-    """A value as Go's JSON encoder writes it, without escapes for HTML: in one line."""
+    """Return a value as Go's JSON encoder writes it, without escapes for HTML: in one line."""
     return _encode(value, 0)
 
 
@@ -517,7 +517,7 @@ def _encode_container(value: list[Any] | dict[str, Any] | Struct, depth: int) ->
 
 
 def json_fields(value: Struct) -> Iterable[tuple[str, Any]]:
-    """The fields that JSON has."""
+    """Yield the fields that JSON has."""
     for name, item in value.fields.items():
         if name in value.omit_empty and (item is None or item in ("", 0, False, [], {})):
             continue
@@ -540,7 +540,7 @@ def _json_float(value: float) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as Python's JSON encoder takes it, in the same order."""
+    """Return a value as Python's JSON encoder takes it, in the same order."""
     value = _inner(value)
     if isinstance(value, Slice | Map) and value.nil:
         return None

@@ -39,7 +39,7 @@ _MAX_PARTS = 1_000_000
 
 
 class FunctionError(Exception):
-    """A function can't do what it was asked for."""
+    """A function cannot do what it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ def _same(left: Any, right: Any) -> bool:
 
 
 def _same_reference(left: Any, right: Any) -> bool:
-    """Whether two values that are no basic ones are both nil; others Go does not compare."""
+    """Return whether two values that are no basic ones are both nil; others Go does not compare."""
     kinds = {kind_of(left), kind_of(right)}
     if len(kinds) == 2 and "invalid" not in kinds:
         raise FunctionError(
@@ -282,7 +282,7 @@ def _each(text: str, change: Callable[[str], str]) -> str:
 
 
 def _title(text: str) -> str:
-    """The first letter of each word in title case, as Go's ``strings.Title`` sees words."""
+    """Return the first letter of each word in title case, as Go's ``strings.Title`` sees words."""
     before, found = " ", []
     for character in text:
         found.append(_each(character, str.title) if _separates(before) else character)

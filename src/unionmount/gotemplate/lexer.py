@@ -47,16 +47,16 @@ class Token:
 
 
 class _Stop(Exception):
-    """Reading can't go on: what the last word is, an error."""
+    """Reading cannot go on: what the last word is, an error."""
 
 
 def alphanumeric(character: str) -> bool:
-    """Whether it can stand in a name."""
+    """Return whether it can stand in a name."""
     return character == "_" or character.isalpha() or character.isdecimal()
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """All words of ``text``; the last one is ``EOF`` or ``error``."""
+    """Yield all words of ``text``; the last one is ``EOF`` or ``error``."""
     return _Lexer(text).run()
 
 
@@ -126,7 +126,7 @@ class _Lexer:
         return True
 
     def _closing(self) -> tuple[bool, bool]:
-        """Whether an action ends here, and whether it trims what follows."""
+        """Return whether an action ends here, and whether it trims what follows."""
         if self._trims_right(self.at) and self.text.startswith(RIGHT, self.at + 2):
             return True, True
         return self.text.startswith(RIGHT, self.at), False
@@ -299,7 +299,7 @@ class _Lexer:
 
 
 def code_point(character: str) -> str:
-    """A character as Go's ``%#U`` names it."""
+    """Return a character as Go's ``%#U`` names it."""
     if not character:
         return "U+FFFFFFFFFFFFFFFF"
     shown = f" '{character}'" if character.isprintable() else ""

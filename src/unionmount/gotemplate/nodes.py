@@ -176,5 +176,5 @@ Part = Text | Action | Jump | Branch | Call
 
 
 def is_empty(body: Body) -> bool:
-    """Whether nothing would be printed but space."""
+    """Return whether nothing would be printed but space."""
     return all(isinstance(part, Text) and not part.text.strip() for part in body.parts)

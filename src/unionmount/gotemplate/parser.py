@@ -46,7 +46,7 @@ _OPERANDS = frozenset(
 
 
 class TemplateError(UnionmountError):
-    """A template can't be read, or not be used with the data at hand; worded as Go does."""
+    """A template cannot be read, or not be used with the data at hand; worded as Go does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Parsed:
 
 
 def parse(text: str, functions: frozenset[str]) -> Parsed:
-    """Read a template that may use ``functions``; TemplateError where it is none."""
+    """Read a template that may use ``functions``; raise TemplateError if it is none."""
     if len(text) > MAX_TEXT:
         raise TemplateError(f"template: :1: a template of {len(text)} characters is too long")
     return _TemplateParser(text, functions).parse()
@@ -152,7 +152,7 @@ class _TemplateParser:
     # -- bodies
 
     def parse(self) -> Parsed:
-        """All of the text."""
+        """Return all of the text."""
         main = Body(0)
         while self._peek().kind != "EOF":
             if self._definition():
@@ -442,7 +442,7 @@ class _TemplateParser:
 
 
 def _octal(text: str) -> str:
-    """An integer as Python reads it: ``017`` is octal in Go."""
+    """Return an integer as Python reads it: ``017`` is octal in Go."""
     digits = text.lstrip("+-")
     if len(digits) > 1 and digits[0] == "0" and digits.replace("_", "").isdecimal():
         return text.replace(digits, f"0o{digits[1:].lstrip('_')}")

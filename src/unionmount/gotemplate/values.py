@@ -79,7 +79,7 @@ def _duration(nanoseconds: int) -> str:
 
 
 def _decimal(number: int, unit: int) -> str:
-    """A number of units, to the last digit."""
+    """Return a number of units, to the last digit."""
     whole, rest = divmod(number, unit)
     digits = len(str(unit)) - 1
     return f"{whole}.{rest:0{digits}d}".rstrip("0").rstrip(".") if rest else str(whole)
@@ -122,7 +122,7 @@ class Struct:
     escapes_html: bool = False  # in JSON, as Go does by itself
 
     def find(self, name: str) -> Any:
-        """The value of a field; MISSING where there is none of that name."""
+        """Return the value of a field; MISSING if there is none of that name."""
         return self.fields.get(self.go_names.get(name, name), MISSING)
 
 
@@ -134,7 +134,7 @@ class Interface:
 
 
 def element(container: Any, value: Any) -> Any:
-    """A value as Go has it when it comes out of a container."""
+    """Return a value as Go has it when it comes out of a container."""
     if isinstance(container, Slice | Map):
         return value
     return Interface(value) if isinstance(container, list | dict) else value
@@ -179,7 +179,7 @@ _TYPES: tuple[tuple[type, str], ...] = (
 
 
 def type_name(value: Any) -> str:
-    """The type of a value as Go's messages name it."""
+    """Return the type of a value as Go's messages name it."""
     if isinstance(value, Map):
         return value.of
     if isinstance(value, Struct):
@@ -188,7 +188,7 @@ def type_name(value: Any) -> str:
 
 
 def truth(value: Any) -> bool:
-    """Whether ``if`` takes it for true."""
+    """Return whether ``if`` takes it for true."""
     value = bare(value)
     match value:
         case Missing() | None:
@@ -204,7 +204,7 @@ _MAX_DEPTH = 64
 
 
 def from_json(value: Any, depth: int = 0) -> Any:
-    """A value of JSON, with numbers that Go can hold; what is nested too deeply is cut."""
+    """Return a value of JSON, with numbers that Go can hold; what is nested too deeply is cut."""
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
         return float(value) if abs(value) < 2**1023 else math.inf
     if depth >= _MAX_DEPTH:

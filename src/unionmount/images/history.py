@@ -2,8 +2,8 @@
 
 A config has steps and diff_ids, and nothing says which belong together but their order: every step
 that is not ``empty_layer`` left the next layer, from the lowest up, as docker counts. Where there
-are fewer layers than such steps, steps of the old builder that can't have left one are passed over,
-then the last steps have none. Where there are more, the layers on top have no step.
+are fewer layers than such steps, steps of the old builder that cannot have left one are passed
+over, then the last steps have none. Where there are more, the layers on top have no step.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class HistoryRow:
 
 
 def history_rows(config: Config, sizes: Sequence[int]) -> list[HistoryRow]:
-    """The steps of an image, newest first; ``sizes`` are those of its layers, lowest first."""
+    """Return the steps of an image, newest first; ``sizes`` are those of its layers, lowest first."""
     layers = _layers_of_steps(config.history, len(sizes))
     rows = [
         HistoryRow(None, step, layer, 0 if layer is None else sizes[layer])
@@ -52,7 +52,7 @@ def history_rows(config: Config, sizes: Sequence[int]) -> list[HistoryRow]:
 
 
 def steps_of_layers(history: Sequence[History], layers: int) -> list[History | None]:
-    """The step that left each layer, lowest first; None where the history has none for it."""
+    """Return the step that left each layer, lowest first; None if the history has none for it."""
     steps: list[History | None] = [None] * layers
     for step, layer in zip(history, _layers_of_steps(history, layers), strict=True):
         if layer is not None:
@@ -61,7 +61,7 @@ def steps_of_layers(history: Sequence[History], layers: int) -> list[History | N
 
 
 def _layers_of_steps(history: Sequence[History], layers: int) -> list[int | None]:
-    """The number of the layer that each step left, or None."""
+    """Return the number of the layer that each step left, or None."""
     leaving = [number for number, step in enumerate(history) if not step.empty_layer]
     if len(leaving) > layers:
         leaving = [one for one in leaving if not _makes_no_layer(history[one].created_by)]

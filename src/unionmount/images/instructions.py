@@ -38,7 +38,7 @@ _NOT_ON_BUILD = frozenset({"FROM", "MAINTAINER", "ONBUILD"})
 
 
 def apply_instructions(config: Mapping[str, Any], lines: Sequence[str]) -> _Config:
-    """The ``config`` of an image after ``lines``, one instruction each; UsageError."""
+    """Return the ``config`` of an image after ``lines``, one instruction each; UsageError."""
     changed = dict(config)
     command_was_set = False
     for line in lines:
@@ -51,7 +51,7 @@ def apply_instructions(config: Mapping[str, Any], lines: Sequence[str]) -> _Conf
 
 
 def _split(line: str) -> tuple[str, str]:
-    """The name of an instruction and the rest; continued lines are joined."""
+    """Return the name of an instruction and the rest; continued lines are joined."""
     text = re.sub(r"\\[ \t]*\n", "", line).strip()
     name, _, rest = text.partition(" ") if " " in text else text.partition("\t")
     name, rest = name.upper(), rest.strip()
@@ -73,7 +73,7 @@ def _shown(text: str) -> str:
 
 
 def _environment(config: _Config) -> dict[str, str]:
-    """The variables that an instruction may use."""
+    """Return the variables that an instruction may use."""
     pairs = (entry.partition("=") for entry in config.get("Env") or ())
     return {name: value for name, _, value in pairs}
 
@@ -87,19 +87,19 @@ class _Words:
         self._at = 0
 
     def all(self) -> list[str]:
-        """All words."""
+        """Return all words."""
         found = []
         while self._skip_blanks():
             found.append(self._word())
         return found
 
     def first(self) -> tuple[str, str]:
-        """The first word as it stands there, and what follows it."""
+        """Return the first word as it stands there, and what follows it."""
         self._word()
         return self._text[: self._at], self._text[self._at :].strip()
 
     def whole(self) -> str:
-        """The line as one word, blanks included."""
+        """Return the line as one word, blanks included."""
         return self._word(blanks=True)
 
     def _skip_blanks(self) -> bool:
@@ -150,7 +150,7 @@ class _Words:
         raise UsageError(f"a quote is not closed: '{_shown(self._text)}'")
 
     def _variable(self) -> str:
-        """The value of the variable that stands after a dollar sign; none has an empty one."""
+        """Return the value of the variable that stands after a dollar sign; none has an empty one."""
         if match := _VARIABLE.match(self._text, self._at):
             self._at = match.end()
             return self._variables.get(match[1], "")
@@ -177,7 +177,7 @@ def _words(config: _Config, text: str) -> list[str]:
 
 
 def _json_list(text: str) -> list[str] | None:
-    """The list of strings that an argument in the JSON form is; None where it is in the other."""
+    """Return the list of strings that an argument in the JSON form is; None if it is in the other."""
     if not text.startswith("["):
         return None
     try:

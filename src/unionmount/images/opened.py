@@ -88,7 +88,7 @@ class OpenImage(Closing):
         self.layers = self.layers[: number + 1]
 
     def tree(self) -> core.Tree:
-        """The layers as one tree; the same object at every call, closed with this."""
+        """Return the layers as one tree; the same object at every call, closed with this."""
         if self._tree is None:
             layers = [
                 core.TreeLayer(index, layer.data_fd, layer.offset, layer.length)

@@ -44,7 +44,7 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str, what: str = "digest") -> Self:
-        """A digest from ``sha256:<64 hex digits>``; InvalidReference where it is none."""
+        """Return a digest from ``sha256:<64 hex digits>``; raise InvalidReference if it is none."""
         algorithm, _, digits = text.partition(":")
         length = _HEX_LENGTH.get(algorithm)
         if length is None or not re.fullmatch(f"[0-9a-f]{{{length}}}", digits):
@@ -53,11 +53,11 @@ class Digest:
 
     @classmethod
     def of(cls, data: bytes, algorithm: str = "sha256") -> Self:
-        """The digest of ``data``."""
+        """Return the digest of ``data``."""
         return cls(algorithm, _HASHERS[algorithm](data).hexdigest())
 
     def hasher(self) -> _Hash:
-        """A new hash object of this digest's algorithm."""
+        """Return a new hash object of this digest's algorithm."""
         return _HASHERS[self.algorithm]()
 
     @property
@@ -80,7 +80,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """A reference from what a user wrote; nothing is added but the registry's defaults."""
+        """Return a reference from what a user wrote; nothing is added but the registry's defaults."""
         rest, at, digest_text = text.partition("@")
         digest = Digest.parse(digest_text, "image name") if at else None
         rest, tag = _split_tag(rest)
@@ -90,7 +90,7 @@ class Reference:
         return cls(registry, repository, tag, digest)
 
     def with_default_tag(self) -> Self:
-        """The same with the tag ``latest`` where there is neither tag nor digest."""
+        """Return the same with the tag ``latest`` where there is neither tag nor digest."""
         if self.tag is None and self.digest is None:
             return replace(self, tag=DEFAULT_TAG)
         return self
@@ -125,7 +125,7 @@ def _split_tag(text: str) -> tuple[str, str | None]:
 
 
 def has_registry(text: str) -> bool:
-    """Whether a name says which registry it is of; one that does not is a short name."""
+    """Return whether a name says which registry it is of; one that does not is a short name."""
     first, slash, _ = text.partition("/")
     return bool(slash) and (
         first == "localhost" or first.lower() != first or bool(set(first) & set(".:["))

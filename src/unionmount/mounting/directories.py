@@ -59,11 +59,11 @@ class OpenDirectories(Closing):
         override_stat: OverrideStat = OverrideStat.OWN,
         hidden: Sequence[Path] = (),
     ) -> None:
-        """``paths`` are absolute, the lowest one first; OSError names the one that can't be had.
+        """``paths`` are absolute, the lowest one first; OSError names the one that cannot be had.
 
         Without ``leads`` no redirect and no metacopy is followed, as the kernel has it with
         ``userxattr``. ``override_stat``: whose is believed. Of ``hidden``, the directories that
-        take the changes, the layers show nothing where they lie in one.
+        take the changes, the layers show nothing if they lie in one.
         """
         self._hidden = tuple((status.st_dev, status.st_ino) for status in map(Path.stat, hidden))
         self.name = name
@@ -80,7 +80,7 @@ class OpenDirectories(Closing):
         return tuple(layer.path for layer in self.layers)
 
     def tree(self) -> core.Tree:
-        """The directories as one tree; the same object at every call, closed with this."""
+        """Return the directories as one tree; the same object at every call, closed with this."""
         if self._tree is None:
             self._tree = core.Tree(
                 [
@@ -94,7 +94,7 @@ class OpenDirectories(Closing):
         return self._tree
 
     def _belief_in(self, layer: OpenDirectory) -> core.Belief:
-        """Which of the marks in a directory are believed."""
+        """Return which of the marks in a directory are believed."""
         trusted, known = reads_trusted(), has_identity()
         return core.Belief(
             trusted=self._leads and trusted,

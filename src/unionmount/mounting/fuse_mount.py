@@ -65,7 +65,7 @@ def mount_fuse(
 
 
 def unmount_fuse(mountpoint: Path, *, lazy: bool = False) -> str:
-    """Unmount what is on top at ``mountpoint``; BusyError where it is in use.
+    """Unmount what is on top at ``mountpoint``; raise BusyError if it is in use.
 
     Returns why it had to be done in another way than the usual one, for the user to know; mostly
     that is nothing.
@@ -113,7 +113,7 @@ def widen_read_ahead(device: str) -> None:
 
 
 def _shown_source(name: str) -> str:
-    """The image's name as mount tables show it: one printable word of bounded length."""
+    """Return the image's name as mount tables show it: one printable word of bounded length."""
     clean = printable(name).encode("utf-8", "replace")[:_SOURCE_MAX]
     return clean.decode("utf-8", "ignore") or "unionmount"
 

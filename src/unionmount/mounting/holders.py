@@ -53,7 +53,7 @@ def holders_of(device: str, *, besides: int = 0) -> list[Holder]:
 
 
 def described(holders: list[Holder]) -> str:
-    """Some of them in one line, for a message; empty where there are none."""
+    """Return some of them in one line, for a message; empty if there are none."""
     shown = ", ".join(map(str, holders[:_SHOWN]))
     more = len(holders) - _SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
@@ -116,7 +116,7 @@ def _paths(directory: str, device: str) -> Iterator[str]:
 
 
 def _device_of(path: str) -> str:
-    """The device of what a link of /proc leads to; the server of it is not asked."""
+    """Return the device of what a link of /proc leads to; the server of it is not asked."""
     answer = ctypes.create_string_buffer(_STATX_SIZE)
     statx = ctypes.CDLL(None, use_errno=True).statx
     if statx(_AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, 0, answer) != 0:

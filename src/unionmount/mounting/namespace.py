@@ -25,7 +25,7 @@ _UNREACHABLE = (errno.ENOENT, errno.EXDEV, errno.ENAMETOOLONG, errno.ENOTDIR, er
 
 
 def recorded_namespace(fd: int) -> Namespace | None:
-    """What the directory ``fd`` says; None where it says nothing.
+    """What the directory ``fd`` says; None if it says nothing.
 
     What is below ``trusted.`` counts first: only who is privileged can set it.
     """
@@ -74,13 +74,15 @@ def marked_namespace(fd: int) -> Namespace | None:
 
 
 def is_marked(fd: int, namespace: Namespace) -> bool:
-    """Whether the directory ``fd`` itself has a mark of this prefix."""
+    """Return whether the directory ``fd`` itself has a mark of this prefix."""
     names = _names(fd)
     return any(f"{namespace}.overlay.{mark}" in names for mark in _MARKS)
 
 
 def _names_in(directory: int, path: bytes, pending: list[bytes]) -> set[str]:
-    """The names of the attributes of the files in a directory; its directories become pending."""
+    """Return the names of the attributes of the files in a directory; its directories become
+    pending.
+    """
     names: set[str] = set()
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -93,7 +95,7 @@ def _names_in(directory: int, path: bytes, pending: list[bytes]) -> set[str]:
 
 
 def _names(place: int | bytes) -> set[str]:
-    """The names of its attributes that this process may see; a symlink is not followed."""
+    """Return the names of its attributes that this process may see; a symlink is not followed."""
     try:
         if isinstance(place, int):
             return set(os.listxattr(place))

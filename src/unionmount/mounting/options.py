@@ -50,11 +50,11 @@ class MountOptions:
         return not (self.suid and self.dev)
 
     def for_others(self, *, root: bool) -> bool:
-        """Whether users other than the one who mounts get in."""
+        """Return whether users other than the one who mounts get in."""
         return root if self.allow_other is None else self.allow_other
 
     def checks_permissions(self, *, root: bool, writable: bool) -> bool:
-        """Whether the kernel checks owners and modes."""
+        """Return whether the kernel checks owners and modes."""
         return root or not writable or self.default_permissions or self.for_others(root=False)
 
 
@@ -91,7 +91,7 @@ _CHANGES: dict[str, _Change] = {
 
 
 _FOR_MOUNT = "for mount(8) and systemd, before and after the mount"
-_IS_SO = "that is how it is"
+_IS_SO = "this is always so"
 
 # Accepted without an effect, by name or by name and value; each with the reason.
 WITHOUT_EFFECT: dict[str, str] = {
@@ -151,21 +151,21 @@ _FSNAME = "fsname="
 
 
 def is_without_effect(option: str) -> bool:
-    """Whether an option is accepted and changes nothing."""
+    """Return whether an option is accepted and changes nothing."""
     if option.lower().startswith("x-mount."):
         return False
     return option in WITHOUT_EFFECT or option.startswith(tuple(COMMENTS))
 
 
 def refusal(option: str) -> str | None:
-    """Why an option that is known is refused; None where it is not."""
+    """Why an option that is known is refused; None if it is not."""
     if option.lower().startswith("x-mount."):
         return _BY_MOUNT
     return REFUSED.get(option.partition("=")[0])
 
 
 def is_known(option: str) -> bool:
-    """Whether an option is carried out, or accepted without an effect."""
+    """Return whether an option is carried out, or accepted without an effect."""
     done = option in _CHANGES or _THREADS.fullmatch(option) or option.startswith(_FSNAME)
     return bool(done) or is_without_effect(option)
 
@@ -188,7 +188,9 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
 
 
 def apply_options(names: Iterable[str]) -> MountOptions:
-    """Options that are taken apart, as one value; MountError for what is not known or refused."""
+    """Options that are taken apart, as one value; raise MountError for what is not known or
+    refused.
+    """
     names = list(names)
     check_known(names)
     options = MountOptions()

@@ -128,12 +128,12 @@ class ReadingOperations(pyfuse3.Operations):
 
     @answered
     async def getattr(self, node: Node, _context: RequestContext) -> Any:
-        """The attributes of a node."""
+        """Return the attributes of a node."""
         return entry_of(self._files.getattr(node))
 
     @answered
     async def readlink(self, node: Node, _context: RequestContext) -> bytes:
-        """The target of a symlink."""
+        """Return the target of a symlink."""
         return self._files.readlink(node)
 
     async def access(self, _node: Any, _mode: Any, _context: RequestContext) -> bool:
@@ -171,7 +171,7 @@ class ReadingOperations(pyfuse3.Operations):
 
     @answered
     async def getxattr(self, node: Node, name: bytes, context: RequestContext) -> bytes:
-        """One extended attribute; which layer a file is from is one, too."""
+        """Return one extended attribute; which layer a file is from is one, too."""
         if name in (LAYER, LAYER_INDEX):
             index = self._files.getattr(node).layer
             if index >= len(self._facts.layers):  # an image without layers has a root, too
@@ -191,7 +191,7 @@ class ReadingOperations(pyfuse3.Operations):
 
     @answered
     async def listxattr(self, node: Node, context: RequestContext) -> Sequence[bytes]:
-        """The names that getxattr answers, but for those of the layer unless asked for."""
+        """Return the names that getxattr answers, but for those of the layer unless asked for."""
         hidden = (LAYER, LAYER_INDEX)
         names = [name for name in self._files.listxattr(node) if name not in hidden]
         names = [name for name in names if _visible(name, context)]
@@ -201,7 +201,7 @@ class ReadingOperations(pyfuse3.Operations):
         return names
 
     def _has_user_xattrs(self, node: Node) -> bool:
-        """Whether the kernel lets ``user.`` attributes of such a file be read: see xattr(7)."""
+        """Return whether the kernel lets ``user.`` attributes of such a file be read: see xattr(7)."""
         mode = self._files.getattr(node).mode
         return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
@@ -307,7 +307,7 @@ def dot_entry(node: Node) -> EntryAttributes:
 
 
 def has_namespace(name: bytes) -> bool:
-    """Whether an extended attribute of this name can be; as file systems of a disk have it."""
+    """Return whether an extended attribute of this name can be; as file systems of a disk have it."""
     return name in ACLS or name.startswith(_SHOWN_TO_ROOT)
 
 

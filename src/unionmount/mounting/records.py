@@ -75,7 +75,7 @@ class Record:
         image_id: str = "",
         layers: int = 0,
     ) -> Record:
-        """A record of a mount that this process is about to make."""
+        """Return a record of a mount that this process is about to make."""
         return cls(
             id=secrets.token_hex(_ID_BYTES),
             image=image,
@@ -121,26 +121,26 @@ class MountTable:
 
     @classmethod
     def of_user(cls) -> MountTable:
-        """The table of the user who runs this process."""
+        """Return the table of the user who runs this process."""
         return cls(runtime_directory())
 
     def log_path(self, mount_id: str) -> Path:
-        """Where the daemon of a mount writes what goes wrong."""
+        """Return where the daemon of a mount writes what goes wrong."""
         return self._records / f"{mount_id}.log"
 
     def socket_path(self, mount_id: str) -> Path:
-        """Where the daemon of a mount tells what it has counted."""
+        """Return where the daemon of a mount tells what it has counted."""
         return self._records / f"{mount_id}.stats"
 
     def make_mountpoint(self, record: Record) -> Path:
-        """A new directory to mount on, named after the image."""
+        """Return a new directory to mount on, named after the image."""
         word = re.sub(r"[^A-Za-z0-9._-]+", "-", record.image).strip(".-")[-_NAME_MAX:] or "image"
         path = self._runtime / "mnt" / f"{word}-{record.id}"
         path.mkdir(parents=True, mode=0o755)
         return path
 
     def check_visible(self, mountpoint: Path) -> None:
-        """MountError where a mount would hide the table, which its daemon has still to write."""
+        """Raise MountError if a mount would hide the table, which its daemon has still to write."""
         where = self._runtime.resolve()
         if where.is_relative_to(mountpoint.resolve()):
             raise MountError(
@@ -165,7 +165,7 @@ class MountTable:
         held.remove()
 
     def all(self) -> list[Status]:
-        """Every record with its status, oldest first."""
+        """Return every record with its status, oldest first."""
         found = [one for path in self._records.glob("*.json") if (one := _examine(path))]
         table = [(m.device, m.mountpoint) for m in mounts() if m.file_system == FILE_SYSTEM]
         found = [(_moved(record, table) if alive else record, alive) for record, alive in found]
@@ -178,12 +178,14 @@ class MountTable:
         return sorted(states, key=lambda one: (one.record.created, one.record.id))
 
     def is_served(self, record: Record) -> bool:
-        """Whether the daemon of a mount holds its record: then it lives, whatever its number."""
+        """Return whether the daemon of a mount holds its record: then it lives, whatever its
+        number.
+        """
         found = _examine(self._records / f"{record.id}.json")
         return found is not None and found[1]
 
     def beginning_with(self, word: str) -> Status:
-        """The one record whose ID begins so; InvalidReference where there are more."""
+        """Return the one record whose ID begins so; raise InvalidReference if there are more."""
         found = []
         if is_id(word):
             found = [one for one in self.all() if one.record.id.startswith(word)]
@@ -198,7 +200,7 @@ class MountTable:
         raise NotFoundError(f"{printable(word)}: no such mount")
 
     def find(self, target: str) -> Status:
-        """The record with this ID, or of what is on top at this mount point, or was last."""
+        """Return the record with this ID, or of what is on top at this mount point, or was last."""
         if not target:  # as a path it would be the working directory
             raise NotFoundError("no mount has an empty name")
         path = resolved_mountpoint(target)
@@ -274,16 +276,16 @@ class HeldRecord:
 
 
 def is_id(word: str) -> bool:
-    """Whether a mount may have this ID, or one that begins so."""
+    """Return whether a mount may have this ID, or one that begins so."""
     return _BEGINNING.fullmatch(word) is not None
 
 
 def runtime_directory() -> Path:
-    """Where the user's records and automatic mount points are, made if need be.
+    """Return where the user's records and automatic mount points are, made if need be.
 
     ``UNIONMOUNT_RUNTIME_DIR``; for root ``/run/unionmount`` (a login's own directory goes away with
-    the login, and root's mounts must not); else below ``XDG_RUNTIME_DIR`` or, where there is none,
-    in ``/tmp``, provided that it belongs to the user alone.
+    the login, and root's mounts must not); else below ``XDG_RUNTIME_DIR`` or, if there is none, in
+    ``/tmp``, provided that it belongs to the user alone.
     """
     if chosen := os.environ.get("UNIONMOUNT_RUNTIME_DIR"):
         directory, mode = Path(chosen).absolute(), 0o755
@@ -316,7 +318,7 @@ def _check_owner(directory: Path) -> None:
 
 
 def process_start(pid: int) -> int | None:
-    """When process ``pid`` started, in ticks since boot; None where there is none."""
+    """When process ``pid`` started, in ticks since boot; None if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
@@ -325,7 +327,7 @@ def process_start(pid: int) -> int | None:
 
 
 def process_state(pid: int) -> str:
-    """What process ``pid`` does, as a letter of ps(1); empty where there is none."""
+    """What process ``pid`` does, as a letter of ps(1); empty if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
@@ -344,12 +346,12 @@ def stop(record: Record) -> None:
 
 
 def wait_until_gone(record: Record, seconds: float) -> bool:
-    """Wait for the daemon of ``record`` to end; False where it still runs after ``seconds``."""
+    """Wait for the daemon of ``record`` to end; False if it still runs after ``seconds``."""
     return not wait_until_all_gone([record], seconds)
 
 
 def end(record: Record, seconds: float) -> bool:
-    """End the daemon of ``record`` though it is in use; False where it still runs then."""
+    """End the daemon of ``record`` though it is in use; False if it still runs then."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         stop(record)  # the second time it is not asked any more, and further times do nothing
@@ -377,7 +379,7 @@ def wait_until_all_gone(records: Iterable[Record], seconds: float) -> list[Recor
 
 @contextmanager
 def _process_of(record: Record) -> Iterator[int | None]:
-    """A descriptor of the daemon's process; None where it ended, whatever has its number now."""
+    """A descriptor of the daemon's process; None if it ended, whatever has its number now."""
     try:
         process = os.pidfd_open(record.pid)
     except ProcessLookupError:
@@ -392,7 +394,7 @@ def _process_of(record: Record) -> Iterator[int | None]:
 
 
 def resolved_mountpoint(target: str) -> Path:
-    """The path of a mount point, without asking the file system that is mounted there.
+    """Return the path of a mount point, without asking the file system that is mounted there.
 
     Whoever serves it may not answer.
     """
@@ -405,7 +407,7 @@ def resolved_mountpoint(target: str) -> Path:
 
 
 def _examine(path: Path) -> tuple[Record, bool] | None:
-    """The record in ``path`` and whether its daemon lives; None where it is no more."""
+    """Return the record in ``path`` and whether its daemon lives; None if it is no more."""
     while True:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -421,7 +423,7 @@ def _examine(path: Path) -> tuple[Record, bool] | None:
 
 
 def _lock(fd: int) -> bool:
-    """Whether no daemon holds the lock; other readers do not count."""
+    """Return whether no daemon holds the lock; other readers do not count."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -430,7 +432,7 @@ def _lock(fd: int) -> bool:
 
 
 def _is_at(path: Path, fd: int) -> bool:
-    """Whether ``path`` still is the open file: an updated record is another file."""
+    """Return whether ``path`` still is the open file: an updated record is another file."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(fd))
     except FileNotFoundError:
@@ -438,7 +440,9 @@ def _is_at(path: Path, fd: int) -> bool:
 
 
 def _read(fd: int) -> Record | None:
-    """The record in a file; None for a file that is none, which nobody but the user can make."""
+    """Return the record in a file; None for a file that is none, which nobody but the user can
+    make.
+    """
     try:
         return Record(**json.loads(os.pread(fd, 1 << 20, 0)))
     except (ValueError, TypeError):
@@ -446,7 +450,7 @@ def _read(fd: int) -> Record | None:
 
 
 def _moved(record: Record, table: Sequence[tuple[str, Path]]) -> Record:
-    """The record with the place where its mount is now: directories above it may be renamed."""
+    """Return the record with the place where its mount is now: directories above it may be renamed."""
     places = [place for device, place in table if device == record.device]
     if not places or record.path in places:
         return record

@@ -137,7 +137,7 @@ class LiveMount:
         self.ended = False
 
     def answers(self) -> bool:
-        """Ask the file system something; False where another one is mounted there by now."""
+        """Ask the file system something; False if another one is mounted there by now."""
         assert self._root is not None, "asked once"
         try:
             os.statvfs(self._root)
@@ -166,7 +166,7 @@ class LiveMount:
 
 
 def _is_dead(mountpoint: Path) -> bool:
-    """Whether the file system there has lost its server."""
+    """Return whether the file system there has lost its server."""
     try:
         os.statvfs(mountpoint)
     except OSError as error:
@@ -475,7 +475,7 @@ async def _end_with(router: Router) -> None:
 
 
 def _first(error: BaseException) -> BaseException:
-    """The first of the errors that a nursery collected: one line is what the user sees."""
+    """Return the first of the errors that a nursery collected: one line is what the user sees."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -58,7 +58,7 @@ def _name(opcode: int) -> str:
 
 
 def _percentile(times: Sequence[int], percent: int) -> float:
-    """The middle of the bucket that holds it, in microseconds."""
+    """Return the middle of the bucket that holds it, in microseconds."""
     wanted = max(1, -(-sum(times) * percent // 100))
     seen = 0
     for bucket, count in enumerate(times):

@@ -131,8 +131,8 @@ def open_upper(
 
     ``directories`` are the lower layers that are live directories. ``promises``: set-user-ID
     programs or devices in the mount shall have no power. Then nothing that has any gets onto a disk
-    where others can reach it: owners, modes and devices are kept in attributes there. MountError
-    where the upper is in use, can't be one, or others reach it and that was not accepted.
+    where others can reach it: owners, modes and devices are kept in attributes there. Raise
+    MountError if the upper is in use, cannot be one, or others reach it and that was not accepted.
     """
     with ExitStack() as stack:
         fds = (
@@ -160,7 +160,7 @@ def open_upper(
 
 
 def name_directories(directories: Sequence[Path]) -> str:
-    """A name of a stack of directories: another one for other directories, or another order.
+    """Return a name of a stack of directories: another one for other directories, or another order.
 
     File systems are told apart by their ID, which mostly is the same after a reboot; the numbers of
     their devices are not.
@@ -173,7 +173,9 @@ def name_directories(directories: Sequence[Path]) -> str:
 
 
 def recorded_lowers(upper: Path) -> str | None:
-    """The lower layers that an upper was used on (``UpperPlan.lowers``), where that is known."""
+    """Return the lower layers that an upper was used on (``UpperPlan.lowers``), where that is
+    known.
+    """
     with _directory(upper, "upper") as fd:
         recorded = _recorded_lowers(fd, recorded_namespace(fd), closed=is_ours(fd))
     return recorded.decode("ascii", "replace") if recorded else None
@@ -190,7 +192,9 @@ def _directory(path: Path, what: str) -> Iterator[int]:
 
 
 def _open_quietly(path: Path) -> int:
-    """A directory, open so that reading it changes no access time, unless it is another user's."""
+    """Return a directory, open so that reading it changes no access time, unless it is another
+    user's.
+    """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     try:
         return os.open(path, flags | os.O_NOATIME)
@@ -215,7 +219,7 @@ def _check_places(plan: UpperPlan, fds: tuple[int, int], directories: Sequence[P
 
 
 def _is_within(path: Path, directory: Path) -> bool:
-    """Whether ``path`` is ``directory`` or below it, by whatever way it is reached."""
+    """Return whether ``path`` is ``directory`` or below it, by whatever way it is reached."""
     outer = directory.stat()
     path = path.resolve()
     return any(os.path.samestat(place.stat(), outer) for place in (path, *path.parents))
@@ -254,7 +258,7 @@ def _private(
 
 
 def _check_others(plan: UpperPlan, fds: tuple[int, int], *, gains: bool) -> bool:
-    """Whether others get to one of the directories; MountError where they must not."""
+    """Return whether others get to one of the directories; raise MountError if they must not."""
     places = (("upper", plan.upper), ("work", plan.work))
     reached = [place for place, fd in zip(places, fds, strict=True) if not is_closed(fd)]
     if reached and (plan.others == "refused" or (plan.others == "powerless" and gains)):
@@ -270,7 +274,7 @@ def _check_others(plan: UpperPlan, fds: tuple[int, int], *, gains: bool) -> bool
 
 
 def _is_closed_alone(fd: int) -> bool:
-    """Whether a directory's own owner and mode keep others out, and nothing above it does."""
+    """Return whether a directory's own owner and mode keep others out, and nothing above it does."""
     return is_closed(fd) and not is_closed(fd, above=True)
 
 
@@ -404,7 +408,8 @@ def _open(
 def _namespace(
     plan: UpperPlan, place: _UpperPlace, abilities: Abilities, *, fresh: bool
 ) -> Namespace:
-    """Which prefix the marks have; MountError where it is not the one that they had before.
+    """Return which prefix the marks have; raise MountError if it is not the one that they had
+    before.
 
     What was hidden by the others would show again, and what users set would become marks.
     """

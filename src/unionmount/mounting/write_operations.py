@@ -139,7 +139,7 @@ class WritableOperations(ReadingOperations):
         await self._sync(node, data_only=False)
 
     def _list_of(self, directory: Node) -> UpperList:
-        """The list of a directory, which the kernel's forgetting the directory ends."""
+        """Return the list of a directory, which the kernel's forgetting the directory ends."""
         opened = self._lists.get(directory)
         if opened is None:
             opened = self._lists[directory] = self._upper.list_open(directory, shared=True)
@@ -384,7 +384,7 @@ class WritableOperations(ReadingOperations):
 
     @contextmanager
     def _files_at(self, places: Iterable[tuple[Node, bytes]]) -> Iterator[list[Node]]:
-        """The nodes of what is not a directory; they can't be forgotten meanwhile."""
+        """The nodes of what is not a directory; they cannot be forgotten meanwhile."""
         with ExitStack() as stack:
             nodes = []
             for directory, name in places:
@@ -425,7 +425,7 @@ def _changes(wanted: EntryAttributes, fields: SetattrFields) -> SetAttr:
 
 
 def _in_group(context: RequestContext, gid: int) -> bool:
-    """Whether who asks is of a group, or root; as far as can be told from outside."""
+    """Return whether who asks is of a group, or root; as far as can be told from outside."""
     if context.uid == 0 or context.gid == gid:
         return True
     try:

@@ -57,7 +57,7 @@ class AuthFile:
     def find(
         self, registry: str, repository: str, check: Callable[[], object] | None
     ) -> Login | None:
-        """The login for a repository, or of its nearest parent."""
+        """Return the login for a repository, or of its nearest parent."""
         names = _names(registry)
         helper = self._helper_of(names)
         if helper:
@@ -69,7 +69,7 @@ class AuthFile:
         return login
 
     def encoded(self) -> bytes:
-        """The file as it is written."""
+        """Return the file as it is written."""
         return json.dumps(self._document, indent="\t").encode("utf-8") + b"\n"
 
     def put(self, place: str, login: Login) -> None:
@@ -191,7 +191,7 @@ class AuthFile:
 def read_auth_file(
     path: Path, environment: Mapping[str, str], check: Callable[[], object] | None = None
 ) -> AuthFile | None:
-    """An auth file; None where there is none. ``check`` is called while it is waited for."""
+    """Return an auth file; None if there is none. ``check`` is called while it is waited for."""
     where = printable(str(path))
     try:
         raw = read_document(path, _MAX_FILE, environment, check)
@@ -208,12 +208,12 @@ def read_auth_file(
 
 
 def plain_registry(registry: str) -> str:
-    """One name for a registry that has several."""
+    """Return one name for a registry that has several."""
     return DEFAULT_REGISTRY if registry in _HUB_NAMES else registry
 
 
 def _plain(key: str) -> str:
-    """A key of ``auths`` as ``REGISTRY[/PATH]``; with a scheme it means the whole registry."""
+    """Return a key of ``auths`` as ``REGISTRY[/PATH]``; with a scheme it means the whole registry."""
     scheme, separator, rest = key.partition("://")
     if separator and scheme in ("http", "https"):
         key = rest.partition("/")[0]
@@ -229,7 +229,7 @@ def _places(registry: str, repository: str) -> Iterator[str]:
 
 
 def _names(registry: str) -> list[str]:
-    """How ``credHelpers`` may call a registry."""
+    """Return how ``credHelpers`` may call a registry."""
     if registry in _HUB_NAMES:
         return [DEFAULT_REGISTRY, "index.docker.io", _DOCKER_HUB]
     return [registry, f"https://{registry}", f"https://{registry}/"]

@@ -48,7 +48,7 @@ class BlobStream:
         self._position = 0
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """All bytes, in order; never more than the descriptor says."""
+        """Yield all bytes, in order; never more than the descriptor says."""
         last = len(self._endpoints) - 1
         for i, endpoint in enumerate(self._endpoints):
             try:
@@ -100,7 +100,9 @@ class BlobStream:
         )
 
     async def _read(self, response: httpx2.Response) -> AsyncGenerator[bytes, None]:
-        """The bytes from where we are; checked against the descriptor before they are yielded."""
+        """Yield the bytes from where we are; checked against the descriptor before they are
+        yielded.
+        """
         encoding = _Encoding(response, self._what)
         try:
             async with aclosing(self._checked(response, encoding)) as chunks:
@@ -141,7 +143,7 @@ class BlobStream:
                     yield part
 
     def _skipped(self, response: httpx2.Response) -> int:
-        """How many bytes to pass over, after a look at what the answer says it is."""
+        """Return how many bytes to pass over, after a look at what the answer says it is."""
         size, position = self._descriptor.size, self._position
         if response.status_code == 206:
             said = response.headers.get("content-range", "")
@@ -173,7 +175,7 @@ class _Encoding:
     """What an answer says that its body is encoded in: the blob may be that itself."""
 
     def __init__(self, response: httpx2.Response, what: str) -> None:
-        """RegistryError where it is an encoding that blobs do not have."""
+        """Raise RegistryError if it is an encoding that blobs do not have."""
         self.name = encoding_of(response)
         self._response = response
         self._what = what
@@ -183,7 +185,7 @@ class _Encoding:
         self._rest = b"" if response.status_code == 206 else _OWN_ENCODINGS.get(self.name, b"")
 
     def look_at(self, part: bytes) -> None:
-        """RegistryError where a body does not begin as what it is said to be."""
+        """Raise RegistryError if a body does not begin as what it is said to be."""
         expected = self._rest[: len(part)]
         if not part.startswith(expected):
             raise unwanted_encoding(self._response, self._what)

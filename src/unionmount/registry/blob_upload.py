@@ -143,7 +143,7 @@ class Upload:
             )
 
     async def _where(self, started: _Started | None) -> _Started | None:
-        """How much the registry has; None where another session must begin."""
+        """Return how much the registry has; None if another session must begin."""
         if started is None:
             return None
         call = self._call("GET", started.url, (204, 202, 200))
@@ -194,7 +194,7 @@ def push_scopes(repository: str) -> tuple[str, ...]:
 
 
 def check_named(response: httpx2.Response, digest: Digest, what: str) -> None:
-    """RegistryError where a registry says that it took something else."""
+    """Raise RegistryError if a registry says that it took something else."""
     named = response.headers.get("docker-content-digest", "")
     if named and named != str(digest):
         raise RegistryError(f"{what}: {host_of(response)} took it as '{named[:200]}'")

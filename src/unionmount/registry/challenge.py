@@ -27,7 +27,7 @@ class Challenge:
 
 
 def parse_challenges(values: Iterable[str], what: str) -> list[Challenge]:
-    """All challenges of the header's values; RegistryError where they are malformed."""
+    """Return all challenges of the header's values; raise RegistryError if they are malformed."""
     text = ", ".join(values)
     if len(text) > _MAX_LENGTH:
         raise RegistryError(f"{what}: WWW-Authenticate is longer than {_MAX_LENGTH} bytes")

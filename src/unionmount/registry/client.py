@@ -101,13 +101,13 @@ class RegistryClient:
         await self._http.aclose()
 
     async def manifest(self, ref: Reference) -> FetchedManifest:
-        """The manifest or index that a tag or digest stands for."""
+        """Return the manifest or index that a tag or digest stands for."""
         return await self._anywhere(ref, lambda endpoint: self._manifest(endpoint, ref))
 
     async def document(
         self, ref: Reference, descriptor: Descriptor, *, child: bool = False
     ) -> bytes:
-        """A config or child manifest of the image ``ref``: of the right size and digest.
+        """Return a config or child manifest of the image ``ref``: of the right size and digest.
 
         A ``child`` of an index is a manifest of whatever type; else that is seen from the type.
         """
@@ -127,7 +127,7 @@ class RegistryClient:
             yield chunks
 
     async def has_blob(self, ref: Reference, digest: Digest) -> bool:
-        """Whether the registry that would take a blob has it in that repository."""
+        """Return whether the registry that would take a blob has it in that repository."""
         endpoint = self._target(ref)
         path = f"/v2/{endpoint.repository}/blobs/{digest}"
         call = RegistryCall(
@@ -199,7 +199,7 @@ class RegistryClient:
         return digest
 
     async def tags(self, ref: Reference) -> list[str]:
-        """All tags of a repository, in the registry's order."""
+        """Return all tags of a repository, in the registry's order."""
         return await self._anywhere(ref, lambda endpoint: self._tags(endpoint, ref))
 
     async def search(self, registry: str, term: str, limit: int) -> list[SearchResult]:
@@ -263,7 +263,7 @@ class RegistryClient:
     async def _search_index(
         self, registry: str, term: str, limit: int
     ) -> list[SearchResult] | None:
-        """Docker's first search; None where the registry has none."""
+        """Docker's first search; None if the registry has none."""
         host = _HUB_SEARCH if registry == DEFAULT_REGISTRY else registry
         endpoint = self._whole(host)
         query = urlencode({"q": term, "n": limit})
@@ -293,7 +293,7 @@ class RegistryClient:
         return matching(names, term, registry)
 
     async def _names(self, endpoint: Endpoint, call: RegistryCall, key: str) -> list[str]:
-        """A list that comes in pages."""
+        """Return a list that comes in pages."""
         limits = self._session.limits
         names: list[str] = []
         seen = {call.path}
@@ -326,7 +326,7 @@ class RegistryClient:
     # Which endpoints.
 
     async def _anywhere(self, ref: Reference, ask: Callable[[Endpoint], Awaitable[T]]) -> T:
-        """The answer of the first endpoint that has one; the last one's failure is told."""
+        """Return the answer of the first endpoint that has one; the last one's failure is told."""
         endpoints = self._endpoints(ref)
         for endpoint in endpoints[:-1]:
             try:
@@ -353,7 +353,7 @@ class RegistryClient:
         return self._registries.endpoints(ref, push=True)[0]
 
     def _whole(self, registry: str) -> Endpoint:
-        """The endpoint for what concerns no single repository."""
+        """Return the endpoint for what concerns no single repository."""
         try:
             Reference.parse(f"{registry}/x/y")
         except InvalidReference as error:
@@ -370,7 +370,7 @@ class RegistryClient:
 
 
 def _accepted(wanted: Descriptor) -> str:
-    """The types that are taken: those that are known, and what a descriptor says."""
+    """Return the types that are taken: those that are known, and what a descriptor says."""
     known = _ACCEPTED.split(", ")
     if wanted.media_type in known or not _MEDIA_TYPE.fullmatch(wanted.media_type):
         return _ACCEPTED
@@ -422,7 +422,7 @@ def _load(raw: bytes, what: str) -> Any:
 
 
 def _strings(document: Any, key: str, what: str) -> Iterator[str]:
-    """The names in a page; none where it says null."""
+    """Yield the names in a page; none where it says null."""
     values = document.get(key) if isinstance(document, dict) else ()
     if values is None:
         return

@@ -54,7 +54,7 @@ class CredentialHelper:
         return self._path is not None
 
     def get(self, server: str, check: Callable[[], object] | None = None) -> Login | None:
-        """The login for a server; None where the helper has none."""
+        """Return the login for a server; None if the helper has none."""
         status, output = self._run("get", server, check)
         if status:
             if _NOT_FOUND in output.lower():
@@ -128,7 +128,7 @@ class CredentialHelper:
         return status, output.decode("utf-8", "replace").strip()
 
     def _read(self, stdout: IO[bytes], end: float, check: Callable[[], object] | None) -> bytes:
-        """All that it writes, as long as there is time and ``check`` lets it."""
+        """Return all that it writes, as long as there is time and ``check`` lets it."""
         output = bytearray()
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)

@@ -50,7 +50,7 @@ class Credentials:
         creds_for: Iterable[str] | None = None,
         create: bool = False,
     ) -> Self:
-        """The places that count for this user; ``create`` lets the file be made later.
+        """Return the places that count for this user; ``create`` lets the file be made later.
 
         ``creds`` is for the registries ``creds_for``, and no other one that a command talks to.
         """
@@ -75,7 +75,7 @@ class Credentials:
         check: Check | None = None,
         mirror: bool = False,
     ) -> Login | None:
-        """The login for a repository; None where it is anonymous.
+        """Return the login for a repository; None if it is anonymous.
 
         A credential helper may take a while, and so may a command whose output stands for a file:
         ``check`` is called meanwhile and may raise. What was given on the command line is for the

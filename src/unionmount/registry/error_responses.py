@@ -32,7 +32,9 @@ _TRANSIENT = frozenset({408, 500, 502, 503, 504})
 
 
 async def failure(response: httpx2.Response, what: str, limits: RegistryLimits) -> Exception:
-    """The exception for an answer that is not the one wanted; a Transient may be tried again."""
+    """Return the exception for an answer that is not the one wanted; a Transient may be tried
+    again.
+    """
     detail = await _detail(response, what, limits)
     status = response.status_code
     text = f"{what}: {host_of(response)} answers {status}"
@@ -51,7 +53,7 @@ def _permanent(status: int) -> type[UnionmountError]:
 
 
 async def _detail(response: httpx2.Response, what: str, limits: RegistryLimits) -> str:
-    """What the body says, on one line and cut; nothing where it says nothing readable."""
+    """What the body says, on one line and cut; nothing if it says nothing readable."""
     if response.request.method == "HEAD":
         return ""
     try:
@@ -63,7 +65,7 @@ async def _detail(response: httpx2.Response, what: str, limits: RegistryLimits) 
 
 
 def _message(raw: bytes) -> str:
-    """The errors of a distribution error body, or of a token server's."""
+    """Return the errors of a distribution error body, or of a token server's."""
     try:
         document: Any = json.loads(raw)
     except (ValueError, RecursionError):
@@ -90,7 +92,7 @@ def _one(error: object) -> str:
 
 
 def _hide(text: str, request: httpx2.Request) -> str:
-    """A server may repeat what it was sent."""
+    """Return a server may repeat what it was sent."""
     for secret in sorted(_secrets(request), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return text

@@ -62,7 +62,9 @@ class Outgoing:
     elsewhere: bool = False  # a redirect led to another origin
 
     def redirected(self, location: str, status: int) -> Self:
-        """The request that a redirect asks for; RegistryError where it must not be followed."""
+        """Return the request that a redirect asks for; raise RegistryError if it must not be
+        followed.
+        """
         here = parse_url(self.url)
         if len(location) > _MAX_URL:  # taking it apart may cost more than its length
             raise RegistryError(f"{here.host}: redirects to more than {_MAX_URL} characters")
@@ -96,7 +98,7 @@ class SecretRedirected(RegistryError):
 
 
 def parse_url(text: str) -> httpx2.URL:
-    """A URL that a server gave; RegistryError where it is none."""
+    """Return a URL that a server gave; raise RegistryError if it is none."""
     if len(text) > _MAX_URL:
         raise RegistryError(
             f"an address of more than {_MAX_URL} characters: '{printable(text[:200])}'"
@@ -124,7 +126,7 @@ def _shown_origin(url: httpx2.URL) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, without port, is this machine by its name."""
+    """Return whether a host, without port, is this machine by its name."""
     host = host.strip("[]").lower()
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -185,7 +187,7 @@ class _Waiting:
         self._step = "connection.connect_tcp"
 
     def again(self) -> trio.CancelScope:
-        """The scope of the next request; its end is where the first one's was."""
+        """Return the scope of the next request; its end is where the first one's was."""
         deadline = self.scope.deadline
         if self._patient:
             deadline = trio.current_time() + self._limit
@@ -194,7 +196,7 @@ class _Waiting:
         return self.scope
 
     async def pieces(self, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        """The body of an upload, in pieces that have to be taken one after the other."""
+        """Yield the body of an upload, in pieces that have to be taken one after the other."""
         async with aclosing(body) as chunks:
             async for chunk in chunks:
                 for start in range(0, len(chunk), _SENT_AT_ONCE):
@@ -350,7 +352,7 @@ def _new_client(context: ssl.SSLContext, *, http2: bool, proxies: bool) -> httpx
 
 
 def _check_head(response: httpx2.Response, where: str) -> None:
-    """RegistryError where the head of an answer is larger than any that makes sense."""
+    """Raise RegistryError if the head of an answer is larger than any that makes sense."""
     fields = response.headers.raw
     size = sum(len(name) + len(value) for name, value in fields)
     if len(fields) > _MAX_FIELDS or size > _MAX_HEAD:
@@ -363,7 +365,7 @@ def _check_head(response: httpx2.Response, where: str) -> None:
 async def read_body(
     response: httpx2.Response, limit: int, what: str, limits: RegistryLimits
 ) -> bytes:
-    """A whole body of at most ``limit`` bytes, in bounded time."""
+    """Return a whole body of at most ``limit`` bytes, in bounded time."""
     parts: list[bytes] = []
     size = 0
     where = f"{what}: {host_of(response)}"
@@ -388,7 +390,7 @@ async def read_body(
 
 
 async def parts_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
-    """The bytes of a body as they arrive; to be closed where they are not all taken."""
+    """Yield the bytes of a body as they arrive; to be closed where they are not all taken."""
     raw = response.aiter_raw()
     try:
         while (part := await anext(raw, None)) is not None:
@@ -402,7 +404,7 @@ async def parts_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
 
 
 def encoding_of(response: httpx2.Response) -> str:
-    """What a body is said to be encoded in; empty where it is as it is."""
+    """What a body is said to be encoded in; empty if it is as it is."""
     encoding = response.headers.get("content-encoding", "").strip().lower()
     return "" if encoding == "identity" else encoding
 
@@ -449,7 +451,7 @@ _NOT_TLS = frozenset(
 def _late(
     host: str, error: httpx2.HTTPError, limits: RegistryLimits, *, shaking: bool
 ) -> Exception | None:
-    """What is told where the library's own limits ended it; None where something else did."""
+    """What is told where the library's own limits ended it; None if something else did."""
     if isinstance(error, httpx2.ConnectTimeout) and shaking:
         text = f"does not come to an end of the TLS handshake in {limits.connect:g} s"
     elif isinstance(error, httpx2.ConnectTimeout):
@@ -498,7 +500,7 @@ class NoTls(RegistryError):
 
 
 def _root(error: BaseException) -> OSError | None:
-    """The system's or OpenSSL's own error behind an exception."""
+    """Return the system's or OpenSSL's own error behind an exception."""
     chain: BaseException | None = error
     for _ in range(20):
         if chain is None:

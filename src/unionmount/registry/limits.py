@@ -40,7 +40,7 @@ class RegistryLimits:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """The usual numbers, all times as much longer or shorter as the user's time-out is."""
+        """Return the usual numbers, all times as much longer or shorter as the user's time-out is."""
         usual = cls()
         factor = timeout_of(environment) / usual.silence
         return replace(

@@ -1,6 +1,6 @@
 """``Link``, of which a list needs the next page: RFC 8288, section 3.
 
-A list that is cut would be taken for the whole one, so what can't be understood is an error where
+A list that is cut would be taken for the whole one, so what cannot be understood is an error where
 it may lead on. Each expression is possessive: none looks at a character more than a few times.
 """
 
@@ -25,7 +25,7 @@ class _Malformed(Exception):
 
 
 def next_link(values: Iterable[str], what: str) -> str | None:
-    """Where the next page is, as the header has it; None where this is the last one.
+    """Return where the next page is, as the header has it; None if this is the last one.
 
     Where no link says so, one without ``rel`` is: that is how other clients take it.
     """

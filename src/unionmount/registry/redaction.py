@@ -29,7 +29,7 @@ _LONGEST = 400
 
 
 def shown_url(url: str) -> str:
-    """An address without passwords and signatures."""
+    """Return an address without passwords and signatures."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -2,7 +2,7 @@
 
 The user's ``registries.conf`` replaces the system's; drop-in files add to either, the user's after
 the system's, later ones over earlier ones, as containers/image reads them. Keys that are not known
-are passed over, what can't be read is a FormatError that names the file.
+are passed over, what cannot be read is a FormatError that names the file.
 
 One thing differs: where no file says which registries are searched, it is docker.io.
 """
@@ -59,7 +59,7 @@ class Endpoint:
 
 
 def api_host(registry: str) -> str:
-    """Where a registry answers: docker.io does so under another name."""
+    """Return where a registry answers: docker.io does so under another name."""
     return _API_HOSTS.get(registry, registry)
 
 
@@ -72,7 +72,7 @@ class Mirror:
     pulls: str
 
     def serves(self, ref: Reference) -> bool:
-        """Whether it may be asked for ``ref``."""
+        """Return whether it may be asked for ``ref``."""
         if self.pulls == "all":
             return True
         return (self.pulls == "digest-only") == (ref.digest is not None)
@@ -90,7 +90,7 @@ class Rule:
     file: str
 
     def matched(self, name: str) -> int:
-        """How many characters of a full name it matches; 0 where it does not."""
+        """Return how many characters of a full name it matches; 0 where it does not."""
         if self.prefix.startswith("*."):
             host = re.match(r"[^/:@]*", name)
             assert host is not None
@@ -102,7 +102,7 @@ class Rule:
         return len(self.prefix) if not rest or rest[0] in "/:@" else 0
 
     def moved(self, ref: Reference, location: str) -> Reference:
-        """The name of ``ref`` at ``location``, which stands in for the prefix."""
+        """Return the name of ``ref`` at ``location``, which stands in for the prefix."""
         if not location:
             return ref
         text = location + str(ref)[self.matched(str(ref)) :]
@@ -158,7 +158,9 @@ class Registries:
         return [Reference.parse(f"{registry}/{name}") for registry in self.search]
 
     def endpoints(self, ref: Reference, *, push: bool = False) -> list[Endpoint]:
-        """Where to ask for ``ref``: mirrors, then the registry itself; only that to ``push``."""
+        """Return where to ask for ``ref``: mirrors, then the registry itself; only that to
+        ``push``.
+        """
         rule = self._rule(ref)
         if rule is None:
             return [Endpoint(ref)]
@@ -174,7 +176,9 @@ class Registries:
         return [*mirrors, Endpoint(rule.moved(ref, rule.location), rule.insecure)]
 
     def places(self, ref: Reference) -> set[str]:
-        """The registries that are meant by the one in ``ref``: itself, and where it is located."""
+        """Return the registries that are meant by the one in ``ref``: itself, and where it is
+        located.
+        """
         try:
             endpoints = self.endpoints(ref)
         except (RegistryError, FormatError):  # told when it is asked for
@@ -182,14 +186,16 @@ class Registries:
         return {ref.registry, *(one.registry for one in endpoints if not one.mirror)}
 
     def is_insecure(self, registry: str) -> bool:
-        """Whether a registry as a whole may be asked over plain HTTP; RegistryError if blocked."""
+        """Return whether a registry as a whole may be asked over plain HTTP; RegistryError if
+        blocked.
+        """
         found = [rule for rule in self.rules if rule.matched(registry) == len(registry)]
         if any(rule.blocked for rule in found):
             raise RegistryError(f"{printable(registry)}: blocked by {found[0].file}")
         return any(rule.insecure for rule in found)
 
     def _rule(self, ref: Reference) -> Rule | None:
-        """The rule with the longest match; a name comes before a wildcard."""
+        """Return the rule with the longest match; a name comes before a wildcard."""
         found = [rule for rule in self.rules if rule.matched(str(ref))]
         return max(
             found,
@@ -248,7 +254,7 @@ class _Configuration:
 
 
 def _is_alias(name: str, full: str) -> bool:
-    """Whether a short name stands for a full one, both without tag and digest, or for none."""
+    """Return whether a short name stands for a full one, both without tag and digest, or for none."""
     try:
         short = Reference.parse(name)
         meant = Reference.parse(full) if full else None
@@ -288,7 +294,7 @@ def _mirror(table: _Table, digest_only: bool) -> Mirror:
 
 
 def _place(table: _Table, key: str) -> str:
-    """A prefix or location: ``HOST[:PORT][/PATH]`` without a scheme."""
+    """Return a prefix or location: ``HOST[:PORT][/PATH]`` without a scheme."""
     text = table.string(key).rstrip("/")
     if text and not _is_place(text.removeprefix("*.")):
         raise table.error(f"{key} is no HOST[:PORT][/PATH]: '{printable(text[:200])}'")
@@ -360,7 +366,7 @@ class _Table:
 
 
 def _read(path: Path, environment: Mapping[str, str]) -> _Table | None:
-    """The file, taken apart; None where there is none."""
+    """Return the file, taken apart; None if there is none."""
     where = printable(str(path))
     try:
         raw = read_document(path, _MAX_FILE, environment)
@@ -373,19 +379,19 @@ def _read(path: Path, environment: Mapping[str, str]) -> _Table | None:
 
 
 def home(environment: Mapping[str, str]) -> Path:
-    """The home directory that the environment says, or else the user's."""
+    """Return the home directory that the environment says, or else the user's."""
     said = environment.get("HOME")
     return Path(said) if said else Path.home()
 
 
 def config_home(environment: Mapping[str, str]) -> Path:
-    """Where the user's configuration is."""
+    """Return where the user's configuration is."""
     said = environment.get("XDG_CONFIG_HOME")
     return Path(said) if said else home(environment) / ".config"
 
 
 def _files(environment: Mapping[str, str], system: Path) -> Iterator[Path]:
-    """All files that count, those that win last."""
+    """Yield all files that count, those that win last."""
     user = config_home(environment) / "containers"
     explicit = environment.get("CONTAINERS_REGISTRIES_CONF")
     own = user / "registries.conf"
@@ -406,7 +412,7 @@ def _drop_ins(directory: Path) -> Sequence[Path]:
 
 
 def _recorded(environment: Mapping[str, str], cache: Path | None) -> Iterator[Path]:
-    """The aliases that podman has written down after it asked."""
+    """Yield the aliases that podman has written down after it asked."""
     if cache is None:
         own = environment.get("XDG_CACHE_HOME") or home(environment) / ".cache"
         cache = CACHE if os.geteuid() == 0 else Path(own) / "containers"

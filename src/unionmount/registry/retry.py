@@ -52,7 +52,7 @@ class Backoff:
 
 
 def retry_after(value: str | None) -> float | None:
-    """The seconds that a ``Retry-After`` asks for, given as a number or a date."""
+    """Return the seconds that a ``Retry-After`` asks for, given as a number or a date."""
     if not value:
         return None
     digits = value.strip()

@@ -18,7 +18,7 @@ class SearchResult:
 
 
 def parse_results(document: Any, registry: str) -> list[SearchResult] | None:
-    """What Docker Hub's search answers; None where it is something else."""
+    """What Docker Hub's search answers; None if it is something else."""
     results = document.get("results") if isinstance(document, dict) else None
     if not isinstance(results, list):
         return None

@@ -125,7 +125,7 @@ class Session:
             refusals += 1
 
     def url(self, endpoint: Endpoint, response: httpx2.Response, location: str) -> str:
-        """An address that an answer gave, relative or not; TLS is not left."""
+        """Return an address that an answer gave, relative or not; TLS is not left."""
         url = response.url
         asked = Outgoing("GET", str(url), insecure=self._as_allowed(endpoint).insecure)
         return asked.redirected(location, 307).url
@@ -150,7 +150,7 @@ class Session:
         return replace(endpoint, insecure=not self._tls_verify)
 
     async def _is_plain(self, endpoint: Endpoint) -> bool:
-        """Whether to speak without TLS, which only some endpoints may be spoken to."""
+        """Return whether to speak without TLS, which only some endpoints may be spoken to."""
         name = _HOST.fullmatch(endpoint.host)
         own = name is not None and is_loopback(name[1])
         if self._tls_verify or not (endpoint.insecure or own):
@@ -160,7 +160,8 @@ class Session:
         return not await self._answers_in_tls(endpoint)
 
     async def _answers_plainly(self, endpoint: Endpoint) -> bool:
-        """Whether a port of this machine answers without TLS; servers with TLS say 400, or hang up.
+        """Return whether a port of this machine answers without TLS; servers with TLS say 400, or
+        hang up.
 
         A server without TLS may take no end of a handshake for a request, so this is tried first.
         """
@@ -173,7 +174,7 @@ class Session:
             return False
 
     async def _answers_in_tls(self, endpoint: Endpoint) -> bool:
-        """Whether there is TLS; what else goes wrong is told by the request that follows."""
+        """Return whether there is TLS; what else goes wrong is told by the request that follows."""
         probe = Outgoing("GET", f"https://{endpoint.host}/v2/", insecure=endpoint.insecure)
         try:
             async with self._http.send(probe):

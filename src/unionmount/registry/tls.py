@@ -38,7 +38,7 @@ class Trust:
     def context(
         self, host: str, *, insecure: bool, bulk: bool = False, elsewhere: bool = False
     ) -> ssl.SSLContext:
-        """How to speak TLS with ``HOST[:PORT]``; ``insecure`` believes everybody.
+        """Return how to speak TLS with ``HOST[:PORT]``; ``insecure`` believes everybody.
 
         Contexts for ``bulk`` are others: what the two offer in their handshakes (ALPN) differs.
         ``elsewhere`` is where a registry has sent us: it does not see the client certificates of a

@@ -182,14 +182,14 @@ def _wanted(repository: str, scopes: Scopes, challenge: Challenge) -> Scopes:
 
 
 def _covers(scope: str, other: str) -> bool:
-    """Whether a scope allows all that another does."""
+    """Return whether a scope allows all that another does."""
     name, _, actions = scope.rpartition(":")
     other_name, _, other_actions = other.rpartition(":")
     return name == other_name and set(other_actions.split(",")) <= set(actions.split(","))
 
 
 def _realm(endpoint: Endpoint, base: str, challenge: Challenge, *, secret: bool) -> httpx2.URL:
-    """Where tokens are given out, checked; a relative address is one of the registry."""
+    """Return where tokens are given out, checked; a relative address is one of the registry."""
     realm = challenge.parameters.get("realm", "").strip()
     url = _joined(base, realm) if realm else parse_url(realm)
     where = f"{endpoint.host}: the realm of its tokens, {shown_url(str(url))},"

@@ -19,7 +19,7 @@ _Key = tuple[int, tuple[_Part, ...], int, tuple[_Part, ...], str]
 
 
 def in_order(tags: Iterable[str]) -> list[str]:
-    """The tags, each once, versions first and in their order."""
+    """Return the tags, each once, versions first and in their order."""
     return sorted(set(tags), key=_key)
 
 
@@ -43,6 +43,6 @@ def _parts(text: str) -> tuple[_Part, ...]:
 
 
 def _number(digits: str) -> _Part:
-    """A number of any length: more digits are more."""
+    """Return a number of any length: more digits are more."""
     digits = digits.lstrip("0")
     return 0, len(digits), digits

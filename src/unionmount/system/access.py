@@ -15,7 +15,7 @@ _ROOT = 0
 
 
 def is_closed(fd: int, *, above: bool = False) -> bool:
-    """Whether nobody but this user, and root, gets to the directory that ``fd`` is open on.
+    """Return whether nobody but this user, and root, gets to the directory that ``fd`` is open on.
 
     With ``above`` its own owner and mode do not count, for they may change: only what is on the way
     to it does.

@@ -29,7 +29,7 @@ Ready = Callable[[str], None]
 
 
 def inherited_descriptors() -> frozenset[int]:
-    """The caller's descriptors beyond the standard three; to be asked before opening any."""
+    """Return the caller's descriptors beyond the standard three; to be asked before opening any."""
     listed = {int(name) for name in os.listdir("/proc/self/fd")}  # noqa: PTH208
     return frozenset(fd for fd in listed if fd > 2 and _is_open(fd))
 
@@ -66,7 +66,7 @@ def log_to(path: Path) -> None:
 
 
 def _is_open(fd: int) -> bool:
-    """Whether ``fd`` is open: the one that listed the others is not, any more."""
+    """Return whether ``fd`` is open: the one that listed the others is not, any more."""
     try:
         os.fstat(fd)
     except OSError:
@@ -114,7 +114,7 @@ def _teller(pipe: int) -> Ready:
 
 
 def _tell(pipe: int, kind: bytes, text: str) -> bool:
-    """Send a message and close the pipe; False where nobody listens (any more)."""
+    """Send a message and close the pipe; False if nobody listens (any more)."""
     try:
         os.write(pipe, kind + os.fsencode(text))
         os.close(pipe)

@@ -62,12 +62,14 @@ def kind_of(mode: int) -> str:
 
 
 def not_regular(path: Named, mode: int) -> NotRegular:
-    """The error that says what is there instead of a regular file."""
+    """Return the error that says what is there instead of a regular file."""
     return NotRegular(printable(str(path)), kind_of(mode))
 
 
 def open_regular(path: Named, *, follow: bool = True, flags: int = os.O_RDONLY) -> int:
-    """A regular file that was named; NotRegular for all else, OSError where it can't be had."""
+    """Return a regular file that was named; raise NotRegular for all else, OSError where it cannot
+    be had.
+    """
     with _looked_at(path, None, follow=follow) as (found, status):
         if not stat.S_ISREG(status.st_mode):
             raise not_regular(path, status.st_mode)
@@ -75,9 +77,9 @@ def open_regular(path: Named, *, follow: bool = True, flags: int = os.O_RDONLY) 
 
 
 def open_below(root: int, path: str, where: str) -> int:
-    """A regular file below a directory: no component of ``path`` is a link.
+    """Return a regular file below a directory: no component of ``path`` is a link.
 
-    NotRegular for all else, OSError where it can't be had; ``where`` names the directory.
+    NotRegular for all else, OSError where it cannot be had; ``where`` names the directory.
     """
     *above, last = path.split("/")
     here = root
@@ -107,10 +109,11 @@ def read_document(
     environment: Mapping[str, str],
     check: Callable[[], object] | None = None,
 ) -> bytes:
-    """A small file that was named, whole; LimitExceeded where it is larger than ``limit``.
+    """Return a small file that was named, whole; raise LimitExceeded if it is larger than
+    ``limit``.
 
-    ``<(command)`` may stand for one, and /dev/null for an empty one; NotRegular for all else. While
-    a command is waited for, ``check`` is called, and may raise.
+    ``<(command)`` may stand for one, and /dev/null for an empty one; raise NotRegular for all else.
+    While a command is waited for, ``check`` is called, and may raise.
     """
     with _looked_at(path, None, follow=True) as (found, status):
         if _is_null(status):
@@ -170,7 +173,7 @@ def open_stream(
     """What can be read from the start to the end: a regular file, a pipe, and a ``fifo`` if asked.
 
     Also returns what has been read of it already. A FIFO must be opened by a writer in bounded
-    time; ``waiting`` is called while there is none. NotRegular for all else.
+    time; ``waiting`` is called while there is none. Raise NotRegular for all else.
     """
     with _looked_at(path, None, follow=True) as (found, status):
         if stat.S_ISREG(status.st_mode) or _is_pipe(found, status):
@@ -216,8 +219,8 @@ def _wait_for_writer(
 def open_for_writing(path: Named, environment: Mapping[str, str]) -> int | None:
     """Something that is there and written to as it is: a pipe, a FIFO, /dev/null.
 
-    None for a regular file and where there is none: those are replaced. NotRegular for all else. A
-    FIFO must be opened by a reader in bounded time, and be no trap of somebody else.
+    None for a regular file and if there is none: those are replaced. Raise NotRegular for all else.
+    A FIFO must be opened by a reader in bounded time, and be no trap of somebody else.
     """
     try:
         with _looked_at(path, None, follow=True) as (found, status):
@@ -255,7 +258,8 @@ def _with_reader(found: int, path: Named, environment: Mapping[str, str]) -> int
 
 
 def resolved(path: Named) -> Path:
-    """Where a path leads that is to be written, without links; the last name need not be there.
+    """Return where a path leads that is to be written, without links; the last name need not be
+    there.
 
     PermissionError for a link that somebody else put where everybody may.
     """
@@ -286,7 +290,9 @@ def resolved(path: Named) -> Path:
 
 
 def _refuse_planted(directory: os.stat_result, status: os.stat_result, path: Path) -> None:
-    """PermissionError for what somebody else put into a directory that everybody may write to."""
+    """Raise PermissionError for what somebody else put into a directory that everybody may write
+    to.
+    """
     shared = directory.st_mode & stat.S_IWOTH
     if shared and status.st_uid not in (os.geteuid(), directory.st_uid):
         text = f"{kind_of(status.st_mode)} of another user in a directory that all may write to"
@@ -321,7 +327,7 @@ def _is_null(status: os.stat_result) -> bool:
 
 
 def _is_pipe(found: int, status: os.stat_result) -> bool:
-    """Whether it is a pipe without a name, as of ``<(command)``: somebody has the other end."""
+    """Return whether it is a pipe without a name, as of ``<(command)``: somebody has the other end."""
     if not stat.S_ISFIFO(status.st_mode):
         return False
     with suppress(OSError):
@@ -350,18 +356,18 @@ class FileIdentity:
 
     @classmethod
     def of(cls, fd: int) -> FileIdentity:
-        """The identity of the file behind a descriptor."""
+        """Return the identity of the file behind a descriptor."""
         return cls.of_status(os.fstat(fd))
 
     @classmethod
     def of_status(cls, status: os.stat_result) -> FileIdentity:
-        """The identity of a file of which that is known."""
+        """Return the identity of a file of which that is known."""
         return cls(
             status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         )
 
     def check(self, fd: int, what: str) -> None:
-        """FormatError where the file changed since."""
+        """Raise FormatError if the file changed since."""
         if FileIdentity.of(fd) != self:
             raise FormatError(f"{what}: changed while it was read")
 

@@ -38,7 +38,7 @@ def mounts(table: Path = _TABLE) -> Iterator[MountedAt]:
 
 
 def mounted_at(mountpoint: Path) -> MountedAt | None:
-    """The topmost file system mounted at ``mountpoint``."""
+    """Return the topmost file system mounted at ``mountpoint``."""
     found = None
     for mount in mounts():
         if mount.mountpoint == mountpoint:
@@ -47,7 +47,7 @@ def mounted_at(mountpoint: Path) -> MountedAt | None:
 
 
 def mountpoints_of(device: str) -> list[Path]:
-    """Every place where ``device`` is mounted and not covered, the last one mounted first."""
+    """Return every place where ``device`` is mounted and not covered, the last one mounted first."""
     top = {mount.mountpoint: mount.device for mount in mounts()}
     return [mountpoint for mountpoint, of in reversed(top.items()) if of == device]
 

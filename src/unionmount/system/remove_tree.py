@@ -22,7 +22,7 @@ _FLAGS = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_tree(path: Path) -> None:
-    """Remove the directory ``path``; an OSError names it where something in it can't be removed."""
+    """Remove the directory ``path``; an OSError names it where something in it cannot be removed."""
     parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with naming(path):
@@ -53,7 +53,7 @@ def _remove(parent: int, name: str) -> None:
 
 
 def _fresh_names() -> Iterator[str]:
-    """Names that nothing has: an earlier removal may have been interrupted."""
+    """Yield names that nothing has: an earlier removal may have been interrupted."""
     token = secrets.token_hex(8)
     number = 0
     while True:

@@ -27,26 +27,28 @@ class OverrideStat(Enum):
 
 
 def reads_trusted() -> bool:
-    """Whether this process may read attributes below ``trusted.``: then it needs no others."""
+    """Return whether this process may read attributes below ``trusted.``: then it needs no others."""
     return _in_first_user_namespace() and _is_admin()
 
 
 def has_identity() -> bool:
-    """Whether what this user owns can be told from what strangers own.
+    """Return whether what this user owns can be told from what strangers own.
 
     In a user namespace everybody whom it does not know is shown as one user; who *is* that user
-    can't tell.
+    cannot tell.
     """
     return _in_first_user_namespace() or os.geteuid() != _stranger()
 
 
 def is_ours(fd: int) -> bool:
-    """Whether nobody else gets to the directory ``fd``, so that all marks in it are this user's."""
+    """Return whether nobody else gets to the directory ``fd``, so that all marks in it are this
+    user's.
+    """
     return has_identity() and is_closed(fd)
 
 
 def is_own(status: os.stat_result) -> bool:
-    """Whether an object is this user's, or root's."""
+    """Return whether an object is this user's, or root's."""
     return has_identity() and status.st_uid in (os.geteuid(), 0)
 
 

@@ -16,7 +16,7 @@ USUAL_TIMEOUT = 60.0
 
 
 def timeout_of(environment: Mapping[str, str]) -> float:
-    """Seconds without progress after which something ends; UsageError for what is no number."""
+    """Seconds without progress after which something ends; raise UsageError for what is no number."""
     text = environment.get(TIMEOUT_VARIABLE, "")
     if not text:
         return USUAL_TIMEOUT
