@@ -258,7 +258,7 @@ def test_a_word_that_stands_for_two(
     archive.rename("file")
     message = cli.error("mount", "test", where)
     assert message == "'test' is ambiguous: container:test is a container, test:TAG an image"
-    assert "container:file is one, ./file a file" in cli.error("mount", "file", where)
+    assert "container:file is a container, ./file a file" in cli.error("mount", "file", where)
     for word, mine in (
         ("container:test", True),
         ("test:latest", False),

@@ -538,7 +538,9 @@ def test_the_image_as_of_a_layer(
 
 
 def test_there_is_no_such_layer(cli: CommandLine, source: Path, tmp_path: Path) -> None:
-    assert "there is no layer 3, the image has 3" in cli.error("mount", "--layer", "3", source)
+    assert "there is no layer 3; the image has 3 layers" in cli.error(
+        "mount", "--layer", "3", source
+    )
     assert "there is no layer 9" in cli.error("ls", "--layer", "9", source)
 
 

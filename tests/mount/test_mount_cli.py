@@ -521,7 +521,7 @@ def test_a_runtime_directory_of_somebody_else(archive: Path, tmp_path: Path, whe
     (tmp_path / "open").mkdir(mode=0o777)
     (tmp_path / "open").chmod(0o777)
     cli = CommandLine(environment={"UNIONMOUNT_RUNTIME_DIR": str(tmp_path / "open")})
-    assert "not this user's own" in cli.error("mount", archive, where)
+    assert "does not belong to this user alone" in cli.error("mount", archive, where)
 
 
 # ---- images --------------------------------------------------------------------------------------

@@ -133,11 +133,11 @@ async def ends(work: Callable[[RegistryClient], object], text: str, **options: o
 @pytest.mark.parametrize(
     ("wait", "text"),
     [
-        (silent, "is silent for 1 s"),
+        (silent, "sent nothing for 1 s"),
         (dripped_head, "no answer in 1.5 s"),
         (dripped_lines, "no answer in 1.5 s"),
         (answers_that_are_none, "no answer in 1.5 s"),
-        (dripped_document, "no whole answer in 1.5 s, but [0-9] bytes"),
+        (dripped_document, "only [0-9] bytes of an answer in 1.5 s"),
     ],
 )
 async def test_documents(serve: Callable[..., RawServer], wait: Wait, text: str) -> None:
@@ -149,7 +149,7 @@ async def test_documents(serve: Callable[..., RawServer], wait: Wait, text: str)
 @pytest.mark.parametrize(
     ("wait", "text"),
     [
-        (silent, "is silent for 1 s"),
+        (silent, "sent nothing for 1 s"),
         (dripped_head, "no answer in 1.5 s"),
         (dripped_document, "is too slow: [0-9]+ bytes in "),
     ],
@@ -163,7 +163,7 @@ async def test_blobs(serve: Callable[..., RawServer], wait: Wait, text: str) -> 
 @pytest.mark.parametrize(
     ("wait", "text"),
     [
-        (silent, "is silent for 1 s"),
+        (silent, "sent nothing for 1 s"),
         (taking_nothing, "takes (nothing for|less than 64 KiB in) 1 s"),
         (taking_bytes, "takes (nothing for|less than 64 KiB in) 1 s"),
         (dripping_after_an_upload, "no answer in 1.5 s"),
@@ -206,7 +206,9 @@ async def test_connections_that_nobody_accepts() -> None:
             async with make_client(limits=HASTY, tls_verify=True) as client:
                 with trio.fail_after(ENOUGH), pytest.raises(RegistryError) as caught:
                     await client.manifest(ref)
-    assert "can't be connected to in 1 s (UNIONMOUNT_TIMEOUT changes it)" in str(caught.value)
+    assert "does not accept a connection in 1 s (UNIONMOUNT_TIMEOUT changes it)" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("wait", [silent, dripped_head, dripped_document])
@@ -296,5 +298,5 @@ def test_a_name_server_that_says_nothing(cli: CommandLine, tmp_path: Path) -> No
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    assert "registry.example can't be connected to in 0.025 s" in done.stderr
+    assert "registry.example does not accept a connection in 0.025 s" in done.stderr
     assert "Traceback" not in done.stderr

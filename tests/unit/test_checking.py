@@ -222,7 +222,7 @@ def test_what_does_not_belong_there_is_told_and_left(store: Store) -> None:
         (store.root / place / "some\nthing").write_text("")
     found = texts(store, repair=True)
     assert len(found) == 2
-    assert all("some\\nthing: does not belong there" in text for text in found)
+    assert all("some\\nthing: does not belong here" in text for text in found)
 
 
 def test_a_part_of_the_store_can_be_checked(store: Store) -> None:

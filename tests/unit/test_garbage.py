@@ -116,7 +116,7 @@ def test_of_several_names_only_one_is_taken_away(store: Store) -> None:
 def test_an_id_with_several_names_has_to_be_forced(store: Store) -> None:
     store.tag(store.find_image(ONE.id), Reference.parse("other:2"))
     before = names(store)
-    with pytest.raises(StoreError, match=r"2 names \(example.org/one:1, other:2\).* forced"):
+    with pytest.raises(StoreError, match=r"2 names \(example.org/one:1, other:2\); use -f"):
         remove(store, ONE.id)
     assert names(store) == before
     removed = remove(store, ONE.id[7:19], force=True)
