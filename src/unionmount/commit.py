@@ -70,7 +70,7 @@ def commit(store: Store, target: OpenChanges, request: CommitRequest, warn: Warn
     parent = target.image.image.config
     runtime = apply_instructions(parent.runtime, request.instructions)
     with store.lease("commit", f"commit of {request.name}") as lease:
-        lease.need(*parent.diff_ids)
+        lease.protect(*parent.diff_ids)
         for layer in target.image.layers:
             _keep_layer(store, layer)
         diff_id = _store_layer(store, target, request, warn, lease)

@@ -131,7 +131,7 @@ def test_a_damaged_layer_that_nobody_needs_is_removed(store: Store) -> None:
 def test_what_is_leased_is_left_alone(store: Store) -> None:
     spoil(layer_file(store, SHARED))
     with store.lease("mount", "mounted at /x") as lease:
-        lease.need(SHARED)
+        lease.protect(SHARED)
         (text,) = texts(store, repair=True)
     assert text.endswith("; left in place, as it is in use: mounted at /x")
     assert store.has_layer(SHARED)

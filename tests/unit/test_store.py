@@ -115,7 +115,7 @@ def test_nobody_else_can_look_into_it(store: Store, stack: ExitStack) -> None:
     (store.root.parent / "file").write_bytes(LAYER)
     in_place(store, store.root.parent / "file")
     lease = stack.enter_context(store.lease("pull", "it"))
-    lease.need(DIFF_ID)
+    lease.protect(DIFF_ID)
     assert stack.enter_context(store.layer_lock(DIFF_ID)).try_acquire()
     made = {path.parent.name for path in paths_below(store.root) if path.is_file()}
     assert {"leases", "locks", "inplace", DIFF_ID.hex} <= made

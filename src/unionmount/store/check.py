@@ -155,7 +155,7 @@ class StoreCheck:
         with self.store.staging() as staging, self.store.locked():
             if not _is_same(damaged):
                 return Finding(f"{damaged.text}; gone meanwhile", repaired=True)
-            leased = [held.what for held in self.store.leases() if damaged.digest in held.needs]
+            leased = [held.what for held in self.store.leases() if damaged.digest in held.digests]
             if leased:
                 return Finding(
                     f"{damaged.text}; left in place, as it is in use: {'; '.join(leased)}"

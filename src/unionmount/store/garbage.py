@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from unionmount.errors import FormatError, InvalidReference, NotFoundError, StoreError
 from unionmount.images.reference import Digest, Reference
 from unionmount.store import catalogue, leases
-from unionmount.store.references import digests_of, needed, users
+from unionmount.store.references import digests_of, referenced_digests, users
 from unionmount.store.usage import allocated
 from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
@@ -184,7 +184,7 @@ def _remove(
     """Write ``rest`` as the catalogue, then remove what only the other images needed."""
     parts: dict[StoredImage, Sequence[Digest]] = {one: _parts(store, one) for one in gone}
     try:
-        keep = needed(store, rest, in_use) if gone else frozenset()
+        keep = referenced_digests(store, rest, in_use) if gone else frozenset()
     except StoreError as error:  # of another image, which may be removed next
         parts = dict.fromkeys(gone, ())
         keep, bin_.removed.left = frozenset(), str(error)
@@ -249,7 +249,7 @@ def prune(
         in_use = users(store, containers)
         named = {one.id for one in known if one.names}
         gone = [one for one in known if not in_use.of(one.id) and (every or one.id not in named)]
-        keep = needed(store, [one for one in known if one not in gone], in_use)
+        keep = referenced_digests(store, [one for one in known if one not in gone], in_use)
         _prune_images(store, bin_, known, gone)
         _prune_digests(store, bin_, keep)
         _prune_inplace(store, bin_)

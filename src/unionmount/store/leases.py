@@ -46,7 +46,7 @@ class Holding:
     kind: str
     what: str  # for people: "mounted at /x"
     pid: int  # of its creator or last user; others may hold it by now
-    needs: frozenset[Digest]
+    digests: frozenset[Digest]
     images: frozenset[Digest]  # IDs of images in use
 
 
@@ -68,11 +68,11 @@ class Lease(Closing):
                 os.close(self._fd)
                 raise
 
-    def need(self, *digests: Digest) -> None:
+    def protect(self, *digests: Digest) -> None:
         """Protect digests from garbage collection; call it before checking whether they exist."""
         self._say("need", digests)
 
-    def image(self, image_id: Digest) -> None:
+    def protect_image(self, image_id: Digest) -> None:
         """Mark an image as in use, so that it is not removed."""
         self._say("image", [image_id])
 

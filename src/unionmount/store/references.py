@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Users:
     """The references that do not come from the catalogue."""
 
-    needs: frozenset[Digest]  # of leases and containers
+    digests: frozenset[Digest]  # of leases and containers
     images: Mapping[Digest, tuple[str, ...]]  # users of each image by its ID, for people
 
     def of(self, image_id: Digest) -> tuple[str, ...]:
@@ -34,23 +34,25 @@ class Users:
 def users(store: Store, containers: Containers) -> Users:
     """Collect the references; the caller holds the lock of the store."""
     empty = scratch()  # no list shows the empty image, but mounts of it need its documents
-    needs = {empty.manifest.digest, empty.id}
+    referenced = {empty.manifest.digest, empty.id}
     by_image: dict[Digest, list[str]] = {}
     # Leases come before containers: a mount that ends in between has unlocked its container.
     for held in store.leases():
-        needs |= held.needs
+        referenced |= held.digests
         for image_id in held.images:
             by_image.setdefault(image_id, []).append(held.what)
     for one in containers.all():
         if not one.ephemeral:  # they live and end with the lease of their mount
-            needs |= digests_of(store, one.image.stored, f"container '{one.name}'")
+            referenced |= digests_of(store, one.image.stored, f"container '{one.name}'")
             by_image.setdefault(one.image.id, []).append(f"container '{one.name}'")
-    return Users(frozenset(needs), {key: tuple(who) for key, who in by_image.items()})
+    return Users(frozenset(referenced), {key: tuple(who) for key, who in by_image.items()})
 
 
-def needed(store: Store, images: Iterable[StoredImage], users: Users) -> frozenset[Digest]:
+def referenced_digests(
+    store: Store, images: Iterable[StoredImage], users: Users
+) -> frozenset[Digest]:
     """Return the digests of all layers, documents and blobs that these images and users need."""
-    found = set(users.needs)
+    found = set(users.digests)
     for one in images:
         found |= digests_of(store, one, f"image {one.id}")
     return frozenset(found)

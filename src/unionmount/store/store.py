@@ -169,7 +169,7 @@ class Store:
 
         def publish(staging: Staging, diff_id: Digest) -> None:
             if lease is not None:
-                lease.need(diff_id)
+                lease.protect(diff_id)
             if expected.digest is not None and (staging.path / BLOB_NAME).exists():
                 staging.publish_file(BLOB_NAME, self.directory.blob_path(expected.digest))
             # If another import of the same layer was faster, its copy is as good.
@@ -438,8 +438,8 @@ class Store:
     def use_image(self, stored: StoredImage, lease: Lease) -> ImageDocuments:
         """Read an image and protect it from removal while ``lease`` is held."""
         image = self.read_image(stored)
-        lease.need(stored.manifest, stored.id, *image.diff_ids)
-        lease.image(stored.id)
+        lease.protect(stored.manifest, stored.id, *image.diff_ids)
+        lease.protect_image(stored.id)
         # this fails if it was removed before it was registered
         return self.read_image(stored)
 

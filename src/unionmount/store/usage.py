@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from unionmount.images.image import scratch
 from unionmount.store.catalogue import by_image
-from unionmount.store.references import needed, users
+from unionmount.store.references import referenced_digests, users
 
 if TYPE_CHECKING:
     from unionmount.images.reference import Digest
@@ -99,8 +99,8 @@ def measure(store: Store, containers: Containers, mounted: Collection[str]) -> U
         in_use = users(store, containers)
         entries = store.directory.images()
         active = [one for one in entries if in_use.of(one.id)]
-        all_needed = needed(store, entries, in_use)
-        active_needed = needed(store, active, in_use)
+        all_needed = referenced_digests(store, entries, in_use)
+        active_needed = referenced_digests(store, active, in_use)
     own = store.directory
     layers = {one: allocated(own.layer_path(one)) for one in own.layers()}
     blobs = {one: allocated(own.blob_path(one)) for one in own.blobs()}

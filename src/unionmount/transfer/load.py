@@ -391,8 +391,8 @@ def _load_entry(
     archive.release()
     image = _exact_image(how.store, found)
     if how.lease is not None:  # a lease of the caller, who will open the image
-        how.lease.need(image.manifest.digest, image.id, *image.diff_ids)
-        how.lease.image(image.id)
+        how.lease.protect(image.manifest.digest, image.id, *image.diff_ids)
+        how.lease.protect_image(image.id)
     return how.store.put_image(entry.names, image, take_over=take_over)
 
 
@@ -445,7 +445,7 @@ def data_of(layer: OpenLayer) -> FileRange:
 def _import(how: LoadOptions, blob: LayerBlob) -> None:
     """Import a layer into the store, unless it is there."""
     if how.lease is not None:
-        how.lease.need(blob.diff_id)
+        how.lease.protect(blob.diff_id)
     if how.store.has_layer(blob.diff_id):
         return
     data = blob.data

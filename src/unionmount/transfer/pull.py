@@ -122,7 +122,7 @@ class _Pull:
         what = f"{self._ref}: manifest {selection.manifest.digest}"
         image = ImageDocuments.of(selection.manifest, selection.config, what)
         blobs = [layer.digest for layer in image.layers]
-        self._lease.need(image.manifest.digest, image.id, *image.diff_ids, *blobs)
+        self._lease.protect(image.manifest.digest, image.id, *image.diff_ids, *blobs)
         layers = {
             diff_id: _RemoteLayer(descriptor, diff_id)
             for descriptor, diff_id in zip(image.layers, image.diff_ids, strict=True)
@@ -133,7 +133,7 @@ class _Pull:
         if names is None:
             names = [self._ref] if self._may_be_named(image) else []
         if self._how.lease is not None:
-            self._lease.image(image.id)
+            self._lease.protect_image(image.id)
         return self._store.put_image(names, image, digests=[known_as])
 
     def _may_be_named(self, image: ImageDocuments) -> bool:
@@ -173,7 +173,7 @@ class _Pull:
 
     async def _document(self, descriptor: Descriptor) -> bytes:
         """Return a document, from the store if possible."""
-        self._lease.need(descriptor.digest)
+        self._lease.protect(descriptor.digest)
         try:
             raw = self._store.get_blob(descriptor.digest)
         except (NotFoundError, FormatError):
@@ -184,7 +184,7 @@ class _Pull:
 
     def _keep(self, raw: bytes, digest: Digest) -> None:
         """Keep an index, since a tag led to it."""
-        self._lease.need(digest)
+        self._lease.protect(digest)
         self._store.put_blob(raw, digest)
 
     # -- layers
