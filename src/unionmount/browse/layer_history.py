@@ -46,7 +46,7 @@ class Touch:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a layer holds at a path and at the directories above it."""
+    """The content of a layer at a path and at the directories above it."""
 
     attributes: Attributes | None  # of the path in the layer; None if it is absent or a whiteout
     marks: Marks | None

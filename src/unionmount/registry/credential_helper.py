@@ -103,7 +103,7 @@ class CredentialHelper:
                 env=dict(self._environment),
             )
         except OSError as error:
-            raise self._error(error.strerror or "can't be run") from error
+            raise self._error(error.strerror or "cannot be run") from error
         with process:
             try:
                 return self._talk(process, said.encode("utf-8"), check)

@@ -1,15 +1,15 @@
-"""Who the user is at a registry: ``--creds``, auth files and credential helpers.
+"""The user's logins at registries: ``--creds``, auth files and credential helpers.
 
 The first of these that knows the registry counts:
 
 1. ``--creds``
-2. the file of ``--authfile`` or ``REGISTRY_AUTH_FILE``; then no other file counts
+2. the file of ``--authfile`` or ``REGISTRY_AUTH_FILE``; then no other file is read
 3. ``$XDG_RUNTIME_DIR/containers/auth.json`` (``/run/containers/UID/auth.json``)
 4. ``~/.config/containers/auth.json``
 5. ``$DOCKER_CONFIG/config.json`` (``~/.docker/config.json``)
 
-Within a file, a helper that is named for the registry counts (``credHelpers``), then the entries of
-``auths``, the longest path first, then the file's general helper (``credsStore``).
+Within a file, a helper for the registry comes first (``credHelpers``), then the entries of ``auths``,
+the longest path first, then the general helper of the file (``credsStore``).
 """
 
 from __future__ import annotations

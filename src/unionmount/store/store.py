@@ -124,7 +124,7 @@ class Store:
         finally:
             os.close(fd)
 
-    # -- who needs what
+    # -- leases
 
     def lease(self, kind: str, what: str) -> Lease:
         """Create a lease, which protects registered digests from garbage collection until it is

@@ -58,7 +58,7 @@ def parse_overlay(texts: Iterable[str]) -> OverlayOptions:
     Commas separate options, colons the directories of ``lowerdir``; a backslash takes the next
     character as it is, but for ``lowerdir+``, whose value is a name as it stands. Of an option that
     is repeated the last one counts, but for ``lowerdir+``, of which each adds one directory, colons
-    and all, below the others; it can't follow ``lowerdir``.
+    and all, below the others; it cannot follow ``lowerdir``.
     """
     options = OverlayOptions()
     found = [one for text in texts for one in _OPTION.findall(_without_loose_end(text))]
@@ -326,20 +326,20 @@ def command(
     """Mount directories on top of each other, as overlayfs and fuse-overlayfs do.
 
     \b
-    lowerdir=A:B:…    layers, the first one on top; \\: and \\, are in names
+    lowerdir=A:B:…    layers, topmost first; write \\: and \\, in names
     lowerdir+=A       one more layer, below the others
     upperdir=U        the directory that takes the changes; without it the mount is read-only
     workdir=W         a directory on the file system of U, for upperdir alone
-    volatile          sync nothing: a crash of the system may lose all
+    volatile          sync nothing; a crash of the system may lose all changes
     userxattr         keep marks in user.overlay. attributes, also as root; then no redirect and
                       no metacopy is followed or written
-    xattr_permissions=N  user.containers.override_stat of lower directories is believed never (0)
-                      or always (2); without the option, on files that are yours or root's alone
+    xattr_permissions=N  user.containers.override_stat of lower directories is never believed (0)
+                      or always believed (2); default: on files that are yours or root's alone
     upper_open        accept U and W where other users can reach them; see below
 
     Mounts are nosuid,nodev unless -o suid,dev says otherwise. As root, set-user-ID programs and
-    devices get onto the disk below U as such; so U and W are refused where other users can reach
-    them, unless with upper_open: owners, modes, capabilities and devices are then kept in extended
+    devices are stored below U as such, so U and W are refused if other users can reach them, unless
+    upper_open is given: owners, modes, capabilities and devices are then kept in extended
     attributes. With suid,dev nothing is refused.
 
     redirect_dir=X    on: renaming a lower directory leaves a redirect; off, follow: it fails with
@@ -348,8 +348,8 @@ def command(
     fsync=X           volatile or 0: as volatile; auto or 1
     fsname=NAME       what tables of mounts show; or give SOURCE
 
-    Other options are those of mount -o. One that is not known, or that can't be had, is an error.
-    docs/reference/options.md lists all, and those that change nothing.
+    Other options are those of mount -o. An option that is unknown or not supported is an error.
+    docs/reference/options.md lists all options, and those without an effect.
     """  # noqa: D301 - \\b is for click
     if len(words) > 2:
         raise click.UsageError(f"more than one mount point: '{printable(' '.join(words[1:]))}'")
