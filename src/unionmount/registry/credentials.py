@@ -8,8 +8,8 @@ The first of these that knows the registry counts:
 4. ``~/.config/containers/auth.json``
 5. ``$DOCKER_CONFIG/config.json`` (``~/.docker/config.json``)
 
-Within a file, a helper for the registry comes first (``credHelpers``), then the entries of ``auths``,
-the longest path first, then the general helper of the file (``credsStore``).
+Within a file, a helper for the registry comes first (``credHelpers``), then the entries of
+``auths``, the longest path first, then the general helper of the file (``credsStore``).
 """
 
 from __future__ import annotations
