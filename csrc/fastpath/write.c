@@ -89,8 +89,8 @@ static int64_t kill_privileges(struct um_exchange *x, uint64_t node, struct um_o
         return error;
     uint32_t left = without_privileges(x, &attr);
     if (left & S_ISGID)
-        um_held_suspect(x->fastpath->held,
-                        node); /* the next one to write may be of no such group */
+        um_open_files_suspect(x->fastpath->open_files,
+                              node); /* the next one to write may be of no such group */
     if (left == attr.mode)
         return 0;
     struct um_setattr changes = {.which = UM_SET_MODE, .mode = left & 07777};

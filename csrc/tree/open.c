@@ -2,7 +2,7 @@
 
 #include "tree/state.h"
 
-#define MAX_LAYERS 4096u /* as images/manifest.py has it */
+#define MAX_LAYERS 4096u /* as images/config.py has it */
 
 /* Descriptors that are kept open for all live directories of a tree. */
 #define CACHED_DESCRIPTORS 128u

@@ -282,7 +282,7 @@ def test_one_that_others_can_reach_is_refused(opened: Open) -> None:
             opened.refused()
             == opened.refused("-o", "suid,dev")
             == (
-                f"{what} directory {made}: other users can reach it, past the mount; "
+                f"{what} directory {made}: other users can reach it without the mount; "
                 f"'chmod 700 {made}' keeps them out, or accept it with --upper-open"
             )
         )
@@ -696,7 +696,7 @@ def overlay(cli: CommandLine, public_tmp: Path) -> Iterator[Overlay]:
 def test_overlay_keeps_its_promise(overlay: Overlay) -> None:
     for options in ((), ("suid",), ("dev",)):
         assert overlay.refused(*options) == (
-            f"upper directory {overlay.upper}: other users can reach it, past the mount; "
+            f"upper directory {overlay.upper}: other users can reach it without the mount; "
             f"'chmod 700 {overlay.upper}' keeps them out, or accept it with "
             "-o upper_open"
         )

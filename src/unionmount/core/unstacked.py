@@ -1,4 +1,4 @@
-"""The layers of a tree beside each other, with their marks shown."""
+"""The layers of a tree as separate directories, with their marks visible."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unionmount.core.tree import Tree
 
 
 class Marks(NamedTuple):
-    """What a layer says of a directory in it (see ``UM_UNSTACKED_…``)."""
+    """The marks of a directory in a layer (see ``UM_UNSTACKED_…``)."""
 
     implied: bool
     opaque: bool
@@ -19,11 +19,11 @@ class Marks(NamedTuple):
 
 
 class LayerTrees(LayerReader, prefix="um_unstacked"):
-    """The layers of a tree beside each other, as directories 0 (the lowest), 1, ….
+    """The layers of a tree as directories 0 (the lowest), 1, ….
 
-    See ``tree/unstacked.h``. Marks are shown, not obeyed: a whiteout as a character device 0:0, a
-    directory that hides what is below it by the extended attribute ``user.overlay.opaque``. The
-    tree is borrowed.
+    See ``tree/unstacked.h``. Marks are shown instead of obeyed: a whiteout is a character device
+    0:0, and a directory that hides lower ones has the extended attribute ``user.overlay.opaque``.
+    The tree is borrowed.
     """
 
     def __init__(self, tree: Tree) -> None:
@@ -36,7 +36,7 @@ class LayerTrees(LayerReader, prefix="um_unstacked"):
         lib.um_unstacked_close(handle)
 
     def marks(self, node: Node) -> Marks:
-        """What a layer says of a directory; nothing of what is none."""
+        """Return the marks of a directory; none for other files."""
         marks = ffi.new("uint32_t *")
         check(lib.um_unstacked_marks(self._handle, node, marks))
         return Marks(
@@ -47,4 +47,4 @@ class LayerTrees(LayerReader, prefix="um_unstacked"):
 
 
 OPAQUE: bytes = b"user.overlay.opaque"
-"""The extended attribute by which ``LayerTrees`` shows a directory that hides what is below it."""
+"""The extended attribute by which ``LayerTrees`` shows a directory that hides lower ones."""
