@@ -9,23 +9,13 @@
 
 struct um_shared_list {
     uint64_t node;
-    struct um_shared_list *next; /* in its bucket; under lists_lock, as the next two */
-    uint32_t uses;
+    uint32_t uses; /* under lists_lock, as the next */
     bool dropped;
     pthread_mutex_t lock; /* a listing is for one thread at a time */
     struct um_upper_list *list; /* under lock; NULL: not opened yet */
 };
 
 /* ---- shared lists ------------------------------------------------------------------------------------ */
-
-static struct um_shared_list **find_slot(struct um_fastpath *fastpath, uint64_t node)
-{
-    uint64_t hash = node * 0x9e3779b97f4a7c15ull;
-    struct um_shared_list **slot = &fastpath->lists[(hash >> 32) % UM_LIST_BUCKETS];
-    while (*slot != NULL && (*slot)->node != node)
-        slot = &(*slot)->next;
-    return slot;
-}
 
 static void free_list(struct um_shared_list *shared)
 {
@@ -34,15 +24,35 @@ static void free_list(struct um_shared_list *shared)
     free(shared);
 }
 
-static struct um_shared_list *make_list(struct um_shared_list **slot, uint64_t node)
+/* The list of a directory, made where there is none; lists_lock is held. */
+static int need_list(struct um_fastpath *fastpath, uint64_t node, struct um_shared_list **out)
 {
-    struct um_shared_list *shared = calloc(1, sizeof *shared);
-    if (shared == NULL)
-        return NULL;
-    shared->node = node;
-    pthread_mutex_init(&shared->lock, NULL);
-    *slot = shared;
-    return shared;
+    struct um_shared_list_entry *entry = um_table_find(&fastpath->lists, sizeof *entry, node);
+    if (entry != NULL) {
+        *out = entry->shared;
+        return 0;
+    }
+    if (node == 0)
+        return -ESTALE; /* no key of the table, and no node */
+    int error = um_table_reserve(&fastpath->lists, sizeof *entry, 1);
+    if (error != 0)
+        return error;
+    *out = calloc(1, sizeof **out);
+    if (*out == NULL)
+        return -ENOMEM;
+    (*out)->node = node;
+    pthread_mutex_init(&(*out)->lock, NULL);
+    entry = um_table_add(&fastpath->lists, sizeof *entry, node);
+    entry->shared = *out;
+    return 0;
+}
+
+/* Take a list out of the table; lists_lock is held. */
+static void take_out(struct um_fastpath *fastpath, const struct um_shared_list *shared)
+{
+    um_table_remove(
+        &fastpath->lists, sizeof(struct um_shared_list_entry),
+        um_table_find(&fastpath->lists, sizeof(struct um_shared_list_entry), shared->node));
 }
 
 static void end_list(struct um_fastpath *fastpath, struct um_shared_list *shared)
@@ -52,7 +62,7 @@ static void end_list(struct um_fastpath *fastpath, struct um_shared_list *shared
     pthread_mutex_lock(&fastpath->lists_lock);
     bool last = --shared->uses == 0 && (!needed || shared->dropped);
     if (last)
-        *find_slot(fastpath, shared->node) = shared->next;
+        take_out(fastpath, shared);
     pthread_mutex_unlock(&fastpath->lists_lock);
     if (last)
         free_list(shared);
@@ -62,15 +72,14 @@ static void end_list(struct um_fastpath *fastpath, struct um_shared_list *shared
 static int begin_list(struct um_fastpath *fastpath, uint64_t node, struct um_shared_list **out)
 {
     pthread_mutex_lock(&fastpath->lists_lock);
-    struct um_shared_list **slot = find_slot(fastpath, node);
-    struct um_shared_list *shared = *slot ? *slot : make_list(slot, node);
-    if (shared != NULL)
+    struct um_shared_list *shared = NULL;
+    int error = need_list(fastpath, node, &shared);
+    if (error == 0)
         shared->uses++;
     pthread_mutex_unlock(&fastpath->lists_lock);
-    if (shared == NULL)
-        return -ENOMEM;
+    if (error != 0)
+        return error;
     pthread_mutex_lock(&shared->lock);
-    int error = 0;
     if (shared->list == NULL) {
         error = um_upper_list_open(fastpath->upper, node, &shared->list);
         if (error == 0)
@@ -82,31 +91,28 @@ static int begin_list(struct um_fastpath *fastpath, uint64_t node, struct um_sha
     return error;
 }
 
-void um_lists_drop(struct um_fastpath *fastpath, uint64_t node)
+void um_fastpath_drop_list(struct um_fastpath *fastpath, uint64_t node)
 {
     pthread_mutex_lock(&fastpath->lists_lock);
-    struct um_shared_list **slot = find_slot(fastpath, node);
-    struct um_shared_list *shared = *slot;
+    const struct um_shared_list_entry *entry = um_table_find(&fastpath->lists, sizeof *entry, node);
+    struct um_shared_list *shared = entry ? entry->shared : NULL;
     if (shared != NULL && shared->uses != 0) {
         shared->dropped = true;
         shared = NULL;
     } else if (shared != NULL) {
-        *slot = shared->next;
+        take_out(fastpath, shared);
     }
     pthread_mutex_unlock(&fastpath->lists_lock);
     if (shared != NULL)
         free_list(shared);
 }
 
-void um_lists_close(struct um_fastpath *fastpath)
+void um_fastpath_close_lists(struct um_fastpath *fastpath)
 {
-    for (size_t i = 0; i < UM_LIST_BUCKETS; i++) {
-        while (fastpath->lists[i] != NULL) {
-            struct um_shared_list *shared = fastpath->lists[i];
-            fastpath->lists[i] = shared->next;
-            free_list(shared);
-        }
-    }
+    for (const struct um_shared_list_entry *entry = NULL;
+         (entry = um_table_next(&fastpath->lists, sizeof *entry, entry)) != NULL;)
+        free_list(entry->shared);
+    um_table_clear(&fastpath->lists, sizeof(struct um_shared_list_entry));
 }
 
 /* ---- the reply ----------------------------------------------------------------------------------------- */
@@ -134,7 +140,7 @@ static bool add_entry(struct listing *l, struct um_slice name, uint64_t next,
                                  .namelen = (uint32_t)name.size,
                                  .type = (attr->mode & S_IFMT) >> 12};
     if (l->plus && !dots)
-        um_fill_entry(l->x->fastpath, (struct fuse_entry_out *)(void *)at, attr);
+        um_reply_fill_entry(l->x->fastpath, (struct fuse_entry_out *)(void *)at, attr);
     memcpy(at + head - FUSE_NAME_OFFSET, &dirent, FUSE_NAME_OFFSET);
     memcpy(at + head, name.data, name.size);
     l->used += size;

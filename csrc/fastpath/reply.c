@@ -1,6 +1,6 @@
 #include "fastpath/exchange.h"
 
-bool um_take_name(const struct um_exchange *x, size_t *at, struct um_slice *name)
+bool um_exchange_take_name(const struct um_exchange *x, size_t *at, struct um_slice *name)
 {
     if (*at >= x->size)
         return false;
@@ -29,8 +29,8 @@ uint32_t um_reply_nlink(const struct um_fastpath *fastpath, const struct um_attr
     return fastpath->static_nlink && S_ISDIR(attr->mode) ? 1 : attr->nlink;
 }
 
-void um_fill_attr(const struct um_fastpath *fastpath, struct fuse_attr *out,
-                  const struct um_attr *attr)
+void um_reply_fill_attr(const struct um_fastpath *fastpath, struct fuse_attr *out,
+                        const struct um_attr *attr)
 {
     *out = (struct fuse_attr){
         .ino = attr->node,
@@ -51,8 +51,8 @@ void um_fill_attr(const struct um_fastpath *fastpath, struct fuse_attr *out,
     };
 }
 
-void um_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_out *out,
-                   const struct um_attr *attr)
+void um_reply_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_out *out,
+                         const struct um_attr *attr)
 {
     /* This mount is the only one that changes anything: what the kernel knows stays true. But a name
      * that will lead to another number is asked for each time, so that all names of the file agree. */
@@ -62,12 +62,12 @@ void um_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_out *ou
                                    .entry_valid_nsec = renumbers ? 0 : fastpath->keeps_nsec,
                                    .attr_valid = fastpath->keeps,
                                    .attr_valid_nsec = fastpath->keeps_nsec};
-    um_fill_attr(fastpath, &out->attr, attr);
+    um_reply_fill_attr(fastpath, &out->attr, attr);
 }
 
 int64_t um_reply_entry(struct um_exchange *x, const struct um_attr *attr)
 {
-    um_fill_entry(x->fastpath, um_reply_room(x, sizeof(struct fuse_entry_out)), attr);
+    um_reply_fill_entry(x->fastpath, um_reply_room(x, sizeof(struct fuse_entry_out)), attr);
     return sizeof(struct fuse_entry_out);
 }
 
@@ -76,6 +76,6 @@ int64_t um_reply_attr(struct um_exchange *x, const struct um_attr *attr)
     struct fuse_attr_out *out = um_reply_room(x, sizeof *out);
     out->attr_valid = x->fastpath->keeps;
     out->attr_valid_nsec = x->fastpath->keeps_nsec;
-    um_fill_attr(x->fastpath, &out->attr, attr);
+    um_reply_fill_attr(x->fastpath, &out->attr, attr);
     return sizeof *out;
 }

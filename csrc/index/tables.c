@@ -4,8 +4,8 @@
 
 #include "index/indexer.h"
 
-const struct um_build_inode um_implied_directory = {.mode = S_IFDIR | 0755,
-                                                    .flags = UM_INODE_IMPLIED};
+const struct um_indexer_inode um_indexer_implied_directory = {.mode = S_IFDIR | 0755,
+                                                              .flags = UM_INODE_IMPLIED};
 
 int um_indexer_check_strings(const struct um_indexer *ix, size_t more, uint64_t header,
                              struct um_fault *fault)
@@ -20,7 +20,7 @@ int um_indexer_check_strings(const struct um_indexer *ix, size_t more, uint64_t 
 int um_indexer_add_string(struct um_indexer *ix, struct um_slice text, uint32_t *offset,
                           uint64_t header, struct um_fault *fault)
 {
-    struct um_tables *t = &ix->tables;
+    struct um_indexer_tables *t = &ix->tables;
     int error = um_indexer_check_strings(ix, text.size, header, fault);
     if (error == 0)
         error = um_budget_reserve(&t->budget, (void **)&t->strings, &t->strings_capacity,
@@ -39,55 +39,42 @@ static uint32_t hash_name(const struct um_indexer *ix, uint32_t parent, struct u
     return (uint32_t)um_hash_keyed(&ix->key, parent, text);
 }
 
-/* The slot that holds the name, or the empty one where it belongs. */
-static uint32_t *find_slot(const struct um_indexer *ix, uint32_t parent, struct um_slice text,
-                           uint32_t hash)
+/* The place of the name in the table, or the empty one where it belongs. */
+static size_t find_place(const struct um_indexer *ix, uint32_t parent, struct um_slice text,
+                         uint32_t hash)
 {
-    size_t mask = ix->n_slots - 1;
-    for (size_t at = hash & mask;; at = (at + 1) & mask) {
-        uint32_t *slot = &ix->slots[at];
-        if (*slot == 0)
-            return slot;
-        const struct um_name *name = &ix->tables.names[*slot - 1];
+    size_t at = um_numbers_home(&ix->by_text, hash);
+    for (uint32_t number; (number = um_numbers_at(&ix->by_text, at)) != UM_NUMBERS_NONE;
+         at = um_numbers_behind(&ix->by_text, at)) {
+        const struct um_indexer_name *name = &ix->tables.names[number];
         if (name->hash == hash && name->parent == parent &&
-            um_slice_equal(um_tables_text(&ix->tables, name), text))
-            return slot;
+            um_slice_equal(um_indexer_text_of(&ix->tables, name), text))
+            break;
     }
+    return at;
 }
 
 uint32_t um_indexer_find_name(const struct um_indexer *ix, uint32_t parent, struct um_slice text)
 {
-    return *find_slot(ix, parent, text, hash_name(ix, parent, text)) - 1; /* 0 - 1 is UM_NONE */
+    uint32_t hash = hash_name(ix, parent, text);
+    return um_numbers_at(&ix->by_text, find_place(ix, parent, text, hash));
 }
 
-int um_indexer_grow_slots(struct um_indexer *ix)
+/* Let the last name be found, whose place is `at`, and leave room for another one. */
+static int keep_place(struct um_indexer *ix, size_t at)
 {
-    size_t grown = ix->n_slots ? ix->n_slots * 2 : 1024;
-    int error = um_budget_take(&ix->tables.budget, grown * sizeof *ix->slots);
-    if (error != 0)
-        return error;
-    uint32_t *slots = calloc(grown, sizeof *slots);
-    if (slots == NULL)
-        return -ENOMEM;
-    for (size_t old = 0; old < ix->n_slots; old++) {
-        if (ix->slots[old] == 0)
-            continue;
-        size_t at = ix->tables.names[ix->slots[old] - 1].hash & (grown - 1);
-        while (slots[at] != 0)
-            at = (at + 1) & (grown - 1);
-        slots[at] = ix->slots[old];
-    }
-    free(ix->slots);
-    um_budget_give(&ix->tables.budget, ix->n_slots * sizeof *slots);
-    ix->slots = slots;
-    ix->n_slots = grown;
-    return 0;
+    const struct um_indexer_tables *t = &ix->tables;
+    um_numbers_put(&ix->by_text, at, (uint32_t)t->n_names - 1);
+    int grown = um_numbers_reserve(&ix->by_text, 1);
+    for (uint32_t i = 1; grown > 0 && i < t->n_names; i++)
+        um_numbers_add(&ix->by_text, t->names[i].hash, i);
+    return grown < 0 ? grown : 0;
 }
 
-int um_indexer_new_name(struct um_indexer *ix, struct um_name name, uint32_t *number,
+int um_indexer_new_name(struct um_indexer *ix, struct um_indexer_name name, uint32_t *number,
                         uint64_t header, struct um_fault *fault)
 {
-    struct um_tables *t = &ix->tables;
+    struct um_indexer_tables *t = &ix->tables;
     if (t->n_names >= ix->limits.max_entries)
         return um_refuse(fault, -E2BIG, header, "more than %llu names",
                          (unsigned long long)ix->limits.max_entries);
@@ -102,10 +89,10 @@ int um_indexer_new_name(struct um_indexer *ix, struct um_name name, uint32_t *nu
     return 0;
 }
 
-int um_indexer_new_inode(struct um_indexer *ix, const struct um_build_inode *inode,
+int um_indexer_new_inode(struct um_indexer *ix, const struct um_indexer_inode *inode,
                          uint32_t *number, uint64_t header, struct um_fault *fault)
 {
-    struct um_tables *t = &ix->tables;
+    struct um_indexer_tables *t = &ix->tables;
     if (t->n_inodes >= ix->limits.max_entries)
         return um_refuse(fault, -E2BIG, header, "more than %llu entries",
                          (unsigned long long)ix->limits.max_entries);
@@ -126,39 +113,35 @@ int um_indexer_intern_name(struct um_indexer *ix, uint32_t parent, struct um_sli
                            uint32_t *number, uint64_t header, struct um_fault *fault)
 {
     uint32_t hash = hash_name(ix, parent, text);
-    uint32_t *slot = find_slot(ix, parent, text, hash);
-    if (*slot != 0) {
-        *number = *slot - 1;
+    size_t at = find_place(ix, parent, text, hash);
+    *number = um_numbers_at(&ix->by_text, at);
+    if (*number != UM_NUMBERS_NONE)
         return 0;
-    }
-    struct um_name name = {
+    struct um_indexer_name name = {
         .parent = parent, .inode = UM_NONE, .hash = hash, .text_size = (uint16_t)text.size};
     int error = um_indexer_add_string(ix, text, &name.text, header, fault);
     if (error == 0)
         error = um_indexer_new_name(ix, name, number, header, fault);
-    if (error != 0)
-        return error;
-    *slot = *number + 1;
-    return ix->tables.n_names * 2 > ix->n_slots ? um_indexer_grow_slots(ix) : 0;
+    return error ? error : keep_place(ix, at);
 }
 
 /* The inode that a name in a directory which is there stands for; UM_NONE where it is none. */
-uint32_t um_tables_inode_of(const struct um_tables *t, uint32_t number)
+uint32_t um_indexer_inode_of(const struct um_indexer_tables *t, uint32_t number)
 {
-    const struct um_name *name = &t->names[number];
+    const struct um_indexer_name *name = &t->names[number];
     return name->born == t->names[name->parent].epoch ? name->inode : UM_NONE;
 }
 
-bool um_tables_is_directory(const struct um_tables *t, uint32_t number)
+bool um_indexer_is_directory(const struct um_indexer_tables *t, uint32_t number)
 {
-    uint32_t inode = um_tables_inode_of(t, number);
+    uint32_t inode = um_indexer_inode_of(t, number);
     return inode != UM_NONE && S_ISDIR(t->inodes[inode].mode);
 }
 
 /* Let the name stand for another inode; what was in it, if it was a directory, is lost. */
-void um_tables_bind(struct um_tables *t, uint32_t number, uint32_t inode)
+void um_indexer_bind(struct um_indexer_tables *t, uint32_t number, uint32_t inode)
 {
-    struct um_name *name = &t->names[number];
+    struct um_indexer_name *name = &t->names[number];
     name->inode = inode;
     name->born = t->names[name->parent].epoch;
     name->epoch++;

@@ -4,6 +4,9 @@
 #define MAX_XATTR_LIST 65536u /* bytes that listxattr(2) can return */
 #define MAX_XATTR_VALUE 65536u
 #define MAX_XATTR_NAME 255u
+/* Sets that later entries can share. Layers have few; where one has more, the others stand once for each
+ * entry. */
+#define MOST_SETS 32768u
 
 static int check_xattr(const struct um_tar_xattr *xattr, uint64_t header, struct um_fault *fault)
 {
@@ -24,14 +27,15 @@ static uint64_t hash_set(const struct um_indexer *ix, const struct um_tar_entry 
         hash = um_hash_keyed(&ix->key, hash, entry->xattrs[i].name);
         hash = um_hash_keyed(&ix->key, hash, entry->xattrs[i].value);
     }
-    return hash;
+    return hash != 0 ? hash : 1;
 }
 
 /* 1 where the set that begins with record `first` is the entry's, 0 where not, or an errno. */
-static int same_set(const struct um_tables *t, size_t first, const struct um_tar_entry *entry)
+static int same_set(const struct um_indexer_tables *t, size_t first,
+                    const struct um_tar_entry *entry)
 {
     for (size_t i = 0; i < entry->n_xattrs; i++) {
-        const struct um_build_xattr *have = &t->xattrs[first + i];
+        const struct um_indexer_xattr *have = &t->xattrs[first + i];
         const struct um_tar_xattr *xattr = &entry->xattrs[i];
         if (have->name_size != xattr->name.size || have->value_size != xattr->value.size ||
             have->last != (i + 1 == entry->n_xattrs))
@@ -49,16 +53,16 @@ static int same_set(const struct um_tables *t, size_t first, const struct um_tar
 static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
                       struct um_fault *fault)
 {
-    struct um_tables *t = &ix->tables;
+    struct um_indexer_tables *t = &ix->tables;
     if (t->n_xattrs + entry->n_xattrs >= UM_NONE)
         return um_refuse(fault, -E2BIG, entry->header, "too many xattrs");
     size_t list = 0;
     for (size_t i = 0; i < entry->n_xattrs; i++) {
         const struct um_tar_xattr *xattr = &entry->xattrs[i];
-        struct um_build_xattr record = {.at = (uint32_t)um_spool_size(&t->values),
-                                        .value_size = (uint32_t)xattr->value.size,
-                                        .name_size = (uint16_t)xattr->name.size,
-                                        .last = i + 1 == entry->n_xattrs};
+        struct um_indexer_xattr record = {.at = (uint32_t)um_spool_size(&t->values),
+                                          .value_size = (uint32_t)xattr->value.size,
+                                          .name_size = (uint16_t)xattr->name.size,
+                                          .last = i + 1 == entry->n_xattrs};
         int error = check_xattr(xattr, entry->header, fault);
         list += xattr->name.size + 1;
         if (error == 0 && list > MAX_XATTR_LIST)
@@ -82,16 +86,14 @@ static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
     return 0;
 }
 
-static int grow_sets(struct um_indexer *ix)
+static int keep_set(struct um_indexer *ix, uint64_t hash, uint32_t first)
 {
-    /* Sets are few; hashing them again would need their entries, so the table starts large and
-     * beyond it a set is simply not shared any more. */
-    ix->sets_capacity = 1u << 16;
-    int error = um_budget_take(&ix->tables.budget, ix->sets_capacity * sizeof *ix->sets);
+    int error = um_table_reserve(&ix->sets, sizeof(struct um_indexer_xattr_set), 1);
     if (error != 0)
         return error;
-    ix->sets = calloc(ix->sets_capacity, sizeof *ix->sets);
-    return ix->sets == NULL ? -ENOMEM : 0;
+    struct um_indexer_xattr_set *set = um_table_add(&ix->sets, sizeof *set, hash);
+    set->first = first;
+    return 0;
 }
 
 /* The set of the entry's xattrs, shared with earlier entries that have the same. */
@@ -101,26 +103,16 @@ int um_indexer_intern_xattrs(struct um_indexer *ix, const struct um_tar_entry *e
     *set = 0;
     if (entry->n_xattrs == 0)
         return 0;
-    int error = ix->sets == NULL ? grow_sets(ix) : 0;
-    if (error != 0)
-        return error;
-    size_t mask = ix->sets_capacity - 1;
-    uint32_t hash = (uint32_t)hash_set(ix, entry);
-    size_t at = hash & mask;
-    for (; ix->sets[at].first != 0; at = (at + 1) & mask) {
-        if (ix->sets[at].hash != hash)
-            continue;
-        int same = same_set(&ix->tables, ix->sets[at].first - 1, entry);
-        if (same > 0)
-            *set = ix->sets[at].first;
-        if (same != 0)
-            return same < 0 ? same : 0;
-    }
+    uint64_t hash = hash_set(ix, entry);
+    const struct um_indexer_xattr_set *known = um_table_find(&ix->sets, sizeof *known, hash);
+    int same = known != NULL ? same_set(&ix->tables, known->first - 1, entry) : 0;
+    if (same > 0)
+        *set = known->first;
+    if (same != 0)
+        return same < 0 ? same : 0;
     *set = (uint32_t)ix->tables.n_xattrs + 1;
-    error = append_set(ix, entry, fault);
-    if (error == 0 && ix->n_sets < ix->sets_capacity / 2) {
-        ix->sets[at] = (struct um_xattr_set){*set, hash};
-        ix->n_sets++;
-    }
+    int error = append_set(ix, entry, fault);
+    if (error == 0 && known == NULL && ix->sets.n < MOST_SETS)
+        error = keep_set(ix, hash, *set);
     return error;
 }

@@ -9,66 +9,14 @@
 
 /* ---- the table, under flight_lock ------------------------------------------------------------------- */
 
-static size_t home_of(const struct um_router *router, uint64_t unique)
-{
-    uint64_t hash = unique * 0x9e3779b97f4a7c15ull;
-    return (hash >> 32) & (router->n_slots - 1);
-}
-
-static struct um_in_flight *find_slot(struct um_router *router, uint64_t unique)
-{
-    size_t at = home_of(router, unique);
-    while (router->flight[at].unique != 0 && router->flight[at].unique != unique)
-        at = (at + 1) & (router->n_slots - 1);
-    return &router->flight[at];
-}
-
-static int grow(struct um_router *router)
-{
-    struct um_in_flight *old = router->flight;
-    size_t n_old = router->n_slots;
-    size_t slots = n_old ? n_old * 2 : 64;
-    struct um_in_flight *flight = calloc(slots, sizeof *flight);
-    if (flight == NULL)
-        return -ENOMEM;
-    router->flight = flight;
-    router->n_slots = slots;
-    for (size_t i = 0; i < n_old; i++) {
-        if (old[i].unique != 0)
-            *find_slot(router, old[i].unique) = old[i];
-    }
-    free(old);
-    return 0;
-}
-
-/* Remove an entry; those behind it that probing would not reach any more move up. */
-static void remove_slot(struct um_router *router, struct um_in_flight *slot)
-{
-    size_t mask = router->n_slots - 1;
-    size_t hole = (size_t)(slot - router->flight);
-    for (size_t at = (hole + 1) & mask; router->flight[at].unique != 0; at = (at + 1) & mask) {
-        size_t home = home_of(router, router->flight[at].unique);
-        if (((at - home) & mask) >= ((at - hole) & mask)) {
-            router->flight[hole] = router->flight[at];
-            hole = at;
-        }
-    }
-    router->flight[hole] = (struct um_in_flight){0};
-    router->n_flight--;
-}
-
 static int add(struct um_router *router, const struct um_in_flight *one)
 {
-    int error = 0;
+    int error = -EIO;
     pthread_mutex_lock(&router->flight_lock);
-    if (router->orphaned)
-        error = -EIO;
-    else if ((router->n_flight + 1) * 2 > router->n_slots)
-        error = grow(router);
-    if (error == 0) {
-        *find_slot(router, one->unique) = *one;
-        router->n_flight++;
-    }
+    if (!router->orphaned && one->unique != 0)
+        error = um_table_reserve(&router->flight, sizeof *one, 1);
+    if (error == 0)
+        *(struct um_in_flight *)um_table_add(&router->flight, sizeof *one, one->unique) = *one;
     pthread_mutex_unlock(&router->flight_lock);
     return error;
 }
@@ -77,15 +25,13 @@ static int add(struct um_router *router, const struct um_in_flight *one)
 static bool take(struct um_router *router, uint64_t unique, struct um_in_flight *one)
 {
     pthread_mutex_lock(&router->flight_lock);
-    struct um_in_flight *slot =
-        router->n_slots != 0 && unique != 0 ? find_slot(router, unique) : NULL;
-    bool found = slot != NULL && slot->unique != 0;
-    if (found) {
-        *one = *slot;
-        remove_slot(router, slot);
+    struct um_in_flight *found = um_table_find(&router->flight, sizeof *found, unique);
+    if (found != NULL) {
+        *one = *found;
+        um_table_remove(&router->flight, sizeof *found, found);
     }
     pthread_mutex_unlock(&router->flight_lock);
-    return found;
+    return found != NULL;
 }
 
 /* ---- to pyfuse3 ------------------------------------------------------------------------------------------ */
@@ -119,7 +65,7 @@ void um_router_forward(struct um_router *router, struct um_worker *worker, size_
         if (error == 0 || !take(router, one.unique, &one))
             return; /* who marks the router as orphaned answers it */
     }
-    um_count(&worker->counters.failed, 1);
+    um_router_count(&worker->counters.failed, 1);
     answer_error(&one, EIO);
 }
 
@@ -139,30 +85,28 @@ static void pass_on(struct um_router *router, size_t size)
     if (size < sizeof *out || out->len != size || out->unique == UM_SLOW_INIT_UNIQUE)
         return;
     if (out->unique == 0) {
-        um_count(&router->counters.notifications, 1);
+        um_router_count(&router->counters.notifications, 1);
         um_router_write(router->device, router->reply, size);
         return;
     }
     if (!take(router, out->unique, &one))
         return;
-    um_count_request(router->counters.forwarded, one.opcode);
+    um_router_count_request(router->counters.forwarded, one.opcode);
     if (um_router_write(one.device, router->reply, size) == -EINVAL)
         answer_error(&one, EIO); /* the kernel found it malformed, and still waits */
-    um_count_time(&router->counters, one.opcode, one.begun);
+    um_router_count_time(&router->counters, one.opcode, one.begun);
 }
 
 static void orphan(struct um_router *router)
 {
     pthread_mutex_lock(&router->flight_lock);
     router->orphaned = true;
-    for (size_t i = 0; i < router->n_slots; i++) {
-        if (router->flight[i].unique != 0) {
-            answer_error(&router->flight[i], EIO);
-            um_count(&router->counters.failed, 1);
-        }
-        router->flight[i] = (struct um_in_flight){0};
+    for (const struct um_in_flight *one = NULL;
+         (one = um_table_next(&router->flight, sizeof *one, one)) != NULL;) {
+        answer_error(one, EIO);
+        um_router_count(&router->counters.failed, 1);
     }
-    router->n_flight = 0;
+    um_table_clear(&router->flight, sizeof(struct um_in_flight));
     pthread_mutex_unlock(&router->flight_lock);
 }
 

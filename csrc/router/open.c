@@ -62,10 +62,10 @@ int um_router_open(const struct um_router_setup *setup, struct um_router **out, 
 
 int um_router_start(struct um_router *router)
 {
-    int error = um_thread_start(&router->replies, um_router_replies, router);
+    int error = um_router_start_thread(&router->replies, um_router_replies, router);
     router->replies_run = error == 0;
     if (error == 0) {
-        error = um_thread_start(&router->watchdog, um_watchdog_watch, router);
+        error = um_router_start_thread(&router->watchdog, um_watchdog_watch, router);
         router->watchdog_runs = error == 0;
     }
     for (uint32_t i = 0; error == 0 && i < router->threads; i++)
@@ -111,7 +111,7 @@ void um_router_close(struct um_router *router)
     if (router->slow >= 0)
         close(router->slow);
     free(router->reply);
-    free(router->flight);
+    um_table_clear(&router->flight, sizeof(struct um_in_flight));
     pthread_cond_destroy(&router->parked);
     pthread_mutex_destroy(&router->flight_lock);
     pthread_mutex_destroy(&router->lock);

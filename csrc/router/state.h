@@ -24,6 +24,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/table.h"
 #include "router/router.h"
 
 struct um_counters {
@@ -47,7 +48,7 @@ struct um_worker {
 
 /* A request that pyfuse3 has. */
 struct um_in_flight {
-    uint64_t unique; /* 0: an empty slot */
+    uint64_t unique; /* the key: of the request */
     uint64_t begun; /* nanoseconds */
     uint32_t opcode;
     int device; /* where it was read, and its reply goes */
@@ -89,8 +90,7 @@ struct um_router {
     struct um_counters counters; /* of that thread */
 
     pthread_mutex_t flight_lock;
-    struct um_in_flight *flight; /* under flight_lock, as all below; open-addressed by unique */
-    size_t n_slots, n_flight;
+    struct um_table flight; /* under flight_lock; of struct um_in_flight */
     bool orphaned; /* pyfuse3 answers no more */
 };
 
@@ -106,7 +106,7 @@ void um_router_notify(int device, uint64_t node);
 /* ---- router/pool.c ---------------------------------------------------------------------------- */
 
 /* Start a thread that takes no signals: those are for Python's main thread. 0, or an errno. */
-int um_thread_start(pthread_t *thread, void *(*work)(void *), void *argument);
+int um_router_start_thread(pthread_t *thread, void *(*work)(void *), void *argument);
 /* One more worker, which is active and runs router->work. -EAGAIN where there are enough. */
 int um_router_add_worker(struct um_router *router);
 void um_worker_free(struct um_worker *worker);
@@ -160,10 +160,10 @@ void um_router_interrupt(struct um_router *router, const void *message, size_t s
 /* ---- router/counters.c ---------------------------------------------------------------------------- */
 
 uint64_t um_router_now(void); /* nanoseconds */
-void um_count(atomic_ullong *counter, uint64_t more);
+void um_router_count(atomic_ullong *counter, uint64_t more);
 /* A request is counted before its reply is written, so that who has the reply finds it counted; the
  * time that it took is known afterwards. */
-void um_count_request(atomic_ullong *by_opcode, uint32_t opcode);
-void um_count_time(struct um_counters *counters, uint32_t opcode, uint64_t begun);
+void um_router_count_request(atomic_ullong *by_opcode, uint32_t opcode);
+void um_router_count_time(struct um_counters *counters, uint32_t opcode, uint64_t begun);
 
 #endif

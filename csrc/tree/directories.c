@@ -1,39 +1,12 @@
 #include "tree/state.h"
 
-static struct um_directory **find_slot(const struct um_tree *tree, uint64_t node)
-{
-    size_t mask = tree->n_slots - 1;
-    for (size_t at = um_hash_number(node) & mask;; at = (at + 1) & mask) {
-        struct um_directory **slot = &tree->slots[at];
-        if (*slot == NULL || (*slot)->node == node)
-            return slot;
-    }
-}
-
 struct um_directory *um_tree_directory(struct um_tree *tree, uint64_t node)
 {
     pthread_rwlock_rdlock(&tree->lock);
-    struct um_directory *directory = *find_slot(tree, node);
+    const struct um_directory_entry *entry = um_table_find(&tree->directories, sizeof *entry, node);
+    struct um_directory *directory = entry ? entry->directory : NULL;
     pthread_rwlock_unlock(&tree->lock);
     return directory;
-}
-
-int um_tree_grow_slots(struct um_tree *tree)
-{
-    size_t grown = tree->n_slots ? tree->n_slots * 2 : 256;
-    struct um_directory **slots = calloc(grown, sizeof *slots);
-    if (slots == NULL)
-        return -ENOMEM;
-    struct um_directory **old = tree->slots;
-    size_t n_old = tree->n_slots;
-    tree->slots = slots;
-    tree->n_slots = grown;
-    for (size_t i = 0; i < n_old; i++) {
-        if (old[i] != NULL)
-            *find_slot(tree, old[i]->node) = old[i];
-    }
-    free(old);
-    return 0;
 }
 
 static struct um_directory *directory_new(uint64_t node, uint64_t parent,
@@ -52,7 +25,7 @@ static struct um_directory *directory_new(uint64_t node, uint64_t parent,
     return directory;
 }
 
-void um_directory_free(struct um_directory *directory)
+void um_tree_free_directory(struct um_directory *directory)
 {
     if (directory == NULL)
         return;
@@ -78,17 +51,16 @@ int um_tree_keep_directory(struct um_tree *tree, uint64_t node, uint64_t parent,
     struct um_directory *made = directory_new(node, parent, view);
     if (made == NULL)
         return -ENOMEM;
-    int error = 0;
     pthread_rwlock_wrlock(&tree->lock);
-    if ((tree->n_directories + 1) * 2 > tree->n_slots)
-        error = um_tree_grow_slots(tree);
-    struct um_directory **slot = find_slot(tree, node);
-    if (error == 0 && *slot == NULL) {
-        *slot = um_steal(&made);
-        tree->n_directories++;
-        is_new = true;
+    struct um_directory_entry *entry;
+    int error = um_table_reserve(&tree->directories, sizeof *entry, 1);
+    if (error == 0) {
+        entry = um_table_add(&tree->directories, sizeof *entry, node);
+        is_new = entry->directory == NULL;
+        if (is_new)
+            entry->directory = um_steal(&made);
+        *out = entry->directory;
     }
-    *out = *slot;
     pthread_rwlock_unlock(&tree->lock);
     free(made);
     return is_new && tree->n_live != 0 ? um_tree_keep_shown(tree, *out) : error;
@@ -154,39 +126,12 @@ void um_tree_count_use(struct um_tree *tree)
     }
 }
 
-static struct um_kept *find_kept(const struct um_tree *tree, uint64_t node)
-{
-    size_t mask = tree->n_kept_slots - 1;
-    for (size_t at = um_hash_number(node) & mask;; at = (at + 1) & mask) {
-        struct um_kept *slot = &tree->kept[at];
-        if (slot->node == 0 || slot->node == node)
-            return slot;
-    }
-}
-
-static int grow_kept(struct um_tree *tree)
-{
-    size_t n_old = tree->n_kept_slots;
-    struct um_kept *old = tree->kept;
-    size_t grown = n_old ? n_old * 2 : 64;
-    struct um_kept *kept = calloc(grown, sizeof *kept);
-    if (kept == NULL)
-        return -ENOMEM;
-    tree->kept = kept;
-    tree->n_kept_slots = grown;
-    for (size_t i = 0; i < n_old; i++) {
-        if (old[i].node != 0)
-            *find_kept(tree, old[i].node) = old[i];
-    }
-    free(old);
-    return 0;
-}
-
 /* What was kept under a number; 0 for nothing. */
 uint64_t um_tree_kept(struct um_tree *tree, uint64_t node)
 {
     pthread_rwlock_rdlock(&tree->lock);
-    uint64_t value = tree->kept ? find_kept(tree, node)->value : 0;
+    const struct um_kept *kept = um_table_find(&tree->kept, sizeof *kept, node);
+    uint64_t value = kept ? kept->value : 0;
     pthread_rwlock_unlock(&tree->lock);
     return value;
 }
@@ -194,12 +139,9 @@ uint64_t um_tree_kept(struct um_tree *tree, uint64_t node)
 /* The slot of a number, taken where it is new; NULL without memory. The lock is held for writing. */
 static struct um_kept *need_kept(struct um_tree *tree, uint64_t node)
 {
-    if ((tree->n_kept + 1) * 2 > tree->n_kept_slots && grow_kept(tree) != 0)
+    if (um_table_reserve(&tree->kept, sizeof(struct um_kept), 1) != 0)
         return NULL;
-    struct um_kept *slot = find_kept(tree, node);
-    tree->n_kept += slot->node == 0;
-    slot->node = node;
-    return slot;
+    return um_table_add(&tree->kept, sizeof(struct um_kept), node);
 }
 
 int um_tree_keep(struct um_tree *tree, uint64_t node, uint64_t value)

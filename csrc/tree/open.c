@@ -2,7 +2,7 @@
 
 #include "tree/state.h"
 
-#define MAX_LAYERS 4096u /* as images/manifest.py has it */
+#define MAX_LAYERS 4096u /* as images/config.py has it */
 
 /* Descriptors that are kept open for all live directories of a tree. */
 #define CACHED_DESCRIPTORS 128u
@@ -77,7 +77,7 @@ int um_tree_open(const struct um_tree_layer *layers, size_t n_layers, struct um_
     tree->n_layers = (uint32_t)n_layers;
     tree->layers = calloc(n_layers + 1, sizeof *tree->layers);
     tree->bases = calloc(n_layers + 1, sizeof *tree->bases);
-    int error = tree->layers && tree->bases ? um_tree_grow_slots(tree) : -ENOMEM;
+    int error = tree->layers && tree->bases ? 0 : -ENOMEM;
     if (error == 0)
         error = stack_layers(tree, layers);
     if (error == 0)
@@ -94,14 +94,15 @@ void um_tree_close(struct um_tree *tree)
 {
     if (tree == NULL)
         return;
-    for (size_t i = 0; i < tree->n_slots; i++)
-        um_directory_free(tree->slots[i]);
+    for (const struct um_directory_entry *entry = NULL;
+         (entry = um_table_next(&tree->directories, sizeof *entry, entry)) != NULL;)
+        um_tree_free_directory(entry->directory);
     for (uint32_t i = 0; tree->layers != NULL && i < tree->n_layers; i++)
         um_layer_close(&tree->layers[i]);
     um_fd_cache_close(tree->cache);
-    um_outer_free(atomic_load(&tree->outer));
-    free(tree->slots);
-    free(tree->kept);
+    um_cross_links_free(atomic_load(&tree->cross_links));
+    um_table_clear(&tree->directories, sizeof(struct um_directory_entry));
+    um_table_clear(&tree->kept, sizeof(struct um_kept));
     free(tree->layers);
     free(tree->bases);
     pthread_rwlock_destroy(&tree->lock);

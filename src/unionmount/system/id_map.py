@@ -51,7 +51,11 @@ def parse_id_ranges(text: str) -> tuple[IdRange, ...]:
     As fuse-overlayfs has it, more colons count as one: podman begins the value with one.
     """
     numbers = [one for one in text.split(":") if one]
-    if not numbers or len(numbers) % 3 or not all(one.isascii() and one.isdecimal() for one in numbers):
+    if (
+        not numbers
+        or len(numbers) % 3
+        or not all(one.isascii() and one.isdecimal() for one in numbers)
+    ):
         raise ValueError("these are not threes of numbers")
     values = [int(one) for one in numbers]
     ranges = tuple(IdRange(*values[at : at + 3]) for at in range(0, len(values), 3))
