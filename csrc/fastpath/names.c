@@ -13,13 +13,13 @@ static int64_t begin(const struct um_exchange *x, size_t at, struct um_slice *na
     return um_exchange_take_name(x, &at, name) ? 0 : -EIO;
 }
 
-static struct um_maker maker_of(const struct um_exchange *x, uint32_t umask)
+static struct um_upper_maker maker_of(const struct um_exchange *x, uint32_t umask)
 {
     const struct um_id_maps *ids = &x->fastpath->ids;
-    return (struct um_maker){.uid = um_id_stored(&ids->users, x->header->uid),
-                             .gid = um_id_stored(&ids->groups, x->header->gid),
-                             .umask = umask & 07777,
-                             .may_setgid = true};
+    return (struct um_upper_maker){.uid = um_id_stored(&ids->users, x->header->uid),
+                                   .gid = um_id_stored(&ids->groups, x->header->gid),
+                                   .umask = umask & 07777,
+                                   .may_setgid = true};
 }
 
 static int64_t made(struct um_exchange *x, int error, const struct um_attr *attr)
@@ -38,7 +38,7 @@ int64_t um_answer_mknod(struct um_exchange *x)
     /* Kernels before 6.0 leave it to us whether the bit may stay. */
     if (in->mode & S_ISGID)
         return UM_FORWARD;
-    struct um_maker maker = maker_of(x, in->umask);
+    struct um_upper_maker maker = maker_of(x, in->umask);
     uint32_t major = in->rdev >> 8 & 0xfff, minor = (in->rdev & 0xff) | (in->rdev >> 12 & 0xfff00);
     return made(x,
                 um_upper_mknod(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
@@ -54,7 +54,7 @@ int64_t um_answer_mkdir(struct um_exchange *x)
     int64_t error = in ? begin(x, sizeof *in, &name) : -EIO;
     if (error != 0)
         return error;
-    struct um_maker maker = maker_of(x, in->umask);
+    struct um_upper_maker maker = maker_of(x, in->umask);
     return made(x,
                 um_upper_mkdir(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
                                name.size, in->mode & 07777, &maker, &attr),
@@ -71,7 +71,7 @@ int64_t um_answer_symlink(struct um_exchange *x)
     size_t at = name.size + 1;
     if (!um_exchange_take_name(x, &at, &target))
         return -EIO;
-    struct um_maker maker = maker_of(x, 0);
+    struct um_upper_maker maker = maker_of(x, 0);
     return made(x,
                 um_upper_symlink(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
                                  name.size, (const char *)target.data, target.size, &maker, &attr),
@@ -83,7 +83,7 @@ static int make_nameless(struct um_exchange *x, const struct fuse_create_in *in,
                          struct um_attr *attr)
 {
     struct um_fastpath *fastpath = x->fastpath;
-    struct um_maker maker = maker_of(x, in->umask);
+    struct um_upper_maker maker = maker_of(x, in->umask);
     int error = um_upper_tmpfile(fastpath->upper, x->header->nodeid, in->mode, &maker, attr);
     if (error != -EMFILE && error != -ENFILE)
         return error;
@@ -179,9 +179,10 @@ static int64_t lift(struct um_exchange *x, const struct place *place, uint32_t f
 static int64_t lift_moved(struct um_exchange *x, const struct place places[2], bool exchange,
                           bool first)
 {
-    int64_t error = lift(x, &places[0], exchange && first ? UM_COPY_UP_ABSENT : 0, &x->stale[0]);
+    int64_t error =
+        lift(x, &places[0], exchange && first ? UM_UPPER_COPY_UP_ABSENT : 0, &x->stale[0]);
     if (error == 0 && exchange)
-        error = lift(x, &places[1], first ? UM_COPY_UP_ABSENT : 0, &x->stale[1]);
+        error = lift(x, &places[1], first ? UM_UPPER_COPY_UP_ABSENT : 0, &x->stale[1]);
     return error;
 }
 

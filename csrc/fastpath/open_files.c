@@ -147,10 +147,10 @@ int um_open_files_use(struct um_open_files *files, uint64_t node, bool write,
         return -ENOMEM;
     fresh->node = node;
     fresh->write = write;
-    int error = um_upper_open_file(files->upper, node, write ? UM_OPEN_WRITE : 0);
+    int error = um_upper_open_file(files->upper, node, write ? UM_UPPER_OPEN_WRITE : 0);
     if (error == -EMFILE || error == -ENFILE) {
         um_open_files_shed(files);
-        error = um_upper_open_file(files->upper, node, write ? UM_OPEN_WRITE : 0);
+        error = um_upper_open_file(files->upper, node, write ? UM_UPPER_OPEN_WRITE : 0);
     }
     if (error != 0) {
         free(fresh);

@@ -96,7 +96,7 @@ static int64_t read_upper(struct um_exchange *x, uint64_t offset, size_t size, u
     struct um_open_file *file = um_open_files_find(fastpath->open_files, node, false);
     if (file == NULL) {
         int64_t got =
-            um_upper_read(fastpath->upper, node, offset, x->out, size, flags | UM_READ_LOWER);
+            um_upper_read(fastpath->upper, node, offset, x->out, size, flags | UM_UPPER_READ_LOWER);
         if (got != -EBADF)
             return got;
         int error = um_open_files_use(fastpath->open_files, node, false, &file);
@@ -160,7 +160,7 @@ static int64_t seek(struct um_exchange *x, const struct fuse_lseek_in *in)
             return error;
         int64_t found = um_upper_seek(fastpath->upper, node, in->offset, hole, &lower);
         um_open_files_done(fastpath->open_files, file);
-        if (found != UM_SEEK_BELOW)
+        if (found != UM_UPPER_SEEK_BELOW)
             return found;
     }
     return seek_lower(fastpath->tree, lower, in->offset, hole);

@@ -39,15 +39,15 @@ static int64_t use_for_writing(struct um_exchange *x, uint64_t node, struct um_o
 }
 
 /* Change attributes, copied up first where that is needed. */
-static int64_t change(struct um_exchange *x, uint64_t node, const struct um_setattr *changes,
+static int64_t change(struct um_exchange *x, uint64_t node, const struct um_upper_changes *changes,
                       struct um_attr *attr)
 {
-    bool empty = (changes->which & UM_SET_SIZE) && changes->size == 0;
+    bool empty = (changes->which & UM_UPPER_SET_SIZE) && changes->size == 0;
     for (int i = 0; i < UM_COPY_UPS; i++) {
         int64_t error = um_upper_setattr(x->fastpath->upper, node, changes, attr);
         if (error != -EAGAIN)
             return error;
-        error = um_exchange_copy_up(x, node, empty ? UM_COPY_UP_EMPTY : 0);
+        error = um_exchange_copy_up(x, node, empty ? UM_UPPER_COPY_UP_EMPTY : 0);
         if (error != 0)
             return error;
     }
@@ -94,7 +94,7 @@ static int64_t kill_privileges(struct um_exchange *x, uint64_t node, struct um_o
                               node); /* the next one to write may be of no such group */
     if (left == attr.mode)
         return 0;
-    struct um_setattr changes = {.which = UM_SET_MODE, .mode = left & 07777};
+    struct um_upper_changes changes = {.which = UM_UPPER_SET_MODE, .mode = left & 07777};
     int64_t result = change(x, node, &changes, &attr);
     if (result != 0)
         um_open_files_suspect(x->fastpath->open_files, node);
@@ -223,45 +223,45 @@ int64_t um_answer_copy_file_range(struct um_exchange *x)
 
 /* ---- attributes ---------------------------------------------------------------------------------------------- */
 
-static struct um_setattr wanted(const struct fuse_setattr_in *in)
+static struct um_upper_changes wanted(const struct fuse_setattr_in *in)
 {
     static const struct {
         uint32_t fuse, ours;
     } bits[] = {
-        {FATTR_MODE, UM_SET_MODE},
-        {FATTR_UID, UM_SET_UID},
-        {FATTR_GID, UM_SET_GID},
-        {FATTR_SIZE, UM_SET_SIZE},
-        {FATTR_ATIME, UM_SET_ATIME},
-        {FATTR_MTIME, UM_SET_MTIME},
-        {FATTR_ATIME_NOW, UM_SET_ATIME_NOW},
-        {FATTR_MTIME_NOW, UM_SET_MTIME_NOW},
+        {FATTR_MODE, UM_UPPER_SET_MODE},
+        {FATTR_UID, UM_UPPER_SET_UID},
+        {FATTR_GID, UM_UPPER_SET_GID},
+        {FATTR_SIZE, UM_UPPER_SET_SIZE},
+        {FATTR_ATIME, UM_UPPER_SET_ATIME},
+        {FATTR_MTIME, UM_UPPER_SET_MTIME},
+        {FATTR_ATIME_NOW, UM_UPPER_SET_ATIME_NOW},
+        {FATTR_MTIME_NOW, UM_UPPER_SET_MTIME_NOW},
     };
-    struct um_setattr changes = {.mode = in->mode & 07777,
-                                 .uid = in->uid,
-                                 .gid = in->gid,
-                                 .size = in->size,
-                                 .atime = (int64_t)in->atime,
-                                 .mtime = (int64_t)in->mtime,
-                                 .atime_nsec = in->atimensec,
-                                 .mtime_nsec = in->mtimensec};
+    struct um_upper_changes changes = {.mode = in->mode & 07777,
+                                       .uid = in->uid,
+                                       .gid = in->gid,
+                                       .size = in->size,
+                                       .atime = (int64_t)in->atime,
+                                       .mtime = (int64_t)in->mtime,
+                                       .atime_nsec = in->atimensec,
+                                       .mtime_nsec = in->mtimensec};
     for (size_t i = 0; i < sizeof bits / sizeof *bits; i++)
         changes.which |= in->valid & bits[i].fuse ? bits[i].ours : 0;
     /* "Now" comes with the time itself, and both bits. */
-    if (changes.which & UM_SET_ATIME_NOW)
-        changes.which &= ~UM_SET_ATIME;
-    if (changes.which & UM_SET_MTIME_NOW)
-        changes.which &= ~UM_SET_MTIME;
+    if (changes.which & UM_UPPER_SET_ATIME_NOW)
+        changes.which &= ~UM_UPPER_SET_ATIME;
+    if (changes.which & UM_UPPER_SET_MTIME_NOW)
+        changes.which &= ~UM_UPPER_SET_MTIME;
     return changes;
 }
 
 /* Put the new owner as it is stored; -EOVERFLOW where it can't be. */
-static int take_owner(const struct um_fastpath *fastpath, struct um_setattr *changes)
+static int take_owner(const struct um_fastpath *fastpath, struct um_upper_changes *changes)
 {
     changes->uid = um_id_stored(&fastpath->ids.users, changes->uid);
     changes->gid = um_id_stored(&fastpath->ids.groups, changes->gid);
-    bool fits = (!(changes->which & UM_SET_UID) || changes->uid != UM_ID_NONE) &&
-                (!(changes->which & UM_SET_GID) || changes->gid != UM_ID_NONE);
+    bool fits = (!(changes->which & UM_UPPER_SET_UID) || changes->uid != UM_ID_NONE) &&
+                (!(changes->which & UM_UPPER_SET_GID) || changes->gid != UM_ID_NONE);
     return fits ? 0 : -EOVERFLOW;
 }
 
@@ -278,7 +278,8 @@ static bool is_chown_to_nobody(struct um_exchange *x, uint32_t owner)
 }
 
 /* A new owner, or a truncation by somebody without CAP_FSETID, takes the bits away in the same step. */
-static int add_lost_privileges(struct um_exchange *x, uint32_t valid, struct um_setattr *changes)
+static int add_lost_privileges(struct um_exchange *x, uint32_t valid,
+                               struct um_upper_changes *changes)
 {
     struct um_attr attr;
     bool lost = valid & (FATTR_UID | FATTR_GID | FATTR_KILL_SUIDGID);
@@ -291,7 +292,7 @@ static int add_lost_privileges(struct um_exchange *x, uint32_t valid, struct um_
     uint32_t left = without_privileges(x, &attr);
     if (left != attr.mode &&
         (lost || is_chown_to_nobody(x, um_id_shown(&x->fastpath->ids.users, attr.uid)))) {
-        changes->which |= UM_SET_MODE;
+        changes->which |= UM_UPPER_SET_MODE;
         changes->mode = left & 07777;
     }
     return 0;
@@ -322,7 +323,7 @@ int64_t um_answer_setattr(struct um_exchange *x)
         return -EROFS;
     if (in == NULL)
         return -EIO;
-    struct um_setattr changes = wanted(in);
+    struct um_upper_changes changes = wanted(in);
     int error = take_owner(x->fastpath, &changes);
     if (error == 0)
         error = add_lost_privileges(x, in->valid, &changes);

@@ -408,7 +408,7 @@ TEST(much_data_is_thrown_away_without_the_lock)
     struct um_answer answer =
         um_fastpath_answer(w.fastpath, &request, sizeof request, w.reply, false);
     CHECK_INT(answer.kind, UM_ANSWER_LATER);
-    CHECK_INT(um_upper_open_file(upper, node, UM_OPEN_WRITE), 0);
+    CHECK_INT(um_upper_open_file(upper, node, UM_UPPER_OPEN_WRITE), 0);
     pthread_rwlock_rdlock(&upper->lock); /* who wants it for writing waits for ever */
     CHECK_INT(um_upper_shrink(upper, node, PIECE / 2), 0);
     pthread_rwlock_unlock(&upper->lock);

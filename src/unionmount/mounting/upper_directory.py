@@ -383,7 +383,7 @@ def _open(
         closed_root=plan.own_root or place.frozen,
         volatile=plan.volatile,
         # An upper that was never changed by unionmount holds no numbers.
-        strange=not fresh and recorded is not None and recorded != plan.lowers.encode(),
+        foreign=not fresh and recorded is not None and recorded != plan.lowers.encode(),
         private=place.private,
         plain=not plan.leads
         or (not trusted and (plan.user_marks or reads_trusted() or not has_identity())),
@@ -400,7 +400,7 @@ def _open(
         if fresh and recorded is None:
             _begin_root(plan, tree, upper)
         record_namespace(place.upper, namespace)
-        if not flags.strange and recorded != plan.lowers.encode():
+        if not flags.foreign and recorded != plan.lowers.encode():
             _record_lowers(place.upper, plan.lowers, namespace)
         if not plan.volatile:
             os.fsync(place.upper)
