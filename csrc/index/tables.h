@@ -1,11 +1,10 @@
 /*
- * index/tables.h - a layer in memory while its index is made; private to index/builder.c and
- * index/writer.c.
+ * index/tables.h - a layer in memory while its index is built; private to index/.
  *
- * A *name* is a node of the layer's directory tree; an *inode* is what one or more names stand
- * for. Both are numbered in the order in which they came; index/writer.c gives them their final
- * order. Memory is proportional to the entries and counted (base/budget.h), including what index/writer.c will
- * need; the bytes of xattrs are in a spool, which needs none.
+ * A *name* is a node of the layer's directory tree. An *inode* has one or more names. Both are
+ * numbered in the order in which they came; index/writer.c gives them their final order. Memory is
+ * proportional to the entries and counted (base/budget.h), including what index/writer.c will
+ * need. The bytes of xattrs are in a spool.
  *
  * Ownership: struct um_indexer_tables owns its arrays. Threads: one at a time.
  */
@@ -19,9 +18,9 @@
 
 #define UM_NONE UINT32_MAX
 
-#define UM_NAME_WHITED 1u  /* a whiteout of this name stands in the layer */
-#define UM_NAME_OPAQUED 2u /* an opaque mark stands in the directory of this name */
-#define UM_NAME_CARRIES 4u /* a whiteout or an opaque mark stands somewhere in it */
+#define UM_NAME_WHITED 1u  /* the layer has a whiteout of this name */
+#define UM_NAME_OPAQUED 2u /* the directory of this name has an opaque mark */
+#define UM_NAME_CARRIES 4u /* a whiteout or an opaque mark is somewhere in it */
 #define UM_NAME_HIDDEN 8u  /* in the layer's link store: the target of links, never shown */
 
 /* A name has its inode only as long as its directory is the same one: `born` is the epoch that the
