@@ -3,8 +3,8 @@
  * below it:
  *
  *   live_scan.c   scans of all directories: names of a file, redirects
- *   live.c        the public functions
  *   live_list.c   reading directories
+ *   live.c        the other public functions
  *   live_reach.c  reaching names and inodes on disk; their marks
  *   live_table.c  records of names and inodes
  *

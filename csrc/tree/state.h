@@ -87,7 +87,7 @@ struct um_directory {
 /* A name that is a hard link to an inode of a layer below its own. */
 struct um_cross_link {
     struct um_part link;      /* its inode in its own layer */
-    struct um_part directory; /* that holds the name */
+    struct um_part directory; /* the directory that has the name */
     uint32_t dirent;
     bool found; /* whether it leads somewhere; then: */
     struct um_part target;
@@ -147,7 +147,7 @@ static inline bool um_part_equal(struct um_part a, struct um_part b)
     return a.layer == b.layer && a.inode == b.inode;
 }
 
-/* ---- tree/tree.c: the rule ------------------------------------------------------------------------ */
+/* ---- tree/view.c: the rule; resolve.c, directories.c, attributes.c ---------------------------------- */
 
 int um_view_open(const struct um_tree *tree, struct um_view *view);
 void um_view_close(struct um_view *view);
