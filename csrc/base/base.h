@@ -226,7 +226,7 @@ __attribute__((format(printf, 4, 5))) static inline int um_refuse(struct um_faul
     return error;
 }
 
-/* ---- what takes long ------------------------------------------------------------------------------ */
+/* ---- patience ------------------------------------------------------------------------------------- */
 
 /* A long operation calls is_over between two steps, in its own thread. Where it returns true,
  * nobody waits for the result any more, and the operation ends with -EINTR. A NULL pointer to this

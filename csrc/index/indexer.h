@@ -1,5 +1,5 @@
 /*
- * index/indexer.h - what the files that make an index share. Each file uses those below it:
+ * index/indexer.h - declarations that the files of the indexer share. Each uses those below it:
  *
  *   builder.c      entries of a tar; opening and finishing
  *   hard_links.c   links to names that come later, or never

@@ -83,11 +83,11 @@ bool um_whiteout_leads(enum um_mark_kind kind);
 /* Return the xattr of an opaque directory that every user can read; its value is "y". */
 struct um_slice um_whiteout_opaque_xattr(void);
 
-/* ---- xattrs that users name as marks are named ----
+/* ---- xattrs of users with names of marks ----
  *
- * What users of a mount call trusted.overlay.NAME is stored as trusted.overlay.overlay.NAME where the names
- * below trusted.overlay. are marks, and so for user.overlay. (xattrs.c of the kernel's overlayfs). So an
- * overlay can be made of what is in another one. */
+ * Where names below trusted.overlay. are marks, an xattr that users call trusted.overlay.NAME is
+ * stored as trusted.overlay.overlay.NAME, and the same holds for user.overlay. (xattrs.c of the
+ * kernel's overlayfs). Therefore an overlay can be stacked on files of another one. */
 
 /* cffi: begin */
 #define UM_OVERLAY_TRUSTED 1u /* names below trusted.overlay. are marks */

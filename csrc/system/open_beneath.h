@@ -28,7 +28,7 @@
 
 /* Open `path` below `directory`; `flags` and `mode` as open(2), O_CLOEXEC is added. With O_PATH |
  * O_NOFOLLOW a symlink at the end is opened itself, else it is -ELOOP, as one on the way is. -EXDEV: a
- * mount point, or a path that leads out; -EBUSY: somebody kept it from being opened without waiting. */
+ * mount point, or a path that leads out; -EBUSY: another process prevents opening it without waiting. */
 int um_open_beneath(int directory, const char *path, int flags, mode_t mode);
 
 /* A grip is what a system call gets that takes a descriptor and a name: a name in a directory, or

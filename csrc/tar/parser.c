@@ -1,12 +1,12 @@
 /*
  * tar/parser.c - see tar/tar.h.
  *
- * The parser is a machine that eats blocks of 512 bytes. A block that lies whole in the fed bytes
- * is looked at in place, others are put together in `stage`; payload and padding are counted, not
- * looked at. So every split of the input gives the same entries.
+ * The parser is a state machine that consumes blocks of 512 bytes. A block that is complete in the
+ * fed bytes is parsed in place; others are assembled in `stage`. Payload and padding are counted,
+ * not read. So every split of the input gives the same entries.
  *
- * Where writers or readers of tar disagree, this parser sides with Go's archive/tar, because that
- * is what the engines read and write layers with; such places say so. They are:
+ * Where writers or readers of tar disagree, this parser sides with Go's archive/tar, because
+ * container engines read and write layers with it. Those places are marked, and they are:
  *  - Links, devices, FIFOs and directories have no payload, whatever their size field says (GNU tar
  *    and libarchive skip the size of a directory; Python's tarfile does as Go does). The size of
  *    'D' is skipped.
