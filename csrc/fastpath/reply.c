@@ -18,7 +18,7 @@ void *um_reply_room(struct um_exchange *x, size_t size)
     return x->out;
 }
 
-/* As the kernel encodes device numbers for user space, in 32 bits. */
+/* Encode a device number as the kernel does for user space, in 32 bits. */
 static uint32_t encode_device(uint32_t major, uint32_t minor)
 {
     return (minor & 0xff) | (major << 8) | ((minor & ~0xffu) << 12);
@@ -54,8 +54,8 @@ void um_reply_fill_attr(const struct um_fastpath *fastpath, struct fuse_attr *ou
 void um_reply_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_out *out,
                          const struct um_attr *attr)
 {
-    /* This mount is the only one that changes anything: what the kernel knows stays true. But a name
-     * that will lead to another number is asked for each time, so that all names of the file agree. */
+    /* Only this mount changes anything, so what the kernel caches stays true. But a name whose
+     * number will change is asked for each time, so that all names of the file agree. */
     bool renumbers = fastpath->upper != NULL && um_upper_renumbers(fastpath->upper, attr);
     *out = (struct fuse_entry_out){.nodeid = attr->node,
                                    .entry_valid = renumbers ? 0 : fastpath->keeps,

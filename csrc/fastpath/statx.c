@@ -3,12 +3,12 @@
 
 #include "fastpath/exchange.h"
 
-/* The kernel asks STATX, in the place of GETATTR, of whoever wants a birth time, once for each file (it
- * keeps whether there is one); stat(2) and ls(1) do not. Files on disk, in the upper or a live directory,
- * were born some time; those of an image were not, so where there is nothing else, STATX is refused once
- * and asked no more. */
+/* The kernel sends STATX instead of GETATTR for programs that ask for a birth time, once for each
+ * file (it caches whether there is one); stat(2) and ls(1) do not. Files on disk, in the upper or
+ * a live directory, have birth times; those of an image have none. Where there are only those,
+ * STATX is refused once, and not sent any more. */
 
-/* What 7.39 adds to the header. */
+/* 7.39 adds these to the header. */
 struct statx_in {
     uint32_t getattr_flags, reserved;
     uint64_t fh;
@@ -60,7 +60,7 @@ static void fill(const struct um_fastpath *fastpath, struct statx_out *out,
     out->stat.rdev_minor = attr->minor;
 }
 
-/* The birth time, where the disk knows it. */
+/* Add the birth time, where the disk has it. */
 static int add_birth(struct um_exchange *x, struct statx_out *out)
 {
     struct statx found;

@@ -4,14 +4,17 @@
 #include "fastpath/exchange.h"
 #include "system/task_groups.h"
 
-/* Data and attributes of files. A file of a lower layer is copied up first, which may take long.
+/* These handlers change data and attributes of files. A file of a lower layer is copied up first,
+ * which may take long.
  *
- * Set-user-ID bits: with FUSE_HANDLE_KILLPRIV_V2 the kernel leaves it to us to take them away where
- * somebody without CAP_FSETID writes, truncates or changes the owner, and says so in flags; for
- * fallocate and copy_file_range it does not, and there everybody but root counts as such.
- * File capabilities go by themselves: the write to the upper's file removes them. */
+ * Set-user-ID bits: with FUSE_HANDLE_KILLPRIV_V2 the file system has to remove them where a
+ * process without CAP_FSETID writes, truncates or changes the owner, and flags of the request say
+ * so. For fallocate and copy_file_range there is no flag, and everybody but root counts as such a
+ * process. File capabilities need no care: the write to the upper's file removes them. */
 
-#define COPY_MAX (16u << 20) /* bytes of one copy_file_range: who waits for it can be interrupted */
+#define COPY_MAX \
+    (16u         \
+     << 20) /* bytes of one copy_file_range: between two of them the caller can be interrupted */
 
 /* ---- copy-up ------------------------------------------------------------------------------------------ */
 
@@ -24,7 +27,8 @@ int64_t um_exchange_copy_up(struct um_exchange *x, uint64_t node, uint32_t flags
     return error;
 }
 
-/* Use a file for writing, in the upper: 0, UM_LATER where it has to be copied up, or an errno. */
+/* Use a file of the upper for writing: 0, UM_LATER where it has to be copied up first, or an
+ * errno. */
 static int64_t use_for_writing(struct um_exchange *x, uint64_t node, struct um_open_file **file)
 {
     for (int i = 0; i < UM_COPY_UPS; i++) {
@@ -38,7 +42,7 @@ static int64_t use_for_writing(struct um_exchange *x, uint64_t node, struct um_o
     return -EIO;
 }
 
-/* Change attributes, copied up first where that is needed. */
+/* Change attributes, copying the file up first where necessary. */
 static int64_t change(struct um_exchange *x, uint64_t node, const struct um_upper_changes *changes,
                       struct um_attr *attr)
 {
@@ -56,8 +60,9 @@ static int64_t change(struct um_exchange *x, uint64_t node, const struct um_uppe
 
 /* ---- set-user-ID bits ----------------------------------------------------------------------------------- */
 
-/* Whether a file may keep S_ISGID without group execution, which lets nobody act as the group: if who writes
- * belongs to the group, or is root. So it is on disks since Linux 6.2. */
+/* Return whether a file may keep S_ISGID without group execution, which lets nobody act as the
+ * group: yes if the process that writes belongs to the group, or is root. So it is on disks since
+ * Linux 6.2. */
 static bool keeps_setgid(const struct um_exchange *x, uint32_t gid)
 {
     const struct fuse_in_header *header = x->header;
@@ -65,7 +70,7 @@ static bool keeps_setgid(const struct um_exchange *x, uint32_t gid)
     return header->uid == 0 || header->gid == shown || um_task_is_in_group(header->pid, shown);
 }
 
-/* What is left of a mode. */
+/* Return a mode without its privileges. */
 static uint32_t without_privileges(const struct um_exchange *x, const struct um_attr *attr)
 {
     uint32_t mode = attr->mode;
@@ -77,14 +82,14 @@ static uint32_t without_privileges(const struct um_exchange *x, const struct um_
     return mode;
 }
 
-/* Take them away from a file in use, which is about to be written. */
+/* Remove the privileges of a file in use that is about to be written. */
 static int64_t kill_privileges(struct um_exchange *x, uint64_t node, struct um_open_file *file)
 {
     struct um_attr attr;
     if (um_open_files_is_plain(x->fastpath->open_files, file))
         return 0;
-    um_open_files_set_plain(x->fastpath->open_files,
-                            file); /* before looking: who changes it says so after */
+    /* Set before the mode is read: a concurrent change calls um_open_files_suspect after it. */
+    um_open_files_set_plain(x->fastpath->open_files, file);
     int error = um_upper_getattr(x->fastpath->upper, node, &attr);
     if (error != 0)
         return error;
@@ -156,11 +161,11 @@ int64_t um_answer_fallocate(struct um_exchange *x)
         um_upper_allocate(x->fastpath->upper, node, in->mode, in->offset, in->length, x->patience);
     um_open_files_done(x->fastpath->open_files, file);
     if (error != 0)
-        x->stale[0] = node; /* a part may have been done, and the kernel does not ask */
+        x->stale[0] = node; /* it may be done in part, and the kernel does not ask */
     return error;
 }
 
-/* Copy from a lower layer, through memory: the reply's room is free until then. */
+/* Copy from a lower layer through memory: the room of the reply is free until then. */
 static int64_t copy_through(struct um_exchange *x, const struct fuse_copy_file_range_in *in,
                             size_t size)
 {
@@ -247,7 +252,7 @@ static struct um_upper_changes wanted(const struct fuse_setattr_in *in)
                                        .mtime_nsec = in->mtimensec};
     for (size_t i = 0; i < sizeof bits / sizeof *bits; i++)
         changes.which |= in->valid & bits[i].fuse ? bits[i].ours : 0;
-    /* "Now" comes with the time itself, and both bits. */
+    /* For "now" the request has both bits, and the time itself. */
     if (changes.which & UM_UPPER_SET_ATIME_NOW)
         changes.which &= ~UM_UPPER_SET_ATIME;
     if (changes.which & UM_UPPER_SET_MTIME_NOW)
@@ -255,7 +260,7 @@ static struct um_upper_changes wanted(const struct fuse_setattr_in *in)
     return changes;
 }
 
-/* Put the new owner as it is stored; -EOVERFLOW where it can't be. */
+/* Replace the new owner by its stored IDs; -EOVERFLOW where there are none. */
 static int take_owner(const struct um_fastpath *fastpath, struct um_upper_changes *changes)
 {
     changes->uid = um_id_stored(&fastpath->ids.users, changes->uid);
@@ -267,17 +272,18 @@ static int take_owner(const struct um_fastpath *fastpath, struct um_upper_change
 
 #define NO_CHANGE (FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME)
 
-/* chown(2) to nobody else (-1 for both) takes the bits away, too, and arrives as a request that wants
- * nothing. So does what the kernel sends before a write that takes something away, by anyone who may
- * write: then the write itself says so, or it was root's, and about the capability that has just been
- * removed. */
+/* Return whether a request is a chown(2) of -1 and -1, which removes the bits, too, and arrives as
+ * a request that changes nothing. So does the request that the kernel sends before a write that
+ * removes something, by anyone who may write. Then either the write itself says so, or it was
+ * root's, or it is about the capability that has just been removed. */
 static bool is_chown_to_nobody(struct um_exchange *x, uint32_t owner)
 {
     bool incapable = atomic_exchange(&x->fastpath->incapable, 0) == x->header->nodeid;
     return x->header->uid == 0 ? !incapable : x->header->uid == owner;
 }
 
-/* A new owner, or a truncation by somebody without CAP_FSETID, takes the bits away in the same step. */
+/* Remove the bits in the same step where there is a new owner, or a truncation by a process
+ * without CAP_FSETID. */
 static int add_lost_privileges(struct um_exchange *x, uint32_t valid,
                                struct um_upper_changes *changes)
 {
@@ -298,7 +304,7 @@ static int add_lost_privileges(struct um_exchange *x, uint32_t valid,
     return 0;
 }
 
-/* Throw data away without the upper's lock, where that takes long; the change itself follows. */
+/* Free data without the upper's lock where that takes long; the change itself follows. */
 static int64_t shrink(struct um_exchange *x, const struct fuse_setattr_in *in)
 {
     struct um_fastpath *fastpath = x->fastpath;
@@ -309,7 +315,7 @@ static int64_t shrink(struct um_exchange *x, const struct fuse_setattr_in *in)
     if (!x->may_wait)
         return UM_LATER;
     if (um_open_files_use(fastpath->open_files, node, true, &file) != 0)
-        return 0; /* it is to be copied up, or can't be opened: the change tells */
+        return 0; /* it has to be copied up, or cannot be opened: the change reports that */
     int error = um_upper_shrink(fastpath->upper, node, in->size);
     um_open_files_done(fastpath->open_files, file);
     return error;

@@ -1,7 +1,7 @@
 #include "fastpath/exchange.h"
 #include "system/posix_acl.h"
 
-/* Extended attributes: the names that show are those of mounting/read_operations.py. */
+/* These handlers show the extended attributes that mounting/read_operations.py shows. */
 
 #define LAYER "user.unionmount.layer"
 #define LAYER_INDEX "user.unionmount.layer_index"
@@ -32,7 +32,7 @@ static bool is_visible(struct um_slice name, uint32_t uid)
     return has_namespace(name) && (uid == 0 || !begins(name, "trusted."));
 }
 
-/* What was asked for: its size, or the `got` bytes that are in x->out. */
+/* Reply with the size of the result, or with its `got` bytes, which are in x->out. */
 static int64_t reply_sized(struct um_exchange *x, int64_t got, uint32_t size)
 {
     if (got < 0)
@@ -87,7 +87,7 @@ int64_t um_answer_getxattr(struct um_exchange *x)
     int64_t got = value(x, name, room);
     if (got > 0 && (size_t)got <= room && um_acl_is_name(name))
         (void)um_id_show_acl(&x->fastpath->ids, x->out, (size_t)got); /* showing does not fail */
-    /* "ls -l" asks every file for its label, unless the file system says that it has none. */
+    /* "ls -l" asks for the label of every file, unless the file system says that it has none. */
     if (got == -ENODATA && equals(name, "security.selinux"))
         got = -EOPNOTSUPP;
     return reply_sized(x, got, in->size);
@@ -95,7 +95,7 @@ int64_t um_answer_getxattr(struct um_exchange *x)
 
 /* ---- the names ---------------------------------------------------------------------------------------- */
 
-/* Whether the kernel lets `user.` attributes of such a file be read: see xattr(7). */
+/* Return whether the kernel permits reading `user.` attributes of such a file: see xattr(7). */
 static int has_user_xattrs(struct um_exchange *x)
 {
     struct um_attr attr;
@@ -103,7 +103,7 @@ static int has_user_xattrs(struct um_exchange *x)
     return error ? error : S_ISREG(attr.mode) || S_ISDIR(attr.mode);
 }
 
-/* Leave out of x->out what is not to be shown; the size of what stays. */
+/* Remove the names from x->out that must not be shown, and return the size of the rest. */
 static size_t filter(struct um_exchange *x, size_t size, bool user)
 {
     size_t kept = 0;
@@ -148,7 +148,7 @@ int64_t um_answer_listxattr(struct um_exchange *x)
 
 /* ---- changes -------------------------------------------------------------------------------------------- */
 
-/* 0, or why an attribute of that name can't be changed. */
+/* Return 0, or the reason why an attribute of that name cannot be changed. */
 static int check_settable(const struct um_fastpath *fastpath, struct um_slice name)
 {
     if (is_layer(name))
@@ -178,8 +178,8 @@ static int64_t change(struct um_exchange *x, struct um_slice name, const void *v
     return -EIO;
 }
 
-/* Whether setting an ACL may take S_ISGID away, as chmod(2) does: who is of a group is looked up in /proc,
- * by Python. 1, 0, or an errno. */
+/* Return whether setting an ACL may remove S_ISGID, as chmod(2) does: Python finds the members of
+ * a group in /proc. 1, 0, or an errno. */
 static int may_lose_setgid(const struct um_exchange *x, struct um_slice name)
 {
     struct um_attr attr;

@@ -6,11 +6,11 @@
 
 enum { USER_OBJ = 0x01, USER = 0x02, GROUP_OBJ = 0x04, GROUP = 0x08, MASK = 0x10, OTHER = 0x20 };
 
-/* Where the three classes of a mode stand in an ACL. */
+/* This says where the three classes of a mode stand in an ACL. */
 struct classes {
     size_t user, group,
         other; /* offsets of their permissions; group is the mask, if there is one */
-    bool named;                /* there is more than a mode can say */
+    bool named;                /* it says more than a mode can */
 };
 
 bool um_acl_is_name(struct um_slice xattr)
