@@ -16,6 +16,7 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
+    from unionmount.formats.compression import Compression
     from unionmount.images.platform import Platform
     from unionmount.images.reference import Reference
     from unionmount.registry import Registries, RegistryClient
@@ -208,6 +209,28 @@ def list_format_option(function: F) -> F:
         help="table, json, jsonl, or a Go template: '{{.ID}}', 'table {{.ID}}\\t{{.Size}}'.",
     )
     return option(function)
+
+
+def _parse_compression(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> Compression | None:
+    from unionmount.formats.compression import Compression
+
+    if value is None:
+        return None
+    return Compression.PLAIN if value == "none" else Compression(value)
+
+
+def compress_option(text: str, default: str | None = None) -> Callable[[F], F]:
+    """Add ``--compress``, whose help is ``text``."""
+    return click.option(
+        "--compress",
+        type=click.Choice(["none", "gzip", "zstd"]),
+        default=default,
+        show_default=default is not None,
+        callback=_parse_compression,
+        help=text,
+    )
 
 
 def layer_option(function: F) -> F:
