@@ -87,9 +87,7 @@ class RegistryOptions:
 
 
 def registry_options(function: F) -> F:
-    """Add ``--creds``, ``--authfile``, ``--tls-verify`` and ``--cert-dir``, passed on as
-    ``registry``.
-    """
+    """Add the options of ``RegistryOptions``, which are passed on as ``registry``."""
 
     @functools.wraps(function)
     def combined(
@@ -245,8 +243,7 @@ def layer_option(function: F) -> F:
 
 
 def check_form(*forms: str) -> Callable[[click.Context, click.Parameter, str], str]:
-    """Return a callback for ``--format`` that accepts these forms, the first as default, or
-    templates.
+    """Return a callback for ``--format``: these forms, the first as default, or a template.
 
     Anything else is an error; docker would print it as it is.
     """
