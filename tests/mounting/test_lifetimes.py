@@ -420,7 +420,7 @@ def test_a_busy_mount_without_mtab(user: CommandLine, image: Path, public_tmp: P
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert "--lazy detaches it" in user.error("umount", where)
+        assert "use --lazy to detach it" in user.error("umount", where)
         process.kill()
     user.run("umount", where)
 

@@ -24,9 +24,7 @@ _OVERLAY = "lowerdir="
 
 
 def overlay_source(lower: Iterable[Path]) -> str:
-    """Return the recorded source of an overlay mount, topmost directory first; no image has such a
-    name.
-    """
+    """Return the recorded source of an overlay mount, which cannot be an image's name."""
     return _OVERLAY + ":".join(str(path).replace("\\", r"\\").replace(":", r"\:") for path in lower)
 
 
@@ -77,8 +75,7 @@ def find_mount(table: MountTable, root: Path, word: str) -> Status:
 def mount_with_id(
     settings: Settings, table: MountTable, word: str, *, images: bool = True
 ) -> Status | None:
-    """Return the mount whose ID is ``word`` or, if no container or file has that name, begins with
-    it.
+    """Return the mount with the ID ``word``, or one that begins so if nothing has that name.
 
     With ``images``, names and IDs of images go first, too.
     """

@@ -270,9 +270,7 @@ class UpperList(Owner):
         return bool(lib.um_upper_list_is_needed(self._handle))
 
     def next(self, cookie: int = 0, count: int = LIST_BATCH) -> list[DirectoryEntry]:
-        """Return up to ``count`` entries from ``cookie`` on; 0 rereads. Each entry counts as a
-        lookup.
-        """
+        """Return up to ``count`` entries from ``cookie`` on; 0 rereads. Each counts a lookup."""
         entries = ffi.new("struct um_tree_entry[]", count)
         n = check(lib.um_upper_list_next(self._handle, cookie, entries, count))
         return entries_of(entries, n)

@@ -106,9 +106,7 @@ class ReadingOperations(pyfuse3.Operations):
         list_layers: bool = False,
         pending: AbstractContextManager[None] | None = None,
     ) -> None:
-        """Create the handlers; ``pending`` is entered, perhaps many times, while threads owe
-        answers.
-        """
+        """Create the handlers; ``pending`` is entered, even repeatedly, while answers are due."""
         super().__init__()
         self._pending = nullcontext() if pending is None else pending
         # The kernel enforces POSIX ACLs; otherwise their mask would count as the permissions of a
@@ -328,9 +326,7 @@ def dot_entry(node: Node) -> EntryAttributes:
 
 
 def has_namespace(name: bytes) -> bool:
-    """Return whether an attribute with this name can exist; the rules are those of disk file
-    systems.
-    """
+    """Return whether an attribute with this name can exist, as on disk file systems."""
     return name in ACLS or name.startswith(_SHOWN_TO_ROOT)
 
 

@@ -325,9 +325,7 @@ def _is_null(status: os.stat_result) -> bool:
 
 
 def _is_pipe(found: int, status: os.stat_result) -> bool:
-    """Return whether it is a nameless pipe, such as ``<(command)``, with a process at the other
-    end.
-    """
+    """Return whether it is a nameless pipe with another end, such as ``<(command)``."""
     if not stat.S_ISFIFO(status.st_mode):
         return False
     with suppress(OSError):
