@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 
+#include "system/id_maps.h"
 #include "upper/copy_up.h"
 #include "upper/file.h"
 #include "upper/list.h"
@@ -37,10 +38,13 @@ static int find_owner(struct um_upper *upper, struct um_upper_target *target,
     if (error != 0)
         return error;
     apply_setgid(&attr, maker, wanted);
+    if (wanted->uid == UM_ID_NONE || wanted->gid == UM_ID_NONE)
+        return -EOVERFLOW;
     if (maker->umask == 0 || S_ISLNK(wanted->mode))
         return 0;
     error = um_upper_reach_name(upper, target->fd, (struct um_slice){0}, &reached);
-    int inherits = error ? error : um_upper_has_default_acl(&reached);
+    bool obeys = !(upper->flags & UM_UPPER_NO_ACLS);
+    int inherits = error ? error : obeys ? um_upper_has_default_acl(&reached) : 0;
     if (inherits == 0)
         wanted->mode &= ~(maker->umask & 0777);
     return inherits < 0 ? inherits : 0;

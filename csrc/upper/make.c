@@ -10,6 +10,11 @@
 #include "upper/object_xattr.h"
 #include "upper/work.h"
 
+static bool obeys_acls(const struct um_upper *upper)
+{
+    return !(upper->flags & UM_UPPER_NO_ACLS);
+}
+
 int um_upper_has_default_acl(struct um_upper_reached *directory)
 {
     int64_t size = um_upper_reached_getxattr(directory, UM_ACL_DEFAULT, NULL, 0);
@@ -46,7 +51,7 @@ int um_upper_inherit_acl(struct um_upper *upper, struct um_upper_reached *direct
 {
     um_autofree uint8_t *acl = NULL;
     size_t size;
-    if (S_ISLNK(mode))
+    if (S_ISLNK(mode) || !obeys_acls(upper))
         return (int)mode;
     int error = read_default_acl(directory, &acl, &size);
     if (error != 0 || size == 0)
@@ -185,7 +190,7 @@ int um_upper_make(struct um_upper *upper, int fd, const char *name,
         error = create(fd, name, type, bits, wanted, target);
     if (error != 0)
         return error;
-    error = finish(upper, fd, &made, wanted, bits, inherit);
+    error = finish(upper, fd, &made, wanted, bits, inherit && obeys_acls(upper));
     if (error != 0)
         unlinkat(fd, name, S_ISDIR(type) ? AT_REMOVEDIR : 0);
     return error;
@@ -201,7 +206,7 @@ int um_upper_make_nameless(struct um_upper *upper, int fd, const struct um_upper
         return *made;
     int error = um_upper_reach_name(upper, *made, (struct um_slice){0}, &reached);
     if (error == 0)
-        error = finish(upper, fd, &reached, wanted, bits, true);
+        error = finish(upper, fd, &reached, wanted, bits, obeys_acls(upper));
     if (error != 0)
         close(*made);
     return error;

@@ -51,6 +51,7 @@
 /* No redirect is written: directories that need one do not move (-EXDEV). */
 #define UM_UPPER_STAY 1024u
 #define UM_UPPER_ATIME 2048u /* reads change access times, as the disk's mount is set to */
+#define UM_UPPER_NO_ACLS 4096u /* new objects inherit no ACL */
 
 #define UM_UPPER_METACOPY_MIN 131072u
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from support.archives import Layer, docker_archive, posix_acl
+from support.commands import Commands, ForkedCommandLine
 from support.compare import shown
 from support.errnos import failing
 from support.mounting import CommandLine, Process, is_mounted
@@ -122,9 +123,9 @@ class Open:
 
 
 @pytest.fixture
-def cli(public_tmp: Path) -> CommandLine:
+def cli(public_tmp: Path, server: Commands) -> CommandLine:
     """A command line with a store of its own, which others can reach."""
-    return CommandLine(environment={"UNIONMOUNT_ROOT": str(public_tmp / "store")})
+    return ForkedCommandLine(server, {"UNIONMOUNT_ROOT": str(public_tmp / "store")})
 
 
 @pytest.fixture
@@ -281,7 +282,7 @@ def test_one_that_others_can_reach_is_refused(opened: Open) -> None:
             opened.refused()
             == opened.refused("-o", "suid,dev")
             == (
-                f"{what} directory {made}: other users can reach it, past the mount; "
+                f"{what} directory {made}: other users can reach it without the mount; "
                 f"'chmod 700 {made}' keeps them out, or accept it with --upper-open"
             )
         )
@@ -695,7 +696,7 @@ def overlay(cli: CommandLine, public_tmp: Path) -> Iterator[Overlay]:
 def test_overlay_keeps_its_promise(overlay: Overlay) -> None:
     for options in ((), ("suid",), ("dev",)):
         assert overlay.refused(*options) == (
-            f"upper directory {overlay.upper}: other users can reach it, past the mount; "
+            f"upper directory {overlay.upper}: other users can reach it without the mount; "
             f"'chmod 700 {overlay.upper}' keeps them out, or accept it with "
             "-o upper_open"
         )
