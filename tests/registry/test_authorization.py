@@ -491,7 +491,7 @@ async def test_client_certificates(
     mine = authority.sign("client")
     (directory / "me.cert").write_bytes(mine.certificate.read_bytes())
     async with make_client(cert_dir=directory) as client:
-        with pytest.raises(FormatError, match=r"me\.cert: no key beside"):
+        with pytest.raises(FormatError, match=r"me\.cert: the key is missing beside"):
             await client.manifest(ref)
     (directory / "me.key").write_bytes(mine.key.read_bytes())
     async with make_client(cert_dir=directory) as client:
@@ -499,7 +499,7 @@ async def test_client_certificates(
             await client.manifest(ref)
     (directory / "me.cert").unlink()
     async with make_client(cert_dir=directory) as client:
-        with pytest.raises(FormatError, match=r"me\.key: no certificate beside"):
+        with pytest.raises(FormatError, match=r"me\.key: the certificate is missing beside"):
             await client.manifest(ref)
 
 
