@@ -40,7 +40,7 @@ REFERENCE = (
 UPLOAD = "from unionmount.registry.blob_upload import _RANGE"
 BLOB = "from unionmount.registry.blob_download import _CONTENT_RANGE, _LENGTH"
 TAGS = "from unionmount.registry.versions import in_order"
-ARCHIVE = "from unionmount.sources.archive import _digest_of, _Item, _names_by_config"
+ARCHIVE = "from unionmount.sources.archive import _digest_of, _ManifestItem, _names_by_config"
 SOURCES = "from unionmount.sources import Entry, distinct"
 COMMIT = "from unionmount.images.instructions import apply_instructions"
 SELECT = (
@@ -90,7 +90,7 @@ PARSERS = [
     (ARCHIVE, "_digest_of('/' * n)"),
     (ARCHIVE, "_digest_of('0' * n)"),
     (ARCHIVE, "_digest_of('/blobs/sha256/' * (n // 14))"),
-    (ARCHIVE, "_names_by_config([_Item('0' * 64, (i,), ()) for i in range(n // 4)])"),
+    (ARCHIVE, "_names_by_config([_ManifestItem('0' * 64, (i,), ()) for i in range(n // 4)])"),
     (SOURCES, "distinct([Entry(i, (i,), (), ('same',)) for i in range(n // 16)])"),
     (COMMIT, "apply_instructions({}, ['HEALTHCHECK --interval=' + '1' * n + ' CMD x'])"),
     (COMMIT, "apply_instructions({}, ['ENV a=' + '${a' * (n // 3)])"),
