@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.backing import backing
-from support.mounting import COMMAND, CommandLine, is_mounted
+from support.mounting import COMMAND, CommandLine, is_mounted, own_places
 
 from unionmount.cli.commands import overlay
 from unionmount.mounting import options as generic
@@ -230,8 +230,7 @@ def top(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> CommandLine:
-    places = {"UNIONMOUNT_ROOT": tmp_path / "store", "UNIONMOUNT_RUNTIME_DIR": tmp_path / "run"}
-    return CommandLine(environment={name: str(path) for name, path in places.items()})
+    return CommandLine(environment=own_places(tmp_path))
 
 
 def clean() -> None:
