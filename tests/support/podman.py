@@ -130,7 +130,8 @@ class Podman:
         script = self.top / "mount-program"
         name = Path(sys.executable).resolve().name
         script.write_text(
-            f"#!/bin/sh\nexport PYTHONHOME={self.top}/python LD_LIBRARY_PATH={self.top}/python/lib\n"
+            f"#!/bin/sh\nexport PYTHONHOME={self.top}/python\n"
+            f"export LD_LIBRARY_PATH={self.top}/python/lib\n"
             f"export PYTHONPATH={self.top}/sources:{self.top}/libraries\n"
             f'exec {self.top}/python/bin/{name} -m unionmount overlay "$@"\n'
         )
