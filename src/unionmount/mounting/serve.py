@@ -43,7 +43,7 @@ from unionmount.mounting.statistics import serve_stats
 from unionmount.mounting.upper_directory import Counted, OpenUpper, UpperPlan, open_upper
 from unionmount.mounting.write_operations import WritableOperations
 from unionmount.system import daemon
-from unionmount.system.mountinfo import mounted_at, mountpoints_of
+from unionmount.system.mountinfo import mounted_at, mountpoints_of, unique_id
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def run_mount(
         _operations(layers, request, pending) as operations,
         _mounted(held.record.path, source, request, operations) as mount,
     ):
-        held.update(device=mount.device)
+        held.update(device=mount.device, mount=unique_id(held.record.path))
         statistics = request.table.socket_path(held.record.id)
         with _faults_logged(held.record.mountpoint, request):
             trio.run(_serve, mount, functools.partial(ready, held.record.mountpoint), statistics)
