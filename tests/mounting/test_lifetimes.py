@@ -28,7 +28,9 @@ from support.mounting import (
 from support.users import NOBODY, become_nobody
 
 from unionmount.errors import InvalidReference, MountError
-from unionmount.mounting.records import LIVE, MountTable, Record
+from unionmount.mounting.connection import is_connected
+from unionmount.mounting.fuse_mount import unmount_fuse
+from unionmount.mounting.records import DETACHED, LIVE, MountTable, Record
 from unionmount.system.mountinfo import unique_id
 
 pytestmark = pytest.mark.needs("fuse")
@@ -300,6 +302,25 @@ def test_a_mount_whose_path_was_renamed(cli: CommandLine, archive: Path, tmp_pat
     assert (now["status"], now["mountpoint"]) == ("live", str(moved))
     cli.run("umount", one["id"])
     assert not is_mounted(moved)
+
+
+@pytest.mark.needs("root")
+def test_a_connection_ends_with_the_mount(cli: CommandLine, archive: Path, tmp_path: Path) -> None:
+    where = make(tmp_path / "mnt")
+    cli.run("mount", "--ro", archive, where)
+    pid = cli.record(where)["pid"]
+    daemon = Process(pid)
+    assert is_connected(pid)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        unmount_fuse(where)  # umount(8) would ask the daemon first
+        assert is_connected(pid) is False
+        (one,) = cli.records()
+        assert (one["status"], one["mountpoint"]) == (DETACHED, str(where))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    daemon.wait()
+    assert is_connected(pid) is None
 
 
 def test_the_device_of_an_ended_mount_may_be_anothers(

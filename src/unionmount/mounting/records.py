@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from unionmount.errors import InvalidReference, MountError, NotFoundError
+from unionmount.mounting.connection import is_connected
 from unionmount.mounting.fuse_mount import StillMountedError
 from unionmount.system.mountinfo import FILE_SYSTEM, mounted_at, mounts, unique_id
 from unionmount.system.os_errors import raising
@@ -470,9 +471,12 @@ def _moved(record: Record, table: Sequence[tuple[str, Path]]) -> Record:
     places = [place for device, place in table if device == record.device]
     if not places or record.path in places:
         return record
-    if record.mount:
+    connected = is_connected(record.pid) if process_start(record.pid) == record.started else None
+    if connected is None:  # bind mounts of it are not found then
         places = [place for place in places if unique_id(place) in (0, record.mount)]
-    return replace(record, mountpoint=str(places[0])) if places else record
+    if not places or connected is False:
+        return record
+    return replace(record, mountpoint=str(places[0]))
 
 
 def _status(record: Record, table: set[tuple[str, Path]], *, alive: bool) -> str:
