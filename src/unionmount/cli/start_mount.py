@@ -37,7 +37,13 @@ class MountStarter:
     """What all mounts have in common; to be made before the caller opens any file."""
 
     def __init__(
-        self, settings: Settings, options: MountOptions, where: Path | None, *, foreground: bool
+        self,
+        settings: Settings,
+        options: MountOptions,
+        where: Path | None,
+        *,
+        foreground: bool,
+        said: str = "",
     ) -> None:
         from unionmount.mounting.records import MountTable
         from unionmount.system import daemon
@@ -47,6 +53,7 @@ class MountStarter:
         self._options = options
         self._where = where
         self._foreground = foreground
+        self._said = said
         self.table = MountTable.of_user()
         if where is not None:
             self.table.check_visible(where)
@@ -87,6 +94,7 @@ class MountStarter:
                 upper=plan,
                 lease=lease,
                 unstacked=unstacked,
+                said=self._said,
             )
             run_mount(layers, request, ready)
 

@@ -7,7 +7,6 @@ not connected") until it is unmounted.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
@@ -19,21 +18,11 @@ from pathlib import Path
 
 from unionmount.errors import MountError
 from unionmount.mounting.options import MountOptions
+from unionmount.system import libc
 from unionmount.system.mountinfo import FILE_SYSTEM
 from unionmount.system.text import printable
 
 _DEVICE = Path("/dev/fuse")
-
-_MS_RDONLY = 1
-_MS_NOSUID = 2
-_MS_NODEV = 4
-_MS_NOEXEC = 8
-_MS_NOSYMFOLLOW = 256
-_MS_NOATIME = 1024
-_MS_NODIRATIME = 2048
-_MS_POSIXACL = 1 << 16
-_MNT_DETACH = 2
-_UMOUNT_NOFOLLOW = 8
 
 _READ_AHEAD = 512  # KiB
 
@@ -130,7 +119,7 @@ def _mount_directly(mountpoint: Path, source: str, options: MountOptions, *, wri
         data += ",allow_other"
     target, kind = os.fsencode(mountpoint), FILE_SYSTEM.encode()
     try:
-        _system_call("mount", source.encode(), target, kind, flags, data.encode())
+        libc.call("mount", source.encode(), target, kind, flags, data.encode())
     except OSError as error:
         os.close(fd)
         raise MountError(f"mounting at {printable(str(mountpoint))}: {_why_not(error)}") from None
@@ -152,13 +141,13 @@ def _open_device() -> int:
 def _flags(options: MountOptions, *, writable: bool) -> int:
     # With MS_POSIXACL the kernel leaves the umask to us, as FUSE_DONT_MASK would: it must not be
     # applied where a default ACL is inherited, and afterwards nobody can tell what it took away.
-    flags = _MS_POSIXACL if writable else _MS_RDONLY
-    flags |= 0 if options.suid else _MS_NOSUID
-    flags |= 0 if options.dev else _MS_NODEV
-    flags |= 0 if options.exec else _MS_NOEXEC
-    flags |= 0 if options.atime else _MS_NOATIME  # without: relatime
-    flags |= 0 if options.diratime else _MS_NODIRATIME
-    flags |= 0 if options.symfollow else _MS_NOSYMFOLLOW
+    flags = libc.MS_POSIXACL if writable else libc.MS_RDONLY
+    flags |= 0 if options.suid else libc.MS_NOSUID
+    flags |= 0 if options.dev else libc.MS_NODEV
+    flags |= 0 if options.exec else libc.MS_NOEXEC
+    flags |= 0 if options.atime else libc.MS_NOATIME  # without: relatime
+    flags |= 0 if options.diratime else libc.MS_NODIRATIME
+    flags |= 0 if options.symfollow else libc.MS_NOSYMFOLLOW
     return flags
 
 
@@ -171,19 +160,11 @@ def _why_not(error: OSError) -> str:
 
 
 def _unmount_directly(mountpoint: Path, *, lazy: bool) -> None:
-    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+    flags = libc.UMOUNT_NOFOLLOW | (libc.MNT_DETACH if lazy else 0)
     try:
-        _system_call("umount2", os.fsencode(mountpoint), flags)
+        libc.call("umount2", os.fsencode(mountpoint), flags)
     except OSError as error:
         raise _unmount_error(mountpoint, error.errno, error.strerror or str(error)) from None
-
-
-def _system_call(name: str, *arguments: bytes | int) -> None:
-    """Call a function of the C library that returns -1 and sets errno where it fails."""
-    converted = [ctypes.c_ulong(one) if isinstance(one, int) else one for one in arguments]
-    if getattr(ctypes.CDLL(None, use_errno=True), name)(*converted) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
 
 
 # ---- others: fusermount3 -------------------------------------------------------------------------

@@ -145,6 +145,9 @@ REFUSED: dict[str, str] = {
 }
 
 
+NAMES = (*_CHANGES, *WITHOUT_EFFECT, "fsname=", "threads=")
+"""The options that there are."""
+
 THREADS_MAX = 32  # the core takes no more
 _THREADS = re.compile(r"threads=([1-9][0-9]{0,3})")
 _FSNAME = "fsname="

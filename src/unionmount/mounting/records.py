@@ -60,6 +60,7 @@ class Record:
     upper: str = ""  # the directory that takes the changes
     image_id: str = ""  # of a mount of directories there is none
     layers: int = 0  # how many of the image's are shown
+    options: str = ""  # that mount(8) gave about the image, as mount.unionmount reads them
 
     @classmethod
     def new(

@@ -71,6 +71,7 @@ class MountRequest:
     upper: UpperPlan | None = None  # where changes go, and are; None: the mount is read-only
     lease: Lease | None = None  # protects the layers in the store
     unstacked: bool = False  # the layers are shown beside each other (core.LayerTrees)
+    said: str = ""  # options about the image that mount(8) gave; recorded
 
     @property
     def threads(self) -> int:
@@ -330,6 +331,7 @@ def _recorded(layers: OpenImage | OpenDirectories, request: MountRequest) -> Ite
         image_id=str(layers.image.id) if isinstance(layers, OpenImage) else "",
         layers=len(layers.layers),
     )
+    record = replace(record, options=request.said)
     with table.held(record) as held, _logged(table, record, request):
         if record.automatic:
             made = table.make_mountpoint(record)

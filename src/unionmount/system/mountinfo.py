@@ -22,6 +22,8 @@ class MountedAt:
     mountpoint: Path
     file_system: str
     source: str
+    flags: frozenset[str] = frozenset()  # of the mount: ro, nosuid, noatime, …
+    options: frozenset[str] = frozenset()  # of the file system
 
 
 def mounts(table: Path = _TABLE) -> Iterator[MountedAt]:
@@ -34,6 +36,8 @@ def mounts(table: Path = _TABLE) -> Iterator[MountedAt]:
             mountpoint=Path(os.fsdecode(_unescape(fields[4]))),
             file_system=fields[kind + 1].decode("ascii", "replace"),
             source=os.fsdecode(_unescape(fields[kind + 2])),
+            flags=_words(fields[5]),
+            options=_words(fields[kind + 3]),
         )
 
 
@@ -50,6 +54,10 @@ def mountpoints_of(device: str) -> list[Path]:
     """Every place where ``device`` is mounted and not covered, the last one mounted first."""
     top = {mount.mountpoint: mount.device for mount in mounts()}
     return [mountpoint for mountpoint, of in reversed(top.items()) if of == device]
+
+
+def _words(field: bytes) -> frozenset[str]:
+    return frozenset(os.fsdecode(field).split(","))
 
 
 def _unescape(field: bytes) -> bytes:
