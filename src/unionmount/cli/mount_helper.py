@@ -129,7 +129,8 @@ def _enter(namespace: str) -> None:
 
 def _mount(call: _HelperCall) -> None:
     from unionmount.cli.mount_sources import prepared
-    from unionmount.cli.start_mount import MountStarter, check_place
+    from unionmount.cli.mountpoint import place_of
+    from unionmount.cli.start_mount import MountStarter
     from unionmount.mounting.options import apply_options
 
     settings = Settings(root=call.options.values.get("store"))
@@ -142,17 +143,14 @@ def _mount(call: _HelperCall) -> None:
     wanted.check()
     shown = call.options.values.get("fsname", call.source)  # mount -a looks for it in the table
     parsed = replace(parsed, ro=wanted.shows_only, fsname=shown)
-    start = MountStarter(
-        *(settings, parsed, check_place(call.mountpoint)),
-        foreground=False,
-        said=call.options.said,
-    )
-    if call.fake:
-        return
-    with prepared(settings, wanted, source, start.table) as found:
-        start.run(
-            *(found.image, found.source, found.plan, lambda _: found.announced(), found.lease)
-        )
+    with place_of(call.mountpoint) as where:
+        start = MountStarter(settings, parsed, where, foreground=False, said=call.options.said)
+        if call.fake:
+            return
+        with prepared(settings, wanted, source, start.table) as found:
+            start.run(
+                *(found.image, found.source, found.plan, lambda _: found.announced(), found.lease)
+            )
 
 
 def _wanted(settings: Settings, call: _HelperCall) -> tuple[MountArguments, str]:

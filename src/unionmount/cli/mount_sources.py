@@ -218,8 +218,8 @@ class _Opener:
 
     def _clean_dead(self, name: str, table: MountTable) -> None:
         """Remove what dead daemons left of the container: its lock is ours, so they are dead."""
-        from unionmount.cli.commands.umount import clean
         from unionmount.cli.container_words import mounts_of
+        from unionmount.cli.take_away import clean
 
         for one in mounts_of(table, self.settings.store_root(), name):
             if not one.alive:

@@ -219,17 +219,19 @@ class MountTable:
         alive = {one.record.id for one in self.all() if one.alive}
         return [path for path in logs if path.stem not in alive]
 
-    def forget(self, record: Record) -> None:
+    def forget(self, record: Record, *, keep_log: bool = False) -> None:
         """Remove a record whose daemon is gone, with what that left behind.
 
-        MountError where a daemon serves it after all.
+        With ``keep_log`` its messages stay, where there are any. MountError where a daemon serves
+        it after all.
         """
         if self.is_served(record):
             raise MountError(f"{printable(record.mountpoint)}: process {record.pid} serves it")
         if record.automatic:
             with suppress(OSError):
                 record.path.rmdir()
-        self.log_path(record.id).unlink(missing_ok=True)
+        if not (keep_log and _has_text(self.log_path(record.id))):
+            self.log_path(record.id).unlink(missing_ok=True)
         self.socket_path(record.id).unlink(missing_ok=True)
         (self._records / f"{record.id}.json").unlink(missing_ok=True)
 
@@ -272,6 +274,13 @@ class HeldRecord:
             temporary.unlink(missing_ok=True)
             raise
         return fd
+
+
+def _has_text(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def is_id(word: str) -> bool:
@@ -374,6 +383,20 @@ def wait_until_all_gone(records: Iterable[Record], seconds: float) -> list[Recor
                 poll.unregister(process)
                 del waiting[process]
     return list(waiting.values())
+
+
+def kill(record: Record) -> None:
+    """End the daemon of ``record`` whatever it does, stopped or waiting; changes may be lost."""
+    with _process_of(record) as process:
+        if process is not None:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+
+
+def resume(record: Record) -> None:
+    """Let the daemon of ``record`` go on where somebody has stopped it."""
+    with _process_of(record) as process:
+        if process is not None:
+            signal.pidfd_send_signal(process, signal.SIGCONT)
 
 
 @contextmanager

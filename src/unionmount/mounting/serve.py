@@ -35,6 +35,12 @@ from unionmount.mounting.fuse_mount import (
     unmount_fuse,
     widen_read_ahead,
 )
+from unionmount.mounting.lifetime import (
+    LeftNamespace,
+    end_with,
+    leave_namespace,
+    let_terminate,
+)
 from unionmount.mounting.options import THREADS_MAX, MountOptions
 from unionmount.mounting.read_operations import ImageFacts, ReadingOperations, ReadOnlyOperations
 from unionmount.mounting.records import HeldRecord, MountTable, Record
@@ -71,6 +77,7 @@ class MountRequest:
     upper: UpperPlan | None = None  # where changes go, and are; None: the mount is read-only
     lease: Lease | None = None  # protects the layers in the store
     unstacked: bool = False  # the layers are shown beside each other (core.LayerTrees)
+    until: int | None = None  # a pidfd: the mount ends with that process
     said: str = ""  # options about the image that mount(8) gave; recorded
 
     @property
@@ -134,6 +141,7 @@ class LiveMount:
         # Its root, so that nobody unmounts it before it was seen to answer.
         self._root: int | None = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.router: Router | None = None  # None: pyfuse3 serves alone
+        self.left: LeftNamespace | None = None  # it is mounted there
         self.given_up = False  # we end it, mounted or not
         self.ended = False
 
@@ -155,6 +163,12 @@ class LiveMount:
 
     def unmount(self) -> None:
         """Take it away wherever it shows; who still uses it keeps what is open."""
+        if self.left is None:
+            self._unmount_here()
+        else:
+            self.left.run(self._unmount_here)
+
+    def _unmount_here(self) -> None:
         for place in mountpoints_of(self.device):
             if self.ended and not _is_dead(place):
                 continue  # another file system
@@ -185,6 +199,8 @@ def run_mount(
     where files are open.
     """
     source = request.options.fsname or layers.name
+    if request.until is not None:
+        let_terminate()
     with (
         _signals_held(),
         request.lease or nullcontext(),  # let go of last
@@ -194,6 +210,8 @@ def run_mount(
         _mounted(held.record.path, source, request, operations) as mount,
     ):
         held.update(device=mount.device)
+        if request.until is not None:
+            end_with(request.until)
         statistics = request.table.socket_path(held.record.id)
         with _faults_logged(held.record.mountpoint, request):
             trio.run(_serve, mount, functools.partial(ready, held.record.mountpoint), statistics)
@@ -383,6 +401,8 @@ def _mounted(
     fd = mount_fuse(mountpoint, name, request.options, writable=request.writable)
     try:
         mount = _found(mountpoint)
+        if request.background:
+            mount.left = leave_namespace()
     except BaseException:
         os.close(fd)
         with suppress(MountError):

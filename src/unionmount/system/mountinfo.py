@@ -1,4 +1,4 @@
-"""What is mounted where, as the kernel tells it in ``/proc/self/mountinfo``."""
+"""What is mounted where, as the kernel tells it in ``/proc/…/mountinfo``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 FILE_SYSTEM = "fuse.unionmount"
 
-_TABLE = Path("/proc/self/mountinfo")
+_TABLE = Path("/proc/thread-self/mountinfo")  # one thread may be in another mount namespace
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from unionmount.cli.options import platform_option, registry_options, root_option
+from unionmount.cli.run_command import CommandWithCommand, run_with_mount
+from unionmount.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from unionmount.cli.mount_sources import MountArguments
     from unionmount.cli.settings import Settings
     from unionmount.cli.start_mount import MountStarter
@@ -22,7 +27,7 @@ _OPTIONS_HELP = (
 )
 
 
-@click.command("mount")
+@click.command("mount", cls=CommandWithCommand)
 @click.option(
     "--name",
     metavar="NAME",
@@ -66,14 +71,23 @@ _OPTIONS_HELP = (
 @click.option(
     "--no-fastpath", is_flag=True, help="Let Python alone answer the kernel, which is slow."
 )
+@click.option("--mkdir", is_flag=True, help="Make MOUNTPOINT, and directories above it.")
+@click.option("--over", is_flag=True, help="Mount although an image is mounted at MOUNTPOINT.")
+@click.option(
+    "--with",
+    "until",
+    metavar="PID",
+    type=click.IntRange(min=1),
+    help="Unmount when process PID ends.",
+)
 @click.option("--verify", is_flag=True, help="Verify the digests of all layers first.")
 @registry_options
 @root_option
 @click.argument("source", metavar="IMAGE|CONTAINER")
 @click.argument("mountpoint", required=False)
-@click.pass_obj
+@click.pass_context
 def command(
-    settings: Settings,
+    context: click.Context,
     /,
     source: str,
     mountpoint: str | None,
@@ -81,8 +95,11 @@ def command(
     foreground: bool,
     ro: bool,
     no_fastpath: bool,
+    mkdir: bool,
+    over: bool,
+    until: int | None,
     **arguments: Any,
-) -> None:
+) -> int | None:
     """Mount an image, or a container again, at MOUNTPOINT, and print the mount point.
 
     A background process serves the mount until it is unmounted. Without MOUNTPOINT, a directory
@@ -108,29 +125,51 @@ def command(
     extended attribute user.overlay.opaque. Both are read-only. To continue from an earlier layer,
     mount such directories with "unionmount overlay".
 
+    With "-- COMMAND", COMMAND runs while the image is mounted, and the mount is taken away when it
+    ends; the exit status is that of COMMAND. $UNIONMOUNT_MOUNTPOINT is the mount point. A mount
+    also ends with the mount namespace that it was made in.
+
     SIGTERM, SIGINT and SIGHUP unmount; files that are open stay usable. A second signal ends the
     process at once.
     """
     from unionmount.cli.mount_sources import MountArguments
-    from unionmount.cli.start_mount import MountStarter, check_place
+    from unionmount.cli.mountpoint import place_of
+    from unionmount.cli.start_mount import MountStarter, print_mountpoint
     from unionmount.mounting.options import parse_options
 
+    settings: Settings = context.obj
+    words: list[str] = context.meta[CommandWithCommand.WORDS]
+    if words and foreground:
+        raise UsageError("--foreground serves in this process, where COMMAND is to run")
     parsed = parse_options(options)
     wanted = MountArguments(**arguments, read_only=ro or parsed.ro)
     wanted.check()
     parsed = replace(parsed, ro=wanted.shows_only, fastpath=parsed.fastpath and not no_fastpath)
-    start = MountStarter(settings, parsed, check_place(mountpoint), foreground=foreground)
-    _mount(settings, wanted, source, start)
+    if words and until is None:
+        until = os.getpid()  # should this process be killed
+    with place_of(mountpoint, over=over, mkdir=mkdir) as where:
+        start = MountStarter(settings, parsed, where, foreground=foreground, until=until)
+        if not words:
+            _mount(settings, wanted, source, start, print_mountpoint)
+            return None
+        made: list[str] = []
+        _mount(settings, wanted, source, start, made.append)
+    return run_with_mount(start.table, made[0], words)
 
 
-def _mount(settings: Settings, wanted: MountArguments, source: str, start: MountStarter) -> None:
+def _mount(
+    settings: Settings,
+    wanted: MountArguments,
+    source: str,
+    start: MountStarter,
+    tell: Callable[[str], None],
+) -> None:
     from unionmount.cli.mount_sources import prepared
-    from unionmount.cli.start_mount import print_mountpoint
 
     with prepared(settings, wanted, source, start.table) as found:
 
         def announce(path: str) -> None:
-            print_mountpoint(path)
+            tell(path)
             found.announced()
 
         start.run(

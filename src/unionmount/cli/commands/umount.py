@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from unionmount.cli.options import root_option
+from unionmount.cli.take_away import clean, take_away, tell
 from unionmount.errors import MountError, NotFoundError, UnionmountError
 from unionmount.system.text import printable
 
@@ -24,9 +25,14 @@ _PATIENCE = 10.0  # seconds that a daemon has to end after its file system is un
 @click.argument("targets", metavar="MOUNTPOINT|ID|CONTAINER…", nargs=-1)
 @click.option("-a", "--all", "every", is_flag=True, help="Unmount everything that 'ps' lists.")
 @click.option("-l", "--lazy", is_flag=True, help="Detach now, and let programs that use it finish.")
+@click.option(
+    "--kill", is_flag=True, help="End the serving processes too, used, stopped or out of sight."
+)
 @root_option
 @click.pass_obj
-def command(settings: Settings, targets: tuple[str, ...], every: bool, lazy: bool) -> int:
+def command(
+    settings: Settings, targets: tuple[str, ...], every: bool, lazy: bool, kill: bool
+) -> int:
     """Unmount images, by mount point, ID or container; dead mounts are cleaned up as well.
 
     A container keeps its changes. CONTAINER is its name, or container:NAME where a
@@ -34,10 +40,15 @@ def command(settings: Settings, targets: tuple[str, ...], every: bool, lazy: boo
 
     An ID may be shortened to a beginning that no other one has.
 
+    With --kill a mount ends though it is in use, or is in a mount namespace that can't be seen from
+    here: its process writes all changes to disk and ends, and is killed only where it does not.
+    Programs that use the mount go on and get errors from its files.
+
     Returns when the serving processes have ended, which are waited for side by side; with --lazy
     when the mounts are detached. The status is 1 where something is still mounted, or a process is
     stopped and can't end.
     """
+    from unionmount.cli.mountpoint import clean_dead
     from unionmount.mounting.records import MountTable
 
     if every == bool(targets):
@@ -46,8 +57,9 @@ def command(settings: Settings, targets: tuple[str, ...], every: bool, lazy: boo
     names = [one.record.id for one in reversed(table.all())] if every else list(targets)
     waiting: list[Record] = []
     try:
-        failed = _unmount_all(settings, table, names, waiting, lazy=lazy)
+        failed = _unmount_all(settings, table, names, waiting, lazy=lazy, kill=kill)
         failed |= _wait(table, waiting)
+        clean_dead(table)
     except KeyboardInterrupt:
         _tell_of_interruption(table, waiting)
         raise
@@ -61,13 +73,17 @@ def _unmount_all(
     waiting: list[Record],
     *,
     lazy: bool,
+    kill: bool,
 ) -> bool:
     """Unmount what is called so, and put into ``waiting`` what is to end; whether one failed."""
     failed = False
     for name in _topmost_first(settings, table, names):
         before = len(waiting)
         try:
-            _unmount_named(settings, table, name, waiting, lazy=lazy)
+            if kill:
+                _kill_named(settings, table, name)
+            else:
+                _unmount_named(settings, table, name, waiting, lazy=lazy)
         except UnionmountError as error:
             failed = True
             del waiting[before:]
@@ -109,6 +125,18 @@ def _unmount_named(
     _unmount_live(found, lazy=lazy)
 
 
+def _kill_named(settings: Settings, table: MountTable, target: str) -> None:
+    from unionmount.cli.container_words import find_mount
+    from unionmount.cli.kill_mount import kill_mount
+
+    try:
+        found = find_mount(table, settings.store_root(), target)
+    except NotFoundError:
+        _unmount_unknown(target, lazy=True)
+        return
+    kill_mount(table, found, _PATIENCE)
+
+
 def unmount(table: MountTable, found: Status) -> None:
     """Unmount what was found and wait for its daemon, or clean up after a dead one.
 
@@ -139,45 +167,13 @@ def end_detached(table: MountTable, found: Status) -> None:
         raise MountError(_still_running(record)[0])
 
 
-def clean(table: MountTable, found: Status) -> None:
-    """Remove a dead mount and its record; nobody can use what is dead, so it goes lazily."""
-    from unionmount.mounting.records import STALE
-
-    if found.status == STALE:
-        _take_away(found, lazy=True)
-    table.forget(found.record)
-
-
 def _unmount_live(found: Status, *, lazy: bool) -> None:
     from unionmount.mounting.records import LIVE, STARTING, stop
 
     if found.status == STARTING:
         stop(found.record)
     if found.status == LIVE:
-        _take_away(found, lazy=lazy)
-
-
-def _take_away(found: Status, *, lazy: bool) -> None:
-    """Unmount a record's file system, and no other one that was mounted over it."""
-    from unionmount.mounting.fuse_mount import BusyError, unmount_fuse
-    from unionmount.mounting.holders import described, holders_of
-    from unionmount.system.mountinfo import mounted_at
-
-    record = found.record
-    top = mounted_at(record.path)
-    if top is not None and top.device != record.device:
-        where = printable(record.mountpoint)
-        raise MountError(f"{where}: something else is mounted over it; unmount that first")
-    try:
-        _tell(unmount_fuse(record.path, lazy=lazy))
-    except BusyError:
-        users = described(holders_of(record.device, besides=record.pid))
-        raise BusyError(record.path, users) from None
-
-
-def _tell(note: str) -> None:
-    if note:
-        print(f"unionmount: {note}", file=sys.stderr)
+        take_away(found, lazy=lazy)
 
 
 # ---- waiting -------------------------------------------------------------------------------------
@@ -260,4 +256,4 @@ def _unmount_unknown(target: str, *, lazy: bool) -> None:
     mounted = mounted_at(path)
     if mounted is None or mounted.file_system != FILE_SYSTEM:
         raise NotFoundError(f"{printable(str(path))}: no image is mounted there")
-    _tell(unmount_fuse(path, lazy=lazy))
+    tell(unmount_fuse(path, lazy=lazy))
