@@ -28,15 +28,6 @@ touch "$1/fstab"
 mount --bind "$1/fstab" /etc/fstab
 """
 
-# Python, where it is in a directory that only root enters, as one that every user reaches.
-_OPEN = """
-mkdir "$1/python"
-mount --bind "$4" "$1/python"
-mount -t tmpfs -o mode=755 none "$3"
-mkdir -p "$4"
-mount --bind "$1/python" "$4"
-"""
-
 
 class System:
     """Runs programs in the namespace."""
@@ -82,17 +73,30 @@ class System:
         return {name: value.strip('"') for name, _, value in words}
 
 
+def open_python(place: Path) -> str:
+    """A shell command that lets every user reach Python, where only root enters its directory.
+
+    It belongs into a mount namespace of its own.
+    """
+    python = Path(sys.base_prefix)
+    closed = [path for path in python.parents if not path.stat().st_mode & 1]
+    if not closed:
+        return "true"
+    aside = place / "python"
+    return (
+        f"mkdir -p {aside} && mount --bind {python} {aside} && "
+        f"mount -t tmpfs -o mode=755 none {closed[-1]} && "
+        f"mkdir -p {python} && mount --bind {aside} {python}"
+    )
+
+
 @contextmanager
 def system(place: Path, environment: dict[str, str]) -> Iterator[System]:
     """Make the namespace; its mounts end with it."""
     place.mkdir()
     programs = Path(sys.executable).parent
-    words = [str(place), str(programs)]
-    script = _PREPARE
-    if closed := [path for path in Path(sys.base_prefix).parents if not path.stat().st_mode & 1]:
-        script += _OPEN
-        words += [str(closed[-1]), sys.base_prefix]
-    command = ["unshare", "-m", "sh", "-c", f"{script}\necho\ncat", "sh", *words]
+    script = f"{_PREPARE}\n{open_python(place)}\necho\ncat"
+    command = ["unshare", "-m", "sh", "-c", script, "sh", str(place), str(programs)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"\n"

@@ -57,6 +57,15 @@ class CommandWithCommand(click.Command):
         return [*super().collect_usage_pieces(ctx), "[-- COMMAND…]"]
 
 
+def enter_namespace_if_needed() -> None:
+    """Root that may not mount does so in a user namespace of its own, where it may have one."""
+    from unionmount.system.trust import is_admin
+    from unionmount.system.user_namespace import can_make_one, enter_own
+
+    if os.geteuid() == 0 and not is_admin() and can_make_one():
+        enter_own()
+
+
 def run_with_mount(table: MountTable, path: str, words: Sequence[str]) -> int:
     """Run a command while ``path`` is mounted, then take the mount away; its exit status."""
     found = table.find(path)

@@ -17,12 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from unionmount.errors import MountError
+from unionmount.mounting.advice import DEVICE, about_device, about_fusermount, about_mount
 from unionmount.mounting.options import MountOptions
 from unionmount.system import libc
 from unionmount.system.mountinfo import FILE_SYSTEM
 from unionmount.system.text import printable
-
-_DEVICE = Path("/dev/fuse")
 
 _READ_AHEAD = 512  # KiB
 
@@ -128,14 +127,9 @@ def _mount_directly(mountpoint: Path, source: str, options: MountOptions, *, wri
 
 def _open_device() -> int:
     try:
-        return os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        hint = {
-            errno.ENOENT: " (is the kernel module 'fuse' there, and the device in this container?)",
-            errno.ENODEV: " (is the kernel module 'fuse' there?)",
-            errno.ENXIO: " (is the kernel module 'fuse' there?)",
-        }.get(error.errno or 0, "")
-        raise MountError(f"{_DEVICE}: {error.strerror}{hint}") from None
+        raise MountError(f"{DEVICE}: {error.strerror} ({about_device(error)})") from None
 
 
 def _flags(options: MountOptions, *, writable: bool) -> int:
@@ -153,7 +147,7 @@ def _flags(options: MountOptions, *, writable: bool) -> int:
 
 def _why_not(error: OSError) -> str:
     if error.errno == errno.EPERM:
-        return "not permitted (mounting needs CAP_SYS_ADMIN)"
+        return f"not permitted ({about_mount()})"
     if error.errno == errno.ENODEV:
         return "the kernel does not know FUSE"
     return error.strerror or str(error)
@@ -174,6 +168,7 @@ def _mount_by_helper(
     mountpoint: Path, source: str, options: MountOptions, *, writable: bool
 ) -> int:
     words = _helper_options(source, options, writable=writable)
+    os.close(_open_device())  # fusermount3 opens it with the rights of this user, too
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours:
         with theirs:
@@ -189,7 +184,9 @@ def _mount_by_helper(
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)
         _, message = process.communicate()
     if not fds:
-        raise MountError(f"mounting at {printable(str(mountpoint))}: {_helper_message(message)}")
+        why = about_fusermount(_helper()) if b"not permitted" in message else ""
+        told = _helper_message(message) + (f" ({why})" if why else "")
+        raise MountError(f"mounting at {printable(str(mountpoint))}: {told}")
     os.set_inheritable(fds[0], False)
     return fds[0]
 
@@ -198,7 +195,10 @@ def _helper() -> str:
     for name in ("fusermount3", "fusermount"):
         if found := shutil.which(name):
             return found
-    raise MountError("fusermount3 is not installed (package fuse3), which users but root need")
+    raise MountError(
+        "fusermount3 is not installed (package fuse3), which users but root need: "
+        f"{about_fusermount(None)}"
+    )
 
 
 def _helper_options(source: str, options: MountOptions, *, writable: bool) -> str:

@@ -126,7 +126,7 @@ REFUSED: dict[str, str] = {
     "dirsync": "changes of names are not synced one by one; use fsync(2) of the directory",
     "mand": "there are no mandatory locks on Linux",
     "iversion": "changes are not counted",
-    "remount": "options can't change while it is mounted; unmount it and mount it again",
+    "remount": "use mount -o remount, which changes ro, rw, exec and noexec",
     "bind": "use mount --bind on the mount point",
     "rbind": "use mount --rbind on the mount point",
     "move": "use mount --move on the mount point",

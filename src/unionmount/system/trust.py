@@ -28,7 +28,7 @@ class OverrideStat(Enum):
 
 def reads_trusted() -> bool:
     """Whether this process may read attributes below ``trusted.``: then it needs no others."""
-    return _in_first_user_namespace() and _is_admin()
+    return _in_first_user_namespace() and is_admin()
 
 
 def has_identity() -> bool:
@@ -57,7 +57,8 @@ def _in_first_user_namespace() -> bool:
         return True
 
 
-def _is_admin() -> bool:
+def is_admin() -> bool:
+    """Whether this process has CAP_SYS_ADMIN in its user namespace."""
     # The name of the program is a line of it, and may be any bytes.
     for line in Path("/proc/self/status").read_bytes().splitlines():
         if line.startswith(b"CapEff:"):

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unionmount.cli.options import platform_option, registry_options, root_option
-from unionmount.cli.run_command import CommandWithCommand, run_with_mount
+from unionmount.cli.run_command import (
+    CommandWithCommand,
+    enter_namespace_if_needed,
+    run_with_mount,
+)
 from unionmount.errors import UsageError
 
 if TYPE_CHECKING:
@@ -126,8 +130,9 @@ def command(
     mount such directories with "unionmount overlay".
 
     With "-- COMMAND", COMMAND runs while the image is mounted, and the mount is taken away when it
-    ends; the exit status is that of COMMAND. $UNIONMOUNT_MOUNTPOINT is the mount point. A mount
-    also ends with the mount namespace that it was made in.
+    ends; the exit status is that of COMMAND. $UNIONMOUNT_MOUNTPOINT is the mount point. Root
+    without CAP_SYS_ADMIN, as in most containers, gets a user namespace for the two if possible. A
+    mount also ends with the mount namespace that it was made in.
 
     SIGTERM, SIGINT and SIGHUP unmount; files that are open stay usable. A second signal ends the
     process at once.
@@ -145,6 +150,8 @@ def command(
     wanted = MountArguments(**arguments, read_only=ro or parsed.ro)
     wanted.check()
     parsed = replace(parsed, ro=wanted.shows_only, fastpath=parsed.fastpath and not no_fastpath)
+    if words:
+        enter_namespace_if_needed()
     if words and until is None:
         until = os.getpid()  # should this process be killed
     with place_of(mountpoint, over=over, mkdir=mkdir) as where:
