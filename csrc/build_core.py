@@ -17,6 +17,7 @@ PUBLIC_HEADERS = (
     "base/base.h",
     "base/match.h",
     "system/open_beneath.h",
+    "system/id_maps.h",
     "marks/whiteout.h",
     "index/builder.h",
     "index/index.h",

@@ -2,7 +2,7 @@
 
 #include "fastpath/exchange.h"
 
-/* What is not in the table is forwarded. */
+/* Other requests are forwarded. */
 static um_handler *const handlers[] = {
     [FUSE_LOOKUP] = um_answer_lookup,
     [FUSE_FORGET] = um_answer_forget,
@@ -16,28 +16,28 @@ static um_handler *const handlers[] = {
     [FUSE_RMDIR] = um_answer_rmdir,
     [FUSE_RENAME] = um_answer_rename,
     [FUSE_LINK] = um_answer_link,
-    /* Zero-message opens: the kernel asks once, and then opens files by itself. */
+    /* ENOSYS means opens without messages: the kernel asks once, and then opens files by itself. */
     [FUSE_OPEN] = um_answer_unsupported,
     [FUSE_READ] = um_answer_read,
     [FUSE_WRITE] = um_answer_write,
     [FUSE_STATFS] = um_answer_statfs,
-    /* Of files that TMPFILE opened, while no OPEN was asked yet. */
+    /* Files that TMPFILE opened before any OPEN was refused are released. */
     [FUSE_RELEASE] = um_answer_release,
     [FUSE_FSYNC] = um_answer_fsync,
     [FUSE_SETXATTR] = um_answer_setxattr,
     [FUSE_GETXATTR] = um_answer_getxattr,
     [FUSE_LISTXATTR] = um_answer_listxattr,
     [FUSE_REMOVEXATTR] = um_answer_removexattr,
-    /* Nothing waits for close(2). */
+    /* close(2) has nothing to wait for. */
     [FUSE_FLUSH] = um_answer_unsupported,
     [FUSE_INIT] = um_answer_init,
     [FUSE_OPENDIR] = um_answer_opendir,
     [FUSE_RELEASEDIR] = um_answer_releasedir,
     [FUSE_READDIR] = um_answer_readdir,
     [FUSE_FSYNCDIR] = um_answer_fsync,
-    /* Asked where the kernel does not check permissions: then all are granted. */
+    /* The kernel asks where it does not check permissions itself: then everything is permitted. */
     [FUSE_ACCESS] = um_answer_unsupported,
-    /* The kernel then makes files by MKNOD and opens them by itself: no RELEASE follows. */
+    /* The kernel then creates files by MKNOD and opens them by itself, so no RELEASE follows. */
     [FUSE_CREATE] = um_answer_unsupported,
     [FUSE_IOCTL] = um_answer_ioctl,
     [FUSE_BATCH_FORGET] = um_answer_batch_forget,
@@ -112,7 +112,8 @@ struct um_answer um_fastpath_answer_patiently(struct um_fastpath *fastpath, cons
     return answer_request(fastpath, request, size, reply, true, patience);
 }
 
-/* The replies of all these begin with a struct fuse_entry_out. */
+/* Return whether the reply of an opcode begins with a struct fuse_entry_out, which counts as a
+ * lookup. */
 static bool grants_one(uint32_t opcode)
 {
     return opcode == FUSE_LOOKUP || opcode == FUSE_MKNOD || opcode == FUSE_MKDIR ||
@@ -125,7 +126,7 @@ static void undo_listing(struct um_fastpath *fastpath, const uint8_t *body, size
     while (size - at >= FUSE_NAME_OFFSET_DIRENTPLUS) {
         const struct fuse_direntplus *entry = (const void *)(body + at);
         if (entry->entry_out.nodeid != 0)
-            um_node_forget(fastpath, entry->entry_out.nodeid, 1);
+            um_fastpath_node_forget(fastpath, entry->entry_out.nodeid, 1);
         at += FUSE_DIRENTPLUS_SIZE(entry);
     }
 }
@@ -144,13 +145,13 @@ void um_fastpath_undo(struct um_fastpath *fastpath, const void *request, const v
     } else if (grants_one(header->opcode) && size >= sizeof(struct fuse_entry_out)) {
         const struct fuse_entry_out *entry = (const void *)body;
         if (entry->nodeid != 0)
-            um_node_forget(fastpath, entry->nodeid, 1);
+            um_fastpath_node_forget(fastpath, entry->nodeid, 1);
     }
 }
 
-uint32_t um_fastpath_held(struct um_fastpath *fastpath)
+uint32_t um_fastpath_open_files(struct um_fastpath *fastpath)
 {
-    return fastpath->held ? um_held_count(fastpath->held) : 0;
+    return fastpath->open_files ? um_open_files_count(fastpath->open_files) : 0;
 }
 
 static int copy_layers(struct um_fastpath *fastpath, const struct um_fastpath_setup *setup)
@@ -178,11 +179,18 @@ int um_fastpath_open(const struct um_fastpath_setup *setup, struct um_fastpath *
     fastpath->bytes = setup->bytes;
     fastpath->inodes = setup->inodes;
     fastpath->has_acls = setup->has_acls;
+    fastpath->obeys_acls = setup->obeys_acls;
     fastpath->list_layers = setup->list_layers;
+    fastpath->keeps = setup->keeps;
+    fastpath->keeps_nsec = setup->keeps_nsec;
+    fastpath->static_nlink = setup->static_nlink;
+    fastpath->no_xattrs = setup->no_xattrs;
+    fastpath->ids =
+        setup->ids ? *setup->ids : (struct um_id_maps){{.squashed = -1}, {.squashed = -1}};
     pthread_mutex_init(&fastpath->lists_lock, NULL);
     int error = copy_layers(fastpath, setup);
     if (error == 0 && setup->upper != NULL)
-        error = um_held_open(setup->upper, setup->max_held, &fastpath->held);
+        error = um_open_files_open(setup->upper, setup->max_open_files, &fastpath->open_files);
     if (error != 0) {
         um_fastpath_close(fastpath);
         return error;
@@ -195,8 +203,8 @@ void um_fastpath_close(struct um_fastpath *fastpath)
 {
     if (fastpath == NULL)
         return;
-    um_lists_close(fastpath);
-    um_held_close(fastpath->held);
+    um_fastpath_close_lists(fastpath);
+    um_open_files_close(fastpath->open_files);
     for (size_t i = 0; i < fastpath->n_layers; i++)
         free(fastpath->layers[i]);
     free(fastpath->layers);

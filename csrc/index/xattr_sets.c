@@ -4,8 +4,8 @@
 #define MAX_XATTR_LIST 65536u /* bytes that listxattr(2) can return */
 #define MAX_XATTR_VALUE 65536u
 #define MAX_XATTR_NAME 255u
-/* Sets that later entries can share. Layers have few; where one has more, the others stand once for each
- * entry. */
+/* At most this many sets are shared by later entries. Layers have few; where one has more, the
+ * further sets are stored once for each entry. */
 #define MOST_SETS 32768u
 
 static int check_xattr(const struct um_tar_xattr *xattr, uint64_t header, struct um_fault *fault)
@@ -30,11 +30,13 @@ static uint64_t hash_set(const struct um_indexer *ix, const struct um_tar_entry 
     return hash != 0 ? hash : 1;
 }
 
-/* 1 where the set that begins with record `first` is the entry's, 0 where not, or an errno. */
-static int same_set(const struct um_tables *t, size_t first, const struct um_tar_entry *entry)
+/* Compare the set that begins with record `first` with the entry's: 1 where they are equal, 0
+ * where not, or an errno. */
+static int same_set(const struct um_indexer_tables *t, size_t first,
+                    const struct um_tar_entry *entry)
 {
     for (size_t i = 0; i < entry->n_xattrs; i++) {
-        const struct um_build_xattr *have = &t->xattrs[first + i];
+        const struct um_indexer_xattr *have = &t->xattrs[first + i];
         const struct um_tar_xattr *xattr = &entry->xattrs[i];
         if (have->name_size != xattr->name.size || have->value_size != xattr->value.size ||
             have->last != (i + 1 == entry->n_xattrs))
@@ -48,20 +50,20 @@ static int same_set(const struct um_tables *t, size_t first, const struct um_tar
     return 1;
 }
 
-/* The names under which the kernel keeps POSIX ACLs: include/uapi/linux/xattr.h. */
+/* Append the entry's xattrs as a new set. */
 static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
                       struct um_fault *fault)
 {
-    struct um_tables *t = &ix->tables;
+    struct um_indexer_tables *t = &ix->tables;
     if (t->n_xattrs + entry->n_xattrs >= UM_NONE)
         return um_refuse(fault, -E2BIG, entry->header, "too many xattrs");
     size_t list = 0;
     for (size_t i = 0; i < entry->n_xattrs; i++) {
         const struct um_tar_xattr *xattr = &entry->xattrs[i];
-        struct um_build_xattr record = {.at = (uint32_t)um_spool_size(&t->values),
-                                        .value_size = (uint32_t)xattr->value.size,
-                                        .name_size = (uint16_t)xattr->name.size,
-                                        .last = i + 1 == entry->n_xattrs};
+        struct um_indexer_xattr record = {.at = (uint32_t)um_spool_size(&t->values),
+                                          .value_size = (uint32_t)xattr->value.size,
+                                          .name_size = (uint16_t)xattr->name.size,
+                                          .last = i + 1 == entry->n_xattrs};
         int error = check_xattr(xattr, entry->header, fault);
         list += xattr->name.size + 1;
         if (error == 0 && list > MAX_XATTR_LIST)
@@ -87,15 +89,15 @@ static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
 
 static int keep_set(struct um_indexer *ix, uint64_t hash, uint32_t first)
 {
-    int error = um_table_reserve(&ix->sets, sizeof(struct um_xattr_set), 1);
+    int error = um_table_reserve(&ix->sets, sizeof(struct um_indexer_xattr_set), 1);
     if (error != 0)
         return error;
-    struct um_xattr_set *set = um_table_add(&ix->sets, sizeof *set, hash);
+    struct um_indexer_xattr_set *set = um_table_add(&ix->sets, sizeof *set, hash);
     set->first = first;
     return 0;
 }
 
-/* The set of the entry's xattrs, shared with earlier entries that have the same. */
+/* Return the set of the entry's xattrs, shared with earlier entries that have the same. */
 int um_indexer_intern_xattrs(struct um_indexer *ix, const struct um_tar_entry *entry, uint32_t *set,
                              struct um_fault *fault)
 {
@@ -103,7 +105,7 @@ int um_indexer_intern_xattrs(struct um_indexer *ix, const struct um_tar_entry *e
     if (entry->n_xattrs == 0)
         return 0;
     uint64_t hash = hash_set(ix, entry);
-    const struct um_xattr_set *known = um_table_find(&ix->sets, sizeof *known, hash);
+    const struct um_indexer_xattr_set *known = um_table_find(&ix->sets, sizeof *known, hash);
     int same = known != NULL ? same_set(&ix->tables, known->first - 1, entry) : 0;
     if (same > 0)
         *set = known->first;

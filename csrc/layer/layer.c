@@ -24,12 +24,12 @@ int um_layer_open(struct um_index *index, int fd, uint64_t offset, uint64_t leng
 int um_layer_open_live(const struct um_live_setup *setup, struct um_layer *layer)
 {
     *layer = (struct um_layer){.fd = setup->fd};
-    return um_dirlayer_open(setup, &layer->live);
+    return um_live_open(setup, &layer->live);
 }
 
 void um_layer_close(struct um_layer *layer)
 {
-    um_dirlayer_close(layer->live);
+    um_live_close(layer->live);
     layer->live = NULL;
 }
 
@@ -39,20 +39,20 @@ uint64_t um_layer_span(const struct um_layer *layer)
 {
     struct um_index_info info;
     if (layer->live != NULL)
-        return UM_DIRLAYER_SPAN;
+        return UM_LIVE_SPAN;
     um_index_get_info(layer->index, &info);
     return info.inodes;
 }
 
 uint64_t um_layer_number(const struct um_layer *layer, uint32_t inode)
 {
-    return layer->live ? um_dirlayer_number(layer->live, inode) : inode;
+    return layer->live ? um_live_number(layer->live, inode) : inode;
 }
 
 int um_layer_seek(const struct um_layer *layer, uint64_t number, uint32_t *inode)
 {
     if (layer->live != NULL)
-        return um_dirlayer_seek(layer->live, number, inode);
+        return um_live_seek(layer->live, number, inode);
     *inode = (uint32_t)number;
     return 0;
 }
@@ -71,7 +71,7 @@ int um_layer_find(const struct um_layer *layer, uint32_t directory, struct um_sl
     struct um_dirent dirent;
     uint32_t number;
     if (layer->live != NULL)
-        return um_dirlayer_find(layer->live, directory, name, child);
+        return um_live_find(layer->live, directory, name, child);
     int error = um_index_find(layer->index, directory, name, &number, &dirent);
     if (error == 0)
         to_child(&dirent, number, child);
@@ -82,7 +82,7 @@ int um_layer_dirent(const struct um_layer *layer, uint32_t number, struct um_chi
 {
     struct um_dirent dirent;
     if (layer->live != NULL)
-        return um_dirlayer_name(layer->live, number, child);
+        return um_live_name(layer->live, number, child);
     int error = um_index_dirent(layer->index, number, &dirent);
     if (error == 0)
         to_child(&dirent, number, child);
@@ -93,7 +93,7 @@ int um_layer_resolve(const struct um_layer *layer, uint32_t directory, struct um
 {
     if (layer->live == NULL || child->inode != UM_INDEX_NONE || child->type == DT_WHT)
         return 0;
-    int error = um_dirlayer_find(layer->live, directory, child->name, child);
+    int error = um_live_find(layer->live, directory, child->name, child);
     return error == 0 && child->type == DT_WHT ? -ENOENT : error;
 }
 
@@ -102,7 +102,7 @@ int um_layer_children(const struct um_layer *layer, uint32_t directory,
 {
     *children = (struct um_children){0};
     if (layer->live != NULL)
-        return um_dirlayer_children(layer->live, directory, &children->names, &children->n);
+        return um_live_children(layer->live, directory, &children->names, &children->n);
     struct um_inode inode;
     int error = um_index_inode(layer->index, directory, &inode);
     if (error != 0)
@@ -121,7 +121,7 @@ int um_layer_child(const struct um_layer *layer, const struct um_children *child
 
 int um_layer_inode(const struct um_layer *layer, uint32_t number, struct um_inode *inode)
 {
-    return layer->live ? um_dirlayer_inode(layer->live, number, inode)
+    return layer->live ? um_live_inode(layer->live, number, inode)
                        : um_index_inode(layer->index, number, inode);
 }
 
@@ -129,7 +129,7 @@ int um_layer_peek(const struct um_layer *layer, uint32_t number, struct um_inode
 {
     if (layer->live == NULL)
         return um_index_inode(layer->index, number, inode);
-    *inode = (struct um_inode){.mode = um_dirlayer_type(layer->live, number)};
+    *inode = (struct um_inode){.mode = um_live_type(layer->live, number)};
     return inode->mode != 0 ? 0 : -ESTALE;
 }
 
@@ -137,7 +137,7 @@ int um_layer_child_inode(const struct um_layer *layer, uint32_t directory,
                          const struct um_child *child, struct um_inode *inode)
 {
     if (layer->live != NULL)
-        return um_dirlayer_child_inode(layer->live, child, inode);
+        return um_live_child_inode(layer->live, child, inode);
     int error = um_index_inode(layer->index, child->inode, inode);
     if (error != 0)
         return error;
@@ -152,7 +152,7 @@ int um_layer_flags(const struct um_layer *layer, uint32_t directory, uint32_t *f
 {
     struct um_inode inode;
     if (layer->live != NULL)
-        return um_dirlayer_flags(layer->live, directory, flags);
+        return um_live_flags(layer->live, directory, flags);
     int error = um_index_inode(layer->index, directory, &inode);
     *flags = error ? 0 : inode.flags;
     return error;
@@ -163,19 +163,19 @@ int um_layer_redirect(const struct um_layer *layer, uint32_t inode, struct um_sl
 {
     *redirect = (struct um_slice){0};
     *refused = false;
-    return layer->live ? um_dirlayer_redirect(layer->live, inode, redirect, refused) : 0;
+    return layer->live ? um_live_redirect(layer->live, inode, redirect, refused) : 0;
 }
 
 int um_layer_has_data(const struct um_layer *layer, uint32_t inode)
 {
-    return layer->live ? um_dirlayer_has_data(layer->live, inode) : 1;
+    return layer->live ? um_live_has_data(layer->live, inode) : 1;
 }
 
 int um_layer_place(const struct um_layer *layer, uint32_t number, struct um_place *place)
 {
     struct um_inode inode;
     if (layer->live != NULL)
-        return um_dirlayer_place(layer->live, number, &place->directory, &place->dirent);
+        return um_live_place(layer->live, number, &place->directory, &place->dirent);
     int error = um_index_inode(layer->index, number, &inode);
     if (error == 0 && !S_ISDIR(inode.mode))
         error = -EBADMSG;
@@ -188,21 +188,21 @@ int um_layer_redirects(const struct um_layer *layer, uint32_t **directories, siz
 {
     *directories = NULL;
     *n = 0;
-    return layer->live ? um_dirlayer_redirects(layer->live, directories, n) : 0;
+    return layer->live ? um_live_redirects(layer->live, directories, n) : 0;
 }
 
 int um_layer_target(const struct um_layer *layer, uint32_t number, const struct um_inode *inode,
                     struct um_slice *target)
 {
     if (layer->live != NULL)
-        return um_dirlayer_target(layer->live, number, target);
+        return um_live_target(layer->live, number, target);
     *target = inode->target;
     return 0;
 }
 
 /* ---- the names of an inode ---------------------------------------------------------------------- */
 
-/* An inode with several names: they stand in a table. */
+/* Return the names of an inode that has several: a table lists them. */
 static int listed_names(const struct um_layer *layer, uint32_t number, uint32_t nlink,
                         struct um_place *places)
 {
@@ -235,7 +235,8 @@ static int find_holder(const struct um_layer *layer, uint64_t n_inodes, struct u
     return -EBADMSG;
 }
 
-/* The index leads from a name to its inode only: look at every name, then at every directory. */
+/* Find the only name of an inode. The index leads only from names to inodes, so scan all names,
+ * then all directories. */
 static int search_name(const struct um_layer *layer, uint32_t number, struct um_place *place)
 {
     struct um_index_info info;
@@ -258,7 +259,7 @@ int um_layer_names(const struct um_layer *layer, uint32_t number, const struct u
 {
     struct um_index_info info;
     if (layer->live != NULL)
-        return um_dirlayer_names(layer->live, number, inode->nlink, places, n);
+        return um_live_names(layer->live, number, inode->nlink, places, n);
     um_index_get_info(layer->index, &info);
     if (inode->nlink > info.links && inode->nlink > 1)
         return -EBADMSG;
@@ -275,8 +276,8 @@ int um_layer_names(const struct um_layer *layer, uint32_t number, const struct u
 
 /* ---- reading ----------------------------------------------------------------------------------- */
 
-/* Bytes of the tar at `at`, which the index has checked to lie within it: all of them or an errno.
- * Without waiting it is -EAGAIN where the page cache holds only some. */
+/* Read bytes of the tar at `at`, which the index has checked to lie within it: all of them, or an
+ * errno. Without waiting it is -EAGAIN where the page cache has only some. */
 static int64_t read_tar(const struct um_layer *layer, uint64_t at, uint8_t *buffer, size_t size,
                         unsigned flags)
 {
@@ -286,7 +287,7 @@ static int64_t read_tar(const struct um_layer *layer, uint64_t at, uint8_t *buff
     return got == (int64_t)size ? got : -EIO; /* the layer's file is shorter than it was */
 }
 
-/* The first extent that ends behind `offset`; `inode->count` where there is none. */
+/* Find the first extent that ends after `offset`; `inode->count` where there is none. */
 static int find_extent(const struct um_layer *layer, const struct um_inode *inode, uint64_t offset,
                        uint32_t *number)
 {
@@ -306,7 +307,7 @@ static int find_extent(const struct um_layer *layer, const struct um_inode *inod
     return 0;
 }
 
-/* Copy what the extent and [offset, offset + size) have in common. */
+/* Copy the intersection of the extent and [offset, offset + size). */
 static int64_t read_overlap(const struct um_layer *layer, const struct um_index_extent *extent,
                             uint64_t offset, uint8_t *buffer, size_t size, unsigned flags)
 {
@@ -337,7 +338,7 @@ static int64_t read_sparse(const struct um_layer *layer, const struct um_inode *
         if (extent.logical >= offset + size)
             break;
         if (extent.logical < end)
-            return -EBADMSG; /* a builder sorts them; so a read takes no more of them than bytes */
+            return -EBADMSG; /* builders sort them, and so a read never uses more of them than it has bytes */
         end = extent.logical + extent.length;
         int64_t n = read_overlap(layer, &extent, offset, buffer, size, flags);
         if (n < 0)
@@ -350,7 +351,7 @@ int64_t um_layer_read(const struct um_layer *layer, uint32_t number, const struc
                       uint64_t offset, void *buffer, size_t size, unsigned flags)
 {
     if (layer->live != NULL)
-        return um_dirlayer_read(layer->live, number, offset, buffer, size, flags);
+        return um_live_read(layer->live, number, offset, buffer, size, flags);
     if (offset >= inode->size || size == 0)
         return 0;
     if (size > inode->size - offset)
@@ -393,13 +394,13 @@ int um_layer_blocks(const struct um_layer *layer, const struct um_inode *inode, 
 
 int um_layer_open_path(const struct um_layer *layer, uint32_t number, int *fd)
 {
-    return layer->live ? um_dirlayer_open_path(layer->live, number, fd) : -ENODATA;
+    return layer->live ? um_live_open_path(layer->live, number, fd) : -ENODATA;
 }
 
 int um_layer_open_data(const struct um_layer *layer, uint32_t number, int *fd)
 {
     if (layer->live != NULL)
-        return um_dirlayer_open_data(layer->live, number, fd);
+        return um_live_open_data(layer->live, number, fd);
     *fd = fcntl(layer->fd, F_DUPFD_CLOEXEC, 0);
     return um_result(*fd);
 }
@@ -415,7 +416,7 @@ static int next_run(const struct um_layer *layer, const struct um_inode *inode, 
     return error ? error : 1;
 }
 
-/* As the file system of a live file says; where it knows no holes all is data. */
+/* Ask the file system of a live file; where it knows no holes, everything is data. */
 static int next_live_data(int fd, uint64_t from, uint64_t *logical, uint64_t *length,
                           uint64_t *stored)
 {
@@ -452,7 +453,7 @@ int um_layer_next_data(const struct um_layer *layer, const struct um_inode *inod
 
 /* ---- extended attributes ------------------------------------------------------------------------ */
 
-/* Step through a set: 1 with *xattr, 0 at the end. `*next` is inode->xattr at first. */
+/* Step through a set of xattrs: 1 with *xattr, 0 at the end. `*next` is inode->xattr at first. */
 static int next_xattr(const struct um_layer *layer, uint32_t *next, struct um_index_xattr *xattr)
 {
     if (*next == 0)
@@ -473,7 +474,7 @@ int64_t um_layer_getxattr(const struct um_layer *layer, uint32_t number,
     uint32_t next = inode->xattr;
     int more;
     if (layer->live != NULL)
-        return um_dirlayer_getxattr(layer->live, number, name, value, size);
+        return um_live_getxattr(layer->live, number, name, value, size);
     int error = um_overlay_store(namespaces, (const char *)name.data, name.size, stored);
     if (error == -EPERM || (error == 0 && um_overlay_leads(name)))
         return -ENODATA;
@@ -496,10 +497,10 @@ int64_t um_layer_listxattr(const struct um_layer *layer, uint32_t number,
     size_t used = 0;
     int more;
     if (layer->live != NULL)
-        return um_dirlayer_listxattr(layer->live, number, names, size);
+        return um_live_listxattr(layer->live, number, names, size);
     while ((more = next_xattr(layer, &next, &xattr)) > 0) {
         char shown[UM_OVERLAY_ROOM];
-        /* What is longer has no name that could be asked for. */
+        /* A longer name cannot be asked for. */
         if (xattr.name.size >= sizeof shown)
             continue;
         size_t length = um_overlay_show(namespaces, xattr.name, shown);

@@ -8,11 +8,11 @@
 #include "system/open_beneath.h"
 #include "system/xattr_at.h"
 
-#define LIST_ROOM 512      /* of names of xattrs: more than nearly all files have */
-#define LIST_MOST 65536    /* what the kernel hands out */
+#define LIST_ROOM 512      /* bytes of xattr names: more than nearly all files have */
+#define LIST_MOST 65536    /* the kernel's limit */
 #define REDIRECT_MOST 4096 /* as a path */
 
-/* An errno of a call that reached for what was there before. */
+/* Turn the error of a call on an object that was there before into -ESTALE where it is gone. */
 static int gone(int error)
 {
     bool is_gone = error == ENOENT || error == ENOTDIR || error == ELOOP || error == ENXIO;
@@ -21,13 +21,14 @@ static int gone(int error)
 
 /* ---- opening --------------------------------------------------------------------------------------- */
 
-/* After a call that had no descriptor left: true where some were closed, and it can be made again. */
-static bool made_room(struct um_dirlayer *layer, int error)
+/* After a call that failed for lack of a descriptor, close some. True where the call can be
+ * repeated. */
+static bool made_room(struct um_live *layer, int error)
 {
     return (error == EMFILE || error == ENFILE) && um_fd_cache_shed(layer->cache);
 }
 
-static int open_beneath(struct um_dirlayer *layer, int from, const char *path, int flags)
+static int open_beneath(struct um_live *layer, int from, const char *path, int flags)
 {
     int fd;
     do {
@@ -36,15 +37,16 @@ static int open_beneath(struct um_dirlayer *layer, int from, const char *path, i
     return fd < 0 ? gone(-fd) : fd;
 }
 
-/* What was opened with O_PATH, for reading; without touching the access time where that is allowed. */
-static int open_for_reading(struct um_dirlayer *layer, int seen, int flags)
+/* Open the object of an O_PATH descriptor for reading, without changing its access time where that
+ * is permitted. */
+static int open_for_reading(struct um_live *layer, int seen, int flags)
 {
     int fd;
     flags |= O_RDONLY | O_NOATIME;
     for (;;) {
         fd = um_open_again(seen, flags);
         if (fd == -EPERM && flags & O_NOATIME)
-            flags &= ~O_NOATIME; /* it is somebody else's */
+            flags &= ~O_NOATIME; /* it belongs to another user */
         else if (fd >= 0 || !made_room(layer, -fd))
             break;
     }
@@ -53,19 +55,19 @@ static int open_for_reading(struct um_dirlayer *layer, int seen, int flags)
 
 /* ---- the way to a directory -------------------------------------------------------------------------- */
 
-/* The names on the way to a directory, from the innermost outwards. */
+/* The names on the way to a directory, innermost first. */
 struct way {
     struct um_slice *names;
     size_t n, capacity;
 };
 
-static int find_way(struct um_dirlayer *layer, uint32_t directory, struct way *way)
+static int find_way(struct um_live *layer, uint32_t directory, struct way *way)
 {
     while (directory != 0) {
-        struct um_dir_inode inode;
-        struct um_dir_name name;
-        if (!um_dir_get_inode(layer, directory, &inode) ||
-            !um_dir_get_name(layer, inode.name, &name))
+        struct um_live_inode inode;
+        struct um_live_name name;
+        if (!um_live_get_inode(layer, directory, &inode) ||
+            !um_live_get_name(layer, inode.name, &name))
             return -ESTALE;
         int error =
             um_reserve((void **)&way->names, &way->capacity, way->n + 1, sizeof *way->names);
@@ -77,7 +79,7 @@ static int find_way(struct um_dirlayer *layer, uint32_t directory, struct way *w
     return 0;
 }
 
-/* Take as many names off the way as fit a path, outermost first. */
+/* Move as many names from the way into a path as fit, outermost first. */
 static void take_step(struct way *way, char path[PATH_MAX])
 {
     size_t used = 0;
@@ -91,7 +93,7 @@ static void take_step(struct way *way, char path[PATH_MAX])
     path[used] = '\0';
 }
 
-static int follow_way(struct um_dirlayer *layer, struct way *way)
+static int follow_way(struct um_live *layer, struct way *way)
 {
     char path[PATH_MAX];
     int fd = layer->fd;
@@ -107,39 +109,41 @@ static int follow_way(struct um_dirlayer *layer, struct way *way)
     return fd;
 }
 
-/* The descriptor of a directory that is not the root, or an errno. */
-static int open_directory(struct um_dirlayer *layer, uint32_t number)
+/* Open a directory other than the root: the descriptor, or an errno. */
+static int open_directory(struct um_live *layer, uint32_t number)
 {
     struct way way = {0};
-    struct um_dir_inode inode;
+    struct um_live_inode inode;
     struct statx status;
     int error = find_way(layer, number, &way);
     int fd = error ? error : follow_way(layer, &way);
     free(way.names);
     if (fd < 0)
         return fd;
-    struct um_dir_reach reach = {.use = {.fd = fd, .entry = UM_FD_BORROWED}};
-    error = um_dir_statx(&reach, &status);
-    if (error == 0 && um_dir_get_inode(layer, number, &inode) && um_dir_is(layer, &inode, &status))
+    struct um_live_reach reach = {.use = {.fd = fd, .entry = UM_FD_BORROWED}};
+    error = um_live_reach_statx(&reach, &status);
+    if (error == 0 && um_live_get_inode(layer, number, &inode) &&
+        um_live_is_inode(layer, &inode, &status))
         return fd;
     close(fd);
     return error ? error : -ESTALE;
 }
 
-/* Use the descriptor of a directory, or of a file that is read, which is kept or opened now. */
-static int use_kept(struct um_dirlayer *layer, uint32_t number, bool file, struct um_fd_use *use)
+/* Use the cached descriptor of a directory, or of a file that is read; open it where there is
+ * none. */
+static int use_kept(struct um_live *layer, uint32_t number, bool file, struct um_fd_use *use)
 {
     uint64_t key = (uint64_t)(layer->tag + 1) << 33 | (uint64_t)number << 1 | file;
     if (um_fd_cache_get(layer->cache, key, use))
         return 0;
-    int fd = file ? um_dir_open_file(layer, number) : open_directory(layer, number);
+    int fd = file ? um_live_open_file(layer, number) : open_directory(layer, number);
     if (fd < 0)
         return fd;
     um_fd_cache_put(layer->cache, key, fd, use);
     return 0;
 }
 
-static int use_directory(struct um_dirlayer *layer, uint32_t number, struct um_fd_use *use)
+static int use_directory(struct um_live *layer, uint32_t number, struct um_fd_use *use)
 {
     if (number != 0)
         return use_kept(layer, number, false, use);
@@ -147,15 +151,15 @@ static int use_directory(struct um_dirlayer *layer, uint32_t number, struct um_f
     return 0;
 }
 
-int um_dir_use_file(struct um_dirlayer *layer, uint32_t number, struct um_fd_use *use)
+int um_live_use_file(struct um_live *layer, uint32_t number, struct um_fd_use *use)
 {
     return use_kept(layer, number, true, use);
 }
 
 /* ---- reaching ------------------------------------------------------------------------------------------ */
 
-int um_dir_reach(struct um_dirlayer *layer, uint32_t directory, struct um_slice text,
-                 struct um_dir_reach *reach)
+int um_live_reach(struct um_live *layer, uint32_t directory, struct um_slice text,
+                  struct um_live_reach *reach)
 {
     if (text.size >= sizeof reach->name)
         return -ENAMETOOLONG;
@@ -166,23 +170,23 @@ int um_dir_reach(struct um_dirlayer *layer, uint32_t directory, struct um_slice 
     return use_directory(layer, directory, &reach->use);
 }
 
-int um_dir_reach_inode(struct um_dirlayer *layer, uint32_t number, struct um_dir_inode *inode,
-                       struct um_dir_reach *reach)
+int um_live_reach_inode(struct um_live *layer, uint32_t number, struct um_live_inode *inode,
+                        struct um_live_reach *reach)
 {
-    struct um_dir_name name = {0};
-    if (!um_dir_get_inode(layer, number, inode))
+    struct um_live_name name = {0};
+    if (!um_live_get_inode(layer, number, inode))
         return -ESTALE;
-    if (number != 0 && !um_dir_get_name(layer, inode->name, &name))
+    if (number != 0 && !um_live_get_name(layer, inode->name, &name))
         return -ESTALE;
-    return um_dir_reach(layer, name.directory, um_slice_of(name.text, name.size), reach);
+    return um_live_reach(layer, name.directory, um_slice_of(name.text, name.size), reach);
 }
 
-void um_dir_leave(struct um_dirlayer *layer, struct um_dir_reach *reach)
+void um_live_leave(struct um_live *layer, struct um_live_reach *reach)
 {
     um_fd_cache_release(layer->cache, &reach->use);
 }
 
-static int take(const struct um_dir_reach *reach, struct um_grip *grip)
+static int take(const struct um_live_reach *reach, struct um_grip *grip)
 {
     int error;
     do {
@@ -194,14 +198,15 @@ static int take(const struct um_dir_reach *reach, struct um_grip *grip)
 static int stat_at(int fd, const char *name, int flags, struct statx *status)
 {
     flags |= AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH;
-    return um_result(statx(fd, name, flags, UM_DIR_STATX, status));
+    return um_result(statx(fd, name, flags, UM_LIVE_STATX, status));
 }
 
-int um_dir_statx(const struct um_dir_reach *reach, struct statx *status)
+int um_live_reach_statx(const struct um_live_reach *reach, struct statx *status)
 {
     struct um_grip grip;
     int error = take(reach, &grip);
-    /* What the kernel knows of a mount point it says without asking who serves it. */
+    /* The kernel answers this for a mount point from its own cache, without asking the server of
+     * the mount. */
     if (error == -EXDEV)
         return stat_at(reach->use.fd, reach->name, AT_STATX_DONT_SYNC, status);
     if (error != 0)
@@ -211,28 +216,28 @@ int um_dir_statx(const struct um_dir_reach *reach, struct statx *status)
     return error;
 }
 
-int um_dir_open_directory(struct um_dirlayer *layer, uint32_t number)
+int um_live_open_directory(struct um_live *layer, uint32_t number)
 {
-    struct um_dir_reach reach;
-    int fd = um_dir_reach(layer, number, (struct um_slice){0}, &reach);
+    struct um_live_reach reach;
+    int fd = um_live_reach(layer, number, (struct um_slice){0}, &reach);
     if (fd != 0)
         return fd;
     fd = open_for_reading(layer, reach.use.fd, O_DIRECTORY);
-    um_dir_leave(layer, &reach);
+    um_live_leave(layer, &reach);
     return fd;
 }
 
-/* Whether what was opened with O_PATH is the inode still: 0, or an errno. */
-static int check_seen(struct um_dirlayer *layer, const struct um_dir_inode *inode, int seen,
+/* Check that an O_PATH descriptor still is the inode: 0, or an errno. */
+static int check_seen(struct um_live *layer, const struct um_live_inode *inode, int seen,
                       struct statx *status)
 {
-    struct um_dir_reach reach = {.use = {.fd = seen, .entry = UM_FD_BORROWED}};
-    int error = um_dir_statx(&reach, status);
-    return error == 0 && !um_dir_is(layer, inode, status) ? -ESTALE : error;
+    struct um_live_reach reach = {.use = {.fd = seen, .entry = UM_FD_BORROWED}};
+    int error = um_live_reach_statx(&reach, status);
+    return error == 0 && !um_live_is_inode(layer, inode, status) ? -ESTALE : error;
 }
 
-int um_dir_pin(struct um_dirlayer *layer, const struct um_dir_inode *inode,
-               const struct um_dir_reach *reach, struct statx *status)
+int um_live_pin(struct um_live *layer, const struct um_live_inode *inode,
+                const struct um_live_reach *reach, struct statx *status)
 {
     const char *name = reach->name[0] ? reach->name : ".";
     int fd = open_beneath(layer, reach->use.fd, name, O_PATH | O_NOFOLLOW);
@@ -244,28 +249,28 @@ int um_dir_pin(struct um_dirlayer *layer, const struct um_dir_inode *inode,
     return error ? error : fd;
 }
 
-/* A descriptor (O_PATH) of an inode, whatever it is. */
-static int open_inode(struct um_dirlayer *layer, uint32_t number, struct statx *status)
+/* Open an inode of any type (O_PATH). */
+static int open_inode(struct um_live *layer, uint32_t number, struct statx *status)
 {
-    struct um_dir_reach reach;
-    struct um_dir_inode inode;
-    int fd = um_dir_reach_inode(layer, number, &inode, &reach);
+    struct um_live_reach reach;
+    struct um_live_inode inode;
+    int fd = um_live_reach_inode(layer, number, &inode, &reach);
     if (fd != 0)
         return fd;
-    fd = um_dir_pin(layer, &inode, &reach, status);
-    um_dir_leave(layer, &reach);
+    fd = um_live_pin(layer, &inode, &reach, status);
+    um_live_leave(layer, &reach);
     return fd;
 }
 
-int um_dir_open_path(struct um_dirlayer *layer, uint32_t number)
+int um_live_open_any(struct um_live *layer, uint32_t number)
 {
     struct statx status;
     return open_inode(layer, number, &status);
 }
 
-/* It was opened with O_PATH first: so it can't be a device or a FIFO, whatever stands under the name by
- * now. */
-int um_dir_open_file(struct um_dirlayer *layer, uint32_t number)
+/* Open a regular file for reading. It was opened with O_PATH and checked before, so it is no
+ * device or FIFO, even if one has its name by now. */
+int um_live_open_file(struct um_live *layer, uint32_t number)
 {
     struct statx status;
     int seen = open_inode(layer, number, &status);
@@ -278,15 +283,15 @@ int um_dir_open_file(struct um_dirlayer *layer, uint32_t number)
 
 /* ---- xattrs ------------------------------------------------------------------------------------------------ */
 
-/* The directory itself as a name in it: its descriptor is one of O_PATH, which has no xattrs. */
+/* Return the directory itself as a name in it, because its O_PATH descriptor has no xattrs. */
 static const char *entry_of(const struct um_grip *grip)
 {
     return grip->name[0] == '\0' && !grip->own ? "." : grip->name;
 }
 
-/* An object whose xattrs are asked for: what was reached, or, where it is pinned (not -1), that. */
+/* The object whose xattrs are read: the pinned descriptor, or, where that is -1, what was reached. */
 struct subject {
-    const struct um_dir_reach *reach;
+    const struct um_live_reach *reach;
     int pinned;
 };
 
@@ -311,8 +316,8 @@ static int64_t get_xattr(struct subject of, const char *name, void *value, size_
     return got == -EOPNOTSUPP || got == -EXDEV ? -ENODATA : gone((int)-got);
 }
 
-int64_t um_dir_getxattr(const struct um_dir_reach *reach, const char *name, void *value,
-                        size_t size)
+int64_t um_live_reach_getxattr(const struct um_live_reach *reach, const char *name, void *value,
+                               size_t size)
 {
     return get_xattr((struct subject){reach, -1}, name, value, size);
 }
@@ -355,18 +360,18 @@ static int64_t list_xattrs(struct subject of, char **names)
     return size;
 }
 
-int64_t um_dir_listxattr(const struct um_dir_reach *reach, char **names)
+int64_t um_live_reach_listxattr(const struct um_live_reach *reach, char **names)
 {
     return list_xattrs((struct subject){reach, -1}, names);
 }
 
 /* ---- marks ------------------------------------------------------------------------------------------------- */
 
-static int read_redirect(struct subject of, const char *name, struct um_dir_marks *marks)
+static int read_redirect(struct subject of, const char *name, struct um_live_marks *marks)
 {
     char path[REDIRECT_MOST];
     int64_t size = get_xattr(of, name, path, sizeof path);
-    if (size == -ERANGE) { /* longer than any path: as malformed as this one */
+    if (size == -ERANGE) { /* longer than any path, so as malformed as this one */
         path[0] = '/';
         size = 1;
     }
@@ -383,7 +388,7 @@ static int read_redirect(struct subject of, const char *name, struct um_dir_mark
 }
 
 static int read_mark(struct subject of, const char *name, enum um_mark_kind kind,
-                     struct um_dir_marks *marks)
+                     struct um_live_marks *marks)
 {
     char value;
     switch (kind) {
@@ -405,30 +410,30 @@ static int read_mark(struct subject of, const char *name, enum um_mark_kind kind
     return 0;
 }
 
-bool um_dir_believes(const struct um_dirlayer *layer, const struct statx *status)
+bool um_live_believes(const struct um_live *layer, const struct statx *status)
 {
     uint32_t mode = layer->believes & UM_BELIEVE_CLOSED ? 0 : status->stx_mode;
     return um_mark_is_trusted(status->stx_uid, mode);
 }
 
-static void doubt(enum um_mark_kind kind, struct um_dir_marks *marks)
+static void doubt(enum um_mark_kind kind, struct um_live_marks *marks)
 {
     marks->doubtful_redirect |= kind == UM_MARK_REDIRECT;
     marks->doubtful_metacopy |= kind == UM_MARK_METACOPY;
 }
 
-/* Read those marks among the names that only hide, and those that lead elsewhere where ones below trusted.,
- * or those below user. (`user`), are believed. What is not believed does not matter where there is one that
- * is. */
-static int read_listed(const struct um_dirlayer *layer, struct subject of, const char *names,
-                       int64_t size, bool user, struct um_dir_marks *marks)
+/* Read the marks among these names: those that only hide, and those that lead elsewhere where the
+ * ones below trusted., or with `user` below user., are trusted. An untrusted mark does not matter
+ * where a trusted one says the same. */
+static int read_listed(const struct um_live *layer, struct subject of, const char *names,
+                       int64_t size, bool user, struct um_live_marks *marks)
 {
     bool trusted = layer->believes & UM_BELIEVE_TRUSTED;
     int error = 0;
     for (int64_t at = 0; error == 0 && at < size; at += (int64_t)strlen(names + at) + 1) {
         struct um_slice name = um_slice_text(names + at);
         enum um_mark_kind kind;
-        if (!um_whiteout_mark(name, um_dir_namespaces(layer), &kind))
+        if (!um_whiteout_mark(name, um_live_namespaces(layer), &kind))
             continue;
         if (um_whiteout_leads(kind) && !(um_whiteout_is_user_mark(name) ? user : trusted))
             doubt(kind, marks);
@@ -440,45 +445,46 @@ static int read_listed(const struct um_dirlayer *layer, struct subject of, const
     return error;
 }
 
-/* Whether there is a mark that leads elsewhere, and that the owner of the object may have set. */
-static bool has_claims(const struct um_dirlayer *layer, const char *names, int64_t size)
+/* Return whether there is a mark that leads elsewhere, and that the owner of the object may have
+ * set. */
+static bool has_claims(const struct um_live *layer, const char *names, int64_t size)
 {
     for (int64_t at = 0; at < size; at += (int64_t)strlen(names + at) + 1) {
         struct um_slice name = um_slice_text(names + at);
         enum um_mark_kind kind;
         if (um_whiteout_is_user_mark(name) &&
-            um_whiteout_mark(name, um_dir_namespaces(layer), &kind) && um_whiteout_leads(kind))
+            um_whiteout_mark(name, um_live_namespaces(layer), &kind) && um_whiteout_leads(kind))
             return true;
     }
     return false;
 }
 
-/* Read the marks of an object whose owner decides whether they are believed: both are asked of what it is,
- * not of what stands under its name by then. */
-static int read_claims(struct um_dirlayer *layer, const struct um_dir_inode *inode,
-                       const struct um_dir_reach *reach, struct um_dir_marks *marks)
+/* Read the marks of an object whose owner decides whether they are trusted. Owner and marks are
+ * read from one descriptor, because another object may have its name by then. */
+static int read_claims(struct um_live *layer, const struct um_live_inode *inode,
+                       const struct um_live_reach *reach, struct um_live_marks *marks)
 {
     um_autofree char *names = NULL;
     struct statx status;
-    struct subject of = {reach, um_dir_pin(layer, inode, reach, &status)};
-    if (of.pinned == -EXDEV) /* a mount point: what is mounted there bears no marks */
+    struct subject of = {reach, um_live_pin(layer, inode, reach, &status)};
+    if (of.pinned == -EXDEV) /* marks in a mounted file system do not count */
         return 0;
     if (of.pinned < 0)
         return of.pinned;
     int64_t size = list_xattrs(of, &names);
     int error = size < 0
                     ? (int)size
-                    : read_listed(layer, of, names, size, um_dir_believes(layer, &status), marks);
+                    : read_listed(layer, of, names, size, um_live_believes(layer, &status), marks);
     close(of.pinned);
     return error;
 }
 
-int um_dir_read_marks(struct um_dirlayer *layer, const struct um_dir_inode *inode,
-                      const struct um_dir_reach *reach, struct um_dir_marks *marks)
+int um_live_read_marks(struct um_live *layer, const struct um_live_inode *inode,
+                       const struct um_live_reach *reach, struct um_live_marks *marks)
 {
     um_autofree char *names = NULL;
-    *marks = (struct um_dir_marks){0};
-    int64_t size = um_dir_listxattr(reach, &names);
+    *marks = (struct um_live_marks){0};
+    int64_t size = um_live_reach_listxattr(reach, &names);
     int error = size < 0 ? (int)size : 0;
     bool ask_owner =
         inode != NULL && layer->believes & UM_BELIEVE_OWN && has_claims(layer, names, size);
@@ -493,7 +499,7 @@ int um_dir_read_marks(struct um_dirlayer *layer, const struct um_dir_inode *inod
     return error;
 }
 
-void um_dir_tell_refused(struct um_dirlayer *layer, uint32_t number)
+void um_live_tell_refused(struct um_live *layer, uint32_t number)
 {
     char path[PATH_MAX];
     struct way way = {0};
@@ -504,7 +510,7 @@ void um_dir_tell_refused(struct um_dirlayer *layer, uint32_t number)
     um_refusal_tell(layer->refusals, "lower", layer->shown_fd, um_slice_text(path));
 }
 
-bool um_dir_may_be_hidden(const struct um_dirlayer *layer, uint64_t ino)
+bool um_live_may_be_hidden(const struct um_live *layer, uint64_t ino)
 {
     bool may_be = false;
     for (size_t i = 0; i < UM_HIDDEN_MAX; i++)
@@ -512,8 +518,8 @@ bool um_dir_may_be_hidden(const struct um_dirlayer *layer, uint64_t ino)
     return may_be;
 }
 
-/* What a layer must not show hides what is below it, too, as a whiteout does. */
-static bool is_hidden(const struct um_dirlayer *layer, const struct statx *status)
+/* Return whether an object must not be shown. Like a whiteout, it also hides what is below it. */
+static bool is_hidden(const struct um_live *layer, const struct statx *status)
 {
     const dev_t device = makedev(status->stx_dev_major, status->stx_dev_minor);
     for (size_t i = 0; i < UM_HIDDEN_MAX; i++) {
@@ -524,8 +530,8 @@ static bool is_hidden(const struct um_dirlayer *layer, const struct statx *statu
     return false;
 }
 
-int um_dir_is_whiteout(struct um_dirlayer *layer, const struct um_dir_reach *reach,
-                       const struct statx *status, bool marked)
+int um_live_is_whiteout(struct um_live *layer, const struct um_live_reach *reach,
+                        const struct statx *status, bool marked)
 {
     if (S_ISDIR(status->stx_mode))
         return is_hidden(layer, status);
@@ -533,8 +539,8 @@ int um_dir_is_whiteout(struct um_dirlayer *layer, const struct um_dir_reach *rea
         return um_whiteout_is_device(status->stx_rdev_major, status->stx_rdev_minor);
     if (!marked || !S_ISREG(status->stx_mode) || status->stx_size != 0)
         return 0;
-    struct um_dir_marks marks;
-    int error = um_dir_read_marks(layer, NULL, reach, &marks);
+    struct um_live_marks marks;
+    int error = um_live_read_marks(layer, NULL, reach, &marks);
     if (error != 0)
         return error;
     free(marks.redirect);

@@ -3,9 +3,9 @@
 
 #include "router/state.h"
 
-/* Requests that pyfuse3 answers. Each is in the table of those in flight before it is sent, so that its
- * reply finds where it is to be written: to the descriptor that it was read from. When pyfuse3 answers
- * no more, all of the table are answered with EIO, and nothing is added to it. */
+/* These requests are answered by pyfuse3. Each is entered into the table of those in flight before
+ * it is sent, so that its reply can be written to the descriptor that it was read from. When
+ * pyfuse3 stops answering, all of the table are answered with EIO, and nothing is added to it. */
 
 /* ---- the table, under flight_lock ------------------------------------------------------------------- */
 
@@ -21,7 +21,7 @@ static int add(struct um_router *router, const struct um_in_flight *one)
     return error;
 }
 
-/* True where it was in the table, and no one else will answer it. */
+/* Take a request out of the table. True where it was there, so that no other thread answers it. */
 static bool take(struct um_router *router, uint64_t unique, struct um_in_flight *one)
 {
     pthread_mutex_lock(&router->flight_lock);
@@ -63,9 +63,9 @@ void um_router_forward(struct um_router *router, struct um_worker *worker, size_
     if (error == 0) {
         error = send_slow(router, worker->request, size);
         if (error == 0 || !take(router, one.unique, &one))
-            return; /* who marks the router as orphaned answers it */
+            return; /* otherwise the thread that marked the router as orphaned answers it */
     }
-    um_count(&worker->counters.failed, 1);
+    um_router_count(&worker->counters.failed, 1);
     answer_error(&one, EIO);
 }
 
@@ -73,7 +73,7 @@ void um_router_forward_init(struct um_router *router)
 {
     _Alignas(8) uint8_t request[UM_SLOW_INIT_ROOM];
     size_t size = um_fastpath_slow_init(router->fastpath, request);
-    send_slow(router, request, size); /* where it fails, so does everything that is forwarded */
+    send_slow(router, request, size); /* if it fails, so will everything that is forwarded */
 }
 
 /* ---- from pyfuse3 ----------------------------------------------------------------------------------------- */
@@ -85,16 +85,16 @@ static void pass_on(struct um_router *router, size_t size)
     if (size < sizeof *out || out->len != size || out->unique == UM_SLOW_INIT_UNIQUE)
         return;
     if (out->unique == 0) {
-        um_count(&router->counters.notifications, 1);
+        um_router_count(&router->counters.notifications, 1);
         um_router_write(router->device, router->reply, size);
         return;
     }
     if (!take(router, out->unique, &one))
         return;
-    um_count_request(router->counters.forwarded, one.opcode);
+    um_router_count_request(router->counters.forwarded, one.opcode);
     if (um_router_write(one.device, router->reply, size) == -EINVAL)
         answer_error(&one, EIO); /* the kernel found it malformed, and still waits */
-    um_count_time(&router->counters, one.opcode, one.begun);
+    um_router_count_time(&router->counters, one.opcode, one.begun);
 }
 
 static void orphan(struct um_router *router)
@@ -104,13 +104,13 @@ static void orphan(struct um_router *router)
     for (const struct um_in_flight *one = NULL;
          (one = um_table_next(&router->flight, sizeof *one, one)) != NULL;) {
         answer_error(one, EIO);
-        um_count(&router->counters.failed, 1);
+        um_router_count(&router->counters.failed, 1);
     }
     um_table_clear(&router->flight, sizeof(struct um_in_flight));
     pthread_mutex_unlock(&router->flight_lock);
 }
 
-/* Wait for pyfuse3: false when the router stops. */
+/* Wait for pyfuse3; false when the router stops. */
 static bool wait_for_slow(struct um_router *router)
 {
     struct pollfd fds[] = {{.fd = router->slow, .events = POLLIN},

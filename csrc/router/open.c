@@ -6,7 +6,7 @@
 
 #include "router/state.h"
 
-#define SOCKET_BUFFER (1 << 20) /* as much as the system allows of it */
+#define SOCKET_BUFFER (1 << 20) /* the system may permit less */
 
 static int make_socket(struct um_router *router, int *slow)
 {
@@ -62,10 +62,10 @@ int um_router_open(const struct um_router_setup *setup, struct um_router **out, 
 
 int um_router_start(struct um_router *router)
 {
-    int error = um_thread_start(&router->replies, um_router_replies, router);
+    int error = um_router_start_thread(&router->replies, um_router_replies, router);
     router->replies_run = error == 0;
     if (error == 0) {
-        error = um_thread_start(&router->watchdog, um_watchdog_watch, router);
+        error = um_router_start_thread(&router->watchdog, um_watchdog_watch, router);
         router->watchdog_runs = error == 0;
     }
     for (uint32_t i = 0; error == 0 && i < router->threads; i++)
@@ -85,7 +85,7 @@ void um_router_stop(struct um_router *router)
     um_router_end(router);
     if (router->watchdog_runs)
         pthread_join(router->watchdog, NULL);
-    /* No worker is added any more. */
+    /* No workers are added any more. */
     for (uint32_t i = 0; i < router->n_workers; i++)
         pthread_join(router->workers[i]->thread, NULL);
     if (router->replies_run)

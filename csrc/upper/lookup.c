@@ -1,5 +1,7 @@
+#include "upper/lookup.h"
 
-#include "upper/state.h"
+#include "upper/reach.h"
+#include "upper/shown_names.h"
 
 void um_upper_node_demote(struct um_upper *upper, struct um_upper_node *node)
 {
@@ -7,7 +9,7 @@ void um_upper_node_demote(struct um_upper *upper, struct um_upper_node *node)
     bool idle = !node->directory && !node->in_upper && !node->gone && node->opens == 0;
     if (!idle || node->parent == NULL || node->lookups == 0)
         return;
-    struct um_slice name = um_slice_of(node->name, node->name_size);
+    struct um_slice name = um_upper_node_name(node);
     if (um_upper_find_lower(upper, node->parent, name, &entry) != 0)
         return;
     if (um_upper_known_add(upper, node->number, node->parent->number,
@@ -15,7 +17,13 @@ void um_upper_node_demote(struct um_upper *upper, struct um_upper_node *node)
         node->lookups = 0; /* and so it is dropped */
 }
 
-/* A node of a file of which only the number is known: through any name that the mount shows. */
+void um_upper_node_release(struct um_upper *upper, struct um_upper_node *node)
+{
+    um_upper_node_demote(upper, node);
+    um_upper_node_unpin(upper, node);
+}
+
+/* Load a file of which only the number is known, at any name that the mount shows. */
 static int need_by_name(struct um_upper *upper, uint64_t number, struct um_upper_node **node)
 {
     struct um_upper_shown_name *names;
@@ -67,7 +75,7 @@ int um_upper_count_lookup(struct um_upper *upper, struct um_upper_node *director
     return error;
 }
 
-/* A node of what has no name; `fd` becomes its own. */
+/* Make a node of a file without a name, which owns `fd`. */
 static int need_nameless(struct um_upper *upper, int fd, struct um_upper_node **node)
 {
     const struct um_slice nowhere = {0};
@@ -137,9 +145,9 @@ static int find_directory(struct um_upper *upper, uint64_t number, struct um_upp
                : -ESTALE;
 }
 
-/* What the lower tree alone says, asked for without the lock: it may wait for a disk. */
+/* An entry of the lower tree, read without the lock, since that may wait for a disk. */
 struct below {
-    uint64_t directory; /* 0: it is not the tree alone that says it */
+    uint64_t directory; /* 0: the upper may have or hide the name */
     int error;
     struct um_tree_entry entry;
 };
@@ -158,7 +166,8 @@ static void look_below(struct um_upper *upper, uint64_t number, struct um_slice 
                                     name.size, &below->entry);
 }
 
-/* As um_upper_find_counted. What was found below holds while the directory is not in the upper. */
+/* As um_upper_find_counted. The entry of the lower tree still holds if the directory is not in the
+ * upper. */
 static int find_again(struct um_upper *upper, struct um_upper_node *directory, struct um_slice name,
                       const struct below *below, struct um_upper_hit *hit)
 {
@@ -262,22 +271,13 @@ int um_upper_origin(struct um_upper *upper, uint64_t number, uint64_t *origin)
     pthread_rwlock_rdlock(&upper->lock);
     const struct um_upper_node *node = um_upper_node_find(upper, number);
     if (node != NULL)
-        *origin = node->lower == UM_LOWER_REFUSED ? 0 : node->lower;
+        *origin = node->lower == UM_UPPER_LOWER_REFUSED ? 0 : node->lower;
     else if (number < upper->base && (error = um_tree_getattr(upper->tree, number, &attr)) == 0)
         *origin = number;
     else if (error == 0)
         error = -ESTALE;
     pthread_rwlock_unlock(&upper->lock);
     return error;
-}
-
-static int copy_target(const char *target, size_t size, char *out, size_t room)
-{
-    if (room != 0 && size > room)
-        return -ERANGE;
-    if (room != 0 && size != 0)
-        memcpy(out, target, size);
-    return (int)size;
 }
 
 static int64_t read_link_above(struct um_upper *upper, const struct um_upper_node *node,
@@ -289,7 +289,8 @@ static int64_t read_link_above(struct um_upper *upper, const struct um_upper_nod
     if (error != 0)
         return error;
     ssize_t got = readlinkat(reached.fd, reached.name, room, sizeof room);
-    int64_t result = got < 0 ? -errno : copy_target(room, (size_t)got, target, size);
+    int64_t result =
+        got < 0 ? -errno : um_slice_copy_out(um_slice_of(room, (size_t)got), target, size);
     um_upper_reached_close(&reached);
     return result == -ENOENT && um_upper_reached_is_self(&reached) ? -EINVAL : result;
 }
@@ -307,7 +308,7 @@ int64_t um_upper_readlink(struct um_upper *upper, uint64_t number, char *target,
         result =
             number < upper->base ? um_tree_readlink(upper->tree, number, &text, &length) : -ESTALE;
         if (result == 0)
-            result = copy_target(text, length, target, size);
+            result = um_slice_copy_out(um_slice_of(text, length), target, size);
     }
     pthread_rwlock_unlock(&upper->lock);
     return result;

@@ -1,19 +1,19 @@
-#include "upper/state.h"
+#include "upper/reach.h"
 
 #include <fcntl.h>
 
 #include "marks/trust.h"
+#include "system/directory_stream.h"
 #include "system/open_beneath.h"
 #include "system/xattr_at.h"
 
 /* Every name below is reached from a descriptor that the upper owns, one component at a time or by
- * um_open_beneath: neither what an image holds nor who changes the upper on disk meanwhile can lead out
- * of it. */
+ * um_open_beneath. So neither names in an image nor changes of the upper on disk lead out of it. */
 
-/* ---- directories ------------------------------------------------------------------------------- */
+/* ---- directories ----------------------------------------------------------------------------- */
 
-/* Write the names from below `top` to `node` in front of `*end`, as many as there is room for, and
- * return the first directory that did not fit (or `top`). */
+/* Write the names from below `top` to `node` in front of `*end`, as many as fit, and return the first
+ * directory that did not fit (or `top`). */
 static const struct um_upper_node *write_path(const struct um_upper_node *node,
                                               const struct um_upper_node *top, char *room,
                                               char **end)
@@ -60,7 +60,7 @@ static int open_directory(struct um_upper *upper, const struct um_upper_node *di
 {
     for (const struct um_upper_node *at = directory; at != upper->root; at = at->parent) {
         if (at == NULL)
-            return -ESTALE; /* somebody emptied the directory above on disk, and it was removed */
+            return -ESTALE; /* the directory above was emptied on disk by somebody else, and removed */
     }
     int error = walk_beneath(upper->upper_fd, upper->root, directory, fd);
     if ((error == -EMFILE || error == -ENFILE) && um_fd_cache_shed(upper->directories))
@@ -68,16 +68,16 @@ static int open_directory(struct um_upper *upper, const struct um_upper_node *di
     return error == -ENOENT || error == -ENOTDIR ? -ESTALE : error;
 }
 
-/* Where others can exchange what stands under a name, the kernel goes on to check permissions by what it was told
- * of the object that stood there. So nothing is asked of another object, or done to it: not even where it has
- * got the number of one that was the daemon's, which only a file can pretend to be. */
+/* In an upper that others reach, they can exchange the object under a name, while the kernel checks
+ * permissions by what it was told of the first one. So another object is neither asked nor changed. An
+ * inode number may have been used again: a file that was the daemon's has to be believed still. */
 static int check_same(const struct um_upper *upper, const struct um_upper_node *node, int fd)
 {
     struct stat status;
     if (!(upper->flags & UM_UPPER_OPEN))
         return 0;
     if (fstat(fd, &status) != 0)
-        return um_failed();
+        return -errno;
     if (node->ino != 0 && (status.st_ino != node->ino || status.st_dev != upper->device))
         return -ESTALE;
     bool doubtful = S_ISREG(status.st_mode) && node->ours;
@@ -104,7 +104,7 @@ int um_upper_reach_directory(struct um_upper *upper, const struct um_upper_node 
     return error;
 }
 
-/* ---- reached objects --------------------------------------------------------------------------------------- */
+/* ---- reached objects ------------------------------------------------------------------------- */
 
 int um_upper_reach_name(const struct um_upper *upper, int fd, struct um_slice name,
                         struct um_upper_reached *reached)
@@ -121,7 +121,7 @@ int um_upper_reach_name(const struct um_upper *upper, int fd, struct um_slice na
     return 0;
 }
 
-/* Where others can exchange what stands under a name, let a reached object be the object itself, if it is the node's. */
+/* In an upper that others reach, hold the object itself by a descriptor, if it is the node's. */
 static int hold(struct um_upper *upper, const struct um_upper_node *node,
                 struct um_upper_reached *reached)
 {
@@ -152,7 +152,7 @@ int um_upper_reach(struct um_upper *upper, const struct um_upper_node *node,
     } else if (node->fd < 0) {
         if (node->parent == NULL || !node->in_upper)
             return -ESTALE;
-        name = um_slice_of(node->name, node->name_size);
+        name = um_upper_node_name(node);
         error = um_upper_reach_directory(upper, node->parent, &use);
     }
     if (error == 0)
@@ -194,7 +194,7 @@ int um_upper_reached_stat(const struct um_upper_reached *reached, struct stat *s
     int error = take(reached, &grip);
     if (error != 0)
         return error;
-    error = fstatat(grip.fd, grip.name, status, flags_at(&grip)) == 0 ? 0 : um_failed();
+    error = um_result(fstatat(grip.fd, grip.name, status, flags_at(&grip)));
     um_grip_release(&grip);
     return error;
 }
@@ -245,22 +245,22 @@ int um_upper_reached_removexattr(const struct um_upper_reached *reached, const c
     return error;
 }
 
-/* Of linux 6.6; the same on all architectures. */
+/* Since Linux 6.6; the number is the same on all architectures. */
 #ifndef SYS_fchmodat2
 #define SYS_fchmodat2 452
 #endif
 
-/* A descriptor of O_PATH takes no chmod by itself. */
+/* fchmod(2) refuses a descriptor of O_PATH. */
 static int chmod_self(int fd, uint32_t mode)
 {
     char path[UM_FD_PATH];
     int result = fchmod(fd, mode);
     if (result != 0 && errno == EBADF)
         result = chmod(um_fd_path(fd, path), mode);
-    return result == 0 ? 0 : um_failed();
+    return um_result(result);
 }
 
-/* Where the kernel can't change the mode of a name without following a symlink. */
+/* For kernels that can't change the mode of a name without following a symlink. */
 static int chmod_opened(const struct um_grip *grip, uint32_t mode)
 {
     int fd = um_open_beneath(grip->fd, grip->name, O_PATH | O_NOFOLLOW, 0);
@@ -277,8 +277,8 @@ static int chmod_at(const struct um_grip *grip, uint32_t mode)
         return chmod_self(grip->fd, mode);
     if (syscall(SYS_fchmodat2, grip->fd, grip->name, mode, AT_SYMLINK_NOFOLLOW) == 0)
         return 0;
-    /* A sandbox may say EPERM of calls that it does not know. */
-    return errno == ENOSYS || errno == EPERM ? chmod_opened(grip, mode) : um_failed();
+    /* A sandbox may refuse system calls that it does not know with EPERM. */
+    return errno == ENOSYS || errno == EPERM ? chmod_opened(grip, mode) : -errno;
 }
 
 int um_upper_reached_chmod(const struct um_upper_reached *reached, uint32_t mode)
@@ -298,7 +298,7 @@ int um_upper_reached_chown(const struct um_upper_reached *reached, uint32_t uid,
     int error = take(reached, &grip);
     if (error != 0)
         return error;
-    error = fchownat(grip.fd, grip.name, uid, gid, flags_at(&grip)) == 0 ? 0 : um_failed();
+    error = um_result(fchownat(grip.fd, grip.name, uid, gid, flags_at(&grip)));
     um_grip_release(&grip);
     return error;
 }
@@ -309,7 +309,7 @@ static int times_of_self(int fd, const struct timespec times[2])
     int result = futimens(fd, times);
     if (result != 0 && errno == EBADF)
         result = utimensat(fd, um_fd_path(fd, path), times, 0);
-    return result == 0 ? 0 : um_failed();
+    return um_result(result);
 }
 
 int um_upper_reached_set_times(const struct um_upper_reached *reached,
@@ -322,16 +322,16 @@ int um_upper_reached_set_times(const struct um_upper_reached *reached,
     if (grip.name[0] == '\0')
         error = times_of_self(grip.fd, times);
     else
-        error = utimensat(grip.fd, grip.name, times, AT_SYMLINK_NOFOLLOW) == 0 ? 0 : um_failed();
+        error = um_result(utimensat(grip.fd, grip.name, times, AT_SYMLINK_NOFOLLOW));
     um_grip_release(&grip);
     return error;
 }
 
-/* What others put in the place of a file, such as a FIFO, is not for reading or writing. */
+/* Close anything but files and directories: others may have put a FIFO in the place of a file. */
 static int refuse_special(int fd)
 {
     struct stat status;
-    int error = fstat(fd, &status) == 0 ? 0 : um_failed();
+    int error = um_result(fstat(fd, &status));
     if (error == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode))
         error = -ESTALE;
     if (error != 0)
@@ -349,6 +349,15 @@ static int open_spot(const struct um_upper_reached *reached, int flags)
 int um_upper_reached_open(const struct um_upper_reached *reached, int flags)
 {
     return um_upper_reached_open_for_user(NULL, reached, flags);
+}
+
+int um_upper_node_open(struct um_upper *upper, const struct um_upper_node *node, int flags)
+{
+    struct um_upper_reached reached = {0};
+    int error = um_upper_reach(upper, node, &reached);
+    int fd = error ? error : um_upper_reached_open(&reached, flags);
+    um_upper_reached_close(&reached);
+    return fd;
 }
 
 int um_upper_reached_open_for_user(const struct um_upper *upper,
@@ -370,29 +379,21 @@ int um_upper_reached_open_stream(const struct um_upper *reader,
                                  const struct um_upper_reached *reached, DIR **stream)
 {
     int fd = um_upper_reached_open_for_user(reader, reached, O_RDONLY | O_DIRECTORY);
-    if (fd < 0)
-        return fd;
-    *stream = fdopendir(fd);
-    if (*stream != NULL)
-        return 0;
-    int error = -errno;
-    close(fd);
-    return error;
+    return fd < 0 ? fd : um_directory_stream(fd, stream);
 }
 
 int um_upper_reached_link(const struct um_upper_reached *reached, int fd, const char *name)
 {
     if (um_upper_reached_is_self(reached))
         return um_link_descriptor(reached->fd, fd, name);
-    return linkat(reached->fd, reached->name, fd, name, 0) == 0 ? 0 : um_failed();
+    return um_result(linkat(reached->fd, reached->name, fd, name, 0));
 }
 
-/* ---- what stands there --------------------------------------------------------------------------- */
+/* ---- what stands there ----------------------------------------------------------------------- */
 
-/* Whether something of this name stands in a directory; `like` is another reached object of the upper. */
-int um_upper_has_entry(const struct um_upper_reached *like, int fd, const char *name)
+int um_upper_has_entry(int fd, const char *name, bool exposed)
 {
-    struct um_upper_reached reached = {.fd = fd, .exposed = like->exposed};
+    struct um_upper_reached reached = {.fd = fd, .exposed = exposed};
     struct stat status;
     snprintf(reached.name, sizeof reached.name, "%s", name);
     int error = um_upper_reached_stat(&reached, &status);
@@ -405,8 +406,7 @@ int um_upper_entry_is_directory(const struct um_upper *upper, int fd, const stru
     struct stat status;
     if (entry->d_type != DT_UNKNOWN)
         return entry->d_type == DT_DIR;
-    int error =
-        um_upper_reach_name(upper, fd, um_slice_of(entry->d_name, strlen(entry->d_name)), &reached);
+    int error = um_upper_reach_name(upper, fd, um_slice_text(entry->d_name), &reached);
     if (error == 0)
         error = um_upper_reached_stat(&reached, &status);
     if (error == -EXDEV)
@@ -414,24 +414,22 @@ int um_upper_entry_is_directory(const struct um_upper *upper, int fd, const stru
     return error ? error : S_ISDIR(status.st_mode);
 }
 
-/* ---- marks ----------------------------------------------------------------------------------------- */
+/* ---- marks ----------------------------------------------------------------------------------- */
 
-/* Whether a mark below user. on an object of this owner and mode is the daemon's word, root's, or that of the
- * upper's owner. */
 bool um_upper_trusts_owner(const struct um_upper *upper, uint32_t uid, uint32_t mode)
 {
     return um_mark_is_trusted(uid, mode) || (uid == upper->owner && (mode & 022) == 0);
 }
 
-/* An ordinary user's upper may hold files with the modes that earlier versions gave them on disk: closed
- * as it is, nobody else gets there. */
+/* Files in an ordinary user's upper may have the modes that earlier versions gave them on disk. The
+ * upper is closed, so nobody else could use these. */
 bool um_upper_believes(const struct um_upper *upper, const struct stat *status)
 {
     bool closed = (upper->flags & UM_UPPER_OVERRIDE) && !(upper->flags & UM_UPPER_OPEN);
     return um_upper_trusts_owner(upper, status->st_uid, closed ? 0 : status->st_mode);
 }
 
-/* ---- making and removing ----------------------------------------------------------------------------- */
+/* ---- making and removing --------------------------------------------------------------------- */
 
 int um_upper_noatime(const struct um_upper *upper)
 {

@@ -1,7 +1,11 @@
+#include "upper/redirects.h"
+
 #include <fcntl.h>
 
+#include "system/directory_stream.h"
 #include "system/open_beneath.h"
-#include "upper/state.h"
+#include "upper/marks.h"
+#include "upper/rule.h"
 
 struct redirect {
     uint64_t lower; /* the directory that it continues */
@@ -48,8 +52,8 @@ static void stack_free(struct stack *stack)
     free(stack->paths);
 }
 
-/* Open a directory of the upper for reading: the descriptor. A path that is too long for one call is
- * walked in pieces. */
+/* Open a directory of the upper for reading. A path that is too long for one call is walked in pieces.
+ * The descriptor, or an errno. */
 static int open_path(const struct um_upper *upper, const char *path)
 {
     int at = upper->upper_fd;
@@ -97,17 +101,18 @@ static int add_redirect(struct um_upper_redirects *redirects, const char *path)
     return error;
 }
 
-/* Take in a directory of the upper: `name` in the directory `fd`, whose path is `above`. */
+/* Scan a directory of the upper: `name` in the directory `fd`, whose path is `above`. */
 static int scan_directory(struct um_upper *upper, int fd, const char *above, const char *name,
                           struct stack *stack, struct um_upper_redirects *redirects)
 {
     char redirect[PATH_MAX];
     struct um_upper_reached reached = {0};
-    int error = um_upper_reach_name(upper, fd, um_slice_of(name, strlen(name)), &reached);
+    int error = um_upper_reach_name(upper, fd, um_slice_text(name), &reached);
     if (error != 0)
         return error;
     int64_t size = um_upper_mark_get_redirect(upper, &reached, redirect, sizeof redirect);
-    /* Nothing shows in what is mounted there, nor in what is refused: no redirect inside of it does. */
+    /* A directory that something is mounted on, or whose marks are not believed, shows nothing: no
+     * redirect in it does. */
     if (size == -EXDEV || size == -EKEYREJECTED)
         return 0;
     char *path = size < 0 ? NULL : join(above, name);
@@ -125,27 +130,20 @@ static int scan_directory(struct um_upper *upper, int fd, const char *above, con
 static int scan_children(struct um_upper *upper, const char *path, struct stack *stack,
                          struct um_upper_redirects *redirects)
 {
-    int fd = open_path(upper, path);
-    if (fd < 0)
-        return fd == -EXDEV ? 0 : fd; /* something else is mounted there: no part of the upper */
-    DIR *stream = fdopendir(fd);
-    if (stream == NULL) {
-        int error = -errno;
-        close(fd);
-        return error;
-    }
-    int error = 0;
+    DIR *listing;
     struct dirent *entry;
-    while (error == 0 && (errno = 0, entry = readdir(stream)) != NULL) {
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-            continue;
-        int directory = um_upper_entry_is_directory(upper, fd, entry);
+    int more;
+    int fd = open_path(upper, path);
+    int error = fd < 0 ? fd : um_directory_stream(fd, &listing);
+    if (error != 0)
+        return error == -EXDEV ? 0
+                               : error; /* something else is mounted there: no part of the upper */
+    while (error == 0 && (more = um_directory_next(listing, &entry)) != 0) {
+        int directory = more < 0 ? more : um_upper_entry_is_directory(upper, fd, entry);
         error = directory <= 0 ? directory
                                : scan_directory(upper, fd, path, entry->d_name, stack, redirects);
     }
-    if (error == 0)
-        error = -errno;
-    closedir(stream);
+    closedir(listing);
     return error;
 }
 
@@ -161,8 +159,6 @@ static int scan_upper(struct um_upper *upper, struct um_upper_redirects *redirec
     return error;
 }
 
-/* The node of the directory `name` in a directory, which is unpinned; -ENOENT where the mount shows
- * none. */
 int um_upper_enter_directory(struct um_upper *upper, struct um_upper_node *directory,
                              struct um_slice name, struct um_upper_node **out)
 {
@@ -177,7 +173,7 @@ int um_upper_enter_directory(struct um_upper *upper, struct um_upper_node *direc
     return error;
 }
 
-/* The node of the directory that a path of the mount leads to. */
+/* Find the node, pinned, of the directory at a path of the mount. */
 static int walk(struct um_upper *upper, const char *path, struct um_upper_node **out)
 {
     int error = 0;
@@ -198,7 +194,7 @@ static int compare_redirects(const void *a, const void *b)
     return (left > right) - (left < right);
 }
 
-/* Find out what each directory with a redirect continues, by the rule. */
+/* Find the lower directory that each directory with a redirect continues, by the rule. */
 static int resolve_redirects(struct um_upper *upper, struct um_upper_redirects *redirects)
 {
     for (size_t i = 0; i < redirects->n; i++) {
@@ -239,7 +235,6 @@ static int need_redirects(struct um_upper *upper)
     return error;
 }
 
-/* The directory that continues `lower` because it was renamed. */
 int um_upper_find_redirected(struct um_upper *upper, uint64_t lower, struct um_upper_node **out)
 {
     int error = need_redirects(upper);

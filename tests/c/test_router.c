@@ -43,12 +43,13 @@ static void set_up(struct world *w, uint32_t threads)
     machine_layers(&w->machine.stack);
     machine_open(&w->machine, open(w->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     const char *layers[] = {"below", "above", "upper"};
-    struct um_fastpath_setup fast = {.tree = w->machine.stack.tree,
+    struct um_fastpath_setup fast = {.keeps = UM_FOREVER,
+                                     .tree = w->machine.stack.tree,
                                      .upper = w->machine.upper,
                                      .statfs_fd = w->machine.above,
                                      .layers = layers,
                                      .n_layers = 3,
-                                     .max_held = 4};
+                                     .max_open_files = 4};
     if (um_fastpath_open(&fast, &w->fastpath) != 0)
         abort();
     struct um_router_setup setup = {

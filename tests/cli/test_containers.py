@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 from support.archives import Layer, docker_archive
-from support.mounting import COMMAND, CommandLine, Process, is_mounted, mount_line
+from support.mounting import (
+    COMMAND,
+    CommandLine,
+    Process,
+    is_mounted,
+    mount_line,
+    own_places,
+    unmounting,
+)
 
 pytestmark = pytest.mark.needs("fuse")
 
@@ -22,11 +30,8 @@ pytestmark = pytest.mark.needs("fuse")
 @pytest.fixture
 def cli(tmp_path: Path) -> Iterator[CommandLine]:
     """The command line with a store and mounts of the test's own."""
-    places = {"UNIONMOUNT_ROOT": tmp_path / "store", "UNIONMOUNT_RUNTIME_DIR": tmp_path / "run"}
-    line = CommandLine(environment={name: str(path) for name, path in places.items()})
-    yield line
-    for record in line.records():
-        line.run("umount", "--lazy", record["id"])
+    with unmounting(CommandLine(environment=own_places(tmp_path))) as line:
+        yield line
 
 
 @pytest.fixture
@@ -96,7 +101,7 @@ def test_a_name_is_not_told_who_gave_it(cli: CommandLine, archive: Path, where: 
     assert cli.run("mount", "--name", "web.1", archive, where).stderr == ""
     assert cli.record(where)["container"] == "web.1"
     cli.run("umount", "container:web.1")
-    assert "there is a container 'web.1' already" in cli.error(
+    assert "container 'web.1' already exists" in cli.error(
         "mount", "--name", "web.1", archive, where
     )
     assert [one["container"] for one in all_of(cli)] == ["web.1"]
@@ -125,7 +130,7 @@ def test_options_of_new_containers(cli: CommandLine, archive: Path, where: Path)
     cli.run("umount", "web")
     for option in (["--name", "x"], ["--upper", "x"], ["--ephemeral"], ["--platform", "linux/arm"]):
         message = cli.error("mount", *option, "web", where, status=2)
-        assert f"'web' is a container, {option[0]} is for new ones" in message
+        assert f"'web' is an existing container; {option[0]} is for new ones only" in message
 
 
 def test_a_container_is_read_without_changing_it(
@@ -257,8 +262,8 @@ def test_a_word_that_stands_for_two(
     monkeypatch.chdir(tmp_path)
     archive.rename("file")
     message = cli.error("mount", "test", where)
-    assert message == "'test' could be two: container:test is one, test:TAG an image"
-    assert "container:file is one, ./file a file" in cli.error("mount", "file", where)
+    assert message == "'test' is ambiguous: container:test is a container, test:TAG an image"
+    assert "container:file is a container, ./file a file" in cli.error("mount", "file", where)
     for word, mine in (
         ("container:test", True),
         ("test:latest", False),
@@ -390,7 +395,7 @@ def test_an_upper_that_can_not_be(
     inside = cli.error(
         "mount", "--upper", tmp_path / "u", "--work", tmp_path / "u/w", archive, where
     )
-    assert "inside" in inside
+    assert "one contains the other" in inside
     assert not (tmp_path / "u").exists()
     work = ("--upper", tmp_path / "u", "--work", tmp_path / "no/work")
     assert cli.error("mount", *work, archive, where).endswith(no)

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.mounting import CommandLine, mount_line
+from support.commands import Commands, ForkedCommandLine
+from support.mounting import CommandLine, mount_line, own_places, unmounting
 from support.users import NOBODY, become_nobody, call_as, fuse_for_all
 
 pytestmark = pytest.mark.needs("fuse")
@@ -79,12 +80,9 @@ COUNTED = {
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[CommandLine]:
-    places = {"UNIONMOUNT_ROOT": tmp_path / "store", "UNIONMOUNT_RUNTIME_DIR": tmp_path / "run"}
-    line = CommandLine(environment={name: str(path) for name, path in places.items()})
-    yield line
-    for record in line.records():
-        line.run("umount", "--lazy", record["id"])
+def cli(tmp_path: Path, server: Commands) -> Iterator[CommandLine]:
+    with unmounting(ForkedCommandLine(server, own_places(tmp_path))) as line:
+        yield line
 
 
 def layout(top: Path) -> str:

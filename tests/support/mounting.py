@@ -7,7 +7,8 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,14 @@ class CommandLine:
         self, *arguments: str | Path, status: int = 0, stdin: Any = subprocess.DEVNULL
     ) -> Result:
         """Run a subcommand to its end; fails the test on another exit status than ``status``."""
-        done = subprocess.run(
-            [*self.prefix, *COMMAND, *map(str, arguments)],
+        done = self._execute([str(one) for one in arguments], stdin)
+        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def _execute(self, words: list[str], stdin: Any) -> Result:
+        return subprocess.run(
+            [*self.prefix, *COMMAND, *words],
             stdin=stdin,
             capture_output=True,
             text=True,
@@ -37,9 +44,6 @@ class CommandLine:
             timeout=_PATIENCE * 2,
             check=False,
         )
-        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
-        return done
 
     def error(self, *arguments: str | Path, status: int = 1) -> str:
         """Run a subcommand that fails: nothing on standard output, one line on standard error."""
@@ -58,6 +62,20 @@ class CommandLine:
         """What ``ps`` tells of one mount."""
         (found,) = [one for one in self.records() if one["mountpoint"] == str(mountpoint)]
         return found
+
+
+@contextmanager
+def unmounting(line: CommandLine) -> Iterator[CommandLine]:
+    """A command line with mounts of its own, which are gone when the block ends."""
+    yield line
+    for record in line.records():
+        if record["status"].startswith(("live", "stale")):
+            line.run("umount", "--lazy", record["id"])
+
+
+def own_places(top: Path) -> dict[str, str]:
+    """Variables that keep a store and records of mounts below a directory."""
+    return {"UNIONMOUNT_ROOT": str(top / "store"), "UNIONMOUNT_RUNTIME_DIR": str(top / "run")}
 
 
 def mount_line(mountpoint: Path) -> str | None:

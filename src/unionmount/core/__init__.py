@@ -1,13 +1,14 @@
-"""The C core, as context managers: the only importer of the compiled module.
+"""The C core as context managers; no other package imports the compiled module.
 
-Calls into C release the GIL. Paths and names inside the file system are ``bytes``. The headers
-in csrc are the contracts: ``index/builder.h``, ``index/index.h``, ``tree/tree.h``,
-``upper/upper.h``, ``router/router.h``.
+Calls into C release the GIL. Paths and names inside the file system are ``bytes``. The headers in
+csrc are the contracts: ``index/builder.h``, ``index/index.h``, ``tree/tree.h``, ``upper/upper.h``,
+``router/router.h``.
 """
 
 from __future__ import annotations
 
 from unionmount.core.handle import MEMORY_VARIABLE
+from unionmount.core.id_maps import NO_ID, IdMaps
 from unionmount.core.index import (
     Index,
     Indexer,
@@ -18,7 +19,7 @@ from unionmount.core.index import (
     stored_name,
 )
 from unionmount.core.nodes import NAME_MAX, ROOT, Attributes, BrowsableTree, DirectoryEntry, Node
-from unionmount.core.router import Router, RouterFacts, RouterStats, time_of_bucket
+from unionmount.core.router import FOREVER, Router, RouterFacts, RouterStats, time_of_bucket
 from unionmount.core.spelling import matches, opaque_name, whiteout_name
 from unionmount.core.tree import (
     Belief,
@@ -34,8 +35,10 @@ from unionmount.core.unstacked import OPAQUE, LayerTrees, Marks
 from unionmount.core.upper import Maker, SetAttr, Upper, UpperFlags, UpperList, View
 
 __all__ = [
+    "FOREVER",
     "MEMORY_VARIABLE",
     "NAME_MAX",
+    "NO_ID",
     "OPAQUE",
     "ROOT",
     "Attributes",
@@ -45,6 +48,7 @@ __all__ = [
     "Change",
     "DirectoryEntry",
     "DirectoryLayer",
+    "IdMaps",
     "Index",
     "IndexInfo",
     "IndexLimits",

@@ -1,9 +1,10 @@
-"""One live mount, from mount(2) to the last clean-up, under one nursery.
+"""The life of a mount, from mount(2) to the last clean-up, under one nursery.
 
-The order matters and is this: record, upper opened and recovered, mount, serve, announce; then
-connection closed, whatever is still mounted unmounted, upper synced and closed, record and
-automatic mount point removed. Each step is undone by the context that did it, so that a failure
-anywhere leaves nothing behind. Who waits for the process to end knows that all changes are on disk.
+The order matters: the record is written, the upper is opened and recovered, the file system is
+mounted, served and announced; then the connection is closed, mounts that remain are unmounted, the
+upper is synced and closed, and the record and an automatic mount point are removed. Each step is
+undone by the context manager that did it, so that a failure leaves nothing behind. When the process
+has ended, all changes are on disk.
 """
 
 from __future__ import annotations
@@ -59,30 +60,30 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _INTERRUPTION = 0.1  # seconds
-_THREADS = 8  # of the router, at most, where nobody says how many
-_SPIN_NS = 50_000  # how long one of them looks for the next request before it sleeps
+_THREADS = 8  # default maximum of the router's threads
+_SPIN_NS = 50_000  # time for which a thread polls for the next request before it sleeps
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
 class MountRequest:
-    """What to mount where; without a mount point one is made."""
+    """A mount to be served; without a mount point, one is created."""
 
     source: str
     mountpoint: Path | None
     options: MountOptions
     root: str  # of the store
-    table: MountTable  # where the mount is recorded
+    table: MountTable  # the table of the mount's record
     background: bool  # messages go to a log file
-    upper: UpperPlan | None = None  # where changes go, and are; None: the mount is read-only
+    upper: UpperPlan | None = None  # the place of the changes; None: the mount is read-only
     lease: Lease | None = None  # protects the layers in the store
-    unstacked: bool = False  # the layers are shown beside each other (core.LayerTrees)
+    unstacked: bool = False  # whether each layer is a directory (core.LayerTrees)
     until: int | None = None  # a pidfd: the mount ends with that process
     said: str = ""  # options about the image that mount(8) gave; recorded
 
     @property
     def threads(self) -> int:
-        """How many threads of the router answer the kernel; 0: pyfuse3 alone does."""
+        """The number of router threads that answer the kernel; 0: only pyfuse3 does."""
         chosen = os.environ.get("UNIONMOUNT_FASTPATH", "")
         if not self.options.fastpath or chosen == "0":
             return 0
@@ -94,24 +95,24 @@ class MountRequest:
 
     @property
     def counted(self) -> Counted:
-        """Whose access times change; those of a read-only mount never do."""
+        """The files whose access times change; none in a read-only mount."""
         if not self.writable or not self.options.atime:
             return Counted.NOTHING
         return Counted.ALL if self.options.diratime else Counted.FILES
 
     @property
     def writable(self) -> bool:
-        """Whether the kernel lets changes through."""
+        """Whether the kernel permits changes."""
         return self.upper is not None and not self.options.ro
 
 
 class _Interruptions:
-    """While entered, a signal interrupts the main thread now and then.
+    """A context manager during which a signal interrupts the main thread periodically.
 
-    pyfuse3 waits until /dev/fuse has a request, then reads it: a blocking read that holds the
-    GIL. Where the request is taken back in between (who made it was killed), that read waits for
-    the next one, and nothing that threads come up with gets out meanwhile, though somebody may
-    wait for just that. A signal ends the read, and pyfuse3 goes on.
+    pyfuse3 waits until /dev/fuse has a request, then reads it: a blocking read that holds the GIL.
+    If the request is withdrawn in between (because its process was killed), the read waits for the
+    next one, and the answers of threads cannot be sent meanwhile, although somebody may wait for
+    them. A signal ends the read, and pyfuse3 continues.
     """
 
     def __init__(self) -> None:
@@ -129,24 +130,24 @@ class _Interruptions:
 
 
 class LiveMount:
-    """A mounted file system, by its device: it may be moved, or mounted elsewhere, too.
+    """A mounted file system, identified by its device, since it may be moved or bind-mounted.
 
-    ``ended``: the kernel has ended the connection. Mostly that is because nothing is mounted any
-    more, and then the next file system that anybody mounts may have the number of the device.
+    ``ended``: the kernel has closed the connection, usually because it is not mounted any more.
+    Then another file system may reuse the number of its device.
     """
 
     def __init__(self, mountpoint: Path, device: str) -> None:
         self.mountpoint = mountpoint
         self.device = device
-        # Its root, so that nobody unmounts it before it was seen to answer.
+        # The root is held open, so that nobody unmounts it before it was seen to answer.
         self._root: int | None = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.router: Router | None = None  # None: pyfuse3 serves alone
-        self.left: LeftNamespace | None = None  # it is mounted there
-        self.given_up = False  # we end it, mounted or not
+        self.left: LeftNamespace | None = None  # the namespace of the mount, if the daemon left it
+        self.given_up = False  # whether the daemon ends, even if mounts remain
         self.ended = False
 
     def answers(self) -> bool:
-        """Ask the file system something; False where another one is mounted there by now."""
+        """Return whether the file system answers; False if another one is mounted there by now."""
         assert self._root is not None, "asked once"
         try:
             os.statvfs(self._root)
@@ -156,13 +157,13 @@ class LiveMount:
             self.let_go()
 
     def let_go(self) -> None:
-        """Let others unmount it."""
+        """Close the root, so that others can unmount the file system."""
         root, self._root = self._root, None
         if root is not None:
             os.close(root)
 
     def unmount(self) -> None:
-        """Take it away wherever it shows; who still uses it keeps what is open."""
+        """Unmount the file system everywhere; its users keep their open files."""
         if self.left is None:
             self._unmount_here()
         else:
@@ -181,7 +182,7 @@ class LiveMount:
 
 
 def _is_dead(mountpoint: Path) -> bool:
-    """Whether the file system there has lost its server."""
+    """Return whether the file system at the mount point has lost its server."""
     try:
         os.statvfs(mountpoint)
     except OSError as error:
@@ -194,16 +195,16 @@ def run_mount(
 ) -> None:
     """Mount ``layers`` and serve them until they are unmounted.
 
-    ``ready`` is called with the mount point once the file system answers. Returns when it was
-    unmounted, by somebody else or after SIGTERM, SIGINT or SIGHUP. A second signal ends it even
-    where files are open.
+    ``ready`` is called with the mount point once the file system answers. The function returns
+    after an unmount by somebody else, or after SIGTERM, SIGINT or SIGHUP. A second signal ends it
+    even if files are open.
     """
     source = request.options.fsname or layers.name
     if request.until is not None:
         let_terminate()
     with (
         _signals_held(),
-        request.lease or nullcontext(),  # let go of last
+        request.lease or nullcontext(),  # released last
         _interruptions() as pending,
         _recorded(layers, request) as held,
         _operations(layers, request, pending) as operations,
@@ -223,8 +224,10 @@ def _operations(
     request: MountRequest,
     pending: AbstractContextManager[None],
 ) -> Iterator[ReadingOperations]:
-    """What answers the kernel; an upper is open as long."""
-    facts, list_layers = _facts(layers), request.options.list_layers
+    """Create the handlers, and keep the upper open that they need."""
+    options = request.options
+    facts, list_layers = _facts(layers), options.list_layers
+    facts = replace(facts, view=options.view)
     if request.unstacked:
         with LayerTrees(layers.tree()) as trees:
             yield ReadOnlyOperations(trees, facts, list_layers=list_layers, pending=pending)
@@ -252,7 +255,7 @@ def _operations(
 def _opened_upper(
     layers: OpenImage | OpenDirectories, plan: UpperPlan, *, promises: bool, counted: Counted
 ) -> Iterator[OpenUpper]:
-    """The upper on the layers; at the end it is made durable, and let go of."""
+    """Open the upper on the layers; at the end, sync and close it."""
     directories = layers.paths if isinstance(layers, OpenDirectories) else ()
     upper = open_upper(plan, layers.tree(), directories, promises=promises, counted=counted)
     try:
@@ -266,14 +269,14 @@ def _opened_upper(
 
 def _sync(upper: OpenUpper) -> None:
     try:
-        upper.core.sync()  # does nothing for a volatile one
+        upper.core.sync()  # does nothing for a volatile upper
     except OSError:
         log.exception("syncing the upper directory %s", upper.plan.upper)
 
 
 @contextmanager
 def _making_files() -> Iterator[None]:
-    """Make files with the modes asked for, and hold as many open as the user may."""
+    """Create files with the requested modes, and open as many as the user may."""
     umask = os.umask(0)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -286,7 +289,7 @@ def _making_files() -> Iterator[None]:
 
 def _facts(layers: OpenImage | OpenDirectories) -> ImageFacts:
     if isinstance(layers, OpenDirectories):
-        # which of the files have ACLs is not known: let the kernel ask
+        # It is unknown which files have ACLs, so the kernel has to ask.
         paths = tuple(os.fsdecode(path) for path in layers.paths)
         return ImageFacts(paths, 0, 0, has_acls=True, directory=layers.layers[-1].fd)
     infos = [index.info for index in layers.indexes]
@@ -300,10 +303,9 @@ def _facts(layers: OpenImage | OpenDirectories) -> ImageFacts:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let signals wait until there is somebody to handle them, and do nothing after that.
+    """Delay signals until they can be handled, and ignore them at the end.
 
-    When serving has ended, changes are being synced: one more signal must not end the process in
-    the middle of that.
+    At the end, changes are synced, and another signal must not end the process meanwhile.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     handlers = {one: signal.getsignal(one) for one in _wanted_signals()}
@@ -318,7 +320,7 @@ def _signals_held() -> Iterator[None]:
 
 
 def _wanted_signals() -> list[signal.Signals]:
-    """Those that our caller did not let us ignore."""
+    """Return the signals that the caller did not ignore."""
     return [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
 
 
@@ -333,7 +335,7 @@ def _interruptions() -> Iterator[_Interruptions]:
 
 @contextmanager
 def _recorded(layers: OpenImage | OpenDirectories, request: MountRequest) -> Iterator[HeldRecord]:
-    """A record of the mount, and its mount point where none was given."""
+    """Record the mount, and create its mount point if none was given."""
     table = request.table
     if request.mountpoint is not None:
         check_mountpoint(request.mountpoint)
@@ -360,13 +362,13 @@ def _recorded(layers: OpenImage | OpenDirectories, request: MountRequest) -> Ite
             yield held
         finally:
             if record.automatic:
-                with suppress(OSError):  # somebody else may have put something there
+                with suppress(OSError):  # it may not be empty any more
                     held.record.path.rmdir()
 
 
 @contextmanager
 def _logged(table: MountTable, record: Record, request: MountRequest) -> Iterator[None]:
-    """Send messages to a file; it stays where it has any."""
+    """Send messages to a log file, which stays if it is not empty."""
     if not request.background:
         yield
         return
@@ -381,11 +383,11 @@ def _logged(table: MountTable, record: Record, request: MountRequest) -> Iterato
 
 @contextmanager
 def _faults_logged(mountpoint: str, request: MountRequest) -> Iterator[None]:
-    """Say in the log why serving ended; later on, one that is empty is gone."""
+    """Log why serving ended; an empty log is removed later."""
     try:
         yield
     except UnionmountError:
-        raise  # of a mount that is not ready, and whoever asked for it is told
+        raise  # the error is reported to the user, as the mount was not ready
     except Exception as error:
         if request.background:
             what = f"{type(error).__name__}: {error}"
@@ -397,7 +399,7 @@ def _faults_logged(mountpoint: str, request: MountRequest) -> Iterator[None]:
 def _mounted(
     mountpoint: Path, name: str, request: MountRequest, operations: ReadingOperations
 ) -> Iterator[LiveMount]:
-    """The file system mounted and connected to pyfuse3; gone afterwards, in use or not."""
+    """Mount the file system and connect pyfuse3; at the end, unmount it even if it is in use."""
     fd = mount_fuse(mountpoint, name, request.options, writable=request.writable)
     try:
         mount = _found(mountpoint)
@@ -413,7 +415,7 @@ def _mounted(
             yield mount
     finally:
         mount.let_go()
-        # After the connection is closed: nothing that unmounting asks for can wait for us now.
+        # The connection is closed now, so unmounting cannot wait for this process.
         _unmount_at_last(mount)
 
 
@@ -429,9 +431,11 @@ def _unmount_at_last(mount: LiveMount) -> None:
 def _connected(
     fd: int, request: MountRequest, operations: ReadingOperations
 ) -> Iterator[Router | None]:
-    """The descriptor of a mount served, by the router and pyfuse3 or by pyfuse3 alone."""
+    """Serve a descriptor by the router and pyfuse3, or by pyfuse3 alone."""
     files = operations.files
-    if request.threads == 0 or isinstance(files, LayerTrees):  # those are for a look
+    if request.threads == 0 or isinstance(
+        files, LayerTrees
+    ):  # unstacked layers are served by pyfuse3 only
         with _connected_to_pyfuse3(fd, operations):
             yield None
         return
@@ -462,13 +466,18 @@ def _router_facts(operations: ReadingOperations) -> RouterFacts:
         bytes=facts.bytes,
         inodes=facts.inodes,
         has_acls=facts.has_acls,
+        obeys_acls=operations.enable_acl,
         list_layers=operations.list_layers,
         directory=facts.directory,
+        ids=operations.ids,
+        keeps=operations.seconds,
+        static_nlink=facts.view.static_nlink,
+        xattrs=facts.view.xattrs,
     )
 
 
 def _found(mountpoint: Path) -> LiveMount:
-    """What was just mounted."""
+    """Return the file system that was just mounted."""
     mounted = mounted_at(mountpoint)
     if mounted is None:
         raise MountError(f"{printable(str(mountpoint))} was unmounted before it was ready")
@@ -491,36 +500,36 @@ async def _serve(mount: LiveMount, ready: Callable[[], None], statistics: Path) 
 
 
 async def _end_with(router: Router) -> None:
-    """Let pyfuse3 end when the mount is gone, of which the router alone is told."""
+    """Make pyfuse3 end with the mount, of whose end only the router learns."""
     await trio.lowlevel.wait_readable(router.ended)
     pyfuse3.terminate()
 
 
 def _first(error: BaseException) -> BaseException:
-    """The first of the errors that a nursery collected: one line is what the user sees."""
+    """Return the first error of a nursery, as users see only one line."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 async def _announce(mount: LiveMount, ready: Callable[[], None]) -> None:
-    """Say that the mount is ready as soon as it answers."""
+    """Announce the mount as soon as it answers."""
     where = printable(str(mount.mountpoint))
     try:
-        # Abandoned when the main loop ends first: only closing the connection wakes it up then.
+        # The thread is abandoned if the main loop ends first; closing the connection wakes it up.
         answers = await trio.to_thread.run_sync(mount.answers, abandon_on_cancel=True)
     except OSError as error:
         raise MountError(f"the new mount at {where} does not answer: {error.strerror}") from None
     if not answers:
         raise MountError(f"{where} was unmounted before it was ready")
-    widen_read_ahead(mount.device)  # not before INIT was answered, which would undo it
+    widen_read_ahead(mount.device)  # not before INIT was answered, which would reset it
     ready()
 
 
 async def _unmount_on_signal(
     mount: LiveMount, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Unmount at the first signal, and serve who still uses it; end at the second one."""
+    """Unmount at the first signal, but serve remaining users; end at the second."""
     with trio.open_signal_receiver(*_wanted_signals()) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         task_status.started()

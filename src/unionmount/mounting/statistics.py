@@ -1,7 +1,8 @@
-"""What a mount has counted, told over a socket that only its user may connect to.
+"""The counters of a mount, reported over a socket that only its user can connect to.
 
-The daemon of a mount listens beside its record; who connects gets one JSON document and the end.
-The socket is reached through a descriptor of its directory: the path of a Unix socket is short.
+The daemon of a mount listens beside its record; each connection gets one JSON document and is
+closed. The socket is used by way of a descriptor of its directory, because the path of a Unix
+socket must be short.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred
 
 
 def report(stats: RouterStats) -> dict[str, Any]:
-    """What was counted, as a document: messages by type, and totals."""
+    """Return the counters as a document: messages by type, and totals."""
     messages = {}
     for opcode in sorted({*stats.fast, *stats.forwarded}):
         times = stats.times.get(opcode, [])
@@ -58,7 +59,7 @@ def _name(opcode: int) -> str:
 
 
 def _percentile(times: Sequence[int], percent: int) -> float:
-    """The middle of the bucket that holds it, in microseconds."""
+    """Return a percentile in microseconds: the middle of its bucket."""
     wanted = max(1, -(-sum(times) * percent // 100))
     seen = 0
     for bucket, count in enumerate(times):
@@ -75,7 +76,7 @@ def _percentile(times: Sequence[int], percent: int) -> float:
 async def serve_stats(
     path: Path, router: Router, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Tell whoever connects; ends when it is cancelled."""
+    """Send the counters to each connection, until cancelled."""
     with _listening(path) as listener:
         task_status.started()
         with trio.socket.from_stdlib_socket(listener) as waiting:
@@ -90,7 +91,7 @@ async def _tell(client: trio.socket.SocketType, router: Router) -> None:
         if not _is_allowed(client):
             return
         document = memoryview(json.dumps(report(router.stats())).encode("ascii"))
-        with trio.move_on_after(_PATIENCE):  # who does not read is not waited for
+        with trio.move_on_after(_PATIENCE):  # a client that does not read is not waited for
             while document:
                 document = document[await client.send(document) :]
 
@@ -127,7 +128,7 @@ def _short_name(path: Path) -> Iterator[str]:
 
 
 def ask_stats(path: Path, where: str) -> dict[str, Any]:
-    """What the daemon that listens at ``path`` has counted; ``where`` names its mount."""
+    """Ask the daemon that listens at ``path`` for its counters; ``where`` names its mount."""
     received = bytearray()
     try:
         with _short_name(path) as name, socket.socket(socket.AF_UNIX) as asking:
@@ -138,13 +139,13 @@ def ask_stats(path: Path, where: str) -> dict[str, Any]:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
             raise NotFoundError(
-                f"{where}: nothing is counted there (it is served without the fast path, or ended)"
+                f"{where}: no counters (it is served without the fast path, or has ended)"
             ) from None
-        raise MountError(f"{where}: asking its daemon: {error.strerror or error}") from None
+        raise MountError(f"{where}: cannot ask its daemon: {error.strerror or error}") from None
     try:
         told = json.loads(received)
     except ValueError:
-        raise MountError(f"{where}: its daemon gave no answer") from None
+        raise MountError(f"{where}: its daemon did not answer") from None
     if not isinstance(told, dict):
-        raise MountError(f"{where}: its daemon gave no answer")
+        raise MountError(f"{where}: its daemon did not answer")
     return told

@@ -26,12 +26,48 @@ if TYPE_CHECKING:
 _OPTIONS_HELP = (
     "Mount options, separated by commas: ro, dev, suid, exec, atime and allow_other, each also "
     "with 'no' in front (the default is nosuid,nodev); default_permissions (check modes even where "
-    "only the mounting user gets in); xattrs=layers (list the layer of a file among its extended "
+    "only the mounting user has access); xattrs=layers (list a file's layer among its extended "
     "attributes); threads=N (of the fast path)."
 )
 
 
-@click.command("mount", cls=CommandWithCommand)
+_HELP = """\
+Mount an image or an existing container at MOUNTPOINT, and print the mount point.
+
+A background process serves the mount until it is unmounted. Without MOUNTPOINT, a directory
+below the runtime directory is created.
+
+Changes are kept in a container: a directory of the store that stays after the unmount. It is
+mounted again by its name, listed by "ps -a" and removed by "rm". The store also keeps the
+layers of its image. With --ro, --upper and --ephemeral, uncompressed layers are used where they
+are.
+
+Changes by root are stored as they are, including set-user-ID programs and devices, so other
+users must not reach them: DIR is created with mode 0700, and an existing DIR that others can
+reach is refused. --upper-open accepts it. Unless the mount is both suid and dev, owners, modes,
+capabilities and devices are then kept in extended attributes and have no effect on the disk.
+
+CONTAINER is one word, without '/' and ':'. A word that is also the name of an image or file is
+refused as ambiguous: use container:NAME for the container, NAME:TAG for the image, ./NAME for
+the file.
+
+--layer counts layers as "unionmount layers" does; of a CONTAINER it shows the image. With
+--layers, MOUNTPOINT/N holds the files of layer N alone, with the marks of overlayfs: a deleted
+name is a character device 0:0, and a directory that hides the directory below it has the
+extended attribute user.overlay.opaque. Both are read-only. To continue from an earlier layer,
+mount such directories with "unionmount overlay".
+
+With "-- COMMAND", COMMAND runs while the image is mounted, and the mount is taken away when it
+ends; the exit status is that of COMMAND. $UNIONMOUNT_MOUNTPOINT is the mount point. Root
+without CAP_SYS_ADMIN, as in most containers, gets a user namespace for the two if possible. A
+mount also ends with the mount namespace that it was made in.
+
+SIGTERM, SIGINT and SIGHUP unmount; open files stay usable. A second signal ends the process
+immediately.
+"""
+
+
+@click.command("mount", cls=CommandWithCommand, help=_HELP)
 @click.option(
     "--name",
     metavar="NAME",
@@ -53,7 +89,7 @@ _OPTIONS_HELP = (
     type=click.Choice(["always", "missing", "never"]),
     default="missing",
     show_default=True,
-    help="When to fetch an image that is given by its name from its registry.",
+    help="When to fetch an image that is given by name from its registry.",
 )
 @click.option(
     "--layer",
@@ -104,39 +140,7 @@ def command(
     until: int | None,
     **arguments: Any,
 ) -> int | None:
-    """Mount an image, or a container again, at MOUNTPOINT, and print the mount point.
-
-    A background process serves the mount until it is unmounted. Without MOUNTPOINT, a directory
-    below the runtime directory is created.
-
-    Changes are kept in a container: a directory of the store that stays after the unmount. It is
-    mounted again by its name, listed by "ps -a" and removed by "rm". The store also keeps the
-    layers of its image. With --ro, --upper and --ephemeral, uncompressed layers are used where
-    they are.
-
-    Changes by root are stored as they are, including set-user-ID programs and devices, so other
-    users must not reach them: DIR is created with mode 0700, and an existing DIR that others can
-    reach is refused. --upper-open accepts it. Unless the mount is both suid and dev, owners, modes,
-    capabilities and devices are then kept in extended attributes and have no effect on the disk.
-
-    CONTAINER is one word, without '/' and ':'. A word that is also the name of an image or file is
-    refused as ambiguous: use container:NAME for the container, NAME:TAG for the image, ./NAME for
-    the file.
-
-    --layer counts layers as "unionmount layers" does; of a CONTAINER it shows the image. With
-    --layers, MOUNTPOINT/N holds the files of layer N alone, with the marks of overlayfs: a deleted
-    name is a character device 0:0, and a directory that hides the directory below it has the
-    extended attribute user.overlay.opaque. Both are read-only. To continue from an earlier layer,
-    mount such directories with "unionmount overlay".
-
-    With "-- COMMAND", COMMAND runs while the image is mounted, and the mount is taken away when it
-    ends; the exit status is that of COMMAND. $UNIONMOUNT_MOUNTPOINT is the mount point. Root
-    without CAP_SYS_ADMIN, as in most containers, gets a user namespace for the two if possible. A
-    mount also ends with the mount namespace that it was made in.
-
-    SIGTERM, SIGINT and SIGHUP unmount; files that are open stay usable. A second signal ends the
-    process at once.
-    """
+    """Mount, and run a command if there is one."""
     from unionmount.cli.mount_sources import MountArguments
     from unionmount.cli.mountpoint import place_of
     from unionmount.cli.start_mount import MountStarter, print_mountpoint

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unionmount.cli.options import root_option
+from unionmount.cli.options import compress_option, root_option
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unionmount.cli.settings import Settings
+    from unionmount.formats.compression import Compression
     from unionmount.transfer.image_files import FileWriter
     from unionmount.transfer.save import Form
 
@@ -29,46 +30,42 @@ _STDOUT = "-"
     type=click.Choice(["docker-archive", "oci-archive", "oci"]),
     default="docker-archive",
     show_default=True,
-    help="oci is a directory.",
+    help="The form of the output; oci is a directory.",
 )
-@click.option(
-    "--compress",
-    type=click.Choice(["none", "gzip", "zstd"]),
-    default="none",
-    show_default=True,
-    help="How to compress layers in the OCI formats.",
-)
+@compress_option("Compress layers this way; OCI formats only.", default="none")
 @root_option
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…")
 @click.pass_obj
 def command(
-    settings: Settings, output: str, form: Form, compress: str, images: tuple[str, ...]
+    settings: Settings, output: str, form: Form, compress: Compression, images: tuple[str, ...]
 ) -> None:
     """Write images of the store to a file that docker, podman, skopeo, umoci and buildah read.
 
     Layers are written bit for bit, and the ID of an image does not change. FILE appears when it is
-    complete, and replaces a file of that name. A directory (format oci) must be new or empty. An
-    IMAGE that is given by its ID is saved without a name.
+    complete, and replaces an existing file. A directory (format oci) must be new or empty. An IMAGE
+    that is given by its ID is saved without a name.
     """
     from unionmount.cli.output import ProgressLine
     from unionmount.errors import UsageError
     from unionmount.formats.compression import Compression
     from unionmount.transfer.save import find_wanted, save
 
-    if form == "docker-archive" and compress != "none":
-        raise UsageError("the layers of a docker-archive are not compressed; use --format")
+    if form == "docker-archive" and compress is not Compression.PLAIN:
+        raise UsageError(
+            "--compress cannot be combined with a docker-archive; choose an OCI format "
+            "with --format"
+        )
     if output == _STDOUT and form == "oci":
-        raise UsageError("an OCI layout is a directory: name one with -o")
+        raise UsageError("an OCI layout is a directory; name one with -o")
     if output == _STDOUT and sys.stdout.isatty():
-        raise UsageError("name a file with -o, or redirect standard output (it is a terminal)")
+        raise UsageError("standard output is a terminal; name a file with -o, or redirect it")
     store = settings.store()
-    compression = None if compress == "none" else Compression(compress)
     progress = ProgressLine()
     with store.lease("save", f"being saved to {printable(output)}") as lease:
         wanted = find_wanted(store, images, lease)
 
         def fill(writer: FileWriter) -> None:
-            save(store, wanted, writer, form, compression=compression, progress=progress)
+            save(store, wanted, writer, form, compression=compress, progress=progress)
 
         try:
             _write(output, form, fill)
