@@ -28,11 +28,13 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.mount_sources import MountArguments
+    from unionmount.mounting.records import MountTable
     from unionmount.transfer.pull import Policy
 
 USAGE, SYSTEM, SOFTWARE, INTERRUPTED, FAILED = 1, 2, 4, 8, 32
 
 _TYPES = ("unionmount", FILE_SYSTEM)
+_PATIENCE = 10.0  # seconds that an unmounted daemon has to end
 _SYSTEM_ERRORS = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 
 
@@ -147,10 +149,29 @@ def _mount(call: _HelperCall) -> None:
         start = MountStarter(settings, parsed, where, foreground=False, said=call.options.said)
         if call.fake:
             return
+        _wait_for_last_mount(start.table, call.options)
         with prepared(settings, wanted, source, start.table) as found:
             start.run(
                 *(found.image, found.source, found.plan, lambda _: found.announced(), found.lease)
             )
+
+
+def _wait_for_last_mount(table: MountTable, options: HelperOptions) -> None:
+    """Wait until the daemon has ended that has just been unmounted and had the same changes.
+
+    umount(8) returns before it has, and systemd restarts a mount right then.
+    """
+    from unionmount.mounting.records import DETACHED, wait_until_all_gone
+
+    name, upper = options.values.get("name"), options.values.get("upper")
+    directory = os.path.realpath(upper) if upper else None
+    last = [
+        one.record
+        for one in table.all()
+        if one.status == DETACHED
+        and ((name and one.record.container == name) or one.record.upper == directory)
+    ]
+    wait_until_all_gone(last, _PATIENCE)
 
 
 def _wanted(settings: Settings, call: _HelperCall) -> tuple[MountArguments, str]:
