@@ -71,7 +71,6 @@ def test_a_container_is_made_once_and_mounted_again(here: System, image: Path, w
     here.silent("mount", "-a", "-T", here.fstab)
     here.run("cp", "/dev/null", where / "kept")
     here.silent("umount", where)
-    here.run(*COMMAND, "umount", "www", status=1)  # its daemon may still write: no ID, no mount
     here.silent("mount", "-a", "-T", here.fstab)
     here.run("test", "-e", where / "kept")
     here.silent("umount", where)
@@ -201,15 +200,35 @@ def test_a_read_only_mount_does_not_become_writable(here: System, image: Path, w
     assert "no image is mounted there" in told
 
 
-@pytest.mark.needs("ordinary-user")
-def test_a_line_for_users(here: System, image: Path, where: Path) -> None:
+def give(here: System, where: Path) -> None:
+    """Let an ordinary user mount there, with a store of the user's own."""
     os.chown(where, NOBODY, NOBODY)
-    of_root = dict(here.environment)
     for name in ("UNIONMOUNT_ROOT", "UNIONMOUNT_RUNTIME_DIR"):
         own = where.parent / f"user-{name.lower()}"
         own.mkdir()
         os.chown(own, NOBODY, NOBODY)
         here.environment[name] = str(own)
+
+
+@pytest.mark.needs("ordinary-user")
+def test_users_get_no_set_user_id_programs(here: System, image: Path, where: Path) -> None:
+    of_root = dict(here.environment)
+    give(here, where)
+    for option in ("allow_suid", "allow_dev"):
+        line = f"{image} {where} unionmount users,noauto,suid,dev,{option} 0 0\n"
+        here.fstab.write_text(line, encoding="ascii")
+        assert "only root" in here.run("mount", where, as_user=BECOME, status=32).stderr
+    here.fstab.write_text(f"{image} {where} unionmount users,noauto,suid,dev 0 0\n")
+    here.silent("mount", where, as_user=BECOME)
+    assert {"nosuid", "nodev"} <= set(here.mounted(where)["VFS-OPTIONS"].split(","))
+    here.silent("umount", where, as_user=BECOME)
+    here.environment = of_root
+
+
+@pytest.mark.needs("ordinary-user")
+def test_a_line_for_users(here: System, image: Path, where: Path) -> None:
+    of_root = dict(here.environment)
+    give(here, where)
     line = f"{image} {where} unionmount users,noauto,ephemeral,exec 0 0\n"
     here.fstab.write_text(line, encoding="ascii")
     user = BECOME

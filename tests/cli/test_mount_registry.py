@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.commands import Commands
 from support.compare import differences, snapshot
 from support.image_files import MadeImage
 from support.mounting import CommandLine, is_mounted
@@ -30,8 +31,8 @@ SMALL = image(layer("mount", 50_000), layer("mount2"))
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> CommandLine:
-    return command_line(tmp_path / "store")
+def cli(tmp_path: Path, server: Commands) -> CommandLine:
+    return command_line(tmp_path / "store", server)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.archives import Layer, docker_archive
+from support.commands import Commands, ForkedCommandLine
 from support.mounting import (
     COMMAND,
     CommandLine,
@@ -45,9 +46,9 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[CommandLine]:
+def cli(tmp_path: Path, server: Commands) -> Iterator[CommandLine]:
     """The command line with a store and mounts of the test's own."""
-    with unmounting(CommandLine(environment=own_places(tmp_path))) as line:
+    with unmounting(ForkedCommandLine(server, own_places(tmp_path))) as line:
         yield line
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.archives import Layer, docker_archive
+from support.commands import Commands
 from support.mounting import CommandLine, is_mounted, own_places, unmounting
 from support.real_images import TOOLS, RealImage, real_image
 from support.users import NOBODY, become_nobody, fuse_for_all
@@ -24,6 +25,14 @@ def _runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNIONMOUNT_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
         yield
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Commands]:
+    """What runs the commands of one file, where that asks for it."""
+    made = Commands()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,12 @@ class IdMaps:
         """Return the ID that is stored for a group; NO_ID where it can't be."""
         return int(lib.um_id_stored(ffi.addressof(self.handle, "groups"), gid))
 
+    def creator(self, uid: int, gid: int) -> tuple[int, int]:
+        """Return the stored owner of what a user creates; NO_ID where there is none."""
+        users, groups = ffi.addressof(self.handle, "users"), ffi.addressof(self.handle, "groups")
+        stored = lib.um_id_stored_creator
+        return int(stored(users, uid)), int(stored(groups, gid))
+
     def shown_acl(self, acl: bytes) -> bytes:
         """Return an ACL's bytes with the IDs that callers see."""
         return self._translated(acl, lib.um_id_show_acl)

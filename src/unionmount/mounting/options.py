@@ -60,11 +60,12 @@ class MountOptions:
     threads: int | None = None  # of the fast path; None: one for each processor
     view: MountView = DISK_VIEW
     labels: tuple[str, ...] = ()  # of SELinux for all files: NAME="LABEL"
+    engine: bool = False  # whoever mounts relies on neither nosuid nor nodev, as overlayfs has it
 
     @property
     def promises(self) -> bool:
         """Whether the mount promises that set-user-ID programs or devices have no power."""
-        return not (self.suid and self.dev)
+        return not self.engine and not (self.suid and self.dev)
 
     def for_others(self, *, root: bool) -> bool:
         """Return whether users other than the mounting one have access."""

@@ -30,6 +30,7 @@ _COLON = re.compile(r"((?:[^\\:]|\\.)*)(:|\Z)", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
 _SECONDS_MAX = 10**9  # for good
+_DENIALS = frozenset({"nosuid", "nodev", "user", "users", "owner", "group"})
 _SOURCE = "overlay"  # shown in tables of mounts
 
 
@@ -416,9 +417,10 @@ def command(
     upper_open        accept U and W where other users can reach them; see below
 
     Root's mounts are nodev unless -o dev says otherwise, those of others are nosuid,nodev. As root,
-    set-user-ID programs and devices are stored below U as such, so U and W are refused if other
-    users can reach them, unless upper_open is given: owners, modes, capabilities and devices are
-    then kept in extended attributes. With suid,dev nothing is refused.
+    set-user-ID programs and devices are stored below U as such, and have power there for every user
+    who can reach them. So with -o nosuid or nodev U and W are refused if others can reach them,
+    unless upper_open is given: owners, modes, capabilities and devices are then kept in extended
+    attributes.
 
     \b
     uidmapping=STORED:SHOWN:SIZE[:…]  show user IDs, and store those of callers, by this map
@@ -451,7 +453,9 @@ def _mount(
     from unionmount.cli.start_mount import MountStarter, check_place
 
     # as overlayfs and fuse-overlayfs do: the directories belong to the one who mounts them
-    mount_options = apply_options(wanted.mount, MountOptions(suid=os.geteuid() == 0))
+    root = os.geteuid() == 0
+    engine = root and _DENIALS.isdisjoint(wanted.mount)
+    mount_options = apply_options(wanted.mount, MountOptions(suid=root, engine=engine))
     fsname = mount_options.fsname or name
     mount_options = replace(mount_options, fsname=fsname, view=wanted.view)
     start = MountStarter(settings, mount_options, check_place(mountpoint), foreground=foreground)
