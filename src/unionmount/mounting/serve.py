@@ -49,7 +49,7 @@ from unionmount.mounting.statistics import serve_stats
 from unionmount.mounting.upper_directory import Counted, OpenUpper, UpperPlan, open_upper
 from unionmount.mounting.write_operations import WritableOperations
 from unionmount.system import daemon
-from unionmount.system.mountinfo import mounted_at, mountpoints_of
+from unionmount.system.mountinfo import mounted_at, mountpoints_of, unique_id
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class LiveMount:
         # The root is held open, so that nobody unmounts it before it was seen to answer.
         self._root: int | None = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.router: Router | None = None  # None: pyfuse3 serves alone
+        self.unique = unique_id(mountpoint)  # now: it does not show where the daemon goes
         self.left: LeftNamespace | None = None  # the namespace of the mount, if the daemon left it
         self.given_up = False  # whether the daemon ends, even if mounts remain
         self.ended = False
@@ -210,7 +211,7 @@ def run_mount(
         _operations(layers, request, pending) as operations,
         _mounted(held.record.path, source, request, operations) as mount,
     ):
-        held.update(device=mount.device)
+        held.update(device=mount.device, mount=mount.unique)
         if request.until is not None:
             end_with(request.until)
         statistics = request.table.socket_path(held.record.id)
