@@ -5,7 +5,9 @@
 #
 # PREFIX is /usr/local for root and ~/.local for others, where none is named. The command is a link to
 # this directory's .venv, so what is installed is always what stands here; the man pages and the
-# completions are copies. A command at that place which is not such a link is left alone.
+# completions are copies. A command at that place which is not such a link is left alone. The helpers
+# of mount(8) are links, too: it looks for them in /sbin alone, so that is where those of a PREFIX of
+# the system (/usr, /usr/local) go; others have them in PREFIX/sbin.
 set -eu
 cd "$(dirname "$0")/.."
 action=$1
@@ -21,37 +23,48 @@ man=$prefix/share/man/man1
 bash=$prefix/share/bash-completion/completions/unionmount
 zsh=$prefix/share/zsh/site-functions/_unionmount
 fish=$prefix/share/fish/vendor_completions.d/unionmount.fish
+case "$prefix" in
+/usr | /usr/local) sbin=/sbin ;;
+*) sbin=$prefix/sbin ;;
+esac
+helpers="mount.unionmount mount.fuse.unionmount"
 
 say() { printf '%s\n' "$*" >&2; }
 
 # A link to some directory's .venv is ours; anything else is another program.
 ours() {
-    case "$(readlink "$link" 2>/dev/null)" in
-    */.venv/bin/unionmount) return 0 ;;
+    case "$(readlink "$1" 2>/dev/null)" in
+    */.venv/bin/"${1##*/}") return 0 ;;
     esac
-    ! [ -e "$link" ] && ! [ -L "$link" ]
+    ! [ -e "$1" ] && ! [ -L "$1" ]
 }
 
-if ! ours; then
-    say "$link is there and was not made by make install; remove it, or choose another PREFIX"
-    exit 1
-fi
+for path in "$link" "$sbin/mount.unionmount" "$sbin/mount.fuse.unionmount"; do
+    if ! ours "$path"; then
+        say "$path is there and was not made by make install; remove it, or choose another PREFIX"
+        exit 1
+    fi
+done
 
 case "$action" in
 install)
-    mkdir -p "$prefix/bin" "$man" "${bash%/*}" "${zsh%/*}" "${fish%/*}"
+    mkdir -p "$prefix/bin" "$sbin" "$man" "${bash%/*}" "${zsh%/*}" "${fish%/*}"
     "$command" man -o "$man"
     "$command" completion bash >"$bash"
     "$command" completion zsh >"$zsh"
     "$command" completion fish >"$fish"
     ln -sfn "$command" "$link"
+    for name in $helpers; do ln -sfn "${command%/*}/$name" "$sbin/$name"; done
     say "$link, its man pages and the completions of bash, zsh and fish are installed"
     case ":$PATH:" in
     *":$prefix/bin:"*) ;;
     *) say "$prefix/bin is not in PATH; add it there: export PATH=\"$prefix/bin:\$PATH\"" ;;
     esac
+    [ "$sbin" = /sbin ] ||
+        say "mount(8) looks for its helpers in /sbin; for fstab, as root: ln -s $sbin/mount.* /sbin/"
     ;;
 uninstall)
+    for name in $helpers; do rm -f "$sbin/$name"; done
     rm -f "$link" "$man"/unionmount.1 "$man"/unionmount-*.1 "$bash" "$zsh" "$fish"
     say "unionmount is no longer in $prefix"
     ;;

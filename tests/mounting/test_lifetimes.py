@@ -236,7 +236,8 @@ def test_one_busy_mount_of_three(cli: CommandLine, archive: Path, tmp_path: Path
         done = cli.run("umount", *places, status=1)
         assert done.stderr.count("\n") == 1
         assert f"{places[1]} is in use by" in done.stderr
-        assert f"(process {process.pid})" in done.stderr
+        command = Path(f"/proc/{process.pid}/comm").read_text(encoding="ascii").strip()
+        assert f"{command} (process {process.pid}) at {places[1]}/etc/motd;" in done.stderr
     assert [is_mounted(place) for place in places] == [False, True, False]
     cli.run("umount", places[1])
 
@@ -269,7 +270,7 @@ def test_several_are_waited_for_side_by_side(
 def test_what_is_on_top_goes_first(cli: CommandLine, archive: Path, tmp_path: Path) -> None:
     where = make(tmp_path / "mnt")
     for _ in range(2):
-        cli.run("mount", "--ro", archive, where)
+        cli.run("mount", "--over", "--ro", archive, where)
     cli.run("umount", *(one["id"] for one in cli.records()))
     assert not is_mounted(where)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -28,9 +30,9 @@ EXAMPLES = {  # blocks that are not run, by page; what is not here has none
     "README.md": 2,
     "docs/tutorial.md": 1,
     "docs/how-to/back-up-and-restore.md": 1,
-    "docs/how-to/mount-at-boot.md": 2,
+    "docs/how-to/mount-at-boot.md": 6,
     "docs/how-to/patch-and-push.md": 1,
-    "docs/how-to/use-in-ci-and-containers.md": 3,
+    "docs/how-to/use-in-ci-and-containers.md": 7,
 }
 
 
@@ -116,6 +118,51 @@ def test_units_start_commands_that_there_are(page: str) -> None:
         assert command is not None
         command.make_context(name, words, parent=context)
     assert bool(lines) == page.endswith("mount-at-boot.md")
+
+
+def _units() -> dict[str, str]:
+    """The units of the page about the boot, by name."""
+    text = read("docs/how-to/mount-at-boot.md")
+    found = re.findall(r"`/etc/systemd/system/([\w.-]+)`:\*\n\n```ini\n(.*?)```", text, re.DOTALL)
+    return dict(found)
+
+
+def _verified(directory: Path, *units: str) -> str:
+    """What systemd says of units; nothing where they are right."""
+    command = ["systemd-analyze", "verify", "--man=no", *(str(directory / name) for name in units)]
+    environment = os.environ | {"SYSTEMD_UNIT_PATH": f"{directory}:"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    failed = f"status {done.returncode}" if done.returncode else ""
+    return done.stdout + done.stderr + failed
+
+
+@pytest.mark.needs("systemd-analyze")
+def test_systemd_takes_the_units(tmp_path: Path, unionmount: Path) -> None:
+    units = _units()
+    assert {*units} == {"srv-site.mount", "srv-site.automount", "site.service"}
+    for name, text in units.items():
+        # systemd looks whether the program is there
+        there = text.replace("/usr/local/bin/unionmount", str(unionmount))
+        (tmp_path / name).write_text(there, encoding="utf-8")
+    assert _verified(tmp_path, *units) == ""
+    (tmp_path / "srv-site.mount").write_text("[Mount]\nWher=/srv/site\n", encoding="ascii")
+    assert "Wher" in _verified(tmp_path, "srv-site.mount")
+
+
+@pytest.mark.needs("systemd-analyze", "/usr/lib/systemd/system-generators/systemd-fstab-generator")
+def test_systemd_makes_units_of_the_lines_of_fstab(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```text\n(.*?)```", read("docs/how-to/mount-at-boot.md"), re.DOTALL)
+    added = "site:1 /srv/auto unionmount noauto,x-systemd.automount,x-systemd.idle-timeout=10min\n"
+    (tmp_path / "fstab").write_text(text + added, encoding="utf-8")
+    generator = "/usr/lib/systemd/system-generators/systemd-fstab-generator"
+    environment = os.environ | {"SYSTEMD_FSTAB": str(tmp_path / "fstab")}
+    (tmp_path / "units").mkdir()
+    subprocess.run([generator, *[str(tmp_path / "units")] * 3], check=True, env=environment)
+    units = sorted(path.name for path in (tmp_path / "units").glob("*mount"))
+    expected = ["srv-a.mount", "srv-auto.automount", "srv-auto.mount", "srv-site.mount"]
+    assert units == [*expected, "srv-www.mount"]
+    assert "Type=unionmount" in (tmp_path / "units/srv-www.mount").read_text(encoding="utf-8")
+    assert _verified(tmp_path / "units", *units) == ""
 
 
 @pytest.mark.parametrize(

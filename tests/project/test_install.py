@@ -33,8 +33,16 @@ def test_the_command_runs_and_all_of_it_goes(project: Path, tmp_path: Path) -> N
     (tmp_path / "bin/other").write_text("of somebody else\n", encoding="ascii")
     said = make(project, "install", tmp_path)
     assert f'export PATH="{tmp_path}/bin:$PATH"' in said
+    assert f"ln -s {tmp_path}/sbin/mount.* /sbin/" in said
+    for name in ("mount.unionmount", "mount.fuse.unionmount"):
+        helper = [tmp_path / "sbin" / name]
+        usage = subprocess.run(helper, capture_output=True, text=True, check=False)
+        assert usage.stderr.startswith(f"{name}: usage: ")
+        assert usage.returncode == 1
     found = files(tmp_path)
     assert {
+        "sbin/mount.unionmount",
+        "sbin/mount.fuse.unionmount",
         "share/man/man1/unionmount.1",
         "share/man/man1/unionmount-mount.1",
         "share/bash-completion/completions/unionmount",
@@ -51,14 +59,31 @@ def test_the_command_runs_and_all_of_it_goes(project: Path, tmp_path: Path) -> N
     assert files(tmp_path) == {"bin/other"}
 
 
+@pytest.mark.needs("root", "unshare")
+def test_helpers_of_the_system_go_where_mount_looks(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    script = """
+        mount --bind "$1/local" /usr/local && mount -t tmpfs none "$(readlink -f /sbin)" &&
+        "$2/scripts/install.sh" install && ls /sbin && "$2/scripts/install.sh" uninstall && ls /sbin
+    """
+    command = ["unshare", "-m", "sh", "-c", script, "sh", str(tmp_path), str(project)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["mount.fuse.unionmount", "mount.unionmount"]
+    assert "ln -s" not in done.stderr
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["bin/unionmount", "sbin/mount.unionmount"])
 @pytest.mark.parametrize("target", ["install", "uninstall"])
-def test_a_command_that_is_not_ours_stays(target: str, project: Path, tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    theirs = tmp_path / "bin/unionmount"
+def test_a_command_that_is_not_ours_stays(
+    target: str, name: str, project: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / name
+    theirs.parent.mkdir()
     theirs.write_text("#!/bin/true\n", encoding="ascii")
     said = make(project, target, tmp_path, status=1)
     assert said.startswith(f"{theirs} is there and was not made by make install; remove it, or")
-    assert files(tmp_path) == {"bin/unionmount"}
+    assert files(tmp_path) == {name}
     assert theirs.read_text(encoding="ascii") == "#!/bin/true\n"
 
 

@@ -101,6 +101,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
         ("Mount the container again", "unionmount mount web image"),
         ("Drop the changes at the unmount", "unionmount mount --ephemeral nginx:1.25 image"),
         ("Show each layer as a directory", "unionmount mount --layers app:1 layers"),
+        (
+            "Mount only while a command runs",
+            "unionmount mount --ro app:1 -- sh -c 'ls $UNIONMOUNT_MOUNTPOINT'",
+        ),
     ),
     "overlay": (
         (

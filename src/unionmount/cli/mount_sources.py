@@ -223,8 +223,8 @@ class _Opener:
 
     def _clean_dead(self, name: str, table: MountTable) -> None:
         """Remove what daemons left, which are dead as this process holds the container's lock."""
-        from unionmount.cli.commands.umount import clean
         from unionmount.cli.container_words import mounts_of
+        from unionmount.cli.take_away import clean
 
         for one in mounts_of(table, self.settings.store_root(), name):
             if not one.alive:

@@ -37,7 +37,14 @@ class MountStarter:
     """The parameters that all mounts have; create it before any file is opened."""
 
     def __init__(
-        self, settings: Settings, options: MountOptions, where: Path | None, *, foreground: bool
+        self,
+        settings: Settings,
+        options: MountOptions,
+        where: Path | None,
+        *,
+        foreground: bool,
+        said: str = "",
+        until: int | None = None,
     ) -> None:
         from unionmount.mounting.records import MountTable
         from unionmount.system import daemon
@@ -47,6 +54,8 @@ class MountStarter:
         self._options = options
         self._where = where
         self._foreground = foreground
+        self._said = said
+        self._until = _opened_process(until)
         self.table = MountTable.of_user()
         if where is not None:
             self.table.check_visible(where)
@@ -87,6 +96,8 @@ class MountStarter:
                 upper=plan,
                 lease=lease,
                 unstacked=unstacked,
+                said=self._said,
+                until=self._until,
             )
             run_mount(layers, request, ready)
 
@@ -95,6 +106,16 @@ class MountStarter:
         else:
             sys.stdout.flush()
             _announce_or_undo(daemon.run_in_background(serve, self._inherited), announce)
+
+
+def _opened_process(pid: int | None) -> int | None:
+    """A descriptor of the process that the mount is to end with."""
+    if pid is None:
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        raise UsageError(f"--with {pid}: {error.strerror}") from None
 
 
 def _announce_or_undo(path: str, announce: Callable[[str], None]) -> None:

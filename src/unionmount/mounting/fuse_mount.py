@@ -7,7 +7,6 @@ connected") until it is unmounted.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
@@ -18,23 +17,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from unionmount.errors import MountError
+from unionmount.mounting.advice import DEVICE, about_device, about_fusermount, about_mount
 from unionmount.mounting.options import MountOptions
+from unionmount.system import libc
 from unionmount.system.mountinfo import FILE_SYSTEM
 from unionmount.system.text import printable
 
 _SELINUX = Path("/sys/fs/selinux/enforce")  # there where SELinux is in force
-_DEVICE = Path("/dev/fuse")
-
-_MS_RDONLY = 1
-_MS_NOSUID = 2
-_MS_NODEV = 4
-_MS_NOEXEC = 8
-_MS_NOSYMFOLLOW = 256
-_MS_NOATIME = 1024
-_MS_NODIRATIME = 2048
-_MS_POSIXACL = 1 << 16
-_MNT_DETACH = 2
-_UMOUNT_NOFOLLOW = 8
 
 _READ_AHEAD = 512  # KiB
 
@@ -129,7 +118,7 @@ def _mount_directly(mountpoint: Path, source: str, options: MountOptions, *, wri
     flags = _flags(options, writable=writable)
     target, kind = os.fsencode(mountpoint), FILE_SYSTEM.encode()
     try:
-        _system_call("mount", source.encode(), target, kind, flags, data.encode())
+        libc.call("mount", source.encode(), target, kind, flags, data.encode())
     except OSError as error:
         os.close(fd)
         raise MountError(f"mounting at {printable(str(mountpoint))}: {_why_not(error)}") from None
@@ -147,51 +136,38 @@ def mount_data(fd: int, options: MountOptions, *, labels: bool) -> str:
 
 def _open_device() -> int:
     try:
-        return os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        hint = {
-            errno.ENOENT: " (check the kernel module 'fuse', and the device in this container)",
-            errno.ENODEV: " (check that the kernel module 'fuse' is loaded)",
-            errno.ENXIO: " (check that the kernel module 'fuse' is loaded)",
-        }.get(error.errno or 0, "")
-        raise MountError(f"{_DEVICE}: {error.strerror}{hint}") from None
+        raise MountError(f"{DEVICE}: {error.strerror} ({about_device(error)})") from None
 
 
 def _flags(options: MountOptions, *, writable: bool) -> int:
     # With MS_POSIXACL the kernel leaves the umask to the server, like with FUSE_DONT_MASK: it does
     # not apply where a default ACL is inherited, and could not be undone afterwards.
-    flags = _MS_POSIXACL if writable else _MS_RDONLY
-    flags |= 0 if options.suid else _MS_NOSUID
-    flags |= 0 if options.dev else _MS_NODEV
-    flags |= 0 if options.exec else _MS_NOEXEC
-    flags |= 0 if options.atime else _MS_NOATIME  # the default is relatime
-    flags |= 0 if options.diratime else _MS_NODIRATIME
-    flags |= 0 if options.symfollow else _MS_NOSYMFOLLOW
+    flags = libc.MS_POSIXACL if writable else libc.MS_RDONLY
+    flags |= 0 if options.suid else libc.MS_NOSUID
+    flags |= 0 if options.dev else libc.MS_NODEV
+    flags |= 0 if options.exec else libc.MS_NOEXEC
+    flags |= 0 if options.atime else libc.MS_NOATIME  # the default is relatime
+    flags |= 0 if options.diratime else libc.MS_NODIRATIME
+    flags |= 0 if options.symfollow else libc.MS_NOSYMFOLLOW
     return flags
 
 
 def _why_not(error: OSError) -> str:
     if error.errno == errno.EPERM:
-        return "not permitted (mounting needs CAP_SYS_ADMIN)"
+        return f"not permitted ({about_mount()})"
     if error.errno == errno.ENODEV:
         return "the kernel does not know FUSE"
     return error.strerror or str(error)
 
 
 def _unmount_directly(mountpoint: Path, *, lazy: bool) -> None:
-    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+    flags = libc.UMOUNT_NOFOLLOW | (libc.MNT_DETACH if lazy else 0)
     try:
-        _system_call("umount2", os.fsencode(mountpoint), flags)
+        libc.call("umount2", os.fsencode(mountpoint), flags)
     except OSError as error:
         raise _unmount_error(mountpoint, error.errno, error.strerror or str(error)) from None
-
-
-def _system_call(name: str, *arguments: bytes | int) -> None:
-    """Call a function of the C library; raise OSError from errno if it returns -1."""
-    converted = [ctypes.c_ulong(one) if isinstance(one, int) else one for one in arguments]
-    if getattr(ctypes.CDLL(None, use_errno=True), name)(*converted) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
 
 
 # ---- others: fusermount3 -------------------------------------------------------------------------
@@ -201,6 +177,7 @@ def _mount_by_helper(
     mountpoint: Path, source: str, options: MountOptions, *, writable: bool
 ) -> int:
     words = _helper_options(source, options, writable=writable)
+    os.close(_open_device())  # fusermount3 opens it with the rights of this user, too
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours:
         with theirs:
@@ -216,7 +193,9 @@ def _mount_by_helper(
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)
         _, message = process.communicate()
     if not fds:
-        raise MountError(f"mounting at {printable(str(mountpoint))}: {_helper_message(message)}")
+        why = about_fusermount(_helper()) if b"not permitted" in message else ""
+        told = _helper_message(message) + (f" ({why})" if why else "")
+        raise MountError(f"mounting at {printable(str(mountpoint))}: {told}")
     os.set_inheritable(fds[0], False)
     return fds[0]
 
@@ -226,7 +205,7 @@ def _helper() -> str:
         if found := shutil.which(name):
             return found
     raise MountError(
-        "fusermount3 is not installed, which users other than root need; install the package fuse3"
+        f"fusermount3 is not installed, which users other than root need: {about_fusermount(None)}"
     )
 
 

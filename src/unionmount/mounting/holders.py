@@ -34,6 +34,7 @@ class Holder:
     pid: int
     name: str
     path: str | None = None
+    at: str = ""  # what it uses, as it names it
 
     def __str__(self) -> str:
         return f"{self.name} (process {self.pid})"
@@ -52,9 +53,12 @@ def holders_of(device: str, *, besides: int = 0) -> list[Holder]:
     return found
 
 
-def described(holders: list[Holder]) -> str:
+def described(holders: list[Holder], *, paths: bool = False) -> str:
     """Return some of the holders in one line for a message; empty if there are none."""
-    shown = ", ".join(map(str, holders[:_SHOWN]))
+    shown = ", ".join(
+        f"{one} at {printable(one.at)}" if paths and one.at else str(one)
+        for one in holders[:_SHOWN]
+    )
     more = len(holders) - _SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
 
@@ -86,8 +90,8 @@ def _flush(paths: list[str]) -> None:
 
 def _held_by(pid: int, device: str, seen: set[str]) -> Iterator[Holder]:
     directory = f"/proc/{pid}"
-    for path in _paths(directory, device):
-        yield Holder(pid, _name(directory), path)
+    for path, at in _paths(directory, device):
+        yield Holder(pid, _name(directory), path, at)
         return
     namespace = os.readlink(f"{directory}/ns/mnt")  # noqa: PTH115
     if namespace in seen:
@@ -97,14 +101,14 @@ def _held_by(pid: int, device: str, seen: set[str]) -> Iterator[Holder]:
         yield Holder(pid, f"the mount namespace of {_name(directory)}")
 
 
-def _paths(directory: str, device: str) -> Iterator[str]:
-    """Yield the files there that a process has open or mapped."""
+def _paths(directory: str, device: str) -> Iterator[tuple[str, str]]:
+    """Yield the files there that a process has open or mapped: a link in /proc, and its target."""
     for name in ("cwd", "root"):
         if _device_of(f"{directory}/{name}") == device:
-            yield f"{directory}/{name}"
+            yield f"{directory}/{name}", _target(f"{directory}/{name}")
     for name in os.listdir(f"{directory}/fd"):  # noqa: PTH208
         if _device_of(f"{directory}/fd/{name}") == device:
-            yield f"{directory}/fd/{name}"
+            yield f"{directory}/fd/{name}", _target(f"{directory}/fd/{name}")
     major, _, minor = device.partition(":")
     wanted = f"{int(major):02x}:{int(minor):02x}".encode()
     for line in Path(directory, "maps").read_bytes().splitlines():
@@ -112,7 +116,15 @@ def _paths(directory: str, device: str) -> Iterator[str]:
         if fields[3] == wanted:
             begin, _, end = fields[0].partition(b"-")
             # The names are numbers without leading zeros.
-            yield f"{directory}/map_files/{int(begin, 16):x}-{int(end, 16):x}"
+            path = f"{directory}/map_files/{int(begin, 16):x}-{int(end, 16):x}"
+            yield path, os.fsdecode(fields[5]) if len(fields) > 5 else ""
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)  # noqa: PTH115
+    except OSError:
+        return ""
 
 
 def _device_of(path: str) -> str:

@@ -144,7 +144,7 @@ REFUSED: dict[str, str] = {
     "dirsync": "changes of names are not synced one by one; use fsync(2) of the directory",
     "mand": "there are no mandatory locks on Linux",
     "iversion": "changes are not counted",
-    "remount": "options cannot change while it is mounted; unmount it and mount it again",
+    "remount": "use mount -o remount, which changes ro, rw, exec and noexec",
     "bind": "use mount --bind on the mount point",
     "rbind": "use mount --rbind on the mount point",
     "move": "use mount --move on the mount point",
@@ -158,6 +158,9 @@ REFUSED: dict[str, str] = {
     "debug": "use --debug",
 }
 
+
+NAMES = (*_CHANGES, *WITHOUT_EFFECT, "fsname=", "threads=")
+"""The known options."""
 
 THREADS_MAX = 32  # the limit of the core
 _THREADS = re.compile(r"threads=([1-9][0-9]{0,3})")

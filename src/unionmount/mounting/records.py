@@ -61,6 +61,7 @@ class Record:
     upper: str = ""  # the directory that takes the changes
     image_id: str = ""  # empty for a mount of directories
     layers: int = 0  # the number of layers that are shown; 0 for all
+    options: str = ""  # that mount(8) gave about the image, as mount.unionmount reads them
     mount: int = 0  # the unique ID of the mount; 0 if the kernel knows none
 
     @classmethod
@@ -220,10 +221,11 @@ class MountTable:
         alive = {one.record.id for one in self.all() if one.alive}
         return [path for path in logs if path.stem not in alive]
 
-    def forget(self, record: Record) -> None:
+    def forget(self, record: Record, *, keep_log: bool = False) -> None:
         """Remove the record of a dead daemon and its other files.
 
-        Raise MountError if a daemon serves the mount after all.
+        With ``keep_log`` its log stays unless it is empty. Raise MountError if a daemon serves the
+        mount after all.
         """
         if self.is_served(record):
             raise MountError(
@@ -232,7 +234,8 @@ class MountTable:
         if record.automatic:
             with suppress(OSError):
                 record.path.rmdir()
-        self.log_path(record.id).unlink(missing_ok=True)
+        if not (keep_log and _has_text(self.log_path(record.id))):
+            self.log_path(record.id).unlink(missing_ok=True)
         self.socket_path(record.id).unlink(missing_ok=True)
         (self._records / f"{record.id}.json").unlink(missing_ok=True)
 
@@ -275,6 +278,13 @@ class HeldRecord:
             temporary.unlink(missing_ok=True)
             raise
         return fd
+
+
+def _has_text(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def is_id(word: str) -> bool:
@@ -391,6 +401,20 @@ def wait_until_all_gone(records: Iterable[Record], seconds: float) -> list[Recor
                 poll.unregister(process)
                 del waiting[process]
     return list(waiting.values())
+
+
+def kill(record: Record) -> None:
+    """End the daemon of ``record`` whatever it does, stopped or waiting; changes may be lost."""
+    with _process_of(record) as process:
+        if process is not None:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+
+
+def resume(record: Record) -> None:
+    """Let the daemon of ``record`` go on where somebody has stopped it."""
+    with _process_of(record) as process:
+        if process is not None:
+            signal.pidfd_send_signal(process, signal.SIGCONT)
 
 
 @contextmanager

@@ -36,6 +36,12 @@ from unionmount.mounting.fuse_mount import (
     unmount_fuse,
     widen_read_ahead,
 )
+from unionmount.mounting.lifetime import (
+    LeftNamespace,
+    end_with,
+    leave_namespace,
+    let_terminate,
+)
 from unionmount.mounting.options import THREADS_MAX, MountOptions
 from unionmount.mounting.read_operations import ImageFacts, ReadingOperations, ReadOnlyOperations
 from unionmount.mounting.records import HeldRecord, MountTable, Record
@@ -72,6 +78,8 @@ class MountRequest:
     upper: UpperPlan | None = None  # the place of the changes; None: the mount is read-only
     lease: Lease | None = None  # protects the layers in the store
     unstacked: bool = False  # whether each layer is a directory (core.LayerTrees)
+    until: int | None = None  # a pidfd: the mount ends with that process
+    said: str = ""  # options about the image that mount(8) gave; recorded
 
     @property
     def threads(self) -> int:
@@ -134,6 +142,8 @@ class LiveMount:
         # The root is held open, so that nobody unmounts it before it was seen to answer.
         self._root: int | None = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.router: Router | None = None  # None: pyfuse3 serves alone
+        self.unique = unique_id(mountpoint)  # now: it does not show where the daemon goes
+        self.left: LeftNamespace | None = None  # the namespace of the mount, if the daemon left it
         self.given_up = False  # whether the daemon ends, even if mounts remain
         self.ended = False
 
@@ -155,6 +165,12 @@ class LiveMount:
 
     def unmount(self) -> None:
         """Unmount the file system everywhere; its users keep their open files."""
+        if self.left is None:
+            self._unmount_here()
+        else:
+            self.left.run(self._unmount_here)
+
+    def _unmount_here(self) -> None:
         for place in mountpoints_of(self.device):
             if self.ended and not _is_dead(place):
                 continue  # another file system
@@ -185,6 +201,8 @@ def run_mount(
     even if files are open.
     """
     source = request.options.fsname or layers.name
+    if request.until is not None:
+        let_terminate()
     with (
         _signals_held(),
         request.lease or nullcontext(),  # released last
@@ -193,7 +211,9 @@ def run_mount(
         _operations(layers, request, pending) as operations,
         _mounted(held.record.path, source, request, operations) as mount,
     ):
-        held.update(device=mount.device, mount=unique_id(held.record.path))
+        held.update(device=mount.device, mount=mount.unique)
+        if request.until is not None:
+            end_with(request.until)
         statistics = request.table.socket_path(held.record.id)
         with _faults_logged(held.record.mountpoint, request):
             trio.run(_serve, mount, functools.partial(ready, held.record.mountpoint), statistics)
@@ -332,6 +352,7 @@ def _recorded(layers: OpenImage | OpenDirectories, request: MountRequest) -> Ite
         image_id=str(layers.image.id) if isinstance(layers, OpenImage) else "",
         layers=len(layers.layers),
     )
+    record = replace(record, options=request.said)
     with table.held(record) as held, _logged(table, record, request):
         if record.automatic:
             made = table.make_mountpoint(record)
@@ -383,6 +404,8 @@ def _mounted(
     fd = mount_fuse(mountpoint, name, request.options, writable=request.writable)
     try:
         mount = _found(mountpoint)
+        if request.background:
+            mount.left = leave_namespace()
     except BaseException:
         os.close(fd)
         with suppress(MountError):

@@ -1,8 +1,9 @@
 """Daemons: a child process that serves, and a parent that waits until it is ready.
 
-The child first gives up everything of its caller: the session, the working directory, and every
-descriptor that the caller passed on. So ``unionmount mount … | cat`` and ``$(unionmount mount …)``
-end when the parent does. An error before the child is ready is passed to the parent as one message.
+The child first gives up the working directory of its caller, and every descriptor that the caller
+passed on; when it is ready, also the session. So ``unionmount mount … | cat`` and ``$(unionmount
+mount …)`` end when the parent does. An error before the child is ready is passed to the parent as
+one message.
 """
 
 from __future__ import annotations
@@ -77,7 +78,6 @@ def _become_daemon(serve: Callable[[Ready], None], inherited: Iterable[int], pip
     """Run ``serve`` and exit, without running any more of the parent's Python, such as atexit."""
     status = 1
     try:
-        os.setsid()
         os.chdir("/")
         _let_go(inherited)
         serve(_teller(pipe))
@@ -106,6 +106,8 @@ def _let_go(inherited: Iterable[int]) -> None:
 
 def _teller(pipe: int) -> Ready:
     def ready(text: str) -> None:
+        # Not earlier: at an automount point the kernel lets only systemd's process group pass.
+        os.setsid()
         if not _tell(
             pipe, _READY, text
         ):  # the parent was killed, so nobody would know of the mount

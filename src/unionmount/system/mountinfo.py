@@ -1,4 +1,4 @@
-"""The table of mounts, which the kernel provides in ``/proc/self/mountinfo``."""
+"""The table of mounts, which the kernel provides in ``/proc/…/mountinfo``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 FILE_SYSTEM = "fuse.unionmount"
 
-_TABLE = Path("/proc/self/mountinfo")
+_TABLE = Path("/proc/thread-self/mountinfo")  # one thread may be in another mount namespace
 # include/uapi/linux/stat.h
 _AT_FDCWD = -100
 _AT_NO_AUTOMOUNT, _AT_STATX_DONT_SYNC = 0x800, 0x4000
@@ -30,6 +30,8 @@ class MountedAt:
     mountpoint: Path
     file_system: str
     source: str
+    flags: frozenset[str] = frozenset()  # of the mount: ro, nosuid, noatime, …
+    options: frozenset[str] = frozenset()  # of the file system
 
 
 def mounts(table: Path = _TABLE) -> Iterator[MountedAt]:
@@ -42,6 +44,8 @@ def mounts(table: Path = _TABLE) -> Iterator[MountedAt]:
             mountpoint=Path(os.fsdecode(_unescape(fields[4]))),
             file_system=fields[kind + 1].decode("ascii", "replace"),
             source=os.fsdecode(_unescape(fields[kind + 2])),
+            flags=_words(fields[5]),
+            options=_words(fields[kind + 3]),
         )
 
 
@@ -73,6 +77,10 @@ def mountpoints_of(device: str) -> list[Path]:
     """Return the visible mount points of ``device``, the last one mounted first."""
     top = {mount.mountpoint: mount.device for mount in mounts()}
     return [mountpoint for mountpoint, of in reversed(top.items()) if of == device]
+
+
+def _words(field: bytes) -> frozenset[str]:
+    return frozenset(os.fsdecode(field).split(","))
 
 
 def _unescape(field: bytes) -> bytes:

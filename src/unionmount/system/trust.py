@@ -28,7 +28,7 @@ class OverrideStat(Enum):
 
 def reads_trusted() -> bool:
     """Return whether this process can read attributes below ``trusted.``."""
-    return _in_first_user_namespace() and _is_admin()
+    return _in_first_user_namespace() and is_admin()
 
 
 def has_identity() -> bool:
@@ -56,7 +56,8 @@ def _in_first_user_namespace() -> bool:
         return True
 
 
-def _is_admin() -> bool:
+def is_admin() -> bool:
+    """Return whether this process has CAP_SYS_ADMIN in its user namespace."""
     # One of the lines is the name of the program, which may be any bytes.
     for line in Path("/proc/self/status").read_bytes().splitlines():
         if line.startswith(b"CapEff:"):

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from unionmount.cli.options import platform_option, registry_options, root_option
+from unionmount.cli.run_command import (
+    CommandWithCommand,
+    enter_namespace_if_needed,
+    run_with_mount,
+)
+from unionmount.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from unionmount.cli.mount_sources import MountArguments
     from unionmount.cli.settings import Settings
     from unionmount.cli.start_mount import MountStarter
@@ -22,7 +31,43 @@ _OPTIONS_HELP = (
 )
 
 
-@click.command("mount")
+_HELP = """\
+Mount an image or an existing container at MOUNTPOINT, and print the mount point.
+
+A background process serves the mount until it is unmounted. Without MOUNTPOINT, a directory
+below the runtime directory is created.
+
+Changes are kept in a container: a directory of the store that stays after the unmount. It is
+mounted again by its name, listed by "ps -a" and removed by "rm". The store also keeps the
+layers of its image. With --ro, --upper and --ephemeral, uncompressed layers are used where they
+are.
+
+Changes by root are stored as they are, including set-user-ID programs and devices, so other
+users must not reach them: DIR is created with mode 0700, and an existing DIR that others can
+reach is refused. --upper-open accepts it. Unless the mount is both suid and dev, owners, modes,
+capabilities and devices are then kept in extended attributes and have no effect on the disk.
+
+CONTAINER is one word, without '/' and ':'. A word that is also the name of an image or file is
+refused as ambiguous: use container:NAME for the container, NAME:TAG for the image, ./NAME for
+the file.
+
+--layer counts layers as "unionmount layers" does; of a CONTAINER it shows the image. With
+--layers, MOUNTPOINT/N holds the files of layer N alone, with the marks of overlayfs: a deleted
+name is a character device 0:0, and a directory that hides the directory below it has the
+extended attribute user.overlay.opaque. Both are read-only. To continue from an earlier layer,
+mount such directories with "unionmount overlay".
+
+With "-- COMMAND", COMMAND runs while the image is mounted, and the mount is taken away when it
+ends; the exit status is that of COMMAND. $UNIONMOUNT_MOUNTPOINT is the mount point. Root
+without CAP_SYS_ADMIN, as in most containers, gets a user namespace for the two if possible. A
+mount also ends with the mount namespace that it was made in.
+
+SIGTERM, SIGINT and SIGHUP unmount; open files stay usable. A second signal ends the process
+immediately.
+"""
+
+
+@click.command("mount", cls=CommandWithCommand, help=_HELP)
 @click.option(
     "--name",
     metavar="NAME",
@@ -66,14 +111,23 @@ _OPTIONS_HELP = (
 @click.option(
     "--no-fastpath", is_flag=True, help="Let Python alone answer the kernel, which is slow."
 )
+@click.option("--mkdir", is_flag=True, help="Make MOUNTPOINT, and directories above it.")
+@click.option("--over", is_flag=True, help="Mount although an image is mounted at MOUNTPOINT.")
+@click.option(
+    "--with",
+    "until",
+    metavar="PID",
+    type=click.IntRange(min=1),
+    help="Unmount when process PID ends.",
+)
 @click.option("--verify", is_flag=True, help="Verify the digests of all layers first.")
 @registry_options
 @root_option
 @click.argument("source", metavar="IMAGE|CONTAINER")
 @click.argument("mountpoint", required=False)
-@click.pass_obj
+@click.pass_context
 def command(
-    settings: Settings,
+    context: click.Context,
     /,
     source: str,
     mountpoint: str | None,
@@ -81,56 +135,52 @@ def command(
     foreground: bool,
     ro: bool,
     no_fastpath: bool,
+    mkdir: bool,
+    over: bool,
+    until: int | None,
     **arguments: Any,
-) -> None:
-    """Mount an image or an existing container at MOUNTPOINT, and print the mount point.
-
-    A background process serves the mount until it is unmounted. Without MOUNTPOINT, a directory
-    below the runtime directory is created.
-
-    Changes are kept in a container: a directory of the store that stays after the unmount. It is
-    mounted again by its name, listed by "ps -a" and removed by "rm". The store also keeps the
-    layers of its image. With --ro, --upper and --ephemeral, uncompressed layers are used where they
-    are.
-
-    Changes by root are stored as they are, including set-user-ID programs and devices, so other
-    users must not reach them: DIR is created with mode 0700, and an existing DIR that others can
-    reach is refused. --upper-open accepts it. Unless the mount is both suid and dev, owners, modes,
-    capabilities and devices are then kept in extended attributes and have no effect on the disk.
-
-    CONTAINER is one word, without '/' and ':'. A word that is also the name of an image or file is
-    refused as ambiguous: use container:NAME for the container, NAME:TAG for the image, ./NAME for
-    the file.
-
-    --layer counts layers as "unionmount layers" does; of a CONTAINER it shows the image. With
-    --layers, MOUNTPOINT/N holds the files of layer N alone, with the marks of overlayfs: a deleted
-    name is a character device 0:0, and a directory that hides the directory below it has the
-    extended attribute user.overlay.opaque. Both are read-only. To continue from an earlier layer,
-    mount such directories with "unionmount overlay".
-
-    SIGTERM, SIGINT and SIGHUP unmount; open files stay usable. A second signal ends the process
-    immediately.
-    """
+) -> int | None:
+    """Mount, and run a command if there is one."""
     from unionmount.cli.mount_sources import MountArguments
-    from unionmount.cli.start_mount import MountStarter, check_place
+    from unionmount.cli.mountpoint import place_of
+    from unionmount.cli.start_mount import MountStarter, print_mountpoint
     from unionmount.mounting.options import parse_options
 
+    settings: Settings = context.obj
+    words: list[str] = context.meta[CommandWithCommand.WORDS]
+    if words and foreground:
+        raise UsageError("--foreground serves in this process, where COMMAND is to run")
     parsed = parse_options(options)
     wanted = MountArguments(**arguments, read_only=ro or parsed.ro)
     wanted.check()
     parsed = replace(parsed, ro=wanted.shows_only, fastpath=parsed.fastpath and not no_fastpath)
-    start = MountStarter(settings, parsed, check_place(mountpoint), foreground=foreground)
-    _mount(settings, wanted, source, start)
+    if words:
+        enter_namespace_if_needed()
+    if words and until is None:
+        until = os.getpid()  # should this process be killed
+    with place_of(mountpoint, over=over, mkdir=mkdir) as where:
+        start = MountStarter(settings, parsed, where, foreground=foreground, until=until)
+        if not words:
+            _mount(settings, wanted, source, start, print_mountpoint)
+            return None
+        made: list[str] = []
+        _mount(settings, wanted, source, start, made.append)
+    return run_with_mount(start.table, made[0], words)
 
 
-def _mount(settings: Settings, wanted: MountArguments, source: str, start: MountStarter) -> None:
+def _mount(
+    settings: Settings,
+    wanted: MountArguments,
+    source: str,
+    start: MountStarter,
+    tell: Callable[[str], None],
+) -> None:
     from unionmount.cli.mount_sources import prepared
-    from unionmount.cli.start_mount import print_mountpoint
 
     with prepared(settings, wanted, source, start.table) as found:
 
         def announce(path: str) -> None:
-            print_mountpoint(path)
+            tell(path)
             found.announced()
 
         start.run(

@@ -167,7 +167,7 @@ def _each_container_once(mounted: list[Status]) -> list[Status]:
 
 def _clean(table: MountTable) -> bool:
     """Remove dead mounts and records; return whether any could not be removed."""
-    from unionmount.cli.commands.umount import clean
+    from unionmount.cli.take_away import clean
 
     failed = False
     for one in table.all():

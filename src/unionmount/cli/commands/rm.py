@@ -82,8 +82,8 @@ def _remove_container(
     settings: Settings, table: MountTable, known: Containers, name: str, mounted: Status | None
 ) -> None:
     """Remove a container after ending ``mounted``, its mount."""
-    from unionmount.cli.commands.umount import clean
     from unionmount.cli.container_words import in_use, mounts_of
+    from unionmount.cli.take_away import clean
     from unionmount.store.containers import ContainerInUse
 
     if mounted is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from unionmount.cli.options import root_option
+from unionmount.cli.take_away import clean, take_away, tell
 from unionmount.errors import MountError, NotFoundError, UnionmountError
 from unionmount.system.text import printable
 
@@ -26,9 +27,14 @@ _PATIENCE = 10.0  # seconds for a daemon to end after its file system is unmount
 @click.option(
     "-l", "--lazy", is_flag=True, help="Detach now, and let programs that use the mount finish."
 )
+@click.option(
+    "--kill", is_flag=True, help="End serving processes that are in use, stopped or out of sight."
+)
 @root_option
 @click.pass_obj
-def command(settings: Settings, targets: tuple[str, ...], every: bool, lazy: bool) -> int:
+def command(
+    settings: Settings, targets: tuple[str, ...], every: bool, lazy: bool, kill: bool
+) -> int:
     """Unmount images by mount point, ID or container; dead mounts are cleaned up as well.
 
     A container keeps its changes. CONTAINER is its name, or container:NAME if a directory has that
@@ -36,10 +42,15 @@ def command(settings: Settings, targets: tuple[str, ...], every: bool, lazy: boo
 
     An ID may be shortened to a unique prefix.
 
+    With --kill, a mount ends even if it is in use, or is in a mount namespace that cannot be seen
+    from here: its process writes all changes to the disk and ends; it is killed only if it does
+    not. Programs that use the mount continue, and get errors from its files.
+
     The command returns when the serving processes have ended, which are waited for in parallel;
     with --lazy, when the mounts are detached. The exit status is 1 if anything is still mounted, or
     a process is stopped and cannot end.
     """
+    from unionmount.cli.mountpoint import clean_dead
     from unionmount.mounting.records import MountTable
 
     if every == bool(targets):
@@ -48,8 +59,9 @@ def command(settings: Settings, targets: tuple[str, ...], every: bool, lazy: boo
     names = [one.record.id for one in reversed(table.all())] if every else list(targets)
     waiting: list[Record] = []
     try:
-        failed = _unmount_all(settings, table, names, waiting, lazy=lazy)
+        failed = _unmount_all(settings, table, names, waiting, lazy=lazy, kill=kill)
         failed |= _wait(table, waiting)
+        clean_dead(table)
     except KeyboardInterrupt:
         _tell_of_interruption(table, waiting)
         raise
@@ -63,13 +75,17 @@ def _unmount_all(
     waiting: list[Record],
     *,
     lazy: bool,
+    kill: bool,
 ) -> bool:
     """Unmount mounts and put their records into ``waiting``; return whether any failed."""
     failed = False
     for name in _topmost_first(settings, table, names):
         before = len(waiting)
         try:
-            _unmount_named(settings, table, name, waiting, lazy=lazy)
+            if kill:
+                _kill_named(settings, table, name)
+            else:
+                _unmount_named(settings, table, name, waiting, lazy=lazy)
         except UnionmountError as error:
             failed = True
             del waiting[before:]
@@ -111,6 +127,18 @@ def _unmount_named(
     _unmount_live(found, lazy=lazy)
 
 
+def _kill_named(settings: Settings, table: MountTable, target: str) -> None:
+    from unionmount.cli.container_words import find_mount
+    from unionmount.cli.kill_mount import kill_mount
+
+    try:
+        found = find_mount(table, settings.store_root(), target)
+    except NotFoundError:
+        _unmount_unknown(target, lazy=True)
+        return
+    kill_mount(table, found, _PATIENCE)
+
+
 def unmount(table: MountTable, found: Status) -> None:
     """Unmount a mount and wait for its daemon, or clean up after a dead one.
 
@@ -141,45 +169,13 @@ def end_detached(table: MountTable, found: Status) -> None:
         raise MountError(_still_running(record)[0])
 
 
-def clean(table: MountTable, found: Status) -> None:
-    """Remove a dead mount and its record; lazily, since nobody can use a dead mount."""
-    from unionmount.mounting.records import STALE
-
-    if found.status == STALE:
-        _take_away(found, lazy=True)
-    table.forget(found.record)
-
-
 def _unmount_live(found: Status, *, lazy: bool) -> None:
     from unionmount.mounting.records import LIVE, STARTING, stop
 
     if found.status == STARTING:
         stop(found.record)
     if found.status == LIVE:
-        _take_away(found, lazy=lazy)
-
-
-def _take_away(found: Status, *, lazy: bool) -> None:
-    """Unmount the file system of a record, but no other that was mounted over it."""
-    from unionmount.mounting.fuse_mount import BusyError, unmount_fuse
-    from unionmount.mounting.holders import described, holders_of
-    from unionmount.system.mountinfo import mounted_at
-
-    record = found.record
-    top = mounted_at(record.path)
-    if top is not None and top.device != record.device:
-        where = printable(record.mountpoint)
-        raise MountError(f"{where}: something else is mounted over it; unmount that first")
-    try:
-        _tell(unmount_fuse(record.path, lazy=lazy))
-    except BusyError:
-        users = described(holders_of(record.device, besides=record.pid))
-        raise BusyError(record.path, users) from None
-
-
-def _tell(note: str) -> None:
-    if note:
-        print(f"unionmount: {note}", file=sys.stderr)
+        take_away(found, lazy=lazy)
 
 
 # ---- waiting -------------------------------------------------------------------------------------
@@ -262,4 +258,4 @@ def _unmount_unknown(target: str, *, lazy: bool) -> None:
     mounted = mounted_at(path)
     if mounted is None or mounted.file_system != FILE_SYSTEM:
         raise NotFoundError(f"{printable(str(path))}: no image is mounted there")
-    _tell(unmount_fuse(path, lazy=lazy))
+    tell(unmount_fuse(path, lazy=lazy))

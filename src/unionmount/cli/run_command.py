@@ -1,0 +1,133 @@
+"""``unionmount mount … -- COMMAND``: a command that lives as long as its mount, and vice versa."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from unionmount.errors import MountError
+from unionmount.system.text import printable
+
+if TYPE_CHECKING:
+    from unionmount.mounting.records import MountTable, Status
+
+MOUNTPOINT_VARIABLE = "UNIONMOUNT_MOUNTPOINT"
+
+_KEPT = (signal.SIGINT, signal.SIGQUIT)  # the terminal sends them to the command, too
+_HANDED_ON = (signal.SIGTERM, signal.SIGHUP)
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as a shell has it
+_END = "--"
+
+
+class CommandWithCommand(click.Command):
+    """A command that takes another one behind ``--``; its words become ``meta[WORDS]``."""
+
+    WORDS = "unionmount.words"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take off the words of the other command.
+
+        A ``--`` with no IMAGE before it ends the options, as always, and the next one counts.
+        """
+        words: list[str] = []
+        ends = [index for index, word in enumerate(args) if word == _END]
+        if ends and not self._has_source(ctx, args[: ends[0]]):
+            ends = ends[1:]
+        if ends:
+            args, words = args[: ends[0]], args[ends[0] + 1 :]
+            if not words:
+                raise click.UsageError("no command behind '--'", ctx)
+        ctx.meta[self.WORDS] = words
+        return super().parse_args(ctx, args)
+
+    def _has_source(self, ctx: click.Context, args: list[str]) -> bool:
+        values, _, _ = self.make_parser(ctx).parse_args(list(args))
+        return isinstance(values.get("source"), str)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Show that a command may follow."""
+        return [*super().collect_usage_pieces(ctx), "[-- COMMAND…]"]
+
+
+def enter_namespace_if_needed() -> None:
+    """Root that may not mount does so in a user namespace of its own, where it may have one."""
+    from unionmount.system.trust import is_admin
+    from unionmount.system.user_namespace import can_make_one, enter_own
+
+    if os.geteuid() == 0 and not is_admin() and can_make_one():
+        enter_own()
+
+
+def run_with_mount(table: MountTable, path: str, words: Sequence[str]) -> int:
+    """Run a command while ``path`` is mounted, then take the mount away; its exit status."""
+    found = table.find(path)
+    try:
+        return _run(words, path)
+    finally:
+        _unmount(table, found)
+
+
+def _run(words: Sequence[str], path: str) -> int:
+    environment = os.environ | {MOUNTPOINT_VARIABLE: path}
+    try:
+        with _signals() as processes:
+            process = subprocess.Popen(list(words), env=environment)
+            processes.append(process)
+            status = process.wait()
+    except FileNotFoundError:
+        print(f"unionmount: {printable(words[0])}: command not found", file=sys.stderr)
+        return _NOT_FOUND
+    except OSError as error:
+        print(f"unionmount: {printable(words[0])}: {error.strerror}", file=sys.stderr)
+        return _NOT_EXECUTABLE
+    return 128 - status if status < 0 else status
+
+
+@contextmanager
+def _signals() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Leave signals to the command: those of the terminal reach it anyway, others are handed on.
+
+    A signal that came before the command was started ends it at once.
+    """
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def hand_on(number: int, _frame: FrameType | None) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    # handlers, where SIG_IGN would be inherited
+    wanted = [one for one in (*_KEPT, *_HANDED_ON) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {
+        one: signal.signal(one, hand_on if one in _HANDED_ON else lambda *_: None) for one in wanted
+    }
+    try:
+        yield processes
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _unmount(table: MountTable, found: Status) -> None:
+    """Take the mount away; programs that the command left behind keep it, detached."""
+    from unionmount.cli.commands.umount import unmount
+    from unionmount.cli.take_away import take_away
+    from unionmount.mounting.fuse_mount import BusyError
+
+    if not table.is_served(found.record):
+        return
+    try:
+        unmount(table, found)
+    except BusyError as error:
+        text = str(error).partition("; ")[0]
+        print(f"unionmount: {text}: it is detached, and ends with its last user", file=sys.stderr)
+        take_away(found, lazy=True)
+    except MountError as error:
+        print(f"unionmount: {error}", file=sys.stderr)

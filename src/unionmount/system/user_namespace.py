@@ -1,0 +1,68 @@
+"""A user namespace for this process, in which root has the capabilities that it lacks outside."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from unionmount.errors import MountError
+from unionmount.system import libc
+
+_BOTH = libc.CLONE_NEWUSER | libc.CLONE_NEWNS
+_MAPS = ("uid_map", "gid_map")
+
+
+def can_make_one() -> bool:
+    """Whether this process may make a user namespace with mounts of its own; tried in a child."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            libc.call("unshare", _BOTH)
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def enter_own() -> None:
+    """Move this process, which has one thread, to a new user and mount namespace.
+
+    Users and groups stay what they are, where the process may map them; else only its own do.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    to_child, from_parent = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        _write_maps_of_parent(to_child, from_parent)
+    os.close(to_child)
+    try:
+        libc.call("unshare", _BOTH)
+    except OSError as error:
+        raise MountError(f"making a user namespace: {error.strerror}") from None
+    finally:
+        os.close(from_parent)  # the child goes on
+        _, status = os.waitpid(child, 0)
+    if status:
+        _map_own(uid, gid)
+
+
+def _write_maps_of_parent(pipe: int, other_end: int) -> None:
+    """In the namespace that the parent has left: map there all that is mapped here."""
+    status = 1
+    try:
+        os.close(other_end)
+        os.read(pipe, 1)  # to its end
+        for name in _MAPS:
+            ranges = [line.split() for line in Path("/proc/self", name).read_text().splitlines()]
+            text = "".join(f"{first} {first} {count}\n" for first, _, count in ranges)
+            Path(f"/proc/{os.getppid()}", name).write_text(text)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _map_own(uid: int, gid: int) -> None:
+    Path("/proc/self/setgroups").write_text("deny")
+    for name, own in zip(_MAPS, (uid, gid), strict=True):
+        Path("/proc/self", name).write_text(f"{own} {own} 1")
