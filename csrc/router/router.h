@@ -30,7 +30,7 @@ struct um_router_setup {
     uint32_t spin;     /* nanoseconds that a thread looks for the next request before it sleeps */
 };
 
-/* *slow is the end of the socket for pyfuse3. */
+/* *slow is the end of the socket for pyfuse3. It is readable only once there is a request for pyfuse3. */
 int um_router_open(const struct um_router_setup *setup, struct um_router **out, int *slow);
 /* Begin to answer. */
 int um_router_start(struct um_router *router);

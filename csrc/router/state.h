@@ -91,6 +91,7 @@ struct um_router {
 
     pthread_mutex_t flight_lock;
     struct um_table flight; /* under flight_lock; of struct um_in_flight */
+    bool introduced; /* under flight_lock: pyfuse3 was sent its INIT */
     bool orphaned; /* pyfuse3 answers no more */
 };
 
@@ -146,8 +147,6 @@ void um_watchdog_disarm(struct um_router *router);
 /* Let pyfuse3 answer a request that was read from `device`; if it can't be asked, EIO is the answer. */
 void um_router_forward(struct um_router *router, struct um_worker *worker, size_t size,
                        uint64_t begun);
-/* Begin with pyfuse3, once the kernel's INIT was answered. */
-void um_router_forward_init(struct um_router *router);
 void *um_router_replies(void *router); /* the thread */
 
 /* ---- router/interrupt.c ------------------------------------------------------------------------ */

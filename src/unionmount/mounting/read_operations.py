@@ -18,7 +18,6 @@ import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
@@ -26,6 +25,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, InodeT, StatvfsData
 
 from unionmount.core import NAME_MAX
+from unionmount.mounting.facts import ImageFacts
 
 if TYPE_CHECKING:
     from pyfuse3 import ReaddirToken, RequestContext
@@ -53,17 +53,6 @@ _SHOWN_TO_ROOT = (*_SHOWN, b"trusted.")
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
-    """What the file system tells of its layers as a whole: statfs, and their names."""
-
-    layers: tuple[str, ...]  # lowest first: diff_ids, or paths
-    bytes: int
-    inodes: int
-    has_acls: bool = False
-    directory: int | None = None  # a descriptor; statfs is that of the file system it is on
 
 
 def answered(handler: Callable[Concatenate[Any, P], Awaitable[T]]) -> Any:

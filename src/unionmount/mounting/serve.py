@@ -1,14 +1,14 @@
-"""One live mount, from mount(2) to the last clean-up, under one nursery.
+"""The life of a mount, from mount(2) to the last clean-up, under one nursery.
 
-The order matters and is this: record, upper opened and recovered, mount, serve, announce; then
-connection closed, whatever is still mounted unmounted, upper synced and closed, record and
-automatic mount point removed. Each step is undone by the context that did it, so that a failure
-anywhere leaves nothing behind. Who waits for the process to end knows that all changes are on disk.
+The order matters: the record is written, the upper is opened and recovered, the file system is
+mounted, served and announced; then the connection is closed, mounts that remain are unmounted, the
+upper is synced and closed, and the record and an automatic mount point are removed. Each step is
+undone by the context manager that did it, so that a failure leaves nothing behind. When the process
+has ended, all changes are on disk.
 """
 
 from __future__ import annotations
 
-import errno
 import functools
 import logging
 import os
@@ -20,61 +20,62 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyfuse3
-import trio
-
 from unionmount.core import LayerTrees, Router, RouterFacts
 from unionmount.errors import MountError, UnionmountError
 from unionmount.images.opened import OpenImage
 from unionmount.mounting.directories import OpenDirectories
+from unionmount.mounting.facts import ImageFacts, ShownFiles
 from unionmount.mounting.fuse_mount import (
-    BusyError,
     StillMountedError,
     check_mountpoint,
     mount_fuse,
     unmount_fuse,
-    widen_read_ahead,
+)
+from unionmount.mounting.late_import import hold_python, import_python
+from unionmount.mounting.live_mount import (
+    SIGNALS,
+    Announcement,
+    LiveMount,
+    Serving,
+    wanted_signals,
 )
 from unionmount.mounting.options import THREADS_MAX, MountOptions
-from unionmount.mounting.read_operations import ImageFacts, ReadingOperations, ReadOnlyOperations
 from unionmount.mounting.records import HeldRecord, MountTable, Record
-from unionmount.mounting.statistics import serve_stats
+from unionmount.mounting.standby import stand_by
+from unionmount.mounting.statistics import listening
 from unionmount.mounting.upper_directory import Counted, OpenUpper, UpperPlan, open_upper
-from unionmount.mounting.write_operations import WritableOperations
 from unionmount.system import daemon
-from unionmount.system.mountinfo import mounted_at, mountpoints_of
+from unionmount.system.descriptor import Descriptor
+from unionmount.system.mountinfo import mounted_at
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
+    from unionmount.mounting.late_import import ServePython
     from unionmount.store.leases import Lease
 
 log = logging.getLogger(__name__)
 
-_INTERRUPTION = 0.1  # seconds
-_THREADS = 8  # of the router, at most, where nobody says how many
-_SPIN_NS = 50_000  # how long one of them looks for the next request before it sleeps
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_THREADS = 8  # default maximum of the router's threads
+_SPIN_NS = 50_000  # time for which a thread polls for the next request before it sleeps
 
 
 @dataclass(frozen=True, slots=True)
 class MountRequest:
-    """What to mount where; without a mount point one is made."""
+    """A mount to be served; without a mount point, one is created."""
 
     source: str
     mountpoint: Path | None
     options: MountOptions
     root: str  # of the store
-    table: MountTable  # where the mount is recorded
+    table: MountTable  # the table of the mount's record
     background: bool  # messages go to a log file
-    upper: UpperPlan | None = None  # where changes go, and are; None: the mount is read-only
+    upper: UpperPlan | None = None  # the place of the changes; None: the mount is read-only
     lease: Lease | None = None  # protects the layers in the store
-    unstacked: bool = False  # the layers are shown beside each other (core.LayerTrees)
+    unstacked: bool = False  # whether each layer is a directory (core.LayerTrees)
 
     @property
     def threads(self) -> int:
-        """How many threads of the router answer the kernel; 0: pyfuse3 alone does."""
+        """The number of router threads that answer the kernel; 0: only pyfuse3 does."""
         chosen = os.environ.get("UNIONMOUNT_FASTPATH", "")
         if not self.options.fastpath or chosen == "0":
             return 0
@@ -86,92 +87,15 @@ class MountRequest:
 
     @property
     def counted(self) -> Counted:
-        """Whose access times change; those of a read-only mount never do."""
+        """The files whose access times change; none in a read-only mount."""
         if not self.writable or not self.options.atime:
             return Counted.NOTHING
         return Counted.ALL if self.options.diratime else Counted.FILES
 
     @property
     def writable(self) -> bool:
-        """Whether the kernel lets changes through."""
+        """Whether the kernel permits changes."""
         return self.upper is not None and not self.options.ro
-
-
-class _Interruptions:
-    """While entered, a signal interrupts the main thread now and then.
-
-    pyfuse3 waits until /dev/fuse has a request, then reads it: a blocking read that holds the
-    GIL. Where the request is taken back in between (who made it was killed), that read waits for
-    the next one, and nothing that threads come up with gets out meanwhile, though somebody may
-    wait for just that. A signal ends the read, and pyfuse3 goes on.
-    """
-
-    def __init__(self) -> None:
-        self._entered = 0
-
-    def __enter__(self) -> None:
-        self._entered += 1
-        if self._entered == 1:
-            signal.setitimer(signal.ITIMER_REAL, _INTERRUPTION, _INTERRUPTION)
-
-    def __exit__(self, *_: object) -> None:
-        self._entered -= 1
-        if self._entered == 0:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-class LiveMount:
-    """A mounted file system, by its device: it may be moved, or mounted elsewhere, too.
-
-    ``ended``: the kernel has ended the connection. Mostly that is because nothing is mounted any
-    more, and then the next file system that anybody mounts may have the number of the device.
-    """
-
-    def __init__(self, mountpoint: Path, device: str) -> None:
-        self.mountpoint = mountpoint
-        self.device = device
-        # Its root, so that nobody unmounts it before it was seen to answer.
-        self._root: int | None = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.router: Router | None = None  # None: pyfuse3 serves alone
-        self.given_up = False  # we end it, mounted or not
-        self.ended = False
-
-    def answers(self) -> bool:
-        """Ask the file system something; False where another one is mounted there by now."""
-        assert self._root is not None, "asked once"
-        try:
-            os.statvfs(self._root)
-            status = os.fstat(self._root)
-            return f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" == self.device
-        finally:
-            self.let_go()
-
-    def let_go(self) -> None:
-        """Let others unmount it."""
-        root, self._root = self._root, None
-        if root is not None:
-            os.close(root)
-
-    def unmount(self) -> None:
-        """Take it away wherever it shows; who still uses it keeps what is open."""
-        for place in mountpoints_of(self.device):
-            if self.ended and not _is_dead(place):
-                continue  # another file system
-            try:
-                note = unmount_fuse(place)
-            except BusyError:
-                note = unmount_fuse(place, lazy=True)
-            if note:
-                log.warning("%s", note)
-
-
-def _is_dead(mountpoint: Path) -> bool:
-    """Whether the file system there has lost its server."""
-    try:
-        os.statvfs(mountpoint)
-    except OSError as error:
-        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
-    return False
 
 
 def run_mount(
@@ -179,39 +103,36 @@ def run_mount(
 ) -> None:
     """Mount ``layers`` and serve them until they are unmounted.
 
-    ``ready`` is called with the mount point once the file system answers. Returns when it was
-    unmounted, by somebody else or after SIGTERM, SIGINT or SIGHUP. A second signal ends it even
-    where files are open.
+    ``ready`` is called with the mount point once the file system answers. The function returns
+    after an unmount by somebody else, or after SIGTERM, SIGINT or SIGHUP. A second signal ends it
+    even if files are open.
     """
     source = request.options.fsname or layers.name
     with (
         _signals_held(),
-        request.lease or nullcontext(),  # let go of last
-        _interruptions() as pending,
+        request.lease or nullcontext(),  # released last
         _recorded(layers, request) as held,
-        _operations(layers, request, pending) as operations,
-        _mounted(held.record.path, source, request, operations) as mount,
+        _shown(layers, request) as shown,
     ):
-        held.update(device=mount.device)
-        statistics = request.table.socket_path(held.record.id)
-        with _faults_logged(held.record.mountpoint, request):
-            trio.run(_serve, mount, functools.partial(ready, held.record.mountpoint), statistics)
+        server = _Server(shown, request)
+        with _mounted(held.record.path, source, request) as (mount, connection):
+            held.update(device=mount.device)
+            statistics = request.table.socket_path(held.record.id)
+            with _faults_logged(held.record.mountpoint, request):
+                tell = functools.partial(ready, held.record.mountpoint)
+                server.run(connection, mount, tell, statistics)
 
 
 @contextmanager
-def _operations(
-    layers: OpenImage | OpenDirectories,
-    request: MountRequest,
-    pending: AbstractContextManager[None],
-) -> Iterator[ReadingOperations]:
-    """What answers the kernel; an upper is open as long."""
+def _shown(layers: OpenImage | OpenDirectories, request: MountRequest) -> Iterator[ShownFiles]:
+    """Open the files that the mount shows."""
     facts, list_layers = _facts(layers), request.options.list_layers
     if request.unstacked:
         with LayerTrees(layers.tree()) as trees:
-            yield ReadOnlyOperations(trees, facts, list_layers=list_layers, pending=pending)
+            yield ShownFiles(trees, facts, list_layers)
         return
     if request.upper is None:
-        yield ReadOnlyOperations(layers.tree(), facts, list_layers=list_layers, pending=pending)
+        yield ShownFiles(layers.tree(), facts, list_layers)
         return
     promises = request.options.promises
     opened = _opened_upper(layers, request.upper, promises=promises, counted=request.counted)
@@ -222,18 +143,14 @@ def _operations(
             has_acls=upper.abilities.acls,
             directory=upper.fd,
         )
-        operations = WritableOperations(upper.core, facts, list_layers=list_layers, pending=pending)
-        try:
-            yield operations
-        finally:
-            operations.close()
+        yield ShownFiles(upper.core, facts, list_layers)
 
 
 @contextmanager
 def _opened_upper(
     layers: OpenImage | OpenDirectories, plan: UpperPlan, *, promises: bool, counted: Counted
 ) -> Iterator[OpenUpper]:
-    """The upper on the layers; at the end it is made durable, and let go of."""
+    """Open the upper on the layers; at the end, sync and close it."""
     directories = layers.paths if isinstance(layers, OpenDirectories) else ()
     upper = open_upper(plan, layers.tree(), directories, promises=promises, counted=counted)
     try:
@@ -247,14 +164,14 @@ def _opened_upper(
 
 def _sync(upper: OpenUpper) -> None:
     try:
-        upper.core.sync()  # does nothing for a volatile one
+        upper.core.sync()  # does nothing for a volatile upper
     except OSError:
         log.exception("syncing the upper directory %s", upper.plan.upper)
 
 
 @contextmanager
 def _making_files() -> Iterator[None]:
-    """Make files with the modes asked for, and hold as many open as the user may."""
+    """Create files with the requested modes, and open as many as the user may."""
     umask = os.umask(0)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -267,7 +184,7 @@ def _making_files() -> Iterator[None]:
 
 def _facts(layers: OpenImage | OpenDirectories) -> ImageFacts:
     if isinstance(layers, OpenDirectories):
-        # which of the files have ACLs is not known: let the kernel ask
+        # It is unknown which files have ACLs, so the kernel has to ask.
         paths = tuple(os.fsdecode(path) for path in layers.paths)
         return ImageFacts(paths, 0, 0, has_acls=True, directory=layers.layers[-1].fd)
     infos = [index.info for index in layers.indexes]
@@ -281,13 +198,12 @@ def _facts(layers: OpenImage | OpenDirectories) -> ImageFacts:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let signals wait until there is somebody to handle them, and do nothing after that.
+    """Delay signals until they can be handled, and ignore them at the end.
 
-    When serving has ended, changes are being synced: one more signal must not end the process in
-    the middle of that.
+    At the end, changes are synced, and another signal must not end the process meanwhile.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    handlers = {one: signal.getsignal(one) for one in _wanted_signals()}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    handlers = {one: signal.getsignal(one) for one in wanted_signals()}
     for one in handlers:
         signal.signal(one, lambda *_: None)
     try:
@@ -298,23 +214,9 @@ def _signals_held() -> Iterator[None]:
             signal.signal(one, signal.SIG_DFL if handler is None else handler)
 
 
-def _wanted_signals() -> list[signal.Signals]:
-    """Those that our caller did not let us ignore."""
-    return [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
-
-
-@contextmanager
-def _interruptions() -> Iterator[_Interruptions]:
-    before = signal.signal(signal.SIGALRM, lambda *_: None)
-    try:
-        yield _Interruptions()
-    finally:
-        signal.signal(signal.SIGALRM, before)
-
-
 @contextmanager
 def _recorded(layers: OpenImage | OpenDirectories, request: MountRequest) -> Iterator[HeldRecord]:
-    """A record of the mount, and its mount point where none was given."""
+    """Record the mount, and create its mount point if none was given."""
     table = request.table
     if request.mountpoint is not None:
         check_mountpoint(request.mountpoint)
@@ -340,13 +242,13 @@ def _recorded(layers: OpenImage | OpenDirectories, request: MountRequest) -> Ite
             yield held
         finally:
             if record.automatic:
-                with suppress(OSError):  # somebody else may have put something there
+                with suppress(OSError):  # it may not be empty any more
                     held.record.path.rmdir()
 
 
 @contextmanager
 def _logged(table: MountTable, record: Record, request: MountRequest) -> Iterator[None]:
-    """Send messages to a file; it stays where it has any."""
+    """Send messages to a log file, which stays if it is not empty."""
     if not request.background:
         yield
         return
@@ -361,11 +263,11 @@ def _logged(table: MountTable, record: Record, request: MountRequest) -> Iterato
 
 @contextmanager
 def _faults_logged(mountpoint: str, request: MountRequest) -> Iterator[None]:
-    """Say in the log why serving ended; later on, one that is empty is gone."""
+    """Log why serving ended; an empty log is removed later."""
     try:
         yield
     except UnionmountError:
-        raise  # of a mount that is not ready, and whoever asked for it is told
+        raise  # the error is reported to the user, as the mount was not ready
     except Exception as error:
         if request.background:
             what = f"{type(error).__name__}: {error}"
@@ -375,138 +277,99 @@ def _faults_logged(mountpoint: str, request: MountRequest) -> Iterator[None]:
 
 @contextmanager
 def _mounted(
-    mountpoint: Path, name: str, request: MountRequest, operations: ReadingOperations
-) -> Iterator[LiveMount]:
-    """The file system mounted and connected to pyfuse3; gone afterwards, in use or not."""
+    mountpoint: Path, name: str, request: MountRequest
+) -> Iterator[tuple[LiveMount, Descriptor]]:
+    """Mount the file system; afterwards it is unmounted, even if it is in use.
+
+    The descriptor is that of the connection. It may be taken over, and is to be closed before the
+    block ends.
+    """
     fd = mount_fuse(mountpoint, name, request.options, writable=request.writable)
-    try:
-        mount = _found(mountpoint)
-    except BaseException:
-        os.close(fd)
-        with suppress(MountError):
-            unmount_fuse(mountpoint, lazy=True)
-        raise
-    try:
-        with _connected(fd, request, operations) as mount.router:
-            yield mount
-    finally:
-        mount.let_go()
-        # After the connection is closed: nothing that unmounting asks for can wait for us now.
-        _unmount_at_last(mount)
-
-
-def _unmount_at_last(mount: LiveMount) -> None:
-    try:
-        mount.unmount()
-    except MountError as error:
-        log.error("%s", error)  # noqa: TRY400 - nobody waits for an answer any more
-        raise StillMountedError(str(error)) from error
-
-
-@contextmanager
-def _connected(
-    fd: int, request: MountRequest, operations: ReadingOperations
-) -> Iterator[Router | None]:
-    """The descriptor of a mount served, by the router and pyfuse3 or by pyfuse3 alone."""
-    files = operations.files
-    if request.threads == 0 or isinstance(files, LayerTrees):  # those are for a look
-        with _connected_to_pyfuse3(fd, operations):
-            yield None
-        return
-    spin = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
-    router = Router(files, _router_facts(operations), fd, threads=request.threads, spin_ns=spin)
-    with router, _connected_to_pyfuse3(router.slow, operations):
-        router.start()
-        yield router
-
-
-@contextmanager
-def _connected_to_pyfuse3(fd: int, operations: ReadingOperations) -> Iterator[None]:
-    try:
-        pyfuse3.init(operations, f"/dev/fd/{fd}", set())  # libfuse closes the descriptor
-    except BaseException:
-        os.close(fd)
-        raise
-    try:
-        yield
-    finally:
-        pyfuse3.close(unmount=False)
-
-
-def _router_facts(operations: ReadingOperations) -> RouterFacts:
-    facts = operations.facts
-    return RouterFacts(
-        layers=facts.layers,
-        bytes=facts.bytes,
-        inodes=facts.inodes,
-        has_acls=facts.has_acls,
-        list_layers=operations.list_layers,
-        directory=facts.directory,
-    )
+    with Descriptor(fd) as connection:
+        try:
+            mount = _found(mountpoint)
+        except BaseException:
+            connection.close()
+            with suppress(MountError):
+                unmount_fuse(mountpoint, lazy=True)
+            raise
+        try:
+            yield mount, connection
+        finally:
+            connection.close()
+            mount.let_go()
+            # The connection is closed by now, so unmounting cannot wait for this process.
+            _unmount_at_last(mount)
 
 
 def _found(mountpoint: Path) -> LiveMount:
-    """What was just mounted."""
+    """Return the mount that was just made."""
     mounted = mounted_at(mountpoint)
     if mounted is None:
         raise MountError(f"{printable(str(mountpoint))} was unmounted before it was ready")
     return LiveMount(mountpoint, mounted.device)
 
 
-async def _serve(mount: LiveMount, ready: Callable[[], None], statistics: Path) -> None:
+def _unmount_at_last(mount: LiveMount) -> None:
     try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(_unmount_on_signal, mount)
-            if mount.router is not None:
-                await nursery.start(serve_stats, statistics, mount.router)
-                nursery.start_soon(_end_with, mount.router)
-            nursery.start_soon(_announce, mount, ready)
-            await pyfuse3.main()
-            mount.ended = not mount.given_up
-            nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise _first(group) from group
+        mount.unmount()
+    except MountError as error:
+        log.error("%s", error)  # noqa: TRY400 - there is no caller left to report to
+        raise StillMountedError(str(error)) from error
 
 
-async def _end_with(router: Router) -> None:
-    """Let pyfuse3 end when the mount is gone, of which the router alone is told."""
-    await trio.lowlevel.wait_readable(router.ended)
-    pyfuse3.terminate()
+# ---- serving -------------------------------------------------------------------------------------
 
 
-def _first(error: BaseException) -> BaseException:
-    """The first of the errors that a nursery collected: one line is what the user sees."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+class _Server:
+    """What answers the kernel; created before the mount, since it imports modules or holds them."""
+
+    def __init__(self, shown: ShownFiles, request: MountRequest) -> None:
+        self._shown = shown
+        self._threads = 0 if isinstance(shown.files, LayerTrees) else request.threads
+        self._held = hold_python() if self._threads else None
+        self._serve_python = import_python() if self._held is None else None
+
+    def run(
+        self, connection: Descriptor, mount: LiveMount, ready: Callable[[], None], statistics: Path
+    ) -> None:
+        """Serve until the mount has ended."""
+        if self._held is not None:
+            self._held.install(mount.device_number)
+        with Announcement(mount, ready) as announcement:
+            if self._threads:
+                self._run_router(connection, Serving(mount, announcement), statistics)
+            else:
+                announcement.begin()
+                self._python()(connection.take(), self._shown, Serving(mount, announcement))
+
+    def _run_router(self, connection: Descriptor, serving: Serving, statistics: Path) -> None:
+        files = self._shown.files
+        assert not isinstance(files, LayerTrees)
+        spin = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
+        facts, fd = _router_facts(self._shown), connection.take()
+        router = Router(files, facts, fd, threads=self._threads, spin_ns=spin)
+        with router, Descriptor(router.slow) as slow, listening(statistics, router) as stats:
+            serving.router_ended, serving.stats = router.ended, stats
+            router.start()
+            serving.announcement.begin()
+            if self._serve_python is not None or stand_by(serving, slow.fd):
+                self._python()(slow.take(), self._shown, serving)
+
+    def _python(self) -> ServePython:
+        """Return what serves requests in Python, imported by now at the latest."""
+        if self._serve_python is None:
+            self._serve_python = import_python()
+        return self._serve_python
 
 
-async def _announce(mount: LiveMount, ready: Callable[[], None]) -> None:
-    """Say that the mount is ready as soon as it answers."""
-    where = printable(str(mount.mountpoint))
-    try:
-        # Abandoned when the main loop ends first: only closing the connection wakes it up then.
-        answers = await trio.to_thread.run_sync(mount.answers, abandon_on_cancel=True)
-    except OSError as error:
-        raise MountError(f"the new mount at {where} does not answer: {error.strerror}") from None
-    if not answers:
-        raise MountError(f"{where} was unmounted before it was ready")
-    widen_read_ahead(mount.device)  # not before INIT was answered, which would undo it
-    ready()
-
-
-async def _unmount_on_signal(
-    mount: LiveMount, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Unmount at the first signal, and serve who still uses it; end at the second one."""
-    with trio.open_signal_receiver(*_wanted_signals()) as signals:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        task_status.started()
-        await anext(signals)
-        try:
-            await trio.to_thread.run_sync(mount.unmount)
-        except MountError:
-            log.exception("after a signal")
-        await anext(signals)
-        mount.given_up = True
-        pyfuse3.terminate()
+def _router_facts(shown: ShownFiles) -> RouterFacts:
+    facts = shown.facts
+    return RouterFacts(
+        layers=facts.layers,
+        bytes=facts.bytes,
+        inodes=facts.inodes,
+        has_acls=facts.has_acls,
+        list_layers=shown.list_layers,
+        directory=facts.directory,
+    )

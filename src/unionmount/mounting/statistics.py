@@ -1,7 +1,8 @@
-"""What a mount has counted, told over a socket that only its user may connect to.
+"""The counters of a mount, reported over a socket that only its user can connect to.
 
-The daemon of a mount listens beside its record; who connects gets one JSON document and the end.
-The socket is reached through a descriptor of its directory: the path of a Unix socket is short.
+The daemon of a mount listens beside its record; each connection gets one JSON document and is
+closed. The socket is used by way of a descriptor of its directory, because the path of a Unix
+socket must be short.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import trio
 
 from unionmount.core import time_of_bucket
 from unionmount.errors import MountError, NotFoundError
@@ -41,7 +41,7 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred
 
 
 def report(stats: RouterStats) -> dict[str, Any]:
-    """What was counted, as a document: messages by type, and totals."""
+    """Return the counters as a document: messages by type, and totals."""
     messages = {}
     for opcode in sorted({*stats.fast, *stats.forwarded}):
         times = stats.times.get(opcode, [])
@@ -58,7 +58,7 @@ def _name(opcode: int) -> str:
 
 
 def _percentile(times: Sequence[int], percent: int) -> float:
-    """The middle of the bucket that holds it, in microseconds."""
+    """Return a percentile in microseconds: the middle of its bucket."""
     wanted = max(1, -(-sum(times) * percent // 100))
     seen = 0
     for bucket, count in enumerate(times):
@@ -72,33 +72,79 @@ def _percentile(times: Sequence[int], percent: int) -> float:
 # ---- the daemon's side ---------------------------------------------------------------------------
 
 
-async def serve_stats(
-    path: Path, router: Router, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Tell whoever connects; ends when it is cancelled."""
-    with _listening(path) as listener:
-        task_status.started()
-        with trio.socket.from_stdlib_socket(listener) as waiting:
-            async with trio.open_nursery() as nursery:
-                while True:
-                    client, _ = await waiting.accept()
-                    nursery.start_soon(_tell, client, router)
+class Telling:
+    """A client that has not received all of the document yet."""
+
+    def __init__(self, client: socket.socket, document: bytes) -> None:
+        self.client = client
+        self.deadline = time.monotonic() + _PATIENCE  # a client that does not read is dropped
+        self._rest = memoryview(document)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for until it is writable."""
+        return self.client.fileno()
+
+    @property
+    def seconds_left(self) -> float:
+        """The time for which it is waited for."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def go_on(self) -> bool:
+        """Send what the client takes now; return whether more remains."""
+        try:
+            while self._rest:
+                self._rest = self._rest[self.client.send(self._rest) :]
+        except BlockingIOError:
+            return True
+        except OSError:  # the client has gone
+            pass
+        self.client.close()
+        return False
 
 
-async def _tell(client: trio.socket.SocketType, router: Router) -> None:
-    with client, suppress(OSError):
-        if not _is_allowed(client):
-            return
-        document = memoryview(json.dumps(report(router.stats())).encode("ascii"))
-        with trio.move_on_after(_PATIENCE):  # who does not read is not waited for
-            while document:
-                document = document[await client.send(document) :]
+class StatsListener:
+    """The socket of a mount, for any event loop; nothing here waits."""
+
+    def __init__(self, listener: socket.socket, router: Router) -> None:
+        self._listener = listener
+        self._router = router
+        self.unfinished: list[Telling] = []
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for until it is readable."""
+        return self._listener.fileno()
+
+    def accept(self) -> Telling | None:
+        """Answer a client; return it if it has not received everything yet."""
+        try:
+            client, _ = self._listener.accept()
+        except OSError:  # it has gone
+            return None
+        client.setblocking(False)
+        document = b""
+        with suppress(OSError):
+            if _is_allowed(client):
+                document = json.dumps(report(self._router.stats())).encode("ascii")
+        telling = Telling(client, document)
+        return telling if telling.go_on() else None
 
 
-def _is_allowed(client: trio.socket.SocketType) -> bool:
+def _is_allowed(client: socket.socket) -> bool:
     told = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(told)
     return uid in (0, os.geteuid())
+
+
+@contextmanager
+def listening(path: Path, router: Router) -> Iterator[StatsListener]:
+    """Listen at ``path`` until the block ends."""
+    with _listening(path) as listener:
+        stats = StatsListener(listener, router)
+        try:
+            yield stats
+        finally:
+            for telling in stats.unfinished:
+                telling.client.close()
 
 
 @contextmanager
@@ -127,7 +173,7 @@ def _short_name(path: Path) -> Iterator[str]:
 
 
 def ask_stats(path: Path, where: str) -> dict[str, Any]:
-    """What the daemon that listens at ``path`` has counted; ``where`` names its mount."""
+    """Ask the daemon that listens at ``path`` for its counters; ``where`` names its mount."""
     received = bytearray()
     try:
         with _short_name(path) as name, socket.socket(socket.AF_UNIX) as asking:
@@ -138,13 +184,13 @@ def ask_stats(path: Path, where: str) -> dict[str, Any]:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
             raise NotFoundError(
-                f"{where}: nothing is counted there (it is served without the fast path, or ended)"
+                f"{where}: no counters (it is served without the fast path, or has ended)"
             ) from None
-        raise MountError(f"{where}: asking its daemon: {error.strerror or error}") from None
+        raise MountError(f"{where}: cannot ask its daemon: {error.strerror or error}") from None
     try:
         told = json.loads(received)
     except ValueError:
-        raise MountError(f"{where}: its daemon gave no answer") from None
+        raise MountError(f"{where}: its daemon did not answer") from None
     if not isinstance(told, dict):
-        raise MountError(f"{where}: its daemon gave no answer")
+        raise MountError(f"{where}: its daemon did not answer")
     return told

@@ -1,0 +1,29 @@
+"""The files that a mount shows, and facts about them, for whatever answers the kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unionmount.core import LayerTrees, Tree, Upper
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What the file system tells of its layers as a whole: statfs, and their names."""
+
+    layers: tuple[str, ...]  # lowest first: diff_ids, or paths
+    bytes: int
+    inodes: int
+    has_acls: bool = False
+    directory: int | None = None  # a descriptor; statfs is that of the file system it is on
+
+
+@dataclass(frozen=True, slots=True)
+class ShownFiles:
+    """The tree or upper that a mount shows; the caller keeps it open."""
+
+    files: Tree | LayerTrees | Upper
+    facts: ImageFacts
+    list_layers: bool  # whether listxattr names the layer of a file
