@@ -6,13 +6,13 @@ for each subject, on a logarithmic scale; 1 is overlayfs.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+
+from bench.results import Row, read
 
 _SHOWN = {  # subjects, in the order of their bars, with a colour that stays the same
     "unionmount, image": "#0b6e4f",
@@ -38,14 +38,13 @@ Ratios = dict[str, dict[str, float]]
 """Of each task, how often the time of overlayfs each subject takes."""
 
 
-def ratios(rows: Sequence[dict[str, Any]], part: str) -> Ratios:
+def ratios(rows: Sequence[Row], part: str) -> Ratios:
     """What a part's rows say of time, those without a ratio left out."""
     found: Ratios = {}
     for row in rows:
-        shown = row["part"] == part and row["unit"] in _TIMES and row["subject"] in _SHOWN
-        shown = shown and not row["what"].endswith(_TOO_RARE)
-        if shown and row["ratio"]:
-            found.setdefault(row["what"], {})[row["subject"]] = row["ratio"]
+        shown = row.part == part and row.unit in _TIMES and row.subject in _SHOWN
+        if shown and row.ratio and not row.what.endswith(_TOO_RARE):
+            found.setdefault(row.what, {})[row.subject] = row.ratio
     return found
 
 
@@ -110,9 +109,9 @@ def chart(title: str, found: Ratios) -> str:
 def main() -> None:
     """Draw what a file of results has of the part that is named last."""
     source, target, part = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    kept = json.loads(source.read_text(encoding="utf-8"))
+    _, rows = read(source)
     title = f"{part}: how often the time of the kernel's overlayfs (less is better)"
-    target.write_text(chart(title, ratios(kept["rows"], part)), encoding="utf-8")
+    target.write_text(chart(title, ratios(rows, part)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bench import synthetic, tables
-from bench.tables import Row
+from bench import results, synthetic, tables
+from bench.results import Row
 
 PROJECT = Path(__file__).parent.parent
 sys.path.insert(0, str(PROJECT / "tests"))
@@ -385,14 +385,13 @@ def main() -> None:
     if not rows:
         sys.exit("bench: no such row")
     compared = {row.subject for row in rows if row.subject}
-    kept = {
+    facts = {
         "machine": _machine(),
         "arguments": sys.argv[1:],
         "versions": subjects.versions(compared),
         "file systems": notes.file_systems,
         "missing": list(notes.missing),
-        "rows": [asdict(row) for row in rows],
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    results.write(arguments.output, facts, rows)
     tables.show(rows, subjects.versions(compared))

@@ -1,44 +1,16 @@
-"""The numbers as Markdown tables."""
+"""The numbers as Markdown tables.
+
+``python -m bench.tables RESULTS.json`` prints those of a file.
+"""
 
 from __future__ import annotations
 
-import statistics
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
+from bench.results import Row, read
 from bench.subjects import BASE, READING, WRITING
-
-_UNSTEADY = 0.2  # of the median, between the least and the most
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One number and, where there is one, what was wanted."""
-
-    part: str
-    what: str
-    value: float
-    unit: str
-    wanted: str = ""
-    subject: str = ""  # of the parts writing and fastpath: who did it
-    ratio: float | None = None  # to what the kernel's overlayfs, or the limit, takes
-    runs: tuple[float, ...] = ()
-    spread: tuple[float, float] | None = None  # the least and the most
-    table: str = ""  # of the part
-
-    @classmethod
-    def of(cls, part: str, what: str, taken: Sequence[float], unit: str, wanted: str = "") -> Row:
-        """The median of what several runs took."""
-        spread = (min(taken), max(taken))
-        value = statistics.median(taken)
-        return cls(part, what, value, unit, wanted, runs=tuple(taken), spread=spread)
-
-    @property
-    def is_unsteady(self) -> bool:
-        """Whether the runs are too far apart to say much."""
-        return self.spread is not None and (
-            self.spread[1] - self.spread[0] > _UNSTEADY * self.value
-        )
 
 
 def show(rows: Sequence[Row], versions: Mapping[str, str]) -> None:
@@ -80,3 +52,13 @@ def _cell(row: Row) -> str:
 def _digits(value: float) -> str:
     digits = 0 if value >= 100 else 1 if value >= 10 else 3
     return f"{value:,.{digits}f}"
+
+
+def main() -> None:
+    """Print the tables of a file of results."""
+    facts, rows = read(Path(sys.argv[1]))
+    show(rows, facts.get("versions", {}))
+
+
+if __name__ == "__main__":
+    main()

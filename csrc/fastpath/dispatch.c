@@ -125,7 +125,7 @@ static void undo_listing(struct um_fastpath *fastpath, const uint8_t *body, size
     while (size - at >= FUSE_NAME_OFFSET_DIRENTPLUS) {
         const struct fuse_direntplus *entry = (const void *)(body + at);
         if (entry->entry_out.nodeid != 0)
-            um_node_forget(fastpath, entry->entry_out.nodeid, 1);
+            um_fastpath_node_forget(fastpath, entry->entry_out.nodeid, 1);
         at += FUSE_DIRENTPLUS_SIZE(entry);
     }
 }
@@ -144,13 +144,13 @@ void um_fastpath_undo(struct um_fastpath *fastpath, const void *request, const v
     } else if (grants_one(header->opcode) && size >= sizeof(struct fuse_entry_out)) {
         const struct fuse_entry_out *entry = (const void *)body;
         if (entry->nodeid != 0)
-            um_node_forget(fastpath, entry->nodeid, 1);
+            um_fastpath_node_forget(fastpath, entry->nodeid, 1);
     }
 }
 
-uint32_t um_fastpath_held(struct um_fastpath *fastpath)
+uint32_t um_fastpath_open_files(struct um_fastpath *fastpath)
 {
-    return fastpath->held ? um_held_count(fastpath->held) : 0;
+    return fastpath->open_files ? um_open_files_count(fastpath->open_files) : 0;
 }
 
 static int copy_layers(struct um_fastpath *fastpath, const struct um_fastpath_setup *setup)
@@ -182,7 +182,7 @@ int um_fastpath_open(const struct um_fastpath_setup *setup, struct um_fastpath *
     pthread_mutex_init(&fastpath->lists_lock, NULL);
     int error = copy_layers(fastpath, setup);
     if (error == 0 && setup->upper != NULL)
-        error = um_held_open(setup->upper, setup->max_held, &fastpath->held);
+        error = um_open_files_open(setup->upper, setup->max_open_files, &fastpath->open_files);
     if (error != 0) {
         um_fastpath_close(fastpath);
         return error;
@@ -195,8 +195,8 @@ void um_fastpath_close(struct um_fastpath *fastpath)
 {
     if (fastpath == NULL)
         return;
-    um_lists_close(fastpath);
-    um_held_close(fastpath->held);
+    um_fastpath_close_lists(fastpath);
+    um_open_files_close(fastpath->open_files);
     for (size_t i = 0; i < fastpath->n_layers; i++)
         free(fastpath->layers[i]);
     free(fastpath->layers);

@@ -32,7 +32,7 @@
 
 struct um_shared_list; /* fastpath/list.c */
 
-struct um_list_entry {
+struct um_shared_list_entry {
     uint64_t node; /* the key: a directory of the upper */
     struct um_shared_list *shared;
 };
@@ -45,13 +45,13 @@ struct um_fastpath {
     bool has_acls, list_layers;
     char **layers;
     size_t n_layers;
-    struct um_held *held; /* NULL without an upper */
+    struct um_open_files *open_files; /* NULL without an upper */
     atomic_uint max_readahead; /* of the kernel's INIT */
     atomic_ullong
         incapable;   /* the node whose capability was removed last; 0: a SETATTR came since */
 
     pthread_mutex_t lists_lock;
-    struct um_table lists; /* under lists_lock; of struct um_list_entry */
+    struct um_table lists; /* under lists_lock; of struct um_shared_list_entry */
 };
 
 /* One request while it is answered. */
@@ -78,14 +78,14 @@ typedef int64_t um_handler(struct um_exchange *x);
     ((x)->size >= sizeof(type) ? (const type *)(const void *)(x)->body : (const type *)NULL)
 
 /* The string at offset `at` of the body, which moves behind its NUL. False where there is none. */
-bool um_take_name(const struct um_exchange *x, size_t *at, struct um_slice *name);
+bool um_exchange_take_name(const struct um_exchange *x, size_t *at, struct um_slice *name);
 
 /* Room of the reply's body as a struct of zeros. */
 void *um_reply_room(struct um_exchange *x, size_t size);
 
-void um_fill_attr(struct fuse_attr *out, const struct um_attr *attr);
-void um_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_out *out,
-                   const struct um_attr *attr);
+void um_reply_fill_attr(struct fuse_attr *out, const struct um_attr *attr);
+void um_reply_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_out *out,
+                         const struct um_attr *attr);
 /* The reply that names a node. */
 int64_t um_reply_entry(struct um_exchange *x, const struct um_attr *attr);
 int64_t um_reply_attr(struct um_exchange *x, const struct um_attr *attr);
@@ -101,14 +101,14 @@ int64_t um_exchange_copy_up(struct um_exchange *x, uint64_t node, uint32_t flags
 #define UM_FUSE_STATX 52   /* FUSE_STATX of 7.39 */
 
 /* Attributes of a node, of the tree or the upper. */
-int um_node_attr(struct um_fastpath *fastpath, uint64_t node, struct um_attr *attr);
+int um_fastpath_node_attr(struct um_fastpath *fastpath, uint64_t node, struct um_attr *attr);
 /* What it is on disk: as um_upper_open_path. */
-int um_node_open_path(struct um_fastpath *fastpath, uint64_t node, int *fd);
-void um_node_forget(struct um_fastpath *fastpath, uint64_t node, uint64_t lookups);
+int um_fastpath_node_open_path(struct um_fastpath *fastpath, uint64_t node, int *fd);
+void um_fastpath_node_forget(struct um_fastpath *fastpath, uint64_t node, uint64_t lookups);
 
 /* The kernel has forgotten a node. */
-void um_lists_drop(struct um_fastpath *fastpath, uint64_t node);
-void um_lists_close(struct um_fastpath *fastpath);
+void um_fastpath_drop_list(struct um_fastpath *fastpath, uint64_t node);
+void um_fastpath_close_lists(struct um_fastpath *fastpath);
 
 um_handler um_answer_init;
 um_handler um_answer_lookup, um_answer_getattr, um_answer_readlink, um_answer_read,

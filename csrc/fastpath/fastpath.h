@@ -29,7 +29,7 @@ struct um_fastpath_setup {
     bool list_layers; /* listxattr names the layer of a file, too */
     const char **layers; /* what user.unionmount.layer says, lowest first; copied */
     size_t n_layers;
-    uint32_t max_held; /* files of the upper that are kept open */
+    uint32_t max_open_files; /* files of the upper that are kept open */
 };
 
 int um_fastpath_open(const struct um_fastpath_setup *setup, struct um_fastpath **out);
@@ -76,6 +76,6 @@ void um_fastpath_undo(struct um_fastpath *fastpath, const void *request, const v
 #define UM_SLOW_INIT_ROOM 128u
 size_t um_fastpath_slow_init(const struct um_fastpath *fastpath, void *request);
 
-uint32_t um_fastpath_held(struct um_fastpath *fastpath);
+uint32_t um_fastpath_open_files(struct um_fastpath *fastpath);
 
 #endif

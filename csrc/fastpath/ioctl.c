@@ -27,7 +27,7 @@ static int reopen(int path_fd)
 static int ask_disk(struct um_exchange *x, unsigned long command, void *out)
 {
     int path_fd;
-    int error = um_node_open_path(x->fastpath, x->header->nodeid, &path_fd);
+    int error = um_fastpath_node_open_path(x->fastpath, x->header->nodeid, &path_fd);
     if (error != 0)
         return error == -ENODATA ? 0 : error;
     int fd = reopen(path_fd);

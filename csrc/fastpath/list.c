@@ -27,7 +27,7 @@ static void free_list(struct um_shared_list *shared)
 /* The list of a directory, made where there is none; lists_lock is held. */
 static int need_list(struct um_fastpath *fastpath, uint64_t node, struct um_shared_list **out)
 {
-    struct um_list_entry *entry = um_table_find(&fastpath->lists, sizeof *entry, node);
+    struct um_shared_list_entry *entry = um_table_find(&fastpath->lists, sizeof *entry, node);
     if (entry != NULL) {
         *out = entry->shared;
         return 0;
@@ -50,8 +50,9 @@ static int need_list(struct um_fastpath *fastpath, uint64_t node, struct um_shar
 /* Take a list out of the table; lists_lock is held. */
 static void take_out(struct um_fastpath *fastpath, const struct um_shared_list *shared)
 {
-    um_table_remove(&fastpath->lists, sizeof(struct um_list_entry),
-                    um_table_find(&fastpath->lists, sizeof(struct um_list_entry), shared->node));
+    um_table_remove(
+        &fastpath->lists, sizeof(struct um_shared_list_entry),
+        um_table_find(&fastpath->lists, sizeof(struct um_shared_list_entry), shared->node));
 }
 
 static void end_list(struct um_fastpath *fastpath, struct um_shared_list *shared)
@@ -90,10 +91,10 @@ static int begin_list(struct um_fastpath *fastpath, uint64_t node, struct um_sha
     return error;
 }
 
-void um_lists_drop(struct um_fastpath *fastpath, uint64_t node)
+void um_fastpath_drop_list(struct um_fastpath *fastpath, uint64_t node)
 {
     pthread_mutex_lock(&fastpath->lists_lock);
-    const struct um_list_entry *entry = um_table_find(&fastpath->lists, sizeof *entry, node);
+    const struct um_shared_list_entry *entry = um_table_find(&fastpath->lists, sizeof *entry, node);
     struct um_shared_list *shared = entry ? entry->shared : NULL;
     if (shared != NULL && shared->uses != 0) {
         shared->dropped = true;
@@ -106,12 +107,12 @@ void um_lists_drop(struct um_fastpath *fastpath, uint64_t node)
         free_list(shared);
 }
 
-void um_lists_close(struct um_fastpath *fastpath)
+void um_fastpath_close_lists(struct um_fastpath *fastpath)
 {
-    for (const struct um_list_entry *entry = NULL;
+    for (const struct um_shared_list_entry *entry = NULL;
          (entry = um_table_next(&fastpath->lists, sizeof *entry, entry)) != NULL;)
         free_list(entry->shared);
-    um_table_clear(&fastpath->lists, sizeof(struct um_list_entry));
+    um_table_clear(&fastpath->lists, sizeof(struct um_shared_list_entry));
 }
 
 /* ---- the reply ----------------------------------------------------------------------------------------- */
@@ -139,7 +140,7 @@ static bool add_entry(struct listing *l, struct um_slice name, uint64_t next,
                                  .namelen = (uint32_t)name.size,
                                  .type = (attr->mode & S_IFMT) >> 12};
     if (l->plus && !dots)
-        um_fill_entry(l->x->fastpath, (struct fuse_entry_out *)(void *)at, attr);
+        um_reply_fill_entry(l->x->fastpath, (struct fuse_entry_out *)(void *)at, attr);
     memcpy(at + head - FUSE_NAME_OFFSET, &dirent, FUSE_NAME_OFFSET);
     memcpy(at + head, name.data, name.size);
     l->used += size;

@@ -10,7 +10,7 @@ static int64_t begin(const struct um_exchange *x, size_t at, struct um_slice *na
 {
     if (x->fastpath->upper == NULL)
         return UM_FORWARD;
-    return um_take_name(x, &at, name) ? 0 : -EIO;
+    return um_exchange_take_name(x, &at, name) ? 0 : -EIO;
 }
 
 static struct um_maker maker_of(const struct um_exchange *x, uint32_t umask)
@@ -66,7 +66,7 @@ int64_t um_answer_symlink(struct um_exchange *x)
     if (error != 0)
         return error;
     size_t at = name.size + 1;
-    if (!um_take_name(x, &at, &target))
+    if (!um_exchange_take_name(x, &at, &target))
         return -EIO;
     struct um_maker maker = maker_of(x, 0);
     return made(x,
@@ -84,7 +84,7 @@ static int make_nameless(struct um_exchange *x, const struct fuse_create_in *in,
     int error = um_upper_tmpfile(fastpath->upper, x->header->nodeid, in->mode, &maker, attr);
     if (error != -EMFILE && error != -ENFILE)
         return error;
-    um_held_shed(fastpath->held);
+    um_open_files_shed(fastpath->open_files);
     return um_upper_tmpfile(fastpath->upper, x->header->nodeid, in->mode, &maker, attr);
 }
 
@@ -106,7 +106,7 @@ int64_t um_answer_tmpfile(struct um_exchange *x)
     if (error != 0)
         return error == -EOPNOTSUPP ? -ENOSYS : error; /* so it is asked once, and told the same */
     out = um_reply_room(x, sizeof *out);
-    um_fill_entry(x->fastpath, &out->entry, &attr);
+    um_reply_fill_entry(x->fastpath, &out->entry, &attr);
     out->open.open_flags = FOPEN_KEEP_CACHE; /* as the kernel's own opening has it */
     return sizeof *out;
 }
@@ -168,7 +168,7 @@ static int64_t lift(struct um_exchange *x, const struct place *place, uint32_t f
         error = um_exchange_copy_up(x, attr.node, flags);
         *stale = attr.node;
     }
-    um_node_forget(x->fastpath, attr.node, 1);
+    um_fastpath_node_forget(x->fastpath, attr.node, 1);
     return error;
 }
 
@@ -207,7 +207,7 @@ static int64_t rename_to(struct um_exchange *x, size_t at, uint64_t directory, u
     if (error != 0)
         return error;
     at += places[0].name.size + 1;
-    return um_take_name(x, &at, &places[1].name) ? move(x, places, flags) : -EIO;
+    return um_exchange_take_name(x, &at, &places[1].name) ? move(x, places, flags) : -EIO;
 }
 
 int64_t um_answer_rename(struct um_exchange *x)

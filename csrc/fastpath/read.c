@@ -24,7 +24,7 @@ int64_t um_answer_lookup(struct um_exchange *x)
     struct um_slice name;
     struct um_attr attr;
     size_t at = 0;
-    if (!um_take_name(x, &at, &name))
+    if (!um_exchange_take_name(x, &at, &name))
         return -EIO;
     const char *text = (const char *)name.data;
     int error = fastpath->upper
@@ -44,7 +44,7 @@ int64_t um_answer_forget(struct um_exchange *x)
 {
     const struct fuse_forget_in *in = UM_BODY(x, struct fuse_forget_in);
     if (in != NULL)
-        um_node_forget(x->fastpath, x->header->nodeid, in->nlookup);
+        um_fastpath_node_forget(x->fastpath, x->header->nodeid, in->nlookup);
     return UM_SILENT;
 }
 
@@ -56,14 +56,14 @@ int64_t um_answer_batch_forget(struct um_exchange *x)
     const struct fuse_forget_one *one = (const void *)(in + 1);
     size_t n = (x->size - sizeof *in) / sizeof *one;
     for (size_t i = 0; i < n && i < in->count; i++)
-        um_node_forget(x->fastpath, one[i].nodeid, one[i].nlookup);
+        um_fastpath_node_forget(x->fastpath, one[i].nodeid, one[i].nlookup);
     return UM_SILENT;
 }
 
 int64_t um_answer_getattr(struct um_exchange *x)
 {
     struct um_attr attr;
-    int error = um_node_attr(x->fastpath, x->header->nodeid, &attr);
+    int error = um_fastpath_node_attr(x->fastpath, x->header->nodeid, &attr);
     return error ? error : um_reply_attr(x, &attr);
 }
 
@@ -92,18 +92,18 @@ static int64_t read_upper(struct um_exchange *x, uint64_t offset, size_t size, u
 {
     struct um_fastpath *fastpath = x->fastpath;
     uint64_t node = x->header->nodeid;
-    struct um_held_file *file = um_held_find(fastpath->held, node, false);
+    struct um_open_file *file = um_open_files_find(fastpath->open_files, node, false);
     if (file == NULL) {
         int64_t got =
             um_upper_read(fastpath->upper, node, offset, x->out, size, flags | UM_READ_LOWER);
         if (got != -EBADF)
             return got;
-        int error = um_held_use(fastpath->held, node, false, &file);
+        int error = um_open_files_use(fastpath->open_files, node, false, &file);
         if (error != 0)
             return error;
     }
     int64_t got = um_upper_read(fastpath->upper, node, offset, x->out, size, flags);
-    um_held_done(fastpath->held, file);
+    um_open_files_done(fastpath->open_files, file);
     return got;
 }
 
@@ -153,12 +153,12 @@ static int64_t seek(struct um_exchange *x, const struct fuse_lseek_in *in)
     uint64_t node = x->header->nodeid, lower = node;
     bool hole = in->whence == SEEK_HOLE;
     if (fastpath->upper != NULL) {
-        struct um_held_file *file;
-        int error = um_held_use(fastpath->held, node, false, &file);
+        struct um_open_file *file;
+        int error = um_open_files_use(fastpath->open_files, node, false, &file);
         if (error != 0)
             return error;
         int64_t found = um_upper_seek(fastpath->upper, node, in->offset, hole, &lower);
-        um_held_done(fastpath->held, file);
+        um_open_files_done(fastpath->open_files, file);
         if (found != UM_SEEK_BELOW)
             return found;
     }

@@ -63,7 +63,7 @@ static int add_birth(struct um_exchange *x, struct statx_out *out)
 {
     struct statx found;
     int fd;
-    int error = um_node_open_path(x->fastpath, x->header->nodeid, &fd);
+    int error = um_fastpath_node_open_path(x->fastpath, x->header->nodeid, &fd);
     if (error != 0)
         return error == -ENODATA ? 0 : error;
     error = um_result(statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &found));
@@ -83,7 +83,7 @@ int64_t um_answer_statx(struct um_exchange *x)
         return -ENOSYS;
     if (x->size < sizeof(struct statx_in))
         return -EIO;
-    int error = um_node_attr(fastpath, x->header->nodeid, &attr);
+    int error = um_fastpath_node_attr(fastpath, x->header->nodeid, &attr);
     if (error != 0)
         return error;
     struct statx_out *out = um_reply_room(x, sizeof *out);

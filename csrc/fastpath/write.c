@@ -25,10 +25,10 @@ int64_t um_exchange_copy_up(struct um_exchange *x, uint64_t node, uint32_t flags
 }
 
 /* Use a file for writing, in the upper: 0, UM_LATER where it has to be copied up, or an errno. */
-static int64_t use_for_writing(struct um_exchange *x, uint64_t node, struct um_held_file **file)
+static int64_t use_for_writing(struct um_exchange *x, uint64_t node, struct um_open_file **file)
 {
     for (int i = 0; i < UM_COPY_UPS; i++) {
-        int64_t error = um_held_use(x->fastpath->held, node, true, file);
+        int64_t error = um_open_files_use(x->fastpath->open_files, node, true, file);
         if (error != -EAGAIN)
             return error;
         error = um_exchange_copy_up(x, node, 0);
@@ -77,25 +77,26 @@ static uint32_t without_privileges(const struct um_exchange *x, const struct um_
 }
 
 /* Take them away from a file in use, which is about to be written. */
-static int64_t kill_privileges(struct um_exchange *x, uint64_t node, struct um_held_file *file)
+static int64_t kill_privileges(struct um_exchange *x, uint64_t node, struct um_open_file *file)
 {
     struct um_attr attr;
-    if (um_held_is_plain(x->fastpath->held, file))
+    if (um_open_files_is_plain(x->fastpath->open_files, file))
         return 0;
-    um_held_set_plain(x->fastpath->held, file); /* before looking: who changes it says so after */
+    um_open_files_set_plain(x->fastpath->open_files,
+                            file); /* before looking: who changes it says so after */
     int error = um_upper_getattr(x->fastpath->upper, node, &attr);
     if (error != 0)
         return error;
     uint32_t left = without_privileges(x, &attr);
     if (left & S_ISGID)
-        um_held_suspect(x->fastpath->held,
-                        node); /* the next one to write may be of no such group */
+        um_open_files_suspect(x->fastpath->open_files,
+                              node); /* the next one to write may be of no such group */
     if (left == attr.mode)
         return 0;
     struct um_setattr changes = {.which = UM_SET_MODE, .mode = left & 07777};
     int64_t result = change(x, node, &changes, &attr);
     if (result != 0)
-        um_held_suspect(x->fastpath->held, node);
+        um_open_files_suspect(x->fastpath->open_files, node);
     else
         x->stale[0] = node; /* the kernel does not ask for the mode again by itself */
     return result;
@@ -104,21 +105,21 @@ static int64_t kill_privileges(struct um_exchange *x, uint64_t node, struct um_h
 /* ---- data ------------------------------------------------------------------------------------------------- */
 
 static int64_t begin_writing(struct um_exchange *x, uint64_t node, bool kill,
-                             struct um_held_file **file)
+                             struct um_open_file **file)
 {
     int64_t error = use_for_writing(x, node, file);
     if (error != 0 || !kill)
         return error;
     error = kill_privileges(x, node, *file);
     if (error != 0)
-        um_held_done(x->fastpath->held, *file);
+        um_open_files_done(x->fastpath->open_files, *file);
     return error;
 }
 
 int64_t um_answer_write(struct um_exchange *x)
 {
     const struct fuse_write_in *in = UM_BODY(x, struct fuse_write_in);
-    struct um_held_file *file;
+    struct um_open_file *file;
     uint64_t node = x->header->nodeid;
     if (x->fastpath->upper == NULL)
         return -EROFS;
@@ -128,7 +129,7 @@ int64_t um_answer_write(struct um_exchange *x)
     if (error != 0)
         return error;
     int64_t put = um_upper_write(x->fastpath->upper, node, in->offset, in + 1, in->size);
-    um_held_done(x->fastpath->held, file);
+    um_open_files_done(x->fastpath->open_files, file);
     if (put < 0)
         return put;
     struct fuse_write_out *out = um_reply_room(x, sizeof *out);
@@ -139,7 +140,7 @@ int64_t um_answer_write(struct um_exchange *x)
 int64_t um_answer_fallocate(struct um_exchange *x)
 {
     const struct fuse_fallocate_in *in = UM_BODY(x, struct fuse_fallocate_in);
-    struct um_held_file *file;
+    struct um_open_file *file;
     uint64_t node = x->header->nodeid;
     if (x->fastpath->upper == NULL)
         return -EROFS;
@@ -152,7 +153,7 @@ int64_t um_answer_fallocate(struct um_exchange *x)
         return error;
     error =
         um_upper_allocate(x->fastpath->upper, node, in->mode, in->offset, in->length, x->patience);
-    um_held_done(x->fastpath->held, file);
+    um_open_files_done(x->fastpath->open_files, file);
     if (error != 0)
         x->stale[0] = node; /* a part may have been done, and the kernel does not ask */
     return error;
@@ -182,25 +183,25 @@ static int64_t copy_through(struct um_exchange *x, const struct fuse_copy_file_r
 static int64_t copy_range(struct um_exchange *x, const struct fuse_copy_file_range_in *in)
 {
     struct um_fastpath *fastpath = x->fastpath;
-    struct um_held_file *source;
+    struct um_open_file *source;
     size_t size = MIN(in->len, COPY_MAX);
     if (in->off_in > INT64_MAX - size || in->off_out > INT64_MAX - size)
         return -EOVERFLOW;
-    int64_t copied = um_held_use(fastpath->held, x->header->nodeid, false, &source);
+    int64_t copied = um_open_files_use(fastpath->open_files, x->header->nodeid, false, &source);
     if (copied != 0)
         return copied;
     copied = um_upper_copy_range(fastpath->upper, x->header->nodeid, in->off_in, in->nodeid_out,
                                  in->off_out, size);
     if (copied == -EXDEV)
         copied = copy_through(x, in, size);
-    um_held_done(fastpath->held, source);
+    um_open_files_done(fastpath->open_files, source);
     return copied;
 }
 
 int64_t um_answer_copy_file_range(struct um_exchange *x)
 {
     const struct fuse_copy_file_range_in *in = UM_BODY(x, struct fuse_copy_file_range_in);
-    struct um_held_file *file;
+    struct um_open_file *file;
     if (x->fastpath->upper == NULL)
         return -EROFS;
     if (in == NULL || in->flags != 0)
@@ -211,7 +212,7 @@ int64_t um_answer_copy_file_range(struct um_exchange *x)
     if (error != 0)
         return error;
     int64_t copied = copy_range(x, in);
-    um_held_done(x->fastpath->held, file);
+    um_open_files_done(x->fastpath->open_files, file);
     if (copied < 0)
         return copied;
     struct fuse_write_out *out = um_reply_room(x, sizeof *out);
@@ -288,16 +289,16 @@ static int add_lost_privileges(struct um_exchange *x, uint32_t valid, struct um_
 static int64_t shrink(struct um_exchange *x, const struct fuse_setattr_in *in)
 {
     struct um_fastpath *fastpath = x->fastpath;
-    struct um_held_file *file;
+    struct um_open_file *file;
     uint64_t node = x->header->nodeid;
     if (!(in->valid & FATTR_SIZE) || !um_upper_shrinks_long(fastpath->upper, node, in->size))
         return 0;
     if (!x->may_wait)
         return UM_LATER;
-    if (um_held_use(fastpath->held, node, true, &file) != 0)
+    if (um_open_files_use(fastpath->open_files, node, true, &file) != 0)
         return 0; /* it is to be copied up, or can't be opened: the change tells */
     int error = um_upper_shrink(fastpath->upper, node, in->size);
-    um_held_done(fastpath->held, file);
+    um_open_files_done(fastpath->open_files, file);
     return error;
 }
 
@@ -316,7 +317,7 @@ int64_t um_answer_setattr(struct um_exchange *x)
     int64_t result = shrink(x, in);
     if (result == 0)
         result = change(x, x->header->nodeid, &changes, &attr);
-    um_held_suspect(x->fastpath->held, x->header->nodeid);
+    um_open_files_suspect(x->fastpath->open_files, x->header->nodeid);
     return result ? result : um_reply_attr(x, &attr);
 }
 

@@ -49,7 +49,7 @@ static int64_t reply_sized(struct um_exchange *x, int64_t got, uint32_t size)
 static int64_t layer_value(struct um_exchange *x, bool number)
 {
     struct um_attr attr;
-    int error = um_node_attr(x->fastpath, x->header->nodeid, &attr);
+    int error = um_fastpath_node_attr(x->fastpath, x->header->nodeid, &attr);
     if (error != 0)
         return error;
     if (attr.layer >= x->fastpath->n_layers) /* an image without layers has a root, too */
@@ -73,7 +73,7 @@ int64_t um_answer_getxattr(struct um_exchange *x)
     const struct fuse_getxattr_in *in = UM_BODY(x, struct fuse_getxattr_in);
     struct um_slice name;
     size_t at = sizeof *in;
-    if (in == NULL || !um_take_name(x, &at, &name))
+    if (in == NULL || !um_exchange_take_name(x, &at, &name))
         return -EIO;
     if (is_layer(name))
         return reply_sized(x, layer_value(x, equals(name, LAYER_INDEX)), in->size);
@@ -95,7 +95,7 @@ int64_t um_answer_getxattr(struct um_exchange *x)
 static int has_user_xattrs(struct um_exchange *x)
 {
     struct um_attr attr;
-    int error = um_node_attr(x->fastpath, x->header->nodeid, &attr);
+    int error = um_fastpath_node_attr(x->fastpath, x->header->nodeid, &attr);
     return error ? error : S_ISREG(attr.mode) || S_ISDIR(attr.mode);
 }
 
@@ -179,7 +179,7 @@ static int may_lose_setgid(const struct um_exchange *x, struct um_slice name)
     struct um_attr attr;
     if (!equals(name, UM_ACL_ACCESS) || x->header->uid == 0)
         return 0;
-    int error = um_node_attr(x->fastpath, x->header->nodeid, &attr);
+    int error = um_fastpath_node_attr(x->fastpath, x->header->nodeid, &attr);
     return error ? error : (attr.mode & S_ISGID) && attr.gid != x->header->gid;
 }
 
@@ -193,7 +193,7 @@ int64_t um_answer_setxattr(struct um_exchange *x)
     size_t at = sizeof in;
     if (x->fastpath->upper == NULL)
         return UM_FORWARD;
-    if (x->size < sizeof in || !um_take_name(x, &at, &name))
+    if (x->size < sizeof in || !um_exchange_take_name(x, &at, &name))
         return -EIO;
     memcpy(&in, x->body, sizeof in);
     if (in.size > x->size - at)
@@ -211,7 +211,7 @@ int64_t um_answer_removexattr(struct um_exchange *x)
     size_t at = 0;
     if (x->fastpath->upper == NULL)
         return UM_FORWARD;
-    if (!um_take_name(x, &at, &name))
+    if (!um_exchange_take_name(x, &at, &name))
         return -EIO;
     int64_t error = check_settable(x->fastpath, name);
     if (error == 0)

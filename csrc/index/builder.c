@@ -17,9 +17,9 @@
 /* ---- entries ------------------------------------------------------------------------------ */
 
 static int add_extents(struct um_indexer *ix, const struct um_tar_entry *entry,
-                       struct um_build_inode *inode, struct um_fault *fault)
+                       struct um_indexer_inode *inode, struct um_fault *fault)
 {
-    struct um_tables *t = &ix->tables;
+    struct um_indexer_tables *t = &ix->tables;
     uint64_t total = (uint64_t)t->n_extents + entry->n_extents;
     if (total >= UM_NONE || total > ix->limits.max_entries)
         return um_refuse(fault, -E2BIG, entry->header, "too many runs of sparse files");
@@ -28,17 +28,17 @@ static int add_extents(struct um_indexer *ix, const struct um_tar_entry *entry,
     if (error != 0)
         return error;
     inode->flags |= UM_INODE_SPARSE;
-    inode->data = um_pack((uint32_t)t->n_extents, (uint32_t)entry->n_extents);
+    inode->data = um_indexer_pack((uint32_t)t->n_extents, (uint32_t)entry->n_extents);
     for (size_t i = 0; i < entry->n_extents; i++) {
         const struct um_tar_extent *run = &entry->extents[i];
         t->extents[t->n_extents++] =
-            (struct um_build_extent){run->logical, run->length, run->stored};
+            (struct um_indexer_extent){run->logical, run->length, run->stored};
     }
     return 0;
 }
 
 static int add_target(struct um_indexer *ix, const struct um_tar_entry *entry,
-                      struct um_build_inode *inode, struct um_fault *fault)
+                      struct um_indexer_inode *inode, struct um_fault *fault)
 {
     if (entry->link.size == 0 || entry->link.size > MAX_TARGET)
         return um_refuse(fault, -EBADMSG, entry->header, "a symlink target of %zu bytes",
@@ -71,9 +71,9 @@ static uint16_t type_bits(enum um_tar_type type)
 }
 
 static int describe(struct um_indexer *ix, const struct um_tar_entry *entry,
-                    struct um_build_inode *inode, struct um_fault *fault)
+                    struct um_indexer_inode *inode, struct um_fault *fault)
 {
-    *inode = (struct um_build_inode){
+    *inode = (struct um_indexer_inode){
         .mode = (uint16_t)(type_bits(entry->type) | (entry->mode & 07777)),
         .uid = entry->uid,
         .gid = entry->gid,
@@ -92,7 +92,7 @@ static int describe(struct um_indexer *ix, const struct um_tar_entry *entry,
         return add_target(ix, entry, inode, fault);
     case S_IFCHR:
     case S_IFBLK:
-        inode->data = um_pack(entry->major, entry->minor);
+        inode->data = um_indexer_pack(entry->major, entry->minor);
         return 0;
     default:
         return 0;
@@ -103,11 +103,11 @@ static int describe(struct um_indexer *ix, const struct um_tar_entry *entry,
 static int add_directory(struct um_indexer *ix, uint32_t name, const struct um_tar_entry *entry,
                          struct um_fault *fault)
 {
-    struct um_build_inode inode;
+    struct um_indexer_inode inode;
     int error = describe(ix, entry, &inode, fault);
     if (error != 0)
         return error;
-    if (um_tables_is_directory(&ix->tables, name)) {
+    if (um_indexer_is_directory(&ix->tables, name)) {
         inode.final = UM_NONE;
         ix->tables.inodes[ix->tables.names[name].inode] = inode;
         return 0;
@@ -115,7 +115,7 @@ static int add_directory(struct um_indexer *ix, uint32_t name, const struct um_t
     uint32_t number;
     error = um_indexer_new_inode(ix, &inode, &number, entry->header, fault);
     if (error == 0)
-        um_tables_bind(&ix->tables, name, number);
+        um_indexer_bind(&ix->tables, name, number);
     return error;
 }
 
@@ -126,7 +126,7 @@ static int link_inode(struct um_indexer *ix, const struct um_tar_entry *entry, u
     if (entry->link.size > MAX_PATH_BYTES)
         return um_refuse(fault, -EBADMSG, entry->header, "a link target of %zu bytes",
                          entry->link.size);
-    int error = um_layer_path_split(entry->link, &ix->target);
+    int error = um_index_path_split(entry->link, &ix->target);
     if (error != 0)
         return error;
     bool nowhere;
@@ -134,8 +134,8 @@ static int link_inode(struct um_indexer *ix, const struct um_tar_entry *entry, u
     if (error != 0 || *inode != UM_NONE)
         return error;
     /* It is kept as it was written: at the end, symlinks that come later count, too. */
-    struct um_build_inode external = {.flags = UM_INODE_EXTERNAL};
-    error = um_layer_path_split(entry->link, &ix->target);
+    struct um_indexer_inode external = {.flags = UM_INODE_EXTERNAL};
+    error = um_index_path_split(entry->link, &ix->target);
     if (error == 0)
         error = um_indexer_join_target(ix, &external, entry->header, fault);
     return error ? error : um_indexer_new_inode(ix, &external, inode, entry->header, fault);
@@ -149,13 +149,13 @@ static int add_plain(struct um_indexer *ix, uint32_t name, const struct um_tar_e
     if (entry->type == UM_TAR_HARDLINK) {
         error = link_inode(ix, entry, &number, fault);
     } else {
-        struct um_build_inode inode;
+        struct um_indexer_inode inode;
         error = describe(ix, entry, &inode, fault);
         if (error == 0)
             error = um_indexer_new_inode(ix, &inode, &number, entry->header, fault);
     }
     if (error == 0)
-        um_tables_bind(&ix->tables, name, number);
+        um_indexer_bind(&ix->tables, name, number);
     return error;
 }
 
@@ -192,7 +192,7 @@ static int add_entry(struct um_indexer *ix, const struct um_tar_entry *entry, st
 static int add_stored(struct um_indexer *ix, const struct um_tar_entry *entry,
                       struct um_fault *fault)
 {
-    struct um_layer_path *path = &ix->path;
+    struct um_index_path *path = &ix->path;
     if (path->n != 2 || !um_whiteout_is_link_store(path->parts[0]) ||
         entry->type == UM_TAR_DIRECTORY || path->parts[1].size > MAX_COMPONENT)
         return 0;
@@ -208,12 +208,12 @@ static int add_stored(struct um_indexer *ix, const struct um_tar_entry *entry,
 static int add_unresolved(struct um_indexer *ix, const struct um_tar_entry *entry,
                           struct um_fault *fault)
 {
-    struct um_tables *t = &ix->tables;
+    struct um_indexer_tables *t = &ix->tables;
     if (t->n_unresolved >= ix->limits.max_entries)
         return um_refuse(fault, -E2BIG, entry->header, "too many names without a place");
     int error = um_budget_reserve(&t->budget, (void **)&t->unresolved, &t->unresolved_capacity,
                                   t->n_unresolved + 1, sizeof *t->unresolved);
-    struct um_text text = {.size = (uint32_t)entry->name.size};
+    struct um_indexer_text text = {.size = (uint32_t)entry->name.size};
     if (error == 0)
         error = um_indexer_add_string(ix, entry->name, &text.at, entry->header, fault);
     if (error == 0)
@@ -227,7 +227,7 @@ static int add_named(struct um_indexer *ix, const struct um_tar_entry *entry,
 {
     enum um_whiteout_kind kind;
     struct um_slice name;
-    int error = um_layer_path_classify(&ix->path, &kind, &name, entry->header, fault);
+    int error = um_index_path_classify(&ix->path, &kind, &name, entry->header, fault);
     if (error != 0)
         return error;
     if (kind == UM_NAME_LEFTOVER)
@@ -248,7 +248,7 @@ static int add(struct um_indexer *ix, const struct um_tar_entry *entry, struct u
 {
     if (entry->name.size > MAX_PATH_BYTES)
         return um_refuse(fault, -EBADMSG, entry->header, "a name of %zu bytes", entry->name.size);
-    int error = um_layer_path_split(entry->name, &ix->path);
+    int error = um_index_path_split(entry->name, &ix->path);
     if (error != 0)
         return error;
     if (ix->path.n != 0)
@@ -280,20 +280,20 @@ static int on_entry(void *context, const struct um_tar_entry *entry, struct um_f
  * their directories, so one pass does it. */
 static int finish_names(struct um_indexer *ix)
 {
-    struct um_tables *t = &ix->tables;
+    struct um_indexer_tables *t = &ix->tables;
     for (uint32_t i = 1; i < t->n_names; i++) {
-        if (!um_tables_is_directory(t, t->names[i].parent)) {
+        if (!um_indexer_is_directory(t, t->names[i].parent)) {
             t->names[i].inode = UM_NONE;
             t->names[i].flags = 0;
             continue;
         }
-        t->names[i].inode = um_tables_inode_of(t, i);
+        t->names[i].inode = um_indexer_inode_of(t, i);
         if (t->names[i].inode == UM_NONE && (t->names[i].flags & UM_NAME_CARRIES)) {
             uint32_t inode;
-            int error = um_indexer_new_inode(ix, &um_implied_directory, &inode, 0, NULL);
+            int error = um_indexer_new_inode(ix, &um_indexer_implied_directory, &inode, 0, NULL);
             if (error != 0)
                 return error;
-            um_tables_bind(t, i, inode);
+            um_indexer_bind(t, i, inode);
         }
     }
     return 0;
@@ -304,9 +304,10 @@ static int finish_names(struct um_indexer *ix)
 static int add_root(struct um_indexer *ix)
 {
     uint32_t inode, name;
-    int error = um_indexer_new_inode(ix, &um_implied_directory, &inode, 0, NULL);
-    return error ? error
-                 : um_indexer_new_name(ix, (struct um_name){.inode = inode}, &name, 0, NULL);
+    int error = um_indexer_new_inode(ix, &um_indexer_implied_directory, &inode, 0, NULL);
+    return error
+               ? error
+               : um_indexer_new_name(ix, (struct um_indexer_name){.inode = inode}, &name, 0, NULL);
 }
 
 int um_indexer_open(const struct um_index_limits *limits, struct um_indexer **out)
@@ -428,7 +429,7 @@ int um_indexer_scan(struct um_indexer *ix, int fd, uint64_t offset, uint64_t len
 static void free_lookups(struct um_indexer *ix)
 {
     um_numbers_clear(&ix->by_text);
-    um_table_clear(&ix->sets, sizeof(struct um_xattr_set));
+    um_table_clear(&ix->sets, sizeof(struct um_indexer_xattr_set));
     free(um_steal(&ix->window));
     um_tar_close(um_steal(&ix->tar));
 }
@@ -460,7 +461,7 @@ int um_indexer_unresolved(const struct um_indexer *ix, uint64_t number, const ch
 {
     if (number >= ix->tables.n_unresolved)
         return 0;
-    const struct um_text *text = &ix->tables.unresolved[number];
+    const struct um_indexer_text *text = &ix->tables.unresolved[number];
     *name = (const char *)ix->tables.strings + text->at;
     *size = text->size;
     return 1;
@@ -478,7 +479,7 @@ void um_indexer_close(struct um_indexer *ix)
     free(ix->tables.strings);
     um_spool_free(&ix->tables.values);
     um_numbers_clear(&ix->by_text);
-    um_table_clear(&ix->sets, sizeof(struct um_xattr_set));
+    um_table_clear(&ix->sets, sizeof(struct um_indexer_xattr_set));
     free(ix->path.parts);
     free(ix->target.parts);
     free(ix->way.pending.parts);

@@ -11,8 +11,8 @@
  * Ownership: an indexer owns its tar parser and its tables; descriptors are the caller's.
  * Threads: one indexer is used by one thread at a time.
  */
-#ifndef UM_INDEX_BUILD_H
-#define UM_INDEX_BUILD_H
+#ifndef UM_INDEX_BUILDER_H
+#define UM_INDEX_BUILDER_H
 
 #include "base/base.h"
 #include "tar/tar.h"

@@ -38,16 +38,16 @@ size_t um_index_record_size(enum um_index_section section)
 {
     switch (section) {
     case UM_SECTION_INODES:
-        return sizeof(struct um_disk_inode);
+        return sizeof(struct um_index_disk_inode);
     case UM_SECTION_DIRENTS:
-        return sizeof(struct um_disk_dirent);
+        return sizeof(struct um_index_disk_dirent);
     case UM_SECTION_LINKS:
     case UM_SECTION_EXTERNALS:
-        return sizeof(struct um_disk_link);
+        return sizeof(struct um_index_disk_link);
     case UM_SECTION_EXTENTS:
-        return sizeof(struct um_disk_extent);
+        return sizeof(struct um_index_disk_extent);
     case UM_SECTION_XATTRS:
-        return sizeof(struct um_disk_xattr);
+        return sizeof(struct um_index_disk_xattr);
     case UM_SECTION_SUMS:
         return sizeof(uint64_t);
     case UM_SECTION_STRINGS:

@@ -39,12 +39,12 @@ enum um_index_section {
     UM_SECTION_COUNT,
 };
 
-struct um_disk_section {
+struct um_index_disk_section {
     uint8_t offset[8]; /* bytes from the start of the file, a multiple of the block size */
     uint8_t count[8];  /* records; bytes for strings */
 };
 
-struct um_disk_header {
+struct um_index_disk_header {
     uint8_t magic[8];
     uint8_t version[4];
     uint8_t block[4];
@@ -57,11 +57,11 @@ struct um_disk_header {
     uint8_t opaques[8];
     uint8_t acls[8]; /* xattrs that are POSIX ACLs */
     uint8_t unresolved[8]; /* entries that have no place, because symlinks lead in a circle */
-    struct um_disk_section sections[UM_SECTION_COUNT];
+    struct um_index_disk_section sections[UM_SECTION_COUNT];
     uint8_t sums_checksum[8];
     uint8_t checksum[8]; /* of all bytes of the header before this field */
 };
-_Static_assert(sizeof(struct um_disk_header) == 88 + 8 * 16 + 16, "header layout");
+_Static_assert(sizeof(struct um_index_disk_header) == 88 + 8 * 16 + 16, "header layout");
 
 #define UM_INODE_IMPLIED 0x0001u  /* a directory that its layer only mentions in longer paths */
 #define UM_INODE_OPAQUE 0x0002u   /* hides all children of the same directory below */
@@ -80,7 +80,7 @@ _Static_assert(sizeof(struct um_disk_header) == 88 + 8 * 16 + 16, "header layout
  * device       major, minor (32+32 bits)          0
  * external     offset in strings of the target    bytes
  */
-struct um_disk_inode {
+struct um_index_disk_inode {
     uint8_t mode[2];  /* type and permissions */
     uint8_t flags[2]; /* UM_INODE_… */
     uint8_t uid[4];
@@ -92,39 +92,39 @@ struct um_disk_inode {
     uint8_t size[8];
     uint8_t data[8];
 };
-_Static_assert(sizeof(struct um_disk_inode) == 48, "inode layout");
+_Static_assert(sizeof(struct um_index_disk_inode) == 48, "inode layout");
 
-struct um_disk_dirent {
+struct um_index_disk_dirent {
     uint8_t name[4];  /* offset in strings */
     uint8_t inode[4]; /* 0 for a whiteout */
     uint8_t name_size[2];
     uint8_t type; /* DT_… of readdir(3); DT_WHT a whiteout; DT_UNKNOWN an external link */
     uint8_t zero;
 };
-_Static_assert(sizeof(struct um_disk_dirent) == 12, "dirent layout");
+_Static_assert(sizeof(struct um_index_disk_dirent) == 12, "dirent layout");
 
-struct um_disk_link {
+struct um_index_disk_link {
     uint8_t inode[4];
     uint8_t dirent[4];
     uint8_t parent[4]; /* inode of the directory that holds the dirent */
 };
-_Static_assert(sizeof(struct um_disk_link) == 12, "link layout");
+_Static_assert(sizeof(struct um_index_disk_link) == 12, "link layout");
 
-struct um_disk_extent {
+struct um_index_disk_extent {
     uint8_t logical[8];
     uint8_t length[8];
     uint8_t stored[8]; /* offset in the tar */
 };
-_Static_assert(sizeof(struct um_disk_extent) == 24, "extent layout");
+_Static_assert(sizeof(struct um_index_disk_extent) == 24, "extent layout");
 
-struct um_disk_xattr {
+struct um_index_disk_xattr {
     uint8_t name[4]; /* offset in strings */
     uint8_t value[4];
     uint8_t value_size[4];
     uint8_t name_size[2];
     uint8_t last[2]; /* 1 on the last record of a set, else 0 */
 };
-_Static_assert(sizeof(struct um_disk_xattr) == 16, "xattr layout");
+_Static_assert(sizeof(struct um_index_disk_xattr) == 16, "xattr layout");
 
 /* Checksum of `size` bytes. It finds accidents (a flipped bit, a lost page); it is no defence
  * against somebody who writes the file: for that, every record is checked too. */

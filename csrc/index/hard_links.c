@@ -1,6 +1,6 @@
 #include "index/indexer.h"
 
-int um_indexer_join_target(struct um_indexer *ix, struct um_build_inode *inode, uint64_t header,
+int um_indexer_join_target(struct um_indexer *ix, struct um_indexer_inode *inode, uint64_t header,
                            struct um_fault *fault)
 {
     uint32_t first = (uint32_t)ix->tables.n_strings;
@@ -43,12 +43,12 @@ struct chain {
  * are asked for where its own symlinks lead. */
 static int step(struct um_indexer *ix, uint32_t inode, uint32_t *next, bool *nowhere)
 {
-    struct um_build_inode *from = &ix->tables.inodes[inode];
+    struct um_indexer_inode *from = &ix->tables.inodes[inode];
     um_autofree uint8_t *text = malloc(from->size + 1); /* the strings move when some are added */
     if (text == NULL)
         return -ENOMEM;
     memcpy(text, ix->tables.strings + from->data, from->size);
-    int error = um_layer_path_split(um_slice_of(text, from->size), &ix->target);
+    int error = um_index_path_split(um_slice_of(text, from->size), &ix->target);
     unsigned before = ix->n_followed;
     if (error == 0)
         error = um_indexer_find_target(ix, next, nowhere);
@@ -108,7 +108,7 @@ static int settle(struct um_indexer *ix, uint32_t start, uint32_t *settled, stru
 
 int um_indexer_settle_links(struct um_indexer *ix)
 {
-    struct um_tables *t = &ix->tables;
+    struct um_indexer_tables *t = &ix->tables;
     bool any = false;
     for (size_t i = 0; i < t->n_inodes && !any; i++)
         any = t->inodes[i].flags & UM_INODE_EXTERNAL;

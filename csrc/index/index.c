@@ -29,11 +29,11 @@ struct section {
 #define MAGIC_BCACHEFS 0xca451a4e
 
 union record {
-    struct um_disk_inode inode;
-    struct um_disk_dirent dirent;
-    struct um_disk_link link;
-    struct um_disk_extent extent;
-    struct um_disk_xattr xattr;
+    struct um_index_disk_inode inode;
+    struct um_index_disk_dirent dirent;
+    struct um_index_disk_link link;
+    struct um_index_disk_extent extent;
+    struct um_index_disk_xattr xattr;
 };
 
 struct um_index {
@@ -78,7 +78,7 @@ static bool valid_directory(const struct um_index *index, uint64_t number, uint6
     return parent < number && own < index->sections[UM_SECTION_DIRENTS].count;
 }
 
-static bool valid_inode(const struct um_index *index, const struct um_disk_inode *disk,
+static bool valid_inode(const struct um_index *index, const struct um_index_disk_inode *disk,
                         uint64_t number)
 {
     uint32_t mode = um_load16(disk->mode), flags = um_load16(disk->flags);
@@ -104,28 +104,28 @@ static bool valid_inode(const struct um_index *index, const struct um_disk_inode
     }
 }
 
-static bool valid_dirent(const struct um_index *index, const struct um_disk_dirent *disk)
+static bool valid_dirent(const struct um_index *index, const struct um_index_disk_dirent *disk)
 {
     uint32_t size = um_load16(disk->name_size);
     return size != 0 && size <= 255 && string_fits(index, um_load32(disk->name), size) &&
            um_load32(disk->inode) < index->sections[UM_SECTION_INODES].count;
 }
 
-static bool valid_link(const struct um_index *index, const struct um_disk_link *disk)
+static bool valid_link(const struct um_index *index, const struct um_index_disk_link *disk)
 {
     uint64_t inodes = index->sections[UM_SECTION_INODES].count;
     return um_load32(disk->inode) < inodes && um_load32(disk->parent) < inodes &&
            um_load32(disk->dirent) < index->sections[UM_SECTION_DIRENTS].count;
 }
 
-static bool valid_extent(const struct um_index *index, const struct um_disk_extent *disk)
+static bool valid_extent(const struct um_index *index, const struct um_index_disk_extent *disk)
 {
     uint64_t length = um_load64(disk->length);
     return length != 0 && um_within(um_load64(disk->logical), length, INT64_MAX) &&
            um_within(um_load64(disk->stored), length, index->info.layer_size);
 }
 
-static bool valid_xattr(const struct um_index *index, const struct um_disk_xattr *disk)
+static bool valid_xattr(const struct um_index *index, const struct um_index_disk_xattr *disk)
 {
     uint32_t name_size = um_load16(disk->name_size), value_size = um_load32(disk->value_size);
     return name_size != 0 && name_size <= 255 && value_size <= 65536 &&
@@ -257,7 +257,7 @@ static int verify_block(const struct um_index *index, enum um_index_section whic
 
 /* ---- opening ------------------------------------------------------------------------------------ */
 
-static int place_section(struct um_index *index, const struct um_disk_header *header,
+static int place_section(struct um_index *index, const struct um_index_disk_header *header,
                          enum um_index_section which, uint64_t *next_block)
 {
     struct section *section = &index->sections[which];
@@ -272,7 +272,7 @@ static int place_section(struct um_index *index, const struct um_disk_header *he
     return *next_block * UM_INDEX_BLOCK <= index->map_size ? 0 : -EBADMSG;
 }
 
-static int place_sections(struct um_index *index, const struct um_disk_header *header,
+static int place_sections(struct um_index *index, const struct um_index_disk_header *header,
                           struct um_fault *fault)
 {
     uint64_t block = 1;
@@ -290,7 +290,7 @@ static int place_sections(struct um_index *index, const struct um_disk_header *h
     return 0;
 }
 
-static int check_sums(struct um_index *index, const struct um_disk_header *header,
+static int check_sums(struct um_index *index, const struct um_index_disk_header *header,
                       struct um_fault *fault)
 {
     uint64_t offset = index->n_blocks * UM_INDEX_BLOCK;
@@ -303,7 +303,7 @@ static int check_sums(struct um_index *index, const struct um_disk_header *heade
     return 0;
 }
 
-static int check_header(const struct um_index *index, const struct um_disk_header *header,
+static int check_header(const struct um_index *index, const struct um_index_disk_header *header,
                         struct um_fault *fault)
 {
     if (um_load64(header->magic) != UM_INDEX_MAGIC)
@@ -311,7 +311,7 @@ static int check_header(const struct um_index *index, const struct um_disk_heade
     if (um_load32(header->version) != UM_INDEX_VERSION)
         return um_refuse(fault, -ESTALE, 8, "index version %u, this program reads %u",
                          um_load32(header->version), UM_INDEX_VERSION);
-    uint64_t sum = um_index_checksum(header, offsetof(struct um_disk_header, checksum));
+    uint64_t sum = um_index_checksum(header, offsetof(struct um_index_disk_header, checksum));
     if (um_load64(header->checksum) != sum || um_load32(header->block) != UM_INDEX_BLOCK)
         return um_refuse(fault, -EBADMSG, 0, "the header is damaged");
     if (um_load64(header->file_size) != index->map_size)
@@ -320,7 +320,7 @@ static int check_header(const struct um_index *index, const struct um_disk_heade
     return 0;
 }
 
-static void read_info(struct um_index *index, const struct um_disk_header *header)
+static void read_info(struct um_index *index, const struct um_index_disk_header *header)
 {
     index->info.layer_size = um_load64(header->layer_size);
     index->info.files = um_load64(header->files);
@@ -412,7 +412,7 @@ static int map_file(int fd, struct um_index *index, struct um_fault *fault)
 
 static int load(int fd, struct um_index *index, struct um_fault *fault)
 {
-    struct um_disk_header header;
+    struct um_index_disk_header header;
     int error = map_file(fd, index, fault);
     if (error != 0)
         return error;
@@ -566,7 +566,7 @@ int um_index_inode(struct um_index *index, uint32_t number, struct um_inode *ino
     int error = need_record(index, UM_SECTION_INODES, number, &record);
     if (error != 0)
         return error;
-    const struct um_disk_inode *disk = &record.inode;
+    const struct um_index_disk_inode *disk = &record.inode;
     *inode = (struct um_inode){
         .mode = um_load16(disk->mode),
         .flags = um_load16(disk->flags),
@@ -586,7 +586,7 @@ int um_index_dirent(struct um_index *index, uint32_t number, struct um_dirent *d
     int error = need_record(index, UM_SECTION_DIRENTS, number, &record);
     if (error != 0)
         return error;
-    const struct um_disk_dirent *disk = &record.dirent;
+    const struct um_index_disk_dirent *disk = &record.dirent;
     dirent->inode = um_load32(disk->inode);
     dirent->type = disk->type;
     return need_string(index, um_load32(disk->name), um_load16(disk->name_size), &dirent->name);
@@ -626,7 +626,7 @@ int um_index_extent(struct um_index *index, uint32_t number, struct um_index_ext
     int error = need_record(index, UM_SECTION_EXTENTS, number, &record);
     if (error != 0)
         return error;
-    const struct um_disk_extent *disk = &record.extent;
+    const struct um_index_disk_extent *disk = &record.extent;
     extent->logical = um_load64(disk->logical);
     extent->length = um_load64(disk->length);
     extent->stored = um_load64(disk->stored);
@@ -639,7 +639,7 @@ int um_index_xattr(struct um_index *index, uint32_t number, struct um_index_xatt
     int error = need_record(index, UM_SECTION_XATTRS, number, &record);
     if (error != 0)
         return error;
-    const struct um_disk_xattr *disk = &record.xattr;
+    const struct um_index_disk_xattr *disk = &record.xattr;
     xattr->last = um_load16(disk->last) != 0;
     error = need_string(index, um_load32(disk->name), um_load16(disk->name_size), &xattr->name);
     if (error != 0)
@@ -654,7 +654,7 @@ static int read_link(struct um_index *index, enum um_index_section section, uint
     int error = need_record(index, section, number, &record);
     if (error != 0)
         return error;
-    const struct um_disk_link *disk = &record.link;
+    const struct um_index_disk_link *disk = &record.link;
     link->inode = um_load32(disk->inode);
     link->dirent = um_load32(disk->dirent);
     link->parent = um_load32(disk->parent);

@@ -5,7 +5,7 @@
 #define MAX_FOLLOWED 16384u /* bytes of their targets together: so they cost no more than a name */
 #define MAX_LINKS 40u /* symlinks on the way to one name; as the kernel follows (MAXSYMLINKS) */
 
-static int push_part(struct um_layer_path *path, struct um_slice part)
+static int push_part(struct um_index_path *path, struct um_slice part)
 {
     int error =
         um_reserve((void **)&path->parts, &path->capacity, path->n + 1, sizeof *path->parts);
@@ -15,7 +15,7 @@ static int push_part(struct um_layer_path *path, struct um_slice part)
 }
 
 /* Rule 1 of docs/explanation/layers.md: split, drop "" and ".", let ".." drop what is before it. */
-int um_layer_path_split(struct um_slice text, struct um_layer_path *path)
+int um_index_path_split(struct um_slice text, struct um_index_path *path)
 {
     path->n = 0;
     const uint8_t *at = text.data, *end = text.data + text.size;
@@ -38,20 +38,20 @@ int um_layer_path_split(struct um_slice text, struct um_layer_path *path)
 }
 
 /* The symlink of this layer that a name in the directory `at` is now; UM_NONE where it is none. */
-static uint32_t symlink_at(const struct um_tables *t, uint32_t at, uint32_t name)
+static uint32_t symlink_at(const struct um_indexer_tables *t, uint32_t at, uint32_t name)
 {
-    if (at == UM_NONE || name == UM_NONE || !um_tables_is_directory(t, at))
+    if (at == UM_NONE || name == UM_NONE || !um_indexer_is_directory(t, at))
         return UM_NONE;
-    uint32_t inode = um_tables_inode_of(t, name);
+    uint32_t inode = um_indexer_inode_of(t, name);
     return inode != UM_NONE && S_ISLNK(t->inodes[inode].mode) ? inode : UM_NONE;
 }
 
 /* Whether the way to the first `n` parts leads through a symlink: mostly not. */
-static bool leads_through_link(const struct um_indexer *ix, const struct um_layer_path *path,
+static bool leads_through_link(const struct um_indexer *ix, const struct um_index_path *path,
                                size_t n)
 {
     uint32_t at = 0;
-    for (size_t i = 0; i < n && um_tables_is_directory(&ix->tables, at); i++) {
+    for (size_t i = 0; i < n && um_indexer_is_directory(&ix->tables, at); i++) {
         uint32_t name = um_indexer_find_name(ix, at, path->parts[i]);
         if (symlink_at(&ix->tables, at, name) != UM_NONE)
             return true;
@@ -63,7 +63,7 @@ static bool leads_through_link(const struct um_indexer *ix, const struct um_laye
 }
 
 /* Put the parts of a target, which may climb, in front of what is pending (the next one is last). */
-static int push_target(struct um_layer_path *pending, struct um_slice target)
+static int push_target(struct um_index_path *pending, struct um_slice target)
 {
     const uint8_t *start = target.data, *end = target.data + target.size;
     while (end > start) {
@@ -83,8 +83,8 @@ static int push_target(struct um_layer_path *pending, struct um_slice target)
 /* Go on with the target of a symlink. Its text is copied: the strings move when names are added. */
 static int follow_link(struct um_indexer *ix, uint32_t inode)
 {
-    const struct um_build_inode *link = &ix->tables.inodes[inode];
-    struct um_layer_way *way = &ix->way;
+    const struct um_indexer_inode *link = &ix->tables.inodes[inode];
+    struct um_index_way *way = &ix->way;
     if (way->links == MAX_LINKS || link->size > MAX_FOLLOWED - way->used)
         return -ELOOP;
     uint8_t *text = way->targets + way->used;
@@ -98,7 +98,7 @@ static int follow_link(struct um_indexer *ix, uint32_t inode)
     return push_target(&way->pending, um_slice_of(text, link->size));
 }
 
-static int push_walked(struct um_layer_way *way, struct um_slice part)
+static int push_walked(struct um_index_way *way, struct um_slice part)
 {
     int error = um_reserve((void **)&way->directories, &way->capacity, way->walked.n + 1,
                            sizeof *way->directories);
@@ -111,7 +111,7 @@ static int push_walked(struct um_layer_way *way, struct um_slice part)
 /* Take the next of the pending parts. */
 static int take_part(struct um_indexer *ix)
 {
-    struct um_layer_way *way = &ix->way;
+    struct um_index_way *way = &ix->way;
     struct um_slice part = way->pending.parts[--way->pending.n];
     if (um_slice_equal(part, UM_SLICE_LITERAL(".."))) {
         if (way->walked.n != 0)
@@ -123,12 +123,12 @@ static int take_part(struct um_indexer *ix)
     if (link != UM_NONE)
         return follow_link(ix, link);
     int error = push_walked(way, part);
-    way->at = name != UM_NONE && um_tables_is_directory(&ix->tables, name) ? name : UM_NONE;
+    way->at = name != UM_NONE && um_indexer_is_directory(&ix->tables, name) ? name : UM_NONE;
     return error;
 }
 
 /* -ELOOP where a way that symlinks lead has parts that no name may have. */
-static int check_walked(const struct um_layer_path *walked)
+static int check_walked(const struct um_index_path *walked)
 {
     size_t bytes = 0;
     for (size_t i = 0; i < walked->n; i++) {
@@ -141,7 +141,7 @@ static int check_walked(const struct um_layer_path *walked)
     return 0;
 }
 
-static int begin_way(struct um_layer_way *way, const struct um_layer_path *path)
+static int begin_way(struct um_index_way *way, const struct um_index_path *path)
 {
     int error = 0;
     way->pending.n = way->walked.n = way->used = 0;
@@ -155,9 +155,9 @@ static int begin_way(struct um_layer_way *way, const struct um_layer_path *path)
 
 /* Rule 6: let the first `n` parts of a path be those of the directory to which they lead, through
  * symlinks of this layer as they stand now. -ELOOP where they lead in a circle, or to what can't be. */
-int um_indexer_follow_links(struct um_indexer *ix, struct um_layer_path *path, size_t n)
+int um_indexer_follow_links(struct um_indexer *ix, struct um_index_path *path, size_t n)
 {
-    struct um_layer_way *way = &ix->way;
+    struct um_index_way *way = &ix->way;
     if (n == 0 || !leads_through_link(ix, path, n))
         return 0;
     int error = begin_way(way, path);
@@ -170,14 +170,14 @@ int um_indexer_follow_links(struct um_indexer *ix, struct um_layer_path *path, s
     if (error != 0)
         return error;
     ix->n_followed++;
-    struct um_layer_path old = *path;
+    struct um_index_path old = *path;
     *path = way->walked;
     way->walked = old;
     return 0;
 }
 
 /* Descend to the directory of the first `n` parts, making implied directories on the way. */
-int um_indexer_enter(struct um_indexer *ix, const struct um_layer_path *path, size_t n,
+int um_indexer_enter(struct um_indexer *ix, const struct um_index_path *path, size_t n,
                      uint32_t *directory, uint64_t header, struct um_fault *fault)
 {
     uint32_t at = 0;
@@ -185,20 +185,20 @@ int um_indexer_enter(struct um_indexer *ix, const struct um_layer_path *path, si
         int error = um_indexer_intern_name(ix, at, path->parts[i], &at, header, fault);
         if (error != 0)
             return error;
-        if (um_tables_is_directory(&ix->tables, at))
+        if (um_indexer_is_directory(&ix->tables, at))
             continue;
         uint32_t inode;
-        error = um_indexer_new_inode(ix, &um_implied_directory, &inode, header, fault);
+        error = um_indexer_new_inode(ix, &um_indexer_implied_directory, &inode, header, fault);
         if (error != 0)
             return error;
-        um_tables_bind(&ix->tables, at, inode);
+        um_indexer_bind(&ix->tables, at, inode);
     }
     *directory = at;
     return 0;
 }
 
 /* As um_indexer_enter, but only name the directories: a mark makes none of what is none (finish_names). */
-int um_indexer_enter_marked(struct um_indexer *ix, const struct um_layer_path *path, size_t n,
+int um_indexer_enter_marked(struct um_indexer *ix, const struct um_index_path *path, size_t n,
                             uint32_t *directory, uint64_t header, struct um_fault *fault)
 {
     uint32_t at = 0;
@@ -214,25 +214,25 @@ int um_indexer_enter_marked(struct um_indexer *ix, const struct um_layer_path *p
 
 /* The inode that a hard link's target names in this layer now. UM_NONE where there is none;
  * *directory says that there is a directory. */
-uint32_t um_indexer_resolve(const struct um_indexer *ix, const struct um_layer_path *path,
+uint32_t um_indexer_resolve(const struct um_indexer *ix, const struct um_index_path *path,
                             bool *directory)
 {
     uint32_t at = 0;
     *directory = path->n == 0;
     for (size_t i = 0; i < path->n; i++) {
-        if (i != 0 && !um_tables_is_directory(&ix->tables, at))
+        if (i != 0 && !um_indexer_is_directory(&ix->tables, at))
             return UM_NONE;
         at = um_indexer_find_name(ix, at, path->parts[i]);
         if (at == UM_NONE)
             return UM_NONE;
     }
-    *directory = um_tables_is_directory(&ix->tables, at);
-    return *directory ? UM_NONE : um_tables_inode_of(&ix->tables, at);
+    *directory = um_indexer_is_directory(&ix->tables, at);
+    return *directory ? UM_NONE : um_indexer_inode_of(&ix->tables, at);
 }
 
 /* What the parts of a path mean together: the kind of the last one, or LEFTOVER where one before
  * it is a whiteout of any kind, because then the entry is not shown. */
-int um_layer_path_classify(const struct um_layer_path *path, enum um_whiteout_kind *kind,
+int um_index_path_classify(const struct um_index_path *path, enum um_whiteout_kind *kind,
                            struct um_slice *hidden, uint64_t header, struct um_fault *fault)
 {
     bool below_whiteout = false;

@@ -4,8 +4,8 @@
 
 #include "index/indexer.h"
 
-const struct um_build_inode um_implied_directory = {.mode = S_IFDIR | 0755,
-                                                    .flags = UM_INODE_IMPLIED};
+const struct um_indexer_inode um_indexer_implied_directory = {.mode = S_IFDIR | 0755,
+                                                              .flags = UM_INODE_IMPLIED};
 
 int um_indexer_check_strings(const struct um_indexer *ix, size_t more, uint64_t header,
                              struct um_fault *fault)
@@ -20,7 +20,7 @@ int um_indexer_check_strings(const struct um_indexer *ix, size_t more, uint64_t 
 int um_indexer_add_string(struct um_indexer *ix, struct um_slice text, uint32_t *offset,
                           uint64_t header, struct um_fault *fault)
 {
-    struct um_tables *t = &ix->tables;
+    struct um_indexer_tables *t = &ix->tables;
     int error = um_indexer_check_strings(ix, text.size, header, fault);
     if (error == 0)
         error = um_budget_reserve(&t->budget, (void **)&t->strings, &t->strings_capacity,
@@ -46,9 +46,9 @@ static size_t find_place(const struct um_indexer *ix, uint32_t parent, struct um
     size_t at = um_numbers_home(&ix->by_text, hash);
     for (uint32_t number; (number = um_numbers_at(&ix->by_text, at)) != UM_NUMBERS_NONE;
          at = um_numbers_behind(&ix->by_text, at)) {
-        const struct um_name *name = &ix->tables.names[number];
+        const struct um_indexer_name *name = &ix->tables.names[number];
         if (name->hash == hash && name->parent == parent &&
-            um_slice_equal(um_tables_text(&ix->tables, name), text))
+            um_slice_equal(um_indexer_text_of(&ix->tables, name), text))
             break;
     }
     return at;
@@ -63,7 +63,7 @@ uint32_t um_indexer_find_name(const struct um_indexer *ix, uint32_t parent, stru
 /* Let the last name be found, whose place is `at`, and leave room for another one. */
 static int keep_place(struct um_indexer *ix, size_t at)
 {
-    const struct um_tables *t = &ix->tables;
+    const struct um_indexer_tables *t = &ix->tables;
     um_numbers_put(&ix->by_text, at, (uint32_t)t->n_names - 1);
     int grown = um_numbers_reserve(&ix->by_text, 1);
     for (uint32_t i = 1; grown > 0 && i < t->n_names; i++)
@@ -71,10 +71,10 @@ static int keep_place(struct um_indexer *ix, size_t at)
     return grown < 0 ? grown : 0;
 }
 
-int um_indexer_new_name(struct um_indexer *ix, struct um_name name, uint32_t *number,
+int um_indexer_new_name(struct um_indexer *ix, struct um_indexer_name name, uint32_t *number,
                         uint64_t header, struct um_fault *fault)
 {
-    struct um_tables *t = &ix->tables;
+    struct um_indexer_tables *t = &ix->tables;
     if (t->n_names >= ix->limits.max_entries)
         return um_refuse(fault, -E2BIG, header, "more than %llu names",
                          (unsigned long long)ix->limits.max_entries);
@@ -89,10 +89,10 @@ int um_indexer_new_name(struct um_indexer *ix, struct um_name name, uint32_t *nu
     return 0;
 }
 
-int um_indexer_new_inode(struct um_indexer *ix, const struct um_build_inode *inode,
+int um_indexer_new_inode(struct um_indexer *ix, const struct um_indexer_inode *inode,
                          uint32_t *number, uint64_t header, struct um_fault *fault)
 {
-    struct um_tables *t = &ix->tables;
+    struct um_indexer_tables *t = &ix->tables;
     if (t->n_inodes >= ix->limits.max_entries)
         return um_refuse(fault, -E2BIG, header, "more than %llu entries",
                          (unsigned long long)ix->limits.max_entries);
@@ -117,7 +117,7 @@ int um_indexer_intern_name(struct um_indexer *ix, uint32_t parent, struct um_sli
     *number = um_numbers_at(&ix->by_text, at);
     if (*number != UM_NUMBERS_NONE)
         return 0;
-    struct um_name name = {
+    struct um_indexer_name name = {
         .parent = parent, .inode = UM_NONE, .hash = hash, .text_size = (uint16_t)text.size};
     int error = um_indexer_add_string(ix, text, &name.text, header, fault);
     if (error == 0)
@@ -126,22 +126,22 @@ int um_indexer_intern_name(struct um_indexer *ix, uint32_t parent, struct um_sli
 }
 
 /* The inode that a name in a directory which is there stands for; UM_NONE where it is none. */
-uint32_t um_tables_inode_of(const struct um_tables *t, uint32_t number)
+uint32_t um_indexer_inode_of(const struct um_indexer_tables *t, uint32_t number)
 {
-    const struct um_name *name = &t->names[number];
+    const struct um_indexer_name *name = &t->names[number];
     return name->born == t->names[name->parent].epoch ? name->inode : UM_NONE;
 }
 
-bool um_tables_is_directory(const struct um_tables *t, uint32_t number)
+bool um_indexer_is_directory(const struct um_indexer_tables *t, uint32_t number)
 {
-    uint32_t inode = um_tables_inode_of(t, number);
+    uint32_t inode = um_indexer_inode_of(t, number);
     return inode != UM_NONE && S_ISDIR(t->inodes[inode].mode);
 }
 
 /* Let the name stand for another inode; what was in it, if it was a directory, is lost. */
-void um_tables_bind(struct um_tables *t, uint32_t number, uint32_t inode)
+void um_indexer_bind(struct um_indexer_tables *t, uint32_t number, uint32_t inode)
 {
-    struct um_name *name = &t->names[number];
+    struct um_indexer_name *name = &t->names[number];
     name->inode = inode;
     name->born = t->names[name->parent].epoch;
     name->epoch++;

@@ -7,7 +7,7 @@
  * order. Memory is proportional to the entries and counted (base/budget.h), including what index/writer.c will
  * need; the bytes of xattrs are in a spool, which needs none.
  *
- * Ownership: struct um_tables owns its arrays. Threads: one at a time.
+ * Ownership: struct um_indexer_tables owns its arrays. Threads: one at a time.
  */
 #ifndef UM_INDEX_TABLES_H
 #define UM_INDEX_TABLES_H
@@ -28,7 +28,7 @@
  * the directory had when the name was bound. A directory that something else replaces, or that is
  * made anew, gets another epoch, and with that all names in it are lost at once. Marks (flags) stay:
  * they belong to the name. */
-struct um_name {
+struct um_indexer_name {
     uint32_t parent; /* name number, smaller than its own; the root's is 0, itself */
     uint32_t inode;  /* UM_NONE: the name was never bound */
     uint32_t epoch;  /* of the names in it */
@@ -39,7 +39,7 @@ struct um_name {
     uint16_t flags;
 };
 
-struct um_build_inode {
+struct um_indexer_inode {
     uint16_t mode, flags;
     uint32_t uid, gid;
     uint32_t mtime_nsec;
@@ -51,13 +51,13 @@ struct um_build_inode {
                      * offset in strings; device: major and minor */
 };
 
-struct um_build_xattr {
+struct um_indexer_xattr {
     uint32_t at; /* of the name in the spool; the value follows it */
     uint32_t value_size;
     uint16_t name_size, last;
 };
 
-struct um_build_extent {
+struct um_indexer_extent {
     uint64_t logical, length, stored;
 };
 
@@ -65,45 +65,45 @@ struct um_build_extent {
  * so that a layer that does not fit is refused where that shows and not when all of it was read. A name
  * takes 4 numbers of struct order and a record of the links; sorting takes a number and a record more. An
  * inode takes 5 numbers of struct order and one while links are settled. */
-#define UM_FINISH_NAME (4 * sizeof(uint32_t) + 2 * sizeof(struct um_disk_link) + 4)
+#define UM_FINISH_NAME (4 * sizeof(uint32_t) + 2 * sizeof(struct um_index_disk_link) + 4)
 #define UM_FINISH_INODE (6 * sizeof(uint32_t))
 
 /* Where a text stands in the strings. */
-struct um_text {
+struct um_indexer_text {
     uint32_t at, size;
 };
 
-struct um_tables {
+struct um_indexer_tables {
     struct um_budget budget;
-    struct um_name *names;
+    struct um_indexer_name *names;
     size_t n_names, names_capacity;
-    struct um_build_inode *inodes;
+    struct um_indexer_inode *inodes;
     size_t n_inodes, inodes_capacity;
-    struct um_build_xattr *xattrs;
+    struct um_indexer_xattr *xattrs;
     size_t n_xattrs, xattrs_capacity;
-    struct um_build_extent *extents;
+    struct um_indexer_extent *extents;
     size_t n_extents, extents_capacity;
     uint8_t *strings; /* of names, and targets of links */
     size_t n_strings, strings_capacity;
     struct um_spool values; /* names and values of xattrs, as the records have them */
     uint64_t n_acls; /* xattrs that are POSIX ACLs */
-    struct um_text *unresolved; /* names of entries that have no place */
+    struct um_indexer_text *unresolved; /* names of entries that have no place */
     size_t n_unresolved, unresolved_capacity;
 };
 
-static inline struct um_slice um_tables_text(const struct um_tables *tables,
-                                             const struct um_name *name)
+static inline struct um_slice um_indexer_text_of(const struct um_indexer_tables *tables,
+                                                 const struct um_indexer_name *name)
 {
     return um_slice_of(tables->strings + name->text, name->text_size);
 }
 
-static inline uint64_t um_pack(uint32_t low, uint32_t high)
+static inline uint64_t um_indexer_pack(uint32_t low, uint32_t high)
 {
     return (uint64_t)high << 32 | low;
 }
 
 /* Write the index of `tables` to `fd`, numbering them on the way (so it is done once). 0, -ENOMEM, -EFBIG,
  * -ENOBUFS or the errno of writing. */
-int um_index_write(struct um_tables *tables, uint64_t layer_size, int fd);
+int um_index_write(struct um_indexer_tables *tables, uint64_t layer_size, int fd);
 
 #endif

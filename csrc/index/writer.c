@@ -126,7 +126,7 @@ static int order_allocate(struct order *o, size_t names, size_t inodes)
     return complete ? 0 : -ENOMEM;
 }
 
-static bool is_shown(const struct um_name *name)
+static bool is_shown(const struct um_indexer_name *name)
 {
     return !(name->flags & UM_NAME_HIDDEN) &&
            (name->inode != UM_NONE || (name->flags & UM_NAME_WHITED));
@@ -134,7 +134,7 @@ static bool is_shown(const struct um_name *name)
 
 /* Group the names by directory: counting sort, so that it is linear. Afterwards the group of name
  * n is [start[n], start[n + 1]). Name 0 is the root, which is in no group. */
-static void group_children(const struct um_tables *t, struct order *o)
+static void group_children(const struct um_indexer_tables *t, struct order *o)
 {
     for (size_t i = 1; i < t->n_names; i++) {
         if (is_shown(&t->names[i]))
@@ -150,22 +150,23 @@ static void group_children(const struct um_tables *t, struct order *o)
 
 static int compare_names(const void *a, const void *b, void *context)
 {
-    const struct um_tables *t = (const struct um_tables *)context;
-    const struct um_name *left = &t->names[*(const uint32_t *)a];
-    const struct um_name *right = &t->names[*(const uint32_t *)b];
-    return um_slice_compare(um_tables_text(t, left), um_tables_text(t, right));
+    const struct um_indexer_tables *t = (const struct um_indexer_tables *)context;
+    const struct um_indexer_name *left = &t->names[*(const uint32_t *)a];
+    const struct um_indexer_name *right = &t->names[*(const uint32_t *)b];
+    return um_slice_compare(um_indexer_text_of(t, left), um_indexer_text_of(t, right));
 }
 
 /* Give a child its dirent and, where it is the first name of its inode, its inode a number. */
-static void place_child(struct um_tables *t, struct order *o, uint32_t parent, uint32_t child)
+static void place_child(struct um_indexer_tables *t, struct order *o, uint32_t parent,
+                        uint32_t child)
 {
-    const struct um_name *name = &t->names[child];
+    const struct um_indexer_name *name = &t->names[child];
     uint32_t dirent = (uint32_t)o->n_dirents++;
     o->dirents[dirent] = child;
     o->parents[dirent] = parent;
     if (name->inode == UM_NONE)
         return;
-    struct um_build_inode *inode = &t->inodes[name->inode];
+    struct um_indexer_inode *inode = &t->inodes[name->inode];
     if (inode->final == UM_NONE) {
         inode->final = (uint32_t)o->n_inodes;
         o->inodes[o->n_inodes++] = name->inode;
@@ -182,7 +183,8 @@ static void place_child(struct um_tables *t, struct order *o, uint32_t parent, u
     }
 }
 
-static void place_children(struct um_tables *t, struct order *o, uint32_t parent, uint32_t name)
+static void place_children(struct um_indexer_tables *t, struct order *o, uint32_t parent,
+                           uint32_t name)
 {
     uint32_t from = o->start[name], to = o->start[name + 1];
     qsort_r(o->children + from, to - from, sizeof *o->children, compare_names, t);
@@ -191,9 +193,9 @@ static void place_children(struct um_tables *t, struct order *o, uint32_t parent
         place_child(t, o, parent, o->children[i]);
 }
 
-static void place_root(struct um_tables *t, struct order *o)
+static void place_root(struct um_indexer_tables *t, struct order *o)
 {
-    struct um_build_inode *root = &t->inodes[t->names[0].inode];
+    struct um_indexer_inode *root = &t->inodes[t->names[0].inode];
     root->final = 0;
     root->flags |= t->names[0].flags & UM_NAME_OPAQUED ? UM_INODE_OPAQUE : 0;
     o->inodes[o->n_inodes++] = t->names[0].inode;
@@ -202,12 +204,12 @@ static void place_root(struct um_tables *t, struct order *o)
 }
 
 /* Breadth first: the dirents placed so far are the queue. */
-static void place_all(struct um_tables *t, struct order *o)
+static void place_all(struct um_indexer_tables *t, struct order *o)
 {
     place_root(t, o);
     place_children(t, o, 0, 0);
     for (size_t at = 0; at < o->n_dirents; at++) {
-        const struct um_name *name = &t->names[o->dirents[at]];
+        const struct um_indexer_name *name = &t->names[o->dirents[at]];
         if (name->inode != UM_NONE && S_ISDIR(t->inodes[name->inode].mode))
             place_children(t, o, t->inodes[name->inode].final, o->dirents[at]);
     }
@@ -215,18 +217,19 @@ static void place_all(struct um_tables *t, struct order *o)
 
 /* ---- strings --------------------------------------------------------------------------------- */
 
-static bool has_target(const struct um_build_inode *inode)
+static bool has_target(const struct um_indexer_inode *inode)
 {
     return S_ISLNK(inode->mode) || (inode->flags & UM_INODE_EXTERNAL);
 }
 
-static void place_strings(const struct um_tables *t, const struct order *o, struct strings *s)
+static void place_strings(const struct um_indexer_tables *t, const struct order *o,
+                          struct strings *s)
 {
     for (size_t i = 0; i < o->n_dirents; i++)
         s->targets += t->names[o->dirents[i]].text_size;
     s->values = s->targets;
     for (size_t i = 0; i < o->n_inodes; i++) {
-        const struct um_build_inode *inode = &t->inodes[o->inodes[i]];
+        const struct um_indexer_inode *inode = &t->inodes[o->inodes[i]];
         s->values += has_target(inode) ? inode->size : 0;
     }
     s->n = s->values + um_spool_size(&t->values);
@@ -248,15 +251,15 @@ static int put_values(struct writer *w, const struct um_spool *values)
     return 0;
 }
 
-static int put_strings(struct writer *w, const struct um_tables *t, const struct order *o)
+static int put_strings(struct writer *w, const struct um_indexer_tables *t, const struct order *o)
 {
     int error = 0;
     for (size_t i = 0; i < o->n_dirents && error == 0; i++) {
-        const struct um_name *name = &t->names[o->dirents[i]];
+        const struct um_indexer_name *name = &t->names[o->dirents[i]];
         error = put_bytes(w, t->strings + name->text, name->text_size);
     }
     for (size_t i = 0; i < o->n_inodes && error == 0; i++) {
-        const struct um_build_inode *inode = &t->inodes[o->inodes[i]];
+        const struct um_indexer_inode *inode = &t->inodes[o->inodes[i]];
         if (has_target(inode))
             error = put_bytes(w, t->strings + inode->data, (size_t)inode->size);
     }
@@ -266,10 +269,10 @@ static int put_strings(struct writer *w, const struct um_tables *t, const struct
 /* ---- sections -------------------------------------------------------------------------------- */
 
 /* `*target` is where the next target stands. */
-static void encode_inode(const struct um_tables *t, const struct order *o, uint32_t number,
-                         uint64_t *target, struct um_disk_inode *disk)
+static void encode_inode(const struct um_indexer_tables *t, const struct order *o, uint32_t number,
+                         uint64_t *target, struct um_index_disk_inode *disk)
 {
-    const struct um_build_inode *inode = &t->inodes[o->inodes[number]];
+    const struct um_indexer_inode *inode = &t->inodes[o->inodes[number]];
     uint64_t size = inode->size, data = inode->data;
     if (S_ISDIR(inode->mode)) {
         uint32_t count = 0;
@@ -277,8 +280,8 @@ static void encode_inode(const struct um_tables *t, const struct order *o, uint3
         while ((size_t)o->first[number] + count < o->n_dirents &&
                o->parents[o->first[number] + count] == number)
             count++;
-        data = um_pack(o->first[number], count);
-        size = um_pack(o->up[number], o->own[number]);
+        data = um_indexer_pack(o->first[number], count);
+        size = um_indexer_pack(o->up[number], o->own[number]);
     } else if (has_target(inode)) {
         data = *target;
         *target += size;
@@ -295,11 +298,11 @@ static void encode_inode(const struct um_tables *t, const struct order *o, uint3
     um_store64(disk->data, data);
 }
 
-static int put_inodes(struct writer *w, const struct um_tables *t, const struct order *o,
+static int put_inodes(struct writer *w, const struct um_indexer_tables *t, const struct order *o,
                       uint64_t target)
 {
     for (uint32_t i = 0; i < o->n_inodes; i++) {
-        struct um_disk_inode disk;
+        struct um_index_disk_inode disk;
         encode_inode(t, o, i, &target, &disk);
         int error = put_record(w, &disk, sizeof disk);
         if (error != 0)
@@ -308,19 +311,19 @@ static int put_inodes(struct writer *w, const struct um_tables *t, const struct 
     return 0;
 }
 
-static uint8_t dirent_type(const struct um_tables *t, const struct um_name *name)
+static uint8_t dirent_type(const struct um_indexer_tables *t, const struct um_indexer_name *name)
 {
     if (name->inode == UM_NONE)
         return DT_WHT;
     return IFTODT(t->inodes[name->inode].mode); /* DT_UNKNOWN for an external link: no type bits */
 }
 
-static int put_dirents(struct writer *w, const struct um_tables *t, const struct order *o)
+static int put_dirents(struct writer *w, const struct um_indexer_tables *t, const struct order *o)
 {
     uint64_t text = 0;
     for (size_t i = 0; i < o->n_dirents; i++) {
-        const struct um_name *name = &t->names[o->dirents[i]];
-        struct um_disk_dirent disk = {.type = dirent_type(t, name)};
+        const struct um_indexer_name *name = &t->names[o->dirents[i]];
+        struct um_index_disk_dirent disk = {.type = dirent_type(t, name)};
         um_store32(disk.name, (uint32_t)text);
         text += name->text_size;
         um_store32(disk.inode, name->inode == UM_NONE ? 0 : t->inodes[name->inode].final);
@@ -334,8 +337,8 @@ static int put_dirents(struct writer *w, const struct um_tables *t, const struct
 
 static int compare_links(const void *a, const void *b)
 {
-    const struct um_disk_link *left = (const struct um_disk_link *)a;
-    const struct um_disk_link *right = (const struct um_disk_link *)b;
+    const struct um_index_disk_link *left = (const struct um_index_disk_link *)a;
+    const struct um_index_disk_link *right = (const struct um_index_disk_link *)b;
     uint32_t l = um_load32(left->inode), r = um_load32(right->inode);
     if (l != r)
         return l < r ? -1 : 1;
@@ -345,18 +348,18 @@ static int compare_links(const void *a, const void *b)
 }
 
 /* True where the inode belongs into the section. */
-static bool is_linked(const struct um_tables *t, const struct order *o, uint32_t number,
+static bool is_linked(const struct um_indexer_tables *t, const struct order *o, uint32_t number,
                       enum um_index_section section)
 {
-    const struct um_build_inode *inode = &t->inodes[o->inodes[number]];
+    const struct um_indexer_inode *inode = &t->inodes[o->inodes[number]];
     if (section == UM_SECTION_EXTERNALS)
         return inode->flags & UM_INODE_EXTERNAL;
     return !S_ISDIR(inode->mode) && !(inode->flags & UM_INODE_EXTERNAL) && o->nlink[number] > 1;
 }
 
 /* Gather the records of a section in `links`, or only count them where it is NULL. */
-static size_t gather_links(const struct um_tables *t, const struct order *o,
-                           enum um_index_section section, struct um_disk_link *links)
+static size_t gather_links(const struct um_indexer_tables *t, const struct order *o,
+                           enum um_index_section section, struct um_index_disk_link *links)
 {
     size_t n = 0;
     for (size_t i = 0; i < o->n_dirents; i++) {
@@ -373,14 +376,14 @@ static size_t gather_links(const struct um_tables *t, const struct order *o,
     return n;
 }
 
-static int put_links(struct writer *w, const struct um_tables *t, const struct order *o,
+static int put_links(struct writer *w, const struct um_indexer_tables *t, const struct order *o,
                      enum um_index_section section, uint64_t *count)
 {
     size_t n = gather_links(t, o, section, NULL);
     *count = n;
     if (n == 0)
         return 0;
-    struct um_disk_link *links = malloc(n * sizeof *links);
+    struct um_index_disk_link *links = malloc(n * sizeof *links);
     if (links == NULL)
         return -ENOMEM;
     gather_links(t, o, section, links);
@@ -392,10 +395,10 @@ static int put_links(struct writer *w, const struct um_tables *t, const struct o
     return error;
 }
 
-static int put_extents(struct writer *w, const struct um_tables *t)
+static int put_extents(struct writer *w, const struct um_indexer_tables *t)
 {
     for (size_t i = 0; i < t->n_extents; i++) {
-        struct um_disk_extent disk;
+        struct um_index_disk_extent disk;
         um_store64(disk.logical, t->extents[i].logical);
         um_store64(disk.length, t->extents[i].length);
         um_store64(disk.stored, t->extents[i].stored);
@@ -406,10 +409,10 @@ static int put_extents(struct writer *w, const struct um_tables *t)
     return 0;
 }
 
-static int put_xattrs(struct writer *w, const struct um_tables *t, uint64_t values)
+static int put_xattrs(struct writer *w, const struct um_indexer_tables *t, uint64_t values)
 {
     for (size_t i = 0; i < t->n_xattrs; i++) {
-        struct um_disk_xattr disk;
+        struct um_index_disk_xattr disk;
         uint64_t name = values + t->xattrs[i].at;
         um_store32(disk.name, (uint32_t)name);
         um_store32(disk.value, (uint32_t)(name + t->xattrs[i].name_size));
@@ -423,7 +426,7 @@ static int put_xattrs(struct writer *w, const struct um_tables *t, uint64_t valu
     return 0;
 }
 
-static int put_section(struct writer *w, const struct um_tables *t, const struct order *o,
+static int put_section(struct writer *w, const struct um_indexer_tables *t, const struct order *o,
                        const struct strings *s, enum um_index_section section, uint64_t *count)
 {
     switch (section) {
@@ -454,12 +457,12 @@ static int put_section(struct writer *w, const struct um_tables *t, const struct
 
 /* ---- the file -------------------------------------------------------------------------------- */
 
-static void count_statistics(const struct um_tables *t, const struct order *o,
-                             struct um_disk_header *header)
+static void count_statistics(const struct um_indexer_tables *t, const struct order *o,
+                             struct um_index_disk_header *header)
 {
     uint64_t files = 0, bytes = 0, directories = 0, whiteouts = 0, opaques = 0;
     for (size_t i = 0; i < o->n_inodes; i++) {
-        const struct um_build_inode *inode = &t->inodes[o->inodes[i]];
+        const struct um_indexer_inode *inode = &t->inodes[o->inodes[i]];
         files += S_ISREG(inode->mode);
         bytes += S_ISREG(inode->mode) ? inode->size : 0;
         directories += S_ISDIR(inode->mode);
@@ -476,8 +479,8 @@ static void count_statistics(const struct um_tables *t, const struct order *o,
     um_store64(header->unresolved, t->n_unresolved);
 }
 
-static int put_sections(struct writer *w, const struct um_tables *t, const struct order *o,
-                        const struct strings *s, struct um_disk_header *header)
+static int put_sections(struct writer *w, const struct um_indexer_tables *t, const struct order *o,
+                        const struct strings *s, struct um_index_disk_header *header)
 {
     for (int section = 0; section < UM_SECTION_SUMS; section++) {
         uint64_t count = 0;
@@ -492,7 +495,7 @@ static int put_sections(struct writer *w, const struct um_tables *t, const struc
     return flush_out(w);
 }
 
-static int put_sums(struct writer *w, struct um_disk_header *header, uint64_t *file_size)
+static int put_sums(struct writer *w, struct um_index_disk_header *header, uint64_t *file_size)
 {
     size_t size = w->n_sums * sizeof(uint64_t);
     for (size_t i = 0; i < w->n_sums; i++) {
@@ -506,7 +509,7 @@ static int put_sums(struct writer *w, struct um_disk_header *header, uint64_t *f
     return um_write_at(w->fd, w->offset, w->sums, size);
 }
 
-static int put_header(struct writer *w, struct um_disk_header *header, uint64_t layer_size,
+static int put_header(struct writer *w, struct um_index_disk_header *header, uint64_t layer_size,
                       uint64_t file_size)
 {
     uint8_t block[UM_INDEX_BLOCK] = {0};
@@ -516,15 +519,15 @@ static int put_header(struct writer *w, struct um_disk_header *header, uint64_t 
     um_store64(header->file_size, file_size);
     um_store64(header->layer_size, layer_size);
     um_store64(header->checksum,
-               um_index_checksum(header, offsetof(struct um_disk_header, checksum)));
+               um_index_checksum(header, offsetof(struct um_index_disk_header, checksum)));
     memcpy(block, header, sizeof *header);
     return um_write_at(w->fd, 0, block, sizeof block);
 }
 
-static int write_file(struct um_tables *t, const struct order *o, const struct strings *s,
+static int write_file(struct um_indexer_tables *t, const struct order *o, const struct strings *s,
                       uint64_t layer_size, int fd)
 {
-    struct um_disk_header header = {0};
+    struct um_index_disk_header header = {0};
     uint64_t file_size = 0;
     um_autofree struct writer *w = calloc(1, sizeof *w);
     um_autofree uint8_t *out = malloc(OUT_BYTES);
@@ -546,7 +549,7 @@ static int write_file(struct um_tables *t, const struct order *o, const struct s
     return error;
 }
 
-int um_index_write(struct um_tables *t, uint64_t layer_size, int fd)
+int um_index_write(struct um_indexer_tables *t, uint64_t layer_size, int fd)
 {
     struct order o = {0};
     struct strings s = {0};

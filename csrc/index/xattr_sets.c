@@ -31,10 +31,11 @@ static uint64_t hash_set(const struct um_indexer *ix, const struct um_tar_entry 
 }
 
 /* 1 where the set that begins with record `first` is the entry's, 0 where not, or an errno. */
-static int same_set(const struct um_tables *t, size_t first, const struct um_tar_entry *entry)
+static int same_set(const struct um_indexer_tables *t, size_t first,
+                    const struct um_tar_entry *entry)
 {
     for (size_t i = 0; i < entry->n_xattrs; i++) {
-        const struct um_build_xattr *have = &t->xattrs[first + i];
+        const struct um_indexer_xattr *have = &t->xattrs[first + i];
         const struct um_tar_xattr *xattr = &entry->xattrs[i];
         if (have->name_size != xattr->name.size || have->value_size != xattr->value.size ||
             have->last != (i + 1 == entry->n_xattrs))
@@ -52,16 +53,16 @@ static int same_set(const struct um_tables *t, size_t first, const struct um_tar
 static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
                       struct um_fault *fault)
 {
-    struct um_tables *t = &ix->tables;
+    struct um_indexer_tables *t = &ix->tables;
     if (t->n_xattrs + entry->n_xattrs >= UM_NONE)
         return um_refuse(fault, -E2BIG, entry->header, "too many xattrs");
     size_t list = 0;
     for (size_t i = 0; i < entry->n_xattrs; i++) {
         const struct um_tar_xattr *xattr = &entry->xattrs[i];
-        struct um_build_xattr record = {.at = (uint32_t)um_spool_size(&t->values),
-                                        .value_size = (uint32_t)xattr->value.size,
-                                        .name_size = (uint16_t)xattr->name.size,
-                                        .last = i + 1 == entry->n_xattrs};
+        struct um_indexer_xattr record = {.at = (uint32_t)um_spool_size(&t->values),
+                                          .value_size = (uint32_t)xattr->value.size,
+                                          .name_size = (uint16_t)xattr->name.size,
+                                          .last = i + 1 == entry->n_xattrs};
         int error = check_xattr(xattr, entry->header, fault);
         list += xattr->name.size + 1;
         if (error == 0 && list > MAX_XATTR_LIST)
@@ -87,10 +88,10 @@ static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
 
 static int keep_set(struct um_indexer *ix, uint64_t hash, uint32_t first)
 {
-    int error = um_table_reserve(&ix->sets, sizeof(struct um_xattr_set), 1);
+    int error = um_table_reserve(&ix->sets, sizeof(struct um_indexer_xattr_set), 1);
     if (error != 0)
         return error;
-    struct um_xattr_set *set = um_table_add(&ix->sets, sizeof *set, hash);
+    struct um_indexer_xattr_set *set = um_table_add(&ix->sets, sizeof *set, hash);
     set->first = first;
     return 0;
 }
@@ -103,7 +104,7 @@ int um_indexer_intern_xattrs(struct um_indexer *ix, const struct um_tar_entry *e
     if (entry->n_xattrs == 0)
         return 0;
     uint64_t hash = hash_set(ix, entry);
-    const struct um_xattr_set *known = um_table_find(&ix->sets, sizeof *known, hash);
+    const struct um_indexer_xattr_set *known = um_table_find(&ix->sets, sizeof *known, hash);
     int same = known != NULL ? same_set(&ix->tables, known->first - 1, entry) : 0;
     if (same > 0)
         *set = known->first;

@@ -24,12 +24,12 @@ int um_layer_open(struct um_index *index, int fd, uint64_t offset, uint64_t leng
 int um_layer_open_live(const struct um_live_setup *setup, struct um_layer *layer)
 {
     *layer = (struct um_layer){.fd = setup->fd};
-    return um_dirlayer_open(setup, &layer->live);
+    return um_live_open(setup, &layer->live);
 }
 
 void um_layer_close(struct um_layer *layer)
 {
-    um_dirlayer_close(layer->live);
+    um_live_close(layer->live);
     layer->live = NULL;
 }
 
@@ -39,20 +39,20 @@ uint64_t um_layer_span(const struct um_layer *layer)
 {
     struct um_index_info info;
     if (layer->live != NULL)
-        return UM_DIRLAYER_SPAN;
+        return UM_LIVE_SPAN;
     um_index_get_info(layer->index, &info);
     return info.inodes;
 }
 
 uint64_t um_layer_number(const struct um_layer *layer, uint32_t inode)
 {
-    return layer->live ? um_dirlayer_number(layer->live, inode) : inode;
+    return layer->live ? um_live_number(layer->live, inode) : inode;
 }
 
 int um_layer_seek(const struct um_layer *layer, uint64_t number, uint32_t *inode)
 {
     if (layer->live != NULL)
-        return um_dirlayer_seek(layer->live, number, inode);
+        return um_live_seek(layer->live, number, inode);
     *inode = (uint32_t)number;
     return 0;
 }
@@ -71,7 +71,7 @@ int um_layer_find(const struct um_layer *layer, uint32_t directory, struct um_sl
     struct um_dirent dirent;
     uint32_t number;
     if (layer->live != NULL)
-        return um_dirlayer_find(layer->live, directory, name, child);
+        return um_live_find(layer->live, directory, name, child);
     int error = um_index_find(layer->index, directory, name, &number, &dirent);
     if (error == 0)
         to_child(&dirent, number, child);
@@ -82,7 +82,7 @@ int um_layer_dirent(const struct um_layer *layer, uint32_t number, struct um_chi
 {
     struct um_dirent dirent;
     if (layer->live != NULL)
-        return um_dirlayer_name(layer->live, number, child);
+        return um_live_name(layer->live, number, child);
     int error = um_index_dirent(layer->index, number, &dirent);
     if (error == 0)
         to_child(&dirent, number, child);
@@ -93,7 +93,7 @@ int um_layer_resolve(const struct um_layer *layer, uint32_t directory, struct um
 {
     if (layer->live == NULL || child->inode != UM_INDEX_NONE || child->type == DT_WHT)
         return 0;
-    int error = um_dirlayer_find(layer->live, directory, child->name, child);
+    int error = um_live_find(layer->live, directory, child->name, child);
     return error == 0 && child->type == DT_WHT ? -ENOENT : error;
 }
 
@@ -102,7 +102,7 @@ int um_layer_children(const struct um_layer *layer, uint32_t directory,
 {
     *children = (struct um_children){0};
     if (layer->live != NULL)
-        return um_dirlayer_children(layer->live, directory, &children->names, &children->n);
+        return um_live_children(layer->live, directory, &children->names, &children->n);
     struct um_inode inode;
     int error = um_index_inode(layer->index, directory, &inode);
     if (error != 0)
@@ -121,7 +121,7 @@ int um_layer_child(const struct um_layer *layer, const struct um_children *child
 
 int um_layer_inode(const struct um_layer *layer, uint32_t number, struct um_inode *inode)
 {
-    return layer->live ? um_dirlayer_inode(layer->live, number, inode)
+    return layer->live ? um_live_inode(layer->live, number, inode)
                        : um_index_inode(layer->index, number, inode);
 }
 
@@ -129,7 +129,7 @@ int um_layer_peek(const struct um_layer *layer, uint32_t number, struct um_inode
 {
     if (layer->live == NULL)
         return um_index_inode(layer->index, number, inode);
-    *inode = (struct um_inode){.mode = um_dirlayer_type(layer->live, number)};
+    *inode = (struct um_inode){.mode = um_live_type(layer->live, number)};
     return inode->mode != 0 ? 0 : -ESTALE;
 }
 
@@ -137,7 +137,7 @@ int um_layer_child_inode(const struct um_layer *layer, uint32_t directory,
                          const struct um_child *child, struct um_inode *inode)
 {
     if (layer->live != NULL)
-        return um_dirlayer_child_inode(layer->live, child, inode);
+        return um_live_child_inode(layer->live, child, inode);
     int error = um_index_inode(layer->index, child->inode, inode);
     if (error != 0)
         return error;
@@ -152,7 +152,7 @@ int um_layer_flags(const struct um_layer *layer, uint32_t directory, uint32_t *f
 {
     struct um_inode inode;
     if (layer->live != NULL)
-        return um_dirlayer_flags(layer->live, directory, flags);
+        return um_live_flags(layer->live, directory, flags);
     int error = um_index_inode(layer->index, directory, &inode);
     *flags = error ? 0 : inode.flags;
     return error;
@@ -163,19 +163,19 @@ int um_layer_redirect(const struct um_layer *layer, uint32_t inode, struct um_sl
 {
     *redirect = (struct um_slice){0};
     *refused = false;
-    return layer->live ? um_dirlayer_redirect(layer->live, inode, redirect, refused) : 0;
+    return layer->live ? um_live_redirect(layer->live, inode, redirect, refused) : 0;
 }
 
 int um_layer_has_data(const struct um_layer *layer, uint32_t inode)
 {
-    return layer->live ? um_dirlayer_has_data(layer->live, inode) : 1;
+    return layer->live ? um_live_has_data(layer->live, inode) : 1;
 }
 
 int um_layer_place(const struct um_layer *layer, uint32_t number, struct um_place *place)
 {
     struct um_inode inode;
     if (layer->live != NULL)
-        return um_dirlayer_place(layer->live, number, &place->directory, &place->dirent);
+        return um_live_place(layer->live, number, &place->directory, &place->dirent);
     int error = um_index_inode(layer->index, number, &inode);
     if (error == 0 && !S_ISDIR(inode.mode))
         error = -EBADMSG;
@@ -188,14 +188,14 @@ int um_layer_redirects(const struct um_layer *layer, uint32_t **directories, siz
 {
     *directories = NULL;
     *n = 0;
-    return layer->live ? um_dirlayer_redirects(layer->live, directories, n) : 0;
+    return layer->live ? um_live_redirects(layer->live, directories, n) : 0;
 }
 
 int um_layer_target(const struct um_layer *layer, uint32_t number, const struct um_inode *inode,
                     struct um_slice *target)
 {
     if (layer->live != NULL)
-        return um_dirlayer_target(layer->live, number, target);
+        return um_live_target(layer->live, number, target);
     *target = inode->target;
     return 0;
 }
@@ -258,7 +258,7 @@ int um_layer_names(const struct um_layer *layer, uint32_t number, const struct u
 {
     struct um_index_info info;
     if (layer->live != NULL)
-        return um_dirlayer_names(layer->live, number, inode->nlink, places, n);
+        return um_live_names(layer->live, number, inode->nlink, places, n);
     um_index_get_info(layer->index, &info);
     if (inode->nlink > info.links && inode->nlink > 1)
         return -EBADMSG;
@@ -350,7 +350,7 @@ int64_t um_layer_read(const struct um_layer *layer, uint32_t number, const struc
                       uint64_t offset, void *buffer, size_t size, unsigned flags)
 {
     if (layer->live != NULL)
-        return um_dirlayer_read(layer->live, number, offset, buffer, size, flags);
+        return um_live_read(layer->live, number, offset, buffer, size, flags);
     if (offset >= inode->size || size == 0)
         return 0;
     if (size > inode->size - offset)
@@ -393,13 +393,13 @@ int um_layer_blocks(const struct um_layer *layer, const struct um_inode *inode, 
 
 int um_layer_open_path(const struct um_layer *layer, uint32_t number, int *fd)
 {
-    return layer->live ? um_dirlayer_open_path(layer->live, number, fd) : -ENODATA;
+    return layer->live ? um_live_open_path(layer->live, number, fd) : -ENODATA;
 }
 
 int um_layer_open_data(const struct um_layer *layer, uint32_t number, int *fd)
 {
     if (layer->live != NULL)
-        return um_dirlayer_open_data(layer->live, number, fd);
+        return um_live_open_data(layer->live, number, fd);
     *fd = fcntl(layer->fd, F_DUPFD_CLOEXEC, 0);
     return um_result(*fd);
 }
@@ -473,7 +473,7 @@ int64_t um_layer_getxattr(const struct um_layer *layer, uint32_t number,
     uint32_t next = inode->xattr;
     int more;
     if (layer->live != NULL)
-        return um_dirlayer_getxattr(layer->live, number, name, value, size);
+        return um_live_getxattr(layer->live, number, name, value, size);
     int error = um_overlay_store(namespaces, (const char *)name.data, name.size, stored);
     if (error == -EPERM || (error == 0 && um_overlay_leads(name)))
         return -ENODATA;
@@ -496,7 +496,7 @@ int64_t um_layer_listxattr(const struct um_layer *layer, uint32_t number,
     size_t used = 0;
     int more;
     if (layer->live != NULL)
-        return um_dirlayer_listxattr(layer->live, number, names, size);
+        return um_live_listxattr(layer->live, number, names, size);
     while ((more = next_xattr(layer, &next, &xattr)) > 0) {
         char shown[UM_OVERLAY_ROOM];
         /* What is longer has no name that could be asked for. */

@@ -21,11 +21,11 @@
 
 #define UM_LAYER_NOWAIT 1u
 
-struct um_dirlayer;
+struct um_live;
 
 struct um_layer {
     struct um_index *index;   /* of an image layer, else NULL */
-    struct um_dirlayer *live; /* of a live directory, else NULL; owned */
+    struct um_live *live; /* of a live directory, else NULL; owned */
     int fd;
     uint64_t offset, length; /* of the tar in fd */
 };

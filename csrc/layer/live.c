@@ -14,9 +14,9 @@
 
 /* ---- opening -------------------------------------------------------------------------------------------- */
 
-int um_dirlayer_open(const struct um_live_setup *setup, struct um_dirlayer **out)
+int um_live_open(const struct um_live_setup *setup, struct um_live **out)
 {
-    struct um_dirlayer *layer = calloc(1, sizeof *layer);
+    struct um_live *layer = calloc(1, sizeof *layer);
     if (layer == NULL)
         return -ENOMEM;
     layer->fd = setup->fd;
@@ -32,20 +32,20 @@ int um_dirlayer_open(const struct um_live_setup *setup, struct um_dirlayer **out
     layer->refusals = setup->refusals;
     pthread_rwlock_init(&layer->lock, NULL);
     pthread_mutex_init(&layer->scan_lock, NULL);
-    int error = um_dir_table_open(layer);
+    int error = um_live_table_open(layer);
     if (error != 0) {
-        um_dirlayer_close(layer);
+        um_live_close(layer);
         return error;
     }
     *out = layer;
     return 0;
 }
 
-void um_dirlayer_close(struct um_dirlayer *layer)
+void um_live_close(struct um_live *layer)
 {
     if (layer == NULL)
         return;
-    um_dir_table_close(layer);
+    um_live_table_close(layer);
     free(atomic_load(&layer->links));
     free(atomic_load(&layer->files));
     pthread_rwlock_destroy(&layer->lock);
@@ -55,21 +55,21 @@ void um_dirlayer_close(struct um_dirlayer *layer)
 
 /* ---- what is known of a directory --------------------------------------------------------------------------- */
 
-static int look_for(struct um_dirlayer *layer, uint32_t number, const char *name)
+static int look_for(struct um_live *layer, uint32_t number, const char *name)
 {
-    struct um_dir_reach reach;
+    struct um_live_reach reach;
     struct statx status;
-    int error = um_dir_reach(layer, number, um_slice_text(name), &reach);
+    int error = um_live_reach(layer, number, um_slice_text(name), &reach);
     if (error != 0)
         return error;
-    error = um_dir_statx(&reach, &status);
-    um_dir_leave(layer, &reach);
+    error = um_live_reach_statx(&reach, &status);
+    um_live_leave(layer, &reach);
     return error;
 }
 
 /* 1 where the directory `number` has an entry of this name, 0 where it has none, or where we may not
  * know, as in a mount point: then nobody sees what the mark would be about either. */
-static int has_entry(struct um_dirlayer *layer, uint32_t number, const char *name)
+static int has_entry(struct um_live *layer, uint32_t number, const char *name)
 {
     int error = look_for(layer, number, name);
     if (error == -ENOENT || error == -ENAMETOOLONG || error == -EACCES || error == -EXDEV)
@@ -78,7 +78,7 @@ static int has_entry(struct um_dirlayer *layer, uint32_t number, const char *nam
 }
 
 /* 1 where a whiteout file of this name stands in the directory, and has something to hide. */
-static int has_whiteout(struct um_dirlayer *layer, uint32_t directory, struct um_slice name)
+static int has_whiteout(struct um_live *layer, uint32_t directory, struct um_slice name)
 {
     char text[256];
     return layer->tag != 0 && um_whiteout_spell(name, text) ? has_entry(layer, directory, text) : 0;
@@ -99,7 +99,7 @@ static bool valid_redirect(struct um_slice path)
 }
 
 /* A malformed redirect leads nowhere, as "/" does: there is no name in it. */
-static int take_redirect(const struct um_dir_marks *marks, struct um_dir_more *more)
+static int take_redirect(const struct um_live_marks *marks, struct um_live_more *more)
 {
     struct um_slice path = um_slice_of(marks->redirect, marks->redirect_size);
     if (marks->redirect == NULL)
@@ -115,10 +115,10 @@ static int take_redirect(const struct um_dir_marks *marks, struct um_dir_more *m
 }
 
 /* Marks on the directory itself, in it and beside it. */
-static int read_flags(struct um_dirlayer *layer, uint32_t number, const struct um_dir_inode *inode,
-                      struct um_dir_more *more)
+static int read_flags(struct um_live *layer, uint32_t number, const struct um_live_inode *inode,
+                      struct um_live_more *more)
 {
-    struct um_dir_name name;
+    struct um_live_name name;
     if (layer->tag == 0)
         return 0;
     int opaque = has_entry(layer, number, um_whiteout_opaque());
@@ -126,7 +126,7 @@ static int read_flags(struct um_dirlayer *layer, uint32_t number, const struct u
         return opaque;
     if (opaque)
         more->flags |= UM_INODE_OPAQUE;
-    if (number == 0 || !um_dir_get_name(layer, inode->name, &name))
+    if (number == 0 || !um_live_get_name(layer, inode->name, &name))
         return 0;
     int replaces = has_whiteout(layer, name.directory, um_slice_of(name.text, name.size));
     if (replaces > 0)
@@ -135,27 +135,27 @@ static int read_flags(struct um_dirlayer *layer, uint32_t number, const struct u
 }
 
 /* Whether something of the layers below shows in a directory. */
-static bool goes_on(const struct um_dirlayer *layer, const struct um_dir_more *more)
+static bool goes_on(const struct um_live *layer, const struct um_live_more *more)
 {
     return layer->tag != 0 && !(more->flags & (UM_INODE_OPAQUE | UM_INODE_REPLACES));
 }
 
 /* Whether the data of a file is said to stand elsewhere, by a mark that is not believed. */
-static bool lacks_data(const struct um_dir_marks *marks)
+static bool lacks_data(const struct um_live_marks *marks)
 {
     return marks->doubtful_metacopy || (marks->metacopy && marks->doubtful_redirect);
 }
 
-static int read_more(struct um_dirlayer *layer, uint32_t number, struct um_dir_more *more)
+static int read_more(struct um_live *layer, uint32_t number, struct um_live_more *more)
 {
-    struct um_dir_inode inode;
-    struct um_dir_reach reach;
-    struct um_dir_marks marks;
-    int error = um_dir_reach_inode(layer, number, &inode, &reach);
+    struct um_live_inode inode;
+    struct um_live_reach reach;
+    struct um_live_marks marks;
+    int error = um_live_reach_inode(layer, number, &inode, &reach);
     if (error != 0)
         return error;
-    error = um_dir_read_marks(layer, &inode, &reach, &marks);
-    um_dir_leave(layer, &reach);
+    error = um_live_read_marks(layer, &inode, &reach, &marks);
+    um_live_leave(layer, &reach);
     if (error != 0)
         return error;
     more->flags = marks.opaque ? UM_INODE_OPAQUE : 0;
@@ -168,43 +168,43 @@ static int read_more(struct um_dirlayer *layer, uint32_t number, struct um_dir_m
     more->refused =
         inode.type == DT_DIR ? goes_on(layer, more) && marks.doubtful_redirect : lacks_data(&marks);
     if (error == 0 && more->refused)
-        um_dir_tell_refused(layer, number);
+        um_live_tell_refused(layer, number);
     return error;
 }
 
-int um_dir_more(struct um_dirlayer *layer, uint32_t number, const struct um_dir_more **out)
+int um_live_more(struct um_live *layer, uint32_t number, const struct um_live_more **out)
 {
-    struct um_dir_inode inode;
-    if (!um_dir_get_inode(layer, number, &inode))
+    struct um_live_inode inode;
+    if (!um_live_get_inode(layer, number, &inode))
         return -ESTALE;
     *out = inode.more;
     if (*out != NULL)
         return 0;
-    struct um_dir_more *more = calloc(1, sizeof *more);
+    struct um_live_more *more = calloc(1, sizeof *more);
     if (more == NULL)
         return -ENOMEM;
     int error = read_more(layer, number, more);
     if (error != 0) {
-        um_dir_more_free(more);
+        um_live_more_free(more);
         return error;
     }
-    *out = um_dir_set_more(layer, number, more);
+    *out = um_live_set_more(layer, number, more);
     return 0;
 }
 
-int um_dirlayer_flags(struct um_dirlayer *layer, uint32_t directory, uint32_t *flags)
+int um_live_flags(struct um_live *layer, uint32_t directory, uint32_t *flags)
 {
-    const struct um_dir_more *more = NULL;
-    int error = um_dir_more(layer, directory, &more);
+    const struct um_live_more *more = NULL;
+    int error = um_live_more(layer, directory, &more);
     *flags = error ? 0 : more->flags;
     return error;
 }
 
-int um_dirlayer_redirect(struct um_dirlayer *layer, uint32_t inode, struct um_slice *redirect,
-                         bool *refused)
+int um_live_redirect(struct um_live *layer, uint32_t inode, struct um_slice *redirect,
+                     bool *refused)
 {
-    const struct um_dir_more *more = NULL;
-    int error = um_dir_more(layer, inode, &more);
+    const struct um_live_more *more = NULL;
+    int error = um_live_more(layer, inode, &more);
     if (error != 0)
         return error;
     *redirect = more->redirect;
@@ -212,31 +212,31 @@ int um_dirlayer_redirect(struct um_dirlayer *layer, uint32_t inode, struct um_sl
     return 0;
 }
 
-int um_dirlayer_has_data(struct um_dirlayer *layer, uint32_t number)
+int um_live_has_data(struct um_live *layer, uint32_t number)
 {
-    struct um_dir_inode inode;
-    struct um_dir_reach reach;
-    struct um_dir_marks marks;
-    const struct um_dir_more *more = NULL;
-    if (!um_dir_get_inode(layer, number, &inode))
+    struct um_live_inode inode;
+    struct um_live_reach reach;
+    struct um_live_marks marks;
+    const struct um_live_more *more = NULL;
+    if (!um_live_get_inode(layer, number, &inode))
         return -ESTALE;
     if (inode.own_data)
         return 1;
-    int error = um_dir_reach_inode(layer, number, &inode, &reach);
+    int error = um_live_reach_inode(layer, number, &inode, &reach);
     if (error != 0)
         return error;
-    error = um_dir_read_marks(layer, &inode, &reach, &marks);
-    um_dir_leave(layer, &reach);
+    error = um_live_read_marks(layer, &inode, &reach, &marks);
+    um_live_leave(layer, &reach);
     if (error != 0)
         return error;
     free(marks.redirect);
     if (!marks.metacopy &&
         !marks.doubtful_metacopy) { /* as nearly all; then there is nothing more to keep */
-        um_dir_set_own_data(layer, number);
+        um_live_set_own_data(layer, number);
         return 1;
     }
     /* Somebody may have changed the marks since: what counts is the one reading that is kept. */
-    error = um_dir_more(layer, number, &more);
+    error = um_live_more(layer, number, &more);
     if (error == 0 && more->refused)
         error = -EIO;
     return error ? error : !more->metacopy;
@@ -281,46 +281,46 @@ static void fill_inode(const struct statx *status, struct um_inode *inode)
 }
 
 /* Take over what stat says of a name. */
-static int found(struct um_dirlayer *layer, uint32_t directory, struct um_slice name,
-                 struct um_dir_reach *reach, const struct statx *status, struct um_child *child)
+static int found(struct um_live *layer, uint32_t directory, struct um_slice name,
+                 struct um_live_reach *reach, const struct statx *status, struct um_child *child)
 {
     bool marked = false;
     if (S_ISREG(status->stx_mode) && status->stx_size == 0) {
-        const struct um_dir_more *more = NULL;
-        int error = um_dir_more(layer, directory, &more);
+        const struct um_live_more *more = NULL;
+        int error = um_live_more(layer, directory, &more);
         if (error != 0)
             return error;
         marked = more->marks_whiteouts;
     }
-    int hides = um_dir_is_whiteout(layer, reach, status, marked);
+    int hides = um_live_is_whiteout(layer, reach, status, marked);
     if (hides != 0)
         return hides < 0 ? hides : found_whiteout(name, child);
-    int error = um_dir_add(layer, directory, name, status, child);
+    int error = um_live_add(layer, directory, name, status, child);
     child->asked = error == 0;
     if (error == 0)
         fill_inode(status, &child->now);
     return error;
 }
 
-static int find_on_disk(struct um_dirlayer *layer, uint32_t directory, struct um_slice name,
+static int find_on_disk(struct um_live *layer, uint32_t directory, struct um_slice name,
                         struct um_child *child)
 {
-    struct um_dir_reach reach;
+    struct um_live_reach reach;
     struct statx status;
-    int error = um_dir_reach(layer, directory, name, &reach);
+    int error = um_live_reach(layer, directory, name, &reach);
     if (error != 0)
         return error;
-    error = um_dir_statx(&reach, &status);
+    error = um_live_reach_statx(&reach, &status);
     if (error == 0)
         error = found(layer, directory, name, &reach, &status, child);
-    um_dir_leave(layer, &reach);
+    um_live_leave(layer, &reach);
     if (error != -ENOENT && error != -ENAMETOOLONG)
         return error;
     int hidden = has_whiteout(layer, directory, name);
     return hidden > 0 ? found_whiteout(name, child) : hidden < 0 ? hidden : -ENOENT;
 }
 
-static void to_child(uint32_t number, const struct um_dir_name *name, struct um_child *child)
+static void to_child(uint32_t number, const struct um_live_name *name, struct um_child *child)
 {
     *child = (struct um_child){.name = um_slice_of(name->text, name->size),
                                .dirent = number,
@@ -328,14 +328,14 @@ static void to_child(uint32_t number, const struct um_dir_name *name, struct um_
                                .type = name->type};
 }
 
-int um_dirlayer_find(struct um_dirlayer *layer, uint32_t directory, struct um_slice text,
-                     struct um_child *child)
+int um_live_find(struct um_live *layer, uint32_t directory, struct um_slice text,
+                 struct um_child *child)
 {
     uint32_t number;
-    struct um_dir_name name;
+    struct um_live_name name;
     if (!is_findable(text))
         return -ENOENT;
-    if (um_dir_find_name(layer, directory, text, &number, &name) &&
+    if (um_live_find_name(layer, directory, text, &number, &name) &&
         (name.inode != UM_INDEX_NONE || name.type == DT_WHT)) {
         to_child(number, &name, child);
         return 0;
@@ -343,20 +343,20 @@ int um_dirlayer_find(struct um_dirlayer *layer, uint32_t directory, struct um_sl
     return find_on_disk(layer, directory, text, child);
 }
 
-int um_dirlayer_name(struct um_dirlayer *layer, uint32_t number, struct um_child *child)
+int um_live_name(struct um_live *layer, uint32_t number, struct um_child *child)
 {
-    struct um_dir_name name;
-    if (!um_dir_get_name(layer, number, &name))
+    struct um_live_name name;
+    if (!um_live_get_name(layer, number, &name))
         return -ESTALE;
     to_child(number, &name, child);
     return 0;
 }
 
-int um_dirlayer_place(struct um_dirlayer *layer, uint32_t number, uint32_t *parent, uint32_t *own)
+int um_live_place(struct um_live *layer, uint32_t number, uint32_t *parent, uint32_t *own)
 {
-    struct um_dir_inode inode;
-    struct um_dir_name name;
-    if (!um_dir_get_inode(layer, number, &inode) || !um_dir_get_name(layer, inode.name, &name))
+    struct um_live_inode inode;
+    struct um_live_name name;
+    if (!um_live_get_inode(layer, number, &inode) || !um_live_get_name(layer, inode.name, &name))
         return -ESTALE;
     *parent = name.directory;
     *own = inode.name;
@@ -373,22 +373,22 @@ static bool is_shortage(int64_t error)
 
 /* The text of override_stat where it is believed; -ENODATA where there is none that is. Other errors are
  * to be told: owner and mode on disk may allow more than it does. */
-static int64_t read_override(struct um_dirlayer *layer, const struct um_dir_inode *known,
-                             const struct um_dir_reach *reach, char text[UM_OVERRIDE_TEXT])
+static int64_t read_override(struct um_live *layer, const struct um_live_inode *known,
+                             const struct um_live_reach *reach, char text[UM_OVERRIDE_TEXT])
 {
     struct statx status;
     if (!(layer->believes & (UM_BELIEVE_STAT | UM_BELIEVE_ANY_STAT)))
         return -ENODATA;
-    int64_t size = um_dir_getxattr(reach, UM_OVERRIDE_XATTR, text, UM_OVERRIDE_TEXT);
+    int64_t size = um_live_reach_getxattr(reach, UM_OVERRIDE_XATTR, text, UM_OVERRIDE_TEXT);
     if (size < 0)
         return is_shortage(size) ? size : -ENODATA;
     if (layer->believes & UM_BELIEVE_ANY_STAT)
         return size;
     /* Again, of what it is: somebody may put something of another owner in its place meanwhile. */
-    int fd = um_dir_pin(layer, known, reach, &status);
+    int fd = um_live_pin(layer, known, reach, &status);
     if (fd < 0)
         return fd;
-    size = um_dir_believes(layer, &status)
+    size = um_live_believes(layer, &status)
                ? um_xattr_get_at(fd, "", UM_OVERRIDE_XATTR, text, UM_OVERRIDE_TEXT)
                : -ENODATA;
     close(fd);
@@ -396,8 +396,8 @@ static int64_t read_override(struct um_dirlayer *layer, const struct um_dir_inod
 }
 
 /* Show what override_stat says. Only regular files and directories can have one. */
-static int override(struct um_dirlayer *layer, const struct um_dir_inode *known,
-                    const struct um_dir_reach *reach, struct um_inode *inode)
+static int override(struct um_live *layer, const struct um_live_inode *known,
+                    const struct um_live_reach *reach, struct um_inode *inode)
 {
     char text[UM_OVERRIDE_TEXT];
     struct um_override wanted;
@@ -420,76 +420,75 @@ static int override(struct um_dirlayer *layer, const struct um_dir_inode *known,
     return 0;
 }
 
-static int read_inode(struct um_dirlayer *layer, uint32_t number, struct um_dir_inode *known,
+static int read_inode(struct um_live *layer, uint32_t number, struct um_live_inode *known,
                       struct um_inode *inode)
 {
-    struct um_dir_reach reach;
+    struct um_live_reach reach;
     struct statx status;
-    int error = um_dir_reach_inode(layer, number, known, &reach);
+    int error = um_live_reach_inode(layer, number, known, &reach);
     if (error != 0)
         return error;
-    error = um_dir_statx(&reach, &status);
-    if (error == 0 && !um_dir_is(layer, known, &status))
+    error = um_live_reach_statx(&reach, &status);
+    if (error == 0 && !um_live_is_inode(layer, known, &status))
         error = -ESTALE;
     if (error == 0) {
         fill_inode(&status, inode);
         error = override(layer, known, &reach, inode);
     }
-    um_dir_leave(layer, &reach);
+    um_live_leave(layer, &reach);
     return error == -ENOENT ? -ESTALE : error;
 }
 
 /* What a directory has beyond what stat says. */
-static int add_place(struct um_dirlayer *layer, uint32_t number, const struct um_dir_inode *known,
+static int add_place(struct um_live *layer, uint32_t number, const struct um_live_inode *known,
                      struct um_inode *inode)
 {
-    struct um_dir_name name = {0};
+    struct um_live_name name = {0};
     if (known->type != DT_DIR)
         return 0;
     inode->own = known->name;
-    if (number != 0 && um_dir_get_name(layer, known->name, &name))
+    if (number != 0 && um_live_get_name(layer, known->name, &name))
         inode->parent = name.directory;
-    return um_dirlayer_flags(layer, number, &inode->flags);
+    return um_live_flags(layer, number, &inode->flags);
 }
 
-int um_dirlayer_inode(struct um_dirlayer *layer, uint32_t number, struct um_inode *inode)
+int um_live_inode(struct um_live *layer, uint32_t number, struct um_inode *inode)
 {
-    struct um_dir_inode known;
+    struct um_live_inode known;
     int error = read_inode(layer, number, &known, inode);
     return error ? error : add_place(layer, number, &known, inode);
 }
 
-int um_dirlayer_child_inode(struct um_dirlayer *layer, const struct um_child *child,
-                            struct um_inode *inode)
+int um_live_child_inode(struct um_live *layer, const struct um_child *child, struct um_inode *inode)
 {
-    struct um_dir_inode known;
-    struct um_dir_reach reach;
+    struct um_live_inode known;
+    struct um_live_reach reach;
     if (!child->asked)
-        return um_dirlayer_inode(layer, child->inode, inode);
-    int error = um_dir_reach_inode(layer, child->inode, &known, &reach);
+        return um_live_inode(layer, child->inode, inode);
+    int error = um_live_reach_inode(layer, child->inode, &known, &reach);
     if (error != 0)
         return error;
     *inode = child->now;
     error = override(layer, &known, &reach, inode);
-    um_dir_leave(layer, &reach);
+    um_live_leave(layer, &reach);
     return error ? error : add_place(layer, child->inode, &known, inode);
 }
 
-int um_dirlayer_target(struct um_dirlayer *layer, uint32_t number, struct um_slice *target)
+int um_live_target(struct um_live *layer, uint32_t number, struct um_slice *target)
 {
-    struct um_dir_inode inode;
-    struct um_dir_reach reach;
+    struct um_live_inode inode;
+    struct um_live_reach reach;
     char text[PATH_MAX];
-    if (!um_dir_get_inode(layer, number, &inode) || inode.type != DT_LNK)
+    if (!um_live_get_inode(layer, number, &inode) || inode.type != DT_LNK)
         return -ESTALE;
     if (inode.more == NULL) {
-        int error = um_dir_reach_inode(layer, number, &inode, &reach);
+        int error = um_live_reach_inode(layer, number, &inode, &reach);
         if (error != 0)
             return error;
         ssize_t size = readlinkat(reach.use.fd, reach.name, text, sizeof text);
         error = size < 0 ? (errno == EINVAL || errno == ENOENT ? -ESTALE : -errno) : 0;
-        um_dir_leave(layer, &reach);
-        struct um_dir_more *more = error ? NULL : calloc(1, sizeof *more);
+        um_live_leave(layer, &reach);
+        struct um_live_more *more = error ? NULL : calloc(1, sizeof *more);
         uint8_t *kept = error ? NULL : malloc((size_t)size + 1);
         if (more == NULL || kept == NULL) {
             free(more);
@@ -498,7 +497,7 @@ int um_dirlayer_target(struct um_dirlayer *layer, uint32_t number, struct um_sli
         }
         memcpy(kept, text, (size_t)size);
         more->target = um_slice_of(kept, (size_t)size);
-        inode.more = um_dir_set_more(layer, number, more);
+        inode.more = um_live_set_more(layer, number, more);
     }
     *target = inode.more->target;
     return 0;
@@ -506,15 +505,15 @@ int um_dirlayer_target(struct um_dirlayer *layer, uint32_t number, struct um_sli
 
 /* ---- data --------------------------------------------------------------------------------------------------------- */
 
-int64_t um_dirlayer_read(struct um_dirlayer *layer, uint32_t inode, uint64_t offset, void *buffer,
-                         size_t size, unsigned flags)
+int64_t um_live_read(struct um_live *layer, uint32_t inode, uint64_t offset, void *buffer,
+                     size_t size, unsigned flags)
 {
     struct um_fd_use use;
     if (offset > INT64_MAX || size == 0)
         return 0;
     if (size > INT64_MAX - offset)
         size = (size_t)(INT64_MAX - offset);
-    int error = um_dir_use_file(layer, inode, &use);
+    int error = um_live_use_file(layer, inode, &use);
     if (error != 0)
         return error;
     int64_t got = um_read_at(use.fd, offset, buffer, size, flags & UM_LAYER_NOWAIT);
@@ -522,41 +521,41 @@ int64_t um_dirlayer_read(struct um_dirlayer *layer, uint32_t inode, uint64_t off
     return got;
 }
 
-int um_dirlayer_open_data(struct um_dirlayer *layer, uint32_t inode, int *fd)
+int um_live_open_data(struct um_live *layer, uint32_t inode, int *fd)
 {
-    *fd = um_dir_open_file(layer, inode);
+    *fd = um_live_open_file(layer, inode);
     return *fd < 0 ? *fd : 0;
 }
 
-int um_dirlayer_open_path(struct um_dirlayer *layer, uint32_t inode, int *fd)
+int um_live_open_path(struct um_live *layer, uint32_t inode, int *fd)
 {
-    *fd = um_dir_open_path(layer, inode);
+    *fd = um_live_open_any(layer, inode);
     return *fd < 0 ? *fd : 0;
 }
 
 /* ---- xattrs -------------------------------------------------------------------------------------------------------- */
 
-int64_t um_dirlayer_getxattr(struct um_dirlayer *layer, uint32_t number, struct um_slice name,
-                             void *value, size_t size)
+int64_t um_live_getxattr(struct um_live *layer, uint32_t number, struct um_slice name, void *value,
+                         size_t size)
 {
     char text[UM_OVERLAY_ROOM];
-    struct um_dir_inode inode;
-    struct um_dir_reach reach;
+    struct um_live_inode inode;
+    struct um_live_reach reach;
     if (name.size == 0 || name.size >= sizeof text)
         return -ENODATA;
     int error =
-        um_overlay_store(um_dir_namespaces(layer), (const char *)name.data, name.size, text);
+        um_overlay_store(um_live_namespaces(layer), (const char *)name.data, name.size, text);
     if (error != 0)
         return error == -EPERM ? -ENODATA : error;
-    error = um_dir_reach_inode(layer, number, &inode, &reach);
+    error = um_live_reach_inode(layer, number, &inode, &reach);
     if (error != 0)
         return error;
-    int64_t got = um_dir_getxattr(&reach, text, value, size);
+    int64_t got = um_live_reach_getxattr(&reach, text, value, size);
     /* The layer may be an upper of root's that others could reach. The mark below user. does not count: it
      * may be anybody's claim. */
     if (got == -ENODATA && strcmp(text, UM_CAPABILITY) == 0)
-        got = um_dir_getxattr(&reach, UM_CAPABILITY_TRUSTED, value, size);
-    um_dir_leave(layer, &reach);
+        got = um_live_reach_getxattr(&reach, UM_CAPABILITY_TRUSTED, value, size);
+    um_live_leave(layer, &reach);
     return got;
 }
 
@@ -601,17 +600,17 @@ static int64_t filter_names(unsigned namespaces, const char *all, int64_t all_si
     return (int64_t)used;
 }
 
-int64_t um_dirlayer_listxattr(struct um_dirlayer *layer, uint32_t number, char *names, size_t size)
+int64_t um_live_listxattr(struct um_live *layer, uint32_t number, char *names, size_t size)
 {
-    struct um_dir_inode inode;
-    struct um_dir_reach reach;
+    struct um_live_inode inode;
+    struct um_live_reach reach;
     um_autofree char *all = NULL;
-    int error = um_dir_reach_inode(layer, number, &inode, &reach);
+    int error = um_live_reach_inode(layer, number, &inode, &reach);
     if (error != 0)
         return error;
-    int64_t all_size = um_dir_listxattr(&reach, &all);
-    um_dir_leave(layer, &reach);
+    int64_t all_size = um_live_reach_listxattr(&reach, &all);
+    um_live_leave(layer, &reach);
     if (all_size < 0)
         return all_size;
-    return filter_names(um_dir_namespaces(layer), all, all_size, names, size);
+    return filter_names(um_live_namespaces(layer), all, all_size, names, size);
 }

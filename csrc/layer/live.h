@@ -24,88 +24,88 @@
  * nothing is asked of the disk under it.
  * Errors: a negative errno; those of the file system are passed on.
  */
-#ifndef UM_DIRLAYER_H
-#define UM_DIRLAYER_H
+#ifndef UM_LIVE_H
+#define UM_LIVE_H
 
 #include "base/base.h"
 #include "index/index.h"
 #include "layer/layer.h"
 #include "system/fd_cache.h"
 
-#define UM_DIRLAYER_SPAN (1ull << 48) /* file numbers are below */
+#define UM_LIVE_SPAN (1ull << 48) /* file numbers are below */
 
 /* The tag is the number of the layer, and below number 0 there is nothing that its marks could hide, so
  * they are not asked for. -ENOTDIR. */
-int um_dirlayer_open(const struct um_live_setup *setup, struct um_dirlayer **out);
-void um_dirlayer_close(struct um_dirlayer *layer);
+int um_live_open(const struct um_live_setup *setup, struct um_live **out);
+void um_live_close(struct um_live *layer);
 
 /* 0; -ENOENT. A whiteout is found as DT_WHT. */
-int um_dirlayer_find(struct um_dirlayer *layer, uint32_t directory, struct um_slice name,
-                     struct um_child *child);
+int um_live_find(struct um_live *layer, uint32_t directory, struct um_slice name,
+                 struct um_child *child);
 
 /* The children of a directory, sorted, whiteouts among them, as numbers of names. The directory is
  * read at the first call. */
-int um_dirlayer_children(struct um_dirlayer *layer, uint32_t directory, const uint32_t **names,
-                         uint32_t *n);
+int um_live_children(struct um_live *layer, uint32_t directory, const uint32_t **names,
+                     uint32_t *n);
 
 /* A name by its number. child->inode is UM_INDEX_NONE where it was listed, but never found. */
-int um_dirlayer_name(struct um_dirlayer *layer, uint32_t number, struct um_child *child);
+int um_live_name(struct um_live *layer, uint32_t number, struct um_child *child);
 
 /* Where an inode, not inode 0, stands: of a file with several names, under the first that was seen. */
-int um_dirlayer_place(struct um_dirlayer *layer, uint32_t inode, uint32_t *parent, uint32_t *name);
+int um_live_place(struct um_live *layer, uint32_t inode, uint32_t *parent, uint32_t *name);
 
 /* The type (S_IF…) that an inode has on disk, without asking the disk. */
-uint32_t um_dirlayer_type(struct um_dirlayer *layer, uint32_t inode);
+uint32_t um_live_type(struct um_live *layer, uint32_t inode);
 
 /* What stat shows, override_stat applied where it is believed; of a directory, UM_INODE_OPAQUE and
  * UM_INODE_REPLACES, too. `first`, `count`, `stored`, `xattr` and `target` are 0. The flags are 0 in the
  * lowest layer. */
-int um_dirlayer_inode(struct um_dirlayer *layer, uint32_t number, struct um_inode *inode);
+int um_live_inode(struct um_live *layer, uint32_t number, struct um_inode *inode);
 /* The same of a child that was just found. */
-int um_dirlayer_child_inode(struct um_dirlayer *layer, const struct um_child *child,
-                            struct um_inode *inode);
+int um_live_child_inode(struct um_live *layer, const struct um_child *child,
+                        struct um_inode *inode);
 
 /* Flags of a directory, read once. */
-int um_dirlayer_flags(struct um_dirlayer *layer, uint32_t directory, uint32_t *flags);
+int um_live_flags(struct um_live *layer, uint32_t directory, uint32_t *flags);
 
 /* Where a directory or a file without data goes on below: an absolute path or one name; size 0 for no
  * redirect; "/" where it is malformed, which leads nowhere. *refused: see um_layer_redirect. */
-int um_dirlayer_redirect(struct um_dirlayer *layer, uint32_t inode, struct um_slice *redirect,
-                         bool *refused);
+int um_live_redirect(struct um_live *layer, uint32_t inode, struct um_slice *redirect,
+                     bool *refused);
 
 /* 1; 0 where a file is a metacopy: its data stands in a layer below; -EIO: one that is not believed. */
-int um_dirlayer_has_data(struct um_dirlayer *layer, uint32_t inode);
+int um_live_has_data(struct um_live *layer, uint32_t inode);
 
-int um_dirlayer_target(struct um_dirlayer *layer, uint32_t inode, struct um_slice *target);
+int um_live_target(struct um_live *layer, uint32_t inode, struct um_slice *target);
 
 /* Bytes of a regular file; UM_LAYER_NOWAIT. */
-int64_t um_dirlayer_read(struct um_dirlayer *layer, uint32_t inode, uint64_t offset, void *buffer,
-                         size_t size, unsigned flags);
-int um_dirlayer_open_data(struct um_dirlayer *layer, uint32_t inode, int *fd);
+int64_t um_live_read(struct um_live *layer, uint32_t inode, uint64_t offset, void *buffer,
+                     size_t size, unsigned flags);
+int um_live_open_data(struct um_live *layer, uint32_t inode, int *fd);
 
 /* A descriptor (O_PATH) of an inode, whatever it is, to be closed by the caller. */
-int um_dirlayer_open_path(struct um_dirlayer *layer, uint32_t inode, int *fd);
+int um_live_open_path(struct um_live *layer, uint32_t inode, int *fd);
 
 /* Without the private ones; as getxattr(2) and listxattr(2). */
-int64_t um_dirlayer_getxattr(struct um_dirlayer *layer, uint32_t inode, struct um_slice name,
-                             void *value, size_t size);
-int64_t um_dirlayer_listxattr(struct um_dirlayer *layer, uint32_t inode, char *names, size_t size);
+int64_t um_live_getxattr(struct um_live *layer, uint32_t inode, struct um_slice name, void *value,
+                         size_t size);
+int64_t um_live_listxattr(struct um_live *layer, uint32_t inode, char *names, size_t size);
 
-/* The file number, below UM_DIRLAYER_SPAN: st_ino; of what stands on another mount or has a larger
+/* The file number, below UM_LIVE_SPAN: st_ino; of what stands on another mount or has a larger
  * st_ino, one from the top, in order of appearance. */
-uint64_t um_dirlayer_number(struct um_dirlayer *layer, uint32_t inode);
+uint64_t um_live_number(struct um_live *layer, uint32_t inode);
 
 /* The inode of a file number. One that was not seen yet is searched for among all names of the layer,
  * which are read for that once. -ESTALE. */
-int um_dirlayer_seek(struct um_dirlayer *layer, uint64_t number, uint32_t *inode);
+int um_live_seek(struct um_live *layer, uint64_t number, uint32_t *inode);
 
 /* All names of a file; *places is malloced. All directories of the layer are read for that once, where
  * st_nlink (`nlink`) says that there are several. */
-int um_dirlayer_names(struct um_dirlayer *layer, uint32_t inode, uint32_t nlink,
-                      struct um_place **places, size_t *n);
+int um_live_names(struct um_live *layer, uint32_t inode, uint32_t nlink, struct um_place **places,
+                  size_t *n);
 
 /* All directories with a redirect that is believed, parents before what is in them; *directories is
  * malloced. Asks all directories of the layer. */
-int um_dirlayer_redirects(struct um_dirlayer *layer, uint32_t **directories, size_t *n);
+int um_live_redirects(struct um_live *layer, uint32_t **directories, size_t *n);
 
 #endif

@@ -19,17 +19,17 @@ struct kernel_entry {
 };
 
 /* Ask for the type of an entry where the kernel does not say all: 1 to keep it, 0 where it is gone. */
-static int ask_type(struct um_dirlayer *layer, uint32_t directory, bool marked,
-                    struct um_dir_item *item)
+static int ask_type(struct um_live *layer, uint32_t directory, bool marked,
+                    struct um_live_item *item)
 {
-    struct um_dir_reach reach;
+    struct um_live_reach reach;
     struct statx status;
-    int error = um_dir_reach(layer, directory, item->text, &reach);
+    int error = um_live_reach(layer, directory, item->text, &reach);
     if (error != 0)
         return error;
-    error = um_dir_statx(&reach, &status);
-    int hides = error ? 0 : um_dir_is_whiteout(layer, &reach, &status, marked);
-    um_dir_leave(layer, &reach);
+    error = um_live_reach_statx(&reach, &status);
+    int hides = error ? 0 : um_live_is_whiteout(layer, &reach, &status, marked);
+    um_live_leave(layer, &reach);
     if (error != 0)
         return error == -ENOENT ? 0 : error;
     if (hides < 0)
@@ -40,8 +40,8 @@ static int ask_type(struct um_dirlayer *layer, uint32_t directory, bool marked,
 
 /* What an entry means: 1 to keep it, 0 not to. A device may be a whiteout; where marks make
  * whiteouts, a file may, too. */
-static int interpret(struct um_dirlayer *layer, uint32_t directory, bool marked,
-                     struct um_dir_item *item)
+static int interpret(struct um_live *layer, uint32_t directory, bool marked,
+                     struct um_live_item *item)
 {
     if (um_slice_is_dots(item->text))
         return 0;
@@ -55,30 +55,30 @@ static int interpret(struct um_dirlayer *layer, uint32_t directory, bool marked,
         return 0;
     }
     if (item->type == DT_CHR || item->type == DT_UNKNOWN || (marked && item->type == DT_REG) ||
-        (item->type == DT_DIR && um_dir_may_be_hidden(layer, item->ino)))
+        (item->type == DT_DIR && um_live_may_be_hidden(layer, item->ino)))
         return ask_type(layer, directory, marked, item);
     return 1;
 }
 
-static int add_item(struct um_dir_items *items, const struct um_dir_item *item)
+static int add_item(struct um_live_items *items, const struct um_live_item *item)
 {
     int error =
         um_reserve((void **)&items->all, &items->capacity, items->n + 1, sizeof *items->all);
     if (error != 0)
         return error;
-    struct um_dir_item *kept = &items->all[items->n];
+    struct um_live_item *kept = &items->all[items->n];
     *kept = *item;
-    error = um_dir_keep_text(&items->arena, item->text, &kept->text.data);
+    error = um_live_keep_text(&items->arena, item->text, &kept->text.data);
     items->n += error == 0;
     return error;
 }
 
-static int read_entries(struct um_dirlayer *layer, uint32_t directory, bool marked,
-                        const uint8_t *buffer, size_t size, struct um_dir_items *items)
+static int read_entries(struct um_live *layer, uint32_t directory, bool marked,
+                        const uint8_t *buffer, size_t size, struct um_live_items *items)
 {
     for (size_t at = 0; at < size;) {
         const struct kernel_entry *entry = (const struct kernel_entry *)(buffer + at);
-        struct um_dir_item item = {
+        struct um_live_item item = {
             .text = um_slice_text(entry->name), .ino = entry->ino, .type = entry->type};
         at += entry->size;
         if (item.text.size > 255)
@@ -91,8 +91,8 @@ static int read_entries(struct um_dirlayer *layer, uint32_t directory, bool mark
     return 0;
 }
 
-static int read_all(struct um_dirlayer *layer, uint32_t directory, bool marked, int fd,
-                    struct um_dir_items *items)
+static int read_all(struct um_live *layer, uint32_t directory, bool marked, int fd,
+                    struct um_live_items *items)
 {
     um_autofree uint8_t *buffer = malloc(READ_ROOM);
     if (buffer == NULL)
@@ -109,28 +109,28 @@ static int read_all(struct um_dirlayer *layer, uint32_t directory, bool marked, 
     }
 }
 
-int um_dir_read(struct um_dirlayer *layer, uint32_t directory, struct um_dir_items *items)
+int um_live_read_directory(struct um_live *layer, uint32_t directory, struct um_live_items *items)
 {
-    const struct um_dir_more *more = NULL;
-    *items = (struct um_dir_items){0};
-    int error = um_dir_more(layer, directory, &more);
+    const struct um_live_more *more = NULL;
+    *items = (struct um_live_items){0};
+    int error = um_live_more(layer, directory, &more);
     if (error != 0)
         return error;
-    int fd = um_dir_open_directory(layer, directory);
+    int fd = um_live_open_directory(layer, directory);
     if (fd < 0)
         return fd;
     error = read_all(layer, directory, more->marks_whiteouts, fd, items);
     close(fd);
     if (error != 0)
-        um_dir_items_free(items);
+        um_live_items_free(items);
     return error;
 }
 
-void um_dir_items_free(struct um_dir_items *items)
+void um_live_items_free(struct um_live_items *items)
 {
     free(items->all);
-    um_dir_arena_free(items->arena);
-    *items = (struct um_dir_items){0};
+    um_live_arena_free(items->arena);
+    *items = (struct um_live_items){0};
 }
 
 /* ---- listing ---------------------------------------------------------------------------------------------- */
@@ -138,14 +138,14 @@ void um_dir_items_free(struct um_dir_items *items)
 /* By name; what is there comes before the whiteout of its name. */
 static int compare_items(const void *a, const void *b)
 {
-    const struct um_dir_item *left = (const struct um_dir_item *)a;
-    const struct um_dir_item *right = (const struct um_dir_item *)b;
+    const struct um_live_item *left = (const struct um_live_item *)a;
+    const struct um_live_item *right = (const struct um_live_item *)b;
     int order = um_slice_compare(left->text, right->text);
     return order ? order : (left->type == DT_WHT) - (right->type == DT_WHT);
 }
 
 /* Sorted, each name once: a directory that changes while it is read may hand one out twice. */
-static void sort_items(struct um_dir_items *items)
+static void sort_items(struct um_live_items *items)
 {
     size_t kept = 0;
     if (items->n != 0)
@@ -157,12 +157,12 @@ static void sort_items(struct um_dir_items *items)
     items->n = kept;
 }
 
-static int make_list(struct um_dirlayer *layer, uint32_t directory,
-                     const struct um_dir_items *items, struct um_dir_list **out)
+static int make_list(struct um_live *layer, uint32_t directory, const struct um_live_items *items,
+                     struct um_live_list **out)
 {
     um_autofree struct um_slice *texts = malloc((items->n + 1) * sizeof *texts);
     um_autofree uint8_t *types = malloc(items->n + 1);
-    um_autofree struct um_dir_list *list = malloc(sizeof *list + items->n * sizeof list->names[0]);
+    um_autofree struct um_live_list *list = malloc(sizeof *list + items->n * sizeof list->names[0]);
     if (texts == NULL || types == NULL || list == NULL)
         return -ENOMEM;
     if (items->n > UINT32_MAX)
@@ -172,30 +172,29 @@ static int make_list(struct um_dirlayer *layer, uint32_t directory,
         types[i] = items->all[i].type;
     }
     list->n = (uint32_t)items->n;
-    int error = um_dir_add_names(layer, directory, texts, types, items->n, list->names);
+    int error = um_live_add_names(layer, directory, texts, types, items->n, list->names);
     if (error == 0)
         *out = um_steal(&list);
     return error;
 }
 
-int um_dirlayer_children(struct um_dirlayer *layer, uint32_t directory, const uint32_t **names,
-                         uint32_t *n)
+int um_live_children(struct um_live *layer, uint32_t directory, const uint32_t **names, uint32_t *n)
 {
-    struct um_dir_inode inode;
-    if (!um_dir_get_inode(layer, directory, &inode) || inode.type != DT_DIR)
+    struct um_live_inode inode;
+    if (!um_live_get_inode(layer, directory, &inode) || inode.type != DT_DIR)
         return -ESTALE;
-    struct um_dir_list *list = inode.list;
+    struct um_live_list *list = inode.list;
     if (list == NULL) {
-        struct um_dir_items items;
-        int error = um_dir_read(layer, directory, &items);
+        struct um_live_items items;
+        int error = um_live_read_directory(layer, directory, &items);
         if (error != 0)
             return error;
         sort_items(&items);
         error = make_list(layer, directory, &items, &list);
-        um_dir_items_free(&items);
+        um_live_items_free(&items);
         if (error != 0)
             return error;
-        list = um_dir_set_list(layer, directory, list);
+        list = um_live_set_list(layer, directory, list);
     }
     *names = list->names;
     *n = list->n;

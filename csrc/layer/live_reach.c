@@ -22,12 +22,12 @@ static int gone(int error)
 /* ---- opening --------------------------------------------------------------------------------------- */
 
 /* After a call that had no descriptor left: true where some were closed, and it can be made again. */
-static bool made_room(struct um_dirlayer *layer, int error)
+static bool made_room(struct um_live *layer, int error)
 {
     return (error == EMFILE || error == ENFILE) && um_fd_cache_shed(layer->cache);
 }
 
-static int open_beneath(struct um_dirlayer *layer, int from, const char *path, int flags)
+static int open_beneath(struct um_live *layer, int from, const char *path, int flags)
 {
     int fd;
     do {
@@ -37,7 +37,7 @@ static int open_beneath(struct um_dirlayer *layer, int from, const char *path, i
 }
 
 /* What was opened with O_PATH, for reading; without touching the access time where that is allowed. */
-static int open_for_reading(struct um_dirlayer *layer, int seen, int flags)
+static int open_for_reading(struct um_live *layer, int seen, int flags)
 {
     int fd;
     flags |= O_RDONLY | O_NOATIME;
@@ -59,13 +59,13 @@ struct way {
     size_t n, capacity;
 };
 
-static int find_way(struct um_dirlayer *layer, uint32_t directory, struct way *way)
+static int find_way(struct um_live *layer, uint32_t directory, struct way *way)
 {
     while (directory != 0) {
-        struct um_dir_inode inode;
-        struct um_dir_name name;
-        if (!um_dir_get_inode(layer, directory, &inode) ||
-            !um_dir_get_name(layer, inode.name, &name))
+        struct um_live_inode inode;
+        struct um_live_name name;
+        if (!um_live_get_inode(layer, directory, &inode) ||
+            !um_live_get_name(layer, inode.name, &name))
             return -ESTALE;
         int error =
             um_reserve((void **)&way->names, &way->capacity, way->n + 1, sizeof *way->names);
@@ -91,7 +91,7 @@ static void take_step(struct way *way, char path[PATH_MAX])
     path[used] = '\0';
 }
 
-static int follow_way(struct um_dirlayer *layer, struct way *way)
+static int follow_way(struct um_live *layer, struct way *way)
 {
     char path[PATH_MAX];
     int fd = layer->fd;
@@ -108,38 +108,39 @@ static int follow_way(struct um_dirlayer *layer, struct way *way)
 }
 
 /* The descriptor of a directory that is not the root, or an errno. */
-static int open_directory(struct um_dirlayer *layer, uint32_t number)
+static int open_directory(struct um_live *layer, uint32_t number)
 {
     struct way way = {0};
-    struct um_dir_inode inode;
+    struct um_live_inode inode;
     struct statx status;
     int error = find_way(layer, number, &way);
     int fd = error ? error : follow_way(layer, &way);
     free(way.names);
     if (fd < 0)
         return fd;
-    struct um_dir_reach reach = {.use = {.fd = fd, .entry = UM_FD_BORROWED}};
-    error = um_dir_statx(&reach, &status);
-    if (error == 0 && um_dir_get_inode(layer, number, &inode) && um_dir_is(layer, &inode, &status))
+    struct um_live_reach reach = {.use = {.fd = fd, .entry = UM_FD_BORROWED}};
+    error = um_live_reach_statx(&reach, &status);
+    if (error == 0 && um_live_get_inode(layer, number, &inode) &&
+        um_live_is_inode(layer, &inode, &status))
         return fd;
     close(fd);
     return error ? error : -ESTALE;
 }
 
 /* Use the descriptor of a directory, or of a file that is read, which is kept or opened now. */
-static int use_kept(struct um_dirlayer *layer, uint32_t number, bool file, struct um_fd_use *use)
+static int use_kept(struct um_live *layer, uint32_t number, bool file, struct um_fd_use *use)
 {
     uint64_t key = (uint64_t)(layer->tag + 1) << 33 | (uint64_t)number << 1 | file;
     if (um_fd_cache_get(layer->cache, key, use))
         return 0;
-    int fd = file ? um_dir_open_file(layer, number) : open_directory(layer, number);
+    int fd = file ? um_live_open_file(layer, number) : open_directory(layer, number);
     if (fd < 0)
         return fd;
     um_fd_cache_put(layer->cache, key, fd, use);
     return 0;
 }
 
-static int use_directory(struct um_dirlayer *layer, uint32_t number, struct um_fd_use *use)
+static int use_directory(struct um_live *layer, uint32_t number, struct um_fd_use *use)
 {
     if (number != 0)
         return use_kept(layer, number, false, use);
@@ -147,15 +148,15 @@ static int use_directory(struct um_dirlayer *layer, uint32_t number, struct um_f
     return 0;
 }
 
-int um_dir_use_file(struct um_dirlayer *layer, uint32_t number, struct um_fd_use *use)
+int um_live_use_file(struct um_live *layer, uint32_t number, struct um_fd_use *use)
 {
     return use_kept(layer, number, true, use);
 }
 
 /* ---- reaching ------------------------------------------------------------------------------------------ */
 
-int um_dir_reach(struct um_dirlayer *layer, uint32_t directory, struct um_slice text,
-                 struct um_dir_reach *reach)
+int um_live_reach(struct um_live *layer, uint32_t directory, struct um_slice text,
+                  struct um_live_reach *reach)
 {
     if (text.size >= sizeof reach->name)
         return -ENAMETOOLONG;
@@ -166,23 +167,23 @@ int um_dir_reach(struct um_dirlayer *layer, uint32_t directory, struct um_slice 
     return use_directory(layer, directory, &reach->use);
 }
 
-int um_dir_reach_inode(struct um_dirlayer *layer, uint32_t number, struct um_dir_inode *inode,
-                       struct um_dir_reach *reach)
+int um_live_reach_inode(struct um_live *layer, uint32_t number, struct um_live_inode *inode,
+                        struct um_live_reach *reach)
 {
-    struct um_dir_name name = {0};
-    if (!um_dir_get_inode(layer, number, inode))
+    struct um_live_name name = {0};
+    if (!um_live_get_inode(layer, number, inode))
         return -ESTALE;
-    if (number != 0 && !um_dir_get_name(layer, inode->name, &name))
+    if (number != 0 && !um_live_get_name(layer, inode->name, &name))
         return -ESTALE;
-    return um_dir_reach(layer, name.directory, um_slice_of(name.text, name.size), reach);
+    return um_live_reach(layer, name.directory, um_slice_of(name.text, name.size), reach);
 }
 
-void um_dir_leave(struct um_dirlayer *layer, struct um_dir_reach *reach)
+void um_live_leave(struct um_live *layer, struct um_live_reach *reach)
 {
     um_fd_cache_release(layer->cache, &reach->use);
 }
 
-static int take(const struct um_dir_reach *reach, struct um_grip *grip)
+static int take(const struct um_live_reach *reach, struct um_grip *grip)
 {
     int error;
     do {
@@ -194,10 +195,10 @@ static int take(const struct um_dir_reach *reach, struct um_grip *grip)
 static int stat_at(int fd, const char *name, int flags, struct statx *status)
 {
     flags |= AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH;
-    return um_result(statx(fd, name, flags, UM_DIR_STATX, status));
+    return um_result(statx(fd, name, flags, UM_LIVE_STATX, status));
 }
 
-int um_dir_statx(const struct um_dir_reach *reach, struct statx *status)
+int um_live_reach_statx(const struct um_live_reach *reach, struct statx *status)
 {
     struct um_grip grip;
     int error = take(reach, &grip);
@@ -211,28 +212,28 @@ int um_dir_statx(const struct um_dir_reach *reach, struct statx *status)
     return error;
 }
 
-int um_dir_open_directory(struct um_dirlayer *layer, uint32_t number)
+int um_live_open_directory(struct um_live *layer, uint32_t number)
 {
-    struct um_dir_reach reach;
-    int fd = um_dir_reach(layer, number, (struct um_slice){0}, &reach);
+    struct um_live_reach reach;
+    int fd = um_live_reach(layer, number, (struct um_slice){0}, &reach);
     if (fd != 0)
         return fd;
     fd = open_for_reading(layer, reach.use.fd, O_DIRECTORY);
-    um_dir_leave(layer, &reach);
+    um_live_leave(layer, &reach);
     return fd;
 }
 
 /* Whether what was opened with O_PATH is the inode still: 0, or an errno. */
-static int check_seen(struct um_dirlayer *layer, const struct um_dir_inode *inode, int seen,
+static int check_seen(struct um_live *layer, const struct um_live_inode *inode, int seen,
                       struct statx *status)
 {
-    struct um_dir_reach reach = {.use = {.fd = seen, .entry = UM_FD_BORROWED}};
-    int error = um_dir_statx(&reach, status);
-    return error == 0 && !um_dir_is(layer, inode, status) ? -ESTALE : error;
+    struct um_live_reach reach = {.use = {.fd = seen, .entry = UM_FD_BORROWED}};
+    int error = um_live_reach_statx(&reach, status);
+    return error == 0 && !um_live_is_inode(layer, inode, status) ? -ESTALE : error;
 }
 
-int um_dir_pin(struct um_dirlayer *layer, const struct um_dir_inode *inode,
-               const struct um_dir_reach *reach, struct statx *status)
+int um_live_pin(struct um_live *layer, const struct um_live_inode *inode,
+                const struct um_live_reach *reach, struct statx *status)
 {
     const char *name = reach->name[0] ? reach->name : ".";
     int fd = open_beneath(layer, reach->use.fd, name, O_PATH | O_NOFOLLOW);
@@ -245,19 +246,19 @@ int um_dir_pin(struct um_dirlayer *layer, const struct um_dir_inode *inode,
 }
 
 /* A descriptor (O_PATH) of an inode, whatever it is. */
-static int open_inode(struct um_dirlayer *layer, uint32_t number, struct statx *status)
+static int open_inode(struct um_live *layer, uint32_t number, struct statx *status)
 {
-    struct um_dir_reach reach;
-    struct um_dir_inode inode;
-    int fd = um_dir_reach_inode(layer, number, &inode, &reach);
+    struct um_live_reach reach;
+    struct um_live_inode inode;
+    int fd = um_live_reach_inode(layer, number, &inode, &reach);
     if (fd != 0)
         return fd;
-    fd = um_dir_pin(layer, &inode, &reach, status);
-    um_dir_leave(layer, &reach);
+    fd = um_live_pin(layer, &inode, &reach, status);
+    um_live_leave(layer, &reach);
     return fd;
 }
 
-int um_dir_open_path(struct um_dirlayer *layer, uint32_t number)
+int um_live_open_any(struct um_live *layer, uint32_t number)
 {
     struct statx status;
     return open_inode(layer, number, &status);
@@ -265,7 +266,7 @@ int um_dir_open_path(struct um_dirlayer *layer, uint32_t number)
 
 /* It was opened with O_PATH first: so it can't be a device or a FIFO, whatever stands under the name by
  * now. */
-int um_dir_open_file(struct um_dirlayer *layer, uint32_t number)
+int um_live_open_file(struct um_live *layer, uint32_t number)
 {
     struct statx status;
     int seen = open_inode(layer, number, &status);
@@ -286,7 +287,7 @@ static const char *entry_of(const struct um_grip *grip)
 
 /* An object whose xattrs are asked for: what was reached, or, where it is pinned (not -1), that. */
 struct subject {
-    const struct um_dir_reach *reach;
+    const struct um_live_reach *reach;
     int pinned;
 };
 
@@ -311,8 +312,8 @@ static int64_t get_xattr(struct subject of, const char *name, void *value, size_
     return got == -EOPNOTSUPP || got == -EXDEV ? -ENODATA : gone((int)-got);
 }
 
-int64_t um_dir_getxattr(const struct um_dir_reach *reach, const char *name, void *value,
-                        size_t size)
+int64_t um_live_reach_getxattr(const struct um_live_reach *reach, const char *name, void *value,
+                               size_t size)
 {
     return get_xattr((struct subject){reach, -1}, name, value, size);
 }
@@ -355,14 +356,14 @@ static int64_t list_xattrs(struct subject of, char **names)
     return size;
 }
 
-int64_t um_dir_listxattr(const struct um_dir_reach *reach, char **names)
+int64_t um_live_reach_listxattr(const struct um_live_reach *reach, char **names)
 {
     return list_xattrs((struct subject){reach, -1}, names);
 }
 
 /* ---- marks ------------------------------------------------------------------------------------------------- */
 
-static int read_redirect(struct subject of, const char *name, struct um_dir_marks *marks)
+static int read_redirect(struct subject of, const char *name, struct um_live_marks *marks)
 {
     char path[REDIRECT_MOST];
     int64_t size = get_xattr(of, name, path, sizeof path);
@@ -383,7 +384,7 @@ static int read_redirect(struct subject of, const char *name, struct um_dir_mark
 }
 
 static int read_mark(struct subject of, const char *name, enum um_mark_kind kind,
-                     struct um_dir_marks *marks)
+                     struct um_live_marks *marks)
 {
     char value;
     switch (kind) {
@@ -405,13 +406,13 @@ static int read_mark(struct subject of, const char *name, enum um_mark_kind kind
     return 0;
 }
 
-bool um_dir_believes(const struct um_dirlayer *layer, const struct statx *status)
+bool um_live_believes(const struct um_live *layer, const struct statx *status)
 {
     uint32_t mode = layer->believes & UM_BELIEVE_CLOSED ? 0 : status->stx_mode;
     return um_mark_is_trusted(status->stx_uid, mode);
 }
 
-static void doubt(enum um_mark_kind kind, struct um_dir_marks *marks)
+static void doubt(enum um_mark_kind kind, struct um_live_marks *marks)
 {
     marks->doubtful_redirect |= kind == UM_MARK_REDIRECT;
     marks->doubtful_metacopy |= kind == UM_MARK_METACOPY;
@@ -420,15 +421,15 @@ static void doubt(enum um_mark_kind kind, struct um_dir_marks *marks)
 /* Read those marks among the names that only hide, and those that lead elsewhere where ones below trusted.,
  * or those below user. (`user`), are believed. What is not believed does not matter where there is one that
  * is. */
-static int read_listed(const struct um_dirlayer *layer, struct subject of, const char *names,
-                       int64_t size, bool user, struct um_dir_marks *marks)
+static int read_listed(const struct um_live *layer, struct subject of, const char *names,
+                       int64_t size, bool user, struct um_live_marks *marks)
 {
     bool trusted = layer->believes & UM_BELIEVE_TRUSTED;
     int error = 0;
     for (int64_t at = 0; error == 0 && at < size; at += (int64_t)strlen(names + at) + 1) {
         struct um_slice name = um_slice_text(names + at);
         enum um_mark_kind kind;
-        if (!um_whiteout_mark(name, um_dir_namespaces(layer), &kind))
+        if (!um_whiteout_mark(name, um_live_namespaces(layer), &kind))
             continue;
         if (um_whiteout_leads(kind) && !(um_whiteout_is_user_mark(name) ? user : trusted))
             doubt(kind, marks);
@@ -441,13 +442,13 @@ static int read_listed(const struct um_dirlayer *layer, struct subject of, const
 }
 
 /* Whether there is a mark that leads elsewhere, and that the owner of the object may have set. */
-static bool has_claims(const struct um_dirlayer *layer, const char *names, int64_t size)
+static bool has_claims(const struct um_live *layer, const char *names, int64_t size)
 {
     for (int64_t at = 0; at < size; at += (int64_t)strlen(names + at) + 1) {
         struct um_slice name = um_slice_text(names + at);
         enum um_mark_kind kind;
         if (um_whiteout_is_user_mark(name) &&
-            um_whiteout_mark(name, um_dir_namespaces(layer), &kind) && um_whiteout_leads(kind))
+            um_whiteout_mark(name, um_live_namespaces(layer), &kind) && um_whiteout_leads(kind))
             return true;
     }
     return false;
@@ -455,12 +456,12 @@ static bool has_claims(const struct um_dirlayer *layer, const char *names, int64
 
 /* Read the marks of an object whose owner decides whether they are believed: both are asked of what it is,
  * not of what stands under its name by then. */
-static int read_claims(struct um_dirlayer *layer, const struct um_dir_inode *inode,
-                       const struct um_dir_reach *reach, struct um_dir_marks *marks)
+static int read_claims(struct um_live *layer, const struct um_live_inode *inode,
+                       const struct um_live_reach *reach, struct um_live_marks *marks)
 {
     um_autofree char *names = NULL;
     struct statx status;
-    struct subject of = {reach, um_dir_pin(layer, inode, reach, &status)};
+    struct subject of = {reach, um_live_pin(layer, inode, reach, &status)};
     if (of.pinned == -EXDEV) /* a mount point: what is mounted there bears no marks */
         return 0;
     if (of.pinned < 0)
@@ -468,17 +469,17 @@ static int read_claims(struct um_dirlayer *layer, const struct um_dir_inode *ino
     int64_t size = list_xattrs(of, &names);
     int error = size < 0
                     ? (int)size
-                    : read_listed(layer, of, names, size, um_dir_believes(layer, &status), marks);
+                    : read_listed(layer, of, names, size, um_live_believes(layer, &status), marks);
     close(of.pinned);
     return error;
 }
 
-int um_dir_read_marks(struct um_dirlayer *layer, const struct um_dir_inode *inode,
-                      const struct um_dir_reach *reach, struct um_dir_marks *marks)
+int um_live_read_marks(struct um_live *layer, const struct um_live_inode *inode,
+                       const struct um_live_reach *reach, struct um_live_marks *marks)
 {
     um_autofree char *names = NULL;
-    *marks = (struct um_dir_marks){0};
-    int64_t size = um_dir_listxattr(reach, &names);
+    *marks = (struct um_live_marks){0};
+    int64_t size = um_live_reach_listxattr(reach, &names);
     int error = size < 0 ? (int)size : 0;
     bool ask_owner =
         inode != NULL && layer->believes & UM_BELIEVE_OWN && has_claims(layer, names, size);
@@ -493,7 +494,7 @@ int um_dir_read_marks(struct um_dirlayer *layer, const struct um_dir_inode *inod
     return error;
 }
 
-void um_dir_tell_refused(struct um_dirlayer *layer, uint32_t number)
+void um_live_tell_refused(struct um_live *layer, uint32_t number)
 {
     char path[PATH_MAX];
     struct way way = {0};
@@ -504,7 +505,7 @@ void um_dir_tell_refused(struct um_dirlayer *layer, uint32_t number)
     um_refusal_tell(layer->refusals, "lower", layer->shown_fd, um_slice_text(path));
 }
 
-bool um_dir_may_be_hidden(const struct um_dirlayer *layer, uint64_t ino)
+bool um_live_may_be_hidden(const struct um_live *layer, uint64_t ino)
 {
     bool may_be = false;
     for (size_t i = 0; i < UM_HIDDEN_MAX; i++)
@@ -513,7 +514,7 @@ bool um_dir_may_be_hidden(const struct um_dirlayer *layer, uint64_t ino)
 }
 
 /* What a layer must not show hides what is below it, too, as a whiteout does. */
-static bool is_hidden(const struct um_dirlayer *layer, const struct statx *status)
+static bool is_hidden(const struct um_live *layer, const struct statx *status)
 {
     const dev_t device = makedev(status->stx_dev_major, status->stx_dev_minor);
     for (size_t i = 0; i < UM_HIDDEN_MAX; i++) {
@@ -524,8 +525,8 @@ static bool is_hidden(const struct um_dirlayer *layer, const struct statx *statu
     return false;
 }
 
-int um_dir_is_whiteout(struct um_dirlayer *layer, const struct um_dir_reach *reach,
-                       const struct statx *status, bool marked)
+int um_live_is_whiteout(struct um_live *layer, const struct um_live_reach *reach,
+                        const struct statx *status, bool marked)
 {
     if (S_ISDIR(status->stx_mode))
         return is_hidden(layer, status);
@@ -533,8 +534,8 @@ int um_dir_is_whiteout(struct um_dirlayer *layer, const struct um_dir_reach *rea
         return um_whiteout_is_device(status->stx_rdev_major, status->stx_rdev_minor);
     if (!marked || !S_ISREG(status->stx_mode) || status->stx_size != 0)
         return 0;
-    struct um_dir_marks marks;
-    int error = um_dir_read_marks(layer, NULL, reach, &marks);
+    struct um_live_marks marks;
+    int error = um_live_read_marks(layer, NULL, reach, &marks);
     if (error != 0)
         return error;
     free(marks.redirect);

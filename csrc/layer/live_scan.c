@@ -23,14 +23,14 @@ static int push(struct walk *walk, uint32_t directory)
 }
 
 /* The subdirectories among the items of a directory join the walk. */
-static int push_children(struct um_dirlayer *layer, uint32_t directory,
-                         const struct um_dir_items *items, struct walk *walk)
+static int push_children(struct um_live *layer, uint32_t directory,
+                         const struct um_live_items *items, struct walk *walk)
 {
     for (size_t i = 0; i < items->n; i++) {
         struct um_child child;
         if (items->all[i].type != DT_DIR)
             continue;
-        int error = um_dirlayer_find(layer, directory, items->all[i].text, &child);
+        int error = um_live_find(layer, directory, items->all[i].text, &child);
         if (error == 0 && child.type == DT_DIR)
             error = push(walk, child.inode);
         if (error != 0 && error != -ENOENT)
@@ -52,10 +52,10 @@ struct sighting {
 struct scan {
     struct sighting *all;
     size_t n, capacity;
-    struct um_dir_arena *arena;
+    struct um_live_arena *arena;
 };
 
-static int add_sighting(struct scan *scan, const struct um_dir_item *item, uint32_t directory,
+static int add_sighting(struct scan *scan, const struct um_live_item *item, uint32_t directory,
                         uint32_t device)
 {
     int error = um_reserve((void **)&scan->all, &scan->capacity, scan->n + 1, sizeof *scan->all);
@@ -67,20 +67,20 @@ static int add_sighting(struct scan *scan, const struct um_dir_item *item, uint3
                               .directory = directory,
                               .text = item->text,
                               .type = item->type};
-    error = um_dir_keep_text(&scan->arena, item->text, &made->text.data);
+    error = um_live_keep_text(&scan->arena, item->text, &made->text.data);
     scan->n += error == 0;
     return error;
 }
 
 /* `scan` is NULL where only the directories matter. */
-static int scan_directory(struct um_dirlayer *layer, uint32_t number, struct walk *walk,
+static int scan_directory(struct um_live *layer, uint32_t number, struct walk *walk,
                           struct scan *scan)
 {
-    struct um_dir_inode directory;
-    struct um_dir_items items;
-    if (!um_dir_get_inode(layer, number, &directory))
+    struct um_live_inode directory;
+    struct um_live_items items;
+    if (!um_live_get_inode(layer, number, &directory))
         return -ESTALE;
-    int error = um_dir_read(layer, number, &items);
+    int error = um_live_read_directory(layer, number, &items);
     if (error != 0)
         return error;
     for (size_t i = 0; error == 0 && scan != NULL && i < items.n; i++) {
@@ -89,7 +89,7 @@ static int scan_directory(struct um_dirlayer *layer, uint32_t number, struct wal
     }
     if (error == 0)
         error = push_children(layer, number, &items, walk);
-    um_dir_items_free(&items);
+    um_live_items_free(&items);
     return error;
 }
 
@@ -100,7 +100,7 @@ static bool can_be_skipped(int error)
     return error == -EACCES || error == -EPERM || error == -EXDEV;
 }
 
-static int walk_all(struct um_dirlayer *layer, struct walk *walk, struct scan *scan)
+static int walk_all(struct um_live *layer, struct walk *walk, struct scan *scan)
 {
     int error = push(walk, 0);
     for (size_t at = 0; error == 0 && at < walk->n; at++) {
@@ -147,15 +147,15 @@ static void keep_links(struct scan *scan)
     scan->n = kept;
 }
 
-static int make_map(struct um_dirlayer *layer, const struct scan *scan, struct um_dir_map **out)
+static int make_map(struct um_live *layer, const struct scan *scan, struct um_live_map **out)
 {
-    struct um_dir_map *map = malloc(sizeof *map + scan->n * sizeof map->places[0]);
+    struct um_live_map *map = malloc(sizeof *map + scan->n * sizeof map->places[0]);
     int error = map ? 0 : -ENOMEM;
     for (size_t i = 0; error == 0 && i < scan->n; i++) {
         const struct sighting *at = &scan->all[i];
-        map->places[i] = (struct um_dir_place){.ino = at->ino, .device = at->device};
+        map->places[i] = (struct um_live_map_entry){.ino = at->ino, .device = at->device};
         error =
-            um_dir_add_names(layer, at->directory, &at->text, &at->type, 1, &map->places[i].name);
+            um_live_add_names(layer, at->directory, &at->text, &at->type, 1, &map->places[i].name);
     }
     if (error != 0) {
         free(map);
@@ -166,7 +166,7 @@ static int make_map(struct um_dirlayer *layer, const struct scan *scan, struct u
     return 0;
 }
 
-static int scan_map(struct um_dirlayer *layer, bool all, struct um_dir_map **out)
+static int scan_map(struct um_live *layer, bool all, struct um_live_map **out)
 {
     struct scan scan = {0};
     struct walk walk = {0};
@@ -179,16 +179,16 @@ static int scan_map(struct um_dirlayer *layer, bool all, struct um_dir_map **out
     if (error == 0)
         error = make_map(layer, &scan, out);
     free(scan.all);
-    um_dir_arena_free(scan.arena);
+    um_live_arena_free(scan.arena);
     return error;
 }
 
 /* A map of the layer, made by the first who needs it. */
-static int need_map(struct um_dirlayer *layer, bool all, const struct um_dir_map **out)
+static int need_map(struct um_live *layer, bool all, const struct um_live_map **out)
 {
-    _Atomic(struct um_dir_map *) *place = all ? &layer->files : &layer->links;
+    _Atomic(struct um_live_map *) *place = all ? &layer->files : &layer->links;
     int error = 0;
-    struct um_dir_map *map = atomic_load(place);
+    struct um_live_map *map = atomic_load(place);
     if (map == NULL) {
         pthread_mutex_lock(&layer->scan_lock);
         map = atomic_load(place);
@@ -203,12 +203,12 @@ static int need_map(struct um_dirlayer *layer, bool all, const struct um_dir_map
 }
 
 /* The first place of a file, and how many it has. */
-static size_t find_places(const struct um_dir_map *map, uint32_t device, uint64_t ino, size_t *n)
+static size_t find_places(const struct um_live_map *map, uint32_t device, uint64_t ino, size_t *n)
 {
     size_t low = 0, high = map->n;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        const struct um_dir_place *at = &map->places[middle];
+        const struct um_live_map_entry *at = &map->places[middle];
         if (compare_places(at->device, at->ino, device, ino) < 0)
             low = middle + 1;
         else
@@ -224,10 +224,10 @@ static size_t find_places(const struct um_dir_map *map, uint32_t device, uint64_
 /* ---- the face ------------------------------------------------------------------------------------------------ */
 
 /* The names of a file in the map; none where the map does not know it. */
-static int mapped_names(struct um_dirlayer *layer, const struct um_dir_inode *inode,
+static int mapped_names(struct um_live *layer, const struct um_live_inode *inode,
                         struct um_place **places, size_t *n)
 {
-    const struct um_dir_map *map = NULL;
+    const struct um_live_map *map = NULL;
     int error = need_map(layer, false, &map);
     if (error != 0)
         return error;
@@ -236,21 +236,21 @@ static int mapped_names(struct um_dirlayer *layer, const struct um_dir_inode *in
     if (*places == NULL)
         return -ENOMEM;
     for (size_t i = 0; i < *n; i++) {
-        struct um_dir_name name = {0};
+        struct um_live_name name = {0};
         uint32_t at = map->places[first + i].name;
-        um_dir_get_name(layer, at, &name);
+        um_live_get_name(layer, at, &name);
         (*places)[i] = (struct um_place){name.directory, at};
     }
     return 0;
 }
 
-int um_dirlayer_names(struct um_dirlayer *layer, uint32_t number, uint32_t nlink,
-                      struct um_place **places, size_t *n)
+int um_live_names(struct um_live *layer, uint32_t number, uint32_t nlink, struct um_place **places,
+                  size_t *n)
 {
-    struct um_dir_inode inode;
+    struct um_live_inode inode;
     struct um_place own;
-    int error = um_dirlayer_place(layer, number, &own.directory, &own.dirent);
-    if (error != 0 || !um_dir_get_inode(layer, number, &inode))
+    int error = um_live_place(layer, number, &own.directory, &own.dirent);
+    if (error != 0 || !um_live_get_inode(layer, number, &inode))
         return -ESTALE;
     *places = NULL;
     *n = 0;
@@ -269,22 +269,21 @@ int um_dirlayer_names(struct um_dirlayer *layer, uint32_t number, uint32_t nlink
 }
 
 /* Find the inode of a number that was not seen, by its names. */
-static int search(struct um_dirlayer *layer, uint64_t number, uint32_t *inode)
+static int search(struct um_live *layer, uint64_t number, uint32_t *inode)
 {
-    const struct um_dir_map *map = NULL;
+    const struct um_live_map *map = NULL;
     size_t n;
     int error = need_map(layer, true, &map);
     if (error != 0)
         return error;
     size_t first = find_places(map, 0, number, &n);
     for (size_t i = 0; i < n; i++) {
-        struct um_dir_name name;
+        struct um_live_name name;
         struct um_child child;
-        if (!um_dir_get_name(layer, map->places[first + i].name, &name))
+        if (!um_live_get_name(layer, map->places[first + i].name, &name))
             continue;
-        error = um_dirlayer_find(layer, name.directory, um_slice_of(name.text, name.size), &child);
-        if (error == 0 && child.type != DT_WHT &&
-            um_dirlayer_number(layer, child.inode) == number) {
+        error = um_live_find(layer, name.directory, um_slice_of(name.text, name.size), &child);
+        if (error == 0 && child.type != DT_WHT && um_live_number(layer, child.inode) == number) {
             *inode = child.inode;
             return 0;
         }
@@ -292,13 +291,13 @@ static int search(struct um_dirlayer *layer, uint64_t number, uint32_t *inode)
     return -ESTALE;
 }
 
-int um_dirlayer_seek(struct um_dirlayer *layer, uint64_t number, uint32_t *inode)
+int um_live_seek(struct um_live *layer, uint64_t number, uint32_t *inode)
 {
-    int error = um_dir_find_number(layer, number, inode);
+    int error = um_live_find_number(layer, number, inode);
     return error == -ENOENT ? search(layer, number, inode) : error;
 }
 
-int um_dirlayer_redirects(struct um_dirlayer *layer, uint32_t **directories, size_t *n)
+int um_live_redirects(struct um_live *layer, uint32_t **directories, size_t *n)
 {
     struct walk walk = {0};
     size_t kept = 0;
@@ -306,7 +305,7 @@ int um_dirlayer_redirects(struct um_dirlayer *layer, uint32_t **directories, siz
     for (size_t at = 0; error == 0 && at < walk.n; at++) {
         struct um_slice redirect;
         bool refused;
-        error = um_dirlayer_redirect(layer, walk.directories[at], &redirect, &refused);
+        error = um_live_redirect(layer, walk.directories[at], &redirect, &refused);
         if (error == 0 && redirect.size != 0)
             walk.directories[kept++] = walk.directories[at];
         else if (can_be_skipped(error))

@@ -12,21 +12,21 @@
 
 /* ---- texts ------------------------------------------------------------------------------------------ */
 
-struct um_dir_arena {
-    struct um_dir_arena *next;
+struct um_live_arena {
+    struct um_live_arena *next;
     size_t used, size;
     uint8_t bytes[];
 };
 
-int um_dir_keep_text(struct um_dir_arena **arena, struct um_slice text, const uint8_t **kept)
+int um_live_keep_text(struct um_live_arena **arena, struct um_slice text, const uint8_t **kept)
 {
-    struct um_dir_arena *first = *arena;
+    struct um_live_arena *first = *arena;
     if (first == NULL || first->size - first->used < text.size) {
         size_t size = first == NULL ? 1024 : ARENA_CHUNK; /* a small directory costs little */
         first = malloc(sizeof *first + size);
         if (first == NULL)
             return -ENOMEM;
-        *first = (struct um_dir_arena){.next = *arena, .size = size};
+        *first = (struct um_live_arena){.next = *arena, .size = size};
         *arena = first;
     }
     *kept = first->bytes + first->used;
@@ -36,10 +36,10 @@ int um_dir_keep_text(struct um_dir_arena **arena, struct um_slice text, const ui
     return 0;
 }
 
-void um_dir_arena_free(struct um_dir_arena *arena)
+void um_live_arena_free(struct um_live_arena *arena)
 {
     while (arena != NULL) {
-        struct um_dir_arena *next = arena->next;
+        struct um_live_arena *next = arena->next;
         free(arena);
         arena = next;
     }
@@ -47,28 +47,28 @@ void um_dir_arena_free(struct um_dir_arena *arena)
 
 /* ---- hash tables; the lock is held ---------------------------------------------------------------- */
 
-static uint64_t hash_name(const struct um_dirlayer *layer, uint32_t directory, struct um_slice text)
+static uint64_t hash_name(const struct um_live *layer, uint32_t directory, struct um_slice text)
 {
     return um_hash_keyed(&layer->key, directory, text);
 }
 
-static uint64_t hash_inode(const struct um_dirlayer *layer, uint32_t device, uint64_t ino)
+static uint64_t hash_inode(const struct um_live *layer, uint32_t device, uint64_t ino)
 {
     return um_hash_keyed(&layer->key, ino, um_slice_of(&device, sizeof device));
 }
 
-static struct um_slice text_of(const struct um_dir_name *name)
+static struct um_slice text_of(const struct um_live_name *name)
 {
     return um_slice_of(name->text, name->size);
 }
 
 /* The place of a name in its table, or the empty one where it belongs. */
-static size_t name_place(const struct um_dirlayer *layer, uint32_t directory, struct um_slice text)
+static size_t name_place(const struct um_live *layer, uint32_t directory, struct um_slice text)
 {
     size_t at = um_numbers_home(&layer->by_text, hash_name(layer, directory, text));
     for (uint32_t number; (number = um_numbers_at(&layer->by_text, at)) != UM_NUMBERS_NONE;
          at = um_numbers_behind(&layer->by_text, at)) {
-        const struct um_dir_name *name = &layer->names[number];
+        const struct um_live_name *name = &layer->names[number];
         if (name->directory == directory && um_slice_equal(text_of(name), text))
             break;
     }
@@ -82,13 +82,13 @@ static bool same_birth(uint64_t a, uint64_t b)
 
 /* The place of an inode that is there or was; with `birth` NULL, of the one that has `ino` as its
  * number. */
-static size_t inode_place(const struct um_dirlayer *layer, uint32_t device, uint64_t ino,
+static size_t inode_place(const struct um_live *layer, uint32_t device, uint64_t ino,
                           const uint64_t *birth)
 {
     size_t at = um_numbers_home(&layer->by_ino, hash_inode(layer, device, ino));
     for (uint32_t number; (number = um_numbers_at(&layer->by_ino, at)) != UM_NUMBERS_NONE;
          at = um_numbers_behind(&layer->by_ino, at)) {
-        const struct um_dir_inode *inode = &layer->inodes[number];
+        const struct um_live_inode *inode = &layer->inodes[number];
         bool meant = birth ? same_birth(inode->birth, *birth) : inode->extra == 0;
         if (inode->device == device && inode->ino == ino && meant)
             break;
@@ -96,7 +96,7 @@ static size_t inode_place(const struct um_dirlayer *layer, uint32_t device, uint
     return at;
 }
 
-static int room_for_names(struct um_dirlayer *layer, size_t more)
+static int room_for_names(struct um_live *layer, size_t more)
 {
     size_t n = layer->n_names + more;
     if (n > MOST_RECORDS)
@@ -106,13 +106,13 @@ static int room_for_names(struct um_dirlayer *layer, size_t more)
         return error;
     int grown = um_numbers_reserve(&layer->by_text, more);
     for (uint32_t i = 0; grown > 0 && i < layer->n_names; i++) {
-        const struct um_dir_name *name = &layer->names[i];
+        const struct um_live_name *name = &layer->names[i];
         um_numbers_add(&layer->by_text, hash_name(layer, name->directory, text_of(name)), i);
     }
     return grown < 0 ? grown : 0;
 }
 
-static int room_for_inode(struct um_dirlayer *layer)
+static int room_for_inode(struct um_live *layer)
 {
     size_t n = layer->n_inodes + 1;
     if (n > MOST_RECORDS)
@@ -123,7 +123,7 @@ static int room_for_inode(struct um_dirlayer *layer)
         return error;
     int grown = um_numbers_reserve(&layer->by_ino, 1);
     for (uint32_t i = 0; grown > 0 && i < layer->n_inodes; i++) {
-        const struct um_dir_inode *inode = &layer->inodes[i];
+        const struct um_live_inode *inode = &layer->inodes[i];
         um_numbers_add(&layer->by_ino, hash_inode(layer, inode->device, inode->ino), i);
     }
     return grown < 0 ? grown : 0;
@@ -132,42 +132,43 @@ static int room_for_inode(struct um_dirlayer *layer)
 /* ---- making records; the lock is held for writing ------------------------------------------------- */
 
 /* The number of a name, made where there is none. There is room. */
-static int need_name(struct um_dirlayer *layer, uint32_t directory, struct um_slice text,
-                     uint8_t type, uint32_t *number)
+static int need_name(struct um_live *layer, uint32_t directory, struct um_slice text, uint8_t type,
+                     uint32_t *number)
 {
     size_t at = name_place(layer, directory, text);
     const uint8_t *kept;
     *number = um_numbers_at(&layer->by_text, at);
     if (*number != UM_NUMBERS_NONE)
         return 0;
-    int error = um_dir_keep_text(&layer->arena, text, &kept);
+    int error = um_live_keep_text(&layer->arena, text, &kept);
     if (error != 0)
         return error;
     *number = (uint32_t)layer->n_names++;
-    layer->names[*number] = (struct um_dir_name){.text = kept,
-                                                 .directory = directory,
-                                                 .inode = UM_INDEX_NONE,
-                                                 .size = (uint8_t)text.size,
-                                                 .type = type};
+    layer->names[*number] = (struct um_live_name){.text = kept,
+                                                  .directory = directory,
+                                                  .inode = UM_INDEX_NONE,
+                                                  .size = (uint8_t)text.size,
+                                                  .type = type};
     um_numbers_put(&layer->by_text, at, *number);
     return 0;
 }
 
-static bool same_device(const struct um_dir_device *a, const struct um_dir_device *b)
+static bool same_device(const struct um_live_device *a, const struct um_live_device *b)
 {
     return a->mount == b->mount && a->major == b->major && a->minor == b->minor;
 }
 
-static struct um_dir_device device_of(const struct statx *status)
+static struct um_live_device device_of(const struct statx *status)
 {
-    return (struct um_dir_device){.mount = status->stx_mask & STATX_MNT_ID ? status->stx_mnt_id : 0,
-                                  .major = status->stx_dev_major,
-                                  .minor = status->stx_dev_minor};
+    return (struct um_live_device){.mount =
+                                       status->stx_mask & STATX_MNT_ID ? status->stx_mnt_id : 0,
+                                   .major = status->stx_dev_major,
+                                   .minor = status->stx_dev_minor};
 }
 
-static int need_device(struct um_dirlayer *layer, const struct statx *status, uint32_t *device)
+static int need_device(struct um_live *layer, const struct statx *status, uint32_t *device)
 {
-    struct um_dir_device wanted = device_of(status);
+    struct um_live_device wanted = device_of(status);
     for (size_t i = 0; i < layer->n_devices; i++) {
         if (same_device(&layer->devices[i], &wanted)) {
             *device = (uint32_t)i;
@@ -191,16 +192,16 @@ static uint64_t birth_of(const struct statx *status)
 
 static bool has_own_number(uint32_t device, uint64_t ino)
 {
-    return device == 0 && ino != 0 && ino < UM_DIRLAYER_SPAN - EXTRA_NUMBERS;
+    return device == 0 && ino != 0 && ino < UM_LIVE_SPAN - EXTRA_NUMBERS;
 }
 
 /* The inode that has `ino` as its number; UM_NUMBERS_NONE where there is none. */
-static uint32_t find_number(const struct um_dirlayer *layer, uint32_t device, uint64_t ino)
+static uint32_t find_number(const struct um_live *layer, uint32_t device, uint64_t ino)
 {
     return um_numbers_at(&layer->by_ino, inode_place(layer, device, ino, NULL));
 }
 
-static int need_inode(struct um_dirlayer *layer, const struct statx *status, uint32_t name,
+static int need_inode(struct um_live *layer, const struct statx *status, uint32_t name,
                       uint32_t *number)
 {
     uint32_t device;
@@ -218,11 +219,11 @@ static int need_inode(struct um_dirlayer *layer, const struct statx *status, uin
     if (*number != UM_NUMBERS_NONE)
         return 0;
     *number = (uint32_t)layer->n_inodes;
-    struct um_dir_inode made = {.ino = status->stx_ino,
-                                .birth = birth,
-                                .device = device,
-                                .name = name,
-                                .type = IFTODT(status->stx_mode)};
+    struct um_live_inode made = {.ino = status->stx_ino,
+                                 .birth = birth,
+                                 .device = device,
+                                 .name = name,
+                                 .type = IFTODT(status->stx_mode)};
     bool own =
         has_own_number(device, made.ino) && find_number(layer, device, made.ino) == UM_NUMBERS_NONE;
     if (name != UM_INDEX_NONE && !own) {
@@ -235,11 +236,10 @@ static int need_inode(struct um_dirlayer *layer, const struct statx *status, uin
 }
 
 /* Let the name stand for the inode. A directory has one name, and nothing changes its type. */
-static int join(struct um_dirlayer *layer, uint32_t number, const struct statx *status,
-                uint32_t inode)
+static int join(struct um_live *layer, uint32_t number, const struct statx *status, uint32_t inode)
 {
-    struct um_dir_name *name = &layer->names[number];
-    const struct um_dir_inode *is = &layer->inodes[inode];
+    struct um_live_name *name = &layer->names[number];
+    const struct um_live_inode *is = &layer->inodes[inode];
     if (is->type != IFTODT(status->stx_mode) || (is->type == DT_DIR && is->name != number) ||
         (name->inode != UM_INDEX_NONE && name->inode != inode) || name->type == DT_WHT)
         return -ESTALE;
@@ -250,8 +250,8 @@ static int join(struct um_dirlayer *layer, uint32_t number, const struct statx *
 
 /* ---- the face ------------------------------------------------------------------------------------------ */
 
-int um_dir_add(struct um_dirlayer *layer, uint32_t directory, struct um_slice text,
-               const struct statx *status, struct um_child *child)
+int um_live_add(struct um_live *layer, uint32_t directory, struct um_slice text,
+                const struct statx *status, struct um_child *child)
 {
     uint32_t number = 0, inode = 0;
     pthread_rwlock_wrlock(&layer->lock);
@@ -271,8 +271,8 @@ int um_dir_add(struct um_dirlayer *layer, uint32_t directory, struct um_slice te
     return error;
 }
 
-int um_dir_add_names(struct um_dirlayer *layer, uint32_t directory, const struct um_slice *texts,
-                     const uint8_t *types, size_t n, uint32_t *numbers)
+int um_live_add_names(struct um_live *layer, uint32_t directory, const struct um_slice *texts,
+                      const uint8_t *types, size_t n, uint32_t *numbers)
 {
     pthread_rwlock_wrlock(&layer->lock);
     int error = room_for_names(layer, n);
@@ -282,7 +282,7 @@ int um_dir_add_names(struct um_dirlayer *layer, uint32_t directory, const struct
     return error;
 }
 
-bool um_dir_get_name(struct um_dirlayer *layer, uint32_t number, struct um_dir_name *name)
+bool um_live_get_name(struct um_live *layer, uint32_t number, struct um_live_name *name)
 {
     pthread_rwlock_rdlock(&layer->lock);
     bool found = number < layer->n_names;
@@ -292,7 +292,7 @@ bool um_dir_get_name(struct um_dirlayer *layer, uint32_t number, struct um_dir_n
     return found;
 }
 
-bool um_dir_get_inode(struct um_dirlayer *layer, uint32_t number, struct um_dir_inode *inode)
+bool um_live_get_inode(struct um_live *layer, uint32_t number, struct um_live_inode *inode)
 {
     pthread_rwlock_rdlock(&layer->lock);
     bool found = number < layer->n_inodes;
@@ -302,8 +302,8 @@ bool um_dir_get_inode(struct um_dirlayer *layer, uint32_t number, struct um_dir_
     return found;
 }
 
-bool um_dir_find_name(struct um_dirlayer *layer, uint32_t directory, struct um_slice text,
-                      uint32_t *number, struct um_dir_name *name)
+bool um_live_find_name(struct um_live *layer, uint32_t directory, struct um_slice text,
+                       uint32_t *number, struct um_live_name *name)
 {
     pthread_rwlock_rdlock(&layer->lock);
     *number = um_numbers_at(&layer->by_text, name_place(layer, directory, text));
@@ -314,7 +314,7 @@ bool um_dir_find_name(struct um_dirlayer *layer, uint32_t directory, struct um_s
     return found;
 }
 
-int um_dir_find_number(struct um_dirlayer *layer, uint64_t number, uint32_t *inode)
+int um_live_find_number(struct um_live *layer, uint64_t number, uint32_t *inode)
 {
     int error = 0;
     *inode = 0;
@@ -324,8 +324,8 @@ int um_dir_find_number(struct um_dirlayer *layer, uint64_t number, uint32_t *ino
     if (has_own_number(0, number)) {
         *inode = find_number(layer, 0, number);
         error = *inode != UM_NUMBERS_NONE ? 0 : -ENOENT;
-    } else if (number < UM_DIRLAYER_SPAN && UM_DIRLAYER_SPAN - number <= layer->n_extras) {
-        *inode = layer->extras[UM_DIRLAYER_SPAN - number - 1];
+    } else if (number < UM_LIVE_SPAN && UM_LIVE_SPAN - number <= layer->n_extras) {
+        *inode = layer->extras[UM_LIVE_SPAN - number - 1];
     } else {
         error = -ESTALE;
     }
@@ -333,10 +333,10 @@ int um_dir_find_number(struct um_dirlayer *layer, uint64_t number, uint32_t *ino
     return error;
 }
 
-bool um_dir_is(struct um_dirlayer *layer, const struct um_dir_inode *inode,
-               const struct statx *status)
+bool um_live_is_inode(struct um_live *layer, const struct um_live_inode *inode,
+                      const struct statx *status)
 {
-    struct um_dir_device device = device_of(status);
+    struct um_live_device device = device_of(status);
     pthread_rwlock_rdlock(&layer->lock);
     bool same = same_device(&layer->devices[inode->device], &device);
     pthread_rwlock_unlock(&layer->lock);
@@ -344,7 +344,7 @@ bool um_dir_is(struct um_dirlayer *layer, const struct um_dir_inode *inode,
            same_birth(inode->birth, birth_of(status));
 }
 
-void um_dir_more_free(struct um_dir_more *more)
+void um_live_more_free(struct um_live_more *more)
 {
     if (more == NULL)
         return;
@@ -353,61 +353,61 @@ void um_dir_more_free(struct um_dir_more *more)
     free(more);
 }
 
-struct um_dir_more *um_dir_set_more(struct um_dirlayer *layer, uint32_t number,
-                                    struct um_dir_more *more)
+struct um_live_more *um_live_set_more(struct um_live *layer, uint32_t number,
+                                      struct um_live_more *more)
 {
     pthread_rwlock_wrlock(&layer->lock);
-    struct um_dir_inode *inode = &layer->inodes[number];
+    struct um_live_inode *inode = &layer->inodes[number];
     if (inode->more == NULL)
         inode->more = um_steal(&more);
-    struct um_dir_more *kept = inode->more;
+    struct um_live_more *kept = inode->more;
     pthread_rwlock_unlock(&layer->lock);
-    um_dir_more_free(more);
+    um_live_more_free(more);
     return kept;
 }
 
-struct um_dir_list *um_dir_set_list(struct um_dirlayer *layer, uint32_t number,
-                                    struct um_dir_list *list)
+struct um_live_list *um_live_set_list(struct um_live *layer, uint32_t number,
+                                      struct um_live_list *list)
 {
     pthread_rwlock_wrlock(&layer->lock);
-    struct um_dir_inode *inode = &layer->inodes[number];
+    struct um_live_inode *inode = &layer->inodes[number];
     if (inode->list == NULL)
         inode->list = um_steal(&list);
-    struct um_dir_list *kept = inode->list;
+    struct um_live_list *kept = inode->list;
     pthread_rwlock_unlock(&layer->lock);
     free(list);
     return kept;
 }
 
-void um_dir_set_own_data(struct um_dirlayer *layer, uint32_t number)
+void um_live_set_own_data(struct um_live *layer, uint32_t number)
 {
     pthread_rwlock_wrlock(&layer->lock);
     layer->inodes[number].own_data = true;
     pthread_rwlock_unlock(&layer->lock);
 }
 
-uint64_t um_dirlayer_number(struct um_dirlayer *layer, uint32_t number)
+uint64_t um_live_number(struct um_live *layer, uint32_t number)
 {
-    struct um_dir_inode inode;
-    if (number == 0 || !um_dir_get_inode(layer, number, &inode))
+    struct um_live_inode inode;
+    if (number == 0 || !um_live_get_inode(layer, number, &inode))
         return 0;
-    return inode.extra == 0 ? inode.ino : UM_DIRLAYER_SPAN - inode.extra;
+    return inode.extra == 0 ? inode.ino : UM_LIVE_SPAN - inode.extra;
 }
 
-uint32_t um_dirlayer_type(struct um_dirlayer *layer, uint32_t number)
+uint32_t um_live_type(struct um_live *layer, uint32_t number)
 {
-    struct um_dir_inode inode;
-    return um_dir_get_inode(layer, number, &inode) ? DTTOIF(inode.type) : 0;
+    struct um_live_inode inode;
+    return um_live_get_inode(layer, number, &inode) ? DTTOIF(inode.type) : 0;
 }
 
 /* ---- opening ---------------------------------------------------------------------------------------------- */
 
-int um_dir_table_open(struct um_dirlayer *layer)
+int um_live_table_open(struct um_live *layer)
 {
     uint32_t root;
     struct statx status;
     const int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT;
-    if (statx(layer->fd, "", flags, UM_DIR_STATX, &status) != 0)
+    if (statx(layer->fd, "", flags, UM_LIVE_STATX, &status) != 0)
         return -errno;
     if (!S_ISDIR(status.stx_mode))
         return -ENOTDIR;
@@ -417,13 +417,13 @@ int um_dir_table_open(struct um_dirlayer *layer)
     return error ? error : need_inode(layer, &status, UM_INDEX_NONE, &root);
 }
 
-void um_dir_table_close(struct um_dirlayer *layer)
+void um_live_table_close(struct um_live *layer)
 {
     for (size_t i = 0; i < layer->n_inodes; i++) {
-        um_dir_more_free(layer->inodes[i].more);
+        um_live_more_free(layer->inodes[i].more);
         free(layer->inodes[i].list);
     }
-    um_dir_arena_free(layer->arena);
+    um_live_arena_free(layer->arena);
     free(layer->names);
     free(layer->inodes);
     free(layer->extras);

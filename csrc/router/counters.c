@@ -2,7 +2,7 @@
 
 #include "router/state.h"
 
-void um_count(atomic_ullong *counter, uint64_t more)
+void um_router_count(atomic_ullong *counter, uint64_t more)
 {
     atomic_fetch_add_explicit(counter, more, memory_order_relaxed);
 }
@@ -29,14 +29,14 @@ static unsigned known(uint32_t opcode)
     return opcode < UM_OPCODES ? opcode : 0;
 }
 
-void um_count_request(atomic_ullong *by_opcode, uint32_t opcode)
+void um_router_count_request(atomic_ullong *by_opcode, uint32_t opcode)
 {
-    um_count(&by_opcode[known(opcode)], 1);
+    um_router_count(&by_opcode[known(opcode)], 1);
 }
 
-void um_count_time(struct um_counters *counters, uint32_t opcode, uint64_t begun)
+void um_router_count_time(struct um_counters *counters, uint32_t opcode, uint64_t begun)
 {
-    um_count(&counters->times[known(opcode)][bucket_of(um_router_now() - begun)], 1);
+    um_router_count(&counters->times[known(opcode)][bucket_of(um_router_now() - begun)], 1);
 }
 
 static uint64_t value(atomic_ullong *counter)
@@ -73,5 +73,5 @@ void um_router_get_stats(struct um_router *router, struct um_router_stats *stats
     pthread_mutex_lock(&router->flight_lock);
     stats->in_flight = (uint32_t)router->flight.n;
     pthread_mutex_unlock(&router->flight_lock);
-    stats->held = um_fastpath_held(router->fastpath);
+    stats->held = um_fastpath_open_files(router->fastpath);
 }

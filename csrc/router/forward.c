@@ -80,7 +80,7 @@ void um_router_forward(struct um_router *router, struct um_worker *worker, size_
         if (error == 0 || !take(router, one.unique, &one))
             return; /* who marks the router as orphaned answers it */
     }
-    um_count(&worker->counters.failed, 1);
+    um_router_count(&worker->counters.failed, 1);
     answer_error(&one, EIO);
 }
 
@@ -93,16 +93,16 @@ static void pass_on(struct um_router *router, size_t size)
     if (size < sizeof *out || out->len != size || out->unique == UM_SLOW_INIT_UNIQUE)
         return;
     if (out->unique == 0) {
-        um_count(&router->counters.notifications, 1);
+        um_router_count(&router->counters.notifications, 1);
         um_router_write(router->device, router->reply, size);
         return;
     }
     if (!take(router, out->unique, &one))
         return;
-    um_count_request(router->counters.forwarded, one.opcode);
+    um_router_count_request(router->counters.forwarded, one.opcode);
     if (um_router_write(one.device, router->reply, size) == -EINVAL)
         answer_error(&one, EIO); /* the kernel found it malformed, and still waits */
-    um_count_time(&router->counters, one.opcode, one.begun);
+    um_router_count_time(&router->counters, one.opcode, one.begun);
 }
 
 static void orphan(struct um_router *router)
@@ -112,7 +112,7 @@ static void orphan(struct um_router *router)
     for (const struct um_in_flight *one = NULL;
          (one = um_table_next(&router->flight, sizeof *one, one)) != NULL;) {
         answer_error(one, EIO);
-        um_count(&router->counters.failed, 1);
+        um_router_count(&router->counters.failed, 1);
     }
     um_table_clear(&router->flight, sizeof(struct um_in_flight));
     pthread_mutex_unlock(&router->flight_lock);

@@ -75,7 +75,7 @@ static ssize_t sleep_until_work(struct um_worker *worker)
 {
     struct pollfd wait[] = {{.fd = worker->device, .events = POLLIN},
                             {.fd = worker->router->wake, .events = POLLIN}};
-    um_count(&worker->counters.sleeps, 1);
+    um_router_count(&worker->counters.sleeps, 1);
     poll(wait, 2, -1);
     return atomic_load(&worker->router->stopping) ? 0 : um_worker_take(worker);
 }

@@ -62,10 +62,10 @@ int um_router_open(const struct um_router_setup *setup, struct um_router **out, 
 
 int um_router_start(struct um_router *router)
 {
-    int error = um_thread_start(&router->replies, um_router_replies, router);
+    int error = um_router_start_thread(&router->replies, um_router_replies, router);
     router->replies_run = error == 0;
     if (error == 0) {
-        error = um_thread_start(&router->watchdog, um_watchdog_watch, router);
+        error = um_router_start_thread(&router->watchdog, um_watchdog_watch, router);
         router->watchdog_runs = error == 0;
     }
     for (uint32_t i = 0; error == 0 && i < router->threads; i++)

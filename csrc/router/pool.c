@@ -5,7 +5,7 @@
 #include "router/state.h"
 
 /* Signals are for Python's main thread. */
-int um_thread_start(pthread_t *thread, void *(*work)(void *), void *argument)
+int um_router_start_thread(pthread_t *thread, void *(*work)(void *), void *argument)
 {
     sigset_t all, before;
     sigfillset(&all);
@@ -65,7 +65,7 @@ int um_router_add_worker(struct um_router *router)
         error = -EAGAIN;
     } else {
         atomic_fetch_add(&router->active, 1);
-        error = um_thread_start(&worker->thread, router->work, worker);
+        error = um_router_start_thread(&worker->thread, router->work, worker);
         if (error == 0)
             router->workers[router->n_workers++] = worker;
         else

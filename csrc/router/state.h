@@ -107,7 +107,7 @@ void um_router_notify(int device, uint64_t node);
 /* ---- router/pool.c ---------------------------------------------------------------------------- */
 
 /* Start a thread that takes no signals: those are for Python's main thread. 0, or an errno. */
-int um_thread_start(pthread_t *thread, void *(*work)(void *), void *argument);
+int um_router_start_thread(pthread_t *thread, void *(*work)(void *), void *argument);
 /* One more worker, which is active and runs router->work. -EAGAIN where there are enough. */
 int um_router_add_worker(struct um_router *router);
 void um_worker_free(struct um_worker *worker);
@@ -159,10 +159,10 @@ void um_router_interrupt(struct um_router *router, const void *message, size_t s
 /* ---- router/counters.c ---------------------------------------------------------------------------- */
 
 uint64_t um_router_now(void); /* nanoseconds */
-void um_count(atomic_ullong *counter, uint64_t more);
+void um_router_count(atomic_ullong *counter, uint64_t more);
 /* A request is counted before its reply is written, so that who has the reply finds it counted; the
  * time that it took is known afterwards. */
-void um_count_request(atomic_ullong *by_opcode, uint32_t opcode);
-void um_count_time(struct um_counters *counters, uint32_t opcode, uint64_t begun);
+void um_router_count_request(atomic_ullong *by_opcode, uint32_t opcode);
+void um_router_count_time(struct um_counters *counters, uint32_t opcode, uint64_t begun);
 
 #endif

@@ -9,12 +9,12 @@ static void count_data(struct um_worker *worker, const struct um_answer *answer)
     const struct fuse_in_header *header = worker->request;
     const struct fuse_out_header *out = worker->reply;
     if (header->opcode == FUSE_READ && out->error == 0)
-        um_count(&worker->counters.bytes_read, answer->size - sizeof *out);
+        um_router_count(&worker->counters.bytes_read, answer->size - sizeof *out);
     if (header->opcode == FUSE_WRITE && out->error == 0)
-        um_count(&worker->counters.bytes_written,
-                 ((const struct fuse_write_out *)(const void *)(out + 1))->size);
+        um_router_count(&worker->counters.bytes_written,
+                        ((const struct fuse_write_out *)(const void *)(out + 1))->size);
     if (answer->copy_ups != 0)
-        um_count(&worker->counters.copy_ups, answer->copy_ups);
+        um_router_count(&worker->counters.copy_ups, answer->copy_ups);
 }
 
 static void reply(struct um_worker *worker, const struct um_answer *answer)
@@ -23,7 +23,7 @@ static void reply(struct um_worker *worker, const struct um_answer *answer)
     count_data(worker, answer);
     for (int i = 0; i < 2; i++) {
         if (answer->stale[i] != 0) {
-            um_count(&worker->counters.notifications, 1);
+            um_router_count(&worker->counters.notifications, 1);
             um_router_notify(worker->device, answer->stale[i]);
         }
     }
@@ -46,7 +46,7 @@ static void handle(struct um_worker *worker, size_t size)
     else
         answer = um_fastpath_answer(router->fastpath, worker->request, size, worker->reply, false);
     if (answer.kind == UM_ANSWER_LATER) {
-        um_count(&worker->counters.waits, 1);
+        um_router_count(&worker->counters.waits, 1);
         um_worker_lend(worker);
         answer = um_worker_answer_patiently(worker, size);
         um_worker_come_back(router);
@@ -54,10 +54,10 @@ static void handle(struct um_worker *worker, size_t size)
     if (answer.kind == UM_ANSWER_FORWARD) {
         um_router_forward(router, worker, size, begun);
     } else {
-        um_count_request(worker->counters.fast, header->opcode);
+        um_router_count_request(worker->counters.fast, header->opcode);
         if (answer.kind == UM_ANSWER_REPLY)
             reply(worker, &answer);
-        um_count_time(&worker->counters, header->opcode, begun);
+        um_router_count_time(&worker->counters, header->opcode, begun);
     }
 }
 

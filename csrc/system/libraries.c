@@ -8,9 +8,8 @@ static const char *string_table(const struct link_map *map)
     for (const ElfW(Dyn) *entry = map->l_ld; entry->d_tag != DT_NULL; entry++) {
         /* glibc has relocated the address on most machines; others leave it as it is in the file. */
         if (entry->d_tag == DT_STRTAB)
-            return (const char *)(entry->d_un.d_ptr < map->l_addr
-                                      ? map->l_addr + entry->d_un.d_ptr
-                                      : entry->d_un.d_ptr);
+            return (const char *)(entry->d_un.d_ptr < map->l_addr ? map->l_addr + entry->d_un.d_ptr
+                                                                  : entry->d_un.d_ptr);
     }
     return NULL;
 }

@@ -75,7 +75,7 @@ int um_tree_hit_attr(struct um_tree *tree, const struct um_directory *above,
         return enter_hit(tree, above, hit, attr);
     struct um_part part;
     struct um_inode inode;
-    int error = um_hit_inode(tree, hit, &part, &inode);
+    int error = um_tree_hit_inode(tree, hit, &part, &inode);
     return error ? error : file_attr(tree, part, &inode, attr);
 }
 
@@ -92,11 +92,8 @@ int um_tree_getattr(struct um_tree *tree, uint64_t node, struct um_attr *attr)
     return error ? error : file_attr(tree, part, &inode, attr);
 }
 
-int um_tree_need_directory(struct um_tree *tree, uint64_t node, struct um_directory **directory)
+int um_tree_no_directory(struct um_tree *tree, uint64_t node)
 {
-    *directory = um_tree_directory(tree, node);
-    if (*directory != NULL)
-        return 0;
     struct um_attr attr;
     int error = um_tree_getattr(tree, node, &attr);
     return error ? error : -ENOTDIR;

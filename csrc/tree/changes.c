@@ -36,7 +36,7 @@ static int exists(struct um_tree *tree, const struct um_view *view, struct um_sl
     struct um_inode inode;
     int error = um_view_find(tree, view, name, hit);
     if (error == 0 && hit->child.type == DT_UNKNOWN)
-        error = um_hit_inode(tree, hit, &part, &inode);
+        error = um_tree_hit_inode(tree, hit, &part, &inode);
     return error == 0 ? 1 : error == -ENOENT ? 0 : error;
 }
 
@@ -79,7 +79,7 @@ static int add_hidden_items(const struct um_tree *tree, struct frame *frame)
         return error;
     for (uint32_t i = 0; error == 0 && i < merged->n; i++) {
         struct um_hit hit;
-        error = um_merged_hit(tree, &frame->below, &merged->names[i], &hit);
+        error = um_view_merged_hit(tree, &frame->below, &merged->names[i], &hit);
         if (error == 0)
             error = add_item(frame, hit.child.name, UM_INDEX_NONE);
     }
@@ -216,7 +216,7 @@ static int judge(struct um_tree_walk *walk, struct frame *frame, const struct it
     if (own.child.type == DT_DIR)
         error = um_layer_child_inode(layer, frame->directory, &own.child, &inode);
     else
-        error = um_hit_inode(tree, &own, &part, &inode);
+        error = um_tree_hit_inode(tree, &own, &part, &inode);
     if (error != 0)
         return error == -ENOENT ? 0 : error; /* a link to nowhere deletes what was there */
     *change = is_mention(&inode) && was && below.child.type == DT_DIR ? 0 : was ? 'C' : 'A';
@@ -280,7 +280,7 @@ int um_tree_broken_link(struct um_tree *tree, uint32_t layer, uint64_t *cursor, 
             error = um_layer_dirent(&tree->layers[layer], link.dirent, &hit.child);
         hit.directory = (struct um_part){layer, link.parent};
         if (error == 0)
-            error = um_hit_inode(tree, &hit, &part, &inode);
+            error = um_tree_hit_inode(tree, &hit, &part, &inode);
         if (error == 0)
             continue;
         if (error == -ENOENT)
@@ -288,7 +288,8 @@ int um_tree_broken_link(struct um_tree *tree, uint32_t layer, uint64_t *cursor, 
         if (error == 0 && !(inode.flags & UM_INODE_EXTERNAL))
             error = -EBADMSG;
         if (error == 0)
-            error = um_layer_path(&tree->layers[layer], link.parent, link.dirent, name, name_size);
+            error =
+                um_tree_layer_path(&tree->layers[layer], link.parent, link.dirent, name, name_size);
         if (error != 0)
             return error;
         *target_size = inode.target.size;

@@ -111,7 +111,7 @@ static int resolve(struct descent *descent, struct um_slice target, struct um_hi
 /* A link whose target has still to be followed. */
 struct pending {
     struct um_slice target; /* borrowed from the index */
-    struct um_outer_link *link;
+    struct um_cross_link *link;
 };
 
 static int compare_parts(struct um_part a, struct um_part b)
@@ -129,13 +129,13 @@ static int compare_targets(const void *a, const void *b)
 
 static int compare_ends(const void *a, const void *b)
 {
-    return compare_parts((*(struct um_outer_link *const *)a)->target,
-                         (*(struct um_outer_link *const *)b)->target);
+    return compare_parts((*(struct um_cross_link *const *)a)->target,
+                         (*(struct um_cross_link *const *)b)->target);
 }
 
 /* Read one external record: 1 with its target, 0 where its layer says that it leads nowhere. */
 static int read_link(const struct um_tree *tree, uint32_t layer, uint32_t number,
-                     struct um_outer_link *link, struct um_slice *target)
+                     struct um_cross_link *link, struct um_slice *target)
 {
     const struct um_layer *in = &tree->layers[layer];
     struct um_index_link record;
@@ -150,22 +150,22 @@ static int read_link(const struct um_tree *tree, uint32_t layer, uint32_t number
         error = -EBADMSG;
     if (error != 0)
         return error;
-    *link = (struct um_outer_link){
+    *link = (struct um_cross_link){
         .link = {layer, child.inode}, .directory = {layer, record.parent}, .dirent = record.dirent};
     *target = inode.target;
     return inode.flags & UM_INODE_DANGLING ? 0 : 1;
 }
 
 /* Take over where the hit, which is in a layer below the link's, leads. */
-static int settle(const struct um_tree *tree, const struct um_outer_links *links,
-                  const struct um_hit *hit, struct um_outer_link *link)
+static int settle(const struct um_tree *tree, const struct um_cross_links *links,
+                  const struct um_hit *hit, struct um_cross_link *link)
 {
     struct um_part part = {hit->directory.layer, hit->child.inode};
     struct um_inode inode;
     if (hit->child.type == DT_DIR)
         return 0;
     if (hit->child.type == DT_UNKNOWN) {
-        const struct um_outer_link *next = um_outer_find(links, part);
+        const struct um_cross_link *next = um_cross_links_find(links, part);
         if (next == NULL)
             return -EBADMSG;
         link->found = next->found;
@@ -183,7 +183,7 @@ static int settle(const struct um_tree *tree, const struct um_outer_links *links
 }
 
 /* Follow the links of one layer; those of all layers below it are in `links`. */
-static int follow_layer(struct descent *descent, uint32_t layer, struct um_outer_links *links)
+static int follow_layer(struct descent *descent, uint32_t layer, struct um_cross_links *links)
 {
     struct um_index_info info;
     if (descent->tree->layers[layer].index == NULL)
@@ -194,7 +194,7 @@ static int follow_layer(struct descent *descent, uint32_t layer, struct um_outer
         return -ENOMEM;
     size_t n = 0;
     for (uint32_t i = 0; i < info.externals; i++) {
-        struct um_outer_link *link = &links->links[links->n + i];
+        struct um_cross_link *link = &links->links[links->n + i];
         int more = read_link(descent->tree, layer, i, link, &pending[n].target);
         if (more < 0)
             return more;
@@ -215,7 +215,7 @@ static int follow_layer(struct descent *descent, uint32_t layer, struct um_outer
     return error;
 }
 
-static void sort_by_target(struct um_outer_links *links)
+static void sort_by_target(struct um_cross_links *links)
 {
     for (size_t i = 0; i < links->n; i++) {
         if (links->links[i].found)
@@ -224,14 +224,14 @@ static void sort_by_target(struct um_outer_links *links)
     qsort(links->by_target, links->n_found, sizeof *links->by_target, compare_ends);
 }
 
-void um_outer_free(struct um_outer_links *links)
+void um_cross_links_free(struct um_cross_links *links)
 {
     if (links != NULL)
         free(links->by_target);
     free(links);
 }
 
-static int collect(const struct um_tree *tree, struct um_outer_links **out)
+static int collect(const struct um_tree *tree, struct um_cross_links **out)
 {
     uint64_t total = 0;
     for (uint32_t layer = 0; layer < tree->n_layers; layer++) {
@@ -240,7 +240,7 @@ static int collect(const struct um_tree *tree, struct um_outer_links **out)
             um_index_get_info(tree->layers[layer].index, &info);
         total += info.externals;
     }
-    struct um_outer_links *links = calloc(1, sizeof *links + total * sizeof links->links[0]);
+    struct um_cross_links *links = calloc(1, sizeof *links + total * sizeof links->links[0]);
     if (links == NULL)
         return -ENOMEM;
     struct descent descent = {.tree = tree};
@@ -250,7 +250,7 @@ static int collect(const struct um_tree *tree, struct um_outer_links **out)
         error = follow_layer(&descent, layer, links);
     descent_close(&descent);
     if (error != 0) {
-        um_outer_free(links);
+        um_cross_links_free(links);
         return error;
     }
     sort_by_target(links);
@@ -258,24 +258,25 @@ static int collect(const struct um_tree *tree, struct um_outer_links **out)
     return 0;
 }
 
-int um_tree_outer(struct um_tree *tree, const struct um_outer_links **out)
+int um_tree_cross_links(struct um_tree *tree, const struct um_cross_links **out)
 {
-    struct um_outer_links *links = atomic_load(&tree->outer);
+    struct um_cross_links *links = atomic_load(&tree->cross_links);
     if (links == NULL) {
-        struct um_outer_links *made;
+        struct um_cross_links *made;
         int error = collect(tree, &made);
         if (error != 0)
             return error;
-        if (atomic_compare_exchange_strong(&tree->outer, &links, made))
+        if (atomic_compare_exchange_strong(&tree->cross_links, &links, made))
             links = made;
         else
-            um_outer_free(made);
+            um_cross_links_free(made);
     }
     *out = links;
     return 0;
 }
 
-const struct um_outer_link *um_outer_find(const struct um_outer_links *links, struct um_part link)
+const struct um_cross_link *um_cross_links_find(const struct um_cross_links *links,
+                                                struct um_part link)
 {
     size_t low = 0, high = links->n;
     while (low < high) {
@@ -285,11 +286,11 @@ const struct um_outer_link *um_outer_find(const struct um_outer_links *links, st
         else
             high = middle;
     }
-    bool found = low < links->n && um_same_part(links->links[low].link, link);
+    bool found = low < links->n && um_part_equal(links->links[low].link, link);
     return found ? &links->links[low] : NULL;
 }
 
-size_t um_outer_to(const struct um_outer_links *links, struct um_part target)
+size_t um_cross_links_to(const struct um_cross_links *links, struct um_part target)
 {
     size_t low = 0, high = links->n_found;
     while (low < high) {

@@ -25,7 +25,7 @@ static struct um_directory *directory_new(uint64_t node, uint64_t parent,
     return directory;
 }
 
-void um_directory_free(struct um_directory *directory)
+void um_tree_free_directory(struct um_directory *directory)
 {
     if (directory == NULL)
         return;

@@ -74,8 +74,8 @@ int um_view_merge(const struct um_tree *tree, const struct um_view *view, bool w
     return error;
 }
 
-int um_merged_hit(const struct um_tree *tree, const struct um_view *view,
-                  const struct um_merged_name *name, struct um_hit *hit)
+int um_view_merged_hit(const struct um_tree *tree, const struct um_view *view,
+                       const struct um_merged_name *name, struct um_hit *hit)
 {
     hit->place = name->place;
     hit->directory = view->parts[name->place];

@@ -166,7 +166,7 @@ static int next_merged(struct um_tree *tree, struct um_directory *directory, uin
         return error;
     if (*cookie >= merged->n)
         return 0;
-    error = um_merged_hit(tree, &directory->view, &merged->names[(*cookie)++], hit);
+    error = um_view_merged_hit(tree, &directory->view, &merged->names[(*cookie)++], hit);
     return error ? error : 1;
 }
 

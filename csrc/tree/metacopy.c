@@ -9,7 +9,7 @@
 static bool find_place(const struct um_view *view, struct um_part part, uint32_t *place)
 {
     for (*place = 0; *place < view->n; ++*place) {
-        if (um_same_part(view->parts[*place], part))
+        if (um_part_equal(view->parts[*place], part))
             return true;
     }
     return false;
@@ -71,7 +71,7 @@ static int find_below(struct um_tree *tree, struct um_part *part, struct um_inod
         error = find_beside(tree, (struct um_part){part->layer, place.directory},
                             redirect.size ? redirect : child.name, &hit);
     if (error == 0)
-        error = hit.child.type == DT_DIR ? -ENOENT : um_hit_inode(tree, &hit, part, inode);
+        error = hit.child.type == DT_DIR ? -ENOENT : um_tree_hit_inode(tree, &hit, part, inode);
     if (error == 0 && !S_ISREG(inode->mode))
         error = -ENOENT;
     return error;
@@ -117,7 +117,7 @@ int um_tree_live_blocks(struct um_tree *tree, struct um_part part, const struct 
             data = *inode; /* it can't be read, but it is there */
         else if (error != 0)
             return error;
-        else if (!um_same_part(part, metacopy))
+        else if (!um_part_equal(part, metacopy))
             return um_layer_blocks(&tree->layers[part.layer], &data, blocks);
     }
     *blocks = data.blocks;

@@ -55,8 +55,8 @@ static int append_name(const struct um_layer *layer, uint32_t dirent, char **pat
     return 0;
 }
 
-int um_layer_path(const struct um_layer *layer, uint32_t directory, uint32_t dirent, char **path,
-                  size_t *size)
+int um_tree_layer_path(const struct um_layer *layer, uint32_t directory, uint32_t dirent,
+                       char **path, size_t *size)
 {
     struct chain chain = {0};
     size_t capacity = 0;
@@ -80,7 +80,7 @@ int um_layer_path(const struct um_layer *layer, uint32_t directory, uint32_t dir
 static bool has_part(const struct um_view *view, struct um_part part)
 {
     for (uint32_t i = 0; i < view->n; i++) {
-        if (um_same_part(view->parts[i], part))
+        if (um_part_equal(view->parts[i], part))
             return true;
     }
     return false;
@@ -248,7 +248,7 @@ static int take_shown(struct um_tree *tree, const struct um_directory *shown,
     int error = um_view_find(tree, &shown->view, child->name, &hit);
     if (error != 0)
         return is_unreachable(layer, error) ? 0 : error;
-    if (!um_same_part(hit.directory, directory) || hit.child.dirent != child->dirent)
+    if (!um_part_equal(hit.directory, directory) || hit.child.dirent != child->dirent)
         return 0;
     if (layer->live != NULL && hit.child.inode != names->part.inode)
         return 0; /* another file is mounted on the name */
@@ -294,12 +294,13 @@ static int take_own(struct um_tree *tree, struct um_part part, const struct um_i
 }
 
 /* The names that layers above give to the inode: the links to it from number `at` on. */
-static int take_outer(struct um_tree *tree, const struct um_outer_links *outer, size_t at,
-                      struct names *names)
+static int take_cross_links(struct um_tree *tree, const struct um_cross_links *cross_links,
+                            size_t at, struct names *names)
 {
-    struct um_part target = outer->by_target[at]->target;
-    for (; at < outer->n_found && um_same_part(outer->by_target[at]->target, target); at++) {
-        const struct um_outer_link *link = outer->by_target[at];
+    struct um_part target = cross_links->by_target[at]->target;
+    for (; at < cross_links->n_found && um_part_equal(cross_links->by_target[at]->target, target);
+         at++) {
+        const struct um_cross_link *link = cross_links->by_target[at];
         int error = take_visible(tree, link->directory, link->dirent, names);
         if (error != 0)
             return error;
@@ -307,39 +308,41 @@ static int take_outer(struct um_tree *tree, const struct um_outer_links *outer, 
     return 0;
 }
 
-/* Links of layers above to the inode: `*outer` is NULL where there is none, else `*at` is the first. */
-static int find_outer(struct um_tree *tree, struct um_part part,
-                      const struct um_outer_links **outer, size_t *at)
+/* Links of layers above to the inode: `*cross_links` is NULL where there is none, else `*at` is the first. */
+static int find_cross_links(struct um_tree *tree, struct um_part part,
+                            const struct um_cross_links **cross_links, size_t *at)
 {
-    *outer = NULL;
+    *cross_links = NULL;
     *at = 0;
     if (!tree->has_externals)
         return 0;
-    int error = um_tree_outer(tree, outer);
+    int error = um_tree_cross_links(tree, cross_links);
     if (error != 0)
         return error;
-    *at = um_outer_to(*outer, part);
-    if (*at == (*outer)->n_found || !um_same_part((*outer)->by_target[*at]->target, part))
-        *outer = NULL;
+    *at = um_cross_links_to(*cross_links, part);
+    if (*at == (*cross_links)->n_found ||
+        !um_part_equal((*cross_links)->by_target[*at]->target, part))
+        *cross_links = NULL;
     return 0;
 }
 
 static int take_names(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
-                      const struct um_outer_links *outer, size_t at, struct names *names)
+                      const struct um_cross_links *cross_links, size_t at, struct names *names)
 {
     int error = 0;
-    if (inode->nlink > 1 || outer == NULL)
+    if (inode->nlink > 1 || cross_links == NULL)
         error = take_own(tree, part, inode, names);
     else /* its only name in its layer is the one through which the link found it */
-        error = take_visible(tree, outer->by_target[at]->target_directory,
-                             outer->by_target[at]->target_dirent, names);
-    return error == 0 && outer != NULL ? take_outer(tree, outer, at, names) : error;
+        error = take_visible(tree, cross_links->by_target[at]->target_directory,
+                             cross_links->by_target[at]->target_dirent, names);
+    return error == 0 && cross_links != NULL ? take_cross_links(tree, cross_links, at, names)
+                                             : error;
 }
 
 int um_tree_count_links(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
                         uint32_t *count)
 {
-    const struct um_outer_links *outer = NULL;
+    const struct um_cross_links *cross_links = NULL;
     struct names names = {.part = part};
     size_t at;
     if (tree->n_layers == 1 && tree->layers[0].live != NULL) {
@@ -348,15 +351,15 @@ int um_tree_count_links(struct um_tree *tree, struct um_part part, const struct 
         return 0;
     }
     *count = 1;
-    int error = find_outer(tree, part, &outer, &at);
+    int error = find_cross_links(tree, part, &cross_links, &at);
     bool shared = atomic_load_explicit(&tree->has_shares, memory_order_relaxed);
-    if (error != 0 || (inode->nlink <= 1 && outer == NULL && !shared))
+    if (error != 0 || (inode->nlink <= 1 && cross_links == NULL && !shared))
         return error;
     uint64_t node = um_tree_node(tree, part);
     *count = shared ? 0 : (uint32_t)um_tree_kept(tree, node); /* looking up may add names */
     if (*count != 0)
         return 0;
-    error = take_names(tree, part, inode, outer, at, &names);
+    error = take_names(tree, part, inode, cross_links, at, &names);
     /* Somebody may still hold a number that the tree shows under no name. */
     *count = names.n != 0 ? names.n : 1;
     return error || shared ? error : um_tree_keep(tree, node, *count);
@@ -365,12 +368,12 @@ int um_tree_count_links(struct um_tree *tree, struct um_part part, const struct 
 int um_tree_part_names(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
                        struct um_tree_name **all, size_t *n)
 {
-    const struct um_outer_links *outer = NULL;
+    const struct um_cross_links *cross_links = NULL;
     struct names names = {.part = part, .keep = true};
     size_t at;
-    int error = find_outer(tree, part, &outer, &at);
+    int error = find_cross_links(tree, part, &cross_links, &at);
     if (error == 0)
-        error = take_names(tree, part, inode, outer, at, &names);
+        error = take_names(tree, part, inode, cross_links, at, &names);
     if (error != 0) {
         free(names.all);
         return error;
@@ -392,7 +395,7 @@ static int apply_upper_parts(const struct um_tree *tree, const struct um_view *v
     int error = um_view_merge(tree, &upper, true, &merged);
     for (uint32_t i = 0; error == 0 && i < merged->n; i++) {
         struct um_hit hit, below;
-        error = um_merged_hit(tree, &upper, &merged->names[i], &hit);
+        error = um_view_merged_hit(tree, &upper, &merged->names[i], &hit);
         if (error != 0)
             break;
         int found = um_view_find(tree, &lowest, hit.child.name, &below);
@@ -412,7 +415,7 @@ static int count_listed(const struct um_tree *tree, const struct um_view *view, 
     *count = 2;
     for (uint32_t i = 0; error == 0 && i < merged->n; i++) {
         struct um_hit hit;
-        error = um_merged_hit(tree, view, &merged->names[i], &hit);
+        error = um_view_merged_hit(tree, view, &merged->names[i], &hit);
         if (error == 0)
             *count += hit.child.type == DT_DIR;
     }

@@ -2,7 +2,7 @@
 
 #include "tree/state.h"
 
-#define MAX_LAYERS 4096u /* as images/manifest.py has it */
+#define MAX_LAYERS 4096u /* as images/config.py has it */
 
 /* Descriptors that are kept open for all live directories of a tree. */
 #define CACHED_DESCRIPTORS 128u
@@ -96,11 +96,11 @@ void um_tree_close(struct um_tree *tree)
         return;
     for (const struct um_directory_entry *entry = NULL;
          (entry = um_table_next(&tree->directories, sizeof *entry, entry)) != NULL;)
-        um_directory_free(entry->directory);
+        um_tree_free_directory(entry->directory);
     for (uint32_t i = 0; tree->layers != NULL && i < tree->n_layers; i++)
         um_layer_close(&tree->layers[i]);
     um_fd_cache_close(tree->cache);
-    um_outer_free(atomic_load(&tree->outer));
+    um_cross_links_free(atomic_load(&tree->cross_links));
     um_table_clear(&tree->directories, sizeof(struct um_directory_entry));
     um_table_clear(&tree->kept, sizeof(struct um_kept));
     free(tree->layers);

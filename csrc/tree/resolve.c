@@ -3,11 +3,11 @@
 
 #include "tree/state.h"
 
-int um_hit_inode(struct um_tree *tree, const struct um_hit *hit, struct um_part *part,
-                 struct um_inode *inode)
+int um_tree_hit_inode(struct um_tree *tree, const struct um_hit *hit, struct um_part *part,
+                      struct um_inode *inode)
 {
     const struct um_layer *layer = &tree->layers[hit->directory.layer];
-    const struct um_outer_links *outer = NULL;
+    const struct um_cross_links *cross_links = NULL;
     struct um_child child = hit->child;
     int error = um_layer_resolve(layer, hit->directory.inode, &child);
     if (error != 0)
@@ -15,10 +15,10 @@ int um_hit_inode(struct um_tree *tree, const struct um_hit *hit, struct um_part 
     *part = (struct um_part){.layer = hit->directory.layer, .inode = child.inode};
     if (child.type != DT_UNKNOWN)
         return um_layer_child_inode(layer, hit->directory.inode, &child, inode);
-    error = um_tree_outer(tree, &outer);
+    error = um_tree_cross_links(tree, &cross_links);
     if (error != 0)
         return error;
-    const struct um_outer_link *link = um_outer_find(outer, *part);
+    const struct um_cross_link *link = um_cross_links_find(cross_links, *part);
     if (link == NULL)
         return -EBADMSG;
     if (!link->found)

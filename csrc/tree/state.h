@@ -83,7 +83,7 @@ struct um_directory {
 };
 
 /* A name that is a hard link to an inode of the layers below its own. */
-struct um_outer_link {
+struct um_cross_link {
     struct um_part link;      /* the inode that stands for it in its own layer */
     struct um_part directory; /* that holds the name */
     uint32_t dirent;
@@ -93,10 +93,10 @@ struct um_outer_link {
     uint32_t target_dirent;
 };
 
-struct um_outer_links {
-    struct um_outer_link **by_target; /* those that lead somewhere, sorted by target */
+struct um_cross_links {
+    struct um_cross_link **by_target; /* those that lead somewhere, sorted by target */
     size_t n, n_found;
-    struct um_outer_link links[]; /* all, sorted by link */
+    struct um_cross_link links[]; /* all, sorted by link */
 };
 
 /* What was found out about a node: of a file its link count; of a directory of one layer the node
@@ -120,7 +120,7 @@ struct um_tree {
     bool has_externals;
     uint32_t n_live; /* layers that are live directories */
     struct um_fd_cache *cache; /* of all live directories; NULL where there is none */
-    _Atomic(struct um_outer_links *) outer; /* set when first needed */
+    _Atomic(struct um_cross_links *) cross_links; /* set when first needed */
 
     pthread_mutex_t redirect_lock; /* one thread finds all redirects; then this is set: */
     atomic_bool redirects_known;
@@ -139,7 +139,7 @@ static inline uint64_t um_tree_node(const struct um_tree *tree, struct um_part p
     return tree->bases[part.layer] + um_layer_number(&tree->layers[part.layer], part.inode);
 }
 
-static inline bool um_same_part(struct um_part a, struct um_part b)
+static inline bool um_part_equal(struct um_part a, struct um_part b)
 {
     return a.layer == b.layer && a.inode == b.inode;
 }
@@ -171,8 +171,8 @@ void um_view_shrink(struct um_view *view);
 
 /* Follow a hit that is no directory to the inode that it stands for: itself, or where its external
  * link leads. -ENOENT where the link leads nowhere. */
-int um_hit_inode(struct um_tree *tree, const struct um_hit *hit, struct um_part *part,
-                 struct um_inode *inode);
+int um_tree_hit_inode(struct um_tree *tree, const struct um_hit *hit, struct um_part *part,
+                      struct um_inode *inode);
 
 /* Count a node that was asked for. Every 65,536 of them the indexes let go of their pages, so that a
  * walk over a million files does not make the process large. */
@@ -187,7 +187,7 @@ struct um_directory *um_tree_directory(struct um_tree *tree, uint64_t node);
 /* The record of `node`, made of the view where there is none yet. */
 int um_tree_keep_directory(struct um_tree *tree, uint64_t node, uint64_t parent,
                            const struct um_view *view, struct um_directory **out);
-void um_directory_free(struct um_directory *directory);
+void um_tree_free_directory(struct um_directory *directory);
 
 /* What is kept of a node that is no directory record: of a file its link count, of a directory of a
  * layer the number of the merged directory that shows it, or UM_HIDDEN; 0: nothing. */
@@ -215,8 +215,16 @@ int um_tree_locate(const struct um_tree *tree, uint64_t node, struct um_part *pa
 int um_tree_part(const struct um_tree *tree, uint64_t node, struct um_part *part,
                  struct um_inode *inode);
 
-/* The record of the directory `node`: 0, -ENOTDIR where it is something else, or -ESTALE. */
-int um_tree_need_directory(struct um_tree *tree, uint64_t node, struct um_directory **directory);
+/* Why there is no record of a directory `node`: -ENOTDIR where it is something else, or -ESTALE. */
+int um_tree_no_directory(struct um_tree *tree, uint64_t node);
+
+/* The record of the directory `node`, or one of those errors. */
+static inline int um_tree_need_directory(struct um_tree *tree, uint64_t node,
+                                         struct um_directory **directory)
+{
+    *directory = um_tree_directory(tree, node);
+    return *directory != NULL ? 0 : um_tree_no_directory(tree, node);
+}
 
 /* ---- tree/data.c ------------------------------------------------------------------------------- */
 
@@ -236,21 +244,22 @@ int um_view_merge(const struct um_tree *tree, const struct um_view *view, bool w
                   struct um_merged **out);
 
 /* The hit that a merged name stands for. */
-int um_merged_hit(const struct um_tree *tree, const struct um_view *view,
-                  const struct um_merged_name *name, struct um_hit *hit);
+int um_view_merged_hit(const struct um_tree *tree, const struct um_view *view,
+                       const struct um_merged_name *name, struct um_hit *hit);
 
 /* ---- tree/cross_links.c ------------------------------------------------------------------------------ */
 
 /* All hard links into lower layers, followed when they are first asked for. Kept by the tree. */
-int um_tree_outer(struct um_tree *tree, const struct um_outer_links **out);
+int um_tree_cross_links(struct um_tree *tree, const struct um_cross_links **out);
 
 /* NULL where the inode is no such link. */
-const struct um_outer_link *um_outer_find(const struct um_outer_links *links, struct um_part link);
+const struct um_cross_link *um_cross_links_find(const struct um_cross_links *links,
+                                                struct um_part link);
 
 /* The place in `by_target` of the first link to `target` or to what comes after it. */
-size_t um_outer_to(const struct um_outer_links *links, struct um_part target);
+size_t um_cross_links_to(const struct um_cross_links *links, struct um_part target);
 
-void um_outer_free(struct um_outer_links *links);
+void um_cross_links_free(struct um_cross_links *links);
 
 /* ---- tree/names.c ------------------------------------------------------------------------------ */
 
@@ -272,7 +281,7 @@ int um_tree_count_subdirectories(struct um_tree *tree, struct um_directory *dire
                                  uint32_t *nlink);
 
 /* The path of a dirent of a layer, names divided by slashes; *path is malloced. */
-int um_layer_path(const struct um_layer *layer, uint32_t directory, uint32_t dirent, char **path,
-                  size_t *size);
+int um_tree_layer_path(const struct um_layer *layer, uint32_t directory, uint32_t dirent,
+                       char **path, size_t *size);
 
 #endif

@@ -316,7 +316,7 @@ static int take_version(struct um_summary *summary, const struct frame *frame,
         error = um_layer_child_inode(&summary->tree->layers[in->part.layer], in->part.inode,
                                      &hit.child, &inode);
     else if (version->type != DT_WHT)
-        error = um_hit_inode(summary->tree, &hit, &part, &inode);
+        error = um_tree_hit_inode(summary->tree, &hit, &part, &inode);
     if (error != 0 && error != -ENOENT)
         return error;
     if (error == 0 && version->type == DT_DIR) {

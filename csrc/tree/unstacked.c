@@ -10,7 +10,7 @@
 #define TOP UM_ROOT_NODE
 #define NAME_SIZE 8 /* room for the number of a layer as text */
 
-struct um_layer_trees {
+struct um_unstacked {
     struct um_tree *tree;
     char (*names)[NAME_SIZE]; /* of the layers, NUL-terminated */
     uint64_t
@@ -26,12 +26,12 @@ struct found {
     struct um_inode inode;
 };
 
-static uint64_t node_of(const struct um_layer_trees *layers, struct um_part part)
+static uint64_t node_of(const struct um_unstacked *layers, struct um_part part)
 {
     return um_tree_node(layers->tree, part) + 1;
 }
 
-static int find(struct um_layer_trees *layers, uint64_t node, struct found *found)
+static int find(struct um_unstacked *layers, uint64_t node, struct found *found)
 {
     const struct um_tree *tree = layers->tree;
     *found = (struct found){.what = IS_TOP};
@@ -49,7 +49,7 @@ static int find(struct um_layer_trees *layers, uint64_t node, struct found *foun
     return error ? error : found->inode.flags & UM_INODE_EXTERNAL ? -ESTALE : 0;
 }
 
-static int find_directory(struct um_layer_trees *layers, uint64_t node, struct found *found)
+static int find_directory(struct um_unstacked *layers, uint64_t node, struct found *found)
 {
     int error = find(layers, node, found);
     if (error != 0 || found->what == IS_TOP)
@@ -66,25 +66,24 @@ static bool is_opaque(const struct found *found)
 /* ---- attributes --------------------------------------------------------------------------------- */
 
 /* Names of a file in all layers: those of its own, and the links of the layers above. */
-static int count_names(struct um_layer_trees *layers, const struct found *found, uint32_t *nlink)
+static int count_names(struct um_unstacked *layers, const struct found *found, uint32_t *nlink)
 {
-    const struct um_outer_links *outer = NULL;
+    const struct um_cross_links *cross_links = NULL;
     *nlink = found->inode.nlink;
     if (S_ISDIR(found->inode.mode) || !layers->tree->has_externals)
         return 0;
-    int error = um_tree_outer(layers->tree, &outer);
+    int error = um_tree_cross_links(layers->tree, &cross_links);
     if (error != 0)
         return error;
-    for (size_t at = um_outer_to(outer, found->part); at < outer->n_found; at++) {
-        if (!um_same_part(outer->by_target[at]->target, found->part))
+    for (size_t at = um_cross_links_to(cross_links, found->part); at < cross_links->n_found; at++) {
+        if (!um_part_equal(cross_links->by_target[at]->target, found->part))
             break;
         ++*nlink;
     }
     return 0;
 }
 
-static int inode_attr(struct um_layer_trees *layers, const struct found *found,
-                      struct um_attr *attr)
+static int inode_attr(struct um_unstacked *layers, const struct found *found, struct um_attr *attr)
 {
     const struct um_inode *inode = &found->inode;
     const struct um_layer *layer = &layers->tree->layers[found->part.layer];
@@ -110,7 +109,7 @@ static int inode_attr(struct um_layer_trees *layers, const struct found *found,
     return error ? error : count_names(layers, found, &attr->nlink);
 }
 
-static int found_attr(struct um_layer_trees *layers, uint64_t node, const struct found *found,
+static int found_attr(struct um_unstacked *layers, uint64_t node, const struct found *found,
                       struct um_attr *attr)
 {
     if (found->what == IS_INODE)
@@ -122,7 +121,7 @@ static int found_attr(struct um_layer_trees *layers, uint64_t node, const struct
     return 0;
 }
 
-int um_layer_trees_getattr(struct um_layer_trees *layers, uint64_t node, struct um_attr *attr)
+int um_unstacked_getattr(struct um_unstacked *layers, uint64_t node, struct um_attr *attr)
 {
     struct found found;
     int error = find(layers, node, &found);
@@ -130,7 +129,7 @@ int um_layer_trees_getattr(struct um_layer_trees *layers, uint64_t node, struct 
 }
 
 /* Attributes of a name as it stands in its layer. */
-static int child_attr(struct um_layer_trees *layers, struct um_part directory,
+static int child_attr(struct um_unstacked *layers, struct um_part directory,
                       const struct um_child *child, struct um_attr *attr)
 {
     struct um_hit hit = {.directory = directory, .child = *child};
@@ -138,7 +137,7 @@ static int child_attr(struct um_layer_trees *layers, struct um_part directory,
     int error = -ENOENT;
     um_tree_count_use(layers->tree);
     if (child->type != DT_WHT)
-        error = um_hit_inode(layers->tree, &hit, &found.part, &found.inode);
+        error = um_tree_hit_inode(layers->tree, &hit, &found.part, &found.inode);
     if (error == 0)
         return inode_attr(layers, &found, attr);
     if (error != -ENOENT)
@@ -149,13 +148,13 @@ static int child_attr(struct um_layer_trees *layers, struct um_part directory,
 
 /* ---- names --------------------------------------------------------------------------------------- */
 
-static int layer_attr(struct um_layer_trees *layers, uint32_t layer, struct um_attr *attr)
+static int layer_attr(struct um_unstacked *layers, uint32_t layer, struct um_attr *attr)
 {
-    return um_layer_trees_getattr(layers, node_of(layers, (struct um_part){.layer = layer}), attr);
+    return um_unstacked_getattr(layers, node_of(layers, (struct um_part){.layer = layer}), attr);
 }
 
 /* The number of a layer from its name: few digits, none before them that says nothing. */
-static int find_layer(const struct um_layer_trees *layers, const char *name, size_t size,
+static int find_layer(const struct um_unstacked *layers, const char *name, size_t size,
                       uint32_t *layer)
 {
     uint32_t number = 0;
@@ -172,8 +171,8 @@ static int find_layer(const struct um_layer_trees *layers, const char *name, siz
     return 0;
 }
 
-int um_layer_trees_lookup(struct um_layer_trees *layers, uint64_t directory, const char *name,
-                          size_t name_size, struct um_attr *attr)
+int um_unstacked_lookup(struct um_unstacked *layers, uint64_t directory, const char *name,
+                        size_t name_size, struct um_attr *attr)
 {
     struct found found;
     struct um_child child;
@@ -192,7 +191,7 @@ int um_layer_trees_lookup(struct um_layer_trees *layers, uint64_t directory, con
     return error ? error : child_attr(layers, found.part, &child, attr);
 }
 
-int um_layer_trees_parent(struct um_layer_trees *layers, uint64_t directory, uint64_t *parent)
+int um_unstacked_parent(struct um_unstacked *layers, uint64_t directory, uint64_t *parent)
 {
     struct found found;
     int error = find_directory(layers, directory, &found);
@@ -204,20 +203,20 @@ int um_layer_trees_parent(struct um_layer_trees *layers, uint64_t directory, uin
     return 0;
 }
 
-int um_layer_trees_marks(struct um_layer_trees *layers, uint64_t node, uint32_t *marks)
+int um_unstacked_marks(struct um_unstacked *layers, uint64_t node, uint32_t *marks)
 {
     struct found found;
     int error = find(layers, node, &found);
     *marks = 0;
     if (error != 0 || found.what != IS_INODE || !S_ISDIR(found.inode.mode))
         return error;
-    *marks |= found.inode.flags & UM_INODE_IMPLIED ? UM_LAYER_TREES_IMPLIED : 0;
-    *marks |= found.inode.flags & UM_INODE_OPAQUE ? UM_LAYER_TREES_OPAQUE : 0;
-    *marks |= found.inode.flags & UM_INODE_REPLACES ? UM_LAYER_TREES_REPLACES : 0;
+    *marks |= found.inode.flags & UM_INODE_IMPLIED ? UM_UNSTACKED_IMPLIED : 0;
+    *marks |= found.inode.flags & UM_INODE_OPAQUE ? UM_UNSTACKED_OPAQUE : 0;
+    *marks |= found.inode.flags & UM_INODE_REPLACES ? UM_UNSTACKED_REPLACES : 0;
     return 0;
 }
 
-static int entry_at(struct um_layer_trees *layers, const struct found *found, uint32_t number,
+static int entry_at(struct um_unstacked *layers, const struct found *found, uint32_t number,
                     struct um_tree_entry *entry)
 {
     struct um_children children = {.n = found->inode.count, .first = found->inode.first};
@@ -235,8 +234,8 @@ static int entry_at(struct um_layer_trees *layers, const struct found *found, ui
     return child_attr(layers, found->part, &child, &entry->attr);
 }
 
-int um_layer_trees_list(struct um_layer_trees *layers, uint64_t directory, uint64_t cookie,
-                        struct um_tree_entry *entries, size_t capacity)
+int um_unstacked_list(struct um_unstacked *layers, uint64_t directory, uint64_t cookie,
+                      struct um_tree_entry *entries, size_t capacity)
 {
     struct found found;
     int n = 0, error = find_directory(layers, directory, &found);
@@ -256,7 +255,7 @@ int um_layer_trees_list(struct um_layer_trees *layers, uint64_t directory, uint6
 /* ---- files --------------------------------------------------------------------------------------- */
 
 /* A file that is an inode of a layer. */
-static int find_file(struct um_layer_trees *layers, uint64_t node, struct found *found)
+static int find_file(struct um_unstacked *layers, uint64_t node, struct found *found)
 {
     int error = find(layers, node, found);
     if (error != 0)
@@ -264,16 +263,16 @@ static int find_file(struct um_layer_trees *layers, uint64_t node, struct found 
     return found->what == IS_INODE && !S_ISDIR(found->inode.mode) ? 0 : -EINVAL;
 }
 
-int um_layer_trees_readlink(struct um_layer_trees *layers, uint64_t node, const char **target,
-                            size_t *size)
+int um_unstacked_readlink(struct um_unstacked *layers, uint64_t node, const char **target,
+                          size_t *size)
 {
     struct found found;
     int error = find_file(layers, node, &found);
     return error ? error : um_tree_readlink(layers->tree, node - 1, target, size);
 }
 
-int64_t um_layer_trees_read(struct um_layer_trees *layers, uint64_t node, uint64_t offset,
-                            void *buffer, size_t size, unsigned flags)
+int64_t um_unstacked_read(struct um_unstacked *layers, uint64_t node, uint64_t offset, void *buffer,
+                          size_t size, unsigned flags)
 {
     struct found found;
     int error = find_file(layers, node, &found);
@@ -285,8 +284,8 @@ int64_t um_layer_trees_read(struct um_layer_trees *layers, uint64_t node, uint64
 /* An overlay of these directories has its marks below user.overlay.: what users call so stays escaped. */
 #define SHOWN (UM_OVERLAY_TRUSTED | UM_OVERLAY_RAW_USER)
 
-int64_t um_layer_trees_getxattr(struct um_layer_trees *layers, uint64_t node, const char *name,
-                                size_t name_size, void *value, size_t size)
+int64_t um_unstacked_getxattr(struct um_unstacked *layers, uint64_t node, const char *name,
+                              size_t name_size, void *value, size_t size)
 {
     struct found found;
     struct um_slice wanted = um_slice_of(name, name_size);
@@ -301,8 +300,7 @@ int64_t um_layer_trees_getxattr(struct um_layer_trees *layers, uint64_t node, co
                              &found.inode, SHOWN, wanted, value, size);
 }
 
-int64_t um_layer_trees_listxattr(struct um_layer_trees *layers, uint64_t node, char *names,
-                                 size_t size)
+int64_t um_unstacked_listxattr(struct um_unstacked *layers, uint64_t node, char *names, size_t size)
 {
     struct found found;
     struct um_slice opaque = um_whiteout_opaque_xattr();
@@ -322,7 +320,7 @@ int64_t um_layer_trees_listxattr(struct um_layer_trees *layers, uint64_t node, c
 
 /* ---- opening ------------------------------------------------------------------------------------ */
 
-static int make_tables(struct um_layer_trees *layers)
+static int make_tables(struct um_unstacked *layers)
 {
     const struct um_tree *tree = layers->tree;
     layers->names = calloc((size_t)tree->n_layers + 1, sizeof *layers->names);
@@ -339,24 +337,24 @@ static int make_tables(struct um_layer_trees *layers)
     return 0;
 }
 
-int um_layer_trees_open(struct um_tree *tree, struct um_layer_trees **out)
+int um_unstacked_open(struct um_tree *tree, struct um_unstacked **out)
 {
     if (tree->n_live != 0)
         return -EOPNOTSUPP;
-    struct um_layer_trees *layers = calloc(1, sizeof *layers);
+    struct um_unstacked *layers = calloc(1, sizeof *layers);
     if (layers == NULL)
         return -ENOMEM;
     layers->tree = tree;
     int error = make_tables(layers);
     if (error != 0) {
-        um_layer_trees_close(layers);
+        um_unstacked_close(layers);
         return error;
     }
     *out = layers;
     return 0;
 }
 
-void um_layer_trees_close(struct um_layer_trees *layers)
+void um_unstacked_close(struct um_unstacked *layers)
 {
     if (layers == NULL)
         return;

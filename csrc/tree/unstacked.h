@@ -15,41 +15,41 @@
  * borrowed from the indexes or from this.
  * Threads and errors: as the tree.
  */
-#ifndef UM_LAYER_TREES_H
-#define UM_LAYER_TREES_H
+#ifndef UM_UNSTACKED_H
+#define UM_UNSTACKED_H
 
 #include "base/base.h"
 #include "tree/tree.h"
 
 /* cffi: begin */
-struct um_layer_trees; /* opaque */
+struct um_unstacked; /* opaque */
 
 /* -EOPNOTSUPP where a layer is a live directory. */
-int um_layer_trees_open(struct um_tree *tree, struct um_layer_trees **out);
-void um_layer_trees_close(struct um_layer_trees *layers);
+int um_unstacked_open(struct um_tree *tree, struct um_unstacked **out);
+void um_unstacked_close(struct um_unstacked *layers);
 
 /* As the functions of the tree that have such names. */
-int um_layer_trees_lookup(struct um_layer_trees *layers, uint64_t directory, const char *name,
-                          size_t name_size, struct um_attr *attr);
-int um_layer_trees_getattr(struct um_layer_trees *layers, uint64_t node, struct um_attr *attr);
-int um_layer_trees_parent(struct um_layer_trees *layers, uint64_t directory, uint64_t *parent);
+int um_unstacked_lookup(struct um_unstacked *layers, uint64_t directory, const char *name,
+                        size_t name_size, struct um_attr *attr);
+int um_unstacked_getattr(struct um_unstacked *layers, uint64_t node, struct um_attr *attr);
+int um_unstacked_parent(struct um_unstacked *layers, uint64_t directory, uint64_t *parent);
 
-/* What a layer says of a node: the sum of some UM_LAYER_TREES_…. */
-#define UM_LAYER_TREES_IMPLIED 1u  /* a directory that it only mentions in longer paths */
-#define UM_LAYER_TREES_OPAQUE 2u /* a directory that hides all that it has in the layers below */
-#define UM_LAYER_TREES_REPLACES 4u /* a directory beside a whiteout of its name: a new one */
-int um_layer_trees_marks(struct um_layer_trees *layers, uint64_t node, uint32_t *marks);
+/* What a layer says of a node: the sum of some UM_UNSTACKED_…. */
+#define UM_UNSTACKED_IMPLIED 1u  /* a directory that it only mentions in longer paths */
+#define UM_UNSTACKED_OPAQUE 2u /* a directory that hides all that it has in the layers below */
+#define UM_UNSTACKED_REPLACES 4u /* a directory beside a whiteout of its name: a new one */
+int um_unstacked_marks(struct um_unstacked *layers, uint64_t node, uint32_t *marks);
 
-int um_layer_trees_list(struct um_layer_trees *layers, uint64_t directory, uint64_t cookie,
-                        struct um_tree_entry *entries, size_t capacity);
-int um_layer_trees_readlink(struct um_layer_trees *layers, uint64_t node, const char **target,
-                            size_t *size);
-int64_t um_layer_trees_read(struct um_layer_trees *layers, uint64_t node, uint64_t offset,
-                            void *buffer, size_t size, unsigned flags);
-int64_t um_layer_trees_getxattr(struct um_layer_trees *layers, uint64_t node, const char *name,
-                                size_t name_size, void *value, size_t size);
-int64_t um_layer_trees_listxattr(struct um_layer_trees *layers, uint64_t node, char *names,
-                                 size_t size);
+int um_unstacked_list(struct um_unstacked *layers, uint64_t directory, uint64_t cookie,
+                      struct um_tree_entry *entries, size_t capacity);
+int um_unstacked_readlink(struct um_unstacked *layers, uint64_t node, const char **target,
+                          size_t *size);
+int64_t um_unstacked_read(struct um_unstacked *layers, uint64_t node, uint64_t offset, void *buffer,
+                          size_t size, unsigned flags);
+int64_t um_unstacked_getxattr(struct um_unstacked *layers, uint64_t node, const char *name,
+                              size_t name_size, void *value, size_t size);
+int64_t um_unstacked_listxattr(struct um_unstacked *layers, uint64_t node, char *names,
+                               size_t size);
 /* cffi: end */
 
 #endif

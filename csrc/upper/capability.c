@@ -1,4 +1,7 @@
-#include "upper/state.h"
+#include "upper/capability.h"
+
+#include "system/capability.h"
+#include "upper/marks.h"
 
 /* The capability of a file is the xattr security.capability on disk, as everywhere, but where nothing
  * on disk is to have power of its own, or can (UM_UPPER_OVERRIDE): there a mark has its bytes, which says
@@ -7,11 +10,6 @@
  *
  * A real one goes where the file is written to, truncated or given away; one in a mark has to be taken
  * away. A node knows whether there may be one, so files without, nearly all, cost nothing. */
-
-static bool is_absent(int64_t error)
-{
-    return error == -ENODATA || error == -EOPNOTSUPP || error == -EPERM;
-}
 
 int64_t um_upper_capability_get(struct um_upper *upper, struct um_upper_reached *reached,
                                 void *value, size_t size)
@@ -35,7 +33,7 @@ int um_upper_capability_set(struct um_upper *upper, struct um_upper_reached *rea
         return error;
     reached->capable = true;
     error = um_upper_reached_removexattr(reached, UM_CAPABILITY);
-    return is_absent(error) ? 0 : error;
+    return um_upper_mark_is_absent(error) ? 0 : error;
 }
 
 int um_upper_capability_remove(struct um_upper *upper, struct um_upper_reached *reached)
@@ -45,13 +43,13 @@ int um_upper_capability_remove(struct um_upper *upper, struct um_upper_reached *
     if (error != 0)
         return error;
     error = um_upper_reached_removexattr(reached, UM_CAPABILITY);
-    return marked && is_absent(error) ? 0 : error;
+    return marked && um_upper_mark_is_absent(error) ? 0 : error;
 }
 
 int um_upper_node_drop_capability(struct um_upper *upper, struct um_upper_node *node)
 {
     struct um_upper_reached reached = {0};
-    if (!node->capable || !node->in_upper)
+    if (!node->capable || !node->in_upper || node->directory)
         return 0;
     int error = um_upper_reach(upper, node, &reached);
     if (error == 0)

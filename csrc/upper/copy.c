@@ -1,8 +1,13 @@
+#include "upper/copy.h"
+
 #include <fcntl.h>
 
 #include "system/open_beneath.h"
 #include "upper/copy_data.h"
-#include "upper/state.h"
+#include "upper/make.h"
+#include "upper/marks.h"
+#include "upper/object.h"
+#include "upper/object_xattr.h"
 
 /* A copy is made in the work directory, where nobody sees it, and complete before it is published:
  * by a rename, by links, or, where the file has no name any more, by a descriptor. */
@@ -17,15 +22,10 @@ void um_upper_copy_discard(struct um_upper *upper, struct um_upper_copy *copy)
     copy->name[0] = '\0';
 }
 
-static bool begins_with(const char *text, const char *prefix)
-{
-    return strncmp(text, prefix, strlen(prefix)) == 0;
-}
-
 /* What the kernel lets nobody have on a file of this type. */
 static bool is_left_out(const char *name, uint32_t mode)
 {
-    if (begins_with(name, "user."))
+    if (um_slice_begins(um_slice_text(name), UM_SLICE_LITERAL("user.")))
         return !S_ISREG(mode) && !S_ISDIR(mode);
     if (strcmp(name, "system.posix_acl_default") == 0)
         return !S_ISDIR(mode);
@@ -37,9 +37,10 @@ static bool is_dispensable(const struct um_upper *upper, const char *name, int e
 {
     bool ordinary = !(upper->flags & UM_UPPER_TRUSTED) || (upper->flags & UM_UPPER_OVERRIDE);
     if (error == -EOPNOTSUPP)
-        return begins_with(name, "security.");
+        return um_slice_begins(um_slice_text(name), UM_SLICE_LITERAL("security."));
     return error == -EPERM && ordinary &&
-           (begins_with(name, "security.") || begins_with(name, "trusted."));
+           (um_slice_begins(um_slice_text(name), UM_SLICE_LITERAL("security.")) ||
+            um_slice_begins(um_slice_text(name), UM_SLICE_LITERAL("trusted.")));
 }
 
 static int copy_xattr(struct um_upper *upper, uint64_t lower, uint32_t mode, const char *name,
@@ -160,8 +161,7 @@ static int fill(struct um_upper *upper, uint64_t lower, const struct um_attr *at
         size = 0;
     int error = um_upper_copy_data(upper->tree, lower, size, copy->fd, copy->patience);
     if (error == 0)
-        error = um_upper_reach_name(upper, upper->work_fd,
-                                    um_slice_of(copy->name, strlen(copy->name)), &reached);
+        error = um_upper_reach_name(upper, upper->work_fd, um_slice_text(copy->name), &reached);
     if (error == 0 && redirect != NULL)
         error = refer(upper, attr, redirect, &reached, copy);
     if (error == 0)

@@ -3,6 +3,8 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 
+#include "system/write_at.h"
+
 struct copy {
     int from, to;
     bool clones;    /* sharing blocks has not failed for good */
@@ -84,21 +86,6 @@ static int copy_in_kernel(struct copy *copy, struct run *run)
     return 0;
 }
 
-static int write_all(int fd, const uint8_t *data, size_t size, off_t at)
-{
-    while (size != 0) {
-        ssize_t n = pwrite(fd, data, size, at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        data += n;
-        size -= (size_t)n;
-        at += n;
-    }
-    return 0;
-}
-
 static int copy_by_buffer(struct copy *copy, struct run *run)
 {
     if (copy->buffer == NULL && (copy->buffer = malloc(BUFFER_PIECE)) == NULL)
@@ -112,7 +99,7 @@ static int copy_by_buffer(struct copy *copy, struct run *run)
             continue;
         if (n <= 0)
             return n < 0 ? -errno : -EIO;
-        int error = write_all(copy->to, copy->buffer, (size_t)n, run->to);
+        int error = um_write_at(copy->to, (uint64_t)run->to, copy->buffer, (size_t)n);
         if (error != 0)
             return error;
         advance(run, (uint64_t)n);

@@ -1,7 +1,13 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 
-#include "upper/state.h"
+#include "upper/copy_up.h"
+#include "upper/file.h"
+#include "upper/list.h"
+#include "upper/lookup.h"
+#include "upper/make.h"
+#include "upper/target.h"
+#include "upper/work.h"
 
 /* Making and removing names. Every verb is: look at the name, copy its directory up, change the disk in
  * one step that a crash can't halve, then the nodes. */
@@ -45,8 +51,7 @@ static int dress(struct um_upper *upper, struct um_upper_target *target, const c
                  const struct um_upper_new_object *wanted)
 {
     struct um_upper_reached reached = {0}, directory = {0};
-    int error =
-        um_upper_reach_name(upper, upper->work_fd, um_slice_of(made, strlen(made)), &reached);
+    int error = um_upper_reach_name(upper, upper->work_fd, um_slice_text(made), &reached);
     if (error == 0)
         error = um_upper_reach_name(upper, target->fd, (struct um_slice){0}, &directory);
     int mode = error ? error : um_upper_inherit_acl(upper, &directory, &reached, wanted->mode);
@@ -73,7 +78,7 @@ static int replace_whiteout(struct um_upper *upper, struct um_upper_target *targ
 static int make_over_whiteout(struct um_upper *upper, struct um_upper_target *target,
                               const struct um_upper_new_object *wanted, const char *link)
 {
-    char made[32];
+    char made[UM_UPPER_WORK_NAME];
     um_upper_work_name(upper, made);
     int error = um_upper_make(upper, upper->work_fd, made, wanted, link, false);
     if (error != 0)
@@ -97,7 +102,7 @@ static int make_at(struct um_upper *upper, struct um_upper_target *target,
         error = find_owner(upper, target, maker, wanted);
     if (error != 0)
         return error;
-    if (target->found == UM_FOUND_WHITEOUT || target->below_directory)
+    if (target->found == UM_UPPER_FOUND_WHITEOUT || target->below_directory)
         error = make_over_whiteout(upper, target, wanted, link);
     else
         error = um_upper_make(upper, target->fd, target->text, wanted, link, true);
@@ -192,7 +197,7 @@ int um_upper_tmpfile(struct um_upper *upper, uint64_t directory, uint32_t mode,
 static int link_to(struct um_upper *upper, struct um_upper_target *target,
                    struct um_upper_reached *reached)
 {
-    char made[32];
+    char made[UM_UPPER_WORK_NAME];
     if (!target->object)
         return um_upper_reached_link(reached, target->fd, target->text);
     um_upper_work_name(upper, made);
@@ -214,7 +219,7 @@ static int link_record(struct um_upper *upper, struct um_upper_node *node,
         return -EPERM;
     if (node->gone && !node->linkable)
         return -ENOENT;
-    int error = um_upper_copy_up_now(upper, node, UM_NEED_NAME);
+    int error = um_upper_node_copy_up(upper, node, UM_UPPER_NEED_NAME);
     if (error == 0)
         error = um_upper_node_fix_data_path(upper, node);
     if (error == 0)
@@ -255,13 +260,13 @@ int um_upper_link(struct um_upper *upper, uint64_t number, uint64_t directory, c
 static int exchange_with_whiteout(struct um_upper *upper, struct um_upper_target *target,
                                   bool directory)
 {
-    char made[32];
+    char made[UM_UPPER_WORK_NAME];
     um_upper_work_name(upper, made);
     int error = um_upper_work_make_whiteout(upper, made);
     if (error != 0)
         return error;
     unsigned how = directory ? RENAME_EXCHANGE : 0;
-    error = renameat2(upper->work_fd, made, target->fd, target->text, how) == 0 ? 0 : -errno;
+    error = um_result(renameat2(upper->work_fd, made, target->fd, target->text, how));
     if (error != 0 || directory)
         um_upper_remove_tree(upper->work_fd, made);
     return error;
@@ -270,7 +275,7 @@ static int exchange_with_whiteout(struct um_upper *upper, struct um_upper_target
 /* A directory that shows nothing may still hold whiteouts. */
 static int remove_directory(struct um_upper *upper, struct um_upper_target *target)
 {
-    char moved[32];
+    char moved[UM_UPPER_WORK_NAME];
     if (unlinkat(target->fd, target->text, AT_REMOVEDIR) == 0)
         return 0;
     if (errno != ENOTEMPTY && errno != EEXIST)
@@ -291,7 +296,7 @@ static int remove_on_disk(struct um_upper *upper, struct um_upper_target *target
         return exchange_with_whiteout(upper, target, directory);
     if (directory)
         return remove_directory(upper, target);
-    return unlinkat(target->fd, target->text, 0) == 0 ? 0 : -errno;
+    return um_result(unlinkat(target->fd, target->text, 0));
 }
 
 static int check_empty(struct um_upper *upper, struct um_upper_target *target)

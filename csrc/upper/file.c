@@ -1,10 +1,13 @@
-#include "upper/state.h"
+#include "upper/file.h"
 
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <sys/statvfs.h>
 
 #include "system/read_at.h"
+#include "upper/capability.h"
+#include "upper/copy_up.h"
+#include "upper/lookup.h"
 
 /* Open files. I/O is by node: who opened a file of a lower layer before it was copied up reads what
  * is in the upper afterwards. The descriptor of an open file of the upper is its node's; it is
@@ -60,8 +63,8 @@ static int open_record(struct um_upper *upper, struct um_upper_node *node, uint3
     if (error == 0 && !S_ISREG(attr.mode))
         error = -EINVAL; /* the kernel opens what is no file by itself */
     if (error == 0 && flags != 0)
-        error = um_upper_copy_up_now(upper, node,
-                                     flags & UM_OPEN_TRUNCATE ? UM_NEED_EMPTY : UM_NEED_DATA);
+        error = um_upper_node_copy_up(
+            upper, node, flags & UM_OPEN_TRUNCATE ? UM_UPPER_NEED_EMPTY : UM_UPPER_NEED_DATA);
     if (error == 0 && node->in_upper)
         error = open_above(upper, node, flags);
     if (error == 0)
@@ -127,7 +130,7 @@ static int find_source(struct um_upper *upper, uint64_t number, struct source *s
     const struct um_upper_node *node = um_upper_node_find(upper, number);
     if (node != NULL && node->directory)
         error = -EISDIR;
-    else if (node != NULL && node->data == UM_DATA_LOST)
+    else if (node != NULL && node->data == UM_UPPER_DATA_LOST)
         error = -EIO;
     else if (node != NULL && node->data != 0)
         source->lower = node->data;
@@ -153,7 +156,7 @@ int64_t um_upper_read(struct um_upper *upper, uint64_t number, uint64_t offset, 
         return error;
     if (offset > INT64_MAX || size > INT64_MAX - offset)
         return -EINVAL;
-    if (source.lower == UM_DATA_NONE)
+    if (source.lower == UM_UPPER_DATA_NONE)
         return 0;
     if (source.fd < 0)
         return um_tree_read(upper->tree, source.lower, offset, buffer, size,
@@ -229,7 +232,7 @@ int64_t um_upper_seek(struct um_upper *upper, uint64_t number, uint64_t offset, 
     if (error != 0)
         return error;
     *lower = source.lower;
-    if (offset > INT64_MAX || (source.fd < 0 && source.lower == UM_DATA_NONE))
+    if (offset > INT64_MAX || (source.fd < 0 && source.lower == UM_UPPER_DATA_NONE))
         return -ENXIO;
     if (source.fd < 0)
         return UM_SEEK_BELOW;
@@ -372,8 +375,8 @@ struct durable {
  * young, so the first time everything is synced. */
 static void plan_sync(const struct um_upper_node *node, bool data_only, struct durable *durable)
 {
-    durable->whole = !data_only || !node->settled;
-    durable->settles = durable->whole && !node->settled && node->data == 0;
+    durable->whole = !data_only || !node->synced;
+    durable->settles = durable->whole && !node->synced && node->data == 0;
 }
 
 /* A descriptor of what a node is in the upper, for syncing; 1 where it is in no need of that. */
@@ -402,12 +405,12 @@ static int open_for_sync(struct um_upper *upper, uint64_t number, bool data_only
     return error;
 }
 
-static void settle(struct um_upper *upper, uint64_t number)
+static void mark_synced(struct um_upper *upper, uint64_t number)
 {
     pthread_rwlock_wrlock(&upper->lock);
     struct um_upper_node *node = um_upper_node_find(upper, number);
     if (node != NULL)
-        node->settled = true;
+        node->synced = true;
     pthread_rwlock_unlock(&upper->lock);
 }
 
@@ -423,7 +426,7 @@ int um_upper_fsync(struct um_upper *upper, uint64_t number, bool data_only)
         error = -errno;
     close(durable.fd);
     if (error == 0 && durable.settles)
-        settle(upper, number);
+        mark_synced(upper, number);
     return error;
 }
 
@@ -431,5 +434,5 @@ int um_upper_sync(struct um_upper *upper)
 {
     if (upper->flags & UM_UPPER_VOLATILE)
         return 0;
-    return syncfs(upper->upper_fd) == 0 ? 0 : -errno;
+    return um_result(syncfs(upper->upper_fd));
 }

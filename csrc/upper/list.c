@@ -1,8 +1,12 @@
+#include "upper/list.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 
 #include "marks/whiteout.h"
-#include "upper/state.h"
+#include "system/directory_stream.h"
+#include "upper/lookup.h"
+#include "upper/marks.h"
 
 /* An open directory. What it lists is settled when it is first read, and anew at cookie 0: a directory
  * that is in the upper is merged into a list of names then; one that is in lower layers only is listed
@@ -83,18 +87,17 @@ static int is_whiteout(const struct um_upper *upper, int fd, const struct dirent
     enum um_upper_found found;
     if (entry->d_type != DT_CHR && entry->d_type != DT_UNKNOWN)
         return 0;
-    int error =
-        um_upper_reach_name(upper, fd, um_slice_of(entry->d_name, strlen(entry->d_name)), &reached);
+    int error = um_upper_reach_name(upper, fd, um_slice_text(entry->d_name), &reached);
     if (error == 0)
         error = um_upper_reached_classify(&reached, true, &found, &status);
     if (error == -EXDEV)
         return 0; /* what is mounted there is no whiteout */
-    return error ? error : found == UM_FOUND_WHITEOUT;
+    return error ? error : found == UM_UPPER_FOUND_WHITEOUT;
 }
 
 static int add_entry(struct um_upper_list *list, int fd, const struct dirent *entry)
 {
-    struct um_slice name = um_slice_of(entry->d_name, strlen(entry->d_name));
+    struct um_slice name = um_slice_text(entry->d_name);
     struct um_slice hidden;
     int hides = 1;
     switch (um_whiteout_classify(name, &hidden)) {
@@ -114,11 +117,6 @@ static int add_entry(struct um_upper_list *list, int fd, const struct dirent *en
     return error ? error : add_name(list, um_slice_of(text, name.size), hides != 0);
 }
 
-static bool is_dots(const char *name)
-{
-    return name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0'));
-}
-
 static int read_above(struct um_upper_list *list)
 {
     struct um_upper_reached reached = {0};
@@ -130,12 +128,9 @@ static int read_above(struct um_upper_list *list)
     if (error != 0)
         return error;
     struct dirent *entry;
-    while (error == 0 && (errno = 0, entry = readdir(stream)) != NULL) {
-        if (!is_dots(entry->d_name))
-            error = add_entry(list, dirfd(stream), entry);
-    }
-    if (error == 0)
-        error = -errno;
+    int more;
+    while (error == 0 && (more = um_directory_next(stream, &entry)) != 0)
+        error = more < 0 ? more : add_entry(list, dirfd(stream), entry);
     closedir(stream);
     return error;
 }
@@ -216,7 +211,7 @@ static void drop_hiding(struct um_upper_list *list)
 /* Read the merged names, sorted, into a list that is empty. */
 static int read_merged(struct um_upper_list *list)
 {
-    int error = list->directory->lower == UM_LOWER_REFUSED ? -EIO : read_above(list);
+    int error = list->directory->lower == UM_UPPER_LOWER_REFUSED ? -EIO : read_above(list);
     if (error == 0) {
         sort_names(list);
         error = read_below(list, list->n);

@@ -1,5 +1,7 @@
+#include "upper/lookup.h"
 
-#include "upper/state.h"
+#include "upper/reach.h"
+#include "upper/shown_names.h"
 
 void um_upper_node_demote(struct um_upper *upper, struct um_upper_node *node)
 {
@@ -7,12 +9,18 @@ void um_upper_node_demote(struct um_upper *upper, struct um_upper_node *node)
     bool idle = !node->directory && !node->in_upper && !node->gone && node->opens == 0;
     if (!idle || node->parent == NULL || node->lookups == 0)
         return;
-    struct um_slice name = um_slice_of(node->name, node->name_size);
+    struct um_slice name = um_upper_node_name(node);
     if (um_upper_find_lower(upper, node->parent, name, &entry) != 0)
         return;
     if (um_upper_known_add(upper, node->number, node->parent->number,
                            um_slice_of(entry.name, entry.name_size), node->lookups) == 0)
         node->lookups = 0; /* and so it is dropped */
+}
+
+void um_upper_node_release(struct um_upper *upper, struct um_upper_node *node)
+{
+    um_upper_node_demote(upper, node);
+    um_upper_node_unpin(upper, node);
 }
 
 /* A node of a file of which only the number is known: through any name that the mount shows. */
@@ -262,22 +270,13 @@ int um_upper_origin(struct um_upper *upper, uint64_t number, uint64_t *origin)
     pthread_rwlock_rdlock(&upper->lock);
     const struct um_upper_node *node = um_upper_node_find(upper, number);
     if (node != NULL)
-        *origin = node->lower == UM_LOWER_REFUSED ? 0 : node->lower;
+        *origin = node->lower == UM_UPPER_LOWER_REFUSED ? 0 : node->lower;
     else if (number < upper->base && (error = um_tree_getattr(upper->tree, number, &attr)) == 0)
         *origin = number;
     else if (error == 0)
         error = -ESTALE;
     pthread_rwlock_unlock(&upper->lock);
     return error;
-}
-
-static int copy_target(const char *target, size_t size, char *out, size_t room)
-{
-    if (room != 0 && size > room)
-        return -ERANGE;
-    if (room != 0 && size != 0)
-        memcpy(out, target, size);
-    return (int)size;
 }
 
 static int64_t read_link_above(struct um_upper *upper, const struct um_upper_node *node,
@@ -289,7 +288,8 @@ static int64_t read_link_above(struct um_upper *upper, const struct um_upper_nod
     if (error != 0)
         return error;
     ssize_t got = readlinkat(reached.fd, reached.name, room, sizeof room);
-    int64_t result = got < 0 ? -errno : copy_target(room, (size_t)got, target, size);
+    int64_t result =
+        got < 0 ? -errno : um_slice_copy_out(um_slice_of(room, (size_t)got), target, size);
     um_upper_reached_close(&reached);
     return result == -ENOENT && um_upper_reached_is_self(&reached) ? -EINVAL : result;
 }
@@ -307,7 +307,7 @@ int64_t um_upper_readlink(struct um_upper *upper, uint64_t number, char *target,
         result =
             number < upper->base ? um_tree_readlink(upper->tree, number, &text, &length) : -ESTALE;
         if (result == 0)
-            result = copy_target(text, length, target, size);
+            result = um_slice_copy_out(um_slice_of(text, length), target, size);
     }
     pthread_rwlock_unlock(&upper->lock);
     return result;

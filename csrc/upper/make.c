@@ -1,10 +1,14 @@
+#include "upper/make.h"
+
 #include <fcntl.h>
 #include <sys/sysmacros.h>
 
 #include "marks/override_stat.h"
 #include "system/open_beneath.h"
 #include "system/posix_acl.h"
-#include "upper/state.h"
+#include "upper/object.h"
+#include "upper/object_xattr.h"
+#include "upper/work.h"
 
 int um_upper_has_default_acl(struct um_upper_reached *directory)
 {
@@ -96,18 +100,16 @@ static int create(int fd, const char *name, uint32_t type, uint32_t bits,
 {
     switch (type) {
     case S_IFDIR:
-        return mkdirat(fd, name, bits) == 0 ? 0 : um_failed();
+        return um_result(mkdirat(fd, name, bits));
     case S_IFLNK:
-        return symlinkat(target, fd, name) == 0 ? 0 : um_failed();
+        return um_result(symlinkat(target, fd, name));
     case S_IFREG:
     case S_IFIFO:
     case S_IFSOCK:
-        return mknodat(fd, name, type | bits, 0) == 0 ? 0 : um_failed();
+        return um_result(mknodat(fd, name, type | bits, 0));
     case S_IFCHR:
     case S_IFBLK:
-        return mknodat(fd, name, type | bits, makedev(wanted->major, wanted->minor)) == 0
-                   ? 0
-                   : um_failed();
+        return um_result(mknodat(fd, name, type | bits, makedev(wanted->major, wanted->minor)));
     default:
         return -EINVAL;
     }
@@ -178,7 +180,7 @@ int um_upper_make(struct um_upper *upper, int fd, const char *name,
     struct um_upper_reached made;
     uint32_t type = type_on_disk(upper, wanted);
     uint32_t bits = first_bits(upper, type, wanted);
-    int error = um_upper_reach_name(upper, fd, um_slice_of(name, strlen(name)), &made);
+    int error = um_upper_reach_name(upper, fd, um_slice_text(name), &made);
     if (error == 0)
         error = create(fd, name, type, bits, wanted, target);
     if (error != 0)

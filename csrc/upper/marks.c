@@ -1,10 +1,12 @@
+#include "upper/marks.h"
+
 #include <fcntl.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
 #include "marks/override_stat.h"
+#include "system/capability.h"
 #include "system/open_beneath.h"
-#include "upper/state.h"
 
 static bool is_whiteout_device(const struct stat *status)
 {
@@ -16,9 +18,9 @@ static bool is_whiteout_device(const struct stat *status)
 static int has_whiteout_file(const struct um_upper_reached *reached)
 {
     char name[UM_NAME_MAX + 1];
-    if (!um_whiteout_spell(um_slice_of(reached->name, strlen(reached->name)), name))
+    if (!um_whiteout_spell(um_slice_text(reached->name), name))
         return 0;
-    return um_upper_has_entry(reached, reached->fd, name);
+    return um_upper_has_entry(reached->fd, name, reached->exposed);
 }
 
 int um_upper_reached_classify(const struct um_upper_reached *reached, bool marked,
@@ -27,14 +29,14 @@ int um_upper_reached_classify(const struct um_upper_reached *reached, bool marke
     int error = um_upper_reached_stat(reached, status);
     if (error == -ENOENT) {
         int hidden = marked ? has_whiteout_file(reached) : 0;
-        *found = hidden > 0 ? UM_FOUND_WHITEOUT : UM_FOUND_NOTHING;
+        *found = hidden > 0 ? UM_UPPER_FOUND_WHITEOUT : UM_UPPER_FOUND_NOTHING;
         return hidden < 0 ? hidden : 0;
     }
     if (error != 0)
         return error;
-    *found = is_whiteout_device(status) ? UM_FOUND_WHITEOUT
-             : S_ISDIR(status->st_mode) ? UM_FOUND_DIRECTORY
-                                        : UM_FOUND_FILE;
+    *found = is_whiteout_device(status) ? UM_UPPER_FOUND_WHITEOUT
+             : S_ISDIR(status->st_mode) ? UM_UPPER_FOUND_DIRECTORY
+                                        : UM_UPPER_FOUND_FILE;
     return 0;
 }
 
@@ -59,7 +61,7 @@ static const char *own_mark(const struct um_upper *upper, const char *what, char
     return name;
 }
 
-static bool is_absent(int64_t error)
+bool um_upper_mark_is_absent(int64_t error)
 {
     return error == -ENODATA || error == -EOPNOTSUPP || error == -EPERM;
 }
@@ -72,7 +74,7 @@ static int64_t read_mark(struct um_upper *upper, struct um_upper_reached *reache
         char name[MARK_MAX];
         snprintf(name, sizeof name, "%s%s", prefix_of(upper, i), what);
         int64_t size = um_upper_reached_getxattr(reached, name, value, room);
-        if (size > 0 || (size < 0 && !is_absent(size)))
+        if (size > 0 || (size < 0 && !um_upper_mark_is_absent(size)))
             return size;
     }
     return 0;
@@ -82,11 +84,11 @@ static int64_t read_mark(struct um_upper *upper, struct um_upper_reached *reache
 static int has_opaque_file(const struct um_upper_reached *reached)
 {
     if (um_upper_reached_is_self(reached))
-        return um_upper_has_entry(reached, reached->fd, um_whiteout_opaque());
+        return um_upper_has_entry(reached->fd, um_whiteout_opaque(), reached->exposed);
     int fd = um_open_beneath(reached->fd, reached->name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
     if (fd < 0) /* something else stands there by now */
         return fd == -ENOTDIR || fd == -ELOOP ? -ESTALE : fd;
-    int found = um_upper_has_entry(reached, fd, um_whiteout_opaque());
+    int found = um_upper_has_entry(fd, um_whiteout_opaque(), reached->exposed);
     close(fd);
     return found;
 }
@@ -125,7 +127,7 @@ static int pin(const struct um_upper *upper, const struct um_upper_reached *reac
     if (pinned->fd < 0)
         return pinned->fd;
     if (fstat(pinned->fd, &status) != 0)
-        return um_failed();
+        return -errno;
     return um_upper_trusts_owner(upper, status.st_uid, status.st_mode);
 }
 
@@ -155,7 +157,7 @@ static int find_claim(struct um_upper *upper, struct um_upper_reached *reached, 
         char name[MARK_MAX];
         snprintf(name, sizeof name, "%s%s", prefix_of(upper, i), what);
         *size = um_upper_reached_getxattr(reached, name, value, room);
-        if (is_absent(*size))
+        if (um_upper_mark_is_absent(*size))
             continue;
         if (*size < 0 && *size != -ERANGE)
             return (int)*size;
@@ -221,7 +223,7 @@ int um_upper_mark_set_redirect(struct um_upper *upper, struct um_upper_reached *
     return um_upper_reached_setxattr(reached, own_mark(upper, "redirect", name), path, size, 0);
 }
 
-#define ORIGIN_TEXT (24 + UM_SESSION_ROOM)
+#define ORIGIN_TEXT (24 + UM_UPPER_SESSION_ROOM)
 
 static int64_t read_origin(struct um_upper *upper, struct um_upper_reached *reached,
                            char text[ORIGIN_TEXT], bool *ours)
@@ -245,7 +247,7 @@ int um_upper_mark_get_origin(struct um_upper *upper, struct um_upper_reached *re
     char text[ORIGIN_TEXT];
     int64_t size = read_origin(upper, reached, text, ours);
     *origin = 0;
-    if (is_absent(size) || size == -ERANGE)
+    if (um_upper_mark_is_absent(size) || size == -ERANGE)
         return 0;
     if (size < 0)
         return (int)size;
@@ -270,17 +272,17 @@ int um_upper_mark_set_origin(struct um_upper *upper, struct um_upper_reached *re
     int error = um_upper_reached_setxattr(reached, own_mark(upper, "unionmount.origin", name), text,
                                           (size_t)size, 0);
     /* user.* on a symlink or a device: see docs/explanation/upper.md */
-    return is_absent(error) ? 0 : error;
+    return um_upper_mark_is_absent(error) ? 0 : error;
 }
 
 static const struct {
     const char *name; /* without a prefix */
     unsigned bit;
-} marks_known[] = {{"opaque", UM_HAS_OPAQUE},
-                   {"redirect", UM_HAS_REDIRECT},
-                   {"unionmount.origin", UM_HAS_ORIGIN},
-                   {"metacopy", UM_HAS_METACOPY},
-                   {UM_CAPABILITY_MARK, UM_HAS_CAPABILITY}};
+} marks_known[] = {{"opaque", UM_UPPER_HAS_OPAQUE},
+                   {"redirect", UM_UPPER_HAS_REDIRECT},
+                   {"unionmount.origin", UM_UPPER_HAS_ORIGIN},
+                   {"metacopy", UM_UPPER_HAS_METACOPY},
+                   {UM_CAPABILITY_MARK, UM_UPPER_HAS_CAPABILITY}};
 
 #define N_MARKS (sizeof marks_known / sizeof *marks_known)
 
@@ -298,7 +300,7 @@ static unsigned mark_bit(const char *name)
 static int ask_for_marks(const struct um_upper *upper, struct um_upper_reached *reached,
                          unsigned *marks)
 {
-    *marks |= UM_HAS_OVERRIDE; /* it may */
+    *marks |= UM_UPPER_HAS_OVERRIDE; /* it may */
     for (size_t mark = 0; mark < N_MARKS; mark++) {
         for (size_t i = 0; i < N_PREFIXES; i++) {
             char name[MARK_MAX];
@@ -306,7 +308,7 @@ static int ask_for_marks(const struct um_upper *upper, struct um_upper_reached *
             int64_t size = um_upper_reached_getxattr(reached, name, NULL, 0);
             if (size >= 0)
                 *marks |= marks_known[mark].bit;
-            else if (!is_absent(size))
+            else if (!um_upper_mark_is_absent(size))
                 return (int)size;
         }
     }
@@ -324,7 +326,7 @@ int um_upper_marks_of(struct um_upper *upper, struct um_upper_reached *reached, 
         return size == -EOPNOTSUPP ? 0 : (int)size;
     for (int64_t at = 0; at < size; at += (int64_t)strlen(names + at) + 1) {
         if (strcmp(names + at, UM_OVERRIDE_XATTR) == 0)
-            *marks |= UM_HAS_OVERRIDE;
+            *marks |= UM_UPPER_HAS_OVERRIDE;
         for (size_t i = 0; i < N_PREFIXES; i++) {
             const char *prefix = prefix_of(upper, i);
             size_t length = strlen(prefix);
@@ -342,10 +344,9 @@ int um_upper_mark_set_metacopy(struct um_upper *upper, struct um_upper_reached *
 }
 
 /* One below user. may be anybody's claim. */
-int64_t um_upper_reached_getxattr_same(struct um_upper *upper,
-                                       const struct um_upper_reached *reached,
-                                       const struct stat *status, const char *name, void *value,
-                                       size_t size)
+int64_t um_upper_getxattr_believed(struct um_upper *upper, const struct um_upper_reached *reached,
+                                   const struct stat *status, const char *name, void *value,
+                                   size_t size)
 {
     struct um_upper_reached pinned;
     struct stat now;
@@ -374,8 +375,8 @@ static int64_t get_user_capability(struct um_upper *upper, struct um_upper_reach
     if (!um_upper_believes(upper, &status))
         return -ENODATA;
     int64_t got =
-        um_upper_reached_getxattr_same(upper, reached, &status, UM_CAPABILITY_USER, value, size);
-    return is_absent(got) ? -ENODATA : got;
+        um_upper_getxattr_believed(upper, reached, &status, UM_CAPABILITY_USER, value, size);
+    return um_upper_mark_is_absent(got) ? -ENODATA : got;
 }
 
 int64_t um_upper_mark_get_capability(struct um_upper *upper, struct um_upper_reached *reached,
@@ -383,7 +384,7 @@ int64_t um_upper_mark_get_capability(struct um_upper *upper, struct um_upper_rea
 {
     if (upper->flags & UM_UPPER_TRUSTED) {
         int64_t got = um_upper_reached_getxattr(reached, UM_CAPABILITY_TRUSTED, value, size);
-        return is_absent(got) ? -ENODATA : got;
+        return um_upper_mark_is_absent(got) ? -ENODATA : got;
     }
     return get_user_capability(upper, reached, value, size);
 }
@@ -400,7 +401,7 @@ int um_upper_mark_drop_capability(struct um_upper *upper, struct um_upper_reache
 {
     char name[MARK_MAX];
     int error = um_upper_reached_removexattr(reached, own_mark(upper, UM_CAPABILITY_MARK, name));
-    return is_absent(error) ? 0 : error;
+    return um_upper_mark_is_absent(error) ? 0 : error;
 }
 
 bool um_upper_mark_is_capability_name(const struct um_upper *upper, const char *xattr)
@@ -416,8 +417,8 @@ int um_upper_mark_drop_metacopy(struct um_upper *upper, int fd)
         for (size_t i = 0; i < N_PREFIXES; i++) {
             char name[MARK_MAX];
             snprintf(name, sizeof name, "%s%s", prefix_of(upper, i), marks[mark]);
-            if (fremovexattr(fd, name) != 0 && !is_absent(-errno))
-                return um_failed();
+            if (fremovexattr(fd, name) != 0 && !um_upper_mark_is_absent(-errno))
+                return -errno;
         }
     }
     return 0;

@@ -1,9 +1,11 @@
-#include "upper/state.h"
+#include "upper/object.h"
 
 #include <fcntl.h>
 #include <sys/sysmacros.h>
 
 #include "marks/override_stat.h"
+#include "system/capability.h"
+#include "upper/marks.h"
 
 /* What an object of the upper shows is what stat says of it on disk, but for what the xattr
  * user.containers.override_stat says otherwise. podman and fuse-overlayfs write it, and so does this
@@ -50,8 +52,8 @@ static int read_shown(struct um_upper *upper, struct um_upper_reached *reached,
     if (!um_upper_takes_user_xattrs(status->st_mode) || reached->plain ||
         !um_upper_believes(upper, status))
         return 0;
-    int64_t size = um_upper_reached_getxattr_same(upper, reached, status, UM_OVERRIDE_XATTR, text,
-                                                  sizeof text);
+    int64_t size =
+        um_upper_getxattr_believed(upper, reached, status, UM_OVERRIDE_XATTR, text, sizeof text);
     if (size == -ENODATA || size == -EOPNOTSUPP || size == -EACCES || size == -ERANGE)
         return 0;
     if (size < 0)
@@ -302,7 +304,8 @@ int um_upper_object_chown_symlink(struct um_upper *upper, const struct um_upper_
 {
     int error = um_upper_reached_chown(reached, uid, gid);
     if (error == -EPERM && um_upper_overrides(upper))
-        error = um_upper_reached_chown(reached, UM_KEEP, UM_KEEP); /* for the change time */
+        error =
+            um_upper_reached_chown(reached, UM_UPPER_KEEP, UM_UPPER_KEEP); /* for the change time */
     return error;
 }
 
@@ -323,12 +326,13 @@ static int change_owner(struct um_upper *upper, struct um_upper_reached *reached
     }
     error = take_over(upper, reached, &change, true);
     if (error == 0)
-        error = um_upper_reached_chown(reached, UM_KEEP, UM_KEEP); /* for the change time */
+        error =
+            um_upper_reached_chown(reached, UM_UPPER_KEEP, UM_UPPER_KEEP); /* for the change time */
     if (error != 0)
         return error;
     struct um_override shown = change.shown;
-    shown.uid = uid == UM_KEEP ? shown.uid : uid;
-    shown.gid = gid == UM_KEEP ? shown.gid : gid;
+    shown.uid = uid == UM_UPPER_KEEP ? shown.uid : uid;
+    shown.gid = gid == UM_UPPER_KEEP ? shown.gid : gid;
     if (!S_ISDIR(shown.type))
         shown.mode = without_set_id(shown.mode);
     return update_override(upper, reached, &shown, change.had);

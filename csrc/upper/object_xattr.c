@@ -1,6 +1,9 @@
+#include "upper/object_xattr.h"
 
+#include "system/capability.h"
 #include "system/posix_acl.h"
-#include "upper/state.h"
+#include "upper/capability.h"
+#include "upper/object.h"
 
 static bool is_name(const char *name, const char *wanted)
 {

@@ -2,25 +2,25 @@
 #include <sys/random.h>
 #include <sys/vfs.h>
 
-#include "upper/state.h"
+#include "system/directory_stream.h"
+#include "upper/marks.h"
+#include "upper/redirects.h"
+#include "upper/rule.h"
+#include "upper/shown_names.h"
 
 #define DIRECTORIES 64u /* descriptors that are kept of directories of the upper */
 
 #define ALIGNMENT ((uint64_t)1 << 32) /* so that numbers of the upper are easy to tell */
 
-/* 1 where a directory of the upper has any entry, 0 where it has none. */
+/* 1 where a directory of the upper has any entry, 0 where it has none, or an errno. */
 static int has_entries(const struct um_upper_reached *reached)
 {
     DIR *stream;
+    struct dirent *entry;
     int error = um_upper_reached_open_stream(NULL, reached, &stream);
     if (error != 0)
         return error;
-    struct dirent *entry;
-    do {
-        errno = 0;
-        entry = readdir(stream);
-    } while (entry != NULL && um_is_dots(um_slice_of(entry->d_name, strlen(entry->d_name))));
-    int result = entry ? 1 : -errno;
+    int result = um_directory_next(stream, &entry);
     closedir(stream);
     return result;
 }
@@ -28,9 +28,7 @@ static int has_entries(const struct um_upper_reached *reached)
 static int add_root(struct um_upper *upper)
 {
     struct um_upper_reached reached = {0};
-    int error = um_upper_grow_nodes(upper);
-    if (error == 0)
-        error = um_upper_node_add(upper, UM_ROOT_NODE, NULL, (struct um_slice){0}, true, true,
+    int error = um_upper_node_add(upper, UM_ROOT_NODE, NULL, (struct um_slice){0}, true, true,
                                   UM_ROOT_NODE, &upper->root);
     if (error != 0)
         return error;
@@ -120,17 +118,10 @@ void um_upper_close(struct um_upper *upper)
 {
     if (upper == NULL)
         return;
-    for (size_t i = 0; i < upper->n_buckets; i++) {
-        while (upper->buckets[i] != NULL) {
-            struct um_upper_node *node = upper->buckets[i];
-            upper->buckets[i] = node->next;
-            um_upper_node_free(node);
-        }
-    }
-    um_upper_shown_names_close(upper);
+    um_upper_nodes_close(upper);
+    um_upper_shown_names_changed(upper);
+    um_upper_redirects_changed(upper);
     um_fd_cache_close(upper->directories);
-    free(upper->buckets);
-    free(upper->known);
     free(upper->copying);
     pthread_cond_destroy(&upper->copied);
     pthread_mutex_destroy(&upper->copying_lock);

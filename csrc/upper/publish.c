@@ -1,8 +1,9 @@
+#include "upper/publish.h"
+
 #include <fcntl.h>
 
 #include "marks/trust.h"
 #include "system/open_beneath.h"
-#include "upper/state.h"
 
 /* A directory in which copies appear. To its users nothing changes, so its times don't. */
 struct place {
@@ -142,7 +143,7 @@ static int open_index(struct um_upper *upper)
     int fd = um_open_beneath(upper->work_fd, UM_UPPER_INDEX, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
     if (fd < 0)
         return fd;
-    int error = fstat(fd, &status) == 0 ? 0 : -errno;
+    int error = um_result(fstat(fd, &status));
     /* What stands there gets the names of lower files: nobody else may put it there. */
     if (error == 0 && !um_mark_is_trusted(status.st_uid, status.st_mode))
         error = -EIO;
@@ -180,7 +181,7 @@ static int publish_group(struct um_upper *upper, uint64_t number, struct um_uppe
     if (fd < 0)
         return fd;
     snprintf(entry, sizeof entry, "%llu", (unsigned long long)number);
-    int error = renameat(upper->work_fd, copy->name, fd, entry) == 0 ? 0 : -errno;
+    int error = um_result(renameat(upper->work_fd, copy->name, fd, entry));
     if (error == 0) {
         copy->name[0] = '\0';
         error = link_and_move(upper, fd, entry, names, n, &linked);
@@ -200,7 +201,7 @@ static int find_own_name(struct um_upper *upper, const struct um_upper_node *nod
                          struct um_upper_shown_name **names, size_t *n)
 {
     struct um_attr attr;
-    struct um_slice name = um_slice_of(node->name, node->name_size);
+    struct um_slice name = um_upper_node_name(node);
     int error = um_tree_getattr(upper->tree, node->lower, &attr);
     if (error != 0)
         return error;
@@ -220,7 +221,7 @@ static int find_own_name(struct um_upper *upper, const struct um_upper_node *nod
 static bool is_place_of(const struct um_upper_shown_name *name, const struct um_upper_node *node)
 {
     return name->directory == node->parent &&
-           um_slice_equal(name_of(name), um_slice_of(node->name, node->name_size));
+           um_slice_equal(name_of(name), um_upper_node_name(node));
 }
 
 /* The names that the copy of a file shall have, that of the node first. */
@@ -319,8 +320,7 @@ static int copy_directory(struct um_upper *upper, struct um_upper_node *director
     if (directory->gone)
         error = publish_nameless(upper, directory, &copy);
     else
-        error = publish_copy(upper, &copy, directory->parent,
-                             um_slice_of(directory->name, directory->name_size));
+        error = publish_copy(upper, &copy, directory->parent, um_upper_node_name(directory));
     if (error == 0)
         adopt(directory, &copy);
     um_upper_copy_discard(upper, &copy);
@@ -345,33 +345,4 @@ int um_upper_copy_up_directory(struct um_upper *upper, struct um_upper_node *dir
     while (error == 0 && n != 0)
         error = copy_directory(upper, missing[--n]);
     return error;
-}
-
-/* The path of `name` in a directory of the lower tree; NULL where it is too long for a mark. */
-const char *um_upper_lower_file_path(struct um_upper *upper, uint64_t directory,
-                                     struct um_slice name, char room[UM_REDIRECT_ROOM])
-{
-    const char *above;
-    size_t size = UM_REDIRECT_ROOM - name.size - 2;
-    if (um_upper_lower_directory_path(upper, directory, room, size, &above) != 0)
-        return NULL;
-    room[size] = '/';
-    memcpy(room + size + 1, name.data, name.size);
-    room[size + 1 + name.size] = '\0';
-    return above;
-}
-
-/* The path of a file in the lower tree, where its node leads to it; NULL where it does not, or where
- * the path is too long for a mark. */
-const char *um_upper_node_lower_path(struct um_upper *upper, const struct um_upper_node *node,
-                                     char room[UM_REDIRECT_ROOM])
-{
-    struct um_tree_entry entry;
-    if (node->parent == NULL)
-        return NULL;
-    struct um_slice name = um_slice_of(node->name, node->name_size);
-    if (um_upper_find_lower(upper, node->parent, name, &entry) != 0 ||
-        entry.attr.node != node->lower)
-        return NULL;
-    return um_upper_lower_file_path(upper, node->parent->lower, name, room);
 }

@@ -1,8 +1,9 @@
-#include "upper/state.h"
+#include "upper/reach.h"
 
 #include <fcntl.h>
 
 #include "marks/trust.h"
+#include "system/directory_stream.h"
 #include "system/open_beneath.h"
 #include "system/xattr_at.h"
 
@@ -77,7 +78,7 @@ static int check_same(const struct um_upper *upper, const struct um_upper_node *
     if (!(upper->flags & UM_UPPER_OPEN))
         return 0;
     if (fstat(fd, &status) != 0)
-        return um_failed();
+        return -errno;
     if (node->ino != 0 && (status.st_ino != node->ino || status.st_dev != upper->device))
         return -ESTALE;
     bool doubtful = S_ISREG(status.st_mode) && node->ours;
@@ -152,7 +153,7 @@ int um_upper_reach(struct um_upper *upper, const struct um_upper_node *node,
     } else if (node->fd < 0) {
         if (node->parent == NULL || !node->in_upper)
             return -ESTALE;
-        name = um_slice_of(node->name, node->name_size);
+        name = um_upper_node_name(node);
         error = um_upper_reach_directory(upper, node->parent, &use);
     }
     if (error == 0)
@@ -194,7 +195,7 @@ int um_upper_reached_stat(const struct um_upper_reached *reached, struct stat *s
     int error = take(reached, &grip);
     if (error != 0)
         return error;
-    error = fstatat(grip.fd, grip.name, status, flags_at(&grip)) == 0 ? 0 : um_failed();
+    error = um_result(fstatat(grip.fd, grip.name, status, flags_at(&grip)));
     um_grip_release(&grip);
     return error;
 }
@@ -257,7 +258,7 @@ static int chmod_self(int fd, uint32_t mode)
     int result = fchmod(fd, mode);
     if (result != 0 && errno == EBADF)
         result = chmod(um_fd_path(fd, path), mode);
-    return result == 0 ? 0 : um_failed();
+    return um_result(result);
 }
 
 /* Where the kernel can't change the mode of a name without following a symlink. */
@@ -278,7 +279,7 @@ static int chmod_at(const struct um_grip *grip, uint32_t mode)
     if (syscall(SYS_fchmodat2, grip->fd, grip->name, mode, AT_SYMLINK_NOFOLLOW) == 0)
         return 0;
     /* A sandbox may say EPERM of calls that it does not know. */
-    return errno == ENOSYS || errno == EPERM ? chmod_opened(grip, mode) : um_failed();
+    return errno == ENOSYS || errno == EPERM ? chmod_opened(grip, mode) : -errno;
 }
 
 int um_upper_reached_chmod(const struct um_upper_reached *reached, uint32_t mode)
@@ -298,7 +299,7 @@ int um_upper_reached_chown(const struct um_upper_reached *reached, uint32_t uid,
     int error = take(reached, &grip);
     if (error != 0)
         return error;
-    error = fchownat(grip.fd, grip.name, uid, gid, flags_at(&grip)) == 0 ? 0 : um_failed();
+    error = um_result(fchownat(grip.fd, grip.name, uid, gid, flags_at(&grip)));
     um_grip_release(&grip);
     return error;
 }
@@ -309,7 +310,7 @@ static int times_of_self(int fd, const struct timespec times[2])
     int result = futimens(fd, times);
     if (result != 0 && errno == EBADF)
         result = utimensat(fd, um_fd_path(fd, path), times, 0);
-    return result == 0 ? 0 : um_failed();
+    return um_result(result);
 }
 
 int um_upper_reached_set_times(const struct um_upper_reached *reached,
@@ -322,7 +323,7 @@ int um_upper_reached_set_times(const struct um_upper_reached *reached,
     if (grip.name[0] == '\0')
         error = times_of_self(grip.fd, times);
     else
-        error = utimensat(grip.fd, grip.name, times, AT_SYMLINK_NOFOLLOW) == 0 ? 0 : um_failed();
+        error = um_result(utimensat(grip.fd, grip.name, times, AT_SYMLINK_NOFOLLOW));
     um_grip_release(&grip);
     return error;
 }
@@ -331,7 +332,7 @@ int um_upper_reached_set_times(const struct um_upper_reached *reached,
 static int refuse_special(int fd)
 {
     struct stat status;
-    int error = fstat(fd, &status) == 0 ? 0 : um_failed();
+    int error = um_result(fstat(fd, &status));
     if (error == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode))
         error = -ESTALE;
     if (error != 0)
@@ -370,29 +371,21 @@ int um_upper_reached_open_stream(const struct um_upper *reader,
                                  const struct um_upper_reached *reached, DIR **stream)
 {
     int fd = um_upper_reached_open_for_user(reader, reached, O_RDONLY | O_DIRECTORY);
-    if (fd < 0)
-        return fd;
-    *stream = fdopendir(fd);
-    if (*stream != NULL)
-        return 0;
-    int error = -errno;
-    close(fd);
-    return error;
+    return fd < 0 ? fd : um_directory_stream(fd, stream);
 }
 
 int um_upper_reached_link(const struct um_upper_reached *reached, int fd, const char *name)
 {
     if (um_upper_reached_is_self(reached))
         return um_link_descriptor(reached->fd, fd, name);
-    return linkat(reached->fd, reached->name, fd, name, 0) == 0 ? 0 : um_failed();
+    return um_result(linkat(reached->fd, reached->name, fd, name, 0));
 }
 
 /* ---- what stands there --------------------------------------------------------------------------- */
 
-/* Whether something of this name stands in a directory; `like` is another reached object of the upper. */
-int um_upper_has_entry(const struct um_upper_reached *like, int fd, const char *name)
+int um_upper_has_entry(int fd, const char *name, bool exposed)
 {
-    struct um_upper_reached reached = {.fd = fd, .exposed = like->exposed};
+    struct um_upper_reached reached = {.fd = fd, .exposed = exposed};
     struct stat status;
     snprintf(reached.name, sizeof reached.name, "%s", name);
     int error = um_upper_reached_stat(&reached, &status);
@@ -405,8 +398,7 @@ int um_upper_entry_is_directory(const struct um_upper *upper, int fd, const stru
     struct stat status;
     if (entry->d_type != DT_UNKNOWN)
         return entry->d_type == DT_DIR;
-    int error =
-        um_upper_reach_name(upper, fd, um_slice_of(entry->d_name, strlen(entry->d_name)), &reached);
+    int error = um_upper_reach_name(upper, fd, um_slice_text(entry->d_name), &reached);
     if (error == 0)
         error = um_upper_reached_stat(&reached, &status);
     if (error == -EXDEV)

@@ -1,21 +1,19 @@
-#include "upper/state.h"
-
 #include <dirent.h>
 #include <fcntl.h>
 
 #include "marks/trust.h"
+#include "system/directory_stream.h"
 #include "system/open_beneath.h"
+#include "upper/make.h"
+#include "upper/marks.h"
+#include "upper/object.h"
+#include "upper/publish.h"
 
 /* What an earlier daemon leaves in the work directory when it is killed: temporaries, which nobody
  * has seen, and in `index` groups of hard links of which some names are in the upper and others may
  * not be. The kernel's overlayfs and fuse-overlayfs leave a directory `work`. With index=on the first
  * has an `index` as well, of hard-link groups of which it may have copied up one name only: what is
  * in it is all that the other names show there, so it stays. So do other names: none is ours. */
-
-static bool is_dots(const char *name)
-{
-    return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
-}
 
 /* The names of a directory, read at once: what is removed later can't make readdir miss any. */
 struct names {
@@ -45,23 +43,15 @@ static int add_name(struct names *names, const char *text)
 
 static int read_names(int fd, struct names *names)
 {
-    int again = um_open_directory(fd, ".");
-    if (again < 0)
-        return again;
-    DIR *stream = fdopendir(again);
-    if (stream == NULL) {
-        int error = -errno;
-        close(again);
-        return error;
-    }
-    int error = 0;
+    DIR *stream;
     struct dirent *entry;
-    while (error == 0 && (errno = 0, entry = readdir(stream)) != NULL) {
-        if (!is_dots(entry->d_name))
-            error = add_name(names, entry->d_name);
-    }
-    if (error == 0)
-        error = -errno;
+    int more;
+    int again = um_open_directory(fd, ".");
+    int error = again < 0 ? again : um_directory_stream(again, &stream);
+    if (error != 0)
+        return error;
+    while (error == 0 && (more = um_directory_next(stream, &entry)) != 0)
+        error = more < 0 ? more : add_name(names, entry->d_name);
     closedir(stream);
     return error;
 }
@@ -129,7 +119,7 @@ static int finish_group(struct um_upper *upper, int fd, const char *entry)
         return 0;
     if (upper->flags & UM_UPPER_STRANGE)
         return um_upper_remove_tree(fd, entry);
-    int error = um_upper_reach_name(upper, fd, um_slice_of(entry, strlen(entry)), &reached);
+    int error = um_upper_reach_name(upper, fd, um_slice_text(entry), &reached);
     int ours = error == 0 ? is_copy_of(upper, &reached, number, &nlink) : 0;
     if (ours > 0)
         error = link_rest(upper, fd, entry, number, nlink);
@@ -153,7 +143,7 @@ static int finish_groups(struct um_upper *upper)
         return 0;
     if (fd < 0)
         return fd;
-    int error = fstat(fd, &status) == 0 ? 0 : -errno;
+    int error = um_result(fstat(fd, &status));
     /* What is in it gets the names of lower files: another user's is left as it is. */
     if (error == 0 && !um_mark_is_trusted(status.st_uid, status.st_mode))
         error = -EPERM;

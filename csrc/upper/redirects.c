@@ -1,7 +1,11 @@
+#include "upper/redirects.h"
+
 #include <fcntl.h>
 
+#include "system/directory_stream.h"
 #include "system/open_beneath.h"
-#include "upper/state.h"
+#include "upper/marks.h"
+#include "upper/rule.h"
 
 struct redirect {
     uint64_t lower; /* the directory that it continues */
@@ -103,7 +107,7 @@ static int scan_directory(struct um_upper *upper, int fd, const char *above, con
 {
     char redirect[PATH_MAX];
     struct um_upper_reached reached = {0};
-    int error = um_upper_reach_name(upper, fd, um_slice_of(name, strlen(name)), &reached);
+    int error = um_upper_reach_name(upper, fd, um_slice_text(name), &reached);
     if (error != 0)
         return error;
     int64_t size = um_upper_mark_get_redirect(upper, &reached, redirect, sizeof redirect);
@@ -125,27 +129,20 @@ static int scan_directory(struct um_upper *upper, int fd, const char *above, con
 static int scan_children(struct um_upper *upper, const char *path, struct stack *stack,
                          struct um_upper_redirects *redirects)
 {
-    int fd = open_path(upper, path);
-    if (fd < 0)
-        return fd == -EXDEV ? 0 : fd; /* something else is mounted there: no part of the upper */
-    DIR *stream = fdopendir(fd);
-    if (stream == NULL) {
-        int error = -errno;
-        close(fd);
-        return error;
-    }
-    int error = 0;
+    DIR *listing;
     struct dirent *entry;
-    while (error == 0 && (errno = 0, entry = readdir(stream)) != NULL) {
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-            continue;
-        int directory = um_upper_entry_is_directory(upper, fd, entry);
+    int more;
+    int fd = open_path(upper, path);
+    int error = fd < 0 ? fd : um_directory_stream(fd, &listing);
+    if (error != 0)
+        return error == -EXDEV ? 0
+                               : error; /* something else is mounted there: no part of the upper */
+    while (error == 0 && (more = um_directory_next(listing, &entry)) != 0) {
+        int directory = more < 0 ? more : um_upper_entry_is_directory(upper, fd, entry);
         error = directory <= 0 ? directory
                                : scan_directory(upper, fd, path, entry->d_name, stack, redirects);
     }
-    if (error == 0)
-        error = -errno;
-    closedir(stream);
+    closedir(listing);
     return error;
 }
 

@@ -1,8 +1,14 @@
 #include <fcntl.h>
 
-#include "upper/state.h"
-
 #include "system/open_beneath.h"
+#include "upper/copy_up.h"
+#include "upper/list.h"
+#include "upper/lookup.h"
+#include "upper/lower_path.h"
+#include "upper/make.h"
+#include "upper/publish.h"
+#include "upper/redirects.h"
+#include "upper/target.h"
 
 /* Rename, by the plan of docs/explanation/upper.md. Everything that can fail for a reason of the
  * caller's is looked at before anything changes; marks are made before the move, which is one step
@@ -46,7 +52,7 @@ static bool is_same(const struct um_upper_target *a, const struct um_upper_targe
 static bool needs_redirect(const struct um_upper_target *target)
 {
     return target->shown && target->hit.directory && target->hit.lower != 0 &&
-           target->hit.lower != UM_LOWER_REFUSED;
+           target->hit.lower != UM_UPPER_LOWER_REFUSED;
 }
 
 /* Where redirects may not be written, who asked copies and removes instead, as over any two disks. */
@@ -112,7 +118,7 @@ static int materialise(struct um_upper *upper, const struct um_upper_target *tar
 static int lift(struct um_upper *upper, struct um_upper_target *target, struct um_upper_node *node)
 {
     int error = node->directory ? um_upper_copy_up_directory(upper, node)
-                                : um_upper_copy_up_now(upper, node, UM_NEED_NAME);
+                                : um_upper_node_copy_up(upper, node, UM_UPPER_NEED_NAME);
     if (error == 0)
         error = um_upper_target_reach(upper, target);
     if (error == 0 && !target->object && !node->directory) {
@@ -134,7 +140,7 @@ static int mark(struct um_upper *upper, struct um_upper_node *node,
     struct um_upper_reached reached = {0};
     if (!node->directory)
         return um_upper_node_fix_data_path(upper, node);
-    if (node->lower == UM_LOWER_REFUSED)
+    if (node->lower == UM_UPPER_LOWER_REFUSED)
         return -EIO; /* at its new place it would seem to be something else */
     if (node->lower == 0 && !place->below_directory)
         return 0;
@@ -183,7 +189,7 @@ static int secure(struct um_upper *upper, const struct um_upper_node *node,
     um_upper_reached_close(&reached);
     if (fd < 0)
         return fd;
-    error = fsync(fd) == 0 ? 0 : -errno;
+    error = um_result(fsync(fd));
     close(fd);
     return error;
 }
@@ -198,7 +204,7 @@ static int empty_like(struct um_upper *upper, const struct um_attr *attr, const 
     int error = um_upper_make(upper, upper->work_fd, name, &wanted, NULL, false);
     if (error != 0)
         return error;
-    error = um_upper_reach_name(upper, upper->work_fd, um_slice_of(name, strlen(name)), &reached);
+    error = um_upper_reach_name(upper, upper->work_fd, um_slice_text(name), &reached);
     if (error == 0)
         error = um_upper_mark_set_opaque(upper, &reached);
     if (error != 0)
@@ -222,7 +228,7 @@ static int check_replaced(struct um_upper *upper, struct um_upper_target *target
 static int rename_targets(const struct um_upper_target *from, const struct um_upper_target *to,
                           unsigned how)
 {
-    return renameat2(from->fd, from->text, to->fd, to->text, how) == 0 ? 0 : -errno;
+    return um_result(renameat2(from->fd, from->text, to->fd, to->text, how));
 }
 
 /* Where the file system can't leave a whiteout behind in the same step. What may fail for want of room
@@ -230,7 +236,7 @@ static int rename_targets(const struct um_upper_target *from, const struct um_up
 static int move_then_hide(struct um_upper *upper, const struct um_upper_target *from,
                           const struct um_upper_target *to)
 {
-    char made[32];
+    char made[UM_UPPER_WORK_NAME];
     um_upper_work_name(upper, made);
     int error = um_upper_work_make_whiteout(upper, made);
     if (error != 0)
@@ -282,7 +288,7 @@ static int step(const struct move *move)
     const struct um_upper_target *from = &move->from, *to = &move->to;
     if (move->flags & RENAME_EXCHANGE)
         return rename_targets(from, to, RENAME_EXCHANGE);
-    if (!from->hit.directory || to->found != UM_FOUND_WHITEOUT || !to->object)
+    if (!from->hit.directory || to->found != UM_UPPER_FOUND_WHITEOUT || !to->object)
         return move_and_hide(move->upper, from, to);
     int error = trade_places(move->upper, from, to);
     if (error == 0 && !from->below)
@@ -293,14 +299,14 @@ static int step(const struct move *move)
 static int swap(struct um_upper *upper, const char *made, const struct um_upper_target *target)
 {
     int result = renameat2(upper->work_fd, made, target->fd, target->text, RENAME_EXCHANGE);
-    return result == 0 ? 0 : -errno;
+    return um_result(result);
 }
 
 /* The same where the directory that is replaced shows nothing, and holds whiteouts. */
 static int step_over_whiteouts(const struct move *move)
 {
     struct um_upper *upper = move->upper;
-    char made[32];
+    char made[UM_UPPER_WORK_NAME];
     um_upper_work_name(upper, made);
     int error = empty_like(upper, &move->to.hit.attr, made);
     if (error != 0)
@@ -320,8 +326,8 @@ static int step_over_whiteouts(const struct move *move)
 static void follow(struct um_upper *upper, struct um_upper_node *node,
                    const struct um_upper_target *from, const struct um_upper_target *to)
 {
-    bool there = node->parent == from->directory &&
-                 um_slice_equal(um_slice_of(node->name, node->name_size), from->name);
+    bool there =
+        node->parent == from->directory && um_slice_equal(um_upper_node_name(node), from->name);
     if (!there && node->parent != NULL)
         return; /* its place is another of its names */
     /* Without memory the place is unknown: what is looked up again is found. */
@@ -391,7 +397,7 @@ static int replace(struct move *move, struct um_upper_node *node)
         error = um_upper_removal_begin(upper, &move->to, &removal);
     if (error == 0)
         error = step(move);
-    if ((error == -ENOTEMPTY || error == -EEXIST) && move->to.found == UM_FOUND_DIRECTORY)
+    if ((error == -ENOTEMPTY || error == -EEXIST) && move->to.found == UM_UPPER_FOUND_DIRECTORY)
         error = step_over_whiteouts(move);
     if (move->to.shown)
         um_upper_removal_end(upper, &move->to, &removal, error);

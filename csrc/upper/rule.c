@@ -1,5 +1,8 @@
+#include "upper/rule.h"
 
-#include "upper/state.h"
+#include "system/directory_stream.h"
+#include "upper/marks.h"
+#include "upper/object.h"
 
 int um_upper_find_lower(struct um_upper *upper, const struct um_upper_node *directory,
                         struct um_slice name, struct um_tree_entry *entry)
@@ -7,7 +10,7 @@ int um_upper_find_lower(struct um_upper *upper, const struct um_upper_node *dire
     struct um_tree_entry unused;
     if (directory->lower == 0)
         return -ENOENT;
-    if (directory->lower == UM_LOWER_REFUSED)
+    if (directory->lower == UM_UPPER_LOWER_REFUSED)
         return -EIO;
     return um_tree_find(upper->tree, directory->lower, (const char *)name.data, name.size,
                         entry ? entry : &unused);
@@ -53,7 +56,7 @@ static int follow_marks(struct um_upper *upper, const struct um_upper_node *dire
 {
     char path[PATH_MAX];
     int64_t size = 0;
-    if (marks & UM_HAS_REDIRECT)
+    if (marks & UM_UPPER_HAS_REDIRECT)
         size = um_upper_mark_get_redirect(upper, reached, path, sizeof path);
     if (size == -EKEYREJECTED)
         um_upper_mark_report_refused(upper, directory, name);
@@ -73,14 +76,16 @@ static int find_continued(struct um_upper *upper, const struct um_upper_node *di
     *lower = 0;
     unsigned marks;
     int error = um_upper_marks_of(upper, reached, &marks);
-    reached->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
-    int opaque = error ? error : um_upper_mark_is_opaque(upper, reached, marks & UM_HAS_OPAQUE);
+    reached->plain = error == 0 && !(marks & UM_UPPER_HAS_OVERRIDE);
+    reached->capable = error == 0 && (marks & UM_UPPER_HAS_CAPABILITY);
+    int opaque =
+        error ? error : um_upper_mark_is_opaque(upper, reached, marks & UM_UPPER_HAS_OPAQUE);
     if (opaque != 0)
         return opaque < 0 ? opaque : 0;
     error = follow_marks(upper, directory, name, reached, marks, lower);
     if (error != -EKEYREJECTED && error != -EIO)
         return error;
-    *lower = UM_LOWER_REFUSED; /* the directory is there; what is in it is not known */
+    *lower = UM_UPPER_LOWER_REFUSED; /* the directory is there; what is in it is not known */
     return 0;
 }
 
@@ -163,7 +168,7 @@ static int metacopy_hit(struct um_upper *upper, const struct um_upper_node *dire
     if (error == 0 && hit->data != 0)
         hit->attr.blocks = below.blocks;
     if (hit->data == 0)
-        hit->data = UM_DATA_LOST;
+        hit->data = UM_UPPER_DATA_LOST;
     return error;
 }
 
@@ -175,36 +180,29 @@ static int file_hit(struct um_upper *upper, const struct um_upper_node *director
     unsigned marks;
     bool ours = false;
     int error = um_upper_marks_of(upper, reached, &marks);
-    reached->plain = error == 0 && !(marks & UM_HAS_OVERRIDE);
+    reached->plain = error == 0 && !(marks & UM_UPPER_HAS_OVERRIDE);
     if (error == 0)
         error = um_upper_object_attr(upper, reached, status, &hit->attr);
-    if (error == 0 && (marks & UM_HAS_ORIGIN))
+    if (error == 0 && (marks & UM_UPPER_HAS_ORIGIN))
         error = um_upper_mark_get_origin(upper, reached, &origin, &ours);
     if (error == 0)
         error = um_upper_number(upper, status, &hit->attr.node);
     if (error != 0)
         return error;
     hit->ino = status->st_ino;
-    hit->capable = marks & UM_HAS_CAPABILITY;
+    hit->capable = marks & UM_UPPER_HAS_CAPABILITY;
     hit->ours = um_upper_believes(upper, status);
     hit->plain = reached->plain && !(upper->flags & UM_UPPER_OVERRIDE);
     if (is_believed(upper, origin, ours, status, &hit->attr))
         hit->lower = hit->attr.node = origin;
-    if (!(marks & UM_HAS_METACOPY) || !S_ISREG(hit->attr.mode))
+    if (!(marks & UM_UPPER_HAS_METACOPY) || !S_ISREG(hit->attr.mode))
         return 0;
     if (status->st_size != 0)
         return metacopy_hit(upper, directory, name, reached, hit);
     /* Its data was being given up when the daemon ended. The mark would speak of whatever is written
      * next: it goes when the file is opened for that. */
-    hit->data = UM_DATA_NONE;
+    hit->data = UM_UPPER_DATA_NONE;
     return 0;
-}
-
-static bool is_at(const struct um_upper_node *node, const struct um_upper_node *directory,
-                  struct um_slice name)
-{
-    return node->parent == directory &&
-           um_slice_equal(um_slice_of(node->name, node->name_size), name);
 }
 
 static bool is_there(const struct um_upper *upper, int fd, struct um_slice name)
@@ -215,39 +213,49 @@ static bool is_there(const struct um_upper *upper, int fd, struct um_slice name)
            um_upper_reached_stat(&reached, &status) == 0;
 }
 
-/* What the names of the upper do to the number of subdirectories of the directory `lower`. */
-static int count_changes(struct um_upper *upper, DIR *stream, uint64_t lower, int64_t *count)
+/* How an entry of the upper changes the number of subdirectories of the lower directory `lower` (0: none). */
+static int count_entry(struct um_upper *upper, int fd, const struct dirent *entry, uint64_t lower,
+                       int64_t *count)
 {
-    struct dirent *entry;
-    while ((errno = 0, entry = readdir(stream)) != NULL) {
-        struct um_slice name = um_slice_of(entry->d_name, strlen(entry->d_name));
-        struct um_slice hidden;
-        if (entry->d_name[0] == '.' && (name.size == 1 || (name.size == 2 && name.data[1] == '.')))
-            continue;
-        int directory = 0;
-        switch (um_whiteout_classify(name, &hidden)) {
-        case UM_NAME_PLAIN:
-            directory = um_upper_entry_is_directory(upper, dirfd(stream), entry);
-            break;
-        case UM_NAME_WHITEOUT:
-            name = hidden;
-            if (is_there(upper, dirfd(stream), name))
-                continue; /* it was made again, and counts itself */
-            break;
-        default:
-            continue;
-        }
-        if (directory < 0)
-            return directory;
-        struct um_tree_entry below;
-        int error =
-            lower ? um_tree_find(upper->tree, lower, (const char *)name.data, name.size, &below)
-                  : -ENOENT;
-        if (error != 0 && error != -ENOENT)
-            return error;
-        *count += directory - (error == 0 && S_ISDIR(below.attr.mode));
+    struct um_slice name = um_slice_text(entry->d_name);
+    struct um_slice hidden;
+    struct um_tree_entry below;
+    int directory = 0;
+    switch (um_whiteout_classify(name, &hidden)) {
+    case UM_NAME_PLAIN:
+        directory = um_upper_entry_is_directory(upper, fd, entry);
+        break;
+    case UM_NAME_WHITEOUT:
+        name = hidden;
+        if (is_there(upper, fd, name))
+            return 0; /* it was made again, and counts itself */
+        break;
+    default:
+        return 0;
     }
-    return -errno;
+    if (directory < 0)
+        return directory;
+    int error = lower ? um_tree_find(upper->tree, lower, (const char *)name.data, name.size, &below)
+                      : -ENOENT;
+    if (error != 0 && error != -ENOENT)
+        return error;
+    *count += directory - (error == 0 && S_ISDIR(below.attr.mode));
+    return 0;
+}
+
+static int count_entries(struct um_upper *upper, const struct um_upper_reached *reached,
+                         uint64_t lower, int64_t *count)
+{
+    DIR *stream;
+    struct dirent *entry;
+    int more;
+    int error = um_upper_reached_open_stream(NULL, reached, &stream);
+    if (error != 0)
+        return error;
+    while (error == 0 && (more = um_directory_next(stream, &entry)) != 0)
+        error = more < 0 ? more : count_entry(upper, dirfd(stream), entry, lower, count);
+    closedir(stream);
+    return error;
 }
 
 /* The link count of a directory of the upper that continues `lower` (0: nothing). */
@@ -256,7 +264,7 @@ static int directory_links(struct um_upper *upper, const struct um_upper_reached
 {
     struct um_attr below = {.nlink = 2};
     *nlink = (uint32_t)status->st_nlink;
-    if (lower == UM_LOWER_REFUSED)
+    if (lower == UM_UPPER_LOWER_REFUSED)
         lower = 0;
     if (lower == 0 && status->st_nlink >= 2)
         return 0; /* btrfs, and ext4 where there are very many, say 1 */
@@ -267,13 +275,8 @@ static int directory_links(struct um_upper *upper, const struct um_upper_reached
         *nlink = 1; /* what is not known of the lower directory is not of both */
         return 0;
     }
-    DIR *stream;
-    error = um_upper_reached_open_stream(NULL, reached, &stream);
-    if (error != 0)
-        return error;
     int64_t count = below.nlink;
-    error = count_changes(upper, stream, lower, &count);
-    closedir(stream);
+    error = count_entries(upper, reached, lower, &count);
     *nlink = count < 2 ? 2 : (uint32_t)count;
     return error;
 }
@@ -291,11 +294,12 @@ static int directory_hit(struct um_upper *upper, struct um_upper_node *directory
     if (error != 0)
         return error;
     hit->ino = status->st_ino;
+    hit->capable = reached->capable;
     hit->plain = reached->plain && !(upper->flags & UM_UPPER_OVERRIDE);
-    bool continues = hit->lower != 0 && hit->lower != UM_LOWER_REFUSED;
+    bool continues = hit->lower != 0 && hit->lower != UM_UPPER_LOWER_REFUSED;
     struct um_upper_node *node = continues ? um_upper_node_find(upper, hit->lower) : NULL;
     /* Two directories of an upper may claim to continue one, in an upper that was tampered with. */
-    if (continues && (node == NULL || is_at(node, directory, name)))
+    if (continues && (node == NULL || um_upper_node_is_at(node, directory, name)))
         hit->attr.node = hit->lower;
     node = um_upper_node_find(upper, hit->attr.node);
     if (node != NULL && node->nlink != 0) {
@@ -320,12 +324,12 @@ static int find_above(struct um_upper *upper, struct um_upper_node *directory, s
     if (error == 0)
         error = um_upper_reached_classify(&reached, !directory->unmarked, &found, &status);
     hit->in_upper = true;
-    if (error == 0 && found == UM_FOUND_FILE)
+    if (error == 0 && found == UM_UPPER_FOUND_FILE)
         error = file_hit(upper, directory, name, &reached, &status, hit);
-    else if (error == 0 && found == UM_FOUND_DIRECTORY)
+    else if (error == 0 && found == UM_UPPER_FOUND_DIRECTORY)
         error = directory_hit(upper, directory, name, &reached, &status, hit);
     else if (error == 0)
-        error = found == UM_FOUND_NOTHING ? 1 : -ENOENT;
+        error = found == UM_UPPER_FOUND_NOTHING ? 1 : -ENOENT;
     um_fd_cache_release(upper->directories, &use);
     return error;
 }
@@ -356,13 +360,6 @@ static int find_below(struct um_upper *upper, struct um_upper_node *directory, s
     return error ? error : um_upper_hit_lower(upper, &entry, hit);
 }
 
-bool um_is_dots(struct um_slice name)
-{
-    return um_slice_equal(name, UM_SLICE_LITERAL(".")) ||
-           um_slice_equal(name, UM_SLICE_LITERAL(".."));
-}
-
-/* 0 where there may be such a name. */
 int um_upper_check_sought(struct um_slice name)
 {
     struct um_slice hidden;
@@ -370,7 +367,7 @@ int um_upper_check_sought(struct um_slice name)
         return -ENAMETOOLONG;
     if (name.size == 0 || memchr(name.data, '/', name.size) || memchr(name.data, 0, name.size))
         return -EINVAL;
-    if (um_is_dots(name) || um_whiteout_classify(name, &hidden) != UM_NAME_PLAIN)
+    if (um_slice_is_dots(name) || um_whiteout_classify(name, &hidden) != UM_NAME_PLAIN)
         return -ENOENT;
     return 0;
 }
@@ -382,7 +379,7 @@ int um_upper_find(struct um_upper *upper, struct um_upper_node *directory, struc
     int error = um_upper_check_sought(name);
     if (error == 0 && directory->gone)
         error = -ENOENT;
-    if (error == 0 && directory->lower == UM_LOWER_REFUSED)
+    if (error == 0 && directory->lower == UM_UPPER_LOWER_REFUSED)
         error = -EIO;
     if (error != 0)
         return error;
@@ -424,22 +421,22 @@ int um_upper_node_attr(struct um_upper *upper, struct um_upper_node *node, struc
     return error;
 }
 
-int um_upper_lower_directory_path(struct um_upper *upper, uint64_t number, char *room, size_t size,
-                                  const char **path)
+void um_upper_node_update(struct um_upper *upper, struct um_upper_node *node,
+                          const struct um_upper_hit *hit)
 {
-    char *at = room + size;
-    while (number != UM_ROOT_NODE) {
-        const char *name;
-        size_t name_size;
-        int error = um_tree_name(upper->tree, number, &number, &name, &name_size);
-        if (error != 0)
-            return error;
-        if ((size_t)(at - room) <= name_size)
-            return -EXDEV; /* too long for the mark; who asked copies and removes instead */
-        at -= name_size;
-        memcpy(at, name, name_size);
-        *--at = '/';
+    node->plain = hit->plain;
+    if (hit->in_upper && hit->ino != 0 && hit->ino != node->ino) {
+        if (node->directory) /* somebody exchanged it on disk: no more is done in the old one */
+            um_fd_cache_drop(upper->directories, node->number);
+        node->ino = hit->ino;
     }
-    *path = at;
-    return 0;
+    bool seen = hit->in_upper && hit->ino != 0; /* the object itself was looked at */
+    if (seen)
+        node->capable = hit->capable;
+    if (hit->directory) {
+        node->nlink = hit->in_upper ? hit->attr.nlink : 0;
+    } else if (seen) {
+        node->data = hit->data;
+        node->ours = hit->ours;
+    }
 }

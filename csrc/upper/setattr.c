@@ -1,6 +1,10 @@
 #include <fcntl.h>
 
-#include "upper/state.h"
+#include "upper/capability.h"
+#include "upper/copy_data_later.h"
+#include "upper/copy_up.h"
+#include "upper/lookup.h"
+#include "upper/object.h"
 
 #define SET_ATIME (UM_SET_ATIME | UM_SET_ATIME_NOW)
 #define SET_MTIME (UM_SET_MTIME | UM_SET_MTIME_NOW)
@@ -32,7 +36,7 @@ static int resize(int fd, uint64_t size)
     do {
         result = ftruncate(fd, (off_t)size);
     } while (result != 0 && errno == EINTR);
-    return result == 0 ? 0 : um_failed();
+    return um_result(result);
 }
 
 /* ftruncate, not truncate: only that sets the times where the size stays, as O_TRUNC must. */
@@ -79,8 +83,9 @@ static int apply(struct um_upper *upper, const struct um_upper_node *node,
     if (which & UM_SET_SIZE)
         error = set_size(node, reached, changes->size);
     if (error == 0 && (which & (UM_SET_UID | UM_SET_GID)))
-        error = um_upper_object_chown(upper, reached, which & UM_SET_UID ? changes->uid : UM_KEEP,
-                                      which & UM_SET_GID ? changes->gid : UM_KEEP);
+        error =
+            um_upper_object_chown(upper, reached, which & UM_SET_UID ? changes->uid : UM_UPPER_KEEP,
+                                  which & UM_SET_GID ? changes->gid : UM_UPPER_KEEP);
     if (error == 0 && (which & UM_SET_MODE))
         error = um_upper_object_chmod(upper, reached, changes->mode);
     if (error == 0 && (which & (SET_ATIME | SET_MTIME)))
@@ -92,9 +97,9 @@ static int change(struct um_upper *upper, struct um_upper_node *node,
                   const struct um_setattr *changes)
 {
     struct um_upper_reached reached = {0};
-    enum um_upper_need need = !(changes->which & UM_SET_SIZE) ? UM_NEED_NAME
-                              : changes->size == 0            ? UM_NEED_EMPTY
-                                                              : UM_NEED_DATA;
+    enum um_upper_need need = !(changes->which & UM_SET_SIZE) ? UM_UPPER_NEED_NAME
+                              : changes->size == 0            ? UM_UPPER_NEED_EMPTY
+                                                              : UM_UPPER_NEED_DATA;
     int error = check_changes(upper, node, changes);
     if (error == 0 && node->data != 0 && um_upper_is_copying(upper, node->number))
         error = -EAGAIN;

@@ -1,5 +1,8 @@
+#include "upper/shown_names.h"
 
-#include "upper/state.h"
+#include "upper/marks.h"
+#include "upper/redirects.h"
+#include "upper/rule.h"
 
 /* The lower tree knows the names that a file has in the lower layers. The mount shows each of them
  * unless something in the upper hides it, or shows it elsewhere because a directory that it is in
@@ -107,7 +110,7 @@ int um_upper_shows_lower(struct um_upper *upper, struct um_upper_node *directory
     if (error == 0)
         error = um_upper_reached_classify(&reached, !directory->unmarked, &found, &status);
     um_fd_cache_release(upper->directories, &use);
-    return error ? error : found == UM_FOUND_NOTHING;
+    return error ? error : found == UM_UPPER_FOUND_NOTHING;
 }
 
 /* Add a name of the lower tree where the mount shows it. */
@@ -185,7 +188,7 @@ int um_upper_count_links(struct um_upper *upper, struct um_attr *attr)
 {
     if (attr->nlink <= 1 || S_ISDIR(attr->mode) || attr->node >= upper->base || !upper->may_hide)
         return 0;
-    size_t slot = um_hash_node(attr->node) & (COUNT_SLOTS - 1);
+    size_t slot = um_hash_number(attr->node) & (COUNT_SLOTS - 1);
     if (upper->link_counts != NULL && upper->link_counts[slot].number == attr->node) {
         attr->nlink = upper->link_counts[slot].count;
         return 0;
@@ -207,10 +210,4 @@ void um_upper_shown_names_changed(struct um_upper *upper)
     upper->may_hide = true;
     free(upper->link_counts);
     upper->link_counts = NULL;
-}
-
-void um_upper_shown_names_close(struct um_upper *upper)
-{
-    um_upper_shown_names_changed(upper);
-    um_upper_redirects_changed(upper);
 }

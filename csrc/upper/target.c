@@ -1,7 +1,10 @@
+#include "upper/target.h"
+
 #include <fcntl.h>
 
 #include "marks/whiteout.h"
-#include "upper/state.h"
+#include "upper/lookup.h"
+#include "upper/publish.h"
 
 /* ---- a name that is about to be changed ------------------------------------------------------------ */
 
@@ -82,8 +85,8 @@ int um_upper_target_reach(struct um_upper *upper, struct um_upper_target *target
         error = um_upper_reached_classify(&reached, !target->directory->unmarked, &target->found,
                                           &status);
     if (error == 0)
-        target->object =
-            target->found != UM_FOUND_NOTHING && um_upper_reached_stat(&reached, &status) == 0;
+        target->object = target->found != UM_UPPER_FOUND_NOTHING &&
+                         um_upper_reached_stat(&reached, &status) == 0;
     return error;
 }
 
@@ -110,12 +113,6 @@ int um_upper_target_made(struct um_upper *upper, struct um_upper_target *target,
     return error;
 }
 
-void um_upper_node_add_subdirectories(struct um_upper_node *directory, int change)
-{
-    if (directory->nlink > 1) /* 0: not counted yet, 1: not known */
-        directory->nlink = (uint32_t)((int64_t)directory->nlink + change);
-}
-
 /* ---- what a node lives on as ---------------------------------------------------------------------------- */
 
 /* Open what a node stands for, so that it can be used without a name. */
@@ -136,12 +133,6 @@ static int anchor(struct um_upper *upper, struct um_upper_node *node, bool regul
         return fd;
     node->fd = fd;
     return 0;
-}
-
-static bool is_place(const struct um_upper_node *node, const struct um_upper_target *target)
-{
-    return node->parent == target->directory &&
-           um_slice_equal(um_slice_of(node->name, node->name_size), target->name);
 }
 
 /* The mode of what is on disk: override_stat may say that a regular file is a device. */
@@ -174,7 +165,8 @@ int um_upper_removal_begin(struct um_upper *upper, const struct um_upper_target 
         um_upper_node_pin(node);
     }
     removal->node = node;
-    if (!node->in_upper || node->fd >= 0 || !(removal->last || is_place(node, target)))
+    if (!node->in_upper || node->fd >= 0 ||
+        !(removal->last || um_upper_node_is_at(node, target->directory, target->name)))
         return 0;
     removal->anchored = true;
     return anchor(upper, node, !node->directory && is_regular_on_disk(upper, node));

@@ -1,9 +1,13 @@
-#include "upper/state.h"
-
 #include <sys/xattr.h>
 
+#include "system/capability.h"
 #include "system/posix_acl.h"
 #include "system/xattr_name.h"
+#include "upper/copy_data_later.h"
+#include "upper/copy_up.h"
+#include "upper/lookup.h"
+#include "upper/marks.h"
+#include "upper/object_xattr.h"
 
 /* Xattrs of the upper are those of the object on disk, without the marks. So what the daemon may not
  * set (trusted.*, security.* of an ordinary user) fails with what the disk says. What users call as a mark
@@ -75,7 +79,8 @@ static int64_t get(struct um_upper *upper, struct source *source, const struct w
 static bool is_namespace_mark(const struct um_upper *upper, uint64_t number, const char *stored,
                               size_t size)
 {
-    const char *mark = upper->flags & UM_UPPER_TRUSTED ? UM_NAMESPACE_USER : UM_NAMESPACE_TRUSTED;
+    const char *mark =
+        upper->flags & UM_UPPER_TRUSTED ? UM_UPPER_NAMESPACE_USER : UM_UPPER_NAMESPACE_TRUSTED;
     return number == UM_ROOT_NODE && size == strlen(mark) && memcmp(stored, mark, size) == 0;
 }
 
@@ -207,7 +212,7 @@ static int raise_spot(struct um_upper *upper, struct um_upper_node *node,
 {
     if (node->data != 0 && um_upper_is_copying(upper, node->number))
         return -EAGAIN;
-    int error = um_upper_node_copy_up(upper, node, UM_NEED_NAME);
+    int error = um_upper_node_copy_up(upper, node, UM_UPPER_NEED_NAME);
     return error ? error : um_upper_reach(upper, node, reached);
 }
 
@@ -238,7 +243,7 @@ static int remove_present(struct um_upper *upper, struct um_upper_node *node,
     if (there < 0)
         return there;
     if (there == 0) /* the kernel removes an ACL that is not there */
-        return um_acl_is_name(um_slice_of(name->shown, strlen(name->shown))) ? 0 : -ENODATA;
+        return um_acl_is_name(um_slice_text(name->shown)) ? 0 : -ENODATA;
     int error = raise_spot(upper, node, &reached);
     if (error == 0)
         error = (int)answer(um_upper_object_removexattr(upper, &reached, name->stored));

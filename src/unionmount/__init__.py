@@ -1,11 +1,8 @@
-"""Mount a container image as a directory.
+"""Mount container images as directories.
 
-For programs (``docs/reference/api.md``): ``open_image`` looks into an image, ``mount`` mounts one
-while a block of code runs. Both are imported when they are used.
-
-The parts, each a module: ``reference`` and ``image`` (what an image is), ``sources``, ``pull``,
-``layer`` and ``store`` (how it gets here and is kept), ``core`` (the tree, in C), ``operations``
-and ``server`` (the file system), ``api`` (for programs), ``cli`` (the command line).
+The API (``docs/reference/api.md``) has two functions, which are imported on first use:
+``open_image`` opens an image for reading, ``mount`` mounts one for the duration of a block. The
+packages and their order are described in ``docs/architecture.md``.
 """
 
 from __future__ import annotations
@@ -18,10 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["File", "FileTree", "Image", "Layer", "Mounted", "mount", "open_image"]
 
 
-if not TYPE_CHECKING:  # type checkers know what there is
+if not TYPE_CHECKING:  # type checkers see the import above
 
     def __getattr__(name: str) -> Any:
-        """What the API has, imported now."""
+        """Import the API and return the attribute."""
         if name not in __all__:
             raise AttributeError(f"module 'unionmount' has no attribute '{name}'")
         from unionmount import api  # noqa: PLC0415
@@ -30,5 +27,5 @@ if not TYPE_CHECKING:  # type checkers know what there is
 
 
 def __dir__() -> list[str]:
-    """What there is, without importing it."""
+    """Return the names without importing the API."""
     return sorted({*globals(), *__all__})

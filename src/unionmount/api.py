@@ -1,9 +1,8 @@
-"""For programs: an image as an object, and a mount as a context manager.
+"""The API for programs: an image as an object, and a mount as a context manager.
 
-``docs/reference/api.md`` describes it with examples. Paths inside an image are absolute, in any of
-the types of ``Path``; what comes out are ``bytes``, as names in an image are. Errors are those of
-``errors``, and OSError with the path where something inside the image is not there or not what it
-has to be.
+``docs/reference/api.md`` describes it with examples. Paths inside an image are absolute and may
+have any type of ``Path``; names in results are ``bytes``. Errors are those of ``errors``, and
+OSError with the path if something inside the image does not exist or has the wrong type.
 """
 
 from __future__ import annotations
@@ -46,24 +45,24 @@ if TYPE_CHECKING:
     from unionmount.images.reference import Digest
 
 Path = str | bytes | PurePosixPath
-"""A path inside an image; text stands for bytes as file names do in Python (surrogateescape)."""
+"""A path inside an image; text stands for bytes like file names in Python (surrogateescape)."""
 
 _BATCH = 256
 _BUFFER = 128 * 1024
-_PATIENCE = 10.0  # seconds that a mount may take to end before it is told again
+_PATIENCE = 10.0  # seconds for a mount to end before it is asked again
 _LAST_WORDS = 4096  # bytes of messages
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What a tree says of one path; sizes in bytes, times in nanoseconds since 1970."""
+    """A file of a tree and its attributes; sizes are in bytes, times in nanoseconds since 1970."""
 
-    path: bytes  # absolute, without symlinks on the way
+    path: bytes  # absolute, without symlinks in its directories
     attributes: Attributes
 
     @property
     def name(self) -> bytes:
-        """The last part of the path; empty for the root."""
+        """The last component of the path; empty for the root."""
         return self.path.rpartition(b"/")[2]
 
     @property
@@ -73,12 +72,12 @@ class File:
 
     @property
     def size(self) -> int:
-        """Bytes of a file or of a symlink's target."""
+        """The size of a file, or of the target of a symlink."""
         return self.attributes.size
 
     @property
     def layer(self) -> int:
-        """The number of the layer that it comes from; of a change in a container, one above all."""
+        """The number of the file's layer; for a change in a container, one more than all layers."""
         return self.attributes.layer
 
     @property
@@ -98,7 +97,7 @@ class File:
 
 
 class FileTree:
-    """The files of an image by path; usable as long as the image is open, from any thread."""
+    """The files of an image by path; usable from any thread while the image is open."""
 
     def __init__(self, view: OpenView) -> None:
         self._view: OpenView | None = view
@@ -113,12 +112,14 @@ class FileTree:
         return self._view.files
 
     def lookup(self, path: Path, *, follow_symlinks: bool = True) -> File:
-        """What is at a path; FileNotFoundError, NotADirectoryError, OSError (ELOOP)."""
+        """Return the file at a path; raise FileNotFoundError, NotADirectoryError or OSError
+        (ELOOP).
+        """
         with naming(_text(path)):
             return _file(follow(self._files, _bytes(path), last=follow_symlinks))
 
     def exists(self, path: Path) -> bool:
-        """Whether a path leads to anything."""
+        """Return whether a path leads to a file of any type."""
         try:
             self.lookup(path)
         except OSError as error:
@@ -128,7 +129,7 @@ class FileTree:
         return True
 
     def list(self, path: Path = "/") -> Iterator[File]:
-        """What is in a directory, sorted bytewise."""
+        """Yield the entries of a directory, sorted bytewise."""
         top = self.lookup(path)
         prefix, cookie = top.path.rstrip(b"/") + b"/", 0
         with naming(_text(path)):
@@ -138,7 +139,7 @@ class FileTree:
                 cookie = entries[-1].next
 
     def walk(self, path: Path = "/") -> Iterator[File]:
-        """All that is below a directory, depth first, sorted, without itself."""
+        """Yield everything below a directory, depth first and sorted."""
         top = self.lookup(path)
         if not top.is_directory:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), _text(path))
@@ -146,27 +147,27 @@ class FileTree:
             yield File(b"/" + found, attributes)
 
     def open(self, path: Path) -> io.BufferedReader:
-        """A regular file, for reading bytes; it can seek."""
+        """Open a regular file for reading bytes; it is seekable."""
         found = self.lookup(path)
         if found.is_directory:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), _text(path))
         if not found.is_file:
-            raise OSError(errno.EINVAL, "is no regular file", _text(path))
+            raise OSError(errno.EINVAL, "is not a regular file", _text(path))
         return io.BufferedReader(_RawFile(self, found), _BUFFER)
 
     def read(self, path: Path) -> bytes:
-        """The content of a regular file."""
+        """Return the content of a regular file."""
         with self.open(path) as file:
             return file.read()
 
     def readlink(self, path: Path) -> bytes:
-        """The target of a symlink."""
+        """Return the target of a symlink."""
         with naming(_text(path)):
             found = follow(self._files, _bytes(path), last=False)
             return self._files.readlink(found.attributes.node)
 
     def xattrs(self, path: Path, *, follow_symlinks: bool = True) -> dict[bytes, bytes]:
-        """The extended attributes."""
+        """Return the extended attributes."""
         node = self.lookup(path, follow_symlinks=follow_symlinks).attributes.node
         with naming(_text(path)):
             return {name: self._files.getxattr(node, name) for name in self._files.listxattr(node)}
@@ -237,7 +238,7 @@ class Layer:
         self.created_by = step.created_by if step is not None else ""
 
     def changes(self) -> Iterator[Change]:
-        """What it does to the layers below, depth first, sorted: kind, path, mode and size."""
+        """Yield the changes to lower layers, depth first and sorted: kind, path, mode and size."""
         for change in self._image._view.tree.changes(self.number):  # noqa: SLF001
             yield change._replace(path=b"/" + change.path)
 
@@ -256,12 +257,12 @@ class Image(Closing):
 
     @property
     def config(self) -> Config:
-        """How the image is run and was made; ``config.runtime`` has Cmd, Env and so on."""
+        """The config of the image; ``config.runtime`` has Cmd, Env and so on."""
         return self._view.image.image.config
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest; ``manifest.raw`` are its bytes."""
+        """The manifest; ``manifest.raw`` has its bytes."""
         return self._view.image.image.manifest
 
     @property
@@ -282,7 +283,7 @@ class Image(Closing):
         return tuple(Layer(self, number, steps[number]) for number in range(count))
 
     def usage(self) -> tuple[LayerSummary, ...]:
-        """What each layer did, and how many bytes of it the image does not show."""
+        """Return what each layer did, and how many of its bytes the image does not show."""
         return self._view.tree.summarise().layers
 
     def close(self) -> None:
@@ -301,10 +302,10 @@ def open_image(
     platform: str | None = None,
     root: str | os.PathLike[str] | None = None,
 ) -> Image:
-    """Open what ``unionmount mount`` would mount: an archive, a layout, a name, a container.
+    """Open what ``unionmount mount`` would mount: an archive, a layout, a name or a container.
 
-    ``layer``: the image as of that layer. ``root``: the store, by default the user's. Nothing is
-    changed, but what is compressed is unpacked into the store once.
+    With ``layer``, the image is opened as of that layer. ``root`` is the store, by default the
+    user's. Nothing is changed, except that compressed layers are imported into the store once.
     """
     looking = OpenOptions(Platform.parse(platform) if platform else None, layer)
     with ExitStack() as stack:
@@ -324,7 +325,7 @@ def _store(root: str | os.PathLike[str] | None) -> Store:
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """A live mount: where, and the process that serves it."""
+    """A live mount: its mount point and the process that serves it."""
 
     path: HostPath
     pid: int
@@ -346,14 +347,14 @@ async def mount(
     options: str = "",
     root: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Mounted]:
-    """Mount an image or container while a block runs; for trio.
+    """Mount an image or container for the duration of a block, under trio.
 
-    Read-only, unless ``writable`` or one of ``ephemeral``, ``name`` and ``upper`` says otherwise:
-    they mean what the options of ``unionmount mount`` mean, as all others do. A process of its own
-    serves the mount. When the block ends, however it does, the mount is gone and changes are on
-    disk; programs that still have files open lose them after some seconds.
+    The mount is read-only unless ``writable``, ``ephemeral``, ``name`` or ``upper`` is given; the
+    arguments have the meaning of the options of ``unionmount mount``. A separate process serves the
+    mount. When the block ends, for any reason, the mount is gone and changes are on disk; programs
+    that still have files open lose them after some seconds.
     """
-    import trio  # noqa: PLC0415 - who only looks into images needs no trio
+    import trio  # noqa: PLC0415 - programs that only read images need no trio
 
     changes = writable or ephemeral or name is not None or upper is not None
     flags = {"--ro": not changes and not layers and layer is None}
@@ -371,7 +372,7 @@ async def mount(
             command,
             stdout=-1,  # a pipe, as in subprocess
             stderr=messages,
-            start_new_session=True,  # what the terminal sends is ours to handle
+            start_new_session=True,  # signals of the terminal are handled here
         )
         try:
             yield Mounted(await _announced(process, messages), process.pid)
@@ -380,7 +381,7 @@ async def mount(
 
 
 async def _announced(process: trio.Process, messages: IO[bytes]) -> HostPath:
-    """Wait until the process says where it has mounted; MountError with its message otherwise."""
+    """Wait for the process to print its mount point; raise MountError if it fails."""
     assert process.stdout is not None
     said = b""
     async for data in process.stdout:
@@ -395,7 +396,7 @@ async def _announced(process: trio.Process, messages: IO[bytes]) -> HostPath:
 
 
 async def _end(process: trio.Process) -> None:
-    """Let the mount end; who still uses it is left alone for a while, not for good."""
+    """Unmount; processes that still use the mount get some time, but not forever."""
     import trio  # noqa: PLC0415
 
     with trio.CancelScope(shield=True):

@@ -1,12 +1,12 @@
-"""What was changed in a container, as a new layer, and with it a new image in the store.
+"""Commit: the changes in a container as a new layer, and a new image with it in the store.
 
-The layer is written while the changes are found, and hashed and indexed while it is written; it is
-never in memory. The same changes always give the same bytes: entries are sorted, deletions come
-first in their directory, nothing depends on who writes when. Source: OCI image-spec 1.1,
-``layer.md`` and ``config.md``.
+The layer is written, hashed and indexed while the changes are found, and is never held in memory.
+The same changes always give the same bytes: entries are sorted, deletions come first in their
+directory, and the order of writes does not matter. Source: OCI image-spec 1.1, ``layer.md`` and
+``config.md``.
 
-Nothing is locked. A file is opened before it is written, and its attributes are those of what was
-opened: a name may stand for another file than it did when the difference was found.
+Nothing is locked. A file is opened before it is written, and the attributes of the open file are
+used, since its name may lead to another file than when the difference was found.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ if TYPE_CHECKING:
 Warn = Callable[[str], None]
 
 _STEP = 1024 * 1024
-_PIECE = 256 * 1024  # bytes that are handed on at once: small members are many
+_PIECE = 256 * 1024  # bytes that are written at once, as small members are many
 _NANO = 1_000_000_000
-_OF_A_CONTAINER = ("container", "container_config")  # Docker's, of the one before
+_OF_A_CONTAINER = ("container", "container_config")  # Docker's fields about the previous container
 
 
 @dataclass(frozen=True, slots=True)
 class CommitRequest:
-    """What a new image is called, and what is said of it.
+    """The name and the metadata of a new image.
 
-    ``epoch`` (seconds since 1970) makes images reproducible: it is the time of creation, and no
-    file is younger.
+    ``epoch`` (seconds since 1970) makes images reproducible: it is the creation time, and no file
+    is newer.
     """
 
     name: Reference
@@ -64,13 +64,13 @@ class CommitRequest:
 
 
 def commit(store: Store, target: OpenChanges, request: CommitRequest, warn: Warn) -> StoredImage:
-    """Make an image of a container as it is now; its layers are in the store then."""
+    """Make an image of a container in its present state; its layers are stored, too."""
     if request.name.digest is not None:
-        raise UsageError(f"an image can't be given a digest: '{request.name}'")
+        raise UsageError(f"'{request.name}' has a digest; name the image by a tag instead")
     parent = target.image.image.config
     runtime = apply_instructions(parent.runtime, request.instructions)
     with store.lease("commit", f"commit of {request.name}") as lease:
-        lease.need(*parent.diff_ids)
+        lease.protect(*parent.diff_ids)
         for layer in target.image.layers:
             _keep_layer(store, layer)
         diff_id = _store_layer(store, target, request, warn, lease)
@@ -82,7 +82,7 @@ def commit(store: Store, target: OpenChanges, request: CommitRequest, warn: Warn
 
 
 def _keep_layer(store: Store, layer: OpenLayer) -> None:
-    """Let a layer be in the store that was used where it is, or was removed meanwhile."""
+    """Import a layer that was used in place, or removed from the store meanwhile."""
     if store.has_layer(layer.diff_id):
         return
     expected = Expected(layer.diff_id, f"layer {layer.diff_id}")
@@ -96,7 +96,7 @@ def _keep_layer(store: Store, layer: OpenLayer) -> None:
 def _store_layer(
     store: Store, target: OpenChanges, request: CommitRequest, warn: Warn, lease: Lease
 ) -> Digest | None:
-    """Put the new layer into the store; None where nothing was changed."""
+    """Store the new layer; return None if nothing was changed."""
     found = target.compare(for_layer=True).differences()
     first = next(found, None)
     if first is None:
@@ -114,7 +114,7 @@ def _store_layer(
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A member that can be written without looking at names again."""
+    """A member that can be written without further lookups."""
 
     now: Attributes
     first: bytes | None  # the path that it is a hard link to
@@ -125,7 +125,7 @@ class _Ready:
 
 
 class LayerWriter:
-    """Writes the tar of a layer, from the differences that ``Comparison`` finds for one."""
+    """A writer of the tar of a layer from the differences that ``Comparison`` finds."""
 
     def __init__(
         self, tree: BrowsableTree, write: Callable[[bytes], None], epoch: int | None, warn: Warn
@@ -134,11 +134,11 @@ class LayerWriter:
         self._write = write
         self._latest = epoch * _NANO if epoch is not None else None
         self._warn = warn
-        self._linked: dict[Node, bytes] = {}  # the first names of files with several
+        self._linked: dict[Node, bytes] = {}  # the first names of hard-linked files
         self._waiting = bytearray()
 
     def write(self, differences: Iterator[Difference]) -> None:
-        """Write everything, and the end of the tar."""
+        """Write all differences and the end of the tar."""
         for found in differences:
             if found.after is None:
                 self._hide(found.path)
@@ -155,7 +155,7 @@ class LayerWriter:
 
     def _leave_out(self, found: Difference) -> None:
         kind = "socket" if stat.S_ISSOCK(found.mode) else "device 0:0"
-        self._warn(f"/{printable(found.path)}: a {kind} can't be in a layer, left out")
+        self._warn(f"/{printable(found.path)}: left out, since a layer cannot hold a {kind}")
         if found.before is not None:
             self._hide(found.path)
 
@@ -165,7 +165,7 @@ class LayerWriter:
         except OSError as error:
             if error.errno not in REPLACED:
                 raise
-            self._warn(f"/{printable(found.path)}: removed meanwhile, left out")
+            self._warn(f"/{printable(found.path)}: left out, since it was removed meanwhile")
             if found.before is not None:
                 self._hide(found.path)
             return
@@ -177,7 +177,7 @@ class LayerWriter:
             self._put(header(Member(found.path + b"/" + core.opaque_name())))
 
     def _ready(self, path: bytes, after: Attributes) -> _Ready:
-        """All that may fail of a member, done; what was replaced since it was found is that now."""
+        """Do all that may fail for a member; a file that was replaced is taken as it is now."""
         try:
             ready = self._looked_at(path, after)
             if _is_unchanged(after, ready.now):
@@ -185,7 +185,7 @@ class LayerWriter:
         except OSError as error:
             if error.errno not in REPLACED:
                 raise
-        if stat.S_ISDIR(after.mode):  # what it holds is not told of
+        if stat.S_ISDIR(after.mode):  # its new entries were not compared
             return self._looked_at(path, after)
         current = self._tree.resolve_anew(path)
         if stat.S_ISDIR(current.mode):
@@ -193,9 +193,9 @@ class LayerWriter:
         return self._looked_at(path, current)
 
     def _looked_at(self, path: bytes, after: Attributes) -> _Ready:
-        """What is to be written; a file is open then, and it is that one whose attributes count.
+        """Return a member with the attributes of the opened file.
 
-        An empty file stays closed: it is what it was when it was found.
+        An empty file is not opened: its attributes are those that were found.
         """
         first = self._linked.get(after.node)
         if first is None and stat.S_ISREG(after.mode) and after.size:
@@ -207,7 +207,7 @@ class LayerWriter:
         return _Ready(after, first, target, xattrs, next(content, b""), content)
 
     def _stored(self, path: bytes, xattrs: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        """The attributes under the names that they have in a layer."""
+        """Return extended attributes by the names that they have in a layer."""
         stored = {}
         for name, value in xattrs.items():
             try:
@@ -215,8 +215,10 @@ class LayerWriter:
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
-                what = f"the name of the attribute {printable(name)} is too long for a layer"
-                self._warn(f"/{printable(path)}: {what}, left out")
+                what = (
+                    f"attribute {printable(name)} left out, since its name is too long for a layer"
+                )
+                self._warn(f"/{printable(path)}: {what}")
         return stored
 
     def _put_member(self, path: bytes, ready: _Ready) -> None:
@@ -242,13 +244,13 @@ class LayerWriter:
         self._put(padding(member.size))
 
     def _content(self, path: bytes, after: Attributes) -> Iterator[bytes]:
-        """The bytes of a regular file, as many as its size says; holes are zeros."""
+        """Yield the content of a regular file up to its size, with holes as zeros."""
         size = after.size if stat.S_ISREG(after.mode) else 0
         offset = 0
         while offset < size:
             piece = self._tree.read(after.node, offset, min(_STEP, size - offset))
             if not piece:
-                self._warn(f"/{printable(path)}: became shorter, filled with zeros")
+                self._warn(f"/{printable(path)}: was truncated meanwhile, filled with zeros")
                 piece = bytes(min(_STEP, size - offset))
             yield piece
             offset += len(piece)
@@ -270,7 +272,7 @@ class LayerWriter:
 
 
 def _is_unchanged(before: Attributes, now: Attributes) -> bool:
-    """Whether it is still the file that was seen, as far as times tell."""
+    """Return whether a file is unchanged, as far as its times tell."""
     return (before.mode, before.size, before.mtime_ns, before.ctime_ns) == (
         now.mode,
         now.size,
@@ -280,7 +282,7 @@ def _is_unchanged(before: Attributes, now: Attributes) -> bool:
 
 
 def _is_representable(after: Attributes) -> bool:
-    """Whether a layer can hold it: a device 0:0 would hide its name instead."""
+    """Return whether a layer can hold a file; a device 0:0 would hide its name instead."""
     is_whiteout = stat.S_ISCHR(after.mode) and (after.major, after.minor) == (0, 0)
     return can_hold(after.mode) and not is_whiteout
 
@@ -291,7 +293,7 @@ def _is_representable(after: Attributes) -> bool:
 def _child_config(
     parent: Config, request: CommitRequest, runtime: dict[str, Any], diff_id: Digest | None
 ) -> bytes:
-    """The parent's config, whatever is in it, with what is new."""
+    """Return the parent's config, with all its fields, updated for the new image."""
     document: dict[str, Any] = json.loads(parent.raw)
     for name in _OF_A_CONTAINER:
         document.pop(name, None)
@@ -309,7 +311,7 @@ def _child_config(
         "type": "layers",
         "diff_ids": [*map(str, parent.diff_ids), *([str(diff_id)] if diff_id else [])],
     }
-    # each row without a layer's work says so; rows for layers that nobody described are missing
+    # A step without a layer says so; steps of layers without a description are missing.
     described = sum(not step.empty_layer for step in parent.history)
     missing: list[dict[str, Any]] = [{} for _ in range(len(parent.diff_ids) - described)]
     document["history"] = [*(document.get("history") or ()), *missing, row]
@@ -317,7 +319,7 @@ def _child_config(
 
 
 def _created_by(request: CommitRequest) -> str:
-    """What made the layer, as a command; not of which container, for that is only a name."""
+    """Return the command that made the layer, without the container, whose name is arbitrary."""
     changes = (word for line in request.instructions for word in ("-c", line))
     return shlex.join(["unionmount", "commit", *changes])
 
@@ -328,4 +330,4 @@ def _timestamp(epoch: int | None) -> str:
     try:
         return datetime.fromtimestamp(epoch, UTC).isoformat().replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError):
-        raise UsageError(f"not a time: {epoch}") from None
+        raise UsageError(f"{epoch} is not a valid time") from None

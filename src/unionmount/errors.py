@@ -1,39 +1,39 @@
-"""What can go wrong, as one tree of exceptions.
+"""The exceptions of this package, as one tree.
 
 ::
 
     UnionmountError
-    ├── UsageError            the caller asked for something that makes no sense (exit 2)
-    ├── InvalidReference      a name, tag or digest that is not well-formed
-    ├── NotFoundError         an image, layer, tag or mount that is not there
-    ├── FormatError           an archive, manifest, config, tar or index that is damaged or unknown
-    │   ├── DigestMismatch    bytes that are not what their digest says
+    ├── UsageError            the request is not valid (exit status 2)
+    ├── InvalidReference      a name, tag or digest is not well-formed
+    ├── NotFoundError         an image, layer, tag or mount does not exist
+    ├── FormatError           an archive, manifest, config, tar or index is damaged or unknown
+    │   ├── DigestMismatch    the bytes do not have their digest
     │   ├── SizeMismatch      more or fewer bytes than a descriptor says
-    │   ├── NotAnImage        a chart, signature or other artifact where an image is wanted
-    │   ├── NotRegular        a FIFO, device, directory … where a file is wanted
-    │   └── LimitExceeded     well-formed, but larger than a limit allows
-    ├── RegistryError         a registry that can't be reached, or does not answer as it should
-    │   ├── NotAuthorized     it wants credentials, or other ones
-    │   ├── TooManyRequests   it wants to be left alone for longer than we wait
-    │   └── TransferError     bytes that did not arrive, however often they were asked for
-    ├── StoreError            the store can't be used (newer version, not writable, no space)
+    │   ├── NotAnImage        a chart, signature or other artifact instead of an image
+    │   ├── NotRegular        a FIFO, device, directory … instead of a regular file
+    │   └── LimitExceeded     well-formed, but larger than a limit
+    ├── RegistryError         a registry cannot be reached, or does not answer correctly
+    │   ├── NotAuthorized     it requires credentials, or other ones
+    │   ├── TooManyRequests   it requests a longer pause than permitted
+    │   └── TransferError     bytes did not arrive after all attempts
+    ├── StoreError            the store cannot be used (newer version, not writable, no space)
     └── MountError            mounting, unmounting or finding a mount failed
 
-A message is one line that names what, where and, where there is one, the digest. Errors of the
-operating system (OSError) are passed on where nothing can be added to them.
+A message is one line that says what is wrong with which file, image or digest. Errors of the
+operating system (OSError) are passed on if nothing can be added to them.
 """
 
 from __future__ import annotations
 
 
 class UnionmountError(Exception):
-    """The root of all errors that this package raises on purpose."""
+    """The base class of all errors that this package raises on purpose."""
 
     exit_code = 1
 
 
 class UsageError(UnionmountError):
-    """The request makes no sense as it was made."""
+    """The request is not valid."""
 
     exit_code = 2
 
@@ -51,7 +51,7 @@ class FormatError(UnionmountError):
 
 
 class NotAnImage(FormatError):
-    """A manifest describes something else than an image: a chart, a signature, an attestation."""
+    """A manifest describes an artifact, such as a chart or a signature, instead of an image."""
 
 
 class DigestMismatch(FormatError):
@@ -76,7 +76,7 @@ class SizeMismatch(FormatError):
 
 
 class NotRegular(FormatError):
-    """Something that is no regular file stands where one is wanted."""
+    """A file that is not regular is in the place of a regular one."""
 
     def __init__(self, what: str, kind: str) -> None:
         super().__init__(f"{what}: is {kind}, not a regular file")
@@ -85,27 +85,27 @@ class NotRegular(FormatError):
 
 
 class LimitExceeded(FormatError):
-    """Something is larger than a limit allows."""
+    """Data is larger than a limit."""
 
 
 class RegistryError(UnionmountError):
-    """A registry can't be reached, refuses, or does not answer as it should."""
+    """A registry cannot be reached, refuses, or does not answer as it should."""
 
 
 class NotAuthorized(RegistryError):
-    """A registry wants credentials, or other ones."""
+    """A registry requires credentials, or other ones."""
 
 
 class TooManyRequests(RegistryError):
-    """A registry wants to be left alone for longer than we wait."""
+    """A registry requests a longer pause than permitted."""
 
 
 class TransferError(RegistryError):
-    """Bytes did not arrive, however often they were asked for."""
+    """Bytes did not arrive after all attempts."""
 
 
 class StoreError(UnionmountError):
-    """The store can't be used as it is."""
+    """The store cannot be used."""
 
 
 class MountError(UnionmountError):

@@ -184,7 +184,7 @@ static inline void exercise_summary(const struct stack *stack,
     }
 }
 
-static inline void exercise_layer_directory(struct um_layer_trees *trees, uint64_t directory,
+static inline void exercise_layer_directory(struct um_unstacked *trees, uint64_t directory,
                                             unsigned *left, bool well_formed)
 {
     struct um_tree_entry entry;
@@ -194,19 +194,19 @@ static inline void exercise_layer_directory(struct um_layer_trees *trees, uint64
     char buffer[300];
     size_t size;
     int more;
-    while ((more = um_layer_trees_list(trees, directory, cookie, &entry, 1)) == 1 && *left != 0) {
+    while ((more = um_unstacked_list(trees, directory, cookie, &entry, 1)) == 1 && *left != 0) {
         --*left;
         cookie = entry.next;
-        int error = um_layer_trees_lookup(trees, directory, entry.name, entry.name_size, &attr);
+        int error = um_unstacked_lookup(trees, directory, entry.name, entry.name_size, &attr);
         if (well_formed && (error != 0 || memcmp(&attr, &entry.attr, sizeof attr) != 0))
             abort();
-        um_layer_trees_read(trees, entry.attr.node, 0, buffer, sizeof buffer, 0);
-        um_layer_trees_readlink(trees, entry.attr.node, &target, &size);
-        um_layer_trees_listxattr(trees, entry.attr.node, buffer, sizeof buffer);
-        um_layer_trees_getxattr(trees, entry.attr.node, "user.a", 6, buffer, sizeof buffer);
+        um_unstacked_read(trees, entry.attr.node, 0, buffer, sizeof buffer, 0);
+        um_unstacked_readlink(trees, entry.attr.node, &target, &size);
+        um_unstacked_listxattr(trees, entry.attr.node, buffer, sizeof buffer);
+        um_unstacked_getxattr(trees, entry.attr.node, "user.a", 6, buffer, sizeof buffer);
         if (!S_ISDIR(entry.attr.mode))
             continue;
-        error = um_layer_trees_parent(trees, entry.attr.node, &parent);
+        error = um_unstacked_parent(trees, entry.attr.node, &parent);
         if (well_formed && (error != 0 || parent != directory))
             abort();
         exercise_layer_directory(trees, entry.attr.node, left, well_formed);
@@ -218,18 +218,18 @@ static inline void exercise_layer_directory(struct um_layer_trees *trees, uint64
 static inline void exercise_layer_trees(const struct stack *stack, bool well_formed)
 {
     unsigned left = EXERCISE_ENTRIES;
-    struct um_layer_trees *trees;
+    struct um_unstacked *trees;
     struct um_attr attr;
     uint32_t marks;
-    if (um_layer_trees_open(stack->tree, &trees) != 0)
+    if (um_unstacked_open(stack->tree, &trees) != 0)
         abort(); /* nothing is read for that */
     exercise_layer_directory(trees, UM_ROOT_NODE, &left, well_formed);
     for (uint64_t node = 0; node < 100; node++) {
-        um_layer_trees_getattr(trees, node, &attr);
-        um_layer_trees_lookup(trees, node, "a", 1, &attr);
-        um_layer_trees_marks(trees, node, &marks);
+        um_unstacked_getattr(trees, node, &attr);
+        um_unstacked_lookup(trees, node, "a", 1, &attr);
+        um_unstacked_marks(trees, node, &marks);
     }
-    um_layer_trees_close(trees);
+    um_unstacked_close(trees);
 }
 
 static inline void exercise_tree(struct stack *stack, bool well_formed)

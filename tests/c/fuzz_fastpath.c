@@ -109,7 +109,7 @@ static void ask_all(struct machine *machine, bool writable, const uint8_t *data,
                                       .list_layers = data[0] & 16,
                                       .layers = layers,
                                       .n_layers = 3,
-                                      .max_held = 4};
+                                      .max_open_files = 4};
     struct um_fastpath *fastpath;
     if (um_fastpath_open(&setup, &fastpath) != 0)
         abort();

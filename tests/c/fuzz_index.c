@@ -12,7 +12,7 @@
 
 static void mend(uint8_t *file, size_t size)
 {
-    struct um_disk_header *header = (struct um_disk_header *)file;
+    struct um_index_disk_header *header = (struct um_index_disk_header *)file;
     size_t blocks = size / (UM_INDEX_BLOCK + 8);
     if (blocks < 1)
         return;
@@ -31,7 +31,7 @@ static void mend(uint8_t *file, size_t size)
     um_store64(header->sections[UM_SECTION_SUMS].count, blocks);
     um_store64(header->sums_checksum, um_index_checksum(file + sums_at, blocks * 8));
     um_store64(header->checksum,
-               um_index_checksum(file, offsetof(struct um_disk_header, checksum)));
+               um_index_checksum(file, offsetof(struct um_index_disk_header, checksum)));
 }
 
 /* Size the file so that header, blocks and sums fit exactly: most mutations then still open. */

@@ -116,9 +116,9 @@ static void change_record(struct stack *stack, int fd, off_t at, size_t size)
         change(stack, fd, at + (off_t)field, all, 8);
 }
 
-static struct um_disk_header header_of(int fd)
+static struct um_index_disk_header header_of(int fd)
 {
-    struct um_disk_header header;
+    struct um_index_disk_header header;
     if (pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header)
         abort();
     return header;
@@ -128,7 +128,7 @@ TEST(every_field_of_a_mapped_index_may_change_after_it_was_verified)
 {
     struct stack stack;
     int fd = open_stack(&stack, OURS);
-    struct um_disk_header header = header_of(fd);
+    struct um_index_disk_header header = header_of(fd);
     for (int which = 0; which < UM_SECTION_STRINGS; which++) {
         size_t size = um_index_record_size((enum um_index_section)which);
         uint64_t n = um_load64(header.sections[which].count);
@@ -152,7 +152,8 @@ static void set_mtime_of_root(int fd, uint64_t mtime)
 {
     uint8_t bytes[8];
     um_store64(bytes, mtime);
-    put(fd, UM_INDEX_BLOCK + (off_t)offsetof(struct um_disk_inode, mtime), bytes, sizeof bytes);
+    put(fd, UM_INDEX_BLOCK + (off_t)offsetof(struct um_index_disk_inode, mtime), bytes,
+        sizeof bytes);
 }
 
 /* Who else can write to a file decides; so a change shows in ours only. */

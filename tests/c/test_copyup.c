@@ -11,7 +11,10 @@
 
 #include "harness.h"
 #include "layers.h"
-#include "upper/state.h"
+#include "upper/nodes.h"
+#include "upper/publish.h"
+#include "upper/shown_names.h"
+#include "upper/work.h"
 
 /* Copy-up from image layers, and what is found by who mounts after a crash. As root the upper keeps
  * owners and devices itself; as an ordinary user the same tests go through override_stat. */

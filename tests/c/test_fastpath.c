@@ -61,8 +61,10 @@ static void set_up(struct world *w)
         abort();
     machine_layers(&w->machine.stack);
     machine_open(&w->machine, open(w->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    struct um_fastpath_setup setup = {
-        .tree = w->machine.stack.tree, .upper = w->machine.upper, .statfs_fd = -1, .max_held = 4};
+    struct um_fastpath_setup setup = {.tree = w->machine.stack.tree,
+                                      .upper = w->machine.upper,
+                                      .statfs_fd = -1,
+                                      .max_open_files = 4};
     if (um_fastpath_open(&setup, &w->fastpath) != 0)
         abort();
     w->reply = malloc(UM_FUSE_BUFFER);
@@ -258,7 +260,7 @@ TEST(a_file_without_a_name_takes_the_descriptor_of_one_that_is_held)
         CHECK_INT(name_it(&w, node, name), 0);
         CHECK_INT(ask(&w, FUSE_WRITE, node, &write, sizeof write)->error, 0);
     }
-    CHECK_INT(um_fastpath_held(w.fastpath), 4);
+    CHECK_INT(um_fastpath_open_files(w.fastpath), 4);
     struct rlimit before, little;
     getrlimit(RLIMIT_NOFILE, &before);
     little = (struct rlimit){.rlim_cur = 100, .rlim_max = before.rlim_max};
@@ -266,7 +268,7 @@ TEST(a_file_without_a_name_takes_the_descriptor_of_one_that_is_held)
     while (n < 1024 && (taken[n] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0)
         n++;
     make_nameless(&w, 0600);
-    CHECK_INT(um_fastpath_held(w.fastpath), 2);
+    CHECK_INT(um_fastpath_open_files(w.fastpath), 2);
     while (n != 0)
         close(taken[--n]);
     setrlimit(RLIMIT_NOFILE, &before);

@@ -63,7 +63,7 @@ TEST(every_flipped_bit_is_found)
         flipped = byte ^ (uint8_t)(1u << at % 8);
         REQUIRE(pwrite(fd, &flipped, 1, (off_t)at) == 1);
         int error = open_and_verify(fd);
-        bool padding = at >= sizeof(struct um_disk_header) && at < UM_INDEX_BLOCK;
+        bool padding = at >= sizeof(struct um_index_disk_header) && at < UM_INDEX_BLOCK;
         if (padding)
             CHECK_INT(error, 0); /* nobody reads it */
         else
@@ -92,7 +92,7 @@ TEST(another_version_says_so)
     struct um_index *index;
     struct um_fault fault;
     um_store32(version, UM_INDEX_VERSION + 1);
-    REQUIRE(pwrite(fd, version, 4, offsetof(struct um_disk_header, version)) == 4);
+    REQUIRE(pwrite(fd, version, 4, offsetof(struct um_index_disk_header, version)) == 4);
     CHECK_INT(um_index_open(fd, &index, &fault), -ESTALE);
     CHECK_CONTAINS(fault.text, "version 3");
     close(fd);

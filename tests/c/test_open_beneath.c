@@ -8,7 +8,9 @@
 #include "harness.h"
 #include "marks/whiteout.h"
 #include "system/open_beneath.h"
-#include "upper/state.h"
+#include "upper/marks.h"
+#include "upper/reach.h"
+#include "upper/work.h"
 
 /* A directory that somebody else changes: what they put into the place of a file or directory leads
  * nowhere. `in` is what the core works in, `out` what nobody may reach from there. */

@@ -49,7 +49,7 @@ static void set_up(struct world *w, uint32_t threads)
                                      .statfs_fd = w->machine.above,
                                      .layers = layers,
                                      .n_layers = 3,
-                                     .max_held = 4};
+                                     .max_open_files = 4};
     if (um_fastpath_open(&fast, &w->fastpath) != 0)
         abort();
     struct um_router_setup setup = {

@@ -3,7 +3,7 @@
 #include <sys/xattr.h>
 
 #include "harness.h"
-#include "upper/state.h"
+#include "upper/upper.h"
 #include "upper_machine.h"
 
 /* Single cases that the random machine does not come to: uppers that others wrote or left in the

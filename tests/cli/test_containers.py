@@ -96,7 +96,7 @@ def test_a_name_is_not_told_who_gave_it(cli: CommandLine, archive: Path, where: 
     assert cli.run("mount", "--name", "web.1", archive, where).stderr == ""
     assert cli.record(where)["container"] == "web.1"
     cli.run("umount", "container:web.1")
-    assert "there is a container 'web.1' already" in cli.error(
+    assert "container 'web.1' already exists" in cli.error(
         "mount", "--name", "web.1", archive, where
     )
     assert [one["container"] for one in all_of(cli)] == ["web.1"]
@@ -125,7 +125,7 @@ def test_options_of_new_containers(cli: CommandLine, archive: Path, where: Path)
     cli.run("umount", "web")
     for option in (["--name", "x"], ["--upper", "x"], ["--ephemeral"], ["--platform", "linux/arm"]):
         message = cli.error("mount", *option, "web", where, status=2)
-        assert f"'web' is a container, {option[0]} is for new ones" in message
+        assert f"'web' is an existing container; {option[0]} is for new ones only" in message
 
 
 def test_a_container_is_read_without_changing_it(
@@ -257,8 +257,8 @@ def test_a_word_that_stands_for_two(
     monkeypatch.chdir(tmp_path)
     archive.rename("file")
     message = cli.error("mount", "test", where)
-    assert message == "'test' could be two: container:test is one, test:TAG an image"
-    assert "container:file is one, ./file a file" in cli.error("mount", "file", where)
+    assert message == "'test' is ambiguous: container:test is a container, test:TAG an image"
+    assert "container:file is a container, ./file a file" in cli.error("mount", "file", where)
     for word, mine in (
         ("container:test", True),
         ("test:latest", False),

@@ -11,12 +11,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support.commands import Case, Ended
+from support.commands import Commands, Result
 from support.descriptors import held_paths
 from support.image_files import (
     blob_path,
@@ -162,30 +161,39 @@ NEW_DIRECTORIES = {
 }
 
 
+class Home(NamedTuple):
+    """A home with a store that has an image, and what runs commands in it."""
+
+    path: Path
+    commands: Commands
+
+
+class Case(NamedTuple):
+    """A command line and its environment."""
+
+    words: list[str]
+    environment: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with a store that has an image."""
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     made = tmp_path_factory.mktemp("home")
     archive = write_tar(made / "small.tar", docker_archive(small_image(names=("small:1",))))
     load(Store(made / "store"), str(archive))
-    return made
+    own = {"HOME": str(made), "UNIONMOUNT_ROOT": str(made / "store"), **QUICK}
+    own |= {"XDG_CONFIG_HOME": str(made / "config"), "XDG_RUNTIME_DIR": str(made / "run")}
+    commands = Commands(own)
+    yield Home(made, commands)
+    commands.close()
 
 
-def tried(home: Path, cases: list[Case]) -> list[Ended]:
+def tried(home: Home, cases: list[Case]) -> list[Result]:
     """What became of commands of an ordinary environment."""
-    own = {"HOME": str(home), "UNIONMOUNT_ROOT": str(home / "store"), **QUICK}
-    own |= {"XDG_CONFIG_HOME": str(home / "config"), "XDG_RUNTIME_DIR": str(home / "run")}
+    done = []
     for case in cases:
-        case.environment = own | case.environment
-    done = subprocess.run(
-        [sys.executable, "-m", "support.commands"],
-        input=json.dumps([asdict(case) for case in cases]),
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [Ended(**one) for one in json.loads(done.stdout)]
+        home.commands.start(*case.words, environment=case.environment)
+        done.append(home.commands.wait())
+    return done
 
 
 def laid_out(top: Path, names: dict[str, Kind]) -> Iterator[tuple[str, Path]]:
@@ -218,20 +226,20 @@ def case_of(words: list[str], argument: str, path: Path) -> Case:
     return Case(filled, environment)
 
 
-def assert_told(ended: Ended, what: str) -> None:
+def assert_told(ended: Result, what: str) -> None:
     """It ended by itself, with one line."""
-    assert ended.status is not None, f"{what}: did not end"
+    assert not ended.late, f"{what}: did not end"
     assert ended.status in (1, 2), f"{what}: {ended}"
     if what.startswith("check:"):  # it prints what it found
-        ended = Ended(ended.status, "", ended.error or f"unionmount: {ended.output}")
-    assert ended.error.count("\n") == 1, f"{what}: {ended}"
-    assert ended.error.startswith("unionmount: "), f"{what}: {ended}"
-    assert "internal error" not in ended.error, f"{what}: {ended}"
-    assert "Traceback" not in ended.error, f"{what}: {ended}"
-    assert "/proc/self" not in ended.error, f"{what}: {ended}"
+        ended = Result(ended.status, "", ended.stderr or f"unionmount: {ended.stdout}")
+    assert ended.stderr.count("\n") == 1, f"{what}: {ended}"
+    assert ended.stderr.startswith("unionmount: "), f"{what}: {ended}"
+    assert "internal error" not in ended.stderr, f"{what}: {ended}"
+    assert "Traceback" not in ended.stderr, f"{what}: {ended}"
+    assert "/proc/self" not in ended.stderr, f"{what}: {ended}"
 
 
-def check(home: Path, top: Path, words: list[str], argument: str, kinds: dict[str, Kind]) -> None:
+def check(home: Home, top: Path, words: list[str], argument: str, kinds: dict[str, Kind]) -> None:
     places = list(laid_out(top, kinds))
     before = seen(top)
     results = tried(home, [case_of(words, argument, path) for _, path in places])
@@ -239,21 +247,21 @@ def check(home: Path, top: Path, words: list[str], argument: str, kinds: dict[st
         what = f"{argument}: {name}"
         assert_told(ended, what)
         if argument not in DIRECTORIES and argument not in NEW_DIRECTORIES:
-            assert kinds[name].word in ended.error + ended.output, f"{what}: {ended}"
+            assert kinds[name].word in ended.stderr + ended.stdout, f"{what}: {ended}"
     assert seen(top) == before
-    assert list((home / "store" / "tmp").iterdir()) == []
-    assert list((home / "store" / "leases").iterdir()) == []
+    assert list((home.path / "store/tmp").iterdir()) == []
+    assert list((home.path / "store/leases").iterdir()) == []
 
 
 @pytest.mark.needs("root")
 @pytest.mark.parametrize("argument", SOURCES)
-def test_sources(home: Path, tmp_path: Path, argument: str) -> None:
+def test_sources(home: Home, tmp_path: Path, argument: str) -> None:
     check(home, tmp_path, SOURCES[argument], argument, KINDS)
 
 
 @pytest.mark.needs("root")
 @pytest.mark.parametrize("argument", FILES)
-def test_files(home: Path, tmp_path: Path, argument: str) -> None:
+def test_files(home: Home, tmp_path: Path, argument: str) -> None:
     odd = {name: kind for name, kind in KINDS.items() if name not in PLAIN}
 
     def refuse(connection: Connection) -> None:
@@ -269,7 +277,7 @@ def test_files(home: Path, tmp_path: Path, argument: str) -> None:
 
 @pytest.mark.needs("root")
 @pytest.mark.parametrize("argument", DIRECTORIES)
-def test_directories(home: Path, tmp_path: Path, argument: str) -> None:
+def test_directories(home: Home, tmp_path: Path, argument: str) -> None:
     # What may be a directory, or be made, is tried by those that use it.
     kinds = {
         name: kind
@@ -281,7 +289,7 @@ def test_directories(home: Path, tmp_path: Path, argument: str) -> None:
 
 @pytest.mark.needs("root")
 @pytest.mark.parametrize("argument", OUTPUTS | NEW_DIRECTORIES)
-def test_outputs(home: Path, tmp_path: Path, argument: str) -> None:
+def test_outputs(home: Home, tmp_path: Path, argument: str) -> None:
     words = (OUTPUTS | NEW_DIRECTORIES)[argument]
     kinds = {name: kind for name, kind in KINDS.items() if name not in PLAIN}
     if argument in NEW_DIRECTORIES:
@@ -306,7 +314,7 @@ WITHIN = {
 
 @pytest.mark.needs("root")
 @pytest.mark.parametrize("name", WITHIN)
-def test_configuration(home: Path, tmp_path: Path, name: str) -> None:
+def test_configuration(home: Home, tmp_path: Path, name: str) -> None:
     where, words = WITHIN[name]
     cases = []
     for number, odd in enumerate(ODD.values()):
@@ -328,7 +336,7 @@ def test_configuration(home: Path, tmp_path: Path, name: str) -> None:
     before = seen(tmp_path)
     for (kind, made), ended in zip(ODD.items(), tried(home, cases), strict=True):
         assert_told(ended, f"{name}: {kind}")
-        assert made.word in ended.error or "no certificate" in ended.error, ended
+        assert made.word in ended.stderr or "no certificate" in ended.stderr, ended
     assert seen(tmp_path) == before
 
 
@@ -339,7 +347,7 @@ PARTS = ("oci-layout", "index.json", "blobs", "blobs/sha256", blob_path(IMAGE.co
 
 @pytest.mark.needs("root")
 @pytest.mark.parametrize("part", PARTS)
-def test_layouts(home: Path, tmp_path: Path, part: str) -> None:
+def test_layouts(home: Home, tmp_path: Path, part: str) -> None:
     kinds = {name: kind for name, kind in KINDS.items() if name != "path through a file"}
     cases = []
     for name, kind in kinds.items():
@@ -390,7 +398,7 @@ def test_below_a_directory(tmp_path: Path) -> None:
 ARCHIVE = docker_archive(IMAGE)
 
 
-def test_process_substitution_and_dev_null(home: Path, tmp_path: Path) -> None:
+def test_process_substitution_and_dev_null(home: Home, tmp_path: Path) -> None:
     archive = write_tar(tmp_path / "a.tar", ARCHIVE)
     command = f"{sys.executable} -m unionmount"
     login = json.dumps({"auths": {"r.example": {"auth": "YTpi"}}})
@@ -410,7 +418,7 @@ def test_process_substitution_and_dev_null(home: Path, tmp_path: Path) -> None:
     """
     done = subprocess.run(
         ["bash", "-c", script],
-        env=os.environ | {"HOME": str(home), "UNIONMOUNT_ROOT": str(home / "store")},
+        env=os.environ | {"HOME": str(home.path), "UNIONMOUNT_ROOT": str(home.path / "store")},
         capture_output=True,
         text=True,
         timeout=120,
@@ -465,9 +473,9 @@ def test_a_fifo_may_be_waited_for(tmp_path: Path) -> None:
     assert os.get_blocking(fd)
     os.close(opened[0])
     os.close(fd)
-    with pytest.raises(UsageError, match=r"nobody wrote to in 0\.2 s \(UNIONMOUNT_TIMEOUT"):
+    with pytest.raises(UsageError, match=r"written to this FIFO in 0\.2 s \(UNIONMOUNT_TIMEOUT"):
         open_stream(tmp_path / "fifo", QUICK, fifo=True)
-    with pytest.raises(UsageError, match=r"nobody read from in 0\.2 s \(UNIONMOUNT_TIMEOUT"):
+    with pytest.raises(UsageError, match=r"read from this FIFO in 0\.2 s \(UNIONMOUNT_TIMEOUT"):
         open_for_writing(tmp_path / "fifo", QUICK)
     with pytest.raises(NotRegular, match="is a FIFO"):
         read_document(tmp_path / "fifo", 100, QUICK)
@@ -557,7 +565,7 @@ def shared() -> Iterator[Path]:
 @pytest.mark.needs("root")
 @pytest.mark.parametrize("name", ["link", "new", "fifo", "directory/out.tar"])
 def test_what_others_put_into_shared_directories_is_not_written_to(
-    home: Path, shared: Path, name: str
+    home: Home, shared: Path, name: str
 ) -> None:
     before = seen(shared)
     commands = [
@@ -579,11 +587,11 @@ def test_what_others_put_into_shared_directories_is_not_written_to(
 
 
 @pytest.mark.needs("root")
-def test_manual_pages_do_not_follow_links_of_others(home: Path, shared: Path) -> None:
+def test_manual_pages_do_not_follow_links_of_others(home: Home, shared: Path) -> None:
     call_as(NOBODY, lambda: (shared / "unionmount.1").symlink_to(shared / "secret"))
     (ended,) = tried(home, [Case(["man", "-o", str(shared)], {})])
     assert_told(ended, "man")
-    assert "a symbolic link of another user" in ended.error
+    assert "a symbolic link of another user" in ended.stderr
     assert (shared / "secret").read_text() == "ours"
 
 
@@ -606,7 +614,7 @@ def test_links_of_ones_own_are_followed(shared: Path) -> None:
 
 
 @pytest.mark.needs("root")
-def test_dev_null_stays_what_it_is(home: Path, tmp_path: Path) -> None:
+def test_dev_null_stays_what_it_is(home: Home, tmp_path: Path) -> None:
     null = tmp_path / "null"
     os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     words = [["logout", "--authfile", str(null), "r.example"], ["save", "-o", str(null), "small:1"]]
@@ -617,7 +625,7 @@ def test_dev_null_stays_what_it_is(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("root")
-def test_what_may_not_be_read(home: Path) -> None:
+def test_what_may_not_be_read(home: Home) -> None:
     """As an ordinary user: files without permissions, and below a directory without any."""
     with tempfile.TemporaryDirectory(dir=public_place()) as name:
         top = Path(name)
@@ -645,7 +653,7 @@ def test_what_may_not_be_read(home: Path) -> None:
                     timeout=60,
                     check=False,
                 )
-                assert_told(Ended(done.returncode, done.stdout, done.stderr), f"{words}")
+                assert_told(Result(done.returncode, done.stdout, done.stderr), f"{words}")
 
 
 def test_a_regular_file_is_opened_whatever_leads_to_it(tmp_path: Path) -> None:

@@ -354,8 +354,8 @@ def test_cat_stays_in_the_image(source: Path) -> None:
     ("path", "message"),
     [
         ("/etc", "is a directory"),
-        ("/dev/null", "is no regular file"),
-        ("/dev/fifo", "is no regular file"),
+        ("/dev/null", "is not a regular file"),
+        ("/dev/fifo", "is not a regular file"),
         ("/nowhere", "No such file"),
         ("/etc/absent", "No such file"),
         ("/etc/round", "Too many levels"),
@@ -518,7 +518,7 @@ def test_which(cli: CommandLine, source: Path) -> None:
         (1, "deleted", [0]),
         (0, "added", []),
     ]
-    assert "no layer has it" in cli.error("which", source, "/nowhere")
+    assert "no layer has this path" in cli.error("which", source, "/nowhere")
 
 
 # ---- mounts of layers ----------------------------------------------------------------------------
@@ -538,7 +538,9 @@ def test_the_image_as_of_a_layer(
 
 
 def test_there_is_no_such_layer(cli: CommandLine, source: Path, tmp_path: Path) -> None:
-    assert "there is no layer 3, the image has 3" in cli.error("mount", "--layer", "3", source)
+    assert "there is no layer 3; the image has 3 layers" in cli.error(
+        "mount", "--layer", "3", source
+    )
     assert "there is no layer 9" in cli.error("ls", "--layer", "9", source)
 
 

@@ -521,7 +521,7 @@ def test_a_runtime_directory_of_somebody_else(archive: Path, tmp_path: Path, whe
     (tmp_path / "open").mkdir(mode=0o777)
     (tmp_path / "open").chmod(0o777)
     cli = CommandLine(environment={"UNIONMOUNT_RUNTIME_DIR": str(tmp_path / "open")})
-    assert "not this user's own" in cli.error("mount", archive, where)
+    assert "does not belong to this user alone" in cli.error("mount", archive, where)
 
 
 # ---- images --------------------------------------------------------------------------------------
@@ -555,7 +555,7 @@ def test_load_says_what_is_no_archive(fresh: CommandLine, tmp_path: Path) -> Non
     assert "is empty" in fresh.error("load", "-i", "", status=2)
     (tmp_path / "empty").mkdir()
     cli = CommandLine(("env", "-C", str(tmp_path)), {"UNIONMOUNT_ROOT": str(tmp_path / "root")})
-    assert "no OCI image layout" in cli.error("load", "-i", "empty")
+    assert "not an OCI image layout" in cli.error("load", "-i", "empty")
     assert "no-such: no such file" in cli.error("load", "-i", "no-such")
 
 

@@ -266,7 +266,7 @@ def test_passwords_that_are_none(
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["tags", "Nginx"], "not an image name: 'Nginx'"),
+        (["tags", "Nginx"], "'Nginx' is not an image name"),
         (["tags", "--authfile", "/nonexistent", "nginx"], "/nonexistent: no such file"),
         (["login", "--get-login", "r.io"], "not logged in to r.io"),
     ],

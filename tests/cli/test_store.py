@@ -74,7 +74,7 @@ def test_rmi_and_tag(loaded: Shell) -> None:
     loaded.run("tag", NAME, "other:2")
     text = loaded.cli.error("--root", loaded.root, "tag", NAME, "scratch", status=2)
     assert "is the empty image" in text
-    assert "must be forced" in loaded.error("rmi", image["id"][7:19])
+    assert "use -f to remove it" in loaded.error("rmi", image["id"][7:19])
     assert loaded.run("rmi", "other:2") == ["Untagged: other:2"]
     layers = sorted(layer_names(loaded.root))
     lines = loaded.run("rmi", NAME, "nothing", status=1)
@@ -215,7 +215,7 @@ def test_check_and_repair(loaded: Shell, tmp_path: Path) -> None:
         path.write_bytes(b"#" * 512 + path.read_bytes()[512:])
     lines = loaded.run("check", "--repair", NAME, status=1)
     assert f"quarantined, needed by image {NAME}" in lines[0]
-    assert "--repair is about images of the store" in loaded.cli.error(
+    assert "--repair is only for images of the store" in loaded.cli.error(
         "--root", loaded.root, "check", "--repair", str(tmp_path / "image.tar"), status=2
     )
     loaded.run("load", "-i", tmp_path / "image.tar")
@@ -261,7 +261,7 @@ def test_a_store_on_a_read_only_file_system(
             cli.run("umount", where)
     environment = CommandLine(environment={"UNIONMOUNT_ADDITIONAL_STORES": str(read_only)})
     assert environment.run("--root", own, "diff", "mine").stdout == ""
-    assert "which is only read" in environment.error("--root", own, "rmi", NAME)
+    assert "which is read-only" in environment.error("--root", own, "rmi", NAME)
     environment.run("--root", own, "commit", "mine", "made:1")
     environment.run("--root", own, "rmi", "made:1")
     assert layer_names(own) == set()

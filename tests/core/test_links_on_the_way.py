@@ -171,8 +171,8 @@ def test_what_has_no_place_is_left_out_and_listed(store: Store, tmp_path: Path) 
     }
     told = [problem.text for problem in check_image(store, str(archive))]
     assert told == [
-        *(f"'{name}' has no place: symlinks on its way lead in a circle" for name in LOST),
-        "hard link 'nowhere' leads to 'a/lost', which is no file here",
+        *(f"'{name}' has no path: symlinks in its directories form a loop" for name in LOST),
+        "hard link 'nowhere' leads to 'a/lost', which does not exist",
     ]
 
 

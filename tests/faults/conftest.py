@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from support.commands import Commands
 
-from faults.commands import Commands
 from faults.control import Control
 
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from support.commands import Commands
 from support.compare import Snapshot, differences, snapshot
 
-from faults.commands import Commands
 from faults.killed import Place
 
 Change = Callable[[Path], object]

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from support.commands import Commands
 from support.compare import Item, Snapshot, differences
 
-from faults.commands import Commands
 from faults.model import NOW, Model
 from unionmount.mounting.records import MountTable
 from unionmount.system.closing import Closing

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from support.archives import Layer, docker_archive
 from support.backing import backing
+from support.commands import Commands
 
-from faults.commands import Commands
 from faults.disks import check_survival, fails, overlay_place, write_until_full
 from faults.killed import Place
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from support.archives import Layer, docker_archive
+from support.commands import Commands
 from support.mounting import is_mounted
 
-from faults.commands import Commands
 from faults.killed import Killable
 from unionmount.mounting.records import MountTable, Record
 

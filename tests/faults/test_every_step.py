@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 from differential.lowers import build
+from support.commands import Commands
 from support.compare import snapshot
 
-from faults.commands import Commands
 from faults.control import Control
 from faults.disks import overlay_place
 from faults.killed import daemon_of, part_of, seeded, soak_seconds, unlike

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from differential.lowers import image
 from support.backing import backing
+from support.commands import Commands
 from support.compare import differences, snapshot
 
-from faults.commands import Commands
 from faults.disks import (
     Change,
     check_same,

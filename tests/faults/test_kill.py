@@ -21,11 +21,11 @@ from pathlib import Path
 
 import pytest
 from differential.lowers import image
+from support.commands import Commands
 from support.compare import Snapshot, snapshot
 from support.effort import amount
 
 from faults.changes_seen import ChangesSeen
-from faults.commands import Commands
 from faults.killed import Place, daemon_of, part_of, seeded, soak_seconds, spin, unlike
 from faults.lowers import built, layers
 from faults.model import Model, Planner

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from differential.lowers import image
+from support.commands import Commands, Result
 from support.compare import differences, snapshot
 from support.effort import amount
 
 from faults.changes_seen import ChangesSeen
-from faults.commands import Commands, Result
 from faults.killed import Killable, daemon_of, seeded, soak_seconds, spin
 from faults.lowers import layers
 

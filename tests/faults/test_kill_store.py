@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.commands import Commands, Result
 from support.effort import amount
 from support.image_files import (
     MadeImage,
@@ -24,7 +25,6 @@ from support.image_files import (
 )
 from support.mounting import is_mounted
 
-from faults.commands import Commands, Result
 from faults.killed import Killable, seeded, soak_seconds, spin
 from unionmount.images.reference import Digest
 from unionmount.mounting.records import LIVE, MountTable, Record, Status, stop, wait_until_gone

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.commands import Commands
 from support.compare import snapshot
 from support.effort import amount
 
-from faults.commands import Commands
 from faults.disks import overlay_place
 from faults.history import Found, History
 from faults.killed import Place, part_of, seeded, soak_seconds

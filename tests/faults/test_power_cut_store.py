@@ -19,6 +19,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from support.commands import Commands
 from support.effort import amount
 from support.image_files import (
     MadeImage,
@@ -31,7 +32,6 @@ from support.image_files import (
 )
 from support.servers import DockerRegistry
 
-from faults.commands import Commands
 from faults.control import Control
 from faults.killed import seeded, soak_seconds
 from faults.power import (

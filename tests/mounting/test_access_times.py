@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.commands import Commands, ForkedCommandLine
 from support.mounting import CommandLine, mount_line
 from support.users import NOBODY, become_nobody, call_as, fuse_for_all
 
@@ -79,9 +80,9 @@ COUNTED = {
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[CommandLine]:
+def cli(tmp_path: Path, server: Commands) -> Iterator[CommandLine]:
     places = {"UNIONMOUNT_ROOT": tmp_path / "store", "UNIONMOUNT_RUNTIME_DIR": tmp_path / "run"}
-    line = CommandLine(environment={name: str(path) for name, path in places.items()})
+    line = ForkedCommandLine(server, {name: str(path) for name, path in places.items()})
     yield line
     for record in line.records():
         line.run("umount", "--lazy", record["id"])

@@ -161,7 +161,7 @@ def test_what_python_answers_no_more(
     said = server.communicate(b"\n", timeout=PATIENCE)[1].decode()
     assert unmounting.wait(PATIENCE) == 0
     assert server.returncode == 1
-    assert said == "unionmount: internal error: RuntimeError: all requests; --debug says where\n"
+    assert said == "unionmount: internal error: RuntimeError: all requests (--debug shows where)\n"
     assert cli.records() == []
     cli.run(*place.words)
     assert sorted(os.listdir(place.root)) == ["dir", "made"]

@@ -318,7 +318,7 @@ def test_a_record_is_not_removed_while_its_daemon_lives(table: MountTable, tmp_p
     record = Record.new(image="i", source="i", mountpoint=tmp_path, root="/nowhere")
     with table.held(record):
         # the number of the process says nothing: the daemon may be in another PID namespace
-        with pytest.raises(MountError, match="serves it"):
+        with pytest.raises(MountError, match="still served by"):
             table.forget(replace(record, pid=1, started=0))
         assert [one.record.id for one in table.all()] == [record.id]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.mounting import CommandLine
-from support.users import NOBODY, allowed_to_others, become_nobody, call_as, fuse_for_all
+from support.users import NOBODY, become_nobody, call_as, fuse_conf, fuse_for_all
 
 pytestmark = [pytest.mark.needs("fuse", "root", "overlayfs"), pytest.mark.quick]
 
@@ -143,7 +143,7 @@ def test_an_ordinary_users_daemon_does_not_wait_for_itself(
     how = f"threads={threads}" if threads else "nofastpath"
     options = f"{how},allow_other,lowerdir=low,upperdir=up,workdir=work"
     os.link("low/one", "low/again")
-    with allowed_to_others():
+    with fuse_conf(allows_others=True):
         nobody.run("overlay", "-o", options, "low/own")  # mounted in its own lower directory
     mount_kernel("--bind", "low/own", "up/there")
     mount_kernel("-t", "tmpfs", "tmpfs", "low/covered")

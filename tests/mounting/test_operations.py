@@ -26,6 +26,7 @@ from typing import Any
 import pyfuse3
 import pytest
 from support.archives import MTIME_NS, Layer, docker_archive, posix_acl
+from support.commands import Commands, ForkedCommandLine
 from support.errnos import failing
 from support.mounting import CommandLine
 
@@ -126,9 +127,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=["", "0", "1"], ids=["router", "pyfuse3", "one-thread"])
-def cli(request: pytest.FixtureRequest) -> CommandLine:
+def cli(request: pytest.FixtureRequest, server: Commands) -> CommandLine:
     """The command line, with each way to answer the kernel: the answers are the same."""
-    return CommandLine(environment={"UNIONMOUNT_FASTPATH": request.param})
+    return ForkedCommandLine(server, {"UNIONMOUNT_FASTPATH": request.param})
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from support.archives import Layer, docker_archive, posix_acl
+from support.commands import Commands, ForkedCommandLine
 from support.compare import shown
 from support.errnos import failing
 from support.mounting import CommandLine, Process, is_mounted
@@ -122,9 +123,9 @@ class Open:
 
 
 @pytest.fixture
-def cli(public_tmp: Path) -> CommandLine:
+def cli(public_tmp: Path, server: Commands) -> CommandLine:
     """A command line with a store of its own, which others can reach."""
-    return CommandLine(environment={"UNIONMOUNT_ROOT": str(public_tmp / "store")})
+    return ForkedCommandLine(server, {"UNIONMOUNT_ROOT": str(public_tmp / "store")})
 
 
 @pytest.fixture
@@ -281,7 +282,7 @@ def test_one_that_others_can_reach_is_refused(opened: Open) -> None:
             opened.refused()
             == opened.refused("-o", "suid,dev")
             == (
-                f"{what} directory {made}: other users can reach it, past the mount; "
+                f"{what} directory {made}: other users can reach it without the mount; "
                 f"'chmod 700 {made}' keeps them out, or accept it with --upper-open"
             )
         )
@@ -552,6 +553,29 @@ def test_a_capability_lives_as_long_as_a_real_one(
     assert {path: there(path) for path in left} == left
 
 
+@pytest.mark.parametrize("open_it", [True, False], ids=["open", "closed"])
+def test_a_directory_keeps_its_capability(opened: Open, open_it: bool) -> None:
+    """It has no effect, but disks keep it, whoever owns the directory."""
+    options = ("--upper-open",) if open_it else ()
+    opened.image = docker_archive(
+        opened.place / "capable.tar", [Layer().directory("./", 0o755).directory("old", 0o755)]
+    )
+    if open_it:
+        opened.make_open()
+    opened.mount(*options)
+    old, new = opened.root / "old", opened.root / "new"
+    new.mkdir()
+    for directory in (opened.root, old, new):
+        os.setxattr(directory, CAPABLE, NET_RAW)
+    os.chown(new, 7, 8)
+    for _ in range(2):
+        for directory in (opened.root, old, new):
+            assert os.listxattr(directory) == [CAPABLE]
+            assert os.getxattr(directory, CAPABLE) == NET_RAW
+        opened.unmount()
+        opened.mount(*options)
+
+
 def test_diff_and_commit_see_what_the_mount_shows(opened: Open) -> None:
     """Compared with what they see of the same changes in a closed upper."""
     found = []
@@ -672,7 +696,7 @@ def overlay(cli: CommandLine, public_tmp: Path) -> Iterator[Overlay]:
 def test_overlay_keeps_its_promise(overlay: Overlay) -> None:
     for options in ((), ("suid",), ("dev",)):
         assert overlay.refused(*options) == (
-            f"upper directory {overlay.upper}: other users can reach it, past the mount; "
+            f"upper directory {overlay.upper}: other users can reach it without the mount; "
             f"'chmod 700 {overlay.upper}' keeps them out, or accept it with "
             "-o upper_open"
         )

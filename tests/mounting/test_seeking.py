@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from support.archives import Layer, docker_archive
+from support.commands import Commands, ForkedCommandLine
 from support.mounting import CommandLine
 
 pytestmark = pytest.mark.needs("fuse")
@@ -119,9 +120,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=["", "0"], ids=["router", "pyfuse3"])
-def cli(request: pytest.FixtureRequest) -> CommandLine:
+def cli(request: pytest.FixtureRequest, server: Commands) -> CommandLine:
     """The command line, with each way to answer the kernel: the answers are the same."""
-    return CommandLine(environment={"UNIONMOUNT_FASTPATH": request.param})
+    return ForkedCommandLine(server, {"UNIONMOUNT_FASTPATH": request.param})
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.archives import Layer, docker_archive
 from support.mounting import CommandLine, Process, is_mounted, mount_line
-from support.users import BECOME, NOBODY, become_nobody, fuse_for_all
+from support.users import BECOME, NOBODY, become_nobody, fuse_conf, fuse_for_all
 
 pytestmark = pytest.mark.needs("ordinary-user")
 
@@ -100,6 +100,20 @@ def test_others_are_kept_out(user: CommandLine, archive: Path, where: Path) -> N
     user.run("mount", "--ro", archive, where)
     with pytest.raises(PermissionError):
         (where / "motd").read_bytes()
+    user.run("umount", where)
+
+
+@pytest.mark.needs("root")
+def test_others_are_let_in_where_the_machine_allows_it(
+    user: CommandLine, archive: Path, where: Path
+) -> None:
+    words = ("mount", "--ro", "-o", "allow_other", archive, where)
+    with fuse_conf(allows_others=False):
+        assert "user_allow_other" in user.error(*words)
+    assert not is_mounted(where)
+    with fuse_conf(allows_others=True):
+        user.run(*words)
+    assert (where / "motd").read_bytes() == b"hello\n"
     user.run("umount", where)
 
 

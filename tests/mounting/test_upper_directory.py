@@ -119,7 +119,7 @@ def test_places_that_overlap(tree: Tree, tmp_path: Path, upper: str, work: str) 
     for name in ("lower", upper, work):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
     plan = UpperPlan(tmp_path / upper, tmp_path / work, "these")
-    with pytest.raises(MountError, match="one is inside of the other"):
+    with pytest.raises(MountError, match="one contains the other"):
         open_upper(plan, tree, [tmp_path / "lower"])
 
 
@@ -127,7 +127,7 @@ def test_two_file_systems(tree: Tree, plan: UpperPlan) -> None:
     shm = Path("/dev/shm")
     if not shm.is_dir() or shm.stat().st_dev == plan.upper.stat().st_dev:
         pytest.skip("no second file system")
-    with pytest.raises(MountError, match="on two file systems"):
+    with pytest.raises(MountError, match="on different file systems"):
         open_upper(replace(plan, work=shm), tree)
 
 

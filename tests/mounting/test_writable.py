@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import pytest
 from support.archives import Layer, docker_archive, posix_acl
 from support.backing import backing, kinds
+from support.commands import Commands, ForkedCommandLine
 from support.errnos import failing
 from support.mounting import CommandLine, is_mounted
 from support.users import call_as
@@ -156,7 +157,16 @@ def _kinds() -> list[Any]:
     """Every kind of file system there is; where only root can make one, any directory does."""
     if os.geteuid():
         return ["directory"]
-    return [pytest.param(kind, marks=pytest.mark.needs(f"backing-{kind}")) for kind in kinds()]
+    return [
+        pytest.param(
+            kind,
+            marks=(
+                pytest.mark.needs(f"backing-{kind}"),
+                pytest.mark.xdist_group(f"{__name__} on {kind}"),
+            ),
+        )
+        for kind in kinds()
+    ]
 
 
 @pytest.fixture(scope="module", params=_kinds())
@@ -180,9 +190,9 @@ _ANSWERED_BY = {"xfs": "0", "tmpfs": "1", "btrfs": "7"}
 
 
 @pytest.fixture(scope="module")
-def cli(disk_kind: str) -> CommandLine:
+def cli(disk_kind: str, server: Commands) -> CommandLine:
     """The command line: on xfs without the router, on others with some number of threads."""
-    return CommandLine(environment={"UNIONMOUNT_FASTPATH": _ANSWERED_BY.get(disk_kind, "")})
+    return ForkedCommandLine(server, {"UNIONMOUNT_FASTPATH": _ANSWERED_BY.get(disk_kind, "")})
 
 
 @pytest.fixture(scope="module")
@@ -1325,7 +1335,9 @@ def test_two_file_systems_are_refused(world: World, tmp_path: Path) -> None:
     if tmp_path.stat().st_dev == world.upper.stat().st_dev:
         pytest.skip("one file system")
     where = ("--upper", world.upper, "--work", tmp_path / "work")
-    assert "on two file systems" in world.cli.error("mount", *where, world.image, tmp_path / "mnt")
+    assert "on different file systems" in world.cli.error(
+        "mount", *where, world.image, tmp_path / "mnt"
+    )
 
 
 @pytest.mark.parametrize(("upper", "work"), [("a", "a/w"), ("a/u", "a"), ("a", "a")])
@@ -1337,7 +1349,7 @@ def test_directories_inside_of_each_other_are_refused(
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
     where = ("--upper", tmp_path / upper, "--work", tmp_path / work)
     message = world.cli.error("mount", *where, world.image, tmp_path / "mnt")
-    assert "one is inside of the other" in message
+    assert "one contains the other" in message
 
 
 def test_a_read_only_mount_refuses_changes(world: World, tmp_path: Path) -> None:

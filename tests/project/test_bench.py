@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT))
 
-from bench import chart, disk, tables  # noqa: E402 - it lives beside the tests
+from bench import chart, disk, results, tables  # noqa: E402 - it lives beside the tests
 from bench.measuring import (  # noqa: E402 - likewise
     COLD,
     Latencies,
@@ -25,6 +25,7 @@ from bench.measuring import (  # noqa: E402 - likewise
     UnableError,
     each,
 )
+from bench.results import Row  # noqa: E402 - likewise
 from bench.subjects import BASE, READING, Choice, Places, Subject  # noqa: E402 - likewise
 
 OURS = "unionmount, image"
@@ -120,17 +121,17 @@ def test_latencies_become_percentiles(tmp_path: Path) -> None:
 
 
 def test_row_has_median_and_spread() -> None:
-    row = tables.Row.of("fastpath", "a", [3.0, 1.0, 2.0], "s")
-    assert (row.value, row.spread, row.runs) == (2.0, (1.0, 3.0), (3.0, 1.0, 2.0))
+    row = Row.of("fastpath", "a", [3.0, 1.0, 2.0], "s")
+    assert (row.value, row.spread) == (2.0, (1.0, 3.0))
     assert row.is_unsteady
-    assert not tables.Row.of("fastpath", "a", [2.0, 2.1], "s").is_unsteady
+    assert not Row.of("fastpath", "a", [2.0, 2.1], "s").is_unsteady
 
 
 def test_table_has_a_column_for_each_subject(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
-        tables.Row("fastpath", "a", 1.0, "s", subject=BASE, ratio=1.0, table=COLD),
-        tables.Row("fastpath", "a", 2.0, "s", subject=OURS, ratio=2.0, table=COLD),
-        tables.Row("fastpath", "b", 3.0, "s", subject=OURS, table=COLD),
+        Row("fastpath", "a", 1.0, "s", subject=BASE, ratio=1.0, table=COLD),
+        Row("fastpath", "a", 2.0, "s", subject=OURS, ratio=2.0, table=COLD),
+        Row("fastpath", "b", 3.0, "s", subject=OURS, table=COLD),
     ]
     tables.show(rows, {BASE: "1"})
     assert capsys.readouterr().out.splitlines()[1:5] == [
@@ -141,9 +142,28 @@ def test_table_has_a_column_for_each_subject(capsys: pytest.CaptureFixture[str])
     ]
 
 
+def test_numbers_are_kept_a_line_each(tmp_path: Path) -> None:
+    rows = [
+        Row.of("writing", "untar", [1.0, 1.0000004, 3.0], "s", "< 2"),
+        Row("fastpath", "a", 0.0, "s", subject=OURS, ratio=2.0, table=COLD),
+    ]
+    results.write(tmp_path / "kept.json", {"machine": {"cores": "2"}, "missing": []}, rows)
+    facts, found = results.read(tmp_path / "kept.json")
+    assert facts == {"machine": {"cores": "2"}, "missing": []}
+    assert found == [replace(rows[0], value=1.0), rows[1]]
+    assert len((tmp_path / "kept.json").read_text(encoding="utf-8").splitlines()) == 8
+
+
+@pytest.mark.parametrize("name", ["fastpath", "pull", "results", "writing"])
+def test_what_is_kept_is_as_it_would_be_written(name: str, tmp_path: Path) -> None:
+    kept = PROJECT / f"bench/{name}.json"
+    results.write(tmp_path / "again.json", *results.read(kept))
+    assert (tmp_path / "again.json").read_text(encoding="utf-8") == kept.read_text(encoding="utf-8")
+
+
 def test_chart_draws_what_is_kept() -> None:
-    kept = json.loads((PROJECT / "bench/fastpath.json").read_text(encoding="utf-8"))
-    found = chart.ratios(kept["rows"], "fastpath")
+    _, rows = results.read(PROJECT / "bench/fastpath.json")
+    found = chart.ratios(rows, "fastpath")
     assert chart.chart("fastpath", found).count("<rect") > len(found)
 
 

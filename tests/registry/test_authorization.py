@@ -349,12 +349,12 @@ async def test_challenges_that_are_not_met(proxy: FaultProxy, challenge: str, te
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        (b"", "no JSON"),
-        (b"[]", "no JSON object"),
+        (b"", "not JSON"),
+        (b"[]", "not a JSON object"),
         (b"{}", "has none"),
         (b'{"token": "two words"}', "has none"),
         (b'{"token": "a\\r\\nb"}', "has none"),
-        (b"[" * 20_000, "no JSON"),
+        (b"[" * 20_000, "not JSON"),
         (b" " * 300_000, "more than 262144 bytes"),
     ],
 )

@@ -169,7 +169,7 @@ async def test_a_document_that_drips_has_an_end(
 ) -> None:
     proxy.fault(Drip(1, 0.02), kind="manifest", times=9)
     async with make_client(limits=replace(QUICK, answer=0.3, attempts=2)) as client:
-        with pytest.raises(TransferError, match=r"no whole answer in 0\.3 s"):
+        with pytest.raises(TransferError, match=r"only [0-9]+ bytes of an answer in 0\.3 s"):
             await client.manifest(ref)
 
 
@@ -437,7 +437,7 @@ async def test_a_registry_that_took_something_else_is_not_believed(
 
     proxy.fault(other, kind="manifest", method="PUT")
     async with make_client() as client:
-        with pytest.raises(RegistryError, match="took it as"):
+        with pytest.raises(RegistryError, match="stored it as"):
             await client.put_manifest(ref, image.raw, image.media_type)
 
 
@@ -575,7 +575,7 @@ async def test_nobody_there() -> None:
 
 async def test_tls_may_be_a_must(registry: DockerRegistry, image: Manifest) -> None:
     async with make_client(tls_verify=True) as client:
-        with pytest.raises(RegistryError, match="speaks no TLS"):
+        with pytest.raises(RegistryError, match="does not use TLS"):
             await client.manifest(reference(registry.address, REPOSITORY))
 
 

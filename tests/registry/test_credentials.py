@@ -275,7 +275,7 @@ def test_a_general_helper_may_be_missing(places: Places) -> None:
         ("echo nonsense", "no answer that has Username and Secret"),
         ("echo '[]'", "no answer that has Username and Secret"),
         ("""echo '{"Username":1,"Secret":2}'""", "Username and Secret are no strings"),
-        ("yes", "says more than 65536 bytes"),
+        ("yes", "wrote more than 65536 bytes"),
         ("exec sleep 1000", "no answer in 0.3 s"),
         ("exec >&-; exec sleep 1000", "no answer in 0.3 s"),
     ],

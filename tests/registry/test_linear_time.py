@@ -270,7 +270,7 @@ async def test_no_list_is_cut(link: str) -> None:
 
 async def test_a_list_that_can_not_be_followed_is_no_list() -> None:
     for links, text in (
-        ({"1": "<?last=1; rel=next"}, "Link can't be understood, so the list may be longer"),
+        ({"1": "<?last=1; rel=next"}, "Link cannot be parsed, so the list may be incomplete"),
         ({"1": "<?last=1>; rel=next", "2": "<?last=1>; rel=next"}, "sends the same page again"),
         ({"1": "<?last=1>; rel=next, <?last=2>; rel=next"}, "names 2 next pages"),
     ):

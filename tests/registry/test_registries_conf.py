@@ -169,7 +169,7 @@ def test_nothing_to_search_is_said(machine: Machine) -> None:
 def test_enforcing_asks_for_a_registry(machine: Machine) -> None:
     path = machine.user / "registries.conf"
     path.write_text(EXAMPLE.replace("permissive", "enforcing"))
-    with pytest.raises(RegistryError, match=r"'x' may be of example\.com, docker\.io"):
+    with pytest.raises(RegistryError, match=r"'x' may be in example\.com, docker\.io"):
         machine.candidates("x")
     path.write_text(path.read_text().replace('"example.com", ', ""))
     assert machine.candidates("x") == ["docker.io/library/x"]
@@ -281,12 +281,14 @@ def test_a_location_that_makes_no_name_is_told(machine: Machine) -> None:
     (machine.user / "registries.conf").write_text(
         '[[registry]]\nprefix = "x.org/a"\nlocation = "localhost:5000"\n'
     )
-    with pytest.raises(FormatError, match=r"'localhost:5000' makes no name of x\.org/a:1"):
+    with pytest.raises(
+        FormatError, match=r"'localhost:5000' does not make a valid name of x\.org/a:1"
+    ):
         machine.load().endpoints(Reference.parse("x.org/a:1"))
 
 
 def test_bad_names_are_told_as_they_were_written(machine: Machine) -> None:
-    with pytest.raises(InvalidReference, match="not an image name: 'Nginx!'"):
+    with pytest.raises(InvalidReference, match="'Nginx!' is not an image name"):
         machine.candidates("Nginx!")
 
 

@@ -39,7 +39,7 @@ async def test_a_registry_says_how_long(autojump_clock: MockClock) -> None:
     backoff = Backoff(RegistryLimits(longest_retry_after=100))
     assert await waited(backoff, 0) == 0
     assert await waited(backoff, 100) == pytest.approx(100)
-    with pytest.raises(TooManyRequests, match=r"broken; it wants a pause of 101 s"):
+    with pytest.raises(TooManyRequests, match=r"broken; the registry requests a pause of 101 s"):
         await waited(backoff, 101)
 
 

@@ -356,7 +356,7 @@ def test_damaged_manifest_json(store: Store, tmp_path: Path, manifest: bytes) ->
 
 def test_an_archive_without_images(store: Store, tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"manifest.json": b"[]"})
-    with pytest.raises(NotFoundError, match="holds no image"):
+    with pytest.raises(NotFoundError, match="contains no image"):
         open_image(store, str(path))
     with pytest.raises(FormatError, match=r"no manifest\.json or index\.json"):
         open_image(store, str(write_tar(tmp_path / "b.tar", {"etc/passwd": b""})))
@@ -506,7 +506,7 @@ def test_another_image_beside_it_is_still_a_choice(store: Store, tmp_path: Path,
     images = [*named(IMAGE, "one:1", "two:2"), small_image("other", names=("other:1",))]
     write = docker_archive if form == "docker-archive" else oci_layout
     path = write_tar(tmp_path / "a.tar", write(*images))
-    with pytest.raises(NotFoundError, match="holds 2 images, choose one: one:1, two:2; other:1"):
+    with pytest.raises(NotFoundError, match="contains 2 images; choose one: one:1, two:2; other:1"):
         open_image(store, str(path))
 
 
@@ -616,7 +616,7 @@ def test_an_unknown_layout_is_refused(store: Store, tmp_path: Path, marker: byte
 
 
 def test_what_is_no_layout(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="no OCI image layout"):
+    with pytest.raises(FormatError, match="not an OCI image layout"):
         open_image(store, f"oci:{tmp_path}")
     with pytest.raises(NotFoundError, match="No such file"):
         open_image(store, f"oci:{tmp_path}/none")

@@ -123,7 +123,7 @@ def test_a_damaged_layer_that_nobody_needs_is_removed(store: Store) -> None:
     spoil(layer_file(store, Digest.of(data)))
     (found,) = check(store, repair=True)
     assert found.repaired
-    assert "removed, nobody needs it" in found.text
+    assert "removed, as it is unused" in found.text
     assert not store.directory.layer_path(Digest.of(data)).exists()
     assert list(store.directory.quarantined()) == []
 
@@ -131,9 +131,9 @@ def test_a_damaged_layer_that_nobody_needs_is_removed(store: Store) -> None:
 def test_what_is_leased_is_left_alone(store: Store) -> None:
     spoil(layer_file(store, SHARED))
     with store.lease("mount", "mounted at /x") as lease:
-        lease.need(SHARED)
+        lease.protect(SHARED)
         (text,) = texts(store, repair=True)
-    assert text.endswith("; left alone, in use: mounted at /x")
+    assert text.endswith("; left in place, as it is in use: mounted at /x")
     assert store.has_layer(SHARED)
 
 
@@ -222,7 +222,7 @@ def test_what_does_not_belong_there_is_told_and_left(store: Store) -> None:
         (store.root / place / "some\nthing").write_text("")
     found = texts(store, repair=True)
     assert len(found) == 2
-    assert all("some\\nthing: does not belong there" in text for text in found)
+    assert all("some\\nthing: does not belong here" in text for text in found)
 
 
 def test_a_part_of_the_store_can_be_checked(store: Store) -> None:

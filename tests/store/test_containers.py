@@ -92,7 +92,7 @@ def test_a_name_that_is_taken_is_not_given_again(
 def test_a_name_of_somebody_else_is_refused(known: Containers, store: Store) -> None:
     made = make(known, "web")
     (made.upper / "file").write_text("kept")
-    with pytest.raises(StoreError, match="there is a container 'web' already"):
+    with pytest.raises(StoreError, match="container 'web' already exists"):
         make(known, "web")
     assert (made.upper / "file").read_text() == "kept"
     assert list((store.root / "tmp").iterdir()) == []
@@ -323,7 +323,7 @@ def test_keeping_moves_no_names(store: Store, tmp_path: Path) -> None:
 def test_one_image_of_many_is_kept(store: Store, tmp_path: Path) -> None:
     one, two = small_image("one", names=("a:1",)), small_image("two", names=("b:1",))
     path = write_tar(tmp_path / "both.tar", docker_archive(one, two))
-    with pytest.raises(NotFoundError, match="holds 2 images"):
+    with pytest.raises(NotFoundError, match="contains 2 images"):
         keep_image(store, str(path))
     assert str(keep_image(store, f"{path}:b:1").id) == two.id
     assert len(store.list_images()) == 1

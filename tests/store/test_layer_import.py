@@ -249,7 +249,7 @@ def test_a_tar_that_begins_with_such_a_name_is_plain(name: str) -> None:
 
 @pytest.mark.parametrize("kind", [Compression.PLAIN, Compression.XZ, Compression.BZIP2])
 def test_what_is_not_written_is_refused(kind: Compression) -> None:
-    with pytest.raises(UsageError, match=f"{kind.value} is not written"):
+    with pytest.raises(UsageError, match=f"{kind.value} cannot be written"):
         compressor(kind)
 
 

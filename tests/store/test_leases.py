@@ -72,7 +72,7 @@ def kill(worker: subprocess.Popen[str]) -> None:
 
 def test_a_lease_keeps_what_it_needs_until_it_is_closed(store: Store) -> None:
     with store.lease("pull", "pull of x") as lease:
-        lease.need(OTHER, DIFF_ID)
+        lease.protect(OTHER, DIFF_ID)
         collect(store)
         assert store.has_layer(DIFF_ID)
     assert files(store, "leases") == []
@@ -82,20 +82,20 @@ def test_a_lease_keeps_what_it_needs_until_it_is_closed(store: Store) -> None:
 
 def test_a_lease_without_needs_keeps_nothing(store: Store) -> None:
     with store.lease("pull", "pull of x") as lease:
-        lease.need(OTHER)
+        lease.protect(OTHER)
         collect(store)
         assert not store.has_layer(DIFF_ID)
 
 
 def test_what_a_lease_says(store: Store) -> None:
     with store.lease("mount", "about to mount") as lease:
-        lease.need(DIFF_ID)
-        lease.image(OTHER)
+        lease.protect(DIFF_ID)
+        lease.protect_image(OTHER)
         lease.describe("mounted at /x\n")
         with store.locked():
             (held,) = store.leases()
         assert (held.kind, held.what, held.pid) == ("mount", "mounted at /x\n", os.getpid())
-        assert held.needs == {DIFF_ID}
+        assert held.digests == {DIFF_ID}
         assert held.images == {OTHER}
         assert users_of(store, OTHER) == ("mounted at /x\n",)
         assert users_of(store, DIFF_ID) == ()
@@ -106,9 +106,9 @@ def test_what_a_lease_says(store: Store) -> None:
 
 def test_a_need_is_written_once(store: Store) -> None:
     with store.lease("pull", "x") as lease:
-        lease.need(DIFF_ID)
+        lease.protect(DIFF_ID)
         size = lease.path.stat().st_size
-        lease.need(DIFF_ID)
+        lease.protect(DIFF_ID)
         assert lease.path.stat().st_size == size
 
 
@@ -146,11 +146,11 @@ def test_a_child_holds_the_lease_of_its_parent(store: Store) -> None:
 
 def test_a_line_without_its_end_was_never_promised(store: Store) -> None:
     with store.lease("pull", "x") as lease:
-        lease.need(DIFF_ID)
+        lease.protect(DIFF_ID)
         with lease.path.open("ab") as file:
             file.write(b'{"need": "sha256:')
         (held,) = held_leases(store.root / "leases")
-        assert held.needs == {DIFF_ID}
+        assert held.digests == {DIFF_ID}
 
 
 def test_a_full_disk_spoils_no_lease(store: Store) -> None:
@@ -160,14 +160,14 @@ def test_a_full_disk_spoils_no_lease(store: Store) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         try:
             with pytest.raises(StoreError, match="leases"):
-                lease.need(OTHER)
+                lease.protect(OTHER)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        lease.need(DIFF_ID)
+        lease.protect(DIFF_ID)
         collect(store)
         assert store.has_layer(DIFF_ID)
         (held,) = held_leases(store.root / "leases")
-        assert held.needs == {DIFF_ID}
+        assert held.digests == {DIFF_ID}
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_what_was_registered_is_not_lost_to_a_collection_that_is_going_on(store:
             locked = is_locked(store)
             if locked:  # then who registers waits, and the collection has to go on first
                 worker.stdin.close()
-            lease.need(DIFF_ID)
+            lease.protect(DIFF_ID)
             there = store.has_layer(DIFF_ID)
             worker.stdin.close()
             assert worker.wait() == 0

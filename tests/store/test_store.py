@@ -115,7 +115,7 @@ def test_nobody_else_can_look_into_it(store: Store, stack: ExitStack) -> None:
     (store.root.parent / "file").write_bytes(LAYER)
     in_place(store, store.root.parent / "file")
     lease = stack.enter_context(store.lease("pull", "it"))
-    lease.need(DIFF_ID)
+    lease.protect(DIFF_ID)
     assert stack.enter_context(store.layer_lock(DIFF_ID)).try_acquire()
     made = {path.parent.name for path in paths_below(store.root) if path.is_file()}
     assert {"leases", "locks", "inplace", DIFF_ID.hex} <= made
@@ -126,7 +126,7 @@ def test_nobody_else_can_look_into_it(store: Store, stack: ExitStack) -> None:
 def test_a_newer_format_is_refused_and_left_alone(store: Store) -> None:
     (store.root / "version").write_text("3\n")
     before = paths_below(store.root)
-    with pytest.raises(StoreError, match="format '3', this program knows 2"):
+    with pytest.raises(StoreError, match="format '3', but this program supports up to 2"):
         Store(store.root)
     assert paths_below(store.root) == before
 

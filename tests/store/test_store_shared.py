@@ -259,7 +259,7 @@ def test_an_image_of_an_additional_store_is_not_removed_but_can_be_tagged(
     store = Store(tmp_path / "store", additional=[shared])
     known = Containers(store)
     for word in ("example.org/shared:1", MADE.id):
-        with pytest.raises(StoreError, match="additional store, which is only read"):
+        with pytest.raises(StoreError, match="additional store, which is read-only"):
             remove_image(store, known, word)
     store.tag(store.find_image(MADE.id), Reference.parse("mine:1"))
     assert store.find_image("mine:1").names == ("docker.io/library/mine:1",)
@@ -339,7 +339,7 @@ def test_an_additional_store_that_is_none(tmp_path: Path, shared: Path, what: st
         case _:
             shutil.rmtree(shared)
             shared.write_text("")
-    text = "format '7', this program knows 2" if what == "newer" else str(shared)
+    text = "format '7', but this program supports up to 2" if what == "newer" else str(shared)
     with pytest.raises((NotFoundError, StoreError), match=text):
         Store(tmp_path / "store", additional=[shared])
 

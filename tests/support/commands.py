@@ -1,7 +1,7 @@
-"""Runs command lines one after the other, each in a process of its own with bounded time.
+"""The command line without the start of an interpreter each time.
 
-The program is imported once, and forked for each: a suite of hundreds of commands stays short.
-Reads a list of cases from standard input, writes what became of them to standard output, as JSON.
+Run as a program this is a server: it has imported the whole program, forks for every command, and
+tells what came of it. A daemon that such a command leaves is no different from any other.
 """
 
 from __future__ import annotations
@@ -10,83 +10,171 @@ import importlib
 import json
 import os
 import pkgutil
+import select
 import signal
+import subprocess
 import sys
-import tempfile
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import unionmount
-from unionmount.cli import main
+from support.mounting import CommandLine
+from support.mounting import Result as Completed
 
 _PATIENCE = 60.0
-_PERIOD = 0.005
 
 
-@dataclass
-class Case:
-    """A command line and its environment."""
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command that ended said; a status below 0 is the signal that killed it."""
 
-    words: list[str]
-    environment: dict[str, str]
-    uid: int = 0
-
-
-@dataclass
-class Ended:
-    """What became of it; ``status`` is None where it had to be killed."""
-
-    status: int | None
-    output: str
-    error: str
+    status: int
+    stdout: str
+    stderr: str
+    late: bool = False
+    """Whether it was killed here, because it did not end by itself."""
 
 
-def run(case: Case) -> Ended:
-    """One command, in a child."""
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as error:
+class Commands:
+    """A server, to be closed; for one command at a time."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self.pid = 0
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "support.commands"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": _python_path(), **(environment or {})},
+        )
+
+    def start(self, *words: str | Path, environment: Mapping[str, str] | None = None) -> None:
+        """Run a command in the background, as process ``pid``. ``wait`` has to follow.
+
+        ``environment`` is added to that of the server.
+        """
+        self._ask([list(map(str, words)), dict(environment or {})])
+        self.pid = int(self._answer())
+
+    def wait(self) -> Result:
+        """Wait for the end of the command that was started; one that takes too long is killed."""
+        self._ask(None)
+        assert self._server.stdout is not None
+        late = not select.select([self._server.stdout], [], [], _PATIENCE)[0]
+        if late:
+            os.kill(self.pid, signal.SIGKILL)
+        status, stdout, stderr = self._answer()
+        return Result(status, stdout, stderr, late)
+
+    def run(self, *words: str | Path, status: int = 0) -> Result:
+        """Run a command to its end; fails the test on another exit status than ``status``."""
+        self.start(*words)
+        done = self.wait()
+        assert done.status == status, f"{words}: {done.status}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def _ask(self, question: object) -> None:
+        assert self._server.stdin is not None
+        json.dump(question, self._server.stdin)
+        self._server.stdin.write("\n")
+        self._server.stdin.flush()
+
+    def _answer(self) -> Any:
+        assert self._server.stdout is not None
+        line = self._server.stdout.readline()
+        assert line, "the server of commands has ended"
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the server."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.stdout.close()
+        self._server.wait()
+
+
+class ForkedCommandLine(CommandLine):
+    """The command line for tests that run it often: by a server."""
+
+    def __init__(self, commands: Commands, environment: dict[str, str] | None = None) -> None:
+        super().__init__(environment=environment)
+        self._commands = commands
+
+    def _execute(self, words: list[str], stdin: Any) -> Completed:
+        assert stdin == subprocess.DEVNULL
+        self._commands.start(*words, environment=self.environment)
+        done = self._commands.wait()
+        return Completed(words, done.status, done.stdout, done.stderr)
+
+
+def _python_path() -> str:
+    before = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(Path(__file__).parents[1]), *([before] if before else [])])
+
+
+# ---- the server --------------------------------------------------------------------------------
+
+
+def _say(answer: object) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+def _command(words: list[str], outputs: list[int]) -> int:
+    """In the child: run the command line as if it had just been started."""
+    from unionmount.cli import main  # noqa: PLC0415
+
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDONLY)
+    for number, fd in enumerate([null, *outputs]):
+        os.dup2(fd, number)
+    for fd in (null, *outputs):
+        os.close(fd)
+    sys.stdin, sys.stdout, sys.stderr = (
+        open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+        for number, mode in enumerate("rww")
+    )
+    status = main(words)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+def _contents(fd: int) -> str:
+    with open(fd, "rb") as file:
+        file.seek(0)
+        return file.read().decode("utf-8", "replace")
+
+
+def _import_all() -> None:
+    program = importlib.import_module("unionmount")
+    for module in pkgutil.walk_packages(program.__path__, "unionmount."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+
+def _serve() -> None:
+    _import_all()
+    for line in sys.stdin:
+        words, environment = json.loads(line)
+        outputs = [os.memfd_create(name) for name in ("stdout", "stderr")]
         child = os.fork()
         if child == 0:
-            _become(case, output.fileno(), error.fileno())
-        status = _wait(child)
-        texts = []
-        for file in (output, error):
-            file.seek(0)
-            texts.append(file.read(64 * 1024).decode("utf-8", "replace"))
-    return Ended(status, *texts)
-
-
-def _become(case: Case, output: int, error: int) -> None:
-    status = 99
-    try:
-        os.setsid()
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(output, 1)
-        os.dup2(error, 2)
-        os.environ.update(case.environment)
-        if case.uid:
-            os.setgroups([])
-            os.setresgid(case.uid, case.uid, case.uid)
-            os.setresuid(case.uid, case.uid, case.uid)
-        status = main(case.words)
-        sys.stdout.flush()
-    finally:
-        os._exit(status)
-
-
-def _wait(child: int) -> int | None:
-    end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(_PERIOD)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+            status = 255
+            try:
+                os.environ.update(environment)
+                status = _command(words, outputs)
+            finally:
+                os._exit(status)
+        _say(child)
+        sys.stdin.readline()  # until then its number is nobody else's
+        _, how = os.waitpid(child, 0)
+        _say((os.waitstatus_to_exitcode(how), *map(_contents, outputs)))
 
 
 if __name__ == "__main__":
-    for module in pkgutil.walk_packages(unionmount.__path__, "unionmount."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    json.dump([asdict(run(Case(**case))) for case in json.load(sys.stdin)], sys.stdout)
+    _serve()

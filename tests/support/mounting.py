@@ -28,8 +28,14 @@ class CommandLine:
         self, *arguments: str | Path, status: int = 0, stdin: Any = subprocess.DEVNULL
     ) -> Result:
         """Run a subcommand to its end; fails the test on another exit status than ``status``."""
-        done = subprocess.run(
-            [*self.prefix, *COMMAND, *map(str, arguments)],
+        done = self._execute([str(one) for one in arguments], stdin)
+        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def _execute(self, words: list[str], stdin: Any) -> Result:
+        return subprocess.run(
+            [*self.prefix, *COMMAND, *words],
             stdin=stdin,
             capture_output=True,
             text=True,
@@ -37,9 +43,6 @@ class CommandLine:
             timeout=_PATIENCE * 2,
             check=False,
         )
-        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
-        return done
 
     def error(self, *arguments: str | Path, status: int = 1) -> str:
         """Run a subcommand that fails: nothing on standard output, one line on standard error."""

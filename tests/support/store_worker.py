@@ -109,15 +109,15 @@ def load(root: str, source: str, stop_at: str) -> None:
 def hold_lease(root: str, digest: str) -> None:
     """Hold a lease until told to end."""
     with Store(Path(root)).lease("pull", "a test") as lease:
-        lease.need(Digest.parse(digest))
-        lease.image(Digest.parse(digest))
+        lease.protect(Digest.parse(digest))
+        lease.protect_image(Digest.parse(digest))
         say_and_wait("held")
 
 
 def hand_lease_on(root: str, digest: str) -> None:
     """Make a lease, let a child have it, and end."""
     lease = Store(Path(root)).lease("mount", "a test")
-    lease.need(Digest.parse(digest))
+    lease.protect(Digest.parse(digest))
     if os.fork() == 0:
         say_and_wait("held by the child")
         lease.close()

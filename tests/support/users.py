@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 NOBODY = 65534
+_ALLOW_OTHER = b"user_allow_other"
 _FUSE_MODE = "UNIONMOUNT_TEST_FUSE_MODE"
 BECOME = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 # A virtual environment may stand in root's home, where only root gets to its Python. The user may
@@ -74,14 +75,19 @@ def fuse_for_all(device: Path = Path("/dev/fuse")) -> Iterator[None]:
 
 
 @contextmanager
-def allowed_to_others() -> Iterator[None]:
-    """/etc/fuse.conf that lets users open their mounts to others; one process at a time."""
+def fuse_conf(*, allows_others: bool) -> Iterator[None]:
+    """/etc/fuse.conf that lets users open their mounts to others, or does not.
+
+    One process at a time has its way: every test that depends on this setting asks for it here.
+    """
     path = Path("/etc/fuse.conf")
     turn = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(turn, fcntl.LOCK_EX)
         before = path.read_bytes() if path.exists() else None
-        path.write_bytes((before or b"") + b"\nuser_allow_other\n")
+        lines = (before or b"").splitlines()
+        kept = [line for line in lines if line.strip() != _ALLOW_OTHER]
+        path.write_bytes(b"\n".join([*kept, _ALLOW_OTHER if allows_others else b"", b""]))
         try:
             yield
         finally:

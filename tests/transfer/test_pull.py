@@ -484,7 +484,7 @@ def test_a_name_without_a_version_gets_a_hint(
     done = cli.run("pull", bare)
     assert done.stdout == f"{SMALL.id}\n"
     assert done.stderr == (
-        f"hint: no version named, so this is {bare}:latest; "
+        f"hint: no tag was given, so this is {bare}:latest; "
         f"'unionmount tags {bare}' lists the others\n"
     )
     assert cli.run("pull", "-q", bare).stderr == ""

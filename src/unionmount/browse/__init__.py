@@ -1,1 +1,1 @@
-"""Questions about images and containers that need no mount."""
+"""Queries of images and containers that need no mount."""

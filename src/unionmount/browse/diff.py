@@ -1,11 +1,11 @@
-"""What is different between a tree and the tree that it was: a container and its image.
+"""The differences between a tree and an older one, such as a container and its image.
 
-Differences are found by path: what has a path in both trees is compared (type, content, mode,
-owner, extended attributes, modification time), whatever was done to it in between. Only directories
-that have a part in the upper are looked into, and those that stand where the older tree has another
-thing or nothing. Nothing is changed by looking.
+Differences are found by path: whatever has a path in both trees is compared by type, content, mode,
+owner, extended attributes and modification time, no matter how it changed in between. Only
+directories that have a part in the upper are entered, and those that are not directories in the
+older tree. The comparison changes nothing.
 
-A container that is in use may change meanwhile; what was removed since it was seen is a deletion.
+A container in use may change meanwhile; what was removed since it was listed counts as deleted.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from unionmount.core import Attributes, BrowsableTree, DirectoryEntry, Node
 
 Kind = Literal["A", "C", "D"]
 
-_STEP = 1024 * 1024  # bytes of both files that are compared at once
+_STEP = 1024 * 1024  # bytes that are compared at once
 _BATCH = 256
 _PERMISSIONS = 0o7777
 _NOT_OF_THE_IMAGE = frozenset({b"security.selinux"})  # a label that belongs to the host
-_GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)  # removed while we look
-# what a name gives that was removed since it was seen, or stands for something else by now
+_GONE = (
+    errno.ENOENT,
+    errno.ESTALE,
+    errno.ENOTDIR,
+)  # errors for names that are removed during the comparison
+# Errors for names that were removed or replaced since they were listed.
 REPLACED = (*_GONE, errno.EISDIR, errno.EINVAL, errno.ELOOP)
 
 TYPE_NAMES = {
@@ -42,11 +46,11 @@ TYPE_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One path that is added (A), changed (C) or deleted (D).
+    """A path that was added (A), changed (C) or deleted (D).
 
-    ``changes`` says of a C what is not the same: type, content, mode, owner, xattrs, times, or
-    links (to which other paths it is hard-linked). It is empty for a directory that only holds
-    something different. ``opaque``: nothing of the older directory of this path is left.
+    ``changes`` names the differences of a C: type, content, mode, owner, xattrs, times, or links
+    (the set of paths it is hard-linked to). It is empty for a directory in which only entries
+    differ. ``opaque``: nothing of the older directory at this path is left.
     """
 
     kind: Kind
@@ -58,13 +62,13 @@ class Difference:
 
     @property
     def mode(self) -> int:
-        """Type and permissions of what is there now, or of a D, was."""
+        """Type and permissions of the new file, or of the deleted one."""
         found = self.after or self.before
         return found.mode if found is not None else 0
 
     @property
     def size(self) -> int:
-        """Bytes of a file or symlink that is there now."""
+        """The size of the new file or symlink."""
         if self.after is None or stat.S_IFMT(self.after.mode) not in (stat.S_IFREG, stat.S_IFLNK):
             return 0
         return self.after.size
@@ -72,9 +76,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A path, and what it means in both trees.
+    """A path and its meaning in both trees.
 
-    ``whole``: everything here and below is wanted, also what is the same.
+    ``whole``: everything at and below the path is reported, even if it did not change.
     """
 
     path: bytes
@@ -92,20 +96,20 @@ class _Pair:
 
     @property
     def is_same(self) -> bool:
-        """Whether it is the file that it was, if perhaps changed; or goes on with a directory."""
+        """Whether it is the same file, perhaps changed, or a continued directory."""
         return self.before is not None and self.before.node == self.after.node
 
 
 Same = Callable[[Attributes, Attributes], bool]
-"""Whether what two trees have at one path is known to be the same, all that is in it included."""
+"""A test whether both trees are known to be the same at a path and below it."""
 
 _Step = tuple[_Pair | None, Difference, bool]
-"""A pair that is there, its difference, and whether this is told for its own sake."""
+"""A pair of files, their difference, and whether it is reported for its own sake."""
 
 
 @dataclass(slots=True)
 class _EnteredDirectory:
-    """A directory that is being looked into; ``announce`` is itself, until it was told of."""
+    """An entered directory; ``announce`` is its own difference until that is reported."""
 
     node: Node
     steps: Iterator[_Step]
@@ -114,7 +118,7 @@ class _EnteredDirectory:
 
 @dataclass(slots=True)
 class _Group:
-    """A file of several names: its paths, and what these mean in the older tree."""
+    """A file with several names: its paths, and the nodes of these paths in the older tree."""
 
     nlink: int
     whole: bool = False
@@ -123,26 +127,26 @@ class _Group:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all names were found where anything may differ."""
+        """Whether all names of the file were found."""
         return len(self.paths) >= self.nlink
 
     @property
     def is_changed(self) -> bool:
-        """Whether the names do not all mean one file of the older tree."""
+        """Whether the names do not all belong to one file of the older tree."""
         return self.whole or not self.is_complete or len(self.origins) > 1 or None in self.origins
 
 
 class Comparison:
-    """Two trees that are compared, ``after`` with ``before``; both are borrowed.
+    """A comparison of two borrowed trees, ``after`` with ``before``.
 
-    ``layer`` is what ``Attributes.layer`` says in ``after`` of that which is in its upper: nothing
-    else differs. Where it is None, everything is compared. ``same`` is for trees that are not built
-    on each other, whose nodes have nothing to do with each other: what it knows to be the same is
-    passed over, and where a directory is another one, only what is in it counts.
+    ``layer`` is the value of ``Attributes.layer`` in ``after`` for entries of its upper; everything
+    else is the same. If it is None, everything is compared. ``same`` is for trees whose nodes are
+    unrelated: paths for which it returns True are skipped, and of a directory only the entries are
+    compared.
 
-    ``for_layer``: what is wanted is what a layer must hold that makes ``before`` into ``after``.
-    Then the deletions in a directory come before all else in it, an opaque directory is followed by
-    all that it holds, and the root comes first where anything differs.
+    ``for_layer`` reports what a layer must contain that turns ``before`` into ``after``. Then the
+    deletions in a directory come first, an opaque directory is followed by all its entries, and the
+    root comes first if anything differs.
     """
 
     def __init__(
@@ -160,15 +164,15 @@ class Comparison:
         self._layer = layer
         self._for_layer = for_layer
         self._relinked: set[bytes] = set()
-        self._ways: set[bytes] = set()  # directories that lead to relinked names
-        self._equal: dict[tuple[Node, Node], bool] = {}  # contents of hard-linked files
+        self._ways: set[bytes] = set()  # directories above relinked names
+        self._equal: dict[tuple[Node, Node], bool] = {}  # results of comparing hard-linked files
 
     def differences(self) -> Iterator[Difference]:
-        """Every path that differs, a directory before what is in it."""
+        """Yield every path that differs, a directory before its entries."""
         self._find_relinked()
         root = self._root()
         itself = Difference("C", b"", root.before, root.after, self._compare(root))
-        # what is made or removed in the root changes its time; no tool tells of that
+        # The time of the root changes with each entry; no tool reports that.
         if set(itself.changes) - {"times"}:
             yield itself
             places = [self._place(root, None)]
@@ -197,7 +201,7 @@ class Comparison:
         return _EnteredDirectory(pair.after.node, self._steps(pair), announce)
 
     def _steps(self, directory: _Pair) -> Iterator[_Step]:
-        """What is in a directory, in the order that is wanted."""
+        """Yield the steps of a directory in their order."""
         if self._for_layer and directory.was_directory and not self._is_whole(directory):
             for path, before, pair in self._children(directory):
                 if pair is None:
@@ -211,7 +215,9 @@ class Comparison:
     def _children(
         self, directory: _Pair
     ) -> Iterator[tuple[bytes, Attributes | None, _Pair | None]]:
-        """All paths in a directory of either tree: what they were, and the pair where they are."""
+        """Yield all paths in a directory of either tree: the old attributes, and the pair if it
+        exists.
+        """
         whole = self._is_whole(directory)
         older: Iterator[DirectoryEntry] = iter(())
         if directory.before is not None and directory.was_directory:
@@ -241,7 +247,7 @@ class Comparison:
             yield pair, found, bool(changes) or opaque or pair.whole
 
     def _compared(self, pair: _Pair) -> tuple[_Pair, tuple[str, ...]]:
-        """What is not the same; where a path has another meaning by now, with that one."""
+        """Return the differences of a pair and the pair, a new one if the path was replaced."""
         try:
             return pair, self._compare(pair)
         except OSError as error:
@@ -259,7 +265,7 @@ class Comparison:
         return self._layer is None or after.layer == self._layer
 
     def _is_opaque(self, pair: _Pair) -> bool:
-        """Whether a directory took the place of another one, of which nothing may show."""
+        """Return whether a directory replaced another one whose entries must not show."""
         if not pair.is_directory or not pair.was_directory or pair.is_same or pair.whole:
             return False
         if self._same is not None:
@@ -268,18 +274,18 @@ class Comparison:
         return bool(self._before.list(pair.before.node, 0, 1))
 
     def _is_whole(self, directory: _Pair) -> bool:
-        """Whether all that is in a directory is wanted."""
+        """Return whether all entries of a directory are reported."""
         return directory.whole or (self._for_layer and self._is_opaque(directory))
 
     def _forget(self, node: Node) -> None:
-        """Let a view drop what it keeps of a node: there may be very many."""
+        """Forget a node of a view, as there may be very many."""
         if isinstance(self._after, core.View) and node != core.ROOT:
             self._after.forget(node)
 
     # -- comparing
 
     def _compare(self, pair: _Pair) -> tuple[str, ...]:
-        """What is not the same, in a fixed order."""
+        """Return the names of the differences in a fixed order."""
         before, after = pair.before, pair.after
         assert before is not None
         changes = []
@@ -287,7 +293,7 @@ class Comparison:
             changes.append("type")
         elif not self._is_content_equal(before, after):
             changes.append("content")
-        # the permissions of a symlink mean nothing and can't be set
+        # Permissions of a symlink mean nothing and cannot be set.
         if (before.mode ^ after.mode) & _PERMISSIONS and not stat.S_ISLNK(after.mode):
             changes.append("mode")
         if (before.uid, before.gid) != (after.uid, after.gid):
@@ -299,7 +305,7 @@ class Comparison:
         return tuple(changes)
 
     def _is_content_equal(self, before: Attributes, after: Attributes) -> bool:
-        """Of two things of one type; what is in a directory is not its content."""
+        """Compare the contents of two files of one type; directories have none."""
         kind = stat.S_IFMT(after.mode)
         if kind == stat.S_IFLNK:
             return self._before.readlink(before.node) == self._after.readlink(after.node)
@@ -327,10 +333,10 @@ class Comparison:
     # -- hard links
 
     def _find_relinked(self) -> None:
-        """Find files of several names whose names do not all mean one file of the older tree.
+        """Find files with several names that are not all names of one file of the older tree.
 
-        In a layer a hard link leads to something in the same layer, so all names of such a file are
-        told of, also those that nobody touched.
+        In a layer, a hard link leads to a file of the same layer, so all names of such a file are
+        reported, even those that did not change.
         """
         groups: dict[Node, _Group] = {}
         for pair in self._linked_files():
@@ -350,7 +356,7 @@ class Comparison:
                 self._ways.add(path)
 
     def _linked_files(self) -> Iterator[_Pair]:
-        """Files of several names, where anything may differ."""
+        """Yield files with several names that may differ."""
         pending = [self._root()]
         while pending:
             directory = pending.pop()
@@ -367,7 +373,7 @@ class Comparison:
 
 
 def xattrs_of(tree: BrowsableTree, node: Node) -> dict[bytes, bytes]:
-    """The extended attributes of a node, but those that belong to the host."""
+    """Return the extended attributes of a node, except for those that belong to the host."""
     found = {}
     for name in tree.listxattr(node):
         if name not in _NOT_OF_THE_IMAGE:
@@ -380,7 +386,7 @@ def xattrs_of(tree: BrowsableTree, node: Node) -> dict[bytes, bytes]:
 
 
 def _announce(places: list[_EnteredDirectory]) -> Iterator[Difference]:
-    """Tell of the directories on the way, each once."""
+    """Report the directories above a path, each once."""
     for place in places:
         if place.announce is not None:
             yield place.announce
@@ -410,7 +416,7 @@ def _list(tree: BrowsableTree, directory: Node, cookie: int) -> list[DirectoryEn
 def _joined(
     older: Iterator[DirectoryEntry], newer: Iterator[DirectoryEntry]
 ) -> Iterator[tuple[bytes, Attributes | None, Attributes | None]]:
-    """The names of two sorted lists, with what either says of them."""
+    """Merge two sorted lists; yield each name with its attributes in either list."""
     old, new = next(older, None), next(newer, None)
     while old is not None or new is not None:
         if old is not None and (new is None or old.name < new.name):

@@ -1,7 +1,7 @@
-"""What find(1) can be asked for, over the tree of an image: tests, operators, and a walk.
+"""The tests, operators and the walk of find(1) for the tree of an image.
 
-What an expression means is what POSIX and GNU say of it; there is no action but printing. A test
-that is not here is named in the error.
+Expressions have the meaning that POSIX and GNU give them. Printing is the only action. An
+unsupported test is an error that names it.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ _BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One path that a search has come to."""
+    """One path of a search."""
 
     files: BrowsableTree
     path: bytes  # as it is printed
-    name: bytes  # its last part
+    name: bytes  # the last component
     attributes: Attributes
 
 
 @dataclass(slots=True)
 class _Outcome:
-    """What an expression did with a path, apart from being true."""
+    """The effects of an expression on a path, apart from its truth."""
 
-    printed: list[bytes] = field(default_factory=list)  # what ends the line: a newline or NUL
+    printed: list[bytes] = field(default_factory=list)  # the ends of lines: newline or NUL
     pruned: bool = False
 
 
@@ -61,7 +61,7 @@ _Test = Callable[[Visit, _Outcome], bool]
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """An expression, parsed; ``least`` and ``most`` are -mindepth and -maxdepth."""
+    """A parsed expression; ``least`` and ``most`` are -mindepth and -maxdepth."""
 
     test: _Test
     least: int
@@ -70,9 +70,9 @@ class Expression:
     def search(
         self, files: BrowsableTree, start: Found, shown: bytes
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Paths that are to be printed, with what ends the line.
+        """Yield the paths to print, each with the end of its line.
 
-        ``shown`` is how the starting point is printed.
+        ``shown`` is the printed form of the starting point.
         """
         name = shown.rstrip(b"/").rpartition(b"/")[2] or b"/"
         pending = [(Visit(files, shown, name, start.attributes), 0)]
@@ -102,12 +102,12 @@ def _inside(visit: Visit) -> Iterator[Visit]:
 
 
 def parse_expression(words: Sequence[str], files: BrowsableTree) -> Expression:
-    """An expression; ``files`` is where -newer looks. UsageError where it is none."""
+    """Parse an expression; -newer looks into ``files``. Raise UsageError if it is not valid."""
     return _ExpressionParser(words, files).parse()
 
 
 class _ExpressionParser:
-    """Recursive descent: or, and, not, primary."""
+    """A recursive-descent parser: or, and, not, primary."""
 
     def __init__(self, words: Sequence[str], files: BrowsableTree) -> None:
         self._words = list(words)
@@ -190,7 +190,7 @@ class _ExpressionParser:
         if word in _TESTS:
             return _TESTS[word](word, self._take(word))
         known = ", ".join(sorted([*_TESTS, *_ACTIONS, "-maxdepth", "-mindepth", "-newer"]))
-        raise UsageError(f"find: '{printable(word)}' is not supported (there are {known})")
+        raise UsageError(f"find: '{printable(word)}' is not supported; use {known}")
 
     def _depth(self, word: str) -> _Test:
         text = self._take(word)
@@ -273,7 +273,7 @@ def _type(word: str, text: str) -> _Test:
 
 
 def _is_within(sign: str, limit: int, value: int) -> bool:
-    """``+N`` more than N, ``-N`` less, ``N`` just that."""
+    """Compare a number: ``+N`` is more than N, ``-N`` less, ``N`` exactly that."""
     return value > limit if sign == "+" else value < limit if sign == "-" else value == limit
 
 

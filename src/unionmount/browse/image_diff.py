@@ -1,8 +1,8 @@
-"""Two images, or containers, compared by what they show.
+"""The differences between two images or containers.
 
-What both have from one layer is not read: a file is the same where layer and record are, and a
-directory where no layer above those that both begin with has a part in it. Everything else is
-compared as ``changes`` does it: by attributes, then sizes, then bytes in steps.
+Files that both have from one layer are not read: a file is the same if its layer and record are,
+and a directory if only the common lowest layers have a part in it. Everything else is compared as
+``diff`` does: attributes first, then sizes, then contents.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def differences(before: OpenView, after: OpenView) -> Iterator[Difference]:
-    """Every path that differs, a directory before what is in it; sorted."""
+    """Yield every path that differs, sorted, a directory before its entries."""
     shared = _shared_layers(before, after)
     one, other = _Side(before, shared), _Side(after, shared)
 
@@ -36,7 +36,7 @@ def differences(before: OpenView, after: OpenView) -> Iterator[Difference]:
 
 
 def _shared_layers(before: OpenView, after: OpenView) -> int:
-    """How many of the lowest layers both have."""
+    """Return the number of lowest layers that both have."""
     shared = 0
     for one, other in zip(before.image.layers, after.image.layers, strict=False):
         if one.diff_id != other.diff_id:
@@ -46,7 +46,7 @@ def _shared_layers(before: OpenView, after: OpenView) -> int:
 
 
 class _Side:
-    """One of the two: where its nodes come from."""
+    """One side of the comparison, which knows the layers of its nodes."""
 
     def __init__(self, view: OpenView, shared: int) -> None:
         self._tree = view.tree
@@ -58,14 +58,14 @@ class _Side:
             base += index.info.inodes
 
     def origin(self, file: Attributes) -> tuple[Digest, int] | None:
-        """The layer of a file and its record there; None where it is no layer's."""
+        """Return the layer of a file and its record there; None if it is not from a layer."""
         if file.layer >= len(self._layers):
             return None
         diff_id, base = self._layers[file.layer]
         return diff_id, file.node - base
 
     def is_shared(self, found: Attributes) -> bool:
-        """Whether it is a directory that only the layers that both have know of."""
+        """Return whether only the common layers have a part in a directory."""
         if not stat.S_ISDIR(found.mode) or found.layer >= self._shared:
             return False
         try:

@@ -1,9 +1,9 @@
-"""What there is to say of an image or a container, with docker's keys in docker's order.
+"""The details of images and containers, with docker's keys in docker's order.
 
 The keys, their order and their types are those of ``docker inspect`` (``image.InspectResponse`` and
-``container.Config`` of its API before 1.50), so that scripts and templates find what they look for.
-``Layers`` is ours: where each layer lives and which images share it. Of a container there are the
-keys that mean something without a process in it.
+``container.Config`` of its API before 1.50), so that scripts and templates work with both.
+``Layers`` is specific to unionmount: the location of each layer and the images that share it.
+Containers have the keys that make sense without a process.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _HEALTH = ("Interval", "Timeout", "StartPeriod", "StartInterval")
 
 @dataclass(frozen=True, slots=True)
 class _ConfigPart:
-    """A part of a config as it came: what is taken from it has the right type, or is an error."""
+    """A part of an untrusted config, whose fields are read with their types checked."""
 
     values: Mapping[str, Any]
     where: str
 
     def _refuse(self, name: str, wanted: str) -> FormatError:
-        return FormatError(f"{self.where}: field '{name}': not {wanted}")
+        return FormatError(f"{self.where}: field '{name}': is not {wanted}")
 
     def text(self, name: str) -> str:
         value = self.values.get(name)
@@ -60,12 +60,14 @@ class _ConfigPart:
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise self._refuse(name, "a whole number")
         if value is not None and not -(2**63) <= value < 2**63:
-            raise self._refuse(name, "a number of 64 bits")
+            raise self._refuse(name, "a 64-bit number")
         return value
 
     def texts(self, name: str) -> Slice:
         value = self.values.get(name)
-        value = [value] if isinstance(value, str) else value  # old builders wrote one command so
+        value = (
+            [value] if isinstance(value, str) else value
+        )  # old builders wrote a single command this way
         if value is None:
             return Slice(nil=True)
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
@@ -73,7 +75,7 @@ class _ConfigPart:
         return Slice(value)
 
     def keys(self, name: str, of: str) -> Map:
-        """An object whose keys alone mean something."""
+        """Return an object of which only the keys have a meaning."""
         value = self._object(name)
         items = dict.fromkeys(value or (), _EMPTY)
         return Map(items, zero=_EMPTY, of=f"map[{of}]struct {{}}", nil=value is None)
@@ -102,7 +104,7 @@ class _ConfigPart:
 
 
 def run_config(runtime: Mapping[str, Any], where: str) -> Struct:
-    """How to run an image, as docker's ``container.Config`` has it."""
+    """Return how to run an image, as docker's ``container.Config``."""
     source = _ConfigPart(runtime, where)
     fields: dict[str, Any] = {name: source.text(name) for name in _STRINGS}
     fields |= {name: source.flag(name) for name in ("AttachStdin", "AttachStdout", "AttachStderr")}
@@ -134,7 +136,7 @@ def run_config(runtime: Mapping[str, Any], where: str) -> Struct:
 
 
 def inspect_image(store: Store, image: OpenImage, stored: StoredImage | None) -> Struct:
-    """All that is known of an image; ``stored`` is what the store says of it, if it is there."""
+    """Return the details of an image; ``stored`` is its entry in the store, if it has one."""
     config = image.image.config
     where = f"image {config.digest}"
     source = _ConfigPart(load_json(config.raw, where), where)
@@ -184,7 +186,7 @@ def _tag_time(stored: StoredImage | None) -> str:
 
 
 def _layer(layer: OpenLayer, size: int) -> dict[str, Any]:
-    """What a layer is and where it lives; an archive that is used in place has an offset."""
+    """Return the details of a layer and its location, with an offset inside an archive."""
     return {
         "DiffID": str(layer.diff_id),
         "Size": size,
@@ -195,7 +197,7 @@ def _layer(layer: OpenLayer, size: int) -> dict[str, Any]:
 
 
 def _with_sharing(store: Store, config: Config, layers: list[dict[str, Any]]) -> list[Struct]:
-    """The layers, each with the other images of the store that have it, too."""
+    """Return the details of the layers, with the other images of the store that share them."""
     users: dict[str, list[str]] = {layer["DiffID"]: [] for layer in layers}
     for other in store.list_images():
         if other.id == config.digest:
@@ -213,7 +215,7 @@ def _with_sharing(store: Store, config: Config, layers: list[dict[str, Any]]) ->
 
 
 def inspect_container(container: Container, record: Record | None, status: str) -> Struct:
-    """All that is known of a container, mounted (``record``) or not."""
+    """Return the details of a container and, if it is mounted, of ``record``."""
     state = _state(record, status)
     fields = {
         "Id": record.id if record else "",
@@ -230,7 +232,7 @@ def inspect_container(container: Container, record: Record | None, status: str) 
 
 
 def inspect_mount(record: Record, status: str) -> Struct:
-    """All that is known of a mount without a container of the store."""
+    """Return the details of a mount that belongs to no container of the store."""
     fields = {
         "Id": record.id,
         "Created": record.created,

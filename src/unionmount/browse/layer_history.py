@@ -1,4 +1,4 @@
-"""Where a path of an image comes from: what each layer did to it, and who hides whom."""
+"""The history of a path: what each layer did to it, and which layers hide others."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ if TYPE_CHECKING:
     from unionmount.core import Attributes, LayerTrees, Marks, Tree
 
 Action = Literal["added", "changed", "mentioned", "deleted", "hidden"]
-"""``mentioned``: a directory that is only on the way to what the layer has in it. ``hidden``: what
-a layer does to a directory above hides the path, too."""
+"""``mentioned``: a directory that is only the parent of other entries of the layer. ``hidden``: the
+layer changed a directory above in a way that hides the path, too.
+"""
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """What one layer did to a path.
+    """The effect of one layer on a path.
 
-    ``because`` is the path above that is hidden, where the action is ``hidden`` or the layer hides
-    and has the path; ``how`` says how it hides: whiteout, opaque, replaced (a new directory), or
-    ``file`` (no directory any more).
+    ``because`` is the hidden path above, if the action is ``hidden`` or the layer has the path but
+    hides a directory above it. ``how`` names the way: whiteout, opaque, replaced (by a new
+    directory), or ``file`` (no longer a directory).
     """
 
     layer: int
@@ -45,12 +46,12 @@ class Touch:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a layer says of a path and of the directories above."""
+    """The content of a layer at a path and at the directories above it."""
 
-    attributes: Attributes | None  # of the path in it; None where it has none, or a whiteout
+    attributes: Attributes | None  # of the path in the layer; None if it is absent or a whiteout
     marks: Marks | None
-    how: str = ""  # it hides what is below
-    because: bytes | None = None  # by this path
+    how: str = ""  # how the layer hides lower layers
+    because: bytes | None = None  # the path that hides them
 
     @property
     def is_directory(self) -> bool:
@@ -59,11 +60,11 @@ class _Seen:
 
 @dataclass(slots=True)
 class _Trace:
-    """What is visible at a path, going up from layer to layer."""
+    """The visible parts of a path, from the lowest layer up."""
 
     path: bytes
     touches: list[Touch] = field(default_factory=list)
-    alive: list[int] = field(default_factory=list)  # places in `touches`
+    alive: list[int] = field(default_factory=list)  # indexes into `touches`
     is_directory: bool = False
 
     def take(self, layer: int, seen: _Seen) -> None:
@@ -79,7 +80,7 @@ class _Trace:
             self.is_directory = seen.is_directory
 
     def _is_hiding(self, seen: _Seen) -> bool:
-        """Whether what is below does not show; an opaque directory itself goes on."""
+        """Return whether lower layers are hidden; an opaque directory itself continues."""
         if seen.because == self.path and seen.how == "opaque" and self.is_directory:
             return seen.marks is None or not seen.marks.implied
         if seen.attributes is not None and not (seen.is_directory and self.is_directory):
@@ -107,9 +108,9 @@ class _Trace:
 
 
 def trace(tree: Tree, path: bytes) -> tuple[bytes, list[Touch]]:
-    """What every layer that touched a path did to it, the newest first; and the path itself.
+    """Return the path, and what each layer that touched it did, newest first.
 
-    Symlinks on the way to the last name are followed where the image shows them. ENOENT where no
+    Symlinks in directories of the path are followed as the image shows them. Raise ENOENT if no
     layer has the path.
     """
     path = _settled(tree, path)
@@ -118,12 +119,12 @@ def trace(tree: Tree, path: bytes) -> tuple[bytes, list[Touch]]:
         for layer in range(len(tree)):
             found.take(layer, _look(trees, layer, path))
     if not any(touch.attributes is not None or touch.hides for touch in found.touches):
-        raise FileNotFoundError(errno.ENOENT, "no layer has it")
+        raise FileNotFoundError(errno.ENOENT, "no layer has this path")
     return path, found.touches[::-1]
 
 
 def _settled(tree: Tree, path: bytes) -> bytes:
-    """The path without symlinks on the way, where it has a meaning; else as it is."""
+    """Return the path with symlinks in its directories resolved if they exist."""
     names = [name for name in path.split(b"/") if name not in (b"", b".")]
     for end in range(len(names), 0, -1):
         try:
@@ -137,7 +138,7 @@ def _settled(tree: Tree, path: bytes) -> bytes:
 
 
 def _look(trees: LayerTrees, layer: int, path: bytes) -> _Seen:
-    """What a layer says of a path: its mark nearest to the root that hides it, and the path."""
+    """Return what a layer holds at a path: the topmost mark that hides it, and the path itself."""
     at = trees.lookup(core.ROOT, b"%d" % layer)
     names, how, because = path.split(b"/") if path else [], "", None
     for number in range(len(names) + 1):
@@ -160,7 +161,7 @@ def _look(trees: LayerTrees, layer: int, path: bytes) -> _Seen:
 
 
 def _hiding(found: Attributes, marks: Marks | None) -> str:
-    """How a name hides what is below it; empty where it does not."""
+    """Return how a name hides lower layers; empty if it does not."""
     if marks is None:
         is_whiteout = stat.S_ISCHR(found.mode) and not found.major and not found.minor
         return "whiteout" if is_whiteout else "file"

@@ -1,7 +1,7 @@
-"""An image, container or mount, opened to look into it, or at what was changed in it.
+"""Opening images, containers and mounts for reading their files or their changes.
 
-Nothing is locked and nothing on disk is changed: a mount may go on working meanwhile. What it has
-answered to its users is in the upper directory, so that is what is seen.
+Nothing is locked and nothing on disk is changed: a mount may keep working meanwhile. All that it
+has confirmed to its users is in the upper directory, so that is seen.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OpenOptions:
-    """How an image is opened: for which platform, up to which layer, and who wants to know."""
+    """The options of opening an image: platform, topmost layer and progress."""
 
     platform: Platform | None = None
     layer: int | None = None
@@ -45,10 +45,10 @@ class OpenOptions:
 
 
 class OpenChanges(Closing):
-    """An image and the upper directory on it; owns both."""
+    """An image and the upper directory on it, both of which it owns."""
 
     def __init__(self, image: OpenImage, upper: Path) -> None:
-        """Take over ``image``, also where this fails."""
+        """Take over ``image``, even if this fails."""
         self.image = image
         self._resources = ExitStack()
         with ExitStack() as stack:
@@ -57,8 +57,8 @@ class OpenChanges(Closing):
                 fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
             self._upper, self._fd = upper, fd
-            # Nothing is made that a work directory would be for; recovery is for who mounts it.
-            # Marks are those of whoever the upper belongs to.
+            # Nothing that needs a work directory is done here, as recovery is a task of the next
+            # mount. Marks are those of the upper's owner.
             flags = core.UpperFlags(
                 trusted=recorded_namespace(fd) != "user",
                 override=os.fstat(fd).st_uid != 0,
@@ -72,11 +72,11 @@ class OpenChanges(Closing):
             self._resources = stack.pop_all()
 
     def compare(self, *, for_layer: bool = False) -> Comparison:
-        """The upper against the layers alone."""
+        """Compare the upper with the layers alone."""
         return Comparison(self.image.tree(), self.view, self._layer, for_layer=for_layer)
 
     def check_there(self) -> None:
-        """NotFoundError where it is being removed: what was seen of it is not what it was."""
+        """Raise NotFoundError if the upper was removed: it may have been read in part only."""
         try:
             there = os.path.samestat(self._upper.stat(), os.fstat(self._fd))
         except FileNotFoundError:
@@ -90,13 +90,14 @@ class OpenChanges(Closing):
 
 
 class OpenView(Closing):
-    """An image, or a container with its changes, as files that can be looked at; owns all of it.
+    """The files of an image, or of a container with its changes; owns everything that it opened.
 
-    ``upper`` is what ``Attributes.layer`` says of the changes of a container; None for an image.
+    ``upper`` is the value of ``Attributes.layer`` for the changes of a container; None for an
+    image.
     """
 
     def __init__(self, opened: OpenImage | OpenChanges) -> None:
-        """Take over ``opened``, also where this fails."""
+        """Take over ``opened``, even if this fails."""
         self._opened = opened
         with ExitStack() as stack:
             stack.callback(opened.close)
@@ -119,13 +120,13 @@ def open_view(store: Store, word: str, how: OpenOptions = OpenOptions()) -> Open
     name = container_named(store, known, word)
     if name is not None and how.layer is None:
         if how.platform is not None:
-            raise UsageError(f"'{name}' is a container, --platform is for images")
+            raise UsageError(f"'{name}' is a container; --platform is only for images")
         return OpenView(open_container(store, known.find(name)))
     return OpenView(open_layers(store, word, how))
 
 
 def open_layers(store: Store, word: str, how: OpenOptions = OpenOptions()) -> OpenImage:
-    """Open an image, or that of a container, without any changes."""
+    """Open an image, or that of a container, without changes."""
     known = Containers(store)
     name = container_named(store, known, word)
     if name is None:
@@ -141,7 +142,10 @@ def open_layers(store: Store, word: str, how: OpenOptions = OpenOptions()) -> Op
 
 
 def container_named(store: Store, known: Containers, word: str) -> str | None:
-    """The container that a word stands for; InvalidReference where it is something else, too."""
+    """Return the container that a word names; None if it names none.
+
+    Raise InvalidReference if the word also names a file or an image.
+    """
     if word.startswith(CONTAINER_PREFIX):
         return word.removeprefix(CONTAINER_PREFIX)
     if word == SCRATCH or word not in known:
@@ -152,7 +156,9 @@ def container_named(store: Store, known: Containers, word: str) -> str | None:
         other = f"{word}:TAG an image"
     else:
         return word
-    raise InvalidReference(f"'{word}' could be two: {CONTAINER_PREFIX}{word} is one, {other}")
+    raise InvalidReference(
+        f"'{word}' is ambiguous: {CONTAINER_PREFIX}{word} is a container, {other}"
+    )
 
 
 def open_container(store: Store, container: Container) -> OpenChanges:
@@ -165,14 +171,14 @@ def open_lowers(store: Store, container: Container, *, verify: bool = False) -> 
     found = container.image
     try:
         layers = open_stored(store, found.stored, found.name, verify=verify)
-    except NotFoundError:  # the layers of an ephemeral one may be where they were
+    except NotFoundError:  # the layers of an ephemeral container may still be in an archive
         layers = open_image(store, found.source, verify=verify)
         _check(layers, layers.image.id == found.id, found.source)
     return layers
 
 
 def open_upper_directory(store: Store, source: str, upper: Path) -> OpenChanges:
-    """Open a directory of the user's that is mounted on the image ``source``."""
+    """Open an upper directory outside of the store that is mounted on the image ``source``."""
     layers = open_image(store, source)
     lowers = recorded_lowers(upper)
     _check(layers, lowers in (None, f"layers:{layers.image.chain_id}"), source)
@@ -184,7 +190,7 @@ def open_mounted_image(
 ) -> OpenImage:
     """Open what a read-only mount shows: an image, perhaps without its upper layers.
 
-    The store has it by its ID though its name may be another image's by now.
+    It is found by its ID first, since its name may belong to another image by now.
     """
     in_store = image_id and Location.parse(source).kind == "stored" and source != SCRATCH
     words = [image_id, source] if in_store else [source]

@@ -1,7 +1,4 @@
-"""Paths inside an image: symlinks are followed as in a chroot, and never lead out.
-
-Also what a user writes for one, IMAGE:PATH.
-"""
+"""Paths inside an image: IMAGE:PATH, and symlinks that are followed as in a chroot."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from unionmount.core import ROOT
 if TYPE_CHECKING:
     from unionmount.core import Attributes, BrowsableTree
 
-_MAX_LINKS = 40  # as Linux follows in one path
+_MAX_LINKS = 40  # the limit of Linux for one path
 _PREFIXES = frozenset(
     {"docker-archive", "oci-archive", "oci", "docker", "dir", "http", "https", "container"}
 )
@@ -24,9 +21,9 @@ _PREFIXES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a path leads to; ``path`` is where that stands, without symlinks on the way."""
+    """The file at a path; ``path`` is its own path, without symlinks in its directories."""
 
-    path: bytes  # without a slash in front; the root's is empty
+    path: bytes  # without a leading slash; empty for the root
     attributes: Attributes
 
     @property
@@ -36,9 +33,9 @@ class Found:
 
 
 def split_operand(text: str) -> tuple[str, bytes | None]:
-    """IMAGE and PATH of ``IMAGE[:PATH]``: PATH begins at the first ``:/`` that can begin one.
+    """Split ``IMAGE[:PATH]`` at the first ``:/`` that can begin PATH.
 
-    A colon behind the name of a transport (``oci:/dir``, ``docker://name``) begins none.
+    The colon after the name of a transport (``oci:/dir``, ``docker://name``) cannot.
     """
     at = text.find(":/")
     while at >= 0 and text[:at] in _PREFIXES:
@@ -49,12 +46,12 @@ def split_operand(text: str) -> tuple[str, bytes | None]:
 
 
 class _Walk:
-    """A path that is being followed."""
+    """The state of following a path."""
 
     def __init__(self, files: BrowsableTree) -> None:
         self._files = files
         self._root = files.getattr(ROOT)
-        self._above: list[tuple[bytes, Attributes]] = []  # from the root; without it
+        self._above: list[tuple[bytes, Attributes]] = []  # from the root, which is left out
         self._links = 0
 
     @property
@@ -72,7 +69,7 @@ class _Walk:
         self._above.append((name, self._files.lookup(self.here.node, name)))
 
     def leave_link(self) -> list[bytes]:
-        """Go back from a symlink: the names of its target."""
+        """Step back from a symlink and return the components of its target."""
         self._links += 1
         if self._links > _MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -84,9 +81,10 @@ class _Walk:
 
 
 def follow(files: BrowsableTree, path: bytes, *, last: bool = True) -> Found:
-    """What ``path`` means for who has the image as its root directory.
+    """Resolve ``path`` for a process that has the image as its root directory.
 
-    ``last``: a symlink at the end is followed, too. ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG.
+    With ``last``, a symlink at the end is followed, too. Raise ENOENT, ENOTDIR, ELOOP or
+    ENAMETOOLONG.
     """
     walk, names = _Walk(files), path.split(b"/")[::-1]
     while names:

@@ -1,8 +1,8 @@
-"""The command line: arguments and printing, nothing else.
+"""The command line: it parses arguments and prints results, and does nothing else.
 
-A subcommand is a module of this package that is imported when it is used, and imports what does
-the work when it runs, so that ``--help`` is quick. Data goes to standard output, all else to
-standard error. An error is one line and status 1, wrong usage status 2.
+A subcommand is a module of this package that is imported on first use, and that imports the code it
+needs only when it runs, so that ``--help`` is fast. Data goes to standard output, everything else
+to standard error. An error is one line with exit status 1; wrong usage has status 2.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from unionmount.system.text import printable
 
 _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 has none
 
-_COMPLETE = "_UNIONMOUNT_COMPLETE"  # a shell asks what the next word may be
+_COMPLETE = "_UNIONMOUNT_COMPLETE"  # set by a shell that asks for completions
 
-_GROUPS: dict[str, dict[str, tuple[str, str]]] = {  # name: module and help; listing imports none
+_GROUPS: dict[
+    str, dict[str, tuple[str, str]]
+] = {  # name: (module, help); listing commands imports no module
     "Mount and change": {
         "mount": ("mount", "Mount an image, writable or read-only."),
         "umount": ("umount", "Unmount images."),
@@ -74,29 +76,29 @@ _COMMANDS = {name: entry for group in _GROUPS.values() for name, entry in group.
 
 
 class _UnreadOutput(Exception):
-    """Who was to read our output has gone."""
+    """The reader of standard output has gone."""
 
 
 class LazyGroup(click.Group):
-    """A group whose subcommands are imported when they are used."""
+    """A click group whose subcommands are imported on first use."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the subcommand; click would end the program by itself at a broken pipe."""
+        """Run the subcommand; unlike click, do not exit at a broken pipe."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise _UnreadOutput from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """All names, sorted."""
+        """Return all names, sorted."""
         return sorted(_COMMANDS)
 
     def about(self, name: str) -> str:
-        """One line about a subcommand, without importing it."""
+        """Return one line about a subcommand, without importing it."""
         return _COMMANDS[name][1]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """The subcommand of that name."""
+        """Return the subcommand with that name."""
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"unionmount.cli.commands.{_COMMANDS[cmd_name][0]}")
@@ -111,7 +113,7 @@ class LazyGroup(click.Group):
         return command
 
     def groups(self) -> dict[str, list[str]]:
-        """The subcommands under the headings of the help, each group in order of importance."""
+        """Return the headings of the help, each with its subcommands in order of importance."""
         return {title: list(commands) for title, commands in _GROUPS.items()}
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -154,7 +156,7 @@ def cli(settings: Settings, root: str | None, additional: tuple[str, ...], debug
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     settings = Settings()
     _open_standard_streams()
     try:
@@ -171,18 +173,18 @@ def main(arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except (_UnreadOutput, BrokenPipeError):
-        _drop_output()  # who reads it has seen enough
+        _drop_output()  # the reader has seen enough
         return 141
     except (UnionmountError, OSError) as error:
         return _complain(error, settings, _line(error))
     except Exception as error:  # noqa: BLE001 - the last resort of the program
-        text = f"internal error: {type(error).__name__}: {error}; --debug says where"
+        text = f"internal error: {type(error).__name__}: {error} (--debug shows where)"
         return _complain(error, settings, text)
     return result if isinstance(result, int) else 0
 
 
 def _drop_output() -> None:
-    """Let what can't be written be lost: the interpreter would try it again at exit."""
+    """Drop output that cannot be written: the interpreter would try again at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -192,12 +194,12 @@ def _drop_output() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open what the caller closed of 0, 1 and 2: no file of ours shall get such a number."""
+    """Open those of descriptors 0, 1 and 2 that are closed, so that no other file gets them."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # the lowest number comes first
+        if getattr(sys, name) is None:  # open() returns the lowest free number
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does
+        sys.stdout.reconfigure(errors="backslashreplace")  # like standard error
 
 
 def _wrong_usage(error: click.ClickException, settings: Settings) -> int:

@@ -1,7 +1,7 @@
-"""What the words of a command line may be, for shells that complete them.
+"""The possible words of a command line, for shells that complete them.
 
-click knows commands and options. What an argument may be is said here, in one table: modules of
-commands are not burdened with it, and it costs nothing where no shell asks.
+click knows commands and options. The table here says what each argument may be: it is read only
+when a shell asks, and the modules of commands need not know about completion.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
 
 VARIABLE = "_UNIONMOUNT_COMPLETE"
-"""What a shell sets when it asks."""
+"""The variable that a shell sets to ask for completions."""
 
 _MAX_ITEMS = 500
 
 _IMAGE, _SOURCE = ("image",), ("image", "file")
 _OPENED = ("container", "mount")
-_ARGUMENTS: dict[str, tuple[str, ...]] = {  # of a command, or of one argument of it
+_ARGUMENTS: dict[str, tuple[str, ...]] = {  # by command, or by command and argument
     "cat": _IMAGE,
     "check": _SOURCE,
     "commit": _OPENED,
@@ -58,7 +58,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {  # of a command, or of one argument o
 
 
 def add_completion(command: click.Command, name: str) -> click.Command:
-    """Say of each argument of a command what it may be."""
+    """Set the completion of each argument of a command."""
     for parameter in command.params:
         kinds = _ARGUMENTS.get(f"{name} {parameter.name}", _ARGUMENTS.get(name, ()))
         if parameter.param_type_name == "argument" and kinds:
@@ -74,12 +74,14 @@ def _completer(kinds: tuple[str, ...]) -> Completer:
         context: click.Context, _parameter: click.Parameter, begun: str
     ) -> list[CompletionItem]:
         settings = _settings(context)
-        # what stands for files comes first: a shell takes it where there is nothing else
+        # File names come first: a shell uses them if there is nothing else.
         items = [CompletionItem(begun, type=kind) for kind in kinds if kind in ("file", "dir")]
         words: dict[str, None] = {}
         for kind in kinds:
             if kind in _WORDS:
-                with suppress(UnionmountError, OSError):  # no store yet, or none for us
+                with suppress(
+                    UnionmountError, OSError
+                ):  # there is no store yet, or it may not be read
                     words |= dict.fromkeys(_WORDS[kind](settings))
         fitting = [word for word in words if word.startswith(begun) and word.isprintable()]
         return [*items, *map(CompletionItem, fitting[:_MAX_ITEMS])]
@@ -88,7 +90,7 @@ def _completer(kinds: tuple[str, ...]) -> Completer:
 
 
 def _settings(context: click.Context) -> Settings:
-    """The settings, with the store that stands on the line: nobody has read it yet."""
+    """Return the settings with the store of the command line, which click has not parsed yet."""
     settings: Settings = context.find_root().obj
     for known in (context.find_root(), context):
         root: Any = known.params.get("root")
@@ -100,7 +102,7 @@ def _settings(context: click.Context) -> Settings:
 def _images(settings: Settings) -> Iterable[str]:
     from unionmount.images.reference import Reference
 
-    if not settings.store_root().exists():  # asking makes no store
+    if not settings.store_root().exists():  # completing words creates no store
         return
     for image in settings.store().list_images():
         for name in image.names:

@@ -1,4 +1,4 @@
-"""Containers as users name them, and the mounts that belong to them."""
+"""The words for containers on the command line, and the mounts of a container."""
 
 from __future__ import annotations
 
@@ -24,28 +24,30 @@ _OVERLAY = "lowerdir="
 
 
 def overlay_source(lower: Iterable[Path]) -> str:
-    """How directories that are mounted are recorded, the top one first: no image is called so."""
+    """Return the recorded source of an overlay mount, topmost directory first; no image has such a
+    name.
+    """
     return _OVERLAY + ":".join(str(path).replace("\\", r"\\").replace(":", r"\:") for path in lower)
 
 
 def is_overlay(source: str) -> bool:
-    """Whether that is what was recorded."""
+    """Return whether a recorded source is that of an overlay mount."""
     return source.startswith(_OVERLAY)
 
 
 def name_of_container(word: str) -> str:
-    """The name in ``NAME`` or ``container:NAME``."""
+    """Return the name in ``NAME`` or ``container:NAME``."""
     return word.removeprefix(PREFIX)
 
 
 def mount_of(table: MountTable, root: Path, name: str) -> Status | None:
-    """The mount of a container of the store ``root``: the live one, else what is left of one."""
+    """Return the mount of a container of the store ``root``: the live one, else the last one."""
     found = mounts_of(table, root, name)
     return next((one for one in reversed(found) if one.alive), found[-1] if found else None)
 
 
 def mounts_of(table: MountTable, root: Path, name: str) -> list[Status]:
-    """Everything that is recorded of a container of the store ``root``, oldest first."""
+    """Return all records of mounts of a container of the store ``root``, oldest first."""
     store = os.path.realpath(root)
     return [
         one
@@ -55,9 +57,9 @@ def mounts_of(table: MountTable, root: Path, name: str) -> list[Status]:
 
 
 def find_mount(table: MountTable, root: Path, word: str) -> Status:
-    """The mount with this ID, at this mount point, of this container, or whose ID begins so.
+    """Return the mount with this ID or mount point, or of this container.
 
-    The beginning of an ID counts where nothing is called so: no container, and no file here.
+    A prefix of an ID is enough unless a container or a file has that name.
     """
     if not word.startswith(PREFIX):
         try:
@@ -75,9 +77,10 @@ def find_mount(table: MountTable, root: Path, word: str) -> Status:
 def mount_with_id(
     settings: Settings, table: MountTable, word: str, *, images: bool = True
 ) -> Status | None:
-    """The mount whose ID ``word`` is, or begins: then no container or file is called so.
+    """Return the mount whose ID is ``word`` or, if no container or file has that name, begins with
+    it.
 
-    With ``images`` no image, either, and none has an ID that begins so.
+    With ``images``, names and IDs of images go first, too.
     """
     from unionmount.mounting.records import is_id
 
@@ -101,23 +104,23 @@ def _is_image(settings: Settings, word: str) -> bool:
         settings.store().find_image(word)
     except NotFoundError:
         return False
-    except InvalidReference:  # several
+    except InvalidReference:  # the ID is ambiguous, so there are images
         return True
     return True
 
 
 def in_use(table: MountTable, root: Path, name: str) -> MountError:
-    """Who uses a container that is locked, as an error."""
+    """Return the error for a locked container, which names the mount that uses it."""
     status = mount_of(table, root, name)
     if status is None or not status.alive:
-        return MountError(f"container '{name}' is in use, by no mount that 'ps' knows of")
+        return MountError(f"container '{name}' is in use, but not by a mount that 'ps' lists")
     where = printable(status.record.mountpoint)
     state = with_users(status)
     return MountError(f"container '{name}' is in use: mounted at {where} ({state})")
 
 
 def users_of(status: Status) -> list[Holder]:
-    """The processes that keep a mount that is detached, as far as they can be seen."""
+    """Return the visible processes that still use a detached mount."""
     from unionmount.mounting.holders import holders_of
     from unionmount.mounting.records import DETACHED
 
@@ -126,7 +129,7 @@ def users_of(status: Status) -> list[Holder]:
 
 
 def with_users(status: Status) -> str:
-    """What has become of a mount, and of one that is detached the reason."""
+    """Return the status of a mount and, if it is detached, the processes that use it."""
     from unionmount.mounting.holders import described
 
     by = described(users_of(status))

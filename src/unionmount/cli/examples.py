@@ -1,7 +1,6 @@
 """Examples of each command, shown at the end of its help and of its manual page.
 
-They are kept in one table: a command's module is not burdened with them, and the tests parse each
-line as the command line would.
+They stand in one table, so that tests can parse each line as the command line does.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import click
 
-_BLOCK = "\b\nExamples:"  # \b: click keeps the lines of this paragraph
+_BLOCK = "\b\nExamples:"  # \b: click keeps the line breaks of this paragraph
 
-EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # of a command: purpose, and line to type
+EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and the line to type
     "cat": (("Read one file of an image", "unionmount cat app.tar:/etc/os-release"),),
     "check": (
         ("Verify the whole store", "unionmount check"),
@@ -164,17 +163,17 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # of a command: purpose, a
 
 
 def examples_of(name: str) -> tuple[tuple[str, str], ...]:
-    """The examples of a command: purpose, and line to type."""
+    """Return the examples of a command: purpose, and the line to type."""
     return EXAMPLES[name]
 
 
 def without_examples(epilog: str | None) -> str:
-    """What the help of a command says behind its options, but for the examples."""
+    """Return the epilogue of a command's help without the examples."""
     return (epilog or "").partition(_BLOCK)[0].strip()
 
 
 def add_examples(command: click.Command) -> click.Command:
-    """Put the examples of a command at the end of its help."""
+    """Add the examples of a command to the end of its help."""
     if command.name is not None:
         text = without_examples(command.epilog)
         command.epilog = "\n".join([*([text, ""] if text else []), _BLOCK, *_lines(command.name)])

@@ -1,4 +1,4 @@
-"""Which images of the store a list is to show: the filters of ``docker images``."""
+"""The filters of ``images``, with the meaning that they have in ``docker images``."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _TRUTHS = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An image of the store, and what of it is listed."""
+    """An image of the store, with the facts that a list shows."""
 
     stored: StoredImage
     names: tuple[Reference, ...]
     digests: tuple[Reference, ...]
     created: str
     labels: Mapping[str, str]
-    size: int  # of all files
+    size: int  # the sum over all files
 
     @property
     def id(self) -> Digest:
@@ -43,7 +43,7 @@ class Candidate:
 
     @property
     def made(self) -> float:
-        """When it was made, in seconds since 1970; long ago where it does not say."""
+        """The time of its creation in seconds since 1970; 0 if the image does not say."""
         then = time_of(self.created)
         return then.timestamp() if then is not None else float("-inf")
 
@@ -52,7 +52,7 @@ Test = Callable[[Candidate], bool]
 
 
 def candidate(store: Store, stored: StoredImage) -> Candidate:
-    """What is listed of an image."""
+    """Read the facts about an image that a list shows."""
     image = store.read_image(stored)
     labels = image.config.runtime.get("Labels")
     return Candidate(
@@ -66,12 +66,12 @@ def candidate(store: Store, stored: StoredImage) -> Candidate:
 
 
 def select(store: Store, filters: Sequence[str], name: str | None) -> list[Candidate]:
-    """The images that pass all filters and have the name, the newest first."""
+    """Return the images that pass all filters and have the name, newest first."""
     given: dict[str, list[str]] = {}
     for text in filters:
         key, sign, value = text.partition("=")
         if not sign:
-            raise UsageError(f"not a filter (NAME=VALUE): '{printable(text)}'")
+            raise UsageError(f"'{printable(text)}' is not a filter; write NAME=VALUE")
         given.setdefault(key.strip().lower(), []).append(value.strip())
     if name is not None:
         given.setdefault("reference", []).append(name)
@@ -83,7 +83,7 @@ def select(store: Store, filters: Sequence[str], name: str | None) -> list[Candi
 
 
 def _test(store: Store, key: str, values: Sequence[str]) -> Test:
-    """One filter; several values of one are alternatives, but all labels are wanted."""
+    """Return one filter; several values of a key are alternatives, but of labels all must match."""
     match key:
         case "dangling":
             wanted = [_is_dangling if _truth(value) else _is_named for value in values]
@@ -102,11 +102,11 @@ def _test(store: Store, key: str, values: Sequence[str]) -> Test:
             limit = min(_moment(value) for value in values)
             return lambda one: one.made < limit
     known = "dangling, reference, before, since, until, label"
-    raise UsageError(f"unknown filter '{printable(key)}' (there are {known})")
+    raise UsageError(f"unknown filter '{printable(key)}'; use one of {known}")
 
 
 def _is_dangling(one: Candidate) -> bool:
-    """No tag; a digest of a registry may be there, and is no reason not to be (so docker)."""
+    """Return whether an image has no tag; like in docker, it may have digests of a registry."""
     return not one.names
 
 
@@ -116,7 +116,7 @@ def _is_named(one: Candidate) -> bool:
 
 def _truth(value: str) -> bool:
     if value.lower() not in _TRUTHS:
-        raise UsageError(f"dangling is true or false, not '{printable(value)}'")
+        raise UsageError(f"the filter dangling must be true or false, not '{printable(value)}'")
     return _TRUTHS[value.lower()]
 
 
@@ -134,7 +134,7 @@ def _has_name(one: Candidate, pattern: str) -> bool:
 
 
 def _only_matching(one: Candidate, patterns: Sequence[str]) -> Candidate:
-    """The image with those of its names that were asked for."""
+    """Return the image with only those of its names that were asked for."""
     if not patterns:
         return one
     names = tuple(n for n in one.names if any(matches(n, p) for p in patterns))
@@ -144,9 +144,10 @@ def _only_matching(one: Candidate, patterns: Sequence[str]) -> Candidate:
 
 
 def matches(name: Reference, pattern: str) -> bool:
-    """Whether a name is meant by a pattern: of its repository, or of all of it; ``*`` is no slash.
+    """Return whether a pattern matches a name: the repository, or repository and tag.
 
-    As ``FamiliarMatch`` of the distribution project; a pattern may name docker.io, too.
+    It works like ``FamiliarMatch`` of the distribution project: ``*`` matches no slash, and a
+    pattern may name docker.io.
     """
     repository = Reference(name.registry, name.repository)
     spellings = [name.familiar, repository.familiar]
@@ -157,13 +158,13 @@ def matches(name: Reference, pattern: str) -> bool:
 
 
 def _pattern(pattern: str) -> str:
-    """A pattern of a path (Go's ``path.Match``) as a regular expression.
+    """Translate a pattern of a path (Go's ``path.Match``) into a regular expression.
 
-    What stands behind a star is looked for once, from the left, and never again: a pattern of many
-    stars would else try all ways to share a name among them.
+    The text after a star is searched once, from the left, without backtracking: a pattern with many
+    stars would otherwise take exponential time.
     """
     parts = re.split(r"(\*+|\?|\[[^\]]+\])", pattern)
-    pieces = [""]  # between stars
+    pieces = [""]  # the texts between stars
     for part in parts:
         if part.startswith("*"):
             pieces.append("")
@@ -181,7 +182,7 @@ def _pattern(pattern: str) -> str:
 
 
 def _moment(text: str) -> float:
-    """A time, or how long ago (``24h``, ``1h30m``), in seconds since 1970."""
+    """Parse a time, or an age (``24h``, ``1h30m``), into seconds since 1970."""
     if re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", text):
         return float(text)
     parts = re.findall(r"([0-9]{1,9}(?:\.[0-9]+)?)(h|ms|us|µs|ns|m|s)", text)
@@ -190,4 +191,4 @@ def _moment(text: str) -> float:
     try:
         return datetime.fromisoformat(text).astimezone().timestamp()
     except (ValueError, OverflowError):
-        raise UsageError(f"not a time: '{printable(text)}'") from None
+        raise UsageError(f"'{printable(text)}' is not a time") from None

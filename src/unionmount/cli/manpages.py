@@ -1,4 +1,4 @@
-"""Manual pages, made of what ``--help`` says: one for the program, one for each command."""
+"""Manual pages, made from the texts of ``--help``: one for the program and one for each command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unionmount.system.text import printable
 
 PROGRAM = "unionmount"
 _SECTION = 1
-_WIDTH = 68  # of a line of the source, before anything in it is escaped
+_WIDTH = 68  # columns of a line of the source, before escaping
 _ESCAPES = {
     "\\": "\\(rs",
     "-": "\\-",
@@ -32,12 +32,12 @@ _ESCAPES = {
 
 
 def page_name(command: str | None) -> str:
-    """The name of a page: ``unionmount-mount``."""
+    """Return the name of a page: ``unionmount-mount``."""
     return PROGRAM if command is None else f"{PROGRAM}-{command}"
 
 
 def pages(group: LazyGroup) -> Iterator[tuple[str, str]]:
-    """All pages: name, and text in the language of man(7)."""
+    """Yield the name of each page and its text in the language of man(7)."""
     context = _context(group)
     yield page_name(None), page(group, None)
     for name in group.list_commands(context):
@@ -45,7 +45,7 @@ def pages(group: LazyGroup) -> Iterator[tuple[str, str]]:
 
 
 def page(group: LazyGroup, name: str | None) -> str:
-    """The page of the program, or of one command."""
+    """Return the page of the program or of one command."""
     context = _context(group)
     command: click.Command | None = group
     if name is not None:
@@ -82,7 +82,7 @@ def _head(title: str, short: str) -> Iterator[str]:
 
 
 def _date() -> str:
-    """The day of these sources, or what reproducible builds say."""
+    """Return the date of these sources, or that of ``SOURCE_DATE_EPOCH``."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     newest = max(path.stat().st_mtime for path in Path(__file__).parent.rglob("*.py"))
     seconds = float(epoch) if epoch.isdecimal() else newest
@@ -112,7 +112,7 @@ def _paragraphs(text: str) -> Iterator[str]:
         if number:
             yield ".PP"
         _, kept, lines = paragraph.rpartition("\b\n")
-        if kept:  # lines that are not to be filled
+        if kept:  # lines that are not filled
             yield from (".nf", *map(_escaped, textwrap.dedent(lines).splitlines()), ".fi")
         else:
             yield _text(" ".join(paragraph.split()))
@@ -187,12 +187,12 @@ def _see_also(context: click.Context, command: click.Command) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    """Running text, in short lines."""
+    """Format running text in short lines."""
     lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
     return "\n".join(map(_escaped, lines))
 
 
 def _escaped(text: str) -> str:
-    """Text as roff takes it: nothing in it is a request or an escape."""
+    """Escape text, so that nothing in it is a request or an escape of roff."""
     shown = "".join(_ESCAPES.get(character, character) for character in text)
     return f"\\&{shown}" if shown.startswith((".", "\\(aq")) else shown

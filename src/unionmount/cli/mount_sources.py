@@ -1,4 +1,4 @@
-"""What a mount needs before it is one: an open image, and the place of its changes."""
+"""The preparation of a mount: an open image, and a place for its changes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from unionmount.transfer.pull import Policy
 
 
-_NEW_ROOT = 0o755  # what the root of an image without layers shows
+_NEW_ROOT = 0o755  # the mode of the root of an image without layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +52,18 @@ class MountArguments:
 
     @property
     def only_layers(self) -> bool:
-        """Return whether layers are shown as they are, without changes."""
+        """Whether layers are shown as they are, without changes."""
         return self.layer is not None or self.layers
 
     @property
     def shows_only(self) -> bool:
-        """Return whether the mount is read-only."""
+        """Whether the mount is read-only."""
         return self.read_only or self.only_layers
 
     def check(self) -> None:
-        """UsageError where options do not go together, or name nothing."""
+        """Raise UsageError if options are empty or cannot be combined."""
         for option, value in (("--upper", self.upper), ("--work", self.work)):
-            if value == "":  # and would be the working directory
+            if value == "":  # Path("") would be the working directory
                 raise UsageError(f"{option} is empty")
         changing = {
             "--name": self.name,
@@ -74,21 +74,26 @@ class MountArguments:
         if self.only_layers and (given or self.upper):
             option = given[0] if given else "--upper"
             shows = "--layers" if self.layers else "--layer"
-            raise UsageError(f"{option} is about changes, and {shows} only shows")
+            raise UsageError(f"{option} cannot be combined with {shows}, which mounts read-only")
         if self.layers and self.layer is not None:
-            raise UsageError("--layers shows all layers, --layer the image as of one")
+            raise UsageError("--layers cannot be combined with --layer: choose all layers or one")
         if self.read_only and given:
-            raise UsageError(f"{given[0]} is about changes, and there are none with --ro")
+            raise UsageError(
+                f"{given[0]} cannot be combined with --ro: a read-only mount keeps no changes"
+            )
         if self.upper and (self.name or self.ephemeral):
             other = "--name" if self.name else "--ephemeral"
-            raise UsageError(f"{other} is about containers of the store; --upper is none")
+            raise UsageError(
+                f"{other} cannot be combined with --upper, which keeps changes outside "
+                "of containers"
+            )
         if self.work and not self.upper:
             raise UsageError("--work needs --upper")
         if self.upper_open and not self.upper:
             raise UsageError("--upper-open needs --upper")
 
     def check_for_container(self, name: str) -> None:
-        """UsageError where options are those of a new container."""
+        """Raise UsageError if there are options that only new containers have."""
         new = {
             "--name": self.name,
             "--upper": self.upper,
@@ -97,25 +102,27 @@ class MountArguments:
         }
         given = [option for option, value in new.items() if value]
         if given:
-            raise UsageError(f"'{name}' is a container, {given[0]} is for new ones")
+            raise UsageError(f"'{name}' is an existing container; {given[0]} is for new ones only")
 
 
 @dataclass(slots=True)
 class Prepared:
-    """What is to be mounted, and for a writable mount where changes go."""
+    """An open image, and for a writable mount the place of its changes."""
 
     source: str
     image: OpenImage
     plan: UpperPlan | None
     lease: Lease  # protects the layers
     made: ExitStack  # undoes what was made for this mount
-    new_name: str = ""  # of a container that the user could not know yet
+    new_name: str = ""  # of a container whose name was chosen here
 
     def announced(self) -> None:
-        """Keep what was made, now that there is a mount; tell the name of a new container."""
+        """Keep everything that was made, as the mount exists now; print the name of a new
+        container.
+        """
         self.made.pop_all()
         if self.new_name:
-            with suppress(OSError):  # that nobody listens is no reason to undo the mount
+            with suppress(OSError):  # a closed standard error is no reason to undo the mount
                 print(f"container: {self.new_name}", file=sys.stderr)
 
 
@@ -123,9 +130,9 @@ class Prepared:
 def prepared(
     settings: Settings, wanted: MountArguments, source: str, table: MountTable
 ) -> Iterator[Prepared]:
-    """Open an image, and make or find the place of its changes.
+    """Open an image, and create or find the place of its changes.
 
-    What was made is removed again where nobody says that the mount was announced.
+    Everything that was created is removed again unless ``announced`` is called.
     """
     from unionmount.browse.open import container_named
     from unionmount.cli.run_transfer import find_or_pull
@@ -143,7 +150,7 @@ def prepared(
         opener = _Opener(settings, wanted, known, lease, opened, made)
         name = container_named(store, known, source)
         if name is None:
-            known.check_new(wanted.name)  # before anything is fetched
+            known.check_new(wanted.name)  # fail before anything is fetched
             location = find_or_pull(
                 *(settings, wanted.registry, Location.parse(source), wanted.pull, wanted.platform),
                 lease=lease,
@@ -157,7 +164,7 @@ def prepared(
 
 @dataclass(frozen=True, slots=True)
 class _Opener:
-    """The ways to prepare a mount; what is opened and made is on two stacks of the caller's."""
+    """The ways to prepare a mount; the caller owns both stacks of resources."""
 
     settings: Settings
     wanted: MountArguments
@@ -193,7 +200,7 @@ class _Opener:
         return Prepared(source, image, None, self.lease, self.made)
 
     def _again(self, name: str, table: MountTable) -> Prepared:
-        """A container that is there."""
+        """Prepare an existing container."""
         from unionmount.cli.container_words import in_use
         from unionmount.store.containers import ContainerInUse
         from unionmount.transfer.load import open_stored
@@ -217,22 +224,24 @@ class _Opener:
         return Prepared(found.source, image, self._plan_of(held, image), self.lease, self.made)
 
     def _clean_dead(self, name: str, table: MountTable) -> None:
-        """Remove what dead daemons left of the container: its lock is ours, so they are dead."""
+        """Remove what dead daemons left; they are dead because this process holds the container's
+        lock.
+        """
         from unionmount.cli.commands.umount import clean
         from unionmount.cli.container_words import mounts_of
 
         for one in mounts_of(table, self.settings.store_root(), name):
             if not one.alive:
-                with suppress(MountError):  # 'ps' goes on to list it
+                with suppress(MountError):  # 'ps' still lists it
                     clean(table, one)
 
     def _with_container(self, location: Location) -> Prepared:
-        """An image with a new container."""
+        """Prepare an image with a new container."""
         from unionmount.store.containers import ContainerImage
 
         wanted = self.wanted
         self.known.check_new(wanted.name)
-        # an ephemeral container is mounted only once, so plain layers may stay in their archive
+        # An ephemeral container is mounted only once, so plain layers may stay in their archive.
         image = self._open(location, open_source if wanted.ephemeral else open_kept)
         source, found = location.absolute(), image.image
         facts = ContainerImage(source, printable(image.name), found.id, found.manifest.digest)
@@ -247,7 +256,7 @@ class _Opener:
         return Prepared(source, image, plan, self.lease, self.made, new_name)
 
     def _with_upper(self, location: Location, upper: str) -> Prepared:
-        """An image with a directory of the user's."""
+        """Prepare an image with an upper directory that the user named."""
         directory = Path(os.path.realpath(upper))
         work = Path(os.path.realpath(self.wanted.work or f"{directory}.work"))
         image = self._open(location)
@@ -264,10 +273,10 @@ class _Opener:
         return Prepared(location.absolute(), image, plan, self.lease, self.made)
 
     def _make_directory(self, path: Path) -> bool:
-        """Whether it was made; then it goes again where the mount fails. False: it is there."""
+        """Make a directory that is removed again if the mount fails; return False if it exists."""
         with raising(MountError, f"directory {path}"):
             try:
-                path.mkdir(0o700)  # the mode of the mount's root is another matter
+                path.mkdir(0o700)  # the root of the mount has a mode of its own
             except FileExistsError:
                 return False
         self.made.callback(_remove_empty, path)
@@ -307,18 +316,18 @@ class _Opener:
 
 
 def _remove(known: Containers, held: HeldContainer) -> None:
-    with suppress(NotFoundError):  # the daemon, or the one who started it, has done it
+    with suppress(NotFoundError):  # the daemon or its starter has removed it
         known.discard(held)
 
 
 def _warn_of_others(upper: Path, work: Path) -> None:
-    """Say that an upper was accepted that others can reach, where they can."""
+    """Warn if other users can reach an upper that was accepted with --upper-open."""
     from unionmount.system.access import is_closed
 
     for what, path in (("upper", upper), ("work", work)):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:  # who opens it next says why
+        except OSError:  # the next one to open it reports the error
             continue
         try:
             is_open = not is_closed(fd)

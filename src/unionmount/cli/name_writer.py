@@ -1,4 +1,4 @@
-"""Names from images, as they are printed: escaped on a terminal, else the bytes that they are."""
+"""The printing of names from images: escaped on a terminal, else byte for byte."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unionmount.system.text import printable
 
 
 class NameWriter:
-    """Writes lines with names to standard output."""
+    """A buffered writer of lines with names to standard output."""
 
     def __init__(self) -> None:
         sys.stdout.flush()
@@ -17,34 +17,34 @@ class NameWriter:
         self._out = sys.stdout.buffer
 
     def shown(self, name: bytes) -> bytes:
-        """A name as it is written."""
+        """Return a name in the form in which it is printed."""
         return printable(name).encode("utf-8", "replace") if self.is_terminal else name
 
     def write(self, data: bytes) -> None:
-        """Write bytes that need no care, or had it."""
+        """Write bytes that are safe, or already escaped."""
         self._out.write(data)
 
     def name(self, name: bytes, end: bytes = b"\n") -> None:
-        """Write a name."""
+        """Write a name, escaped if necessary."""
         self._out.write(self.shown(name) + end)
 
     def flush(self) -> None:
-        """Let everything be written: here an error of it still counts."""
+        """Write the buffer, so that an error is still reported."""
         self._out.flush()
 
 
 def json_path(path: bytes) -> str:
-    """A path in JSON: bytes that are not UTF-8 are lone surrogates, as in Python."""
+    """Return a path for JSON; bytes that are not UTF-8 become lone surrogates, as in Python."""
     return "/" + path.decode("utf-8", "surrogateescape")
 
 
 def octal(mode: int) -> str:
-    """Permissions as chmod takes them."""
+    """Format permissions as chmod(1) reads them."""
     return f"{mode & 0o7777:04o}"
 
 
 def write_objects(objects: Any, form: str) -> None:
-    """Print objects while they are made, for they may be many: ``json`` an array, or ``jsonl``."""
+    """Print objects as they are made: as an array for ``json``, one a line for ``jsonl``."""
     import json
 
     if form == "jsonl":

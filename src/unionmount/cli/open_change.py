@@ -1,4 +1,4 @@
-"""Opening what a user wants to see the changes of."""
+"""The opening of a container or mount whose changes are to be shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def open_changes(settings: Settings, word: str) -> OpenChanges:
-    """Open a mount, by its mount point or ID, or a container, by its name, mounted or not."""
+    """Open a mount by its mount point or ID, or a container by its name, mounted or not."""
     from unionmount.browse.open import open_container
     from unionmount.cli.container_words import name_of_container
     from unionmount.store.containers import Containers
@@ -52,11 +52,13 @@ def _open_mount(settings: Settings, record: Record) -> OpenChanges:
 
     if is_overlay(record.source):
         where = printable(record.mountpoint)
-        raise MountError(f"{where} is a mount of directories; changes are told of those of images")
-    settings.root = record.root  # a mount belongs to a store
+        raise MountError(
+            f"{where} is a mount of directories; changes can only be shown for mounts of images"
+        )
+    settings.root = record.root  # the mount may belong to another store
     store = settings.store()
     if record.container:
         return open_container(store, Containers(store).find(record.container))
     if record.upper:
         return open_upper_directory(store, record.source, Path(record.upper))
-    raise MountError(f"{printable(record.mountpoint)} is mounted read-only: nothing is changed")
+    raise MountError(f"{printable(record.mountpoint)} is mounted read-only, so it has no changes")

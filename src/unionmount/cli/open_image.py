@@ -1,4 +1,4 @@
-"""Opening the image that a user named."""
+"""The opening of images and containers that the command line names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_source(
     verify: bool = False,
     lease: Lease | None = None,
 ) -> OpenImage:
-    """Open an image, its layers where they are if they are plain; tells of progress."""
+    """Open an image, with plain layers left in their archive, and show progress."""
     from unionmount.transfer.load import open_image
 
     with progress_line() as progress:
@@ -53,7 +53,7 @@ def open_kept(
     verify: bool = False,
     lease: Lease | None = None,
 ) -> OpenImage:
-    """Open an image from the store, where it is put if need be; tells of progress."""
+    """Open an image from the store, after importing it if necessary, and show progress."""
     from unionmount.store.image_name import name_of
     from unionmount.transfer.load import keep_image, open_stored
 
@@ -68,7 +68,7 @@ def open_kept(
 def open_files(
     settings: Settings, word: str, *, platform: Platform | None, layer: int | None = None
 ) -> OpenView:
-    """Open an image, as of ``layer``, or a container with its changes; tells of progress."""
+    """Open an image, up to ``layer``, or a container with its changes, and show progress."""
     from unionmount.browse.open import OpenOptions, OpenView, open_upper_directory, open_view
 
     settings, word, record = _mounted(settings, word)
@@ -83,7 +83,7 @@ def open_files(
 
 
 def open_below(settings: Settings, word: str, *, platform: Platform | None) -> OpenImage:
-    """Open an image, or that of a container; tells of progress."""
+    """Open an image or that of a container, and show progress."""
     from unionmount.browse.open import OpenOptions, open_layers
 
     settings, word, record = _mounted(settings, word)
@@ -95,9 +95,9 @@ def open_below(settings: Settings, word: str, *, platform: Platform | None) -> O
 
 
 def _mounted(settings: Settings, word: str) -> tuple[Settings, str, Record | None]:
-    """What a word means that is a mount's ID: a container, or a mount without one; in which store.
+    """Resolve the ID of a mount to its container, or to its record if it has none, and its store.
 
-    Another word stays as it is.
+    Any other word is returned as it is.
     """
     from unionmount.cli.container_words import PREFIX, is_overlay, mount_with_id
     from unionmount.mounting.records import MountTable
@@ -106,12 +106,14 @@ def _mounted(settings: Settings, word: str) -> tuple[Settings, str, Record | Non
     if found is None:
         return settings, word, None
     record = found.record
-    settings = replace(settings, root=record.root)  # a mount belongs to a store
+    settings = replace(settings, root=record.root)  # the mount may belong to another store
     if record.container:
         return settings, PREFIX + record.container, None
     if is_overlay(record.source):
         where = printable(record.mountpoint)
-        raise MountError(f"{word} is a mount of directories, not of an image: look into {where}")
+        raise MountError(
+            f"{word} is a mount of directories, not of an image; look into {where} instead"
+        )
     return settings, word, record
 
 
@@ -123,18 +125,18 @@ def _image_of(settings: Settings, record: Record, how: OpenOptions) -> OpenImage
 
 
 def split_with_path(operand: str) -> tuple[str, bytes]:
-    """IMAGE and PATH of an operand that needs both."""
+    """Split an operand into IMAGE and PATH, both of which it must have."""
     from unionmount.browse.paths import split_operand
 
     word, path = split_operand(operand)
     if path is None:
-        raise UsageError(f"'{printable(operand)}' has no path: IMAGE:/PATH")
+        raise UsageError(f"'{printable(operand)}' has no path; write IMAGE:/PATH")
     return word, path
 
 
 @contextmanager
 def progress_line(*, quiet: bool = False) -> Iterator[ProgressLine | None]:
-    """A line about progress, removed at the end; None where it is not wanted."""
+    """Show progress on one line that is removed at the end; yield None if ``quiet``."""
     from unionmount.cli.output import ProgressLine
 
     if quiet:
@@ -149,13 +151,13 @@ def progress_line(*, quiet: bool = False) -> Iterator[ProgressLine | None]:
 
 
 def warn_if_foreign(name: str, platform: Platform) -> None:
-    """Say on standard error that an image is for another machine, where it is."""
+    """Warn on standard error if an image is for another kind of machine."""
     from unionmount.images.platform import Platform
 
     host = Platform.host()
     if host.is_foreign(platform):
         print(
             f"unionmount: warning: {printable(name)} is for {platform} and this machine is {host}: "
-            "without an emulator its programs do not run here",
+            "its programs need an emulator to run here",
             file=sys.stderr,
         )

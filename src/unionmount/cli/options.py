@@ -1,4 +1,4 @@
-"""Options that several subcommands take."""
+"""Options that several subcommands share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _add_store(context: click.Context, _parameter: click.Parameter, value: tuple
 
 
 def root_option(function: F) -> F:
-    """``--root`` and ``--additional-store`` after the subcommand, too."""
+    """Add ``--root`` and ``--additional-store``, which may also follow the subcommand."""
     additional = click.option(
         "--additional-store",
         metavar="DIR",
@@ -73,7 +73,7 @@ def platform_option(function: F) -> F:
 
 @dataclass(frozen=True, slots=True)
 class RegistryOptions:
-    """What the user says of registries on the command line."""
+    """The options of the command line about registries."""
 
     creds: tuple[str, str] | None = field(default=None, repr=False)
     authfile: str | None = None
@@ -81,12 +81,14 @@ class RegistryOptions:
     cert_dir: str | None = None
 
     def with_creds(self, user: str, password: str) -> RegistryOptions:
-        """The same as another user."""
+        """Return the same options with another user."""
         return replace(self, creds=(user, password))
 
 
 def registry_options(function: F) -> F:
-    """``--creds``, ``--authfile``, ``--tls-verify`` and ``--cert-dir``, as ``registry``."""
+    """Add ``--creds``, ``--authfile``, ``--tls-verify`` and ``--cert-dir``, passed on as
+    ``registry``.
+    """
 
     @functools.wraps(function)
     def combined(
@@ -134,21 +136,21 @@ def _user_and_password(text: str | None) -> tuple[str, str] | None:
         return None
     user, colon, password = text.partition(":")
     if not user:
-        raise click.UsageError("--creds has no user")
+        raise click.UsageError("--creds has no user name; write USER[:PASSWORD]")
     if not is_utf8(text):
         raise click.UsageError("--creds is not UTF-8")
     return user, password if colon else ask_password(user)
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a word of the command line was UTF-8: only that can be sent to a registry."""
+    """Return whether an argument was valid UTF-8; a registry accepts nothing else."""
     return not any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def ask_password(user: str) -> str:
-    """A password from the terminal; wrong usage where there is none."""
+    """Ask for a password on the terminal; raise a usage error if there is none."""
     if not sys.stdin.isatty():
-        raise click.UsageError("there is no password, and no terminal to ask for one")
+        raise click.UsageError("no password was given, and there is no terminal to ask for one")
     answer: str = click.prompt(f"Password of {user}", hide_input=True, err=True)
     return answer
 
@@ -159,21 +161,21 @@ def registry_client(
     registries: Registries,
     named: Sequence[Reference],
 ) -> RegistryClient:
-    """A client for registries as the user and the configuration have it.
+    """Return a client with the logins and settings of the user.
 
-    ``--creds`` is for the one registry of what was ``named``, whatever else is talked to.
+    ``--creds`` is only used for the one registry of the references in ``named``.
     """
     from unionmount.registry import Credentials, RegistryClient
 
     asked = sorted({ref.registry for ref in named})
     if options.creds is not None and len(asked) > 1:
         raise click.UsageError(
-            "--creds is for one registry, and the command may mean several "
-            f"({', '.join(map(printable, asked))}): name one, or log in to each"
+            "--creds is for one registry, but the command may use several "
+            f"({', '.join(map(printable, asked))}); name one, or log in to each"
         )
 
     if options.cert_dir is not None and not Path(options.cert_dir).is_dir():
-        raise click.UsageError("--cert-dir is no directory")
+        raise click.UsageError("--cert-dir is not a directory")
     return RegistryClient(
         registries,
         Credentials.load(
@@ -196,7 +198,7 @@ _FORMS = ("table", "json", "jsonl")
 
 
 def list_format_option(function: F) -> F:
-    """``--format`` of a list that ``output.Listing`` prints: a form, or a Go template."""
+    """Add ``--format`` of a list that ``output.Listing`` prints."""
     option = click.option(
         "--format",
         "form",
@@ -209,7 +211,7 @@ def list_format_option(function: F) -> F:
 
 
 def layer_option(function: F) -> F:
-    """``--layer``: the image as it was when that layer was made."""
+    """Add ``--layer``."""
     option = click.option(
         "--layer",
         metavar="N",
@@ -220,15 +222,16 @@ def layer_option(function: F) -> F:
 
 
 def check_form(*forms: str) -> Callable[[click.Context, click.Parameter, str], str]:
-    """A check of ``--format``: one of these forms, the first where nothing is said, or a template.
+    """Return a callback for ``--format`` that accepts these forms, the first as default, or
+    templates.
 
-    What is neither is a mistake; docker would print it as it is.
+    Anything else is an error; docker would print it as it is.
     """
 
     def check(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
         if value and value not in forms and "{{" not in value:
             known = ", ".join(forms)
-            raise click.BadParameter(f"'{value}' is none of {known}, and no template")
+            raise click.BadParameter(f"'{value}' is not a template, and not one of {known}")
         return value or forms[0]
 
     return check
@@ -248,7 +251,7 @@ def details_format_option(example: str) -> Callable[[F], F]:
 
 
 def stream_format_option(function: F) -> F:
-    """``--format`` of what may be long."""
+    """Add ``--format`` of output that may be long."""
     option = click.option(
         "--format",
         "form",

@@ -1,4 +1,4 @@
-"""How things are printed: tables, sizes, ages, JSON, templates, and progress."""
+"""Output: tables, sizes, ages, JSON, templates and progress."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ __all__ = [
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _GAP = 3
-_MIN_WIDTH = 10  # of a column in docker's tables, the gap included
-_KEPT = frozenset("\n\t")  # control characters that a template may print on a terminal
+_MIN_WIDTH = 10  # of a column in docker's tables, with the gap
+_KEPT = frozenset("\n\t")  # control characters that a template may print to a terminal
 
 # ---- sizes and ages ------------------------------------------------------------------------------
 
 
 def human_size(size: int, digits: int = 3) -> str:
-    """A size in powers of 1000 and three digits, as docker shows it: ``12.3MB``.
+    """Format a size in powers of 1000 with three digits, as docker does: ``12.3MB``.
 
-    Where docker writes ``1e+03kB`` it is ``1MB``.
+    Only the size that docker writes as ``1e+03kB`` differs: it is ``1MB``.
     """
     value, unit = float(size), 0
     while value >= 999.5 and unit < len(_UNITS) - 1:
@@ -58,7 +58,7 @@ def human_size(size: int, digits: int = 3) -> str:
 
 
 def human_duration(seconds: float) -> str:
-    """A time span in words: those of docker (``HumanDuration`` of go-units)."""
+    """Format a time span in docker's words (``HumanDuration`` of go-units)."""
     hours = int(seconds / 3600 + 0.5)
     if seconds < 60:
         return _some_seconds(int(seconds))
@@ -81,12 +81,12 @@ def _some_seconds(seconds: int) -> str:
 
 
 def human_age(seconds: float) -> str:
-    """How long ago: ``3 weeks ago``."""
+    """Format an age: ``3 weeks ago``."""
     return f"{human_duration(seconds)} ago"
 
 
 def time_of(timestamp: str) -> datetime | None:
-    """A time that an image or record tells; None where it tells none."""
+    """Parse the time in an image or record; return None if there is none."""
     try:
         then = datetime.fromisoformat(timestamp)
     except ValueError:
@@ -95,9 +95,9 @@ def time_of(timestamp: str) -> datetime | None:
 
 
 def age_of(timestamp: str) -> str:
-    """The age of a time that an image or record tells; ``N/A`` where it tells none."""
+    """Format the age of a time in an image or record; ``N/A`` if there is none."""
     then = time_of(timestamp)
-    if then is None or then.year == 1:  # Go's "no time" is the first of January in the year 1
+    if then is None or then.year == 1:  # Go's zero time is the first of January of year 1
         return "N/A"
     return human_age(time.time() - then.timestamp())
 
@@ -106,7 +106,9 @@ def age_of(timestamp: str) -> str:
 
 
 def display_width(text: str) -> int:
-    """How many columns of a terminal a text takes: wide characters two, combining ones none."""
+    """Return the columns that a text takes on a terminal: wide characters take two, combining ones
+    none.
+    """
     return len(text) if text.isascii() else sum(map(_columns, text))
 
 
@@ -117,16 +119,16 @@ def _columns(character: str) -> int:
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print columns: left-aligned, three spaces apart."""
+    """Print a table with left-aligned columns."""
     table = [list(header), *([printable(cell) for cell in row] for row in rows)]
     for line in aligned(table, 0):
         print(line.rstrip())
 
 
 def aligned(rows: Sequence[Sequence[str]], minimum: int = _MIN_WIDTH) -> list[str]:
-    """Rows of cells as lines with columns, as docker aligns them (Go's ``text/tabwriter``).
+    """Align cells in columns as docker does (Go's ``text/tabwriter``), and return the lines.
 
-    The last cell of a row is no column. A column ends where a row does not have it.
+    The last cell of a row is not part of a column. A row without a cell ends the column.
     """
     widths: list[list[int]] = [[] for _ in rows]
     for number in range(max((len(row) for row in rows), default=1) - 1):
@@ -138,7 +140,7 @@ def aligned(rows: Sequence[Sequence[str]], minimum: int = _MIN_WIDTH) -> list[st
 
 
 def _blocks(rows: Sequence[Sequence[str]], number: int) -> Iterable[range]:
-    """Runs of rows that have the column of this number."""
+    """Yield the runs of rows that have a cell in this column."""
     start = 0
     for at in range(len(rows) + 1):
         if at == len(rows) or len(rows[at]) - 1 <= number:
@@ -156,7 +158,7 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """A text cut to so many columns, the last of them ``…`` then."""
+    """Cut a text to ``width`` columns, the last of which is then ``…``."""
     if display_width(text) <= width:
         return text
     kept = ""
@@ -171,12 +173,12 @@ def shortened(text: str, width: int) -> str:
 
 
 def print_json(values: Sequence[Mapping[str, Any]]) -> None:
-    """Print a list of objects; JSON escapes what a terminal would obey."""
+    """Print a list of objects as JSON, in which control characters are escaped."""
     print(json.dumps(list(values), indent=2))
 
 
 def print_jsonl(values: Iterable[Mapping[str, Any]]) -> None:
-    """Print objects, one a line."""
+    """Print one object a line."""
     for value in values:
         print(json.dumps(value))
 
@@ -186,14 +188,14 @@ def print_jsonl(values: Iterable[Mapping[str, Any]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ListRow:
-    """One line of a list: what templates have of it, as text, and what JSON has."""
+    """One line of a list: its fields for templates as text, and its JSON."""
 
     fields: Mapping[str, str]
     json: Mapping[str, Any]
 
     @classmethod
     def of(cls, json: Mapping[str, Any]) -> Self:
-        """A line of what JSON has of it: ``created_by`` is ``.CreatedBy`` in templates."""
+        """Make a line from its JSON; the key ``created_by`` is ``.CreatedBy`` in templates."""
         fields = {"".join(map(str.capitalize, key.split("_"))): key for key in json}
         return cls({name: _as_text(json[key]) for name, key in fields.items()}, json)
 
@@ -207,12 +209,12 @@ def _as_text(value: Any) -> str:
 
 
 def is_template(form: str) -> bool:
-    """Whether ``--format`` is a template: ``check_form`` has let nothing else through."""
+    """Return whether a ``--format`` that passed ``check_form`` is a template."""
     return "{{" in form
 
 
 def print_by_template(of: str, form: str, rows: Iterable[ListRow]) -> None:
-    """Print each row as a template says, while they come; ``of`` is what messages call a row."""
+    """Print each row by a template as it arrives; ``of`` names the rows in error messages."""
     template = ListTemplate(of, form)
     for row in rows:
         print_template_output(template.render(row))
@@ -220,14 +222,14 @@ def print_by_template(of: str, form: str, rows: Iterable[ListRow]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """How a list is printed: as a table, as JSON, or as a template says."""
+    """A list that can be printed as a table, as JSON, or by a template."""
 
-    of: str  # how docker calls one line in its messages
-    heads: Mapping[str, str]  # of the columns, by the fields of templates
+    of: str  # docker's name for one line in error messages
+    heads: Mapping[str, str]  # headings of the columns, by the fields of templates
     table: str  # the template of the table, without the word "table"
 
     def show(self, form: str, rows: Iterable[ListRow]) -> None:
-        """Print rows in a form that ``list_format_option`` has let through."""
+        """Print rows in a form that ``list_format_option`` accepted."""
         if form == "json":
             print_json([row.json for row in rows])
         elif form == "jsonl":
@@ -247,7 +249,7 @@ class Listing:
 
 
 class ListTemplate:
-    """A template of the lines of a list: tabs and line ends may be spelled out in it."""
+    """A template for the lines of a list, in which tabs and newlines may be written as escapes."""
 
     def __init__(self, of: str, text: str) -> None:
         from unionmount.gotemplate import Template
@@ -257,12 +259,12 @@ class ListTemplate:
             self._template = Template(text.replace(r"\t", "\t").replace(r"\n", "\n"))
 
     def head(self, heads: Mapping[str, str]) -> str:
-        """The line above the others."""
+        """Return the heading."""
         with parsing():
             return self._template.render_head(heads)
 
     def render(self, row: ListRow, *, safe: bool = False) -> str:
-        """One line; with ``safe`` nothing in it is obeyed by a terminal or breaks a table."""
+        """Return one line; with ``safe``, without control characters or breaks of the table."""
         from unionmount.gotemplate import Struct
 
         names = sorted(row.fields)
@@ -273,7 +275,7 @@ class ListTemplate:
 
 @contextmanager
 def parsing() -> Iterator[None]:
-    """Say of any error what docker says, whether the template was read or carried out."""
+    """Reword errors of a template as docker does, both when it is parsed and when it runs."""
     from unionmount.gotemplate import TemplateError
 
     try:
@@ -283,7 +285,7 @@ def parsing() -> Iterator[None]:
 
 
 def print_template_output(text: str) -> None:
-    """Print what a template made: byte for byte, but nothing that a terminal would obey."""
+    """Print the output of a template byte for byte, except for control characters on a terminal."""
     if sys.stdout.isatty():
         text = "".join(c if c in _KEPT or c.isprintable() else printable(c) for c in text)
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Progress on a terminal: a bar for each thing that is being read, nothing elsewhere."""
+"""Progress bars on a terminal, one for each running transfer; nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _NAME_MAX = 19  # "sha256:" and twelve digits
 
 
 class ProgressLine:
-    """Bars that tell how far things are; from any thread.
+    """Progress bars, which may be updated from any thread.
 
-    Nothing is printed where standard error is no terminal or a dumb one, and nothing of what is
-    needed to print is imported there. No thread is started: a process that forks later has one.
+    If standard error is not a terminal, or a dumb one, nothing is printed and no library for it is
+    imported. No thread is started, because a process with threads cannot fork safely.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class ProgressLine:
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
-        """Tell that ``done`` of ``total`` bytes of ``what`` are read."""
+        """Report that ``done`` of ``total`` bytes of ``what`` were read."""
         if not self._shown:
             return
         with self._lock:
@@ -75,11 +75,11 @@ class ProgressLine:
             redirect_stderr=False,
         )
         self._bars.start()
-        self._bars.console.show_cursor(True)  # who is killed can't bring it back
+        self._bars.console.show_cursor(True)  # a killed process could not restore it
         return self._bars
 
     def clear(self) -> None:
-        """Remove the bars; they come back with the next call."""
+        """Remove the bars until the next report."""
         with self._lock:
             if self._bars is not None:
                 self._bars.stop()

@@ -1,4 +1,4 @@
-"""What pull, push, copy and mount share: names, a client, and an end in good order."""
+"""The common parts of pull, push, copy and mount: names, a client, and an orderly end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Work = Callable[["RegistryClient"], Awaitable[T]]
 
 KEEP_BLOBS = "UNIONMOUNT_KEEP_BLOBS"
 DOCKER = "docker://"
-"""What a name of a registry may begin with, to be told from other names."""
+"""The prefix of names of a registry."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -45,7 +45,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def pull_image(
     settings: Settings, options: RegistryOptions, name: str, how: PullOptions
 ) -> tuple[Reference, StoredImage]:
-    """Pull the image that a user's name means; also returns the full name."""
+    """Pull an image by a user's name; return its full name as well."""
     from unionmount.transfer.pull import find, pull_as
 
     store = settings.store()
@@ -126,16 +126,16 @@ def _meaning(store: Store, name: str, image: StoredImage) -> Location:
 
 
 def keeps_blobs() -> bool:
-    """Whether the environment says that compressed layers are kept, too."""
+    """Return whether the environment asks to keep compressed layers as well."""
     text = os.environ.get(KEEP_BLOBS, "")
     try:
         return bool(click.BOOL.convert(text, None, None)) if text else False
     except click.BadParameter:
-        raise UsageError(f"{KEEP_BLOBS}: not yes or no: '{printable(text)}'") from None
+        raise UsageError(f"{KEEP_BLOBS} must be yes or no, not '{printable(text)}'") from None
 
 
 def registries_of_user() -> Registries:
-    """What registries.conf says."""
+    """Read registries.conf."""
     from unionmount.registry import Registries
 
     return Registries.load(os.environ)
@@ -148,9 +148,9 @@ def run_transfer(
     work: Work[T],
     named: Sequence[Reference],
 ) -> T:
-    """Run ``work`` with a client of registries; ``named`` is what the user named in them.
+    """Run ``work`` with a client for registries; ``named`` are the references of the command line.
 
-    A signal ends it: what is not complete is removed, and the exit status says which signal it was.
+    A signal cancels it: incomplete files are removed, and the exit status names the signal.
     """
     import trio
 
@@ -199,17 +199,17 @@ async def _cancel_on_signal(
 
 
 def without_transport(name: str) -> str:
-    """The name in ``docker://NAME``."""
+    """Return a name without ``docker://``."""
     return name.removeprefix(DOCKER)
 
 
 def hint_at_default_tag(name: str, *, quiet: bool = False) -> None:
-    """Say which version is meant where none is named."""
+    """Tell the user that the tag is ``latest`` because the name has none."""
     reference = Reference.parse(name)
     if reference.tag is None and reference.digest is None and not quiet:
         familiar = printable(reference.familiar)
         print(
-            f"hint: no version named, so this is {familiar}:latest; "
+            f"hint: no tag was given, so this is {familiar}:latest; "
             f"'unionmount tags {familiar}' lists the others",
             file=sys.stderr,
         )
@@ -218,7 +218,7 @@ def hint_at_default_tag(name: str, *, quiet: bool = False) -> None:
 async def first_of(
     registries: Registries, name: str, work: Callable[[Reference], Awaitable[T]]
 ) -> T:
-    """What ``work`` makes of the first registry that has a user's name."""
+    """Return the result of ``work`` for the first registry that has the image of a name."""
     failures: list[UnionmountError] = []
     for candidate in registries.candidates(name):
         try:

@@ -1,4 +1,4 @@
-"""What the options before the command say: where the stores are, and how to print."""
+"""The options before the subcommand: the stores and how to print."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Settings:
-    """What the options before the subcommand say."""
+    """The values of the options before the subcommand."""
 
     root: str | None = None
     debug: bool = False
     additional: list[str] = field(default_factory=list)
 
     def store_root(self) -> Path:
-        """Where the store is, as an absolute path: a daemon is somewhere else."""
+        """Return the store's directory as an absolute path, since daemons change directories."""
         from unionmount.store.location import default_root
 
         return (Path(self.root) if self.root else default_root(os.environ)).absolute()
 
     def store(self) -> Store:
-        """The store, with the limits of the environment, and descriptors for many layers."""
+        """Open the store with the limits of the environment; allow descriptors for many layers."""
         from unionmount.store.layer_import import ImportLimits
         from unionmount.store.location import additional_stores
         from unionmount.store.store import Store
@@ -42,9 +42,9 @@ class Settings:
 
 
 def _raise_descriptor_limit() -> None:
-    """Allow as many open files as the caller may have: every layer of an image takes some."""
+    """Raise the limit of open files as far as permitted: each layer of an image takes some."""
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # a kernel may allow less than it says
+    with suppress(OSError, ValueError):  # a kernel may allow less than it reports
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

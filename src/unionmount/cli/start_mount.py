@@ -1,4 +1,4 @@
-"""Starting to serve a mount, here or in the background."""
+"""The start of a mount's server, in the foreground or as a daemon."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def check_place(mountpoint: str | None) -> Path | None:
-    """The mount point as an absolute path; an error where nothing can be mounted there."""
+    """Return the mount point as an absolute path; raise an error if it is unusable."""
     from unionmount.mounting.fuse_mount import check_mountpoint
 
     if mountpoint is None:
         return None
-    if not mountpoint:  # it would be the working directory
+    if not mountpoint:  # Path("") would be the working directory
         raise UsageError("the mount point is empty")
     where = Path(os.path.realpath(mountpoint))
     check_mountpoint(where)
@@ -34,7 +34,7 @@ def check_place(mountpoint: str | None) -> Path | None:
 
 
 class MountStarter:
-    """What all mounts have in common; to be made before the caller opens any file."""
+    """The parameters that all mounts have; create it before any file is opened."""
 
     def __init__(
         self, settings: Settings, options: MountOptions, where: Path | None, *, foreground: bool
@@ -61,19 +61,20 @@ class MountStarter:
         *,
         unstacked: bool = False,
     ) -> None:
-        """Mount, and tell ``announce`` the mount point; in the foreground serve it to its end.
+        """Mount, and pass the mount point to ``announce``; in the foreground, serve until the
+        unmount.
 
-        The one who serves holds ``lease`` to the end. ``unstacked``: layers are shown beside each
-        other.
+        The serving process holds ``lease`` to the end. With ``unstacked``, each layer is a
+        directory.
         """
         from unionmount.system import daemon
 
-        layers.tree()  # a damaged index is told here and now
-        # the daemon is somewhere else: the path may be relative
+        layers.tree()  # reports a damaged index before the daemon starts
+        # The daemon has another working directory, so the path must be absolute.
         root = os.path.realpath(self._settings.store_root())
 
         def serve(ready: Ready) -> None:
-            # imported by the process that needs it
+            # imported only by the process that serves
             from unionmount.mounting.serve import MountRequest, run_mount
 
             _log(self._settings)
@@ -98,7 +99,7 @@ class MountStarter:
 
 
 def _announce_or_undo(path: str, announce: Callable[[str], None]) -> None:
-    """A mount of which nobody can be told is taken away again."""
+    """Announce a mount; unmount it again if that fails."""
     from unionmount.mounting.fuse_mount import unmount_fuse
 
     try:
@@ -111,7 +112,7 @@ def _announce_or_undo(path: str, announce: Callable[[str], None]) -> None:
 
 
 def print_mountpoint(path: str) -> None:
-    """Print a path so that a script can use it: as it is."""
+    """Print a path byte for byte, so that a script can use it."""
     sys.stdout.buffer.write(os.fsencode(path) + b"\n")
     sys.stdout.flush()
 

@@ -1,8 +1,8 @@
-"""The C core, as context managers: the only importer of the compiled module.
+"""The C core as context managers; no other package imports the compiled module.
 
-Calls into C release the GIL. Paths and names inside the file system are ``bytes``. The headers
-in csrc are the contracts: ``index/builder.h``, ``index/index.h``, ``tree/tree.h``,
-``upper/upper.h``, ``router/router.h``.
+Calls into C release the GIL. Paths and names inside the file system are ``bytes``. The headers in
+csrc are the contracts: ``index/builder.h``, ``index/index.h``, ``tree/tree.h``, ``upper/upper.h``,
+``router/router.h``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Owning C objects: handles that are closed exactly once, and errors of C as exceptions."""
+"""Handles of C objects, which are closed exactly once, and errors of C as exceptions."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from unionmount.system.closing import Closing
 MEMORY_VARIABLE = "UNIONMOUNT_MAX_INDEX_MEMORY"  # sets IndexLimits.max_memory (layer.ImportLimits)
 _PATH_MAX = 4096
 
-uncleared = ffi.new_allocator(should_clear_after_alloc=False)  # for what C fills
+uncleared = ffi.new_allocator(should_clear_after_alloc=False)  # for buffers that C fills
 
 
 class Owner(Closing):
-    """Something in C that is closed exactly once."""
+    """An owned C object with an idempotent ``close``."""
 
     _handle: Any = None
 
     def close(self) -> None:
-        """Release what C holds; a second call does nothing."""
+        """Release the C object; a second call does nothing."""
         handle, self._handle = self._handle, None
         if handle is not None:
             self._release(handle)
@@ -37,7 +37,7 @@ class Owner(Closing):
 
 
 def fault_error(code: int, fault: Any, what: str) -> Exception:
-    """The exception for an error of C about untrusted input: where it is, and what is wrong."""
+    """Return the exception for an error of C in untrusted input, with position and reason."""
     text = ffi.string(fault.text).decode("ascii", "replace")
     reason = f"{text} (at byte {fault.offset})" if text else os.strerror(-code)
     where = f"{what}: {reason}"
@@ -51,7 +51,7 @@ def fault_error(code: int, fault: Any, what: str) -> Exception:
 
 
 def memory_error(text: str) -> LimitExceeded:
-    """The exception for input that needs more memory than the limit allows."""
+    """Return the exception for input that needs more memory than the limit allows."""
     return LimitExceeded(f"{text} (the limit; {MEMORY_VARIABLE} changes it)")
 
 
@@ -72,7 +72,7 @@ def flag_bits(chosen: Any, prefix: str) -> int:
 
 
 def sized_text(function: Callable[[Any, int], int]) -> bytes:
-    """What ``function`` copies into (buffer, size), where size 0 asks how much that is."""
+    """Return the bytes that ``function`` copies into (buffer, size); size 0 asks for the size."""
     while True:
         size = check(function(ffi.NULL, 0))
         if size == 0:
@@ -81,14 +81,14 @@ def sized_text(function: Callable[[Any, int], int]) -> bytes:
         try:
             n = check(function(value, size))
         except OSError as error:
-            if error.errno != errno.ERANGE:  # it has grown in between
+            if error.errno != errno.ERANGE:  # it has grown meanwhile
                 raise
         else:
             return bytes(ffi.buffer(value, n))
 
 
 def grown_text(function: Callable[[Any, int], int]) -> bytes:
-    """What ``function`` copies into (buffer, size), where it says how much it would be."""
+    """Return the bytes that ``function``, which returns the size, copies into (buffer, size)."""
     size = _PATH_MAX
     while True:
         buffer = uncleared("char[]", size)
@@ -99,7 +99,7 @@ def grown_text(function: Callable[[Any, int], int]) -> bytes:
 
 
 def take_text(memory: Any, size: int) -> bytes:
-    """Copy bytes that C allocated for us, and free them there."""
+    """Copy bytes that C allocated, and free them."""
     try:
         return bytes(ffi.buffer(memory, size))
     finally:

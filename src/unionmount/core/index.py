@@ -1,11 +1,4 @@
-"""The C core, as context managers: the only importer of the compiled module.
-
-``Indexer`` turns the tar of a layer into an index file, ``Index`` reads it, ``Tree`` stacks layers,
-``Upper`` puts a writable directory on a tree, ``Router`` answers the kernel from them. Headers with
-the contracts, in csrc: ``index/builder.h``, ``index/index.h``, ``tree/tree.h``, ``upper/upper.h``,
-``router/router.h``. Calls into C release the GIL. Paths and names inside the file system are
-``bytes``.
-"""
+"""The index of a layer: ``Indexer`` makes it from a tar, ``Index`` opens and checks it."""
 
 from __future__ import annotations
 
@@ -21,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
 from unionmount.core.handle import Owner, check, fault_error, memory_error
 
-_SCAN_BUDGET = 8 * 1024 * 1024  # bytes read between two chances to be interrupted
+_SCAN_BUDGET = 8 * 1024 * 1024  # bytes that are read between two chances for an interruption
 
 
 class IndexInfo(NamedTuple):
-    """Statistics that an index keeps of its layer; sizes in bytes."""
+    """The statistics of a layer in its index; sizes are in bytes."""
 
     layer_size: int
     inodes: int
@@ -40,11 +33,11 @@ class IndexInfo(NamedTuple):
 
 
 class IndexLimits(NamedTuple):
-    """Bounds of what one layer may hold; 0 stands for the core's default."""
+    """The limits for one layer; 0 is the core's default."""
 
     max_entries: int = 0
     max_strings: int = 0
-    max_memory: int = 0  # bytes that indexing it may take
+    max_memory: int = 0  # bytes for indexing the layer
 
 
 _NO_PRIVATE_MOUNTS = (errno.EPERM, errno.EINVAL, errno.ENOSYS)
@@ -54,11 +47,11 @@ _NO_PRIVATE_MOUNTS = (errno.EPERM, errno.EINVAL, errno.ENOSYS)
 def private_directory(
     fd: int, *, read_only: bool, atime: bool = False, diratime: bool = True
 ) -> Iterator[int | None]:
-    """The directory ``fd`` on a mount of its own, where nobody can mount anything below it.
+    """Open the directory ``fd`` on a private mount, below which nobody can mount anything.
 
-    A name that is a mount point for others is there what the mount point covers. With ``atime``
-    reading changes access times, as relatime has it; ``diratime``: of directories, too. None where
-    this user can't have one: that takes CAP_SYS_ADMIN.
+    A name that is a mount point elsewhere shows what the mount point covers. With ``atime``,
+    reading changes access times like relatime; with ``diratime``, those of directories, too. Yield
+    None if this user may not create one, which takes CAP_SYS_ADMIN.
     """
     how = lib.UM_PRIVATE_READ_ONLY if read_only else 0
     how |= 0 if atime else lib.UM_PRIVATE_NOATIME
@@ -75,20 +68,20 @@ def private_directory(
 
 
 def open_beneath(directory: int, path: bytes) -> int:
-    """Open a directory below ``directory`` for reading, through no symlink and no mount point."""
+    """Open a directory below ``directory``, without crossing symlinks or mount points."""
     return check(lib.um_open_directory(directory, path))
 
 
 class Indexer(Owner):
-    """Builds the index of one layer from its tar, either fed or scanned in place.
+    """A builder of the index of one layer, whose tar is fed or scanned in place.
 
     ``what`` names the layer in messages.
     """
 
     def __init__(self, what: str, limits: IndexLimits = IndexLimits(), spool: int = -1) -> None:
-        """``spool`` is a descriptor of an empty file, the caller's, to keep xattrs in.
+        """Create an indexer; ``spool`` is a borrowed descriptor of an empty file for xattrs.
 
-        Without one they are kept in memory, and counted against ``limits.max_memory``.
+        Without it they are kept in memory, and counted against ``limits.max_memory``.
         """
         self._what = what
         slot = ffi.new("struct um_indexer **")
@@ -112,14 +105,14 @@ class Indexer(Owner):
         return code
 
     def feed(self, data: Buffer) -> None:
-        """Take the next bytes of the uncompressed tar; FormatError where they are damaged."""
+        """Take the next bytes of the uncompressed tar; raise FormatError if they are damaged."""
         view = ffi.from_buffer(data)
         self._checked(lib.um_indexer_feed(self._handle, view, len(view), self._fault))
 
     def scan(self, fd: int, offset: int, length: int) -> Iterator[None]:
-        """Read the headers of the tar at ``offset`` of ``fd``; yields now and then.
+        """Read the headers of the tar at ``offset`` of ``fd``, and yield from time to time.
 
-        The caller drives the iterator to its end, and may drop it in between to cancel.
+        The caller runs the iterator to its end, or drops it to cancel.
         """
         while self._checked(
             lib.um_indexer_scan(self._handle, fd, offset, length, _SCAN_BUDGET, self._fault)
@@ -127,7 +120,7 @@ class Indexer(Owner):
             yield
 
     def unresolved(self) -> Iterator[bytes]:
-        """Names of entries without a place: symlinks on their way lead in a circle."""
+        """Yield names of entries without a path: symlinks in their directories form a loop."""
         name, size = ffi.new("char const **"), ffi.new("size_t *")
         number = 0
         while lib.um_indexer_unresolved(self._handle, number, name, size):
@@ -135,14 +128,14 @@ class Indexer(Owner):
             number += 1
 
     def finish(self, layer_size: int, fd: int) -> None:
-        """Write the index to ``fd``; FormatError where the tar ended too early."""
+        """Write the index to ``fd``; raise FormatError if the tar ended too early."""
         self._checked(lib.um_indexer_finish(self._handle, layer_size, fd, self._fault))
 
 
 class Index(Owner):
-    """An index file, mapped (or copied, where others can change it) and checked.
+    """A checked index file, which is mapped, or copied if others can change it.
 
-    FormatError where it is damaged, LimitExceeded where it is too large.
+    Raise FormatError if it is damaged, LimitExceeded if it is too large.
     """
 
     def __init__(self, fd: int, what: str) -> None:
@@ -159,12 +152,12 @@ class Index(Owner):
 
     @property
     def copied(self) -> int:
-        """Bytes of memory that it may come to hold because it is copied; 0 where it is mapped."""
+        """The bytes of memory that a copied index may take; 0 if it is mapped."""
         return int(lib.um_index_copied(self._handle))
 
     @property
     def info(self) -> IndexInfo:
-        """What the index says of its layer as a whole."""
+        """The statistics of the layer."""
         info = ffi.new("struct um_index_info *")
         lib.um_index_get_info(self._handle, info)
         return IndexInfo(
@@ -181,7 +174,7 @@ class Index(Owner):
         )
 
     def verify(self) -> None:
-        """Check every block now; FormatError names the byte that is wrong."""
+        """Check every block now; the FormatError names the byte that is wrong."""
         fault = ffi.new("struct um_fault *")
         code = lib.um_index_verify(self._handle, fault)
         if code < 0:
@@ -189,13 +182,13 @@ class Index(Owner):
 
 
 def stored_name(name: bytes) -> bytes:
-    """Under which name a layer has the extended attribute that users of a mount call ``name``.
+    """Return the name in a layer of an extended attribute that users of a mount call ``name``.
 
-    What is called as overlayfs calls its marks is escaped. EOPNOTSUPP where it gets too long.
+    A name that looks like a mark of overlayfs is escaped. Raise EOPNOTSUPP if that is too long.
     """
     stored = ffi.new("char[]", lib.UM_OVERLAY_ROOM)
     check(lib.um_overlay_store(lib.UM_OVERLAY_BOTH, name, len(name), stored))
     return bytes(ffi.string(stored))
 
 
-NEVER = (1 << 64) - 1  # no file is as large
+NEVER = (1 << 64) - 1  # larger than any file

@@ -1,4 +1,4 @@
-"""Nodes of a tree: their attributes, and the questions that everything with nodes answers."""
+"""The nodes of a tree: their attributes, and reading them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIST_BATCH = 64
 
 
 class Attributes(NamedTuple):
-    """What ``stat`` shows of a node (see ``struct um_attr``)."""
+    """The attributes of a node, as stat(2) returns them (see ``struct um_attr``)."""
 
     node: Node
     mode: int
@@ -45,60 +45,60 @@ class DirectoryEntry(NamedTuple):
 
 
 class BrowsableTree(Protocol):
-    """What can be browsed: the lower layers alone (``Tree``), or with an upper (``View``)."""
+    """A tree to be browsed: the lower layers alone (``Tree``), or with an upper (``View``)."""
 
     def lookup(self, directory: Node, name: bytes) -> Attributes:
-        """The attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
+        """Return the attributes of ``name`` in ``directory``."""
 
     def getattr(self, node: Node) -> Attributes:
-        """The attributes of a node."""
+        """Return the attributes of a node."""
 
     def resolve(self, path: bytes) -> Attributes:
-        """The attributes of ``path`` from the root; symlinks are not followed."""
+        """Return the attributes of ``path`` from the root; symlinks are not followed."""
 
     def resolve_anew(self, path: bytes) -> Attributes:
-        """The same, where something else may stand at ``path`` since it was found."""
+        """Return the same, even if another process has replaced the file at ``path``."""
 
     def list(
         self, directory: Node, cookie: int = 0, count: int = ...
     ) -> builtins.list[DirectoryEntry]:
-        """Up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
+        """Return up to ``count`` sorted entries from ``cookie`` on; none at the end."""
 
     def walk(self, directory: Node = ..., path: bytes = ...) -> Iterator[tuple[bytes, Attributes]]:
-        """All paths below ``directory``, depth first, sorted; the directory itself is left out."""
+        """Yield all paths below ``directory``, but not its own, sorted and depth first."""
 
     def readlink(self, node: Node) -> bytes:
-        """The target of a symlink; EINVAL where the node is none."""
+        """Return the target of a symlink; raise EINVAL if the node is not one."""
 
     def read(self, node: Node, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes; fewer only at the end."""
+        """Read up to ``size`` bytes of a file, fewer only at its end."""
 
     def getxattr(self, node: Node, name: bytes) -> bytes:
-        """The value of an extended attribute; ENODATA where there is none."""
+        """Return the value of an extended attribute; raise ENODATA if there is none."""
 
     def listxattr(self, node: Node) -> builtins.list[bytes]:
-        """The names of all extended attributes."""
+        """Return the names of all extended attributes."""
 
 
 class PathLookups:
-    """What follows from lookup, getattr and list."""
+    """The path functions that follow from lookup, getattr and list."""
 
     def lookup(self, directory: Node, name: bytes) -> Attributes:
-        """The attributes of a name in a directory."""
+        """Return the attributes of a name in a directory."""
         raise NotImplementedError
 
     def getattr(self, node: Node) -> Attributes:
-        """The attributes of a node."""
+        """Return the attributes of a node."""
         raise NotImplementedError
 
     def list(
         self, directory: Node, cookie: int = 0, count: int = LIST_BATCH
     ) -> builtins.list[DirectoryEntry]:
-        """Entries of a directory from ``cookie`` on, at most ``count``."""
+        """Return entries of a directory from ``cookie`` on, at most ``count``."""
         raise NotImplementedError
 
     def resolve(self, path: bytes) -> Attributes:
-        """The attributes of ``path`` from the root; symlinks are not followed."""
+        """Return the attributes of ``path`` from the root; symlinks are not followed."""
         attributes = self.getattr(ROOT)
         for name in path.split(b"/"):
             if name not in (b"", b"."):
@@ -106,11 +106,11 @@ class PathLookups:
         return attributes
 
     def resolve_anew(self, path: bytes) -> Attributes:
-        """The same, where something else may stand at ``path`` since it was found."""
+        """Return the same, even if another process has replaced the file at ``path``."""
         return self.resolve(path)
 
     def walk(self, directory: Node = ROOT, path: bytes = b"") -> Iterator[tuple[bytes, Attributes]]:
-        """All paths below ``directory``, depth first, sorted; the directory itself is left out."""
+        """Yield all paths below ``directory``, but not its own, sorted and depth first."""
         pending = [(directory, path, 0)]
         while pending:
             parent, prefix, cookie = pending.pop()
@@ -129,11 +129,11 @@ class PathLookups:
 
 
 class NodeReader(Owner):
-    """The questions that trees, uppers and unstacked layers answer alike.
+    """The functions that trees, uppers and unstacked layers share.
 
-    C has a function of its own for each kind, ``PREFIX_lookup`` and so on; a subclass names the
-    prefix. Errors are OSError with the errno that the file system answers; ENOENT, ENOTDIR and
-    ENAMETOOLONG are about names, ESTALE about nodes that do not exist.
+    In C each of these has its own function, ``PREFIX_lookup`` and so on; a subclass names the
+    prefix. Errors are OSError with the errno of the file system; ENOENT, ENOTDIR and ENAMETOOLONG
+    are about names, ESTALE about nodes that do not exist.
     """
 
     _c_lookup: ClassVar[Any]
@@ -178,7 +178,7 @@ class NodeReader(Owner):
         return bytes(ffi.buffer(buffer, n))
 
     def getxattr(self, node: Node, name: bytes) -> bytes:
-        """Return the value of an extended attribute; ENODATA if there is none."""
+        """Return the value of an extended attribute; raise ENODATA if there is none."""
         return sized_text(
             lambda value, size: self._c_getxattr(self._handle, node, name, len(name), value, size)
         )
@@ -209,14 +209,14 @@ class LayerReader(NodeReader, PathLookups):
         return entries_of(entries, n)
 
     def readlink(self, node: Node) -> bytes:
-        """Return the target of a symlink; EINVAL if the node is not one."""
+        """Return the target of a symlink; raise EINVAL if the node is not one."""
         target, size = ffi.new("const char **"), ffi.new("size_t *")
         check(self._c_readlink(self._handle, node, target, size))
         return bytes(ffi.buffer(target[0], size[0]))
 
 
 def entries_of(entries: Any, n: int) -> list[DirectoryEntry]:
-    """The first ``n`` entries of a C array of struct um_tree_entry."""
+    """Return the first ``n`` entries of a C array of struct um_tree_entry."""
     return [
         DirectoryEntry(bytes(ffi.buffer(e.name, e.name_size)), e.next, attributes_of(e.attr))
         for e in ffi.unpack(entries, n)
@@ -224,7 +224,7 @@ def entries_of(entries: Any, n: int) -> list[DirectoryEntry]:
 
 
 def attributes_of(attr: Any) -> Attributes:
-    """The attributes in a struct um_attr."""
+    """Return the attributes in a struct um_attr."""
     return Attributes(
         attr.node,
         attr.mode,

@@ -15,23 +15,23 @@ from unionmount.core.upper import Upper
 
 @dataclass(frozen=True, slots=True)
 class RouterFacts:
-    """What the fast path tells of the file system as a whole (``struct um_fastpath_setup``)."""
+    """The facts about the file system for the fast path (``struct um_fastpath_setup``)."""
 
     layers: tuple[str, ...]
     bytes: int
     inodes: int
     has_acls: bool
     list_layers: bool
-    directory: int | None  # a descriptor; statfs is that of the file system it is on
+    directory: int | None  # a descriptor on the file system that answers statfs
 
 
 @dataclass(frozen=True, slots=True)
 class RouterStats:
-    """What a router has counted; by opcode of the FUSE protocol (``struct um_router_stats``)."""
+    """The counters of a router by opcode of the FUSE protocol (``struct um_router_stats``)."""
 
     fast: dict[int, int]
     forwarded: dict[int, int]
-    times: dict[int, list[int]]  # how many took how long; see ``time_of_bucket``
+    times: dict[int, list[int]]  # histograms of durations; see ``time_of_bucket``
     totals: dict[str, int]
 
 
@@ -42,11 +42,11 @@ _TOTALS = (
 
 
 class Router(Owner):
-    """Threads in C between the kernel and pyfuse3; answers what the tree or upper can answer.
+    """Threads in C between the kernel and pyfuse3, which answer all that the tree or upper can.
 
-    Takes ``device``, a connected descriptor of /dev/fuse, over. ``slow`` is the end of the socket
-    that pyfuse3 is to serve; it belongs to the caller. ``ended`` is readable once the mount is
-    gone; it belongs to the router. Tree and upper must outlive the router.
+    The router takes over ``device``, a connected descriptor of /dev/fuse. ``slow`` is the end of
+    the socket that pyfuse3 serves; it belongs to the caller. ``ended`` is readable once the mount
+    is gone; it belongs to the router. Tree and upper must outlive the router.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Router(Owner):
         self.ended: int = lib.um_router_ended(out[0])
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start answering."""
         check(lib.um_router_start(self._handle))
 
     def close(self) -> None:
-        """Stop, and close the connection; returns when no thread runs."""
+        """Stop all threads and close the connection."""
         super().close()
         fastpath, self._fastpath = self._fastpath, None
         if fastpath is not None:
@@ -86,7 +86,7 @@ class Router(Owner):
         lib.um_router_close(handle)
 
     def stats(self) -> RouterStats:
-        """What was counted since the start."""
+        """Return the counters since the start."""
         c_stats = ffi.new("struct um_router_stats *")
         lib.um_router_get_stats(self._handle, c_stats)
         opcodes = range(lib.UM_OPCODES)
@@ -111,20 +111,20 @@ def _open_fastpath(files: Tree | Upper, facts: RouterFacts) -> Any:
     setup.statfs_fd = -1 if facts.directory is None else facts.directory
     setup.bytes, setup.inodes = facts.bytes, facts.inodes
     setup.has_acls, setup.list_layers = facts.has_acls, facts.list_layers
-    setup.max_held = _held_files()
+    setup.max_open_files = _held_files()
     out = ffi.new("struct um_fastpath **")
     check(lib.um_fastpath_open(setup, out))
     return out[0]
 
 
 def _held_files() -> int:
-    """A part of what this process may have open."""
+    """Return how many files may be held open: a part of this process's limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(16, min(1024, soft // 4)) if soft > 0 else 1024
 
 
 def time_of_bucket(bucket: int) -> int:
-    """The nanoseconds at which a bucket of ``RouterStats.times`` begins."""
+    """Return the lower bound of a bucket of ``RouterStats.times`` in nanoseconds."""
     if bucket < 4:
         return bucket
     return (4 + bucket % 4 << bucket // 4) // 4

@@ -1,4 +1,4 @@
-"""How layers spell whiteouts, and how shells spell patterns."""
+"""The spelling of whiteouts in layers, and patterns of shells."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from unionmount._core import ffi, lib
 
 
 def matches(pattern: bytes, name: bytes, *, fold_case: bool = False) -> bool:
-    """Whether a name fits a pattern of the shell; ``*`` stands for slashes, too."""
+    """Return whether a name matches a pattern of the shell; ``*`` matches slashes, too."""
     return bool(lib.um_match(pattern, name, fold_case))
 
 
 def whiteout_name(hidden: bytes) -> bytes:
-    """The name in a layer that hides a name of the layers below."""
+    """Return the name in a layer that hides a name in lower layers."""
     return bytes(ffi.string(lib.um_whiteout_prefix())) + hidden
 
 
 def opaque_name() -> bytes:
-    """The name in a layer that hides all that its directory has in the layers below."""
+    """Return the name in a layer that hides all entries of its directory in lower layers."""
     return bytes(ffi.string(lib.um_whiteout_opaque()))

@@ -13,7 +13,7 @@ from unionmount.core.nodes import LayerReader, Node
 
 
 class Change(NamedTuple):
-    """One thing that a layer does to the layers below: ``A`` adds, ``C`` changes, ``D`` deletes."""
+    """A change of a layer to those below: ``A`` adds, ``C`` changes, ``D`` deletes."""
 
     kind: str
     path: bytes
@@ -22,7 +22,7 @@ class Change(NamedTuple):
 
 
 class BrokenLink(NamedTuple):
-    """A hard link whose target is in no layer; the name is absent from the tree."""
+    """A hard link whose target is in no layer; its name is not in the tree."""
 
     layer: int
     name: bytes
@@ -30,7 +30,7 @@ class BrokenLink(NamedTuple):
 
 
 class LayerSummary(NamedTuple):
-    """What one layer did to those below, and how much of it the image does not show; in bytes."""
+    """The effect of one layer on those below, and its bytes that the image does not show."""
 
     added: int
     changed: int
@@ -40,10 +40,10 @@ class LayerSummary(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What all layers did, lowest first, and how often paths of files were stored.
+    """The effects of all layers, lowest first, and the redundancy of files.
 
-    ``stored`` is the sum of the sizes that files have at their paths, in all layers; ``least``
-    takes of each path the smallest, 0 where a layer deletes it.
+    ``stored`` is the sum of the sizes of files at their paths in all layers; ``least`` takes only
+    the smallest for each path, 0 if a layer deletes it.
     """
 
     layers: tuple[LayerSummary, ...]
@@ -52,7 +52,7 @@ class Summary(NamedTuple):
 
     @property
     def efficiency(self) -> float:
-        """The part of what is stored that has to be: 1 where no path is stored twice."""
+        """The necessary part of the stored bytes: 1 if no path is stored twice."""
         return self.least / self.stored if self.stored else 1.0
 
 
@@ -68,7 +68,7 @@ class TreeLayer:
 
 @dataclass(frozen=True, slots=True)
 class Belief:
-    """Whose marks in a live directory count that do more than hide (see ``UM_BELIEVE_…``)."""
+    """The kinds of marks in a live directory that are believed (see ``UM_BELIEVE_…``)."""
 
     trusted: bool = False
     own: bool = False
@@ -80,11 +80,11 @@ class Belief:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryLayer:
-    """One layer of a tree that is a live directory, open as ``fd``.
+    """A layer that is a live directory, open as ``fd``.
 
     ``private``: nobody can mount anything below it (``private_directory``); then ``shown`` is open
-    on the directory where others see it, so that messages can name it. ``hidden``: directories, by
-    device and inode, of which nothing is shown; at most two.
+    on the directory where others see it, for messages. ``hidden`` are at most two directories, by
+    device and inode, that are not shown.
     """
 
     fd: int
@@ -97,9 +97,8 @@ class DirectoryLayer:
 class Tree(LayerReader, prefix="um_tree"):
     """Layers, lowest first, as one tree.
 
-    The tree keeps the indexes alive; descriptors stay the caller's and are to be kept open until
-    ``close``. Every method may be called from any thread. Errors are OSError with the errno that
-    the file system answers.
+    The tree keeps the indexes alive; descriptors stay the caller's and must stay open until
+    ``close``. Every method may be called from any thread.
     """
 
     def __init__(self, layers: Sequence[TreeLayer | DirectoryLayer]) -> None:
@@ -127,19 +126,21 @@ class Tree(LayerReader, prefix="um_tree"):
         return len(self._layers)
 
     def top(self, directory: Node) -> int:
-        """The topmost layer that has a part in ``directory``. ENOTDIR, ESTALE."""
+        """Return the topmost layer that has a part in ``directory``."""
         layer = ffi.new("uint32_t *")
         check(lib.um_tree_top(self._handle, directory, layer))
         return int(layer[0])
 
     def extent(self, node: Node) -> tuple[int, int]:
-        """Offset in its layer's tar and length of a file; EINVAL where it is not one run."""
+        """Return offset and length of a file in the tar of its layer; raise EINVAL if it is not
+        contiguous.
+        """
         layer, offset, length = ffi.new("uint32_t *"), ffi.new("uint64_t *"), ffi.new("uint64_t *")
         check(lib.um_tree_extent(self._handle, node, layer, offset, length))
         return offset[0], length[0]
 
     def changes(self, layer: int) -> Iterator[Change]:
-        """What ``layer`` (0 is the lowest) does to the layers below, depth first, sorted."""
+        """Yield the changes of ``layer`` (0 is the lowest) to those below, sorted, depth first."""
         slot = ffi.new("struct um_tree_walk **")
         check(lib.um_tree_walk_open(self._handle, layer, slot))
         try:
@@ -156,7 +157,7 @@ class Tree(LayerReader, prefix="um_tree"):
             lib.um_tree_walk_close(slot[0])
 
     def broken_links(self) -> Iterator[BrokenLink]:
-        """Hard links of all layers that lead nowhere, lowest layer first."""
+        """Yield the broken hard links of all layers, lowest layer first."""
         name, name_size = ffi.new("char **"), ffi.new("size_t *")
         target, target_size = ffi.new("char **"), ffi.new("size_t *")
         for layer in range(len(self._layers)):
@@ -171,12 +172,12 @@ class Tree(LayerReader, prefix="um_tree"):
                 )
 
     def summarise(self) -> Summary:
-        """What every layer did, and what is left of it; EOPNOTSUPP of live directories."""
+        """Return the effects of all layers; raise EOPNOTSUPP for live directories."""
         slot = ffi.new("struct um_summary **")
         check(lib.um_summary_open(self._handle, slot))
         try:
             while check(lib.um_summary_step(slot[0])):
-                pass  # here the caller may be interrupted
+                pass  # the caller may be interrupted here
             layers = ffi.new("struct um_layer_summary[]", max(len(self), 1))
             paths = ffi.new("struct um_path_summary *")
             lib.um_summary_get(slot[0], layers, paths)

@@ -39,7 +39,7 @@ class SetAttr(NamedTuple):
 
 
 class Maker(NamedTuple):
-    """Who makes something (see ``struct um_maker``)."""
+    """The creator of a file (see ``struct um_maker``)."""
 
     uid: int
     gid: int
@@ -49,7 +49,7 @@ class Maker(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UpperFlags:
-    """What an upper's disk can hold, and what is wanted of it (see ``UM_UPPER_…``)."""
+    """The abilities of an upper's disk, and options (see ``UM_UPPER_…``)."""
 
     trusted: bool = False
     override: bool = False
@@ -69,12 +69,12 @@ class Upper(NodeReader, prefix="um_upper"):
     """A writable directory on a tree.
 
     The tree and both descriptors stay the caller's and must outlive this. ``recover`` is called
-    once, before anything else. Lookups are counted (``upper/upper.h``): who calls ``lookup``,
-    ``mknod`` … ``link`` or takes entries of an ``UpperList`` owes ``forget``; ``View`` does this
-    for those who only look. Every other method may be called from any thread.
+    once, before anything else. Lookups are counted (``upper/upper.h``): a caller of ``lookup``,
+    ``mknod`` … ``link``, and a reader of an ``UpperList``, owes a ``forget`` for each; ``View``
+    does this for readers. All other methods may be called from any thread.
 
-    BlockingIOError from a change: it needs ``copy_up`` first, which may take long. All errors are
-    OSError with the errno that the file system answers.
+    A change raises BlockingIOError if it needs ``copy_up`` first, which may take long. All errors
+    are OSError with the errno of the file system.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Upper(NodeReader, prefix="um_upper"):
         *,
         metacopy: bool = True,
     ) -> None:
-        """Without ``metacopy`` files are always copied up with their data."""
+        """Open an upper; without ``metacopy``, files are always copied up with their data."""
         self.tree = tree
         setup = ffi.new("struct um_upper_setup *")
         setup.tree, setup.upper_fd, setup.work_fd = tree._handle, upper_fd, work_fd
@@ -103,31 +103,31 @@ class Upper(NodeReader, prefix="um_upper"):
 
     @property
     def layer(self) -> int:
-        """What ``Attributes.layer`` says of that which is in the upper."""
+        """The value of ``Attributes.layer`` for files in the upper."""
         return len(self.tree)
 
     def recover(self) -> None:
-        """Finish or undo what a daemon was doing when it was killed."""
+        """Complete or undo what a killed daemon left incomplete."""
         check(lib.um_upper_recover(self._handle))
 
     # ---- finding ----
 
     def forget(self, node: Node, lookups: int = 1) -> int:
-        """Give lookups back: how many are left."""
+        """Give lookups back; return how many are left."""
         return int(lib.um_upper_forget(self._handle, node, lookups))
 
     def origin(self, node: Node) -> Node | None:
-        """The node of the lower tree that a node continues or is a copy of."""
+        """Return the node of the lower tree that a node continues or was copied from."""
         origin = ffi.new("uint64_t *")
         check(lib.um_upper_origin(self._handle, node, origin))
         return Node(origin[0]) if origin[0] else None
 
     def list_open(self, directory: Node, *, shared: bool = False) -> UpperList:
-        """Open a directory to list it, alone or for all who read it."""
+        """Open a directory for listing, alone or for all its readers."""
         return UpperList(self, directory, shared=shared)
 
     def readlink(self, node: Node) -> bytes:
-        """The target of a symlink; EINVAL where the node is none."""
+        """Return the target of a symlink; raise EINVAL if the node is not one."""
         return grown_text(
             lambda buffer, size: lib.um_upper_readlink(self._handle, node, buffer, size)
         )
@@ -135,17 +135,17 @@ class Upper(NodeReader, prefix="um_upper"):
     # ---- files ----
 
     def open_file(self, node: Node, *, write: bool = False, truncate: bool = False) -> None:
-        """Open a file; owes one ``release``."""
+        """Open a file, which has to be released once."""
         flags = lib.UM_OPEN_WRITE if write else 0
         flags |= lib.UM_OPEN_TRUNCATE if truncate else 0
         check(lib.um_upper_open_file(self._handle, node, flags))
 
     def release(self, node: Node) -> None:
-        """Close what ``open_file`` opened."""
+        """Release a file that was opened."""
         lib.um_upper_release(self._handle, node)
 
     def write(self, node: Node, offset: int, data: Buffer) -> int:
-        """Write to an open file; how many bytes were written."""
+        """Write to an open file; return the number of bytes."""
         view = ffi.from_buffer(data)
         return check(lib.um_upper_write(self._handle, node, offset, view, len(view)))
 
@@ -160,14 +160,14 @@ class Upper(NodeReader, prefix="um_upper"):
     # ---- attributes ----
 
     def setattr(self, node: Node, changes: SetAttr) -> Attributes:
-        """Change attributes; what they are then."""
+        """Change attributes; return the new ones."""
         c_changes = _c_changes(changes)
         attr = ffi.new("struct um_attr *")
         check(lib.um_upper_setattr(self._handle, node, c_changes, attr))
         return attributes_of(attr)
 
     def setxattr(self, node: Node, name: bytes, value: bytes) -> None:
-        """Attach an extended attribute to a node; EPERM for a name that is a mark of the upper."""
+        """Set an extended attribute; raise EPERM if its name is that of a mark."""
         check(
             lib.um_upper_setxattr(
                 self._handle, node, name, len(name), ffi.from_buffer(value), len(value), 0
@@ -183,7 +183,7 @@ class Upper(NodeReader, prefix="um_upper"):
     def mknod(
         self, directory: Node, name: bytes, mode: int, device: tuple[int, int], maker: Maker
     ) -> Attributes:
-        """Make a file that is no directory and no symlink; ``device`` is (major, minor)."""
+        """Create a file that is not a directory or symlink; ``device`` is (major, minor)."""
         attr = ffi.new("struct um_attr *")
         who = ffi.new("struct um_maker *", tuple(maker))
         check(
@@ -192,14 +192,14 @@ class Upper(NodeReader, prefix="um_upper"):
         return attributes_of(attr)
 
     def mkdir(self, directory: Node, name: bytes, mode: int, maker: Maker) -> Attributes:
-        """Make a directory."""
+        """Create a directory."""
         attr = ffi.new("struct um_attr *")
         who = ffi.new("struct um_maker *", tuple(maker))
         check(lib.um_upper_mkdir(self._handle, directory, name, len(name), mode, who, attr))
         return attributes_of(attr)
 
     def symlink(self, directory: Node, name: bytes, target: bytes, maker: Maker) -> Attributes:
-        """Make a symlink."""
+        """Create a symlink."""
         attr = ffi.new("struct um_attr *")
         who = ffi.new("struct um_maker *", tuple(maker))
         check(
@@ -210,17 +210,17 @@ class Upper(NodeReader, prefix="um_upper"):
         return attributes_of(attr)
 
     def link(self, node: Node, directory: Node, name: bytes) -> Attributes:
-        """Give a file one more name."""
+        """Give a file another name."""
         attr = ffi.new("struct um_attr *")
         check(lib.um_upper_link(self._handle, node, directory, name, len(name), attr))
         return attributes_of(attr)
 
     def unlink(self, directory: Node, name: bytes) -> None:
-        """Remove a name of something that is no directory."""
+        """Remove a name of a file that is not a directory."""
         check(lib.um_upper_unlink(self._handle, directory, name, len(name)))
 
     def rmdir(self, directory: Node, name: bytes) -> None:
-        """Remove a directory that shows nothing."""
+        """Remove a directory that shows no entries."""
         check(lib.um_upper_rmdir(self._handle, directory, name, len(name)))
 
     def rename(
@@ -235,9 +235,10 @@ class Upper(NodeReader, prefix="um_upper"):
         )
 
     def copy_up(self, node: Node, *, empty: bool = False, absent: bool = False) -> None:
-        """Let a file be in the upper with its data; may take long.
+        """Copy a file up with its data, which may take long.
 
-        Without its data where ``empty``; with ``absent``, a file that is there without stays so.
+        With ``empty``, its data is not copied; with ``absent``, a file that was copied up without
+        data is left alone.
         """
         flags = lib.UM_COPY_UP_EMPTY if empty else 0
         flags |= lib.UM_COPY_UP_ABSENT if absent else 0
@@ -247,7 +248,7 @@ class Upper(NodeReader, prefix="um_upper"):
 class UpperList(Owner):
     """An open directory of an upper, for one thread at a time; closed before the upper.
 
-    A ``shared`` one is for all who read the directory: names keep their cookies.
+    All readers of a directory can use a ``shared`` list: its cookies stay valid.
     """
 
     def __init__(self, upper: Upper, directory: Node, *, shared: bool = False) -> None:
@@ -264,20 +265,22 @@ class UpperList(Owner):
 
     @property
     def is_needed(self) -> bool:
-        """Whether cookies that a shared list gave out mean nothing without it."""
+        """Whether cookies that a shared list gave out need it."""
         return bool(lib.um_upper_list_is_needed(self._handle))
 
     def next(self, cookie: int = 0, count: int = LIST_BATCH) -> list[DirectoryEntry]:
-        """Up to ``count`` entries from ``cookie`` on; 0 rereads. Each counts one lookup."""
+        """Return up to ``count`` entries from ``cookie`` on; 0 rereads. Each entry counts as a
+        lookup.
+        """
         entries = ffi.new("struct um_tree_entry[]", count)
         n = check(lib.um_upper_list_next(self._handle, cookie, entries, count))
         return entries_of(entries, n)
 
 
 class View(Closing, PathLookups):
-    """An upper for those who only look: gives back all lookups when it is closed.
+    """A view of an upper for readers, which gives all lookups back when it is closed.
 
-    For one thread at a time. A node that this view has shown stays valid until ``forget`` or
+    It is for one thread at a time. A node that the view returned is valid until ``forget`` or
     ``close``.
     """
 
@@ -285,10 +288,10 @@ class View(Closing, PathLookups):
         self._upper = upper
         self._lookups: dict[Node, int] = {}
         self._lists: dict[Node, UpperList] = {}
-        self._reading: Node | None = None  # open, until another file is read
+        self._reading: Node | None = None  # open until another file is read
 
     def close(self) -> None:
-        """Give everything back; a second call does nothing."""
+        """Give all lookups back; a second call does nothing."""
         for opened in self._lists.values():
             opened.close()
         self._lists = {}
@@ -297,7 +300,7 @@ class View(Closing, PathLookups):
             self.forget(node)
 
     def forget(self, node: Node) -> None:
-        """Give back a node early: for who walks over very many."""
+        """Give the lookups of a node back early, as there may be very many nodes."""
         if node == self._reading:
             self._read_on(None)
         lookups = self._lookups.pop(node, 0)
@@ -305,18 +308,18 @@ class View(Closing, PathLookups):
             self._upper.forget(node, lookups)
 
     def lookup(self, directory: Node, name: bytes) -> Attributes:
-        """The attributes of ``name`` in ``directory``; ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
+        """Return the attributes of ``name`` in ``directory``."""
         return self._counted(self._upper.lookup(directory, name))
 
     def getattr(self, node: Node) -> Attributes:
-        """The attributes of a node."""
+        """Return the attributes of a node."""
         return self._upper.getattr(node)
 
     def resolve_anew(self, path: bytes) -> Attributes:
-        """The attributes of ``path``, where another process may have changed it since it was found.
+        """Return the attributes of ``path``, even if another process has replaced the file.
 
-        A file goes by the place where it was seen first. What that process has moved here is
-        forgotten for once, so that it is looked for here.
+        A file is known by the place where it was seen first. It is forgotten once, so that a file
+        which the other process has moved is looked up again.
         """
         found = self.resolve(path)
         if stat.S_ISDIR(found.mode):
@@ -327,7 +330,7 @@ class View(Closing, PathLookups):
     def list(
         self, directory: Node, cookie: int = 0, count: int = LIST_BATCH
     ) -> builtins.list[DirectoryEntry]:
-        """Up to ``count`` entries from ``cookie`` on, sorted bytewise; none at the end."""
+        """Return up to ``count`` sorted entries from ``cookie`` on; none at the end."""
         opened = self._lists.get(directory)
         if opened is None:
             opened = self._lists[directory] = self._upper.list_open(directory)
@@ -339,17 +342,17 @@ class View(Closing, PathLookups):
         return entries
 
     def readlink(self, node: Node) -> bytes:
-        """The target of a symlink; EINVAL where the node is none."""
+        """Return the target of a symlink; raise EINVAL if the node is not one."""
         return self._upper.readlink(node)
 
     def read(self, node: Node, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes; fewer only at the end."""
+        """Read up to ``size`` bytes of a file, fewer only at its end."""
         if node != self._reading:
             self._read_on(node)
         return self._upper.read(node, offset, size)
 
     def _read_on(self, node: Node | None) -> None:
-        """Open another file, or none."""
+        """Close the open file and open another one, or none."""
         before, self._reading = self._reading, None
         if before is not None:
             self._upper.release(before)
@@ -358,15 +361,15 @@ class View(Closing, PathLookups):
             self._reading = node
 
     def getxattr(self, node: Node, name: bytes) -> bytes:
-        """The value of an extended attribute; ENODATA where there is none."""
+        """Return the value of an extended attribute; raise ENODATA if there is none."""
         return self._upper.getxattr(node, name)
 
     def listxattr(self, node: Node) -> builtins.list[bytes]:
-        """The names of all extended attributes, without the marks of the upper."""
+        """Return the names of all extended attributes, without the marks of the upper."""
         return self._upper.listxattr(node)
 
     def origin(self, node: Node) -> Node | None:
-        """The node of the lower tree that a node continues or is a copy of."""
+        """Return the node of the lower tree that a node continues or was copied from."""
         return self._upper.origin(node)
 
     def _counted(self, attributes: Attributes) -> Attributes:
@@ -376,7 +379,7 @@ class View(Closing, PathLookups):
 
 
 def _c_changes(changes: SetAttr) -> Any:
-    """``struct um_setattr``."""
+    """Convert changes to ``struct um_setattr``."""
     c_changes = ffi.new("struct um_setattr *")
     which = {
         "mode": lib.UM_SET_MODE,

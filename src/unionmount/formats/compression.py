@@ -1,9 +1,9 @@
-"""Compressed bytes in, plain bytes out, in bounded steps; and the other way round.
+"""Compression and decompression of streams in bounded steps.
 
-What a layer is compressed with is seen from its first bytes; media types are not believed. A
-stream may consist of several gzip members, zstd frames, or xz and bzip2 streams: all are read, to
-the last byte, and one that ends early or goes on with something else is refused. Some decoders stop
-silently there. Sources: RFC 1952 (gzip), RFC 8878 (zstd; skippable frames carry the table of
+The first bytes of a layer tell its compression; media types are not trusted. A stream may consist
+of several gzip members, zstd frames, or xz and bzip2 streams: all are read, to the last byte, and a
+stream that is truncated or continues with something else is refused. Some decoders would stop
+silently. Sources: RFC 1952 (gzip), RFC 8878 (zstd; skippable frames carry the table of
 zstd:chunked), The .xz File Format 1.2.1 (2.2: padding after a stream).
 """
 
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAGIC_SIZE = 10
-"""Bytes that ``sniff`` wants to see, where there are as many."""
+"""The number of bytes that ``sniff`` needs, if there are as many."""
 
-_INPUT_STEP = 64 * 1024  # what follows a frame is copied by the decoders, so pieces are small
+_INPUT_STEP = 64 * 1024  # decoders copy what follows a frame, so pieces are small
 _OUTPUT_STEP = 256 * 1024
-_GZIP_LEVEL, _GZIP_FORMAT = 2, 31  # of ISA-L; a window of 32 KiB, in gzip's frame
+_GZIP_LEVEL, _GZIP_FORMAT = 2, 31  # of ISA-L; a window of 32 KiB, in gzip's format
 _ZSTD_LEVEL = 3
-_WINDOW_LOG = 27  # 128 MiB of memory; what zstd itself takes without being asked for more
-_GZIP_MAGIC = b"\x1f\x8b\x08"  # with the only compression method there is
+_WINDOW_LOG = 27  # 128 MiB of memory, the default limit of zstd
+_GZIP_MAGIC = b"\x1f\x8b\x08"  # with the only compression method that exists
 _GZIP_HCRC, _GZIP_EXTRA, _GZIP_NAME, _GZIP_COMMENT, _GZIP_RESERVED = 2, 4, 8, 16, 0xE0
 _GZIP_HEADER_MAX = 128 * 1024
 _XZ_MAGIC = b"\xfd7zXZ\0"
-_XZ_MEMORY = (128 + 2) << 20  # a dictionary as large as zstd's window, and what the decoder needs
+_XZ_MEMORY = (128 + 2) << 20  # a dictionary as large as zstd's window, and the decoder itself
 _XZ_ALIGNMENT = 4  # of the zeros between and after streams
-_BZIP2_MAGIC = b"BZh"  # then the size of blocks, and a block or, in an empty stream, the end
+_BZIP2_MAGIC = b"BZh"  # followed by the block size, and by a block or, in an empty stream, the end
 _BZIP2_BODIES = (b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90")
 _UNSUPPORTED = {
     b"\x04\x22\x4d\x18": "lz4",
@@ -50,7 +50,7 @@ _UNSUPPORTED = {
 
 
 class Compression(enum.Enum):
-    """How the bytes of a layer are compressed."""
+    """The compression of a layer."""
 
     PLAIN = "plain"
     GZIP = "gzip"
@@ -60,11 +60,11 @@ class Compression(enum.Enum):
 
 
 WRITTEN = (Compression.PLAIN, Compression.GZIP, Compression.ZSTD)
-"""What layers are written with; the others are only read."""
+"""The compressions that are written; all others are only read."""
 
 
 def sniff(head: bytes, what: str) -> Compression:
-    """The compression of a stream that begins with ``head``."""
+    """Return the compression of a stream that begins with ``head``."""
     if head[:2] == b"\x1f\x8b":
         return Compression.GZIP
     if head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
@@ -80,24 +80,24 @@ def sniff(head: bytes, what: str) -> Compression:
 
 
 def _is_bzip2(head: bytes) -> bool:
-    """Whether a bzip2 stream begins here; a tar may begin with the name of a file ``BZh9``."""
+    """Return whether a bzip2 stream begins here, and not a tar with a first member ``BZh9``."""
     if not head.startswith(_BZIP2_MAGIC) or head[3:4] not in b"123456789":
         return False
     return any(body.startswith(head[4:10]) for body in _BZIP2_BODIES)
 
 
 class Decompressor(Protocol):
-    """A stream being decompressed."""
+    """A decompressor of a stream."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What the next bytes come to, in pieces of bounded size."""
+        """Decompress the next bytes, in pieces of bounded size."""
 
     def finish(self) -> None:
-        """Say that there is no more; FormatError where the stream is not complete."""
+        """Announce the end; raise FormatError if the stream is not complete."""
 
 
 def decompressor(compression: Compression, what: str) -> Decompressor:
-    """A new decompressor; ``what`` names the stream in messages."""
+    """Return a new decompressor; ``what`` names the stream in messages."""
     match compression:
         case Compression.PLAIN:
             return _Plain()
@@ -141,7 +141,7 @@ class _Framed:
         self._frame: _Frame | None = None
 
     def _begin(self, piece: bytes) -> bytes:
-        """Open the frame that ``piece`` begins, if it does, and return what is to be decoded."""
+        """Open a frame if ``piece`` begins one, and return the bytes to decode."""
         raise NotImplementedError
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -152,7 +152,7 @@ class _Framed:
             raise self._refused(error) from None
 
     def _refused(self, error: Exception) -> Exception:
-        """What to say of a decoder's error."""
+        """Return the exception for a decoder's error."""
         return FormatError(f"{self._what}: damaged {self._name} data: {error}")
 
     def _step(self, piece: bytes) -> Iterator[bytes]:
@@ -174,10 +174,10 @@ class _Framed:
 
 
 class _Gzip(_Framed):
-    """Members, whose headers are read here: ISA-L fails on one that comes in two pieces."""
+    """Gzip members, whose headers are parsed here: ISA-L fails if one comes in two pieces."""
 
     def __init__(self, what: str) -> None:
-        # the type stub of isal says that this class is an instance
+        # the type stub of isal declares this class as an instance
         super().__init__(what, "gzip", cast("type[Exception]", igzip_lib.IsalError))
         self._members = 0
         self._padding = False
@@ -196,7 +196,7 @@ class _Gzip(_Framed):
         return rest
 
     def _pad(self, piece: bytes) -> bytes:
-        """Pass over the zeros that fill a tape block after the last member."""
+        """Skip the zeros that fill a tape block after the last member."""
         self._padding = True
         if piece.strip(b"\0"):
             raise FormatError(f"{self._what}: garbage after the gzip data")
@@ -209,7 +209,7 @@ class _Gzip(_Framed):
 
 
 def _gzip_header_size(data: bytes, what: str) -> int | None:
-    """The size of the gzip header that ``data`` begins with; None where it goes on."""
+    """Return the size of the gzip header at the start of ``data``; None if it is incomplete."""
     if data[:3] != _GZIP_MAGIC[: len(data)]:
         raise FormatError(f"{what}: damaged gzip data: no member begins here")
     if len(data) >= 4 and data[3] & _GZIP_RESERVED:
@@ -229,7 +229,7 @@ def _gzip_header_size(data: bytes, what: str) -> int | None:
 
 
 def _gzip_fields_end(data: bytes) -> int | None:
-    """Where the optional fields before the checksum end; None where they go on."""
+    """Return the end of the optional fields before the checksum; None if they are incomplete."""
     if len(data) < 10:
         return None
     flags, size = data[3], 10
@@ -254,7 +254,7 @@ class _Zstd(_Framed):
 
 
 class _Xz(_Framed):
-    """Streams, with padding: the decoder of the standard library knows nothing beyond one."""
+    """Xz streams with padding, as the decoder of the standard library reads only one stream."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what, "xz", lzma.LZMAError)
@@ -284,11 +284,11 @@ class _Xz(_Framed):
             )
 
     def _refused(self, error: Exception) -> Exception:
-        if "limit" in str(error):  # of memory; it is told apart by its text alone
+        if "limit" in str(error):  # about memory; only the text tells
             mebibytes = _XZ_MEMORY >> 20
             return LimitExceeded(
                 f"{self._what}: xz data that needs more than {mebibytes} MiB of memory; "
-                "compress it anew with a smaller dictionary (xz -9 has 64 MiB)"
+                "compress it again with a smaller dictionary (xz -9 has 64 MiB)"
             )
         return super()._refused(error)
 
@@ -298,7 +298,7 @@ class _Xz(_Framed):
 
 
 class _Bzip2(_Framed):
-    """Streams, one right after the other; a decoder takes 4 MB, whatever the data says."""
+    """Bzip2 streams without padding; a decoder takes 4 MB, whatever the data says."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what, "bzip2", OSError)
@@ -313,19 +313,19 @@ class _Bzip2(_Framed):
 
 
 class Compressor(Protocol):
-    """A stream being compressed; the same bytes in the same pieces give the same bytes."""
+    """A compressor of a stream; the same bytes in the same pieces give the same result."""
 
     def compress(self, data: bytes) -> bytes:
-        """What the next bytes come to, as far as it is known."""
+        """Compress the next bytes; return the available part of the result."""
 
     def flush(self) -> bytes:
-        """The rest."""
+        """Return the rest."""
 
 
 def compressor(compression: Compression) -> Compressor:
-    """A new compressor, for gzip or zstd; nothing else is written."""
+    """Return a new compressor for gzip or zstd."""
     if compression not in (Compression.GZIP, Compression.ZSTD):
-        raise UsageError(f"{compression.value} is not written (gzip and zstd are)")
+        raise UsageError(f"{compression.value} cannot be written; use gzip or zstd")
     if compression is Compression.GZIP:
         # without a file name and with time 0, so that the header is always the same
         return cast("Compressor", isal_zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_FORMAT))

@@ -1,8 +1,8 @@
-"""Members of a tar as every reader understands them: ustar, and pax where that has no room.
+"""Members of a tar in a form that every reader understands: ustar, and pax if necessary.
 
 The same member always gives the same bytes. Source: POSIX.1-2017, ``pax``, "pax Interchange Format"
-and "ustar Interchange Format". Extended attributes are ``SCHILY.xattr.`` records, whose values are
-bytes (Go and GNU tar read them); one whose name holds ``=``, where a pax key ends, is written as
+and "ustar Interchange Format". Extended attributes are ``SCHILY.xattr.`` records with values of
+bytes (as Go and GNU tar read them); a name with ``=``, which ends a pax key, is written like
 libarchive does.
 """
 
@@ -16,7 +16,7 @@ from urllib.parse import quote_from_bytes
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
-"""What stands after the last member."""
+"""The end of a tar."""
 
 _TYPES = {
     stat.S_IFREG: b"0",
@@ -37,7 +37,7 @@ _NANO = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member; ``mode`` has the type. ``target`` is that of a symlink or ``hard_link``."""
+    """A member of a tar; ``mode`` has its type, ``target`` is for links of either kind."""
 
     name: bytes
     mode: int = stat.S_IFREG | 0o644
@@ -52,12 +52,12 @@ class Member:
 
 
 def can_hold(mode: int) -> bool:
-    """Whether there is a type of member for this one; a socket has none."""
+    """Return whether a tar has a type for this mode; it has none for sockets."""
     return stat.S_IFMT(mode) in _TYPES
 
 
 def header(member: Member) -> bytes:
-    """What stands before the content: one block, or a pax header and one block."""
+    """Return the header of a member: one block, preceded by a pax header if necessary."""
     name = member.name
     if stat.S_ISDIR(member.mode) and not name.endswith(b"/"):
         name += b"/"
@@ -71,12 +71,12 @@ def header(member: Member) -> bytes:
 
 
 def padding(size: int) -> bytes:
-    """What fills the last block of ``size`` bytes."""
+    """Return the padding of the last block of ``size`` bytes."""
     return bytes(-size % BLOCK)
 
 
 def _extended(member: Member, name: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """What the block has no room for, in a fixed order."""
+    """Yield the fields that do not fit into the block, in a fixed order."""
     if not 0 <= member.mtime_ns <= _MAX_11_DIGITS * _NANO or member.mtime_ns % _NANO:
         yield b"mtime", _decimal(member.mtime_ns)
     if len(name) > _NAME_ROOM:
@@ -99,14 +99,14 @@ def _extended(member: Member, name: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _decimal(nanoseconds: int) -> bytes:
-    """Seconds with a fraction, without zeros at its end."""
+    """Format seconds with a fraction, without zeros at the end."""
     sign = b"-" if nanoseconds < 0 else b""
     seconds, fraction = divmod(abs(nanoseconds), _NANO)
     return (sign + b"%d.%09d" % (seconds, fraction)).rstrip(b"0").rstrip(b".")
 
 
 def _record(key: bytes, value: bytes) -> bytes:
-    """``LENGTH KEY=VALUE`` and a newline; the length counts its own digits and the newline."""
+    """Format ``LENGTH KEY=VALUE`` and a newline; the length includes its own digits."""
     rest = b" " + key + b"=" + value + b"\n"
     length = len(rest) + 1
     while len(rest) + len(str(length)) != length:
@@ -115,7 +115,7 @@ def _record(key: bytes, value: bytes) -> bytes:
 
 
 def _pax_name(name: bytes) -> bytes:
-    """The name that a reader without pax gives the records."""
+    """Return the name that readers without pax give to the records."""
     last = name.rstrip(b"/").rpartition(b"/")[2]
     return (b"PaxHeaders.0/" + last)[:_NAME_ROOM]
 
@@ -130,7 +130,7 @@ def _block(member: Member, name: bytes, kind: bytes) -> bytes:
             _octal(member.gid, 8),
             _octal(member.size, 12),
             _octal(member.mtime_ns // _NANO, 12),
-            b" " * 8,  # the checksum is taken with blanks in its place
+            b" " * 8,  # the checksum is computed with blanks in its place
             kind,
             member.target[:_NAME_ROOM].ljust(_NAME_ROOM, b"\0"),
             b"ustar\x0000",
@@ -145,13 +145,13 @@ def _block(member: Member, name: bytes, kind: bytes) -> bytes:
 
 
 def _octal(value: int, width: int) -> bytes:
-    """Octal digits and a NUL; zero where there is no room, for a pax record says the value."""
+    """Format octal digits and a NUL; zero if there is no room, as a pax record has the value."""
     text = b"%0*o" % (width - 1, max(value, 0))
     return text + b"\0" if len(text) < width else b"0" * (width - 1) + b"\0"
 
 
 def _device_number(value: int) -> bytes:
-    """Octal, or binary as GNU tar writes it: pax has no record for devices."""
+    """Format octal digits, or binary like GNU tar, since pax has no record for devices."""
     if value <= _MAX_7_DIGITS:
         return _octal(value, 8)
     return b"\x80" + value.to_bytes(7, "big")

@@ -1,9 +1,9 @@
-"""Go templates: what people have in their scripts for ``docker … --format``.
+"""Go templates, as scripts use them with ``docker … --format``.
 
 A template is text with actions in ``{{ }}``. This is the language of Go's ``text/template`` with
-the functions that docker adds; docs/reference/templates.md tells what is supported and what is
-different. A module for each step: ``lexer`` (words), ``parser`` (grammar) to ``nodes``, ``machine``
-(carrying it out) with ``functions``, ``values`` and ``printing``.
+the functions that docker adds; docs/reference/templates.md lists what is supported and what
+differs. Each step is a module: ``lexer`` (words), ``parser`` (grammar) to ``nodes``, and
+``evaluate`` with ``functions``, ``values`` and ``formatting``.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ __all__ = [
 
 
 class Template:
-    """A template that was read; TemplateError where the text is none."""
+    """A parsed template; creating one raises TemplateError if the text is not valid."""
 
     def __init__(self, text: str) -> None:
         self._parsed: Parsed = parse(text, frozenset({*BUILTIN, *DOCKER}))
 
     def render(self, data: Any, *, strict: bool = False, limits: Limits | None = None) -> str:
-        """What it prints of ``data``; with ``strict`` a key that is not there is an error."""
+        """Render the template for ``data``; with ``strict``, a missing key is an error."""
         return self._run(DOCKER, data, strict=strict, limits=limits or Limits())
 
     def render_head(self, data: Mapping[str, str]) -> str:
-        """What it prints for the head of a table: functions leave the names of columns alone."""
+        """Render the heading of a table, in which functions do not change the names of columns."""
         return self._run(HEADER, dict(data), strict=False, limits=Limits())
 
     def _run(

@@ -1,7 +1,7 @@
-"""Carrying a template out: nodes and data to text.
+"""The evaluation of a template: nodes and data to text.
 
-The rules of Go's ``text/template/exec.go``, and its complaints. Steps, output and depth are
-bounded: the template is the user's own, but what it goes over may come from an image.
+It has the rules of Go's ``text/template/exec.go``, and its error messages. Steps, output and depth
+are bounded: the template is the user's own, but its data may come from an image.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ from unionmount.gotemplate.values import (
     type_name,
 )
 
-_NOTHING = object()  # there is no value from the command before
+_NOTHING = object()  # no value from the previous command
 _MAX_DEPTH = 40  # of templates that call each other
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a template may do."""
+    """The limits of an evaluation."""
 
     steps: int = 1_000_000
     output: int = 64 * 1024 * 1024  # characters
-    work: int = 256 * 1024 * 1024  # characters that functions make
+    work: int = 256 * 1024 * 1024  # characters made by functions
 
 
 class _Leave(Exception):
-    """``break`` or ``continue``."""
+    """A ``break`` or ``continue``."""
 
     def __init__(self, word: str) -> None:
         super().__init__(word)
@@ -68,11 +68,11 @@ class _Leave(Exception):
 
 @dataclass(slots=True)
 class Machine:
-    """A template that is carried out once."""
+    """One evaluation of a template."""
 
     parsed: Parsed
     functions: Mapping[str, FunctionOf]
-    strict: bool = False  # a key that is not there is an error
+    strict: bool = False  # whether a missing key is an error
     limits: Limits = field(default_factory=Limits)
     _name: str = ""
     _node: Any = None
@@ -84,7 +84,7 @@ class Machine:
     _written: list[str] = field(default_factory=list)
 
     def run(self, data: Any) -> str:
-        """What the template prints of ``data``."""
+        """Return the output of the template for ``data``."""
         self._variables = [("$", data)]
         self._node = None
         try:
@@ -358,7 +358,9 @@ class Machine:
         return value
 
     def _count(self, value: Any) -> None:
-        """Strings that functions make are work, and memory, though nobody prints them."""
+        """Count strings that functions make, which take time and memory even if they are not
+        printed.
+        """
         self._work += len(value) if isinstance(value, str | list) else 0
         if self._work > self.limits.work:
             self._fail(f"more than {self.limits.work} characters made")
@@ -381,7 +383,7 @@ class Machine:
         return values
 
     def _argument(self, dot: Any, node: Operand, kind: str) -> Any:
-        """The value of an argument of a function that takes ``kind``."""
+        """Return the value of an argument for a parameter of type ``kind``."""
         self._at(node)
         if not isinstance(node, Constant):
             return self._fitting(self._operand(dot, node), kind)
@@ -405,7 +407,7 @@ class Machine:
         return value
 
     def _operand(self, dot: Any, node: Operand) -> Any:
-        """The value of an operand that is no command of its own."""
+        """Return the value of an operand that is not a command."""
         match node:
             case Dot():
                 return dot
@@ -418,7 +420,7 @@ class Machine:
         return self._fields(dot, node, [], _NOTHING)
 
     def _fitting(self, value: Any, kind: str) -> Any:
-        """The value as a function that takes ``kind`` gets it."""
+        """Return a value converted for a parameter of type ``kind``."""
         if kind == "reflect.Value":
             return value
         inner = bare(value)
@@ -436,12 +438,12 @@ class Machine:
 
 
 def _shown(value: Any) -> str:
-    """A value as an action prints it: a pointer as what it points to."""
+    """Return the output of an action for a value: for a pointer, that of its target."""
     if isinstance(value, Struct) and value.pointer:
         return show(value)[1:]
     return show(value)
 
 
 def _string_of(value: Any) -> str:
-    """What Go's ``reflect.Value.String`` says of a value."""
+    """Return the result of Go's ``reflect.Value.String``."""
     return value if isinstance(value, str) else f"<{type_name(value)} Value>"

@@ -1,6 +1,6 @@
-"""How Go prints values: ``fmt.Sprint``, ``fmt.Sprintf`` and JSON.
+"""Go's formatting of values: ``fmt.Sprint``, ``fmt.Sprintf`` and JSON.
 
-The rules of Go's ``fmt/print.go`` and ``fmt/format.go``, for the values that templates have.
+It has the rules of Go's ``fmt/print.go`` and ``fmt/format.go``, for the values of templates.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from unionmount.gotemplate.values import (
     type_name,
 )
 
-_MAX_NUMBER = 1_000_000  # of a width or precision: what Go takes
+_MAX_NUMBER = 1_000_000  # the limit of Go for a width or precision
 _MAX_DEPTH = 80
 
 
 MAX_STRING = 8 * 1024 * 1024
-"""Characters of the longest string that a function may make."""
+"""The limit for strings that functions make, in characters."""
 
 
 class TooLong(Exception):
@@ -49,14 +49,14 @@ class TooLong(Exception):
 
 
 class Joined:
-    """Parts that become one string, if it is not too long."""
+    """Parts that are joined to one string of limited length."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
         self._size = 0
 
     def add(self, part: str) -> None:
-        """Another part at the end."""
+        """Append a part."""
         self._size += len(part)
         if self._size > MAX_STRING:
             raise TooLong
@@ -67,7 +67,7 @@ class Joined:
 
 
 def sprint(values: Iterable[Any]) -> str:
-    """Values as ``print`` prints them: a space between two of which none is a string."""
+    """Format values like ``print``: with a space between two that are not strings."""
     joined = Joined()
     before_is_string = True
     for value in values:
@@ -80,7 +80,7 @@ def sprint(values: Iterable[Any]) -> str:
 
 
 def sprintln(values: Iterable[Any]) -> str:
-    """Values as ``println`` prints them."""
+    """Format values like ``println``."""
     joined, between = Joined(), ""
     for value in values:
         joined.add(between + show(value))
@@ -90,12 +90,12 @@ def sprintln(values: Iterable[Any]) -> str:
 
 
 def show(value: Any, verb: str = "v") -> str:
-    """One value as ``%v`` prints it, or another verb."""
+    """Format one value by ``%v`` or another verb."""
     return _ValuePrinter(_Flags()).argument(value, verb)
 
 
 def sprintf(form: str, values: list[Any]) -> str:
-    """Values as ``printf`` prints them."""
+    """Format values like ``printf``."""
     return _Format(form, values).run()
 
 
@@ -106,7 +106,7 @@ def _inner(value: Any) -> Any:
 
 @dataclass(slots=True)
 class _Flags:
-    """What stands between ``%`` and the verb."""
+    """The flags between ``%`` and the verb."""
 
     plus: bool = False
     minus: bool = False
@@ -119,7 +119,7 @@ class _Flags:
     precision: int | None = None
 
     def pad(self, text: str) -> str:
-        """The text in its width."""
+        """Pad a text to the width."""
         missing = (self.width or 0) - len(text)
         if missing <= 0:
             return text
@@ -142,12 +142,12 @@ _PREFIXES = {"b": "0b", "x": "0x", "X": "0X"}
 
 @dataclass(slots=True)
 class _ValuePrinter:
-    """Prints values with one set of flags."""
+    """A formatter of values with one set of flags."""
 
     flags: _Flags
 
     def argument(self, value: Any, verb: str) -> str:
-        """An argument of printf, whatever it is."""
+        """Format an argument of printf."""
         value = _inner(value)
         if value is None:
             return self.flags.pad("<nil>") if verb in "vT" else f"%!{verb}(<nil>)"
@@ -158,7 +158,7 @@ class _ValuePrinter:
         return self.value(value, verb, 0)
 
     def value(self, value: Any, verb: str, depth: int) -> str:
-        """A value of any kind."""
+        """Format any value."""
         if depth > _MAX_DEPTH:
             return "..."
         if isinstance(value, list | dict | Struct):
@@ -168,13 +168,13 @@ class _ValuePrinter:
         return self.scalar(value, verb)
 
     def stringer(self, value: Duration | Time, verb: str) -> str:
-        """A value that says by itself how it is printed."""
+        """Format a value that has a string form of its own."""
         if verb in "vsq" or isinstance(value, Time):
             return self.string(str(value), "q" if verb == "q" else "s", value)
         return self.integer(value, verb)
 
     def scalar(self, value: Any, verb: str) -> str:
-        """A value that holds no others."""
+        """Format a value that contains no others."""
         match value:
             case bool():
                 text = "true" if value else "false"
@@ -188,14 +188,14 @@ class _ValuePrinter:
         return "interface {}(nil)" if self.flags.sharp_v else "<nil>"
 
     def bad(self, value: Any, verb: str) -> str:
-        """A value that the verb is not for."""
+        """Format a value that does not fit the verb."""
         flags = self.flags
         return f"%!{verb}({type_name(value)}={_ValuePrinter(flags).value(value, 'v', 0)})"
 
     # -- containers
 
     def container(self, value: list[Any] | dict[str, Any] | Struct, verb: str, depth: int) -> str:
-        """A value that holds others."""
+        """Format a value that contains others."""
         if verb == "p":
             return self.bad(value, verb)
         if isinstance(value, Struct):
@@ -243,7 +243,7 @@ class _ValuePrinter:
             return self.flags.pad(quote_rune(value, only_ascii=self.flags.plus))
         if verb == "U":
             flags = self.flags
-            plain = _Flags(width=flags.width, minus=flags.minus)  # it is not filled with zeros
+            plain = _Flags(width=flags.width, minus=flags.minus)  # it is not padded with zeros
             return plain.pad(self._code_point(value))
         if verb == "v" and self.flags.sharp_v and isinstance(value, Byte):
             return f"0x{value:x}"
@@ -347,7 +347,7 @@ def _character(code: int) -> str:
 
 @dataclass(slots=True)
 class _Format:
-    """A format of printf, and how far it is read."""
+    """A format of printf and the state of parsing it."""
 
     form: str
     values: list[Any]
@@ -413,7 +413,7 @@ class _Format:
         return _ValuePrinter(flags).argument(value, verb)
 
     def _index(self) -> None:
-        """Read ``[n]``: which argument is next."""
+        """Parse ``[n]``, the number of the next argument."""
         if self._peek() != "[":
             return
         self.reordered = True
@@ -429,7 +429,7 @@ class _Format:
         self.number, self.after_index = int(text) - 1, True
 
     def _star(self) -> int | None:
-        """The number that ``*`` takes from the arguments."""
+        """Return the value for ``*`` from the arguments."""
         self.at += 1
         value = _inner(self.values[self.number]) if self.number < len(self.values) else None
         self.number += self.number < len(self.values)
@@ -481,7 +481,7 @@ class _Format:
 
 
 def to_json(value: Any) -> str:
-    """A value as Go's JSON encoder writes it, without escapes for HTML: in one line."""
+    """Write a value as Go's JSON encoder does without HTML escapes, on one line."""
     return _encode(value, 0)
 
 
@@ -504,7 +504,7 @@ def _encode(value: Any, depth: int) -> str:
             return _json_float(value)
         case str():
             return json.dumps(valid_utf8(value), ensure_ascii=False).translate(_JSON_ESCAPES)
-    return json.dumps(value)  # null, true, false, whole numbers
+    return json.dumps(value)  # null, true, false, integers
 
 
 def _encode_container(value: list[Any] | dict[str, Any] | Struct, depth: int) -> str:
@@ -517,7 +517,7 @@ def _encode_container(value: list[Any] | dict[str, Any] | Struct, depth: int) ->
 
 
 def json_fields(value: Struct) -> Iterable[tuple[str, Any]]:
-    """The fields that JSON has."""
+    """Yield the fields that JSON has."""
     for name, item in value.fields.items():
         if name in value.omit_empty and (item is None or item in ("", 0, False, [], {})):
             continue
@@ -540,7 +540,7 @@ def _json_float(value: float) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as Python's JSON encoder takes it, in the same order."""
+    """Convert a value for Python's JSON encoder, with the same order."""
     value = _inner(value)
     if isinstance(value, Slice | Map) and value.nil:
         return None

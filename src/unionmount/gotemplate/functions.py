@@ -1,4 +1,4 @@
-"""The functions that a template may call: Go's own, and those that docker adds.
+"""The functions of templates: Go's own, and those that docker adds.
 
 Go's are in ``text/template/funcs.go``, docker's in ``cli/templates``.
 """
@@ -39,12 +39,12 @@ _MAX_PARTS = 1_000_000
 
 
 class FunctionError(Exception):
-    """A function can't do what it was asked for."""
+    """A function failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionOf:
-    """A function: what it takes, in Go's words; with ``more`` any number of those."""
+    """A function and the types of its parameters in Go; with ``more``, the last one is variadic."""
 
     run: Callable[..., Any]
     takes: tuple[str, ...] = ()
@@ -107,7 +107,7 @@ def _slice(item: Any, *positions: Any) -> Any:
     if not isinstance(item, str | list):
         raise FunctionError(f"can't slice item of type {type_name(item)}")
     items = to_bytes(item) if isinstance(item, str) else item
-    at = [_position(one, len(items)) for one in positions]  # an interface is no number to Go
+    at = [_position(one, len(items)) for one in positions]  # in Go, an interface is not a number
     ends = [*at, *[0, len(items)][len(at) :]]
     if ends[0] > ends[1]:
         raise FunctionError(f"invalid slice index: {ends[0]} > {ends[1]}")
@@ -168,7 +168,7 @@ def _same(left: Any, right: Any) -> bool:
 
 
 def _same_reference(left: Any, right: Any) -> bool:
-    """Whether two values that are no basic ones are both nil; others Go does not compare."""
+    """Return whether two values that Go cannot compare are both nil."""
     kinds = {kind_of(left), kind_of(right)}
     if len(kinds) == 2 and "invalid" not in kinds:
         raise FunctionError(
@@ -215,7 +215,7 @@ def _le(left: Any, right: Any) -> bool:
 
 
 def _text_of(values: tuple[Any, ...]) -> str:
-    """What the escaping functions escape."""
+    """Return the text that the escaping functions escape."""
     if len(values) == 1 and isinstance(bare(values[0]), str):
         return str(bare(values[0]))
     shown = ["<no value>" if isinstance(bare(one), Missing) else one for one in values]
@@ -275,14 +275,14 @@ def _split(text: str, separator: str) -> Slice:
 
 
 def _each(text: str, change: Callable[[str], str]) -> str:
-    """Characters changed one by one, as Go does: what would become two stays as it is."""
+    """Convert single characters, as Go does: one that would become two is kept."""
     if text.isascii():
         return change(text)
     return "".join(new if len(new := change(one)) == 1 else one for one in text)
 
 
 def _title(text: str) -> str:
-    """The first letter of each word in title case, as Go's ``strings.Title`` sees words."""
+    """Convert the first letter of each word to title case, like Go's ``strings.Title``."""
     before, found = " ", []
     for character in text:
         found.append(_each(character, str.title) if _separates(before) else character)
@@ -336,7 +336,7 @@ _ANY = "interface {}"
 _VALUE = "reflect.Value"
 
 BUILTIN = {
-    "and": FunctionOf(bool, (_VALUE,), _VALUE),  # the machine knows how
+    "and": FunctionOf(bool, (_VALUE,), _VALUE),  # evaluated by the machine
     "or": FunctionOf(bool, (_VALUE,), _VALUE),
     "call": FunctionOf(_call, (_VALUE,), _VALUE),
     "html": FunctionOf(_html, (), _ANY),
@@ -375,4 +375,4 @@ HEADER = DOCKER | {
     "upper": FunctionOf(lambda text: text, ("string",)),
     "truncate": FunctionOf(lambda text, _length: text, ("string", "int")),
 }
-"""For the heads of tables, which stay as they are."""
+"""The functions for headings of tables, which do not change them."""

@@ -1,6 +1,6 @@
-"""The words of a template: text, and inside ``{{`` and ``}}`` names, constants and signs.
+"""The lexer of templates: text, and inside ``{{`` and ``}}`` names, constants and signs.
 
-The same words as Go's ``text/template/parse/lex.go`` finds, and the same complaints.
+It finds the same words as Go's ``text/template/parse/lex.go``, with the same error messages.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ KEYWORDS = frozenset(
         *("template", "with"),
     }
 )
-_END = ""  # what is read behind the last character
+_END = ""  # read after the last character
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One word: its kind, where it begins, its text and its line."""
+    """A word: its kind, its position, its text and its line."""
 
     kind: str
     at: int
@@ -36,7 +36,7 @@ class Token:
     line: int
 
     def __str__(self) -> str:
-        """How a message names it."""
+        """Return the word as messages show it."""
         if self.kind == "EOF":
             return "EOF"
         if self.kind == "error":
@@ -47,21 +47,21 @@ class Token:
 
 
 class _Stop(Exception):
-    """Reading can't go on: what the last word is, an error."""
+    """The lexer cannot continue; its last word is an error."""
 
 
 def alphanumeric(character: str) -> bool:
-    """Whether it can stand in a name."""
+    """Return whether a name may contain the character."""
     return character == "_" or character.isalpha() or character.isdecimal()
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """All words of ``text``; the last one is ``EOF`` or ``error``."""
+    """Yield all words of ``text``; the last one is ``EOF`` or ``error``."""
     return _Lexer(text).run()
 
 
 class _Lexer:
-    """The text, and how far it is read."""
+    """The text, and the position of the lexer."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -70,7 +70,7 @@ class _Lexer:
         self.depth = 0
 
     def run(self) -> Iterator[Token]:
-        """Text and actions in turn."""
+        """Yield the words of text and actions in turn."""
         try:
             while True:
                 yield from self._text()
@@ -109,7 +109,7 @@ class _Lexer:
         return self.text[at : at + 1] in tuple(_SPACE) and self.text.startswith("-", at + 1)
 
     def _comment(self) -> bool:
-        """Skip a comment, if one stands here."""
+        """Skip a comment if there is one."""
         at = self.at + len(LEFT)
         at += 2 if self._trims_left(at) else 0
         if not self.text.startswith("/*", at):
@@ -126,7 +126,7 @@ class _Lexer:
         return True
 
     def _closing(self) -> tuple[bool, bool]:
-        """Whether an action ends here, and whether it trims what follows."""
+        """Return whether an action ends here, and whether it trims the following text."""
         if self._trims_right(self.at) and self.text.startswith(RIGHT, self.at + 2):
             return True, True
         return self.text.startswith(RIGHT, self.at), False
@@ -139,7 +139,7 @@ class _Lexer:
         self.start = self.at
 
     def _action(self) -> Iterator[Token]:
-        """From ``{{`` to ``}}``."""
+        """Yield the words from ``{{`` to ``}}``."""
         trims = self._trims_left(self.at + len(LEFT))
         self.at += len(LEFT)
         yield self._token("left")
@@ -299,7 +299,7 @@ class _Lexer:
 
 
 def code_point(character: str) -> str:
-    """A character as Go's ``%#U`` names it."""
+    """Format a character like Go's ``%#U``."""
     if not character:
         return "U+FFFFFFFFFFFFFFFF"
     shown = f" '{character}'" if character.isprintable() else ""

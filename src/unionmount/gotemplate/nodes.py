@@ -1,4 +1,4 @@
-"""What a parsed template consists of; each part writes itself as messages of Go quote it."""
+"""The nodes of a parsed template; each writes itself as messages of Go quote it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from unionmount.gotemplate.quoting import quote
 
 @dataclass(slots=True)
 class Node:
-    """A part of a template, and where in the text it stands."""
+    """A part of a template and its position in the text."""
 
     at: int
 
 
 @dataclass(slots=True)
 class Text(Node):
-    """What is printed as it is."""
+    """Text that is printed as it is."""
 
     text: str
 
@@ -26,7 +26,7 @@ class Text(Node):
 
 @dataclass(slots=True)
 class Constant(Node):
-    """A string, number, boolean or ``nil`` that stands in the template."""
+    """A string, number, boolean or ``nil``."""
 
     value: str | int | float | bool | None
     text: str
@@ -37,7 +37,7 @@ class Constant(Node):
 
 @dataclass(slots=True)
 class Dot(Node):
-    """The value at hand."""
+    """The current value."""
 
     def __str__(self) -> str:
         return "."
@@ -45,7 +45,7 @@ class Dot(Node):
 
 @dataclass(slots=True)
 class Field(Node):
-    """``.a.b``."""
+    """A field: ``.a.b``."""
 
     names: tuple[str, ...]
 
@@ -55,7 +55,7 @@ class Field(Node):
 
 @dataclass(slots=True)
 class Variable(Node):
-    """``$a.b``."""
+    """A variable: ``$a.b``."""
 
     name: str
     names: tuple[str, ...]
@@ -76,7 +76,7 @@ class Function(Node):
 
 @dataclass(slots=True)
 class Chain(Node):
-    """Fields of what stands in parentheses."""
+    """Fields of an expression in parentheses."""
 
     node: Operand
     names: tuple[str, ...]
@@ -87,7 +87,7 @@ class Chain(Node):
 
 @dataclass(slots=True)
 class Command(Node):
-    """One stage of a pipeline: an operand, or a function with its arguments."""
+    """A stage of a pipeline: an operand, or a function with its arguments."""
 
     arguments: list[Operand] = field(default_factory=list)
 
@@ -97,7 +97,7 @@ class Command(Node):
 
 @dataclass(slots=True)
 class Pipeline(Node):
-    """Commands, each of which gets what the one before it gives; variables that get the result."""
+    """Commands, each of which gets the result of the previous one, and variables for the result."""
 
     declared: list[Variable] = field(default_factory=list)
     assigns: bool = False
@@ -118,7 +118,7 @@ def _operand(node: Operand) -> str:
 
 @dataclass(slots=True)
 class Action(Node):
-    """``{{pipeline}}``."""
+    """An action: ``{{pipeline}}``."""
 
     pipeline: Pipeline
 
@@ -128,7 +128,7 @@ class Action(Node):
 
 @dataclass(slots=True)
 class Jump(Node):
-    """``{{break}}`` or ``{{continue}}``."""
+    """A jump: ``{{break}}`` or ``{{continue}}``."""
 
     word: str
 
@@ -138,7 +138,7 @@ class Jump(Node):
 
 @dataclass(slots=True)
 class Body(Node):
-    """Parts one after another."""
+    """A sequence of parts."""
 
     parts: list[Part] = field(default_factory=list)
 
@@ -148,7 +148,7 @@ class Body(Node):
 
 @dataclass(slots=True)
 class Branch(Node):
-    """``if``, ``with`` or ``range``."""
+    """A branch: ``if``, ``with`` or ``range``."""
 
     word: str
     pipeline: Pipeline
@@ -162,7 +162,7 @@ class Branch(Node):
 
 @dataclass(slots=True)
 class Call(Node):
-    """``{{template "name" pipeline}}``."""
+    """A call: ``{{template "name" pipeline}}``."""
 
     name: str
     pipeline: Pipeline | None
@@ -176,5 +176,5 @@ Part = Text | Action | Jump | Branch | Call
 
 
 def is_empty(body: Body) -> bool:
-    """Whether nothing would be printed but space."""
+    """Return whether a body prints nothing but white space."""
     return all(isinstance(part, Text) and not part.text.strip() for part in body.parts)

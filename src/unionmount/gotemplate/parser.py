@@ -1,7 +1,7 @@
-"""The grammar of templates: text to nodes.
+"""The parser of templates: text to nodes.
 
-The grammar of Go's ``text/template/parse/parse.go``, and its complaints. Nesting is bounded: what
-walks over the nodes calls itself.
+It has the grammar of Go's ``text/template/parse/parse.go``, and its error messages. Nesting is
+bounded, since nodes are evaluated recursively.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from unionmount.gotemplate.nodes import (
 )
 from unionmount.gotemplate.quoting import quote, unquote, unquote_rune
 
-MAX_TEXT = 64 * 1024  # characters of a template
+MAX_TEXT = 64 * 1024  # the limit for a template, in characters
 _MAX_NESTING = 48
 _OPERANDS = frozenset(
     {
@@ -46,12 +46,12 @@ _OPERANDS = frozenset(
 
 
 class TemplateError(UnionmountError):
-    """A template can't be read, or not be used with the data at hand; worded as Go does."""
+    """A template cannot be parsed, or not evaluated for the data; the words are Go's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A template: what is printed, and the bodies that it defines by name."""
+    """A parsed template: its body, and the bodies that it defines by name."""
 
     text: str
     main: Body
@@ -59,7 +59,7 @@ class Parsed:
 
 
 def parse(text: str, functions: frozenset[str]) -> Parsed:
-    """Read a template that may use ``functions``; TemplateError where it is none."""
+    """Parse a template that may use ``functions``; raise TemplateError if it is not valid."""
     if len(text) > MAX_TEXT:
         raise TemplateError(f"template: :1: a template of {len(text)} characters is too long")
     return _TemplateParser(text, functions).parse()
@@ -67,7 +67,7 @@ def parse(text: str, functions: frozenset[str]) -> Parsed:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """``{{end}}`` or ``{{else}}``: the end of a body."""
+    """The end of a body: ``{{end}}`` or ``{{else}}``."""
 
     word: str
 
@@ -76,7 +76,7 @@ class _Mark:
 
 
 class _TemplateParser:
-    """The words, and what is known at the one that is next."""
+    """The words of a template, and the state of the parser."""
 
     def __init__(self, text: str, functions: frozenset[str]) -> None:
         self._text = text
@@ -100,7 +100,7 @@ class _TemplateParser:
         return token
 
     def _back(self, *read: Token) -> None:
-        """Put words back that were read in this order."""
+        """Put back words that were read in this order."""
         self._pending.extend(reversed(read))
 
     def _peek(self) -> Token:
@@ -152,7 +152,7 @@ class _TemplateParser:
     # -- bodies
 
     def parse(self) -> Parsed:
-        """All of the text."""
+        """Parse the whole text."""
         main = Body(0)
         while self._peek().kind != "EOF":
             if self._definition():
@@ -164,7 +164,7 @@ class _TemplateParser:
         return Parsed(self._text, main, self._defined)
 
     def _definition(self) -> bool:
-        """Read ``{{define "name"}}…{{end}}``, if it stands here."""
+        """Parse ``{{define "name"}}…{{end}}`` if it comes next."""
         if self._peek().kind != "left":
             return False
         left = self._next()
@@ -178,7 +178,7 @@ class _TemplateParser:
         return True
 
     def _define(self, name: str, context: str) -> None:
-        """Read the body of a template of its own, with no variables but ``$``."""
+        """Parse the body of a separate template, whose only variable is ``$``."""
         outside = self._variables, self._ranges
         self._variables, self._ranges = ["$"], 0
         body, end = self._body()
@@ -305,7 +305,7 @@ class _TemplateParser:
             pipeline.commands.append(self._command())
 
     def _declaration(self, pipeline: Pipeline, context: str) -> bool:
-        """Read ``$a :=``, ``$a =`` or ``$a,``; whether another one may follow."""
+        """Parse ``$a :=``, ``$a =`` or ``$a,``; return whether another one may follow."""
         variable = self._peek_word()
         if variable.kind != "variable":
             return False
@@ -442,7 +442,7 @@ class _TemplateParser:
 
 
 def _octal(text: str) -> str:
-    """An integer as Python reads it: ``017`` is octal in Go."""
+    """Return an integer in Python's syntax: in Go, ``017`` is octal."""
     digits = text.lstrip("+-")
     if len(digits) > 1 and digits[0] == "0" and digits.replace("_", "").isdecimal():
         return text.replace(digits, f"0o{digits[1:].lstrip('_')}")

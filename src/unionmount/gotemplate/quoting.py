@@ -1,4 +1,4 @@
-"""How Go writes and reads strings, runes and numbers."""
+"""Go's syntax of strings, runes and numbers."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
 
 def to_bytes(text: str) -> bytes:
-    """The bytes of a string: those that are not UTF-8 are lone surrogates in it."""
+    """Return the bytes of a string, in which lone surrogates stand for bytes that are not UTF-8."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def to_text(data: bytes) -> str:
-    """The string of some bytes."""
+    """Return the string for some bytes."""
     return data.decode("utf-8", "surrogateescape")
 
 
 def is_printable(character: str) -> bool:
-    """Whether Go prints it as it is: letters, marks, numbers, signs and the space."""
+    """Return whether Go prints a character as it is, like letters, numbers and signs."""
     return character == " " or unicodedata.category(character)[0] in "LMNPS"
 
 
 def quote(text: str, *, only_ascii: bool = False) -> str:
-    """A string as Go's ``strconv.Quote`` writes it."""
+    """Quote a string like Go's ``strconv.Quote``."""
     return '"' + "".join(_quoted(c, '"', only_ascii=only_ascii) for c in text) + '"'
 
 
@@ -57,14 +57,14 @@ def _quoted(character: str, sign: str, *, only_ascii: bool) -> str:
 
 
 def quote_rune(code: int, *, only_ascii: bool = False) -> str:
-    """A number as Go's ``strconv.QuoteRune`` writes the character that it stands for."""
+    """Quote a code point like Go's ``strconv.QuoteRune``."""
     if not 0 <= code <= 0x10FFFF or 0xD800 <= code <= 0xDFFF:
         code = 0xFFFD
     return "'" + _quoted(chr(code), "'", only_ascii=only_ascii) + "'"
 
 
 def unquote(text: str) -> str:
-    """What a string or character constant of a template stands for; ValueError where it is none."""
+    """Return the value of a string or character constant; raise ValueError if it is not valid."""
     sign = text[0]
     if sign == "`":
         return text[1:-1].replace("\r", "")
@@ -79,7 +79,7 @@ def unquote(text: str) -> str:
 
 
 def unquote_rune(text: str) -> tuple[int, str]:
-    """The first character of a constant, as a number, and what stands behind it."""
+    """Return the first character of a constant as a number, and the rest."""
     inner = text[1:-1]
     if not inner or inner[0] == "'":
         raise ValueError("invalid syntax")
@@ -92,7 +92,7 @@ def unquote_rune(text: str) -> tuple[int, str]:
 
 
 def _unescape(text: str, at: int, sign: str, found: bytearray) -> int:
-    """Add what the escape at ``at`` stands for; returns where it ends."""
+    """Add the character of the escape at ``at``; return the end of the escape."""
     kind = text[at : at + 1]
     if kind in _READ:
         found.append(_READ[kind])
@@ -120,12 +120,12 @@ def _unescape(text: str, at: int, sign: str, found: bytearray) -> int:
 
 
 def valid_utf8(text: str) -> str:
-    """The text with what is not UTF-8 replaced, as Go's JSON does."""
+    """Replace everything that is not UTF-8, like Go's JSON."""
     return _ESCAPED_BYTE.sub("\ufffd", text)
 
 
 def shortest(value: float) -> tuple[str, int]:
-    """The fewest digits that tell a number from its neighbours, and where the point stands."""
+    """Return the fewest digits that identify a number, and the position of its point."""
     mantissa, _, exponent = f"{value!r}".lower().lstrip("-").partition("e")
     whole, _, fraction = mantissa.partition(".")
     fraction = "" if fraction == "0" else fraction
@@ -136,7 +136,7 @@ def shortest(value: float) -> tuple[str, int]:
 
 
 def format_float(value: float, verb: str, precision: int) -> str:
-    """A number as Go's ``strconv.FormatFloat`` writes it; -1 is the shortest precision."""
+    """Format a number like Go's ``strconv.FormatFloat``; -1 is the shortest precision."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
@@ -192,10 +192,10 @@ def _exponential(digits: str, point: int, *, negative: bool) -> str:
 
 
 def _hexadecimal(value: float, precision: int) -> str:
-    """A number as Go's ``%x`` writes it: ``0x1.8p+01``."""
+    """Format a number like Go's ``%x``: ``0x1.8p+01``."""
     sign = "-" if math.copysign(1, value) < 0 else ""
     fraction, exponent = math.frexp(abs(value))
-    bits = int(fraction * 2**53)  # one before the point, 52 behind it
+    bits = int(fraction * 2**53)  # one bit before the point, 52 after it
     if 0 <= precision < 13:
         bits = _rounded(bits, 4 * (13 - precision))
         if bits >= 2**53:
@@ -208,7 +208,7 @@ def _hexadecimal(value: float, precision: int) -> str:
 
 
 def _rounded(bits: int, count: int) -> int:
-    """A number whose last ``count`` bits are rounded away, half to even."""
+    """Round the last ``count`` bits of a number away, half to even."""
     unit = 1 << count
     whole, rest = divmod(bits, unit)
     up = rest * 2 > unit or (rest * 2 == unit and whole % 2)
@@ -216,7 +216,7 @@ def _rounded(bits: int, count: int) -> int:
 
 
 def _binary(value: float) -> str:
-    """A number as Go's ``%b`` writes it: a whole number times a power of two."""
+    """Format a number like Go's ``%b``: an integer times a power of two."""
     fraction, power = math.frexp(value)
     exponent = max(power - 53, -1074) if value else -1074
     bits = int(math.ldexp(fraction, power - exponent))
@@ -224,7 +224,7 @@ def _binary(value: float) -> str:
 
 
 def with_all_digits(digits: str, verb: str, precision: int) -> str:
-    """A number without its sign, as the flag ``#`` has it: a point, and zeros behind it."""
+    """Return a number without its sign like the flag ``#``: with a point and trailing zeros."""
     wanted = (6 if precision < 0 else precision) if verb in "vgGx" else 0
     cut = re.search("[pP]" if verb in "xX" else "[pPeE]", digits)
     number, tail = (digits[: cut.start()], digits[cut.start() :]) if cut else (digits, "")

@@ -1,8 +1,8 @@
-"""Values as templates see them: what Go would have, told by Python's own types.
+"""The values of templates, whose Go types follow from Python's own types.
 
-None is a nil interface, a list ``[]interface {}``, a dict ``map[string]interface {}``; what Go has
-with a type of its own is one of the classes below. Strings are bytes in Go: bytes that are not
-UTF-8 are lone surrogates here.
+None is a nil interface, a list ``[]interface {}``, a dict ``map[string]interface {}``; other types
+of Go are the classes below. Strings are bytes in Go: bytes that are not UTF-8 are lone surrogates
+here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Byte(int):
 
 
 class Duration(int):
-    """A span of time in nanoseconds: Go prints it as ``1h30m0s``."""
+    """A duration in nanoseconds, which Go prints as ``1h30m0s``."""
 
     def __str__(self) -> str:
         return _duration(int(self))
@@ -51,7 +51,7 @@ class Duration(int):
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """A moment, as RFC 3339 has it: Go prints it as ``2024-05-06 07:08:09 +0000 UTC``."""
+    """A time in RFC 3339, which Go prints as ``2024-05-06 07:08:09 +0000 UTC``."""
 
     text: str
 
@@ -79,14 +79,14 @@ def _duration(nanoseconds: int) -> str:
 
 
 def _decimal(number: int, unit: int) -> str:
-    """A number of units, to the last digit."""
+    """Format a number of units with all its digits."""
     whole, rest = divmod(number, unit)
     digits = len(str(unit)) - 1
     return f"{whole}.{rest:0{digits}d}".rstrip("0").rstrip(".") if rest else str(whole)
 
 
 class Slice(list[Any]):
-    """A slice of one type, ``[]string`` if nothing else is said; ``nil`` prints as JSON's null."""
+    """A slice of one type, by default ``[]string``; ``nil`` is null in JSON."""
 
     def __init__(self, items: Sequence[Any] = (), *, nil: bool = False) -> None:
         super().__init__(items)
@@ -94,7 +94,7 @@ class Slice(list[Any]):
 
 
 class Map(dict[str, Any]):
-    """A map of one type; ``zero`` is what it has for a key that is not there."""
+    """A map of one type; ``zero`` is the value of a missing key."""
 
     def __init__(
         self,
@@ -112,36 +112,36 @@ class Map(dict[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class Struct:
-    """A struct: its fields by their names in JSON, and in Go where those are others."""
+    """A struct: its fields by their names in JSON, and their names in Go if those differ."""
 
     of: str
     fields: Mapping[str, Any]
     go_names: Mapping[str, str] = field(default_factory=dict)
-    omit_empty: frozenset[str] = frozenset()  # fields that JSON has only where they say something
+    omit_empty: frozenset[str] = frozenset()  # fields that JSON omits if they are empty
     pointer: bool = False
-    escapes_html: bool = False  # in JSON, as Go does by itself
+    escapes_html: bool = False  # in JSON, as Go does by default
 
     def find(self, name: str) -> Any:
-        """The value of a field; MISSING where there is none of that name."""
+        """Return the value of a field; MISSING if there is none with that name."""
         return self.fields.get(self.go_names.get(name, name), MISSING)
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A value that was in a slice or map of any type: Go knows it as an interface."""
+    """A value from a slice or map of interfaces."""
 
     value: Any
 
 
 def element(container: Any, value: Any) -> Any:
-    """A value as Go has it when it comes out of a container."""
+    """Return an element of a container as Go has it."""
     if isinstance(container, Slice | Map):
         return value
     return Interface(value) if isinstance(container, list | dict) else value
 
 
 def bare(value: Any) -> Any:
-    """What is in an interface; MISSING where that is nil."""
+    """Return the value in an interface; MISSING if that is nil."""
     value = value.value if isinstance(value, Interface) else value
     return MISSING if value is None else value
 
@@ -161,7 +161,7 @@ _KINDS: tuple[tuple[type, str], ...] = (
 
 
 def kind_of(value: Any) -> str:
-    """What kind of value it is, in Go's words; numbers of all sizes are of one kind."""
+    """Return the kind of a value in Go's words; numbers of all sizes are of one kind."""
     return next((kind for known, kind in _KINDS if isinstance(value, known)), "invalid")
 
 
@@ -179,7 +179,7 @@ _TYPES: tuple[tuple[type, str], ...] = (
 
 
 def type_name(value: Any) -> str:
-    """The type of a value as Go's messages name it."""
+    """Return the name of a value's type in Go's messages."""
     if isinstance(value, Map):
         return value.of
     if isinstance(value, Struct):
@@ -188,7 +188,7 @@ def type_name(value: Any) -> str:
 
 
 def truth(value: Any) -> bool:
-    """Whether ``if`` takes it for true."""
+    """Return whether ``if`` treats a value as true."""
     value = bare(value)
     match value:
         case Missing() | None:
@@ -204,7 +204,7 @@ _MAX_DEPTH = 64
 
 
 def from_json(value: Any, depth: int = 0) -> Any:
-    """A value of JSON, with numbers that Go can hold; what is nested too deeply is cut."""
+    """Convert JSON, with numbers in the range of Go; what is nested too deeply is cut off."""
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
         return float(value) if abs(value) < 2**1023 else math.inf
     if depth >= _MAX_DEPTH:

@@ -1,1 +1,1 @@
-"""Images as the OCI and docker specifications describe them; nothing of stores and mounts."""
+"""Images as the OCI and docker specifications define them, without stores and mounts."""

@@ -1,9 +1,9 @@
-"""How an image was made: the steps of its config, each with the layer that it left.
+"""The history of an image: the steps of its config, each with the layer that it left.
 
-A config has steps and diff_ids, and nothing says which belong together but their order: every step
-that is not ``empty_layer`` left the next layer, from the lowest up, as docker counts. Where there
-are fewer layers than such steps, steps of the old builder that can't have left one are passed over,
-then the last steps have none. Where there are more, the layers on top have no step.
+A config has steps and diff_ids, which belong together only by their order: as docker counts, each
+step that is not ``empty_layer`` left the next layer, from the lowest up. If there are fewer layers
+than such steps, steps of the old builder that cannot have left one are skipped, and then the last
+steps have none. If there are more layers, the topmost ones have no step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unionmount.images.config import Config
     from unionmount.images.reference import Digest
 
-# what the old builder wrote for a step that changes no file, unless it is one of these:
+# The prefix of the old builder's steps that change no file, except for these:
 _NO_FILE = "#(nop) "
 _FILE_STEPS = ("#(nop) ADD ", "#(nop) COPY ", "#(nop) WORKDIR ")
 _UNKNOWN = History(created="", created_by="", author="", comment="", empty_layer=False)
@@ -27,16 +27,16 @@ _UNKNOWN = History(created="", created_by="", author="", comment="", empty_layer
 
 @dataclass(frozen=True, slots=True)
 class HistoryRow:
-    """One step: what was done, and what the layer that it left holds."""
+    """A step and the size of the layer that it left."""
 
-    id: Digest | None  # of the image; None for what is no image of its own
+    id: Digest | None  # of the image; None if the step left no image of its own
     step: History
-    layer: int | None  # its number, from the lowest; None where the step left none
-    size: int  # bytes of the files in the layer
+    layer: int | None  # counted from the lowest; None if the step left no layer
+    size: int  # of the files in the layer
 
 
 def history_rows(config: Config, sizes: Sequence[int]) -> list[HistoryRow]:
-    """The steps of an image, newest first; ``sizes`` are those of its layers, lowest first."""
+    """Return the steps of an image, newest first; ``sizes`` belong to the layers, lowest first."""
     layers = _layers_of_steps(config.history, len(sizes))
     rows = [
         HistoryRow(None, step, layer, 0 if layer is None else sizes[layer])
@@ -52,7 +52,7 @@ def history_rows(config: Config, sizes: Sequence[int]) -> list[HistoryRow]:
 
 
 def steps_of_layers(history: Sequence[History], layers: int) -> list[History | None]:
-    """The step that left each layer, lowest first; None where the history has none for it."""
+    """Return the step that left each layer, lowest first; None for a layer without a step."""
     steps: list[History | None] = [None] * layers
     for step, layer in zip(history, _layers_of_steps(history, layers), strict=True):
         if layer is not None:
@@ -61,7 +61,7 @@ def steps_of_layers(history: Sequence[History], layers: int) -> list[History | N
 
 
 def _layers_of_steps(history: Sequence[History], layers: int) -> list[int | None]:
-    """The number of the layer that each step left, or None."""
+    """Return the number of the layer that each step left, or None."""
     leaving = [number for number, step in enumerate(history) if not step.empty_layer]
     if len(leaving) > layers:
         leaving = [one for one in leaving if not _makes_no_layer(history[one].created_by)]

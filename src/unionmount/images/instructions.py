@@ -1,8 +1,7 @@
-"""Instructions of a Dockerfile that change how an image is run: ``CMD``, ``ENV`` and their like.
+"""Instructions of a Dockerfile that change how an image is run: ``CMD``, ``ENV`` and so on.
 
-What they mean is Docker's, as for ``docker commit --change``: the part of an image's config that is
-called ``config`` goes in, the changed one comes out. Sources: the Dockerfile reference; OCI
-image-spec 1.1, ``config.md``.
+They have the meaning of ``docker commit --change``. They change the field ``config`` of an image's
+config. Sources: the Dockerfile reference; OCI image-spec 1.1, ``config.md``.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from unionmount.system.text import printable
 _Config = dict[str, Any]
 
 _SHELL = ("/bin/sh", "-c")
-_ESCAPED = '"$\\'  # what a backslash takes the meaning from inside double quotes
+_ESCAPED = '"$\\'  # characters that a backslash escapes inside double quotes
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)")
 _BRACED = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-+])([^}]*))?\}")
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?")
@@ -38,30 +37,30 @@ _NOT_ON_BUILD = frozenset({"FROM", "MAINTAINER", "ONBUILD"})
 
 
 def apply_instructions(config: Mapping[str, Any], lines: Sequence[str]) -> _Config:
-    """The ``config`` of an image after ``lines``, one instruction each; UsageError."""
+    """Apply ``lines``, one instruction each, to an image's ``config``; may raise UsageError."""
     changed = dict(config)
     command_was_set = False
     for line in lines:
         name, rest = _split(line)
         if name == "ENTRYPOINT" and not command_was_set:
-            changed.pop("Cmd", None)  # the arguments of another program
+            changed.pop("Cmd", None)  # they were arguments of another program
         command_was_set = command_was_set or name == "CMD"
         _INSTRUCTIONS[name](changed, rest)
     return changed
 
 
 def _split(line: str) -> tuple[str, str]:
-    """The name of an instruction and the rest; continued lines are joined."""
+    """Split an instruction into its name and the rest, after joining continued lines."""
     text = re.sub(r"\\[ \t]*\n", "", line).strip()
     name, _, rest = text.partition(" ") if " " in text else text.partition("\t")
     name, rest = name.upper(), rest.strip()
     if name not in _INSTRUCTIONS:
         known = ", ".join(sorted(_INSTRUCTIONS))
-        raise UsageError(f"not an instruction for an image: '{_shown(line)}' (there are {known})")
+        raise UsageError(f"'{_shown(line)}' is not an instruction for images; use one of {known}")
     if not rest:
-        raise UsageError(f"{name} wants an argument")
+        raise UsageError(f"{name} needs an argument")
     if "\n" in rest:
-        raise UsageError(f"{name}: more than one line in one instruction")
+        raise UsageError(f"{name}: an instruction must be one line")
     return name, rest
 
 
@@ -73,13 +72,13 @@ def _shown(text: str) -> str:
 
 
 def _environment(config: _Config) -> dict[str, str]:
-    """The variables that an instruction may use."""
+    """Return the variables that an instruction may use."""
     pairs = (entry.partition("=") for entry in config.get("Env") or ())
     return {name: value for name, _, value in pairs}
 
 
 class _Words:
-    """A line that is cut into words as a shell does: quotes, backslashes and ``$variables``."""
+    """A line that is split into words like in a shell: quotes, backslashes and ``$variables``."""
 
     def __init__(self, text: str, variables: Mapping[str, str]) -> None:
         self._text = text
@@ -87,19 +86,19 @@ class _Words:
         self._at = 0
 
     def all(self) -> list[str]:
-        """All words."""
+        """Return all words."""
         found = []
         while self._skip_blanks():
             found.append(self._word())
         return found
 
     def first(self) -> tuple[str, str]:
-        """The first word as it stands there, and what follows it."""
+        """Return the first word without its expansion, and the rest."""
         self._word()
         return self._text[: self._at], self._text[self._at :].strip()
 
     def whole(self) -> str:
-        """The line as one word, blanks included."""
+        """Return the line as one word, including blanks."""
         return self._word(blanks=True)
 
     def _skip_blanks(self) -> bool:
@@ -132,7 +131,7 @@ class _Words:
     def _until(self, end: str) -> str:
         stop = self._text.find(end, self._at)
         if stop < 0:
-            raise UsageError(f"a quote is not closed: '{_shown(self._text)}'")
+            raise UsageError(f"a quote is not closed in '{_shown(self._text)}'")
         found, self._at = self._text[self._at : stop], stop + 1
         return found
 
@@ -147,10 +146,10 @@ class _Words:
                 parts.append(following if following in _ESCAPED else letter + following)
             else:
                 parts.append(self._variable() if letter == "$" else letter)
-        raise UsageError(f"a quote is not closed: '{_shown(self._text)}'")
+        raise UsageError(f"a quote is not closed in '{_shown(self._text)}'")
 
     def _variable(self) -> str:
-        """The value of the variable that stands after a dollar sign; none has an empty one."""
+        """Return the value of the variable after a dollar sign; an unset one is empty."""
         if match := _VARIABLE.match(self._text, self._at):
             self._at = match.end()
             return self._variables.get(match[1], "")
@@ -158,11 +157,11 @@ class _Words:
             self._at = match.end()
             return self._modified(*match.groups())
         if self._text.startswith("{", self._at):
-            raise UsageError(f"a variable can't be understood: '{_shown(self._text)}'")
+            raise UsageError(f"invalid variable in '{_shown(self._text)}'")
         return "$"
 
     def _modified(self, name: str, operator: str | None, word: str | None) -> str:
-        """``${name:-word}`` and its like."""
+        """Expand ``${name:-word}`` and similar forms."""
         value = self._variables.get(name)
         is_there = value is not None if operator in ("-", "+") else bool(value)
         if operator is None or (is_there and operator.endswith("-")):
@@ -177,7 +176,7 @@ def _words(config: _Config, text: str) -> list[str]:
 
 
 def _json_list(text: str) -> list[str] | None:
-    """The list of strings that an argument in the JSON form is; None where it is in the other."""
+    """Parse an argument in the JSON form; return None if it has the other form."""
     if not text.startswith("["):
         return None
     try:
@@ -193,17 +192,17 @@ def _command(config: _Config, text: str) -> list[str]:
 
 
 def _pairs(config: _Config, name: str, text: str) -> dict[str, str]:
-    """``KEY=VALUE…``, or the old form ``KEY VALUE`` where the first word has no ``=``."""
+    """Parse ``KEY=VALUE…``, or the old form ``KEY VALUE`` if the first word has no ``=``."""
     first, rest = _Words(text, _environment(config)).first()
     if "=" not in first:
         if not rest:
-            raise UsageError(f"{name}: no value: '{_shown(text)}'")
+            raise UsageError(f"{name}: '{_shown(text)}' has no value")
         return {first: _Words(rest, _environment(config)).whole()}
     pairs = {}
     for word in _words(config, text):
         key, equals, value = word.partition("=")
         if not equals or not key:
-            raise UsageError(f"{name}: not KEY=VALUE: '{_shown(word)}'")
+            raise UsageError(f"{name}: '{_shown(word)}' is not KEY=VALUE")
         pairs[key] = value
     return pairs
 
@@ -211,7 +210,7 @@ def _pairs(config: _Config, name: str, text: str) -> dict[str, str]:
 def _one_word(config: _Config, name: str, text: str) -> str:
     value = _Words(text, _environment(config)).whole()
     if not value:
-        raise UsageError(f"{name} wants an argument")
+        raise UsageError(f"{name} needs an argument")
     return value
 
 
@@ -241,7 +240,7 @@ def _expose(config: _Config, text: str) -> None:
         match = _PORT.fullmatch(word.lower())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if match is None or first > last or not 0 < first <= last < 65536:
-            raise UsageError(f"EXPOSE: not PORT[-PORT][/PROTOCOL]: '{_shown(word)}'")
+            raise UsageError(f"EXPOSE: '{_shown(word)}' is not PORT[-PORT][/PROTOCOL]")
         ports |= {f"{port}/{match[3] or 'tcp'}": {} for port in range(first, last + 1)}
     config["ExposedPorts"] = ports
 
@@ -254,7 +253,7 @@ def _volume(config: _Config, text: str) -> None:
     values = _json_list(text)
     paths = values if values is not None else _words(config, text)
     if not paths or not all(path.strip() for path in paths):
-        raise UsageError("VOLUME wants paths")
+        raise UsageError("VOLUME needs paths")
     volumes = dict(config.get("Volumes") or {})
     config["Volumes"] = volumes | {path.strip(): {} for path in paths}
 
@@ -262,19 +261,21 @@ def _volume(config: _Config, text: str) -> None:
 def _workdir(config: _Config, text: str) -> None:
     before = config.get("WorkingDir") or "/"
     path = posixpath.normpath(posixpath.join("/", before, _one_word(config, "WORKDIR", text)))
-    config["WorkingDir"] = "/" + path.lstrip("/")  # POSIX gives two slashes a meaning of their own
+    config["WorkingDir"] = "/" + path.lstrip(
+        "/"
+    )  # POSIX gives two leading slashes a meaning of their own
 
 
 def _stopsignal(config: _Config, text: str) -> None:
     signal = _one_word(config, "STOPSIGNAL", text)
     if not _SIGNAL.fullmatch(signal.upper()):
-        raise UsageError(f"STOPSIGNAL: not a signal: '{_shown(signal)}'")
+        raise UsageError(f"STOPSIGNAL: '{_shown(signal)}' is not a signal")
     config["StopSignal"] = signal
 
 
 def _onbuild(config: _Config, text: str) -> None:
     if text.split(maxsplit=1)[0].upper() in _NOT_ON_BUILD:
-        raise UsageError(f"ONBUILD: not allowed there: '{_shown(text)}'")
+        raise UsageError(f"ONBUILD: '{_shown(text)}' is not allowed here")
     config["OnBuild"] = [*(config.get("OnBuild") or ()), text]
 
 
@@ -286,7 +287,7 @@ def _healthcheck(config: _Config, text: str) -> None:
         config["Healthcheck"] = {"Test": ["NONE"]}
         return
     if kind.upper() != "CMD" or not command:
-        raise UsageError(f"HEALTHCHECK: neither NONE nor CMD …: '{_shown(text)}'")
+        raise UsageError(f"HEALTHCHECK: '{_shown(text)}' is neither NONE nor CMD …")
     values = _json_list(command)
     test = ["CMD-SHELL", command] if values is None else ["CMD", *values]
     check: _Config = {"Test": test}
@@ -299,7 +300,7 @@ def _healthcheck(config: _Config, text: str) -> None:
 
 
 def _options(text: str) -> tuple[dict[str, str], str]:
-    """Words ``--name=value`` at the beginning of a text, and what follows."""
+    """Split words ``--name=value`` from the beginning of a text."""
     options = {}
     while text.startswith("--"):
         word, _, text = text.partition(" ")
@@ -310,18 +311,18 @@ def _options(text: str) -> tuple[dict[str, str], str]:
 
 
 def _duration(text: str) -> int:
-    """Nanoseconds of a duration as Go writes it (``1m30s``); less than 1 ms makes no sense."""
+    """Parse a duration as Go writes it (``1m30s``) into nanoseconds; at least 1 ms is required."""
     if not re.fullmatch(f"(?:{_DURATION.pattern})+", text):
-        raise UsageError(f"HEALTHCHECK: not a duration: '{_shown(text)}'")
+        raise UsageError(f"HEALTHCHECK: '{_shown(text)}' is not a duration")
     total = round(sum(float(n) * _NANOSECONDS[unit] for n, unit in _DURATION.findall(text)))
     if 0 < total < 10**6:
-        raise UsageError(f"HEALTHCHECK: less than 1ms: '{_shown(text)}'")
+        raise UsageError(f"HEALTHCHECK: '{_shown(text)}' is less than 1ms")
     return total
 
 
 def _retries(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise UsageError(f"HEALTHCHECK: not a number of retries: '{_shown(text)}'")
+        raise UsageError(f"HEALTHCHECK: '{_shown(text)}' is not a number of retries")
     return int(text)
 
 

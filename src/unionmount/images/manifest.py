@@ -45,12 +45,12 @@ class Descriptor:
 
     @property
     def is_index(self) -> bool:
-        """Return whether it points to an index (manifest list)."""
+        """Whether it points to an index (manifest list)."""
         return self.media_type in INDEXES
 
     @property
     def is_manifest(self) -> bool:
-        """Return whether it points to an image manifest."""
+        """Whether it points to an image manifest."""
         return self.media_type in MANIFESTS
 
     def verify(self, raw: bytes, what: str) -> bytes:
@@ -64,7 +64,7 @@ class Descriptor:
 
     @property
     def is_attestation(self) -> bool:
-        """Return whether it points to an attestation about an image instead of an image."""
+        """Whether it points to an attestation about an image instead of an image."""
         if ATTESTATION in self.annotations:
             return True
         return self.platform is not None and self.platform.os == "unknown"
@@ -142,7 +142,7 @@ class Contents:
 
 
 def parse_manifest(raw: bytes, what: str) -> Manifest | ImageIndex:
-    """Parse a manifest or an index, which are told apart by their fields, not by their types."""
+    """Parse a manifest or an index, which differ in their fields, whatever their types say."""
     document = parse_object(raw, what)
     if "manifests" in document.values:
         return ImageIndex.parse(raw, what)

@@ -1,4 +1,4 @@
-"""An image whose layers are open: their indexes and the files that hold them."""
+"""An image with open layers: their indexes and the files that hold them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from unionmount.images.image import ImageDocuments
 
 
-MAX_COPIED = 1 << 30  # bytes of all indexes of an image that others can change
+MAX_COPIED = 1 << 30  # bytes of all those indexes of an image that others can change
 
 
 @dataclass(slots=True)
 class OpenLayer:
-    """Open descriptors of one layer; owned, and valid after the files lost their names."""
+    """The open descriptors of one layer; owned, and still valid when the files are removed."""
 
     diff_id: Digest
     data_fd: int
@@ -49,7 +49,7 @@ class OpenLayer:
 
 
 class OpenImage(Closing):
-    """An image whose layers are open, lowest first; owns them and the tree made of them."""
+    """An image with open layers, lowest first; owns them and the tree of them."""
 
     def __init__(self, image: ImageDocuments, name: str, layers: tuple[OpenLayer, ...]) -> None:
         self.image = image
@@ -60,14 +60,14 @@ class OpenImage(Closing):
 
     @property
     def indexes(self) -> tuple[core.Index, ...]:
-        """The indexes of the layers, opened; they live as long as this."""
+        """The open indexes of the layers, valid as long as this."""
         if not self._indexes:
             with ExitStack() as stack:
                 opened = [stack.enter_context(self._open_index(layer)) for layer in self.layers]
                 if sum(index.copied for index in opened) > MAX_COPIED:
                     raise LimitExceeded(
                         f"{self.name}: indexes of more than {MAX_COPIED} bytes that others can "
-                        "change: have the image in a store of your own ('save', 'load')"
+                        "change; copy the image to a store of your own with 'save' and 'load'"
                     )
                 stack.pop_all()
             self._indexes = opened
@@ -79,16 +79,18 @@ class OpenImage(Closing):
         return core.Index(layer.index_fd, f"{self.name}: index of layer {layer.diff_id}")
 
     def cut(self, number: int) -> None:
-        """Let go of the layers above ``number``, before anything is made of them."""
+        """Close the layers above ``number``, before a tree is made."""
         if number >= len(self.layers):
             has = len(self.layers)
-            raise NotFoundError(f"{self.name}: there is no layer {number}, the image has {has}")
+            raise NotFoundError(
+                f"{self.name}: there is no layer {number}; the image has {has} layers"
+            )
         for layer in self.layers[number + 1 :]:
             layer.close()
         self.layers = self.layers[: number + 1]
 
     def tree(self) -> core.Tree:
-        """The layers as one tree; the same object at every call, closed with this."""
+        """Return the layers as one tree: the same object at every call, closed with this."""
         if self._tree is None:
             layers = [
                 core.TreeLayer(index, layer.data_fd, layer.offset, layer.length)
@@ -100,7 +102,7 @@ class OpenImage(Closing):
                 if error.errno != errno.EBADMSG:
                     raise
                 raise FormatError(
-                    f"{self.name}: the index of a layer is damaged ('unionmount check' tells which)"
+                    f"{self.name}: the index of a layer is damaged; 'unionmount check' finds it"
                 ) from None
         return self._tree
 

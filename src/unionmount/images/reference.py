@@ -1,8 +1,8 @@
 """Names of images and digests of bytes: ``docker.io/library/nginx:1.25@sha256:…``.
 
-The grammar is the one of the distribution project ("reference"), as docker and podman use it: a
-first component with a dot, a colon, or ``localhost`` is a registry; a name without a registry
-belongs to ``docker.io``, and there one without a slash to ``library/``.
+The grammar is that of the distribution project ("reference"), as docker and podman use it: a first
+component with a dot, a colon, or ``localhost`` is a registry; a name without a registry belongs to
+``docker.io``, and there one without a slash to ``library/``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"
 
 CONTAINER_PREFIX = "container:"
-"""What says that a word is the name of a container, where it could be something else."""
+"""The prefix of a word that is the name of a container, if it could be something else."""
 
 _HEX_LENGTH = {"sha256": 64, "sha512": 128}
 _HASHERS = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}
@@ -37,27 +37,27 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Digest:
-    """The name of some bytes: an algorithm and what it makes of them."""
+    """The digest of some bytes: the algorithm and the hash in hexadecimal."""
 
     algorithm: str
     hex: str
 
     @classmethod
     def parse(cls, text: str, what: str = "digest") -> Self:
-        """A digest from ``sha256:<64 hex digits>``; InvalidReference where it is none."""
+        """Parse ``sha256:<64 hex digits>``; raise InvalidReference if it is not of that form."""
         algorithm, _, digits = text.partition(":")
         length = _HEX_LENGTH.get(algorithm)
         if length is None or not re.fullmatch(f"[0-9a-f]{{{length}}}", digits):
-            raise InvalidReference(f"{what}: not a digest: '{printable(text[:200])}'")
+            raise InvalidReference(f"{what}: '{printable(text[:200])}' is not a digest")
         return cls(algorithm, digits)
 
     @classmethod
     def of(cls, data: bytes, algorithm: str = "sha256") -> Self:
-        """The digest of ``data``."""
+        """Return the digest of ``data``."""
         return cls(algorithm, _HASHERS[algorithm](data).hexdigest())
 
     def hasher(self) -> _Hash:
-        """A new hash object of this digest's algorithm."""
+        """Return a new hash object of this digest's algorithm."""
         return _HASHERS[self.algorithm]()
 
     @property
@@ -71,7 +71,7 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A name of an image, in full: registry, repository, and a tag or a digest or both."""
+    """The full name of an image: registry, repository, and a tag or a digest or both."""
 
     registry: str
     repository: str
@@ -80,17 +80,17 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """A reference from what a user wrote; nothing is added but the registry's defaults."""
+        """Parse a user's name of an image; only the registry and its namespace have defaults."""
         rest, at, digest_text = text.partition("@")
         digest = Digest.parse(digest_text, "image name") if at else None
         rest, tag = _split_tag(rest)
         registry, repository = _split_registry(rest)
         if not _valid(registry, repository, tag):
-            raise InvalidReference(f"not an image name: '{printable(text[:400])}'")
+            raise InvalidReference(f"'{printable(text[:400])}' is not an image name")
         return cls(registry, repository, tag, digest)
 
     def with_default_tag(self) -> Self:
-        """The same with the tag ``latest`` where there is neither tag nor digest."""
+        """Return the same name with the tag ``latest`` if it has neither tag nor digest."""
         if self.tag is None and self.digest is None:
             return replace(self, tag=DEFAULT_TAG)
         return self
@@ -102,7 +102,7 @@ class Reference:
 
     @property
     def familiar(self) -> str:
-        """The short form that people use: ``nginx:1.25``."""
+        """The short form for people: ``nginx:1.25``."""
         name = self.name.removeprefix(f"{DEFAULT_REGISTRY}/")
         if name != self.name:
             name = name.removeprefix("library/")
@@ -117,7 +117,7 @@ class Reference:
 
 
 def _split_tag(text: str) -> tuple[str, str | None]:
-    """Cut ``:tag`` off; a colon before the last slash belongs to a port."""
+    """Split off ``:tag``; a colon before the last slash belongs to a port."""
     head, colon, tag = text.rpartition(":")
     if not colon or "/" in tag:
         return text, None
@@ -125,7 +125,7 @@ def _split_tag(text: str) -> tuple[str, str | None]:
 
 
 def has_registry(text: str) -> bool:
-    """Whether a name says which registry it is of; one that does not is a short name."""
+    """Return whether a name contains a registry; otherwise it is a short name."""
     first, slash, _ = text.partition("/")
     return bool(slash) and (
         first == "localhost" or first.lower() != first or bool(set(first) & set(".:["))
@@ -133,7 +133,7 @@ def has_registry(text: str) -> bool:
 
 
 def registry_itself(registry: str) -> Reference:
-    """What stands for a registry as a whole, where no repository of it is meant."""
+    """Return a reference to a registry as a whole, without a repository."""
     return Reference(registry, "")
 
 

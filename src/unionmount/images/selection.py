@@ -88,7 +88,8 @@ class _Choice:
         platform = candidate.platform or selection.config.platform
         distance = _distance(self._wanted, platform)
         if distance is None:
-            # Only a lone one may be taken after all, and documents of many would fill the memory.
+            # Only a lone one may be chosen after all, and the documents of many would fill the
+            # memory.
             self.others.append((platform, candidate, None if self.others else selection))
         elif self._distance is None or distance < self._distance:
             self._distance, self.best = distance, selection

@@ -1,1 +1,1 @@
-"""Serving a mount: FUSE operations, the daemon and its records."""
+"""Mounts: FUSE operations, the daemon of a mount and its record."""

@@ -22,8 +22,8 @@ from unionmount.system.os_errors import naming
 class OpenDirectory(Closing):
     """A live directory as a layer; owns its descriptors.
 
-    ``fd`` is the directory on a read-only mount of its own where this user can have one
-    (``private``). The one that it was opened by stays open, too, so that its file system is in use.
+    ``fd`` is the directory on a private, read-only mount if this user can have one (``private``).
+    The original descriptor stays open, too, so that the file system stays in use.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +32,9 @@ class OpenDirectory(Closing):
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, self.fd)
             self.shown = self.fd
-            self.closed = is_ours(self.fd)  # told by the way to it, which a private mount has not
+            self.closed = is_ours(
+                self.fd
+            )  # depends on the directories above, which a private mount lacks
             self.namespace = recorded_namespace(self.fd)
             private = stack.enter_context(core.private_directory(self.fd, read_only=True))
             self.private = private is not None
@@ -59,11 +61,12 @@ class OpenDirectories(Closing):
         override_stat: OverrideStat = OverrideStat.OWN,
         hidden: Sequence[Path] = (),
     ) -> None:
-        """``paths`` are absolute, the lowest one first; OSError names the one that can't be had.
+        """Open ``paths``, which are absolute, lowest first; an OSError names the path that it is
+        about.
 
-        Without ``leads`` no redirect and no metacopy is followed, as the kernel has it with
-        ``userxattr``. ``override_stat``: whose is believed. Of ``hidden``, the directories that
-        take the changes, the layers show nothing where they lie in one.
+        Without ``leads``, redirects and metacopies are not followed, like with ``userxattr`` in the
+        kernel. ``override_stat`` says which attributes of this kind are believed. The layers hide
+        ``hidden``, the directories that take the changes, if they contain them.
         """
         self._hidden = tuple((status.st_dev, status.st_ino) for status in map(Path.stat, hidden))
         self.name = name
@@ -76,11 +79,11 @@ class OpenDirectories(Closing):
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Where the directories are, lowest first."""
+        """The paths of the directories, lowest first."""
         return tuple(layer.path for layer in self.layers)
 
     def tree(self) -> core.Tree:
-        """The directories as one tree; the same object at every call, closed with this."""
+        """Return the directories as one tree: the same object at every call, closed with this."""
         if self._tree is None:
             self._tree = core.Tree(
                 [
@@ -94,7 +97,7 @@ class OpenDirectories(Closing):
         return self._tree
 
     def _belief_in(self, layer: OpenDirectory) -> core.Belief:
-        """Which of the marks in a directory are believed."""
+        """Return the marks in a directory that are believed."""
         trusted, known = reads_trusted(), has_identity()
         return core.Belief(
             trusted=self._leads and trusted,

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the file system tells of its layers as a whole: statfs, and their names."""
+    """The facts about all layers together: those of statfs, and their names."""
 
-    layers: tuple[str, ...]  # lowest first: diff_ids, or paths
+    layers: tuple[str, ...]  # lowest first: diff_ids or paths
     bytes: int
     inodes: int
     has_acls: bool = False
-    directory: int | None = None  # a descriptor; statfs is that of the file system it is on
+    directory: int | None = None  # a descriptor on the file system that answers statfs
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Getting a FUSE file system mounted, and unmounted: mount(2) for root, fusermount3 for others.
+"""Mounting and unmounting FUSE file systems: by mount(2) for root, by fusermount3 for others.
 
-Both ways give a descriptor of ``/dev/fuse`` that is already connected to a mount point; whoever
-holds it serves the mount. When its last copy is closed, the mount is dead ("Transport endpoint is
-not connected") until it is unmounted.
+Both give a descriptor of ``/dev/fuse`` that is already connected to a mount point; its holder
+serves the mount. When the last copy is closed, the mount is dead ("Transport endpoint is not
+connected") until it is unmounted.
 """
 
 from __future__ import annotations
@@ -37,26 +37,28 @@ _UMOUNT_NOFOLLOW = 8
 
 _READ_AHEAD = 512  # KiB
 
-_SOURCE_MAX = 1024  # bytes; the kernel takes a page, readers of the mount table less
+_SOURCE_MAX = 1024  # bytes; the kernel takes a page, readers of the mount table take less
 
 
 class BusyError(MountError):
-    """A mount is in use, perhaps by ``users``, and was asked to go at once."""
+    """A mount is in use, perhaps by ``users``, and was not to be detached."""
 
     def __init__(self, mountpoint: Path, users: str = "") -> None:
         by = f" by {users}" if users else ""
         where = printable(str(mountpoint))
-        super().__init__(f"{where} is in use{by}; --lazy detaches it now and lets its users finish")
+        super().__init__(
+            f"{where} is in use{by}; use --lazy to detach it now and let its users finish"
+        )
 
 
 class StillMountedError(MountError):
-    """A daemon ends, and could not unmount what it has served."""
+    """A daemon ends without being able to unmount its mount."""
 
 
 def mount_fuse(
     mountpoint: Path, source: str, options: MountOptions, *, writable: bool = False
 ) -> int:
-    """Mount at ``mountpoint``, an absolute path, and return the descriptor to serve it with."""
+    """Mount at ``mountpoint``, an absolute path, and return the descriptor for serving it."""
     check_mountpoint(mountpoint)
     source = _shown_source(source)
     if os.geteuid() == 0:
@@ -65,10 +67,9 @@ def mount_fuse(
 
 
 def unmount_fuse(mountpoint: Path, *, lazy: bool = False) -> str:
-    """Unmount what is on top at ``mountpoint``; BusyError where it is in use.
+    """Unmount the topmost mount at ``mountpoint``; raise BusyError if it is in use.
 
-    Returns why it had to be done in another way than the usual one, for the user to know; mostly
-    that is nothing.
+    Return a note for the user if another way than the usual one was necessary.
     """
     if os.geteuid() == 0:
         _unmount_directly(mountpoint, lazy=lazy)
@@ -83,17 +84,17 @@ def unmount_fuse(mountpoint: Path, *, lazy: bool = False) -> str:
 
 
 def check_mountpoint(mountpoint: Path) -> None:
-    """Fail where nothing can be mounted at ``mountpoint``."""
+    """Raise an error if nothing can be mounted at ``mountpoint``."""
     where = printable(str(mountpoint))
     try:
         mode = mountpoint.stat().st_mode
-        os.statvfs(mountpoint)  # asks the server, where stat may be answered from memory
+        os.statvfs(mountpoint)  # asks the server, while stat may be answered from a cache
     except FileNotFoundError:
         raise MountError(f"mount point {where} does not exist") from None
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             raise MountError(
-                f"a dead mount is in the way at {where}: unmount it first (unionmount umount)"
+                f"a dead mount is at {where}; unmount it first with 'unionmount umount'"
             ) from None
         raise MountError(f"mount point {where}: {error.strerror}") from None
     if not stat.S_ISDIR(mode):
@@ -101,19 +102,19 @@ def check_mountpoint(mountpoint: Path) -> None:
 
 
 def widen_read_ahead(device: str) -> None:
-    """Let the kernel read 512 KiB ahead on a mount that serves already, where root may say so.
+    """Let the kernel read 512 KiB ahead on a live mount, if this is root's.
 
-    It offers 128 KiB to FUSE and takes no more from the server; what is set here
+    The kernel offers 128 KiB to FUSE and accepts no more from the server; the value set here
     (Documentation/ABI/testing/sysfs-class-bdi) makes each READ of a large file four times as large.
     """
     setting = Path("/sys/class/bdi", device, "read_ahead_kb")
-    with suppress(OSError, ValueError):  # an ordinary user's, or there is no /sys to write to
+    with suppress(OSError, ValueError):  # for an ordinary user, or without a writable /sys
         if int(setting.read_text()) < _READ_AHEAD:
             setting.write_text(str(_READ_AHEAD))
 
 
 def _shown_source(name: str) -> str:
-    """The image's name as mount tables show it: one printable word of bounded length."""
+    """Return an image's name for mount tables: one printable word of bounded length."""
     clean = printable(name).encode("utf-8", "replace")[:_SOURCE_MAX]
     return clean.decode("utf-8", "ignore") or "unionmount"
 
@@ -142,21 +143,21 @@ def _open_device() -> int:
         return os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         hint = {
-            errno.ENOENT: " (is the kernel module 'fuse' there, and the device in this container?)",
-            errno.ENODEV: " (is the kernel module 'fuse' there?)",
-            errno.ENXIO: " (is the kernel module 'fuse' there?)",
+            errno.ENOENT: " (check the kernel module 'fuse', and the device in this container)",
+            errno.ENODEV: " (check that the kernel module 'fuse' is loaded)",
+            errno.ENXIO: " (check that the kernel module 'fuse' is loaded)",
         }.get(error.errno or 0, "")
         raise MountError(f"{_DEVICE}: {error.strerror}{hint}") from None
 
 
 def _flags(options: MountOptions, *, writable: bool) -> int:
-    # With MS_POSIXACL the kernel leaves the umask to us, as FUSE_DONT_MASK would: it must not be
-    # applied where a default ACL is inherited, and afterwards nobody can tell what it took away.
+    # With MS_POSIXACL the kernel leaves the umask to the server, like with FUSE_DONT_MASK: it does
+    # not apply where a default ACL is inherited, and could not be undone afterwards.
     flags = _MS_POSIXACL if writable else _MS_RDONLY
     flags |= 0 if options.suid else _MS_NOSUID
     flags |= 0 if options.dev else _MS_NODEV
     flags |= 0 if options.exec else _MS_NOEXEC
-    flags |= 0 if options.atime else _MS_NOATIME  # without: relatime
+    flags |= 0 if options.atime else _MS_NOATIME  # the default is relatime
     flags |= 0 if options.diratime else _MS_NODIRATIME
     flags |= 0 if options.symfollow else _MS_NOSYMFOLLOW
     return flags
@@ -179,7 +180,7 @@ def _unmount_directly(mountpoint: Path, *, lazy: bool) -> None:
 
 
 def _system_call(name: str, *arguments: bytes | int) -> None:
-    """Call a function of the C library that returns -1 and sets errno where it fails."""
+    """Call a function of the C library; raise OSError from errno if it returns -1."""
     converted = [ctypes.c_ulong(one) if isinstance(one, int) else one for one in arguments]
     if getattr(ctypes.CDLL(None, use_errno=True), name)(*converted) != 0:
         code = ctypes.get_errno()
@@ -217,7 +218,9 @@ def _helper() -> str:
     for name in ("fusermount3", "fusermount"):
         if found := shutil.which(name):
             return found
-    raise MountError("fusermount3 is not installed (package fuse3), which users but root need")
+    raise MountError(
+        "fusermount3 is not installed, which users other than root need; install the package fuse3"
+    )
 
 
 def _helper_options(source: str, options: MountOptions, *, writable: bool) -> str:
@@ -228,7 +231,7 @@ def _helper_options(source: str, options: MountOptions, *, writable: bool) -> st
         ("nosymfollow", not options.symfollow),
     ):
         if wanted:
-            raise MountError(f"-o {name}: only root may mount with it")
+            raise MountError(f"-o {name}: only root may use this option")
     escaped = source.replace("\\", "\\\\").replace(",", "\\,")
     words = ["rw" if writable else "ro", "nosuid", "nodev", "subtype=unionmount"]
     words += [f"fsname={escaped}"]
@@ -241,7 +244,7 @@ def _helper_options(source: str, options: MountOptions, *, writable: bool) -> st
 
 
 def _helper_message(stderr: bytes) -> str:
-    """What a program said, as one line without its name."""
+    """Return the message of a program in one line, without its name."""
     lines = stderr.decode("utf-8", "surrogateescape").splitlines()
     said = [line.partition(": ")[2] or line for line in lines if line.strip()]
     return printable("; ".join(said)) or "it failed without a message"
@@ -254,12 +257,12 @@ def _unmount_by_helper(mountpoint: Path, *, lazy: bool) -> None:
 def _unmount_otherwise(mountpoint: Path, failure: MountError, *, lazy: bool) -> str:
     """Unmount by umount(8), which lets the owner of a FUSE mount do so.
 
-    fusermount3 needs /etc/mtab for that and umount(8) does not: it reads the table of the kernel.
+    It reads the table of the kernel, while fusermount3 needs /etc/mtab.
     """
     program, where = shutil.which("umount"), printable(str(mountpoint))
     advice = f"; root can: umount {'-l ' if lazy else ''}{where}"
     if program is None:
-        raise MountError(f"{failure}; umount(8) is not there, either{advice}") from None
+        raise MountError(f"{failure}; umount(8) is not installed either{advice}") from None
     try:
         _run_unmounting([program, *(["-l"] if lazy else []), "--"], mountpoint)
     except BusyError:
@@ -279,7 +282,7 @@ def _run_unmounting(command: list[str], mountpoint: Path) -> None:
     )
     if done.returncode:
         name, message = Path(command[0]).name, _helper_message(done.stderr)
-        # fusermount3 says "Device or resource busy", umount(8) "target is busy."
+        # fusermount3 says "Device or resource busy", umount(8) "target is busy".
         busy = os.strerror(errno.EBUSY) in message or message.endswith(("busy", "busy."))
         raise _unmount_error(mountpoint, errno.EBUSY if busy else None, f"{name}: {message}")
 

@@ -1,8 +1,8 @@
-"""Processes that use a mounted file system, also one that is detached, found in ``/proc``.
+"""The processes that use a mounted or detached file system, found in ``/proc``.
 
-What a process uses is told by the device of its open files, directories, mappings and mounts. The
-file system itself is not asked (statx with ``AT_STATX_DONT_SYNC`` and an empty mask answers from
-memory), for its daemon may be stopped. An ordinary user sees only the user's own processes.
+They are recognised by the device of their open files, directories, mappings and mounts. The file
+system itself is not asked (statx with ``AT_STATX_DONT_SYNC`` and an empty mask answers from
+memory), because its daemon may be stopped. Ordinary users only see their own processes.
 """
 
 from __future__ import annotations
@@ -40,32 +40,33 @@ class Holder:
 
 
 def holders_of(device: str, *, besides: int = 0) -> list[Holder]:
-    """Processes that use the file system ``device`` ("major:minor"), but for its own daemon."""
+    """Return the processes that use the file system ``device``, without its daemon."""
     seen: set[str] = set()  # mount namespaces
     pids = sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())  # noqa: PTH208
     found: list[Holder] = []
     for pid in pids:
         if pid not in (besides, os.getpid()):
-            # one that ends meanwhile, or is not ours to look into, holds nothing that we can tell
+            # A process that ends meanwhile, or may not be inspected, counts as no holder.
             with suppress(OSError):
                 found += _held_by(pid, device, seen)
     return found
 
 
 def described(holders: list[Holder]) -> str:
-    """Some of them in one line, for a message; empty where there are none."""
+    """Return some of the holders in one line for a message; empty if there are none."""
     shown = ", ".join(map(str, holders[:_SHOWN]))
     more = len(holders) - _SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
 
 
 def flush(holders: list[Holder], seconds: float) -> bool:
-    """Have the kernel hand what was written to mapped files to the daemon; False: it took longer.
+    """Make the kernel pass changes of mapped files to the daemon; return False if it takes too
+    long.
 
-    Everything else that was written has gone to the daemon at once.
+    All other changes were passed on immediately.
     """
     paths = [one.path for one in holders if one.path is not None]
-    # not waited for at the end of the program: it can hang where the daemon does
+    # A daemon thread, since it can hang as long as the daemon of the mount does.
     thread = threading.Thread(target=_flush, args=(paths,), daemon=True)
     thread.start()
     thread.join(seconds)
@@ -81,7 +82,7 @@ def _flush(paths: list[str]) -> None:
             finally:
                 os.close(fd)
             if done == 0:
-                return  # all files of the file system
+                return  # syncs all files of the file system
 
 
 def _held_by(pid: int, device: str, seen: set[str]) -> Iterator[Holder]:
@@ -98,7 +99,7 @@ def _held_by(pid: int, device: str, seen: set[str]) -> Iterator[Holder]:
 
 
 def _paths(directory: str, device: str) -> Iterator[str]:
-    """What a process has open there, or mapped."""
+    """Yield the files there that a process has open or mapped."""
     for name in ("cwd", "root"):
         if _device_of(f"{directory}/{name}") == device:
             yield f"{directory}/{name}"
@@ -111,12 +112,12 @@ def _paths(directory: str, device: str) -> Iterator[str]:
         fields = line.split(None, 5)
         if fields[3] == wanted:
             begin, _, end = fields[0].partition(b"-")
-            # named there as numbers without leading zeros
+            # The names are numbers without leading zeros.
             yield f"{directory}/map_files/{int(begin, 16):x}-{int(end, 16):x}"
 
 
 def _device_of(path: str) -> str:
-    """The device of what a link of /proc leads to; the server of it is not asked."""
+    """Return the device of a link in /proc without asking the server of its file system."""
     answer = ctypes.create_string_buffer(_STATX_SIZE)
     statx = ctypes.CDLL(None, use_errno=True).statx
     if statx(_AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, 0, answer) != 0:

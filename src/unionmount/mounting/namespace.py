@@ -1,10 +1,10 @@
-"""Which extended attributes are the marks of an upper: ``trusted.overlay.`` or ``user.overlay.``.
+"""The prefix of an upper's marks: ``trusted.overlay.`` or ``user.overlay.``.
 
-What users of a mount call by the other prefix stands on disk as it is. In a mount whose marks have
-that prefix it would become one: a user could hide what is below, and what is hidden would show
-again. So an upper says which prefix it has, in an attribute of its directory that no user of the
-mount can set (csrc/upper/xattr.c). Of one that says nothing, as an earlier version, overlayfs or
-fuse-overlayfs made it, it is found out by the marks that are there.
+Attributes with the other prefix, set by users of a mount, stand on disk unchanged. If the prefix of
+the marks were mistaken, they would become marks: a user could hide lower files, and hidden files
+would reappear. So an upper records its prefix in an attribute of its directory that users of the
+mount cannot set (csrc/upper/xattr.c). If there is no record, because the upper was made by an
+earlier version, overlayfs or fuse-overlayfs, the existing marks decide.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ _UNREACHABLE = (errno.ENOENT, errno.EXDEV, errno.ENAMETOOLONG, errno.ENOTDIR, er
 
 
 def recorded_namespace(fd: int) -> Namespace | None:
-    """What the directory ``fd`` says; None where it says nothing.
+    """Return the prefix that the directory ``fd`` records; None if it records none.
 
-    What is below ``trusted.`` counts first: only who is privileged can set it.
+    A record below ``trusted.`` counts first, since only privileged users can set it.
     """
     names = _names(fd)
     if f"trusted.{_RECORD}" in names:
         return "trusted"
     if f"user.{_RECORD}" in names:
         return "user"
-    # Earlier versions wrote this one below user. where they could not below trusted.
+    # Earlier versions wrote it below user. if they could not below trusted.
     is_users = f"user.{_LOWERS}" in names and f"trusted.{_LOWERS}" not in names
     return "user" if is_users else None
 
 
 def record_namespace(fd: int, namespace: Namespace) -> None:
-    """Let the directory ``fd`` say it, in an attribute that is a mark itself."""
+    """Record the prefix in the directory ``fd``, in an attribute that is a mark itself."""
     os.setxattr(fd, f"{namespace}.{_RECORD}", b"y")
     if namespace == "user":
-        with suppress(OSError):  # it may have been the other kind, and is empty now
+        with suppress(OSError):  # the directory may have had the other prefix, and is empty now
             os.removexattr(fd, f"trusted.{_RECORD}")
 
 
 def marked_namespace(fd: int) -> Namespace | None:
-    """What the marks say that are in the directory ``fd``; all of it is looked at.
+    """Return the prefix of the marks in the directory ``fd``, all of which is searched.
 
-    One below ``trusted.`` decides, since users of such a mount may have set the others as they are.
+    A mark below ``trusted.`` decides, since users of such a mount may have set the others.
     """
     found: Namespace | None = None
     pending = [b"."]
@@ -59,7 +59,7 @@ def marked_namespace(fd: int) -> Namespace | None:
         try:
             inner = core.open_beneath(fd, path)
         except OSError as error:
-            if error.errno in _UNREACHABLE:  # what is mounted there is no part of it
+            if error.errno in _UNREACHABLE:  # what is mounted there is not part of the upper
                 continue
             raise
         try:
@@ -74,13 +74,13 @@ def marked_namespace(fd: int) -> Namespace | None:
 
 
 def is_marked(fd: int, namespace: Namespace) -> bool:
-    """Whether the directory ``fd`` itself has a mark of this prefix."""
+    """Return whether the directory ``fd`` itself has a mark with this prefix."""
     names = _names(fd)
     return any(f"{namespace}.overlay.{mark}" in names for mark in _MARKS)
 
 
 def _names_in(directory: int, path: bytes, pending: list[bytes]) -> set[str]:
-    """The names of the attributes of the files in a directory; its directories become pending."""
+    """Return the names of the attributes of a directory's files; subdirectories become pending."""
     names: set[str] = set()
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -93,7 +93,7 @@ def _names_in(directory: int, path: bytes, pending: list[bytes]) -> set[str]:
 
 
 def _names(place: int | bytes) -> set[str]:
-    """The names of its attributes that this process may see; a symlink is not followed."""
+    """Return the names of the attributes that this process can see; symlinks are not followed."""
     try:
         if isinstance(place, int):
             return set(os.listxattr(place))

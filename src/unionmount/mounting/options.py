@@ -1,19 +1,18 @@
-"""The options of a mount: what ``-o`` may say, as one value.
+"""The options of a mount (``-o``), parsed into one value.
 
-Options are those of mount(8), where they mean something for a FUSE file system, plus
-``xattrs=layers`` of our own. One that would change what the mount means is carried out or
-refused, never ignored: whoever calls a mount program looks at its exit status alone. What is
-accepted without an effect is in ``WITHOUT_EFFECT``, what is refused for a reason in ``REFUSED``;
-docs/reference/options.md has both. Without any option, set-user-ID bits and device nodes of the
-image have no effect (``nosuid,nodev``): an image is somebody else's file system. Of our own are
-``threads=N`` and ``nofastpath``, too: who answers the kernel (docs/explanation/router.md).
+Options are those of mount(8) that make sense for a FUSE file system, and ``xattrs=layers``,
+``threads=N`` and ``nofastpath`` (docs/explanation/router.md). An option that would change the
+meaning of the mount is carried out or refused, never ignored, because callers of a mount program
+only see its exit status. ``WITHOUT_EFFECT`` lists what is accepted without an effect, ``REFUSED``
+what is refused with a reason; docs/reference/options.md has both. By default set-user-ID bits and
+device nodes of the image have no effect (``nosuid,nodev``), as an image is not trusted.
 
-``default_permissions`` lets the kernel check owners and modes. That is always so for root's mounts,
-for read-only ones, and where other users get in. A writable mount of an ordinary user, who alone
-gets in, goes without: there, who mounts may do everything, as root may in a container. With
-``-o default_permissions`` modes are checked there, too.
+``default_permissions`` lets the kernel check owners and modes. It always does so for root's mounts,
+for read-only mounts, and if other users have access. In a writable mount of an ordinary user
+without access for others, the user may do everything, like root in a container; with ``-o
+default_permissions``, modes are checked there, too.
 
-``atime`` stands for relatime: reading what is in the upper changes access times by its rules.
+``atime`` is relatime: reading files of the upper changes access times by its rules.
 """
 
 from __future__ import annotations
@@ -28,33 +27,33 @@ from unionmount.system.text import printable
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """How a file system is mounted; ``allow_other`` None stands for "root: yes, others: no"."""
+    """The options of a mount; ``allow_other`` None means "True for root, False for others"."""
 
     dev: bool = False
     suid: bool = False
     exec: bool = True
-    atime: bool = False  # as relatime; without it reading changes no access time
-    diratime: bool = True  # with atime: of directories, too
+    atime: bool = False  # like relatime; without it, reading changes no access time
+    diratime: bool = True  # with atime: for directories, too
     symfollow: bool = True
-    fsname: str = ""  # what tables of mounts show as the source; empty: the name of the image
+    fsname: str = ""  # the source in mount tables; if empty, the name of the image
     allow_other: bool | None = None
     list_layers: bool = False
     ro: bool = False
     default_permissions: bool = False
-    fastpath: bool = True  # requests are answered in C where that is possible
-    threads: int | None = None  # of the fast path; None: as many as there are processors
+    fastpath: bool = True  # whether C answers requests if possible
+    threads: int | None = None  # of the fast path; None: one for each processor
 
     @property
     def promises(self) -> bool:
-        """Whether set-user-ID programs or devices in the mount are promised to have no power."""
+        """Whether the mount promises that set-user-ID programs or devices have no power."""
         return not (self.suid and self.dev)
 
     def for_others(self, *, root: bool) -> bool:
-        """Whether users other than the one who mounts get in."""
+        """Return whether users other than the mounting one have access."""
         return root if self.allow_other is None else self.allow_other
 
     def checks_permissions(self, *, root: bool, writable: bool) -> bool:
-        """Whether the kernel checks owners and modes."""
+        """Return whether the kernel checks owners and modes."""
         return root or not writable or self.default_permissions or self.for_others(root=False)
 
 
@@ -76,7 +75,7 @@ _CHANGES: dict[str, _Change] = {
     "nodiratime": lambda options: replace(options, diratime=False),
     "symfollow": lambda options: replace(options, symfollow=True),
     "nosymfollow": lambda options: replace(options, symfollow=False),
-    # what these let do, mount(8) decides; what they forbid is forbidden
+    # mount(8) decides what these permit; what they forbid is forbidden.
     "user": lambda options: replace(options, dev=False, suid=False, exec=False),
     "users": lambda options: replace(options, dev=False, suid=False, exec=False),
     "owner": lambda options: replace(options, dev=False, suid=False),
@@ -90,21 +89,21 @@ _CHANGES: dict[str, _Change] = {
 }
 
 
-_FOR_MOUNT = "for mount(8) and systemd, before and after the mount"
-_IS_SO = "that is how it is"
+_FOR_MOUNT = "used by mount(8) and systemd, not by the mount itself"
+_IS_SO = "this is always so"
 
-# Accepted without an effect, by name or by name and value; each with the reason.
+# Accepted without an effect, by name or by name and value, with the reasons.
 WITHOUT_EFFECT: dict[str, str] = {
-    "defaults": "what goes without saying here: rw,nosuid,nodev,exec,noatime",
+    "defaults": "the default here: rw,nosuid,nodev,exec,noatime",
     "async": _IS_SO,
     "nodirsync": _IS_SO,
     "nostrictatime": _IS_SO,
-    "norelatime": "Linux has known nothing but relatime in its place since 2.6.30",
+    "norelatime": "Linux replaces it by relatime since 2.6.30",
     "nolazytime": _IS_SO,
     "nomand": _IS_SO,
     "noiversion": _IS_SO,
-    "silent": "nothing is printed to the kernel's log in any case",
-    "loud": "nothing is printed to the kernel's log in any case",
+    "silent": "nothing is ever printed to the kernel's log",
+    "loud": "nothing is ever printed to the kernel's log",
     "auto": _FOR_MOUNT,
     "noauto": _FOR_MOUNT,
     "nofail": _FOR_MOUNT,
@@ -112,21 +111,22 @@ WITHOUT_EFFECT: dict[str, str] = {
     "_netdev": _FOR_MOUNT,
     "nonempty": "any directory may be mounted on",
 }
-# The same, by how they begin.
+# The same, by prefix.
 COMMENTS: dict[str, str] = {"comment=": "a comment", "x-": "a comment", "X-": "a comment"}
 
 _LABELS = "labels of SELinux are those of the files"
 _BY_MOUNT = "mount(8) carries it out; call it as mount -t fuse.unionmount"
 
-# Refused, by name, whatever the value; each with what to do instead, or why.
+# Refused, by name with any value, with the alternative or the reason.
 REFUSED: dict[str, str] = {
-    "strictatime": "reads that the kernel answers from its cache are not counted; use relatime",
-    "lazytime": "times are written at once; leave it out",
+    "strictatime": "the server does not see reads that the kernel answers from its cache; "
+    "use relatime",
+    "lazytime": "times are written immediately; leave it out",
     "sync": "not every change would be synced; use O_SYNC or fsync(2), or sync(8)",
     "dirsync": "changes of names are not synced one by one; use fsync(2) of the directory",
     "mand": "there are no mandatory locks on Linux",
     "iversion": "changes are not counted",
-    "remount": "options can't change while it is mounted; unmount it and mount it again",
+    "remount": "options cannot change while it is mounted; unmount it and mount it again",
     "bind": "use mount --bind on the mount point",
     "rbind": "use mount --rbind on the mount point",
     "move": "use mount --move on the mount point",
@@ -137,7 +137,7 @@ REFUSED: dict[str, str] = {
     "seclabel": _LABELS,
     "allow_root": "use allow_other, or nothing",
     "auto_unmount": "the mount stays when its process is killed; use umount",
-    "subtype": "it always is unionmount",
+    "subtype": "it is always unionmount",
     "blkdev": "no block device is mounted",
     "blksize": "no block device is mounted",
     "max_read": "the sizes of reads are chosen by the daemon",
@@ -145,33 +145,33 @@ REFUSED: dict[str, str] = {
 }
 
 
-THREADS_MAX = 32  # the core takes no more
+THREADS_MAX = 32  # the limit of the core
 _THREADS = re.compile(r"threads=([1-9][0-9]{0,3})")
 _FSNAME = "fsname="
 
 
 def is_without_effect(option: str) -> bool:
-    """Whether an option is accepted and changes nothing."""
+    """Return whether an option is accepted without an effect."""
     if option.lower().startswith("x-mount."):
         return False
     return option in WITHOUT_EFFECT or option.startswith(tuple(COMMENTS))
 
 
 def refusal(option: str) -> str | None:
-    """Why an option that is known is refused; None where it is not."""
+    """Return the reason why a known option is refused; None if it is not."""
     if option.lower().startswith("x-mount."):
         return _BY_MOUNT
     return REFUSED.get(option.partition("=")[0])
 
 
 def is_known(option: str) -> bool:
-    """Whether an option is carried out, or accepted without an effect."""
+    """Return whether an option is carried out, or accepted without an effect."""
     done = option in _CHANGES or _THREADS.fullmatch(option) or option.startswith(_FSNAME)
     return bool(done) or is_without_effect(option)
 
 
 def check_known(options: Iterable[str], known: Iterable[str] = ()) -> None:
-    """Refuse what is neither carried out nor known to change nothing; ``known`` is known, too."""
+    """Raise MountError for options that are refused or not known, not even in ``known``."""
     strange = [option for option in options if not is_known(option)]
     for option in strange:
         if (why := refusal(option)) is not None:
@@ -179,16 +179,16 @@ def check_known(options: Iterable[str], known: Iterable[str] = ()) -> None:
     if strange:
         names = ", ".join(sorted((*_CHANGES, *WITHOUT_EFFECT, "fsname=NAME", "threads=N", *known)))
         shown = printable(", ".join(strange))
-        raise MountError(f"unknown mount option {shown} (known: {names})")
+        raise MountError(f"unknown mount option {shown}; use one of {names}")
 
 
 def parse_options(texts: Iterable[str]) -> MountOptions:
-    """Read the values of ``-o``: comma-separated options, the last one of a pair wins."""
+    """Parse the values of ``-o``: comma-separated options, of which the last one of a pair wins."""
     return apply_options(name for text in texts for name in text.split(",") if name)
 
 
 def apply_options(names: Iterable[str]) -> MountOptions:
-    """Options that are taken apart, as one value; MountError for what is not known or refused."""
+    """Parse single options; raise MountError for those that are refused or unknown."""
     names = list(names)
     check_known(names)
     options = MountOptions()

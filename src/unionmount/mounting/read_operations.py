@@ -1,12 +1,12 @@
-"""The file system as the kernel asks for it: pyfuse3 requests answered from the tree.
+"""The file system for pyfuse3: requests of the kernel, answered from the tree.
 
-``ReadingOperations`` answers what a read-only mount and a writable one (``write_operations.py``)
-answer in the same way; ``ReadOnlyOperations`` is the former, complete. Every handler runs on the
-trio thread and never waits: the tree answers from memory, and a read that would wait for the disk
-goes to a worker thread. Nothing changes but through the mount itself, so the kernel may keep for
-good what it was told. Of a read-only mount, a node number is all the state there is, so forget,
-release and releasedir have nothing to do. What is not defined here (flush, fsync, fsyncdir, poll)
-answers ENOSYS, once: the kernel then does the right thing by itself.
+``ReadingOperations`` has the answers that read-only and writable mounts (``write_operations.py``)
+share; ``ReadOnlyOperations`` completes it for read-only ones. Every handler runs on the trio thread
+and never blocks: the tree answers from memory, and a read that has to wait for the disk is done by
+a worker thread. Files change only through the mount itself, so the kernel may cache every answer
+for good. The only state of a read-only mount are node numbers, so forget, release and releasedir do
+nothing. Handlers that are not defined (flush, fsync, fsyncdir, poll) answer ENOSYS once; the kernel
+then acts correctly by itself.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ LAYER_INDEX = b"user.unionmount.layer_index"
 
 ACLS = frozenset({b"system.posix_acl_access", b"system.posix_acl_default"})
 
-FIRST_BATCH = 25  # entries that fill the reply of 4 KiB that older kernels ask for
+FIRST_BATCH = 25  # entries in a reply of 4 KiB, the size that older kernels ask for
 BATCH = 128
-DOTS = (b".", b"..")  # their cookies are 1 and 2; those of other names are shifted by 2
+DOTS = (b".", b"..")  # their cookies are 1 and 2; those of other names are increased by 2
 
-_FOREVER = 1e9  # seconds; libfuse and the kernel clamp times that they can't hold, this they can
+_FOREVER = 1e9  # seconds; libfuse and the kernel clamp larger values
 _BLOCK = 4096
-_READERS = 8  # threads that wait for the disk at once
+_READERS = 8  # threads that wait for the disk at a time
 
 _LABEL = b"security.selinux"
 _SHOWN = (b"user.", b"security.")
@@ -56,10 +56,10 @@ T = TypeVar("T")
 
 
 def answered(handler: Callable[Concatenate[Any, P], Awaitable[T]]) -> Any:
-    """Make every failure of ``handler`` an errno: the one translation, and nothing passes it.
+    """Turn every failure of ``handler`` into an errno; this is the only translation.
 
-    pyfuse3 ends its main loop on anything but FUSEError. The result is Any because pyfuse3 has
-    types of its own for node numbers.
+    pyfuse3 ends its main loop on anything but FUSEError. The result is Any because pyfuse3 has its
+    own types for node numbers.
     """
 
     @functools.wraps(handler)
@@ -82,7 +82,7 @@ async def _refuse(*_arguments: Any, **_named: Any) -> NoReturn:
 
 
 class ReadingOperations(pyfuse3.Operations):
-    """What needs no change: answered from ``files``, the tree alone or with an upper on it."""
+    """The answers without changes, from ``files``: the tree alone, or with an upper on it."""
 
     supports_dot_lookup = False  # for NFS export, which needs more than that
 
@@ -94,12 +94,14 @@ class ReadingOperations(pyfuse3.Operations):
         list_layers: bool = False,
         pending: AbstractContextManager[None] | None = None,
     ) -> None:
-        """``pending`` is entered while a thread works on an answer, several times at once."""
+        """Create the handlers; ``pending`` is entered, perhaps many times, while threads owe
+        answers.
+        """
         super().__init__()
         self._pending = nullcontext() if pending is None else pending
-        # The kernel enforces POSIX ACLs; without, their mask would pass for a group's permissions.
-        # But it also asks for the root's again at every walk through it (the root's inode is older
-        # than the negotiation), so an image that has none is spared that.
+        # The kernel enforces POSIX ACLs; otherwise their mask would count as the permissions of a
+        # group. But it also asks for those of the root at every path lookup (the inode of the root
+        # is older than the negotiation), so images without ACLs do not have it.
         self.enable_acl = facts.has_acls
         self.files = self._files = files
         self.facts = self._facts = facts
@@ -109,7 +111,7 @@ class ReadingOperations(pyfuse3.Operations):
 
     @answered
     async def lookup(self, directory: Node, name: bytes, _context: RequestContext) -> Any:
-        """Find a name; that there is none is worth remembering, too."""
+        """Look up a name; the kernel also caches that a name does not exist."""
         try:
             return entry_of(self._files.lookup(directory, name))
         except FileNotFoundError:
@@ -117,23 +119,23 @@ class ReadingOperations(pyfuse3.Operations):
 
     @answered
     async def getattr(self, node: Node, _context: RequestContext) -> Any:
-        """The attributes of a node."""
+        """Return the attributes of a node."""
         return entry_of(self._files.getattr(node))
 
     @answered
     async def readlink(self, node: Node, _context: RequestContext) -> bytes:
-        """The target of a symlink."""
+        """Return the target of a symlink."""
         return self._files.readlink(node)
 
     async def access(self, _node: Any, _mode: Any, _context: RequestContext) -> bool:
-        """Allow: the kernel decides (default_permissions), and so does not even ask."""
+        """Return True: the kernel checks permissions (default_permissions) and never asks."""
         return True
 
     # ---- files -----------------------------------------------------------------------------------
 
     @answered
     async def read(self, node: Node, offset: int, size: int) -> bytes:
-        """Read at once what is in memory; wait for the disk elsewhere."""
+        """Read data in memory immediately; wait for the disk in a thread."""
         try:
             return self._files.read(node, offset, size, nowait=True)
         except BlockingIOError:
@@ -146,7 +148,7 @@ class ReadingOperations(pyfuse3.Operations):
 
     @answered
     async def statfs(self, _context: RequestContext) -> StatvfsData:
-        """Those of the directory's file system; else sizes of the image, and nothing is free."""
+        """Answer with the facts of the directory's file system, or the sizes of the image."""
         if self._facts.directory is not None:
             return _statfs_of(self._facts.directory)
         data = StatvfsData()
@@ -160,10 +162,10 @@ class ReadingOperations(pyfuse3.Operations):
 
     @answered
     async def getxattr(self, node: Node, name: bytes, context: RequestContext) -> bytes:
-        """One extended attribute; which layer a file is from is one, too."""
+        """Return an extended attribute; the layer of a file is one, too."""
         if name in (LAYER, LAYER_INDEX):
             index = self._files.getattr(node).layer
-            if index >= len(self._facts.layers):  # an image without layers has a root, too
+            if index >= len(self._facts.layers):  # the root of an image without layers has no layer
                 raise FUSEError(errno.ENODATA)
             return os.fsencode(str(index) if name == LAYER_INDEX else self._facts.layers[index])
         if not _visible(name, context):
@@ -173,14 +175,15 @@ class ReadingOperations(pyfuse3.Operations):
         try:
             return self._files.getxattr(node, name)
         except OSError as error:
-            # "ls -l" asks every file for its label, unless the file system says that it has none
+            # "ls -l" asks every file for its label unless the file system reports that there is
+            # none.
             if name == _LABEL and error.errno == errno.ENODATA:
                 raise FUSEError(errno.EOPNOTSUPP) from None
             raise
 
     @answered
     async def listxattr(self, node: Node, context: RequestContext) -> Sequence[bytes]:
-        """The names that getxattr answers, but for those of the layer unless asked for."""
+        """Return the names that getxattr answers; the layer's only if requested."""
         hidden = (LAYER, LAYER_INDEX)
         names = [name for name in self._files.listxattr(node) if name not in hidden]
         names = [name for name in names if _visible(name, context)]
@@ -190,7 +193,7 @@ class ReadingOperations(pyfuse3.Operations):
         return names
 
     def _has_user_xattrs(self, node: Node) -> bool:
-        """Whether the kernel lets ``user.`` attributes of such a file be read: see xattr(7)."""
+        """Return whether the kernel lets ``user.`` attributes of such a file be read (xattr(7))."""
         mode = self._files.getattr(node).mode
         return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
@@ -231,7 +234,7 @@ class ReadOnlyOperations(ReadingOperations):
             count = BATCH
 
     async def releasedir(self, _handle: Any) -> None:
-        """Nothing was opened."""
+        """Do nothing, as nothing was opened."""
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -243,7 +246,7 @@ class ReadOnlyOperations(ReadingOperations):
         return FileInfo(fh=node, keep_cache=True)
 
     async def release(self, _handle: Any) -> None:
-        """Nothing was opened."""
+        """Do nothing, as nothing was opened."""
 
     # ---- changes ---------------------------------------------------------------------------------
 
@@ -252,7 +255,7 @@ class ReadOnlyOperations(ReadingOperations):
 
 
 def entry_of(attributes: Attributes) -> EntryAttributes:
-    """Attributes as pyfuse3 takes them; the kernel may keep them for good."""
+    """Return attributes in the form of pyfuse3, which the kernel may cache for good."""
     node, mode, nlink, uid, gid, major, minor, size, blocks, mtime, _, atime, ctime = attributes
     entry = EntryAttributes()
     entry.st_ino = InodeT(node)
@@ -280,7 +283,7 @@ def _statfs_of(directory: int) -> StatvfsData:
 
 
 def no_entry() -> EntryAttributes:
-    """That there is no such name, for the kernel to remember."""
+    """Return the answer for a missing name, which the kernel may cache."""
     entry = EntryAttributes()
     entry.st_ino = InodeT(0)
     entry.entry_timeout = _FOREVER
@@ -288,7 +291,7 @@ def no_entry() -> EntryAttributes:
 
 
 def dot_entry(node: Node) -> EntryAttributes:
-    """What a listing says of "." and "..": a number and a type, the kernel takes no more."""
+    """Return the attributes of "." or ".." in a listing, of which the kernel uses only two."""
     entry = EntryAttributes()
     entry.st_ino = InodeT(node)
     entry.st_mode = stat.S_IFDIR
@@ -296,7 +299,9 @@ def dot_entry(node: Node) -> EntryAttributes:
 
 
 def has_namespace(name: bytes) -> bool:
-    """Whether an extended attribute of this name can be; as file systems of a disk have it."""
+    """Return whether an attribute with this name can exist; the rules are those of disk file
+    systems.
+    """
     return name in ACLS or name.startswith(_SHOWN_TO_ROOT)
 
 

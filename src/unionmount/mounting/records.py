@@ -1,8 +1,8 @@
-"""Records of live mounts, one file for each, in the runtime directory of the user.
+"""The records of live mounts, one file for each, in the runtime directory of the user.
 
-The daemon of a mount holds a lock (flock) on its record for as long as it lives. So whether a mount
-is alive needs no guess about process numbers: who gets the lock knows that the daemon is gone,
-however it ended, and may clean up.
+The daemon of a mount holds a lock (flock) on its record as long as it lives. So process numbers
+need not be trusted: a process that gets the lock knows that the daemon is gone, however it ended,
+and may clean up.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ GONE = "gone"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One mount: what is mounted where, and which process serves it."""
+    """A mount: its source, its mount point, and the process that serves it."""
 
     id: str
     image: str
     source: str
     mode: str
     mountpoint: str
-    automatic: bool  # we made the mount point, and remove it
+    automatic: bool  # the mount point was created here and is removed with the mount
     pid: int
-    started: int  # when the process started, in ticks since boot: process numbers are used again
+    started: int  # start time of the process in ticks since boot, as process numbers are reused
     created: str
     root: str  # of the store
-    device: str = ""  # "major:minor" of the mounted file system, once it is
-    container: str = ""  # its name, in the store
+    device: str = ""  # "major:minor" of the file system, once it is mounted
+    container: str = ""  # its name in the store
     upper: str = ""  # the directory that takes the changes
-    image_id: str = ""  # of a mount of directories there is none
-    layers: int = 0  # how many of the image's are shown
+    image_id: str = ""  # empty for a mount of directories
+    layers: int = 0  # the number of layers that are shown; 0 for all
 
     @classmethod
     def new(
@@ -75,7 +75,7 @@ class Record:
         image_id: str = "",
         layers: int = 0,
     ) -> Record:
-        """A record of a mount that this process is about to make."""
+        """Return a record for a mount that this process will serve."""
         return cls(
             id=secrets.token_hex(_ID_BYTES),
             image=image,
@@ -101,19 +101,19 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A record, and what has become of its mount."""
+    """A record and the state of its mount."""
 
     record: Record
     status: str
 
     @property
     def alive(self) -> bool:
-        """Whether its daemon runs."""
+        """Whether the daemon runs."""
         return self.status in (STARTING, LIVE, DETACHED)
 
 
 class MountTable:
-    """All records in one runtime directory."""
+    """The records in one runtime directory."""
 
     def __init__(self, runtime: Path) -> None:
         self._runtime = runtime
@@ -121,26 +121,26 @@ class MountTable:
 
     @classmethod
     def of_user(cls) -> MountTable:
-        """The table of the user who runs this process."""
+        """Return the table of the user that runs this process."""
         return cls(runtime_directory())
 
     def log_path(self, mount_id: str) -> Path:
-        """Where the daemon of a mount writes what goes wrong."""
+        """Return the path of the log of a daemon."""
         return self._records / f"{mount_id}.log"
 
     def socket_path(self, mount_id: str) -> Path:
-        """Where the daemon of a mount tells what it has counted."""
+        """Return the path of the socket on which a daemon reports its counters."""
         return self._records / f"{mount_id}.stats"
 
     def make_mountpoint(self, record: Record) -> Path:
-        """A new directory to mount on, named after the image."""
+        """Create a mount point, named after the image."""
         word = re.sub(r"[^A-Za-z0-9._-]+", "-", record.image).strip(".-")[-_NAME_MAX:] or "image"
         path = self._runtime / "mnt" / f"{word}-{record.id}"
         path.mkdir(parents=True, mode=0o755)
         return path
 
     def check_visible(self, mountpoint: Path) -> None:
-        """MountError where a mount would hide the table, which its daemon has still to write."""
+        """Raise MountError if a mount would hide the table, in which it has to be recorded."""
         where = self._runtime.resolve()
         if where.is_relative_to(mountpoint.resolve()):
             raise MountError(
@@ -156,7 +156,7 @@ class MountTable:
         held = HeldRecord(self._records / f"{record.id}.json", record)
         try:
             yield held
-        except StillMountedError:  # somebody has to find it, to unmount it
+        except StillMountedError:  # it must be found to be unmounted
             held.let_go()
             raise
         except BaseException:
@@ -165,25 +165,25 @@ class MountTable:
         held.remove()
 
     def all(self) -> list[Status]:
-        """Every record with its status, oldest first."""
+        """Return every record with its status, oldest first."""
         found = [one for path in self._records.glob("*.json") if (one := _examine(path))]
         table = [(m.device, m.mountpoint) for m in mounts() if m.file_system == FILE_SYSTEM]
         found = [(_moved(record, table) if alive else record, alive) for record, alive in found]
         served = {(record.device, record.path) for record, alive in found if alive}
         states = [
-            # device numbers are used again, too: what a live daemon serves is not a dead one's
+            # Device numbers are reused: a dead mount does not have the device of a live one.
             Status(record, _status(record, {*table} - (set() if alive else served), alive=alive))
             for record, alive in found
         ]
         return sorted(states, key=lambda one: (one.record.created, one.record.id))
 
     def is_served(self, record: Record) -> bool:
-        """Whether the daemon of a mount holds its record: then it lives, whatever its number."""
+        """Return whether a daemon holds the lock on a mount's record, and so lives."""
         found = _examine(self._records / f"{record.id}.json")
         return found is not None and found[1]
 
     def beginning_with(self, word: str) -> Status:
-        """The one record whose ID begins so; InvalidReference where there are more."""
+        """Return the record whose ID begins so; raise InvalidReference if there are several."""
         found = []
         if is_id(word):
             found = [one for one in self.all() if one.record.id.startswith(word)]
@@ -192,14 +192,14 @@ class MountTable:
                 f"{one.record.id} ({printable(one.record.container or one.record.mountpoint)})"
                 for one in found
             )
-            raise InvalidReference(f"'{word}' is the beginning of several IDs: {known}")
+            raise InvalidReference(f"'{word}' is ambiguous, as several IDs begin with it: {known}")
         for one in found:
             return one
         raise NotFoundError(f"{printable(word)}: no such mount")
 
     def find(self, target: str) -> Status:
-        """The record with this ID, or of what is on top at this mount point, or was last."""
-        if not target:  # as a path it would be the working directory
+        """Return the record with this ID, or of the topmost or last mount at this mount point."""
+        if not target:  # Path("") would be the working directory
             raise NotFoundError("no mount has an empty name")
         path = resolved_mountpoint(target)
         top = mounted_at(path)
@@ -212,19 +212,21 @@ class MountTable:
         raise NotFoundError(f"{printable(target)}: no such mount")
 
     def ended_logs(self) -> list[Path]:
-        """Logs of mounts whose daemons are gone."""
-        # listed first: a daemon has its record before its log
+        """Return the logs of mounts whose daemons are gone."""
+        # They are listed first: a daemon has its record before its log.
         logs = sorted(self._records.glob("*.log"))
         alive = {one.record.id for one in self.all() if one.alive}
         return [path for path in logs if path.stem not in alive]
 
     def forget(self, record: Record) -> None:
-        """Remove a record whose daemon is gone, with what that left behind.
+        """Remove the record of a dead daemon and its other files.
 
-        MountError where a daemon serves it after all.
+        Raise MountError if a daemon serves the mount after all.
         """
         if self.is_served(record):
-            raise MountError(f"{printable(record.mountpoint)}: process {record.pid} serves it")
+            raise MountError(
+                f"{printable(record.mountpoint)}: still served by process {record.pid}"
+            )
         if record.automatic:
             with suppress(OSError):
                 record.path.rmdir()
@@ -242,18 +244,18 @@ class HeldRecord:
         self._fd = self._write(record)
 
     def update(self, **changes: str) -> None:
-        """Change fields; readers see the old record or the new one, and either is locked."""
+        """Change fields by replacing the file; the old and the new one are both locked."""
         self.record = replace(self.record, **changes)  # type: ignore[arg-type]
         old, self._fd = self._fd, self._write(self.record)
         os.close(old)
 
     def remove(self) -> None:
-        """Take the record off the disk and let go of the lock."""
+        """Remove the record and release the lock."""
         self._path.unlink(missing_ok=True)
         self.let_go()
 
     def let_go(self) -> None:
-        """Let go of the lock and leave the record, as a dead daemon does."""
+        """Release the lock and keep the record, as if the daemon had died."""
         os.close(self._fd)
 
     def _write(self, record: Record) -> int:
@@ -274,16 +276,16 @@ class HeldRecord:
 
 
 def is_id(word: str) -> bool:
-    """Whether a mount may have this ID, or one that begins so."""
+    """Return whether ``word`` can be an ID, or the beginning of one."""
     return _BEGINNING.fullmatch(word) is not None
 
 
 def runtime_directory() -> Path:
-    """Where the user's records and automatic mount points are, made if need be.
+    """Return the directory of records and automatic mount points, created if necessary.
 
-    ``UNIONMOUNT_RUNTIME_DIR``; for root ``/run/unionmount`` (a login's own directory goes away with
-    the login, and root's mounts must not); else below ``XDG_RUNTIME_DIR`` or, where there is none,
-    in ``/tmp``, provided that it belongs to the user alone.
+    It is ``UNIONMOUNT_RUNTIME_DIR``; for root ``/run/unionmount`` (the directory of a login is
+    removed with the login, but root's mounts must stay); for others below ``XDG_RUNTIME_DIR`` or
+    else ``/tmp``, provided that it belongs to the user alone.
     """
     if chosen := os.environ.get("UNIONMOUNT_RUNTIME_DIR"):
         directory, mode = Path(chosen).absolute(), 0o755
@@ -312,11 +314,11 @@ def _check_owner(directory: Path) -> None:
     status = directory.lstat()
     ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
     if not ours or status.st_mode & 0o022:
-        raise MountError(f"runtime directory {directory} is not this user's own")
+        raise MountError(f"runtime directory {directory} does not belong to this user alone")
 
 
 def process_start(pid: int) -> int | None:
-    """When process ``pid`` started, in ticks since boot; None where there is none."""
+    """Return the start time of process ``pid`` in ticks since boot; None if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
@@ -325,7 +327,7 @@ def process_start(pid: int) -> int | None:
 
 
 def process_state(pid: int) -> str:
-    """What process ``pid`` does, as a letter of ps(1); empty where there is none."""
+    """Return the state of process ``pid`` as a letter of ps(1); empty if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
@@ -336,7 +338,7 @@ def process_state(pid: int) -> str:
 def stop(record: Record) -> None:
     """Ask the daemon of ``record`` to unmount; one that is just starting does so once it serves.
 
-    One that was asked before ends though files are open. It gets its changes to the disk first.
+    A daemon that was asked before ends even if files are open, after syncing its changes.
     """
     with _process_of(record) as process:
         if process is not None:
@@ -344,22 +346,22 @@ def stop(record: Record) -> None:
 
 
 def wait_until_gone(record: Record, seconds: float) -> bool:
-    """Wait for the daemon of ``record`` to end; False where it still runs after ``seconds``."""
+    """Wait for the daemon of ``record`` to end; return False if it still runs after ``seconds``."""
     return not wait_until_all_gone([record], seconds)
 
 
 def end(record: Record, seconds: float) -> bool:
-    """End the daemon of ``record`` though it is in use; False where it still runs then."""
+    """End the daemon of ``record`` even if it is in use; return False if it still runs."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
-        stop(record)  # the second time it is not asked any more, and further times do nothing
+        stop(record)  # the second signal ends it, and further ones do nothing
         if wait_until_gone(record, min(_ASKED_AGAIN, left)):
             return True
     return False
 
 
 def wait_until_all_gone(records: Iterable[Record], seconds: float) -> list[Record]:
-    """Wait for daemons side by side; those that still run after ``seconds``."""
+    """Wait for daemons in parallel; return the records of those that run after ``seconds``."""
     deadline = time.monotonic() + seconds
     poll, waiting = select.poll(), {}
     with ExitStack() as stack:
@@ -377,7 +379,7 @@ def wait_until_all_gone(records: Iterable[Record], seconds: float) -> list[Recor
 
 @contextmanager
 def _process_of(record: Record) -> Iterator[int | None]:
-    """A descriptor of the daemon's process; None where it ended, whatever has its number now."""
+    """Open the daemon's process; yield None if it ended, even if its number was reused."""
     try:
         process = os.pidfd_open(record.pid)
     except ProcessLookupError:
@@ -386,15 +388,15 @@ def _process_of(record: Record) -> Iterator[int | None]:
     try:
         yield process if process_start(record.pid) == record.started else None
     except ProcessLookupError:
-        pass  # it ended just now
+        pass  # it has just ended
     finally:
         os.close(process)
 
 
 def resolved_mountpoint(target: str) -> Path:
-    """The path of a mount point, without asking the file system that is mounted there.
+    """Return the path of a mount point without asking the mounted file system.
 
-    Whoever serves it may not answer.
+    Its server may not answer.
     """
     parent, name = os.path.split(target.rstrip("/"))
     if name not in ("", ".", ".."):
@@ -405,7 +407,7 @@ def resolved_mountpoint(target: str) -> Path:
 
 
 def _examine(path: Path) -> tuple[Record, bool] | None:
-    """The record in ``path`` and whether its daemon lives; None where it is no more."""
+    """Return the record in ``path`` and whether its daemon lives; None if it was removed."""
     while True:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -421,7 +423,7 @@ def _examine(path: Path) -> tuple[Record, bool] | None:
 
 
 def _lock(fd: int) -> bool:
-    """Whether no daemon holds the lock; other readers do not count."""
+    """Return whether no daemon holds the lock; other readers do not count."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -430,7 +432,7 @@ def _lock(fd: int) -> bool:
 
 
 def _is_at(path: Path, fd: int) -> bool:
-    """Whether ``path`` still is the open file: an updated record is another file."""
+    """Return whether ``path`` is still the open file; an updated record is another file."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(fd))
     except FileNotFoundError:
@@ -438,7 +440,7 @@ def _is_at(path: Path, fd: int) -> bool:
 
 
 def _read(fd: int) -> Record | None:
-    """The record in a file; None for a file that is none, which nobody but the user can make."""
+    """Parse a record; return None if it is not valid, which only the user can cause."""
     try:
         return Record(**json.loads(os.pread(fd, 1 << 20, 0)))
     except (ValueError, TypeError):
@@ -446,7 +448,7 @@ def _read(fd: int) -> Record | None:
 
 
 def _moved(record: Record, table: Sequence[tuple[str, Path]]) -> Record:
-    """The record with the place where its mount is now: directories above it may be renamed."""
+    """Return the record with the present path of its mount, whose parents may be renamed."""
     places = [place for device, place in table if device == record.device]
     if not places or record.path in places:
         return record

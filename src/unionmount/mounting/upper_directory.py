@@ -1,11 +1,12 @@
 """The writable directory of a mount: opened, locked for one mount, and put on a tree.
 
-On disk an upper is one of overlayfs (docs/explanation/upper.md); the core changes it. Here is
-decided what its file system can hold for this user, found by trying it out in the work directory,
-and whether what the core recorded of lower layers is about the layers it is mounted on.
+On disk an upper has the format of overlayfs (docs/explanation/upper.md), and the core changes it.
+This module finds out what its file system can hold for this user, by trying it out in the work
+directory, and whether the numbers of lower layers that it records belong to the layers of the
+mount.
 
-``open_upper`` takes a lock (flock) on both directories, which ends with the process: so two mounts
-of one upper are refused, and a crash leaves nothing to clean up but what the core recovers.
+``open_upper`` takes a lock (flock) on both directories, which ends with the process: two mounts of
+one upper are refused, and a crash leaves nothing to clean up but what the core recovers.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _PROBE = "overlay.unionmount.probe"
 _PREFIXES = ("trusted.", "user.")
 
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
-# what mode 0600 says: user rw, group and others nothing
+# The entries of mode 0600: user rw, group and others nothing.
 _MINIMAL_ACL = struct.pack("<I", 2) + b"".join(
     struct.pack("<HHI", tag, permissions, 0xFFFFFFFF)
     for tag, permissions in ((0x01, 6), (0x04, 0), (0x20, 0))
@@ -58,31 +59,35 @@ _REFUSALS = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP)
 
 @dataclass(frozen=True, slots=True)
 class UpperPlan:
-    """Which directories make a mount writable, and how."""
+    """The directories that make a mount writable, and their options."""
 
     upper: Path
     work: Path
-    lowers: str  # names the lower layers: numbers recorded in the upper are about these
-    adopt_root: bool = False  # an upper never used becomes a copy of the root below
+    lowers: str  # names the lower layers that numbers in the upper refer to
+    adopt_root: bool = False  # a new upper becomes a copy of the root below
     volatile: bool = False  # nothing is synced
-    user_marks: bool = False  # marks that any user may set, and none that lead elsewhere
-    follow_namespace: bool = False  # marks are those that an upper used before has
+    user_marks: bool = (
+        False  # the marks are in user., and those that lead elsewhere are not believed
+    )
+    follow_namespace: bool = False  # a used upper keeps the prefix of its marks
     leads: bool = True  # redirects and metacopies are followed
     redirects: bool = True  # redirects are written
-    metacopy: bool = True  # files are copied up without their data, where that is enough
+    metacopy: bool = True  # files may be copied up without their data
     container: str = ""
-    # Whether others may get to the directories on disk: not at all; not where they would gain what
-    # the mount promises that they do not (``open_upper``); or it is accepted.
+    # Whether other users may reach the directories on disk: never; not if they would gain powers
+    # that the mount denies (``open_upper``); or always.
     others: Literal["refused", "powerless", "accepted"] = "powerless"
     accepting: str = ""  # the option that accepts it
-    # The directory stays as closed as it is, whatever the mount's root shows.
+    # The directory keeps its mode, whatever the root of the mount shows.
     own_root: bool = False
-    root_mode: int | None = None  # what that shows where there is no root below
+    root_mode: int | None = (
+        None  # the mode that the root of the mount shows if there is no root below
+    )
     ended: Callable[[], None] | None = None  # called when everything is closed
 
 
 class Counted(Enum):
-    """Whose access times change when somebody reads through the mount, by the rules of relatime."""
+    """The files whose access times change by reading through the mount, as relatime defines."""
 
     NOTHING = "noatime"
     FILES = "relatime,nodiratime"
@@ -91,9 +96,9 @@ class Counted(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What the file system of an upper can hold for the user who mounts."""
+    """The abilities of an upper's file system for the mounting user."""
 
-    trusted: bool  # extended attributes that other users can't see
+    trusted: bool  # extended attributes that other users cannot see
     owners: bool  # files of other users
     acls: bool
 
@@ -102,7 +107,7 @@ class OpenUpper(Closing):
     """An upper in use by this process: owns the locks, both directories and the core's part."""
 
     def __init__(self, plan: UpperPlan, abilities: Abilities, fd: int, core_part: core.Upper):
-        """To be made by ``open_upper``; takes over ``core_part``."""
+        """Take over ``core_part``; only for ``open_upper``."""
         self.plan = plan
         self.abilities = abilities
         self.fd = fd
@@ -110,11 +115,11 @@ class OpenUpper(Closing):
         self._resources = ExitStack()
 
     def own(self, resources: ExitStack) -> None:
-        """Take over what is to be closed after the core's part."""
+        """Take over resources that are closed after the core's part."""
         self._resources = resources
 
     def close(self) -> None:
-        """Close everything, the locks last; a second call does nothing."""
+        """Close everything, and release the locks last; a second call does nothing."""
         self.core.close()
         self._resources.close()
 
@@ -127,12 +132,12 @@ def open_upper(
     promises: bool = True,
     counted: Counted = Counted.NOTHING,
 ) -> OpenUpper:
-    """Put the upper on ``tree`` and recover what a killed mount left half done.
+    """Put the upper on ``tree``, and recover what a killed daemon left incomplete.
 
     ``directories`` are the lower layers that are live directories. ``promises``: set-user-ID
-    programs or devices in the mount shall have no power. Then nothing that has any gets onto a disk
-    where others can reach it: owners, modes and devices are kept in attributes there. MountError
-    where the upper is in use, can't be one, or others reach it and that was not accepted.
+    programs or devices in the mount have no power. Then they get none on the disk if others can
+    reach it: owners, modes and devices are kept in attributes. Raise MountError if the upper is in
+    use or unusable, or if others can reach it and that was not accepted.
     """
     with ExitStack() as stack:
         fds = (
@@ -160,10 +165,9 @@ def open_upper(
 
 
 def name_directories(directories: Sequence[Path]) -> str:
-    """A name of a stack of directories: another one for other directories, or another order.
+    """Return a name for a stack of directories, which depends on their order.
 
-    File systems are told apart by their ID, which mostly is the same after a reboot; the numbers of
-    their devices are not.
+    File systems are told apart by their IDs, which usually survive a reboot, unlike device numbers.
     """
     digest = hashlib.sha256()
     for path in directories:
@@ -173,7 +177,7 @@ def name_directories(directories: Sequence[Path]) -> str:
 
 
 def recorded_lowers(upper: Path) -> str | None:
-    """The lower layers that an upper was used on (``UpperPlan.lowers``), where that is known."""
+    """Return the lower layers that an upper was used on (``UpperPlan.lowers``), if known."""
     with _directory(upper, "upper") as fd:
         recorded = _recorded_lowers(fd, recorded_namespace(fd), closed=is_ours(fd))
     return recorded.decode("ascii", "replace") if recorded else None
@@ -190,7 +194,7 @@ def _directory(path: Path, what: str) -> Iterator[int]:
 
 
 def _open_quietly(path: Path) -> int:
-    """A directory, open so that reading it changes no access time, unless it is another user's."""
+    """Open a directory so that reading does not change its access time, if this user may do so."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     try:
         return os.open(path, flags | os.O_NOATIME)
@@ -199,23 +203,26 @@ def _open_quietly(path: Path) -> int:
 
 
 def _check_places(plan: UpperPlan, fds: tuple[int, int], directories: Sequence[Path]) -> None:
-    """Refuse directories that would show themselves, or change what they stand on."""
+    """Refuse directories that contain each other, or that are below a layer."""
     upper, work = (printable(str(path)) for path in (plan.upper, plan.work))
     if os.fstat(fds[0]).st_dev != os.fstat(fds[1]).st_dev:
-        raise MountError(f"upper {upper} and work directory {work} are on two file systems")
+        raise MountError(
+            f"upper {upper} and work directory {work} are on different file systems; use one "
+            "file system"
+        )
     places = [("upper", plan.upper), ("work directory", plan.work)]
     places += [("lower", path) for path in directories]
     for number, (what, path) in enumerate(places[:2]):
         for other_what, other in places[number + 1 :]:
-            # one that lies in a lower is not shown there (OpenDirectories, hidden)
+            # Inside a lower directory they are hidden (OpenDirectories, hidden).
             inside = path.samefile(other) if other_what == "lower" else _is_within(path, other)
             if inside or _is_within(other, path):
                 names = f"{what} {printable(str(path))} and {other_what} {printable(str(other))}"
-                raise MountError(f"{names}: one is inside of the other")
+                raise MountError(f"{names}: one contains the other")
 
 
 def _is_within(path: Path, directory: Path) -> bool:
-    """Whether ``path`` is ``directory`` or below it, by whatever way it is reached."""
+    """Return whether ``path`` is ``directory`` or below it, by any path."""
     outer = directory.stat()
     path = path.resolve()
     return any(os.path.samestat(place.stat(), outer) for place in (path, *path.parents))
@@ -225,14 +232,14 @@ def _is_within(path: Path, directory: Path) -> bool:
 def _private(
     plan: UpperPlan, fds: tuple[int, int], counted: Counted
 ) -> Iterator[tuple[int, int] | None]:
-    """Both directories on one mount of their own, as a rename needs it; None: not to be had.
+    """Open both directories on one private mount, which renaming needs; yield None without one.
 
-    That is a copy of the mount below the directory which both are in.
+    It is a copy of the mount below the parent that both share.
     """
     paths = [os.fsencode(path.resolve()) for path in (plan.upper, plan.work)]
     above = os.path.commonpath(paths)
     with ExitStack() as stack:
-        # only passed through: who may not list it may have both directories below it
+        # It is only traversed: a user who cannot list it may own both directories.
         fd = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, fd)
         private = stack.enter_context(
@@ -254,7 +261,7 @@ def _private(
 
 
 def _check_others(plan: UpperPlan, fds: tuple[int, int], *, gains: bool) -> bool:
-    """Whether others get to one of the directories; MountError where they must not."""
+    """Return whether others can reach one of the directories; raise MountError if they must not."""
     places = (("upper", plan.upper), ("work", plan.work))
     reached = [place for place, fd in zip(places, fds, strict=True) if not is_closed(fd)]
     if reached and (plan.others == "refused" or (plan.others == "powerless" and gains)):
@@ -263,14 +270,14 @@ def _check_others(plan: UpperPlan, fds: tuple[int, int], *, gains: bool) -> bool
             _keep_root(fds[0])
         accept = f", or accept it with {plan.accepting}" if plan.accepting else ""
         raise MountError(
-            f"{what} directory {printable(str(path))}: other users can reach it, past the mount; "
+            f"{what} directory {printable(str(path))}: other users can reach it without the mount; "
             f"{_how_to_close(path)}{accept}"
         )
     return bool(reached)
 
 
 def _is_closed_alone(fd: int) -> bool:
-    """Whether a directory's own owner and mode keep others out, and nothing above it does."""
+    """Return whether only a directory's own owner and mode keep others out."""
     return is_closed(fd) and not is_closed(fd, above=True)
 
 
@@ -285,7 +292,7 @@ def _how_to_close(path: Path) -> str:
 
 
 def _keep_root(fd: int) -> None:
-    """Let the root of an upper that was used before show the same once its directory is closed."""
+    """Keep the attributes that the root of a used upper shows, before closing its directory."""
     with suppress(OSError):
         recorded = _recorded_lowers(fd, recorded_namespace(fd), closed=False)
         if recorded is not None and _OVERRIDE not in os.listxattr(fd):
@@ -306,10 +313,8 @@ def _lock(fd: int, upper: Path) -> None:
 
 
 def _probe(work: int) -> Abilities:
-    """Try it out in the work directory."""
-    name = (
-        f"#probe-{secrets.token_hex(8)}"  # what a crash leaves of it is removed at the next mount
-    )
+    """Try out the abilities in the work directory."""
+    name = f"#probe-{secrets.token_hex(8)}"  # remains after a crash are removed at the next mount
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=work)
     try:
         trusted = _allowed(lambda: os.setxattr(fd, _PREFIXES[0] + _PROBE, b"y"))
@@ -320,13 +325,15 @@ def _probe(work: int) -> Abilities:
         os.close(fd)
         os.unlink(name, dir_fd=work)
     if not in_user and not (trusted and owners):
-        raise OSError(errno.EOPNOTSUPP, "its file system has no extended attributes for this user")
+        raise OSError(
+            errno.EOPNOTSUPP, "its file system does not support extended attributes for this user"
+        )
     _check_devices(work, name)
     return Abilities(trusted=trusted, owners=owners, acls=acls and owners)
 
 
 def _check_devices(work: int, name: str) -> None:
-    """Whether names can be hidden, which is done with a device 0:0."""
+    """Check that names can be hidden, which takes a device 0:0."""
     try:
         os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=work)
     except OSError as error:
@@ -349,15 +356,15 @@ def _allowed(attempt: Callable[[], None]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _UpperPlace:
-    """Where an upper is: its directories, open, and who gets there."""
+    """The open directories of an upper, and who can reach them."""
 
     upper: int
     work: int
     shown: int  # the upper as others see it
     private: bool  # nobody can mount anything below the two
-    closed: bool  # nobody else gets there
-    powerless: bool  # others do, and nothing there shall have any power
-    frozen: bool  # others would, if its mode became what users of the mount can make it
+    closed: bool  # nobody else can reach them
+    powerless: bool  # others can, so nothing in them may have any power
+    frozen: bool  # others could, if its mode became one that users of the mount can set
 
 
 def _open(
@@ -374,7 +381,7 @@ def _open(
         open=place.powerless and abilities.owners,
         closed_root=plan.own_root or place.frozen,
         volatile=plan.volatile,
-        # an upper that no mount of ours has changed holds no numbers
+        # An upper that was never changed by unionmount holds no numbers.
         strange=not fresh and recorded is not None and recorded != plan.lowers.encode(),
         private=place.private,
         plain=not plan.leads
@@ -404,9 +411,9 @@ def _open(
 def _namespace(
     plan: UpperPlan, place: _UpperPlace, abilities: Abilities, *, fresh: bool
 ) -> Namespace:
-    """Which prefix the marks have; MountError where it is not the one that they had before.
+    """Return the prefix of the marks; raise MountError if the upper has the other one.
 
-    What was hidden by the others would show again, and what users set would become marks.
+    Otherwise hidden files would show again, and attributes of users would become marks.
     """
     wanted: Namespace = "trusted" if abilities.trusted and not plan.user_marks else "user"
     if fresh and not is_marked(place.upper, wanted):
@@ -435,9 +442,9 @@ def _how_to_agree(plan: UpperPlan, namespace: Namespace) -> str:
 
 
 def _recorded_lowers(fd: int, namespace: Namespace | None, *, closed: bool) -> bytes | None:
-    """What is recorded; empty, which names no layers, where the directory is somebody else's.
+    """Return the recorded lower layers; empty (no layers) if others can write the record.
 
-    Who else may write to it could do worse; and of what is recorded only numbers depend.
+    Others who can write to the directory could do worse; only numbers depend on the record.
     """
     trusted, user = (_attribute(fd, prefix + _LOWERS) for prefix in _PREFIXES)
     if user is not None and not closed and not is_own(os.fstat(fd)):
@@ -459,15 +466,15 @@ def _record_lowers(fd: int, lowers: str, namespace: Namespace) -> None:
 
 
 def _shut_writers_out(fd: int) -> None:
-    """Let nobody else write to the directory: only then what it says of the root is believed."""
+    """Deny others writing to the directory, so that its attributes of the root can be believed."""
     mode = stat.S_IMODE(os.fstat(fd).st_mode)
     if mode & _WRITTEN_BY_OTHERS:
-        with suppress(PermissionError):  # it is somebody else's, and keeps the root that it is
+        with suppress(PermissionError):  # another user's directory keeps its mode
             os.fchmod(fd, mode & ~_WRITTEN_BY_OTHERS)
 
 
 def _begin_root(plan: UpperPlan, tree: core.Tree, upper: core.Upper) -> None:
-    """What the root of a new upper shows."""
+    """Set the attributes that the root of a new upper shows."""
     with suppress(PermissionError):  # as above
         if plan.adopt_root:
             _adopt_root(tree, upper)
@@ -476,21 +483,21 @@ def _begin_root(plan: UpperPlan, tree: core.Tree, upper: core.Upper) -> None:
 
 
 def _adopt_root(tree: core.Tree, upper: core.Upper) -> None:
-    """Let the root look like the one below."""
+    """Give the root the attributes of the root below."""
     below = tree.getattr(core.ROOT)
     upper.setattr(
         core.ROOT, core.SetAttr(mode=stat.S_IMODE(below.mode), uid=below.uid, gid=below.gid)
     )
     names = tree.listxattr(core.ROOT)
     for name in _ACLS:
-        if name not in names:  # it may have inherited some
+        if name not in names:  # inherited
             with suppress(OSError):
                 upper.removexattr(core.ROOT, name)
     for name in names:
         try:
             upper.setxattr(core.ROOT, name, tree.getxattr(core.ROOT, name))
         except OSError as error:
-            if error.errno not in _REFUSALS:  # as copy-up, what the disk can't hold is left out
+            if error.errno not in _REFUSALS:  # like copy-up, skip what the disk cannot hold
                 raise
     times = core.SetAttr(atime_ns=below.atime_ns, mtime_ns=below.mtime_ns)
     upper.setattr(core.ROOT, times)

@@ -1,28 +1,28 @@
-"""The writable file system: pyfuse3 requests answered from the upper, and changes made there.
+"""The writable file system for pyfuse3: requests answered from the upper, and changes to it.
 
-Handlers run on the trio thread, one step at a time: what a handler does between two awaits, no
-other one sees half done. Changes of names and attributes, and writes to the page cache of the
-upper's file system, are made right there. What may take long goes to a worker thread: copying a
-file up, reading what is not in memory, and syncing.
+Handlers run on the trio thread, one step at a time: what a handler does between two awaits is
+atomic for the others. Changes of names and attributes, and writes to the page cache of the upper's
+file system, are made there. Slow work is done by a worker thread: copying up, reading data that is
+not in memory, and syncing.
 
-Copy-up: a change that needs a file's data in the upper fails with EAGAIN and has changed nothing;
-then the file is copied up in a thread, and the change is tried again (``_after_copy_up``).
+Copy-up: a change that needs a file's data in the upper fails with EAGAIN and has no effect; then
+the file is copied up in a thread, and the change is tried again (``_after_copy_up``).
 
-What the kernel knows stays true although it may keep it for good: every change comes through it,
-and it drops by itself what it knows of the inodes that a request names (a directory's times and
-link count after a change in it, an inode's after an unlink, link, rename or change of attributes).
-Only copy-up changes what a request does not name: blocks and ctime of a file that is opened, of
-which the kernel is told, and size on disk and ctime of directories, which nothing goes by. Entries
-for names that do not exist are replaced when the names are made.
+Answers cached by the kernel stay valid: every change is made by way of the kernel, which
+invalidates the inodes that a request names (a directory's times and link count after a change in
+it, an inode after an unlink, link, rename or change of attributes). Only copy-up changes more: the
+blocks and the ctime of an opened file, of which the kernel is notified, and the size and the ctime
+of directories, which do not matter. Entries for names that do not exist are replaced when the names
+are created.
 
-Permissions are checked by the kernel (default_permissions) before anything arrives here. What
-write(2), truncate(2) and chown(2) do to set-user-ID bits and capabilities, it does, too
-(FUSE_HANDLE_KILLPRIV is not negotiated); but O_TRUNC is left to ``open``, and so are the bits then.
-The umask comes with the request where root mounts (``fuse_mount.py``); else the kernel has applied
-it, and applying it again changes nothing.
+The kernel checks permissions (default_permissions) before a request arrives. It also does what
+write(2), truncate(2) and chown(2) do to set-user-ID bits and capabilities (FUSE_HANDLE_KILLPRIV is
+not negotiated); but O_TRUNC is left to ``open``, together with the bits. The umask comes with the
+request if root mounts (``fuse_mount.py``); otherwise the kernel has applied it, and applying it
+again changes nothing.
 
-Handles: a file's is its node, since reading and writing go by node; an open directory's is a number
-of a table.
+Handles: that of a file is its node, as reading and writing go by node; that of an open directory is
+an index of a table.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_COPIERS = 4  # threads that copy files up at once
+_COPIERS = 4  # threads that copy files up at a time
 _SYNCERS = 4
-_COPY_UPS = 16  # of one request: two are enough, unless what the name stands for changes
+_COPY_UPS = 16  # of one request: two are enough, unless the name is replaced meanwhile
 
 _ACCESS_ACL = b"system.posix_acl_access"
 
@@ -83,7 +83,7 @@ class WritableOperations(ReadingOperations):
         list_layers: bool = False,
         pending: AbstractContextManager[None] | None = None,
     ) -> None:
-        """``facts.has_acls`` says whether the upper holds POSIX ACLs."""
+        """Create the handlers; ``facts.has_acls`` says whether the upper holds POSIX ACLs."""
         super().__init__(upper, facts, list_layers=list_layers, pending=pending)
         self._upper = upper
         self._lists: dict[Node, UpperList] = {}
@@ -91,13 +91,13 @@ class WritableOperations(ReadingOperations):
         self._syncers = trio.CapacityLimiter(_SYNCERS)
 
     def close(self) -> None:
-        """Close the lists of directories: the kernel asks no more."""
+        """Close the lists of directories, as the kernel asks no more."""
         for opened in self._lists.values():
             opened.close()
         self._lists = {}
 
     async def forget(self, lookups: Sequence[tuple[InodeT, int]]) -> None:
-        """Take lookups back."""
+        """Give lookups back."""
         for inode, count in lookups:
             node = Node(inode)
             if self._upper.forget(node, count) == 0 and node in self._lists:
@@ -107,7 +107,7 @@ class WritableOperations(ReadingOperations):
 
     @answered
     async def opendir(self, node: Node, _context: RequestContext) -> int:
-        """Open a directory; its handle is the node: all who read it share one list."""
+        """Open a directory; its handle is the node, so that all readers share one list."""
         return self._list_of(node).node
 
     @answered
@@ -128,7 +128,7 @@ class WritableOperations(ReadingOperations):
 
     @answered
     async def releasedir(self, node: Node) -> None:
-        """Close a directory. A list whose cookies somebody may come back with stays."""
+        """Close a directory, but keep a list whose cookies may be used again."""
         opened = self._lists.get(node)
         if opened is not None and not opened.is_needed:
             self._lists.pop(node).close()
@@ -139,21 +139,21 @@ class WritableOperations(ReadingOperations):
         await self._sync(node, data_only=False)
 
     def _list_of(self, directory: Node) -> UpperList:
-        """The list of a directory, which the kernel's forgetting the directory ends."""
+        """Return the list of a directory, which is closed when the kernel forgets the directory."""
         opened = self._lists.get(directory)
         if opened is None:
             opened = self._lists[directory] = self._upper.list_open(directory, shared=True)
         return opened
 
     def _parent(self, directory: Node) -> Node:
-        """What ".." is; of a removed directory nobody can tell, and nobody can follow it."""
+        """Return the node of ".."; for a removed directory that does not matter."""
         try:
             return self._upper.parent(directory)
         except OSError:
             return directory
 
     def _give_back(self, entries: Iterable[DirectoryEntry]) -> None:
-        """Entries that the kernel did not get, which it therefore will not forget."""
+        """Forget entries that the kernel did not get, since it will not forget them."""
         for entry in entries:
             self._upper.forget(entry.attributes.node)
 
@@ -161,7 +161,7 @@ class WritableOperations(ReadingOperations):
 
     @answered
     async def open(self, node: Node, flags: int, context: RequestContext) -> FileInfo:
-        """Open a file; for writing, it has to be in the upper."""
+        """Open a file; for writing, copy it up first."""
         truncate = bool(flags & os.O_TRUNC)
         write = truncate or flags & os.O_ACCMODE != os.O_RDONLY
         await self._after_copy_up(
@@ -181,7 +181,7 @@ class WritableOperations(ReadingOperations):
     async def create(
         self, directory: Node, name: bytes, mode: int, _flags: int, context: RequestContext
     ) -> Any:
-        """Make a file and open it, whatever its mode says."""
+        """Create a file and open it, whatever its mode is."""
         made = self._make_file(directory, name, stat.S_IFREG | stat.S_IMODE(mode), context)
         try:
             self._upper.open_file(made.node, write=True)
@@ -193,7 +193,7 @@ class WritableOperations(ReadingOperations):
 
     @answered
     async def write(self, node: Node, offset: int, data: bytes) -> int:
-        """Write; who has opened the file for writing finds it in the upper."""
+        """Write to a file, which opening it for writing has copied up."""
         return await self._after_copy_up(lambda: self._upper.write(node, offset, data), node)
 
     @answered
@@ -202,7 +202,7 @@ class WritableOperations(ReadingOperations):
         self._upper.release(node)
 
     async def flush(self, _handle: Any) -> None:
-        """Nothing waits for close(2): the kernel need not ask again."""
+        """Answer that close(2) waits for nothing, so the kernel need not ask again."""
         raise FUSEError(errno.ENOSYS)
 
     @answered
@@ -219,10 +219,9 @@ class WritableOperations(ReadingOperations):
     # ---- copy-up ---------------------------------------------------------------------------------
 
     async def _after_copy_up(self, change: Callable[[], T], *nodes: Node, empty: bool = False) -> T:
-        """Make a change; where it wants to, copy ``nodes`` up first, without data if ``empty``.
+        """Make a change, after copying up ``nodes`` if it needs that, without data if ``empty``.
 
-        It does not say which of several it wants: first those get their data that are not in the
-        upper at all.
+        The core does not say which node it needs: those that are not in the upper come first.
         """
         for turn in range(_COPY_UPS):
             try:
@@ -237,9 +236,9 @@ class WritableOperations(ReadingOperations):
     async def _copy_up(self, node: Node, *, empty: bool, absent: bool) -> None:
         def copy() -> None:
             self._upper.copy_up(node, empty=empty, absent=absent)
-            # Drops blocks and ctime, which the kernel can't know to have changed; pages stay, they
-            # are the same. On this thread, since the kernel may want an answer first.
-            with suppress(OSError):  # it has forgotten the node, or the connection ends
+            # Drops blocks and ctime, whose change the kernel cannot know; pages stay, since they
+            # are equal. It is done on this thread, as the kernel may want an answer first.
+            with suppress(OSError):  # it has forgotten the node, or the connection is closed
                 pyfuse3.invalidate_inode(InodeT(node), attr_only=True)
 
         with self._pending:
@@ -258,7 +257,9 @@ class WritableOperations(ReadingOperations):
     ) -> EntryAttributes:
         """Change attributes."""
         changes = _changes(wanted, fields)
-        if not any(value is not None for value in changes):  # ctime alone: it is the disk's
+        if not any(
+            value is not None for value in changes
+        ):  # ctime alone, which is that of the disk
             return entry_of(self._upper.getattr(node))
         return entry_of(
             await self._after_copy_up(
@@ -267,9 +268,9 @@ class WritableOperations(ReadingOperations):
         )
 
     def _drop_privileges(self, node: Node, context: RequestContext) -> None:
-        """Take away what a truncation by somebody without CAP_FSETID takes away from a file.
+        """Remove the bits that a truncation without CAP_FSETID removes from a file.
 
-        Its capabilities the kernel removes by a request of its own, after the open.
+        The kernel removes its capabilities by a separate request after the open.
         """
         if context.uid == 0:
             return
@@ -284,7 +285,7 @@ class WritableOperations(ReadingOperations):
     async def setxattr(
         self, node: Node, name: bytes, value: bytes, context: RequestContext
     ) -> None:
-        """Set an extended attribute; pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE."""
+        """Set an extended attribute; pyfuse3 has checked XATTR_CREATE and XATTR_REPLACE."""
         self._check_settable(name)
         await self._after_copy_up(lambda: self._upper.setxattr(node, name, value), node)
         if name == _ACCESS_ACL:
@@ -303,9 +304,9 @@ class WritableOperations(ReadingOperations):
             raise FUSEError(errno.EOPNOTSUPP)
 
     def _drop_setgid(self, node: Node, context: RequestContext) -> None:
-        """As chmod(2), setting an ACL takes S_ISGID away where the caller is not of the group.
+        """Remove S_ISGID when an ACL is set by a user outside of the group, like chmod(2).
 
-        The kernel leaves this to us, and does not say so in what pyfuse3 negotiates.
+        The kernel leaves this to the server, but pyfuse3 does not negotiate it.
         """
         now = self._upper.getattr(node)
         if now.mode & stat.S_ISGID and not _in_group(context, now.gid):
@@ -318,7 +319,7 @@ class WritableOperations(ReadingOperations):
     async def mknod(
         self, directory: Node, name: bytes, mode: int, device: int, context: RequestContext
     ) -> EntryAttributes:
-        """Make a file of any type but directory and symlink."""
+        """Create a file of any type but directory and symlink."""
         return entry_of(self._make_file(directory, name, mode, context, device))
 
     def _make_file(
@@ -332,7 +333,7 @@ class WritableOperations(ReadingOperations):
     async def mkdir(
         self, directory: Node, name: bytes, mode: int, context: RequestContext
     ) -> EntryAttributes:
-        """Make a directory."""
+        """Create a directory."""
         maker = self._maker(directory, 0, context)
         return entry_of(self._upper.mkdir(directory, name, stat.S_IMODE(mode), maker))
 
@@ -340,7 +341,7 @@ class WritableOperations(ReadingOperations):
     async def symlink(
         self, directory: Node, name: bytes, target: bytes, context: RequestContext
     ) -> EntryAttributes:
-        """Make a symlink."""
+        """Create a symlink."""
         maker = self._maker(directory, 0, context)
         return entry_of(self._upper.symlink(directory, name, target, maker))
 
@@ -348,19 +349,19 @@ class WritableOperations(ReadingOperations):
     async def link(
         self, node: Node, directory: Node, name: bytes, _context: RequestContext
     ) -> EntryAttributes:
-        """Give a file one more name."""
+        """Give a file another name."""
         return entry_of(
             await self._after_copy_up(lambda: self._upper.link(node, directory, name), node)
         )
 
     @answered
     async def unlink(self, directory: Node, name: bytes, _context: RequestContext) -> None:
-        """Remove a name of something that is no directory."""
+        """Remove a name of a file that is not a directory."""
         self._upper.unlink(directory, name)
 
     @answered
     async def rmdir(self, directory: Node, name: bytes, _context: RequestContext) -> None:
-        """Remove a directory in which there is nothing to see."""
+        """Remove a directory that shows no entries."""
         self._upper.rmdir(directory, name)
 
     @answered
@@ -373,7 +374,7 @@ class WritableOperations(ReadingOperations):
         flags: int,
         _context: RequestContext,
     ) -> None:
-        """Rename, or exchange."""
+        """Rename or exchange."""
         source, target = (directory, name), (new_directory, new_name)
         try:
             self._upper.rename(source, target, flags)
@@ -384,7 +385,7 @@ class WritableOperations(ReadingOperations):
 
     @contextmanager
     def _files_at(self, places: Iterable[tuple[Node, bytes]]) -> Iterator[list[Node]]:
-        """The nodes of what is not a directory; they can't be forgotten meanwhile."""
+        """Find the nodes of files that are not directories, and keep them from being forgotten."""
         with ExitStack() as stack:
             nodes = []
             for directory, name in places:
@@ -395,9 +396,10 @@ class WritableOperations(ReadingOperations):
             yield nodes
 
     def _maker(self, directory: Node, mode: int, context: RequestContext) -> Maker:
-        """Who makes something.
+        """Return the creator of a new file.
 
-        What S_ISGID a new file may have, kernels decide since Linux 6.0; older ones leave it to us.
+        Since Linux 6.0 the kernel decides which S_ISGID a new file may have; older ones leave it to
+        the server.
         """
         may_setgid = True
         if mode & stat.S_ISGID:
@@ -406,7 +408,7 @@ class WritableOperations(ReadingOperations):
 
 
 def _reply(token: ReaddirToken, entries: Sequence[DirectoryEntry], shift: int) -> int:
-    """Add entries to the answer of a readdir; how many there was room for."""
+    """Add entries to the reply of a readdir; return how many had room."""
     for number, (name, after, attributes) in enumerate(entries):
         if not pyfuse3.readdir_reply(token, name, entry_of(attributes), after + shift):
             return number
@@ -425,7 +427,7 @@ def _changes(wanted: EntryAttributes, fields: SetattrFields) -> SetAttr:
 
 
 def _in_group(context: RequestContext, gid: int) -> bool:
-    """Whether who asks is of a group, or root; as far as can be told from outside."""
+    """Return whether a caller is in a group or is root, as far as that is visible."""
     if context.uid == 0 or context.gid == gid:
         return True
     try:

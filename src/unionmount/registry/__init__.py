@@ -1,8 +1,8 @@
-"""Registries of images: where a name leads, who may ask, and the OCI distribution protocol.
+"""Registries of images: endpoints, authorization, and the OCI distribution protocol.
 
 ::
 
-    name ──► configuration ──► endpoints      registries.conf: aliases, search, mirrors
+    name ──► registries_conf ──► endpoints    aliases, search, mirrors
                                    │
     credentials ──► tokens ──► session ──► http ──► tls
     auth files,     Basic,     retries,    redirects,   certs.d
@@ -10,7 +10,7 @@
                                    │
                      client: manifests, blobs, uploads, tags, search
 
-``docs/explanation/registry.md`` tells the way of a request.
+``docs/explanation/registry.md`` describes the way of a request.
 """
 
 from __future__ import annotations

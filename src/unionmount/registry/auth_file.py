@@ -1,4 +1,4 @@
-"""One auth file: ``auth.json`` of containers-auth.json(5), or docker's ``config.json``."""
+"""An auth file: ``auth.json`` of containers-auth.json(5), or docker's ``config.json``."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from unionmount.system.text import printable
 T = TypeVar("T")
 
 _MAX_FILE = 4 * 1024 * 1024
-_DOCKER_HUB = "https://index.docker.io/v1/"  # what docker calls docker.io
+_DOCKER_HUB = "https://index.docker.io/v1/"  # docker's name for docker.io
 _HUB_NAMES = frozenset({DEFAULT_REGISTRY, "index.docker.io", "registry-1.docker.io"})
 
 
 class AuthFile:
-    """The content of one file; other keys than ours are kept."""
+    """The content of one file; unknown keys are preserved."""
 
     def __init__(
         self, path: Path, document: dict[str, Any], environment: Mapping[str, str]
@@ -40,8 +40,8 @@ class AuthFile:
 
     @classmethod
     def change(cls, path: Path, environment: Mapping[str, str], act: Callable[[AuthFile], T]) -> T:
-        """Read a file, change it, and put the new one in its place at once; 0600."""
-        target = resolved(path)  # a link stays a link
+        """Read a file, change it, and replace it immediately, with mode 0600."""
+        target = resolved(path)  # a symlink is preserved
         with suppress(FileNotFoundError):
             status = target.lstat()
             if not stat.S_ISREG(status.st_mode):
@@ -57,7 +57,7 @@ class AuthFile:
     def find(
         self, registry: str, repository: str, check: Callable[[], object] | None
     ) -> Login | None:
-        """The login for a repository, or of its nearest parent."""
+        """Return the login for a repository, or for its nearest parent."""
         names = _names(registry)
         helper = self._helper_of(names)
         if helper:
@@ -69,11 +69,11 @@ class AuthFile:
         return login
 
     def encoded(self) -> bytes:
-        """The file as it is written."""
+        """Return the content of the file."""
         return json.dumps(self._document, indent="\t").encode("utf-8") + b"\n"
 
     def put(self, place: str, login: Login) -> None:
-        """Keep a login for ``REGISTRY[/PATH]``."""
+        """Store a login for ``REGISTRY[/PATH]``."""
         registry = place.partition("/")[0]
         helper = self._helper_of(_names(registry)) or self._string("credsStore")
         if helper and "/" not in place:
@@ -88,7 +88,7 @@ class AuthFile:
         self._document.setdefault("auths", {})[place] = entry
 
     def drop(self, place: str) -> bool:
-        """Forget a login; tells whether there was one."""
+        """Remove a login; return whether there was one."""
         registry = place.partition("/")[0]
         helper = self._helper_of(_names(registry)) or self._string("credsStore")
         erased = False
@@ -98,7 +98,7 @@ class AuthFile:
         return self._forget(place) or erased
 
     def drop_all(self) -> int:
-        """Forget all logins; returns how many there were."""
+        """Remove all logins; return their number."""
         places = set(self._table("auths")) | set(self._table("credHelpers"))
         count = sum(self.drop(_plain(place)) for place in sorted(places))
         self._document["auths"] = {}
@@ -113,7 +113,7 @@ class AuthFile:
 
     def _entry(self, registry: str, repository: str) -> Login | None:
         auths = self._table("auths")
-        # What is spelled as we spell it comes last here, and so counts.
+        # A key in our own spelling comes last, and so counts.
         spelled = sorted(auths, key=lambda key: key == _plain(key))
         by_place = {_plain(key): key for key in spelled} | {key: key for key in auths}
         for place in _places(_plain(registry), repository):
@@ -134,7 +134,7 @@ class AuthFile:
         if not encoded:
             return Login("", "", identity) if identity else None
         try:
-            # base64(1) breaks its lines, and other readers pass over that
+            # base64(1) breaks lines, which other readers ignore.
             packed = "".join(encoded.split())
             text = base64.b64decode(packed, validate=True).decode("utf-8").rstrip("\0")
         except (binascii.Error, ValueError) as error:
@@ -148,7 +148,7 @@ class AuthFile:
         self, name: str, registry: str, check: Callable[[], object] | None, *, needed: bool
     ) -> Login | None:
         helper = self._helper(name)
-        if not needed and not helper.exists:  # a config that came from another machine
+        if not needed and not helper.exists:  # a config that was copied from another machine
             return None
         for server in _helper_names(registry):
             login = helper.get(server, check)
@@ -191,7 +191,7 @@ class AuthFile:
 def read_auth_file(
     path: Path, environment: Mapping[str, str], check: Callable[[], object] | None = None
 ) -> AuthFile | None:
-    """An auth file; None where there is none. ``check`` is called while it is waited for."""
+    """Read an auth file; return None if there is none. Call ``check`` while waiting for it."""
     where = printable(str(path))
     try:
         raw = read_document(path, _MAX_FILE, environment, check)
@@ -200,7 +200,7 @@ def read_auth_file(
     try:
         document = json.loads(raw) if raw.strip() else {}
     except (ValueError, RecursionError) as error:
-        # What is wrong is not shown: it may be a secret.
+        # The invalid text is not shown, as it may be a secret.
         raise FormatError(f"{where}: not JSON") from error
     if not isinstance(document, dict):
         raise FormatError(f"{where}: not a JSON object")
@@ -208,12 +208,12 @@ def read_auth_file(
 
 
 def plain_registry(registry: str) -> str:
-    """One name for a registry that has several."""
+    """Return one name for a registry that has several."""
     return DEFAULT_REGISTRY if registry in _HUB_NAMES else registry
 
 
 def _plain(key: str) -> str:
-    """A key of ``auths`` as ``REGISTRY[/PATH]``; with a scheme it means the whole registry."""
+    """Return a key of ``auths`` as ``REGISTRY[/PATH]``; with a scheme it is the whole registry."""
     scheme, separator, rest = key.partition("://")
     if separator and scheme in ("http", "https"):
         key = rest.partition("/")[0]
@@ -222,27 +222,27 @@ def _plain(key: str) -> str:
 
 
 def _places(registry: str, repository: str) -> Iterator[str]:
-    """``REGISTRY/a/b``, ``REGISTRY/a``, ``REGISTRY``."""
+    """Yield ``REGISTRY/a/b``, ``REGISTRY/a``, ``REGISTRY``."""
     parts = repository.split("/") if repository else []
     for count in range(len(parts), -1, -1):
         yield "/".join([registry, *parts[:count]])
 
 
 def _names(registry: str) -> list[str]:
-    """How ``credHelpers`` may call a registry."""
+    """Return the names of a registry in ``credHelpers``."""
     if registry in _HUB_NAMES:
         return [DEFAULT_REGISTRY, "index.docker.io", _DOCKER_HUB]
     return [registry, f"https://{registry}", f"https://{registry}/"]
 
 
 def _helper_names(registry: str) -> list[str]:
-    """What helpers call a registry; docker's name first."""
+    """Return the names of a registry for helpers; docker's name first."""
     return [_DOCKER_HUB, DEFAULT_REGISTRY] if registry in _HUB_NAMES else [registry]
 
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """One change of the files of a directory at a time."""
+    """Hold a lock, so that the files of a directory are changed one at a time."""
     lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

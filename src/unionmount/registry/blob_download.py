@@ -1,11 +1,11 @@
-"""A blob as one stream of bytes, however often its connection breaks.
+"""The download of a blob as one stream of bytes, however often its connection breaks.
 
-A stream that broke goes on where it was, by Range, at the same endpoint or the next one: bytes that
-have a digest are the same everywhere. A server that ignores Range sends what we have once more, and
-that is passed over. Who takes the bytes also hashes them, so what does not fit together is found.
+A broken stream is resumed by Range, at the same endpoint or the next one: bytes with the same
+digest are the same everywhere. If a server ignores Range, the bytes that were already received are
+skipped. The consumer hashes the bytes, so a mismatch is found.
 
-Stores of objects say ``Content-Encoding: gzip`` of a blob that is gzip itself: its bytes are taken
-as they come, and their digest decides.
+Object stores report ``Content-Encoding: gzip`` for blobs that are gzip files: their bytes are not
+decoded, and their digest decides.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OWN_ENCODINGS = {
     "x-gzip": b"\x1f\x8b",
     "zstd": b"\x28\xb5\x2f\xfd",
 }
-"""Encodings that blobs have themselves, and how those begin."""
+"""The encodings that blobs may have themselves, with their first bytes."""
 
 
 class BlobStream:
@@ -48,7 +48,7 @@ class BlobStream:
         self._position = 0
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """All bytes, in order; never more than the descriptor says."""
+        """Yield all bytes in order, but never more than the descriptor says."""
         last = len(self._endpoints) - 1
         for i, endpoint in enumerate(self._endpoints):
             try:
@@ -63,7 +63,7 @@ class BlobStream:
                 return
 
     async def _from(self, endpoint: Endpoint) -> AsyncGenerator[bytes, None]:
-        """What is still missing, from one endpoint."""
+        """Yield the missing bytes from one endpoint."""
         limits = self._session.limits
         backoff = Backoff(limits, limits.mirror_attempts if endpoint.mirror else None)
         marker = self._position
@@ -79,7 +79,7 @@ class BlobStream:
                 self._check_end(endpoint)
             except Transient as transient:
                 self._session.debug(f"  {self._what}: at {self._position}: {transient}")
-                # Else a server that gives a byte each time would never come to an end.
+                # Otherwise a server that sends one byte at a time would be retried forever.
                 if self._position - marker >= limits.renewed_after:
                     marker = self._position
                     backoff.renew()
@@ -100,14 +100,14 @@ class BlobStream:
         )
 
     async def _read(self, response: httpx2.Response) -> AsyncGenerator[bytes, None]:
-        """The bytes from where we are; checked against the descriptor before they are yielded."""
+        """Yield the bytes from the present position, within the size of the descriptor."""
         encoding = _Encoding(response, self._what)
         try:
             async with aclosing(self._checked(response, encoding)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         except SizeMismatch as error:
-            if encoding.name:  # then it was made on the way
+            if encoding.name:  # then it was compressed on the way
                 raise unwanted_encoding(response, self._what) from error
             raise
 
@@ -141,7 +141,7 @@ class BlobStream:
                     yield part
 
     def _skipped(self, response: httpx2.Response) -> int:
-        """How many bytes to pass over, after a look at what the answer says it is."""
+        """Check the range of an answer, and return the number of bytes to skip."""
         size, position = self._descriptor.size, self._position
         if response.status_code == 206:
             said = response.headers.get("content-range", "")
@@ -170,20 +170,20 @@ class BlobStream:
 
 
 class _Encoding:
-    """What an answer says that its body is encoded in: the blob may be that itself."""
+    """The Content-Encoding of an answer, which may be that of the blob itself."""
 
     def __init__(self, response: httpx2.Response, what: str) -> None:
-        """RegistryError where it is an encoding that blobs do not have."""
+        """Raise RegistryError for an encoding that blobs do not have."""
         self.name = encoding_of(response)
         self._response = response
         self._what = what
         if self.name and self.name not in _OWN_ENCODINGS:
             raise unwanted_encoding(response, what)
-        # What is sent from the middle on has no beginning to look at.
+        # An answer from the middle of a blob lacks its first bytes.
         self._rest = b"" if response.status_code == 206 else _OWN_ENCODINGS.get(self.name, b"")
 
     def look_at(self, part: bytes) -> None:
-        """RegistryError where a body does not begin as what it is said to be."""
+        """Raise RegistryError if a body does not begin like its encoding."""
         expected = self._rest[: len(part)]
         if not part.startswith(expected):
             raise unwanted_encoding(self._response, self._what)
@@ -191,7 +191,7 @@ class _Encoding:
 
 
 class _Pace:
-    """Whether bytes come at all, counting only the time in which we wait for them."""
+    """The rate of a download, which counts only the time of waiting for bytes."""
 
     def __init__(self, window: float, least: int) -> None:
         self._window = window
@@ -204,7 +204,7 @@ class _Pace:
         self._began = trio.current_time()
 
     def is_too_slow(self, count: int) -> bool:
-        """Count what has come; tells whether a whole window brought too little."""
+        """Count bytes; return whether too few came in a whole window."""
         self._waited += trio.current_time() - self._began
         self._got += count
         if self._waited < self._window:

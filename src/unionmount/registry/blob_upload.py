@@ -1,7 +1,7 @@
-"""Sending a blob: one session at the registry, which goes on where it broke off.
+"""The upload of a blob: one session at the registry, which is resumed after a failure.
 
 A session begins with POST, takes the bytes with PATCH, and ends with PUT and the digest. After a
-failure the registry is asked how much it has; where it does not tell, another session begins.
+failure the registry is asked how much it has; if it does not answer that, another session begins.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,19})")
 
 @dataclass(frozen=True, slots=True)
 class _Started:
-    """Where a session is, and how much the registry has of the blob."""
+    """The URL of a session, and how much of the blob the registry has."""
 
     url: str
     position: int = 0
 
 
 class Upload:
-    """One blob on its way to one endpoint."""
+    """The upload of one blob to one endpoint."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Upload:
         self._scopes = push_scopes(endpoint.repository)
 
     async def run(self) -> None:
-        """Send everything."""
+        """Upload the blob."""
         limits = self._session.limits
         backoff = Backoff(limits)
         started: _Started | None = None
@@ -80,7 +80,7 @@ class Upload:
         try:
             await self._finish(await self._send(started))
         except NotFoundError as error:  # the session has ended
-            if not await self._is_there():  # by itself, or with an answer that we missed
+            if not await self._is_there():  # by itself, or with an answer that was lost
                 raise Transient(TransferError(str(error))) from error
 
     async def _is_there(self) -> bool:
@@ -98,7 +98,7 @@ class Upload:
         return _Started(await self._session.answer(self._endpoint, call, self._location))
 
     async def _send(self, started: _Started) -> str:
-        """Send what is missing; returns where the session goes on."""
+        """Send the missing bytes; return the URL for continuing the session."""
         if started.position >= self._size:
             return started.url
         headers = {
@@ -143,7 +143,7 @@ class Upload:
             )
 
     async def _where(self, started: _Started | None) -> _Started | None:
-        """How much the registry has; None where another session must begin."""
+        """Return how much the registry has; None if another session must begin."""
         if started is None:
             return None
         call = self._call("GET", started.url, (204, 202, 200))
@@ -152,7 +152,7 @@ class Upload:
             match = _RANGE.fullmatch(response.headers.get("range", ""))
             if match is None:
                 return None
-            # An empty session says 0-0, as one with a single byte does; begin anew for either.
+            # An empty session reports 0-0, like one with a single byte; begin again for either.
             position = int(match[1]) + 1
             if position <= 1 or position > self._size:
                 return None
@@ -183,18 +183,18 @@ class Upload:
         location = response.headers.get("location")
         if not location:
             raise RegistryError(
-                f"{self._what}: {self._endpoint.host} does not say where to send it"
+                f"{self._what}: {self._endpoint.host} does not say where to send the blob"
             )
         return self._session.url(self._endpoint, response, location)
 
 
 def push_scopes(repository: str) -> tuple[str, ...]:
-    """What a push must be allowed."""
+    """Return the scopes that a push needs."""
     return (f"repository:{repository}:pull,push",)
 
 
 def check_named(response: httpx2.Response, digest: Digest, what: str) -> None:
-    """RegistryError where a registry says that it took something else."""
+    """Raise RegistryError if a registry reports another digest."""
     named = response.headers.get("docker-content-digest", "")
     if named and named != str(digest):
-        raise RegistryError(f"{what}: {host_of(response)} took it as '{named[:200]}'")
+        raise RegistryError(f"{what}: {host_of(response)} stored it as '{named[:200]}'")

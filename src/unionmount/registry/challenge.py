@@ -1,4 +1,4 @@
-"""``WWW-Authenticate``, read strictly: RFC 7235, section 4.1."""
+"""A strict parser of ``WWW-Authenticate``: RFC 7235, section 4.1."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SEPARATORS = re.compile(r"[ \t,]*")
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One way to authenticate that a server offers; the scheme is in lower case."""
+    """A scheme that a server offers for authentication, in lower case, with its parameters."""
 
     scheme: str
     parameters: Mapping[str, str]
 
 
 def parse_challenges(values: Iterable[str], what: str) -> list[Challenge]:
-    """All challenges of the header's values; RegistryError where they are malformed."""
+    """Parse the values of the header; raise RegistryError if they are malformed."""
     text = ", ".join(values)
     if len(text) > _MAX_LENGTH:
         raise RegistryError(f"{what}: WWW-Authenticate is longer than {_MAX_LENGTH} bytes")

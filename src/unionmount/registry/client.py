@@ -1,9 +1,8 @@
 """The OCI distribution protocol: manifests, blobs, uploads, tags and search.
 
-One client serves a whole command, with as many tasks as it likes; it is an async context manager on
-trio. What is read is asked of mirrors first, and of the endpoint that had an image's manifest
-before the others. Documents are bounded and verified here; blobs are bounded here and hashed by who
-takes them.
+One client, an async context manager on trio, serves all tasks of a command. Downloads try mirrors
+first, and prefer the endpoint that had the image's manifest. Documents are bounded and verified
+here; blobs are bounded here and hashed by their consumer.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ _MEDIA_TYPE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]*/[a-zA-Z0-9][a-zA-Z0-
 
 @dataclass(frozen=True, slots=True)
 class FetchedManifest:
-    """A manifest or index as it came; its bytes have this digest."""
+    """A manifest or index as it was received, with its verified digest."""
 
     raw: bytes = field(repr=False)
     digest: Digest
@@ -66,7 +65,7 @@ class FetchedManifest:
 
 
 class RegistryClient:
-    """Talks to registries; what it is given is not changed."""
+    """A client of registries; its arguments are not changed."""
 
     def __init__(
         self,
@@ -101,15 +100,15 @@ class RegistryClient:
         await self._http.aclose()
 
     async def manifest(self, ref: Reference) -> FetchedManifest:
-        """The manifest or index that a tag or digest stands for."""
+        """Fetch the manifest or index of a tag or digest."""
         return await self._anywhere(ref, lambda endpoint: self._manifest(endpoint, ref))
 
     async def document(
         self, ref: Reference, descriptor: Descriptor, *, child: bool = False
     ) -> bytes:
-        """A config or child manifest of the image ``ref``: of the right size and digest.
+        """Fetch a config or child manifest of the image ``ref``, and verify it.
 
-        A ``child`` of an index is a manifest of whatever type; else that is seen from the type.
+        A ``child`` of an index is a manifest of any type; otherwise the type tells.
         """
         if descriptor.size > MAX_DOCUMENT:
             raise LimitExceeded(
@@ -121,13 +120,13 @@ class RegistryClient:
     async def blob(
         self, ref: Reference, descriptor: Descriptor
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The bytes of a blob of the image ``ref``, to be hashed by who takes them."""
+        """Open the bytes of a blob of the image ``ref``, which the caller has to hash."""
         stream = BlobStream(self._session, self._endpoints(ref), descriptor, str(ref))
         async with aclosing(stream.chunks()) as chunks:
             yield chunks
 
     async def has_blob(self, ref: Reference, digest: Digest) -> bool:
-        """Whether the registry that would take a blob has it in that repository."""
+        """Return whether the repository to push to has a blob."""
         endpoint = self._target(ref)
         path = f"/v2/{endpoint.repository}/blobs/{digest}"
         call = RegistryCall(
@@ -136,7 +135,7 @@ class RegistryClient:
         return await self._session.answer(endpoint, call, _is_there)
 
     async def mount_blob(self, ref: Reference, digest: Digest, source_repository: str) -> bool:
-        """Take a blob over from another repository of the registry; tells whether it did."""
+        """Mount a blob from another repository of the registry; return whether that succeeded."""
         endpoint = self._target(ref)
         query = urlencode({"mount": str(digest), "from": source_repository})
         scopes = (*push_scopes(endpoint.repository), f"repository:{source_repository}:pull")
@@ -168,15 +167,15 @@ class RegistryClient:
         chunks: Chunks,
         progress: Progress | None = None,
     ) -> None:
-        """Send a blob; ``chunks`` gives its bytes from the start, again after a failure.
+        """Upload a blob; each call of ``chunks`` returns its bytes from the start.
 
-        ``progress`` is told how many bytes have been sent, which may become fewer.
+        ``progress`` gets the number of bytes that were sent, which may decrease.
         """
         endpoint = self._target(ref)
         await Upload(self._session, endpoint, digest, size, chunks, progress, str(ref)).run()
 
     async def put_manifest(self, ref: Reference, raw: bytes, media_type: str) -> Digest:
-        """Send a manifest or index under the tag or digest of ``ref``."""
+        """Upload a manifest or index under the tag or digest of ``ref``."""
         endpoint = self._target(ref)
         digest = Digest.of(raw, ref.digest.algorithm if ref.digest is not None else "sha256")
         if ref.digest is not None and ref.tag is None and ref.digest != digest:
@@ -199,18 +198,18 @@ class RegistryClient:
         return digest
 
     async def tags(self, ref: Reference) -> list[str]:
-        """All tags of a repository, in the registry's order."""
+        """Return all tags of a repository, in the registry's order."""
         return await self._anywhere(ref, lambda endpoint: self._tags(endpoint, ref))
 
     async def search(self, registry: str, term: str, limit: int) -> list[SearchResult]:
-        """Images whose names or descriptions have a word in them, at most ``limit``."""
+        """Return at most ``limit`` images whose names or descriptions contain a word."""
         found = await self._search_index(registry, term, limit)
         if found is None:
             found = await self._search_catalog(registry, term)
         return found[:limit]
 
     async def ping(self, registry: str) -> None:
-        """Check that the registry is one, and that the credentials are right."""
+        """Check that the registry exists, and accepts the credentials."""
         endpoint = self._whole(registry)
         call = RegistryCall("GET", "/v2/", registry)
         await self._session.answer(endpoint, call, _done)
@@ -246,7 +245,7 @@ class RegistryClient:
         return wanted.verify(raw, what)
 
     async def _drop_upload(self, endpoint: Endpoint, ref: Reference, url: str) -> None:
-        """Tell the registry that a session is not wanted; it would forget it in the end."""
+        """Tell the registry to drop a session, which would expire anyway."""
         call = RegistryCall(
             "DELETE", url, str(ref), push_scopes(endpoint.repository), (204, 202, 200)
         )
@@ -263,7 +262,7 @@ class RegistryClient:
     async def _search_index(
         self, registry: str, term: str, limit: int
     ) -> list[SearchResult] | None:
-        """Docker's first search; None where the registry has none."""
+        """Use docker's first search; return None if the registry does not have it."""
         host = _HUB_SEARCH if registry == DEFAULT_REGISTRY else registry
         endpoint = self._whole(host)
         query = urlencode({"q": term, "n": limit})
@@ -293,7 +292,7 @@ class RegistryClient:
         return matching(names, term, registry)
 
     async def _names(self, endpoint: Endpoint, call: RegistryCall, key: str) -> list[str]:
-        """A list that comes in pages."""
+        """Return a list that comes in pages."""
         limits = self._session.limits
         names: list[str] = []
         seen = {call.path}
@@ -326,7 +325,7 @@ class RegistryClient:
     # Which endpoints.
 
     async def _anywhere(self, ref: Reference, ask: Callable[[Endpoint], Awaitable[T]]) -> T:
-        """The answer of the first endpoint that has one; the last one's failure is told."""
+        """Return the answer of the first endpoint that has one; raise the error of the last."""
         endpoints = self._endpoints(ref)
         for endpoint in endpoints[:-1]:
             try:
@@ -343,7 +342,7 @@ class RegistryClient:
     def _endpoints(self, ref: Reference) -> list[Endpoint]:
         endpoints = self._registries.endpoints(ref)
         preferred = self._preferred.get((ref.registry, ref.repository))
-        # What is in the configuration for this tag or digest counts; only the order changes.
+        # The configuration for this tag or digest counts; only the order changes.
         return sorted(
             endpoints,
             key=lambda one: preferred is None or _place(one) != _place(preferred),
@@ -353,11 +352,11 @@ class RegistryClient:
         return self._registries.endpoints(ref, push=True)[0]
 
     def _whole(self, registry: str) -> Endpoint:
-        """The endpoint for what concerns no single repository."""
+        """Return the endpoint for requests without a repository."""
         try:
             Reference.parse(f"{registry}/x/y")
         except InvalidReference as error:
-            raise InvalidReference(f"not a registry: '{printable(registry[:200])}'") from error
+            raise InvalidReference(f"'{printable(registry[:200])}' is not a registry") from error
         return Endpoint(Reference(registry, ""), self._registries.is_insecure(registry))
 
     def _read(
@@ -370,7 +369,7 @@ class RegistryClient:
 
 
 def _accepted(wanted: Descriptor) -> str:
-    """The types that are taken: those that are known, and what a descriptor says."""
+    """Return the accepted types: the known ones, and that of a descriptor."""
     known = _ACCEPTED.split(", ")
     if wanted.media_type in known or not _MEDIA_TYPE.fullmatch(wanted.media_type):
         return _ACCEPTED
@@ -378,7 +377,7 @@ def _accepted(wanted: Descriptor) -> str:
 
 
 def _silent(_line: str) -> None:
-    """Who does not debug hears nothing."""
+    """Ignore a line of debugging output."""
 
 
 def _place(endpoint: Endpoint) -> tuple[str, str]:
@@ -386,7 +385,7 @@ def _place(endpoint: Endpoint) -> tuple[str, str]:
 
 
 async def _done(_response: httpx2.Response) -> None:
-    """The status was all that was wanted."""
+    """Ignore the body, as only the status matters."""
 
 
 async def _is_there(response: httpx2.Response) -> bool:
@@ -418,11 +417,11 @@ def _load(raw: bytes, what: str) -> Any:
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{what}: the answer is no JSON") from error
+        raise FormatError(f"{what}: the answer is not JSON") from error
 
 
 def _strings(document: Any, key: str, what: str) -> Iterator[str]:
-    """The names in a page; none where it says null."""
+    """Yield the names of a page, which may be null."""
     values = document.get(key) if isinstance(document, dict) else ()
     if values is None:
         return
@@ -430,5 +429,5 @@ def _strings(document: Any, key: str, what: str) -> Iterator[str]:
         raise FormatError(f"{what}: the answer has no list '{key}'")
     for value in values:
         if not isinstance(value, str):
-            raise FormatError(f"{what}: the list '{key}' holds something that is no string")
+            raise FormatError(f"{what}: the list '{key}' has an element that is not a string")
         yield value

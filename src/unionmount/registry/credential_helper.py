@@ -1,8 +1,8 @@
 """Credential helpers: programs ``docker-credential-NAME`` that keep secrets elsewhere.
 
 The protocol is docker's: a verb as argument, the server or a JSON object on standard input, a JSON
-object on standard output. A helper has bounded time and may say a bounded amount; it never sees our
-terminal's input.
+object on standard output. The time and the output of a helper are bounded, and it cannot read from
+our terminal.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from unionmount.registry.login import Login
 from unionmount.system.text import printable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
-_TIMEOUT = 60.0  # it may ask its user something
-_PERIOD = 0.05  # seconds between two looks at whether to go on
+_TIMEOUT = 60.0  # a helper may ask its user something
+_PERIOD = 0.05  # seconds between two calls of ``check``
 _MAX_OUTPUT = 64 * 1024
 _NOT_FOUND = "credentials not found"
-_TOKEN_USER = "<token>"  # noqa: S105 - the name that stands for "this is a token"
+_TOKEN_USER = "<token>"  # noqa: S105 - the user name that marks a token
 
 
 class CredentialHelper:
-    """One helper, by the name that ``where``, a file, gives it."""
+    """A helper with the name that a file, ``where``, gives it."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class CredentialHelper:
         return self._path is not None
 
     def get(self, server: str, check: Callable[[], object] | None = None) -> Login | None:
-        """The login for a server; None where the helper has none."""
+        """Return the login for a server; None if the helper has none."""
         status, output = self._run("get", server, check)
         if status:
             if _NOT_FOUND in output.lower():
@@ -64,15 +64,15 @@ class CredentialHelper:
             document: Any = json.loads(output)
             user, secret = document["Username"], document["Secret"]
         except (ValueError, RecursionError, KeyError, TypeError) as error:
-            raise self._error(f"get {server}: no answer that has Username and Secret") from error
+            raise self._error(f"get {server}: the answer lacks Username or Secret") from error
         if not isinstance(user, str) or not isinstance(secret, str):
-            raise self._error(f"get {server}: Username and Secret are no strings")
+            raise self._error(f"get {server}: Username or Secret is not a string")
         if user == _TOKEN_USER:
             return Login(user, "", secret)
         return Login(user, secret)
 
     def store(self, server: str, login: Login) -> None:
-        """Let the helper keep a login."""
+        """Store a login in the helper."""
         user = _TOKEN_USER if login.identity_token else login.username
         secret = login.identity_token or login.password
         said = json.dumps({"ServerURL": server, "Username": user, "Secret": secret})
@@ -81,7 +81,7 @@ class CredentialHelper:
             raise self._error(f"store {server}: {output or f'status {status}'}")
 
     def erase(self, server: str) -> bool:
-        """Let the helper forget a login; tells whether it had one."""
+        """Erase a login from the helper; return whether it had one."""
         if self.get(server) is None:
             return False
         status, output = self._run("erase", server, None)
@@ -90,7 +90,7 @@ class CredentialHelper:
         return True
 
     def _run(self, verb: str, said: str, check: Callable[[], object] | None) -> tuple[int, str]:
-        """Run it; returns its status and what it wrote to standard output."""
+        """Run the helper; return its status and its standard output."""
         if self._path is None:
             raise self._error("not installed")
         try:
@@ -103,7 +103,7 @@ class CredentialHelper:
                 env=dict(self._environment),
             )
         except OSError as error:
-            raise self._error(error.strerror or "can't be run") from error
+            raise self._error(error.strerror or "cannot be run") from error
         with process:
             try:
                 return self._talk(process, said.encode("utf-8"), check)
@@ -117,8 +117,8 @@ class CredentialHelper:
         assert process.stdin is not None
         assert process.stdout is not None
         end = time.monotonic() + self._timeout
-        with suppress(BrokenPipeError):  # it may answer without having read
-            process.stdin.write(said)  # smaller than a pipe holds
+        with suppress(BrokenPipeError):  # it may answer without reading its input
+            process.stdin.write(said)  # smaller than the buffer of a pipe
         process.stdin.close()
         output = self._read(process.stdout, end, check)
         try:
@@ -128,7 +128,7 @@ class CredentialHelper:
         return status, output.decode("utf-8", "replace").strip()
 
     def _read(self, stdout: IO[bytes], end: float, check: Callable[[], object] | None) -> bytes:
-        """All that it writes, as long as there is time and ``check`` lets it."""
+        """Read the output of the helper until its time is over or ``check`` raises."""
         output = bytearray()
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
@@ -144,7 +144,7 @@ class CredentialHelper:
                     return bytes(output)
                 output += part
                 if len(output) > _MAX_OUTPUT:
-                    raise self._error(f"says more than {_MAX_OUTPUT} bytes")
+                    raise self._error(f"wrote more than {_MAX_OUTPUT} bytes")
 
     def _late(self) -> RegistryError:
         return self._error(f"no answer in {self._timeout:g} s")

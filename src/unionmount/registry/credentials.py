@@ -1,15 +1,15 @@
-"""Who the user is at a registry: ``--creds``, auth files and credential helpers.
+"""The user's logins at registries: ``--creds``, auth files and credential helpers.
 
 The first of these that knows the registry counts:
 
 1. ``--creds``
-2. the file of ``--authfile`` or ``REGISTRY_AUTH_FILE``; then no other file counts
+2. the file of ``--authfile`` or ``REGISTRY_AUTH_FILE``; then no other file is read
 3. ``$XDG_RUNTIME_DIR/containers/auth.json`` (``/run/containers/UID/auth.json``)
 4. ``~/.config/containers/auth.json``
 5. ``$DOCKER_CONFIG/config.json`` (``~/.docker/config.json``)
 
-Within a file, a helper that is named for the registry counts (``credHelpers``), then the entries of
-``auths``, the longest path first, then the file's general helper (``credsStore``).
+Within a file, a helper for the registry comes first (``credHelpers``), then the entries of
+``auths``, the longest path first, then the general helper of the file (``credsStore``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Check = Callable[[], object]
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Where to look, in order; files are read when they are needed."""
+    """The places of logins, in order; files are read on demand."""
 
     files: tuple[Path, ...] = ()
     given: Login | None = None
@@ -50,9 +50,9 @@ class Credentials:
         creds_for: Iterable[str] | None = None,
         create: bool = False,
     ) -> Self:
-        """The places that count for this user; ``create`` lets the file be made later.
+        """Return the places for this user; with ``create``, the file may be missing.
 
-        ``creds`` is for the registries ``creds_for``, and no other one that a command talks to.
+        ``creds`` are only used for the registries ``creds_for``.
         """
         given = Login(*creds) if creds is not None else None
         if authfile is not None and not create and not Path(authfile).exists():
@@ -64,7 +64,7 @@ class Credentials:
 
     @property
     def primary(self) -> Path:
-        """The file that ``login`` writes."""
+        """The file to which ``login`` writes."""
         return self.files[0]
 
     def find(
@@ -75,11 +75,11 @@ class Credentials:
         check: Check | None = None,
         mirror: bool = False,
     ) -> Login | None:
-        """The login for a repository; None where it is anonymous.
+        """Return the login for a repository; None for anonymous access.
 
         A credential helper may take a while, and so may a command whose output stands for a file:
-        ``check`` is called meanwhile and may raise. What was given on the command line is for the
-        registry that was named, and for no ``mirror`` of it.
+        ``check`` is called meanwhile and may raise. Credentials of the command line are for the
+        named registry, but not for any ``mirror`` of it.
         """
         if self.given is not None and not mirror and self._is_for(registry):
             return self.given
@@ -94,27 +94,27 @@ class Credentials:
         return self.given_for is None or plain_registry(registry) in self.given_for
 
     def store(self, place: str, login: Login) -> Path:
-        """Keep a login for ``REGISTRY[/PATH]``; returns the file."""
+        """Store a login for ``REGISTRY[/PATH]``; return the file."""
         path = self.primary
         AuthFile.change(path, self.environment, lambda file: file.put(place, login))
         return path
 
     def erase(self, place: str) -> bool:
-        """Forget the login for ``REGISTRY[/PATH]``; tells whether there was one."""
+        """Remove the login for ``REGISTRY[/PATH]``; return whether there was one."""
         path = self.primary
         if not path.exists():
             return False
         return AuthFile.change(path, self.environment, lambda file: file.drop(place))
 
     def erase_all(self) -> int:
-        """Forget all logins of the file that ``login`` writes; returns how many there were."""
+        """Remove all logins from the file to which ``login`` writes; return their number."""
         path = self.primary
         if not path.exists():
             return 0
         return AuthFile.change(path, self.environment, lambda file: file.drop_all())
 
     def holders(self, place: str) -> list[Path]:
-        """Files that still know ``REGISTRY[/PATH]``."""
+        """Return the files that still have a login for ``REGISTRY[/PATH]``."""
         registry, _, repository = place.partition("/")
         return [path for path in self.files if self._knows(path, registry, repository)]
 
@@ -128,7 +128,7 @@ def _usual_files(environment: Mapping[str, str]) -> Iterator[Path]:
     shared = Path(f"/run/containers/{os.getuid()}")
     if runtime:
         yield Path(runtime) / "containers" / "auth.json"
-    elif os.geteuid() == 0 or shared.is_dir():  # others may not make it
+    elif os.geteuid() == 0 or shared.is_dir():  # ordinary users may not create it
         yield shared / "auth.json"
     yield config_home(environment) / "containers" / "auth.json"
     docker = environment.get("DOCKER_CONFIG")

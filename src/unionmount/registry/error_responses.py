@@ -1,4 +1,4 @@
-"""What a registry says when it does not do what it was asked: statuses and error bodies."""
+"""Error responses of registries: statuses and error bodies."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from unionmount.system.text import printable
 _MAX_BODY = 64 * 1024
 _MAX_SHOWN = 300
 _SECRET_FIELDS = frozenset({"refresh_token", "password"})
-_LEAST_SECRET = 6  # what is shorter hides nothing, and would tear words apart
+_LEAST_SECRET = 6  # shorter words are no secrets, and hiding them would garble the text
 _TRANSIENT = frozenset({408, 500, 502, 503, 504})
 
 
 async def failure(response: httpx2.Response, what: str, limits: RegistryLimits) -> Exception:
-    """The exception for an answer that is not the one wanted; a Transient may be tried again."""
+    """Return the exception for an unexpected response; a Transient may be retried."""
     detail = await _detail(response, what, limits)
     status = response.status_code
     text = f"{what}: {host_of(response)} answers {status}"
@@ -51,7 +51,7 @@ def _permanent(status: int) -> type[UnionmountError]:
 
 
 async def _detail(response: httpx2.Response, what: str, limits: RegistryLimits) -> str:
-    """What the body says, on one line and cut; nothing where it says nothing readable."""
+    """Return the message of a body on one short line; empty if it has none."""
     if response.request.method == "HEAD":
         return ""
     try:
@@ -63,7 +63,7 @@ async def _detail(response: httpx2.Response, what: str, limits: RegistryLimits) 
 
 
 def _message(raw: bytes) -> str:
-    """The errors of a distribution error body, or of a token server's."""
+    """Return the message of an error body of the distribution protocol or of a token server."""
     try:
         document: Any = json.loads(raw)
     except (ValueError, RecursionError):
@@ -90,14 +90,14 @@ def _one(error: object) -> str:
 
 
 def _hide(text: str, request: httpx2.Request) -> str:
-    """A server may repeat what it was sent."""
+    """Hide secrets of the request that a server repeats."""
     for secret in sorted(_secrets(request), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return text
 
 
 def _secrets(request: httpx2.Request) -> set[str]:
-    """What of a request is not shown: Authorization, the password in it, and those of a form."""
+    """Return the secrets of a request: Authorization, its password, and the secrets of a form."""
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     found = {value}
     if scheme.lower() == "basic":

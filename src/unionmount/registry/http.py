@@ -1,8 +1,8 @@
-"""Requests over HTTP/1.1 and HTTP/2: redirects, time-outs, and bodies of bounded size.
+"""HTTP/1.1 and HTTP/2: redirects, time-outs, and bodies of bounded size.
 
-What goes wrong on the way is a ``Transient``; a certificate that is not believed is not. A redirect
-is followed a few times, never from TLS to plain HTTP; Authorization stays at its origin, and so
-does a request whose body is a secret. Whatever a request waits for, it ends without progress.
+Failures of the transport are ``Transient``; an untrusted certificate is not. Redirects are followed
+a few times, never from TLS to plain HTTP; Authorization stays at its origin, and so does a request
+with a secret body. Every wait of a request ends if there is no progress.
 """
 
 from __future__ import annotations
@@ -37,39 +37,39 @@ _MAX_URL = 16 * 1024
 _MAX_FIELDS = 256
 _MAX_HEAD = 64 * 1024  # bytes of all fields
 _PIECE = 1024 * 1024
-_SENT_AT_ONCE = 64 * 1024  # of an upload: so much has to be taken within the time of silence
-_CLOSING = 5.0  # seconds that closing connections may take
+_SENT_AT_ONCE = 64 * 1024  # of an upload: this much has to be sent within the limit of silence
+_CLOSING = 5.0  # seconds for closing connections
 _AGENT = "unionmount"
 
 FORM = "application/x-www-form-urlencoded"
-"""What a body is said to be that holds fields of a form."""
+"""The media type of a body with the fields of a form."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One request; ``body`` can be made again for a second attempt."""
+    """A request; ``body`` can be created again for another attempt."""
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     authorization: str | None = field(default=None, repr=False)
     body: Body | None = field(default=None, repr=False)
-    insecure: bool = False  # plain HTTP and unknown certificates are allowed
+    insecure: bool = False  # allows plain HTTP and untrusted certificates
     what: str = ""  # for messages
-    patient: bool = False  # the answer may take as long as a registry moves a blob
+    patient: bool = False  # the answer may take as long as a registry needs to move a blob
     bulk: bool = False  # many bytes: over HTTP/1.1, which costs a fraction of HTTP/2 in Python
-    secret: bool = False  # the body is one: no other origin gets it
+    secret: bool = False  # the body is a secret: no other origin gets it
     elsewhere: bool = False  # a redirect led to another origin
 
     def redirected(self, location: str, status: int) -> Self:
-        """The request that a redirect asks for; RegistryError where it must not be followed."""
+        """Return the request for a redirect; raise RegistryError if it must not be followed."""
         here = parse_url(self.url)
-        if len(location) > _MAX_URL:  # taking it apart may cost more than its length
+        if len(location) > _MAX_URL:  # parsing it may take more than linear time
             raise RegistryError(f"{here.host}: redirects to more than {_MAX_URL} characters")
         try:
             there = here.join(location)
         except (httpx2.InvalidURL, ValueError) as error:
-            raise RegistryError(f"{here.host}: redirects to something that is no URL") from error
+            raise RegistryError(f"{here.host}: redirects to an invalid URL") from error
         where = f"{here.host}: redirects to {shown_url(str(there))}"
         if len(str(there)) > _MAX_URL or there.scheme not in ("http", "https") or not there.host:
             raise RegistryError(where)
@@ -80,8 +80,8 @@ class Outgoing:
         keep = origin(here) == origin(there)
         if self.secret and not keep:
             raise SecretRedirected(
-                f"{self.what or here.host}: {_shown_origin(here)} redirects to "
-                f"{_shown_origin(there)} what holds a secret; that is not sent to another server"
+                f"{self.what or here.host}: {_shown_origin(here)} redirects "
+                f"a request with a secret to {_shown_origin(there)}, which does not get it"
             )
         return replace(
             self,
@@ -92,28 +92,26 @@ class Outgoing:
 
 
 class SecretRedirected(RegistryError):
-    """A server redirects a request whose body is a secret for that server alone."""
+    """A server redirects a request whose body is a secret for that server."""
 
 
 def parse_url(text: str) -> httpx2.URL:
-    """A URL that a server gave; RegistryError where it is none."""
+    """Parse a URL from a server; raise RegistryError if it is not valid."""
     if len(text) > _MAX_URL:
-        raise RegistryError(
-            f"an address of more than {_MAX_URL} characters: '{printable(text[:200])}'"
-        )
+        raise RegistryError(f"a URL of more than {_MAX_URL} characters: '{printable(text[:200])}'")
     try:
         return httpx2.URL(text)
     except (httpx2.InvalidURL, ValueError) as error:
-        raise RegistryError(f"not a URL: '{printable(text[:200])}'") from error
+        raise RegistryError(f"'{printable(text[:200])}' is not a URL") from error
 
 
 def host_of(response: httpx2.Response) -> str:
-    """Who answered, for messages."""
+    """Return the host that answered, for messages."""
     return response.url.netloc.decode("ascii", "replace")
 
 
 def origin(url: httpx2.URL) -> tuple[str, str, int]:
-    """Scheme, host and port: what may see the same secrets."""
+    """Return scheme, host and port: servers with the same origin may see the same secrets."""
     default = 443 if url.scheme == "https" else 80
     return url.scheme, url.host.lower(), url.port or default
 
@@ -124,7 +122,7 @@ def _shown_origin(url: httpx2.URL) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, without port, is this machine by its name."""
+    """Return whether the name of a host, without port, is one of this machine."""
     host = host.strip("[]").lower()
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -142,11 +140,11 @@ _CHUNK = re.compile(rb"(?P<chunk_size>[0-9A-Fa-f]{1,20}+)(?P<chunk_ext>;[^\r\n]*
 
 
 def _adjust_parser() -> None:
-    """Have HTTP/1.1 read what has arrived, up to a megabyte; 64 KiB cost a tenth of a pull.
+    """Make HTTP/1.1 read up to a megabyte at once; 64 KiB cost a tenth of a pull.
 
-    And have it parsed in linear time: a field that is a megabyte of blanks takes h11's own
-    expressions half an hour, in which no limit is looked at. There is no option for either. Where
-    the libraries have changed, they stay as they are; a test tells.
+    Also make it parse headers in linear time: a field with a megabyte of blanks takes h11's own
+    expressions half an hour, during which no limit is checked. There is no option for either. If
+    the libraries change, nothing is adjusted; a test reports that.
     """
     with suppress(ImportError, AttributeError):
         from h11 import _readers  # noqa: PLC0415
@@ -160,7 +158,7 @@ def _adjust_parser() -> None:
 
 
 class _NoCookies(CookieJar):
-    """Takes none and sends none; does not even parse them."""
+    """A cookie jar that ignores all cookies, without parsing them."""
 
     def extract_cookies(self, response: Any, request: Any) -> None:
         pass
@@ -170,10 +168,10 @@ class _NoCookies(CookieJar):
 
 
 class _Waiting:
-    """What a request waits for, and until when; lets it end there.
+    """The state and the deadline of a request, which is cancelled at the deadline.
 
-    Up to the head of the answer there is one limit for everything, over all redirects. An upload
-    may take as long as it moves on: each piece of it has a limit, then the answer has another.
+    One limit covers everything up to the head of the answer, with all redirects. An upload may take
+    as long as it makes progress: each piece of it has a limit, and the answer has another one.
     """
 
     def __init__(self, limits: RegistryLimits, *, patient: bool) -> None:
@@ -185,7 +183,7 @@ class _Waiting:
         self._step = "connection.connect_tcp"
 
     def again(self) -> trio.CancelScope:
-        """The scope of the next request; its end is where the first one's was."""
+        """Return the scope of the next request, with the deadline of the first one."""
         deadline = self.scope.deadline
         if self._patient:
             deadline = trio.current_time() + self._limit
@@ -194,7 +192,7 @@ class _Waiting:
         return self.scope
 
     async def pieces(self, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        """The body of an upload, in pieces that have to be taken one after the other."""
+        """Yield the body of an upload; each piece has to be sent within the limit."""
         async with aclosing(body) as chunks:
             async for chunk in chunks:
                 for start in range(0, len(chunk), _SENT_AT_ONCE):
@@ -202,7 +200,7 @@ class _Waiting:
                     self._until(self._limits.silence)
                     yield chunk[start : start + _SENT_AT_ONCE]
                 self._sending = False
-                self.scope.deadline = float("inf")  # what comes next may be slow to read
+                self.scope.deadline = float("inf")  # reading the next piece may be slow
         self._until(self._limits.patience)
 
     def _until(self, seconds: float) -> None:
@@ -210,14 +208,14 @@ class _Waiting:
         self.scope.deadline = trio.current_time() + seconds
 
     async def note(self, event: str, _details: object) -> None:
-        """Be told by the library where it is."""
+        """Note an event of the HTTP library."""
         name, _, state = event.rpartition(".")
         if state == "started":
             self._step = name
 
     @property
     def is_connecting(self) -> bool:
-        """Whether it waits for a connection, of which looking up the name is a part."""
+        """Whether it waits for a connection, including the lookup of the name."""
         return self._step.endswith("connect_tcp")
 
     @property
@@ -226,7 +224,7 @@ class _Waiting:
         return self._step.endswith("start_tls")
 
     def failure(self, where: str) -> Transient:
-        """Why it ended."""
+        """Return the error for the missed deadline."""
         if self._sending:
             text = f"takes less than {_SENT_AT_ONCE // 1024} KiB in {self._limit:g} s"
         elif self.is_connecting:
@@ -239,7 +237,7 @@ class _Waiting:
 
 
 class Http:
-    """All connections of one command; closed by ``aclose``."""
+    """The connections of one command; closed by ``aclose``."""
 
     def __init__(self, trust: Trust, limits: RegistryLimits, debug: Callable[[str], None]) -> None:
         self._trust = trust
@@ -258,7 +256,7 @@ class Http:
 
     @asynccontextmanager
     async def send(self, outgoing: Outgoing) -> AsyncIterator[httpx2.Response]:
-        """The answer, with its body not yet read, after redirects."""
+        """Send a request and follow redirects; yield the answer before its body is read."""
         waiting = _Waiting(self._limits, patient=outgoing.patient)
         for _ in range(self._limits.redirects + 1):
             response = await self._send_once(outgoing, waiting)
@@ -322,7 +320,7 @@ class Http:
             bulk=outgoing.bulk,
             elsewhere=outgoing.elsewhere,
         )
-        # What is meant for this machine, and may be plain, is not shown to a proxy.
+        # Requests to this machine, which may be plain HTTP, do not go through a proxy.
         key = (context, is_loopback(parse_url(f"http://{host}").host))
         client = self._clients.get(key)
         if client is None:
@@ -331,7 +329,7 @@ class Http:
             except (ValueError, TypeError, ImportError, httpx2.InvalidURL):
                 # Its text may hold the proxy's password, and --debug shows causes.
                 raise UsageError(
-                    "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is no address of a proxy "
+                    "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is not the URL of a proxy "
                     "(http://, https:// or socks5://)"
                 ) from None
             self._clients[key] = client
@@ -350,7 +348,7 @@ def _new_client(context: ssl.SSLContext, *, http2: bool, proxies: bool) -> httpx
 
 
 def _check_head(response: httpx2.Response, where: str) -> None:
-    """RegistryError where the head of an answer is larger than any that makes sense."""
+    """Raise RegistryError if the head of an answer is unreasonably large."""
     fields = response.headers.raw
     size = sum(len(name) + len(value) for name, value in fields)
     if len(fields) > _MAX_FIELDS or size > _MAX_HEAD:
@@ -363,7 +361,7 @@ def _check_head(response: httpx2.Response, where: str) -> None:
 async def read_body(
     response: httpx2.Response, limit: int, what: str, limits: RegistryLimits
 ) -> bytes:
-    """A whole body of at most ``limit`` bytes, in bounded time."""
+    """Read a whole body of at most ``limit`` bytes in bounded time."""
     parts: list[bytes] = []
     size = 0
     where = f"{what}: {host_of(response)}"
@@ -380,7 +378,7 @@ async def read_body(
         if scope.cancelled_caught:
             raise Transient(
                 TransferError(
-                    f"{where}: no whole answer in {limits.answer:g} s, but {size} bytes "
+                    f"{where}: only {size} bytes of an answer in {limits.answer:g} s "
                     f"({HOW_TO_WAIT})"
                 )
             )
@@ -388,13 +386,13 @@ async def read_body(
 
 
 async def parts_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
-    """The bytes of a body as they arrive; to be closed where they are not all taken."""
+    """Yield the bytes of a body as they arrive; the caller closes the generator."""
     raw = response.aiter_raw()
     try:
         while (part := await anext(raw, None)) is not None:
             yield part
     finally:
-        # It is made of generators that do not close each other. A read that is cancelled ends all.
+        # The body consists of generators that do not close each other. Cancelling a read ends all.
         with trio.CancelScope() as scope:
             scope.cancel()
             async for _ in raw:
@@ -402,16 +400,16 @@ async def parts_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
 
 
 def encoding_of(response: httpx2.Response) -> str:
-    """What a body is said to be encoded in; empty where it is as it is."""
+    """Return the encoding of a body; empty if it has none."""
     encoding = response.headers.get("content-encoding", "").strip().lower()
     return "" if encoding == "identity" else encoding
 
 
 def unwanted_encoding(response: httpx2.Response, what: str) -> RegistryError:
-    """What is told where a body is compressed, which nobody asked for."""
+    """Return the error for a body that is compressed although that was not requested."""
     return RegistryError(
         f"{what}: {host_of(response)} sends Content-Encoding "
-        f"'{printable(encoding_of(response)[:100])}', which was not asked for"
+        f"'{printable(encoding_of(response)[:100])}', which was not requested"
     )
 
 
@@ -419,9 +417,9 @@ def unwanted_encoding(response: httpx2.Response, what: str) -> RegistryError:
 def translated(
     where: str, limits: RegistryLimits, *, reached: bool = True, waiting: _Waiting | None = None
 ) -> Iterator[None]:
-    """Turn what httpx2 raises into what is told, and tell what may be tried again.
+    """Turn exceptions of httpx2 into errors, and into Transient if a retry may help.
 
-    A host that has never been ``reached`` is not there, rather than busy.
+    A host that was never ``reached`` does not exist, rather than being busy.
     """
     try:
         yield
@@ -449,15 +447,15 @@ _NOT_TLS = frozenset(
 def _late(
     host: str, error: httpx2.HTTPError, limits: RegistryLimits, *, shaking: bool
 ) -> Exception | None:
-    """What is told where the library's own limits ended it; None where something else did."""
+    """Return the error for a limit of the library; None for other exceptions."""
     if isinstance(error, httpx2.ConnectTimeout) and shaking:
-        text = f"does not come to an end of the TLS handshake in {limits.connect:g} s"
+        text = f"does not finish the TLS handshake in {limits.connect:g} s"
     elif isinstance(error, httpx2.ConnectTimeout):
-        text = f"can't be connected to in {limits.connect:g} s"
+        text = f"does not accept a connection in {limits.connect:g} s"
     elif isinstance(error, httpx2.ReadTimeout):
-        text = f"is silent for {limits.silence:g} s"
+        text = f"sent nothing for {limits.silence:g} s"
     elif isinstance(error, httpx2.WriteTimeout):
-        text = f"takes nothing for {limits.silence:g} s"
+        text = f"accepted no data for {limits.silence:g} s"
     else:
         return None
     return Transient(TransferError(f"{host} {text} ({HOW_TO_WAIT})"))
@@ -482,23 +480,23 @@ def _failure(host: str, error: httpx2.HTTPError) -> Exception:
 def _tls_failure(host: str, cause: ssl.SSLError) -> Exception:
     reason = cause.reason or ""
     if reason in _NOT_TLS:
-        return NoTls(f"{host}: speaks no TLS")
+        return NoTls(f"{host}: does not use TLS")
     text = f"{host}: TLS: {printable(reason.replace('_', ' ').lower() or str(cause)[:200])}"
-    if "ALERT" in reason:  # the other side says what it does not like
+    if "ALERT" in reason:  # the server reports the reason
         return RegistryError(text)
     return Transient(TransferError(text))
 
 
 class UntrustedCertificate(RegistryError):
-    """The server's certificate is of nobody that is believed."""
+    """The server's certificate is not signed by a trusted authority."""
 
 
 class NoTls(RegistryError):
-    """There was an answer, but not in TLS."""
+    """The server answered, but not in TLS."""
 
 
 def _root(error: BaseException) -> OSError | None:
-    """The system's or OpenSSL's own error behind an exception."""
+    """Return the error of the system or of OpenSSL behind an exception."""
     chain: BaseException | None = error
     for _ in range(20):
         if chain is None:

@@ -1,4 +1,4 @@
-"""How long to wait, how often to try again, and how much to take from a registry."""
+"""Limits for registries: time-outs, retries, and sizes."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from typing import Self
 
 from unionmount.system.waiting import USUAL_TIMEOUT, timeout_of
 
-_LEAST_RATE = 512  # bytes a second
+_LEAST_RATE = 512  # bytes per second
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryLimits:
-    """Numbers that a test may want smaller; seconds and bytes."""
+    """The limits, in seconds and bytes; tests use smaller ones."""
 
     connect: float = 15.0
     silence: float = USUAL_TIMEOUT
-    """No byte for so long, while one is waited for, ends an attempt."""
+    """The time without a byte after which an attempt ends."""
     answer: float = 120.0
-    """All the time that the head of an answer, redirects included, or a whole document may take."""
+    """The time for the head of an answer, including redirects, or for a whole document."""
     patience: float = 900.0
-    """The silence of a registry that has got a whole blob and puts it in its place."""
+    """The time for which a registry may be silent while it stores a blob."""
     slow_window: float = 120.0
     slow_bytes: int = 120 * _LEAST_RATE
-    """Fewer bytes than this in a window of waiting is as good as silence."""
+    """The bytes per window below which a transfer counts as silent."""
     attempts: int = 5
     mirror_attempts: int = 2
     first_pause: float = 0.25
     longest_pause: float = 20.0
     longest_retry_after: float = 120.0
-    """A registry that wants a longer pause than this gets an error to the user instead."""
+    """The longest pause that a registry may request; a longer one is an error."""
     renewed_after: int = 1024 * 1024
-    """So many bytes of a blob, and the number of attempts begins anew."""
+    """The bytes of a blob after which the number of attempts starts again."""
     redirects: int = 8
     pages: int = 1000
     names: int = 200_000
-    """Pages and names that a list may have."""
+    """The limits for lists."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """The usual numbers, all times as much longer or shorter as the user's time-out is."""
+        """Return the default limits, with all times scaled by the user's time-out."""
         usual = cls()
         factor = timeout_of(environment) / usual.silence
         return replace(

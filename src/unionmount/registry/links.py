@@ -1,7 +1,7 @@
-"""``Link``, of which a list needs the next page: RFC 8288, section 3.
+"""The header ``Link``, which leads to the next page of a list: RFC 8288, section 3.
 
-A list that is cut would be taken for the whole one, so what can't be understood is an error where
-it may lead on. Each expression is possessive: none looks at a character more than a few times.
+A truncated list would be taken for the whole list, so a header that may lead on but cannot be
+parsed is an error. All expressions are possessive: none reads a character more than a few times.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _BARE = re.compile(r'[^\s",;]*+')
 
 
 class _Malformed(Exception):
-    """Never seen outside."""
+    """A malformed header; never raised outside of this module."""
 
 
 def next_link(values: Iterable[str], what: str) -> str | None:
-    """Where the next page is, as the header has it; None where this is the last one.
+    """Return the URL of the next page from the header; None if this is the last page.
 
-    Where no link says so, one without ``rel`` is: that is how other clients take it.
+    If no link has ``rel="next"``, one without ``rel`` counts, as in other clients.
     """
     said: list[str] = []
     bare: list[str] = []
@@ -42,7 +42,7 @@ def next_link(values: Iterable[str], what: str) -> str | None:
             text = value.lower()
             if "next" in text or "rel" not in text:
                 raise RegistryError(
-                    f"{what}: Link can't be understood, so the list may be longer: "
+                    f"{what}: Link cannot be parsed, so the list may be incomplete: "
                     f"'{printable(value[:200])}'"
                 ) from None
     found = said or bare
@@ -52,7 +52,7 @@ def next_link(values: Iterable[str], what: str) -> str | None:
 
 
 def _links(text: str) -> Iterator[tuple[str, list[str] | None]]:
-    """Targets, and the values of their first ``rel``, in lower case."""
+    """Yield the targets, and the values of their first ``rel`` in lower case."""
     position = _end(_BETWEEN, text, 0)
     while position < len(text):
         target = _TARGET.match(text, position)
@@ -69,7 +69,7 @@ def _links(text: str) -> Iterator[tuple[str, list[str] | None]]:
 
 
 def _parameter(text: str, position: int) -> tuple[str, str, int]:
-    """Name, value and end of what stands at a semicolon."""
+    """Return the name and value of the parameter at a semicolon, and its end."""
     name = _NAME.match(text, position)
     if text[position] != ";" or name is None or (name[2] and not name[1]):
         raise _Malformed

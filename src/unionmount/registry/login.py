@@ -1,4 +1,4 @@
-"""A user's name and secret."""
+"""The name and the secret of a user."""
 
 from __future__ import annotations
 

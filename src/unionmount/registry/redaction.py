@@ -1,7 +1,7 @@
-"""Addresses and headers as they may be shown: without what must stay secret.
+"""URLs and headers without secrets, for messages.
 
-What a query or header says is hidden unless it is known to be harmless: signatures and tokens have
-many names.
+The values of queries and headers are hidden unless they are known to be harmless, since signatures
+and tokens have many names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LONGEST = 400
 
 
 def shown_url(url: str) -> str:
-    """An address without passwords and signatures."""
+    """Return a URL without passwords and signatures."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -44,7 +44,7 @@ def shown_url(url: str) -> str:
 
 
 def shown_request(headers: Mapping[str, str]) -> str:
-    """What is worth knowing of a request's headers."""
+    """Return the harmless headers of a request."""
     pairs = [f"{name}: {headers[name]}" for name in _SHOWN_HEADERS if name in headers]
     if "authorization" in headers:
         scheme = headers["authorization"].partition(" ")[0]
@@ -53,7 +53,7 @@ def shown_request(headers: Mapping[str, str]) -> str:
 
 
 def shown_answer(headers: Mapping[str, str]) -> str:
-    """What is worth knowing of an answer's headers."""
+    """Return the harmless headers of an answer."""
     pairs = [f"{name}: {headers[name]}" for name in _SHOWN_ANSWER if name in headers]
     if "location" in headers:
         pairs.append(f"location: {shown_url(headers['location'])}")

@@ -1,10 +1,10 @@
-"""Where a name leads: registries.conf(5), its drop-in files and short-name aliases.
+"""The endpoints of a name: registries.conf(5), its drop-in files and short-name aliases.
 
 The user's ``registries.conf`` replaces the system's; drop-in files add to either, the user's after
-the system's, later ones over earlier ones, as containers/image reads them. Keys that are not known
-are passed over, what can't be read is a FormatError that names the file.
+the system's, later ones over earlier ones, as in containers/image. Unknown keys are ignored; an
+invalid file is a FormatError that names it.
 
-One thing differs: where no file says which registries are searched, it is docker.io.
+One thing differs: the default search registry is docker.io.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from unionmount.system.files import read_document
 from unionmount.system.text import printable
 
 SYSTEM = Path("/etc/containers")
-CACHE = Path("/var/cache/containers")  # root's; users have their own
+CACHE = Path("/var/cache/containers")  # for root; users have their own
 
 _API_HOSTS = {DEFAULT_REGISTRY: "registry-1.docker.io"}
 _MAX_FILE = 4 * 1024 * 1024
@@ -36,30 +36,30 @@ _PLACE = re.compile(r"[A-Za-z0-9._:\[\]-]+(?:/[^/\s]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One place to ask for an image: a mirror, or the registry itself."""
+    """An endpoint to ask for an image: a mirror, or the registry itself."""
 
-    reference: Reference  # the image's name there
-    insecure: bool = False  # plain HTTP and unknown certificates are allowed
+    reference: Reference  # the name of the image there
+    insecure: bool = False  # allows plain HTTP and untrusted certificates
     mirror: bool = False
 
     @property
     def registry(self) -> str:
-        """The registry's name: credentials and certificates are kept under it."""
+        """The name of the registry, by which credentials and certificates are found."""
         return self.reference.registry
 
     @property
     def host(self) -> str:
-        """Where the registry answers, ``HOST[:PORT]``."""
+        """The host of the registry, ``HOST[:PORT]``."""
         return api_host(self.reference.registry)
 
     @property
     def repository(self) -> str:
-        """The repository's name there."""
+        """The name of the repository there."""
         return self.reference.repository
 
 
 def api_host(registry: str) -> str:
-    """Where a registry answers: docker.io does so under another name."""
+    """Return the host of a registry's API; docker.io has another one."""
     return _API_HOSTS.get(registry, registry)
 
 
@@ -72,7 +72,7 @@ class Mirror:
     pulls: str
 
     def serves(self, ref: Reference) -> bool:
-        """Whether it may be asked for ``ref``."""
+        """Return whether the mirror may be asked for ``ref``."""
         if self.pulls == "all":
             return True
         return (self.pulls == "digest-only") == (ref.digest is not None)
@@ -80,7 +80,7 @@ class Mirror:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A ``[[registry]]``: what holds for names that begin with ``prefix``."""
+    """A ``[[registry]]``: the settings for names that begin with ``prefix``."""
 
     prefix: str
     location: str
@@ -90,7 +90,7 @@ class Rule:
     file: str
 
     def matched(self, name: str) -> int:
-        """How many characters of a full name it matches; 0 where it does not."""
+        """Return how many characters of a full name match; 0 if the rule does not apply."""
         if self.prefix.startswith("*."):
             host = re.match(r"[^/:@]*", name)
             assert host is not None
@@ -102,19 +102,21 @@ class Rule:
         return len(self.prefix) if not rest or rest[0] in "/:@" else 0
 
     def moved(self, ref: Reference, location: str) -> Reference:
-        """The name of ``ref`` at ``location``, which stands in for the prefix."""
+        """Return the name of ``ref`` with ``location`` instead of the prefix."""
         if not location:
             return ref
         text = location + str(ref)[self.matched(str(ref)) :]
         with suppress(InvalidReference):
             if has_registry(text):
                 return Reference.parse(text)
-        raise FormatError(f"{self.file}: location '{printable(location)}' makes no name of {ref}")
+        raise FormatError(
+            f"{self.file}: location '{printable(location)}' does not make a valid name of {ref}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Registries:
-    """What registries.conf and its drop-in files say."""
+    """The contents of registries.conf and its drop-in files."""
 
     search: tuple[str, ...] = (DEFAULT_REGISTRY,)
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -125,7 +127,7 @@ class Registries:
     def load(
         cls, environment: Mapping[str, str], *, system: Path = SYSTEM, cache: Path | None = None
     ) -> Self:
-        """What the files of this user and machine say."""
+        """Read the files of this user and this machine."""
         settings = _Configuration(environment)
         for path in _files(environment, system):
             settings.add(path)
@@ -139,26 +141,29 @@ class Registries:
         )
 
     def candidates(self, name: str) -> list[Reference]:
-        """What a user's name may mean, in the order in which to try; tags are not added."""
+        """Return the names that a user's name may mean, in order; tags are not added."""
         if has_registry(name):
             return [Reference.parse(name)]
-        Reference.parse(name)  # says what is wrong with it as it was written
+        Reference.parse(name)  # reports errors in the name as it was written
         bare = re.split(r"[:@]", name, maxsplit=1)[0]
         if bare in self.aliases:
             return [Reference.parse(self.aliases[bare] + name[len(bare) :])]
         if not self.search:
             raise RegistryError(
-                f"'{printable(name)}' names no registry, and registries.conf has none to search"
+                f"'{printable(name)}' names no registry, and registries.conf has no "
+                "search registries"
             )
         if self.mode == "enforcing" and len(self.search) > 1:
             raise RegistryError(
-                f"'{printable(name)}' may be of {', '.join(map(printable, self.search))}: "
+                f"'{printable(name)}' may be in {', '.join(map(printable, self.search))}; "
                 f"name the registry (registries.conf: short-name-mode is enforcing)"
             )
         return [Reference.parse(f"{registry}/{name}") for registry in self.search]
 
     def endpoints(self, ref: Reference, *, push: bool = False) -> list[Endpoint]:
-        """Where to ask for ``ref``: mirrors, then the registry itself; only that to ``push``."""
+        """Return the endpoints for ``ref``: mirrors, then the registry itself; only that to
+        ``push``.
+        """
         rule = self._rule(ref)
         if rule is None:
             return [Endpoint(ref)]
@@ -174,22 +179,24 @@ class Registries:
         return [*mirrors, Endpoint(rule.moved(ref, rule.location), rule.insecure)]
 
     def places(self, ref: Reference) -> set[str]:
-        """The registries that are meant by the one in ``ref``: itself, and where it is located."""
+        """Return the registries that ``ref`` may mean: its own, and that of its location."""
         try:
             endpoints = self.endpoints(ref)
-        except (RegistryError, FormatError):  # told when it is asked for
+        except (RegistryError, FormatError):  # reported when the registry is asked
             endpoints = []
         return {ref.registry, *(one.registry for one in endpoints if not one.mirror)}
 
     def is_insecure(self, registry: str) -> bool:
-        """Whether a registry as a whole may be asked over plain HTTP; RegistryError if blocked."""
+        """Return whether a registry may be asked over plain HTTP; raise RegistryError if it is
+        blocked.
+        """
         found = [rule for rule in self.rules if rule.matched(registry) == len(registry)]
         if any(rule.blocked for rule in found):
             raise RegistryError(f"{printable(registry)}: blocked by {found[0].file}")
         return any(rule.insecure for rule in found)
 
     def _rule(self, ref: Reference) -> Rule | None:
-        """The rule with the longest match; a name comes before a wildcard."""
+        """Return the rule with the longest match; names come before wildcards."""
         found = [rule for rule in self.rules if rule.matched(str(ref))]
         return max(
             found,
@@ -199,7 +206,7 @@ class Registries:
 
 
 class _Configuration:
-    """What has been read so far."""
+    """The settings read so far."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
@@ -209,28 +216,28 @@ class _Configuration:
         self.mode = ""
 
     def add(self, path: Path) -> None:
-        """Read one more file, over what is there."""
+        """Read another file, which overrides the settings."""
         table = _read(path, self._environment)
         if table is None:
             return
         search = table.strings("unqualified-search-registries")
         for rule in _rules(table):
             self.rules[rule.prefix] = rule
-        old = table.table("registries")  # the format before there were prefixes
+        old = table.table("registries")  # the format before prefixes existed
         if search is None and old is not None:
             search = _add_old(old, self.rules)
         for name in search or ():
             if not _is_place(name):
-                raise table.error(f"not a registry: '{printable(name[:200])}'")
+                raise table.error(f"'{printable(name[:200])}' is not a registry")
         self.search = self.search if search is None else search
         mode = table.string("short-name-mode")
         if mode not in _MODES:
-            raise table.error(f"short-name-mode is '{printable(mode[:200])}'")
+            raise table.error(f"short-name-mode is '{printable(mode[:200])}', which is unknown")
         self.mode = mode or self.mode
         self._add_aliases(table)
 
     def add_recorded(self, path: Path) -> None:
-        """Read aliases that another tool has recorded."""
+        """Read the aliases that another tool has recorded."""
         table = _read(path, self._environment)
         if table is not None:
             self._add_aliases(table)
@@ -242,13 +249,13 @@ class _Configuration:
             full = aliases.string(name)
             if not _is_alias(name, full):
                 raise table.error(
-                    f"not an alias: '{printable(name[:200])}' = '{printable(full[:200])}'"
+                    f"'{printable(name[:200])}' = '{printable(full[:200])}' is not an alias"
                 )
             self.aliases[name] = full
 
 
 def _is_alias(name: str, full: str) -> bool:
-    """Whether a short name stands for a full one, both without tag and digest, or for none."""
+    """Return whether an alias is valid: a short name for a full one, or for none, without tags."""
     try:
         short = Reference.parse(name)
         meant = Reference.parse(full) if full else None
@@ -267,7 +274,7 @@ def _rules(table: _Table) -> Iterator[Rule]:
         if not prefix:
             raise one.error("a [[registry]] has neither prefix nor location")
         if prefix.startswith("*") and not re.fullmatch(r"\*\.[A-Za-z0-9.-]+", prefix):
-            raise one.error(f"prefix '{printable(prefix)}': a wildcard is *.HOST")
+            raise one.error(f"prefix '{printable(prefix)}': a wildcard must be *.HOST")
         if not location and not prefix.startswith("*."):
             location = prefix
         digest_only = one.flag("mirror-by-digest-only")
@@ -281,17 +288,17 @@ def _mirror(table: _Table, digest_only: bool) -> Mirror:
         raise table.error("a mirror has no location")
     pulls = table.string("pull-from-mirror")
     if pulls not in ("", *_PULLS):
-        raise table.error(f"pull-from-mirror is '{printable(pulls[:200])}'")
+        raise table.error(f"pull-from-mirror is '{printable(pulls[:200])}', which is unknown")
     if pulls and digest_only:
-        raise table.error("pull-from-mirror does not go with mirror-by-digest-only")
+        raise table.error("pull-from-mirror cannot be combined with mirror-by-digest-only")
     return Mirror(location, table.flag("insecure"), pulls or _PULLS[digest_only])
 
 
 def _place(table: _Table, key: str) -> str:
-    """A prefix or location: ``HOST[:PORT][/PATH]`` without a scheme."""
+    """Return a prefix or location: ``HOST[:PORT][/PATH]`` without a scheme."""
     text = table.string(key).rstrip("/")
     if text and not _is_place(text.removeprefix("*.")):
-        raise table.error(f"{key} is no HOST[:PORT][/PATH]: '{printable(text[:200])}'")
+        raise table.error(f"{key} '{printable(text[:200])}' is not HOST[:PORT][/PATH]")
     return text
 
 
@@ -300,7 +307,7 @@ def _is_place(text: str) -> bool:
 
 
 def _add_old(table: _Table, rules: dict[str, Rule]) -> list[str] | None:
-    """Take over lists of the first version of the format."""
+    """Read the lists of the first version of the format."""
 
     def listed(key: str) -> list[str] | None:
         part = table.table(key)
@@ -309,14 +316,14 @@ def _add_old(table: _Table, rules: dict[str, Rule]) -> list[str] | None:
     insecure, blocked = set(listed("insecure") or ()), set(listed("block") or ())
     for name in sorted(insecure | blocked):
         if not _is_place(name):
-            raise table.error(f"not a registry: '{printable(name[:200])}'")
+            raise table.error(f"'{printable(name[:200])}' is not a registry")
         rules[name] = Rule(name, name, name in insecure, name in blocked, (), table.where)
     return listed("search")
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A table of a TOML file, whose values have the type that is asked for."""
+    """A table of a TOML file, whose values are read with their types checked."""
 
     values: Mapping[str, Any]
     where: str
@@ -360,7 +367,7 @@ class _Table:
 
 
 def _read(path: Path, environment: Mapping[str, str]) -> _Table | None:
-    """The file, taken apart; None where there is none."""
+    """Parse a file; return None if it does not exist."""
     where = printable(str(path))
     try:
         raw = read_document(path, _MAX_FILE, environment)
@@ -373,19 +380,19 @@ def _read(path: Path, environment: Mapping[str, str]) -> _Table | None:
 
 
 def home(environment: Mapping[str, str]) -> Path:
-    """The home directory that the environment says, or else the user's."""
+    """Return the home directory of the environment, or else the user's."""
     said = environment.get("HOME")
     return Path(said) if said else Path.home()
 
 
 def config_home(environment: Mapping[str, str]) -> Path:
-    """Where the user's configuration is."""
+    """Return the directory of the user's configuration."""
     said = environment.get("XDG_CONFIG_HOME")
     return Path(said) if said else home(environment) / ".config"
 
 
 def _files(environment: Mapping[str, str], system: Path) -> Iterator[Path]:
-    """All files that count, those that win last."""
+    """Yield all files that count; later ones override earlier ones."""
     user = config_home(environment) / "containers"
     explicit = environment.get("CONTAINERS_REGISTRIES_CONF")
     own = user / "registries.conf"
@@ -406,7 +413,7 @@ def _drop_ins(directory: Path) -> Sequence[Path]:
 
 
 def _recorded(environment: Mapping[str, str], cache: Path | None) -> Iterator[Path]:
-    """The aliases that podman has written down after it asked."""
+    """Yield the files of aliases that podman recorded."""
     if cache is None:
         own = environment.get("XDG_CACHE_HOME") or home(environment) / ".cache"
         cache = CACHE if os.geteuid() == 0 else Path(own) / "containers"

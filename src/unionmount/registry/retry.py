@@ -1,4 +1,4 @@
-"""What may be better next time, and how long to wait for it."""
+"""Retries: failures that may be temporary, and the pauses between attempts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unionmount.registry.limits import RegistryLimits
 
 
 class Transient(Exception):
-    """A failure that another attempt may mend; ``error`` is what is raised if none does."""
+    """A failure that may be temporary; ``error`` is raised if all attempts fail."""
 
     def __init__(self, error: RegistryError, pause: float | None = None) -> None:
         super().__init__(str(error))
@@ -22,7 +22,7 @@ class Transient(Exception):
 
 
 class Backoff:
-    """Pauses that double, by chance shorter, for a bounded number of attempts."""
+    """Exponential pauses with jitter, for a bounded number of attempts."""
 
     def __init__(self, limits: RegistryLimits, attempts: int | None = None) -> None:
         self._limits = limits
@@ -30,11 +30,11 @@ class Backoff:
         self._failed = 0
 
     def renew(self) -> None:
-        """Begin anew after something went well."""
+        """Start again after progress."""
         self._failed = 0
 
     async def wait(self, failure: Transient) -> None:
-        """Wait before the next attempt; the failure's error where there shall be none."""
+        """Wait before the next attempt; raise the failure's error if there is none."""
         self._failed += 1
         if self._failed >= self._attempts:
             raise failure.error from failure
@@ -42,17 +42,17 @@ class Backoff:
         if failure.pause is not None:
             if failure.pause > limits.longest_retry_after:
                 raise TooManyRequests(
-                    f"{failure.error}; it wants a pause of {failure.pause:.0f} s"
+                    f"{failure.error}; the registry requests a pause of {failure.pause:.0f} s"
                 ) from failure
             await trio.sleep(failure.pause)
             return
         pause = min(limits.longest_pause, limits.first_pause * 2 ** (self._failed - 1))
-        # Many clients that failed together shall not come back together.
+        # Clients that failed together must not come back together.
         await trio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
 
 
 def retry_after(value: str | None) -> float | None:
-    """The seconds that a ``Retry-After`` asks for, given as a number or a date."""
+    """Return the seconds of a ``Retry-After``, given as a number or a date."""
     if not value:
         return None
     digits = value.strip()

@@ -1,4 +1,4 @@
-"""Looking for images by a word: Docker Hub's search, and the list of a registry's repositories."""
+"""The search for images by a word: Docker Hub's search, or a registry's list of repositories."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """One image that was found; registries that only list their repositories tell its name."""
+    """An image that was found; a registry that only lists repositories gives only its name."""
 
     name: str
     description: str = ""
@@ -18,7 +18,7 @@ class SearchResult:
 
 
 def parse_results(document: Any, registry: str) -> list[SearchResult] | None:
-    """What Docker Hub's search answers; None where it is something else."""
+    """Parse an answer of Docker Hub's search; return None if it is something else."""
     results = document.get("results") if isinstance(document, dict) else None
     if not isinstance(results, list):
         return None
@@ -42,5 +42,5 @@ def _result(one: dict[str, Any], registry: str) -> SearchResult | None:
 
 
 def matching(names: Iterable[str], term: str, registry: str) -> list[SearchResult]:
-    """Repositories of a list whose names contain a word."""
+    """Return the repositories whose names contain a word."""
     return [SearchResult(f"{registry}/{name}") for name in names if term.lower() in name.lower()]

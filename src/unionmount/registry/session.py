@@ -1,7 +1,7 @@
-"""Requests to endpoints: with the right scheme, authorized, tried again, told in one line.
+"""Authorized requests to endpoints, which are retried, and described in one line.
 
-A registry on this machine, and one that the user calls insecure, may speak plain HTTP; which it is,
-is found out once. All others are spoken to in TLS only.
+A registry on this machine, or one that the user calls insecure, may use plain HTTP, which is found
+out once. All others must use TLS.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^:/?#@\[\]]+)(?::[0-9]{1,5})?")
 
 @dataclass(frozen=True, slots=True)
 class RegistryCall:
-    """A request to an endpoint; ``path`` may also be a whole URL that it gave."""
+    """A request to an endpoint; ``path`` may also be a whole URL from the endpoint."""
 
     method: str
     path: str
@@ -48,8 +48,8 @@ class RegistryCall:
     expected: tuple[int, ...] = (200,)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = field(default=None, repr=False)
-    patient: bool = False  # the answer may take as long as a registry moves a blob
-    bulk: bool = False  # many bytes go over the wire
+    patient: bool = False  # the answer may take as long as a registry needs to move a blob
+    bulk: bool = False  # many bytes are transferred
 
 
 class Session:
@@ -77,7 +77,7 @@ class Session:
         call: RegistryCall,
         read: Callable[[httpx2.Response], Awaitable[T]],
     ) -> T:
-        """What ``read`` makes of the answer; both are tried again where that may help."""
+        """Return the result of ``read`` for the answer; retry both if that may help."""
         attempts = self.limits.mirror_attempts if endpoint.mirror else None
         backoff = Backoff(self.limits, attempts)
         while True:
@@ -90,7 +90,7 @@ class Session:
 
     @asynccontextmanager
     async def open(self, endpoint: Endpoint, call: RegistryCall) -> AsyncIterator[httpx2.Response]:
-        """The answer to one authorized attempt, of an expected status, its body not yet read."""
+        """Make one authorized attempt; yield the answer with an expected status, without body."""
         endpoint = self._as_allowed(endpoint)
         base = await self.base(endpoint)
         url = parse_url(base).join(call.path)
@@ -119,19 +119,19 @@ class Session:
                 if response.status_code != 401 or refusals == _REFUSALS:
                     raise error
                 if origin(response.url) != origin(url) or not ours:
-                    raise error  # a host that we were sent to, with no secret of ours
+                    raise error  # a host of a redirect, which has no secret of ours
                 if not await self._authorizer.refused(endpoint, call.scopes, response, used):
                     raise error
             refusals += 1
 
     def url(self, endpoint: Endpoint, response: httpx2.Response, location: str) -> str:
-        """An address that an answer gave, relative or not; TLS is not left."""
+        """Return a URL from an answer, relative or not; TLS is never left."""
         url = response.url
         asked = Outgoing("GET", str(url), insecure=self._as_allowed(endpoint).insecure)
         return asked.redirected(location, 307).url
 
     async def base(self, endpoint: Endpoint) -> str:
-        """Scheme and host of an endpoint."""
+        """Return scheme and host of an endpoint."""
         host = endpoint.host
         endpoint = self._as_allowed(endpoint)
         if not _HOST.fullmatch(host):
@@ -144,13 +144,13 @@ class Session:
         return self._bases[key]
 
     def _as_allowed(self, endpoint: Endpoint) -> Endpoint:
-        """What the user says on the command line goes over what the configuration says."""
+        """Return the endpoint with the settings of the command line, which come first."""
         if self._tls_verify is None:
             return endpoint
         return replace(endpoint, insecure=not self._tls_verify)
 
     async def _is_plain(self, endpoint: Endpoint) -> bool:
-        """Whether to speak without TLS, which only some endpoints may be spoken to."""
+        """Return whether to use plain HTTP, which only some endpoints permit."""
         name = _HOST.fullmatch(endpoint.host)
         own = name is not None and is_loopback(name[1])
         if self._tls_verify or not (endpoint.insecure or own):
@@ -160,9 +160,10 @@ class Session:
         return not await self._answers_in_tls(endpoint)
 
     async def _answers_plainly(self, endpoint: Endpoint) -> bool:
-        """Whether a port of this machine answers without TLS; servers with TLS say 400, or hang up.
+        """Return whether a port of this machine answers in plain HTTP; TLS servers return 400, or
+        hang up.
 
-        A server without TLS may take no end of a handshake for a request, so this is tried first.
+        It is tried first, since a server without TLS may wait forever for the end of a handshake.
         """
         probe = Outgoing("GET", f"http://{endpoint.host}/v2/", insecure=endpoint.insecure)
         try:
@@ -173,7 +174,7 @@ class Session:
             return False
 
     async def _answers_in_tls(self, endpoint: Endpoint) -> bool:
-        """Whether there is TLS; what else goes wrong is told by the request that follows."""
+        """Return whether the server uses TLS; other errors are reported by the next request."""
         probe = Outgoing("GET", f"https://{endpoint.host}/v2/", insecure=endpoint.insecure)
         try:
             async with self._http.send(probe):

@@ -1,8 +1,8 @@
-"""Whom to believe: the system's CAs, certs.d, and client certificates.
+"""TLS: the system's CAs, certs.d, and client certificates.
 
-``certs.d/HOST[:PORT]/`` holds ``*.crt`` (CAs, beside the system's) and pairs of ``NAME.cert`` and
-``NAME.key`` (client certificates): containers-certs.d(5). The first directory that there is for a
-host counts.
+``certs.d/HOST[:PORT]/`` holds ``*.crt`` (CAs, in addition to the system's) and pairs of
+``NAME.cert`` and ``NAME.key`` (client certificates): containers-certs.d(5). The first existing
+directory of a host counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SYSTEM = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
 
 
 class Trust:
-    """TLS settings by host; one that has none of its own shares the common one."""
+    """The TLS settings of hosts; a host without its own shares the common ones."""
 
     def __init__(
         self,
@@ -38,11 +38,10 @@ class Trust:
     def context(
         self, host: str, *, insecure: bool, bulk: bool = False, elsewhere: bool = False
     ) -> ssl.SSLContext:
-        """How to speak TLS with ``HOST[:PORT]``; ``insecure`` believes everybody.
+        """Return the TLS settings for ``HOST[:PORT]``; ``insecure`` trusts every certificate.
 
-        Contexts for ``bulk`` are others: what the two offer in their handshakes (ALPN) differs.
-        ``elsewhere`` is where a registry has sent us: it does not see the client certificates of a
-        directory that was named for the registry.
+        Contexts for ``bulk`` differ in their handshakes (ALPN). ``elsewhere`` is a host of a
+        redirect, which does not see the client certificates of a directory for the registry.
         """
         directory = self._directory or self._of_host(host)
         anonymous = elsewhere and self._directory is not None
@@ -87,12 +86,14 @@ def _add(context: ssl.SSLContext, path: Path) -> None:
         elif path.suffix == ".cert":
             key = path.with_suffix(".key")
             if not key.exists():
-                raise FormatError(f"{where}: no key beside the certificate ({printable(key.name)})")
-            # Without a password of our own, OpenSSL would ask on the terminal.
+                raise FormatError(
+                    f"{where}: the key is missing beside the certificate ({printable(key.name)})"
+                )
+            # Without a password callback, OpenSSL would ask on the terminal.
             with opened_for_library(path) as name, opened_for_library(key) as key_name:
                 context.load_cert_chain(name, key_name, password=b"")
         elif path.suffix == ".key" and not path.with_suffix(".cert").exists():
-            raise FormatError(f"{where}: no certificate beside the key")
+            raise FormatError(f"{where}: the certificate is missing beside the key")
     except ssl.SSLError as error:
         reason = error.reason or "no certificate or key in PEM"
         raise FormatError(f"{where}: {printable(reason)}") from error

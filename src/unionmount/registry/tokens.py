@@ -1,9 +1,9 @@
-"""What to send in ``Authorization``: Basic, or Bearer tokens, kept by scope.
+"""The header ``Authorization``: Basic, or Bearer tokens, which are cached by scope.
 
-A registry answers 401 with a challenge. What it wants is remembered for its other scopes, so that
-one refusal a registry is all there is. A token is asked for once, however many wait for it, and
-again when it expires or is refused. Secrets go to a token server over TLS only, unless the registry
-itself is spoken to without; then to this machine only, unless the user allowed more.
+A registry answers 401 with a challenge. It is remembered for other scopes, so that each registry
+refuses only once. A token is requested once for all tasks that wait for it, and again when it
+expires or is refused. Secrets are sent to a token server only over TLS, unless the registry itself
+uses plain HTTP; then only on this machine, unless the user allows more.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from unionmount.system.text import printable
 Scopes = tuple[str, ...]
 
 _MAX_ANSWER = 256 * 1024
-_DEFAULT_LIFE = 60  # seconds, where the token server does not say
+_DEFAULT_LIFE = 60  # seconds; used if the token server reports none
 _LONGEST_LIFE = 24 * 3600
 _RENEWED_BEFORE = 10  # seconds before the end
 _TOKEN = re.compile(r"[!-~]+")
@@ -44,7 +44,7 @@ _CLIENT = "unionmount"
 @dataclass(frozen=True, slots=True)
 class _BearerToken:
     value: str = field(repr=False)
-    end: float  # by trio's clock
+    end: float  # in trio's clock
 
     @property
     def is_fresh(self) -> bool:
@@ -53,7 +53,7 @@ class _BearerToken:
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """What a token is good for; logins may differ by repository."""
+    """The scope of a token; logins may differ by repository."""
 
     host: str
     repository: str
@@ -75,13 +75,13 @@ class Authorizer:
         self._limits = limits
         self._debug = debug
         self._challenges: dict[str, Challenge] = {}
-        self._scopes: dict[_Key, Scopes] = {}  # where a registry asked for other ones
+        self._scopes: dict[_Key, Scopes] = {}  # scopes that a registry asked for instead
         self._tokens: dict[_Key, _BearerToken] = {}
         self._locks: dict[_Key, trio.Lock] = {}
         self._logins: dict[tuple[str, str, bool], Login | None] = {}
 
     async def header(self, endpoint: Endpoint, base: str, scopes: Scopes) -> str | None:
-        """What to send with a request to ``base``; None before anything was asked for."""
+        """Return the header for a request to ``base``; None if no challenge is known."""
         challenge = self._challenges.get(endpoint.host)
         if challenge is None:
             return None
@@ -99,7 +99,7 @@ class Authorizer:
     async def refused(
         self, endpoint: Endpoint, scopes: Scopes, response: httpx2.Response, used: str | None
     ) -> bool:
-        """Learn from a 401; tells whether another attempt makes sense."""
+        """Learn from a 401; return whether another attempt makes sense."""
         challenge = _choose(
             parse_challenges(response.headers.get_list("www-authenticate"), endpoint.host)
         )
@@ -123,7 +123,7 @@ class Authorizer:
         return self._logins[key]
 
     def _find(self, endpoint: Endpoint) -> Login | None:
-        """Look a login up, in a thread of trio's: a helper may take its time."""
+        """Find a login, in a thread of trio, since a helper may be slow."""
         return self._credentials.find(
             endpoint.registry,
             endpoint.repository,
@@ -160,7 +160,7 @@ class Authorizer:
 
 
 def _choose(challenges: list[Challenge]) -> Challenge | None:
-    """Bearer rather than Basic; what else there is, is not known here."""
+    """Choose Bearer, or else Basic; other schemes are not supported."""
     for scheme in ("bearer", "basic"):
         for challenge in challenges:
             if challenge.scheme == scheme:
@@ -169,7 +169,7 @@ def _choose(challenges: list[Challenge]) -> Challenge | None:
 
 
 def _wanted(repository: str, scopes: Scopes, challenge: Challenge) -> Scopes:
-    """Our scopes, and those that the registry asks for, but no other repository's."""
+    """Return our scopes, and those the registry asks for, except for other repositories."""
     own = f"repository:{repository}:"
     more = [
         scope
@@ -182,24 +182,26 @@ def _wanted(repository: str, scopes: Scopes, challenge: Challenge) -> Scopes:
 
 
 def _covers(scope: str, other: str) -> bool:
-    """Whether a scope allows all that another does."""
+    """Return whether a scope permits all that another does."""
     name, _, actions = scope.rpartition(":")
     other_name, _, other_actions = other.rpartition(":")
     return name == other_name and set(other_actions.split(",")) <= set(actions.split(","))
 
 
 def _realm(endpoint: Endpoint, base: str, challenge: Challenge, *, secret: bool) -> httpx2.URL:
-    """Where tokens are given out, checked; a relative address is one of the registry."""
+    """Return the URL of the token server, checked; a relative one is on the registry."""
     realm = challenge.parameters.get("realm", "").strip()
     url = _joined(base, realm) if realm else parse_url(realm)
     where = f"{endpoint.host}: the realm of its tokens, {shown_url(str(url))},"
     if url.scheme not in ("http", "https") or not url.host or url.userinfo:
-        raise RegistryError(f"{where} is no address")
+        raise RegistryError(f"{where} is not a URL")
     if url.scheme == "http" and not endpoint.insecure:
         if base.startswith("https:"):
             raise RegistryError(f"{where} is plain HTTP, though the registry has TLS")
         if secret and not is_loopback(url.host):
-            raise RegistryError(f"{where} is plain HTTP on another machine; credentials stay here")
+            raise RegistryError(
+                f"{where} is plain HTTP on another machine; no credentials are sent there"
+            )
     return url
 
 
@@ -208,7 +210,7 @@ def _joined(base: str, address: str) -> httpx2.URL:
     try:
         return url if url.scheme else parse_url(base).join(url)
     except (httpx2.InvalidURL, ValueError) as error:
-        raise RegistryError(f"not a URL: '{printable(address[:200])}'") from error
+        raise RegistryError(f"'{printable(address[:200])}' is not a URL") from error
 
 
 def _token_request(
@@ -217,7 +219,9 @@ def _token_request(
     scopes: Scopes,
     login: Login | None,
 ) -> Outgoing:
-    """GET with Basic, as every token server has it; POST for a refresh token (OAuth 2)."""
+    """Return a GET with Basic, which every token server supports, or a POST for a refresh token
+    (OAuth 2).
+    """
     if login is not None and login.identity_token:
         form = [pair for pair in fields if pair[0] != "scope"]
         form += [("scope", " ".join(scopes))] if scopes else []
@@ -242,12 +246,12 @@ def _parse_token(raw: bytes, what: str, asked: float) -> _BearerToken:
     try:
         document: Any = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{what}: the answer is no JSON") from error
+        raise FormatError(f"{what}: the answer is not JSON") from error
     if not isinstance(document, dict):
-        raise FormatError(f"{what}: the answer is no JSON object")
+        raise FormatError(f"{what}: the answer is not a JSON object")
     value = document.get("token") or document.get("access_token")
     if not isinstance(value, str) or not _TOKEN.fullmatch(value):
-        raise NotAuthorized(f"{what}: the answer has none")
+        raise NotAuthorized(f"{what}: the answer has no token")
     life = document.get("expires_in")
     if not isinstance(life, int | float) or not 0 < life <= _LONGEST_LIFE:
         life = _DEFAULT_LIFE

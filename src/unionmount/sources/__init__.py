@@ -1,4 +1,4 @@
-"""Where images come from, other than the store: one Protocol, and what a user writes for it.
+"""Sources of images: the forms in which users write them, and archives behind one base class.
 
 ::
 
@@ -6,7 +6,7 @@
     oci-archive:FILE[:REF]      an OCI image layout in a tar
     oci:DIR[:REF]               an OCI image layout, a directory
     docker://NAME               an image of a registry
-    PATH[:REF]                  one of these, seen from what it holds
+    PATH[:REF]                  one of these, recognised by its content
     NAME or ID                  an image of the store
     scratch                     the empty image
 
@@ -41,7 +41,7 @@ Kind = Literal["docker-archive", "oci-archive", "oci", "registry", "path", "stor
 
 STDIN = "-"
 
-_LISTED = 20  # images that a message names
+_LISTED = 20  # images that a message lists
 _TRANSPORTS: dict[str, Kind] = {
     "docker-archive": "docker-archive",
     "oci-archive": "oci-archive",
@@ -56,7 +56,7 @@ _FOREIGN = frozenset({"docker", "docker-daemon", "containers-storage", "dir", "o
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A SOURCE as a user wrote it, taken apart; ``path`` is a name or ID where it is stored."""
+    """A parsed SOURCE; ``path`` is a name or ID if it is a stored image."""
 
     kind: Kind
     path: str
@@ -68,11 +68,11 @@ class Location:
         )
 
     def absolute(self) -> str:
-        """The same SOURCE for a process with another working directory."""
+        """Return the same SOURCE for a process with another working directory."""
         if self.kind == "stored" or self.path == STDIN or self.kind == "registry":
             path = self.path
         else:
-            path = os.path.abspath(self.path)  # noqa: PTH100 - links stay links
+            path = os.path.abspath(self.path)  # noqa: PTH100 - does not resolve symlinks
         return self._prefix() + path + self._suffix()
 
     def _prefix(self) -> str:
@@ -85,7 +85,7 @@ class Location:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """What ``text`` means; the file system decides where it is ambiguous."""
+        """Parse a SOURCE; if it is ambiguous, existing files decide."""
         transport, colon, rest = text.partition(":")
         if text.startswith(_REGISTRY):
             return cls("registry", text.removeprefix(_REGISTRY))
@@ -93,10 +93,10 @@ class Location:
             return cls(_TRANSPORTS[transport], *_split_path(rest))
         if colon and (transport in _FOREIGN or rest.startswith("//")):
             known = ", ".join([*_TRANSPORTS, _REGISTRY])
-            raise UsageError(f"unknown transport '{printable(transport)}' (there are {known})")
+            raise UsageError(f"unknown transport '{printable(transport)}'; use one of {known}")
         if not text:
             raise UsageError("the source is empty")
-        if text == SCRATCH:  # a file of that name is ./scratch
+        if text == SCRATCH:  # a file with that name is ./scratch
             return cls("stored", text)
         path, selector = _split_path(text)
         if _is_path(path):
@@ -110,22 +110,22 @@ class Location:
 
     @classmethod
     def parse_target(cls, text: str) -> Self:
-        """Where something is to be put: no path is guessed, and none has to be there."""
+        """Parse a target; paths need a transport, and need not exist."""
         transport, colon, rest = text.partition(":")
         if colon and transport in _TRANSPORTS:
             path, _, selector = rest.partition(":")
             if not path or path == STDIN:
-                raise UsageError(f"name a file or directory: '{printable(text)}'")
+                raise UsageError(f"'{printable(text)}' does not name a file or directory")
             return cls(_TRANSPORTS[transport], path, selector)
         if text.startswith(("/", "./", "../")):
             forms = ", ".join(f"{one}:" for one in _TRANSPORTS)
-            raise UsageError(f"say what to make of '{printable(text)}': {forms}")
+            raise UsageError(f"'{printable(text)}' needs a transport: {forms}")
         found = cls.parse(text)
         return found if found.kind == "registry" else cls("stored", text)
 
 
 def _split_path(text: str) -> tuple[str, str]:
-    """Cut a path from its REF: the shortest beginning that exists, for a path may have colons."""
+    """Split a path from its REF at the first colon before which a file exists."""
     if not text:
         raise UsageError("the path of the source is empty")
     if not _exists(text):
@@ -140,7 +140,7 @@ def _split_path(text: str) -> tuple[str, str]:
 def _exists(text: str) -> bool:
     try:
         return Path(text).exists()
-    except (OSError, ValueError):  # too long for a path, or not allowed to look
+    except (OSError, ValueError):  # too long for a path, or not permitted
         return False
 
 
@@ -149,19 +149,20 @@ def _is_directory(text: str) -> bool:
 
 
 def _is_path(text: str) -> bool:
-    """Whether a bare word is meant as a path: an image and a directory may share a name."""
+    """Return whether a bare word is a path; an image and a directory may have the same name."""
     if text == STDIN or text.startswith(("/", "./", "../")):
         return True
     if _is_directory(text):
         return "/" in text or _exists(f"{text}/index.json")
-    return _exists(text) or os.path.islink(text)  # noqa: PTH114 - it may be no path at all
+    return _exists(text) or os.path.islink(text)  # noqa: PTH114 - it may not be a valid path
 
 
 def looks_like_file(text: str) -> bool:
-    """Whether a word that names nothing here is a file's path, and not for a registry to know.
+    """Return whether a word that names nothing here is probably the path of a file.
 
-    It ends as archives do (also before REF), is a path below a directory whose name no registry
-    has, or has a slash and is no name of an image. Names with a port or a digest are none.
+    That is the case if it ends like an archive (also before REF), is below an existing directory
+    whose name no registry can have, or has a slash and is not a valid image name. Names with a port
+    or a digest are never paths.
     """
     first, slash, _ = text.partition("/")
     if _DIGEST.search(text) or (slash and _HOST.fullmatch(first)):
@@ -171,7 +172,7 @@ def looks_like_file(text: str) -> bool:
         return True
     if not slash:
         return False
-    if has_registry(text) and "." not in first and _is_directory(first):  # as in Downloads/x
+    if has_registry(text) and "." not in first and _is_directory(first):  # such as Downloads/x
         return True
     return not _is_name(text)
 
@@ -185,50 +186,50 @@ def _is_name(text: str) -> bool:
 
 
 def refuse_file(name: str) -> None:
-    """UsageError where a name that is for a registry is that of a file."""
+    """Raise UsageError if the name for a registry is that of a file."""
     if name.startswith(("/", "./", "../")) or (looks_like_file(name) and _is_name(name)):
         raise UsageError(
-            f"'{printable(name)}' looks like a file: 'unionmount load -i FILE' takes those "
-            f"({_REGISTRY}NAME is in a registry, whatever it looks like)"
+            f"'{printable(name)}' looks like a file; load it with 'unionmount load -i FILE', "
+            f"or write {_REGISTRY}NAME for an image of a registry"
         )
 
 
 def no_such_file(text: str) -> NotFoundError:
-    """What is told of a word that looks like a file and is none, nor an image that is here."""
+    """Return the error for a word that looks like a file, but names nothing here."""
     what = printable(text)
     hint = f" ({_REGISTRY}{what} is an image of a registry)" if _is_name(text) else ""
     return NotFoundError(f"{what}: no such file or directory, and no image in the store{hint}")
 
 
 class Files(Protocol):
-    """Files by name, either in a directory or in a tar; both are read where they are."""
+    """Files by path in a directory or a tar, which are read in place."""
 
     @property
     def what(self) -> str:
-        """The directory or tar, for messages."""
+        """The name of the directory or tar for messages."""
 
     def find(self, path: str) -> FileRange | None:
-        """The bytes of a file, valid until ``release``; None where there is no such file."""
+        """Return the range of a file, valid until ``release``; None if it does not exist."""
 
     def size(self, path: str) -> int | None:
-        """Bytes of a file, without keeping it open; None where there is no such file."""
+        """Return the size of a file without keeping it open; None if it does not exist."""
 
     def read(self, path: str) -> bytes | None:
-        """A document; None where there is none, LimitExceeded where it is too large for one."""
+        """Read a document; None if it does not exist; raise LimitExceeded if it is too large."""
 
     def check_unchanged(self) -> None:
-        """FormatError where something that was found has changed since."""
+        """Raise FormatError if a file has changed since it was found."""
 
     def release(self) -> None:
-        """Let go of what was found; there may be more files than descriptors."""
+        """Close the files that were found, since there may be more files than descriptors."""
 
     def close(self) -> None:
-        """Close everything."""
+        """Close all files."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerBlob:
-    """The bytes of one layer as they are kept; ``digest`` is what is said of them."""
+    """The bytes of one layer as they are stored; ``digest`` is their recorded digest."""
 
     what: str
     data: FileRange
@@ -238,9 +239,9 @@ class LayerBlob:
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """One image with its layers, lowest first.
+    """An image and its layers, lowest first.
 
-    ``made_up`` tells that the source has no manifest and one was made of what is known.
+    ``made_up``: the source has no manifest, so one was made.
     """
 
     image: ImageDocuments
@@ -250,10 +251,10 @@ class SourceImage:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image that a source offers, by number; ``labels`` are what REF may say.
+    """An image of an archive; ``labels`` are the values of REF that select it.
 
-    A source may have an image several times, for each of its names: those entries are equal in
-    ``same``, which is empty where nothing is said of that.
+    An archive may list an image once for each of its names: such entries have an equal ``same``,
+    which is empty if that is unknown.
     """
 
     number: int
@@ -262,7 +263,7 @@ class Entry:
     same: tuple[Hashable, ...] = ()
 
     def matches(self, selector: str) -> bool:
-        """Whether REF stands for this one."""
+        """Return whether REF selects this image."""
         if selector in self.labels or selector == f"@{self.number}":
             return True
         try:
@@ -307,7 +308,7 @@ class ImageArchive(Closing, ABC):
 
 
 def distinct(entries: Sequence[Entry]) -> list[Entry]:
-    """Each image once, under all the names that it has among ``entries``."""
+    """Return each image once, with the names of all its entries."""
     groups: dict[tuple[Hashable, ...], list[Entry]] = {}
     for entry in entries:
         key = ("same", *entry.same) if entry.same else ("number", entry.number)
@@ -322,9 +323,9 @@ def _joined(group: Sequence[Entry]) -> Entry:
 
 
 def choose(entries: Sequence[Entry], selector: str, what: str) -> Entry:
-    """The one image that REF stands for, or the only one.
+    """Return the image that REF selects, or the only one.
 
-    With REF it gets the names of the entries that REF means, without it all that it has.
+    With REF, it has the names of the selected entries, otherwise all its names.
     """
     found = distinct([entry for entry in entries if not selector or entry.matches(selector)])
     if len(found) == 1:
@@ -333,7 +334,7 @@ def choose(entries: Sequence[Entry], selector: str, what: str) -> Entry:
     listed = "; ".join(str(entry) for entry in entries[:_LISTED])
     more = "; …" if len(entries) > _LISTED else ""
     if not entries:
-        raise NotFoundError(f"{what}: holds no image")
+        raise NotFoundError(f"{what}: contains no image")
     if not found:
         raise NotFoundError(f"{what}: no image '{printable(selector)}' (there are: {listed}{more})")
-    raise NotFoundError(f"{what}: holds {len(found)} images, choose one: {listed}{more}")
+    raise NotFoundError(f"{what}: contains {len(found)} images; choose one: {listed}{more}")

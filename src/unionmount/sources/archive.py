@@ -1,10 +1,10 @@
-"""Images in a tar: what "docker save" writes, and an OCI image layout in a tar.
+"""Images in a tar: the archives of "docker save", and OCI image layouts in a tar.
 
-Nothing is unpacked. The outer tar is indexed by the same core that indexes layers, in memory, and
-its members are byte ranges of the file. Since version 25 Docker writes both forms into one
-archive; then the OCI one is read, for it has the digests, and ``manifest.json`` only adds names.
-Source of ``manifest.json``: the Docker Image Specification v1.2, "Combined Image JSON + Filesystem
-Changeset Format". Older archives have one symlink for each layer that another image has too.
+Nothing is unpacked. The core indexes the outer tar in memory, as it indexes layers, and its members
+are byte ranges of the file. Since version 25, Docker writes both forms into one archive; then the
+layout is read, because it has the digests, and ``manifest.json`` only adds names. Source of
+``manifest.json``: the Docker Image Specification v1.2, "Combined Image JSON + Filesystem Changeset
+Format". Older archives have a symlink for each layer that several images share.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 
 _MAX_MEMBERS = core.IndexLimits(max_entries=1 << 20, max_strings=128 << 20)
-_MAX_HOPS = 40  # symlinks on one way, as the kernel allows
+_MAX_HOPS = 40  # symlinks in one path, the limit of the kernel
 _MAX_IMAGES = 65536
 _NAMED_BY_DIGEST = re.compile(r"(?:^|/)(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json|\.tar)?$")
 
@@ -65,7 +65,9 @@ class TarFiles:
     def _open_tree(self, stack: ExitStack) -> core.Tree:
         memory = os.memfd_create("outer index")
         try:
-            os.fchmod(memory, 0o600)  # as what nobody else can change it is mapped, not copied
+            os.fchmod(
+                memory, 0o600
+            )  # a file that nobody else can change is mapped instead of copied
             with core.Indexer(self.what, _MAX_MEMBERS) as indexer:
                 for _ in indexer.scan(self._fd, 0, self._identity.size):
                     pass
@@ -77,7 +79,7 @@ class TarFiles:
         return stack.enter_context(core.Tree([layer]))
 
     def find(self, path: str) -> FileRange | None:
-        """The bytes of a member; symlinks and hard links inside the archive are followed."""
+        """Return the range of a member; symlinks and hard links inside the archive are followed."""
         try:
             node = self._resolve(path)
         except OSError as error:
@@ -93,12 +95,12 @@ class TarFiles:
         return FileRange(self._fd, offset, length)
 
     def size(self, path: str) -> int | None:
-        """Bytes of a member."""
+        """Return the size of a member."""
         data = self.find(path)
         return None if data is None else data.length
 
     def read(self, path: str) -> bytes | None:
-        """A document."""
+        """Read a document."""
         data = self.find(path)
         return None if data is None else read_range(data, f"{self.what}: '{printable(path)}'")
 
@@ -106,7 +108,7 @@ class TarFiles:
         return f"{self.what}: '{printable(path)}': {problem}"
 
     def _resolve(self, path: str) -> core.Attributes:
-        """Walk to a member; ``..`` and absolute targets stay in the archive."""
+        """Resolve a path; ``..`` and absolute symlinks stay in the archive."""
         root = self._tree.getattr(core.ROOT)
         trail: list[core.Attributes] = []
         pending = deque(path.encode("utf-8", "surrogatepass").split(b"/"))
@@ -131,11 +133,11 @@ class TarFiles:
         return trail[-1] if trail else root
 
     def check_unchanged(self) -> None:
-        """FormatError where the archive has changed since it was opened."""
+        """Raise FormatError if the archive has changed since it was opened."""
         self._identity.check(self._fd, self.what)
 
     def release(self) -> None:
-        """Do nothing: all members share one descriptor."""
+        """Do nothing, as all members share one descriptor."""
 
     def close(self) -> None:
         """Close the archive."""
@@ -152,7 +154,7 @@ class _ManifestItem:
 
 
 def open_archive(files: TarFiles, kind: str, fallback_name: str) -> ImageArchive:
-    """The source that an archive is; takes ``files`` over, also when it fails."""
+    """Open the images in a tar; takes over ``files``, even if it fails."""
     try:
         return _recognise(files, kind, fallback_name)
     except BaseException:
@@ -166,16 +168,16 @@ def _recognise(files: TarFiles, kind: str, fallback_name: str) -> ImageArchive:
     if files.size(INDEX) is not None:
         return OciLayout(files, fallback_name, _names_by_config(items))
     if kind == "oci-archive":
-        raise FormatError(f"{files.what}: not an OCI archive (no {INDEX} in it)")
+        raise FormatError(f"{files.what}: not an OCI archive (it has no {INDEX})")
     if raw is not None:
         return DockerArchive(files, items)
     if files.size("repositories") is not None:
         raise FormatError(f"{files.what}: archives older than Docker 1.10 are not supported")
-    raise FormatError(f"{files.what}: not an image archive (no {MANIFEST} or {INDEX} in it)")
+    raise FormatError(f"{files.what}: not an image archive (it has no {MANIFEST} or {INDEX})")
 
 
 def _names_by_config(items: Sequence[_ManifestItem]) -> dict[Digest, Sequence[Reference]]:
-    """What images are called; one may have an item for each of its names."""
+    """Return the names of images; one may have an item for each of its names."""
     found: dict[Digest, list[Reference]] = {}
     for item in items:
         digest = _digest_of(item.config)
@@ -192,7 +194,7 @@ class DockerArchive(ImageArchive):
         self._items = items
 
     def entries(self) -> Sequence[Entry]:
-        """The images of ``manifest.json``."""
+        """Return the images of ``manifest.json``."""
         return [
             Entry(
                 number,
@@ -204,7 +206,9 @@ class DockerArchive(ImageArchive):
         ]
 
     def image(self, entry: Entry, platform: Platform | None) -> SourceImage:
-        """The image of ``entry``; it is for one platform, which must fit if one is wanted."""
+        """Find the image of ``entry``, which has one platform; raise NotFoundError if it does not
+        fit.
+        """
         item = self._items[entry.number]
         config = self._config(item.config)
         if platform is not None and platform.distance(config.platform) is None:
@@ -244,7 +248,7 @@ class DockerArchive(ImageArchive):
 
 
 def _digest_of(path: str) -> Digest | None:
-    """The digest that a member is named by, where it is."""
+    """Return the digest that a member is named by, if it is."""
     match = _NAMED_BY_DIGEST.search(path)
     return Digest("sha256", match[1]) if match else None
 

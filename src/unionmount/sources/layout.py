@@ -1,4 +1,4 @@
-"""An OCI image layout, in a directory or in a tar.
+"""OCI image layouts, in a directory or in a tar.
 
 Source: OCI image-spec 1.1, ``image-layout.md``. Names: ``org.opencontainers.image.ref.name`` is a
 tag or a name; Docker and containerd write the full name as ``io.containerd.image.name``.
@@ -41,7 +41,7 @@ MARKER = "oci-layout"
 
 
 class DirectoryFiles:
-    """Files below a directory; no symlink is followed, and only regular files are opened."""
+    """Regular files below a directory, in whose paths no symlink is followed."""
 
     def __init__(self, path: Path) -> None:
         self.what = printable(str(path))
@@ -49,7 +49,7 @@ class DirectoryFiles:
         self._open: dict[str, tuple[FileRange, FileIdentity]] = {}
 
     def find(self, path: str) -> FileRange | None:
-        """The whole file ``path``."""
+        """Return the range of a whole file."""
         if path not in self._open:
             fd = self._open_file(path)
             if fd is None:
@@ -59,7 +59,7 @@ class DirectoryFiles:
         return self._open[path][0]
 
     def size(self, path: str) -> int | None:
-        """Bytes of a regular file; FormatError where something else is there, or on the way."""
+        """Return the size of a regular file; raise FormatError for any other."""
         try:
             fd = open_below(self._root, path, self.what)
         except OSError:
@@ -70,7 +70,7 @@ class DirectoryFiles:
             os.close(fd)
 
     def read(self, path: str) -> bytes | None:
-        """A document."""
+        """Read a document."""
         fd = self._open_file(path)
         if fd is None:
             return None
@@ -92,7 +92,7 @@ class DirectoryFiles:
             raise FormatError(f"{where}: {os.strerror(error.errno or 0)}") from None
 
     def check_unchanged(self) -> None:
-        """FormatError where an opened file has changed."""
+        """Raise FormatError if an opened file has changed."""
         for path, (found, identity) in self._open.items():
             identity.check(found.fd, f"{self.what}: '{printable(path)}'")
 
@@ -111,7 +111,7 @@ class DirectoryFiles:
 
 
 def read_range(data: FileRange, what: str) -> bytes:
-    """The bytes of a document; refuses a large one before it is read."""
+    """Read a document after checking its size."""
     if data.length > MAX_DOCUMENT:
         raise LimitExceeded(f"{what}: {data.length} bytes, more than {MAX_DOCUMENT}")
     raw = os.pread(data.fd, data.length, data.offset)
@@ -140,7 +140,7 @@ class OciLayout(ImageArchive):
     def _read(self, path: str) -> bytes:
         raw = self._files.read(path)
         if raw is None:
-            raise FormatError(f"{self.what}: {path} is missing; this is no OCI image layout")
+            raise FormatError(f"{self.what}: {path} is missing; this is not an OCI image layout")
         return raw
 
     def _check_version(self) -> None:
@@ -150,7 +150,7 @@ class OciLayout(ImageArchive):
             raise FormatError(f"{self.what}: {MARKER}: unknown version '{printable(str(version))}'")
 
     def entries(self) -> Sequence[Entry]:
-        """The images of the index; manifests that differ in platform only are one image."""
+        """Return the images of the index; manifests that differ in platform only are one image."""
         said = {name for group in self._groups for one in group for name in self._names(one)}
         more = {
             digest: names
@@ -165,7 +165,7 @@ class OciLayout(ImageArchive):
         group: Sequence[Descriptor],
         more: Mapping[Digest, tuple[Reference, ...]],
     ) -> Entry:
-        """An image; ``more`` are names that only ``manifest.json`` has, by the config."""
+        """Return an image; ``more`` are names in ``manifest.json``, by the digest of the config."""
         labels = tuple(dict.fromkeys(label for one in group for label in _labels(one)))
         names = [name for one in group for name in self._names(one)]
         if more:
@@ -176,14 +176,14 @@ class OciLayout(ImageArchive):
         return Entry(number, tuple(dict.fromkeys(names)), labels, same)
 
     def _names(self, descriptor: Descriptor) -> list[Reference]:
-        """Full names of a descriptor; a bare tag goes with the name of the file."""
+        """Return the full names of a descriptor; a bare tag gets the name of the file."""
         full = descriptor.annotations.get(FULL_NAME)
         tag = descriptor.annotations.get(REF_NAME)
         if full is None and tag is not None:
             full = tag if set(tag) & set("/:") else f"localhost/{self._fallback_name}:{tag}"
         try:
             return [Reference.parse(full)] if full is not None else []
-        except InvalidReference:  # an annotation may be anything
+        except InvalidReference:  # an annotation may have any value
             return []
 
     def _names_of_config(
@@ -191,12 +191,12 @@ class OciLayout(ImageArchive):
     ) -> tuple[Reference, ...]:
         try:
             selection = self._select(group, None)
-        except (NotFoundError, FormatError):  # whoever opens it is told what is wrong
+        except (NotFoundError, FormatError):  # opening it reports the error
             return ()
         return names.get(selection.config.digest, ())
 
     def image(self, entry: Entry, platform: Platform | None) -> SourceImage:
-        """The image of ``entry`` for a platform."""
+        """Find the image of ``entry`` for a platform."""
         selection = self._select(self._groups[entry.number], platform)
         what = f"{self.what}: manifest {selection.manifest.digest}"
         image = ImageDocuments.of(selection.manifest, selection.config, what)
@@ -207,15 +207,17 @@ class OciLayout(ImageArchive):
         return SourceImage(image, tuple(layers), made_up=False)
 
     def descriptors(self, entry: Entry) -> Sequence[Descriptor]:
-        """What the index says of ``entry``: a manifest or an index, or a manifest a platform."""
+        """Return the descriptors of ``entry``: a manifest or an index, or a manifest for each
+        platform.
+        """
         return self._groups[entry.number]
 
     def document(self, descriptor: Descriptor) -> bytes:
-        """A manifest, index or config, verified."""
+        """Return a verified manifest, index or config."""
         return self._fetch(descriptor)
 
     def blob(self, descriptor: Descriptor) -> FileRange:
-        """The bytes of a blob as they are, of the size that they should have."""
+        """Return the range of a blob, whose size is checked."""
         what = f"{self.what}: blob {descriptor.digest}"
         data = self._files.find(_blob_path(descriptor.digest))
         if data is None:
@@ -231,7 +233,7 @@ class OciLayout(ImageArchive):
         return self._files.size(_blob_path(descriptor.digest)) is not None
 
     def _fetch(self, descriptor: Descriptor) -> bytes:
-        """A document, verified."""
+        """Read and verify a document."""
         what = f"{self.what}: blob {descriptor.digest}"
         raw = self._files.read(_blob_path(descriptor.digest))
         if raw is None:
@@ -255,9 +257,9 @@ def _labels(descriptor: Descriptor) -> list[str]:
 
 
 def _grouped(roots: Sequence[Descriptor]) -> list[list[Descriptor]]:
-    """Put descriptors together that are one image for several platforms.
+    """Group the descriptors of one image for several platforms.
 
-    They carry the same name; without names, they differ in their platforms.
+    They have the same name or, without names, different platforms.
     """
     groups: dict[tuple[str, ...], list[Descriptor]] = {}
     for number, root in enumerate(roots):

@@ -1,1 +1,1 @@
-"""Layers and images on disk, each layer once; containers; what may be removed."""
+"""The store: layers and images on disk, containers, leases and garbage collection."""

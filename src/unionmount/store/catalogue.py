@@ -1,6 +1,6 @@
-"""Which images there are, and what they are called: the values of ``images.json``.
+"""The catalogue of images and their names: the content of ``images.json``.
 
-Nothing here does I/O: a catalogue is read and written by ``store``, under its lock.
+Nothing here does I/O: ``store`` reads and writes the catalogue under its lock.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from unionmount.errors import InvalidReference
 from unionmount.images.reference import Digest, Reference
 
 _HEX = frozenset("0123456789abcdef")
-_MIN_ID = 4  # digits of an ID that may stand for it
+_MIN_ID = 4  # least digits of an abbreviated ID
 _LOCAL = "localhost"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """One image of the store: its names (may be none), and what they stand for.
+    """An image of the store: its names, of which there may be none, and its digests.
 
-    ``digests`` are the digests under which registries know it, as ``name@digest``, oldest first:
-    that of an index where a tag led to an index.
+    ``digests`` are its digests in registries as ``name@digest``, oldest first; for a tag that led
+    to an index, the digest of the index.
     """
 
     names: tuple[str, ...]
     manifest: Digest
     id: Digest
-    created: int  # seconds since 1970, of its import
+    created: int  # seconds since 1970, of the import
     digests: tuple[str, ...] = ()
 
 
 def parse(raw: bytes) -> list[StoredImage]:
-    """The images of a document; one of several errors where it is damaged (``DAMAGED``)."""
+    """Parse a catalogue; raise one of ``DAMAGED`` if it is not valid."""
     return [_stored_image(one) for one in json.loads(raw)["images"]]
 
 
 DAMAGED = (ValueError, KeyError, TypeError, RecursionError, InvalidReference)
-"""What ``parse`` raises."""
+"""The errors that ``parse`` raises."""
 
 
 def serialize(images: Sequence[StoredImage]) -> bytes:
-    """The document of these images."""
+    """Write a catalogue."""
     rows = [
         {
             "names": list(one.names),
@@ -71,9 +71,9 @@ def _stored_image(row: Any) -> StoredImage:
 
 
 def put(known: Sequence[StoredImage], entry: StoredImage) -> tuple[list[StoredImage], StoredImage]:
-    """The images with ``entry``, whose names now mean it alone; and what became of the entry.
+    """Add ``entry``, whose names are taken from other images; return all images and the new entry.
 
-    Where its manifest is known it keeps what it had: other names, digests, the time of import.
+    An image whose manifest is known keeps its other names, its digests and its time of import.
     """
     old = next((one for one in known if one.manifest == entry.manifest), entry)
     merged = replace(
@@ -87,14 +87,14 @@ def put(known: Sequence[StoredImage], entry: StoredImage) -> tuple[list[StoredIm
 
 
 def taken(known: Sequence[StoredImage], manifest: Digest) -> set[str]:
-    """Names that mean another image."""
+    """Return the names that belong to other images."""
     return {name for one in known if one.manifest != manifest for name in one.names}
 
 
 def untag(
     known: Sequence[StoredImage], manifest: Digest, words: Iterable[str]
 ) -> list[StoredImage]:
-    """The images, one of them without some of its names and digests."""
+    """Return the images after removing names and digests from one of them."""
     gone = frozenset(words)
     return [_less(one, gone) if one.manifest == manifest else one for one in known]
 
@@ -116,18 +116,18 @@ def _without(image: StoredImage, names: Sequence[str]) -> StoredImage:
 
 
 def overlaid(own: Sequence[StoredImage], other: Sequence[StoredImage]) -> list[StoredImage]:
-    """Both lists; what ``other`` says is hidden where ``own`` says something else."""
+    """Join two catalogues; names and manifests of ``own`` hide those of ``other``."""
     manifests = {one.manifest for one in own}
     names = [name for one in own for name in one.names]
     return [*own, *(_without(one, names) for one in other if one.manifest not in manifests)]
 
 
 def by_image(known: Sequence[StoredImage]) -> list[StoredImage]:
-    """Each image once, with all its names and digests.
+    """Return each image once, with all its names and digests.
 
-    An image that came by several routes has a manifest, and so an entry, for each: layers of a
-    registry are compressed, those of an archive are not. It is one image, for its ID is one. It
-    stands where its newest entry does, with that one's manifest.
+    An image that came by several routes has a manifest for each, and so several entries: layers of
+    a registry are compressed, those of an archive are not. Its ID makes it one image. It takes the
+    place and the manifest of its newest entry.
     """
     found: dict[Digest, StoredImage] = {}
     for one in known:
@@ -145,22 +145,24 @@ def by_image(known: Sequence[StoredImage]) -> list[StoredImage]:
 
 
 def find(known: Sequence[StoredImage], text: str) -> list[StoredImage]:
-    """The images that ``text`` may mean: by name, or else by the beginning of an ID."""
+    """Return the images that ``text`` may mean: those with this name, else those whose ID begins
+    so.
+    """
     return by_name(known, text) or _by_id(known, text)
 
 
 def by_name(known: Sequence[StoredImage], text: str) -> list[StoredImage]:
-    """Images of this name; one without a registry is looked for as a local one too."""
+    """Return the images with this name; one without a registry may also be a local one."""
     for reference in _readings(text):
         found = [one for one in known if _means(reference, one)]
         if found:
-            # an index has images of several platforms: the one that came last is meant
+            # An index has images for several platforms: the latest is meant.
             return found[-1:] if reference.digest is not None else found
     return []
 
 
 def words_of(image: StoredImage, text: str) -> list[str]:
-    """Which of its names and digests ``text`` is."""
+    """Return the names and digests of an image that ``text`` means."""
     for reference in _readings(text):
         words = {str(reference.with_default_tag()), _with_digest(reference)}
         found = [word for word in (*image.names, *image.digests) if word in words]

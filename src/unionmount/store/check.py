@@ -1,7 +1,7 @@
-"""Whether a store is sound: every byte hashed, every index validated, everything needed there.
+"""The check of a store: it hashes every byte, verifies every index and finds missing parts.
 
-Nothing is locked while bytes are hashed. What is found damaged is looked at again under the lock of
-the store before anything is done about it: it may have gone, or come anew.
+Nothing is locked while bytes are hashed. Before damage is repaired, it is confirmed under the lock
+of the store, since it may have been removed or replaced meanwhile.
 """
 
 from __future__ import annotations
@@ -32,26 +32,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong, and what was done about it."""
+    """A problem, and what was done about it."""
 
     text: str
-    repaired: bool = False  # it is as it should be now
+    repaired: bool = False  # whether the problem is solved
 
 
 @dataclass(frozen=True, slots=True)
 class _Damaged:
-    """A layer or blob that is not what it is called."""
+    """A layer or blob whose content does not match its digest."""
 
     kind: str  # "layer" or "blob"
     digest: Digest
     path: Path
-    identity: tuple[int, int] | None  # of the file that was hashed
+    identity: tuple[int, int] | None  # of the hashed file
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class StoreCheck:
-    """Checks a store, or of it the digests in ``only``; with ``repair`` also mends what it can."""
+    """A check of a store, or of the digests in ``only``; with ``repair``, damage is repaired if
+    possible.
+    """
 
     store: Store
     containers: Containers
@@ -59,7 +61,7 @@ class StoreCheck:
     only: Collection[Digest] | None = None
 
     def run(self) -> Iterator[Finding]:
-        """All that is wrong."""
+        """Check everything and yield all problems."""
         yield from self._layers()
         yield from self._blobs()
         if self.only is None:
@@ -102,9 +104,9 @@ class StoreCheck:
         try:
             self.store.rebuild_index(diff_id)
         except NotFoundError:
-            return  # removed meanwhile, with its index
+            return  # removed meanwhile, together with its index
         except (UnionmountError, OSError) as error:
-            yield Finding(f"{text}; it can't be rebuilt: {error}")
+            yield Finding(f"{text}; it cannot be rebuilt: {error}")
         else:
             yield Finding(f"{text}; rebuilt", repaired=True)
 
@@ -153,19 +155,21 @@ class StoreCheck:
         with self.store.staging() as staging, self.store.locked():
             if not _is_same(damaged):
                 return Finding(f"{damaged.text}; gone meanwhile", repaired=True)
-            leased = [held.what for held in self.store.leases() if damaged.digest in held.needs]
+            leased = [held.what for held in self.store.leases() if damaged.digest in held.digests]
             if leased:
-                return Finding(f"{damaged.text}; left alone, in use: {'; '.join(leased)}")
+                return Finding(
+                    f"{damaged.text}; left in place, as it is in use: {'; '.join(leased)}"
+                )
             needing = self._needing(damaged.digest)
             if not needing:
                 with storing(damaged.path):
                     damaged.path.rename(staging.path / "damaged")
-                return Finding(f"{damaged.text}; removed, nobody needs it", repaired=True)
+                return Finding(f"{damaged.text}; removed, as it is unused", repaired=True)
             self._quarantine(damaged)
         return Finding(f"{damaged.text}; quarantined, needed by {', '.join(needing)}")
 
     def _quarantine(self, damaged: _Damaged) -> None:
-        """Put it where nobody takes it for what it was: a pull or load fetches it anew."""
+        """Move damaged data to the quarantine, so that a pull or load can fetch it again."""
         place = self.store.directory
         target = place.quarantine_path(damaged.kind, damaged.digest, secrets.token_hex(4))
         with storing(target):
@@ -173,7 +177,7 @@ class StoreCheck:
             fsync_directory(damaged.path.parent)
 
     def _needing(self, digest: Digest) -> list[str]:
-        """Which images and containers need something, or may: where that can't be told they do."""
+        """Return the images and containers that need a digest, or may need it."""
         try:
             users = [*self._users()]
         except StoreError:
@@ -182,12 +186,12 @@ class StoreCheck:
         return [who for who in needing if who]
 
     def _needs(self, what: str, stored: StoredImage, digest: Digest) -> str | None:
-        """Who that is, where it needs something."""
+        """Return the user's name if it needs the digest, or if its documents are unreadable."""
         if digest in (stored.manifest, stored.id):
             return what
         try:
             return what if digest in digests_of(self.store, stored, what) else None
-        except StoreError:  # its documents are damaged, or lost
+        except StoreError:  # its documents are damaged or lost
             return f"{what} (perhaps)"
 
     def _users(self) -> Iterator[tuple[str, StoredImage]]:
@@ -227,7 +231,7 @@ class StoreCheck:
                 yield Finding(f"{what}: layer {diff_id} is not in the store")
 
     def _strays(self) -> Iterator[Finding]:
-        """What lies where layers and blobs are, and is neither."""
+        """Yield the files among layers and blobs that are neither."""
         for kind in ("layers", "blobs"):
             for algorithm in ALGORITHMS:
                 directory = self.store.root / kind / algorithm
@@ -236,7 +240,7 @@ class StoreCheck:
                 for name in names:
                     if digest_named(algorithm, name) is None:
                         where = printable(str(directory / name))
-                        yield Finding(f"{where}: does not belong there: no digest")
+                        yield Finding(f"{where}: does not belong here: its name is not a digest")
 
     def _inplace(self) -> Iterator[Finding]:
         for one in self.store.in_place_indexes():
@@ -254,7 +258,7 @@ class StoreCheck:
 
 
 class _noting:  # noqa: N801 - used like a function
-    """Adds a StoreError that ends the block to a list."""
+    """A context manager that adds a StoreError to a list and ends the block."""
 
     def __init__(self, errors: list[StoreError]) -> None:
         self._errors = errors
@@ -270,7 +274,7 @@ class _noting:  # noqa: N801 - used like a function
 
 
 def _hashed(kind: str, digest: Digest, path: Path, fd: int, what: str) -> _Damaged | None:
-    """Hash an open file, and close it."""
+    """Hash an open file and close it."""
     try:
         status = os.fstat(fd)
         check_digest(FileRange(fd, 0, status.st_size), digest, what)
@@ -283,7 +287,7 @@ def _hashed(kind: str, digest: Digest, path: Path, fd: int, what: str) -> _Damag
 
 
 def _is_same(damaged: _Damaged) -> bool:
-    """Whether what was found damaged is still what is there."""
+    """Return whether the damaged file is still in place."""
     path = damaged.path / "layer.tar" if damaged.kind == "layer" else damaged.path
     try:
         status = path.lstat()
@@ -296,7 +300,7 @@ def _problem_of_index(fd: int, what: str, layer_size: int | None) -> str | None:
     try:
         with core.Index(fd, what) as index:
             if layer_size is not None and index.info.layer_size != layer_size:
-                return f"{what}: is of another layer"
+                return f"{what}: belongs to another layer"
             index.verify()
     except FormatError as error:
         return str(error)

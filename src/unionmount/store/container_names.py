@@ -1,8 +1,8 @@
-"""Names for containers that the user gave none: an adjective and an animal."""
+"""Random names for containers: an adjective and an animal."""
 
 from __future__ import annotations
 
-ATTEMPTS = 100  # to find a name of two words that is free
+ATTEMPTS = 100  # attempts to find a free name of two words
 
 ADJECTIVES = (
     *("able", "agile", "amber", "ample", "bold", "brave", "brief", "bright", "brisk", "calm"),

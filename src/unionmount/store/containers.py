@@ -1,17 +1,17 @@
-"""Containers: the writable layers that the store keeps, each on top of one image.
+"""Containers: writable layers in the store, each on top of one image.
 
 ::
 
-    <root>/containers/<name>/container.json    what it is, and which image its layers are those of
-    <root>/containers/<name>/upper/            what was changed (docs/explanation/upper.md)
-    <root>/containers/<name>/work/             where changes are prepared
+    <root>/containers/<name>/container.json    the container and the digests of its image
+    <root>/containers/<name>/upper/            the changes (docs/explanation/upper.md)
+    <root>/containers/<name>/work/             the work directory of the upper
 
-A container appears complete, by a rename, and goes by a rename. Whoever uses its directories holds
-a lock (flock) on it, which ends with the process: the one who mounts it, for as long as the mount
-lives; the one who removes it. An *ephemeral* container that nobody holds is garbage.
+A container appears and disappears by a rename. A process that uses its directories holds a lock
+(flock) on it, which ends with the process: the daemon of a mount for as long as the mount lives, or
+the process that removes it. An *ephemeral* container whose lock is free is garbage.
 
-The image of a container is known by its digests, not by a name: names move to other images. Its
-layers are in the store, but for an ephemeral one, which is mounted only once.
+A container refers to its image by digests, since names move to other images. Its layers are in the
+store, except for those of an ephemeral container, which is mounted only once.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
 
 
 class ContainerInUse(StoreError):
-    """A container is mounted, or about to be removed."""
+    """A container is mounted, or being removed."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"container '{name}' is in use")
@@ -58,22 +58,22 @@ class ContainerInUse(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class ContainerImage:
-    """The image of a container, as it is recorded: how it was named, and what it is."""
+    """The image of a container: its name when the container was made, and its digests."""
 
     source: str  # as the user wrote it
-    name: str  # as people call it, printable
+    name: str  # printable
     id: Digest
     manifest: Digest
 
     @property
     def stored(self) -> StoredImage:
-        """What ``Store.read_image`` wants; the names of the image play no part."""
+        """The image as an entry of the catalogue, without its names."""
         return StoredImage((), self.manifest, self.id, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """One container, as its document tells."""
+    """A container, as its document describes it."""
 
     name: str
     path: Path
@@ -83,7 +83,7 @@ class Container:
 
     @property
     def upper(self) -> Path:
-        """The directory of what was changed."""
+        """The upper directory, with the changes."""
         return self.path / "upper"
 
     @property
@@ -93,14 +93,14 @@ class Container:
 
 
 class HeldContainer(Closing):
-    """A container whose lock this process holds, and children that it forks do, until closed."""
+    """A container that is locked by this process and its children until it is closed."""
 
     def __init__(self, container: Container, lock: int) -> None:
         self.container = container
         self._lock = lock
 
     def close(self) -> None:
-        """Let go; the lock ends where no child holds it."""
+        """Release the lock, unless a child still holds it."""
         lock, self._lock = self._lock, -1
         if lock >= 0:
             os.close(lock)
@@ -116,7 +116,7 @@ class Containers:
     def create(
         self, image: ContainerImage, name: str | None = None, *, ephemeral: bool = False
     ) -> HeldContainer:
-        """Make a container, held from the start; without a name it gets one of two words."""
+        """Create a container and hold its lock; without a name, it gets a random one."""
         self.check_new(name)
         with self._store.staging() as staging, ExitStack() as stack:
             with storing(staging.path):
@@ -133,7 +133,7 @@ class Containers:
         raise _taken(name)
 
     def check_new(self, name: str | None) -> None:
-        """An error where ``create`` would fail for sure with this name."""
+        """Raise an error if ``create`` cannot succeed with this name."""
         if name is not None:
             check_name(name)
             if name in self:
@@ -144,7 +144,7 @@ class Containers:
         return Container(name, self._directory / name, image, created, ephemeral)
 
     def find(self, name: str) -> Container:
-        """The container of this name."""
+        """Return the container of this name."""
         path = self._path(name)
         with storing(path):
             try:
@@ -159,12 +159,12 @@ class Containers:
         return is_there(self._store.root, name)
 
     def all(self, damaged: Callable[[StoreError], None] | None = None) -> list[Container]:
-        """All containers, oldest first; ``damaged`` is told of those that can't be read."""
+        """Return all containers, oldest first; unreadable ones are passed to ``damaged``."""
         found = []
         for name in self._names():
             try:
                 found.append(self.find(name))
-            except NotFoundError:  # removed in the meantime
+            except NotFoundError:  # removed meanwhile
                 continue
             except StoreError as error:
                 if damaged is None:
@@ -173,28 +173,28 @@ class Containers:
         return sorted(found, key=lambda one: (one.created, one.name))
 
     def users_of(self, image_id: Digest) -> list[str]:
-        """Names of the containers that need an image: as long as there are any, it stays."""
+        """Return the names of the containers that need an image, which cannot be removed."""
         return [one.name for one in self.all() if one.image.id == image_id and not one.ephemeral]
 
     def hold(self, name: str) -> HeldContainer:
-        """Lock a container; ContainerInUse where somebody else has."""
+        """Lock a container; raise ContainerInUse if another process holds the lock."""
         with self._locked(name) as lock:
             return HeldContainer(self.find(name), os.dup(lock))
 
     def remove(self, name: str) -> None:
-        """Remove a container that nobody uses, with all that was changed in it."""
+        """Remove a container with all its changes, unless it is in use."""
         with self._locked(name):
             self._remove(name)
 
     def discard(self, held: HeldContainer) -> None:
-        """Remove a container that the caller holds; it is closed then."""
+        """Remove a container that the caller holds, and close it."""
         with held:
             self._remove(held.container.name)
 
     def clean(self) -> None:
-        """Remove ephemeral containers whose daemons died before they could."""
+        """Remove ephemeral containers whose daemons died."""
         for name in self._names():
-            # one that is damaged, in use, or gone is not for us
+            # One that is damaged, in use or gone is left alone.
             with suppress(StoreError, NotFoundError):
                 if self.find(name).ephemeral:
                     self.remove(name)
@@ -221,7 +221,7 @@ class Containers:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[int]:
-        """Hold the lock of a container that is there."""
+        """Hold the lock of an existing container."""
         path = self._path(name)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         with storing(path):
@@ -234,7 +234,9 @@ class Containers:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ContainerInUse(name) from None
-            if not _is_at(path, fd):  # it was removed, and perhaps made anew, before we had it
+            if not _is_at(
+                path, fd
+            ):  # removed, and perhaps created again, before this lock was acquired
                 raise ContainerInUse(name) if path.exists() else _unknown(name)
             yield fd
         finally:
@@ -242,28 +244,28 @@ class Containers:
 
 
 def is_there(root: Path, name: str) -> bool:
-    """Whether the store at ``root`` has a container of this name; nothing is made for that."""
+    """Return whether the store at ``root`` has a container of this name; create nothing."""
     return is_name(name) and (root / "containers" / name).is_dir()
 
 
 def is_name(text: str) -> bool:
-    """Whether a container may be called so."""
+    """Return whether a name is valid for a container."""
     return _NAME.fullmatch(text) is not None
 
 
 def check_name(name: str) -> None:
-    """UsageError where no container can be called so."""
+    """Raise UsageError if a name is not valid for a container."""
     if not is_name(name):
         raise UsageError(
-            f"'{printable(name)}' is no name for a container: letters, digits, '_', '.' and '-', "
-            "at most 64, the first a letter or digit"
+            f"'{printable(name)}' is not a valid container name; use letters, digits, '_', '.' and "
+            "'-', at most 64 characters, and begin with a letter or digit"
         )
     if name == SCRATCH:
-        raise UsageError(f"'{SCRATCH}' is the empty image and can't be a container's name")
+        raise UsageError(f"'{SCRATCH}' is the empty image and cannot be a container's name")
 
 
 def _names() -> Iterator[str]:
-    """Names to try: two words, after many attempts with a number that nothing else has."""
+    """Yield random names: two words, and after many attempts with a number, too."""
     for _ in range(ATTEMPTS):
         yield f"{secrets.choice(ADJECTIVES)}-{secrets.choice(ANIMALS)}"
     while True:
@@ -272,7 +274,7 @@ def _names() -> Iterator[str]:
 
 
 def _taken(name: str | None) -> StoreError:
-    return StoreError(f"there is a container '{name}' already")
+    return StoreError(f"container '{name}' already exists")
 
 
 def _unknown(name: str) -> NotFoundError:

@@ -1,7 +1,7 @@
-"""The directory of one store, as it lies on the disk: where things are, and reading them.
+"""The directory of a store: its layout, and reading it.
 
-Nothing is written or locked here, so it may belong to another user, and be on a read-only file
-system: ``store`` reads its own directory by this, and the additional ones.
+Nothing here writes or locks, so the directory may belong to another user and be on a read-only file
+system: ``store`` uses it for its own directory and for additional stores.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
 
 VERSION = 2
-"""The format that this program writes: 2 has leases, and digests in the catalogue."""
+"""The format that this program writes; 2 has leases, and digests in the catalogue."""
 KNOWN_VERSIONS = ("1", "2")
 _MAX_CATALOGUE = 256 * 1024 * 1024
 ALGORITHMS = ("sha256", "sha512")
@@ -47,7 +47,7 @@ class OpenBlob(Closing):
 
     @property
     def data(self) -> FileRange:
-        """The bytes, for as long as this is open."""
+        """The bytes, while this is open."""
         return FileRange(self.fd, self.offset, self.length)
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ class OpenBlob(Closing):
 
 
 class StoreDirectory:
-    """What lies below the root of a store."""
+    """The directory of a store."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -69,7 +69,7 @@ class StoreDirectory:
         self.quarantine = root / "quarantine"
 
     def version(self) -> str | None:
-        """The format of what is there; None where there is no store, StoreError for a newer one."""
+        """Return the store's format, or None without a store; raise StoreError if it is newer."""
         path = self.root / "version"
         try:
             with storing(path):
@@ -78,45 +78,45 @@ class StoreDirectory:
             return None
         if text not in KNOWN_VERSIONS:
             raise StoreError(
-                f"{printable(str(self.root))}: a store of format '{printable(text)}', "
-                f"this program knows {VERSION} and older ones: it takes a newer unionmount"
+                f"{printable(str(self.root))}: the store has format '{printable(text)}', but "
+                f"this program supports up to {VERSION}; use a newer unionmount"
             )
         return text
 
     # -- layers
 
     def layer_path(self, diff_id: Digest) -> Path:
-        """The directory of a layer."""
+        """Return the directory of a layer."""
         return self.root / "layers" / diff_id.algorithm / diff_id.hex
 
     def index_path(self, diff_id: Digest) -> Path:
-        """The index of a layer."""
+        """Return the index of a layer."""
         return self.layer_path(diff_id) / INDEX_NAME
 
     def has_layer(self, diff_id: Digest) -> bool:
-        """Whether the layer is here."""
+        """Return whether the store has the layer."""
         return (self.layer_path(diff_id) / TAR_NAME).is_file()
 
     def open_tar(self, diff_id: Digest) -> int | None:
-        """A descriptor of the layer itself; None where it is not here."""
+        """Open the tar of a layer; return None if it is missing."""
         return _open(self.layer_path(diff_id) / TAR_NAME)
 
     def layers(self) -> Iterator[Digest]:
-        """All layers; what else lies there is left out."""
+        """Yield the digests of all layers."""
         return self._digests("layers")
 
     # -- documents and blobs
 
     def blob_path(self, digest: Digest) -> Path:
-        """Where a document, or a blob that is kept as it came, is."""
+        """Return the path of a document, or of a blob that is kept as it came."""
         return self.root / "blobs" / digest.algorithm / digest.hex
 
     def blobs(self) -> Iterator[Digest]:
-        """All documents and kept blobs; what else lies there is left out."""
+        """Yield the digests of all documents and kept blobs."""
         return self._digests("blobs")
 
     def read_document(self, digest: Digest) -> bytes:
-        """A document, verified."""
+        """Read a document and verify it."""
         path = self.blob_path(digest)
         try:
             with storing(path):
@@ -127,7 +127,9 @@ class StoreDirectory:
         return data
 
     def open_blob(self, digest: Digest) -> OpenBlob | None:
-        """A blob that was kept as it came, or the layer that is called so; None for neither."""
+        """Open a blob that was kept as it came, or the layer of that digest; return None for
+        neither.
+        """
         fd = _open(self.blob_path(digest))
         if fd is None:
             fd = self.open_tar(digest)
@@ -136,11 +138,11 @@ class StoreDirectory:
     # -- what is damaged
 
     def quarantine_path(self, kind: str, digest: Digest, token: str) -> Path:
-        """Where something damaged is put; ``kind`` is "layer" or "blob"."""
+        """Return the path for damaged data; ``kind`` is "layer" or "blob"."""
         return self.quarantine / f"{kind}-{digest.algorithm}-{digest.hex}-{token}"
 
     def quarantined(self) -> Iterator[tuple[Path, str, Digest]]:
-        """Everything damaged that was put aside: where it is, what kind, and its digest."""
+        """Yield the path, kind and digest of all data in the quarantine."""
         with storing(self.quarantine):
             paths = sorted(self.quarantine.iterdir())
         for path in paths:
@@ -153,7 +155,7 @@ class StoreDirectory:
     # -- images
 
     def images(self) -> list[StoredImage]:
-        """What the catalogue says, in its order."""
+        """Read the catalogue."""
         path = self.root / "images.json"
         try:
             with storing(path):
@@ -180,7 +182,7 @@ class StoreDirectory:
 
 
 def digest_named(algorithm: str, name: str) -> Digest | None:
-    """The digest that a file's name stands for; None where it is no digest."""
+    """Return the digest that a file is named by; None if its name is not a digest."""
     try:
         return Digest.parse(f"{algorithm}:{name}")
     except InvalidReference:
@@ -188,7 +190,7 @@ def digest_named(algorithm: str, name: str) -> Digest | None:
 
 
 def open_file(path: Path) -> int:
-    """A regular file, to read; StoreError for what is none: reading others' may block."""
+    """Open a regular file for reading; raise StoreError for any other, as opening it may block."""
     try:
         return open_regular(path, follow=False)
     except NotRegular as error:
@@ -204,7 +206,7 @@ def _open(path: Path) -> int | None:
 
 
 def open_index(path: Path, layer_size: int, what: str) -> int | None:
-    """Open an index if it is there, sound, and of a tar of this size."""
+    """Open an index; return None if it is missing, damaged, or of a tar of another size."""
     fd = _open(path)
     if fd is None:
         return None
@@ -213,7 +215,7 @@ def open_index(path: Path, layer_size: int, what: str) -> int | None:
             if index.info.layer_size == layer_size:
                 return fd
     except FormatError:
-        pass  # derived data: it is made anew, where only we can change it
+        pass  # derived data, which only the owner of the store can replace
     except BaseException:
         os.close(fd)
         raise
@@ -222,11 +224,11 @@ def open_index(path: Path, layer_size: int, what: str) -> int | None:
 
 
 def read_limited(path: Path, limit: int) -> bytes:
-    """A small file; NotFoundError, LimitExceeded or OSError where it can't be read."""
+    """Read a small file; raise NotFoundError, LimitExceeded or OSError if that is impossible."""
     try:
         fd = open_file(path)
     except FileNotFoundError:
-        raise NotFoundError(f"{path}: not there") from None
+        raise NotFoundError(f"{path}: does not exist") from None
     with os.fdopen(fd, "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
@@ -235,7 +237,7 @@ def read_limited(path: Path, limit: int) -> bytes:
 
 
 def verify(data: bytes, digest: Digest, what: str) -> None:
-    """DigestMismatch where the bytes are not what their digest says."""
+    """Raise DigestMismatch if bytes do not have the digest."""
     actual = Digest.of(data, digest.algorithm)
     if actual != digest:
         raise DigestMismatch(what, str(digest), str(actual))

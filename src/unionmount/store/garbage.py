@@ -1,8 +1,8 @@
-"""Removing images, and what nobody needs any more.
+"""The removal of images and of unused data.
 
-What goes is renamed into a staging directory while the lock of the store is held, and deleted
-after that. So nobody finds a half of anything; who was in time has it open; and what a crash leaves
-lies in ``tmp/``. The catalogue is written first: what it names is there.
+Garbage is renamed into a staging directory under the lock of the store, and deleted after that. So
+nobody finds half a layer, open layers stay readable, and a crash leaves garbage only in ``tmp/``.
+The catalogue is written first, so that everything it names exists.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from unionmount.errors import FormatError, InvalidReference, NotFoundError, StoreError
 from unionmount.images.reference import Digest, Reference
 from unionmount.store import catalogue, leases
-from unionmount.store.references import digests_of, needed, users
+from unionmount.store.references import digests_of, referenced_digests, users
 from unionmount.store.usage import allocated
 from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something that went, or that would go."""
+    """Something that was removed, or would be."""
 
     kind: str  # "image", "layer", "document", "blob", "index", "container", "quarantine", …
     name: str
@@ -39,20 +39,20 @@ class Item:
 
 @dataclass(slots=True)
 class Removed:
-    """What was done."""
+    """The result of a removal."""
 
     untagged: list[str] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
-    left: str = ""  # why layers stay that nobody may need
+    left: str = ""  # why layers stay that may be unused
 
     @property
     def size(self) -> int:
-        """Bytes on the disk that are free now."""
+        """The bytes of disk space that were freed."""
         return sum(one.size for one in self.items)
 
 
 class _Bin:
-    """Takes what goes; in a dry run only writes it down."""
+    """A collector of garbage, which only lists it in a dry run."""
 
     def __init__(self, staging: Staging, *, dry_run: bool) -> None:
         self._staging = staging
@@ -61,7 +61,7 @@ class _Bin:
         self.removed = Removed()
 
     def throw(self, kind: str, name: str, *paths: Path) -> None:
-        """Let files or directories go, in one go each, if they are there."""
+        """Move existing files or directories into the bin, each by one rename."""
         size = 0
         for path in paths:
             with suppress(FileNotFoundError), storing(path):
@@ -78,7 +78,7 @@ class _Bin:
 
 @contextmanager
 def _collecting(store: Store, *, dry_run: bool = False) -> Iterator[_Bin]:
-    """Hold the lock of the store; what was thrown is deleted after that."""
+    """Hold the lock of the store, and delete the garbage after releasing it."""
     with store.staging() as staging, store.locked():
         yield _Bin(staging, dry_run=dry_run)
 
@@ -91,8 +91,8 @@ def remove_image(
 ) -> Removed:
     """Remove an image, or one of its names, as ``docker rmi`` does.
 
-    Refused where a container or a mount uses the image (``force`` still takes a name away), and
-    where an ID has several names (but for ``force``).
+    It is refused if a container or a mount uses the image (``force`` still removes a name), or if
+    an ID has several names and ``force`` is not given.
     """
     with _collecting(store) as bin_:
         known = store.directory.images()
@@ -116,23 +116,25 @@ def remove_image(
 def _find(store: Store, known: Sequence[StoredImage], text: str) -> StoredImage:
     found = catalogue.find(known, text)
     if not found:
-        elsewhere = store.find_image(text)  # NotFoundError for an image that is nowhere
+        elsewhere = store.find_image(text)  # raises NotFoundError if no store has the image
         raise StoreError(
             f"image '{printable(text)}' ({elsewhere.id.short}) is in an additional store, "
-            "which is only read"
+            "which is read-only"
         )
     if len({one.id for one in found}) > 1:
-        raise InvalidReference(f"'{printable(text)}' stands for {len(found)} images")
+        raise InvalidReference(
+            f"'{printable(text)}' is ambiguous: it stands for {len(found)} images"
+        )
     return found[0]
 
 
 def _by_name(
     same: Sequence[StoredImage], words: list[str], in_use: Users, *, force: bool
 ) -> tuple[list[StoredImage], list[str]]:
-    """Entries that go, and words that do, where one of the words was given.
+    """Return the remaining entries and the removed names, if a name was given.
 
-    ``same`` are all entries of the image, one for each of its manifests. While one of them has a
-    name the image stays; an entry that loses its last one goes.
+    ``same`` are all entries of the image, one for each of its manifests. The image stays while any
+    has a name; an entry without names is removed.
     """
     (image,) = catalogue.by_image(same)
     names = [name for name in image.names if name not in words]
@@ -144,13 +146,13 @@ def _by_name(
     if by and not force:
         raise StoreError(
             f"image '{_familiar(words[0])}' ({image.id.short}) is in use: {_listed(by)}; "
-            "its last name can only be taken away with -f, and the image stays"
+            "-f removes its last name, but the image stays"
         )
     return ([] if by else [*same]), words
 
 
 def _orphaned(image: StoredImage, words: list[str], names: list[str]) -> list[str]:
-    """Digests of repositories of which the image has no tag any more."""
+    """Return the digests of repositories in which the image has no tag any more."""
     lost = {_repository(one) for one in words if one in image.names}
     lost -= {_repository(one) for one in names}
     return [one for one in image.digests if one not in words and _repository(one) in lost]
@@ -167,7 +169,7 @@ def _by_id(
     if len(names) > 1 and not force:
         raise StoreError(
             f"image {image.id.short} has {len(names)} names "
-            f"({', '.join(map(_familiar, names))}): its removal must be forced (-f)"
+            f"({', '.join(map(_familiar, names))}); use -f to remove it"
         )
     return same, [*names, *(one for each in same for one in each.digests)]
 
@@ -179,24 +181,26 @@ def _remove(
     gone: Sequence[StoredImage],
     in_use: Users,
 ) -> None:
-    """Make ``rest`` the catalogue, then let go what only those needed that are gone."""
+    """Write ``rest`` as the catalogue, then remove what only the other images needed."""
     parts: dict[StoredImage, Sequence[Digest]] = {one: _parts(store, one) for one in gone}
     try:
-        keep = needed(store, rest, in_use) if gone else frozenset()
-    except StoreError as error:  # of another image: its removal may be next
+        keep = referenced_digests(store, rest, in_use) if gone else frozenset()
+    except StoreError as error:  # of another image, which may be removed next
         parts = dict.fromkeys(gone, ())
         keep, bin_.removed.left = frozenset(), str(error)
     store.write_catalogue(rest)
     left = {one.id for one in rest}
     for one, digests in parts.items():
         if one.id not in left:
-            left.add(one.id)  # and is said once
+            left.add(one.id)  # reported once
             bin_.removed.items.append(Item("image", str(one.id), 0))
         _throw(store, bin_, [digest for digest in digests if digest not in keep])
 
 
 def _parts(store: Store, stored: StoredImage) -> Sequence[Digest]:
-    """What an image consists of, the top layer first; of a damaged one what is known."""
+    """Return the layers of an image, topmost first, and its documents; of a damaged one, those
+    known.
+    """
     try:
         order = [*reversed(store.read_image(stored).diff_ids)]
         rest = digests_of(store, stored, "") - set(order)
@@ -232,10 +236,11 @@ def _listed(by: Sequence[str]) -> str:
 def prune(
     store: Store, containers: Containers, *, every: bool = False, dry_run: bool = False
 ) -> Removed:
-    """Remove what nobody needs: images without a name (``every``: all that nobody uses) and layers.
+    """Remove images without a name (with ``every``, all unused ones) and all unused data.
 
-    Also documents and blobs, ephemeral containers of dead mounts, in-place indexes of files that
-    are gone or changed, what is quarantined and was replaced, and leases and locks of the dead.
+    That is: layers, documents and blobs, ephemeral containers of dead mounts, in-place indexes of
+    files that were removed or changed, quarantined data that was replaced, and leases and locks of
+    dead processes.
     """
     ended = _ended_containers(containers, dry_run=dry_run)
     with _collecting(store, dry_run=dry_run) as bin_:
@@ -244,7 +249,7 @@ def prune(
         in_use = users(store, containers)
         named = {one.id for one in known if one.names}
         gone = [one for one in known if not in_use.of(one.id) and (every or one.id not in named)]
-        keep = needed(store, [one for one in known if one not in gone], in_use)
+        keep = referenced_digests(store, [one for one in known if one not in gone], in_use)
         _prune_images(store, bin_, known, gone)
         _prune_digests(store, bin_, keep)
         _prune_inplace(store, bin_)
@@ -259,12 +264,12 @@ def prune(
 
 
 def _ended_containers(containers: Containers, *, dry_run: bool) -> list[Item]:
-    """Ephemeral containers whose daemons died before they could remove them."""
+    """Remove ephemeral containers whose daemons died."""
     found = []
     for one in containers.all(lambda _: None):
         if not one.ephemeral:
             continue
-        with suppress(StoreError, NotFoundError):  # in use, or gone by now
+        with suppress(StoreError, NotFoundError):  # in use, or removed meanwhile
             size = allocated(one.path)
             with containers.hold(one.name) as held:
                 if not dry_run:
@@ -299,7 +304,7 @@ def _prune_inplace(store: Store, bin_: _Bin) -> None:
 
 
 def _prune_quarantine(store: Store, bin_: _Bin, keep: frozenset[Digest]) -> None:
-    """What is damaged stays while it is wanted, and nothing better has come."""
+    """Remove quarantined data that is unused or was replaced."""
     for path, kind, digest in store.directory.quarantined():
         back = store.has_layer(digest) if kind == "layer" else store.has_blob(digest)
         if back or digest not in keep:

@@ -1,4 +1,4 @@
-"""The name under which an image is kept in the store."""
+"""The name under which an image is shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def name_of(stored: StoredImage) -> str:
-    """What people call an image of the store."""
+    """Return the name of a stored image for people."""
     if stored.names:
         return Reference.parse(stored.names[0]).familiar
     return SCRATCH if stored.id == scratch().id else stored.id.short

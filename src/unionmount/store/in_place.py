@@ -1,4 +1,4 @@
-"""Indexes of layers that stay in the archive or layout that they are in."""
+"""Indexes of layers that stay in their archive or layout."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from unionmount.system.text import printable
 
 _IDENTITY = tuple(field.name for field in fields(FileIdentity))
 MAX_ORIGIN = 64 * 1024
-_INDEX_VERSION = 1  # of the keys of in-place indexes: what the key says must be what is meant
+_INDEX_VERSION = 1  # of the keys of in-place indexes, which depend on it
 
 
 @dataclass(frozen=True, slots=True)
 class InPlaceOrigin:
-    """Of which bytes of which file an in-place index is."""
+    """The range of a file that an in-place index describes."""
 
     path: str
     identity: FileIdentity
@@ -27,13 +27,13 @@ class InPlaceOrigin:
 
     @classmethod
     def of(cls, data: FileRange) -> InPlaceOrigin:
-        """What is behind a descriptor now."""
-        path = os.readlink(f"/proc/self/fd/{data.fd}")  # noqa: PTH115 - the text is wanted
+        """Return the origin of an open range."""
+        path = os.readlink(f"/proc/self/fd/{data.fd}")  # noqa: PTH115 - a string is needed
         return cls(path, FileIdentity.of(data.fd), data.offset, data.length)
 
     @property
     def key(self) -> str:
-        """What the index is called."""
+        """The file name of the index, without its suffix."""
         parts = (
             *(self.identity.device, self.identity.inode, self.identity.size),
             *(self.identity.mtime_ns, self.identity.ctime_ns),
@@ -42,13 +42,13 @@ class InPlaceOrigin:
         return hashlib.sha256(" ".join(map(str, parts)).encode("ascii")).hexdigest()
 
     def serialize(self) -> bytes:
-        """The document that is kept beside the index."""
+        """Return the document that is stored beside the index."""
         document = {"path": self.path, "offset": self.offset, "length": self.length}
         return json.dumps(document | asdict(self.identity), indent=1).encode("ascii")
 
     @classmethod
     def parse(cls, raw: bytes) -> InPlaceOrigin | None:
-        """What a document says; None where it is damaged."""
+        """Parse a document; return None if it is damaged."""
         try:
             document = json.loads(raw)
             identity = FileIdentity(**{name: int(document[name]) for name in _IDENTITY})
@@ -59,7 +59,7 @@ class InPlaceOrigin:
         return cls(path, identity, offset, length) if isinstance(path, str) else None
 
     def is_current(self) -> bool:
-        """Whether the file is still there, and still the same."""
+        """Return whether the file still exists and is unchanged."""
         try:
             return FileIdentity.of_status(Path(self.path).stat()) == self.identity
         except (OSError, ValueError):
@@ -68,16 +68,16 @@ class InPlaceOrigin:
 
 @dataclass(frozen=True, slots=True)
 class InPlaceIndex:
-    """An index of a tar that stays where it is, as it is kept."""
+    """An in-place index in the store."""
 
     files: tuple[Path, ...]
-    origin: InPlaceOrigin | None  # None where nobody knows any more
+    origin: InPlaceOrigin | None  # None if it is not known any more
 
     @property
     def source(self) -> str:
-        """Whose index it is, for people."""
+        """The file of the layer, for people."""
         return printable(self.origin.path) if self.origin else "an unknown file"
 
     def is_current(self) -> bool:
-        """Whether it can still be of use."""
+        """Return whether the index can still be used."""
         return self.origin is not None and self.origin.is_current()

@@ -1,8 +1,8 @@
-"""One layer: from its blob to a verified ``layer.tar`` with its index, and open for reading.
+"""The import of a layer: from its blob to a verified ``layer.tar`` with its index.
 
-``LayerImport`` takes the bytes of a blob as they come and overlaps hashing, decompressing, writing
-and indexing on threads (all of which release the GIL). Nothing is visible in the store before
-every digest and size agreed and everything is on the disk: then one rename publishes it.
+``LayerImport`` takes the bytes of a blob as they arrive, and hashes, decompresses, writes and
+indexes them in parallel threads (all of which release the GIL). Nothing appears in the store before
+every digest and size is verified and everything is on disk; then one rename publishes it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BLOB_NAME = "blob"
 
 MAX_LAYER_SIZE = 64 << 30
 LIMIT_VARIABLE = "UNIONMOUNT_MAX_LAYER_SIZE"
-THREADS = "layer import"  # how the names of the threads of an import begin
+THREADS = "layer import"  # prefix of the names of the threads
 _BLOB_STEP = 256 * 1024  # bytes that are handed to the decoder at once
 _LARGEST = (1 << 63) - 1
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -51,22 +51,22 @@ _WRITEBACK_STEP = 32 * 1024 * 1024
 
 
 class Progress(Protocol):
-    """Told how far the work on a layer is; called from the thread that feeds it."""
+    """A callback for progress on a layer, in the thread that feeds it."""
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
-        """``done`` of ``total`` bytes of ``what`` are read; None where the total is not known."""
+        """Report that ``done`` of ``total`` bytes of ``what`` were read; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportLimits:
-    """What a layer may cost."""
+    """The limits of the size of a layer and of its index."""
 
-    max_layer_size: int = MAX_LAYER_SIZE  # bytes, uncompressed
+    max_layer_size: int = MAX_LAYER_SIZE  # uncompressed bytes
     core: core.IndexLimits = field(default_factory=core.IndexLimits)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """The defaults, or what the environment says (bytes, or 512M, 10G).
+        """Return the defaults, or the values of the environment (bytes, or 512M, 10G).
 
         ``UNIONMOUNT_MAX_LAYER_SIZE`` is ``max_layer_size``, ``UNIONMOUNT_MAX_INDEX_MEMORY`` is
         ``core.max_memory``.
@@ -85,19 +85,19 @@ def _size(environment: Mapping[str, str], variable: str) -> int | None:
         return None
     match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)", text.strip().upper())
     if match is None:
-        raise UsageError(f"{variable}: not a size: '{printable(text)}'")
+        raise UsageError(f"{variable} must be a size such as 512M, not '{printable(text)}'")
     return min(int(match[1]) << _UNITS[match[2]], _LARGEST)
 
 
 class _BrokenChannel(Exception):
-    """The other side has given up; a signal between threads, never seen outside."""
+    """A signal between threads that the other side has given up."""
 
 
 class _Channel:
-    """Chunks on their way from one thread to another; holds few, and can be broken."""
+    """A bounded queue of chunks between two threads, which either side can break."""
 
     def __init__(self) -> None:
-        self._chunks: deque[bytes] = deque()  # guarded by _changed, as the flags are
+        self._chunks: deque[bytes] = deque()  # guarded by _changed, like the flags
         self._changed = threading.Condition()
         self._closed = False
         self._broken = False
@@ -113,13 +113,13 @@ class _Channel:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Say that no more chunks come."""
+        """Announce the end of the chunks."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def abandon(self) -> None:
-        """Wake both sides up and make them stop."""
+        """Wake up both sides and make them stop."""
         with self._changed:
             self._broken = True
             self._chunks.clear()
@@ -143,11 +143,10 @@ class _Channel:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a layer must turn out to be.
+    """The expected digests and size of a layer.
 
-    ``diff_id`` is None where the layer is being made, and nobody knows it. ``digest`` and ``size``
-    are of the blob as it is transported, where something is said of it; ``what`` names the layer in
-    messages.
+    ``diff_id`` is None if the layer is being made. ``digest`` and ``size`` are those of the blob as
+    it is transported, if they are known; ``what`` names the layer in messages.
     """
 
     diff_id: Digest | None
@@ -157,11 +156,11 @@ class Expected:
 
 
 class LayerImport(Closing):
-    """A blob on its way into the store: ``write`` its bytes, then ``finish``.
+    """A running import: ``write`` the bytes of the blob, then ``finish``.
 
-    A context manager; leaving it before ``finish`` returned leaves nothing behind. Not for use by
-    several threads at once. Threads: the caller's hashes the blob; three more decompress, hash the
-    tar, and write and index it. An error in one of them is raised by the next ``write`` or by
+    Leaving the context manager before ``finish`` has returned leaves nothing behind. It is not for
+    use by several threads at once. The caller's thread hashes the blob; three more decompress, hash
+    the tar, and write and index it. An error in one of them is raised by the next ``write`` or by
     ``finish``.
     """
 
@@ -174,24 +173,27 @@ class LayerImport(Closing):
         *,
         keep_blob: bool = False,
     ) -> None:
-        """``publish`` finds the blob as it came in the staging directory, where it is to be kept.
+        """Create an import; ``publish`` finds a kept blob in the staging directory.
 
-        That is so with ``keep_blob``, unless the blob is not compressed: then it is the layer.
+        ``keep_blob`` keeps the blob as it came, unless it is not compressed and so equal to the
+        layer.
         """
         self._staging = staging
         self._publish = publish
         self._expected = expected
         self._limits = limits
         self._keep_blob = keep_blob
-        self._kept = -1  # the descriptor of the blob; of the unpacking thread until it was joined
+        self._kept = (
+            -1
+        )  # descriptor of the kept blob; used by the unpacking thread until it is joined
         self._received = 0
-        # a plain layer is its own diff_id, which is hashed anyway
+        # A plain layer is its own diff_id, which is hashed anyway.
         digest = expected.digest if expected.digest != expected.diff_id else None
         self._blob_hash = digest.hasher() if digest is not None else None
         self._algorithm = expected.diff_id.algorithm if expected.diff_id else "sha256"
         self._diff_hash = hashlib.new(self._algorithm)
-        self._size = 0  # of the tar; written by the unpacking thread, read after it was joined
-        self._failure: BaseException | None = None  # the first one; guarded by _failed
+        self._size = 0  # of the tar; written by the unpacking thread, read after it is joined
+        self._failure: BaseException | None = None  # the first failure; guarded by _failed
         self._failed = threading.Lock()
         self._blob, self._hashing, self._writing = _Channel(), _Channel(), _Channel()
         self._threads: list[threading.Thread] = []
@@ -232,7 +234,7 @@ class LayerImport(Closing):
             self._raise_failure()
 
     def finish(self) -> int:
-        """Check everything and publish the layer; returns the bytes of the tar."""
+        """Verify everything and publish the layer; return the size of the tar."""
         self._blob.close()
         self._join()
         self._check_blob()
@@ -247,11 +249,11 @@ class LayerImport(Closing):
 
     @property
     def diff_id(self) -> Digest:
-        """What the layer is called; only when ``finish`` returned."""
+        """The digest of the layer, once ``finish`` has returned."""
         return Digest(self._algorithm, self._diff_hash.hexdigest())
 
     def _check_blob(self) -> None:
-        """Compare the blob as it came; a failure of it explains other failures."""
+        """Verify the blob as it came; its failure explains all others."""
         if self._expected.size is not None and self._received != self._expected.size:
             raise SizeMismatch(self._expected.what, self._expected.size, self._received)
         if self._expected.digest is not None and self._blob_hash is not None:
@@ -298,7 +300,7 @@ class LayerImport(Closing):
             work()
         except _BrokenChannel:
             pass
-        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             with self._failed:
                 self._failure = self._failure or error
             self._abandon()
@@ -310,7 +312,7 @@ class LayerImport(Closing):
             raise failure
 
     def _unpack(self) -> None:
-        """Thread: compressed bytes to plain bytes, counted."""
+        """Decompress and count bytes, in a thread."""
         head = b""
         chunks = iter(self._blob)
         while len(head) < MAGIC_SIZE and (chunk := next(chunks, None)) is not None:
@@ -340,12 +342,12 @@ class LayerImport(Closing):
             self._writing.put(piece)
 
     def _hash(self) -> None:
-        """Thread: the diff_id."""
+        """Compute the diff_id, in a thread."""
         for chunk in self._hashing:
             self._diff_hash.update(chunk)
 
     def _write(self) -> None:
-        """Thread: the file and its index."""
+        """Write the file and its index, in a thread."""
         for chunk in self._writing:
             with storing(self._staging.path):
                 write_all(self._tar, chunk)
@@ -355,7 +357,7 @@ class LayerImport(Closing):
 def check_digest(
     data: FileRange, digest: Digest, what: str, progress: Progress | None = None
 ) -> None:
-    """Hash some bytes; DigestMismatch where they are not what their digest says."""
+    """Hash a range; raise DigestMismatch if it does not have the digest."""
     hasher = digest.hasher()
     done = 0
     for piece in pieces_of(data, what):

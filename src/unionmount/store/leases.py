@@ -1,17 +1,16 @@
-"""Who needs what of a store just now: leases, and the locks of layers that are being fetched.
+"""Leases: digests that running processes still use, and locks of layers that are being fetched.
 
 ::
 
-    <root>/leases/<random>            a lease, locked (flock) while somebody holds it
-    <root>/locks/<alg>-<hex>          who has the lock (flock) fetches that layer
+    <root>/leases/<random>            a lease, locked (flock) while it is held
+    <root>/locks/<alg>-<hex>          the lock (flock) for fetching that layer
 
-A lease is a file of lines. Each is written by one call and only added, so whoever holds the lease
-may die at any moment: a line without its end was never promised to anybody. The lock belongs to the
-open file, not to a process: what is forked holds it too, until the last one closes it or ends. A
-lease that nobody holds says nothing and is garbage.
+A lease is a file of lines. Each line is appended by one write, so its holder may die at any moment:
+an incomplete line was never confirmed. The lock belongs to the open file, not to a process:
+children that are forked hold it, too, until the last one closes it or ends. A lease that is not
+held is garbage.
 
-Leases are made, added to, and looked at under the lock of the store (docs/explanation/store.md says
-why).
+Leases are created, extended and read under the lock of the store (see docs/explanation/store.md).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
 
 Locking = Callable[[], AbstractContextManager[None]]
-"""Takes the lock of the store for a while."""
+"""A function that holds the lock of the store."""
 
 _MAX_LEASE = 64 * 1024 * 1024
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
@@ -42,17 +41,17 @@ _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What a lease that is held says."""
+    """The content of a lease that is held."""
 
     kind: str
     what: str  # for people: "mounted at /x"
-    pid: int  # of who made it, or described it last; others may hold it by now
-    needs: frozenset[Digest]
-    images: frozenset[Digest]  # images in use, by ID
+    pid: int  # of its creator or last user; others may hold it by now
+    digests: frozenset[Digest]
+    images: frozenset[Digest]  # IDs of images in use
 
 
 class Lease(Closing):
-    """Says what this process, and children that it forks, need of the store; until closed."""
+    """Digests that this process and its children need of the store, until it is closed."""
 
     def __init__(self, path: Path, locked: Locking, kind: str, what: str) -> None:
         self.path = path
@@ -69,16 +68,16 @@ class Lease(Closing):
                 os.close(self._fd)
                 raise
 
-    def need(self, *digests: Digest) -> None:
-        """Keep these, where they are there; to be called before asking whether they are."""
+    def protect(self, *digests: Digest) -> None:
+        """Protect digests from garbage collection; call it before checking whether they exist."""
         self._say("need", digests)
 
-    def image(self, image_id: Digest) -> None:
-        """Say that an image is in use: it is not removed then."""
+    def protect_image(self, image_id: Digest) -> None:
+        """Mark an image as in use, so that it is not removed."""
         self._say("image", [image_id])
 
     def describe(self, what: str) -> None:
-        """Say for people what the lease is for, and who has it, now that it is known."""
+        """Describe the use of the lease for people, and record this process as its user."""
         with self._locked(), storing(self.path):
             self._add([{"what": what, "pid": os.getpid()}])
 
@@ -94,11 +93,11 @@ class Lease(Closing):
         try:
             write_all(self._fd, "".join(json.dumps(line) + "\n" for line in lines).encode("ascii"))
         except OSError:
-            os.ftruncate(self._fd, before)  # half a line would spoil the next one
+            os.ftruncate(self._fd, before)  # half a line would damage the next one
             raise
 
     def close(self) -> None:
-        """Let go; the last one who does takes the lease away. A second call does nothing."""
+        """Release the lease; its last holder removes the file. A second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -106,7 +105,7 @@ class Lease(Closing):
 
 
 def held_leases(directory: Path) -> list[Holding]:
-    """What is said by leases that are held; the caller has the lock of the store."""
+    """Return all leases that are held; the caller holds the lock of the store."""
     found = []
     with storing(directory):
         paths = sorted(directory.iterdir())
@@ -118,7 +117,7 @@ def held_leases(directory: Path) -> list[Holding]:
 
 
 def clean(directory: Path, *, dry_run: bool = False) -> list[Path]:
-    """Remove leases or locks that nobody holds; the caller has the lock of the store."""
+    """Remove leases or locks that are not held; the caller holds the lock of the store."""
     with storing(directory):
         paths = sorted(directory.iterdir())
     gone = [path for path in paths if _is_unheld(path)]
@@ -129,14 +128,14 @@ def clean(directory: Path, *, dry_run: bool = False) -> list[Path]:
 
 
 class LayerLock(Closing):
-    """The right to fetch a layer: who has it does, others wait and then find the layer there."""
+    """The lock for fetching a layer, so that others wait and then find it in the store."""
 
     def __init__(self, directory: Path, diff_id: Digest) -> None:
         self.path = directory / f"{diff_id.algorithm}-{diff_id.hex}"
         self._fd = -1
 
     def try_acquire(self) -> bool:
-        """Whether it is ours now; does not wait."""
+        """Try to acquire the lock without waiting; return whether this process holds it."""
         while self._fd < 0:
             with storing(self.path):
                 fd = os.open(self.path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
@@ -150,22 +149,22 @@ class LayerLock(Closing):
                 raise
             if _is_at(self.path, fd):
                 self._fd = fd
-            else:  # who had it has just taken the file away
+            else:  # its last holder has just removed the file
                 os.close(fd)
         return True
 
     def close(self) -> None:
-        """Give it back; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            with suppress(OSError):  # the file is garbage, and removed as such
+            with suppress(OSError):  # a file that remains is garbage
                 self.path.unlink()
             os.close(fd)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[int, bool] | None]:
-    """The open file, and whether nobody else holds it: then we do; None where it is gone."""
+    """Open a lease; yield the file and whether nobody else holds it, or None if it is gone."""
     with storing(path):
         try:
             fd = os.open(path, os.O_RDONLY | _FLAGS)
@@ -191,7 +190,7 @@ def _is_unheld(path: Path) -> bool:
 
 
 def _remove_unheld(path: Path) -> None:
-    with suppress(OSError, StoreError), _opened(path) as found:  # what stays is garbage
+    with suppress(OSError, StoreError), _opened(path) as found:  # a file that remains is garbage
         if found is not None and found[1]:
             path.unlink()
 
@@ -230,5 +229,5 @@ def _parse(path: Path, raw: bytes) -> Holding:
 
 
 def new_path(directory: Path) -> Path:
-    """Where a new lease is made."""
+    """Return the path of a new lease."""
     return directory / secrets.token_hex(8)

@@ -1,4 +1,4 @@
-"""Where stores are: the default one and the additional ones."""
+"""The locations of the default store and of additional stores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ADDITIONAL_VARIABLE = "UNIONMOUNT_ADDITIONAL_STORES"
 
 
 def default_root(environment: Mapping[str, str]) -> Path:
-    """Where the store is when nobody says otherwise."""
+    """Return the location of the user's default store."""
     if chosen := environment.get("UNIONMOUNT_ROOT"):
         return Path(chosen)
     if os.geteuid() == 0:
@@ -28,19 +28,22 @@ def default_root(environment: Mapping[str, str]) -> Path:
 
 
 def additional_stores(environment: Mapping[str, str]) -> tuple[Path, ...]:
-    """The read-only stores that ``UNIONMOUNT_ADDITIONAL_STORES`` names, with colons in between."""
+    """Return the read-only stores in ``UNIONMOUNT_ADDITIONAL_STORES``, a list with colons."""
     text = environment.get(ADDITIONAL_VARIABLE, "")
     return tuple(Path(part) for part in text.split(":") if part)
 
 
 def _home(environment: Mapping[str, str]) -> Path:
-    """The user's home: ``HOME``, or what the system knows where that says nothing usable."""
+    """Return the user's home directory: ``HOME`` if it is usable, else that of the password
+    database.
+    """
     home = environment.get("HOME", "")
     if not home.startswith("/"):
         try:
             home = pwd.getpwuid(os.geteuid()).pw_dir
         except KeyError:
             raise StoreError(
-                "no place for the store: this user has no home directory (--root DIR names one)"
+                "no place for the store: this user has no home directory; choose one "
+                "with --root DIR"
             ) from None
     return Path(home)

@@ -1,4 +1,4 @@
-"""A place in the store where layers are written before they appear."""
+"""Staging directories, in which layers are written before they appear in the store."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ SPOOL_NAME = "spool"
 class Staging(Closing):
     """A temporary directory of the store that belongs to this process while it is open.
 
-    It is held by a flock, which dies with the process: a directory that nobody holds is garbage,
-    and ``clean`` removes it. What is published leaves it by one rename.
+    It is held by a flock, which ends with the process: a directory that is not held is garbage, and
+    ``clean`` removes it. A layer is published by one rename.
     """
 
     def __init__(self, tmp: Path) -> None:
         self.path = tmp / secrets.token_hex(16)
         with storing(tmp), _lock_directory(tmp, fcntl.LOCK_SH):
-            # the lock on tmp keeps cleaners away until ours is taken
+            # The lock on tmp keeps cleaners away until this directory is locked.
             self.path.mkdir(0o700)
             self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(self._fd, fcntl.LOCK_EX)
 
     def create(self, name: str) -> int:
-        """A new file in here, open for reading and writing; the caller closes it."""
+        """Create a file for reading and writing, which the caller closes."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with storing(self.path):
             return os.open(self.path / name, flags, 0o600)
 
     def nameless(self) -> int:
-        """A new file in the store that vanishes when it is closed; the caller closes it."""
+        """Create a nameless file, which vanishes when the caller closes it."""
         fd = self.create(SPOOL_NAME)
         with storing(self.path):
             (self.path / SPOOL_NAME).unlink()
@@ -52,7 +52,7 @@ class Staging(Closing):
 
     @contextmanager
     def spool(self) -> Iterator[int]:
-        """A nameless file for the length of a block."""
+        """Create a nameless file for the duration of a block."""
         fd = self.nameless()
         try:
             yield fd
@@ -60,7 +60,7 @@ class Staging(Closing):
             os.close(fd)
 
     def publish(self, target: Path) -> bool:
-        """Rename the whole directory to ``target``; False where there is one already."""
+        """Rename the whole directory to ``target``; return False if that exists."""
         with storing(target):
             os.fsync(self._fd)
             try:
@@ -73,26 +73,26 @@ class Staging(Closing):
         return True
 
     def publish_file(self, name: str, target: Path) -> None:
-        """Rename one file to ``target``, in place of what is there."""
+        """Rename one file to ``target``, which is replaced."""
         with storing(target):
             (self.path / name).replace(target)
             fsync_directory(target.parent)
 
     def keep_lock(self) -> int:
-        """A descriptor that holds the lock on the directory also after it was published."""
+        """Return a descriptor that keeps the lock on the directory even after it is published."""
         return os.dup(self._fd)
 
     def close(self) -> None:
-        """Remove what was not published, and let go."""
+        """Remove everything that was not published, and release the lock."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            with suppress(OSError):  # what stays is removed by a later ``clean``
+            with suppress(OSError):  # a later ``clean`` removes the rest
                 remove_tree(self.path)
             os.close(fd)
 
     @staticmethod
     def clean(tmp: Path) -> None:
-        """Remove what processes left that are dead."""
+        """Remove the directories of dead processes."""
         with suppress(BlockingIOError), _lock_directory(tmp, fcntl.LOCK_EX | fcntl.LOCK_NB):
             for path in tmp.iterdir():
                 with suppress(OSError), _lock_directory(path, fcntl.LOCK_EX | fcntl.LOCK_NB):

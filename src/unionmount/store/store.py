@@ -1,22 +1,22 @@
-"""What is kept on this machine: layers and documents by digest, images by name.
+"""The store of one user: layers and documents by digest, images by name.
 
 ::
 
     <root>/version                    the format; a newer one is refused
     <root>/lock                       flock: the lock of the store
-    <root>/images.json                which images there are, and their names
+    <root>/images.json                the images and their names
     <root>/layers/<alg>/<hex>/        layer.tar and layer.idx, named by the diff_id
     <root>/blobs/<alg>/<hex>          manifests and configs as received; layers as they came
-    <root>/inplace/<key>.idx          indexes of layers that stay where they are
-    <root>/inplace/<key>.json         of which file each of those is
+    <root>/inplace/<key>.idx          indexes of layers that stay in their archive
+    <root>/inplace/<key>.json         the file that each of these describes
     <root>/containers/<name>/         writable layers; see ``containers``
-    <root>/leases/  <root>/locks/     who needs what just now; see ``leases``
-    <root>/quarantine/                damaged layers and documents; see ``checking``
-    <root>/tmp/                       what is being made; see ``layer.Staging``
+    <root>/leases/  <root>/locks/     digests in use, and layers being fetched; see ``leases``
+    <root>/quarantine/                damaged layers and documents; see ``check``
+    <root>/tmp/                       incomplete data; see ``staging``
 
 Everything appears by a rename after fsync, so any number of processes may use a store at once and
-die at any moment. An open layer stays readable when it is removed. docs/explanation/store.md has
-the whole.
+die at any moment. An open layer stays readable after it was removed. docs/explanation/store.md
+describes the details.
 """
 
 from __future__ import annotations
@@ -76,10 +76,9 @@ _DIRECTORIES = (
 
 
 class Store:
-    """The store below ``root``; made when it is not there.
+    """The store at ``root``, which is created if it does not exist.
 
-    ``additional`` are read-only stores, looked into when this one has not got something. Nothing is
-    written there.
+    ``additional`` are read-only stores, which are searched for anything that this one lacks.
     """
 
     def __init__(
@@ -101,19 +100,20 @@ class Store:
                 (root / name).mkdir(mode=0o700, exist_ok=True)
             Staging.clean(self._tmp)
         if known != str(VERSION):
-            with self.locked():  # what an older one has is understood as it is
+            with self.locked():  # older formats remain readable
                 self._write(root / "version", f"{VERSION}\n".encode())
 
     @property
     def _directories(self) -> tuple[StoreDirectory, ...]:
-        """Where to look for something, in this order: here, then in the additional stores."""
+        """The directories to search, in order: the own one, then the additional ones."""
         return (self.directory, *self.additional)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the store: nobody changes the catalogue, or collects garbage, or leases.
+        """Hold the lock of the store, which excludes changes to the catalogue, leases and
+        collection.
 
-        Not to be taken twice by one thread; not for long.
+        Not re-entrant; hold it briefly.
         """
         with storing(self.root / "lock"):
             fd = os.open(self.root / "lock", _LOCK_FLAGS, 0o600)
@@ -124,31 +124,32 @@ class Store:
         finally:
             os.close(fd)
 
-    # -- who needs what
+    # -- leases
 
     def lease(self, kind: str, what: str) -> Lease:
-        """Protect from garbage collection what is registered with it, until it is closed.
+        """Create a lease, which protects registered digests from garbage collection until it is
+        closed.
 
-        ``kind`` is "pull", "load", "save", "commit", "mount" …; ``what`` is for people.
+        ``kind`` is "pull", "load", "save", "commit", "mount" …; ``what`` describes it for people.
         """
         return Lease(new_path(self.directory.leases), self.locked, kind, what)
 
     def leases(self) -> list[Holding]:
-        """What is leased; the caller has the lock of the store."""
+        """Return the leases that are held; the caller holds the lock of the store."""
         return held_leases(self.directory.leases)
 
     def layer_lock(self, diff_id: Digest) -> LayerLock:
-        """The right to fetch a layer; not acquired yet."""
+        """Return the lock for fetching a layer, not yet acquired."""
         return LayerLock(self.directory.locks, diff_id)
 
     # -- layers
 
     def has_layer(self, diff_id: Digest) -> bool:
-        """Whether the layer is here; what is here was verified when it came."""
+        """Return whether a store has the layer, which was verified when it came."""
         return any(one.has_layer(diff_id) for one in self._directories)
 
     def layer_place(self, diff_id: Digest) -> Path | None:
-        """Where a layer lives: its directory; None where it is in no store."""
+        """Return the directory of a layer; None if no store has it."""
         found = (one.layer_path(diff_id) for one in self._directories if one.has_layer(diff_id))
         return next(found, None)
 
@@ -159,19 +160,19 @@ class Store:
         keep_blob: bool = False,
         lease: Lease | None = None,
     ) -> LayerImport:
-        """Take a layer in: write its blob to what this returns.
+        """Start the import of a layer, whose blob is then written to the result.
 
-        ``keep_blob`` keeps the blob as it came, too, where it is compressed and ``expected`` has
-        its digest. With a ``lease`` the layer is registered there before it appears: the diff_id
-        of a layer that is being made is not known earlier.
+        ``keep_blob`` also keeps the blob as it came, if it is compressed and ``expected`` has its
+        digest. A new layer is registered in ``lease`` before it appears, since its diff_id is not
+        known earlier.
         """
 
         def publish(staging: Staging, diff_id: Digest) -> None:
             if lease is not None:
-                lease.need(diff_id)
+                lease.protect(diff_id)
             if expected.digest is not None and (staging.path / BLOB_NAME).exists():
                 staging.publish_file(BLOB_NAME, self.directory.blob_path(expected.digest))
-            # where another import of the same layer came first, its copy is as good
+            # If another import of the same layer was faster, its copy is as good.
             if not staging.publish(self.directory.layer_path(diff_id)):
                 self._replace_damaged(staging, diff_id)
 
@@ -180,7 +181,7 @@ class Store:
         return LayerImport(staging, publish, expected, self.limits, keep_blob=keep_blob)
 
     def _replace_damaged(self, incoming: Staging, diff_id: Digest) -> None:
-        """Let a layer take the place of what is left of one, if that is what is there."""
+        """Replace the remains of a damaged layer, if there are any."""
         path = self.directory.layer_path(diff_id)
         with Staging(self._tmp) as staging, self.locked():
             if not self.directory.has_layer(diff_id):
@@ -189,7 +190,7 @@ class Store:
                 incoming.publish(path)
 
     def open_layer(self, diff_id: Digest) -> OpenLayer:
-        """Open a layer; its index is made anew where it is missing, old or damaged."""
+        """Open a layer; its index is rebuilt if it is missing, outdated or damaged."""
         what = f"layer {diff_id}"
         with ExitStack() as stack:
             place, data = self._open_tar(diff_id)
@@ -205,7 +206,7 @@ class Store:
         return OpenLayer(diff_id, data, 0, whole.length, index)
 
     def rebuild_index(self, diff_id: Digest) -> None:
-        """Make the index of a layer of this store anew, whatever there is of one."""
+        """Rebuild the index of a layer of this store."""
         data = self.directory.open_tar(diff_id)
         if data is None:
             raise NotFoundError(f"layer {diff_id} is not in the store")
@@ -224,7 +225,7 @@ class Store:
         raise NotFoundError(f"layer {diff_id} is not in the store")
 
     def index_in_place(self, data: FileRange, what: str) -> int:
-        """A descriptor of the index of a tar that stays where it is; made when there is none."""
+        """Open the index of a tar that stays in its archive; make it if there is none."""
         origin = InPlaceOrigin.of(data)
         path = self.directory.inplace / f"{origin.key}.idx"
         index = open_index(path, data.length, what)
@@ -233,7 +234,7 @@ class Store:
         return index
 
     def in_place_indexes(self) -> list[InPlaceIndex]:
-        """All indexes of tars that stay where they are."""
+        """Return all indexes of tars that stay in their archives."""
         directory = self.directory.inplace
         with storing(directory):
             paths = sorted(directory.iterdir())
@@ -276,7 +277,7 @@ class Store:
         return index
 
     def layer_info(self, diff_id: Digest) -> core.IndexInfo:
-        """Sizes and counts of a layer."""
+        """Return the sizes and counts of a layer."""
         layer = self.open_layer(diff_id)
         try:
             with core.Index(layer.index_fd, f"layer {diff_id}") as index:
@@ -285,18 +286,18 @@ class Store:
             layer.close()
 
     def spool(self) -> int:
-        """A nameless file in the store that vanishes when it is closed."""
+        """Create a nameless file in the store, which vanishes when it is closed."""
         with Staging(self._tmp) as staging:
             return staging.nameless()
 
     def staging(self) -> Staging:
-        """A directory of the store to make something in, gone with this process."""
+        """Create a directory in the store that is removed with this process."""
         return Staging(self._tmp)
 
     # -- documents and blobs
 
     def put_blob(self, data: bytes, digest: Digest | None = None) -> Digest:
-        """Keep a document; returns its digest."""
+        """Store a document and return its digest."""
         digest = digest or Digest.of(data)
         verify(data, digest, "document")
         try:
@@ -306,7 +307,7 @@ class Store:
         return digest
 
     def get_blob(self, digest: Digest) -> bytes:
-        """A document, verified."""
+        """Read a document and verify it."""
         for place in self._directories[:-1]:
             try:
                 return place.read_document(digest)
@@ -315,9 +316,10 @@ class Store:
         return self._directories[-1].read_document(digest)
 
     def open_blob(self, digest: Digest) -> OpenBlob | None:
-        """A blob that was kept as it came, or the layer whose diff_id this is; None for neither.
+        """Open a blob that was kept as it came, or the layer of that digest; return None for
+        neither.
 
-        Its bytes were verified when they came, not now.
+        Its bytes were verified when they came.
         """
         for place in self._directories:
             found = place.open_blob(digest)
@@ -326,11 +328,11 @@ class Store:
         return None
 
     def has_blob(self, digest: Digest) -> bool:
-        """Whether a document, or a blob that was kept as it came, is here."""
+        """Return whether a store has a document, or a blob that was kept as it came."""
         return any(one.blob_path(digest).is_file() for one in self._directories)
 
     def _write(self, path: Path, data: bytes) -> None:
-        """Put a file in place by a rename."""
+        """Write a file and move it into place by a rename."""
         with Staging(self._tmp) as staging:
             fd = staging.create("file")
             try:
@@ -351,15 +353,15 @@ class Store:
         take_over: bool = True,
         digests: Sequence[Reference] = (),
     ) -> StoredImage:
-        """Record an image whose layers are here; the names now mean it and no other image.
+        """Record an image whose layers are stored, and give it names, which other images lose.
 
-        Without ``take_over`` a name that means another image already goes on to do so. ``digests``
-        are ``name@digest``, as registries know the image.
+        Without ``take_over``, it gets only names that no other image has. ``digests`` are
+        ``name@digest``, the names of the image in registries.
         """
         manifest = image.manifest.digest
         added = [str(name.with_default_tag()) for name in names]
         with self.locked():
-            # under the lock: garbage collection must not come between these and their image
+            # The lock keeps garbage collection from running between the documents and their image.
             self.put_blob(image.manifest.raw, manifest)
             self.put_blob(image.config.raw, image.id)
             known = self.directory.images()
@@ -378,14 +380,14 @@ class Store:
         return entry
 
     def tag(self, image: StoredImage, name: Reference) -> StoredImage:
-        """Give an image another name, which means no other image then."""
+        """Give an image another name, which any other image loses."""
         if name.digest is not None:
-            raise UsageError(f"an image can't be given a digest: '{name}'")
+            raise UsageError(f"'{name}' has a digest; name the image by a tag instead")
         digests = [Reference.parse(one) for one in image.digests]
         return self.put_image([name], self.read_image(image), digests=digests)
 
     def untag(self, name: Reference) -> StoredImage:
-        """Take a name, or a ``name@digest``, from the image that has it; the image stays."""
+        """Remove a name or ``name@digest`` from its image; the image stays."""
         word = str(name.with_default_tag())
         with self.locked():
             known = self.directory.images()
@@ -398,12 +400,12 @@ class Store:
         return next(one for one in changed if one.manifest == found.manifest)
 
     def list_images(self) -> list[StoredImage]:
-        """All images, the newest first, each once; also those of additional stores."""
+        """Return all images, newest first and each once, including those of additional stores."""
         images = catalogue.by_image(self._all_images())
         return sorted(images, key=lambda one: one.created, reverse=True)
 
     def with_all_names(self, image: StoredImage) -> StoredImage:
-        """The image with the names and digests that it has by other manifests, too."""
+        """Return the image with the names and digests of all its manifests."""
         found = (one for one in self.list_images() if one.id == image.id)
         known = next(found, image)
         return replace(image, names=known.names, digests=known.digests)
@@ -415,7 +417,7 @@ class Store:
         return known
 
     def find_image(self, text: str) -> StoredImage:
-        """The image of a name, or of the beginning of its ID."""
+        """Find an image by its name or the beginning of its ID."""
         found = catalogue.find(self._all_images(), text)
         if not found:
             raise NotFoundError(f"no image '{printable(text)}' in the store")
@@ -424,38 +426,38 @@ class Store:
         return found[0]
 
     def has_image_named(self, text: str) -> bool:
-        """Whether ``text`` is the name of an image; the beginning of an ID is no name."""
+        """Return whether an image has the name ``text``; an ID is not a name."""
         return bool(catalogue.by_name(self._all_images(), text))
 
     def read_image(self, stored: StoredImage) -> ImageDocuments:
-        """The manifest and config of an image, parsed."""
+        """Read the manifest and config of an image."""
         what = f"image {stored.id}"
         manifest = Manifest.parse(self.get_blob(stored.manifest), what)
         return ImageDocuments.of(manifest, Config.parse(self.get_blob(stored.id), what), what)
 
     def use_image(self, stored: StoredImage, lease: Lease) -> ImageDocuments:
-        """The same, for as long as ``lease`` is held: it is not removed meanwhile."""
+        """Read an image and protect it from removal while ``lease`` is held."""
         image = self.read_image(stored)
-        lease.need(stored.manifest, stored.id, *image.diff_ids)
-        lease.image(stored.id)
-        # it may have been removed before that was registered: then this says so
+        lease.protect(stored.manifest, stored.id, *image.diff_ids)
+        lease.protect_image(stored.id)
+        # this fails if it was removed before it was registered
         return self.read_image(stored)
 
     def write_catalogue(self, images: Sequence[StoredImage]) -> None:
-        """Replace the catalogue; the caller has the lock of the store since it was read."""
+        """Replace the catalogue; the caller has held the lock of the store since reading it."""
         self._write(self.root / "images.json", catalogue.serialize(images))
 
 
 def _additional(root: Path) -> StoreDirectory:
-    """A store of somebody's, to read."""
+    """Return an additional store for reading."""
     place = StoreDirectory(root)
     if place.version() is None:
-        raise NotFoundError(f"additional store {printable(str(root))}: there is none")
+        raise NotFoundError(f"additional store {printable(str(root))}: does not exist")
     return place
 
 
 def _ambiguous(text: str, found: Sequence[StoredImage]) -> str:
-    """Which images a short ID could mean."""
+    """Return the images that a short ID may mean, as text."""
     by_id = {one.id: one for one in reversed(found)}
     shown = [
         f"{one.id.short} ({', '.join(Reference.parse(name).familiar for name in one.names[:3])})"
@@ -465,4 +467,4 @@ def _ambiguous(text: str, found: Sequence[StoredImage]) -> str:
     ]
     more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
     names = ", ".join(sorted(shown)[:8])
-    return f"'{printable(text)}' stands for {len(shown)} images: {names}{more}"
+    return f"'{printable(text)}' is ambiguous: it stands for {len(shown)} images: {names}{more}"

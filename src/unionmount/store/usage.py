@@ -1,6 +1,6 @@
-"""What a store takes on the disk, and what sharing layers saves.
+"""The disk usage of a store, and the savings by sharing layers.
 
-Sizes are allocated bytes, as du(1) counts them.
+Sizes are allocated bytes, like those of du(1).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING
 
 from unionmount.images.image import scratch
 from unionmount.store.catalogue import by_image
-from unionmount.store.references import needed, users
+from unionmount.store.references import referenced_digests, users
 
 if TYPE_CHECKING:
     from unionmount.images.reference import Digest
     from unionmount.store.containers import Containers
     from unionmount.store.store import Store, StoredImage
 
-_BLOCK = 512  # of st_blocks, on every file system
+_BLOCK = 512  # unit of st_blocks, on every file system
 
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """What there is of one kind."""
+    """The usage of one kind of data."""
 
     kind: str
     total: int
@@ -39,7 +39,7 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True)
 class ImageUsage:
-    """One image: the bytes of its layers, and how many of them are those of other images, too."""
+    """The bytes of an image's layers, and how many of them are in layers of other images, too."""
 
     image: StoredImage
     size: int
@@ -54,23 +54,23 @@ class ImageUsage:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The whole store."""
+    """The usage of the whole store."""
 
     rows: tuple[UsageRow, ...]
     images: tuple[ImageUsage, ...]
     shared: int  # bytes on disk of layers that several images have
-    unique: int  # of those that one image has
+    unique: int  # bytes on disk of layers that one image has
 
     @property
     def saved(self) -> int:
-        """What the layers of images would take more, were none shared."""
+        """The additional bytes that images would take without sharing layers."""
         return sum(one.size for one in self.images) - self.shared - self.unique
 
 
 def allocated(path: Path) -> int:
-    """The bytes that a file, or a directory with all that is in it, takes on the disk.
+    """Return the bytes that a file, or a directory with its contents, takes on disk.
 
-    A file with several names counts once. What vanishes meanwhile, or may not be read, counts 0.
+    A file with several names counts once; what vanishes meanwhile, or is unreadable, counts as 0.
     """
     seen: set[tuple[int, int]] = set()
     total = 0
@@ -94,13 +94,13 @@ def _blocks(status: os.stat_result, seen: set[tuple[int, int]]) -> int:
 
 
 def measure(store: Store, containers: Containers, mounted: Collection[str]) -> Usage:
-    """Measure a store; ``mounted`` are the names of its containers that are."""
+    """Measure a store; ``mounted`` are the names of its mounted containers."""
     with store.locked():
         in_use = users(store, containers)
         entries = store.directory.images()
         active = [one for one in entries if in_use.of(one.id)]
-        all_needed = needed(store, entries, in_use)
-        active_needed = needed(store, active, in_use)
+        all_needed = referenced_digests(store, entries, in_use)
+        active_needed = referenced_digests(store, active, in_use)
     own = store.directory
     layers = {one: allocated(own.layer_path(one)) for one in own.layers()}
     blobs = {one: allocated(own.blob_path(one)) for one in own.blobs()}
@@ -132,7 +132,7 @@ def measure(store: Store, containers: Containers, mounted: Collection[str]) -> U
 
 
 def _documents(images: Sequence[StoredImage]) -> set[Digest]:
-    """The documents of these images, and those of the empty one, which no list shows."""
+    """Return the documents of these images, and those of the empty image, which no list shows."""
     empty = scratch()
     found = {digest for one in images for digest in (one.manifest, one.id)}
     return found | {empty.manifest.digest, empty.id}
@@ -158,14 +158,14 @@ def _image_usages(
 
 
 def _layer_sizes(store: Store, stored: StoredImage) -> dict[Digest, int]:
-    """The layers of an image, each once, wherever they live; one that is lost takes nothing."""
+    """Return the sizes of an image's layers in any store; a lost layer takes nothing."""
     diff_ids = dict.fromkeys(store.read_image(stored).diff_ids)
     places = {diff_id: store.layer_place(diff_id) for diff_id in diff_ids}
     return {one: allocated(place) if place else 0 for one, place in places.items()}
 
 
 def _sharing(listed: Sequence[_Listed]) -> list[tuple[int, int]]:
-    """Of each layer its size, and how many images have it."""
+    """Return the size of each layer, and the number of images that have it."""
     counts = Counter(diff_id for one in listed for diff_id in one.layers)
     sizes = {diff_id: size for one in listed for diff_id, size in one.layers.items()}
     return [(sizes[diff_id], count) for diff_id, count in counts.items()]

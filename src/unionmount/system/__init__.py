@@ -1,1 +1,1 @@
-"""What is asked of the operating system: files, processes, mounts, waiting."""
+"""The operating system: files, processes, mounts and waiting."""

@@ -1,8 +1,8 @@
-"""Whether other users get to a directory of the host, whatever is made in it.
+"""Whether other users can reach a directory of the host, whatever it contains.
 
-What a mount keeps on disk has the owners and modes that the image says. A mount may promise that
-set-user-ID programs and devices have no power (``nosuid``, ``nodev``); the disk promises nothing of
-the kind. So it matters who can walk there.
+The files of a mount have the owners and modes of the image on disk. A mount may promise that
+set-user-ID programs and devices have no power (``nosuid``, ``nodev``), but the disk promises
+nothing like that, so it matters who can reach them there.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ _ROOT = 0
 
 
 def is_closed(fd: int, *, above: bool = False) -> bool:
-    """Whether nobody but this user, and root, gets to the directory that ``fd`` is open on.
+    """Return whether only this user and root can reach the directory behind ``fd``.
 
-    With ``above`` its own owner and mode do not count, for they may change: only what is on the way
-    to it does.
+    With ``above``, its own owner and mode do not count, since they may change, but only those of
+    its parents.
 
-    Nobody else gets there where it, or a directory on the way to it, belongs to one of the two and
-    lets nobody else pass. The bits of the group say what an ACL grants at most, so they count
-    whoever is in the group. The way is the one that the directory has now, from the descriptor up:
-    whoever owns a symlink of the path that led here decides nothing. Where the directory is mounted
-    elsewhere, too, that is another way, and is not seen.
+    Others cannot reach it if it or one of its parents belongs to this user or root and permits no
+    one else to pass. The group bits are the maximum that an ACL grants, so they count whoever is in
+    the group. The parents are the present ones, from the descriptor upwards, so symlinks in the
+    original path do not matter. Other mounts of the directory are not seen.
     """
     owners = (_ROOT, os.geteuid())
     at = _above(fd) if above else os.dup(fd)

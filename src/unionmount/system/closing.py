@@ -1,4 +1,4 @@
-"""What is closed exactly once: the base of everything that owns something."""
+"""The base class of context managers whose ``close`` is idempotent."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class Closing:
-    """A context manager that calls ``close`` when it is left, however that comes about."""
+    """A context manager that calls ``close`` at the end of its block."""
 
     def close(self) -> None:
-        """Let go of what is owned; a second call does nothing."""
+        """Release all resources; a second call does nothing."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

@@ -1,9 +1,8 @@
-"""Going to the background: a child that serves, a parent that waits until it does.
+"""Daemons: a child process that serves, and a parent that waits until it is ready.
 
-The child lets go of everything of its caller's before it does anything else: session, working
-directory, and every descriptor that the caller handed down. So ``unionmount mount … | cat`` and
-``$(unionmount mount …)`` end when the parent does. What went wrong before the child was ready comes
-back to the parent as one message.
+The child first gives up everything of its caller: the session, the working directory, and every
+descriptor that the caller passed on. So ``unionmount mount … | cat`` and ``$(unionmount mount …)``
+end when the parent does. An error before the child is ready is passed to the parent as one message.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ _READY = b"+"
 _FAILED = b"-"
 
 Ready = Callable[[str], None]
-"""What the child calls, once, when it serves; the text is handed to the parent's caller."""
+"""A function that the child calls once when it is ready; the text is returned in the parent."""
 
 
 def inherited_descriptors() -> frozenset[int]:
-    """The caller's descriptors beyond the standard three; to be asked before opening any."""
+    """Return the caller's descriptors beyond the standard three; call it before opening any."""
     listed = {int(name) for name in os.listdir("/proc/self/fd")}  # noqa: PTH208
     return frozenset(fd for fd in listed if fd > 2 and _is_open(fd))
 
 
 def run_in_background(serve: Callable[[Ready], None], inherited: Iterable[int]) -> str:
-    """Run ``serve`` in a daemon; returns what it said when it was ready.
+    """Run ``serve`` in a daemon; return its text when it is ready.
 
-    MountError with the child's message where it failed before; then the child is gone.
+    Raise MountError with the child's message if it failed before; then the child is gone.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
@@ -59,14 +58,14 @@ def run_in_background(serve: Callable[[Ready], None], inherited: Iterable[int]) 
 
 
 def log_to(path: Path) -> None:
-    """Let standard error, which libfuse writes to, go to a file."""
+    """Redirect standard error, to which libfuse writes, to a file."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.dup2(fd, 2)
     os.close(fd)
 
 
 def _is_open(fd: int) -> bool:
-    """Whether ``fd`` is open: the one that listed the others is not, any more."""
+    """Return whether ``fd`` is open; the descriptor that listed the others is not."""
     try:
         os.fstat(fd)
     except OSError:
@@ -75,7 +74,7 @@ def _is_open(fd: int) -> bool:
 
 
 def _become_daemon(serve: Callable[[Ready], None], inherited: Iterable[int], pipe: int) -> NoReturn:
-    """Run ``serve`` and end; nothing of the parent's Python runs any more, atexit included."""
+    """Run ``serve`` and exit, without running any more of the parent's Python, such as atexit."""
     status = 1
     try:
         os.setsid()
@@ -107,14 +106,16 @@ def _let_go(inherited: Iterable[int]) -> None:
 
 def _teller(pipe: int) -> Ready:
     def ready(text: str) -> None:
-        if not _tell(pipe, _READY, text):  # it was killed: nobody would know of the mount
-            raise MountError("the process that asked for the mount has gone")
+        if not _tell(
+            pipe, _READY, text
+        ):  # the parent was killed, so nobody would know of the mount
+            raise MountError("the process that requested the mount has ended")
 
     return ready
 
 
 def _tell(pipe: int, kind: bytes, text: str) -> bool:
-    """Send a message and close the pipe; False where nobody listens (any more)."""
+    """Send a message and close the pipe; return False if nobody reads it."""
     try:
         os.write(pipe, kind + os.fsencode(text))
         os.close(pipe)

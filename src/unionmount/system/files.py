@@ -1,13 +1,13 @@
-"""Opening what a user named, and what lies in directories that others may have made.
+"""Opening files that users name, and files in directories that others control.
 
-There may be anything: a FIFO that nobody writes to, a device that does something when it is
-opened, a link that leads elsewhere. So what is found is looked at (``O_PATH`` opens nothing) and
-only then opened, by its descriptor, so that it is the same. A path that a user named may have
-links; one below a directory of somebody else may not, wherever they stand.
+They may be anything: a FIFO without a writer, a device with side effects, or a symlink that leads
+elsewhere. So a file is first examined (``O_PATH`` opens nothing) and then opened by its descriptor.
+A path that a user named may contain symlinks; one below a directory of somebody else may not, in
+any component.
 
-What is written appears by a rename. A link is followed to where it leads, but not one that somebody
-else put into a directory that everybody may write to: the kernel's rule of protected_symlinks,
-which does not cover names that are replaced.
+Output appears by a rename. A symlink is followed, unless another user put it into a directory that
+everybody can write to; that is the kernel's rule of protected_symlinks, which does not cover
+renames.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ _KINDS = (
     (stat.S_ISCHR, "a character device"),
     (stat.S_ISBLK, "a block device"),
 )
-_NULL = os.makedev(1, 3)  # /dev/null: nothing is read, and what is written is gone
-_MAX_LINKS = 40  # as Linux follows in one path
-_LOOK_AGAIN = 0.05  # seconds between two looks at what the other side of a pipe does
+_NULL = os.makedev(1, 3)  # /dev/null: empty, and discards writes
+_MAX_LINKS = 40  # the limit of Linux for one path
+_LOOK_AGAIN = 0.05  # seconds between two looks at the other end of a pipe
 _STEP = 64 * 1024
 _PIECE = 1024 * 1024  # bytes that are read of a range at once
 
@@ -57,17 +57,17 @@ Named = str | Path
 
 
 def kind_of(mode: int) -> str:
-    """What a file is, in words."""
+    """Return the type of a file in words."""
     return next((text for fits, text in _KINDS if fits(mode)), "something unknown")
 
 
 def not_regular(path: Named, mode: int) -> NotRegular:
-    """The error that says what is there instead of a regular file."""
+    """Return the error for another type of file."""
     return NotRegular(printable(str(path)), kind_of(mode))
 
 
 def open_regular(path: Named, *, follow: bool = True, flags: int = os.O_RDONLY) -> int:
-    """A regular file that was named; NotRegular for all else, OSError where it can't be had."""
+    """Open a regular file; raise NotRegular for any other, OSError if that is impossible."""
     with _looked_at(path, None, follow=follow) as (found, status):
         if not stat.S_ISREG(status.st_mode):
             raise not_regular(path, status.st_mode)
@@ -75,9 +75,10 @@ def open_regular(path: Named, *, follow: bool = True, flags: int = os.O_RDONLY) 
 
 
 def open_below(root: int, path: str, where: str) -> int:
-    """A regular file below a directory: no component of ``path`` is a link.
+    """Open a regular file below a directory, without following symlinks in ``path``.
 
-    NotRegular for all else, OSError where it can't be had; ``where`` names the directory.
+    Raise NotRegular for any other file, OSError if that is impossible; ``where`` names the
+    directory.
     """
     *above, last = path.split("/")
     here = root
@@ -107,10 +108,10 @@ def read_document(
     environment: Mapping[str, str],
     check: Callable[[], object] | None = None,
 ) -> bytes:
-    """A small file that was named, whole; LimitExceeded where it is larger than ``limit``.
+    """Read a small file; raise LimitExceeded if it is larger than ``limit``.
 
-    ``<(command)`` may stand for one, and /dev/null for an empty one; NotRegular for all else. While
-    a command is waited for, ``check`` is called, and may raise.
+    ``<(command)`` and /dev/null are accepted; raise NotRegular for any other file. While a command
+    is waited for, ``check`` is called, and may raise.
     """
     with _looked_at(path, None, follow=True) as (found, status):
         if _is_null(status):
@@ -137,7 +138,7 @@ def _part(
 ) -> bytes:
     seconds = timeout_of(environment)
     end = time.monotonic() + seconds
-    waiting = select.poll()  # select(2) knows no descriptor beyond 1023
+    waiting = select.poll()  # select(2) supports no descriptors beyond 1023
     waiting.register(opened, select.POLLIN)
     while not waiting.poll(_LOOK_AGAIN * 1000):
         if check is not None:
@@ -152,7 +153,7 @@ def _part(
 
 @contextmanager
 def opened_for_library(path: Named) -> Iterator[str]:
-    """A name of a regular file for a library that opens files itself, valid in the block."""
+    """Yield the name of a regular file for a library that opens files itself."""
     fd = open_regular(path)
     try:
         yield f"/proc/self/fd/{fd}"
@@ -167,10 +168,10 @@ def open_stream(
     fifo: bool,
     waiting: Callable[[], object] | None = None,
 ) -> tuple[int, bytes]:
-    """What can be read from the start to the end: a regular file, a pipe, and a ``fifo`` if asked.
+    """Open a file for sequential reading: a regular file, a pipe, and with ``fifo`` a FIFO.
 
-    Also returns what has been read of it already. A FIFO must be opened by a writer in bounded
-    time; ``waiting`` is called while there is none. NotRegular for all else.
+    Also return the bytes that were already read. A FIFO must be opened by a writer in bounded time;
+    ``waiting`` is called while there is none. Raise NotRegular for any other file.
     """
     with _looked_at(path, None, follow=True) as (found, status):
         if stat.S_ISREG(status.st_mode) or _is_pipe(found, status):
@@ -190,19 +191,19 @@ def open_stream(
 def _wait_for_writer(
     opened: int, path: Named, environment: Mapping[str, str], waiting: Callable[[], object] | None
 ) -> bytes:
-    """Wait until somebody has a FIFO open to write; returns what was read by that."""
+    """Wait until a writer opens a FIFO; return the bytes that this has read."""
     seconds = timeout_of(environment)
     end = time.monotonic() + seconds
     while True:
         try:
             data = os.read(opened, 1)
-        except BlockingIOError:  # somebody has, and has written nothing so far
+        except BlockingIOError:  # a writer has opened it, and has written nothing so far
             return b""
         if data:
             return data
         if time.monotonic() >= end:
             raise UsageError(
-                f"{printable(str(path))}: a FIFO that nobody wrote to in {seconds:g} s "
+                f"{printable(str(path))}: nothing was written to this FIFO in {seconds:g} s "
                 f"({HOW_TO_WAIT})"
             )
         if waiting is not None:
@@ -214,10 +215,11 @@ def _wait_for_writer(
 
 
 def open_for_writing(path: Named, environment: Mapping[str, str]) -> int | None:
-    """Something that is there and written to as it is: a pipe, a FIFO, /dev/null.
+    """Open a file that is written to directly: a pipe, a FIFO or /dev/null.
 
-    None for a regular file and where there is none: those are replaced. NotRegular for all else. A
-    FIFO must be opened by a reader in bounded time, and be no trap of somebody else.
+    Return None for a regular or missing file, which is replaced instead. Raise NotRegular for any
+    other file. A FIFO must be opened by a reader in bounded time, and must not be a trap of another
+    user.
     """
     try:
         with _looked_at(path, None, follow=True) as (found, status):
@@ -248,16 +250,16 @@ def _with_reader(found: int, path: Named, environment: Mapping[str, str]) -> int
             return opened
         if time.monotonic() >= end:
             raise UsageError(
-                f"{printable(str(path))}: a FIFO that nobody read from in {seconds:g} s "
+                f"{printable(str(path))}: nobody read from this FIFO in {seconds:g} s "
                 f"({HOW_TO_WAIT})"
             )
         time.sleep(_LOOK_AGAIN)
 
 
 def resolved(path: Named) -> Path:
-    """Where a path leads that is to be written, without links; the last name need not be there.
+    """Resolve the symlinks of a path for writing; its last component may be missing.
 
-    PermissionError for a link that somebody else put where everybody may.
+    Raise PermissionError for a symlink of another user in a directory that everybody can write to.
     """
     pending = Path(path).absolute().parts[:0:-1]
     names, here, links = list(pending), Path("/"), 0
@@ -286,10 +288,12 @@ def resolved(path: Named) -> Path:
 
 
 def _refuse_planted(directory: os.stat_result, status: os.stat_result, path: Path) -> None:
-    """PermissionError for what somebody else put into a directory that everybody may write to."""
+    """Raise PermissionError for another user's file in a directory that all can write to."""
     shared = directory.st_mode & stat.S_IWOTH
     if shared and status.st_uid not in (os.geteuid(), directory.st_uid):
-        text = f"{kind_of(status.st_mode)} of another user in a directory that all may write to"
+        text = (
+            f"{kind_of(status.st_mode)} of another user in a directory that everybody can write to"
+        )
         raise PermissionError(errno.EACCES, text, str(path))
 
 
@@ -300,7 +304,7 @@ def _refuse_planted(directory: os.stat_result, status: os.stat_result, path: Pat
 def _looked_at(
     path: Named, dir_fd: int | None, *, follow: bool
 ) -> Iterator[tuple[int, os.stat_result]]:
-    """A descriptor that stands for a file and has not opened it, and what it is."""
+    """Examine a file without opening it; yield an ``O_PATH`` descriptor and the status."""
     flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     fd = os.open(path, flags, dir_fd=dir_fd)
     try:
@@ -321,7 +325,9 @@ def _is_null(status: os.stat_result) -> bool:
 
 
 def _is_pipe(found: int, status: os.stat_result) -> bool:
-    """Whether it is a pipe without a name, as of ``<(command)``: somebody has the other end."""
+    """Return whether it is a nameless pipe, such as ``<(command)``, with a process at the other
+    end.
+    """
     if not stat.S_ISFIFO(status.st_mode):
         return False
     with suppress(OSError):
@@ -340,7 +346,7 @@ class FileRange:
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """What tells whether an open file is still the one that was looked at."""
+    """The identity of a file, which shows whether it was replaced or changed."""
 
     device: int
     inode: int
@@ -350,24 +356,24 @@ class FileIdentity:
 
     @classmethod
     def of(cls, fd: int) -> FileIdentity:
-        """The identity of the file behind a descriptor."""
+        """Return the identity of the file behind a descriptor."""
         return cls.of_status(os.fstat(fd))
 
     @classmethod
     def of_status(cls, status: os.stat_result) -> FileIdentity:
-        """The identity of a file of which that is known."""
+        """Return the identity of a file from its status."""
         return cls(
             status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         )
 
     def check(self, fd: int, what: str) -> None:
-        """FormatError where the file changed since."""
+        """Raise FormatError if the file has changed."""
         if FileIdentity.of(fd) != self:
             raise FormatError(f"{what}: changed while it was read")
 
 
 def fsync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
+    """Sync the entries of a directory."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -388,7 +394,7 @@ def pieces_of(data: FileRange, what: str) -> Iterator[bytes]:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of ``data``, in as many steps as it takes."""
+    """Write all of ``data``, in several steps if necessary."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

@@ -1,4 +1,4 @@
-"""What is mounted where, as the kernel tells it in ``/proc/self/mountinfo``."""
+"""The table of mounts, which the kernel provides in ``/proc/self/mountinfo``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class MountedAt:
-    """One line of the table: ``device`` is "major:minor", equal for all mounts of one instance."""
+    """A line of the table; ``device`` is "major:minor", equal for all mounts of one file system."""
 
     device: str
     mountpoint: Path
@@ -25,10 +25,10 @@ class MountedAt:
 
 
 def mounts(table: Path = _TABLE) -> Iterator[MountedAt]:
-    """Everything that is mounted, in the order of mounting."""
+    """Yield all mounts, in the order of mounting."""
     for line in table.read_bytes().splitlines():
         fields = line.split(b" ")
-        kind = fields.index(b"-", 6)  # after the optional fields
+        kind = fields.index(b"-", 6)  # follows the optional fields
         yield MountedAt(
             device=fields[2].decode("ascii"),
             mountpoint=Path(os.fsdecode(_unescape(fields[4]))),
@@ -38,7 +38,7 @@ def mounts(table: Path = _TABLE) -> Iterator[MountedAt]:
 
 
 def mounted_at(mountpoint: Path) -> MountedAt | None:
-    """The topmost file system mounted at ``mountpoint``."""
+    """Return the topmost file system mounted at ``mountpoint``."""
     found = None
     for mount in mounts():
         if mount.mountpoint == mountpoint:
@@ -47,7 +47,7 @@ def mounted_at(mountpoint: Path) -> MountedAt | None:
 
 
 def mountpoints_of(device: str) -> list[Path]:
-    """Every place where ``device`` is mounted and not covered, the last one mounted first."""
+    """Return the visible mount points of ``device``, the last one mounted first."""
     top = {mount.mountpoint: mount.device for mount in mounts()}
     return [mountpoint for mountpoint, of in reversed(top.items()) if of == device]
 

@@ -1,4 +1,4 @@
-"""Errors of the operating system, with the name of the file that they are about."""
+"""Errors of the operating system, with the names of the files that they are about."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reason_of(error: OSError) -> str:
 
 @contextmanager
 def naming(where: Path | str) -> Iterator[None]:
-    """Make an OSError in the block name ``where``; a broken pipe is no error of a file."""
+    """Make an OSError in the block name ``where``; a broken pipe is not an error of the file."""
     try:
         yield
     except BrokenPipeError:

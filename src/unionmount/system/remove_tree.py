@@ -1,9 +1,9 @@
-"""Removing a directory with all that it holds, whatever somebody put in there.
+"""The removal of a directory with everything in it, even if others control its contents.
 
-Names are not followed: everything is reached through descriptors. Directories that their owner may
-not change (mode 0555, in the tree of an image) are opened up first. A tree may be deeper than there
-are descriptors, and than a path is long: a directory is moved to the top before it is emptied, so a
-few descriptors do. Where something is mounted, removal stops, and what is in that stays.
+Paths are not followed: everything is reached through descriptors. Directories that their owner may
+not change (mode 0555, in the tree of an image) get more permissions first. A tree may be deeper
+than the limits of descriptors and paths: each directory is moved to the top before it is emptied,
+so that a few descriptors suffice. At a mount point, the removal stops.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FLAGS = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_tree(path: Path) -> None:
-    """Remove the directory ``path``; an OSError names it where something in it can't be removed."""
+    """Remove the directory ``path``; an OSError names it, even if it is about an entry."""
     parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with naming(path):
@@ -53,7 +53,7 @@ def _remove(parent: int, name: str) -> None:
 
 
 def _fresh_names() -> Iterator[str]:
-    """Names that nothing has: an earlier removal may have been interrupted."""
+    """Yield unused names, as an earlier removal may have been interrupted."""
     token = secrets.token_hex(8)
     number = 0
     while True:
@@ -63,7 +63,7 @@ def _fresh_names() -> Iterator[str]:
 
 @contextmanager
 def _entered(parent: int, name: str) -> Iterator[int]:
-    """A directory that is open for reading, and that its owner may change."""
+    """Open a directory for reading, and let its owner change it."""
     _open_up(parent, name)
     fd = os.open(name, _FLAGS, dir_fd=parent)
     try:
@@ -77,20 +77,20 @@ def _open_up(parent: int, name: str) -> None:
     try:
         mode = stat.S_IMODE(os.fstat(fd).st_mode)
         if ~mode & stat.S_IRWXU and os.geteuid():
-            # a descriptor that is a path only can't be changed otherwise
+            # An O_PATH descriptor cannot be changed in another way.
             os.chmod(f"/proc/self/fd/{fd}", mode | stat.S_IRWXU)  # noqa: PTH101
     finally:
         os.close(fd)
 
 
 def _empty(directory: int, lift: Callable[[str], str]) -> list[str]:
-    """Unlink all in ``directory`` that is no directory, ``lift`` the others: what they are then."""
+    """Unlink all files in ``directory``; ``lift`` directories, and return their new names."""
     with os.scandir(directory) as listed:
         entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in listed]
     found = []
     for name, is_directory in entries:
         if is_directory:
-            _open_up(directory, name)  # to move a directory is to change its ".."
+            _open_up(directory, name)  # moving a directory changes its ".."
             found.append(lift(name))
         else:
             os.unlink(name, dir_fd=directory)

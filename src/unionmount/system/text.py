@@ -1,10 +1,10 @@
-"""Text that may hold anything, made safe to print."""
+"""Untrusted text, made safe for printing."""
 
 from __future__ import annotations
 
 
 def printable(text: str | bytes) -> str:
-    """A name from outside as it may stand in a message: control characters are escaped."""
+    """Return a text for messages, in which control characters are escaped."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
     return "".join(c if c.isprintable() else _escape(c) for c in text)

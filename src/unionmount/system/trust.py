@@ -1,9 +1,9 @@
-"""Whose marks are believed: what others may have written to directories that are mounted.
+"""Trust in marks that others may have written to mounted directories.
 
-Extended attributes below ``trusted.`` can be set by who is privileged in the initial user
-namespace, those below ``user.`` by everybody who may write to a file. Marks that only hide are
-believed from everybody. A redirect, a metacopy or an override_stat shows what somebody else's
-directory holds, or gives somebody else's rights: docs/explanation/layers.md, "Whose marks count".
+Only users who are privileged in the initial user namespace can set extended attributes below
+``trusted.``; everybody who can write to a file can set those below ``user.``. Marks that only hide
+are believed from everybody. A redirect, a metacopy or an override_stat would show the contents of
+another directory, or grant permissions: see docs/explanation/layers.md, "Whose marks count".
 """
 
 from __future__ import annotations
@@ -14,39 +14,38 @@ from pathlib import Path
 
 from unionmount.system.access import is_closed
 
-_FIRST_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO of the kernel: it never changes
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO of the kernel, which never changes
 _CAP_SYS_ADMIN = 21
 
 
 class OverrideStat(Enum):
-    """Where ``user.containers.override_stat`` of lower directories is believed."""
+    """The files in lower directories whose ``user.containers.override_stat`` is believed."""
 
     NEVER = "0"
-    OWN = ""  # on objects that are this user's, or root's, alone
+    OWN = ""  # files that only this user, or only root, can change
     ALWAYS = "2"
 
 
 def reads_trusted() -> bool:
-    """Whether this process may read attributes below ``trusted.``: then it needs no others."""
+    """Return whether this process can read attributes below ``trusted.``."""
     return _in_first_user_namespace() and _is_admin()
 
 
 def has_identity() -> bool:
-    """Whether what this user owns can be told from what strangers own.
+    """Return whether this user's files can be distinguished from those of others.
 
-    In a user namespace everybody whom it does not know is shown as one user; who *is* that user
-    can't tell.
+    A user namespace shows all unknown users as one; a process of that user cannot distinguish them.
     """
     return _in_first_user_namespace() or os.geteuid() != _stranger()
 
 
 def is_ours(fd: int) -> bool:
-    """Whether nobody else gets to the directory ``fd``, so that all marks in it are this user's."""
+    """Return whether only this user can reach the directory ``fd``, so its marks are trusted."""
     return has_identity() and is_closed(fd)
 
 
 def is_own(status: os.stat_result) -> bool:
-    """Whether an object is this user's, or root's."""
+    """Return whether a file belongs to this user or to root."""
     return has_identity() and status.st_uid in (os.geteuid(), 0)
 
 
@@ -58,7 +57,7 @@ def _in_first_user_namespace() -> bool:
 
 
 def _is_admin() -> bool:
-    # The name of the program is a line of it, and may be any bytes.
+    # One of the lines is the name of the program, which may be any bytes.
     for line in Path("/proc/self/status").read_bytes().splitlines():
         if line.startswith(b"CapEff:"):
             return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)

@@ -1,1 +1,1 @@
-"""Images on their way: registry, store, archive and layout."""
+"""Transfers of images between registries, the store, archives and layouts."""

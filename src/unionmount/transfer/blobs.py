@@ -1,4 +1,4 @@
-"""Blobs on their way between registries, files and the store: what pull, push and copy share."""
+"""The transfer of blobs between registries, files and the store, shared by pull, push and copy."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PARALLEL = 4  # blobs that are on their way at once
+_PARALLEL = 4  # blobs that are transferred at once
 _STEP = 1024 * 1024  # bytes that are handed to another thread at once
-_LOOK_AGAIN = 0.05  # seconds until what somebody else is doing is looked for again
+_LOOK_AGAIN = 0.05  # seconds between two looks at a task that another process works on
 
 
 async def in_parallel(items: Sequence[T], work: Callable[[T], Awaitable[bool]]) -> None:
-    """Do the work on all items, some at once, in their order; what returns False comes again.
+    """Run ``work`` on all items, several at a time and in order; repeat it while it returns False.
 
-    The first error ends all others, and is raised as it is.
+    The first error cancels all others, and is raised as it is.
     """
     pending = deque(items)
     failures: list[Exception] = []
@@ -65,9 +65,9 @@ async def in_parallel(items: Sequence[T], work: Callable[[T], Awaitable[bool]]) 
 
 
 async def hand_on(chunks: AsyncIterator[bytes], take: Callable[[bytes, int], None]) -> None:
-    """Have a thread ``take`` the bytes, in large steps: each one costs a change of threads.
+    """Pass the chunks to ``take`` in a thread, in large pieces, since each switch of threads costs.
 
-    It is told how many bytes that makes.
+    ``take`` also gets the number of bytes so far.
     """
     waiting: list[bytes] = []
     size, done = 0, 0
@@ -83,7 +83,9 @@ async def hand_on(chunks: AsyncIterator[bytes], take: Callable[[bytes, int], Non
 
 
 def cancelling(progress: Progress | None) -> Progress:
-    """Progress of work in a thread of trio's, which thereby ends when its task is cancelled."""
+    """Wrap a progress callback for a trio thread, so that the thread ends when its task is
+    cancelled.
+    """
 
     def told(what: str, done: int, total: int | None) -> None:
         trio.from_thread.check_cancelled()
@@ -94,7 +96,7 @@ def cancelling(progress: Progress | None) -> Progress:
 
 
 def check_size(store: Store, descriptor: Descriptor, what: str) -> None:
-    """LimitExceeded where a blob, compressed, is larger than a layer may be."""
+    """Raise LimitExceeded if a compressed blob is larger than a layer may be."""
     limit = store.limits.max_layer_size
     if descriptor.size > limit:
         raise LimitExceeded(
@@ -104,12 +106,12 @@ def check_size(store: Store, descriptor: Descriptor, what: str) -> None:
 
 
 def repository_of(ref: Reference) -> Reference:
-    """The name without tag and digest."""
+    """Return the name without tag and digest."""
     return replace(ref, tag=None, digest=None)
 
 
 class Checked:
-    """Bytes of a blob that pass by, and are what its descriptor says when they have passed."""
+    """A check of the bytes of a blob against its descriptor while they are transferred."""
 
     def __init__(self, descriptor: Descriptor, what: str) -> None:
         self._descriptor = descriptor
@@ -118,14 +120,14 @@ class Checked:
         self._size = 0
 
     def take(self, data: bytes) -> None:
-        """Count and hash the next bytes; SizeMismatch where they are too many."""
+        """Count and hash the next bytes; raise SizeMismatch if they are too many."""
         self._size += len(data)
         if self._size > self._descriptor.size:
             raise SizeMismatch(self._what, self._descriptor.size, self._size, at_least=True)
         self._hash.update(data)
 
     def finish(self) -> None:
-        """SizeMismatch or DigestMismatch where it was another blob."""
+        """Raise SizeMismatch or DigestMismatch if the bytes were not those of the blob."""
         expected = self._descriptor.digest
         if self._size != self._descriptor.size:
             raise SizeMismatch(self._what, self._descriptor.size, self._size)
@@ -142,7 +144,7 @@ async def fetched(
     descriptor: Descriptor,
     progress: Progress | None = None,
 ) -> AsyncIterator[FileRange]:
-    """A blob of a registry in a nameless file of the store, verified."""
+    """Fetch a blob of a registry into a nameless file of the store, and verify it."""
     what = f"{ref}: blob {descriptor.digest}"
     check_size(store, descriptor, what)
     spool = store.spool()
@@ -166,7 +168,7 @@ async def fetched(
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository that blobs are sent to; ``others`` are names that may have them already."""
+    """A repository that blobs are sent to; ``others`` may have them already."""
 
     client: RegistryClient
     ref: Reference
@@ -174,7 +176,9 @@ class Repository:
     progress: Progress | None = None
 
     async def has_or_mounts(self, descriptor: Descriptor) -> bool:
-        """Whether a blob is there, or came from another repository of the registry."""
+        """Return whether a blob is there, or could be mounted from another repository of the
+        registry.
+        """
         if await self.client.has_blob(self.ref, descriptor.digest):
             return True
         near = [one.repository for one in self.others if one.registry == self.ref.registry]
@@ -184,7 +188,7 @@ class Repository:
             try:
                 if await self.client.mount_blob(self.ref, descriptor.digest, repository):
                     return True
-            except (NotFoundError, RegistryError):  # it may not be read, or not be mounted
+            except (NotFoundError, RegistryError):  # it may not be readable or mountable
                 continue
         return False
 
@@ -194,7 +198,7 @@ class Repository:
         await self.send(descriptor, lambda: pieces_of(data, what))
 
     async def send(self, descriptor: Descriptor, chunks: Callable[[], Iterator[bytes]]) -> None:
-        """Send a blob; ``chunks`` begins at its beginning whenever it is called."""
+        """Send a blob; each call of ``chunks`` starts at its beginning."""
 
         def tell(done: int) -> None:
             if self.progress is not None:

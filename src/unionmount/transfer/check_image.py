@@ -1,4 +1,4 @@
-"""Checking one image: every digest and every entry of its layers."""
+"""The check of one image: every digest and every entry of its layers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from unionmount.transfer.load import data_of, open_image
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that ``check_image`` found; ``layer`` is None where it is not of one layer."""
+    """A problem that ``check_image`` found; ``layer`` is None if it concerns no single layer."""
 
     layer: Digest | None
     text: str
@@ -37,7 +37,7 @@ class Problem:
 def check_image(
     store: Store, source: Location | str, *, platform: Platform | None = None
 ) -> Iterator[Problem]:
-    """Verify everything an image consists of, and name what it can't show."""
+    """Verify all parts of an image, and report what it cannot show."""
     location = Location.of(source)
     try:
         opened = open_image(store, location, platform=platform, verify=True)
@@ -54,12 +54,12 @@ def check_image(
             yield Problem(
                 opened.layers[link.layer].diff_id,
                 f"hard link '{printable(link.name)}' leads to '{printable(link.target)}', "
-                "which is no file here",
+                "which does not exist",
             )
 
 
 def _unresolved(layer: OpenLayer, limits: core.IndexLimits) -> Iterator[Problem]:
-    """The entries of a layer that have no place: they are not in its index, so its tar is read."""
+    """Yield a problem for each entry without a path; only the tar has them, not the index."""
     try:
         with core.Indexer(f"layer {layer.diff_id}", limits) as indexer:
             for _ in indexer.scan(layer.data_fd, layer.offset, layer.length):
@@ -67,9 +67,9 @@ def _unresolved(layer: OpenLayer, limits: core.IndexLimits) -> Iterator[Problem]
             for name in indexer.unresolved():
                 yield Problem(
                     layer.diff_id,
-                    f"'{printable(name)}' has no place: symlinks on its way lead in a circle",
+                    f"'{printable(name)}' has no path: symlinks in its directories form a loop",
                 )
-    except (FormatError, OSError) as error:  # of data that is damaged, or beyond a limit
+    except (FormatError, OSError) as error:  # the data is damaged, or exceeds a limit
         yield Problem(layer.diff_id, str(error))
 
 

@@ -1,9 +1,9 @@
-"""An image from any of registry, archive, layout and store to any other.
+"""Copying an image from a registry, archive, layout or the store to any of these.
 
 Between registries and OCI layouts (also in a tar) everything stays as it is, to the last byte:
-manifests, and blobs as they are compressed; the store is only where a blob waits on its way. The
-rest goes through a store, as pull, load, save and push do it: a docker-archive has no manifest, and
-its layers are plain; it is converted in a store of its own, which is gone at the end.
+manifests, and blobs as they are compressed; the store only buffers blobs. All other copies go
+through a store, like pull, load, save and push: a docker-archive has no manifest, and its layers
+are plain. It is converted in a temporary store.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ _MAX_DOCUMENTS = 4096
 
 @dataclass(frozen=True, slots=True)
 class CopyOptions:
-    """How to copy: which platforms, how what is compressed anew is compressed, who wants to know.
+    """The options of a copy; ``compression`` is for layers that are compressed anew.
 
-    ``resolve`` finds the registry's name that a user means.
+    ``resolve`` returns the reference for a name of a registry as the user wrote it.
     """
 
     resolve: Callable[[str], Reference]
@@ -73,7 +73,7 @@ class CopyOptions:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What is there now: a manifest in a registry or layout, or an image of the store."""
+    """The result of a copy: the digest in a registry or layout, or the ID in the store."""
 
     digest: Digest | None
     changes: tuple[str, ...] = ()
@@ -82,17 +82,20 @@ class Copied:
 async def copy(
     store: Store, client: RegistryClient, source: Location, target: Location, how: CopyOptions
 ) -> Copied:
-    """Copy one image, or with ``all_platforms`` all that an index names."""
+    """Copy one image, or with ``all_platforms`` all images of an index."""
     if source.path == STDIN:
-        raise UsageError("copy reads files; load takes standard input")
+        raise UsageError("copy cannot read standard input; use load")
     async with _opened(store, client, source, how) as origin:
         if origin is not None and target.kind in ("registry", "oci", "oci-archive"):
             if how.compression is not None:
-                raise UsageError("blobs of registries and OCI layouts are copied as they are")
+                raise UsageError(
+                    "--compress cannot be used between registries and OCI layouts, "
+                    "which keep their blobs"
+                )
             return await _copy_documents(client, origin, target, how)
     if how.all_platforms:
         raise UsageError(
-            "--all is for copies between registries and OCI layouts: what else there is holds "
+            "--all is only for copies between registries and OCI layouts; other places hold "
             "an image for one platform"
         )
     if target.kind == "stored":
@@ -112,7 +115,7 @@ async def copy(
 
 @contextmanager
 def _temporary_store(store: Store) -> Iterator[Store]:
-    """A store inside of a directory of the store that is gone with this process."""
+    """Create a store inside a directory of the store that is removed with this process."""
     with store.staging() as staging:
         yield Store(staging.path / "store", store.limits)
 
@@ -159,7 +162,7 @@ async def _from_store(
 
 
 def _name_at(target: Location) -> Reference:
-    """The name that REF of a target gives: in a layout a bare word is a tag."""
+    """Return the name that the REF of a target means; a single word is the tag in a layout."""
     if target.kind == "docker-archive" or set(target.selector) & set("/:"):
         return Reference.parse(target.selector).with_default_tag()
     path = fallback_name(Path(target.path))
@@ -175,7 +178,7 @@ def _save(store: Store, wanted: ImageToSave, target: Location, how: CopyOptions)
 
 @contextmanager
 def _writer(target: Location) -> Iterator[FileWriter]:
-    """Where files go; complete when the block is left, or not there."""
+    """Open the target; it is complete when the block ends, or does not appear."""
     if target.kind == "oci":
         with new_directory(Path(target.path)) as directory:
             yield DirectoryWriter(directory)
@@ -190,7 +193,7 @@ def _writer(target: Location) -> Iterator[FileWriter]:
 async def _opened(
     store: Store, client: RegistryClient, source: Location, how: CopyOptions
 ) -> AsyncIterator[Source | None]:
-    """A source that has documents and blobs as they are transported; None where it has not."""
+    """Open a source of documents and blobs as they are transported; None if it has none."""
     if source.kind == "registry":
         ref = how.resolve(source.path).with_default_tag()
         yield RegistrySource(store, client, ref, how.progress)
@@ -224,7 +227,7 @@ async def _copy_documents(
 
 
 def _is_lone(roots: Sequence[Descriptor], platform: Platform | None) -> bool:
-    """Whether there is nothing to choose; what it is does not matter then."""
+    """Return whether there is nothing to select, so that the platform does not matter."""
     return platform is None and len(roots) == 1 and not roots[0].is_index
 
 
@@ -250,7 +253,7 @@ async def _selected(
 
 
 class _CopyList:
-    """Everything that is to be copied: blobs, and documents with children before parents."""
+    """All blobs to copy, and all documents, with children before their parents."""
 
     def __init__(self) -> None:
         self.blobs: dict[Digest, Descriptor] = {}
@@ -259,7 +262,7 @@ class _CopyList:
 
     @classmethod
     async def of(cls, source: Source, roots: Sequence[Descriptor]) -> _CopyList:
-        """What ``roots`` lead to."""
+        """Collect everything that ``roots`` refer to."""
         tree = cls()
         for root in roots:
             await tree._add(source, root, 0)

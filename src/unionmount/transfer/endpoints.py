@@ -1,4 +1,4 @@
-"""The two ends of a copy: registries and layouts."""
+"""The source and the sink of a copy: a registry or an OCI layout."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Something that has manifests and blobs as they are transported."""
+    """A source of manifests and blobs as they are transported."""
 
     @property
     def what(self) -> str:
-        """The source, for messages."""
+        """The name of the source for messages."""
 
     @property
     def names(self) -> Sequence[Reference]:
-        """What the image is called there."""
+        """The names of the image in the source."""
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Annotations that name it in a layout."""
+        """The annotations that name it in a layout."""
 
     async def roots(self) -> Sequence[Descriptor]:
-        """What is to be copied: an index, a manifest, or manifests for several platforms."""
+        """Return what is to be copied: an index, a manifest, or manifests for several platforms."""
 
     async def document(self, descriptor: Descriptor, *, child: bool = False) -> bytes:
-        """A manifest, index or config, verified; a ``child`` of an index may have any type."""
+        """Return a verified document; a ``child`` of an index may have any media type."""
 
     def blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[FileRange]:
-        """A blob in a file, for as long as the block is."""
+        """Open a blob in a file for the duration of the block."""
 
 
 class RegistrySource:
@@ -80,7 +80,7 @@ class RegistrySource:
         self._root: tuple[Descriptor, bytes] | None = None
 
     async def roots(self) -> Sequence[Descriptor]:
-        """Ask for the manifest or index that the reference names."""
+        """Fetch the manifest or index that the reference names."""
         found = await self._client.manifest(self._ref)
         media_type = Contents.parse(found.raw, f"{self.what}: manifest {found.digest}").media_type
         descriptor = Descriptor(media_type, found.digest, len(found.raw))
@@ -109,7 +109,7 @@ class LayoutSource:
         self.labels: Mapping[str, str] = layout.descriptors(entry)[0].annotations
 
     async def roots(self) -> Sequence[Descriptor]:
-        """The descriptors of the selected entry."""
+        """Return the descriptors of the selected entry."""
         return self._layout.descriptors(self._entry)
 
     async def document(self, descriptor: Descriptor, *, child: bool = False) -> bytes:  # noqa: ARG002
@@ -123,19 +123,19 @@ class LayoutSource:
 
 
 class Sink(Protocol):
-    """Takes blobs, then the documents that refer to them, and at last the names of the roots."""
+    """A sink that takes blobs, then the documents that refer to them, and at last their names."""
 
     takes_roots: bool
-    """Whether ``document`` takes the roots, too; else only ``finish`` does."""
+    """Whether ``document`` takes the roots, too; otherwise only ``finish`` does."""
 
     async def blob(self, descriptor: Descriptor, source: Source) -> None:
-        """Take a blob of the source, unless it is there."""
+        """Take a blob of the source, unless the sink has it."""
 
     async def document(self, descriptor: Descriptor, raw: bytes) -> None:
-        """Take a manifest or index whose parts are there."""
+        """Take a manifest or index whose parts were taken before."""
 
     async def finish(self, roots: Sequence[Descriptor], raws: Sequence[bytes]) -> None:
-        """Give it the name that it is to have."""
+        """Give the roots their names."""
 
 
 class RegistrySink:
@@ -170,7 +170,7 @@ class RegistrySink:
         if len(roots) != 1:
             raise UsageError(
                 f"{self._ref}: the source has {len(roots)} manifests without an index; "
-                "copy one of them (--platform)"
+                "choose one with --platform"
             )
         await self._client.put_manifest(self._ref, raws[0], roots[0].media_type)
 
@@ -184,7 +184,7 @@ class LayoutSink:
         self._writer = writer
         self._written: set[Digest] = set()
         self._directories: set[str] = set()
-        self._one_at_a_time = trio.Lock()  # a tar takes one file after the other
+        self._one_at_a_time = trio.Lock()  # a tar takes one file at a time
         self._annotations = _annotations(selector, source)
 
     async def blob(self, descriptor: Descriptor, source: Source) -> None:
@@ -231,7 +231,7 @@ def _checked(chunks: Iterator[bytes], descriptor: Descriptor, what: str) -> Iter
 
 
 def _annotations(selector: str, source: Source) -> dict[str, str]:
-    """What names an image in an index: the REF that was wanted, or what it was called."""
+    """Return the annotations with an image's name: the target's REF, or the source's name."""
     if selector:
         if "/" in selector or ":" in selector:
             return dict(naming(Reference.parse(selector).with_default_tag()))

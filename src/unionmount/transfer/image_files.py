@@ -1,4 +1,4 @@
-"""Files and directories that images are written to, each appearing when it is complete."""
+"""Files and directories that images are written to, each of which appears when it is complete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from unionmount.system.text import printable
 
 
 class FileWriter(Protocol):
-    """Takes files by name, each once, directories before what is in them."""
+    """A writer of files by path: each once, and directories before their entries."""
 
     def directory(self, path: str) -> None:
         """Make a directory."""
@@ -31,7 +31,7 @@ class FileWriter(Protocol):
 
 
 class TarWriter:
-    """A tar, written to a descriptor that stays the caller's; ``finish`` ends it."""
+    """A writer of a tar to a borrowed descriptor; ``finish`` ends the tar."""
 
     def __init__(self, fd: int, what: str) -> None:
         self._fd = fd
@@ -58,7 +58,7 @@ class TarWriter:
 
 
 class DirectoryWriter:
-    """A directory that is there and empty."""
+    """A writer to an existing, empty directory."""
 
     def __init__(self, top: Path) -> None:
         self._top = top
@@ -69,7 +69,7 @@ class DirectoryWriter:
             (self._top / path).mkdir()
 
     def file(self, path: str, size: int, chunks: Iterable[bytes]) -> None:  # noqa: ARG002
-        """Write a file, to the disk."""
+        """Write a file and sync it."""
         where = self._top / path
         with naming(where):
             fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -85,9 +85,9 @@ class DirectoryWriter:
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[int]:
-    """A descriptor to write ``path`` by: the file appears, complete, when the block is left.
+    """Open a descriptor for writing ``path``, which appears, complete, when the block ends.
 
-    A pipe, a FIFO and ``/dev/null`` are written to as they are; nothing else is.
+    Pipes, FIFOs and ``/dev/null`` are written to directly.
     """
     stream = open_for_writing(path, os.environ)
     if stream is not None:
@@ -96,7 +96,7 @@ def replaced_file(path: Path) -> Iterator[int]:
         finally:
             os.close(stream)
         return
-    target = resolved(path)  # a symlink goes on to lead to it
+    target = resolved(path)  # a symlink keeps leading to the file
     temporary = target.with_name(_temporary_name())
     with naming(path):
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -118,12 +118,12 @@ def replaced_file(path: Path) -> Iterator[int]:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A directory that appears as ``path``, complete, when the block is left.
+    """Create a directory that appears as ``path``, complete, when the block ends.
 
-    There may be an empty directory; anything else is refused.
+    An empty directory may exist there; anything else is refused.
     """
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-        raise UsageError(f"{printable(str(path))}: exists, and is not an empty directory")
+        raise UsageError(f"{printable(str(path))}: exists and is not an empty directory")
     target = resolved(path)
     temporary = target.with_name(_temporary_name())
     with naming(path):

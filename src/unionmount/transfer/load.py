@@ -1,4 +1,4 @@
-"""From what a user names to open layers: in place where they are plain, else through the store."""
+"""Loading and opening images: plain layers in place, all others by way of the store."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ _READ_STEP = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How to take images: for which platform, how carefully, and who wants to know."""
+    """The store, and the options of loading or opening an image."""
 
     store: Store
     platform: Platform | None = None
     verify: bool = False
     progress: Progress | None = None
-    lease: Lease | None = None  # protects what is taken until it is open, or in the catalogue
-    streams: bool = False  # a FIFO may be read, from its start to its end
+    lease: Lease | None = None  # protects the image until it is open, or in the catalogue
+    streams: bool = False  # whether a FIFO may be read, from start to end
 
 
 def open_image(
@@ -76,10 +76,10 @@ def open_image(
     progress: Progress | None = None,
     lease: Lease | None = None,
 ) -> OpenImage:
-    """Open an image with all its layers, importing what is compressed.
+    """Open an image with all its layers, after importing those that are compressed.
 
-    Plain layers of an archive or layout are used where they are; ``verify`` hashes them first. With
-    a ``lease`` what is in the store stays there while that is held.
+    Plain layers of an archive or layout are used where they are; ``verify`` hashes them first. A
+    ``lease`` protects the layers that are in the store.
     """
     location = Location.of(source)
     how = LoadOptions(store, platform, verify, progress, lease)
@@ -109,12 +109,11 @@ def load(
 ) -> list[StoredImage]:
     """Import all images of an archive or layout, or the one that REF names, into the store.
 
-    Artifacts among images are passed over. ``loaded`` is told of each image when it is in the
-    store, with the names that it has in the archive (the store may know others): a later one may
-    fail, and the earlier ones stay.
+    Artifacts are skipped. ``loaded`` is called for each image when it is in the store, with its
+    names in the archive (the store may know others). If a later image fails, the earlier ones stay.
     """
     location = Location.of(source)
-    if location.kind == "stored":  # or a directory that does not look like a layout
+    if location.kind == "stored":  # a directory that does not look like a layout, perhaps
         location = replace(location, kind="path")
     how = LoadOptions(store, platform, progress=progress, streams=True)
     with _leased(how, "load", location) as how, _open_source(how, location) as opened:
@@ -122,7 +121,7 @@ def load(
         if location.selector or not entries:
             entries = [choose(entries, location.selector, opened.archive.what)]
         images: list[StoredImage] = []
-        artifact: NotAnImage | None = None  # the first; it holds the document it is about
+        artifact: NotAnImage | None = None  # only the first, since it keeps its document in memory
         for entry in distinct(entries):
             try:
                 images.append(_load_entry(how, opened.archive, entry))
@@ -145,10 +144,10 @@ def keep_image(
     lease: Lease | None = None,
     names: Sequence[Reference] | None = None,
 ) -> StoredImage:
-    """The image that ``open_image`` would open, with all its layers in the store.
+    """Import the image that ``open_image`` would open, with all its layers.
 
-    It gets those of its names that no other image has: only ``load`` moves names. Where ``names``
-    are given it gets those instead, from whatever image has them.
+    It gets those of its names that no other image has, as only ``load`` moves names. If ``names``
+    are given, it gets these instead, even from other images.
     """
     location = Location.of(source)
     how = LoadOptions(store, platform, progress=progress, lease=lease)
@@ -175,14 +174,14 @@ def open_stored(
     progress: Progress | None = None,
     lease: Lease | None = None,
 ) -> OpenImage:
-    """Open an image of the store under the name that it had when it was found."""
+    """Open an image of the store under ``name``."""
     how = LoadOptions(store, verify=verify, progress=progress, lease=lease)
     return _open_stored(how, stored, name)
 
 
 @contextmanager
 def _leased(how: LoadOptions, kind: str, location: Location) -> Iterator[LoadOptions]:
-    """The same with a lease: the caller's, or one that ends with the block."""
+    """Add a lease to the options, which ends with the block, unless the caller gave one."""
     if how.lease is not None:
         yield how
         return
@@ -194,27 +193,27 @@ def _leased(how: LoadOptions, kind: str, location: Location) -> Iterator[LoadOpt
 
 
 class OpenArchive(Closing):
-    """A source; ``spooled`` tells that its file vanishes with it, so nothing is left in place."""
+    """An open archive; if ``spooled``, its file vanishes with it, so layers are imported."""
 
     def __init__(self, archive: ImageArchive, *, spooled: bool) -> None:
         self.archive = archive
         self.spooled = spooled
 
     def close(self) -> None:
-        """Close the source."""
+        """Close the archive."""
         self.archive.close()
 
 
 def _open_source(how: LoadOptions, location: Location) -> OpenArchive:
     if location.kind == "registry":
-        raise UsageError(f"{location}: is in a registry; 'unionmount pull' brings it to the store")
+        raise UsageError(f"{location}: is in a registry; fetch it with 'unionmount pull' first")
     path = Path(location.path)
     what = "standard input" if location.path == STDIN else printable(location.path)
     default_name = fallback_name(path)
     if location.kind == "oci" or (location.kind == "path" and path.is_dir()):
         return OpenArchive(_open_layout(path, default_name), spooled=False)
     fd, spooled = _open_file(how, location.path, what)
-    files = TarFiles(fd, what)  # takes fd over
+    files = TarFiles(fd, what)  # takes over fd
     return OpenArchive(open_archive(files, location.kind, default_name), spooled=spooled)
 
 
@@ -231,13 +230,13 @@ def _open_layout(path: Path, default_name: str) -> ImageArchive:
 
 
 def fallback_name(path: Path) -> str:
-    """What an image is called that has a tag but no name: as its file, in allowed letters."""
+    """Return the name of an image that has only a tag: that of its file, in valid characters."""
     stem = re.sub(r"\.(tar(\.(gz|zst|xz|bz2))?|tgz|tzst|txz|tbz2?|oci)$", "", path.name.lower())
     return re.sub(r"[^a-z0-9]+", "-", stem).strip("-") or "image"
 
 
 def _open_file(how: LoadOptions, path: str, what: str) -> tuple[int, bool]:
-    """Open an archive that can be read at any offset; others are copied to the store first."""
+    """Open an archive that can be read at any offset; copy any other to the store first."""
 
     def waiting() -> None:
         if how.progress is not None:
@@ -267,7 +266,7 @@ def _open_file(how: LoadOptions, path: str, what: str) -> tuple[int, bool]:
 
 
 def _spool(how: LoadOptions, fd: int, first: bytes, what: str) -> int:
-    """Copy a stream to a nameless file of the store, decompressed; ``first`` was read before."""
+    """Decompress a stream to a nameless file of the store; ``first`` was read before."""
     spool = how.store.spool()
     try:
         with naming(what):
@@ -315,11 +314,11 @@ def _find_stored(how: LoadOptions, text: str) -> StoredImage:
 
 
 def find_stored(store: Store, text: str, platform: Platform | None = None) -> StoredImage:
-    """The image of the store that a name or ID means for a platform.
+    """Find the image of the store that a name or ID means for a platform.
 
-    A name means one image. Where that is for another platform, an image is taken that came from the
-    same index of a registry: the same version of what has the name. Of a word that looks like a
-    file the error says that there is no such file.
+    A name means one image. If that is for another platform, an image from the same index of a
+    registry is returned, so the same version. For a word that looks like a file, the error says
+    that there is no such file.
     """
     try:
         stored = store.find_image(text)
@@ -345,7 +344,7 @@ def _fitting(
 def _sibling(
     store: Store, text: str, stored: StoredImage, platform: Platform
 ) -> StoredImage | None:
-    """Of the images of the same index the one that fits best, where the named one does not."""
+    """Return the image of the same index that fits best, if the named one does not fit."""
     if platform.distance(store.read_image(stored).config.platform) is not None:
         return None
     wanted = Reference.parse(text).digest
@@ -359,7 +358,7 @@ def _sibling(
 
 
 def _keep_scratch(store: Store) -> StoredImage:
-    """The empty image, as if it were in the store: its documents are; no list shows it."""
+    """Keep the documents of the empty image, and return its entry, which no list shows."""
     image = scratch()
     manifest = store.put_blob(image.manifest.raw, image.manifest.digest)
     return StoredImage((), manifest, store.put_blob(image.config.raw, image.id), 0)
@@ -391,14 +390,14 @@ def _load_entry(
     archive.check_unchanged()
     archive.release()
     image = _exact_image(how.store, found)
-    if how.lease is not None:  # of the caller, who is going to open it
-        how.lease.need(image.manifest.digest, image.id, *image.diff_ids)
-        how.lease.image(image.id)
+    if how.lease is not None:  # a lease of the caller, who will open the image
+        how.lease.protect(image.manifest.digest, image.id, *image.diff_ids)
+        how.lease.protect_image(image.id)
     return how.store.put_image(entry.names, image, take_over=take_over)
 
 
 def _exact_image(store: Store, found: SourceImage) -> ImageDocuments:
-    """The image with a manifest that says true sizes; a made-up one did not know them."""
+    """Return the image; a manifest that was made up gets the true sizes."""
     if not found.made_up:
         return found.image
     config = found.image.config
@@ -428,10 +427,10 @@ def _open_layer(how: LoadOptions, blob: LayerBlob, *, in_place: bool) -> OpenLay
 
 
 def _check_plain(how: LoadOptions, blob: LayerBlob) -> None:
-    """Check what can be checked of a layer that stays in place."""
+    """Check a layer that stays in place, as far as possible."""
     data, digest = blob.data, blob.digest
     if digest is not None and digest.algorithm == blob.diff_id.algorithm and digest != blob.diff_id:
-        # what is not compressed is its own diff_id
+        # An uncompressed layer is its own diff_id.
         raise DigestMismatch(f"{blob.what} (diff_id)", str(blob.diff_id), str(digest))
     if how.verify:
         what = f"{blob.what} (diff_id)"
@@ -439,14 +438,14 @@ def _check_plain(how: LoadOptions, blob: LayerBlob) -> None:
 
 
 def data_of(layer: OpenLayer) -> FileRange:
-    """The bytes of a layer: a range of the file that holds them."""
+    """Return the range of a file that holds a layer."""
     return FileRange(layer.data_fd, layer.offset, layer.length)
 
 
 def _import(how: LoadOptions, blob: LayerBlob) -> None:
-    """Take a layer into the store, unless it is there."""
+    """Import a layer into the store, unless it is there."""
     if how.lease is not None:
-        how.lease.need(blob.diff_id)
+        how.lease.protect(blob.diff_id)
     if how.store.has_layer(blob.diff_id):
         return
     data = blob.data

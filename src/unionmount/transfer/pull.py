@@ -1,8 +1,8 @@
-"""Registry → store: an image by name, its layers in parallel, each verified as it arrives.
+"""Registry → store: an image by name, with layers in parallel, each verified as it arrives.
 
-A layer that is in the store is not fetched. Who fetches one holds its lock in the store, so that
-several pulls, of this process or of others, fetch a layer once: the others wait, and then find it.
-What was complete when a pull is ended stays; what was not leaves nothing.
+A layer that is in the store is not fetched. The process that fetches a layer holds its lock in the
+store, so that several pulls, in this process or others, fetch it once: the others wait and then
+find it. When a pull is interrupted, complete layers stay and incomplete ones leave nothing behind.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ Policy = Literal["always", "missing", "never"]
 
 @dataclass(frozen=True, slots=True)
 class PullOptions:
-    """How to pull: for which platform, what to keep, and who wants to know.
+    """The options of a pull.
 
-    The image gets ``names``; where none are given, the one that it was asked for by. ``lease`` is
-    whose the image is to be, from the moment when it is there; where there is none, nobody's. With
-    ``keep_names`` a name that means an image for another platform goes on to do so.
+    The image gets ``names``, or by default the name of the request. ``lease`` protects the image
+    beyond the pull, if it is given. With ``keep_names``, a name that belongs to an image for
+    another platform is not moved.
     """
 
     platform: Platform | None = None
@@ -63,21 +63,23 @@ async def pull(
     keep_blobs: bool = False,
     progress: Progress | None = None,
 ) -> StoredImage:
-    """The image of a name in the store, fetched as the policy says; ``ref`` is a full name."""
+    """Return the image of a full name from the store, after pulling it if the policy says so."""
     return await pull_as(store, client, ref, PullOptions(platform, policy, keep_blobs, progress))
 
 
 async def pull_as(
     store: Store, client: RegistryClient, ref: Reference, how: PullOptions
 ) -> StoredImage:
-    """The same, with all that can be said of it."""
+    """Pull an image with all options."""
     ref = ref.with_default_tag()
     if how.policy != "always":
         found = find(store, str(ref), how.platform)
         if found is not None:
             return found
         if how.policy == "never":
-            raise NotFoundError(f"{ref}: not in the store, and not to be pulled (policy never)")
+            raise NotFoundError(
+                f"{ref}: not in the store, and the policy 'never' forbids pulling it"
+            )
     if how.lease is not None:
         return await _Pull(store, client, ref, how, how.lease).run()
     with store.lease("pull", str(ref)) as lease:
@@ -85,7 +87,7 @@ async def pull_as(
 
 
 def find(store: Store, text: str, platform: Platform | None) -> StoredImage | None:
-    """The image of a name, where it is in the store and for this platform."""
+    """Return the image of a name if it is in the store and for this platform."""
     if not store.has_image_named(text):
         return None
     found = store.find_image(text)
@@ -120,7 +122,7 @@ class _Pull:
         what = f"{self._ref}: manifest {selection.manifest.digest}"
         image = ImageDocuments.of(selection.manifest, selection.config, what)
         blobs = [layer.digest for layer in image.layers]
-        self._lease.need(image.manifest.digest, image.id, *image.diff_ids, *blobs)
+        self._lease.protect(image.manifest.digest, image.id, *image.diff_ids, *blobs)
         layers = {
             diff_id: _RemoteLayer(descriptor, diff_id)
             for descriptor, diff_id in zip(image.layers, image.diff_ids, strict=True)
@@ -131,11 +133,11 @@ class _Pull:
         if names is None:
             names = [self._ref] if self._may_be_named(image) else []
         if self._how.lease is not None:
-            self._lease.image(image.id)
+            self._lease.protect_image(image.id)
         return self._store.put_image(names, image, digests=[known_as])
 
     def _may_be_named(self, image: ImageDocuments) -> bool:
-        """Whether the image is to have the name that it was asked for by."""
+        """Return whether the image gets the name of the request."""
         name = str(self._ref)
         if self._ref.digest is not None:
             return False
@@ -157,7 +159,7 @@ class _Pull:
     # -- documents
 
     async def _select(self, root: FetchedManifest) -> Selection:
-        """The image for the platform that is wanted."""
+        """Select the image for the platform."""
         media_type = parse_manifest(root.raw, f"{self._ref}: manifest {root.digest}").media_type
         top = Descriptor(media_type, root.digest, len(root.raw))
         if top.is_index:
@@ -170,8 +172,8 @@ class _Pull:
         return await run_selection_async(selection, fetch)
 
     async def _document(self, descriptor: Descriptor) -> bytes:
-        """A document, from the store where it is there."""
-        self._lease.need(descriptor.digest)
+        """Return a document, from the store if possible."""
+        self._lease.protect(descriptor.digest)
         try:
             raw = self._store.get_blob(descriptor.digest)
         except (NotFoundError, FormatError):
@@ -181,14 +183,14 @@ class _Pull:
         return raw
 
     def _keep(self, raw: bytes, digest: Digest) -> None:
-        """Keep an index: it is what a tag led to."""
-        self._lease.need(digest)
+        """Keep an index, since a tag led to it."""
+        self._lease.protect(digest)
         self._store.put_blob(raw, digest)
 
     # -- layers
 
     async def _fetch_all(self, layers: Sequence[_RemoteLayer]) -> None:
-        """Fetch what is not here, the largest first."""
+        """Fetch missing layers, the largest first."""
         for layer in layers:
             _refuse_encrypted(layer.descriptor, self._what(layer))
             check_size(self._store, layer.descriptor, self._what(layer))
@@ -196,7 +198,7 @@ class _Pull:
         await in_parallel(ordered, self._try_to_fetch)
 
     async def _try_to_fetch(self, layer: _RemoteLayer) -> bool:
-        """Whether the layer is here now; False where somebody else is fetching it."""
+        """Fetch a layer if it is missing; return False if another process is fetching it."""
         with self._store.layer_lock(layer.diff_id) as lock:
             if not lock.try_acquire():
                 return False
@@ -236,11 +238,11 @@ def _refuse_encrypted(descriptor: Descriptor, what: str) -> None:
 
 
 def _explained(error: UnionmountError, descriptor: Descriptor, what: str) -> UnionmountError:
-    """Say which layer it is, and of a foreign one why the registry does not have it."""
+    """Add the layer to an error message and, for a foreign layer, why the registry lacks it."""
     text = str(error) if str(descriptor.digest) in str(error) else f"{what}: {error}"
     if isinstance(error, NotFoundError) and is_foreign(descriptor.media_type):
         text += (
-            f"; it is a foreign layer ({printable(descriptor.media_type)}), which its publisher "
-            "serves elsewhere, and those are not fetched"
+            f"; it is a foreign layer ({printable(descriptor.media_type)}), which only its "
+            "publisher serves; such layers are not fetched"
         )
     return type(error)(text)

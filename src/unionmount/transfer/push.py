@@ -1,16 +1,16 @@
-"""Store → registry: an image with its digest, as far as its blobs can be had.
+"""Store → registry: an image with its digest, if its blobs are available.
 
 The digest of an image is that of its manifest, which names the layers as they are transported:
-compressed. The store keeps them uncompressed, so a blob is taken from where it is first found:
+compressed. The store keeps them uncompressed, so each blob is taken from the first of these places:
 
-1. it is in the repository already;
-2. it is in another repository of the registry, which is asked to mount it;
-3. the store has kept it, or the layer is transported uncompressed;
-4. a registry that the image is known to be in has it: it is fetched, verified and passed on;
-5. compressing the layer, as this program does, gives just these bytes.
+1. the repository, which has it already;
+2. another repository of the registry, from which it is mounted;
+3. the store, which has kept it, or the layer is transported uncompressed;
+4. a registry that has the image: the blob is fetched, verified and passed on;
+5. the layer, if compressing it happens to give the same bytes.
 
-Where none of this helps the layer is compressed anew, the manifest names the new blob, and the
-image has another digest in the registry; its ID, the digest of its config, stays.
+Otherwise the layer is compressed anew, the manifest names the new blob, and the image has another
+digest in the registry; its ID, the digest of its config, stays.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PushOptions:
-    """How to push: what layers are compressed with, and whether the digest may change.
+    """The options of a push: the compression of layers, and whether the digest must not change.
 
-    Without ``compression`` layers go as they came; those that were made here go as gzip.
+    Without ``compression``, layers are sent as they came, and layers made here as gzip.
     """
 
     compression: Compression | None = None
@@ -60,7 +60,7 @@ class PushOptions:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What the registry has now; ``changes`` says of each layer why it is another blob."""
+    """The result of a push; ``changes`` says for each changed layer why its blob is another one."""
 
     digest: Digest
     changes: tuple[str, ...]
@@ -75,7 +75,7 @@ async def push(
 ) -> Pushed:
     """Send an image of the store to a registry as ``ref``, a full name."""
     if ref.digest is not None:
-        raise UsageError(f"an image is pushed by a name or tag, its digest follows: '{ref}'")
+        raise UsageError(f"'{ref}' has a digest; push by a name or tag instead")
     how = how or PushOptions()
     with store.lease("push", str(ref)) as lease:
         image = store.use_image(stored, lease)
@@ -87,7 +87,7 @@ async def push(
 
 @dataclass(slots=True)
 class _Part:
-    """One layer: what it is in the manifest that is sent, as far as that is known."""
+    """A layer, and its descriptor in the manifest that is sent, as far as it is known."""
 
     number: int
     diff_id: Digest
@@ -96,7 +96,7 @@ class _Part:
 
     @property
     def key(self) -> tuple[Digest, Digest | None]:
-        """What is the same for a layer that is in an image twice."""
+        """The identity of a layer, which an image may have twice."""
         return self.diff_id, self.wanted.digest if self.wanted is not None else None
 
 
@@ -140,13 +140,13 @@ class _Push:
         return Pushed(digest, tuple(self._changes))
 
     def _record(self, raw: bytes, digest: Digest) -> None:
-        """Remember where the image is known, and its manifest there."""
+        """Record the registry as a place of the image, and its manifest there."""
         self._store.put_blob(raw, digest)
         known_as = replace(repository_of(self._ref), digest=digest)
         self._store.put_image((), self._image, digests=[known_as])
 
     def _manifest_to_send(self) -> Manifest | None:
-        """The manifest whose digest is to be kept; None where the layers are to be compressed."""
+        """Return the manifest whose digest is kept; None if all layers are to be compressed."""
         own = self._image.manifest
         known, is_known = self._known_manifests()
         candidates = [own] if is_known or not self._is_plain(own) else known
@@ -161,7 +161,7 @@ class _Push:
         return all(descriptor.digest == diff_id for descriptor, diff_id in pairs)
 
     def _known_manifests(self) -> tuple[list[Manifest], bool]:
-        """What registries have of this image, and whether they have the store's own manifest."""
+        """Return this image's manifests in registries, and whether they have the stored one."""
         own, found, is_known = self._image.manifest, [], False
         for text in reversed(self._stored.digests):
             digest = Reference.parse(text).digest
@@ -182,7 +182,7 @@ class _Push:
     # -- layers
 
     async def _send_layers(self, parts: Sequence[_Part]) -> None:
-        """Send each layer once, however often it is in the image."""
+        """Send each layer once, even if the image has it several times."""
         first: dict[tuple[Digest, Digest | None], _Part] = {}
         for part in parts:
             first.setdefault(part.key, part)
@@ -202,7 +202,7 @@ class _Push:
         return True
 
     async def _send_as_it_was(self, wanted: Descriptor) -> bool:
-        """Send a blob from where it can be had; False where it can't."""
+        """Send a blob from the first place that has it; return False if there is none."""
         if await self._target.has_or_mounts(wanted):
             return True
         kept = self._store.open_blob(wanted.digest)
@@ -217,14 +217,14 @@ class _Push:
                     has_come = True
                     await self._target.upload(wanted, data)
             except (NotFoundError, RegistryError, FormatError):
-                if has_come:  # it is the target that fails
+                if has_come:  # then the target failed, not the source
                     raise
                 continue
             return True
         return False
 
     async def _send_compressed(self, part: _Part, compression: Compression) -> Descriptor:
-        """Compress a layer, and send what the registry does not have."""
+        """Compress a layer, and send it unless the registry has it."""
         with CompressedLayer(self._store, part.diff_id) as packed:
             await trio.to_thread.run_sync(packed.run, compression, cancelling(self._how.progress))
             found = _described(part.wanted, compression, packed.digest, packed.size)
@@ -235,11 +235,11 @@ class _Push:
         return found
 
     def _tell_of_change(self, number: int, wanted: Descriptor, found: Descriptor) -> None:
-        had = "kept" if not self._origins else "kept, and no registry that had it gives it"
+        had = "kept" if not self._origins else "kept, and no known registry provides it"
         lost = f"layer {number}: blob {wanted.digest} was not {had}"
         if self._how.keep_digest:
             raise NotFoundError(f"{self._ref}: {lost}; without it the digest would change")
-        self._changes.append(f"{lost}; compressed anew it is {found.digest}")
+        self._changes.append(f"{lost}; compressed anew, it is {found.digest}")
 
 
 def _described(
@@ -251,7 +251,7 @@ def _described(
 
 
 def _rewritten(base: Manifest, layers: Sequence[Descriptor]) -> tuple[bytes, str]:
-    """A manifest with other blobs of the same layers; where they are the same, its own bytes."""
+    """Return a manifest with other blobs for the same layers, if they did change."""
     if [one.digest for one in layers] == [one.digest for one in base.layers]:
         return base.raw, base.media_type
     document: dict[str, Any] = load_json(base.raw, f"manifest {base.digest}")

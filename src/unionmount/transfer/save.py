@@ -1,11 +1,11 @@
-"""Images of the store as files that other tools read: docker-archive, oci-archive, oci layout.
+"""Images of the store as files for other tools: docker-archive, oci-archive and oci layout.
 
-Layers are written bit for bit as the store has them, and are hashed on the way: what would not have
-its digest is not written to its end. The same images always give the same bytes.
+Layers are written bit for bit and hashed at the same time: a damaged layer makes the save fail. The
+same images always give the same bytes.
 
-The ID of an image (the digest of its config) never changes. Its manifest is the stored one where
-that names the plain layers; else (the image came with compressed layers, whose blobs are gone, or
-others are asked for) one is made. Sources: OCI image-spec 1.1 (``image-layout.md``,
+The ID of an image (the digest of its config) never changes. The stored manifest is used if it names
+the plain layers; otherwise (the image came with compressed layers whose blobs are gone, or another
+compression is requested) a new one is made. Sources: OCI image-spec 1.1 (``image-layout.md``,
 ``annotations.md``); Docker Image Specification v1.2.
 """
 
@@ -49,7 +49,7 @@ Form = Literal["docker-archive", "oci-archive", "oci"]
 
 @dataclass(frozen=True, slots=True)
 class ImageToSave:
-    """An image to be saved, and the names that it gets there."""
+    """An image to save, and its names in the archive."""
 
     image: ImageDocuments
     names: tuple[Reference, ...]
@@ -58,11 +58,10 @@ class ImageToSave:
 def find_wanted(
     store: Store, texts: Sequence[str], lease: Lease | None = None
 ) -> list[ImageToSave]:
-    """What the user named: an image named by its ID is saved without a name, as docker does.
+    """Find the images to save; like in docker, one that is named by its ID is saved without a name.
 
-    An image that has several manifests in the store (it was pulled and loaded, say) is one image
-    with all those names, saved by the manifest of the first. With a ``lease`` all of it stays in
-    the store while that is held.
+    An image that has several manifests in the store (if it was pulled and loaded, say) is saved
+    once, with all its names and its first manifest. A ``lease`` keeps all of it in the store.
     """
     names: dict[Digest, list[Reference]] = {}
     images: dict[Digest, ImageDocuments] = {}
@@ -79,7 +78,7 @@ def find_wanted(
 
 
 def _name_meant(stored: StoredImage, text: str) -> Reference | None:
-    """The one of an image's names that ``text`` is; see ``Store.find_image``."""
+    """Return the name of the image that ``text`` means; see ``Store.find_image``."""
     for spelling in (text, f"localhost/{text}"):
         try:
             name = Reference.parse(spelling).with_default_tag()
@@ -101,7 +100,7 @@ def save(
 ) -> None:
     """Write images to ``writer`` without finishing it.
 
-    Without ``compression`` layers are plain. A docker-archive knows no other ones.
+    Without ``compression``, layers are plain, as they always are in a docker-archive.
     """
     compression = compression or Compression.PLAIN
     layers = _Layers(store, writer, compression, progress)
@@ -109,7 +108,7 @@ def save(
         _save_oci(wanted, writer, layers)
         return
     if compression is not Compression.PLAIN:
-        raise UsageError("the layers of a docker-archive are not compressed")
+        raise UsageError("the layers of a docker-archive cannot be compressed")
     _save_docker(wanted, writer, layers)
 
 
@@ -117,7 +116,7 @@ def save(
 
 
 class _Layers:
-    """Writes layers of the store, each once for each name of a file."""
+    """A writer of layers of the store, each once for each path."""
 
     def __init__(
         self, store: Store, writer: FileWriter, compression: Compression, progress: Progress | None
@@ -129,7 +128,7 @@ class _Layers:
         self._written: dict[Digest, tuple[Digest, int]] = {}
 
     def size(self, diff_id: Digest) -> int:
-        """Bytes of the tar."""
+        """Return the size of the tar."""
         layer = self._store.open_layer(diff_id)
         try:
             return layer.length
@@ -147,7 +146,7 @@ class _Layers:
     def write_compressed(self, directory: str, diff_id: Digest) -> tuple[Digest, int]:
         """Write the tar compressed and named by its digest; return that digest and the size."""
         if diff_id not in self._written:
-            # a tar needs the size of a member first, so the layer is compressed to a file
+            # A tar needs the size of a member first, so the layer is compressed to a file.
             with CompressedLayer(self._store, diff_id) as packed:
                 packed.run(self.compression, self._progress)
                 data = pieces_of(packed.data, f"layer {diff_id}, compressed")
@@ -229,7 +228,7 @@ def _other_algorithms(wanted: Sequence[ImageToSave]) -> Iterator[str]:
 
 
 def _manifest(image: ImageDocuments, layers: _Layers, written: set[Digest]) -> bytes:
-    """The manifest of an image whose layers are written: the stored one where it fits."""
+    """Write the layers of an image and return its manifest, the stored one if it fits."""
     descriptors = []
     for diff_id in image.diff_ids:
         if layers.compression is Compression.PLAIN:
@@ -247,7 +246,7 @@ def _manifest(image: ImageDocuments, layers: _Layers, written: set[Digest]) -> b
 
 
 def _is_kept(image: ImageDocuments, layers: _Layers) -> bool:
-    """Whether the stored manifest says of an OCI image what is written of it."""
+    """Return whether the stored manifest describes the layers as they are written."""
     manifest = image.manifest
     return (
         layers.compression is Compression.PLAIN
@@ -261,7 +260,7 @@ def _is_kept(image: ImageDocuments, layers: _Layers) -> bool:
 
 
 def naming(name: Reference, tags: Sequence[str | None] = ()) -> Mapping[str, str]:
-    """Annotations that tools look for: the tag, or more where several of ``tags`` are that one."""
+    """Return the annotations of a name: the tag, or the full name if the tag is not unique."""
     unique = name.tag is not None and tags.count(name.tag) <= 1
     return {FULL_NAME: str(name), REF_NAME: (name.tag or "") if unique else str(name)}
 

@@ -1,1 +1,1 @@
-"""One module a command: its arguments, and what it prints."""
+"""One module for each command: its arguments and its output."""

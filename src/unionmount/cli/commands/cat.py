@@ -31,8 +31,8 @@ def command(
 ) -> None:
     """Write files of an image to standard output, one after the other.
 
-    IMAGE is anything that "mount" takes; a CONTAINER is shown with its changes. PATH begins
-    with '/'. Symlinks are followed inside the image, as in a chroot; only regular files are read.
+    IMAGE is anything that "mount" accepts; a CONTAINER is shown with its changes. PATH begins with
+    '/'. Symlinks are followed inside the image, as in a chroot; only regular files are read.
     """
     from unionmount.cli.open_image import split_with_path
 
@@ -64,7 +64,7 @@ def _write(
         if found.is_directory:
             raise UnionmountError(f"{printable(operand)}: is a directory")
         if not stat.S_ISREG(found.attributes.mode):
-            raise UnionmountError(f"{printable(operand)}: is no regular file")
+            raise UnionmountError(f"{printable(operand)}: is not a regular file")
         for data in _pieces(view.files, found.attributes.node, operand):
             sys.stdout.buffer.write(data)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("check")
-@click.option("--repair", is_flag=True, help="Repair what can be repaired.")
+@click.option("--repair", is_flag=True, help="Repair damage if possible.")
 @platform_option
 @root_option
 @click.argument("source", metavar="[IMAGE]", required=False)
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 def command(settings: Settings, source: str | None, platform: Platform | None, repair: bool) -> int:
     """Verify every byte of an image or of the whole store: digests, indexes, references.
 
-    Of an IMAGE also links that lead nowhere. Prints one line for each problem; the status is 1
-    where any is left.
+    For an IMAGE, broken hard links are reported, too. Each problem is printed on one line; the exit
+    status is 1 if any remains.
 
-    --repair rebuilds indexes and removes what is damaged and nobody needs. A damaged layer that an
-    image needs is put aside, into the quarantine of the store, so that a load or pull gets it anew.
+    --repair rebuilds indexes and removes damaged data that nothing refers to. A damaged layer that
+    an image needs is moved to the quarantine of the store, so that a load or pull can replace it.
     """
     from unionmount.sources import Location
 
     if source is None:
         if platform is not None:
-            raise UsageError("--platform is about an IMAGE")
+            raise UsageError("--platform needs an IMAGE")
         return _print(_check_store(settings, repair=repair))
     location = Location.parse(source)
     status = _print(_check_parts(settings, location)) if repair else 0
@@ -53,13 +53,13 @@ def _check_store(settings: Settings, *, repair: bool) -> Iterator[Finding]:
 
 
 def _check_parts(settings: Settings, location: Location) -> Iterator[Finding]:
-    """Check and mend what an image of the store consists of."""
+    """Check and repair the parts of an image in the store."""
     from unionmount.store.check import StoreCheck
     from unionmount.store.containers import Containers
     from unionmount.store.references import digests_of
 
     if location.kind != "stored":
-        raise UsageError("--repair is about images of the store")
+        raise UsageError("--repair is only for images of the store")
     store = settings.store()
     only = digests_of(store, store.find_image(location.path), f"image '{location}'")
     return StoreCheck(store, Containers(store), repair=True, only=only).run()

@@ -20,15 +20,18 @@ _EPOCH = "SOURCE_DATE_EPOCH"
 
 
 @click.command("commit")
-@click.option("-m", "--message", default="", metavar="TEXT", help="Kept in the image's history.")
-@click.option("-a", "--author", default="", metavar="NAME", help="Who made the image.")
+@click.option(
+    "-m", "--message", default="", metavar="TEXT", help="A comment for the image's history."
+)
+@click.option("-a", "--author", default="", metavar="NAME", help="The author of the image.")
 @click.option(
     "-c",
     "--change",
     "instructions",
     multiple=True,
     metavar="INSTRUCTION",
-    help="How to run the image, as in a Dockerfile: 'CMD [\"sh\"]', 'ENV A=b', …; repeatable.",
+    help="Change how the image is run, as in a Dockerfile:  'CMD [\"sh\"]', 'ENV A=b', "
+    "…; repeatable.",
 )
 @root_option
 @click.argument("target")
@@ -45,16 +48,16 @@ def command(
     """Make an image NAME of a container TARGET, and print its ID.
 
     TARGET is a container, or a mount by its mount point or ID. Its changes, as diff shows them,
-    become one layer on top of the image that it is of.
+    become one layer on top of its image.
 
-    It may be in use meanwhile: a file that is replaced is the old or the new one, but of what is
-    written in place or renamed in that time, the layer may have a part.
+    TARGET may be in use meanwhile. A file that is replaced during the commit is in the layer as the
+    old or the new one; of a file that is written in place or renamed, the layer may have a part.
 
     INSTRUCTION is one of CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL,
     USER, VOLUME and WORKDIR.
 
-    With SOURCE_DATE_EPOCH in the environment the image is created at that time and no file in its
-    layer is younger, so that the same changes give the same image whenever it is made.
+    If SOURCE_DATE_EPOCH is set, it is the creation time of the image, and no file in its layer is
+    newer, so that the same changes always give the same image.
     """
     from unionmount.cli.open_change import open_changes
     from unionmount.commit import CommitRequest, commit
@@ -63,7 +66,7 @@ def command(
 
     reference = Reference.parse(name)
     if reference.name == Reference.parse(SCRATCH).name:
-        raise UsageError(f"'{SCRATCH}' is the empty image and can't be the name of another one")
+        raise UsageError(f"'{SCRATCH}' is the empty image and cannot be the name of another one")
     request = CommitRequest(reference, message, author, instructions, _epoch())
     with open_changes(settings, target) as opened:
         stored = commit(settings.store(), opened, request, _warn)
@@ -75,7 +78,7 @@ def _epoch() -> int | None:
     if not text:
         return None
     if not re.fullmatch(r"[0-9]{1,12}", text):
-        raise UsageError(f"{_EPOCH}: not seconds since 1970: '{printable(text)}'")
+        raise UsageError(f"{_EPOCH} must be seconds since 1970, not '{printable(text)}'")
     return int(text)
 
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 @click.option(
     "--compress",
     type=click.Choice(["none", "gzip", "zstd"]),
-    help="How to compress layers that come from the store or a docker-archive.",
+    help="Compress layers from the store or a docker-archive this way.",
 )
-@click.option("--keep-digest", is_flag=True, help="Fail where the digest would change.")
+@click.option("--keep-digest", is_flag=True, help="Fail if the digest would change.")
 @platform_option
 @registry_options
 @root_option

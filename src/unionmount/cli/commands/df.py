@@ -34,8 +34,8 @@ _IMAGE_HEADER = ("IMAGE", "IMAGE ID", "SIZE", "SHARED", "UNIQUE", "CONTAINERS")
 def command(settings: Settings, verbose: bool, form: str) -> None:
     """Show the disk usage of the store, and the space that shared layers save.
 
-    RECLAIMABLE is what "prune" would free, of images "prune -a", of containers "rm". Fields of a
-    template: .Type .TotalCount .Active .Size .Reclaimable
+    RECLAIMABLE is the space that "prune" would free; for images "prune -a", for containers "rm".
+    Fields of a template: .Type .TotalCount .Active .Size .Reclaimable
     """
     from unionmount.store.containers import Containers
     from unionmount.store.usage import measure
@@ -71,7 +71,7 @@ def _print_values(values: list[dict[str, Any]], form: str) -> None:
 
 
 def _mounted(settings: Settings) -> set[str]:
-    """The containers of this store that daemons serve."""
+    """Return the names of the mounted containers of this store."""
     from unionmount.mounting.records import MountTable
 
     root = os.path.realpath(settings.store_root())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unionmount.core import Attributes, BrowsableTree
     from unionmount.images.platform import Platform
 
-_TROUBLE = 2  # as diff(1) has it: 1 says that there are differences
+_TROUBLE = 2  # 1 means "different", as in diff(1)
 
 
 @click.command("diff")
@@ -33,7 +33,7 @@ _TROUBLE = 2  # as diff(1) has it: 1 says that there are differences
     callback=check_form("text", "json", "jsonl"),
     help="text, json, jsonl, or a Go template: '{{.Kind}} {{.Path}}'.",
 )
-@click.option("--stat", "sizes", is_flag=True, help="Sizes before and after, and sums.")
+@click.option("--stat", "sizes", is_flag=True, help="Print sizes before and after, and totals.")
 @platform_option
 @root_option
 @click.argument("target", metavar="TARGET|IMAGE")
@@ -47,27 +47,28 @@ def command(
     sizes: bool,
     platform: Platform | None,
 ) -> int:
-    """Show what was changed in TARGET: a container, or a mount by its mount point or ID.
+    """Show the changes in TARGET: a container, or a mount by its mount point or ID.
 
-    One line for each path: A added, C changed, D deleted; a deleted directory is one line, a
-    directory that holds something different is C. Compared are type, content, mode, owner, extended
-    attributes, modification time and hard links: what only was opened, or written as it was, is not
-    listed; what only has another time is. A renamed directory is D there and A here.
+    Each path is printed on one line: A for added, C for changed, D for deleted. A deleted directory
+    is one line; a directory is C if anything directly about it changed. Type, content, mode, owner,
+    extended attributes, modification time and hard links are compared: a file that was only opened,
+    or written with the same content and time, is not listed. A renamed directory is D at the old
+    path and A at the new one.
 
-    With --format json, "changes" says what of a C is not the same: type, content, mode, owner,
-    xattrs, times, links. Bytes of a path that are not UTF-8 are lone surrogates there, U+DC80 to
-    U+DCFF, as in Python. Fields of a template: .Kind .Path .Type .Changes .Size
+    With --format json, "changes" names the differences of a C: type, content, mode, owner, xattrs,
+    times, links. Bytes of a path that are not UTF-8 become lone surrogates, U+DC80 to U+DCFF, as in
+    Python. Fields of a template: .Kind .Path .Type .Changes .Size
 
-    With two IMAGEs, what makes the first into the second; each may be a CONTAINER, with its
-    changes. Layers that both have are not read. Then the status is 0 where nothing differs, 1 where
-    something does, 2 for trouble.
+    With two IMAGEs, the changes that make the second of the first are shown; either may be a
+    CONTAINER, with its changes. Layers that both have are not read. The exit status is then 0 if
+    nothing differs, 1 if something does, and 2 after an error.
     """
     if form != "text" and sizes:
-        raise UsageError("--stat is for people; --format json has the sizes")
+        raise UsageError("--stat cannot be combined with --format; --format json has the sizes")
     if other is not None:
         return _compare(settings, target, other, form, sizes=sizes, platform=platform)
     if platform is not None:
-        raise UsageError("--platform is for images")
+        raise UsageError("--platform is only for images")
 
     from unionmount.cli.open_change import open_changes
 
@@ -115,7 +116,7 @@ def _print(
     older: BrowsableTree | None,
     as_object: Callable[[Difference], dict[str, Any]],
 ) -> int:
-    """Print all of them, with sizes where ``older`` has the files before; how many there were."""
+    """Print all differences, with sizes if ``older`` has the files before; return their number."""
     from unionmount.cli.name_writer import write_objects
 
     counter = _Counter(differences)
@@ -140,7 +141,7 @@ def _print_template(text: str, differences: Iterable[Difference]) -> None:
 
 
 class _Counter:
-    """Counts what passes."""
+    """An iterator that counts its items."""
 
     def __init__(self, differences: Iterable[Difference]) -> None:
         self._differences = differences
@@ -160,14 +161,14 @@ def _shown(found: Difference) -> str:
 
 
 def _size(attributes: Attributes | None) -> int | None:
-    """Bytes of a file or symlink; None of everything else."""
+    """Return the size of a file or symlink; None for everything else."""
     if attributes is None or stat.S_IFMT(attributes.mode) not in (stat.S_IFREG, stat.S_IFLNK):
         return None
     return attributes.size
 
 
 def _lost(found: Difference, older: BrowsableTree) -> int:
-    """Bytes of files and symlinks that were at a path, or in a directory that is gone."""
+    """Return the bytes of files and symlinks that were at a path, or below a deleted directory."""
     if found.before is None:
         return 0
     stays = found.after is not None and stat.S_ISDIR(found.after.mode)
@@ -213,7 +214,7 @@ def _object(found: Difference) -> dict[str, Any]:
 
 
 def _pair(found: Difference) -> dict[str, Any]:
-    """The same, with more of what was and is there."""
+    """Return the same object with the attributes before and after."""
     return _object(found) | {"before": _facts(found.before), "after": _facts(found.after)}
 
 

@@ -35,23 +35,23 @@ name."""
 def command(
     context: click.Context, platform: Platform | None, layer: int | None, words: tuple[str, ...]
 ) -> None:
-    """Search the files of an image, as find(1) does, without a mount.
+    """Search the files of an image like find(1), without a mount.
 
-    IMAGE is anything that "mount" takes; a CONTAINER is shown with its changes. PATH begins
-    with '/', and is '/' by default. Paths are printed as they are in the image.
+    IMAGE is anything that "mount" accepts; a CONTAINER is shown with its changes. PATH begins with
+    '/', and is '/' by default. Paths are printed as they are in the image.
     """
     if words == ("-h",):
         click.echo(context.get_help())
         return
     operands, expression = _split(words)
     if not operands:
-        raise UsageError("find: which image?")
+        raise UsageError("find: no image was given")
     for operand in operands:
         _search(context.obj, operand, expression, platform=platform, layer=layer)
 
 
 def _split(words: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """The operands, and the expression behind them."""
+    """Split the arguments into operands and the expression after them."""
     for number, word in enumerate(words):
         if word.startswith("-") or word in ("(", "!"):
             return list(words[:number]), list(words[number:])

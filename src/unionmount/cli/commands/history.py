@@ -33,10 +33,10 @@ _TYPE = "image.historyContext"
 
 
 class _HistoryCommand(click.Command):
-    """Takes ``-H=false`` and ``--human=false``, as docker does."""
+    """A command that accepts ``-H=false`` and ``--human=false``, like docker."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse, with a value of the flag made another flag."""
+        """Parse arguments after replacing a flag with a value by the flag or its opposite."""
         return super().parse_args(ctx, [_without_value(word) for word in args])
 
 
@@ -56,7 +56,7 @@ def _without_value(word: str) -> str:
     "-H",
     "--human/--no-human",
     default=True,
-    help="Sizes and dates for people; without (-H=false): bytes, and RFC 3339.",
+    help="Print readable sizes and dates; -H=false prints bytes and RFC 3339.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
 @click.option("--no-trunc", "full", is_flag=True, help="Print IDs and commands in full.")
@@ -74,12 +74,12 @@ def command(
     form: str,
     platform: Platform | None,
 ) -> None:
-    """Show the steps that made IMAGE, the newest first.
+    """Show the steps that made IMAGE, newest first.
 
-    IMAGE is an image of the store, or any other SOURCE. A row has the ID of the image that it is;
-    what is no image of its own is <missing>. SIZE is that of the files in the layer that the step
-    left, 0B where it left none. Fields of a template: .ID .CreatedSince .CreatedAt .CreatedBy
-    .Size .Comment
+    IMAGE is an image of the store, or any other SOURCE. A row shows the ID of its image, or
+    <missing> if the step has no image of its own. SIZE is that of the files in the layer of the
+    step, 0B if it has none. Fields of a template: .ID .CreatedSince .CreatedAt .CreatedBy .Size
+    .Comment
     """
     rows = [_row(row, human=human, full=full) for row in _read(settings, source, platform)]
     if quiet:
@@ -130,16 +130,16 @@ def _shown_id(row: HistoryRow, *, full: bool) -> str:
 
 
 def _age(created: str) -> str:
-    """The age of a step; docker takes what is older than the year 2000 for no time."""
+    """Format the age of a step; like in docker, a time before the year 2000 counts as none."""
     then = time_of(created)
     return _NO_TIME if then is None or then.timestamp() <= _FIRST else age_of(created)
 
 
 def local_time(created: str) -> str:
-    """A time as RFC 3339, to the second, where we are; no time is that of 1970, as docker's is."""
+    """Format a time as local RFC 3339 in seconds; a missing one is the epoch, as in docker."""
     then = time_of(created) or datetime.fromtimestamp(0, UTC)
     try:
         local = then.astimezone()
-    except (OverflowError, ValueError):  # the year 1 in a zone west of Greenwich
+    except (OverflowError, ValueError):  # the year 1 in a time zone west of Greenwich
         local = then
     return local.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -39,7 +39,7 @@ _TYPE = "formatter.imageContext"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: a name of an image, or an image without one."""
+    """One line: an image by one of its names, or without one."""
 
     image: Candidate
     repository: str = _NONE
@@ -47,7 +47,7 @@ class Line:
     digest: str = _NONE
 
     def row(self, *, full: bool) -> ListRow:
-        """The line in all its forms."""
+        """Return the line as fields for templates and as JSON."""
         image, created = self.image, self.image.created
         age, size = age_of(created), human_size(image.size)
         fields = {
@@ -80,11 +80,11 @@ class Line:
     "--all",
     "_every",
     is_flag=True,
-    help="Accepted for docker's command line; all images are always listed.",
+    help="Has no effect (all images are always listed); accepted as in docker.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
 @click.option("--no-trunc", "full", is_flag=True, help="Print IDs in full.")
-@click.option("--digests", is_flag=True, help="Show the digests that registries know them by.")
+@click.option("--digests", is_flag=True, help="Show the digests of the images in registries.")
 @click.option(
     "-f",
     "--filter",
@@ -108,9 +108,9 @@ def command(
     filters: tuple[str, ...],
     form: str,
 ) -> None:
-    """List the images of the store, or those whose name is NAME: a repository, a tag, a pattern.
+    """List the images of the store, or those that match NAME: a repository, a tag or a pattern.
 
-    SIZE is that of all files of the image. Fields of a template: .Repository .Tag .Digest .ID
+    SIZE is the size of all files of the image. Fields of a template: .Repository .Tag .Digest .ID
     .CreatedSince .CreatedAt .Size
     """
     from unionmount.cli.image_filters import select
@@ -127,7 +127,7 @@ def command(
 
 
 def _lines(image: Candidate, *, needs_digest: bool) -> Iterator[Line]:
-    """A line for each tag, and one for each repository that has only digests, as docker has it."""
+    """Yield a line for each tag, and one for each repository with digests only, as docker does."""
     by_repository: dict[str, list[Reference]] = {}
     for digest in image.digests:
         by_repository.setdefault(_repository(digest), []).append(digest)
@@ -152,7 +152,7 @@ def _repository(name: Reference) -> str:
 
 
 def _created_at(created: str) -> str:
-    """A time as Go prints it: ``2024-05-06 07:08:09 +0000 UTC``."""
+    """Format a time as Go prints it: ``2024-05-06 07:08:09 +0000 UTC``."""
     then = time_of(created)
     if then is None:
         return _UNKNOWN

@@ -34,7 +34,7 @@ _INDENT = 4
     "--type",
     "kind",
     type=click.Choice(["image", "container"]),
-    help="Look for one kind only; else a container is found first.",
+    help="Search one kind only; default: containers first, then images.",
 )
 @platform_option
 @root_option
@@ -52,12 +52,14 @@ def command(
     """Show the details of images, containers and mounts as JSON, or by a template.
 
     IMAGE is an image of the store, or any other SOURCE; CONTAINER is the name of a container, or a
-    mount by its mount point or ID. The keys are those of docker; "Layers" tells where each layer
-    lives and which images share it.
+    mount by its mount point or ID. The keys are those of docker; "Layers" shows the location of
+    each layer and the images that share it.
     """
     if raw or raw_config:
         if len(words) > 1 or (raw and raw_config) or form:
-            raise UsageError("--raw and --config print one document of one image, as it is")
+            raise UsageError(
+                "--raw and --config print one document of one image, without other options"
+            )
         _print_document(settings, words[0], platform, manifest=raw)
         return 0
     show = _DetailPrinter(form)
@@ -93,7 +95,7 @@ def _inspect(settings: Settings, word: str, kind: str | None, platform: Platform
 
 
 def _container(settings: Settings, word: str) -> Struct | None:
-    """A container by its name, or a mount by its mount point or ID."""
+    """Return a container by its name, or a mount by its mount point or ID."""
     from unionmount.browse.inspect import inspect_container, inspect_mount
     from unionmount.cli.container_words import PREFIX, mount_of, mount_with_id, name_of_container
     from unionmount.mounting.records import MountTable
@@ -159,7 +161,7 @@ def _print_document(
 
 
 class _DetailPrinter:
-    """How to print what was found; a template is read before anything is looked for."""
+    """A printer of details, whose template is parsed before anything is searched."""
 
     def __init__(self, form: str) -> None:
         from unionmount.cli.output import parsing
@@ -172,7 +174,7 @@ class _DetailPrinter:
                 self._template = Template(form)
 
     def __call__(self, found: Sequence[Struct]) -> None:
-        """Print it."""
+        """Print the details."""
         from unionmount.gotemplate import plain
 
         if self._template is not None:
@@ -192,7 +194,7 @@ class _DetailPrinter:
             print_template_output(text)
 
     def _render(self, one: Struct) -> str:
-        """As docker does: with the types that it knows, else with the JSON as it is."""
+        """Render an object as docker does: first with typed fields, then as plain JSON."""
         from unionmount.gotemplate import TemplateError, from_json, plain
 
         assert self._template is not None
@@ -203,7 +205,7 @@ class _DetailPrinter:
 
 
 def _json(value: Any, *, indent: int | None) -> str:
-    """JSON as docker prints it, but what a terminal would obey is escaped."""
+    """Format JSON like docker, but with control characters escaped."""
     separators = (",", ": ") if indent else (",", ":")
     text = json.dumps(value, indent=indent, ensure_ascii=False, separators=separators)
     return "".join(_escaped(text))

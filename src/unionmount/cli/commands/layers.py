@@ -106,12 +106,12 @@ def _sentence(summary: Summary) -> str:
 
 
 def _percent(summary: Summary) -> str:
-    """Never 100 % where something is wasted."""
+    """Format the efficiency, which is below 100 % if anything is wasted."""
     return f"{int(summary.efficiency * 1000) / 10:.1f} %"
 
 
 def _print_bars(image: OpenImage, summary: Summary) -> None:
-    """One bar for each layer: its part of the image, and what of it is wasted."""
+    """Print a bar for each layer: its share of the image, and the wasted part."""
     from rich.console import Console
     from rich.text import Text
 
@@ -134,7 +134,7 @@ def _print_bars(image: OpenImage, summary: Summary) -> None:
 
 
 def _bar(layer: LayerSummary, largest: int) -> tuple[int, int]:
-    """Columns for what is shown and what is wasted: at least one of what there is."""
+    """Return the columns for shown and wasted bytes, at least one for each that is not 0."""
     if not layer.bytes:
         return 0, 0
     columns = max(-(-layer.bytes * _BAR // largest), 1)
@@ -168,7 +168,7 @@ def _print_changes(image: OpenImage, number: int, form: str) -> None:
     from unionmount.cli.name_writer import write_objects
 
     if number >= len(image.layers):
-        raise NotFoundError(f"there is no layer {number}, the image has {len(image.layers)}")
+        raise NotFoundError(f"there is no layer {number}; the image has {len(image.layers)} layers")
     changes = image.tree().changes(number)
     if form != "table":
         write_objects(map(_change_object, changes), form)
@@ -192,7 +192,7 @@ def _change_object(change: Change) -> dict[str, Any]:
 
 
 def shown_path(path: bytes) -> str:
-    """A path of the image without what a terminal would obey."""
+    """Return a path of the image with control characters escaped."""
     from unionmount.system.text import printable
 
     return printable(path)

@@ -32,7 +32,7 @@ def command(settings: Settings, source: str | None, quiet: bool, platform: Platf
 
     source = "-" if source is None else source
     if source == "-" and sys.stdin.isatty():
-        raise click.UsageError("give an archive with -i, or on standard input (not a terminal)")
+        raise click.UsageError("give an archive with -i, or on standard input, which is a terminal")
     progress = ProgressLine()
 
     shown: set[str] = set()
@@ -56,7 +56,7 @@ def command(settings: Settings, source: str | None, quiet: bool, platform: Platf
 def _print_loaded(
     image: StoredImage, names: Sequence[Reference], shown: set[str], *, quiet: bool
 ) -> None:
-    """Say what came, once: ``shown`` are the IDs and names that were said before."""
+    """Print the ID or the names of a loaded image, unless they are in ``shown``."""
     lines = [f"Loaded image: {printable(str(name))}" for name in names]
     lines = [str(image.id)] if quiet else lines or [f"Loaded image ID: {image.id}"]
     for line in lines:

@@ -28,7 +28,7 @@ _MAX_PASSWORD = 16 * 1024
 @click.option("-u", "--username", metavar="USER", help="The user name; asked for if it is missing.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @click.option(
-    "--get-login", is_flag=True, help="Print the user that is logged in, and do nothing else."
+    "--get-login", is_flag=True, help="Print the user who is logged in, and do nothing else."
 )
 @registry_options
 @click.argument("place", metavar="REGISTRY[/PATH]")
@@ -43,9 +43,9 @@ def command(
 ) -> None:
     """Log in to a registry.
 
-    The password is checked with the registry, then kept in the file of --authfile, or
-    $REGISTRY_AUTH_FILE, or $XDG_RUNTIME_DIR/containers/auth.json. With a PATH the login counts for
-    repositories below it only.
+    The password is checked with the registry, then stored in the file of --authfile, or
+    $REGISTRY_AUTH_FILE, or $XDG_RUNTIME_DIR/containers/auth.json. A login with a PATH is only valid
+    for repositories below it.
     """
     place = registry_place(place)
     if get_login:
@@ -60,7 +60,7 @@ def command(
 
 
 def registry_place(text: str) -> str:
-    """``REGISTRY[/PATH]`` from what a user wrote, which may be an address."""
+    """Parse ``REGISTRY[/PATH]``, which may also be given as a URL."""
     from unionmount.errors import InvalidReference
     from unionmount.images.reference import Reference
 
@@ -73,9 +73,9 @@ def registry_place(text: str) -> str:
     try:
         parsed = Reference.parse(f"{registry}/{path or 'x/y'}")
     except InvalidReference as error:
-        raise UsageError(f"not a registry: '{printable(text[:200])}'") from error
+        raise UsageError(f"'{printable(text[:200])}' is not a registry") from error
     if parsed.registry != registry or parsed.tag is not None or parsed.digest is not None:
-        raise UsageError(f"not a registry: '{printable(text[:200])}'")
+        raise UsageError(f"'{printable(text[:200])}' is not a registry")
     return registry + slash + path
 
 
@@ -92,10 +92,10 @@ def _print_login(place: str, options: RegistryOptions) -> None:
 def _asked(
     username: str | None, options: RegistryOptions, *, password_stdin: bool
 ) -> RegistryOptions:
-    """The options with a user and a password."""
+    """Return the options with a user and a password, which are asked for if necessary."""
     if options.creds is not None:
         if username is not None or password_stdin:
-            raise click.UsageError("--creds goes with neither --username nor --password-stdin")
+            raise click.UsageError("--creds cannot be combined with --username or --password-stdin")
         return options
     if username is not None and (":" in username or not username or not is_utf8(username)):
         raise click.UsageError("--username is empty, has a colon, or is not UTF-8")
@@ -105,7 +105,9 @@ def _asked(
         return options.with_creds(username, _read_password())
     if username is None:
         if not sys.stdin.isatty():
-            raise click.UsageError("give --username and --password-stdin, or a terminal")
+            raise click.UsageError(
+                "give --username and --password-stdin, as there is no terminal to ask on"
+            )
         username = click.prompt("Username", err=True)
     return options.with_creds(username, ask_password(username))
 
@@ -113,7 +115,7 @@ def _asked(
 def _read_password() -> str:
     raw = sys.stdin.buffer.read(_MAX_PASSWORD + 1)
     if len(raw) > _MAX_PASSWORD:
-        raise UsageError(f"the password has more than {_MAX_PASSWORD} bytes")
+        raise UsageError(f"the password is longer than {_MAX_PASSWORD} bytes")
     try:
         password = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
@@ -124,13 +126,13 @@ def _read_password() -> str:
 
 
 def _check(settings: Settings, place: str, options: RegistryOptions) -> None:
-    """Let the registry say whether it knows the user."""
+    """Let the registry check the user and the password."""
     import trio
 
     from unionmount.images.reference import registry_itself
     from unionmount.registry import Registries
 
-    # The file may not be there yet: it is written afterwards.
+    # The file with logins may not exist yet: it is written afterwards.
     checked = RegistryOptions(options.creds, None, options.tls_verify, options.cert_dir)
 
     registry = place.partition("/")[0]

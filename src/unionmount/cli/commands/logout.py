@@ -15,7 +15,7 @@ from unionmount.system.text import printable
 @click.command("logout")
 @click.option("-a", "--all", "everywhere", is_flag=True, help="Log out of all registries.")
 @click.option(
-    "--authfile", metavar="FILE", help="The file with logins; default as login writes it."
+    "--authfile", metavar="FILE", help="The file with logins; default: the one that login writes."
 )
 @click.argument("place", metavar="[REGISTRY[/PATH]]", required=False)
 def command(everywhere: bool, authfile: str | None, place: str | None) -> None:

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 _BATCH = 256
 _UNITS = "KMGTPE"
-_MAX_ACCOUNTS = 4 * 1024 * 1024  # bytes of /etc/passwd and /etc/group that are looked at
+_MAX_ACCOUNTS = 4 * 1024 * 1024  # bytes that are read of /etc/passwd and /etc/group
 _ACL = b"system.posix_acl_"
-_NAMES = (1, 3, 4)  # columns that are not numbers, or not always
-_GAP = 2  # columns between names
+_NAMES = (1, 3, 4)  # columns that may be names instead of numbers
+_GAP = 2  # columns between two names
 
 
 @dataclass(frozen=True, slots=True)
 class _Style:
-    """What the options say."""
+    """The options of ls that choose a style."""
 
     long: bool
     recursive: bool
@@ -45,20 +45,26 @@ class _Style:
     lines: bool
 
     def shows(self, name: bytes) -> bool:
-        """Whether a name in a directory is listed."""
+        """Return whether a name in a directory is listed."""
         return self.all or self.almost_all or not name.startswith(b".")
 
 
 @click.command("ls", context_settings={"help_option_names": ["--help"]})
-@click.option("-l", "long", is_flag=True, help="Modes, links, owner, group, size, time, target.")
-@click.option("-R", "recursive", is_flag=True, help="Directories in directories, too.")
-@click.option("-a", "all_", is_flag=True, help="Names that begin with '.', too.")
+@click.option(
+    "-l", "long", is_flag=True, help="Print modes, links, owner, group, size, time and target."
+)
+@click.option("-R", "recursive", is_flag=True, help="List subdirectories, too.")
+@click.option("-a", "all_", is_flag=True, help="List names that begin with '.', too.")
 @click.option("-A", "almost_all", is_flag=True, help="The same without '.' and '..'.")
-@click.option("-h", "human", is_flag=True, help="Sizes with a unit: 1.5K.")
-@click.option("-d", "directory", is_flag=True, help="Directories themselves, not what is in them.")
-@click.option("-n", "numbers", is_flag=True, help="As -l, with numbers of owner and group.")
-@click.option("-i", "inodes", is_flag=True, help="Inode numbers in front.")
-@click.option("-1", "lines", is_flag=True, help="One name a line; so it is but on a terminal.")
+@click.option("-h", "human", is_flag=True, help="Print sizes with a unit: 1.5K.")
+@click.option(
+    "-d", "directory", is_flag=True, help="List directories themselves, not their contents."
+)
+@click.option("-n", "numbers", is_flag=True, help="Like -l, with the numbers of owner and group.")
+@click.option("-i", "inodes", is_flag=True, help="Print inode numbers first.")
+@click.option(
+    "-1", "lines", is_flag=True, help="Print one name a line; default unless on a terminal."
+)
 @platform_option
 @layer_option
 @root_option
@@ -72,18 +78,17 @@ def command(
     operands: tuple[str, ...],
     **options: bool,
 ) -> None:
-    """List files of an image, as ls(1) does, without a mount.
+    """List files of an image like ls(1), without a mount.
 
-    IMAGE is anything that "mount" takes; a CONTAINER is shown with its changes. PATH begins
-    with '/', and is '/' by default. Names are sorted bytewise. Owners and groups have the names
-    that the image itself gives them in /etc/passwd and /etc/group; times are printed as by
-    "ls --time-style=long-iso".
+    IMAGE is anything that "mount" accepts; a CONTAINER is shown with its changes. PATH begins with
+    '/', and is '/' by default. Names are sorted bytewise. The names of owners and groups are those
+    in /etc/passwd and /etc/group of the image; times are printed as by "ls --time-style=long-iso".
     """
     if not operands and options["human"] and sum(options.values()) == 1:  # "ls -h"
         click.echo(context.get_help())
         return
     if not operands:
-        raise UsageError("ls: which image?")
+        raise UsageError("ls: no image was given")
     numbers = options["numbers"]
     style = _Style(
         long=options["long"] or numbers,
@@ -138,7 +143,7 @@ def _list(
 
 
 def _through_link(files: BrowsableTree, path: bytes, found: Found) -> Found:
-    """The directory that a symlink leads to; the link itself where it leads to none."""
+    """Return the directory that a symlink leads to, or the symlink if it leads to none."""
     from unionmount.browse.paths import follow
 
     try:
@@ -152,23 +157,23 @@ def _through_link(files: BrowsableTree, path: bytes, found: Found) -> Found:
 
 
 class _Accounts:
-    """The names that an image gives to numbers of users and groups."""
+    """The names that an image gives to the numbers of users and groups."""
 
     def __init__(self, files: BrowsableTree, *, numbers: bool) -> None:
         self._users = {} if numbers else _read_accounts(files, b"/etc/passwd")
         self._groups = {} if numbers else _read_accounts(files, b"/etc/group")
 
     def user(self, number: int) -> str:
-        """The user's name, or the number."""
+        """Return a user's name, or the number if there is none."""
         return self._users.get(number, str(number))
 
     def group(self, number: int) -> str:
-        """The group's name, or the number."""
+        """Return a group's name, or the number if there is none."""
         return self._groups.get(number, str(number))
 
 
 def _read_accounts(files: BrowsableTree, path: bytes) -> dict[int, str]:
-    """Names by number: the first that has the number counts; what is malformed is passed over."""
+    """Read names by number: the first entry of a number counts, malformed lines are skipped."""
     from unionmount.browse.paths import follow
 
     found: dict[int, str] = {}
@@ -194,7 +199,7 @@ _Named = tuple[bytes, "Attributes"]
 
 @dataclass(frozen=True, slots=True)
 class _Lister:
-    """Prints directories and names of one image."""
+    """A printer of directories and names of one image."""
 
     files: BrowsableTree
     style: _Style
@@ -202,7 +207,7 @@ class _Lister:
     accounts: _Accounts
 
     def directories(self, found: Found, top: bytes, *, with_heading: bool) -> None:
-        """A directory, and with -R those in it, each after the names of the one above."""
+        """Print a directory and, with -R, those below it."""
         pending = [(top, found.attributes, self._above(found))]
         is_first = True
         while pending:
@@ -237,7 +242,7 @@ class _Lister:
         self.out.write(f"total {total}\n".encode("ascii"))
 
     def names(self, inside: Sequence[_Named]) -> None:
-        """Names, in the way that was asked for."""
+        """Print names in the chosen style."""
         if self.style.long:
             self._long(inside)
             return
@@ -291,7 +296,7 @@ def _is_device(found: Attributes) -> bool:
 
 
 def _when(mtime_ns: int) -> str:
-    """A time as ``ls --time-style=long-iso`` prints it; the number where no calendar has it."""
+    """Format a time like ``ls --time-style=long-iso``, or as a number beyond the calendar."""
     seconds = mtime_ns // 1_000_000_000
     try:
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
@@ -300,7 +305,7 @@ def _when(mtime_ns: int) -> str:
 
 
 def human(size: int) -> str:
-    """A size as ``ls -h`` prints it: powers of 1024, two digits or more, rounded up."""
+    """Format a size like ``ls -h``: in powers of 1024, with two digits or more, rounded up."""
     if size < 1024:
         return str(size)
     for number, unit in enumerate(_UNITS, 1):
@@ -314,7 +319,7 @@ def human(size: int) -> str:
 
 
 def in_columns(names: Sequence[bytes], width: int) -> Iterator[bytes]:
-    """Lines of names in as many columns as fit, sorted downwards."""
+    """Yield lines of names in as many columns as fit, sorted downwards."""
     texts = [name.decode("utf-8", "surrogateescape") for name in names]
     most = max(min(len(texts), width // (1 + _GAP) + 1), 1)
     tried = (-(-len(texts) // columns) for columns in range(most, 1, -1))

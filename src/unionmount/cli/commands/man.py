@@ -19,9 +19,9 @@ import click
 )
 @click.argument("name", metavar="COMMAND", required=False)
 def command(output: str | None, name: str | None) -> None:
-    """Show the manual page of unionmount, or of one command.
+    """Show the manual page of unionmount or of one command.
 
-    On a terminal man(1) shows it; else its source is printed, in the language of man(7).
+    On a terminal man(1) shows it; otherwise its source is printed, in the language of man(7).
     """
     from unionmount.cli import cli
     from unionmount.cli.manpages import page, pages
@@ -31,7 +31,7 @@ def command(output: str | None, name: str | None) -> None:
         from unionmount.transfer.image_files import replaced_file
 
         if name is not None:
-            raise click.UsageError("-o writes all pages: no COMMAND")
+            raise click.UsageError("-o writes all pages and cannot be combined with a COMMAND")
         directory = Path(output)
         directory.mkdir(parents=True, exist_ok=True)
         for title, text in pages(cli):
@@ -46,7 +46,7 @@ def command(output: str | None, name: str | None) -> None:
 
 
 def _show(text: str) -> None:
-    """Let man(1) show a page in our place."""
+    """Replace this process by man(1), which shows the page."""
     page = os.memfd_create("page")
     os.write(page, text.encode("utf-8"))
     os.lseek(page, 0, os.SEEK_SET)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _OPTIONS_HELP = (
     "Mount options, separated by commas: ro, dev, suid, exec, atime and allow_other, each also "
     "with 'no' in front (the default is nosuid,nodev); default_permissions (check modes even where "
-    "only the mounting user gets in); xattrs=layers (list the layer of a file among its extended "
+    "only the mounting user has access); xattrs=layers (list a file's layer among its extended "
     "attributes); threads=N (of the fast path)."
 )
 
@@ -44,7 +44,7 @@ _OPTIONS_HELP = (
     type=click.Choice(["always", "missing", "never"]),
     default="missing",
     show_default=True,
-    help="When to fetch an image that is given by its name from its registry.",
+    help="When to fetch an image that is given by name from its registry.",
 )
 @click.option(
     "--layer",
@@ -83,15 +83,15 @@ def command(
     no_fastpath: bool,
     **arguments: Any,
 ) -> None:
-    """Mount an image, or a container again, at MOUNTPOINT, and print the mount point.
+    """Mount an image or an existing container at MOUNTPOINT, and print the mount point.
 
     A background process serves the mount until it is unmounted. Without MOUNTPOINT, a directory
     below the runtime directory is created.
 
     Changes are kept in a container: a directory of the store that stays after the unmount. It is
     mounted again by its name, listed by "ps -a" and removed by "rm". The store also keeps the
-    layers of its image. With --ro, --upper and --ephemeral, uncompressed layers are used where
-    they are.
+    layers of its image. With --ro, --upper and --ephemeral, uncompressed layers are used where they
+    are.
 
     Changes by root are stored as they are, including set-user-ID programs and devices, so other
     users must not reach them: DIR is created with mode 0700, and an existing DIR that others can
@@ -108,8 +108,8 @@ def command(
     extended attribute user.overlay.opaque. Both are read-only. To continue from an earlier layer,
     mount such directories with "unionmount overlay".
 
-    SIGTERM, SIGINT and SIGHUP unmount; files that are open stay usable. A second signal ends the
-    process at once.
+    SIGTERM, SIGINT and SIGHUP unmount; open files stay usable. A second signal ends the process
+    immediately.
     """
     from unionmount.cli.mount_sources import MountArguments
     from unionmount.cli.start_mount import MountStarter, check_place

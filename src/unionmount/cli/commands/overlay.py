@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 _OPTION = re.compile(r"(?:[^\\,]|\\.)+", re.DOTALL)
 _COLON = re.compile(r"((?:[^\\:]|\\.)*)(:|\Z)", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_SOURCE = "overlay"  # what tables of mounts show
+_SOURCE = "overlay"  # shown in tables of mounts
 
 
 @dataclass(slots=True)
 class OverlayOptions:
-    """What ``-o`` says, taken apart."""
+    """The parsed values of ``-o``."""
 
-    lower: tuple[str, ...] = ()  # the top one first
+    lower: tuple[str, ...] = ()  # topmost first
     upper: str = ""
     work: str = ""
     volatile: bool = False
     user_xattrs: bool = False
-    mount: tuple[str, ...] = ()  # options of any file system, for ``apply_options``
-    useless: tuple[str, ...] = ()  # without an upper
+    mount: tuple[str, ...] = ()  # options of every file system, for ``apply_options``
+    useless: tuple[str, ...] = ()  # options that have no effect without an upper
     upper_open: bool = False
-    redirect_dir: str = ""  # as it was said; empty: not at all
+    redirect_dir: str = ""  # as given; empty if it was not
     metacopy: str = ""
     index: str = ""
     override_stat: OverrideStat = OverrideStat.OWN
-    whole: bool = False  # the lower directories were given by ``lowerdir``
+    whole: bool = False  # ``lowerdir`` gave the whole list
 
     @property
     def leads(self) -> bool:
@@ -58,7 +58,7 @@ def parse_overlay(texts: Iterable[str]) -> OverlayOptions:
     Commas separate options, colons the directories of ``lowerdir``; a backslash takes the next
     character as it is, but for ``lowerdir+``, whose value is a name as it stands. Of an option that
     is repeated the last one counts, but for ``lowerdir+``, of which each adds one directory, colons
-    and all, below the others; it can't follow ``lowerdir``.
+    and all, below the others; it cannot follow ``lowerdir``.
     """
     options = OverlayOptions()
     found = [one for text in texts for one in _OPTION.findall(_without_loose_end(text))]
@@ -103,7 +103,7 @@ def _set_lower(options: OverlayOptions, value: str) -> None:
     parts = _split_at_colons(value)
     if len(parts) > 1 and "" in parts:
         raise MountError(
-            "-o lowerdir: a name is empty ('::' begins layers of data only, which are not known)"
+            "-o lowerdir: a name is empty ('::' begins data-only layers, which are not supported)"
         )
     options.lower = tuple(_plain(one) for one in parts if one)
     options.whole = bool(options.lower)
@@ -111,7 +111,9 @@ def _set_lower(options: OverlayOptions, value: str) -> None:
 
 def _add_lower(options: OverlayOptions, value: str) -> None:
     if options.whole:
-        raise MountError("-o lowerdir+ after lowerdir: use one of the two for all directories")
+        raise MountError(
+            "-o lowerdir+ cannot follow lowerdir: use one of the two for all directories"
+        )
     if not value:
         raise MountError("-o lowerdir+: the name is empty")
     options.lower += (value,)
@@ -140,7 +142,7 @@ def _set_metacopy(options: OverlayOptions, value: str) -> None:
 def _set_fsync(options: OverlayOptions, value: str) -> None:
     if value == "strict":
         raise MountError(
-            "mount option fsync=strict is refused: copies of attributes wait for no disk"
+            "mount option fsync=strict is refused: copying up attributes does not wait for the disk"
         )
     if _one_of("fsync", value, ("volatile", "auto", "0", "1")) in ("volatile", "0"):
         options.volatile = True
@@ -149,7 +151,7 @@ def _set_fsync(options: OverlayOptions, value: str) -> None:
 def _set_override_stat(options: OverlayOptions, value: str) -> None:
     if value == "1":
         raise MountError(
-            "-o xattr_permissions=1: attributes security.fuseoverlayfs.override_stat are not read;"
+            "-o xattr_permissions=1: security.fuseoverlayfs.override_stat is not supported;"
             " use 2 for user.containers.override_stat, or leave the option out"
         )
     options.override_stat = OverrideStat(_one_of("xattr_permissions", value, ("0", "2")))
@@ -158,7 +160,7 @@ def _set_override_stat(options: OverlayOptions, value: str) -> None:
 def _one_of(name: str, value: str, values: tuple[str, ...]) -> str:
     if value not in values:
         known = ", ".join(values)
-        raise MountError(f"-o {name}: '{printable(value)}' is none of {known}")
+        raise MountError(f"-o {name}: '{printable(value)}' is not one of {known}")
     return value
 
 
@@ -194,69 +196,73 @@ _WITH_VALUE: dict[str, Callable[[OverlayOptions, str], None]] = {
 
 KNOWN = (*(f"{name}=…" for name in _WITH_VALUE), *_FLAGS)
 
-_NUMBERS = "inode numbers are those of one device and stay the same, in any case"
-_SPEED = "it only changes how fast things are"
+_NUMBERS = "inode numbers are always unique and persistent"
+_SPEED = "it only affects speed"
 
-# Options of overlayfs and fuse-overlayfs that change nothing here; each with the reason.
+# Options of overlayfs and fuse-overlayfs that change nothing here, with the reasons.
 SAME_HERE: dict[str, str] = {
-    "index=on": "hard links stay links, and an upper in use is refused, in any case",
-    "index=off": "hard links stay links, and an upper in use is refused, in any case",
-    "nfs_export=off": "that is how it is",
+    "index=on": "hard links are always preserved, and an upper in use is always refused",
+    "index=off": "hard links are always preserved, and an upper in use is always refused",
+    "nfs_export=off": "this is always so",
     "xino=on": _NUMBERS,
     "xino=off": _NUMBERS,
     "xino=auto": _NUMBERS,
-    "verity=off": "that is how it is",
+    "verity=off": "this is always so",
     "uuid=off": "the file system's ID is that of the mount",
     "uuid=null": "the file system's ID is that of the mount",
     "uuid=auto": "the file system's ID is that of the mount",
-    "override_creds": "directories are reached with the rights of whoever mounts",
+    "override_creds": "directories are accessed with the permissions of the mounting user",
     "fast_ino=0": _NUMBERS,
     "fast_ino=1": _NUMBERS,
-    "noxattrs=0": "that is how it is",
+    "noxattrs=0": "this is always so",
     "threaded=0": _SPEED,
     "threaded=1": _SPEED,
     "writeback=0": _SPEED,
     "writeback=1": _SPEED,
     "clone_fd": _SPEED,
 }
-# The same, with any number.
+# The same, with any number as value.
 NUMBERS_HERE: dict[str, str] = {"max_threads": _SPEED, "max_idle_threads": _SPEED}
 
 _OWNERS = "owners are shown as they are on disk"
 
-# Options of the two that are refused: by value, "*" any, "" none.
+# Options of the two that are refused, with the reasons by value: "*" is any, "" none.
 REFUSED_HERE: dict[str, dict[str, str]] = {
-    "datadir+": {"*": "layers of data only are not known; use lowerdir+"},
+    "datadir+": {"*": "data-only layers are not supported; use lowerdir+"},
     "nfs_export": {"on": "file handles do not outlive the mount"},
     "verity": {
         "on": "digests of fs-verity are not checked",
         "require": "digests of fs-verity are not checked",
     },
-    "uuid": {"on": "no ID of the file system is kept in the upper"},
-    "nooverride_creds": {"": "directories are reached with the rights of whoever mounts"},
+    "uuid": {"on": "the upper stores no ID of the file system"},
+    "nooverride_creds": {"": "directories are accessed with the permissions of the mounting user"},
     "uidmapping": {"*": _OWNERS},
     "gidmapping": {"*": _OWNERS},
     "squash_to_root": {"": _OWNERS},
     "squash_to_uid": {"*": _OWNERS},
     "squash_to_gid": {"*": _OWNERS},
-    "static_nlink": {"": "link counts are those that there are"},
-    "noacl": {"": "ACLs are obeyed"},
-    "noxattrs": {"1": "extended attributes are shown"},
-    "plugins": {"*": "there are none"},
-    "timeout": {"*": "what is known is kept: nobody else may change the directories"},
+    "static_nlink": {"": "link counts are always computed"},
+    "noacl": {"": "ACLs are always obeyed"},
+    "noxattrs": {"1": "extended attributes are always shown"},
+    "plugins": {"*": "there are no plugins"},
+    "timeout": {
+        "*": "entries are cached without a time limit, as nobody else may change the directories"
+    },
 }
 
-LOWERS_MAX = 500  # as overlayfs
+LOWERS_MAX = 500  # the limit of overlayfs
 
 
 def _check(options: OverlayOptions) -> None:
     if not options.lower:
         raise UsageError("-o: lowerdir is missing")
     if len(options.lower) > LOWERS_MAX:
-        raise MountError(f"-o: {len(options.lower)} lower directories, {LOWERS_MAX} is the most")
+        raise MountError(
+            f"-o: {len(options.lower)} lower directories, at most {LOWERS_MAX} are possible"
+        )
     _check_leading(options)
     if options.upper and not options.work:
-        raise UsageError("-o: upperdir needs a workdir, on the same file system")
+        raise UsageError("-o: upperdir needs a workdir on the same file system")
     if options.work and not options.upper:
         options.useless += (f"workdir={options.work}",)
         options.work = ""
@@ -267,7 +273,7 @@ def _check_leading(options: OverlayOptions) -> None:
     if options.user_xattrs and (redirect not in ("", "nofollow") or options.metacopy == "on"):
         other = "metacopy=on" if redirect in ("", "nofollow") else f"redirect_dir={redirect}"
         raise MountError(
-            f"-o userxattr and {other}: with attributes that every owner of a file can"
+            f"-o userxattr and {other}: with attributes that the owner of a file can"
             " set, redirects and metacopies are not followed; leave one of the two out"
         )
     without = ("nofollow",) if not options.upper else ("nofollow", "off", "follow")
@@ -288,7 +294,7 @@ def _split_at_colons(value: str) -> list[str]:
 
 
 def _without_loose_end(text: str) -> str:
-    """The text without a last backslash that stands for nothing."""
+    """Return the text without a last backslash that escapes nothing."""
     loose = (len(text) - len(text.rstrip("\\"))) % 2
     return text[:-1] if loose else text
 
@@ -305,8 +311,8 @@ def _plain(value: str) -> str:
     multiple=True,
     help="lowerdir=A:B:…,upperdir=U,workdir=W and mount options.",
 )
-@click.option("-f", "foreground", is_flag=True, help="Serve here; Ctrl-C unmounts.")
-@click.option("-d", "debug", is_flag=True, help="The same, and tell of errors where they are.")
+@click.option("-f", "foreground", is_flag=True, help="Serve in the foreground; Ctrl-C unmounts.")
+@click.option("-d", "debug", is_flag=True, help="The same, with tracebacks of errors.")
 @root_option
 @click.argument("words", metavar="[SOURCE] MOUNTPOINT", nargs=-1, required=True)
 @click.pass_obj
@@ -320,20 +326,20 @@ def command(
     """Mount directories on top of each other, as overlayfs and fuse-overlayfs do.
 
     \b
-    lowerdir=A:B:…    layers, the first one on top; \\: and \\, are in names
+    lowerdir=A:B:…    layers, topmost first; write \\: and \\, in names
     lowerdir+=A       one more layer, below the others
     upperdir=U        the directory that takes the changes; without it the mount is read-only
     workdir=W         a directory on the file system of U, for upperdir alone
-    volatile          sync nothing: a crash of the system may lose all
+    volatile          sync nothing; a crash of the system may lose all changes
     userxattr         keep marks in user.overlay. attributes, also as root; then no redirect and
                       no metacopy is followed or written
-    xattr_permissions=N  user.containers.override_stat of lower directories is believed never (0)
-                      or always (2); without the option, on files that are yours or root's alone
+    xattr_permissions=N  user.containers.override_stat of lower directories is never believed (0)
+                      or always believed (2); default: on files that are yours or root's alone
     upper_open        accept U and W where other users can reach them; see below
 
     Mounts are nosuid,nodev unless -o suid,dev says otherwise. As root, set-user-ID programs and
-    devices get onto the disk below U as such; so U and W are refused where other users can reach
-    them, unless with upper_open: owners, modes, capabilities and devices are then kept in extended
+    devices are stored below U as such, so U and W are refused if other users can reach them, unless
+    upper_open is given: owners, modes, capabilities and devices are then kept in extended
     attributes. With suid,dev nothing is refused.
 
     redirect_dir=X    on: renaming a lower directory leaves a redirect; off, follow: it fails with
@@ -342,11 +348,11 @@ def command(
     fsync=X           volatile or 0: as volatile; auto or 1
     fsname=NAME       what tables of mounts show; or give SOURCE
 
-    Other options are those of mount -o. One that is not known, or that can't be had, is an error.
-    docs/reference/options.md lists all, and those that change nothing.
+    Other options are those of mount -o. An option that is unknown or not supported is an error.
+    docs/reference/options.md lists all options, and those without an effect.
     """  # noqa: D301 - \\b is for click
     if len(words) > 2:
-        raise click.UsageError(f"one mount point, not '{printable(' '.join(words[1:]))}'")
+        raise click.UsageError(f"more than one mount point: '{printable(' '.join(words[1:]))}'")
     settings.debug |= debug
     name = words[0] if len(words) == 2 else ""
     _mount(settings, parse_overlay(options), name, words[-1], foreground=foreground or debug)
@@ -363,7 +369,7 @@ def _mount(
     start = MountStarter(settings, mount_options, check_place(mountpoint), foreground=foreground)
     if wanted.useless:
         useless = printable(", ".join(wanted.useless))
-        print(f"unionmount: without an upperdir there is no use for {useless}", file=sys.stderr)
+        print(f"unionmount: {useless} has no effect without an upperdir", file=sys.stderr)
     with _open_lower(wanted) as layers:
         source = overlay_source(layers.paths[::-1])
         start.run(layers, source, _plan(wanted, layers), lambda _: None)
@@ -404,13 +410,13 @@ def _plan(wanted: OverlayOptions, layers: OpenDirectories) -> UpperPlan | None:
 
 
 def _resolved(name: str, what: str) -> Path:
-    """The directory of that name; an error that says which one it is."""
+    """Resolve the name of a directory; raise an error that says which one it is."""
     shown = f"{what} directory {printable(name)}"
     try:
         path = Path(name).resolve(strict=True)
     except FileNotFoundError:
         raise NotFoundError(f"{shown} does not exist") from None
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of symlinks
         raise NotFoundError(f"{shown}: {getattr(error, 'strerror', None) or error}") from None
     if not path.is_dir():
         raise NotFoundError(f"{shown} is not a directory")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.store.garbage import Item
 
-_KINDS = {  # how each is told of; what is told of with the image is not
+_KINDS = {  # the words for each kind; kinds that are reported with their image are absent
     "image": "{}",
     "layer": "{}",
     "blob": "blob {}",
@@ -28,16 +28,16 @@ _KINDS = {  # how each is told of; what is told of with the image is not
 
 
 @click.command("prune")
-@click.option("-a", "--all", "every", is_flag=True, help="Remove images with a name, too.")
+@click.option("-a", "--all", "every", is_flag=True, help="Remove unused images with a name, too.")
 @click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
 @root_option
 @click.pass_obj
 def command(settings: Settings, every: bool, dry_run: bool) -> None:
     """Remove unused data from the store.
 
-    That is: images without a name (with --all every image) that no container and no mount uses;
-    layers, documents and blobs of no image; in-place indexes of files that are gone or changed;
-    what ended mounts left, and their logs. What a mount, a load or a pull needs stays.
+    That is: images without a name (with --all, every image) that no container and no mount uses;
+    layers, documents and blobs of no image; in-place indexes of files that were removed or changed;
+    records and logs of mounts that have ended. Data that a running mount, load or pull needs stays.
     """
     from unionmount.store.containers import Containers
     from unionmount.store.garbage import prune
@@ -55,7 +55,7 @@ def command(settings: Settings, every: bool, dry_run: bool) -> None:
 
 
 def _logs(*, dry_run: bool) -> Iterator[Item]:
-    """Logs of mounts that have ended."""
+    """Yield the logs of mounts that have ended."""
     from unionmount.mounting.records import MountTable
     from unionmount.store.garbage import Item
     from unionmount.store.usage import allocated

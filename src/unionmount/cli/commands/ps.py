@@ -44,19 +44,21 @@ _LISTING = Listing("formatter.ContainerContext", _HEADS, _TABLE)
 
 
 @click.command("ps")
-@click.option("-a", "--all", "every", is_flag=True, help="List containers not mounted, too.")
-@click.option("-q", "--quiet", is_flag=True, help="Print IDs only; of a container its name.")
+@click.option(
+    "-a", "--all", "every", is_flag=True, help="List containers that are not mounted, too."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print IDs only; for a container its name.")
 @click.option("--clean", is_flag=True, help="First remove mounts and records of dead daemons.")
 @list_format_option
 @root_option
 @click.pass_obj
 def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str) -> int:
-    """List mounts, dead ones too, and with --all the containers of the store.
+    """List mounts, including dead ones, and with --all the containers of the store.
 
-    STATUS is "starting"; "live"; "detached" (unmounted, but somebody still uses it: the processes
-    that can be seen are named, and are "holders" in JSON); "stale" (the process that served it is
-    dead, the mount is still there); "gone" (both are gone); or "stopped" (a container that is not
-    mounted). With --all each container is listed once.
+    STATUS is "starting"; "live"; "detached" (unmounted, but still in use: the processes that can be
+    seen are named, and are "holders" in JSON); "stale" (the serving process is dead, but the mount
+    is still there); "gone" (both are gone); or "stopped" (a container that is not mounted). With
+    --all each container is listed once.
 
     Fields of a template: .ID .Container .Image .Source .Mode .Mountpoint .Pid .CreatedSince
     .CreatedAt .Status
@@ -84,7 +86,7 @@ def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str
 
 
 def _fields(**known: str) -> dict[str, str]:
-    """What templates have of a line; what is not said is not there."""
+    """Return the fields of a line; those without a value are absent."""
     created = known.pop("Created")
     ages = {"CreatedSince": age_of(created), "RunningFor": age_of(created), "CreatedAt": created}
     fields = dict.fromkeys(_HEADS, _NONE) | known | ages
@@ -140,7 +142,7 @@ def _container(one: Container) -> ListRow:
 def _not_mounted(
     settings: Settings, mounted: list[Status], damaged: Callable[[UnionmountError], None]
 ) -> list[Container]:
-    """Containers of the store that no mount was listed of, alive or dead."""
+    """Return the containers of the store that no listed mount belongs to."""
     from unionmount.store.containers import Containers
 
     store = settings.store()
@@ -152,7 +154,7 @@ def _not_mounted(
 
 
 def _each_container_once(mounted: list[Status]) -> list[Status]:
-    """The mounts, of each container only the live one, or else what is left of the last one."""
+    """Return the mounts; of each container only the live one, or else the last dead one."""
     best: dict[tuple[str, str], Status] = {}
     for one in mounted:
         key = (one.record.container, os.path.realpath(one.record.root))
@@ -164,7 +166,7 @@ def _each_container_once(mounted: list[Status]) -> list[Status]:
 
 
 def _clean(table: MountTable) -> bool:
-    """Whether anything dead could not be removed."""
+    """Remove dead mounts and records; return whether any could not be removed."""
     from unionmount.cli.commands.umount import clean
 
     failed = False

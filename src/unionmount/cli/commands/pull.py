@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     type=click.Choice(["always", "missing", "never"]),
     default="always",
     show_default=True,
-    help="Whether to ask the registry for an image that is there, or at all.",
+    help="When to ask the registry: even if the image is here, only if it is missing, or never.",
 )
 @click.option(
     "--keep-blobs",
     is_flag=True,
-    help="Keep compressed layers, too, to be pushed when no registry has them any more; "
+    help="Keep compressed layers, too, to push them when no registry has them any more; "
     "UNIONMOUNT_KEEP_BLOBS=1 does the same.",
 )
 @platform_option
@@ -45,8 +45,8 @@ def command(
 ) -> None:
     """Fetch an image from its registry into the store, and print its ID.
 
-    Layers that the store has are not fetched. The registries of a NAME without a registry are those
-    of registries.conf, by default docker.io. The default TAG is "latest".
+    Layers that the store has are not fetched. A NAME without a registry is searched in those of
+    registries.conf, by default in docker.io. The default TAG is "latest".
     """
     from unionmount.cli.open_image import progress_line, warn_if_foreign
     from unionmount.cli.run_transfer import (
@@ -60,7 +60,7 @@ def command(
 
     refuse_file(name)
     name = without_transport(name)
-    hint_at_default_tag(name, quiet=quiet)  # before anything: there may be no "latest"
+    hint_at_default_tag(name, quiet=quiet)  # first, since there may be no "latest"
     with progress_line(quiet=quiet) as progress:
         how = PullOptions(platform, policy, keep_blobs or keeps_blobs(), progress)
         ref, stored = pull_image(settings, registry, name, how)

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 @click.option(
     "--compress",
     type=click.Choice(["none", "gzip", "zstd"]),
-    help="How to compress layers; default: as they came, and gzip for what was made here.",
+    help="Compress layers this way; default: as they came, and gzip for layers made here.",
 )
-@click.option("--keep-digest", is_flag=True, help="Fail where the digest would change.")
+@click.option("--keep-digest", is_flag=True, help="Fail if the digest would change.")
 @registry_options
 @root_option
 @click.argument("image")
@@ -43,12 +43,12 @@ def command(
     keep_digest: bool,
     registry: RegistryOptions,
 ) -> None:
-    """Send an image of the store to a registry as NAME, and print the digest that it has there.
+    """Send an image of the store to a registry as NAME, and print its digest there.
 
     Without NAME, the image is pushed under its own name. An image that came from a registry keeps
-    its digest: blobs that the store does not keep are taken from the same registry, or from the
-    one that the image came from. A layer whose blob is nowhere to be found is compressed again,
-    which changes the digest; a line on standard error says so.
+    its digest: blobs that the store does not keep are taken from the same registry, or from the one
+    that the image came from. A layer whose blob cannot be found is compressed again, which changes
+    the digest; a line on standard error says so.
     """
     from unionmount.cli.open_image import progress_line
     from unionmount.cli.run_transfer import registries_of_user, run_transfer
@@ -69,7 +69,7 @@ def command(
 
 
 def _target(stored: StoredImage, image: str, name: str | None) -> Reference:
-    """Where an image goes: the name that is given, or the one that it was named by."""
+    """Return the name to push to: the given one, or the one by which the image was named."""
     if name is not None:
         return Reference.parse(without_transport(name)).with_default_tag()
     try:
@@ -80,11 +80,13 @@ def _target(stored: StoredImage, image: str, name: str | None) -> Reference:
         return meant
     if len(stored.names) == 1:
         return Reference.parse(stored.names[0])
-    raise UsageError(f"'{printable(image)}' has {len(stored.names)} names: say where to push it")
+    raise UsageError(
+        f"'{printable(image)}' has {len(stored.names)} names; give the NAME to push it to"
+    )
 
 
 def compression_named(name: str | None) -> Compression | None:
-    """What ``--compress`` says."""
+    """Return the compression that ``--compress`` names."""
     from unionmount.formats.compression import Compression
 
     if name is None:
@@ -93,7 +95,7 @@ def compression_named(name: str | None) -> Compression | None:
 
 
 def tell_of_changes(changes: tuple[str, ...]) -> None:
-    """Say why an image has another digest."""
+    """Print the reasons why the digest of an image has changed."""
     if changes:
         print("unionmount: the digest has changed:", file=sys.stderr)
     for change in changes:

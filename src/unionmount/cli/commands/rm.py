@@ -18,16 +18,19 @@ if TYPE_CHECKING:
 
 
 @click.command("rm")
-@click.option("-f", "--force", is_flag=True, help="Unmount what is mounted first, as umount does.")
+@click.option(
+    "-f", "--force", is_flag=True, help="Unmount mounted containers first, as umount does."
+)
 @root_option
 @click.argument("names", metavar="CONTAINER|ID…", nargs=-1, required=True)
 @click.pass_obj
 def command(settings: Settings, names: tuple[str, ...], force: bool) -> int:
-    """Remove containers, with all that was changed in them. A mounted one is refused.
+    """Remove containers with all their changes; mounted containers are refused.
 
-    With --force it is unmounted; one that is in use stays, unless it was detached before (umount
-    --lazy): then the processes that use it are named, and lose it after a last sync. ID is that of
-    a mount, as ps has it; one without a container is unmounted, and nothing else is removed.
+    With --force they are unmounted first. A container in use stays, unless it was detached before
+    (umount --lazy): then the processes that use it are named, and lose it after a last sync. ID is
+    that of a mount, as shown by ps; if the mount has no container, it is unmounted and nothing else
+    is removed.
     """
     from unionmount.store.containers import Containers
 
@@ -62,7 +65,7 @@ def _remove(settings: Settings, word: str, *, force: bool) -> None:
 
 
 def _remove_mount(table: MountTable, found: Status, *, force: bool) -> None:
-    """Remove a mount that has no container."""
+    """Unmount a mount that has no container."""
     from unionmount.cli.container_words import with_users
     from unionmount.system.text import printable
 
@@ -78,7 +81,7 @@ def _remove_mount(table: MountTable, found: Status, *, force: bool) -> None:
 def _remove_container(
     settings: Settings, table: MountTable, known: Containers, name: str, mounted: Status | None
 ) -> None:
-    """Remove a container; ``mounted`` is what has to end first."""
+    """Remove a container after ending ``mounted``, its mount."""
     from unionmount.cli.commands.umount import clean
     from unionmount.cli.container_words import in_use, mounts_of
     from unionmount.store.containers import ContainerInUse
@@ -91,7 +94,7 @@ def _remove_container(
         hint = "" if mounted is not None else "; unmount it first, or use rm -f"
         raise MountError(f"{in_use(table, settings.store_root(), name)}{hint}") from None
     except NotFoundError:
-        if mounted is None:  # else it was an ephemeral one
+        if mounted is None:  # the container of an ephemeral mount is removed with it
             raise
     for one in mounts_of(table, settings.store_root(), name):
         if not one.alive:

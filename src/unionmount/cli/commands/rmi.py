@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 
 
 @click.command("rmi")
-@click.option("-f", "--force", is_flag=True, help="Also an ID with several names; see above.")
+@click.option(
+    "-f", "--force", is_flag=True, help="Remove an ID with several names, or a last name in use."
+)
 @root_option
 @click.argument("images", metavar="IMAGE…", nargs=-1, required=True)
 @click.pass_obj
 def command(settings: Settings, images: tuple[str, ...], force: bool) -> int:
     """Remove images, and layers that are then unused.
 
-    Of an image with several names only the one given is taken away. An ID stands for all names, and
-    needs -f where there are several. An image that a container or a mount uses stays; with -f its
-    last name can be taken away.
+    If an image has several names, only the given one is removed. An ID stands for all names, and
+    needs -f if there are several. An image that a container or a mount uses stays; with -f its last
+    name can be removed.
     """
     from unionmount.store.containers import Containers
     from unionmount.store.garbage import remove_image
@@ -49,5 +51,5 @@ def _print(removed: Removed) -> None:
         if item.kind in ("image", "layer"):
             print(f"Deleted: {item.name}")
     if removed.left:
-        text = f"unionmount: its layers are left, for 'prune' to remove: {removed.left}"
+        text = f"unionmount: its layers remain, and 'prune' can remove them: {removed.left}"
         print(text, file=sys.stderr)

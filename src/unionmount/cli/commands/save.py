@@ -29,14 +29,14 @@ _STDOUT = "-"
     type=click.Choice(["docker-archive", "oci-archive", "oci"]),
     default="docker-archive",
     show_default=True,
-    help="oci is a directory.",
+    help="The form of the output; oci is a directory.",
 )
 @click.option(
     "--compress",
     type=click.Choice(["none", "gzip", "zstd"]),
     default="none",
     show_default=True,
-    help="How to compress layers in the OCI formats.",
+    help="Compress layers this way; OCI formats only.",
 )
 @root_option
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…")
@@ -47,8 +47,8 @@ def command(
     """Write images of the store to a file that docker, podman, skopeo, umoci and buildah read.
 
     Layers are written bit for bit, and the ID of an image does not change. FILE appears when it is
-    complete, and replaces a file of that name. A directory (format oci) must be new or empty. An
-    IMAGE that is given by its ID is saved without a name.
+    complete, and replaces an existing file. A directory (format oci) must be new or empty. An IMAGE
+    that is given by its ID is saved without a name.
     """
     from unionmount.cli.output import ProgressLine
     from unionmount.errors import UsageError
@@ -56,11 +56,14 @@ def command(
     from unionmount.transfer.save import find_wanted, save
 
     if form == "docker-archive" and compress != "none":
-        raise UsageError("the layers of a docker-archive are not compressed; use --format")
+        raise UsageError(
+            "--compress cannot be combined with a docker-archive; choose an OCI format "
+            "with --format"
+        )
     if output == _STDOUT and form == "oci":
-        raise UsageError("an OCI layout is a directory: name one with -o")
+        raise UsageError("an OCI layout is a directory; name one with -o")
     if output == _STDOUT and sys.stdout.isatty():
-        raise UsageError("name a file with -o, or redirect standard output (it is a terminal)")
+        raise UsageError("standard output is a terminal; name a file with -o, or redirect it")
     store = settings.store()
     compression = None if compress == "none" else Compression(compress)
     progress = ProgressLine()

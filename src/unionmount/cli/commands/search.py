@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _HEADER = ("NAME", "DESCRIPTION", "STARS", "OFFICIAL")
 _LIMIT = 25
-_DESCRIPTION = 45  # characters, as docker cuts it
+_DESCRIPTION = 45  # characters, as docker shortens it
 
 
 @click.command("search")
@@ -38,9 +38,9 @@ _DESCRIPTION = 45  # characters, as docker cuts it
 def command(
     settings: Settings, limit: int, full: bool, form: str, term: str, registry: RegistryOptions
 ) -> None:
-    """Search a registry, or those that are searched for short names, for images.
+    """Search for images in a registry, or in the registries of short names.
 
-    Docker Hub has a search; of others, the list of repositories is looked through, where there is
+    Docker Hub has a search; of other registries, the list of repositories is searched if there is
     one.
     """
     import trio
@@ -69,7 +69,7 @@ async def _search(
         place, _, term = term.partition("/")
         where = [place]
     if not term:
-        raise click.UsageError("the term is empty")
+        raise click.UsageError("the search term is empty")
     named = [registry_itself(place) for place in where]
     async with registry_client(settings, options, registries, named) as client:
         return [one for place in where for one in await client.search(place, term, limit)]

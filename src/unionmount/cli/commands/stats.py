@@ -25,9 +25,9 @@ _TOTALS = {
     "sleeps": "threads went to sleep",
     "notifications": "notifications",
     "failed": "not answered by Python",
-    "in_flight": "with Python now",
+    "in_flight": "now in Python",
     "threads": "threads",
-    "held": "files held open",
+    "held": "open files",
 }
 
 
@@ -38,16 +38,16 @@ _TOTALS = {
     "form",
     type=click.Choice(["table", "json", "jsonl"]),
     default="table",
-    help="How to print it; jsonl is one line each time.",
+    help="The output format; jsonl is one line each time.",
 )
 @root_option
 @click.argument("target", metavar="MOUNTPOINT|ID|CONTAINER")
 @click.pass_obj
 def command(settings: Settings, target: str, watch: bool, form: str) -> None:
-    """Show what the kernel asked of a mount: messages by type, and how long they took.
+    """Show the kernel's requests to a mount by type, and how long they took.
 
-    FAST were answered in C, FORWARDED by Python. Percentiles are of all since the mount, from the
-    arrival of a message to its answer.
+    FAST requests were answered in C, FORWARDED ones by Python. Percentiles cover the time since the
+    mount, from the arrival of a request to its answer.
     """
     from unionmount.cli.container_words import find_mount
     from unionmount.mounting.records import MountTable

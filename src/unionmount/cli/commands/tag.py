@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="NAME[:TAG]")
 @click.pass_obj
 def command(settings: Settings, source: str, name: str) -> None:
-    """Give the image SOURCE of the store another name; an image that has it already loses it."""
+    """Give the image SOURCE of the store another name, which is taken from any other image."""
     from unionmount.images.image import SCRATCH
     from unionmount.images.reference import Reference
 
     reference = Reference.parse(name)
     if reference.name == Reference.parse(SCRATCH).name:
-        raise UsageError(f"'{SCRATCH}' is the empty image and can't be the name of another one")
+        raise UsageError(f"'{SCRATCH}' is the empty image and cannot be the name of another one")
     store = settings.store()
     with store.lease("tag", f"tag {reference}") as lease:
         stored = store.find_image(source)

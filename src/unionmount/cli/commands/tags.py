@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="NAME")
 @click.pass_obj
 def command(settings: Settings, form: str, name: str, registry: RegistryOptions) -> None:
-    """List the tags of a repository, versions in their order, all else after them."""
+    """List the tags of a repository: versions in their order, then all others."""
     import trio
 
     from unionmount.registry.versions import in_order
@@ -46,13 +46,13 @@ def command(settings: Settings, form: str, name: str, registry: RegistryOptions)
 async def _find(
     settings: Settings, options: RegistryOptions, name: str
 ) -> tuple[Reference, list[str]]:
-    """The first repository that a name may mean and that is there."""
+    """Return the first existing repository that a name may mean, and its tags."""
     from unionmount.registry import Registries
 
     registries = Registries.load(os.environ)
     candidates = registries.candidates(name)
     if candidates[0].tag is not None or candidates[0].digest is not None:
-        raise UsageError(f"give a name without tag and digest: '{printable(name)}'")
+        raise UsageError(f"'{printable(name)}' has a tag or digest; give the name without it")
     async with registry_client(settings, options, registries, candidates) as client:
         for candidate in candidates[:-1]:
             try:

@@ -17,31 +17,33 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.mounting.records import MountTable, Record, Status
 
-_PATIENCE = 10.0  # seconds that a daemon has to end after its file system is unmounted
+_PATIENCE = 10.0  # seconds for a daemon to end after its file system is unmounted
 
 
 @click.command("umount")
 @click.argument("targets", metavar="MOUNTPOINT|ID|CONTAINER…", nargs=-1)
 @click.option("-a", "--all", "every", is_flag=True, help="Unmount everything that 'ps' lists.")
-@click.option("-l", "--lazy", is_flag=True, help="Detach now, and let programs that use it finish.")
+@click.option(
+    "-l", "--lazy", is_flag=True, help="Detach now, and let programs that use the mount finish."
+)
 @root_option
 @click.pass_obj
 def command(settings: Settings, targets: tuple[str, ...], every: bool, lazy: bool) -> int:
-    """Unmount images, by mount point, ID or container; dead mounts are cleaned up as well.
+    """Unmount images by mount point, ID or container; dead mounts are cleaned up as well.
 
-    A container keeps its changes. CONTAINER is its name, or container:NAME where a
-    directory is called so, too.
+    A container keeps its changes. CONTAINER is its name, or container:NAME if a directory has that
+    name, too.
 
-    An ID may be shortened to a beginning that no other one has.
+    An ID may be shortened to a unique prefix.
 
-    Returns when the serving processes have ended, which are waited for side by side; with --lazy
-    when the mounts are detached. The status is 1 where something is still mounted, or a process is
-    stopped and can't end.
+    The command returns when the serving processes have ended, which are waited for in parallel;
+    with --lazy, when the mounts are detached. The exit status is 1 if anything is still mounted, or
+    a process is stopped and cannot end.
     """
     from unionmount.mounting.records import MountTable
 
     if every == bool(targets):
-        raise click.UsageError("give either mount points (IDs, containers), or --all")
+        raise click.UsageError("give mount points (or IDs, containers) or --all, but not both")
     table = MountTable.of_user()
     names = [one.record.id for one in reversed(table.all())] if every else list(targets)
     waiting: list[Record] = []
@@ -62,7 +64,9 @@ def _unmount_all(
     *,
     lazy: bool,
 ) -> bool:
-    """Unmount what is called so, and put into ``waiting`` what is to end; whether one failed."""
+    """Unmount mounts by name and add the processes to wait for to ``waiting``; return whether any
+    failed.
+    """
     failed = False
     for name in _topmost_first(settings, table, names):
         before = len(waiting)
@@ -76,7 +80,9 @@ def _unmount_all(
 
 
 def _topmost_first(settings: Settings, table: MountTable, names: Sequence[str]) -> Sequence[str]:
-    """The mounts in the reverse order of mounting: one may be on another, or in it."""
+    """Return the mounts in reverse order of mounting, since one may be on top of another or inside
+    it.
+    """
     from unionmount.cli.container_words import find_mount
 
     if len(names) < 2:
@@ -86,7 +92,7 @@ def _topmost_first(settings: Settings, table: MountTable, names: Sequence[str]) 
         try:
             return find_mount(table, settings.store_root(), name).record.created
         except UnionmountError:
-            return ""  # it is told when it is its turn
+            return ""  # reported when it is its turn
 
     return sorted(names, key=made, reverse=True)
 
@@ -105,14 +111,14 @@ def _unmount_named(
         clean(table, found)
         return
     if not lazy:
-        waiting.append(found.record)  # before: an interruption may come at any time
+        waiting.append(found.record)  # first, as an interruption may come at any time
     _unmount_live(found, lazy=lazy)
 
 
 def unmount(table: MountTable, found: Status) -> None:
-    """Unmount what was found and wait for its daemon, or clean up after a dead one.
+    """Unmount a mount and wait for its daemon, or clean up after a dead one.
 
-    MountError where that still runs.
+    Raise MountError if the daemon still runs.
     """
     if not found.alive:
         clean(table, found)
@@ -123,24 +129,24 @@ def unmount(table: MountTable, found: Status) -> None:
 
 
 def end_detached(table: MountTable, found: Status) -> None:
-    """End the daemon of a mount that is detached and in use, and say whose use that ends."""
+    """End the daemon of a detached mount in use, and name the processes that lose it."""
     from unionmount.cli.container_words import users_of
     from unionmount.mounting.holders import described, flush
     from unionmount.mounting.records import end
 
     record, users = found.record, users_of(found)
     where = printable(record.mountpoint)
-    by = described(users) or "no process that can be seen"
+    by = described(users) or "no visible process"
     print(f"unionmount: {where} is detached and used by {by}: ending it", file=sys.stderr)
     _check_runs(record)
     if not flush(users, _PATIENCE):
-        raise MountError(f"{where}: process {record.pid} takes too long to write what was mapped")
+        raise MountError(f"{where}: process {record.pid} takes too long to write mapped files")
     if not end(record, _PATIENCE) and table.is_served(record):
         raise MountError(_still_running(record)[0])
 
 
 def clean(table: MountTable, found: Status) -> None:
-    """Remove a dead mount and its record; nobody can use what is dead, so it goes lazily."""
+    """Remove a dead mount and its record; lazily, since nobody can use a dead mount."""
     from unionmount.mounting.records import STALE
 
     if found.status == STALE:
@@ -158,7 +164,7 @@ def _unmount_live(found: Status, *, lazy: bool) -> None:
 
 
 def _take_away(found: Status, *, lazy: bool) -> None:
-    """Unmount a record's file system, and no other one that was mounted over it."""
+    """Unmount the file system of a record, but no other that was mounted over it."""
     from unionmount.mounting.fuse_mount import BusyError, unmount_fuse
     from unionmount.mounting.holders import described, holders_of
     from unionmount.system.mountinfo import mounted_at
@@ -184,7 +190,7 @@ def _tell(note: str) -> None:
 
 
 def _wait(table: MountTable, records: Sequence[Record]) -> bool:
-    """Wait for daemons; whether one of them can't end by itself."""
+    """Wait for daemons; return whether one of them cannot end by itself."""
     failed = False
     for record in _still_served(table, records):
         text, bad = _still_running(record)
@@ -203,7 +209,7 @@ def _tell_of_interruption(table: MountTable, records: Sequence[Record]) -> None:
 
 
 def _still_served(table: MountTable, records: Sequence[Record]) -> list[Record]:
-    """Those whose daemons go on; a stopped one is not waited for."""
+    """Return the records whose daemons still run; stopped daemons are not waited for."""
     from unionmount.mounting.records import wait_until_all_gone
 
     stopped = [one for one in records if _is_stopped(one)]
@@ -224,11 +230,11 @@ def _check_runs(record: Record) -> None:
 
 
 def _stopped(record: Record) -> str:
-    return f"process {record.pid}, which serves it, is stopped: 'kill -CONT {record.pid}' first"
+    return f"its process {record.pid} is stopped; run 'kill -CONT {record.pid}' first"
 
 
 def _still_running(record: Record) -> tuple[str, bool]:
-    """What to say of a daemon that goes on, and whether somebody has to do something about it."""
+    """Describe a daemon that still runs; return whether somebody has to act, too."""
     from unionmount.mounting.holders import described, holders_of
     from unionmount.mounting.records import process_state
 
@@ -239,22 +245,22 @@ def _still_running(record: Record) -> tuple[str, bool]:
     if users:
         why = f"process {record.pid} still serves {users}"
     elif process_state(record.pid) == "D":
-        why = f"process {record.pid} waits for a disk and ends when that answers"
+        why = f"process {record.pid} waits for a disk and ends when the disk answers"
     else:
         why = (
-            f"process {record.pid} still writes changes to disk, or serves somebody who can't be "
-            "seen, detached or in another mount namespace"
+            f"process {record.pid} still writes changes to disk, or serves a process that is not "
+            "visible, detached or in another mount namespace"
         )
     return f"{where}; {why}", False
 
 
 def _unmount_unknown(target: str, *, lazy: bool) -> None:
-    """Unmount what has no record: another user's, or older than the runtime directory."""
+    """Unmount a mount without a record: another user's, or older than the runtime directory."""
     from unionmount.mounting.fuse_mount import unmount_fuse
     from unionmount.mounting.records import resolved_mountpoint
     from unionmount.system.mountinfo import FILE_SYSTEM, mounted_at
 
-    if not target:  # as a path it would be the working directory
+    if not target:  # Path("") would be the working directory
         raise NotFoundError("no mount has an empty name")
     path = resolved_mountpoint(target)
     mounted = mounted_at(path)

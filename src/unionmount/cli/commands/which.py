@@ -35,11 +35,11 @@ _CREATED_BY_MAX = 60
 def command(
     settings: Settings, platform: Platform | None, form: str, no_trunc: bool, source: str, path: str
 ) -> None:
-    """Show what each layer of IMAGE did to PATH, the newest first, and which one is visible.
+    """Show what each layer of IMAGE did to PATH, newest first, and which one is visible.
 
-    A layer added the path, changed it, deleted it, mentioned it (as a directory on the way to its
-    other entries), or hid it by a change to a directory above. Symlinks are followed, except for
-    the last name. Of a CONTAINER, the layers of its image are shown.
+    A layer added the path, changed it, deleted it, mentioned it (as the parent directory of another
+    entry), or hid it by a change to a directory above. Symlinks are followed, except for the last
+    component. For a CONTAINER, the layers of its image are shown.
     """
     from unionmount.browse.layer_history import trace
     from unionmount.cli.name_writer import write_objects
@@ -77,7 +77,7 @@ def _row(
 
 
 def _action(touch: Touch) -> str:
-    """What was done, and how what is below is hidden where that does not go without saying."""
+    """Return the action, and the way in which it hides lower layers unless that is obvious."""
     if touch.because is not None:
         return f"{touch.action} ({touch.how} /{_shown(touch.because)})"
     return f"{touch.action} ({touch.how})" if touch.how in ("opaque", "replaced") else touch.action
@@ -94,7 +94,7 @@ def _state(touch: Touch) -> str:
 
 
 def created_by(step: History | None, *, no_trunc: bool = False) -> str:
-    """The command that made a layer, cut to one line of a table."""
+    """Return the command that made a layer, shortened to fit a table."""
     text = " ".join(step.created_by.split()) if step is not None else ""
     return text if no_trunc or len(text) <= _CREATED_BY_MAX else text[: _CREATED_BY_MAX - 1] + "…"
 

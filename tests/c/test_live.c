@@ -39,7 +39,7 @@ static void run(const char *script)
 
 static bool scratch_open(struct scratch *scratch, const char *script)
 {
-    snprintf(scratch->path, sizeof scratch->path, "/tmp/test_dirlayer.XXXXXX");
+    snprintf(scratch->path, sizeof scratch->path, "/tmp/test_live.XXXXXX");
     scratch->before = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (scratch->before < 0 || mkdtemp(scratch->path) == NULL || chdir(scratch->path) != 0)
         return false;
@@ -680,7 +680,7 @@ TEST(data_stands_below_where_the_marks_that_are_kept_say_so)
     struct scratch scratch;
     struct um_live_setup setup = {.tag = 1, .believes = UM_BELIEVE_TRUSTED};
     struct um_refusals refusals = {0};
-    struct um_dirlayer *layer;
+    struct um_live *layer;
     struct um_child child;
     struct um_slice redirect;
     bool refused;
@@ -688,16 +688,16 @@ TEST(data_stands_below_where_the_marks_that_are_kept_say_so)
     setup.fd = setup.shown_fd = open("u", O_PATH | O_DIRECTORY | O_CLOEXEC);
     setup.refusals = &refusals;
     CHECK_INT(um_fd_cache_open(8, &setup.cache), 0);
-    CHECK_INT(um_dirlayer_open(&setup, &layer), 0);
-    CHECK_INT(um_dirlayer_find(layer, 0, text_slice("f"), &child), 0);
-    CHECK_INT(um_dirlayer_redirect(layer, child.inode, &redirect, &refused), 0);
+    CHECK_INT(um_live_open(&setup, &layer), 0);
+    CHECK_INT(um_live_find(layer, 0, text_slice("f"), &child), 0);
+    CHECK_INT(um_live_redirect(layer, child.inode, &redirect, &refused), 0);
     CHECK(!refused);
     set_xattr("u/f", "user.overlay.metacopy", "");
-    CHECK_INT(um_dirlayer_has_data(layer, child.inode), 1);
+    CHECK_INT(um_live_has_data(layer, child.inode), 1);
     set_xattr("u/g", "user.overlay.metacopy", "");
-    CHECK_INT(um_dirlayer_find(layer, 0, text_slice("g"), &child), 0);
-    CHECK_INT(um_dirlayer_has_data(layer, child.inode), -EIO);
-    um_dirlayer_close(layer);
+    CHECK_INT(um_live_find(layer, 0, text_slice("g"), &child), 0);
+    CHECK_INT(um_live_has_data(layer, child.inode), -EIO);
+    um_live_close(layer);
     um_fd_cache_close(setup.cache);
     close(setup.fd);
     scratch_close(&scratch);

@@ -1,0 +1,22 @@
+"""Tests of mounts run the command line often: without the start of an interpreter each time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from support.commands import Commands, ForkedCommandLine
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Commands]:
+    """What runs the commands of one file."""
+    made = Commands()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def cli(server: Commands) -> ForkedCommandLine:
+    """The command line."""
+    return ForkedCommandLine(server)
