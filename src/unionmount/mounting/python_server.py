@@ -19,7 +19,7 @@ from unionmount.mounting.live_mount import SIGNALS, Serving, wanted_signals
 from unionmount.mounting.read_operations import ReadingOperations, ReadOnlyOperations
 from unionmount.mounting.statistics import StatsListener, Telling
 from unionmount.mounting.write_operations import WritableOperations
-from unionmount.system.descriptor import Descriptor
+from unionmount.system.file_descriptor import FileDescriptor
 
 if TYPE_CHECKING:
     from unionmount.mounting.facts import ShownFiles
@@ -30,7 +30,7 @@ _INTERRUPTION = 0.1  # seconds
 def serve(fd: int, shown: ShownFiles, serving: Serving) -> None:
     """Answer what comes from ``fd``, which is taken over, until the mount has ended."""
     with (
-        Descriptor(fd) as connection,
+        FileDescriptor(fd) as connection,
         _interruptions() as pending,
         _operations(shown, pending) as operations,
         _connected(connection, operations),
@@ -39,7 +39,7 @@ def serve(fd: int, shown: ShownFiles, serving: Serving) -> None:
 
 
 @contextmanager
-def _connected(connection: Descriptor, operations: ReadingOperations) -> Iterator[None]:
+def _connected(connection: FileDescriptor, operations: ReadingOperations) -> Iterator[None]:
     pyfuse3.init(operations, f"/dev/fd/{connection.fd}", set())
     connection.take()  # libfuse closes it
     try:

@@ -45,7 +45,7 @@ from unionmount.mounting.standby import stand_by
 from unionmount.mounting.statistics import listening
 from unionmount.mounting.upper_directory import Counted, OpenUpper, UpperPlan, open_upper
 from unionmount.system import daemon
-from unionmount.system.descriptor import Descriptor
+from unionmount.system.file_descriptor import FileDescriptor
 from unionmount.system.mountinfo import mounted_at
 from unionmount.system.text import printable
 
@@ -278,14 +278,14 @@ def _faults_logged(mountpoint: str, request: MountRequest) -> Iterator[None]:
 @contextmanager
 def _mounted(
     mountpoint: Path, name: str, request: MountRequest
-) -> Iterator[tuple[LiveMount, Descriptor]]:
+) -> Iterator[tuple[LiveMount, FileDescriptor]]:
     """Mount the file system; afterwards it is unmounted, even if it is in use.
 
     The descriptor is that of the connection. It may be taken over, and is to be closed before the
     block ends.
     """
     fd = mount_fuse(mountpoint, name, request.options, writable=request.writable)
-    with Descriptor(fd) as connection:
+    with FileDescriptor(fd) as connection:
         try:
             mount = _found(mountpoint)
         except BaseException:
@@ -331,7 +331,11 @@ class _Server:
         self._serve_python = import_python() if self._held is None else None
 
     def run(
-        self, connection: Descriptor, mount: LiveMount, ready: Callable[[], None], statistics: Path
+        self,
+        connection: FileDescriptor,
+        mount: LiveMount,
+        ready: Callable[[], None],
+        statistics: Path,
     ) -> None:
         """Serve until the mount has ended."""
         if self._held is not None:
@@ -343,13 +347,13 @@ class _Server:
                 announcement.begin()
                 self._python()(connection.take(), self._shown, Serving(mount, announcement))
 
-    def _run_router(self, connection: Descriptor, serving: Serving, statistics: Path) -> None:
+    def _run_router(self, connection: FileDescriptor, serving: Serving, statistics: Path) -> None:
         files = self._shown.files
         assert not isinstance(files, LayerTrees)
         spin = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
         facts, fd = _router_facts(self._shown), connection.take()
         router = Router(files, facts, fd, threads=self._threads, spin_ns=spin)
-        with router, Descriptor(router.slow) as slow, listening(statistics, router) as stats:
+        with router, FileDescriptor(router.slow) as slow, listening(statistics, router) as stats:
             serving.router_ended, serving.stats = router.ended, stats
             router.start()
             serving.announcement.begin()

@@ -7,7 +7,7 @@ import os
 from unionmount.system.closing import Closing
 
 
-class Descriptor(Closing):
+class FileDescriptor(Closing):
     """A file descriptor that is closed at the end unless somebody has taken it over."""
 
     def __init__(self, fd: int) -> None:
