@@ -24,6 +24,7 @@ CSRC = PROJECT / "csrc"
 
 # The packages, lowest first: a package imports those before it.
 ORDER = (
+    "version",
     "errors",
     "system",
     "gotemplate",

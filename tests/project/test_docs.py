@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from unionmount.cli import cli
+from unionmount.cli.program import cli
 
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT))

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:

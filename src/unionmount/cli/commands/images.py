@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import list_format_option, root_option
 from unionmount.cli.output import Listing, ListRow, age_of, human_size, time_of
 

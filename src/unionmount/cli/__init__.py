@@ -1,0 +1,126 @@
+"""The command line: it parses arguments and prints results, and does nothing else.
+
+A subcommand is a module of this package that is imported on first use, and that imports the code it
+needs only when it runs. click is imported where the quick ways are not enough: for completion, for
+wrong usage, and for most commands. Data goes to standard output, everything else to standard error.
+An error is one line with exit status 1; wrong usage has status 2.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from unionmount.cli.settings import Settings
+from unionmount.errors import UnionmountError, UsageError
+from unionmount.system.text import printable
+from unionmount.version import VERSION
+
+PROGRAM = "unionmount"
+OVERLAY = "unionmount-overlay"
+
+_VERSION_OPTIONS = ("--version", "-V")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``unionmount`` and return the exit status."""
+    return _run(sys.argv[1:] if arguments is None else arguments, Settings())
+
+
+def overlay(arguments: Sequence[str] | None = None) -> int:
+    """Run ``unionmount-overlay``, which takes the command line of fuse-overlayfs."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return _run(words, Settings(command="overlay", program=OVERLAY))
+
+
+def version_line(program: str) -> str:
+    """Return what ``--version`` prints; fuse-overlayfs has the same words before its version."""
+    return f"{program}: version {VERSION}" if program == OVERLAY else f"{program} {VERSION}"
+
+
+def _run(words: Sequence[str], settings: Settings) -> int:
+    _open_standard_streams()
+    try:
+        result = _execute(words, settings)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _drop_output()  # the reader has seen enough
+        return 141
+    except (UnionmountError, OSError) as error:
+        return _complain(error, settings, _line(error, settings))
+    except Exception as error:  # noqa: BLE001 - the last resort of the program
+        return _other_error(error, settings)
+    return result if isinstance(result, int) else 0
+
+
+def _execute(words: Sequence[str], settings: Settings) -> Any:
+    """Run a command line, in the quickest way that understands it."""
+    from unionmount.cli.quick_start import quick_help, quick_run
+
+    if words and words[0] in _VERSION_OPTIONS:
+        print(version_line(settings.program))
+        return 0
+    if (text := quick_help(words, settings)) is not None:
+        sys.stdout.write(text)
+        return 0
+    return quick_run(words, settings)
+
+
+def _drop_output() -> None:
+    """Drop output that cannot be written: the interpreter would try again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
+
+
+def _open_standard_streams() -> None:
+    """Open those of descriptors 0, 1 and 2 that are closed, so that no other file gets them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # open() returns the lowest free number
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # like standard error
+
+
+def _other_error(error: Exception, settings: Settings) -> int:
+    """Report an error of click, which is imported if there is one, or of the program."""
+    click = sys.modules.get("click")
+    if click is None or not isinstance(error, (click.ClickException, click.Abort)):
+        text = f"internal error: {type(error).__name__}: {error} (--debug shows where)"
+        return _complain(error, settings, text)
+    from unionmount.cli.program import wrong_usage
+
+    if isinstance(error, click.Abort):
+        return 130
+    message = wrong_usage(error, settings.program)
+    if message is not None:
+        _complain(error, settings, message)
+    return 2 if message is None else int(error.exit_code)
+
+
+def _complain(error: Exception, settings: Settings, text: str) -> int:
+    _drop_output()
+    if settings.debug:
+        import traceback
+
+        traceback.print_exception(error)
+    line = "".join(c if c.isprintable() else printable(c) for c in text)
+    print(f"{settings.program}: {line}", file=sys.stderr)
+    return error.exit_code if isinstance(error, UnionmountError) else 1
+
+
+def _line(error: Exception, settings: Settings) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
+        return where + error.strerror
+    if isinstance(error, UsageError):
+        return f"{error} (see {settings.program} --help)"
+    return str(error)
