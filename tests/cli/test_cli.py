@@ -39,7 +39,7 @@ def test_help_lists_every_command(capsys: Capture) -> None:
 
 def test_short_helps_are_those_of_the_commands() -> None:
     for name, (module, text) in COMMANDS.items():
-        command = importlib.import_module(f"unionmount.cli.commands.{module}").command
+        command = importlib.import_module(f"unionmount.cli.commands.{module}").command.build()
         assert isinstance(command, click.Command)
         assert command.help
         assert text.endswith(".")
