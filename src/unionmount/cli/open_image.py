@@ -98,8 +98,8 @@ def _mounted(settings: Settings, word: str) -> tuple[Settings, str, Record | Non
 
     Any other word is returned as it is.
     """
-    from unionmount.cli.container_words import PREFIX, is_overlay, mount_with_id
-    from unionmount.mounting.records import MountTable
+    from unionmount.cli.container_words import PREFIX, mount_with_id
+    from unionmount.mounting.records import MountTable, is_overlay
 
     found = mount_with_id(settings, MountTable.of_user(), word)
     if found is None:

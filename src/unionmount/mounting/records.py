@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import select
 import signal
 import stat
@@ -32,6 +31,7 @@ from unionmount.system.text import printable
 _ID_BYTES = 6
 _BEGINNING = re.compile(r"[0-9a-f]{1,12}")  # of an ID
 _ASKED_AGAIN = 0.2  # seconds
+_OVERLAY = "lowerdir="  # the beginning of the source of an overlay mount
 _NAME_MAX = 60  # characters of an image's name in the name of a mount point
 
 STARTING = "starting"
@@ -77,7 +77,7 @@ class Record:
     ) -> Record:
         """Return a record for a mount that this process will serve."""
         return cls(
-            id=secrets.token_hex(_ID_BYTES),
+            id=os.urandom(_ID_BYTES).hex(),
             image=image,
             source=source,
             mode=mode,
@@ -273,6 +273,18 @@ class HeldRecord:
             temporary.unlink(missing_ok=True)
             raise
         return fd
+
+
+def overlay_source(lower: Iterable[Path]) -> str:
+    """Return the recorded source of an overlay mount, topmost directory first; no image has such a
+    name.
+    """
+    return _OVERLAY + ":".join(str(path).replace("\\", r"\\").replace(":", r"\:") for path in lower)
+
+
+def is_overlay(source: str) -> bool:
+    """Return whether a recorded source is that of an overlay mount."""
+    return source.startswith(_OVERLAY)
 
 
 def is_id(word: str) -> bool:

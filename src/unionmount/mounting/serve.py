@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 from unionmount.core import LayerTrees, Router, RouterFacts
 from unionmount.errors import MountError, UnionmountError
-from unionmount.images.opened import OpenImage
 from unionmount.mounting.directories import OpenDirectories
 from unionmount.mounting.facts import ImageFacts, ShownFiles
 from unionmount.mounting.fuse_mount import (
@@ -50,6 +49,7 @@ from unionmount.system.mountinfo import mounted_at
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
+    from unionmount.images.opened import OpenImage
     from unionmount.mounting.late_import import ServePython
     from unionmount.store.leases import Lease
 
@@ -229,7 +229,7 @@ def _recorded(layers: OpenImage | OpenDirectories, request: MountRequest) -> Ite
         mode="rw" if request.writable else "ro",
         container="" if plan is None else plan.container,
         upper="" if plan is None else os.fsdecode(plan.upper),
-        image_id=str(layers.image.id) if isinstance(layers, OpenImage) else "",
+        image_id="" if isinstance(layers, OpenDirectories) else str(layers.image.id),
         layers=len(layers.layers),
     )
     with table.held(record) as held, _logged(table, record, request):

@@ -15,7 +15,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -314,7 +313,7 @@ def _lock(fd: int, upper: Path) -> None:
 
 def _probe(work: int) -> Abilities:
     """Try out the abilities in the work directory."""
-    name = f"#probe-{secrets.token_hex(8)}"  # remains after a crash are removed at the next mount
+    name = f"#probe-{os.urandom(8).hex()}"  # remains after a crash are removed at the next mount
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=work)
     try:
         trusted = _allowed(lambda: os.setxattr(fd, _PREFIXES[0] + _PROBE, b"y"))

@@ -360,8 +360,8 @@ def command(
 def _mount(
     settings: Settings, wanted: OverlayOptions, name: str, mountpoint: str, *, foreground: bool
 ) -> None:
-    from unionmount.cli.container_words import overlay_source
     from unionmount.cli.start_mount import MountStarter, check_place
+    from unionmount.mounting.records import overlay_source
 
     mount_options = apply_options(wanted.mount)
     mount_options = replace(mount_options, fsname=mount_options.fsname or name)
