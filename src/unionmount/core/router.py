@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
-from dataclasses import dataclass
 from typing import Any
 
 from unionmount._core import ffi, lib
 from unionmount.core.handle import Owner, check
 from unionmount.core.tree import Tree
 from unionmount.core.upper import Upper
+from unionmount.system.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

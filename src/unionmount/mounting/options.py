@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 
 from unionmount.errors import MountError
 from unionmount.system.text import printable
+from unionmount.system.values import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from unionmount.system.values import dataclass
 
 FILE_SYSTEM = "fuse.unionmount"
 

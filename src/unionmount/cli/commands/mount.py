@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import unionmount.cli.declared as click
 from unionmount.cli.options import platform_option, registry_options, root_option
+from unionmount.system.values import replace
 
 if TYPE_CHECKING:
     from unionmount.cli.mount_sources import MountArguments

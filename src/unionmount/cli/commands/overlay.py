@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from unionmount.errors import MountError, NotFoundError, UsageError
 from unionmount.mounting.options import apply_options, check_known
 from unionmount.system.text import printable
 from unionmount.system.trust import OverrideStat
+from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
