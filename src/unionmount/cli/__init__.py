@@ -12,7 +12,8 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 from unionmount.cli.settings import Settings
 from unionmount.errors import UnionmountError, UsageError
@@ -34,6 +35,24 @@ def overlay(arguments: Sequence[str] | None = None) -> int:
     """Run ``unionmount-overlay``, which takes the command line of fuse-overlayfs."""
     words = sys.argv[1:] if arguments is None else arguments
     return _run(words, Settings(command="overlay", program=OVERLAY))
+
+
+def run_main() -> NoReturn:
+    """Run ``unionmount`` as a program."""
+    _leave(main())
+
+
+def run_overlay() -> NoReturn:
+    """Run ``unionmount-overlay`` as a program."""
+    _leave(overlay())
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process without taking the interpreter apart, which takes as long as starting it."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # reported before, if anything can be reported
+            stream.flush()
+    os._exit(status)
 
 
 def version_line(program: str) -> str:

@@ -35,6 +35,7 @@ from unionmount.core import keep_libraries
 if TYPE_CHECKING:
     from importlib.abc import Loader, MetaPathFinder
 
+_EXTENSIONS = tuple(EXTENSION_SUFFIXES)
 _HEADER = 16  # bytes of a .pyc in front of its code
 _BY_TIME = b"\0\0\0\0"  # the flags of one that is checked by the time of its source
 _SKIPPED = frozenset({"__pycache__", "_tests", "_tools", "testing", "tests", "__main__"})
@@ -169,6 +170,7 @@ class HeldModules:
 
     def __init__(self) -> None:
         self._held: dict[str, _HeldModule] = {}
+        self._listed: dict[str, frozenset[str]] = {}
         try:
             self._descriptors = os.open(
                 "/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -197,34 +199,47 @@ class HeldModules:
             return True
         if name in sys.builtin_module_names:
             return True
-        parent, _, _ = name.rpartition(".")
-        path = sys.modules[parent].__path__ if parent in sys.modules else None
-        spec = PathFinder.find_spec(name, path)
-        if spec is None or spec.origin is None:
-            return False
-        if not os.path.isabs(spec.origin):  # noqa: PTH117 - "built-in", "frozen"
+        parent, _, last = name.rpartition(".")
+        places = sys.modules[parent].__path__ if parent else sys.path
+        return any(self._hold_from(place, name, last) for place in places)
+
+    def _hold_from(self, place: str, name: str, last: str) -> bool:
+        """Hold a module of a directory, if it is there, as ``PathFinder`` would find it."""
+        files = self._files_in(place)
+        path = f"{place}/{last}"
+        if last in files and self._is_package(path):
+            self._hold_directory(name, path)
             return True
-        places = spec.submodule_search_locations
-        if places:
-            self._hold_directory(name, places[0])
-        else:
-            self._hold_file(name, spec.origin, None)
-        return True
+        for suffix in (*EXTENSION_SUFFIXES, ".py"):
+            if last + suffix in files:
+                self._hold_file(name, path + suffix, None)
+                return True
+        return False
+
+    def _files_in(self, directory: str) -> frozenset[str]:
+        if directory not in self._listed:
+            try:
+                found = frozenset(os.listdir(directory))  # noqa: PTH208
+            except OSError:  # of sys.path, or an archive
+                found = frozenset()
+            self._listed[directory] = found
+        return self._listed[directory]
+
+    def _is_package(self, directory: str) -> bool:
+        return any(name.startswith("__init__.") for name in self._files_in(directory))
 
     def _hold_directory(self, package: str, directory: str) -> None:
-        with os.scandir(directory) as entries:
-            found = {entry.name: entry for entry in entries}
-        for file, entry in found.items():
-            stem = file.partition(".")[0]
+        for file in self._files_in(directory):
+            stem, _, ending = file.partition(".")
+            path = f"{directory}/{file}"
             if stem in _SKIPPED:
                 continue
-            if "." not in file:
-                if entry.is_dir() and os.path.exists(f"{entry.path}/__init__.py"):  # noqa: PTH110
-                    self._hold_directory(f"{package}.{file}", entry.path)
-            elif stem == "__init__":
-                self._hold_file(package, entry.path, directory)
-            elif file == f"{stem}.py" or file.endswith(tuple(EXTENSION_SUFFIXES)):
-                self._hold_file(f"{package}.{stem}", entry.path, None)
+            if stem == "__init__":
+                self._hold_file(package, path, directory)
+            elif ending == "py" or file.endswith(_EXTENSIONS):
+                self._hold_file(f"{package}.{stem}", path, None)
+            elif not ending and self._is_package(path):
+                self._hold_directory(f"{package}.{file}", path)
 
     def _hold_file(self, name: str, path: str, directory: str | None) -> None:
         if name in sys.modules:
@@ -232,12 +247,13 @@ class HeldModules:
         if path.endswith(".py"):
             if name not in self._held:  # an extension goes first
                 self._held[name] = _HeldCode(path, directory)
-        elif path.endswith(tuple(EXTENSION_SUFFIXES)):
+        elif path.endswith(_EXTENSIONS):
             self._held[name] = _HeldExtension(path, directory, self._descriptors)
 
     def install(self, device: int) -> None:
         """Serve imports from now on; ``device`` is the number of the new mount."""
         self._device, self._since = device, time.time_ns()
+        self._listed.clear()
         sys.meta_path.insert(0, cast("MetaPathFinder", self))
 
     # ---- what an import asks ---------------------------------------------------------------------
@@ -262,5 +278,5 @@ class HeldModules:
             raise ImportError(f"{name}: {path} is on the mount that this process serves")
         if status.st_ctime_ns > self._since:
             raise ImportError(f"{name}: {path} was changed after the mount")
-        if path.endswith(tuple(EXTENSION_SUFFIXES)):
+        if path.endswith(_EXTENSIONS):
             raise ImportError(f"{name}: its libraries may have been changed after the mount")

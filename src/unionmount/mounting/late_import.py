@@ -7,9 +7,11 @@ and files while they are imported. A path may lead into the mount by then, so th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
 
 from unionmount.mounting.held_modules import CannotHold, HeldModules
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
     ServePython = Callable[[int, ShownFiles, Serving], None]
 
+T = TypeVar("T")
+
 _PACKAGES = (
     *("trio", "pyfuse3", "attr", "attrs", "idna", "outcome", "sniffio", "sortedcontainers"),
     *("unionmount.mounting.python_server", "unionmount.mounting.read_operations"),
@@ -26,20 +30,17 @@ _PACKAGES = (
 )
 # What these import of the standard library; no version of Python has all.
 _STANDARD = (
-    *("__future__", "_bisect", "_blake2", "_bz2", "_colorize", "_compat_pickle", "_compression"),
-    *("_contextvars", "_csv", "_ctypes", "_datetime", "_heapq", "_json", "_lzma", "_opcode"),
-    *("_opcode_metadata", "_pickle", "_posixsubprocess", "_queue", "_random", "_sha2", "_sha512"),
-    *("_socket", "_ssl", "_struct", "_typing", "_weakrefset", "annotationlib", "array", "ast"),
-    *("base64", "binascii", "bisect", "bz2", "calendar", "compression", "contextlib"),
-    *("contextvars", "copy", "copyreg", "csv", "ctypes", "datetime", "dis", "email", "enum"),
-    *("fcntl", "fnmatch", "functools", "glob", "grp", "heapq", "importlib", "inspect"),
-    *("ipaddress", "json", "keyword", "linecache", "locale", "logging", "lzma", "math"),
-    *("opcode", "operator", "pathlib", "pickle", "platform", "queue", "quopri", "random"),
-    *("re", "reprlib", "select", "selectors", "shutil", "signal", "socket", "ssl", "string"),
-    *("struct", "subprocess", "tempfile", "textwrap", "threading", "token", "tokenize"),
-    *("traceback", "types", "typing", "unicodedata", "urllib", "warnings", "weakref"),
-    *("zipfile", "zlib"),
-)
+    "__future__ _bisect _blake2 _bz2 _colorize _compat_pickle _compression _contextvars "
+    "_ctypes _datetime _hashlib _heapq _hmac _json _lzma _md5 _opcode _opcode_metadata "
+    "_pickle _posixsubprocess _py_warnings _pydatetime _queue _random _sha1 _sha2 _sha256 "
+    "_sha3 _sha512 _socket _ssl _struct _typing _weakrefset _zstd annotationlib array ast "
+    "base64 binascii bisect bz2 compression contextlib contextvars copy copyreg ctypes "
+    "datetime dis enum fcntl fnmatch functools glob grp hashlib heapq hmac importlib inspect "
+    "ipaddress json keyword linecache locale logging lzma math opcode operator pathlib "
+    "pickle platform queue random re reprlib select selectors shutil signal socket ssl "
+    "string struct subprocess tempfile textwrap threading token tokenize traceback types "
+    "typing unicodedata urllib warnings weakref zlib"
+).split()  # noqa: SIM905 - one line for each would be long
 
 
 def hold_python() -> HeldModules | None:
@@ -64,32 +65,45 @@ def import_python() -> ServePython:
 def _nothing_searched() -> Iterator[None]:
     """Keep imports from running programs and from reading files that are found by path.
 
-    trio looks for the C library, by running ldconfig; it is loaded already, by this name. OpenSSL
-    reads its configuration, which may name libraries to load. pyfuse3 looks for its own version.
+    trio looks for the C library by running ldconfig; it is loaded already, under this name. OpenSSL
+    reads its configuration, which may name libraries to load. pyfuse3 looks for its own version,
+    and does without; for that it needs less than the module that would look for it.
     """
     import ctypes.util  # noqa: PLC0415
-    import importlib.metadata  # noqa: PLC0415
 
-    find_library, version = ctypes.util.find_library, importlib.metadata.version
-    configuration = os.environ.get("OPENSSL_CONF")
+    find_library, configuration = ctypes.util.find_library, os.environ.get("OPENSSL_CONF")
+    metadata = sys.modules.get("importlib.metadata")
     ctypes.util.find_library = _c_library
-    importlib.metadata.version = _no_version
     os.environ["OPENSSL_CONF"] = os.devnull
+    sys.modules["importlib.metadata"] = _no_metadata()
     try:
         yield
     finally:
-        ctypes.util.find_library, importlib.metadata.version = find_library, version
-        if configuration is None:
-            del os.environ["OPENSSL_CONF"]
-        else:
-            os.environ["OPENSSL_CONF"] = configuration
+        ctypes.util.find_library = find_library
+        _restore(sys.modules, "importlib.metadata", metadata)
+        _restore(os.environ, "OPENSSL_CONF", configuration)
+
+
+def _restore(mapping: MutableMapping[str, T], key: str, value: T | None) -> None:
+    if value is None:
+        del mapping[key]
+    else:
+        mapping[key] = value
 
 
 def _c_library(name: str) -> str | None:  # noqa: ARG001
     return "libc.so.6"
 
 
-def _no_version(distribution_name: str) -> str:
-    import importlib.metadata  # noqa: PLC0415
+def _no_metadata() -> ModuleType:
+    """Return the part of ``importlib.metadata`` that knows no package."""
 
-    raise importlib.metadata.PackageNotFoundError(distribution_name)
+    class PackageNotFoundError(ModuleNotFoundError):
+        pass
+
+    def version(distribution_name: str) -> str:
+        raise PackageNotFoundError(distribution_name)
+
+    module = ModuleType("importlib.metadata")
+    module.__dict__.update(PackageNotFoundError=PackageNotFoundError, version=version)
+    return module

@@ -18,7 +18,6 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from unionmount.errors import InvalidReference, MountError, NotFoundError
@@ -85,7 +84,7 @@ class Record:
             automatic=mountpoint is None,
             pid=os.getpid(),
             started=process_start(os.getpid()) or 0,
-            created=datetime.now(UTC).isoformat(),
+            created=_now(),
             root=root,
             container=container,
             upper=upper,
@@ -285,6 +284,13 @@ def overlay_source(lower: Iterable[Path]) -> str:
 def is_overlay(source: str) -> bool:
     """Return whether a recorded source is that of an overlay mount."""
     return source.startswith(_OVERLAY)
+
+
+def _now() -> str:
+    """Return the time as ISO 8601 has it."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{date}.{nanoseconds // 1000:06d}+00:00"
 
 
 def is_id(word: str) -> bool:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import stat
 import struct
@@ -35,6 +34,7 @@ from unionmount.mounting.namespace import (
 from unionmount.system.access import is_closed
 from unionmount.system.closing import Closing
 from unionmount.system.os_errors import raising
+from unionmount.system.sha256 import sha256
 from unionmount.system.text import printable
 from unionmount.system.trust import has_identity, is_ours, is_own, reads_trusted
 from unionmount.system.values import dataclass
@@ -168,7 +168,7 @@ def name_directories(directories: Sequence[Path]) -> str:
 
     File systems are told apart by their IDs, which usually survive a reboot, unlike device numbers.
     """
-    digest = hashlib.sha256()
+    digest = sha256()
     for path in directories:
         status = path.stat()
         digest.update(b"%d:%d:%s\0" % (os.statvfs(path).f_fsid, status.st_ino, os.fsencode(path)))
