@@ -115,7 +115,7 @@ WRITABLE_ROWS = {
             *["uidmapping=0:1:1", "gidmapping=0:1:1", "squash_to_root", "squash_to_uid=1"],
             *["squash_to_gid=1", "static_nlink", "noacl", "noxattrs=1", "plugins=x", "timeout=1"],
             *["xattr_permissions=1", "allow_root", "auto_unmount", "subtype=x", "blksize=1"],
-            *["max_read=1", "debug", "nooverride_creds=1", "fsync=x"],
+            *["max_read=1", "nooverride_creds=1", "fsync=x"],
         ),
         NEITHER,
     ),

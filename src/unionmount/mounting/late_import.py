@@ -29,7 +29,7 @@ _PACKAGES = (
     *("unionmount.mounting.write_operations", "unionmount.mounting.statistics"),
 )
 # What these import of the standard library; no version of Python has all.
-_STANDARD = (
+_STANDARD = (  # noqa: SIM905 - a list has a line for each name
     "__future__ _bisect _blake2 _bz2 _colorize _compat_pickle _compression _contextvars "
     "_ctypes _datetime _hashlib _heapq _hmac _json _lzma _md5 _opcode _opcode_metadata "
     "_pickle _posixsubprocess _py_warnings _pydatetime _queue _random _sha1 _sha2 _sha256 "
@@ -40,7 +40,7 @@ _STANDARD = (
     "pickle platform queue random re reprlib select selectors shutil signal socket ssl "
     "string struct subprocess tempfile textwrap threading token tokenize traceback types "
     "typing unicodedata urllib warnings weakref zlib"
-).split()  # noqa: SIM905 - one line for each would be long
+).split()
 
 
 def hold_python() -> HeldModules | None:

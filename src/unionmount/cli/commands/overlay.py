@@ -39,6 +39,7 @@ class OverlayOptions:
     mount: tuple[str, ...] = ()  # options of every file system, for ``apply_options``
     useless: tuple[str, ...] = ()  # options that have no effect without an upper
     upper_open: bool = False
+    debug: bool = False
     redirect_dir: str = ""  # as given; empty if it was not
     metacopy: str = ""
     index: str = ""
@@ -175,10 +176,15 @@ def _set_upper_open(options: OverlayOptions) -> None:
     options.upper_open = True
 
 
+def _set_debug(options: OverlayOptions) -> None:
+    options.debug = True
+
+
 _FLAGS: dict[str, Callable[[OverlayOptions], None]] = {
     "volatile": _set_volatile,
     "userxattr": _set_user_xattrs,
     "upper_open": _set_upper_open,
+    "debug": _set_debug,
 }
 
 _WITH_VALUE: dict[str, Callable[[OverlayOptions, str], None]] = {
@@ -311,7 +317,8 @@ def _plain(value: str) -> str:
     help="lowerdir=A:B:…,upperdir=U,workdir=W and mount options.",
 )
 @click.option("-f", "foreground", is_flag=True, help="Serve in the foreground; Ctrl-C unmounts.")
-@click.option("-d", "debug", is_flag=True, help="The same, with tracebacks of errors.")
+@click.option("-d", "--debug", "debug", is_flag=True, help="The same, with tracebacks of errors.")
+@click.option("-s", "single", is_flag=True, help="Answer with one thread, as with -o threads=1.")
 @root_option
 @click.argument("words", metavar="[SOURCE] MOUNTPOINT", nargs=-1, required=True)
 @click.pass_obj
@@ -320,6 +327,7 @@ def command(
     options: tuple[str, ...],
     foreground: bool,
     debug: bool,
+    single: bool,
     words: tuple[str, ...],
 ) -> None:
     """Mount directories on top of each other, as overlayfs and fuse-overlayfs do.
@@ -352,9 +360,13 @@ def command(
     """  # noqa: D301 - \\b is for click
     if len(words) > 2:
         raise click.UsageError(f"more than one mount point: '{printable(' '.join(words[1:]))}'")
+    wanted = parse_overlay(options)
+    if single:
+        wanted.mount += ("threads=1",)
+    debug = debug or wanted.debug
     settings.debug |= debug
     name = words[0] if len(words) == 2 else ""
-    _mount(settings, parse_overlay(options), name, words[-1], foreground=foreground or debug)
+    _mount(settings, wanted, name, words[-1], foreground=foreground or debug)
 
 
 def _mount(
