@@ -6,8 +6,9 @@ program. So the files are opened and checked before the mount exists, and the im
 path: code is read from the descriptors, an extension module is loaded through ``/proc/self/fd``,
 and the libraries that it needs are in the process already.
 
-A module that is not held is found by its path, and refused if its file is on the new mount or was
-changed since; an extension module is always refused. docs/explanation/router.md has the invariants.
+A module that is not held cannot be imported any more. To look for it would be to wait for this very
+process: a client that waits for Python's answer may hold the lock of the directory on the way.
+docs/explanation/router.md has the invariants.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import importlib.util
 import marshal
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import (
@@ -25,7 +25,6 @@ from importlib.machinery import (
     ExtensionFileLoader,
     FrozenImporter,
     ModuleSpec,
-    PathFinder,
 )
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
@@ -177,8 +176,6 @@ class HeldModules:
             )
         except OSError as error:
             raise CannotHold(f"/proc/self/fd: {error.strerror}") from None
-        self._device: int | None = None  # of the mount
-        self._since = 0  # when it was made
 
     def hold(self, names: Iterable[str], *, needed: bool) -> None:
         """Hold modules and, of packages, all that is in them; those not ``needed`` may be absent.
@@ -204,7 +201,7 @@ class HeldModules:
         return any(self._hold_from(place, name, last) for place in places)
 
     def _hold_from(self, place: str, name: str, last: str) -> bool:
-        """Hold a module of a directory, if it is there, as ``PathFinder`` would find it."""
+        """Hold a module of a directory, if it is there."""
         files = self._files_in(place)
         path = f"{place}/{last}"
         if last in files and self._is_package(path):
@@ -250,33 +247,18 @@ class HeldModules:
         elif path.endswith(_EXTENSIONS):
             self._held[name] = _HeldExtension(path, directory, self._descriptors)
 
-    def install(self, device: int) -> None:
-        """Serve imports from now on; ``device`` is the number of the new mount."""
-        self._device, self._since = device, time.time_ns()
+    def install(self) -> None:
+        """Serve all imports from now on."""
         self._listed.clear()
         sys.meta_path.insert(0, cast("MetaPathFinder", self))
 
-    # ---- what an import asks ---------------------------------------------------------------------
-
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Find a module that is held, or else by its path."""
+    ) -> ModuleSpec:
+        """Find a module that is held or part of the interpreter; there is no other."""
         if (held := self._held.get(name)) is not None:
             return held.spec(name)
         for finder in (BuiltinImporter, FrozenImporter):
             if (spec := finder.find_spec(name, path, target)) is not None:
                 return spec
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.origin is not None:
-            self._check_by_path(name, spec.origin)
-        return spec
-
-    def _check_by_path(self, name: str, path: str) -> None:
-        status = os.stat(path)  # noqa: PTH116 - asks no request that Python answers
-        if status.st_dev == self._device:
-            raise ImportError(f"{name}: {path} is on the mount that this process serves")
-        if status.st_ctime_ns > self._since:
-            raise ImportError(f"{name}: {path} was changed after the mount")
-        if path.endswith(_EXTENSIONS):
-            raise ImportError(f"{name}: its libraries may have been changed after the mount")
+        raise ModuleNotFoundError(f"{name} was not opened before the mount", name=name)

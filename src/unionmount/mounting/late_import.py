@@ -28,6 +28,8 @@ _PACKAGES = (
     *("unionmount.mounting.python_server", "unionmount.mounting.read_operations"),
     *("unionmount.mounting.write_operations", "unionmount.mounting.statistics"),
 )
+# The versions of Python for which the next list is known to be complete.
+_TRIED = ((3, 11), (3, 12), (3, 13))
 # What these import of the standard library; no version of Python has all.
 _STANDARD = (  # noqa: SIM905 - a list has a line for each name
     "__future__ _bisect _blake2 _bz2 _colorize _compat_pickle _compression _contextvars "
@@ -45,8 +47,10 @@ _STANDARD = (  # noqa: SIM905 - a list has a line for each name
 
 def hold_python() -> HeldModules | None:
     """Prepare the import, before the mount; None if it has to be done before the mount."""
-    held = HeldModules()
+    if sys.version_info[:2] not in _TRIED:
+        return None
     try:
+        held = HeldModules()
         held.hold(_PACKAGES, needed=True)
         held.hold(_STANDARD, needed=False)
     except CannotHold:

@@ -339,7 +339,7 @@ class _Server:
     ) -> None:
         """Serve until the mount has ended."""
         if self._held is not None:
-            self._held.install(mount.device_number)
+            self._held.install()
         with Announcement(mount, ready) as announcement:
             if self._threads:
                 self._run_router(connection, Serving(mount, announcement), statistics)
