@@ -58,7 +58,6 @@ class Daemon:
             Path(path).name.partition(".")[0] for path in paths
         }
 
-    @property
     def has_python(self) -> bool:
         """Whether pyfuse3 is there."""
         return "pyfuse3" in self.loaded()
@@ -115,12 +114,12 @@ def test_an_idle_mount_has_not_imported_what_it_does_not_need(
     (where / "new").write_text("above")
     (where / "file").rename(where / "moved")
     assert sorted(os.listdir(where)) == ["moved", "new"]
-    assert not daemon.has_python
+    assert not daemon.has_python()
     assert daemon.forwarded() == 0  # the counters are told in this phase, too
     assert daemon.private() < PRIVATE_MAX
     for number in range(3):
         make_with_python(where / f"made{number}")
-    assert daemon.has_python
+    assert daemon.has_python()
     assert daemon.forwarded() == 3
     assert (where / "moved").read_text() == "below"
     cli.run("umount", where)
@@ -145,7 +144,7 @@ def test_requests_that_come_at_once_are_answered_once(place: Place, cli: Command
 
 def test_without_the_router_nothing_is_put_off(place: Place, cli: CommandLine) -> None:
     cli.run("overlay", "-o", f"{place.options},nofastpath", place.where)
-    assert Daemon(place.where).has_python
+    assert Daemon(place.where).has_python()
 
 
 # ---- what is imported ----------------------------------------------------------------------------
@@ -200,7 +199,7 @@ def test_modules_that_cannot_be_held_are_imported_before(monkeypatch: pytest.Mon
 
 OVER = """
 import ctypes, os, subprocess, sys
-where, options, statistics = sys.argv[1:]
+where, options = sys.argv[1:]
 subprocess.run(
     [sys.executable, "-m", "unionmount", "overlay", "-o", options, where], check=True, cwd="/"
 )
@@ -215,7 +214,6 @@ COVERED = (
     Path(os.__file__).parent,  # the standard library
     Path("/usr"),
     Path("/lib").resolve(),
-    Path("/tmp").resolve(),
 )
 
 
@@ -228,11 +226,9 @@ def test_a_mount_over_the_program(over: Path, place: Place, cli: CommandLine) ->
         for package in (*PACKAGES, "ssl", "mounting"):
             (below / package).mkdir(parents=True)
             (below / package / "__init__.py").write_text(HOSTILE)
-    if place.top.is_relative_to(over):
-        pytest.skip("what is mounted would be covered by the mount")
     command = ["unshare", "-m", "--propagation", "private", sys.executable, "-c", OVER]
     done = subprocess.run(
-        [*command, over, place.options, ""],
+        [*command, over, place.options],
         env=cli.environment,
         capture_output=True,
         text=True,
@@ -284,7 +280,7 @@ def test_a_program_that_is_replaced(program: Program, place: Place, *, compiled:
         other.write_text(HOSTILE)
         other.rename(path)
     make_with_python(place.where / "made")
-    assert Daemon(place.where).has_python
+    assert Daemon(place.where).has_python()
 
 
 def test_a_program_that_is_removed(program: Program, place: Place) -> None:

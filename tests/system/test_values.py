@@ -32,7 +32,17 @@ def make(module: Any, **how: bool) -> Any:
     return Sample
 
 
-KINDS = ({}, {"frozen": True}, {"slots": True}, {"frozen": True, "slots": True})
+KINDS: tuple[dict[str, bool], ...] = (
+    {},
+    {"frozen": True},
+    {"slots": True},
+    {"frozen": True, "slots": True},
+)
+    {},
+    {"frozen": True},
+    {"slots": True},
+    {"frozen": True, "slots": True},
+)
 ORDERED = {"frozen": True, "slots": True, "order": True}
 
 

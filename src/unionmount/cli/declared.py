@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Parameter,
         UsageError,
         echo,
+        exceptions,
         prompt,
     )
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         "Parameter",
         "UsageError",
         "echo",
+        "exceptions",
         "prompt",
     ]
 
