@@ -2,8 +2,8 @@
 
     scripts/write_reference.py [FILE]
 
-Without FILE, the texts that ``--help`` prints are written as well (src/unionmount/cli/help), so that
-the program prints them quickly. Tests compare all of them with what click says.
+Without FILE, the texts that ``--help`` prints are written as well (src/unionmount/cli/help), so
+that the program prints them quickly. Tests compare all of them with what click says.
 """
 
 from __future__ import annotations

@@ -38,11 +38,6 @@ KINDS: tuple[dict[str, bool], ...] = (
     {"slots": True},
     {"frozen": True, "slots": True},
 )
-    {},
-    {"frozen": True},
-    {"slots": True},
-    {"frozen": True, "slots": True},
-)
 ORDERED = {"frozen": True, "slots": True, "order": True}
 
 
