@@ -37,7 +37,7 @@ from support.real_images import RealImage, real_image  # noqa: E402 - it lives b
 from bench import fastpath, registry, subjects, writing  # noqa: E402 - likewise
 from bench.measuring import Notebook, Reading  # noqa: E402 - likewise
 from bench.subjects import BASE, PASSES, Choice  # noqa: E402 - likewise
-from unionmount.core import Indexer  # noqa: E402 - likewise
+from unionmount.core import Indexer  # noqa: E402
 
 _MANY = {"MB/s": "", "headers/s": ">= 500,000"}
 _LARGE = {"MB/s": ">= 1,000"}

@@ -18,6 +18,7 @@ PUBLIC_HEADERS = (
     "base/match.h",
     "system/libraries.h",
     "system/open_beneath.h",
+    "system/id_maps.h",
     "marks/whiteout.h",
     "index/builder.h",
     "index/index.h",

@@ -138,7 +138,7 @@ def pytest(name: str, *arguments: str) -> Stage:
 
 def beside(expression: str, *paths: str) -> list[str]:
     """Arguments of pytest for tests that stand neighbours: a file is one process's."""
-    return [f"-n{WORKERS}", "--dist=loadgroup", "--no-loadscope-reorder", "-m", expression, *paths]
+    return [f"-n{WORKERS}", "--dist=loadfile", "--no-loadscope-reorder", "-m", expression, *paths]
 
 
 def checks() -> list[Stage]:

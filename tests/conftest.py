@@ -193,14 +193,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker("live")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of one file run in one process, in their order, for they share its fixtures."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-
-
 def pytest_report_header() -> list[str]:
     """File systems that uppers are not tested on, because this kernel does not have them."""
     lacking = [kind for kind in KINDS if not kernel_knows(kind)]

@@ -1,14 +1,15 @@
 /*
- * base/base.h - what every module of the core uses.
+ * base/base.h - the error convention and the small helpers that every module of the core uses.
  *
- * Purpose: the error convention, ownership macros, little-endian access and checked arithmetic.
+ * Purpose: errors, ownership macros, slices, little-endian access, checked arithmetic and
+ * patience.
  * Ownership: nothing here owns anything.
  * Threads: everything here is pure or works on memory of the caller.
  *
  * Error convention of the whole core: a function returns 0 or a negative errno. Damaged input is
- * -EBADMSG, input beyond a limit is -EFBIG (sizes) or -E2BIG (counts), and -ENOBUFS where it would take
- * more memory than the caller allows. A function that reads untrusted input also fills a caller-owned
- * struct um_fault, so that the message can say where.
+ * -EBADMSG. Input beyond a limit is -EFBIG (sizes) or -E2BIG (counts), and -ENOBUFS where it would
+ * need more memory than the caller allows. A function that reads untrusted input also fills a
+ * struct um_fault of the caller, which says where the input is damaged.
  */
 #ifndef UM_BASE_H
 #define UM_BASE_H
@@ -26,14 +27,14 @@
 /* cffi: begin */
 #define UM_FAULT_TEXT 200
 
-/* Where and why untrusted input was refused. */
+/* This says where and why untrusted input was refused. */
 struct um_fault {
     uint64_t offset;   /* bytes from the start of the input (tar or index) */
     char text[UM_FAULT_TEXT]; /* NUL-terminated; may quote input, control bytes replaced by '?' */
 };
 /* cffi: end */
 
-/* A borrowed run of bytes; not NUL-terminated. */
+/* A slice borrows a run of bytes, which is not NUL-terminated. */
 struct um_slice {
     const uint8_t *data;
     size_t size;
@@ -49,7 +50,7 @@ static inline bool um_slice_equal(struct um_slice a, struct um_slice b)
     return a.size == b.size && (a.size == 0 || memcmp(a.data, b.data, a.size) == 0);
 }
 
-/* Bytewise order, a prefix first: the order of names in an index and in a listing. */
+/* Compare bytewise; a prefix comes first. Names in an index and in a listing have this order. */
 static inline int um_slice_compare(struct um_slice a, struct um_slice b)
 {
     size_t common = a.size < b.size ? a.size : b.size;
@@ -61,7 +62,7 @@ static inline int um_slice_compare(struct um_slice a, struct um_slice b)
 
 #define UM_SLICE_LITERAL(text) um_slice_of(text, sizeof(text) - 1)
 
-/* The bytes of a NUL-terminated string, without the NUL. */
+/* Borrow the bytes of a NUL-terminated string, without the NUL. */
 static inline struct um_slice um_slice_text(const char *text)
 {
     return um_slice_of(text, strlen(text));
@@ -73,15 +74,16 @@ static inline bool um_slice_begins(struct um_slice text, struct um_slice start)
            (start.size == 0 || memcmp(text.data, start.data, start.size) == 0);
 }
 
-/* True for "." and "..", which name no entry of a directory but the directory itself and its parent. */
+/* Return whether a name is "." or "..": every directory has both, and neither is an entry of its
+ * own. */
 static inline bool um_slice_is_dots(struct um_slice name)
 {
     return um_slice_equal(name, UM_SLICE_LITERAL(".")) ||
            um_slice_equal(name, UM_SLICE_LITERAL(".."));
 }
 
-/* Copy bytes out as getxattr(2) does: the result is their number, they are copied only where `room` is
- * not 0, and it is -ERANGE where they do not fit into `room` bytes. */
+/* Copy bytes out as getxattr(2) does. Return their number; copy them only where `room` is not 0.
+ * -ERANGE where they do not fit into `room` bytes. */
 static inline int64_t um_slice_copy_out(struct um_slice from, void *buffer, size_t room)
 {
     if (room != 0 && from.size > room)
@@ -102,7 +104,7 @@ static inline void um_free_cleanup(void *slot)
 
 #define um_autofree __attribute__((cleanup(um_free_cleanup)))
 
-/* Take the value out of an owning pointer and leave NULL behind. */
+/* Move the value out of an owning pointer, which becomes NULL. */
 #define um_steal(slot)                    \
     __extension__({                       \
         __typeof__(*(slot)) t_ = *(slot); \
@@ -112,7 +114,7 @@ static inline void um_free_cleanup(void *slot)
 
 /* ---- system calls ------------------------------------------------------------------------ */
 
-/* Turn the result of a system call into one of the core: -errno for a negative one, else 0. */
+/* Convert the result of a system call to the core's convention: -errno for a negative one, else 0. */
 static inline int um_result(long result)
 {
     return result < 0 ? -errno : 0;
@@ -169,22 +171,22 @@ static inline bool um_mul64(uint64_t a, uint64_t b, uint64_t *product)
     return !__builtin_mul_overflow(a, b, product);
 }
 
-/* True when [offset, offset + length) lies within [0, size). */
+/* Return whether [offset, offset + length) lies within [0, size). */
 static inline bool um_within(uint64_t offset, uint64_t length, uint64_t size)
 {
     return offset <= size && length <= size - offset;
 }
 
-/* Spread a number over 64 bits, so that its low bits can choose a slot of a hash table. For numbers that
- * nobody outside chooses; for others see base/keyed_hash.h. */
+/* Spread a number over 64 bits, so that its low bits can choose a slot of a hash table. This is
+ * for numbers that no attacker chooses; for others see base/keyed_hash.h. */
 static inline uint64_t um_hash_number(uint64_t number)
 {
     number *= 0x9e3779b97f4a7c15ull;
     return number ^ number >> 32;
 }
 
-/* Make room for `need` elements of `width` bytes; grows by doubling, so that adding is amortised
- * O(1). 0, or -ENOMEM with *array unchanged. */
+/* Make room for `need` elements of `width` bytes. The array grows by doubling, so that appending
+ * is amortised O(1). 0, or -ENOMEM with *array unchanged. */
 static inline int um_reserve(void **array, size_t *capacity, size_t need, size_t width)
 {
     if (need <= *capacity)
@@ -205,7 +207,7 @@ static inline int um_reserve(void **array, size_t *capacity, size_t need, size_t
     return 0;
 }
 
-/* Fill `fault` (which may be NULL) and return `error`, so that a refusal is one statement. */
+/* Fill `fault`, which may be NULL, and return `error`, so that refusing input is one statement. */
 __attribute__((format(printf, 4, 5))) static inline int um_refuse(struct um_fault *fault, int error,
                                                                   uint64_t offset,
                                                                   const char *format, ...)
@@ -224,10 +226,11 @@ __attribute__((format(printf, 4, 5))) static inline int um_refuse(struct um_faul
     return error;
 }
 
-/* ---- what takes long ------------------------------------------------------------------------------ */
+/* ---- patience ------------------------------------------------------------------------------------- */
 
-/* Asked between two pieces of something that takes long: true where nobody waits for it any more, and it
- * is to end with -EINTR. A NULL pointer to one waits for ever. Borrowed; asked by the calling thread. */
+/* A long operation calls is_over between two steps, in its own thread. Where it returns true,
+ * nobody waits for the result any more, and the operation ends with -EINTR. A NULL pointer to this
+ * struct means that the operation is never given up. The context is borrowed. */
 struct um_patience {
     bool (*is_over)(const void *context);
     const void *context;

@@ -1,11 +1,11 @@
 /*
  * base/budget.h - memory that is counted against a limit.
  *
- * Purpose: tables that grow with what an attacker wrote (the entries of a tar, the bytes of their
- * attributes) end with an error, not with the memory of the machine. What is counted is what was
- * asked of malloc, also where it was never touched.
+ * Purpose: a table whose size an attacker chooses (entries of a tar, bytes of their attributes)
+ * has to fail with an error before it exhausts the memory of the machine. The budget counts what
+ * was requested from malloc, including memory that was never touched.
  *
- * Errors: -ENOBUFS, the limit is reached; -ENOMEM, the machine has no more.
+ * Errors: -ENOBUFS where the limit is reached; -ENOMEM where the machine has no more memory.
  * Ownership: none. Threads: one at a time.
  */
 #ifndef UM_BUDGET_H
@@ -35,8 +35,9 @@ static inline void um_budget_give(struct um_budget *budget, uint64_t bytes)
     budget->used -= bytes;
 }
 
-/* As um_reserve, counted. Where doubling would go beyond the limit the rest of it is shared out, so that
- * the limit is reached by what is needed and not by what was rounded up. */
+/* Make room as um_reserve does, and count it. Near the limit the array grows by a quarter of what
+ * is left instead of doubling, so that memory which was only reserved in advance does not exhaust
+ * the budget. */
 static inline int um_budget_reserve(struct um_budget *budget, void **array, size_t *capacity,
                                     size_t need, size_t width)
 {

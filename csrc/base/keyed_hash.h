@@ -1,10 +1,10 @@
 /*
- * base/keyed_hash.h - a hash that whoever writes the input can't foresee.
+ * base/keyed_hash.h - a hash that the author of the input cannot predict.
  *
  * Purpose: SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012) for hash
- * tables whose keys come from a layer. With a hash that is known, 100 MB of tar can be made of
- * names that all meet in one slot, and every look-up of the table then reads all of it.
- * Ownership and threads: pure functions on memory of the caller. A key is made once a table.
+ * tables whose keys come from a layer. With a known hash, somebody could craft 100 MB of tar whose
+ * names all collide, and each lookup would then scan all of them.
+ * Ownership and threads: pure functions on memory of the caller. Each table makes its own key.
  */
 #ifndef UM_KEYED_HASH_H
 #define UM_KEYED_HASH_H
@@ -17,7 +17,7 @@ struct um_hash_key {
     uint64_t words[2];
 };
 
-/* A new random key. 0 or the errno of getrandom(2). */
+/* Make a new random key. 0 or the errno of getrandom(2). */
 static inline int um_hash_key_make(struct um_hash_key *key)
 {
     ssize_t got;
@@ -53,7 +53,7 @@ static inline void um_hash_word(uint64_t v[4], uint64_t word)
     v[0] ^= word;
 }
 
-/* The hash of `first` (8 bytes, little-endian) followed by the bytes of `text`. */
+/* Hash `first` (8 bytes, little-endian) followed by the bytes of `text`. */
 static inline uint64_t um_hash_keyed(const struct um_hash_key *key, uint64_t first,
                                      struct um_slice text)
 {

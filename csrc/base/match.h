@@ -1,5 +1,5 @@
 /*
- * base/match.h - file name patterns, as the C library matches them.
+ * base/match.h - file name patterns, with the C library's matching.
  *
  * Ownership and threads: pure functions.
  */
@@ -7,8 +7,8 @@
 #define UM_MATCH_H
 
 /* cffi: begin */
-/* Whether `name` fits `pattern` as find(1) means it: fnmatch(3) without flags, so that '*' also stands
- * for slashes and leading dots. Both are NUL-terminated. */
+/* Return whether `name` matches `pattern` as find(1) matches: by fnmatch(3) without flags, so that
+ * '*' also matches slashes and leading dots. Both are NUL-terminated. */
 int um_match(const char *pattern, const char *name, int fold_case);
 /* cffi: end */
 

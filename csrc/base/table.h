@@ -1,25 +1,26 @@
 /*
- * base/table.h - hash tables: one whose entries have a number as their key, one that finds records.
+ * base/table.h - the hash tables of the core.
  *
- * Purpose: both kinds of hash table that the core needs, with their growth and removal in one place. They
- * are open-addressed with linear probing, and at most half of their slots are in use, so that looking
- * something up reads one cache line in nearly all cases. Lookups are inline and call nothing.
+ * Purpose: there are two kinds, and growth and removal stand here once. Both are open-addressed
+ * with linear probing, and at most half of their slots are used, so that nearly every lookup reads
+ * one cache line. Lookups are inline and call nothing.
  *
- *   struct um_table    entries are structs of the caller, each beginning with its key, a uint64_t that is
- *                      not 0. For keys that nobody outside chooses: numbers of nodes, of requests.
- *   struct um_numbers  slots hold numbers of records, which the caller keeps in an array and compares by
- *                      whatever they are known by. Four bytes a slot. For keys that a layer chooses, with
- *                      the hash of base/keyed_hash.h. Nothing is removed.
+ *   struct um_table    holds structs of the caller, each beginning with its key, a uint64_t that is not 0.
+ *                      It is for keys that no attacker chooses: numbers of nodes and requests.
+ *   struct um_numbers  holds numbers of records, which the caller keeps in an array and compares by
+ *                      whatever identifies them. A slot takes four bytes, and nothing can be removed. It is
+ *                      for keys that come from a layer, hashed with base/keyed_hash.h.
  *
- * What is not one of these, and why: descriptors that are kept open (system/fd_cache.c) are so few that
- * reading them in a row is faster than hashing; link counts of the upper (upper/shown_names.c) may be
- * forgotten at any time, so that one slot for each hash is enough.
+ * Two tables are neither, for a reason: system/fd_cache.c keeps so few descriptors that scanning
+ * them is faster than hashing; the upper's link counts (upper/shown_names.c) may be forgotten at
+ * any time, so that one slot for each hash is enough.
  *
- * Errors: -ENOMEM, or -ENOBUFS where the memory is counted and the limit is reached (base/budget.h). A
- * table that could not grow is as it was before.
- * Ownership: a table owns its slots, and nothing that is in them. All zeros is an empty table. What a
- * function returns points into the table, and is valid until the next reserve or remove.
- * Threads: one writer, or any number of readers; locks are the caller's.
+ * Errors: -ENOMEM, or -ENOBUFS where the memory is counted and the limit is reached
+ * (base/budget.h). A table that could not grow stays as it was.
+ * Ownership: a table owns its slots, and nothing that they point to. A table of zeros is empty.
+ * Pointers that a function returns point into the table, and are valid until the next reserve or
+ * remove.
+ * Threads: one writer, or any number of readers; the caller does the locking.
  */
 #ifndef UM_TABLE_H
 #define UM_TABLE_H
@@ -30,15 +31,16 @@
 /* ---- entries by key ---------------------------------------------------------------------------------- */
 
 struct um_table {
-    void *slots;              /* n_slots structs of the caller; a key of 0 is an empty slot */
+    void *slots;              /* n_slots structs of the caller; an empty slot has the key 0 */
     size_t n_slots;           /* a power of two, or 0 */
     size_t n;                 /* entries */
-    struct um_budget *budget; /* where the slots are counted; NULL: nowhere. Borrowed */
+    struct um_budget *budget; /* counts the slots; NULL: they are not counted. Borrowed */
 };
 
-/* `width` is, in all functions, the size of the struct that the table holds: a constant for the compiler. */
+/* In all functions `width` is the size of the struct that the table holds, a constant for the
+ * compiler. */
 
-/* The slot of number `at`, and its key. For loops over a table, and for the functions below. */
+/* Return slot number `at`, and the key of a slot. */
 static inline void *um_table_slot(const struct um_table *table, size_t width, size_t at)
 {
     return (uint8_t *)table->slots + at * width;
@@ -49,7 +51,7 @@ static inline uint64_t um_table_key(const void *slot)
     return *(const uint64_t *)slot;
 }
 
-/* The entry of a key, or NULL. */
+/* Return the entry of a key, or NULL. */
 static inline void *um_table_find(const struct um_table *table, size_t width, uint64_t key)
 {
     size_t mask = table->n_slots - 1;
@@ -65,14 +67,15 @@ static inline void *um_table_find(const struct um_table *table, size_t width, ui
     }
 }
 
-/* Let there be room for `more` new entries. 0, -ENOMEM or -ENOBUFS. */
+/* Make room for `more` new entries. 0, -ENOMEM or -ENOBUFS. */
 int um_table_grow(struct um_table *table, size_t width, size_t more);
 static inline int um_table_reserve(struct um_table *table, size_t width, size_t more)
 {
     return more <= table->n_slots / 2 - table->n ? 0 : um_table_grow(table, width, more);
 }
 
-/* The entry of a key that is not 0. A new one is zeros behind its key, and room for it was reserved. */
+/* Return the entry of a key that is not 0, adding it where it is missing: with zeros behind its
+ * key, in room that was reserved. */
 static inline void *um_table_add(struct um_table *table, size_t width, uint64_t key)
 {
     size_t mask = table->n_slots - 1;
@@ -87,10 +90,11 @@ static inline void *um_table_add(struct um_table *table, size_t width, uint64_t 
     }
 }
 
-/* Remove an entry. A table that has become much too large shrinks. */
+/* Remove an entry. A table that has become far too large shrinks. */
 void um_table_remove(struct um_table *table, size_t width, void *entry);
 
-/* The entry behind `entry` in no order, the first one behind NULL; NULL behind the last one. */
+/* Return the entry after `entry`, in no particular order: the first one for NULL, and NULL at the
+ * end. */
 static inline void *um_table_next(const struct um_table *table, size_t width, const void *entry)
 {
     size_t at = 0;
@@ -104,7 +108,7 @@ static inline void *um_table_next(const struct um_table *table, size_t width, co
     return NULL;
 }
 
-/* Free the slots: the table is empty afterwards. */
+/* Free the slots, which leaves an empty table. */
 void um_table_clear(struct um_table *table, size_t width);
 
 /* ---- records by hash --------------------------------------------------------------------------------- */
@@ -119,9 +123,9 @@ struct um_numbers {
 /* No record; more records than this do not fit. */
 #define UM_NUMBERS_NONE UINT32_MAX
 
-/* How a record is looked for: begin at um_numbers_home of its hash, and compare the record whose number is
- * um_numbers_at of a place, going on with um_numbers_behind, until one fits or there is UM_NUMBERS_NONE.
- * There the record may be put, if room was reserved. */
+/* To find a record, begin at um_numbers_home of its hash and compare the record whose number
+ * um_numbers_at returns; go on with um_numbers_behind until one matches or the number is
+ * UM_NUMBERS_NONE. A new record may be put there, in room that was reserved. */
 static inline size_t um_numbers_home(const struct um_numbers *table, uint64_t hash)
 {
     return hash & (table->n_slots - 1);
@@ -143,7 +147,7 @@ static inline void um_numbers_put(struct um_numbers *table, size_t at, uint32_t 
     table->n++;
 }
 
-/* Put a record that is known to be new. */
+/* Put a record that is known to be missing. */
 static inline void um_numbers_add(struct um_numbers *table, uint64_t hash, uint32_t number)
 {
     size_t at = um_numbers_home(table, hash);
@@ -152,15 +156,15 @@ static inline void um_numbers_add(struct um_numbers *table, uint64_t hash, uint3
     um_numbers_put(table, at, number);
 }
 
-/* Let there be room for `more` records, at least one: 0, or 1 where the table has grown and is empty now, as
- * only the caller knows hashes. All records have to be added again then. Or -ENOMEM, -ENOBUFS. */
+/* Make room for `more` records, at least one. 0; 1 where the table has grown and is empty now: the
+ * caller has to add all records again, because it alone knows their hashes; or -ENOMEM, -ENOBUFS. */
 int um_numbers_grow(struct um_numbers *table, size_t more);
 static inline int um_numbers_reserve(struct um_numbers *table, size_t more)
 {
     return more <= table->n_slots / 2 - table->n ? 0 : um_numbers_grow(table, more);
 }
 
-/* Free the slots: the table is empty afterwards. */
+/* Free the slots, which leaves an empty table. */
 void um_numbers_clear(struct um_numbers *table);
 
 #endif

@@ -2,7 +2,7 @@
 
 #include "fastpath/exchange.h"
 
-/* What is not in the table is forwarded. */
+/* Other requests are forwarded. */
 static um_handler *const handlers[] = {
     [FUSE_LOOKUP] = um_answer_lookup,
     [FUSE_FORGET] = um_answer_forget,
@@ -16,28 +16,28 @@ static um_handler *const handlers[] = {
     [FUSE_RMDIR] = um_answer_rmdir,
     [FUSE_RENAME] = um_answer_rename,
     [FUSE_LINK] = um_answer_link,
-    /* Zero-message opens: the kernel asks once, and then opens files by itself. */
+    /* ENOSYS means opens without messages: the kernel asks once, and then opens files by itself. */
     [FUSE_OPEN] = um_answer_unsupported,
     [FUSE_READ] = um_answer_read,
     [FUSE_WRITE] = um_answer_write,
     [FUSE_STATFS] = um_answer_statfs,
-    /* Of files that TMPFILE opened, while no OPEN was asked yet. */
+    /* Files that TMPFILE opened before any OPEN was refused are released. */
     [FUSE_RELEASE] = um_answer_release,
     [FUSE_FSYNC] = um_answer_fsync,
     [FUSE_SETXATTR] = um_answer_setxattr,
     [FUSE_GETXATTR] = um_answer_getxattr,
     [FUSE_LISTXATTR] = um_answer_listxattr,
     [FUSE_REMOVEXATTR] = um_answer_removexattr,
-    /* Nothing waits for close(2). */
+    /* close(2) has nothing to wait for. */
     [FUSE_FLUSH] = um_answer_unsupported,
     [FUSE_INIT] = um_answer_init,
     [FUSE_OPENDIR] = um_answer_opendir,
     [FUSE_RELEASEDIR] = um_answer_releasedir,
     [FUSE_READDIR] = um_answer_readdir,
     [FUSE_FSYNCDIR] = um_answer_fsync,
-    /* Asked where the kernel does not check permissions: then all are granted. */
+    /* The kernel asks where it does not check permissions itself: then everything is permitted. */
     [FUSE_ACCESS] = um_answer_unsupported,
-    /* The kernel then makes files by MKNOD and opens them by itself: no RELEASE follows. */
+    /* The kernel then creates files by MKNOD and opens them by itself, so no RELEASE follows. */
     [FUSE_CREATE] = um_answer_unsupported,
     [FUSE_IOCTL] = um_answer_ioctl,
     [FUSE_BATCH_FORGET] = um_answer_batch_forget,
@@ -112,7 +112,8 @@ struct um_answer um_fastpath_answer_patiently(struct um_fastpath *fastpath, cons
     return answer_request(fastpath, request, size, reply, true, patience);
 }
 
-/* The replies of all these begin with a struct fuse_entry_out. */
+/* Return whether the reply of an opcode begins with a struct fuse_entry_out, which counts as a
+ * lookup. */
 static bool grants_one(uint32_t opcode)
 {
     return opcode == FUSE_LOOKUP || opcode == FUSE_MKNOD || opcode == FUSE_MKDIR ||
@@ -178,7 +179,14 @@ int um_fastpath_open(const struct um_fastpath_setup *setup, struct um_fastpath *
     fastpath->bytes = setup->bytes;
     fastpath->inodes = setup->inodes;
     fastpath->has_acls = setup->has_acls;
+    fastpath->obeys_acls = setup->obeys_acls;
     fastpath->list_layers = setup->list_layers;
+    fastpath->keeps = setup->keeps;
+    fastpath->keeps_nsec = setup->keeps_nsec;
+    fastpath->static_nlink = setup->static_nlink;
+    fastpath->no_xattrs = setup->no_xattrs;
+    fastpath->ids =
+        setup->ids ? *setup->ids : (struct um_id_maps){{.squashed = -1}, {.squashed = -1}};
     pthread_mutex_init(&fastpath->lists_lock, NULL);
     int error = copy_layers(fastpath, setup);
     if (error == 0 && setup->upper != NULL)

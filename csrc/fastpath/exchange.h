@@ -1,19 +1,19 @@
 /*
- * fastpath/exchange.h - what the files of the fast path share.
+ * fastpath/exchange.h - declarations that the files of the fast path share.
  *
  * Each file uses those below it:
  *
- *   dispatch.c  the table of handlers; opening and closing
- *   init.c      what is negotiated with the kernel, and why
- *   names.c     names in the upper
- *   xattr.c     extended attributes
- *   write.c     data and attributes of files in the upper; copy-up
- *   ioctl.c     flags of files (lsattr)
- *   statx.c     birth times
- *   read.c      lookup, attributes, symlinks, data, statfs, forget
- *   node.c      nodes of the tree or the upper; forgetting them
- *   list.c      directories
- *   reply.c     names in requests, attributes and entries in replies
+ *   dispatch.c    the table of handlers; opening and closing
+ *   init.c        the negotiation with the kernel, and its reasons
+ *   names.c       names in the upper
+ *   xattr.c       extended attributes
+ *   write.c       data and attributes of files in the upper; copy-up
+ *   ioctl.c       flags of files (lsattr)
+ *   statx.c       birth times
+ *   read.c        lookup, attributes, symlinks, data, statfs, forget
+ *   node.c        nodes of the tree or the upper; forgetting them
+ *   list.c        directories
+ *   reply.c       names in requests, attributes and entries in replies
  *   open_files.c  files of the upper that are kept open
  *
  * Ownership, threads: see fastpath/fastpath.h.
@@ -42,71 +42,78 @@ struct um_fastpath {
     struct um_upper *upper;
     int statfs_fd;
     uint64_t bytes, inodes;
-    bool has_acls, list_layers;
+    bool has_acls, obeys_acls, list_layers;
+    struct um_id_maps ids;
+    uint64_t keeps; /* as of the setup */
+    uint32_t keeps_nsec;
+    bool static_nlink, no_xattrs;
     char **layers;
     size_t n_layers;
     struct um_open_files *open_files; /* NULL without an upper */
     atomic_uint max_readahead; /* of the kernel's INIT */
-    atomic_ullong
-        incapable;   /* the node whose capability was removed last; 0: a SETATTR came since */
+    atomic_ullong incapable; /* the node that lost its capability last; 0: a SETATTR came since */
 
     pthread_mutex_t lists_lock;
     struct um_table lists; /* under lists_lock; of struct um_shared_list_entry */
 };
 
-/* One request while it is answered. */
+/* A request that is being answered. */
 struct um_exchange {
     struct um_fastpath *fastpath;
     const struct fuse_in_header *header;
     const uint8_t *body;
     size_t size; /* of the body */
-    uint8_t *out; /* of the reply's body; room for UM_FUSE_MAX_WRITE bytes, aligned */
+    uint8_t *out; /* the reply's body; room for UM_FUSE_MAX_WRITE bytes, aligned */
     bool may_wait;
-    const struct um_patience *patience; /* of who may wait; NULL: without end */
+    const struct um_patience *patience; /* of a request that may wait; NULL: unlimited */
     uint64_t stale[2]; /* as of struct um_answer */
     uint32_t copy_ups;
 };
 
-/* A handler returns the size of the reply's body, a negative errno, or one of: */
+/* A handler returns the size of the reply's body, a negative errno, or one of these: */
 #define UM_FORWARD (-10001)
 #define UM_LATER (-10002)
 #define UM_SILENT (-10003)
 typedef int64_t um_handler(struct um_exchange *x);
 
-/* The fixed part of the body; NULL where the body is too short. */
+/* Return the fixed part of the body; NULL where the body is too short. */
 #define UM_BODY(x, type) \
     ((x)->size >= sizeof(type) ? (const type *)(const void *)(x)->body : (const type *)NULL)
 
-/* The string at offset `at` of the body, which moves behind its NUL. False where there is none. */
+/* Take the string at offset `at` of the body; `at` moves behind its NUL. False where there is
+ * none. */
 bool um_exchange_take_name(const struct um_exchange *x, size_t *at, struct um_slice *name);
 
-/* Room of the reply's body as a struct of zeros. */
+/* Return room in the reply's body for a struct, as zeros. */
 void *um_reply_room(struct um_exchange *x, size_t size);
 
-void um_reply_fill_attr(struct fuse_attr *out, const struct um_attr *attr);
+void um_reply_fill_attr(const struct um_fastpath *fastpath, struct fuse_attr *out,
+                        const struct um_attr *attr);
 void um_reply_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_out *out,
                          const struct um_attr *attr);
-/* The reply that names a node. */
+/* Reply with an entry, or with attributes. */
 int64_t um_reply_entry(struct um_exchange *x, const struct um_attr *attr);
+/* Return the link count to show. */
+uint32_t um_reply_nlink(const struct um_fastpath *fastpath, const struct um_attr *attr);
 int64_t um_reply_attr(struct um_exchange *x, const struct um_attr *attr);
 
-/* Let a file be in the upper, as um_upper_copy_up: 0, UM_LATER, or an errno. */
+/* Copy a file up into the upper, as um_upper_copy_up: 0, UM_LATER, or an errno. */
 int64_t um_exchange_copy_up(struct um_exchange *x, uint64_t node, uint32_t flags);
-#define UM_COPY_UPS 16 /* of one request: two are enough, unless what a name stands for changes */
+#define UM_COPY_UPS \
+    16 /* most copy-ups of one request: two suffice, unless the name changes meanwhile */
 
-#define UM_FOREVER 1000000000u /* seconds */
-#define UM_BLOCK_SIZE 4096u     /* for st_blksize */
-/* Opcodes that the header of an older system does not have. */
+#define UM_BLOCK_SIZE 4096u /* for st_blksize */
+/* The headers of older systems lack these opcodes. */
 #define UM_FUSE_TMPFILE 51 /* FUSE_TMPFILE of 7.37 */
-#define UM_FUSE_STATX 52   /* FUSE_STATX of 7.39 */
+#define UM_FUSE_STATX 52 /* FUSE_STATX of 7.39 */
 
-/* Attributes of a node, of the tree or the upper. */
+/* Return the attributes of a node of the tree or the upper. */
 int um_fastpath_node_attr(struct um_fastpath *fastpath, uint64_t node, struct um_attr *attr);
-/* What it is on disk: as um_upper_open_path. */
+/* Open its object on disk, as um_upper_open_path. */
 int um_fastpath_node_open_path(struct um_fastpath *fastpath, uint64_t node, int *fd);
 void um_fastpath_node_forget(struct um_fastpath *fastpath, uint64_t node, uint64_t lookups);
 
-/* The kernel has forgotten a node. */
+/* Drop the list of a directory that the kernel has forgotten. */
 void um_fastpath_drop_list(struct um_fastpath *fastpath, uint64_t node);
 void um_fastpath_close_lists(struct um_fastpath *fastpath);
 

@@ -2,15 +2,15 @@
 
 #include "fastpath/exchange.h"
 
-/* INIT, to both sides. With the kernel the newest protocol that both know is spoken. pyfuse3's libfuse
- * is told 7.13: below 7.14 it does not splice, which a socket can't do, and the structs of all requests
- * that are forwarded are those of 7.13 still. */
+/* This answers the kernel's INIT and writes the one for pyfuse3. The kernel gets the newest
+ * protocol that both know. For pyfuse3's libfuse it is 7.13: below 7.14 libfuse does not splice,
+ * which a socket cannot do, and the structs of all forwarded requests are still those of 7.13. */
 
-#define KERNEL_MINOR_MIN 23u /* struct fuse_init_out as it is now */
+#define KERNEL_MINOR_MIN 23u /* the first with the present struct fuse_init_out */
 #define SLOW_MINOR 13u
 
-/* Requests that the kernel makes ahead of anybody who waits (read-ahead, asynchronous I/O): more than
- * these wait in the kernel. The default of 12 starves eight readers with read-ahead. */
+/* At most this many background requests (read-ahead, asynchronous I/O) are sent at once; further
+ * ones wait in the kernel. The default of 12 starves eight readers with read-ahead. */
 #define MAX_BACKGROUND 64u
 #define CONGESTION 48u
 
@@ -20,30 +20,32 @@ static uint32_t wanted_flags(const struct um_fastpath *fastpath)
     flags |= FUSE_ASYNC_READ;     /* several reads of read-ahead at once */
     flags |= FUSE_BIG_WRITES;     /* more than a page in one write */
     flags |= FUSE_ASYNC_DIO;      /* O_DIRECT in parallel */
-    flags |= FUSE_DO_READDIRPLUS; /* and never plain: a walk then needs no lookups */
+    flags |= FUSE_DO_READDIRPLUS; /* always, so that a walk needs no lookups */
     flags |= FUSE_PARALLEL_DIROPS; /* the tree locks for itself */
     flags |= FUSE_MAX_PAGES;      /* 1 MiB in one request */
     flags |= FUSE_CACHE_SYMLINKS; /* targets never change */
-    /* Pages stay until we say so: data changes through this mount alone. Without it every change of
-     * size that a reply tells drops them. */
-    flags |= FUSE_EXPLICIT_INVAL_DATA;
-    /* The kernel checks ACLs, and asks for them; with none in the tree it is spared that, since it
-     * asks for the root's at every walk through it. */
-    flags |= fastpath->has_acls ? FUSE_POSIX_ACL : 0;
+    /* Pages stay until this program invalidates them: data changes through this mount alone.
+     * Without the flag every reply with another size drops them. */
+    flags |= fastpath->keeps == UM_FOREVER ? FUSE_EXPLICIT_INVAL_DATA : FUSE_AUTO_INVAL_DATA;
+    /* The kernel checks ACLs, and asks for them. Where the tree has none it need not ask: it would
+     * ask for the root's at every walk through it. */
+    flags |= fastpath->obeys_acls ? FUSE_POSIX_ACL : 0;
     /* Without it, every write asks for security.capability first. */
     flags |= fastpath->upper ? FUSE_HANDLE_KILLPRIV_V2 : 0;
-    /* Not FUSE_ATOMIC_O_TRUNC: where opening sends no message, the truncation would be lost; so it
-     * comes as a SETATTR. Not FUSE_WRITEBACK_CACHE: sizes and times then are the kernel's, and
-     * copy-up, hard links and st_blocks would not see them. Not FUSE_AUTO_INVAL_DATA: it asks for
-     * attributes before reads. Not FUSE_EXPORT_SUPPORT: "." and ".." are not looked up. Not the
-     * splice flags: a reply is built in memory. Not FUSE_SETXATTR_EXT: it changes a struct that
-     * libfuse reads. Not locks: the kernel's own are enough for one machine. */
+    /* Flags that are not set: FUSE_ATOMIC_O_TRUNC, because opening sends no message, and the
+     * truncation would be lost; so it comes as a SETATTR. FUSE_WRITEBACK_CACHE, because sizes and
+     * times would then be the kernel's, and copy-up, hard links and st_blocks would not see them.
+     * FUSE_AUTO_INVAL_DATA, unless the kernel's knowledge expires, because it asks for attributes
+     * before reads. FUSE_EXPORT_SUPPORT,
+     * because "." and ".." are not looked up. The splice flags, because a reply is built in
+     * memory. FUSE_SETXATTR_EXT, because it changes a struct that libfuse reads. Locks, because
+     * the kernel's own suffice for one machine. */
     return flags;
 }
 
 int64_t um_answer_init(struct um_exchange *x)
 {
-    /* The kernel's struct grows; what it had in 7.6 is all that is needed. */
+    /* The kernel's struct grows with versions; the part of 7.6 is all that is needed. */
     if (x->size < offsetof(struct fuse_init_in, flags2))
         return -EIO;
     const struct fuse_init_in *in = (const void *)x->body;

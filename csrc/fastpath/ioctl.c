@@ -5,25 +5,26 @@
 #include "fastpath/exchange.h"
 #include "system/open_beneath.h"
 
-/* The kernel asks by two ioctls for what lsattr(1) shows: flags that only the disk knows. What is in an
- * image layer has none. Nothing sets them: the kernel would not go by immutable and append-only, since
- * the inodes that it checks are its own, and on disk they would stop copying, and removing a container.
+/* These are the two ioctls by which the kernel asks for the flags that lsattr(1) shows, which only
+ * the disk knows. Files in an image layer have none. Nothing sets them: the kernel would not obey
+ * immutable and append-only, because it checks its own inodes, and on disk they would prevent
+ * copying, and removing a container.
  *
- * Everything else, such as whether a file is a terminal, which Python asks of each that it opens, is
- * ENOTTY. */
+ * Every other ioctl is ENOTTY. Python, for example, asks of each file that it opens whether it is
+ * a terminal. */
 
-/* A descriptor that was opened with O_PATH, opened for reading: for ioctls. */
+/* Open the object of an O_PATH descriptor for reading, for ioctls. */
 static int reopen(int path_fd)
 {
     struct stat status;
     if (fstat(path_fd, &status) != 0)
         return -errno;
     if (!S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode))
-        return -ENOTTY; /* opening a device does something */
+        return -ENOTTY; /* opening a device may have effects */
     return um_open_again(path_fd, O_RDONLY | O_NONBLOCK);
 }
 
-/* Have the disk answer an ioctl that fills `out`, which is 0 before. */
+/* Pass an ioctl on to the disk, which fills `out`; it is 0 before. */
 static int ask_disk(struct um_exchange *x, unsigned long command, void *out)
 {
     int path_fd;
@@ -45,7 +46,7 @@ int64_t um_answer_ioctl(struct um_exchange *x)
     struct {
         struct fuse_ioctl_out head;
         union {
-            int flags; /* although the number of the ioctl says long */
+            int flags; /* although the ioctl's number says long */
             struct fsxattr attributes;
         } value;
     } *out = um_reply_room(x, sizeof *out);

@@ -1,8 +1,9 @@
 #include "fastpath/exchange.h"
 
-/* Directories. They are opened without a message, so a cookie is all that a reader has. Those of
- * directories of lower layers are the tree's and stay valid. For one that is in the upper a list is
- * kept that all its readers share (upper/upper.h), until the kernel forgets the directory. */
+/* Directories are opened without a message, so a cookie is all the state of a reader. Cookies of
+ * directories of lower layers are the tree's, and stay valid. For a directory that is in the upper
+ * there is one list that all its readers share (upper/upper.h), until the kernel forgets the
+ * directory. */
 
 #define DOTS 2u /* cookies of "." and ".." are 1 and 2; those of other names are shifted by 2 */
 #define BATCH 64u
@@ -11,7 +12,7 @@ struct um_shared_list {
     uint64_t node;
     uint32_t uses; /* under lists_lock, as the next */
     bool dropped;
-    pthread_mutex_t lock; /* a listing is for one thread at a time */
+    pthread_mutex_t lock; /* one thread lists at a time */
     struct um_upper_list *list; /* under lock; NULL: not opened yet */
 };
 
@@ -24,7 +25,7 @@ static void free_list(struct um_shared_list *shared)
     free(shared);
 }
 
-/* The list of a directory, made where there is none; lists_lock is held. */
+/* Return the list of a directory, making it where there is none; lists_lock is held. */
 static int need_list(struct um_fastpath *fastpath, uint64_t node, struct um_shared_list **out)
 {
     struct um_shared_list_entry *entry = um_table_find(&fastpath->lists, sizeof *entry, node);
@@ -33,7 +34,7 @@ static int need_list(struct um_fastpath *fastpath, uint64_t node, struct um_shar
         return 0;
     }
     if (node == 0)
-        return -ESTALE; /* no key of the table, and no node */
+        return -ESTALE; /* 0 is no node, and no key of the table */
     int error = um_table_reserve(&fastpath->lists, sizeof *entry, 1);
     if (error != 0)
         return error;
@@ -68,7 +69,7 @@ static void end_list(struct um_fastpath *fastpath, struct um_shared_list *shared
         free_list(shared);
 }
 
-/* The list of a directory, locked. */
+/* Return the list of a directory, locked. */
 static int begin_list(struct um_fastpath *fastpath, uint64_t node, struct um_shared_list **out)
 {
     pthread_mutex_lock(&fastpath->lists_lock);
@@ -125,7 +126,7 @@ struct listing {
     bool plus;
 };
 
-/* Add a name; false where it does not fit. Of "." and ".." the kernel takes number and type only. */
+/* Add a name; false where it does not fit. The kernel uses only number and type of "." and "..". */
 static bool add_entry(struct listing *l, struct um_slice name, uint64_t next,
                       const struct um_attr *attr, bool dots)
 {
@@ -153,7 +154,7 @@ static uint64_t parent_of(const struct listing *l)
     uint64_t parent;
     int error = fastpath->upper ? um_upper_parent(fastpath->upper, l->directory, &parent)
                                 : um_tree_parent(fastpath->tree, l->directory, &parent);
-    return error ? l->directory : parent; /* of a removed directory nobody can tell */
+    return error ? l->directory : parent; /* a removed directory may have no parent */
 }
 
 static bool add_dots(struct listing *l, uint64_t cookie)
@@ -172,21 +173,23 @@ static int next_entries(const struct listing *l, uint64_t cookie, struct um_tree
                      : um_tree_list(l->x->fastpath->tree, l->directory, cookie, entries, capacity);
 }
 
-/* Entries that the kernel does not get, or not with their nodes: it will not forget them. */
+/* Take back the lookups of entries that the kernel gets not at all, or without their nodes: it
+ * will not forget them. */
 static void give_back(const struct listing *l, const struct um_tree_entry *entries, int from, int n)
 {
     for (int i = from; l->shared != NULL && i < n; i++)
         um_upper_forget(l->x->fastpath->upper, entries[i].attr.node, 1);
 }
 
-/* How many are asked for at once: no more than fit, as a guess. */
+/* Guess how many entries fit. */
 static size_t batch_for(const struct listing *l)
 {
     size_t fit = (l->room - l->used) / (l->plus ? 152 : 32);
     return fit < 1 ? 1 : fit < BATCH ? fit : BATCH;
 }
 
-/* 1 where the reply is full, 0 at the end, or an errno. */
+/* Add some entries: 2 where there may be more, 1 where the reply is full, 0 at the end, or an
+ * errno. */
 static int add_batch(struct listing *l, uint64_t *cookie)
 {
     struct um_tree_entry entries[BATCH];
@@ -243,8 +246,8 @@ int64_t um_answer_readdirplus(struct um_exchange *x)
     return answer(x, true);
 }
 
-/* The kernel keeps what it has read of a directory that is opened without a message; what it was told of
- * files whose numbers change must not stay. */
+/* Refuse OPENDIR, unless numbers may change: the kernel caches the content of directories that are
+ * opened without a message, and must not cache numbers of files that change. */
 int64_t um_answer_opendir(struct um_exchange *x)
 {
     const struct um_upper *upper = x->fastpath->upper;

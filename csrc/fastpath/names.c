@@ -2,10 +2,10 @@
 
 #include "fastpath/exchange.h"
 
-/* Names: made, removed and moved in the upper, as mounting/write_operations.py does it. What needs to know who is in a
- * group is left to it. */
+/* These handlers create, remove and move names in the upper, as mounting/write_operations.py does.
+ * Requests that depend on the groups of a user are forwarded. */
 
-/* The rest of what a request to make something has: a name behind `at` bytes. */
+/* Begin a request that creates something: take its name, which is behind `at` bytes. */
 static int64_t begin(const struct um_exchange *x, size_t at, struct um_slice *name)
 {
     if (x->fastpath->upper == NULL)
@@ -13,10 +13,13 @@ static int64_t begin(const struct um_exchange *x, size_t at, struct um_slice *na
     return um_exchange_take_name(x, &at, name) ? 0 : -EIO;
 }
 
-static struct um_maker maker_of(const struct um_exchange *x, uint32_t umask)
+static struct um_upper_maker maker_of(const struct um_exchange *x, uint32_t umask)
 {
-    return (struct um_maker){
-        .uid = x->header->uid, .gid = x->header->gid, .umask = umask & 07777, .may_setgid = true};
+    const struct um_id_maps *ids = &x->fastpath->ids;
+    return (struct um_upper_maker){.uid = um_id_stored_creator(&ids->users, x->header->uid),
+                                   .gid = um_id_stored_creator(&ids->groups, x->header->gid),
+                                   .umask = umask & 07777,
+                                   .may_setgid = true};
 }
 
 static int64_t made(struct um_exchange *x, int error, const struct um_attr *attr)
@@ -32,10 +35,10 @@ int64_t um_answer_mknod(struct um_exchange *x)
     int64_t error = in ? begin(x, sizeof *in, &name) : -EIO;
     if (error != 0)
         return error;
-    /* Kernels before 6.0 leave it to us whether the bit may stay. */
+    /* Kernels before 6.0 leave the decision whether the bit may stay to the file system. */
     if (in->mode & S_ISGID)
         return UM_FORWARD;
-    struct um_maker maker = maker_of(x, in->umask);
+    struct um_upper_maker maker = maker_of(x, in->umask);
     uint32_t major = in->rdev >> 8 & 0xfff, minor = (in->rdev & 0xff) | (in->rdev >> 12 & 0xfff00);
     return made(x,
                 um_upper_mknod(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
@@ -51,7 +54,7 @@ int64_t um_answer_mkdir(struct um_exchange *x)
     int64_t error = in ? begin(x, sizeof *in, &name) : -EIO;
     if (error != 0)
         return error;
-    struct um_maker maker = maker_of(x, in->umask);
+    struct um_upper_maker maker = maker_of(x, in->umask);
     return made(x,
                 um_upper_mkdir(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
                                name.size, in->mode & 07777, &maker, &attr),
@@ -68,19 +71,19 @@ int64_t um_answer_symlink(struct um_exchange *x)
     size_t at = name.size + 1;
     if (!um_exchange_take_name(x, &at, &target))
         return -EIO;
-    struct um_maker maker = maker_of(x, 0);
+    struct um_upper_maker maker = maker_of(x, 0);
     return made(x,
                 um_upper_symlink(x->fastpath->upper, x->header->nodeid, (const char *)name.data,
                                  name.size, (const char *)target.data, target.size, &maker, &attr),
                 &attr);
 }
 
-/* Every file without a name costs a descriptor, as every file that is held. */
+/* Create a file without a name. Each takes a descriptor, as open files do. */
 static int make_nameless(struct um_exchange *x, const struct fuse_create_in *in,
                          struct um_attr *attr)
 {
     struct um_fastpath *fastpath = x->fastpath;
-    struct um_maker maker = maker_of(x, in->umask);
+    struct um_upper_maker maker = maker_of(x, in->umask);
     int error = um_upper_tmpfile(fastpath->upper, x->header->nodeid, in->mode, &maker, attr);
     if (error != -EMFILE && error != -ENFILE)
         return error;
@@ -88,8 +91,8 @@ static int make_nameless(struct um_exchange *x, const struct fuse_create_in *in,
     return um_upper_tmpfile(fastpath->upper, x->header->nodeid, in->mode, &maker, attr);
 }
 
-/* The name of the request says nothing. Who may have S_ISGID is settled: kernels that ask this are 6.2
- * or newer. */
+/* Create a file for O_TMPFILE. The name in the request has no meaning. S_ISGID is decided already,
+ * because only kernels from 6.2 on send this. */
 int64_t um_answer_tmpfile(struct um_exchange *x)
 {
     const struct fuse_create_in *in = UM_BODY(x, struct fuse_create_in);
@@ -104,10 +107,11 @@ int64_t um_answer_tmpfile(struct um_exchange *x)
         return -EIO;
     int error = make_nameless(x, in, &attr);
     if (error != 0)
-        return error == -EOPNOTSUPP ? -ENOSYS : error; /* so it is asked once, and told the same */
+        return error == -EOPNOTSUPP ? -ENOSYS
+                                    : error; /* so the kernel asks once, and reports the same */
     out = um_reply_room(x, sizeof *out);
     um_reply_fill_entry(x->fastpath, &out->entry, &attr);
-    out->open.open_flags = FOPEN_KEEP_CACHE; /* as the kernel's own opening has it */
+    out->open.open_flags = FOPEN_KEEP_CACHE; /* as for files that the kernel opens itself */
     return sizeof *out;
 }
 
@@ -154,7 +158,7 @@ struct place {
     struct um_slice name;
 };
 
-/* Let the file at a place be in the upper. */
+/* Copy up the file at a place. */
 static int64_t lift(struct um_exchange *x, const struct place *place, uint32_t flags,
                     uint64_t *stale)
 {
@@ -172,13 +176,15 @@ static int64_t lift(struct um_exchange *x, const struct place *place, uint32_t f
     return error;
 }
 
-/* Which of two files has to be copied up is not told: first those are that are not in the upper. */
+/* Copy up the files of a rename. Its error does not say which of the two is meant: begin with
+ * those that are not in the upper. */
 static int64_t lift_moved(struct um_exchange *x, const struct place places[2], bool exchange,
                           bool first)
 {
-    int64_t error = lift(x, &places[0], exchange && first ? UM_COPY_UP_ABSENT : 0, &x->stale[0]);
+    int64_t error =
+        lift(x, &places[0], exchange && first ? UM_UPPER_COPY_UP_ABSENT : 0, &x->stale[0]);
     if (error == 0 && exchange)
-        error = lift(x, &places[1], first ? UM_COPY_UP_ABSENT : 0, &x->stale[1]);
+        error = lift(x, &places[1], first ? UM_UPPER_COPY_UP_ABSENT : 0, &x->stale[1]);
     return error;
 }
 

@@ -12,7 +12,7 @@ int um_fastpath_node_open_path(struct um_fastpath *fastpath, uint64_t node, int 
                            : um_tree_open_path(fastpath->tree, node, fd);
 }
 
-/* The tree counts no lookups: of a read-only mount, nothing is to be forgotten. */
+/* Count lookups down. The tree counts none, so a read-only mount has nothing to forget. */
 void um_fastpath_node_forget(struct um_fastpath *fastpath, uint64_t node, uint64_t lookups)
 {
     if (fastpath->upper == NULL)

@@ -10,7 +10,7 @@ struct um_open_file {
     uint32_t uses;
     bool write; /* opened for writing */
     bool plain;
-    bool dropped; /* to be let go of when nobody uses it; not in the table any more */
+    bool dropped; /* to be closed when it is unused; not in the table any more */
 };
 
 struct entry {
@@ -66,7 +66,8 @@ static struct um_open_file *use_known(struct um_open_files *files, uint64_t node
     return file;
 }
 
-/* The oldest file that nobody uses, taken out; NULL where there is none, or room enough. */
+/* Take out the least recently used file that is not in use; NULL where there is none, or room
+ * enough. */
 static struct um_open_file *make_room(struct um_open_files *files)
 {
     struct um_open_file *file = files->by_node.n > files->capacity ? files->oldest : NULL;
@@ -95,8 +96,8 @@ struct um_open_file *um_open_files_find(struct um_open_files *files, uint64_t no
     return file;
 }
 
-/* The file was opened; somebody else may have done so meanwhile, or it is held for reading only: then
- * that one open stays, and the other is given back. */
+/* Add a file that was just opened. Another thread may have opened it meanwhile, or it is open for
+ * reading only: then that one stays, and the new one is released. */
 static int add(struct um_open_files *files, struct um_open_file *fresh, struct um_open_file **out)
 {
     struct um_open_file *old = fresh;
@@ -147,10 +148,10 @@ int um_open_files_use(struct um_open_files *files, uint64_t node, bool write,
         return -ENOMEM;
     fresh->node = node;
     fresh->write = write;
-    int error = um_upper_open_file(files->upper, node, write ? UM_OPEN_WRITE : 0);
+    int error = um_upper_open_file(files->upper, node, write ? UM_UPPER_OPEN_WRITE : 0);
     if (error == -EMFILE || error == -ENFILE) {
         um_open_files_shed(files);
-        error = um_upper_open_file(files->upper, node, write ? UM_OPEN_WRITE : 0);
+        error = um_upper_open_file(files->upper, node, write ? UM_UPPER_OPEN_WRITE : 0);
     }
     if (error != 0) {
         free(fresh);

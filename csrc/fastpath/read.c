@@ -3,7 +3,7 @@
 
 #include "fastpath/exchange.h"
 
-/* What changes nothing: as ReadingOperations of mounting/read_operations.py answers it. */
+/* These handlers change nothing, and answer as ReadingOperations of mounting/read_operations.py. */
 
 int64_t um_answer_unsupported(struct um_exchange *x)
 {
@@ -34,9 +34,10 @@ int64_t um_answer_lookup(struct um_exchange *x)
         return um_reply_entry(x, &attr);
     if (error != -ENOENT)
         return error;
-    /* An error is not remembered, but a name that leads to no node is. */
+    /* The kernel does not cache an error, but a name that leads to no node. */
     struct fuse_entry_out *out = um_reply_room(x, sizeof *out);
-    out->entry_valid = UM_FOREVER;
+    out->entry_valid = fastpath->keeps;
+    out->entry_valid_nsec = fastpath->keeps_nsec;
     return sizeof *out;
 }
 
@@ -87,7 +88,8 @@ int64_t um_answer_readlink(struct um_exchange *x)
 
 /* ---- data --------------------------------------------------------------------------------------------- */
 
-/* A file that is in the upper is opened for it; one that is in a lower layer needs no opening. */
+/* Read a file that is in the upper, which has to be open. One in a lower layer is read without
+ * opening. */
 static int64_t read_upper(struct um_exchange *x, uint64_t offset, size_t size, unsigned flags)
 {
     struct um_fastpath *fastpath = x->fastpath;
@@ -95,7 +97,7 @@ static int64_t read_upper(struct um_exchange *x, uint64_t offset, size_t size, u
     struct um_open_file *file = um_open_files_find(fastpath->open_files, node, false);
     if (file == NULL) {
         int64_t got =
-            um_upper_read(fastpath->upper, node, offset, x->out, size, flags | UM_READ_LOWER);
+            um_upper_read(fastpath->upper, node, offset, x->out, size, flags | UM_UPPER_READ_LOWER);
         if (got != -EBADF)
             return got;
         int error = um_open_files_use(fastpath->open_files, node, false, &file);
@@ -119,7 +121,7 @@ int64_t um_answer_read(struct um_exchange *x)
     return got == -EAGAIN && !x->may_wait ? UM_LATER : got;
 }
 
-/* Where data or a hole begins in a file whose data is in a lower layer. */
+/* Find the next data or hole of a file whose data is in a lower layer. */
 static int64_t seek_lower(struct um_tree *tree, uint64_t node, uint64_t from, bool hole)
 {
     struct um_attr attr;
@@ -136,7 +138,7 @@ static int64_t seek_lower(struct um_tree *tree, uint64_t node, uint64_t from, bo
     int more;
     while ((more = um_tree_next_data(tree, node, fd, at, &begin, &length, &stored)) == 1 && hole &&
            begin <= at)
-        at = begin + length; /* runs that touch are one */
+        at = begin + length; /* adjacent runs are one */
     close(fd);
     if (more < 0)
         return more;
@@ -159,7 +161,7 @@ static int64_t seek(struct um_exchange *x, const struct fuse_lseek_in *in)
             return error;
         int64_t found = um_upper_seek(fastpath->upper, node, in->offset, hole, &lower);
         um_open_files_done(fastpath->open_files, file);
-        if (found != UM_SEEK_BELOW)
+        if (found != UM_UPPER_SEEK_BELOW)
             return found;
     }
     return seek_lower(fastpath->tree, lower, in->offset, hole);

@@ -18,13 +18,19 @@ void *um_reply_room(struct um_exchange *x, size_t size)
     return x->out;
 }
 
-/* As the kernel encodes device numbers for user space, in 32 bits. */
+/* Encode a device number as the kernel does for user space, in 32 bits. */
 static uint32_t encode_device(uint32_t major, uint32_t minor)
 {
     return (minor & 0xff) | (major << 8) | ((minor & ~0xffu) << 12);
 }
 
-void um_reply_fill_attr(struct fuse_attr *out, const struct um_attr *attr)
+uint32_t um_reply_nlink(const struct um_fastpath *fastpath, const struct um_attr *attr)
+{
+    return fastpath->static_nlink && S_ISDIR(attr->mode) ? 1 : attr->nlink;
+}
+
+void um_reply_fill_attr(const struct um_fastpath *fastpath, struct fuse_attr *out,
+                        const struct um_attr *attr)
 {
     *out = (struct fuse_attr){
         .ino = attr->node,
@@ -37,9 +43,9 @@ void um_reply_fill_attr(struct fuse_attr *out, const struct um_attr *attr)
         .mtimensec = attr->mtime_nsec,
         .ctimensec = attr->ctime_nsec,
         .mode = attr->mode,
-        .nlink = attr->nlink,
-        .uid = attr->uid,
-        .gid = attr->gid,
+        .nlink = um_reply_nlink(fastpath, attr),
+        .uid = um_id_shown(&fastpath->ids.users, attr->uid),
+        .gid = um_id_shown(&fastpath->ids.groups, attr->gid),
         .rdev = encode_device(attr->major, attr->minor),
         .blksize = UM_BLOCK_SIZE,
     };
@@ -48,12 +54,15 @@ void um_reply_fill_attr(struct fuse_attr *out, const struct um_attr *attr)
 void um_reply_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_out *out,
                          const struct um_attr *attr)
 {
-    /* This mount is the only one that changes anything: what the kernel knows stays true. But a name
-     * that will lead to another number is asked for each time, so that all names of the file agree. */
+    /* Only this mount changes anything, so what the kernel caches stays true. But a name whose
+     * number will change is asked for each time, so that all names of the file agree. */
     bool renumbers = fastpath->upper != NULL && um_upper_renumbers(fastpath->upper, attr);
-    *out = (struct fuse_entry_out){
-        .nodeid = attr->node, .entry_valid = renumbers ? 0 : UM_FOREVER, .attr_valid = UM_FOREVER};
-    um_reply_fill_attr(&out->attr, attr);
+    *out = (struct fuse_entry_out){.nodeid = attr->node,
+                                   .entry_valid = renumbers ? 0 : fastpath->keeps,
+                                   .entry_valid_nsec = renumbers ? 0 : fastpath->keeps_nsec,
+                                   .attr_valid = fastpath->keeps,
+                                   .attr_valid_nsec = fastpath->keeps_nsec};
+    um_reply_fill_attr(fastpath, &out->attr, attr);
 }
 
 int64_t um_reply_entry(struct um_exchange *x, const struct um_attr *attr)
@@ -65,7 +74,8 @@ int64_t um_reply_entry(struct um_exchange *x, const struct um_attr *attr)
 int64_t um_reply_attr(struct um_exchange *x, const struct um_attr *attr)
 {
     struct fuse_attr_out *out = um_reply_room(x, sizeof *out);
-    out->attr_valid = UM_FOREVER;
-    um_reply_fill_attr(&out->attr, attr);
+    out->attr_valid = x->fastpath->keeps;
+    out->attr_valid_nsec = x->fastpath->keeps_nsec;
+    um_reply_fill_attr(x->fastpath, &out->attr, attr);
     return sizeof *out;
 }

@@ -3,12 +3,12 @@
 
 #include "fastpath/exchange.h"
 
-/* The kernel asks STATX, in the place of GETATTR, of whoever wants a birth time, once for each file (it
- * keeps whether there is one); stat(2) and ls(1) do not. Files on disk, in the upper or a live directory,
- * were born some time; those of an image were not, so where there is nothing else, STATX is refused once
- * and asked no more. */
+/* The kernel sends STATX instead of GETATTR for programs that ask for a birth time, once for each
+ * file (it caches whether there is one); stat(2) and ls(1) do not. Files on disk, in the upper or
+ * a live directory, have birth times; those of an image have none. Where there are only those,
+ * STATX is refused once, and not sent any more. */
 
-/* What 7.39 adds to the header. */
+/* 7.39 adds these to the header. */
 struct statx_in {
     uint32_t getattr_flags, reserved;
     uint64_t fh;
@@ -39,14 +39,16 @@ struct statx_out {
 _Static_assert(sizeof(struct statx_in) == 24, "as the kernel has it");
 _Static_assert(sizeof(struct statx_out) == 288, "as the kernel has it");
 
-static void fill(struct statx_out *out, const struct um_attr *attr)
+static void fill(const struct um_fastpath *fastpath, struct statx_out *out,
+                 const struct um_attr *attr)
 {
-    out->attr_valid = UM_FOREVER;
+    out->attr_valid = fastpath->keeps;
+    out->attr_valid_nsec = fastpath->keeps_nsec;
     out->stat.mask = STATX_BASIC_STATS;
     out->stat.blksize = UM_BLOCK_SIZE;
-    out->stat.nlink = attr->nlink;
-    out->stat.uid = attr->uid;
-    out->stat.gid = attr->gid;
+    out->stat.nlink = um_reply_nlink(fastpath, attr);
+    out->stat.uid = um_id_shown(&fastpath->ids.users, attr->uid);
+    out->stat.gid = um_id_shown(&fastpath->ids.groups, attr->gid);
     out->stat.mode = (uint16_t)attr->mode;
     out->stat.ino = attr->node;
     out->stat.size = attr->size;
@@ -58,7 +60,7 @@ static void fill(struct statx_out *out, const struct um_attr *attr)
     out->stat.rdev_minor = attr->minor;
 }
 
-/* The birth time, where the disk knows it. */
+/* Add the birth time, where the disk has it. */
 static int add_birth(struct um_exchange *x, struct statx_out *out)
 {
     struct statx found;
@@ -87,7 +89,7 @@ int64_t um_answer_statx(struct um_exchange *x)
     if (error != 0)
         return error;
     struct statx_out *out = um_reply_room(x, sizeof *out);
-    fill(out, &attr);
+    fill(fastpath, out, &attr);
     error = add_birth(x, out);
     return error ? error : (int64_t)sizeof *out;
 }

@@ -4,14 +4,17 @@
 #include "fastpath/exchange.h"
 #include "system/task_groups.h"
 
-/* Data and attributes of files. A file of a lower layer is copied up first, which may take long.
+/* These handlers change data and attributes of files. A file of a lower layer is copied up first,
+ * which may take long.
  *
- * Set-user-ID bits: with FUSE_HANDLE_KILLPRIV_V2 the kernel leaves it to us to take them away where
- * somebody without CAP_FSETID writes, truncates or changes the owner, and says so in flags; for
- * fallocate and copy_file_range it does not, and there everybody but root counts as such.
- * File capabilities go by themselves: the write to the upper's file removes them. */
+ * Set-user-ID bits: with FUSE_HANDLE_KILLPRIV_V2 the file system has to remove them where a
+ * process without CAP_FSETID writes, truncates or changes the owner, and flags of the request say
+ * so. For fallocate and copy_file_range there is no flag, and everybody but root counts as such a
+ * process. File capabilities need no care: the write to the upper's file removes them. */
 
-#define COPY_MAX (16u << 20) /* bytes of one copy_file_range: who waits for it can be interrupted */
+#define COPY_MAX \
+    (16u         \
+     << 20) /* bytes of one copy_file_range: between two of them the caller can be interrupted */
 
 /* ---- copy-up ------------------------------------------------------------------------------------------ */
 
@@ -24,7 +27,8 @@ int64_t um_exchange_copy_up(struct um_exchange *x, uint64_t node, uint32_t flags
     return error;
 }
 
-/* Use a file for writing, in the upper: 0, UM_LATER where it has to be copied up, or an errno. */
+/* Use a file of the upper for writing: 0, UM_LATER where it has to be copied up first, or an
+ * errno. */
 static int64_t use_for_writing(struct um_exchange *x, uint64_t node, struct um_open_file **file)
 {
     for (int i = 0; i < UM_COPY_UPS; i++) {
@@ -38,16 +42,16 @@ static int64_t use_for_writing(struct um_exchange *x, uint64_t node, struct um_o
     return -EIO;
 }
 
-/* Change attributes, copied up first where that is needed. */
-static int64_t change(struct um_exchange *x, uint64_t node, const struct um_setattr *changes,
+/* Change attributes, copying the file up first where necessary. */
+static int64_t change(struct um_exchange *x, uint64_t node, const struct um_upper_changes *changes,
                       struct um_attr *attr)
 {
-    bool empty = (changes->which & UM_SET_SIZE) && changes->size == 0;
+    bool empty = (changes->which & UM_UPPER_SET_SIZE) && changes->size == 0;
     for (int i = 0; i < UM_COPY_UPS; i++) {
         int64_t error = um_upper_setattr(x->fastpath->upper, node, changes, attr);
         if (error != -EAGAIN)
             return error;
-        error = um_exchange_copy_up(x, node, empty ? UM_COPY_UP_EMPTY : 0);
+        error = um_exchange_copy_up(x, node, empty ? UM_UPPER_COPY_UP_EMPTY : 0);
         if (error != 0)
             return error;
     }
@@ -56,15 +60,17 @@ static int64_t change(struct um_exchange *x, uint64_t node, const struct um_seta
 
 /* ---- set-user-ID bits ----------------------------------------------------------------------------------- */
 
-/* Whether a file may keep S_ISGID without group execution, which lets nobody act as the group: if who writes
- * belongs to the group, or is root. So it is on disks since Linux 6.2. */
+/* Return whether a file may keep S_ISGID without group execution, which lets nobody act as the
+ * group: yes if the process that writes belongs to the group, or is root. So it is on disks since
+ * Linux 6.2. */
 static bool keeps_setgid(const struct um_exchange *x, uint32_t gid)
 {
     const struct fuse_in_header *header = x->header;
-    return header->uid == 0 || header->gid == gid || um_task_is_in_group(header->pid, gid);
+    uint32_t shown = um_id_shown(&x->fastpath->ids.groups, gid);
+    return header->uid == 0 || header->gid == shown || um_task_is_in_group(header->pid, shown);
 }
 
-/* What is left of a mode. */
+/* Return a mode without its privileges. */
 static uint32_t without_privileges(const struct um_exchange *x, const struct um_attr *attr)
 {
     uint32_t mode = attr->mode;
@@ -76,14 +82,14 @@ static uint32_t without_privileges(const struct um_exchange *x, const struct um_
     return mode;
 }
 
-/* Take them away from a file in use, which is about to be written. */
+/* Remove the privileges of a file in use that is about to be written. */
 static int64_t kill_privileges(struct um_exchange *x, uint64_t node, struct um_open_file *file)
 {
     struct um_attr attr;
     if (um_open_files_is_plain(x->fastpath->open_files, file))
         return 0;
-    um_open_files_set_plain(x->fastpath->open_files,
-                            file); /* before looking: who changes it says so after */
+    /* Set before the mode is read: a concurrent change calls um_open_files_suspect after it. */
+    um_open_files_set_plain(x->fastpath->open_files, file);
     int error = um_upper_getattr(x->fastpath->upper, node, &attr);
     if (error != 0)
         return error;
@@ -93,7 +99,7 @@ static int64_t kill_privileges(struct um_exchange *x, uint64_t node, struct um_o
                               node); /* the next one to write may be of no such group */
     if (left == attr.mode)
         return 0;
-    struct um_setattr changes = {.which = UM_SET_MODE, .mode = left & 07777};
+    struct um_upper_changes changes = {.which = UM_UPPER_SET_MODE, .mode = left & 07777};
     int64_t result = change(x, node, &changes, &attr);
     if (result != 0)
         um_open_files_suspect(x->fastpath->open_files, node);
@@ -155,11 +161,11 @@ int64_t um_answer_fallocate(struct um_exchange *x)
         um_upper_allocate(x->fastpath->upper, node, in->mode, in->offset, in->length, x->patience);
     um_open_files_done(x->fastpath->open_files, file);
     if (error != 0)
-        x->stale[0] = node; /* a part may have been done, and the kernel does not ask */
+        x->stale[0] = node; /* it may be done in part, and the kernel does not ask */
     return error;
 }
 
-/* Copy from a lower layer, through memory: the reply's room is free until then. */
+/* Copy from a lower layer through memory: the room of the reply is free until then. */
 static int64_t copy_through(struct um_exchange *x, const struct fuse_copy_file_range_in *in,
                             size_t size)
 {
@@ -222,52 +228,64 @@ int64_t um_answer_copy_file_range(struct um_exchange *x)
 
 /* ---- attributes ---------------------------------------------------------------------------------------------- */
 
-static struct um_setattr wanted(const struct fuse_setattr_in *in)
+static struct um_upper_changes wanted(const struct fuse_setattr_in *in)
 {
     static const struct {
         uint32_t fuse, ours;
     } bits[] = {
-        {FATTR_MODE, UM_SET_MODE},
-        {FATTR_UID, UM_SET_UID},
-        {FATTR_GID, UM_SET_GID},
-        {FATTR_SIZE, UM_SET_SIZE},
-        {FATTR_ATIME, UM_SET_ATIME},
-        {FATTR_MTIME, UM_SET_MTIME},
-        {FATTR_ATIME_NOW, UM_SET_ATIME_NOW},
-        {FATTR_MTIME_NOW, UM_SET_MTIME_NOW},
+        {FATTR_MODE, UM_UPPER_SET_MODE},
+        {FATTR_UID, UM_UPPER_SET_UID},
+        {FATTR_GID, UM_UPPER_SET_GID},
+        {FATTR_SIZE, UM_UPPER_SET_SIZE},
+        {FATTR_ATIME, UM_UPPER_SET_ATIME},
+        {FATTR_MTIME, UM_UPPER_SET_MTIME},
+        {FATTR_ATIME_NOW, UM_UPPER_SET_ATIME_NOW},
+        {FATTR_MTIME_NOW, UM_UPPER_SET_MTIME_NOW},
     };
-    struct um_setattr changes = {.mode = in->mode & 07777,
-                                 .uid = in->uid,
-                                 .gid = in->gid,
-                                 .size = in->size,
-                                 .atime = (int64_t)in->atime,
-                                 .mtime = (int64_t)in->mtime,
-                                 .atime_nsec = in->atimensec,
-                                 .mtime_nsec = in->mtimensec};
+    struct um_upper_changes changes = {.mode = in->mode & 07777,
+                                       .uid = in->uid,
+                                       .gid = in->gid,
+                                       .size = in->size,
+                                       .atime = (int64_t)in->atime,
+                                       .mtime = (int64_t)in->mtime,
+                                       .atime_nsec = in->atimensec,
+                                       .mtime_nsec = in->mtimensec};
     for (size_t i = 0; i < sizeof bits / sizeof *bits; i++)
         changes.which |= in->valid & bits[i].fuse ? bits[i].ours : 0;
-    /* "Now" comes with the time itself, and both bits. */
-    if (changes.which & UM_SET_ATIME_NOW)
-        changes.which &= ~UM_SET_ATIME;
-    if (changes.which & UM_SET_MTIME_NOW)
-        changes.which &= ~UM_SET_MTIME;
+    /* For "now" the request has both bits, and the time itself. */
+    if (changes.which & UM_UPPER_SET_ATIME_NOW)
+        changes.which &= ~UM_UPPER_SET_ATIME;
+    if (changes.which & UM_UPPER_SET_MTIME_NOW)
+        changes.which &= ~UM_UPPER_SET_MTIME;
     return changes;
+}
+
+/* Replace the new owner by its stored IDs; -EOVERFLOW where there are none. */
+static int take_owner(const struct um_fastpath *fastpath, struct um_upper_changes *changes)
+{
+    changes->uid = um_id_stored(&fastpath->ids.users, changes->uid);
+    changes->gid = um_id_stored(&fastpath->ids.groups, changes->gid);
+    bool fits = (!(changes->which & UM_UPPER_SET_UID) || changes->uid != UM_ID_NONE) &&
+                (!(changes->which & UM_UPPER_SET_GID) || changes->gid != UM_ID_NONE);
+    return fits ? 0 : -EOVERFLOW;
 }
 
 #define NO_CHANGE (FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME)
 
-/* chown(2) to nobody else (-1 for both) takes the bits away, too, and arrives as a request that wants
- * nothing. So does what the kernel sends before a write that takes something away, by anyone who may
- * write: then the write itself says so, or it was root's, and about the capability that has just been
- * removed. */
+/* Return whether a request is a chown(2) of -1 and -1, which removes the bits, too, and arrives as
+ * a request that changes nothing. So does the request that the kernel sends before a write that
+ * removes something, by anyone who may write. Then either the write itself says so, or it was
+ * root's, or it is about the capability that has just been removed. */
 static bool is_chown_to_nobody(struct um_exchange *x, uint32_t owner)
 {
     bool incapable = atomic_exchange(&x->fastpath->incapable, 0) == x->header->nodeid;
     return x->header->uid == 0 ? !incapable : x->header->uid == owner;
 }
 
-/* A new owner, or a truncation by somebody without CAP_FSETID, takes the bits away in the same step. */
-static int add_lost_privileges(struct um_exchange *x, uint32_t valid, struct um_setattr *changes)
+/* Remove the bits in the same step where there is a new owner, or a truncation by a process
+ * without CAP_FSETID. */
+static int add_lost_privileges(struct um_exchange *x, uint32_t valid,
+                               struct um_upper_changes *changes)
 {
     struct um_attr attr;
     bool lost = valid & (FATTR_UID | FATTR_GID | FATTR_KILL_SUIDGID);
@@ -278,14 +296,15 @@ static int add_lost_privileges(struct um_exchange *x, uint32_t valid, struct um_
     if (error != 0)
         return error;
     uint32_t left = without_privileges(x, &attr);
-    if (left != attr.mode && (lost || is_chown_to_nobody(x, attr.uid))) {
-        changes->which |= UM_SET_MODE;
+    if (left != attr.mode &&
+        (lost || is_chown_to_nobody(x, um_id_shown(&x->fastpath->ids.users, attr.uid)))) {
+        changes->which |= UM_UPPER_SET_MODE;
         changes->mode = left & 07777;
     }
     return 0;
 }
 
-/* Throw data away without the upper's lock, where that takes long; the change itself follows. */
+/* Free data without the upper's lock where that takes long; the change itself follows. */
 static int64_t shrink(struct um_exchange *x, const struct fuse_setattr_in *in)
 {
     struct um_fastpath *fastpath = x->fastpath;
@@ -296,7 +315,7 @@ static int64_t shrink(struct um_exchange *x, const struct fuse_setattr_in *in)
     if (!x->may_wait)
         return UM_LATER;
     if (um_open_files_use(fastpath->open_files, node, true, &file) != 0)
-        return 0; /* it is to be copied up, or can't be opened: the change tells */
+        return 0; /* it has to be copied up, or cannot be opened: the change reports that */
     int error = um_upper_shrink(fastpath->upper, node, in->size);
     um_open_files_done(fastpath->open_files, file);
     return error;
@@ -310,8 +329,10 @@ int64_t um_answer_setattr(struct um_exchange *x)
         return -EROFS;
     if (in == NULL)
         return -EIO;
-    struct um_setattr changes = wanted(in);
-    int error = add_lost_privileges(x, in->valid, &changes);
+    struct um_upper_changes changes = wanted(in);
+    int error = take_owner(x->fastpath, &changes);
+    if (error == 0)
+        error = add_lost_privileges(x, in->valid, &changes);
     if (error != 0)
         return error;
     int64_t result = shrink(x, in);

@@ -1,7 +1,7 @@
 #include "fastpath/exchange.h"
 #include "system/posix_acl.h"
 
-/* Extended attributes: the names that show are those of mounting/read_operations.py. */
+/* These handlers show the extended attributes that mounting/read_operations.py shows. */
 
 #define LAYER "user.unionmount.layer"
 #define LAYER_INDEX "user.unionmount.layer_index"
@@ -32,7 +32,7 @@ static bool is_visible(struct um_slice name, uint32_t uid)
     return has_namespace(name) && (uid == 0 || !begins(name, "trusted."));
 }
 
-/* What was asked for: its size, or the `got` bytes that are in x->out. */
+/* Reply with the size of the result, or with its `got` bytes, which are in x->out. */
 static int64_t reply_sized(struct um_exchange *x, int64_t got, uint32_t size)
 {
     if (got < 0)
@@ -73,6 +73,8 @@ int64_t um_answer_getxattr(struct um_exchange *x)
     const struct fuse_getxattr_in *in = UM_BODY(x, struct fuse_getxattr_in);
     struct um_slice name;
     size_t at = sizeof *in;
+    if (x->fastpath->no_xattrs)
+        return -ENOSYS; /* so it is asked once */
     if (in == NULL || !um_exchange_take_name(x, &at, &name))
         return -EIO;
     if (is_layer(name))
@@ -83,7 +85,9 @@ int64_t um_answer_getxattr(struct um_exchange *x)
         return -EOPNOTSUPP;
     size_t room = in->size < UM_FUSE_MAX_WRITE ? in->size : UM_FUSE_MAX_WRITE;
     int64_t got = value(x, name, room);
-    /* "ls -l" asks every file for its label, unless the file system says that it has none. */
+    if (got > 0 && (size_t)got <= room && um_acl_is_name(name))
+        (void)um_id_show_acl(&x->fastpath->ids, x->out, (size_t)got); /* showing does not fail */
+    /* "ls -l" asks for the label of every file, unless the file system says that it has none. */
     if (got == -ENODATA && equals(name, "security.selinux"))
         got = -EOPNOTSUPP;
     return reply_sized(x, got, in->size);
@@ -91,7 +95,7 @@ int64_t um_answer_getxattr(struct um_exchange *x)
 
 /* ---- the names ---------------------------------------------------------------------------------------- */
 
-/* Whether the kernel lets `user.` attributes of such a file be read: see xattr(7). */
+/* Return whether the kernel permits reading `user.` attributes of such a file: see xattr(7). */
 static int has_user_xattrs(struct um_exchange *x)
 {
     struct um_attr attr;
@@ -99,7 +103,7 @@ static int has_user_xattrs(struct um_exchange *x)
     return error ? error : S_ISREG(attr.mode) || S_ISDIR(attr.mode);
 }
 
-/* Leave out of x->out what is not to be shown; the size of what stays. */
+/* Remove the names from x->out that must not be shown, and return the size of the rest. */
 static size_t filter(struct um_exchange *x, size_t size, bool user)
 {
     size_t kept = 0;
@@ -124,6 +128,8 @@ int64_t um_answer_listxattr(struct um_exchange *x)
     const struct fuse_getxattr_in *in = UM_BODY(x, struct fuse_getxattr_in);
     struct um_fastpath *fastpath = x->fastpath;
     size_t room = UM_FUSE_MAX_WRITE - sizeof layers;
+    if (x->fastpath->no_xattrs)
+        return -ENOSYS; /* so it is asked once */
     if (in == NULL)
         return -EIO;
     int64_t got = fastpath->upper
@@ -142,7 +148,7 @@ int64_t um_answer_listxattr(struct um_exchange *x)
 
 /* ---- changes -------------------------------------------------------------------------------------------- */
 
-/* 0, or why an attribute of that name can't be changed. */
+/* Return 0, or the reason why an attribute of that name cannot be changed. */
 static int check_settable(const struct um_fastpath *fastpath, struct um_slice name)
 {
     if (is_layer(name))
@@ -172,15 +178,27 @@ static int64_t change(struct um_exchange *x, struct um_slice name, const void *v
     return -EIO;
 }
 
-/* Whether setting an ACL may take S_ISGID away, as chmod(2) does: who is of a group is looked up in /proc,
- * by Python. 1, 0, or an errno. */
+/* Return whether setting an ACL may remove S_ISGID, as chmod(2) does: Python finds the members of
+ * a group in /proc. 1, 0, or an errno. */
 static int may_lose_setgid(const struct um_exchange *x, struct um_slice name)
 {
     struct um_attr attr;
     if (!equals(name, UM_ACL_ACCESS) || x->header->uid == 0)
         return 0;
     int error = um_fastpath_node_attr(x->fastpath, x->header->nodeid, &attr);
-    return error ? error : (attr.mode & S_ISGID) && attr.gid != x->header->gid;
+    if (error != 0)
+        return error;
+    uint32_t group = um_id_shown(&x->fastpath->ids.groups, attr.gid);
+    return (attr.mode & S_ISGID) && group != x->header->gid;
+}
+
+/* The value as it is stored, in the room of the reply, which has no body. */
+static int take_value(struct um_exchange *x, struct um_slice name, const void *value, size_t size)
+{
+    if (size > UM_FUSE_MAX_WRITE)
+        return -E2BIG;
+    memcpy(x->out, value, size);
+    return um_acl_is_name(name) ? um_id_store_acl(&x->fastpath->ids, x->out, size) : 0;
 }
 
 int64_t um_answer_setxattr(struct um_exchange *x)
@@ -191,6 +209,8 @@ int64_t um_answer_setxattr(struct um_exchange *x)
     } in;
     struct um_slice name;
     size_t at = sizeof in;
+    if (x->fastpath->no_xattrs)
+        return -ENOSYS; /* so it is asked once */
     if (x->fastpath->upper == NULL)
         return UM_FORWARD;
     if (x->size < sizeof in || !um_exchange_take_name(x, &at, &name))
@@ -202,13 +222,16 @@ int64_t um_answer_setxattr(struct um_exchange *x)
     int loses = error ? error : may_lose_setgid(x, name);
     if (loses != 0)
         return loses < 0 ? loses : UM_FORWARD;
-    return change(x, name, x->body + at, in.size, (int)in.flags);
+    error = take_value(x, name, x->body + at, in.size);
+    return error ? error : change(x, name, x->out, in.size, (int)in.flags);
 }
 
 int64_t um_answer_removexattr(struct um_exchange *x)
 {
     struct um_slice name;
     size_t at = 0;
+    if (x->fastpath->no_xattrs)
+        return -ENOSYS; /* so it is asked once */
     if (x->fastpath->upper == NULL)
         return UM_FORWARD;
     if (!um_exchange_take_name(x, &at, &name))

@@ -10,7 +10,7 @@
 #define WINDOW_AFTER_JUMP (16u << 10)
 #define WINDOW_MAX (256u << 10)
 #define MAX_TARGET 4095u
-#define FIRST_NAMES 512u /* that a new index has room for */
+#define FIRST_NAMES 512u /* a new table has room for these */
 #define DEFAULT_MAX_STRINGS 0xffffffffull
 #define DEFAULT_MAX_ENTRIES (16ull << 20)
 
@@ -99,7 +99,7 @@ static int describe(struct um_indexer *ix, const struct um_tar_entry *entry,
     }
 }
 
-/* A directory entry over a directory changes its metadata and keeps its children. */
+/* Add a directory. Over another one it changes the metadata and keeps the children. */
 static int add_directory(struct um_indexer *ix, uint32_t name, const struct um_tar_entry *entry,
                          struct um_fault *fault)
 {
@@ -119,7 +119,7 @@ static int add_directory(struct um_indexer *ix, uint32_t name, const struct um_t
     return error;
 }
 
-/* The inode of a hard link: the target's, or an external one that is settled at the end. */
+/* Return the inode of a hard link: its target's, or an external one that is settled at the end. */
 static int link_inode(struct um_indexer *ix, const struct um_tar_entry *entry, uint32_t *inode,
                       struct um_fault *fault)
 {
@@ -133,7 +133,7 @@ static int link_inode(struct um_indexer *ix, const struct um_tar_entry *entry, u
     error = um_indexer_find_target(ix, inode, &nowhere);
     if (error != 0 || *inode != UM_NONE)
         return error;
-    /* It is kept as it was written: at the end, symlinks that come later count, too. */
+    /* Keep the target as written: at the end, symlinks that come later count, too. */
     struct um_indexer_inode external = {.flags = UM_INODE_EXTERNAL};
     error = um_index_path_split(entry->link, &ix->target);
     if (error == 0)
@@ -159,7 +159,7 @@ static int add_plain(struct um_indexer *ix, uint32_t name, const struct um_tar_e
     return error;
 }
 
-/* A whiteout of `hidden`, or the opaque mark of the directory where it is NULL. */
+/* Add a whiteout of `hidden`, or the opaque mark of the directory where `hidden` is NULL. */
 static int add_mark(struct um_indexer *ix, const struct um_slice *hidden, uint64_t header,
                     struct um_fault *fault)
 {
@@ -172,7 +172,7 @@ static int add_mark(struct um_indexer *ix, const struct um_slice *hidden, uint64
     return error;
 }
 
-/* Give the entry its name, making the directories on the way. */
+/* Give the entry its name, creating the directories on the way. */
 static int add_entry(struct um_indexer *ix, const struct um_tar_entry *entry, struct um_slice name,
                      uint16_t flags, struct um_fault *fault)
 {
@@ -187,8 +187,8 @@ static int add_entry(struct um_indexer *ix, const struct um_tar_entry *entry, st
                                            : add_plain(ix, number, entry, fault);
 }
 
-/* A file in the link store: links of this layer may lead to it, but it is not shown. The store is a
- * name of the root that no one else can have, so hiding each file in it hides nothing else. */
+/* Add a file of the link store: links of this layer may lead to it, but it is not shown. The store
+ * is a name of the root that nothing else can have, so hiding each file in it hides nothing else. */
 static int add_stored(struct um_indexer *ix, const struct um_tar_entry *entry,
                       struct um_fault *fault)
 {
@@ -204,7 +204,8 @@ static int add_stored(struct um_indexer *ix, const struct um_tar_entry *entry,
     return add_entry(ix, entry, path->parts[1], UM_NAME_HIDDEN, fault);
 }
 
-/* An entry whose path leads in a circle, or to what no name can be, has no place: it is left out. */
+/* Leave out an entry that has no place, because its path is a loop, or leads to an impossible
+ * name. */
 static int add_unresolved(struct um_indexer *ix, const struct um_tar_entry *entry,
                           struct um_fault *fault)
 {
@@ -275,9 +276,9 @@ static int on_entry(void *context, const struct um_tar_entry *entry, struct um_f
 
 /* ---- what the names come to at the end --------------------------------------------------------- */
 
-/* Let every name stand for what it stands for at the end, or for nothing. A directory that is named
- * only because marks stand in it is implied, unless something else has its name. Names come after
- * their directories, so one pass does it. */
+/* Decide for every name what it means at the end, if anything. A directory that is named only
+ * because marks are in it is implied, unless something else has its name. Names come after their
+ * directories, so one pass suffices. */
 static int finish_names(struct um_indexer *ix)
 {
     struct um_indexer_tables *t = &ix->tables;
@@ -355,8 +356,8 @@ int um_indexer_feed(struct um_indexer *ix, const void *data, size_t size, struct
     return um_tar_feed(ix->tar, data, size, fault);
 }
 
-/* Jump over what the parser does not want to see. True for a far jump: large files follow one
- * another, and reading a large window for one header would be waste. */
+/* Jump over bytes that the parser skips. True for a far jump: large files tend to be adjacent, and
+ * reading a large window for one header would be a waste. */
 static bool jump(struct um_indexer *ix, uint64_t length)
 {
     uint64_t skip = um_tar_skippable(ix->tar);
@@ -367,20 +368,20 @@ static bool jump(struct um_indexer *ix, uint64_t length)
     return skip >= FAR_JUMP;
 }
 
-/* Pass one window on; payload that lies within it is jumped over in memory. */
+/* Feed one window to the parser; payload within the window is skipped in memory. */
 static int scan_window(struct um_indexer *ix, size_t size, struct um_fault *fault)
 {
     size_t at = 0;
     while (at < size) {
         uint64_t skip = um_tar_skippable(ix->tar);
         if (skip >= size - at)
-            break; /* the rest of the window and perhaps more: jump() does it */
+            break; /* the rest of the window, and perhaps more: see jump() */
         if (skip != 0) {
             um_tar_skip(ix->tar, skip);
             at += (size_t)skip;
         }
-        /* Up to the next payload; a block at a time, because what may be skipped is known only
-         * once a header has been read. */
+        /* Go up to the next payload, one block at a time: how much may be skipped is known only
+         * after a header was read. */
         size_t piece = size - at < UM_TAR_BLOCK ? size - at : UM_TAR_BLOCK;
         int error = um_tar_feed(ix->tar, ix->window + at, piece, fault);
         if (error != 0)
@@ -425,7 +426,7 @@ int um_indexer_scan(struct um_indexer *ix, int fd, uint64_t offset, uint64_t len
     return 0;
 }
 
-/* Let go of what only adding needs. */
+/* Free what only adding needs. */
 static void free_lookups(struct um_indexer *ix)
 {
     um_numbers_clear(&ix->by_text);

@@ -1,19 +1,22 @@
 /*
- * index/format.h - a layer index on disk.
+ * index/format.h - the format of a layer index on disk.
  *
- * Purpose: the byte layout that index/builder.c writes and index/index.c reads; nothing else knows it. All
- * numbers are little-endian. docs/reference/index-format.md explains the choices.
+ * Purpose: define the byte layout that index/builder.c writes and index/index.c reads; nothing
+ * else knows it. All numbers are little-endian. docs/reference/index-format.md explains the
+ * choices.
  *
  *     header | inodes | dirents | links | externals | extents | xattrs | strings | sums
  *
- * Every section begins on a block of 4 KiB. A table holds as many whole records in a block as fit;
- * the rest of the block is zero; so no record straddles two blocks. The header has block 0 for
- * itself. `sums` holds one 64-bit checksum for every block between header and sums, in order; the
- * header holds the checksum of `sums` and one of itself. Opening reads header and sums; a block is checked when it is first touched.
+ * Every section begins on a block of 4 KiB. A block of a table holds as many whole records as fit,
+ * and zeros after them, so no record crosses a block boundary. The header has block 0 to itself.
+ * `sums` holds one 64-bit checksum for every block between header and sums, in order; the header
+ * holds the checksum of `sums` and one of itself. Opening an index reads header and sums; a block
+ * is verified at its first use.
  *
  * Inodes are numbered breadth first: record 0 is the root directory, a directory's number is
  * smaller than those of the directories in it, and the children of a directory are contiguous in
- * `dirents`, sorted bytewise. A directory therefore can't contain itself, whatever the file says.
+ * `dirents`, sorted bytewise. Therefore no file, however damaged, can make a directory contain
+ * itself.
  */
 #ifndef UM_INDEX_FORMAT_H
 #define UM_INDEX_FORMAT_H
@@ -24,7 +27,7 @@
 #define UM_INDEX_VERSION 2u
 #define UM_INDEX_BLOCK 4096u
 
-/* No index is larger: so the checksums and states of the blocks of one need 36 MiB at most. */
+/* No index is larger than this, which bounds its checksums and block states to 36 MiB. */
 #define UM_INDEX_MAX (16ull << 30)
 
 enum um_index_section {
@@ -63,14 +66,13 @@ struct um_index_disk_header {
 };
 _Static_assert(sizeof(struct um_index_disk_header) == 88 + 8 * 16 + 16, "header layout");
 
-#define UM_INODE_IMPLIED 0x0001u  /* a directory that its layer only mentions in longer paths */
+#define UM_INODE_IMPLIED 0x0001u  /* a directory that occurs only in paths of other entries */
 #define UM_INODE_OPAQUE 0x0002u   /* hides all children of the same directory below */
-#define UM_INODE_REPLACES 0x0004u /* a whiteout of the same name stands in the same layer */
+#define UM_INODE_REPLACES 0x0004u /* the same layer has a whiteout of its name */
 #define UM_INODE_SPARSE 0x0008u   /* data is a run of extents */
 #define UM_INODE_EXTERNAL 0x0010u /* a hard link to a name of the layers below; type bits are 0 */
 #define UM_INODE_DANGLING \
-    0x0020u /* with EXTERNAL: its own layer has a directory of that name, so
-                                   * that the link leads nowhere whatever is below */
+    0x0020u /* with EXTERNAL: its own layer has a directory of that name, so the link leads nowhere, whatever is below */
 
 /*              data                               size
  * file         offset of the payload in the tar   bytes
@@ -81,7 +83,7 @@ _Static_assert(sizeof(struct um_index_disk_header) == 88 + 8 * 16 + 16, "header 
  * external     offset in strings of the target    bytes
  */
 struct um_index_disk_inode {
-    uint8_t mode[2];  /* type and permissions */
+    uint8_t mode[2]; /* type and permissions */
     uint8_t flags[2]; /* UM_INODE_… */
     uint8_t uid[4];
     uint8_t gid[4];
@@ -95,7 +97,7 @@ struct um_index_disk_inode {
 _Static_assert(sizeof(struct um_index_disk_inode) == 48, "inode layout");
 
 struct um_index_disk_dirent {
-    uint8_t name[4];  /* offset in strings */
+    uint8_t name[4]; /* offset in strings */
     uint8_t inode[4]; /* 0 for a whiteout */
     uint8_t name_size[2];
     uint8_t type; /* DT_… of readdir(3); DT_WHT a whiteout; DT_UNKNOWN an external link */
@@ -126,20 +128,20 @@ struct um_index_disk_xattr {
 };
 _Static_assert(sizeof(struct um_index_disk_xattr) == 16, "xattr layout");
 
-/* Checksum of `size` bytes. It finds accidents (a flipped bit, a lost page); it is no defence
- * against somebody who writes the file: for that, every record is checked too. */
+/* Compute the checksum of `size` bytes. It detects accidents (a flipped bit, a lost page), but no
+ * attacker who writes the file: against that, every record is validated as well. */
 uint64_t um_index_checksum(const void *data, size_t size);
 
-/* Bytes of a record of a section; 1 for strings, 8 for sums. */
+/* Return the size of a record of a section: 1 for strings, 8 for sums. */
 size_t um_index_record_size(enum um_index_section section);
 
-/* Whole records in a block. */
+/* Return how many whole records fit into a block. */
 static inline uint64_t um_index_per_block(size_t record_size)
 {
     return UM_INDEX_BLOCK / record_size;
 }
 
-/* Blocks that `count` records need. */
+/* Return how many blocks `count` records need. */
 static inline uint64_t um_index_blocks(uint64_t count, size_t record_size)
 {
     uint64_t per_block = um_index_per_block(record_size);

@@ -18,8 +18,8 @@ int um_indexer_join_target(struct um_indexer *ix, struct um_indexer_inode *inode
     return 0;
 }
 
-/* The inode that the target of a hard link, split, means in this layer now, through symlinks on its way:
- * UM_NONE, with *nowhere where it is a directory, or where the way leads nowhere. */
+/* Return the inode that the split target of a hard link has in this layer now, through symlinks on
+ * its way: UM_NONE, with *nowhere where it is a directory, or where the path leads nowhere. */
 int um_indexer_find_target(struct um_indexer *ix, uint32_t *inode, bool *nowhere)
 {
     *inode = UM_NONE;
@@ -32,19 +32,19 @@ int um_indexer_find_target(struct um_indexer *ix, uint32_t *inode, bool *nowhere
     return error == -ELOOP ? 0 : error;
 }
 
-/* Follow external inodes from `inode` to what they stand for at the end of the layer. `chain`
- * collects the inodes passed, so that each is settled once. */
+/* A chain collects the external inodes that are passed on the way to what they mean at the end of
+ * the layer, so that each is settled once. */
 struct chain {
     uint32_t *inodes;
     size_t n, capacity;
 };
 
-/* What an external inode's target means at the end. Where this layer has nothing there, the layers below
- * are asked for where its own symlinks lead. */
+/* Find what the target of an external inode means at the end. Where this layer has nothing there,
+ * the link is looked up in the layers below, at the path that this layer's symlinks lead to. */
 static int step(struct um_indexer *ix, uint32_t inode, uint32_t *next, bool *nowhere)
 {
     struct um_indexer_inode *from = &ix->tables.inodes[inode];
-    um_autofree uint8_t *text = malloc(from->size + 1); /* the strings move when some are added */
+    um_autofree uint8_t *text = malloc(from->size + 1); /* appending to the strings moves them */
     if (text == NULL)
         return -ENOMEM;
     memcpy(text, ix->tables.strings + from->data, from->size);
@@ -57,8 +57,8 @@ static int step(struct um_indexer *ix, uint32_t inode, uint32_t *next, bool *now
     return error;
 }
 
-/* The chain has come back to `at`. Every link of the circle looks below for its own target; those
- * that led to it mean what `at` means, and stay in the chain. */
+/* Close a loop: the chain has come back to `at`. Each link of the loop looks in the layers below
+ * for its own target. Links that led into the loop mean what `at` means, and stay in the chain. */
 static uint32_t close_circle(struct chain *chain, uint32_t at, uint32_t *settled)
 {
     uint32_t inode;
@@ -69,8 +69,8 @@ static uint32_t close_circle(struct chain *chain, uint32_t at, uint32_t *settled
     return at;
 }
 
-/* `settled[i]`: what external inode i stands for: itself where it stays external. UM_NONE while
- * it is not known, UM_NONE - 1 while its chain is being followed. */
+/* Settle the external inode `start`. settled[i] is the inode that i means: itself where it stays
+ * external, UM_NONE while that is unknown, UM_NONE - 1 while its chain is followed. */
 static int settle(struct um_indexer *ix, uint32_t start, uint32_t *settled, struct chain *chain)
 {
     const uint32_t following = UM_NONE - 1;

@@ -12,7 +12,7 @@
 #include "index/format.h"
 #include "system/read_at.h"
 
-/* A mapping of this size or less may stay resident as a whole. */
+/* A mapping of at most this size may stay resident as a whole. */
 #define SMALL_MAPPING ((size_t)4 << 20)
 
 enum block_state { BLOCK_UNSEEN, BLOCK_GOOD, BLOCK_BAD };
@@ -24,7 +24,8 @@ struct section {
     uint32_t per_block;
 };
 
-/* Magic numbers that <linux/magic.h> lacks: local file systems, from their own sources. */
+/* <linux/magic.h> lacks these magic numbers of local file systems; they are from the sources of
+ * these. */
 #define MAGIC_ZFS 0x2fc12fc1
 #define MAGIC_BCACHEFS 0xca451a4e
 
@@ -38,9 +39,9 @@ union record {
 
 struct um_index {
     uint8_t
-        *map; /* of the file; or memory of its own, which gets a block when it is first touched */
+        *map; /* of the file; or the index's own memory, which gets each block at its first use */
     size_t map_size;
-    int fd; /* of an index that is copied: where its blocks come from; else -1 */
+    int fd; /* of an index that is copied: the source of its blocks; else -1 */
     pthread_mutex_t filling; /* one thread copies a block at a time */
     struct section sections[UM_SECTION_COUNT];
     struct um_index_info info;
@@ -156,7 +157,8 @@ static bool valid_record(const struct um_index *index, enum um_index_section sec
     return true;
 }
 
-/* Load a record once: what is checked afterwards is what is used, whatever the file becomes. */
+/* Load a record once, so that the bytes that are used are those that were checked, even if the
+ * file changes. */
 static void load_record(const uint8_t *at, size_t size, union record *record)
 {
     memcpy(record, at, size);
@@ -188,13 +190,13 @@ static bool sum_fits(const struct um_index *index, uint64_t block, const uint8_t
            um_load64(index->map + index->n_blocks * UM_INDEX_BLOCK + (block - 1) * 8);
 }
 
-/* Bytes of the file, all of them: -EBADMSG where it is shorter than it was. */
+/* Read bytes of the file, all of them. -EBADMSG where it has become shorter. */
 static int read_file(int fd, uint64_t offset, void *buffer, size_t size)
 {
     return um_read_all_at(fd, offset, buffer, size, -EBADMSG);
 }
 
-/* Let a block be in memory of our own. Nobody reads it there before its state is BLOCK_GOOD. */
+/* Copy a block into the index's own memory, where nobody reads it before its state is BLOCK_GOOD. */
 static int fill_block(struct um_index *index, uint64_t block)
 {
     uint8_t *at = index->map + block * UM_INDEX_BLOCK;
@@ -203,7 +205,7 @@ static int fill_block(struct um_index *index, uint64_t block)
         error = -EBADMSG;
     if (error == 0)
         atomic_store_explicit(&index->states[block], BLOCK_GOOD, memory_order_release);
-    return error; /* a block that could not be had is asked for again: the next time it may */
+    return error; /* a block that could not be read is tried again at its next use */
 }
 
 static int need_copy(struct um_index *index, uint64_t block)
@@ -224,7 +226,7 @@ static int check_sum(struct um_index *index, uint64_t block)
     return good ? 0 : -EBADMSG;
 }
 
-/* Let the bytes of a block be there and their checksum right. */
+/* Make sure that the bytes of a block are present and their checksum is right. */
 static inline int need_block(struct um_index *index, uint64_t block)
 {
     if (block == 0 || block >= index->n_blocks)
@@ -239,7 +241,7 @@ static inline int need_block(struct um_index *index, uint64_t block)
     }
 }
 
-/* Look at a block as it is in the file now, checksum and records. */
+/* Verify a block as it is in the file now, checksum and records. */
 static int verify_block(const struct um_index *index, enum um_index_section which, uint64_t block)
 {
     uint8_t bytes[UM_INDEX_BLOCK];
@@ -334,8 +336,9 @@ static void read_info(struct um_index *index, const struct um_index_disk_header 
 
 /* ---- mapping or copying -------------------------------------------------------------------------- */
 
-/* Whether the file system keeps its files on this machine: on others somebody else can truncate, or
- * the bytes can become unreadable. */
+/* Return whether the file system keeps its files on this machine. On others somebody else may
+ * truncate a file, or its bytes may become unreadable, and both would kill a process that has it
+ * mapped. */
 static bool is_local(int fd)
 {
     struct statfs st;
@@ -359,8 +362,8 @@ static bool is_local(int fd)
     }
 }
 
-/* Whether nobody but this user and root can change the file. An ACL that lets somebody write shows in
- * the bits of the group. */
+/* Return whether only this user and root can change the file. An ACL that lets others write shows
+ * in the bits of the group. */
 static bool is_ours(int fd, const struct stat *st)
 {
     bool owner = st->st_uid == geteuid() || st->st_uid == 0;
@@ -377,7 +380,7 @@ static int map_pages(struct um_index *index, int protection, int flags, int fd,
     return 0;
 }
 
-/* Memory for the whole file, of which only what is touched is ever there. */
+/* Reserve memory for the whole file; only blocks that are used become resident. */
 static int make_copy(struct um_index *index, int fd, struct um_fault *fault)
 {
     if (index->map_size > UM_INDEX_COPY_MAX)
@@ -440,7 +443,7 @@ int um_index_open(int fd, struct um_index **out, struct um_fault *fault)
     if (index == NULL)
         return -ENOMEM;
     index->fd = -1;
-    pthread_mutex_init(&index->filling, NULL); /* of the default kind it can't fail */
+    pthread_mutex_init(&index->filling, NULL); /* the default kind cannot fail */
     int error = load(fd, index, fault);
     if (error != 0) {
         um_index_close(index);
@@ -473,8 +476,8 @@ uint64_t um_index_copied(const struct um_index *index)
     return index->fd < 0 ? 0 : index->map_size;
 }
 
-/* Pages stay valid for other threads: a private read-only mapping of a file faults in again. A copy
- * would be lost. */
+/* Pages stay valid for other threads, as a private read-only mapping of a file is paged in again.
+ * A copy would be lost, so it stays. */
 void um_index_trim(struct um_index *index)
 {
     if (index->fd < 0 && index->map_size > SMALL_MAPPING)
@@ -499,7 +502,7 @@ int um_index_verify(struct um_index *index, struct um_fault *fault)
 
 /* ---- records ------------------------------------------------------------------------------------ */
 
-/* A record, loaded and checked. */
+/* Load a record and check it. */
 static int need_record(struct um_index *index, enum um_index_section which, uint32_t number,
                        union record *record)
 {

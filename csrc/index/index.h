@@ -1,23 +1,24 @@
 /*
- * index/index.h - a layer index: mapped or, where others can change it, copied.
+ * index/index.h - a layer index that is open: mapped, or copied where others can change it.
  *
- * Purpose: hand out the records of an index as checked values. Opening verifies the header, every
- * section's place and the table of checksums: no work that depends on the entries but reading 8
- * bytes for each 4 KiB. The checksum of a block is verified once, when it is first touched; a record
- * is loaded once at each use, and its numbers are checked then: what the file becomes meanwhile does
- * not matter. What a function here returns can be used without further checks.
+ * Purpose: return the records of an index as checked values. Opening verifies the header, the
+ * place of every section and the table of checksums; its only work that grows with the layer is
+ * reading 8 bytes for each 4 KiB. The checksum of a block is verified at its first use. A record
+ * is loaded once for each use, and its numbers are checked then, so concurrent changes of the file
+ * do no harm. Results of the functions here can be used without further checks.
  *
  * An index that only this user and root can write to, on a local file system, is mapped. Any other
- * is copied into memory, block by block, at the first touch of each: neither a later write nor a
- * truncation reaches what was copied, and no page of it is ever a file's. A copy costs memory for what
- * was looked at, and at most UM_INDEX_COPY_MAX.
+ * is copied into memory, block by block at the first use of each: neither a later write nor a
+ * truncation affects what was copied, and no page is shared with the file. A copy takes memory for
+ * the blocks that were used, at most UM_INDEX_COPY_MAX.
  *
- * Errors: -EBADMSG, the index is damaged (the caller rebuilds it: an index is derived data); of an
- * index that is copied also the errno of reading it, and -EBADMSG where it has become shorter.
+ * Errors: -EBADMSG where the index is damaged (the caller rebuilds it: an index is derived data).
+ * An index that is copied also has the errors of reading, and -EBADMSG where the file has become
+ * shorter.
  * Ownership: an index owns its mapping, not the descriptor it was opened from. Slices are borrowed
  * from the mapping and live as long as the index.
- * Threads: an open index may be used by any number of threads; the states of its blocks are
- * atomics, and verifying a block twice is harmless. Copying a block is done under a lock.
+ * Threads: any number of threads may use an open index. The states of its blocks are atomics, and
+ * verifying a block twice is harmless. Copying a block happens under a lock.
  */
 #ifndef UM_INDEX_H
 #define UM_INDEX_H
@@ -26,7 +27,7 @@
 
 #define UM_INDEX_NONE UINT32_MAX
 
-/* What one index that others can change may make a process hold: that of seven million files. */
+/* This is the most memory that the copy of one index may take: that of seven million files. */
 #define UM_INDEX_COPY_MAX (512u << 20)
 
 /* cffi: begin */
@@ -37,20 +38,21 @@ struct um_index_info {
     uint64_t inodes, dirents, links, externals;
     uint64_t files, file_bytes, directories, whiteouts, opaques;
     uint64_t acls; /* xattrs that are POSIX ACLs, each set counted once */
-    uint64_t unresolved; /* entries that have no place (um_indexer_unresolved) */
+    uint64_t unresolved; /* entries without a place (um_indexer_unresolved) */
 };
 
-/* Map (or copy) and check the index in `fd`. 0; -EBADMSG damaged; -ESTALE another format version;
+/* Map or copy the index in `fd` and check it. 0; -EBADMSG damaged; -ESTALE another format version;
  * -EFBIG too large; or the errno of mmap, fstat or reading. The caller owns *out. */
 int um_index_open(int fd, struct um_index **out, struct um_fault *fault);
 void um_index_close(struct um_index *index);
 void um_index_get_info(const struct um_index *index, struct um_index_info *info);
 
-/* Bytes of memory that an index may come to hold because it is copied; 0 where it is mapped. */
+/* Return how much memory an index may come to take because it is copied; 0 where it is mapped. */
 uint64_t um_index_copied(const struct um_index *index);
 
-/* Verify every block and record as it is in the file now, as `check` does; what was copied stays. 0,
- * -EBADMSG or, of an index that is copied, the errno of reading, with fault->offset in the index file. */
+/* Verify every block and record of the file as it is now, for `check`; blocks that were copied
+ * stay. 0, -EBADMSG or, for an index that is copied, the errno of reading, with fault->offset in
+ * the index file. */
 int um_index_verify(struct um_index *index, struct um_fault *fault);
 /* cffi: end */
 
@@ -67,7 +69,7 @@ struct um_inode {
     uint32_t parent, own; /* directory: parent inode and own dirent (UM_INDEX_NONE for the root) */
     uint32_t major, minor;
     struct um_slice target; /* symlink; external link: normalised path without leading slash */
-    /* Of a file of a live directory (layer/layer.h); an index has none of these: */
+    /* Only files of a live directory (layer/layer.h) have these, not an index: */
     int64_t atime, ctime;
     uint32_t atime_nsec, ctime_nsec;
     uint64_t blocks;
@@ -92,15 +94,15 @@ struct um_index_xattr {
     bool last;
 };
 
-/* Let go of the pages of a large mapped index that are resident; they stay in the page cache, and
- * come back when they are touched. May be called at any time, by any thread. */
+/* Release the resident pages of a large mapped index. They stay in the page cache, and come back
+ * when they are used. Any thread may call this at any time. */
 void um_index_trim(struct um_index *index);
 
 int um_index_inode(struct um_index *index, uint32_t number, struct um_inode *inode);
 int um_index_dirent(struct um_index *index, uint32_t number, struct um_dirent *dirent);
 
-/* Binary search for `name` among the children of `directory` (a directory's record number).
- * 0 with *number and *dirent; -ENOENT; -ENOTDIR; -EBADMSG. */
+/* Search the children of `directory`, a record number, for `name` (a binary search). 0 with
+ * *number and *dirent; -ENOENT; -ENOTDIR; -EBADMSG. */
 int um_index_find(struct um_index *index, uint32_t directory, struct um_slice name,
                   uint32_t *number, struct um_dirent *dirent);
 
@@ -109,7 +111,8 @@ int um_index_xattr(struct um_index *index, uint32_t number, struct um_index_xatt
 int um_index_link(struct um_index *index, uint32_t number, struct um_index_link *link);
 int um_index_external(struct um_index *index, uint32_t number, struct um_index_link *link);
 
-/* The first record of `links` whose inode is >= `inode`; the number of records when none is. */
+/* Find the first record of `links` whose inode is >= `inode`, or the number of records where there
+ * is none. */
 int um_index_links_from(struct um_index *index, uint32_t inode, uint32_t *number);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * index/indexer.h - what the files that make an index share. Each file uses those below it:
+ * index/indexer.h - declarations that the files of the indexer share. Each uses those below it:
  *
  *   builder.c      entries of a tar; opening and finishing
  *   hard_links.c   links to names that come later, or never
@@ -23,26 +23,26 @@
 #define MAX_COMPONENT 255u
 #define MAX_PATH_BYTES 65535u
 
-/* A set of xattrs that was seen. */
+/* A set of xattrs that occurred in the layer. */
 struct um_indexer_xattr_set {
     uint64_t hash;  /* the key: of its names and values */
     uint32_t first; /* its first record + 1 */
 };
 
-/* A path split and clamped; the array grows as needed and is used again for the next path. */
+/* A path, split and clamped; the array grows as needed, and is reused for the next path. */
 struct um_index_path {
     struct um_slice *parts;
     size_t n, capacity;
 };
 
-/* Where a path leads through symlinks; used again for the next one. */
+/* The state of following a path through symlinks; reused for the next one. */
 struct um_index_way {
     struct um_index_path pending; /* the parts to come, the next one last */
     struct um_index_path walked;
     uint32_t *
-        directories; /* the directory before each part of `walked`, or UM_NONE: not in this layer */
+        directories; /* the directory before each part of `walked`, or UM_NONE where it is not in this layer */
     size_t capacity;
-    uint32_t at; /* the directory behind them */
+    uint32_t at; /* the directory after them */
     unsigned links; /* followed so far */
     size_t used; /* of: */
     uint8_t *targets; /* of the links: MAX_FOLLOWED bytes */
@@ -63,71 +63,75 @@ struct um_indexer {
     uint32_t window_size;
 };
 
-/* A directory that no entry of the layer is. */
+/* A directory that has no entry in the layer. */
 extern const struct um_indexer_inode um_indexer_implied_directory;
 
 /* ---- index/tables.c ---------------------------------------------------------------- */
 
-/* Whether `more` bytes fit among the strings: 0, or -EFBIG. */
+/* Check that `more` bytes fit into the strings: 0, or -EFBIG. */
 int um_indexer_check_strings(const struct um_indexer *ix, size_t more, uint64_t header,
                              struct um_fault *fault);
-/* Keep a text among the strings: 0 with its *offset, -EFBIG, -ENOBUFS. */
+/* Append a text to the strings: 0 with its *offset, -EFBIG, -ENOBUFS. */
 int um_indexer_add_string(struct um_indexer *ix, struct um_slice text, uint32_t *offset,
                           uint64_t header, struct um_fault *fault);
-/* The number of the name `text` in `parent`; UM_NONE where there is none. */
+/* Return the number of the name `text` in `parent`; UM_NONE where there is none. */
 uint32_t um_indexer_find_name(const struct um_indexer *ix, uint32_t parent, struct um_slice text);
-/* A new record: 0 with its *number, -E2BIG, -ENOBUFS. */
+/* Append a record: 0 with its *number, -E2BIG, -ENOBUFS. */
 int um_indexer_new_name(struct um_indexer *ix, struct um_indexer_name name, uint32_t *number,
                         uint64_t header, struct um_fault *fault);
 int um_indexer_new_inode(struct um_indexer *ix, const struct um_indexer_inode *inode,
                          uint32_t *number, uint64_t header, struct um_fault *fault);
-/* The name `text` in `parent`, made (standing for nothing yet) where it is new. */
+/* Return the name `text` in `parent`, creating it (with no inode yet) where it is new. */
 int um_indexer_intern_name(struct um_indexer *ix, uint32_t parent, struct um_slice text,
                            uint32_t *number, uint64_t header, struct um_fault *fault);
-/* The inode that a name in a directory which is there stands for; UM_NONE where it is none. */
+/* Return the inode of a name in a directory that exists; UM_NONE where it has none. */
 uint32_t um_indexer_inode_of(const struct um_indexer_tables *t, uint32_t number);
-/* Whether the name stands for a directory. */
+/* Return whether the name is a directory. */
 bool um_indexer_is_directory(const struct um_indexer_tables *t, uint32_t number);
-/* Let the name stand for another inode; what was in it, if it was a directory, is lost. */
+/* Bind the name to another inode. If it was a directory, its content is lost. */
 void um_indexer_bind(struct um_indexer_tables *t, uint32_t number, uint32_t inode);
 
 /* ---- index/layer_path.c ------------------------------------------------------------ */
 
-/* Rule 1 of docs/explanation/layers.md: split, drop "" and ".", let ".." drop what is before it. */
+/* Split a path by rule 1 of docs/explanation/layers.md: drop "" and ".", and let ".." drop the
+ * part before it. */
 int um_index_path_split(struct um_slice text, struct um_index_path *path);
-/* Rule 6: let the first `n` parts of a path be those of the directory to which they lead, through
- * symlinks of this layer as they stand now. -ELOOP where they lead in a circle, or to what can't be. */
+/* Apply rule 6: replace the first `n` parts of a path by those of the directory that they lead to,
+ * through symlinks of this layer as they are now. -ELOOP where they form a loop, or lead to an
+ * impossible name. */
 int um_indexer_follow_links(struct um_indexer *ix, struct um_index_path *path, size_t n);
-/* Descend to the directory of the first `n` parts, making implied directories on the way. */
+/* Descend to the directory of the first `n` parts, creating implied directories on the way. */
 int um_indexer_enter(struct um_indexer *ix, const struct um_index_path *path, size_t n,
                      uint32_t *directory, uint64_t header, struct um_fault *fault);
-/* As enter, but only name the directories: a mark makes none of what is none (finish_names). */
+/* Do the same, but only create names: a mark does not create the directory that it is in
+ * (finish_names). */
 int um_indexer_enter_marked(struct um_indexer *ix, const struct um_index_path *path, size_t n,
                             uint32_t *directory, uint64_t header, struct um_fault *fault);
-/* The inode that a hard link's target names in this layer now. UM_NONE where there is none;
- * *directory says that there is a directory. */
+/* Return the inode that the target of a hard link has in this layer now, UM_NONE where there is
+ * none; *directory says that it is a directory. */
 uint32_t um_indexer_resolve(const struct um_indexer *ix, const struct um_index_path *path,
                             bool *directory);
-/* What the parts of a path mean together: the kind of the last one, or LEFTOVER where one before
- * it is a whiteout of any kind, because then the entry is not shown. */
+/* Classify a path: the kind of its last part, or LEFTOVER where an earlier part is a whiteout of
+ * any kind, because the entry is not shown then. */
 int um_index_path_classify(const struct um_index_path *path, enum um_whiteout_kind *kind,
                            struct um_slice *hidden, uint64_t header, struct um_fault *fault);
 
 /* ---- index/xattr_sets.c ------------------------------------------------------------ */
 
-/* The set of the entry's xattrs, shared with earlier entries that have the same. */
+/* Return the set of the entry's xattrs, shared with earlier entries that have the same. */
 int um_indexer_intern_xattrs(struct um_indexer *ix, const struct um_tar_entry *entry, uint32_t *set,
                              struct um_fault *fault);
 
 /* ---- index/hard_links.c ------------------------------------------------------------ */
 
-/* Keep the target of a link, as its parts joined, among the strings, for `inode`. */
+/* Append the target of a link, its parts joined, to the strings, for `inode`. */
 int um_indexer_join_target(struct um_indexer *ix, struct um_indexer_inode *inode, uint64_t header,
                            struct um_fault *fault);
-/* The inode that the target of a hard link, split, means in this layer now, through symlinks on its way:
- * UM_NONE, with *nowhere where it is a directory, or where the way leads nowhere. */
+/* Return the inode that the split target of a hard link has in this layer now, through symlinks on
+ * its way: UM_NONE, with *nowhere where it is a directory, or where the path leads nowhere. */
 int um_indexer_find_target(struct um_indexer *ix, uint32_t *inode, bool *nowhere);
-/* At the end: let links to names that came later, or changed, stand for what these are now. */
+/* Settle links at the end: those to names that came later, or changed, get the inode that the name
+ * has now. */
 int um_indexer_settle_links(struct um_indexer *ix);
 
 #endif

@@ -2,8 +2,8 @@
 
 #include "index/indexer.h"
 
-#define MAX_FOLLOWED 16384u /* bytes of their targets together: so they cost no more than a name */
-#define MAX_LINKS 40u /* symlinks on the way to one name; as the kernel follows (MAXSYMLINKS) */
+#define MAX_FOLLOWED 16384u /* bytes of all targets together: so links cost no more than a name */
+#define MAX_LINKS 40u /* symlinks on the way to one name, as in the kernel (MAXSYMLINKS) */
 
 static int push_part(struct um_index_path *path, struct um_slice part)
 {
@@ -14,7 +14,8 @@ static int push_part(struct um_index_path *path, struct um_slice part)
     return error;
 }
 
-/* Rule 1 of docs/explanation/layers.md: split, drop "" and ".", let ".." drop what is before it. */
+/* Split a path by rule 1 of docs/explanation/layers.md: drop "" and ".", and let ".." drop the
+ * part before it. */
 int um_index_path_split(struct um_slice text, struct um_index_path *path)
 {
     path->n = 0;
@@ -37,7 +38,8 @@ int um_index_path_split(struct um_slice text, struct um_index_path *path)
     return 0;
 }
 
-/* The symlink of this layer that a name in the directory `at` is now; UM_NONE where it is none. */
+/* Return the symlink of this layer that a name in the directory `at` is now; UM_NONE where it is
+ * none. */
 static uint32_t symlink_at(const struct um_indexer_tables *t, uint32_t at, uint32_t name)
 {
     if (at == UM_NONE || name == UM_NONE || !um_indexer_is_directory(t, at))
@@ -46,7 +48,7 @@ static uint32_t symlink_at(const struct um_indexer_tables *t, uint32_t at, uint3
     return inode != UM_NONE && S_ISLNK(t->inodes[inode].mode) ? inode : UM_NONE;
 }
 
-/* Whether the way to the first `n` parts leads through a symlink: mostly not. */
+/* Return whether the way to the first `n` parts leads through a symlink; mostly it does not. */
 static bool leads_through_link(const struct um_indexer *ix, const struct um_index_path *path,
                                size_t n)
 {
@@ -62,7 +64,7 @@ static bool leads_through_link(const struct um_indexer *ix, const struct um_inde
     return false;
 }
 
-/* Put the parts of a target, which may climb, in front of what is pending (the next one is last). */
+/* Put the parts of a target, including "..", before the pending ones (the next one is last). */
 static int push_target(struct um_index_path *pending, struct um_slice target)
 {
     const uint8_t *start = target.data, *end = target.data + target.size;
@@ -80,7 +82,8 @@ static int push_target(struct um_index_path *pending, struct um_slice target)
     return 0;
 }
 
-/* Go on with the target of a symlink. Its text is copied: the strings move when names are added. */
+/* Continue with the target of a symlink. Its text is copied, because the strings move when names
+ * are added. */
 static int follow_link(struct um_indexer *ix, uint32_t inode)
 {
     const struct um_indexer_inode *link = &ix->tables.inodes[inode];
@@ -108,7 +111,7 @@ static int push_walked(struct um_index_way *way, struct um_slice part)
     return push_part(&way->walked, part);
 }
 
-/* Take the next of the pending parts. */
+/* Take the next pending part. */
 static int take_part(struct um_indexer *ix)
 {
     struct um_index_way *way = &ix->way;
@@ -127,7 +130,7 @@ static int take_part(struct um_indexer *ix)
     return error;
 }
 
-/* -ELOOP where a way that symlinks lead has parts that no name may have. */
+/* Check a path that symlinks led to: -ELOOP where a part is an impossible name. */
 static int check_walked(const struct um_index_path *walked)
 {
     size_t bytes = 0;
@@ -153,8 +156,9 @@ static int begin_way(struct um_index_way *way, const struct um_index_path *path)
     return error;
 }
 
-/* Rule 6: let the first `n` parts of a path be those of the directory to which they lead, through
- * symlinks of this layer as they stand now. -ELOOP where they lead in a circle, or to what can't be. */
+/* Apply rule 6: replace the first `n` parts of a path by those of the directory that they lead to,
+ * through symlinks of this layer as they are now. -ELOOP where they form a loop, or lead to an
+ * impossible name. */
 int um_indexer_follow_links(struct um_indexer *ix, struct um_index_path *path, size_t n)
 {
     struct um_index_way *way = &ix->way;
@@ -176,7 +180,7 @@ int um_indexer_follow_links(struct um_indexer *ix, struct um_index_path *path, s
     return 0;
 }
 
-/* Descend to the directory of the first `n` parts, making implied directories on the way. */
+/* Descend to the directory of the first `n` parts, creating implied directories on the way. */
 int um_indexer_enter(struct um_indexer *ix, const struct um_index_path *path, size_t n,
                      uint32_t *directory, uint64_t header, struct um_fault *fault)
 {
@@ -197,7 +201,8 @@ int um_indexer_enter(struct um_indexer *ix, const struct um_index_path *path, si
     return 0;
 }
 
-/* As um_indexer_enter, but only name the directories: a mark makes none of what is none (finish_names). */
+/* Do the same, but only create names: a mark does not create the directory that it is in
+ * (finish_names). */
 int um_indexer_enter_marked(struct um_indexer *ix, const struct um_index_path *path, size_t n,
                             uint32_t *directory, uint64_t header, struct um_fault *fault)
 {
@@ -212,8 +217,8 @@ int um_indexer_enter_marked(struct um_indexer *ix, const struct um_index_path *p
     return 0;
 }
 
-/* The inode that a hard link's target names in this layer now. UM_NONE where there is none;
- * *directory says that there is a directory. */
+/* Return the inode that the target of a hard link has in this layer now, UM_NONE where there is
+ * none; *directory says that it is a directory. */
 uint32_t um_indexer_resolve(const struct um_indexer *ix, const struct um_index_path *path,
                             bool *directory)
 {
@@ -230,8 +235,8 @@ uint32_t um_indexer_resolve(const struct um_indexer *ix, const struct um_index_p
     return *directory ? UM_NONE : um_indexer_inode_of(&ix->tables, at);
 }
 
-/* What the parts of a path mean together: the kind of the last one, or LEFTOVER where one before
- * it is a whiteout of any kind, because then the entry is not shown. */
+/* Classify a path: the kind of its last part, or LEFTOVER where an earlier part is a whiteout of
+ * any kind, because the entry is not shown then. */
 int um_index_path_classify(const struct um_index_path *path, enum um_whiteout_kind *kind,
                            struct um_slice *hidden, uint64_t header, struct um_fault *fault)
 {

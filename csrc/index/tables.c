@@ -39,7 +39,7 @@ static uint32_t hash_name(const struct um_indexer *ix, uint32_t parent, struct u
     return (uint32_t)um_hash_keyed(&ix->key, parent, text);
 }
 
-/* The place of the name in the table, or the empty one where it belongs. */
+/* Return the place of the name in the table, or the empty one where it belongs. */
 static size_t find_place(const struct um_indexer *ix, uint32_t parent, struct um_slice text,
                          uint32_t hash)
 {
@@ -60,7 +60,7 @@ uint32_t um_indexer_find_name(const struct um_indexer *ix, uint32_t parent, stru
     return um_numbers_at(&ix->by_text, find_place(ix, parent, text, hash));
 }
 
-/* Let the last name be found, whose place is `at`, and leave room for another one. */
+/* Enter the last name, whose place is `at`, into the table, and reserve room for another one. */
 static int keep_place(struct um_indexer *ix, size_t at)
 {
     const struct um_indexer_tables *t = &ix->tables;
@@ -108,7 +108,7 @@ int um_indexer_new_inode(struct um_indexer *ix, const struct um_indexer_inode *i
     return 0;
 }
 
-/* The name `text` in `parent`, made (standing for nothing yet) where it is new. */
+/* Return the name `text` in `parent`, creating it (with no inode yet) where it is new. */
 int um_indexer_intern_name(struct um_indexer *ix, uint32_t parent, struct um_slice text,
                            uint32_t *number, uint64_t header, struct um_fault *fault)
 {
@@ -125,7 +125,7 @@ int um_indexer_intern_name(struct um_indexer *ix, uint32_t parent, struct um_sli
     return error ? error : keep_place(ix, at);
 }
 
-/* The inode that a name in a directory which is there stands for; UM_NONE where it is none. */
+/* Return the inode of a name in a directory that exists; UM_NONE where it has none. */
 uint32_t um_indexer_inode_of(const struct um_indexer_tables *t, uint32_t number)
 {
     const struct um_indexer_name *name = &t->names[number];
@@ -138,7 +138,7 @@ bool um_indexer_is_directory(const struct um_indexer_tables *t, uint32_t number)
     return inode != UM_NONE && S_ISDIR(t->inodes[inode].mode);
 }
 
-/* Let the name stand for another inode; what was in it, if it was a directory, is lost. */
+/* Bind the name to another inode. If it was a directory, its content is lost. */
 void um_indexer_bind(struct um_indexer_tables *t, uint32_t number, uint32_t inode)
 {
     struct um_indexer_name *name = &t->names[number];

@@ -1,11 +1,10 @@
 /*
- * index/tables.h - a layer in memory while its index is made; private to index/builder.c and
- * index/writer.c.
+ * index/tables.h - a layer in memory while its index is built; private to index/.
  *
- * A *name* is a node of the layer's directory tree; an *inode* is what one or more names stand
- * for. Both are numbered in the order in which they came; index/writer.c gives them their final
- * order. Memory is proportional to the entries and counted (base/budget.h), including what index/writer.c will
- * need; the bytes of xattrs are in a spool, which needs none.
+ * A *name* is a node of the layer's directory tree. An *inode* has one or more names. Both are
+ * numbered in the order in which they came; index/writer.c gives them their final order. Memory is
+ * proportional to the entries and counted (base/budget.h), including what index/writer.c will
+ * need. The bytes of xattrs are in a spool.
  *
  * Ownership: struct um_indexer_tables owns its arrays. Threads: one at a time.
  */
@@ -19,15 +18,15 @@
 
 #define UM_NONE UINT32_MAX
 
-#define UM_NAME_WHITED 1u  /* a whiteout of this name stands in the layer */
-#define UM_NAME_OPAQUED 2u /* an opaque mark stands in the directory of this name */
-#define UM_NAME_CARRIES 4u /* a whiteout or an opaque mark stands somewhere in it */
+#define UM_NAME_WHITED 1u  /* the layer has a whiteout of this name */
+#define UM_NAME_OPAQUED 2u /* the directory of this name has an opaque mark */
+#define UM_NAME_CARRIES 4u /* a whiteout or an opaque mark is somewhere in it */
 #define UM_NAME_HIDDEN 8u  /* in the layer's link store: the target of links, never shown */
 
-/* A name stands for its inode only as long as its directory is the same: `born` is the epoch that
- * the directory had when the name was bound. A directory that something else replaces, or that is
- * made anew, gets another epoch, and with that all names in it are lost at once. Marks (flags) stay:
- * they belong to the name. */
+/* A name has its inode only as long as its directory is the same one: `born` is the epoch that the
+ * directory had when the name was bound. A directory that is replaced, or created again, gets
+ * another epoch, which drops all names in it at once. Marks (flags) stay, because they belong to
+ * the name. */
 struct um_indexer_name {
     uint32_t parent; /* name number, smaller than its own; the root's is 0, itself */
     uint32_t inode;  /* UM_NONE: the name was never bound */
@@ -61,14 +60,15 @@ struct um_indexer_extent {
     uint64_t logical, length, stored;
 };
 
-/* What settling and writing allocate for each name and inode; taken from the budget when these are made,
- * so that a layer that does not fit is refused where that shows and not when all of it was read. A name
- * takes 4 numbers of struct order and a record of the links; sorting takes a number and a record more. An
- * inode takes 5 numbers of struct order and one while links are settled. */
+/* Settling and writing allocate this much for each name and inode. It is taken from the budget
+ * when these are created, so that a layer that is too large is refused early, not after all of it
+ * was read. A name takes 4 numbers of struct order and a record of the links; sorting takes a
+ * number and a record more. An inode takes 5 numbers of struct order, and one while links are
+ * settled. */
 #define UM_FINISH_NAME (4 * sizeof(uint32_t) + 2 * sizeof(struct um_index_disk_link) + 4)
 #define UM_FINISH_INODE (6 * sizeof(uint32_t))
 
-/* Where a text stands in the strings. */
+/* The place of a text in the strings. */
 struct um_indexer_text {
     uint32_t at, size;
 };
@@ -87,7 +87,7 @@ struct um_indexer_tables {
     size_t n_strings, strings_capacity;
     struct um_spool values; /* names and values of xattrs, as the records have them */
     uint64_t n_acls; /* xattrs that are POSIX ACLs */
-    struct um_indexer_text *unresolved; /* names of entries that have no place */
+    struct um_indexer_text *unresolved; /* names of entries without a place */
     size_t n_unresolved, unresolved_capacity;
 };
 
@@ -102,8 +102,8 @@ static inline uint64_t um_indexer_pack(uint32_t low, uint32_t high)
     return (uint64_t)high << 32 | low;
 }
 
-/* Write the index of `tables` to `fd`, numbering them on the way (so it is done once). 0, -ENOMEM, -EFBIG,
- * -ENOBUFS or the errno of writing. */
+/* Write the index of `tables` to `fd`, numbering them on the way, so it can be done only once. 0,
+ * -ENOMEM, -EFBIG, -ENOBUFS or the errno of writing. */
 int um_index_write(struct um_indexer_tables *tables, uint64_t layer_size, int fd);
 
 #endif

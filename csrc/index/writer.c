@@ -4,7 +4,7 @@
 #include "index/tables.h"
 #include "system/write_at.h"
 
-/* The final order of a layer: its names breadth first. */
+/* The final order of a layer: its names, breadth first. */
 struct order {
     uint32_t *children; /* name numbers, grouped by directory, each group sorted */
     uint32_t *start;    /* by name number: where its group begins in `children`; n_names + 1 */
@@ -18,9 +18,9 @@ struct order {
     size_t n_dirents, n_inodes;
 };
 
-/* The strings of the index, in the order in which a listing reads them: the names of dirents, the targets
- * of inodes, and the xattrs. They are written from where they are, so each section counts along what the
- * places of its own will be. */
+/* The strings of the index are in the order in which a listing reads them: names of dirents,
+ * targets of inodes, xattrs. They are written from where they are, so each section counts the
+ * places of its own strings. */
 struct strings {
     uint64_t targets, values; /* where these begin */
     uint64_t n;
@@ -49,7 +49,8 @@ static int flush_out(struct writer *w)
     return error;
 }
 
-/* Close the current block: pad it with zeros, sum it, queue it. An empty block is none. */
+/* Close the current block: pad it with zeros, compute its checksum, queue it. An empty block is
+ * none. */
 static int end_block(struct writer *w)
 {
     if (w->used == 0)
@@ -132,8 +133,8 @@ static bool is_shown(const struct um_indexer_name *name)
            (name->inode != UM_NONE || (name->flags & UM_NAME_WHITED));
 }
 
-/* Group the names by directory: counting sort, so that it is linear. Afterwards the group of name
- * n is [start[n], start[n + 1]). Name 0 is the root, which is in no group. */
+/* Group the names by directory with a counting sort, which is linear. Then the group of name n is
+ * [start[n], start[n + 1]). Name 0 is the root, which is in no group. */
 static void group_children(const struct um_indexer_tables *t, struct order *o)
 {
     for (size_t i = 1; i < t->n_names; i++) {
@@ -156,7 +157,7 @@ static int compare_names(const void *a, const void *b, void *context)
     return um_slice_compare(um_indexer_text_of(t, left), um_indexer_text_of(t, right));
 }
 
-/* Give a child its dirent and, where it is the first name of its inode, its inode a number. */
+/* Give a child its dirent and, where it is the first name of its inode, give the inode a number. */
 static void place_child(struct um_indexer_tables *t, struct order *o, uint32_t parent,
                         uint32_t child)
 {
@@ -203,7 +204,7 @@ static void place_root(struct um_indexer_tables *t, struct order *o)
     o->nlink[0] = 2;
 }
 
-/* Breadth first: the dirents placed so far are the queue. */
+/* Place all names breadth first: the dirents placed so far are the queue. */
 static void place_all(struct um_indexer_tables *t, struct order *o)
 {
     place_root(t, o);
@@ -268,7 +269,7 @@ static int put_strings(struct writer *w, const struct um_indexer_tables *t, cons
 
 /* ---- sections -------------------------------------------------------------------------------- */
 
-/* `*target` is where the next target stands. */
+/* Encode an inode; `*target` is the place of the next target. */
 static void encode_inode(const struct um_indexer_tables *t, const struct order *o, uint32_t number,
                          uint64_t *target, struct um_index_disk_inode *disk)
 {
@@ -276,7 +277,7 @@ static void encode_inode(const struct um_indexer_tables *t, const struct order *
     uint64_t size = inode->size, data = inode->data;
     if (S_ISDIR(inode->mode)) {
         uint32_t count = 0;
-        /* Children are contiguous: count those whose parent this is. */
+        /* Children are contiguous: count those that have this parent. */
         while ((size_t)o->first[number] + count < o->n_dirents &&
                o->parents[o->first[number] + count] == number)
             count++;
@@ -347,7 +348,7 @@ static int compare_links(const void *a, const void *b)
     return (l > r) - (l < r);
 }
 
-/* True where the inode belongs into the section. */
+/* Return whether the inode belongs into the section. */
 static bool is_linked(const struct um_indexer_tables *t, const struct order *o, uint32_t number,
                       enum um_index_section section)
 {
@@ -357,7 +358,7 @@ static bool is_linked(const struct um_indexer_tables *t, const struct order *o, 
     return !S_ISDIR(inode->mode) && !(inode->flags & UM_INODE_EXTERNAL) && o->nlink[number] > 1;
 }
 
-/* Gather the records of a section in `links`, or only count them where it is NULL. */
+/* Gather the records of a section in `links`; where that is NULL, only count them. */
 static size_t gather_links(const struct um_indexer_tables *t, const struct order *o,
                            enum um_index_section section, struct um_index_disk_link *links)
 {
@@ -540,7 +541,7 @@ static int write_file(struct um_indexer_tables *t, const struct order *o, const 
     count_statistics(t, o, &header);
     int error = put_sections(w, t, o, s, &header);
     if (error == 0 && w->offset + w->n_sums * sizeof(uint64_t) > UM_INDEX_MAX)
-        error = -EFBIG; /* nobody would read it */
+        error = -EFBIG; /* no reader accepts it */
     if (error == 0)
         error = put_sums(w, &header, &file_size);
     if (error == 0)

@@ -4,8 +4,8 @@
 #define MAX_XATTR_LIST 65536u /* bytes that listxattr(2) can return */
 #define MAX_XATTR_VALUE 65536u
 #define MAX_XATTR_NAME 255u
-/* Sets that later entries can share. Layers have few; where one has more, the others stand once for each
- * entry. */
+/* At most this many sets are shared by later entries. Layers have few; where one has more, the
+ * further sets are stored once for each entry. */
 #define MOST_SETS 32768u
 
 static int check_xattr(const struct um_tar_xattr *xattr, uint64_t header, struct um_fault *fault)
@@ -30,7 +30,8 @@ static uint64_t hash_set(const struct um_indexer *ix, const struct um_tar_entry 
     return hash != 0 ? hash : 1;
 }
 
-/* 1 where the set that begins with record `first` is the entry's, 0 where not, or an errno. */
+/* Compare the set that begins with record `first` with the entry's: 1 where they are equal, 0
+ * where not, or an errno. */
 static int same_set(const struct um_indexer_tables *t, size_t first,
                     const struct um_tar_entry *entry)
 {
@@ -49,7 +50,7 @@ static int same_set(const struct um_indexer_tables *t, size_t first,
     return 1;
 }
 
-/* The names under which the kernel keeps POSIX ACLs: include/uapi/linux/xattr.h. */
+/* Append the entry's xattrs as a new set. */
 static int append_set(struct um_indexer *ix, const struct um_tar_entry *entry,
                       struct um_fault *fault)
 {
@@ -96,7 +97,7 @@ static int keep_set(struct um_indexer *ix, uint64_t hash, uint32_t first)
     return 0;
 }
 
-/* The set of the entry's xattrs, shared with earlier entries that have the same. */
+/* Return the set of the entry's xattrs, shared with earlier entries that have the same. */
 int um_indexer_intern_xattrs(struct um_indexer *ix, const struct um_tar_entry *entry, uint32_t *set,
                              struct um_fault *fault)
 {

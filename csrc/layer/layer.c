@@ -202,7 +202,7 @@ int um_layer_target(const struct um_layer *layer, uint32_t number, const struct 
 
 /* ---- the names of an inode ---------------------------------------------------------------------- */
 
-/* An inode with several names: they stand in a table. */
+/* Return the names of an inode that has several: a table lists them. */
 static int listed_names(const struct um_layer *layer, uint32_t number, uint32_t nlink,
                         struct um_place *places)
 {
@@ -235,7 +235,8 @@ static int find_holder(const struct um_layer *layer, uint64_t n_inodes, struct u
     return -EBADMSG;
 }
 
-/* The index leads from a name to its inode only: look at every name, then at every directory. */
+/* Find the only name of an inode. The index leads only from names to inodes, so scan all names,
+ * then all directories. */
 static int search_name(const struct um_layer *layer, uint32_t number, struct um_place *place)
 {
     struct um_index_info info;
@@ -275,8 +276,8 @@ int um_layer_names(const struct um_layer *layer, uint32_t number, const struct u
 
 /* ---- reading ----------------------------------------------------------------------------------- */
 
-/* Bytes of the tar at `at`, which the index has checked to lie within it: all of them or an errno.
- * Without waiting it is -EAGAIN where the page cache holds only some. */
+/* Read bytes of the tar at `at`, which the index has checked to lie within it: all of them, or an
+ * errno. Without waiting it is -EAGAIN where the page cache has only some. */
 static int64_t read_tar(const struct um_layer *layer, uint64_t at, uint8_t *buffer, size_t size,
                         unsigned flags)
 {
@@ -286,7 +287,7 @@ static int64_t read_tar(const struct um_layer *layer, uint64_t at, uint8_t *buff
     return got == (int64_t)size ? got : -EIO; /* the layer's file is shorter than it was */
 }
 
-/* The first extent that ends behind `offset`; `inode->count` where there is none. */
+/* Find the first extent that ends after `offset`; `inode->count` where there is none. */
 static int find_extent(const struct um_layer *layer, const struct um_inode *inode, uint64_t offset,
                        uint32_t *number)
 {
@@ -306,7 +307,7 @@ static int find_extent(const struct um_layer *layer, const struct um_inode *inod
     return 0;
 }
 
-/* Copy what the extent and [offset, offset + size) have in common. */
+/* Copy the intersection of the extent and [offset, offset + size). */
 static int64_t read_overlap(const struct um_layer *layer, const struct um_index_extent *extent,
                             uint64_t offset, uint8_t *buffer, size_t size, unsigned flags)
 {
@@ -337,7 +338,7 @@ static int64_t read_sparse(const struct um_layer *layer, const struct um_inode *
         if (extent.logical >= offset + size)
             break;
         if (extent.logical < end)
-            return -EBADMSG; /* a builder sorts them; so a read takes no more of them than bytes */
+            return -EBADMSG; /* builders sort them, and so a read never uses more of them than it has bytes */
         end = extent.logical + extent.length;
         int64_t n = read_overlap(layer, &extent, offset, buffer, size, flags);
         if (n < 0)
@@ -415,7 +416,7 @@ static int next_run(const struct um_layer *layer, const struct um_inode *inode, 
     return error ? error : 1;
 }
 
-/* As the file system of a live file says; where it knows no holes all is data. */
+/* Ask the file system of a live file; where it knows no holes, everything is data. */
 static int next_live_data(int fd, uint64_t from, uint64_t *logical, uint64_t *length,
                           uint64_t *stored)
 {
@@ -452,7 +453,7 @@ int um_layer_next_data(const struct um_layer *layer, const struct um_inode *inod
 
 /* ---- extended attributes ------------------------------------------------------------------------ */
 
-/* Step through a set: 1 with *xattr, 0 at the end. `*next` is inode->xattr at first. */
+/* Step through a set of xattrs: 1 with *xattr, 0 at the end. `*next` is inode->xattr at first. */
 static int next_xattr(const struct um_layer *layer, uint32_t *next, struct um_index_xattr *xattr)
 {
     if (*next == 0)
@@ -499,7 +500,7 @@ int64_t um_layer_listxattr(const struct um_layer *layer, uint32_t number,
         return um_live_listxattr(layer->live, number, names, size);
     while ((more = next_xattr(layer, &next, &xattr)) > 0) {
         char shown[UM_OVERLAY_ROOM];
-        /* What is longer has no name that could be asked for. */
+        /* A longer name cannot be asked for. */
         if (xattr.name.size >= sizeof shown)
             continue;
         size_t length = um_overlay_show(namespaces, xattr.name, shown);

@@ -67,8 +67,9 @@ static int look_for(struct um_live *layer, uint32_t number, const char *name)
     return error;
 }
 
-/* 1 where the directory `number` has an entry of this name, 0 where it has none, or where we may not
- * know, as in a mount point: then nobody sees what the mark would be about either. */
+/* Return whether the directory `number` has an entry of this name: 1, or 0 where it has none, or
+ * where that cannot be known, as in a mount point: there nobody sees what the mark would affect
+ * either. */
 static int has_entry(struct um_live *layer, uint32_t number, const char *name)
 {
     int error = look_for(layer, number, name);
@@ -77,14 +78,14 @@ static int has_entry(struct um_live *layer, uint32_t number, const char *name)
     return error ? error : 1;
 }
 
-/* 1 where a whiteout file of this name stands in the directory, and has something to hide. */
+/* Return whether a whiteout file of this name is in the directory, and has something to hide. */
 static int has_whiteout(struct um_live *layer, uint32_t directory, struct um_slice name)
 {
     char text[256];
     return layer->tag != 0 && um_whiteout_spell(name, text) ? has_entry(layer, directory, text) : 0;
 }
 
-/* An absolute path without empty components, or one name. */
+/* Return whether a redirect is an absolute path without empty components, or one name. */
 static bool valid_redirect(struct um_slice path)
 {
     if (path.size == 0 || memchr(path.data, '\0', path.size) != NULL)
@@ -98,7 +99,7 @@ static bool valid_redirect(struct um_slice path)
     return path.size > 1 && path.data[path.size - 1] != '/';
 }
 
-/* A malformed redirect leads nowhere, as "/" does: there is no name in it. */
+/* Take over a redirect. A malformed one leads nowhere, as "/" does, which contains no name. */
 static int take_redirect(const struct um_live_marks *marks, struct um_live_more *more)
 {
     struct um_slice path = um_slice_of(marks->redirect, marks->redirect_size);
@@ -114,7 +115,7 @@ static int take_redirect(const struct um_live_marks *marks, struct um_live_more 
     return 0;
 }
 
-/* Marks on the directory itself, in it and beside it. */
+/* Read the marks on the directory itself, in it and beside it. */
 static int read_flags(struct um_live *layer, uint32_t number, const struct um_live_inode *inode,
                       struct um_live_more *more)
 {
@@ -134,13 +135,13 @@ static int read_flags(struct um_live *layer, uint32_t number, const struct um_li
     return replaces < 0 ? replaces : 0;
 }
 
-/* Whether something of the layers below shows in a directory. */
+/* Return whether a directory shows something of the layers below. */
 static bool goes_on(const struct um_live *layer, const struct um_live_more *more)
 {
     return layer->tag != 0 && !(more->flags & (UM_INODE_OPAQUE | UM_INODE_REPLACES));
 }
 
-/* Whether the data of a file is said to stand elsewhere, by a mark that is not believed. */
+/* Return whether a mark that is not trusted says that a file has its data elsewhere. */
 static bool lacks_data(const struct um_live_marks *marks)
 {
     return marks->doubtful_metacopy || (marks->metacopy && marks->doubtful_redirect);
@@ -231,11 +232,11 @@ int um_live_has_data(struct um_live *layer, uint32_t number)
         return error;
     free(marks.redirect);
     if (!marks.metacopy &&
-        !marks.doubtful_metacopy) { /* as nearly all; then there is nothing more to keep */
+        !marks.doubtful_metacopy) { /* as for nearly all files; then nothing else has to be kept */
         um_live_set_own_data(layer, number);
         return 1;
     }
-    /* Somebody may have changed the marks since: what counts is the one reading that is kept. */
+    /* The marks may have changed since; the reading that is kept decides. */
     error = um_live_more(layer, number, &more);
     if (error == 0 && more->refused)
         error = -EIO;
@@ -244,7 +245,7 @@ int um_live_has_data(struct um_live *layer, uint32_t number)
 
 /* ---- finding -------------------------------------------------------------------------------------------------- */
 
-/* Names that the disk is not to be asked for: they would lead elsewhere, or are marks. */
+/* Return whether the disk may be asked for a name: others would lead elsewhere, or are marks. */
 static bool is_findable(struct um_slice name)
 {
     struct um_slice hidden;
@@ -280,7 +281,7 @@ static void fill_inode(const struct statx *status, struct um_inode *inode)
     };
 }
 
-/* Take over what stat says of a name. */
+/* Take over the stat of a name. */
 static int found(struct um_live *layer, uint32_t directory, struct um_slice name,
                  struct um_live_reach *reach, const struct statx *status, struct um_child *child)
 {
@@ -365,14 +366,15 @@ int um_live_place(struct um_live *layer, uint32_t number, uint32_t *parent, uint
 
 /* ---- attributes ------------------------------------------------------------------------------------------------ */
 
-/* Errors that say nothing of the object: it is not known whether it has what was asked for. */
+/* Return whether an error only says that resources are short: it is unknown whether the object has
+ * the xattr. */
 static bool is_shortage(int64_t error)
 {
     return error == -EMFILE || error == -ENFILE || error == -ENOMEM;
 }
 
-/* The text of override_stat where it is believed; -ENODATA where there is none that is. Other errors are
- * to be told: owner and mode on disk may allow more than it does. */
+/* Read the text of override_stat where it is trusted; -ENODATA where there is none. Other errors
+ * are reported, because owner and mode on disk may permit more than override_stat does. */
 static int64_t read_override(struct um_live *layer, const struct um_live_inode *known,
                              const struct um_live_reach *reach, char text[UM_OVERRIDE_TEXT])
 {
@@ -384,7 +386,8 @@ static int64_t read_override(struct um_live *layer, const struct um_live_inode *
         return is_shortage(size) ? size : -ENODATA;
     if (layer->believes & UM_BELIEVE_ANY_STAT)
         return size;
-    /* Again, of what it is: somebody may put something of another owner in its place meanwhile. */
+    /* Read it again from the pinned object: somebody may replace it by one of another owner
+     * meanwhile. */
     int fd = um_live_pin(layer, known, reach, &status);
     if (fd < 0)
         return fd;
@@ -392,10 +395,10 @@ static int64_t read_override(struct um_live *layer, const struct um_live_inode *
                ? um_xattr_get_at(fd, "", UM_OVERRIDE_XATTR, text, UM_OVERRIDE_TEXT)
                : -ENODATA;
     close(fd);
-    return size == -ERANGE ? -ENODATA : size; /* too long by now, so malformed */
+    return size == -ERANGE ? -ENODATA : size; /* it became too long, so it is malformed */
 }
 
-/* Show what override_stat says. Only regular files and directories can have one. */
+/* Apply override_stat. Only regular files and directories can have one. */
 static int override(struct um_live *layer, const struct um_live_inode *known,
                     const struct um_live_reach *reach, struct um_inode *inode)
 {
@@ -439,7 +442,7 @@ static int read_inode(struct um_live *layer, uint32_t number, struct um_live_ino
     return error == -ENOENT ? -ESTALE : error;
 }
 
-/* What a directory has beyond what stat says. */
+/* Add the flags of a directory, which stat does not return. */
 static int add_place(struct um_live *layer, uint32_t number, const struct um_live_inode *known,
                      struct um_inode *inode)
 {
@@ -551,8 +554,8 @@ int64_t um_live_getxattr(struct um_live *layer, uint32_t number, struct um_slice
     if (error != 0)
         return error;
     int64_t got = um_live_reach_getxattr(&reach, text, value, size);
-    /* The layer may be an upper of root's that others could reach. The mark below user. does not count: it
-     * may be anybody's claim. */
+    /* The layer may be an upper of root's that others could reach. The mark below user. does not
+     * count: anybody may have set it. */
     if (got == -ENODATA && strcmp(text, UM_CAPABILITY) == 0)
         got = um_live_reach_getxattr(&reach, UM_CAPABILITY_TRUSTED, value, size);
     um_live_leave(layer, &reach);
@@ -568,7 +571,7 @@ static bool has_name(const char *all, int64_t all_size, const char *name)
     return false;
 }
 
-/* Under which name users see an xattr: its size, or 0 where they don't. */
+/* Write the name under which users see an xattr and return its size; 0 where they see none. */
 static size_t shown_name(unsigned namespaces, const char *name, const char *all, int64_t all_size,
                          char shown[UM_OVERLAY_ROOM])
 {
@@ -583,7 +586,7 @@ static size_t shown_name(unsigned namespaces, const char *name, const char *all,
     return sizeof UM_CAPABILITY - 1;
 }
 
-/* Put the names that users may see together: their size. */
+/* Collect the names that users may see, and return their size. */
 static int64_t filter_names(unsigned namespaces, const char *all, int64_t all_size, char *names,
                             size_t size)
 {

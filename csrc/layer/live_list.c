@@ -9,7 +9,7 @@
 
 /* ---- reading a directory -------------------------------------------------------------------------------- */
 
-/* As the kernel writes it; glibc has no name for it. */
+/* The entry as getdents64(2) writes it; glibc has no declaration. */
 struct kernel_entry {
     uint64_t ino;
     int64_t offset;
@@ -18,7 +18,8 @@ struct kernel_entry {
     char name[];
 };
 
-/* Ask for the type of an entry where the kernel does not say all: 1 to keep it, 0 where it is gone. */
+/* Find the type of an entry where the kernel does not tell enough: 1 to keep the entry, 0 where it
+ * is gone. */
 static int ask_type(struct um_live *layer, uint32_t directory, bool marked,
                     struct um_live_item *item)
 {
@@ -38,8 +39,8 @@ static int ask_type(struct um_live *layer, uint32_t directory, bool marked,
     return 1;
 }
 
-/* What an entry means: 1 to keep it, 0 not to. A device may be a whiteout; where marks make
- * whiteouts, a file may, too. */
+/* Interpret an entry: 1 to keep it, 0 to drop it. A device may be a whiteout; where marks make
+ * whiteouts, a file may be one, too. */
 static int interpret(struct um_live *layer, uint32_t directory, bool marked,
                      struct um_live_item *item)
 {
@@ -82,7 +83,7 @@ static int read_entries(struct um_live *layer, uint32_t directory, bool marked,
             .text = um_slice_text(entry->name), .ino = entry->ino, .type = entry->type};
         at += entry->size;
         if (item.text.size > 255)
-            return -EIO; /* no file system for this kernel has such names */
+            return -EIO; /* no Linux file system has such names */
         int more = interpret(layer, directory, marked, &item);
         int error = more > 0 ? add_item(items, &item) : more;
         if (error != 0)
@@ -135,7 +136,7 @@ void um_live_items_free(struct um_live_items *items)
 
 /* ---- listing ---------------------------------------------------------------------------------------------- */
 
-/* By name; what is there comes before the whiteout of its name. */
+/* Compare by name; a real entry precedes the whiteout of its name. */
 static int compare_items(const void *a, const void *b)
 {
     const struct um_live_item *left = (const struct um_live_item *)a;
@@ -144,7 +145,7 @@ static int compare_items(const void *a, const void *b)
     return order ? order : (left->type == DT_WHT) - (right->type == DT_WHT);
 }
 
-/* Sorted, each name once: a directory that changes while it is read may hand one out twice. */
+/* Sort, and keep each name once: a directory that changes while it is read may return one twice. */
 static void sort_items(struct um_live_items *items)
 {
     size_t kept = 0;

@@ -8,11 +8,11 @@
 #include "system/open_beneath.h"
 #include "system/xattr_at.h"
 
-#define LIST_ROOM 512      /* of names of xattrs: more than nearly all files have */
-#define LIST_MOST 65536    /* what the kernel hands out */
+#define LIST_ROOM 512      /* bytes of xattr names: more than nearly all files have */
+#define LIST_MOST 65536    /* the kernel's limit */
 #define REDIRECT_MOST 4096 /* as a path */
 
-/* An errno of a call that reached for what was there before. */
+/* Turn the error of a call on an object that was there before into -ESTALE where it is gone. */
 static int gone(int error)
 {
     bool is_gone = error == ENOENT || error == ENOTDIR || error == ELOOP || error == ENXIO;
@@ -21,7 +21,8 @@ static int gone(int error)
 
 /* ---- opening --------------------------------------------------------------------------------------- */
 
-/* After a call that had no descriptor left: true where some were closed, and it can be made again. */
+/* After a call that failed for lack of a descriptor, close some. True where the call can be
+ * repeated. */
 static bool made_room(struct um_live *layer, int error)
 {
     return (error == EMFILE || error == ENFILE) && um_fd_cache_shed(layer->cache);
@@ -36,7 +37,8 @@ static int open_beneath(struct um_live *layer, int from, const char *path, int f
     return fd < 0 ? gone(-fd) : fd;
 }
 
-/* What was opened with O_PATH, for reading; without touching the access time where that is allowed. */
+/* Open the object of an O_PATH descriptor for reading, without changing its access time where that
+ * is permitted. */
 static int open_for_reading(struct um_live *layer, int seen, int flags)
 {
     int fd;
@@ -44,7 +46,7 @@ static int open_for_reading(struct um_live *layer, int seen, int flags)
     for (;;) {
         fd = um_open_again(seen, flags);
         if (fd == -EPERM && flags & O_NOATIME)
-            flags &= ~O_NOATIME; /* it is somebody else's */
+            flags &= ~O_NOATIME; /* it belongs to another user */
         else if (fd >= 0 || !made_room(layer, -fd))
             break;
     }
@@ -53,7 +55,7 @@ static int open_for_reading(struct um_live *layer, int seen, int flags)
 
 /* ---- the way to a directory -------------------------------------------------------------------------- */
 
-/* The names on the way to a directory, from the innermost outwards. */
+/* The names on the way to a directory, innermost first. */
 struct way {
     struct um_slice *names;
     size_t n, capacity;
@@ -77,7 +79,7 @@ static int find_way(struct um_live *layer, uint32_t directory, struct way *way)
     return 0;
 }
 
-/* Take as many names off the way as fit a path, outermost first. */
+/* Move as many names from the way into a path as fit, outermost first. */
 static void take_step(struct way *way, char path[PATH_MAX])
 {
     size_t used = 0;
@@ -107,7 +109,7 @@ static int follow_way(struct um_live *layer, struct way *way)
     return fd;
 }
 
-/* The descriptor of a directory that is not the root, or an errno. */
+/* Open a directory other than the root: the descriptor, or an errno. */
 static int open_directory(struct um_live *layer, uint32_t number)
 {
     struct way way = {0};
@@ -127,7 +129,8 @@ static int open_directory(struct um_live *layer, uint32_t number)
     return error ? error : -ESTALE;
 }
 
-/* Use the descriptor of a directory, or of a file that is read, which is kept or opened now. */
+/* Use the cached descriptor of a directory, or of a file that is read; open it where there is
+ * none. */
 static int use_kept(struct um_live *layer, uint32_t number, bool file, struct um_fd_use *use)
 {
     uint64_t key = (uint64_t)(layer->tag + 1) << 33 | (uint64_t)number << 1 | file;
@@ -202,7 +205,8 @@ int um_live_reach_statx(const struct um_live_reach *reach, struct statx *status)
 {
     struct um_grip grip;
     int error = take(reach, &grip);
-    /* What the kernel knows of a mount point it says without asking who serves it. */
+    /* The kernel answers this for a mount point from its own cache, without asking the server of
+     * the mount. */
     if (error == -EXDEV)
         return stat_at(reach->use.fd, reach->name, AT_STATX_DONT_SYNC, status);
     if (error != 0)
@@ -223,7 +227,7 @@ int um_live_open_directory(struct um_live *layer, uint32_t number)
     return fd;
 }
 
-/* Whether what was opened with O_PATH is the inode still: 0, or an errno. */
+/* Check that an O_PATH descriptor still is the inode: 0, or an errno. */
 static int check_seen(struct um_live *layer, const struct um_live_inode *inode, int seen,
                       struct statx *status)
 {
@@ -245,7 +249,7 @@ int um_live_pin(struct um_live *layer, const struct um_live_inode *inode,
     return error ? error : fd;
 }
 
-/* A descriptor (O_PATH) of an inode, whatever it is. */
+/* Open an inode of any type (O_PATH). */
 static int open_inode(struct um_live *layer, uint32_t number, struct statx *status)
 {
     struct um_live_reach reach;
@@ -264,8 +268,8 @@ int um_live_open_any(struct um_live *layer, uint32_t number)
     return open_inode(layer, number, &status);
 }
 
-/* It was opened with O_PATH first: so it can't be a device or a FIFO, whatever stands under the name by
- * now. */
+/* Open a regular file for reading. It was opened with O_PATH and checked before, so it is no
+ * device or FIFO, even if one has its name by now. */
 int um_live_open_file(struct um_live *layer, uint32_t number)
 {
     struct statx status;
@@ -279,13 +283,13 @@ int um_live_open_file(struct um_live *layer, uint32_t number)
 
 /* ---- xattrs ------------------------------------------------------------------------------------------------ */
 
-/* The directory itself as a name in it: its descriptor is one of O_PATH, which has no xattrs. */
+/* Return the directory itself as a name in it, because its O_PATH descriptor has no xattrs. */
 static const char *entry_of(const struct um_grip *grip)
 {
     return grip->name[0] == '\0' && !grip->own ? "." : grip->name;
 }
 
-/* An object whose xattrs are asked for: what was reached, or, where it is pinned (not -1), that. */
+/* The object whose xattrs are read: the pinned descriptor, or, where that is -1, what was reached. */
 struct subject {
     const struct um_live_reach *reach;
     int pinned;
@@ -367,7 +371,7 @@ static int read_redirect(struct subject of, const char *name, struct um_live_mar
 {
     char path[REDIRECT_MOST];
     int64_t size = get_xattr(of, name, path, sizeof path);
-    if (size == -ERANGE) { /* longer than any path: as malformed as this one */
+    if (size == -ERANGE) { /* longer than any path, so as malformed as this one */
         path[0] = '/';
         size = 1;
     }
@@ -418,9 +422,9 @@ static void doubt(enum um_mark_kind kind, struct um_live_marks *marks)
     marks->doubtful_metacopy |= kind == UM_MARK_METACOPY;
 }
 
-/* Read those marks among the names that only hide, and those that lead elsewhere where ones below trusted.,
- * or those below user. (`user`), are believed. What is not believed does not matter where there is one that
- * is. */
+/* Read the marks among these names: those that only hide, and those that lead elsewhere where the
+ * ones below trusted., or with `user` below user., are trusted. An untrusted mark does not matter
+ * where a trusted one says the same. */
 static int read_listed(const struct um_live *layer, struct subject of, const char *names,
                        int64_t size, bool user, struct um_live_marks *marks)
 {
@@ -441,7 +445,8 @@ static int read_listed(const struct um_live *layer, struct subject of, const cha
     return error;
 }
 
-/* Whether there is a mark that leads elsewhere, and that the owner of the object may have set. */
+/* Return whether there is a mark that leads elsewhere, and that the owner of the object may have
+ * set. */
 static bool has_claims(const struct um_live *layer, const char *names, int64_t size)
 {
     for (int64_t at = 0; at < size; at += (int64_t)strlen(names + at) + 1) {
@@ -454,15 +459,15 @@ static bool has_claims(const struct um_live *layer, const char *names, int64_t s
     return false;
 }
 
-/* Read the marks of an object whose owner decides whether they are believed: both are asked of what it is,
- * not of what stands under its name by then. */
+/* Read the marks of an object whose owner decides whether they are trusted. Owner and marks are
+ * read from one descriptor, because another object may have its name by then. */
 static int read_claims(struct um_live *layer, const struct um_live_inode *inode,
                        const struct um_live_reach *reach, struct um_live_marks *marks)
 {
     um_autofree char *names = NULL;
     struct statx status;
     struct subject of = {reach, um_live_pin(layer, inode, reach, &status)};
-    if (of.pinned == -EXDEV) /* a mount point: what is mounted there bears no marks */
+    if (of.pinned == -EXDEV) /* marks in a mounted file system do not count */
         return 0;
     if (of.pinned < 0)
         return of.pinned;
@@ -513,7 +518,7 @@ bool um_live_may_be_hidden(const struct um_live *layer, uint64_t ino)
     return may_be;
 }
 
-/* What a layer must not show hides what is below it, too, as a whiteout does. */
+/* Return whether an object must not be shown. Like a whiteout, it also hides what is below it. */
 static bool is_hidden(const struct um_live *layer, const struct statx *status)
 {
     const dev_t device = makedev(status->stx_dev_major, status->stx_dev_minor);

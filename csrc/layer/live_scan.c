@@ -2,12 +2,12 @@
 
 #include "layer/live_state.h"
 
-/* What can be told only by reading all directories of a layer: which names lead to a file. It takes
- * one getdents(2) for each directory and a stat for each directory, none for files. */
+/* Finding all names of a file takes reading all directories of a layer: one getdents(2) and one
+ * stat for each directory, and none for files. */
 
 /* ---- all directories ------------------------------------------------------------------------------------ */
 
-/* Inodes of directories, parents before what is in them. */
+/* Inodes of directories, parents before children. */
 struct walk {
     uint32_t *directories;
     size_t n, capacity;
@@ -22,7 +22,7 @@ static int push(struct walk *walk, uint32_t directory)
     return error;
 }
 
-/* The subdirectories among the items of a directory join the walk. */
+/* Add the subdirectories among the items of a directory to the walk. */
 static int push_children(struct um_live *layer, uint32_t directory,
                          const struct um_live_items *items, struct walk *walk)
 {
@@ -41,7 +41,7 @@ static int push_children(struct um_live *layer, uint32_t directory,
 
 /* ---- names of files --------------------------------------------------------------------------------------- */
 
-/* A name of a file, before it is known which files have several. */
+/* A name of a file, while it is unknown which files have several. */
 struct sighting {
     uint64_t ino;
     uint32_t device, directory;
@@ -72,7 +72,7 @@ static int add_sighting(struct scan *scan, const struct um_live_item *item, uint
     return error;
 }
 
-/* `scan` is NULL where only the directories matter. */
+/* Scan one directory. `scan` is NULL where only the subdirectories matter. */
 static int scan_directory(struct um_live *layer, uint32_t number, struct walk *walk,
                           struct scan *scan)
 {
@@ -93,8 +93,8 @@ static int scan_directory(struct um_live *layer, uint32_t number, struct walk *w
     return error;
 }
 
-/* A directory that may not be read, or is a mount point, has no names that count: nobody can list it
- * through the mount. */
+/* Return whether a directory may be skipped: one that may not be read, or is a mount point, has no
+ * names that count, because nobody can list it through the mount. */
 static bool can_be_skipped(int error)
 {
     return error == -EACCES || error == -EPERM || error == -EXDEV;
@@ -132,7 +132,7 @@ static bool same_file(const struct sighting *a, const struct sighting *b)
     return compare_sightings(a, b) == 0;
 }
 
-/* Keep the sightings of files with several names. */
+/* Keep the sightings of files that have several names. */
 static void keep_links(struct scan *scan)
 {
     size_t kept = 0;
@@ -183,7 +183,7 @@ static int scan_map(struct um_live *layer, bool all, struct um_live_map **out)
     return error;
 }
 
-/* A map of the layer, made by the first who needs it. */
+/* Return a map of the layer; the first caller makes it. */
 static int need_map(struct um_live *layer, bool all, const struct um_live_map **out)
 {
     _Atomic(struct um_live_map *) *place = all ? &layer->files : &layer->links;
@@ -202,7 +202,7 @@ static int need_map(struct um_live *layer, bool all, const struct um_live_map **
     return error;
 }
 
-/* The first place of a file, and how many it has. */
+/* Find the first entry of a file in a map, and how many it has. */
 static size_t find_places(const struct um_live_map *map, uint32_t device, uint64_t ino, size_t *n)
 {
     size_t low = 0, high = map->n;
@@ -223,7 +223,7 @@ static size_t find_places(const struct um_live_map *map, uint32_t device, uint64
 
 /* ---- the face ------------------------------------------------------------------------------------------------ */
 
-/* The names of a file in the map; none where the map does not know it. */
+/* Return the names of a file in the map; none where the map does not have it. */
 static int mapped_names(struct um_live *layer, const struct um_live_inode *inode,
                         struct um_place **places, size_t *n)
 {
@@ -258,7 +258,7 @@ int um_live_names(struct um_live *layer, uint32_t number, uint32_t nlink, struct
         error = mapped_names(layer, &inode, places, n);
         if (error != 0 || *n != 0)
             return error;
-        free(*places); /* its other names are not below this directory */
+        free(*places); /* its other names are outside of this directory */
     }
     *places = malloc(sizeof own);
     if (*places == NULL)
@@ -268,7 +268,7 @@ int um_live_names(struct um_live *layer, uint32_t number, uint32_t nlink, struct
     return 0;
 }
 
-/* Find the inode of a number that was not seen, by its names. */
+/* Find the inode of a number that was not seen yet, by its names. */
 static int search(struct um_live *layer, uint64_t number, uint32_t *inode)
 {
     const struct um_live_map *map = NULL;

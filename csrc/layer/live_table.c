@@ -3,12 +3,13 @@
 
 #include "layer/live_state.h"
 
-/* Records of names and inodes. Each is found by a hash table of their numbers, so that a record is as
- * small as it can be: a walk over a million files leaves a hundred bytes for each. */
+/* These are the records of names and inodes. Hash tables of their numbers find them, so that
+ * records stay small: a walk over a million files leaves a hundred bytes for each. */
 
 #define MOST_RECORDS (UINT32_MAX - 1) /* UM_INDEX_NONE is no record, and slots hold 1 + number */
-#define EXTRA_NUMBERS (1ull << 32) /* at the top of the span: for those that have no own number */
-#define ARENA_CHUNK 65536 /* bytes of texts allocated at once */
+#define EXTRA_NUMBERS \
+    (1ull << 32) /* at the top of the span, for inodes that cannot use their st_ino */
+#define ARENA_CHUNK 65536 /* bytes that are allocated at once */
 
 /* ---- texts ------------------------------------------------------------------------------------------ */
 
@@ -62,7 +63,7 @@ static struct um_slice text_of(const struct um_live_name *name)
     return um_slice_of(name->text, name->size);
 }
 
-/* The place of a name in its table, or the empty one where it belongs. */
+/* Return the place of a name in its table, or the empty one where it belongs. */
 static size_t name_place(const struct um_live *layer, uint32_t directory, struct um_slice text)
 {
     size_t at = um_numbers_home(&layer->by_text, hash_name(layer, directory, text));
@@ -80,8 +81,8 @@ static bool same_birth(uint64_t a, uint64_t b)
     return a == b || a == 0 || b == 0;
 }
 
-/* The place of an inode that is there or was; with `birth` NULL, of the one that has `ino` as its
- * number. */
+/* Return the place of an inode that exists or existed; with `birth` NULL, of the one whose number
+ * is `ino`. */
 static size_t inode_place(const struct um_live *layer, uint32_t device, uint64_t ino,
                           const uint64_t *birth)
 {
@@ -131,7 +132,7 @@ static int room_for_inode(struct um_live *layer)
 
 /* ---- making records; the lock is held for writing ------------------------------------------------- */
 
-/* The number of a name, made where there is none. There is room. */
+/* Return the number of a name, creating it where it is new. There is room. */
 static int need_name(struct um_live *layer, uint32_t directory, struct um_slice text, uint8_t type,
                      uint32_t *number)
 {
@@ -195,7 +196,7 @@ static bool has_own_number(uint32_t device, uint64_t ino)
     return device == 0 && ino != 0 && ino < UM_LIVE_SPAN - EXTRA_NUMBERS;
 }
 
-/* The inode that has `ino` as its number; UM_NUMBERS_NONE where there is none. */
+/* Return the inode whose number is `ino`; UM_NUMBERS_NONE where there is none. */
 static uint32_t find_number(const struct um_live *layer, uint32_t device, uint64_t ino)
 {
     return um_numbers_at(&layer->by_ino, inode_place(layer, device, ino, NULL));
@@ -235,7 +236,7 @@ static int need_inode(struct um_live *layer, const struct statx *status, uint32_
     return 0;
 }
 
-/* Let the name stand for the inode. A directory has one name, and nothing changes its type. */
+/* Bind the name to the inode. A directory has one name, and a type never changes. */
 static int join(struct um_live *layer, uint32_t number, const struct statx *status, uint32_t inode)
 {
     struct um_live_name *name = &layer->names[number];

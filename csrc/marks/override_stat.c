@@ -22,7 +22,7 @@ static bool is_device(uint32_t type)
 
 /* ---- parsing ----------------------------------------------------------------------------------- */
 
-/* Cut the part before the next `mark` off: false where there is none. The part behind stays. */
+/* Cut off the part before the next `mark`; *text becomes the rest. False where there is no mark. */
 static bool cut(struct um_slice *text, char mark, struct um_slice *part)
 {
     const uint8_t *at = text->size ? memchr(text->data, mark, text->size) : NULL;
@@ -33,7 +33,7 @@ static bool cut(struct um_slice *text, char mark, struct um_slice *part)
     return true;
 }
 
-/* A number of nothing but digits of `base` (at most 10), not above `most`. */
+/* Parse a number of nothing but digits of `base` (at most 10), not above `most`. */
 static bool parse_number(struct um_slice digits, unsigned base, uint32_t most, uint32_t *number)
 {
     uint64_t value = 0;

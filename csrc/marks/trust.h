@@ -1,4 +1,4 @@
-/* marks/trust.h - whether a mark that any writer of a file could set is believed. */
+/* marks/trust.h - trust in marks that any writer of a file could set. */
 #ifndef UM_MARK_TRUST_H
 #define UM_MARK_TRUST_H
 
@@ -6,8 +6,9 @@
 #include <stdint.h>
 #include <unistd.h>
 
-/* `uid` and `mode` are those on disk. Extended attributes below user. can be set by everybody who may write
- * to a file: they are the daemon's (or root's) word only where the file is theirs and theirs alone. */
+/* Return whether marks of a file are trusted; `uid` and `mode` are those on disk. Everybody who
+ * may write to a file can set its xattrs below user., so they count only where the file belongs to
+ * the daemon's user or root, and nobody else may write to it. */
 static inline bool um_mark_is_trusted(uint32_t uid, uint32_t mode)
 {
     return (uid == geteuid() || uid == 0) && (mode & 022) == 0;

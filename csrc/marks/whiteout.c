@@ -56,16 +56,16 @@ bool um_whiteout_spell(struct um_slice name, char text[256])
 
 static const struct {
     struct um_slice text;
-    unsigned namespaces; /* in which of UM_OVERLAY_… what begins so is a mark */
+    unsigned namespaces; /* of UM_OVERLAY_…: where names that begin so are marks */
 } mark_prefixes[] = {
     {{(const uint8_t *)"trusted.overlay.", 16}, UM_OVERLAY_TRUSTED},
     {{(const uint8_t *)"user.overlay.", 13}, UM_OVERLAY_USER | UM_OVERLAY_RAW_USER},
     {{(const uint8_t *)"user.fuseoverlayfs.", 19}, ~0u},
 };
 
-#define N_OVERLAY 2 /* of them can be escaped */
+#define N_OVERLAY 2 /* the first two prefixes can be escaped */
 
-/* Between a prefix and the rest of a name that is no mark. */
+/* This stands between a prefix and the rest of a name that users set. */
 static const struct um_slice escape = {(const uint8_t *)"overlay.", 8};
 
 /* Indexed by enum um_mark_kind. */
@@ -81,7 +81,7 @@ static struct um_slice behind(struct um_slice text, size_t size)
     return um_slice_of(text.data + size, text.size - size);
 }
 
-/* The part of an xattr's name behind one of the first `n` prefixes. */
+/* Strip one of the first `n` prefixes off an xattr's name. False where it begins with none. */
 static bool strip_prefix(struct um_slice xattr, unsigned namespaces, size_t n,
                          struct um_slice *name)
 {
@@ -133,7 +133,7 @@ static bool is_kept_back(struct um_slice xattr)
            um_slice_equal(xattr, UM_SLICE_LITERAL(UM_OVERRIDE_XATTR));
 }
 
-/* What is stored as it is shown. */
+/* Store a name unchanged. */
 static int store_plain(struct um_slice name, char *stored)
 {
     if (name.size >= UM_OVERLAY_ROOM)
@@ -188,7 +188,7 @@ size_t um_overlay_show(unsigned namespaces, struct um_slice stored, char *shown)
     return stored.size - skipped;
 }
 
-/* Marks of overlayfs that do more than hide. */
+/* These marks of overlayfs do more than hide. */
 static const struct um_slice leading_names[] = {
     {(const uint8_t *)"redirect", 8}, {(const uint8_t *)"metacopy", 8},
     {(const uint8_t *)"origin", 6},   {(const uint8_t *)"nlink", 5},

@@ -14,7 +14,8 @@ uint64_t um_router_now(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* Four buckets for each doubling: bucket b begins at 2^(b/4) * (4 + b%4) / 4, below 4 at b itself. */
+/* Return the bucket of a time. There are four for each doubling: bucket b begins at 2^(b/4) * (4 +
+ * b%4) / 4, below 4 at b itself. */
 static unsigned bucket_of(uint64_t nanoseconds)
 {
     if (nanoseconds < 4)

@@ -7,7 +7,7 @@ int um_router_write(int device, const void *message, size_t size)
     struct pollfd wait = {.fd = device, .events = POLLOUT};
     while (write(device, message, size) < 0) {
         if (errno == EAGAIN)
-            poll(&wait, 1, -1); /* never of /dev/fuse */
+            poll(&wait, 1, -1); /* never happens with /dev/fuse */
         else if (errno != EINTR)
             return -errno;
     }
@@ -23,7 +23,7 @@ void um_router_notify(int device, uint64_t node)
         .header = {.len = sizeof message, .error = FUSE_NOTIFY_INVAL_INODE},
         .inode = {.ino = node, .off = -1}, /* attributes alone */
     };
-    um_router_write(device, &message, sizeof message); /* it may have forgotten the node */
+    um_router_write(device, &message, sizeof message); /* the kernel may have forgotten the node */
 }
 
 ssize_t um_worker_take(struct um_worker *worker)
@@ -36,7 +36,7 @@ ssize_t um_worker_take(struct um_worker *worker)
     switch (errno) {
     case EAGAIN:
     case EINTR:
-    case ENOENT: /* it was taken back in between */
+    case ENOENT: /* it was interrupted meanwhile */
         return 0;
     default: /* ENODEV: unmounted; ECONNABORTED */
         return -errno;

@@ -3,9 +3,9 @@
 
 #include "router/state.h"
 
-/* Requests that pyfuse3 answers. Each is in the table of those in flight before it is sent, so that its
- * reply finds where it is to be written: to the descriptor that it was read from. When pyfuse3 answers
- * no more, all of the table are answered with EIO, and nothing is added to it. */
+/* These requests are answered by pyfuse3. Each is entered into the table of those in flight before
+ * it is sent, so that its reply can be written to the descriptor that it was read from. When
+ * pyfuse3 stops answering, all of the table are answered with EIO, and nothing is added to it. */
 
 /* ---- the table, under flight_lock ------------------------------------------------------------------- */
 
@@ -21,7 +21,7 @@ static int add(struct um_router *router, const struct um_in_flight *one)
     return error;
 }
 
-/* True where it was in the table, and no one else will answer it. */
+/* Take a request out of the table. True where it was there, so that no other thread answers it. */
 static bool take(struct um_router *router, uint64_t unique, struct um_in_flight *one)
 {
     pthread_mutex_lock(&router->flight_lock);
@@ -78,7 +78,7 @@ void um_router_forward(struct um_router *router, struct um_worker *worker, size_
         introduce(router);
         error = send_slow(router, worker->request, size);
         if (error == 0 || !take(router, one.unique, &one))
-            return; /* who marks the router as orphaned answers it */
+            return; /* otherwise the thread that marked the router as orphaned answers it */
     }
     um_router_count(&worker->counters.failed, 1);
     answer_error(&one, EIO);
@@ -118,7 +118,7 @@ static void orphan(struct um_router *router)
     pthread_mutex_unlock(&router->flight_lock);
 }
 
-/* Wait for pyfuse3: false when the router stops. */
+/* Wait for pyfuse3; false when the router stops. */
 static bool wait_for_slow(struct um_router *router)
 {
     struct pollfd fds[] = {{.fd = router->slow, .events = POLLIN},

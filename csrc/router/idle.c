@@ -2,16 +2,17 @@
 
 #include "router/state.h"
 
-/* How workers find requests. One at a time *looks*: it spins for a while, then sleeps in poll. Nobody
- * else waits for /dev/fuse, so a request wakes one thread at most, and none where one is awake. A worker
- * that finds no request while another one looks parks. It is woken when requests have been waiting, or
- * when all others wait for a disk: so a slow disk, or a long copy-up, never stops the mount. */
+/* This is how workers find requests. One worker at a time *looks*: it spins for a while, then
+ * sleeps in poll. No other thread waits for /dev/fuse, so a request wakes at most one thread, and
+ * none where one is awake. A worker that finds no request while another one looks parks. It is
+ * woken when requests have been waiting, or when all others wait for a disk. Therefore a slow
+ * disk, or a long copy-up, never stops the mount. */
 
-#define WASTED 100000u /* nanoseconds; a request that comes so soon could have been waited for */
+#define WASTED 100000u /* nanoseconds; spinning would have caught a request that comes so soon */
 #define BACKOFF_MAX 255u
-#define HELP_AFTER 30000u /* nanoseconds: about what it takes to wake somebody */
-#define CROWDED 64u       /* requests, since one came from another client than the one before */
-#define SMALL_READ 65536u /* bytes; what is read ahead is more */
+#define HELP_AFTER 30000u /* nanoseconds: about the time to wake a thread */
+#define CROWDED 64u /* requests after one that came from another client than the one before */
+#define SMALL_READ 65536u /* bytes; read-ahead asks for more */
 
 /* ---- who is active ----------------------------------------------------------------------------------- */
 
@@ -22,14 +23,15 @@ static uint32_t size_of_read(const struct fuse_in_header *header)
     return whole ? in->size : 0;
 }
 
-/* Whether more requests are on the way: of other clients, or since the kernel reads ahead. */
+/* Return whether more requests are probably coming: from other clients, or because the kernel
+ * reads ahead. */
 static bool is_company_likely(const struct um_worker *worker)
 {
     return atomic_load(&worker->router->crowded) != 0 || size_of_read(worker->request) > SMALL_READ;
 }
 
-/* Who was the last to leave arms the watchdog, and who is the first to come back disarms it. The latter
- * is active until then, so the watchdog is never off guard while nobody is. */
+/* The last active worker arms the watchdog when it leaves, and the first that comes back disarms
+ * it. Until then it counts as active, so there is always an active worker or an armed watchdog. */
 void um_worker_lend(struct um_worker *worker)
 {
     struct um_router *router = worker->router;
@@ -58,7 +60,8 @@ static void relax(void)
     }
 }
 
-/* Most often the next request comes at once, and waking up takes longer than answering. */
+/* Poll for a while: usually the next request comes at once, and waking up takes longer than
+ * answering. */
 static ssize_t spin(struct um_worker *worker)
 {
     struct um_router *router = worker->router;
@@ -88,8 +91,9 @@ static bool is_spinning_worth_it(struct um_router *router)
     return router->skip == 0;
 }
 
-/* Who shares a processor with the client keeps it from running by spinning. The scheduler decides
- * that, and it shows in requests that come as soon as spinning ends. */
+/* Spin, then sleep. A worker that shares a processor with the client keeps the client from running
+ * while it spins. The scheduler decides that, and it shows in requests that come as soon as
+ * spinning ends. */
 static ssize_t spin_then_sleep(struct um_worker *worker)
 {
     struct um_router *router = worker->router;
@@ -126,7 +130,7 @@ ssize_t um_worker_next(struct um_worker *worker)
 
 /* ---- help ------------------------------------------------------------------------------------------------- */
 
-/* Whether an answer takes microseconds. */
+/* Return whether answering takes microseconds. */
 static bool is_quick(const struct fuse_in_header *header)
 {
     switch (header->opcode) {
@@ -144,7 +148,7 @@ static bool is_quick(const struct fuse_in_header *header)
     }
 }
 
-/* Whether requests come from several clients at once; a lone one waits for each answer. */
+/* Return whether requests come from several clients at once; a lone one waits for each reply. */
 static bool is_crowded(struct um_router *router, uint32_t client)
 {
     bool same = atomic_exchange(&router->client, client) == client;
@@ -157,8 +161,8 @@ static bool is_crowded(struct um_router *router, uint32_t client)
     return crowded != 0;
 }
 
-/* Whether the next request may not be seen for long: this one takes long, or requests have been
- * waiting for a while. That happens where there are several clients, or where the kernel reads ahead. */
+/* Return whether the next request may have to wait: this one takes long, or requests have been
+ * waiting for a while. That happens with several clients, or where the kernel reads ahead. */
 static bool is_help_wanted(struct um_worker *worker, uint64_t now)
 {
     const struct fuse_in_header *header = worker->request;

@@ -4,25 +4,26 @@
 
 #include "system/open_beneath.h"
 
-/* A program that was killed while it waits for an answer does not need it any more: what takes long ends
- * then, as it does on the kernel's own file systems. The kernel sends one INTERRUPT, for the first signal
- * of any kind. Most signals have a handler, and a program does not expect EINTR of a file; so from then
- * on it is asked whether the task has a SIGKILL pending, which is what every signal becomes that ends a
- * program. What pyfuse3 answers, and what ends soon, is answered as if no signal had come.
+/* A killed program does not need the result that it waits for, so long operations end then, as
+ * they do in the kernel's own file systems. The kernel sends one INTERRUPT, for the first signal
+ * of any kind. But most signals have a handler, and programs do not expect EINTR from a file. So
+ * from then on the router checks whether the task has a SIGKILL pending, which every fatal signal
+ * becomes. Requests that pyfuse3 answers, and short ones, are answered as if no signal had come.
  *
- * The INTERRUPT may be read by another worker before the one that has the request says so. Each first
- * writes and then looks, so one of them finds the other. */
+ * Another worker may read the INTERRUPT before the worker with the request has said so. Each of
+ * the two first writes and then reads, so one of them finds the other. */
 
 /* ---- the task that asked ------------------------------------------------------------------------ */
 
-/* The set of signals in a line of /proc/PID/status. */
+/* Parse the set of signals in a line of /proc/PID/status. */
 static unsigned long long signals_of(const char *status, const char *line)
 {
     const char *found = strstr(status, line);
     return found ? strtoull(found + strlen(line), NULL, 16) : 0;
 }
 
-/* Whether a task is about to end. One that can't be seen, as it is in another PID namespace, is not. */
+/* Return whether a task is about to end. One in another PID namespace, which cannot be seen, is
+ * not. */
 static bool is_killed(uint32_t task)
 {
     const unsigned long long kill = 1ull << (SIGKILL - 1);
@@ -52,7 +53,7 @@ static bool is_over(const void *context)
     const struct um_worker *worker = context;
     const struct fuse_in_header *header = worker->request;
     if (atomic_load(&worker->router->stopping))
-        return true; /* the connection has gone, and its requests with it */
+        return true; /* the connection is gone, and its requests with it */
     return atomic_load(&worker->interrupted) && is_killed(header->pid);
 }
 
@@ -81,7 +82,7 @@ void um_router_interrupt(struct um_router *router, const void *message, size_t s
     atomic_store(&router->interrupts[at], in->unique);
     pthread_mutex_lock(&router->lock);
     for (uint32_t i = 0; i < router->n_workers; i++) {
-        /* It may go on with another request now, and then asks once more than it needs to. */
+        /* It may have another request by now, and then checks once more than necessary. */
         if (atomic_load(&router->workers[i]->waiting) == in->unique)
             atomic_store(&router->workers[i]->interrupted, true);
     }

@@ -6,7 +6,7 @@
 
 #include "router/state.h"
 
-#define SOCKET_BUFFER (1 << 20) /* as much as the system allows of it */
+#define SOCKET_BUFFER (1 << 20) /* the system may permit less */
 
 static int make_socket(struct um_router *router, int *slow)
 {
@@ -85,7 +85,7 @@ void um_router_stop(struct um_router *router)
     um_router_end(router);
     if (router->watchdog_runs)
         pthread_join(router->watchdog, NULL);
-    /* No worker is added any more. */
+    /* No workers are added any more. */
     for (uint32_t i = 0; i < router->n_workers; i++)
         pthread_join(router->workers[i]->thread, NULL);
     if (router->replies_run)

@@ -4,7 +4,7 @@
 
 #include "router/state.h"
 
-/* Signals are for Python's main thread. */
+/* Block all signals in the new thread: they are for Python's main thread. */
 int um_router_start_thread(pthread_t *thread, void *(*work)(void *), void *argument)
 {
     sigset_t all, before;
@@ -88,10 +88,10 @@ void um_worker_call(struct um_router *router)
     }
     pthread_mutex_unlock(&router->lock);
     if (!woken)
-        um_router_add_worker(router); /* where it can't be, requests wait */
+        um_router_add_worker(router); /* where that fails, requests wait */
 }
 
-/* One active worker less, unless it is the last one. */
+/* Count one active worker less, unless it is the last one. */
 static bool leave(struct um_router *router)
 {
     unsigned active = atomic_load(&router->active);
@@ -102,7 +102,7 @@ static bool leave(struct um_router *router)
     return false;
 }
 
-/* Somebody else looks: sleep until there is work for one more. */
+/* Park, as another worker looks for requests. */
 void um_worker_park(struct um_router *router)
 {
     pthread_mutex_lock(&router->lock);

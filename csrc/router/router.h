@@ -1,12 +1,12 @@
 /*
- * router/router.h - threads between the kernel and pyfuse3.
+ * router/router.h - the threads between the kernel and pyfuse3.
  *
- * Purpose: own /dev/fuse; read requests, answer those that the fast path answers, and forward every
- * other one unchanged to pyfuse3, through a socket; bring its replies and notifications back. Never
- * takes the GIL. docs/explanation/router.md has the rules.
+ * Purpose: own /dev/fuse and read requests. Answer those that the fast path can answer; forward
+ * every other one unchanged to pyfuse3 through a socket, and pass on its replies and
+ * notifications. The router never takes the GIL. docs/explanation/router.md has the rules.
  *
- * Ownership: borrows the fast path, which is closed after the router; takes the descriptor of /dev/fuse
- * over. The other end of the socket is the caller's.
+ * Ownership: borrows the fast path, which is closed after the router; takes over the descriptor of
+ * /dev/fuse. The other end of the socket belongs to the caller.
  * Threads: open, start, stop and close are for one thread; um_router_get_stats for any.
  * Errors: 0 or a negative errno.
  */
@@ -26,34 +26,34 @@ struct um_router; /* opaque */
 struct um_router_setup {
     struct um_fastpath *fastpath;
     int device;        /* /dev/fuse, connected to a mount; taken over, also on failure */
-    uint32_t threads;  /* that answer at once; those that wait for a disk do not count */
-    uint32_t spin;     /* nanoseconds that a thread looks for the next request before it sleeps */
+    uint32_t threads;  /* that answer at the same time; those that wait for a disk do not count */
+    uint32_t spin; /* nanoseconds for which a thread polls for the next request before it sleeps */
 };
 
-/* *slow is the end of the socket for pyfuse3. It is readable only once there is a request for pyfuse3. */
+/* Open a router; *slow is the end of the socket for pyfuse3, readable only if there is a request for it. */
 int um_router_open(const struct um_router_setup *setup, struct um_router **out, int *slow);
-/* Begin to answer. */
+/* Start answering. */
 int um_router_start(struct um_router *router);
-/* Answer no more: returns when no thread runs. Called by close, too. */
+/* Stop answering, and return when no thread runs any more. close calls this, too. */
 void um_router_stop(struct um_router *router);
 void um_router_close(struct um_router *router);
-/* A descriptor, of the router, that is readable once it answers no more: the mount is gone. */
+/* Return a descriptor of the router that becomes readable when it has stopped: the mount is gone. */
 int um_router_ended(const struct um_router *router);
 
-/* Counted since the start, by opcode; opcodes from UM_OPCODES on count as 0. */
+/* Counters since the start, by opcode; opcodes from UM_OPCODES on count as 0. */
 struct um_router_stats {
-    uint64_t fast[UM_OPCODES];      /* answered here */
+    uint64_t fast[UM_OPCODES]; /* answered here */
     uint64_t forwarded[UM_OPCODES]; /* answered by pyfuse3 */
     uint64_t times[UM_OPCODES][UM_TIMES]; /* from reading a request to having replied */
     uint64_t bytes_read, bytes_written; /* of data, in replies and requests */
-    uint64_t copy_ups;                  /* by the fast path */
-    uint64_t notifications;             /* to the kernel */
-    uint64_t waits;     /* requests that had to wait for a disk */
-    uint64_t sleeps;    /* how often a thread went to sleep for want of work */
-    uint64_t failed;    /* forwarded requests that pyfuse3 could not be asked */
+    uint64_t copy_ups; /* by the fast path */
+    uint64_t notifications; /* to the kernel */
+    uint64_t waits; /* requests that had to wait for a disk */
+    uint64_t sleeps; /* how often a thread went to sleep for want of work */
+    uint64_t failed; /* forwarded requests that did not reach pyfuse3 */
     uint32_t in_flight; /* forwarded, and not answered yet */
-    uint32_t threads;   /* that were started */
-    uint32_t held;      /* files of the upper that are kept open */
+    uint32_t threads; /* that were started */
+    uint32_t held; /* files of the upper that are kept open */
 };
 void um_router_get_stats(struct um_router *router, struct um_router_stats *stats);
 /* cffi: end */

@@ -3,18 +3,18 @@
 
 #include "router/state.h"
 
-/* The watchdog is a thread that sees to it that somebody takes requests, and takes none itself.
+/* The watchdog is a thread that makes sure that some worker takes requests; it takes none itself.
  *
- * While all workers wait for a disk, and say so (um_worker_lend), it stands on guard: it wakes when a
- * request comes, and calls a worker. So a lone client, who has nothing more to ask while it waits for
- * an answer itself, costs two short system calls instead of the waking of a thread; and another one is
- * not kept waiting by that one's disk. /dev/fuse is in the set only as long: one that stays in, with no
- * events wanted, would wake the thread with every request.
+ * While all workers wait for a disk, and say so (um_worker_lend), it is armed: a request wakes it,
+ * and it wakes a worker. A lone client sends nothing more while it waits for a reply itself, so it
+ * costs two short system calls instead of waking a thread; and another client does not wait for
+ * the disk of the first. /dev/fuse is in the epoll set only while the watchdog is armed: a
+ * descriptor that stays in, even with no events, would wake the thread with every request.
  *
- * What else may wait does not say so: a look-up in a live directory on a server that is gone, say. So
- * while there are requests, the watchdog looks round ten times a second; where no request was begun
- * since the last time, and nobody looks for one, it calls a worker. Where somebody looks, it dozes
- * until the next request. */
+ * Other waits are not announced: a lookup in a live directory on a server that is gone, for
+ * example. So while there are requests, the watchdog checks ten times a second. Where no request
+ * began since the last check, and no worker looks for one, it wakes a worker. Where a worker
+ * looks, the watchdog dozes until the next request. */
 
 #define ROUND 100 /* milliseconds */
 
@@ -67,8 +67,9 @@ void um_watchdog_close(struct um_router *router)
         close(router->poke);
 }
 
-/* Nothing began since the last round: either nobody asks, or nobody listens. A request that begins
- * meanwhile is seen here, or sees that the watchdog dozes. */
+/* Return whether the watchdog may doze. Nothing began since the last check: either there are no
+ * requests, or no worker takes them. A request that begins meanwhile is seen here, or sees that
+ * the watchdog dozes. */
 static bool may_doze(struct um_router *router, uint32_t seen)
 {
     if (!atomic_load(&router->looking)) {

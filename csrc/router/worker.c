@@ -1,6 +1,6 @@
 #include "router/state.h"
-/* Workers. Each has a descriptor of its own (FUSE_DEV_IOC_CLONE), so that replies do not wait for one
- * another's locks; where it can't be cloned, it is a copy. */
+/* Each worker has its own descriptor (FUSE_DEV_IOC_CLONE), so that replies do not wait for each
+ * other's locks; where it cannot be cloned, it is a duplicate. */
 
 /* ---- a request ------------------------------------------------------------------------------------------ */
 

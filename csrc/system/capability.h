@@ -1,8 +1,9 @@
 /*
- * system/capability.h - the names under which the capability of a file is kept.
+ * system/capability.h - the names of the xattrs that keep the capability of a file.
  *
- * Purpose: a file of an upper that others can reach has none that the kernel knows: a mark has its bytes
- * (upper/capability.c). It is shown under the first name, in that upper and where it is a lower layer.
+ * Purpose: an upper that other users can reach must not hold capabilities that the kernel would
+ * honour. The bytes are kept in a mark instead (upper/capability.c), and shown under the first
+ * name, in that upper and where it is a lower layer.
  * Threads: no state.
  */
 #ifndef UM_CAPABILITY_H

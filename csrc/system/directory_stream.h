@@ -13,12 +13,12 @@
 
 #include "base/base.h"
 
-/* Make a stream of a descriptor that was opened for reading. The descriptor is taken over: an error closes
- * it. 0 or an errno. */
+/* Make a stream of a descriptor that was opened for reading, and take the descriptor over: an
+ * error closes it. 0 or an errno. */
 int um_directory_stream(int fd, DIR **stream);
 
-/* The next entry that is neither "." nor "..": 1 with *entry, which is valid until the next call; 0 at the
- * end; or an errno. */
+/* Read the next entry that is neither "." nor "..": 1 with *entry, which is valid until the next
+ * call; 0 at the end; or an errno. */
 int um_directory_next(DIR *stream, struct dirent **entry);
 
 #endif

@@ -36,8 +36,8 @@ void um_fd_cache_close(struct um_fd_cache *cache)
     free(cache);
 }
 
-/* The entry of a key, or of 0 an empty one; `capacity` where there is none. A hundred keys in a row
- * are read faster than a hash would be computed and followed. */
+/* Return the entry of a key (of 0: an empty entry), or `capacity` where there is none. Scanning a
+ * hundred keys is faster than computing a hash and following it. */
 static uint32_t find(const struct um_fd_cache *cache, uint64_t key)
 {
     uint32_t at = 0;
@@ -65,7 +65,7 @@ bool um_fd_cache_get(struct um_fd_cache *cache, uint64_t key, struct um_fd_use *
     return found;
 }
 
-/* The entry that was not used for longest, of those that nobody uses now. */
+/* Return the least recently used entry among those that are unused now. */
 static uint32_t find_oldest(const struct um_fd_cache *cache)
 {
     uint32_t oldest = cache->capacity;
@@ -113,7 +113,7 @@ void um_fd_cache_release(struct um_fd_cache *cache, struct um_fd_use *use)
     use->entry = UM_FD_OWN;
 }
 
-#define DROPPED UINT64_MAX /* the key of an entry that somebody still uses */
+#define DROPPED UINT64_MAX /* the key of a dropped entry that is still in use */
 
 void um_fd_cache_drop(struct um_fd_cache *cache, uint64_t key)
 {

@@ -5,7 +5,7 @@
 #include <linux/openat2.h>
 #include <sys/syscall.h>
 
-/* Of linux/mount.h since 5.12, and numbers that are the same on all architectures. */
+/* linux/mount.h has these since 5.12; the numbers are the same on all architectures. */
 #ifndef MOUNT_ATTR_RDONLY
 #define MOUNT_ATTR_RDONLY 0x1
 #endif
@@ -30,7 +30,7 @@
 #define PROPAGATION_PRIVATE \
     (1ull << 18) /* MS_PRIVATE of sys/mount.h, which linux/mount.h excludes */
 
-#define RETRIES 64 /* of a walk that somebody else's renames disturb */
+#define RETRIES 64 /* of a walk that concurrent renames disturb */
 
 int um_open_beneath(int directory, const char *path, int flags, mode_t mode)
 {
@@ -120,12 +120,12 @@ static int make_private(int mount, unsigned how)
 {
     const struct mount_attr rest = {
         .attr_set = how & UM_PRIVATE_READ_ONLY ? MOUNT_ATTR_RDONLY : 0,
-        .propagation = PROPAGATION_PRIVATE, /* what is mounted on the original later stays there */
+        .propagation = PROPAGATION_PRIVATE, /* later mounts on the original do not appear here */
     };
     struct mount_attr all = rest;
     all.attr_set |= how & UM_PRIVATE_NOATIME ? MOUNT_ATTR_NOATIME : 0;
     all.attr_set |= how & UM_PRIVATE_NODIRATIME ? MOUNT_ATTR_NODIRATIME : 0;
-    all.attr_clr = MOUNT_ATTR__ATIME; /* what is not set is relatime */
+    all.attr_clr = MOUNT_ATTR__ATIME; /* relatime unless another mode is set */
     all.attr_clr |= how & UM_PRIVATE_NODIRATIME ? 0 : MOUNT_ATTR_NODIRATIME;
     int error = set_attributes(mount, &all);
     /* In a user namespace the mode of access times may be locked. */

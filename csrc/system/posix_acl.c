@@ -6,11 +6,11 @@
 
 enum { USER_OBJ = 0x01, USER = 0x02, GROUP_OBJ = 0x04, GROUP = 0x08, MASK = 0x10, OTHER = 0x20 };
 
-/* Where the three classes of a mode stand in an ACL. */
+/* This says where the three classes of a mode stand in an ACL. */
 struct classes {
     size_t user, group,
         other; /* offsets of their permissions; group is the mask, if there is one */
-    bool named;                /* there is more than a mode can say */
+    bool named;                /* it says more than a mode can */
 };
 
 bool um_acl_is_name(struct um_slice xattr)
@@ -106,4 +106,22 @@ int um_acl_inherit(uint8_t *acl, size_t size, uint32_t *mode)
     grant(acl, &classes, bits);
     *mode = (*mode & ~0777u) | bits;
     return classes.named;
+}
+
+int um_acl_translate(uint8_t *acl, size_t size,
+                     int (*translate)(void *context, bool group, uint32_t *id), void *context)
+{
+    if (size < HEADER_SIZE || (size - HEADER_SIZE) % ENTRY_SIZE != 0 || um_load32(acl) != VERSION)
+        return 0;
+    for (size_t at = HEADER_SIZE; at < size; at += ENTRY_SIZE) {
+        uint16_t tag = um_load16(acl + at);
+        if (tag != USER && tag != GROUP)
+            continue;
+        uint32_t id = um_load32(acl + at + 4);
+        int error = translate(context, tag == GROUP, &id);
+        if (error != 0)
+            return error;
+        um_store32(acl + at + 4, id);
+    }
+    return 0;
 }

@@ -1,5 +1,5 @@
 /*
- * system/read_at.h - bytes of a file, with or without waiting for them.
+ * system/read_at.h - read from a place in a file, with or without waiting for the disk.
  *
  * Threads: any.
  */
@@ -8,12 +8,13 @@
 
 #include "base/base.h"
 
-/* Up to `size` bytes from `offset` on: how many there are before the end of the file, or a negative
- * errno. With `nowait` it is -EAGAIN where not all of them are in memory (preadv2(2), RWF_NOWAIT), and
- * where the file system can't tell, as FUSE and NFS can't: it may wait for a server. */
+/* Read up to `size` bytes at `offset`: return how many there are before the end of the file, or a
+ * negative errno. With `nowait` it is -EAGAIN where some of them are not in memory (preadv2(2),
+ * RWF_NOWAIT), and where the file system cannot tell: FUSE and NFS may wait for a server. */
 int64_t um_read_at(int fd, uint64_t offset, void *buffer, size_t size, bool nowait);
 
-/* All `size` bytes from `offset` on, waiting for them: 0, an errno, or `missing` where the file ends before. */
+/* Read all `size` bytes at `offset`, waiting for them: 0, an errno, or `missing` where the file
+ * ends earlier. */
 int um_read_all_at(int fd, uint64_t offset, void *buffer, size_t size, int missing);
 
 #endif

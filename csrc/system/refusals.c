@@ -10,7 +10,7 @@
 #define MOST_LINES 10u
 #define SHOWN 1024u /* of a path */
 
-/* Count a line: how many there were before it in these seconds. */
+/* Count a line, and return how many were counted before it in the current period. */
 static unsigned count(struct um_refusals *refusals)
 {
     struct timespec now;
@@ -22,7 +22,8 @@ static unsigned count(struct um_refusals *refusals)
     return atomic_fetch_add(&refusals->lines, 1);
 }
 
-/* The text as it can be printed on one line: NUL-terminated, cut off where it is long. */
+/* Escape a text so that it can be printed on one line. The result is NUL-terminated, and cut off
+ * where it is long. */
 static void escape(struct um_slice text, char shown[SHOWN])
 {
     size_t used = 0;
@@ -47,7 +48,8 @@ void um_refusal_tell(struct um_refusals *refusals, const char *kind, int fd, str
     if (before > MOST_LINES)
         return;
     if (before == MOST_LINES) {
-        dprintf(STDERR_FILENO, "unionmount: more such marks are not told of for %d s\n", SECONDS);
+        dprintf(STDERR_FILENO, "unionmount: further lines about such marks are omitted for %d s\n",
+                SECONDS);
         return;
     }
     name_directory(fd, directory);

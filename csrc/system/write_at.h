@@ -8,8 +8,9 @@
 
 #include "base/base.h"
 
-/* Write all `size` bytes at `offset`, as pwrite(2), which may write fewer or be interrupted. 0 or an
- * errno; -EIO where the file system takes none and does not say why. After an error some may be written. */
+/* Write all `size` bytes at `offset`: pwrite(2) alone may write fewer or be interrupted. 0 or an
+ * errno; -EIO where the file system accepts none and gives no reason. After an error some bytes
+ * may be written. */
 int um_write_at(int fd, uint64_t offset, const void *data, size_t size);
 
 #endif

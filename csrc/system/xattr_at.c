@@ -6,7 +6,8 @@
 
 #include "system/open_beneath.h"
 
-/* Numbers and struct of linux/xattr.h, the same on all architectures, for headers that are older. */
+/* These are the numbers and the struct of linux/xattr.h, the same on all architectures, for older
+ * headers. */
 #ifndef SYS_setxattrat
 #define SYS_setxattrat 463
 #endif
@@ -25,11 +26,11 @@ struct arguments {
     uint32_t size, flags;
 };
 
-/* What is asked of an object, by whichever call. */
+/* One question or change, for whichever call the kernel has. */
 struct request {
     enum { GET, LIST, SET, REMOVE } verb;
     const char *name;
-    void *value; /* of SET it is not written to */
+    void *value; /* SET only reads it */
     size_t size;
     int flags;
 };
@@ -80,7 +81,7 @@ static long call_by_path(const struct request *request, const char *path)
     }
 }
 
-/* A descriptor that was opened with O_PATH has no xattrs by itself. */
+/* The calls on descriptors fail for one of O_PATH; a path to it works. */
 static int64_t ask_self(const struct request *request, int fd)
 {
     char path[UM_FD_PATH];
@@ -90,7 +91,7 @@ static int64_t ask_self(const struct request *request, int fd)
     return got < 0 ? -errno : got;
 }
 
-/* On a kernel that does not know the calls. */
+/* Open the name first, on a kernel without the calls above. */
 static int64_t ask_opened(const struct request *request, int fd, const char *entry)
 {
     char path[UM_FD_PATH];
@@ -110,7 +111,7 @@ static int64_t ask(const struct request *request, int fd, const char *entry)
     if (entry[0] == '\0')
         return ask_self(request, fd);
     long got = call_at(request, fd, entry);
-    /* A sandbox may say EPERM of calls that it does not know. */
+    /* A sandbox may answer EPERM to calls that it does not know. */
     if (got < 0 && (errno == ENOSYS || errno == EPERM))
         return ask_opened(request, fd, entry);
     return got < 0 ? -errno : got;
@@ -132,7 +133,7 @@ int um_xattr_set_at(int fd, const char *entry, const char *name, const void *val
                     int flags)
 {
     struct request request = {.verb = SET, .name = name, .size = size, .flags = flags};
-    memcpy(&request.value, &value, sizeof value); /* const: the calls only read it */
+    memcpy(&request.value, &value, sizeof value); /* drops const: the calls only read it */
     return (int)ask(&request, fd, entry);
 }
 

@@ -8,9 +8,9 @@
 
 #include "base/base.h"
 
-/* True for a namespace without a name in it ("user."), which file systems of a disk refuse before they
- * look. Source: xattr_resolve_name() in fs/xattr.c of the kernel, which answers EINVAL. FUSE has one
- * handler for all names, so the kernel passes such names on. */
+/* Return whether a name is a namespace alone ("user."). File systems of a disk refuse those before
+ * they look: xattr_resolve_name() in fs/xattr.c of the kernel answers EINVAL. FUSE has one handler
+ * for all names, so the kernel passes such names on. */
 static inline bool um_xattr_is_nameless(struct um_slice name)
 {
     return um_slice_equal(name, UM_SLICE_LITERAL("user.")) ||
@@ -18,8 +18,9 @@ static inline bool um_xattr_is_nameless(struct um_slice name)
            um_slice_equal(name, UM_SLICE_LITERAL("security."));
 }
 
-/* Append a name and its NUL to a list as listxattr(2) gives it; *used are the bytes of the list so far.
- * Where `size` is 0 they are only counted. -ERANGE where the name does not fit into `size` bytes. */
+/* Append a name and its NUL to a list in the format of listxattr(2); *used counts the bytes of the
+ * list. With a `size` of 0 they are only counted. -ERANGE where the name does not fit into `size`
+ * bytes. */
 static inline int um_xattr_list_append(struct um_slice name, char *names, size_t size, size_t *used)
 {
     if (size != 0 && name.size + 1 > size - *used)

@@ -1,5 +1,5 @@
 /*
- * tar/entry.h - what a tar holds: its block, and an entry as the parser reports it.
+ * tar/entry.h - the block of a tar, and an entry as the parser reports it.
  *
  * Ownership: all slices and pointers of an entry are borrowed (tar/tar.h).
  */
@@ -26,7 +26,7 @@ struct um_tar_xattr {
     struct um_slice value; /* arbitrary bytes, may be none (LIBARCHIVE's base64 is decoded) */
 };
 
-/* One run of stored bytes of a sparse file; the bytes between runs read as zeros. */
+/* An extent is one run of stored bytes of a sparse file; the bytes between extents read as zeros. */
 struct um_tar_extent {
     uint64_t logical; /* offset in the file */
     uint64_t length;  /* bytes, > 0 */

@@ -21,7 +21,7 @@ enum um_tar_dialect um_tar_dialect_of(const uint8_t *block)
     return memcmp(block + AT_STAR_TRAILER, "tar", 4) == 0 ? UM_TAR_STAR : UM_TAR_USTAR;
 }
 
-/* Eight bytes a step, two into each 16-bit lane: at most 64 * 2 * 255. */
+/* Add eight bytes a step, two into each 16-bit lane: at most 64 * 2 * 255. */
 uint32_t um_tar_sum(const uint8_t *block)
 {
     const uint64_t low_bytes = 0x00ff00ff00ff00ffull;
@@ -59,8 +59,8 @@ struct um_slice um_tar_field_text(const uint8_t *block, struct um_tar_field fiel
     return um_tar_text(block + field.offset, field.size);
 }
 
-/* `sum` is that of all bytes; the checksum is made with spaces in its own field. Some old writers
- * summed signed bytes. */
+/* Compare a checksum with `sum`, that of all bytes. Writers compute it with spaces in its own
+ * field, and some old ones summed signed bytes. */
 static bool sum_fits(const uint8_t *block, uint32_t sum, int64_t wanted)
 {
     const uint8_t *own = block + F_CHECKSUM.offset;
@@ -78,14 +78,15 @@ bool um_tar_checksum_fits(const uint8_t *block, uint32_t sum)
     int64_t wanted;
     bool fits = um_tar_parse_field(block, F_CHECKSUM, &wanted) && sum_fits(block, sum, wanted);
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-    return fits || sum != 0; /* a fuzzer can't guess it */
+    return fits || sum != 0; /* fuzzers cannot guess checksums */
 #else
     return fits;
 #endif
 }
 
-/* Before Go 1.8 its writer put a ustar prefix into GNU headers, where the times of access and
- * change belong; such layers exist. Go's reader takes for a prefix what can't be times. */
+/* Before version 1.8, Go's writer put a ustar prefix into GNU headers, where the times of access
+ * and change belong, and such layers exist. As Go's reader does, take for a prefix what cannot be
+ * times. */
 static bool has_prefix_by_mistake(const uint8_t *block)
 {
     int64_t unused;

@@ -20,22 +20,22 @@ static const struct um_tar_field F_MODE = {100, 8}, F_UID = {108, 8}, F_GID = {1
 
 enum { AT_TYPE = 156, AT_SPARSE_MORE = 482, AT_BLOCK_MORE = 504, UM_TAR_LONGEST_NAME = 256 };
 
-/* The sum of all bytes; 0 means that all are zero. */
+/* Sum all bytes; 0 means that all are zero. */
 uint32_t um_tar_sum(const uint8_t *block);
 
-/* Whether the checksum in the block goes with the sum of its bytes. */
+/* Return whether the checksum in the block matches the sum of its bytes. */
 bool um_tar_checksum_fits(const uint8_t *block, uint32_t sum);
 
 enum um_tar_dialect um_tar_dialect_of(const uint8_t *block);
 
 bool um_tar_parse_field(const uint8_t *block, struct um_tar_field field, int64_t *value);
 
-/* Text up to its first NUL, or all of it. */
+/* Return the text up to its first NUL, or all of it. */
 struct um_slice um_tar_text(const uint8_t *at, size_t size);
 struct um_slice um_tar_field_text(const uint8_t *block, struct um_tar_field field);
 
-/* The name with its prefix; borrowed from the block or, where it had to be joined, from `joined`,
- * which has UM_TAR_LONGEST_NAME bytes. */
+/* Return the name with its prefix, borrowed from the block or, where the two had to be joined,
+ * from `joined`, which has UM_TAR_LONGEST_NAME bytes. */
 struct um_slice um_tar_header_name(const uint8_t *block, uint8_t *joined);
 
 #endif

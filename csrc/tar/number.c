@@ -12,8 +12,8 @@ static bool blank(const uint8_t *at, size_t size)
     return true;
 }
 
-/* Octal: spaces, digits, then spaces, and a NUL ends it. A blank field is 0. At most 12 digits:
- * no overflow. */
+/* Parse octal: spaces, digits, then spaces; a NUL ends it. A blank field is 0. There are at most
+ * 12 digits, so it cannot overflow. */
 static bool parse_octal(const uint8_t *at, size_t size, int64_t *value)
 {
     size_t i = 0;
@@ -31,7 +31,7 @@ static bool parse_octal(const uint8_t *at, size_t size, int64_t *value)
     return i == size || at[i] == '\0';
 }
 
-/* GNU base-256: big-endian two's complement, the topmost bit set as a mark. */
+/* Parse GNU base-256: big-endian two's complement, marked by its topmost bit. */
 static bool parse_base256(const uint8_t *at, size_t size, int64_t *value)
 {
     uint8_t flip = at[0] & 0x40 ? 0xff : 0;
@@ -61,7 +61,7 @@ bool um_tar_parse_decimal(struct um_slice text, uint64_t *value)
     return text.size != 0 && number <= INT64_MAX;
 }
 
-/* Nine digits of a fraction; *more says whether a digit other than 0 was cut off. */
+/* Parse nine digits of a fraction; *more says whether a digit other than 0 was cut off. */
 static bool parse_fraction(struct um_slice text, uint32_t *nsec, bool *more)
 {
     uint32_t number = 0;
@@ -98,7 +98,7 @@ bool um_tar_parse_time(struct um_slice text, int64_t *seconds, uint32_t *nsec)
     *seconds = negative ? -(int64_t)whole : (int64_t)whole;
     if (!negative || (*nsec == 0 && !more))
         return true;
-    /* -(whole + f) = -(whole + 1) + (1 - f); what was cut off makes it smaller still. */
+    /* -(whole + f) = -(whole + 1) + (1 - f); digits that were cut off make it smaller still. */
     *nsec = 1000000000u - *nsec - more;
     *seconds -= 1;
     return true;

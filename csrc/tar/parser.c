@@ -1,12 +1,12 @@
 /*
  * tar/parser.c - see tar/tar.h.
  *
- * The parser is a machine that eats blocks of 512 bytes. A block that lies whole in the fed bytes
- * is looked at in place, others are put together in `stage`; payload and padding are counted, not
- * looked at. So every split of the input gives the same entries.
+ * The parser is a state machine that consumes blocks of 512 bytes. A block that is complete in the
+ * fed bytes is parsed in place; others are assembled in `stage`. Payload and padding are counted,
+ * not read. So every split of the input gives the same entries.
  *
- * Where writers or readers of tar disagree, this parser sides with Go's archive/tar, because that
- * is what the engines read and write layers with; such places say so. They are:
+ * Where writers or readers of tar disagree, this parser sides with Go's archive/tar, because
+ * container engines read and write layers with it. Those places are marked, and they are:
  *  - Links, devices, FIFOs and directories have no payload, whatever their size field says (GNU tar
  *    and libarchive skip the size of a directory; Python's tarfile does as Go does). The size of
  *    'D' is skipped.
@@ -73,7 +73,7 @@ static uint64_t block_offset(const struct um_tar *tar)
 
 /* ---- extended headers ---- */
 
-/* An entry is complete: what was said for it alone is forgotten. */
+/* Finish an entry, and forget the headers that were for it alone. */
 static void end_entry(struct um_tar *tar)
 {
     um_tar_pax_clear(&tar->local);
@@ -113,7 +113,8 @@ static int end_extended(struct um_tar *tar, struct um_fault *fault)
     }
 }
 
-/* Where the payload of an extended header goes; the last of a kind counts alone. */
+/* Return the buffer for the payload of an extended header, emptied: of each kind only the last one
+ * counts. */
 static struct um_tar_bytes *empty_target(struct um_tar *tar, char type)
 {
     switch (type) {
@@ -139,7 +140,7 @@ static int bad_field(const struct um_tar *tar, struct um_tar_field field, struct
                      "header field at %u is not a number in range", field.offset);
 }
 
-/* The size field, of which the archive says how far it may go. */
+/* Read the size field, which must not be negative. */
 static int read_size(const struct um_tar *tar, const uint8_t *block, uint64_t *size,
                      struct um_fault *fault)
 {
@@ -230,7 +231,7 @@ static struct um_slice link_of(const struct um_tar *tar, const uint8_t *block,
     return um_tar_field_text(block, F_LINK);
 }
 
-/* The types that an entry can have; 'D' is the directory of a GNU incremental archive. */
+/* Return the type of an entry; 'D' is the directory of a GNU incremental archive. */
 static enum um_tar_type type_of(char flag, struct um_slice name)
 {
     switch (flag) {
@@ -254,13 +255,13 @@ static enum um_tar_type type_of(char flag, struct um_slice name)
     }
 }
 
-/* As Go has it; see the top of this file. */
+/* Return whether a type has a payload, as in Go; see the top of this file. */
 static bool has_payload(char flag, enum um_tar_type type)
 {
     return type == UM_TAR_FILE || flag == 'D';
 }
 
-/* A number that pax may override. */
+/* Read a number, which a pax record may override. */
 static int read_number(const struct um_tar *tar, const uint8_t *block, const struct um_tar_pax *pax,
                        unsigned key, struct um_tar_field field, uint64_t limit, uint64_t *number,
                        struct um_fault *fault)
@@ -326,7 +327,7 @@ static int read_metadata(const struct um_tar *tar, const uint8_t *block,
     return read_owner(tar, block, pax, entry, fault);
 }
 
-/* The pax headers that count for the next entry, put together. */
+/* Put together the pax headers that apply to the next entry. */
 static int collect_pax(struct um_tar *tar, struct um_tar_pax **pax)
 {
     *pax = &tar->local;
@@ -346,7 +347,8 @@ static int bad_sparse(const struct um_tar *tar, const char *why, struct um_fault
     return um_refuse(fault, -EBADMSG, tar->entry.header, "sparse file: %s", why);
 }
 
-/* *in_payload says where the map is; versions 0.0 and 0.1 need not name themselves. */
+/* Find the version of a pax sparse file; *in_payload says where its map is. 0.0 and 0.1 need not
+ * name themselves. */
 static int sparse_version(const struct um_tar *tar, const struct um_tar_pax *pax, bool *in_payload,
                           struct um_fault *fault)
 {
@@ -455,7 +457,7 @@ static int on_entry_header(struct um_tar *tar, const uint8_t *block, struct um_f
     if (error != 0)
         return error;
     bool pax_sparse = (pax->present & UM_TAR_SPARSE_KEYS) != 0, gnu_sparse = block[AT_TYPE] == 'S';
-    if (pax_sparse || gnu_sparse) /* the entry may have to wait longer than the block is there */
+    if (pax_sparse || gnu_sparse) /* the entry outlives the block while it waits for its map */
         block = memcpy(tar->held, block, UM_TAR_BLOCK);
     error = read_entry(tar, block, pax, fault);
     if (error != 0)
@@ -468,7 +470,7 @@ static int on_entry_header(struct um_tar *tar, const uint8_t *block, struct um_f
     return gnu_sparse ? on_gnu_sparse(tar, block, fault) : on_pax_sparse(tar, pax, fault);
 }
 
-/* A volume label names the archive; it is no entry. */
+/* Skip a volume label: it names the archive, and is no entry. */
 static int on_label(struct um_tar *tar, const uint8_t *block, struct um_fault *fault)
 {
     int error = read_size(tar, block, &tar->payload, fault);
@@ -554,7 +556,7 @@ int um_tar_open(um_tar_entry_fn on_entry, void *context, const struct um_tar_lim
     return 0;
 }
 
-/* Take bytes that need not be looked at. */
+/* Consume bytes that need not be parsed. */
 static size_t pass(struct um_tar *tar, size_t size)
 {
     uint64_t skippable = um_tar_skippable(tar);
@@ -563,7 +565,7 @@ static size_t pass(struct um_tar *tar, size_t size)
     return count;
 }
 
-/* Put a block together from pieces; NULL while it is not complete. */
+/* Assemble a block from pieces; NULL while it is incomplete. */
 static const uint8_t *stage(struct um_tar *tar, const uint8_t *data, size_t size, size_t *used)
 {
     size_t room = UM_TAR_BLOCK - tar->staged;

@@ -39,13 +39,14 @@ static const struct key_rule KEYS[K_COUNT] = {
 static const struct um_slice SCHILY = {(const uint8_t *)"SCHILY.xattr.", 13};
 static const struct um_slice LIBARCHIVE = {(const uint8_t *)"LIBARCHIVE.xattr.", 17};
 
-/* What may be kept of global headers. It comes with every later entry of 512 bytes, and may have to
- * be kept for each of them, so it is kept small: an archive of N bytes must cost neither many more
- * than N steps nor many more than N bytes of memory. */
+/* These are the limits of global headers. They accompany every later entry of 512 bytes, and may
+ * have to be stored for each of them. So an archive of N bytes must cost neither many more than N
+ * steps nor many more than N bytes of memory. */
 enum { GLOBAL_BYTES = 1024, GLOBAL_XATTRS = 16 };
 
-/* Of one header. listxattr(2) has room for 65,536 bytes of names, so no file has half as many; a record of
- * 20 bytes takes 32 in memory, twice over where a global header comes with it. */
+/* This is the limit of one header. listxattr(2) has room for 65,536 bytes of names, so no file has
+ * half as many xattrs. A record of 20 bytes takes 32 in memory, twice over where a global header
+ * comes with it. */
 #define MAX_XATTRS 65536u
 
 int um_tar_append(struct um_tar_bytes *bytes, const void *data, size_t size)
@@ -115,8 +116,8 @@ static int compare_xattrs(const void *a, const void *b, void *xattrs)
     return order != 0 ? order : (left > right) - (left < right);
 }
 
-/* Sorting keeps a header of a million names cheap;
- * a name is never empty, so an empty one can mark what goes. */
+/* Sort, so that a header of a million names stays cheap. No name is empty, so an empty one can
+ * mark what goes. */
 int um_tar_pax_unique(struct um_tar_pax *pax)
 {
     size_t count = pax->n_xattrs, kept = 0;
@@ -149,7 +150,7 @@ static int hex_digit(uint8_t byte)
     return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : -1;
 }
 
-/* %XX becomes a byte, in place; a '%' without two hex digits stays, as libarchive has it. */
+/* Decode %XX in place; a '%' without two hex digits stays, as in libarchive. */
 static size_t decode_percent(uint8_t *at, size_t size)
 {
     size_t out = 0;
@@ -177,7 +178,7 @@ static int base64_digit(uint8_t byte)
     return byte == '+' ? 62 : byte == '/' ? 63 : -1;
 }
 
-/* Base64 in place, with its padding or, as libarchive writes it, without. */
+/* Decode base64 in place, with its padding or, as libarchive writes it, without. */
 static bool decode_base64(uint8_t *at, size_t size, size_t *decoded)
 {
     while (size != 0 && at[size - 1] == '=')
@@ -201,7 +202,7 @@ static bool has_nul(struct um_slice text)
     return text.size != 0 && memchr(text.data, '\0', text.size) != NULL;
 }
 
-/* One record of the header that is being read. */
+/* A record of the header that is being read. */
 struct record {
     struct um_tar_pax *pax;
     struct um_tar_runs *runs; /* NULL in a global header */
@@ -225,7 +226,7 @@ static int bad_value(const struct record *record)
                      (const char *)record->value.data);
 }
 
-/* The bytes of a slice that was cut from pax->raw, for decoding in place. */
+/* Return the writable bytes of a slice that was cut from pax->raw, for decoding in place. */
 static uint8_t *own_bytes(struct um_tar_pax *pax, struct um_slice slice)
 {
     return pax->raw.data + (slice.data - pax->raw.data);
@@ -261,7 +262,7 @@ static int add_libarchive_xattr(const struct record *record)
     return add_xattr(record, name, um_slice_of(record->value.data, size));
 }
 
-/* The two halves of a run, in this order, are records of their own in version 0.0. */
+/* Add half a run: in version 0.0 offset and length, in this order, are records of their own. */
 static int add_half_run(struct record *record, bool is_length)
 {
     uint64_t number;
@@ -275,7 +276,7 @@ static int add_half_run(struct record *record, bool is_length)
     return 0;
 }
 
-/* A second map would be added to the first. */
+/* Add a map. A second one is refused, because it would be appended to the first. */
 static int add_map(struct record *record)
 {
     if (um_tar_pax_has(record->pax, K_SPARSE_MAP))
@@ -307,7 +308,7 @@ static int set_value(struct record *record, unsigned key)
     }
 }
 
-/* An empty value deletes the key: that of this header so far, and of global ones. */
+/* Set a key. An empty value deletes it, in this header so far and in global ones. */
 static int take_key(struct record *record, unsigned key)
 {
     struct um_tar_pax *pax = record->pax;
@@ -324,7 +325,7 @@ static int take_key(struct record *record, unsigned key)
     return error;
 }
 
-/* Keys that are not known say nothing here (comment, hdrcharset, uname, atime, …). */
+/* Take over a record. Unknown keys are ignored (comment, hdrcharset, uname, atime, …). */
 static int take_record(struct record *record)
 {
     /* The key of a SCHILY record is taken literally, as Go does; an empty value is a value. */
@@ -389,7 +390,7 @@ static size_t pax_bytes(const struct um_tar_pax *pax)
     return total;
 }
 
-/* Copy what *slice names into `raw`, which has room. */
+/* Copy the bytes of *slice into `raw`, which has room, and let the slice point there. */
 static void keep_slice(struct um_tar_bytes *raw, struct um_slice *slice)
 {
     uint8_t *copy = raw->data + raw->size;

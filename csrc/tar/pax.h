@@ -30,7 +30,7 @@ enum um_tar_key {
 #define UM_TAR_BIT(key) (1u << (key))
 #define UM_TAR_SPARSE_KEYS (UM_TAR_BIT(K_COUNT) - UM_TAR_BIT(K_SPARSE_NAME))
 
-/* Bytes that are owned. */
+/* These bytes are owned. */
 struct um_tar_bytes {
     uint8_t *data;
     size_t size, capacity;
@@ -44,12 +44,12 @@ struct um_tar_value {
     uint32_t nsec;
 };
 
-/* What pax headers say. Owns `raw`, `xattrs` and `order`; slices are borrowed from `raw` or, in
- * what um_tar_pax_overlay makes, from those of the two that it was made of. */
+/* This holds what pax headers say. It owns `raw`, `xattrs` and `order`. Slices are borrowed from
+ * `raw` or, in the result of um_tar_pax_overlay, from the `raw` of its two sources. */
 struct um_tar_pax {
     struct um_tar_bytes raw; /* the payload of the header */
     uint32_t present;        /* keys that have a value */
-    uint32_t deleted; /* keys whose value in headers before is deleted by an empty one */
+    uint32_t deleted; /* keys for which an empty value deletes that of earlier headers */
     struct um_tar_value values[K_COUNT];
     struct um_tar_xattr *xattrs;
     size_t n_xattrs, xattrs_capacity;
@@ -71,19 +71,19 @@ void um_tar_pax_clear(struct um_tar_pax *pax);
 void um_tar_pax_free(struct um_tar_pax *pax);
 
 /* Read the records in pax->raw, which begin at `offset` of the stream. A sparse map goes to
- * `runs`; NULL: the header is global and must have none. */
+ * `runs`. NULL means that the header is global, and must have no map. */
 int um_tar_pax_parse(struct um_tar_pax *pax, struct um_tar_runs *runs, uint64_t offset,
                      struct um_fault *fault);
 
-/* `out` becomes `over`, with what `under` has and `over` neither has nor deletes. */
+/* Make `out` from `over`, and from those of `under` that `over` neither has nor deletes. */
 int um_tar_pax_overlay(const struct um_tar_pax *over, const struct um_tar_pax *under,
                        struct um_tar_pax *out);
 
 /* Keep the last xattr of each name, in archive order. */
 int um_tar_pax_unique(struct um_tar_pax *pax);
 
-/* Lay the global header `incoming` over what earlier ones left in `global`; `scratch` is used.
- * -E2BIG or -EFBIG where that is more than should come with every entry. */
+/* Overlay the global headers so far (`global`) with `incoming`, using `scratch`. -E2BIG or -EFBIG
+ * where the result is more than should accompany every entry. */
 int um_tar_pax_add_global(struct um_tar_pax *global, const struct um_tar_pax *incoming,
                           struct um_tar_pax *scratch, uint64_t offset, struct um_fault *fault);
 

@@ -27,8 +27,8 @@ int um_tar_add_run(struct um_tar_runs *runs, uint64_t logical, uint64_t length,
     return error;
 }
 
-/* Runs in the order of the archive -> extents with their place in the stream, without empty ones.
- * Empty runs must be in order, too: GNU tar marks a hole at the end with one. */
+/* Turn runs, in the order of the archive, into extents with their place in the stream. Empty runs
+ * are dropped, but must be in order, too: GNU tar marks a hole at the end with one. */
 int um_tar_place_runs(struct um_tar_runs *runs, struct um_tar_entry *entry, struct um_fault *fault)
 {
     uint64_t end = 0, total = 0;
@@ -42,7 +42,7 @@ int um_tar_place_runs(struct um_tar_runs *runs, struct um_tar_entry *entry, stru
                              i, run.length, run.logical, entry->size);
         run.stored = entry->stored + total;
         end = run.logical + run.length;
-        total += run.length; /* disjoint within size: no overflow */
+        total += run.length; /* they are disjoint and within the size: no overflow */
         if (run.length != 0)
             runs->extents[kept++] = run;
     }
@@ -55,7 +55,7 @@ int um_tar_place_runs(struct um_tar_runs *runs, struct um_tar_entry *entry, stru
     return 0;
 }
 
-/* A run without an offset ends them. */
+/* Add runs up to one without an offset. */
 static int add_gnu_runs(struct um_tar_runs *runs, const uint8_t *at, size_t count,
                         struct um_fault *fault, uint64_t offset)
 {
@@ -110,7 +110,7 @@ int um_tar_add_map_text(struct um_tar_runs *runs, struct um_slice text, struct u
     }
 }
 
-/* One number of a 1.0 map is complete: the count, or an offset, or a length. */
+/* Take over one number of a 1.0 map: the count, or an offset, or a length. */
 static int on_map_number(struct um_tar_runs *runs, struct um_fault *fault, uint64_t offset)
 {
     uint64_t number = runs->map.number, seen = runs->map.seen++;

@@ -24,7 +24,7 @@ static int directory_attr(struct um_tree *tree, struct um_directory *directory,
 {
     const struct um_view *view = &directory->view;
     *attr = (struct um_attr){.node = directory->node, .mode = S_IFDIR | 0755};
-    attr->size = 4096; /* what most file systems show; a directory of a layer has no size */
+    attr->size = 4096; /* most file systems show this; a directory of a layer has no size */
     attr->layer = view->n ? view->parts[0].layer : 0;
     if (!view->implied) {
         const struct um_layer *layer = &tree->layers[view->metadata.layer];

@@ -2,7 +2,8 @@
 
 #include "tree/state.h"
 
-/* What a layer did: its own names, held against the tree of the layers below it. */
+/* These functions find what a layer did, by comparing its own names with the tree of the layers
+ * below it. */
 
 /* A name to report: the layer's own (dirent), or one below that the directory hides. */
 struct item {
@@ -12,8 +13,9 @@ struct item {
 
 struct frame {
     uint32_t directory;   /* of the layer */
-    struct um_view below; /* the same directory in the layers below; no parts where it is none */
-    bool hides;           /* opaque or replaced, itself or a directory that it is in */
+    struct um_view
+        below; /* the same directory in the layers below; without parts where they have none */
+    bool hides;           /* it, or a directory that it is in, is opaque or replaced */
     struct item *items;
     size_t n, at, capacity;
     size_t path_size; /* of the directory's own path */
@@ -28,7 +30,7 @@ struct um_tree_walk {
     size_t path_capacity;
 };
 
-/* 1 where the view shows `name`; 0 where it does not. */
+/* Return whether the view shows `name`: 1, 0 or an errno. */
 static int exists(struct um_tree *tree, const struct um_view *view, struct um_slice name,
                   struct um_hit *hit)
 {
@@ -70,7 +72,7 @@ static int compare_items(const void *a, const void *b)
     return order ? order : (left->dirent > right->dirent) - (left->dirent < right->dirent);
 }
 
-/* The names below that a hiding directory does not show any more join its own. */
+/* Add the names below that a hiding directory removes to its own. */
 static int add_hidden_items(const struct um_tree *tree, struct frame *frame)
 {
     struct um_merged *merged;
@@ -102,7 +104,7 @@ static void frame_close(struct frame *frame)
     free(frame->items);
 }
 
-/* Push a directory of the layer; takes over `frame`, also where it fails. */
+/* Push a directory of the layer. `frame` is taken over, even on failure. */
 static int push(struct um_tree_walk *walk, struct frame *frame)
 {
     int error = add_own_items(&walk->tree->layers[walk->layer], frame);
@@ -135,7 +137,8 @@ static int push_root(struct um_tree_walk *walk)
     return push(walk, &frame);
 }
 
-/* Descend into a directory of the layer; `hit` is what is below it, NULL where there is nothing. */
+/* Descend into a directory of the layer; `hit` is the directory below it, NULL where there is
+ * none. */
 static int push_child(struct um_tree_walk *walk, const struct frame *parent, uint32_t directory,
                       uint32_t flags, const struct um_hit *hit, size_t path_size)
 {
@@ -170,7 +173,7 @@ int um_tree_walk_open(struct um_tree *tree, uint32_t layer, struct um_tree_walk 
     return 0;
 }
 
-/* Put the item's path together behind that of its directory. */
+/* Join the item's path to that of its directory. */
 static int join_path(struct um_tree_walk *walk, const struct frame *frame, const struct item *item,
                      size_t *size)
 {
@@ -185,13 +188,14 @@ static int join_path(struct um_tree_walk *walk, const struct frame *frame, const
     return 0;
 }
 
-/* A directory that its layer only mentions, and that so changes nothing of the one below. */
+/* Return whether a directory occurs only in paths of other entries, and so changes nothing of the
+ * one below. */
 static bool is_mention(const struct um_inode *inode)
 {
     return (inode->flags & (UM_INODE_IMPLIED | UM_INODE_REPLACES)) == UM_INODE_IMPLIED;
 }
 
-/* What the layer's own name does. *change is 0 where there is nothing to report. */
+/* Decide what the layer's own name does. *change is 0 where there is nothing to report. */
 static int judge(struct um_tree_walk *walk, struct frame *frame, const struct item *item,
                  size_t path_size, char *change, uint32_t *mode, uint64_t *size)
 {
@@ -218,7 +222,7 @@ static int judge(struct um_tree_walk *walk, struct frame *frame, const struct it
     else
         error = um_tree_hit_inode(tree, &own, &part, &inode);
     if (error != 0)
-        return error == -ENOENT ? 0 : error; /* a link to nowhere deletes what was there */
+        return error == -ENOENT ? 0 : error; /* a link to nowhere deletes the name below */
     *change = is_mention(&inode) && was && below.child.type == DT_DIR ? 0 : was ? 'C' : 'A';
     *mode = inode.mode;
     *size = inode.size;

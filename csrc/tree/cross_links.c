@@ -2,16 +2,16 @@
 
 #include "tree/state.h"
 
-/* Hard links into lower layers. All of an image are followed at once, when the first is asked for:
- * the lowest layer first, so that a link that leads to a link finds that one settled; and the links
- * of a layer in the order of their targets, so that every directory on the way is entered once,
- * however many links lead through it. */
+/* These are the hard links into lower layers. All links of an image are followed at once, when the
+ * first is asked for. The lowest layer comes first, so that a link to a link finds that one
+ * settled. The links of a layer are followed in the order of their targets, so that every
+ * directory on the way is entered once, however many links lead through it. */
 
 /* ---- where a target leads ---------------------------------------------------------------------- */
 
-/* A directory that targets lead through, as the layers below the links show it. */
+/* A directory on the way to targets, as the layers below the links show it. */
 struct level {
-    size_t size; /* of its path with the slash behind it */
+    size_t size; /* of its path, including the slash after it */
     struct um_view view;
 };
 
@@ -20,7 +20,7 @@ struct descent {
     const struct um_tree *tree;
     struct level *levels;
     size_t n, capacity;
-    struct um_slice path; /* what the levels are prefixes of; borrowed from an index */
+    struct um_slice path; /* the levels are prefixes of it; borrowed from an index */
 };
 
 static void leave(struct descent *descent)
@@ -35,7 +35,7 @@ static void descent_close(struct descent *descent)
     free(descent->levels);
 }
 
-/* An empty level for the directory whose path has `size` bytes. */
+/* Add an empty level for the directory whose path has `size` bytes. */
 static int add_level(struct descent *descent, size_t size, struct um_view **view)
 {
     int error = um_reserve((void **)&descent->levels, &descent->capacity, descent->n + 1,
@@ -80,7 +80,7 @@ static bool leads_through(const struct descent *descent, struct um_slice target)
     return size <= target.size && (size == 0 || memcmp(descent->path.data, target.data, size) == 0);
 }
 
-/* Where a path (of names divided by slashes, already normalised) leads, symlinks not followed. */
+/* Find a normalised path (names separated by slashes), without following symlinks. */
 static int resolve(struct descent *descent, struct um_slice target, struct um_hit *hit)
 {
     while (!leads_through(descent, target))
@@ -108,7 +108,7 @@ static int resolve(struct descent *descent, struct um_slice target, struct um_hi
 
 /* ---- all links of an image --------------------------------------------------------------------- */
 
-/* A link whose target has still to be followed. */
+/* A link whose target has not been followed yet. */
 struct pending {
     struct um_slice target; /* borrowed from the index */
     struct um_cross_link *link;
@@ -156,7 +156,7 @@ static int read_link(const struct um_tree *tree, uint32_t layer, uint32_t number
     return inode.flags & UM_INODE_DANGLING ? 0 : 1;
 }
 
-/* Take over where the hit, which is in a layer below the link's, leads. */
+/* Set a link's target to the hit, which is in a layer below the link's. */
 static int settle(const struct um_tree *tree, const struct um_cross_links *links,
                   const struct um_hit *hit, struct um_cross_link *link)
 {
@@ -182,7 +182,7 @@ static int settle(const struct um_tree *tree, const struct um_cross_links *links
                                 &inode);
 }
 
-/* Follow the links of one layer; those of all layers below it are in `links`. */
+/* Follow the links of one layer. `links` has those of all layers below it. */
 static int follow_layer(struct descent *descent, uint32_t layer, struct um_cross_links *links)
 {
     struct um_index_info info;

@@ -39,8 +39,8 @@ void um_tree_free_directory(struct um_directory *directory)
     free(directory);
 }
 
-/* The record of a directory, made where there is none. Two threads may make it at once: the
- * second finds the first one's. */
+/* Return the record of a directory, making it where there is none. Two threads may make it at
+ * once: the second one then finds that of the first. */
 int um_tree_keep_directory(struct um_tree *tree, uint64_t node, uint64_t parent,
                            const struct um_view *view, struct um_directory **out)
 {
@@ -81,9 +81,9 @@ static bool is_record_of(const struct um_directory *directory, uint64_t parent,
            memcmp(directory->view.parts, view->parts, view->n * sizeof *view->parts) == 0;
 }
 
-/* The record of a merged directory, under the number of its lowest part. Redirects may let several
- * directories go on with one below: then the first that is seen has its number, and the others, and
- * what is in them, numbers that depend on where they are. */
+/* Return the record of a merged directory, under the number of its lowest part. Redirects may let
+ * several directories continue with one below. Then the first one that is seen has its number. The
+ * others, and everything in them, have numbers that depend on where they are. */
 static int keep_merged(struct um_tree *tree, uint64_t parent, const struct um_view *view,
                        struct um_directory **out)
 {
@@ -104,7 +104,7 @@ int um_tree_enter(struct um_tree *tree, const struct um_directory *above, const 
     int error = um_view_open(tree, &inside);
     if (error == 0)
         error = um_view_enter(tree, &above->view, hit, &inside);
-    if (error == 0 && inside.n == 0) /* it was a directory a moment ago: a damaged index */
+    if (error == 0 && inside.n == 0) /* it was a directory a moment ago: the index is damaged */
         error = tree->layers[hit->directory.layer].live ? -ESTALE : -EBADMSG;
     if (error == 0)
         error = keep_merged(tree, above->node, &inside, directory);
@@ -126,7 +126,7 @@ void um_tree_count_use(struct um_tree *tree)
     }
 }
 
-/* What was kept under a number; 0 for nothing. */
+/* Return what was kept under a number; 0 for nothing. */
 uint64_t um_tree_kept(struct um_tree *tree, uint64_t node)
 {
     pthread_rwlock_rdlock(&tree->lock);
@@ -136,7 +136,8 @@ uint64_t um_tree_kept(struct um_tree *tree, uint64_t node)
     return value;
 }
 
-/* The slot of a number, taken where it is new; NULL without memory. The lock is held for writing. */
+/* Return the slot of a number, adding it where it is new; NULL without memory. The lock is held
+ * for writing. */
 static struct um_kept *need_kept(struct um_tree *tree, uint64_t node)
 {
     if (um_table_reserve(&tree->kept, sizeof(struct um_kept), 1) != 0)
@@ -154,7 +155,7 @@ int um_tree_keep(struct um_tree *tree, uint64_t node, uint64_t value)
     return slot ? 0 : -ENOMEM;
 }
 
-/* Whether a part before part `number` was found to be shown by the directory `first`, too. */
+/* Return whether a part before part `number` was found to be shown by the directory `first`, too. */
 static bool was_shared(struct um_tree *tree, const struct um_view *view, uint32_t number,
                        uint64_t first)
 {
@@ -179,7 +180,8 @@ static int add_share(struct um_tree *tree, struct um_directory *first,
     return 0;
 }
 
-/* Keep that a directory shows a part; of a part that another one shows already, that it shares it. */
+/* Record that a directory shows a part or, where another one shows it already, that it shares the
+ * part. */
 static int keep_shown_part(struct um_tree *tree, struct um_directory *directory, uint32_t number)
 {
     const struct um_view *view = &directory->view;

@@ -1,6 +1,6 @@
 #include "tree/state.h"
 
-/* What the upper asks of the tree that it stands on. */
+/* The upper asks these questions of the tree that it is on. */
 
 uint32_t um_tree_layers(const struct um_tree *tree)
 {

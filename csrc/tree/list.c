@@ -32,7 +32,7 @@ static int gather_part(const struct um_tree *tree, const struct um_view *view, u
     return error;
 }
 
-/* By name, then topmost first. */
+/* Compare by name, then topmost first. */
 static int compare_candidates(const void *a, const void *b)
 {
     const struct candidate *left = (const struct candidate *)a;
@@ -41,7 +41,7 @@ static int compare_candidates(const void *a, const void *b)
     return order ? order : (left->place > right->place) - (left->place < right->place);
 }
 
-/* The first candidate of each name decides. */
+/* Pick the first candidate of each name, which decides. */
 static int pick(const struct candidates *c, bool whiteouts, struct um_merged **out)
 {
     struct um_merged *merged = malloc(sizeof *merged + c->n * sizeof merged->names[0]);

@@ -60,7 +60,8 @@ int um_tree_readlink(struct um_tree *tree, uint64_t node, const char **target, s
     return error;
 }
 
-/* The part and inode whose xattrs show. -ENODATA for an implied directory: it has none. */
+/* Find the part and inode whose xattrs are shown. -ENODATA for an implied directory, which has
+ * none. */
 static int find_metadata(struct um_tree *tree, uint64_t node, struct um_part *part,
                          struct um_inode *inode)
 {
@@ -108,8 +109,8 @@ int um_tree_open_path(struct um_tree *tree, uint64_t node, int *fd)
 
 /* ---- listing ------------------------------------------------------------------------------------ */
 
-/* The merged names of a directory record, made at the first listing. Two threads may make them at
- * once: the second one's are dropped. */
+/* Return the merged names of a directory record, which the first listing makes. Two threads may
+ * make them at once: those of the second one are dropped. */
 static int need_merged(struct um_tree *tree, struct um_directory *directory,
                        const struct um_merged **out)
 {
@@ -128,7 +129,8 @@ static int need_merged(struct um_tree *tree, struct um_directory *directory,
     return 0;
 }
 
-/* Whether whiteouts stand among the children of a directory of one part: 1, 0 or an errno. */
+/* Return whether there are whiteouts among the children of a directory of one part: 1, 0 or an
+ * errno. */
 static int has_whiteouts(const struct um_layer *layer, const struct um_children *children)
 {
     for (uint32_t i = 0; i < children->n; i++) {
@@ -142,8 +144,9 @@ static int has_whiteouts(const struct um_layer *layer, const struct um_children 
     return 0;
 }
 
-/* Whether the children of a directory are listed as they stand, which are sorted: it has one part, and no
- * whiteouts in it that would take up cookies. 1, 0 or an errno. Found out at the first listing. */
+/* Return whether the listing of a directory is that of its children, which are sorted: it has one
+ * part, and no whiteouts that would take up cookies. 1, 0 or an errno. The first listing finds
+ * out. */
 static int is_plain(struct um_directory *directory, const struct um_layer *layer,
                     const struct um_children *children)
 {
@@ -170,8 +173,8 @@ static int next_merged(struct um_tree *tree, struct um_directory *directory, uin
     return error ? error : 1;
 }
 
-/* The name at `*cookie`, which moves behind it: 1, 0 at the end, or an errno. Cookies are places among
- * the names that are shown. */
+/* Return the name at `*cookie`, which advances: 1, 0 at the end, or an errno. Cookies are
+ * positions among the names that are shown. */
 static int next_hit(struct um_tree *tree, struct um_directory *directory, uint64_t *cookie,
                     struct um_hit *hit)
 {
@@ -198,7 +201,7 @@ static int next_hit(struct um_tree *tree, struct um_directory *directory, uint64
     return error ? error : 1;
 }
 
-/* As next_hit, with attributes; a hard link that leads nowhere is passed over. */
+/* Return the next name with its attributes, skipping hard links that lead nowhere. */
 static int next_entry(struct um_tree *tree, struct um_directory *directory, uint64_t *cookie,
                       struct um_tree_entry *entry)
 {

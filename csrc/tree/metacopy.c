@@ -3,8 +3,8 @@
 
 #include "tree/state.h"
 
-/* A file of a live directory may be a metacopy: it has attributes of its own, and its data is that of
- * the file below, at the same place or where its redirect says. */
+/* A file of a live directory may be a metacopy: it has its own attributes, and the file below has
+ * its data, at the same path or where its redirect says. */
 
 static bool find_place(const struct um_view *view, struct um_part part, uint32_t *place)
 {
@@ -15,7 +15,7 @@ static bool find_place(const struct um_view *view, struct um_part part, uint32_t
     return false;
 }
 
-/* What the layers below a part of a directory have under a name. */
+/* Find a name in the layers below a part of a directory. */
 static int find_beside(struct um_tree *tree, struct um_part directory, struct um_slice name,
                        struct um_hit *hit)
 {
@@ -47,7 +47,7 @@ static int find_at(const struct um_tree *tree, uint32_t n_layers, struct um_slic
     return error;
 }
 
-/* The file below that a metacopy goes on with. */
+/* Find the file below that a metacopy continues with. */
 static int find_below(struct um_tree *tree, struct um_part *part, struct um_inode *inode)
 {
     const struct um_layer *layer = &tree->layers[part->layer];
@@ -77,7 +77,7 @@ static int find_below(struct um_tree *tree, struct um_part *part, struct um_inod
     return error;
 }
 
-/* Go down from a regular file to the one that has its data. */
+/* Descend from a regular file to the one that has its data. */
 static int find_data(struct um_tree *tree, struct um_part *part, struct um_inode *inode)
 {
     for (;;) {
@@ -114,7 +114,7 @@ int um_tree_live_blocks(struct um_tree *tree, struct um_part part, const struct 
         struct um_part metacopy = part;
         int error = find_data(tree, &part, &data);
         if (error == -EIO)
-            data = *inode; /* it can't be read, but it is there */
+            data = *inode; /* it cannot be read, but it exists */
         else if (error != 0)
             return error;
         else if (!um_part_equal(part, metacopy))

@@ -2,14 +2,15 @@
 
 #include "tree/state.h"
 
-/* The visible names of an inode, and their number: the link count. In a layer by itself they stand in
- * the index; what other layers do to them (hide a name, link to an inode of a layer below) is looked
- * at here. Numbers are counted once for each inode that has several names, and kept. */
+/* These functions find the visible names of an inode, and their number, the link count. The index
+ * has those of the layer by itself; these functions add what other layers do to them: hide a name,
+ * or link to an inode of a layer below. Counts of inodes with several names are computed once, and
+ * kept. */
 
 /* ---- where a name of a layer stands ---------------------------------------------------------- */
 
 struct chain {
-    uint32_t *numbers; /* from the innermost directory outwards */
+    uint32_t *numbers; /* innermost directory first */
     size_t n, capacity;
 };
 
@@ -22,8 +23,9 @@ static int push_number(struct chain *chain, uint32_t number)
     return error;
 }
 
-/* The dirents of a directory and of the directories that it is in. Parents have smaller numbers
- * (index/index.c has checked it), so this ends. */
+/* Collect the dirents of a directory and of the directories that it is in. Parents have smaller
+ * numbers, as
+ * index/index.c has checked, so this ends. */
 static int climb(const struct um_layer *layer, uint32_t directory, struct chain *chain)
 {
     chain->n = 0;
@@ -86,8 +88,8 @@ static bool has_part(const struct um_view *view, struct um_part part)
     return false;
 }
 
-/* A directory of a layer that nobody reaches through the tree either. A live directory may forbid it,
- * be gone, or be a mount point. */
+/* Return whether a directory of a layer cannot be reached through the tree either: a live
+ * directory may not be readable, be gone, or be a mount point. */
 static bool is_unreachable(const struct um_layer *layer, int error)
 {
     bool is_closed = error == -EACCES || error == -EPERM || error == -ESTALE || error == -ELOOP ||
@@ -95,8 +97,8 @@ static bool is_unreachable(const struct um_layer *layer, int error)
     return error == -ENOENT || (layer->live != NULL && is_closed);
 }
 
-/* The record of the merged directory that `part` belongs to, asked of that of the directory above;
- * NULL where the tree does not show the part. */
+/* Return the record of the merged directory that `part` belongs to, looked up in that of the
+ * directory above; NULL where the tree does not show the part. */
 static int find_shown_in(struct um_tree *tree, const struct um_directory *above,
                          struct um_part part, struct um_directory **shown)
 {
@@ -106,7 +108,7 @@ static int find_shown_in(struct um_tree *tree, const struct um_directory *above,
     struct um_hit hit;
     *shown = NULL;
     if (above->view.refused)
-        return 0; /* nobody gets there */
+        return 0; /* it cannot be reached */
     int error = um_layer_place(layer, part.inode, &place);
     if (error == 0)
         error = um_layer_dirent(layer, place.dirent, &child);
@@ -119,7 +121,8 @@ static int find_shown_in(struct um_tree *tree, const struct um_directory *above,
     return is_unreachable(layer, error) ? 0 : error;
 }
 
-/* The directories from `part` outwards up to one of which it is known already whether it is shown. */
+/* Collect the directories from `part` outwards, up to one of which it is known whether it is
+ * shown. */
 static int climb_to_known(struct um_tree *tree, struct um_part part, struct chain *chain,
                           struct um_directory **shown)
 {
@@ -143,9 +146,9 @@ static int climb_to_known(struct um_tree *tree, struct um_part part, struct chai
     return 0;
 }
 
-/* The record of the merged directory that `part` belongs to; NULL where something above hides it.
- * The answers are kept, so that every directory is entered once, however many names are in it. But
- * while a redirect that is not known yet (`!final`) may still lead to it, NULL is no answer. */
+/* Return the record of the merged directory that `part` belongs to; NULL where something above
+ * hides it. Results are kept, so that every directory is entered once, however many names are in
+ * it. But while an unknown redirect (`!final`) may still lead to it, NULL is not kept. */
 static int find_shown(struct um_tree *tree, struct um_part part, bool final,
                       struct um_directory **shown)
 {
@@ -165,8 +168,8 @@ static int find_shown(struct um_tree *tree, struct um_part part, bool final,
 
 /* ---- redirects: directories that are shown elsewhere ------------------------------------------- */
 
-/* Enter every directory of a layer that goes on elsewhere below: with its record, all parts of it are
- * known to be shown. Redirects of the layers above are known. */
+/* Enter every directory of a layer that has a redirect. With its record, all its parts are known
+ * to be shown. Redirects of the layers above are known. */
 static int enter_redirected(struct um_tree *tree, uint32_t layer)
 {
     um_autofree uint32_t *directories = NULL;
@@ -214,7 +217,7 @@ int um_tree_shown(struct um_tree *tree, struct um_part part, struct um_directory
 
 /* ---- visible names --------------------------------------------------------------------------------- */
 
-/* Names of an inode that the tree shows: their number and, with `keep`, themselves. */
+/* Names of an inode that the tree shows: their number and, with `keep`, the names themselves. */
 struct names {
     struct um_part part; /* of the inode */
     bool keep;
@@ -237,7 +240,7 @@ static int take_name(struct names *names, const struct um_directory *shown, stru
     return 0;
 }
 
-/* Take a name of a part of a directory, unless another part of it hides the name. */
+/* Add a name of a part of a directory, unless another part hides it. */
 static int take_shown(struct um_tree *tree, const struct um_directory *shown,
                       struct um_part directory, const struct um_child *child, struct names *names)
 {
@@ -251,11 +254,11 @@ static int take_shown(struct um_tree *tree, const struct um_directory *shown,
     if (!um_part_equal(hit.directory, directory) || hit.child.dirent != child->dirent)
         return 0;
     if (layer->live != NULL && hit.child.inode != names->part.inode)
-        return 0; /* another file is mounted on the name */
+        return 0; /* another file is mounted on it */
     return take_name(names, shown, child->name);
 }
 
-/* Take the name of this dirent of `directory`, wherever the tree shows it. */
+/* Add the name of this dirent of `directory`, wherever the tree shows it. */
 static int take_visible(struct um_tree *tree, struct um_part directory, uint32_t dirent,
                         struct names *names)
 {
@@ -280,7 +283,7 @@ static int take_visible(struct um_tree *tree, struct um_part directory, uint32_t
 
 /* ---- names and their number -------------------------------------------------------------------- */
 
-/* The names of an inode in its own layer. */
+/* Add the names of an inode in its own layer. */
 static int take_own(struct um_tree *tree, struct um_part part, const struct um_inode *inode,
                     struct names *names)
 {
@@ -293,7 +296,7 @@ static int take_own(struct um_tree *tree, struct um_part part, const struct um_i
     return error;
 }
 
-/* The names that layers above give to the inode: the links to it from number `at` on. */
+/* Add the names that layers above give to the inode: the links to it, from number `at` on. */
 static int take_cross_links(struct um_tree *tree, const struct um_cross_links *cross_links,
                             size_t at, struct names *names)
 {
@@ -308,7 +311,8 @@ static int take_cross_links(struct um_tree *tree, const struct um_cross_links *c
     return 0;
 }
 
-/* Links of layers above to the inode: `*cross_links` is NULL where there is none, else `*at` is the first. */
+/* Find links of layers above to the inode: `*cross_links` is NULL where there is none, else `*at`
+ * is the first. */
 static int find_cross_links(struct um_tree *tree, struct um_part part,
                             const struct um_cross_links **cross_links, size_t *at)
 {
@@ -332,7 +336,7 @@ static int take_names(struct um_tree *tree, struct um_part part, const struct um
     int error = 0;
     if (inode->nlink > 1 || cross_links == NULL)
         error = take_own(tree, part, inode, names);
-    else /* its only name in its layer is the one through which the link found it */
+    else /* its only name in its layer is the one by which the link found it */
         error = take_visible(tree, cross_links->by_target[at]->target_directory,
                              cross_links->by_target[at]->target_dirent, names);
     return error == 0 && cross_links != NULL ? take_cross_links(tree, cross_links, at, names)
@@ -360,7 +364,7 @@ int um_tree_count_links(struct um_tree *tree, struct um_part part, const struct 
     if (*count != 0)
         return 0;
     error = take_names(tree, part, inode, cross_links, at, &names);
-    /* Somebody may still hold a number that the tree shows under no name. */
+    /* A process may still have a number of which the tree shows no name. */
     *count = names.n != 0 ? names.n : 1;
     return error || shared ? error : um_tree_keep(tree, node, *count);
 }
@@ -385,7 +389,7 @@ int um_tree_part_names(struct um_tree *tree, struct um_part part, const struct u
 
 /* ---- directories --------------------------------------------------------------------------------------- */
 
-/* What the parts above the lowest do to its number of visible subdirectories. Their names are
+/* Apply the parts above the lowest one to its number of visible subdirectories. Their names are
  * merged first, so that each is looked up in the lowest part only, however many parts there are. */
 static int apply_upper_parts(const struct um_tree *tree, const struct um_view *view, int64_t *count)
 {
@@ -406,8 +410,9 @@ static int apply_upper_parts(const struct um_tree *tree, const struct um_view *v
     return error;
 }
 
-/* The subdirectories among the names of a view, by the types that listing tells. Where a part may not be
- * listed, or is a mount point, the count is 1, as of a directory whose file system keeps none. */
+/* Count the subdirectories among the names of a view, by the types in the listing. Where a part
+ * may not be listed, or is a mount point, the count is 1, as for a directory whose file system
+ * does not count them. */
 static int count_listed(const struct um_tree *tree, const struct um_view *view, int64_t *count)
 {
     um_autofree struct um_merged *merged = NULL;
@@ -425,8 +430,8 @@ static int count_listed(const struct um_tree *tree, const struct um_view *view, 
     return 0;
 }
 
-/* A directory of one layer has the count of that layer; the file system of a live one may not keep
- * any, and say 1. */
+/* Count the subdirectories of a directory of one layer: its link count says them. The file system
+ * of a live directory may not count them, and say 1. */
 static int count_lowest(const struct um_tree *tree, const struct um_view *view, int64_t *count)
 {
     struct um_part lowest = view->parts[view->n - 1];

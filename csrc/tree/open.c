@@ -2,9 +2,9 @@
 
 #include "tree/state.h"
 
-#define MAX_LAYERS 4096u /* as images/config.py has it */
+#define MAX_LAYERS 4096u /* as in images/config.py */
 
-/* Descriptors that are kept open for all live directories of a tree. */
+/* This many descriptors are kept open for all live directories of a tree. */
 #define CACHED_DESCRIPTORS 128u
 
 static int open_live(struct um_tree *tree, uint32_t number, const struct um_tree_layer *layer)
@@ -47,7 +47,7 @@ static int stack_layers(struct um_tree *tree, const struct um_tree_layer *layers
         tree->bases[i + 1] = tree->bases[i] + um_layer_span(&tree->layers[i]);
     }
     tree->end = tree->bases[tree->n_layers] + (tree->n_live != 0 ? UM_SHARED_NUMBERS : 0);
-    if (tree->end == UM_ROOT_NODE) /* without layers there still is a root */
+    if (tree->end == UM_ROOT_NODE) /* without layers there is a root nevertheless */
         tree->end++;
     return 0;
 }

@@ -5,17 +5,17 @@
 
 #include "tree/state.h"
 
-/* All layers are walked together, depth first. A directory of the walk is a path: the directories of
- * every layer that have it, whether they merge or not. What hides them is kept as *cuts*: layers that
- * hide all that the layers below them have in the directory. */
+/* All layers are walked together, depth first. A directory of the walk is a path: the directories
+ * of every layer that have it, whether they merge or not. What hides them is kept as *cuts*:
+ * layers that hide everything that the layers below them have in the directory. */
 
-#define BUDGET 65536u /* names or inodes between two returns of um_summary_step */
+#define BUDGET 65536u /* names or inodes in one call of um_summary_step */
 #define NO_LAYER UINT32_MAX
 
 /* The directory of one layer. */
 struct stratum {
     struct um_part part;
-    bool hides; /* opaque or replaced, itself or a directory of the layer that it is in */
+    bool hides; /* it, or a directory of the layer that it is in, is opaque or replaced */
 };
 
 /* A name in a stratum. */
@@ -29,7 +29,7 @@ struct version {
 struct cuts {
     uint32_t *layers; /* ascending */
     size_t n;
-    bool owned; /* else those of the frame below on the stack */
+    bool owned; /* else they belong to the frame below on the stack */
 };
 
 struct frame {
@@ -50,16 +50,16 @@ struct um_summary {
     uint32_t counted_layer, counted_inode; /* how far bytes are counted */
 };
 
-/* What a name stands for, going up from layer to layer. */
+/* What a name is so far, going up from layer to layer. */
 struct state {
     enum { NOTHING, FILE_SHOWN, DIRECTORY_SHOWN } kind;
-    uint32_t layer;      /* that shows it */
+    uint32_t layer;      /* the layer that shows it */
     struct um_part part; /* of the file */
     uint64_t stored, least;
-    bool is_stored; /* a layer has a file of the name */
+    bool is_stored; /* some layer has a file of this name */
 };
 
-/* What the directories of one name come to. */
+/* The directories of one name, collected. */
 struct inside {
     struct stratum *strata;
     uint32_t n_strata;
@@ -69,7 +69,7 @@ struct inside {
 
 /* ---- cuts ---------------------------------------------------------------------------------------- */
 
-/* The first cut above a layer. */
+/* Return the first cut above a layer. */
 static uint32_t next_cut(const struct cuts *cuts, uint32_t layer)
 {
     size_t low = 0, high = cuts->n;
@@ -83,7 +83,7 @@ static uint32_t next_cut(const struct cuts *cuts, uint32_t layer)
     return low < cuts->n ? cuts->layers[low] : NO_LAYER;
 }
 
-/* Whether the layer has the directory, and hides what is below it. */
+/* Return whether the layer has the directory, and hides what is below it. */
 static bool is_hiding(const struct frame *frame, uint32_t layer)
 {
     uint32_t low = 0, high = frame->n_strata;
@@ -98,7 +98,7 @@ static bool is_hiding(const struct frame *frame, uint32_t layer)
            frame->strata[low].hides;
 }
 
-/* The cuts of a directory and those of one in it, both ascending. */
+/* Join the cuts of a directory and those of one in it, both ascending. */
 static int join_cuts(const struct cuts *outer, const uint32_t *own, size_t n_own, struct cuts *out)
 {
     *out = (struct cuts){.layers = outer->layers, .n = outer->n};
@@ -153,7 +153,7 @@ static int compare_versions(const void *a, const void *b)
     return order ? order : (left->place > right->place) - (left->place < right->place);
 }
 
-/* Push a directory; takes over `frame`, also where it fails. */
+/* Push a directory. `frame` is taken over, even on failure. */
 static int push(struct um_summary *summary, struct frame *frame)
 {
     int error = 0;
@@ -194,7 +194,7 @@ static int push_root(struct um_summary *summary)
     return error;
 }
 
-/* Push the directories of a name; takes over `inside->strata`. */
+/* Push the directories of a name; `inside->strata` is taken over. */
 static int push_inside(struct um_summary *summary, const struct frame *parent,
                        struct inside *inside)
 {
@@ -208,7 +208,7 @@ static int push_inside(struct um_summary *summary, const struct frame *parent,
 
 /* ---- one name ------------------------------------------------------------------------------------ */
 
-/* The file that was shown is not any more. */
+/* Hide the file that was shown. */
 static void hide(struct state *state, bool deleted)
 {
     if (state->kind == FILE_SHOWN && deleted)
@@ -238,7 +238,7 @@ static void count(struct um_layer_summary *layer, const struct state *was)
         layer->changed++;
 }
 
-/* The bytes that a version stores: those of a file of several names with the first of them. */
+/* Return the bytes that a version stores; those of a file of several names belong to the first. */
 static int stored_bytes(const struct um_layer *layer, const struct version *version,
                         const struct um_inode *inode, uint64_t *bytes)
 {
@@ -257,7 +257,7 @@ static int stored_bytes(const struct um_layer *layer, const struct version *vers
     return error;
 }
 
-/* A file, or what else is no directory. */
+/* Apply a version that is no directory. */
 static int take_file(struct um_summary *summary, const struct frame *frame,
                      const struct version *version, struct um_part part,
                      const struct um_inode *inode, struct state *state)
@@ -298,7 +298,7 @@ static void take_directory(struct um_summary *summary, const struct frame *frame
         inside->cuts[inside->n_cuts++] = layer;
 }
 
-/* What one layer says of a name. */
+/* Apply one layer's version of a name. */
 static int take_version(struct um_summary *summary, const struct frame *frame,
                         const struct version *version, struct state *state, struct inside *inside)
 {
@@ -332,7 +332,7 @@ static int take_version(struct um_summary *summary, const struct frame *frame,
     return 0;
 }
 
-/* The image shows what the state ended with. */
+/* Finish a name: the image shows what the state ended with. */
 static void finish_name(struct um_summary *summary, const struct frame *frame, struct state *state)
 {
     apply_cut(summary, frame, NO_LAYER, state);
@@ -363,7 +363,7 @@ static int take_name(struct um_summary *summary, size_t n_frame, size_t first, s
 
 /* ---- all ------------------------------------------------------------------------------------------ */
 
-/* The next name: how many versions it has, 0 at the end, or an errno. */
+/* Step to the next name: how many versions it has, 0 at the end, or an errno. */
 static int64_t step_names(struct um_summary *summary)
 {
     while (summary->n_frames != 0) {
@@ -386,7 +386,7 @@ static int64_t step_names(struct um_summary *summary)
     return 0;
 }
 
-/* The next inode: 1, 0 at the end, or an errno. */
+/* Step to the next inode: 1, 0 at the end, or an errno. */
 static int step_bytes(struct um_summary *summary)
 {
     uint32_t number = summary->counted_inode, layer = summary->counted_layer;

@@ -1,12 +1,13 @@
 /*
- * tree/summary.h - what each layer of an image did, and what is left of it.
+ * tree/summary.h - a summary of what each layer of an image did, and what remains of it.
  *
- * Purpose: count, in one pass over the names of all layers together, what um_tree_walk would tell of
- * each layer, the bytes that no name of the image shows any more, and how often paths were stored. What
- * it costs is O(names · log layers), however the names are spread over the layers.
+ * Purpose: count, in one pass over the names of all layers together, what um_tree_walk reports for
+ * each layer, the bytes that no name of the image shows any more, and how often paths are stored.
+ * The cost is O(names · log layers), however the names are distributed over the layers.
  *
- * Bytes are those that regular files occupy in their layer. A file of several names counts once, with
- * the first of its names: the directory nearest to the root, then in the order of the index.
+ * Bytes are those that regular files occupy in their layer. A file with several names counts once,
+ * with the first of its names: in the directory nearest to the root, then in the order of the
+ * index.
  *
  * Ownership: a summary borrows the tree, whose layers are those of an image.
  * Threads: a summary is for one thread at a time.
@@ -22,9 +23,9 @@
 struct um_summary; /* opaque */
 
 struct um_layer_summary {
-    uint64_t added, changed, deleted; /* as um_tree_walk tells them */
+    uint64_t added, changed, deleted; /* as um_tree_walk reports them */
     uint64_t bytes;                   /* of the regular files in the layer */
-    uint64_t wasted;                  /* of these, what the image does not show */
+    uint64_t wasted;                  /* of these, those that the image does not show */
 };
 
 /* Sums over all paths that a regular file has in any layer. */
@@ -36,10 +37,10 @@ struct um_path_summary {
 int um_summary_open(struct um_tree *tree, struct um_summary **out);
 void um_summary_close(struct um_summary *summary);
 
-/* Go on: 1 where there is more to do, 0 at the end, or an errno. */
+/* Continue: 1 where there is more to do, 0 at the end, or an errno. */
 int um_summary_step(struct um_summary *summary);
 
-/* At the end: `layers` has room for all of the tree. */
+/* Return the result, at the end. `layers` has room for all layers of the tree. */
 void um_summary_get(const struct um_summary *summary, struct um_layer_summary *layers,
                     struct um_path_summary *paths);
 /* cffi: end */

@@ -14,10 +14,10 @@ struct um_unstacked {
     struct um_tree *tree;
     char (*names)[NAME_SIZE]; /* of the layers, NUL-terminated */
     uint64_t
-        *whiteouts; /* n_layers + 1: the first number of the whiteouts of each layer; and the end */
+        *whiteouts; /* n_layers + 1: the first number of the whiteouts of each layer, and the end */
 };
 
-/* What a number stands for. */
+/* The kind of a node. */
 enum what { IS_TOP, IS_INODE, IS_WHITEOUT };
 
 struct found {
@@ -65,7 +65,7 @@ static bool is_opaque(const struct found *found)
 
 /* ---- attributes --------------------------------------------------------------------------------- */
 
-/* Names of a file in all layers: those of its own, and the links of the layers above. */
+/* Count the names of a file in all layers: those of its own, and the links of the layers above. */
 static int count_names(struct um_unstacked *layers, const struct found *found, uint32_t *nlink)
 {
     const struct um_cross_links *cross_links = NULL;
@@ -128,7 +128,7 @@ int um_unstacked_getattr(struct um_unstacked *layers, uint64_t node, struct um_a
     return error ? error : found_attr(layers, node, &found, attr);
 }
 
-/* Attributes of a name as it stands in its layer. */
+/* Return the attributes of a name as it is in its layer. */
 static int child_attr(struct um_unstacked *layers, struct um_part directory,
                       const struct um_child *child, struct um_attr *attr)
 {
@@ -153,7 +153,7 @@ static int layer_attr(struct um_unstacked *layers, uint32_t layer, struct um_att
     return um_unstacked_getattr(layers, node_of(layers, (struct um_part){.layer = layer}), attr);
 }
 
-/* The number of a layer from its name: few digits, none before them that says nothing. */
+/* Parse the name of a layer: its number, without leading zeros. */
 static int find_layer(const struct um_unstacked *layers, const char *name, size_t size,
                       uint32_t *layer)
 {
@@ -254,7 +254,7 @@ int um_unstacked_list(struct um_unstacked *layers, uint64_t directory, uint64_t 
 
 /* ---- files --------------------------------------------------------------------------------------- */
 
-/* A file that is an inode of a layer. */
+/* Find a file that is an inode of a layer. */
 static int find_file(struct um_unstacked *layers, uint64_t node, struct found *found)
 {
     int error = find(layers, node, found);
@@ -281,7 +281,8 @@ int64_t um_unstacked_read(struct um_unstacked *layers, uint64_t node, uint64_t o
     return um_tree_read(layers->tree, node - 1, offset, buffer, size, flags);
 }
 
-/* An overlay of these directories has its marks below user.overlay.: what users call so stays escaped. */
+/* An overlay of these directories has its marks below user.overlay., so names of users there stay
+ * escaped. */
 #define SHOWN (UM_OVERLAY_TRUSTED | UM_OVERLAY_RAW_USER)
 
 int64_t um_unstacked_getxattr(struct um_unstacked *layers, uint64_t node, const char *name,

@@ -2,7 +2,7 @@
 
 #include "tree/state.h"
 
-/* Views: the rule of docs/explanation/layers.md. */
+/* Views implement the rule of docs/explanation/layers.md. */
 
 int um_view_open(const struct um_tree *tree, struct um_view *view)
 {
@@ -24,8 +24,8 @@ static void view_reset(struct um_view *view)
     view->refused = false;
 }
 
-/* Take a directory of the next lower layer into a view that is being put together. `*open` says
- * whether children still merge. False when nothing below matters any more. */
+/* Add a directory of the next lower layer to a view that is being assembled. `*open` says whether
+ * children still merge. False when nothing below matters any more. */
 static bool view_add(struct um_view *view, struct um_part part, uint32_t flags, bool *open)
 {
     if (*open)
@@ -73,8 +73,8 @@ int um_view_find(const struct um_tree *tree, const struct um_view *view, struct 
     return -ENOENT;
 }
 
-/* The directory `name` of the part, where it has one: 1; 0 it says nothing; -ENOENT it ends the
- * merge (a whiteout, or something that is no directory). */
+/* Find the directory `name` in a part: 1; 0 where the part does not have the name; -ENOENT where
+ * it ends the merge (a whiteout, or something that is no directory). */
 static int find_part(const struct um_tree *tree, struct um_part in, struct um_slice name,
                      struct um_part *part, uint32_t *flags)
 {
@@ -98,13 +98,13 @@ static int find_part(const struct um_tree *tree, struct um_part in, struct um_sl
 }
 
 /* Redirects of live directories may lead through directories that have redirects. Each leads into
- * layers below its own, so that this ends; but the work could double with every layer. */
+ * layers below its own, so this ends; but without a limit the work could double with every layer. */
 #define MOST_REDIRECTS 4096u
 
 static int enter(const struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,
                  unsigned *redirects, struct um_view *inside);
 
-/* um_view_resolve, counting redirects. */
+/* Do um_view_resolve, counting redirects. */
 static int resolve(const struct um_tree *tree, uint32_t n_layers, struct um_slice path,
                    unsigned *redirects, struct um_view views[2], const struct um_view **in,
                    struct um_hit *hit)
@@ -135,7 +135,7 @@ int um_view_resolve(const struct um_tree *tree, uint32_t n_layers, struct um_sli
     return resolve(tree, n_layers, path, &redirects, views, in, hit);
 }
 
-/* Add the parts of another view, which is of layers below. */
+/* Add the parts of another view, of layers below. */
 static int add_parts(const struct um_tree *tree, const struct um_view *below,
                      struct um_view *inside, bool *open)
 {
@@ -151,7 +151,7 @@ static int add_parts(const struct um_tree *tree, const struct um_view *below,
     return 0;
 }
 
-/* Go on with the directory that an absolute redirect of a part names, as the layers below show it. */
+/* Continue with the directory at an absolute redirect of a part, as the layers below show it. */
 static int follow_redirect(const struct um_tree *tree, struct um_part part, struct um_slice path,
                            unsigned *redirects, struct um_view *inside, bool *open)
 {
@@ -169,12 +169,13 @@ static int follow_redirect(const struct um_tree *tree, struct um_part part, stru
     if (error == 0)
         error = add_parts(tree, &views[2], inside, open);
     if ((error == -EIO && in != NULL && in->refused) || (error == 0 && views[2].refused)) {
-        inside->refused = true; /* it leads into, or through, what nobody knows */
+        inside->refused =
+            true; /* it leads into, or through, a directory whose content is unknown */
         error = 0;
     }
     for (int i = 0; i < 3; i++)
         um_view_close(&views[i]);
-    return error == -ENOENT ? 0 : error; /* nothing is there to go on with */
+    return error == -ENOENT ? 0 : error; /* there is nothing to continue with */
 }
 
 static int enter(const struct um_tree *tree, const struct um_view *view, const struct um_hit *hit,

@@ -3,13 +3,12 @@
 #include "system/capability.h"
 #include "upper/marks.h"
 
-/* The capability of a file is the xattr security.capability on disk, as everywhere, but where nothing
- * on disk is to have power of its own, or can (UM_UPPER_OVERRIDE): there a mark has its bytes, which says
- * nothing to the kernel. It is shown, listed and copied in place of the other, in all uppers: one that
- * was open once may be closed now.
- *
- * A real one goes where the file is written to, truncated or given away; one in a mark has to be taken
- * away. A node knows whether there may be one, so files without, nearly all, cost nothing. */
+/* The capability of a file is its xattr security.capability on disk, as everywhere, unless nothing on
+ * disk may have power of its own (UM_UPPER_OVERRIDE). Then a mark, which means nothing to the kernel,
+ * has its bytes. The mark is shown, listed and copied in place of the xattr in all uppers, since one
+ * that was open once may be closed now. The kernel drops a real capability when the file is written,
+ * truncated or given to another owner; a mark has to be dropped here. A node knows whether there may be
+ * one, so nearly all files cost nothing. */
 
 int64_t um_upper_capability_get(struct um_upper *upper, struct um_upper_reached *reached,
                                 void *value, size_t size)
@@ -27,7 +26,7 @@ int um_upper_capability_set(struct um_upper *upper, struct um_upper_reached *rea
         return error != 0 || !reached->capable ? error
                                                : um_upper_mark_drop_capability(upper, reached);
     }
-    /* `flags` ask for what shows, which the caller has looked at. */
+    /* The caller has compared `flags` with the xattr that shows. */
     int error = um_upper_mark_set_capability(upper, reached, value, size);
     if (error != 0)
         return error;

@@ -9,9 +9,6 @@
 #include "upper/object.h"
 #include "upper/object_xattr.h"
 
-/* A copy is made in the work directory, where nobody sees it, and complete before it is published:
- * by a rename, by links, or, where the file has no name any more, by a descriptor. */
-
 void um_upper_copy_discard(struct um_upper *upper, struct um_upper_copy *copy)
 {
     if (copy->fd >= 0)
@@ -22,7 +19,7 @@ void um_upper_copy_discard(struct um_upper *upper, struct um_upper_copy *copy)
     copy->name[0] = '\0';
 }
 
-/* What the kernel lets nobody have on a file of this type. */
+/* Whether the kernel allows no such xattr on files of this type. */
 static bool is_left_out(const char *name, uint32_t mode)
 {
     if (um_slice_begins(um_slice_text(name), UM_SLICE_LITERAL("user.")))
@@ -32,7 +29,7 @@ static bool is_left_out(const char *name, uint32_t mode)
     return strcmp(name, "system.posix_acl_access") == 0 && S_ISLNK(mode);
 }
 
-/* Whether a copy may do without an attribute that could not be set. */
+/* Whether a copy may lack an xattr that could not be set. */
 static bool is_dispensable(const struct um_upper *upper, const char *name, int error)
 {
     bool ordinary = !(upper->flags & UM_UPPER_TRUSTED) || (upper->flags & UM_UPPER_OVERRIDE);
@@ -50,7 +47,7 @@ static int copy_xattr(struct um_upper *upper, uint64_t lower, uint32_t mode, con
     size_t name_size = strlen(name);
     if (is_left_out(name, mode) ||
         um_overlay_store(um_upper_namespace(upper), name, name_size, stored) != 0)
-        return 0; /* what gets too long when it is escaped goes, as in the kernel's overlayfs */
+        return 0; /* a name that gets too long when it is escaped is left out, as by the kernel's overlayfs */
     int64_t size = um_tree_getxattr(upper->tree, lower, name, name_size, NULL, 0);
     if (size < 0)
         return size == -ENODATA ? 0 : (int)size;
@@ -117,14 +114,14 @@ static int make_special(struct um_upper *upper, uint64_t lower, const struct um_
     return um_upper_make(upper, upper->work_fd, copy->name, &wanted, target, false);
 }
 
-/* Owner before xattrs: chown drops capabilities. Mode last: chown and an ACL change it, and while a
- * file is written to it must not be set-user-ID. */
+/* Owner before xattrs, as chown drops capabilities. Mode last, as chown and an ACL change it, and a file
+ * that is being written must not be set-user-ID. */
 static int copy_metadata(struct um_upper *upper, uint64_t lower, const struct um_attr *attr,
                          bool emptied, struct um_upper_reached *reached)
 {
     struct timespec times[2] = {{attr->atime, attr->atime_nsec}, {attr->mtime, attr->mtime_nsec}};
     int error = 0;
-    if (emptied) /* a crash must not leave other data with the time of the old */
+    if (emptied) /* after a crash, other data must not have the old data's time */
         times[1].tv_nsec = UTIME_NOW;
     if (S_ISREG(attr->mode))
         error = um_upper_object_chown(upper, reached, attr->uid, attr->gid);
@@ -139,7 +136,7 @@ static int copy_metadata(struct um_upper *upper, uint64_t lower, const struct um
     return error;
 }
 
-/* Make a copy without data look like one that has it, and say where the data is. */
+/* Make a metacopy of an empty copy: give it the size, and the marks that say where the data is. */
 static int refer(struct um_upper *upper, const struct um_attr *attr, const char *redirect,
                  struct um_upper_reached *reached, struct um_upper_copy *copy)
 {
@@ -149,7 +146,7 @@ static int refer(struct um_upper *upper, const struct um_attr *attr, const char 
     return error ? error : um_upper_mark_set_metacopy(upper, reached);
 }
 
-/* With `redirect`, the path of the lower file, the data is not copied. */
+/* Fill a copy with data and metadata. */
 static int fill(struct um_upper *upper, uint64_t lower, const struct um_attr *attr,
                 const char *redirect, bool empty, struct um_upper_copy *copy)
 {
@@ -172,15 +169,14 @@ static int fill(struct um_upper *upper, uint64_t lower, const struct um_attr *at
         return error;
     copy->ino = status.st_ino;
     copy->capable = reached.capable;
-    /* btrfs may lose the size of a file that nobody synced, and keep its name: a copy without data
-     * would be an empty file. */
+    /* btrfs may lose the size of a file that nobody synced, and keep its name: a metacopy would be an
+     * empty file. */
     bool fragile = size != 0 || (redirect != NULL && !upper->ordered);
     if (fragile && !(upper->flags & UM_UPPER_VOLATILE) && fsync(copy->fd) != 0)
         return -errno;
     return 0;
 }
 
-/* Copy a node of the lower tree into the work directory. */
 int um_upper_copy_make(struct um_upper *upper, uint64_t lower, const struct um_attr *attr,
                        const char *redirect, bool empty, struct um_upper_copy *copy)
 {
@@ -193,7 +189,7 @@ int um_upper_copy_make(struct um_upper *upper, uint64_t lower, const struct um_a
         S_ISREG(attr->mode) ? make_file(upper, copy) : make_special(upper, lower, attr, copy);
     if (error != 0) {
         copy->name[0] = '\0';
-        return error == -EEXIST ? -EIO : error; /* somebody else writes there */
+        return error == -EEXIST ? -EIO : error; /* another program writes to the work directory */
     }
     error = fill(upper, lower, attr, redirect, empty, copy);
     if (error != 0)

@@ -7,8 +7,8 @@
 
 struct copy {
     int from, to;
-    bool clones;    /* sharing blocks has not failed for good */
-    bool in_kernel; /* copy_file_range has not failed for good */
+    bool clones;    /* sharing blocks works, as far as is known */
+    bool in_kernel; /* copy_file_range works, as far as is known */
     uint8_t *buffer;
     const struct um_patience *patience;
 };
@@ -26,7 +26,7 @@ static void advance(struct run *run, uint64_t n)
     run->length -= n;
 }
 
-/* ---- sharing blocks ------------------------------------------------------------------------------ */
+/* ---- sharing blocks -------------------------------------------------------------------------- */
 
 #define BLOCK 4096u /* the smallest block of a file system that can share some */
 
@@ -39,8 +39,8 @@ static bool clone_range(const struct copy *copy, const struct run *run, uint64_t
     return ioctl(copy->to, FICLONERANGE, &range) == 0;
 }
 
-/* Share what can be shared. A part of a block can only at the end of both files; whatever fails is
- * left to be copied. */
+/* Share the blocks that can be shared. A part of a block can be shared only at the end of both files.
+ * The rest is left to be copied. */
 static void clone_run(struct copy *copy, struct run *run)
 {
     uint64_t whole = run->length & ~(uint64_t)(BLOCK - 1);
@@ -54,12 +54,13 @@ static void clone_run(struct copy *copy, struct run *run)
         copy->clones = false;
 }
 
-/* ---- copying --------------------------------------------------------------------------------------- */
+/* ---- copying --------------------------------------------------------------------------------- */
 
 #define KERNEL_PIECE ((uint64_t)16 << 20)
 #define BUFFER_PIECE ((uint64_t)256 << 10)
 
-/* These come from the disk, however it is asked; all else means that the kernel can't copy here. */
+/* These errors come from the disk, whatever way is used; all others mean that the kernel can't copy
+ * here. */
 static bool is_final(int error)
 {
     return error == ENOSPC || error == EDQUOT || error == EIO || error == EFBIG;
@@ -81,7 +82,7 @@ static int copy_in_kernel(struct copy *copy, struct run *run)
         else if (n < 0 && is_final(errno))
             return -errno;
         else
-            copy->in_kernel = false; /* 0: some file systems say so of what they can't copy */
+            copy->in_kernel = false; /* some file systems return 0 for files that they can't copy */
     }
     return 0;
 }

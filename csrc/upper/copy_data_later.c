@@ -17,7 +17,7 @@ static size_t find_copying(const struct um_upper *upper, uint64_t number)
     return i;
 }
 
-/* Wait until nobody else copies the node, and be the one who does. */
+/* Wait until no other thread copies the file, and begin. */
 static int begin_copying(struct um_upper *upper, uint64_t number)
 {
     pthread_mutex_lock(&upper->copying_lock);
@@ -48,19 +48,18 @@ bool um_upper_is_copying(struct um_upper *upper, uint64_t number)
     return copying;
 }
 
-/* What has to be done to a file in the upper that lacks its data. */
+/* The completion of a file in the upper whose data is still below. */
 struct completion {
     int fd;
-    uint64_t data; /* the lower node that has it */
+    uint64_t data; /* the lower file that has it */
     struct stat status;
-    char capability[64]; /* writing takes it away */
+    char capability[64]; /* writing drops it */
     ssize_t capability_size;
     const struct um_patience *patience;
 };
 
 static int begin_completion(struct um_upper *upper, uint64_t number, struct completion *completion)
 {
-    struct um_upper_reached reached = {0};
     pthread_rwlock_rdlock(&upper->lock);
     struct um_upper_node *node = um_upper_node_find(upper, number);
     int error = 0;
@@ -68,12 +67,8 @@ static int begin_completion(struct um_upper *upper, uint64_t number, struct comp
         error = -EIO;
     } else if (node != NULL && node->data != 0) {
         completion->data = node->data;
-        error = um_upper_reach(upper, node, &reached);
-        if (error == 0) {
-            completion->fd = um_upper_reached_open(&reached, O_RDWR);
-            error = completion->fd < 0 ? completion->fd : 0;
-        }
-        um_upper_reached_close(&reached);
+        completion->fd = um_upper_node_open(upper, node, O_RDWR);
+        error = completion->fd < 0 ? completion->fd : 0;
     }
     pthread_rwlock_unlock(&upper->lock);
     if (error != 0 || completion->fd < 0)
@@ -83,7 +78,7 @@ static int begin_completion(struct um_upper *upper, uint64_t number, struct comp
     return um_result(fstat(completion->fd, &completion->status));
 }
 
-/* Put back what writing the data has changed. */
+/* Restore what writing the data has changed. */
 static int restore(const struct completion *completion)
 {
     const struct timespec times[2] = {completion->status.st_atim, completion->status.st_mtim};
@@ -94,16 +89,16 @@ static int restore(const struct completion *completion)
     return um_result(futimens(completion->fd, times));
 }
 
-/* The data could not be fetched: it shall take no room, and the file look as it did. */
+/* Free the room of data that could not be fetched completely, and restore the file. */
 static void undo_completion(const struct completion *completion)
 {
     int how = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
     if (completion->status.st_size != 0)
-        (void)fallocate(completion->fd, how, 0, completion->status.st_size); /* or it stays */
+        (void)fallocate(completion->fd, how, 0, completion->status.st_size); /* or it stays taken */
     restore(completion);
 }
 
-/* Fetch the data, and make it durable before the mark goes. */
+/* Copy the data, and make it durable before the mark is dropped. */
 static int fetch(struct um_upper *upper, const struct completion *completion)
 {
     int error =
@@ -118,7 +113,7 @@ static int fetch(struct um_upper *upper, const struct completion *completion)
     return error;
 }
 
-/* The data is there: from now on it is the file's own. */
+/* Drop the mark: from now on the data is the file's own. */
 static int end_completion(struct um_upper *upper, uint64_t number,
                           const struct completion *completion)
 {
@@ -131,7 +126,7 @@ static int end_completion(struct um_upper *upper, uint64_t number,
     return error;
 }
 
-/* Fetch the data of a file that was copied up without. Nobody writes to it before it is there. */
+/* Complete a file that was copied up without its data. It is not written to before that. */
 static int complete(struct um_upper *upper, uint64_t number, const struct um_patience *patience)
 {
     struct completion completion = {.fd = -1, .patience = patience};
@@ -165,7 +160,7 @@ static int is_to_be_copied(struct um_upper *upper, uint64_t number, struct um_at
     return error ? error : 1;
 }
 
-/* Publish a copy, unless somebody was faster. */
+/* Publish a copy, unless another thread was faster. */
 static int publish_node(struct um_upper *upper, uint64_t number, struct um_upper_copy *copy)
 {
     struct um_upper_node *node;
@@ -196,8 +191,9 @@ int um_upper_copy_up_patiently(struct um_upper *upper, uint64_t number, uint32_t
     int needed = is_to_be_copied(upper, number, &attr);
     error = needed < 0 ? needed : 0;
     if (needed > 0)
-        error = um_upper_copy_make(upper, number, &attr, NULL, flags & UM_COPY_UP_EMPTY, &copy);
-    else if (error == 0 && !(flags & (UM_COPY_UP_EMPTY | UM_COPY_UP_ABSENT)))
+        error =
+            um_upper_copy_make(upper, number, &attr, NULL, flags & UM_UPPER_COPY_UP_EMPTY, &copy);
+    else if (error == 0 && !(flags & (UM_UPPER_COPY_UP_EMPTY | UM_UPPER_COPY_UP_ABSENT)))
         error = complete(upper, number, patience);
     if (needed > 0 && error == 0) {
         error = publish_node(upper, number, &copy);

@@ -36,12 +36,12 @@ static int copy_lower(struct um_upper *upper, struct um_upper_node *node, enum u
     if (redirect == NULL)
         return -EAGAIN;
     error = copy_file(upper, node, &attr, redirect, false);
-    /* The xattrs may have room without the path of the data; if it is the disk that is full, the
-     * copy of the data finds out. */
+    /* The xattrs may fit without the path of the data. If it is the disk that is full, copying the data
+     * fails, too. */
     return error == -ENOSPC || error == -E2BIG ? -EAGAIN : error;
 }
 
-/* The path in the lower tree of the data of a file; NULL where it is too long for a mark. */
+/* Find the path in the lower tree of the data of a file; NULL where it is too long for a mark. */
 static int data_path(struct um_upper *upper, uint64_t data, char room[UM_UPPER_REDIRECT_ROOM],
                      const char **path)
 {
@@ -49,7 +49,7 @@ static int data_path(struct um_upper *upper, uint64_t data, char room[UM_UPPER_R
     size_t n = 0;
     int error = um_tree_names(upper->tree, data, &names, &n);
     if (error != 0 || n == 0)
-        return -EIO; /* there is no such file: at another name it would get the data of another one */
+        return -EIO; /* there is no such file; under another name it would show the data of another one */
     *path = um_upper_lower_file_path(upper, names[0].directory,
                                      um_slice_of(names[0].name, names[0].name_size), room);
     return 0;
@@ -71,26 +71,23 @@ int um_upper_node_fix_data_path(struct um_upper *upper, struct um_upper_node *no
     if (error == 0 && !fixed)
         error = data_path(upper, node->data, room, &path);
     if (error == 0 && !fixed && !um_upper_marks_may_lead(upper))
-        error = -EAGAIN; /* it gets its data */
+        error = -EAGAIN; /* its data is copied */
     if (error == 0 && !fixed)
         error = path ? um_upper_mark_set_redirect(upper, &reached, path, strlen(path)) : -EAGAIN;
     um_upper_reached_close(&reached);
     return error == -ENOSPC || error == -E2BIG ? -EAGAIN : error;
 }
 
-/* Throw the data away instead of copying it. */
+/* Empty a metacopy instead of copying its data. */
 static int give_up_data(struct um_upper *upper, struct um_upper_node *node)
 {
-    struct um_upper_reached reached = {0};
     if (um_upper_is_copying(upper, node->number))
-        return -EAGAIN; /* the data is on its way */
-    int error = um_upper_reach(upper, node, &reached);
-    int fd = error ? error : um_upper_reached_open(&reached, O_WRONLY);
-    um_upper_reached_close(&reached);
+        return -EAGAIN; /* the data is being copied */
+    int fd = um_upper_node_open(upper, node, O_WRONLY);
     if (fd < 0)
         return fd;
-    /* In this order: an empty file with the mark is one without data. */
-    error = ftruncate(fd, 0) == 0 ? um_upper_mark_drop_metacopy(upper, fd) : -errno;
+    /* The order matters: a crash in between leaves an empty file with the mark, which means no data. */
+    int error = ftruncate(fd, 0) == 0 ? um_upper_mark_drop_metacopy(upper, fd) : -errno;
     close(fd);
     if (error == 0)
         node->data = 0;
@@ -106,7 +103,7 @@ int um_upper_node_copy_up(struct um_upper *upper, struct um_upper_node *node,
         return copy_lower(upper, node, need);
     if (node->data == 0)
         return 0;
-    /* With another owner or mode, a mark that would not be written here may not be believed any more. */
+    /* A mark that would not be written here may no longer be believed with another owner or mode. */
     if (need == UM_UPPER_NEED_NAME &&
         (um_upper_marks_may_lead(upper) || node->data == UM_UPPER_DATA_LOST))
         return 0;

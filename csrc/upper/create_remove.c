@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 
+#include "system/id_maps.h"
 #include "upper/copy_up.h"
 #include "upper/file.h"
 #include "upper/list.h"
@@ -9,13 +10,13 @@
 #include "upper/target.h"
 #include "upper/work.h"
 
-/* Making and removing names. Every verb is: look at the name, copy its directory up, change the disk in
- * one step that a crash can't halve, then the nodes. */
+/* Making and removing names. Every verb finds the name, copies its directory up, changes the disk in one
+ * atomic step, and then the nodes. */
 
-/* ---- making -------------------------------------------------------------------------------------- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
-/* Mode and group of a new object, as inode_init_owner() and mode_strip_sgid() of the kernel have it. */
-static void apply_setgid(const struct um_attr *directory, const struct um_maker *maker,
+/* Set mode and group of a new object as inode_init_owner() and mode_strip_sgid() of the kernel do. */
+static void apply_setgid(const struct um_attr *directory, const struct um_upper_maker *maker,
                          struct um_upper_new_object *wanted)
 {
     const uint32_t executable = S_ISGID | S_IXGRP;
@@ -29,7 +30,7 @@ static void apply_setgid(const struct um_attr *directory, const struct um_maker 
 }
 
 static int find_owner(struct um_upper *upper, struct um_upper_target *target,
-                      const struct um_maker *maker, struct um_upper_new_object *wanted)
+                      const struct um_upper_maker *maker, struct um_upper_new_object *wanted)
 {
     struct um_attr attr;
     struct um_upper_reached reached = {0};
@@ -37,16 +38,19 @@ static int find_owner(struct um_upper *upper, struct um_upper_target *target,
     if (error != 0)
         return error;
     apply_setgid(&attr, maker, wanted);
+    if (wanted->uid == UM_ID_NONE || wanted->gid == UM_ID_NONE)
+        return -EOVERFLOW;
     if (maker->umask == 0 || S_ISLNK(wanted->mode))
         return 0;
     error = um_upper_reach_name(upper, target->fd, (struct um_slice){0}, &reached);
-    int inherits = error ? error : um_upper_has_default_acl(&reached);
+    bool obeys = !(upper->flags & UM_UPPER_NO_ACLS);
+    int inherits = error ? error : obeys ? um_upper_has_default_acl(&reached) : 0;
     if (inherits == 0)
         wanted->mode &= ~(maker->umask & 0777);
     return inherits < 0 ? inherits : 0;
 }
 
-/* Finish what was made in the work directory: a directory hides what is below its name. */
+/* Finish an object that was made in the work directory. A directory hides what is below its name. */
 static int dress(struct um_upper *upper, struct um_upper_target *target, const char *made,
                  const struct um_upper_new_object *wanted)
 {
@@ -62,7 +66,7 @@ static int dress(struct um_upper *upper, struct um_upper_target *target, const c
     return error;
 }
 
-/* Put what stands in the work directory in the place of a whiteout. */
+/* Move an object from the work directory to the place of a whiteout. */
 static int replace_whiteout(struct um_upper *upper, struct um_upper_target *target,
                             const char *made, bool directory)
 {
@@ -71,7 +75,7 @@ static int replace_whiteout(struct um_upper *upper, struct um_upper_target *targ
     if (renameat2(upper->work_fd, made, target->fd, target->text, how) != 0)
         return -errno;
     if (how != 0)
-        um_upper_remove_tree(upper->work_fd, made); /* what stays is removed at the next mount */
+        um_upper_remove_tree(upper->work_fd, made); /* or the next mount does */
     return 0;
 }
 
@@ -93,7 +97,7 @@ static int make_over_whiteout(struct um_upper *upper, struct um_upper_target *ta
 
 static int make_at(struct um_upper *upper, struct um_upper_target *target,
                    struct um_upper_new_object *wanted, const char *link,
-                   const struct um_maker *maker, struct um_attr *attr)
+                   const struct um_upper_maker *maker, struct um_attr *attr)
 {
     if (target->shown)
         return -EEXIST;
@@ -114,8 +118,8 @@ static int make_at(struct um_upper *upper, struct um_upper_target *target,
 }
 
 static int make(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
-                struct um_upper_new_object *wanted, const char *link, const struct um_maker *maker,
-                struct um_attr *attr)
+                struct um_upper_new_object *wanted, const char *link,
+                const struct um_upper_maker *maker, struct um_attr *attr)
 {
     struct um_upper_target target;
     pthread_rwlock_wrlock(&upper->lock);
@@ -128,8 +132,8 @@ static int make(struct um_upper *upper, uint64_t directory, const char *name, si
 }
 
 int um_upper_mknod(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
-                   uint32_t mode, uint32_t major, uint32_t minor, const struct um_maker *maker,
-                   struct um_attr *attr)
+                   uint32_t mode, uint32_t major, uint32_t minor,
+                   const struct um_upper_maker *maker, struct um_attr *attr)
 {
     struct um_upper_new_object wanted = {maker->uid, maker->gid, mode, 0, 0};
     if ((mode & S_IFMT) == 0)
@@ -144,14 +148,14 @@ int um_upper_mknod(struct um_upper *upper, uint64_t directory, const char *name,
 }
 
 int um_upper_mkdir(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
-                   uint32_t mode, const struct um_maker *maker, struct um_attr *attr)
+                   uint32_t mode, const struct um_upper_maker *maker, struct um_attr *attr)
 {
     struct um_upper_new_object wanted = {maker->uid, maker->gid, (mode & 07777) | S_IFDIR, 0, 0};
     return make(upper, directory, name, name_size, &wanted, NULL, maker, attr);
 }
 
 int um_upper_symlink(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
-                     const char *target, size_t target_size, const struct um_maker *maker,
+                     const char *target, size_t target_size, const struct um_upper_maker *maker,
                      struct um_attr *attr)
 {
     struct um_upper_new_object wanted = {maker->uid, maker->gid, 0777 | S_IFLNK, 0, 0};
@@ -166,7 +170,7 @@ int um_upper_symlink(struct um_upper *upper, uint64_t directory, const char *nam
 }
 
 static int make_nameless(struct um_upper *upper, struct um_upper_target *target,
-                         struct um_upper_new_object *wanted, const struct um_maker *maker,
+                         struct um_upper_new_object *wanted, const struct um_upper_maker *maker,
                          struct um_attr *attr)
 {
     int fd;
@@ -179,7 +183,7 @@ static int make_nameless(struct um_upper *upper, struct um_upper_target *target,
 }
 
 int um_upper_tmpfile(struct um_upper *upper, uint64_t directory, uint32_t mode,
-                     const struct um_maker *maker, struct um_attr *attr)
+                     const struct um_upper_maker *maker, struct um_attr *attr)
 {
     struct um_upper_new_object wanted = {maker->uid, maker->gid, (mode & 07777) | S_IFREG, 0, 0};
     struct um_upper_target target;
@@ -192,7 +196,7 @@ int um_upper_tmpfile(struct um_upper *upper, uint64_t directory, uint32_t mode,
     return error;
 }
 
-/* ---- links ----------------------------------------------------------------------------------------- */
+/* ---- links ----------------------------------------------------------------------------------- */
 
 static int link_to(struct um_upper *upper, struct um_upper_target *target,
                    struct um_upper_reached *reached)
@@ -246,7 +250,7 @@ int um_upper_link(struct um_upper *upper, uint64_t number, uint64_t directory, c
         error = um_upper_node_load(upper, number, &node);
     if (error == 0) {
         error = link_record(upper, node, &target, attr);
-        um_upper_node_close_unused(upper, node); /* a name leads to it now */
+        um_upper_node_close_unused(upper, node); /* its name leads to it now */
         um_upper_node_unpin(upper, node);
     }
     um_upper_target_close(upper, &target);
@@ -254,9 +258,9 @@ int um_upper_link(struct um_upper *upper, uint64_t number, uint64_t directory, c
     return error;
 }
 
-/* ---- removing ---------------------------------------------------------------------------------------- */
+/* ---- removing -------------------------------------------------------------------------------- */
 
-/* Put a whiteout in the place of what stands there, which then is in the work directory, or nowhere. */
+/* Put a whiteout in the place of an object, and remove that. */
 static int exchange_with_whiteout(struct um_upper *upper, struct um_upper_target *target,
                                   bool directory)
 {
@@ -272,7 +276,7 @@ static int exchange_with_whiteout(struct um_upper *upper, struct um_upper_target
     return error;
 }
 
-/* A directory that shows nothing may still hold whiteouts. */
+/* Remove a directory that shows nothing. It may still hold whiteouts. */
 static int remove_directory(struct um_upper *upper, struct um_upper_target *target)
 {
     char moved[UM_UPPER_WORK_NAME];

@@ -9,13 +9,13 @@
 #include "upper/copy_up.h"
 #include "upper/lookup.h"
 
-/* Open files. I/O is by node: who opened a file of a lower layer before it was copied up reads what
- * is in the upper afterwards. The descriptor of an open file of the upper is its node's; it is
- * opened for writing where that is possible, whatever was asked for, so that it need not change. */
+/* Open files. I/O is by node: a lower file that was opened before it was copied up reads from the upper
+ * afterwards. All opens of a file in the upper share the descriptor of its node, which is opened for
+ * writing where that is possible, whatever was asked for, so that it need not change. */
 
-/* ---- opening ------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
-/* [w] Let the node of a regular file of the upper have a descriptor that can do what is wanted. */
+/* [w] Open the descriptor of a node, for writing if that is wanted. */
 static int need_descriptor(struct um_upper *upper, struct um_upper_node *node, bool write)
 {
     struct um_upper_reached reached = {0};
@@ -32,7 +32,7 @@ static int need_descriptor(struct um_upper *upper, struct um_upper_node *node, b
     if (fd < 0)
         return fd == -ENOENT ? -ESTALE : fd;
     if (node->fd >= 0) {
-        /* Somebody may be reading from it: let its number mean the new one, in one step. */
+        /* Another thread may be reading from it: replace it in one step. */
         error = dup3(fd, node->fd, O_CLOEXEC) < 0 ? -errno : 0;
         close(fd);
         if (error != 0)
@@ -47,9 +47,9 @@ static int need_descriptor(struct um_upper *upper, struct um_upper_node *node, b
 static int open_above(struct um_upper *upper, struct um_upper_node *node, uint32_t flags)
 {
     int error = need_descriptor(upper, node, flags != 0);
-    if (error == 0 && (flags & UM_OPEN_TRUNCATE))
+    if (error == 0 && (flags & UM_UPPER_OPEN_TRUNCATE))
         error = um_upper_node_drop_capability(upper, node);
-    if (error == 0 && (flags & UM_OPEN_TRUNCATE) && ftruncate(node->fd, 0) != 0)
+    if (error == 0 && (flags & UM_UPPER_OPEN_TRUNCATE) && ftruncate(node->fd, 0) != 0)
         error = -errno;
     return error;
 }
@@ -61,10 +61,10 @@ static int open_record(struct um_upper *upper, struct um_upper_node *node, uint3
         return -EISDIR;
     int error = um_upper_node_attr(upper, node, &attr);
     if (error == 0 && !S_ISREG(attr.mode))
-        error = -EINVAL; /* the kernel opens what is no file by itself */
+        error = -EINVAL; /* the kernel opens other types by itself */
     if (error == 0 && flags != 0)
         error = um_upper_node_copy_up(
-            upper, node, flags & UM_OPEN_TRUNCATE ? UM_UPPER_NEED_EMPTY : UM_UPPER_NEED_DATA);
+            upper, node, flags & UM_UPPER_OPEN_TRUNCATE ? UM_UPPER_NEED_EMPTY : UM_UPPER_NEED_DATA);
     if (error == 0 && node->in_upper)
         error = open_above(upper, node, flags);
     if (error == 0)
@@ -113,9 +113,9 @@ void um_upper_release(struct um_upper *upper, uint64_t number)
         close(last);
 }
 
-/* ---- reading and writing -------------------------------------------------------------------------- */
+/* ---- reading and writing --------------------------------------------------------------------- */
 
-/* What stands for a node when it is read or written. */
+/* The place of a node's data when it is read or written. */
 struct source {
     int fd;        /* of the upper; -1: `lower` of the tree */
     bool writable, capable;
@@ -150,8 +150,8 @@ int64_t um_upper_read(struct um_upper *upper, uint64_t number, uint64_t offset, 
 {
     struct source source;
     int error = find_source(upper, number, &source);
-    if (error == 0 && source.fd >= 0 && (flags & UM_READ_LOWER))
-        error = -EBADF; /* who has not opened it may see the descriptor closed */
+    if (error == 0 && source.fd >= 0 && (flags & UM_UPPER_READ_LOWER))
+        error = -EBADF; /* the file may not be open, and its descriptor may be closed at any time */
     if (error != 0)
         return error;
     if (offset > INT64_MAX || size > INT64_MAX - offset)
@@ -164,7 +164,7 @@ int64_t um_upper_read(struct um_upper *upper, uint64_t number, uint64_t offset, 
     return um_read_at(source.fd, offset, buffer, size, flags & UM_READ_NOWAIT);
 }
 
-/* What a file is written through, which then has no capability any more. */
+/* Find the descriptor that a file is written through, and drop the file's capability. */
 static int find_target(struct um_upper *upper, uint64_t number, struct source *target)
 {
     int error = find_source(upper, number, target);
@@ -195,7 +195,7 @@ int64_t um_upper_write(struct um_upper *upper, uint64_t number, uint64_t offset,
         if (n > 0)
             put += (size_t)n;
         else if (n < 0 && errno != EINTR)
-            return put ? (int64_t)put : -errno; /* what was written counts; the next one tells */
+            return put ? (int64_t)put : -errno; /* after a part the next call tells */
         else if (n == 0)
             break;
     }
@@ -222,7 +222,7 @@ int um_upper_shrink(struct um_upper *upper, uint64_t number, uint64_t size)
     return smaller && ftruncate(source.fd, (off_t)size) != 0 ? -errno : 0;
 }
 
-/* ---- what else can be done with data --------------------------------------------------------------- */
+/* ---- what else can be done with data --------------------------------------------------------- */
 
 int64_t um_upper_seek(struct um_upper *upper, uint64_t number, uint64_t offset, bool hole,
                       uint64_t *lower)
@@ -235,14 +235,14 @@ int64_t um_upper_seek(struct um_upper *upper, uint64_t number, uint64_t offset, 
     if (offset > INT64_MAX || (source.fd < 0 && source.lower == UM_UPPER_DATA_NONE))
         return -ENXIO;
     if (source.fd < 0)
-        return UM_SEEK_BELOW;
+        return UM_UPPER_SEEK_BELOW;
     off_t found = lseek(source.fd, (off_t)offset, hole ? SEEK_HOLE : SEEK_DATA);
     return found < 0 ? -errno : found;
 }
 
-/* Whether the disk may have room for `length` bytes of a file. What the file has already counts as if all of
- * it were in the range, so nothing that would fit is refused; a file system that does not tell how large
- * it is has room for everything. */
+/* Whether the disk may have room for `length` bytes of a file. The space that the file has already
+ * counts as if all of it were in the range, so nothing that would fit is refused. A file system that
+ * does not tell its size has room for everything. */
 static int check_room(int fd, uint64_t length)
 {
     struct statvfs disk;
@@ -256,7 +256,7 @@ static int check_room(int fd, uint64_t length)
     return length > room ? -ENOSPC : 0;
 }
 
-/* Whether a file may be so large. A position is not used here, and only those can be set that may be. */
+/* Whether a file may be so large: lseek(2) accepts such positions only. The position itself is not used. */
 static int check_limit(int fd, uint64_t end)
 {
     return lseek(fd, (off_t)end, SEEK_SET) < 0 && errno == EINVAL ? -EFBIG : 0;
@@ -275,7 +275,7 @@ static int allocate_piece(int fd, uint32_t mode, uint64_t offset, uint64_t lengt
     return 0;
 }
 
-/* Make room in pieces. All but the last leave the size as it is: what failed shall not show. */
+/* Allocate in pieces. All but the last leave the size as it is, so that a failure does not show. */
 static int allocate(int fd, uint32_t mode, uint64_t offset, uint64_t length,
                     const struct um_patience *patience)
 {
@@ -308,7 +308,7 @@ int um_upper_allocate(struct um_upper *upper, uint64_t number, uint32_t mode, ui
         return -EOPNOTSUPP; /* as of the kernel's FUSE */
     if (offset > INT64_MAX || length > INT64_MAX - offset)
         return -EFBIG;
-    if (mode & FALLOC_FL_PUNCH_HOLE) /* takes as long as what is there is large, not the range */
+    if (mode & FALLOC_FL_PUNCH_HOLE) /* takes time for the data that is there, not for the range */
         return allocate_piece(source.fd, mode, offset, length, patience);
     error = check_limit(source.fd, offset + length);
     if (error == 0)
@@ -334,16 +334,7 @@ int64_t um_upper_copy_range(struct um_upper *upper, uint64_t from, uint64_t from
     return copied < 0 ? -errno : copied;
 }
 
-/* ---- what only the disk knows ----------------------------------------------------------------------- */
-
-static int open_path_above(struct um_upper *upper, const struct um_upper_node *node, int *fd)
-{
-    struct um_upper_reached reached = {0};
-    int error = um_upper_reach(upper, node, &reached);
-    *fd = error ? error : um_upper_reached_open(&reached, O_PATH);
-    um_upper_reached_close(&reached);
-    return *fd < 0 ? *fd : 0;
-}
+/* ---- what only the disk knows ---------------------------------------------------------------- */
 
 int um_upper_open_path(struct um_upper *upper, uint64_t number, int *fd)
 {
@@ -351,7 +342,7 @@ int um_upper_open_path(struct um_upper *upper, uint64_t number, int *fd)
     pthread_rwlock_rdlock(&upper->lock);
     const struct um_upper_node *node = um_upper_node_find(upper, number);
     if (node != NULL && node->in_upper)
-        error = open_path_above(upper, node, fd);
+        error = (*fd = um_upper_node_open(upper, node, O_PATH)) < 0 ? *fd : 0;
     else if (node != NULL || number < upper->base)
         error = um_tree_open_path(upper->tree, node ? node->lower : number, fd);
     else
@@ -360,46 +351,41 @@ int um_upper_open_path(struct um_upper *upper, uint64_t number, int *fd)
     return error == -ENOENT ? -ESTALE : error;
 }
 
-/* ---- durability ------------------------------------------------------------------------------------- */
+/* ---- durability ------------------------------------------------------------------------------ */
 
-/* How a node is made durable. */
+/* The way a node is made durable. */
 struct durable {
     int fd;
-    bool whole;   /* fdatasync is not enough */
+    bool whole; /* fdatasync is not enough */
     bool settles; /* from then on it is */
 };
 
-/* Of a file that was copied up, or has just got its data, fdatasync makes the data durable and neither
- * the rename nor the change of the mark without which nobody would see it: to the disk these are no part
- * of the data, to the user of the mount it was there all the time. What a node was made of may be as
- * young, so the first time everything is synced. */
+/* After a copy-up, fdatasync makes the data durable, but not the rename, or the change of the mark,
+ * without which nobody would see it: the disk does not count these as data, while users of the mount had
+ * the file all the time. A file may have been copied up shortly before its node was made, so the first
+ * sync is always an fsync. */
 static void plan_sync(const struct um_upper_node *node, bool data_only, struct durable *durable)
 {
     durable->whole = !data_only || !node->synced;
     durable->settles = durable->whole && !node->synced && node->data == 0;
 }
 
-/* A descriptor of what a node is in the upper, for syncing; 1 where it is in no need of that. */
+/* Open a node's object for syncing: 0; 1 where nothing has to be synced; or an errno. */
 static int open_for_sync(struct um_upper *upper, uint64_t number, bool data_only,
                          struct durable *durable)
 {
-    struct um_upper_reached reached = {0};
     int error = 1;
     pthread_rwlock_rdlock(&upper->lock);
     const struct um_upper_node *node = um_upper_node_find(upper, number);
     if (node != NULL && node->in_upper)
         plan_sync(node, data_only, durable);
     if (node != NULL && node->in_upper && node->fd >= 0 && !node->directory) {
-        /* The descriptor that wrote: errors of writing back are reported to it. */
+        /* Errors of writing back are reported to the descriptor that wrote. */
         durable->fd = fcntl(node->fd, F_DUPFD_CLOEXEC, 3);
         error = durable->fd < 0 ? -errno : 0;
     } else if (node != NULL && node->in_upper) {
-        error = um_upper_reach(upper, node, &reached);
-        if (error == 0) {
-            durable->fd = um_upper_reached_open(&reached, O_RDONLY);
-            error = durable->fd < 0 ? durable->fd : 0;
-        }
-        um_upper_reached_close(&reached);
+        durable->fd = um_upper_node_open(upper, node, O_RDONLY);
+        error = durable->fd < 0 ? durable->fd : 0;
     }
     pthread_rwlock_unlock(&upper->lock);
     return error;

@@ -8,15 +8,15 @@
 #include "upper/lookup.h"
 #include "upper/marks.h"
 
-/* An open directory. What it lists is settled when it is first read, and anew at cookie 0: a directory
- * that is in the upper is merged into a list of names then; one that is in lower layers only is listed
- * by the tree as it goes, whose order and cookies never change. Either way a name that has gone by the
- * time it is its turn is left out, and one that came later is not shown before a rewind.
+/* An open directory. Its list is made when it is first read, and again at cookie 0. For a directory that is
+ * in the upper, it is a merged list of names; one that is in lower layers only is listed by the tree, whose
+ * order and cookies never change. In both cases a name that has gone when it is its turn is left out, and a
+ * later one is not shown before a rewind.
  *
- * A cookie is a place in the list: 1, 2, 3 …, so that whoever seeks to any number goes on there. In a list
- * that readers share a name keeps its place as long as it is there, whatever comes and goes beside it; a
- * place that became free is taken by a name that is new, so the list is never much longer than the
- * directory was. Where the tree's cookies have been given out, its names have the tree's places. */
+ * A cookie is a place in the list: 1, 2, 3 …, so that a reader can seek to any number. In a list that
+ * readers share, a name keeps its place as long as it is there, whatever other names come and go. A new
+ * name takes a place that has become free, so the list is never much longer than the directory was. Where
+ * the tree's cookies have been given out, its names have the tree's places. */
 
 struct listed_name {
     const char *name; /* in `text`, or of the tree; NULL: a free place of a shared list */
@@ -77,9 +77,9 @@ static int add_name(struct um_upper_list *list, struct um_slice name, bool hides
     return error;
 }
 
-/* ---- the names of the upper --------------------------------------------------------------------- */
+/* ---- the names of the upper ------------------------------------------------------------------ */
 
-/* 1 a whiteout, 0 something else. */
+/* Whether an entry is a whiteout: 1, 0 or an errno. */
 static int is_whiteout(const struct um_upper *upper, int fd, const struct dirent *entry)
 {
     struct um_upper_reached reached;
@@ -135,14 +135,14 @@ static int read_above(struct um_upper_list *list)
     return error;
 }
 
-/* ---- merging ---------------------------------------------------------------------------------------- */
+/* ---- merging --------------------------------------------------------------------------------- */
 
 static struct um_slice slice_of(const struct listed_name *name)
 {
     return um_slice_of(name->name, name->size);
 }
 
-/* By name; of two spellings, what stands there before what hides it. */
+/* By name; of two spellings of a whiteout's name, the object before the whiteout. */
 static int compare_names(const void *a, const void *b)
 {
     const struct listed_name *left = a, *right = b;
@@ -168,7 +168,7 @@ static bool is_listed(const struct um_upper_list *list, size_t n, struct um_slic
 
 #define BATCH 64
 
-/* Add the names of the lower directory that none of the first `n` names stands for or hides. */
+/* Add the names of the lower directory that are not among the first `n` names, which have or hide them. */
 static int read_below(struct um_upper_list *list, size_t n)
 {
     struct um_tree_entry entries[BATCH];
@@ -195,7 +195,7 @@ static void sort_names(struct um_upper_list *list)
         qsort(list->names, list->n, sizeof *list->names, compare_names);
 }
 
-/* Leave out what hides, and the second spelling of a name. */
+/* Drop whiteouts, and the second spelling of a name. */
 static void drop_hiding(struct um_upper_list *list)
 {
     size_t kept = 0;
@@ -223,7 +223,7 @@ static int read_merged(struct um_upper_list *list)
     return 0;
 }
 
-/* ---- places that are kept -------------------------------------------------------------------------------- */
+/* ---- places that are kept -------------------------------------------------------------------- */
 
 static int compare_places(const void *a, const void *b)
 {
@@ -270,7 +270,8 @@ static int move_known(const struct um_upper_list *list, struct um_upper_list *fr
     return error;
 }
 
-/* Move what is left in `fresh` to the first places that are free. How many places there are then. */
+/* Move the names that are left in `fresh` to the first free places, and return the number of places
+ * then. */
 static size_t move_new(struct um_upper_list *fresh, struct listed_name *to, size_t room)
 {
     size_t at = 0;
@@ -286,7 +287,7 @@ static size_t move_new(struct um_upper_list *fresh, struct listed_name *to, size
     return room;
 }
 
-/* Let the list hold the names of `fresh`, which gets what it held. */
+/* Exchange the names of the list with those of `fresh`, in the places that they have in the list. */
 static int keep_places(struct um_upper_list *list, struct um_upper_list *fresh)
 {
     size_t room = list->n + fresh->n;
@@ -365,15 +366,15 @@ static int rewind_list(struct um_upper_list *list)
     return error;
 }
 
-/* Whether a list is to be read (again) before what stands at a cookie. A shared one is, too, once its
- * directory is in the upper: its readers may hold cookies of the tree. */
+/* Whether a list has to be read (again) before the entry at a cookie is returned. So is a shared one
+ * once its directory is in the upper: its readers may hold cookies of the tree. */
 static bool is_due(const struct um_upper_list *list, uint64_t cookie)
 {
     bool behind = list->shared && !list->merged && !um_upper_node_only_lower(list->directory);
     return cookie == 0 || !list->begun || behind;
 }
 
-/* ---- the public face ---------------------------------------------------------------------------------- */
+/* ---- the public face ------------------------------------------------------------------------- */
 
 int um_upper_list_open(struct um_upper *upper, uint64_t number, struct um_upper_list **out)
 {
@@ -456,7 +457,7 @@ static int next_hit(struct um_upper_list *list, uint64_t *cookie, struct um_slic
     return more;
 }
 
-/* The same, counted as looked up. */
+/* As next_hit, and count a lookup of the entry. */
 static int next_entry(struct um_upper_list *list, uint64_t *cookie, struct um_tree_entry *entry)
 {
     struct um_slice name;
@@ -486,15 +487,16 @@ int um_upper_is_empty(struct um_upper *upper, struct um_upper_node *directory)
     return more < 0 ? more : !more;
 }
 
-/* ---- a directory that is not in the upper -------------------------------------------------------------- */
+/* ---- a directory that is not in the upper ---------------------------------------------------- */
 
-/* The lower directory whose list this is, 0 where the upper has a say in it. */
+/* The lower directory that has all entries of this list; 0 where the upper has or hides some. */
 static uint64_t only_below(const struct um_upper_list *list)
 {
     return list->merged ? 0 : um_upper_node_only_lower(list->directory);
 }
 
-/* Count entries of the lower tree as looked up: how many were, or an errno for the first one. */
+/* Count lookups of entries of the lower tree: the number of those that were counted, or an errno for the
+ * first one. */
 static int count_below(struct um_upper_list *list, struct um_tree_entry *entries, int n)
 {
     for (int i = 0; i < n; i++) {
@@ -510,8 +512,8 @@ static int count_below(struct um_upper_list *list, struct um_tree_entry *entries
     return n;
 }
 
-/* Entries of a directory as the lower tree has it, which is read without the lock: disks are waited for.
- * -EAGAIN where the upper has a say in it. */
+/* List a directory that is in the lower tree only, without the lock, since disks are waited for. -EAGAIN
+ * where it is in the upper. */
 static int next_below(struct um_upper_list *list, uint64_t cookie, struct um_tree_entry *entries,
                       size_t capacity)
 {
@@ -533,7 +535,7 @@ static int next_below(struct um_upper_list *list, uint64_t cookie, struct um_tre
     return got;
 }
 
-/* ---- the next entries --------------------------------------------------------------------------------------- */
+/* ---- the next entries ------------------------------------------------------------------------ */
 
 int um_upper_list_next(struct um_upper_list *list, uint64_t cookie, struct um_tree_entry *entries,
                        size_t capacity)

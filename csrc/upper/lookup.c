@@ -23,7 +23,7 @@ void um_upper_node_release(struct um_upper *upper, struct um_upper_node *node)
     um_upper_node_unpin(upper, node);
 }
 
-/* A node of a file of which only the number is known: through any name that the mount shows. */
+/* Load a file of which only the number is known, at any name that the mount shows. */
 static int need_by_name(struct um_upper *upper, uint64_t number, struct um_upper_node **node)
 {
     struct um_upper_shown_name *names;
@@ -75,7 +75,7 @@ int um_upper_count_lookup(struct um_upper *upper, struct um_upper_node *director
     return error;
 }
 
-/* A node of what has no name; `fd` becomes its own. */
+/* Make a node of a file without a name, which owns `fd`. */
 static int need_nameless(struct um_upper *upper, int fd, struct um_upper_node **node)
 {
     const struct um_slice nowhere = {0};
@@ -145,9 +145,9 @@ static int find_directory(struct um_upper *upper, uint64_t number, struct um_upp
                : -ESTALE;
 }
 
-/* What the lower tree alone says, asked for without the lock: it may wait for a disk. */
+/* An entry of the lower tree, read without the lock, since that may wait for a disk. */
 struct below {
-    uint64_t directory; /* 0: it is not the tree alone that says it */
+    uint64_t directory; /* 0: the upper may have or hide the name */
     int error;
     struct um_tree_entry entry;
 };
@@ -166,7 +166,8 @@ static void look_below(struct um_upper *upper, uint64_t number, struct um_slice 
                                     name.size, &below->entry);
 }
 
-/* As um_upper_find_counted. What was found below holds while the directory is not in the upper. */
+/* As um_upper_find_counted. The entry of the lower tree still holds if the directory is not in the
+ * upper. */
 static int find_again(struct um_upper *upper, struct um_upper_node *directory, struct um_slice name,
                       const struct below *below, struct um_upper_hit *hit)
 {

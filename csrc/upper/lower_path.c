@@ -13,7 +13,7 @@ int um_upper_lower_directory_path(struct um_upper *upper, uint64_t number, char 
         if (error != 0)
             return error;
         if ((size_t)(at - room) <= name_size)
-            return -EXDEV; /* too long for the mark; who asked copies and removes instead */
+            return -EXDEV; /* too long for the mark: rename(2)'s caller copies and removes instead */
         at -= name_size;
         memcpy(at, name, name_size);
         *--at = '/';

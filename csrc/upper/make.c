@@ -10,6 +10,11 @@
 #include "upper/object_xattr.h"
 #include "upper/work.h"
 
+static bool obeys_acls(const struct um_upper *upper)
+{
+    return !(upper->flags & UM_UPPER_NO_ACLS);
+}
+
 int um_upper_has_default_acl(struct um_upper_reached *directory)
 {
     int64_t size = um_upper_reached_getxattr(directory, UM_ACL_DEFAULT, NULL, 0);
@@ -18,7 +23,7 @@ int um_upper_has_default_acl(struct um_upper_reached *directory)
     return size < 0 ? (int)size : 1;
 }
 
-/* The default ACL of a directory, malloced; *size is 0 where it has none. */
+/* Read the default ACL of a directory, malloced; *size is 0 where it has none. */
 static int read_default_acl(struct um_upper_reached *directory, uint8_t **acl, size_t *size)
 {
     int64_t got;
@@ -32,7 +37,7 @@ static int read_default_acl(struct um_upper_reached *directory, uint8_t **acl, s
         if (*acl == NULL)
             return -ENOMEM;
         got = um_upper_reached_getxattr(directory, UM_ACL_DEFAULT, *acl, (size_t)got);
-    } while (got == -ERANGE); /* somebody made it longer meanwhile */
+    } while (got == -ERANGE); /* it became longer meanwhile */
     if (got == -ENODATA || got == -EOPNOTSUPP)
         return 0;
     if (got < 0)
@@ -46,7 +51,7 @@ int um_upper_inherit_acl(struct um_upper *upper, struct um_upper_reached *direct
 {
     um_autofree uint8_t *acl = NULL;
     size_t size;
-    if (S_ISLNK(mode))
+    if (S_ISLNK(mode) || !obeys_acls(upper))
         return (int)mode;
     int error = read_default_acl(directory, &acl, &size);
     if (error != 0 || size == 0)
@@ -65,7 +70,7 @@ int um_upper_inherit_acl(struct um_upper *upper, struct um_upper_reached *direct
     return error ? error : (int)mode;
 }
 
-/* As what a new object stands on disk. */
+/* The type that a new object has on disk. */
 static uint32_t type_on_disk(const struct um_upper *upper, const struct um_upper_new_object *wanted)
 {
     uint32_t type = wanted->mode & S_IFMT;
@@ -78,21 +83,21 @@ static uint32_t type_on_disk(const struct um_upper *upper, const struct um_upper
     return (S_ISFIFO(type) || S_ISSOCK(type)) && own ? type : S_IFREG;
 }
 
-/* Whether what a new object shows is kept apart: its type on disk is `type`. */
-static bool makes_apart(const struct um_upper *upper, uint32_t type,
-                        const struct um_upper_new_object *wanted)
+/* Whether what a new object shows is overridden; its type on disk is `type`. */
+static bool makes_overridden(const struct um_upper *upper, uint32_t type,
+                             const struct um_upper_new_object *wanted)
 {
     return um_upper_takes_user_xattrs(type) &&
            (um_upper_overrides(upper) || type != (wanted->mode & S_IFMT));
 }
 
-/* The permissions that a new object is created with: at no moment more than it is to have on disk, and
- * without the bits that let others act as the owner, as who that is, is not settled yet. */
+/* The permissions that a new object is created with: no more than it shall have on disk, and no set-ID
+ * bits, as its owner is not set yet. */
 static uint32_t first_bits(const struct um_upper *upper, uint32_t type,
                            const struct um_upper_new_object *wanted)
 {
-    return makes_apart(upper, type, wanted) ? um_upper_overridden_bits(type, wanted->mode)
-                                            : wanted->mode & 0777;
+    return makes_overridden(upper, type, wanted) ? um_upper_overridden_bits(type, wanted->mode)
+                                                 : wanted->mode & 0777;
 }
 
 static int create(int fd, const char *name, uint32_t type, uint32_t bits,
@@ -122,8 +127,8 @@ static int finish_symlink(struct um_upper *upper, struct um_upper_reached *made,
     return shows ? 0 : um_upper_object_chown_symlink(upper, made, wanted->uid, wanted->gid);
 }
 
-/* The permissions that a new object, created with `bits`, shall show: those asked for, or what an
- * inherited ACL left of them. What else takes some away, the process's umask, is not to be seen. */
+/* Find the permissions that a new object, created with `bits`, shall show: those asked for, or what an
+ * inherited ACL left of them. The umask of this process has no effect. */
 static int settle_mode(const struct um_upper *upper, int fd, struct um_upper_reached *made,
                        const struct stat *status, uint32_t mode, uint32_t bits, bool inherit,
                        uint32_t *settled)
@@ -141,11 +146,11 @@ static int settle_mode(const struct um_upper *upper, int fd, struct um_upper_rea
         return error;
     if (!inherit)
         return um_upper_strip_acls(made, status->st_mode);
-    /* The ACL that it has on disk names the same; what it grants goes by the mode. */
+    /* The ACL on disk has the same entries; what it grants follows the mode. */
     return um_acl_inherit(acl, size, settled) < 0 ? -EIO : 0;
 }
 
-/* Let what was created become what it shall show. */
+/* Give a new object its owner and mode, on disk or in override_stat. */
 static int finish(struct um_upper *upper, int fd, struct um_upper_reached *made,
                   const struct um_upper_new_object *wanted, uint32_t created, bool inherit)
 {
@@ -161,7 +166,7 @@ static int finish(struct um_upper *upper, int fd, struct um_upper_reached *made,
     if (S_ISLNK(status.st_mode))
         return finish_symlink(upper, made, &status, wanted);
     error = settle_mode(upper, fd, made, &status, wanted->mode, created, inherit, &shown.mode);
-    bool keep = makes_apart(upper, status.st_mode & S_IFMT, wanted);
+    bool keep = makes_overridden(upper, status.st_mode & S_IFMT, wanted);
     if (error == 0 && !keep && (status.st_uid != shown.uid || status.st_gid != shown.gid)) {
         error = um_upper_reached_chown(made, shown.uid, shown.gid);
         status.st_uid = shown.uid;
@@ -185,7 +190,7 @@ int um_upper_make(struct um_upper *upper, int fd, const char *name,
         error = create(fd, name, type, bits, wanted, target);
     if (error != 0)
         return error;
-    error = finish(upper, fd, &made, wanted, bits, inherit);
+    error = finish(upper, fd, &made, wanted, bits, inherit && obeys_acls(upper));
     if (error != 0)
         unlinkat(fd, name, S_ISDIR(type) ? AT_REMOVEDIR : 0);
     return error;
@@ -201,7 +206,7 @@ int um_upper_make_nameless(struct um_upper *upper, int fd, const struct um_upper
         return *made;
     int error = um_upper_reach_name(upper, *made, (struct um_slice){0}, &reached);
     if (error == 0)
-        error = finish(upper, fd, &reached, wanted, bits, true);
+        error = finish(upper, fd, &reached, wanted, bits, obeys_acls(upper));
     if (error != 0)
         close(*made);
     return error;

@@ -14,7 +14,7 @@ static bool is_whiteout_device(const struct stat *status)
            um_whiteout_is_device(major(status->st_rdev), minor(status->st_rdev));
 }
 
-/* Whether a file `.wh.NAME` stands beside where NAME would be. */
+/* Whether there is a file `.wh.NAME` in the directory. */
 static int has_whiteout_file(const struct um_upper_reached *reached)
 {
     char name[UM_NAME_MAX + 1];
@@ -66,7 +66,7 @@ bool um_upper_mark_is_absent(int64_t error)
     return error == -ENODATA || error == -EOPNOTSUPP || error == -EPERM;
 }
 
-/* The mark `what`: its size, 0 where it is not there. */
+/* Read the mark `what`: its size, 0 where there is none, or an errno. */
 static int64_t read_mark(struct um_upper *upper, struct um_upper_reached *reached, const char *what,
                          char *value, size_t room)
 {
@@ -80,7 +80,7 @@ static int64_t read_mark(struct um_upper *upper, struct um_upper_reached *reache
     return 0;
 }
 
-/* Whether the directory at a reached object holds the file that makes it opaque. */
+/* Whether a directory holds the file that makes it opaque. */
 static int has_opaque_file(const struct um_upper_reached *reached)
 {
     if (um_upper_reached_is_self(reached))
@@ -117,8 +117,8 @@ bool um_upper_marks_may_lead(const struct um_upper *upper)
     return upper->flags & (UM_UPPER_TRUSTED | UM_UPPER_CLOSED | UM_UPPER_OVERRIDE);
 }
 
-/* Hold on to the object that a reached object is, so that nobody can put another one in its place before its marks are
- * read. 1 where marks below user. are the daemon's own, or root's; 0, or an errno. Closed in any case. */
+/* Hold an object by a descriptor, so that nobody can put another one in its place before its marks are
+ * read. 1 where its marks below user. are believed; 0; or an errno. To be unpinned in any case. */
 static int pin(const struct um_upper *upper, const struct um_upper_reached *reached,
                struct um_upper_reached *pinned)
 {
@@ -147,8 +147,8 @@ int um_upper_mark_may_lead_at(struct um_upper *upper, const struct um_upper_reac
     return ours;
 }
 
-/* A mark that leads elsewhere: 1 with *size, 0 where it is not there, or an errno.
- * -EKEYREJECTED as in upper/state.h. `ours`: those below user. are believed. */
+/* Read a mark that leads elsewhere: 1 with *size, 0 where there is none, or an errno (-EKEYREJECTED:
+ * upper/marks.h). `ours`: marks below user. are believed. */
 static int find_claim(struct um_upper *upper, struct um_upper_reached *reached, const char *what,
                       bool ours, char *value, size_t room, int64_t *size)
 {
@@ -286,7 +286,7 @@ static const struct {
 
 #define N_MARKS (sizeof marks_known / sizeof *marks_known)
 
-/* What the mark of this name says, without a prefix; 0 for one that is not asked for. */
+/* The bit of the mark of this name, without a prefix; 0 for any other name. */
 static unsigned mark_bit(const char *name)
 {
     for (size_t i = 0; i < N_MARKS; i++) {
@@ -296,7 +296,7 @@ static unsigned mark_bit(const char *name)
     return 0;
 }
 
-/* Ask for each mark, where the list of names is too long. */
+/* Ask for each mark, as the list of names is too long. */
 static int ask_for_marks(const struct um_upper *upper, struct um_upper_reached *reached,
                          unsigned *marks)
 {
@@ -343,7 +343,7 @@ int um_upper_mark_set_metacopy(struct um_upper *upper, struct um_upper_reached *
     return um_upper_reached_setxattr(reached, own_mark(upper, "metacopy", name), "", 0, 0);
 }
 
-/* One below user. may be anybody's claim. */
+/* Anybody may have set an xattr below user. */
 int64_t um_upper_getxattr_believed(struct um_upper *upper, const struct um_upper_reached *reached,
                                    const struct stat *status, const char *name, void *value,
                                    size_t size)
@@ -356,7 +356,8 @@ int64_t um_upper_getxattr_believed(struct um_upper *upper, const struct um_upper
     int error = pin(upper, reached, &pinned);
     if (error >= 0)
         error = um_upper_reached_stat(&pinned, &now);
-    /* The number of what was removed may be another one's by now: what it is counts, too. */
+    /* The inode number of a removed object may have been used again, so the other one has to be
+     * believed, too. */
     if (error == 0 && (now.st_ino != status->st_ino || now.st_dev != status->st_dev ||
                        !um_upper_believes(upper, &now)))
         error = -ESTALE;

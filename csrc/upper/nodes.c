@@ -126,7 +126,7 @@ int um_upper_node_move(struct um_upper *upper, struct um_upper_node *node,
     return 0;
 }
 
-/* A node that has no place any more; what it is in is let go of. */
+/* Take a node out of its place, and let its parent go. */
 static void displace(struct um_upper *upper, struct um_upper_node *node)
 {
     struct um_upper_node *parent = node->parent;

@@ -2,11 +2,11 @@
  * upper/nodes.h - nodes: what the kernel knows of the mount, or has open.
  *
  * Purpose: a *node* stands for an inode of the mount that is a directory, or is in the upper, or is open. All
- * other files of lower layers that the kernel knows have 32 bytes in the table of *known* files, so that a walk
- * over a million of them stays cheap. An inode is in one of the two tables, never in both.
+ * other files of lower layers that the kernel knows have 32 bytes in the table of *known* files, so that a
+ * walk over a million of them stays cheap. An inode is in one of the two tables, never in both.
  *
- * Ownership: struct um_upper owns its nodes. A directory's node is kept while it is looked up, open, pinned, or
- * the parent of a node; a file's while it is looked up, open or pinned.
+ * Ownership: struct um_upper owns its nodes. A directory's node is kept while it is looked up, open, pinned,
+ * or the parent of a node; a file's while it is looked up, open or pinned.
  * Threads: struct um_upper's `lock` guards everything in a node, and both tables.
  */
 #ifndef UM_UPPER_NODES_H
@@ -35,8 +35,8 @@ struct um_upper_node {
     bool synced; /* a file in the upper: that it is there, and has data of its own, is durable */
     bool listed; /* a directory: the tree's cookies of what it continues were given out */
     bool unmarked; /* a directory that was made since the mount: it has no whiteouts `.wh.NAME` */
-    /* Of a directory, the number of the lower one that it continues; of a file in the upper, that of the lower
-     * file that it is a copy of; 0 for none. Of a file that is not in the upper, its own. */
+    /* Of a directory, the number of the lower one that it continues; of a file in the upper, that of the
+     * lower file that it is a copy of; 0 for none. Of a file that is not in the upper, its own. */
     uint64_t lower;
     /* The upper's file while it is open or has no place; O_PATH where that is no regular file. Else -1. */
     int fd;
@@ -49,8 +49,8 @@ struct um_upper_node {
 #define UM_UPPER_DATA_LOST UINT64_MAX
 #define UM_UPPER_DATA_NONE (UINT64_MAX - 1)
 
-/* A directory's `lower` that is no number: it continues a lower directory, but the mark that says which is not
- * believed. So its entries are not known, and asking for any is -EIO. */
+/* A directory's `lower` that is no number: it continues a lower directory, but the mark that says which is
+ * not believed. So its entries are not known, and asking for any is -EIO. */
 #define UM_UPPER_LOWER_REFUSED UINT64_MAX
 
 /* A file of a lower layer that the kernel knows and that has no node. */
@@ -74,14 +74,14 @@ static inline bool um_upper_node_is_at(const struct um_upper_node *node,
     return node->parent == directory && um_slice_equal(um_upper_node_name(node), name);
 }
 
-/* ---- nodes --------------------------------------------------------------------------------------- */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 /* [r] The node of a number, or NULL. */
 struct um_upper_node *um_upper_node_find(struct um_upper *upper, uint64_t number);
 
-/* [w] The node of a number, which the caller knows to be at (parent, name); made where there is none. `directory`,
- * `in_upper` and `lower` are those of a new one, which takes over the lookups of a known file. Pinned.
- * -ENOMEM. */
+/* [w] The node of a number, which the caller knows to be at (parent, name); made where there is none.
+ * `directory`, `in_upper` and `lower` are those of a new one, which takes over the lookups of a known file.
+ * Pinned. -ENOMEM. */
 int um_upper_node_add(struct um_upper *upper, uint64_t number, struct um_upper_node *parent,
                       struct um_slice name, bool directory, bool in_upper, uint64_t lower,
                       struct um_upper_node **out);
@@ -107,30 +107,31 @@ int um_upper_node_move(struct um_upper *upper, struct um_upper_node *node,
 /* [w] The last name of a node was removed: it is `gone`, and has no place. */
 void um_upper_node_lose_name(struct um_upper *upper, struct um_upper_node *node);
 
-/* [w] The place of an inode is no longer (directory, name), though it has other names: one of those is looked for
- * when a place is needed. */
+/* [w] The place of an inode is no longer (directory, name), though it has other names: one of those is looked
+ * for when a place is needed. */
 void um_upper_forget_place(struct um_upper *upper, uint64_t number,
                            const struct um_upper_node *directory, struct um_slice name);
 
-/* [r] The lower directory whose entries are those of this one as long as it is not in the upper; 0 where there is
- * none. Its entries may be read without the lock, and hold if the result is the same afterwards. NULL is
- * allowed. */
+/* [r] The lower directory whose entries are those of this one as long as it is not in the upper; 0 where
+ * there is none. Its entries may be read without the lock, and hold if the result is the same afterwards.
+ * NULL is allowed. */
 uint64_t um_upper_node_only_lower(const struct um_upper_node *directory);
 
-/* [r] Another descriptor of a file without a name, for a caller who may drop the node: closing the last one takes as
- * long as the disk takes to free the data, so it is done without the lock. -1 where that is not needed. */
+/* [r] Another descriptor of a file without a name, for a caller who may drop the node: closing the last one
+ * takes as long as the disk takes to free the data, so it is done without the lock. -1 where that is not
+ * needed. */
 int um_upper_node_last_descriptor(const struct um_upper_node *node);
 
 /* [w] The number of subdirectories of a directory changed. */
 void um_upper_node_add_subdirectories(struct um_upper_node *directory, int change);
 
-/* ---- known files --------------------------------------------------------------------------------- */
+/* ---- known files ----------------------------------------------------------------------------- */
 
 /* [r] The entry of a known file, or NULL; valid until the table changes. */
 struct um_upper_known *um_upper_known_find(const struct um_upper *upper, uint64_t number);
 
-/* [w] Count lookups of a file of a lower layer that has no node. Its place is that of the first lookup, unless that
- * was forgotten. `name` lives as long as the tree. -ENOMEM. */
+/* [w] Count lookups of a file of a lower layer that has no node. Its place is that of the first lookup,
+ * unless that was forgotten. `name` lives as long as the tree. -ENOMEM. */
 int um_upper_known_add(struct um_upper *upper, uint64_t number, uint64_t parent,
                        struct um_slice name, uint64_t lookups);
 

@@ -7,37 +7,36 @@
 #include "system/capability.h"
 #include "upper/marks.h"
 
-/* What an object of the upper shows is what stat says of it on disk, but for what the xattr
- * user.containers.override_stat says otherwise. podman and fuse-overlayfs write it, and so does this
- * file, for what is *kept apart*:
+/* What an object of the upper shows is its stat(2) on disk, unless the xattr user.containers.override_stat
+ * says otherwise. podman and fuse-overlayfs write that xattr, and so does this file, for objects that are
+ * *overridden*:
  *
- * - Everything (UM_UPPER_OVERRIDE), where the daemon is an ordinary user, or where what it makes must have
- *   no power on disk. There all is the daemon's own, which can always read and write it, nobody else can
- *   write it, and it carries no set-user-ID bit. Devices are empty files; so are FIFOs and sockets that
- *   belong to someone else, as only files and directories can have the xattr. For the same reason a
- *   symlink of an ordinary user's is always the daemon's.
- * - A character device 0:0. On disk that would be a whiteout.
- * - The root, where its directory on disk is to stay as closed as it is (UM_UPPER_CLOSED_ROOT).
- * - What came so from elsewhere: it stays so.
+ * - All of them, in an upper with UM_UPPER_OVERRIDE: the daemon is an ordinary user, or nothing that it
+ *   makes may have power on disk. Then the daemon owns all objects and can always read and write them,
+ *   nobody else can write them, and they have no set-user-ID bits. Devices are empty files; so are FIFOs
+ *   and sockets of other owners, as only files and directories can have the xattr. For the same reason the
+ *   symlinks of an ordinary user's daemon always belong to it.
+ * - A character device 0:0, which would be a whiteout on disk.
+ * - The root, where its directory on disk stays closed (UM_UPPER_CLOSED_ROOT).
+ * - Objects that have the xattr already.
  *
- * Where the disk alone shows what is wanted, there is no xattr. Whoever may write to a file may set the
- * xattr, so it is believed where the disk says that nobody else may. */
+ * There is no xattr where the disk alone shows what is wanted. Whoever may write to a file may set the
+ * xattr, so it is believed only where the disk says that nobody else may. */
 
 bool um_upper_overrides(const struct um_upper *upper)
 {
     return (upper->flags & UM_UPPER_OVERRIDE) != 0;
 }
 
-/* user.* xattrs are for files and directories. */
 bool um_upper_takes_user_xattrs(uint32_t mode)
 {
     return S_ISREG(mode) || S_ISDIR(mode);
 }
 
-/* ---- what shows ---------------------------------------------------------------------------------- */
+/* ---- what shows ------------------------------------------------------------------------------ */
 
-/* 1 where override_stat says it, 0 where the disk does, or an errno. A text that makes no sense, that is
- * not believed, or that the daemon may not read, says nothing. */
+/* Read what an object shows: 1 where override_stat says it, 0 where the disk does, or an errno. An
+ * override_stat that can't be parsed, is not believed, or may not be read by the daemon counts as none. */
 static int read_shown(struct um_upper *upper, struct um_upper_reached *reached,
                       const struct stat *status, struct um_override *shown)
 {
@@ -98,10 +97,8 @@ int um_upper_object_attr(struct um_upper *upper, struct um_upper_reached *reache
     return 0;
 }
 
-/* ---- letting it show ------------------------------------------------------------------------------- */
+/* ---- letting it show ------------------------------------------------------------------------- */
 
-/* The permissions on disk of what is kept apart: never without access for the daemon, nor such that
- * others could write, and so say what it shows. */
 uint32_t um_upper_overridden_bits(uint32_t type, uint32_t mode)
 {
     return (mode & 0755) | (S_ISDIR(type) ? 0700 : 0600);
@@ -113,7 +110,7 @@ static bool is_closed_root(const struct um_upper *upper, const struct um_upper_r
            um_upper_reached_is_self(reached);
 }
 
-/* The permissions on disk, now `status`, of what shows `mode`. */
+/* The permissions on disk, where they are *status now, of an object that shows `mode`. */
 static uint32_t kept_bits(const struct um_upper *upper, const struct um_upper_reached *reached,
                           const struct stat *status, uint32_t mode)
 {
@@ -122,7 +119,7 @@ static uint32_t kept_bits(const struct um_upper *upper, const struct um_upper_re
     return um_upper_overridden_bits(status->st_mode, mode);
 }
 
-/* An ACL's mask lets in whom it names: no more than everybody who is in already. */
+/* The permissions that an ACL may grant: its mask gives named users no more than everybody has already. */
 static uint32_t closed_acl_bits(uint32_t mode)
 {
     return (mode & 0707) | (mode & mode << 3 & 070);
@@ -141,7 +138,6 @@ static int put_override(struct um_upper_reached *reached, const struct um_overri
     return um_upper_reached_setxattr(reached, UM_OVERRIDE_XATTR, text, size, 0);
 }
 
-/* Put into override_stat what the disk, which is at `status`, does not show. */
 int um_upper_object_set_override(struct um_upper_reached *reached, const struct stat *status,
                                  const struct um_override *shown, bool had)
 {
@@ -151,7 +147,7 @@ int um_upper_object_set_override(struct um_upper_reached *reached, const struct 
     return error == -ENODATA ? 0 : error;
 }
 
-/* Bring override_stat up to date, after the disk was changed as far as that was possible. */
+/* Update override_stat after the disk was changed as far as that was possible. */
 static int update_override(struct um_upper *upper, struct um_upper_reached *reached,
                            const struct um_override *shown, bool had)
 {
@@ -164,31 +160,33 @@ static int update_override(struct um_upper *upper, struct um_upper_reached *reac
         error = um_upper_reached_chmod(reached, bits);
     status.st_mode = (status.st_mode & S_IFMT) | bits;
     if (error == 0 && !um_upper_believes(upper, &status))
-        error = -EPERM; /* a directory that is somebody else's: nobody would believe it */
+        error = -EPERM; /* somebody else's directory: the claim would not be believed */
     if (error != 0)
         return error;
-    /* The root's says all, so that whoever closes the directory changes nothing of what it shows. */
+    /* The root's override_stat is complete, so that closing the directory on disk changes nothing that
+     * it shows. */
     return is_closed_root(upper, reached)
                ? put_override(reached, shown)
                : um_upper_object_set_override(reached, &status, shown, had);
 }
 
-/* As chown(2) does it, also for root. */
+/* Clear the bits that chown(2) clears, also for root. */
 static uint32_t without_set_id(uint32_t mode)
 {
     mode &= ~(uint32_t)S_ISUID;
     return mode & S_IXGRP ? mode & ~(uint32_t)S_ISGID : mode;
 }
 
-/* What is known of an object that is about to be changed. */
+/* An object that is about to be changed. */
 struct shown_change {
     struct stat status;
     struct um_override shown;
-    bool had;   /* override_stat says it */
-    bool apart; /* what shows is kept apart from what is on disk */
+    bool had;   /* it has an override_stat */
+    bool overridden; /* what shows is kept in override_stat */
 };
 
-/* As read_shown, to change it: something brought here from elsewhere may keep the daemon out. */
+/* As read_shown, before a change. Objects that were copied here by other programs may keep the daemon
+ * out. */
 static int begin_change(struct um_upper *upper, struct um_upper_reached *reached,
                         struct shown_change *change)
 {
@@ -204,24 +202,25 @@ static int begin_change(struct um_upper *upper, struct um_upper_reached *reached
     if (had < 0)
         return had;
     change->had = had;
-    change->apart = room && (um_upper_overrides(upper) || had || is_closed_root(upper, reached));
+    change->overridden =
+        room && (um_upper_overrides(upper) || had || is_closed_root(upper, reached));
     return 0;
 }
 
-/* The capability of a file that the daemon is about to own, put where it stays. */
+/* Keep the capability of a file that the daemon is about to own in a mark. */
 static int keep_capability(struct um_upper *upper, struct um_upper_reached *reached)
 {
     char value[64];
     int64_t size = um_upper_reached_getxattr(reached, UM_CAPABILITY, value, sizeof value);
     if (size < 0)
-        return 0; /* none, or none that means anything */
+        return 0; /* it has none, or none that has a meaning */
     int error = um_upper_mark_set_capability(upper, reached, value, (size_t)size);
     reached->capable = true;
     return error;
 }
 
-/* Where others may exchange what stands under a name, hold on to what stands there: all steps of a change
- * are made on one object. To be let go of in any case. */
+/* In an upper that others reach, hold the object by a descriptor, so that all steps of a change are made
+ * on one object. To be ended with let_go in any case. */
 static int hold(const struct um_upper *upper, const struct um_upper_reached *reached,
                 struct um_upper_reached *held)
 {
@@ -244,8 +243,8 @@ static void let_go(struct um_upper_reached *reached, const struct um_upper_reach
         close(held->fd);
 }
 
-/* Say again what an object shows that is the daemon's since this moment: who owned it before could write the
- * mark, and the mode, up to then. */
+/* Write override_stat again once the daemon owns the object: up to then its earlier owner could change
+ * the mark and the mode. */
 static int settle_claim(struct um_upper_reached *reached, const struct shown_change *change)
 {
     int error = um_upper_reached_chmod(reached, change->status.st_mode & 0755);
@@ -256,14 +255,15 @@ static int settle_claim(struct um_upper_reached *reached, const struct shown_cha
     return error;
 }
 
-/* Let the daemon own what an earlier mount gave away on disk, before what it shows is kept apart. In this
- * order: a mark on somebody else's file is not believed, and the step that makes it so takes the
- * set-user-ID bits and the capability away. `given`: so does what the user of the mount asked for, chown. */
+/* Take an object that an earlier mount gave away on disk back, before what it shows is overridden. The
+ * order matters: a mark on somebody else's file is not believed, and the chown that makes it the
+ * daemon's clears set-user-ID bits and the capability. `given`: the user of the mount asked for a chown,
+ * which clears them as well. */
 static int take_over(struct um_upper *upper, struct um_upper_reached *reached,
                      struct shown_change *change, bool given)
 {
     struct stat *status = &change->status;
-    if (!change->apart || !um_upper_overrides(upper) || is_closed_root(upper, reached) ||
+    if (!change->overridden || !um_upper_overrides(upper) || is_closed_root(upper, reached) ||
         status->st_uid == geteuid())
         return 0;
     int error = put_override(reached, &change->shown);
@@ -279,7 +279,7 @@ static int take_over(struct um_upper *upper, struct um_upper_reached *reached,
     return error;
 }
 
-/* A device on disk has the power that its owner and mode give it, and can't be kept apart. */
+/* A device on disk has the power that its owner and mode give it, and can't have an override_stat. */
 static bool is_forbidden(const struct um_upper *upper, const struct stat *status)
 {
     return um_upper_overrides(upper) && is_device(status->st_mode);
@@ -298,14 +298,18 @@ int um_upper_object_drop_claim(struct um_upper *upper, struct um_upper_reached *
     return error == -ENODATA || error == -EOPNOTSUPP ? 0 : error;
 }
 
-/* The owner of a symlink where the daemon may set it; an ordinary user's is the daemon's. */
+/* chown(2) to the same owner sets the change time, as a change of what shows does. */
+static int touch_change_time(const struct um_upper_reached *reached)
+{
+    return um_upper_reached_chown(reached, UM_UPPER_KEEP, UM_UPPER_KEEP);
+}
+
 int um_upper_object_chown_symlink(struct um_upper *upper, const struct um_upper_reached *reached,
                                   uint32_t uid, uint32_t gid)
 {
     int error = um_upper_reached_chown(reached, uid, gid);
     if (error == -EPERM && um_upper_overrides(upper))
-        error =
-            um_upper_reached_chown(reached, UM_UPPER_KEEP, UM_UPPER_KEEP); /* for the change time */
+        error = touch_change_time(reached);
     return error;
 }
 
@@ -320,14 +324,13 @@ static int change_owner(struct um_upper *upper, struct um_upper_reached *reached
         return -EPERM;
     if (S_ISLNK(change.status.st_mode))
         return um_upper_object_chown_symlink(upper, reached, uid, gid);
-    if (!change.apart) {
+    if (!change.overridden) {
         error = um_upper_reached_chown(reached, uid, gid);
         return error ? error : um_upper_object_drop_claim(upper, reached, &change.status);
     }
     error = take_over(upper, reached, &change, true);
     if (error == 0)
-        error =
-            um_upper_reached_chown(reached, UM_UPPER_KEEP, UM_UPPER_KEEP); /* for the change time */
+        error = touch_change_time(reached);
     if (error != 0)
         return error;
     struct um_override shown = change.shown;
@@ -359,7 +362,7 @@ static int change_mode(struct um_upper *upper, struct um_upper_reached *reached,
         return -EOPNOTSUPP;
     if (is_forbidden(upper, &change.status))
         return -EPERM;
-    if (!change.apart) {
+    if (!change.overridden) {
         error = um_upper_reached_chmod(reached, mode);
         return error ? error : um_upper_object_drop_claim(upper, reached, &change.status);
     }
@@ -385,7 +388,7 @@ int um_upper_object_overridden_mode(struct um_upper *upper, struct um_upper_reac
 {
     struct shown_change change;
     int error = begin_change(upper, reached, &change);
-    if (error != 0 || !change.apart)
+    if (error != 0 || !change.overridden)
         return error;
     *kept = is_closed_root(upper, reached) ? closed_acl_bits(change.status.st_mode)
                                            : um_upper_overridden_bits(change.status.st_mode, mode);

@@ -33,7 +33,7 @@ int64_t um_upper_object_getxattr(struct um_upper *upper, struct um_upper_reached
     return error == -EINVAL ? -EIO : error ? error : got;
 }
 
-/* An access ACL that grants on disk what the disk is to grant, at no moment more or less. */
+/* Set an access ACL that grants the permissions on disk, `bits`, and at no moment more or less. */
 static int set_kept_acl(struct um_upper_reached *reached, struct um_slice acl, uint32_t bits,
                         int flags)
 {
@@ -45,7 +45,7 @@ static int set_kept_acl(struct um_upper_reached *reached, struct um_slice acl, u
     return error ? error : um_upper_reached_setxattr(reached, UM_ACL_ACCESS, copy, acl.size, flags);
 }
 
-/* The disk's mode follows the ACL, and nothing else says what it is. */
+/* Set an access ACL where the mode on disk is the one that shows, and follows the ACL. */
 static int set_disk_acl(struct um_upper *upper, struct um_upper_reached *reached,
                         struct um_slice acl, int flags)
 {
@@ -61,14 +61,14 @@ static int set_acl(struct um_upper *upper, struct um_upper_reached *reached, str
 {
     struct um_attr before;
     uint32_t bits, kept;
-    if (um_acl_mode(acl, &bits) != 0) /* the kernel refuses it, and knows why */
+    if (um_acl_mode(acl, &bits) != 0) /* the kernel refuses it, with the right error */
         return um_upper_reached_setxattr(reached, UM_ACL_ACCESS, acl.data, acl.size, flags);
     int error = stat_shown(upper, reached, &before);
     if (error != 0)
         return error;
-    int apart = um_upper_object_overridden_mode(upper, reached, bits, &kept);
-    if (apart <= 0)
-        return apart ? apart : set_disk_acl(upper, reached, acl, flags);
+    int overridden = um_upper_object_overridden_mode(upper, reached, bits, &kept);
+    if (overridden <= 0)
+        return overridden ? overridden : set_disk_acl(upper, reached, acl, flags);
     error = set_kept_acl(reached, acl, kept, flags);
     return error ? error : um_upper_object_chmod(upper, reached, (before.mode & 07000) | bits);
 }

@@ -1,9 +1,10 @@
 /*
- * upper/object_xattr.h - the xattrs of an object of the upper, with ACLs and capabilities as the mount shows them.
+ * upper/object_xattr.h - the xattrs of an object of the upper, with ACLs and capabilities as the mount
+ * shows them.
  *
- * Purpose: as um_upper_reached_getxattr, _setxattr and _removexattr. An access ACL agrees with the mode that shows, and
- * takes no access from the daemon; a capability is where it is kept (upper/capability.h). Names are those on disk, and
- * marks are read and set as anything else.
+ * Purpose: as um_upper_reached_getxattr, _setxattr and _removexattr. An access ACL agrees with the mode that
+ * shows, and takes no access from the daemon; a capability is where it is kept (upper/capability.h). Names
+ * are those on disk, and marks are read and set as anything else.
  * Threads: [-] for all.
  */
 #ifndef UM_UPPER_OBJECT_XATTR_H

@@ -8,9 +8,9 @@
 #include "upper/rule.h"
 #include "upper/shown_names.h"
 
-#define DIRECTORIES 64u /* descriptors that are kept of directories of the upper */
+#define DIRECTORIES 64u /* descriptors of directories of the upper that are kept open */
 
-#define ALIGNMENT ((uint64_t)1 << 32) /* so that numbers of the upper are easy to tell */
+#define ALIGNMENT ((uint64_t)1 << 32) /* so that numbers of the upper are easy to recognise */
 
 /* 1 where a directory of the upper has any entry, 0 where it has none, or an errno. */
 static int has_entries(const struct um_upper_reached *reached)
@@ -41,13 +41,13 @@ static int add_root(struct um_upper *upper)
     return any < 0 ? any : 0;
 }
 
-/* Where the lowers are not those of the origins on disk, only those are believed that this session
- * writes: they end with a number that nobody else knows. So a file keeps its number from copy-up to
- * the end of the session. */
+/* Where the origins on disk belong to other lowers, only origins that this session writes are believed:
+ * they end with a number that nobody else knows. So a file keeps its number from copy-up to the end of
+ * the session. */
 static int set_session(struct um_upper *upper)
 {
     uint64_t number;
-    if (!(upper->flags & UM_UPPER_STRANGE))
+    if (!(upper->flags & UM_UPPER_FOREIGN))
         return 0;
     if (getrandom(&number, sizeof number, 0) != (ssize_t)sizeof number)
         return -errno;
@@ -79,8 +79,8 @@ static int set_up(struct um_upper *upper, const struct um_upper_setup *setup)
     return add_root(upper);
 }
 
-/* Whether a power cut leaves the names as they were at one moment. ext4 and XFS write one journal; btrfs
- * keeps what is synced apart, and then knows of that alone. A tmpfs is gone. */
+/* Whether all names are as they were at one moment after a power cut. ext4 and XFS write one journal;
+ * btrfs has a log of its own for what is synced. A tmpfs does not survive. */
 static bool is_ordered(int fd)
 {
     struct statfs status;
@@ -101,7 +101,7 @@ int um_upper_open(const struct um_upper_setup *setup, struct um_upper **out)
     upper->shown_fd = setup->shown_fd ? setup->shown_fd : setup->upper_fd;
     upper->flags = setup->flags;
     upper->ordered = is_ordered(setup->upper_fd);
-    upper->metacopy_min = setup->metacopy_min ? setup->metacopy_min : UM_METACOPY_MIN;
+    upper->metacopy_min = setup->metacopy_min ? setup->metacopy_min : UM_UPPER_METACOPY_MIN;
     pthread_rwlock_init(&upper->lock, NULL);
     pthread_mutex_init(&upper->copying_lock, NULL);
     pthread_cond_init(&upper->copied, NULL);

@@ -5,7 +5,7 @@
 #include "marks/trust.h"
 #include "system/open_beneath.h"
 
-/* A directory in which copies appear. To its users nothing changes, so its times don't. */
+/* A directory in which copies appear. Nothing changes for users of the mount, so neither do its times. */
 struct place {
     int fd;
     struct um_fd_use use;
@@ -37,14 +37,15 @@ static void place_close(struct um_upper *upper, struct place *place)
     um_fd_cache_release(upper->directories, &place->use);
 }
 
-/* Nothing of the upper stands where the lower tree shows: unless somebody else writes there. */
+/* The error of a name that was free when the lower tree's entry was found: another program writes to the
+ * upper. */
 static int occupied(int error)
 {
     bool taken = error == EEXIST || error == ENOTEMPTY || error == ENOTDIR || error == EISDIR;
     return taken ? -EIO : -error;
 }
 
-/* Move what stands at (fd, entry). */
+/* Move what stands at (fd, entry) to a name that is free. */
 static int move_in(int fd, const char *entry, const struct place *place, const char *name)
 {
     int result = renameat2(fd, entry, place->fd, name, RENAME_NOREPLACE);
@@ -105,7 +106,8 @@ static int link_name(struct um_upper *upper, int fd, const char *entry,
     return error;
 }
 
-/* Remove the first *linked names, from the last one on; where that fails, *linked says how many are left. */
+/* Remove the first *linked names, from the last one on. Where that fails, *linked is the number that is
+ * left. */
 static void unlink_names(struct um_upper *upper, const struct um_upper_shown_name *names,
                          size_t *linked)
 {
@@ -124,7 +126,7 @@ int um_upper_link_names(struct um_upper *upper, int fd, const char *entry,
         error = link_name(upper, fd, entry, &names[*linked]);
         *linked += error == 0;
     }
-    /* All or none: a part of the names would be another file than the rest. */
+    /* All or none: otherwise some names would be another file than the rest. */
     if (error != 0)
         unlink_names(upper, names, linked);
     return error;
@@ -144,7 +146,7 @@ static int open_index(struct um_upper *upper)
     if (fd < 0)
         return fd;
     int error = um_result(fstat(fd, &status));
-    /* What stands there gets the names of lower files: nobody else may put it there. */
+    /* Its entries get the names of lower files, so nobody else may make some. */
     if (error == 0 && !um_mark_is_trusted(status.st_uid, status.st_mode))
         error = -EIO;
     if (error != 0)
@@ -169,9 +171,9 @@ static int link_and_move(struct um_upper *upper, int fd, const char *entry,
     return error;
 }
 
-/* Let every name of a group be a link to the copy. If that is interrupted, `index` tells whoever
- * mounts next. The last step moves the entry of `index` to the last name, so that no link count
- * includes an entry that could not be removed. */
+/* Make every name of a group a link to the copy. If that is interrupted, the next mount finds the entry
+ * in `index` and completes the group. The last step moves that entry to the last name, so that no link
+ * count includes an entry that could not be removed. */
 static int publish_group(struct um_upper *upper, uint64_t number, struct um_upper_copy *copy,
                          const struct um_upper_shown_name *names, size_t n)
 {
@@ -188,15 +190,15 @@ static int publish_group(struct um_upper *upper, uint64_t number, struct um_uppe
         if (error != 0 && linked == 0)
             unlinkat(fd, entry, 0);
         else
-            error = 0; /* the names that could not be taken back are left to the next mount */
+            error = 0; /* names that could not be removed again are left to the next mount */
     }
     close(fd);
     unlinkat(upper->work_fd, UM_UPPER_INDEX, AT_REMOVEDIR);
     return error;
 }
 
-/* The only name that a file has in the lower tree, where it is still shown; 0, or 1 where it has to be
- * looked for. */
+/* Find the only name that a file has in the lower tree, if the mount shows it: 0; 1 where all names have
+ * to be looked for; or an errno. */
 static int find_own_name(struct um_upper *upper, const struct um_upper_node *node,
                          struct um_upper_shown_name **names, size_t *n)
 {
@@ -224,7 +226,7 @@ static bool is_place_of(const struct um_upper_shown_name *name, const struct um_
            um_slice_equal(name_of(name), um_upper_node_name(node));
 }
 
-/* The names that the copy of a file shall have, that of the node first. */
+/* Find the names that the copy of a file shall have, the place of the node first. */
 static int find_names(struct um_upper *upper, const struct um_upper_node *node,
                       struct um_upper_shown_name **names, size_t *n)
 {
@@ -261,7 +263,7 @@ static int publish_named(struct um_upper *upper, struct um_upper_node *node,
                   : publish_group(upper, node->lower, copy, names, n);
 }
 
-/* The copy of something that has no name any more has none either. */
+/* Publish the copy of a node that has no name any more: it has none, either. */
 static int publish_nameless(struct um_upper *upper, struct um_upper_node *node,
                             struct um_upper_copy *copy)
 {
@@ -278,7 +280,7 @@ static int publish_nameless(struct um_upper *upper, struct um_upper_node *node,
     return 0;
 }
 
-/* What the node stands for is in the upper now. */
+/* Note that a node is in the upper now. */
 static void adopt(struct um_upper_node *node, struct um_upper_copy *copy)
 {
     node->in_upper = true;

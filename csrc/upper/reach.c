@@ -8,13 +8,12 @@
 #include "system/xattr_at.h"
 
 /* Every name below is reached from a descriptor that the upper owns, one component at a time or by
- * um_open_beneath: neither what an image holds nor who changes the upper on disk meanwhile can lead out
- * of it. */
+ * um_open_beneath. So neither names in an image nor changes of the upper on disk lead out of it. */
 
-/* ---- directories ------------------------------------------------------------------------------- */
+/* ---- directories ----------------------------------------------------------------------------- */
 
-/* Write the names from below `top` to `node` in front of `*end`, as many as there is room for, and
- * return the first directory that did not fit (or `top`). */
+/* Write the names from below `top` to `node` in front of `*end`, as many as fit, and return the first
+ * directory that did not fit (or `top`). */
 static const struct um_upper_node *write_path(const struct um_upper_node *node,
                                               const struct um_upper_node *top, char *room,
                                               char **end)
@@ -61,7 +60,7 @@ static int open_directory(struct um_upper *upper, const struct um_upper_node *di
 {
     for (const struct um_upper_node *at = directory; at != upper->root; at = at->parent) {
         if (at == NULL)
-            return -ESTALE; /* somebody emptied the directory above on disk, and it was removed */
+            return -ESTALE; /* the directory above was emptied on disk by somebody else, and removed */
     }
     int error = walk_beneath(upper->upper_fd, upper->root, directory, fd);
     if ((error == -EMFILE || error == -ENFILE) && um_fd_cache_shed(upper->directories))
@@ -69,9 +68,9 @@ static int open_directory(struct um_upper *upper, const struct um_upper_node *di
     return error == -ENOENT || error == -ENOTDIR ? -ESTALE : error;
 }
 
-/* Where others can exchange what stands under a name, the kernel goes on to check permissions by what it was told
- * of the object that stood there. So nothing is asked of another object, or done to it: not even where it has
- * got the number of one that was the daemon's, which only a file can pretend to be. */
+/* In an upper that others reach, they can exchange the object under a name, while the kernel checks
+ * permissions by what it was told of the first one. So another object is neither asked nor changed. An
+ * inode number may have been used again: a file that was the daemon's has to be believed still. */
 static int check_same(const struct um_upper *upper, const struct um_upper_node *node, int fd)
 {
     struct stat status;
@@ -105,7 +104,7 @@ int um_upper_reach_directory(struct um_upper *upper, const struct um_upper_node 
     return error;
 }
 
-/* ---- reached objects --------------------------------------------------------------------------------------- */
+/* ---- reached objects ------------------------------------------------------------------------- */
 
 int um_upper_reach_name(const struct um_upper *upper, int fd, struct um_slice name,
                         struct um_upper_reached *reached)
@@ -122,7 +121,7 @@ int um_upper_reach_name(const struct um_upper *upper, int fd, struct um_slice na
     return 0;
 }
 
-/* Where others can exchange what stands under a name, let a reached object be the object itself, if it is the node's. */
+/* In an upper that others reach, hold the object itself by a descriptor, if it is the node's. */
 static int hold(struct um_upper *upper, const struct um_upper_node *node,
                 struct um_upper_reached *reached)
 {
@@ -246,12 +245,12 @@ int um_upper_reached_removexattr(const struct um_upper_reached *reached, const c
     return error;
 }
 
-/* Of linux 6.6; the same on all architectures. */
+/* Since Linux 6.6; the number is the same on all architectures. */
 #ifndef SYS_fchmodat2
 #define SYS_fchmodat2 452
 #endif
 
-/* A descriptor of O_PATH takes no chmod by itself. */
+/* fchmod(2) refuses a descriptor of O_PATH. */
 static int chmod_self(int fd, uint32_t mode)
 {
     char path[UM_FD_PATH];
@@ -261,7 +260,7 @@ static int chmod_self(int fd, uint32_t mode)
     return um_result(result);
 }
 
-/* Where the kernel can't change the mode of a name without following a symlink. */
+/* For kernels that can't change the mode of a name without following a symlink. */
 static int chmod_opened(const struct um_grip *grip, uint32_t mode)
 {
     int fd = um_open_beneath(grip->fd, grip->name, O_PATH | O_NOFOLLOW, 0);
@@ -278,7 +277,7 @@ static int chmod_at(const struct um_grip *grip, uint32_t mode)
         return chmod_self(grip->fd, mode);
     if (syscall(SYS_fchmodat2, grip->fd, grip->name, mode, AT_SYMLINK_NOFOLLOW) == 0)
         return 0;
-    /* A sandbox may say EPERM of calls that it does not know. */
+    /* A sandbox may refuse system calls that it does not know with EPERM. */
     return errno == ENOSYS || errno == EPERM ? chmod_opened(grip, mode) : -errno;
 }
 
@@ -328,7 +327,7 @@ int um_upper_reached_set_times(const struct um_upper_reached *reached,
     return error;
 }
 
-/* What others put in the place of a file, such as a FIFO, is not for reading or writing. */
+/* Close anything but files and directories: others may have put a FIFO in the place of a file. */
 static int refuse_special(int fd)
 {
     struct stat status;
@@ -350,6 +349,15 @@ static int open_spot(const struct um_upper_reached *reached, int flags)
 int um_upper_reached_open(const struct um_upper_reached *reached, int flags)
 {
     return um_upper_reached_open_for_user(NULL, reached, flags);
+}
+
+int um_upper_node_open(struct um_upper *upper, const struct um_upper_node *node, int flags)
+{
+    struct um_upper_reached reached = {0};
+    int error = um_upper_reach(upper, node, &reached);
+    int fd = error ? error : um_upper_reached_open(&reached, flags);
+    um_upper_reached_close(&reached);
+    return fd;
 }
 
 int um_upper_reached_open_for_user(const struct um_upper *upper,
@@ -381,7 +389,7 @@ int um_upper_reached_link(const struct um_upper_reached *reached, int fd, const 
     return um_result(linkat(reached->fd, reached->name, fd, name, 0));
 }
 
-/* ---- what stands there --------------------------------------------------------------------------- */
+/* ---- what stands there ----------------------------------------------------------------------- */
 
 int um_upper_has_entry(int fd, const char *name, bool exposed)
 {
@@ -406,24 +414,22 @@ int um_upper_entry_is_directory(const struct um_upper *upper, int fd, const stru
     return error ? error : S_ISDIR(status.st_mode);
 }
 
-/* ---- marks ----------------------------------------------------------------------------------------- */
+/* ---- marks ----------------------------------------------------------------------------------- */
 
-/* Whether a mark below user. on an object of this owner and mode is the daemon's word, root's, or that of the
- * upper's owner. */
 bool um_upper_trusts_owner(const struct um_upper *upper, uint32_t uid, uint32_t mode)
 {
     return um_mark_is_trusted(uid, mode) || (uid == upper->owner && (mode & 022) == 0);
 }
 
-/* An ordinary user's upper may hold files with the modes that earlier versions gave them on disk: closed
- * as it is, nobody else gets there. */
+/* Files in an ordinary user's upper may have the modes that earlier versions gave them on disk. The
+ * upper is closed, so nobody else could use these. */
 bool um_upper_believes(const struct um_upper *upper, const struct stat *status)
 {
     bool closed = (upper->flags & UM_UPPER_OVERRIDE) && !(upper->flags & UM_UPPER_OPEN);
     return um_upper_trusts_owner(upper, status->st_uid, closed ? 0 : status->st_mode);
 }
 
-/* ---- making and removing ----------------------------------------------------------------------------- */
+/* ---- making and removing --------------------------------------------------------------------- */
 
 int um_upper_noatime(const struct um_upper *upper)
 {

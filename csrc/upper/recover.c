@@ -9,13 +9,13 @@
 #include "upper/object.h"
 #include "upper/publish.h"
 
-/* What an earlier daemon leaves in the work directory when it is killed: temporaries, which nobody
- * has seen, and in `index` groups of hard links of which some names are in the upper and others may
- * not be. The kernel's overlayfs and fuse-overlayfs leave a directory `work`. With index=on the first
- * has an `index` as well, of hard-link groups of which it may have copied up one name only: what is
- * in it is all that the other names show there, so it stays. So do other names: none is ours. */
+/* A daemon that is killed leaves temporaries in the work directory, which nobody has seen, and groups of
+ * hard links in `index`, of which some names may be in the upper and others not. The kernel's overlayfs
+ * and fuse-overlayfs leave a directory `work`. With index=on, the kernel has an `index` as well, with
+ * groups of which it may have copied up one name only. The other names show what is in there, so it
+ * stays, and so do all names that are not ours. */
 
-/* The names of a directory, read at once: what is removed later can't make readdir miss any. */
+/* The names of a directory, read before any is removed, so that readdir(3) misses none. */
 struct names {
     char **texts;
     size_t n, capacity;
@@ -56,9 +56,9 @@ static int read_names(int fd, struct names *names)
     return error;
 }
 
-/* ---- groups of hard links -------------------------------------------------------------------------- */
+/* ---- groups of hard links -------------------------------------------------------------------- */
 
-/* The node that an entry of `index` is a copy of; 0 where it is none of ours. */
+/* The number of the lower file that an entry of `index` is a copy of; 0 where the entry is not ours. */
 static uint64_t entry_node(const char *name)
 {
     uint64_t number = 0;
@@ -72,7 +72,8 @@ static uint64_t entry_node(const char *name)
     return number;
 }
 
-/* 1 where an entry is what it is named for. *nlink is its link count. */
+/* Whether an entry is a copy of the file that it is named after: 1, 0 or an errno. *nlink is its link
+ * count. */
 static int is_copy_of(struct um_upper *upper, struct um_upper_reached *reached, uint64_t number,
                       nlink_t *nlink)
 {
@@ -86,7 +87,8 @@ static int is_copy_of(struct um_upper *upper, struct um_upper_reached *reached, 
     if (error == 0)
         error = um_upper_object_attr(upper, reached, &status, &attr);
     if (error == 0)
-        error = um_upper_mark_get_origin(upper, reached, &origin, &ours); /* all in `index` is */
+        error =
+            um_upper_mark_get_origin(upper, reached, &origin, &ours); /* everything in `index` is */
     if (error != 0)
         return error;
     *nlink = status.st_nlink;
@@ -95,7 +97,7 @@ static int is_copy_of(struct um_upper *upper, struct um_upper_reached *reached, 
     return numbered && !S_ISDIR(lower.mode) && (attr.mode & S_IFMT) == (lower.mode & S_IFMT);
 }
 
-/* Let the names that still show the lower file be links to its copy. */
+/* Make the names that still show the lower file links to its copy. */
 static int link_rest(struct um_upper *upper, int fd, const char *entry, uint64_t number,
                      nlink_t nlink)
 {
@@ -117,7 +119,7 @@ static int finish_group(struct um_upper *upper, int fd, const char *entry)
     uint64_t number = entry_node(entry);
     if (number == 0)
         return 0;
-    if (upper->flags & UM_UPPER_STRANGE)
+    if (upper->flags & UM_UPPER_FOREIGN)
         return um_upper_remove_tree(fd, entry);
     int error = um_upper_reach_name(upper, fd, um_slice_text(entry), &reached);
     int ours = error == 0 ? is_copy_of(upper, &reached, number, &nlink) : 0;
@@ -128,7 +130,7 @@ static int finish_group(struct um_upper *upper, int fd, const char *entry)
     return error ? error : um_upper_remove_tree(fd, entry);
 }
 
-/* Whether somebody else's directory has to be left as it is. */
+/* Whether an error means that a directory is somebody else's, and is left as it is. */
 static bool is_closed(int error)
 {
     return error == -EACCES || error == -EPERM;
@@ -144,7 +146,7 @@ static int finish_groups(struct um_upper *upper)
     if (fd < 0)
         return fd;
     int error = um_result(fstat(fd, &status));
-    /* What is in it gets the names of lower files: another user's is left as it is. */
+    /* Its entries get the names of lower files, so another user's directory is left as it is. */
     if (error == 0 && !um_mark_is_trusted(status.st_uid, status.st_mode))
         error = -EPERM;
     if (error == 0)
@@ -159,7 +161,7 @@ static int finish_groups(struct um_upper *upper)
     return is_closed(error) ? 0 : error;
 }
 
-/* ---- everything else ----------------------------------------------------------------------------------- */
+/* ---- everything else ------------------------------------------------------------------------- */
 
 static int remove_temporaries(struct um_upper *upper)
 {
@@ -177,7 +179,7 @@ static int remove_temporaries(struct um_upper *upper)
     return error;
 }
 
-/* What is made in the work directory shall inherit nothing from it. */
+/* Note whether new objects in the work directory inherit ACLs, which they must lose again. */
 static int look_for_default_acl(struct um_upper *upper)
 {
     struct um_upper_reached reached = {0};

@@ -52,8 +52,8 @@ static void stack_free(struct stack *stack)
     free(stack->paths);
 }
 
-/* Open a directory of the upper for reading: the descriptor. A path that is too long for one call is
- * walked in pieces. */
+/* Open a directory of the upper for reading. A path that is too long for one call is walked in pieces.
+ * The descriptor, or an errno. */
 static int open_path(const struct um_upper *upper, const char *path)
 {
     int at = upper->upper_fd;
@@ -101,7 +101,7 @@ static int add_redirect(struct um_upper_redirects *redirects, const char *path)
     return error;
 }
 
-/* Take in a directory of the upper: `name` in the directory `fd`, whose path is `above`. */
+/* Scan a directory of the upper: `name` in the directory `fd`, whose path is `above`. */
 static int scan_directory(struct um_upper *upper, int fd, const char *above, const char *name,
                           struct stack *stack, struct um_upper_redirects *redirects)
 {
@@ -111,7 +111,8 @@ static int scan_directory(struct um_upper *upper, int fd, const char *above, con
     if (error != 0)
         return error;
     int64_t size = um_upper_mark_get_redirect(upper, &reached, redirect, sizeof redirect);
-    /* Nothing shows in what is mounted there, nor in what is refused: no redirect inside of it does. */
+    /* A directory that something is mounted on, or whose marks are not believed, shows nothing: no
+     * redirect in it does. */
     if (size == -EXDEV || size == -EKEYREJECTED)
         return 0;
     char *path = size < 0 ? NULL : join(above, name);
@@ -158,8 +159,6 @@ static int scan_upper(struct um_upper *upper, struct um_upper_redirects *redirec
     return error;
 }
 
-/* The node of the directory `name` in a directory, which is unpinned; -ENOENT where the mount shows
- * none. */
 int um_upper_enter_directory(struct um_upper *upper, struct um_upper_node *directory,
                              struct um_slice name, struct um_upper_node **out)
 {
@@ -174,7 +173,7 @@ int um_upper_enter_directory(struct um_upper *upper, struct um_upper_node *direc
     return error;
 }
 
-/* The node of the directory that a path of the mount leads to. */
+/* Find the node, pinned, of the directory at a path of the mount. */
 static int walk(struct um_upper *upper, const char *path, struct um_upper_node **out)
 {
     int error = 0;
@@ -195,7 +194,7 @@ static int compare_redirects(const void *a, const void *b)
     return (left > right) - (left < right);
 }
 
-/* Find out what each directory with a redirect continues, by the rule. */
+/* Find the lower directory that each directory with a redirect continues, by the rule. */
 static int resolve_redirects(struct um_upper *upper, struct um_upper_redirects *redirects)
 {
     for (size_t i = 0; i < redirects->n; i++) {
@@ -236,7 +235,6 @@ static int need_redirects(struct um_upper *upper)
     return error;
 }
 
-/* The directory that continues `lower` because it was renamed. */
 int um_upper_find_redirected(struct um_upper *upper, uint64_t lower, struct um_upper_node **out)
 {
     int error = need_redirects(upper);

@@ -10,9 +10,8 @@
 #include "upper/redirects.h"
 #include "upper/target.h"
 
-/* Rename, by the plan of docs/explanation/upper.md. Everything that can fail for a reason of the
- * caller's is looked at before anything changes; marks are made before the move, which is one step
- * on disk. */
+/* Rename, as docs/explanation/upper.md describes it. Everything that can fail because of the arguments
+ * is checked before anything changes. Marks are set before the move, which is one step on disk. */
 
 struct move {
     struct um_upper *upper;
@@ -20,7 +19,7 @@ struct move {
     uint32_t flags;
 };
 
-/* ---- may it be? ------------------------------------------------------------------------------------ */
+/* ---- may it be? ------------------------------------------------------------------------------ */
 
 static bool is_within(const struct um_upper_node *node, uint64_t directory)
 {
@@ -47,15 +46,16 @@ static bool is_same(const struct um_upper_target *a, const struct um_upper_targe
     return a->directory == b->directory && um_slice_equal(a->name, b->name);
 }
 
-/* A directory that continues a lower one needs a redirect at its new place. (One whose mark is not believed does
- * not move at all: see `mark`.) */
+/* Whether a directory needs a redirect at its new place, as it continues a lower one. (One whose mark is
+ * not believed does not move at all: see `mark`.) */
 static bool needs_redirect(const struct um_upper_target *target)
 {
     return target->shown && target->hit.directory && target->hit.lower != 0 &&
            target->hit.lower != UM_UPPER_LOWER_REFUSED;
 }
 
-/* Where redirects may not be written, who asked copies and removes instead, as over any two disks. */
+/* Refuse to move directories that need a redirect where none may be written. The caller of rename(2)
+ * copies and removes instead, as between two disks. */
 static int check_redirects(const struct move *move)
 {
     bool exchange = move->flags & RENAME_EXCHANGE;
@@ -64,7 +64,7 @@ static int check_redirects(const struct move *move)
     return needs_redirect(&move->from) || (exchange && needs_redirect(&move->to)) ? -EXDEV : 0;
 }
 
-/* 0 go on; 1 there is nothing to do; or an errno. */
+/* Check the arguments: 0 go on; 1 there is nothing to do; or an errno. */
 static int check(const struct move *move)
 {
     const struct um_upper_target *from = &move->from, *to = &move->to;
@@ -89,9 +89,9 @@ static int check(const struct move *move)
     return 0;
 }
 
-/* ---- what moves is in the upper ------------------------------------------------------------------------ */
+/* ---- what moves is in the upper -------------------------------------------------------------- */
 
-/* The node of what a target shows, pinned. */
+/* Get the node of the inode that a target shows, pinned. */
 static int record_of(struct um_upper *upper, const struct um_upper_target *target,
                      struct um_upper_node **node)
 {
@@ -103,7 +103,7 @@ static int record_of(struct um_upper *upper, const struct um_upper_target *targe
     return error;
 }
 
-/* A file of a group of hard links may be in the upper under other names only. */
+/* Give a file of a group of hard links this name in the upper, where it has other names only. */
 static int materialise(struct um_upper *upper, const struct um_upper_target *target,
                        const struct um_upper_node *node)
 {
@@ -129,9 +129,9 @@ static int lift(struct um_upper *upper, struct um_upper_target *target, struct u
     return error == 0 && !target->object ? -ESTALE : error;
 }
 
-/* ---- marks -------------------------------------------------------------------------------------------- */
+/* ---- marks ----------------------------------------------------------------------------------- */
 
-/* Let something be, at its new place, what it is now. */
+/* Set the marks that let an inode be the same at its new place. */
 static int mark(struct um_upper *upper, struct um_upper_node *node,
                 const struct um_upper_target *place)
 {
@@ -141,7 +141,7 @@ static int mark(struct um_upper *upper, struct um_upper_node *node,
     if (!node->directory)
         return um_upper_node_fix_data_path(upper, node);
     if (node->lower == UM_UPPER_LOWER_REFUSED)
-        return -EIO; /* at its new place it would seem to be something else */
+        return -EIO; /* at its new place it would continue another directory */
     if (node->lower == 0 && !place->below_directory)
         return 0;
     int error = um_upper_reach(upper, node, &reached);
@@ -163,7 +163,8 @@ static int mark(struct um_upper *upper, struct um_upper_node *node,
     return error == -ENOSPC || error == -E2BIG ? -EXDEV : error;
 }
 
-/* A symlink or a special file can't be opened to be synced: its directory syncs what is new in it. */
+/* Open an object to be synced. A symlink or a special file can't be opened; syncing its directory covers
+ * it. */
 static int open_to_sync(const struct um_upper_target *place, const struct um_upper_reached *reached)
 {
     struct stat status;
@@ -175,9 +176,9 @@ static int open_to_sync(const struct um_upper_target *place, const struct um_upp
     return um_open_directory(place->fd, ".");
 }
 
-/* What stands for something of the lower layers is on the disk before its old name is hidden. Else a
- * file system without order might, after a power cut, know of what hides the name and not of what moved:
- * then it would be nowhere. Who moves what is new has to sync it himself, as everywhere. */
+/* Sync an object that has a lower counterpart before its old name is hidden. Otherwise, after a power
+ * cut, a file system that does not keep the order might have the whiteout and not the moved object,
+ * which would be nowhere. New objects are for their owner to sync, as everywhere. */
 static int secure(struct um_upper *upper, const struct um_upper_node *node,
                   const struct um_upper_target *place)
 {
@@ -194,9 +195,9 @@ static int secure(struct um_upper *upper, const struct um_upper_node *node,
     return error;
 }
 
-/* ---- the target that is replaced ------------------------------------------------------------------------- */
+/* ---- the target that is replaced ------------------------------------------------------------- */
 
-/* An empty directory with the attributes of the one that it is exchanged with. */
+/* Make an empty directory with the attributes of the one that it is exchanged with. */
 static int empty_like(struct um_upper *upper, const struct um_attr *attr, const char *name)
 {
     struct um_upper_reached reached = {0};
@@ -223,7 +224,7 @@ static int check_replaced(struct um_upper *upper, struct um_upper_target *target
     return empty < 0 ? empty : empty ? 0 : -ENOTEMPTY;
 }
 
-/* ---- the step ------------------------------------------------------------------------------------------- */
+/* ---- the step -------------------------------------------------------------------------------- */
 
 static int rename_targets(const struct um_upper_target *from, const struct um_upper_target *to,
                           unsigned how)
@@ -231,8 +232,8 @@ static int rename_targets(const struct um_upper_target *from, const struct um_up
     return um_result(renameat2(from->fd, from->text, to->fd, to->text, how));
 }
 
-/* Where the file system can't leave a whiteout behind in the same step. What may fail for want of room
- * comes before anything is replaced. */
+/* Move on a file system that can't leave a whiteout behind in the same step. The steps that may fail for
+ * want of room come before anything is replaced. */
 static int move_then_hide(struct um_upper *upper, const struct um_upper_target *from,
                           const struct um_upper_target *to)
 {
@@ -262,8 +263,8 @@ static int move_and_hide(struct um_upper *upper, const struct um_upper_target *f
     return unknown ? move_then_hide(upper, from, to) : error;
 }
 
-/* Move a directory to where a whiteout is, which comes back in its place. XFS takes an exchange for a
- * modification of the directory, so its times are put back. */
+/* Exchange a directory with a whiteout. XFS counts that as a modification of the directory, so its times
+ * are restored. */
 static int trade_places(const struct um_upper *upper, const struct um_upper_target *from,
                         const struct um_upper_target *to)
 {
@@ -302,7 +303,7 @@ static int swap(struct um_upper *upper, const char *made, const struct um_upper_
     return um_result(result);
 }
 
-/* The same where the directory that is replaced shows nothing, and holds whiteouts. */
+/* As step, where the directory that is replaced shows nothing but holds whiteouts. */
 static int step_over_whiteouts(const struct move *move)
 {
     struct um_upper *upper = move->upper;
@@ -321,7 +322,7 @@ static int step_over_whiteouts(const struct move *move)
     return error;
 }
 
-/* ---- afterwards ------------------------------------------------------------------------------------------- */
+/* ---- afterwards ------------------------------------------------------------------------------ */
 
 static void follow(struct um_upper *upper, struct um_upper_node *node,
                    const struct um_upper_target *from, const struct um_upper_target *to)
@@ -329,8 +330,8 @@ static void follow(struct um_upper *upper, struct um_upper_node *node,
     bool there =
         node->parent == from->directory && um_slice_equal(um_upper_node_name(node), from->name);
     if (!there && node->parent != NULL)
-        return; /* its place is another of its names */
-    /* Without memory the place is unknown: what is looked up again is found. */
+        return; /* its place is at another of its names */
+    /* Without memory the place becomes unknown, until the name is looked up again. */
     if (um_upper_node_move(upper, node, to->directory, to->name) != 0 && !node->directory)
         um_upper_forget_place(upper, node->number, from->directory, from->name);
 }
@@ -344,7 +345,7 @@ static void count_directories(const struct move *move)
     um_upper_node_add_subdirectories(move->to.directory, leaves - comes);
 }
 
-/* ---- all of it --------------------------------------------------------------------------------------------- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 static int exchange(struct move *move, struct um_upper_node *node, struct um_upper_node *other)
 {
@@ -369,8 +370,8 @@ static int exchange(struct move *move, struct um_upper_node *node, struct um_upp
     return error;
 }
 
-/* Both nodes are there before anything is copied up: the copy of a file with several names may
- * bring the directory along that it changes places with. */
+/* Get both nodes before anything is copied up: publishing a file with several names may copy up the
+ * directory that it is exchanged with. */
 static int exchange_with(struct move *move, struct um_upper_node *node)
 {
     struct um_upper_node *other;
@@ -425,7 +426,7 @@ static int rename_found(struct move *move)
         count_directories(move);
         um_upper_shown_names_changed(upper);
         if (move->from.hit.directory || (move->to.shown && move->to.hit.directory))
-            um_upper_redirects_changed(upper); /* any that were inside moved along */
+            um_upper_redirects_changed(upper); /* redirects inside the directory moved with it */
     }
     um_upper_node_release(upper, node);
     return error;

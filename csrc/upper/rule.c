@@ -16,7 +16,7 @@ int um_upper_find_lower(struct um_upper *upper, const struct um_upper_node *dire
                         entry ? entry : &unused);
 }
 
-/* The directory that an absolute path leads to in the lower tree; 0 where there is none. */
+/* Find the directory of an absolute path in the lower tree; 0 where there is none. */
 static int follow_path(struct um_upper *upper, struct um_slice path, uint64_t *lower)
 {
     uint64_t number = UM_ROOT_NODE;
@@ -39,7 +39,7 @@ static int follow_path(struct um_upper *upper, struct um_slice path, uint64_t *l
     return 0;
 }
 
-/* The lower directory of a name beside; 0 where there is none. */
+/* Find the lower directory of a name in the same directory; 0 where there is none. */
 static int follow_name(struct um_upper *upper, const struct um_upper_node *directory,
                        struct um_slice name, uint64_t *lower)
 {
@@ -49,7 +49,7 @@ static int follow_name(struct um_upper *upper, const struct um_upper_node *direc
     return error == -ENOENT ? 0 : error;
 }
 
-/* What the directory that has these marks goes on with, which is not opaque. */
+/* Find the lower directory that a directory with these marks, which is not opaque, continues. */
 static int follow_marks(struct um_upper *upper, const struct um_upper_node *directory,
                         struct um_slice name, struct um_upper_reached *reached, unsigned marks,
                         uint64_t *lower)
@@ -69,7 +69,7 @@ static int follow_marks(struct um_upper *upper, const struct um_upper_node *dire
     return follow_name(upper, directory, um_slice_of(path, (size_t)size), lower);
 }
 
-/* What a directory of the upper continues; 0 for nothing. */
+/* Find the lower directory that a directory of the upper continues; 0 for none. */
 static int find_continued(struct um_upper *upper, const struct um_upper_node *directory,
                           struct um_slice name, struct um_upper_reached *reached, uint64_t *lower)
 {
@@ -85,7 +85,7 @@ static int find_continued(struct um_upper *upper, const struct um_upper_node *di
     error = follow_marks(upper, directory, name, reached, marks, lower);
     if (error != -EKEYREJECTED && error != -EIO)
         return error;
-    *lower = UM_UPPER_LOWER_REFUSED; /* the directory is there; what is in it is not known */
+    *lower = UM_UPPER_LOWER_REFUSED; /* the directory is there; its entries are not known */
     return 0;
 }
 
@@ -96,8 +96,8 @@ int um_upper_number(const struct um_upper *upper, const struct stat *status, uin
     return um_add64(upper->base, status->st_ino, number) ? 0 : -EOVERFLOW;
 }
 
-/* Whether a file of the upper may have the number that it says it has. What somebody else may have said
- * (not `ours`) is true of what was copied up since the mount. */
+/* Whether a file of the upper may have the number of its origin. An origin that somebody else may have
+ * set (not `ours`) is believed of files that were copied up since the mount. */
 static bool is_believed(struct um_upper *upper, uint64_t origin, bool ours,
                         const struct stat *status, const struct um_attr *attr)
 {
@@ -146,7 +146,7 @@ static int find_data(struct um_upper *upper, const struct um_upper_node *directo
     return error == -ENOENT ? 0 : error;
 }
 
-/* A file whose data is still below. */
+/* Find the lower file that has the data of a metacopy, and take its blocks. */
 static int metacopy_hit(struct um_upper *upper, const struct um_upper_node *directory,
                         struct um_slice name, struct um_upper_reached *reached,
                         struct um_upper_hit *hit)
@@ -162,7 +162,7 @@ static int metacopy_hit(struct um_upper *upper, const struct um_upper_node *dire
     if (error == -EKEYREJECTED)
         um_upper_mark_report_refused(upper, directory, name);
     if (error == -EKEYREJECTED || error == -EIO)
-        error = 0; /* the file is there; its data is not known */
+        error = 0; /* the file is there; its data is not */
     if (error == 0 && hit->data != 0)
         error = um_tree_getattr(upper->tree, hit->data, &below);
     if (error == 0 && hit->data != 0)
@@ -199,8 +199,8 @@ static int file_hit(struct um_upper *upper, const struct um_upper_node *director
         return 0;
     if (status->st_size != 0)
         return metacopy_hit(upper, directory, name, reached, hit);
-    /* Its data was being given up when the daemon ended. The mark would speak of whatever is written
-     * next: it goes when the file is opened for that. */
+    /* Its data was being thrown away when the daemon ended. The mark is dropped when the file is opened
+     * for writing; before, it would hold for whatever is written. */
     hit->data = UM_UPPER_DATA_NONE;
     return 0;
 }
@@ -213,7 +213,7 @@ static bool is_there(const struct um_upper *upper, int fd, struct um_slice name)
            um_upper_reached_stat(&reached, &status) == 0;
 }
 
-/* How an entry of the upper changes the number of subdirectories of the lower directory `lower` (0: none). */
+/* Add the change that an entry of the upper makes to the number of subdirectories of `lower` (0: none). */
 static int count_entry(struct um_upper *upper, int fd, const struct dirent *entry, uint64_t lower,
                        int64_t *count)
 {
@@ -228,7 +228,7 @@ static int count_entry(struct um_upper *upper, int fd, const struct dirent *entr
     case UM_NAME_WHITEOUT:
         name = hidden;
         if (is_there(upper, fd, name))
-            return 0; /* it was made again, and counts itself */
+            return 0; /* it was made again, and has an entry that counts */
         break;
     default:
         return 0;
@@ -272,7 +272,7 @@ static int directory_links(struct um_upper *upper, const struct um_upper_reached
     if (error != 0)
         return error;
     if (below.nlink < 2) {
-        *nlink = 1; /* what is not known of the lower directory is not of both */
+        *nlink = 1; /* the lower directory's count is not known, so the merged one is not, either */
         return 0;
     }
     int64_t count = below.nlink;
@@ -298,7 +298,7 @@ static int directory_hit(struct um_upper *upper, struct um_upper_node *directory
     hit->plain = reached->plain && !(upper->flags & UM_UPPER_OVERRIDE);
     bool continues = hit->lower != 0 && hit->lower != UM_UPPER_LOWER_REFUSED;
     struct um_upper_node *node = continues ? um_upper_node_find(upper, hit->lower) : NULL;
-    /* Two directories of an upper may claim to continue one, in an upper that was tampered with. */
+    /* In an upper that was tampered with, two directories may claim to continue one. */
     if (continues && (node == NULL || um_upper_node_is_at(node, directory, name)))
         hit->attr.node = hit->lower;
     node = um_upper_node_find(upper, hit->attr.node);
@@ -309,7 +309,7 @@ static int directory_hit(struct um_upper *upper, struct um_upper_node *directory
     return directory_links(upper, reached, status, hit->lower, &hit->attr.nlink);
 }
 
-/* 0; -ENOENT hidden; 1 the upper says nothing. */
+/* Find a name in the upper: 0; -ENOENT it is hidden; 1 the upper has nothing there. */
 static int find_above(struct um_upper *upper, struct um_upper_node *directory, struct um_slice name,
                       struct um_upper_hit *hit)
 {
@@ -426,7 +426,7 @@ void um_upper_node_update(struct um_upper *upper, struct um_upper_node *node,
 {
     node->plain = hit->plain;
     if (hit->in_upper && hit->ino != 0 && hit->ino != node->ino) {
-        if (node->directory) /* somebody exchanged it on disk: no more is done in the old one */
+        if (node->directory) /* it was exchanged on disk: the descriptor of the old one is not used any more */
             um_fd_cache_drop(upper->directories, node->number);
         node->ino = hit->ino;
     }

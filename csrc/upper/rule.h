@@ -1,12 +1,12 @@
 /*
  * upper/rule.h - the rule of the union: what a name in a directory of the mount is.
  *
- * Purpose: the upper decides first. A whiteout hides the name; an object is it, a directory merged with the lower one
- * that it continues; where the upper has nothing, the lower tree's entry is it. Lookup, list and every change go by
- * these functions (docs/explanation/upper.md, "The rule").
+ * Purpose: the upper decides first. A whiteout hides the name; an object is it, a directory merged with the
+ * lower one that it continues; where the upper has nothing, the lower tree's entry is it. Lookup, list and
+ * every change go by these functions (docs/explanation/upper.md, "The rule").
  *
- * The rule only finds: it makes no nodes, and counts neither lookups nor the links of files that are not in the
- * upper. Whoever shows attributes adds these (upper/lookup.h).
+ * The rule only finds: it makes no nodes, and counts neither lookups nor the links of files that are not in
+ * the upper. Whoever shows attributes adds these (upper/lookup.h).
  */
 #ifndef UM_UPPER_RULE_H
 #define UM_UPPER_RULE_H
@@ -24,8 +24,8 @@ struct um_upper_hit {
     struct um_slice name;      /* of a lower file: lives as long as the tree */
 };
 
-/* [w] Find what `name` is in a directory. -ENOENT nothing; -EIO the directory's marks are not believed; -EINVAL and
- * -ENAMETOOLONG as um_upper_check_sought. */
+/* [w] Find what `name` is in a directory. -ENOENT nothing; -EIO the directory's marks are not believed;
+ * -EINVAL and -ENAMETOOLONG as um_upper_check_sought. */
 int um_upper_find(struct um_upper *upper, struct um_upper_node *directory, struct um_slice name,
                   struct um_upper_hit *hit);
 

@@ -6,19 +6,19 @@
 #include "upper/lookup.h"
 #include "upper/object.h"
 
-#define SET_ATIME (UM_SET_ATIME | UM_SET_ATIME_NOW)
-#define SET_MTIME (UM_SET_MTIME | UM_SET_MTIME_NOW)
+#define SET_ATIME (UM_UPPER_SET_ATIME | UM_UPPER_SET_ATIME_NOW)
+#define SET_MTIME (UM_UPPER_SET_MTIME | UM_UPPER_SET_MTIME_NOW)
 
-/* Refuse what can't be done before anything is. */
+/* Refuse changes that can't be made before any is. */
 static int check_changes(struct um_upper *upper, struct um_upper_node *node,
-                         const struct um_setattr *changes)
+                         const struct um_upper_changes *changes)
 {
     const uint32_t second = 1000000000;
     struct um_attr attr;
-    if (((changes->which & UM_SET_ATIME) && changes->atime_nsec >= second) ||
-        ((changes->which & UM_SET_MTIME) && changes->mtime_nsec >= second))
+    if (((changes->which & UM_UPPER_SET_ATIME) && changes->atime_nsec >= second) ||
+        ((changes->which & UM_UPPER_SET_MTIME) && changes->mtime_nsec >= second))
         return -EINVAL;
-    if (!(changes->which & UM_SET_SIZE))
+    if (!(changes->which & UM_UPPER_SET_SIZE))
         return 0;
     if (node->directory)
         return -EISDIR;
@@ -62,13 +62,13 @@ static struct timespec time_to_set(uint32_t given, uint32_t now, int64_t seconds
     return (struct timespec){.tv_nsec = UTIME_OMIT};
 }
 
-static int set_times(const struct um_upper_reached *reached, const struct um_setattr *changes)
+static int set_times(const struct um_upper_reached *reached, const struct um_upper_changes *changes)
 {
     uint32_t which = changes->which;
     struct timespec times[2] = {
-        time_to_set(which & UM_SET_ATIME, which & UM_SET_ATIME_NOW, changes->atime,
+        time_to_set(which & UM_UPPER_SET_ATIME, which & UM_UPPER_SET_ATIME_NOW, changes->atime,
                     changes->atime_nsec),
-        time_to_set(which & UM_SET_MTIME, which & UM_SET_MTIME_NOW, changes->mtime,
+        time_to_set(which & UM_UPPER_SET_MTIME, which & UM_UPPER_SET_MTIME_NOW, changes->mtime,
                     changes->mtime_nsec),
     };
     return um_upper_reached_set_times(reached, times);
@@ -76,17 +76,17 @@ static int set_times(const struct um_upper_reached *reached, const struct um_set
 
 /* In this order: a new size and owner clear bits of the mode and set the times. */
 static int apply(struct um_upper *upper, const struct um_upper_node *node,
-                 struct um_upper_reached *reached, const struct um_setattr *changes)
+                 struct um_upper_reached *reached, const struct um_upper_changes *changes)
 {
     uint32_t which = changes->which;
     int error = 0;
-    if (which & UM_SET_SIZE)
+    if (which & UM_UPPER_SET_SIZE)
         error = set_size(node, reached, changes->size);
-    if (error == 0 && (which & (UM_SET_UID | UM_SET_GID)))
-        error =
-            um_upper_object_chown(upper, reached, which & UM_SET_UID ? changes->uid : UM_UPPER_KEEP,
-                                  which & UM_SET_GID ? changes->gid : UM_UPPER_KEEP);
-    if (error == 0 && (which & UM_SET_MODE))
+    if (error == 0 && (which & (UM_UPPER_SET_UID | UM_UPPER_SET_GID)))
+        error = um_upper_object_chown(upper, reached,
+                                      which & UM_UPPER_SET_UID ? changes->uid : UM_UPPER_KEEP,
+                                      which & UM_UPPER_SET_GID ? changes->gid : UM_UPPER_KEEP);
+    if (error == 0 && (which & UM_UPPER_SET_MODE))
         error = um_upper_object_chmod(upper, reached, changes->mode);
     if (error == 0 && (which & (SET_ATIME | SET_MTIME)))
         error = set_times(reached, changes);
@@ -94,18 +94,18 @@ static int apply(struct um_upper *upper, const struct um_upper_node *node,
 }
 
 static int change(struct um_upper *upper, struct um_upper_node *node,
-                  const struct um_setattr *changes)
+                  const struct um_upper_changes *changes)
 {
     struct um_upper_reached reached = {0};
-    enum um_upper_need need = !(changes->which & UM_SET_SIZE) ? UM_UPPER_NEED_NAME
-                              : changes->size == 0            ? UM_UPPER_NEED_EMPTY
-                                                              : UM_UPPER_NEED_DATA;
+    enum um_upper_need need = !(changes->which & UM_UPPER_SET_SIZE) ? UM_UPPER_NEED_NAME
+                              : changes->size == 0                  ? UM_UPPER_NEED_EMPTY
+                                                                    : UM_UPPER_NEED_DATA;
     int error = check_changes(upper, node, changes);
     if (error == 0 && node->data != 0 && um_upper_is_copying(upper, node->number))
         error = -EAGAIN;
     if (error == 0)
         error = um_upper_node_copy_up(upper, node, need);
-    if (error == 0 && (changes->which & (UM_SET_SIZE | UM_SET_UID | UM_SET_GID)))
+    if (error == 0 && (changes->which & (UM_UPPER_SET_SIZE | UM_UPPER_SET_UID | UM_UPPER_SET_GID)))
         error = um_upper_node_drop_capability(upper, node);
     if (error == 0)
         error = um_upper_reach(upper, node, &reached);
@@ -117,8 +117,8 @@ static int change(struct um_upper *upper, struct um_upper_node *node,
     return error;
 }
 
-int um_upper_setattr(struct um_upper *upper, uint64_t number, const struct um_setattr *changes,
-                     struct um_attr *attr)
+int um_upper_setattr(struct um_upper *upper, uint64_t number,
+                     const struct um_upper_changes *changes, struct um_attr *attr)
 {
     struct um_upper_node *node;
     pthread_rwlock_wrlock(&upper->lock);

@@ -4,19 +4,15 @@
 #include "upper/redirects.h"
 #include "upper/rule.h"
 
-/* The lower tree knows the names that a file has in the lower layers. The mount shows each of them
- * unless something in the upper hides it, or shows it elsewhere because a directory that it is in
- * was renamed. */
-
-/* ---- which directory shows a lower directory ------------------------------------------------------- */
+/* ---- which directory shows a lower directory ------------------------------------------------- */
 
 struct climb {
     uint64_t *nodes; /* of the lower tree, from the innermost outwards */
     size_t n, capacity;
 };
 
-/* The directories from `lower` outwards up to one that has a node: *shown, or NULL where that one
- * does not continue it any more. */
+/* Collect the directories from `lower` outwards up to one that has a node. That is *shown, pinned, or
+ * NULL where it does not continue its lower directory any more. */
 static int climb_to_record(struct um_upper *upper, uint64_t lower, struct climb *climb,
                            struct um_upper_node **shown)
 {
@@ -41,7 +37,8 @@ static int climb_to_record(struct um_upper *upper, uint64_t lower, struct climb 
     return 0;
 }
 
-/* The directory that shows `lower`, asked of *shown, which shows its parent, or is NULL. */
+/* Go from *shown, the directory that shows the parent of `lower` (or NULL), to the one that shows
+ * `lower`. */
 static int descend(struct um_upper *upper, uint64_t lower, struct um_upper_node **shown)
 {
     struct um_upper_node *above = *shown, *inside;
@@ -86,7 +83,7 @@ int um_upper_shown_directory(struct um_upper *upper, uint64_t lower_directory,
     return 0;
 }
 
-/* ---- the names of a file ------------------------------------------------------------------------------ */
+/* ---- the names of a file --------------------------------------------------------------------- */
 
 int um_upper_shows_lower(struct um_upper *upper, struct um_upper_node *directory,
                          struct um_slice name, uint64_t number)
@@ -163,7 +160,7 @@ void um_upper_shown_names_free(struct um_upper *upper, struct um_upper_shown_nam
     *n = 0;
 }
 
-/* ---- link counts ---------------------------------------------------------------------------------------- */
+/* ---- link counts ----------------------------------------------------------------------------- */
 
 #define COUNT_SLOTS 4096u /* a power of two */
 
@@ -197,7 +194,7 @@ int um_upper_count_links(struct um_upper *upper, struct um_attr *attr)
     int error = count_names(upper, attr->node, &count);
     if (error != 0)
         return error;
-    attr->nlink = count ? count : 1; /* somebody may hold a file that has no name any more */
+    attr->nlink = count ? count : 1; /* an open file may have no name any more */
     if (upper->link_counts == NULL)
         upper->link_counts = calloc(COUNT_SLOTS, sizeof *upper->link_counts);
     if (upper->link_counts != NULL)

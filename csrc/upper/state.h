@@ -30,8 +30,8 @@
  *
  * Locks. Functions are marked with what their caller holds of `lock`: [r] reading or writing, [w] writing,
  * [-] nothing is needed.
- * Errors: 0 or a negative errno, unless a comment says otherwise; -ESTALE where the object on disk has gone, or
- * is another one by now.
+ * Errors: 0 or a negative errno, unless a comment says otherwise; -ESTALE where the object on disk has gone,
+ * or is another one by now.
  */
 #ifndef UM_UPPER_STATE_H
 #define UM_UPPER_STATE_H
@@ -53,35 +53,36 @@ struct um_upper_link_count; /* upper/shown_names.c */
 #define UM_UPPER_SESSION_ROOM 24
 
 struct um_upper {
-    struct um_tree *tree;              /* borrowed, as are the descriptors */
-    int upper_fd, work_fd;             /* the upper and the work directory */
-    int shown_fd;                      /* the directory whose path messages show */
-    uint32_t flags;                    /* UM_UPPER_… */
-    uint32_t n_layers;                 /* what um_attr.layer says of the upper */
-    uid_t owner;                       /* the user whose marks are believed; root's are, too */
-    dev_t device;                      /* of the upper's file system */
-    uint64_t base;                     /* the number of the upper's inode 0 */
-    uint64_t metacopy_min;             /* bytes; as in struct um_upper_setup */
-    bool ordered; /* its file system keeps the order of changes of names that nobody syncs */
-    bool
-        work_inherits; /* the work directory has a default ACL, which new objects get and lose again */
+    struct um_tree *tree;  /* borrowed, as are the descriptors */
+    int upper_fd, work_fd; /* the upper and the work directory */
+    int shown_fd;          /* the directory whose path messages show */
+    uint32_t flags;        /* UM_UPPER_… */
+    uint32_t n_layers;     /* um_attr.layer of objects of the upper */
+    uid_t owner;           /* the user whose marks are believed; root's are, too */
+    dev_t device;          /* of the upper's file system */
+    uint64_t base;         /* the number of the upper's inode 0 */
+    uint64_t metacopy_min; /* bytes; as in struct um_upper_setup */
+    /* The file system keeps the order of changes of names that nobody syncs. */
+    bool ordered;
+    /* The work directory has a default ACL, which new objects get and lose again. */
+    bool work_inherits;
     char session[UM_UPPER_SESSION_ROOM]; /* the end of origins that are believed (upper/open.c) */
-    struct um_refusals refusals; /* what messages have told already */
-    atomic_ullong temporaries; /* the number of the next name in the work directory */
-    struct um_fd_cache *directories; /* descriptors of directories of the upper, by number */
+    struct um_refusals refusals;         /* the messages that were written already */
+    atomic_ullong temporaries;           /* the number of the next name in the work directory */
+    struct um_fd_cache *directories;     /* descriptors of directories of the upper, by number */
 
-    pthread_rwlock_t lock; /* guards all below up to `copying_lock`, and every node */
-    struct um_table nodes; /* of struct um_upper_node_entry */
+    pthread_rwlock_t lock; /* guards all nodes, and everything down to `copying_lock` */
+    struct um_table nodes; /* of struct um_upper_node_entry (upper/nodes.c) */
     struct um_upper_node *root;
-    struct um_table known; /* of struct um_upper_known */
+    struct um_table known;                /* of struct um_upper_known */
     struct um_upper_redirects *redirects; /* NULL: to be looked for */
-    bool
-        may_hide; /* a name of a lower layer may be hidden: false while an upper that was empty has lost none */
+    /* A name of a lower layer may be hidden: false while an upper that was empty has lost none. */
+    bool may_hide;
     struct um_upper_link_count *link_counts; /* NULL: none is known */
 
-    pthread_mutex_t
-        copying_lock; /* guards what follows; may be taken under `lock`, not the other way */
-    pthread_cond_t copied;
+    /* Guards what follows. It may be taken under `lock`, not the other way round. */
+    pthread_mutex_t copying_lock;
+    pthread_cond_t copied; /* a file was copied up, or that failed */
     uint64_t *copying; /* the numbers that some thread is copying up */
     size_t n_copying, copying_capacity;
 };

@@ -6,7 +6,7 @@
 #include "upper/lookup.h"
 #include "upper/publish.h"
 
-/* ---- a name that is about to be changed ------------------------------------------------------------ */
+/* ---- a name that is about to be changed ------------------------------------------------------ */
 
 static int check_name(struct um_slice name)
 {
@@ -113,9 +113,9 @@ int um_upper_target_made(struct um_upper *upper, struct um_upper_target *target,
     return error;
 }
 
-/* ---- what a node lives on as ---------------------------------------------------------------------------- */
+/* ---- what a node lives on as ----------------------------------------------------------------- */
 
-/* Open what a node stands for, so that it can be used without a name. */
+/* Open a node's object, so that it can be used without a name. */
 static int anchor(struct um_upper *upper, struct um_upper_node *node, bool regular)
 {
     struct um_upper_reached reached = {0};
@@ -135,7 +135,7 @@ static int anchor(struct um_upper *upper, struct um_upper_node *node, bool regul
     return 0;
 }
 
-/* The mode of what is on disk: override_stat may say that a regular file is a device. */
+/* Whether the object on disk is a regular file. override_stat may say that it is a device. */
 static bool is_regular_on_disk(struct um_upper *upper, struct um_upper_node *node)
 {
     struct um_upper_reached reached = {0};

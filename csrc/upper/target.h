@@ -1,10 +1,11 @@
 /*
  * upper/target.h - a name in a directory of the mount that is about to be changed.
  *
- * Purpose: what create, link, remove and rename have in common. A target is opened (what does the mount show there?),
- * reached (its directory is copied up; what stands there on disk?), and closed. A removal keeps the inode whose name
- * goes usable without it.
- * Ownership: the name is borrowed until the target is closed. A target is closed in any case, also after an error.
+ * Purpose: what create, link, remove and rename have in common. A target is opened (what does the mount show
+ * there?), reached (its directory is copied up; what stands there on disk?), and closed. A removal keeps the
+ * inode whose name goes usable without it.
+ * Ownership: the name is borrowed until the target is closed. A target is closed in any case, also after an
+ * error.
  */
 #ifndef UM_UPPER_TARGET_H
 #define UM_UPPER_TARGET_H
@@ -27,16 +28,16 @@ struct um_upper_target {
     bool object; /* something stands there on disk; a whiteout by a file `.wh.NAME` does not */
 };
 
-/* [w] Open a name. Not finding it is no error. -ESTALE, -ENOTDIR; -ENOENT the directory was removed; -EINVAL a name that
- * no layer can hold; -ENAMETOOLONG. */
+/* [w] Open a name. Not finding it is no error. -ESTALE, -ENOTDIR; -ENOENT the directory was removed; -EINVAL
+ * a name that no layer can hold; -ENAMETOOLONG. */
 int um_upper_target_open(struct um_upper *upper, uint64_t directory, const char *name,
                          size_t name_size, struct um_upper_target *target);
 /* [w] Open a directory alone, for a file that has no name. Errors as above. */
 int um_upper_target_open_directory(struct um_upper *upper, uint64_t directory,
                                    struct um_upper_target *target);
 
-/* [w] Reach a target: copy its directory up and look at what stands there on disk. To be called again when that
- * changed. The second fills `fd` only. */
+/* [w] Reach a target: copy its directory up and look at what stands there on disk. To be called again when
+ * that changed. The second fills `fd` only. */
 int um_upper_target_reach(struct um_upper *upper, struct um_upper_target *target);
 int um_upper_target_reach_directory(struct um_upper *upper, struct um_upper_target *target);
 
@@ -46,7 +47,7 @@ void um_upper_target_close(struct um_upper *upper, struct um_upper_target *targe
 int um_upper_target_made(struct um_upper *upper, struct um_upper_target *target,
                          struct um_attr *attr);
 
-/* ---- removing ------------------------------------------------------------------------------------ */
+/* ---- removing -------------------------------------------------------------------------------- */
 
 /* The inode whose name is removed. */
 struct um_upper_removal {

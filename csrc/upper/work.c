@@ -7,9 +7,8 @@
 #include "system/open_beneath.h"
 #include "system/posix_acl.h"
 
-#define MAX_DEPTH 64 /* of what is removed: directories that hold whiteouts, and temporaries */
+#define MAX_DEPTH 64 /* of removed trees: directories that hold whiteouts, and temporaries */
 
-/* Take away what a new object got from the default ACL of the directory that it was made in. */
 int um_upper_strip_acls(struct um_upper_reached *made, uint32_t type)
 {
     int error = um_upper_reached_removexattr(made, UM_ACL_ACCESS);

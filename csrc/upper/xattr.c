@@ -9,18 +9,18 @@
 #include "upper/marks.h"
 #include "upper/object_xattr.h"
 
-/* Xattrs of the upper are those of the object on disk, without the marks. So what the daemon may not
- * set (trusted.*, security.* of an ordinary user) fails with what the disk says. What users call as a mark
- * would be called is escaped on disk (marks/whiteout.h); what is called as a mark of the other kind of uppers
- * stands there as it is, and means nothing.
+/* The xattrs of the upper are those of the object on disk, without the marks. So setting one that the
+ * daemon may not set (trusted.*, security.* of an ordinary user) fails with the error of the disk. Users'
+ * names that would be marks are escaped on disk (marks/whiteout.h); names that are marks under the other
+ * prefix are stored as they are, and mean nothing.
  *
- * ACLs of what shows another mode than it has on disk (upper/object.c). On disk they grant what the mode
- * there does: the owning user's entry always lets the daemon read and write, the mask lets nobody else
- * write. What was asked for is in override_stat, as the mode, and is put back where an ACL is read.
- * What is not exact: named users and groups are those of the daemon's user namespace, and an owner
- * that is kept in override_stat is not one that the disk's own checks know. Both matter to nobody but
- * who reads the upper directory itself: the mount's permissions are checked by the kernel, with the
- * mode, owner and ACL that the mount shows. */
+ * An ACL of an object whose mode is overridden (upper/object.c) grants on disk what the mode there grants:
+ * the owner's entry always lets the daemon read and write, and the mask lets nobody else write. The
+ * permissions that were asked for are those of the mode in override_stat, and are put into the ACL when it
+ * is read. Two things are not exact: named users and groups are those of the daemon's user namespace, and
+ * the disk's own checks do not know an owner that is kept in override_stat. Both matter only for reading
+ * the upper directory itself. The permissions of the mount are checked by the kernel, with the mode, owner
+ * and ACL that the mount shows. */
 
 _Static_assert(UM_OVERLAY_ROOM == XATTR_NAME_MAX + 1, "room for a name");
 
@@ -30,9 +30,9 @@ struct wanted {
     char stored[UM_OVERLAY_ROOM];
 };
 
-/* ---- where xattrs come from -------------------------------------------------------------------------- */
+/* ---- where xattrs come from ------------------------------------------------------------------ */
 
-/* [r] An object of the upper (`above`; its reached object is closed by the caller), or a lower node. */
+/* [r] The source of xattrs: an object of the upper (`above`), which the caller closes, or a lower inode. */
 struct source {
     bool above;
     struct um_upper_reached reached;
@@ -57,7 +57,7 @@ static int find_source(struct um_upper *upper, uint64_t number, struct source *s
     return number < upper->base ? 0 : -ESTALE;
 }
 
-/* An object that was removed behind the daemon's back. */
+/* Translate the error of an object that was removed on disk by others. */
 static int64_t answer(int64_t result)
 {
     return result == -ENOENT ? -ESTALE : result;
@@ -72,7 +72,7 @@ static int64_t get(struct um_upper *upper, struct source *source, const struct w
                             size);
 }
 
-/* ---- names --------------------------------------------------------------------------------------------- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 /* Whether an xattr of the upper directory itself says which prefix its marks have, in the namespace of the
  * other prefix: the only name there that users can't set. */
@@ -84,7 +84,7 @@ static bool is_namespace_mark(const struct um_upper *upper, uint64_t number, con
     return number == UM_ROOT_NODE && size == strlen(mark) && memcmp(stored, mark, size) == 0;
 }
 
-/* A name as the system calls want it; `mark` is what is said to those that are no user's. */
+/* Check a name and find its spelling on disk. `mark` is the error for names that users can't have. */
 static int take_name(const struct um_upper *upper, uint64_t number, struct um_slice name, int mark,
                      struct wanted *wanted)
 {
@@ -101,16 +101,17 @@ static int take_name(const struct um_upper *upper, uint64_t number, struct um_sl
     return error == -EPERM ? mark : error;
 }
 
-/* All names, marks among them; malloced. */
+/* Read all names, marks among them; malloced. */
 static int64_t read_names(struct um_upper *upper, struct source *source, char **names)
 {
-    /* The kernel never lists more; so nothing has to be asked again where a name was added. */
+    /* The kernel never lists more, so the list need not be asked for again when a name was added. */
     int64_t room = XATTR_LIST_MAX;
     if (!source->above)
         room = um_tree_listxattr(upper->tree, source->lower, NULL, 0);
     if (room <= 0)
         return room;
-    *names = calloc((size_t)room + 1, 1); /* so the last name ends, whatever the disk says */
+    *names =
+        calloc((size_t)room + 1, 1); /* so that the last name ends, whatever the disk returns */
     if (*names == NULL)
         return -ENOMEM;
     if (source->above)
@@ -118,15 +119,16 @@ static int64_t read_names(struct um_upper *upper, struct source *source, char **
     return um_tree_listxattr(upper->tree, source->lower, *names, (size_t)room);
 }
 
-/* Whether the capability that shows is one in a mark. */
+/* Whether the capability that shows is in a mark. */
 static bool has_capability(struct um_upper *upper, struct source *source)
 {
     return source->above && source->reached.capable &&
            um_upper_mark_get_capability(upper, &source->reached, NULL, 0) >= 0;
 }
 
-/* Move the names that are no marks to the front, as users call them; their size. Of a capability in a mark
- * (`capable`) the name is that of a real one, which is shorter. There is a NUL behind the last name. */
+/* Move the names that are no marks to the front, as users spell them, and return their size. The mark of
+ * a capability (`capable`) becomes the name of a real one, which is shorter. There is a NUL behind the
+ * last name. */
 static size_t drop_marks(const struct um_upper *upper, uint64_t number, char *names, size_t size,
                          bool capable)
 {
@@ -150,7 +152,7 @@ static size_t drop_marks(const struct um_upper *upper, uint64_t number, char *na
     return kept;
 }
 
-/* ---- reading -------------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 int64_t um_upper_getxattr(struct um_upper *upper, uint64_t number, const char *name,
                           size_t name_size, void *value, size_t size)
@@ -191,7 +193,7 @@ int64_t um_upper_listxattr(struct um_upper *upper, uint64_t number, char *names,
     return (int64_t)kept;
 }
 
-/* ---- changing --------------------------------------------------------------------------------------------- */
+/* ---- changing -------------------------------------------------------------------------------- */
 
 /* Whether an xattr is there: 1, 0 or an errno. */
 static int is_there(struct um_upper *upper, const struct um_upper_node *node,
@@ -206,7 +208,7 @@ static int is_there(struct um_upper *upper, const struct um_upper_node *node,
     return size >= 0 ? 1 : size == -ENODATA ? 0 : (int)size;
 }
 
-/* The object to change, copied up. */
+/* Copy an object up and reach it. */
 static int raise_spot(struct um_upper *upper, struct um_upper_node *node,
                       struct um_upper_reached *reached)
 {

@@ -112,9 +112,7 @@ class FileTree:
         return self._view.files
 
     def lookup(self, path: Path, *, follow_symlinks: bool = True) -> File:
-        """Return the file at a path; raise FileNotFoundError, NotADirectoryError or OSError
-        (ELOOP).
-        """
+        """Return the file at a path; raise FileNotFoundError, NotADirectoryError or ELOOP."""
         with naming(_text(path)):
             return _file(follow(self._files, _bytes(path), last=follow_symlinks))
 

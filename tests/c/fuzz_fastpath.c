@@ -100,12 +100,14 @@ static size_t ask(struct um_fastpath *fastpath, const uint8_t *data, size_t size
 static void ask_all(struct machine *machine, bool writable, const uint8_t *data, size_t size)
 {
     const char *layers[] = {"sha256:below", "sha256:above", "upper"};
-    struct um_fastpath_setup setup = {.tree = machine->stack.tree,
+    struct um_fastpath_setup setup = {.keeps = UM_FOREVER,
+                                      .tree = machine->stack.tree,
                                       .upper = writable ? machine->upper : NULL,
                                       .statfs_fd = data[0] & 4 ? machine->above : -1,
                                       .bytes = 12345,
                                       .inodes = 10,
-                                      .has_acls = data[0] & 8,
+                                      .has_acls = data,
+                                      .obeys_acls = data[0] & 8,
                                       .list_layers = data[0] & 16,
                                       .layers = layers,
                                       .n_layers = 3,

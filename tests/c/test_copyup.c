@@ -495,7 +495,7 @@ TEST(a_change_of_a_file_with_data_asks_for_a_copy_first)
     struct world w;
     struct um_attr attr;
     struct stat status;
-    const struct um_setattr changes = {.which = UM_SET_MODE, .mode = 0700};
+    const struct um_upper_changes changes = {.which = UM_UPPER_SET_MODE, .mode = 0700};
     world_open(&w);
     uint64_t node = node_of(&w, "dir/deep/data");
     CHECK_INT(um_upper_setattr(w.upper, node, &changes, &attr), -EAGAIN);
@@ -537,7 +537,7 @@ TEST(a_change_of_attributes_copies_no_data_of_a_large_file)
     struct world w;
     struct um_attr attr;
     struct stat status;
-    const struct um_setattr changes = {.which = UM_SET_MODE, .mode = 0700};
+    const struct um_upper_changes changes = {.which = UM_UPPER_SET_MODE, .mode = 0700};
     world_open(&w);
     w.metacopy_min = 1;
     remount(&w, w.flags);
@@ -555,11 +555,11 @@ TEST(a_change_of_attributes_copies_no_data_of_a_large_file)
     check_metacopy(&w, "dir/moved", node);
     remount(&w, w.flags);
     check_metacopy(&w, "dir/moved", node);
-    CHECK_INT(um_upper_open_file(w.upper, node, UM_OPEN_WRITE), -EAGAIN);
+    CHECK_INT(um_upper_open_file(w.upper, node, UM_UPPER_OPEN_WRITE), -EAGAIN);
     CHECK_INT(um_upper_copy_up(w.upper, node, 0), 0);
     CHECK(!has_metacopy(&w, "dir/moved"));
     check_metacopy(&w, "dir/moved", node);
-    CHECK_INT(um_upper_open_file(w.upper, node, UM_OPEN_WRITE), 0);
+    CHECK_INT(um_upper_open_file(w.upper, node, UM_UPPER_OPEN_WRITE), 0);
     CHECK_INT(um_upper_write(w.upper, node, 0, "x", 1), 1);
     um_upper_release(w.upper, node);
     world_close(&w);
@@ -569,8 +569,8 @@ TEST(the_data_of_a_metacopy_may_be_given_up)
 {
     struct world w;
     struct um_attr attr;
-    const struct um_setattr mode = {.which = UM_SET_MODE, .mode = 0700};
-    const struct um_setattr empty = {.which = UM_SET_SIZE};
+    const struct um_upper_changes mode = {.which = UM_UPPER_SET_MODE, .mode = 0700};
+    const struct um_upper_changes empty = {.which = UM_UPPER_SET_SIZE};
     world_open(&w);
     w.metacopy_min = 1;
     remount(&w, w.flags);
@@ -591,7 +591,7 @@ TEST(what_is_truncated_is_not_copied)
     struct um_attr attr;
     world_open(&w);
     uint64_t node = node_of(&w, "dir/deep/data");
-    CHECK_INT(um_upper_copy_up(w.upper, node, UM_COPY_UP_EMPTY), 0);
+    CHECK_INT(um_upper_copy_up(w.upper, node, UM_UPPER_COPY_UP_EMPTY), 0);
     CHECK_INT(um_upper_getattr(w.upper, node, &attr), 0);
     CHECK_INT(attr.size, 0);
     CHECK_INT(attr.mode, S_IFREG | 04755);
@@ -689,7 +689,7 @@ TEST(names_that_are_hidden_or_moved_count_as_the_mount_shows_them)
     CHECK_INT(find(&w, "one", &attr), 0);
     CHECK_INT(attr.nlink, 3);
     CHECK_INT(um_upper_rename(w.upper, UM_ROOT_NODE, "dir", 3, UM_ROOT_NODE, "moved", 5, 0), 0);
-    const struct um_maker maker = {.may_setgid = true};
+    const struct um_upper_maker maker = {.may_setgid = true};
     struct um_attr outer;
     CHECK_INT(um_upper_mkdir(w.upper, UM_ROOT_NODE, "outer", 5, 0755, &maker, &outer), 0);
     CHECK_INT(um_upper_rename(w.upper, UM_ROOT_NODE, "moved", 5, outer.node, "moved", 5, 0), 0);
@@ -757,11 +757,11 @@ TEST(an_open_file_goes_on_in_the_upper)
     world_open(&w);
     uint64_t node = node_of(&w, "dir/sparse");
     REQUIRE(um_upper_open_file(w.upper, node, 0) == 0);
-    CHECK_INT(um_upper_open_file(w.upper, node, UM_OPEN_WRITE), -EAGAIN);
+    CHECK_INT(um_upper_open_file(w.upper, node, UM_UPPER_OPEN_WRITE), -EAGAIN);
     CHECK_INT(um_upper_copy_up(w.upper, node, 0), 0);
     CHECK_INT(um_upper_read(w.upper, node, 100000, &byte, 1, 0), 1);
     CHECK(byte != 0);
-    CHECK_INT(um_upper_open_file(w.upper, node, UM_OPEN_WRITE), 0); /* though it is 0444 */
+    CHECK_INT(um_upper_open_file(w.upper, node, UM_UPPER_OPEN_WRITE), 0); /* though it is 0444 */
     CHECK_INT(um_upper_write(w.upper, node, 100000, "!", 1), 1);
     CHECK_INT(um_upper_read(w.upper, node, 100000, &byte, 1, 0), 1);
     CHECK_INT(byte, '!');
@@ -775,7 +775,7 @@ TEST(a_file_without_a_name_is_copied_without_one)
     struct world w;
     struct um_attr attr;
     struct stat status;
-    const struct um_setattr changes = {.which = UM_SET_MODE, .mode = 0600};
+    const struct um_upper_changes changes = {.which = UM_UPPER_SET_MODE, .mode = 0600};
     world_open(&w);
     uint64_t node = node_of(&w, "dir/deep/data");
     uint64_t deep = node_of(&w, "dir/deep");
@@ -787,7 +787,7 @@ TEST(a_file_without_a_name_is_copied_without_one)
     CHECK_INT(attr.mode, S_IFREG | 0600);
     CHECK_INT(attr.nlink, 0);
     CHECK_INT(attr.size, BIG);
-    CHECK_INT(um_upper_open_file(w.upper, node, UM_OPEN_WRITE), 0);
+    CHECK_INT(um_upper_open_file(w.upper, node, UM_UPPER_OPEN_WRITE), 0);
     CHECK_INT(um_upper_write(w.upper, node, 0, "x", 1), 1);
     CHECK(on_disk(&w, "dir/deep/data", &status) && S_ISCHR(status.st_mode));
     CHECK_INT(count_entries(w.work), 0);
@@ -803,7 +803,8 @@ TEST(other_things_without_a_name_can_be_changed_too)
     world_open(&w);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct um_attr attr;
-        struct um_setattr changes = {.which = UM_SET_MODE | UM_SET_MTIME, .mode = 0601, .mtime = 1};
+        struct um_upper_changes changes = {
+            .which = UM_UPPER_SET_MODE | UM_UPPER_SET_MTIME, .mode = 0601, .mtime = 1};
         CHECK_INT(find(&w, names[i], &attr), 0);
         bool directory = S_ISDIR(attr.mode);
         uint64_t node = attr.node;
@@ -1033,7 +1034,7 @@ TEST(a_group_of_other_layers_is_dropped)
     char entry[48];
     world_open(&w);
     interrupt_group(&w, 3, entry);
-    remount(&w, UM_UPPER_STRANGE);
+    remount(&w, UM_UPPER_FOREIGN);
     CHECK_INT(count_entries(w.work), 0);
     CHECK(!on_disk(&w, "two", &status));
     world_close(&w);

@@ -61,7 +61,8 @@ static void set_up(struct world *w)
         abort();
     machine_layers(&w->machine.stack);
     machine_open(&w->machine, open(w->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    struct um_fastpath_setup setup = {.tree = w->machine.stack.tree,
+    struct um_fastpath_setup setup = {.keeps = UM_FOREVER,
+                                      .tree = w->machine.stack.tree,
                                       .upper = w->machine.upper,
                                       .statfs_fd = -1,
                                       .max_open_files = 4};
@@ -407,7 +408,7 @@ TEST(much_data_is_thrown_away_without_the_lock)
     struct um_answer answer =
         um_fastpath_answer(w.fastpath, &request, sizeof request, w.reply, false);
     CHECK_INT(answer.kind, UM_ANSWER_LATER);
-    CHECK_INT(um_upper_open_file(upper, node, UM_OPEN_WRITE), 0);
+    CHECK_INT(um_upper_open_file(upper, node, UM_UPPER_OPEN_WRITE), 0);
     pthread_rwlock_rdlock(&upper->lock); /* who wants it for writing waits for ever */
     CHECK_INT(um_upper_shrink(upper, node, PIECE / 2), 0);
     pthread_rwlock_unlock(&upper->lock);

@@ -44,7 +44,8 @@ static void set_up(struct world *w, uint32_t threads)
     machine_layers(&w->machine.stack);
     machine_open(&w->machine, open(w->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     const char *layers[] = {"below", "above", "upper"};
-    struct um_fastpath_setup fast = {.tree = w->machine.stack.tree,
+    struct um_fastpath_setup fast = {.keeps = UM_FOREVER,
+                                     .tree = w->machine.stack.tree,
                                      .upper = w->machine.upper,
                                      .statfs_fd = w->machine.above,
                                      .layers = layers,

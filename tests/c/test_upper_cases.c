@@ -120,14 +120,14 @@ static void put_content(struct world *w, const char *path, const char *content)
 {
     uint64_t node = node_of(w, path);
     size_t size = strlen(content);
-    REQUIRE(open_file(w, node, UM_OPEN_WRITE) == 0);
+    REQUIRE(open_file(w, node, UM_UPPER_OPEN_WRITE) == 0);
     CHECK_INT(um_upper_write(w->upper, node, 0, content, size), size);
     um_upper_release(w->upper, node);
 }
 
 static uint64_t make_file(struct world *w, const char *name)
 {
-    struct um_maker maker = machine_maker();
+    struct um_upper_maker maker = machine_maker();
     struct um_attr attr = {0};
     CHECK_INT(um_upper_mknod(w->upper, UM_ROOT_NODE, name, strlen(name), S_IFREG | 0644, 0, 0,
                              &maker, &attr),
@@ -144,7 +144,7 @@ static void put_file(int fd, const char *name)
 
 static int set_mode(struct world *w, const char *path, uint32_t mode)
 {
-    struct um_setattr set = {.which = UM_SET_MODE, .mode = mode};
+    struct um_upper_changes set = {.which = UM_UPPER_SET_MODE, .mode = mode};
     struct um_attr attr;
     return um_upper_setattr(w->upper, node_of(w, path), &set, &attr);
 }
@@ -288,7 +288,7 @@ TEST(a_number_stays_while_it_is_used_whatever_the_layers_are)
     struct um_attr attr;
     struct world w;
     world_open(&w, UINT64_MAX);
-    w.flags |= UM_UPPER_STRANGE;
+    w.flags |= UM_UPPER_FOREIGN;
     remount(&w);
     uint64_t node = node_of(&w, "dir/a"), group = node_of(&w, "sub/hard");
     put_content(&w, "dir/a", "new");
@@ -308,7 +308,7 @@ TEST(a_number_stays_while_it_is_used_whatever_the_layers_are)
 
 TEST(names_hidden_by_files_can_be_made_again)
 {
-    struct um_maker maker = machine_maker();
+    struct um_upper_maker maker = machine_maker();
     struct um_attr attr, parent;
     struct world w;
     world_open(&w, 1);
@@ -366,7 +366,7 @@ static bool set_immutable(int fd, const char *path, bool immutable)
 /* The directory that should have been replaced shows nothing, and holds a whiteout. */
 TEST(a_rename_that_fails_leaves_the_directory_that_it_should_replace)
 {
-    struct um_maker maker = machine_maker();
+    struct um_upper_maker maker = machine_maker();
     struct um_attr attr, before;
     struct um_upper_list *list;
     char value[8];
@@ -406,7 +406,7 @@ TEST(a_rename_that_fails_leaves_the_directory_that_it_should_replace)
 /* Somebody takes a directory away from the disk, and the mount the one above it. */
 TEST(a_directory_that_was_torn_from_its_place_is_stale)
 {
-    struct um_maker maker = machine_maker();
+    struct um_upper_maker maker = machine_maker();
     struct um_attr attr;
     struct world w;
     world_open(&w, UINT64_MAX);
@@ -427,8 +427,9 @@ static void exchange_on_disk(struct world *w, const char *a, const char *b)
 /* The kernel has asked who may change "mine"; on disk somebody exchanged it with "other". */
 TEST(what_was_exchanged_on_disk_is_not_taken_for_what_was_found)
 {
-    struct um_setattr mode = {.which = UM_SET_MODE, .mode = 0666}, empty = {.which = UM_SET_SIZE};
-    struct um_maker maker = machine_maker();
+    struct um_upper_changes mode = {.which = UM_UPPER_SET_MODE, .mode = 0666},
+                            empty = {.which = UM_UPPER_SET_SIZE};
+    struct um_upper_maker maker = machine_maker();
     struct um_attr attr, made = {0};
     struct stat before, after;
     char value[8];
@@ -469,7 +470,7 @@ TEST(what_was_exchanged_on_disk_is_not_taken_for_what_was_found)
 /* A directory that continues a lower one has its number, whichever directory stands there on disk. */
 TEST(nothing_more_is_done_in_a_directory_that_was_exchanged)
 {
-    struct um_maker maker = machine_maker();
+    struct um_upper_maker maker = machine_maker();
     struct um_attr attr;
     struct stat status;
     struct world w;
@@ -503,7 +504,7 @@ TEST(nothing_leads_out_of_the_upper)
 
 TEST(names_of_255_bytes_can_be_made_and_removed)
 {
-    struct um_maker maker = machine_maker();
+    struct um_upper_maker maker = machine_maker();
     struct um_attr attr;
     char name[UM_NAME_MAX + 2], other[UM_NAME_MAX + 1];
     struct world w;
@@ -539,7 +540,7 @@ static void long_name(unsigned depth, char name[LONG_NAME])
 
 TEST(paths_may_be_longer_than_the_kernel_takes_at_once)
 {
-    struct um_maker maker = machine_maker();
+    struct um_upper_maker maker = machine_maker();
     struct um_upper_list *list;
     struct um_tree_entry entry;
     struct um_attr attr;
@@ -561,7 +562,7 @@ TEST(paths_may_be_longer_than_the_kernel_takes_at_once)
     uint64_t a = attr.node;
     CHECK_INT(um_upper_lookup(w.upper, a, "hard", 4, &attr), 0);
     CHECK_INT(attr.nlink, 4);
-    CHECK_INT(open_file(&w, attr.node, UM_OPEN_WRITE), 0);
+    CHECK_INT(open_file(&w, attr.node, UM_UPPER_OPEN_WRITE), 0);
     um_upper_release(w.upper, attr.node);
     CHECK_INT(um_upper_list_open(w.upper, deep, &list), 0);
     CHECK_INT(um_upper_list_next(list, 0, &entry, 1), 1);

@@ -1026,12 +1026,13 @@ static void check_setattr(void)
     close(fd);
     uint64_t node = mount_look(&mount, "file");
 
-    struct um_setattr changes = {.which = UM_SET_SIZE | UM_SET_UID | UM_SET_MODE | UM_SET_MTIME,
-                                 .size = 10,
-                                 .uid = 4321,
-                                 .mode = 04755,
-                                 .mtime = -5,
-                                 .mtime_nsec = 123456789};
+    struct um_upper_changes changes = {.which = UM_UPPER_SET_SIZE | UM_UPPER_SET_UID |
+                                                UM_UPPER_SET_MODE | UM_UPPER_SET_MTIME,
+                                       .size = 10,
+                                       .uid = 4321,
+                                       .mode = 04755,
+                                       .mtime = -5,
+                                       .mtime_nsec = 123456789};
     CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
     CHECK_INT(attr.node, node);
     CHECK_INT(attr.size, 10);
@@ -1041,8 +1042,10 @@ static void check_setattr(void)
     CHECK_INT(attr.mtime, -5);
     CHECK_INT(attr.mtime_nsec, 123456789);
 
-    changes = (struct um_setattr){
-        .which = UM_SET_GID | UM_SET_MTIME_NOW | UM_SET_ATIME, .gid = 77, .atime = 99};
+    changes = (struct um_upper_changes){.which = UM_UPPER_SET_GID | UM_UPPER_SET_MTIME_NOW |
+                                                 UM_UPPER_SET_ATIME,
+                                        .gid = 77,
+                                        .atime = 99};
     CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
     CHECK_INT(attr.mode, S_IFREG | 0755);
     CHECK_INT(attr.uid, 4321);
@@ -1050,30 +1053,31 @@ static void check_setattr(void)
     CHECK_INT(attr.atime, 99);
     CHECK(attr.mtime > 1000000000);
 
-    changes = (struct um_setattr){.which = UM_SET_SIZE, .size = 1};
-    CHECK_INT(um_upper_open_file(mount.upper, node, UM_OPEN_WRITE), 0);
+    changes = (struct um_upper_changes){.which = UM_UPPER_SET_SIZE, .size = 1};
+    CHECK_INT(um_upper_open_file(mount.upper, node, UM_UPPER_OPEN_WRITE), 0);
     CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
     CHECK_INT(attr.size, 1);
     um_upper_release(mount.upper, node);
     CHECK_INT(um_upper_setattr(mount.upper, UM_ROOT_NODE, &changes, &attr), -EISDIR);
     changes.size = UINT64_MAX;
     CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), -EFBIG);
-    changes = (struct um_setattr){.which = UM_SET_ATIME, .atime_nsec = UTIME_NOW};
+    changes = (struct um_upper_changes){.which = UM_UPPER_SET_ATIME, .atime_nsec = UTIME_NOW};
     CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), -EINVAL);
     CHECK_INT(um_upper_setattr(mount.upper, UINT64_MAX - 1, &changes, &attr), -ESTALE);
 
     /* Size, of what may not be opened. */
     CHECK_INT(mkfifoat(mount.upper_place.fd, "fifo", 0644), 0);
     node = mount_look(&mount, "fifo");
-    changes = (struct um_setattr){.which = UM_SET_SIZE};
+    changes = (struct um_upper_changes){.which = UM_UPPER_SET_SIZE};
     CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), -EINVAL);
-    changes = (struct um_setattr){.which = UM_SET_MODE, .mode = 0600};
+    changes = (struct um_upper_changes){.which = UM_UPPER_SET_MODE, .mode = 0600};
     CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
     CHECK_INT(attr.mode, S_IFIFO | 0600);
 
     CHECK_INT(symlinkat("nowhere", mount.upper_place.fd, "link"), 0);
     node = mount_look(&mount, "link");
-    changes = (struct um_setattr){.which = UM_SET_UID | UM_SET_MTIME, .uid = geteuid()};
+    changes =
+        (struct um_upper_changes){.which = UM_UPPER_SET_UID | UM_UPPER_SET_MTIME, .uid = geteuid()};
     CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
     CHECK_INT(attr.mtime, 0);
     CHECK(S_ISLNK(attr.mode));
@@ -1149,7 +1153,7 @@ static void check_xattrs(void)
     mount_open(&mount);
     close(openat(mount.upper_place.fd, "file", O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
     uint64_t node = mount_look(&mount, "file");
-    struct um_setattr changes = {.which = UM_SET_UID, .uid = 5};
+    struct um_upper_changes changes = {.which = UM_UPPER_SET_UID, .uid = 5};
     struct um_attr attr;
     CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
     struct um_upper_reached spot = spot_in(mount.upper_place.fd, "file");
@@ -1232,7 +1236,7 @@ static void check_copy_up(void)
 {
     struct mount mount;
     struct um_attr attr = {0};
-    struct um_setattr changes = {.which = UM_SET_MODE, .mode = 0604};
+    struct um_upper_changes changes = {.which = UM_UPPER_SET_MODE, .mode = 0604};
     uint8_t acl[128], copied[128];
     int64_t acl_size = (int64_t)write_guard(acl);
     mount_open(&mount);
@@ -1255,10 +1259,11 @@ static void check_copy_up(void)
 
     /* A directory. */
     node = mount_look(&mount, "directory");
-    changes = (struct um_setattr){.which = 0};
+    changes = (struct um_upper_changes){.which = 0};
     CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
     CHECK(!is_above(&mount, "directory"));
-    changes = (struct um_setattr){.which = UM_SET_GID | UM_SET_MODE, .gid = 9, .mode = 02511};
+    changes = (struct um_upper_changes){
+        .which = UM_UPPER_SET_GID | UM_UPPER_SET_MODE, .gid = 9, .mode = 02511};
     CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), 0);
     CHECK_INT(attr.mode, S_IFDIR | 02511);
     CHECK_INT(attr.gid, 9);
@@ -1293,7 +1298,7 @@ static void check_truncation(void)
 {
     struct mount mount;
     struct um_attr attr = {0};
-    struct um_setattr changes = {.which = UM_SET_SIZE, .size = 1};
+    struct um_upper_changes changes = {.which = UM_UPPER_SET_SIZE, .size = 1};
     mount_open(&mount);
     uint64_t node = mount_look(&mount, "lower");
     CHECK_INT(um_upper_setattr(mount.upper, node, &changes, &attr), -EAGAIN);

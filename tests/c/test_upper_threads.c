@@ -80,10 +80,10 @@ static void use_file(struct worker *worker, uint64_t directory, const char *name
     char bytes[64] = "data";
     if (um_upper_lookup(shared.upper, directory, name, strlen(name), &attr) != 0)
         return;
-    static const unsigned ways[] = {0, UM_OPEN_WRITE, UM_OPEN_WRITE,
-                                    UM_OPEN_WRITE | UM_OPEN_TRUNCATE};
+    static const unsigned ways[] = {0, UM_UPPER_OPEN_WRITE, UM_UPPER_OPEN_WRITE,
+                                    UM_UPPER_OPEN_WRITE | UM_UPPER_OPEN_TRUNCATE};
     unsigned flags = ways[roll(worker, 4)];
-    unsigned empty = flags & UM_OPEN_TRUNCATE ? UM_COPY_UP_EMPTY : 0;
+    unsigned empty = flags & UM_UPPER_OPEN_TRUNCATE ? UM_UPPER_COPY_UP_EMPTY : 0;
     int error = um_upper_open_file(shared.upper, attr.node, flags);
     /* Somebody may copy the name up meanwhile, without its data. */
     for (unsigned tries = 0; error == -EAGAIN; tries++) {
@@ -101,9 +101,9 @@ static void use_file(struct worker *worker, uint64_t directory, const char *name
         um_upper_release(shared.upper, attr.node);
     }
     uint64_t node = attr.node;
-    struct um_setattr set = {.which = UM_SET_MODE, .mode = 0600 | roll(worker, 64)};
+    struct um_upper_changes set = {.which = UM_UPPER_SET_MODE, .mode = 0600 | roll(worker, 64)};
     if (roll(worker, 4) == 0)
-        set.which = UM_SET_SIZE;
+        set.which = UM_UPPER_SET_SIZE;
     um_upper_setattr(shared.upper, node, &set, &attr);
     um_upper_forget(shared.upper, node, 1);
 }
@@ -149,13 +149,13 @@ static void link_it(struct worker *worker, uint64_t directory, const char *name,
 /* A file without a name, which may get one or two. */
 static void use_nameless(struct worker *worker, uint64_t directory, const char *name)
 {
-    struct um_maker maker = machine_maker();
+    struct um_upper_maker maker = machine_maker();
     struct um_attr attr, linked;
     int fd;
     int error = um_upper_tmpfile(shared.upper, directory, 0644, &maker, &attr);
     if (error != 0) /* it was removed; or the disk has none */
         return;
-    if (um_upper_open_file(shared.upper, attr.node, UM_OPEN_WRITE) != 0)
+    if (um_upper_open_file(shared.upper, attr.node, UM_UPPER_OPEN_WRITE) != 0)
         ABANDON("a file without a name can't be opened");
     um_upper_write(shared.upper, attr.node, 0, name, strlen(name));
     bool early = roll(worker, 2);
@@ -175,7 +175,7 @@ static void use_nameless(struct worker *worker, uint64_t directory, const char *
 
 static void step(struct worker *worker)
 {
-    struct um_maker maker = machine_maker();
+    struct um_upper_maker maker = machine_maker();
     struct um_attr attr;
     const char *name = names[roll(worker, 8)], *other = names[roll(worker, 8)];
     size_t size = strlen(name);

@@ -477,9 +477,9 @@ static inline int machine_result(int result)
     return result < 0 ? -errno : 0;
 }
 
-static inline struct um_maker machine_maker(void)
+static inline struct um_upper_maker machine_maker(void)
 {
-    return (struct um_maker){.uid = geteuid(), .gid = getegid(), .may_setgid = true};
+    return (struct um_upper_maker){.uid = geteuid(), .gid = getegid(), .may_setgid = true};
 }
 
 static inline void machine_made(struct machine *m, struct machine_walk *walk, int error,
@@ -495,7 +495,7 @@ static inline void machine_make(struct machine *m, unsigned kind)
 {
     struct machine_path path;
     struct machine_walk walk;
-    struct um_maker maker = machine_maker();
+    struct um_upper_maker maker = machine_maker();
     struct um_attr attr;
     int fd, plain;
     machine_read_path(m, &path);
@@ -653,7 +653,8 @@ static inline int machine_open_upper_file(struct machine *m, uint64_t node, unsi
     int error = um_upper_open_file(m->upper, node, flags);
     if (error != -EAGAIN)
         return error;
-    error = um_upper_copy_up(m->upper, node, flags & UM_OPEN_TRUNCATE ? UM_COPY_UP_EMPTY : 0);
+    error = um_upper_copy_up(m->upper, node,
+                             flags & UM_UPPER_OPEN_TRUNCATE ? UM_UPPER_COPY_UP_EMPTY : 0);
     return error ? error : um_upper_open_file(m->upper, node, flags);
 }
 
@@ -693,7 +694,8 @@ static inline void machine_open_file(struct machine *m)
     if (upper == 0 && !S_ISREG(attr.mode))
         upper = -EXDEV;
     if (upper == 0) {
-        unsigned flags = (write ? UM_OPEN_WRITE : 0) | (how == 3 ? UM_OPEN_TRUNCATE : 0);
+        unsigned flags =
+            (write ? UM_UPPER_OPEN_WRITE : 0) | (how == 3 ? UM_UPPER_OPEN_TRUNCATE : 0);
         upper = machine_open_upper_file(m, attr.node, flags);
     }
     machine_agree(m, "open", &path, plain, upper);
@@ -719,7 +721,7 @@ static inline void machine_use_file(struct machine *m)
             um_upper_write(m->upper, file->node, at, expected, 200) != 200)
             MACHINE_FAIL(m, "writing an open file");
     } else if (what == 1) {
-        struct um_setattr set = {.which = UM_SET_MODE, .mode = 0600 | (at & 077)};
+        struct um_upper_changes set = {.which = UM_UPPER_SET_MODE, .mode = 0600 | (at & 077)};
         int error = um_upper_setattr(m->upper, file->node, &set, &attr);
         if (error == -EAGAIN) {
             error = um_upper_copy_up(m->upper, file->node, 0);
@@ -770,9 +772,9 @@ static inline void machine_set(struct machine *m)
     if (upper == 0 && S_ISLNK(attr.mode))
         upper = -ELOOP;
     if (upper == 0) {
-        struct um_setattr set = {.mode = 0700 | (value & 077), .size = value * 7};
-        set.which =
-            (what != 1 ? UM_SET_MODE : 0) | (what != 0 && S_ISREG(attr.mode) ? UM_SET_SIZE : 0);
+        struct um_upper_changes set = {.mode = 0700 | (value & 077), .size = value * 7};
+        set.which = (what != 1 ? UM_UPPER_SET_MODE : 0) |
+                    (what != 0 && S_ISREG(attr.mode) ? UM_UPPER_SET_SIZE : 0);
         uint64_t node = attr.node;
         upper = um_upper_setattr(m->upper, node, &set, &attr);
         if (upper == -EAGAIN) {

@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 from support.archives import Layer, docker_archive
-from support.mounting import COMMAND, CommandLine, Process, is_mounted, mount_line
+from support.mounting import (
+    COMMAND,
+    CommandLine,
+    Process,
+    is_mounted,
+    mount_line,
+    own_places,
+    unmounting,
+)
 
 pytestmark = pytest.mark.needs("fuse")
 
@@ -22,11 +30,8 @@ pytestmark = pytest.mark.needs("fuse")
 @pytest.fixture
 def cli(tmp_path: Path) -> Iterator[CommandLine]:
     """The command line with a store and mounts of the test's own."""
-    places = {"UNIONMOUNT_ROOT": tmp_path / "store", "UNIONMOUNT_RUNTIME_DIR": tmp_path / "run"}
-    line = CommandLine(environment={name: str(path) for name, path in places.items()})
-    yield line
-    for record in line.records():
-        line.run("umount", "--lazy", record["id"])
+    with unmounting(CommandLine(environment=own_places(tmp_path))) as line:
+        yield line
 
 
 @pytest.fixture
@@ -390,7 +395,7 @@ def test_an_upper_that_can_not_be(
     inside = cli.error(
         "mount", "--upper", tmp_path / "u", "--work", tmp_path / "u/w", archive, where
     )
-    assert "inside" in inside
+    assert "one contains the other" in inside
     assert not (tmp_path / "u").exists()
     work = ("--upper", tmp_path / "u", "--work", tmp_path / "no/work")
     assert cli.error("mount", *work, archive, where).endswith(no)

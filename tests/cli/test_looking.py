@@ -17,7 +17,7 @@ import pytest
 from support.archives import Layer, docker_archive, posix_acl
 from support.compare import differences, snapshot
 from support.mounting import COMMAND, CommandLine, is_mounted
-from support.real_images import TOOLS, real_image
+from support.real_images import RealImage
 
 from unionmount.cli import main
 
@@ -82,14 +82,9 @@ def top(source: Path, module_mount: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def real(
-    require: Callable[..., None], request: pytest.FixtureRequest, module_mount: Callable[..., Path]
-) -> tuple[Path, Path]:
+def real_archive(real: RealImage, module_mount: Callable[..., Path]) -> tuple[Path, Path]:
     """The archive of a real image, and where it is mounted."""
-    require("root", *TOOLS)
-    assert request.config.cache is not None
-    cache = os.environ.get("UNIONMOUNT_TEST_IMAGES") or request.config.cache.mkdir("images")
-    image = Path(str(real_image(Path(cache)).sources()["docker-archive"]).partition(":")[2])
+    image = Path(str(real.sources()["docker-archive"]).partition(":")[2])
     return image, module_mount(image)
 
 
@@ -141,8 +136,8 @@ def test_ls_of_the_whole_image(source: Path, top: Path) -> None:
     assert ours("ls", "-nR", source) == wanted
 
 
-def test_ls_of_a_real_image(real: tuple[Path, Path]) -> None:
-    source, top = real
+def test_ls_of_a_real_image(real_archive: tuple[Path, Path]) -> None:
+    source, top = real_archive
     wanted = theirs(top, "ls", "-nAR", "--time-style=long-iso", f"{top}/")
     assert len(wanted) > 100_000
     assert ours("ls", "-nAR", source) == wanted
@@ -296,8 +291,8 @@ def test_find_finds_what_find_finds(source: Path, top: Path, expression: str, pa
 
 
 @pytest.mark.parametrize("expression", ["-type f -size +100k", "-perm /6000", "-name *.so*"])
-def test_find_in_a_real_image(real: tuple[Path, Path], expression: str) -> None:
-    source, top = real
+def test_find_in_a_real_image(real_archive: tuple[Path, Path], expression: str) -> None:
+    source, top = real_archive
     wanted = theirs(top, "find", f"{top}/", *expression.split())
     assert wanted
     found = ours("find", source, *expression.split())

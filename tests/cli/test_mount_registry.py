@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.commands import Commands
 from support.compare import differences, snapshot
 from support.image_files import MadeImage
 from support.mounting import CommandLine, is_mounted
-from support.real_images import TOOLS, RealImage, real_image
+from support.real_images import RealImage
 from support.servers import DockerRegistry, FaultProxy
 from support.transfers import (
     Sender,
@@ -30,8 +31,8 @@ SMALL = image(layer("mount", 50_000), layer("mount2"))
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> CommandLine:
-    return command_line(tmp_path / "store")
+def cli(tmp_path: Path, server: Commands) -> CommandLine:
+    return command_line(tmp_path / "store", server)
 
 
 @pytest.fixture
@@ -171,16 +172,6 @@ def test_other_commands_say_how_to_get_it(cli: CommandLine, registry: DockerRegi
     assert "unionmount pull" in cli.error("layers", f"docker://{registry.address}/a:1", status=2)
 
 
-@pytest.fixture(scope="module")
-def real(require: Callable[..., None], request: pytest.FixtureRequest) -> RealImage:
-    require("fuse", "root", *TOOLS)
-    assert request.config.cache is not None
-    cache = os.environ.get("UNIONMOUNT_TEST_IMAGES") or request.config.cache.mkdir("images")
-    return real_image(Path(cache))
-
-
-@pytest.mark.needs("root", *TOOLS)
-@pytest.mark.timeout(1800)  # the first run builds the image
 @pytest.mark.parametrize("form", ["oci-gzip", "oci-zstd"])
 def test_a_real_image_is_what_umoci_unpacked(
     form: str,

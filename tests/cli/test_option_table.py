@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.backing import backing
-from support.mounting import COMMAND, CommandLine, is_mounted
+from support.mounting import COMMAND, CommandLine, is_mounted, own_places
 
 from unionmount.cli.commands import overlay
 from unionmount.mounting import options as generic
@@ -73,6 +73,12 @@ WRITABLE_ROWS = {
                 "nomand",
                 "noiversion",
                 "nolazytime",
+                "lazytime",
+                "context=x",
+                'context="a:b:c:s0:c1,c2"',
+                "fscontext=x",
+                "defcontext=x",
+                "rootcontext=x",
                 "silent",
                 "loud",
                 "defaults",
@@ -112,8 +118,8 @@ WRITABLE_ROWS = {
             *["userxattr,redirect_dir=off", "userxattr,metacopy=on", "lowerdir", "upperdir"],
             *["metacopy=on,redirect_dir=nofollow", "metacopy=on,redirect_dir=follow"],
             *["metacopy=on,redirect_dir=off", "nfs_export=on,metacopy=on"],
-            *["uidmapping=0:1:1", "gidmapping=0:1:1", "squash_to_root", "squash_to_uid=1"],
-            *["squash_to_gid=1", "static_nlink", "noacl", "noxattrs=1", "plugins=x", "timeout=1"],
+            *["uidmapping=0:1", "gidmapping=0:1:0", "uidmapping=0:1:2:1:5:1", "squash_to_uid=x"],
+            *["squash_to_gid=-1", "squash_to_root=1", "noxattrs=2", "plugins=x", "timeout=x"],
             *["xattr_permissions=1", "allow_root", "auto_unmount", "subtype=x", "blksize=1"],
             *["max_read=1", "nooverride_creds=1", "fsync=x"],
         ),
@@ -136,6 +142,15 @@ WRITABLE_ROWS = {
                 "threaded=1",
                 "writeback=0",
                 "noxattrs=0",
+                "noxattrs=1",
+                "uidmapping=0:1:1",
+                "gidmapping=0:1:1:1:0:1",
+                "squash_to_root",
+                "squash_to_uid=1",
+                "squash_to_gid=1",
+                "static_nlink",
+                "noacl",
+                "timeout=1.5",
                 "clone_fd",
                 "max_threads=3",
                 "max_idle_threads=3",
@@ -156,13 +171,11 @@ WRITABLE_ROWS = {
                 "dirsync",
             ],
             *[
-                "lazytime",
                 "mand",
                 "iversion",
                 "nooverride_creds",
                 "fsync=strict",
-                "context=x",
-            ],  # without SELinux, mount(8) drops a context
+            ],
         ),
         KERNEL,
     ),
@@ -217,8 +230,7 @@ def top(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> CommandLine:
-    places = {"UNIONMOUNT_ROOT": tmp_path / "store", "UNIONMOUNT_RUNTIME_DIR": tmp_path / "run"}
-    return CommandLine(environment={name: str(path) for name, path in places.items()})
+    return CommandLine(environment=own_places(tmp_path))
 
 
 def clean() -> None:

@@ -167,7 +167,7 @@ def test_a_runtime_directory_that_is_a_link_is_refused(
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     monkeypatch.setenv("UNIONMOUNT_RUNTIME_DIR", str(tmp_path / "link"))
-    with pytest.raises(Exception, match="not this user's own"):
+    with pytest.raises(Exception, match="does not belong to this user alone"):
         runtime_directory()
 
 

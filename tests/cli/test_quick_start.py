@@ -155,7 +155,8 @@ def test_debugging_serves_in_the_foreground(debug: list[str], public_tmp: Path) 
         (public_tmp / name).mkdir()
     (public_tmp / "lower/file").write_text("x")
     where = public_tmp / "mnt"
-    command = [PROGRAM, "-s", *debug, "-o", f"lowerdir={public_tmp}/lower", where]
+    lower = f"lowerdir={public_tmp}/lower"
+    command = [str(PROGRAM), "-s", *debug, "-o", lower, str(where)]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         while not (where / "file").exists():
             assert process.poll() is None

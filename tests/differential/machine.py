@@ -269,6 +269,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(handle=handles)
     def fstat(self, handle: Handle) -> None:
+        self._sync_mappings()
         self._with(handle, "fstat")
 
     @rule(handle=handles)
@@ -341,8 +342,8 @@ class Machine(RuleBasedStateMachine):
 
     def _sync_mappings(self) -> None:
         """The time of a file is that of writing, which is now or (with FUSE) when the kernel writes
-        the page back; it would come after a time that is set in between
-        (docs/explanation/upper.md).
+        the page back. Then it would come after a time that is set in between, and stat(2) would not
+        see it before (docs/explanation/upper.md).
         """
         for number, who in self._dirty.items():
             if self.run.is_mapped(number):
@@ -409,6 +410,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(who=people, path=paths, follow=st.booleans())
     def stat(self, who: int, path: str, follow: bool) -> None:
+        self._sync_mappings()
         self._do(who, "stat", path=path, follow=follow)
 
     @rule(who=people, path=paths, mode=all_modes)
@@ -464,6 +466,7 @@ class Machine(RuleBasedStateMachine):
     @rule(again=st.booleans())
     def look(self, again: bool) -> None:
         """Compare the trees in the middle of a run, or mount again."""
+        self._sync_mappings()
         self._failed = True
         if again:
             self.run.remount()
@@ -472,11 +475,13 @@ class Machine(RuleBasedStateMachine):
         self._failed = False
 
     def teardown(self) -> None:
-        run, self._run = self._run, None
+        run = self._run
         if run is None:
             return
         try:
             if not self._failed:
+                self._sync_mappings()
                 run.finish()
         finally:
+            self._run = None
             run.close()

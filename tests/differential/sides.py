@@ -15,7 +15,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,6 +80,17 @@ class Subject(Protocol):
 
     def log(self) -> str:
         """What the server said that it should not have had to say."""
+
+
+@contextlib.contextmanager
+def mounted(subject: Subject, layout: Layout) -> Iterator[Path]:
+    """A mount, whose server has nothing to complain about."""
+    subject.mount(layout)
+    try:
+        yield layout.mountpoint
+    finally:
+        subject.unmount(layout)
+    assert subject.log() == ""
 
 
 def _release() -> tuple[int, ...]:

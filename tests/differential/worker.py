@@ -335,10 +335,15 @@ class Operations:
             os.chown(path, uid, gid, follow_symlinks=follow)
 
     def utimens(self, path: str, atime: Time, mtime: Time, follow: bool = True) -> tuple[int, int]:
+        """Walking the path once more could read the symlink itself, and change its access time."""
         times = (_Timespec * 2)(_timespec(atime), _timespec(mtime))
         flags = 0 if follow else AT_SYMLINK_NOFOLLOW
-        _call("utimensat", AT_FDCWD, os.fsencode(path), times, flags)
-        status = os.stat(path, follow_symlinks=follow)
+        fd = os.open(path, os.O_PATH | (0 if follow else os.O_NOFOLLOW))
+        try:
+            _call("utimensat", AT_FDCWD, os.fsencode(path), times, flags)
+            status = os.fstat(fd)
+        finally:
+            os.close(fd)
         return (status.st_atime_ns if isinstance(atime, int) else 0), status.st_mtime_ns
 
     def truncate(self, path: str, size: int) -> None:

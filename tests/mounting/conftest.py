@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from support.commands import Commands, ForkedCommandLine
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Commands]:
-    """What runs the commands of one file."""
-    made = Commands()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import Commands, ForkedCommandLine
-from support.mounting import CommandLine, mount_line
+from support.mounting import CommandLine, mount_line, own_places, unmounting
 from support.users import NOBODY, become_nobody, call_as, fuse_for_all
 
 pytestmark = pytest.mark.needs("fuse")
@@ -81,11 +81,8 @@ COUNTED = {
 
 @pytest.fixture
 def cli(tmp_path: Path, server: Commands) -> Iterator[CommandLine]:
-    places = {"UNIONMOUNT_ROOT": tmp_path / "store", "UNIONMOUNT_RUNTIME_DIR": tmp_path / "run"}
-    line = ForkedCommandLine(server, {name: str(path) for name, path in places.items()})
-    yield line
-    for record in line.records():
-        line.run("umount", "--lazy", record["id"])
+    with unmounting(ForkedCommandLine(server, own_places(tmp_path))) as line:
+        yield line
 
 
 def layout(top: Path) -> str:

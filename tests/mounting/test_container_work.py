@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support import programs
 from support.archives import Layer, docker_archive
 from support.compare import Snapshot, differences, snapshot
 from support.mounting import CommandLine, is_mounted
-from support.real_images import TOOLS, real_image
+from support.real_images import RealImage
 
 pytestmark = [pytest.mark.needs("fuse", "root", "git", "tar"), pytest.mark.timeout(600)]
 
@@ -43,20 +44,8 @@ ENVIRONMENT = (
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Run a program that has to succeed; what it printed."""
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=os.environ | ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-        timeout=300,
-    )
-    output = done.stdout.decode(errors="replace")
-    assert done.returncode == 0, f"{command}: exit {done.returncode}\n{output[-4000:]}"
-    return output
+    """Run a program in an environment that is the same everywhere."""
+    return programs.run(*command, cwd=cwd, env=ENVIRONMENT)
 
 
 # ---- the image -----------------------------------------------------------------------------------
@@ -545,13 +534,6 @@ def test_stressors_of_two_processes(top: Path, container: Callable[[], None]) ->
 _PROGRAM = "jq"  # it needs two libraries
 
 
-@pytest.fixture
-def debian(request: pytest.FixtureRequest) -> str:
-    assert request.config.cache is not None
-    cache = os.environ.get("UNIONMOUNT_TEST_IMAGES") or request.config.cache.mkdir("images")
-    return real_image(Path(cache)).built()["docker-archive"]
-
-
 def _fetch(root: Path) -> list[str]:
     """Have this machine's apt fetch what the image lacks of the program; the packages' paths."""
     archives = root / "var/cache/apt/archives"
@@ -580,9 +562,8 @@ def _installed(root: Path, cli: CommandLine, target: str | Path) -> None:
     assert wanted <= set(cli.run("diff", target).stdout.splitlines())
 
 
-@pytest.mark.needs(*TOOLS)
-@pytest.mark.timeout(2400)  # the first run builds the image
-def test_apt_installs_a_program(debian: str, tmp_path: Path) -> None:
+def test_apt_installs_a_program(real: RealImage, tmp_path: Path) -> None:
+    debian = real.built()["docker-archive"]
     cli = CommandLine(environment={"UNIONMOUNT_ROOT": str(tmp_path / "root")})
     root, bundle = tmp_path / "mnt", tmp_path / "bundle"
     root.mkdir()

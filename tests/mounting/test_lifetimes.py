@@ -15,7 +15,16 @@ from typing import Any
 
 import pytest
 from support.archives import Layer, docker_archive
-from support.mounting import COMMAND, CommandLine, Process, is_mounted, wait_for_mounts
+from support.commands import Commands, ForkedCommandLine
+from support.mounting import (
+    COMMAND,
+    CommandLine,
+    Process,
+    is_mounted,
+    own_places,
+    unmounting,
+    wait_for_mounts,
+)
 from support.users import NOBODY, become_nobody
 
 from unionmount.errors import InvalidReference, MountError
@@ -37,14 +46,10 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[CommandLine]:
+def cli(tmp_path: Path, server: Commands) -> Iterator[CommandLine]:
     """The command line with a store and mounts of the test's own."""
-    places = {"UNIONMOUNT_ROOT": tmp_path / "store", "UNIONMOUNT_RUNTIME_DIR": tmp_path / "run"}
-    line = CommandLine(environment={name: str(path) for name, path in places.items()})
-    yield line
-    for record in line.records():
-        if record["status"].startswith(("live", "stale")):
-            line.run("umount", "--lazy", record["id"])
+    with unmounting(ForkedCommandLine(server, own_places(tmp_path))) as line:
+        yield line
 
 
 @pytest.fixture
@@ -393,10 +398,8 @@ def user(inside: Any, public_tmp: Path) -> Iterator[CommandLine]:
     environment["UNIONMOUNT_ROOT"] = str(public_tmp / "root")
     os.chown(public_tmp, NOBODY, NOBODY)
     os.chown(make(public_tmp / "mnt"), NOBODY, NOBODY)
-    line = CommandLine((*inside.prefix, *become_nobody()), environment)
-    yield line
-    for record in line.records():
-        line.run("umount", "--lazy", record["id"])
+    with unmounting(CommandLine((*inside.prefix, *become_nobody()), environment)) as line:
+        yield line
 
 
 @pytest.mark.needs("root", "ordinary-user")
@@ -420,7 +423,7 @@ def test_a_busy_mount_without_mtab(user: CommandLine, image: Path, public_tmp: P
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert "--lazy detaches it" in user.error("umount", where)
+        assert "use --lazy to detach it" in user.error("umount", where)
         process.kill()
     user.run("umount", where)
 

@@ -1,11 +1,7 @@
-"""Oracle 2: images of real tools, in every form, against what ``umoci unpack`` makes of them.
-
-The image is kept in the directory that UNIONMOUNT_TEST_IMAGES names, else in pytest's cache.
-"""
+"""Oracle 2: images of real tools, in every form, against what ``umoci unpack`` makes of them."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,31 +9,20 @@ from pathlib import Path
 import pytest
 from support.compare import Snapshot, differences, snapshot
 from support.mounting import CommandLine
-from support.real_images import TOOLS, RealImage, real_image
+from support.real_images import RealImage
 
-pytestmark = [
-    pytest.mark.needs("fuse", "root", *TOOLS),
-    pytest.mark.timeout(1800),  # the first run builds the image
-]
+pytestmark = pytest.mark.needs("fuse")
 
 FORMS = ["docker-archive", "oci-archive", "oci-gzip", "oci-zstd", "oci-zstd-chunked"]
 
 
 @pytest.fixture(scope="module")
-def image(require: Callable[..., None], request: pytest.FixtureRequest) -> RealImage:
-    require("fuse", "root", *TOOLS)
-    assert request.config.cache is not None
-    cache = os.environ.get("UNIONMOUNT_TEST_IMAGES") or request.config.cache.mkdir("images")
-    return real_image(Path(cache))
+def references(real: RealImage) -> dict[Path, Snapshot]:
+    return {top: snapshot(top) for top in {real.reference(form) for form in FORMS}}
 
 
-@pytest.fixture(scope="module")
-def references(image: RealImage) -> dict[Path, Snapshot]:
-    return {top: snapshot(top) for top in {image.reference(form) for form in FORMS}}
-
-
-def mounted(image: RealImage, form: str, cli: CommandLine, where: Path) -> Iterator[Path]:
-    cli.run("mount", "--ro", image.sources()[form], where)
+def mounted(real: RealImage, form: str, cli: CommandLine, where: Path) -> Iterator[Path]:
+    cli.run("mount", "--ro", real.sources()[form], where)
     yield where
     cli.run("umount", where)
 
@@ -48,26 +33,26 @@ def form(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def any_mount(image: RealImage, form: str, cli: CommandLine, tmp_path: Path) -> Iterator[Path]:
-    yield from mounted(image, form, cli, tmp_path)
+def any_mount(real: RealImage, form: str, cli: CommandLine, tmp_path: Path) -> Iterator[Path]:
+    yield from mounted(real, form, cli, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def mount(
-    image: RealImage, cli: CommandLine, tmp_path_factory: pytest.TempPathFactory
+    real: RealImage, cli: CommandLine, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    yield from mounted(image, "docker-archive", cli, tmp_path_factory.mktemp("real"))
+    yield from mounted(real, "docker-archive", cli, tmp_path_factory.mktemp("real"))
 
 
 @pytest.fixture
-def expected(image: RealImage, references: dict[Path, Snapshot]) -> Snapshot:
-    return references[image.reference("docker-archive")]
+def expected(real: RealImage, references: dict[Path, Snapshot]) -> Snapshot:
+    return references[real.reference("docker-archive")]
 
 
 def test_every_entry_is_what_umoci_unpacked(
-    any_mount: Path, form: str, image: RealImage, references: dict[Path, Snapshot]
+    any_mount: Path, form: str, real: RealImage, references: dict[Path, Snapshot]
 ) -> None:
-    wanted = references[image.reference(form)]
+    wanted = references[real.reference(form)]
     assert len(wanted) > 5000
     assert differences(wanted, snapshot(any_mount)) == []
 
@@ -124,8 +109,8 @@ def test_a_copy_is_the_image(
     assert differences(expected, snapshot(tmp_path / "copy")) == []
 
 
-def test_diff_finds_nothing(mount: Path, image: RealImage) -> None:
-    reference = image.reference("docker-archive")
+def test_diff_finds_nothing(mount: Path, real: RealImage) -> None:
+    reference = real.reference("docker-archive")
     for name in ("usr", "etc", "var", "opt/fixture/kept"):
         assert run("diff", "-r", "--no-dereference", mount / name, reference / name) == ""
 
@@ -142,11 +127,11 @@ def test_diff_finds_nothing(mount: Path, image: RealImage) -> None:
     ],
 )
 def test_programs_answer_as_on_the_unpacked_tree(
-    command: str, mount: Path, image: RealImage
+    command: str, mount: Path, real: RealImage
 ) -> None:
     found, wanted = (
         run("bash", "-o", "pipefail", "-c", f"cd '{top}' && LC_ALL=C {command}")
-        for top in (mount, image.reference("docker-archive"))
+        for top in (mount, real.reference("docker-archive"))
     )
     assert found
     assert found == wanted

@@ -19,11 +19,13 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
+from differential import sides
 from differential.sides import FuseOverlayfs, KernelOverlay, Layout, Subject, Unionmount
 from differential.sides import UnionmountImage as UnionmountImageSubject
 from support.backing import backing
 from support.compare import differences, snapshot
-from support.real_images import TOOLS, mirror, real_image
+from support.programs import run
+from support.real_images import RealImage, mirror
 
 pytestmark = [pytest.mark.needs("fuse", "root", "backing-ext4"), pytest.mark.timeout(900)]
 
@@ -33,23 +35,6 @@ _SUBJECTS: dict[str, Callable[[], Subject]] = {
     "fuse-overlayfs": FuseOverlayfs,
     "overlayfs": KernelOverlay,
 }
-
-
-def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
-    """Run a program that has to succeed; what it printed."""
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=os.environ | (env or {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-        timeout=600,
-    )
-    output = done.stdout.decode(errors="replace")
-    assert done.returncode == 0, f"{command}: exit {done.returncode}\n{output[-4000:]}"
-    return output
 
 
 # ---- the mount -----------------------------------------------------------------------------------
@@ -98,13 +83,8 @@ def mounted(subject: Subject, base: Path, lowers: tuple[Path, ...]) -> Iterator[
     for place in places:
         place.mkdir()
         place.chmod(0o755)
-    layout = Layout(lowers, *places)
-    subject.mount(layout)
-    try:
-        yield layout.mountpoint
-    finally:
-        subject.unmount(layout)
-    assert subject.log() == ""
+    with sides.mounted(subject, Layout(lowers, *places)) as root:
+        yield root
 
 
 @pytest.fixture(scope="module")
@@ -336,17 +316,12 @@ def test_fio_reads_what_it_wrote(here: Path, kind: str) -> None:
 _PACKAGES = ("hello", "file")  # the second has dependencies
 
 
-@pytest.mark.needs(*TOOLS)
-@pytest.mark.timeout(2400)  # the first run builds the image
-def test_apt_installs_into_a_debian_image(request: pytest.FixtureRequest, disk: Path) -> None:
-    assert request.config.cache is not None
-    cache = os.environ.get("UNIONMOUNT_TEST_IMAGES") or request.config.cache.mkdir("images")
-    image = real_image(Path(cache))
+def test_apt_installs_into_a_debian_image(real: RealImage, disk: Path) -> None:
     places = [disk / f"apt-{name}" for name in ("upper", "work", "mnt", "state")]
     for place in places:
         place.mkdir()
     upper, work, mountpoint, state = places
-    layout = Layout((), upper, work, mountpoint, state, image.base / "built.tar")
+    layout = Layout((), upper, work, mountpoint, state, real.base / "built.tar")
     subject = UnionmountImageSubject(options=",dev,suid")
     subject.mount(layout)
     try:

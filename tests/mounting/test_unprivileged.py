@@ -8,46 +8,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.archives import Layer, docker_archive
 from support.mounting import CommandLine, Process, is_mounted, mount_line
-from support.users import BECOME, NOBODY, become_nobody, fuse_conf, fuse_for_all
+from support.users import BECOME, NOBODY, fuse_conf
 
 pytestmark = pytest.mark.needs("ordinary-user")
-
-
-@pytest.fixture(scope="module")
-def device() -> Iterator[None]:
-    """/dev/fuse open to the user."""
-    if not Path("/dev/fuse").exists():
-        pytest.skip("/dev/fuse: No such file or directory")
-    with fuse_for_all():
-        yield
-
-
-@pytest.fixture
-def home(public_tmp: Path) -> Path:
-    """A directory of the user."""
-    if os.geteuid() == 0:
-        os.chown(public_tmp, NOBODY, NOBODY)
-    return public_tmp
-
-
-@pytest.fixture
-def user(device: None, home: Path) -> Iterator[CommandLine]:
-    """The command line, run by the user."""
-    environment = {
-        "UNIONMOUNT_RUNTIME_DIR": str(home / "run"),
-        "UNIONMOUNT_ROOT": str(home / "root"),
-        "HOME": str(home),
-    }
-    cli = CommandLine(become_nobody(), environment)
-    yield cli
-    for record in cli.records():
-        cli.run("umount", "--lazy", record["id"])
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from differential.sides import (
     Subject,
     Unionmount,
     UnionmountImage,
+    mounted,
 )
 from support.archives import Layer, docker_archive
 from support.mounting import CommandLine, is_mounted
@@ -54,16 +55,6 @@ def make_lower(top: Path) -> Path:
     (lower / "target").mkdir()
     (lower / "target/secret").write_text("secret")
     return lower
-
-
-@contextmanager
-def mounted(subject: Subject, layout: Layout) -> Iterator[Path]:
-    subject.mount(layout)
-    try:
-        yield layout.mountpoint
-    finally:
-        subject.unmount(layout)
-    assert subject.log() == ""
 
 
 def names_of(path: Path) -> dict[str, bytes]:

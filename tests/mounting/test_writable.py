@@ -157,16 +157,7 @@ def _kinds() -> list[Any]:
     """Every kind of file system there is; where only root can make one, any directory does."""
     if os.geteuid():
         return ["directory"]
-    return [
-        pytest.param(
-            kind,
-            marks=(
-                pytest.mark.needs(f"backing-{kind}"),
-                pytest.mark.xdist_group(f"{__name__} on {kind}"),
-            ),
-        )
-        for kind in kinds()
-    ]
+    return [pytest.param(kind, marks=pytest.mark.needs(f"backing-{kind}")) for kind in kinds()]
 
 
 @pytest.fixture(scope="module", params=_kinds())

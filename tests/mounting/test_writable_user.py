@@ -16,28 +16,11 @@ from support.archives import MTIME_NS, Layer, docker_archive, posix_acl
 from support.compare import shown
 from support.errnos import failing
 from support.mounting import CommandLine, is_mounted
-from support.users import NOBODY, become_nobody, call_as, fuse_for_all
+from support.users import NOBODY, call_as
 
 pytestmark = pytest.mark.needs("ordinary-user")
 
 OVERRIDE = "user.containers.override_stat"
-
-
-@pytest.fixture
-def home(public_tmp: Path) -> Path:
-    """A directory of the user."""
-    if os.geteuid() == 0:
-        os.chown(public_tmp, NOBODY, NOBODY)
-    return public_tmp
-
-
-@pytest.fixture
-def user(home: Path) -> Iterator[CommandLine]:
-    """The command line, run by the user."""
-    places = {"UNIONMOUNT_RUNTIME_DIR": "run", "UNIONMOUNT_ROOT": "root"}
-    environment = {name: str(home / place) for name, place in places.items()}
-    with fuse_for_all():
-        yield CommandLine(become_nobody(), environment)
 
 
 @pytest.fixture

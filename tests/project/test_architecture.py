@@ -165,12 +165,19 @@ def test_two_classes_never_share_a_name() -> None:
     assert not {name: found for name, found in places.items() if len(found) > 1}
 
 
-MOST_LINES = 700  # of a file
+LONGEST_FILE = 700  # lines
+LONGEST_FUNCTION = 50  # lines, with its signature and docstring
 
 
-def test_no_file_is_long() -> None:
-    lengths = {path: len(path.read_bytes().splitlines()) for path in modules()}
-    assert not {str(path): length for path, length in lengths.items() if length > MOST_LINES}
+def test_files_and_functions_are_short() -> None:
+    long = [str(path) for path in modules() if path.read_bytes().count(b"\n") > LONGEST_FILE]
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                if node.end_lineno - node.lineno >= LONGEST_FUNCTION:
+                    long.append(f"{path}: {node.name}")
+    assert not long
 
 
 def test_only_mounting_imports_pyfuse3() -> None:
@@ -331,6 +338,18 @@ def symbols(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Symbols]:
 def test_the_core_has_no_mutable_state(symbols: dict[Path, Symbols]) -> None:
     assert len(symbols) > 50
     assert not {in_core(path): found.mutable for path, found in symbols.items() if found.mutable}
+
+
+@pytest.mark.needs("cc", "nm")
+def test_functions_of_the_upper_begin_with_its_name(symbols: dict[Path, Symbols]) -> None:
+    defined = {
+        name
+        for path, found in symbols.items()
+        if folder_of(path) == "upper"
+        for name in found.defined
+    }
+    assert len(defined) > 100
+    assert {name for name in defined if not name.startswith("um_upper_")} == set()
 
 
 def circle_of(uses: Mapping[Any, set[Any]]) -> list[str]:

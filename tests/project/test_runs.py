@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from support.users import fuse_for_all
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from scripts import run_tests
+
 pytestmark = pytest.mark.slow
 
 # The variables by which an inner run would be taken for a part of this one.
@@ -45,6 +49,17 @@ def test_it() -> None:
 LEAVES_NOTHING = """
 def test_it() -> None:
     pass
+"""
+
+IN_ORDER = """
+import pytest
+
+seen = []
+
+@pytest.mark.parametrize("number", range(12))
+def test_it(number) -> None:
+    assert len(seen) == number
+    seen.append(number)
 """
 
 
@@ -123,6 +138,13 @@ def test_a_mount_of_somebody_else_does_not(
 def test_nothing_left_is_success(options: tuple[str, ...], project: Path, tmp_path: Path) -> None:
     status, output = inner(project, tmp_path, LEAVES_NOTHING, *options)
     assert status == pytest.ExitCode.OK, output
+
+
+def test_a_file_stays_in_one_process(project: Path, tmp_path: Path) -> None:
+    """Module-scoped fixtures are made once, and tests run in their order."""
+    status, output = inner(project, tmp_path, IN_ORDER, *run_tests.beside("not alone"))
+    assert status == pytest.ExitCode.OK, output
+    assert "12 passed" in output
 
 
 @pytest.mark.needs("root")

@@ -272,9 +272,9 @@ def test_a_general_helper_may_be_missing(places: Places) -> None:
     [
         ("echo broken; exit 3", "get r.io: broken"),
         ("exit 3", "get r.io: status 3"),
-        ("echo nonsense", "no answer that has Username and Secret"),
-        ("echo '[]'", "no answer that has Username and Secret"),
-        ("""echo '{"Username":1,"Secret":2}'""", "Username and Secret are no strings"),
+        ("echo nonsense", "the answer lacks Username or Secret"),
+        ("echo '[]'", "the answer lacks Username or Secret"),
+        ("""echo '{"Username":1,"Secret":2}'""", "Username or Secret is not a string"),
         ("yes", "wrote more than 65536 bytes"),
         ("exec sleep 1000", "no answer in 0.3 s"),
         ("exec >&-; exec sleep 1000", "no answer in 0.3 s"),

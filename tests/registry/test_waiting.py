@@ -121,7 +121,7 @@ def serve() -> Iterator[Callable[[Wait], RawServer]]:
 
     yield start
     for server in running:
-        server.__exit__(None, None, None)
+        server.stop()
 
 
 async def ends(work: Callable[[RegistryClient], object], text: str, **options: object) -> None:

@@ -129,7 +129,7 @@ def test_no_registry_is_asked_for_a_file(cli: CommandLine, asked: Asked, work: P
             assert "no such file or directory" in said.lower()
     assert "docker://image.tar is an image of a registry" in cli.error("ls", "image.tar")
     for word in ("image.tar", "images/image.tar", "./image", "/image"):
-        assert "looks like a file: 'unionmount load" in cli.error("pull", word, status=2)
+        assert "looks like a file; load it" in cli.error("pull", word, status=2)
     assert asked.count == 0
 
 

@@ -50,12 +50,17 @@ class Commands:
             env={**os.environ, "PYTHONPATH": _python_path(), **(environment or {})},
         )
 
-    def start(self, *words: str | Path, environment: Mapping[str, str] | None = None) -> None:
+    def start(
+        self,
+        *words: str | Path,
+        environment: Mapping[str, str] | None = None,
+        directory: str = "/",
+    ) -> None:
         """Run a command in the background, as process ``pid``. ``wait`` has to follow.
 
-        ``environment`` is added to that of the server.
+        ``environment`` is added to that of the server; ``directory`` is where it works.
         """
-        self._ask([list(map(str, words)), dict(environment or {})])
+        self._ask([list(map(str, words)), dict(environment or {}), directory])
         self.pid = int(self._answer())
 
     def wait(self) -> Result:
@@ -106,7 +111,7 @@ class ForkedCommandLine(CommandLine):
 
     def _execute(self, words: list[str], stdin: Any) -> Completed:
         assert stdin == subprocess.DEVNULL
-        self._commands.start(*words, environment=self.environment)
+        self._commands.start(*words, environment=self.environment, directory=str(Path.cwd()))
         done = self._commands.wait()
         return Completed(words, done.status, done.stdout, done.stderr)
 
@@ -160,13 +165,14 @@ def _import_all() -> None:
 def _serve() -> None:
     _import_all()
     for line in sys.stdin:
-        words, environment = json.loads(line)
+        words, environment, directory = json.loads(line)
         outputs = [os.memfd_create(name) for name in ("stdout", "stderr")]
         child = os.fork()
         if child == 0:
             status = 255
             try:
                 os.environ.update(environment)
+                os.chdir(directory)
                 status = _command(words, outputs)
             finally:
                 os._exit(status)

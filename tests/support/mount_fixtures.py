@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from support.archives import Layer, docker_archive
-from support.mounting import CommandLine, is_mounted
+from support.commands import Commands
+from support.mounting import CommandLine, is_mounted, own_places, unmounting
+from support.real_images import TOOLS, RealImage, real_image
+from support.users import NOBODY, become_nobody, fuse_for_all
 
+_BUILDING = 2400  # seconds, on a slow machine
 Mount = Callable[..., Path]
 
 
@@ -24,9 +28,55 @@ def _runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def server() -> Iterator[Commands]:
+    """What runs the commands of one file, where that asks for it."""
+    made = Commands()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
 def cli() -> CommandLine:
     """The command line."""
     return CommandLine()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give time to tests that may have to build the real image, or wait until it is built."""
+    if "real" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.timeout(_BUILDING))
+
+
+@pytest.fixture(scope="session")
+def real(require: Callable[..., None], request: pytest.FixtureRequest) -> RealImage:
+    """The image of real tools, kept where UNIONMOUNT_TEST_IMAGES says, or in pytest's cache."""
+    require("root", *TOOLS)
+    assert request.config.cache is not None
+    kept = os.environ.get("UNIONMOUNT_TEST_IMAGES") or request.config.cache.mkdir("images")
+    return real_image(Path(kept))
+
+
+@pytest.fixture(scope="module")
+def fuse_device() -> Iterator[None]:
+    """/dev/fuse open to ordinary users."""
+    with fuse_for_all():
+        yield
+
+
+@pytest.fixture
+def home(public_tmp: Path) -> Path:
+    """A directory of an ordinary user."""
+    if os.geteuid() == 0:
+        os.chown(public_tmp, NOBODY, NOBODY)
+    return public_tmp
+
+
+@pytest.fixture
+def user(fuse_device: None, home: Path) -> Iterator[CommandLine]:
+    """The command line, run by an ordinary user."""
+    environment = {**own_places(home), "HOME": str(home)}
+    with unmounting(CommandLine(become_nobody(), environment)) as line:
+        yield line
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,20 @@ class CommandLine:
         """What ``ps`` tells of one mount."""
         (found,) = [one for one in self.records() if one["mountpoint"] == str(mountpoint)]
         return found
+
+
+@contextmanager
+def unmounting(line: CommandLine) -> Iterator[CommandLine]:
+    """A command line with mounts of its own, which are gone when the block ends."""
+    yield line
+    for record in line.records():
+        if record["status"].startswith(("live", "stale")):
+            line.run("umount", "--lazy", record["id"])
+
+
+def own_places(top: Path) -> dict[str, str]:
+    """Variables that keep a store and records of mounts below a directory."""
+    return {"UNIONMOUNT_ROOT": str(top / "store"), "UNIONMOUNT_RUNTIME_DIR": str(top / "run")}
 
 
 def mount_line(mountpoint: Path) -> str | None:

@@ -9,6 +9,7 @@ works.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -269,15 +270,17 @@ def _build(base: Path) -> None:
 
 
 def real_image(cache: Path) -> RealImage:
-    """The image, built now unless ``cache`` has it."""
+    """The image, built now unless ``cache`` has it; of several processes one builds it."""
     key = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
     base = cache.resolve() / f"real-{key}"
-    if not base.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = base.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        _build(partial)
-        partial.rename(base)
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not base.exists():
+            partial = base.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            _build(partial)
+            partial.rename(base)
     return RealImage(base)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from support.commands import Commands, ForkedCommandLine
 from support.image_files import (
     OCI_LAYER,
     MadeImage,
@@ -126,11 +127,14 @@ def new_client(
     )
 
 
-def command_line(root: Path) -> CommandLine:
-    """The command, with a store and a home of its own."""
+def command_line(root: Path, server: Commands | None = None) -> CommandLine:
+    """The command, with a store and a home of its own; run by ``server`` where there is one."""
     home = root.parent / f"home-of-{root.name}"
     home.mkdir(exist_ok=True)
-    return CommandLine(environment={"UNIONMOUNT_ROOT": str(root), "HOME": str(home)})
+    environment = {"UNIONMOUNT_ROOT": str(root), "HOME": str(home)}
+    if server is not None:
+        return ForkedCommandLine(server, environment)
+    return CommandLine(environment=environment)
 
 
 def assert_nothing_partial(store: Store, expected: set[str] | None = None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.commands import Commands
 from support.image_files import (
     OCI_CONFIG,
     OCI_INDEX,
@@ -184,8 +185,8 @@ def put_index(server: DockerRegistry, name: str, index: bytes, *parts: Artifact 
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> CommandLine:
-    return command_line(tmp_path / "store")
+def cli(tmp_path: Path, server: Commands) -> CommandLine:
+    return command_line(tmp_path / "store", server)
 
 
 @pytest.fixture
@@ -297,7 +298,7 @@ def test_images_are_loaded_and_signatures_are_not(
     where = write_directory(tmp_path / "layout", SIGNATURE.members() | members_of(AMD64) | index)
     assert cli.run("load", "-q", "-i", where).stdout == f"{AMD64.id}\n"
     assert [str(one.id) for one in store.list_images()] == [AMD64.id]
-    words = f"an artifact of type {COSIGN} (a cosign signature), no image"
+    words = f"an artifact of type {COSIGN} (a cosign signature), not an image"
     assert words in cli.error("load", "-i", f"oci:{where}:sig")
 
 
@@ -313,7 +314,7 @@ def test_an_artifact_is_named_as_what_it_is(
     registry: DockerRegistry,
     tmp_path: Path,
 ) -> None:
-    words = f"manifest {sha256(artifact.raw)}: an artifact of type {text}, no image"
+    words = f"manifest {sha256(artifact.raw)}: an artifact of type {text}, not an image"
     name = put_artifact(registry, "artifacts/said:1", artifact)
     directory = layout(tmp_path / "layout", artifact.row(), artifact.members())
     target = str(tmp_path / "m")
@@ -336,7 +337,7 @@ def test_an_artifact_is_named_as_what_it_is(
 def test_an_index_of_artifacts_alone(cli: CommandLine, registry: DockerRegistry) -> None:
     index = index_of([HELM_CHART.row(), SIGNATURE.row()])
     name = put_index(registry, "artifacts/charts:1", index, HELM_CHART, SIGNATURE)
-    assert f"an artifact of type {HELM} (a Helm chart), no image" in cli.error("pull", name)
+    assert f"an artifact of type {HELM} (a Helm chart), not an image" in cli.error("pull", name)
 
 
 # ---- layers without a type

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.archives import Layer, docker_archive
+from support.commands import Commands
 from support.mounting import CommandLine
 from support.real_images import run
 from support.servers import DockerRegistry, FaultProxy
@@ -39,8 +40,8 @@ MANY = {
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> CommandLine:
-    return command_line(tmp_path / "store")
+def cli(tmp_path: Path, server: Commands) -> CommandLine:
+    return command_line(tmp_path / "store", server)
 
 
 @pytest.fixture

@@ -323,7 +323,9 @@ def test_the_command_saves_to_a_file_and_to_a_pipe(cli: CommandLine, tmp_path: P
 
 
 def test_the_command_says_what_makes_no_sense(cli: CommandLine, tmp_path: Path) -> None:
-    assert "not compressed" in cli.error("save", "--compress", "gzip", NAME, status=2)
+    assert "cannot be combined with a docker-archive" in cli.error(
+        "save", "--compress", "gzip", NAME, status=2
+    )
     assert "directory" in cli.error("save", "--format", "oci", NAME, status=2)
     assert "no image 'nothing'" in cli.error("save", "-o", tmp_path / "x", "nothing")
     assert cli.error("save", "-o", tmp_path / "a/b", NAME).endswith(

@@ -215,9 +215,7 @@ class Comparison:
     def _children(
         self, directory: _Pair
     ) -> Iterator[tuple[bytes, Attributes | None, _Pair | None]]:
-        """Yield all paths in a directory of either tree: the old attributes, and the pair if it
-        exists.
-        """
+        """Yield all paths in a directory of either tree, with old attributes and the pair."""
         whole = self._is_whole(directory)
         older: Iterator[DirectoryEntry] = iter(())
         if directory.before is not None and directory.was_directory:

@@ -62,8 +62,7 @@ def find_mount(table: MountTable, root: Path, word: str) -> Status:
 def mount_with_id(
     settings: Settings, table: MountTable, word: str, *, images: bool = True
 ) -> Status | None:
-    """Return the mount whose ID is ``word`` or, if no container or file has that name, begins with
-    it.
+    """Return the mount with the ID ``word``, or one that begins so if nothing has that name.
 
     With ``images``, names and IDs of images go first, too.
     """

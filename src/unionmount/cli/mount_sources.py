@@ -117,9 +117,7 @@ class Prepared:
     new_name: str = ""  # of a container whose name was chosen here
 
     def announced(self) -> None:
-        """Keep everything that was made, as the mount exists now; print the name of a new
-        container.
-        """
+        """Keep everything that was created; print the name of a new container."""
         self.made.pop_all()
         if self.new_name:
             with suppress(OSError):  # a closed standard error is no reason to undo the mount
@@ -224,9 +222,7 @@ class _Opener:
         return Prepared(found.source, image, self._plan_of(held, image), self.lease, self.made)
 
     def _clean_dead(self, name: str, table: MountTable) -> None:
-        """Remove what dead daemons left; they are dead because this process holds the container's
-        lock.
-        """
+        """Remove what daemons left, which are dead as this process holds the container's lock."""
         from unionmount.cli.commands.umount import clean
         from unionmount.cli.container_words import mounts_of
 

@@ -15,6 +15,7 @@ from unionmount.system.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
+    from unionmount.formats.compression import Compression
     from unionmount.images.platform import Platform
     from unionmount.images.reference import Reference
     from unionmount.registry import Registries, RegistryClient
@@ -85,9 +86,7 @@ class RegistryOptions:
 
 
 def registry_options(function: F) -> F:
-    """Add ``--creds``, ``--authfile``, ``--tls-verify`` and ``--cert-dir``, passed on as
-    ``registry``.
-    """
+    """Add the options of ``RegistryOptions``, which are passed on as ``registry``."""
 
     @functools.wraps(function)
     def combined(
@@ -209,6 +208,28 @@ def list_format_option(function: F) -> F:
     return option(function)
 
 
+def _parse_compression(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> Compression | None:
+    from unionmount.formats.compression import Compression
+
+    if value is None:
+        return None
+    return Compression.PLAIN if value == "none" else Compression(value)
+
+
+def compress_option(text: str, default: str | None = None) -> Callable[[F], F]:
+    """Add ``--compress``, whose help is ``text``."""
+    return click.option(
+        "--compress",
+        type=click.Choice(["none", "gzip", "zstd"]),
+        default=default,
+        show_default=default is not None,
+        callback=_parse_compression,
+        help=text,
+    )
+
+
 def layer_option(function: F) -> F:
     """Add ``--layer``."""
     option = click.option(
@@ -221,8 +242,7 @@ def layer_option(function: F) -> F:
 
 
 def check_form(*forms: str) -> Callable[[click.Context, click.Parameter, str], str]:
-    """Return a callback for ``--format`` that accepts these forms, the first as default, or
-    templates.
+    """Return a callback for ``--format``: these forms, the first as default, or a template.
 
     Anything else is an error; docker would print it as it is.
     """

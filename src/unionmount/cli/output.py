@@ -106,9 +106,7 @@ def age_of(timestamp: str) -> str:
 
 
 def display_width(text: str) -> int:
-    """Return the columns that a text takes on a terminal: wide characters take two, combining ones
-    none.
-    """
+    """Return the width of a text in columns: two for wide characters, none for combining ones."""
     return len(text) if text.isascii() else sum(map(_columns, text))
 
 

@@ -61,8 +61,7 @@ class MountStarter:
         *,
         unstacked: bool = False,
     ) -> None:
-        """Mount, and pass the mount point to ``announce``; in the foreground, serve until the
-        unmount.
+        """Mount and ``announce`` the mount point; in the foreground, serve until the unmount.
 
         The serving process holds ``lease`` to the end. With ``unstacked``, each layer is a
         directory.

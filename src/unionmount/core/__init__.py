@@ -8,6 +8,7 @@ csrc are the contracts: ``index/builder.h``, ``index/index.h``, ``tree/tree.h``,
 from __future__ import annotations
 
 from unionmount.core.handle import MEMORY_VARIABLE
+from unionmount.core.id_maps import NO_ID, IdMaps
 from unionmount.core.index import (
     Index,
     Indexer,
@@ -19,7 +20,7 @@ from unionmount.core.index import (
 )
 from unionmount.core.libraries import keep_libraries
 from unionmount.core.nodes import NAME_MAX, ROOT, Attributes, BrowsableTree, DirectoryEntry, Node
-from unionmount.core.router import Router, RouterFacts, RouterStats, time_of_bucket
+from unionmount.core.router import FOREVER, Router, RouterFacts, RouterStats, time_of_bucket
 from unionmount.core.spelling import matches, opaque_name, whiteout_name
 from unionmount.core.tree import (
     Belief,
@@ -35,8 +36,10 @@ from unionmount.core.unstacked import OPAQUE, LayerTrees, Marks
 from unionmount.core.upper import Maker, SetAttr, Upper, UpperFlags, UpperList, View
 
 __all__ = [
+    "FOREVER",
     "MEMORY_VARIABLE",
     "NAME_MAX",
+    "NO_ID",
     "OPAQUE",
     "ROOT",
     "Attributes",
@@ -46,6 +49,7 @@ __all__ = [
     "Change",
     "DirectoryEntry",
     "DirectoryLayer",
+    "IdMaps",
     "Index",
     "IndexInfo",
     "IndexLimits",

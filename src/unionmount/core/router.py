@@ -8,9 +8,12 @@ from typing import Any
 
 from unionmount._core import ffi, lib
 from unionmount.core.handle import Owner, check
+from unionmount.core.id_maps import IdMaps
 from unionmount.core.tree import Tree
 from unionmount.core.upper import Upper
 from unionmount.system.values import dataclass
+
+FOREVER = float(lib.UM_FOREVER)  # seconds; libfuse and the kernel clamp times that they can't hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +24,13 @@ class RouterFacts:
     bytes: int
     inodes: int
     has_acls: bool
+    obeys_acls: bool
     list_layers: bool
     directory: int | None  # a descriptor on the file system that answers statfs
+    ids: IdMaps
+    keeps: float = FOREVER  # seconds for which the kernel may keep names and attributes
+    static_nlink: bool = False
+    xattrs: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,7 @@ class Router(Owner):
         self, files: Tree | Upper, facts: RouterFacts, device: int, *, threads: int, spin_ns: int
     ) -> None:
         self._fastpath: Any = None
-        self._files = files
+        self._files, self._ids = files, facts.ids  # borrowed by the fast path
         try:
             self._fastpath = _open_fastpath(files, facts)
         except BaseException:
@@ -110,8 +118,12 @@ def _open_fastpath(files: Tree | Upper, facts: RouterFacts) -> Any:
     setup.layers, setup.n_layers = ffi.cast("const char **", array), len(names)
     setup.statfs_fd = -1 if facts.directory is None else facts.directory
     setup.bytes, setup.inodes = facts.bytes, facts.inodes
-    setup.has_acls, setup.list_layers = facts.has_acls, facts.list_layers
+    setup.has_acls, setup.obeys_acls = facts.has_acls, facts.obeys_acls
+    setup.list_layers = facts.list_layers
     setup.max_open_files = _held_files()
+    setup.ids = facts.ids.handle
+    setup.keeps, setup.keeps_nsec = divmod(round(facts.keeps * 1e9), 10**9)
+    setup.static_nlink, setup.no_xattrs = facts.static_nlink, not facts.xattrs
     out = ffi.new("struct um_fastpath **")
     check(lib.um_fastpath_open(setup, out))
     return out[0]

@@ -132,9 +132,7 @@ class Tree(LayerReader, prefix="um_tree"):
         return int(layer[0])
 
     def extent(self, node: Node) -> tuple[int, int]:
-        """Return offset and length of a file in the tar of its layer; raise EINVAL if it is not
-        contiguous.
-        """
+        """Return offset and length of a file in its tar; raise EINVAL if it is not contiguous."""
         layer, offset, length = ffi.new("uint32_t *"), ffi.new("uint64_t *"), ffi.new("uint64_t *")
         check(lib.um_tree_extent(self._handle, node, layer, offset, length))
         return offset[0], length[0]

@@ -39,7 +39,7 @@ class SetAttr(NamedTuple):
 
 
 class Maker(NamedTuple):
-    """The creator of a file (see ``struct um_maker``)."""
+    """The creator of a file (see ``struct um_upper_maker``)."""
 
     uid: int
     gid: int
@@ -54,7 +54,7 @@ class UpperFlags:
     trusted: bool = False
     override: bool = False
     volatile: bool = False
-    strange: bool = False
+    foreign: bool = False
     private: bool = False
     closed_root: bool = False
     open: bool = False
@@ -63,6 +63,7 @@ class UpperFlags:
     closed: bool = False
     stay: bool = False
     atime: bool = False
+    no_acls: bool = False
 
 
 class Upper(NodeReader, prefix="um_upper"):
@@ -136,8 +137,8 @@ class Upper(NodeReader, prefix="um_upper"):
 
     def open_file(self, node: Node, *, write: bool = False, truncate: bool = False) -> None:
         """Open a file, which has to be released once."""
-        flags = lib.UM_OPEN_WRITE if write else 0
-        flags |= lib.UM_OPEN_TRUNCATE if truncate else 0
+        flags = lib.UM_UPPER_OPEN_WRITE if write else 0
+        flags |= lib.UM_UPPER_OPEN_TRUNCATE if truncate else 0
         check(lib.um_upper_open_file(self._handle, node, flags))
 
     def release(self, node: Node) -> None:
@@ -185,7 +186,7 @@ class Upper(NodeReader, prefix="um_upper"):
     ) -> Attributes:
         """Create a file that is not a directory or symlink; ``device`` is (major, minor)."""
         attr = ffi.new("struct um_attr *")
-        who = ffi.new("struct um_maker *", tuple(maker))
+        who = ffi.new("struct um_upper_maker *", tuple(maker))
         check(
             lib.um_upper_mknod(self._handle, directory, name, len(name), mode, *device, who, attr)
         )
@@ -194,14 +195,14 @@ class Upper(NodeReader, prefix="um_upper"):
     def mkdir(self, directory: Node, name: bytes, mode: int, maker: Maker) -> Attributes:
         """Create a directory."""
         attr = ffi.new("struct um_attr *")
-        who = ffi.new("struct um_maker *", tuple(maker))
+        who = ffi.new("struct um_upper_maker *", tuple(maker))
         check(lib.um_upper_mkdir(self._handle, directory, name, len(name), mode, who, attr))
         return attributes_of(attr)
 
     def symlink(self, directory: Node, name: bytes, target: bytes, maker: Maker) -> Attributes:
         """Create a symlink."""
         attr = ffi.new("struct um_attr *")
-        who = ffi.new("struct um_maker *", tuple(maker))
+        who = ffi.new("struct um_upper_maker *", tuple(maker))
         check(
             lib.um_upper_symlink(
                 self._handle, directory, name, len(name), target, len(target), who, attr
@@ -240,8 +241,8 @@ class Upper(NodeReader, prefix="um_upper"):
         With ``empty``, its data is not copied; with ``absent``, a file that was copied up without
         data is left alone.
         """
-        flags = lib.UM_COPY_UP_EMPTY if empty else 0
-        flags |= lib.UM_COPY_UP_ABSENT if absent else 0
+        flags = lib.UM_UPPER_COPY_UP_EMPTY if empty else 0
+        flags |= lib.UM_UPPER_COPY_UP_ABSENT if absent else 0
         check(lib.um_upper_copy_up(self._handle, node, flags))
 
 
@@ -269,9 +270,7 @@ class UpperList(Owner):
         return bool(lib.um_upper_list_is_needed(self._handle))
 
     def next(self, cookie: int = 0, count: int = LIST_BATCH) -> list[DirectoryEntry]:
-        """Return up to ``count`` entries from ``cookie`` on; 0 rereads. Each entry counts as a
-        lookup.
-        """
+        """Return up to ``count`` entries from ``cookie`` on; 0 rereads. Each counts a lookup."""
         entries = ffi.new("struct um_tree_entry[]", count)
         n = check(lib.um_upper_list_next(self._handle, cookie, entries, count))
         return entries_of(entries, n)
@@ -379,15 +378,15 @@ class View(Closing, PathLookups):
 
 
 def _c_changes(changes: SetAttr) -> Any:
-    """Convert changes to ``struct um_setattr``."""
-    c_changes = ffi.new("struct um_setattr *")
+    """Convert changes to ``struct um_upper_changes``."""
+    c_changes = ffi.new("struct um_upper_changes *")
     which = {
-        "mode": lib.UM_SET_MODE,
-        "uid": lib.UM_SET_UID,
-        "gid": lib.UM_SET_GID,
-        "size": lib.UM_SET_SIZE,
-        "atime_ns": lib.UM_SET_ATIME,
-        "mtime_ns": lib.UM_SET_MTIME,
+        "mode": lib.UM_UPPER_SET_MODE,
+        "uid": lib.UM_UPPER_SET_UID,
+        "gid": lib.UM_UPPER_SET_GID,
+        "size": lib.UM_UPPER_SET_SIZE,
+        "atime_ns": lib.UM_UPPER_SET_ATIME,
+        "mtime_ns": lib.UM_UPPER_SET_MTIME,
     }
     for name, value in changes._asdict().items():
         if value is None:

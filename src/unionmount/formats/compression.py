@@ -59,10 +59,6 @@ class Compression(enum.Enum):
     BZIP2 = "bzip2"
 
 
-WRITTEN = (Compression.PLAIN, Compression.GZIP, Compression.ZSTD)
-"""The compressions that are written; all others are only read."""
-
-
 def sniff(head: bytes, what: str) -> Compression:
     """Return the compression of a stream that begins with ``head``."""
     if head[:2] == b"\x1f\x8b":

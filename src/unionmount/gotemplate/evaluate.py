@@ -358,9 +358,7 @@ class Machine:
         return value
 
     def _count(self, value: Any) -> None:
-        """Count strings that functions make, which take time and memory even if they are not
-        printed.
-        """
+        """Count strings made by functions, which take time and memory even if not printed."""
         self._work += len(value) if isinstance(value, str | list) else 0
         if self._work > self.limits.work:
             self._fail(f"more than {self.limits.work} characters made")

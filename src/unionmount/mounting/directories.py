@@ -61,8 +61,7 @@ class OpenDirectories(Closing):
         override_stat: OverrideStat = OverrideStat.OWN,
         hidden: Sequence[Path] = (),
     ) -> None:
-        """Open ``paths``, which are absolute, lowest first; an OSError names the path that it is
-        about.
+        """Open ``paths``, absolute and lowest first; an OSError names the path it is about.
 
         Without ``leads``, redirects and metacopies are not followed, like with ``userxattr`` in the
         kernel. ``override_stat`` says which attributes of this kind are believed. The layers hide

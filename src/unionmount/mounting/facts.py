@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from unionmount.core import FOREVER
+from unionmount.mounting.options import DISK_VIEW, MountView
 from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
@@ -19,6 +21,17 @@ class ImageFacts:
     inodes: int
     has_acls: bool = False
     directory: int | None = None  # a descriptor on the file system that answers statfs
+    view: MountView = DISK_VIEW
+
+    @property
+    def obeys_acls(self) -> bool:
+        """Whether the kernel enforces ACLs."""
+        return self.has_acls and self.view.acls
+
+    @property
+    def seconds(self) -> float:
+        """The time for which the kernel may keep names and attributes."""
+        return FOREVER if self.view.seconds is None else self.view.seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from unionmount.mounting.options import MountOptions
 from unionmount.system.mountinfo import FILE_SYSTEM
 from unionmount.system.text import printable
 
+_SELINUX = Path("/sys/fs/selinux/enforce")  # there where SELinux is in force
 _DEVICE = Path("/dev/fuse")
 
 _MS_RDONLY = 1
@@ -121,11 +122,8 @@ def _shown_source(name: str) -> str:
 
 def _mount_directly(mountpoint: Path, source: str, options: MountOptions, *, writable: bool) -> int:
     fd = _open_device()
-    data = f"fd={fd},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()}"
-    data += ",default_permissions"
+    data = mount_data(fd, options, labels=_SELINUX.exists())
     flags = _flags(options, writable=writable)
-    if options.for_others(root=True):
-        data += ",allow_other"
     target, kind = os.fsencode(mountpoint), FILE_SYSTEM.encode()
     try:
         _system_call("mount", source.encode(), target, kind, flags, data.encode())
@@ -133,6 +131,15 @@ def _mount_directly(mountpoint: Path, source: str, options: MountOptions, *, wri
         os.close(fd)
         raise MountError(f"mounting at {printable(str(mountpoint))}: {_why_not(error)}") from None
     return fd
+
+
+def mount_data(fd: int, options: MountOptions, *, labels: bool) -> str:
+    """Return what mount(2) takes as data; ``labels``: SELinux is there to read them."""
+    words = [f"fd={fd}", "rootmode=40000", f"user_id={os.geteuid()}", f"group_id={os.getegid()}"]
+    words += ["default_permissions"]
+    words += ["allow_other"] if options.for_others(root=True) else []
+    words += options.labels if labels else ()
+    return ",".join(words)
 
 
 def _open_device() -> int:
@@ -242,6 +249,7 @@ def _helper_options(source: str, options: MountOptions, *, writable: bool) -> st
     words += ["noexec"] if not options.exec else []
     words += ["noatime"] if not options.atime else []
     words += ["allow_other"] if options.for_others(root=False) else []
+    words += options.labels if _SELINUX.exists() else ()
     return ",".join(words)
 
 

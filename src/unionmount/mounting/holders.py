@@ -60,8 +60,7 @@ def described(holders: list[Holder]) -> str:
 
 
 def flush(holders: list[Holder], seconds: float) -> bool:
-    """Make the kernel pass changes of mapped files to the daemon; return False if it takes too
-    long.
+    """Pass changes of mapped files to the daemon; return False if it takes too long.
 
     All other changes were passed on immediately.
     """

@@ -21,8 +21,24 @@ import re
 from collections.abc import Callable, Iterable
 
 from unionmount.errors import MountError
+from unionmount.system.id_map import AS_STORED, IdMap
 from unionmount.system.text import printable
 from unionmount.system.values import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class MountView:
+    """How a mount shows what is stored, and for how long the kernel may believe it."""
+
+    users: IdMap = AS_STORED
+    groups: IdMap = AS_STORED
+    seconds: float | None = None  # that the kernel keeps names and attributes; None: for good
+    static_nlink: bool = False  # every directory has one link
+    acls: bool = True  # obeyed and inherited; they are shown in any case
+    xattrs: bool = True
+
+
+DISK_VIEW = MountView()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +58,14 @@ class MountOptions:
     default_permissions: bool = False
     fastpath: bool = True  # whether C answers requests if possible
     threads: int | None = None  # of the fast path; None: one for each processor
+    view: MountView = DISK_VIEW
+    labels: tuple[str, ...] = ()  # of SELinux for all files: NAME="LABEL"
+    engine: bool = False  # whoever mounts relies on neither nosuid nor nodev, as overlayfs has it
 
     @property
     def promises(self) -> bool:
         """Whether the mount promises that set-user-ID programs or devices have no power."""
-        return not (self.suid and self.dev)
+        return not self.engine and not (self.suid and self.dev)
 
     def for_others(self, *, root: bool) -> bool:
         """Return whether users other than the mounting one have access."""
@@ -100,6 +119,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     "nostrictatime": _IS_SO,
     "norelatime": "Linux replaces it by relatime since 2.6.30",
     "nolazytime": _IS_SO,
+    "lazytime": "times are written at once, which loses none",
     "nomand": _IS_SO,
     "noiversion": _IS_SO,
     "silent": "nothing is ever printed to the kernel's log",
@@ -114,14 +134,12 @@ WITHOUT_EFFECT: dict[str, str] = {
 # The same, by prefix.
 COMMENTS: dict[str, str] = {"comment=": "a comment", "x-": "a comment", "X-": "a comment"}
 
-_LABELS = "labels of SELinux are those of the files"
 _BY_MOUNT = "mount(8) carries it out; call it as mount -t fuse.unionmount"
 
 # Refused, by name with any value, with the alternative or the reason.
 REFUSED: dict[str, str] = {
     "strictatime": "the server does not see reads that the kernel answers from its cache; "
     "use relatime",
-    "lazytime": "times are written immediately; leave it out",
     "sync": "not every change would be synced; use O_SYNC or fsync(2), or sync(8)",
     "dirsync": "changes of names are not synced one by one; use fsync(2) of the directory",
     "mand": "there are no mandatory locks on Linux",
@@ -130,11 +148,7 @@ REFUSED: dict[str, str] = {
     "bind": "use mount --bind on the mount point",
     "rbind": "use mount --rbind on the mount point",
     "move": "use mount --move on the mount point",
-    "context": _LABELS,
-    "fscontext": _LABELS,
-    "defcontext": _LABELS,
-    "rootcontext": _LABELS,
-    "seclabel": _LABELS,
+    "seclabel": "labels of SELinux are those of the files; use context=LABEL for another one",
     "allow_root": "use allow_other, or nothing",
     "auto_unmount": "the mount stays when its process is killed; use umount",
     "subtype": "it is always unionmount",
@@ -148,6 +162,9 @@ REFUSED: dict[str, str] = {
 THREADS_MAX = 32  # the limit of the core
 _THREADS = re.compile(r"threads=([1-9][0-9]{0,3})")
 _FSNAME = "fsname="
+# One option of a list; a label may have commas, in quotes.
+_OPTION = re.compile(r'(?:fs|def|root)?context="[^"]*"|[^,]+')
+_LABEL = re.compile(r'((?:fs|def|root)?context)=(?:"([^",]+(?:,[^",]+)*)"|([^",]+))', re.DOTALL)
 
 
 def is_without_effect(option: str) -> bool:
@@ -166,7 +183,8 @@ def refusal(option: str) -> str | None:
 
 def is_known(option: str) -> bool:
     """Return whether an option is carried out, or accepted without an effect."""
-    done = option in _CHANGES or _THREADS.fullmatch(option) or option.startswith(_FSNAME)
+    written = _THREADS.fullmatch(option) or _LABEL.fullmatch(option) or option.startswith(_FSNAME)
+    done = option in _CHANGES or written
     return bool(done) or is_without_effect(option)
 
 
@@ -184,19 +202,25 @@ def check_known(options: Iterable[str], known: Iterable[str] = ()) -> None:
 
 def parse_options(texts: Iterable[str]) -> MountOptions:
     """Parse the values of ``-o``: comma-separated options, of which the last one of a pair wins."""
-    return apply_options(name for text in texts for name in text.split(",") if name)
+    return apply_options(name for text in texts for name in _OPTION.findall(text))
 
 
-def apply_options(names: Iterable[str]) -> MountOptions:
+def apply_options(
+    names: Iterable[str],
+    default: MountOptions = MountOptions(),  # noqa: B008 - a constant
+) -> MountOptions:
     """Parse single options; raise MountError for those that are refused or unknown."""
     names = list(names)
     check_known(names)
-    options = MountOptions()
+    options = default
     for name in names:
         if threads := _THREADS.fullmatch(name):
             options = replace(options, threads=min(int(threads[1]), THREADS_MAX))
         elif name.startswith(_FSNAME):
             options = replace(options, fsname=name.removeprefix(_FSNAME))
+        elif label := _LABEL.fullmatch(name):
+            written = f'{label[1]}="{label[2] or label[3]}"'
+            options = replace(options, labels=(*options.labels, written))
         elif name in _CHANGES:
             options = _CHANGES[name](options)
     return options

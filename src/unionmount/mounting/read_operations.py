@@ -24,7 +24,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, InodeT, StatvfsData
 
-from unionmount.core import NAME_MAX
+from unionmount.core import NAME_MAX, IdMaps
 from unionmount.mounting.facts import ImageFacts
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ FIRST_BATCH = 25  # entries in a reply of 4 KiB, the size that older kernels ask
 BATCH = 128
 DOTS = (b".", b"..")  # their cookies are 1 and 2; those of other names are increased by 2
 
-_FOREVER = 1e9  # seconds; libfuse and the kernel clamp larger values
 _BLOCK = 4096
 _READERS = 8  # threads that wait for the disk at a time
 
@@ -94,17 +93,17 @@ class ReadingOperations(pyfuse3.Operations):
         list_layers: bool = False,
         pending: AbstractContextManager[None] | None = None,
     ) -> None:
-        """Create the handlers; ``pending`` is entered, perhaps many times, while threads owe
-        answers.
-        """
+        """Create the handlers; ``pending`` is entered, even repeatedly, while answers are due."""
         super().__init__()
         self._pending = nullcontext() if pending is None else pending
         # The kernel enforces POSIX ACLs; otherwise their mask would count as the permissions of a
         # group. But it also asks for those of the root at every path lookup (the inode of the root
         # is older than the negotiation), so images without ACLs do not have it.
-        self.enable_acl = facts.has_acls
+        self.enable_acl = facts.obeys_acls
         self.files = self._files = files
         self.facts = self._facts = facts
+        self.ids = self._ids = IdMaps(facts.view.users, facts.view.groups)
+        self.seconds = facts.seconds
         self.list_layers = list_layers
         self._layer_names = (LAYER, LAYER_INDEX) if list_layers else ()
         self._disk_readers = trio.CapacityLimiter(_READERS)
@@ -113,14 +112,14 @@ class ReadingOperations(pyfuse3.Operations):
     async def lookup(self, directory: Node, name: bytes, _context: RequestContext) -> Any:
         """Look up a name; the kernel also caches that a name does not exist."""
         try:
-            return entry_of(self._files.lookup(directory, name))
+            return self._entry(self._files.lookup(directory, name))
         except FileNotFoundError:
-            return no_entry()
+            return no_entry(self.seconds)
 
     @answered
     async def getattr(self, node: Node, _context: RequestContext) -> Any:
         """Return the attributes of a node."""
-        return entry_of(self._files.getattr(node))
+        return self._entry(self._files.getattr(node))
 
     @answered
     async def readlink(self, node: Node, _context: RequestContext) -> bytes:
@@ -130,6 +129,15 @@ class ReadingOperations(pyfuse3.Operations):
     async def access(self, _node: Any, _mode: Any, _context: RequestContext) -> bool:
         """Return True: the kernel checks permissions (default_permissions) and never asks."""
         return True
+
+    def _entry(self, attributes: Attributes) -> EntryAttributes:
+        """Return attributes with the owner that callers see."""
+        entry = entry_of(attributes)
+        entry.st_uid, entry.st_gid = self._ids.shown(attributes.uid, attributes.gid)
+        entry.entry_timeout = entry.attr_timeout = self.seconds
+        if self._facts.view.static_nlink and stat.S_ISDIR(attributes.mode):
+            entry.st_nlink = 1
+        return entry
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -163,6 +171,7 @@ class ReadingOperations(pyfuse3.Operations):
     @answered
     async def getxattr(self, node: Node, name: bytes, context: RequestContext) -> bytes:
         """Return an extended attribute; the layer of a file is one, too."""
+        self._check_xattrs()
         if name in (LAYER, LAYER_INDEX):
             index = self._files.getattr(node).layer
             if index >= len(self._facts.layers):  # the root of an image without layers has no layer
@@ -170,20 +179,22 @@ class ReadingOperations(pyfuse3.Operations):
             return os.fsencode(str(index) if name == LAYER_INDEX else self._facts.layers[index])
         if not _visible(name, context):
             raise FUSEError(errno.ENODATA if has_namespace(name) else errno.EOPNOTSUPP)
-        if name in ACLS and not self.enable_acl:
+        if name in ACLS and not self.facts.has_acls:
             raise FUSEError(errno.EOPNOTSUPP)
         try:
-            return self._files.getxattr(node, name)
+            value = self._files.getxattr(node, name)
         except OSError as error:
             # "ls -l" asks every file for its label unless the file system reports that there is
             # none.
             if name == _LABEL and error.errno == errno.ENODATA:
                 raise FUSEError(errno.EOPNOTSUPP) from None
             raise
+        return self._ids.shown_acl(value) if name in ACLS else value
 
     @answered
     async def listxattr(self, node: Node, context: RequestContext) -> Sequence[bytes]:
         """Return the names that getxattr answers; the layer's only if requested."""
+        self._check_xattrs()
         hidden = (LAYER, LAYER_INDEX)
         names = [name for name in self._files.listxattr(node) if name not in hidden]
         names = [name for name in names if _visible(name, context)]
@@ -191,6 +202,10 @@ class ReadingOperations(pyfuse3.Operations):
         if any(name.startswith(b"user.") for name in names) and not self._has_user_xattrs(node):
             names = [name for name in names if not name.startswith(b"user.")]
         return names
+
+    def _check_xattrs(self) -> None:
+        if not self._facts.view.xattrs:
+            raise FUSEError(errno.ENOSYS)  # so the kernel asks once
 
     def _has_user_xattrs(self, node: Node) -> bool:
         """Return whether the kernel lets ``user.`` attributes of such a file be read (xattr(7))."""
@@ -229,7 +244,7 @@ class ReadOnlyOperations(ReadingOperations):
         at, count = max(cookie - shift, 0), FIRST_BATCH
         while entries := self._tree.list(node, at, count):
             for name, at, attributes in entries:
-                if not pyfuse3.readdir_reply(token, name, entry_of(attributes), at + shift):
+                if not pyfuse3.readdir_reply(token, name, self._entry(attributes), at + shift):
                     return
             count = BATCH
 
@@ -268,7 +283,6 @@ def entry_of(attributes: Attributes) -> EntryAttributes:
     entry.st_blocks = blocks
     entry.st_blksize = _BLOCK
     entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = atime, mtime, ctime
-    entry.entry_timeout = entry.attr_timeout = _FOREVER
     return entry
 
 
@@ -282,11 +296,11 @@ def _statfs_of(directory: int) -> StatvfsData:
     return data
 
 
-def no_entry() -> EntryAttributes:
+def no_entry(seconds: float) -> EntryAttributes:
     """Return the answer for a missing name, which the kernel may cache."""
     entry = EntryAttributes()
     entry.st_ino = InodeT(0)
-    entry.entry_timeout = _FOREVER
+    entry.entry_timeout = seconds
     return entry
 
 
@@ -299,9 +313,7 @@ def dot_entry(node: Node) -> EntryAttributes:
 
 
 def has_namespace(name: bytes) -> bool:
-    """Return whether an attribute with this name can exist; the rules are those of disk file
-    systems.
-    """
+    """Return whether an attribute with this name can exist, as on disk file systems."""
     return name in ACLS or name.startswith(_SHOWN_TO_ROOT)
 
 

@@ -303,11 +303,13 @@ def runtime_directory() -> Path:
 
     It is ``UNIONMOUNT_RUNTIME_DIR``; for root ``/run/unionmount`` (the directory of a login is
     removed with the login, but root's mounts must stay); for others below ``XDG_RUNTIME_DIR`` or
-    else ``/tmp``, provided that it belongs to the user alone.
+    else ``/tmp``, provided that it belongs to the user alone. The root of a
+    user namespace to which ``/run`` does not belong, as in rootless podman, counts as the user who
+    created the namespace.
     """
     if chosen := os.environ.get("UNIONMOUNT_RUNTIME_DIR"):
         directory, mode = Path(chosen).absolute(), 0o755
-    elif os.geteuid() == 0:
+    elif os.geteuid() == 0 and Path("/run").stat().st_uid == 0:
         directory, mode = Path("/run/unionmount"), 0o755
     else:
         directory, mode = _user_directory(), 0o700
@@ -325,7 +327,19 @@ def _user_directory() -> Path:
         with suppress(OSError):
             if Path(given).stat().st_uid == os.geteuid():  # su(1) keeps the variable
                 return Path(given) / "unionmount"
-    return Path(f"/tmp/unionmount-{os.geteuid()}")  # noqa: S108, checked by _check_owner
+    return Path(f"/tmp/unionmount-{_user_outside()}")  # noqa: S108, checked by _check_owner
+
+
+def _user_outside() -> int:
+    """The user's ID; for the root of a user namespace, the one that it has outside."""
+    uid = os.geteuid()
+    if uid != 0:
+        return uid
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        inside, outside, _ = map(int, line.split())
+        if inside == 0:
+            return outside
+    return uid
 
 
 def _check_owner(directory: Path) -> None:

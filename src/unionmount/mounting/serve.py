@@ -19,7 +19,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unionmount.core import LayerTrees, Router, RouterFacts
+from unionmount.core import IdMaps, LayerTrees, Router, RouterFacts
 from unionmount.errors import MountError, UnionmountError
 from unionmount.mounting.directories import OpenDirectories
 from unionmount.mounting.facts import ImageFacts, ShownFiles
@@ -126,7 +126,9 @@ def run_mount(
 @contextmanager
 def _shown(layers: OpenImage | OpenDirectories, request: MountRequest) -> Iterator[ShownFiles]:
     """Open the files that the mount shows."""
-    facts, list_layers = _facts(layers), request.options.list_layers
+    options = request.options
+    list_layers = options.list_layers
+    facts = replace(_facts(layers), view=options.view)
     if request.unstacked:
         with LayerTrees(layers.tree()) as trees:
             yield ShownFiles(trees, facts, list_layers)
@@ -374,6 +376,11 @@ def _router_facts(shown: ShownFiles) -> RouterFacts:
         bytes=facts.bytes,
         inodes=facts.inodes,
         has_acls=facts.has_acls,
+        obeys_acls=facts.obeys_acls,
         list_layers=shown.list_layers,
         directory=facts.directory,
+        ids=IdMaps(facts.view.users, facts.view.groups),
+        keeps=facts.seconds,
+        static_nlink=facts.view.static_nlink,
+        xattrs=facts.view.xattrs,
     )

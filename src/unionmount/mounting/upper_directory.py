@@ -72,6 +72,7 @@ class UpperPlan:
     leads: bool = True  # redirects and metacopies are followed
     redirects: bool = True  # redirects are written
     metacopy: bool = True  # files may be copied up without their data
+    acls: bool = True  # new files inherit default ACLs
     container: str = ""
     # Whether other users may reach the directories on disk: never; not if they would gain powers
     # that the mount denies (``open_upper``); or always.
@@ -381,13 +382,14 @@ def _open(
         closed_root=plan.own_root or place.frozen,
         volatile=plan.volatile,
         # An upper that was never changed by unionmount holds no numbers.
-        strange=not fresh and recorded is not None and recorded != plan.lowers.encode(),
+        foreign=not fresh and recorded is not None and recorded != plan.lowers.encode(),
         private=place.private,
         plain=not plan.leads
         or (not trusted and (plan.user_marks or reads_trusted() or not has_identity())),
         closed=place.closed,
         stay=not plan.redirects,
         atime=counted is not Counted.NOTHING,
+        no_acls=not plan.acls,
     )
     if plan.own_root:
         _shut_writers_out(place.upper)
@@ -397,7 +399,7 @@ def _open(
         if fresh and recorded is None:
             _begin_root(plan, tree, upper)
         record_namespace(place.upper, namespace)
-        if not flags.strange and recorded != plan.lowers.encode():
+        if not flags.foreign and recorded != plan.lowers.encode():
             _record_lowers(place.upper, plan.lowers, namespace)
         if not plan.volatile:
             os.fsync(place.upper)

@@ -40,7 +40,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FileInfo, FUSEError, InodeT
 
-from unionmount.core import Maker, Node, SetAttr
+from unionmount.core import NO_ID, Maker, Node, SetAttr
 from unionmount.mounting.facts import ImageFacts
 from unionmount.mounting.read_operations import (
     ACLS,
@@ -52,7 +52,6 @@ from unionmount.mounting.read_operations import (
     ReadingOperations,
     answered,
     dot_entry,
-    entry_of,
     has_namespace,
 )
 
@@ -120,7 +119,7 @@ class WritableOperations(ReadingOperations):
                 return
         at, count = max(cookie - shift, 0), FIRST_BATCH
         while entries := opened.next(at, count):
-            taken = _reply(token, entries, shift)
+            taken = self._reply(token, entries, shift)
             if taken < len(entries):
                 self._give_back(entries[taken:])
                 return
@@ -189,7 +188,7 @@ class WritableOperations(ReadingOperations):
             self._upper.forget(made.node)
             self._upper.unlink(directory, name)
             raise
-        return FileInfo(fh=made.node, keep_cache=True), entry_of(made)
+        return FileInfo(fh=made.node, keep_cache=True), self._entry(made)
 
     @answered
     async def write(self, node: Node, offset: int, data: bytes) -> int:
@@ -256,12 +255,12 @@ class WritableOperations(ReadingOperations):
         _context: RequestContext,
     ) -> EntryAttributes:
         """Change attributes."""
-        changes = _changes(wanted, fields)
+        changes = self._changes(wanted, fields)
         if not any(
             value is not None for value in changes
         ):  # ctime alone, which is that of the disk
-            return entry_of(self._upper.getattr(node))
-        return entry_of(
+            return self._entry(self._upper.getattr(node))
+        return self._entry(
             await self._after_copy_up(
                 lambda: self._upper.setattr(node, changes), node, empty=changes.size == 0
             )
@@ -276,7 +275,7 @@ class WritableOperations(ReadingOperations):
             return
         now = self._upper.getattr(node)
         mode = now.mode & ~stat.S_ISUID
-        if now.mode & stat.S_IXGRP or not _in_group(context, now.gid):
+        if now.mode & stat.S_IXGRP or not self._in_group(context, now.gid):
             mode &= ~stat.S_ISGID
         if mode != now.mode:
             self._upper.setattr(node, SetAttr(mode=stat.S_IMODE(mode)))
@@ -287,7 +286,8 @@ class WritableOperations(ReadingOperations):
     ) -> None:
         """Set an extended attribute; pyfuse3 has checked XATTR_CREATE and XATTR_REPLACE."""
         self._check_settable(name)
-        await self._after_copy_up(lambda: self._upper.setxattr(node, name, value), node)
+        kept = self._ids.stored_acl(value) if name in ACLS else value
+        await self._after_copy_up(lambda: self._upper.setxattr(node, name, kept), node)
         if name == _ACCESS_ACL:
             self._drop_setgid(node, context)
 
@@ -298,9 +298,10 @@ class WritableOperations(ReadingOperations):
         await self._after_copy_up(lambda: self._upper.removexattr(node, name), node)
 
     def _check_settable(self, name: bytes) -> None:
+        self._check_xattrs()
         if name in (LAYER, LAYER_INDEX):
             raise FUSEError(errno.EPERM)
-        if not has_namespace(name) or (name in ACLS and not self.enable_acl):
+        if not has_namespace(name) or (name in ACLS and not self.facts.has_acls):
             raise FUSEError(errno.EOPNOTSUPP)
 
     def _drop_setgid(self, node: Node, context: RequestContext) -> None:
@@ -309,7 +310,7 @@ class WritableOperations(ReadingOperations):
         The kernel leaves this to the server, but pyfuse3 does not negotiate it.
         """
         now = self._upper.getattr(node)
-        if now.mode & stat.S_ISGID and not _in_group(context, now.gid):
+        if now.mode & stat.S_ISGID and not self._in_group(context, now.gid):
             mode = stat.S_IMODE(now.mode) & ~stat.S_ISGID
             self._upper.setattr(node, SetAttr(mode=mode))
 
@@ -319,8 +320,8 @@ class WritableOperations(ReadingOperations):
     async def mknod(
         self, directory: Node, name: bytes, mode: int, device: int, context: RequestContext
     ) -> EntryAttributes:
-        """Create a file of any type but directory and symlink."""
-        return entry_of(self._make_file(directory, name, mode, context, device))
+        """Make a file of any type but directory and symlink."""
+        return self._entry(self._make_file(directory, name, mode, context, device))
 
     def _make_file(
         self, directory: Node, name: bytes, mode: int, context: RequestContext, device: int = 0
@@ -335,7 +336,7 @@ class WritableOperations(ReadingOperations):
     ) -> EntryAttributes:
         """Create a directory."""
         maker = self._maker(directory, 0, context)
-        return entry_of(self._upper.mkdir(directory, name, stat.S_IMODE(mode), maker))
+        return self._entry(self._upper.mkdir(directory, name, stat.S_IMODE(mode), maker))
 
     @answered
     async def symlink(
@@ -343,14 +344,14 @@ class WritableOperations(ReadingOperations):
     ) -> EntryAttributes:
         """Create a symlink."""
         maker = self._maker(directory, 0, context)
-        return entry_of(self._upper.symlink(directory, name, target, maker))
+        return self._entry(self._upper.symlink(directory, name, target, maker))
 
     @answered
     async def link(
         self, node: Node, directory: Node, name: bytes, _context: RequestContext
     ) -> EntryAttributes:
-        """Give a file another name."""
-        return entry_of(
+        """Give a file one more name."""
+        return self._entry(
             await self._after_copy_up(lambda: self._upper.link(node, directory, name), node)
         )
 
@@ -403,27 +404,35 @@ class WritableOperations(ReadingOperations):
         """
         may_setgid = True
         if mode & stat.S_ISGID:
-            may_setgid = _in_group(context, self._upper.getattr(directory).gid)
-        return Maker(context.uid, context.gid, context.umask, may_setgid)
+            may_setgid = self._in_group(context, self._upper.getattr(directory).gid)
+        uid, gid = self._ids.creator(context.uid, context.gid)
+        return Maker(uid, gid, context.umask, may_setgid)
 
+    def _in_group(self, context: RequestContext, gid: int) -> bool:
+        """Return whether the caller is in a group, which is given by its stored ID."""
+        return _in_group(context, self._ids.shown(0, gid)[1])
 
-def _reply(token: ReaddirToken, entries: Sequence[DirectoryEntry], shift: int) -> int:
-    """Add entries to the reply of a readdir; return how many had room."""
-    for number, (name, after, attributes) in enumerate(entries):
-        if not pyfuse3.readdir_reply(token, name, entry_of(attributes), after + shift):
-            return number
-    return len(entries)
+    def _changes(self, wanted: EntryAttributes, fields: SetattrFields) -> SetAttr:
+        uid = self._ids.stored_uid(wanted.st_uid) if fields.update_uid else None
+        gid = self._ids.stored_gid(wanted.st_gid) if fields.update_gid else None
+        if NO_ID in (uid, gid):
+            raise FUSEError(errno.EOVERFLOW)
+        return SetAttr(
+            mode=stat.S_IMODE(wanted.st_mode) if fields.update_mode else None,
+            uid=uid,
+            gid=gid,
+            size=wanted.st_size if fields.update_size else None,
+            atime_ns=wanted.st_atime_ns if fields.update_atime else None,
+            mtime_ns=wanted.st_mtime_ns if fields.update_mtime else None,
+        )
 
-
-def _changes(wanted: EntryAttributes, fields: SetattrFields) -> SetAttr:
-    return SetAttr(
-        mode=stat.S_IMODE(wanted.st_mode) if fields.update_mode else None,
-        uid=wanted.st_uid if fields.update_uid else None,
-        gid=wanted.st_gid if fields.update_gid else None,
-        size=wanted.st_size if fields.update_size else None,
-        atime_ns=wanted.st_atime_ns if fields.update_atime else None,
-        mtime_ns=wanted.st_mtime_ns if fields.update_mtime else None,
-    )
+    def _reply(self, token: ReaddirToken, entries: Sequence[DirectoryEntry], shift: int) -> int:
+        """Add entries to the reply of a readdir; return how many had room."""
+        for number, (name, after, attributes) in enumerate(entries):
+            entry = self._entry(attributes)
+            if not pyfuse3.readdir_reply(token, name, entry, after + shift):
+                return number
+        return len(entries)
 
 
 def _in_group(context: RequestContext, gid: int) -> bool:

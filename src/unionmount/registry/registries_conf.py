@@ -161,9 +161,7 @@ class Registries:
         return [Reference.parse(f"{registry}/{name}") for registry in self.search]
 
     def endpoints(self, ref: Reference, *, push: bool = False) -> list[Endpoint]:
-        """Return the endpoints for ``ref``: mirrors, then the registry itself; only that to
-        ``push``.
-        """
+        """Return the endpoints for ``ref``: mirrors (not for ``push``), then the registry."""
         rule = self._rule(ref)
         if rule is None:
             return [Endpoint(ref)]
@@ -187,9 +185,7 @@ class Registries:
         return {ref.registry, *(one.registry for one in endpoints if not one.mirror)}
 
     def is_insecure(self, registry: str) -> bool:
-        """Return whether a registry may be asked over plain HTTP; raise RegistryError if it is
-        blocked.
-        """
+        """Return whether a registry may use plain HTTP; raise RegistryError if it is blocked."""
         found = [rule for rule in self.rules if rule.matched(registry) == len(registry)]
         if any(rule.blocked for rule in found):
             raise RegistryError(f"{printable(registry)}: blocked by {found[0].file}")

@@ -160,8 +160,7 @@ class Session:
         return not await self._answers_in_tls(endpoint)
 
     async def _answers_plainly(self, endpoint: Endpoint) -> bool:
-        """Return whether a port of this machine answers in plain HTTP; TLS servers return 400, or
-        hang up.
+        """Return whether a local port uses plain HTTP; TLS servers return 400, or hang up.
 
         It is tried first, since a server without TLS may wait forever for the end of a handshake.
         """

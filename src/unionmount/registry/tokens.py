@@ -219,9 +219,7 @@ def _token_request(
     scopes: Scopes,
     login: Login | None,
 ) -> Outgoing:
-    """Return a GET with Basic, which every token server supports, or a POST for a refresh token
-    (OAuth 2).
-    """
+    """Return the request for a token: GET with Basic, or POST with a refresh token (OAuth 2)."""
     if login is not None and login.identity_token:
         form = [pair for pair in fields if pair[0] != "scope"]
         form += [("scope", " ".join(scopes))] if scopes else []

@@ -206,9 +206,7 @@ class DockerArchive(ImageArchive):
         ]
 
     def image(self, entry: Entry, platform: Platform | None) -> SourceImage:
-        """Find the image of ``entry``, which has one platform; raise NotFoundError if it does not
-        fit.
-        """
+        """Find the image of ``entry``; raise NotFoundError if its platform does not fit."""
         item = self._items[entry.number]
         config = self._config(item.config)
         if platform is not None and platform.distance(config.platform) is None:

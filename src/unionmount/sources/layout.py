@@ -207,9 +207,7 @@ class OciLayout(ImageArchive):
         return SourceImage(image, tuple(layers), made_up=False)
 
     def descriptors(self, entry: Entry) -> Sequence[Descriptor]:
-        """Return the descriptors of ``entry``: a manifest or an index, or a manifest for each
-        platform.
-        """
+        """Return the descriptors of ``entry``: a manifest, an index, or one for each platform."""
         return self._groups[entry.number]
 
     def document(self, descriptor: Descriptor) -> bytes:

@@ -145,9 +145,7 @@ def by_image(known: Sequence[StoredImage]) -> list[StoredImage]:
 
 
 def find(known: Sequence[StoredImage], text: str) -> list[StoredImage]:
-    """Return the images that ``text`` may mean: those with this name, else those whose ID begins
-    so.
-    """
+    """Return the images that ``text`` may mean: by name, or else by the beginning of the ID."""
     return by_name(known, text) or _by_id(known, text)
 
 

@@ -51,9 +51,7 @@ class _Damaged:
 
 @dataclass(frozen=True, slots=True)
 class StoreCheck:
-    """A check of a store, or of the digests in ``only``; with ``repair``, damage is repaired if
-    possible.
-    """
+    """A check of a store, or of the digests in ``only``, which may ``repair`` damage."""
 
     store: Store
     containers: Containers

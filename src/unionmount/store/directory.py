@@ -127,9 +127,7 @@ class StoreDirectory:
         return data
 
     def open_blob(self, digest: Digest) -> OpenBlob | None:
-        """Open a blob that was kept as it came, or the layer of that digest; return None for
-        neither.
-        """
+        """Open a kept blob, or the layer of that digest; return None if there is neither."""
         fd = _open(self.blob_path(digest))
         if fd is None:
             fd = self.open_tar(digest)

@@ -131,10 +131,10 @@ def _find(store: Store, known: Sequence[StoredImage], text: str) -> StoredImage:
 def _by_name(
     same: Sequence[StoredImage], words: list[str], in_use: Users, *, force: bool
 ) -> tuple[list[StoredImage], list[str]]:
-    """Return the remaining entries and the removed names, if a name was given.
+    """Return the entries and the names to remove, if a name was given.
 
     ``same`` are all entries of the image, one for each of its manifests. The image stays while any
-    has a name; an entry without names is removed.
+    of them has a name; an entry that loses its last name is removed.
     """
     (image,) = catalogue.by_image(same)
     names = [name for name in image.names if name not in words]
@@ -198,9 +198,7 @@ def _remove(
 
 
 def _parts(store: Store, stored: StoredImage) -> Sequence[Digest]:
-    """Return the layers of an image, topmost first, and its documents; of a damaged one, those
-    known.
-    """
+    """Return the known digests of an image: its layers, topmost first, and its documents."""
     try:
         order = [*reversed(store.read_image(stored).diff_ids)]
         rest = digests_of(store, stored, "") - set(order)

@@ -34,9 +34,7 @@ def additional_stores(environment: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def _home(environment: Mapping[str, str]) -> Path:
-    """Return the user's home directory: ``HOME`` if it is usable, else that of the password
-    database.
-    """
+    """Return the home directory: ``HOME`` if it is usable, else that of the password database."""
     home = environment.get("HOME", "")
     if not home.startswith("/"):
         try:

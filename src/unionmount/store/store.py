@@ -110,8 +110,7 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the store, which excludes changes to the catalogue, leases and
-        collection.
+        """Hold the lock of the store, which guards the catalogue, leases and the collection.
 
         Not re-entrant; hold it briefly.
         """
@@ -127,8 +126,7 @@ class Store:
     # -- leases
 
     def lease(self, kind: str, what: str) -> Lease:
-        """Create a lease, which protects registered digests from garbage collection until it is
-        closed.
+        """Create a lease, which protects digests from garbage collection until it is closed.
 
         ``kind`` is "pull", "load", "save", "commit", "mount" …; ``what`` describes it for people.
         """
@@ -316,8 +314,7 @@ class Store:
         return self._directories[-1].read_document(digest)
 
     def open_blob(self, digest: Digest) -> OpenBlob | None:
-        """Open a blob that was kept as it came, or the layer of that digest; return None for
-        neither.
+        """Open a kept blob, or the layer of that digest; return None if there is neither.
 
         Its bytes were verified when they came.
         """

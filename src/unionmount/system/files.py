@@ -203,7 +203,7 @@ def _wait_for_writer(
             return data
         if time.monotonic() >= end:
             raise UsageError(
-                f"{printable(str(path))}: nothing was written to this FIFO in {seconds:g} s "
+                f"{printable(str(path))}: a FIFO to which nothing was written in {seconds:g} s "
                 f"({HOW_TO_WAIT})"
             )
         if waiting is not None:
@@ -250,7 +250,7 @@ def _with_reader(found: int, path: Named, environment: Mapping[str, str]) -> int
             return opened
         if time.monotonic() >= end:
             raise UsageError(
-                f"{printable(str(path))}: nobody read from this FIFO in {seconds:g} s "
+                f"{printable(str(path))}: a FIFO from which nothing was read in {seconds:g} s "
                 f"({HOW_TO_WAIT})"
             )
         time.sleep(_LOOK_AGAIN)
@@ -325,9 +325,7 @@ def _is_null(status: os.stat_result) -> bool:
 
 
 def _is_pipe(found: int, status: os.stat_result) -> bool:
-    """Return whether it is a nameless pipe, such as ``<(command)``, with a process at the other
-    end.
-    """
+    """Return whether it is a nameless pipe with another end, such as ``<(command)``."""
     if not stat.S_ISFIFO(status.st_mode):
         return False
     with suppress(OSError):

@@ -83,9 +83,7 @@ async def hand_on(chunks: AsyncIterator[bytes], take: Callable[[bytes, int], Non
 
 
 def cancelling(progress: Progress | None) -> Progress:
-    """Wrap a progress callback for a trio thread, so that the thread ends when its task is
-    cancelled.
-    """
+    """Wrap a progress callback so that a trio thread ends when its task is cancelled."""
 
     def told(what: str, done: int, total: int | None) -> None:
         trio.from_thread.check_cancelled()
@@ -176,9 +174,7 @@ class Repository:
     progress: Progress | None = None
 
     async def has_or_mounts(self, descriptor: Descriptor) -> bool:
-        """Return whether a blob is there, or could be mounted from another repository of the
-        registry.
-        """
+        """Return whether a blob is there, or could be mounted from another repository."""
         if await self.client.has_blob(self.ref, descriptor.digest):
             return True
         near = [one.repository for one in self.others if one.registry == self.ref.registry]

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from support.servers.running import Running
 from support.servers.tls import KeyPair
 
 _LISTENING = re.compile(r'msg="listening on ([^",]+)')
@@ -26,8 +26,8 @@ def htpasswd(path: Path, user: str, password: str) -> Path:
     return path
 
 
-@dataclass(slots=True)
-class DockerRegistry:
+@dataclass
+class DockerRegistry(Running):
     """A registry that keeps its files below ``directory``; runs while the context is open.
 
     ``auth`` is the section of that name of its configuration; ``mirror_of`` makes it a pull-through
@@ -82,10 +82,10 @@ class DockerRegistry:
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Nobody listens while the block runs; it is not started again after it."""
-        self.__exit__(None, None, None)
+        self.stop()
         yield
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "config.yml"
         path.write_text(json.dumps(self._configuration()))  # JSON is YAML
@@ -108,14 +108,8 @@ class DockerRegistry:
             raise RuntimeError(f"docker-registry ended:\n{self.log()}")
         self._reader = threading.Thread(target=self._log.extend, args=(stream,), daemon=True)
         self._reader.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def stop(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.kill()

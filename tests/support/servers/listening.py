@@ -6,11 +6,11 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
+
+from support.servers.running import Running
 
 
-class ListeningServer:
+class ListeningServer(Running):
     """Base class of servers that answer over plain sockets: a subclass says how, in ``serve``.
 
     ``patience`` is how many seconds one read or write of a connection may take; ``receive`` is how
@@ -34,16 +34,10 @@ class ListeningServer:
         """Answer one connection, which the caller closes."""
         raise NotImplementedError
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         self._start(self._accept)
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def stop(self) -> None:
         with self._lock:
             self._closing.set()
             held = list(self._sockets)

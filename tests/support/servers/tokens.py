@@ -9,20 +9,22 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import socket
 import subprocess
-import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from support.servers.listening import ListeningServer
 from support.servers.tls import Authority, KeyPair
 
 _SERVICE = "the test's registry"
 _ISSUER = "the test"
+_PATIENCE = 60.0  # seconds
 _LEEWAY = 60  # seconds that docker-registry accepts a token after it has expired
 
 
@@ -37,8 +39,8 @@ class Asked:
     grant_type: str = ""
 
 
-@dataclass
-class TokenServer:
+@dataclass(eq=False)
+class TokenServer(ListeningServer):
     """Gives tokens to ``users`` and, for pulling, to everybody where ``anonymous``."""
 
     directory: Path
@@ -51,6 +53,7 @@ class TokenServer:
     asked: list[Asked] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        super().__init__("127.0.0.1", _PATIENCE)
         self._pair: KeyPair = self.authority.sign("tokens", rsa=True)
         certificate = subprocess.run(
             ["openssl", "x509", "-in", self._pair.certificate, "-outform", "DER"],
@@ -62,7 +65,7 @@ class TokenServer:
     @property
     def realm(self) -> str:
         """Where tokens are asked for."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/token"
+        return f"http://{self.address}/token"
 
     def auth(self) -> dict[str, Any]:
         """The section ``auth`` of the registry's configuration."""
@@ -135,43 +138,34 @@ class TokenServer:
         name, _, password = base64.b64decode(encoded).decode().partition(":")
         return name, kind == "Basic" and self.users.get(name) == password
 
-    def __enter__(self) -> Self:
-        tokens = self
+    def serve(self, connection: socket.socket) -> None:
+        with suppress(OSError):
+            _Handler(connection, connection.getpeername(), self)  # type: ignore[arg-type]
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self._reply("GET", parse_qs(urlsplit(self.path).query))
 
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                self._reply("POST", parse_qs(body.decode()))
+class _Handler(BaseHTTPRequestHandler):
+    """Reads the requests of one connection, and writes answers."""
 
-            def _reply(self, method: str, query: dict[str, list[str]]) -> None:
-                found = tokens.answer(method, query, self.headers.get("Authorization"))
-                raw = json.dumps(found[1]).encode()
-                self.send_response(found[0])
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(raw)))
-                self.end_headers()
-                self.wfile.write(raw)
+    server: TokenServer  # type: ignore[assignment]
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-                pass
+    def do_GET(self) -> None:
+        self._reply("GET", parse_qs(urlsplit(self.path).query))
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-        return self
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._reply("POST", parse_qs(body.decode()))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+    def _reply(self, method: str, query: dict[str, list[str]]) -> None:
+        status, document = self.server.answer(method, query, self.headers.get("Authorization"))
+        raw = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
 
 
 def _base64url(data: bytes) -> str:

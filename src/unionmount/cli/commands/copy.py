@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
-from unionmount.cli.options import RegistryOptions, platform_option, registry_options, root_option
+from unionmount.cli.options import (
+    RegistryOptions,
+    compress_option,
+    platform_option,
+    registry_options,
+    root_option,
+)
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
+    from unionmount.formats.compression import Compression
     from unionmount.images.platform import Platform
     from unionmount.images.reference import Reference
     from unionmount.registry import RegistryClient
@@ -18,11 +25,7 @@ if TYPE_CHECKING:
 @click.command("copy")
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest or ID only.")
 @click.option("--all", "all_platforms", is_flag=True, help="Copy an index with all its images.")
-@click.option(
-    "--compress",
-    type=click.Choice(["none", "gzip", "zstd"]),
-    help="Compress layers from the store or a docker-archive this way.",
-)
+@compress_option("Compress layers from the store or a docker-archive this way.")
 @click.option("--keep-digest", is_flag=True, help="Fail if the digest would change.")
 @platform_option
 @registry_options
@@ -36,7 +39,7 @@ def command(
     target: str,
     quiet: bool,
     all_platforms: bool,
-    compress: str | None,
+    compress: Compression | None,
     keep_digest: bool,
     platform: Platform | None,
     registry: RegistryOptions,
@@ -48,7 +51,7 @@ def command(
     they are; everything else works as pull, load, save and push do. The command prints the digest
     in a registry or layout, or the ID in the store.
     """
-    from unionmount.cli.commands.push import compression_named, tell_of_changes
+    from unionmount.cli.commands.push import tell_of_changes
     from unionmount.cli.open_image import progress_line
     from unionmount.cli.run_transfer import registries_of_user, run_transfer
     from unionmount.sources import Location
@@ -66,7 +69,7 @@ def command(
             resolve,
             platform,
             all_platforms,
-            compression_named(compress),
+            compress,
             keep_digest,
             progress,
         )

@@ -49,16 +49,16 @@ def command(
     """Show the changes in TARGET: a container, or a mount by its mount point or ID.
 
     Each path is printed on one line: A for added, C for changed, D for deleted. A deleted directory
-    is one line; a directory is C if anything directly about it changed. Type, content, mode, owner,
-    extended attributes, modification time and hard links are compared: a file that was only opened,
-    or written with the same content and time, is not listed. A renamed directory is D at the old
-    path and A at the new one.
+    is one line; a directory is C if it or anything below it changed. Type, content, mode, owner,
+    extended attributes, modification time and hard links are compared: a new modification time
+    alone is listed, but opening a file is not. A renamed directory is D at the old path and A at
+    the new one.
 
     With --format json, "changes" names the differences of a C: type, content, mode, owner, xattrs,
     times, links. Bytes of a path that are not UTF-8 become lone surrogates, U+DC80 to U+DCFF, as in
     Python. Fields of a template: .Kind .Path .Type .Changes .Size
 
-    With two IMAGEs, the changes that make the second of the first are shown; either may be a
+    With two IMAGEs, the changes that turn the first into the second are shown; either may be a
     CONTAINER, with its changes. Layers that both have are not read. The exit status is then 0 if
     nothing differs, 1 if something does, and 2 after an error.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING
 import unionmount.cli.declared as click
 from unionmount.cli.options import root_option
 from unionmount.errors import MountError, NotFoundError, UsageError
-from unionmount.mounting.options import apply_options, check_known
+from unionmount.mounting.options import MountOptions, MountView, apply_options, check_known
+from unionmount.system.id_map import AS_STORED, IDS_END, IdMap, IdRange, parse_id_ranges
 from unionmount.system.text import printable
 from unionmount.system.trust import OverrideStat
 from unionmount.system.values import dataclass, replace
@@ -21,9 +24,12 @@ if TYPE_CHECKING:
     from unionmount.mounting.directories import OpenDirectories
     from unionmount.mounting.upper_directory import UpperPlan
 
-_OPTION = re.compile(r"(?:[^\\,]|\\.)+", re.DOTALL)
+_OPTION = re.compile(r'(?:fs|def|root)?context="[^"]*"|(?:[^\\,]|\\.)+', re.DOTALL)
 _COLON = re.compile(r"((?:[^\\:]|\\.)*)(:|\Z)", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
+_SECONDS_MAX = 10**9  # for good
+_DENIALS = frozenset({"nosuid", "nodev", "user", "users", "owner", "group"})
 _SOURCE = "overlay"  # shown in tables of mounts
 
 
@@ -45,11 +51,28 @@ class OverlayOptions:
     index: str = ""
     override_stat: OverrideStat = OverrideStat.OWN
     whole: bool = False  # ``lowerdir`` gave the whole list
+    users: IdMap = AS_STORED
+    groups: IdMap = AS_STORED
+    squash_to_root: bool = False
+    seconds: float | None = None
+    static_nlink: bool = False
+    acls: bool = True
+    xattrs: bool = True
 
     @property
     def leads(self) -> bool:
         """Whether redirects and metacopies are followed."""
         return not self.user_xattrs and self.redirect_dir != "nofollow"
+
+    @property
+    def view(self) -> MountView:
+        """How what is stored is shown; an ID of its own takes precedence over squash_to_root."""
+        users, groups = self.users, self.groups
+        if self.squash_to_root:
+            users, groups = _squashed_to_root(users), _squashed_to_root(groups)
+        return MountView(
+            users, groups, self.seconds, self.static_nlink, acls=self.acls, xattrs=self.xattrs
+        )
 
 
 def parse_overlay(texts: Iterable[str]) -> OverlayOptions:
@@ -164,6 +187,67 @@ def _one_of(name: str, value: str, values: tuple[str, ...]) -> str:
     return value
 
 
+def _set_users(options: OverlayOptions, value: str) -> None:
+    options.users = replace(options.users, ranges=_ranges_of("uidmapping", value))
+
+
+def _set_groups(options: OverlayOptions, value: str) -> None:
+    options.groups = replace(options.groups, ranges=_ranges_of("gidmapping", value))
+
+
+def _ranges_of(name: str, value: str) -> tuple[IdRange, ...]:
+    try:
+        return parse_id_ranges(value)
+    except ValueError as error:
+        raise MountError(
+            f"-o {name}={printable(value)}: {error}; give STORED:SHOWN:SIZE[:STORED:SHOWN:SIZE…]"
+        ) from None
+
+
+def _squashed_to_root(ids: IdMap) -> IdMap:
+    return ids if ids.squashed is not None else replace(ids, squashed=0)
+
+
+def _set_squashed_user(options: OverlayOptions, value: str) -> None:
+    options.users = replace(options.users, squashed=_id_of("squash_to_uid", value))
+
+
+def _set_squashed_group(options: OverlayOptions, value: str) -> None:
+    options.groups = replace(options.groups, squashed=_id_of("squash_to_gid", value))
+
+
+def _id_of(name: str, value: str) -> int:
+    if not value.isdecimal() or int(value) >= IDS_END:
+        raise MountError(f"-o {name}: '{printable(value)}' is no ID; give a number below {IDS_END}")
+    return int(value)
+
+
+def _set_timeout(options: OverlayOptions, value: str) -> None:
+    seconds = float(value) if _SECONDS.fullmatch(value) else math.inf
+    if not seconds <= _SECONDS_MAX:
+        raise MountError(
+            f"-o timeout: '{printable(value)}' is no time; give seconds, such as 1.5, up to"
+            f" {_SECONDS_MAX}"
+        )
+    options.seconds = seconds
+
+
+def _set_xattrs(options: OverlayOptions, value: str) -> None:
+    options.xattrs = _one_of("noxattrs", value, ("0", "1")) == "0"
+
+
+def _set_static_nlink(options: OverlayOptions) -> None:
+    options.static_nlink = True
+
+
+def _set_no_acls(options: OverlayOptions) -> None:
+    options.acls = False
+
+
+def _squash_to_root(options: OverlayOptions) -> None:
+    options.squash_to_root = True
+
+
 def _set_volatile(options: OverlayOptions) -> None:
     options.volatile = True
 
@@ -185,6 +269,9 @@ _FLAGS: dict[str, Callable[[OverlayOptions], None]] = {
     "userxattr": _set_user_xattrs,
     "upper_open": _set_upper_open,
     "debug": _set_debug,
+    "squash_to_root": _squash_to_root,
+    "static_nlink": _set_static_nlink,
+    "noacl": _set_no_acls,
 }
 
 _WITH_VALUE: dict[str, Callable[[OverlayOptions, str], None]] = {
@@ -197,6 +284,12 @@ _WITH_VALUE: dict[str, Callable[[OverlayOptions, str], None]] = {
     "fsync": _set_fsync,
     "fsname": _set_fsname,
     "xattr_permissions": _set_override_stat,
+    "timeout": _set_timeout,
+    "noxattrs": _set_xattrs,
+    "uidmapping": _set_users,
+    "gidmapping": _set_groups,
+    "squash_to_uid": _set_squashed_user,
+    "squash_to_gid": _set_squashed_group,
 }
 
 KNOWN = (*(f"{name}=…" for name in _WITH_VALUE), *_FLAGS)
@@ -219,7 +312,6 @@ SAME_HERE: dict[str, str] = {
     "override_creds": "directories are accessed with the permissions of the mounting user",
     "fast_ino=0": _NUMBERS,
     "fast_ino=1": _NUMBERS,
-    "noxattrs=0": "this is always so",
     "threaded=0": _SPEED,
     "threaded=1": _SPEED,
     "writeback=0": _SPEED,
@@ -228,8 +320,6 @@ SAME_HERE: dict[str, str] = {
 }
 # The same, with any number as value.
 NUMBERS_HERE: dict[str, str] = {"max_threads": _SPEED, "max_idle_threads": _SPEED}
-
-_OWNERS = "owners are shown as they are on disk"
 
 # Options of the two that are refused, with the reasons by value: "*" is any, "" none.
 REFUSED_HERE: dict[str, dict[str, str]] = {
@@ -241,18 +331,7 @@ REFUSED_HERE: dict[str, dict[str, str]] = {
     },
     "uuid": {"on": "the upper stores no ID of the file system"},
     "nooverride_creds": {"": "directories are accessed with the permissions of the mounting user"},
-    "uidmapping": {"*": _OWNERS},
-    "gidmapping": {"*": _OWNERS},
-    "squash_to_root": {"": _OWNERS},
-    "squash_to_uid": {"*": _OWNERS},
-    "squash_to_gid": {"*": _OWNERS},
-    "static_nlink": {"": "link counts are always computed"},
-    "noacl": {"": "ACLs are always obeyed"},
-    "noxattrs": {"1": "extended attributes are always shown"},
     "plugins": {"*": "there are no plugins"},
-    "timeout": {
-        "*": "entries are cached without a time limit, as nobody else may change the directories"
-    },
 }
 
 LOWERS_MAX = 500  # the limit of overlayfs
@@ -344,10 +423,19 @@ def command(
                       or always believed (2); default: on files that are yours or root's alone
     upper_open        accept U and W where other users can reach them; see below
 
-    Mounts are nosuid,nodev unless -o suid,dev says otherwise. As root, set-user-ID programs and
-    devices are stored below U as such, so U and W are refused if other users can reach them, unless
-    upper_open is given: owners, modes, capabilities and devices are then kept in extended
-    attributes. With suid,dev nothing is refused.
+    Root's mounts are nodev unless -o dev says otherwise, those of others are nosuid,nodev. As root,
+    set-user-ID programs and devices are stored below U as such, and have power there for every user
+    who can reach them. So with -o nosuid or nodev U and W are refused if others can reach them,
+    unless upper_open is given: owners, modes, capabilities and devices are then kept in extended
+    attributes.
+
+    \b
+    uidmapping=STORED:SHOWN:SIZE[:…]  show user IDs, and store those of callers, by this map
+    gidmapping=…      the same for groups
+    squash_to_root    show all files as root's; squash_to_uid=N, squash_to_gid=N: as N's
+    noacl             do not obey ACLs; noxattrs=1: have no extended attributes
+    static_nlink      show one link for every directory
+    timeout=SECONDS   let the kernel forget names and attributes after this time
 
     redirect_dir=X    on: renaming a lower directory leaves a redirect; off, follow: it fails with
                       EXDEV; nofollow: redirects and metacopies are not followed, either
@@ -375,8 +463,12 @@ def _mount(
     from unionmount.cli.start_mount import MountStarter, check_place
     from unionmount.mounting.records import overlay_source
 
-    mount_options = apply_options(wanted.mount)
-    mount_options = replace(mount_options, fsname=mount_options.fsname or name)
+    # as overlayfs and fuse-overlayfs do: the directories belong to the one who mounts them
+    root = os.geteuid() == 0
+    engine = root and _DENIALS.isdisjoint(wanted.mount)
+    mount_options = apply_options(wanted.mount, MountOptions(suid=root, engine=engine))
+    fsname = mount_options.fsname or name
+    mount_options = replace(mount_options, fsname=fsname, view=wanted.view)
     start = MountStarter(settings, mount_options, check_place(mountpoint), foreground=foreground)
     if wanted.useless:
         useless = printable(", ".join(wanted.useless))
@@ -415,6 +507,7 @@ def _plan(wanted: OverlayOptions, layers: OpenDirectories) -> UpperPlan | None:
         leads=wanted.leads,
         redirects=wanted.redirect_dir not in ("off", "follow"),
         metacopy=wanted.metacopy != "off",
+        acls=wanted.acls,
         others="accepted" if wanted.upper_open else "powerless",
         accepting="-o upper_open",
     )

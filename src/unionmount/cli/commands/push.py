@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
-from unionmount.cli.options import RegistryOptions, registry_options, root_option
+from unionmount.cli.options import RegistryOptions, compress_option, registry_options, root_option
 from unionmount.cli.run_transfer import without_transport
 from unionmount.errors import InvalidReference, UsageError
 from unionmount.images.reference import Reference
@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 @click.command("push")
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest only.")
-@click.option(
-    "--compress",
-    type=click.Choice(["none", "gzip", "zstd"]),
-    help="Compress layers this way; default: as they came, and gzip for layers made here.",
-)
+@compress_option("Compress layers this way; default: as they came, and gzip for layers made here.")
 @click.option("--keep-digest", is_flag=True, help="Fail if the digest would change.")
 @registry_options
 @root_option
@@ -38,7 +34,7 @@ def command(
     image: str,
     name: str | None,
     quiet: bool,
-    compress: str | None,
+    compress: Compression | None,
     keep_digest: bool,
     registry: RegistryOptions,
 ) -> None:
@@ -57,7 +53,7 @@ def command(
     stored = store.find_image(image)
     ref = _target(stored, image, name)
     with progress_line(quiet=quiet) as progress:
-        how = PushOptions(compression_named(compress), keep_digest, progress)
+        how = PushOptions(compress, keep_digest, progress)
 
         async def work(client: RegistryClient) -> Pushed:
             return await push(store, client, stored, ref, how)
@@ -82,15 +78,6 @@ def _target(stored: StoredImage, image: str, name: str | None) -> Reference:
     raise UsageError(
         f"'{printable(image)}' has {len(stored.names)} names; give the NAME to push it to"
     )
-
-
-def compression_named(name: str | None) -> Compression | None:
-    """Return the compression that ``--compress`` names."""
-    from unionmount.formats.compression import Compression
-
-    if name is None:
-        return None
-    return Compression.PLAIN if name == "none" else Compression(name)
 
 
 def tell_of_changes(changes: tuple[str, ...]) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
-from unionmount.cli.options import root_option
+from unionmount.cli.options import compress_option, root_option
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unionmount.cli.settings import Settings
+    from unionmount.formats.compression import Compression
     from unionmount.transfer.image_files import FileWriter
     from unionmount.transfer.save import Form
 
@@ -30,18 +31,12 @@ _STDOUT = "-"
     show_default=True,
     help="The form of the output; oci is a directory.",
 )
-@click.option(
-    "--compress",
-    type=click.Choice(["none", "gzip", "zstd"]),
-    default="none",
-    show_default=True,
-    help="Compress layers this way; OCI formats only.",
-)
+@compress_option("Compress layers this way; OCI formats only.", default="none")
 @root_option
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…")
 @click.pass_obj
 def command(
-    settings: Settings, output: str, form: Form, compress: str, images: tuple[str, ...]
+    settings: Settings, output: str, form: Form, compress: Compression, images: tuple[str, ...]
 ) -> None:
     """Write images of the store to a file that docker, podman, skopeo, umoci and buildah read.
 
@@ -54,7 +49,7 @@ def command(
     from unionmount.formats.compression import Compression
     from unionmount.transfer.save import find_wanted, save
 
-    if form == "docker-archive" and compress != "none":
+    if form == "docker-archive" and compress is not Compression.PLAIN:
         raise UsageError(
             "--compress cannot be combined with a docker-archive; choose an OCI format "
             "with --format"
@@ -64,13 +59,12 @@ def command(
     if output == _STDOUT and sys.stdout.isatty():
         raise UsageError("standard output is a terminal; name a file with -o, or redirect it")
     store = settings.store()
-    compression = None if compress == "none" else Compression(compress)
     progress = ProgressLine()
     with store.lease("save", f"being saved to {printable(output)}") as lease:
         wanted = find_wanted(store, images, lease)
 
         def fill(writer: FileWriter) -> None:
-            save(store, wanted, writer, form, compression=compression, progress=progress)
+            save(store, wanted, writer, form, compression=compress, progress=progress)
 
         try:
             _write(output, form, fill)

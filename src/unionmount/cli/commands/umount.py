@@ -63,9 +63,7 @@ def _unmount_all(
     *,
     lazy: bool,
 ) -> bool:
-    """Unmount mounts by name and add the processes to wait for to ``waiting``; return whether any
-    failed.
-    """
+    """Unmount mounts and put their records into ``waiting``; return whether any failed."""
     failed = False
     for name in _topmost_first(settings, table, names):
         before = len(waiting)
@@ -79,9 +77,7 @@ def _unmount_all(
 
 
 def _topmost_first(settings: Settings, table: MountTable, names: Sequence[str]) -> Sequence[str]:
-    """Return the mounts in reverse order of mounting, since one may be on top of another or inside
-    it.
-    """
+    """Return the mounts in reverse order of mounting, as one may be on or inside another."""
     from unionmount.cli.container_words import find_mount
 
     if len(names) < 2:

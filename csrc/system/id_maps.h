@@ -1,0 +1,54 @@
+/*
+ * system/id_maps.h - owners as they are stored, and as a mount shows them.
+ *
+ * Purpose: translate user and group IDs at the edge of a mount, as an idmapped mount of the kernel
+ * (mount_setattr(2)) and fuse-overlayfs' uidmapping, gidmapping and squash_to_… do. Behind that edge
+ * every ID is a stored one.
+ *
+ *   shown(id)   a stored ID, as stat(2) reports it: the squashed ID if there is one, else that of the
+ *               range; UM_ID_UNMAPPED where no range has it
+ *   stored(id)  an ID of a caller, as it is stored; nothing is squashed on this way
+ *
+ * UM_ID_UNMAPPED belongs to nobody. In a user namespace that does not map it, stat(2) shows the overflow
+ * ID and the kernel lets nobody write, as with an ID that an idmapped mount lacks; showing the overflow
+ * ID itself (65534) would make the user of that ID the owner of every such file.
+ * Ownership: the ranges are borrowed. Threads: pure functions.
+ * Errors: UM_ID_NONE where an ID of a caller can't be stored; -EINVAL for one in an ACL, as in the kernel.
+ */
+#ifndef UM_ID_MAPS_H
+#define UM_ID_MAPS_H
+
+#include "base/base.h"
+
+/* cffi: begin */
+#define UM_ID_UNMAPPED 4294967294u
+#define UM_ID_NONE 4294967295u /* (uid_t)-1 */
+
+/* `count` IDs from `stored` on are shown from `shown` on. */
+struct um_id_range {
+    uint32_t stored, shown, count;
+};
+
+struct um_id_map {
+    const struct um_id_range *ranges; /* none overlap, and none has (uid_t)-1 */
+    size_t n_ranges;                  /* 0: IDs are shown as they are stored */
+    int64_t squashed;                 /* shown in the place of every ID; -1: none */
+};
+
+struct um_id_maps {
+    struct um_id_map users, groups;
+};
+
+uint32_t um_id_shown(const struct um_id_map *map, uint32_t stored);
+uint32_t um_id_stored(const struct um_id_map *map, uint32_t shown);
+/* The same for the creator of a file. Root outside of the map, such as an engine that prepares a container,
+ * creates files of the root inside. */
+uint32_t um_id_stored_creator(const struct um_id_map *map, uint32_t shown);
+
+/* Translate the users and groups that the bytes of an ACL name (system/posix_acl.h), in place. Those that
+ * are shown are not squashed. */
+int um_id_show_acl(const struct um_id_maps *maps, uint8_t *acl, size_t size);
+int um_id_store_acl(const struct um_id_maps *maps, uint8_t *acl, size_t size);
+/* cffi: end */
+
+#endif

@@ -1,0 +1,61 @@
+"""Owners as they are stored and as a mount shows them (``csrc/system/id_maps.h``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from unionmount._core import ffi, lib
+from unionmount.core.handle import check
+from unionmount.system.id_map import IdMap, IdRange
+
+NO_ID: int = lib.UM_ID_NONE
+
+
+class IdMaps:
+    """Both maps of a mount, for the core; translates in the way of the fast path."""
+
+    def __init__(self, users: IdMap, groups: IdMap) -> None:
+        self._ranges = [_ranges(users.ranges), _ranges(groups.ranges)]
+        self.handle: Any = ffi.new("struct um_id_maps *")
+        for c_map, map_, ranges in zip(
+            (self.handle.users, self.handle.groups), (users, groups), self._ranges, strict=True
+        ):
+            c_map.ranges, c_map.n_ranges = ranges, len(map_.ranges)
+            c_map.squashed = -1 if map_.squashed is None else map_.squashed
+
+    def shown(self, uid: int, gid: int) -> tuple[int, int]:
+        """Return an owner as callers see it."""
+        users, groups = ffi.addressof(self.handle, "users"), ffi.addressof(self.handle, "groups")
+        return lib.um_id_shown(users, uid), lib.um_id_shown(groups, gid)
+
+    def stored_uid(self, uid: int) -> int:
+        """Return the ID that is stored for a user; NO_ID where it can't be."""
+        return int(lib.um_id_stored(ffi.addressof(self.handle, "users"), uid))
+
+    def stored_gid(self, gid: int) -> int:
+        """Return the ID that is stored for a group; NO_ID where it can't be."""
+        return int(lib.um_id_stored(ffi.addressof(self.handle, "groups"), gid))
+
+    def creator(self, uid: int, gid: int) -> tuple[int, int]:
+        """Return the stored owner of what a user creates; NO_ID where there is none."""
+        users, groups = ffi.addressof(self.handle, "users"), ffi.addressof(self.handle, "groups")
+        stored = lib.um_id_stored_creator
+        return int(stored(users, uid)), int(stored(groups, gid))
+
+    def shown_acl(self, acl: bytes) -> bytes:
+        """Return an ACL's bytes with the IDs that callers see."""
+        return self._translated(acl, lib.um_id_show_acl)
+
+    def stored_acl(self, acl: bytes) -> bytes:
+        """Return an ACL's bytes with stored IDs; OSError(EINVAL) where one can't be stored."""
+        return self._translated(acl, lib.um_id_store_acl)
+
+    def _translated(self, acl: bytes, translate: Any) -> bytes:
+        room = ffi.new("uint8_t[]", acl or b"\0")
+        check(translate(self.handle, room, len(acl)))
+        return bytes(ffi.buffer(room, len(acl)))
+
+
+def _ranges(ranges: Sequence[IdRange]) -> Any:
+    return ffi.new("struct um_id_range[]", [tuple(one) for one in ranges])
