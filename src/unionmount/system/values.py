@@ -17,11 +17,11 @@ T = TypeVar("T")
 _FIELDS = "__value_fields__"
 
 
-class _Missing:
+class _NoDefault:
     """Stands for a default that there is not."""
 
 
-_MISSING = _Missing()
+_MISSING = _NoDefault()
 
 
 class ValueField:

@@ -446,28 +446,26 @@ def command(
     Other options are those of mount -o. An option that is unknown or not supported is an error.
     docs/reference/options.md lists all options, and those without an effect.
     """  # noqa: D301 - \\b is for click
-    if len(words) > 2:
-        raise click.UsageError(f"more than one mount point: '{printable(' '.join(words[1:]))}'")
-    wanted = parse_overlay(options)
-    if single:
-        wanted.mount += ("threads=1",)
-    debug = debug or wanted.debug
-    settings.debug |= debug
-    name = words[0] if len(words) == 2 else ""
-    _mount(settings, wanted, name, words[-1], foreground=foreground or debug)
+    flags = [*(["threads=1"] if single else []), *(["debug"] if debug else [])]
+    wanted = parse_overlay((*options, *flags))
+    settings.debug |= wanted.debug
+    _mount(settings, wanted, words, foreground=foreground or wanted.debug)
 
 
 def _mount(
-    settings: Settings, wanted: OverlayOptions, name: str, mountpoint: str, *, foreground: bool
+    settings: Settings, wanted: OverlayOptions, words: tuple[str, ...], *, foreground: bool
 ) -> None:
     from unionmount.cli.start_mount import MountStarter, check_place
     from unionmount.mounting.records import overlay_source
 
+    *names, mountpoint = words
+    if len(names) > 1:
+        raise click.UsageError(f"more than one mount point: '{printable(' '.join(words[1:]))}'")
     # as overlayfs and fuse-overlayfs do: the directories belong to the one who mounts them
     root = os.geteuid() == 0
     engine = root and _DENIALS.isdisjoint(wanted.mount)
     mount_options = apply_options(wanted.mount, MountOptions(suid=root, engine=engine))
-    fsname = mount_options.fsname or name
+    fsname = mount_options.fsname or "".join(names)
     mount_options = replace(mount_options, fsname=fsname, view=wanted.view)
     start = MountStarter(settings, mount_options, check_place(mountpoint), foreground=foreground)
     if wanted.useless:
