@@ -32,7 +32,7 @@ ours() {
     ! [ -e "$link" ] && ! [ -L "$link" ]
 }
 
-if ! ours; then
+if ! ours || { [ -e "$link-overlay" ] && ! [ -L "$link-overlay" ]; }; then
     say "$link is there and was not made by make install; remove it, or choose another PREFIX"
     exit 1
 fi
@@ -45,6 +45,7 @@ install)
     "$command" completion zsh >"$zsh"
     "$command" completion fish >"$fish"
     ln -sfn "$command" "$link"
+    ln -sfn "$command-overlay" "$link-overlay"
     say "$link, its man pages and the completions of bash, zsh and fish are installed"
     case ":$PATH:" in
     *":$prefix/bin:"*) ;;
@@ -52,7 +53,7 @@ install)
     esac
     ;;
 uninstall)
-    rm -f "$link" "$man"/unionmount.1 "$man"/unionmount-*.1 "$bash" "$zsh" "$fish"
+    rm -f "$link" "$link-overlay" "$man"/unionmount.1 "$man"/unionmount-*.1 "$bash" "$zsh" "$fish"
     say "unionmount is no longer in $prefix"
     ;;
 *)

@@ -308,5 +308,6 @@ def test_every_option_is_tried() -> None:
     tried = {
         one.partition("=")[0] for row in (*WRITABLE_ROWS, *LOWER_ROWS) for one in row.split(",")
     }
+    tried.add("debug")  # serves in the foreground: tests/cli/test_quick_start.py
     known = {*overlay.KNOWN, *overlay.SAME_HERE, *overlay.NUMBERS_HERE, *overlay.REFUSED_HERE}
     assert {name.partition("=")[0] for name in known} <= tried
