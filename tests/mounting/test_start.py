@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import select
 import shutil
 import stat
 import subprocess
@@ -114,6 +115,10 @@ def test_an_idle_mount_has_not_imported_what_it_does_not_need(
     (where / "new").write_text("above")
     (where / "file").rename(where / "moved")
     assert sorted(os.listdir(where)) == ["moved", "new"]
+    with (where / "new").open() as file:
+        poll = select.poll()
+        poll.register(file, select.POLLIN)
+        assert poll.poll(0) == [(file.fileno(), select.POLLIN)]
     assert not daemon.has_python()
     assert daemon.forwarded() == 0  # the counters are told in this phase, too
     assert daemon.private() < PRIVATE_MAX
