@@ -28,7 +28,8 @@ from support.mounting import (
 from support.users import NOBODY, become_nobody
 
 from unionmount.errors import InvalidReference, MountError
-from unionmount.mounting.records import MountTable, Record
+from unionmount.mounting.records import LIVE, MountTable, Record
+from unionmount.system.mountinfo import unique_id
 
 pytestmark = pytest.mark.needs("fuse")
 
@@ -299,6 +300,23 @@ def test_a_mount_whose_path_was_renamed(cli: CommandLine, archive: Path, tmp_pat
     assert (now["status"], now["mountpoint"]) == ("live", str(moved))
     cli.run("umount", one["id"])
     assert not is_mounted(moved)
+
+
+def test_the_device_of_an_ended_mount_may_be_anothers(
+    cli: CommandLine, archive: Path, tmp_path: Path
+) -> None:
+    """The daemon of the first one lives on, as while it syncs; its device number is reused."""
+    where = make(tmp_path / "mnt")
+    cli.run("mount", "--ro", archive, where)
+    other = cli.record(where)
+    assert other["mount"] == unique_id(where)
+    record = Record.new(image="i", source="i", mountpoint=tmp_path / "gone", root="/nowhere")
+    table = MountTable(tmp_path / "records")
+    for mount, path in ((other["mount"] + 1, tmp_path / "gone"), (other["mount"], where)):
+        with table.held(replace(record, device=other["device"], mount=mount)):
+            (one,) = table.all()
+            assert one.record.path == path
+            assert (one.status == LIVE) == (path == where)
 
 
 # ---- records -------------------------------------------------------------------------------------

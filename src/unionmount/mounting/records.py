@@ -22,7 +22,7 @@ from pathlib import Path
 
 from unionmount.errors import InvalidReference, MountError, NotFoundError
 from unionmount.mounting.fuse_mount import StillMountedError
-from unionmount.system.mountinfo import FILE_SYSTEM, mounted_at, mounts
+from unionmount.system.mountinfo import FILE_SYSTEM, mounted_at, mounts, unique_id
 from unionmount.system.os_errors import raising
 from unionmount.system.text import printable
 from unionmount.system.values import asdict, dataclass, replace
@@ -59,6 +59,7 @@ class Record:
     upper: str = ""  # the directory that takes the changes
     image_id: str = ""  # empty for a mount of directories
     layers: int = 0  # the number of layers that are shown; 0 for all
+    mount: int = 0  # the unique ID of the mount; 0 if the kernel knows none
 
     @classmethod
     def new(
@@ -242,7 +243,7 @@ class HeldRecord:
         self._path = path
         self._fd = self._write(record)
 
-    def update(self, **changes: str) -> None:
+    def update(self, **changes: str | int) -> None:
         """Change fields by replacing the file; the old and the new one are both locked."""
         self.record = replace(self.record, **changes)
         old, self._fd = self._fd, self._write(self.record)
@@ -480,11 +481,16 @@ def _read(fd: int) -> Record | None:
 
 
 def _moved(record: Record, table: Sequence[tuple[str, Path]]) -> Record:
-    """Return the record with the present path of its mount, whose parents may be renamed."""
+    """Return the record with the present path of its mount, whose parents may be renamed.
+
+    Where the mount has gone, its device number may be another mount's already.
+    """
     places = [place for device, place in table if device == record.device]
     if not places or record.path in places:
         return record
-    return replace(record, mountpoint=str(places[0]))
+    if record.mount:
+        places = [place for place in places if unique_id(place) in (0, record.mount)]
+    return replace(record, mountpoint=str(places[0])) if places else record
 
 
 def _status(record: Record, table: set[tuple[str, Path]], *, alive: bool) -> str:

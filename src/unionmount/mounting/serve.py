@@ -44,7 +44,7 @@ from unionmount.mounting.statistics import listening
 from unionmount.mounting.upper_directory import Counted, OpenUpper, UpperPlan, open_upper
 from unionmount.system import daemon
 from unionmount.system.file_descriptor import FileDescriptor
-from unionmount.system.mountinfo import mounted_at
+from unionmount.system.mountinfo import mounted_at, unique_id
 from unionmount.system.text import printable
 from unionmount.system.values import dataclass, replace
 
@@ -116,7 +116,7 @@ def run_mount(
     ):
         server = _Server(shown, request)
         with _mounted(held.record.path, source, request) as (mount, connection):
-            held.update(device=mount.device)
+            held.update(device=mount.device, mount=unique_id(held.record.path))
             statistics = request.table.socket_path(held.record.id)
             with _faults_logged(held.record.mountpoint, request):
                 tell = functools.partial(ready, held.record.mountpoint)

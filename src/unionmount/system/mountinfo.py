@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,12 @@ from unionmount.system.values import dataclass
 FILE_SYSTEM = "fuse.unionmount"
 
 _TABLE = Path("/proc/self/mountinfo")
+# include/uapi/linux/stat.h
+_AT_FDCWD = -100
+_AT_NO_AUTOMOUNT, _AT_STATX_DONT_SYNC = 0x800, 0x4000
+_STATX_MNT_ID_UNIQUE = 0x4000
+_STX_MNT_ID = 0x90
+
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
@@ -45,6 +53,21 @@ def mounted_at(mountpoint: Path) -> MountedAt | None:
         if mount.mountpoint == mountpoint:
             found = mount
     return found
+
+
+def unique_id(mountpoint: Path) -> int:
+    """Return the ID of the topmost mount at ``mountpoint``, which no later mount gets.
+
+    It is 0 before Linux 6.8, and where nothing can be found out. No file system is asked.
+    """
+    room = ctypes.create_string_buffer(256)  # struct statx
+    flags = _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC
+    path = os.fsencode(mountpoint)
+    if ctypes.CDLL(None).statx(_AT_FDCWD, path, flags, _STATX_MNT_ID_UNIQUE, room) != 0:
+        return 0
+    (mask,) = struct.unpack_from("=I", room, 0)
+    (number,) = struct.unpack_from("=Q", room, _STX_MNT_ID)
+    return int(number) if mask & _STATX_MNT_ID_UNIQUE else 0
 
 
 def mountpoints_of(device: str) -> list[Path]:
