@@ -16,6 +16,7 @@ CSRC = Path(__file__).parent
 PUBLIC_HEADERS = (
     "base/base.h",
     "base/match.h",
+    "system/libraries.h",
     "system/open_beneath.h",
     "system/id_maps.h",
     "marks/whiteout.h",

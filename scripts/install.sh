@@ -39,7 +39,7 @@ ours() {
     ! [ -e "$1" ] && ! [ -L "$1" ]
 }
 
-for path in "$link" "$sbin/mount.unionmount" "$sbin/mount.fuse.unionmount"; do
+for path in "$link" "$link-overlay" "$sbin/mount.unionmount" "$sbin/mount.fuse.unionmount"; do
     if ! ours "$path"; then
         say "$path is there and was not made by make install; remove it, or choose another PREFIX"
         exit 1
@@ -54,6 +54,7 @@ install)
     "$command" completion zsh >"$zsh"
     "$command" completion fish >"$fish"
     ln -sfn "$command" "$link"
+    ln -sfn "$command-overlay" "$link-overlay"
     for name in $helpers; do ln -sfn "${command%/*}/$name" "$sbin/$name"; done
     say "$link, its man pages and the completions of bash, zsh and fish are installed"
     case ":$PATH:" in
@@ -65,7 +66,7 @@ install)
     ;;
 uninstall)
     for name in $helpers; do rm -f "$sbin/$name"; done
-    rm -f "$link" "$man"/unionmount.1 "$man"/unionmount-*.1 "$bash" "$zsh" "$fish"
+    rm -f "$link" "$link-overlay" "$man"/unionmount.1 "$man"/unionmount-*.1 "$bash" "$zsh" "$fish"
     say "unionmount is no longer in $prefix"
     ;;
 *)

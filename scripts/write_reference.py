@@ -2,7 +2,8 @@
 
     scripts/write_reference.py [FILE]
 
-A test compares the page with what this writes, so that the page can't be out of date.
+Without FILE, the texts that ``--help`` prints are written as well (src/unionmount/cli/help), so
+that the program prints them quickly. Tests compare all of them with what click says.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ from textwrap import dedent
 
 import click
 
-from unionmount.cli import LazyGroup, cli
+from unionmount.cli import OVERLAY, PROGRAM
 from unionmount.cli.examples import examples_of, without_examples
+from unionmount.cli.program import LazyGroup, cli, command_of
+from unionmount.cli.settings import Settings
 
-PAGE = Path(__file__).parents[1] / "docs/reference/commands.md"
+_PROJECT = Path(__file__).parents[1]
+PAGE = _PROJECT / "docs/reference/commands.md"
+HELP = _PROJECT / "src/unionmount/cli/help"
+_HELP_WIDTH = 78  # click's own, on a terminal of 80 columns or more
 
 _HEAD = """# Commands
 
@@ -90,11 +96,41 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\`*_<>\[\]|$~])", r"\\\1", text)
 
 
+def help_texts(group: LazyGroup) -> dict[str, str]:
+    """What ``--help`` prints, by the names of the commands and programs."""
+    settings = dict(group.context_settings)
+    context = click.Context(group, info_name=PROGRAM, max_content_width=80, **settings)
+    found = {PROGRAM: _help(context, group)}
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        inner = click.Context(command, info_name=name, parent=context, **command.context_settings)
+        found[name] = _help(inner, command)
+    overlay = command_of(Settings(command="overlay", program=OVERLAY))
+    found[OVERLAY] = _help(click.Context(overlay, info_name=OVERLAY, **settings), overlay)
+    return found
+
+
+def _help(context: click.Context, command: click.Command) -> str:
+    context.terminal_width = _HELP_WIDTH
+    return command.get_help(context) + "\n"
+
+
+def write_help() -> None:
+    """Write the texts of ``--help``."""
+    assert isinstance(cli, LazyGroup)
+    HELP.mkdir(exist_ok=True)
+    for name, text in help_texts(cli).items():
+        (HELP / f"{name}.txt").write_text(text, encoding="utf-8")
+
+
 def main(arguments: list[str]) -> int:
     """Write the page."""
     page = Path(arguments[0]) if arguments else PAGE
     assert isinstance(cli, LazyGroup)
     page.write_text(reference(cli), encoding="utf-8")
+    if not arguments:
+        write_help()
     return 0
 
 

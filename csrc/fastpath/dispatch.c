@@ -40,6 +40,8 @@ static um_handler *const handlers[] = {
     /* The kernel then creates files by MKNOD and opens them by itself, so no RELEASE follows. */
     [FUSE_CREATE] = um_answer_unsupported,
     [FUSE_IOCTL] = um_answer_ioctl,
+    /* Every file is always ready; the kernel asks once. */
+    [FUSE_POLL] = um_answer_unsupported,
     [FUSE_BATCH_FORGET] = um_answer_batch_forget,
     [FUSE_FALLOCATE] = um_answer_fallocate,
     [FUSE_READDIRPLUS] = um_answer_readdirplus,

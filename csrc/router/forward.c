@@ -51,6 +51,20 @@ static int send_slow(struct um_router *router, const void *message, size_t size)
     return um_result(sent);
 }
 
+/* Begin with pyfuse3: its INIT comes before the first request, so that its end of the socket is readable
+ * only if there is a request. The lock keeps the requests of other workers behind it; the socket is empty,
+ * so sending does not wait. A failure shows when the request itself is sent. */
+static void introduce(struct um_router *router)
+{
+    _Alignas(8) uint8_t request[UM_SLOW_INIT_ROOM];
+    pthread_mutex_lock(&router->flight_lock);
+    if (!router->introduced) {
+        router->introduced = true;
+        send_slow(router, request, um_fastpath_slow_init(router->fastpath, request));
+    }
+    pthread_mutex_unlock(&router->flight_lock);
+}
+
 void um_router_forward(struct um_router *router, struct um_worker *worker, size_t size,
                        uint64_t begun)
 {
@@ -61,19 +75,13 @@ void um_router_forward(struct um_router *router, struct um_worker *worker, size_
                                .device = worker->device};
     int error = add(router, &one);
     if (error == 0) {
+        introduce(router);
         error = send_slow(router, worker->request, size);
         if (error == 0 || !take(router, one.unique, &one))
             return; /* otherwise the thread that marked the router as orphaned answers it */
     }
     um_router_count(&worker->counters.failed, 1);
     answer_error(&one, EIO);
-}
-
-void um_router_forward_init(struct um_router *router)
-{
-    _Alignas(8) uint8_t request[UM_SLOW_INIT_ROOM];
-    size_t size = um_fastpath_slow_init(router->fastpath, request);
-    send_slow(router, request, size); /* if it fails, so will everything that is forwarded */
 }
 
 /* ---- from pyfuse3 ----------------------------------------------------------------------------------------- */

@@ -30,7 +30,7 @@ struct um_router_setup {
     uint32_t spin; /* nanoseconds for which a thread polls for the next request before it sleeps */
 };
 
-/* Open a router; *slow is the end of the socket for pyfuse3. */
+/* Open a router; *slow is the end of the socket for pyfuse3, readable only if there is a request for it. */
 int um_router_open(const struct um_router_setup *setup, struct um_router **out, int *slow);
 /* Start answering. */
 int um_router_start(struct um_router *router);

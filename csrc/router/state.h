@@ -93,7 +93,8 @@ struct um_router {
 
     pthread_mutex_t flight_lock;
     struct um_table flight; /* under flight_lock; of struct um_in_flight */
-    bool orphaned; /* pyfuse3 has stopped answering */
+    bool introduced; /* under flight_lock: pyfuse3 was sent its INIT */
+    bool orphaned; /* pyfuse3 answers no more */
 };
 
 /* ---- router/device.c -------------------------------------------------------------------------- */
@@ -152,8 +153,6 @@ void um_watchdog_disarm(struct um_router *router);
 /* Forward a request that was read from `device` to pyfuse3; where that fails, answer EIO. */
 void um_router_forward(struct um_router *router, struct um_worker *worker, size_t size,
                        uint64_t begun);
-/* Send INIT to pyfuse3, once the kernel's was answered. */
-void um_router_forward_init(struct um_router *router);
 void *um_router_replies(void *router); /* the thread */
 
 /* ---- router/interrupt.c ------------------------------------------------------------------------ */

@@ -20,7 +20,6 @@ static void count_data(struct um_worker *worker, const struct um_answer *answer)
 static void reply(struct um_worker *worker, const struct um_answer *answer)
 {
     struct um_router *router = worker->router;
-    const struct fuse_in_header *header = worker->request;
     count_data(worker, answer);
     for (int i = 0; i < 2; i++) {
         if (answer->stale[i] != 0) {
@@ -31,8 +30,6 @@ static void reply(struct um_worker *worker, const struct um_answer *answer)
     int error = um_router_write(worker->device, worker->reply, answer->size);
     if (error != 0)
         um_fastpath_undo(router->fastpath, worker->request, worker->reply, answer->size);
-    if (error == 0 && header->opcode == FUSE_INIT)
-        um_router_forward_init(router);
 }
 
 static void handle(struct um_worker *worker, size_t size)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
+from unionmount.cli import run_main
 
-from unionmount.cli import main
-
-sys.exit(main())
+run_main()

@@ -12,6 +12,7 @@
 
 #define PATIENCE 20000 /* milliseconds until what should come has not */
 #define UNKNOWN 60 /* an opcode of no meaning */
+#define FIRST 61 /* another one */
 
 struct world {
     struct machine machine;
@@ -101,14 +102,57 @@ static void receive_answer(int fd, struct answer *answer)
     }
 }
 
-static void begin(struct world *w, struct answer *answer, struct message *slow_init)
+static void init(struct world *w, struct answer *answer)
 {
     struct fuse_init_in in = {
         .major = 7, .minor = 45, .max_readahead = 131072, .flags = UINT32_MAX};
     ask(w->kernel, 2, FUSE_INIT, 0, &in, sizeof in);
     receive_answer(w->kernel, answer);
-    if (receive(w->slow, slow_init, sizeof *slow_init) <= 0)
+}
+
+/* The first request for pyfuse3, which an INIT precedes, and its reply. */
+static void meet(struct world *w, struct message *slow_init)
+{
+    struct message first;
+    struct answer answer;
+    struct fuse_out_header reply = {.len = sizeof reply, .error = -ENOSYS, .unique = 3};
+    ask(w->kernel, reply.unique, FIRST, 1, "", 0);
+    if (receive(w->slow, slow_init, sizeof *slow_init) <= 0 ||
+        receive(w->slow, &first, sizeof first) != sizeof first.header ||
+        first.header.unique != reply.unique || send(w->slow, &reply, sizeof reply, 0) < 0)
         abort();
+    receive_answer(w->kernel, &answer);
+    if (answer.header.unique != reply.unique)
+        abort();
+}
+
+static void begin(struct world *w, struct answer *answer, struct message *slow_init)
+{
+    init(w, answer);
+    meet(w, slow_init);
+}
+
+static bool is_readable(int fd)
+{
+    struct pollfd now = {.fd = fd, .events = POLLIN};
+    return poll(&now, 1, 0) == 1;
+}
+
+TEST(nothing_comes_for_pyfuse3_before_its_first_request)
+{
+    struct world w;
+    struct answer answer;
+    struct message slow;
+    set_up(&w, 2);
+    init(&w, &answer);
+    ask(w.kernel, 4, FUSE_STATFS, 1, "", 0);
+    receive_answer(w.kernel, &answer);
+    CHECK_INT(answer.header.unique, 4);
+    CHECK(!is_readable(w.slow));
+    meet(&w, &slow);
+    CHECK_INT(slow.header.opcode, FUSE_INIT);
+    CHECK(!is_readable(w.slow));
+    tear_down(&w);
 }
 
 TEST(init_is_negotiated_with_both_sides)

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unionmount.cli import _COMMANDS, main
+from unionmount.cli import main
+from unionmount.cli.command_table import COMMANDS
 from unionmount.cli.output import (
     ListRow,
     age_of,
@@ -33,19 +34,19 @@ Capture = pytest.CaptureFixture[str]
 def test_help_lists_every_command(capsys: Capture) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n  {name} " in shown for name in _COMMANDS)
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
 
 
 def test_short_helps_are_those_of_the_commands() -> None:
-    for name, (module, text) in _COMMANDS.items():
-        command = importlib.import_module(f"unionmount.cli.commands.{module}").command
+    for name, (module, text) in COMMANDS.items():
+        command = importlib.import_module(f"unionmount.cli.commands.{module}").command.build()
         assert isinstance(command, click.Command)
         assert command.help
         assert text.endswith(".")
         assert name in {command.name, "unmount"}
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str, capsys: Capture) -> None:
     assert main([name, "-h"]) == 0
     assert f"unionmount {name}" in capsys.readouterr().out

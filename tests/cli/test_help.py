@@ -12,10 +12,12 @@ import click
 import pytest
 
 from unionmount.browse.find import parse_expression
-from unionmount.cli import _COMMANDS, _GROUPS, cli, main
+from unionmount.cli import main
+from unionmount.cli.command_table import COMMANDS, GROUPS
 from unionmount.cli.commands.find import _split
 from unionmount.cli.examples import EXAMPLES
 from unionmount.cli.manpages import page
+from unionmount.cli.program import cli
 from unionmount.cli.settings import Settings
 from unionmount.mounting.options import parse_options
 
@@ -48,14 +50,14 @@ def test_each_line_of_the_help_fits(capsys: Capture) -> None:
 
 
 def test_every_command_has_examples() -> None:
-    names = {module for module, _ in _COMMANDS.values()}
+    names = {module for module, _ in COMMANDS.values()}
     assert set(EXAMPLES) == names
     assert all(EXAMPLES.values())
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_and_manual_page_end_with_the_examples(name: str, capsys: Capture) -> None:
-    examples = EXAMPLES[_COMMANDS[name][0]]
+    examples = EXAMPLES[COMMANDS[name][0]]
     for _ in range(2):  # asking twice shows them once
         assert main([name, "--help"]) == 0
         shown = capsys.readouterr().out.partition("\n  Examples:\n")[2]
@@ -119,7 +121,7 @@ def test_listing_commands_imports_none() -> None:
 
 
 def test_groups_have_short_texts() -> None:
-    for group in _GROUPS.values():
+    for group in GROUPS.values():
         for name, (_, text) in group.items():
             assert text.endswith("."), name
             assert len(text) < 66, name

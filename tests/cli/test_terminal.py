@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from support.listed_images import WEB, DescribedImage, fill, put
 
-from unionmount.cli import _COMMANDS, main
+from unionmount.cli import main
+from unionmount.cli.command_table import COMMANDS
 from unionmount.cli.progress import ProgressLine
 from unionmount.images.reference import Digest
 from unionmount.store.containers import ContainerImage, Containers
@@ -285,10 +286,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_command_has_a_page(pages: Path) -> None:
-    names = {f"unionmount-{name}.1" for name in _COMMANDS} | {"unionmount.1"}
+    names = {f"unionmount-{name}.1" for name in COMMANDS} | {"unionmount.1"}
     assert {path.name for path in pages.iterdir()} == names
     whole = (pages / "unionmount.1").read_text()
-    assert all(f"unionmount\\-{name}" in whole for name in _COMMANDS)
+    assert all(f"unionmount\\-{name}" in whole for name in COMMANDS)
 
 
 @pytest.mark.needs("mandoc")

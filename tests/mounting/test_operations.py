@@ -31,7 +31,8 @@ from support.errnos import failing
 from support.mounting import CommandLine
 
 from unionmount import core
-from unionmount.mounting.read_operations import ImageFacts, ReadOnlyOperations
+from unionmount.mounting.facts import ImageFacts
+from unionmount.mounting.read_operations import ReadOnlyOperations
 from unionmount.store.store import Store
 from unionmount.transfer.load import open_image
 

@@ -11,12 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from unionmount.cli import cli
+from unionmount.cli.program import LazyGroup, cli
 
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT))
 
-from scripts.write_reference import PAGE, reference  # noqa: E402 - they stand beside the tests
+from scripts.write_reference import (  # noqa: E402 - they stand beside the tests
+    HELP,
+    PAGE,
+    help_texts,
+    reference,
+)
 
 TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 # what the pages of docs/ and of the top directory link to, besides each other
@@ -25,6 +30,13 @@ LINKED = ("LICENSE", "bench/README.md", "bench/fastpath.svg")
 
 def read(name: str) -> str:
     return (PROJECT / name).read_text(encoding="utf-8")
+
+
+def test_help_is_written_as_click_says_it() -> None:
+    """After a change: scripts/write_reference.py."""
+    written = {path.stem: path.read_text(encoding="utf-8") for path in HELP.glob("*.txt")}
+    assert isinstance(cli, LazyGroup)
+    assert written == help_texts(cli)
 
 
 # ---- the site ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from support.documents import REGISTRY, Document, Place, agrees, parse, unmarked
 from support.servers import DockerRegistry
 from support.users import become_nobody, fuse_for_all
 
-from unionmount.cli import cli
+from unionmount.cli.program import cli
 from unionmount.cli.settings import Settings
 
 PROJECT = Path(__file__).parents[2]

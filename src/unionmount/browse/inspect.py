@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from unionmount.gotemplate import Duration, Map, Slice, Struct, Time
 from unionmount.images.json_fields import load_json
 from unionmount.images.reference import Reference
 from unionmount.system.text import printable
+from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from unionmount.images.config import Config

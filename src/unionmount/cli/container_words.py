@@ -11,7 +11,6 @@ from unionmount.store.containers import is_there
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from unionmount.cli.settings import Settings
@@ -19,18 +18,6 @@ if TYPE_CHECKING:
     from unionmount.mounting.records import MountTable, Status
 
 PREFIX = CONTAINER_PREFIX
-
-_OVERLAY = "lowerdir="
-
-
-def overlay_source(lower: Iterable[Path]) -> str:
-    """Return the recorded source of an overlay mount, which cannot be an image's name."""
-    return _OVERLAY + ":".join(str(path).replace("\\", r"\\").replace(":", r"\:") for path in lower)
-
-
-def is_overlay(source: str) -> bool:
-    """Return whether a recorded source is that of an overlay mount."""
-    return source.startswith(_OVERLAY)
 
 
 def name_of_container(word: str) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 
-from unionmount.cli import LazyGroup
 from unionmount.cli.examples import examples_of, without_examples
+from unionmount.cli.program import LazyGroup
 from unionmount.system.text import printable
 
 PROGRAM = "unionmount"

@@ -16,15 +16,16 @@ import getopt
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
+from unionmount.cli import leave
 from unionmount.cli.helper_options import HelperOptions, parse_helper_options
 from unionmount.cli.settings import Settings
 from unionmount.errors import MountError, NotFoundError, UnionmountError, UsageError
 from unionmount.system.mountinfo import FILE_SYSTEM
 from unionmount.system.text import printable
+from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
     from unionmount.cli.mount_sources import MountArguments
@@ -48,6 +49,11 @@ class _HelperCall:
     fake: bool
     verbose: bool
     namespace: str
+
+
+def run() -> NoReturn:
+    """Run the helper as a program."""
+    leave(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,7 +141,8 @@ def _mount(call: _HelperCall) -> None:
     from unionmount.cli.start_mount import MountStarter
     from unionmount.mounting.options import apply_options
 
-    settings = Settings(root=call.options.values.get("store"))
+    settings = Settings()
+    settings.root = call.options.values.get("store")
     wanted, source = _wanted(settings, call)
     flags = call.options.flags
     parsed = replace(

@@ -47,7 +47,7 @@ def _find_mount(settings: Settings, word: str) -> Status | None:
 
 def _open_mount(settings: Settings, record: Record) -> OpenChanges:
     from unionmount.browse.open import open_container, open_upper_directory
-    from unionmount.cli.container_words import is_overlay
+    from unionmount.mounting.records import is_overlay
     from unionmount.store.containers import Containers
 
     if is_overlay(record.source):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,14 +98,14 @@ def _mounted(settings: Settings, word: str) -> tuple[Settings, str, Record | Non
 
     Any other word is returned as it is.
     """
-    from unionmount.cli.container_words import PREFIX, is_overlay, mount_with_id
-    from unionmount.mounting.records import MountTable
+    from unionmount.cli.container_words import PREFIX, mount_with_id
+    from unionmount.mounting.records import MountTable, is_overlay
 
     found = mount_with_id(settings, MountTable.of_user(), word)
     if found is None:
         return settings, word, None
     record = found.record
-    settings = replace(settings, root=record.root)  # the mount may belong to another store
+    settings = settings.with_root(record.root)  # the mount may belong to another store
     if record.container:
         return settings, PREFIX + record.container, None
     if is_overlay(record.source):

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-import click
-
 from unionmount.errors import MountError
 from unionmount.system.text import printable
 
@@ -24,37 +22,6 @@ MOUNTPOINT_VARIABLE = "UNIONMOUNT_MOUNTPOINT"
 _KEPT = (signal.SIGINT, signal.SIGQUIT)  # the terminal sends them to the command, too
 _HANDED_ON = (signal.SIGTERM, signal.SIGHUP)
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as a shell has it
-_END = "--"
-
-
-class CommandWithCommand(click.Command):
-    """A command that takes another one behind ``--``; its words become ``meta[WORDS]``."""
-
-    WORDS = "unionmount.words"
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take off the words of the other command.
-
-        A ``--`` with no IMAGE before it ends the options, as always, and the next one counts.
-        """
-        words: list[str] = []
-        ends = [index for index, word in enumerate(args) if word == _END]
-        if ends and not self._has_source(ctx, args[: ends[0]]):
-            ends = ends[1:]
-        if ends:
-            args, words = args[: ends[0]], args[ends[0] + 1 :]
-            if not words:
-                raise click.UsageError("no command behind '--'", ctx)
-        ctx.meta[self.WORDS] = words
-        return super().parse_args(ctx, args)
-
-    def _has_source(self, ctx: click.Context, args: list[str]) -> bool:
-        values, _, _ = self.make_parser(ctx).parse_args(list(args))
-        return isinstance(values.get("source"), str)
-
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """Show that a command may follow."""
-        return [*super().collect_usage_pieces(ctx), "[-- COMMAND…]"]
 
 
 def enter_namespace_if_needed() -> None:

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import RegistryOptions, registry_client
 from unionmount.errors import (
     InvalidReference,
@@ -83,7 +82,6 @@ def find_or_pull(
     from unionmount.images.image import SCRATCH
     from unionmount.sources import looks_like_file, no_such_file
     from unionmount.transfer.load import find_stored
-    from unionmount.transfer.pull import PullOptions
 
     store = settings.store()
     if location.kind not in ("stored", "registry") or location.path == SCRATCH:
@@ -98,6 +96,8 @@ def find_or_pull(
             raise missing
     if location.kind == "stored" and looks_like_file(location.path):
         raise no_such_file(location.path)
+    from unionmount.transfer.pull import PullOptions  # with trio
+
     try:
         with progress_line() as progress:
             how = PullOptions(

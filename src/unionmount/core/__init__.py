@@ -18,6 +18,7 @@ from unionmount.core.index import (
     private_directory,
     stored_name,
 )
+from unionmount.core.libraries import keep_libraries
 from unionmount.core.nodes import NAME_MAX, ROOT, Attributes, BrowsableTree, DirectoryEntry, Node
 from unionmount.core.router import FOREVER, Router, RouterFacts, RouterStats, time_of_bucket
 from unionmount.core.spelling import matches, opaque_name, whiteout_name
@@ -69,6 +70,7 @@ __all__ = [
     "UpperFlags",
     "UpperList",
     "View",
+    "keep_libraries",
     "matches",
     "opaque_name",
     "open_beneath",

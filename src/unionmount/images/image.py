@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from unionmount.errors import FormatError
@@ -12,6 +11,7 @@ from unionmount.images.manifest import Descriptor, Manifest
 from unionmount.images.media_types import OCI_LAYER
 from unionmount.images.platform import Platform
 from unionmount.images.reference import Digest
+from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

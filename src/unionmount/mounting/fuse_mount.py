@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import socket
 import stat
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -176,6 +173,9 @@ def _unmount_directly(mountpoint: Path, *, lazy: bool) -> None:
 def _mount_by_helper(
     mountpoint: Path, source: str, options: MountOptions, *, writable: bool
 ) -> int:
+    import socket  # noqa: PLC0415 - root needs neither
+    import subprocess  # noqa: PLC0415
+
     words = _helper_options(source, options, writable=writable)
     os.close(_open_device())  # fusermount3 opens it with the rights of this user, too
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -201,6 +201,8 @@ def _mount_by_helper(
 
 
 def _helper() -> str:
+    import shutil  # noqa: PLC0415 - root needs no helper
+
     for name in ("fusermount3", "fusermount"):
         if found := shutil.which(name):
             return found
@@ -246,6 +248,8 @@ def _unmount_otherwise(mountpoint: Path, failure: MountError, *, lazy: bool) -> 
 
     It reads the table of the kernel, while fusermount3 needs /etc/mtab.
     """
+    import shutil  # noqa: PLC0415 - root needs no helper
+
     program, where = shutil.which("umount"), printable(str(mountpoint))
     advice = f"; root can: umount {'-l ' if lazy else ''}{where}"
     if program is None:
@@ -260,6 +264,8 @@ def _unmount_otherwise(mountpoint: Path, failure: MountError, *, lazy: bool) -> 
 
 
 def _run_unmounting(command: list[str], mountpoint: Path) -> None:
+    import subprocess  # noqa: PLC0415 - root needs no helper
+
     done = subprocess.run(
         [*command, str(mountpoint)],
         stdin=subprocess.DEVNULL,

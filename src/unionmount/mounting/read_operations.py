@@ -18,15 +18,14 @@ import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, InodeT, StatvfsData
 
-from unionmount.core import FOREVER, NAME_MAX, IdMaps
-from unionmount.mounting.options import DISK_VIEW, MountView
+from unionmount.core import NAME_MAX, IdMaps
+from unionmount.mounting.facts import ImageFacts
 
 if TYPE_CHECKING:
     from pyfuse3 import ReaddirToken, RequestContext
@@ -53,18 +52,6 @@ _SHOWN_TO_ROOT = (*_SHOWN, b"trusted.")
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
-    """The facts about all layers together: those of statfs, and their names."""
-
-    layers: tuple[str, ...]  # lowest first: diff_ids or paths
-    bytes: int
-    inodes: int
-    has_acls: bool = False
-    directory: int | None = None  # a descriptor on the file system that answers statfs
-    view: MountView = DISK_VIEW
 
 
 def answered(handler: Callable[Concatenate[Any, P], Awaitable[T]]) -> Any:
@@ -112,11 +99,11 @@ class ReadingOperations(pyfuse3.Operations):
         # The kernel enforces POSIX ACLs; otherwise their mask would count as the permissions of a
         # group. But it also asks for those of the root at every path lookup (the inode of the root
         # is older than the negotiation), so images without ACLs do not have it.
-        self.enable_acl = facts.has_acls and facts.view.acls
+        self.enable_acl = facts.obeys_acls
         self.files = self._files = files
         self.facts = self._facts = facts
         self.ids = self._ids = IdMaps(facts.view.users, facts.view.groups)
-        self.seconds = FOREVER if facts.view.seconds is None else facts.view.seconds
+        self.seconds = facts.seconds
         self.list_layers = list_layers
         self._layer_names = (LAYER, LAYER_INDEX) if list_layers else ()
         self._disk_readers = trio.CapacityLimiter(_READERS)

@@ -12,15 +12,12 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import select
 import signal
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from unionmount.errors import InvalidReference, MountError, NotFoundError
@@ -29,10 +26,12 @@ from unionmount.mounting.fuse_mount import StillMountedError
 from unionmount.system.mountinfo import FILE_SYSTEM, mounted_at, mounts, unique_id
 from unionmount.system.os_errors import raising
 from unionmount.system.text import printable
+from unionmount.system.values import asdict, dataclass, replace
 
 _ID_BYTES = 6
 _BEGINNING = re.compile(r"[0-9a-f]{1,12}")  # of an ID
 _ASKED_AGAIN = 0.2  # seconds
+_OVERLAY = "lowerdir="  # the beginning of the source of an overlay mount
 _NAME_MAX = 60  # characters of an image's name in the name of a mount point
 
 STARTING = "starting"
@@ -80,7 +79,7 @@ class Record:
     ) -> Record:
         """Return a record for a mount that this process will serve."""
         return cls(
-            id=secrets.token_hex(_ID_BYTES),
+            id=os.urandom(_ID_BYTES).hex(),
             image=image,
             source=source,
             mode=mode,
@@ -88,7 +87,7 @@ class Record:
             automatic=mountpoint is None,
             pid=os.getpid(),
             started=process_start(os.getpid()) or 0,
-            created=datetime.now(UTC).isoformat(),
+            created=_now(),
             root=root,
             container=container,
             upper=upper,
@@ -250,7 +249,7 @@ class HeldRecord:
 
     def update(self, **changes: str | int) -> None:
         """Change fields by replacing the file; the old and the new one are both locked."""
-        self.record = replace(self.record, **changes)  # type: ignore[arg-type]
+        self.record = replace(self.record, **changes)
         old, self._fd = self._fd, self._write(self.record)
         os.close(old)
 
@@ -278,6 +277,25 @@ class HeldRecord:
             temporary.unlink(missing_ok=True)
             raise
         return fd
+
+
+def overlay_source(lower: Iterable[Path]) -> str:
+    """Return the recorded source of an overlay mount, topmost directory first; no image has such a
+    name.
+    """
+    return _OVERLAY + ":".join(str(path).replace("\\", r"\\").replace(":", r"\:") for path in lower)
+
+
+def is_overlay(source: str) -> bool:
+    """Return whether a recorded source is that of an overlay mount."""
+    return source.startswith(_OVERLAY)
+
+
+def _now() -> str:
+    """Return the time as ISO 8601 has it."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{date}.{nanoseconds // 1000:06d}+00:00"
 
 
 def _has_text(path: Path) -> bool:

@@ -9,7 +9,6 @@ has ended, all changes are on disk.
 
 from __future__ import annotations
 
-import errno
 import functools
 import logging
 import os
@@ -17,52 +16,48 @@ import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyfuse3
-import trio
-
-from unionmount.core import LayerTrees, Router, RouterFacts
+from unionmount.core import IdMaps, LayerTrees, Router, RouterFacts
 from unionmount.errors import MountError, UnionmountError
-from unionmount.images.opened import OpenImage
 from unionmount.mounting.directories import OpenDirectories
+from unionmount.mounting.facts import ImageFacts, ShownFiles
 from unionmount.mounting.fuse_mount import (
-    BusyError,
     StillMountedError,
     check_mountpoint,
     mount_fuse,
     unmount_fuse,
-    widen_read_ahead,
 )
-from unionmount.mounting.lifetime import (
-    LeftNamespace,
-    end_with,
-    leave_namespace,
-    let_terminate,
+from unionmount.mounting.late_import import hold_python, import_python
+from unionmount.mounting.lifetime import end_with, leave_namespace, let_terminate
+from unionmount.mounting.live_mount import (
+    SIGNALS,
+    Announcement,
+    LiveMount,
+    Serving,
+    wanted_signals,
 )
 from unionmount.mounting.options import THREADS_MAX, MountOptions
-from unionmount.mounting.read_operations import ImageFacts, ReadingOperations, ReadOnlyOperations
 from unionmount.mounting.records import HeldRecord, MountTable, Record
-from unionmount.mounting.statistics import serve_stats
+from unionmount.mounting.standby import stand_by
+from unionmount.mounting.statistics import listening
 from unionmount.mounting.upper_directory import Counted, OpenUpper, UpperPlan, open_upper
-from unionmount.mounting.write_operations import WritableOperations
 from unionmount.system import daemon
-from unionmount.system.mountinfo import mounted_at, mountpoints_of, unique_id
+from unionmount.system.file_descriptor import FileDescriptor
+from unionmount.system.mountinfo import mounted_at
 from unionmount.system.text import printable
+from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
+    from unionmount.images.opened import OpenImage
+    from unionmount.mounting.late_import import ServePython
     from unionmount.store.leases import Lease
 
 log = logging.getLogger(__name__)
 
-_INTERRUPTION = 0.1  # seconds
 _THREADS = 8  # default maximum of the router's threads
 _SPIN_NS = 50_000  # time for which a thread polls for the next request before it sleeps
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,91 +101,6 @@ class MountRequest:
         return self.upper is not None and not self.options.ro
 
 
-class _Interruptions:
-    """A context manager during which a signal interrupts the main thread periodically.
-
-    pyfuse3 waits until /dev/fuse has a request, then reads it: a blocking read that holds the GIL.
-    If the request is withdrawn in between (because its process was killed), the read waits for the
-    next one, and the answers of threads cannot be sent meanwhile, although somebody may wait for
-    them. A signal ends the read, and pyfuse3 continues.
-    """
-
-    def __init__(self) -> None:
-        self._entered = 0
-
-    def __enter__(self) -> None:
-        self._entered += 1
-        if self._entered == 1:
-            signal.setitimer(signal.ITIMER_REAL, _INTERRUPTION, _INTERRUPTION)
-
-    def __exit__(self, *_: object) -> None:
-        self._entered -= 1
-        if self._entered == 0:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-class LiveMount:
-    """A mounted file system, identified by its device, since it may be moved or bind-mounted.
-
-    ``ended``: the kernel has closed the connection, usually because it is not mounted any more.
-    Then another file system may reuse the number of its device.
-    """
-
-    def __init__(self, mountpoint: Path, device: str) -> None:
-        self.mountpoint = mountpoint
-        self.device = device
-        # The root is held open, so that nobody unmounts it before it was seen to answer.
-        self._root: int | None = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.router: Router | None = None  # None: pyfuse3 serves alone
-        self.unique = unique_id(mountpoint)  # now: it does not show where the daemon goes
-        self.left: LeftNamespace | None = None  # the namespace of the mount, if the daemon left it
-        self.given_up = False  # whether the daemon ends, even if mounts remain
-        self.ended = False
-
-    def answers(self) -> bool:
-        """Return whether the file system answers; False if another one is mounted there by now."""
-        assert self._root is not None, "asked once"
-        try:
-            os.statvfs(self._root)
-            status = os.fstat(self._root)
-            return f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" == self.device
-        finally:
-            self.let_go()
-
-    def let_go(self) -> None:
-        """Close the root, so that others can unmount the file system."""
-        root, self._root = self._root, None
-        if root is not None:
-            os.close(root)
-
-    def unmount(self) -> None:
-        """Unmount the file system everywhere; its users keep their open files."""
-        if self.left is None:
-            self._unmount_here()
-        else:
-            self.left.run(self._unmount_here)
-
-    def _unmount_here(self) -> None:
-        for place in mountpoints_of(self.device):
-            if self.ended and not _is_dead(place):
-                continue  # another file system
-            try:
-                note = unmount_fuse(place)
-            except BusyError:
-                note = unmount_fuse(place, lazy=True)
-            if note:
-                log.warning("%s", note)
-
-
-def _is_dead(mountpoint: Path) -> bool:
-    """Return whether the file system at the mount point has lost its server."""
-    try:
-        os.statvfs(mountpoint)
-    except OSError as error:
-        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
-    return False
-
-
 def run_mount(
     layers: OpenImage | OpenDirectories, request: MountRequest, ready: daemon.Ready
 ) -> None:
@@ -206,35 +116,32 @@ def run_mount(
     with (
         _signals_held(),
         request.lease or nullcontext(),  # released last
-        _interruptions() as pending,
         _recorded(layers, request) as held,
-        _operations(layers, request, pending) as operations,
-        _mounted(held.record.path, source, request, operations) as mount,
+        _shown(layers, request) as shown,
     ):
-        held.update(device=mount.device, mount=mount.unique)
-        if request.until is not None:
-            end_with(request.until)
-        statistics = request.table.socket_path(held.record.id)
-        with _faults_logged(held.record.mountpoint, request):
-            trio.run(_serve, mount, functools.partial(ready, held.record.mountpoint), statistics)
+        server = _Server(shown, request)
+        with _mounted(held.record.path, source, request) as (mount, connection):
+            held.update(device=mount.device, mount=mount.unique)
+            if request.until is not None:
+                end_with(request.until)
+            statistics = request.table.socket_path(held.record.id)
+            with _faults_logged(held.record.mountpoint, request):
+                tell = functools.partial(ready, held.record.mountpoint)
+                server.run(connection, mount, tell, statistics)
 
 
 @contextmanager
-def _operations(
-    layers: OpenImage | OpenDirectories,
-    request: MountRequest,
-    pending: AbstractContextManager[None],
-) -> Iterator[ReadingOperations]:
-    """Create the handlers, and keep the upper open that they need."""
+def _shown(layers: OpenImage | OpenDirectories, request: MountRequest) -> Iterator[ShownFiles]:
+    """Open the files that the mount shows."""
     options = request.options
-    facts, list_layers = _facts(layers), options.list_layers
-    facts = replace(facts, view=options.view)
+    list_layers = options.list_layers
+    facts = replace(_facts(layers), view=options.view)
     if request.unstacked:
         with LayerTrees(layers.tree()) as trees:
-            yield ReadOnlyOperations(trees, facts, list_layers=list_layers, pending=pending)
+            yield ShownFiles(trees, facts, list_layers)
         return
     if request.upper is None:
-        yield ReadOnlyOperations(layers.tree(), facts, list_layers=list_layers, pending=pending)
+        yield ShownFiles(layers.tree(), facts, list_layers)
         return
     promises = request.options.promises
     opened = _opened_upper(layers, request.upper, promises=promises, counted=request.counted)
@@ -245,11 +152,7 @@ def _operations(
             has_acls=upper.abilities.acls,
             directory=upper.fd,
         )
-        operations = WritableOperations(upper.core, facts, list_layers=list_layers, pending=pending)
-        try:
-            yield operations
-        finally:
-            operations.close()
+        yield ShownFiles(upper.core, facts, list_layers)
 
 
 @contextmanager
@@ -308,8 +211,8 @@ def _signals_held() -> Iterator[None]:
 
     At the end, changes are synced, and another signal must not end the process meanwhile.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    handlers = {one: signal.getsignal(one) for one in _wanted_signals()}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    handlers = {one: signal.getsignal(one) for one in wanted_signals()}
     for one in handlers:
         signal.signal(one, lambda *_: None)
     try:
@@ -318,20 +221,6 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for one, handler in handlers.items():
             signal.signal(one, signal.SIG_DFL if handler is None else handler)
-
-
-def _wanted_signals() -> list[signal.Signals]:
-    """Return the signals that the caller did not ignore."""
-    return [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
-
-
-@contextmanager
-def _interruptions() -> Iterator[_Interruptions]:
-    before = signal.signal(signal.SIGALRM, lambda *_: None)
-    try:
-        yield _Interruptions()
-    finally:
-        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager
@@ -349,7 +238,7 @@ def _recorded(layers: OpenImage | OpenDirectories, request: MountRequest) -> Ite
         mode="rw" if request.writable else "ro",
         container="" if plan is None else plan.container,
         upper="" if plan is None else os.fsdecode(plan.upper),
-        image_id=str(layers.image.id) if isinstance(layers, OpenImage) else "",
+        image_id="" if isinstance(layers, OpenDirectories) else str(layers.image.id),
         layers=len(layers.layers),
     )
     record = replace(record, options=request.said)
@@ -398,147 +287,110 @@ def _faults_logged(mountpoint: str, request: MountRequest) -> Iterator[None]:
 
 @contextmanager
 def _mounted(
-    mountpoint: Path, name: str, request: MountRequest, operations: ReadingOperations
-) -> Iterator[LiveMount]:
-    """Mount the file system and connect pyfuse3; at the end, unmount it even if it is in use."""
+    mountpoint: Path, name: str, request: MountRequest
+) -> Iterator[tuple[LiveMount, FileDescriptor]]:
+    """Mount the file system; afterwards it is unmounted, even if it is in use.
+
+    The descriptor is that of the connection. It may be taken over, and is to be closed before the
+    block ends.
+    """
     fd = mount_fuse(mountpoint, name, request.options, writable=request.writable)
-    try:
-        mount = _found(mountpoint)
-        if request.background:
-            mount.left = leave_namespace()
-    except BaseException:
-        os.close(fd)
-        with suppress(MountError):
-            unmount_fuse(mountpoint, lazy=True)
-        raise
-    try:
-        with _connected(fd, request, operations) as mount.router:
-            yield mount
-    finally:
-        mount.let_go()
-        # The connection is closed now, so unmounting cannot wait for this process.
-        _unmount_at_last(mount)
-
-
-def _unmount_at_last(mount: LiveMount) -> None:
-    try:
-        mount.unmount()
-    except MountError as error:
-        log.error("%s", error)  # noqa: TRY400 - nobody waits for an answer any more
-        raise StillMountedError(str(error)) from error
-
-
-@contextmanager
-def _connected(
-    fd: int, request: MountRequest, operations: ReadingOperations
-) -> Iterator[Router | None]:
-    """Serve a descriptor by the router and pyfuse3, or by pyfuse3 alone."""
-    files = operations.files
-    if request.threads == 0 or isinstance(
-        files, LayerTrees
-    ):  # unstacked layers are served by pyfuse3 only
-        with _connected_to_pyfuse3(fd, operations):
-            yield None
-        return
-    spin = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
-    router = Router(files, _router_facts(operations), fd, threads=request.threads, spin_ns=spin)
-    with router, _connected_to_pyfuse3(router.slow, operations):
-        router.start()
-        yield router
-
-
-@contextmanager
-def _connected_to_pyfuse3(fd: int, operations: ReadingOperations) -> Iterator[None]:
-    try:
-        pyfuse3.init(operations, f"/dev/fd/{fd}", set())  # libfuse closes the descriptor
-    except BaseException:
-        os.close(fd)
-        raise
-    try:
-        yield
-    finally:
-        pyfuse3.close(unmount=False)
-
-
-def _router_facts(operations: ReadingOperations) -> RouterFacts:
-    facts = operations.facts
-    return RouterFacts(
-        layers=facts.layers,
-        bytes=facts.bytes,
-        inodes=facts.inodes,
-        has_acls=facts.has_acls,
-        obeys_acls=operations.enable_acl,
-        list_layers=operations.list_layers,
-        directory=facts.directory,
-        ids=operations.ids,
-        keeps=operations.seconds,
-        static_nlink=facts.view.static_nlink,
-        xattrs=facts.view.xattrs,
-    )
+    with FileDescriptor(fd) as connection:
+        try:
+            mount = _found(mountpoint)
+            if request.background:
+                mount.left = leave_namespace()
+        except BaseException:
+            connection.close()
+            with suppress(MountError):
+                unmount_fuse(mountpoint, lazy=True)
+            raise
+        try:
+            yield mount, connection
+        finally:
+            connection.close()
+            mount.let_go()
+            # The connection is closed by now, so unmounting cannot wait for this process.
+            _unmount_at_last(mount)
 
 
 def _found(mountpoint: Path) -> LiveMount:
-    """Return the file system that was just mounted."""
+    """Return the mount that was just made."""
     mounted = mounted_at(mountpoint)
     if mounted is None:
         raise MountError(f"{printable(str(mountpoint))} was unmounted before it was ready")
     return LiveMount(mountpoint, mounted.device)
 
 
-async def _serve(mount: LiveMount, ready: Callable[[], None], statistics: Path) -> None:
+def _unmount_at_last(mount: LiveMount) -> None:
     try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(_unmount_on_signal, mount)
-            if mount.router is not None:
-                await nursery.start(serve_stats, statistics, mount.router)
-                nursery.start_soon(_end_with, mount.router)
-            nursery.start_soon(_announce, mount, ready)
-            await pyfuse3.main()
-            mount.ended = not mount.given_up
-            nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise _first(group) from group
+        mount.unmount()
+    except MountError as error:
+        log.error("%s", error)  # noqa: TRY400 - there is no caller left to report to
+        raise StillMountedError(str(error)) from error
 
 
-async def _end_with(router: Router) -> None:
-    """Make pyfuse3 end with the mount, of whose end only the router learns."""
-    await trio.lowlevel.wait_readable(router.ended)
-    pyfuse3.terminate()
+# ---- serving -------------------------------------------------------------------------------------
 
 
-def _first(error: BaseException) -> BaseException:
-    """Return the first error of a nursery, as users see only one line."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+class _Server:
+    """What answers the kernel; created before the mount, since it imports modules or holds them."""
+
+    def __init__(self, shown: ShownFiles, request: MountRequest) -> None:
+        self._shown = shown
+        self._threads = 0 if isinstance(shown.files, LayerTrees) else request.threads
+        self._held = hold_python() if self._threads else None
+        self._serve_python = import_python() if self._held is None else None
+
+    def run(
+        self,
+        connection: FileDescriptor,
+        mount: LiveMount,
+        ready: Callable[[], None],
+        statistics: Path,
+    ) -> None:
+        """Serve until the mount has ended."""
+        if self._held is not None:
+            self._held.install()
+        with Announcement(mount, ready) as announcement:
+            if self._threads:
+                self._run_router(connection, Serving(mount, announcement), statistics)
+            else:
+                announcement.begin()
+                self._python()(connection.take(), self._shown, Serving(mount, announcement))
+
+    def _run_router(self, connection: FileDescriptor, serving: Serving, statistics: Path) -> None:
+        files = self._shown.files
+        assert not isinstance(files, LayerTrees)
+        spin = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
+        facts, fd = _router_facts(self._shown), connection.take()
+        router = Router(files, facts, fd, threads=self._threads, spin_ns=spin)
+        with router, FileDescriptor(router.slow) as slow, listening(statistics, router) as stats:
+            serving.router_ended, serving.stats = router.ended, stats
+            router.start()
+            serving.announcement.begin()
+            if self._serve_python is not None or stand_by(serving, slow.fd):
+                self._python()(slow.take(), self._shown, serving)
+
+    def _python(self) -> ServePython:
+        """Return what serves requests in Python, imported by now at the latest."""
+        if self._serve_python is None:
+            self._serve_python = import_python()
+        return self._serve_python
 
 
-async def _announce(mount: LiveMount, ready: Callable[[], None]) -> None:
-    """Announce the mount as soon as it answers."""
-    where = printable(str(mount.mountpoint))
-    try:
-        # The thread is abandoned if the main loop ends first; closing the connection wakes it up.
-        answers = await trio.to_thread.run_sync(mount.answers, abandon_on_cancel=True)
-    except OSError as error:
-        raise MountError(f"the new mount at {where} does not answer: {error.strerror}") from None
-    if not answers:
-        raise MountError(f"{where} was unmounted before it was ready")
-    widen_read_ahead(mount.device)  # not before INIT was answered, which would reset it
-    ready()
-
-
-async def _unmount_on_signal(
-    mount: LiveMount, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Unmount at the first signal, but serve remaining users; end at the second."""
-    with trio.open_signal_receiver(*_wanted_signals()) as signals:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        task_status.started()
-        await anext(signals)
-        try:
-            await trio.to_thread.run_sync(mount.unmount)
-        except MountError:
-            log.exception("after a signal")
-        await anext(signals)
-        mount.given_up = True
-        pyfuse3.terminate()
+def _router_facts(shown: ShownFiles) -> RouterFacts:
+    facts = shown.facts
+    return RouterFacts(
+        layers=facts.layers,
+        bytes=facts.bytes,
+        inodes=facts.inodes,
+        has_acls=facts.has_acls,
+        obeys_acls=facts.obeys_acls,
+        list_layers=shown.list_layers,
+        directory=facts.directory,
+        ids=IdMaps(facts.view.users, facts.view.groups),
+        keeps=facts.seconds,
+        static_nlink=facts.view.static_nlink,
+        xattrs=facts.view.xattrs,
+    )

@@ -12,12 +12,11 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import trio
 
 from unionmount.core import time_of_bucket
 from unionmount.errors import MountError, NotFoundError
@@ -73,33 +72,79 @@ def _percentile(times: Sequence[int], percent: int) -> float:
 # ---- the daemon's side ---------------------------------------------------------------------------
 
 
-async def serve_stats(
-    path: Path, router: Router, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Send the counters to each connection, until cancelled."""
-    with _listening(path) as listener:
-        task_status.started()
-        with trio.socket.from_stdlib_socket(listener) as waiting:
-            async with trio.open_nursery() as nursery:
-                while True:
-                    client, _ = await waiting.accept()
-                    nursery.start_soon(_tell, client, router)
+class Telling:
+    """A client that has not received all of the document yet."""
+
+    def __init__(self, client: socket.socket, document: bytes) -> None:
+        self.client = client
+        self.deadline = time.monotonic() + _PATIENCE  # a client that does not read is dropped
+        self._rest = memoryview(document)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for until it is writable."""
+        return self.client.fileno()
+
+    @property
+    def seconds_left(self) -> float:
+        """The time for which it is waited for."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def go_on(self) -> bool:
+        """Send what the client takes now; return whether more remains."""
+        try:
+            while self._rest:
+                self._rest = self._rest[self.client.send(self._rest) :]
+        except BlockingIOError:
+            return True
+        except OSError:  # the client has gone
+            pass
+        self.client.close()
+        return False
 
 
-async def _tell(client: trio.socket.SocketType, router: Router) -> None:
-    with client, suppress(OSError):
-        if not _is_allowed(client):
-            return
-        document = memoryview(json.dumps(report(router.stats())).encode("ascii"))
-        with trio.move_on_after(_PATIENCE):  # a client that does not read is not waited for
-            while document:
-                document = document[await client.send(document) :]
+class StatsListener:
+    """The socket of a mount, for any event loop; nothing here waits."""
+
+    def __init__(self, listener: socket.socket, router: Router) -> None:
+        self._listener = listener
+        self._router = router
+        self.unfinished: list[Telling] = []
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for until it is readable."""
+        return self._listener.fileno()
+
+    def accept(self) -> Telling | None:
+        """Answer a client; return it if it has not received everything yet."""
+        try:
+            client, _ = self._listener.accept()
+        except OSError:  # it has gone
+            return None
+        client.setblocking(False)
+        document = b""
+        with suppress(OSError):
+            if _is_allowed(client):
+                document = json.dumps(report(self._router.stats())).encode("ascii")
+        telling = Telling(client, document)
+        return telling if telling.go_on() else None
 
 
-def _is_allowed(client: trio.socket.SocketType) -> bool:
+def _is_allowed(client: socket.socket) -> bool:
     told = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(told)
     return uid in (0, os.geteuid())
+
+
+@contextmanager
+def listening(path: Path, router: Router) -> Iterator[StatsListener]:
+    """Listen at ``path`` until the block ends."""
+    with _listening(path) as listener:
+        stats = StatsListener(listener, router)
+        try:
+            yield stats
+        finally:
+            for telling in stats.unfinished:
+                telling.client.close()
 
 
 @contextmanager

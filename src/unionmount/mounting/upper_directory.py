@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
-import secrets
 import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Literal
@@ -37,8 +34,10 @@ from unionmount.mounting.namespace import (
 from unionmount.system.access import is_closed
 from unionmount.system.closing import Closing
 from unionmount.system.os_errors import raising
+from unionmount.system.sha256 import sha256
 from unionmount.system.text import printable
 from unionmount.system.trust import has_identity, is_ours, is_own, reads_trusted
+from unionmount.system.values import dataclass
 
 _LOWERS = "overlay.unionmount.lowers"
 _OVERRIDE = "user.containers.override_stat"
@@ -170,7 +169,7 @@ def name_directories(directories: Sequence[Path]) -> str:
 
     File systems are told apart by their IDs, which usually survive a reboot, unlike device numbers.
     """
-    digest = hashlib.sha256()
+    digest = sha256()
     for path in directories:
         status = path.stat()
         digest.update(b"%d:%d:%s\0" % (os.statvfs(path).f_fsid, status.st_ino, os.fsencode(path)))
@@ -315,7 +314,7 @@ def _lock(fd: int, upper: Path) -> None:
 
 def _probe(work: int) -> Abilities:
     """Try out the abilities in the work directory."""
-    name = f"#probe-{secrets.token_hex(8)}"  # remains after a crash are removed at the next mount
+    name = f"#probe-{os.urandom(8).hex()}"  # remains after a crash are removed at the next mount
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=work)
     try:
         trusted = _allowed(lambda: os.setxattr(fd, _PREFIXES[0] + _PROBE, b"y"))

@@ -41,6 +41,7 @@ import trio
 from pyfuse3 import FileInfo, FUSEError, InodeT
 
 from unionmount.core import NO_ID, Maker, Node, SetAttr
+from unionmount.mounting.facts import ImageFacts
 from unionmount.mounting.read_operations import (
     ACLS,
     BATCH,
@@ -48,7 +49,6 @@ from unionmount.mounting.read_operations import (
     FIRST_BATCH,
     LAYER,
     LAYER_INDEX,
-    ImageFacts,
     ReadingOperations,
     answered,
     dot_entry,

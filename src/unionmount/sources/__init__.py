@@ -19,7 +19,6 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -28,6 +27,7 @@ from unionmount.images.image import SCRATCH
 from unionmount.images.reference import Reference, has_registry
 from unionmount.system.closing import Closing
 from unionmount.system.text import printable
+from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from unionmount.store.references import digests_of, referenced_digests, users
 from unionmount.store.usage import allocated
 from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
+from unionmount.system.values import dataclass, field
 
 if TYPE_CHECKING:
     from unionmount.store.containers import Containers

@@ -25,7 +25,6 @@ import fcntl
 import os
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +52,7 @@ from unionmount.store.staging import Staging
 from unionmount.system.files import FileIdentity, FileRange, write_all
 from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
+from unionmount.system.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

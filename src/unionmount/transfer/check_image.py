@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unionmount import core
@@ -16,6 +15,7 @@ from unionmount.sources import (
 )
 from unionmount.store.layer_import import check_digest
 from unionmount.system.text import printable
+from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -25,6 +24,7 @@ from unionmount.images.selection import run_selection_async, select
 from unionmount.sources import STDIN, Location, choose
 from unionmount.sources.layout import OciLayout
 from unionmount.store.store import Store
+from unionmount.system.values import dataclass, replace
 from unionmount.transfer.blobs import (
     cancelling,
     in_parallel,

@@ -6,8 +6,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import layer_option, platform_option, root_option
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import root_option
 from unionmount.errors import UsageError
 from unionmount.system.text import printable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import click
+import unionmount.cli.declared as click
 
 
 @click.command("completion")
@@ -13,8 +13,8 @@ def command(shell: str) -> None:
     bash: source <(unionmount completion bash), in ~/.bashrc. zsh: the same with zsh, in ~/.zshrc
     behind compinit. fish: unionmount completion fish > ~/.config/fish/completions/unionmount.fish
     """
-    from unionmount.cli import cli
     from unionmount.cli.complete_words import BASH, VARIABLE
+    from unionmount.cli.program import cli
 
     if shell == "bash":
         print(BASH, end="")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import list_format_option, root_option
 from unionmount.cli.output import Listing, ListRow, human_size, print_json, print_jsonl, print_table
 

@@ -7,8 +7,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING, Any
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import check_form, platform_option, root_option
 from unionmount.errors import UnionmountError, UsageError
 from unionmount.system.text import printable

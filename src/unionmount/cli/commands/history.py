@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import list_format_option, platform_option, root_option
 from unionmount.cli.output import Listing, ListRow, age_of, human_size, shortened, time_of
 

@@ -7,8 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import details_format_option, platform_option, root_option
 from unionmount.errors import NotFoundError, UnionmountError, UsageError
 from unionmount.system.text import printable

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.commands.which import created_by
 from unionmount.cli.options import platform_option, root_option, stream_format_option
 from unionmount.cli.output import human_size, print_table

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.commands.login import registry_place
 from unionmount.errors import NotFoundError
 from unionmount.system.text import printable

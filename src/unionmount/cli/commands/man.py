@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import click
+import unionmount.cli.declared as click
 
 
 @click.command("man")
@@ -23,8 +23,8 @@ def command(output: str | None, name: str | None) -> None:
 
     On a terminal man(1) shows it; otherwise its source is printed, in the language of man(7).
     """
-    from unionmount.cli import cli
     from unionmount.cli.manpages import page, pages
+    from unionmount.cli.program import cli
 
     if output is not None:
         from unionmount.system.files import write_all

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import platform_option, registry_options, root_option
-from unionmount.cli.run_command import (
-    CommandWithCommand,
-    enter_namespace_if_needed,
-    run_with_mount,
-)
 from unionmount.errors import UsageError
+from unionmount.system.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +61,7 @@ immediately.
 """
 
 
-@click.command("mount", cls=CommandWithCommand, help=_HELP)
+@click.command("mount", takes_command=True, help=_HELP)
 @click.option(
     "--name",
     metavar="NAME",
@@ -125,9 +119,9 @@ immediately.
 @root_option
 @click.argument("source", metavar="IMAGE|CONTAINER")
 @click.argument("mountpoint", required=False)
-@click.pass_context
+@click.pass_obj
 def command(
-    context: click.Context,
+    settings: Settings,
     /,
     source: str,
     mountpoint: str | None,
@@ -138,6 +132,7 @@ def command(
     mkdir: bool,
     over: bool,
     until: int | None,
+    words: tuple[str, ...] = (),
     **arguments: Any,
 ) -> int | None:
     """Mount, and run a command if there is one."""
@@ -146,8 +141,6 @@ def command(
     from unionmount.cli.start_mount import MountStarter, print_mountpoint
     from unionmount.mounting.options import parse_options
 
-    settings: Settings = context.obj
-    words: list[str] = context.meta[CommandWithCommand.WORDS]
     if words and foreground:
         raise UsageError("--foreground serves in this process, where COMMAND is to run")
     parsed = parse_options(options)
@@ -155,6 +148,8 @@ def command(
     wanted.check()
     parsed = replace(parsed, ro=wanted.shows_only, fastpath=parsed.fastpath and not no_fastpath)
     if words:
+        from unionmount.cli.run_command import enter_namespace_if_needed, run_with_mount
+
         enter_namespace_if_needed()
     if words and until is None:
         until = os.getpid()  # should this process be killed

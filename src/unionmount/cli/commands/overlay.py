@@ -7,18 +7,17 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import root_option
 from unionmount.errors import MountError, NotFoundError, UsageError
 from unionmount.mounting.options import MountOptions, MountView, apply_options, check_known
 from unionmount.system.id_map import AS_STORED, IDS_END, IdMap, IdRange, parse_id_ranges
 from unionmount.system.text import printable
 from unionmount.system.trust import OverrideStat
+from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
@@ -46,6 +45,7 @@ class OverlayOptions:
     mount: tuple[str, ...] = ()  # options of every file system, for ``apply_options``
     useless: tuple[str, ...] = ()  # options that have no effect without an upper
     upper_open: bool = False
+    debug: bool = False
     redirect_dir: str = ""  # as given; empty if it was not
     metacopy: str = ""
     index: str = ""
@@ -260,10 +260,15 @@ def _set_upper_open(options: OverlayOptions) -> None:
     options.upper_open = True
 
 
+def _set_debug(options: OverlayOptions) -> None:
+    options.debug = True
+
+
 _FLAGS: dict[str, Callable[[OverlayOptions], None]] = {
     "volatile": _set_volatile,
     "userxattr": _set_user_xattrs,
     "upper_open": _set_upper_open,
+    "debug": _set_debug,
     "squash_to_root": _squash_to_root,
     "static_nlink": _set_static_nlink,
     "noacl": _set_no_acls,
@@ -391,7 +396,8 @@ def _plain(value: str) -> str:
     help="lowerdir=A:B:…,upperdir=U,workdir=W and mount options.",
 )
 @click.option("-f", "foreground", is_flag=True, help="Serve in the foreground; Ctrl-C unmounts.")
-@click.option("-d", "debug", is_flag=True, help="The same, with tracebacks of errors.")
+@click.option("-d", "--debug", "debug", is_flag=True, help="The same, with tracebacks of errors.")
+@click.option("-s", "single", is_flag=True, help="Answer with one thread, as with -o threads=1.")
 @root_option
 @click.argument("words", metavar="[SOURCE] MOUNTPOINT", nargs=-1, required=True)
 @click.pass_obj
@@ -400,6 +406,7 @@ def command(
     options: tuple[str, ...],
     foreground: bool,
     debug: bool,
+    single: bool,
     words: tuple[str, ...],
 ) -> None:
     """Mount directories on top of each other, as overlayfs and fuse-overlayfs do.
@@ -439,24 +446,26 @@ def command(
     Other options are those of mount -o. An option that is unknown or not supported is an error.
     docs/reference/options.md lists all options, and those without an effect.
     """  # noqa: D301 - \\b is for click
-    if len(words) > 2:
-        raise click.UsageError(f"more than one mount point: '{printable(' '.join(words[1:]))}'")
-    settings.debug |= debug
-    name = words[0] if len(words) == 2 else ""
-    _mount(settings, parse_overlay(options), name, words[-1], foreground=foreground or debug)
+    flags = [*(["threads=1"] if single else []), *(["debug"] if debug else [])]
+    wanted = parse_overlay((*options, *flags))
+    settings.debug |= wanted.debug
+    _mount(settings, wanted, words, foreground=foreground or wanted.debug)
 
 
 def _mount(
-    settings: Settings, wanted: OverlayOptions, name: str, mountpoint: str, *, foreground: bool
+    settings: Settings, wanted: OverlayOptions, words: tuple[str, ...], *, foreground: bool
 ) -> None:
-    from unionmount.cli.container_words import overlay_source
     from unionmount.cli.start_mount import MountStarter, check_place
+    from unionmount.mounting.records import overlay_source
 
+    *names, mountpoint = words
+    if len(names) > 1:
+        raise click.UsageError(f"more than one mount point: '{printable(' '.join(words[1:]))}'")
     # as overlayfs and fuse-overlayfs do: the directories belong to the one who mounts them
     root = os.geteuid() == 0
     engine = root and _DENIALS.isdisjoint(wanted.mount)
     mount_options = apply_options(wanted.mount, MountOptions(suid=root, engine=engine))
-    fsname = mount_options.fsname or name
+    fsname = mount_options.fsname or "".join(names)
     mount_options = replace(mount_options, fsname=fsname, view=wanted.view)
     start = MountStarter(settings, mount_options, check_place(mountpoint), foreground=foreground)
     if wanted.useless:

@@ -7,8 +7,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import list_format_option, root_option
 from unionmount.cli.output import Listing, ListRow, age_of
 from unionmount.errors import UnionmountError

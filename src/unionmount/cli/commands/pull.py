@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import RegistryOptions, platform_option, registry_options, root_option
 
 if TYPE_CHECKING:

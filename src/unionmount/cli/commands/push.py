@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import RegistryOptions, compress_option, registry_options, root_option
 from unionmount.cli.run_transfer import without_transport
 from unionmount.errors import InvalidReference, UsageError

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import root_option
 from unionmount.errors import MountError, NotFoundError, UnionmountError
 
@@ -58,7 +56,7 @@ def _remove(settings: Settings, word: str, *, force: bool) -> None:
             _remove_mount(table, found, force=force)
             return
         if found is not None:
-            settings = replace(settings, root=found.record.root)
+            settings = settings.with_root(found.record.root)
             known, name = Containers(settings.store()), found.record.container
     mounted = mount_of(table, settings.store_root(), name) if name in known else None
     _remove_container(settings, table, known, name, mounted if force else None)

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import compress_option, root_option
 from unionmount.system.text import printable
 

@@ -7,8 +7,7 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import (
     RegistryOptions,
     registry_client,

@@ -6,8 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import root_option
 from unionmount.cli.output import print_json, print_table
 

@@ -6,8 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import (
     RegistryOptions,
     registry_client,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import root_option
 from unionmount.cli.take_away import clean, take_away, tell
 from unionmount.errors import MountError, NotFoundError, UnionmountError

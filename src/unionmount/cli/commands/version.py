@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import details_format_option
+from unionmount.version import VERSION
 
 
 @click.command("version")
 @details_format_option("'{{.Version}}'")
 def command(form: str) -> None:
     """Print the version. Fields of a template: .Version .Python .Os .Arch .KernelVersion"""
-    version = metadata.version("unionmount")
     if not form:
-        print(f"unionmount {version}")
+        print(f"unionmount {VERSION}")
         return
     from unionmount.cli.output import Listing, ListRow
 
     fields = {
-        "Version": version,
+        "Version": VERSION,
         "Python": platform.python_version(),
         "Os": platform.system().lower(),
         "Arch": platform.machine(),

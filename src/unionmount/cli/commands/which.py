@@ -6,8 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-import click
-
+import unionmount.cli.declared as click
 from unionmount.cli.options import platform_option, root_option, stream_format_option
 from unionmount.cli.output import human_size, print_table
 

@@ -1,0 +1,55 @@
+"""The commands: the module and the help of each, without importing any."""
+
+from __future__ import annotations
+
+COMPLETE = "_UNIONMOUNT_COMPLETE"  # set by a shell that asks for completions
+
+GROUPS: dict[
+    str, dict[str, tuple[str, str]]
+] = {  # name: (module, help); listing commands imports no module
+    "Mount and change": {
+        "mount": ("mount", "Mount an image, writable or read-only."),
+        "umount": ("umount", "Unmount images."),
+        "unmount": ("umount", "Alias of umount."),
+        "ps": ("ps", "List mounts and containers."),
+        "diff": ("diff", "Show the changes in a container, or between two images."),
+        "commit": ("commit", "Make an image of a container."),
+        "rm": ("rm", "Remove containers."),
+        "overlay": ("overlay", "Mount directories on top of each other, as overlayfs does."),
+        "stats": ("stats", "Show the kernel's requests to a mount, and their times."),
+    },
+    "Look into images": {
+        "ls": ("ls", "List files of an image."),
+        "cat": ("cat", "Write files of an image to standard output."),
+        "find": ("find", "Search the files of an image."),
+        "which": ("which", "Show what each layer of an image did to a path."),
+        "layers": ("layers", "Show the layers of an image, or the changes of one layer."),
+        "history": ("history", "Show the steps that made an image."),
+        "inspect": ("inspect", "Show the details of images and containers."),
+    },
+    "Images and store": {
+        "images": ("images", "List the images of the store."),
+        "load": ("load", "Load the images of an archive into the store."),
+        "save": ("save", "Write images of the store to an archive or a layout."),
+        "tag": ("tag", "Give an image another name."),
+        "rmi": ("rmi", "Remove images."),
+        "df": ("df", "Show the disk usage of the store."),
+        "prune": ("prune", "Remove unused data from the store."),
+        "check": ("check", "Verify an image or the whole store, and repair the store."),
+    },
+    "Registries": {
+        "pull": ("pull", "Fetch an image from a registry."),
+        "push": ("push", "Send an image to a registry."),
+        "copy": ("copy", "Copy an image between registries, files and the store."),
+        "tags": ("tags", "List the tags of a repository."),
+        "search": ("search", "Search registries for images."),
+        "login": ("login", "Log in to a registry."),
+        "logout": ("logout", "Log out of a registry."),
+    },
+    "More": {
+        "completion": ("completion", "Print a completion script for a shell."),
+        "man": ("man", "Show the manual page of unionmount or a command."),
+        "version": ("version", "Print the version."),
+    },
+}
+COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}

@@ -1,0 +1,141 @@
+"""The group of all commands, for click; and click's errors as exit statuses."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from unionmount.cli.command_table import COMMANDS, COMPLETE, GROUPS
+from unionmount.cli.settings import Settings
+from unionmount.version import VERSION
+
+_VERSION_HELP = "Print the version."
+
+_NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 has none
+
+
+class UnreadOutput(Exception):
+    """The reader of standard output has gone."""
+
+
+class LazyGroup(click.Group):
+    """A click group whose subcommands are imported on first use."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; unlike click, do not exit at a broken pipe."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise UnreadOutput from error
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return all names, sorted."""
+        return sorted(COMMANDS)
+
+    def about(self, name: str) -> str:
+        """Return one line about a subcommand, without importing it."""
+        return COMMANDS[name][1]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Return the subcommand with that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"unionmount.cli.commands.{COMMANDS[cmd_name][0]}")
+        from unionmount.cli.examples import add_examples
+
+        command = add_examples(module.command.build())
+        command.short_help = self.about(cmd_name)  # for completion and manual pages
+        if COMPLETE in os.environ:
+            from unionmount.cli.complete_words import add_completion
+
+            return add_completion(command, cmd_name)
+        return command
+
+    def groups(self) -> dict[str, list[str]]:
+        """Return the headings of the help, each with its subcommands in order of importance."""
+        return {title: list(commands) for title, commands in GROUPS.items()}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the list of subcommands without importing them."""
+        width = max(map(len, COMMANDS))
+        for title, names in self.groups().items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), self.about(name)) for name in names])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="'unionmount COMMAND --help' shows the options of a command, and examples.",
+)
+@click.option(
+    "--root", metavar="DIR", help="Use this store; default: $UNIONMOUNT_ROOT or the user's own."
+)
+@click.option(
+    "--additional-store",
+    "additional",
+    metavar="DIR",
+    multiple=True,
+    help="Read this store, too, for what the own store lacks; repeatable.",
+)
+@click.option(
+    "--debug", is_flag=True, help="Show a traceback for an error, and each request to a registry."
+)
+@click.version_option(
+    VERSION, "-V", "--version", message="%(prog)s %(version)s", help=_VERSION_HELP
+)
+@click.pass_obj
+def cli(settings: Settings, root: str | None, additional: tuple[str, ...], debug: bool) -> None:
+    """Mount container images as directories.
+
+    SOURCE is docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF], a path to one of
+    these, the name or ID of an image in the store, or scratch, the empty image. CONTAINER is the
+    name of a container, a single word.
+    """
+    settings.root = root
+    settings.additional += additional
+    settings.debug = debug
+
+
+def run(words: Sequence[str], settings: Settings) -> Any:
+    """Run a command line by click, and return what the command does."""
+    try:
+        return command_of(settings).main(
+            list(words),
+            prog_name=settings.program,
+            standalone_mode=False,
+            complete_var=COMPLETE,
+            obj=settings,
+        )
+    except UnreadOutput as error:
+        raise BrokenPipeError from error
+
+
+def command_of(settings: Settings) -> click.Command:
+    """Return the group, or the one command that the program stands for."""
+    if not settings.command:
+        return cli
+    command = cli.get_command(click.Context(cli), settings.command)
+    assert command is not None
+    command.context_settings.update(cli.context_settings)
+    return click.version_option(
+        VERSION,
+        "-V",
+        "--version",
+        message="%(prog)s: version %(version)s",
+        help="Print the version.",
+    )(command)
+
+
+def wrong_usage(error: click.ClickException, program: str) -> str | None:
+    """Return the message for a wrong command line; None if its help was shown instead."""
+    if isinstance(error, _NO_ARGUMENTS):
+        error.show()
+        return None
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else program
+    return f"{error.format_message()} (see {command} --help)"
