@@ -757,8 +757,9 @@ def test_more_layers_than_open_files(many_layers: Path, where: Path) -> None:
     cli = CommandLine(("prlimit", "--nofile=64:1024"))
     cli.run("mount", many_layers, where)
     assert len(list(where.iterdir())) == 128
-    fds = os.listdir(f"/proc/{cli.record(where)['pid']}/fd")
-    assert len(fds) < 128 + 32, "the descriptors of the indexes are closed"
+    open_files = Path(f"/proc/{cli.record(where)['pid']}/fd").iterdir()
+    others = [fd for fd in open_files if fd.readlink().suffix not in (".py", ".pyc", ".so")]
+    assert len(others) < 128 + 32, "the descriptors of the indexes are closed"
     cli.run("umount", where)
     assert "Too many open files" not in cli.run("check", many_layers).stdout
 

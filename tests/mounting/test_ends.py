@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.mounting import COMMAND, CommandLine, Process, is_mounted, wait_for_mounts
+from support.mounting import (
+    COMMAND,
+    CommandLine,
+    Process,
+    has_python,
+    is_mounted,
+    make_with_python,
+    wait_for_mounts,
+)
 
 pytestmark = pytest.mark.needs("fuse")
 
@@ -221,15 +229,25 @@ def test_the_mount_ends_when_its_command_line_is_killed(
 # ---- with a process ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("python", [False, True])
 @pytest.mark.parametrize("ignored", [(), (signal.SIGTERM,)])
 def test_a_mount_ends_with_a_process(
-    cli: CommandLine, archive: Path, where: Path, ignored: tuple[signal.Signals, ...]
+    cli: CommandLine,
+    archive: Path,
+    where: Path,
+    ignored: tuple[signal.Signals, ...],
+    *,
+    python: bool,
 ) -> None:
     before = {one: signal.signal(one, signal.SIG_IGN) for one in ignored}
     try:
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
-            cli.run("mount", "--ro", "--with", str(process.pid), archive, where)
-            daemon = Process(cli.record(where)["pid"])
+            cli.run("mount", "--ephemeral", "--with", str(process.pid), archive, where)
+            pid = cli.record(where)["pid"]
+            daemon = Process(pid)
+            if python:
+                make_with_python(where / "made")
+            assert has_python(pid) is python
             assert (where / "etc/motd").read_text() == "hello\n"
     finally:
         for number, handler in before.items():
@@ -252,6 +270,13 @@ ROOT = pytest.param(("unshare", "-m"), marks=pytest.mark.needs("root", "unshare"
 USER = pytest.param(("unshare", "-Urm"), marks=pytest.mark.needs("unshare"), id="user")
 
 
+MAKE = """
+import os, sys
+os.close(os.open(sys.argv[1], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o2644))
+assert os.stat(sys.argv[1]).st_mode & 0o7777 == 0o2644
+"""
+
+
 class Inside:
     """A mount namespace with a shell in it."""
 
@@ -268,6 +293,10 @@ class Inside:
         enter += ["-U", "--preserve-credentials"] if "-Urm" in command else []
         self.cli = CommandLine((*enter, "--"), dict(cli.environment))
 
+    def make_with_python(self, path: Path) -> None:
+        """Have a file made by Python's part of the server, as it serves the namespace."""
+        subprocess.run([*self.cli.prefix, sys.executable, "-c", MAKE, path], check=True)
+
     def end(self) -> None:
         self.process.kill()
         self.process.communicate()
@@ -280,14 +309,19 @@ def inside(request: pytest.FixtureRequest, cli: CommandLine) -> Iterator[Inside]
     made.end()
 
 
+@pytest.mark.parametrize("python", [False, True])
 def test_a_mount_ends_with_its_namespace(
-    cli: CommandLine, inside: Inside, archive: Path, where: Path, tmp_path: Path
+    cli: CommandLine, inside: Inside, archive: Path, where: Path, tmp_path: Path, *, python: bool
 ) -> None:
     second = tmp_path / "second"
     inside.cli.run("mount", "--name", "web", archive, where)
     inside.cli.run("mount", "--mkdir", "--ro", archive, second)
     # later mounts do not keep earlier ones, or the other way round
-    daemons = [Process(inside.cli.record(path)["pid"]) for path in (where, second)]
+    pids = [inside.cli.record(path)["pid"] for path in (where, second)]
+    daemons = [Process(pid) for pid in pids]
+    if python:
+        inside.make_with_python(where / "made")
+    assert [has_python(pid) for pid in pids] == [python, False]
     written = subprocess.run(
         [*inside.cli.prefix, "sh", "-c", f"echo kept >{where}/kept; cat {second}/etc/motd"],
         capture_output=True,
@@ -318,13 +352,17 @@ def test_a_mount_lives_as_long_as_anybody_is_in_its_namespace(
     assert output == b"hello\n"
 
 
+@pytest.mark.parametrize("python", [False, True])
 @pytest.mark.parametrize("how", ["umount", "signal", "kill"])
 def test_a_mount_in_a_namespace_is_taken_away(
-    cli: CommandLine, inside: Inside, archive: Path, where: Path, how: str
+    cli: CommandLine, inside: Inside, archive: Path, where: Path, how: str, *, python: bool
 ) -> None:
     inside.cli.run("mount", "--ephemeral", archive, where)
     record = inside.cli.record(where)
     daemon = Process(record["pid"])
+    if python:
+        inside.make_with_python(where / "made")
+    assert has_python(record["pid"]) is python
     if how == "umount":
         inside.cli.run("umount", where)
     elif how == "kill":  # from outside, where it does not show

@@ -10,7 +10,6 @@ import os
 import re
 import select
 import shutil
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any
 
 import pytest
 from support.archives import Layer, docker_archive
-from support.mounting import CommandLine, Process, is_mounted
+from support.mounting import CommandLine, Process, has_python, is_mounted, make_with_python
 
 import unionmount
 from unionmount.mounting.late_import import hold_python
@@ -37,12 +36,6 @@ HOSTILE = "raise SystemExit('from the mount')\n"
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def make_with_python(path: Path) -> None:
-    """Have a file made by Python, and see that it was."""
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o2644))
-    assert stat.S_IMODE(path.stat().st_mode) == 0o2644
-
-
 class Daemon:
     """The process that serves a mount, and what can be seen of it from outside."""
 
@@ -51,17 +44,9 @@ class Daemon:
         self.record = found.record
         self.process = Process(found.record.pid)
 
-    def loaded(self) -> set[str]:
-        """The shared objects that it has mapped, without the directories."""
-        lines = Path(f"/proc/{self.record.pid}/maps").read_text().splitlines()
-        paths = [line.split(maxsplit=5)[5] for line in lines if ".so" in line]
-        return {Path(path.removesuffix(" (deleted)")).parent.name for path in paths} | {
-            Path(path).name.partition(".")[0] for path in paths
-        }
-
     def has_python(self) -> bool:
         """Whether pyfuse3 is there."""
-        return "pyfuse3" in self.loaded()
+        return has_python(self.record.pid)
 
     def forwarded(self) -> int:
         told = ask_stats(MountTable.of_user().socket_path(self.record.id), "the mount")
@@ -152,6 +137,15 @@ def test_without_the_router_nothing_is_put_off(place: Place, cli: CommandLine) -
     assert Daemon(place.where).has_python()
 
 
+def test_with_too_few_descriptors_nothing_is_put_off(place: Place) -> None:
+    cli = CommandLine(("prlimit", "--nofile=128:128"))
+    cli.run("overlay", "-o", place.options, place.where)
+    daemon = Daemon(place.where)
+    assert daemon.has_python()
+    assert len(os.listdir(f"/proc/{daemon.record.pid}/fd")) < 64
+    make_with_python(place.where / "made")
+
+
 # ---- what is imported ----------------------------------------------------------------------------
 
 IMPORTED = """
@@ -212,6 +206,8 @@ for name in ("first", "second"):
     os.close(os.open(os.path.join(where, name), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o2644))
     assert os.stat(os.path.join(where, name)).st_mode & 0o7777 == 0o2644
 assert ctypes.CDLL(None).umount2(where.encode(), 0) == 0
+if os.getpid() == 1:
+    assert os.wait()[1] == 0  # the daemon, which ends with process 1 at the latest
 """
 COVERED = (
     Path(sys.prefix),  # the virtual environment
@@ -224,14 +220,23 @@ COVERED = (
 
 @pytest.mark.needs("root", "unshare")
 @pytest.mark.parametrize("over", dict.fromkeys(COVERED), ids=str)
-def test_a_mount_over_the_program(over: Path, place: Place, cli: CommandLine) -> None:
-    """In a mount namespace of its own; the mount has other modules of the same names."""
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_mount_over_the_program(
+    over: Path, place: Place, cli: CommandLine, *, stays: bool
+) -> None:
+    """In a mount namespace of its own; the mount has other modules of the same names.
+
+    The daemon stays in the namespace if it is that of process 1; else it leaves for one in which
+    the mount is not there.
+    """
     for found in (*over.rglob("site-packages"), *over.glob("unionmount")):
         below = place.top / "lower" / found.relative_to(over)
         for package in (*PACKAGES, "ssl", "mounting"):
             (below / package).mkdir(parents=True)
             (below / package / "__init__.py").write_text(HOSTILE)
-    command = ["unshare", "-m", "--propagation", "private", sys.executable, "-c", OVER]
+    process_1 = ["--pid", "--fork", "--mount-proc", "--kill-child"] if stays else []
+    command = ["unshare", "-m", "--propagation", "private", *process_1]
+    command += [sys.executable, "-c", OVER]
     done = subprocess.run(
         [*command, over, place.options],
         env=cli.environment,

@@ -41,6 +41,7 @@ def test_the_command_runs_and_all_of_it_goes(project: Path, tmp_path: Path) -> N
         assert usage.returncode == 1
     found = files(tmp_path)
     assert {
+        "bin/unionmount-overlay",
         "sbin/mount.unionmount",
         "sbin/mount.fuse.unionmount",
         "share/man/man1/unionmount.1",
@@ -73,7 +74,9 @@ def test_helpers_of_the_system_go_where_mount_looks(project: Path, tmp_path: Pat
     assert files(tmp_path) == set()
 
 
-@pytest.mark.parametrize("name", ["bin/unionmount", "sbin/mount.unionmount"])
+@pytest.mark.parametrize(
+    "name", ["bin/unionmount", "bin/unionmount-overlay", "sbin/mount.unionmount"]
+)
 @pytest.mark.parametrize("target", ["install", "uninstall"])
 def test_a_command_that_is_not_ours_stays(
     target: str, name: str, project: Path, tmp_path: Path

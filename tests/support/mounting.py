@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -113,3 +114,19 @@ class Process:
         ended = poll.poll(_PATIENCE * 1000)
         os.close(self._fd)
         assert ended, "the process still runs"
+
+
+def make_with_python(path: Path) -> None:
+    """Have a file made by Python's part of the server, and see that it was.
+
+    With S_ISGID, that is what the router leaves to it.
+    """
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o2644))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o2644
+
+
+def has_python(pid: int) -> bool:
+    """Whether a server has imported pyfuse3: it is among the shared objects that are mapped."""
+    lines = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
+    paths = [line.split(maxsplit=5)[5] for line in lines if ".so" in line]
+    return any("pyfuse3" in path for path in paths)

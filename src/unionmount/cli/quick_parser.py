@@ -55,17 +55,27 @@ def parse_command(
     """Return the function of a command, and its arguments besides the settings."""
     if command.passes != "pass_obj" or not _COMMAND_ATTRIBUTES.issuperset(command.attributes):
         raise NotQuick
-    if command.takes_command and "--" in words:  # click tells what it stands for
-        raise NotQuick
     options = [_Option(one) for one in command.parameters if one.kind == "option"]
+    values: dict[str, Any] = {}
+    if command.takes_command and "--" in words:
+        words, values["words"] = _split(words)
     operands = _parse_options(options, words)
-    values = {}
+    if "words" in values and not operands:  # click tells what "--" stands for
+        raise NotQuick
     for option in options:
         value = option.final(settings)
         if option.exposed:
             values[option.name] = value
     arguments = [one for one in command.parameters if one.kind == "argument"]
     return command.function, values | _parse_arguments(arguments, operands)
+
+
+def _split(words: Sequence[str]) -> tuple[Sequence[str], tuple[str, ...]]:
+    """Split a command line from the other one behind ``--``."""
+    end = words.index("--")
+    if not words[end + 1 :]:
+        raise NotQuick
+    return words[:end], tuple(words[end + 1 :])
 
 
 class _Option:

@@ -69,6 +69,7 @@ class _HeldModule(Protocol):
     """A module that is held; the loader of its spec."""
 
     def spec(self, name: str) -> ModuleSpec: ...
+    def close(self) -> None: ...
 
 
 class _HeldCode:
@@ -105,6 +106,9 @@ class _HeldCode:
             spec.submodule_search_locations = [self._directory]
         return spec
 
+    def close(self) -> None:
+        os.close(self._file.fd)
+
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:  # noqa: ARG002 - the protocol
         return None
 
@@ -132,6 +136,9 @@ class _HeldExtension:
         if self._directory is not None:
             spec.submodule_search_locations = [self._directory]
         return spec
+
+    def close(self) -> None:
+        os.close(self._file.fd)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         self._file.check()
@@ -164,7 +171,7 @@ def _working_in(directory: int) -> Iterator[None]:
 class HeldModules:
     """Modules whose files are open; once installed, the first that an import asks.
 
-    The descriptors stay open until the process ends.
+    The descriptors stay open until the process ends, unless they are closed.
     """
 
     def __init__(self) -> None:
@@ -176,6 +183,13 @@ class HeldModules:
             )
         except OSError as error:
             raise CannotHold(f"/proc/self/fd: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Let go of all modules, if they are imported otherwise."""
+        for held in self._held.values():
+            held.close()
+        self._held.clear()
+        os.close(self._descriptors)
 
     def hold(self, names: Iterable[str], *, needed: bool) -> None:
         """Hold modules and, of packages, all that is in them; those not ``needed`` may be absent.
@@ -245,7 +259,10 @@ class HeldModules:
             if name not in self._held:  # an extension goes first
                 self._held[name] = _HeldCode(path, directory)
         elif path.endswith(_EXTENSIONS):
+            replaced = self._held.get(name)
             self._held[name] = _HeldExtension(path, directory, self._descriptors)
+            if replaced is not None:
+                replaced.close()
 
     def install(self) -> None:
         """Serve all imports from now on."""

@@ -51,9 +51,13 @@ def hold_python() -> HeldModules | None:
         return None
     try:
         held = HeldModules()
+    except CannotHold:
+        return None
+    try:
         held.hold(_PACKAGES, needed=True)
         held.hold(_STANDARD, needed=False)
     except CannotHold:
+        held.close()  # of open files, there may be too few
         return None
     return held
 
