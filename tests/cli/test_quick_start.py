@@ -150,6 +150,20 @@ def test_the_program_starts_without_click() -> None:
         assert not {"click", "dataclasses", "pathlib", "unionmount._core"} & set(loaded)
 
 
+def test_the_helper_of_mount_starts_without_click(tmp_path: Path) -> None:
+    code = "import sys; from unionmount.cli.mount_helper import main; status = main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(status, *sys.modules)", "/no/such.tar", tmp_path],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    status, *loaded = done.stdout.split()
+    assert status == "32"
+    assert "unionmount.cli.mount_sources" in loaded
+    assert not {"click", "dataclasses", "pyfuse3", "subprocess", "trio"} & set(loaded)
+
+
 def test_the_program() -> None:
     done = subprocess.run([PROGRAM, "-V"], check=True, capture_output=True, text=True)
     assert done.stdout == f"unionmount-overlay: version {VERSION}\n"

@@ -44,6 +44,8 @@ def place_of(
 
 def clean_dead(table: MountTable) -> None:
     """Remove mounts and records of dead daemons; their messages stay until the next prune."""
+    if not table.has_dead():  # the usual case, told quickly
+        return
     from unionmount.cli.take_away import clean
 
     for one in table.all():

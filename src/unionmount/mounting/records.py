@@ -179,6 +179,10 @@ class MountTable:
         ]
         return sorted(states, key=lambda one: (one.record.created, one.record.id))
 
+    def has_dead(self) -> bool:
+        """Return whether a record is there whose daemon does not live; reads no record."""
+        return any(_is_free(path) for path in self._records.glob("*.json"))
+
     def is_served(self, record: Record) -> bool:
         """Return whether a daemon holds the lock on a mount's record, and so lives."""
         found = _examine(self._records / f"{record.id}.json")
@@ -478,6 +482,17 @@ def _examine(path: Path) -> tuple[Record, bool] | None:
                 return None if record is None else (record, alive)
         finally:
             os.close(fd)
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:  # removed meanwhile, or for others to judge
+        return False
+    try:
+        return _lock(fd)
+    finally:
+        os.close(fd)
 
 
 def _lock(fd: int) -> bool:
