@@ -1,10 +1,10 @@
 """Dataclasses that cost nothing at import.
 
 The decorator of the standard library compiles six methods for each class, and imports ``inspect``.
-With it an overlay takes half as long again to start (docs/dependencies.md). This one has the same
-results for the arguments that are used here. Its ``__init__`` is compiled when the first instance
-is created, and the other methods are shared. ``dataclasses.fields``, and what builds on it, accept
-these classes.
+With it an overlay takes a sixth longer to start, and an image a third (docs/dependencies.md). This
+one has the same results for the arguments that are used here. Its ``__init__`` is compiled when the
+first instance is created, and the other methods are shared. ``dataclasses.fields``, and what builds
+on it, accept these classes.
 """
 
 from __future__ import annotations
