@@ -93,7 +93,7 @@ def _usage(context: click.Context, command: click.Command) -> Iterator[str]:
     yield ".SH SYNOPSIS"
     yield f".B {_escaped(context.command_path)}"
     pieces = command.collect_usage_pieces(context)
-    yield " ".join(_usage_piece(piece) for piece in pieces)
+    yield from (_usage_piece(piece) for piece in pieces)  # a line for each: mandoc wants short ones
 
 
 def _usage_piece(piece: str) -> str:
