@@ -1,8 +1,8 @@
 """Run every check and test, and end with one summary.
 
-Stages run in two lanes beside each other: the checks, C tests and fuzzers in one, pytest in the
-other, and that in several processes; then come, by themselves, the tests that stand no neighbour.
-What a stage prints comes when it has ended, so that two never mix; that of pytest comes at once.
+Two lanes of stages run side by side: the checks, C tests and fuzzers in one, pytest in several
+processes in the other. The tests that need the machine for themselves run last. The output of a
+stage is printed when the stage has ended, so that two never mix; that of pytest is printed at once.
 All stages run, whatever the earlier ones said. FUZZ_SECONDS in the environment adds the fuzzers;
 that of live mounts needs root: without, it counts as skipped, and in CI as failed.
 The last line is "N passed, N failed, N skipped" over all of them.
@@ -52,7 +52,7 @@ _printing = threading.Lock()
 
 
 def run(command: list[str], *, live: bool) -> tuple[int, str]:
-    """Run a stage; its output is kept, and passed on at once where it is ``live``."""
+    """Run a stage and return its output, which is also printed at once if it is ``live``."""
     kept = []
     with subprocess.Popen(
         command,
@@ -79,7 +79,7 @@ def counts_of_c_tests(output: str) -> tuple[int, int, int]:
 
 
 def counts_of_pytest(report: Path) -> tuple[int, int, int]:
-    """The numbers in a report that pytest wrote."""
+    """Return the numbers in a report that pytest wrote."""
     if not report.exists():
         return 0, 0, 0
     passed = failed = skipped = 0
@@ -131,29 +131,29 @@ def _say(text: str) -> None:
 
 
 def pytest(name: str, *arguments: str) -> Stage:
-    """A stage of tests in Python."""
+    """Return a stage of tests in Python."""
     report = BUILD / f"junit-{name.replace(' ', '-')}.xml"
     return Stage(name, [sys.executable, "-m", "pytest", f"--junitxml={report}", *arguments], report)
 
 
 def beside(expression: str, *paths: str) -> list[str]:
-    """Arguments of pytest for tests that stand neighbours: a file is one process's."""
+    """Return pytest's arguments for tests that may run beside others, each file in one process."""
     return [f"-n{WORKERS}", "--dist=loadfile", "--no-loadscope-reorder", "-m", expression, *paths]
 
 
 def checks() -> list[Stage]:
-    """The checks of `make lint`."""
+    """Return the checks of `make lint`."""
     names = ("lint-style", "lint-format", "lint-types", "lint-c", "lint-c-format", "lint-docs")
     return [Stage(name.removeprefix("lint-"), [*MAKE, name]) for name in names]
 
 
 def c_tests(target: str) -> Stage:
-    """The tests of the core in C."""
+    """Return the stage of the C tests."""
     return Stage("C tests", [*MAKE, "-j2", "-C", "tests/c", target])
 
 
 def lanes() -> list[list[Stage]]:
-    """What runs side by side, each list in its order; and then, alone, what is last."""
+    """Return the lists of stages that run side by side, each in its order."""
     first = [*checks(), c_tests("check")]
     seconds = os.environ.get("FUZZ_SECONDS")
     if seconds:
@@ -163,7 +163,7 @@ def lanes() -> list[list[Stage]]:
 
 
 def quick_lanes() -> list[list[Stage]]:
-    """Those of `make check`."""
+    """Return the lanes of `make check`."""
     return [[*checks(), c_tests("quick")], [pytest("pytest", *beside(_QUICK))]]
 
 

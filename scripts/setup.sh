@@ -13,7 +13,7 @@ stamp=$venv/unionmount.stamp
 
 say() { printf '%s\n' "$*" >&2; }
 
-# A step of some length: named before it is done, and then how long it took.
+# Run a step that takes a while; print its name before and its duration after it.
 step() {
     title=$1
     shift

@@ -85,8 +85,11 @@ int64_t um_answer_getxattr(struct um_exchange *x)
         return -EOPNOTSUPP;
     size_t room = in->size < UM_FUSE_MAX_WRITE ? in->size : UM_FUSE_MAX_WRITE;
     int64_t got = value(x, name, room);
-    if (got > 0 && (size_t)got <= room && um_acl_is_name(name))
-        (void)um_id_show_acl(&x->fastpath->ids, x->out, (size_t)got); /* showing does not fail */
+    if (got > 0 && (size_t)got <= room && um_acl_is_name(name)) {
+        int error = um_id_show_acl(&x->fastpath->ids, x->out, (size_t)got);
+        if (error != 0)
+            return error;
+    }
     /* "ls -l" asks for the label of every file, unless the file system says that it has none. */
     if (got == -ENODATA && equals(name, "security.selinux"))
         got = -EOPNOTSUPP;

@@ -41,8 +41,8 @@ struct um_id_maps {
 
 uint32_t um_id_shown(const struct um_id_map *map, uint32_t stored);
 uint32_t um_id_stored(const struct um_id_map *map, uint32_t shown);
-/* The same for the creator of a file. Root outside of the map, such as an engine that prepares a container,
- * creates files of the root inside. */
+/* The same for the creator of a file. Root whose ID no range has, such as an engine that prepares a
+ * container from outside, creates files that belong to the stored root, if a range has that one. */
 uint32_t um_id_stored_creator(const struct um_id_map *map, uint32_t shown);
 
 /* Translate the users and groups that the bytes of an ACL name (system/posix_acl.h), in place. Those that

@@ -92,9 +92,16 @@ int um_tree_getattr(struct um_tree *tree, uint64_t node, struct um_attr *attr)
     return error ? error : file_attr(tree, part, &inode, attr);
 }
 
-int um_tree_no_directory(struct um_tree *tree, uint64_t node)
+/* Return why there is no record of a directory. */
+static int no_directory(struct um_tree *tree, uint64_t node)
 {
     struct um_attr attr;
     int error = um_tree_getattr(tree, node, &attr);
     return error ? error : -ENOTDIR;
+}
+
+int um_tree_need_directory(struct um_tree *tree, uint64_t node, struct um_directory **directory)
+{
+    *directory = um_tree_directory(tree, node);
+    return *directory != NULL ? 0 : no_directory(tree, node);
 }

@@ -218,17 +218,8 @@ int um_tree_locate(const struct um_tree *tree, uint64_t node, struct um_part *pa
 int um_tree_part(const struct um_tree *tree, uint64_t node, struct um_part *part,
                  struct um_inode *inode);
 
-/* Return why there is no record of a directory `node`: -ENOTDIR where it is something else, or
- * -ESTALE. */
-int um_tree_no_directory(struct um_tree *tree, uint64_t node);
-
-/* Return the record of the directory `node`, or one of those errors. */
-static inline int um_tree_need_directory(struct um_tree *tree, uint64_t node,
-                                         struct um_directory **directory)
-{
-    *directory = um_tree_directory(tree, node);
-    return *directory != NULL ? 0 : um_tree_no_directory(tree, node);
-}
+/* Return the record of the directory `node`; -ENOTDIR where it is something else, or -ESTALE. */
+int um_tree_need_directory(struct um_tree *tree, uint64_t node, struct um_directory **directory);
 
 /* ---- tree/data.c ------------------------------------------------------------------------------- */
 

@@ -235,6 +235,28 @@ def test_owners_that_do_not_fit_are_refused_as_there(
     check_stored(disk)
 
 
+@pytest.mark.parametrize("fastpath", ["fastpath", "nofastpath"])
+def test_root_outside_creates_files_of_root_inside(
+    cli: CommandLine, disk: Path, fastpath: str
+) -> None:
+    """As container engines do when they prepare a root; nobody else outside creates anything."""
+    maps = "uidmapping=0:1000:100,gidmapping=0:2000:100"
+    (disk / "lower/open").chmod(0o1777)
+    with our_mount(cli, disk, f"{maps},{fastpath}") as ours:
+        (ours / "open/link").symlink_to("file")
+        (ours / "open/directory").mkdir()
+        said = play(ours, "setpriv --reuid=77 --regid=77 --clear-groups touch open/no 2>&1; true")
+        assert "Value too large" in said
+        assert (ours / "open/directory").stat().st_uid == 1000
+        with pytest.raises(OSError, match="Value too large"):
+            os.chown(ours / "open/directory", 0, 0)
+    made = stored(disk / "ours/upper")
+    assert {name: owner[:2] for name, owner in made.items() if name.startswith("open/")} == {
+        "open/link": (0, 0),
+        "open/directory": (0, 0),
+    }
+
+
 @pytest.mark.needs("fuse-overlayfs")
 @pytest.mark.parametrize("fastpath", ["fastpath", "nofastpath"])
 @pytest.mark.parametrize(

@@ -387,3 +387,23 @@ def test_files_of_a_folder_call_each_other_in_no_circle(
         for path, found in own.items()
     }
     assert circle_of(calls) == []
+
+
+_INLINE = re.compile(r"^static inline [^;{]*?\{(.*?)^\}", re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.needs("cc", "nm")
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_headers_call_no_file_of_their_folder_but_their_own(
+    folder: str, symbols: dict[Path, Symbols]
+) -> None:
+    """An inline function that does makes a circle with each file that includes its header."""
+    for header in (CSRC / folder).glob("*.h"):
+        bodies = "\n".join(_INLINE.findall(header.read_text(encoding="utf-8")))
+        called = set(re.findall(r"\b(um_\w+)\(", bodies))
+        others = {
+            path.name: called & found.defined
+            for path, found in symbols.items()
+            if path.parent == header.parent and path.stem != header.stem
+        }
+        assert not {name: names for name, names in others.items() if names}, header.name

@@ -60,7 +60,7 @@ class MountOptions:
     threads: int | None = None  # of the fast path; None: one for each processor
     view: MountView = DISK_VIEW
     labels: tuple[str, ...] = ()  # of SELinux for all files: NAME="LABEL"
-    engine: bool = False  # whoever mounts relies on neither nosuid nor nodev, as overlayfs has it
+    engine: bool = False  # nosuid and nodev are not relied on: uppers are accepted as by overlayfs
 
     @property
     def promises(self) -> bool:

@@ -2,9 +2,9 @@
 
 ::
 
-    <root>/containers/<name>/container.json    the container and the digests of its image
-    <root>/containers/<name>/upper/            the changes (docs/explanation/upper.md)
-    <root>/containers/<name>/work/             the work directory of the upper
+    <root>/containers/<name>/container.json  the container and the digests of its image
+    <root>/containers/<name>/upper           the changes (docs/explanation/upper.md)
+    <root>/containers/<name>/work            the work directory of the upper
 
 A container appears and disappears by a rename. A process that uses its directories holds a lock
 (flock) on it, which ends with the process: the daemon of a mount for as long as the mount lives, or

@@ -234,6 +234,9 @@ def open_for_writing(path: Named, environment: Mapping[str, str]) -> int | None:
             return _with_reader(found, path, environment)
     except FileNotFoundError:
         return None
+    except PermissionError:
+        resolved(path)  # says why, where the kernel does not follow another user's symlink
+        raise
 
 
 def _with_reader(found: int, path: Named, environment: Mapping[str, str]) -> int:
