@@ -13,11 +13,11 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from unionmount import core
 from unionmount.core import Attributes, BrowsableTree, DirectoryEntry, Node
-from unionmount.system.values import dataclass, field, replace
 
 Kind = Literal["A", "C", "D"]
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from unionmount import core
 from unionmount.browse.paths import follow
 from unionmount.errors import UsageError
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, field
 
 if TYPE_CHECKING:
     from unionmount.browse.paths import Found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ from unionmount.gotemplate import Duration, Map, Slice, Struct, Time
 from unionmount.images.json_fields import load_json
 from unionmount.images.reference import Reference
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from unionmount.images.config import Config

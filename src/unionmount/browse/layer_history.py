@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import stat
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from unionmount import core
 from unionmount.browse.paths import follow
-from unionmount.system.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from unionmount.core import Attributes, LayerTrees, Marks, Tree

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,6 @@ from unionmount.system.closing import Closing
 from unionmount.system.os_errors import naming
 from unionmount.system.text import printable
 from unionmount.system.trust import is_ours
-from unionmount.system.values import dataclass
 from unionmount.transfer.load import open_image, open_stored
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class OpenView(Closing):
         self._opened.close()
 
 
-def open_view(store: Store, word: str, how: OpenOptions = OpenOptions()) -> OpenView:  # noqa: B008 - a constant
+def open_view(store: Store, word: str, how: OpenOptions = OpenOptions()) -> OpenView:
     """Open what ``mount`` would mount: an image, or a container with its changes."""
     known = Containers(store)
     name = container_named(store, known, word)
@@ -125,7 +125,7 @@ def open_view(store: Store, word: str, how: OpenOptions = OpenOptions()) -> Open
     return OpenView(open_layers(store, word, how))
 
 
-def open_layers(store: Store, word: str, how: OpenOptions = OpenOptions()) -> OpenImage:  # noqa: B008 - a constant
+def open_layers(store: Store, word: str, how: OpenOptions = OpenOptions()) -> OpenImage:
     """Open an image, or that of a container, without changes."""
     known = Containers(store)
     name = container_named(store, known, word)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unionmount.core import ROOT
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from unionmount.core import Attributes, BrowsableTree

@@ -10,11 +10,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from unionmount.errors import UsageError
 from unionmount.mounting.options import NAMES, is_known, refusal
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, field
 
 _OPTION = re.compile(r'(?:[^,"]|"[^"]*")+')
 _DROPPED = re.compile(

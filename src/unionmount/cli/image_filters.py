@@ -6,6 +6,7 @@ import fnmatch
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ from unionmount.cli.output import time_of
 from unionmount.errors import UsageError
 from unionmount.images.reference import DEFAULT_REGISTRY, Reference
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

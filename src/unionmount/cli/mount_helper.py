@@ -16,6 +16,7 @@ import getopt
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
 
@@ -25,7 +26,6 @@ from unionmount.cli.settings import Settings
 from unionmount.errors import MountError, NotFoundError, UnionmountError, UsageError
 from unionmount.system.mountinfo import FILE_SYSTEM
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
     from unionmount.cli.mount_sources import MountArguments

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,6 @@ from unionmount.cli.open_image import open_kept, open_source, progress_line, war
 from unionmount.errors import MountError, NotFoundError, UsageError
 from unionmount.system.os_errors import raising
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
     from unionmount.cli.options import RegistryOptions

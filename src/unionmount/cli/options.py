@@ -6,12 +6,12 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import unionmount.cli.declared as click
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings

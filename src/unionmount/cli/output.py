@@ -8,12 +8,12 @@ import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from unionmount.cli.progress import ProgressLine
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass
 
 __all__ = [
     "ListRow",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from unionmount._core import ffi, lib
 from unionmount.errors import FormatError, LimitExceeded
 from unionmount.system.closing import Closing
-from unionmount.system.values import fields
 
 MEMORY_VARIABLE = "UNIONMOUNT_MAX_INDEX_MEMORY"  # sets IndexLimits.max_memory (layer.ImportLimits)
 _PATH_MAX = 4096

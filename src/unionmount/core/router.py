@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from dataclasses import dataclass
 from typing import Any
 
 from unionmount._core import ffi, lib
@@ -11,7 +12,6 @@ from unionmount.core.handle import Owner, check
 from unionmount.core.id_maps import IdMaps
 from unionmount.core.tree import Tree
 from unionmount.core.upper import Upper
-from unionmount.system.values import dataclass
 
 FOREVER = float(lib.UM_FOREVER)  # seconds; libfuse and the kernel clamp times that they can't hold
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from unionmount._core import ffi, lib
 from unionmount.core.handle import check, flag_bits, take_text
 from unionmount.core.index import Index
 from unionmount.core.nodes import LayerReader, Node
-from unionmount.system.values import dataclass
 
 
 class Change(NamedTuple):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import builtins
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unionmount._core import ffi, lib
 from unionmount.system.closing import Closing
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]

@@ -11,9 +11,8 @@ from __future__ import annotations
 import base64
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from urllib.parse import quote_from_bytes
-
-from unionmount.system.values import dataclass, field
 
 BLOCK = 512
 END = bytes(2 * BLOCK)

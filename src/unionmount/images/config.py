@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from unionmount.images.json_fields import Fields, parse_object
 from unionmount.images.platform import Platform
 from unionmount.images.reference import Digest
-from unionmount.system.values import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

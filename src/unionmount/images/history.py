@@ -8,10 +8,10 @@ steps have none. If there are more layers, the topmost ones have no step.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unionmount.images.config import History
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

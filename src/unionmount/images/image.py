@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from unionmount.errors import FormatError
@@ -11,7 +12,6 @@ from unionmount.images.manifest import Descriptor, Manifest
 from unionmount.images.media_types import OCI_LAYER
 from unionmount.images.platform import Platform
 from unionmount.images.reference import Digest
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,6 +6,7 @@ Sources: OCI image-spec 1.1 (``manifest.md``, ``image-index.md``, ``descriptor.m
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from unionmount.errors import DigestMismatch, NotAnImage, SizeMismatch
@@ -25,7 +26,6 @@ from unionmount.images.media_types import (
 from unionmount.images.platform import Platform
 from unionmount.images.reference import Digest
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

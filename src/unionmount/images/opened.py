@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unionmount import core
@@ -15,7 +16,6 @@ from unionmount.errors import (
 )
 from unionmount.images.reference import Digest
 from unionmount.system.closing import Closing
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from unionmount.images.image import ImageDocuments

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform as host_platform
+from dataclasses import dataclass, replace
 from typing import Self
 
 from unionmount.errors import UsageError
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, replace
 
 _OS_NAMES = {"macos": "darwin"}
 _ARCHITECTURES = {

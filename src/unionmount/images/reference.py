@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from unionmount.errors import InvalidReference
-from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -6,13 +6,13 @@ Nothing here does I/O: ``select`` asks its caller for the documents that it need
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unionmount.errors import LimitExceeded, NotAnImage, NotFoundError
 from unionmount.images.config import Config
 from unionmount.images.manifest import Descriptor, ImageIndex, Manifest
 from unionmount.images.platform import Platform
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

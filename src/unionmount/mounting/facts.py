@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unionmount.core import FOREVER
 from unionmount.mounting.options import DISK_VIEW, MountView
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from unionmount.core import LayerTrees, Tree, Upper

@@ -13,11 +13,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from unionmount.system.mountinfo import FILE_SYSTEM, mounts
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass
 
 _AT_FDCWD = -100
 _AT_STATX_DONT_SYNC = 0x4000

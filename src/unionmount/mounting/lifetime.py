@@ -17,11 +17,11 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from unionmount.system import libc
 from unionmount.system.mountinfo import FILE_SYSTEM, mounts
-from unionmount.system.values import dataclass
 
 _OWN = Path("/proc/thread-self/ns/mnt")
 _FIRST = Path("/proc/1/ns/mnt")

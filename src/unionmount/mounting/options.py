@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from unionmount.errors import MountError
 from unionmount.system.id_map import AS_STORED, IdMap
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
 
 def apply_options(
     names: Iterable[str],
-    default: MountOptions = MountOptions(),  # noqa: B008 - a constant
+    default: MountOptions = MountOptions(),
 ) -> MountOptions:
     """Parse single options; raise MountError for those that are refused or unknown."""
     names = list(names)

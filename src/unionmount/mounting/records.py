@@ -18,6 +18,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from unionmount.errors import InvalidReference, MountError, NotFoundError
@@ -26,7 +27,6 @@ from unionmount.mounting.fuse_mount import StillMountedError
 from unionmount.system.mountinfo import FILE_SYSTEM, mounted_at, mounts, unique_id
 from unionmount.system.os_errors import raising
 from unionmount.system.text import printable
-from unionmount.system.values import asdict, dataclass, replace
 
 _ID_BYTES = 6
 _BEGINNING = re.compile(r"[0-9a-f]{1,12}")  # of an ID
@@ -253,7 +253,7 @@ class HeldRecord:
 
     def update(self, **changes: str | int) -> None:
         """Change fields by replacing the file; the old and the new one are both locked."""
-        self.record = replace(self.record, **changes)
+        self.record = replace(self.record, **changes)  # type: ignore[arg-type]
         old, self._fd = self._fd, self._write(self.record)
         os.close(old)
 

@@ -16,6 +16,7 @@ import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,6 @@ from unionmount.system import daemon
 from unionmount.system.file_descriptor import FileDescriptor
 from unionmount.system.mountinfo import mounted_at
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
     from unionmount.images.opened import OpenImage

@@ -18,6 +18,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Literal
@@ -37,7 +38,6 @@ from unionmount.system.os_errors import raising
 from unionmount.system.sha256 import sha256
 from unionmount.system.text import printable
 from unionmount.system.trust import has_identity, is_ours, is_own, reads_trusted
-from unionmount.system.values import dataclass
 
 _LOWERS = "overlay.unionmount.lowers"
 _OVERRIDE = "user.containers.override_stat"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass, replace
 
 import httpx2
 import trio
@@ -19,7 +20,6 @@ from unionmount.registry.http import host_of
 from unionmount.registry.registries_conf import Endpoint
 from unionmount.registry.retry import Backoff, Transient
 from unionmount.registry.session import RegistryCall, Session
-from unionmount.system.values import dataclass, replace
 
 Chunks = Callable[[], Iterator[bytes]]
 Progress = Callable[[int], object]

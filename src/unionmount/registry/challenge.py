@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from unionmount.errors import RegistryError
-from unionmount.system.values import dataclass
 
 _MAX_LENGTH = 16 * 1024
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"

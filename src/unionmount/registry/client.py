@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -45,7 +46,6 @@ from unionmount.registry.session import RegistryCall, Session
 from unionmount.registry.tls import Trust
 from unionmount.registry.tokens import Authorizer
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, field, replace
 
 T = TypeVar("T")
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -24,7 +25,6 @@ from unionmount.registry.auth_file import AuthFile, plain_registry, read_auth_fi
 from unionmount.registry.login import Login
 from unionmount.registry.registries_conf import config_home, home
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, field
 
 __all__ = ["Credentials", "Login"]
 

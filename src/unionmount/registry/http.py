@@ -15,6 +15,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from http.cookiejar import CookieJar
 from typing import Any, Self
 
@@ -27,7 +28,6 @@ from unionmount.registry.redaction import shown_answer, shown_request, shown_url
 from unionmount.registry.retry import Transient
 from unionmount.registry.tls import Trust
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, field, replace
 from unionmount.system.waiting import HOW_TO_WAIT
 
 Body = bytes | Callable[[], AsyncGenerator[bytes, None]]

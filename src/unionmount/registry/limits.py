@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Self
 
-from unionmount.system.values import dataclass, replace
 from unionmount.system.waiting import USUAL_TIMEOUT, timeout_of
 
 _LEAST_RATE = 512  # bytes per second

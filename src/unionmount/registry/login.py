@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unionmount.system.values import dataclass, field
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -22,7 +23,6 @@ from unionmount.errors import FormatError, InvalidReference, RegistryError
 from unionmount.images.reference import DEFAULT_REGISTRY, Reference, has_registry
 from unionmount.system.files import read_document
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, field, replace
 
 SYSTEM = Path("/etc/containers")
 CACHE = Path("/var/cache/containers")  # for root; users have their own

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import httpx2
@@ -29,7 +30,6 @@ from unionmount.registry.limits import RegistryLimits
 from unionmount.registry.registries_conf import Endpoint
 from unionmount.registry.retry import Backoff, Transient
 from unionmount.registry.tokens import Authorizer, Scopes
-from unionmount.system.values import dataclass, field, replace
 
 T = TypeVar("T")
 

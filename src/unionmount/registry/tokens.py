@@ -12,6 +12,7 @@ import base64
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -28,7 +29,6 @@ from unionmount.registry.redaction import shown_url
 from unionmount.registry.registries_conf import Endpoint
 from unionmount.registry.retry import Backoff, Transient
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, field, replace
 
 Scopes = tuple[str, ...]
 

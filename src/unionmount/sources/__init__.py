@@ -19,6 +19,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -27,7 +28,6 @@ from unionmount.images.image import SCRATCH
 from unionmount.images.reference import Reference, has_registry
 from unionmount.system.closing import Closing
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,6 +15,7 @@ import re
 import stat
 from collections import deque
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unionmount import core
@@ -33,7 +34,6 @@ from unionmount.sources import Entry, ImageArchive, LayerBlob, SourceImage
 from unionmount.sources.layout import INDEX, OciLayout, read_range
 from unionmount.system.files import FileIdentity, FileRange
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

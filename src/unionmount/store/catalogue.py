@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unionmount.errors import InvalidReference
 from unionmount.images.reference import Digest, Reference
-from unionmount.system.values import dataclass, replace
 
 _HEX = frozenset("0123456789abcdef")
 _MIN_ID = 4  # least digits of an abbreviated ID

@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,6 @@ from unionmount.store.references import digests_of
 from unionmount.system.files import FileRange, fsync_directory
 from unionmount.system.os_errors import reason_of, storing
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from unionmount.images.reference import Digest

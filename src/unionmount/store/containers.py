@@ -23,6 +23,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,6 @@ from unionmount.system.files import fsync_directory, write_all
 from unionmount.system.os_errors import storing
 from unionmount.system.remove_tree import remove_tree
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from unionmount.store.staging import Staging

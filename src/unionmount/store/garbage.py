@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,6 @@ from unionmount.store.references import digests_of, referenced_digests, users
 from unionmount.store.usage import allocated
 from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, field
 
 if TYPE_CHECKING:
     from unionmount.store.containers import Containers

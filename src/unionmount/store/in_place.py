@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from unionmount.system.files import FileIdentity, FileRange
 from unionmount.system.text import printable
-from unionmount.system.values import asdict, dataclass, fields
 
 _IDENTITY = tuple(field.name for field in fields(FileIdentity))
 MAX_ORIGIN = 64 * 1024

@@ -13,6 +13,7 @@ import re
 import threading
 from collections import deque
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -26,7 +27,6 @@ from unionmount.errors import (
 from unionmount.formats.compression import MAGIC_SIZE, Compression, decompressor, sniff
 from unionmount.images.reference import Digest
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

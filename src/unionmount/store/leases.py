@@ -21,6 +21,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from unionmount.system.closing import Closing
 from unionmount.system.files import write_all
 from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass
 
 Locking = Callable[[], AbstractContextManager[None]]
 """A function that holds the lock of the store."""

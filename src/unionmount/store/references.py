@@ -7,11 +7,11 @@ unknown; that is an error, and nothing is garbage.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unionmount.errors import FormatError, NotFoundError, StoreError
 from unionmount.images.image import scratch
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from unionmount.images.reference import Digest

@@ -25,6 +25,7 @@ import fcntl
 import os
 import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,6 @@ from unionmount.store.staging import Staging
 from unionmount.system.files import FileIdentity, FileRange, write_all
 from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
-from unionmount.system.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

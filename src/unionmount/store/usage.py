@@ -10,13 +10,13 @@ import stat
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount.images.image import scratch
 from unionmount.store.catalogue import by_image
 from unionmount.store.references import referenced_digests, users
-from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
     from unionmount.images.reference import Digest

@@ -19,6 +19,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,6 @@ from unionmount.errors import (
 )
 from unionmount.system.os_errors import naming
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass
 from unionmount.system.waiting import HOW_TO_WAIT, timeout_of
 
 if TYPE_CHECKING:

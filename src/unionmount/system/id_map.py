@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
-
-from unionmount.system.values import dataclass
 
 IDS_END = 2**32 - 1  # (uid_t)-1 is no ID
 

@@ -7,9 +7,8 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-from unionmount.system.values import dataclass
 
 FILE_SYSTEM = "fuse.unionmount"
 

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -21,7 +22,6 @@ from unionmount.images.reference import Digest, Reference
 from unionmount.store.layer_import import LIMIT_VARIABLE
 from unionmount.system.files import FileRange, pieces_of, write_all
 from unionmount.system.os_errors import storing
-from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
     from unionmount.images.manifest import Descriptor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unionmount import core
@@ -15,7 +16,6 @@ from unionmount.sources import (
 )
 from unionmount.store.layer_import import check_digest
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -24,7 +25,6 @@ from unionmount.images.selection import run_selection_async, select
 from unionmount.sources import STDIN, Location, choose
 from unionmount.sources.layout import OciLayout
 from unionmount.store.store import Store
-from unionmount.system.values import dataclass, replace
 from unionmount.transfer.blobs import (
     cancelling,
     in_parallel,

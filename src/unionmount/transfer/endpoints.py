@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -21,7 +22,6 @@ from unionmount.images.reference import Digest, Reference
 from unionmount.sources.layout import OciLayout
 from unionmount.store.store import Store
 from unionmount.system.files import FileRange, pieces_of
-from unionmount.system.values import replace
 from unionmount.transfer.blobs import (
     Checked,
     Repository,

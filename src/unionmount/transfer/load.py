@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,6 @@ from unionmount.system.closing import Closing
 from unionmount.system.files import FileRange, open_stream, pieces_of, write_all
 from unionmount.system.os_errors import naming, storing
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -7,6 +7,7 @@ find it. When a pull is interrupted, complete layers stay and incomplete ones le
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import trio
@@ -19,7 +20,6 @@ from unionmount.images.reference import Reference
 from unionmount.images.selection import Selection, run_selection_async, select
 from unionmount.store.layer_import import Expected
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass, replace
 from unionmount.transfer.blobs import check_size, hand_on, in_parallel, repository_of
 
 if TYPE_CHECKING:

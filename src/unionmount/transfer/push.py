@@ -15,6 +15,7 @@ digest in the registry; its ID, the digest of its config, stays.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -26,7 +27,6 @@ from unionmount.images.json_fields import load_json
 from unionmount.images.manifest import Descriptor, ImageIndex, parse_manifest
 from unionmount.images.media_types import OCI_MANIFEST, is_foreign
 from unionmount.images.reference import Digest, Reference
-from unionmount.system.values import dataclass, replace
 from unionmount.transfer.blobs import (
     Repository,
     cancelling,

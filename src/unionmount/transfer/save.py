@@ -12,6 +12,7 @@ compression is requested) a new one is made. Sources: OCI image-spec 1.1 (``imag
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from unionmount.errors import InvalidReference, UsageError
@@ -34,7 +35,6 @@ from unionmount.images.media_types import (
 )
 from unionmount.images.reference import Digest, Reference
 from unionmount.system.files import pieces_of
-from unionmount.system.values import dataclass
 from unionmount.transfer.layer_data import CompressedLayer, verified
 
 if TYPE_CHECKING:

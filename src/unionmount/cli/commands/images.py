@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
 from unionmount.cli.options import list_format_option, root_option
 from unionmount.cli.output import Listing, ListRow, age_of, human_size, time_of
-from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
     from unionmount.cli.image_filters import Candidate

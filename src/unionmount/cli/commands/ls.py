@@ -6,13 +6,13 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
 from unionmount.cli.options import layer_option, platform_option, root_option
 from unionmount.errors import UsageError
 from unionmount.system.text import printable
-from unionmount.system.values import dataclass
 
 if TYPE_CHECKING:
     from unionmount.browse.paths import Found

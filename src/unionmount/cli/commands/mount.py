@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import unionmount.cli.declared as click
 from unionmount.cli.options import platform_option, registry_options, root_option
 from unionmount.errors import UsageError
-from unionmount.system.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

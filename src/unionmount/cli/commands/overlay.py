@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ from unionmount.mounting.options import MountOptions, MountView, apply_options, 
 from unionmount.system.id_map import AS_STORED, IDS_END, IdMap, IdRange, parse_id_ranges
 from unionmount.system.text import printable
 from unionmount.system.trust import OverrideStat
-from unionmount.system.values import dataclass, replace
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
