@@ -37,6 +37,7 @@ ORDER = (
     "mounting",
     "transfer",
     "browse",
+    "runtime",
     "commit",
     "api",
     "cli",

@@ -7,7 +7,8 @@ has confirmed to its users is in the upper directory, so that is seen.
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,20 +54,9 @@ class OpenChanges(Closing):
         self._resources = ExitStack()
         with ExitStack() as stack:
             stack.callback(image.close)
-            with naming(printable(str(upper))):
-                fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, fd)
+            fd = stack.enter_context(_open_directory(upper))
             self._upper, self._fd = upper, fd
-            # Nothing that needs a work directory is done here, as recovery is a task of the next
-            # mount. Marks are those of the upper's owner.
-            flags = core.UpperFlags(
-                trusted=recorded_namespace(fd) != "user",
-                override=os.fstat(fd).st_uid != 0,
-                look=True,
-                closed=is_ours(fd),
-            )
-            opened = core.Upper(image.tree(), fd, fd, flags)
-            stack.callback(opened.close)
+            opened = stack.enter_context(_looked_at(image.tree(), fd))
             self.view = stack.enter_context(core.View(opened))
             self._layer = opened.layer
             self._resources = stack.pop_all()
@@ -87,6 +77,38 @@ class OpenChanges(Closing):
     def close(self) -> None:
         """Close everything; a second call does nothing."""
         self._resources.close()
+
+
+@contextmanager
+def view_of_upper(tree: core.Tree, upper: Path) -> Iterator[core.View]:
+    """Open the files that a tree shows with the changes in an upper directory."""
+    with _open_directory(upper) as fd, _looked_at(tree, fd) as opened, core.View(opened) as view:
+        yield view
+
+
+@contextmanager
+def _open_directory(path: Path) -> Iterator[int]:
+    with naming(printable(str(path))):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _looked_at(tree: core.Tree, fd: int) -> core.Upper:
+    """Open an upper for reading.
+
+    Marks are those of its owner. Nothing that needs a work directory is done, as recovery is a task
+    of the next mount.
+    """
+    flags = core.UpperFlags(
+        trusted=recorded_namespace(fd) != "user",
+        override=os.fstat(fd).st_uid != 0,
+        look=True,
+        closed=is_ours(fd),
+    )
+    return core.Upper(tree, fd, fd, flags)
 
 
 class OpenView(Closing):

@@ -18,6 +18,9 @@ GROUPS: dict[
         "overlay": ("overlay", "Mount directories on top of each other, as overlayfs does."),
         "stats": ("stats", "Show the kernel's requests to a mount, and their times."),
     },
+    "Run": {
+        "bundle": ("bundle", "Make a bundle of an image for a container runtime."),
+    },
     "Look into images": {
         "ls": ("ls", "List files of an image."),
         "cat": ("cat", "Write files of an image to standard output."),

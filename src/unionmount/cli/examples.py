@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 _BLOCK = "\b\nExamples:"  # \b: click keeps the line breaks of this paragraph
 
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and the line to type
+    "bundle": (
+        ("Make a bundle, and run it", "unionmount bundle nginx:1.25 web"),
+        ("Run another program", "unionmount bundle nginx:1.25 web -- nginx -t"),
+        ("Unmount and remove it", "unionmount bundle --remove web"),
+    ),
     "cat": (("Read one file of an image", "unionmount cat app.tar:/etc/os-release"),),
     "check": (
         ("Verify the whole store", "unionmount check"),

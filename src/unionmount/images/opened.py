@@ -57,6 +57,23 @@ class OpenImage(Closing):
         self.layers = layers
         self._indexes: list[core.Index] = []
         self._tree: core.Tree | None = None
+        self._scaffold: OpenLayer | None = None
+        self._scaffold_index: core.Index | None = None
+
+    @property
+    def has_scaffold(self) -> bool:
+        """Whether the tree has one layer more than the image."""
+        return self._scaffold is not None
+
+    def put_on_top(self, scaffold: OpenLayer) -> None:
+        """Add a layer that is not the image's to the tree; it is owned from now on.
+
+        A tree that was returned before is closed. ``layers`` and ``indexes`` stay the image's.
+        """
+        self._close_tree()
+        self._scaffold = scaffold
+        self._scaffold_index = self._open_index(scaffold)
+        scaffold.close_index()
 
     @property
     def indexes(self) -> tuple[core.Index, ...]:
@@ -92,9 +109,12 @@ class OpenImage(Closing):
     def tree(self) -> core.Tree:
         """Return the layers as one tree: the same object at every call, closed with this."""
         if self._tree is None:
+            pairs = list(zip(self.indexes, self.layers, strict=True))
+            if self._scaffold is not None and self._scaffold_index is not None:
+                pairs.append((self._scaffold_index, self._scaffold))
             layers = [
                 core.TreeLayer(index, layer.data_fd, layer.offset, layer.length)
-                for index, layer in zip(self.indexes, self.layers, strict=True)
+                for index, layer in pairs
             ]
             try:
                 self._tree = core.Tree(layers)
@@ -108,11 +128,18 @@ class OpenImage(Closing):
 
     def close(self) -> None:
         """Close tree, indexes and descriptors, in this order; a second call does nothing."""
-        tree, self._tree = self._tree, None
-        if tree is not None:
-            tree.close()
+        self._close_tree()
         for index in self._indexes:
             index.close()
         self._indexes = []
         for layer in self.layers:
             layer.close()
+        if self._scaffold_index is not None:
+            self._scaffold_index.close()
+        if self._scaffold is not None:
+            self._scaffold.close()
+
+    def _close_tree(self) -> None:
+        tree, self._tree = self._tree, None
+        if tree is not None:
+            tree.close()

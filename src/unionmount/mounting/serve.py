@@ -197,8 +197,9 @@ def _facts(layers: OpenImage | OpenDirectories) -> ImageFacts:
         paths = tuple(os.fsdecode(path) for path in layers.paths)
         return ImageFacts(paths, 0, 0, has_acls=True, directory=layers.layers[-1].fd)
     infos = [index.info for index in layers.indexes]
+    names = [str(layer.diff_id) for layer in layers.layers]
     return ImageFacts(
-        layers=tuple(str(layer.diff_id) for layer in layers.layers),
+        layers=(*names, "scaffold") if layers.has_scaffold else tuple(names),
         bytes=sum(info.file_bytes for info in infos),
         inodes=sum(info.inodes for info in infos),
         has_acls=any(info.acls for info in infos),

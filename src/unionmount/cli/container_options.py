@@ -1,0 +1,287 @@
+"""The options of a container that ``bundle`` and ``run`` share, and their values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import unionmount.cli.declared as click
+from unionmount.errors import UsageError
+from unionmount.system.text import printable
+
+if TYPE_CHECKING:
+    from unionmount.runtime.assembly import Wanted
+    from unionmount.runtime.mounts import Mount
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MAX_ENV_FILE = 4 * 1024 * 1024
+
+_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (
+        ("-e", "--env"),
+        {
+            "metavar": "NAME[=VALUE]",
+            "multiple": True,
+            "help": "Set a variable; without VALUE, take it from here. Repeatable.",
+        },
+    ),
+    (
+        ("--env-file",),
+        {"metavar": "FILE", "multiple": True, "help": "Set the variables in FILE, one a line."},
+    ),
+    (("-w", "--workdir"), {"metavar": "DIR", "help": "Start in DIR, which is made if missing."}),
+    (
+        ("-u", "--user"),
+        {"metavar": "USER[:GROUP]", "help": "Run as this user of the image; names or numbers."},
+    ),
+    (
+        ("-v", "--volume"),
+        {
+            "metavar": "SRC:DST[:ro]",
+            "multiple": True,
+            "help": "Bind SRC of the host at DST. Repeatable.",
+        },
+    ),
+    (
+        ("--tmpfs",),
+        {
+            "metavar": "DST[:OPT,…]",
+            "multiple": True,
+            "help": "Mount an empty file system in memory at DST. Repeatable.",
+        },
+    ),
+    (
+        ("--mount",),
+        {
+            "metavar": "type=TYPE,…",
+            "multiple": True,
+            "help": "The same in Docker's words: type=bind|tmpfs,source=SRC,target=DST,readonly.",
+        },
+    ),
+    (
+        ("--entrypoint",),
+        {
+            "metavar": "PROGRAM",
+            "help": "Run this in place of the image's entrypoint: a word, or a JSON list of words.",
+        },
+    ),
+    (
+        ("--network",),
+        {
+            "type": click.Choice(["host", "none"]),
+            "default": "host",
+            "show_default": True,
+            "help": "The network: that of the host, or none but loopback.",
+        },
+    ),
+    (
+        ("-h", "--hostname"),
+        {"metavar": "NAME", "help": "Give it a host name of its own."},
+    ),
+    (("--read-only",), {"is_flag": True, "help": "Make the root directory read-only."}),
+    (
+        ("--cap-add",),
+        {"metavar": "CAP", "multiple": True, "help": "Add a capability, or ALL. Repeatable."},
+    ),
+    (
+        ("--cap-drop",),
+        {"metavar": "CAP", "multiple": True, "help": "Drop a capability, or ALL. Repeatable."},
+    ),
+    (
+        ("--privileged",),
+        {"is_flag": True, "help": "Give all capabilities, and hide nothing of /proc and /sys."},
+    ),
+)
+
+
+def container_options(function: F) -> F:
+    """Add the options."""
+    for names, attributes in reversed(_OPTIONS):
+        function = click.option(*names, **attributes)(function)
+    return function
+
+
+def wanted_container(command: Sequence[str], given: dict[str, Any]) -> Wanted:
+    """Return the values of the options, taken out of ``given``."""
+    from unionmount.runtime.assembly import Wanted
+    from unionmount.runtime.parameters import Changes
+
+    changes = Changes(
+        entrypoint=_entrypoint(given.pop("entrypoint")),
+        command=tuple(command),
+        env=(*_env_files(given.pop("env_file")), *map_env(given.pop("env"))),
+        user=given.pop("user"),
+        working_dir=given.pop("workdir"),
+    )
+    mounts = [
+        *map(bind_of, given.pop("volume")),
+        *map(tmpfs_of, given.pop("tmpfs")),
+        *map(mount_of, given.pop("mount")),
+    ]
+    return Wanted(
+        changes=changes,
+        network=given.pop("network"),
+        hostname=given.pop("hostname") or "",
+        read_only=given.pop("read_only"),
+        privileged=given.pop("privileged"),
+        cap_add=given.pop("cap_add"),
+        cap_drop=given.pop("cap_drop"),
+        mounts=_distinct(mounts),
+    )
+
+
+def _distinct(mounts: list[Mount]) -> tuple[Mount, ...]:
+    seen: set[str] = set()
+    for mount in mounts:
+        if mount.destination in seen:
+            raise UsageError(f"two mounts at {printable(mount.destination)}; choose one")
+        seen.add(mount.destination)
+    return tuple(mounts)
+
+
+def _entrypoint(text: str | None) -> tuple[str, ...] | None:
+    """Return the words of ``--entrypoint``: one, or a JSON list of several; none if it is empty."""
+    import json
+
+    if text is None:
+        return None
+    if not text.startswith("["):
+        return (text,) if text else ()
+    try:
+        words = json.loads(text)
+    except ValueError:
+        words = None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise UsageError(f"--entrypoint {printable(text)}: not a JSON list of strings")
+    return tuple(words)
+
+
+def map_env(pairs: Sequence[str]) -> list[str]:
+    """Return NAME=VALUE pairs; a name alone has the value that it has here, if it has one."""
+    found = []
+    for pair in pairs:
+        name, equals, _ = pair.partition("=")
+        if not name or "\0" in pair:
+            raise UsageError(f"--env {printable(pair)}: not NAME=VALUE")
+        if equals:
+            found.append(pair)
+        elif name in os.environ:
+            found.append(f"{name}={os.environ[name]}")
+    return found
+
+
+def _env_files(paths: Sequence[str]) -> list[str]:
+    from unionmount.system.files import read_document
+
+    found = []
+    for path in paths:
+        text = os.fsdecode(read_document(Path(path), _MAX_ENV_FILE, os.environ))
+        lines = [line.lstrip() for line in text.split("\n")]
+        found += map_env([line for line in lines if line and not line.startswith("#")])
+    return found
+
+
+# ---- mounts --------------------------------------------------------------------------------------
+
+_BIND_OPTIONS = frozenset({"ro", "rw", "rbind", "bind", "dev", "nodev", "exec", "noexec", "suid"})
+_BIND_OPTIONS |= {"nosuid", "private", "rprivate", "shared", "rshared", "slave", "rslave"}
+_LABELS = frozenset({"z", "Z"})
+
+
+def bind_of(text: str) -> Mount:
+    """Return the bind mount of ``SRC:DST[:OPT,…]``."""
+    parts = text.split(":")
+    if len(parts) not in (2, 3):
+        raise UsageError(f"--volume {printable(text)}: write SRC:DST or SRC:DST:ro")
+    options = parts[2].split(",") if len(parts) > 2 else []
+    return _bind(f"--volume {printable(text)}", parts[0], parts[1], options)
+
+
+def _bind(option: str, source: str, destination: str, options: Sequence[str]) -> Mount:
+    from unionmount.runtime.mounts import bind
+
+    for one in options:
+        if one in _LABELS:
+            raise UsageError(f"{option}: '{one}' would relabel files for SELinux; use chcon(1)")
+        if one not in _BIND_OPTIONS:
+            raise UsageError(f"{option}: '{printable(one)}' is not an option of a bind mount")
+    if not source.startswith(("/", ".")):
+        raise UsageError(f"{option}: there are no named volumes; write ./{printable(source)}")
+    try:
+        os.stat(source)  # noqa: PTH116
+    except OSError as error:
+        raise UsageError(f"{option}: {printable(source)}: {error.strerror}") from None
+    return bind(os.path.realpath(source), _destination(option, destination), *options)
+
+
+def tmpfs_of(text: str) -> Mount:
+    """Return the mount of ``DST[:OPT,…]``."""
+    destination, _, options = text.partition(":")
+    words = tuple(one for one in options.split(",") if one)
+    return _tmpfs(f"--tmpfs {printable(text)}", destination, words)
+
+
+def _tmpfs(option: str, destination: str, options: tuple[str, ...]) -> Mount:
+    from unionmount.runtime.mounts import Mount
+
+    base = [one for one in ("nosuid", "nodev", "noexec") if one.removeprefix("no") not in options]
+    where = _destination(option, destination)
+    return Mount(where, "tmpfs", "tmpfs", (*base, *options, "tmpcopyup"))
+
+
+def mount_of(text: str) -> Mount:
+    """Return the mount of Docker's ``--mount``."""
+    option = f"--mount {printable(text)}"
+    fields: dict[str, str] = {}
+    for word in text.split(","):
+        name, _, value = word.partition("=")
+        name = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}.get(
+            name, name
+        )
+        if name in fields:
+            raise UsageError(f"{option}: '{name}' is there twice")
+        fields[name] = value
+    kind = fields.pop("type", "")
+    if kind == "bind":
+        return _mount_bind(option, fields)
+    if kind == "tmpfs":
+        return _mount_tmpfs(option, fields)
+    raise UsageError(f"{option}: type '{printable(kind)}' is not offered; use bind or tmpfs")
+
+
+def _mount_bind(option: str, fields: dict[str, str]) -> Mount:
+    source, target = fields.pop("source", ""), fields.pop("target", "")
+    options = []
+    read_only = fields.pop("readonly", None)
+    if read_only in ("", "true", "1"):
+        options.append("ro")
+    elif read_only not in (None, "false", "0"):
+        raise UsageError(f"{option}: readonly is true or false")
+    if propagation := fields.pop("bind-propagation", ""):
+        options.append(propagation)
+    _check_rest(option, fields)
+    return _bind(option, source, target, options)
+
+
+def _mount_tmpfs(option: str, fields: dict[str, str]) -> Mount:
+    target = fields.pop("target", "")
+    options = [
+        f"{name}={value}" for name in ("size", "mode") if (value := fields.pop(f"tmpfs-{name}", ""))
+    ]
+    _check_rest(option, fields)
+    return _tmpfs(option, target, tuple(options))
+
+
+def _check_rest(option: str, fields: dict[str, str]) -> None:
+    if fields:
+        raise UsageError(f"{option}: '{printable(next(iter(fields)))}' is not offered")
+
+
+def _destination(option: str, path: str) -> str:
+    normal = os.path.normpath(path)
+    if not path.startswith("/") or normal in ("/", "//"):
+        raise UsageError(f"{option}: '{printable(path)}' is not an absolute path below /")
+    return normal.replace("//", "/", 1) if normal.startswith("//") else normal

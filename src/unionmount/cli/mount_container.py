@@ -1,0 +1,144 @@
+"""The mount of a container that is to run: with a scaffold, and with what config.json needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unionmount.errors import MountError
+
+if TYPE_CHECKING:
+    from unionmount.cli.mount_sources import MountArguments, Prepared
+    from unionmount.cli.settings import Settings
+    from unionmount.core import BrowsableTree
+    from unionmount.mounting.options import MountOptions
+    from unionmount.runtime.assembly import Assembly, Surroundings, Wanted
+    from unionmount.runtime.host import HostFile
+
+
+@dataclass(frozen=True, slots=True)
+class MountedContainer:
+    """A container whose root directory is mounted."""
+
+    root: Path
+    document: dict[str, Any]  # config.json
+    files: list[HostFile]
+
+
+@contextmanager
+def mount_container(
+    settings: Settings,
+    source: str,
+    bundle: Path,
+    wanted: Wanted,
+    given: dict[str, Any],
+    *,
+    rootless: bool,
+) -> Iterator[MountedContainer]:
+    """Mount a container; it stays mounted if the block succeeds.
+
+    ``given`` are the options of ``MountArguments`` on the command line; ``bundle`` is the directory
+    that config.json will be in.
+    """
+    from unionmount.cli.mount_sources import prepared
+    from unionmount.cli.mountpoint import clean_dead
+    from unionmount.cli.start_mount import MountStarter
+
+    around, options = _surroundings(rootless=rootless)
+    start = MountStarter(settings, options, None, foreground=False)
+    clean_dead(start.table)
+    with ExitStack() as undo:
+        roots: list[str] = []
+        with prepared(settings, _arguments(given), source, start.table) as found:
+            assembly = _assembled(found, wanted, around, bundle)
+
+            def announce(path: str) -> None:
+                roots.append(path)
+                undo.callback(_unmount, path)
+                found.announced()
+
+            start.run(found.image, found.source, found.plan, announce, found.lease)
+        root = roots[0]
+        document = assembly.document(root, bundle)
+        yield MountedContainer(Path(root), document, assembly.host_files)
+        undo.pop_all()
+
+
+def _arguments(given: dict[str, Any]) -> MountArguments:
+    from unionmount.cli.mount_sources import MountArguments
+
+    arguments = MountArguments(
+        **given, verify=False, read_only=False, upper=None, work=None, volatile=False
+    )
+    arguments.check()
+    return arguments
+
+
+def _assembled(found: Prepared, wanted: Wanted, around: Surroundings, bundle: Path) -> Assembly:
+    """Decide what the container will be, and put the scaffold on top of its image."""
+    from unionmount.runtime.assembly import Assembly
+    from unionmount.runtime.scaffold import open_scaffold
+
+    image = found.image
+    with _shown(found) as files:
+        tree = image.tree()
+        assembly = Assembly(image.image.config, image.name, files, wanted, around, image=tree)
+        scaffold = open_scaffold(tree, assembly.places(bundle))
+    if scaffold is not None:
+        image.put_on_top(scaffold)
+    return assembly
+
+
+@contextmanager
+def _shown(found: Prepared) -> Iterator[BrowsableTree]:
+    """Yield the files of the container as they are now."""
+    from unionmount.browse.open import view_of_upper
+
+    tree = found.image.tree()
+    if found.plan is None or not any(found.plan.upper.iterdir()):
+        yield tree
+        return
+    with view_of_upper(tree, found.plan.upper) as view:
+        yield view
+
+
+def _surroundings(*, rootless: bool) -> tuple[Surroundings, MountOptions]:
+    from unionmount.mounting.options import MountOptions
+    from unionmount.runtime.assembly import Surroundings
+
+    if not rootless:
+        if os.geteuid():
+            raise MountError("a runtime of an ordinary user makes a user namespace; add --rootless")
+        return Surroundings(), MountOptions(suid=True)
+    return _rootless()
+
+
+def _rootless() -> tuple[Surroundings, MountOptions]:
+    from unionmount.mounting.options import MountOptions, MountView
+    from unionmount.runtime.assembly import Surroundings
+    from unionmount.runtime.spec import UserNamespace
+    from unionmount.runtime.subordinate_ids import SubordinateIds
+    from unionmount.system.id_map import IdMap
+
+    ids = SubordinateIds.of_user()
+    if not ids.complete:
+        print(
+            "unionmount: warning: /etc/subuid and /etc/subgid have no range for this user; the "
+            "container has root alone, and other owners are shown as nobody",
+            file=sys.stderr,
+        )
+    groups = max(one.stored + one.size for one in ids.groups)
+    around = Surroundings(True, UserNamespace(ids.users, ids.groups), groups)
+    options = MountOptions(suid=True, default_permissions=True)
+    return around, replace(options, view=MountView(IdMap(ids.users), IdMap(ids.groups)))
+
+
+def _unmount(path: str) -> None:
+    from unionmount.mounting.fuse_mount import unmount_fuse
+
+    unmount_fuse(Path(path), lazy=True)

@@ -1,0 +1,1 @@
+"""The execution parameters of images, as the input of an OCI runtime."""

@@ -1,0 +1,183 @@
+"""A container before it runs: everything that config.json says, from an image and a command line.
+
+``Assembly`` looks up users and mount points in the files of the container, before these are
+mounted; ``document`` then needs only the path of the mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import posixpath
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unionmount.browse.paths import Found, follow
+from unionmount.core import BrowsableTree
+from unionmount.images.config import Config
+from unionmount.runtime import capabilities
+from unionmount.runtime.host import HostFile, check_hostname, host_files, seccomp_profile
+from unionmount.runtime.mounts import Mount, bind, cgroup_mount, standard_mounts
+from unionmount.runtime.parameters import Changes, ImageParameters, combined
+from unionmount.runtime.scaffold import Place
+from unionmount.runtime.spec import VERSION, Isolation, Network, Terminal, UserNamespace, build
+from unionmount.runtime.users import MAX_FILE, User, find_user
+
+_TERMINAL_GROUP = 5
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The options of a container."""
+
+    changes: Changes = field(default_factory=Changes)
+    network: Network = "host"
+    hostname: str = ""
+    read_only: bool = False
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()  # the user's, in their order
+    terminal: Terminal = field(default_factory=Terminal)
+    version: str = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Facts about the place where the runtime will be called."""
+
+    rootless: bool = False  # it cannot restrict devices, nor mount sysfs of the host's network
+    user_namespace: UserNamespace | None = None  # to be created by the runtime
+    groups: int = 1 << 32  # the number of group IDs that there are in the container
+
+
+class Assembly:
+    """All decisions about a container except for the path of its root directory."""
+
+    def __init__(
+        self,
+        config: Config,
+        what: str,
+        files: BrowsableTree,
+        wanted: Wanted,
+        around: Surroundings = Surroundings(),
+        *,
+        image: BrowsableTree | None = None,
+    ) -> None:
+        """Decide; ``files`` shows the container as it is now, ``what`` names it in messages.
+
+        ``image`` shows it without changes; None if there are none.
+        """
+        if wanted.hostname:
+            check_hostname(wanted.hostname)
+        self._wanted = wanted
+        self._around = around
+        self.parameters = combined(ImageParameters.of(config, what), wanted.changes, what)
+        self.user: User = find_user(
+            self.parameters.user, _content(files, b"etc/passwd"), _content(files, b"etc/group")
+        )
+        names = capabilities.merged(wanted.cap_add, wanted.cap_drop)
+        self._capabilities = capabilities.KNOWN if wanted.privileged else names
+        self.host_files = [
+            one
+            for one in self._host_files()
+            if image is None or not _is_there(image, one.path) or _is_there(files, one.path)
+        ]  # a file that the container has deleted stays deleted
+
+    def _host_files(self) -> list[HostFile]:
+        own_network = self._wanted.network != "host"
+        covered = {mount.destination for mount in self._wanted.mounts}
+        files = host_files(self._wanted.hostname, own_network=own_network)
+        return [file for file in files if file.path not in covered]
+
+    def mounts(self, bundle: Path) -> list[Mount]:
+        """Return the mounts; the host's files are in the directory ``bundle``."""
+        wanted = self._wanted
+        base = standard_mounts(
+            own_network=wanted.network != "host",
+            rootless=self._around.rootless,
+            terminal_group=self._around.groups > _TERMINAL_GROUP,
+            privileged=wanted.privileged,
+        )
+        if not self._around.rootless:
+            base.append(cgroup_mount(privileged=wanted.privileged))
+        base += [bind(str(bundle / one.name), one.path, "rw") for one in self.host_files]
+        own = {mount.destination for mount in wanted.mounts}
+        return [mount for mount in base if mount.destination not in own] + list(wanted.mounts)
+
+    def places(self, bundle: Path) -> Iterator[Place]:
+        """Yield the mount points that the root directory has to have, and the working directory."""
+        mounts = self.mounts(bundle)
+        covered = [mount.destination for mount in mounts]
+        files = {one.path for one in self.host_files}
+        for mount in mounts:
+            if not _is_below(mount.destination, covered):
+                is_file = mount.destination in files or _is_file(mount)
+                yield Place(mount.destination.encode(), directory=not is_file)
+        cwd = self.parameters.cwd
+        if cwd not in covered and not _is_below(cwd, covered):
+            yield Place(cwd.encode())
+
+    def document(self, root: str, bundle: Path) -> dict[str, Any]:
+        """Return config.json for a container whose root directory is ``root``."""
+        wanted, around = self._wanted, self._around
+        isolation = Isolation(
+            capabilities=self._capabilities,
+            seccomp=None if wanted.privileged else seccomp_profile(self._capabilities),
+            network=wanted.network,
+            hostname=wanted.hostname,
+            privileged=wanted.privileged,
+            read_only=wanted.read_only,
+            user_namespace=around.user_namespace,
+            devices=not around.rootless,
+        )
+        return build(
+            *(root, self.parameters, self.user, self.mounts(bundle), isolation, wanted.terminal),
+            version=wanted.version,
+        )
+
+
+def _is_file(mount: Mount) -> bool:
+    return mount.type == "bind" and not stat.S_ISDIR(Path(mount.source).stat().st_mode)
+
+
+def _is_below(path: str, others: Sequence[str]) -> bool:
+    """Return whether something is mounted on a directory above ``path``."""
+    above = posixpath.dirname(path)
+    while above != "/":
+        if above in others:
+            return True
+        above = posixpath.dirname(above)
+    return False
+
+
+def _content(files: BrowsableTree, path: bytes) -> bytes:
+    """Return the beginning of a file of the container; empty if there is none to read."""
+    found = _find(files, path)
+    if found is None or not stat.S_ISREG(found.attributes.mode):
+        return b""
+    size = min(found.attributes.size, MAX_FILE)
+    data = b""
+    while len(data) < size:
+        part = files.read(found.attributes.node, len(data), size - len(data))
+        if not part:
+            break
+        data += part
+    return data
+
+
+def _is_there(files: BrowsableTree, path: str) -> bool:
+    return _find(files, path.encode()) is not None
+
+
+def _find(files: BrowsableTree, path: bytes) -> Found | None:
+    """Return the file at a path, whose symlinks are followed; None if there is none."""
+    try:
+        return follow(files, path)
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return None
+        raise

@@ -1,0 +1,70 @@
+"""Subordinate IDs: the ranges of /etc/subuid and /etc/subgid that a user may map (subuid(5))."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from unionmount.system.id_map import IDS_END, IdRange
+
+_FILES = (Path("/etc/subuid"), Path("/etc/subgid"))
+_MAX_FILE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SubordinateIds:
+    """The maps of a user's own namespaces; root of the container is the user.
+
+    ``complete``: whether there are any IDs besides the user's own.
+    """
+
+    users: tuple[IdRange, ...]
+    groups: tuple[IdRange, ...]
+
+    @classmethod
+    def of_user(
+        cls, files: tuple[Path, Path] = (Path("/etc/subuid"), Path("/etc/subgid"))
+    ) -> SubordinateIds:
+        """Return the maps of the user of this process."""
+        uid, gid = os.geteuid(), os.getegid()
+        names = {str(uid)}
+        with suppress(KeyError):
+            names.add(pwd.getpwuid(uid).pw_name)
+        users, groups = (_ranges(file, names) for file in files)
+        return cls(_map(uid, users), _map(gid, groups))
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are other IDs than the user's own."""
+        return len(self.users) > 1 and len(self.groups) > 1
+
+
+def _map(own: int, ranges: list[tuple[int, int]]) -> tuple[IdRange, ...]:
+    """Map 0 to the user's own ID, and the following ones to the ranges, in their order."""
+    found, following = [IdRange(0, own, 1)], 1
+    for first, count in ranges:
+        found.append(IdRange(following, first, count))
+        following += count
+    return tuple(found)
+
+
+def _ranges(file: Path, names: set[str]) -> list[tuple[int, int]]:
+    """Return first ID and number of a user's ranges; lines that do not parse are skipped."""
+    try:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            text = lines.read(_MAX_FILE)
+    except OSError:
+        return []
+    found = []
+    for line in text.split("\n"):
+        words = line.strip().split(":")
+        if len(words) != 3 or words[0] not in names:
+            continue
+        if all(word.isascii() and word.isdecimal() and len(word) <= 10 for word in words[1:]):
+            first, count = int(words[1]), int(words[2])
+            if count and first + count <= IDS_END:
+                found.append((first, count))
+    return found
