@@ -1,0 +1,166 @@
+"""Calls of an OCI runtime (crun, runc, youki), by its command line.
+
+Source: the runtime command line interface of OCI, and the manuals of crun(1) and runc(8).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from unionmount.errors import UnionmountError
+from unionmount.system import libc
+from unionmount.system.text import printable
+
+FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+"""Exit statuses of ``run`` when no program was started, as Docker has them."""
+
+_UNIFIED = Path("/sys/fs/cgroup/unified")
+_PATIENCE = 30  # seconds for a call that does not wait for the container
+_MAX_MESSAGE = 4096
+_NOT_FOUND = re.compile(r"no such file or directory|not found", re.IGNORECASE)
+_NOT_EXECUTABLE = re.compile(
+    r"permission denied|exec format error|is a directory|operation not permitted", re.IGNORECASE
+)
+_ABOUT_PROGRAM = re.compile(r"exec|executable|starting container process", re.IGNORECASE)
+
+
+class RuntimeFailed(UnionmountError):
+    """A runtime has refused; ``exit_code`` is what ``run`` exits with."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"{name}: {message}")
+        self.exit_code = _status_of(message)
+
+
+def _status_of(message: str) -> int:
+    if _ABOUT_PROGRAM.search(message):
+        if _NOT_EXECUTABLE.search(message):
+            return NOT_EXECUTABLE
+        if _NOT_FOUND.search(message):
+            return NOT_FOUND
+    return FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class OciRuntime:
+    """A runtime; ``state`` is the directory in which it keeps its containers."""
+
+    path: str
+    state: Path
+    rootless: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the program."""
+        return os.path.basename(self.path)  # noqa: PTH119
+
+    def create(self, name: str, bundle: Path, pid_file: Path, streams: Streams) -> None:
+        """Create a container, whose process waits for ``start``."""
+        words = ["create", "--bundle", str(bundle), "--pid-file", str(pid_file)]
+        if streams.console is not None:
+            words += ["--console-socket", str(streams.console)]
+        errors = streams.errors if streams.errors is not None else subprocess.PIPE
+        self._call([*words, name], stdin=streams.input, stdout=streams.output, stderr=errors)
+
+    def start(self, name: str) -> None:
+        """Let the process of a container execute its program."""
+        self._call(["start", name])
+
+    def kill(self, name: str, number: int) -> None:
+        """Send a signal to the first process of a container."""
+        self._call(["kill", name, str(number)])
+
+    def delete(self, name: str) -> None:
+        """Remove what the runtime keeps of a container, and end its processes."""
+        with suppress(RuntimeFailed):  # it knows no such container
+            self._call(["delete", "--force", name])
+
+    def exec(self, name: str, options: Sequence[str], words: Sequence[str]) -> list[str]:
+        """Return the command line that runs another program in a container."""
+        return [*self._base(), "exec", *options, name, *words]
+
+    def _base(self) -> list[str]:
+        words = [self.path, "--root", str(self.state)]
+        if self.name == "crun" and (self.rootless or _is_hybrid()):
+            words.append("--cgroup-manager=disabled")
+        return words
+
+    def _call(
+        self,
+        words: Sequence[str],
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.DEVNULL,
+        stderr: int = subprocess.PIPE,
+    ) -> None:
+        log = self.state / f"{os.getpid()}.log"
+        try:
+            done = subprocess.run(
+                [*self._base(), "--log", str(log), *words],
+                check=False,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                timeout=_PATIENCE,
+                preexec_fn=self.prepare,
+            )
+            if done.returncode:
+                raise RuntimeFailed(self.name, _message(log, done.stderr))
+        except subprocess.TimeoutExpired:
+            raise RuntimeFailed(self.name, f"'{words[0]}' did not end in {_PATIENCE} s") from None
+        except OSError as error:
+            raise RuntimeFailed(self.name, error.strerror or str(error)) from None
+        finally:
+            log.unlink(missing_ok=True)
+
+    def prepare(self) -> None:
+        """Prepare the process that becomes the runtime.
+
+        crun refuses to run where a hierarchy of version 2 is mounted beside those of version 1, so
+        it gets a mount namespace without that one.
+        """
+        for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        if self.name == "crun" and _is_hybrid():
+            libc.call("unshare", libc.CLONE_NEWNS)
+            libc.call("mount", None, b"/", None, libc.MS_REC | libc.MS_SLAVE, None)
+            libc.call("umount2", os.fsencode(_UNIFIED), libc.MNT_DETACH)
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The standard streams of a new container: descriptors, or the socket for its terminal."""
+
+    input: int = subprocess.DEVNULL
+    output: int = subprocess.DEVNULL
+    errors: int | None = None
+    console: Path | None = None
+
+
+def _is_hybrid() -> bool:
+    return os.path.ismount(_UNIFIED)
+
+
+def _message(log: Path, errors: bytes | None) -> str:
+    """Return what a runtime said: in its log, or else on its standard error."""
+    text = ""
+    with suppress(OSError):
+        text = log.read_text(errors="replace")[-_MAX_MESSAGE:]
+    if not text and errors:
+        text = errors.decode(errors="replace")[-_MAX_MESSAGE:]
+    lines = [line for line in text.splitlines() if line.strip()]
+    return printable(_plain(lines[-1])) if lines else "it failed without a message"
+
+
+def _plain(line: str) -> str:
+    """Return the message of a line of a log: behind time and level, or in ``msg="…"``."""
+    found = re.search(r'level=\w+ msg="((?:[^"\\]|\\.)*)"', line)
+    if found is not None:
+        return found[1].replace('\\"', '"')
+    return re.sub(r"^\d{4}-\d\d-\d\dT\S+: ", "", line)
