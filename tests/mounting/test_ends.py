@@ -375,6 +375,34 @@ def test_a_mount_in_a_namespace_is_taken_away(
     assert inside.cli.records() == []
 
 
+@pytest.mark.needs("root", "unshare", "losetup", "mkfs.ext4")
+def test_a_mount_keeps_no_other_file_system_in_use(
+    cli: CommandLine, archive: Path, where: Path, tmp_path: Path
+) -> None:
+    disk, beside = tmp_path / "disk", tmp_path / "beside"
+    beside.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", disk], check=True)
+    inside = Inside(cli, ("unshare", "-m"))
+    try:
+        subprocess.run([*inside.cli.prefix, "mount", "-o", "loop", disk, beside], check=True)
+        inside.cli.run("mount", "--name", "web", archive, where)
+        pid = inside.cli.record(where)["pid"]
+        daemon = Process(pid)
+        subprocess.run([*inside.cli.prefix, "umount", beside], check=True)
+        # The device is free once no mount of it is left in any namespace.
+        attached = subprocess.run(
+            ["losetup", "-j", disk], capture_output=True, text=True, check=True
+        )
+        assert attached.stdout == ""
+        table = Path(f"/proc/{pid}/mountinfo").read_text()
+        assert str(beside) not in table
+    finally:
+        inside.end()
+    daemon.wait()
+
+
 IN_CONTAINER = """
 "$@" >/dev/null
 for pid in $(ls /proc | grep "^[0-9]*$"); do

@@ -3,10 +3,13 @@
 The kernel removes a mount namespace, with all mounts in it, when the last process in it ends. A
 daemon that stayed in the namespace of its mount would keep both alive for ever. So it leaves for a
 private copy in which its mount is gone. When the last other process of the namespace ends, the
-kernel takes the mount away and closes the connection, and the daemon ends. The copy is a
-slave of the original: what is unmounted there by propagation does not stay busy here.
+kernel takes the mount away and closes the connection, and the daemon ends. The copy keeps only the
+mounts that the daemon finds files in, since a file system that is unmounted in the original stays
+in use as long as the copy has it, too.
 
 The namespace of process 1 lasts as long as the machine, or the container, so nobody leaves it.
+Where process 1 is hidden, by a user namespace or a security module, the machine's first mount
+namespace is known by its number.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,9 @@ from unionmount.system.mountinfo import FILE_SYSTEM, mounts
 
 _OWN = Path("/proc/thread-self/ns/mnt")
 _FIRST = Path("/proc/1/ns/mnt")
+_SYSTEM = (Path("/proc"), Path("/sys"), Path("/dev"))
+# MNT_NS_INIT_INO of include/uapi/linux/nsfs.h since Linux 6.18; before, the first number of all.
+_FIRST_NUMBERS = (0xEFFFFFF8, 0xF0000000)
 
 
 def let_terminate() -> None:
@@ -86,10 +92,11 @@ class LeftNamespace:
         return None
 
 
-def leave_namespace() -> LeftNamespace | None:
-    """Leave the mount namespace for a copy without images, where the namespace may end before us.
+def leave_namespace(kept: Iterable[Path]) -> LeftNamespace | None:
+    """Leave the mount namespace for a copy, where the namespace may end before us.
 
-    Must be called before any thread is started. None where this process stays.
+    The copy has the mounts on which the paths ``kept`` are, and those of the system itself. Must be
+    called before any thread is started. None where this process stays.
     """
     if os.geteuid() or _lasts() or len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208
         return None
@@ -100,20 +107,27 @@ def leave_namespace() -> LeftNamespace | None:
         return None
     # before anything is unmounted: that must not reach the original
     libc.call("mount", None, b"/", None, libc.MS_REC | libc.MS_SLAVE, None)
+    needed = _above([*_SYSTEM, *kept])
     for mounted in reversed(list(mounts())):
-        if mounted.file_system == FILE_SYSTEM:
+        if mounted.file_system == FILE_SYSTEM or mounted.mountpoint not in needed:
             with suppress(OSError):  # covered by another one, or locked by the kernel
                 flags = libc.MNT_DETACH | libc.UMOUNT_NOFOLLOW
                 libc.call("umount2", os.fsencode(mounted.mountpoint), flags)
     return left
 
 
+def _above(paths: Iterable[Path]) -> frozenset[Path]:
+    """Return the paths and all directories above them."""
+    found = [Path(os.path.realpath(path)) for path in paths]
+    return frozenset(one for path in found for one in (path, *path.parents))
+
+
 def _lasts() -> bool:
     """Whether process 1 is in the same namespace."""
     try:
         return _identity(_FIRST.stat()) == _identity(_OWN.stat())
-    except PermissionError:  # it is beyond our user namespace
-        return False
+    except PermissionError:
+        return _OWN.stat().st_ino in _FIRST_NUMBERS
     except OSError:  # there is no /proc to tell
         return True
 

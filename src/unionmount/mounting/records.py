@@ -121,6 +121,11 @@ class MountTable:
         self._runtime = runtime
         self._records = runtime / "mounts"
 
+    @property
+    def directory(self) -> Path:
+        """The runtime directory."""
+        return self._runtime
+
     @classmethod
     def of_user(cls) -> MountTable:
         """Return the table of the user that runs this process."""

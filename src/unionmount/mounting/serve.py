@@ -300,7 +300,7 @@ def _mounted(
         try:
             mount = _found(mountpoint)
             if request.background:
-                mount.left = leave_namespace()
+                mount.left = leave_namespace([request.table.directory, Path(request.root)])
         except BaseException:
             connection.close()
             with suppress(MountError):
