@@ -19,6 +19,7 @@ GROUPS: dict[
         "stats": ("stats", "Show the kernel's requests to a mount, and their times."),
     },
     "Run": {
+        "run": ("run", "Run a program of an image in a container."),
         "bundle": ("bundle", "Make a bundle of an image for a container runtime."),
     },
     "Look into images": {

@@ -141,6 +141,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
         ("Unmount it first", "unionmount rm -f web"),
     ),
     "rmi": (("Remove an image", "unionmount rmi app:1"),),
+    "run": (
+        ("Start a shell, and remove the container afterwards", "unionmount run -it --rm debian sh"),
+        ("Run in the background", "unionmount run -d --name web nginx:1.25"),
+        ("Build in a directory of the host", "unionmount run --rm -v .:/src -w /src gcc make"),
+    ),
     "save": (
         ("Write an archive for docker load", "unionmount save -o app.tar app:2"),
         (

@@ -49,13 +49,13 @@ def mount_container(
     from unionmount.cli.mountpoint import clean_dead
     from unionmount.cli.start_mount import MountStarter
 
-    around, options = _surroundings(rootless=rootless)
+    around, options = surroundings(rootless=rootless)
     start = MountStarter(settings, options, None, foreground=False)
     clean_dead(start.table)
     with ExitStack() as undo:
         roots: list[str] = []
-        with prepared(settings, _arguments(given), source, start.table) as found:
-            assembly = _assembled(found, wanted, around, bundle)
+        with prepared(settings, arguments_of(given), source, start.table) as found:
+            assembly = assembled(found, wanted, around, bundle)
 
             def announce(path: str) -> None:
                 roots.append(path)
@@ -69,7 +69,8 @@ def mount_container(
         undo.pop_all()
 
 
-def _arguments(given: dict[str, Any]) -> MountArguments:
+def arguments_of(given: dict[str, Any]) -> MountArguments:
+    """Return the arguments of the mount of a container, checked."""
     from unionmount.cli.mount_sources import MountArguments
 
     arguments = MountArguments(
@@ -79,7 +80,7 @@ def _arguments(given: dict[str, Any]) -> MountArguments:
     return arguments
 
 
-def _assembled(found: Prepared, wanted: Wanted, around: Surroundings, bundle: Path) -> Assembly:
+def assembled(found: Prepared, wanted: Wanted, around: Surroundings, bundle: Path) -> Assembly:
     """Decide what the container will be, and put the scaffold on top of its image."""
     from unionmount.runtime.assembly import Assembly
     from unionmount.runtime.scaffold import open_scaffold
@@ -107,7 +108,8 @@ def _shown(found: Prepared) -> Iterator[BrowsableTree]:
         yield view
 
 
-def _surroundings(*, rootless: bool) -> tuple[Surroundings, MountOptions]:
+def surroundings(*, rootless: bool) -> tuple[Surroundings, MountOptions]:
+    """Return facts about this user, and the options of the mount."""
     from unionmount.mounting.options import MountOptions
     from unionmount.runtime.assembly import Surroundings
 

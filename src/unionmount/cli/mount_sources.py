@@ -115,6 +115,8 @@ class Prepared:
     lease: Lease  # protects the layers
     made: ExitStack  # undoes what was made for this mount
     new_name: str = ""  # of a container whose name was chosen here
+    held: HeldContainer | None = None  # the container; None if changes are kept elsewhere
+    is_new: bool = False  # whether the container was made for this mount
 
     def announced(self) -> None:
         """Keep everything that was created; print the name of a new container."""
@@ -219,7 +221,8 @@ class _Opener:
                 lease=self.lease,
             )
         self.opened.enter_context(image)
-        return Prepared(found.source, image, self._plan_of(held, image), self.lease, self.made)
+        plan = self._plan_of(held, image)
+        return Prepared(found.source, image, plan, self.lease, self.made, held=held)
 
     def _clean_dead(self, name: str, table: MountTable) -> None:
         """Remove what daemons left, which are dead as this process holds the container's lock."""
@@ -249,7 +252,7 @@ class _Opener:
         if wanted.ephemeral:
             return Prepared(source, image, replace(plan, ended=remove), self.lease, self.made)
         new_name = held.container.name if wanted.name is None else ""
-        return Prepared(source, image, plan, self.lease, self.made, new_name)
+        return Prepared(source, image, plan, self.lease, self.made, new_name, held, is_new=True)
 
     def _with_upper(self, location: Location, upper: str) -> Prepared:
         """Prepare an image with an upper directory that the user named."""

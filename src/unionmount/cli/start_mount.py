@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,11 +69,14 @@ class MountStarter:
         lease: Lease | None = None,
         *,
         unstacked: bool = False,
+        until: int | None = None,
+        closed: Iterable[int] = (),
     ) -> None:
         """Mount and ``announce`` the mount point; in the foreground, serve until the unmount.
 
         The serving process holds ``lease`` to the end. With ``unstacked``, each layer is a
-        directory.
+        directory. ``until`` is a pidfd of the process that the mount ends with, instead of the one
+        that was given before; ``closed`` are descriptors that a daemon does not inherit.
         """
         from unionmount.system import daemon
 
@@ -97,7 +100,7 @@ class MountStarter:
                 lease=lease,
                 unstacked=unstacked,
                 said=self._said,
-                until=self._until,
+                until=self._until if until is None else until,
             )
             run_mount(layers, request, ready)
 
@@ -105,7 +108,8 @@ class MountStarter:
             serve(announce)
         else:
             sys.stdout.flush()
-            _announce_or_undo(daemon.run_in_background(serve, self._inherited), announce)
+            inherited = {*self._inherited, *closed}
+            _announce_or_undo(daemon.run_in_background(serve, inherited), announce)
 
 
 def _opened_process(pid: int | None) -> int | None:

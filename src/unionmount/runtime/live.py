@@ -1,0 +1,182 @@
+"""Containers that run: a directory for each in the runtime directory of the user.
+
+::
+
+    <runtime>/run/NAME/lock         held (flock) by the monitor as long as it lives
+    <runtime>/run/NAME/state.json   what others need to know
+    <runtime>/run/NAME/socket       of the monitor, for clients
+    <runtime>/run/NAME/bundle/      config.json and the host's files
+    <runtime>/run/NAME/root         a link to the mount point
+    <runtime>/oci/                  the state of the OCI runtime
+
+A directory whose lock is free was left by a monitor that was killed, and is cleaned by whoever
+finds it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from unionmount.errors import MountError, NotFoundError
+from unionmount.system.closing import Closing
+from unionmount.system.os_errors import raising
+from unionmount.system.remove_tree import remove_tree
+from unionmount.system.text import printable
+
+_MAX_STATE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LiveState:
+    """What others need to know of a container that runs."""
+
+    monitor: int  # process numbers
+    pid: int
+    runtime: str  # path of the OCI runtime
+    rootless: bool
+    mount: str  # ID of the mount
+    command: str
+    terminal: bool
+    started: str
+
+
+class LiveContainer(Closing):
+    """The directory of a container that this process monitors."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+
+    @property
+    def bundle(self) -> Path:
+        """The directory of the bundle."""
+        return self.path / "bundle"
+
+    def write(self, state: LiveState) -> None:
+        """Publish the state."""
+        new = self.path / "state.new"
+        new.write_text(json.dumps(asdict(state)), encoding="ascii")
+        new.rename(self.path / "state.json")
+
+    def listen(self) -> socket.socket:
+        """Return the socket for clients."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.setblocking(False)
+        with _short(self.path) as short:
+            listener.bind(f"{short}/socket")
+        listener.listen()
+        return listener
+
+    def fileno(self) -> int:
+        """Return the descriptor that holds the lock."""
+        return self._lock
+
+    def abandon(self) -> None:
+        """Leave the directory to a child, which has the lock, too."""
+        lock, self._lock = self._lock, -1
+        os.close(lock)
+
+    def close(self) -> None:
+        """Remove the directory, and give up the lock; a second call does nothing."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            remove_tree(self.path)
+            os.close(lock)
+
+
+class LiveContainers:
+    """The containers of a user that run."""
+
+    def __init__(self, runtime: Path) -> None:
+        self._directory = runtime / "run"
+        self.oci = runtime / "oci"
+
+    def begin(self, name: str) -> LiveContainer:
+        """Make the directory of a container that is to run; MountError if it runs already."""
+        path = self._directory / name
+        with raising(MountError, f"directory {path}"):
+            self._directory.mkdir(0o700, parents=True, exist_ok=True)
+            self.oci.mkdir(0o700, exist_ok=True)
+            path.mkdir(0o700, exist_ok=True)
+            lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise MountError(f"container '{name}' is running") from None
+        with raising(MountError, f"directory {path}"):
+            (path / "bundle").mkdir(0o700, exist_ok=True)
+        return LiveContainer(path, lock)
+
+    def names(self) -> list[str]:
+        """Return the names of all containers that have a directory here."""
+        with suppress(FileNotFoundError):
+            return sorted(path.name for path in self._directory.iterdir())
+        return []
+
+    def state(self, name: str) -> LiveState:
+        """Return the state of a container that runs; NotFoundError if it does not."""
+        path = self._directory / name
+        try:
+            with (path / "state.json").open("rb") as file:
+                return _parse(json.loads(file.read(_MAX_STATE)))
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError(f"container '{printable(name)}' is not running") from None
+        except (ValueError, TypeError, KeyError):
+            raise MountError(f"{path / 'state.json'}: damaged") from None
+
+    def is_running(self, name: str) -> bool:
+        """Return whether a monitor holds the lock of a container."""
+        try:
+            lock = os.open(self._directory / name / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    def connect(self, name: str) -> socket.socket:
+        """Return a connection to the monitor of a container."""
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with _short(self._directory / name) as short:
+                client.connect(f"{short}/socket")
+        except OSError:
+            client.close()
+            raise NotFoundError(f"container '{printable(name)}' is not running") from None
+        return client
+
+
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """Yield a path of a directory that is short enough for the name of a socket."""
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+def _parse(row: Any) -> LiveState:
+    return LiveState(
+        monitor=int(row["monitor"]),
+        pid=int(row["pid"]),
+        runtime=str(row["runtime"]),
+        rootless=bool(row["rootless"]),
+        mount=str(row["mount"]),
+        command=str(row["command"]),
+        terminal=bool(row["terminal"]),
+        started=str(row["started"]),
+    )
