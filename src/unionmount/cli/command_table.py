@@ -20,6 +20,13 @@ GROUPS: dict[
     },
     "Run": {
         "run": ("run", "Run a program of an image in a container."),
+        "start": ("start", "Run a container again."),
+        "stop": ("stop", "Stop running containers."),
+        "kill": ("kill", "Send a signal to running containers."),
+        "wait": ("wait", "Wait for containers, and print their exit status."),
+        "exec": ("exec", "Run another program in a running container."),
+        "attach": ("attach", "Join a running container."),
+        "logs": ("logs", "Print the output of a container."),
         "bundle": ("bundle", "Make a bundle of an image for a container runtime."),
     },
     "Look into images": {

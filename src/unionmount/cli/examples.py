@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _BLOCK = "\b\nExamples:"  # \b: click keeps the line breaks of this paragraph
 
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and the line to type
+    "attach": (("Join a container, and leave it by Ctrl-P Ctrl-Q", "unionmount attach web"),),
     "bundle": (
         ("Make a bundle, and run it", "unionmount bundle nginx:1.25 web"),
         ("Run another program", "unionmount bundle nginx:1.25 web -- nginx -t"),
@@ -141,6 +142,18 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
         ("Unmount it first", "unionmount rm -f web"),
     ),
     "rmi": (("Remove an image", "unionmount rmi app:1"),),
+    "exec": (
+        ("Start a shell in a container", "unionmount exec -it web sh"),
+        ("Run a program as another user", "unionmount exec -u www-data web id"),
+    ),
+    "kill": (("Have a server read its configuration again", "unionmount kill -s HUP web"),),
+    "logs": (("Print the last lines", "unionmount logs -n 20 web"),),
+    "start": (
+        ("Run it again in the background", "unionmount start web"),
+        ("Run it again here", "unionmount start -ai web"),
+    ),
+    "stop": (("Stop a container", "unionmount stop web"),),
+    "wait": (("Wait for a job", "unionmount wait job"),),
     "run": (
         ("Start a shell, and remove the container afterwards", "unionmount run -it --rm debian sh"),
         ("Run in the background", "unionmount run -d --name web nginx:1.25"),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.core import BrowsableTree
     from unionmount.mounting.options import MountOptions
+    from unionmount.mounting.records import MountTable
     from unionmount.runtime.assembly import Assembly, Surroundings, Wanted
     from unionmount.runtime.host import HostFile
 
@@ -109,15 +110,43 @@ def _shown(found: Prepared) -> Iterator[BrowsableTree]:
 
 
 def surroundings(*, rootless: bool) -> tuple[Surroundings, MountOptions]:
-    """Return facts about this user, and the options of the mount."""
+    """Return facts about this user, and the options of the mount, for a bundle."""
     from unionmount.mounting.options import MountOptions
     from unionmount.runtime.assembly import Surroundings
 
-    if not rootless:
-        if os.geteuid():
-            raise MountError("a runtime of an ordinary user makes a user namespace; add --rootless")
+    if rootless:
+        return _rootless()
+    if os.geteuid():
+        raise MountError("a runtime of an ordinary user makes a user namespace; add --rootless")
+    return Surroundings(), MountOptions(suid=True)
+
+
+def own_surroundings() -> tuple[Surroundings, MountOptions]:
+    """Return the facts for a runtime that is called here, by root or in ``enter_namespace``."""
+    from unionmount.mounting.options import MountOptions
+    from unionmount.runtime.assembly import Surroundings
+    from unionmount.runtime.subordinate_ids import SubordinateIds
+
+    if os.geteuid() == 0:
         return Surroundings(), MountOptions(suid=True)
-    return _rootless()
+    ids = SubordinateIds.of_user()
+    if not ids.complete:
+        _warn_of_one_id()
+    groups = max(one.stored + one.size for one in ids.groups)
+    return Surroundings(rootless=True, groups=groups), MountOptions(suid=True)
+
+
+def enter_namespace(table: MountTable) -> None:
+    """Enter a user namespace in which this user may be many, with the same runtime directory."""
+    from unionmount.runtime.subordinate_ids import SubordinateIds, lines
+    from unionmount.system.user_namespace import enter_alone, enter_mapped
+
+    os.environ["UNIONMOUNT_RUNTIME_DIR"] = str(table.directory)
+    ids = SubordinateIds.of_user()
+    if ids.complete:
+        enter_mapped(lines(ids.users), lines(ids.groups))
+    else:
+        enter_alone()
 
 
 def _rootless() -> tuple[Surroundings, MountOptions]:
@@ -129,15 +158,20 @@ def _rootless() -> tuple[Surroundings, MountOptions]:
 
     ids = SubordinateIds.of_user()
     if not ids.complete:
-        print(
-            "unionmount: warning: /etc/subuid and /etc/subgid have no range for this user; the "
-            "container has root alone, and other owners are shown as nobody",
-            file=sys.stderr,
-        )
+        _warn_of_one_id()
     groups = max(one.stored + one.size for one in ids.groups)
     around = Surroundings(True, UserNamespace(ids.users, ids.groups), groups)
     options = MountOptions(suid=True, default_permissions=True)
     return around, replace(options, view=MountView(IdMap(ids.users), IdMap(ids.groups)))
+
+
+def _warn_of_one_id() -> None:
+    print(
+        "unionmount: warning: /etc/subuid and /etc/subgid have no range for this user, so the "
+        "container has one user, root; 'usermod --add-subuids 100000-165535 --add-subgids "
+        "100000-165535 USER' gives it more",
+        file=sys.stderr,
+    )
 
 
 def _unmount(path: str) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from unionmount.errors import MountError
+from unionmount.system.pass_signals import passing_signals
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
 
 MOUNTPOINT_VARIABLE = "UNIONMOUNT_MOUNTPOINT"
 
-_KEPT = (signal.SIGINT, signal.SIGQUIT)  # the terminal sends them to the command, too
-_HANDED_ON = (signal.SIGTERM, signal.SIGHUP)
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as a shell has it
 
 
@@ -45,7 +41,7 @@ def run_with_mount(table: MountTable, path: str, words: Sequence[str]) -> int:
 def _run(words: Sequence[str], path: str) -> int:
     environment = os.environ | {MOUNTPOINT_VARIABLE: path}
     try:
-        with _signals() as processes:
+        with passing_signals() as processes:
             process = subprocess.Popen(list(words), env=environment)
             processes.append(process)
             status = process.wait()
@@ -56,30 +52,6 @@ def _run(words: Sequence[str], path: str) -> int:
         print(f"unionmount: {printable(words[0])}: {error.strerror}", file=sys.stderr)
         return _NOT_EXECUTABLE
     return 128 - status if status < 0 else status
-
-
-@contextmanager
-def _signals() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Leave signals to the command: those of the terminal reach it anyway, others are handed on.
-
-    A signal that came before the command was started ends it at once.
-    """
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def hand_on(number: int, _frame: FrameType | None) -> None:
-        for process in processes:
-            process.send_signal(number)
-
-    # handlers, where SIG_IGN would be inherited
-    wanted = [one for one in (*_KEPT, *_HANDED_ON) if signal.getsignal(one) is not signal.SIG_IGN]
-    before = {
-        one: signal.signal(one, hand_on if one in _HANDED_ON else lambda *_: None) for one in wanted
-    }
-    try:
-        yield processes
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _unmount(table: MountTable, found: Status) -> None:

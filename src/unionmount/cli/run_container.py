@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,12 +18,13 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.mount_sources import Prepared
-    from unionmount.mounting.records import Record
     from unionmount.cli.settings import Settings
     from unionmount.cli.start_mount import MountStarter
+    from unionmount.mounting.records import Record
     from unionmount.runtime.assembly import Assembly, Wanted
     from unionmount.runtime.client import Joining
     from unionmount.runtime.live import LiveContainer
+    from unionmount.runtime.run_record import RunRecord
 
 _INTERNAL = 125  # exit status where no program was started
 
@@ -43,7 +44,7 @@ class RunRequest:
 
 def run_container(settings: Settings, request: RunRequest) -> int:
     """Run a container, and return the exit status of this command."""
-    from unionmount.cli.mount_container import arguments_of, assembled, surroundings
+    from unionmount.cli.mount_container import arguments_of, assembled, own_surroundings
     from unionmount.cli.mount_sources import prepared
     from unionmount.cli.mountpoint import clean_dead
     from unionmount.cli.start_mount import MountStarter
@@ -51,12 +52,15 @@ def run_container(settings: Settings, request: RunRequest) -> int:
     from unionmount.runtime.host import find_runtime
 
     runtime = find_runtime(request.runtime)
-    around, options = surroundings(rootless=False)
+    settings.root = str(settings.store_root())  # root of a user namespace would have another
+    around, options = own_surroundings()
     start = MountStarter(settings, options, None, foreground=False)
     clean_dead(start.table)
     with prepared(settings, arguments_of(request.given), request.source, start.table) as found:
         name = found.plan.container if found.plan is not None else ""
         live = _begin(start, name)
+        if around.rootless and found.plan is not None:
+            found.plan = replace(found.plan, owners=False)
         with ExitStack() as undo:
             undo.callback(live.close)
             assembly = assembled(found, request.wanted, around, live.bundle)
@@ -102,6 +106,7 @@ class _Child:
         self._live = live
         self._runtime = runtime
         self._record: Record | None = None  # of the mount
+        self._run_record: RunRecord | None = None
         self._has_started = False
 
     def run(self, assembly: Assembly, connection: socket.socket) -> NoReturn:
@@ -129,10 +134,12 @@ class _Child:
             os._exit(status)
 
     def _run(self, assembly: Assembly, channel: Any) -> None:
+        from unionmount.cli.mount_container import enter_namespace
         from unionmount.runtime import bundle
         from unionmount.runtime.launch import Launch, become_subreaper, run_to_its_end
         from unionmount.runtime.live import LiveContainers
         from unionmount.runtime.oci_runtime import OciRuntime
+        from unionmount.runtime.run_record import forget
 
         os.setsid()
         become_subreaper()
@@ -141,13 +148,16 @@ class _Child:
             signal.signal(number, signal.SIG_IGN)
         with ExitStack() as undo:
             undo.callback(self._live.close)
+            if assembly.rootless:
+                enter_namespace(self._start.table)
             undo.callback(self._remove_if_wanted)
             root = self._mount(channel)
             undo.callback(self._unmount)
             _leave_standard_streams()
             document = assembly.document(root, self._live.bundle)
             bundle.write(self._live.bundle, document, assembly.host_files, Path(root))
-            runtime = OciRuntime(self._runtime, LiveContainers(self._start.table.directory).oci)
+            states = LiveContainers(self._start.table.directory).oci
+            runtime = OciRuntime(self._runtime, states, rootless=assembly.rootless)
             launch = Launch(
                 name=self._name,
                 live=self._live,
@@ -157,7 +167,8 @@ class _Child:
                 log=self._log,
                 started=lambda pid: self._publish(assembly, pid),
             )
-            run_to_its_end(launch, channel, undo.close)
+            forget(self._container_path)
+            run_to_its_end(launch, channel, self._note_end, undo.close)
 
     @property
     def _name(self) -> str:
@@ -165,9 +176,15 @@ class _Child:
         return self._found.plan.container
 
     @property
-    def _log(self) -> Path:
+    def _container_path(self) -> Path:
         assert self._found.plan is not None, "containers are writable"
-        return self._found.plan.upper.parent / "log.json"
+        return self._found.plan.upper.parent
+
+    @property
+    def _log(self) -> Path:
+        from unionmount.runtime.run_record import LOG
+
+        return self._container_path / LOG
 
     def _mount(self, channel: Any) -> str:
         roots: list[str] = []
@@ -200,17 +217,32 @@ class _Child:
                 held.close()
             Containers(self._settings.store()).remove(self._name)
 
+    def _note_end(self, status: int) -> None:
+        if self._run_record is not None:
+            now = datetime.now(UTC).isoformat()
+            ended = replace(self._run_record, exit_status=status, finished=now)
+            ended.write(self._container_path)
+
     def _publish(self, assembly: Assembly, pid: int) -> None:
         from unionmount.runtime.live import LiveState
+        from unionmount.runtime.run_record import RunRecord
 
         self._has_started = True
         assert self._record is not None, "called after the mount"
+        self._run_record = RunRecord(
+            wanted=self._request.wanted,
+            interactive=self._request.joining.interactive,
+            runtime=self._request.runtime,
+            command=shlex.join(assembly.parameters.args),
+            started=datetime.now(UTC).isoformat(),
+        )
+        self._run_record.write(self._container_path)
         self._live.write(
             LiveState(
                 monitor=os.getpid(),
                 pid=pid,
                 runtime=self._runtime,
-                rootless=os.geteuid() != 0,
+                rootless=assembly.rootless,
                 mount=self._record.id,
                 command=shlex.join(assembly.parameters.args),
                 terminal=self._request.wanted.terminal.wanted,

@@ -73,6 +73,8 @@ class UpperPlan:
     redirects: bool = True  # redirects are written
     metacopy: bool = True  # files may be copied up without their data
     acls: bool = True  # new files inherit default ACLs
+    # False: owners are kept in attributes even where the disk could have them.
+    owners: bool = True
     container: str = ""
     # Whether other users may reach the directories on disk: never; not if they would gain powers
     # that the mount denies (``open_upper``); or always.
@@ -149,7 +151,7 @@ def open_upper(
             _lock(fd, plan.upper)
         with raising(MountError, f"upper directory {plan.upper}"):
             private = stack.enter_context(_private(plan, fds, counted))
-            abilities = _probe(fds[1])
+            abilities = _probe(fds[1], owners=plan.owners)
             is_open = _check_others(plan, fds, gains=promises and abilities.owners)
             place = _UpperPlace(
                 *(private or fds),
@@ -312,15 +314,15 @@ def _lock(fd: int, upper: Path) -> None:
 # ---- what the file system can hold ---------------------------------------------------------------
 
 
-def _probe(work: int) -> Abilities:
-    """Try out the abilities in the work directory."""
+def _probe(work: int, *, owners: bool) -> Abilities:
+    """Try out the abilities in the work directory; those of ``owners`` only where wanted."""
     name = f"#probe-{os.urandom(8).hex()}"  # remains after a crash are removed at the next mount
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=work)
     try:
         trusted = _allowed(lambda: os.setxattr(fd, _PREFIXES[0] + _PROBE, b"y"))
         in_user = _allowed(lambda: os.setxattr(fd, _PREFIXES[1] + _PROBE, b"y"))
         acls = _allowed(lambda: os.setxattr(fd, _ACLS[0], _MINIMAL_ACL))
-        owners = _allowed(lambda: os.fchown(fd, 1, 1))
+        owners = owners and _allowed(lambda: os.fchown(fd, 1, 1))
     finally:
         os.close(fd)
         os.unlink(name, dir_fd=work)

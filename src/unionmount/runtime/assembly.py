@@ -16,6 +16,7 @@ from typing import Any
 
 from unionmount.browse.paths import Found, follow
 from unionmount.core import BrowsableTree
+from unionmount.errors import MountError
 from unionmount.images.config import Config
 from unionmount.runtime import capabilities
 from unionmount.runtime.host import HostFile, check_hostname, host_files, seccomp_profile
@@ -76,9 +77,7 @@ class Assembly:
         self._wanted = wanted
         self._around = around
         self.parameters = combined(ImageParameters.of(config, what), wanted.changes, what)
-        self.user: User = find_user(
-            self.parameters.user, _content(files, b"etc/passwd"), _content(files, b"etc/group")
-        )
+        self.user = user_of(files, self.parameters.user)
         names = capabilities.merged(wanted.cap_add, wanted.cap_drop)
         self._capabilities = capabilities.KNOWN if wanted.privileged else names
         self.host_files = [
@@ -86,6 +85,17 @@ class Assembly:
             for one in self._host_files()
             if image is None or not _is_there(image, one.path) or _is_there(files, one.path)
         ]  # a file that the container has deleted stays deleted
+
+        if around.groups == 1 and self.user.uid:
+            raise MountError(
+                f"{what} runs as user {self.user.uid}, and here there is only root; run it with "
+                "--user 0, or let an administrator add a range to /etc/subuid and /etc/subgid"
+            )
+
+    @property
+    def rootless(self) -> bool:
+        """Whether the runtime is called by an ordinary user."""
+        return self._around.rootless
 
     def _host_files(self) -> list[HostFile]:
         own_network = self._wanted.network != "host"
@@ -133,11 +143,17 @@ class Assembly:
             read_only=wanted.read_only,
             user_namespace=around.user_namespace,
             devices=not around.rootless,
+            groups=around.groups > 1,
         )
         return build(
             *(root, self.parameters, self.user, self.mounts(bundle), isolation, wanted.terminal),
             version=wanted.version,
         )
+
+
+def user_of(files: BrowsableTree, text: str) -> User:
+    """Return the user ``USER[:GROUP]`` of a container; ``find_user`` has the rules."""
+    return find_user(text, _content(files, b"etc/passwd"), _content(files, b"etc/group"))
 
 
 def _is_file(mount: Mount) -> bool:

@@ -41,10 +41,13 @@ def become_subreaper() -> None:
     libc.call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def run_to_its_end(launch: Launch, client: Channel, undo: Callable[[], None]) -> int:
+def run_to_its_end(
+    launch: Launch, client: Channel, note_end: Callable[[int], None], undo: Callable[[], None]
+) -> int:
     """Run a container, serve its clients, clean up with ``undo``, and return the exit status.
 
-    Raise RuntimeFailed if it did not start; then ``undo`` was not called.
+    ``note_end`` is called with the exit status before clients learn of it. Raise RuntimeFailed if
+    it did not start; then ``undo`` was not called.
     """
     with ExitStack() as stack:
         listener = stack.enter_context(launch.live.listen())
@@ -61,6 +64,7 @@ def run_to_its_end(launch: Launch, client: Channel, undo: Callable[[], None]) ->
         launch.started(pid)
         monitor.tell(encode(Kind.STARTED, launch.name.encode()))
         status = monitor.run()
+        note_end(status)
         stack.close()  # before clients learn of the end
         undo()
         monitor.say_farewell(exited(status))

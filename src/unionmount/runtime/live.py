@@ -133,6 +133,10 @@ class LiveContainers:
         except (ValueError, TypeError, KeyError):
             raise MountError(f"{path / 'state.json'}: damaged") from None
 
+    def bundle(self, name: str) -> Path:
+        """Return the directory of a container's bundle."""
+        return self._directory / name / "bundle"
+
     def is_running(self, name: str) -> bool:
         """Return whether a monitor holds the lock of a container."""
         try:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from unionmount.errors import UnionmountError
 from unionmount.system import libc
+from unionmount.system.pass_signals import passing_signals
 from unionmount.system.text import printable
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
@@ -49,12 +50,21 @@ def _status_of(message: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Inside:
+    """The processes whose user and mount namespaces a runtime is called in; 0: our own."""
+
+    users: int = 0
+    mounts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class OciRuntime:
     """A runtime; ``state`` is the directory in which it keeps its containers."""
 
     path: str
     state: Path
     rootless: bool = False
+    inside: Inside = Inside()
 
     @property
     def name(self) -> str:
@@ -82,9 +92,34 @@ class OciRuntime:
         with suppress(RuntimeFailed):  # it knows no such container
             self._call(["delete", "--force", name])
 
-    def exec(self, name: str, options: Sequence[str], words: Sequence[str]) -> list[str]:
-        """Return the command line that runs another program in a container."""
-        return [*self._base(), "exec", *options, name, *words]
+    def exec(self, name: str, process: int, *, detach: bool) -> int:
+        """Run another program in a container, with our streams; return its exit status.
+
+        ``process`` is a descriptor of the process's part of a config.json. If the program is not
+        started, the runtime says why on standard error, and the status is 125 to 127.
+        """
+        words = ["exec", "--process", f"/proc/self/fd/{process}", *(["--detach"] if detach else [])]
+        log = self._log("exec")
+        line = [*self._base(), "--log", str(log), *words, name]
+        try:
+            with passing_signals() as processes:
+                child = subprocess.Popen(
+                    line,
+                    preexec_fn=self.prepare,  # noqa: PLW1509 - there are no threads
+                    pass_fds=(process,),
+                )
+                processes.append(child)
+                status = child.wait()
+            if status and log.exists() and log.stat().st_size:
+                return RuntimeFailed(self.name, _message(log, None)).exit_code
+        except OSError as error:
+            raise RuntimeFailed(self.name, error.strerror or str(error)) from None
+        finally:
+            log.unlink(missing_ok=True)
+        return 128 - status if status < 0 else status
+
+    def _log(self, purpose: str) -> Path:
+        return self.state / f"{purpose}-{os.getpid()}.log"
 
     def _base(self) -> list[str]:
         words = [self.path, "--root", str(self.state)]
@@ -99,7 +134,7 @@ class OciRuntime:
         stdout: int = subprocess.DEVNULL,
         stderr: int = subprocess.PIPE,
     ) -> None:
-        log = self.state / f"{os.getpid()}.log"
+        log = self._log(words[0])
         try:
             done = subprocess.run(
                 [*self._base(), "--log", str(log), *words],
@@ -123,14 +158,29 @@ class OciRuntime:
         """Prepare the process that becomes the runtime.
 
         crun refuses to run where a hierarchy of version 2 is mounted beside those of version 1, so
-        it gets a mount namespace without that one.
+        it gets a mount namespace in which that one is covered.
         """
         for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
+        self._enter()
         if self.name == "crun" and _is_hybrid():
             libc.call("unshare", libc.CLONE_NEWNS)
             libc.call("mount", None, b"/", None, libc.MS_REC | libc.MS_SLAVE, None)
-            libc.call("umount2", os.fsencode(_UNIFIED), libc.MNT_DETACH)
+            libc.call("mount", b"none", os.fsencode(_UNIFIED), b"tmpfs", 0, None)
+
+    def _enter(self) -> None:
+        wanted = (
+            (self.inside.users, "user", libc.CLONE_NEWUSER),
+            (self.inside.mounts, "mnt", libc.CLONE_NEWNS),
+        )
+        opened = [
+            (os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC), flag)
+            for pid, kind, flag in wanted
+            if pid
+        ]
+        for fd, flag in opened:
+            libc.call("setns", fd, flag)
+            os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ class Isolation:
     cgroup_path: str = ""
     resources: Mapping[str, Any] = field(default_factory=dict)
     devices: bool = True  # whether the runtime can restrict devices: root only
+    groups: bool = True  # whether there may be supplementary groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +99,31 @@ def _process(
         process["terminal"] = True
         if terminal.rows and terminal.columns:
             process["consoleSize"] = {"height": terminal.rows, "width": terminal.columns}
-    process["user"] = {"uid": user.uid, "gid": user.gid, "umask": _UMASK}
-    groups = tuple(dict.fromkeys((user.gid, *user.groups)))
-    process["user"]["additionalGids"] = list(groups)
+    process["user"] = _user(user, groups=isolation.groups)
     process["args"] = list(parameters.args)
     process["env"] = list(_environment(parameters, user, isolation))
     process["cwd"] = parameters.cwd
     process["capabilities"] = _capabilities(isolation.capabilities, user)
     return process
+
+
+def as_user(process: Mapping[str, Any], user: User) -> dict[str, Any]:
+    """Return the process's part of config.json for another user, with the same bounding set."""
+    changed = dict(process)
+    groups = "additionalGids" in process["user"]
+    changed["user"] = _user(user, groups=groups)
+    changed["capabilities"] = _capabilities(process["capabilities"]["bounding"], user)
+    changed["env"] = [pair for pair in process["env"] if not pair.startswith("HOME=")]
+    changed["env"].append(f"HOME={user.home}")
+    return changed
+
+
+def _user(user: User, *, groups: bool) -> dict[str, Any]:
+    """Return a user; ``groups``: there may be supplementary groups."""
+    row: dict[str, Any] = {"uid": user.uid, "gid": user.gid, "umask": _UMASK}
+    if groups:
+        row["additionalGids"] = list(dict.fromkeys((user.gid, *user.groups)))
+    return row
 
 
 def _environment(parameters: Parameters, user: User, isolation: Isolation) -> tuple[str, ...]:

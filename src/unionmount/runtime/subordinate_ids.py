@@ -42,6 +42,11 @@ class SubordinateIds:
         return len(self.users) > 1 and len(self.groups) > 1
 
 
+def lines(ranges: tuple[IdRange, ...]) -> str:
+    """Return ranges as the lines that the kernel and newuidmap(1) take."""
+    return "\n".join(f"{one.stored} {one.shown} {one.size}" for one in ranges)
+
+
 def _map(own: int, ranges: list[tuple[int, int]]) -> tuple[IdRange, ...]:
     """Map 0 to the user's own ID, and the following ones to the ranges, in their order."""
     found, following = [IdRange(0, own, 1)], 1
@@ -51,6 +56,11 @@ def _map(own: int, ranges: list[tuple[int, int]]) -> tuple[IdRange, ...]:
     return tuple(found)
 
 
+def _overlaps(ranges: list[tuple[int, int]], first: int, count: int) -> bool:
+    """Return whether IDs are in an earlier range, too; the kernel takes no map with such."""
+    return any(first < begin + size and begin < first + count for begin, size in ranges)
+
+
 def _ranges(file: Path, names: set[str]) -> list[tuple[int, int]]:
     """Return first ID and number of a user's ranges; lines that do not parse are skipped."""
     try:
@@ -58,13 +68,13 @@ def _ranges(file: Path, names: set[str]) -> list[tuple[int, int]]:
             text = lines.read(_MAX_FILE)
     except OSError:
         return []
-    found = []
+    found: list[tuple[int, int]] = []
     for line in text.split("\n"):
         words = line.strip().split(":")
         if len(words) != 3 or words[0] not in names:
             continue
         if all(word.isascii() and word.isdecimal() and len(word) <= 10 for word in words[1:]):
             first, count = int(words[1]), int(words[2])
-            if count and first + count <= IDS_END:
+            if count and first + count <= IDS_END and not _overlaps(found, first, count):
                 found.append((first, count))
     return found

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
 from unionmount.cli.options import list_format_option, root_option
 from unionmount.cli.output import Listing, ListRow, age_of
-from unionmount.errors import UnionmountError
+from unionmount.errors import NotFoundError, UnionmountError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unionmount.cli.settings import Settings
     from unionmount.mounting.records import MountTable, Status
+    from unionmount.runtime.live import LiveState
     from unionmount.store.containers import Container
 
 _NONE = "-"
@@ -34,6 +36,7 @@ _HEADS = {
     "RunningFor": "CREATED",
     "CreatedAt": "CREATED AT",
     "Status": "STATUS",
+    "Command": "COMMAND",
 }
 _TABLE = (
     r"{{.ID}}\t{{.Container}}\t{{.Image}}\t{{.Mode}}\t{{.Mountpoint}}\t{{.Pid}}"
@@ -55,12 +58,13 @@ def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str
     """List mounts, including dead ones, and with --all the containers of the store.
 
     STATUS is "starting"; "live"; "detached" (unmounted, but still in use: the processes that can be
-    seen are named, and are "holders" in JSON); "stale" (the serving process is dead, but the mount
-    is still there); "gone" (both are gone); or "stopped" (a container that is not mounted). With
-    --all each container is listed once.
+    seen are named, and are "holders" in JSON); "running" (by "run"); "stale" (the serving process
+    is dead, but the mount is still there); "gone" (both are gone); "exited", with the status of the
+    last "run"; or "stopped" (a container that is not mounted). With --all each container is listed
+    once.
 
     Fields of a template: .ID .Container .Image .Source .Mode .Mountpoint .Pid .CreatedSince
-    .CreatedAt .Status
+    .CreatedAt .Status .Command
     """
     from unionmount.mounting.records import MountTable
 
@@ -73,7 +77,8 @@ def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str
         print(f"unionmount: {error}", file=sys.stderr)
 
     mounted = _each_container_once(table.all()) if every else table.all()
-    found = [_mount(one) for one in mounted]
+    running = _running()
+    found = [_mount(one, running.get(one.record.id)) for one in mounted]
     if every:
         found += [_container(one) for one in _not_mounted(settings, mounted, damaged)]
     if quiet:
@@ -92,12 +97,26 @@ def _fields(**known: str) -> dict[str, str]:
     return fields | {"Names": fields["Container"]}
 
 
-def _mount(one: Status) -> ListRow:
+def _running() -> dict[str, LiveState]:
+    """Return the containers that run, by the IDs of their mounts."""
+    from unionmount.cli.live_containers import live_containers
+    from unionmount.errors import MountError
+
+    live, found = live_containers(), {}
+    for name in live.names():
+        with suppress(NotFoundError, MountError):  # it is about to start, or has ended
+            state = live.state(name)
+            found[state.mount] = state
+    return found
+
+
+def _mount(one: Status, running: LiveState | None) -> ListRow:
     from unionmount.cli.container_words import users_of
     from unionmount.mounting.holders import described
 
-    record, users = one.record, users_of(one)
+    record, users = one.record, [] if running else users_of(one)
     by = described(users)
+    status = "running" if running else one.status
     fields = _fields(
         ID=record.id,
         Container=record.container or _NONE,
@@ -107,19 +126,26 @@ def _mount(one: Status) -> ListRow:
         Mountpoint=record.mountpoint,
         Pid=str(record.pid),
         Created=record.created,
-        Status=f"{one.status} by {by}" if by else one.status,
+        Status=f"{status} by {by}" if by else status,
+        Command=running.command if running else _NONE,
     )
     holders = [{"pid": user.pid, "name": user.name} for user in users]
-    return ListRow(fields, asdict(record) | {"status": one.status, "holders": holders})
+    return ListRow(fields, asdict(record) | {"status": status, "holders": holders})
 
 
 def _container(one: Container) -> ListRow:
+    from unionmount.runtime.run_record import read_record
+
+    run, status = read_record(one.path), _STOPPED
+    if run is not None:
+        status = "exited" if run.exit_status is None else f"exited ({run.exit_status})"
     fields = _fields(
         Container=one.name,
         Image=one.image.name,
         Source=one.image.source,
         Created=one.created,
-        Status=_STOPPED,
+        Status=status,
+        Command=_NONE if run is None else run.command,
     )
     json = {
         "id": None,
@@ -133,7 +159,7 @@ def _container(one: Container) -> ListRow:
         "container": one.name,
         "upper": str(one.upper),
         "image_id": str(one.image.id),
-        "status": _STOPPED,
+        "status": status,
     }
     return ListRow(fields, json)
 

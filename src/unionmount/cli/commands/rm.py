@@ -58,8 +58,22 @@ def _remove(settings: Settings, word: str, *, force: bool) -> None:
         if found is not None:
             settings = settings.with_root(found.record.root)
             known, name = Containers(settings.store()), found.record.container
+    if name in known:
+        _end_run(name, force=force)
     mounted = mount_of(table, settings.store_root(), name) if name in known else None
     _remove_container(settings, table, known, name, mounted if force else None)
+
+
+def _end_run(name: str, *, force: bool) -> None:
+    """Kill a container that runs, and wait until it has ended."""
+    from unionmount.cli.live_containers import end, live_containers
+
+    live = live_containers()
+    if not live.is_running(name):
+        return
+    if not force:
+        raise MountError(f"container '{name}' is running; stop it first, or use rm -f")
+    end(live, name)
 
 
 def _remove_mount(table: MountTable, found: Status, *, force: bool) -> None:

@@ -1,0 +1,72 @@
+"""``unionmount exec``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import unionmount.cli.declared as click
+from unionmount.cli.container_options import map_env
+from unionmount.cli.container_words import name_of_container
+from unionmount.cli.options import root_option
+from unionmount.errors import UnionmountError
+
+if TYPE_CHECKING:
+    from unionmount.cli.settings import Settings
+
+_NOT_STARTED = 125  # exit status, as Docker has it
+
+
+@click.command("exec", context_settings={"allow_interspersed_args": False})
+@click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
+@click.option("-t", "--tty", is_flag=True, help="Give the program a terminal.")
+@click.option("-d", "--detach", is_flag=True, help="Leave it running.")
+@click.option(
+    "-e",
+    "--env",
+    metavar="NAME[=VALUE]",
+    multiple=True,
+    help="Set a variable; without VALUE, take it from here. Repeatable.",
+)
+@click.option("-w", "--workdir", metavar="DIR", help="Start in DIR.")
+@click.option(
+    "-u",
+    "--user",
+    metavar="USER[:GROUP]",
+    help="Run as this user of the container; names or numbers.",
+)
+@root_option
+@click.argument("name", metavar="CONTAINER")
+@click.argument("words", metavar="COMMAND…", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_obj
+def command(
+    settings: Settings,
+    name: str,
+    words: tuple[str, ...],
+    interactive: bool,
+    tty: bool,
+    detach: bool,
+    env: tuple[str, ...],
+    workdir: str | None,
+    user: str | None,
+) -> int:
+    """Run another program in a running container.
+
+    The exit status is that of the program; 125 if it could not be started, as with "run".
+    """
+    from unionmount.cli.exec_program import ExecRequest, exec_program
+
+    request = ExecRequest(
+        name=name_of_container(name),
+        words=words,
+        env=tuple(map_env(env)),
+        workdir=workdir,
+        user=user,
+        terminal=tty,
+        interactive=interactive,
+        detach=detach,
+    )
+    try:
+        return exec_program(settings, request)
+    except UnionmountError as error:
+        error.exit_code = max(error.exit_code, _NOT_STARTED)
+        raise

@@ -1,0 +1,99 @@
+"""Containers that run, for commands: finding them, and cleaning after dead monitors."""
+
+from __future__ import annotations
+
+import select
+import signal
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from unionmount.errors import MountError, NotFoundError
+from unionmount.system.text import printable
+
+if TYPE_CHECKING:
+    from unionmount.cli.settings import Settings
+    from unionmount.runtime.channel import Channel
+    from unionmount.runtime.live import LiveContainers, LiveState
+    from unionmount.store.containers import Container
+
+
+def live_containers() -> LiveContainers:
+    """Return the containers of this user that run; those of dead monitors are cleaned away."""
+    from unionmount.mounting.records import MountTable
+    from unionmount.runtime.live import LiveContainers
+
+    live = LiveContainers(MountTable.of_user().directory)
+    for name in live.names():
+        if not live.is_running(name):
+            with suppress(MountError):
+                clean_after(live, name)
+    return live
+
+
+def clean_after(live: LiveContainers, name: str) -> None:
+    """Remove what a monitor left that was killed: the container's processes, and its directory."""
+    from unionmount.runtime.oci_runtime import Inside, OciRuntime
+
+    state: LiveState | None = None
+    with suppress(NotFoundError, MountError):
+        state = live.state(name)
+    with suppress(MountError), live.begin(name):  # nobody else cleans meanwhile
+        if state is not None:
+            inside = Inside(users=state.pid) if state.rootless else Inside()
+            runtime = OciRuntime(state.runtime, live.oci, rootless=state.rootless, inside=inside)
+            runtime.delete(name)
+
+
+def container_of(settings: Settings, name: str) -> Container:
+    """Return a container of the store."""
+    from unionmount.cli.container_words import name_of_container
+    from unionmount.store.containers import Containers
+
+    return Containers(settings.store()).find(name_of_container(name))
+
+
+def connected(name: str) -> Channel:
+    """Return a connection to the monitor of a container that runs."""
+    from unionmount.cli.container_words import name_of_container
+    from unionmount.runtime.channel import Channel
+
+    word = name_of_container(name)
+    return Channel(live_containers().connect(word))
+
+
+def end(live: LiveContainers, name: str, number: int = signal.SIGKILL) -> None:
+    """Send a signal to a container, and wait until it has ended and is cleaned away."""
+    from unionmount.cli.container_words import name_of_container
+    from unionmount.runtime.channel import Channel
+    from unionmount.runtime.protocol import Kind, encode_number
+
+    with Channel(live.connect(name_of_container(name))) as channel:
+        channel.send(encode_number(Kind.SIGNAL, number))
+        wait_for_end(channel)
+
+
+def wait_for_end(channel: Channel, until: float | None = None) -> bool:
+    """Wait until a monitor closes the connection; return False if it does not by ``until``."""
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    while not channel.ended:
+        left = None if until is None else max(0.0, until - time.monotonic()) * 1000
+        if not poll.poll(left):
+            return False
+        for _ in channel.receive():
+            pass  # the output is for others
+    return True
+
+
+def signal_number(text: str) -> int:
+    """Return the number of a signal by its number or its name, with or without SIG."""
+    from unionmount.errors import UsageError
+
+    if text.isdecimal() and 0 < int(text) < signal.NSIG:
+        return int(text)
+    name = text.upper().removeprefix("SIG")
+    found = signal.Signals.__members__.get(f"SIG{name}")
+    if found is None:
+        raise UsageError(f"'{printable(text)}' is not a signal; 'kill -l' lists them")
+    return found.value
