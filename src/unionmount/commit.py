@@ -53,7 +53,7 @@ class CommitRequest:
     """The name and the metadata of a new image.
 
     ``epoch`` (seconds since 1970) makes images reproducible: it is the creation time, and no file
-    is newer.
+    is newer. Changes at paths that match a pattern of ``excluded``, and below them, are left out.
     """
 
     name: Reference
@@ -61,6 +61,7 @@ class CommitRequest:
     author: str = ""
     instructions: Sequence[str] = ()
     epoch: int | None = None
+    excluded: Sequence[str] = ()
 
 
 def commit(store: Store, target: OpenChanges, request: CommitRequest, warn: Warn) -> StoredImage:
@@ -97,7 +98,7 @@ def _store_layer(
     store: Store, target: OpenChanges, request: CommitRequest, warn: Warn, lease: Lease
 ) -> Digest | None:
     """Store the new layer; return None if nothing was changed."""
-    found = target.compare(for_layer=True).differences()
+    found = _included(target.compare(for_layer=True).differences(), request.excluded)
     first = next(found, None)
     if first is None:
         return None
@@ -107,6 +108,19 @@ def _store_layer(
         target.check_there()
         incoming.finish()
         return incoming.diff_id
+
+
+def _included(found: Iterator[Difference], patterns: Sequence[str]) -> Iterator[Difference]:
+    """Yield the differences at paths that match no pattern, nor are below such a path."""
+    wanted = [os.fsencode(pattern).strip(b"/") for pattern in patterns]
+    if not wanted:
+        yield from found
+        return
+    for one in found:
+        names = one.path.split(b"/")
+        above = (b"/".join(names[:count]) for count in range(1, len(names) + 1))
+        if not any(core.matches(pattern, path) for path in above for pattern in wanted):
+            yield one
 
 
 # -- the layer

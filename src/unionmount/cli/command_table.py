@@ -14,6 +14,7 @@ GROUPS: dict[
         "ps": ("ps", "List mounts and containers."),
         "diff": ("diff", "Show the changes in a container, or between two images."),
         "commit": ("commit", "Make an image of a container."),
+        "rename": ("rename", "Give a container another name."),
         "rm": ("rm", "Remove containers."),
         "overlay": ("overlay", "Mount directories on top of each other, as overlayfs does."),
         "stats": ("stats", "Show the kernel's requests to a mount, and their times."),

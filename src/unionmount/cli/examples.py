@@ -148,6 +148,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     ),
     "kill": (("Have a server read its configuration again", "unionmount kill -s HUP web"),),
     "logs": (("Print the last lines", "unionmount logs -n 20 web"),),
+    "rename": (("Keep a container under a better name", "unionmount rename calm-owl web"),),
     "start": (
         ("Run it again in the background", "unionmount start web"),
         ("Run it again here", "unionmount start -ai web"),

@@ -16,6 +16,7 @@ store, except for those of an ephemeral container, which is mounted only once.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -23,7 +24,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,6 +181,25 @@ class Containers:
         """Lock a container; raise ContainerInUse if another process holds the lock."""
         with self._locked(name) as lock:
             return HeldContainer(self.find(name), os.dup(lock))
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a container another name, unless it is in use or the name is taken."""
+        self.check_new(new)
+        with self._locked(name):
+            path = self._directory / name
+            container = self.find(name)
+            with self._store.staging() as staging, storing(path):
+                _write(staging, replace(container, name=new))
+                target = self._directory / new
+                try:
+                    path.rename(target)  # containers are never empty, so none is replaced
+                except OSError as error:
+                    if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise _taken(new) from None
+                    raise
+                (staging.path / _DOCUMENT).rename(target / _DOCUMENT)
+                fsync_directory(target)
+                fsync_directory(self._directory)
 
     def remove(self, name: str) -> None:
         """Remove a container with all its changes, unless it is in use."""

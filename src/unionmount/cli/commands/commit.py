@@ -32,6 +32,13 @@ _EPOCH = "SOURCE_DATE_EPOCH"
     help="Change how the image is run, as in a Dockerfile:  'CMD [\"sh\"]', 'ENV A=b', "
     "…; repeatable.",
 )
+@click.option(
+    "--exclude",
+    "excluded",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out changes at paths that match, and below them, such as /tmp/*; repeatable.",
+)
 @root_option
 @click.argument("target")
 @click.argument("name", metavar="NAME[:TAG]")
@@ -43,6 +50,7 @@ def command(
     message: str,
     author: str,
     instructions: tuple[str, ...],
+    excluded: tuple[str, ...],
 ) -> None:
     """Make an image NAME of a container TARGET, and print its ID.
 
@@ -51,6 +59,9 @@ def command(
 
     TARGET may be in use meanwhile. A file that is replaced during the commit is in the layer as the
     old or the new one; of a file that is written in place or renamed, the layer may have a part.
+
+    PATTERN is one of the shell, whose '*' matches slashes, too, as in "find -path". It is compared
+    with whole paths from the root.
 
     INSTRUCTION is one of CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL,
     USER, VOLUME and WORKDIR.
@@ -66,7 +77,7 @@ def command(
     reference = Reference.parse(name)
     if reference.name == Reference.parse(SCRATCH).name:
         raise UsageError(f"'{SCRATCH}' is the empty image and cannot be the name of another one")
-    request = CommitRequest(reference, message, author, instructions, _epoch())
+    request = CommitRequest(reference, message, author, instructions, _epoch(), excluded)
     with open_changes(settings, target) as opened:
         stored = commit(settings.store(), opened, request, _warn)
     print(stored.id)
