@@ -21,6 +21,7 @@ GROUPS: dict[
     },
     "Run": {
         "run": ("run", "Run a program of an image in a container."),
+        "shell": ("shell", "Start a shell in an image, a container or a mount."),
         "start": ("start", "Run a container again."),
         "stop": ("stop", "Stop running containers."),
         "kill": ("kill", "Send a signal to running containers."),

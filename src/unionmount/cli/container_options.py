@@ -90,6 +90,20 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         ("--cap-drop",),
         {"metavar": "CAP", "multiple": True, "help": "Drop a capability, or ALL. Repeatable."},
     ),
+    (("--init",), {"is_flag": True, "help": "Run an init program as the first process."}),
+    (
+        ("-m", "--memory"),
+        {"metavar": "SIZE", "help": "Limit the memory, as 512m; where control groups allow."},
+    ),
+    (("--cpus",), {"metavar": "N", "help": "Limit the processors that it takes, as 1.5."}),
+    (
+        ("--pids-limit",),
+        {
+            "metavar": "N",
+            "type": click.IntRange(min=-1),
+            "help": "Limit the processes; 0: no limit.",
+        },
+    ),
     (
         ("--privileged",),
         {"is_flag": True, "help": "Give all capabilities, and hide nothing of /proc and /sys."},
@@ -107,6 +121,7 @@ def container_options(function: F) -> F:
 def wanted_container(command: Sequence[str], given: dict[str, Any]) -> Wanted:
     """Return the values of the options, taken out of ``given``."""
     from unionmount.runtime.assembly import Wanted
+    from unionmount.runtime.limits import parse_limits
     from unionmount.runtime.parameters import Changes
 
     changes = Changes(
@@ -130,6 +145,8 @@ def wanted_container(command: Sequence[str], given: dict[str, Any]) -> Wanted:
         cap_add=given.pop("cap_add"),
         cap_drop=given.pop("cap_drop"),
         mounts=_distinct(mounts),
+        init=given.pop("init"),
+        limits=parse_limits(given.pop("memory"), given.pop("cpus"), given.pop("pids_limit")),
     )
 
 

@@ -149,6 +149,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     "kill": (("Have a server read its configuration again", "unionmount kill -s HUP web"),),
     "logs": (("Print the last lines", "unionmount logs -n 20 web"),),
     "rename": (("Keep a container under a better name", "unionmount rename calm-owl web"),),
+    "shell": (
+        ("Look around in an image", "unionmount shell --rm debian:12"),
+        ("In an image without a shell", "unionmount shell --with-tools distroless"),
+        ("In an image that is mounted", "unionmount shell web/"),
+    ),
     "start": (
         ("Run it again in the background", "unionmount start web"),
         ("Run it again here", "unionmount start -ai web"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.core import BrowsableTree
     from unionmount.mounting.options import MountOptions
-    from unionmount.mounting.records import MountTable
     from unionmount.runtime.assembly import Assembly, Surroundings, Wanted
     from unionmount.runtime.host import HostFile
 
@@ -81,7 +80,12 @@ def arguments_of(given: dict[str, Any]) -> MountArguments:
     return arguments
 
 
-def assembled(found: Prepared, wanted: Wanted, around: Surroundings, bundle: Path) -> Assembly:
+def assembled(
+    found: Prepared,
+    wanted: Wanted | Callable[[BrowsableTree], Wanted],
+    around: Surroundings,
+    bundle: Path,
+) -> Assembly:
     """Decide what the container will be, and put the scaffold on top of its image."""
     from unionmount.runtime.assembly import Assembly
     from unionmount.runtime.scaffold import open_scaffold
@@ -89,7 +93,8 @@ def assembled(found: Prepared, wanted: Wanted, around: Surroundings, bundle: Pat
     image = found.image
     with _shown(found) as files:
         tree = image.tree()
-        assembly = Assembly(image.image.config, image.name, files, wanted, around, image=tree)
+        decided = wanted(files) if callable(wanted) else wanted
+        assembly = Assembly(image.image.config, image.name, files, decided, around, image=tree)
         scaffold = open_scaffold(tree, assembly.places(bundle))
     if scaffold is not None:
         image.put_on_top(scaffold)
@@ -136,12 +141,12 @@ def own_surroundings() -> tuple[Surroundings, MountOptions]:
     return Surroundings(rootless=True, groups=groups), MountOptions(suid=True)
 
 
-def enter_namespace(table: MountTable) -> None:
+def enter_namespace(runtime_directory: Path) -> None:
     """Enter a user namespace in which this user may be many, with the same runtime directory."""
     from unionmount.runtime.subordinate_ids import SubordinateIds, lines
     from unionmount.system.user_namespace import enter_alone, enter_mapped
 
-    os.environ["UNIONMOUNT_RUNTIME_DIR"] = str(table.directory)
+    os.environ["UNIONMOUNT_RUNTIME_DIR"] = str(runtime_directory)
     ids = SubordinateIds.of_user()
     if ids.complete:
         enter_mapped(lines(ids.users), lines(ids.groups))

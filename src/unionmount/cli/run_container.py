@@ -17,9 +17,12 @@ from unionmount.errors import UnionmountError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from unionmount.cli.mount_sources import Prepared
     from unionmount.cli.settings import Settings
     from unionmount.cli.start_mount import MountStarter
+    from unionmount.core import BrowsableTree
     from unionmount.mounting.records import Record
     from unionmount.runtime.assembly import Assembly, Wanted
     from unionmount.runtime.client import Joining
@@ -34,7 +37,7 @@ class RunRequest:
     """A container to run, and how this process takes part in it."""
 
     source: str
-    wanted: Wanted
+    wanted: Wanted | Callable[[BrowsableTree], Wanted]  # or decided by the files of the container
     given: dict[str, Any]  # options of the mount
     joining: Joining
     runtime: str | None
@@ -50,6 +53,8 @@ def run_container(settings: Settings, request: RunRequest) -> int:
     from unionmount.cli.start_mount import MountStarter
     from unionmount.runtime.client import Client
     from unionmount.runtime.host import find_runtime
+    from unionmount.runtime.limits import check
+    from unionmount.runtime.oci_runtime import OciRuntime
 
     runtime = find_runtime(request.runtime)
     settings.root = str(settings.store_root())  # root of a user namespace would have another
@@ -64,6 +69,12 @@ def run_container(settings: Settings, request: RunRequest) -> int:
         with ExitStack() as undo:
             undo.callback(live.close)
             assembly = assembled(found, request.wanted, around, live.bundle)
+            called = OciRuntime(runtime, live.path, rootless=around.rootless)
+            check(
+                assembly.wanted.limits,
+                rootless=around.rootless,
+                hybrid_crun=called.is_hybrid_crun,
+            )
             ours, theirs = socket.socketpair()
             undo.pop_all()
         if os.fork() == 0:
@@ -149,12 +160,12 @@ class _Child:
         with ExitStack() as undo:
             undo.callback(self._live.close)
             if assembly.rootless:
-                enter_namespace(self._start.table)
+                enter_namespace(self._start.table.directory)
             undo.callback(self._remove_if_wanted)
             root = self._mount(channel)
             undo.callback(self._unmount)
             _leave_standard_streams()
-            document = assembly.document(root, self._live.bundle)
+            document = assembly.document(root, self._live.bundle, self._cgroup(assembly))
             bundle.write(self._live.bundle, document, assembly.host_files, Path(root))
             states = LiveContainers(self._start.table.directory).oci
             runtime = OciRuntime(self._runtime, states, rootless=assembly.rootless)
@@ -162,13 +173,17 @@ class _Child:
                 name=self._name,
                 live=self._live,
                 runtime=runtime,
-                terminal=self._request.wanted.terminal.wanted,
+                terminal=assembly.wanted.terminal.wanted,
                 interactive=self._request.joining.interactive,
                 log=self._log,
                 started=lambda pid: self._publish(assembly, pid),
             )
             forget(self._container_path)
             run_to_its_end(launch, channel, self._note_end, undo.close)
+
+    def _cgroup(self, assembly: Assembly) -> str:
+        """Return the path of the control group; empty where there is none of its own."""
+        return "" if assembly.rootless else f"/unionmount-{self._name}"
 
     @property
     def _name(self) -> str:
@@ -230,7 +245,7 @@ class _Child:
         self._has_started = True
         assert self._record is not None, "called after the mount"
         self._run_record = RunRecord(
-            wanted=self._request.wanted,
+            wanted=assembly.wanted,
             interactive=self._request.joining.interactive,
             runtime=self._request.runtime,
             command=shlex.join(assembly.parameters.args),
@@ -245,7 +260,7 @@ class _Child:
                 rootless=assembly.rootless,
                 mount=self._record.id,
                 command=shlex.join(assembly.parameters.args),
-                terminal=self._request.wanted.terminal.wanted,
+                terminal=assembly.wanted.terminal.wanted,
                 started=datetime.now(UTC).isoformat(),
             )
         )

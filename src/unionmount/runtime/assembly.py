@@ -10,7 +10,7 @@ import errno
 import posixpath
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from unionmount.errors import MountError
 from unionmount.images.config import Config
 from unionmount.runtime import capabilities
 from unionmount.runtime.host import HostFile, check_hostname, host_files, seccomp_profile
+from unionmount.runtime.init_program import behind_init, init_mount
+from unionmount.runtime.limits import Limits
 from unionmount.runtime.mounts import Mount, bind, cgroup_mount, standard_mounts
 from unionmount.runtime.parameters import Changes, ImageParameters, combined
 from unionmount.runtime.scaffold import Place
@@ -43,6 +45,8 @@ class Wanted:
     cap_drop: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()  # the user's, in their order
     terminal: Terminal = field(default_factory=Terminal)
+    init: bool = False  # whether an init program of the host is the first process
+    limits: Limits = field(default_factory=Limits)
     version: str = VERSION
 
 
@@ -74,16 +78,21 @@ class Assembly:
         """
         if wanted.hostname:
             check_hostname(wanted.hostname)
-        self._wanted = wanted
+        self.wanted = wanted
         self._around = around
         self.parameters = combined(ImageParameters.of(config, what), wanted.changes, what)
+        self._init: list[Mount] = []
+        if wanted.init:
+            args = behind_init(self.parameters.args)
+            self.parameters = replace(self.parameters, args=args)
+            self._init.append(init_mount())
         self.user = user_of(files, self.parameters.user)
         names = capabilities.merged(wanted.cap_add, wanted.cap_drop)
         self._capabilities = capabilities.KNOWN if wanted.privileged else names
         self.host_files = [
             one
             for one in self._host_files()
-            if image is None or not _is_there(image, one.path) or _is_there(files, one.path)
+            if image is None or not is_there(image, one.path) or is_there(files, one.path)
         ]  # a file that the container has deleted stays deleted
 
         if around.groups == 1 and self.user.uid:
@@ -98,14 +107,14 @@ class Assembly:
         return self._around.rootless
 
     def _host_files(self) -> list[HostFile]:
-        own_network = self._wanted.network != "host"
-        covered = {mount.destination for mount in self._wanted.mounts}
-        files = host_files(self._wanted.hostname, own_network=own_network)
+        own_network = self.wanted.network != "host"
+        covered = {mount.destination for mount in self.wanted.mounts}
+        files = host_files(self.wanted.hostname, own_network=own_network)
         return [file for file in files if file.path not in covered]
 
     def mounts(self, bundle: Path) -> list[Mount]:
         """Return the mounts; the host's files are in the directory ``bundle``."""
-        wanted = self._wanted
+        wanted = self.wanted
         base = standard_mounts(
             own_network=wanted.network != "host",
             rootless=self._around.rootless,
@@ -115,6 +124,7 @@ class Assembly:
         if not self._around.rootless:
             base.append(cgroup_mount(privileged=wanted.privileged))
         base += [bind(str(bundle / one.name), one.path, "rw") for one in self.host_files]
+        base += self._init
         own = {mount.destination for mount in wanted.mounts}
         return [mount for mount in base if mount.destination not in own] + list(wanted.mounts)
 
@@ -131,9 +141,12 @@ class Assembly:
         if cwd not in covered and not _is_below(cwd, covered):
             yield Place(cwd.encode())
 
-    def document(self, root: str, bundle: Path) -> dict[str, Any]:
-        """Return config.json for a container whose root directory is ``root``."""
-        wanted, around = self._wanted, self._around
+    def document(self, root: str, bundle: Path, cgroup: str = "") -> dict[str, Any]:
+        """Return config.json for a container whose root directory is ``root``.
+
+        ``cgroup`` is the path of its control group, below that of each controller.
+        """
+        wanted, around = self.wanted, self._around
         isolation = Isolation(
             capabilities=self._capabilities,
             seccomp=None if wanted.privileged else seccomp_profile(self._capabilities),
@@ -142,6 +155,8 @@ class Assembly:
             privileged=wanted.privileged,
             read_only=wanted.read_only,
             user_namespace=around.user_namespace,
+            cgroup_path=cgroup,
+            resources=wanted.limits.resources,
             devices=not around.rootless,
             groups=around.groups > 1,
         )
@@ -185,7 +200,8 @@ def _content(files: BrowsableTree, path: bytes) -> bytes:
     return data
 
 
-def _is_there(files: BrowsableTree, path: str) -> bool:
+def is_there(files: BrowsableTree, path: str) -> bool:
+    """Return whether a container has something at a path, whose symlinks are followed."""
     return _find(files, path.encode()) is not None
 
 

@@ -191,7 +191,7 @@ def _raw_terminal() -> Iterator[None]:
     """Pass every key on as it is typed."""
     before = termios.tcgetattr(0)
     sys.stdout.flush()
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSANOW)  # what was typed before is kept
     try:
         yield
     finally:

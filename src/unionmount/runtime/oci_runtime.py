@@ -92,21 +92,32 @@ class OciRuntime:
         with suppress(RuntimeFailed):  # it knows no such container
             self._call(["delete", "--force", name])
 
+    def run(self, name: str, bundle: Path) -> int:
+        """Run a container with our streams until it has ended; return its exit status.
+
+        If the program is not started, the runtime says why, and the status is 125 to 127.
+        """
+        return self._joined("run", ["--bundle", str(bundle)], name)
+
     def exec(self, name: str, process: int, *, detach: bool) -> int:
         """Run another program in a container, with our streams; return its exit status.
 
         ``process`` is a descriptor of the process's part of a config.json. If the program is not
         started, the runtime says why on standard error, and the status is 125 to 127.
         """
-        words = ["exec", "--process", f"/proc/self/fd/{process}", *(["--detach"] if detach else [])]
-        log = self._log("exec")
-        line = [*self._base(), "--log", str(log), *words, name]
+        words = ["--process", f"/proc/self/fd/{process}", *(["--detach"] if detach else [])]
+        return self._joined("exec", words, name, process)
+
+    def _joined(self, verb: str, options: Sequence[str], name: str, *passed: int) -> int:
+        """Call the runtime with our streams."""
+        log = self._log(verb)
+        line = [*self._base(), "--log", str(log), verb, *options, name]
         try:
             with passing_signals() as processes:
                 child = subprocess.Popen(
                     line,
                     preexec_fn=self.prepare,  # noqa: PLW1509 - there are no threads
-                    pass_fds=(process,),
+                    pass_fds=passed,
                 )
                 processes.append(child)
                 status = child.wait()
@@ -121,9 +132,14 @@ class OciRuntime:
     def _log(self, purpose: str) -> Path:
         return self.state / f"{purpose}-{os.getpid()}.log"
 
+    @property
+    def is_hybrid_crun(self) -> bool:
+        """Whether this is crun on a machine where it can use no control groups."""
+        return self.name == "crun" and has_hybrid_cgroups()
+
     def _base(self) -> list[str]:
         words = [self.path, "--root", str(self.state)]
-        if self.name == "crun" and (self.rootless or _is_hybrid()):
+        if self.name == "crun" and (self.rootless or self.is_hybrid_crun):
             words.append("--cgroup-manager=disabled")
         return words
 
@@ -163,7 +179,7 @@ class OciRuntime:
         for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         self._enter()
-        if self.name == "crun" and _is_hybrid():
+        if self.is_hybrid_crun:
             libc.call("unshare", libc.CLONE_NEWNS)
             libc.call("mount", None, b"/", None, libc.MS_REC | libc.MS_SLAVE, None)
             libc.call("mount", b"none", os.fsencode(_UNIFIED), b"tmpfs", 0, None)
@@ -193,7 +209,8 @@ class Streams:
     console: Path | None = None
 
 
-def _is_hybrid() -> bool:
+def has_hybrid_cgroups() -> bool:
+    """Return whether control groups of version 2 are mounted beside those of version 1."""
     return os.path.ismount(_UNIFIED)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from unionmount.errors import NotFoundError, StoreError
 from unionmount.runtime.assembly import Wanted
+from unionmount.runtime.limits import Limits
 from unionmount.runtime.mounts import Mount
 from unionmount.runtime.parameters import Changes
 from unionmount.runtime.spec import Terminal
@@ -108,6 +109,8 @@ def _wanted(row: Mapping[str, Any]) -> Wanted:
         mounts=tuple(_mount(one) for one in row["mounts"]),
         terminal=Terminal(**row["terminal"]),
         version=row["version"],
+        init=row["init"],
+        limits=Limits(**row["limits"]),
     )
 
 
