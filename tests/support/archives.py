@@ -7,7 +7,7 @@ import io
 import json
 import struct
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,18 @@ def posix_acl(*entries: tuple[int, int, int]) -> bytes:
 
 
 def docker_archive(
-    path: Path, layers: Sequence[Layer], name: str = "test:latest", history: Sequence[str] = ()
+    path: Path,
+    layers: Sequence[Layer],
+    name: str = "test:latest",
+    history: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write an archive as ``docker save`` makes it, with plain layers."""
+    """Write an archive as ``docker save`` makes it, with plain layers.
+
+    ``config`` has the execution parameters, in the words of the image specification.
+    """
     blobs = [layer.data() for layer in layers]
-    config = json.dumps(
+    config_blob = json.dumps(
         {
             "architecture": "amd64",
             "os": "linux",
@@ -98,12 +105,13 @@ def docker_archive(
                 "diff_ids": [f"sha256:{hashlib.sha256(blob).hexdigest()}" for blob in blobs],
             },
             "history": [{"created_by": text} for text in history],
+            **({} if config is None else {"config": config}),
         }
     ).encode()
-    config_name = f"{hashlib.sha256(config).hexdigest()}.json"
+    config_name = f"{hashlib.sha256(config_blob).hexdigest()}.json"
     names = [f"{number}/layer.tar" for number in range(len(blobs))]
     manifest = [{"Config": config_name, "RepoTags": [name], "Layers": names}]
-    files = [*zip(names, blobs, strict=True), (config_name, config)]
+    files = [*zip(names, blobs, strict=True), (config_name, config_blob)]
     with tarfile.open(path, "w") as tar:
         for member, content in [*files, ("manifest.json", json.dumps(manifest).encode())]:
             info = tarfile.TarInfo(member)

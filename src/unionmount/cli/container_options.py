@@ -79,7 +79,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     ),
     (
         ("-h", "--hostname"),
-        {"metavar": "NAME", "help": "Give it a host name of its own."},
+        {"metavar": "NAME", "help": "Its host name; default: that of the host."},
     ),
     (("--read-only",), {"is_flag": True, "help": "Make the root directory read-only."}),
     (
@@ -246,7 +246,8 @@ def _tmpfs(option: str, destination: str, options: tuple[str, ...]) -> Mount:
 
     base = [one for one in ("nosuid", "nodev", "noexec") if one.removeprefix("no") not in options]
     where = _destination(option, destination)
-    return Mount(where, "tmpfs", "tmpfs", (*base, *options, "tmpcopyup"))
+    access = () if "ro" in options else ("rw",)
+    return Mount(where, "tmpfs", "tmpfs", ("rprivate", *access, *base, *options, "tmpcopyup"))
 
 
 def mount_of(text: str) -> Mount:

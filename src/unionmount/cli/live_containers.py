@@ -24,21 +24,22 @@ def live_containers() -> LiveContainers:
     from unionmount.runtime.live import LiveContainers
 
     live = LiveContainers(MountTable.of_user().directory)
-    for name in live.names():
-        if not live.is_running(name):
-            with suppress(MountError):
-                clean_after(live, name)
+    if live.names():
+        with live.exclusive():
+            for name in live.dead():
+                with suppress(MountError):
+                    _clean_after(live, name)
     return live
 
 
-def clean_after(live: LiveContainers, name: str) -> None:
+def _clean_after(live: LiveContainers, name: str) -> None:
     """Remove what a monitor left that was killed: the container's processes, and its directory."""
     from unionmount.runtime.oci_runtime import Inside, OciRuntime
 
     state: LiveState | None = None
     with suppress(NotFoundError, MountError):
         state = live.state(name)
-    with suppress(MountError), live.begin(name):  # nobody else cleans meanwhile
+    with live.begin_alone(live.path(name)):  # the directory goes at the end
         if state is not None:
             inside = Inside(users=state.pid) if state.rootless else Inside()
             runtime = OciRuntime(state.runtime, live.oci, rootless=state.rootless, inside=inside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import signal
 import socket
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from unionmount.runtime.live import LiveContainer
     from unionmount.runtime.run_record import RunRecord
 
+_PATIENCE_MS = 10_000  # for users of a mount outside of the container
 _INTERNAL = 125  # exit status where no program was started
 
 
@@ -47,6 +49,7 @@ class RunRequest:
 
 def run_container(settings: Settings, request: RunRequest) -> int:
     """Run a container, and return the exit status of this command."""
+    from unionmount.cli.live_containers import live_containers
     from unionmount.cli.mount_container import arguments_of, assembled, own_surroundings
     from unionmount.cli.mount_sources import prepared
     from unionmount.cli.mountpoint import clean_dead
@@ -63,7 +66,7 @@ def run_container(settings: Settings, request: RunRequest) -> int:
     clean_dead(start.table)
     with prepared(settings, arguments_of(request.given), request.source, start.table) as found:
         name = found.plan.container if found.plan is not None else ""
-        live = _begin(start, name)
+        live = live_containers().begin(name)
         if around.rootless and found.plan is not None:
             found.plan = replace(found.plan, owners=False)
         with ExitStack() as undo:
@@ -90,12 +93,6 @@ def run_container(settings: Settings, request: RunRequest) -> int:
     if status is None and request.detach:
         print(name)
     return status or 0
-
-
-def _begin(start: MountStarter, name: str) -> LiveContainer:
-    from unionmount.runtime.live import LiveContainers
-
-    return LiveContainers(start.table.directory).begin(name)
 
 
 class _Child:
@@ -215,12 +212,22 @@ class _Child:
         return roots[0]
 
     def _unmount(self) -> None:
-        """End the daemon of the mount, and wait for it: then all changes are on disk."""
+        """End the daemon of the mount, and wait for it: then all changes are on disk.
+
+        Programs outside of the container that still use the mount may go on, unless the container
+        is to be removed.
+        """
         assert self._record is not None, "called after the mount"
-        with suppress(ProcessLookupError):
-            os.kill(self._record.pid, signal.SIGTERM)
-        with suppress(ChildProcessError):
-            os.waitpid(self._record.pid, 0)
+        pid = self._record.pid
+        with suppress(ProcessLookupError, ChildProcessError):
+            daemon = os.pidfd_open(pid)
+            os.kill(pid, signal.SIGTERM)
+            if _ends(daemon):
+                os.waitpid(pid, 0)
+            elif self._request.remove:
+                os.kill(pid, signal.SIGTERM)  # the second ends it
+                os.waitpid(pid, 0)
+            os.close(daemon)
 
     def _remove_if_wanted(self) -> None:
         """Remove the container after its end, or if it was made for a start that failed."""
@@ -264,6 +271,13 @@ class _Child:
                 started=datetime.now(UTC).isoformat(),
             )
         )
+
+
+def _ends(process: int) -> bool:
+    """Return whether the process of a pidfd ends soon."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    return bool(poll.poll(_PATIENCE_MS))
 
 
 def _send_last(channel: Any, message: bytes) -> None:

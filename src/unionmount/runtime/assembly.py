@@ -7,6 +7,7 @@ mounted; ``document`` then needs only the path of the mount.
 from __future__ import annotations
 
 import errno
+import os
 import posixpath
 import stat
 from collections.abc import Iterator, Sequence
@@ -19,10 +20,11 @@ from unionmount.core import BrowsableTree
 from unionmount.errors import MountError
 from unionmount.images.config import Config
 from unionmount.runtime import capabilities
+from unionmount.runtime.devices import devices
 from unionmount.runtime.host import HostFile, check_hostname, host_files, seccomp_profile
 from unionmount.runtime.init_program import behind_init, init_mount
 from unionmount.runtime.limits import Limits
-from unionmount.runtime.mounts import Mount, bind, cgroup_mount, standard_mounts
+from unionmount.runtime.mounts import Mount, cgroup_mount, host_file_mount, standard_mounts
 from unionmount.runtime.parameters import Changes, ImageParameters, combined
 from unionmount.runtime.scaffold import Place
 from unionmount.runtime.spec import VERSION, Isolation, Network, Terminal, UserNamespace, build
@@ -87,8 +89,8 @@ class Assembly:
             self.parameters = replace(self.parameters, args=args)
             self._init.append(init_mount())
         self.user = user_of(files, self.parameters.user)
-        names = capabilities.merged(wanted.cap_add, wanted.cap_drop)
-        self._capabilities = capabilities.KNOWN if wanted.privileged else names
+        self._hostname = wanted.hostname or os.uname().nodename
+        self._capabilities, self._added = _capabilities(wanted, around)
         self.host_files = [
             one
             for one in self._host_files()
@@ -108,12 +110,15 @@ class Assembly:
 
     def _host_files(self) -> list[HostFile]:
         own_network = self.wanted.network != "host"
-        covered = {mount.destination for mount in self.wanted.mounts}
-        files = host_files(self.wanted.hostname, own_network=own_network)
-        return [file for file in files if file.path not in covered]
+        covered = [mount.destination for mount in self.wanted.mounts]
+        bound = [mount.destination for mount in self.wanted.mounts if mount.type == "bind"]
+        files = host_files(self._hostname, own_network=own_network)
+        return [  # none would be made in a directory of the host
+            file for file in files if file.path not in covered and not _is_below(file.path, bound)
+        ]
 
     def mounts(self, bundle: Path) -> list[Mount]:
-        """Return the mounts; the host's files are in the directory ``bundle``."""
+        """Return the mounts, those above before those below; the host's files are in ``bundle``."""
         wanted = self.wanted
         base = standard_mounts(
             own_network=wanted.network != "host",
@@ -123,10 +128,14 @@ class Assembly:
         )
         if not self._around.rootless:
             base.append(cgroup_mount(privileged=wanted.privileged))
-        base += [bind(str(bundle / one.name), one.path, "rw") for one in self.host_files]
+        base += [
+            host_file_mount(str(bundle / one.name), one.path, read_only=wanted.read_only)
+            for one in self.host_files
+        ]
         base += self._init
         own = {mount.destination for mount in wanted.mounts}
-        return [mount for mount in base if mount.destination not in own] + list(wanted.mounts)
+        found = [mount for mount in base if mount.destination not in own] + list(wanted.mounts)
+        return sorted(found, key=lambda mount: mount.destination.count("/"))
 
     def places(self, bundle: Path) -> Iterator[Place]:
         """Yield the mount points that the root directory has to have, and the working directory."""
@@ -149,21 +158,31 @@ class Assembly:
         wanted, around = self.wanted, self._around
         isolation = Isolation(
             capabilities=self._capabilities,
+            added=self._added,
             seccomp=None if wanted.privileged else seccomp_profile(self._capabilities),
             network=wanted.network,
-            hostname=wanted.hostname,
+            hostname=self._hostname,
             privileged=wanted.privileged,
             read_only=wanted.read_only,
             user_namespace=around.user_namespace,
             cgroup_path=cgroup,
             resources=wanted.limits.resources,
             devices=not around.rootless,
+            host_devices=devices() if wanted.privileged and not around.rootless else (),
             groups=around.groups > 1,
         )
         return build(
             *(root, self.parameters, self.user, self.mounts(bundle), isolation, wanted.terminal),
             version=wanted.version,
         )
+
+
+def _capabilities(wanted: Wanted, around: Surroundings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the capabilities of root, and those that other users have as well."""
+    possible = capabilities.KNOWN if around.rootless else capabilities.bounding_set()
+    names = capabilities.merged(wanted.cap_add, wanted.cap_drop, possible)
+    added = capabilities.merged(wanted.cap_add, wanted.cap_drop, possible, default=())
+    return (tuple(sorted(possible)), ()) if wanted.privileged else (names, added)
 
 
 def user_of(files: BrowsableTree, text: str) -> User:

@@ -5,7 +5,9 @@ The rules are those of containers/common, ``pkg/capabilities`` (``MergeCapabilit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 from unionmount.errors import UsageError
 from unionmount.system.text import printable
@@ -31,12 +33,24 @@ DEFAULT = tuple(f"CAP_{name}" for name in _DEFAULT)
 _ALL = "ALL"
 
 
-def merged(
-    add: Iterable[str], drop: Iterable[str], bounding: Sequence[str] = KNOWN
-) -> tuple[str, ...]:
-    """Return the default set with additions and removals, sorted by name.
+def bounding_set(status: Path = Path("/proc/self/status")) -> tuple[str, ...]:
+    """Return the capabilities that this process can pass on; none can be added to them."""
+    found = re.search(
+        r"^CapBnd:\s*([0-9a-fA-F]+)$", status.read_text(encoding="ascii"), re.MULTILINE
+    )
+    bits = int(found[1], 16) if found else 0
+    return tuple(name for number, name in enumerate(KNOWN) if bits >> number & 1)
 
-    ``ALL`` stands for ``bounding``, the capabilities that this process can pass on. Raise
+
+def merged(
+    add: Iterable[str],
+    drop: Iterable[str],
+    bounding: Collection[str] = KNOWN,
+    default: Collection[str] = DEFAULT,
+) -> tuple[str, ...]:
+    """Return the default set with additions and removals, as far as possible, sorted by name.
+
+    ``bounding`` are the capabilities that this process can pass on; ``ALL`` stands for them. Raise
     UsageError for an unknown name, and for one that is both added and dropped.
     """
     added, dropped = [_normal(name) for name in add], [_normal(name) for name in drop]
@@ -48,8 +62,8 @@ def merged(
     elif _ALL in added:
         base = set(bounding) - set(dropped)
     else:
-        base = set(DEFAULT) - set(dropped)
-    return tuple(sorted(base | (set(added) - {_ALL})))
+        base = set(default) - set(dropped)
+    return tuple(sorted((base | set(added)) & set(bounding)))
 
 
 def _normal(text: str) -> str:

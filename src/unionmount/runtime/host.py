@@ -72,12 +72,10 @@ class HostFile:
 def host_files(hostname: str, *, own_network: bool) -> list[HostFile]:
     """Return /etc/hosts, /etc/resolv.conf and /etc/hostname for a container.
 
-    A container with a network of its own has no name server to ask. ``hostname`` is empty if it has
-    that of the host.
+    A container with a network of its own has no name server to ask.
     """
-    name = hostname or os.uname().nodename
     resolv = b"" if own_network else _host_file("/etc/resolv.conf")
-    contents = (_hosts(name, own_network=own_network), resolv, name.encode() + b"\n")
+    contents = (_hosts(hostname, own_network=own_network), resolv, hostname.encode() + b"\n")
     return [HostFile(*pair) for pair in zip(HOST_FILES, contents, strict=True)]
 
 

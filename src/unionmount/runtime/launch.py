@@ -66,8 +66,10 @@ def run_to_its_end(
         status = monitor.run()
         note_end(status)
         stack.close()  # before clients learn of the end
-        undo()
-        monitor.say_farewell(exited(status))
+        try:
+            undo()
+        finally:
+            monitor.say_farewell(exited(status))
         return status
 
 

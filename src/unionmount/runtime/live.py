@@ -7,6 +7,7 @@
     <runtime>/run/NAME/socket       of the monitor, for clients
     <runtime>/run/NAME/bundle/      config.json and the host's files
     <runtime>/run/NAME/root         a link to the mount point
+    <runtime>/run/.lock             held while a directory is made or cleaned away
     <runtime>/oci/                  the state of the OCI runtime
 
 A directory whose lock is free was left by a monitor that was killed, and is cleaned by whoever
@@ -102,8 +103,13 @@ class LiveContainers:
     def begin(self, name: str) -> LiveContainer:
         """Make the directory of a container that is to run; MountError if it runs already."""
         path = self._directory / name
+        with self.exclusive():
+            return self.begin_alone(path)
+
+    def begin_alone(self, path: Path) -> LiveContainer:
+        """Do the same where the caller is in ``exclusive``."""
+        name = path.name
         with raising(MountError, f"directory {path}"):
-            self._directory.mkdir(0o700, parents=True, exist_ok=True)
             self.oci.mkdir(0o700, exist_ok=True)
             path.mkdir(0o700, exist_ok=True)
             lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -119,8 +125,29 @@ class LiveContainers:
     def names(self) -> list[str]:
         """Return the names of all containers that have a directory here."""
         with suppress(FileNotFoundError):
-            return sorted(path.name for path in self._directory.iterdir())
+            found = (path.name for path in self._directory.iterdir())
+            return sorted(name for name in found if not name.startswith("."))
         return []
+
+    def dead(self) -> list[str]:
+        """Return the names of those whose monitor is dead; the caller is in ``exclusive``."""
+        return [name for name in self.names() if not self.is_running(name)]
+
+    def path(self, name: str) -> Path:
+        """Return the directory of a container."""
+        return self._directory / name
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other processes from making and cleaning directories; it takes no time."""
+        with raising(MountError, f"directory {self._directory}"):
+            self._directory.mkdir(0o700, parents=True, exist_ok=True)
+            lock = os.open(self._directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
 
     def state(self, name: str) -> LiveState:
         """Return the state of a container that runs; NotFoundError if it does not."""

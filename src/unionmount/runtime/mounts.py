@@ -63,7 +63,14 @@ def bind(source: str, destination: str, *options: str) -> Mount:
     """Return a bind mount that receives no mounts from the host."""
     if not destination.startswith("/"):
         raise UsageError(f"'{destination}' is not an absolute path of the container")
-    return Mount(destination, "bind", source, ("rbind", "rprivate", *options))
+    access = () if "ro" in options or "rw" in options else ("rw",)
+    return Mount(destination, "bind", source, ("rbind", "rprivate", *access, *options))
+
+
+def host_file_mount(source: str, destination: str, *, read_only: bool) -> Mount:
+    """Return the mount of a file that the container gets from here."""
+    closed = ("ro", *_CLOSED) if read_only else ()
+    return Mount(destination, "bind", source, ("bind", "rprivate", *closed))
 
 
 def standard_mounts(
@@ -74,13 +81,13 @@ def standard_mounts(
     ``terminal_group``: whether the user namespace has the group of terminals. Without root, only
     the owner of a network namespace may mount its sysfs; others get that of the host.
     """
-    writable = () if privileged else ("ro",)
+    access = ("rprivate", "rw") if privileged else ("ro",)
     pts = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620")
     shm = (*_CLOSED, "mode=1777", "size=65536k")
     if rootless and not own_network:
         sys = Mount("/sys", "bind", "/sys", ("rprivate", *_CLOSED, "ro", "rbind"))
     else:
-        sys = Mount("/sys", "sysfs", "sysfs", (*_CLOSED, *writable))
+        sys = Mount("/sys", "sysfs", "sysfs", (*_CLOSED, *access))
     dev = ("nosuid", "noexec", "strictatime", "mode=755", "size=65536k")
     group = (f"gid={_TERMINAL_GROUP}",) if terminal_group else ()
     return [

@@ -167,6 +167,8 @@ class OciRuntime:
             raise RuntimeFailed(self.name, f"'{words[0]}' did not end in {_PATIENCE} s") from None
         except OSError as error:
             raise RuntimeFailed(self.name, error.strerror or str(error)) from None
+        except subprocess.SubprocessError as error:  # of ``prepare``
+            raise RuntimeFailed(self.name, str(error)) from None
         finally:
             log.unlink(missing_ok=True)
 

@@ -43,15 +43,17 @@ class Isolation:
     """What a container does not share with the host, and what it may do."""
 
     capabilities: tuple[str, ...]
+    added: tuple[str, ...]  # those of them that users other than root have as well
     seccomp: Mapping[str, Any] | None
     network: Network = "host"
-    hostname: str = ""  # empty: that of the host, in the same UTS namespace
+    hostname: str = "localhost"  # in a UTS namespace of its own
     privileged: bool = False
     read_only: bool = False
     user_namespace: UserNamespace | None = None
     cgroup_path: str = ""
     resources: Mapping[str, Any] = field(default_factory=dict)
     devices: bool = True  # whether the runtime can restrict devices: root only
+    host_devices: tuple[Mapping[str, Any], ...] = ()  # besides those that all containers have
     groups: bool = True  # whether there may be supplementary groups
 
 
@@ -82,8 +84,7 @@ def build(
         "process": _process(parameters, user, isolation, terminal),
         "root": {"path": root} | ({"readonly": True} if isolation.read_only else {}),
     }
-    if isolation.hostname:
-        document["hostname"] = isolation.hostname
+    document["hostname"] = isolation.hostname
     document["mounts"] = [mount.row() for mount in mounts]
     if parameters.annotations:
         document["annotations"] = dict(parameters.annotations)
@@ -103,7 +104,7 @@ def _process(
     process["args"] = list(parameters.args)
     process["env"] = list(_environment(parameters, user, isolation))
     process["cwd"] = parameters.cwd
-    process["capabilities"] = _capabilities(isolation.capabilities, user)
+    process["capabilities"] = _capabilities(isolation.capabilities, isolation.added, user)
     return process
 
 
@@ -112,7 +113,7 @@ def as_user(process: Mapping[str, Any], user: User) -> dict[str, Any]:
     changed = dict(process)
     groups = "additionalGids" in process["user"]
     changed["user"] = _user(user, groups=groups)
-    changed["capabilities"] = _capabilities(process["capabilities"]["bounding"], user)
+    changed["capabilities"] = _capabilities(process["capabilities"]["bounding"], (), user)
     changed["env"] = [pair for pair in process["env"] if not pair.startswith("HOME=")]
     changed["env"].append(f"HOME={user.home}")
     return changed
@@ -128,19 +129,20 @@ def _user(user: User, *, groups: bool) -> dict[str, Any]:
 
 def _environment(parameters: Parameters, user: User, isolation: Isolation) -> tuple[str, ...]:
     """Return the environment, with the variables that engines add unless they are given."""
-    added = ["TERM=xterm", f"HOME={user.home}"]
-    if isolation.hostname:
-        added.append(f"HOSTNAME={isolation.hostname}")
+    added = ["TERM=xterm", f"HOME={user.home}", f"HOSTNAME={isolation.hostname}"]
     given = {pair.partition("=")[0] for pair in parameters.env}
     added = [pair for pair in added if pair.partition("=")[0] not in given]
     return merged_env([_PATH, "container=oci"], parameters.env, added)
 
 
-def _capabilities(names: Sequence[str], user: User) -> dict[str, list[str]]:
-    """Return the sets: a user other than root may get no more than the bounding set by itself."""
+def _capabilities(names: Sequence[str], added: Sequence[str], user: User) -> dict[str, list[str]]:
+    """Return the sets: a user other than root has those that were added, and no others."""
     sets = {"bounding": list(names)}
     if user.uid == 0:
         sets |= {"effective": list(names), "permitted": list(names)}
+    elif added:
+        kinds = ("effective", "inheritable", "permitted", "ambient")
+        sets |= {kind: list(added) for kind in kinds}
     return sets
 
 
@@ -149,6 +151,8 @@ def _linux(isolation: Isolation) -> dict[str, Any]:
     if isolation.user_namespace is not None:
         linux["uidMappings"] = _map_rows(isolation.user_namespace.users)
         linux["gidMappings"] = _map_rows(isolation.user_namespace.groups)
+    if isolation.host_devices:
+        linux["devices"] = list(isolation.host_devices)
     if isolation.network != "host":
         linux["sysctl"] = {"net.ipv4.ping_group_range": "0 0"}
     if isolation.cgroup_path:
@@ -175,10 +179,7 @@ def _namespaces(isolation: Isolation) -> list[str]:
     kinds = ["pid"]
     if isolation.network != "host":
         kinds.append("network")
-    kinds.append("ipc")
-    if isolation.hostname:
-        kinds.append("uts")
-    kinds.append("mount")
+    kinds += ["ipc", "uts", "mount"]
     if isolation.user_namespace is not None:
         kinds.append("user")
     return kinds

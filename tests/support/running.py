@@ -1,0 +1,111 @@
+"""Images with programs, and runs of them, for tests of containers that run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from support.archives import Layer, docker_archive
+from support.mounting import COMMAND, CommandLine, own_places
+
+RUNTIMES = ("runc", "crun")
+_BUSYBOX = Path("/bin/busybox")
+_PATIENCE = 60
+PROGRAMS = (  # noqa: SIM905 - a list has a line for each name
+    "sh cat chmod chown cp date dd echo env false grep head hostname id kill ln ls mkdir mount mv "
+    "od pwd readlink rm rmdir sed seq sleep sort stat stty tail tee test touch tr true tty umount "
+    "wc whoami yes"
+).split()
+
+PASSWD = b"""\
+root:x:0:0:root:/root:/bin/sh
+app:x:1000:1001:App:/home/app:/bin/sh
+"""
+GROUP = b"root:x:0:\napp:x:1001:\nextra:x:2000:app,root\n"
+
+
+def busybox_layer() -> Layer:
+    """Return a layer with programs and users, and few directories."""
+    layer = Layer().directory("bin").directory("etc").directory("root", mode=0o700)
+    layer.file("bin/busybox", _BUSYBOX.read_bytes(), mode=0o755)
+    for name in PROGRAMS:
+        layer.symlink(f"bin/{name}", "busybox")
+    return layer.file("etc/passwd", PASSWD).file("etc/group", GROUP)
+
+
+def program_image(path: Path, *more: Layer, **config: Any) -> Path:
+    """Write an archive of an image that can run; ``config`` are its execution parameters."""
+    return docker_archive(path, [busybox_layer(), *more], config={"Cmd": ["/bin/sh"], **config})
+
+
+class Runner(CommandLine):
+    """The command line with a store and a runtime directory of its own."""
+
+    def __init__(
+        self,
+        top: Path,
+        *,
+        prefix: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(prefix, own_places(top) | (environment or {}))
+        self.runtime_directory = top / "run"
+        self.store = top / "store"
+
+    def call(
+        self, *words: str | Path, data: bytes | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a subcommand with bytes as standard input, to any end."""
+        done = subprocess.run(
+            [*self.prefix, *COMMAND, *map(str, words)],
+            input=b"" if data is None else data,
+            capture_output=True,
+            env=self.environment,
+            timeout=_PATIENCE,
+            check=False,
+        )
+        assert b"Traceback" not in done.stderr, done.stderr.decode()
+        return done
+
+    def start(self, *words: str | Path, **options: Any) -> subprocess.Popen[bytes]:
+        """Start a subcommand."""
+        return subprocess.Popen(
+            [*self.prefix, *COMMAND, *map(str, words)], env=self.environment, **options
+        )
+
+    def output(self, *words: str | Path) -> str:
+        """Return what a run prints that succeeds without a word on standard error."""
+        done = self.run(*words)
+        assert done.stderr == ""
+        return done.stdout
+
+    def left(self) -> list[str]:
+        """Return what the runtime directory has of containers that run."""
+        return sorted(
+            f"{directory}/{path.name}"
+            for directory in ("run", "oci", "mnt")
+            for path in _entries(self.runtime_directory / directory)
+        )
+
+
+def _entries(directory: Path) -> Sequence[Path]:
+    return list(directory.iterdir()) if directory.is_dir() else []
+
+
+@contextmanager
+def running(line: Runner) -> Iterator[Runner]:
+    """Yield a command line whose containers are gone when the block ends."""
+    yield line
+    names = line.run("ps", "-aq").stdout.split()
+    if names:
+        line.run("rm", "-f", *names)
+    assert line.left() == []
+
+
+def environment_of(pid: int) -> list[str]:
+    """Return the variables of a process."""
+    return os.fsdecode(Path(f"/proc/{pid}/environ").read_bytes()).split("\0")[:-1]
