@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from unionmount.runtime.live import LiveContainer
     from unionmount.runtime.run_record import RunRecord
 
-_PATIENCE_MS = 10_000  # for users of a mount outside of the container
+_PATIENCE_MS = 2_000  # for users of a mount outside of the container
 _INTERNAL = 125  # exit status where no program was started
 
 
