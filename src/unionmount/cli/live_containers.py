@@ -13,7 +13,7 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
-    from unionmount.runtime.channel import Channel
+    from unionmount.runtime.channel import MonitorChannel
     from unionmount.runtime.live import LiveContainers, LiveState
     from unionmount.store.containers import Container
 
@@ -54,27 +54,27 @@ def container_of(settings: Settings, name: str) -> Container:
     return Containers(settings.store()).find(name_of_container(name))
 
 
-def connected(name: str) -> Channel:
+def connected(name: str) -> MonitorChannel:
     """Return a connection to the monitor of a container that runs."""
     from unionmount.cli.container_words import name_of_container
-    from unionmount.runtime.channel import Channel
+    from unionmount.runtime.channel import MonitorChannel
 
     word = name_of_container(name)
-    return Channel(live_containers().connect(word))
+    return MonitorChannel(live_containers().connect(word))
 
 
 def end(live: LiveContainers, name: str, number: int = signal.SIGKILL) -> None:
     """Send a signal to a container, and wait until it has ended and is cleaned away."""
     from unionmount.cli.container_words import name_of_container
-    from unionmount.runtime.channel import Channel
+    from unionmount.runtime.channel import MonitorChannel
     from unionmount.runtime.protocol import Kind, encode_number
 
-    with Channel(live.connect(name_of_container(name))) as channel:
+    with MonitorChannel(live.connect(name_of_container(name))) as channel:
         channel.send(encode_number(Kind.SIGNAL, number))
         wait_for_end(channel)
 
 
-def wait_for_end(channel: Channel, until: float | None = None) -> bool:
+def wait_for_end(channel: MonitorChannel, until: float | None = None) -> bool:
     """Wait until a monitor closes the connection; return False if it does not by ``until``."""
     poll = select.poll()
     poll.register(channel, select.POLLIN)

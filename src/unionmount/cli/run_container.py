@@ -86,9 +86,10 @@ def run_container(settings: Settings, request: RunRequest) -> int:
         theirs.close()
         live.abandon()
         found.made.pop_all()
-    from unionmount.runtime.channel import Channel
+    from unionmount.runtime.channel import MonitorChannel
 
-    with Channel(ours) as channel:
+    sys.stdout.flush()
+    with MonitorChannel(ours) as channel:
         status = Client(channel, request.joining).run()
     if status is None and request.detach:
         print(name)
@@ -119,12 +120,12 @@ class _Child:
 
     def run(self, assembly: Assembly, connection: socket.socket) -> NoReturn:
         """Run the container to its end, and exit."""
-        from unionmount.runtime.channel import Channel
+        from unionmount.runtime.channel import MonitorChannel
         from unionmount.runtime.monitor import failed
 
         status = 1
         try:
-            channel = Channel(connection)
+            channel = MonitorChannel(connection)
             try:
                 self._run(assembly, channel)
                 status = 0

@@ -23,7 +23,7 @@ from unionmount.runtime import capabilities
 from unionmount.runtime.devices import devices
 from unionmount.runtime.host import HostFile, check_hostname, host_files, seccomp_profile
 from unionmount.runtime.init_program import behind_init, init_mount
-from unionmount.runtime.limits import Limits
+from unionmount.runtime.limits import ResourceLimits
 from unionmount.runtime.mounts import Mount, cgroup_mount, host_file_mount, standard_mounts
 from unionmount.runtime.parameters import Changes, ImageParameters, combined
 from unionmount.runtime.scaffold import Place
@@ -48,7 +48,7 @@ class Wanted:
     mounts: tuple[Mount, ...] = ()  # the user's, in their order
     terminal: Terminal = field(default_factory=Terminal)
     init: bool = False  # whether an init program of the host is the first process
-    limits: Limits = field(default_factory=Limits)
+    limits: ResourceLimits = field(default_factory=ResourceLimits)
     version: str = VERSION
 
 

@@ -13,7 +13,7 @@ MAX_WAITING = 1024 * 1024
 """Bytes that may wait to be sent before whoever makes more of them has to pause."""
 
 
-class Channel(Closing):
+class MonitorChannel(Closing):
     """A connected socket, the messages that arrive, and the bytes that wait to be sent."""
 
     def __init__(self, connection: socket.socket) -> None:

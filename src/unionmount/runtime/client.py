@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import struct
-import sys
 import termios
 import tty
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from unionmount.errors import MountError, UnionmountError, UsageError
-from unionmount.runtime.channel import Channel
+from unionmount.runtime.channel import MonitorChannel
 from unionmount.runtime.protocol import Kind, Message, encode, encode_window, number_of
 from unionmount.system.files import write_all
 from unionmount.system.text import printable
@@ -64,7 +63,7 @@ def parse_keys(text: str) -> bytes:
 class Client:
     """A connection to the monitor of a container."""
 
-    def __init__(self, channel: Channel, joining: Joining) -> None:
+    def __init__(self, channel: MonitorChannel, joining: Joining) -> None:
         self._channel = channel
         self._joining = joining
         self._reading = joining.interactive
@@ -190,7 +189,6 @@ def _signals(joining: Joining) -> Iterator[int]:
 def _raw_terminal() -> Iterator[None]:
     """Pass every key on as it is typed."""
     before = termios.tcgetattr(0)
-    sys.stdout.flush()
     tty.setraw(0, termios.TCSANOW)  # what was typed before is kept
     try:
         yield

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from unionmount.runtime.channel import Channel
+from unionmount.runtime.channel import MonitorChannel
 from unionmount.runtime.live import LiveContainer
 from unionmount.runtime.log_file import LogWriter
 from unionmount.runtime.monitor import ContainerStreams, Monitor, exited
@@ -42,7 +42,10 @@ def become_subreaper() -> None:
 
 
 def run_to_its_end(
-    launch: Launch, client: Channel, note_end: Callable[[int], None], undo: Callable[[], None]
+    launch: Launch,
+    client: MonitorChannel,
+    note_end: Callable[[int], None],
+    undo: Callable[[], None],
 ) -> int:
     """Run a container, serve its clients, clean up with ``undo``, and return the exit status.
 

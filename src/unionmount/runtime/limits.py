@@ -21,7 +21,7 @@ _CPUS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,3})?")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ResourceLimits:
     """The most that a container may use; 0: no limit."""
 
     memory: int = 0  # bytes
@@ -47,14 +47,14 @@ class Limits:
         return needed | ({"pids": "--pids-limit"} if self.processes else {})
 
 
-def parse_limits(memory: str | None, cpus: str | None, processes: int | None) -> Limits:
+def parse_limits(memory: str | None, cpus: str | None, processes: int | None) -> ResourceLimits:
     """Return limits in Docker's words: ``512m``, ``1.5``, 100."""
-    return Limits(
+    return ResourceLimits(
         _memory(memory) if memory else 0, _quota(cpus) if cpus else 0, max(processes or 0, 0)
     )
 
 
-def check(limits: Limits, *, rootless: bool, hybrid_crun: bool) -> None:
+def check(limits: ResourceLimits, *, rootless: bool, hybrid_crun: bool) -> None:
     """Raise MountError if a limit cannot be set here, with the reason."""
     for controller, option in limits.controllers().items():
         if rootless:

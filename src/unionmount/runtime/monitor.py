@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from unionmount.runtime.channel import MAX_WAITING, Channel
+from unionmount.runtime.channel import MAX_WAITING, MonitorChannel
 from unionmount.runtime.log_file import LogWriter
 from unionmount.runtime.protocol import (
     DamagedStream,
@@ -68,14 +68,14 @@ class Monitor:
         self._streams = streams
         self._listener = listener
         self._log = log
-        self._clients: list[Channel] = []
+        self._clients: list[MonitorChannel] = []
         self._end: float | None = None  # when the output that is left is given up
         for fd in streams.outputs:
             os.set_blocking(fd, False)
         if streams.input is not None:
             os.set_blocking(streams.input, False)
 
-    def add(self, client: Channel) -> None:
+    def add(self, client: MonitorChannel) -> None:
         """Serve another client."""
         self._clients.append(client)
 
@@ -158,7 +158,7 @@ class Monitor:
             client.close()
         if self._listener.fileno() in ready:
             with suppress(OSError):
-                self.add(Channel(self._listener.accept()[0]))
+                self.add(MonitorChannel(self._listener.accept()[0]))
 
     # ---- the container -------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class Monitor:
 
     # ---- clients -------------------------------------------------------------------------------
 
-    def _obey(self, client: Channel, message: Message) -> None:
+    def _obey(self, client: MonitorChannel, message: Message) -> None:
         try:
             self._do(message)
         except DamagedStream:

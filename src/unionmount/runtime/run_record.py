@@ -16,7 +16,7 @@ from typing import Any
 
 from unionmount.errors import NotFoundError, StoreError
 from unionmount.runtime.assembly import Wanted
-from unionmount.runtime.limits import Limits
+from unionmount.runtime.limits import ResourceLimits
 from unionmount.runtime.mounts import Mount
 from unionmount.runtime.parameters import Changes
 from unionmount.runtime.spec import Terminal
@@ -110,7 +110,7 @@ def _wanted(row: Mapping[str, Any]) -> Wanted:
         terminal=Terminal(**row["terminal"]),
         version=row["version"],
         init=row["init"],
-        limits=Limits(**row["limits"]),
+        limits=ResourceLimits(**row["limits"]),
     )
 
 

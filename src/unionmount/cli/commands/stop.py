@@ -14,7 +14,7 @@ from unionmount.errors import UnionmountError
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
-    from unionmount.runtime.channel import Channel
+    from unionmount.runtime.channel import MonitorChannel
 
 
 @click.command("stop")
@@ -58,7 +58,7 @@ def _signal_of(settings: Settings, name: str) -> int:
     return signal_number(named) if named else signal.SIGTERM
 
 
-def _stop(channel: Channel, number: int, patience: int) -> None:
+def _stop(channel: MonitorChannel, number: int, patience: int) -> None:
     from unionmount.runtime.protocol import Kind, encode_number
 
     channel.send(encode_number(Kind.SIGNAL, number))
