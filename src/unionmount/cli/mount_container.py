@@ -88,11 +88,12 @@ def assembled(found: Prepared, wanted: Wanted, around: Surroundings, bundle: Pat
 
     image = found.image
     with _shown(found) as files:
-        tree = image.tree()
-        assembly = Assembly(image.image.config, image.name, files, wanted, around, image=tree)
-        scaffold = open_scaffold(tree, assembly.places(bundle))
+        assembly = Assembly(image.image.config, image.name, files, wanted, around)
+        scaffold = open_scaffold(image.tree(), assembly.places(bundle))
     if scaffold is not None:
         image.put_on_top(scaffold)
+    with _shown(found) as files:
+        assembly.leave_out_hidden(files)
     return assembly
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from unionmount.errors import UnionmountError
+from unionmount.system import libc
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from unionmount.runtime.run_record import RunRecord
 
 _INTERNAL = 125  # exit status where no program was started
+_PATIENCE = 60.0  # seconds for a mount to write its changes to the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,7 @@ class _Child:
                 terminal=self._request.wanted.terminal.wanted,
                 interactive=self._request.joining.interactive,
                 log=self._log,
+                daemon=self._daemon,
                 started=lambda pid: self._publish(assembly, pid),
             )
             forget(self._container_path)
@@ -179,6 +182,11 @@ class _Child:
     def _container_path(self) -> Path:
         assert self._found.plan is not None, "containers are writable"
         return self._found.plan.upper.parent
+
+    @property
+    def _daemon(self) -> int:
+        assert self._record is not None, "called after the mount"
+        return self._record.pid
 
     @property
     def _log(self) -> Path:
@@ -200,12 +208,20 @@ class _Child:
         return roots[0]
 
     def _unmount(self) -> None:
-        """End the daemon of the mount, and wait for it: then all changes are on disk."""
+        """End the daemon of the mount, and wait for it: then all changes are on disk.
+
+        A mount namespace that somebody has made meanwhile may have a copy of the mount; the daemon
+        does not wait for that.
+        """
+        from unionmount.cli.mountpoint import clean_dead
+        from unionmount.mounting.records import end
+
         assert self._record is not None, "called after the mount"
-        with suppress(ProcessLookupError):
-            os.kill(self._record.pid, signal.SIGTERM)
+        _write_back(self._record.mountpoint)
+        end(self._record, _PATIENCE)
         with suppress(ChildProcessError):
-            os.waitpid(self._record.pid, 0)
+            os.waitpid(self._daemon, 0)
+        clean_dead(self._start.table)
 
     def _remove_if_wanted(self) -> None:
         """Remove the container after its end, or if it was made for a start that failed."""
@@ -249,6 +265,16 @@ class _Child:
                 started=datetime.now(UTC).isoformat(),
             )
         )
+
+
+def _write_back(mountpoint: str) -> None:
+    """Have the kernel write to the daemon what it still has in memory."""
+    with suppress(OSError):
+        fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            libc.call("syncfs", fd)
+        finally:
+            os.close(fd)
 
 
 def _send_last(channel: Any, message: bytes) -> None:

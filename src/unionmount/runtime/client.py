@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import struct
-import sys
 import termios
 import tty
 from collections.abc import Iterator
@@ -190,8 +189,7 @@ def _signals(joining: Joining) -> Iterator[int]:
 def _raw_terminal() -> Iterator[None]:
     """Pass every key on as it is typed."""
     before = termios.tcgetattr(0)
-    sys.stdout.flush()
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSADRAIN)  # what was typed already is not lost
     try:
         yield
     finally:
