@@ -89,7 +89,12 @@ class Assembly:
 
         Its changes hide the scaffold: what it has deleted stays deleted.
         """
-        self.host_files = [one for one in self.host_files if _is_there(files, one.path)]
+        covered = [mount.destination for mount in self._wanted.mounts]
+        self.host_files = [
+            one
+            for one in self.host_files
+            if _is_below(one.path, covered) or _is_there(files, one.path)
+        ]
 
     @property
     def rootless(self) -> bool:
@@ -152,7 +157,8 @@ class Assembly:
             user_namespace=around.user_namespace,
             devices=not around.rootless,
             host_devices=devices() if wanted.privileged and not around.rootless else (),
-            groups=around.groups > 1,
+            # runc sets none without root outside of the namespace
+            groups=around.groups > 1 and around.user_namespace is None,
         )
         return build(
             *(root, self.parameters, self.user, self.mounts(bundle), isolation, wanted.terminal),
