@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.archives import Layer
+from support.effort import amount
 from support.running import RUNTIMES, Runner, program_image, running
 
+_SECONDS = 30.0
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.needs("fuse", "root", "busybox", *RUNTIMES),
@@ -101,16 +105,266 @@ def test_input_that_nobody_reads(line: Runner, image: Path) -> None:
 
 def test_input_that_does_not_end(line: Runner, image: Path) -> None:
     reader, writer = os.pipe()
-    with open(reader, "rb") as pipe:
-        done = (
-            line.run("run", "--rm", "-i", image, "head", "-n1", stdin=pipe)
-            if _fill(writer)
-            else None
-        )
-    os.close(writer)
-    assert done is not None
+    with open(reader, "rb") as pipe, open(writer, "wb", buffering=0) as end:
+        end.write(b"first\n")
+        done = line.run("run", "--rm", "-i", image, "head", "-n1", stdin=pipe)
     assert done.stdout == "first\n"
 
 
-def _fill(writer: int) -> bool:
-    return os.write(writer, b"first\n") == 6
+def test_output_that_nobody_reads(line: Runner, image: Path) -> None:
+    client = line.start("run", "--rm", image, "yes", stdout=subprocess.PIPE)
+    assert client.stdout is not None
+    assert client.stdout.read(4) == b"y\ny\n"
+    client.stdout.close()
+    assert client.wait(_SECONDS) != 0  # as with `yes | head`
+    names = line.run("ps", "-q").stdout.split()
+    line.run("rm", "-f", *names)
+
+
+# ---- identity, environment, place ----------------------------------------------------------------
+
+IDS = "id -u; id -g; id -G; pwd; echo $HOME"
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ([], "1000 1001 1001,2000 /srv/x /home/app"),
+        (["-u", "0"], "0 0 0,2000 /srv/x /root"),
+        (["--user", "app:extra", "-w", "/tmp/new"], "1000 2000 2000 /tmp/new /home/app"),
+        (["-u", "4242:77", "-w", "relative"], "4242 77 77 /relative /"),
+        (["-u", "1000", "-e", "HOME=/h"], "1000 1001 1001,2000 /srv/x /h"),
+    ],
+)
+def test_users_and_directories(line: Runner, service: Path, options: list[str], shown: str) -> None:
+    found = line.output("run", "--rm", *options, service, IDS).split("\n")[:-1]
+    found[2] = ",".join(sorted(found[2].split(), key=int))
+    assert " ".join(found) == shown
+
+
+def test_variables(line: Runner, image: Path, service: Path, tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    file.write_text("# not this\nFROM_FILE=a b=c\n\n  B=file\nFROM_HERE\nNOT_HERE\n")
+    line.environment["FROM_HERE"] = "here"
+    options = [
+        "--env-file",
+        str(file),
+        "-e",
+        "C=",
+        "-e",
+        "A=2",
+        "-e",
+        "FROM_HERE",
+        "-e",
+        "NOT_HERE",
+    ]
+    found = line.output("run", "--rm", *options, "--hostname", "box", service, "env | sort")
+    assert found.splitlines() == [
+        *("A=2", "B=file", "C=", "FROM_FILE=a b=c", "FROM_HERE=here", "HOME=/home/app"),
+        *("HOSTNAME=box", "PATH=/bin", "PWD=/srv/x", "SHLVL=1", "TERM=xterm", "container=oci"),
+    ]
+
+
+def test_entrypoints(line: Runner, service: Path) -> None:
+    for option, words, shown in (
+        ("echo", ["a"], "a\n"),
+        ('["echo", "a", "b"]', ["c"], "a b c\n"),
+        ("", ["echo", "x"], "x\n"),
+    ):
+        assert line.output("run", "--rm", "--entrypoint", option, service, *words) == shown
+    message = line.error("run", "--rm", "--entrypoint", "", service, status=125)
+    assert "names no program to run; give a COMMAND" in message
+
+
+@runtimes
+def test_isolation(line: Runner, image: Path, runtime: str) -> None:
+    script = """
+    hostname; cat /etc/hostname; grep -c box /etc/hosts; ls /sys/class/net
+    grep -E 'Cap(Eff|Amb)|Seccomp:|NoNewPrivs' /proc/self/status
+    echo x >/proc/sys/kernel/hostname; echo x >/sys/kernel/mm/ksm/run; cat /proc/kcore | wc -c
+    echo $$; mount -t tmpfs none /root; ls /dev
+    """
+    options = ["--runtime", runtime, "--network", "none", "--hostname", "box"]
+    found = line.run(
+        "run", "--rm", *options, image, "sh", "-c", f"exec 2>&1; {script}"
+    ).stdout.splitlines()
+    assert found[:4] == ["box", "box", "1", "lo"]
+    status = dict(one.split(":\t") for one in found[4:8])
+    assert status["CapEff"] == "00000000800405fb"  # those that podman gives
+    assert status["Seccomp"] == "2"
+    rest = "\n".join(found[8:])
+    assert rest.count("Read-only file system") == 2
+    assert "permission denied" in rest  # of the mount
+    assert {"0", "1"} <= set(found)  # nothing of kcore; and it is process 1
+    assert "tty" in found
+    assert "fuse" not in found
+
+
+def test_privileged(line: Runner, image: Path) -> None:
+    script = """
+    mount -t tmpfs none /root && hostname other && hostname
+    grep Seccomp: /proc/1/status; ls /dev/fuse; id -u
+    """
+    done = line.output("run", "--rm", "--privileged", image, "sh", "-c", script)
+    assert done.split() == ["other", "Seccomp:", "0", "/dev/fuse", "0"]
+    assert os.uname().nodename != "other"
+
+
+def test_capabilities_of_other_users(line: Runner, image: Path) -> None:
+    script = "grep -E Cap[EPBA] /proc/self/status"
+    run = ("run", "--rm", "-u", "app")
+    plain = line.output(*run, image, "sh", "-c", script)
+    added = line.output(*run, "--cap-add=NET_RAW", image, "sh", "-c", script)
+    dropped = line.output(*run, "--cap-drop=ALL", image, "sh", "-c", script)
+    assert [one.split("\t")[1].lstrip("0") for one in plain.splitlines()] == [
+        *("", "", "800405fb", ""),
+    ]
+    assert [one.split("\t")[1].lstrip("0") for one in added.splitlines()] == [
+        *("2000", "2000", "800425fb", "2000"),
+    ]
+    assert [one.split("\t")[1].lstrip("0") for one in dropped.splitlines()] == ["", "", "", ""]
+
+
+# ---- mounts --------------------------------------------------------------------------------------
+
+
+@runtimes
+def test_mounts(line: Runner, image: Path, runtime: str, tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir/file").write_text("of the host\n")
+    script = """
+    cat /one/file /deep/missing/two /etc/motd; echo new >/one/new; touch /ro/x; touch /etc/motd
+    stat -f -c %T /scratch /small; stat -c %a /small /mnt/open /mnt; touch /scratch/x && ls /scratch
+    """
+    options = [
+        *("-v", f"{tmp_path}/dir:/one", "-v", f"{tmp_path}/dir/file:/deep/missing/two"),
+        *("-v", f"{tmp_path}/dir:/ro:ro", "--tmpfs", "/scratch"),
+        *("--mount", f"type=bind,src={tmp_path}/dir/file,dst=/etc/motd,readonly"),
+        *("--mount", "type=tmpfs,target=/small,tmpfs-size=4096,tmpfs-mode=0700"),
+        *("--tmpfs", "/mnt/open:size=1m"),
+    ]
+    run = ("run", "--runtime", runtime, "--name", f"mounts-{runtime}")
+    done = line.run(*run, *options, image, "sh", "-c", script)
+    assert done.stdout.splitlines() == [
+        *["of the host"] * 3,
+        "tmpfs",
+        "tmpfs",
+        "700",
+        "1777",
+        "755",
+        "x",
+    ]
+    assert done.stderr.count("Read-only file system") == 2
+    assert (tmp_path / "dir/new").read_text() == "new\n"
+    assert line.output("diff", f"mounts-{runtime}") == ""
+
+
+@runtimes
+def test_read_only(line: Runner, image: Path, runtime: str) -> None:
+    script = "touch /x /etc/hosts; echo y >/tmp/y; cat /tmp/y"
+    options = ["--runtime", runtime, "--read-only", "--tmpfs", "/tmp"]
+    done = line.run("run", "--rm", *options, image, "sh", "-c", script)
+    assert done.stdout == "y\n"
+    assert done.stderr.count("Read-only file system") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-v", "volume:/x"], "there are no named volumes"),
+        (["-v", "/nosuch:/x"], "No such file or directory"),
+        (["-v", "/tmp:/x:z"], "would relabel"),
+        (["-v", "/tmp:/"], "not an absolute path below /"),
+        (["-v", "/tmp:x"], "not an absolute path"),
+        (["-v", "/tmp:/x", "--tmpfs", "/x/"], "two mounts at /x"),
+        (["--mount", "type=volume,target=/x"], "volume"),
+        (["--mount", "type=bind,source=/tmp,target=/x,nosuch=1"], "'nosuch' is not offered"),
+        (["--cap-add", "NOSUCH"], "unknown capability 'NOSUCH'"),
+        (["--hostname", "a b"], "is not a host name"),
+        (["-e", "=x"], "not NAME=VALUE"),
+        (["--env-file", "/nosuch"], "/nosuch"),
+        (["-u", "nosuch"], "no user 'nosuch'"),
+        (["-u", "0:nosuch"], "no group 'nosuch'"),
+        (["-u", "99999999999"], "not between"),
+        (["-t"], "not a terminal"),
+        (["--network", "bridge"], "bridge"),
+        (["-p", "80:80"], "-p"),
+        (["--runtime", "nosuch"], "runtime 'nosuch' was not found"),
+        (["--detach-keys", "ctrl-"], "--detach-keys"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(
+    line: Runner, image: Path, options: list[str], message: str
+) -> None:
+    before = line.run("ps", "-aq").stdout
+    done = line.run("run", *options, image, "true", status=125)
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+    assert message in done.stderr
+    assert line.run("ps", "-aq").stdout == before
+    assert not line.left()
+
+
+def test_an_image_that_is_not_there(line: Runner) -> None:
+    assert "nosuch.tar" in line.error("run", "./nosuch.tar", status=125)
+
+
+# ---- the changes ---------------------------------------------------------------------------------
+
+
+@runtimes
+def test_nothing_of_the_runtime_is_a_change(line: Runner, image: Path, runtime: str) -> None:
+    name = f"clean-{runtime}"
+    script = """
+    echo x >>/etc/hosts; echo x >/etc/resolv.conf; rm -f /etc/hostname; chmod 777 /etc/hosts
+    touch /dev/x; mkdir /dev/shm/x; touch /made; chmod 700 /etc/group; rm /bin/whoami
+    """
+    line.run("run", "--runtime", runtime, "--name", name, "-w", "/work", image, "sh", "-c", script)
+    expected = ["C /bin", "D /bin/whoami", "C /etc", "C /etc/group", "A /made"]
+    shown = line.output("diff", name).splitlines()
+    assert [one for one in shown if one != "C /etc"] == [one for one in expected if one != "C /etc"]
+    line.run("commit", name, f"clean:{runtime}")
+    files = line.output("find", f"clean:{runtime}").splitlines()
+    brought = ("proc", "dev", "sys", "work", "etc/hosts", "etc/resolv.conf", "etc/hostname")
+    assert "/made" in files
+    assert not {f"/{one}" for one in brought} & set(files)
+    # and again, with the changes of before
+    again = ("run", "--runtime", runtime, name, "ls", "-d", "/made", "/work", "/bin/whoami")
+    assert line.run(*again, status=1).stdout == "/made\n"
+
+
+def test_a_container_can_be_looked_at_while_it_runs(line: Runner, image: Path) -> None:
+    name = line.output("run", "-d", image, "sh", "-c", "echo 1 >/x; echo ready; sleep 1000").strip()
+    line.await_log(name, b"ready\n")
+    assert line.output("diff", name) == "A /x\n"
+    assert line.output("cat", f"{name}:/x") == "1\n"
+    (row,) = json.loads(line.output("ps", "--format", "json"))
+    assert (row["container"], row["status"]) == (name, "running")
+    assert "running" in line.error("run", name, "true", status=125)
+    assert "running" in line.error("rm", name)
+    line.run("rm", "-f", name)
+    assert not line.left()
+
+
+def test_changes_of_deleted_mount_points(line: Runner, image: Path, tmp_path: Path) -> None:
+    """A container whose /etc is gone gets no files there."""
+    where = tmp_path / "mnt"
+    line.run("mount", "--name", "bare", "--mkdir", image, where, "--", "rm", "-rf", where / "etc")
+    assert line.output("diff", "bare").splitlines()[0] == "D /etc"
+    assert line.output("run", "bare", "sh", "-c", "ls -d /etc /proc 2>/dev/null; true") == "/proc\n"
+    assert line.output("diff", "bare").splitlines() == ["D /etc"]
+
+
+def test_fifty_at_once_leave_nothing(line: Runner, image: Path) -> None:
+    count = amount(20, 50)
+    running = [
+        line.start(
+            "run", "--rm", image, "sh", "-c", f"echo {n} >/n; cat /n", stdout=subprocess.PIPE
+        )
+        for n in range(count)
+    ]
+    for number, one in enumerate(running):
+        assert one.communicate(timeout=120)[0] == b"%d\n" % number
+        assert one.returncode == 0
+    assert not line.left()
+    assert line.run("ps", "-q").stdout == ""

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
-import select
-import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.listed_images import WEB, DescribedImage, fill, put
+from support.terminal import Terminal
 
 from unionmount.cli import main
 from unionmount.cli.command_table import COMMANDS
@@ -27,52 +24,6 @@ from unionmount.store.store import Store
 pytestmark = pytest.mark.slow
 
 Capture = pytest.CaptureFixture[str]
-_SECONDS = 20.0
-
-
-class Terminal:
-    """A program on a terminal of its own, and what it prints there."""
-
-    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
-        self.shown = b""
-        self._pid, self._fd = pty.fork()
-        if self._pid == 0:
-            os.execvpe(command[0], command, {**environment})
-
-    def read(self, until: Callable[[bytes], bool]) -> bytes:
-        """Read until there is enough, or the program has ended."""
-        end = time.monotonic() + _SECONDS
-        while not until(self.shown):
-            left = end - time.monotonic()
-            assert left > 0, self.shown
-            if not select.select([self._fd], [], [], left)[0]:
-                continue
-            try:
-                data = os.read(self._fd, 65536)
-            except OSError:  # the other side is closed
-                break
-            if not data:
-                break
-            self.shown += data
-        return self.shown
-
-    def type(self, text: str) -> None:
-        """Press keys."""
-        os.write(self._fd, text.encode())
-
-    def wait(self) -> int:
-        """Read to the end; its exit status."""
-        self.read(lambda _: False)
-        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-        self._pid = 0
-        return status
-
-    def close(self) -> None:
-        """End it where it has not."""
-        if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
-        os.close(self._fd)
 
 
 Start = Callable[..., Terminal]

@@ -142,6 +142,28 @@ def test_podman_writes_the_same(
     assert found == {}
 
 
+_CHANGES = """
+echo x >>/etc/hosts; touch /etc/made /dev/x; rm /etc/motd; mkdir -p /new/dir; chmod 711 /root
+rm /bin/yes; ln -s made /etc/link
+"""
+# Mount points that podman leaves in the changes of a container, and their parents.
+_OF_PODMAN = {f"/{one}" for one in ("dev", "proc", "sys", "run", "run/.containerenv", "data")}
+_OF_PODMAN |= {f"/etc/{one}" for one in ("hosts", "hostname", "resolv.conf", "mtab")}
+
+
+def test_the_same_changes(
+    line: Runner, podman: PodmanOracle, archives: dict[str, Path], tmp_path: Path
+) -> None:
+    words = ("-v", f"{tmp_path}:/data")
+    program = ("sh", "-c", _CHANGES)
+    _, theirs = podman.run("--network=host", *words, "localhost/plain", *program)
+    line.run("run", "--name", "changes", *words, archives["plain"], *program)
+    ours = line.output("diff", "changes").splitlines()
+    assert "A /etc/made" in ours
+    assert {one.split()[1] for one in ours} & _OF_PODMAN == set()
+    assert sorted(ours) == sorted(one for one in theirs if one.split()[1] not in _OF_PODMAN)
+
+
 def our_config(
     line: Runner, archive: Path, bundle: Path, options: list[str], words: list[str]
 ) -> dict[str, Any]:
@@ -175,31 +197,30 @@ def flat(document: dict[str, Any]) -> Flat:
     return found
 
 
+_NAMED = {"linux.namespaces": "type", "process.rlimits": "type", "linux.devices": "path"}
+_SETS = ("linux.maskedPaths", "linux.readonlyPaths")
+
+
 def _flatten(key: str, value: Any, found: Flat) -> None:
-    dotted = f"{key}." if key else ""
     match key, value:
         case "process.env", list():
-            found |= {
-                f"{dotted}{name}": text for name, _, text in (w.partition("=") for w in value)
-            }
+            pairs = (word.partition("=") for word in value)
+            value = {name: text for name, _, text in pairs}
         case "mounts", list():
-            for mount in value:
-                name = mount.pop("destination")
-                mount["options"] = sorted(mount.get("options", []))
-                _flatten(f"{dotted}{name}", mount, found)
-        case "linux.namespaces", list():
-            found |= {f"{dotted}{one.pop('type')}": one for one in value}
-        case "process.rlimits", list():
-            found |= {f"{dotted}{one.pop('type')}": one for one in value}
-        case (("linux.maskedPaths" | "linux.readonlyPaths"), list()):
-            found |= {f"{dotted}{one}": True for one in value}
+            for one in value:
+                one["options"] = sorted(one["options"])
+            value = {one.pop("destination"): one for one in value}
         case "linux.seccomp.syscalls", list():
-            found[key] = sorted(json.dumps(one, sort_keys=True) for one in value)
-        case _, dict():
-            for name, below in value.items():
-                _flatten(f"{dotted}{name}", below, found)
-        case _:
-            found[key] = value
+            value = sorted(json.dumps(one, sort_keys=True) for one in value)
+        case _, list() if key in _NAMED:
+            value = {one.pop(_NAMED[key]): one or True for one in value}
+        case _, list() if key in _SETS:
+            value = dict.fromkeys(value, True)
+    if not isinstance(value, dict):
+        found[key] = value
+        return
+    for name, below in value.items():
+        _flatten(f"{key}.{name}" if key else name, below, found)
 
 
 def differences(ours: Flat, theirs: Flat) -> dict[str, tuple[Any, Any]]:

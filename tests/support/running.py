@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 
 from support.archives import Layer, docker_archive
 from support.mounting import COMMAND, CommandLine, own_places
+from unionmount.runtime.log_file import read_log
 
 RUNTIMES = ("runc", "crun")
 _BUSYBOX = Path("/bin/busybox")
-_PATIENCE = 60
+_PATIENCE = 30
 PROGRAMS = (  # noqa: SIM905 - a list has a line for each name
     "sh cat chmod chown cp date dd echo env false grep head hostname id kill ln ls mkdir mount mv "
     "od pwd readlink rm rmdir sed seq sleep sort stat stty tail tee test touch tr true tty umount "
@@ -82,6 +84,14 @@ class Runner(CommandLine):
         done = self.run(*words)
         assert done.stderr == ""
         return done.stdout
+
+    def await_log(self, name: str, text: bytes) -> None:
+        """Wait until a container has written something to its log."""
+        log = self.store / "containers" / name / "log.json"
+        end = time.monotonic() + _PATIENCE
+        while not (log.exists() and any(text in row.text for row in read_log(log))):
+            assert time.monotonic() < end, f"{name} did not write {text!r}"
+            os.sched_yield()
 
     def left(self) -> list[str]:
         """Return what the runtime directory has of containers that run."""

@@ -25,6 +25,10 @@ OVERLAY = "unionmount-overlay"
 
 _VERSION_OPTIONS = ("--version", "-V")
 
+_OF_PROGRAMS = frozenset({"exec", "run", "shell", "start"})
+"""Commands that exit with the status of a program."""
+_NOT_STARTED = 125  # their status where no program was started, as Docker has it
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``unionmount`` and return the exit status."""
@@ -71,10 +75,16 @@ def _run(words: Sequence[str], settings: Settings) -> int:
         _drop_output()  # the reader has seen enough
         return 141
     except (UnionmountError, OSError) as error:
-        return _complain(error, settings, _line(error, settings))
+        return _failed(words, _complain(error, settings, _line(error, settings)))
     except Exception as error:  # noqa: BLE001 - the last resort of the program
-        return _other_error(error, settings)
+        return _failed(words, _other_error(error, settings))
     return result if isinstance(result, int) else 0
+
+
+def _failed(words: Sequence[str], status: int) -> int:
+    """Return the exit status of a command that failed, apart from those of programs."""
+    command = next((word for word in words if not word.startswith("-")), "")
+    return max(status, _NOT_STARTED) if status and command in _OF_PROGRAMS else status
 
 
 def _execute(words: Sequence[str], settings: Settings) -> Any:

@@ -247,7 +247,9 @@ def _tmpfs(option: str, destination: str, options: tuple[str, ...]) -> Mount:
     base = [one for one in ("nosuid", "nodev", "noexec") if one.removeprefix("no") not in options]
     where = _destination(option, destination)
     access = () if "ro" in options else ("rw",)
-    return Mount(where, "tmpfs", "tmpfs", ("rprivate", *access, *base, *options, "tmpcopyup"))
+    copied = () if "notmpcopyup" in options else ("tmpcopyup",)  # what the image has there
+    options = tuple(one for one in options if one not in ("tmpcopyup", "notmpcopyup"))
+    return Mount(where, "tmpfs", "tmpfs", ("rprivate", *access, *base, *options, *copied))
 
 
 def mount_of(text: str) -> Mount:

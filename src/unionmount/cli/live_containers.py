@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from unionmount.errors import MountError, NotFoundError
 from unionmount.system.text import printable
 
+_PATIENCE = 60.0  # seconds for a mount to write its changes to the disk
+
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.runtime.channel import MonitorChannel
@@ -44,6 +46,16 @@ def _clean_after(live: LiveContainers, name: str) -> None:
             inside = Inside(users=state.pid) if state.rootless else Inside()
             runtime = OciRuntime(state.runtime, live.oci, rootless=state.rootless, inside=inside)
             runtime.delete(name)
+            _end_mount(state.mount)
+
+
+def _end_mount(mount_id: str) -> None:
+    """End the mount of a container whose processes have ended, even if others have copies."""
+    from unionmount.mounting.records import MountTable, end
+
+    for one in MountTable.of_user().all():
+        if one.record.id == mount_id:
+            end(one.record, _PATIENCE)
 
 
 def container_of(settings: Settings, name: str) -> Container:

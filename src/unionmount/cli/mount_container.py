@@ -56,6 +56,8 @@ def mount_container(
         roots: list[str] = []
         with prepared(settings, arguments_of(given), source, start.table) as found:
             assembly = assembled(found, wanted, around, bundle)
+            _check_access(options, assembly)
+            document = assembly.document("", bundle)  # before anything is mounted or kept
 
             def announce(path: str) -> None:
                 roots.append(path)
@@ -63,9 +65,8 @@ def mount_container(
                 found.announced()
 
             start.run(found.image, found.source, found.plan, announce, found.lease)
-        root = roots[0]
-        document = assembly.document(root, bundle)
-        yield MountedContainer(Path(root), document, assembly.host_files)
+        document["root"]["path"] = roots[0]
+        yield MountedContainer(Path(roots[0]), document, assembly.host_files)
         undo.pop_all()
 
 
@@ -92,12 +93,13 @@ def assembled(
 
     image = found.image
     with _shown(found) as files:
-        tree = image.tree()
         decided = wanted(files) if callable(wanted) else wanted
-        assembly = Assembly(image.image.config, image.name, files, decided, around, image=tree)
-        scaffold = open_scaffold(tree, assembly.places(bundle))
+        assembly = Assembly(image.image.config, image.name, files, decided, around)
+        scaffold = open_scaffold(image.tree(), assembly.places(bundle))
     if scaffold is not None:
         image.put_on_top(scaffold)
+    with _shown(found) as files:
+        assembly.leave_out_hidden(files)
     return assembly
 
 
@@ -166,8 +168,27 @@ def _rootless() -> tuple[Surroundings, MountOptions]:
         _warn_of_one_id()
     groups = max(one.stored + one.size for one in ids.groups)
     around = Surroundings(True, UserNamespace(ids.users, ids.groups), groups)
-    options = MountOptions(suid=True, default_permissions=True)
+    options = MountOptions(allow_other=_others_are_permitted(), default_permissions=True)
     return around, replace(options, view=MountView(IdMap(ids.users), IdMap(ids.groups)))
+
+
+def _others_are_permitted(path: Path = Path("/etc/fuse.conf")) -> bool:
+    """Return whether fusermount3 lets users open their mounts to others."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return False
+    return any(line.strip() == b"user_allow_other" for line in lines)
+
+
+def _check_access(options: MountOptions, assembly: Assembly) -> None:
+    """Raise MountError if the user of a container could not enter its root directory."""
+    if options.allow_other is False and assembly.user.uid:
+        raise MountError(
+            f"the container runs as user {assembly.user.uid}, whom your mounts are closed to; use "
+            "'unionmount run' or --user 0, or let an administrator add 'user_allow_other' to "
+            "/etc/fuse.conf"
+        )
 
 
 def _warn_of_one_id() -> None:

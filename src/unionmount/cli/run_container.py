@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import shlex
 import signal
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from unionmount.errors import UnionmountError
+from unionmount.system import libc
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from unionmount.runtime.live import LiveContainer
     from unionmount.runtime.run_record import RunRecord
 
-_PATIENCE_MS = 2_000  # for users of a mount outside of the container
 _INTERNAL = 125  # exit status where no program was started
+_PATIENCE = 60.0  # seconds for a mount to write its changes to the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +174,7 @@ class _Child:
                 terminal=assembly.wanted.terminal.wanted,
                 interactive=self._request.joining.interactive,
                 log=self._log,
+                daemon=self._daemon,
                 started=lambda pid: self._publish(assembly, pid),
             )
             forget(self._container_path)
@@ -192,6 +193,11 @@ class _Child:
     def _container_path(self) -> Path:
         assert self._found.plan is not None, "containers are writable"
         return self._found.plan.upper.parent
+
+    @property
+    def _daemon(self) -> int:
+        assert self._record is not None, "called after the mount"
+        return self._record.pid
 
     @property
     def _log(self) -> Path:
@@ -215,20 +221,18 @@ class _Child:
     def _unmount(self) -> None:
         """End the daemon of the mount, and wait for it: then all changes are on disk.
 
-        Programs outside of the container that still use the mount may go on, unless the container
-        is to be removed.
+        A mount namespace that somebody has made meanwhile may have a copy of the mount; the daemon
+        does not wait for that.
         """
+        from unionmount.cli.mountpoint import clean_dead
+        from unionmount.mounting.records import end
+
         assert self._record is not None, "called after the mount"
-        pid = self._record.pid
-        with suppress(ProcessLookupError, ChildProcessError):
-            daemon = os.pidfd_open(pid)
-            os.kill(pid, signal.SIGTERM)
-            if _ends(daemon):
-                os.waitpid(pid, 0)
-            elif self._request.remove:
-                os.kill(pid, signal.SIGTERM)  # the second ends it
-                os.waitpid(pid, 0)
-            os.close(daemon)
+        _write_back(self._record.mountpoint)
+        end(self._record, _PATIENCE)
+        with suppress(ChildProcessError):
+            os.waitpid(self._daemon, 0)
+        clean_dead(self._start.table)
 
     def _remove_if_wanted(self) -> None:
         """Remove the container after its end, or if it was made for a start that failed."""
@@ -274,11 +278,14 @@ class _Child:
         )
 
 
-def _ends(process: int) -> bool:
-    """Return whether the process of a pidfd ends soon."""
-    poll = select.poll()
-    poll.register(process, select.POLLIN)
-    return bool(poll.poll(_PATIENCE_MS))
+def _write_back(mountpoint: str) -> None:
+    """Have the kernel write to the daemon what it still has in memory."""
+    with suppress(OSError):
+        fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            libc.call("syncfs", fd)
+        finally:
+            os.close(fd)
 
 
 def _send_last(channel: Any, message: bytes) -> None:

@@ -24,7 +24,7 @@ from unionmount.runtime.devices import devices
 from unionmount.runtime.host import HostFile, check_hostname, host_files, seccomp_profile
 from unionmount.runtime.init_program import behind_init, init_mount
 from unionmount.runtime.limits import ResourceLimits
-from unionmount.runtime.mounts import Mount, cgroup_mount, host_file_mount, standard_mounts
+from unionmount.runtime.mounts import Mount, cgroup_mount, host_file_mount, mode_of, standard_mounts
 from unionmount.runtime.parameters import Changes, ImageParameters, combined
 from unionmount.runtime.scaffold import Place
 from unionmount.runtime.spec import VERSION, Isolation, Network, Terminal, UserNamespace, build
@@ -71,13 +71,8 @@ class Assembly:
         files: BrowsableTree,
         wanted: Wanted,
         around: Surroundings = Surroundings(),
-        *,
-        image: BrowsableTree | None = None,
     ) -> None:
-        """Decide; ``files`` shows the container as it is now, ``what`` names it in messages.
-
-        ``image`` shows it without changes; None if there are none.
-        """
+        """Decide; ``files`` shows the container as it is now, ``what`` names it in messages."""
         if wanted.hostname:
             check_hostname(wanted.hostname)
         self.wanted = wanted
@@ -91,17 +86,24 @@ class Assembly:
         self.user = user_of(files, self.parameters.user)
         self._hostname = wanted.hostname or os.uname().nodename
         self._capabilities, self._added = _capabilities(wanted, around)
-        self.host_files = [
-            one
-            for one in self._host_files()
-            if image is None or not is_there(image, one.path) or is_there(files, one.path)
-        ]  # a file that the container has deleted stays deleted
-
+        self.host_files = self._host_files()
         if around.groups == 1 and self.user.uid:
             raise MountError(
                 f"{what} runs as user {self.user.uid}, and here there is only root; run it with "
                 "--user 0, or let an administrator add a range to /etc/subuid and /etc/subgid"
             )
+
+    def leave_out_hidden(self, files: BrowsableTree) -> None:
+        """Leave out the host's files that have no mount point in ``files``, the container.
+
+        Its changes hide the scaffold: what it has deleted stays deleted.
+        """
+        covered = [mount.destination for mount in self.wanted.mounts]
+        self.host_files = [
+            one
+            for one in self.host_files
+            if _is_below(one.path, covered) or is_there(files, one.path)
+        ]
 
     @property
     def rootless(self) -> bool:
@@ -145,7 +147,8 @@ class Assembly:
         for mount in mounts:
             if not _is_below(mount.destination, covered):
                 is_file = mount.destination in files or _is_file(mount)
-                yield Place(mount.destination.encode(), directory=not is_file)
+                path = mount.destination.encode()
+                yield Place(path, directory=not is_file, mode=mode_of(mount))
         cwd = self.parameters.cwd
         if cwd not in covered and not _is_below(cwd, covered):
             yield Place(cwd.encode())
@@ -169,7 +172,8 @@ class Assembly:
             resources=wanted.limits.resources,
             devices=not around.rootless,
             host_devices=devices() if wanted.privileged and not around.rootless else (),
-            groups=around.groups > 1,
+            # runc sets none without root outside of the namespace
+            groups=around.groups > 1 and around.user_namespace is None,
         )
         return build(
             *(root, self.parameters, self.user, self.mounts(bundle), isolation, wanted.terminal),

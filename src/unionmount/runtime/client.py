@@ -189,7 +189,7 @@ def _signals(joining: Joining) -> Iterator[int]:
 def _raw_terminal() -> Iterator[None]:
     """Pass every key on as it is typed."""
     before = termios.tcgetattr(0)
-    tty.setraw(0, termios.TCSANOW)  # what was typed before is kept
+    tty.setraw(0, termios.TCSADRAIN)  # what was typed already is not lost
     try:
         yield
     finally:

@@ -41,7 +41,7 @@ def _row(path: str, info: os.stat_result) -> dict[str, Any]:
         "type": _KINDS[stat.S_IFMT(info.st_mode)],
         "major": os.major(info.st_rdev),
         "minor": os.minor(info.st_rdev),
-        "fileMode": info.st_mode,
+        "fileMode": info.st_mode & 0o777,
         "uid": info.st_uid,
         "gid": info.st_gid,
     }

@@ -33,6 +33,7 @@ class Launch:
     terminal: bool
     interactive: bool
     log: Path
+    daemon: int  # the process that serves the root directory
     started: Callable[[int], None]  # called with the number of the first process
 
 
@@ -57,7 +58,7 @@ def run_to_its_end(
         log = stack.enter_context(LogWriter(launch.log))
         stack.callback(launch.runtime.delete, launch.name)
         pid, streams = _create(launch)
-        monitor = Monitor(pid, streams, listener, log)
+        monitor = Monitor(pid, streams, listener, log, launch.daemon)
         monitor.add(client)
         try:
             launch.runtime.start(launch.name)

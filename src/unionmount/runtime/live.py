@@ -20,6 +20,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ from unionmount.system.remove_tree import remove_tree
 from unionmount.system.text import printable
 
 _MAX_STATE = 64 * 1024
+_PAUSE = 0.01  # seconds between two looks at a monitor
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +181,20 @@ class LiveContainers:
         return False
 
     def connect(self, name: str) -> socket.socket:
-        """Return a connection to the monitor of a container."""
-        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with _short(self._directory / name) as short:
+        """Return a connection to the monitor of a container.
+
+        A monitor that is about to start or to end is waited for: after its end, the container can
+        be run again.
+        """
+        while True:
+            client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            with suppress(OSError), _short(self._directory / name) as short:
                 client.connect(f"{short}/socket")
-        except OSError:
+                return client
             client.close()
-            raise NotFoundError(f"container '{printable(name)}' is not running") from None
-        return client
+            if not self.is_running(name):
+                raise NotFoundError(f"container '{printable(name)}' is not running")
+            time.sleep(_PAUSE)
 
 
 @contextmanager

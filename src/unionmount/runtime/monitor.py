@@ -60,10 +60,19 @@ class Monitor:
     """Serves clients until a container has ended."""
 
     def __init__(
-        self, pid: int, streams: ContainerStreams, listener: socket.socket, log: LogWriter
+        self,
+        pid: int,
+        streams: ContainerStreams,
+        listener: socket.socket,
+        log: LogWriter,
+        daemon: int | None = None,
     ) -> None:
-        """``pid`` is a child of this process; ``listener`` a socket that is not blocking."""
+        """``pid`` is a child of this process; ``listener`` a socket that is not blocking.
+
+        ``daemon`` is a process without which the container cannot go on: it is killed then.
+        """
         self._pid = pid
+        self._daemon = None if daemon is None else os.pidfd_open(daemon)
         self._pidfd = os.pidfd_open(pid)
         self._streams = streams
         self._listener = listener
@@ -87,7 +96,11 @@ class Monitor:
             if status is None and self._pidfd in ready:
                 status = _exit_status(os.waitpid(self._pid, 0)[1])
                 self._end = time.monotonic() + _DRAINING
+            if self._daemon in ready:
+                self._signal(signal.SIGKILL)
+                self._forget_daemon()
             self._serve(ready)
+        self._forget_daemon()
         os.close(self._pidfd)
         self._streams.close()
         return status
@@ -115,6 +128,11 @@ class Monitor:
             one.close()
         self._clients.clear()
 
+    def _forget_daemon(self) -> None:
+        daemon, self._daemon = self._daemon, None
+        if daemon is not None:
+            os.close(daemon)
+
     def _is_late(self) -> bool:
         return self._end is not None and time.monotonic() > self._end
 
@@ -131,6 +149,8 @@ class Monitor:
         events: dict[int, int] = {self._listener.fileno(): select.POLLIN}
         if self._end is None:
             events[self._pidfd] = select.POLLIN
+            if self._daemon is not None:
+                events[self._daemon] = select.POLLIN
         if not any(client.is_full for client in self._clients):
             for fd in streams.outputs:
                 events[fd] = select.POLLIN

@@ -6,6 +6,7 @@ Types, options and paths are those of podman (containers/common, ``pkg/config/de
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,15 @@ def bind(source: str, destination: str, *options: str) -> Mount:
         raise UsageError(f"'{destination}' is not an absolute path of the container")
     access = () if "ro" in options or "rw" in options else ("rw",)
     return Mount(destination, "bind", source, ("rbind", "rprivate", *access, *options))
+
+
+def mode_of(mount: Mount) -> int:
+    """Return the mode for the mount point of a mount, which a runtime gives to a tmpfs there."""
+    if mount.type != "tmpfs":
+        return 0o755
+    given = [one.removeprefix("mode=") for one in mount.options if one.startswith("mode=")]
+    octal = [one for one in given if re.fullmatch("[0-7]{1,5}", one)]
+    return int(octal[-1], 8) & 0o7777 if octal else 0o1777  # what the kernel does
 
 
 def host_file_mount(source: str, destination: str, *, read_only: bool) -> Mount:

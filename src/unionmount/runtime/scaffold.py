@@ -33,6 +33,7 @@ class Place:
 
     path: bytes
     directory: bool = True
+    mode: int = 0o755  # of a directory
 
 
 def open_scaffold(files: core.BrowsableTree, places: Iterable[Place]) -> OpenLayer | None:
@@ -46,16 +47,9 @@ def open_scaffold(files: core.BrowsableTree, places: Iterable[Place]) -> OpenLay
     if not builder.made:
         return None
     now = time.time_ns()
-    members = (
-        Member(path, mode=_mode(directory), mtime_ns=now)
-        for path, directory in sorted(builder.made.items())
-    )
+    members = (Member(path, mode=mode, mtime_ns=now) for path, mode in sorted(builder.made.items()))
     tar = b"".join(map(header, members)) + END
     return _layer(tar)
-
-
-def _mode(directory: bool) -> int:
-    return stat.S_IFDIR | 0o755 if directory else stat.S_IFREG | 0o644
 
 
 def _layer(tar: bytes) -> OpenLayer:
@@ -78,7 +72,7 @@ class _Builder:
 
     def __init__(self, files: core.BrowsableTree) -> None:
         self._files = files
-        self.made: dict[bytes, bool] = {}  # whether each is a directory
+        self.made: dict[bytes, int] = {}  # with their modes
 
     def add(self, place: Place) -> None:
         """Make ``place`` and the directories above it, as far as they are missing."""
@@ -105,22 +99,26 @@ class _Builder:
     def _step(self, place: Place, path: bytes, *, is_last: bool) -> bytes | None:
         """Look at ``path``, or make it; return the target of a symlink."""
         if path in self.made:
-            directory = self.made[path]
+            mode = self.made[path]
         else:
             try:
                 found = self._files.resolve(path)
             except FileNotFoundError:
-                directory = self.made[path] = place.directory or not is_last
+                mode = self.made[path] = _mode(place) if is_last else stat.S_IFDIR | 0o755
             else:
                 if stat.S_ISLNK(found.mode):
                     return self._files.readlink(found.node)
-                directory = stat.S_ISDIR(found.mode)
-        if not directory and not is_last:
+                mode = found.mode
+        if not stat.S_ISDIR(mode) and not is_last:
             raise MountError(
                 f"{_named(place)}: /{printable(path)} is not a directory in the image; choose "
                 "another path"
             )
         return None
+
+
+def _mode(place: Place) -> int:
+    return stat.S_IFDIR | place.mode if place.directory else stat.S_IFREG | 0o644
 
 
 def _named(place: Place) -> str:

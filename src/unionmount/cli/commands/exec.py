@@ -8,12 +8,9 @@ import unionmount.cli.declared as click
 from unionmount.cli.container_options import map_env
 from unionmount.cli.container_words import name_of_container
 from unionmount.cli.options import root_option
-from unionmount.errors import UnionmountError
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
-
-_NOT_STARTED = 125  # exit status, as Docker has it
 
 
 @click.command("exec", context_settings={"allow_interspersed_args": False})
@@ -65,8 +62,4 @@ def command(
         interactive=interactive,
         detach=detach,
     )
-    try:
-        return exec_program(settings, request)
-    except UnionmountError as error:
-        error.exit_code = max(error.exit_code, _NOT_STARTED)
-        raise
+    return exec_program(settings, request)

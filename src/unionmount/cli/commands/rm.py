@@ -60,6 +60,8 @@ def _remove(settings: Settings, word: str, *, force: bool) -> None:
             known, name = Containers(settings.store()), found.record.container
     if name in known:
         _end_run(name, force=force)
+        if name not in known:  # it was to be removed with its end
+            return
     mounted = mount_of(table, settings.store_root(), name) if name in known else None
     _remove_container(settings, table, known, name, mounted if force else None)
 

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 import unionmount.cli.declared as click
 from unionmount.cli.container_options import container_options, wanted_container
 from unionmount.cli.options import platform_option, registry_options, root_option
-from unionmount.errors import UnionmountError, UsageError
+from unionmount.errors import UsageError
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.runtime.spec import Terminal
-
-_NOT_STARTED = 125  # exit status, as Docker has it
 
 _HELP = """\
 Run a program of IMAGE, or of an existing CONTAINER, in an OCI runtime (crun or runc).
@@ -88,11 +86,7 @@ def command(
     )
     given["ephemeral"] = False
     request = RunRequest(source, wanted, given, joining, runtime, remove, detach)
-    try:
-        return run_container(settings, request)
-    except UnionmountError as error:
-        error.exit_code = max(error.exit_code, _NOT_STARTED)
-        raise
+    return run_container(settings, request)
 
 
 def _terminal(*, tty: bool, here: bool) -> Terminal:

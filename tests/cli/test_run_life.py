@@ -1,0 +1,381 @@
+"""The life of a container: detached, stopped, killed, attached, logged, entered, cleaned up."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.mounting import COMMAND, Process, is_mounted
+from support.running import RUNTIMES, Runner, program_image, running
+from support.terminal import Terminal
+
+_SECONDS = 30.0
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.needs("fuse", "root", "busybox", *RUNTIMES),
+]
+runtimes = pytest.mark.parametrize("runtime", RUNTIMES)
+# It ends by SIGINT, with a word; other signals are named.
+LOOP = """
+trap 'echo bye; exit 9' INT
+for one in USR1 USR2 TERM HUP; do trap "echo got $one" $one; done
+echo up; while :; do sleep 0.05; done
+"""
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Runner]:
+    with running(Runner(tmp_path / "life")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image that is stopped by SIGINT."""
+    path = tmp_path_factory.mktemp("image") / "image.tar"
+    return program_image(path, StopSignal="SIGINT", User="app", Env=["A=b"])
+
+
+@pytest.fixture
+def terminal(line: Runner) -> Iterator[Callable[..., Terminal]]:
+    """A function that runs a subcommand on a terminal of 24 rows and 100 columns."""
+    started: list[Terminal] = []
+
+    def start(*words: str | Path) -> Terminal:
+        made = Terminal([*COMMAND, *map(str, words)], line.environment)
+        started.append(made)
+        return made
+
+    yield start
+    for one in started:
+        one.close()
+
+
+def detached(line: Runner, *words: str | Path, ready: bytes = b"up\n") -> str:
+    """Start a container in the background; return its name once it has said that it is ready."""
+    name = line.output("run", "-d", *words).strip()
+    line.await_log(name, ready)
+    return name
+
+
+def state(line: Runner, name: str) -> dict[str, Any]:
+    path = line.runtime_directory / "run" / name / "state.json"
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def status(line: Runner, name: str) -> str:
+    (row,) = [one for one in all_rows(line) if one["container"] == name]
+    return str(row["status"])
+
+
+def all_rows(line: Runner) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(line.run("ps", "-a", "--format", "json").stdout)
+    return rows
+
+
+# ---- detached ------------------------------------------------------------------------------------
+
+
+@runtimes
+def test_a_detached_container(line: Runner, image: Path, runtime: str) -> None:
+    name = detached(line, "--runtime", runtime, image, "sh", "-c", LOOP)
+    assert status(line, name) == "running"
+    started = time.monotonic()
+    assert line.output("stop", name) == f"{name}\n"
+    assert time.monotonic() - started < 8  # not by SIGKILL
+    assert line.output("wait", name) == "9\n"
+    assert line.output("logs", name) == "up\nbye\n"
+    assert re.fullmatch(r"exited.*9.*", status(line, name))
+    assert line.left() == []
+    line.run("rm", name)
+
+
+@runtimes
+def test_stop_kills_after_a_time(line: Runner, image: Path, runtime: str) -> None:
+    script = "trap '' INT TERM; echo up; while :; do sleep 0.05; done"
+    name = detached(line, "--runtime", runtime, image, "sh", "-c", script)
+    line.run("stop", "-t", "1", name)
+    assert line.output("wait", name) == "137\n"
+    assert "is not running" in line.error("stop", name)
+    line.run("rm", name)
+
+
+@runtimes
+def test_signals_and_wait(line: Runner, image: Path, runtime: str) -> None:
+    name = detached(line, "--runtime", runtime, image, "sh", "-c", LOOP)
+    for number, word in ((signal.SIGUSR1, "USR1"), (signal.SIGTERM, "TERM")):
+        assert line.output("kill", "-s", word, name) == f"{name}\n"
+        line.await_log(name, b"got %s\n" % word.encode())
+        line.run("kill", "-s", str(number.value), name)
+    assert "is not a signal" in line.run("kill", "-s", "NOSUCH", name, status=2).stderr
+    waiting = line.start("wait", name, stdout=subprocess.PIPE)
+    attached = line.start("attach", "--no-stdin", name, stdout=subprocess.PIPE)
+    assert attached.stdout is not None
+    while not select.select([attached.stdout], [], [], 0.1)[0]:
+        line.run("kill", "-s", "USR1", name)
+    line.run("kill", name)
+    assert waiting.communicate(timeout=_SECONDS)[0] == b"137\n"
+    attached.communicate(timeout=_SECONDS)
+    assert attached.returncode == 137
+    line.run("rm", name)
+
+
+def test_a_detached_container_that_removes_itself(line: Runner, image: Path) -> None:
+    name = line.output("run", "-d", "--rm", image, "true").strip()
+    line.call("wait", name)
+    wait_until(lambda: not any(row["container"] == name for row in all_rows(line)))
+    assert line.left() == []
+
+
+def test_a_detached_container_that_cannot_start(line: Runner, image: Path) -> None:
+    done = line.run("run", "-d", image, "/nosuch", status=127)
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+    assert all_rows(line) == []
+    assert line.left() == []
+
+
+def test_commands_on_a_container_that_does_not_run(line: Runner, image: Path) -> None:
+    line.run("run", "--name", "ended", image, "true")
+    for words in (["stop"], ["kill"], ["attach"], ["exec"]):
+        more = ["true"] if words == ["exec"] else []
+        status = 125 if more else 1
+        assert "is not running" in line.error(*words, "ended", *more, status=status)
+    for words in (["stop"], ["kill"], ["attach"], ["wait"], ["logs"], ["start"]):
+        status = 125 if words == ["start"] else 1
+        assert "nosuch" in line.error(*words, "nosuch", status=status)
+    line.run("rm", "ended")
+
+
+# ---- start again ---------------------------------------------------------------------------------
+
+
+@runtimes
+def test_start_again_with_the_same_options(line: Runner, image: Path, runtime: str) -> None:
+    script = "echo $A $B; cat /data/x; id -u; echo again >>/tmp/x; wc -l </tmp/x; exit 4"
+    options = ["-e", "B=c", "-u", "0", "--tmpfs", "/data", "--name", "again", "--hostname", "box"]
+    run = ("run", "--runtime", runtime, *options, image)
+    first = line.run(*run, "sh", "-c", f"mkdir -p /tmp; {script}", status=4)
+    second = line.run("start", "-a", "again", status=4)
+    assert (first.stdout, second.stdout) == ("b c\n0\n1\n", "b c\n0\n2\n")
+    assert line.output("start", "again") == "again\n"
+    assert line.output("wait", "again") == "4\n"
+    assert line.run("logs", "again").stdout == "b c\n0\n3\n"  # of the last run
+    assert line.output("diff", "again").splitlines() == ["A /tmp", "A /tmp/x"]
+    line.run("rm", "again")
+
+
+# ---- logs ----------------------------------------------------------------------------------------
+
+
+def test_logs(line: Runner, image: Path) -> None:
+    script = r"echo one; echo two >&2; sleep 0.1; printf 'three\377\nlast'"
+    line.call("run", "--name", "log", image, "sh", "-c", script)
+    done = line.call("logs", "log")
+    assert (done.stdout, done.stderr) == (b"one\nthree\xff\nlast", b"two\n")
+    assert line.call("logs", "-n", "1", "log").stdout == b"last"
+    assert re.fullmatch(rb"\d{4}-\S+ one\n", line.call("logs", "-t", "log").stdout[:37] or b"")
+    line.run("rm", "log")
+
+
+# ---- exec ----------------------------------------------------------------------------------------
+
+
+@runtimes
+def test_exec(line: Runner, image: Path, runtime: str) -> None:
+    name = detached(line, "--runtime", runtime, image, "sh", "-c", LOOP)
+    script = "id -u; id -g; pwd; echo $A $B $HOME; exit 6"
+    done = line.run("exec", name, "sh", "-c", script, status=6)
+    assert done.stdout.split() == ["1000", "1001", "/", "b", "/home/app"]
+    options = ["-u", "root:extra", "-w", "/etc", "-e", "B=c"]
+    done = line.run("exec", *options, name, "sh", "-c", script, status=6)
+    assert done.stdout.split() == ["0", "2000", "/etc", "b", "c", "/root"]
+    data = os.urandom(1 << 20)
+    assert line.call("exec", "-i", name, "cat", data=data).stdout == data
+    assert line.call("exec", name, "cat", data=data).stdout == b""
+    for program, expected in (("nosuch", 127), ("/etc/passwd", 126)):
+        done = line.run("exec", name, program, status=expected)
+        assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+    assert "no user 'nosuch'" in line.error("exec", "-u", "nosuch", name, "true", status=125)
+    assert line.run("exec", name, "sh", "-c", "kill -9 $$", status=137).stdout == ""
+    line.run("exec", "-d", "-u", "0", name, "touch", "/done")
+    wait_until(lambda: line.output("diff", name) == "A /done\n")
+    line.run("rm", "-f", name)
+
+
+@runtimes
+def test_exec_with_a_terminal(
+    line: Runner, image: Path, runtime: str, terminal: Callable[..., Terminal]
+) -> None:
+    name = detached(line, "--runtime", runtime, image, "sh", "-c", LOOP)
+    one = terminal("exec", "-it", name, "sh", "-c", "tty; stty size; cat; exit 5")
+    assert b"/dev/pts/" in one.read_to(b"24 100")
+    one.type("typed\n")
+    one.read_to(b"typed\r\ntyped\r\n")
+    one.type("\x04")
+    assert one.wait() == 5
+    line.run("rm", "-f", name)
+
+
+# ---- terminals -----------------------------------------------------------------------------------
+
+
+@runtimes
+def test_a_terminal(
+    line: Runner, image: Path, runtime: str, terminal: Callable[..., Terminal]
+) -> None:
+    script = """
+    trap 'echo WINCH' WINCH; trap 'echo INT' INT; tty; stty size; echo ready
+    while :; do if read x; then echo "[$x]"; [ "$x" = size ] && stty size; fi; done
+    """
+    one = terminal("run", "-it", "--name", "tty", "--runtime", runtime, image, "sh", "-c", script)
+    assert b"/dev/" in one.read_to(b"24 100\r\nready")
+    one.type("word\n")
+    one.read_to(b"[word]")
+    one.resize(33, 77)
+    one.read_to(b"WINCH")
+    one.type("size\n")
+    one.read_to(b"33 77")
+    one.type("\x03")
+    one.read_to(b"INT")
+    one.type("\x10\x11")  # the keys to detach
+    assert one.wait() == 0
+    assert status(line, "tty") == "running"
+    two = terminal("attach", "tty")
+    two.type("\x10more\n")  # the beginning of the keys alone is passed on
+    two.read_to(b"more]")
+    line.run("kill", "tty")
+    assert two.wait() == 137
+    line.run("rm", "tty")
+
+
+def test_other_keys_to_detach(line: Runner, image: Path, terminal: Callable[..., Terminal]) -> None:
+    words = (
+        "run",
+        "-it",
+        "--name",
+        "keys",
+        "--detach-keys",
+        "a,ctrl-b",
+        image,
+        "sh",
+        "-c",
+        "echo ready; cat",
+    )
+    one = terminal(*words)
+    one.read_to(b"ready")
+    one.type("ax\n")
+    one.read_to(b"ax\r\nax")
+    one.type("a\x02")
+    assert one.wait() == 0
+    line.run("rm", "-f", "keys")
+
+
+def test_the_terminal_is_as_before(
+    line: Runner, image: Path, terminal: Callable[..., Terminal]
+) -> None:
+    words = [*COMMAND, "run", "--rm", "-it", str(image), "true"]
+    shell = ["sh", "-c", 'before=$(stty -g); "$@"; [ "$before" = "$(stty -g)" ] && echo same', "sh"]
+    one = Terminal([*shell, *words], line.environment)
+    try:
+        one.read_to(b"same")
+        assert one.wait() == 0
+        assert one.shown.count(b"same") == 1
+    finally:
+        one.close()
+
+
+# ---- signals to the client -----------------------------------------------------------------------
+
+
+@runtimes
+def test_signals_are_passed_on(line: Runner, image: Path, runtime: str) -> None:
+    words = ("run", "--rm", "--runtime", runtime, image, "sh", "-c", LOOP)
+    client = line.start(*words, stdout=subprocess.PIPE)
+    assert client.stdout is not None
+    for number, text in (
+        (None, b"up\n"),
+        (signal.SIGTERM, b"got TERM\n"),
+        (signal.SIGHUP, b"got HUP\n"),
+        (signal.SIGUSR1, b"got USR1\n"),
+        (signal.SIGINT, b"bye\n"),
+    ):
+        if number is not None:
+            client.send_signal(number)
+        assert client.stdout.readline() == text
+    assert client.wait(_SECONDS) == 9
+    client.stdout.close()
+    assert line.left() == []
+
+
+# ---- sudden ends ---------------------------------------------------------------------------------
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + _SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        os.sched_yield()
+
+
+@runtimes
+def test_the_client_is_killed(line: Runner, image: Path, runtime: str) -> None:
+    words = ("run", "--name", "orphan", "--runtime", runtime, image, "sh", "-c", LOOP)
+    client = line.start(*words, stdout=subprocess.PIPE)
+    assert client.stdout is not None
+    assert client.stdout.readline() == b"up\n"
+    client.kill()
+    client.communicate()
+    assert status(line, "orphan") == "running"  # as with docker
+    line.run("stop", "orphan")
+    assert line.output("wait", "orphan") == "9\n"
+    line.run("rm", "orphan")
+
+
+@runtimes
+@pytest.mark.parametrize("victim", ["monitor", "daemon", "program"])
+def test_a_process_is_killed(line: Runner, image: Path, runtime: str, victim: str) -> None:
+    name = detached(line, "--runtime", runtime, image, "sh", "-c", f"echo x >/tmp/x; {LOOP}")
+    found = state(line, name)
+    (mount,) = [one for one in line.records() if one["container"] == name]
+    program = Process(found["pid"])
+    daemon = Process(mount["pid"])
+    numbers = {"monitor": found["monitor"], "daemon": mount["pid"], "program": found["pid"]}
+    os.kill(numbers[victim], signal.SIGKILL)
+    if victim == "monitor":
+        assert "without an exit status" in line.error("wait", name)
+    else:
+        assert line.output("wait", name) == "137\n"
+    program.wait()
+    daemon.wait()
+    wait_until(lambda: line.left() == [])
+    assert not is_mounted(Path(mount["mountpoint"]))
+    again = line.run("run", name, "true")  # it can run again
+    assert again.stdout == ""
+    line.run("rm", name)
+
+
+def test_a_copy_of_the_mount_elsewhere_does_not_keep_it(line: Runner, image: Path) -> None:
+    name = detached(line, "-u", "0", image, "sh", "-c", f"echo x >/x; {LOOP}")
+    with subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", "echo; cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"\n"
+        line.run("kill", name)
+        started = time.monotonic()
+        line.run("wait", name)
+        wait_until(lambda: line.left() == [])
+        assert time.monotonic() - started < 8
+        other.communicate()
+    assert line.output("diff", name) == "A /x\n"
+    line.run("rm", name)
