@@ -17,5 +17,5 @@ class NearestChoice(click.Choice):  # type: ignore[type-arg]
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
-            error.message = error.message.rstrip(".") + did_you_mean(str(value), self.choices)
-            raise
+            near = did_you_mean(str(value), map(str, self.choices))
+            raise click.BadParameter(error.message.rstrip(".") + near, param=param) from None
