@@ -164,6 +164,14 @@ def test_flags_of_the_helper(here: System, image: Path, where: Path) -> None:
     here.run(helper, image, where, "-t", "ext4", status=1)
 
 
+def modes(here: System, where: Path) -> list[str]:
+    """The modes that commands print."""
+    (listed,) = json.loads(here.run(*COMMAND, "ps", "--format", "json").stdout)
+    (told,) = json.loads(here.run(*COMMAND, "inspect", where).stdout)
+    shown = here.run(*COMMAND, "ps", "--format", "{{.Mode}}").stdout.strip()
+    return [listed["mode"], told["State"]["Mode"], shown]
+
+
 def test_a_remount_is_done_or_refused(here: System, image: Path, where: Path) -> None:
     name = loaded(here, image)
     here.fstab.write_text(f"{name} {where} unionmount name=www,noexec 0 0\n", encoding="ascii")
@@ -173,7 +181,9 @@ def test_a_remount_is_done_or_refused(here: System, image: Path, where: Path) ->
     assert {"ro", "noexec", "nosuid"} <= set(here.mounted(where)["VFS-OPTIONS"].split(","))
     assert "ro" in here.mounted(where)["FS-OPTIONS"].split(",")
     here.run("touch", where / "made", status=1)
+    assert modes(here, where) == ["ro"] * 3
     here.silent(*remount, "remount,rw,exec")
+    assert modes(here, where) == ["rw"] * 3
     found = here.mounted(where)["VFS-OPTIONS"].split(",")
     assert {"rw", "nosuid", "nodev"} <= set(found)
     assert "noexec" not in found
@@ -186,6 +196,8 @@ def test_a_remount_is_done_or_refused(here: System, image: Path, where: Path) ->
         told = here.run("mount", "-o", f"remount,{wrong}", where, status=32).stderr
         assert f"{wrong} can't change" in told
     here.run("touch", where / "made")
+    here.silent("mount", "-o", "remount,bind,ro", where)  # the mount alone, without our helper
+    assert modes(here, where) == ["ro"] * 3
 
 
 def test_a_read_only_mount_does_not_become_writable(here: System, image: Path, where: Path) -> None:
