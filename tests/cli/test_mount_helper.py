@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 from support.archives import Layer, docker_archive
-from support.mount8 import System, system
+from support.mount8 import System, own_system
 from support.mounting import COMMAND
-from support.users import BECOME, NOBODY
+from support.users import BECOME
 
 pytestmark = pytest.mark.needs("fuse", "root", "unshare", "findmnt", "nsenter")
 
 
+PLACES = ("UNIONMOUNT_ROOT", "UNIONMOUNT_RUNTIME_DIR")
+
+
 @pytest.fixture
 def here(public_tmp: Path) -> Iterator[System]:
-    places = {"UNIONMOUNT_ROOT": public_tmp / "store", "UNIONMOUNT_RUNTIME_DIR": public_tmp / "run"}
-    with system(public_tmp / "system", {name: str(path) for name, path in places.items()}) as made:
+    with own_system(public_tmp) as made:
         yield made
-        made.run(*COMMAND, "umount", "--all")
-        assert json.loads(made.run(*COMMAND, "ps", "--format", "json").stdout) == []
 
 
 @pytest.fixture
@@ -172,6 +172,22 @@ def modes(here: System, where: Path) -> list[str]:
     return [listed["mode"], told["State"]["Mode"], shown]
 
 
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_with_hardly_any_environment(
+    here: System, image: Path, where: Path, tmp_path: Path, closed: str
+) -> None:
+    """As systemd starts it: without HOME, and here without PATH and standard streams."""
+    words = ["env", "-i", "PATH="]
+    words += [f"{name}={here.environment[name]}" for name in PLACES]
+    script = f'exec "$@" {closed}'
+    mount = [*words, "/bin/mount", "-t", "unionmount", str(image), str(where)]
+    here.run("sh", "-c", script, "sh", *mount, "-o", f"upper={tmp_path}/upper")
+    assert motd(here, where) == "hello\n"
+    here.run("sh", "-c", script, "sh", *words, "/bin/umount", "-c", where)
+    assert not here.mounted(where)
+    here.run("sh", "-c", script, "sh", *mount, "-o", "naem=x", status=1)
+
+
 def test_a_remount_is_done_or_refused(here: System, image: Path, where: Path) -> None:
     name = loaded(here, image)
     here.fstab.write_text(f"{name} {where} unionmount name=www,noexec 0 0\n", encoding="ascii")
@@ -212,20 +228,10 @@ def test_a_read_only_mount_does_not_become_writable(here: System, image: Path, w
     assert "no image is mounted there" in told
 
 
-def give(here: System, where: Path) -> None:
-    """Let an ordinary user mount there, with a store of the user's own."""
-    os.chown(where, NOBODY, NOBODY)
-    for name in ("UNIONMOUNT_ROOT", "UNIONMOUNT_RUNTIME_DIR"):
-        own = where.parent / f"user-{name.lower()}"
-        own.mkdir()
-        os.chown(own, NOBODY, NOBODY)
-        here.environment[name] = str(own)
-
-
 @pytest.mark.needs("ordinary-user")
 def test_users_get_no_set_user_id_programs(here: System, image: Path, where: Path) -> None:
     of_root = dict(here.environment)
-    give(here, where)
+    here.give(where)
     for option in ("allow_suid", "allow_dev"):
         line = f"{image} {where} unionmount users,noauto,suid,dev,{option} 0 0\n"
         here.fstab.write_text(line, encoding="ascii")
@@ -240,7 +246,7 @@ def test_users_get_no_set_user_id_programs(here: System, image: Path, where: Pat
 @pytest.mark.needs("ordinary-user")
 def test_a_line_for_users(here: System, image: Path, where: Path) -> None:
     of_root = dict(here.environment)
-    give(here, where)
+    here.give(where)
     line = f"{image} {where} unionmount users,noauto,ephemeral,exec 0 0\n"
     here.fstab.write_text(line, encoding="ascii")
     user = BECOME
