@@ -54,8 +54,8 @@ mount such directories with "unionmount overlay".
 
 With "-- COMMAND", COMMAND runs while the image is mounted, and the mount is taken away when it
 ends; the exit status is that of COMMAND. $UNIONMOUNT_MOUNTPOINT is the mount point. Root
-without CAP_SYS_ADMIN, as in most containers, gets a user namespace for the two if possible. A
-mount also ends with the mount namespace that it was made in.
+without CAP_SYS_ADMIN, as in most containers, gets a user namespace for the two if possible.
+Root's mount also ends with the mount namespace that it was made in.
 
 SIGTERM, SIGINT and SIGHUP unmount; open files stay usable. A second signal ends the process
 immediately.
