@@ -9,9 +9,10 @@ slave of the original: what is unmounted there by propagation does not stay busy
 The namespace of process 1 lasts as long as the machine, or the container, so nobody leaves it.
 
 The daemon of an ordinary user, for whom fusermount3 has mounted, stays: leaving takes
-CAP_SYS_ADMIN. In a user namespace of its own the daemon would have it, but all mounts of the copy would be locked
-there, so that it could not let go of the mount; the owners of lower directories would be unknown;
-and there would be no way back to unmount at SIGTERM (tests/mounting/test_users_namespaces.py).
+CAP_SYS_ADMIN. In a user namespace of its own the daemon would have it, but all mounts of the copy
+would be locked there, so that it could not let go of the mount; the owners of lower directories
+would be unknown; and there would be no way back to unmount at SIGTERM
+(tests/mounting/test_users_namespaces.py).
 """
 
 from __future__ import annotations
