@@ -188,6 +188,23 @@ def test_with_hardly_any_environment(
     here.run("sh", "-c", script, "sh", *mount, "-o", "naem=x", status=1)
 
 
+def test_a_store_on_a_read_only_disk(
+    here: System, image: Path, where: Path, tmp_path: Path
+) -> None:
+    name = loaded(here, image)
+    store = here.environment["UNIONMOUNT_ROOT"]
+    here.run("mount", "--bind", store, store)
+    here.run("mount", "-o", "remount,bind,ro", store)
+    mount = ("mount", "-t", "unionmount", name, where)
+    told = here.run(*mount, status=32).stderr
+    assert f"{store}/lock: Read-only file system; choose another store" in told
+    here.environment["UNIONMOUNT_ADDITIONAL_STORES"] = store
+    here.silent(*mount, "-o", f"ephemeral,store={tmp_path}/store")
+    assert motd(here, where) == "hello\n"
+    here.silent("umount", "-c", where)
+    here.run("umount", store)
+
+
 def test_a_remount_is_done_or_refused(here: System, image: Path, where: Path) -> None:
     name = loaded(here, image)
     here.fstab.write_text(f"{name} {where} unionmount name=www,noexec 0 0\n", encoding="ascii")
