@@ -99,6 +99,7 @@ def test_everything_of_fstab_is_mounted_once(here: System, image: Path, where: P
     here.run("test", "-e", second / "etc/new", status=1)
     daemons = here.run(*COMMAND, "ps", "-q").stdout
     assert daemons.count("\n") == 2
+    here.run("findmnt", "--verify", "--tab-file", here.fstab)  # warnings alone
     here.run("mount", "-a", "-T", here.fstab, status=32)  # the bad line alone was tried
     assert here.run(*COMMAND, "ps", "-q").stdout == daemons
 
@@ -112,8 +113,15 @@ def test_everything_of_fstab_is_mounted_once(here: System, image: Path, where: P
         ("name=", 1, "option name needs a value"),
         ("qwertyuiop", 1, "unknown option qwertyuiop (see unionmount mount --help)"),
         ("strictatime", 1, "option strictatime is refused: the server does not see reads"),
-        ("ro,name=web", 1, "--name cannot be combined with --ro"),
-        ("volatile", 1, "--volatile cannot be combined with --ro"),
+        ("ro,name=web", 1, "name= cannot be combined with ro: "),
+        ("volatile", 1, "volatile needs a place for changes: name=, upper= or ephemeral"),
+        ("layer=0,ephemeral", 1, "ephemeral cannot be combined with layer=, which mounts"),
+        ("name=web,upper=/x", 1, "name= cannot be combined with upper=, which keeps"),
+        ("upper_open", 1, "upper_open needs upper="),
+        ("upper=/usr", 32, "or accept it with upper_open"),
+        ("layer=99", 32, "the image has 2 layers, 0 to 1"),
+        ("platform=linux/amd46", 32, "is for linux/amd64, not linux/amd46"),
+        ("platform=linux-amd64", 1, "write OS/ARCH[/VARIANT]"),
         ("layer=7", 32, "7"),
         ("store=/dev/null/x", 32, "/dev/null"),
     ],

@@ -58,6 +58,8 @@ def parse_helper_options(texts: Iterable[str], *, sloppy: bool = False) -> Helpe
     for word in words:
         if not _DROPPED.fullmatch(word):
             _take(options, word, sloppy=sloppy)
+    if "volatile" in options.flags and not (options.keeps_changes or options.remount):
+        raise UsageError("volatile needs a place for changes: name=, upper= or ephemeral")
     return options
 
 

@@ -178,6 +178,7 @@ def _wanted(settings: Settings, call: _HelperCall) -> tuple[MountArguments, str]
         registry=RegistryOptions(authfile=values.get("authfile")),
         layer=int(layer) if layer else None,
         upper_open="upper_open" in flags,
+        fstab=True,
     )
     if wanted.name and _is_there(settings, wanted.name, call.source):
         from unionmount.images.reference import CONTAINER_PREFIX
