@@ -278,6 +278,11 @@ def test_a_line_for_users(here: System, image: Path, where: Path) -> None:
     here.silent("mount", where, as_user=user)
     assert here.mounted(where)["SOURCE"] == str(image)
     here.run("touch", where / "made", as_user=user)
+    own, here.environment = here.environment, of_root
+    here.silent("mount", "-o", "remount,ro", where)  # by root, who has no record of it
+    here.run("touch", where / "more", as_user=user, status=1)
+    assert "only the user" in here.run("mount", "-o", "remount,rw", where, status=32).stderr
+    here.environment = own
     here.silent("umount", where, as_user=user)
     assert not here.mounted(where)
     here.environment = of_root

@@ -15,6 +15,7 @@ import getopt
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn, cast
 
@@ -28,7 +29,7 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.mount_sources import MountArguments
-    from unionmount.mounting.records import MountTable
+    from unionmount.mounting.records import MountTable, Record
     from unionmount.transfer.pull import Policy
 
 _TYPES = ("unionmount", FILE_SYSTEM)
@@ -224,9 +225,10 @@ def _remount(call: _HelperCall) -> None:
     mounted = mounted_at(path)
     if mounted is None or mounted.file_system != FILE_SYSTEM:
         raise MountError(f"{where}: no image is mounted there")
-    record = MountTable.of_user().find(str(path)).record
-    known = {*record.options.split(",")}
-    strange = [word for word in call.options.said.split(",") if word and word not in known]
+    record: Record | None = None
+    with suppress(NotFoundError):  # where another user has mounted, for whom root acts
+        record = MountTable.of_user().find(str(path)).record
+    strange = [] if record is None else _changed(record, call.options)
     if strange:
         raise MountError(
             f"{where}: {printable(strange[0])} can't change while it is mounted: unmount it and "
@@ -234,3 +236,9 @@ def _remount(call: _HelperCall) -> None:
         )
     if not call.fake:
         remount(mounted, record, call.options.mount)
+
+
+def _changed(record: Record, options: HelperOptions) -> list[str]:
+    """Return the options about the image that are not those of the mount."""
+    known = record.options.split(",")
+    return [word for word in options.said.split(",") if word and word not in known]
