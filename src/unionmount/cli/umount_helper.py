@@ -43,7 +43,7 @@ _BUSY = b"busy"  # EBUSY, in the words of umount(8) without translations
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class _UnmountCall:
     """The command line that umount(8) wrote."""
 
     target: str
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_helper(lambda: _run(_parse(words)))
 
 
-def _parse(arguments: Sequence[str]) -> _Call:
+def _parse(arguments: Sequence[str]) -> _UnmountCall:
     try:
         found, words = getopt.gnu_getopt(list(arguments), "flnrvN:t:")
     except getopt.GetoptError as error:
@@ -71,10 +71,10 @@ def _parse(arguments: Sequence[str]) -> _Call:
     if len(words) != 1:
         raise UsageError("usage: umount.fuse.unionmount DIR [-flnrv] [-N NAMESPACE] [-t TYPE]")
     flags = [word for option in found if option[0] != "-t" for word in option if word]
-    return _Call(words[0], tuple(flags), lazy="-l" in flags, elsewhere="-N" in flags)
+    return _UnmountCall(words[0], tuple(flags), lazy="-l" in flags, elsewhere="-N" in flags)
 
 
-def _run(call: _Call) -> int:
+def _run(call: _UnmountCall) -> int:
     mounted = None if call.elsewhere else _mounted(call.target)
     record = _record_of(mounted)
     done = _umount(call, mounted)
@@ -100,7 +100,7 @@ def _record_of(mounted: MountedAt | None) -> Record | None:
     return None
 
 
-def _umount(call: _Call, mounted: MountedAt | None) -> int:
+def _umount(call: _UnmountCall, mounted: MountedAt | None) -> int:
     """Have umount(8) unmount without this program, and pass on what it says."""
     program = next((path for path in _PROGRAMS if os.access(path, os.X_OK)), "umount")
     # Without -c, which only root may use, the daemon would be asked, and it may be stopped.
