@@ -46,8 +46,8 @@ def mount(here: System, image: Path, where: Path, options: str = "ro") -> int:
     return daemon(here)
 
 
-def daemon(here: System) -> int:
-    return int(here.run(*COMMAND, "ps", "--format", "{{.Pid}}").stdout)
+def daemon(here: System, as_user: tuple[str, ...] = ()) -> int:
+    return int(here.run(*COMMAND, "ps", "--format", "{{.Pid}}", as_user=as_user).stdout)
 
 
 def ended(process: int) -> bool:
@@ -165,7 +165,7 @@ def test_users_may_unmount_what_they_may_without(here: System, image: Path, wher
     for option, status in USERS.items():
         here.fstab.write_text(lines[option], encoding="ascii")
         here.silent("mount", where, as_user=BECOME)
-        process = os.pidfd_open(int(here.run("pgrep", "-f", f"mount.unionmount.* {where}").stdout))
+        process = os.pidfd_open(daemon(here, BECOME))
         here.silent("umount", where, as_user=BECOME)
         assert ended(process)
         os.close(process)
