@@ -237,6 +237,13 @@ def test_a_remount_is_done_or_refused(here: System, image: Path, where: Path) ->
         told = here.run("mount", "-o", f"remount,{wrong}", where, status=32).stderr
         assert f"{wrong} can't change" in told
     here.run("touch", where / "made")
+    part = where.parent / "part"
+    part.mkdir()
+    here.silent("mount", "--bind", where / "etc", part)
+    here.silent("mount", "-o", "remount,ro", part)  # the same file system
+    here.run("touch", where / "made", status=1)
+    here.silent("mount", "-o", "remount,rw", part)
+    here.silent("umount", "-c", part)
     here.silent("mount", "-o", "remount,bind,ro", where)  # the mount alone, without our helper
     assert modes(here, where) == ["ro"] * 3
 

@@ -15,7 +15,6 @@ import getopt
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn, cast
 
@@ -225,9 +224,9 @@ def _remount(call: _HelperCall) -> None:
     mounted = mounted_at(path)
     if mounted is None or mounted.file_system != FILE_SYSTEM:
         raise MountError(f"{where}: no image is mounted there")
-    record: Record | None = None
-    with suppress(NotFoundError):  # where another user has mounted, for whom root acts
-        record = MountTable.of_user().find(str(path)).record
+    live = [one.record for one in MountTable.of_user().all() if one.alive]
+    # None if another user has mounted, for whom root acts
+    record = next((one for one in live if one.device == mounted.device), None)
     strange = [] if record is None else _changed(record, call.options)
     if strange:
         raise MountError(
