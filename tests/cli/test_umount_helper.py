@@ -123,6 +123,17 @@ def test_a_daemon_that_is_stopped_is_named(here: System, image: Path, where: Pat
     process.wait()
 
 
+def test_a_dead_mount_leaves_no_record(here: System, image: Path, where: Path) -> None:
+    pid = mount(here, image, where, "name=web")
+    process = Process(pid)
+    os.kill(pid, signal.SIGKILL)
+    process.wait()
+    here.silent("umount", "-c", where)
+    assert here.run(*COMMAND, "ps", "-q").stdout == ""
+    mount(here, image, where, "name=web")
+    here.silent("umount", "-c", where)
+
+
 def test_everything_of_a_type(here: System, image: Path, where: Path) -> None:
     second = where.parent / "second"
     second.mkdir()

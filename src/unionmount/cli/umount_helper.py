@@ -80,6 +80,8 @@ def _run(call: _UnmountCall) -> int:
     done = _umount(call, mounted)
     if done == 0 and record is not None and not call.lazy:
         _wait_for(record)
+    if done == 0 and mounted is not None:
+        _clean()
     return done
 
 
@@ -127,6 +129,14 @@ def _name_holders(mounted: MountedAt) -> None:
     if users := described(others, paths=True):
         where = printable(str(mounted.mountpoint))
         print(f"{program_name()}: {where} is in use by {users}", file=sys.stderr)
+
+
+def _clean() -> None:
+    """Remove records of daemons that were killed; this mount's may be one."""
+    from unionmount.cli.mountpoint import clean_dead
+
+    with suppress(UnionmountError, OSError):
+        clean_dead(MountTable.of_user())
 
 
 def _wait_for(record: Record) -> None:
