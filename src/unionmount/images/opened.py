@@ -81,10 +81,7 @@ class OpenImage(Closing):
     def cut(self, number: int) -> None:
         """Close the layers above ``number``, before a tree is made."""
         if number >= len(self.layers):
-            has = len(self.layers)
-            raise NotFoundError(
-                f"{self.name}: there is no layer {number}; the image has {has} layers"
-            )
+            raise NotFoundError(f"{self.name}: {no_such_layer(number, len(self.layers))}")
         for layer in self.layers[number + 1 :]:
             layer.close()
         self.layers = self.layers[: number + 1]
@@ -116,3 +113,9 @@ class OpenImage(Closing):
         self._indexes = []
         for layer in self.layers:
             layer.close()
+
+
+def no_such_layer(number: int, count: int) -> str:
+    """Return what is wrong about the number of a layer."""
+    which = f", 0 to {count - 1}" if count > 1 else ""
+    return f"there is no layer {number}; the image has {count} layers{which}"

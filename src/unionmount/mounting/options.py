@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 from unionmount.errors import MountError
 from unionmount.system.id_map import AS_STORED, IdMap
+from unionmount.system.nearest import did_you_mean_option
 from unionmount.system.text import printable
 
 
@@ -159,8 +160,12 @@ REFUSED: dict[str, str] = {
 }
 
 
-NAMES = (*_CHANGES, *WITHOUT_EFFECT, "fsname=", "threads=")
-"""The known options."""
+_LABELS = tuple(f"{name}context" for name in ("", "fs", "def", "root"))
+_WITH_VALUE = tuple(f"{name}=…" for name in ("fsname", "threads", *_LABELS))
+# What these take; asked only about options whose value is wrong.
+_VALUES = {"threads": "give a number, 1 or more"} | dict.fromkeys(_LABELS, "give a label")
+NAMES = (*_CHANGES, *WITHOUT_EFFECT, *(name.rstrip("…") for name in _WITH_VALUE))
+"""The known options, those with any value as ``NAME=``."""
 
 THREADS_MAX = 32  # the limit of the core
 _THREADS = re.compile(r"threads=([1-9][0-9]{0,3})")
@@ -181,7 +186,8 @@ def refusal(option: str) -> str | None:
     """Return the reason why a known option is refused; None if it is not."""
     if option.lower().startswith("x-mount."):
         return _BY_MOUNT
-    return REFUSED.get(option.partition("=")[0])
+    name = option.partition("=")[0]
+    return REFUSED.get(name) or _VALUES.get(name)
 
 
 def is_known(option: str) -> bool:
@@ -197,10 +203,16 @@ def check_known(options: Iterable[str], known: Iterable[str] = ()) -> None:
     for option in strange:
         if (why := refusal(option)) is not None:
             raise MountError(f"mount option {printable(option)} is refused: {why}")
-    if strange:
-        names = ", ".join(sorted((*_CHANGES, *WITHOUT_EFFECT, "fsname=NAME", "threads=N", *known)))
-        shown = printable(", ".join(strange))
-        raise MountError(f"unknown mount option {shown}; use one of {names}")
+    if not strange:
+        return
+    names = {name.rstrip("…"): name for name in (*_CHANGES, *WITHOUT_EFFECT, *_WITH_VALUE, *known)}
+    shown = printable(", ".join(strange))
+    for option in strange:
+        if near := did_you_mean_option(option, names):
+            raise MountError(f"unknown mount option {shown}{near}")
+    raise MountError(
+        f"unknown mount option {shown}; use one of {', '.join(sorted(names.values()))}"
+    )
 
 
 def parse_options(texts: Iterable[str]) -> MountOptions:

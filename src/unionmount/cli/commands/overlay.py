@@ -16,6 +16,7 @@ from unionmount.cli.options import root_option
 from unionmount.errors import MountError, NotFoundError, UsageError
 from unionmount.mounting.options import MountOptions, MountView, apply_options, check_known
 from unionmount.system.id_map import AS_STORED, IDS_END, IdMap, IdRange, parse_id_ranges
+from unionmount.system.nearest import did_you_mean
 from unionmount.system.text import printable
 from unionmount.system.trust import OverrideStat
 
@@ -86,7 +87,7 @@ def parse_overlay(texts: Iterable[str]) -> OverlayOptions:
     options = OverlayOptions()
     found = [one for text in texts for one in _OPTION.findall(_without_loose_end(text))]
     strange = [_plain(one) for one in found if not _is_known(one)]
-    check_known(strange, KNOWN)
+    check_known(strange, (*KNOWN, *SAME_HERE, *(f"{name}=…" for name in NUMBERS_HERE)))
     for option in found:
         _take(options, option)
     _check(options)
@@ -182,8 +183,8 @@ def _set_override_stat(options: OverlayOptions, value: str) -> None:
 
 def _one_of(name: str, value: str, values: tuple[str, ...]) -> str:
     if value not in values:
-        known = ", ".join(values)
-        raise MountError(f"-o {name}: '{printable(value)}' is not one of {known}")
+        known, near = ", ".join(values), did_you_mean(value, values)
+        raise MountError(f"-o {name}: '{printable(value)}' is not one of {known}{near}")
     return value
 
 

@@ -103,14 +103,16 @@ def _mount(one: Status) -> ListRow:
         Container=record.container or _NONE,
         Image=record.image,
         Source=record.source,
-        Mode=record.mode,
+        Mode=one.mode,
         Mountpoint=record.mountpoint,
         Pid=str(record.pid),
         Created=record.created,
         Status=f"{one.status} by {by}" if by else one.status,
     )
     holders = [{"pid": user.pid, "name": user.name} for user in users]
-    return ListRow(fields, asdict(record) | {"status": one.status, "holders": holders})
+    return ListRow(
+        fields, asdict(record) | {"mode": one.mode, "status": one.status, "holders": holders}
+    )
 
 
 def _container(one: Container) -> ListRow:
