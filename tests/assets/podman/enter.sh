@@ -40,6 +40,9 @@ done
 cp -a /dev/fuse fuse
 chmod 666 fuse
 mount --bind fuse /dev/fuse
+# podman starts containers with a user namespace in a mount namespace of their own. Unmounting there reaches this one
+# only if mounts are shared, as they are on systems with systemd.
+mount --make-rshared /
 
 export HOME="$PWD/home" TMPDIR="$PWD/tmp"
 if [ "$AS_ROOT" = 1 ]; then
