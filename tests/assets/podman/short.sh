@@ -20,5 +20,3 @@ for layer in $(tr , '\n' <"$TMPDIR/saved/manifest.json" | grep -o '[0-9a-f]*\.ta
 done
 $ENTER sh -c 'cd "$(podman image mount committed)" && find data home suid tmp etc -printf "%p %U:%G %m %n %y\n" | sort
     cd / && podman image umount committed >/dev/null; echo $?'
-say rm changed
-say rmi -af
