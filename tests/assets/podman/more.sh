@@ -2,7 +2,7 @@
 cat >Containerfile.more <<'END'
 FROM base
 RUN mkdir -p /deep/a/b && echo one >/deep/a/b/file && chown -R 12:34 /deep/a
-RUN mv /deep/a /deep/c && chmod 2750 /deep/c && rm -r /home/own && mkdir /home/own && echo two >>/data/a
+RUN mv /deep/a /deep/c && chmod 1750 /deep/c && rm -r /home/own && mkdir /home/own && echo two >>/data/a
 RUN --mount=type=cache,target=/cache touch /cache/x && ln -s ../deep /data/link && touch -h -d @1000000000 /data/link
 COPY --chown=55:66 a /deep/c/a
 VOLUME /deep/c
@@ -22,7 +22,7 @@ say run --rm $net -u 1000:1000 more sh -c 'exec 2>&1; id -u; /suid; touch /data/
 
 echo "- a container that runs"
 say run -d $net $KEEP -u 0 --name runs more sleep 1000
-say exec runs sh -c 'exec 2>&1; mv /data/renamed /data/x && mkdir /data/renamed && touch /data/renamed/new; chown 3:4 /data/x; ls /data'
+say exec runs sh -c 'exec 2>&1; mv /data/renamed /data/x && mkdir /data/fresh && touch /data/fresh/new; chown 3:4 /data/x; ls /data'
 say cp a runs:/data/copied
 say cp runs:/data/x "$TMPDIR/out"
 find "$TMPDIR/out" -printf '%P %m %y\n' | sort
@@ -30,7 +30,7 @@ podman diff runs | sort
 say stop -t 0 runs
 say start runs
 say exec runs sh -c "$(list /data /deep)"
-podman export runs | tar --numeric-owner -tvf - | grep -v -e ' bin/' -e ' etc/' -e ' run/' | awk '{print $1, $2, $6, $7, $8}' | sort -k3
+podman export runs | entries | grep -v ' etc/'
 say rm -f -t 0 runs
 
 echo "- buildah"
@@ -47,10 +47,10 @@ say run --rm $net -u 1000 worked
 echo "- as many layers as podman takes"
 say load -q -i many.tar
 podman inspect --format '{{len .RootFS.Layers}}' many
-say run --rm $net many sh -c "ls -n /many | md5sum; cat /many/shared; ls /many | wc -l; $(list /many) | md5sum"
+say run --rm $net many sh -c "cat /many/shared; ls /many | wc -l; $(list /many)"
 say run --name wide $net many sh -c 'mv /many/d /many/e && rm /many/f9 && chown 12:34 /many/f8 && echo x >>/many/shared && ls /many/e | wc -l'
 podman diff wide | sort
 say commit -q wide widened
-say run --rm $net widened sh -c "$(list /many) | md5sum"
+say run --rm $net widened sh -c "$(list /many)"
 printf 'FROM many\nRUN mv /many/d /many/g && touch /many/g/built\n' | podman build -q --network host --isolation=chroot -t built -f - .
-say run --rm $net built sh -c "$(list /many) | md5sum"
+say run --rm $net built sh -c "$(list /many)"
