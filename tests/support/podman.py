@@ -18,15 +18,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.users import public_place
-
 import unionmount
+from support.users import public_place
 
 USER = 4321
 _SUBORDINATE = "200000:65536"  # the first ID of the ordinary user, and their number
 _CONTAINERS = "300000:65536"  # those that root's --userns=auto takes
 _ASSETS = Path(__file__).parents[1] / "assets/podman"
-_TOP = Path("/run/p")  # the test's directory, for the script
+TOP = Path("/run/p")  # the test's directory, for the script
 _SESSION_VARIABLE = "UNIONMOUNT_TEST_SESSION"
 
 _STORAGE = """
@@ -82,7 +81,7 @@ class Podman:
 
     def _environment(self) -> dict[str, str]:
         kept = ("PATH", "LANG", _SESSION_VARIABLE)
-        settings = _TOP / "home/.config/containers"
+        settings = TOP / "home/.config/containers"
         return {name: os.environ[name] for name in kept if name in os.environ} | {
             "TOP": str(self.top),
             "PUBLIC": str(public_place()),
@@ -98,7 +97,7 @@ class Podman:
     def _configure(self) -> None:
         settings = self.top / "home/.config/containers"
         settings.mkdir(parents=True, exist_ok=True)
-        storage = _STORAGE.format(top=_TOP, program=self.program) + self.more
+        storage = _STORAGE.format(top=TOP, program=self.program) + self.more
         (settings / "storage.conf").write_text(storage)
         (settings / "containers.conf").write_text(_CONTAINERS_CONF.format(runtime=self.runtime))
         policy = '{"default": [{"type": "insecureAcceptAnything"}]}'
