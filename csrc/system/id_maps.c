@@ -31,7 +31,7 @@ uint32_t um_id_stored(const struct um_id_map *map, uint32_t shown)
     return UM_ID_NONE;
 }
 
-uint32_t um_id_stored_creator(const struct um_id_map *map, uint32_t shown)
+uint32_t um_id_stored_owner(const struct um_id_map *map, uint32_t shown)
 {
     uint32_t stored = um_id_stored(map, shown);
     bool has_root = stored == UM_ID_NONE && show(map, 0) != UM_ID_UNMAPPED;

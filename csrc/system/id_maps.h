@@ -41,9 +41,10 @@ struct um_id_maps {
 
 uint32_t um_id_shown(const struct um_id_map *map, uint32_t stored);
 uint32_t um_id_stored(const struct um_id_map *map, uint32_t shown);
-/* The same for the creator of a file. Root whose ID no range has, such as an engine that prepares a
- * container from outside, creates files that belong to the stored root, if a range has that one. */
-uint32_t um_id_stored_creator(const struct um_id_map *map, uint32_t shown);
+/* The same for the owner of a new file, and for the owner that chown(2) names. If no range shows root, but
+ * one has the stored root, the latter is meant: an engine that prepares a container from outside makes
+ * files as root, and gives the mounted directory to root. */
+uint32_t um_id_stored_owner(const struct um_id_map *map, uint32_t shown);
 
 /* Translate the users and groups that the bytes of an ACL name (system/posix_acl.h), in place. Those that
  * are shown are not squashed. */

@@ -236,10 +236,8 @@ def test_owners_that_do_not_fit_are_refused_as_there(
 
 
 @pytest.mark.parametrize("fastpath", ["fastpath", "nofastpath"])
-def test_root_outside_creates_files_of_root_inside(
-    cli: CommandLine, disk: Path, fastpath: str
-) -> None:
-    """As container engines do when they prepare a root; nobody else outside creates anything."""
+def test_root_outside_stands_for_root_inside(cli: CommandLine, disk: Path, fastpath: str) -> None:
+    """Container engines make files, and own the root of a container; nobody else outside does."""
     maps = "uidmapping=0:1000:100,gidmapping=0:2000:100"
     (disk / "lower/open").chmod(0o1777)
     with our_mount(cli, disk, f"{maps},{fastpath}") as ours:
@@ -248,11 +246,15 @@ def test_root_outside_creates_files_of_root_inside(
         said = play(ours, "setpriv --reuid=77 --regid=77 --clear-groups touch open/no 2>&1; true")
         assert "Value too large" in said
         assert (ours / "open/directory").stat().st_uid == 1000
+        os.chown(ours / "open/directory", 1012, 2034)
+        os.chown(ours / "open/directory", 0, 0)
+        assert (ours / "open/directory").stat().st_uid == 1000
+        os.chown(ours / "open/link", 1012, 0, follow_symlinks=False)
         with pytest.raises(OSError, match="Value too large"):
-            os.chown(ours / "open/directory", 0, 0)
+            os.chown(ours / "open/directory", 77, 0)
     made = stored(disk / "ours/upper")
     assert {name: owner[:2] for name, owner in made.items() if name.startswith("open/")} == {
-        "open/link": (0, 0),
+        "open/link": (12, 0),
         "open/directory": (0, 0),
     }
 

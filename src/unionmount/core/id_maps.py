@@ -30,18 +30,12 @@ class IdMaps:
         return lib.um_id_shown(users, uid), lib.um_id_shown(groups, gid)
 
     def stored_uid(self, uid: int) -> int:
-        """Return the ID that is stored for a user; NO_ID where it can't be."""
-        return int(lib.um_id_stored(ffi.addressof(self.handle, "users"), uid))
+        """Return the stored ID of a user who is to own a file; NO_ID where there is none."""
+        return int(lib.um_id_stored_owner(ffi.addressof(self.handle, "users"), uid))
 
     def stored_gid(self, gid: int) -> int:
-        """Return the ID that is stored for a group; NO_ID where it can't be."""
-        return int(lib.um_id_stored(ffi.addressof(self.handle, "groups"), gid))
-
-    def creator(self, uid: int, gid: int) -> tuple[int, int]:
-        """Return the stored owner of what a user creates; NO_ID where there is none."""
-        users, groups = ffi.addressof(self.handle, "users"), ffi.addressof(self.handle, "groups")
-        stored = lib.um_id_stored_creator
-        return int(stored(users, uid)), int(stored(groups, gid))
+        """Return the stored ID of a group that is to own a file; NO_ID where there is none."""
+        return int(lib.um_id_stored_owner(ffi.addressof(self.handle, "groups"), gid))
 
     def shown_acl(self, acl: bytes) -> bytes:
         """Return an ACL's bytes with the IDs that callers see."""

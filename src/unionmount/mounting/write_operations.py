@@ -405,7 +405,7 @@ class WritableOperations(ReadingOperations):
         may_setgid = True
         if mode & stat.S_ISGID:
             may_setgid = self._in_group(context, self._upper.getattr(directory).gid)
-        uid, gid = self._ids.creator(context.uid, context.gid)
+        uid, gid = self._ids.stored_uid(context.uid), self._ids.stored_gid(context.gid)
         return Maker(uid, gid, context.umask, may_setgid)
 
     def _in_group(self, context: RequestContext, gid: int) -> bool:
