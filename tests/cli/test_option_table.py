@@ -120,7 +120,7 @@ WRITABLE_ROWS = {
             *["metacopy=on,redirect_dir=off", "nfs_export=on,metacopy=on"],
             *["uidmapping=0:1", "gidmapping=0:1:0", "uidmapping=0:1:2:1:5:1", "squash_to_uid=x"],
             *["squash_to_gid=-1", "squash_to_root=1", "noxattrs=2", "plugins=x", "timeout=x"],
-            *["xattr_permissions=1", "allow_root", "auto_unmount", "subtype=x", "blksize=1"],
+            *["xattr_permissions=3", "allow_root", "auto_unmount", "subtype=x", "blksize=1"],
             *["max_read=1", "nooverride_creds=1", "fsync=x"],
         ),
         NEITHER,
@@ -136,7 +136,8 @@ WRITABLE_ROWS = {
                 "nofastpath",
                 "upper_open",
             ],
-            *["xattrs=layers", "xattr_permissions=0", "xattr_permissions=2", "fsync=0", "fsync=1"],
+            *["xattrs=layers", "fsync=0", "fsync=1"],
+            *["xattr_permissions=0", "xattr_permissions=1", "xattr_permissions=2"],
             *[
                 "fast_ino=1",
                 "threaded=1",
@@ -300,7 +301,7 @@ def test_what_is_refused_is_documented() -> None:
         for name, values in overlay.REFUSED_HERE.items()
         for value in values
     }
-    also = {"x-mount.…", "X-mount.…", "fsync=strict", "xattr_permissions=1"}
+    also = {"x-mount.…", "X-mount.…", "fsync=strict"}
     assert documented("Refused") == {*generic.REFUSED, *here, *also}
 
 

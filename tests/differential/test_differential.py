@@ -68,7 +68,11 @@ def test_who_answers_makes_no_difference(name: str, zygote: Zygote) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["aufs-whiteouts", "powerless", "users-image", "users-directories"]
+    "name",
+    [
+        *("aufs-whiteouts", "powerless", "stat-marks", "privileged-stat-marks"),
+        *("users-image", "users-directories"),
+    ],
 )
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("device")

@@ -70,6 +70,15 @@ AUFS = Variant("aufs-whiteouts", lambda: Unionmount(options=_WITH_DEVICES), mark
 POWERLESS = Variant(
     "powerless", lambda: Unionmount(options=",upper_open"), mount_flags=NO_DEVICES_NO_SETUID
 )
+# Owners and modes are in attributes, for fuse-overlayfs to read.
+STAT_MARKS = Variant(
+    "stat-marks",
+    lambda: Unionmount(options=f"{_WITH_DEVICES},xattr_permissions=2,redirect_dir=on,metacopy=on"),
+)
+PRIVILEGED_STAT_MARKS = Variant(
+    "privileged-stat-marks",
+    lambda: Unionmount(options=f"{_WITH_DEVICES},xattr_permissions=1,redirect_dir=on,metacopy=on"),
+)
 USERS_IMAGE = Variant(
     "users-image",
     lambda: UnionmountImage(as_user(_UID), _CHECKED),
@@ -98,6 +107,7 @@ VARIANTS = {
     one.name: one
     for one in (
         *(DIRECTORIES, IMAGE, REFERENCE, ONE_THREAD, AUFS, POWERLESS),
+        *(STAT_MARKS, PRIVILEGED_STAT_MARKS),
         *(USERS_IMAGE, USERS_DIRECTORIES),
     )
 }

@@ -65,6 +65,16 @@ class OverlayOptions:
         return not self.user_xattrs and self.redirect_dir != "nofollow"
 
     @property
+    def redirects(self) -> bool:
+        """Whether redirects are written: fuse-overlayfs reads none, so not where it is to read."""
+        return self.redirect_dir == "on" or not (self.redirect_dir or self.override_stat.in_uppers)
+
+    @property
+    def copies_apart(self) -> bool:
+        """Whether a file may be copied up without its data, which fuse-overlayfs cannot read."""
+        return self.metacopy == "on" or not (self.metacopy or self.override_stat.in_uppers)
+
+    @property
     def view(self) -> MountView:
         """How what is stored is shown; an ID of its own takes precedence over squash_to_root."""
         users, groups = self.users, self.groups
@@ -172,12 +182,7 @@ def _set_fsync(options: OverlayOptions, value: str) -> None:
 
 
 def _set_override_stat(options: OverlayOptions, value: str) -> None:
-    if value == "1":
-        raise MountError(
-            "-o xattr_permissions=1: security.fuseoverlayfs.override_stat is not supported;"
-            " use 2 for user.containers.override_stat, or leave the option out"
-        )
-    options.override_stat = OverrideStat(_one_of("xattr_permissions", value, ("0", "2")))
+    options.override_stat = OverrideStat(_one_of("xattr_permissions", value, ("0", "1", "2")))
 
 
 def _one_of(name: str, value: str, values: tuple[str, ...]) -> str:
@@ -419,8 +424,9 @@ def command(
     volatile          sync nothing; a crash of the system may lose all changes
     userxattr         keep marks in user.overlay. attributes, also as root; then no redirect and
                       no metacopy is followed or written
-    xattr_permissions=N  user.containers.override_stat of lower directories is never believed (0)
-                      or always believed (2); default: on files that are yours or root's alone
+    xattr_permissions=N  1, 2: owners and modes of U are in attributes, for fuse-overlayfs to read;
+                      those of lower directories are never (0) or always (2) believed; default
+                      and 1: on files that are yours or root's alone
     upper_open        accept U and W where other users can reach them; see below
 
     Root's mounts are nodev unless -o dev says otherwise, those of others are nosuid,nodev. As root,
@@ -503,9 +509,10 @@ def _plan(wanted: OverlayOptions, layers: OpenDirectories) -> UpperPlan | None:
         volatile=wanted.volatile,
         user_marks=wanted.user_xattrs,
         leads=wanted.leads,
-        redirects=wanted.redirect_dir not in ("off", "follow"),
-        metacopy=wanted.metacopy != "off",
+        redirects=wanted.redirects,
+        metacopy=wanted.copies_apart,
         acls=wanted.acls,
+        override_stat=wanted.override_stat,
         others="accepted" if wanted.upper_open else "powerless",
         accepting="-o upper_open",
     )
