@@ -105,12 +105,12 @@ def parse_overlay(texts: Iterable[str]) -> OverlayOptions:
 
 def _is_known(option: str) -> bool:
     name, equals, value = option.partition("=")
-    if equals and name in _WITH_VALUE:
-        return True
     if equals and name in REFUSED_HERE:
         why = REFUSED_HERE[name].get(value, REFUSED_HERE[name].get("*"))
         if why is not None:
             raise MountError(f"mount option {printable(option)} is refused: {why}")
+    if equals and name in _WITH_VALUE:
+        return True
     if not equals and (why := REFUSED_HERE.get(name, {}).get("")) is not None:
         raise MountError(f"mount option {printable(option)} is refused: {why}")
     return option in _FLAGS or option in SAME_HERE or _is_number(name, value)
@@ -173,10 +173,6 @@ def _set_metacopy(options: OverlayOptions, value: str) -> None:
 
 
 def _set_fsync(options: OverlayOptions, value: str) -> None:
-    if value == "strict":
-        raise MountError(
-            "mount option fsync=strict is refused: copying up attributes does not wait for the disk"
-        )
     if _one_of("fsync", value, ("volatile", "auto", "0", "1")) in ("volatile", "0"):
         options.volatile = True
 
@@ -299,44 +295,60 @@ _WITH_VALUE: dict[str, Callable[[OverlayOptions, str], None]] = {
 
 KNOWN = (*(f"{name}=…" for name in _WITH_VALUE), *_FLAGS)
 
-_NUMBERS = "inode numbers are always unique and persistent"
-_SPEED = "it only affects speed"
+_NUMBERS = "inode numbers always belong to one device and are stable"
+_SPEED = "only affects performance"
+_LINKS = "hard links always stay links, and an upper in use is always refused"
+_ONLY = "describes the only behaviour"
+_FSID = "the file system ID is always that of the mount"
+_RIGHTS = "directories are always accessed with the rights of the user who mounts"
 
 # Options of overlayfs and fuse-overlayfs that change nothing here, with the reasons.
 SAME_HERE: dict[str, str] = {
-    "index=on": "hard links are always preserved, and an upper in use is always refused",
-    "index=off": "hard links are always preserved, and an upper in use is always refused",
-    "nfs_export=off": "this is always so",
+    "index=on": _LINKS,
+    "index=off": _LINKS,
+    "nfs_export=off": _ONLY,
     "xino=on": _NUMBERS,
     "xino=off": _NUMBERS,
     "xino=auto": _NUMBERS,
-    "verity=off": "this is always so",
-    "uuid=off": "the file system's ID is that of the mount",
-    "uuid=null": "the file system's ID is that of the mount",
-    "uuid=auto": "the file system's ID is that of the mount",
-    "override_creds": "directories are accessed with the permissions of the mounting user",
+    "verity=off": _ONLY,
+    "uuid=off": _FSID,
+    "uuid=null": _FSID,
+    "uuid=auto": _FSID,
+    "override_creds": _RIGHTS,
     "fast_ino=0": _NUMBERS,
     "fast_ino=1": _NUMBERS,
+    "fast_ino_check=0": _NUMBERS,
+    "fast_ino_check=1": _NUMBERS,
     "threaded=0": _SPEED,
     "threaded=1": _SPEED,
     "writeback=0": _SPEED,
     "writeback=1": _SPEED,
     "clone_fd": _SPEED,
+    "splice_read": _SPEED,
+    "splice_write": _SPEED,
+    "splice_move": _SPEED,
+    "kernel_cache": _SPEED,
 }
 # The same, with any number as value.
-NUMBERS_HERE: dict[str, str] = {"max_threads": _SPEED, "max_idle_threads": _SPEED}
+NUMBERS_HERE: dict[str, str] = {
+    "max_threads": _SPEED,
+    "max_idle_threads": _SPEED,
+    "max_write": _SPEED,
+}
 
 # Options of the two that are refused, with the reasons by value: "*" is any, "" none.
 REFUSED_HERE: dict[str, dict[str, str]] = {
     "datadir+": {"*": "data-only layers are not supported; use lowerdir+"},
-    "nfs_export": {"on": "file handles do not outlive the mount"},
+    "nfs_export": {"on": "file handles are not valid after the mount"},
     "verity": {
-        "on": "digests of fs-verity are not checked",
-        "require": "digests of fs-verity are not checked",
+        "on": "fs-verity digests are not checked",
+        "require": "fs-verity digests are not checked",
     },
-    "uuid": {"on": "the upper stores no ID of the file system"},
-    "nooverride_creds": {"": "directories are accessed with the permissions of the mounting user"},
+    "uuid": {"on": "the upper stores no file system ID"},
+    "nooverride_creds": {"": _RIGHTS},
     "plugins": {"*": "there are no plugins"},
+    "fsync": {"strict": "copy-up does not sync attributes"},
+    "ino32_t": {"": "inode numbers have 64 bits"},
 }
 
 LOWERS_MAX = 500  # the limit of overlayfs
