@@ -112,7 +112,7 @@ def test_everything_of_fstab_is_mounted_once(here: System, image: Path, where: P
         ("layer=top", 1, "option layer: 'top' is no number"),
         ("name=", 1, "option name needs a value"),
         ("qwertyuiop", 1, "unknown option qwertyuiop (see unionmount mount --help)"),
-        ("strictatime", 1, "option strictatime is refused: the server does not see reads"),
+        ("strictatime", 1, "option strictatime is refused: reads that the kernel answers"),
         ("ro,name=web", 1, "name= cannot be combined with ro: "),
         ("volatile", 1, "volatile needs a place for changes: name=, upper= or ephemeral"),
         ("layer=0,ephemeral", 1, "ephemeral cannot be combined with layer=, which mounts"),

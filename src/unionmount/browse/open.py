@@ -19,6 +19,7 @@ from unionmount.images.image import SCRATCH
 from unionmount.images.opened import OpenImage
 from unionmount.images.reference import CONTAINER_PREFIX
 from unionmount.mounting.namespace import recorded_namespace
+from unionmount.mounting.stat_marks import StatName, stat_name
 from unionmount.mounting.upper_directory import recorded_lowers
 from unionmount.sources import Location
 from unionmount.store.containers import Containers
@@ -57,12 +58,15 @@ class OpenChanges(Closing):
                 fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
             self._upper, self._fd = upper, fd
+            name = stat_name(fd, closed=is_ours(fd))
             # Nothing that needs a work directory is done here, as recovery is a task of the next
             # mount. Marks are those of the upper's owner.
             flags = core.UpperFlags(
                 trusted=recorded_namespace(fd) != "user",
                 override=os.fstat(fd).st_uid != 0,
                 look=True,
+                stat_fuse=name is StatName.FUSE,
+                stat_security=name is StatName.SECURITY,
                 closed=is_ours(fd),
             )
             opened = core.Upper(image.tree(), fd, fd, flags)

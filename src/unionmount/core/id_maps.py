@@ -37,18 +37,18 @@ class IdMaps:
         """Return the stored ID of a group that is to own a file; NO_ID where there is none."""
         return int(lib.um_id_stored_owner(ffi.addressof(self.handle, "groups"), gid))
 
-    def shown_acl(self, acl: bytes) -> bytes:
-        """Return an ACL's bytes with the IDs that callers see."""
-        return self._translated(acl, lib.um_id_show_acl)
+    def shown_xattr(self, name: bytes, value: bytes) -> bytes:
+        """Return the value of an xattr with the IDs that callers see."""
+        return self._translated(name, value, lib.um_id_show_xattr)
 
-    def stored_acl(self, acl: bytes) -> bytes:
-        """Return an ACL's bytes with stored IDs; OSError(EINVAL) where one can't be stored."""
-        return self._translated(acl, lib.um_id_store_acl)
+    def stored_xattr(self, name: bytes, value: bytes) -> bytes:
+        """Return the value with stored IDs; OSError(EINVAL) if one can't be stored."""
+        return self._translated(name, value, lib.um_id_store_xattr)
 
-    def _translated(self, acl: bytes, translate: Any) -> bytes:
-        room = ffi.new("uint8_t[]", acl or b"\0")
-        check(translate(self.handle, room, len(acl)))
-        return bytes(ffi.buffer(room, len(acl)))
+    def _translated(self, name: bytes, value: bytes, translate: Any) -> bytes:
+        room = ffi.new("uint8_t[]", value + bytes(lib.UM_ID_XATTR_GROWTH))
+        size = check(translate(self.handle, name, len(name), room, len(value)))
+        return bytes(ffi.buffer(room, size))
 
 
 def _ranges(ranges: Sequence[IdRange]) -> Any:
