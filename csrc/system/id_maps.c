@@ -86,7 +86,7 @@ static int64_t translate_capability(const struct direction *direction, uint8_t *
     if (map->n_ranges == 0 || !is_capability(value, size))
         return (int64_t)size;
     uint32_t root = size == SIZE_3 ? um_load32(value + SIZE_2) : 0;
-    root = direction->stores ? um_id_stored_creator(map, root) : show(map, root);
+    root = direction->stores ? um_id_stored_owner(map, root) : show(map, root);
     return root == UM_ID_NONE ? -EINVAL : (int64_t)set_root(value, root);
 }
 
