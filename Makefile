@@ -88,14 +88,19 @@ fuzz-mount: setup-test
 	$(MAKE) -C tests/c build/mount/_core.abi3.so PYTHON=$(CURDIR)/$(VENV)/python
 	cd tests && FUZZ_SECONDS=$(FUZZ_SECONDS) ../$(VENV)/python -m fuzz_mount $(FUZZ_ARGS)
 
+# A mount namespace that another process makes holds copies of all mounts that it sees, and overlayfs
+# refuses an upper as long as one is mounted anywhere (EBUSY). So a soak has its mounts to itself.
+APART := unshare --mount --propagation private
+
 soak: setup-test
-	cd tests && SOAK_MINUTES=$(SOAK_MINUTES) ../$(VENV)/python -m differential.soak $(SOAK_ARGS)
+	cd tests && SOAK_MINUTES=$(SOAK_MINUTES) $(APART) ../$(VENV)/python -m differential.soak \
+		$(SOAK_ARGS)
 
 soak-faults: setup-test
-	SOAK_MINUTES=$(SOAK_MINUTES) $(VENV)/python -m pytest tests/faults -k kill
+	SOAK_MINUTES=$(SOAK_MINUTES) $(APART) $(VENV)/python -m pytest tests/faults -k kill
 
 soak-powercut: setup-test
-	SOAK_MINUTES=$(SOAK_MINUTES) $(VENV)/python -m pytest tests/faults -k power_cut
+	SOAK_MINUTES=$(SOAK_MINUTES) $(APART) $(VENV)/python -m pytest tests/faults -k power_cut
 
 bench: setup-test
 	$(VENV)/python -m bench $(BENCH_ARGS)

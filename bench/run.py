@@ -34,14 +34,14 @@ sys.path.insert(0, str(PROJECT / "tests"))
 
 from support.real_images import RealImage, real_image  # noqa: E402 - it lives beside the tests
 
-from bench import fastpath, registry, subjects, writing  # noqa: E402 - likewise
+from bench import fastpath, podman, registry, subjects, writing  # noqa: E402 - likewise
 from bench.measuring import Notebook, Reading  # noqa: E402 - likewise
 from bench.subjects import BASE, PASSES, Choice  # noqa: E402 - likewise
 from unionmount.core import Indexer  # noqa: E402
 
 _MANY = {"MB/s": "", "headers/s": ">= 500,000"}
 _LARGE = {"MB/s": ">= 1,000"}
-_PARTS = ["index", "shapes", "others", "writing", "pull", "fastpath"]
+_PARTS = ["index", "shapes", "others", "writing", "pull", "fastpath", "podman"]
 _COMMAND = Path(sys.executable).parent / "unionmount"
 
 
@@ -294,6 +294,15 @@ def pulls(work: Path, images: Path, quick: bool) -> Iterator[Row]:
         yield replace(row, ratio=ratio)
 
 
+# ---- podman ------------------------------------------------------------------------------------
+
+
+def containers(work: Path, quick: bool) -> Iterator[Row]:
+    """Builds and containers of podman, with fuse-overlayfs and with unionmount below."""
+    for one in podman.measure(work, quick=quick):
+        yield replace(Row.of("podman", one.what, one.seconds, "s"), subject=one.subject)
+
+
 # ---- the face ----------------------------------------------------------------------------------
 
 
@@ -351,6 +360,7 @@ def _measure(arguments: argparse.Namespace, notes: Notebook) -> Generator[Row, N
             "fastpath": lambda: _compared(
                 "fastpath", fastpath.measure(work, images, choice, notes, quick=quick)
             ),
+            "podman": lambda: containers(work, quick),
         }
         for part, rows in parts.items():
             if part in arguments.only:

@@ -6,7 +6,7 @@
 # PREFIX is /usr/local for root and ~/.local for others, where none is named. The command is a link to
 # this directory's .venv, so what is installed is always what stands here; the man pages and the
 # completions are copies. A command at that place which is not such a link is left alone. The helpers
-# of mount(8) are links, too: it looks for them in /sbin alone, so that is where those of a PREFIX of
+# of mount(8) and umount(8) are links, too: it looks for them in /sbin alone, so that is where those of a PREFIX of
 # the system (/usr, /usr/local) go; others have them in PREFIX/sbin.
 set -eu
 cd "$(dirname "$0")/.."
@@ -27,7 +27,7 @@ case "$prefix" in
 /usr | /usr/local) sbin=/sbin ;;
 *) sbin=$prefix/sbin ;;
 esac
-helpers="mount.unionmount mount.fuse.unionmount"
+helpers="mount.unionmount mount.fuse.unionmount umount.fuse.unionmount"
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -39,12 +39,15 @@ ours() {
     ! [ -e "$1" ] && ! [ -L "$1" ]
 }
 
-for path in "$link" "$link-overlay" "$sbin/mount.unionmount" "$sbin/mount.fuse.unionmount"; do
-    if ! ours "$path"; then
-        say "$path is there and was not made by make install; remove it, or choose another PREFIX"
-        exit 1
-    fi
-done
+check() {
+    ours "$1" && return
+    say "$1 is there and was not made by make install; remove it, or choose another PREFIX"
+    exit 1
+}
+
+check "$link"
+check "$link-overlay"
+for name in $helpers; do check "$sbin/$name"; done
 
 case "$action" in
 install)
@@ -62,7 +65,7 @@ install)
     *) say "$prefix/bin is not in PATH; add it there: export PATH=\"$prefix/bin:\$PATH\"" ;;
     esac
     [ "$sbin" = /sbin ] ||
-        say "mount(8) looks for its helpers in /sbin; for fstab, as root: ln -s $sbin/mount.* /sbin/"
+        say "mount(8) looks for its helpers in /sbin; for fstab, as root: ln -s $sbin/*mount.* /sbin/"
     ;;
 uninstall)
     for name in $helpers; do rm -f "$sbin/$name"; done

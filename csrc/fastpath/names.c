@@ -16,8 +16,8 @@ static int64_t begin(const struct um_exchange *x, size_t at, struct um_slice *na
 static struct um_upper_maker maker_of(const struct um_exchange *x, uint32_t umask)
 {
     const struct um_id_maps *ids = &x->fastpath->ids;
-    return (struct um_upper_maker){.uid = um_id_stored_creator(&ids->users, x->header->uid),
-                                   .gid = um_id_stored_creator(&ids->groups, x->header->gid),
+    return (struct um_upper_maker){.uid = um_id_stored_owner(&ids->users, x->header->uid),
+                                   .gid = um_id_stored_owner(&ids->groups, x->header->gid),
                                    .umask = umask & 07777,
                                    .may_setgid = true};
 }

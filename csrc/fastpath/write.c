@@ -263,8 +263,8 @@ static struct um_upper_changes wanted(const struct fuse_setattr_in *in)
 /* Replace the new owner by its stored IDs; -EOVERFLOW where there are none. */
 static int take_owner(const struct um_fastpath *fastpath, struct um_upper_changes *changes)
 {
-    changes->uid = um_id_stored(&fastpath->ids.users, changes->uid);
-    changes->gid = um_id_stored(&fastpath->ids.groups, changes->gid);
+    changes->uid = um_id_stored_owner(&fastpath->ids.users, changes->uid);
+    changes->gid = um_id_stored_owner(&fastpath->ids.groups, changes->gid);
     bool fits = (!(changes->which & UM_UPPER_SET_UID) || changes->uid != UM_ID_NONE) &&
                 (!(changes->which & UM_UPPER_SET_GID) || changes->gid != UM_ID_NONE);
     return fits ? 0 : -EOVERFLOW;

@@ -68,6 +68,15 @@ static int64_t value(struct um_exchange *x, struct um_slice name, size_t room)
                            : um_tree_getxattr(fastpath->tree, node, text, name.size, x->out, room);
 }
 
+/* The value as it is shown. Its size changes, so it is read even where only the size is asked for. */
+static int64_t translated_value(struct um_exchange *x, struct um_slice name)
+{
+    int64_t got = value(x, name, UM_FUSE_MAX_WRITE - UM_ID_XATTR_GROWTH);
+    return got <= 0 ? got
+                    : um_id_show_xattr(&x->fastpath->ids, (const char *)name.data, name.size,
+                                       x->out, (size_t)got);
+}
+
 int64_t um_answer_getxattr(struct um_exchange *x)
 {
     const struct fuse_getxattr_in *in = UM_BODY(x, struct fuse_getxattr_in);
@@ -84,12 +93,8 @@ int64_t um_answer_getxattr(struct um_exchange *x)
     if (um_acl_is_name(name) && !x->fastpath->has_acls)
         return -EOPNOTSUPP;
     size_t room = in->size < UM_FUSE_MAX_WRITE ? in->size : UM_FUSE_MAX_WRITE;
-    int64_t got = value(x, name, room);
-    if (got > 0 && (size_t)got <= room && um_acl_is_name(name)) {
-        int error = um_id_show_acl(&x->fastpath->ids, x->out, (size_t)got);
-        if (error != 0)
-            return error;
-    }
+    int64_t got = um_id_is_in_xattr(&x->fastpath->ids, name) ? translated_value(x, name)
+                                                             : value(x, name, room);
     /* "ls -l" asks for the label of every file, unless the file system says that it has none. */
     if (got == -ENODATA && equals(name, "security.selinux"))
         got = -EOPNOTSUPP;
@@ -195,13 +200,17 @@ static int may_lose_setgid(const struct um_exchange *x, struct um_slice name)
     return (attr.mode & S_ISGID) && group != x->header->gid;
 }
 
-/* The value as it is stored, in the room of the reply, which has no body. */
-static int take_value(struct um_exchange *x, struct um_slice name, const void *value, size_t size)
+/* Put the value as it is stored into the room of the reply, which has no body; return its size. */
+static int64_t take_value(struct um_exchange *x, struct um_slice name, const void *value,
+                          size_t size)
 {
-    if (size > UM_FUSE_MAX_WRITE)
+    if (size > UM_FUSE_MAX_WRITE - UM_ID_XATTR_GROWTH)
         return -E2BIG;
     memcpy(x->out, value, size);
-    return um_acl_is_name(name) ? um_id_store_acl(&x->fastpath->ids, x->out, size) : 0;
+    return um_id_is_in_xattr(&x->fastpath->ids, name)
+               ? um_id_store_xattr(&x->fastpath->ids, (const char *)name.data, name.size, x->out,
+                                   size)
+               : (int64_t)size;
 }
 
 int64_t um_answer_setxattr(struct um_exchange *x)
@@ -225,8 +234,8 @@ int64_t um_answer_setxattr(struct um_exchange *x)
     int loses = error ? error : may_lose_setgid(x, name);
     if (loses != 0)
         return loses < 0 ? loses : UM_FORWARD;
-    error = take_value(x, name, x->body + at, in.size);
-    return error ? error : change(x, name, x->out, in.size, (int)in.flags);
+    int64_t size = take_value(x, name, x->body + at, in.size);
+    return size < 0 ? size : change(x, name, x->out, (size_t)size, (int)in.flags);
 }
 
 int64_t um_answer_removexattr(struct um_exchange *x)

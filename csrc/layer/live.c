@@ -6,6 +6,7 @@
 
 #include "layer/live_state.h"
 #include "marks/override_stat.h"
+#include "marks/trust.h"
 #include "marks/whiteout.h"
 #include "system/capability.h"
 #include "system/read_at.h"
@@ -373,6 +374,21 @@ static bool is_shortage(int64_t error)
     return error == -EMFILE || error == -ENFILE || error == -ENOMEM;
 }
 
+static const char *override_xattr(const struct um_live *layer)
+{
+    if (layer->believes & UM_BELIEVE_STAT_SECURITY)
+        return UM_OVERRIDE_SECURITY_XATTR;
+    return layer->believes & UM_BELIEVE_STAT_FUSE ? UM_OVERRIDE_FUSE_XATTR : UM_OVERRIDE_XATTR;
+}
+
+/* Return whether override_stat is trusted on an object of this owner and mode. */
+static bool believes_override(const struct um_live *layer, const struct statx *status)
+{
+    if (layer->believes & UM_BELIEVE_STAT_SECURITY)
+        return um_mark_is_trusted(status->stx_uid, 0);
+    return um_live_believes(layer, status);
+}
+
 /* Read the text of override_stat where it is trusted; -ENODATA where there is none. Other errors
  * are reported, because owner and mode on disk may permit more than override_stat does. */
 static int64_t read_override(struct um_live *layer, const struct um_live_inode *known,
@@ -381,7 +397,8 @@ static int64_t read_override(struct um_live *layer, const struct um_live_inode *
     struct statx status;
     if (!(layer->believes & (UM_BELIEVE_STAT | UM_BELIEVE_ANY_STAT)))
         return -ENODATA;
-    int64_t size = um_live_reach_getxattr(reach, UM_OVERRIDE_XATTR, text, UM_OVERRIDE_TEXT);
+    const char *name = override_xattr(layer);
+    int64_t size = um_live_reach_getxattr(reach, name, text, UM_OVERRIDE_TEXT);
     if (size < 0)
         return is_shortage(size) ? size : -ENODATA;
     if (layer->believes & UM_BELIEVE_ANY_STAT)
@@ -391,9 +408,8 @@ static int64_t read_override(struct um_live *layer, const struct um_live_inode *
     int fd = um_live_pin(layer, known, reach, &status);
     if (fd < 0)
         return fd;
-    size = um_live_believes(layer, &status)
-               ? um_xattr_get_at(fd, "", UM_OVERRIDE_XATTR, text, UM_OVERRIDE_TEXT)
-               : -ENODATA;
+    size = believes_override(layer, &status) ? um_xattr_get_at(fd, "", name, text, UM_OVERRIDE_TEXT)
+                                             : -ENODATA;
     close(fd);
     return size == -ERANGE ? -ENODATA : size; /* it became too long, so it is malformed */
 }

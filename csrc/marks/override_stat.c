@@ -51,6 +51,17 @@ static bool parse_number(struct um_slice digits, unsigned base, uint32_t most, u
     return true;
 }
 
+/* Parse an id. fuse-overlayfs before 1.14 writes "-1" for the half of an owner that chown(2) leaves as it is;
+ * which one that was is lost, and it belongs to nobody. */
+static bool parse_id(struct um_slice text, uint32_t *id)
+{
+    if (um_slice_equal(text, UM_SLICE_LITERAL("-1"))) {
+        *id = UM_OVERRIDE_NOBODY;
+        return true;
+    }
+    return parse_number(text, 10, UM_OVERRIDE_NOBODY, id);
+}
+
 static bool find_type(struct um_slice name, uint32_t *type)
 {
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
@@ -81,8 +92,7 @@ int um_override_parse(struct um_slice text, struct um_override *override)
     bool typed = cut(&text, ':', &mode);
     if (!typed)
         mode = text;
-    if (!parse_number(uid, 10, UINT32_MAX - 1, &parsed.uid) ||
-        !parse_number(gid, 10, UINT32_MAX - 1, &parsed.gid) ||
+    if (!parse_id(uid, &parsed.uid) || !parse_id(gid, &parsed.gid) ||
         !parse_number(mode, 8, 0177777, &parsed.mode) || (typed && !parse_type(text, &parsed)))
         return -EINVAL;
     parsed.mode &= 07777;

@@ -1,5 +1,5 @@
 /*
- * marks/override_stat.h - the text of user.containers.override_stat.
+ * marks/override_stat.h - the text of override_stat, and the xattrs that hold it.
  *
  * Purpose: an ordinary user cannot change the owner of a file or create a device. This xattr keeps
  * the owner, mode and type that a file is to show. The format is that of containers/storage
@@ -8,7 +8,9 @@
  *     uid:gid:mode[:type]    numbers decimal, mode octal
  *     type = dir | file | symlink | pipe | socket | block-MAJOR-MINOR | char-MAJOR-MINOR
  *
- * fuse-overlayfs writes no type; it sets the type bits of the mode instead.
+ * fuse-overlayfs writes no type; it sets the type bits of the mode instead. It has names of its own for
+ * the xattr: one below user. (before 1.14), and with xattr_permissions=1 one below security., which only
+ * privileged users can set.
  * Ownership and threads: pure functions.
  */
 #ifndef UM_OVERRIDE_STAT_H
@@ -17,6 +19,9 @@
 #include "base/base.h"
 
 #define UM_OVERRIDE_XATTR "user.containers.override_stat"
+#define UM_OVERRIDE_FUSE_XATTR "user.fuseoverlayfs.override_stat"
+#define UM_OVERRIDE_SECURITY_XATTR "security.fuseoverlayfs.override_stat"
+#define UM_OVERRIDE_NOBODY 4294967294u /* the owner where an id is "-1" */
 #define UM_OVERRIDE_TEXT 80 /* room for any value, with a NUL */
 
 struct um_override {
@@ -27,7 +32,7 @@ struct um_override {
 };
 
 /* Parse a text strictly: numbers have no sign and nothing around them, ids are below 2^32 - 1
- * (which means "none"), the mode is at most 0177777 and the type is known. 0, or -EINVAL with
+ * (which means "none") or -1, the mode is at most 0177777 and the type is known. 0, or -EINVAL with
  * *override unchanged. */
 int um_override_parse(struct um_slice text, struct um_override *override);
 

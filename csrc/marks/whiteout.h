@@ -57,6 +57,10 @@ const char *um_whiteout_opaque(void);
 /* The directory was an upper with marks below trusted.: names below user.overlay. are ordinary
  * xattrs of users. */
 #define UM_BELIEVE_NO_USER 32u
+/* override_stat has another name in this directory (marks/override_stat.h): user.fuseoverlayfs., or
+ * security.fuseoverlayfs. Permissions do not matter for the second, which only privileged users set. */
+#define UM_BELIEVE_STAT_FUSE 64u
+#define UM_BELIEVE_STAT_SECURITY 128u
 /* cffi: end */
 
 /* Write the name of the whiteout that hides `name`. False where it would be longer than a name may

@@ -13,7 +13,7 @@
  * ID and the kernel lets nobody write, as with an ID that an idmapped mount lacks; showing the overflow
  * ID itself (65534) would make the user of that ID the owner of every such file.
  * Ownership: the ranges are borrowed. Threads: pure functions.
- * Errors: UM_ID_NONE where an ID of a caller can't be stored; -EINVAL for one in an ACL, as in the kernel.
+ * Errors: UM_ID_NONE where an ID of a caller can't be stored; -EINVAL for one in an xattr, as in the kernel.
  */
 #ifndef UM_ID_MAPS_H
 #define UM_ID_MAPS_H
@@ -41,14 +41,22 @@ struct um_id_maps {
 
 uint32_t um_id_shown(const struct um_id_map *map, uint32_t stored);
 uint32_t um_id_stored(const struct um_id_map *map, uint32_t shown);
-/* The same for the creator of a file. Root whose ID no range has, such as an engine that prepares a
- * container from outside, creates files that belong to the stored root, if a range has that one. */
-uint32_t um_id_stored_creator(const struct um_id_map *map, uint32_t shown);
+/* The same for the owner of a new file, and for the owner that chown(2) names. If no range shows root, but
+ * one has the stored root, the latter is meant: an engine that prepares a container from outside makes
+ * files as root, and gives the mounted directory to root. */
+uint32_t um_id_stored_owner(const struct um_id_map *map, uint32_t shown);
 
-/* Translate the users and groups that the bytes of an ACL name (system/posix_acl.h), in place. Those that
- * are shown are not squashed. */
-int um_id_show_acl(const struct um_id_maps *maps, uint8_t *acl, size_t size);
-int um_id_store_acl(const struct um_id_maps *maps, uint8_t *acl, size_t size);
+/* Translate the users and groups in the value of an xattr, in place, and return its new size, which may be
+ * UM_ID_XATTR_GROWTH more: those that an ACL names, and the root of the user namespace in which a capability
+ * counts. Other xattrs have none. IDs that are shown are not squashed. */
+#define UM_ID_XATTR_GROWTH 4
+int64_t um_id_show_xattr(const struct um_id_maps *maps, const char *name, size_t name_size,
+                         uint8_t *value, size_t size);
+int64_t um_id_store_xattr(const struct um_id_maps *maps, const char *name, size_t name_size,
+                          uint8_t *value, size_t size);
 /* cffi: end */
+
+/* Whether values of this xattr change on the way. */
+bool um_id_is_in_xattr(const struct um_id_maps *maps, struct um_slice name);
 
 #endif

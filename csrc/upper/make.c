@@ -76,7 +76,7 @@ static uint32_t type_on_disk(const struct um_upper *upper, const struct um_upper
     uint32_t type = wanted->mode & S_IFMT;
     if (S_ISCHR(type) && um_whiteout_is_device(wanted->major, wanted->minor))
         return S_IFREG;
-    if (!um_upper_overrides(upper) || S_ISDIR(type) || S_ISLNK(type))
+    if (!(upper->flags & UM_UPPER_OVERRIDE) || S_ISDIR(type) || S_ISLNK(type))
         return type;
     bool own = !(upper->flags & UM_UPPER_OPEN) && wanted->uid == geteuid() &&
                wanted->gid == getegid() && (wanted->mode & 07000) == 0;
@@ -176,7 +176,7 @@ static int finish(struct um_upper *upper, int fd, struct um_upper_reached *made,
     if (error == 0 && (status.st_mode & 07777) != bits)
         error = um_upper_reached_chmod(made, bits);
     status.st_mode = (status.st_mode & S_IFMT) | bits;
-    return error ? error : um_upper_object_set_override(made, &status, &shown, false);
+    return error ? error : um_upper_object_set_override(upper, made, &status, &shown, false);
 }
 
 int um_upper_make(struct um_upper *upper, int fd, const char *name,

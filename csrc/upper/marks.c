@@ -61,6 +61,13 @@ static const char *own_mark(const struct um_upper *upper, const char *what, char
     return name;
 }
 
+const char *um_upper_stat_xattr(const struct um_upper *upper)
+{
+    if (upper->flags & UM_UPPER_STAT_SECURITY)
+        return UM_OVERRIDE_SECURITY_XATTR;
+    return upper->flags & UM_UPPER_STAT_FUSE ? UM_OVERRIDE_FUSE_XATTR : UM_OVERRIDE_XATTR;
+}
+
 bool um_upper_mark_is_absent(int64_t error)
 {
     return error == -ENODATA || error == -EOPNOTSUPP || error == -EPERM;
@@ -325,7 +332,7 @@ int um_upper_marks_of(struct um_upper *upper, struct um_upper_reached *reached, 
     if (size < 0)
         return size == -EOPNOTSUPP ? 0 : (int)size;
     for (int64_t at = 0; at < size; at += (int64_t)strlen(names + at) + 1) {
-        if (strcmp(names + at, UM_OVERRIDE_XATTR) == 0)
+        if (strcmp(names + at, um_upper_stat_xattr(upper)) == 0)
             *marks |= UM_UPPER_HAS_OVERRIDE;
         for (size_t i = 0; i < N_PREFIXES; i++) {
             const char *prefix = prefix_of(upper, i);
@@ -341,6 +348,13 @@ int um_upper_mark_set_metacopy(struct um_upper *upper, struct um_upper_reached *
 {
     char name[MARK_MAX];
     return um_upper_reached_setxattr(reached, own_mark(upper, "metacopy", name), "", 0, 0);
+}
+
+static bool believes_xattr(const struct um_upper *upper, const struct stat *status,
+                           const char *name)
+{
+    return strcmp(name, um_upper_stat_xattr(upper)) == 0 ? um_upper_believes_stat(upper, status)
+                                                         : um_upper_believes(upper, status);
 }
 
 /* Anybody may have set an xattr below user. */
@@ -359,7 +373,7 @@ int64_t um_upper_getxattr_believed(struct um_upper *upper, const struct um_upper
     /* The inode number of a removed object may have been used again, so the other one has to be
      * believed, too. */
     if (error == 0 && (now.st_ino != status->st_ino || now.st_dev != status->st_dev ||
-                       !um_upper_believes(upper, &now)))
+                       !believes_xattr(upper, &now, name)))
         error = -ESTALE;
     got = error < 0 ? error : um_upper_reached_getxattr(&pinned, name, value, size);
     unpin(&pinned);

@@ -35,7 +35,7 @@ int um_upper_reached_classify(const struct um_upper_reached *reached, bool marke
 #define UM_UPPER_HAS_REDIRECT 2u
 #define UM_UPPER_HAS_ORIGIN 4u
 #define UM_UPPER_HAS_METACOPY 8u
-#define UM_UPPER_HAS_OVERRIDE 16u /* user.containers.override_stat, which is no mark of overlayfs */
+#define UM_UPPER_HAS_OVERRIDE 16u /* override_stat, which is no mark of overlayfs */
 #define UM_UPPER_HAS_CAPABILITY 32u
 int um_upper_marks_of(struct um_upper *upper, struct um_upper_reached *reached, unsigned *marks);
 
@@ -88,6 +88,9 @@ void um_upper_mark_report_refused(struct um_upper *upper, const struct um_upper_
 int64_t um_upper_getxattr_believed(struct um_upper *upper, const struct um_upper_reached *reached,
                                    const struct stat *status, const char *name, void *value,
                                    size_t size);
+
+/* The name of override_stat in this upper. */
+const char *um_upper_stat_xattr(const struct um_upper *upper);
 
 /* Whether an xattr is not there, or can't be on such an object, by the error of asking for it. */
 bool um_upper_mark_is_absent(int64_t error);

@@ -7,25 +7,27 @@
 #include "system/capability.h"
 #include "upper/marks.h"
 
-/* What an object of the upper shows is its stat(2) on disk, unless the xattr user.containers.override_stat
- * says otherwise. podman and fuse-overlayfs write that xattr, and so does this file, for objects that are
- * *overridden*:
+/* What an object of the upper shows is its stat(2) on disk, unless the xattr override_stat says otherwise.
+ * podman and fuse-overlayfs write that xattr, and so does this file, for objects that are *overridden*:
  *
  * - All of them, in an upper with UM_UPPER_OVERRIDE: the daemon is an ordinary user, or nothing that it
  *   makes may have power on disk. Then the daemon owns all objects and can always read and write them,
  *   nobody else can write them, and they have no set-user-ID bits. Devices are empty files; so are FIFOs
  *   and sockets of other owners, as only files and directories can have the xattr. For the same reason the
  *   symlinks of an ordinary user's daemon always belong to it.
+ * - All files and directories, in an upper with UM_UPPER_STAT. The disk is as above but for devices,
+ *   FIFOs, sockets and capabilities, which are real.
  * - A character device 0:0, which would be a whiteout on disk.
  * - The root, where its directory on disk stays closed (UM_UPPER_CLOSED_ROOT).
  * - Objects that have the xattr already.
  *
- * There is no xattr where the disk alone shows what is wanted. Whoever may write to a file may set the
- * xattr, so it is believed only where the disk says that nobody else may. */
+ * There is no xattr where the disk alone shows what is wanted, but for UM_UPPER_STAT: fuse-overlayfs does
+ * not find a file without. Whoever may write to a file may set the xattr, so it is believed only where the
+ * disk says that nobody else may, or where its name is one below security. */
 
 bool um_upper_overrides(const struct um_upper *upper)
 {
-    return (upper->flags & UM_UPPER_OVERRIDE) != 0;
+    return (upper->flags & (UM_UPPER_OVERRIDE | UM_UPPER_STAT)) != 0;
 }
 
 bool um_upper_takes_user_xattrs(uint32_t mode)
@@ -49,10 +51,10 @@ static int read_shown(struct um_upper *upper, struct um_upper_reached *reached,
                                   .major = major(status->st_rdev),
                                   .minor = minor(status->st_rdev)};
     if (!um_upper_takes_user_xattrs(status->st_mode) || reached->plain ||
-        !um_upper_believes(upper, status))
+        !um_upper_believes_stat(upper, status))
         return 0;
-    int64_t size =
-        um_upper_getxattr_believed(upper, reached, status, UM_OVERRIDE_XATTR, text, sizeof text);
+    int64_t size = um_upper_getxattr_believed(upper, reached, status, um_upper_stat_xattr(upper),
+                                              text, sizeof text);
     if (size == -ENODATA || size == -EOPNOTSUPP || size == -EACCES || size == -ERANGE)
         return 0;
     if (size < 0)
@@ -131,19 +133,27 @@ static bool disk_shows(const struct stat *status, const struct um_override *show
            (status->st_mode & 07777) == shown->mode && (status->st_mode & S_IFMT) == shown->type;
 }
 
-static int put_override(struct um_upper_reached *reached, const struct um_override *shown)
+static int put_override(const struct um_upper *upper, const struct um_upper_reached *reached,
+                        const struct um_override *shown)
 {
     char text[UM_OVERRIDE_TEXT];
     size_t size = um_override_format(shown, text);
-    return um_upper_reached_setxattr(reached, UM_OVERRIDE_XATTR, text, size, 0);
+    return um_upper_reached_setxattr(reached, um_upper_stat_xattr(upper), text, size, 0);
 }
 
-int um_upper_object_set_override(struct um_upper_reached *reached, const struct stat *status,
-                                 const struct um_override *shown, bool had)
+static int remove_override(const struct um_upper *upper, const struct um_upper_reached *reached)
 {
-    if (!disk_shows(status, shown))
-        return put_override(reached, shown);
-    int error = had ? um_upper_reached_removexattr(reached, UM_OVERRIDE_XATTR) : 0;
+    return um_upper_reached_removexattr(reached, um_upper_stat_xattr(upper));
+}
+
+int um_upper_object_set_override(const struct um_upper *upper, struct um_upper_reached *reached,
+                                 const struct stat *status, const struct um_override *shown,
+                                 bool had)
+{
+    bool always = (upper->flags & UM_UPPER_STAT) && um_upper_takes_user_xattrs(status->st_mode);
+    if (always || !disk_shows(status, shown))
+        return put_override(upper, reached, shown);
+    int error = had ? remove_override(upper, reached) : 0;
     return error == -ENODATA ? 0 : error;
 }
 
@@ -159,15 +169,15 @@ static int update_override(struct um_upper *upper, struct um_upper_reached *reac
     if ((status.st_mode & 07777) != bits)
         error = um_upper_reached_chmod(reached, bits);
     status.st_mode = (status.st_mode & S_IFMT) | bits;
-    if (error == 0 && !um_upper_believes(upper, &status))
+    if (error == 0 && !um_upper_believes_stat(upper, &status))
         error = -EPERM; /* somebody else's directory: the claim would not be believed */
     if (error != 0)
         return error;
     /* The root's override_stat is complete, so that closing the directory on disk changes nothing that
      * it shows. */
     return is_closed_root(upper, reached)
-               ? put_override(reached, shown)
-               : um_upper_object_set_override(reached, &status, shown, had);
+               ? put_override(upper, reached, shown)
+               : um_upper_object_set_override(upper, reached, &status, shown, had);
 }
 
 /* Clear the bits that chown(2) clears, also for root. */
@@ -207,15 +217,20 @@ static int begin_change(struct um_upper *upper, struct um_upper_reached *reached
     return 0;
 }
 
-/* Keep the capability of a file that the daemon is about to own in a mark. */
-static int keep_capability(struct um_upper *upper, struct um_upper_reached *reached)
+/* Make the daemon the owner of a file or directory. `keep`: a capability stays, in a mark where it must have
+ * no power on disk (UM_UPPER_OVERRIDE). */
+static int own(struct um_upper *upper, struct um_upper_reached *reached, bool keep)
 {
     char value[64];
-    int64_t size = um_upper_reached_getxattr(reached, UM_CAPABILITY, value, sizeof value);
-    if (size < 0)
-        return 0; /* it has none, or none that has a meaning */
-    int error = um_upper_mark_set_capability(upper, reached, value, (size_t)size);
-    reached->capable = true;
+    int64_t size =
+        keep ? um_upper_reached_getxattr(reached, UM_CAPABILITY, value, sizeof value) : -ENODATA;
+    bool marked = size >= 0 && (upper->flags & UM_UPPER_OVERRIDE);
+    int error = marked ? um_upper_mark_set_capability(upper, reached, value, (size_t)size) : 0;
+    reached->capable = reached->capable || marked;
+    if (error == 0)
+        error = um_upper_reached_chown(reached, geteuid(), getegid());
+    if (error == 0 && size >= 0 && !marked)
+        error = um_upper_reached_setxattr(reached, UM_CAPABILITY, value, (size_t)size, 0);
     return error;
 }
 
@@ -245,13 +260,14 @@ static void let_go(struct um_upper_reached *reached, const struct um_upper_reach
 
 /* Write override_stat again once the daemon owns the object: up to then its earlier owner could change
  * the mark and the mode. */
-static int settle_claim(struct um_upper_reached *reached, const struct shown_change *change)
+static int settle_claim(const struct um_upper *upper, struct um_upper_reached *reached,
+                        const struct shown_change *change)
 {
     int error = um_upper_reached_chmod(reached, change->status.st_mode & 0755);
     if (error == 0)
-        error = put_override(reached, &change->shown);
+        error = put_override(upper, reached, &change->shown);
     if (error != 0)
-        um_upper_reached_removexattr(reached, UM_OVERRIDE_XATTR);
+        remove_override(upper, reached);
     return error;
 }
 
@@ -266,15 +282,13 @@ static int take_over(struct um_upper *upper, struct um_upper_reached *reached,
     if (!change->overridden || !um_upper_overrides(upper) || is_closed_root(upper, reached) ||
         status->st_uid == geteuid())
         return 0;
-    int error = put_override(reached, &change->shown);
+    int error = put_override(upper, reached, &change->shown);
     if (error == 0 && (status->st_mode & 022))
         error = um_upper_reached_chmod(reached, status->st_mode & ~022u);
-    if (error == 0 && S_ISREG(status->st_mode) && !given)
-        error = keep_capability(upper, reached);
     if (error == 0)
-        error = um_upper_reached_chown(reached, geteuid(), getegid());
+        error = own(upper, reached, S_ISREG(status->st_mode) && !given);
     if (error == 0)
-        error = settle_claim(reached, change);
+        error = settle_claim(upper, reached, change);
     change->had = true;
     return error;
 }
@@ -282,19 +296,19 @@ static int take_over(struct um_upper *upper, struct um_upper_reached *reached,
 /* A device on disk has the power that its owner and mode give it, and can't have an override_stat. */
 static bool is_forbidden(const struct um_upper *upper, const struct stat *status)
 {
-    return um_upper_overrides(upper) && is_device(status->st_mode);
+    return (upper->flags & UM_UPPER_OVERRIDE) && is_device(status->st_mode);
 }
 
 int um_upper_object_drop_claim(struct um_upper *upper, struct um_upper_reached *reached,
                                const struct stat *before)
 {
     struct stat after;
-    if (!um_upper_takes_user_xattrs(before->st_mode) || um_upper_believes(upper, before))
+    if (!um_upper_takes_user_xattrs(before->st_mode) || um_upper_believes_stat(upper, before))
         return 0;
     int error = um_upper_reached_stat(reached, &after);
-    if (error != 0 || !um_upper_believes(upper, &after))
+    if (error != 0 || !um_upper_believes_stat(upper, &after))
         return error;
-    error = um_upper_reached_removexattr(reached, UM_OVERRIDE_XATTR);
+    error = remove_override(upper, reached);
     return error == -ENODATA || error == -EOPNOTSUPP ? 0 : error;
 }
 
@@ -308,7 +322,7 @@ int um_upper_object_chown_symlink(struct um_upper *upper, const struct um_upper_
                                   uint32_t uid, uint32_t gid)
 {
     int error = um_upper_reached_chown(reached, uid, gid);
-    if (error == -EPERM && um_upper_overrides(upper))
+    if (error == -EPERM && (upper->flags & UM_UPPER_OVERRIDE))
         error = touch_change_time(reached);
     return error;
 }

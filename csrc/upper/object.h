@@ -39,12 +39,13 @@ int um_upper_object_overridden_mode(struct um_upper *upper, struct um_upper_reac
 int um_upper_object_drop_claim(struct um_upper *upper, struct um_upper_reached *reached,
                                const struct stat *before);
 
-/* Put what the disk, which is at *status, does not show into override_stat. `had`: there is one, which is
- * removed if it is not needed any more. */
-int um_upper_object_set_override(struct um_upper_reached *reached, const struct stat *status,
-                                 const struct um_override *shown, bool had);
+/* Put what the disk, which is at *status, does not show into override_stat; with UM_UPPER_STAT all of it.
+ * `had`: there is one, which is removed if it is not needed any more. */
+int um_upper_object_set_override(const struct um_upper *upper, struct um_upper_reached *reached,
+                                 const struct stat *status, const struct um_override *shown,
+                                 bool had);
 
-/* Whether everything in this upper is overridden: UM_UPPER_OVERRIDE. */
+/* Whether all files and directories of this upper are overridden: UM_UPPER_OVERRIDE, UM_UPPER_STAT. */
 bool um_upper_overrides(const struct um_upper *upper);
 
 /* Whether objects of this type can have user. xattrs: files and directories. */

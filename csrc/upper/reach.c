@@ -421,12 +421,20 @@ bool um_upper_trusts_owner(const struct um_upper *upper, uint32_t uid, uint32_t 
     return um_mark_is_trusted(uid, mode) || (uid == upper->owner && (mode & 022) == 0);
 }
 
-/* Files in an ordinary user's upper may have the modes that earlier versions gave them on disk. The
- * upper is closed, so nobody else could use these. */
+/* Files in an ordinary user's upper may have the modes that earlier versions gave them on disk, and those
+ * with UM_UPPER_STAT the modes that fuse-overlayfs did. The upper is closed, so nobody else could use these. */
 bool um_upper_believes(const struct um_upper *upper, const struct stat *status)
 {
-    bool closed = (upper->flags & UM_UPPER_OVERRIDE) && !(upper->flags & UM_UPPER_OPEN);
+    bool kept = upper->flags & (UM_UPPER_OVERRIDE | UM_UPPER_STAT);
+    bool closed = kept && !(upper->flags & UM_UPPER_OPEN);
     return um_upper_trusts_owner(upper, status->st_uid, closed ? 0 : status->st_mode);
+}
+
+bool um_upper_believes_stat(const struct um_upper *upper, const struct stat *status)
+{
+    if (upper->flags & UM_UPPER_STAT_SECURITY)
+        return um_upper_trusts_owner(upper, status->st_uid, 0);
+    return um_upper_believes(upper, status);
 }
 
 /* ---- making and removing --------------------------------------------------------------------- */

@@ -99,8 +99,10 @@ int um_upper_has_entry(int fd, const char *name, bool exposed);
  * upper's owner: nobody else may write to it. */
 bool um_upper_trusts_owner(const struct um_upper *upper, uint32_t uid, uint32_t mode);
 
-/* [-] Whether override_stat, and a capability's mark below user., are believed of an object
- * (docs/explanation/upper.md, "Whose word counts"). */
+/* [-] Whether a capability's mark below user. is believed of an object (docs/explanation/upper.md, "Whose
+ * word counts"). */
 bool um_upper_believes(const struct um_upper *upper, const struct stat *status);
+/* [-] Whether override_stat is. The permissions do not matter to one below security. */
+bool um_upper_believes_stat(const struct um_upper *upper, const struct stat *status);
 
 #endif

@@ -192,7 +192,7 @@ static int file_hit(struct um_upper *upper, const struct um_upper_node *director
     hit->ino = status->st_ino;
     hit->capable = marks & UM_UPPER_HAS_CAPABILITY;
     hit->ours = um_upper_believes(upper, status);
-    hit->plain = reached->plain && !(upper->flags & UM_UPPER_OVERRIDE);
+    hit->plain = reached->plain && !um_upper_overrides(upper);
     if (is_believed(upper, origin, ours, status, &hit->attr))
         hit->lower = hit->attr.node = origin;
     if (!(marks & UM_UPPER_HAS_METACOPY) || !S_ISREG(hit->attr.mode))
@@ -295,7 +295,7 @@ static int directory_hit(struct um_upper *upper, struct um_upper_node *directory
         return error;
     hit->ino = status->st_ino;
     hit->capable = reached->capable;
-    hit->plain = reached->plain && !(upper->flags & UM_UPPER_OVERRIDE);
+    hit->plain = reached->plain && !um_upper_overrides(upper);
     bool continues = hit->lower != 0 && hit->lower != UM_UPPER_LOWER_REFUSED;
     struct um_upper_node *node = continues ? um_upper_node_find(upper, hit->lower) : NULL;
     /* In an upper that was tampered with, two directories may claim to continue one. */

@@ -33,13 +33,13 @@
 /* cffi: begin */
 /* What an upper is like: */
 #define UM_UPPER_TRUSTED 1u  /* marks are trusted.overlay. xattrs; without: user.overlay. */
-#define UM_UPPER_OVERRIDE 2u /* owner, mode and devices in user.containers.override_stat */
+#define UM_UPPER_OVERRIDE 2u /* owner, mode and devices in override_stat */
 #define UM_UPPER_VOLATILE 4u /* nothing is synced */
 #define UM_UPPER_FOREIGN 8u  /* the origins on disk belong to other lowers */
 /* The directory itself keeps the owner and mode that it has on disk, and its ACL gives nobody more: what the
  * root of the mount shows is in override_stat. */
 #define UM_UPPER_CLOSED_ROOT 16u
-/* Other users can reach it. UM_UPPER_OVERRIDE is set, too, also for root's daemon. Marks that others could
+/* Other users can reach it. UM_UPPER_OVERRIDE or UM_UPPER_STAT is set, too, also for root's daemon. Marks that others could
  * have set are not believed, and objects that they may have exchanged are checked before each use. */
 #define UM_UPPER_OPEN 32u
 #define UM_UPPER_LOOK 64u /* it is only read: the marks of its owner's daemon are believed */
@@ -52,6 +52,13 @@
 #define UM_UPPER_STAY 1024u
 #define UM_UPPER_ATIME 2048u /* reads change access times, as the disk's mount is set to */
 #define UM_UPPER_NO_ACLS 4096u /* new objects inherit no ACL */
+/* Every file and directory has an override_stat and belongs to the daemon on disk, as fuse-overlayfs wants
+ * it with xattr_permissions. Everything else is as without, if UM_UPPER_OVERRIDE is not set, too. */
+#define UM_UPPER_STAT 8192u
+/* The name of override_stat (marks/override_stat.h): user.fuseoverlayfs., or security.fuseoverlayfs., which
+ * only privileged users set. */
+#define UM_UPPER_STAT_FUSE 16384u
+#define UM_UPPER_STAT_SECURITY 32768u
 
 #define UM_UPPER_METACOPY_MIN 131072u
 

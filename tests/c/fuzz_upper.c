@@ -1,6 +1,6 @@
 /*
  * Operations on an upper and on a plain directory (upper_machine.h). Input: the bytes of a script. The
- * first says with which flags: marks under trusted. or user., owners on disk or in override_stat.
+ * first says with which flags: marks under trusted. or user., owners on disk, in override_stat, or both.
  */
 #include "upper_machine.h"
 
@@ -25,6 +25,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     machine = (struct machine){.flags = UM_UPPER_VOLATILE};
     bool plain = geteuid() == 0 && !(data[0] & 1);
     machine.flags |= plain ? UM_UPPER_TRUSTED : UM_UPPER_OVERRIDE;
+    machine.flags |= data[0] & 4 ? UM_UPPER_STAT | UM_UPPER_STAT_FUSE : 0;
     machine.metacopy_min = (data[0] >> 1) & 1;
     machine_layers(&machine.stack);
     machine_open(&machine, fd);

@@ -27,6 +27,9 @@ TEST(what_other_tools_write_is_read)
     CHECK_INT(parse("4294967294:4294967294:7777:char-4294967295-4294967295", &o), 0);
     CHECK_INT(o.uid, 4294967294);
     CHECK_INT(o.minor, 4294967295);
+    CHECK_INT(parse("5:-1:100755", &o), 0); /* fuse-overlayfs before 1.14, after chgrp */
+    CHECK_INT(o.uid, 5);
+    CHECK_INT(o.gid, UM_OVERRIDE_NOBODY);
 }
 
 TEST(a_malformed_text_is_refused)
@@ -39,7 +42,8 @@ TEST(a_malformed_text_is_refused)
         ":0:644",
         "0::644",
         "0:0:648",
-        "-1:0:644",
+        "-2:0:644",
+        "-1-:0:644",
         "+1:0:644",
         " 1:0:644",
         "1:0:644 ",

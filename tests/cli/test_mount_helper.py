@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 from support.archives import Layer, docker_archive
-from support.mount8 import System, system
+from support.mount8 import System, own_system
 from support.mounting import COMMAND
-from support.users import BECOME, NOBODY
+from support.users import BECOME
 
 pytestmark = pytest.mark.needs("fuse", "root", "unshare", "findmnt", "nsenter")
 
 
+PLACES = ("UNIONMOUNT_ROOT", "UNIONMOUNT_RUNTIME_DIR")
+
+
 @pytest.fixture
 def here(public_tmp: Path) -> Iterator[System]:
-    places = {"UNIONMOUNT_ROOT": public_tmp / "store", "UNIONMOUNT_RUNTIME_DIR": public_tmp / "run"}
-    with system(public_tmp / "system", {name: str(path) for name, path in places.items()}) as made:
+    with own_system(public_tmp) as made:
         yield made
-        made.run(*COMMAND, "umount", "--all")
-        assert json.loads(made.run(*COMMAND, "ps", "--format", "json").stdout) == []
 
 
 @pytest.fixture
@@ -99,6 +99,7 @@ def test_everything_of_fstab_is_mounted_once(here: System, image: Path, where: P
     here.run("test", "-e", second / "etc/new", status=1)
     daemons = here.run(*COMMAND, "ps", "-q").stdout
     assert daemons.count("\n") == 2
+    here.run("findmnt", "--verify", "--tab-file", here.fstab)  # warnings alone
     here.run("mount", "-a", "-T", here.fstab, status=32)  # the bad line alone was tried
     assert here.run(*COMMAND, "ps", "-q").stdout == daemons
 
@@ -111,9 +112,16 @@ def test_everything_of_fstab_is_mounted_once(here: System, image: Path, where: P
         ("layer=top", 1, "option layer: 'top' is no number"),
         ("name=", 1, "option name needs a value"),
         ("qwertyuiop", 1, "unknown option qwertyuiop (see unionmount mount --help)"),
-        ("strictatime", 1, "option strictatime is refused: the server does not see reads"),
-        ("ro,name=web", 1, "--name cannot be combined with --ro"),
-        ("volatile", 1, "--volatile cannot be combined with --ro"),
+        ("strictatime", 1, "option strictatime is refused: reads that the kernel answers"),
+        ("ro,name=web", 1, "name= cannot be combined with ro: "),
+        ("volatile", 1, "volatile needs a place for changes: name=, upper= or ephemeral"),
+        ("layer=0,ephemeral", 1, "ephemeral cannot be combined with layer=, which mounts"),
+        ("name=web,upper=/x", 1, "name= cannot be combined with upper=, which keeps"),
+        ("upper_open", 1, "upper_open needs upper="),
+        ("upper=/usr", 32, "or accept it with upper_open"),
+        ("layer=99", 32, "the image has 2 layers, 0 to 1"),
+        ("platform=linux/amd46", 32, "is for linux/amd64, not linux/amd46"),
+        ("platform=linux-amd64", 1, "write OS/ARCH[/VARIANT]"),
         ("layer=7", 32, "7"),
         ("store=/dev/null/x", 32, "/dev/null"),
     ],
@@ -164,6 +172,47 @@ def test_flags_of_the_helper(here: System, image: Path, where: Path) -> None:
     here.run(helper, image, where, "-t", "ext4", status=1)
 
 
+def modes(here: System, where: Path) -> list[str]:
+    """The modes that commands print."""
+    (listed,) = json.loads(here.run(*COMMAND, "ps", "--format", "json").stdout)
+    (told,) = json.loads(here.run(*COMMAND, "inspect", where).stdout)
+    shown = here.run(*COMMAND, "ps", "--format", "{{.Mode}}").stdout.strip()
+    return [listed["mode"], told["State"]["Mode"], shown]
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_with_hardly_any_environment(
+    here: System, image: Path, where: Path, tmp_path: Path, closed: str
+) -> None:
+    """As systemd starts it: without HOME, and here without PATH and standard streams."""
+    words = ["env", "-i", "PATH="]
+    words += [f"{name}={here.environment[name]}" for name in PLACES]
+    script = f'exec "$@" {closed}'
+    mount = [*words, "/bin/mount", "-t", "unionmount", str(image), str(where)]
+    here.run("sh", "-c", script, "sh", *mount, "-o", f"upper={tmp_path}/upper")
+    assert motd(here, where) == "hello\n"
+    here.run("sh", "-c", script, "sh", *words, "/bin/umount", "-c", where)
+    assert not here.mounted(where)
+    here.run("sh", "-c", script, "sh", *mount, "-o", "naem=x", status=1)
+
+
+def test_a_store_on_a_read_only_disk(
+    here: System, image: Path, where: Path, tmp_path: Path
+) -> None:
+    name = loaded(here, image)
+    store = here.environment["UNIONMOUNT_ROOT"]
+    here.run("mount", "--bind", store, store)
+    here.run("mount", "-o", "remount,bind,ro", store)
+    mount = ("mount", "-t", "unionmount", name, where)
+    told = here.run(*mount, status=32).stderr
+    assert f"{store}/lock: Read-only file system; choose another store" in told
+    here.environment["UNIONMOUNT_ADDITIONAL_STORES"] = store
+    here.silent(*mount, "-o", f"ephemeral,store={tmp_path}/store")
+    assert motd(here, where) == "hello\n"
+    here.silent("umount", "-c", where)
+    here.run("umount", store)
+
+
 def test_a_remount_is_done_or_refused(here: System, image: Path, where: Path) -> None:
     name = loaded(here, image)
     here.fstab.write_text(f"{name} {where} unionmount name=www,noexec 0 0\n", encoding="ascii")
@@ -173,7 +222,9 @@ def test_a_remount_is_done_or_refused(here: System, image: Path, where: Path) ->
     assert {"ro", "noexec", "nosuid"} <= set(here.mounted(where)["VFS-OPTIONS"].split(","))
     assert "ro" in here.mounted(where)["FS-OPTIONS"].split(",")
     here.run("touch", where / "made", status=1)
+    assert modes(here, where) == ["ro"] * 3
     here.silent(*remount, "remount,rw,exec")
+    assert modes(here, where) == ["rw"] * 3
     found = here.mounted(where)["VFS-OPTIONS"].split(",")
     assert {"rw", "nosuid", "nodev"} <= set(found)
     assert "noexec" not in found
@@ -186,6 +237,15 @@ def test_a_remount_is_done_or_refused(here: System, image: Path, where: Path) ->
         told = here.run("mount", "-o", f"remount,{wrong}", where, status=32).stderr
         assert f"{wrong} can't change" in told
     here.run("touch", where / "made")
+    part = where.parent / "part"
+    part.mkdir()
+    here.silent("mount", "--bind", where / "etc", part)
+    here.silent("mount", "-o", "remount,ro", part)  # the same file system
+    here.run("touch", where / "made", status=1)
+    here.silent("mount", "-o", "remount,rw", part)
+    here.silent("umount", "-c", part)
+    here.silent("mount", "-o", "remount,bind,ro", where)  # the mount alone, without our helper
+    assert modes(here, where) == ["ro"] * 3
 
 
 def test_a_read_only_mount_does_not_become_writable(here: System, image: Path, where: Path) -> None:
@@ -200,20 +260,10 @@ def test_a_read_only_mount_does_not_become_writable(here: System, image: Path, w
     assert "no image is mounted there" in told
 
 
-def give(here: System, where: Path) -> None:
-    """Let an ordinary user mount there, with a store of the user's own."""
-    os.chown(where, NOBODY, NOBODY)
-    for name in ("UNIONMOUNT_ROOT", "UNIONMOUNT_RUNTIME_DIR"):
-        own = where.parent / f"user-{name.lower()}"
-        own.mkdir()
-        os.chown(own, NOBODY, NOBODY)
-        here.environment[name] = str(own)
-
-
 @pytest.mark.needs("ordinary-user")
 def test_users_get_no_set_user_id_programs(here: System, image: Path, where: Path) -> None:
     of_root = dict(here.environment)
-    give(here, where)
+    here.give(where)
     for option in ("allow_suid", "allow_dev"):
         line = f"{image} {where} unionmount users,noauto,suid,dev,{option} 0 0\n"
         here.fstab.write_text(line, encoding="ascii")
@@ -228,13 +278,18 @@ def test_users_get_no_set_user_id_programs(here: System, image: Path, where: Pat
 @pytest.mark.needs("ordinary-user")
 def test_a_line_for_users(here: System, image: Path, where: Path) -> None:
     of_root = dict(here.environment)
-    give(here, where)
+    here.give(where)
     line = f"{image} {where} unionmount users,noauto,ephemeral,exec 0 0\n"
     here.fstab.write_text(line, encoding="ascii")
     user = BECOME
     here.silent("mount", where, as_user=user)
     assert here.mounted(where)["SOURCE"] == str(image)
     here.run("touch", where / "made", as_user=user)
+    own, here.environment = here.environment, of_root
+    here.silent("mount", "-o", "remount,ro", where)  # by root, who has no record of it
+    here.run("touch", where / "more", as_user=user, status=1)
+    assert "only the user" in here.run("mount", "-o", "remount,rw", where, status=32).stderr
+    here.environment = own
     here.silent("umount", where, as_user=user)
     assert not here.mounted(where)
     here.environment = of_root

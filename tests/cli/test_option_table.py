@@ -120,8 +120,8 @@ WRITABLE_ROWS = {
             *["metacopy=on,redirect_dir=off", "nfs_export=on,metacopy=on"],
             *["uidmapping=0:1", "gidmapping=0:1:0", "uidmapping=0:1:2:1:5:1", "squash_to_uid=x"],
             *["squash_to_gid=-1", "squash_to_root=1", "noxattrs=2", "plugins=x", "timeout=x"],
-            *["xattr_permissions=1", "allow_root", "auto_unmount", "subtype=x", "blksize=1"],
-            *["max_read=1", "nooverride_creds=1", "fsync=x"],
+            *["xattr_permissions=3", "allow_root", "auto_unmount", "subtype=x", "blksize=1"],
+            *["max_read=1", "nooverride_creds=1", "fsync=x", "ino32_t"],
         ),
         NEITHER,
     ),
@@ -136,7 +136,8 @@ WRITABLE_ROWS = {
                 "nofastpath",
                 "upper_open",
             ],
-            *["xattrs=layers", "xattr_permissions=0", "xattr_permissions=2", "fsync=0", "fsync=1"],
+            *["xattrs=layers", "fsync=0", "fsync=1"],
+            *["xattr_permissions=0", "xattr_permissions=1", "xattr_permissions=2"],
             *[
                 "fast_ino=1",
                 "threaded=1",
@@ -152,6 +153,8 @@ WRITABLE_ROWS = {
                 "noacl",
                 "timeout=1.5",
                 "clone_fd",
+                "fast_ino_check=1",
+                *["splice_read", "splice_write", "splice_move", "kernel_cache", "max_write=4096"],
                 "max_threads=3",
                 "max_idle_threads=3",
                 "nonempty",
@@ -300,8 +303,36 @@ def test_what_is_refused_is_documented() -> None:
         for name, values in overlay.REFUSED_HERE.items()
         for value in values
     }
-    also = {"x-mount.…", "X-mount.…", "fsync=strict", "xattr_permissions=1"}
+    also = {"x-mount.…", "X-mount.…"}
     assert documented("Refused") == {*generic.REFUSED, *here, *also}
+
+
+def documented_reasons() -> dict[str, str]:
+    """The second columns of both tables, by option."""
+    rest = DOCS.read_text().partition("\n## Without effect\n")[2].partition("\n## mount(8)")[0]
+    rows = [line.strip("| ").split(" | ") for line in rest.splitlines() if line.startswith("| `")]
+    return {
+        name: row[1].replace("`", "") for row in rows for name in re.findall(r"`([^`]+)`", row[0])
+    }
+
+
+def test_the_reasons_are_those_of_the_messages() -> None:
+    said = {
+        **generic.WITHOUT_EFFECT,
+        **generic.REFUSED,
+        **overlay.SAME_HERE,
+        **{f"{name}=N": why for name, why in overlay.NUMBERS_HERE.items()},
+        **{f"{start}…": why for start, why in generic.COMMENTS.items()},
+        **{
+            name + ("" if not value else "=…" if value == "*" else f"={value}"): why
+            for name, values in overlay.REFUSED_HERE.items()
+            for value, why in values.items()
+        },
+        **{f"{one}-mount.…": generic.refusal(f"{one}-mount.a") for one in "xX"},
+    }
+    reasons = documented_reasons()
+    reasons.pop("workdir=W")  # the message names it
+    assert reasons == said
 
 
 def test_every_option_is_tried() -> None:

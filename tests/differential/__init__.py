@@ -6,6 +6,7 @@
 `deviations`  where the kernel's overlayfs is known not to be right, and why
 `run`         one run: a step on all sides, the comparison of the trees, the script to repeat it
 `machine`     the Hypothesis state machine that makes up the steps
+`maps`        stored and shown owners: the same on idmapped mounts
 `variants`    what is compared: served for whom, stacked of what
 `explore`     runs of the machine
 `soak`        the same for as long as one likes

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,8 @@ def _acl_removed(case: Case) -> bool:
 
 
 def _removed_file_changed(case: Case) -> bool:
-    return not case.field and "handle" in case.arguments and _fails(case.kernel, errno.EEXIST)
+    failed = _fails(case.kernel, errno.EEXIST) or _fails(case.kernel, errno.ENOTEMPTY)
+    return not case.field and "handle" in case.arguments and failed
 
 
 def _trusted_listed(case: Case) -> bool:
@@ -132,7 +133,7 @@ KNOWN_DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "change-of-a-removed-file",
         "with index=on, a file of a lower layer that is open and has lost its name can't be copied "
-        "up: EEXIST",
+        "up: EEXIST; a directory in whose place is another one: ENOTEMPTY",
         _removed_file_changed,
         lasting=True,
     ),
@@ -185,6 +186,6 @@ KNOWN_DEVIATIONS: tuple[Deviation, ...] = (
 )
 
 
-def explain(case: Case) -> Deviation | None:
+def explain(case: Case, known: Sequence[Deviation] = KNOWN_DEVIATIONS) -> Deviation | None:
     """The entry for a disagreement."""
-    return next((one for one in KNOWN_DEVIATIONS if one.applies(case)), None)
+    return next((one for one in known if one.applies(case)), None)

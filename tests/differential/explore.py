@@ -9,20 +9,23 @@ from differential.machine import Machine
 from differential.run import Place, Variant
 
 
-def explore(place: Place, variant: Variant, runs: int, steps: int) -> None:
-    """``runs`` runs of up to ``steps`` operations; the first failure ends it."""
+def explore(place: Place, variant: Variant, runs: int, steps: int, *, shrink: bool = True) -> None:
+    """``runs`` runs of up to ``steps`` operations; the first failure ends it.
+
+    Without ``shrink`` it is not made small, which takes minutes.
+    """
 
     class Here(Machine):
         def __init__(self) -> None:
             super().__init__(place, variant)
 
     try:
-        explore_machine(Here, runs, steps)
+        explore_machine(Here, runs, steps, shrink=shrink)
     finally:
         place.abandon()
 
 
-def explore_machine(machine: type[Machine], runs: int, steps: int) -> None:
+def explore_machine(machine: type[Machine], runs: int, steps: int, *, shrink: bool = True) -> None:
     """The same for a machine that knows its place."""
     run_state_machine_as_test(
         machine,
@@ -31,7 +34,7 @@ def explore_machine(machine: type[Machine], runs: int, steps: int) -> None:
             stateful_step_count=steps,
             deadline=None,
             database=None,
-            phases=(Phase.generate, Phase.shrink),
+            phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
             suppress_health_check=list(HealthCheck),
             report_multiple_bugs=False,
         ),

@@ -47,6 +47,11 @@ def mode_of_acl(value: bytes) -> int:
 CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
 
 
+def namespaced_capability(root: int) -> bytes:
+    """A capability that counts in the user namespaces of this root."""
+    return struct.pack("<6I", 0x03000001, 1 << 10, 0, 0, 0, root)
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """What a lower directory has at one path; ``data`` are pieces of content at offsets."""
@@ -131,7 +136,7 @@ def reduced(stack: Stack) -> Stack:
             for path, node in tree.items()
             if node.kind != "whiteout" or (path in below and _merges(path, tree))
         }
-        made.append(_links_last(kept))
+        made.append(links_last(kept))
         for path, node in kept.items():
             if node.kind != "dir" or node.opaque or below.get(path, node).kind != "dir":
                 _hide(below, path)
@@ -140,7 +145,8 @@ def reduced(stack: Stack) -> Stack:
     return tuple(reversed(made))
 
 
-def _links_last(tree: dict[str, Node]) -> Layer:
+def links_last(tree: dict[str, Node]) -> Layer:
+    """A tree as pairs, in an order in which it can be made."""
     return tuple(sorted(tree.items(), key=lambda pair: pair[1].kind == "link"))
 
 
@@ -166,7 +172,7 @@ def build(layer: Layer, top: Path, marks: str = KERNEL_MARKS) -> None:
     """
     tree = settled(layer)
     top.mkdir()
-    for path, node in _links_last(tree):
+    for path, node in links_last(tree):
         _make(top, path, node, marks)
     for path, node in sorted(tree.items(), reverse=True):
         if node.kind == "dir":
@@ -176,9 +182,9 @@ def build(layer: Layer, top: Path, marks: str = KERNEL_MARKS) -> None:
     finish_root(top)
 
 
-def finish_root(top: Path, owner: int = 0) -> None:
+def finish_root(top: Path, owner: int = 0, group: int = 0) -> None:
     """Give a root directory the attributes that all have."""
-    os.chown(top, owner, owner)
+    os.chown(top, owner, group)
     os.chmod(top, ROOT.mode)
     os.utime(top, ns=(ROOT.mtime_ns, ROOT.mtime_ns))
 
@@ -252,7 +258,7 @@ def _tar(layer: Layer, owner: int) -> archives.Layer:
     tar = archives.Layer()
     tar.directory("./", ROOT.mode, owner=(owner, owner), mtime_ns=ROOT.mtime_ns)
     tree = settled(layer)
-    for path, node in _links_last(tree):
+    for path, node in links_last(tree):
         _tar_entry(tar, path, node)
     return tar
 
@@ -293,7 +299,7 @@ def content(node: Node) -> bytes:
 def owned_by(stack: Stack, owner: int) -> Stack:
     """The same, as it could be an ordinary user's: all his own, and readable for him."""
     return tuple(
-        tuple((path, _owned(node, owner)) for path, node in _links_last(settled(layer)))
+        tuple((path, _owned(node, owner)) for path, node in links_last(settled(layer)))
         for layer in stack
     )
 
@@ -403,6 +409,11 @@ _data = st.sampled_from(
 )
 
 
+_capabilities = st.sampled_from(
+    [(("security.capability", value),) for value in (CAPABILITY, namespaced_capability(1000))]
+)
+
+
 def _owned_node(node: Node, owner: tuple[int, int]) -> Node:
     return replace(node, uid=owner[0], gid=owner[1])
 
@@ -418,7 +429,7 @@ _files = st.builds(
     st.sampled_from([0o644, 0o666, 0o666, 0o600, 0o444, 0o755, 0o4755, 0o2771, 0o222, 0]),
     mtime_ns=_mtime,
     data=_data,
-    xattrs=st.one_of(_xattrs, _xattrs, st.just((("security.capability", CAPABILITY),))),
+    xattrs=st.one_of(_xattrs, _xattrs, _capabilities),
 )
 _acls = st.sampled_from([acl(6, 6, 4), acl(7, 0, 0, named=1000), acl(6, 4, 0, user=6)])
 _directories = st.builds(

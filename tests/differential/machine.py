@@ -21,8 +21,16 @@ from hypothesis.stateful import (
     rule,
 )
 
-from differential import lowers
-from differential.lowers import ACCESS, CAPABILITY, DEFAULT, OLD, Stack, acl
+from differential import lowers, maps
+from differential.lowers import (
+    ACCESS,
+    CAPABILITY,
+    DEFAULT,
+    OLD,
+    Stack,
+    acl,
+    namespaced_capability,
+)
 from differential.run import Place, Run, Variant
 from differential.sides import OVERLAYFS_ESCAPES
 from differential.worker import RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -104,7 +112,10 @@ nameless_flags = st.sampled_from(
 )
 
 _USER_XATTRS = [("user.a", b"1"), ("user.a", b"another"), ("user.b", b""), ("user.c", b"v" * 900)]
-_ROOT_XATTRS = [("trusted.t", b"\0\xff"), ("trusted.u", b""), ("security.capability", CAPABILITY)]
+_ROOT_XATTRS = [
+    *(("trusted.t", b"\0\xff"), ("trusted.u", b""), ("security.capability", CAPABILITY)),
+    *(("security.capability", namespaced_capability(root)) for root in (1000, 4242)),
+]
 # what overlayfs keeps marks in, and escapes
 _MARKS = [
     *(("user.overlay.opaque", b"y"), ("user.overlay.overlay.x", b"1")),
@@ -117,8 +128,10 @@ _ACLS = [
     (ACCESS, acl(6, 6, 4)),
     (ACCESS, acl(7, 4, 0, named=1000)),
     (ACCESS, acl(7, 0, 7, user=6)),
+    (ACCESS, acl(7, 6, 1, named=4242)),
     (DEFAULT, acl(7, 5, 1)),
     (DEFAULT, acl(6, 7, 0, user=2, named=1000)),
+    (DEFAULT, acl(7, 7, 5, named=4242)),
     (DEFAULT, b""),
     (ACCESS, b"\2\0\0\0"),
     (ACCESS, b"rubbish"),
@@ -459,6 +472,20 @@ class Machine(RuleBasedStateMachine):
     @rule(who=people, mask=masks)
     def umask(self, who: int, mask: int) -> None:
         self._do(who, "umask", mask=mask)
+
+    # -- what belongs to nobody, as its owner is in no range of the maps
+
+    @precondition(lambda self: self._variant.maps is not None)
+    @rule(who=people, path=st.sampled_from(maps.STRANGERS), follow=st.booleans())
+    def stranger(self, who: int, path: str, follow: bool) -> None:
+        self._do(who, "stat", path=path, follow=follow)
+        self._do(who, "access", path=path, mode=os.R_OK)
+        self._do(who, "list", path=path)
+        self._do(who, "listxattr", path=path, follow=follow)
+        handle = self._number()
+        if self._do(who, "open", handle=handle, path=path, flags=os.O_RDONLY):
+            self._do(who, "fstat", handle=handle)
+            self._do(who, "close", handle=handle)
 
     # -- the mounts
 

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from support.compare import Snapshot
+from support.idmapped import idmapped
 from support.mounting import is_mounted
 
+from differential.maps import Maps
 from differential.worker import Identity, Outcome, Worker, Zygote
 
 COMMAND = (sys.executable, "-m", "unionmount")
@@ -251,15 +253,21 @@ class UnionmountImage(Served):
 class PlainDirectory:
     """No union at all: the file system of the upper, filled with what the lowers show together."""
 
-    def __init__(self, flags: int = 0) -> None:
+    def __init__(self, flags: int = 0, maps: Maps | None = None) -> None:
         self.name = "plain"
-        self._flags = flags
+        self._flags, self._maps = flags, maps
+        self._mounts = contextlib.ExitStack()
 
     def mount(self, layout: Layout) -> None:
         if not (layout.upper / "tree").exists():
             self._fill(layout)
-        tree = str(layout.upper / "tree")
-        _mount(tree, layout.mountpoint, None, _MS_BIND, "")
+        tree = layout.upper / "tree"
+        if self._maps:
+            mount = idmapped(tree, layout.mountpoint, *self._maps.ranges())
+            self._mounts.enter_context(mount)
+            return
+        _mount(str(tree), layout.mountpoint, None, _MS_BIND, "")
+        self._mounts.callback(_umount, layout.mountpoint)
         if self._flags:
             _mount("", layout.mountpoint, None, _MS_BIND | _MS_REMOUNT | self._flags, "")
 
@@ -272,8 +280,8 @@ class PlainDirectory:
         finally:
             _umount(layout.mountpoint)
 
-    def unmount(self, layout: Layout) -> None:
-        _umount(layout.mountpoint)
+    def unmount(self, _layout: Layout) -> None:
+        self._mounts.close()
 
     def log(self) -> str:
         return ""

@@ -1,6 +1,6 @@
 """`make soak`: the differential test for as long as one likes, or a script again.
 
-    python -m differential.soak [--minutes N] [--variant NAME]… [--backing KIND]…
+    python -m differential.soak [--minutes N] [--variant NAME]… [--backing KIND]… [--as-found]
     python -m differential.soak --replay FILE --variant NAME --backing KIND
 
 A FILE has STACK and STEPS, as a failing run prints them. Needs root, /dev/fuse and overlayfs.
@@ -36,6 +36,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=minutes)
     parser.add_argument("--variant", action="append", choices=sorted(VARIANTS))
     parser.add_argument("--backing", action="append", choices=kinds())
+    parser.add_argument("--as-found", action="store_true", help="do not make a script small")
     parser.add_argument("--replay", type=Path)
     return parser.parse_args()
 
@@ -61,7 +62,7 @@ def _soak(wanted: argparse.Namespace, zygote: Zygote, total: Counter[str]) -> No
         with backing(kind) as top:
             place = Place(top, top, zygote, report=_say)
             try:
-                explore(place, VARIANTS[name], _RUNS, _STEPS)
+                explore(place, VARIANTS[name], _RUNS, _STEPS, shrink=not wanted.as_found)
             finally:
                 total.update(place.steps)
                 total[" runs"] += place.runs

@@ -11,13 +11,14 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 from support.backing import backing, kinds
+from support.effort import amount
 from support.users import fuse_for_all
 
 from differential.deviations import KNOWN_DEVIATIONS
 from differential.explore import explore
 from differential.lowers import RICH
 from differential.run import Difference, Place, Run, Step, replay
-from differential.variants import OTHERS, VARIANTS, is_users
+from differential.variants import MAPPED, OTHERS, VARIANTS, is_users
 from differential.worker import Zygote
 
 pytestmark = pytest.mark.needs("fuse", "overlayfs", "ordinary-user")
@@ -68,13 +69,24 @@ def test_who_answers_makes_no_difference(name: str, zygote: Zygote) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["aufs-whiteouts", "powerless", "users-image", "users-directories"]
+    "name",
+    [
+        *("aufs-whiteouts", "powerless", "stat-marks", "privileged-stat-marks"),
+        *("users-image", "users-directories"),
+    ],
 )
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("device")
 def test_other_lowers_and_ordinary_users(name: str, zygote: Zygote) -> None:
     with place_on("tmpfs", zygote) as place:
         explore(place, VARIANTS[name], RUNS, STEPS)
+
+
+@pytest.mark.parametrize("name", [one.name for one in MAPPED])
+@pytest.mark.timeout(900)
+def test_maps_of_owners_do_what_idmapped_mounts_do(name: str, zygote: Zygote) -> None:
+    with place_on("ext4", zygote) as place:
+        explore(place, VARIANTS[name], amount(1, RUNS), STEPS)
 
 
 @pytest.mark.parametrize("name", ["users-image", "users-directories"])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 
-from differential import lowers
+from differential import lowers, maps
 from differential.deviations import Case
-from differential.run import ROOT, USER, Variant
+from differential.maps import Maps
+from differential.run import MEMBER, ROOT, USER, Variant
 from differential.sides import (
     NO_DEVICES_NO_SETUID,
     FuseOverlayfs,
@@ -70,6 +71,15 @@ AUFS = Variant("aufs-whiteouts", lambda: Unionmount(options=_WITH_DEVICES), mark
 POWERLESS = Variant(
     "powerless", lambda: Unionmount(options=",upper_open"), mount_flags=NO_DEVICES_NO_SETUID
 )
+# Owners and modes are in attributes, for fuse-overlayfs to read.
+STAT_MARKS = Variant(
+    "stat-marks",
+    lambda: Unionmount(options=f"{_WITH_DEVICES},xattr_permissions=2,redirect_dir=on,metacopy=on"),
+)
+PRIVILEGED_STAT_MARKS = Variant(
+    "privileged-stat-marks",
+    lambda: Unionmount(options=f"{_WITH_DEVICES},xattr_permissions=1,redirect_dir=on,metacopy=on"),
+)
 USERS_IMAGE = Variant(
     "users-image",
     lambda: UnionmountImage(as_user(_UID), _CHECKED),
@@ -94,11 +104,41 @@ USERS_DIRECTORIES = Variant(
     excuse=_users_limits,
 )
 
+# What IDs are drawn from is in differential/machine.py: 0, 100, 1000, 4242, 65534.
+_MAPS = {
+    "shifted": Maps("100000:0:65536", "200000:0:65536"),
+    "several": Maps("7:0:1:5000:100:5000:90000:65534:1", "8:0:101:90000:1000:9000:150:65534:1"),
+    "hole": Maps("100000:0:4242:104243:4243:61294", "200000:0:100:200101:101:65436"),
+    # as podman's --userns=keep-id has them
+    "keep-id": Maps("1:0:1000:0:1000:1:1001:1001:64536", "1:0:1000:0:1000:1:1001:1001:64536"),
+    "without-root": Maps("0:1000:1:1:4242:1:2:65534:1", "0:1000:1:1:100:1:2:4242:1:3:65534:1"),
+}
+
+
+def _mapped(name: str, ids: Maps, *, router: bool) -> Variant:
+    options = _WITH_DEVICES + ids.options() + ("" if router else ",nofastpath")
+    return Variant(
+        f"ids-{name}" + ("" if router else "-python"),
+        lambda: Unionmount(options=options),
+        # Root that is not shown creates files of the stored root (docs/reference/options.md).
+        identities=(ROOT, USER, MEMBER) if ids.has_root() else (USER, MEMBER),
+        nameless=router,
+        maps=ids,
+        deviations=maps.DEVIATIONS,
+        excuse=maps.excuse,
+    )
+
+
+MAPPED = tuple(
+    _mapped(name, ids, router=router) for name, ids in _MAPS.items() for router in (True, False)
+)
+
 VARIANTS = {
     one.name: one
     for one in (
         *(DIRECTORIES, IMAGE, REFERENCE, ONE_THREAD, AUFS, POWERLESS),
-        *(USERS_IMAGE, USERS_DIRECTORIES),
+        *(STAT_MARKS, PRIVILEGED_STAT_MARKS),
+        *(USERS_IMAGE, USERS_DIRECTORIES, *MAPPED),
     )
 }
 

@@ -174,7 +174,7 @@ def test_what_is_refused(cli: CommandLine, tmp_path: Path) -> None:
     make(tmp_path)
     message = cli.error("overlay", "-o", f"{layout(tmp_path)},strictatime", tmp_path / "mnt")
     assert message == (
-        "mount option strictatime is refused: the server does not see reads that the kernel "
-        "answers from its cache; use relatime"
+        "mount option strictatime is refused: reads that the kernel answers from its cache cannot "
+        "be counted; use relatime"
     )
     assert mount_line(tmp_path / "mnt") is None

@@ -93,6 +93,7 @@ def test_without_a_directory_one_is_made_and_removed(cli: CommandLine, archive: 
     [
         (("no-such-program",), 127, "no-such-program: command not found"),
         (("/etc/passwd",), 126, "/etc/passwd: Permission denied"),
+        (("",), 127, "the name of the command is empty"),
     ],
 )
 def test_a_command_that_can_not_run(
@@ -100,6 +101,16 @@ def test_a_command_that_can_not_run(
 ) -> None:
     assert cli.error("mount", "--ro", archive, where, "--", *words, status=status) == told
     assert not is_mounted(where)
+
+
+def test_a_command_may_unmount(cli: CommandLine, archive: Path, where: Path) -> None:
+    command = f'{" ".join(COMMAND)} umount "$UNIONMOUNT_MOUNTPOINT"; exit 3'
+    done = cli.run("mount", "--ephemeral", archive, where, "--", "sh", "-c", command, status=3)
+    assert (done.stdout, done.stderr) == ("", "")
+    lazily = 'fusermount3 -uz "$UNIONMOUNT_MOUNTPOINT" || umount -l "$UNIONMOUNT_MOUNTPOINT"'
+    done = cli.run("mount", "--ephemeral", archive, where, "--", "sh", "-c", lazily)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert cli.records() == []
 
 
 def test_a_command_does_not_run_without_the_mount(

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from differential.lowers import CAPABILITY, namespaced_capability
 from support.backing import backing
 from support.idmapped import idmapped
 from support.mounting import CommandLine, is_mounted, wait_for_mounts
@@ -236,10 +237,8 @@ def test_owners_that_do_not_fit_are_refused_as_there(
 
 
 @pytest.mark.parametrize("fastpath", ["fastpath", "nofastpath"])
-def test_root_outside_creates_files_of_root_inside(
-    cli: CommandLine, disk: Path, fastpath: str
-) -> None:
-    """As container engines do when they prepare a root; nobody else outside creates anything."""
+def test_root_outside_stands_for_root_inside(cli: CommandLine, disk: Path, fastpath: str) -> None:
+    """Container engines make files, and own the root of a container; nobody else outside does."""
     maps = "uidmapping=0:1000:100,gidmapping=0:2000:100"
     (disk / "lower/open").chmod(0o1777)
     with our_mount(cli, disk, f"{maps},{fastpath}") as ours:
@@ -248,13 +247,38 @@ def test_root_outside_creates_files_of_root_inside(
         said = play(ours, "setpriv --reuid=77 --regid=77 --clear-groups touch open/no 2>&1; true")
         assert "Value too large" in said
         assert (ours / "open/directory").stat().st_uid == 1000
+        os.chown(ours / "open/directory", 1012, 2034)
+        os.chown(ours / "open/directory", 0, 0)
+        assert (ours / "open/directory").stat().st_uid == 1000
+        os.chown(ours / "open/link", 1012, 0, follow_symlinks=False)
         with pytest.raises(OSError, match="Value too large"):
-            os.chown(ours / "open/directory", 0, 0)
+            os.chown(ours / "open/directory", 77, 0)
     made = stored(disk / "ours/upper")
     assert {name: owner[:2] for name, owner in made.items() if name.startswith("open/")} == {
-        "open/link": (0, 0),
+        "open/link": (12, 0),
         "open/directory": (0, 0),
     }
+
+
+@pytest.mark.parametrize("fastpath", ["fastpath", "nofastpath"])
+def test_a_capability_counts_for_the_root_that_is_shown(
+    cli: CommandLine, disk: Path, fastpath: str
+) -> None:
+    name = "security.capability"
+    stored_roots, of_1000 = CAPABILITY, namespaced_capability(1000)
+    os.setxattr(disk / "lower/closed", name, stored_roots)
+    with our_mount(cli, disk, f"uidmapping=0:1000:1:7:0:1,{fastpath}") as ours:
+        assert os.getxattr(ours / "closed", name) == of_1000
+        os.setxattr(ours / "file", name, of_1000)
+        os.setxattr(ours / "acl", name, stored_roots)  # that of the root who is shown, who is 7
+        with pytest.raises(OSError, match="Invalid argument"):
+            os.setxattr(ours / "acl", name, namespaced_capability(77))
+        assert os.getxattr(ours / "acl", name) == stored_roots
+        (ours / "closed").rename(ours / "moved")
+    upper = disk / "ours/upper"
+    assert os.getxattr(upper / "file", name) == stored_roots
+    assert os.getxattr(upper / "acl", name) == namespaced_capability(7)
+    assert os.getxattr(upper / "moved", name) == stored_roots
 
 
 @pytest.mark.needs("fuse-overlayfs")

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +138,21 @@ def test_without_the_router_nothing_is_put_off(place: Place, cli: CommandLine) -
     assert Daemon(place.where).has_python()
 
 
-def test_with_too_few_descriptors_nothing_is_put_off(place: Place) -> None:
-    cli = CommandLine(("prlimit", "--nofile=128:128"))
+@pytest.mark.parametrize(("limit", "put_off"), [(128, False), (256, False), (1024, True)])
+def test_modules_leave_descriptors_for_files(place: Place, limit: int, *, put_off: bool) -> None:
+    cli = CommandLine(("prlimit", f"--nofile={limit}:{limit}"))
     cli.run("overlay", "-o", place.options, place.where)
     daemon = Daemon(place.where)
+    assert daemon.has_python() is not put_off
+    held = len(os.listdir(f"/proc/{daemon.record.pid}/fd"))
+    assert held < (limit / 4 if put_off else 64)
+    with ExitStack() as opened:
+        for number in range(limit):  # more than there are descriptors left
+            path = place.where / str(number)
+            path.write_text("above")
+            opened.enter_context(path.open())
+        make_with_python(place.where / "made")
     assert daemon.has_python()
-    assert len(os.listdir(f"/proc/{daemon.record.pid}/fd")) < 64
-    make_with_python(place.where / "made")
 
 
 # ---- what is imported ----------------------------------------------------------------------------

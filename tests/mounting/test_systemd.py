@@ -15,9 +15,13 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-FSTAB = """\
+AFTER_DISK = "x-systemd.requires-mounts-for=/srv/disk"
+FSTAB = f"""\
 /work/image.tar /srv/site unionmount nofail 0 0
 /work/image.tar /srv/kept unionmount upper=/srv/upper 0 0
+/work/image.tar /srv/brief unionmount ephemeral,store=/srv/store 0 0
+tmpfs /srv/disk tmpfs mode=755 0 0
+/work/image.tar /srv/above unionmount upper=/srv/disk/upper,{AFTER_DISK} 0 0
 /work/image.tar /srv/auto unionmount noauto,x-systemd.automount,x-systemd.idle-timeout=1s 0 0
 """
 
@@ -53,4 +57,19 @@ def test_units_of_fstab(machine: Podman) -> None:
     machine.inside("echo new >/srv/kept/made; systemctl stop srv-kept.mount")
     assert told("ls /srv/kept; cat /srv/upper/made; systemctl start srv-kept.mount") == ["new"]
     assert told("cat /srv/kept/made") == ["new"]
+    # a disk is unmounted after the mount whose changes it takes
+    machine.inside("head -c 64M /dev/zero >/srv/above/big; systemctl stop srv-disk.mount")
+    assert told("findmnt -n -o TARGET /srv/disk /srv/above; ls /srv/disk") == []
+    assert told("systemctl list-units --failed --plain --no-legend 'srv-*'") == []
+    # when the stop of a unit returns, the daemon has ended, which removes what is ephemeral
+    containers = machine.rootfs / "srv/store/containers"
+    assert len(list(containers.iterdir())) == 1
+    machine.inside("echo new >/srv/brief/made; systemctl stop srv-brief.mount")
+    assert list(containers.iterdir()) == []
+    # SIGTERM, as at the end of a machine where not everything can be unmounted
+    pids = told("cat /run/unionmount/mounts/*.json | sed -n 's/^ \"pid\": \\([0-9]*\\),/\\1/p'")
+    assert len(pids) == 2  # of /srv/site and /srv/kept
+    waiting = " ".join(f"tail --pid={pid} -f /dev/null;" for pid in pids)
+    machine.inside(f"kill {' '.join(pids)}; {waiting}")
+    assert told("findmnt -n -o TARGET -t fuse.unionmount || true") == []
     assert told("systemctl list-units --failed --plain --no-legend 'srv-*'") == []

@@ -39,6 +39,14 @@ def as_user(*command: str | Path) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([*prefix, *command], capture_output=True, check=False)
 
 
+def test_without_a_path(user: CommandLine, archive: Path, where: Path) -> None:
+    prefix = tuple(shutil.which(word) or word for word in user.prefix[:1]) + user.prefix[1:]
+    line = CommandLine(prefix, {**user.environment, "PATH": ""})
+    line.run("mount", "--ro", archive, where)
+    line.run("umount", where)
+    assert not is_mounted(where)
+
+
 def test_mount_and_umount(user: CommandLine, archive: Path, where: Path) -> None:
     assert user.run("mount", "--ro", archive, where).stdout == f"{where}\n"
     assert as_user("cat", where / "motd").stdout == b"hello\n"

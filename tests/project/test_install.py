@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+HELPERS = ("mount.unionmount", "mount.fuse.unionmount", "umount.fuse.unionmount")
+
 
 def make(project: Path, target: str, prefix: Path, status: int = 0) -> str:
     """What the script that the target runs says."""
@@ -33,8 +35,8 @@ def test_the_command_runs_and_all_of_it_goes(project: Path, tmp_path: Path) -> N
     (tmp_path / "bin/other").write_text("of somebody else\n", encoding="ascii")
     said = make(project, "install", tmp_path)
     assert f'export PATH="{tmp_path}/bin:$PATH"' in said
-    assert f"ln -s {tmp_path}/sbin/mount.* /sbin/" in said
-    for name in ("mount.unionmount", "mount.fuse.unionmount"):
+    assert f"ln -s {tmp_path}/sbin/*mount.* /sbin/" in said
+    for name in HELPERS:
         helper = [tmp_path / "sbin" / name]
         usage = subprocess.run(helper, capture_output=True, text=True, check=False)
         assert usage.stderr.startswith(f"{name}: usage: ")
@@ -42,8 +44,7 @@ def test_the_command_runs_and_all_of_it_goes(project: Path, tmp_path: Path) -> N
     found = files(tmp_path)
     assert {
         "bin/unionmount-overlay",
-        "sbin/mount.unionmount",
-        "sbin/mount.fuse.unionmount",
+        *(f"sbin/{name}" for name in HELPERS),
         "share/man/man1/unionmount.1",
         "share/man/man1/unionmount-mount.1",
         "share/bash-completion/completions/unionmount",
@@ -69,7 +70,7 @@ def test_helpers_of_the_system_go_where_mount_looks(project: Path, tmp_path: Pat
     """
     command = ["unshare", "-m", "sh", "-c", script, "sh", str(tmp_path), str(project)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["mount.fuse.unionmount", "mount.unionmount"]
+    assert done.stdout.split() == sorted(HELPERS)
     assert "ln -s" not in done.stderr
     assert files(tmp_path) == set()
 

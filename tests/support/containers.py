@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from support.mounting import COMMAND
@@ -20,16 +22,17 @@ _PODMAN = ("podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs")
 _LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 _SHOWN = ("/usr", "/lib", "/lib64", "/bin")
 _ATTEMPTS = 200
+_MONITOR_PATIENCE = 60.0  # seconds
 
 
 class Podman:
     """Runs commands in containers whose root file system is a directory."""
 
     def __init__(self, place: Path, runroot: str) -> None:
-        self._rootfs = place / "rootfs"
+        self.rootfs = place / "rootfs"
         for name in ("proc", "sys", "dev", "tmp", "etc", "run", "mnt", "work"):
-            (self._rootfs / name).mkdir(parents=True)
-        (self._rootfs / "sbin").symlink_to("usr/sbin")
+            (self.rootfs / name).mkdir(parents=True)
+        (self.rootfs / "sbin").symlink_to("usr/sbin")
         self._work = place / "work"
         self._work.mkdir()
         own = ["--root", str(place / "storage"), "--runroot", runroot]
@@ -52,7 +55,7 @@ class Podman:
         volumes.append(f"--volume={self._work}:/work")
         places = ("--env=UNIONMOUNT_ROOT=/work/root", "--env=UNIONMOUNT_RUNTIME_DIR=/work/run")
         how = ["run", "--network=none", *_LIMITS, *volumes, *places, *options]
-        return self._call([*how, "--rootfs", str(self._rootfs), *words], check=False)
+        return self._call([*how, "--rootfs", str(self.rootfs), *words], check=False)
 
     def _call(self, words: Sequence[str], *, check: bool) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -70,16 +73,16 @@ class Podman:
         """Start a container with systemd as process 1; ``sbin`` is added to its /sbin."""
         programs = self._work.parent / "sbin"
         programs.mkdir()
-        (self._rootfs / "opt/sbin").mkdir(parents=True)
+        (self.rootfs / "opt/sbin").mkdir(parents=True)
         for path in Path("/usr/sbin").iterdir():
             (programs / path.name).symlink_to(f"/opt/sbin/{path.name}")
-        for path in sbin.glob("mount.*unionmount"):
+        for path in sbin.glob("*mount.*unionmount"):
             (programs / path.name).symlink_to(path)
         for name in ("passwd", "group", "nsswitch.conf"):
-            (self._rootfs / "etc" / name).write_bytes(Path("/etc", name).read_bytes())
-        (self._rootfs / "etc/machine-id").touch()
-        (self._rootfs / "var/log").mkdir(parents=True)
-        (self._rootfs / "etc/fstab").write_text(fstab, encoding="ascii")
+            (self.rootfs / "etc" / name).write_bytes(Path("/etc", name).read_bytes())
+        (self.rootfs / "etc/machine-id").touch()
+        (self.rootfs / "var/log").mkdir(parents=True)
+        (self.rootfs / "etc/fstab").write_text(fstab, encoding="ascii")
         volumes = ["--volume=/usr/sbin:/opt/sbin:ro", f"--volume={programs}:/usr/sbin:ro"]
         options = ["--detach", "--name=machine", "--systemd=always", "--privileged"]
         # shared as systemd has it on machines: an unmount reaches the namespaces of services, too
@@ -105,6 +108,27 @@ class Podman:
         return f"/work/{path.name}"
 
 
+def _wait_for_monitors(runroot: str) -> None:
+    """Wait for conmon and what it starts: they write to the directory after podman has returned."""
+    while running := [pid for pid in map(int, _numbers()) if runroot in _command_line(pid)]:
+        for pid in running:
+            with suppress(ProcessLookupError):
+                process = os.pidfd_open(pid)
+                ended = select.select([process], [], [], _MONITOR_PATIENCE)[0]
+                os.close(process)
+                assert ended, f"process {pid} of podman does not end: {_command_line(pid)}"
+
+
+def _numbers() -> list[str]:
+    return [path.name for path in Path("/proc").iterdir() if path.name.isdecimal()]
+
+
+def _command_line(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+    return ""
+
+
 @contextmanager
 def podman(place: Path) -> Iterator[Podman]:
     """Make a place for containers; podman's own mounts there go at the end."""
@@ -113,6 +137,7 @@ def podman(place: Path) -> Iterator[Podman]:
     try:
         yield Podman(place, runroot)
     finally:
+        _wait_for_monitors(runroot)
         table = Path("/proc/self/mounts").read_text(encoding="utf-8")
         for line in reversed(table.splitlines()):
             if line.split()[1].startswith((f"{place}/", f"{runroot}/")):

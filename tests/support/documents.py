@@ -69,7 +69,7 @@ def parse(text: str) -> Document:
         steps += [(found.start(), Step(line, None)) for line in lines if line.strip()]
     for found in _FENCE.finditer(text):
         if found[1] == "console" and not _EXAMPLE.search(text[: found.start()]):
-            steps += [(found.start(), step) for step in _console(found[2])]
+            steps += [(found.start(), step) for step in console(found[2])]
         else:
             examples += 1
     directives = dict(_DIRECTIVE.findall(text))
@@ -90,7 +90,8 @@ def unmarked_blocks(text: str) -> list[str]:
     ]
 
 
-def _console(block: str) -> Iterator[Step]:
+def console(block: str) -> Iterator[Step]:
+    """Take a block apart into commands and their output."""
     for part in re.split(r"^[$#] ", block, flags=re.MULTILINE)[1:]:
         command, *rest = part.split("\n")
         while rest and rest[0].startswith("> "):

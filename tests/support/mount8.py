@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from support.mounting import COMMAND
+from support.users import NOBODY
 
 Result = subprocess.CompletedProcess[str]
 
@@ -20,11 +24,15 @@ sbin=$(readlink -f /sbin)
 mkdir "$1/real" "$1/sbin"
 mount --bind "$sbin" "$1/real"
 for path in "$sbin"/*; do ln -s "$1/real/${path##*/}" "$1/sbin/"; done
-for name in mount.unionmount mount.fuse.unionmount; do ln -s "$2/$name" "$1/sbin/$name"; done
+for name in mount.unionmount mount.fuse.unionmount umount.fuse.unionmount; do
+    ln -s "$2/$name" "$1/sbin/$name"
+done
 mount --bind "$1/sbin" "$sbin"
 mknod -m 666 "$1/fuse" c 10 229
 mount --bind "$1/fuse" /dev/fuse
 touch "$1/fstab"
+mkdir -p /run/mount
+mount -t tmpfs none /run/mount
 mount --bind "$1/fstab" /etc/fstab
 """
 
@@ -56,6 +64,15 @@ class System:
         """Run a program that succeeds and prints nothing."""
         done = self.run(*words, as_user=as_user)
         assert (done.stdout, done.stderr) == ("", "")
+
+    def give(self, where: Path) -> None:
+        """Let an ordinary user mount there, with a store of the user's own."""
+        os.chown(where, NOBODY, NOBODY)
+        for name in ("UNIONMOUNT_ROOT", "UNIONMOUNT_RUNTIME_DIR"):
+            own = where.parent / f"user-{name.lower()}"
+            own.mkdir()
+            os.chown(own, NOBODY, NOBODY)
+            self.environment[name] = str(own)
 
     def mounted(self, where: Path) -> dict[str, Any]:
         """What findmnt(8) tells of a mount point; empty where nothing is mounted."""
@@ -104,3 +121,13 @@ def system(place: Path, environment: dict[str, str]) -> Iterator[System]:
             yield System(process.pid, place, environment)
         finally:
             process.kill()
+
+
+@contextmanager
+def own_system(top: Path) -> Iterator[System]:
+    """Make the namespace, with a store and records of its own; nothing is mounted at the end."""
+    places = {"UNIONMOUNT_ROOT": top / "store", "UNIONMOUNT_RUNTIME_DIR": top / "run"}
+    with system(top / "system", {name: str(path) for name, path in places.items()}) as made:
+        yield made
+        made.run(*COMMAND, "umount", "--all")
+        assert json.loads(made.run(*COMMAND, "ps", "--format", "json").stdout) == []

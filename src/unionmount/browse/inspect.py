@@ -23,7 +23,7 @@ from unionmount.system.text import printable
 if TYPE_CHECKING:
     from unionmount.images.config import Config
     from unionmount.images.opened import OpenImage, OpenLayer
-    from unionmount.mounting.records import Record
+    from unionmount.mounting.records import Status
     from unionmount.store.containers import Container
     from unionmount.store.store import Store, StoredImage
 
@@ -214,11 +214,11 @@ def _with_sharing(store: Store, config: Config, layers: list[dict[str, Any]]) ->
 # ---- containers ----------------------------------------------------------------------------------
 
 
-def inspect_container(container: Container, record: Record | None, status: str) -> Struct:
-    """Return the details of a container and, if it is mounted, of ``record``."""
-    state = _state(record, status)
+def inspect_container(container: Container, mounted: Status | None) -> Struct:
+    """Return the details of a container and of its mount, if there is one."""
+    state = _state(mounted)
     fields = {
-        "Id": record.id if record else "",
+        "Id": mounted.record.id if mounted else "",
         "Created": container.created,
         "Name": container.name,
         "Image": str(container.image.id),
@@ -231,8 +231,9 @@ def inspect_container(container: Container, record: Record | None, status: str) 
     return Struct("container.InspectResponse", fields, {"ID": "Id"})
 
 
-def inspect_mount(record: Record, status: str) -> Struct:
+def inspect_mount(mounted: Status) -> Struct:
     """Return the details of a mount that belongs to no container of the store."""
+    record = mounted.record
     fields = {
         "Id": record.id,
         "Created": record.created,
@@ -240,19 +241,21 @@ def inspect_mount(record: Record, status: str) -> Struct:
         "Image": "",
         "ImageName": record.image,
         "Source": record.source,
-        "State": _state(record, status),
+        "State": _state(mounted),
         "Upper": record.upper,
         "Root": record.root,
     }
     return Struct("container.InspectResponse", fields, {"ID": "Id"})
 
 
-def _state(record: Record | None, status: str) -> Struct:
+def _state(mounted: Status | None) -> Struct:
+    record = mounted.record if mounted else None
+    status = mounted.status if mounted else "stopped"
     fields = {
         "Status": status,
         "Running": status.partition(":")[0] in ("live", "detached"),
         "Pid": record.pid if record else 0,
-        "Mode": record.mode if record else "",
+        "Mode": mounted.mode if mounted else "",
         "Mountpoint": record.mountpoint if record else "",
     }
     return Struct("container.State", fields, pointer=True)

@@ -20,6 +20,7 @@ from unionmount.images.image import SCRATCH
 from unionmount.images.opened import OpenImage
 from unionmount.images.reference import CONTAINER_PREFIX
 from unionmount.mounting.namespace import recorded_namespace
+from unionmount.mounting.stat_marks import StatName, stat_name
 from unionmount.mounting.upper_directory import recorded_lowers
 from unionmount.sources import Location
 from unionmount.store.containers import Containers
@@ -102,10 +103,13 @@ def _looked_at(tree: core.Tree, fd: int) -> core.Upper:
     Marks are those of its owner. Nothing that needs a work directory is done, as recovery is a task
     of the next mount.
     """
+    name = stat_name(fd, closed=is_ours(fd))
     flags = core.UpperFlags(
         trusted=recorded_namespace(fd) != "user",
         override=os.fstat(fd).st_uid != 0,
         look=True,
+        stat_fuse=name is StatName.FUSE,
+        stat_security=name is StatName.SECURITY,
         closed=is_ours(fd),
     )
     return core.Upper(tree, fd, fd, flags)

@@ -65,7 +65,7 @@ def version_line(program: str) -> str:
 
 
 def _run(words: Sequence[str], settings: Settings) -> int:
-    _open_standard_streams()
+    open_standard_streams()
     try:
         result = _execute(words, settings)
         sys.stdout.flush()
@@ -110,7 +110,7 @@ def _drop_output() -> None:
         os.close(null)
 
 
-def _open_standard_streams() -> None:
+def open_standard_streams() -> None:
     """Open those of descriptors 0, 1 and 2 that are closed, so that no other file gets them."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # open() returns the lowest free number

@@ -57,6 +57,10 @@ class DeclaredType:
         """Return the type of click."""
         import click
 
+        if self.name == "Choice":
+            from unionmount.cli.choice import NearestChoice
+
+            return NearestChoice(*self.arguments, **self.named)
         made = getattr(click, self.name)
         is_type: bool = isinstance(made, type)
         return made(*self.arguments, **self.named) if is_type else made

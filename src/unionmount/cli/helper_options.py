@@ -7,13 +7,13 @@ without one the mount is read-only. Everything else is an option of ``unionmount
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from unionmount.errors import UsageError
 from unionmount.mounting.options import NAMES, is_known, refusal
+from unionmount.system.nearest import did_you_mean, did_you_mean_option
 from unionmount.system.text import printable
 
 _OPTION = re.compile(r'(?:[^,"]|"[^"]*")+')
@@ -58,6 +58,8 @@ def parse_helper_options(texts: Iterable[str], *, sloppy: bool = False) -> Helpe
     for word in words:
         if not _DROPPED.fullmatch(word):
             _take(options, word, sloppy=sloppy)
+    if "volatile" in options.flags and not (options.keeps_changes or options.remount):
+        raise UsageError("volatile needs a place for changes: name=, upper= or ephemeral")
     return options
 
 
@@ -84,18 +86,12 @@ def _checked(name: str, value: str) -> str:
     if name == "pull" and value not in _POLICIES:
         raise UsageError(
             f"option pull: '{printable(value)}' is none of {', '.join(_POLICIES)}"
-            f"{_nearest(value, _POLICIES)}"
+            f"{did_you_mean(value, _POLICIES)}"
         )
     return value
 
 
 def _unknown(word: str) -> str:
     known = [*(f"{name}=" for name in _WITH_VALUE), *_FLAGS, *NAMES, "defaults", "nofail"]
-    name, equals, _ = word.partition("=")
-    near = _nearest(name + equals, known)
+    near = did_you_mean_option(word, known)
     return f"unknown option {printable(word)}{near or ' (see unionmount mount --help)'}"
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {found[0]}?" if found else ""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from unionmount.cli.output import time_of
 from unionmount.errors import UsageError
 from unionmount.images.reference import DEFAULT_REGISTRY, Reference
+from unionmount.system.nearest import did_you_mean
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -101,8 +102,9 @@ def _test(store: Store, key: str, values: Sequence[str]) -> Test:
         case "until":
             limit = min(_moment(value) for value in values)
             return lambda one: one.made < limit
-    known = "dangling, reference, before, since, until, label"
-    raise UsageError(f"unknown filter '{printable(key)}'; use one of {known}")
+    known = ("dangling", "reference", "before", "since", "until", "label")
+    near = did_you_mean(key, known) or f"; use one of {', '.join(known)}"
+    raise UsageError(f"unknown filter '{printable(key)}'{near}")
 
 
 def _is_dangling(one: Candidate) -> bool:

@@ -11,32 +11,28 @@ interrupted, 32 not mounted. Nothing is printed on success.
 
 from __future__ import annotations
 
-import errno
 import getopt
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from unionmount.cli import leave
 from unionmount.cli.helper_options import HelperOptions, parse_helper_options
+from unionmount.cli.helper_program import run_helper
 from unionmount.cli.settings import Settings
-from unionmount.errors import MountError, NotFoundError, UnionmountError, UsageError
+from unionmount.errors import MountError, NotFoundError, UsageError
 from unionmount.system.mountinfo import FILE_SYSTEM
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.mount_sources import MountArguments
-    from unionmount.mounting.records import MountTable
+    from unionmount.mounting.records import MountTable, Record
     from unionmount.transfer.pull import Policy
-
-USAGE, SYSTEM, SOFTWARE, INTERRUPTED, FAILED = 1, 2, 4, 8, 32
 
 _TYPES = ("unionmount", FILE_SYSTEM)
 _PATIENCE = 10.0  # seconds that an unmounted daemon has to end
-_SYSTEM_ERRORS = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +54,8 @@ def run() -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Mount as mount(8) asks; returns the exit status that it expects."""
-    try:
-        _run(_parse(sys.argv[1:] if arguments is None else arguments))
-    except UsageError as error:
-        return _complain(str(error), USAGE)
-    except UnionmountError as error:
-        return _complain(str(error), FAILED)
-    except MemoryError:
-        return _complain("out of memory", SYSTEM)
-    except OSError as error:
-        where = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
-        status = SYSTEM if error.errno in _SYSTEM_ERRORS else FAILED
-        return _complain(where + (error.strerror or str(error)), status)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last resort of the program
-        return _complain(f"internal error: {type(error).__name__}: {error}", SOFTWARE)
-    return 0
-
-
-def _complain(text: str, status: int) -> int:
-    line = "".join(c if c.isprintable() else printable(c) for c in text)
-    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
-    return status
+    words = sys.argv[1:] if arguments is None else arguments
+    return run_helper(lambda: _run(_parse(words)))
 
 
 def _parse(arguments: Sequence[str]) -> _HelperCall:
@@ -105,7 +80,7 @@ def _parse(arguments: Sequence[str]) -> _HelperCall:
     )
 
 
-def _run(call: _HelperCall) -> None:
+def _run(call: _HelperCall) -> int:
     if call.namespace:
         _enter(call.namespace)
     if call.options.remount:
@@ -114,6 +89,7 @@ def _run(call: _HelperCall) -> None:
         _mount(call)
     if call.verbose:
         print(f"{printable(call.source)} mounted on {printable(call.mountpoint)}")
+    return 0
 
 
 def _enter(namespace: str) -> None:
@@ -152,7 +128,7 @@ def _mount(call: _HelperCall) -> None:
     wanted.check()
     shown = call.options.values.get("fsname", call.source)  # mount -a looks for it in the table
     parsed = replace(parsed, ro=wanted.shows_only, fsname=shown)
-    with place_of(call.mountpoint) as where:
+    with place_of(call.mountpoint, advice="unmount it first") as where:
         start = MountStarter(settings, parsed, where, foreground=False, said=call.options.said)
         if call.fake:
             return
@@ -202,6 +178,7 @@ def _wanted(settings: Settings, call: _HelperCall) -> tuple[MountArguments, str]
         registry=RegistryOptions(authfile=values.get("authfile")),
         layer=int(layer) if layer else None,
         upper_open="upper_open" in flags,
+        fstab=True,
     )
     if wanted.name and _is_there(settings, wanted.name, call.source):
         from unionmount.images.reference import CONTAINER_PREFIX
@@ -247,9 +224,10 @@ def _remount(call: _HelperCall) -> None:
     mounted = mounted_at(path)
     if mounted is None or mounted.file_system != FILE_SYSTEM:
         raise MountError(f"{where}: no image is mounted there")
-    record = MountTable.of_user().find(str(path)).record
-    known = {*record.options.split(",")}
-    strange = [word for word in call.options.said.split(",") if word and word not in known]
+    live = [one.record for one in MountTable.of_user().all() if one.alive]
+    # None if another user has mounted, for whom root acts
+    record = next((one for one in live if one.device == mounted.device), None)
+    strange = [] if record is None else _changed(record, call.options)
     if strange:
         raise MountError(
             f"{where}: {printable(strange[0])} can't change while it is mounted: unmount it and "
@@ -257,3 +235,9 @@ def _remount(call: _HelperCall) -> None:
         )
     if not call.fake:
         remount(mounted, record, call.options.mount)
+
+
+def _changed(record: Record, options: HelperOptions) -> list[str]:
+    """Return the options about the image that are not those of the mount."""
+    known = record.options.split(",")
+    return [word for word in options.said.split(",") if word and word not in known]

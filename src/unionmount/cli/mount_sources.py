@@ -49,6 +49,7 @@ class MountArguments:
     layer: int | None = None
     layers: bool = False
     upper_open: bool = False
+    fstab: bool = False  # whether the options are those of fstab
 
     @property
     def only_layers(self) -> bool:
@@ -60,37 +61,45 @@ class MountArguments:
         """Whether the mount is read-only."""
         return self.read_only or self.only_layers
 
+    def spelling(self, option: str) -> str:
+        """Return an option as the user writes it, who may do so in fstab."""
+        if not self.fstab:
+            return option
+        equals = "=" if option in ("--name", "--upper", "--work", "--layer", "--platform") else ""
+        return option.removeprefix("--").replace("-", "_") + equals
+
     def check(self) -> None:
         """Raise UsageError if options are empty or cannot be combined."""
+        spelling = self.spelling
         for option, value in (("--upper", self.upper), ("--work", self.work)):
             if value == "":  # Path("") would be the working directory
-                raise UsageError(f"{option} is empty")
+                raise UsageError(f"{spelling(option)} is empty")
         changing = {
             "--name": self.name,
             "--ephemeral": self.ephemeral,
             "--volatile": self.volatile,
         }
-        given = [option for option, value in changing.items() if value]
+        given = [spelling(option) for option, value in changing.items() if value]
+        upper, ro = spelling("--upper"), spelling("--ro")
         if self.only_layers and (given or self.upper):
-            option = given[0] if given else "--upper"
-            shows = "--layers" if self.layers else "--layer"
+            option = given[0] if given else upper
+            shows = spelling("--layers" if self.layers else "--layer")
             raise UsageError(f"{option} cannot be combined with {shows}, which mounts read-only")
         if self.layers and self.layer is not None:
             raise UsageError("--layers cannot be combined with --layer: choose all layers or one")
         if self.read_only and given:
             raise UsageError(
-                f"{given[0]} cannot be combined with --ro: a read-only mount keeps no changes"
+                f"{given[0]} cannot be combined with {ro}: a read-only mount keeps no changes"
             )
         if self.upper and (self.name or self.ephemeral):
-            other = "--name" if self.name else "--ephemeral"
+            other = spelling("--name" if self.name else "--ephemeral")
             raise UsageError(
-                f"{other} cannot be combined with --upper, which keeps changes outside "
+                f"{other} cannot be combined with {upper}, which keeps changes outside "
                 "of containers"
             )
-        if self.work and not self.upper:
-            raise UsageError("--work needs --upper")
-        if self.upper_open and not self.upper:
-            raise UsageError("--upper-open needs --upper")
+        for option, needs_upper in (("--work", self.work), ("--upper-open", self.upper_open)):
+            if needs_upper and not self.upper:
+                raise UsageError(f"{spelling(option)} needs {upper}")
 
     def check_for_container(self, name: str) -> None:
         """Raise UsageError if there are options that only new containers have."""
@@ -100,7 +109,7 @@ class MountArguments:
             "--ephemeral": self.ephemeral,
             "--platform": self.platform,
         }
-        given = [option for option, value in new.items() if value]
+        given = [self.spelling(option) for option, value in new.items() if value]
         if given:
             raise UsageError(f"'{name}' is an existing container; {given[0]} is for new ones only")
 
@@ -264,7 +273,7 @@ class _Opener:
         plan = replace(
             self._plan(directory, work, image),
             others="accepted" if self.wanted.upper_open else "refused",
-            accepting="--upper-open",
+            accepting=self.wanted.spelling("--upper-open"),
             root_mode=_NEW_ROOT if is_new else None,
         )
         if self.wanted.upper_open:

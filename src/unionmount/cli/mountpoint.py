@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def place_of(
-    mountpoint: str | None, *, over: bool = False, mkdir: bool = False
+    mountpoint: str | None,
+    *,
+    over: bool = False,
+    mkdir: bool = False,
+    advice: str = "unmount it, or cover it with --over",
 ) -> Iterator[Path | None]:
     """The mount point as an absolute path; what was made of it goes where the block fails.
 
@@ -33,7 +37,7 @@ def place_of(
     try:
         where = check_place(mountpoint)
         if where is not None and not over:
-            _check_free(where)
+            _check_free(where, advice)
         yield where
     except BaseException:
         for path in reversed(made):
@@ -54,14 +58,13 @@ def clean_dead(table: MountTable) -> None:
                 clean(table, one, keep_log=True)
 
 
-def _check_free(where: Path) -> None:
+def _check_free(where: Path, advice: str) -> None:
     from unionmount.system.mountinfo import FILE_SYSTEM, mounted_at
 
     top = mounted_at(where)
     if top is not None and top.file_system == FILE_SYSTEM:
         raise MountError(
-            f"{printable(top.source)} is mounted at {printable(str(where))} already: unmount it, "
-            "or cover it with --over"
+            f"{printable(top.source)} is mounted at {printable(str(where))} already: {advice}"
         )
 
 

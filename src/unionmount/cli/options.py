@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import unionmount.cli.declared as click
+from unionmount.system.nearest import did_you_mean
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -249,8 +250,10 @@ def check_form(*forms: str) -> Callable[[click.Context, click.Parameter, str], s
 
     def check(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
         if value and value not in forms and "{{" not in value:
-            known = ", ".join(forms)
-            raise click.BadParameter(f"'{value}' is not a template, and not one of {known}")
+            known, near = ", ".join(forms), did_you_mean(value, forms)
+            raise click.BadParameter(
+                f"'{printable(value)}' is not a template, and not one of {known}{near}"
+            )
         return value or forms[0]
 
     return check

@@ -11,6 +11,8 @@ import click
 
 from unionmount.cli.command_table import COMMANDS, COMPLETE, GROUPS
 from unionmount.cli.settings import Settings
+from unionmount.system.nearest import did_you_mean
+from unionmount.system.text import printable
 from unionmount.version import VERSION
 
 _VERSION_HELP = "Print the version."
@@ -54,6 +56,15 @@ class LazyGroup(click.Group):
 
             return add_completion(command, cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the subcommand; UsageError, which names the nearest one, if there is none."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command '{printable(name)}'{did_you_mean(name, COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def groups(self) -> dict[str, list[str]]:
         """Return the headings of the help, each with its subcommands in order of importance."""
@@ -138,4 +149,15 @@ def wrong_usage(error: click.ClickException, program: str) -> str | None:
         return None
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else program
-    return f"{error.format_message()} (see {command} --help)"
+    return f"{_text_of(error)} (see {command} --help)"
+
+
+def _text_of(error: click.ClickException) -> str:
+    """Return the message; click names the nearest words itself, in each version otherwise."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return error.format_message()
+    context, known = error.ctx, ["--help"]
+    for parameter in context.command.get_params(context):
+        known += [*parameter.opts, *parameter.secondary_opts]
+    near = did_you_mean(error.option_name, [name for name in known if name.startswith("--")])
+    return f"No such option '{printable(error.option_name)}'{near}"

@@ -39,6 +39,9 @@ def run_with_mount(table: MountTable, path: str, words: Sequence[str]) -> int:
 
 
 def _run(words: Sequence[str], path: str) -> int:
+    if not words[0]:  # which execve(2) takes for a file without permission
+        print("unionmount: the name of the command is empty", file=sys.stderr)
+        return _NOT_FOUND
     environment = os.environ | {MOUNTPOINT_VARIABLE: path}
     try:
         with passing_signals() as processes:
@@ -60,8 +63,11 @@ def _unmount(table: MountTable, found: Status) -> None:
     from unionmount.cli.take_away import take_away
     from unionmount.mounting.fuse_mount import BusyError
 
-    if not table.is_served(found.record):
+    # The command may have unmounted or moved it.
+    now = next((one for one in table.all() if one.record.id == found.record.id), None)
+    if now is None or not now.alive:
         return
+    found = now
     try:
         unmount(table, found)
     except BusyError as error:

@@ -30,31 +30,25 @@ class IdMaps:
         return lib.um_id_shown(users, uid), lib.um_id_shown(groups, gid)
 
     def stored_uid(self, uid: int) -> int:
-        """Return the ID that is stored for a user; NO_ID where it can't be."""
-        return int(lib.um_id_stored(ffi.addressof(self.handle, "users"), uid))
+        """Return the stored ID of a user who is to own a file; NO_ID where there is none."""
+        return int(lib.um_id_stored_owner(ffi.addressof(self.handle, "users"), uid))
 
     def stored_gid(self, gid: int) -> int:
-        """Return the ID that is stored for a group; NO_ID where it can't be."""
-        return int(lib.um_id_stored(ffi.addressof(self.handle, "groups"), gid))
+        """Return the stored ID of a group that is to own a file; NO_ID where there is none."""
+        return int(lib.um_id_stored_owner(ffi.addressof(self.handle, "groups"), gid))
 
-    def creator(self, uid: int, gid: int) -> tuple[int, int]:
-        """Return the stored owner of what a user creates; NO_ID where there is none."""
-        users, groups = ffi.addressof(self.handle, "users"), ffi.addressof(self.handle, "groups")
-        stored = lib.um_id_stored_creator
-        return int(stored(users, uid)), int(stored(groups, gid))
+    def shown_xattr(self, name: bytes, value: bytes) -> bytes:
+        """Return the value of an xattr with the IDs that callers see."""
+        return self._translated(name, value, lib.um_id_show_xattr)
 
-    def shown_acl(self, acl: bytes) -> bytes:
-        """Return an ACL's bytes with the IDs that callers see."""
-        return self._translated(acl, lib.um_id_show_acl)
+    def stored_xattr(self, name: bytes, value: bytes) -> bytes:
+        """Return the value with stored IDs; OSError(EINVAL) if one can't be stored."""
+        return self._translated(name, value, lib.um_id_store_xattr)
 
-    def stored_acl(self, acl: bytes) -> bytes:
-        """Return an ACL's bytes with stored IDs; OSError(EINVAL) where one can't be stored."""
-        return self._translated(acl, lib.um_id_store_acl)
-
-    def _translated(self, acl: bytes, translate: Any) -> bytes:
-        room = ffi.new("uint8_t[]", acl or b"\0")
-        check(translate(self.handle, room, len(acl)))
-        return bytes(ffi.buffer(room, len(acl)))
+    def _translated(self, name: bytes, value: bytes, translate: Any) -> bytes:
+        room = ffi.new("uint8_t[]", value + bytes(lib.UM_ID_XATTR_GROWTH))
+        size = check(translate(self.handle, name, len(name), room, len(value)))
+        return bytes(ffi.buffer(room, size))
 
 
 def _ranges(ranges: Sequence[IdRange]) -> Any:

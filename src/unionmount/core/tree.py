@@ -76,6 +76,8 @@ class Belief:
     any_stat: bool = False
     closed: bool = False
     no_user: bool = False
+    stat_fuse: bool = False
+    stat_security: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,9 @@ class UpperFlags:
     stay: bool = False
     atime: bool = False
     no_acls: bool = False
+    stat: bool = False
+    stat_fuse: bool = False
+    stat_security: bool = False
 
 
 class Upper(NodeReader, prefix="um_upper"):

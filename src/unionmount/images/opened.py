@@ -98,10 +98,7 @@ class OpenImage(Closing):
     def cut(self, number: int) -> None:
         """Close the layers above ``number``, before a tree is made."""
         if number >= len(self.layers):
-            has = len(self.layers)
-            raise NotFoundError(
-                f"{self.name}: there is no layer {number}; the image has {has} layers"
-            )
+            raise NotFoundError(f"{self.name}: {no_such_layer(number, len(self.layers))}")
         for layer in self.layers[number + 1 :]:
             layer.close()
         self.layers = self.layers[: number + 1]
@@ -143,3 +140,9 @@ class OpenImage(Closing):
         tree, self._tree = self._tree, None
         if tree is not None:
             tree.close()
+
+
+def no_such_layer(number: int, count: int) -> str:
+    """Return what is wrong about the number of a layer."""
+    which = f", 0 to {count - 1}" if count > 1 else ""
+    return f"there is no layer {number}; the image has {count} layers{which}"

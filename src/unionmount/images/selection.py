@@ -13,6 +13,7 @@ from unionmount.errors import LimitExceeded, NotAnImage, NotFoundError
 from unionmount.images.config import Config
 from unionmount.images.manifest import Descriptor, ImageIndex, Manifest
 from unionmount.images.platform import Platform
+from unionmount.system.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -103,7 +104,8 @@ class _Choice:
         more = ", …" if len(platforms) > _LISTED else ""
         there = f"it has {offered}{more}" if offered else "it has none"
         wanted = self._wanted or Platform.host()
-        return NotFoundError(f"{what}: no image for platform {wanted} ({there})")
+        near = did_you_mean(str(wanted), platforms)
+        return NotFoundError(f"{what}: no image for platform {wanted} ({there}){near}")
 
 
 def run_selection(

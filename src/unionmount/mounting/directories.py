@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from unionmount import core
 from unionmount.mounting.namespace import recorded_namespace
+from unionmount.mounting.stat_marks import StatName, stat_name
 from unionmount.system.closing import Closing
 from unionmount.system.text import printable
 from unionmount.system.trust import OverrideStat, has_identity, is_ours, reads_trusted
@@ -98,11 +99,15 @@ class OpenDirectories(Closing):
     def _belief_in(self, layer: OpenDirectory) -> core.Belief:
         """Return the marks in a directory that are believed."""
         trusted, known = reads_trusted(), has_identity()
+        everywhere = self._override_stat is OverrideStat.ALWAYS
+        name = stat_name(layer.shown, closed=layer.closed, trusting=everywhere)
         return core.Belief(
             trusted=self._leads and trusted,
             own=self._leads and known and not trusted,
-            stat=self._override_stat is OverrideStat.OWN and known,
-            any_stat=self._override_stat is OverrideStat.ALWAYS,
+            stat=self._override_stat in (OverrideStat.OWN, OverrideStat.PRIVILEGED) and known,
+            any_stat=everywhere,
+            stat_fuse=name is StatName.FUSE,
+            stat_security=name is StatName.SECURITY,
             closed=layer.closed,
             no_user=layer.namespace == "trusted",
         )

@@ -200,11 +200,15 @@ def _mount_by_helper(
     return fds[0]
 
 
-def _helper() -> str:
-    import shutil  # noqa: PLC0415 - root needs no helper
+def _found_program(name: str) -> str | None:
+    import shutil  # noqa: PLC0415 - root needs no program
 
+    return shutil.which(name, path=os.environ.get("PATH") or os.defpath)
+
+
+def _helper() -> str:
     for name in ("fusermount3", "fusermount"):
-        if found := shutil.which(name):
+        if found := _found_program(name):
             return found
     raise MountError(
         f"fusermount3 is not installed, which users other than root need: {about_fusermount(None)}"
@@ -248,9 +252,7 @@ def _unmount_otherwise(mountpoint: Path, failure: MountError, *, lazy: bool) -> 
 
     It reads the table of the kernel, while fusermount3 needs /etc/mtab.
     """
-    import shutil  # noqa: PLC0415 - root needs no helper
-
-    program, where = shutil.which("umount"), printable(str(mountpoint))
+    program, where = _found_program("umount"), printable(str(mountpoint))
     advice = f"; root can: umount {'-l ' if lazy else ''}{where}"
     if program is None:
         raise MountError(f"{failure}; umount(8) is not installed either{advice}") from None

@@ -16,6 +16,8 @@ from __future__ import annotations
 import importlib.util
 import marshal
 import os
+import re
+import resource
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +39,10 @@ if TYPE_CHECKING:
 _EXTENSIONS = tuple(EXTENSION_SUFFIXES)
 _HEADER = 16  # bytes of a .pyc in front of its code
 _BY_TIME = b"\0\0\0\0"  # the flags of one that is checked by the time of its source
-_SKIPPED = frozenset({"__pycache__", "_tests", "_tools", "testing", "tests", "__main__"})
+_SKIPPED = frozenset({"__pycache__", "_tests", "_tools", "test", "testing", "tests", "__main__"})
+# Parts of packages that serve other operating systems.
+_FOREIGN = re.compile(r".*(?:windows|win32|wintypes|kqueue).*|_aix|_wait_for_object|macholib")
+_SHARE = 4  # at most one of so many descriptors is for modules
 
 
 class CannotHold(Exception):
@@ -243,7 +248,7 @@ class HeldModules:
         for file in self._files_in(directory):
             stem, _, ending = file.partition(".")
             path = f"{directory}/{file}"
-            if stem in _SKIPPED:
+            if stem in _SKIPPED or _FOREIGN.fullmatch(stem):
                 continue
             if stem == "__init__":
                 self._hold_file(package, path, directory)
@@ -263,6 +268,12 @@ class HeldModules:
             self._held[name] = _HeldExtension(path, directory, self._descriptors)
             if replaced is not None:
                 replaced.close()
+
+    def check_room(self) -> None:
+        """Raise CannotHold if too few descriptors are left for the files of the mount."""
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if most != resource.RLIM_INFINITY and len(self._held) * _SHARE > most:
+            raise CannotHold(f"the process may have only {most} open files")
 
     def install(self) -> None:
         """Serve all imports from now on."""

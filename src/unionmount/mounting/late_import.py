@@ -56,8 +56,9 @@ def hold_python() -> HeldModules | None:
     try:
         held.hold(_PACKAGES, needed=True)
         held.hold(_STANDARD, needed=False)
+        held.check_room()
     except CannotHold:
-        held.close()  # of open files, there may be too few
+        held.close()
         return None
     return held
 

@@ -10,6 +10,12 @@ in use as long as the copy has it, too.
 The namespace of process 1 lasts as long as the machine, or the container, so nobody leaves it.
 Where process 1 is hidden, by a user namespace or a security module, the machine's first mount
 namespace is known by its number.
+
+The daemon of an ordinary user, for whom fusermount3 has mounted, stays: leaving takes
+CAP_SYS_ADMIN. In a user namespace of its own the daemon would have it, but all mounts of the copy
+would be locked there, so that it could not let go of the mount; the owners of lower directories
+would be unknown; and there would be no way back to unmount at SIGTERM
+(tests/mounting/test_users_namespaces.py).
 """
 
 from __future__ import annotations

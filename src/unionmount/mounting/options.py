@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 from unionmount.errors import MountError
 from unionmount.system.id_map import AS_STORED, IdMap
+from unionmount.system.nearest import did_you_mean_option
 from unionmount.system.text import printable
 
 
@@ -108,59 +109,64 @@ _CHANGES: dict[str, _Change] = {
 }
 
 
-_FOR_MOUNT = "used by mount(8) and systemd, not by the mount itself"
-_IS_SO = "this is always so"
+_FOR_MOUNT = "meant for mount(8) and systemd"
+_IS_SO = "describes the only behaviour"
 
 # Accepted without an effect, by name or by name and value, with the reasons.
 WITHOUT_EFFECT: dict[str, str] = {
-    "defaults": "the default here: rw,nosuid,nodev,exec,noatime",
+    "defaults": "names the defaults: rw,nosuid,nodev,exec,noatime",
     "async": _IS_SO,
     "nodirsync": _IS_SO,
     "nostrictatime": _IS_SO,
-    "norelatime": "Linux replaces it by relatime since 2.6.30",
+    "norelatime": "Linux has no other behaviour since 2.6.30",
     "nolazytime": _IS_SO,
-    "lazytime": "times are written at once, which loses none",
+    "lazytime": "times are written at once, so that none is lost",
     "nomand": _IS_SO,
     "noiversion": _IS_SO,
-    "silent": "nothing is ever printed to the kernel's log",
-    "loud": "nothing is ever printed to the kernel's log",
+    "silent": "the mount prints nothing to the kernel's log",
+    "loud": "the mount prints nothing to the kernel's log",
     "auto": _FOR_MOUNT,
     "noauto": _FOR_MOUNT,
     "nofail": _FOR_MOUNT,
     "nouser": _FOR_MOUNT,
     "_netdev": _FOR_MOUNT,
-    "nonempty": "any directory may be mounted on",
+    "nonempty": "any directory may be a mount point",
 }
 # The same, by prefix.
-COMMENTS: dict[str, str] = {"comment=": "a comment", "x-": "a comment", "X-": "a comment"}
+COMMENTS: dict[str, str] = dict.fromkeys(
+    ("comment=", "x-", "X-"), "a comment (except x-mount.… and X-mount.…)"
+)
 
-_BY_MOUNT = "mount(8) carries it out; call it as mount -t fuse.unionmount"
+_BY_MOUNT = "mount(8) carries these out; call mount -t fuse.unionmount"
 
 # Refused, by name with any value, with the alternative or the reason.
 REFUSED: dict[str, str] = {
-    "strictatime": "the server does not see reads that the kernel answers from its cache; "
-    "use relatime",
-    "sync": "not every change would be synced; use O_SYNC or fsync(2), or sync(8)",
+    "strictatime": "reads that the kernel answers from its cache cannot be counted; use relatime",
+    "sync": "not every change would be synced; use O_SYNC, fsync(2) or sync(8)",
     "dirsync": "changes of names are not synced one by one; use fsync(2) of the directory",
-    "mand": "there are no mandatory locks on Linux",
+    "mand": "Linux has no mandatory locks",
     "iversion": "changes are not counted",
     "remount": "use mount -o remount, which changes ro, rw, exec and noexec",
     "bind": "use mount --bind on the mount point",
     "rbind": "use mount --rbind on the mount point",
     "move": "use mount --move on the mount point",
-    "seclabel": "labels of SELinux are those of the files; use context=LABEL for another one",
+    "seclabel": "SELinux labels are those of the files; use context=LABEL for another one",
     "allow_root": "use allow_other, or nothing",
-    "auto_unmount": "the mount stays when its process is killed; use umount",
-    "subtype": "it is always unionmount",
+    "auto_unmount": "a mount stays when its process is killed; use umount",
+    "subtype": "the subtype is always unionmount",
     "blkdev": "no block device is mounted",
     "blksize": "no block device is mounted",
-    "max_read": "the sizes of reads are chosen by the daemon",
-    "debug": "use --debug",
+    "max_read": "the daemon chooses the sizes of reads",
+    "debug": "use --debug; overlay accepts it, as -d",
 }
 
 
-NAMES = (*_CHANGES, *WITHOUT_EFFECT, "fsname=", "threads=")
-"""The known options."""
+_LABELS = tuple(f"{name}context" for name in ("", "fs", "def", "root"))
+_WITH_VALUE = tuple(f"{name}=…" for name in ("fsname", "threads", *_LABELS))
+# What these take; asked only about options whose value is wrong.
+_VALUES = {"threads": "give a number, 1 or more"} | dict.fromkeys(_LABELS, "give a label")
+NAMES = (*_CHANGES, *WITHOUT_EFFECT, *(name.rstrip("…") for name in _WITH_VALUE))
+"""The known options, those with any value as ``NAME=``."""
 
 THREADS_MAX = 32  # the limit of the core
 _THREADS = re.compile(r"threads=([1-9][0-9]{0,3})")
@@ -181,7 +187,8 @@ def refusal(option: str) -> str | None:
     """Return the reason why a known option is refused; None if it is not."""
     if option.lower().startswith("x-mount."):
         return _BY_MOUNT
-    return REFUSED.get(option.partition("=")[0])
+    name = option.partition("=")[0]
+    return REFUSED.get(name) or _VALUES.get(name)
 
 
 def is_known(option: str) -> bool:
@@ -197,10 +204,16 @@ def check_known(options: Iterable[str], known: Iterable[str] = ()) -> None:
     for option in strange:
         if (why := refusal(option)) is not None:
             raise MountError(f"mount option {printable(option)} is refused: {why}")
-    if strange:
-        names = ", ".join(sorted((*_CHANGES, *WITHOUT_EFFECT, "fsname=NAME", "threads=N", *known)))
-        shown = printable(", ".join(strange))
-        raise MountError(f"unknown mount option {shown}; use one of {names}")
+    if not strange:
+        return
+    names = {name.rstrip("…"): name for name in (*_CHANGES, *WITHOUT_EFFECT, *_WITH_VALUE, *known)}
+    shown = printable(", ".join(strange))
+    for option in strange:
+        if near := did_you_mean_option(option, names):
+            raise MountError(f"unknown mount option {shown}{near}")
+    raise MountError(
+        f"unknown mount option {shown}; use one of {', '.join(sorted(names.values()))}"
+    )
 
 
 def parse_options(texts: Iterable[str]) -> MountOptions:

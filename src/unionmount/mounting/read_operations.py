@@ -38,6 +38,7 @@ LAYER = b"user.unionmount.layer"
 LAYER_INDEX = b"user.unionmount.layer_index"
 
 ACLS = frozenset({b"system.posix_acl_access", b"system.posix_acl_default"})
+WITH_IDS = ACLS | {b"security.capability"}
 
 FIRST_BATCH = 25  # entries in a reply of 4 KiB, the size that older kernels ask for
 BATCH = 128
@@ -189,7 +190,7 @@ class ReadingOperations(pyfuse3.Operations):
             if name == _LABEL and error.errno == errno.ENODATA:
                 raise FUSEError(errno.EOPNOTSUPP) from None
             raise
-        return self._ids.shown_acl(value) if name in ACLS else value
+        return self._ids.shown_xattr(name, value) if name in WITH_IDS else value
 
     @answered
     async def listxattr(self, node: Node, context: RequestContext) -> Sequence[bytes]:

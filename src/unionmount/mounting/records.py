@@ -16,7 +16,7 @@ import select
 import signal
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -107,6 +107,7 @@ class Status:
 
     record: Record
     status: str
+    mode: str  # now; a remount changes it
 
     @property
     def alive(self) -> bool:
@@ -174,14 +175,18 @@ class MountTable:
     def all(self) -> list[Status]:
         """Return every record with its status, oldest first."""
         found = [one for path in self._records.glob("*.json") if (one := _examine(path))]
-        table = [(m.device, m.mountpoint) for m in mounts() if m.file_system == FILE_SYSTEM]
+        ours = [m for m in mounts() if m.file_system == FILE_SYSTEM]
+        table = [(m.device, m.mountpoint) for m in ours]
+        read_only = {(m.device, m.mountpoint): m.read_only for m in ours}
         found = [(_moved(record, table) if alive else record, alive) for record, alive in found]
         served = {(record.device, record.path) for record, alive in found if alive}
-        states = [
+        states = []
+        for record, alive in found:
             # Device numbers are reused: a dead mount does not have the device of a live one.
-            Status(record, _status(record, {*table} - (set() if alive else served), alive=alive))
-            for record, alive in found
-        ]
+            mounted = {place: ro for place, ro in read_only.items() if alive or place not in served}
+            status = _status(record, mounted.keys(), alive=alive)
+            is_ro = mounted.get((record.device, record.path), record.mode == "ro")
+            states.append(Status(record, status, "ro" if is_ro else "rw"))
         return sorted(states, key=lambda one: (one.record.created, one.record.id))
 
     def has_dead(self) -> bool:
@@ -541,7 +546,7 @@ def _moved(record: Record, table: Sequence[tuple[str, Path]]) -> Record:
     return replace(record, mountpoint=str(places[0]))
 
 
-def _status(record: Record, table: set[tuple[str, Path]], *, alive: bool) -> str:
+def _status(record: Record, table: Container[tuple[str, Path]], *, alive: bool) -> str:
     mounted = (record.device, record.path) in table
     if alive and not record.device:
         return STARTING

@@ -40,8 +40,11 @@ _OPPOSITES = {
 _CHANGED = ("ro", "noexec")  # of these mount(8) names all that shall be, and leaves out the rest
 
 
-def remount(mounted: MountedAt, record: Record, words: Sequence[str]) -> None:
-    """Change the flags of a mount as ``words`` say; MountError for all that can't change."""
+def remount(mounted: MountedAt, record: Record | None, words: Sequence[str]) -> None:
+    """Change the flags of a mount as ``words`` say; MountError for all that can't change.
+
+    Without a record, whether the mount has a place for changes is not known.
+    """
     where = printable(str(mounted.mountpoint))
     flags = set(mounted.flags & _FLAGS.keys()) - {*_CHANGED}
     for word in words:
@@ -53,12 +56,14 @@ def remount(mounted: MountedAt, record: Record, words: Sequence[str]) -> None:
                 f"{where}: {printable(word)} can't change while it is mounted (ro, rw, exec and "
                 "noexec can): unmount it and mount it again"
             )
-    if "ro" not in flags and record.mode == "ro":
+    if "ro" not in flags and record is None and mounted.read_only:
+        raise MountError(f"{where}: only the user who mounted it can unmount it and mount it rw")
+    if "ro" not in flags and record is not None and record.mode == "ro":
         raise MountError(
             f"{where} was mounted read-only and has no place for changes: unmount it and mount it "
             "again with name=, upper= or ephemeral"
         )
-    _change(mounted, record, flags)
+    _change(mounted, flags)
 
 
 def _is_so(mounted: MountedAt, word: str, name: str) -> bool:
@@ -68,7 +73,7 @@ def _is_so(mounted: MountedAt, word: str, name: str) -> bool:
     return (name in mounted.flags) == (word not in _OPPOSITES)
 
 
-def _change(mounted: MountedAt, record: Record, flags: set[str]) -> None:
+def _change(mounted: MountedAt, flags: set[str]) -> None:
     bits = libc.MS_REMOUNT
     for name in flags:
         bits |= _FLAGS[name]
@@ -77,7 +82,7 @@ def _change(mounted: MountedAt, record: Record, flags: set[str]) -> None:
         libc.call("mount", None, os.fsencode(mounted.mountpoint), None, bits, None)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            users = described(holders_of(record.device, besides=record.pid))
+            users = described(holders_of(mounted.device))
             by = f" by {users}" if users else ""
             raise MountError(f"{where}: files are open for writing, in use{by}") from None
         raise MountError(f"remounting {where}: {error.strerror}") from None

@@ -18,7 +18,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Literal
@@ -32,15 +32,15 @@ from unionmount.mounting.namespace import (
     record_namespace,
     recorded_namespace,
 )
+from unionmount.mounting.stat_marks import StatName, record_stat, stat_name, upper_stat_name
 from unionmount.system.access import is_closed
 from unionmount.system.closing import Closing
 from unionmount.system.os_errors import raising
 from unionmount.system.sha256 import sha256
 from unionmount.system.text import printable
-from unionmount.system.trust import has_identity, is_ours, is_own, reads_trusted
+from unionmount.system.trust import OverrideStat, has_identity, is_ours, is_own, reads_trusted
 
 _LOWERS = "overlay.unionmount.lowers"
-_OVERRIDE = "user.containers.override_stat"
 _PROBE = "overlay.unionmount.probe"
 _PREFIXES = ("trusted.", "user.")
 
@@ -75,6 +75,7 @@ class UpperPlan:
     acls: bool = True  # new files inherit default ACLs
     # False: owners are kept in attributes even where the disk could have them.
     owners: bool = True
+    override_stat: OverrideStat = OverrideStat.OWN  # whether every file has this attribute
     container: str = ""
     # Whether other users may reach the directories on disk: never; not if they would gain powers
     # that the mount denies (``open_upper``); or always.
@@ -295,12 +296,10 @@ def _how_to_close(path: Path) -> str:
 
 def _keep_root(fd: int) -> None:
     """Keep the attributes that the root of a used upper shows, before closing its directory."""
-    with suppress(OSError):
+    with suppress(OSError, MountError):
         recorded = _recorded_lowers(fd, recorded_namespace(fd), closed=False)
-        if recorded is not None and _OVERRIDE not in os.listxattr(fd):
-            now = os.fstat(fd)
-            shown = f"{now.st_uid}:{now.st_gid}:{stat.S_IMODE(now.st_mode):04o}:dir"
-            os.setxattr(fd, _OVERRIDE, shown.encode())
+        if recorded is not None and stat_name(fd, closed=False) is None:
+            record_stat(fd, StatName.CONTAINERS)
 
 
 def _lock(fd: int, upper: Path) -> None:
@@ -375,25 +374,22 @@ def _open(
     with os.scandir(place.upper) as names:
         fresh = next(names, None) is None
     namespace = _namespace(plan, place, abilities, fresh=fresh)
-    trusted = namespace == "trusted"
     recorded = _recorded_lowers(place.upper, namespace, closed=place.closed)
-    flags = core.UpperFlags(
-        trusted=trusted,
-        override=place.powerless or not abilities.owners,
-        open=place.powerless and abilities.owners,
-        closed_root=plan.own_root or place.frozen,
-        volatile=plan.volatile,
+    name = upper_stat_name(
+        *(place.upper, plan.override_stat),
+        closed=place.closed,
+        fresh=fresh,
+        shown=printable(str(plan.upper)),
+    )
+    flags = _flags(plan, place, abilities, counted, (namespace, name))
+    flags = replace(
+        flags,
         # An upper that was never changed by unionmount holds no numbers.
         foreign=not fresh and recorded is not None and recorded != plan.lowers.encode(),
-        private=place.private,
-        plain=not plan.leads
-        or (not trusted and (plan.user_marks or reads_trusted() or not has_identity())),
-        closed=place.closed,
-        stay=not plan.redirects,
-        atime=counted is not Counted.NOTHING,
-        no_acls=not plan.acls,
     )
-    if plan.own_root:
+    if flags.stat:
+        record_stat(place.upper, name)
+    if plan.own_root or flags.stat:
         _shut_writers_out(place.upper)
     upper = core.Upper(tree, place.upper, place.work, flags, place.shown, metacopy=plan.metacopy)
     try:
@@ -409,6 +405,35 @@ def _open(
         upper.close()
         raise
     return OpenUpper(plan, abilities, place.upper, upper)
+
+
+def _flags(
+    plan: UpperPlan,
+    place: _UpperPlace,
+    abilities: Abilities,
+    counted: Counted,
+    spelling: tuple[Namespace, StatName],
+) -> core.UpperFlags:
+    namespace, name = spelling
+    trusted = namespace == "trusted"
+    everywhere = plan.override_stat.in_uppers
+    return core.UpperFlags(
+        trusted=trusted,
+        override=place.powerless or not abilities.owners,
+        open=(place.powerless and abilities.owners) or (everywhere and not place.closed),
+        stat=everywhere,
+        stat_fuse=name is StatName.FUSE,
+        stat_security=name is StatName.SECURITY,
+        closed_root=plan.own_root or place.frozen,
+        volatile=plan.volatile,
+        private=place.private,
+        plain=not plan.leads
+        or (not trusted and (plan.user_marks or reads_trusted() or not has_identity())),
+        closed=place.closed,
+        stay=not plan.redirects,
+        atime=counted is not Counted.NOTHING,
+        no_acls=not plan.acls,
+    )
 
 
 def _namespace(

@@ -49,6 +49,7 @@ from unionmount.mounting.read_operations import (
     FIRST_BATCH,
     LAYER,
     LAYER_INDEX,
+    WITH_IDS,
     ReadingOperations,
     answered,
     dot_entry,
@@ -286,7 +287,7 @@ class WritableOperations(ReadingOperations):
     ) -> None:
         """Set an extended attribute; pyfuse3 has checked XATTR_CREATE and XATTR_REPLACE."""
         self._check_settable(name)
-        kept = self._ids.stored_acl(value) if name in ACLS else value
+        kept = self._ids.stored_xattr(name, value) if name in WITH_IDS else value
         await self._after_copy_up(lambda: self._upper.setxattr(node, name, kept), node)
         if name == _ACCESS_ACL:
             self._drop_setgid(node, context)
@@ -405,7 +406,7 @@ class WritableOperations(ReadingOperations):
         may_setgid = True
         if mode & stat.S_ISGID:
             may_setgid = self._in_group(context, self._upper.getattr(directory).gid)
-        uid, gid = self._ids.creator(context.uid, context.gid)
+        uid, gid = self._ids.stored_uid(context.uid), self._ids.stored_gid(context.gid)
         return Maker(uid, gid, context.umask, may_setgid)
 
     def _in_group(self, context: RequestContext, gid: int) -> bool:

@@ -27,6 +27,7 @@ from unionmount.errors import InvalidReference, NotFoundError, UsageError
 from unionmount.images.image import SCRATCH
 from unionmount.images.reference import Reference, has_registry
 from unionmount.system.closing import Closing
+from unionmount.system.nearest import did_you_mean
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -91,9 +92,12 @@ class Location:
             return cls("registry", text.removeprefix(_REGISTRY))
         if colon and transport in _TRANSPORTS:
             return cls(_TRANSPORTS[transport], *_split_path(rest))
-        if colon and (transport in _FOREIGN or rest.startswith("//")):
-            known = ", ".join([*_TRANSPORTS, _REGISTRY])
-            raise UsageError(f"unknown transport '{printable(transport)}'; use one of {known}")
+        is_path = rest.startswith("/") and not os.path.lexists(text)  # no name of an image has ":/"
+        if colon and (transport in _FOREIGN or rest.startswith("//") or is_path):
+            known = [*_TRANSPORTS, _REGISTRY]
+            near = did_you_mean(transport, [name.rstrip(":") for name in known])
+            more = near or f"; use one of {', '.join(known)}"
+            raise UsageError(f"unknown transport '{printable(transport)}'{more}")
         if not text:
             raise UsageError("the source is empty")
         if text == SCRATCH:  # a file with that name is ./scratch

@@ -21,6 +21,7 @@ describes the details.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -30,7 +31,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount import core
-from unionmount.errors import FormatError, InvalidReference, NotFoundError, UsageError
+from unionmount.errors import (
+    FormatError,
+    InvalidReference,
+    NotFoundError,
+    StoreError,
+    UsageError,
+)
 from unionmount.images.config import Config
 from unionmount.images.image import ImageDocuments
 from unionmount.images.manifest import Manifest
@@ -51,7 +58,7 @@ from unionmount.store.layer_import import BLOB_NAME, INDEX_NAME, Expected, Impor
 from unionmount.store.leases import Holding, LayerLock, Lease, held_leases, new_path
 from unionmount.store.staging import Staging
 from unionmount.system.files import FileIdentity, FileRange, write_all
-from unionmount.system.os_errors import storing
+from unionmount.system.os_errors import reason_of, storing
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -94,7 +101,7 @@ class Store:
         self.additional = tuple(_additional(path) for path in additional)
         self._tmp = self.directory.tmp
         known = self.directory.version()
-        with storing(root):
+        with _writing(root):
             root.parent.mkdir(parents=True, exist_ok=True)
             for name in _DIRECTORIES:
                 (root / name).mkdir(mode=0o700, exist_ok=True)
@@ -114,7 +121,7 @@ class Store:
 
         Not re-entrant; hold it briefly.
         """
-        with storing(self.root / "lock"):
+        with _writing(self.root / "lock"):
             fd = os.open(self.root / "lock", _LOCK_FLAGS, 0o600)
         try:
             with storing(self.root / "lock"):
@@ -465,3 +472,18 @@ def _ambiguous(text: str, found: Sequence[StoredImage]) -> str:
     more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
     names = ", ".join(sorted(shown)[:8])
     return f"'{printable(text)}' is ambiguous: it stands for {len(shown)} images: {names}{more}"
+
+
+@contextmanager
+def _writing(where: Path) -> Iterator[None]:
+    """Turn an OSError in the block, which has the first writes of all, into a StoreError."""
+    try:
+        yield
+    except OSError as error:
+        reason = reason_of(error)
+        if error.errno == errno.EROFS:
+            reason += (
+                "; choose another store (--root, UNIONMOUNT_ROOT, or store= in fstab), and name"
+                " this one in UNIONMOUNT_ADDITIONAL_STORES to read it"
+            )
+        raise StoreError(f"{printable(str(where))}: {reason}") from error

@@ -33,6 +33,11 @@ class MountedAt:
     flags: frozenset[str] = frozenset()  # of the mount: ro, nosuid, noatime, …
     options: frozenset[str] = frozenset()  # of the file system
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the kernel refuses all changes here."""
+        return "ro" in self.flags or "ro" in self.options
+
 
 def mounts(table: Path = _TABLE) -> Iterator[MountedAt]:
     """Yield all mounts, in the order of mounting."""

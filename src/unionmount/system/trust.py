@@ -19,11 +19,21 @@ _CAP_SYS_ADMIN = 21
 
 
 class OverrideStat(Enum):
-    """The files in lower directories whose ``user.containers.override_stat`` is believed."""
+    """The files in lower directories whose ``override_stat`` is believed, and if uppers need it.
+
+    The values are those of fuse-overlayfs' option ``xattr_permissions``. With the last two, every
+    file in the upper has the attribute.
+    """
 
     NEVER = "0"
     OWN = ""  # files that only this user, or only root, can change
+    PRIVILEGED = "1"  # the same; in uppers, only the privileged can set the attribute
     ALWAYS = "2"
+
+    @property
+    def in_uppers(self) -> bool:
+        """Whether every file and directory of an upper has the attribute."""
+        return self in (OverrideStat.PRIVILEGED, OverrideStat.ALWAYS)
 
 
 def reads_trusted() -> bool:

@@ -115,10 +115,8 @@ def _container(settings: Settings, word: str) -> Struct | None:
         name = mounted.record.container
         same = os.path.realpath(mounted.record.root) == os.path.realpath(store.root)
         if not name or not same or name not in known:
-            return inspect_mount(mounted.record, mounted.status)
-    status = mount_of(table, store.root, name)
-    record = status.record if status else None
-    return inspect_container(known.find(name), record, status.status if status else "stopped")
+            return inspect_mount(mounted)
+    return inspect_container(known.find(name), mount_of(table, store.root, name))
 
 
 def _open(

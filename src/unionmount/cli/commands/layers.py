@@ -165,9 +165,10 @@ def _objects(image: OpenImage) -> Iterator[dict[str, Any]]:
 
 def _print_changes(image: OpenImage, number: int, form: str) -> None:
     from unionmount.cli.name_writer import write_objects
+    from unionmount.images.opened import no_such_layer
 
     if number >= len(image.layers):
-        raise NotFoundError(f"there is no layer {number}; the image has {len(image.layers)} layers")
+        raise NotFoundError(no_such_layer(number, len(image.layers)))
     changes = image.tree().changes(number)
     if form != "table":
         write_objects(map(_change_object, changes), form)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import unionmount.cli.declared as click
 from unionmount.cli.options import platform_option, registry_options, root_option
-from unionmount.errors import UsageError
+from unionmount.errors import MountError, UsageError
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,8 +54,8 @@ mount such directories with "unionmount overlay".
 
 With "-- COMMAND", COMMAND runs while the image is mounted, and the mount is taken away when it
 ends; the exit status is that of COMMAND. $UNIONMOUNT_MOUNTPOINT is the mount point. Root
-without CAP_SYS_ADMIN, as in most containers, gets a user namespace for the two if possible. A
-mount also ends with the mount namespace that it was made in.
+without CAP_SYS_ADMIN, as in most containers, gets a user namespace for the two if possible.
+Root's mount also ends with the mount namespace that it was made in.
 
 SIGTERM, SIGINT and SIGHUP unmount; open files stay usable. A second signal ends the process
 immediately.
@@ -143,7 +144,11 @@ def command(
 
     if words and foreground:
         raise UsageError("--foreground serves in this process, where COMMAND is to run")
-    parsed = parse_options(options)
+    try:
+        parsed = parse_options(options)
+    except MountError:
+        _check_places(options)
+        raise
     wanted = MountArguments(**arguments, read_only=ro or parsed.ro)
     wanted.check()
     parsed = replace(parsed, ro=wanted.shows_only, fastpath=parsed.fastpath and not no_fastpath)
@@ -161,6 +166,17 @@ def command(
         made: list[str] = []
         _mount(settings, wanted, source, start, made.append)
     return run_with_mount(start.table, made[0], words)
+
+
+def _check_places(options: tuple[str, ...]) -> None:
+    """Raise UsageError for a word of fstab that is an option of its own on the command line."""
+    from unionmount.mounting.options import is_known
+
+    own = {name for one in command.parameters for name in one.names}
+    for option in ",".join(options).split(","):
+        name = "--" + option.partition("=")[0].replace("_", "-")
+        if name in own and not is_known(option):
+            raise UsageError(f"-o {printable(option)}: on the command line, this is {name}")
 
 
 def _mount(

@@ -16,6 +16,7 @@ from unionmount.cli.options import root_option
 from unionmount.errors import MountError, NotFoundError, UsageError
 from unionmount.mounting.options import MountOptions, MountView, apply_options, check_known
 from unionmount.system.id_map import AS_STORED, IDS_END, IdMap, IdRange, parse_id_ranges
+from unionmount.system.nearest import did_you_mean
 from unionmount.system.text import printable
 from unionmount.system.trust import OverrideStat
 
@@ -65,6 +66,16 @@ class OverlayOptions:
         return not self.user_xattrs and self.redirect_dir != "nofollow"
 
     @property
+    def redirects(self) -> bool:
+        """Whether redirects are written: fuse-overlayfs reads none, so not where it is to read."""
+        return self.redirect_dir == "on" or not (self.redirect_dir or self.override_stat.in_uppers)
+
+    @property
+    def copies_apart(self) -> bool:
+        """Whether a file may be copied up without its data, which fuse-overlayfs cannot read."""
+        return self.metacopy == "on" or not (self.metacopy or self.override_stat.in_uppers)
+
+    @property
     def view(self) -> MountView:
         """How what is stored is shown; an ID of its own takes precedence over squash_to_root."""
         users, groups = self.users, self.groups
@@ -86,7 +97,7 @@ def parse_overlay(texts: Iterable[str]) -> OverlayOptions:
     options = OverlayOptions()
     found = [one for text in texts for one in _OPTION.findall(_without_loose_end(text))]
     strange = [_plain(one) for one in found if not _is_known(one)]
-    check_known(strange, KNOWN)
+    check_known(strange, (*KNOWN, *SAME_HERE, *(f"{name}=…" for name in NUMBERS_HERE)))
     for option in found:
         _take(options, option)
     _check(options)
@@ -95,12 +106,12 @@ def parse_overlay(texts: Iterable[str]) -> OverlayOptions:
 
 def _is_known(option: str) -> bool:
     name, equals, value = option.partition("=")
-    if equals and name in _WITH_VALUE:
-        return True
     if equals and name in REFUSED_HERE:
         why = REFUSED_HERE[name].get(value, REFUSED_HERE[name].get("*"))
         if why is not None:
             raise MountError(f"mount option {printable(option)} is refused: {why}")
+    if equals and name in _WITH_VALUE:
+        return True
     if not equals and (why := REFUSED_HERE.get(name, {}).get("")) is not None:
         raise MountError(f"mount option {printable(option)} is refused: {why}")
     return option in _FLAGS or option in SAME_HERE or _is_number(name, value)
@@ -163,27 +174,18 @@ def _set_metacopy(options: OverlayOptions, value: str) -> None:
 
 
 def _set_fsync(options: OverlayOptions, value: str) -> None:
-    if value == "strict":
-        raise MountError(
-            "mount option fsync=strict is refused: copying up attributes does not wait for the disk"
-        )
     if _one_of("fsync", value, ("volatile", "auto", "0", "1")) in ("volatile", "0"):
         options.volatile = True
 
 
 def _set_override_stat(options: OverlayOptions, value: str) -> None:
-    if value == "1":
-        raise MountError(
-            "-o xattr_permissions=1: security.fuseoverlayfs.override_stat is not supported;"
-            " use 2 for user.containers.override_stat, or leave the option out"
-        )
-    options.override_stat = OverrideStat(_one_of("xattr_permissions", value, ("0", "2")))
+    options.override_stat = OverrideStat(_one_of("xattr_permissions", value, ("0", "1", "2")))
 
 
 def _one_of(name: str, value: str, values: tuple[str, ...]) -> str:
     if value not in values:
-        known = ", ".join(values)
-        raise MountError(f"-o {name}: '{printable(value)}' is not one of {known}")
+        known, near = ", ".join(values), did_you_mean(value, values)
+        raise MountError(f"-o {name}: '{printable(value)}' is not one of {known}{near}")
     return value
 
 
@@ -294,44 +296,60 @@ _WITH_VALUE: dict[str, Callable[[OverlayOptions, str], None]] = {
 
 KNOWN = (*(f"{name}=…" for name in _WITH_VALUE), *_FLAGS)
 
-_NUMBERS = "inode numbers are always unique and persistent"
-_SPEED = "it only affects speed"
+_NUMBERS = "inode numbers always belong to one device and are stable"
+_SPEED = "only affects performance"
+_LINKS = "hard links always stay links, and an upper in use is always refused"
+_ONLY = "describes the only behaviour"
+_FSID = "the file system ID is always that of the mount"
+_RIGHTS = "directories are always accessed with the rights of the user who mounts"
 
 # Options of overlayfs and fuse-overlayfs that change nothing here, with the reasons.
 SAME_HERE: dict[str, str] = {
-    "index=on": "hard links are always preserved, and an upper in use is always refused",
-    "index=off": "hard links are always preserved, and an upper in use is always refused",
-    "nfs_export=off": "this is always so",
+    "index=on": _LINKS,
+    "index=off": _LINKS,
+    "nfs_export=off": _ONLY,
     "xino=on": _NUMBERS,
     "xino=off": _NUMBERS,
     "xino=auto": _NUMBERS,
-    "verity=off": "this is always so",
-    "uuid=off": "the file system's ID is that of the mount",
-    "uuid=null": "the file system's ID is that of the mount",
-    "uuid=auto": "the file system's ID is that of the mount",
-    "override_creds": "directories are accessed with the permissions of the mounting user",
+    "verity=off": _ONLY,
+    "uuid=off": _FSID,
+    "uuid=null": _FSID,
+    "uuid=auto": _FSID,
+    "override_creds": _RIGHTS,
     "fast_ino=0": _NUMBERS,
     "fast_ino=1": _NUMBERS,
+    "fast_ino_check=0": _NUMBERS,
+    "fast_ino_check=1": _NUMBERS,
     "threaded=0": _SPEED,
     "threaded=1": _SPEED,
     "writeback=0": _SPEED,
     "writeback=1": _SPEED,
     "clone_fd": _SPEED,
+    "splice_read": _SPEED,
+    "splice_write": _SPEED,
+    "splice_move": _SPEED,
+    "kernel_cache": _SPEED,
 }
 # The same, with any number as value.
-NUMBERS_HERE: dict[str, str] = {"max_threads": _SPEED, "max_idle_threads": _SPEED}
+NUMBERS_HERE: dict[str, str] = {
+    "max_threads": _SPEED,
+    "max_idle_threads": _SPEED,
+    "max_write": _SPEED,
+}
 
 # Options of the two that are refused, with the reasons by value: "*" is any, "" none.
 REFUSED_HERE: dict[str, dict[str, str]] = {
     "datadir+": {"*": "data-only layers are not supported; use lowerdir+"},
-    "nfs_export": {"on": "file handles do not outlive the mount"},
+    "nfs_export": {"on": "file handles are not valid after the mount"},
     "verity": {
-        "on": "digests of fs-verity are not checked",
-        "require": "digests of fs-verity are not checked",
+        "on": "fs-verity digests are not checked",
+        "require": "fs-verity digests are not checked",
     },
-    "uuid": {"on": "the upper stores no ID of the file system"},
-    "nooverride_creds": {"": "directories are accessed with the permissions of the mounting user"},
+    "uuid": {"on": "the upper stores no file system ID"},
+    "nooverride_creds": {"": _RIGHTS},
     "plugins": {"*": "there are no plugins"},
+    "fsync": {"strict": "copy-up does not sync attributes"},
+    "ino32_t": {"": "inode numbers have 64 bits"},
 }
 
 LOWERS_MAX = 500  # the limit of overlayfs
@@ -419,8 +437,9 @@ def command(
     volatile          sync nothing; a crash of the system may lose all changes
     userxattr         keep marks in user.overlay. attributes, also as root; then no redirect and
                       no metacopy is followed or written
-    xattr_permissions=N  user.containers.override_stat of lower directories is never believed (0)
-                      or always believed (2); default: on files that are yours or root's alone
+    xattr_permissions=N  1, 2: owners and modes of U are in attributes, for fuse-overlayfs to read;
+                      those of lower directories are never (0) or always (2) believed; default
+                      and 1: on files that are yours or root's alone
     upper_open        accept U and W where other users can reach them; see below
 
     Root's mounts are nodev unless -o dev says otherwise, those of others are nosuid,nodev. As root,
@@ -503,9 +522,10 @@ def _plan(wanted: OverlayOptions, layers: OpenDirectories) -> UpperPlan | None:
         volatile=wanted.volatile,
         user_marks=wanted.user_xattrs,
         leads=wanted.leads,
-        redirects=wanted.redirect_dir not in ("off", "follow"),
-        metacopy=wanted.metacopy != "off",
+        redirects=wanted.redirects,
+        metacopy=wanted.copies_apart,
         acls=wanted.acls,
+        override_stat=wanted.override_stat,
         others="accepted" if wanted.upper_open else "powerless",
         accepting="-o upper_open",
     )

@@ -122,7 +122,7 @@ def _mount(one: Status, running: LiveState | None) -> ListRow:
         Container=record.container or _NONE,
         Image=record.image,
         Source=record.source,
-        Mode=record.mode,
+        Mode=one.mode,
         Mountpoint=record.mountpoint,
         Pid=str(record.pid),
         Created=record.created,
@@ -130,7 +130,9 @@ def _mount(one: Status, running: LiveState | None) -> ListRow:
         Command=running.command if running else _NONE,
     )
     holders = [{"pid": user.pid, "name": user.name} for user in users]
-    return ListRow(fields, asdict(record) | {"status": status, "holders": holders})
+    return ListRow(
+        fields, asdict(record) | {"mode": one.mode, "status": status, "holders": holders}
+    )
 
 
 def _container(one: Container) -> ListRow:

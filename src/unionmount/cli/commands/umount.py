@@ -236,13 +236,13 @@ def _still_running(record: Record) -> tuple[str, bool]:
     if users:
         why = f"process {record.pid} still serves {users}"
     elif process_state(record.pid) == "D":
-        why = f"process {record.pid} waits for a disk and ends when the disk answers"
+        return f"{where}; process {record.pid} waits for a disk and ends when it answers", False
     else:
         why = (
             f"process {record.pid} still writes changes to disk, or serves a process that is not "
             "visible, detached or in another mount namespace"
         )
-    return f"{where}; {why}", False
+    return f"{where}; {why} ('unionmount umount --kill {record.id}' ends it)", False
 
 
 def _unmount_unknown(target: str, *, lazy: bool) -> None:

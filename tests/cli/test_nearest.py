@@ -1,0 +1,67 @@
+"""Wrong options, values and commands: each message names the nearest right word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from unionmount.cli import main, overlay
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("UNIONMOUNT_ROOT", "UNIONMOUNT_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    return tmp_path
+
+
+MOUNT, OVERLAY = ("mount", "a.tar", "/mnt"), ("overlay", "/mnt")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        # options of a mount
+        ((*MOUNT, "-o", "nodve"), "unknown mount option nodve; did you mean nodev?"),
+        ((*MOUNT, "-o", "allow-other"), "did you mean allow_other?"),
+        ((*MOUNT, "-o", "fsnam=x"), "did you mean fsname=?"),
+        ((*MOUNT, "-o", "xattrs=layer"), "did you mean xattrs=layers?"),
+        ((*MOUNT, "-o", "threads=many"), "threads=many is refused: give a number"),
+        ((*MOUNT, "-o", "zzz"), "unknown mount option zzz; use one of _netdev, "),
+        ((*MOUNT, "-o", "ro,name=web"), "-o name=web: on the command line, this is --name"),
+        ((*MOUNT, "-o", "upper_open"), "this is --upper-open"),
+        ((*OVERLAY, "-o", "lowrdir=/a"), "did you mean lowerdir=?"),
+        ((*OVERLAY, "-o", "volatil"), "did you mean volatile?"),
+        ((*OVERLAY, "-o", "index=onn"), "did you mean index=on?"),
+        ((*OVERLAY, "-o", "max_thread=4"), "did you mean max_threads=?"),
+        ((*OVERLAY, "-o", "redirect_dir=flow"), "'flow' is not one of on, off, follow, nofollow"),
+        ((*OVERLAY, "-o", "redirect_dir=flow"), "; did you mean follow?"),
+        # options, values and names of commands
+        ((*MOUNT, "--plaform", "linux/amd64"), "'--plaform'; did you mean --platform? (see "),
+        ((*MOUNT, "--pul=never"), "did you mean --pull?"),
+        ((*MOUNT, "--pull=nver"), "did you mean never?"),
+        ((*MOUNT, "--platform=linuxarm64"), "is not a platform; write OS/ARCH[/VARIANT]"),
+        (("mount", "docker-archve:/a.tar", "/mnt"), "did you mean docker-archive?"),
+        (("images", "--format", "jsn"), "did you mean json?"),
+        (("images", "--filter", "befor=x"), "unknown filter 'befor'; did you mean before?"),
+        (("images", "--filter", "zzz=x"), "unknown filter 'zzz'; use one of dangling, "),
+        (("save", "--compress", "gzp", "x"), "did you mean gzip?"),
+        (("moutn", "a.tar"), "No such command 'moutn'; did you mean mount? (see "),
+        (("zzz",), "No such command 'zzz' (see "),
+        (("--rot", "x", "ps"), "did you mean --root?"),
+    ],
+)
+def test_the_nearest_word_is_named(
+    store: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+) -> None:
+    assert main(words) in (1, 2)
+    output, message = capsys.readouterr()
+    assert told in message
+    assert output == ""
+    assert message.count("\n") == 1
+
+
+def test_the_program_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert overlay(["--verson"]) == 2
+    assert "did you mean --version?" in capsys.readouterr().err
