@@ -7,7 +7,7 @@
     <runtime>/run/NAME/socket       of the monitor, for clients
     <runtime>/run/NAME/bundle/      config.json and the host's files
     <runtime>/run/NAME/root         a link to the mount point
-    <runtime>/run/.lock             held while a directory is made or cleaned away
+    <runtime>/run/                  held (flock) while a directory in it is made or cleaned away
     <runtime>/oci/                  the state of the OCI runtime
 
 A directory whose lock is free was left by a monitor that was killed, and is cleaned by whoever
@@ -127,8 +127,7 @@ class LiveContainers:
     def names(self) -> list[str]:
         """Return the names of all containers that have a directory here."""
         with suppress(FileNotFoundError):
-            found = (path.name for path in self._directory.iterdir())
-            return sorted(name for name in found if not name.startswith("."))
+            return sorted(path.name for path in self._directory.iterdir())
         return []
 
     def dead(self) -> list[str]:
@@ -144,7 +143,7 @@ class LiveContainers:
         """Keep other processes from making and cleaning directories; it takes no time."""
         with raising(MountError, f"directory {self._directory}"):
             self._directory.mkdir(0o700, parents=True, exist_ok=True)
-            lock = os.open(self._directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
