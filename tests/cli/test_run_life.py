@@ -163,7 +163,7 @@ def test_commands_on_a_container_that_does_not_run(line: Runner, image: Path) ->
 def test_start_again_with_the_same_options(line: Runner, image: Path, runtime: str) -> None:
     script = "echo $A $B; cat /data/x; id -u; echo again >>/tmp/x; wc -l </tmp/x; exit 4"
     options = ["-e", "B=c", "-u", "0", "--tmpfs", "/data", "--name", "again", "--hostname", "box"]
-    run = ("run", "--runtime", runtime, *options, image)
+    run: list[str | Path] = ["run", "--runtime", runtime, *options, image]
     first = line.run(*run, "sh", "-c", f"mkdir -p /tmp; {script}", status=4)
     second = line.run("start", "-a", "again", status=4)
     assert (first.stdout, second.stdout) == ("b c\n0\n1\n", "b c\n0\n2\n")
