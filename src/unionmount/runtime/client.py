@@ -50,13 +50,16 @@ class Joining:
 
 
 def parse_keys(text: str) -> bytes:
-    """Return the bytes of keys in Docker's words: single letters, and ``ctrl-`` with one."""
+    """Return the bytes of keys in Docker's words: single characters, and ``ctrl-`` with one."""
     found = bytearray()
     for word in text.split(",") if text else []:
-        name = word.lower().removeprefix("ctrl-")
-        if len(name) != 1 or not name.isascii() or (name == word and not name.isprintable()):
+        control = word.lower().removeprefix("ctrl-").upper()
+        if len(word) == 1 and word.isascii() and word.isprintable():
+            found.append(ord(word))
+        elif word.lower().startswith("ctrl-") and len(control) == 1 and "@" <= control <= "_":
+            found.append(ord(control) & _CONTROL)
+        else:
             raise UsageError(f"--detach-keys {printable(text)}: write letters or ctrl-LETTER")
-        found.append(ord(name.upper()) & _CONTROL if name != word else ord(word))
     return bytes(found)
 
 

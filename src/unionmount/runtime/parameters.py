@@ -87,6 +87,8 @@ def combined(image: ImageParameters, changes: Changes, what: str) -> Parameters:
     args = (*entrypoint, *cmd)
     if not args:
         raise UsageError(f"{what} names no program to run; give a COMMAND")
+    if any("\0" in word for word in args):
+        raise UsageError(f"{what}: an argument of the program contains a null byte")
     cwd = image.working_dir if changes.working_dir is None else changes.working_dir
     return Parameters(
         args=args,

@@ -23,6 +23,7 @@ from unionmount.images.opened import OpenLayer
 from unionmount.images.reference import Digest
 from unionmount.system.text import printable
 
+_NAME_MAX = 255
 _MAX_LINKS = 40  # the limit of Linux for one path
 _WHAT = "mount points"  # in messages
 
@@ -92,7 +93,7 @@ class _Builder:
             if target is not None:
                 links += 1
                 if links > _MAX_LINKS:
-                    raise MountError(f"{_named(place)}: {os.strerror(errno.ELOOP)}")
+                    raise _error(place, errno.ELOOP)
                 here = [] if target.startswith(b"/") else here[:-1]
                 names += target.split(b"/")[::-1]
 
@@ -104,7 +105,13 @@ class _Builder:
             try:
                 found = self._files.resolve(path)
             except FileNotFoundError:
+                if len(path.rpartition(b"/")[2]) > _NAME_MAX:
+                    raise MountError(
+                        f"{_named(place)}: {os.strerror(errno.ENAMETOOLONG)}"
+                    ) from None
                 mode = self.made[path] = _mode(place) if is_last else stat.S_IFDIR | 0o755
+            except OSError as error:
+                raise _error(place, error.errno or errno.EIO) from None
             else:
                 if stat.S_ISLNK(found.mode):
                     return self._files.readlink(found.node)
@@ -119,6 +126,10 @@ class _Builder:
 
 def _mode(place: Place) -> int:
     return stat.S_IFDIR | place.mode if place.directory else stat.S_IFREG | 0o644
+
+
+def _error(place: Place, number: int) -> MountError:
+    return MountError(f"{_named(place)}: {os.strerror(number)}")
 
 
 def _named(place: Place) -> str:

@@ -12,6 +12,7 @@ from unionmount.system.id_map import IDS_END, IdRange
 
 _FILES = (Path("/etc/subuid"), Path("/etc/subgid"))
 _MAX_FILE = 1024 * 1024
+_MAX_RANGES = 340  # of one map, user_namespaces(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +49,21 @@ def lines(ranges: tuple[IdRange, ...]) -> str:
 
 
 def _map(own: int, ranges: list[tuple[int, int]]) -> tuple[IdRange, ...]:
-    """Map 0 to the user's own ID, and the following ones to the ranges, in their order."""
+    """Map 0 to the user's own ID, and the following ones to the ranges, in their order.
+
+    What the kernel would refuse is left out: IDs that are mapped already, and more than there are.
+    """
     found, following = [IdRange(0, own, 1)], 1
-    for first, count in ranges:
-        found.append(IdRange(following, first, count))
-        following += count
+    for first, count in ranges[: _MAX_RANGES - 1]:
+        fits = following + count <= IDS_END
+        if fits and not any(_overlap(one, first, count) for one in found):
+            found.append(IdRange(following, first, count))
+            following += count
     return tuple(found)
 
 
-def _overlaps(ranges: list[tuple[int, int]], first: int, count: int) -> bool:
-    """Return whether IDs are in an earlier range, too; the kernel takes no map with such."""
-    return any(first < begin + size and begin < first + count for begin, size in ranges)
+def _overlap(one: IdRange, first: int, count: int) -> bool:
+    return first < one.shown + one.size and one.shown < first + count
 
 
 def _ranges(file: Path, names: set[str]) -> list[tuple[int, int]]:
@@ -75,6 +80,6 @@ def _ranges(file: Path, names: set[str]) -> list[tuple[int, int]]:
             continue
         if all(word.isascii() and word.isdecimal() and len(word) <= 10 for word in words[1:]):
             first, count = int(words[1]), int(words[2])
-            if count and first + count <= IDS_END and not _overlaps(found, first, count):
+            if count and first + count <= IDS_END:
                 found.append((first, count))
     return found

@@ -1,0 +1,127 @@
+"""Execution parameters: the conversion of the image specification, and a command line's changes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from unionmount.errors import FormatError, UsageError
+from unionmount.images.config import Config
+from unionmount.runtime.parameters import Changes, ImageParameters, Parameters, combined, merged_env
+
+
+def config(**runtime: Any) -> Config:
+    document = {
+        "architecture": "arm",
+        "os": "linux",
+        "variant": "v7",
+        "author": "A U Thor",
+        "created": "2020-01-01T00:00:00Z",
+        "rootfs": {"type": "layers", "diff_ids": []},
+        "config": runtime,
+    }
+    return Config.parse(json.dumps(document).encode(), "image")
+
+
+def parameters(changes: Changes | None = None, **runtime: Any) -> Parameters:
+    return combined(ImageParameters.of(config(**runtime), "image"), changes or Changes(), "image")
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "cmd", "changes", "args"),
+    [
+        (["e"], ["c"], Changes(), "e c"),
+        (["e"], None, Changes(), "e"),
+        (None, ["c", "d"], Changes(), "c d"),
+        (["e"], ["c"], Changes(command=("x", "y")), "e x y"),
+        (["e"], ["c"], Changes(entrypoint=("n",)), "n"),
+        (["e"], ["c"], Changes(entrypoint=("n", "o"), command=("x",)), "n o x"),
+        (["e"], ["c"], Changes(entrypoint=(), command=("x",)), "x"),
+        (None, None, Changes(command=("x",)), "x"),
+    ],
+)
+def test_arguments(entrypoint: Any, cmd: Any, changes: Changes, args: str) -> None:
+    assert parameters(changes, Entrypoint=entrypoint, Cmd=cmd).args == tuple(args.split())
+
+
+@pytest.mark.parametrize("changes", [Changes(), Changes(entrypoint=())])
+def test_nothing_to_run(changes: Changes) -> None:
+    with pytest.raises(UsageError, match="give a COMMAND"):
+        parameters(changes, **({} if changes.entrypoint is None else {"Cmd": ["c"]}))
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "cwd"),
+    [
+        ("", None, "/"),
+        ("/a/b/", None, "/a/b"),
+        ("a", None, "/a"),
+        ("/a/../../b", None, "/b"),
+        ("//a", None, "/a"),
+        ("/a", "/b", "/b"),
+        ("/a", "", "/"),
+    ],
+)
+def test_working_directories(stored: str, given: str | None, cwd: str) -> None:
+    assert parameters(Changes(working_dir=given), Cmd=["c"], WorkingDir=stored).cwd == cwd
+
+
+def test_the_environment_keeps_its_order() -> None:
+    found = parameters(Changes(env=("B=2", "C=3")), Cmd=["c"], Env=["A=1", "B=1", "N"])
+    assert found.env == ("A=1", "B=2", "N=", "C=3")
+    assert merged_env(["A=1"], ["A=2=3"], ["A="]) == ("A=",)
+
+
+def test_annotations() -> None:
+    """The table is ``conversion.md`` of the image specification."""
+    found = parameters(
+        Cmd=["c"],
+        StopSignal="SIGQUIT",
+        ExposedPorts={"80/tcp": {}, "53": {}},
+        Labels={"org.opencontainers.image.author": "label", "own": "x"},
+    )
+    prefix = "org.opencontainers.image."
+    assert found.annotations == {
+        f"{prefix}os": "linux",
+        f"{prefix}architecture": "arm",
+        f"{prefix}variant": "v7",
+        f"{prefix}author": "label",
+        f"{prefix}created": "2020-01-01T00:00:00Z",
+        f"{prefix}stopSignal": "SIGQUIT",
+        f"{prefix}exposedPorts": "53,80/tcp",
+        "own": "x",
+    }
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    [
+        {"Entrypoint": "sh"},
+        {"Cmd": [1]},
+        {"Cmd": {"a": 1}},
+        {"Env": ["=x"]},
+        {"Env": ["a\0=x"]},
+        {"User": 5},
+        {"WorkingDir": []},
+        {"Volumes": ["x"]},
+        {"Labels": {"a": 1}},
+        {"ExposedPorts": ["80"]},
+        {"StopSignal": 9},
+    ],
+    ids=str,
+)
+def test_damaged_configs_are_errors(runtime: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match="image"):
+        parameters(Changes(command=("x",)), **runtime)
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    [{"Cmd": ["a\0b"]}, {"Entrypoint": ["\0"]}, {"Cmd": ["c"], "WorkingDir": "/a\0"}],
+    ids=str,
+)
+def test_null_bytes_are_errors(runtime: dict[str, Any]) -> None:
+    with pytest.raises((UsageError, FormatError), match="null byte"):
+        parameters(**runtime)
