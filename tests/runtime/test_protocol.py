@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unionmount.runtime.channel import MAX_WAITING, Channel
+from unionmount.runtime.channel import MAX_WAITING, MonitorChannel
 from unionmount.runtime.protocol import (
     MAX_BODY,
     DamagedStream,
@@ -94,13 +94,13 @@ def test_sizes_of_windows() -> None:
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Channel, socket.socket]]:
+def pair() -> Iterator[tuple[MonitorChannel, socket.socket]]:
     ours, theirs = socket.socketpair()
-    with Channel(ours) as channel, theirs:
+    with MonitorChannel(ours) as channel, theirs:
         yield channel, theirs
 
 
-def test_a_channel_never_blocks(pair: tuple[Channel, socket.socket]) -> None:
+def test_a_channel_never_blocks(pair: tuple[MonitorChannel, socket.socket]) -> None:
     channel, other = pair
     data = encode(Kind.OUTPUT, bytes(3 * MAX_WAITING))
     channel.send(data)
@@ -114,7 +114,7 @@ def test_a_channel_never_blocks(pair: tuple[Channel, socket.socket]) -> None:
     assert (channel.has_waiting, channel.ended) == (False, False)
 
 
-def test_the_other_side_ends(pair: tuple[Channel, socket.socket]) -> None:
+def test_the_other_side_ends(pair: tuple[MonitorChannel, socket.socket]) -> None:
     channel, other = pair
     other.sendall(encode(Kind.INPUT, b"last"))
     other.close()
@@ -125,7 +125,7 @@ def test_the_other_side_ends(pair: tuple[Channel, socket.socket]) -> None:
     channel.flush()
 
 
-def test_nonsense_ends_a_channel(pair: tuple[Channel, socket.socket]) -> None:
+def test_nonsense_ends_a_channel(pair: tuple[MonitorChannel, socket.socket]) -> None:
     channel, other = pair
     other.sendall(encode(Kind.INPUT, b"good") + b"nonsense")
     assert list(channel.receive()) == [Message(Kind.INPUT, b"good")]
