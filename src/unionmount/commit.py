@@ -54,6 +54,8 @@ class CommitRequest:
 
     ``epoch`` (seconds since 1970) makes images reproducible: it is the creation time, and no file
     is newer. Changes at paths that match a pattern of ``excluded``, and below them, are left out.
+    ``root`` is the owner (user and group) on disk of what belongs to root if the disk cannot keep
+    another owner: symlinks and special files of containers that an ordinary user has run.
     """
 
     name: Reference
@@ -62,6 +64,7 @@ class CommitRequest:
     instructions: Sequence[str] = ()
     epoch: int | None = None
     excluded: Sequence[str] = ()
+    root: tuple[int, int] | None = None
 
 
 def commit(store: Store, target: OpenChanges, request: CommitRequest, warn: Warn) -> StoredImage:
@@ -103,7 +106,7 @@ def _store_layer(
     if first is None:
         return None
     with store.import_layer(Expected(None, "the new layer"), lease=lease) as incoming:
-        writer = LayerWriter(target.view, incoming.write, request.epoch, warn)
+        writer = LayerWriter(target.view, incoming.write, request.epoch, warn, request.root)
         writer.write(chain([first], found))
         target.check_there()
         incoming.finish()
@@ -142,12 +145,18 @@ class LayerWriter:
     """A writer of the tar of a layer from the differences that ``Comparison`` finds."""
 
     def __init__(
-        self, tree: BrowsableTree, write: Callable[[bytes], None], epoch: int | None, warn: Warn
+        self,
+        tree: BrowsableTree,
+        write: Callable[[bytes], None],
+        epoch: int | None,
+        warn: Warn,
+        root: tuple[int, int] | None = None,
     ) -> None:
         self._tree = tree
         self._write = write
         self._latest = epoch * _NANO if epoch is not None else None
         self._warn = warn
+        self._root = root
         self._linked: dict[Node, bytes] = {}  # the first names of hard-linked files
         self._waiting = bytearray()
 
@@ -218,7 +227,19 @@ class LayerWriter:
         xattrs = self._stored(path, xattrs_of(self._tree, after.node))
         target = self._tree.readlink(after.node) if stat.S_ISLNK(after.mode) else b""
         content = self._content(path, after) if first is None else iter(())
-        return _Ready(after, first, target, xattrs, next(content, b""), content)
+        return _Ready(self._owned(after), first, target, xattrs, next(content, b""), content)
+
+    def _owned(self, found: Attributes) -> Attributes:
+        """Return the attributes with root in the place of the owner on disk, if that stands for it.
+
+        Files and directories have the owner in an attribute, or belong to nobody else.
+        """
+        if self._root is None or stat.S_ISREG(found.mode) or stat.S_ISDIR(found.mode):
+            return found
+        uid, gid = self._root
+        return found._replace(
+            uid=0 if found.uid == uid else found.uid, gid=0 if found.gid == gid else found.gid
+        )
 
     def _stored(self, path: bytes, xattrs: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """Return extended attributes by the names that they have in a layer."""

@@ -62,6 +62,11 @@ class OpenChanges(Closing):
             self._layer = opened.layer
             self._resources = stack.pop_all()
 
+    @property
+    def upper(self) -> Path:
+        """The upper directory."""
+        return self._upper
+
     def compare(self, *, for_layer: bool = False) -> Comparison:
         """Compare the upper with the layers alone."""
         return Comparison(self.image.tree(), self.view, self._layer, for_layer=for_layer)

@@ -262,6 +262,7 @@ class _Child:
             runtime=self._request.runtime,
             command=shlex.join(assembly.parameters.args),
             started=datetime.now(UTC).isoformat(),
+            rootless=assembly.rootless,
         )
         self._run_record.write(self._container_path)
         self._live.write(

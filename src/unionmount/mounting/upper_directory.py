@@ -73,7 +73,8 @@ class UpperPlan:
     redirects: bool = True  # redirects are written
     metacopy: bool = True  # files may be copied up without their data
     acls: bool = True  # new files inherit default ACLs
-    # False: owners are kept in attributes even where the disk could have them.
+    # False: owners are kept in attributes even where the disk could have them. The disk's own mean
+    # nothing then, since they are others in the user namespace of the daemon than outside.
     owners: bool = True
     override_stat: OverrideStat = OverrideStat.OWN  # whether every file has this attribute
     container: str = ""
@@ -421,7 +422,7 @@ def _flags(
         trusted=trusted,
         override=place.powerless or not abilities.owners,
         open=(place.powerless and abilities.owners) or (everywhere and not place.closed),
-        stat=everywhere,
+        stat=everywhere or not plan.owners,
         stat_fuse=name is StatName.FUSE,
         stat_security=name is StatName.SECURITY,
         closed_root=plan.own_root or place.frozen,

@@ -37,6 +37,7 @@ class RunRecord:
     runtime: str | None
     command: str
     started: str
+    rootless: bool = False  # it was run by an ordinary user
     exit_status: int | None = None
     finished: str = ""
 
@@ -85,6 +86,7 @@ def _parse(row: Mapping[str, Any]) -> RunRecord:
         runtime=None if row["runtime"] is None else str(row["runtime"]),
         command=str(row["command"]),
         started=str(row["started"]),
+        rootless=bool(row["rootless"]),
         exit_status=None if status is None else int(status),
         finished=str(row["finished"]),
     )

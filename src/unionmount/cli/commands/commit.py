@@ -13,6 +13,7 @@ from unionmount.errors import UsageError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
+    from unionmount.browse.open import OpenChanges
     from unionmount.cli.settings import Settings
 
 _EPOCH = "SOURCE_DATE_EPOCH"
@@ -77,10 +78,23 @@ def command(
     reference = Reference.parse(name)
     if reference.name == Reference.parse(SCRATCH).name:
         raise UsageError(f"'{SCRATCH}' is the empty image and cannot be the name of another one")
-    request = CommitRequest(reference, message, author, instructions, _epoch(), excluded)
     with open_changes(settings, target) as opened:
+        request = CommitRequest(
+            *(reference, message, author, instructions, _epoch(), excluded), _root_of(opened)
+        )
         stored = commit(settings.store(), opened, request, _warn)
     print(stored.id)
+
+
+def _root_of(opened: OpenChanges) -> tuple[int, int] | None:
+    """Return the owner on disk that stands for root; None if the container was not run so."""
+    from unionmount.runtime.run_record import read_record
+
+    record = read_record(opened.upper.parent)
+    if record is None or not record.rootless:
+        return None
+    status = opened.upper.stat()
+    return status.st_uid, status.st_gid
 
 
 def _epoch() -> int | None:
