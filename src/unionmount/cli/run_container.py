@@ -56,7 +56,7 @@ def run_container(settings: Settings, request: RunRequest) -> int:
     runtime = find_runtime(request.runtime)
     settings.root = str(settings.store_root())  # root of a user namespace would have another
     around, options = own_surroundings()
-    start = MountStarter(settings, options, None, foreground=False)
+    start = MountStarter(settings, options, None, foreground=False, private=True)
     clean_dead(start.table)
     with prepared(settings, arguments_of(request.given), request.source, start.table) as found:
         name = found.plan.container if found.plan is not None else ""

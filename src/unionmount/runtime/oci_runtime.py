@@ -9,8 +9,8 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,32 +98,27 @@ class OciRuntime:
         ``process`` is a descriptor of the process's part of a config.json. If the program is not
         started, the runtime says why on standard error, and the status is 125 to 127.
         """
-        words = ["exec", "--process", f"/proc/self/fd/{process}", *(["--detach"] if detach else [])]
-        log = self._log("exec")
-        line = [*self._base(), "--log", str(log), *words, name]
-        try:
-            with passing_signals() as processes:
-                child = subprocess.Popen(
-                    line,
-                    preexec_fn=self.prepare,  # noqa: PLW1509 - there are no threads
-                    pass_fds=(process,),
-                )
-                processes.append(child)
-                status = child.wait()
-            if status and log.exists() and log.stat().st_size:
+        words = ["exec", "--process", _path_of(process), *(["--detach"] if detach else [])]
+        with _log_file() as log:
+            line = [*self._base(), "--log", _path_of(log), *words, name]
+            try:
+                with passing_signals() as processes:
+                    child = subprocess.Popen(
+                        line,
+                        preexec_fn=self.prepare,  # noqa: PLW1509 - there are no threads
+                        pass_fds=(process, log),
+                    )
+                    processes.append(child)
+                    status = child.wait()
+            except OSError as error:
+                raise RuntimeFailed(self.name, error.strerror or str(error)) from None
+            if status and os.fstat(log).st_size:
                 return RuntimeFailed(self.name, _message(log, None)).exit_code
-        except OSError as error:
-            raise RuntimeFailed(self.name, error.strerror or str(error)) from None
-        finally:
-            log.unlink(missing_ok=True)
         return 128 - status if status < 0 else status
-
-    def _log(self, purpose: str) -> Path:
-        return self.state / f"{purpose}-{os.getpid()}.log"
 
     def _base(self) -> list[str]:
         words = [self.path, "--root", str(self.state)]
-        if self.name == "crun" and (self.rootless or _is_hybrid()):
+        if self.name == "crun" and self.rootless:
             words.append("--cgroup-manager=disabled")
         return words
 
@@ -134,25 +129,25 @@ class OciRuntime:
         stdout: int = subprocess.DEVNULL,
         stderr: int = subprocess.PIPE,
     ) -> None:
-        log = self._log(words[0])
-        try:
-            done = subprocess.run(
-                [*self._base(), "--log", str(log), *words],
-                check=False,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                timeout=_PATIENCE,
-                preexec_fn=self.prepare,
-            )
+        with _log_file() as log:
+            try:
+                done = subprocess.run(
+                    [*self._base(), "--log", _path_of(log), *words],
+                    check=False,
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    timeout=_PATIENCE,
+                    preexec_fn=self.prepare,
+                    pass_fds=(log,),
+                )
+            except subprocess.TimeoutExpired:
+                message = f"'{words[0]}' did not end in {_PATIENCE} s"
+                raise RuntimeFailed(self.name, message) from None
+            except OSError as error:
+                raise RuntimeFailed(self.name, error.strerror or str(error)) from None
             if done.returncode:
                 raise RuntimeFailed(self.name, _message(log, done.stderr))
-        except subprocess.TimeoutExpired:
-            raise RuntimeFailed(self.name, f"'{words[0]}' did not end in {_PATIENCE} s") from None
-        except OSError as error:
-            raise RuntimeFailed(self.name, error.strerror or str(error)) from None
-        finally:
-            log.unlink(missing_ok=True)
 
     def prepare(self) -> None:
         """Prepare the process that becomes the runtime.
@@ -197,11 +192,25 @@ def _is_hybrid() -> bool:
     return os.path.ismount(_UNIFIED)
 
 
-def _message(log: Path, errors: bytes | None) -> str:
+@contextmanager
+def _log_file() -> Iterator[int]:
+    """Yield a file for the messages of a runtime; it is nowhere, and so cannot be left behind."""
+    log = os.memfd_create("runtime.log", os.MFD_CLOEXEC)
+    try:
+        yield log
+    finally:
+        os.close(log)
+
+
+def _path_of(fd: int) -> str:
+    """Return a path by which a process opens a descriptor that it inherits."""
+    return f"/proc/self/fd/{fd}"
+
+
+def _message(log: int, errors: bytes | None) -> str:
     """Return what a runtime said: in its log, or else on its standard error."""
-    text = ""
-    with suppress(OSError):
-        text = log.read_text(errors="replace")[-_MAX_MESSAGE:]
+    begin = max(0, os.fstat(log).st_size - _MAX_MESSAGE)
+    text = os.pread(log, _MAX_MESSAGE, begin).decode(errors="replace")
     if not text and errors:
         text = errors.decode(errors="replace")[-_MAX_MESSAGE:]
     lines = [line for line in text.splitlines() if line.strip()]
