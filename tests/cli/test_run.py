@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from support.archives import Layer
 from support.effort import amount
 from support.running import RUNTIMES, Runner, program_image, running
+from support.users import NOBODY, call_as
 
 _SECONDS = 30.0
 pytestmark = [
@@ -353,6 +355,37 @@ def test_changes_of_deleted_mount_points(line: Runner, image: Path, tmp_path: Pa
     assert line.output("diff", "bare").splitlines()[0] == "D /etc"
     assert line.output("run", "bare", "sh", "-c", "ls -d /etc /proc 2>/dev/null; true") == "/proc\n"
     assert line.output("diff", "bare").splitlines() == ["D /etc"]
+
+
+def test_other_users_of_the_host_do_not_reach_it(line: Runner, image: Path, tmp_path: Path) -> None:
+    """The mount has set-user-ID programs of a stranger, which have power in the container only."""
+    for above in (line.runtime_directory, *line.runtime_directory.parents):
+        if above.stat().st_mode & 0o001 == 0 and above != line.runtime_directory:
+            above.chmod(above.stat().st_mode | 0o001)
+    name = line.output("run", "-d", image, "sh", "-c", "echo up; sleep 1000").strip()
+    (record,) = line.records()
+    root = Path(record["mountpoint"])
+    assert (root / "bin/busybox").exists()
+    with pytest.raises(PermissionError):
+        call_as(NOBODY, lambda: os.stat(root / "bin/busybox"))
+    for place in (line.runtime_directory / "run" / name, line.store / "containers" / name):
+        with pytest.raises(PermissionError):
+            call_as(NOBODY, lambda: os.listdir(place))  # noqa: B023
+    with pytest.raises(PermissionError):  # nor its monitor
+        call_as(NOBODY, lambda: os.stat(line.runtime_directory / "run" / name / "socket"))
+    line.run("rm", "-f", name)
+
+
+@runtimes
+def test_devices_of_an_image_are_closed(line: Runner, tmp_path: Path, runtime: str) -> None:
+    """Neither the mount nor the group of control of the container lets them be opened."""
+    layer = Layer().add("device", tarfile.CHRTYPE, device=(10, 229), mode=0o666)
+    image = program_image(tmp_path / "devices.tar", layer)
+    with open("/dev/fuse", "rb"):
+        pass  # here it can be opened
+    run = ("run", "--rm", "--runtime", runtime, image, "cat", "/device")
+    done = line.run(*run, status=1)
+    assert done.stderr.endswith((": Permission denied\n", ": Operation not permitted\n"))
 
 
 def test_fifty_at_once_leave_nothing(line: Runner, image: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,6 +96,21 @@ def test_annotations() -> None:
         f"{prefix}exposedPorts": "53,80/tcp",
         "own": "x",
     }
+
+
+@pytest.mark.needs("runc", "crun")
+def test_a_label_is_no_order_to_a_runtime() -> None:
+    """The names are those in the programs of the runtimes."""
+    obeyed = {"run.oci.seccomp_bpf_data", "Run.OCI.handler", "org.criu.config"}
+    for program in map(shutil.which, ("runc", "crun")):
+        assert program is not None
+        text = Path(program).read_bytes()
+        names = re.findall(rb"(?:run\.oci|org\.systemd\.property)\.[a-zA-Z_.-]+", text)
+        obeyed |= {name.decode() for name in names}
+    assert {"run.oci.keep_original_groups", "run.oci.hooks.stdout"} <= obeyed
+    found = parameters(Cmd=["c"], Labels=dict.fromkeys(obeyed, "1") | {"run.own": "x"})
+    assert not obeyed & set(found.annotations)
+    assert found.annotations["run.own"] == "x"
 
 
 @pytest.mark.parametrize(

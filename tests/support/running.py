@@ -97,7 +97,7 @@ class Runner(CommandLine):
         """Return what the runtime directory has of containers that run."""
         return sorted(
             f"{directory}/{path.name}"
-            for directory in ("run", "oci", "mnt")
+            for directory in ("run", "oci", "mnt", "roots")
             for path in _entries(self.runtime_directory / directory)
         )
 

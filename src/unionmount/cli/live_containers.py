@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import signal
 import time
@@ -106,7 +107,10 @@ def signal_number(text: str) -> int:
     if text.isdecimal() and 0 < int(text) < signal.NSIG:
         return int(text)
     name = text.upper().removeprefix("SIG")
-    found = signal.Signals.__members__.get(f"SIG{name}")
-    if found is None:
-        raise UsageError(f"'{printable(text)}' is not a signal; 'kill -l' lists them")
-    return found.value
+    if found := signal.Signals.__members__.get(f"SIG{name}"):
+        return found.value
+    if real := re.fullmatch(r"RTMIN\+(\d{1,2})|RTMAX-(\d{1,2})", name):
+        number = signal.SIGRTMIN + int(real[1]) if real[1] else signal.SIGRTMAX - int(real[2])
+        if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
+            return number
+    raise UsageError(f"'{printable(text)}' is not a signal; 'kill -l' lists them")

@@ -50,7 +50,7 @@ def mount_container(
     from unionmount.cli.start_mount import MountStarter
 
     around, options = surroundings(rootless=rootless)
-    start = MountStarter(settings, options, None, foreground=False)
+    start = MountStarter(settings, options, None, foreground=False, private=True)
     clean_dead(start.table)
     with ExitStack() as undo:
         roots: list[str] = []

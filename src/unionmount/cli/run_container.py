@@ -57,12 +57,11 @@ def run_container(settings: Settings, request: RunRequest) -> int:
     from unionmount.runtime.client import Client
     from unionmount.runtime.host import find_runtime
     from unionmount.runtime.limits import check
-    from unionmount.runtime.oci_runtime import OciRuntime
 
     runtime = find_runtime(request.runtime)
     settings.root = str(settings.store_root())  # root of a user namespace would have another
     around, options = own_surroundings()
-    start = MountStarter(settings, options, None, foreground=False)
+    start = MountStarter(settings, options, None, foreground=False, private=True)
     clean_dead(start.table)
     with prepared(settings, arguments_of(request.given), request.source, start.table) as found:
         name = found.plan.container if found.plan is not None else ""
@@ -72,12 +71,7 @@ def run_container(settings: Settings, request: RunRequest) -> int:
         with ExitStack() as undo:
             undo.callback(live.close)
             assembly = assembled(found, request.wanted, around, live.bundle)
-            called = OciRuntime(runtime, live.path, rootless=around.rootless)
-            check(
-                assembly.wanted.limits,
-                rootless=around.rootless,
-                hybrid_crun=called.is_hybrid_crun,
-            )
+            check(assembly.wanted.limits, rootless=around.rootless)
             ours, theirs = socket.socketpair()
             undo.pop_all()
         if os.fork() == 0:

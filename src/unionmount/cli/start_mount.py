@@ -45,6 +45,7 @@ class MountStarter:
         foreground: bool,
         said: str = "",
         until: int | None = None,
+        private: bool = False,
     ) -> None:
         from unionmount.mounting.records import MountTable
         from unionmount.system import daemon
@@ -55,6 +56,7 @@ class MountStarter:
         self._where = where
         self._foreground = foreground
         self._said = said
+        self._private = private
         self._until = _opened_process(until)
         self.table = MountTable.of_user()
         if where is not None:
@@ -100,6 +102,7 @@ class MountStarter:
                 lease=lease,
                 unstacked=unstacked,
                 said=self._said,
+                private=self._private,
                 until=self._until if until is None else until,
             )
             run_mount(layers, request, ready)

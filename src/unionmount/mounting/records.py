@@ -140,10 +140,15 @@ class MountTable:
         """Return the path of the socket on which a daemon reports its counters."""
         return self._records / f"{mount_id}.stats"
 
-    def make_mountpoint(self, record: Record) -> Path:
-        """Create a mount point, named after the image."""
+    def make_mountpoint(self, record: Record, *, private: bool = False) -> Path:
+        """Create a mount point, named after the image; no other user reaches a private one."""
         word = re.sub(r"[^A-Za-z0-9._-]+", "-", record.image).strip(".-")[-_NAME_MAX:] or "image"
-        path = self._runtime / "mnt" / f"{word}-{record.id}"
+        if private:
+            above = self._runtime / "roots"
+            above.mkdir(mode=0o700, parents=True, exist_ok=True)
+        else:
+            above = self._runtime / "mnt"
+        path = above / f"{word}-{record.id}"
         path.mkdir(parents=True, mode=0o755)
         return path
 

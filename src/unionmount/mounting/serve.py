@@ -74,6 +74,7 @@ class MountRequest:
     lease: Lease | None = None  # protects the layers in the store
     unstacked: bool = False  # whether each layer is a directory (core.LayerTrees)
     until: int | None = None  # a pidfd: the mount ends with that process
+    private: bool = False  # whether a mount point that is created is closed to other users
     said: str = ""  # options about the image that mount(8) gave; recorded
 
     @property
@@ -245,7 +246,7 @@ def _recorded(layers: OpenImage | OpenDirectories, request: MountRequest) -> Ite
     record = replace(record, options=request.said)
     with table.held(record) as held, _logged(table, record, request):
         if record.automatic:
-            made = table.make_mountpoint(record)
+            made = table.make_mountpoint(record, private=request.private)
             held.update(mountpoint=str(made))
         if request.lease is not None:
             request.lease.describe(f"mounted at {printable(held.record.mountpoint)}")

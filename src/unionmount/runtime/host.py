@@ -11,7 +11,6 @@ from typing import Any
 
 from unionmount.errors import NotFoundError, UsageError
 from unionmount.images.json_fields import MAX_DOCUMENT
-from unionmount.runtime.oci_runtime import has_hybrid_cgroups
 from unionmount.runtime.seccomp import Conditions, convert
 from unionmount.system.files import read_document
 from unionmount.system.text import printable
@@ -21,7 +20,7 @@ PROFILES = (Path("/etc/containers/seccomp.json"), Path("/usr/share/containers/se
 _OWN_PROFILE = "seccomp.json"  # in this package
 
 RUNTIMES = ("crun", "runc", "youki")
-"""Runtimes by preference; crun comes last where it can use no control groups."""
+"""Runtimes by preference."""
 HOST_FILES = ("hosts", "resolv.conf", "hostname")
 """The names of the files below /etc that a container gets."""
 _MAX_HOSTS = 1024 * 1024
@@ -44,8 +43,7 @@ def find_runtime(wanted: str | None = None) -> str:
     The directories for administrators are searched as well; an ordinary user's PATH lacks them.
     """
     where = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"))
-    ordered = (*RUNTIMES[1:], RUNTIMES[0]) if has_hybrid_cgroups() else RUNTIMES
-    for name in (wanted,) if wanted else ordered:
+    for name in (wanted,) if wanted else RUNTIMES:
         if (found := shutil.which(name, path=where)) is not None:
             return found
     if wanted:

@@ -54,13 +54,11 @@ def parse_limits(memory: str | None, cpus: str | None, processes: int | None) ->
     )
 
 
-def check(limits: ResourceLimits, *, rootless: bool, hybrid_crun: bool) -> None:
+def check(limits: ResourceLimits, *, rootless: bool) -> None:
     """Raise MountError if a limit cannot be set here, with the reason."""
     for controller, option in limits.controllers().items():
         if rootless:
             why = "an ordinary user has no control groups of its own"
-        elif hybrid_crun:
-            why = "crun uses no control groups where versions 1 and 2 are both mounted; use runc"
         elif not _has(controller):
             why = f"this machine has no controller '{controller}' that can be written to"
         else:

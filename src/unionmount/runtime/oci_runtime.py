@@ -9,8 +9,8 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,41 +105,31 @@ class OciRuntime:
         ``process`` is a descriptor of the process's part of a config.json. If the program is not
         started, the runtime says why on standard error, and the status is 125 to 127.
         """
-        words = ["--process", f"/proc/self/fd/{process}", *(["--detach"] if detach else [])]
+        words = ["--process", _path_of(process), *(["--detach"] if detach else [])]
         return self._joined("exec", words, name, process)
 
     def _joined(self, verb: str, options: Sequence[str], name: str, *passed: int) -> int:
         """Call the runtime with our streams."""
-        log = self._log(verb)
-        line = [*self._base(), "--log", str(log), verb, *options, name]
-        try:
-            with passing_signals() as processes:
-                child = subprocess.Popen(
-                    line,
-                    preexec_fn=self.prepare,  # noqa: PLW1509 - there are no threads
-                    pass_fds=passed,
-                )
-                processes.append(child)
-                status = child.wait()
-            if status and log.exists() and log.stat().st_size:
+        with _log_file() as log:
+            line = [*self._base(), "--log", _path_of(log), verb, *options, name]
+            try:
+                with passing_signals() as processes:
+                    child = subprocess.Popen(
+                        line,
+                        preexec_fn=self.prepare,  # noqa: PLW1509 - there are no threads
+                        pass_fds=(*passed, log),
+                    )
+                    processes.append(child)
+                    status = child.wait()
+            except OSError as error:
+                raise RuntimeFailed(self.name, error.strerror or str(error)) from None
+            if status and os.fstat(log).st_size:
                 return RuntimeFailed(self.name, _message(log, None)).exit_code
-        except OSError as error:
-            raise RuntimeFailed(self.name, error.strerror or str(error)) from None
-        finally:
-            log.unlink(missing_ok=True)
         return 128 - status if status < 0 else status
-
-    def _log(self, purpose: str) -> Path:
-        return self.state / f"{purpose}-{os.getpid()}.log"
-
-    @property
-    def is_hybrid_crun(self) -> bool:
-        """Whether this is crun on a machine where it can use no control groups."""
-        return self.name == "crun" and has_hybrid_cgroups()
 
     def _base(self) -> list[str]:
         words = [self.path, "--root", str(self.state)]
-        if self.name == "crun" and (self.rootless or self.is_hybrid_crun):
+        if self.name == "crun" and self.rootless:
             words.append("--cgroup-manager=disabled")
         return words
 
@@ -150,27 +140,27 @@ class OciRuntime:
         stdout: int = subprocess.DEVNULL,
         stderr: int = subprocess.PIPE,
     ) -> None:
-        log = self._log(words[0])
-        try:
-            done = subprocess.run(
-                [*self._base(), "--log", str(log), *words],
-                check=False,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                timeout=_PATIENCE,
-                preexec_fn=self.prepare,
-            )
+        with _log_file() as log:
+            try:
+                done = subprocess.run(
+                    [*self._base(), "--log", _path_of(log), *words],
+                    check=False,
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    timeout=_PATIENCE,
+                    preexec_fn=self.prepare,
+                    pass_fds=(log,),
+                )
+            except subprocess.TimeoutExpired:
+                message = f"'{words[0]}' did not end in {_PATIENCE} s"
+                raise RuntimeFailed(self.name, message) from None
+            except OSError as error:
+                raise RuntimeFailed(self.name, error.strerror or str(error)) from None
+            except subprocess.SubprocessError as error:  # of ``prepare``
+                raise RuntimeFailed(self.name, str(error)) from None
             if done.returncode:
                 raise RuntimeFailed(self.name, _message(log, done.stderr))
-        except subprocess.TimeoutExpired:
-            raise RuntimeFailed(self.name, f"'{words[0]}' did not end in {_PATIENCE} s") from None
-        except OSError as error:
-            raise RuntimeFailed(self.name, error.strerror or str(error)) from None
-        except subprocess.SubprocessError as error:  # of ``prepare``
-            raise RuntimeFailed(self.name, str(error)) from None
-        finally:
-            log.unlink(missing_ok=True)
 
     def prepare(self) -> None:
         """Prepare the process that becomes the runtime.
@@ -181,7 +171,7 @@ class OciRuntime:
         for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         self._enter()
-        if self.is_hybrid_crun:
+        if self.name == "crun" and _is_hybrid():
             libc.call("unshare", libc.CLONE_NEWNS)
             libc.call("mount", None, b"/", None, libc.MS_REC | libc.MS_SLAVE, None)
             libc.call("mount", b"none", os.fsencode(_UNIFIED), b"tmpfs", 0, None)
@@ -211,16 +201,30 @@ class Streams:
     console: Path | None = None
 
 
-def has_hybrid_cgroups() -> bool:
+def _is_hybrid() -> bool:
     """Return whether control groups of version 2 are mounted beside those of version 1."""
     return os.path.ismount(_UNIFIED)
 
 
-def _message(log: Path, errors: bytes | None) -> str:
+@contextmanager
+def _log_file() -> Iterator[int]:
+    """Yield a file for the messages of a runtime; it is nowhere, and so cannot be left behind."""
+    log = os.memfd_create("runtime.log", os.MFD_CLOEXEC)
+    try:
+        yield log
+    finally:
+        os.close(log)
+
+
+def _path_of(fd: int) -> str:
+    """Return a path by which a process opens a descriptor that it inherits."""
+    return f"/proc/self/fd/{fd}"
+
+
+def _message(log: int, errors: bytes | None) -> str:
     """Return what a runtime said: in its log, or else on its standard error."""
-    text = ""
-    with suppress(OSError):
-        text = log.read_text(errors="replace")[-_MAX_MESSAGE:]
+    begin = max(0, os.fstat(log).st_size - _MAX_MESSAGE)
+    text = os.pread(log, _MAX_MESSAGE, begin).decode(errors="replace")
     if not text and errors:
         text = errors.decode(errors="replace")[-_MAX_MESSAGE:]
     lines = [line for line in text.splitlines() if line.strip()]

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 _MAX_WORDS = 65536
 _PREFIX = "org.opencontainers.image."
+# Annotations that runtimes and engines obey: crun's could replace the seccomp filter, or have a
+# file of the host written. An image must not set them with a label.
+_OBEYED = (
+    *("run.oci.", "krun.", "module.wasm.", "org.systemd.", "org.criu.", "org.opencontainers.runc."),
+    *("io.kata-containers.", "io.katacontainers.", "dev.gvisor.", "io.youki.", "com.github."),
+    *("io.kubernetes.", "io.container.", "io.containers.", "io.podman.", "io.crun."),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,5 +150,7 @@ def _annotations(config: Config, fields: Fields) -> dict[str, str]:
 
 
 def _labels(fields: Fields) -> dict[str, Any]:
+    """Return the labels, except those that would be orders to a runtime."""
     labels = fields.object("Labels", optional=True)
-    return {name: labels.string(name) for name in labels.values}
+    named = {name: labels.string(name) for name in labels.values}
+    return {name: text for name, text in named.items() if not name.lower().startswith(_OBEYED)}

@@ -93,7 +93,7 @@ class _BrokenChannel(Exception):
     """A signal between threads that the other side has given up."""
 
 
-class _Channel:
+class _Handover:
     """A bounded queue of chunks between two threads, which either side can break."""
 
     def __init__(self) -> None:
@@ -195,7 +195,7 @@ class LayerImport(Closing):
         self._size = 0  # of the tar; written by the unpacking thread, read after it is joined
         self._failure: BaseException | None = None  # the first failure; guarded by _failed
         self._failed = threading.Lock()
-        self._blob, self._hashing, self._writing = _Channel(), _Channel(), _Channel()
+        self._blob, self._hashing, self._writing = _Handover(), _Handover(), _Handover()
         self._threads: list[threading.Thread] = []
         self._resources = ExitStack()
 
