@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,18 +13,22 @@ from threading import Event, Thread
 import pytest
 
 TESTS = Path(__file__).parents[1]
+_PAUSE = 0.1  # seconds between two
+_HOLDERS = 10
 _ARGUMENTS = "--variant directories --backing tmpfs"
 
 
 @contextmanager
 def holders() -> Iterator[None]:
-    """One mount namespace after the other, each a copy of this one, that hold all mounts."""
+    """A few mount namespaces that hold all mounts, each a copy of this one, ever new ones."""
     ended = Event()
-    held: list[subprocess.Popen[bytes]] = []
+    held: deque[subprocess.Popen[bytes]] = deque()
 
     def hold() -> None:
-        while not ended.wait(0.05):
+        while not ended.wait(_PAUSE):
             held.append(subprocess.Popen(["unshare", "-m", "cat"], stdin=subprocess.PIPE))
+            if len(held) > _HOLDERS:
+                held.popleft().communicate()
 
     thread = Thread(target=hold)
     thread.start()
@@ -36,7 +41,7 @@ def holders() -> Iterator[None]:
             process.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.alone  # it would hold the mounts of other tests, too
 @pytest.mark.needs("fuse", "root", "overlayfs", "unshare")
 def test_a_soak_has_its_mounts_to_itself() -> None:
     recipe = subprocess.run(
