@@ -368,6 +368,7 @@ def test_a_process_is_killed(line: Runner, image: Path, runtime: str, victim: st
     line.run("rm", name)
 
 
+@pytest.mark.alone  # it keeps the mounts of others in use as well
 def test_a_copy_of_the_mount_elsewhere_does_not_keep_it(line: Runner, image: Path) -> None:
     name = detached(line, "-u", "0", image, "sh", "-c", f"echo x >/x; {LOOP}")
     with subprocess.Popen(
