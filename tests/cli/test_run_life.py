@@ -368,6 +368,7 @@ def test_a_process_is_killed(line: Runner, image: Path, runtime: str, victim: st
     line.run("rm", name)
 
 
+@pytest.mark.alone  # it keeps the mounts of others in use as well
 def test_a_copy_of_the_mount_elsewhere_does_not_keep_it(line: Runner, image: Path) -> None:
     name = detached(line, "-u", "0", image, "sh", "-c", f"echo x >/x; {LOOP}")
     with subprocess.Popen(
@@ -383,3 +384,14 @@ def test_a_copy_of_the_mount_elsewhere_does_not_keep_it(line: Runner, image: Pat
         other.communicate()
     assert line.output("diff", name) == "A /x\n"
     line.run("rm", name)
+
+
+def test_a_container_of_that_name_in_another_store_goes_on(
+    line: Runner, image: Path, tmp_path: Path
+) -> None:
+    other = ("--root", tmp_path / "other")
+    line.run("run", *other, "--name", "same", image, "true")
+    detached(line, "--name", "same", image, "sh", "-c", LOOP)
+    line.run("rm", "-f", *other, "same")
+    assert status(line, "same") == "running"
+    line.run("rm", "-f", "same")

@@ -90,6 +90,15 @@ class System:
         return {name: value.strip('"') for name, _, value in words}
 
 
+LEAVE_MOUNTS = """
+mount --make-rprivate /
+while read -r _ place kind _; do
+  if [ "$kind" = fuse.unionmount ]; then umount -l "$(printf %b "$place")" || true; fi
+done </proc/self/mounts
+"""
+"""Shell commands for a new mount namespace: it keeps no mount of other tests in use."""
+
+
 def open_python(place: Path) -> str:
     """A shell command that lets every user reach Python, where only root enters its directory.
 

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_SCRIPT = """
+from support.mount8 import LEAVE_MOUNTS
+
+_SCRIPT = f"""
 set -e
-mount --make-rprivate /
+{LEAVE_MOUNTS}
 umount -l /sys/fs/cgroup/unified 2>/dev/null || true
 """
 _CREATE = """

@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.mount8 import open_python
+from support.mount8 import LEAVE_MOUNTS, open_python
 from support.running import Runner
 
 UID = 5555
 FIRST, COUNT = 200_000, 65_536
 _PREPARE = """
 set -e
-mount --make-rprivate /
 mknod -m 666 "$1/fuse" c 10 229
 mount --bind "$1/fuse" /dev/fuse
 for name in subuid subgid passwd; do mount --bind "$1/$name" "/etc/$name"; done
@@ -40,7 +39,7 @@ def ordinary_user(place: Path, *, ranges: bool, alone: bool = False) -> Iterator
     home.mkdir()
     subprocess.run(["chown", f"{UID}:{UID}", str(home)], check=True)
     without = "umount -l /sys/fs/cgroup/unified 2>/dev/null || true" if alone else ""
-    script = f"{_PREPARE}\n{without}\n{open_python(place)}\necho\ncat"
+    script = f"{LEAVE_MOUNTS}\n{_PREPARE}\n{without}\n{open_python(place)}\necho\ncat"
     command = ["unshare", "-m", "sh", "-c", script, "sh", str(place)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -83,8 +83,7 @@ class MountStarter:
         from unionmount.system import daemon
 
         layers.tree()  # reports a damaged index before the daemon starts
-        # The daemon has another working directory, so the path must be absolute.
-        root = os.path.realpath(self._settings.store_root())
+        root = os.path.realpath(self._settings.store_root())  # the daemon works elsewhere
 
         def serve(ready: Ready) -> None:
             # imported only by the process that serves
