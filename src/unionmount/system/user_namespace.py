@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 from unionmount.errors import MountError
@@ -94,6 +93,8 @@ def enter_alone() -> None:
 
 def _map_parent(pipe: int, teller: int, users: str, groups: str) -> None:
     """Map IDs for the parent, once it has entered its namespace."""
+    import subprocess  # noqa: PLC0415 - others than ordinary users with ranges do without
+
     status = 1
     try:
         parent = str(os.getppid())
