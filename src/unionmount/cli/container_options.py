@@ -50,7 +50,8 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {
             "metavar": "DST[:OPT,…]",
             "multiple": True,
-            "help": "Mount an empty file system in memory at DST. Repeatable.",
+            "help": "Mount a file system in memory at DST, with the files that the image has there "
+            "unless notmpcopyup is given. Repeatable.",
         },
     ),
     (

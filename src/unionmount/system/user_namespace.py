@@ -93,7 +93,7 @@ def enter_alone() -> None:
 
 def _map_parent(pipe: int, teller: int, users: str, groups: str) -> None:
     """Map IDs for the parent, once it has entered its namespace."""
-    import subprocess  # noqa: PLC0415 - few need it
+    import subprocess  # noqa: PLC0415 - others than ordinary users with ranges do without
 
     status = 1
     try:
