@@ -1,7 +1,8 @@
 """podman with fuse-overlayfs and with unionmount as its mount program: a build, and a container.
 
 Both have a store of their own on the same disk, and take turns within one pair of namespaces
-(tests/support/podman.py).
+(tests/support/podman.py). ``unionmount run`` and, as root, the runtime alone with a bundle that is
+ready take turns with the container.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from support.podman import Podman, our_program
 
 _STEPS = 10
 _RUNTIMES = {False: "crun", True: "runc"}  # by root; both run without a service manager
-_SUBJECTS = {"fuse-overlayfs": "fuse-overlayfs", "unionmount": "unionmount overlay"}
+_SUBJECTS = {
+    "fuse-overlayfs": "podman, fuse-overlayfs",
+    "unionmount": "podman, unionmount overlay",
+    "own": "unionmount run",
+    "runtime": "the runtime alone",
+}
 _TAKEN = re.compile(r"^taken: (\S+) (.*) (\d+\.\d+)$", re.MULTILINE)
 
 _SCRIPT = r"""
@@ -38,6 +44,17 @@ clock() {
     seconds=$( { time engine "$1" "${@:3}" >&3; } 2>&1)
     echo "taken: $1 $2 $seconds"
 }
+clocked() {
+    exec 3>&1
+    seconds=$( { time "${@:3}" >log 2>&1 || { cat log >&3; exit 1; }; } 2>&1)
+    echo "taken: $1 $2 $seconds"
+}
+own() { clocked own run "$UNIONMOUNT" run --rm --runtime "$RUNTIME" --pull never ten true; }
+alone() {
+    if [ "$AS_ROOT" = 1 ]; then
+        clocked runtime run "$RUNTIME" run --bundle "$HOME/bundle" alone
+    fi
+}
 build() { clock "$1" build build --no-cache --network host --isolation=chroot -t ten .; }
 run() { clock "$1" run run --rm --network host $CGROUPS ten true; }
 names="fuse-overlayfs unionmount"
@@ -45,16 +62,28 @@ for name in $names; do
     build "$name" >first
     run "$name" >first
 done
+engine unionmount save -q -o "$HOME/ten.tar" ten
+"$UNIONMOUNT" load "$HOME/ten.tar" >/dev/null
+own >first
+if [ "$AS_ROOT" = 1 ]; then
+    "$UNIONMOUNT" bundle --ephemeral ten "$HOME/bundle" -- true
+    alone >first
+fi
 for round in $(seq "$ROUNDS"); do
     for name in $names; do
         build "$name"
     done
-    for name in $names $names $names; do
-        run "$name"
+    for turn in 1 2 3; do
+        for name in $names; do
+            run "$name"
+        done
+        own
+        alone
     done
     set -- $names
     names="$2 $1"
 done
+[ "$AS_ROOT" = 0 ] || "$UNIONMOUNT" bundle --remove "$HOME/bundle"
 """
 
 
@@ -79,7 +108,7 @@ def measure(work: Path, *, quick: bool) -> Iterator[Taken]:
         user = "root" if root else "rootless"
         names = {"build": f"build of {_STEPS} steps", "run": "run --rm IMAGE true"}
         for (what, name), seconds in taken.items():
-            yield Taken(f"podman {names[what]}, {user}", _SUBJECTS[name], seconds)
+            yield Taken(f"{names[what]}, {user}", _SUBJECTS[name], seconds)
         shutil.rmtree(top)
 
 
@@ -92,6 +121,8 @@ def _podman(top: Path, root: bool, rounds: int) -> str:
         "OURS": str(our_program()),
         "ROUNDS": str(rounds),
         "CGROUPS": "" if root else "--cgroups=disabled",
+        "RUNTIME": _RUNTIMES[root],
+        "UNIONMOUNT": str(our_program().with_name("unionmount")),
     }
     return Podman(top, root, our_program(), _RUNTIMES[root], settings=settings).play(_SCRIPT)
 

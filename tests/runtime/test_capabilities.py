@@ -39,7 +39,6 @@ def test_names_have_the_numbers_of_the_kernel(require: object) -> None:
         (["ALL"], ["mknod"], set(KNOWN) - {"CAP_MKNOD"}),
         (["chown"], [], set(DEFAULT)),
     ],
-    ids=str,
 )
 def test_merging(add: list[str], drop: list[str], expected: set[str]) -> None:
     found = merged(add, drop)

@@ -22,6 +22,11 @@ from unionmount.system.text import printable
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses of ``run`` when no program was started, as Docker has them."""
 
+# The monitor ignores some; a program that is executed would ignore them as well.
+_DEFAULT_SIGNALS = (
+    *(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM),
+    signal.SIGHUP,
+)
 _UNIFIED = Path("/sys/fs/cgroup/unified")
 _PATIENCE = 30  # seconds for a call that does not wait for the container
 _MAX_MESSAGE = 4096
@@ -168,7 +173,7 @@ class OciRuntime:
         crun refuses to run where a hierarchy of version 2 is mounted beside those of version 1, so
         it gets a mount namespace in which that one is covered.
         """
-        for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _DEFAULT_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         self._enter()
         if self.name == "crun" and _is_hybrid():
