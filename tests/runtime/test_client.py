@@ -20,9 +20,9 @@ from unionmount.runtime.protocol import Kind, MessageReader
 
 _CLIENT = """
 import socket, sys
-from unionmount.runtime.channel import Channel
+from unionmount.runtime.channel import MonitorChannel
 from unionmount.runtime.client import Client, Joining
-with Channel(socket.socket(fileno=int(sys.argv[1]))) as channel:
+with MonitorChannel(socket.socket(fileno=int(sys.argv[1]))) as channel:
     keys = bytes.fromhex(sys.argv[2])
     print(Client(channel, Joining(interactive=True, terminal=True, keys=keys)).run())
 """

@@ -84,7 +84,8 @@ def podman(
     archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PodmanOracle]:
     """Podman with the images; its paths of sockets have to be short."""
-    with tempfile.TemporaryDirectory(prefix="um-pod-") as runroot:
+    # podman takes no path of more than 50 characters
+    with tempfile.TemporaryDirectory(prefix="um-pod-", dir="/run") as runroot:
         made = PodmanOracle(tmp_path_factory.mktemp("podman"), Path(runroot))
         for name, archive in archives.items():
             made.load(archive, name)
