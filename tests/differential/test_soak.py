@@ -45,7 +45,14 @@ def holders() -> Iterator[None]:
 @pytest.mark.needs("fuse", "root", "overlayfs", "unshare")
 def test_a_soak_has_its_mounts_to_itself() -> None:
     recipe = subprocess.run(
-        ["make", "-n", "soak", "SOAK_MINUTES=0.05", f"SOAK_ARGS={_ARGUMENTS}"],
+        [
+            "make",
+            "--no-print-directory",
+            "-n",
+            "soak",
+            "SOAK_MINUTES=0.05",
+            f"SOAK_ARGS={_ARGUMENTS}",
+        ],
         cwd=TESTS.parent,
         capture_output=True,
         text=True,

@@ -6,8 +6,10 @@ then costs no disk. Everything is gone when the context ends. Needs root (``need
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 from support.capabilities import kernel_knows
 from support.users import public_place
 
+_PATIENCE = 20  # seconds
 KINDS = ("ext4", "tmpfs", "xfs", "btrfs")
 
 _MAKE = {
@@ -42,8 +45,22 @@ def _mounted(where: Path, *words: str | Path) -> Iterator[Path]:
     try:
         yield where
     finally:
-        _run("umount", where)
+        _unmount(where)
         where.rmdir()
+
+
+def _unmount(where: Path) -> None:
+    """Unmount; other tests make mount namespaces, each of which holds a copy for a moment."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            _run("umount", where)
+        except OSError as error:
+            if "busy" not in str(error) or time.monotonic() > end:
+                raise
+            os.sched_yield()
+        else:
+            return
 
 
 @contextmanager

@@ -115,7 +115,7 @@ _PROBES: dict[str, Callable[[], str | None]] = {
 }
 
 
-NOT_IN_DEBIAN = frozenset({"docker-cli", "statx-of-fuse", "youki"})
+NOT_IN_DEBIAN = frozenset({"docker-cli", "statx-of-fuse"})
 """What Debian 12 has not got, or too old: tests that want it are skipped in CI, too."""
 
 
