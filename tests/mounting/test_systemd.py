@@ -17,12 +17,12 @@ pytestmark = [
 
 AFTER_DISK = "x-systemd.requires-mounts-for=/srv/disk"
 FSTAB = f"""\
-/work/image.tar /srv/site unionmount nofail 0 0
-/work/image.tar /srv/kept unionmount upper=/srv/upper 0 0
-/work/image.tar /srv/brief unionmount ephemeral,store=/srv/store 0 0
+/shared/image.tar /srv/site unionmount nofail 0 0
+/shared/image.tar /srv/kept unionmount upper=/srv/upper 0 0
+/shared/image.tar /srv/brief unionmount ephemeral,store=/srv/store 0 0
 tmpfs /srv/disk tmpfs mode=755 0 0
-/work/image.tar /srv/above unionmount upper=/srv/disk/upper,{AFTER_DISK} 0 0
-/work/image.tar /srv/auto unionmount noauto,x-systemd.automount,x-systemd.idle-timeout=1s 0 0
+/shared/image.tar /srv/above unionmount upper=/srv/disk/upper,{AFTER_DISK} 0 0
+/shared/image.tar /srv/auto unionmount noauto,x-systemd.automount,x-systemd.idle-timeout=1s 0 0
 """
 
 
@@ -45,7 +45,7 @@ def test_units_of_fstab(machine: Podman) -> None:
     active = told("systemctl is-active srv-site.mount srv-kept.mount srv-auto.automount")
     assert active == ["active"] * 3
     assert told("cat /srv/site/etc/motd") == ["hello"]
-    assert told("findmnt -n -o SOURCE,FSTYPE /srv/site") == ["/work/image.tar fuse.unionmount"]
+    assert told("findmnt -n -o SOURCE,FSTYPE /srv/site") == ["/shared/image.tar fuse.unionmount"]
     # an automount, and its end when it is not used
     wait = "findmnt --poll=umount --first-only --timeout 30000 /srv/auto >/dev/null"
     assert told(f"cat /srv/auto/etc/motd; {wait}; systemctl is-active srv-auto.mount || true") == [

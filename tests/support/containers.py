@@ -52,8 +52,8 @@ class Podman:
     ) -> subprocess.CompletedProcess[str]:
         shown = {*_SHOWN, sys.base_prefix, str(PROJECT)}
         volumes = [f"--volume={path}:{path}:ro" for path in sorted(shown) if Path(path).exists()]
-        volumes.append(f"--volume={self._work}:/work")
-        places = ("--env=UNIONMOUNT_ROOT=/work/root", "--env=UNIONMOUNT_RUNTIME_DIR=/work/run")
+        volumes.append(f"--volume={self._work}:/shared")
+        places = ("--env=UNIONMOUNT_ROOT=/shared/root", "--env=UNIONMOUNT_RUNTIME_DIR=/shared/run")
         how = ["run", "--network=none", *_LIMITS, *volumes, *places, *options]
         return self._call([*how, "--rootfs", str(self.rootfs), *words], check=False)
 
@@ -105,7 +105,7 @@ class Podman:
     def put(self, path: Path) -> str:
         """Copy a file to where containers see it; gives its path there."""
         (self._work / path.name).write_bytes(path.read_bytes())
-        return f"/work/{path.name}"
+        return f"/shared/{path.name}"
 
 
 def _wait_for_monitors(runroot: str) -> None:
