@@ -42,9 +42,7 @@ def enter_own() -> None:
         _write_maps_of_parent(to_child, from_parent)
     os.close(to_child)
     try:
-        libc.call("unshare", _BOTH)
-    except OSError as error:
-        raise MountError(f"making a user namespace: {error.strerror}") from None
+        _unshare()
     finally:
         os.close(from_parent)  # the child goes on
         _, status = os.waitpid(child, 0)
@@ -67,9 +65,7 @@ def enter_mapped(users: str, groups: str) -> None:
     os.close(to_child)
     os.close(teller)
     try:
-        libc.call("unshare", _BOTH)
-    except OSError as error:
-        raise MountError(f"making a user namespace: {error.strerror}; {_NAMESPACES}") from None
+        _unshare()
     finally:
         os.close(from_parent)  # the child goes on
         with open(told, "rb") as pipe:  # noqa: PTH123
@@ -82,13 +78,17 @@ def enter_mapped(users: str, groups: str) -> None:
 def enter_alone() -> None:
     """Move this process to a new user and mount namespace that has one user, root."""
     uid, gid = os.geteuid(), os.getegid()
+    _unshare()
+    Path("/proc/self/setgroups").write_text("deny")
+    for name, own in zip(_MAPS, (uid, gid), strict=True):
+        Path("/proc/self", name).write_text(f"0 {own} 1")
+
+
+def _unshare() -> None:
     try:
         libc.call("unshare", _BOTH)
     except OSError as error:
         raise MountError(f"making a user namespace: {error.strerror}; {_NAMESPACES}") from None
-    Path("/proc/self/setgroups").write_text("deny")
-    for name, own in zip(_MAPS, (uid, gid), strict=True):
-        Path("/proc/self", name).write_text(f"0 {own} 1")
 
 
 def _map_parent(pipe: int, teller: int, users: str, groups: str) -> None:
