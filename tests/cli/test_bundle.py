@@ -110,12 +110,22 @@ def test_changes_are_kept(
 ) -> None:
     require(runtime)
     name = f"kept-{runtime}"
-    options = ("--name", name, "-u", "0", "-v", f"{tmp_path}:/host/dir", "-w", "/work/dir")
+    options = ("--name", name, "-u", "0", "-v", f"{tmp_path}:/host/dir", "-w", "/shared/dir")
     line.run("bundle", *options, image, bundle, "--", "touch", "/made")
     assert call(runtime, bundle, tmp_path / "state").returncode == 0
     line.run("bundle", "--remove", bundle)
     assert not bundle.exists()
     assert line.output("diff", name) == "A /made\n"
+
+
+@pytest.mark.parametrize("option", [["-e", "A=b"], ["--rootless"], ["-t"], ["-m", "64m"]])
+def test_remove_takes_no_options(
+    line: Runner, image: Path, bundle: Path, option: list[str]
+) -> None:
+    line.run("bundle", "--ephemeral", image, bundle)
+    told = line.error("bundle", "--remove", *option, bundle, status=2)
+    assert "cannot be combined with --remove" in told
+    assert (bundle / "config.json").exists()
 
 
 @pytest.mark.needs("go")

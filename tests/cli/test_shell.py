@@ -122,6 +122,52 @@ def test_a_shell_in_a_mount(line: Runner, image: Path, tmp_path: Path, runtime: 
     line.run("rm", "mounted")
 
 
+@pytest.mark.parametrize(
+    "option",
+    [["-v", "/tmp:/mnt"], ["--read-only"], ["--with-tools"], ["--name", "x"], ["--rm"]],
+)
+def test_what_a_running_container_cannot_have(line: Runner, image: Path, option: list[str]) -> None:
+    line.run("run", "-d", "--name", "fixed", "--entrypoint", "/bin/sleep", image, "1000")
+    try:
+        told = line.error("shell", *option, "fixed", status=125)
+        assert "cannot be changed in a container that runs" in told
+    finally:
+        line.run("rm", "-f", "fixed")
+
+
+@pytest.mark.parametrize("option", [["--rm"], ["--name", "x"], ["--pull", "always"]])
+def test_what_is_for_new_containers(
+    line: Runner, image: Path, tmp_path: Path, option: list[str]
+) -> None:
+    where = tmp_path / "mounted"
+    line.run("mount", "--mkdir", "--ephemeral", image, where)
+    try:
+        told = line.error("shell", *option, where, status=125)
+        assert f"{option[0]} is for a new container" in told
+    finally:
+        line.run("umount", where)
+
+
+def test_a_shell_in_a_mount_is_not_cleaned_away(line: Runner, image: Path, tmp_path: Path) -> None:
+    where = tmp_path / "mounted"
+    line.run("mount", "--mkdir", "--ephemeral", image, where)
+    for name in ("proc", "dev", "sys"):
+        (where / name).mkdir()
+    shell = line.start("shell", where, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert shell.stdin is not None
+    assert shell.stdout is not None
+    shell.stdin.write(b"echo started\n")
+    shell.stdin.flush()
+    assert shell.stdout.readline() == b"started\n"
+    live = [name for name in line.left() if name.startswith("run/")]
+    line.run("ps")  # cleans away what dead processes have left
+    assert live
+    assert [name for name in line.left() if name.startswith("run/")] == live
+    shell.communicate(b"exit\n")
+    assert shell.returncode == 0
+    line.run("umount", where)
+
+
 # ---- limits and init -----------------------------------------------------------------------------
 
 _LIMITS = """
@@ -180,6 +226,39 @@ def test_rename(line: Runner, image: Path) -> None:
     line.run("run", "-d", "--name", "busy", "--entrypoint", "/bin/sleep", image, "1000")
     assert "'busy' is running" in line.error("rename", "busy", "idle")
     line.run("rm", "-f", "busy", "second", "third")
+
+
+def test_a_damaged_record_of_a_run(line: Runner, image: Path) -> None:
+    for name in ("whole", "damaged"):
+        line.run("run", "--name", name, "--entrypoint", "/bin/true", image)
+    (line.store / "containers/damaged/run.json").write_text("{")
+    done = line.run("ps", "-a", "--format", "{{.Container}} {{.Status}}", status=1)
+    assert set(done.stdout.splitlines()) == {"whole exited (0)", "damaged stopped"}
+    assert "run.json: damaged" in done.stderr
+    line.run("rm", "whole", "damaged")
+
+
+def test_a_file_beside_an_upper_is_no_record(line: Runner, image: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("of somebody else")
+    line.run("mount", "--mkdir", "--upper", tmp_path / "upper", image, tmp_path / "mounted")
+    (tmp_path / "mounted/new").touch()
+    line.run("commit", tmp_path / "mounted", "beside")
+    line.run("umount", tmp_path / "mounted")
+    line.run("rmi", "beside")
+
+
+@runtimes
+@pytest.mark.parametrize("option", ["-e", "-w", "-v"])
+def test_words_that_are_not_utf8(
+    line: Runner, image: Path, tmp_path: Path, runtime: str, option: str
+) -> None:
+    odd = os.fsdecode(b"\xff")
+    (tmp_path / odd).touch()
+    value = {"-e": f"ODD={odd}", "-w": f"/{odd}", "-v": f"{tmp_path / odd}:/odd"}[option]
+    told = line.error("run", "--rm", "--runtime", runtime, option, value, image, status=125)
+    assert "\\xff" in told
+    assert "is not UTF-8, as words for a runtime have to be" in told
+    assert not line.left()
 
 
 def test_a_commit_leaves_out(line: Runner, image: Path) -> None:

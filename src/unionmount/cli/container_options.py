@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_REGISTRY = "an option about registries"
 _MAX_ENV_FILE = 4 * 1024 * 1024
 
 _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
@@ -117,6 +118,21 @@ def container_options(function: F) -> F:
     for names, attributes in reversed(_OPTIONS):
         function = click.option(*names, **attributes)(function)
     return function
+
+
+def refuse_others(given: Mapping[str, Any], taken: Iterable[str], reason: str) -> None:
+    """Raise UsageError if an option was given that is not among those ``taken``.
+
+    ``given`` has the values of the command line by the names of parameters; those of options that
+    were not given are empty, or the default of --network or --pull.
+    """
+    from unionmount.cli.options import RegistryOptions
+
+    for name, value in given.items():
+        is_default = value in ("host", "missing", RegistryOptions())
+        if value not in (None, False, (), "") and not is_default and name not in taken:
+            option = _REGISTRY if name == "registry" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} {reason}")
 
 
 def wanted_container(command: Sequence[str], given: dict[str, Any]) -> Wanted:

@@ -35,6 +35,7 @@ class ExecRequest:
 def exec_program(settings: Settings, request: ExecRequest) -> int:
     """Run the program, and return its exit status; RuntimeFailed if it was not started."""
     from unionmount.cli.live_containers import live_containers
+    from unionmount.runtime.bundle import as_json
     from unionmount.system.files import write_all
 
     if request.terminal and not os.isatty(0):
@@ -44,7 +45,7 @@ def exec_program(settings: Settings, request: ExecRequest) -> int:
     process = _process(settings, request, live.bundle(request.name) / "config.json")
     described = os.memfd_create("process.json", os.MFD_CLOEXEC)
     try:
-        write_all(described, json.dumps(process).encode())
+        write_all(described, as_json(process))
         if not request.interactive and not request.terminal:
             null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             os.dup2(null, 0)

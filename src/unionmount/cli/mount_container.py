@@ -48,8 +48,10 @@ def mount_container(
     from unionmount.cli.mount_sources import prepared
     from unionmount.cli.mountpoint import clean_dead
     from unionmount.cli.start_mount import MountStarter
+    from unionmount.runtime.limits import check
 
     around, options = surroundings(rootless=rootless)
+    check(wanted.limits, rootless=around.rootless)
     start = MountStarter(settings, options, None, foreground=False, private=True)
     clean_dead(start.table)
     with ExitStack() as undo:

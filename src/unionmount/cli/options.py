@@ -72,6 +72,18 @@ def platform_option(function: F) -> F:
     return option(function)
 
 
+def pull_option(function: F) -> F:
+    """Add ``--pull``."""
+    option = click.option(
+        "--pull",
+        type=click.Choice(["always", "missing", "never"]),
+        default="missing",
+        show_default=True,
+        help="When to fetch an image that is given by name from its registry.",
+    )
+    return option(function)
+
+
 @dataclass(frozen=True, slots=True)
 class RegistryOptions:
     """The options of the command line about registries."""

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount.errors import MountError, UsageError
-from unionmount.system.remove_tree import remove_tree
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from unionmount.core import BrowsableTree
     from unionmount.mounting.records import Record
     from unionmount.runtime.assembly import Assembly, Wanted
+    from unionmount.runtime.oci_runtime import OciRuntime
 
 _FAILED = 125
 
@@ -40,30 +40,33 @@ def shell_in_mount(
 
     ``decide`` returns the options of the container, given the files that the mount shows.
     """
+    from unionmount.cli.live_containers import live_containers
     from unionmount.cli.mount_container import own_surroundings
     from unionmount.mounting.records import MountTable
     from unionmount.runtime import bundle
+    from unionmount.runtime.assembly import Assembly
     from unionmount.runtime.host import find_runtime
+    from unionmount.runtime.limits import check
+    from unionmount.runtime.oci_runtime import OciRuntime
 
     path, (around, _) = find_runtime(runtime), own_surroundings()
-    table = MountTable.of_user()
     name = f"shell-{secrets.token_hex(6)}"
-    directory = table.directory / "run" / name
     with ExitStack() as stack:
         opened, files = _opened(settings, record)
         stack.enter_context(opened)
-        from unionmount.runtime.assembly import Assembly
-
         wanted = decide(files)
+        check(wanted.limits, rootless=around.rootless)
+        live = live_containers()
+        directory = stack.enter_context(live.begin(name)).bundle
         config = opened.image.image.config
         assembly = Assembly(config, record.image, files, wanted, around)
         _fit(assembly, files, directory, record)
-        directory.mkdir(0o700, parents=True)
-        stack.callback(remove_tree, directory)
         document = assembly.document(record.mountpoint, directory)
         bundle.write(directory, document, assembly.host_files, record.path)
         sys.stdout.flush()
-        return _run(table.directory, path, name, directory, rootless=around.rootless)
+        runtime_directory = MountTable.of_user().directory
+        called = OciRuntime(path, live.oci, rootless=around.rootless)
+        return _run(called, runtime_directory, name, directory)
 
 
 def _opened(settings: Settings, record: Record) -> tuple[OpenChanges | OpenView, BrowsableTree]:
@@ -106,14 +109,9 @@ def _fit(assembly: Assembly, files: BrowsableTree, directory: Path, record: Reco
         )
 
 
-def _run(runtime_directory: Path, path: str, name: str, directory: Path, *, rootless: bool) -> int:
+def _run(runtime: OciRuntime, runtime_directory: Path, name: str, directory: Path) -> int:
     """Run a bundle in this terminal; an ordinary user's is run by a child in a user namespace."""
-    from unionmount.runtime.oci_runtime import OciRuntime
-
-    oci = runtime_directory / "oci"
-    oci.mkdir(0o700, exist_ok=True)
-    runtime = OciRuntime(path, oci, rootless=rootless)
-    if not rootless:
+    if not runtime.rootless:
         return runtime.run(name, directory)
     child = os.fork()
     if child == 0:

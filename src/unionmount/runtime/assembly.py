@@ -147,11 +147,11 @@ class Assembly:
         for mount in mounts:
             if not _is_below(mount.destination, covered):
                 is_file = mount.destination in files or _is_file(mount)
-                path = mount.destination.encode()
+                path = os.fsencode(mount.destination)
                 yield Place(path, directory=not is_file, mode=mode_of(mount))
         cwd = self.parameters.cwd
         if cwd not in covered and not _is_below(cwd, covered):
-            yield Place(cwd.encode())
+            yield Place(os.fsencode(cwd))
 
     def document(self, root: str, bundle: Path, cgroup: str = "") -> dict[str, Any]:
         """Return config.json for a container whose root directory is ``root``.
@@ -225,7 +225,7 @@ def _content(files: BrowsableTree, path: bytes) -> bytes:
 
 def is_there(files: BrowsableTree, path: str) -> bool:
     """Return whether a container has something at a path, whose symlinks are followed."""
-    return _find(files, path.encode()) is not None
+    return _find(files, os.fsencode(path)) is not None
 
 
 def _find(files: BrowsableTree, path: bytes) -> Found | None:

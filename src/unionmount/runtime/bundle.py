@@ -45,9 +45,23 @@ def write(path: Path, document: Mapping[str, Any], files: Iterable[HostFile], ro
     with raising(MountError, f"bundle {path}"):
         for file in files:
             _create(path / file.name, file.content, 0o644)
-        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-        _create(path / CONFIG, text.encode("utf-8", "surrogateescape"), 0o600)
+        _create(path / CONFIG, as_json(document), 0o600)
         (path / ROOT).symlink_to(root)
+
+
+def as_json(document: Mapping[str, Any]) -> bytes:
+    """Return a document for a runtime; UsageError if it has bytes that JSON cannot hold.
+
+    runc would replace them, and crun refuses the document.
+    """
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        line = text[: error.end].rpartition("\n")[2] + text[error.end :].partition("\n")[0]
+        raise UsageError(
+            f"{printable(line.strip())} is not UTF-8, as words for a runtime have to be"
+        ) from None
 
 
 def root_of(path: Path) -> Path:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from unionmount.errors import MountError, NotFoundError
+from unionmount.store.containers import is_name
 from unionmount.system.closing import Closing
 from unionmount.system.os_errors import raising
 from unionmount.system.remove_tree import remove_tree
@@ -104,9 +105,8 @@ class LiveContainers:
 
     def begin(self, name: str) -> LiveContainer:
         """Make the directory of a container that is to run; MountError if it runs already."""
-        path = self._directory / name
         with self.exclusive():
-            return self.begin_alone(path)
+            return self.begin_alone(self.path(name))
 
     def begin_alone(self, path: Path) -> LiveContainer:
         """Do the same where the caller is in ``exclusive``."""
@@ -135,12 +135,14 @@ class LiveContainers:
         return [name for name in self.names() if not self.is_running(name)]
 
     def path(self, name: str) -> Path:
-        """Return the directory of a container."""
+        """Return the directory of a container; NotFoundError for what is no name of one."""
+        if not is_name(name):
+            raise NotFoundError(f"container '{printable(name)}' is not running")
         return self._directory / name
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keep other processes from making and cleaning directories; it takes no time."""
+        """Keep other processes from making and cleaning directories meanwhile."""
         with raising(MountError, f"directory {self._directory}"):
             self._directory.mkdir(0o700, parents=True, exist_ok=True)
             lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -152,7 +154,7 @@ class LiveContainers:
 
     def state(self, name: str) -> LiveState:
         """Return the state of a container that runs; NotFoundError if it does not."""
-        path = self._directory / name
+        path = self.path(name)
         try:
             with (path / "state.json").open("rb") as file:
                 return _parse(json.loads(file.read(_MAX_STATE)))
@@ -163,10 +165,12 @@ class LiveContainers:
 
     def bundle(self, name: str) -> Path:
         """Return the directory of a container's bundle."""
-        return self._directory / name / "bundle"
+        return self.path(name) / "bundle"
 
     def is_running(self, name: str) -> bool:
         """Return whether a monitor holds the lock of a container."""
+        if not is_name(name):
+            return False
         try:
             lock = os.open(self._directory / name / "lock", os.O_RDWR | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
@@ -187,7 +191,7 @@ class LiveContainers:
         """
         while True:
             client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            with suppress(OSError), _short(self._directory / name) as short:
+            with suppress(OSError), _short(self.path(name)) as short:
                 client.connect(f"{short}/socket")
                 return client
             client.close()

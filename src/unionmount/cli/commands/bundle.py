@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import unionmount.cli.declared as click
-from unionmount.cli.container_options import container_options, wanted_container
-from unionmount.cli.options import platform_option, registry_options, root_option
+from unionmount.cli.container_options import container_options, refuse_others, wanted_container
+from unionmount.cli.options import platform_option, pull_option, registry_options, root_option
 from unionmount.errors import UsageError
 from unionmount.system.text import printable
 
@@ -47,13 +47,7 @@ namespace with the ranges of /etc/subuid and /etc/subgid.
 @click.option("-t", "--tty", is_flag=True, help="Give the process a terminal.")
 @click.option("--name", metavar="NAME", help="Keep the changes in a new container NAME.")
 @click.option("--ephemeral", is_flag=True, help="Discard the changes at the unmount.")
-@click.option(
-    "--pull",
-    type=click.Choice(["always", "missing", "never"]),
-    default="missing",
-    show_default=True,
-    help="When to fetch an image that is given by name from its registry.",
-)
+@pull_option
 @container_options
 @platform_option
 @registry_options
@@ -76,13 +70,15 @@ def command(
     """Make a bundle, or remove one."""
     from unionmount.runtime.spec import VERSION, Terminal
 
-    wanted = wanted_container(words, given)
-    wanted = replace(wanted, terminal=Terminal(tty), version=version or VERSION)
     if remove:
-        if directory is not None:
+        others = given | {"rootless": rootless, "runtime_spec_version": version, "tty": tty}
+        refuse_others(others, (), "cannot be combined with --remove")
+        if directory is not None or words:
             raise UsageError("--remove takes DIR alone")
         _remove(Path(os.path.realpath(source)))
         return
+    wanted = wanted_container(words, given)
+    wanted = replace(wanted, terminal=Terminal(tty), version=version or VERSION)
     if directory is None:
         raise UsageError("DIR is missing: unionmount bundle IMAGE|CONTAINER DIR")
     _make(settings, source, directory, wanted, given, rootless=rootless)

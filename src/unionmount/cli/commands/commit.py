@@ -13,6 +13,8 @@ from unionmount.errors import UsageError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from unionmount.browse.open import OpenChanges
     from unionmount.cli.settings import Settings
 
@@ -80,17 +82,22 @@ def command(
         raise UsageError(f"'{SCRATCH}' is the empty image and cannot be the name of another one")
     with open_changes(settings, target) as opened:
         request = CommitRequest(
-            *(reference, message, author, instructions, _epoch(), excluded), _root_of(opened)
+            *(reference, message, author, instructions, _epoch(), excluded),
+            _root_of(opened, settings.store_root()),
         )
         stored = commit(settings.store(), opened, request, _warn)
     print(stored.id)
 
 
-def _root_of(opened: OpenChanges) -> tuple[int, int] | None:
-    """Return the owner on disk that stands for root; None if the container was not run so."""
+def _root_of(opened: OpenChanges, root: Path) -> tuple[int, int] | None:
+    """Return the owner on disk that stands for root; None if no container was run so."""
     from unionmount.runtime.run_record import read_record
+    from unionmount.store.containers import is_there
 
-    record = read_record(opened.upper.parent)
+    container = opened.upper.parent
+    if container.parent != root / "containers" or not is_there(root, container.name):
+        return None  # a directory of the user
+    record = read_record(container)
     if record is None or not record.rootless:
         return None
     status = opened.upper.stat()

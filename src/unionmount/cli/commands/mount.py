@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import unionmount.cli.declared as click
-from unionmount.cli.options import platform_option, registry_options, root_option
+from unionmount.cli.options import platform_option, pull_option, registry_options, root_option
 from unionmount.errors import MountError, UsageError
 from unionmount.system.text import printable
 
@@ -79,13 +79,7 @@ immediately.
 )
 @click.option("--ephemeral", is_flag=True, help="Discard the changes at the unmount.")
 @click.option("--ro", is_flag=True, help="Mount read-only.")
-@click.option(
-    "--pull",
-    type=click.Choice(["always", "missing", "never"]),
-    default="missing",
-    show_default=True,
-    help="When to fetch an image that is given by name from its registry.",
-)
+@pull_option
 @click.option(
     "--layer",
     metavar="N",

@@ -80,7 +80,8 @@ def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str
     running = _running()
     found = [_mount(one, running.get(one.record.id)) for one in mounted]
     if every:
-        found += [_container(one) for one in _not_mounted(settings, mounted, damaged)]
+        left = _not_mounted(settings, mounted, damaged)
+        found += [_container(one, damaged) for one in left]
     if quiet:
         for row in found:
             print(row.fields["ID"] if row.json["id"] else row.fields["Container"])
@@ -135,10 +136,14 @@ def _mount(one: Status, running: LiveState | None) -> ListRow:
     )
 
 
-def _container(one: Container) -> ListRow:
+def _container(one: Container, damaged: Callable[[UnionmountError], None]) -> ListRow:
     from unionmount.runtime.run_record import read_record
 
-    run, status = read_record(one.path), _STOPPED
+    run, status = None, _STOPPED
+    try:
+        run = read_record(one.path)
+    except UnionmountError as error:
+        damaged(error)
     if run is not None:
         status = "exited" if run.exit_status is None else f"exited ({run.exit_status})"
     fields = _fields(

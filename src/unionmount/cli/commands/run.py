@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import unionmount.cli.declared as click
 from unionmount.cli.container_options import container_options, wanted_container
-from unionmount.cli.options import platform_option, registry_options, root_option
+from unionmount.cli.options import platform_option, pull_option, registry_options, root_option
 from unionmount.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,13 +45,7 @@ The network is that of the host unless "--network none" is given.
     show_default=True,
     help="Leave the container running when these are typed; empty for none.",
 )
-@click.option(
-    "--pull",
-    type=click.Choice(["always", "missing", "never"]),
-    default="missing",
-    show_default=True,
-    help="When to fetch an image that is given by name from its registry.",
-)
+@pull_option
 @container_options
 @platform_option
 @registry_options

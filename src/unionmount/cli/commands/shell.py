@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import unionmount.cli.declared as click
-from unionmount.cli.container_options import container_options, wanted_container
-from unionmount.cli.options import platform_option, registry_options, root_option
+from unionmount.cli.container_options import container_options, refuse_others, wanted_container
+from unionmount.cli.options import platform_option, pull_option, registry_options, root_option
 from unionmount.errors import NotFoundError, UnionmountError
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from unionmount.runtime.spec import Terminal
 
 _NOT_STARTED = 125  # exit status, as Docker has it
+_OF_EXEC = ("env", "workdir", "user")  # what can be said of a program in a running container
+_OF_NEW = ("name", "pull", "platform", "registry")
 _HELP = """\
 Start a shell in IMAGE, CONTAINER, or an image that is mounted at MOUNTPOINT.
 
@@ -36,13 +38,7 @@ with "exec". A mount is used as it is: nothing is made in it, and /etc/hosts, /e
 @click.option("--rm", "remove", is_flag=True, help="Remove the container when it has ended.")
 @click.option("--name", metavar="NAME", help="Name the container; default: a random name.")
 @click.option("--runtime", metavar="crun|runc|PATH", help="Use this runtime.")
-@click.option(
-    "--pull",
-    type=click.Choice(["always", "missing", "never"]),
-    default="missing",
-    show_default=True,
-    help="When to fetch an image that is given by name from its registry.",
-)
+@pull_option
 @container_options
 @platform_option
 @registry_options
@@ -63,15 +59,23 @@ def command(
 
     try:
         if _is_running(source):
+            others = given | {"with_tools": with_tools, "rm": remove, "runtime": runtime}
+            refuse_others(others, _OF_EXEC, "cannot be changed in a container that runs")
             return _in_running(settings, source, given)
+        mounted = _mounted(settings, source)
+        if mounted is not None:
+            refuse_others(
+                {"rm": remove} | {name: given[name] for name in _OF_NEW},
+                (),
+                "is for a new container, and this image is mounted already",
+            )
         wanted = replace(wanted_container((), given), terminal=_terminal())
 
         def decide(files: BrowsableTree) -> Wanted:
             return _with_shell(wanted, files, with_tools=with_tools)
 
-        record = _mounted(settings, source)
-        if record is not None:
-            return shell_in_mount(settings, record, runtime, decide)
+        if mounted is not None:
+            return shell_in_mount(settings, mounted, runtime, decide)
         return _in_new(settings, source, decide, runtime, given, remove=remove)
     except UnionmountError as error:
         error.exit_code = max(error.exit_code, _NOT_STARTED)
