@@ -18,11 +18,12 @@ from support.podman import Podman, our_program
 
 _STEPS = 10
 _RUNTIMES = {False: "crun", True: "runc"}  # by root; both run without a service manager
+# What is in front of a row's name, and what mounts, by the name in the script.
 _SUBJECTS = {
-    "fuse-overlayfs": "podman, fuse-overlayfs",
-    "unionmount": "podman, unionmount overlay",
-    "own": "unionmount run",
-    "runtime": "the runtime alone",
+    "fuse-overlayfs": ("podman", "fuse-overlayfs"),
+    "unionmount": ("podman", "unionmount overlay"),
+    "own": ("unionmount", ""),
+    "runtime": ("the runtime alone,", ""),
 }
 _TAKEN = re.compile(r"^taken: (\S+) (.*) (\d+\.\d+)$", re.MULTILINE)
 
@@ -63,7 +64,7 @@ for name in $names; do
     run "$name" >first
 done
 engine unionmount save -q -o "$HOME/ten.tar" ten
-"$UNIONMOUNT" load "$HOME/ten.tar" >/dev/null
+"$UNIONMOUNT" load -i "$HOME/ten.tar" >/dev/null
 own >first
 if [ "$AS_ROOT" = 1 ]; then
     "$UNIONMOUNT" bundle --ephemeral ten "$HOME/bundle" -- true
@@ -108,7 +109,8 @@ def measure(work: Path, *, quick: bool) -> Iterator[Taken]:
         user = "root" if root else "rootless"
         names = {"build": f"build of {_STEPS} steps", "run": "run --rm IMAGE true"}
         for (what, name), seconds in taken.items():
-            yield Taken(f"{names[what]}, {user}", _SUBJECTS[name], seconds)
+            engine, subject = _SUBJECTS[name]
+            yield Taken(f"{engine} {names[what]}, {user}", subject, seconds)
         shutil.rmtree(top)
 
 

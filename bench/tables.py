@@ -17,7 +17,7 @@ def show(rows: Sequence[Row], versions: Mapping[str, str]) -> None:
     """Print them all: first what has no subjects, then those beside each other."""
     for part in dict.fromkeys(row.part for row in rows if not row.subject):
         print(f"\n| {part} | value | unit | wanted |\n|---|---:|---|---|")
-        for row in (row for row in rows if row.part == part):
+        for row in (row for row in rows if row.part == part and not row.subject):
             print(f"| {row.what} | {_cell(row)} | {row.unit} | {row.wanted} |")
     compared = [row for row in rows if row.subject]
     for part, table in dict.fromkeys((row.part, row.table) for row in compared):
