@@ -220,8 +220,10 @@ def test_exec_with_a_terminal(
     line: Runner, image: Path, runtime: str, terminal: Callable[..., Terminal]
 ) -> None:
     name = detached(line, "--runtime", runtime, image, "sh", "-c", LOOP)
-    size = "until stty size 2>/dev/null; do :; done"  # crun sets it a little late
-    one = terminal("exec", "-it", name, "sh", "-c", f"tty; {size}; cat; exit 5")
+    # crun sets the size when the program runs already; until then busybox's stty shows nothing.
+    size = "until size=$(stty size 2>&1) && [ '24 100' = \"$size\" ]; do :; done; echo $size"
+    script = f"tty; {'stty size' if runtime == 'runc' else size}; cat; exit 5"
+    one = terminal("exec", "-it", name, "sh", "-c", script)
     assert b"/dev/pts/" in one.read_to(b"24 100")
     one.type("typed\n")
     one.read_to(b"typed\r\ntyped\r\n")

@@ -80,6 +80,9 @@ def _process(settings: Settings, request: ExecRequest, config: Any) -> dict[str,
     process |= {"args": list(request.words), "terminal": request.terminal}
     process["env"] = list(merged_env(process["env"], request.env))
     process.pop("consoleSize", None)
+    if request.terminal:
+        size = os.get_terminal_size(0)
+        process["consoleSize"] = {"height": size.lines, "width": size.columns}
     if request.workdir is not None:
         process["cwd"] = request.workdir
     if request.user is not None:
