@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from unionmount.cli import main, overlay
+from unionmount.cli.command_table import COMMANDS
+from unionmount.cli.other_words import _BY_KIND, _INSTEAD
 
 
 @pytest.fixture
@@ -65,3 +68,62 @@ def test_the_nearest_word_is_named(
 def test_the_program_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert overlay(["--verson"]) == 2
     assert "did you mean --version?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("build", "-t", "x", "."), "No such command 'build': use buildah or 'podman build'"),
+        (("compose", "up"), "use 'podman compose'"),
+        (("image", "ls"), "No such command 'image': use 'unionmount images' (see "),
+        (("container", "rm", "x"), "use 'unionmount rm' (see "),
+        (("container", "inspect", "x"), "use 'unionmount inspect' (see "),
+        (("image", "frobnicate"), "the commands stand alone"),
+        (("buildx", "build", "."), "use buildah or 'podman build'"),
+        (("list-tags", "docker://x/y"), "use 'unionmount tags'"),
+    ],
+)
+def test_words_of_other_programs(
+    store: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+) -> None:
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert told in message
+    assert message.count("\n") == 1
+
+
+def test_what_is_named_instead_exists() -> None:
+    named = [
+        word
+        for text in _INSTEAD.values()
+        for word in re.findall(r"'unionmount ([a-z]+)", text)
+    ]
+    named += [word for words in _BY_KIND.values() for word in words.values()]
+    assert len(named) > 20
+    assert set(named) <= set(COMMANDS)
+    assert not set(_INSTEAD) & set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (("find",), "unionmount find"),
+        (("--root", "x", "ps", "--frob"), "unionmount ps"),
+        (("rm", "--nonsense"), "unionmount rm"),
+    ],
+)
+def test_wrong_usage_points_to_the_command(
+    store: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], command: str
+) -> None:
+    assert main(words) != 0
+    assert capsys.readouterr().err.endswith(f" (see {command} --help)\n")
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["help"], ["help", "mount"], ["help", "help"]):
+        assert main(words) == 0
+        shown = capsys.readouterr().out
+        assert main([*words[1:], "--help"]) == 0
+        assert capsys.readouterr().out == shown
+    assert main(["help", "moutn"]) == 2
+    assert "did you mean mount?" in capsys.readouterr().err

@@ -75,7 +75,7 @@ def _run(words: Sequence[str], settings: Settings) -> int:
         _drop_output()  # the reader has seen enough
         return 141
     except (UnionmountError, OSError) as error:
-        return _failed(words, _complain(error, settings, _line(error, settings)))
+        return _failed(words, _complain(error, settings, _line(error, words, settings)))
     except Exception as error:  # noqa: BLE001 - the last resort of the program
         return _failed(words, _other_error(error, settings))
     return result if isinstance(result, int) else 0
@@ -146,10 +146,21 @@ def _complain(error: Exception, settings: Settings, text: str) -> int:
     return error.exit_code if isinstance(error, UnionmountError) else 1
 
 
-def _line(error: Exception, settings: Settings) -> str:
+def _line(error: Exception, words: Sequence[str], settings: Settings) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
         return where + error.strerror
     if isinstance(error, UsageError):
-        return f"{error} (see {settings.program} --help)"
+        return f"{error} (see {_called(words, settings)} --help)"
     return str(error)
+
+
+def _called(words: Sequence[str], settings: Settings) -> str:
+    """Return the program, with its command if the words name one."""
+    from unionmount.cli.command_table import COMMANDS
+    from unionmount.cli.quick_parser import NotQuick, parse_group
+
+    with suppress(NotQuick):
+        if not settings.command and (rest := parse_group(words, Settings())):
+            return f"{settings.program} {rest[0]}" if rest[0] in COMMANDS else settings.program
+    return settings.program

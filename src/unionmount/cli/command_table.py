@@ -60,6 +60,7 @@ GROUPS: dict[
         "logout": ("logout", "Log out of a registry."),
     },
     "More": {
+        "help": ("help", "Show the help of unionmount or a command."),
         "completion": ("completion", "Print a completion script for a shell."),
         "man": ("man", "Show the manual page of unionmount or a command."),
         "version": ("version", "Print the version."),

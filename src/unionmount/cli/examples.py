@@ -59,6 +59,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
         ("Find set-user-ID programs", "unionmount find app:1:/usr -type f -perm -4000"),
         ("Find large files", "unionmount find app.tar -size +10M"),
     ),
+    "help": (("Show the options of a command", "unionmount help mount"),),
     "history": (
         ("Show the steps of an image", "unionmount history nginx:1.25"),
         ("Show the commands in full", "unionmount history --no-trunc app.tar"),
