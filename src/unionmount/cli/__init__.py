@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from unionmount.cli.settings import Settings
-from unionmount.errors import UnionmountError, UsageError
+from unionmount.errors import ImageNotFound, UnionmountError, UsageError
 from unionmount.system.text import printable
 from unionmount.version import VERSION
 
@@ -27,6 +27,8 @@ _VERSION_OPTIONS = ("--version", "-V")
 
 _OF_PROGRAMS = frozenset({"exec", "run", "shell", "start"})
 """Commands that exit with the status of a program."""
+_PULLS = frozenset({"mount", "run", "shell", "bundle"})
+_ONLY_STORED = frozenset({"rmi", "tag"})
 _NOT_STARTED = 125  # their status where no program was started, as Docker has it
 
 
@@ -152,7 +154,28 @@ def _line(error: Exception, words: Sequence[str], settings: Settings) -> str:
         return where + error.strerror
     if isinstance(error, UsageError):
         return f"{error} (see {_called(words, settings)} --help)"
+    if isinstance(error, ImageNotFound) and ";" not in str(error):
+        return str(error) + _ways_to(error.word, words)
     return str(error)
+
+
+def _ways_to(image: str, words: Sequence[str]) -> str:
+    """Return how to get an image that the store lacks, for the end of the message."""
+    from unionmount.sources import refuse_file
+
+    if not _PULLS.isdisjoint(words):  # the command can fetch it itself, or was told not to
+        return ""
+    if os.path.exists(image):  # noqa: PTH110 - quick
+        return (
+            f", but a file; bring it there with 'unionmount load {image}', or send it elsewhere "
+            f"with 'unionmount copy {image} TARGET'"
+        )
+    with suppress(UnionmountError):
+        refuse_file(image)
+        if not _ONLY_STORED.isdisjoint(words):
+            return "; 'unionmount images' lists those that are there"
+        return f"; 'unionmount pull {image}' fetches it"
+    return ""
 
 
 def _called(words: Sequence[str], settings: Settings) -> str:

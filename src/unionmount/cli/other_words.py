@@ -1,4 +1,4 @@
-"""Commands of docker, podman, skopeo, umoci and crane that are not here, and what to use instead."""
+"""Commands of docker, podman, skopeo and umoci that are not here, and what to use instead."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 from unionmount import core
 from unionmount.errors import (
     FormatError,
+    ImageNotFound,
     InvalidReference,
     NotFoundError,
     StoreError,
@@ -58,6 +59,7 @@ from unionmount.store.layer_import import BLOB_NAME, INDEX_NAME, Expected, Impor
 from unionmount.store.leases import Holding, LayerLock, Lease, held_leases, new_path
 from unionmount.store.staging import Staging
 from unionmount.system.files import FileIdentity, FileRange, write_all
+from unionmount.system.nearest import did_you_mean
 from unionmount.system.os_errors import reason_of, storing
 from unionmount.system.text import printable
 
@@ -424,7 +426,9 @@ class Store:
         """Find an image by its name or the beginning of its ID."""
         found = catalogue.find(self._all_images(), text)
         if not found:
-            raise NotFoundError(f"no image '{printable(text)}' in the store")
+            known = [*dict.fromkeys(name for one in self._all_images() for name in one.names)]
+            near = did_you_mean(text, [Reference.parse(name).familiar for name in known])
+            raise ImageNotFound(text, f"no image '{printable(text)}' in the store{near}")
         if len({one.id for one in found}) > 1:
             raise InvalidReference(_ambiguous(text, found))
         return found[0]

@@ -31,6 +31,7 @@ from unionmount.sources import (
     choose,
     distinct,
     looks_like_file,
+    near_file,
     no_such_file,
 )
 from unionmount.sources.archive import TarFiles, open_archive
@@ -248,7 +249,7 @@ def _open_file(how: LoadOptions, path: str, what: str) -> tuple[int, bool]:
         else:
             fd, first = open_stream(path, os.environ, fifo=how.streams, waiting=waiting)
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"{what}: no such file or directory") from None
+        raise NotFoundError(f"{what}: no such file or directory{near_file(path)}") from None
     except NotRegular as error:
         raise UsageError(f"{what}: is {error.kind}, not an archive") from None
     with ExitStack() as stack:
