@@ -81,6 +81,7 @@ _DIRECTORIES = (
     "leases",
     "locks",
     "quarantine",
+    "used",
 )
 
 

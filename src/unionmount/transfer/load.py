@@ -36,6 +36,7 @@ from unionmount.sources import (
 )
 from unionmount.sources.archive import TarFiles, open_archive
 from unionmount.sources.layout import DirectoryFiles, OciLayout
+from unionmount.store.last_use import note_use
 from unionmount.store.layer_import import LIMIT_VARIABLE, Expected, Progress, check_digest
 from unionmount.store.store import StoredImage
 from unionmount.system.closing import Closing
@@ -370,6 +371,7 @@ def _open_stored(how: LoadOptions, stored: StoredImage, name: str) -> OpenImage:
         image = how.store.use_image(stored, how.lease)
     else:
         image = how.store.read_image(stored)
+    note_use(how.store.directory, stored.id)
     with ExitStack() as stack:
         layers = []
         for diff_id in image.diff_ids:
