@@ -48,6 +48,7 @@ GROUPS: dict[
         "rmi": ("rmi", "Remove images."),
         "df": ("df", "Show the disk usage of the store."),
         "prune": ("prune", "Remove unused data from the store."),
+        "share": ("share", "Let others read the images of the store."),
         "check": ("check", "Verify an image or the whole store, and repair the store."),
     },
     "Registries": {

@@ -150,6 +150,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     "kill": (("Have a server read its configuration again", "unionmount kill -s HUP web"),),
     "logs": (("Print the last lines", "unionmount logs -n 20 web"),),
     "rename": (("Keep a container under a better name", "unionmount rename calm-owl web"),),
+    "share": (
+        ("Let a group read the images", "unionmount share --group developers"),
+        ("Keep them to oneself again", "unionmount share --off"),
+    ),
     "shell": (
         ("Look around in an image", "unionmount shell --rm debian:12"),
         ("In an image without a shell", "unionmount shell --with-tools distroless"),
