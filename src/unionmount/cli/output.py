@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from unionmount.cli.progress import ProgressLine
+from unionmount.cli.quantities import human_size
 from unionmount.system.text import printable
 
 __all__ = [
@@ -40,7 +41,6 @@ __all__ = [
     "time_of",
 ]
 
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _GAP = 3
 _LEAST = 12  # columns that a shortened cell keeps
 _LEAST_LAST = 10  # in the last column
@@ -48,18 +48,6 @@ _MIN_WIDTH = 10  # of a column in docker's tables, with the gap
 _KEPT = frozenset("\n\t")  # control characters that a template may print to a terminal
 
 # ---- sizes and ages ------------------------------------------------------------------------------
-
-
-def human_size(size: int, digits: int = 3) -> str:
-    """Format a size in powers of 1000 with three digits, as docker does: ``12.3MB``.
-
-    Only the size that docker writes as ``1e+03kB`` differs: it is ``1MB``.
-    """
-    value, unit = float(size), 0
-    while value >= 999.5 and unit < len(_UNITS) - 1:
-        value /= 1000
-        unit += 1
-    return f"{value:.{digits}g}{_UNITS[unit]}"
 
 
 def human_duration(seconds: float) -> str:
