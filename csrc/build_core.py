@@ -16,6 +16,7 @@ CSRC = Path(__file__).parent
 PUBLIC_HEADERS = (
     "base/base.h",
     "base/match.h",
+    "base/path_regex.h",
     "system/libraries.h",
     "system/open_beneath.h",
     "system/id_maps.h",
@@ -24,6 +25,7 @@ PUBLIC_HEADERS = (
     "index/index.h",
     "tree/tree.h",
     "tree/unstacked.h",
+    "tree/scan.h",
     "tree/summary.h",
     "upper/upper.h",
     "fastpath/fastpath.h",

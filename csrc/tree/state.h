@@ -4,6 +4,7 @@
  *   open.c         stacking layers
  *   for_upper.c    questions of the upper
  *   changes.c      what a layer did; summary.c: a summary of all layers
+ *   scan.c         searching a tree, or layers
  *   unstacked.c    the layers side by side
  *   lookup.c       the public questions: names, lists, symlinks, xattrs
  *   attributes.c   attributes of a node

@@ -28,6 +28,7 @@
 #define UM_UPPER_H
 
 #include "base/base.h"
+#include "tree/scan.h"
 #include "tree/tree.h"
 
 /* cffi: begin */
@@ -117,6 +118,10 @@ void um_upper_list_close(struct um_upper_list *list);
  * kept (um_upper_list_is_needed): its cookies are valid in every other one. */
 void um_upper_list_share(struct um_upper_list *list);
 bool um_upper_list_is_needed(const struct um_upper_list *list);
+
+/* Begin a search (tree/scan.h). Lookups of nodes that it finds are taken back when it leaves them: the caller
+ * has to look up what it uses later. */
+int um_upper_scan(struct um_upper *upper, const struct um_scan_setup *setup, struct um_scan **out);
 
 /* The target of a symlink: its size; copied unless `size` is 0. -EINVAL no symlink; -ERANGE. */
 int64_t um_upper_readlink(struct um_upper *upper, uint64_t node, char *target, size_t size);

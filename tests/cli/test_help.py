@@ -11,7 +11,7 @@ from collections import Counter
 import click
 import pytest
 
-from unionmount.browse.find import parse_expression
+from unionmount.browse.find.parse import parse_expression
 from unionmount.cli import main
 from unionmount.cli.command_table import COMMANDS, GROUPS
 from unionmount.cli.commands.find import _split
@@ -92,9 +92,9 @@ def test_examples_are_command_lines(name: str, line: str) -> None:
     if name == "mount":
         parse_options(parsed["options"])
     if name == "find":
-        operands, expression = _split(parsed["words"])
+        operands, expression, _ = _split(parsed["words"])
         assert operands
-        parse_expression(expression, None)  # type: ignore[arg-type]  # no -newer
+        parse_expression(expression, None, None, 0)  # type: ignore[arg-type]  # no -newer, no -user
 
 
 def test_a_wrong_example_would_be_noticed() -> None:

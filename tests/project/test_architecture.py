@@ -62,6 +62,7 @@ ALL_PUBLIC = {"base", "system", "marks"}
 SECOND_HEADERS = {
     "index/builder.h",
     "index/format.h",
+    "tree/scan.h",
     "tree/summary.h",
     "tree/unstacked.h",
 }

@@ -43,16 +43,33 @@ def octal(mode: int) -> str:
     return f"{mode & 0o7777:04o}"
 
 
+class ObjectWriter:
+    """A writer of objects as they are made: an array for ``json``, one a line for ``jsonl``."""
+
+    def __init__(self, form: str) -> None:
+        import json
+
+        self._dumps = json.dumps
+        self._is_array = form != "jsonl"
+        self._before = "[\n"
+
+    def add(self, one: Any) -> None:
+        """Write one object."""
+        if not self._is_array:
+            sys.stdout.write(self._dumps(one) + "\n")
+            return
+        sys.stdout.write(self._before + "  " + self._dumps(one))
+        self._before = ",\n"
+
+    def end(self) -> None:
+        """End the array."""
+        if self._is_array:
+            sys.stdout.write("[]\n" if self._before == "[\n" else "\n]\n")
+
+
 def write_objects(objects: Any, form: str) -> None:
     """Print objects as they are made: as an array for ``json``, one a line for ``jsonl``."""
-    import json
-
-    if form == "jsonl":
-        for one in objects:
-            sys.stdout.write(json.dumps(one) + "\n")
-        return
-    before = "[\n"
+    writer = ObjectWriter(form)
     for one in objects:
-        sys.stdout.write(before + "  " + json.dumps(one))
-        before = ",\n"
-    sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
+        writer.add(one)
+    writer.end()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unionmount.errors import MountError, UsageError
+from unionmount.errors import MountError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -121,16 +121,6 @@ def _image_of(settings: Settings, record: Record, how: OpenOptions) -> OpenImage
 
     image_id, layers = record.image_id, record.layers
     return open_mounted_image(settings.store(), record.source, image_id, layers, how)
-
-
-def split_with_path(operand: str) -> tuple[str, bytes]:
-    """Split an operand into IMAGE and PATH, both of which it must have."""
-    from unionmount.browse.paths import split_operand
-
-    word, path = split_operand(operand)
-    if path is None:
-        raise UsageError(f"'{printable(operand)}' has no path; write IMAGE:/PATH")
-    return word, path
 
 
 @contextmanager

@@ -254,6 +254,16 @@ def layer_option(function: F) -> F:
     return option(function)
 
 
+def all_layers_option(function: F) -> F:
+    """Add ``--all-layers``."""
+    option = click.option(
+        "--all-layers",
+        is_flag=True,
+        help="Look at each layer by itself, also at what later layers hide or remove.",
+    )
+    return option(function)
+
+
 def check_form(*forms: str) -> Callable[[click.Context, click.Parameter, str], str]:
     """Return a callback for ``--format``: these forms, the first as default, or a template.
 
@@ -291,6 +301,18 @@ def stream_format_option(function: F) -> F:
         "form",
         type=click.Choice(["table", "json", "jsonl"]),
         default="table",
+        help="The output format.",
+    )
+    return option(function)
+
+
+def text_format_option(function: F) -> F:
+    """Add ``--format`` of output that is text by default."""
+    option = click.option(
+        "--format",
+        "form",
+        type=click.Choice(["text", "json", "jsonl"]),
+        default="text",
         help="The output format.",
     )
     return option(function)

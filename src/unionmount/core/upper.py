@@ -292,6 +292,11 @@ class View(Closing, PathLookups):
         self._lists: dict[Node, UpperList] = {}
         self._reading: Node | None = None  # open until another file is read
 
+    @property
+    def upper(self) -> Upper:
+        """The upper that is viewed."""
+        return self._upper
+
     def close(self) -> None:
         """Give all lookups back; a second call does nothing."""
         for opened in self._lists.values():

@@ -12,6 +12,7 @@ from unionmount.cli.options import layer_option, platform_option, root_option
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from unionmount.cli.operands import Operand
     from unionmount.cli.settings import Settings
     from unionmount.core import BrowsableTree, Node
     from unionmount.images.platform import Platform
@@ -23,57 +24,48 @@ _STEP = 1024 * 1024
 @platform_option
 @layer_option
 @root_option
-@click.argument("operands", metavar="IMAGE:PATH…", nargs=-1, required=True)
+@click.argument("words", metavar="IMAGE PATH…", nargs=-1, required=True)
 @click.pass_obj
 def command(
-    settings: Settings, platform: Platform | None, layer: int | None, operands: tuple[str, ...]
+    settings: Settings, platform: Platform | None, layer: int | None, words: tuple[str, ...]
 ) -> None:
     """Write files of an image to standard output, one after the other.
 
     IMAGE is anything that "mount" accepts; a CONTAINER is shown with its changes. PATH begins with
-    '/'. Symlinks are followed inside the image, as in a chroot; only regular files are read.
+    '/'; IMAGE:PATH is the same, and several images can be given. Symlinks are followed inside the
+    image, as in a chroot; only regular files are read.
     """
-    from unionmount.cli.open_image import split_with_path
+    from unionmount.cli.open_image import open_files
+    from unionmount.cli.operands import by_image, with_paths
 
-    split = [(operand, *split_with_path(operand)) for operand in operands]
+    operands = with_paths(words)
     sys.stdout.flush()
-    for operand, word, path in split:
-        _write(settings, operand, word, path, platform=platform, layer=layer)
+    for image, group in by_image(operands):
+        with open_files(settings, image, platform=platform, layer=layer) as view:
+            for operand in group:
+                _write(view.files, operand)
     sys.stdout.buffer.flush()
 
 
-def _write(
-    settings: Settings,
-    operand: str,
-    word: str,
-    path: bytes,
-    *,
-    platform: Platform | None,
-    layer: int | None,
-) -> None:
+def _write(files: BrowsableTree, operand: Operand) -> None:
     from unionmount.browse.paths import follow
-    from unionmount.cli.open_image import open_files
     from unionmount.errors import UnionmountError
-    from unionmount.system.os_errors import naming
     from unionmount.system.text import printable
 
-    with open_files(settings, word, platform=platform, layer=layer) as view:
-        with naming(operand):
-            found = follow(view.files, path)
-        if found.is_directory:
-            raise UnionmountError(f"{printable(operand)}: is a directory")
-        if not stat.S_ISREG(found.attributes.mode):
-            raise UnionmountError(f"{printable(operand)}: is not a regular file")
-        for data in _pieces(view.files, found.attributes.node, operand):
-            sys.stdout.buffer.write(data)
+    with operand.naming():
+        found = follow(files, operand.start)
+    if found.is_directory:
+        raise UnionmountError(f"{printable(operand.word)}: is a directory")
+    if not stat.S_ISREG(found.attributes.mode):
+        raise UnionmountError(f"{printable(operand.word)}: is not a regular file")
+    for data in _pieces(files, found.attributes.node, operand):
+        sys.stdout.buffer.write(data)
 
 
-def _pieces(files: BrowsableTree, node: Node, operand: str) -> Iterator[bytes]:
-    from unionmount.system.os_errors import naming
-
+def _pieces(files: BrowsableTree, node: Node, operand: Operand) -> Iterator[bytes]:
     offset = 0
     while True:
-        with naming(operand):
+        with operand.naming():
             data = files.read(node, offset, _STEP)
         if not data:
             return

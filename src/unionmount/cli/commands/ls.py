@@ -10,20 +10,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
-from unionmount.cli.options import layer_option, platform_option, root_option
-from unionmount.errors import UsageError
-from unionmount.system.text import printable
+from unionmount.cli.options import (
+    all_layers_option,
+    layer_option,
+    platform_option,
+    root_option,
+    text_format_option,
+)
+from unionmount.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
+    from unionmount.browse.accounts import Accounts
+    from unionmount.browse.layer_states import LayerStates
+    from unionmount.browse.open import OpenView
     from unionmount.browse.paths import Found
-    from unionmount.cli.name_writer import NameWriter
+    from unionmount.cli.file_objects import FileDescriber
+    from unionmount.cli.name_writer import NameWriter, ObjectWriter
+    from unionmount.cli.operands import Operand
     from unionmount.cli.settings import Settings
     from unionmount.core import Attributes, BrowsableTree
     from unionmount.images.platform import Platform
 
 _BATCH = 256
 _UNITS = "KMGTPE"
-_MAX_ACCOUNTS = 4 * 1024 * 1024  # bytes that are read of /etc/passwd and /etc/group
 _ACL = b"system.posix_acl_"
 _NAMES = (1, 3, 4)  # columns that may be names instead of numbers
 _GAP = 2  # columns between two names
@@ -66,30 +75,51 @@ class _Style:
 )
 @platform_option
 @layer_option
+@all_layers_option
+@text_format_option
 @root_option
-@click.argument("operands", metavar="IMAGE[:PATH]…", nargs=-1)
+@click.argument("words", metavar="IMAGE [PATH…]", nargs=-1)
 @click.pass_context
 def command(
     context: click.Context,
     /,
     platform: Platform | None,
     layer: int | None,
-    operands: tuple[str, ...],
+    all_layers: bool,
+    form: str,
+    words: tuple[str, ...],
     **options: bool,
 ) -> None:
     """List files of an image like ls(1), without a mount.
 
     IMAGE is anything that "mount" accepts; a CONTAINER is shown with its changes. PATH begins with
-    '/', and is '/' by default. Names are sorted bytewise. The names of owners and groups are those
-    in /etc/passwd and /etc/group of the image; times are printed as by "ls --time-style=long-iso".
+    '/', and is '/' by default; IMAGE:PATH is the same, and several images can be given. Names are
+    sorted bytewise. The names of owners and groups are those in /etc/passwd and /etc/group of the
+    image; times are printed as by "ls --time-style=long-iso". With --all-layers, each layer that
+    has PATH is listed by itself; a name that a layer removes has type w, and % behind it.
     """
-    if not operands and options["human"] and sum(options.values()) == 1:  # "ls -h"
+    if not words and options["human"] and sum(options.values()) == 1:  # "ls -h"
         click.echo(context.get_help())
         return
-    if not operands:
+    if not words:
         raise UsageError("ls: no image was given")
+    from unionmount.cli.name_writer import NameWriter, ObjectWriter
+    from unionmount.cli.operands import by_image, image_and_paths
+
+    operands = image_and_paths(words)
+    out = NameWriter()
+    objects = None if form == "text" else ObjectWriter(form)
+    ls = _Ls(_style_of(options), out, objects, has_headings=len(operands) > 1)
+    for image, group in by_image(operands):
+        ls.image(context.obj, image, group, platform, layer, all_layers=all_layers)
+    out.flush()
+    if objects is not None:
+        objects.end()
+
+
+def _style_of(options: dict[str, bool]) -> _Style:
     numbers = options["numbers"]
-    style = _Style(
+    return _Style(
         long=options["long"] or numbers,
         recursive=options["recursive"] and not options["directory"],
         all=options["all_"],
@@ -100,45 +130,118 @@ def command(
         inodes=options["inodes"],
         lines=options["lines"],
     )
-    from unionmount.cli.name_writer import NameWriter
-
-    out = NameWriter()
-    for number, operand in enumerate(operands):
-        if number:
-            out.write(b"\n")
-        heading = operand if len(operands) > 1 else None
-        _list(context.obj, operand, heading, style, out, platform=platform, layer=layer)
-    out.flush()
 
 
-def _list(
-    settings: Settings,
-    operand: str,
-    heading: str | None,
-    style: _Style,
-    out: NameWriter,
-    *,
-    platform: Platform | None,
-    layer: int | None,
-) -> None:
-    from unionmount.browse.paths import follow, split_operand
-    from unionmount.cli.open_image import open_files
-    from unionmount.system.os_errors import naming
+@dataclass(slots=True)
+class _Ls:
+    """The listings of one command."""
 
-    word, path = split_operand(operand)
-    path = path or b"/"
-    with open_files(settings, word, platform=platform, layer=layer) as view:
-        with naming(printable(operand)):
+    style: _Style
+    out: NameWriter
+    objects: ObjectWriter | None  # of JSON
+    has_headings: bool
+    is_first: bool = True
+
+    def image(
+        self,
+        settings: Settings,
+        image: str,
+        operands: Sequence[Operand],
+        platform: Platform | None,
+        layer: int | None,
+        *,
+        all_layers: bool,
+    ) -> None:
+        """List the operands of one image."""
+        from unionmount.browse.accounts import Accounts
+        from unionmount.cli.open_image import open_files
+
+        with open_files(settings, image, platform=platform, layer=layer) as view:
+            is_text = self.objects is None
+            numbers = is_text and (self.style.numbers or not self.style.long)
+            accounts = Accounts(view.files, numbers=numbers)
+            for operand in operands:
+                if all_layers:
+                    self._layers(view, operand, accounts)
+                else:
+                    self._operand(view, operand, accounts)
+
+    def _operand(self, view: OpenView, operand: Operand, accounts: Accounts) -> None:
+        from unionmount.browse.paths import follow
+
+        path, style = operand.start, self.style
+        with operand.naming():
             found = follow(view.files, path, last=path.endswith(b"/"))
             if stat.S_ISLNK(found.attributes.mode) and not (style.long or style.directory):
                 found = _through_link(view.files, path, found)
-            accounts = _Accounts(view.files, numbers=style.numbers or not style.long)
-        lister = _Lister(view.files, style, out, accounts)
-        if found.is_directory and not style.directory:
+        heading = operand.word if self.has_headings else None
+        layers = _OneLayer(operand.image, view.upper)
+        self._list(view.files, found, path, heading, accounts, layers)
+
+    def _layers(self, view: OpenView, operand: Operand, accounts: Accounts) -> None:
+        from unionmount.browse.layer_states import LayerStates
+        from unionmount.browse.paths import Found
+        from unionmount.core import LayerTrees
+
+        layers, is_anywhere, path = len(view.image.layers), False, operand.start
+        with LayerTrees(view.tree) as trees:
+            states = LayerStates(trees, layers)
+            for layer in range(layers):
+                inside = b"%d/%b" % (layer, path)
+                try:
+                    found = Found(inside.rstrip(b"/"), trees.resolve(inside))
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                is_anywhere = True
+                word = f"{operand.word}, " if self.has_headings else ""
+                one = _OneLayer(operand.image, view.upper, layer, states)
+                self._list(trees, found, path, f"{word}layer {layer}", accounts, one)
+        if not is_anywhere:
+            raise NotFoundError(f"{operand.word}: no layer has this path")
+
+    def _list(
+        self,
+        files: BrowsableTree,
+        found: Found,
+        path: bytes,
+        heading: str | None,
+        accounts: Accounts,
+        layers: _OneLayer,
+    ) -> None:
+        if self.objects is not None:
+            lister = _JsonLister(files, self.style, self.objects, layers.describer(files, accounts))
+            lister.list(found, path, layers)
+            return
+        if not self.is_first:
+            self.out.write(b"\n")
+        self.is_first = False
+        printer = _Printer(files, self.style, self.out, accounts, marks=layers.number is not None)
+        if heading is not None and layers.number is not None:
+            self.out.write(f"{heading}:\n".encode("utf-8", "surrogateescape"))
+            heading = None
+        if found.is_directory and not self.style.directory:
             top = path if heading is None else heading.encode("utf-8", "surrogateescape")
-            lister.directories(found, top, with_heading=style.recursive or heading is not None)
+            printer.directories(
+                found, top, with_heading=self.style.recursive or heading is not None
+            )
         else:
-            lister.names([(path, found.attributes)])
+            printer.names([(path, found.attributes)])
+
+
+@dataclass(frozen=True, slots=True)
+class _OneLayer:
+    """What JSON tells of the place of a file: the image and, with --all-layers, the layer."""
+
+    image: str
+    upper: int | None
+    number: int | None = None
+    states: LayerStates | None = None
+
+    def describer(self, files: BrowsableTree, accounts: Accounts) -> FileDescriber:
+        """Return the maker of objects."""
+        from unionmount.cli.file_objects import FileDescriber
+
+        return FileDescriber(self.image, files, accounts, self.upper)
 
 
 def _through_link(files: BrowsableTree, path: bytes, found: Found) -> Found:
@@ -152,88 +255,99 @@ def _through_link(files: BrowsableTree, path: bytes, found: Found) -> Found:
     return target if target.is_directory else found
 
 
-# ---- owners --------------------------------------------------------------------------------------
-
-
-class _Accounts:
-    """The names that an image gives to the numbers of users and groups."""
-
-    def __init__(self, files: BrowsableTree, *, numbers: bool) -> None:
-        self._users = {} if numbers else _read_accounts(files, b"/etc/passwd")
-        self._groups = {} if numbers else _read_accounts(files, b"/etc/group")
-
-    def user(self, number: int) -> str:
-        """Return a user's name, or the number if there is none."""
-        return self._users.get(number, str(number))
-
-    def group(self, number: int) -> str:
-        """Return a group's name, or the number if there is none."""
-        return self._groups.get(number, str(number))
-
-
-def _read_accounts(files: BrowsableTree, path: bytes) -> dict[int, str]:
-    """Read names by number: the first entry of a number counts, malformed lines are skipped."""
-    from unionmount.browse.paths import follow
-
-    found: dict[int, str] = {}
-    try:
-        attributes = follow(files, path).attributes
-        if not stat.S_ISREG(attributes.mode):
-            return {}
-        data = files.read(attributes.node, 0, min(attributes.size, _MAX_ACCOUNTS))
-    except OSError:
-        return {}
-    for line in data.split(b"\n"):
-        name, _, rest = line.partition(b":")
-        number = rest.partition(b":")[2].partition(b":")[0]
-        if name and number.isdigit() and len(number) <= 10:
-            found.setdefault(int(number), printable(name))
-    return found
-
-
 # ---- listing -------------------------------------------------------------------------------------
 
 _Named = tuple[bytes, "Attributes"]
 
 
 @dataclass(frozen=True, slots=True)
+class _Page:
+    """A directory and the names in it that are listed."""
+
+    path: bytes
+    attributes: Attributes
+    above: Attributes
+    inside: Sequence[_Named]
+
+
+@dataclass(frozen=True, slots=True)
 class _Lister:
-    """A printer of directories and names of one image."""
+    """A reader of directories of one image."""
 
     files: BrowsableTree
     style: _Style
-    out: NameWriter
-    accounts: _Accounts
 
-    def directories(self, found: Found, top: bytes, *, with_heading: bool) -> None:
-        """Print a directory and, with -R, those below it."""
-        pending = [(top, found.attributes, self._above(found))]
-        is_first = True
+    def pages(self, found: Found, top: bytes) -> Iterator[_Page]:
+        """Yield a directory and, with -R, those below it."""
+        above = self.files.resolve(found.path.rpartition(b"/")[0])
+        pending = [(top, found.attributes, above)]
         while pending:
             path, attributes, above = pending.pop()
-            if with_heading:
-                self.out.write(b"" if is_first else b"\n")
-                self.out.name(path, b":\n")
-            is_first = False
             inside = [one for one in self._children(attributes) if self.style.shows(one[0])]
-            dots = [(b".", attributes), (b"..", above)] if self.style.all else []
-            listed = sorted([*dots, *inside], key=lambda one: one[0]) if dots else inside
-            if self.style.long:
-                self._total(listed)
-            self.names(listed)
+            yield _Page(path, attributes, above, inside)
             if self.style.recursive:
                 prefix = path if path.endswith(b"/") else path + b"/"
                 below = [one for one in inside if stat.S_ISDIR(one[1].mode)]
                 pending += [(prefix + name, inner, attributes) for name, inner in below[::-1]]
-
-    def _above(self, found: Found) -> Attributes:
-        return self.files.resolve(found.path.rpartition(b"/")[0])
 
     def _children(self, directory: Attributes) -> Iterator[_Named]:
         cookie = 0
         while entries := self.files.list(directory.node, cookie, _BATCH):
             yield from ((entry.name, entry.attributes) for entry in entries)
             cookie = entries[-1].next
+
+
+@dataclass(frozen=True, slots=True)
+class _JsonLister(_Lister):
+    """A printer of objects, one for each name."""
+
+    objects: ObjectWriter
+    describer: FileDescriber
+
+    def list(self, found: Found, path: bytes, layers: _OneLayer) -> None:
+        """Print what ls lists: the names in a directory, or the file itself."""
+        if not found.is_directory or self.style.directory:
+            self._add(path, found.attributes, layers)
+            return
+        for page in self.pages(found, path):
+            prefix = page.path if page.path.endswith(b"/") else page.path + b"/"
+            for name, attributes in page.inside:
+                self._add(prefix + name, attributes, layers)
+
+    def _add(self, path: bytes, attributes: Attributes, layers: _OneLayer) -> None:
+        state = None
+        if layers.states is not None and layers.number is not None:
+            state = layers.states.of(layers.number, path.strip(b"/"), attributes)
+        self.objects.add(self.describer.describe(path, attributes, layers.number, state))
+
+
+@dataclass(frozen=True, slots=True)
+class _Printer(_Lister):
+    """A printer of directories and names of one image; ``marks``: of a layer, with whiteouts."""
+
+    out: NameWriter
+    accounts: Accounts
+    marks: bool
+
+    def directories(self, found: Found, top: bytes, *, with_heading: bool) -> None:
+        """Print a directory and, with -R, those below it."""
+        is_first = True
+        for page in self.pages(found, top):
+            if with_heading:
+                self.out.write(b"" if is_first else b"\n")
+                self.out.name(page.path, b":\n")
+            is_first = False
+            dots = [(b".", page.attributes), (b"..", page.above)] if self.style.all else []
+            listed = sorted([*dots, *page.inside], key=lambda one: one[0]) if dots else page.inside
+            if self.style.long:
+                self._total(listed)
+            self.names(listed)
+
+    def _is_whiteout(self, found: Attributes) -> bool:
+        return self.marks and _is_device(found) and not found.major and not found.minor
+
+    def _shown(self, name: bytes, found: Attributes) -> bytes:
+        return self.out.shown(name) + (b"%" if self._is_whiteout(found) else b"")
 
     def _total(self, inside: Sequence[_Named]) -> None:
         blocks = sum(attributes.blocks for _, attributes in inside)
@@ -248,8 +362,8 @@ class _Lister:
         width = max((len(str(found.node)) for _, found in inside), default=0)
         prefixes = [f"{found.node:>{width}} " if self.style.inodes else "" for _, found in inside]
         shown = [
-            prefix.encode("ascii") + self.out.shown(name)
-            for prefix, (name, _) in zip(prefixes, inside, strict=True)
+            prefix.encode("ascii") + self._shown(name, found)
+            for prefix, (name, found) in zip(prefixes, inside, strict=True)
         ]
         if self.out.is_terminal and not self.style.lines:
             shown = list(in_columns(shown, shutil.get_terminal_size().columns))
@@ -272,7 +386,7 @@ class _Lister:
             target = b""
             if stat.S_ISLNK(attributes.mode):
                 target = b" -> " + self.out.shown(self.files.readlink(attributes.node))
-            self.out.write(self.out.shown(name) + target + b"\n")
+            self.out.write(self._shown(name, attributes) + target + b"\n")
 
     def _columns(self, found: Attributes, major: int, minor: int) -> tuple[str, ...]:
         size = human(found.size) if self.style.human else str(found.size)
@@ -281,7 +395,8 @@ class _Lister:
         has_acl = any(name.startswith(_ACL) for name in self.files.listxattr(found.node))
         return (
             str(found.node),
-            stat.filemode(found.mode) + ("+" if has_acl else ""),
+            ("w---------" if self._is_whiteout(found) else stat.filemode(found.mode))
+            + ("+" if has_acl else ""),
             str(found.nlink),
             self.accounts.user(found.uid),
             self.accounts.group(found.gid),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import unionmount.cli.declared as click
 from unionmount.cli.options import platform_option, root_option, stream_format_option
 from unionmount.cli.output import human_size, print_table
+from unionmount.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,17 +29,16 @@ _CREATED_BY_MAX = 60
 @stream_format_option
 @click.option("--no-trunc", is_flag=True, help="Print digests and commands in full.")
 @root_option
-@click.argument("source", metavar="IMAGE")
-@click.argument("path")
+@click.argument("words", metavar="IMAGE PATH", nargs=-1, required=True)
 @click.pass_obj
 def command(
-    settings: Settings, platform: Platform | None, form: str, no_trunc: bool, source: str, path: str
+    settings: Settings, platform: Platform | None, form: str, no_trunc: bool, words: tuple[str, ...]
 ) -> None:
     """Show what each layer of IMAGE did to PATH, newest first, and which one is visible.
 
     A layer added the path, changed it, deleted it, mentioned it (as the parent directory of another
     entry), or hid it by a change to a directory above. Symlinks are followed, except for the last
-    component. For a CONTAINER, the layers of its image are shown.
+    component. For a CONTAINER, the layers of its image are shown. IMAGE:PATH is the same.
     """
     from unionmount.browse.layer_history import trace
     from unionmount.cli.name_writer import write_objects
@@ -47,17 +47,30 @@ def command(
     from unionmount.system.os_errors import naming
     from unionmount.system.text import printable
 
+    source, path = _operand(words)
     with (
         open_below(settings, source, platform=platform) as image,
-        naming(f"{printable(source)}:{printable(path)}"),
+        naming(f"{printable(source)}:{printable(os.fsdecode(path))}"),
     ):
         steps = steps_of_layers(image.image.config.history, len(image.layers))
-        settled, touches = trace(image.tree(), os.fsencode(path))
+        settled, touches = trace(image.tree(), path)
         if form == "table":
             rows = [_row(image, steps, touch, no_trunc) for touch in touches]
             print_table(_HEADER, rows, full=no_trunc)
         else:
             write_objects((_object(image, steps, touch, settled) for touch in touches), form)
+
+
+def _operand(words: Sequence[str]) -> tuple[str, bytes]:
+    """Return the image and the path, which may begin without a slash if it stands by itself."""
+    from unionmount.cli.operands import image_and_paths
+
+    if len(words) == 2 and not words[1].startswith("/"):
+        words = [words[0], f"/{words[1]}"]
+    operands = image_and_paths(words)
+    if len(operands) != 1 or operands[0].path is None:
+        raise UsageError("which takes one image and one path in it: IMAGE PATH")
+    return operands[0].image, operands[0].path
 
 
 def _row(

@@ -1,0 +1,127 @@
+"""The actions of find(1): printing in its ways, -prune and -quit."""
+
+from __future__ import annotations
+
+import stat
+import time
+from dataclasses import dataclass
+
+from unionmount.browse.find.expression import Run, Stop
+from unionmount.browse.find.times import local_time, parts_of
+from unionmount.core.scan import Visit
+
+_RECENT = 6 * 30 * 24 * 60 * 60  # seconds for which -ls prints hours instead of a year
+_SLOP = 60 * 60
+_SPECIAL = {
+    ord("\\"): b"\\\\",
+    ord("\n"): b"\\n",
+    ord("\b"): b"\\b",
+    ord("\r"): b"\\r",
+    ord("\t"): b"\\t",
+    ord("\f"): b"\\f",
+    ord(" "): b"\\ ",
+    ord('"'): b'\\"',
+}
+_ESCAPED = [
+    _SPECIAL.get(code, bytes([code]) if 0o40 < code < 0o177 else b"\\%03o" % code)
+    for code in range(256)
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Print:
+    """-print and -print0."""
+
+    end: bytes = b"\n"
+
+    def holds(self, visit: Visit, run: Run) -> bool:
+        """Print the path."""
+        run.out.found(visit, self.end, run.place)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """-prune."""
+
+    def holds(self, visit: Visit, run: Run) -> bool:  # noqa: ARG002
+        """Let the search not enter the directory."""
+        run.pruned = True
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    """-quit."""
+
+    def holds(self, visit: Visit, run: Run) -> bool:  # noqa: ARG002
+        """End the search."""
+        raise Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Ls:
+    """-ls."""
+
+    def holds(self, visit: Visit, run: Run) -> bool:
+        """Print a line of attributes; columns grow with the widest value so far."""
+        found, place, widths = visit.attributes, run.place, run.widths
+        is_device = stat.S_ISCHR(found.mode) or stat.S_ISBLK(found.mode)
+        left = [
+            _right(widths, 0, str(found.node)),
+            " ",
+            _right(widths, 1, str(-(-found.blocks // 2))),
+            " ",
+            stat.filemode(found.mode),
+            " ",
+            _right(widths, 2, str(found.nlink)),
+            " ",
+            _owner(widths, place.accounts.user(found.uid), found.uid),
+            " ",
+            _left(widths, 4, place.accounts.group(found.gid)),
+            " ",
+        ]
+        if is_device:
+            left += [_right(widths, 5, str(found.major)), ", ", _right(widths, 6, str(found.minor))]
+        else:
+            left.append(_right(widths, 7, str(found.size)))
+        left += [" ", _when(found.mtime_ns, run.now), " "]
+        line = "".join(left).encode() + escaped(visit.path)
+        if stat.S_ISLNK(found.mode):
+            line += b" -> " + escaped(place.files.readlink(visit.node))
+        run.out.text(line + b"\n")
+        return True
+
+
+def _right(widths: list[int], column: int, text: str) -> str:
+    widths[column] = max(widths[column], len(text))
+    return text.rjust(widths[column])
+
+
+def _left(widths: list[int], column: int, text: str) -> str:
+    widths[column] = max(widths[column], len(text))
+    return text.ljust(widths[column])
+
+
+def _owner(widths: list[int], name: str, number: int) -> str:
+    """Return the owner; as in find, numbers do not use the width of longer names."""
+    if name != str(number):
+        return _left(widths, 3, name)
+    text = name.ljust(8)
+    widths[3] = max(widths[3], len(text) + 1)
+    return text
+
+
+def escaped(name: bytes) -> bytes:
+    """Return a name in which everything but plain characters is escaped, as by ls -b."""
+    return b"".join(map(_ESCAPED.__getitem__, name))
+
+
+def _when(mtime_ns: int, now: int) -> str:
+    """Format a time with the hour, or with the year if it is not of the last months."""
+    seconds, current = parts_of(mtime_ns)[0], parts_of(now)[0]
+    local = local_time(seconds)
+    if local is None:
+        return str(seconds).rjust(12)
+    is_recent = current - _RECENT <= seconds <= current + _SLOP
+    return time.strftime("%b %e %H:%M" if is_recent else "%b %e  %Y", local)

@@ -1,0 +1,388 @@
+"""-printf: a format, parsed once, and the values of its directives."""
+
+from __future__ import annotations
+
+import errno
+import re
+import stat
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from unionmount.browse.find.expression import ExpressionError, Run
+from unionmount.browse.find.tests import target_mode
+from unionmount.browse.find.times import local_time, parts_of
+from unionmount.core.scan import Visit
+from unionmount.system.text import printable
+
+_ESCAPES = {
+    "a": b"\a",
+    "b": b"\b",
+    "f": b"\f",
+    "n": b"\n",
+    "r": b"\r",
+    "t": b"\t",
+    "v": b"\v",
+    "\\": b"\\",
+}
+_DIRECTIVE = re.compile(r"%([-+ #]*)([0-9]*)(?:\.([0-9]*))?")
+_OCTAL = re.compile(r"[0-7]{1,3}")
+_MAX_WIDTH = 65536  # a wider column is an error, not a request for memory
+_TYPE_LETTERS = {
+    stat.S_IFREG: b"f",
+    stat.S_IFDIR: b"d",
+    stat.S_IFLNK: b"l",
+    stat.S_IFBLK: b"b",
+    stat.S_IFCHR: b"c",
+    stat.S_IFIFO: b"p",
+    stat.S_IFSOCK: b"s",
+}
+_WITH_FRACTION = frozenset("STX@+")
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+_REFUSED = {
+    "D": "an image has no device number",
+    "F": "an image is in no file system",
+    "Z": "an image has no SELinux contexts of its own",
+}
+
+Value = Callable[[Visit, Run], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Printf:
+    """-printf: pieces that are text or functions of the file."""
+
+    pieces: Sequence[Value]
+
+    def holds(self, visit: Visit, run: Run) -> bool:
+        """Print the format for a file."""
+        run.out.text(b"".join([piece(visit, run) for piece in self.pieces]))
+        return True
+
+
+# ---- values --------------------------------------------------------------------------------------
+
+
+def _number(value_of: Callable[[Visit], int]) -> Value:
+    return lambda visit, _: b"%d" % value_of(visit)
+
+
+def _directory_name(visit: Visit, _: Run) -> bytes:
+    path = visit.path.rstrip(b"/") or b"/"
+    head, slash, _name = path.rpartition(b"/")
+    return head if slash else b"."
+
+
+def _below_start(visit: Visit, run: Run) -> bytes:
+    if not visit.depth:
+        return b""
+    return visit.path[len(run.place.start) :].removeprefix(b"/")
+
+
+def _base_name(visit: Visit, _: Run) -> bytes:
+    if visit.depth:
+        return visit.name
+    path = visit.path
+    end = len(path.rstrip(b"/"))
+    return path[path.rfind(b"/", 0, end) + 1 :] if end else b"/"
+
+
+def _target(visit: Visit, run: Run) -> bytes:
+    if not stat.S_ISLNK(visit.mode):
+        return b""
+    return run.place.files.readlink(visit.node)
+
+
+def _type(visit: Visit, _: Run) -> bytes:
+    return _TYPE_LETTERS.get(stat.S_IFMT(visit.mode), b"U")
+
+
+def _target_type(visit: Visit, run: Run) -> bytes:
+    mode, code = target_mode(visit, run)
+    if code:
+        return {errno.ELOOP: b"L"}.get(code, b"N")
+    return _TYPE_LETTERS.get(stat.S_IFMT(mode), b"U")
+
+
+def _sparseness(visit: Visit) -> float:
+    found = visit.attributes
+    if not found.size:
+        return 1.0 if not found.blocks else float("inf")
+    return 512.0 * found.blocks / found.size
+
+
+def _layer(visit: Visit, run: Run) -> bytes:
+    number = visit.attributes.layer if run.place.layer is None else run.place.layer
+    return b"%d" % number
+
+
+_VALUES: dict[str, Value] = {
+    "b": _number(lambda visit: visit.attributes.blocks),
+    "f": _base_name,
+    "g": lambda visit, run: run.place.accounts.group(visit.gid).encode(),
+    "G": _number(lambda visit: visit.gid),
+    "h": _directory_name,
+    "H": lambda _, run: run.place.start,
+    "i": _number(lambda visit: visit.node),
+    "k": _number(lambda visit: -(-visit.attributes.blocks // 2)),
+    "l": _target,
+    "M": lambda visit, _: stat.filemode(visit.mode).encode("ascii"),
+    "n": _number(lambda visit: visit.attributes.nlink),
+    "p": lambda visit, _: visit.path,
+    "P": _below_start,
+    "s": _number(lambda visit: visit.size),
+    "u": lambda visit, run: run.place.accounts.user(visit.uid).encode(),
+    "U": _number(lambda visit: visit.uid),
+    "y": _type,
+    "Y": _target_type,
+}
+_OWN: dict[str, Value] = {  # %{name}, which find reserves
+    "layer": _layer,
+    "state": lambda visit, run: str(run.place.file_state(visit)).encode("ascii"),
+}
+_TIMES: dict[str, Callable[[Visit], int]] = {
+    "a": lambda visit: visit.attributes.atime_ns,
+    "c": lambda visit: visit.attributes.ctime_ns,
+    "t": lambda visit: visit.attributes.mtime_ns,
+}
+
+
+def _ctime(ns: int) -> bytes:
+    """Format a time like ctime(3), with a fraction."""
+    seconds, nano = parts_of(ns)
+    local = local_time(seconds)
+    if local is None:
+        return b"%d.%09d0" % (seconds, nano)
+    day, month = _DAYS[local.tm_wday], _MONTHS[local.tm_mon - 1]
+    clock = f"{local.tm_hour:02d}:{local.tm_min:02d}:{local.tm_sec:02d}.{nano:09d}0"
+    return f"{day} {month} {local.tm_mday:2d} {clock} {local.tm_year:04d}".encode("ascii")
+
+
+def _date(ns: int, kind: str) -> bytes:
+    """Format a part of a time as strftime(3), with a fraction behind seconds."""
+    seconds, nano = parts_of(ns)
+    fraction = f".{nano:09d}0" if kind in _WITH_FRACTION else ""
+    local = local_time(seconds) if kind != "@" else None
+    if local is None:
+        return f"{seconds}{fraction}".encode("ascii")
+    form = "%F+%T" if kind == "+" else f"%{kind}"
+    text = time.strftime(form, local)
+    if fraction:
+        text = _with_fraction(text, form, local, fraction)
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _with_fraction(text: str, form: str, local: time.struct_time, fraction: str) -> str:
+    """Insert a fraction behind the seconds: the two digits that change with them."""
+    second = local.tm_sec - 11 if local.tm_sec >= 11 else local.tm_sec + 11
+    other = time.strftime(form, (*local[:5], second, *local[6:]))
+    if len(other) != len(text):
+        return text
+    differing = [at for at, pair in enumerate(zip(text, other, strict=True)) if pair[0] != pair[1]]
+    if len(differing) != 2 or differing[1] != differing[0] + 1:
+        return text
+    end = differing[1] + 1
+    if text[end : end + 1].isdigit():
+        return text
+    return text[:end] + fraction + text[end:]
+
+
+# ---- columns -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """Flags, width and precision of a directive."""
+
+    flags: str
+    width: int
+    precision: int | None
+
+    def text(self, value: bytes) -> bytes:
+        """Return a string in the column."""
+        if self.precision is not None:
+            value = value[: self.precision]
+        return value.ljust(self.width) if "-" in self.flags else value.rjust(self.width)
+
+    def digits(self, text: str) -> bytes:
+        """Return the digits of a number in the column, with an optional sign."""
+        if self.precision is not None:
+            text = "" if not self.precision and text == "0" else text.rjust(self.precision, "0")
+        return self._sized(text, zeros=self.precision is None)
+
+    def _sized(self, text: str, *, zeros: bool) -> bytes:
+        if "-" in self.flags:
+            return text.ljust(self.width).encode("ascii")
+        if "0" in self.flags and zeros:
+            return text.rjust(self.width, "0").encode("ascii")
+        return text.rjust(self.width).encode("ascii")
+
+    def decimal(self, value: int) -> bytes:
+        """Return a number that is not negative as %d."""
+        sign = "+" if "+" in self.flags else " " if " " in self.flags else ""
+        digits = str(value)
+        if self.precision is not None:
+            digits = digits.rjust(self.precision, "0") if self.precision or value else ""
+        elif "0" in self.flags and "-" not in self.flags:
+            digits = digits.rjust(self.width - len(sign), "0")
+        return self._sized(sign + digits, zeros=False)
+
+    def octal(self, value: int) -> bytes:
+        """Return a number as %o."""
+        digits = f"{value:o}"
+        if "#" in self.flags and value:
+            digits = "0" + digits
+        return self.digits(digits)
+
+    def floating(self, value: float) -> bytes:
+        """Return a number as %g."""
+        form = f"%{self.flags}{self.width or ''}"
+        form += f".{self.precision}g" if self.precision is not None else "g"
+        return (form % value).encode("ascii")
+
+
+# ---- parsing -------------------------------------------------------------------------------------
+
+
+class FormatParser:
+    """A parser of formats, which collects warnings."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._pieces: list[Value] = []
+        self._plain = bytearray()
+        self.warnings: list[str] = []
+
+    def parse(self) -> Printf:
+        """Return the action; raise ExpressionError if the format is not valid."""
+        while self._at < len(self._text):
+            character = self._text[self._at]
+            if character == "\\":
+                if self._text.startswith("\\c", self._at):  # nothing after it is printed
+                    break
+                self._escape()
+            elif character == "%":
+                self._directive()
+            else:
+                self._literal(character)
+                self._at += 1
+        self._end_plain()
+        return Printf(tuple(self._pieces))
+
+    def _literal(self, text: str) -> None:
+        self._plain += text.encode("utf-8", "surrogateescape")
+
+    def _end_plain(self) -> None:
+        if self._plain:
+            text = bytes(self._plain)
+            self._pieces.append(lambda _visit, _run: text)
+            self._plain = bytearray()
+
+    def _escape(self) -> None:
+        after = self._text[self._at + 1 : self._at + 2]
+        octal = _OCTAL.match(self._text, self._at + 1)
+        if octal is not None:
+            self._plain.append(int(octal[0], 8) & 0xFF)
+            self._at = octal.end()
+        elif after in _ESCAPES:
+            self._plain += _ESCAPES[after]
+            self._at += 2
+        else:
+            if after:
+                self.warnings.append(f"unrecognized escape `\\{printable(after)}'")
+            else:
+                self.warnings.append("escape `\\' followed by nothing at all")
+            self._literal("\\" + after)
+            self._at += 2
+
+    def _directive(self) -> None:
+        if self._at + 1 == len(self._text):
+            raise ExpressionError("find: error: % at end of format string")
+        if self._text[self._at + 1] == "%":
+            self._literal("%")
+            self._at += 2
+            return
+        match = _DIRECTIVE.match(self._text, self._at)
+        assert match is not None
+        column, end = _column(match), match.end()
+        letter = self._text[end : end + 1]
+        if letter == "{":
+            self._own(column, end)
+            return
+        length = 2 if letter and letter in "ABCT" else 1
+        value = _value(letter, self._text[end + 1 : end + 2], column)
+        if value is not None:
+            self._end_plain()
+            self._pieces.append(value)
+            self._at = end + length
+            return
+        self._unknown(letter, end)
+
+    def _own(self, column: _Column, brace: int) -> None:
+        end = self._text.find("}", brace)
+        value = _OWN.get(self._text[brace + 1 : end]) if end > 0 else None
+        if value is None:
+            known = ", ".join(f"%{{{name}}}" for name in _OWN)
+            raise ExpressionError(
+                "find: error: the format directive `%{' is reserved for future use; "
+                f"unionmount has {known}"
+            )
+        found = value
+        self._end_plain()
+        self._pieces.append(lambda visit, run: column.text(found(visit, run)))
+        self._at = end + 1
+
+    def _unknown(self, letter: str, end: int) -> None:
+        if letter and letter in "[(":
+            message = f"find: error: the format directive `%{letter}' is reserved for future use"
+            raise ExpressionError(message)
+        shown = printable(letter)
+        if letter and letter in "ABCT":
+            self.warnings.append(
+                f"format directive `%{shown}' should be followed by another character"
+            )
+        else:
+            self.warnings.append(f"unrecognized format directive `%{shown}'")
+        self._literal(self._text[self._at : end + 1])
+        self._at = end + 1
+
+
+def _column(match: re.Match[str]) -> _Column:
+    flags, width = match[1], match[2]
+    if width.startswith("0"):
+        flags += "0"
+    column = _Column(flags, int(width or 0), None if match[3] is None else int(match[3] or 0))
+    if column.width > _MAX_WIDTH or (column.precision or 0) > _MAX_WIDTH:
+        raise ExpressionError(f"find: a column of -printf is wider than {_MAX_WIDTH} characters")
+    return column
+
+
+def _value(letter: str, after: str, column: _Column) -> Value | None:
+    """Return the function of a directive; None if there is no such directive."""
+    if letter in _REFUSED:
+        raise ExpressionError(f"find: '%{letter}' is not supported: {_REFUSED[letter]}")
+    if letter == "d":
+        return lambda visit, _: column.decimal(visit.depth)
+    if letter == "m":
+        return lambda visit, _: column.octal(visit.mode & 0o7777)
+    if letter == "S":
+        return lambda visit, _: column.floating(_sparseness(visit))
+    if letter in _TIMES:
+        time_of = _TIMES[letter]
+        return lambda visit, _: column.text(_ctime(time_of(visit)))
+    if letter and letter in "ABCT" and after:
+        return _part_of_time(letter, after, column)
+    found = _VALUES.get(letter)
+    if found is None:
+        return None
+    value = found
+    return lambda visit, run: column.text(value(visit, run))
+
+
+def _part_of_time(letter: str, kind: str, column: _Column) -> Value:
+    if letter == "B":
+        raise ExpressionError("find: '%B' is not supported: a layer has no birth times")
+    of = _TIMES["t" if letter == "T" else letter.lower()]
+    return lambda visit, _: column.text(_date(of(visit), kind))

@@ -1,0 +1,62 @@
+"""The search itself."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+from unionmount.browse.find.expression import Expression, Output, Place, Run, Stop
+from unionmount.browse.find.program import compile_expression
+from unionmount.core.scan import Batch, Scan
+
+if TYPE_CHECKING:
+    from unionmount.core import Node
+
+
+def search(expression: Expression, start: Node, place: Place, out: Output, now: int) -> bool:
+    """Search below a node; return whether the search may go on, which -quit denies.
+
+    ``now`` is the time in nanoseconds.
+    """
+    program = compile_expression(expression, may_print=out.is_plain)
+    run = Run(place, out, now)
+    with Scan(place.files, start, place.start, program.plan) as scan:
+        judge = _Judge(expression, run, scan)
+        try:
+            for batch in scan.batches():
+                if batch.text:
+                    out.text(batch.text)
+                judge.batch(batch, complete=program.complete)
+        except Stop:
+            return False
+    return True
+
+
+class _Judge:
+    """The expression, for files that the core keeps."""
+
+    def __init__(self, expression: Expression, run: Run, scan: Scan) -> None:
+        self._node = expression.node
+        self._enters = not expression.post_order  # then -prune has an effect
+        self._run = run
+        self._scan = scan
+
+    def batch(self, batch: Batch, *, complete: bool) -> None:
+        """Judge the files of a piece, except those below a directory that was pruned."""
+        pruned, below, run = None, b"", self._run
+        holds = self._node.holds
+        for visit in batch.visits:
+            if below and visit.path.startswith(below):
+                continue
+            if visit.error:
+                run.out.error(visit.path, visit.error)
+                continue
+            if complete:
+                continue
+            run.pruned = False
+            holds(visit, run)
+            if run.pruned and self._enters and stat.S_ISDIR(visit.mode):
+                pruned = visit
+                below = visit.path if visit.path.endswith(b"/") else visit.path + b"/"
+        if pruned is not None:
+            self._scan.leave(pruned)

@@ -1,0 +1,205 @@
+"""Searches below a directory that run simple tests in C (``tree/scan.h``)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from unionmount._core import ffi, lib
+from unionmount.core.handle import Owner, check
+from unionmount.core.nodes import Attributes, BrowsableTree, Node
+from unionmount.core.tree import Tree
+from unionmount.core.unstacked import LayerTrees
+from unionmount.core.upper import View
+
+SKIP: int = lib.UM_SCAN_SKIP
+KEEP: int = lib.UM_SCAN_KEEP
+MAX_TESTS: int = lib.UM_SCAN_TESTS_MAX
+NO_DEPTH = 2**32 - 1
+_LEAST_TIME = -(2**63)
+_NS = 1_000_000_000
+
+# struct um_scan_record: um_attr, depth, error, path, path_size, name_size
+_RECORD = struct.Struct("=Q6I2Qq2I2q2IIiQ2I")
+assert _RECORD.size == ffi.sizeof("struct um_scan_record")
+
+
+class ScanTest(NamedTuple):
+    """One test of a program (see ``struct um_scan_test``).
+
+    ``what`` is the name of the constant without ``UM_SCAN_``. Times are nanoseconds.
+    """
+
+    what: str
+    low: int = 0
+    high: int = 0
+    since: int = 0
+    until: int = 0
+    pattern: bytes = b""
+
+
+class ScanStep(NamedTuple):
+    """A test with the numbers of the steps that follow it, or SKIP or KEEP."""
+
+    test: ScanTest
+    yes: int
+    no: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanPlan:
+    """A program, and the depths at which it runs; of no steps, everything is kept."""
+
+    steps: Sequence[ScanStep] = ()
+    least: int = 0
+    most: int | None = None
+    post_order: bool = False
+
+
+class Visit:
+    """A file that a search found; ``error`` is the errno of a directory that cannot be read."""
+
+    __slots__ = ("_raw", "path")
+
+    def __init__(self, raw: tuple[int, ...], path: bytes) -> None:
+        self._raw = raw
+        self.path = path
+
+    @property
+    def node(self) -> Node:
+        """The node."""
+        return Node(self._raw[0])
+
+    @property
+    def mode(self) -> int:
+        """Type and permissions."""
+        return self._raw[1]
+
+    @property
+    def uid(self) -> int:
+        """The number of the owner."""
+        return self._raw[3]
+
+    @property
+    def gid(self) -> int:
+        """The number of the group."""
+        return self._raw[4]
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+        return self._raw[7]
+
+    @property
+    def depth(self) -> int:
+        """The depth below the start, which has 0."""
+        return self._raw[16]
+
+    @property
+    def error(self) -> int:
+        """The errno, 0 unless the directory could not be read on."""
+        return -self._raw[17]
+
+    @property
+    def name(self) -> bytes:
+        """The last component of the path."""
+        if not self.depth:  # the path may end with slashes
+            return self.path.rstrip(b"/").rpartition(b"/")[2] or b"/"
+        return self.path[-self._raw[20] :]
+
+    @property
+    def attributes(self) -> Attributes:
+        """All attributes."""
+        raw = self._raw
+        return Attributes(
+            Node(raw[0]),
+            *raw[1:9],  # type: ignore[call-arg]
+            raw[9] * _NS + raw[10],
+            raw[11],
+            raw[12] * _NS + raw[14],
+            raw[13] * _NS + raw[15],
+        )
+
+
+class Batch(NamedTuple):
+    """A piece of the result: what the program printed, and the files that it kept."""
+
+    text: bytes
+    visits: Sequence[Visit]
+
+
+class Scan(Owner):
+    """A search of ``start`` and everything below, with ``shown`` as the path of the start."""
+
+    def __init__(
+        self, files: BrowsableTree, start: Node, shown: bytes, plan: ScanPlan = ScanPlan()
+    ) -> None:
+        self._files = files
+        self._kept: list[Any] = []  # what C borrows
+        setup = ffi.new("struct um_scan_setup *")
+        setup.tests, setup.n_tests = self._c_tests(plan.steps), len(plan.steps)
+        setup.flags = lib.UM_SCAN_POST_ORDER if plan.post_order else 0
+        setup.least = min(plan.least, NO_DEPTH)
+        setup.most = NO_DEPTH if plan.most is None else min(plan.most, NO_DEPTH)
+        text = ffi.from_buffer(shown)
+        setup.start, setup.shown, setup.shown_size = start, text, len(shown)
+        out = ffi.new("struct um_scan **")
+        function, owner = _opener(files)
+        check(function(owner, setup, out))
+        self._handle = out[0]
+        self._batch = ffi.new("struct um_scan_batch *")
+
+    def _release(self, handle: Any) -> None:
+        lib.um_scan_close(handle)
+
+    def _c_tests(self, steps: Sequence[ScanStep]) -> Any:
+        tests = ffi.new("struct um_scan_test[]", max(len(steps), 1))
+        self._kept.append(tests)
+        for slot, (test, yes, no) in zip(tests, steps, strict=False):
+            slot.what = getattr(lib, f"UM_SCAN_{test.what}")
+            slot.yes, slot.no = yes, no
+            slot.low, slot.high = test.low, test.high
+            slot.since, slot.since_nsec = _c_time(test.since)
+            slot.until, slot.until_nsec = _c_time(test.until)
+            pattern = ffi.new("char[]", test.pattern)
+            self._kept.append(pattern)
+            slot.pattern = pattern
+        return tests
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the pieces; the nodes in one are valid until the next one is taken."""
+        batch = self._batch
+        while check(lib.um_scan_next(self._handle, batch)):
+            text = bytes(ffi.buffer(batch.text, batch.text_size)) if batch.text_size else b""
+            yield Batch(text, self._visits(batch) if batch.n_records else ())
+
+    def _visits(self, batch: Any) -> Sequence[Visit]:
+        records = ffi.buffer(batch.records, batch.n_records * _RECORD.size)
+        raws = list(_RECORD.iter_unpack(records))
+        last = raws[-1]
+        paths = bytes(ffi.buffer(batch.paths, last[18] + last[19]))
+        return [Visit(raw, paths[raw[18] : raw[18] + raw[19]]) for raw in raws]
+
+    def leave(self, visit: Visit) -> None:
+        """Leave a directory that was visited, if the search is still in it."""
+        lib.um_scan_leave(self._handle, visit.depth, visit.node)
+
+
+def _c_time(ns: int) -> tuple[int, int]:
+    """Return seconds and nanoseconds, within what C can hold."""
+    seconds, rest = divmod(ns, _NS)
+    if seconds < _LEAST_TIME:
+        return _LEAST_TIME, 0
+    return (seconds, rest) if seconds < 2**63 else (2**63 - 1, _NS - 1)
+
+
+def _opener(files: BrowsableTree) -> tuple[Any, Any]:
+    """Return the function that begins a search in this kind of tree, and its C object."""
+    if isinstance(files, View):
+        return lib.um_upper_scan, files.upper._handle
+    if isinstance(files, LayerTrees):
+        return lib.um_scan_unstacked, files._handle
+    assert isinstance(files, Tree)
+    return lib.um_scan_tree, files._handle
