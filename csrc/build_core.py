@@ -26,6 +26,7 @@ PUBLIC_HEADERS = (
     "tree/unstacked.h",
     "tree/summary.h",
     "upper/upper.h",
+    "search/search.h",
     "fastpath/fastpath.h",
     "router/router.h",
 )

@@ -21,6 +21,18 @@ from unionmount.core.index import (
 from unionmount.core.libraries import keep_libraries
 from unionmount.core.nodes import NAME_MAX, ROOT, Attributes, BrowsableTree, DirectoryEntry, Node
 from unionmount.core.router import FOREVER, Router, RouterFacts, RouterStats, time_of_bucket
+from unionmount.core.search import (
+    COLORS,
+    Cancellation,
+    SearchBatch,
+    Searcher,
+    SearchEvent,
+    SearchFlags,
+    SearchRecord,
+    SearchSetup,
+    SearchWalk,
+    search_records,
+)
 from unionmount.core.spelling import matches, opaque_name, whiteout_name
 from unionmount.core.tree import (
     Belief,
@@ -36,6 +48,7 @@ from unionmount.core.unstacked import OPAQUE, LayerTrees, Marks
 from unionmount.core.upper import Maker, SetAttr, Upper, UpperFlags, UpperList, View
 
 __all__ = [
+    "COLORS",
     "FOREVER",
     "MEMORY_VARIABLE",
     "NAME_MAX",
@@ -46,6 +59,7 @@ __all__ = [
     "Belief",
     "BrokenLink",
     "BrowsableTree",
+    "Cancellation",
     "Change",
     "DirectoryEntry",
     "DirectoryLayer",
@@ -62,6 +76,13 @@ __all__ = [
     "Router",
     "RouterFacts",
     "RouterStats",
+    "SearchBatch",
+    "SearchEvent",
+    "SearchFlags",
+    "SearchRecord",
+    "SearchSetup",
+    "SearchWalk",
+    "Searcher",
     "SetAttr",
     "Summary",
     "Tree",
@@ -75,6 +96,7 @@ __all__ = [
     "opaque_name",
     "open_beneath",
     "private_directory",
+    "search_records",
     "stored_name",
     "time_of_bucket",
     "whiteout_name",
