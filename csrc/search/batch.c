@@ -12,7 +12,7 @@ int um_batch_open(const struct um_search_source *source, struct um_slice prefix,
     struct um_search_batch *batch = calloc(1, sizeof *batch);
     if (batch == NULL)
         return -ENOMEM;
-    batch->source = source;
+    batch->source = *source;
     batch->prefix = malloc(prefix.size + 1);
     if (batch->prefix == NULL) {
         free(batch);
@@ -31,7 +31,7 @@ void um_search_batch_close(struct um_search_batch *batch)
         return;
     for (size_t i = 0; i < batch->n; i++) {
         if (batch->files[i].counts)
-            um_source_forget(batch->source, batch->files[i].node);
+            um_source_forget(&batch->source, batch->files[i].node);
     }
     free(batch->files);
     free(batch->names);
@@ -58,7 +58,7 @@ int um_batch_add(struct um_search_batch *batch, const struct um_attr *attr, stru
                                     .counts = counts,
                                     .name = batch->names_size,
                                     .name_size = name.size};
-    um_source_place(batch->source, attr->node, &file->layer, &file->place);
+    um_source_place(&batch->source, attr->node, &file->layer, &file->place);
     if (name.size != 0)
         memcpy(batch->names + batch->names_size, name.data, name.size);
     batch->names_size += name.size;

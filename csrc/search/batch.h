@@ -20,7 +20,7 @@ struct um_search_file {
 };
 
 struct um_search_batch {
-    const struct um_search_source *source;
+    struct um_search_source source;
     struct um_search_file *files;
     size_t n, capacity;
     uint64_t bytes; /* of all files */

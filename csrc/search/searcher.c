@@ -80,7 +80,7 @@ static int search_file(struct um_searcher *searcher, struct um_search_batch *bat
     um_report_begin(report, um_slice_of(batch->prefix, batch->prefix_size),
                     um_batch_name(batch, file), file->size);
     report->any_group = any_group;
-    int error = um_scan(&searcher->scanner, batch->source, report, &scanned);
+    int error = um_scan(&searcher->scanner, &batch->source, report, &scanned);
     if (error == 0) {
         um_report_end(report, scanned.selected);
         error = report->error;
