@@ -23,7 +23,7 @@ struct um_matcher {
     struct um_automaton *automaton; /* NULL: any line may match */
     struct compiled *compiled; /* each pattern with a back-reference, then the others together */
     size_t n_compiled, capacity;
-    struct compiled lines; /* the others, with what -w and -x mean; for whole lines */
+    struct compiled lines; /* with -x, the others together, for whole lines */
     int32_t (*find)(const char *, uint64_t, int64_t, uint64_t *, uint64_t *);
 };
 
@@ -111,24 +111,19 @@ static int add_compiled(struct um_matcher *matcher, const char *bytes, size_t si
     return compile(matcher, bytes, size, &matcher->compiled[matcher->n_compiled++], fault);
 }
 
-/* Compile the patterns without back-references so that a line that has a match is one by -w or
- * -x. */
+/* Compile the patterns without back-references so that only whole lines match. */
 static int compile_lines(struct um_matcher *matcher, const struct text *plain,
                          struct um_fault *fault)
 {
-    static const char *const begin[2][2] = {{"^\\(", "^("},
-                                            {"\\(^\\|[^[:alnum:]_]\\)\\(", "(^|[^[:alnum:]_])("}};
-    static const char *const end[2][2] = {{"\\)$", ")$"},
-                                          {"\\)\\([^[:alnum:]_]\\|$\\)", ")([^[:alnum:]_]|$)"}};
-    bool extended = matcher->syntax == UM_SEARCH_EXTENDED, lines = matcher->flags & UM_SEARCH_LINES;
+    bool extended = matcher->syntax == UM_SEARCH_EXTENDED;
     struct text text = {0};
-    if (!(matcher->flags & (UM_SEARCH_LINES | UM_SEARCH_WORDS)))
+    if (!(matcher->flags & UM_SEARCH_LINES))
         return 0;
-    int error = put_text(&text, begin[!lines][extended]);
+    int error = put_text(&text, extended ? "^(" : "^\\(");
     if (error == 0)
         error = put(&text, plain->bytes, plain->size);
     if (error == 0)
-        error = put_text(&text, end[!lines][extended]);
+        error = put_text(&text, extended ? ")$" : "\\)$");
     if (error == 0)
         error = compile(matcher, text.bytes, text.size, &matcher->lines, fault);
     free(text.bytes);

@@ -129,10 +129,10 @@ static void put_number(struct um_report *report, uint64_t number, int which, cha
     put_colored(report, UM_SEARCH_SE, &separator, 1);
 }
 
-static void put_record(struct um_report *report, uint64_t line, uint64_t offset, uint64_t size,
-                       bool selected, bool count)
+static void put_record(struct um_report *report, uint32_t kind, uint64_t line, uint64_t offset,
+                       uint64_t size, bool selected)
 {
-    struct um_search_record record = {line, offset, size, selected, count};
+    struct um_search_record record = {line, offset, size, selected, kind};
     put(report, &record, sizeof record);
 }
 
@@ -190,7 +190,8 @@ static bool put_head(struct um_report *report, struct um_slice text, const uint8
     }
     uint64_t offset = report->base + (uint64_t)(text.data - report->buffer);
     if (has(report, UM_SEARCH_RECORDS)) {
-        put_record(report, report->lines, offset, text.size, separator == ':', false);
+        put_record(report, UM_SEARCH_RECORD_TEXT, report->lines, offset, text.size,
+                   separator == ':');
         return true;
     }
     put_name_before(report, separator);
@@ -420,12 +421,14 @@ void um_report_end(struct um_report *report, uint64_t selected)
 {
     bool listed = has(report, UM_SEARCH_LIST) ? selected != 0
                                               : has(report, UM_SEARCH_LIST_OTHERS) && !selected;
-    if (has(report, UM_SEARCH_QUIET) || has(report, UM_SEARCH_RECORDS)) {
+    if (has(report, UM_SEARCH_RECORDS)) {
         if (has(report, UM_SEARCH_COUNT))
-            put_record(report, selected, 0, 0, true, true);
+            put_record(report, UM_SEARCH_RECORD_COUNT, selected, 0, 0, true);
+        if (listed)
+            put_record(report, UM_SEARCH_RECORD_FILE, 0, 0, 0, true);
         return;
     }
-    if (has(report, UM_SEARCH_COUNT) && !has(report, UM_SEARCH_LIST | UM_SEARCH_LIST_OTHERS)) {
+    if (has(report, UM_SEARCH_COUNT)) {
         char text[32];
         put_name_before(report, ':');
         snprintf(text, sizeof text, "%" PRIu64 "\n", selected);

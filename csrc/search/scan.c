@@ -209,7 +209,7 @@ static int search_all(struct scan *scan)
         return more;
     for (more = 1; more == 1; first = false) {
         if (!look_for_nul(scan, first)) {
-            scan->rest = 0;
+            scan->file->selected = 0; /* whatever was printed before the NUL */
             return 0;
         }
         more = next_piece(scan);

@@ -122,7 +122,7 @@ void um_search_batch_close(struct um_search_batch *batch);
 /* Search the files of a batch. 0, -ENOMEM, -ECANCELED; errors of a file are in its event. */
 int um_searcher_run(struct um_searcher *searcher, struct um_search_batch *batch);
 
-#define UM_SEARCH_SELECTED 1u /* a line was selected; with -L: the file is listed */
+#define UM_SEARCH_SELECTED 1u /* a line was selected */
 #define UM_SEARCH_BINARY 2u /* a line of a binary file was selected, and is not shown */
 #define UM_SEARCH_GROUPS 4u /* separators of groups are needed from here on */
 #define UM_SEARCH_LARGE 8u /* the output is too large: um_searcher_stream has it */
@@ -152,13 +152,17 @@ int um_searcher_stream(struct um_searcher *searcher, struct um_search_batch *bat
                        bool any_group, int32_t (*write)(const char *data, uint64_t size),
                        struct um_search_event *event);
 
-/* With UM_SEARCH_RECORDS: a line, or a match with -o, that is followed by `size` bytes. */
+#define UM_SEARCH_RECORD_TEXT 0u /* a line, or with -o a match; `size` bytes follow */
+#define UM_SEARCH_RECORD_COUNT 1u /* `line` is the number of selected lines of the file */
+#define UM_SEARCH_RECORD_FILE 2u /* the file is listed */
+
+/* The output with UM_SEARCH_RECORDS. */
 struct um_search_record {
     uint64_t line;
     uint64_t offset;
     uint64_t size;
     uint32_t selected; /* else context */
-    uint32_t count; /* 1: `line` is the number of selected lines of the file */
+    uint32_t kind; /* UM_SEARCH_RECORD_… */
 };
 /* cffi: end */
 

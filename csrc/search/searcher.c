@@ -87,8 +87,7 @@ static int search_file(struct um_searcher *searcher, struct um_search_batch *bat
     }
     if (error != 0)
         return error;
-    bool others = searcher->setup.flags & UM_SEARCH_LIST_OTHERS;
-    file->flags = (scanned.selected != 0) != others ? UM_SEARCH_SELECTED : 0;
+    file->flags = scanned.selected != 0 ? UM_SEARCH_SELECTED : 0;
     file->flags |= scanned.is_binary ? UM_SEARCH_BINARY : 0;
     file->flags |= scanned.error ? UM_SEARCH_FAILED : 0;
     if (report->any_group && (searcher->setup.before >= 0 || searcher->setup.after >= 0))

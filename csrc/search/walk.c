@@ -35,6 +35,7 @@ struct um_search_walk {
     struct frame *frames;
     size_t n_frames, frames_capacity;
     bool began;
+    bool left_out; /* what the command line names is */
 };
 
 /* ---- names ----------------------------------------------------------------------------------------- */
@@ -171,11 +172,11 @@ static int take_entry(struct um_search_walk *walk, const struct frame *frame,
 /* Take what the command line names. */
 static int take_start(struct um_search_walk *walk, struct um_search_batch *batch)
 {
-    const char *name = (const char *)walk->path;
+    if (walk->left_out)
+        return 0;
     if (S_ISDIR(walk->start.mode))
-        return is_left_out(&walk->directories, name, true) ? 0
-                                                           : push(walk, walk->start.node, false);
-    if (!S_ISREG(walk->start.mode) || is_left_out(&walk->files, name, true))
+        return push(walk, walk->start.node, false);
+    if (!S_ISREG(walk->start.mode))
         return 0;
     return um_batch_add(batch, &walk->start, um_slice_of(walk->path, walk->path_size), false);
 }
@@ -219,10 +220,16 @@ static int copy_start(const struct um_search_start *start, struct um_search_walk
     walk->start = start->attr;
     while (S_ISDIR(start->attr.mode) && size > 1 && start->path[size - 1] == '/')
         size--;
-    int error = put_name(walk, 0, um_slice_of(start->path, size));
+    int error = put_name(walk, 0, um_slice_of(start->path, start->path_size));
     if (error == 0)
         error = copy_names(start->files, start->n_files, &walk->files);
-    return error ? error : copy_names(start->directories, start->n_directories, &walk->directories);
+    if (error == 0)
+        error = copy_names(start->directories, start->n_directories, &walk->directories);
+    if (error != 0)
+        return error;
+    walk->left_out = is_left_out(S_ISDIR(start->attr.mode) ? &walk->directories : &walk->files,
+                                 (const char *)walk->path, true);
+    return put_name(walk, 0, um_slice_of(start->path, size));
 }
 
 int um_search_walk_open(const struct um_search_source *source, const struct um_search_start *start,

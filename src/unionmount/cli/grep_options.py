@@ -50,12 +50,12 @@ class GrepOptions:
         if options["all_layers"] and options["layer"] is not None:
             raise UsageError("--all-layers cannot be combined with --layer: choose all or one")
         max_count = _max_count(options["max_count"])
-        flags, finds_nothing = _flags(options), False
+        flags = _flags(options)
         if not patterns:  # such as -f /dev/null: no line matches
             flags = _changed(flags, invert=not flags.invert, words=False, lines=False)
-            finds_nothing = flags.invert
             patterns = [b""]
-        finds_nothing = (finds_nothing or max_count == 0) and not flags.list_others
+        only_empty = patterns == [b""] and flags.invert and not (flags.words or flags.lines)
+        finds_nothing = (max_count == 0 or only_empty) and not flags.list_others
         setup = _setup(patterns, flags, max_count, options)
         filename = None if options["filename"] is None else options["filename"] == "yes"
         return (
@@ -93,7 +93,7 @@ def _patterns(operands: list[str], options: Mapping[str, Any]) -> list[bytes]:
         if not operands:
             raise UsageError("grep: no pattern was given; write grep PATTERN IMAGE")
         word = os.fsencode(operands.pop(0))
-        is_escaped = word.startswith(rb"\-") and options["syntax"] != "fixed"
+        is_escaped = word.startswith(rb"\-") and "fixed" not in options["syntax"]
         given = [word[1:] if is_escaped else word]
     lines = [line for pattern in given for line in pattern.split(b"\n")]
     for file in options["files"]:
@@ -169,7 +169,7 @@ def _setup(
         default = int("".join(options["digits"])[:18])
     before, after = options["before_context"], options["after_context"]
     before, after = (default if one is None else one for one in (before, after))
-    syntax, find = options["syntax"] or "basic", None
+    syntax, find = _syntax(options["syntax"]), None
     if syntax == "foreign":
         find = python_find(
             patterns,
@@ -190,6 +190,12 @@ def _setup(
         colors=_colors()[2] if flags.color else {},
         find=find,
     )
+
+
+def _syntax(given: Sequence[str]) -> str:
+    if len(set(given)) > 1:
+        raise UsageError("grep: only one of -G, -E, -F and -P can be given")
+    return given[0] if given else "basic"
 
 
 def _is_colored(when: str) -> bool:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from unionmount.core import search_records
+from unionmount.core import RECORD_COUNT, RECORD_FILE, search_records
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class GrepOutput:
         path = printable(event.path)
         if event.error:
             self.complain(f"{printable(origin.image)}:{path}: {os.strerror(event.error)}")
-        if event.binary and not self._options.silent:
+        if event.binary:
             self._tell(f"{self._name(origin)}{path}: binary file matches")
 
     def _name(self, origin: Origin) -> str:
@@ -96,9 +96,6 @@ class JsonMatches(GrepOutput):
             self._records(origin, event.path, b"".join(pieces))
         else:
             self._records(origin, event.path, event.output)
-        flags = self._options.setup.flags
-        if event.selected and (flags.list or flags.list_others):
-            self._write(self._place(origin, event.path))
         if event.binary:
             self._write(self._place(origin, event.path) | {"binary": True})
         self._messages(origin, event)
@@ -115,8 +112,10 @@ class JsonMatches(GrepOutput):
 
     def _object(self, origin: Origin, path: bytes, record: SearchRecord) -> dict[str, Any]:
         place = self._place(origin, path)
-        if record.is_count:
+        if record.kind == RECORD_COUNT:
             return place | {"count": record.line}
+        if record.kind == RECORD_FILE:
+            return place
         return place | {
             "line": record.line,
             "offset": record.offset,

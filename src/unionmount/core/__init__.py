@@ -23,6 +23,8 @@ from unionmount.core.nodes import NAME_MAX, ROOT, Attributes, BrowsableTree, Dir
 from unionmount.core.router import FOREVER, Router, RouterFacts, RouterStats, time_of_bucket
 from unionmount.core.search import (
     COLORS,
+    RECORD_COUNT,
+    RECORD_FILE,
     Cancellation,
     SearchBatch,
     Searcher,
@@ -54,6 +56,8 @@ __all__ = [
     "NAME_MAX",
     "NO_ID",
     "OPAQUE",
+    "RECORD_COUNT",
+    "RECORD_FILE",
     "ROOT",
     "Attributes",
     "Belief",

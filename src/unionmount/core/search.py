@@ -87,13 +87,17 @@ class SearchEvent(NamedTuple):
 
 
 class SearchRecord(NamedTuple):
-    """A line or match, or the number of selected lines in ``line``."""
+    """A line or match; or the number of selected lines in ``line``; or a file that is listed."""
 
+    kind: int  # RECORD_…
     line: int
     offset: int
     selected: bool
-    is_count: bool
     text: bytes
+
+
+RECORD_COUNT: int = lib.UM_SEARCH_RECORD_COUNT
+RECORD_FILE: int = lib.UM_SEARCH_RECORD_FILE
 
 
 class Cancellation:
@@ -220,7 +224,7 @@ class Searcher(Owner):
         fault = ffi.new("struct um_fault *")
         code = lib.um_searcher_open(c_setup, out, fault)
         if code == -errno.EINVAL and fault.text[0] != b"\0":
-            raise UsageError(ffi.string(fault.text).decode("ascii", "replace"))
+            raise UsageError("grep: " + ffi.string(fault.text).decode("ascii", "replace"))
         check(code)
         self._handle = out[0]
 
@@ -259,7 +263,7 @@ class Searcher(Owner):
             at[0], length[0] = place
             return 1
 
-        kind = "int32_t(const char *, uint64_t, int64_t, uint64_t *, uint64_t *)"
+        kind = "int32_t(*)(const char *, uint64_t, int64_t, uint64_t *, uint64_t *)"
         self._keep.append(ffi.callback(kind, found))
         return self._keep[-1]
 
@@ -280,7 +284,7 @@ class Searcher(Owner):
                 return 1
             return 0
 
-        callback = ffi.callback("int32_t(const char *, uint64_t)", take)
+        callback = ffi.callback("int32_t(*)(const char *, uint64_t)", take)
         event = ffi.new("struct um_search_event *")
         self._check(
             lib.um_searcher_stream(self._handle, batch._handle, file, groups, callback, event)
@@ -303,9 +307,7 @@ def search_records(output: bytes) -> builtins.list[SearchRecord]:
         at += _RECORD
         text = output[at : at + record.size]
         found.append(
-            SearchRecord(
-                record.line, record.offset, bool(record.selected), bool(record.count), text
-            )
+            SearchRecord(record.kind, record.line, record.offset, bool(record.selected), text)
         )
         at += record.size
     return found

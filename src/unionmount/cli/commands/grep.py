@@ -35,12 +35,15 @@ def _flags(*declared: tuple[tuple[str, ...], str]) -> Callable[[F], F]:
     return add
 
 
-def _choice(name: str, *declared: tuple[tuple[str, ...], str, str]) -> Callable[[F], F]:
-    """Add options of which the last one counts, each with its value."""
+def _choice(
+    name: str, *declared: tuple[tuple[str, ...], str, str], multiple: bool = False
+) -> Callable[[F], F]:
+    """Add options of which the last one counts, each with its value; or all, with ``multiple``."""
 
     def add(function: F) -> F:
         for names, value, text in reversed(declared):
-            function = click.option(*names, name, flag_value=value, help=text)(function)
+            add_one = click.option(*names, name, flag_value=value, multiple=multiple, help=text)
+            function = add_one(function)
         return function
 
     return add
@@ -86,6 +89,7 @@ def _number(*names: str, text: str) -> Callable[[F], F]:
     (("-E", "--extended-regexp"), "extended", "PATTERN is an extended expression."),
     (("-F", "--fixed-strings"), "fixed", "PATTERN is a string."),
     (("-P", "--python-regexp", "--perl-regexp"), "foreign", "PATTERN is an expression of Python."),
+    multiple=True,
 )
 @_choice(
     "icase",
@@ -143,8 +147,8 @@ def _number(*names: str, text: str) -> Callable[[F], F]:
     type=click.Choice(["binary", "text", "without-match"]),
     help="binary (default), text or without-match.",
 )
-@click.option("--include", "include", metavar="GLOB", multiple=True, help="Search only such files.")
-@click.option("--exclude", metavar="GLOB", multiple=True, help="Skip such files.")
+@_glob("--include", "i", "Search only such files.")
+@_glob("--exclude", "e", "Skip such files.")
 @click.option("--exclude-dir", metavar="GLOB", multiple=True, help="Skip such directories.")
 @click.option(
     "--color",
