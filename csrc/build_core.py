@@ -28,6 +28,7 @@ PUBLIC_HEADERS = (
     "tree/scan.h",
     "tree/summary.h",
     "upper/upper.h",
+    "search/search.h",
     "fastpath/fastpath.h",
     "router/router.h",
 )

@@ -54,6 +54,7 @@ FOLDERS = (
     "layer",
     "tree",
     "upper",
+    "search",
     "fastpath",
     "router",
 )

@@ -35,6 +35,7 @@ GROUPS: dict[
         "ls": ("ls", "List files of an image."),
         "cat": ("cat", "Write files of an image to standard output."),
         "find": ("find", "Search the files of an image."),
+        "grep": ("grep", "Search the files of an image for lines."),
         "which": ("which", "Show what each layer of an image did to a path."),
         "layers": ("layers", "Show the layers of an image, or the changes of one layer."),
         "history": ("history", "Show the steps that made an image."),

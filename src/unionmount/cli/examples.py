@@ -59,6 +59,15 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
         ("Find set-user-ID programs", "unionmount find app:1:/usr -type f -perm -4000"),
         ("Find large files", "unionmount find app.tar -size +10M"),
     ),
+    "grep": (
+        ("Search a whole image", "unionmount grep -n password app:1"),
+        ("Search one directory", "unionmount grep -rE '^(root|web):' app.tar /etc"),
+        (
+            "Find a token that a later layer removed",
+            "unionmount grep -F hunter2 app:1 --all-layers",
+        ),
+        ("List the scripts of a shell", "unionmount grep -l -m 1 '^#!/bin/bash' app:1 /usr/bin"),
+    ),
     "help": (("Show the options of a command", "unionmount help mount"),),
     "history": (
         ("Show the steps of an image", "unionmount history nginx:1.25"),

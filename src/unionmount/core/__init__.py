@@ -21,6 +21,20 @@ from unionmount.core.index import (
 from unionmount.core.libraries import keep_libraries
 from unionmount.core.nodes import NAME_MAX, ROOT, Attributes, BrowsableTree, DirectoryEntry, Node
 from unionmount.core.router import FOREVER, Router, RouterFacts, RouterStats, time_of_bucket
+from unionmount.core.search import (
+    COLORS,
+    RECORD_COUNT,
+    RECORD_FILE,
+    Cancellation,
+    SearchBatch,
+    Searcher,
+    SearchEvent,
+    SearchFlags,
+    SearchRecord,
+    SearchSetup,
+    SearchWalk,
+    search_records,
+)
 from unionmount.core.spelling import matches, opaque_name, whiteout_name
 from unionmount.core.tree import (
     Belief,
@@ -36,16 +50,20 @@ from unionmount.core.unstacked import OPAQUE, LayerTrees, Marks
 from unionmount.core.upper import Maker, SetAttr, Upper, UpperFlags, UpperList, View
 
 __all__ = [
+    "COLORS",
     "FOREVER",
     "MEMORY_VARIABLE",
     "NAME_MAX",
     "NO_ID",
     "OPAQUE",
+    "RECORD_COUNT",
+    "RECORD_FILE",
     "ROOT",
     "Attributes",
     "Belief",
     "BrokenLink",
     "BrowsableTree",
+    "Cancellation",
     "Change",
     "DirectoryEntry",
     "DirectoryLayer",
@@ -62,6 +80,13 @@ __all__ = [
     "Router",
     "RouterFacts",
     "RouterStats",
+    "SearchBatch",
+    "SearchEvent",
+    "SearchFlags",
+    "SearchRecord",
+    "SearchSetup",
+    "SearchWalk",
+    "Searcher",
     "SetAttr",
     "Summary",
     "Tree",
@@ -75,6 +100,7 @@ __all__ = [
     "opaque_name",
     "open_beneath",
     "private_directory",
+    "search_records",
     "stored_name",
     "time_of_bucket",
     "whiteout_name",
