@@ -15,6 +15,7 @@ from unionmount.core.index import (
     IndexInfo,
     IndexLimits,
     open_beneath,
+    open_within,
     private_directory,
     stored_name,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "matches",
     "opaque_name",
     "open_beneath",
+    "open_within",
     "private_directory",
     "stored_name",
     "time_of_bucket",
