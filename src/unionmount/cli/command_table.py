@@ -40,6 +40,10 @@ GROUPS: dict[
         "history": ("history", "Show the steps that made an image."),
         "inspect": ("inspect", "Show the details of images and containers."),
     },
+    "Take out and bring in": {
+        "cp": ("cp", "Copy files out of images and containers, and into containers."),
+        "export": ("export", "Write the files of an image or a container as one tar."),
+    },
     "Images and store": {
         "images": ("images", "List the images of the store."),
         "load": ("load", "Load the images of an archive into the store."),
