@@ -13,6 +13,7 @@ GROUPS: dict[
         "unmount": ("umount", "Alias of umount."),
         "ps": ("ps", "List mounts and containers."),
         "diff": ("diff", "Show the changes in a container, or between two images."),
+        "cp": ("cp", "Copy files out of images and containers, and into containers."),
         "commit": ("commit", "Make an image of a container."),
         "rename": ("rename", "Give a container another name."),
         "rm": ("rm", "Remove containers."),
@@ -35,14 +36,11 @@ GROUPS: dict[
         "ls": ("ls", "List files of an image."),
         "cat": ("cat", "Write files of an image to standard output."),
         "find": ("find", "Search the files of an image."),
+        "export": ("export", "Write the files of an image or a container as one tar."),
         "which": ("which", "Show what each layer of an image did to a path."),
         "layers": ("layers", "Show the layers of an image, or the changes of one layer."),
         "history": ("history", "Show the steps that made an image."),
         "inspect": ("inspect", "Show the details of images and containers."),
-    },
-    "Take out and bring in": {
-        "cp": ("cp", "Copy files out of images and containers, and into containers."),
-        "export": ("export", "Write the files of an image or a container as one tar."),
     },
     "Images and store": {
         "images": ("images", "List the images of the store."),

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.core import BrowsableTree, Node
     from unionmount.extract.destination import Spot
-    from unionmount.extract.target import Policy, Target
+    from unionmount.extract.target import CopyPolicy, Target
     from unionmount.mounting.records import MountTable, Record
 
-Make = Callable[[bytes, "Policy", Callable[[str], None]], "Target[int] | Target[Node]"]
+Make = Callable[[bytes, "CopyPolicy", Callable[[str], None]], "Target[int] | Target[Node]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def _through_its_mount(settings: Settings, name: str, record: Record) -> Iterato
             libc.call("syncfs", root)
             libc.call("syncfs", disk)
 
-        def target(base: bytes, policy: Policy, warn: Callable[[str], None]) -> HostTarget:
+        def target(base: bytes, policy: CopyPolicy, warn: Callable[[str], None]) -> HostTarget:
             return HostTarget(root, base, policy, warn, inside=True)
 
         yield ContainerPlace(opened.view, target, finish)

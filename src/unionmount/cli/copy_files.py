@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unionmount.core import Node
     from unionmount.extract.destination import Spot, Top
     from unionmount.extract.image_source import ImageSource
-    from unionmount.extract.items import Item
+    from unionmount.extract.items import CopyItem
     from unionmount.extract.target import Target
     from unionmount.images.platform import Platform
 
@@ -26,7 +26,7 @@ _STREAM = "-"
 
 
 @dataclass(frozen=True, slots=True)
-class Operand:
+class CopyOperand:
     """SOURCE or DEST: a path in an image or container, or of the host, or a stream."""
 
     text: str
@@ -43,8 +43,8 @@ class Operand:
 class CopyRequest:
     """A copy, with its options."""
 
-    source: Operand
-    dest: Operand
+    source: CopyOperand
+    dest: CopyOperand
     archive: bool
     follow: bool
     platform: Platform | None
@@ -55,27 +55,27 @@ class CopyRequest:
 class _Source:
     """An opened source; ``top`` is None for a tar stream."""
 
-    items: Callable[[], Iterator[Item]]
+    items: Callable[[], Iterator[CopyItem]]
     top: Top | None
 
 
-def parse_operand(settings: Settings, text: str) -> Operand:
+def parse_operand(settings: Settings, text: str) -> CopyOperand:
     """Parse ``IMAGE:/PATH``, ``CONTAINER:PATH``, ``-`` or a path of the host."""
     from unionmount.browse.paths import split_operand
     from unionmount.cli.container_words import name_of_container
     from unionmount.store.containers import is_there
 
     if text == _STREAM:
-        return Operand(text)
+        return CopyOperand(text)
     word, path = split_operand(text)
     if path is not None:
-        return Operand(text, word, path)
+        return CopyOperand(text, word, path)
     name, colon, rest = text.removeprefix("container:").partition(":")
     if colon and is_there(settings.store_root(), name_of_container(name)):
-        return Operand(text, text[: len(text) - len(rest) - 1], b"/" + os.fsencode(rest))
+        return CopyOperand(text, text[: len(text) - len(rest) - 1], b"/" + os.fsencode(rest))
     if not text:
         raise UsageError("a path is empty")
-    return Operand(text, "", os.fsencode(text))
+    return CopyOperand(text, "", os.fsencode(text))
 
 
 def copy_files(settings: Settings, request: CopyRequest) -> None:
@@ -183,7 +183,7 @@ def _to_stream(source: _Source) -> None:
 def _to_host(request: CopyRequest, source: _Source) -> None:
     from unionmount.extract.destination import landing
     from unionmount.extract.host_target import HostTarget
-    from unionmount.extract.target import Policy
+    from unionmount.extract.target import CopyPolicy
     from unionmount.system.os_errors import naming
 
     dest = request.dest.path
@@ -192,7 +192,7 @@ def _to_host(request: CopyRequest, source: _Source) -> None:
         directory, name = landing(_find_on_host, dest, source.top)
         root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     is_root = os.geteuid() == 0
-    policy = Policy(request.archive, owners=request.archive and is_root)
+    policy = CopyPolicy(request.archive, owners=request.archive and is_root)
     try:
         shown = os.fsdecode(directory)
         with HostTarget(root, name, policy, warn, shown=shown) as target:
@@ -216,11 +216,11 @@ def _find_on_host(path: bytes) -> Spot | None:
 def _to_container(settings: Settings, request: CopyRequest, source: _Source) -> None:
     from unionmount.cli.container_target import opened_container
     from unionmount.extract.destination import existing_directory, landing
-    from unionmount.extract.target import Policy
+    from unionmount.extract.target import CopyPolicy
     from unionmount.system.os_errors import naming
 
     dest, archive = request.dest, request.archive
-    policy = Policy(archive, archive, None if archive else (0, 0))
+    policy = CopyPolicy(archive, archive, None if archive else (0, 0))
     with ExitStack() as stack:
         place = stack.enter_context(opened_container(settings, dest.word))
         with naming(dest.text):

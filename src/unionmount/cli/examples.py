@@ -62,7 +62,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     ),
     "export": (
         ("Write the files of an image to a tar", "unionmount export -o app.tar app:1"),
-        ("Unpack a directory of a container", "unionmount export web:/srv | tar -x"),
+        ("Write one directory of a container", "unionmount export -o srv.tar web:/srv"),
     ),
     "find": (
         ("Find private keys", "unionmount find app:1 -name '*.pem' -o -name 'id_rsa*'"),

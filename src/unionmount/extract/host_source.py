@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from unionmount import core
-from unionmount.extract.items import Item, Piece
+from unionmount.extract.items import CopyItem, Piece
 from unionmount.system.files import FileRange
 from unionmount.system.os_errors import naming
 from unionmount.system.text import printable
@@ -77,7 +77,7 @@ class HostSource:
         self._attributes = attributes
         self._linked: dict[tuple[int, int], bytes] = {}
 
-    def items(self) -> Iterator[Item]:
+    def items(self) -> Iterator[CopyItem]:
         """Yield the top, and all that is below it in a fixed order."""
         status = os.fstat(self._top)
         yield from self._item(b"", self._top, status)
@@ -93,7 +93,7 @@ class HostSource:
                 yield item
             pending += below[::-1]
 
-    def _inside(self, directory: bytes) -> Iterator[tuple[bytes, Item]]:
+    def _inside(self, directory: bytes) -> Iterator[tuple[bytes, CopyItem]]:
         with naming(self._shown(directory)):
             fd = core.open_within(self._top, directory or b".", os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -106,7 +106,7 @@ class HostSource:
         finally:
             os.close(fd)
 
-    def _named(self, directory: int, name: bytes, path: bytes) -> Iterator[Item]:
+    def _named(self, directory: int, name: bytes, path: bytes) -> Iterator[CopyItem]:
         """Yield the item of a name, if it is still there."""
         with naming(self._shown(path)):
             try:
@@ -123,7 +123,7 @@ class HostSource:
     def _shown(self, path: bytes) -> str:
         return printable(self._where + "/" + os.fsdecode(path)) if path else self._where or "/"
 
-    def _item(self, path: bytes, fd: int, status: os.stat_result) -> Iterator[Item]:
+    def _item(self, path: bytes, fd: int, status: os.stat_result) -> Iterator[CopyItem]:
         """Yield one item, whose content can be read until the next one."""
         key = status.st_dev, status.st_ino
         link = None
@@ -151,9 +151,9 @@ class HostSource:
         *,
         link: bytes | None = None,
         content: _Opened | None = None,
-    ) -> Item:
+    ) -> CopyItem:
         is_link = stat.S_ISLNK(status.st_mode)
-        return Item(
+        return CopyItem(
             path,
             status.st_mode,
             status.st_uid,

@@ -17,8 +17,8 @@ from contextlib import suppress
 
 from unionmount import core
 from unionmount.errors import UnionmountError
-from unionmount.extract.items import Item
-from unionmount.extract.target import Policy, Target, temporary_name
+from unionmount.extract.items import CopyItem
+from unionmount.extract.target import CopyPolicy, Target, temporary_name
 from unionmount.system.copy_range import copy_range, write_at
 from unionmount.system.text import printable
 
@@ -36,7 +36,7 @@ class HostTarget(Target[int]):
         self,
         root: int,
         base: bytes,
-        policy: Policy,
+        policy: CopyPolicy,
         warn: Callable[[str], None],
         *,
         inside: bool = False,
@@ -81,12 +81,12 @@ class HostTarget(Target[int]):
         except FileNotFoundError:
             return None
 
-    def _make_directory(self, parent: int, name: bytes, item: Item) -> None:  # noqa: ARG002
+    def _make_directory(self, parent: int, name: bytes, item: CopyItem) -> None:  # noqa: ARG002
         os.mkdir(name, 0o700, dir_fd=parent)
         if not self._inside and self._status(parent, name).st_uid != os.geteuid():
             raise _replaced()
 
-    def _note_directory(self, parent: int | None, path: bytes, item: Item) -> None:
+    def _note_directory(self, parent: int | None, path: bytes, item: CopyItem) -> None:
         super()._note_directory(parent, path, item)
         if parent is None:
             found = os.fstat(self._root)
@@ -97,7 +97,7 @@ class HostTarget(Target[int]):
     def _status(self, parent: int, name: bytes) -> os.stat_result:
         return os.stat(name, dir_fd=parent, follow_symlinks=False)
 
-    def _set_directory(self, path: bytes, item: Item) -> None:
+    def _set_directory(self, path: bytes, item: CopyItem) -> None:
         fd = self._opened(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             found = os.fstat(fd)
@@ -109,7 +109,7 @@ class HostTarget(Target[int]):
 
     # ---- files -----------------------------------------------------------------------------------
 
-    def _make_file(self, parent: int, name: bytes, item: Item, *, exists: bool) -> None:
+    def _make_file(self, parent: int, name: bytes, item: CopyItem, *, exists: bool) -> None:
         fd, temporary = self._new_file(parent)
         try:
             _write(fd, item, name)
@@ -152,7 +152,7 @@ class HostTarget(Target[int]):
         path = f"/proc/self/fd/{fd}".encode("ascii")
         os.link(path, name, dst_dir_fd=parent, follow_symlinks=True)
 
-    def _make_special(self, parent: int, name: bytes, item: Item) -> None:
+    def _make_special(self, parent: int, name: bytes, item: CopyItem) -> None:
         if stat.S_ISLNK(item.mode):
             os.symlink(item.target, name, dir_fd=parent)
         else:
@@ -186,7 +186,7 @@ class HostTarget(Target[int]):
 
     # ---- attributes ------------------------------------------------------------------------------
 
-    def _dress(self, file: int | str, item: Item) -> None:
+    def _dress(self, file: int | str, item: CopyItem) -> None:
         """Set the attributes of a file by its descriptor, or by the path of one."""
         owner, found = self.policy.owner_of(item), os.stat(file)  # noqa: PTH116
         if owner is not None and owner != (found.st_uid, found.st_gid):
@@ -212,7 +212,7 @@ class HostTarget(Target[int]):
                 self._refuse(name, error)
 
 
-def _write(fd: int, item: Item, name: bytes) -> None:
+def _write(fd: int, item: CopyItem, name: bytes) -> None:
     """Write the content of a file."""
     assert item.content is not None, "regular files have one"
     data = item.content.range

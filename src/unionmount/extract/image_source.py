@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from unionmount.browse.diff import REPLACED, xattrs_of
 from unionmount.errors import FormatError
-from unionmount.extract.items import Item, Piece
+from unionmount.extract.items import CopyItem, Piece
 from unionmount.system.files import FileRange
 from unionmount.system.text import printable
 
@@ -83,7 +83,7 @@ class ImageSource:
         self._warn = warn
         self._linked: dict[Node, bytes] = {}  # the first paths of files with several
 
-    def items(self) -> Iterator[Item]:
+    def items(self) -> Iterator[CopyItem]:
         """Yield the top, and all that is below it in a fixed order."""
         top = self._found.attributes
         if (item := self._item(b"", top)) is not None:
@@ -94,7 +94,7 @@ class ImageSource:
             if (item := self._item(path, attributes)) is not None:
                 yield item
 
-    def _item(self, path: bytes, found: Attributes) -> Item | None:
+    def _item(self, path: bytes, found: Attributes) -> CopyItem | None:
         """Return an item; None for what is no longer there."""
         try:
             return self._made(path, found)
@@ -107,7 +107,7 @@ class ImageSource:
     def _full(self, path: bytes) -> bytes:
         return b"/".join(part for part in (self._found.path, path) if part)
 
-    def _made(self, path: bytes, found: Attributes) -> Item:
+    def _made(self, path: bytes, found: Attributes) -> CopyItem:
         is_file = stat.S_ISREG(found.mode)
         link = self._linked.get(found.node) if found.nlink > 1 else None
         if is_file and found.layer == self._upper and found.size and link is None:
@@ -117,7 +117,7 @@ class ImageSource:
         target = self._files.readlink(found.node) if stat.S_ISLNK(found.mode) else b""
         if found.nlink > 1 and link is None and not stat.S_ISDIR(found.mode):
             self._linked[found.node] = path
-        return Item(
+        return CopyItem(
             path,
             found.mode,
             found.uid,

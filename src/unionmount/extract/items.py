@@ -24,7 +24,7 @@ class Content(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class CopyItem:
     """A file to copy.
 
     ``path`` is relative to the top of the copy, whose own is empty. ``link`` is the path of an

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from unionmount.errors import FormatError, LimitExceeded, SizeMismatch
-from unionmount.extract.items import Item, Piece
+from unionmount.extract.items import CopyItem, Piece
 from unionmount.formats.compression import MAGIC_SIZE, decompressor, sniff
 from unionmount.system.os_errors import naming
 from unionmount.system.text import printable
@@ -56,7 +56,7 @@ class TarSource:
         self._what = what
         self._stream = _Forward(_decompressed(fd, what), what)
 
-    def items(self) -> Iterator[Item]:
+    def items(self) -> Iterator[CopyItem]:
         """Yield the members; raise FormatError for a damaged or dangerous one."""
         with self._opened() as tar:
             while (member := self._next(tar)) is not None:
@@ -96,7 +96,7 @@ class TarSource:
         reason = str(error) or type(error).__name__
         return FormatError(f"{self._what}: not a tar, or a damaged one: {printable(reason)}")
 
-    def _item(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> Item | None:
+    def _item(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> CopyItem | None:
         """Return the item of a member; None for a directory that is the top."""
         path = self._path(member.name)
         if not path and member.isdir():
@@ -112,7 +112,7 @@ class TarSource:
         if b"\0" in target or (member.issym() and not target):
             raise FormatError(f"{self._shown(member)}: a symlink without a valid target")
         content = _Member(tar, member, self._stream) if kind == stat.S_IFREG and not link else None
-        return Item(
+        return CopyItem(
             path,
             kind | (member.mode & 0o7777),
             member.uid,

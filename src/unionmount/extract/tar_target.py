@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from unionmount.errors import UnionmountError
-from unionmount.extract.items import Item, Piece
+from unionmount.extract.items import CopyItem, Piece
 from unionmount.formats.tar_writer import END, Member, can_hold, header, padding
 from unionmount.system.copy_range import copy_range
 from unionmount.system.files import FileRange, write_all
@@ -29,7 +29,7 @@ class TarTarget:
         self._warn = warn
         self._gathered = bytearray()
 
-    def put(self, item: Item) -> None:
+    def put(self, item: CopyItem) -> None:
         """Add a member; a socket, for which a tar has no type, is left out."""
         if not can_hold(item.mode):
             self._warn(f"{self._shown(item)}: left out, since a tar cannot hold a socket")
@@ -68,22 +68,22 @@ class TarTarget:
             return path or _TOP
         return self._name + b"/" + path if path else self._name
 
-    def _shown(self, item: Item) -> str:
+    def _shown(self, item: CopyItem) -> str:
         return printable(self._path(item.path))
 
-    def _copy(self, data: FileRange, item: Item) -> None:
+    def _copy(self, data: FileRange, item: CopyItem) -> None:
         self._flush()
         with naming(self._what):
             copy_range(data, self._fd, self._shown(item))
 
-    def _read(self, data: FileRange, item: Item) -> None:
+    def _read(self, data: FileRange, item: CopyItem) -> None:
         with naming(self._shown(item)):
             found = os.pread(data.fd, item.size, data.offset)
         if len(found) != item.size:
             raise UnionmountError(f"{self._shown(item)}: the tar of its layer ends too early")
         self._add(found)
 
-    def _pour(self, pieces: Iterator[Piece], item: Item) -> None:
+    def _pour(self, pieces: Iterator[Piece], item: CopyItem) -> None:
         done = 0
         for offset, data in pieces:
             self._zeros(offset - done)

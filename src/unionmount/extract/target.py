@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from unionmount.errors import FormatError, UnionmountError
-from unionmount.extract.items import Item
+from unionmount.extract.items import CopyItem
 from unionmount.system.closing import Closing
 from unionmount.system.os_errors import naming
 from unionmount.system.text import printable
@@ -31,7 +31,7 @@ _OF_USERS = (b"user.", b"system.posix_acl_")  # attributes that owners of files 
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class CopyPolicy:
     """Which attributes are kept.
 
     ``owners``: files keep their owners, and so their set-ID bits, capabilities and devices.
@@ -43,16 +43,16 @@ class Policy:
     owners: bool = False
     owner: tuple[int, int] | None = None
 
-    def mode(self, item: Item) -> int:
+    def mode(self, item: CopyItem) -> int:
         """Return the permissions of a new file."""
         mode = stat.S_IMODE(item.mode)
         return mode if self.owners else mode & ~_SET_ID
 
-    def owner_of(self, item: Item) -> tuple[int, int] | None:
+    def owner_of(self, item: CopyItem) -> tuple[int, int] | None:
         """Return user and group of a new file; None if they need no change."""
         return (item.uid, item.gid) if self.owners else self.owner
 
-    def xattrs(self, item: Item) -> Mapping[bytes, bytes]:
+    def xattrs(self, item: CopyItem) -> Mapping[bytes, bytes]:
         """Return the extended attributes of a new file."""
         if not self.attributes:
             return {}
@@ -69,18 +69,18 @@ class Target(Closing, ABC, Generic[H]):
     """
 
     def __init__(
-        self, base: bytes, policy: Policy, warn: Callable[[str], None], *, inside: bool
+        self, base: bytes, policy: CopyPolicy, warn: Callable[[str], None], *, inside: bool
     ) -> None:
         self._base = base
         self.policy = policy
         self._warn = warn
         self._inside = inside
         self._entered: tuple[bytes, H] | None = None  # the last directory
-        self._directories: dict[bytes, Item] = {}  # whose attributes are set at the end
+        self._directories: dict[bytes, CopyItem] = {}  # whose attributes are set at the end
         self._own_links: set[bytes] = set()
         self._refused: set[bytes] = set()  # attributes that were warned of
 
-    def put(self, item: Item) -> None:
+    def put(self, item: CopyItem) -> None:
         """Put an item at its place."""
         path = self._full(item.path)
         with naming(self._shown(path)):
@@ -111,13 +111,13 @@ class Target(Closing, ABC, Generic[H]):
 
     # ---- placing ---------------------------------------------------------------------------------
 
-    def _put_at_root(self, item: Item) -> None:
+    def _put_at_root(self, item: CopyItem) -> None:
         if not stat.S_ISDIR(item.mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if self.policy.attributes:
             self._note_directory(None, b"", item)
 
-    def _place(self, parent: H, name: bytes, path: bytes, item: Item) -> None:
+    def _place(self, parent: H, name: bytes, path: bytes, item: CopyItem) -> None:
         there = self._mode(parent, name)
         if stat.S_ISDIR(item.mode):
             self._place_directory(parent, path, item, there)
@@ -133,7 +133,7 @@ class Target(Closing, ABC, Generic[H]):
         elif self._can_make(path, item):
             self._place_special(parent, name, path, item, there)
 
-    def _place_directory(self, parent: H, path: bytes, item: Item, there: int | None) -> None:
+    def _place_directory(self, parent: H, path: bytes, item: CopyItem, there: int | None) -> None:
         name = path.rpartition(b"/")[2]
         if there is None:
             self._make_directory(parent, name, item)
@@ -145,7 +145,7 @@ class Target(Closing, ABC, Generic[H]):
             return
         self._note_directory(parent, path, item)
 
-    def _note_directory(self, _parent: H | None, path: bytes, item: Item) -> None:
+    def _note_directory(self, _parent: H | None, path: bytes, item: CopyItem) -> None:
         self._directories[path] = item
 
     def _place_link(self, parent: H, name: bytes, first: bytes, there: int | None) -> None:
@@ -159,7 +159,7 @@ class Target(Closing, ABC, Generic[H]):
             raise FormatError(f"a hard link to '{shown}', which was not copied before") from None
 
     def _place_special(
-        self, parent: H, name: bytes, path: bytes, item: Item, there: int | None
+        self, parent: H, name: bytes, path: bytes, item: CopyItem, there: int | None
     ) -> None:
         self._at_new_name(parent, name, there, lambda new: self._make_special(parent, new, item))
         if self._inside and stat.S_ISLNK(item.mode):
@@ -180,7 +180,7 @@ class Target(Closing, ABC, Generic[H]):
             self._remove(parent, temporary)
             raise
 
-    def _can_make(self, path: bytes, item: Item) -> bool:
+    def _can_make(self, path: bytes, item: CopyItem) -> bool:
         kind = stat.S_IFMT(item.mode)
         if kind == stat.S_IFSOCK:
             self._warn(f"{self._shown(path)}: left out, since it is a socket")
@@ -227,7 +227,7 @@ class Target(Closing, ABC, Generic[H]):
         if self._mode(parent, name) is not None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         uid, gid = self.policy.owner or (os.geteuid(), os.getegid())
-        item = Item(b"", _IMPLIED, uid, gid)
+        item = CopyItem(b"", _IMPLIED, uid, gid)
         self._make_directory(parent, name, item)
         self._note_directory(parent, path, item)
 
@@ -271,19 +271,19 @@ class Target(Closing, ABC, Generic[H]):
         """Return the mode of a file; None if there is none. Symlinks are not followed."""
 
     @abstractmethod
-    def _make_directory(self, parent: H, name: bytes, item: Item) -> None:
+    def _make_directory(self, parent: H, name: bytes, item: CopyItem) -> None:
         """Make a directory that only its owner can enter until its attributes are set."""
 
     @abstractmethod
-    def _set_directory(self, path: bytes, item: Item) -> None:
+    def _set_directory(self, path: bytes, item: CopyItem) -> None:
         """Set the attributes of a directory."""
 
     @abstractmethod
-    def _make_file(self, parent: H, name: bytes, item: Item, *, exists: bool) -> None:
+    def _make_file(self, parent: H, name: bytes, item: CopyItem, *, exists: bool) -> None:
         """Make a regular file, which appears complete."""
 
     @abstractmethod
-    def _make_special(self, parent: H, name: bytes, item: Item) -> None:
+    def _make_special(self, parent: H, name: bytes, item: CopyItem) -> None:
         """Make a symlink, FIFO or device at a name that is free."""
 
     @abstractmethod

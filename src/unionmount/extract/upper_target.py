@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from unionmount import core
 from unionmount.browse.paths import follow
 from unionmount.core import Maker, SetAttr
-from unionmount.extract.target import Policy, Target, temporary_name
+from unionmount.extract.target import CopyPolicy, Target, temporary_name
 
 if TYPE_CHECKING:
     from unionmount.core import Node, Upper
-    from unionmount.extract.items import Item
+    from unionmount.extract.items import CopyItem
 
 _ROOT_USER = (0, 0)
 _COPY_UPS = 16  # of one change; two are enough
@@ -30,7 +30,7 @@ class UpperTarget(Target[core.Node]):
     """The files of a container; ``upper`` is borrowed."""
 
     def __init__(
-        self, upper: Upper, base: bytes, policy: Policy, warn: Callable[[str], None]
+        self, upper: Upper, base: bytes, policy: CopyPolicy, warn: Callable[[str], None]
     ) -> None:
         super().__init__(base, policy, warn, inside=True)
         self._upper = upper
@@ -66,16 +66,16 @@ class UpperTarget(Target[core.Node]):
             self._view.forget(found.node)
         return found.mode
 
-    def _make_directory(self, parent: Node, name: bytes, item: Item) -> None:
+    def _make_directory(self, parent: Node, name: bytes, item: CopyItem) -> None:
         made = self._upper.mkdir(parent, name, stat.S_IFDIR | 0o700, self._maker(item))
         self._upper.forget(made.node)
 
-    def _set_directory(self, path: bytes, item: Item) -> None:
+    def _set_directory(self, path: bytes, item: CopyItem) -> None:
         self._dress(self._open(path), item)
 
     # ---- files -----------------------------------------------------------------------------------
 
-    def _make_file(self, parent: Node, name: bytes, item: Item, *, exists: bool) -> None:  # noqa: ARG002
+    def _make_file(self, parent: Node, name: bytes, item: CopyItem, *, exists: bool) -> None:  # noqa: ARG002
         temporary, maker = temporary_name(), self._maker(item)
         made = self._upper.mknod(parent, temporary, stat.S_IFREG | 0o600, (0, 0), maker)
         try:
@@ -88,7 +88,7 @@ class UpperTarget(Target[core.Node]):
         finally:
             self._upper.forget(made.node)
 
-    def _fill(self, node: Node, item: Item) -> None:
+    def _fill(self, node: Node, item: CopyItem) -> None:
         assert item.content is not None, "regular files have one"
         self._upper.open_file(node, write=True)
         try:
@@ -105,7 +105,7 @@ class UpperTarget(Target[core.Node]):
             done = self._upper.write(node, offset, view)
             view, offset = view[done:], offset + done
 
-    def _make_special(self, parent: Node, name: bytes, item: Item) -> None:
+    def _make_special(self, parent: Node, name: bytes, item: CopyItem) -> None:
         maker = self._maker(item)
         if stat.S_ISLNK(item.mode):
             made = self._upper.symlink(parent, name, item.target, maker)
@@ -133,10 +133,10 @@ class UpperTarget(Target[core.Node]):
 
     # ---- attributes ------------------------------------------------------------------------------
 
-    def _maker(self, item: Item) -> Maker:
+    def _maker(self, item: CopyItem) -> Maker:
         return Maker(*(self.policy.owner_of(item) or _ROOT_USER))
 
-    def _dress(self, node: Node, item: Item) -> None:
+    def _dress(self, node: Node, item: CopyItem) -> None:
         found, owner = self._upper.getattr(node), self.policy.owner_of(item)
         if owner is not None and owner != (found.uid, found.gid):
             self._set(node, SetAttr(uid=owner[0], gid=owner[1]))
