@@ -52,7 +52,7 @@ class CopyRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class _OpenSource:
     """An opened source; ``top`` is None for a tar stream."""
 
     items: Callable[[], Iterator[CopyItem]]
@@ -110,12 +110,12 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def _opened(settings: Settings, request: CopyRequest) -> Iterator[_Source]:
+def _opened(settings: Settings, request: CopyRequest) -> Iterator[_OpenSource]:
     source = request.source
     if source.is_stream:
         from unionmount.extract.tar_source import TarSource
 
-        yield _Source(TarSource(sys.stdin.fileno(), "standard input").items, None)
+        yield _OpenSource(TarSource(sys.stdin.fileno(), "standard input").items, None)
     elif source.word:
         with _opened_image(settings, request) as found:
             yield found
@@ -125,7 +125,7 @@ def _opened(settings: Settings, request: CopyRequest) -> Iterator[_Source]:
 
 
 @contextmanager
-def _opened_image(settings: Settings, request: CopyRequest) -> Iterator[_Source]:
+def _opened_image(settings: Settings, request: CopyRequest) -> Iterator[_OpenSource]:
     from unionmount.browse.paths import follow
     from unionmount.cli.open_image import open_files
     from unionmount.extract.destination import Top
@@ -140,11 +140,11 @@ def _opened_image(settings: Settings, request: CopyRequest) -> Iterator[_Source]
             found = follow(view.files, source.path, last=last)
             top = Top.of(source.path, b"/" + found.path, found.attributes.mode)
         items: ImageSource = ImageSource(view, found, warn)
-        yield _Source(items.items, top)
+        yield _OpenSource(items.items, top)
 
 
 @contextmanager
-def _opened_host(request: CopyRequest) -> Iterator[_Source]:
+def _opened_host(request: CopyRequest) -> Iterator[_OpenSource]:
     from unionmount.extract.destination import Top
     from unionmount.extract.host_source import HostSource
     from unionmount.system.os_errors import naming
@@ -160,7 +160,7 @@ def _opened_host(request: CopyRequest) -> Iterator[_Source]:
             real = os.path.realpath(source.path) if stat.S_ISDIR(mode) else source.path
             top = Top.of(source.path, real, mode)
         attributes = request.archive
-        yield _Source(HostSource(fd, source.text, warn, attributes=attributes).items, top)
+        yield _OpenSource(HostSource(fd, source.text, warn, attributes=attributes).items, top)
     finally:
         os.close(fd)
 
@@ -168,7 +168,7 @@ def _opened_host(request: CopyRequest) -> Iterator[_Source]:
 # ---- targets -------------------------------------------------------------------------------------
 
 
-def _to_stream(source: _Source) -> None:
+def _to_stream(source: _OpenSource) -> None:
     from unionmount.extract.tar_target import TarTarget
 
     assert source.top is not None, "one of the two is in an image"
@@ -180,7 +180,7 @@ def _to_stream(source: _Source) -> None:
     target.finish()
 
 
-def _to_host(request: CopyRequest, source: _Source) -> None:
+def _to_host(request: CopyRequest, source: _OpenSource) -> None:
     from unionmount.extract.destination import landing
     from unionmount.extract.host_target import HostTarget
     from unionmount.extract.target import CopyPolicy
@@ -213,7 +213,7 @@ def _find_on_host(path: bytes) -> Spot | None:
         return None
 
 
-def _to_container(settings: Settings, request: CopyRequest, source: _Source) -> None:
+def _to_container(settings: Settings, request: CopyRequest, source: _OpenSource) -> None:
     from unionmount.cli.container_target import opened_container
     from unionmount.extract.destination import existing_directory, landing
     from unionmount.extract.target import CopyPolicy
@@ -235,7 +235,7 @@ def _to_container(settings: Settings, request: CopyRequest, source: _Source) -> 
         place.finish()
 
 
-def _copy(source: _Source, target: Target[int] | Target[Node]) -> None:
+def _copy(source: _OpenSource, target: Target[int] | Target[Node]) -> None:
     for item in source.items():
         target.put(item)
     target.finish()

@@ -111,7 +111,9 @@ class TarSource:
             kind = stat.S_IFREG if member.isreg() else self._type(member)
         if b"\0" in target or (member.issym() and not target):
             raise FormatError(f"{self._shown(member)}: a symlink without a valid target")
-        content = _Member(tar, member, self._stream) if kind == stat.S_IFREG and not link else None
+        content = (
+            _TarContent(tar, member, self._stream) if kind == stat.S_IFREG and not link else None
+        )
         return CopyItem(
             path,
             kind | (member.mode & 0o7777),
@@ -189,7 +191,7 @@ def _from_base64(text: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Member:
+class _TarContent:
     """The content of a member, which can be read until the next one."""
 
     tar: tarfile.TarFile
