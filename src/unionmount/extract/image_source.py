@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 
     from unionmount.browse.open import OpenView
     from unionmount.browse.paths import Found
-    from unionmount.core import Attributes, BrowsableTree, Node, Tree
+    from unionmount.core import Attributes, BrowsableTree, DirectoryEntry, Node, Tree
     from unionmount.images.opened import OpenLayer
 
 _STEP = 1024 * 1024
+_BATCH = 256
+_AHEAD = 16 * 1024 * 1024  # bytes of a layer that are read ahead at once
 _BLOCK = 512  # the unit of Attributes.blocks
 
 
@@ -82,6 +85,8 @@ class ImageSource:
         self._found = found
         self._warn = warn
         self._linked: dict[Node, bytes] = {}  # the first paths of files with several
+        self._reads_ahead = False
+        self._ahead: set[tuple[int, int]] = set()  # parts of layers that are read ahead
 
     def items(self) -> Iterator[CopyItem]:
         """Yield the top, and all that is below it in a fixed order."""
@@ -90,9 +95,33 @@ class ImageSource:
             yield item
         if not stat.S_ISDIR(top.mode):
             return
-        for path, attributes in self._files.walk(top.node):
-            if (item := self._item(path, attributes)) is not None:
-                yield item
+        self._reads_ahead = True
+        pending = [(b"", top.node)]
+        while pending:
+            directory, node = pending.pop()
+            prefix, below = directory + b"/" if directory else b"", []
+            for entry in self._listed(node):
+                path, attributes = prefix + entry.name, entry.attributes
+                if stat.S_ISDIR(attributes.mode):
+                    below.append((path, attributes.node))
+                if (item := self._item(path, attributes)) is not None:
+                    yield item
+            pending += below[::-1]
+
+    def _listed(self, directory: Node) -> Iterator[DirectoryEntry]:
+        """Yield the entries of a directory; none of one that was removed meanwhile."""
+        cookie = 0
+        while True:
+            try:
+                entries = self._files.list(directory, cookie, _BATCH)
+            except OSError as error:
+                if self._upper is None or error.errno not in REPLACED:
+                    raise
+                return
+            if not entries:
+                return
+            yield from entries
+            cookie = entries[-1].next
 
     def _item(self, path: bytes, found: Attributes) -> CopyItem | None:
         """Return an item; None for what is no longer there."""
@@ -147,4 +176,17 @@ class ImageSource:
         layer = self._layers[found.layer]
         if length != found.size or offset + length > layer.length:
             raise FormatError(f"the index of layer {layer.diff_id} does not fit its tar")
+        if self._reads_ahead:
+            self._read_ahead(layer.data_fd, layer.offset + offset)
         return FileRange(layer.data_fd, layer.offset + offset, length)
+
+    def _read_ahead(self, fd: int, offset: int) -> None:
+        """Have the kernel read a part of a layer, and the next one: most of it is needed soon.
+
+        Small files in it would else be read one by one, and each would wait for the disk.
+        """
+        for part in (offset // _AHEAD, offset // _AHEAD + 1):
+            if (fd, part) not in self._ahead:
+                self._ahead.add((fd, part))
+                with suppress(OSError):  # it is only advice
+                    os.posix_fadvise(fd, part * _AHEAD, _AHEAD, os.POSIX_FADV_WILLNEED)

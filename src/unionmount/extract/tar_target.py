@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from unionmount.errors import UnionmountError
 from unionmount.extract.items import CopyItem, Piece
 from unionmount.formats.tar_writer import END, Member, can_hold, header, padding
+from unionmount.system import libc
 from unionmount.system.copy_range import copy_range
 from unionmount.system.files import FileRange, write_all
 from unionmount.system.os_errors import naming
@@ -17,6 +20,8 @@ _GATHERED = 1024 * 1024  # bytes that are written at once
 _SMALL = 128 * 1024  # files up to this size are read, others copied by the kernel
 _ZEROS = bytes(_GATHERED)
 _TOP = b"."
+_WRITTEN_BACK = 32 * 1024 * 1024  # bytes after which the kernel is told to write
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE
 
 
 class TarTarget:
@@ -28,6 +33,8 @@ class TarTarget:
         self._what = what
         self._warn = warn
         self._gathered = bytearray()
+        self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._unwritten = 0
 
     def put(self, item: CopyItem) -> None:
         """Add a member; a socket, for which a tar has no type, is left out."""
@@ -75,10 +82,10 @@ class TarTarget:
         self._flush()
         with naming(self._what):
             copy_range(data, self._fd, self._shown(item))
+        self._count(data.length)
 
     def _read(self, data: FileRange, item: CopyItem) -> None:
-        with naming(self._shown(item)):
-            found = os.pread(data.fd, item.size, data.offset)
+        found = os.pread(data.fd, item.size, data.offset)
         if len(found) != item.size:
             raise UnionmountError(f"{self._shown(item)}: the tar of its layer ends too early")
         self._add(found)
@@ -107,3 +114,12 @@ class TarTarget:
         data, self._gathered = self._gathered, bytearray()
         with naming(self._what):
             write_all(self._fd, bytes(data))
+        self._count(len(data))
+
+    def _count(self, size: int) -> None:
+        """Have the kernel begin to write what is in its memory, so that fsync is quick."""
+        self._unwritten += size
+        if self._is_file and self._unwritten >= _WRITTEN_BACK:
+            self._unwritten = 0
+            with suppress(OSError):  # it is only advice
+                libc.call("sync_file_range", self._fd, 0, 0, _WRITE)
