@@ -32,13 +32,8 @@
 
 #define RETRIES 64 /* of a walk that concurrent renames disturb */
 
-int um_open_beneath(int directory, const char *path, int flags, mode_t mode)
+static int open_as(int directory, const char *path, struct open_how how)
 {
-    struct open_how how = {
-        .flags = (uint64_t)(unsigned)(flags | O_CLOEXEC),
-        .mode = flags & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY)) ? mode : 0,
-        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV,
-    };
     for (int tries = 0;;) {
         long fd = syscall(SYS_openat2, directory, path, &how, sizeof how);
         if (fd >= 0)
@@ -50,6 +45,26 @@ int um_open_beneath(int directory, const char *path, int flags, mode_t mode)
         if (++tries == RETRIES) /* a lease, with O_NONBLOCK; -EAGAIN means something else above */
             return -EBUSY;
     }
+}
+
+int um_open_beneath(int directory, const char *path, int flags, mode_t mode)
+{
+    const struct open_how how = {
+        .flags = (uint64_t)(unsigned)(flags | O_CLOEXEC),
+        .mode = flags & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY)) ? mode : 0,
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV,
+    };
+    return open_as(directory, path, how);
+}
+
+int um_open_within(int directory, const char *path, int flags, unsigned how)
+{
+    const uint64_t strict = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
+    const struct open_how opened = {
+        .flags = (uint64_t)(unsigned)(flags | O_CLOEXEC),
+        .resolve = RESOLVE_NO_MAGICLINKS | (how & UM_WITHIN_IN_ROOT ? RESOLVE_IN_ROOT : strict),
+    };
+    return open_as(directory, path, opened);
 }
 
 int um_grip_take(int directory, const char *name, bool exposed, struct um_grip *grip)

@@ -73,6 +73,13 @@ int um_private_directory(int fd, unsigned how);
 /* Open a directory below one for reading and return the descriptor. `path` has no "..". Reading
  * changes no access time (O_NOATIME), unless the directory belongs to another user. */
 int um_open_directory(int directory, const char *path);
+
+#define UM_WITHIN_IN_ROOT 1u /* symlinks are followed, and lead nowhere out of `directory` */
+/* Open `path` in the directory of a user, for copies into it: mount points are crossed, since they
+ * are the user's own. A symlink on the way is -ELOOP, as one at the end, which O_PATH | O_NOFOLLOW
+ * opens itself. With UM_WITHIN_IN_ROOT `path` is resolved as if `directory` were the root
+ * directory. Nothing is made. -EXDEV: a path that leads out; -EBUSY as above. */
+int um_open_within(int directory, const char *path, int flags, unsigned how);
 /* cffi: end */
 
 #endif

@@ -242,6 +242,58 @@ static void check_mount_points(void)
     place_close(&place);
 }
 
+static int open_within(int fd, const char *path, int flags, unsigned how)
+{
+    int opened = um_open_within(fd, path, flags, how);
+    if (opened < 0)
+        return opened;
+    close(opened);
+    return 0;
+}
+
+/* Copies into a user's directory: the user's mounts are crossed, symlinks are not. */
+TEST(symlinks_lead_out_of_no_copy)
+{
+    struct place place;
+    place_open(&place);
+    CHECK_INT(mkdirat(place.in, "root", 0755), 0);
+    CHECK_INT(symlinkat("/directory", place.in, "absolute"), 0);
+    CHECK_INT(symlinkat("/../../out", place.in, "high"), 0);
+
+    CHECK_INT(open_within(place.in, "directory/file", O_RDONLY, 0), 0);
+    CHECK_INT(open_within(place.in, "way/file", O_RDONLY, 0), -ELOOP);
+    CHECK_INT(open_within(place.in, "link", O_RDONLY, 0), -ELOOP);
+    CHECK_INT(open_within(place.in, "link", O_PATH | O_NOFOLLOW, 0), 0);
+    CHECK_INT(open_within(place.in, "../out/file", O_RDONLY, 0), -EXDEV);
+    CHECK_INT(open_within(place.in, "/directory", O_RDONLY, 0), -EXDEV);
+    CHECK_INT(open_within(place.in, "directory/new", O_RDONLY, 0), -ENOENT);
+
+    CHECK_INT(open_within(place.in, "absolute/file", O_RDONLY, UM_WITHIN_IN_ROOT), 0);
+    CHECK_INT(open_within(place.in, "way/file", O_RDONLY, UM_WITHIN_IN_ROOT), -ENOENT);
+    CHECK_INT(open_within(place.in, "high/file", O_RDONLY, UM_WITHIN_IN_ROOT), -ENOENT);
+    CHECK_INT(open_within(place.in, "../../directory", O_RDONLY, UM_WITHIN_IN_ROOT), 0);
+    place_close(&place);
+}
+
+static void check_mount_points_of_a_user(void)
+{
+    struct place place;
+    place_open(&place);
+    mount_on(&place, "directory");
+    CHECK_INT(open_within(place.in, "directory", O_PATH | O_DIRECTORY, 0), 0);
+    CHECK_INT(open_within(place.in, "directory/kept", O_RDONLY, 0), 0);
+    char path[100];
+    snprintf(path, sizeof path, "%s/in/directory", place.path);
+    CHECK_INT(umount(path), 0);
+    place_close(&place);
+}
+
+TEST(mount_points_of_a_user_are_crossed)
+{
+    if (!in_mounts_of_its_own(check_mount_points_of_a_user))
+        printf("no mounts without root; ");
+}
+
 TEST(mount_points_are_not_crossed)
 {
     if (!in_mounts_of_its_own(check_mount_points))

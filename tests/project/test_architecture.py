@@ -37,6 +37,7 @@ ORDER = (
     "mounting",
     "transfer",
     "browse",
+    "extract",
     "runtime",
     "commit",
     "api",

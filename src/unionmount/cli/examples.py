@@ -45,6 +45,12 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
             "docker://localhost:5000/nginx:1.25",
         ),
     ),
+    "cp": (
+        ("Take a file out of an image", "unionmount cp app:1:/etc/nginx.conf ."),
+        ("Take a file that a later layer removed", "unionmount cp --layer 1 app:1:/token ."),
+        ("Bring a directory into a container", "unionmount cp site/. web:/usr/share/nginx/html"),
+        ("Unpack a tar in a container", "unionmount cp - web:/srv <site.tar"),
+    ),
     "df": (
         ("Show the sums", "unionmount df"),
         ("Show each image and what it shares", "unionmount df -v"),
@@ -53,6 +59,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
         ("List the changes in a container", "unionmount diff web"),
         ("Compare two releases", "unionmount diff --stat app:1 app:2"),
         ("Print the paths alone", "unionmount diff --format '{{.Path}}' web"),
+    ),
+    "export": (
+        ("Write the files of an image to a tar", "unionmount export -o app.tar app:1"),
+        ("Write one directory of a container", "unionmount export -o srv.tar web:/srv"),
     ),
     "find": (
         ("Find private keys", "unionmount find app:1 -name '*.pem' -o -name 'id_rsa*'"),

@@ -15,6 +15,7 @@ from unionmount.core.index import (
     IndexInfo,
     IndexLimits,
     open_beneath,
+    open_within,
     private_directory,
     stored_name,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "matches",
     "opaque_name",
     "open_beneath",
+    "open_within",
     "private_directory",
     "search_records",
     "stored_name",

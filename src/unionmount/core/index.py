@@ -72,6 +72,16 @@ def open_beneath(directory: int, path: bytes) -> int:
     return check(lib.um_open_directory(directory, path))
 
 
+def open_within(directory: int, path: bytes, flags: int, *, in_root: bool = False) -> int:
+    """Open ``path`` below the directory of a user; mount points are crossed.
+
+    A symlink on the way is ELOOP. With ``in_root``, symlinks are followed as if ``directory`` were
+    the root directory. ``flags`` make nothing.
+    """
+    how = lib.UM_WITHIN_IN_ROOT if in_root else 0
+    return check(lib.um_open_within(directory, path, flags, how))
+
+
 class Indexer(Owner):
     """A builder of the index of one layer, whose tar is fed or scanned in place.
 

@@ -33,6 +33,8 @@ _NAME_ROOM = 100
 _MAX_7_DIGITS = 0o7777777
 _MAX_11_DIGITS = 0o77777777777
 _NANO = 1_000_000_000
+_NO_NAMES = bytes(64)  # of user and group
+_REST = bytes(167)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +136,10 @@ def _block(member: Member, name: bytes, kind: bytes) -> bytes:
             kind,
             member.target[:_NAME_ROOM].ljust(_NAME_ROOM, b"\0"),
             b"ustar\x0000",
-            bytes(64),  # names of user and group
+            _NO_NAMES,
             _device_number(member.device[0]) if device else _octal(0, 8),
             _device_number(member.device[1]) if device else _octal(0, 8),
-            bytes(167),
+            _REST,
         )
     )
     block[148:156] = b"%06o\0 " % sum(block)
@@ -146,8 +148,9 @@ def _block(member: Member, name: bytes, kind: bytes) -> bytes:
 
 def _octal(value: int, width: int) -> bytes:
     """Format octal digits and a NUL; zero if there is no room, as a pax record has the value."""
-    text = b"%0*o" % (width - 1, max(value, 0))
-    return text + b"\0" if len(text) < width else b"0" * (width - 1) + b"\0"
+    if not 0 <= value < 1 << 3 * (width - 1):
+        value = 0
+    return b"%0*o\0" % (width - 1, value)
 
 
 def _device_number(value: int) -> bytes:

@@ -1,0 +1,81 @@
+"""``unionmount export``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import unionmount.cli.declared as click
+from unionmount.cli.options import layer_option, platform_option, root_option
+from unionmount.errors import UsageError
+from unionmount.system.text import printable
+
+if TYPE_CHECKING:
+    from unionmount.browse.open import OpenView
+    from unionmount.browse.paths import Found
+    from unionmount.cli.settings import Settings
+    from unionmount.images.platform import Platform
+
+_STDOUT = "-"
+
+
+@click.command("export")
+@click.option("-o", "--output", default=_STDOUT, metavar="FILE", help="Default: standard output.")
+@platform_option
+@layer_option
+@root_option
+@click.argument("operand", metavar="IMAGE[:PATH]")
+@click.pass_obj
+def command(
+    settings: Settings, output: str, platform: Platform | None, layer: int | None, operand: str
+) -> None:
+    """Write the files of an image or a container as one tar.
+
+    IMAGE is anything that "mount" accepts; a CONTAINER is exported with its changes. PATH begins
+    with '/'; the names in the tar are relative to it. Symlinks are followed inside the image, as in
+    a chroot.
+
+    The tar has owners, modes, times, extended attributes, hard links and devices, and no history
+    and no config. The same image always gives the same bytes. FILE appears when it is complete, and
+    replaces an existing file.
+    """
+    from unionmount.browse.paths import split_operand
+    from unionmount.cli.open_image import open_files
+
+    if output == _STDOUT and sys.stdout.isatty():
+        raise UsageError("standard output is a terminal; name a file with -o, or redirect it")
+    word, path = split_operand(operand)
+    with open_files(settings, word, platform=platform, layer=layer) as view:
+        _export(view, path or b"/", operand, output)
+
+
+def _export(view: OpenView, path: bytes, operand: str, output: str) -> None:
+    from unionmount.browse.paths import follow
+    from unionmount.system.os_errors import naming
+    from unionmount.transfer.image_files import replaced_file
+
+    with naming(operand):
+        found = follow(view.files, path)
+    if output == _STDOUT:
+        sys.stdout.flush()
+        _write(view, found, sys.stdout.fileno(), "standard output")
+        return
+    with replaced_file(Path(output)) as fd:
+        _write(view, found, fd, output)
+
+
+def _write(view: OpenView, found: Found, fd: int, what: str) -> None:
+    from unionmount.extract.image_source import ImageSource
+    from unionmount.extract.tar_target import TarTarget
+
+    name = b"" if found.is_directory else found.path.rpartition(b"/")[2]
+    target = TarTarget(fd, name, what, warn)
+    for item in ImageSource(view, found, warn).items():
+        target.put(item)
+    target.finish()
+
+
+def warn(text: str) -> None:
+    """Print a warning."""
+    print(f"unionmount: {printable(text)}", file=sys.stderr)

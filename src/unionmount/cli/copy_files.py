@@ -1,0 +1,241 @@
+"""``cp``: from an image, a container, the host or a tar, to the host, a container or a tar."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unionmount.errors import UsageError
+
+if TYPE_CHECKING:
+    from unionmount.cli.settings import Settings
+    from unionmount.core import Node
+    from unionmount.extract.destination import Spot, Top
+    from unionmount.extract.image_source import ImageSource
+    from unionmount.extract.items import CopyItem
+    from unionmount.extract.target import Target
+    from unionmount.images.platform import Platform
+
+_STREAM = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyOperand:
+    """SOURCE or DEST: a path in an image or container, or of the host, or a stream."""
+
+    text: str
+    word: str = ""  # names an image or container
+    path: bytes = b""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is standard input or output."""
+        return self.text == _STREAM
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRequest:
+    """A copy, with its options."""
+
+    source: CopyOperand
+    dest: CopyOperand
+    archive: bool
+    follow: bool
+    platform: Platform | None
+    layer: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenSource:
+    """An opened source; ``top`` is None for a tar stream."""
+
+    items: Callable[[], Iterator[CopyItem]]
+    top: Top | None
+
+
+def parse_operand(settings: Settings, text: str) -> CopyOperand:
+    """Parse ``IMAGE:/PATH``, ``CONTAINER:PATH``, ``-`` or a path of the host."""
+    from unionmount.browse.paths import split_operand
+    from unionmount.cli.container_words import name_of_container
+    from unionmount.store.containers import is_there
+
+    if text == _STREAM:
+        return CopyOperand(text)
+    word, path = split_operand(text)
+    if path is not None:
+        return CopyOperand(text, word, path)
+    name, colon, rest = text.removeprefix("container:").partition(":")
+    if colon and is_there(settings.store_root(), name_of_container(name)):
+        return CopyOperand(text, text[: len(text) - len(rest) - 1], b"/" + os.fsencode(rest))
+    if not text:
+        raise UsageError("a path is empty")
+    return CopyOperand(text, "", os.fsencode(text))
+
+
+def copy_files(settings: Settings, request: CopyRequest) -> None:
+    """Copy files."""
+    source, dest = request.source, request.dest
+    if not source.word and not dest.word:
+        raise UsageError(
+            "neither path is in an image or container; write IMAGE:/PATH or CONTAINER:/PATH"
+        )
+    if source.is_stream and dest.is_stream:
+        raise UsageError("SOURCE and DEST are both '-'")
+    if not source.word and (request.layer is not None or request.platform is not None):
+        option = "--layer" if request.layer is not None else "--platform"
+        raise UsageError(f"{option} is for a SOURCE in an image")
+    if dest.is_stream and sys.stdout.isatty():
+        raise UsageError("standard output is a terminal; redirect it, or name a file")
+    with _opened(settings, request) as opened:
+        if dest.is_stream:
+            _to_stream(opened)
+        elif dest.word:
+            _to_container(settings, request, opened)
+        else:
+            _to_host(request, opened)
+
+
+def warn(text: str) -> None:
+    """Print a warning."""
+    print(f"unionmount: {text}", file=sys.stderr)
+
+
+# ---- sources -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(settings: Settings, request: CopyRequest) -> Iterator[_OpenSource]:
+    source = request.source
+    if source.is_stream:
+        from unionmount.extract.tar_source import TarSource
+
+        yield _OpenSource(TarSource(sys.stdin.fileno(), "standard input").items, None)
+    elif source.word:
+        with _opened_image(settings, request) as found:
+            yield found
+    else:
+        with _opened_host(request) as found:
+            yield found
+
+
+@contextmanager
+def _opened_image(settings: Settings, request: CopyRequest) -> Iterator[_OpenSource]:
+    from unionmount.browse.paths import follow
+    from unionmount.cli.open_image import open_files
+    from unionmount.extract.destination import Top
+    from unionmount.extract.image_source import ImageSource
+    from unionmount.system.os_errors import naming
+
+    source = request.source
+    opened = open_files(settings, source.word, platform=request.platform, layer=request.layer)
+    with opened as view:
+        with naming(source.text):
+            last = request.follow or source.path.endswith(b"/")
+            found = follow(view.files, source.path, last=last)
+            top = Top.of(source.path, b"/" + found.path, found.attributes.mode)
+        items: ImageSource = ImageSource(view, found, warn)
+        yield _OpenSource(items.items, top)
+
+
+@contextmanager
+def _opened_host(request: CopyRequest) -> Iterator[_OpenSource]:
+    from unionmount.extract.destination import Top
+    from unionmount.extract.host_source import HostSource
+    from unionmount.system.os_errors import naming
+
+    source = request.source
+    follows = request.follow or source.path.endswith(b"/")
+    flags = os.O_PATH | os.O_CLOEXEC | (0 if follows else os.O_NOFOLLOW)
+    with naming(source.text):
+        fd = os.open(source.path, flags)
+    try:
+        with naming(source.text):
+            mode = os.fstat(fd).st_mode
+            real = os.path.realpath(source.path) if stat.S_ISDIR(mode) else source.path
+            top = Top.of(source.path, real, mode)
+        attributes = request.archive
+        yield _OpenSource(HostSource(fd, source.text, warn, attributes=attributes).items, top)
+    finally:
+        os.close(fd)
+
+
+# ---- targets -------------------------------------------------------------------------------------
+
+
+def _to_stream(source: _OpenSource) -> None:
+    from unionmount.extract.tar_target import TarTarget
+
+    assert source.top is not None, "one of the two is in an image"
+    sys.stdout.flush()
+    name = b"" if source.top.contents else source.top.name
+    target = TarTarget(sys.stdout.fileno(), name, "standard output", warn)
+    for item in source.items():
+        target.put(item)
+    target.finish()
+
+
+def _to_host(request: CopyRequest, source: _OpenSource) -> None:
+    from unionmount.extract.destination import landing
+    from unionmount.extract.host_target import HostTarget
+    from unionmount.extract.target import CopyPolicy
+    from unionmount.system.os_errors import naming
+
+    dest = request.dest.path
+    assert source.top is not None, "one of the two is in an image"
+    with naming(request.dest.text):
+        directory, name = landing(_find_on_host, dest, source.top)
+        root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    is_root = os.geteuid() == 0
+    policy = CopyPolicy(request.archive, owners=request.archive and is_root)
+    try:
+        shown = os.fsdecode(directory)
+        with HostTarget(root, name, policy, warn, shown=shown) as target:
+            _copy(source, target)
+    finally:
+        os.close(root)
+
+
+def _find_on_host(path: bytes) -> Spot | None:
+    """Follow a path of the host, but not through symlinks that others have planted."""
+    from unionmount.extract.destination import Spot
+    from unionmount.system.files import resolved
+
+    real = os.fsencode(resolved(Path(os.fsdecode(path))))
+    try:
+        return Spot(real, Path(os.fsdecode(path)).stat().st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def _to_container(settings: Settings, request: CopyRequest, source: _OpenSource) -> None:
+    from unionmount.cli.container_target import opened_container
+    from unionmount.extract.destination import existing_directory, landing
+    from unionmount.extract.target import CopyPolicy
+    from unionmount.system.os_errors import naming
+
+    dest, archive = request.dest, request.archive
+    policy = CopyPolicy(archive, archive, None if archive else (0, 0))
+    with ExitStack() as stack:
+        place = stack.enter_context(opened_container(settings, dest.word))
+        with naming(dest.text):
+            if source.top is None:
+                base = existing_directory(place.find, dest.path)
+            else:
+                directory, name = landing(place.find, dest.path, source.top)
+                base = directory.strip(b"/") + b"/" + name
+        target = place.target(base.strip(b"/"), policy, warn)
+        stack.callback(target.close)
+        _copy(source, target)
+        place.finish()
+
+
+def _copy(source: _OpenSource, target: Target[int] | Target[Node]) -> None:
+    for item in source.items():
+        target.put(item)
+    target.finish()

@@ -1,0 +1,44 @@
+"""What is copied: an item is a file with its attributes, and a way to read its content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from unionmount.system.files import FileRange
+
+Piece = tuple[int, bytes]
+"""An offset in a file and the bytes there."""
+
+
+class Content(Protocol):
+    """The content of a regular file."""
+
+    @property
+    def range(self) -> FileRange | None:
+        """The content as bytes of an open file; None if it has to be read in pieces."""
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the content in order; what lies between two pieces is a hole."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyItem:
+    """A file to copy.
+
+    ``path`` is relative to the top of the copy, whose own is empty. ``link`` is the path of an
+    earlier item that is the same file. A regular file without ``link`` has a ``content``.
+    """
+
+    path: bytes
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0
+    size: int = 0
+    device: tuple[int, int] = (0, 0)
+    target: bytes = b""
+    link: bytes | None = None
+    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+    content: Content | None = None
