@@ -18,7 +18,6 @@ import shlex
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from unionmount import core
 from unionmount.browse.diff import REPLACED, Difference, xattrs_of
 from unionmount.errors import UsageError
 from unionmount.formats.tar_writer import END, Member, can_hold, header, padding
+from unionmount.images.build import timestamp
 from unionmount.images.config import Config
 from unionmount.images.image import ImageDocuments
 from unionmount.images.instructions import apply_instructions
@@ -332,7 +332,7 @@ def _child_config(
     document: dict[str, Any] = json.loads(parent.raw)
     for name in _OF_A_CONTAINER:
         document.pop(name, None)
-    created = _timestamp(request.epoch)
+    created = timestamp(request.epoch)
     row: dict[str, Any] = {"created": created, "created_by": _created_by(request)}
     if request.author:
         document["author"] = row["author"] = request.author
@@ -357,12 +357,3 @@ def _created_by(request: CommitRequest) -> str:
     """Return the command that made the layer, without the container, whose name is arbitrary."""
     changes = (word for line in request.instructions for word in ("-c", line))
     return shlex.join(["unionmount", "commit", *changes])
-
-
-def _timestamp(epoch: int | None) -> str:
-    if epoch is None:
-        return datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    try:
-        return datetime.fromtimestamp(epoch, UTC).isoformat().replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):
-        raise UsageError(f"{epoch} is not a valid time") from None

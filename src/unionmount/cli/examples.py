@@ -69,6 +69,14 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
         ("List the tags of one repository", "unionmount images nginx"),
         ("List images without a name", "unionmount images -f dangling=true"),
     ),
+    "import": (
+        ("Import a root file system", "unionmount import rootfs.tar.xz debian:12"),
+        (
+            "Set the program it starts",
+            "unionmount import -c 'CMD [\"/bin/sh\"]' rootfs.tar app:1",
+        ),
+        ("Import a directory", "unionmount import ./rootfs app:1"),
+    ),
     "inspect": (
         ("Print everything as JSON", "unionmount inspect nginx:1.25"),
         ("Print the environment", "unionmount inspect -f '{{join .Config.Env \"\\n\"}}' app:1"),

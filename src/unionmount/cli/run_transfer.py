@@ -21,6 +21,8 @@ from unionmount.images.reference import Reference
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     import trio
 
     from unionmount.cli.settings import Settings
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from unionmount.transfer.pull import Policy, PullOptions
 
 T = TypeVar("T")
+C = TypeVar("C")
 Work = Callable[["RegistryClient"], Awaitable[T]]
 
 KEEP_BLOBS = "UNIONMOUNT_KEEP_BLOBS"
@@ -152,15 +155,25 @@ def run_transfer(
 
     A signal cancels it: incomplete files are removed, and the exit status names the signal.
     """
-    import trio
 
     def make_client() -> RegistryClient:
         return registry_client(settings, options, registries, named)
 
+    return run_attended(make_client, work)
+
+
+def run_attended(
+    make_client: Callable[[], AbstractAsyncContextManager[C]], work: Callable[[C], Awaitable[T]]
+) -> T:
+    """Run ``work`` with a client; a signal cancels it, and the exit status names the signal."""
+    import trio
+
     return trio.run(_attended, make_client, work)
 
 
-async def _attended(make_client: Callable[[], RegistryClient], work: Work[T]) -> T:
+async def _attended(
+    make_client: Callable[[], AbstractAsyncContextManager[C]], work: Callable[[C], Awaitable[T]]
+) -> T:
     import trio
 
     results: list[T] = []

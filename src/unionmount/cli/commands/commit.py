@@ -82,10 +82,10 @@ def command(
         raise UsageError(f"'{SCRATCH}' is the empty image and cannot be the name of another one")
     with open_changes(settings, target) as opened:
         request = CommitRequest(
-            *(reference, message, author, instructions, _epoch(), excluded),
+            *(reference, message, author, instructions, source_date_epoch(), excluded),
             _root_of(opened, settings.store_root()),
         )
-        stored = commit(settings.store(), opened, request, _warn)
+        stored = commit(settings.store(), opened, request, print_warning)
     print(stored.id)
 
 
@@ -104,7 +104,8 @@ def _root_of(opened: OpenChanges, root: Path) -> tuple[int, int] | None:
     return status.st_uid, status.st_gid
 
 
-def _epoch() -> int | None:
+def source_date_epoch() -> int | None:
+    """Return the time of SOURCE_DATE_EPOCH, if that is set."""
     text = os.environ.get(_EPOCH)
     if not text:
         return None
@@ -113,5 +114,6 @@ def _epoch() -> int | None:
     return int(text)
 
 
-def _warn(text: str) -> None:
+def print_warning(text: str) -> None:
+    """Print a warning on standard error."""
     print(f"unionmount: {text}", file=sys.stderr)
