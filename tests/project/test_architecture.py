@@ -39,6 +39,7 @@ ORDER = (
     "browse",
     "runtime",
     "commit",
+    "squash",
     "api",
     "cli",
     "__main__",

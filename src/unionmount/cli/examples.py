@@ -28,6 +28,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     ),
     "commit": (
         ("Make an image of a container", "unionmount commit -m 'Set the time zone' web web:2"),
+        ("Leave nothing of what was removed", "unionmount commit --squash web web:2"),
         ("Change the program it starts", "unionmount commit -c 'CMD [\"/bin/hello\"]' web web:3"),
     ),
     "completion": (
@@ -44,6 +45,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
             "unionmount copy --all docker://docker.io/library/nginx:1.25 "
             "docker://localhost:5000/nginx:1.25",
         ),
+        ("Make one layer of all layers", "unionmount copy --squash app:1 app:flat"),
     ),
     "df": (
         ("Show the sums", "unionmount df"),
