@@ -222,6 +222,41 @@ static int add_unresolved(struct um_indexer *ix, const struct um_tar_entry *entr
     return error;
 }
 
+static bool is_whiteout_device(const struct um_tar_entry *entry)
+{
+    return entry->type == UM_TAR_CHARACTER && um_whiteout_is_device(entry->major, entry->minor);
+}
+
+/* Note an entry that is taken literally. */
+static int note_mark(struct um_indexer *ix, struct um_slice name)
+{
+    uint64_t number = ix->n_marks++;
+    if (number >= UM_INDEXER_MARKS)
+        return 0;
+    struct um_indexer_mark *mark = &ix->marks[number];
+    mark->name = malloc(name.size + 1);
+    if (mark->name == NULL)
+        return -ENOMEM;
+    memcpy(mark->name, name.data, name.size);
+    mark->size = name.size;
+    return 0;
+}
+
+/* Apply an entry whose path is not the root, and whose names are no marks. */
+static int add_literal(struct um_indexer *ix, const struct um_tar_entry *entry,
+                       struct um_fault *fault)
+{
+    bool marked;
+    int error = um_index_path_check(&ix->path, &marked, entry->header, fault);
+    if (error == 0 && (marked || is_whiteout_device(entry)))
+        error = note_mark(ix, entry->name);
+    if (error == 0)
+        error = um_indexer_follow_links(ix, &ix->path, ix->path.n - 1);
+    if (error != 0)
+        return error == -ELOOP ? add_unresolved(ix, entry, fault) : error;
+    return add_entry(ix, entry, ix->path.parts[ix->path.n - 1], 0, fault);
+}
+
 /* Apply an entry whose path is not the root. */
 static int add_named(struct um_indexer *ix, const struct um_tar_entry *entry,
                      struct um_fault *fault)
@@ -236,8 +271,7 @@ static int add_named(struct um_indexer *ix, const struct um_tar_entry *entry,
     error = um_indexer_follow_links(ix, &ix->path, ix->path.n - 1);
     if (error != 0)
         return error == -ELOOP ? add_unresolved(ix, entry, fault) : error;
-    bool device =
-        entry->type == UM_TAR_CHARACTER && um_whiteout_is_device(entry->major, entry->minor);
+    bool device = is_whiteout_device(entry);
     if (kind == UM_NAME_OPAQUE)
         return add_mark(ix, NULL, entry->header, fault);
     if (kind == UM_NAME_WHITEOUT || device)
@@ -253,7 +287,7 @@ static int add(struct um_indexer *ix, const struct um_tar_entry *entry, struct u
     if (error != 0)
         return error;
     if (ix->path.n != 0)
-        return add_named(ix, entry, fault);
+        return ix->literal ? add_literal(ix, entry, fault) : add_named(ix, entry, fault);
     return entry->type == UM_TAR_DIRECTORY ? add_directory(ix, 0, entry, fault) : 0;
 }
 
@@ -349,6 +383,11 @@ int um_indexer_open(const struct um_index_limits *limits, struct um_indexer **ou
 void um_indexer_spool(struct um_indexer *ix, int fd)
 {
     ix->tables.values.fd = fd;
+}
+
+void um_indexer_take_literally(struct um_indexer *ix)
+{
+    ix->literal = true;
 }
 
 int um_indexer_feed(struct um_indexer *ix, const void *data, size_t size, struct um_fault *fault)
@@ -468,10 +507,26 @@ int um_indexer_unresolved(const struct um_indexer *ix, uint64_t number, const ch
     return 1;
 }
 
+uint64_t um_indexer_marks(const struct um_indexer *ix)
+{
+    return ix->n_marks;
+}
+
+int um_indexer_mark(const struct um_indexer *ix, unsigned number, const char **name, size_t *size)
+{
+    if (number >= UM_INDEXER_MARKS || ix->marks[number].name == NULL)
+        return 0;
+    *name = ix->marks[number].name;
+    *size = ix->marks[number].size;
+    return 1;
+}
+
 void um_indexer_close(struct um_indexer *ix)
 {
     if (ix == NULL)
         return;
+    for (unsigned i = 0; i < UM_INDEXER_MARKS; i++)
+        free(ix->marks[i].name);
     um_tar_close(ix->tar);
     free(ix->tables.names);
     free(ix->tables.inodes);

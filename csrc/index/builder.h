@@ -24,6 +24,8 @@
 #define UM_INDEXER_MEMORY (512u << 20)
 
 /* cffi: begin */
+#define UM_INDEXER_MARKS 8u /* names of marks that are kept for messages */
+
 struct um_index_limits {
     uint64_t max_entries; /* names, including implied directories; 0: 16 Mi */
     uint64_t max_strings; /* bytes of names, targets and xattrs; 0: 4 GiB - 1 */
@@ -40,6 +42,11 @@ int um_indexer_open(const struct um_index_limits *limits, struct um_indexer **ou
  * for reading and writing, that nobody else uses. Call this before feeding anything. The
  * descriptor stays the caller's, and must stay open until the indexer is closed. */
 void um_indexer_spool(struct um_indexer *indexer, int fd);
+
+/* Take all names literally: the tar is a root file system by itself and no layer, so a name that
+ * would be a whiteout is a file like others, and so is a device 0:0. Call this before feeding
+ * anything. */
+void um_indexer_take_literally(struct um_indexer *indexer);
 
 /* Feed the next bytes of the layer's tar. 0 or a negative errno with `fault` filled; -ENOBUFS
  * where the tables would exceed max_memory. After an error only um_indexer_close may be called. */
@@ -63,6 +70,14 @@ int um_indexer_finish(struct um_indexer *indexer, uint64_t layer_size, int fd,
  * until the next call that feeds or finishes. */
 int um_indexer_unresolved(const struct um_indexer *indexer, uint64_t number, const char **name,
                           size_t *size);
+
+/* Return how many entries, taken literally, a layer could not hold because they would be marks. */
+uint64_t um_indexer_marks(const struct um_indexer *indexer);
+
+/* Return the name, as spelled in the tar, of number `number` of these: 1; 0 where it was not kept,
+ * as only the first UM_INDEXER_MARKS are. Borrowed until the indexer is closed. */
+int um_indexer_mark(const struct um_indexer *indexer, unsigned number, const char **name,
+                    size_t *size);
 
 /* Free the indexer, which may be NULL. */
 void um_indexer_close(struct um_indexer *indexer);

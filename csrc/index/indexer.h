@@ -58,6 +58,12 @@ struct um_indexer {
     struct um_index_path path, target;
     struct um_index_way way;
     unsigned n_followed; /* how many paths led through symlinks */
+    bool literal; /* no name is a mark */
+    uint64_t n_marks; /* names that would be marks */
+    struct um_indexer_mark {
+        char *name; /* malloced */
+        size_t size;
+    } marks[UM_INDEXER_MARKS];
     uint8_t *window; /* of um_indexer_scan */
     uint64_t scanned; /* bytes of the tar that scan has passed on or jumped over */
     uint32_t window_size;
@@ -115,6 +121,9 @@ uint32_t um_indexer_resolve(const struct um_indexer *ix, const struct um_index_p
  * any kind, because the entry is not shown then. */
 int um_index_path_classify(const struct um_index_path *path, enum um_whiteout_kind *kind,
                            struct um_slice *hidden, uint64_t header, struct um_fault *fault);
+/* Check a path whose names are taken literally; *marked says that one would be a mark. */
+int um_index_path_check(const struct um_index_path *path, bool *marked, uint64_t header,
+                        struct um_fault *fault);
 
 /* ---- index/xattr_sets.c ------------------------------------------------------------ */
 

@@ -131,14 +131,15 @@ static int take_part(struct um_indexer *ix)
 }
 
 /* Check a path that symlinks led to: -ELOOP where a part is an impossible name. */
-static int check_walked(const struct um_index_path *walked)
+static int check_walked(const struct um_index_path *walked, bool literal)
 {
     size_t bytes = 0;
     for (size_t i = 0; i < walked->n; i++) {
         struct um_slice hidden;
         bytes += walked->parts[i].size + 1;
-        if (walked->parts[i].size > MAX_COMPONENT || bytes > MAX_PATH_BYTES ||
-            um_whiteout_classify(walked->parts[i], &hidden) != UM_NAME_PLAIN)
+        if (walked->parts[i].size > MAX_COMPONENT || bytes > MAX_PATH_BYTES)
+            return -ELOOP;
+        if (!literal && um_whiteout_classify(walked->parts[i], &hidden) != UM_NAME_PLAIN)
             return -ELOOP;
     }
     return 0;
@@ -168,7 +169,7 @@ int um_indexer_follow_links(struct um_indexer *ix, struct um_index_path *path, s
     while (error == 0 && way->pending.n > path->n - n)
         error = take_part(ix);
     if (error == 0)
-        error = check_walked(&way->walked);
+        error = check_walked(&way->walked, ix->literal);
     while (error == 0 && way->pending.n != 0)
         error = push_part(&way->walked, way->pending.parts[--way->pending.n]);
     if (error != 0)
@@ -255,5 +256,19 @@ int um_index_path_classify(const struct um_index_path *path, enum um_whiteout_ki
     }
     if (below_whiteout)
         *kind = UM_NAME_LEFTOVER;
+    return 0;
+}
+
+int um_index_path_check(const struct um_index_path *path, bool *marked, uint64_t header,
+                        struct um_fault *fault)
+{
+    *marked = false;
+    for (size_t i = 0; i < path->n; i++) {
+        struct um_slice hidden;
+        if (path->parts[i].size > MAX_COMPONENT)
+            return um_refuse(fault, -EBADMSG, header, "a name of %zu bytes (at most 255)",
+                             path->parts[i].size);
+        *marked |= um_whiteout_classify(path->parts[i], &hidden) != UM_NAME_PLAIN;
+    }
     return 0;
 }

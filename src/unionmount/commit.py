@@ -18,7 +18,6 @@ import shlex
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from unionmount import core
 from unionmount.browse.diff import REPLACED, Difference, xattrs_of
 from unionmount.errors import UsageError
 from unionmount.formats.tar_writer import END, Member, can_hold, header, padding
+from unionmount.images.build import timestamp
 from unionmount.images.config import Config
 from unionmount.images.image import ImageDocuments
 from unionmount.images.instructions import apply_instructions
@@ -45,7 +45,8 @@ Warn = Callable[[str], None]
 _STEP = 1024 * 1024
 _PIECE = 256 * 1024  # bytes that are written at once, as small members are many
 _NANO = 1_000_000_000
-_OF_A_CONTAINER = ("container", "container_config")  # Docker's fields about the previous container
+OF_A_CONTAINER = ("container", "container_config")
+"""Docker's fields about the previous container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def commit(store: Store, target: OpenChanges, request: CommitRequest, warn: Warn
     with store.lease("commit", f"commit of {request.name}") as lease:
         lease.protect(*parent.diff_ids)
         for layer in target.image.layers:
-            _keep_layer(store, layer)
+            keep_layer(store, layer)
         diff_id = _store_layer(store, target, request, warn, lease)
         raw = _child_config(parent, request, runtime, diff_id)
         config = Config.parse(raw, "the new image")
@@ -85,7 +86,7 @@ def commit(store: Store, target: OpenChanges, request: CommitRequest, warn: Warn
         return store.put_image([request.name], image)
 
 
-def _keep_layer(store: Store, layer: OpenLayer) -> None:
+def keep_layer(store: Store, layer: OpenLayer) -> None:
     """Import a layer that was used in place, or removed from the store meanwhile."""
     if store.has_layer(layer.diff_id):
         return
@@ -330,9 +331,9 @@ def _child_config(
 ) -> bytes:
     """Return the parent's config, with all its fields, updated for the new image."""
     document: dict[str, Any] = json.loads(parent.raw)
-    for name in _OF_A_CONTAINER:
+    for name in OF_A_CONTAINER:
         document.pop(name, None)
-    created = _timestamp(request.epoch)
+    created = timestamp(request.epoch)
     row: dict[str, Any] = {"created": created, "created_by": _created_by(request)}
     if request.author:
         document["author"] = row["author"] = request.author
@@ -357,12 +358,3 @@ def _created_by(request: CommitRequest) -> str:
     """Return the command that made the layer, without the container, whose name is arbitrary."""
     changes = (word for line in request.instructions for word in ("-c", line))
     return shlex.join(["unionmount", "commit", *changes])
-
-
-def _timestamp(epoch: int | None) -> str:
-    if epoch is None:
-        return datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    try:
-        return datetime.fromtimestamp(epoch, UTC).isoformat().replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):
-        raise UsageError(f"{epoch} is not a valid time") from None

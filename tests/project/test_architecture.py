@@ -40,6 +40,7 @@ ORDER = (
     "extract",
     "runtime",
     "commit",
+    "squash",
     "api",
     "cli",
     "__main__",

@@ -45,6 +45,7 @@ GROUPS: dict[
     },
     "Images and store": {
         "images": ("images", "List the images of the store."),
+        "import": ("import_", "Make an image of a root file system."),
         "load": ("load", "Load the images of an archive into the store."),
         "save": ("save", "Write images of the store to an archive or a layout."),
         "tag": ("tag", "Give an image another name."),

@@ -34,6 +34,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {  # by command, or by command and argu
     "diff": ("container", "mount", "image"),
     "find": _IMAGE,
     "history": _SOURCE,
+    "import": ("file",),
     "images": _IMAGE,
     "inspect": ("container", "mount", "image", "file"),
     "layers": _SOURCE,
@@ -52,6 +53,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {  # by command, or by command and argu
     "which": _IMAGE,
     "mount mountpoint": ("dir",),
     "commit name": _IMAGE,
+    "import name": _IMAGE,
     "layers number": (),
     "overlay mountpoint": ("dir",),
 }

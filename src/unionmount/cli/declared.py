@@ -91,7 +91,10 @@ class DeclaredParameter:
 
 
 class Declared:
-    """A command; with ``takes_command``, another command line may follow behind ``--``."""
+    """A command; with ``takes_command``, another command line may follow behind ``--``.
+
+    ``optional`` is an option whose value may be missing: ``--x`` or ``--x=VALUE``.
+    """
 
     def __init__(
         self,
@@ -100,8 +103,10 @@ class Declared:
         function: Callable[..., Any],
         *,
         takes_command: bool = False,
+        optional: str = "",
     ) -> None:
         self.name = name
+        self.optional = optional
         self.attributes = attributes
         self.takes_command = takes_command
         self.function = function
@@ -122,6 +127,10 @@ class Declared:
         return built
 
     def _classes(self) -> dict[str, Any]:
+        if self.optional:
+            from unionmount.cli.optional_value import command_with_optional_value
+
+            return {"cls": command_with_optional_value(self.optional)}
         if not self.takes_command:
             return {}
         from unionmount.cli.command_behind import CommandWithCommand
@@ -130,10 +139,12 @@ class Declared:
 
 
 def command(
-    name: str, *, takes_command: bool = False, **attributes: Any
+    name: str, *, takes_command: bool = False, optional: str = "", **attributes: Any
 ) -> Callable[[Callable[..., Any]], Declared]:
     """Declare a command."""
-    return lambda function: Declared(name, attributes, function, takes_command=takes_command)
+    return lambda function: Declared(
+        name, attributes, function, takes_command=takes_command, optional=optional
+    )
 
 
 def option(*names: str, **attributes: Any) -> Callable[[F], F]:

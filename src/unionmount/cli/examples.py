@@ -28,6 +28,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     ),
     "commit": (
         ("Make an image of a container", "unionmount commit -m 'Set the time zone' web web:2"),
+        ("Leave nothing of what was removed", "unionmount commit --squash web web:2"),
         ("Change the program it starts", "unionmount commit -c 'CMD [\"/bin/hello\"]' web web:3"),
     ),
     "completion": (
@@ -44,6 +45,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
             "unionmount copy --all docker://docker.io/library/nginx:1.25 "
             "docker://localhost:5000/nginx:1.25",
         ),
+        ("Make one layer of all layers", "unionmount copy --squash app:1 app:flat"),
     ),
     "cp": (
         ("Take a file out of an image", "unionmount cp app:1:/etc/nginx.conf ."),
@@ -88,6 +90,14 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
         ("List all images", "unionmount images"),
         ("List the tags of one repository", "unionmount images nginx"),
         ("List images without a name", "unionmount images -f dangling=true"),
+    ),
+    "import": (
+        ("Import a root file system", "unionmount import rootfs.tar.xz debian:12"),
+        (
+            "Set the program it starts",
+            "unionmount import -c 'CMD [\"/bin/sh\"]' rootfs.tar app:1",
+        ),
+        ("Import a directory", "unionmount import ./rootfs app:1"),
     ),
     "inspect": (
         ("Print everything as JSON", "unionmount inspect nginx:1.25"),

@@ -301,7 +301,10 @@ class _Opener:
             verify=wanted.verify,
             lease=self.lease,
         )
-        return self.opened.enter_context(image)
+        self.opened.enter_context(image)
+        if not wanted.shows_only:
+            _refuse_marked(image)
+        return image
 
     def _plan_of(self, held: HeldContainer, image: OpenImage) -> UpperPlan:
         container = held.container
@@ -320,6 +323,16 @@ class _Opener:
             others="refused",
             own_root=True,
             follow_namespace=True,
+        )
+
+
+def _refuse_marked(image: OpenImage) -> None:
+    """Raise UsageError if an upper cannot hold all names of a root file system."""
+    names = [printable(name) for layer in image.layers for name in layer.marked]
+    if names:
+        raise UsageError(
+            f"{printable(image.name)}: has names that changes cannot be kept beside, as they mark "
+            f"deletions ('{names[0]}'); mount it with --ro"
         )
 
 

@@ -197,8 +197,13 @@ def registry_client(
         ),
         tls_verify=options.tls_verify,
         cert_dir=Path(options.cert_dir) if options.cert_dir is not None else None,
-        debug=_log if settings.debug else None,
+        debug=debug_log(settings),
     )
+
+
+def debug_log(settings: Settings) -> Callable[[str], None] | None:
+    """Return the function that prints requests and answers, if --debug asks for them."""
+    return _log if settings.debug else None
 
 
 def _log(line: str) -> None:

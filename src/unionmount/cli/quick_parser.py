@@ -57,6 +57,8 @@ def parse_command(
         raise NotQuick
     options = [_Option(one) for one in command.parameters if one.kind == "option"]
     values: dict[str, Any] = {}
+    if command.optional:
+        raise NotQuick
     if command.takes_command and "--" in words:
         words, values["words"] = _split(words)
     operands = _parse_options(options, words)

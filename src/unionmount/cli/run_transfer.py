@@ -24,6 +24,8 @@ from unionmount.images.reference import Reference
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     import trio
 
     from unionmount.cli.output import ProgressLine
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from unionmount.transfer.pull import Policy, PullOptions, PullPlan
 
 T = TypeVar("T")
+C = TypeVar("C")
 Work = Callable[["RegistryClient"], Awaitable[T]]
 
 KEEP_BLOBS = "UNIONMOUNT_KEEP_BLOBS"
@@ -181,16 +184,28 @@ def run_transfer(
     A signal cancels it: incomplete files are removed, and the exit status names the signal.
     ``progress`` is refreshed while nothing arrives.
     """
-    import trio
 
     def make_client() -> RegistryClient:
         return registry_client(settings, options, registries, named)
+
+    return run_attended(make_client, work, progress)
+
+
+def run_attended(
+    make_client: Callable[[], AbstractAsyncContextManager[C]],
+    work: Callable[[C], Awaitable[T]],
+    progress: ProgressLine | None = None,
+) -> T:
+    """Run ``work`` with a client; a signal cancels it, and the exit status names the signal."""
+    import trio
 
     return trio.run(_attended, make_client, work, progress)
 
 
 async def _attended(
-    make_client: Callable[[], RegistryClient], work: Work[T], progress: ProgressLine | None
+    make_client: Callable[[], AbstractAsyncContextManager[C]],
+    work: Callable[[C], Awaitable[T]],
+    progress: ProgressLine | None,
 ) -> T:
     import trio
 

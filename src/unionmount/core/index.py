@@ -88,10 +88,18 @@ class Indexer(Owner):
     ``what`` names the layer in messages.
     """
 
-    def __init__(self, what: str, limits: IndexLimits = IndexLimits(), spool: int = -1) -> None:
+    def __init__(
+        self,
+        what: str,
+        limits: IndexLimits = IndexLimits(),
+        spool: int = -1,
+        *,
+        literal: bool = False,
+    ) -> None:
         """Create an indexer; ``spool`` is a borrowed descriptor of an empty file for xattrs.
 
-        Without it they are kept in memory, and counted against ``limits.max_memory``.
+        Without it they are kept in memory, and counted against ``limits.max_memory``. With
+        ``literal``, no name is a whiteout: the tar is a root file system instead of a layer.
         """
         self._what = what
         slot = ffi.new("struct um_indexer **")
@@ -105,6 +113,8 @@ class Indexer(Owner):
         self._handle = slot[0]
         if spool >= 0:
             lib.um_indexer_spool(self._handle, spool)
+        if literal:
+            lib.um_indexer_take_literally(self._handle)
 
     def _release(self, handle: Any) -> None:
         lib.um_indexer_close(handle)
@@ -136,6 +146,17 @@ class Indexer(Owner):
         while lib.um_indexer_unresolved(self._handle, number, name, size):
             yield bytes(ffi.buffer(name[0], size[0]))
             number += 1
+
+    def marks(self) -> tuple[int, list[bytes]]:
+        """Return the number of entries that no layer can hold, and the first few of their names.
+
+        They are taken literally, but in a layer they would be whiteouts.
+        """
+        name, size = ffi.new("char const **"), ffi.new("size_t *")
+        names: list[bytes] = []
+        while lib.um_indexer_mark(self._handle, len(names), name, size):
+            names.append(bytes(ffi.buffer(name[0], size[0])))
+        return int(lib.um_indexer_marks(self._handle)), names
 
     def finish(self, layer_size: int, fd: int) -> None:
         """Write the index to ``fd``; raise FormatError if the tar ended too early."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from unionmount.errors import UsageError
 from unionmount.formats.compression import Compression
 from unionmount.images.media_types import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST
 
@@ -37,6 +39,16 @@ def compression_of(media_type: str) -> Compression | None:
 def compact_json(value: Any) -> bytes:
     """Write JSON without white space."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def timestamp(epoch: int | None) -> str:
+    """Return a time of an image, now or in seconds since 1970; raise UsageError if it is absurd."""
+    if epoch is None:
+        return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    try:
+        return datetime.fromtimestamp(epoch, UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(f"{epoch} is not a valid time") from None
 
 
 def manifest_document(

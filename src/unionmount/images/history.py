@@ -37,7 +37,7 @@ class HistoryRow:
 
 def history_rows(config: Config, sizes: Sequence[int]) -> list[HistoryRow]:
     """Return the steps of an image, newest first; ``sizes`` belong to the layers, lowest first."""
-    layers = _layers_of_steps(config.history, len(sizes))
+    layers = layers_of_steps(config.history, len(sizes))
     rows = [
         HistoryRow(None, step, layer, 0 if layer is None else sizes[layer])
         for step, layer in zip(config.history, layers, strict=True)
@@ -54,13 +54,13 @@ def history_rows(config: Config, sizes: Sequence[int]) -> list[HistoryRow]:
 def steps_of_layers(history: Sequence[History], layers: int) -> list[History | None]:
     """Return the step that left each layer, lowest first; None for a layer without a step."""
     steps: list[History | None] = [None] * layers
-    for step, layer in zip(history, _layers_of_steps(history, layers), strict=True):
+    for step, layer in zip(history, layers_of_steps(history, layers), strict=True):
         if layer is not None:
             steps[layer] = step
     return steps
 
 
-def _layers_of_steps(history: Sequence[History], layers: int) -> list[int | None]:
+def layers_of_steps(history: Sequence[History], layers: int) -> list[int | None]:
     """Return the number of the layer that each step left, or None."""
     leaving = [number for number, step in enumerate(history) if not step.empty_layer]
     if len(leaving) > layers:

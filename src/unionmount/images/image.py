@@ -60,8 +60,13 @@ class ImageDocuments:
     @property
     def chain_id(self) -> Digest:
         """The ChainID of the layers (OCI image-spec); without layers, the digest of no bytes."""
-        chain = str(self.diff_ids[0]) if self.diff_ids else ""
-        for diff_id in self.diff_ids[1:]:
+        return self.chain_of(self.diff_ids)
+
+    @staticmethod
+    def chain_of(diff_ids: Sequence[Digest]) -> Digest:
+        """Return the ChainID of layers, lowest first."""
+        chain = str(diff_ids[0]) if diff_ids else ""
+        for diff_id in diff_ids[1:]:
             chain = str(Digest.of(f"{chain} {diff_id}".encode("ascii")))
         return Digest.parse(chain) if chain else Digest.of(b"")
 

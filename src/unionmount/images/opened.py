@@ -26,13 +26,17 @@ MAX_COPIED = 1 << 30  # bytes of all those indexes of an image that others can c
 
 @dataclass(slots=True)
 class OpenLayer:
-    """The open descriptors of one layer; owned, and still valid when the files are removed."""
+    """The open descriptors of one layer; owned, and still valid when the files are removed.
+
+    ``marked`` are names of a root file system that neither a layer nor an upper can hold.
+    """
 
     diff_id: Digest
     data_fd: int
     offset: int
     length: int
     index_fd: int
+    marked: tuple[bytes, ...] = ()
 
     def close(self) -> None:
         """Close both descriptors; a second call does nothing."""

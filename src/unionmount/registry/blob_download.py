@@ -15,11 +15,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import httpx2
-import trio
 
 from unionmount.errors import NotFoundError, RegistryError, SizeMismatch, TransferError
 from unionmount.images.manifest import Descriptor
 from unionmount.registry.http import encoding_of, host_of, parts_of, translated, unwanted_encoding
+from unionmount.registry.pace import Pace
 from unionmount.registry.registries_conf import Endpoint
 from unionmount.registry.retry import Backoff, Transient
 from unionmount.registry.session import RegistryCall, Session
@@ -116,7 +116,7 @@ class BlobStream:
     ) -> AsyncGenerator[bytes, None]:
         skip = self._skipped(response)
         room = self._descriptor.size - self._position
-        pace = _Pace(self._session.limits.slow_window, self._session.limits.slow_bytes)
+        pace = Pace(self._session.limits.slow_window, self._session.limits.slow_bytes)
         async with aclosing(parts_of(response)) as parts:
             while True:
                 pace.begin()
@@ -188,31 +188,3 @@ class _Encoding:
         if not part.startswith(expected):
             raise unwanted_encoding(self._response, self._what)
         self._rest = self._rest[len(expected) :]
-
-
-class _Pace:
-    """The rate of a download, which counts only the time of waiting for bytes."""
-
-    def __init__(self, window: float, least: int) -> None:
-        self._window = window
-        self._least = least
-        self._waited = 0.0
-        self._got = 0
-        self._began = 0.0
-
-    def begin(self) -> None:
-        self._began = trio.current_time()
-
-    def is_too_slow(self, count: int) -> bool:
-        """Count bytes; return whether too few came in a whole window."""
-        self._waited += trio.current_time() - self._began
-        self._got += count
-        if self._waited < self._window:
-            return False
-        slow = self._got < self._least
-        if not slow:
-            self._waited, self._got = 0.0, 0
-        return slow
-
-    def __str__(self) -> str:
-        return f"{self._got} bytes in {self._waited:.0f} s"

@@ -7,6 +7,7 @@
     oci:DIR[:REF]               an OCI image layout, a directory
     docker://NAME               an image of a registry
     PATH[:REF]                  one of these, recognised by its content
+    PATH                        a tar with a root file system
     NAME or ID                  an image of the store
     scratch                     the empty image
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from unionmount.images.image import ImageDocuments
     from unionmount.images.platform import Platform
     from unionmount.images.reference import Digest
+    from unionmount.store.in_place import FlatFacts
     from unionmount.system.files import FileRange
 
 Kind = Literal["docker-archive", "oci-archive", "oci", "registry", "path", "stored"]
@@ -250,12 +252,16 @@ class Files(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LayerBlob:
-    """The bytes of one layer as they are stored; ``digest`` is their recorded digest."""
+    """The bytes of one layer as they are stored; ``digest`` is their recorded digest.
+
+    ``flat``: it is a root file system in a tar, in which no name is a whiteout.
+    """
 
     what: str
     data: FileRange
     diff_id: Digest
     digest: Digest | None
+    flat: FlatFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from unionmount.images.image import ImageDocuments
 from unionmount.images.json_fields import load_json
 from unionmount.images.reference import Digest, Reference
 from unionmount.sources import Entry, ImageArchive, LayerBlob, SourceImage
-from unionmount.sources.layout import INDEX, OciLayout, read_range
+from unionmount.sources.layout import INDEX, MARKER, OciLayout, read_range
 from unionmount.system.files import FileIdentity, FileRange
 from unionmount.system.text import printable
 
@@ -52,31 +52,38 @@ _NAMED_BY_DIGEST = re.compile(r"(?:^|/)(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json
 class TarFiles:
     """The members of a plain tar, read in place; owns ``fd``."""
 
-    def __init__(self, fd: int, what: str) -> None:
+    def __init__(self, fd: int, what: str, index: int | None = None) -> None:
+        """Take over ``fd``, even if this fails; ``index`` is its index, if there is one."""
         self.what = what
         self._fd = fd
         self._identity = FileIdentity.of(fd)
         self._resources = ExitStack()
         with ExitStack() as stack:
             stack.callback(os.close, fd)
-            self._tree = self._open_tree(stack)
+            opened = self._make_index() if index is None else core.Index(index, what)
+            stack.enter_context(opened)
+            layer = core.TreeLayer(opened, fd, 0, self._identity.size)
+            self._tree = stack.enter_context(core.Tree([layer]))
             self._resources = stack.pop_all()
 
-    def _open_tree(self, stack: ExitStack) -> core.Tree:
+    def _make_index(self) -> core.Index:
         memory = os.memfd_create("outer index")
         try:
             os.fchmod(
                 memory, 0o600
             )  # a file that nobody else can change is mapped instead of copied
-            with core.Indexer(self.what, _MAX_MEMBERS) as indexer:
+            with core.Indexer(self.what, _MAX_MEMBERS, literal=True) as indexer:
                 for _ in indexer.scan(self._fd, 0, self._identity.size):
                     pass
                 indexer.finish(self._identity.size, memory)
-            index = stack.enter_context(core.Index(memory, self.what))
+            return core.Index(memory, self.what)
         finally:
             os.close(memory)
-        layer = core.TreeLayer(index, self._fd, 0, self._identity.size)
-        return stack.enter_context(core.Tree([layer]))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the tar has no member at all."""
+        return not self._tree.list(core.ROOT, 0, 1)
 
     def find(self, path: str) -> FileRange | None:
         """Return the range of a member; symlinks and hard links inside the archive are followed."""
@@ -151,6 +158,40 @@ class _ManifestItem:
     config: str
     names: tuple[Reference, ...]
     layers: tuple[str, ...]
+
+
+def has_image(files: Files) -> bool:
+    """Return whether files are those of an archive of images, perhaps a damaged one.
+
+    Otherwise they are a root file system, in which a web application may have a manifest.json.
+    """
+    try:
+        manifest, index = files.read(MANIFEST), files.read(INDEX)
+        if index is not None:
+            return files.size(MARKER) is not None or "manifests" in _fields(index, "manifests")
+        if manifest is not None:
+            return not _fields(manifest, "")  # a list, where others have an object
+        return files.size("repositories") is not None
+    except FormatError:  # a directory, or too large
+        return False
+
+
+def is_image_tar(index: int, data: FileRange, what: str) -> bool:
+    """Return whether a tar, whose index is open, is an archive of images."""
+    files = TarFiles(os.dup(data.fd), what, index)
+    try:
+        return has_image(files)
+    finally:
+        files.close()
+
+
+def _fields(raw: bytes, damaged: str) -> set[str]:
+    """Return the names of the fields of a JSON object; ``damaged`` if it cannot be parsed."""
+    try:
+        document = load_json(raw, "")
+    except FormatError:
+        return {damaged} if damaged else set()
+    return set(document) if isinstance(document, dict) else set()
 
 
 def open_archive(files: TarFiles, kind: str, fallback_name: str) -> ImageArchive:

@@ -12,6 +12,7 @@ import os
 import re
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from unionmount import core
 from unionmount.errors import (
     DigestMismatch,
+    FormatError,
     LimitExceeded,
     SizeMismatch,
     UsageError,
@@ -29,7 +31,7 @@ from unionmount.images.reference import Digest
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 from unionmount.store.staging import Staging
 from unionmount.system.closing import Closing
@@ -146,13 +148,19 @@ class Expected:
     """The expected digests and size of a layer.
 
     ``diff_id`` is None if the layer is being made. ``digest`` and ``size`` are those of the blob as
-    it is transported, if they are known; ``what`` names the layer in messages.
+    it is transported, if they are known; ``what`` names the layer in messages. ``literal``: the tar
+    is a root file system, and is refused if it has names that are whiteouts in a layer.
     """
 
     diff_id: Digest | None
     what: str
     digest: Digest | None = None
     size: int | None = None
+    literal: bool = False
+
+
+Inspect = Callable[[int, FileRange], None]
+"""A check of a complete index and its tar before they appear in the store; it may raise."""
 
 
 class LayerImport(Closing):
@@ -172,6 +180,7 @@ class LayerImport(Closing):
         limits: ImportLimits,
         *,
         keep_blob: bool = False,
+        inspect: Inspect | None = None,
     ) -> None:
         """Create an import; ``publish`` finds a kept blob in the staging directory.
 
@@ -183,6 +192,7 @@ class LayerImport(Closing):
         self._expected = expected
         self._limits = limits
         self._keep_blob = keep_blob
+        self._inspect = inspect
         self._kept = (
             -1
         )  # descriptor of the kept blob; used by the unpacking thread until it is joined
@@ -207,7 +217,9 @@ class LayerImport(Closing):
             stack.callback(self._close_kept)
             spool = stack.enter_context(self._staging.spool())
             self._indexer = stack.enter_context(
-                core.Indexer(self._expected.what, self._limits.core, spool)
+                core.Indexer(
+                    self._expected.what, self._limits.core, spool, literal=self._expected.literal
+                )
             )
             self._start()
             self._resources = stack.pop_all()
@@ -241,8 +253,11 @@ class LayerImport(Closing):
         self._raise_failure()
         if self._expected.diff_id is not None:
             self._check("diff_id", self._expected.diff_id, self._diff_hash.hexdigest())
-        with storing(self._staging.path):
-            self._complete()
+        index = self._staging.create(INDEX_NAME)
+        try:
+            self._complete(index)
+        finally:
+            os.close(index)
         self._publish(self._staging, self.diff_id)
         self._resources.close()
         return self._size
@@ -264,16 +279,17 @@ class LayerImport(Closing):
             what = f"{self._expected.what} ({part})"
             raise DigestMismatch(what, str(expected), f"{expected.algorithm}:{actual}")
 
-    def _complete(self) -> None:
-        index = self._staging.create(INDEX_NAME)
-        try:
+    def _complete(self, index: int) -> None:
+        with storing(self._staging.path):
             self._indexer.finish(self._size, index)
+        if self._inspect is not None:
+            self._inspect(index, FileRange(self._tar, 0, self._size))
+        refuse_marks(self._expected.what, *self._indexer.marks())
+        with storing(self._staging.path):
             os.fsync(index)
-        finally:
-            os.close(index)
-        os.fsync(self._tar)
-        if self._kept >= 0:
-            os.fsync(self._kept)
+            os.fsync(self._tar)
+            if self._kept >= 0:
+                os.fsync(self._kept)
 
     def _close_kept(self) -> None:
         fd, self._kept = self._kept, -1
@@ -352,6 +368,20 @@ class LayerImport(Closing):
             with storing(self._staging.path):
                 write_all(self._tar, chunk)
                 self._indexer.feed(chunk)
+
+
+def refuse_marks(what: str, count: int, names: Sequence[bytes]) -> None:
+    """Raise FormatError if there are names that a layer cannot hold, since they are whiteouts."""
+    if count == 0:
+        return
+    shown = ", ".join(f"'{printable(name)}'" for name in names)
+    more = f" and {count - len(names)} more" if count > len(names) else ""
+    prefix = core.whiteout_name(b"").decode("ascii")
+    raise FormatError(
+        f"{what}: no image can hold {shown}{more}: in a layer, names that begin with '{prefix}' "
+        "and devices 0:0 delete other files; leave them out, or mount the tar with --ro, which "
+        "shows them"
+    )
 
 
 def check_digest(

@@ -55,7 +55,14 @@ from unionmount.store.directory import (
     read_limited,
     verify,
 )
-from unionmount.store.layer_import import BLOB_NAME, INDEX_NAME, Expected, ImportLimits, LayerImport
+from unionmount.store.layer_import import (
+    BLOB_NAME,
+    INDEX_NAME,
+    Expected,
+    ImportLimits,
+    Inspect,
+    LayerImport,
+)
 from unionmount.store.leases import Holding, LayerLock, Lease, held_leases, new_path
 from unionmount.store.sharing import Sharing
 from unionmount.store.staging import Staging
@@ -66,7 +73,13 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-from unionmount.store.in_place import MAX_ORIGIN, InPlaceIndex, InPlaceOrigin
+from unionmount.store.in_place import (
+    MAX_ORIGIN,
+    FlatFacts,
+    FlatInPlace,
+    InPlaceIndex,
+    InPlaceOrigin,
+)
 
 __all__ = ["VERSION", "OpenBlob", "Store", "StoredImage"]
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -169,12 +182,13 @@ class Store:
         *,
         keep_blob: bool = False,
         lease: Lease | None = None,
+        inspect: Inspect | None = None,
     ) -> LayerImport:
         """Start the import of a layer, whose blob is then written to the result.
 
         ``keep_blob`` also keeps the blob as it came, if it is compressed and ``expected`` has its
         digest. A new layer is registered in ``lease`` before it appears, since its diff_id is not
-        known earlier.
+        known earlier. ``inspect`` may refuse a layer by its index.
         """
 
         def publish(staging: Staging, diff_id: Digest) -> None:
@@ -189,7 +203,9 @@ class Store:
 
         keep_blob = keep_blob and expected.digest is not None
         staging = Staging(self._tmp)
-        return LayerImport(staging, publish, expected, self.limits, keep_blob=keep_blob)
+        return LayerImport(
+            staging, publish, expected, self.limits, keep_blob=keep_blob, inspect=inspect
+        )
 
     def _replace_damaged(self, incoming: Staging, diff_id: Digest) -> None:
         """Replace the remains of a damaged layer, if there are any."""
@@ -244,6 +260,38 @@ class Store:
             index = self._make_index(data, what, path, origin)
         return index
 
+    def flat_in_place(self, data: FileRange, what: str) -> FlatInPlace | None:
+        """Return what is known of a root file system in a tar; None if that is nothing."""
+        origin = self._origin(InPlaceOrigin.of(data, FlatFacts()).key)
+        if origin is None or origin.flat is None:
+            return None
+        path = self.directory.inplace / f"{origin.key}.idx"
+        index = open_index(path, data.length, what)
+        return None if index is None else FlatInPlace(index, origin.flat)
+
+    def index_flat_in_place(self, data: FileRange, what: str, diff_id: Digest) -> FlatInPlace:
+        """Make the index of a root file system in a tar, whose digest the caller has computed."""
+        facts = FlatFacts(str(diff_id))
+        origin = InPlaceOrigin.of(data, facts)
+        path = self.directory.inplace / f"{origin.key}.idx"
+        return FlatInPlace(self._make_index(data, what, path, origin), facts)
+
+    def flat_facts(self, data: FileRange, what: str, diff_id: Digest) -> FlatFacts:
+        """Return the facts of a root file system in a tar that does not stay where it is."""
+        facts = FlatFacts(str(diff_id))
+        with (
+            Staging(self._tmp) as staging,
+            staging.spool() as spool,
+            staging.spool() as index,
+            core.Indexer(what, self.limits.core, spool, literal=True) as indexer,
+        ):
+            for _ in indexer.scan(data.fd, data.offset, data.length):
+                pass
+            with storing(staging.path):
+                indexer.finish(data.length, index)
+            facts.note(*indexer.marks())
+        return facts
+
     def in_place_indexes(self) -> list[InPlaceIndex]:
         """Return all indexes of tars that stay in their archives."""
         directory = self.directory.inplace
@@ -274,13 +322,19 @@ class Store:
         with Staging(self._tmp) as staging, ExitStack() as stack:
             index = staging.create(INDEX_NAME)
             stack.callback(os.close, index)
-            with staging.spool() as spool, core.Indexer(what, self.limits.core, spool) as indexer:
+            literal = origin is not None and origin.flat is not None
+            with (
+                staging.spool() as spool,
+                core.Indexer(what, self.limits.core, spool, literal=literal) as indexer,
+            ):
                 for _ in indexer.scan(data.fd, data.offset, data.length):
                     pass
                 identity.check(data.fd, what)
                 with storing(staging.path):
                     indexer.finish(data.length, index)
                     os.fsync(index)
+                if origin is not None and origin.flat is not None:
+                    origin.flat.note(*indexer.marks())
             if origin is not None:
                 self._write(path.with_suffix(".json"), origin.serialize(), private=True)
             staging.publish_file(INDEX_NAME, path, self.sharing if origin is None else None)

@@ -9,7 +9,7 @@ are plain. It is converted in a temporary store.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,27 +20,34 @@ import trio
 from unionmount.errors import FormatError, UsageError
 from unionmount.images.manifest import Contents, Descriptor
 from unionmount.images.media_types import is_foreign
+from unionmount.images.opened import OpenImage
 from unionmount.images.reference import Digest, Reference
 from unionmount.images.selection import run_selection_async, select
 from unionmount.sources import STDIN, Location, choose
 from unionmount.sources.layout import OciLayout
-from unionmount.store.store import Store
+from unionmount.store.store import Store, StoredImage
 from unionmount.transfer.blobs import (
     cancelling,
     in_parallel,
 )
 from unionmount.transfer.image_files import DirectoryWriter, TarWriter, new_directory, replaced_file
-from unionmount.transfer.load import fallback_name, find_stored, keep_image, open_source
+from unionmount.transfer.load import (
+    fallback_name,
+    find_stored,
+    keep_image,
+    open_source,
+    open_stored,
+)
 from unionmount.transfer.pull import PullOptions, pull_as
 from unionmount.transfer.push import PushOptions, push
 from unionmount.transfer.save import find_wanted, save
+from unionmount.transfer.scratch_store import scratch_store
 
 if TYPE_CHECKING:
     from unionmount.formats.compression import Compression
     from unionmount.images.platform import Platform
     from unionmount.registry import RegistryClient
     from unionmount.store.layer_import import Progress
-    from unionmount.store.store import StoredImage
     from unionmount.transfer.image_files import FileWriter
     from unionmount.transfer.save import Form, ImageToSave
 from unionmount.transfer.endpoints import (
@@ -51,6 +58,9 @@ from unionmount.transfer.endpoints import (
     Sink,
     Source,
 )
+
+Squash = Callable[[Store, OpenImage, Sequence[Reference]], StoredImage]
+"""A function that makes an image with fewer layers of an open one, in a store and with names."""
 
 _MAX_DEPTH = 8  # of nested indexes
 _MAX_DOCUMENTS = 4096
@@ -69,6 +79,7 @@ class CopyOptions:
     compression: Compression | None = None
     keep_digest: bool = False
     progress: Progress | None = None
+    squash: Squash | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,8 @@ async def copy(
     """Copy one image, or with ``all_platforms`` all images of an index."""
     if source.path == STDIN:
         raise UsageError("copy cannot read standard input; use load")
+    if how.squash is not None:
+        return await _squashed(store, client, source, target, how, how.squash)
     async with _opened(store, client, source, how) as origin:
         if origin is not None and target.kind in ("registry", "oci", "oci-archive"):
             if how.compression is not None:
@@ -103,11 +116,11 @@ async def copy(
         return Copied((await _to_store(store, client, source, [name], how)).id)
     if source.kind == "stored":
         return await _from_store(
-            store, client, find_stored(store, source.path), source, target, how
+            store, client, find_stored(store, source.path), source.path, target, how
         )
     with _temporary_store(store) as between:
         stored = await _to_store(between, client, source, None, how)
-        return await _from_store(between, client, stored, source, target, how)
+        return await _from_store(between, client, stored, str(stored.id), target, how)
 
 
 # -- by way of a store
@@ -118,6 +131,42 @@ def _temporary_store(store: Store) -> Iterator[Store]:
     """Create a store inside a directory of the store that is removed with this process."""
     with store.staging() as staging:
         yield Store(staging.path / "store", store.limits)
+
+
+async def _squashed(
+    store: Store,
+    client: RegistryClient,
+    source: Location,
+    target: Location,
+    how: CopyOptions,
+    squash: Squash,
+) -> Copied:
+    """Copy an image with fewer layers, which is made in the store or in a temporary one."""
+    if how.all_platforms or how.keep_digest:
+        option = "--all" if how.all_platforms else "--keep-digest"
+        raise UsageError(f"{option} cannot be combined with --squash, which makes another image")
+    with ExitStack() as stack:
+        between = stack.enter_context(scratch_store(store))
+        origin = store if source.kind == "stored" else between
+        lease = stack.enter_context(origin.lease("copy", f"copy of {source}"))
+        if source.kind == "stored":
+            stored = find_stored(store, source.path, how.platform)
+            names: Sequence[Reference] = find_wanted(store, [source.path])[0].names
+        else:
+            stored = await _to_store(between, client, source, None, how)
+            names = [Reference.parse(name) for name in stored.names]
+        place = between
+        if target.kind == "stored":
+            place, names = store, [Reference.parse(target.path)]
+
+        def make() -> StoredImage:
+            with open_stored(between, stored, str(source), lease=lease) as image:
+                return squash(place, image, names)
+
+        made = await trio.to_thread.run_sync(make)
+        if target.kind == "stored":
+            return Copied(made.id)
+        return await _from_store(between, client, made, str(made.id), target, how)
 
 
 async def _to_store(
@@ -144,15 +193,16 @@ async def _from_store(
     store: Store,
     client: RegistryClient,
     stored: StoredImage,
-    source: Location,
+    word: str,
     target: Location,
     how: CopyOptions,
 ) -> Copied:
+    """Copy an image of a store that ``word`` names there."""
     if target.kind == "registry":
         pushing = PushOptions(how.compression, how.keep_digest, how.progress)
         done = await push(store, client, stored, how.resolve(target.path), pushing)
         return Copied(done.digest, done.changes)
-    (wanted,) = find_wanted(store, [source.path if source.kind == "stored" else str(stored.id)])
+    (wanted,) = find_wanted(store, [word])
     if target.selector:
         wanted = replace(wanted, names=(_name_at(target),))
     elif not wanted.names:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from unionmount.errors import (
     DigestMismatch,
+    FormatError,
     LimitExceeded,
     NotAnImage,
     NotFoundError,
@@ -22,7 +23,7 @@ from unionmount.errors import (
 from unionmount.formats.compression import MAGIC_SIZE, Compression, decompressor, sniff
 from unionmount.images.image import SCRATCH, ImageDocuments, scratch
 from unionmount.images.opened import OpenImage, OpenLayer
-from unionmount.images.reference import Reference
+from unionmount.images.reference import Digest, Reference
 from unionmount.sources import (
     STDIN,
     ImageArchive,
@@ -34,10 +35,17 @@ from unionmount.sources import (
     near_file,
     no_such_file,
 )
-from unionmount.sources.archive import TarFiles, open_archive
+from unionmount.sources.archive import TarFiles, has_image, open_archive
+from unionmount.sources.flat import FlatArchive, FlatFile, refuse_flat
 from unionmount.sources.layout import DirectoryFiles, OciLayout
 from unionmount.store.last_use import note_use
-from unionmount.store.layer_import import LIMIT_VARIABLE, Expected, Progress, check_digest
+from unionmount.store.layer_import import (
+    LIMIT_VARIABLE,
+    Expected,
+    Progress,
+    check_digest,
+    refuse_marks,
+)
 from unionmount.store.store import StoredImage
 from unionmount.system.closing import Closing
 from unionmount.system.files import FileRange, open_stream, pieces_of, write_all
@@ -49,6 +57,7 @@ if TYPE_CHECKING:
 
     from unionmount.images.platform import Platform
     from unionmount.sources import Entry, SourceImage
+    from unionmount.store.in_place import FlatFacts
     from unionmount.store.layer_import import ImportLimits
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store
@@ -119,6 +128,7 @@ def load(
         location = replace(location, kind="path")
     how = LoadOptions(store, platform, progress=progress, streams=True)
     with _leased(how, "load", location) as how, _open_source(how, location) as opened:
+        refuse_flat(opened.archive)
         entries = opened.archive.entries()
         if location.selector or not entries:
             entries = [choose(entries, location.selector, opened.archive.what)]
@@ -215,8 +225,86 @@ def _open_source(how: LoadOptions, location: Location) -> OpenArchive:
     if location.kind == "oci" or (location.kind == "path" and path.is_dir()):
         return OpenArchive(_open_layout(path, default_name), spooled=False)
     fd, spooled = _open_file(how, location.path, what)
-    files = TarFiles(fd, what)  # takes over fd
-    return OpenArchive(open_archive(files, location.kind, default_name), spooled=spooled)
+    flat = None
+    with ExitStack() as stack:
+        if location.kind == "path":
+            flat = _FlatOpener(how, os.dup(fd), what, spooled=spooled)
+            stack.callback(flat.file.close)
+        archive = _open_tar(fd, what, location.kind, default_name, flat)
+        if isinstance(archive, FlatArchive):
+            stack.pop_all()
+    return OpenArchive(archive, spooled=spooled)
+
+
+def _open_tar(
+    fd: int, what: str, kind: str, default_name: str, flat: _FlatOpener | None
+) -> ImageArchive:
+    """Open the images in a tar, or the root file system; takes over ``fd``."""
+    if flat is not None and flat.is_known():
+        os.close(fd)
+        return flat.archive()
+    try:
+        files = TarFiles(fd, what)
+    except FormatError as error:
+        if flat is None:
+            raise
+        if isinstance(error, LimitExceeded):  # no archive of images has so many members
+            return flat.archive()
+        reason = str(error).removeprefix(f"{what}: ")
+        raise FormatError(
+            f"{what}: is neither an archive of images nor a tar of files: {reason}"
+        ) from error
+    if flat is None or has_image(files):
+        return open_archive(files, kind, default_name)
+    is_empty = files.is_empty
+    files.close()
+    if is_empty:
+        raise FormatError(f"{what}: is empty: neither an image nor a root file system")
+    return flat.archive()
+
+
+class _FlatOpener:
+    """The opening of a tar that may be a root file system; ``file`` has the descriptor."""
+
+    def __init__(self, how: LoadOptions, fd: int, what: str, *, spooled: bool) -> None:
+        self.file = FlatFile(fd, what)
+        self._how = how
+        self._what = what
+        self._spooled = spooled
+
+    def is_known(self) -> bool:
+        """Return whether the tar is indexed as a root file system."""
+        return not self._spooled and self._recalled(self.file.whole) is not None
+
+    def archive(self) -> ImageArchive:
+        """Return the root file system as an archive of one image, which owns ``file``."""
+        return FlatArchive(self.file, self._facts)
+
+    def _recalled(self, data: FileRange) -> FlatFacts | None:
+        known = self._how.store.flat_in_place(data, self._what)
+        if known is None:
+            return None
+        os.close(known.index_fd)
+        return known.facts
+
+    def _facts(self, data: FileRange) -> FlatFacts:
+        """Return the facts of the tar, which is read once if they are not known."""
+        known = None if self._spooled else self._recalled(data)
+        if known is not None:
+            return known
+        hasher = Digest.of(b"").hasher()
+        done = 0
+        for piece in pieces_of(data, self._what):
+            hasher.update(piece)
+            done += len(piece)
+            if self._how.progress is not None:
+                self._how.progress(self._what, done, data.length)
+        diff_id = Digest("sha256", hasher.hexdigest())
+        if self._spooled:
+            return self._how.store.flat_facts(data, self._what, diff_id)
+        made = self._how.store.index_flat_in_place(data, self._what, diff_id)
+        os.close(made.index_fd)
+        return made.facts
 
 
 def _open_layout(path: Path, default_name: str) -> ImageArchive:
@@ -419,14 +507,20 @@ def _open_layer(how: LoadOptions, blob: LayerBlob, *, in_place: bool) -> OpenLay
         _import(how, blob)
         return how.store.open_layer(blob.diff_id)
     _check_plain(how, blob)
-    index = how.store.index_in_place(data, blob.what)
+    marked: tuple[bytes, ...] = ()
+    if blob.flat is None:
+        index = how.store.index_in_place(data, blob.what)
+    else:
+        flat = how.store.flat_in_place(data, blob.what)
+        flat = flat or how.store.index_flat_in_place(data, blob.what, blob.diff_id)
+        index, marked = flat.index_fd, tuple(flat.facts.marked)
     try:
         with storing(blob.what):
             copy = os.dup(data.fd)
     except StoreError:
         os.close(index)
         raise
-    return OpenLayer(blob.diff_id, copy, data.offset, data.length, index)
+    return OpenLayer(blob.diff_id, copy, data.offset, data.length, index, marked)
 
 
 def _check_plain(how: LoadOptions, blob: LayerBlob) -> None:
@@ -447,12 +541,15 @@ def data_of(layer: OpenLayer) -> FileRange:
 
 def _import(how: LoadOptions, blob: LayerBlob) -> None:
     """Import a layer into the store, unless it is there."""
+    if blob.flat is not None:
+        refuse_marks(blob.what, blob.flat.marks, blob.flat.marked)
     if how.lease is not None:
         how.lease.protect(blob.diff_id)
     if how.store.has_layer(blob.diff_id):
         return
     data = blob.data
-    expected = Expected(blob.diff_id, blob.what, blob.digest, data.length)
+    literal = blob.flat is not None
+    expected = Expected(blob.diff_id, blob.what, blob.digest, data.length, literal=literal)
     with how.store.import_layer(expected) as layer:
         done = 0
         for piece in pieces_of(data, blob.what):

@@ -42,6 +42,9 @@ _EPOCH = "SOURCE_DATE_EPOCH"
     metavar="PATTERN",
     help="Leave out changes at paths that match, and below them, such as /tmp/*; repeatable.",
 )
+@click.option(
+    "--squash", is_flag=True, help="Make one layer of the image's layers and the changes."
+)
 @root_option
 @click.argument("target")
 @click.argument("name", metavar="NAME[:TAG]")
@@ -54,6 +57,7 @@ def command(
     author: str,
     instructions: tuple[str, ...],
     excluded: tuple[str, ...],
+    squash: bool,
 ) -> None:
     """Make an image NAME of a container TARGET, and print its ID.
 
@@ -71,6 +75,8 @@ def command(
 
     If SOURCE_DATE_EPOCH is set, it is the creation time of the image, and no file in its layer is
     newer, so that the same changes always give the same image.
+
+    With --squash, nothing that was removed or replaced is left in the one layer of the image.
     """
     from unionmount.cli.open_change import open_changes
     from unionmount.commit import CommitRequest, commit
@@ -82,10 +88,15 @@ def command(
         raise UsageError(f"'{SCRATCH}' is the empty image and cannot be the name of another one")
     with open_changes(settings, target) as opened:
         request = CommitRequest(
-            *(reference, message, author, instructions, _epoch(), excluded),
+            *(reference, message, author, instructions, source_date_epoch(), excluded),
             _root_of(opened, settings.store_root()),
         )
-        stored = commit(settings.store(), opened, request, _warn)
+        if squash:
+            from unionmount.squash import commit_squashed
+
+            stored = commit_squashed(settings.store(), opened, request, print_warning)
+        else:
+            stored = commit(settings.store(), opened, request, print_warning)
     print(stored.id)
 
 
@@ -104,7 +115,8 @@ def _root_of(opened: OpenChanges, root: Path) -> tuple[int, int] | None:
     return status.st_uid, status.st_gid
 
 
-def _epoch() -> int | None:
+def source_date_epoch() -> int | None:
+    """Return the time of SOURCE_DATE_EPOCH, if that is set."""
     text = os.environ.get(_EPOCH)
     if not text:
         return None
@@ -113,5 +125,6 @@ def _epoch() -> int | None:
     return int(text)
 
 
-def _warn(text: str) -> None:
+def print_warning(text: str) -> None:
+    """Print a warning on standard error."""
     print(f"unionmount: {text}", file=sys.stderr)

@@ -12,21 +12,43 @@ from unionmount.cli.options import (
     registry_options,
     root_option,
 )
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from unionmount.cli.settings import Settings
     from unionmount.formats.compression import Compression
+    from unionmount.images.opened import OpenImage
     from unionmount.images.platform import Platform
     from unionmount.images.reference import Reference
     from unionmount.registry import RegistryClient
-    from unionmount.transfer.copy import Copied
+    from unionmount.store.store import Store, StoredImage
+    from unionmount.transfer.copy import Copied, Squash
 
 
-@click.command("copy")
+def _parse_squash(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> int | str | None:
+    """Return the number of layers, "all", or None."""
+    if value is None or value == "all":
+        return value
+    if not (value.isascii() and value.isdecimal() and int(value[:9]) > 0 and len(value) < 9):
+        raise click.BadParameter(f"'{printable(value)}' is not a number of layers")
+    return int(value)
+
+
+@click.command("copy", optional="--squash")
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest or ID only.")
 @click.option("--all", "all_platforms", is_flag=True, help="Copy an index with all its images.")
 @compress_option("Compress layers from the store or a docker-archive this way.")
 @click.option("--keep-digest", is_flag=True, help="Fail if the digest would change.")
+@click.option(
+    "--squash",
+    metavar="[=N]",
+    callback=_parse_squash,
+    help="Make one layer of all layers, or of the topmost N.",
+)
 @platform_option
 @registry_options
 @root_option
@@ -41,6 +63,7 @@ def command(
     all_platforms: bool,
     compress: Compression | None,
     keep_digest: bool,
+    squash: int | str | None,
     platform: Platform | None,
     registry: RegistryOptions,
 ) -> None:
@@ -50,6 +73,10 @@ def command(
     name of an image of the store. Between registries and OCI layouts, blobs and digests stay as
     they are; everything else works as pull, load, save and push do. The command prints the digest
     in a registry or layout, or the ID in the store.
+
+    --squash makes another image with the same files: nothing that a later layer removed or replaced
+    is left in its layers. The steps stay in its history, where a secret in a command stays, too. If
+    SOURCE_DATE_EPOCH is set, it is the creation time of that image.
     """
     from unionmount.cli.commands.push import tell_of_changes
     from unionmount.cli.open_image import progress_line
@@ -72,6 +99,7 @@ def command(
             compress,
             keep_digest,
             progress,
+            None if squash is None else _squasher(squash),
         )
 
         async def work(client: RegistryClient) -> Copied:
@@ -81,3 +109,16 @@ def command(
     tell_of_changes(copied.changes)
     if copied.digest is not None:
         print(copied.digest)
+
+
+def _squasher(layers: int | str) -> Squash:
+    """Return the function that squashes a number of layers, or all."""
+    from unionmount.cli.commands.commit import print_warning, source_date_epoch
+    from unionmount.squash import SquashRequest, squash
+
+    request = SquashRequest(layers if isinstance(layers, int) else None, source_date_epoch())
+
+    def run(store: Store, image: OpenImage, names: Sequence[Reference]) -> StoredImage:
+        return squash(store, image, names, request, print_warning)
+
+    return run
