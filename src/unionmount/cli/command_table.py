@@ -36,6 +36,7 @@ GROUPS: dict[
         "cat": ("cat", "Write files of an image to standard output."),
         "find": ("find", "Search the files of an image."),
         "which": ("which", "Show what each layer of an image did to a path."),
+        "packages": ("packages", "List the packages of an image, and their layers."),
         "layers": ("layers", "Show the layers of an image, or the changes of one layer."),
         "history": ("history", "Show the steps that made an image."),
         "inspect": ("inspect", "Show the details of images and containers."),
