@@ -22,5 +22,13 @@ def parse_apk(data: bytes) -> Iterator[Package]:
             letter = match[1].decode("ascii")
             found[letter] = found[letter] or as_text(match[2], letter)
         if found["P"] and found["V"]:
-            source = found["o"] or found["P"]
-            yield Package("apk", found["P"], found["V"], found["A"], source, found["V"], found["L"])
+            source_version = found["V"] if found["o"] else ""
+            yield Package(
+                "apk",
+                found["P"],
+                found["V"],
+                found["A"],
+                source=found["o"],
+                source_version=source_version,
+                license=found["L"],
+            )
