@@ -38,6 +38,7 @@ struct frame {
     struct cuts cuts;
     struct version *versions; /* by name, then ascending layers */
     size_t n, at, capacity;
+    size_t path_size; /* of the directory's own path, while paths are listed */
 };
 
 struct um_summary {
@@ -48,6 +49,18 @@ struct um_summary {
     struct frame *frames;
     size_t n_frames, frames_capacity;
     uint32_t counted_layer, counted_inode; /* how far bytes are counted */
+    struct listing *listing;               /* NULL until paths are listed */
+};
+
+/* A second walk, which lists paths: by then it is known what the image shows. */
+struct listing {
+    char *path;
+    size_t path_size, path_capacity;
+    struct um_path_version *found; /* of the present name */
+    uint32_t *inodes;              /* of these */
+    size_t n, capacity, inodes_capacity;
+    struct um_layer_summary *layers; /* what the first walk counted */
+    struct um_path_summary paths;
 };
 
 /* What a name is so far, going up from layer to layer. */
@@ -199,6 +212,7 @@ static int push_inside(struct um_summary *summary, const struct frame *parent,
                        struct inside *inside)
 {
     struct frame frame = {.strata = um_steal(&inside->strata), .n_strata = inside->n_strata};
+    frame.path_size = summary->listing != NULL ? summary->listing->path_size : 0;
     int error = join_cuts(&parent->cuts, inside->cuts, inside->n_cuts, &frame.cuts);
     if (error == 0)
         return push(summary, &frame);
@@ -257,6 +271,23 @@ static int stored_bytes(const struct um_layer *layer, const struct version *vers
     return error;
 }
 
+/* Note a version of the path that is being listed. The file itself may be in a lower layer than its
+ * name, which then stores nothing. */
+static int note_version(struct listing *listing, struct um_part part, uint32_t layer,
+                        uint64_t bytes)
+{
+    size_t n = listing->n + 1;
+    int error = um_reserve((void **)&listing->found, &listing->capacity, n, sizeof *listing->found);
+    if (error == 0)
+        error = um_reserve((void **)&listing->inodes, &listing->inodes_capacity, n,
+                           sizeof *listing->inodes);
+    if (error != 0)
+        return error;
+    listing->inodes[listing->n] = part.layer == layer ? part.inode : UM_INDEX_NONE;
+    listing->found[listing->n++] = (struct um_path_version){.layer = layer, .bytes = bytes};
+    return 0;
+}
+
 /* Apply a version that is no directory. */
 static int take_file(struct um_summary *summary, const struct frame *frame,
                      const struct version *version, struct um_part part,
@@ -265,6 +296,10 @@ static int take_file(struct um_summary *summary, const struct frame *frame,
     uint32_t layer = frame->strata[version->place].part.layer;
     uint64_t bytes;
     int error = stored_bytes(&summary->tree->layers[layer], version, inode, &bytes);
+    if (error != 0)
+        return error;
+    if (summary->listing != NULL && S_ISREG(inode->mode))
+        error = note_version(summary->listing, part, layer, bytes);
     if (error != 0)
         return error;
     count(&summary->layers[layer], state);
@@ -342,9 +377,29 @@ static void finish_name(struct um_summary *summary, const struct frame *frame, s
     summary->paths.least += state->is_stored ? state->least : 0;
 }
 
+/* Join the path of a name to that of its directory. */
+static int join_name(struct listing *listing, const struct frame *frame, struct um_slice name)
+{
+    size_t at = frame->path_size;
+    int error = um_reserve((void **)&listing->path, &listing->path_capacity, at + name.size + 1, 1);
+    if (error != 0)
+        return error;
+    if (at != 0)
+        listing->path[at++] = '/';
+    memcpy(listing->path + at, name.data, name.size);
+    listing->path_size = at + name.size;
+    listing->n = 0;
+    return 0;
+}
+
 static int take_name(struct um_summary *summary, size_t n_frame, size_t first, size_t n)
 {
     struct frame *frame = &summary->frames[n_frame];
+    if (summary->listing != NULL) {
+        int failed = join_name(summary->listing, frame, frame->versions[first].name);
+        if (failed != 0)
+            return failed;
+    }
     struct state state = {0};
     um_autofree struct stratum *strata = malloc(n * sizeof *strata);
     um_autofree uint32_t *cuts = malloc(n * sizeof *cuts);
@@ -428,9 +483,80 @@ int um_summary_step(struct um_summary *summary)
 void um_summary_get(const struct um_summary *summary, struct um_layer_summary *layers,
                     struct um_path_summary *paths)
 {
+    const struct listing *listing = summary->listing;
     if (summary->tree->n_layers != 0)
-        memcpy(layers, summary->layers, summary->tree->n_layers * sizeof *layers);
-    *paths = summary->paths;
+        memcpy(layers, listing != NULL ? listing->layers : summary->layers,
+               summary->tree->n_layers * sizeof *layers);
+    *paths = listing != NULL ? listing->paths : summary->paths;
+}
+
+/* ---- the list of paths ---------------------------------------------------------------------------- */
+
+static void listing_close(struct listing *listing)
+{
+    if (listing == NULL)
+        return;
+    free(listing->path);
+    free(listing->found);
+    free(listing->inodes);
+    free(listing->layers);
+    free(listing);
+}
+
+/* Start the second walk. What the first one counted is kept aside. */
+static int start_listing(struct um_summary *summary)
+{
+    struct listing *listing = calloc(1, sizeof *listing);
+    if (listing == NULL)
+        return -ENOMEM;
+    size_t n = (size_t)summary->tree->n_layers + 1;
+    listing->layers = calloc(n, sizeof *listing->layers);
+    if (listing->layers == NULL) {
+        listing_close(listing);
+        return -ENOMEM;
+    }
+    memcpy(listing->layers, summary->layers, n * sizeof *listing->layers);
+    listing->paths = summary->paths;
+    summary->listing = listing;
+    return push_root(summary);
+}
+
+/* Sum up the versions of the present name. */
+static void sum_versions(const struct um_summary *summary, struct um_path_versions *out)
+{
+    const struct listing *listing = summary->listing;
+    *out = (struct um_path_versions){.path = listing->path,
+                                     .path_size = listing->path_size,
+                                     .versions = listing->found,
+                                     .n = listing->n};
+    for (size_t i = 0; i < listing->n; i++) {
+        struct um_path_version *version = &listing->found[i];
+        uint32_t inode = listing->inodes[i];
+        const uint64_t *shown = summary->shown[version->layer];
+        version->shown = inode == UM_INDEX_NONE || (shown[inode / 64] >> inode % 64 & 1);
+        *(version->shown ? &out->shown : &out->wasted) += version->bytes;
+    }
+}
+
+int um_summary_list(struct um_summary *summary, const struct um_path_floor *floor,
+                    struct um_path_versions *out)
+{
+    if (summary->listing == NULL) {
+        int error = start_listing(summary);
+        if (error != 0)
+            return error;
+    }
+    for (uint64_t done = 0; done < BUDGET;) {
+        int64_t did = step_names(summary);
+        if (did <= 0)
+            return (int)did;
+        done += (uint64_t)did;
+        sum_versions(summary, out);
+        bool repeated = out->n > 1 && out->shown + out->wasted >= floor->repeated;
+        if (out->n != 0 && (out->shown >= floor->shown || out->wasted >= floor->wasted || repeated))
+            return 1;
+    }
+    return 2;
 }
 
 static int make_tables(struct um_summary *summary)
@@ -476,6 +602,7 @@ void um_summary_close(struct um_summary *summary)
         frame_close(&summary->frames[--summary->n_frames]);
     for (uint32_t layer = 0; summary->shown != NULL && layer < summary->tree->n_layers; layer++)
         free(summary->shown[layer]);
+    listing_close(summary->listing);
     free(summary->shown);
     free(summary->layers);
     free(summary->frames);

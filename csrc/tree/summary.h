@@ -9,7 +9,10 @@
  * with the first of its names: in the directory nearest to the root, then in the order of the
  * index.
  *
- * Ownership: a summary borrows the tree, whose layers are those of an image.
+ * At the end, the paths of files can be listed, each with the bytes that every layer has there.
+ *
+ * Ownership: a summary borrows the tree, whose layers are those of an image. A listed path and its
+ * versions belong to the summary, until its next call.
  * Threads: a summary is for one thread at a time.
  * Errors: as the tree; -EOPNOTSUPP where a layer is a live directory.
  */
@@ -43,6 +46,34 @@ int um_summary_step(struct um_summary *summary);
 /* Return the result, at the end. `layers` has room for all layers of the tree. */
 void um_summary_get(const struct um_summary *summary, struct um_layer_summary *layers,
                     struct um_path_summary *paths);
+
+/* What one layer has at a path. */
+struct um_path_version {
+    uint32_t layer;
+    uint32_t shown; /* 1 if the image shows the file, at this path or at another; 0 if wasted */
+    uint64_t bytes; /* 0 for all names of a file but the first */
+};
+
+/* A path at which layers have regular files, the lowest layer first. */
+struct um_path_versions {
+    const char *path; /* without a leading slash */
+    size_t path_size;
+    const struct um_path_version *versions;
+    size_t n;
+    uint64_t shown, wasted; /* sums of bytes */
+};
+
+/* Bytes that a path needs to be listed; one of them is enough. */
+struct um_path_floor {
+    uint64_t shown, wasted;
+    uint64_t repeated; /* of paths that several layers have: bytes of all of them */
+};
+
+/* List the next path that reaches a floor, after um_summary_step returned 0. The floors may rise
+ * from call to call. Return 1 with *out; 2 where the caller may be interrupted and should call
+ * again; 0 at the end; or an errno. */
+int um_summary_list(struct um_summary *summary, const struct um_path_floor *floor,
+                    struct um_path_versions *out);
 /* cffi: end */
 
 #endif

@@ -14,7 +14,7 @@ from support.effort import examples
 from support.strategies import Entry, tar_of
 from support.trees import tree_of
 
-from unionmount.core import DirectoryLayer, LayerSummary, Summary, Tree
+from unionmount.core import DirectoryLayer, LayerSummary, PathFloor, Summary, Tree
 from unionmount.errors import FormatError
 
 pytestmark = pytest.mark.slow
@@ -74,6 +74,61 @@ def test_one_pass_agrees_with_the_slow_way(stack: list[list[Entry]]) -> None:
     except FormatError:
         return
     assert found == slowly(tars)
+
+
+def _first_name(layer: model.Layer, file: model.File) -> model.Path:
+    names = [path for path, one in layer.own.items() if one is file]
+    return min(names, key=lambda name: (len(name), name))
+
+
+def paths_slowly(tars: Sequence[bytes]) -> set[tuple[bytes, int, bool, int]]:
+    """All files that take bytes: path, layer, whether the image shows them, bytes."""
+    stack = model.Stack(list(tars))
+    shown = {id(one) for one in stack.view.values()}
+    return {
+        (b"/".join(path), number, id(own) in shown, _bytes(own))
+        for number, layer in enumerate(stack.layers)
+        for path, own in layer.own.items()
+        if isinstance(own, model.File) and _bytes(own) and path == _first_name(layer, own)
+    }
+
+
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
+@given(strategies.stacks)
+def test_listed_paths_agree_with_the_slow_way(stack: list[list[Entry]]) -> None:
+    tars = [tar_of(entries) for entries in stack]
+    try:
+        with tree_of(tars) as tree:
+            listed = list(tree.stored_paths(PathFloor()))
+            summary = tree.summarise()
+    except FormatError:
+        return
+    found = {
+        (path.path, one.layer, one.shown, one.bytes)
+        for path in listed
+        for one in path.versions
+        if one.bytes
+    }
+    assert found == paths_slowly(tars)
+    assert len({path.path for path in listed}) == len(listed)
+    for path in listed:
+        assert path.shown == sum(one.bytes for one in path.versions if one.shown)
+        assert [one.layer for one in path.versions] == sorted({one.layer for one in path.versions})
+    assert sum(path.wasted for path in listed) == sum(one.wasted for one in summary.layers)
+    assert sum(path.shown + path.wasted for path in listed) == summary.stored
+
+
+def test_floors_leave_paths_out() -> None:
+    tars = [base().data(), Layer().file("d/a", b"n" * 10).file("c", b"C" * 7).data()]
+    floors = [
+        (PathFloor(50, 1000, 1000), [b"d/b"]),
+        (PathFloor(1000, 100, 1000), [b"d/a"]),
+        (PathFloor(1000, 1000, 15), [b"c", b"d/a"]),
+        (PathFloor(1000, 1000, 1000), []),
+    ]
+    with tree_of(tars) as tree:
+        for floor, wanted in floors:
+            assert [path.path for path in tree.stored_paths(floor)] == wanted
 
 
 def summary_of(*layers: Layer) -> Summary:

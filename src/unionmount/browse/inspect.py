@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from unionmount.mounting.records import Status
     from unionmount.store.containers import Container
     from unionmount.store.store import Store, StoredImage
+    from unionmount.transfer.remote_image import RemoteImage
 
 _NO_TIME = "0001-01-01T00:00:00Z"
 _EMPTY = Struct("struct {}", {})
@@ -137,17 +138,45 @@ def run_config(runtime: Mapping[str, Any], where: str) -> Struct:
 
 def inspect_image(store: Store, image: OpenImage, stored: StoredImage | None) -> Struct:
     """Return the details of an image; ``stored`` is its entry in the store, if it has one."""
-    config = image.image.config
-    where = f"image {config.digest}"
-    source = _ConfigPart(load_json(config.raw, where), where)
     layers = [
         _layer(layer, index.info.file_bytes)
         for layer, index in zip(image.layers, image.indexes, strict=True)
     ]
+    names = _familiar(stored.names if stored else ()), _familiar(stored.digests if stored else ())
+    config = image.image.config
+    return _image_struct(config, names, _with_sharing(store, config, layers), _tag_time(stored))
+
+
+def inspect_remote(remote: RemoteImage) -> Struct:
+    """Return the details of an image of a registry; sizes are those of layers in transport."""
+    image = remote.image
+    layers = [
+        Struct(
+            "image.Layer",
+            {
+                "DiffID": str(diff_id),
+                "Digest": str(descriptor.digest),
+                "MediaType": descriptor.media_type,
+                "Size": descriptor.size,
+            },
+        )
+        for diff_id, descriptor in zip(image.diff_ids, image.layers, strict=True)
+    ]
+    repository = replace(remote.ref, tag=None, digest=remote.root)
+    tags = [remote.ref.familiar] if remote.ref.digest is None else []
+    names = Slice(tags), Slice([repository.familiar])
+    return _image_struct(image.config, names, layers, _NO_TIME)
+
+
+def _image_struct(
+    config: Config, names: tuple[Slice, Slice], layers: list[Struct], tagged: str
+) -> Struct:
+    where = f"image {config.digest}"
+    source = _ConfigPart(load_json(config.raw, where), where)
     fields: dict[str, Any] = {
         "Id": str(config.digest),
-        "RepoTags": _familiar(stored.names if stored else ()),
-        "RepoDigests": _familiar(stored.digests if stored else ()),
+        "RepoTags": names[0],
+        "RepoDigests": names[1],
         "Parent": source.text("parent"),
         "Comment": source.text("comment") or _last_comment(config),
         "Created": config.created,
@@ -158,14 +187,14 @@ def inspect_image(store: Store, image: OpenImage, stored: StoredImage | None) ->
         "Variant": source.text("variant"),
         "Os": source.text("os"),
         "OsVersion": source.text("os.version"),
-        "Size": sum(layer["Size"] for layer in layers),
+        "Size": sum(layer.fields["Size"] for layer in layers),
         "RootFS": Struct(
             "image.RootFS",
             {"Type": "layers", "Layers": Slice([str(one) for one in config.diff_ids])},
             omit_empty=frozenset({"Layers"}),
         ),
-        "Metadata": Struct("image.Metadata", {"LastTagTime": Time(_tag_time(stored))}),
-        "Layers": _with_sharing(store, config, layers),
+        "Metadata": Struct("image.Metadata", {"LastTagTime": Time(tagged)}),
+        "Layers": layers,
     }
     optional = frozenset({"Created", "Variant", "OsVersion"})
     return Struct("image.InspectResponse", fields, {"ID": "Id"}, optional)

@@ -39,6 +39,7 @@ GROUPS: dict[
         "grep": ("grep", "Search the files of an image for lines."),
         "export": ("export", "Write the files of an image or a container as one tar."),
         "which": ("which", "Show what each layer of an image did to a path."),
+        "packages": ("packages", "List the packages of an image, and their layers."),
         "layers": ("layers", "Show the layers of an image, or the changes of one layer."),
         "history": ("history", "Show the steps that made an image."),
         "inspect": ("inspect", "Show the details of images and containers."),

@@ -60,6 +60,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     "diff": (
         ("List the changes in a container", "unionmount diff web"),
         ("Compare two releases", "unionmount diff --stat app:1 app:2"),
+        ("Compare their packages alone", "unionmount diff --packages app:1 app:2"),
         ("Print the paths alone", "unionmount diff --format '{{.Path}}' web"),
     ),
     "export": (
@@ -103,10 +104,17 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
         ("Print everything as JSON", "unionmount inspect nginx:1.25"),
         ("Print the environment", "unionmount inspect -f '{{join .Config.Env \"\\n\"}}' app:1"),
         ("Print the manifest as it is stored", "unionmount inspect --raw app.tar"),
+        ("Look at an image of a registry", "unionmount inspect --remote nginx:1.25"),
     ),
     "layers": (
         ("Show sizes and wasted bytes of the layers", "unionmount layers app:1"),
         ("List the changes of layer 2", "unionmount layers app:1 2"),
+        ("List the ten largest and most wasted files", "unionmount layers --top 10 app:1"),
+        (
+            "Fail in CI if too much is wasted",
+            "unionmount layers --min-efficiency 95% --max-wasted 20MB app:1",
+        ),
+        ("Look at an image of a registry", "unionmount layers docker://docker.io/library/nginx"),
     ),
     "load": (
         ("Load an archive", "unionmount load -i app.tar"),
@@ -149,6 +157,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
             "workdir=/srv/work merged",
         ),
         ("Mount read-only", "unionmount overlay -o lowerdir=/srv/top:/srv/base merged"),
+    ),
+    "packages": (
+        ("List packages, and the layers that brought them", "unionmount packages app:1"),
+        ("Write a bill of materials", "unionmount packages --format cyclonedx app:1 >app.cdx.json"),
+        ("List what pip installed", "unionmount packages --kind python app.tar"),
     ),
     "prune": (
         ("Show what would be removed", "unionmount prune --all --dry-run"),

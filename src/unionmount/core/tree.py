@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,6 +55,39 @@ class Summary(NamedTuple):
     def efficiency(self) -> float:
         """The necessary part of the stored bytes: 1 if no path is stored twice."""
         return self.least / self.stored if self.stored else 1.0
+
+
+class PathVersion(NamedTuple):
+    """The bytes of the file that one layer has at a path.
+
+    ``shown``: the image shows the file, there or at another of its names. All bytes of a file with
+    several names belong to the first.
+    """
+
+    layer: int
+    shown: bool
+    bytes: int
+
+
+class PathVersions(NamedTuple):
+    """A path at which layers have files, the lowest layer first, and sums of their bytes."""
+
+    path: bytes
+    versions: tuple[PathVersion, ...]
+    shown: int
+    wasted: int
+
+
+@dataclass(slots=True)
+class PathFloor:
+    """The bytes that make a path worth listing; one of them is enough.
+
+    ``repeated`` counts the files of all layers at a path that several layers have.
+    """
+
+    shown: int = 0
+    wasted: int = 0
+    repeated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,16 +207,10 @@ class Tree(LayerReader, prefix="um_tree"):
 
     def summarise(self) -> Summary:
         """Return the effects of all layers; raise EOPNOTSUPP for live directories."""
-        slot = ffi.new("struct um_summary **")
-        check(lib.um_summary_open(self._handle, slot))
-        try:
-            while check(lib.um_summary_step(slot[0])):
-                pass  # the caller may be interrupted here
+        with self._summary() as summary:
             layers = ffi.new("struct um_layer_summary[]", max(len(self), 1))
             paths = ffi.new("struct um_path_summary *")
-            lib.um_summary_get(slot[0], layers, paths)
-        finally:
-            lib.um_summary_close(slot[0])
+            lib.um_summary_get(summary, layers, paths)
         return Summary(
             tuple(
                 LayerSummary(one.added, one.changed, one.deleted, one.bytes, one.wasted)
@@ -191,3 +219,44 @@ class Tree(LayerReader, prefix="um_tree"):
             paths.stored,
             paths.least,
         )
+
+    @contextmanager
+    def _summary(self) -> Iterator[Any]:
+        """Open a summary and run it to its end."""
+        slot = ffi.new("struct um_summary **")
+        check(lib.um_summary_open(self._handle, slot))
+        try:
+            while check(lib.um_summary_step(slot[0])):
+                pass  # the caller may be interrupted here
+            yield slot[0]
+        finally:
+            lib.um_summary_close(slot[0])
+
+    def stored_paths(self, floor: PathFloor) -> Iterator[PathVersions]:
+        """Yield the paths of files that reach ``floor``, which the caller may raise meanwhile.
+
+        Raise EOPNOTSUPP for live directories.
+        """
+        c_floor = ffi.new("struct um_path_floor *")
+        found = ffi.new("struct um_path_versions *")
+        with self._summary() as summary:
+            while True:
+                c_floor.shown, c_floor.wasted = floor.shown, floor.wasted
+                c_floor.repeated = floor.repeated
+                state = check(lib.um_summary_list(summary, c_floor, found))
+                if state == 0:
+                    return
+                if state == 1:
+                    yield _path_versions(found)
+
+
+def _path_versions(found: Any) -> PathVersions:
+    return PathVersions(
+        bytes(ffi.buffer(found.path, found.path_size)),
+        tuple(
+            PathVersion(one.layer, bool(one.shown), one.bytes)
+            for one in found.versions[0 : found.n]
+        ),
+        found.shown,
+        found.wasted,
+    )

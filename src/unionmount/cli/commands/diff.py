@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import unionmount.cli.declared as click
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from unionmount.browse.diff import Difference
+    from unionmount.browse.open import OpenView
+    from unionmount.browse.packages.package_diff import ChangedPlaces
     from unionmount.cli.settings import Settings
     from unionmount.core import Attributes, BrowsableTree
     from unionmount.images.platform import Platform
 
+_PARTS = ("files", "config", "packages")
 _TROUBLE = 2  # 1 means "different", as in diff(1)
 
 
@@ -33,6 +37,9 @@ _TROUBLE = 2  # 1 means "different", as in diff(1)
     help="text, json, jsonl, or a Go template: '{{.Kind}} {{.Path}}'.",
 )
 @click.option("--stat", "sizes", is_flag=True, help="Print sizes before and after, and totals.")
+@click.option("--files", is_flag=True, help="Compare the files of two images.")
+@click.option("--config", is_flag=True, help="Compare the configs of two images.")
+@click.option("--packages", is_flag=True, help="Compare the packages of two images.")
 @platform_option
 @root_option
 @click.argument("target", metavar="TARGET|IMAGE")
@@ -44,6 +51,9 @@ def command(
     other: str | None,
     form: str,
     sizes: bool,
+    files: bool,
+    config: bool,
+    packages: bool,
     platform: Platform | None,
 ) -> int:
     """Show the changes in TARGET: a container, or a mount by its mount point or ID.
@@ -61,11 +71,22 @@ def command(
     With two IMAGEs, the changes that turn the first into the second are shown; either may be a
     CONTAINER, with its changes. Layers that both have are not read. The exit status is then 0 if
     nothing differs, 1 if something does, and 2 after an error.
+
+    The lines of files come first: "C /etc/motd". Those of the config follow ("C config:Cmd"), and
+    those of packages ("C package:deb/curl"), each with its values before and after. --files,
+    --config and --packages choose among the three. A template prints files only, unless others are
+    chosen; they have the fields .Kind .Name .Before .After
     """
+    chosen = tuple(
+        name for name, is_chosen in zip(_PARTS, (files, config, packages), strict=True) if is_chosen
+    )
     if form != "text" and sizes:
         raise UsageError("--stat cannot be combined with --format; --format json has the sizes")
     if other is not None:
-        return _compare(settings, target, other, form, sizes=sizes, platform=platform)
+        wanted = _Wanted(form, chosen or _default_parts(form), sizes=sizes)
+        return _compare(settings, target, other, wanted, platform)
+    if chosen:
+        raise UsageError("--files, --config and --packages are for two images")
     if platform is not None:
         raise UsageError("--platform is only for images")
 
@@ -78,16 +99,22 @@ def command(
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is compared, and how it is printed."""
+
+    form: str
+    parts: tuple[str, ...]
+    sizes: bool
+
+
+def _default_parts(form: str) -> tuple[str, ...]:
+    return _PARTS if form in ("text", "json", "jsonl") else _PARTS[:1]
+
+
 def _compare(
-    settings: Settings,
-    target: str,
-    other: str,
-    form: str,
-    *,
-    sizes: bool,
-    platform: Platform | None,
+    settings: Settings, target: str, other: str, wanted: _Wanted, platform: Platform | None
 ) -> int:
-    from unionmount.browse.image_diff import differences
     from unionmount.cli.open_image import open_files
 
     try:
@@ -95,8 +122,7 @@ def _compare(
             open_files(settings, target, platform=platform) as before,
             open_files(settings, other, platform=platform) as after,
         ):
-            found = differences(before, after)
-            return 1 if _print(found, form, before.files if sizes else None, _pair) else 0
+            return _print_pair(before, after, wanted)
     except UnionmountError as error:
         error.exit_code = _TROUBLE
         raise
@@ -107,6 +133,118 @@ def _compare(
         trouble = UnionmountError(where + (error.strerror or str(error)))
         trouble.exit_code = _TROUBLE
         raise trouble from error
+
+
+def _print_pair(before: OpenView, after: OpenView, wanted: _Wanted) -> int:
+    """Print what differs between two images, and return the exit status."""
+    from unionmount.browse.image_diff import differences
+    from unionmount.browse.packages.package_diff import ChangedPlaces
+
+    changed = ChangedPlaces(before, after)
+    counter = _Counter(changed.watch(differences(before, after)))
+    others = _Others(before, after, changed, wanted.parts)
+    if wanted.form in ("json", "jsonl"):
+        from unionmount.cli.name_writer import write_objects
+
+        write_objects(_objects(counter, others, wanted.parts), wanted.form)
+    else:
+        _print_pair_text(counter, others, wanted, before.files)
+    sys.stdout.flush()
+    for problem in others.problems:
+        print(f"unionmount: {problem}", file=sys.stderr)
+    if others.problems:
+        return _TROUBLE
+    is_different = others.number or (counter.number if "files" in wanted.parts else 0)
+    return 1 if is_different else 0
+
+
+def _print_pair_text(
+    counter: _Counter, others: _Others, wanted: _Wanted, older: BrowsableTree
+) -> None:
+    if "files" in wanted.parts:
+        _print(counter, wanted.form, older if wanted.sizes else None, _pair)
+    elif "packages" in wanted.parts:
+        counter.exhaust()
+    if wanted.form != "text":
+        from unionmount.cli.output import ListRow, print_by_template
+
+        rows = map(ListRow.of, others.objects())
+        print_by_template("formatter.diffContext", wanted.form, rows)
+        return
+    for one in others.objects():
+        label = f"{one['what']}:{one['name']}"
+        if one["what"] == "package":
+            label = f"package:{one['type']}/{one['name']}"
+        sides = [one[key] for key in _sides_of(one["kind"]) if one[key] is not True]
+        line = f"{one['kind']} {label}  {' -> '.join(map(_value, sides))}"
+        sys.stdout.write(printable(line.rstrip()) + "\n")
+
+
+_SIDES = ("before", "after")
+
+
+def _sides_of(kind: str) -> tuple[str, ...]:
+    return {"A": _SIDES[1:], "D": _SIDES[:1]}.get(kind, _SIDES)
+
+
+def _value(value: Any) -> str:
+    """Format the value of a field as JSON, or versions with commas between them."""
+    import json
+
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+class _Others:
+    """The differences of config and packages, once those of the files were read."""
+
+    def __init__(
+        self, before: OpenView, after: OpenView, changed: ChangedPlaces, parts: tuple[str, ...]
+    ) -> None:
+        self._configs = before.image.image.config, after.image.image.config
+        self._changed = changed
+        self._parts = parts
+        self.number = 0
+        self.problems: list[str] = []
+
+    def objects(self) -> Iterator[dict[str, Any]]:
+        if "config" in self._parts:
+            yield from self._config_objects()
+        if "packages" in self._parts:
+            yield from self._package_objects()
+
+    def _config_objects(self) -> Iterator[dict[str, Any]]:
+        from unionmount.browse.config_diff import config_differences
+
+        for one in config_differences(*self._configs):
+            self.number += 1
+            values = {"before": one.before, "after": one.after}
+            yield {"what": "config", "kind": one.kind, "name": one.name, **values}
+
+    def _package_objects(self) -> Iterator[dict[str, Any]]:
+        found, self.problems = self._changed.differences()
+        for one in found:
+            self.number += 1
+            yield {
+                "what": "package",
+                "kind": one.kind,
+                "type": one.type,
+                "name": one.name,
+                "architecture": one.architecture or None,
+                "before": one.before,
+                "after": one.after,
+            }
+
+
+def _objects(
+    counter: _Counter, others: _Others, parts: tuple[str, ...]
+) -> Iterator[dict[str, Any]]:
+    if "files" in parts:
+        yield from ({"what": "file"} | _pair(found) for found in counter)
+    elif "packages" in parts:
+        counter.exhaust()
+    yield from others.objects()
 
 
 def _print(
@@ -150,6 +288,11 @@ class _Counter:
         for found in self._differences:
             self.number += 1
             yield found
+
+    def exhaust(self) -> None:
+        """Take all items."""
+        for _ in self:
+            pass
 
 
 def _shown(found: Difference) -> str:

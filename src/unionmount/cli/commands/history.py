@@ -6,8 +6,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
-from unionmount.cli.options import list_format_option, platform_option, root_option
+from unionmount.cli.options import (
+    RegistryOptions,
+    list_format_option,
+    platform_option,
+    root_option,
+)
 from unionmount.cli.output import Listing, ListRow, age_of, human_size, shortened, time_of
+from unionmount.cli.remote_image import is_remote, read_remote_image, remote_options
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
@@ -61,6 +67,7 @@ def _without_value(word: str) -> str:
 @click.option("--no-trunc", "full", is_flag=True, help="Print IDs and commands in full.")
 @list_format_option
 @platform_option
+@remote_options
 @root_option
 @click.argument("source", metavar="IMAGE")
 @click.pass_obj
@@ -72,6 +79,8 @@ def command(
     full: bool,
     form: str,
     platform: Platform | None,
+    remote: bool,
+    registry: RegistryOptions,
 ) -> None:
     """Show the steps that made IMAGE, newest first.
 
@@ -79,8 +88,15 @@ def command(
     <missing> if the step has no image of its own. SIZE is that of the files in the layer of the
     step, 0B if it has none. Fields of a template: .ID .CreatedSince .CreatedAt .CreatedBy .Size
     .Comment
+
+    With --remote, or docker://NAME, only the manifest and the config are fetched; SIZE is then that
+    of the layer as it is transferred, which is usually compressed.
     """
-    rows = [_row(row, human=human, full=full) for row in _read(settings, source, platform)]
+    if is_remote(source, remote, registry):
+        found = _read_remote(settings, registry, source, platform)
+    else:
+        found = _read(settings, source, platform)
+    rows = [_row(row, human=human, full=full) for row in found]
     if quiet:
         for row in rows:
             print(row.fields["ID"])
@@ -96,6 +112,15 @@ def _read(settings: Settings, source: str, platform: Platform | None) -> list[Hi
     with open_source(settings, source, platform=platform) as image:
         sizes = [index.info.file_bytes for index in image.indexes]
         return history_rows(image.image.config, sizes)
+
+
+def _read_remote(
+    settings: Settings, options: RegistryOptions, source: str, platform: Platform | None
+) -> list[HistoryRow]:
+    from unionmount.images.history import history_rows
+
+    image = read_remote_image(settings, options, source, platform).image
+    return history_rows(image.config, [layer.size for layer in image.layers])
 
 
 def _row(row: HistoryRow, *, human: bool, full: bool) -> ListRow:

@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import unionmount.cli.declared as click
-from unionmount.cli.options import details_format_option, platform_option, root_option
+from unionmount.cli.options import (
+    RegistryOptions,
+    details_format_option,
+    platform_option,
+    root_option,
+)
+from unionmount.cli.remote_image import is_remote, read_remote_image, remote_options
 from unionmount.errors import NotFoundError, UnionmountError, UsageError
 from unionmount.system.text import printable
 
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
     from unionmount.images.platform import Platform
     from unionmount.mounting.records import Status
     from unionmount.store.store import StoredImage
+    from unionmount.transfer.remote_image import RemoteImage
 
 _INDENT = 4
 
@@ -36,6 +44,7 @@ _INDENT = 4
     help="Search one kind only; default: containers first, then images.",
 )
 @platform_option
+@remote_options
 @root_option
 @click.argument("words", metavar="IMAGE|CONTAINER…", nargs=-1, required=True)
 @click.pass_obj
@@ -47,25 +56,33 @@ def command(
     raw_config: bool,
     kind: str | None,
     platform: Platform | None,
+    remote: bool,
+    registry: RegistryOptions,
 ) -> int:
     """Show the details of images, containers and mounts as JSON, or by a template.
 
     IMAGE is an image of the store, or any other SOURCE; CONTAINER is the name of a container, or a
     mount by its mount point or ID. The keys are those of docker; "Layers" shows the location of
     each layer and the images that share it.
+
+    With --remote, or docker://NAME, only the manifest and the config are fetched from a registry.
+    "Layers" then shows digests, and sizes are those of the layers as they are transferred.
     """
+    if remote and kind == "container":
+        raise UsageError("--remote is only for images")
+    where = _Where(settings, kind, platform, remote, registry)
     if raw or raw_config:
         if len(words) > 1 or (raw and raw_config) or form:
             raise UsageError(
                 "--raw and --config print one document of one image, without other options"
             )
-        _print_document(settings, words[0], platform, manifest=raw)
+        _print_document(where, words[0], manifest=raw)
         return 0
     show = _DetailPrinter(form)
     found, failed = [], False
     for word in words:
         try:
-            found.append(_inspect(settings, word, kind, platform))
+            found.append(_inspect(where, word))
         except (UnionmountError, OSError) as error:
             failed = True
             _complain(error)
@@ -81,16 +98,36 @@ def _complain(error: Exception) -> None:
 # ---- finding -------------------------------------------------------------------------------------
 
 
-def _inspect(settings: Settings, word: str, kind: str | None, platform: Platform | None) -> Struct:
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Where words are looked up, and what they may name."""
+
+    settings: Settings
+    kind: str | None
+    platform: Platform | None
+    remote: bool
+    registry: RegistryOptions
+
+    def is_remote(self, word: str) -> bool:
+        return is_remote(word, self.remote, self.registry)
+
+    def read_remote(self, word: str) -> RemoteImage:
+        return read_remote_image(self.settings, self.registry, word, self.platform)
+
+
+def _inspect(where: _Where, word: str) -> Struct:
+    from unionmount.browse.inspect import inspect_remote
     from unionmount.cli.container_words import PREFIX
 
-    if kind != "image":
-        found = _container(settings, word)
+    if where.is_remote(word):
+        return inspect_remote(where.read_remote(word))
+    if where.kind != "image":
+        found = _container(where.settings, word)
         if found is not None:
             return found
-        if kind == "container" or word.startswith(PREFIX):
+        if where.kind == "container" or word.startswith(PREFIX):
             raise NotFoundError(f"{printable(word)}: no such container or mount")
-    return _image(settings, word, platform)
+    return _image(where.settings, word, where.platform)
 
 
 def _container(settings: Settings, word: str) -> Struct | None:
@@ -143,12 +180,14 @@ def _image(settings: Settings, word: str, platform: Platform | None) -> Struct:
         return inspect_image(store, image, known)
 
 
-def _print_document(
-    settings: Settings, word: str, platform: Platform | None, *, manifest: bool
-) -> None:
-    image, _ = _open(settings, word, platform)
-    with image:
-        document = image.image.manifest.raw if manifest else image.image.config.raw
+def _print_document(where: _Where, word: str, *, manifest: bool) -> None:
+    if where.is_remote(word):
+        documents = where.read_remote(word).image
+    else:
+        image, _ = _open(where.settings, word, where.platform)
+        with image:
+            documents = image.image
+    document = documents.manifest.raw if manifest else documents.config.raw
     sys.stdout.flush()
     sys.stdout.buffer.write(document)
     sys.stdout.buffer.flush()

@@ -2,32 +2,74 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import unionmount.cli.declared as click
 from unionmount.cli.commands.which import created_by
-from unionmount.cli.options import platform_option, root_option, stream_format_option
+from unionmount.cli.options import (
+    RegistryOptions,
+    platform_option,
+    root_option,
+    stream_format_option,
+)
 from unionmount.cli.output import human_size, print_table
-from unionmount.errors import NotFoundError
+from unionmount.cli.remote_image import is_remote, read_remote_image, remote_options
+from unionmount.errors import NotFoundError, UnionmountError, UsageError
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from unionmount.browse.layer_waste import Thresholds, TopFiles
     from unionmount.cli.settings import Settings
-    from unionmount.core import Change, LayerSummary, Summary
-    from unionmount.images.config import History
-    from unionmount.images.opened import OpenImage
+    from unionmount.core import Change, LayerSummary, PathVersions, Summary
+    from unionmount.images.config import Config, History
+    from unionmount.images.image import ImageDocuments
+    from unionmount.images.opened import OpenImage, OpenLayer
     from unionmount.images.platform import Platform
 
-_HEADER = ("LAYER", "DIFF ID", "SIZE", "ADDED", "CHANGED", "DELETED", "WASTED", "CREATED BY")
+_COUNTS = ("ADDED", "CHANGED", "DELETED", "WASTED")
+_HEADER = ("LAYER", "DIFF ID", "SIZE", *_COUNTS, "CREATED BY")
+_REMOTE_HEADER = ("LAYER", "DIGEST", "SIZE", *_COUNTS, "CREATED BY")
 _BAR = 20  # columns
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is printed, and in which form."""
+
+    form: str
+    no_trunc: bool
+    top: int
+    thresholds: Thresholds
 
 
 @click.command("layers")
 @platform_option
 @stream_format_option
 @click.option("--no-trunc", is_flag=True, help="Print digests and commands in full.")
+@click.option(
+    "--top",
+    metavar="N",
+    type=click.IntRange(min=1, max=100_000),
+    help="List the N largest and most wasted files, and those in several layers.",
+)
+@click.option(
+    "--min-efficiency",
+    metavar="SHARE",
+    help="Fail (exit status 1) if the efficiency is less than SHARE: 0.9, or 90%.",
+)
+@click.option(
+    "--max-wasted",
+    metavar="SIZE|SHARE",
+    help="Fail if more bytes are wasted: 20MB, or 5% of the bytes in files.",
+)
+@remote_options
 @root_option
 @click.argument("source")
 @click.argument("number", type=click.IntRange(min=0), required=False)
@@ -39,6 +81,11 @@ def command(
     platform: Platform | None,
     form: str,
     no_trunc: bool,
+    top: int | None,
+    min_efficiency: str | None,
+    max_wasted: str | None,
+    remote: bool,
+    registry: RegistryOptions,
 ) -> None:
     """Show the layers of the image SOURCE, or what layer NUMBER changes.
 
@@ -49,30 +96,73 @@ def command(
     that deletes a path has 0 bytes there, and hard links count once.
 
     With NUMBER, one line is printed for each path: A added, C changed, D deleted.
+
+    With --remote, or docker://NAME, only the manifest and the config are fetched from a registry.
+    SIZE is then that of the layer as it is transferred, and "-" stands for all that only the layer
+    itself tells.
     """
-    from unionmount.cli.name_writer import write_objects
+    wanted = _Wanted(form, no_trunc, top or 0, _thresholds(min_efficiency, max_wasted))
+    of_files = top is not None or min_efficiency is not None or max_wasted is not None
+    if number is not None and of_files:
+        raise UsageError("--top, --min-efficiency and --max-wasted are for the image, not a layer")
+    if is_remote(source, remote, registry):
+        if number is not None or of_files:
+            raise UsageError(
+                "NUMBER, --top, --min-efficiency and --max-wasted need the layers; pull the image"
+            )
+        _print_remote(read_remote_image(settings, registry, source, platform).image, wanted)
+        return
+    _print_image(settings, source, platform, number, wanted)
+
+
+def _thresholds(min_efficiency: str | None, max_wasted: str | None) -> Thresholds:
+    from unionmount.browse.layer_waste import Allowance, Share, Thresholds
+
+    return Thresholds(
+        Share.parse(min_efficiency, "--min-efficiency") if min_efficiency is not None else None,
+        Allowance.parse(max_wasted, "--max-wasted") if max_wasted is not None else None,
+    )
+
+
+def _print_image(
+    settings: Settings,
+    source: str,
+    platform: Platform | None,
+    number: int | None,
+    wanted: _Wanted,
+) -> None:
+    from unionmount.browse.layer_waste import top_files
     from unionmount.cli.open_image import open_below
 
     with open_below(settings, source, platform=platform) as image:
         if number is not None:
-            _print_changes(image, number, form)
-        elif form == "table":
-            _print_layers(image, no_trunc=no_trunc)
+            _print_changes(image, number, wanted.form)
+            return
+        tree = image.tree()
+        summary = tree.summarise()
+        top = top_files(tree, wanted.top) if wanted.top else None
+        if wanted.form == "table":
+            _print_layers(image, summary, no_trunc=wanted.no_trunc)
+            if top is not None:
+                _print_top(top)
         else:
-            write_objects(_objects(image), form)
+            _write(image, summary, top, wanted.form)
+    missed = wanted.thresholds.missed(summary)
+    if missed:
+        sys.stdout.flush()
+        raise UnionmountError(f"{printable(source)}: {'; '.join(missed)}")
 
 
-def _steps(image: OpenImage) -> list[History | None]:
+def _steps(config: Config, layers: int) -> list[History | None]:
     from unionmount.images.history import steps_of_layers
 
-    return steps_of_layers(image.image.config.history, len(image.layers))
+    return steps_of_layers(config.history, layers)
 
 
 # ---- the table ---------------------------------------------------------------------------------
 
 
-def _print_layers(image: OpenImage, *, no_trunc: bool) -> None:
-    summary = image.tree().summarise()
+def _print_layers(image: OpenImage, summary: Summary, *, no_trunc: bool) -> None:
     rows = [
         (
             str(number),
@@ -84,9 +174,7 @@ def _print_layers(image: OpenImage, *, no_trunc: bool) -> None:
             human_size(did.wasted),
             created_by(step, no_trunc=no_trunc),
         )
-        for number, (layer, did, step) in enumerate(
-            zip(image.layers, summary.layers, _steps(image), strict=True)
-        )
+        for number, (layer, did, step) in enumerate(_layer_rows(image, summary))
     ]
     print_table(_HEADER, rows, full=no_trunc)
     print()
@@ -95,9 +183,17 @@ def _print_layers(image: OpenImage, *, no_trunc: bool) -> None:
     print(_sentence(summary))
 
 
+def _layer_rows(
+    image: OpenImage, summary: Summary
+) -> Iterator[tuple[OpenLayer, LayerSummary, History | None]]:
+    steps = _steps(image.image.config, len(image.layers))
+    return zip(image.layers, summary.layers, steps, strict=True)
+
+
 def _sentence(summary: Summary) -> str:
-    wasted = sum(layer.wasted for layer in summary.layers)
-    everything = sum(layer.bytes for layer in summary.layers)
+    from unionmount.browse.layer_waste import wasted_bytes
+
+    wasted, everything = wasted_bytes(summary)
     return (
         f"Efficiency {_percent(summary)}: {human_size(wasted)} of {human_size(everything)} "
         "in files are wasted"
@@ -141,10 +237,101 @@ def _bar(layer: LayerSummary, largest: int) -> tuple[int, int]:
     return columns - wasted, wasted
 
 
-def _objects(image: OpenImage) -> Iterator[dict[str, Any]]:
-    summary = image.tree().summarise()
-    rows = zip(image.layers, summary.layers, _steps(image), strict=True)
-    for number, (layer, did, step) in enumerate(rows):
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def _print_top(top: TopFiles) -> None:
+    """Print a table for each list that is not empty."""
+    if top.largest:
+        print("\nLargest files that the image shows:\n")
+        print_table(
+            ("SIZE", "LAYER", "PATH"),
+            [(human_size(one.shown), _newest(one), _shown(one)) for one in top.largest],
+        )
+    if top.wasted:
+        print("\nMost wasted files:\n")
+        print_table(
+            ("WASTED", "IN LAYERS", "PATH"),
+            [(human_size(one.wasted), _parts(one, hidden=True), _shown(one)) for one in top.wasted],
+        )
+    if top.repeated:
+        print("\nFiles that several layers have:\n")
+        print_table(
+            ("SUM", "IN LAYERS", "PATH"),
+            [(human_size(_sum(one)), _parts(one), _shown(one)) for one in top.repeated],
+        )
+
+
+def _shown(one: PathVersions) -> str:
+    return f"/{shown_path(one.path)}"
+
+
+def _sum(one: PathVersions) -> int:
+    return one.shown + one.wasted
+
+
+def _newest(one: PathVersions) -> str:
+    return str(max(version.layer for version in one.versions if version.shown))
+
+
+def _parts(one: PathVersions, *, hidden: bool = False) -> str:
+    """Return the layers that have a path, each with its bytes; only wasted ones if ``hidden``."""
+    return ", ".join(
+        f"{version.layer} ({human_size(version.bytes)})"
+        for version in one.versions
+        if not hidden or (version.bytes and not version.shown)
+    )
+
+
+# ---- objects -------------------------------------------------------------------------------------
+
+
+def _write(image: OpenImage, summary: Summary, top: TopFiles | None, form: str) -> None:
+    """Print the layers; with files, one object for everything, or lines that name their list."""
+    from unionmount.browse.layer_waste import wasted_bytes
+    from unionmount.cli.name_writer import write_objects
+
+    layers = _objects(image, summary)
+    if top is None:
+        write_objects(layers, form)
+        return
+    lists = {
+        "largest": map(_file_object, top.largest),
+        "wasted": map(_file_object, top.wasted),
+        "repeated": map(_file_object, top.repeated),
+    }
+    if form == "jsonl":
+        lines = {"layers": layers, **lists}
+        write_objects(({"list": name} | one for name, some in lines.items() for one in some), form)
+        return
+    wasted, everything = wasted_bytes(summary)
+    found = {
+        "efficiency": round(summary.efficiency, 6),
+        "bytes": everything,
+        "wasted_bytes": wasted,
+        "layers": list(layers),
+        **{name: list(some) for name, some in lists.items()},
+    }
+    print(json.dumps(found, indent=2))
+
+
+def _file_object(one: PathVersions) -> dict[str, Any]:
+    from unionmount.cli.name_writer import json_path
+
+    versions = [
+        {"layer": version.layer, "bytes": version.bytes, "shown": version.shown}
+        for version in one.versions
+    ]
+    return {
+        "path": json_path(one.path),
+        "shown": one.shown,
+        "wasted": one.wasted,
+        "versions": versions,
+    }
+
+
+def _objects(image: OpenImage, summary: Summary) -> Iterator[dict[str, Any]]:
+    for number, (layer, did, step) in enumerate(_layer_rows(image, summary)):
         yield {
             "layer": number,
             "diff_id": str(layer.diff_id),
@@ -157,6 +344,49 @@ def _objects(image: OpenImage) -> Iterator[dict[str, Any]]:
             "created": step.created if step is not None else None,
             "created_by": step.created_by if step is not None else None,
             "efficiency_of_image": round(summary.efficiency, 6),
+        }
+
+
+# ---- an image of a registry ----------------------------------------------------------------------
+
+
+def _print_remote(image: ImageDocuments, wanted: _Wanted) -> None:
+    from unionmount.cli.name_writer import write_objects
+
+    steps = _steps(image.config, len(image.layers))
+    if wanted.form != "table":
+        write_objects(_remote_objects(image, steps), wanted.form)
+        return
+    rows = [
+        (
+            str(number),
+            str(layer.digest) if wanted.no_trunc else layer.digest.short,
+            human_size(layer.size),
+            *("-" for _ in _COUNTS),
+            created_by(step, no_trunc=wanted.no_trunc),
+        )
+        for number, (layer, step) in enumerate(zip(image.layers, steps, strict=True))
+    ]
+    print_table(_REMOTE_HEADER, rows)
+
+
+def _remote_objects(
+    image: ImageDocuments, steps: Sequence[History | None]
+) -> Iterator[dict[str, Any]]:
+    """Yield the same keys as for an image that is here, and those of a layer in transport."""
+    unknown = dict.fromkeys(("size", "added", "changed", "deleted", "bytes", "wasted"))
+    rows = zip(image.layers, image.diff_ids, steps, strict=True)
+    for number, (layer, diff_id, step) in enumerate(rows):
+        yield {
+            "layer": number,
+            "diff_id": str(diff_id),
+            **unknown,
+            "created": step.created if step is not None else None,
+            "created_by": step.created_by if step is not None else None,
+            "efficiency_of_image": None,
+            "digest": str(layer.digest),
+            "media_type": layer.media_type,
+            "compressed_size": layer.size,
         }
 
 
@@ -193,6 +423,4 @@ def _change_object(change: Change) -> dict[str, Any]:
 
 def shown_path(path: bytes) -> str:
     """Return a path of the image with control characters escaped."""
-    from unionmount.system.text import printable
-
     return printable(path)

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="NAME")
 @click.pass_obj
 def command(settings: Settings, form: str, name: str, registry: RegistryOptions) -> None:
-    """List the tags of a repository: versions in their order, then all others."""
+    """List the tags of a repository: versions in their order, then all others.
+
+    NAME may begin with docker://, as in other commands.
+    """
     import trio
 
     from unionmount.registry.versions import in_order
@@ -46,10 +49,11 @@ async def _find(
     settings: Settings, options: RegistryOptions, name: str
 ) -> tuple[Reference, list[str]]:
     """Return the first existing repository that a name may mean, and its tags."""
+    from unionmount.cli.run_transfer import without_transport
     from unionmount.registry import Registries
 
     registries = Registries.load(os.environ)
-    candidates = registries.candidates(name)
+    candidates = registries.candidates(without_transport(name))
     if candidates[0].tag is not None or candidates[0].digest is not None:
         raise UsageError(f"'{printable(name)}' has a tag or digest; give the name without it")
     async with registry_client(settings, options, registries, candidates) as client:

@@ -1,0 +1,74 @@
+"""The images of registries that commands describe without pulling them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import unionmount.cli.declared as click
+from unionmount.cli.options import F, RegistryOptions, registry_options
+from unionmount.errors import UsageError
+from unionmount.system.text import printable
+
+if TYPE_CHECKING:
+    from unionmount.cli.settings import Settings
+    from unionmount.images.platform import Platform
+    from unionmount.transfer.remote_image import RemoteImage
+
+
+def remote_options(function: F) -> F:
+    """Add ``--remote`` and the options about registries."""
+    option = click.option(
+        "--remote",
+        is_flag=True,
+        help="Ask the registry, and fetch no layer; docker://NAME does the same.",
+    )
+    made: F = option(registry_options(function))
+    return made
+
+
+def is_remote(word: str, remote: bool, registry: RegistryOptions) -> bool:
+    """Return whether a word is to be looked up in a registry.
+
+    Raise UsageError if it is not, and options about registries were given.
+    """
+    from unionmount.sources import Location
+
+    kind = "stored" if not word else Location.parse(word).kind
+    if kind == "registry":
+        return True
+    if remote and kind not in ("stored", "path"):
+        raise UsageError(f"--remote takes a name of a registry, not '{printable(word)}'")
+    if not remote and registry != RegistryOptions():
+        raise UsageError(
+            "--creds, --authfile, --tls-verify and --cert-dir are for images of a registry; "
+            "add --remote, or write docker://NAME"
+        )
+    return remote
+
+
+def read_remote_image(
+    settings: Settings, options: RegistryOptions, name: str, platform: Platform | None
+) -> RemoteImage:
+    """Fetch the manifest and config of an image by a user's name."""
+    from unionmount.cli.run_transfer import (
+        first_of,
+        hint_at_default_tag,
+        registries_of_user,
+        run_transfer,
+        without_transport,
+    )
+    from unionmount.images.reference import Reference
+    from unionmount.registry import RegistryClient
+    from unionmount.transfer.remote_image import read_remote
+
+    name, registries = without_transport(name), registries_of_user()
+
+    async def work(client: RegistryClient) -> RemoteImage:
+        async def one(ref: Reference) -> RemoteImage:
+            return await read_remote(client, ref, platform)
+
+        return await first_of(registries, name, one)
+
+    found = run_transfer(settings, options, registries, work, registries.candidates(name))
+    hint_at_default_tag(name)
+    return found
