@@ -368,11 +368,11 @@ def test_other_users_of_the_host_do_not_reach_it(line: Runner, image: Path, tmp_
     assert (root / "bin/busybox").exists()
     with pytest.raises(PermissionError):
         call_as(NOBODY, lambda: os.stat(root / "bin/busybox"))
-    for place in (line.runtime_directory / "run" / name, line.store / "containers" / name):
+    for place in (line.live(name), line.store / "containers" / name):
         with pytest.raises(PermissionError):
             call_as(NOBODY, lambda: os.listdir(place))  # noqa: B023
     with pytest.raises(PermissionError):  # nor its monitor
-        call_as(NOBODY, lambda: os.stat(line.runtime_directory / "run" / name / "socket"))
+        call_as(NOBODY, lambda: os.stat(line.live(name) / "socket"))
     line.run("rm", "-f", name)
 
 

@@ -65,7 +65,7 @@ def run_container(settings: Settings, request: RunRequest) -> int:
     clean_dead(start.table)
     with prepared(settings, arguments_of(request.given), request.source, start.table) as found:
         name = found.plan.container if found.plan is not None else ""
-        live = live_containers().begin(name)
+        live = live_containers(settings).begin(name)
         if around.rootless and found.plan is not None:
             found.plan = replace(found.plan, owners=False)
         with ExitStack() as undo:
@@ -140,7 +140,6 @@ class _Child:
         from unionmount.cli.mount_container import enter_namespace
         from unionmount.runtime import bundle
         from unionmount.runtime.launch import Launch, become_subreaper, run_to_its_end
-        from unionmount.runtime.live import LiveContainers
         from unionmount.runtime.oci_runtime import OciRuntime
         from unionmount.runtime.run_record import forget
 
@@ -159,10 +158,8 @@ class _Child:
             _leave_standard_streams()
             document = assembly.document(root, self._live.bundle, self._cgroup(assembly))
             bundle.write(self._live.bundle, document, assembly.host_files, Path(root))
-            states = LiveContainers(self._start.table.directory).oci
-            runtime = OciRuntime(self._runtime, states, rootless=assembly.rootless)
+            runtime = OciRuntime(self._runtime, self._live.oci, rootless=assembly.rootless)
             launch = Launch(
-                name=self._name,
                 live=self._live,
                 runtime=runtime,
                 terminal=assembly.wanted.terminal.wanted,
@@ -176,7 +173,7 @@ class _Child:
 
     def _cgroup(self, assembly: Assembly) -> str:
         """Return the path of the control group; empty where there is none of its own."""
-        return "" if assembly.rootless else f"/unionmount-{self._name}"
+        return "" if assembly.rootless else f"/unionmount-{self._live.id}"
 
     @property
     def _name(self) -> str:
