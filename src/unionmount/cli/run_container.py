@@ -150,9 +150,9 @@ class _Child:
             signal.signal(number, signal.SIG_IGN)
         with ExitStack() as undo:
             undo.callback(self._live.close)
+            undo.callback(self._remove_if_wanted)
             if assembly.rootless:
                 enter_namespace(self._start.table.directory)
-            undo.callback(self._remove_if_wanted)
             root = self._mount(channel)
             undo.callback(self._unmount)
             _leave_standard_streams()

@@ -23,7 +23,7 @@ from unionmount.runtime import capabilities
 from unionmount.runtime.devices import devices
 from unionmount.runtime.host import HostFile, check_hostname, host_files, seccomp_profile
 from unionmount.runtime.init_program import behind_init, init_mount
-from unionmount.runtime.limits import ResourceLimits
+from unionmount.runtime.limits import ResourceLimits, is_unified
 from unionmount.runtime.mounts import Mount, cgroup_mount, host_file_mount, mode_of, standard_mounts
 from unionmount.runtime.parameters import Changes, ImageParameters, combined
 from unionmount.runtime.scaffold import Place
@@ -169,6 +169,7 @@ class Assembly:
             read_only=wanted.read_only,
             user_namespace=around.user_namespace,
             cgroup_path=cgroup,
+            cgroup_namespace=is_unified(),  # else the container sees those of the host
             resources=wanted.limits.resources,
             devices=not around.rootless,
             host_devices=devices() if wanted.privileged and not around.rootless else (),
