@@ -60,7 +60,7 @@ def run_container(settings: Settings, request: RunRequest) -> int:
 
     runtime = find_runtime(request.runtime)
     settings.root = str(settings.store_root())  # root of a user namespace would have another
-    around, options = own_surroundings()
+    around, options = own_surroundings(runtime)
     start = MountStarter(settings, options, None, foreground=False, private=True)
     clean_dead(start.table)
     with prepared(settings, arguments_of(request.given), request.source, start.table) as found:

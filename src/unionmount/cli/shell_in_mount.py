@@ -49,7 +49,8 @@ def shell_in_mount(
     from unionmount.runtime.limits import check
     from unionmount.runtime.oci_runtime import OciRuntime
 
-    path, (around, _) = find_runtime(runtime), own_surroundings()
+    path = find_runtime(runtime)
+    around, _ = own_surroundings(path)
     name = f"shell-{secrets.token_hex(6)}"
     with ExitStack() as stack:
         opened, files = _opened(settings, record)
