@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -368,11 +369,11 @@ def test_other_users_of_the_host_do_not_reach_it(line: Runner, image: Path, tmp_
     assert (root / "bin/busybox").exists()
     with pytest.raises(PermissionError):
         call_as(NOBODY, lambda: os.stat(root / "bin/busybox"))
-    for place in (line.runtime_directory / "run" / name, line.store / "containers" / name):
+    for place in (line.live(name), line.store / "containers" / name):
         with pytest.raises(PermissionError):
             call_as(NOBODY, lambda: os.listdir(place))  # noqa: B023
     with pytest.raises(PermissionError):  # nor its monitor
-        call_as(NOBODY, lambda: os.stat(line.runtime_directory / "run" / name / "socket"))
+        call_as(NOBODY, lambda: os.stat(line.live(name) / "socket"))
     line.run("rm", "-f", name)
 
 
@@ -386,6 +387,22 @@ def test_devices_of_an_image_are_closed(line: Runner, tmp_path: Path, runtime: s
     run = ("run", "--rm", "--runtime", runtime, image, "cat", "/device")
     done = line.run(*run, status=1)
     assert done.stderr.endswith((": Permission denied\n", ": Operation not permitted\n"))
+
+
+@pytest.mark.parametrize("name", ["runc", "some-runtime"])
+def test_labels_for_runtimes_known_and_unknown(line: Runner, tmp_path: Path, name: str) -> None:
+    program = shutil.which("runc")
+    assert program is not None
+    (tmp_path / name).symlink_to(program)
+    labels = {"maintainer": "me", "org.systemd.property.X": "'x'", "bundle": "/etc"}
+    image = program_image(tmp_path / "image.tar", Labels=labels)
+    words = ("--rm", "-d", "--runtime", tmp_path / name, image, "sleep", "1000")
+    container = line.output("run", *words).strip()
+    config = json.loads((line.live(container) / "bundle/config.json").read_text())
+    found = {key for key in config["annotations"] if not key.startswith("org.opencontainers.image")}
+    assert found == ({"maintainer"} if name == "runc" else set())
+    line.run("kill", container)
+    line.call("wait", container)
 
 
 def test_fifty_at_once_leave_nothing(line: Runner, image: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -69,8 +70,7 @@ def detached(line: Runner, *words: str | Path, ready: bytes = b"up\n") -> str:
 
 
 def state(line: Runner, name: str) -> dict[str, Any]:
-    path = line.runtime_directory / "run" / name / "state.json"
-    found: dict[str, Any] = json.loads(path.read_text())
+    found: dict[str, Any] = json.loads((line.live(name) / "state.json").read_text())
     return found
 
 
@@ -388,12 +388,79 @@ def test_a_copy_of_the_mount_elsewhere_does_not_keep_it(line: Runner, image: Pat
     line.run("rm", name)
 
 
-def test_a_container_of_that_name_in_another_store_goes_on(
+# ---- two stores ----------------------------------------------------------------------------------
+
+
+@runtimes
+def test_two_stores_have_a_container_of_the_same_name(
+    line: Runner, image: Path, tmp_path: Path, runtime: str
+) -> None:
+    """All commands act on the container of their store, also while the other one does not run."""
+    other = ("--root", tmp_path / "other")
+    limit = ("-u", "0", "--pids-limit")
+    for where, number in ((), "50"), (other, "60"):
+        script = f"echo {number} >/n; {LOOP}"
+        words = ("--runtime", runtime, "--name", "web", *limit, number, image, "sh", "-c", script)
+        assert line.output("run", "-d", *where, *words) == "web\n"
+    assert len(list(line.left())) == 6  # of run, oci and roots
+    rows = json.loads(line.output("ps", "--format", "json"))
+    assert {(row["root"], row["container"], row["status"]) for row in rows} == {
+        (str(line.store), "web", "running"),
+        (str(tmp_path / "other"), "web", "running"),
+    }
+    for where, number in ((), "50"), (other, "60"):
+        read = "cat /n /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max"
+        shown = line.output("exec", *where, "web", "sh", "-c", read)
+        assert shown.split() == [number, number]  # they have control groups of their own
+        assert "'web' is running" in line.error("run", *where, "web", "true", status=125)
+        assert "'web' is running" in line.error("rename", *where, "web", "new")
+    line.run("kill", "-s", "USR1", *other, "web")
+    Runner.await_log(_in(line, tmp_path / "other"), "web", b"got USR1\n")
+    assert b"got USR1" not in line.call("logs", "web").stdout
+    attached = line.start("attach", "--no-stdin", "web", stdout=subprocess.PIPE)
+    line.run("stop", *other, "web")
+    assert line.output("wait", *other, "web") == "9\n"
+    assert "is not running" in line.error("kill", *other, "web")
+    assert "is not running" in line.error("exec", *other, "web", "true", status=125)
+    assert status(line, "web") == "running"
+    line.run("rename", *other, "web", "new")
+    line.run("rm", "-f", *other, "new")
+    line.run("kill", "-s", "INT", "web")
+    assert attached.communicate(timeout=_SECONDS)[0] == b"bye\n"
+    assert attached.returncode == 9
+    assert line.left() == []
+    line.run("rm", "web")
+
+
+def test_a_dead_monitor_of_another_store_is_cleaned_up_after(
     line: Runner, image: Path, tmp_path: Path
 ) -> None:
     other = ("--root", tmp_path / "other")
-    line.run("run", *other, "--name", "same", image, "true")
-    detached(line, "--name", "same", image, "sh", "-c", LOOP)
-    line.run("rm", "-f", *other, "same")
-    assert status(line, "same") == "running"
-    line.run("rm", "-f", "same")
+    for where in ((), other):
+        line.run("run", "-d", *where, "--name", "web", image, "sh", "-c", LOOP)
+    found = state(_in(line, tmp_path / "other"), "web")
+    program = Process(found["pid"])
+    os.kill(found["monitor"], signal.SIGKILL)
+    assert line.output("exec", "web", "echo", "x") == "x\n"  # this command cleans up
+    program.wait()
+    wait_until(lambda: len(line.left()) == 3)
+    line.run("rm", *other, "web")
+    line.run("rm", "-f", "web")
+
+
+def test_a_store_is_known_by_its_directory_not_by_its_path(
+    line: Runner, image: Path, tmp_path: Path
+) -> None:
+    detached(line, "--name", "web", image, "sh", "-c", LOOP)
+    (tmp_path / "link").symlink_to(line.store)
+    assert line.output("exec", "--root", tmp_path / "link", "web", "echo", "x") == "x\n"
+    assert "no container 'web'" in line.error("rm", "-f", "--root", tmp_path / "nosuch", "web")
+    line.run("rm", "-f", "--root", tmp_path / "link", "web")
+    assert line.left() == []
+
+
+def _in(line: Runner, store: Path) -> Runner:
+    """Return the same command line, which looks at another store."""
+    other = copy.copy(line)
+    other.store = store
+    return other

@@ -164,7 +164,7 @@ def test_a_network_of_its_own(many: Runner, image: Path, runtime: str) -> None:
 @runtimes
 def test_a_killed_monitor_without_root(many: Runner, image: Path, runtime: str) -> None:
     many.run("run", "-d", "--runtime", runtime, "--name", "k", image, "sleep", "1000")
-    state = json.loads((many.runtime_directory / "run/k/state.json").read_text())
+    state = json.loads((many.live("k") / "state.json").read_text())
     pidfd = os.pidfd_open(state["pid"])
     subprocess.run(["kill", "-9", str(state["monitor"])], check=True)
     os.close(pidfd)

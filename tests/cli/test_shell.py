@@ -184,7 +184,8 @@ def test_limits(line: Runner, image: Path, runtime: str) -> None:
     assert printed[0] == str(64 << 20)
     assert printed[1] == "50000"
     assert printed[-1] == "20"
-    assert not list(Path("/sys/fs/cgroup").glob("**/unionmount-*"))
+    store = line.live("any").name.partition("+")[2]
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/unionmount-*+{store}"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,15 @@ import pytest
 
 from unionmount.errors import FormatError, UsageError
 from unionmount.images.config import Config
-from unionmount.runtime.parameters import Changes, ImageParameters, Parameters, combined, merged_env
+from unionmount.runtime.parameters import (
+    PREFIX,
+    Changes,
+    ImageParameters,
+    Parameters,
+    combined,
+    merged_env,
+    without_labels,
+)
 
 
 def config(**runtime: Any) -> Config:
@@ -111,6 +119,33 @@ def test_a_label_is_no_order_to_a_runtime() -> None:
     found = parameters(Cmd=["c"], Labels=dict.fromkeys(obeyed, "1") | {"run.own": "x"})
     assert not obeyed & set(found.annotations)
     assert found.annotations["run.own"] == "x"
+
+
+# From the documentation of each: crun(1), runc's ``features`` (potentiallyUnsafeConfigAnnotations),
+# Kata's how-to-set-sandbox-config-kata.md, gVisor's FAQ, CRI-O's annotations, urunc, CDI, ocijail.
+ORDERS = (
+    *("krun.cpus", "krun.disk.0.path", "module.wasm.image/variant", "bundle", "org.criu.config"),
+    *("org.systemd.property.TimeoutStopUSec", "io.katacontainers.config.hypervisor.path"),
+    *("dev.gvisor.spec.mount.m.source", "dev.gvisor.flag.debug-log", "com.urunc.unikernel.binary"),
+    *("io.kubernetes.cri-o.Devices", "io.kubernetes.cri.container-type", "cdi.k8s.io/vendor"),
+    *("org.freebsd.jail.vnet", "io.container.manager", "io.containerd.runc.v2.group"),
+    *("org.linuxcontainers.lxc.cgroup2", "io.microsoft.virtualmachine.lcow.kernel"),
+    *("org.opencontainers.runc.exec.isolated-cpu-affinity-transition", "io.youki.rootless"),
+)
+
+
+def test_labels_that_some_runtime_obeys() -> None:
+    kept = {"maintainer": "x", "org.label-schema.name": "x", "com.example.bundle": "x"}
+    labels = dict.fromkeys(ORDERS, "1") | kept
+    found = parameters(Cmd=["c"], Labels=labels).annotations
+    assert {name: text for name, text in found.items() if not name.startswith(PREFIX)} == kept
+
+
+def test_a_runtime_that_is_not_known_gets_no_labels() -> None:
+    labels = {"maintainer": "x", f"{PREFIX}title": "t"}
+    found = without_labels(parameters(Cmd=["c"], Labels=labels)).annotations
+    assert found[f"{PREFIX}title"] == "t"
+    assert all(name.startswith(PREFIX) for name in found)
 
 
 @pytest.mark.parametrize(

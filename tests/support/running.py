@@ -12,6 +12,7 @@ from typing import Any
 
 from support.archives import Layer, docker_archive
 from support.mounting import COMMAND, CommandLine, own_places
+from unionmount.runtime.live import LiveContainers
 from unionmount.runtime.log_file import read_log
 
 RUNTIMES = ("runc", "crun")
@@ -92,6 +93,10 @@ class Runner(CommandLine):
         while not (log.exists() and any(text in row.text for row in read_log(log))):
             assert time.monotonic() < end, f"{name} did not write {text!r}"
             os.sched_yield()
+
+    def live(self, name: str) -> Path:
+        """Return the runtime directory of a container of this store that runs."""
+        return LiveContainers(self.runtime_directory, self.store).path(name)
 
     def left(self) -> list[str]:
         """Return what the runtime directory has of containers that run."""

@@ -97,7 +97,7 @@ def in_use(table: MountTable, root: Path, name: str) -> MountError:
     """Return the error for a locked container, which names the mount that uses it."""
     from unionmount.runtime.live import LiveContainers
 
-    if LiveContainers(table.directory).is_running(name):
+    if LiveContainers(table.directory, root).is_running(name):
         return MountError(f"container '{name}' is running; 'unionmount exec' runs more in it")
     status = mount_of(table, root, name)
     if status is None or not status.alive:

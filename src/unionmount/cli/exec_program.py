@@ -12,7 +12,7 @@ from unionmount.errors import MountError, UsageError
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
-    from unionmount.runtime.live import LiveState
+    from unionmount.runtime.live import LiveContainers, LiveState
     from unionmount.runtime.oci_runtime import OciRuntime
 
 _MAX_CONFIG = 16 * 1024 * 1024
@@ -40,7 +40,7 @@ def exec_program(settings: Settings, request: ExecRequest) -> int:
 
     if request.terminal and not os.isatty(0):
         raise UsageError("--tty: standard input is not a terminal; leave --tty out")
-    live = live_containers()
+    live = live_containers(settings)
     state = live.state(request.name)
     process = _process(settings, request, live.bundle(request.name) / "config.json")
     described = os.memfd_create("process.json", os.MFD_CLOEXEC)
@@ -50,18 +50,17 @@ def exec_program(settings: Settings, request: ExecRequest) -> int:
             null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             os.dup2(null, 0)
         sys.stdout.flush()
-        runtime = _runtime(state)
-        return runtime.exec(request.name, described, detach=request.detach)
+        runtime = _runtime(live, state)
+        return runtime.exec(live.id(request.name), described, detach=request.detach)
     finally:
         os.close(described)
 
 
-def _runtime(state: LiveState) -> OciRuntime:
-    from unionmount.cli.live_containers import live_containers
+def _runtime(live: LiveContainers, state: LiveState) -> OciRuntime:
     from unionmount.runtime.oci_runtime import Inside, OciRuntime
 
     inside = Inside(state.monitor, state.monitor) if state.rootless else Inside()
-    return OciRuntime(state.runtime, live_containers().oci, rootless=state.rootless, inside=inside)
+    return OciRuntime(state.runtime, live.oci, rootless=state.rootless, inside=inside)
 
 
 def _process(settings: Settings, request: ExecRequest, config: Any) -> dict[str, Any]:

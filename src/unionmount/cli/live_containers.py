@@ -21,32 +21,35 @@ if TYPE_CHECKING:
     from unionmount.store.containers import Container
 
 
-def live_containers() -> LiveContainers:
-    """Return the containers of this user that run; those of dead monitors are cleaned away."""
+def live_containers(settings: Settings) -> LiveContainers:
+    """Return the containers of a store that run.
+
+    Those of dead monitors are cleaned away, whatever their store.
+    """
     from unionmount.mounting.records import MountTable
     from unionmount.runtime.live import LiveContainers
 
-    live = LiveContainers(MountTable.of_user().directory)
-    if live.names():
+    live = LiveContainers(MountTable.of_user().directory, settings.store_root())
+    if live.entries():
         with live.exclusive():
-            for name in live.dead():
+            for entry in live.dead():
                 with suppress(MountError):
-                    _clean_after(live, name)
+                    _clean_after(live, entry)
     return live
 
 
-def _clean_after(live: LiveContainers, name: str) -> None:
+def _clean_after(live: LiveContainers, entry: str) -> None:
     """Remove what a monitor left that was killed: the container's processes, and its directory."""
     from unionmount.runtime.oci_runtime import Inside, OciRuntime
 
     state: LiveState | None = None
     with suppress(NotFoundError, MountError):
-        state = live.state(name)
-    with live.begin_alone(live.path(name)):  # the directory goes at the end
+        state = live.state_of(entry)
+    with live.begin_alone(entry):  # the directory goes at the end
         if state is not None:
             inside = Inside(users=state.pid) if state.rootless else Inside()
             runtime = OciRuntime(state.runtime, live.oci, rootless=state.rootless, inside=inside)
-            runtime.delete(name)
+            runtime.delete(entry)
             _end_mount(state.mount)
 
 
@@ -67,13 +70,13 @@ def container_of(settings: Settings, name: str) -> Container:
     return Containers(settings.store()).find(name_of_container(name))
 
 
-def connected(name: str) -> MonitorChannel:
-    """Return a connection to the monitor of a container that runs."""
+def connected(settings: Settings, name: str) -> MonitorChannel:
+    """Return a connection to the monitor of a container of the store that runs."""
     from unionmount.cli.container_words import name_of_container
     from unionmount.runtime.channel import MonitorChannel
 
     word = name_of_container(name)
-    return MonitorChannel(live_containers().connect(word))
+    return MonitorChannel(live_containers(settings).connect(word))
 
 
 def end(live: LiveContainers, name: str, number: int = signal.SIGKILL) -> None:

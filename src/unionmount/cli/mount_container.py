@@ -130,19 +130,21 @@ def surroundings(*, rootless: bool) -> tuple[Surroundings, MountOptions]:
     return Surroundings(), MountOptions(suid=True)
 
 
-def own_surroundings() -> tuple[Surroundings, MountOptions]:
+def own_surroundings(runtime: str) -> tuple[Surroundings, MountOptions]:
     """Return the facts for a runtime that is called here, by root or in ``enter_namespace``."""
     from unionmount.mounting.options import MountOptions
     from unionmount.runtime.assembly import Surroundings
+    from unionmount.runtime.host import is_known
     from unionmount.runtime.subordinate_ids import SubordinateIds
 
+    around = Surroundings(unknown_runtime=not is_known(runtime))
     if os.geteuid() == 0:
-        return Surroundings(), MountOptions(suid=True)
+        return around, MountOptions(suid=True)
     ids = SubordinateIds.of_user()
     if not ids.complete:
         _warn_of_one_id()
     groups = max(one.stored + one.size for one in ids.groups)
-    return Surroundings(rootless=True, groups=groups), MountOptions(suid=True)
+    return replace(around, rootless=True, groups=groups), MountOptions(suid=True)
 
 
 def enter_namespace(runtime_directory: Path) -> None:

@@ -60,12 +60,12 @@ def run_container(settings: Settings, request: RunRequest) -> int:
 
     runtime = find_runtime(request.runtime)
     settings.root = str(settings.store_root())  # root of a user namespace would have another
-    around, options = own_surroundings()
+    around, options = own_surroundings(runtime)
     start = MountStarter(settings, options, None, foreground=False, private=True)
     clean_dead(start.table)
     with prepared(settings, arguments_of(request.given), request.source, start.table) as found:
         name = found.plan.container if found.plan is not None else ""
-        live = live_containers().begin(name)
+        live = live_containers(settings).begin(name)
         if around.rootless and found.plan is not None:
             found.plan = replace(found.plan, owners=False)
         with ExitStack() as undo:
@@ -140,7 +140,6 @@ class _Child:
         from unionmount.cli.mount_container import enter_namespace
         from unionmount.runtime import bundle
         from unionmount.runtime.launch import Launch, become_subreaper, run_to_its_end
-        from unionmount.runtime.live import LiveContainers
         from unionmount.runtime.oci_runtime import OciRuntime
         from unionmount.runtime.run_record import forget
 
@@ -151,18 +150,16 @@ class _Child:
             signal.signal(number, signal.SIG_IGN)
         with ExitStack() as undo:
             undo.callback(self._live.close)
+            undo.callback(self._remove_if_wanted)
             if assembly.rootless:
                 enter_namespace(self._start.table.directory)
-            undo.callback(self._remove_if_wanted)
             root = self._mount(channel)
             undo.callback(self._unmount)
             _leave_standard_streams()
             document = assembly.document(root, self._live.bundle, self._cgroup(assembly))
             bundle.write(self._live.bundle, document, assembly.host_files, Path(root))
-            states = LiveContainers(self._start.table.directory).oci
-            runtime = OciRuntime(self._runtime, states, rootless=assembly.rootless)
+            runtime = OciRuntime(self._runtime, self._live.oci, rootless=assembly.rootless)
             launch = Launch(
-                name=self._name,
                 live=self._live,
                 runtime=runtime,
                 terminal=assembly.wanted.terminal.wanted,
@@ -176,7 +173,7 @@ class _Child:
 
     def _cgroup(self, assembly: Assembly) -> str:
         """Return the path of the control group; empty where there is none of its own."""
-        return "" if assembly.rootless else f"/unionmount-{self._name}"
+        return "" if assembly.rootless else f"/unionmount-{self._live.id}"
 
     @property
     def _name(self) -> str:

@@ -49,15 +49,17 @@ def shell_in_mount(
     from unionmount.runtime.limits import check
     from unionmount.runtime.oci_runtime import OciRuntime
 
-    path, (around, _) = find_runtime(runtime), own_surroundings()
+    path = find_runtime(runtime)
+    around, _ = own_surroundings(path)
     name = f"shell-{secrets.token_hex(6)}"
     with ExitStack() as stack:
         opened, files = _opened(settings, record)
         stack.enter_context(opened)
         wanted = decide(files)
         check(wanted.limits, rootless=around.rootless)
-        live = live_containers()
-        directory = stack.enter_context(live.begin(name)).bundle
+        live = live_containers(settings)
+        own = stack.enter_context(live.begin(name))
+        directory = own.bundle
         config = opened.image.image.config
         assembly = Assembly(config, record.image, files, wanted, around)
         _fit(assembly, files, directory, record)
@@ -66,7 +68,7 @@ def shell_in_mount(
         sys.stdout.flush()
         runtime_directory = MountTable.of_user().directory
         called = OciRuntime(path, live.oci, rootless=around.rootless)
-        return _run(called, runtime_directory, name, directory)
+        return _run(called, runtime_directory, own.id, directory)
 
 
 def _opened(settings: Settings, record: Record) -> tuple[OpenChanges | OpenView, BrowsableTree]:

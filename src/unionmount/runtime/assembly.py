@@ -23,9 +23,9 @@ from unionmount.runtime import capabilities
 from unionmount.runtime.devices import devices
 from unionmount.runtime.host import HostFile, check_hostname, host_files, seccomp_profile
 from unionmount.runtime.init_program import behind_init, init_mount
-from unionmount.runtime.limits import ResourceLimits
+from unionmount.runtime.limits import ResourceLimits, is_unified
 from unionmount.runtime.mounts import Mount, cgroup_mount, host_file_mount, mode_of, standard_mounts
-from unionmount.runtime.parameters import Changes, ImageParameters, combined
+from unionmount.runtime.parameters import Changes, ImageParameters, combined, without_labels
 from unionmount.runtime.scaffold import Place
 from unionmount.runtime.spec import VERSION, Isolation, Network, Terminal, UserNamespace, build
 from unionmount.runtime.users import MAX_FILE, User, find_user
@@ -59,6 +59,7 @@ class Surroundings:
     rootless: bool = False  # it cannot restrict devices, nor mount sysfs of the host's network
     user_namespace: UserNamespace | None = None  # to be created by the runtime
     groups: int = 1 << 32  # the number of group IDs that there are in the container
+    unknown_runtime: bool = False  # it may obey any annotation
 
 
 class Assembly:
@@ -78,6 +79,8 @@ class Assembly:
         self.wanted = wanted
         self._around = around
         self.parameters = combined(ImageParameters.of(config, what), wanted.changes, what)
+        if around.unknown_runtime:
+            self.parameters = without_labels(self.parameters)
         self._init: list[Mount] = []
         if wanted.init:
             args = behind_init(self.parameters.args)
@@ -169,6 +172,7 @@ class Assembly:
             read_only=wanted.read_only,
             user_namespace=around.user_namespace,
             cgroup_path=cgroup,
+            cgroup_namespace=is_unified(),  # else the container sees those of the host
             resources=wanted.limits.resources,
             devices=not around.rootless,
             host_devices=devices() if wanted.privileged and not around.rootless else (),

@@ -54,6 +54,11 @@ def find_runtime(wanted: str | None = None) -> str:
     )
 
 
+def is_known(path: str) -> bool:
+    """Return whether a runtime is one of those whose annotations are known here."""
+    return os.path.basename(path) in RUNTIMES  # noqa: PTH119
+
+
 @dataclass(frozen=True, slots=True)
 class HostFile:
     """A file that a container gets instead of its own, by name in a bundle and in /etc."""

@@ -27,7 +27,6 @@ _MAX_ERRORS = 4096
 class Launch:
     """A container that is ready to start: its bundle is written, its root directory mounted."""
 
-    name: str
     live: LiveContainer
     runtime: OciRuntime
     terminal: bool
@@ -56,17 +55,17 @@ def run_to_its_end(
     with ExitStack() as stack:
         listener = stack.enter_context(launch.live.listen())
         log = stack.enter_context(LogWriter(launch.log))
-        stack.callback(launch.runtime.delete, launch.name)
+        stack.callback(launch.runtime.delete, launch.live.id)
         pid, streams = _create(launch)
         monitor = Monitor(pid, streams, listener, log, launch.daemon)
         monitor.add(client)
         try:
-            launch.runtime.start(launch.name)
+            launch.runtime.start(launch.live.id)
         except RuntimeFailed:
             streams.close()
             raise
         launch.started(pid)
-        monitor.tell(encode(Kind.STARTED, launch.name.encode()))
+        monitor.tell(encode(Kind.STARTED, launch.live.id.encode()))
         status = monitor.run()
         note_end(status)
         stack.close()  # before clients learn of the end
@@ -90,7 +89,7 @@ def _create(launch: Launch) -> tuple[int, ContainerStreams]:
 def _create_with_terminal(launch: Launch, pid_file: Path) -> ContainerStreams:
     with _console_socket(launch.live.path) as (console, path):
         launch.runtime.create(
-            launch.name, launch.live.bundle, pid_file, Streams(console=Path(path))
+            launch.live.id, launch.live.bundle, pid_file, Streams(console=Path(path))
         )
         terminal = _receive_terminal(launch.runtime.name, console)
     return ContainerStreams(
@@ -138,7 +137,7 @@ def _create_with_pipes(launch: Launch, pid_file: Path) -> ContainerStreams:
             theirs.callback(os.close, fd)
         streams = Streams(input_reader, outputs[0][1], outputs[1][1])
         try:
-            launch.runtime.create(launch.name, launch.live.bundle, pid_file, streams)
+            launch.runtime.create(launch.live.id, launch.live.bundle, pid_file, streams)
         except RuntimeFailed as error:
             theirs.close()
             raise _with_errors(launch.runtime.name, error, outputs[1][0]) from None

@@ -13,6 +13,7 @@ from unionmount.errors import MountError, UsageError
 from unionmount.system.text import printable
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_UNIFIED = _CGROUPS / "cgroup.controllers"
 _PERIOD = 100_000  # microseconds; what Docker and podman divide --cpus into
 _UNITS = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _LEAST_MEMORY = 6 << 20  # bytes; Docker's minimum, below which no container starts
@@ -66,10 +67,14 @@ def check(limits: ResourceLimits, *, rootless: bool) -> None:
         raise MountError(f"{option} cannot be set: {why}")
 
 
+def is_unified() -> bool:
+    """Return whether this machine has control groups of version 2 alone."""
+    return _UNIFIED.exists()
+
+
 def _has(controller: str) -> bool:
-    unified = _CGROUPS / "cgroup.controllers"
-    if unified.exists():
-        return controller in unified.read_text(encoding="ascii").split()
+    if is_unified():
+        return controller in _UNIFIED.read_text(encoding="ascii").split()
     return os.access(_CGROUPS / controller, os.W_OK)
 
 

@@ -2,21 +2,24 @@
 
 ::
 
-    <runtime>/run/NAME/lock         held (flock) by the monitor as long as it lives
-    <runtime>/run/NAME/state.json   what others need to know
-    <runtime>/run/NAME/socket       of the monitor, for clients
-    <runtime>/run/NAME/bundle/      config.json and the host's files
-    <runtime>/run/NAME/root         a link to the mount point
-    <runtime>/run/                  held (flock) while a directory in it is made or cleaned away
-    <runtime>/oci/                  the state of the OCI runtime
+    <runtime>/run/ID/lock         held (flock) by the monitor as long as it lives
+    <runtime>/run/ID/state.json   what others need to know
+    <runtime>/run/ID/socket       of the monitor, for clients
+    <runtime>/run/ID/bundle/      config.json and the host's files
+    <runtime>/run/ID/root         a link to the mount point
+    <runtime>/run/                held (flock) while a directory in it is made or cleaned away
+    <runtime>/oci/                the state of the OCI runtime
 
-A directory whose lock is free was left by a monitor that was killed, and is cleaned by whoever
-finds it.
+A name is unique in a store, and a user may have several stores. ID is ``NAME+STORE``, with twelve
+hex digits for the store; it is also the name by which the OCI runtime knows the container, and that
+of its control group. A directory whose lock is free was left by a monitor that was killed, and is
+cleaned by whoever finds it, whatever its store.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -36,6 +39,8 @@ from unionmount.system.text import printable
 
 _MAX_STATE = 64 * 1024
 _PAUSE = 0.01  # seconds between two looks at a monitor
+_STORE_DIGITS = 12
+_OCI = "oci"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,16 @@ class LiveContainer(Closing):
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self._lock = lock
+
+    @property
+    def id(self) -> str:
+        """The name by which the OCI runtime knows the container."""
+        return self.path.name
+
+    @property
+    def oci(self) -> Path:
+        """The directory in which the OCI runtime keeps its state."""
+        return self.path.parent.parent / _OCI
 
     @property
     def bundle(self) -> Path:
@@ -97,20 +112,31 @@ class LiveContainer(Closing):
 
 
 class LiveContainers:
-    """The containers of a user that run."""
+    """The containers of a user that run; those that are named are of one store."""
 
-    def __init__(self, runtime: Path) -> None:
+    def __init__(self, runtime: Path, root: Path) -> None:
+        """``root`` is the directory of the store, which need not exist."""
         self._directory = runtime / "run"
-        self.oci = runtime / "oci"
+        self._root = root
+        self.oci = runtime / _OCI
+
+    def id(self, name: str) -> str:
+        """Return the name of a container among those of all stores.
+
+        NotFoundError for what is no name of one.
+        """
+        if not is_name(name):
+            raise NotFoundError(f"container '{printable(name)}' is not running")
+        return f"{name}+{_store_word(self._root)}"
 
     def begin(self, name: str) -> LiveContainer:
         """Make the directory of a container that is to run; MountError if it runs already."""
         with self.exclusive():
-            return self.begin_alone(self.path(name))
+            return self.begin_alone(self.id(name))
 
-    def begin_alone(self, path: Path) -> LiveContainer:
-        """Do the same where the caller is in ``exclusive``."""
-        name = path.name
+    def begin_alone(self, entry: str) -> LiveContainer:
+        """Do the same for an ID where the caller is in ``exclusive``."""
+        path = self._directory / entry
         with raising(MountError, f"directory {path}"):
             self.oci.mkdir(0o700, exist_ok=True)
             path.mkdir(0o700, exist_ok=True)
@@ -119,26 +145,30 @@ class LiveContainers:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise MountError(f"container '{name}' is running") from None
+            raise MountError(f"container '{entry.partition('+')[0]}' is running") from None
         with raising(MountError, f"directory {path}"):
             (path / "bundle").mkdir(0o700, exist_ok=True)
         return LiveContainer(path, lock)
 
-    def names(self) -> list[str]:
-        """Return the names of all containers that have a directory here."""
+    def entries(self) -> list[str]:
+        """Return the IDs of all containers that have a directory here, of all stores."""
         with suppress(FileNotFoundError):
             return sorted(path.name for path in self._directory.iterdir())
         return []
 
     def dead(self) -> list[str]:
-        """Return the names of those whose monitor is dead; the caller is in ``exclusive``."""
-        return [name for name in self.names() if not self.is_running(name)]
+        """Return the IDs of those whose monitor is dead; the caller is in ``exclusive``."""
+        return [entry for entry in self.entries() if not self._is_held(entry)]
+
+    def states(self) -> Iterator[LiveState]:
+        """Yield the states of all containers that run, of all stores."""
+        for entry in self.entries():
+            with suppress(NotFoundError, MountError):  # it is about to start, or has ended
+                yield self.state_of(entry)
 
     def path(self, name: str) -> Path:
         """Return the directory of a container; NotFoundError for what is no name of one."""
-        if not is_name(name):
-            raise NotFoundError(f"container '{printable(name)}' is not running")
-        return self._directory / name
+        return self._directory / self.id(name)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -154,12 +184,17 @@ class LiveContainers:
 
     def state(self, name: str) -> LiveState:
         """Return the state of a container that runs; NotFoundError if it does not."""
-        path = self.path(name)
+        return self.state_of(self.id(name))
+
+    def state_of(self, entry: str) -> LiveState:
+        """Do the same for an ID."""
+        path = self._directory / entry
         try:
             with (path / "state.json").open("rb") as file:
                 return _parse(json.loads(file.read(_MAX_STATE)))
         except (FileNotFoundError, NotADirectoryError):
-            raise NotFoundError(f"container '{printable(name)}' is not running") from None
+            name = printable(entry.partition("+")[0])
+            raise NotFoundError(f"container '{name}' is not running") from None
         except (ValueError, TypeError, KeyError):
             raise MountError(f"{path / 'state.json'}: damaged") from None
 
@@ -169,10 +204,11 @@ class LiveContainers:
 
     def is_running(self, name: str) -> bool:
         """Return whether a monitor holds the lock of a container."""
-        if not is_name(name):
-            return False
+        return is_name(name) and self._is_held(self.id(name))
+
+    def _is_held(self, entry: str) -> bool:
         try:
-            lock = os.open(self._directory / name / "lock", os.O_RDWR | os.O_CLOEXEC)
+            lock = os.open(self._directory / entry / "lock", os.O_RDWR | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return False
         try:
@@ -198,6 +234,16 @@ class LiveContainers:
             if not self.is_running(name):
                 raise NotFoundError(f"container '{printable(name)}' is not running")
             time.sleep(_PAUSE)
+
+
+def _store_word(root: Path) -> str:
+    """Return digits for a store, which are the same whatever path leads to its directory."""
+    try:
+        found = root.stat()
+        place = f"{found.st_dev}:{found.st_ino}"
+    except OSError:  # there is no such store, so none of its containers runs
+        place = os.path.realpath(root)
+    return hashlib.sha256(os.fsencode(place)).hexdigest()[:_STORE_DIGITS]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from unionmount.errors import UsageError
@@ -19,13 +19,20 @@ if TYPE_CHECKING:
     from unionmount.images.config import Config
 
 _MAX_WORDS = 65536
-_PREFIX = "org.opencontainers.image."
-# Annotations that runtimes and engines obey: crun's could replace the seccomp filter, or have a
-# file of the host written. An image must not set them with a label.
+PREFIX = "org.opencontainers.image."
+"""The prefix of annotations that describe the image, which are orders to nobody."""
+# Annotations that runtimes, engines and their plugins obey. Those of crun could replace the seccomp
+# filter, or write to a file of the host; an image must not set them with a label. Each is the whole
+# domain of a program, so that its next version has no others.
 _OBEYED = (
-    *("run.oci.", "krun.", "module.wasm.", "org.systemd.", "org.criu.", "org.opencontainers.runc."),
-    *("io.kata-containers.", "io.katacontainers.", "dev.gvisor.", "io.youki.", "com.github."),
-    *("io.kubernetes.", "io.container.", "io.containers.", "io.podman.", "io.crun."),
+    *("run.oci.", "krun.", "module.wasm.", "io.crun."),  # crun
+    *("org.systemd.", "org.criu.", "org.opencontainers.runc.", "io.youki."),  # runc, youki
+    *("io.kata-containers.", "io.katacontainers.", "io.confidentialcontainers."),  # Kata
+    *("com.github.containers.", "com.github.", "com.intel."),  # Kata, virtcontainers
+    *("dev.gvisor.", "aws.firecracker.", "com.urunc.", "enclave.runtime.", "org.nanovms."),
+    *("org.linuxcontainers.", "org.freebsd.", "io.microsoft.", "com.nvidia.", "io.nestybox."),
+    *("io.kubernetes.", "io.k8s.", "io.container.", "io.containers.", "io.containerd."),
+    *("io.cri-containerd", "io.cri-o.", "io.podman.", "io.balena."),
 )
 
 
@@ -108,6 +115,15 @@ def combined(image: ImageParameters, changes: Changes, what: str) -> Parameters:
     )
 
 
+def without_labels(parameters: Parameters) -> Parameters:
+    """Return the parameters for a runtime that may obey annotations which nobody here knows.
+
+    Those that describe the image stay.
+    """
+    kept = {name: text for name, text in parameters.annotations.items() if name.startswith(PREFIX)}
+    return replace(parameters, annotations=kept)
+
+
 def merged_env(*parts: Sequence[str]) -> tuple[str, ...]:
     """Return NAME=VALUE pairs in their order; a later value takes the place of an earlier one."""
     found: dict[str, str] = {}
@@ -146,11 +162,21 @@ def _annotations(config: Config, fields: Fields) -> dict[str, str]:
         "stopSignal": signal,
         "exposedPorts": ports,
     }
-    return {_PREFIX + name: value for name, value in facts.items() if value} | _labels(fields)
+    return {PREFIX + name: value for name, value in facts.items() if value} | _labels(fields)
 
 
 def _labels(fields: Fields) -> dict[str, Any]:
     """Return the labels, except those that would be orders to a runtime."""
     labels = fields.object("Labels", optional=True)
     named = {name: labels.string(name) for name in labels.values}
-    return {name: text for name, text in named.items() if not name.lower().startswith(_OBEYED)}
+    return {name: text for name, text in named.items() if not is_order(name)}
+
+
+def is_order(name: str) -> bool:
+    """Return whether a program may obey an annotation of this name, rather than note it.
+
+    ``bundle`` is how runc notes the bundle of a container, and finds it again. A name with a slash
+    is one of Kubernetes (``cdi.k8s.io/…``), which plugins obey.
+    """
+    lower = name.lower()
+    return lower.startswith(_OBEYED) or lower == "bundle" or "/" in lower

@@ -51,6 +51,7 @@ class Isolation:
     read_only: bool = False
     user_namespace: UserNamespace | None = None
     cgroup_path: str = ""
+    cgroup_namespace: bool = False
     resources: Mapping[str, Any] = field(default_factory=dict)
     devices: bool = True  # whether the runtime can restrict devices: root only
     host_devices: tuple[Mapping[str, Any], ...] = ()  # besides those that all containers have
@@ -180,6 +181,8 @@ def _namespaces(isolation: Isolation) -> list[str]:
     if isolation.network != "host":
         kinds.append("network")
     kinds += ["ipc", "uts", "mount"]
+    if isolation.cgroup_namespace:
+        kinds.append("cgroup")
     if isolation.user_namespace is not None:
         kinds.append("user")
     return kinds

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 from unionmount.errors import MountError
 from unionmount.system import libc
+from unionmount.system.text import printable
 
 _BOTH = libc.CLONE_NEWUSER | libc.CLONE_NEWNS
 _MAPS = ("uid_map", "gid_map")
 _MAX_MESSAGE = 4096
-_NAMESPACES = (
-    "an administrator can permit it: sysctl user.max_user_namespaces=15000, and on Debian "
-    "kernel.unprivileged_userns_clone=1, on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0"
+_SYSCTL = Path("/proc/sys")
+_LIMIT = "user.max_user_namespaces"
+# Settings of distributions that forbid it, with the value that does.
+_FORBIDDING = (
+    ("kernel.unprivileged_userns_clone", "0", "1"),
+    ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
 )
 
 
@@ -72,23 +77,72 @@ def enter_mapped(users: str, groups: str) -> None:
             message = pipe.read()
         _, status = os.waitpid(child, 0)
     if status:
-        raise MountError(os.fsdecode(message).strip() or "newuidmap failed without a message")
+        raise MountError(_last_line(message) or "newuidmap failed without a message")
+
+
+def _last_line(message: bytes) -> str:
+    """Return what newuidmap said, with a hint where it lacks the rights to map."""
+    lines = os.fsdecode(message).strip().splitlines()
+    hint = "; it has no rights to map, so install the package uidmap again"
+    return "".join(printable(one) + hint * ("write to" in one) for one in lines[-1:])
 
 
 def enter_alone() -> None:
     """Move this process to a new user and mount namespace that has one user, root."""
     uid, gid = os.geteuid(), os.getegid()
     _unshare()
-    Path("/proc/self/setgroups").write_text("deny")
-    for name, own in zip(_MAPS, (uid, gid), strict=True):
-        Path("/proc/self", name).write_text(f"0 {own} 1")
+    try:
+        Path("/proc/self/setgroups").write_text("deny")
+        for name, own in zip(_MAPS, (uid, gid), strict=True):
+            Path("/proc/self", name).write_text(f"0 {own} 1")
+    except OSError as error:
+        raise MountError(f"making a user namespace: {refusal(error.errno or 0)}") from None
 
 
 def _unshare() -> None:
     try:
         libc.call("unshare", _BOTH)
     except OSError as error:
-        raise MountError(f"making a user namespace: {error.strerror}; {_NAMESPACES}") from None
+        raise MountError(f"making a user namespace: {refusal(error.errno or 0)}") from None
+
+
+def refusal(number: int, settings: Path = _SYSCTL) -> str:
+    """Return why unshare(2) failed with this error, and what an administrator can do."""
+    if number == errno.ENOSPC:
+        return (
+            f"the limit {_LIMIT} is reached, which is {_sysctl(settings, _LIMIT)}; an "
+            f"administrator can raise it: sysctl {_LIMIT}=15000"
+        )
+    if number == errno.EUSERS:
+        return "this process is in too many of them already; start it outside of containers"
+    if number in (errno.EINVAL, errno.ENOSYS):
+        return "the kernel has none (CONFIG_USER_NS); run this as root"
+    for name, forbids, permits in _FORBIDDING:
+        if _sysctl(settings, name) == forbids:
+            return (
+                f"{name} is {forbids}, which forbids it; an administrator can permit it: sysctl "
+                f"{name}={permits}"
+            )
+    if _has_seccomp_filter():
+        return (
+            f"{os.strerror(number)}, probably by the seccomp filter of a container around this "
+            "process; whoever starts it can permit it: --security-opt seccomp=unconfined"
+        )
+    return f"{os.strerror(number)}; run this as root, or outside of chroot and containers"
+
+
+def _sysctl(settings: Path, name: str) -> str:
+    try:
+        return (settings / name.replace(".", "/")).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return "unknown"
+
+
+def _has_seccomp_filter() -> bool:
+    try:
+        return "\nSeccomp:\t2\n" in Path("/proc/self/status").read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return False
 
 
 def _map_parent(pipe: int, teller: int, users: str, groups: str) -> None:
@@ -115,6 +169,8 @@ def _map_parent(pipe: int, teller: int, users: str, groups: str) -> None:
         os.write(
             teller, os.fsencode(f"{error.filename} is not installed; it is in the package uidmap")
         )
+    except OSError as error:
+        os.write(teller, os.fsencode(f"{error.filename}: {error.strerror}"))
     finally:
         os._exit(status)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="CONTAINER")
 @click.pass_obj
 def command(
-    settings: Settings,  # noqa: ARG001
+    settings: Settings,
     name: str,
     keys: str,
     no_stdin: bool,
@@ -48,12 +48,12 @@ def command(
     from unionmount.cli.container_words import name_of_container
     from unionmount.runtime.client import Client, Joining, parse_keys
 
-    state = live_containers().state(name_of_container(name))
+    state = live_containers(settings).state(name_of_container(name))
     joining = Joining(
         interactive=not no_stdin,
         terminal=state.terminal and os.isatty(0) and not no_stdin,
         proxied=sig_proxy,
         keys=parse_keys(keys),
     )
-    with connected(name) as channel:
+    with connected(settings, name) as channel:
         return Client(channel, joining).run() or 0

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 @root_option
 @click.argument("names", metavar="CONTAINER…", nargs=-1, required=True)
 @click.pass_obj
-def command(settings: Settings, names: tuple[str, ...], sent: str) -> int:  # noqa: ARG001
+def command(settings: Settings, names: tuple[str, ...], sent: str) -> int:
     """Send a signal to the first process of running containers."""
     from unionmount.runtime.protocol import Kind, encode_number
 
     number, failed = signal_number(sent), False
     for name in names:
         try:
-            with connected(name) as channel:
+            with connected(settings, name) as channel:
                 channel.send(encode_number(Kind.SIGNAL, number))
             print(name)
         except UnionmountError as error:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
 from unionmount.cli.options import list_format_option, root_option
 from unionmount.cli.output import Listing, ListRow, age_of
-from unionmount.errors import NotFoundError, UnionmountError
+from unionmount.errors import UnionmountError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +76,7 @@ def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str
         print(f"unionmount: {error}", file=sys.stderr)
 
     mounted = _each_container_once(table.all()) if every else table.all()
-    running = _running()
+    running = _running(settings)
     found = [_mount(one, running.get(one.record.id)) for one in mounted]
     if every:
         left = _not_mounted(settings, mounted, damaged)
@@ -98,17 +97,11 @@ def _fields(**known: str) -> dict[str, str]:
     return fields | {"Names": fields["Container"]}
 
 
-def _running() -> dict[str, LiveState]:
+def _running(settings: Settings) -> dict[str, LiveState]:
     """Return the containers that run, by the IDs of their mounts."""
     from unionmount.cli.live_containers import live_containers
-    from unionmount.errors import MountError
 
-    live, found = live_containers(), {}
-    for name in live.names():
-        with suppress(NotFoundError, MountError):  # it is about to start, or has ended
-            state = live.state(name)
-            found[state.mount] = state
-    return found
+    return {state.mount: state for state in live_containers(settings).states()}
 
 
 def _mount(one: Status, running: LiveState | None) -> ListRow:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -60,23 +59,20 @@ def _remove(settings: Settings, word: str, *, force: bool) -> None:
             settings = settings.with_root(found.record.root)
             known, name = Containers(settings.store()), found.record.container
     if name in known:
-        _end_run(settings, table, name, force=force)
+        _end_run(settings, name, force=force)
         if name not in known:  # it was to be removed with its end
             return
     mounted = mount_of(table, settings.store_root(), name) if name in known else None
     _remove_container(settings, table, known, name, mounted if force else None)
 
 
-def _end_run(settings: Settings, table: MountTable, name: str, *, force: bool) -> None:
+def _end_run(settings: Settings, name: str, *, force: bool) -> None:
     """Kill a container that runs, and wait until it has ended."""
     from unionmount.cli.live_containers import end, live_containers
 
-    live = live_containers()
+    live = live_containers(settings)
     if not live.is_running(name):
         return
-    root, mount = os.path.realpath(settings.store_root()), live.state(name).mount
-    if any(one.record.id == mount and one.record.root != root for one in table.all()):
-        return  # the container of that name that runs is in another store
     if not force:
         raise MountError(f"container '{name}' is running; stop it first, or use rm -f")
     end(live, name)

@@ -58,7 +58,7 @@ def command(
     from unionmount.cli.shell_in_mount import shell_in_mount
 
     try:
-        if _is_running(source):
+        if _is_running(settings, source):
             others = given | {"with_tools": with_tools, "rm": remove, "runtime": runtime}
             refuse_others(others, _OF_EXEC, "cannot be changed in a container that runs")
             return _in_running(settings, source, given)
@@ -107,11 +107,11 @@ def _with_shell(wanted: Wanted, files: BrowsableTree, *, with_tools: bool) -> Wa
     return replace(wanted, changes=replace(wanted.changes, entrypoint=(shell,)))
 
 
-def _is_running(source: str) -> bool:
+def _is_running(settings: Settings, source: str) -> bool:
     from unionmount.cli.container_words import name_of_container
     from unionmount.cli.live_containers import live_containers
 
-    return live_containers().is_running(name_of_container(source))
+    return live_containers(settings).is_running(name_of_container(source))
 
 
 def _in_running(settings: Settings, source: str, given: dict[str, Any]) -> int:

@@ -39,7 +39,7 @@ def command(settings: Settings, names: tuple[str, ...], patience: int) -> int:
     failed = False
     for name in names:
         try:
-            with connected(name) as channel:
+            with connected(settings, name) as channel:
                 _stop(channel, _signal_of(settings, name), patience)
             print(name)
         except UnionmountError as error:

@@ -36,7 +36,7 @@ def _status(settings: Settings, name: str) -> int:
     from unionmount.runtime.run_record import record_of
 
     try:
-        channel = connected(name)
+        channel = connected(settings, name)
     except NotFoundError:
         status = record_of(container_of(settings, name).path, name).exit_status
         if status is None:
