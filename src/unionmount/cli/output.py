@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from unionmount.cli.progress import ProgressLine
-from unionmount.system.text import printable
+from unionmount.system.text import human_size, printable
 
 __all__ = [
     "ListRow",
@@ -37,24 +37,11 @@ __all__ = [
     "time_of",
 ]
 
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _GAP = 3
 _MIN_WIDTH = 10  # of a column in docker's tables, with the gap
 _KEPT = frozenset("\n\t")  # control characters that a template may print to a terminal
 
 # ---- sizes and ages ------------------------------------------------------------------------------
-
-
-def human_size(size: int, digits: int = 3) -> str:
-    """Format a size in powers of 1000 with three digits, as docker does: ``12.3MB``.
-
-    Only the size that docker writes as ``1e+03kB`` differs: it is ``1MB``.
-    """
-    value, unit = float(size), 0
-    while value >= 999.5 and unit < len(_UNITS) - 1:
-        value /= 1000
-        unit += 1
-    return f"{value:.{digits}g}{_UNITS[unit]}"
 
 
 def human_duration(seconds: float) -> str:
