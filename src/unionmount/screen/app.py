@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.events import Resize
 
+    from unionmount.core import Summary
     from unionmount.screen.rows import Row
     from unionmount.screen.stacks import Stacks
 
@@ -70,9 +71,10 @@ class BrowseScreen(App[int]):
         self._aggregated = False
         self._extraction: Extraction | None = None
         self._told = ""
+        self._summary: Summary | None = None
         number = stacks.rows[0].number if stacks.rows else 0
-        self._layers = LayerList(stacks)
-        self._files = FileList(stacks.compared(number, aggregated=False))
+        self._layers = LayerList(stacks, self._show_layer)
+        self._files = FileList(stacks.compared(number, aggregated=False), self._row_moved)
         self._filter = Input(placeholder="filter", id="filter", select_on_focus=False)
         self._about = Static(id="about", markup=False)
 
@@ -130,23 +132,23 @@ class BrowseScreen(App[int]):
             self._told = self._extraction.text()
             if not self._extraction.is_running:
                 self._extraction = None
-        self._layers.refresh()
+        if self._stacks.summary is not self._summary:
+            self._summary = self._stacks.summary
+            self._layers.refresh()
         self._draw_status()
         self._draw_about()
 
     def _draw_titles(self) -> None:
-        layer, focused = self._layers.chosen, self.focused
+        focused = self.focused
         left = self.query_one("#layers-title", PlainLine)
         left.restyle(REVERSE if focused is self._layers else PLAIN)
         left.say([(HEADER, BOLD)])
         right = self.query_one("#files-title", PlainLine)
         right.restyle(REVERSE if focused is self._files else PLAIN)
         right.say([(self._title(), BOLD)])
-        for pane, is_current in (("#left", focused is self._layers),):
-            if focused in (self._layers, self._files, self._filter):
-                self.query_one(pane).set_class(is_current, "current")
-                self.query_one("#right").set_class(not is_current, "current")
-        _ = layer
+        if focused in (self._layers, self._files, self._filter):
+            self.query_one("#left").set_class(focused is self._layers, "current")
+            self.query_one("#right").set_class(focused is not self._layers, "current")
 
     def _title(self) -> str:
         layer = self._layers.chosen
@@ -206,10 +208,6 @@ class BrowseScreen(App[int]):
         """Show which pane has the keys."""
         self._draw_titles()
 
-    def on_layer_list_chosen(self) -> None:
-        """Show another layer."""
-        self._show_layer()
-
     def on_layer_list_compare(self, message: LayerList.Compare) -> None:
         """Compare with other layers."""
         self._aggregated = message.aggregated
@@ -225,7 +223,7 @@ class BrowseScreen(App[int]):
             self._draw_about()
             self._draw_status()
 
-    def on_file_list_moved(self) -> None:
+    def _row_moved(self) -> None:
         """Show the path at the cursor."""
         self._told = ""
         self._draw_status()

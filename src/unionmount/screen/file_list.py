@@ -12,14 +12,15 @@ from textual.message import Message
 
 from unionmount.screen import keys
 from unionmount.screen.lists import BOLD, DIM, PLAIN, RowList, Words, bindings
-from unionmount.screen.rows import Choice, Ordered, Row, Rows
+from unionmount.screen.rows import Ordered, Row, Rows
 from unionmount.screen.search import Search, matcher_of
+from unionmount.screen.showing import Showing
 from unionmount.screen.sides import State
 from unionmount.screen.words import shown_name
 from unionmount.system.text import human_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from textual.binding import BindingType
 
@@ -62,13 +63,12 @@ class FileList(RowList):
     class Extracted(Message):
         """What is marked is to be extracted."""
 
-    class Moved(Message):
-        """Another row is selected."""
-
-    def __init__(self, compared: Compared) -> None:
+    def __init__(self, compared: Compared, when_moved: Callable[[], None]) -> None:
+        """Call ``when_moved`` at once if another row is selected, so that one frame shows all."""
         super().__init__(id="files")
+        self._when_moved = when_moved
         self.compared = compared
-        self.choice = Choice()
+        self.choice = Showing()
         self.marks: set[Mark] = set()
         self.filter = ""
         self.has_attributes = True
@@ -78,6 +78,7 @@ class FileList(RowList):
         self._steps = -1
         self._next_rebuild = 0.0
         self._was_done = False
+        self._found = 0
 
     # -- rows
 
@@ -136,13 +137,14 @@ class FileList(RowList):
         loader, now = self.compared.loader, time.monotonic()
         done = loader.done and (self._search is None or self._search.done)
         is_news = loader.steps != self._steps or done != self._was_done
-        if self._search is None and not is_news:
+        found = self._search.found if self._search is not None else 0
+        if not is_news and found == self._found:
             return
         is_sorted_now = self.choice.by_size and done and not self._was_done
         if (self.rows.is_stale or is_sorted_now) and now >= self._next_rebuild:
             self.rows.rebuild()
             self._next_rebuild = now + _SHARE * (time.monotonic() - now)
-        self._steps, self._was_done = loader.steps, done
+        self._steps, self._was_done, self._found = loader.steps, done, found
         self.resized()
 
     def _select(self, path: bytes, end: float) -> None:
@@ -233,7 +235,7 @@ class FileList(RowList):
 
     def moved(self) -> None:
         """Show the path of another row."""
-        self.post_message(self.Moved())
+        self._when_moved()
 
     # -- directories
 
@@ -250,6 +252,7 @@ class FileList(RowList):
             self.compared.loader.want(row.below, _FIRST_ROWS)
         self.rows.toggle(self.cursor)
         self.resized()
+        self._when_moved()
 
     def action_expand(self) -> None:
         """Open a directory."""
@@ -309,7 +312,7 @@ class FileList(RowList):
         self.rows.show(Ordered(self.choice, search), search)
         self._go_to_top()
 
-    def _choose(self, choice: Choice) -> None:
+    def _choose(self, choice: Showing) -> None:
         """Show other states or another order, with the same row selected where possible."""
         row = self.row
         self.choice = choice
@@ -328,13 +331,13 @@ class FileList(RowList):
     def action_show(self, state: str) -> None:
         """Show or hide names of a state."""
         states = self.choice.states ^ {State[state]}
-        self._choose(Choice(states, self.choice.by_size))
+        self._choose(Showing(states, self.choice.by_size))
         hidden = ", ".join(_WORDS[one] for one in State if one not in states)
         self.post_message(self.Told(f"Hidden: {hidden}" if hidden else "Everything is shown"))
 
     def action_sort(self) -> None:
         """Sort by size or by name."""
-        self._choose(Choice(self.choice.states, not self.choice.by_size))
+        self._choose(Showing(self.choice.states, not self.choice.by_size))
         order = "size" if self.choice.by_size else "name"
         self.post_message(self.Told(f"Sorted by {order}"))
 
@@ -367,13 +370,13 @@ class FileList(RowList):
             self.marks ^= {self.mark_of(row)}
             self.refresh_lines(self.cursor)
             self.action_move(1)
-            self.post_message(self.Moved())
+            self._when_moved()
 
     def action_unmark_all(self) -> None:
         """Remove all marks."""
         self.marks.clear()
         self.refresh()
-        self.post_message(self.Moved())
+        self._when_moved()
 
     def action_extract(self) -> None:
         """Extract what is marked."""

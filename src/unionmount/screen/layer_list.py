@@ -13,6 +13,8 @@ from unionmount.screen.words import one_line
 from unionmount.system.text import human_size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from textual.binding import BindingType
 
     from unionmount.screen.stacks import StackRow, Stacks
@@ -26,9 +28,6 @@ class LayerList(RowList):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(keys.LAYERS)
 
-    class Chosen(Message):
-        """Another layer was chosen."""
-
     class Compare(Message):
         """The layer is to be compared with the lowest one, or with those right below it."""
 
@@ -36,8 +35,10 @@ class LayerList(RowList):
             super().__init__()
             self.aggregated = aggregated
 
-    def __init__(self, stacks: Stacks) -> None:
+    def __init__(self, stacks: Stacks, when_moved: Callable[[], None]) -> None:
+        """Call ``when_moved`` at once if another layer is chosen."""
         super().__init__(id="layers")
+        self._when_moved = when_moved
         self._stacks = stacks
 
     @property
@@ -64,7 +65,7 @@ class LayerList(RowList):
 
     def moved(self) -> None:
         """Show another layer."""
-        self.post_message(self.Chosen())
+        self._when_moved()
 
     def action_compare(self, aggregated: bool) -> None:
         """Compare with the lowest layer, or with all below."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from unionmount.core import Node
-    from unionmount.screen.sides import Listed, Sides
+    from unionmount.screen.sides import SideEntry, Sides
 
 ENOUGH = 400  # rows that no terminal is higher than
 
@@ -34,7 +34,7 @@ class Loader:
         self.steps = 0
         self.done = False
         self.entries = 0
-        self._sources: dict[Folder, Iterator[list[Listed]]] = {}
+        self._sources: dict[Folder, Iterator[list[SideEntry]]] = {}
         self._wanted: list[Folder] = []
         self._changed = threading.Condition()
         self._stopped = False
@@ -134,7 +134,7 @@ class Loader:
             self._changed.notify_all()
 
 
-def _add(folder: Folder, piece: list[Listed]) -> None:
+def _add(folder: Folder, piece: list[SideEntry]) -> None:
     """Append names to a directory; ``names`` grows last, as readers go by it."""
     start = len(folder.names)
     for place, (name, kind, attributes, before) in enumerate(piece, start):

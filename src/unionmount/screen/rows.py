@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from itertools import accumulate, compress
 from typing import TYPE_CHECKING
 
-from unionmount.screen.sides import DIRECTORY, STATE_BITS, TOUCHED, Folder, State
+from unionmount.screen.showing import ALL_STATES, Run, Showing
+from unionmount.screen.sides import DIRECTORY, STATE_BITS, Folder, State
 
 if TYPE_CHECKING:
     from unionmount.screen.search import Search
-
-ALL_STATES = frozenset(State)
-_CHANGES = ALL_STATES - {State.SAME}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,42 +58,13 @@ class Row:
         return self.folder.path_of(self.index)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What is shown: states, and the largest first or by name."""
-
-    states: frozenset[State] = ALL_STATES
-    by_size: bool = False
-
-    def is_shown(self, kind: int) -> bool:
-        """Return whether a name is shown; a directory also is for what changed in it."""
-        if State(kind & STATE_BITS) in self.states:
-            return True
-        return bool(kind & TOUCHED) and bool(self.states & _CHANGES)
-
-    @property
-    def counts_changes(self) -> bool:
-        """Whether sizes of directories are those of the changes alone."""
-        return State.SAME not in self.states
-
-    def size_of(self, folder: Folder) -> int:
-        """Return the accumulated size of a directory under this choice."""
-        if self.counts_changes and folder.after is not None:
-            return folder.changed
-        return folder.total
-
-    def table(self) -> bytes:
-        """Return a translation of kinds to whether they are shown."""
-        return bytes(self.is_shown(kind) for kind in range(32)) + bytes(256 - 32)
-
-
 class Ordered:
     """The shown names of each directory under a choice, computed when they are asked for.
 
     With a search, the names that it found, and all of them in directories where it found none.
     """
 
-    def __init__(self, choice: Choice, search: Search | None = None) -> None:
+    def __init__(self, choice: Showing, search: Search | None = None) -> None:
         self.choice = choice
         self._search = search
         self._table = choice.table()
@@ -121,16 +90,6 @@ class Ordered:
             if below is not None:
                 sizes[index] = self.choice.size_of(below)
         return sorted(names, key=lambda index: -sizes[index])
-
-
-@dataclass(slots=True)
-class Run:
-    """The shown names ``start`` to ``end`` of a directory."""
-
-    folder: Folder
-    shown: Sequence[int]
-    start: int
-    end: int
 
 
 @dataclass(frozen=True, slots=True)

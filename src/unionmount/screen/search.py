@@ -14,11 +14,11 @@ from heapq import merge
 from itertools import compress
 from typing import TYPE_CHECKING
 
-from unionmount.screen.rows import Run
+from unionmount.screen.showing import Run
 
 if TYPE_CHECKING:
     from unionmount.screen.loader import Loader
-    from unionmount.screen.rows import Choice
+    from unionmount.screen.showing import Showing
     from unionmount.screen.sides import Folder
 
 Matcher = Callable[[bytes, Sequence[bytes]], list[int]]
@@ -71,7 +71,7 @@ class Search:
     grow only at their ends, and the last run with them.
     """
 
-    def __init__(self, loader: Loader, matcher: Matcher | None, choice: Choice) -> None:
+    def __init__(self, loader: Loader, matcher: Matcher | None, choice: Showing) -> None:
         self.selected: dict[Folder, list[int]] = {loader.root: []}
         self.runs: list[Run] = []
         self.ends: list[int] = []

@@ -39,7 +39,7 @@ TOUCHED = 8  # of a directory: the newer layers have a part in it
 REGULAR = 16
 
 
-class Listed(NamedTuple):
+class SideEntry(NamedTuple):
     """One name of a directory in both stacks; ``before`` is a directory of the older one."""
 
     name: bytes
@@ -123,7 +123,7 @@ class Sides:
         state = State.CHANGED if found.layer >= self.first else State.SAME
         return ROOT, ROOT, state | self._directory_bits(found)
 
-    def pieces(self, folder: Folder) -> Iterator[list[Listed]]:
+    def pieces(self, folder: Folder) -> Iterator[list[SideEntry]]:
         """Yield the names of a directory in pieces, sorted; raise OSError."""
         if folder.after is None:
             assert folder.before is not None
@@ -155,12 +155,14 @@ class Sides:
 
     # -- listing
 
-    def _one_side(self, files: BrowsableTree, node: Node, state: State) -> Iterator[list[Listed]]:
+    def _one_side(
+        self, files: BrowsableTree, node: Node, state: State
+    ) -> Iterator[list[SideEntry]]:
         cookie, same = 0, state == State.SAME
         while entries := files.list(node, cookie, _BATCH):
             cookie = entries[-1].next
             yield [
-                Listed(
+                SideEntry(
                     entry.name,
                     state | _type_bits(entry.attributes.mode),
                     entry.attributes,
@@ -170,10 +172,10 @@ class Sides:
             ]
             _forget(files, entries)
 
-    def _both(self, before: Node, after: Node) -> Iterator[list[Listed]]:
+    def _both(self, before: Node, after: Node) -> Iterator[list[SideEntry]]:
         assert self.before is not None
         older, newer = _Reader(self.before, before), _Reader(self.after, after)
-        found: list[Listed] = []
+        found: list[SideEntry] = []
         while older.entry is not None or newer.entry is not None:
             found.append(self._joined(older, newer))
             if len(found) == _BATCH:
@@ -181,13 +183,13 @@ class Sides:
                 found = []
         yield found
 
-    def _joined(self, older: _Reader, newer: _Reader) -> Listed:
+    def _joined(self, older: _Reader, newer: _Reader) -> SideEntry:
         """Take the next name of either list."""
         old, new = older.entry, newer.entry
         if new is None or (old is not None and old.name < new.name):
             assert old is not None
             older.step()
-            return Listed(
+            return SideEntry(
                 old.name,
                 State.REMOVED | _type_bits(old.attributes.mode),
                 old.attributes,
@@ -196,14 +198,14 @@ class Sides:
         newer.step()
         if old is None or new.name < old.name:
             kind = State.ADDED | _type_bits(new.attributes.mode)
-            return Listed(new.name, kind, new.attributes, None)
+            return SideEntry(new.name, kind, new.attributes, None)
         older.step()
         was, now = old.attributes, new.attributes
         state = State.CHANGED if self._is_changed(was, now) else State.SAME
         if not stat.S_ISDIR(now.mode):
-            return Listed(new.name, state | _type_bits(now.mode), now, None)
+            return SideEntry(new.name, state | _type_bits(now.mode), now, None)
         node = was.node if stat.S_ISDIR(was.mode) else None
-        return Listed(new.name, state | self._directory_bits(now), now, node)
+        return SideEntry(new.name, state | self._directory_bits(now), now, node)
 
     def _is_changed(self, was: Attributes, now: Attributes) -> bool:
         return now.layer >= self.first or was.node != now.node
