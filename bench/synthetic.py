@@ -42,6 +42,13 @@ def entries(count: int, start: int = 0) -> Iterator[bytes]:
         yield _header(_FILE, b"%s/file-%d" % (directory, number)) + _CONTENT
 
 
+def flat_entries(count: int) -> Iterator[bytes]:
+    """Headers and contents of ``count`` small files in one directory."""
+    yield _header(_DIRECTORY, b"data/")
+    for number in range(count):
+        yield _header(_FILE, b"data/file-%d" % number) + _CONTENT
+
+
 def write_small(path: Path, count: int) -> None:
     """A tar of small files."""
     with path.open("wb") as file:
@@ -50,8 +57,12 @@ def write_small(path: Path, count: int) -> None:
 
 
 def _pieces(count: int, start: int) -> Iterator[bytes]:
+    return _in_batches(entries(count, start))
+
+
+def _in_batches(headers: Iterator[bytes]) -> Iterator[bytes]:
     batch = []
-    for entry in entries(count, start):
+    for entry in headers:
         batch.append(entry)
         if len(batch) == _BATCH:
             yield b"".join(batch)
@@ -89,6 +100,12 @@ def write_archive(path: Path, count: int, layers: int) -> None:
             _add_layer(file, number, _pieces(share, number * share)) for number in range(layers)
         ]
         _finish(file, diff_ids)
+
+
+def write_flat_archive(path: Path, count: int) -> None:
+    """A docker-archive of one plain layer with ``count`` files in one directory."""
+    with path.open("wb") as file:
+        _finish(file, [_add_layer(file, 0, _in_batches(flat_entries(count)))])
 
 
 def wrap_layer(layer: Path, path: Path) -> None:

@@ -113,8 +113,8 @@ PYTHON
 }
 
 case "$extras" in
-test) groups='test dev docs' what='.[test,dev,docs]' ;;
-*) groups='' what='.' ;;
+test) groups='browse test dev docs' what='.[browse,test,dev,docs]' ;;
+*) groups='browse' what='.[browse]' ;;
 esac
 if ! $venv/bin/python -c '' 2>/dev/null; then
     step "Creating the environment $venv" "$(find_python)" -m venv --clear $venv

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 import os
-import re
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.archives import Layer, docker_archive
-from support.mounting import COMMAND, CommandLine
 
 from unionmount.cli import main
 

@@ -38,6 +38,7 @@ ORDER = (
     "transfer",
     "browse",
     "extract",
+    "screen",
     "runtime",
     "commit",
     "squash",
@@ -200,6 +201,15 @@ def test_only_mounting_imports_pyfuse3() -> None:
     assert users, "nothing imports pyfuse3"
 
 
+def test_only_the_screen_imports_textual() -> None:
+    users = {
+        module_name(path)
+        for path in modules()
+        if any(name.split(".")[0] == "textual" for name in imported_modules(path))
+    }
+    assert users <= {"screen"}
+
+
 def test_the_command_line_starts_without_heavy_modules() -> None:
     code = "import sys, unionmount.cli; print(*sys.modules)"
     loaded = subprocess.run(
@@ -207,6 +217,7 @@ def test_the_command_line_starts_without_heavy_modules() -> None:
     ).stdout.split()
     assert "unionmount.cli" in loaded
     heavy = {"pyfuse3", "trio", "unionmount._core", "isal", "backports.zstd", "httpx2", "rich"}
+    heavy |= {"textual"}
     assert not heavy & set(loaded)
 
 

@@ -33,6 +33,7 @@ GROUPS: dict[
         "bundle": ("bundle", "Make a bundle of an image for a container runtime."),
     },
     "Look into images": {
+        "browse": ("browse", "Look into an image on the screen: layers, changes, files."),
         "ls": ("ls", "List files of an image."),
         "cat": ("cat", "Write files of an image to standard output."),
         "find": ("find", "Search the files of an image."),

@@ -15,6 +15,11 @@ _BLOCK = "\b\nExamples:"  # \b: click keeps the line breaks of this paragraph
 
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and the line to type
     "attach": (("Join a container, and leave it by Ctrl-P Ctrl-Q", "unionmount attach web"),),
+    "browse": (
+        ("See what each layer changed", "unionmount browse nginx:1.25"),
+        ("Look into a container, or a mount", "unionmount browse web"),
+        ("Look into the image as it was after layer 2", "unionmount browse --layer 2 app.tar"),
+    ),
     "bundle": (
         ("Make a bundle, and run it", "unionmount bundle nginx:1.25 web"),
         ("Run another program", "unionmount bundle nginx:1.25 web -- nginx -t"),

@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from unionmount.cli.progress import ProgressLine
-from unionmount.cli.quantities import human_size
-from unionmount.system.text import printable
+from unionmount.system.text import human_size, printable
 
 __all__ = [
     "ListRow",

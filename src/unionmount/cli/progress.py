@@ -9,8 +9,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from unionmount.cli.quantities import human_size
-from unionmount.system.text import printable
+from unionmount.system.text import human_size, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

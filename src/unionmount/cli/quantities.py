@@ -14,7 +14,6 @@ _SECONDS |= {"ns": 1e-9}
 _AGE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(d|h|ms|us|µs|ns|m|s)")
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kmgtp]?)(i?)b?", re.IGNORECASE)
 _POWERS = " kmgtp"
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 def parse_moment(text: str) -> float:
@@ -40,15 +39,3 @@ def parse_size(text: str) -> int:
     base = 1024 if match[3] else 1000
     power = _POWERS.index(match[2].lower() or " ")
     return round(float(match[1]) * float(base**power))
-
-
-def human_size(size: int, digits: int = 3) -> str:
-    """Format a size in powers of 1000 with three digits, as docker does: ``12.3MB``.
-
-    Only the size that docker writes as ``1e+03kB`` differs: it is ``1MB``.
-    """
-    value, unit = float(size), 0
-    while value >= 999.5 and unit < len(_UNITS) - 1:
-        value /= 1000
-        unit += 1
-    return f"{value:.{digits}g}{_UNITS[unit]}"

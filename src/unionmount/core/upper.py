@@ -306,6 +306,10 @@ class View(Closing, PathLookups):
         for node in tuple(self._lookups):
             self.forget(node)
 
+    def another(self) -> View:
+        """Return another view of the same upper, for another thread."""
+        return View(self._upper)
+
     def forget(self, node: Node) -> None:
         """Give the lookups of a node back early, as there may be very many nodes."""
         if node == self._reading:
