@@ -134,7 +134,7 @@ def _through_its_mount(settings: Settings, name: str, record: Record) -> Iterato
         opened = stack.enter_context(open_container(settings.store(), container))
         disk = os.open(container.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, disk)
-        _enter_if_rootless(name)
+        _enter_if_rootless(settings, name)
         root = _open_root(name, record)
         stack.callback(os.close, root)
 
@@ -149,12 +149,12 @@ def _through_its_mount(settings: Settings, name: str, record: Record) -> Iterato
         yield ContainerPlace(opened.view, target, finish)
 
 
-def _enter_if_rootless(name: str) -> None:
+def _enter_if_rootless(settings: Settings, name: str) -> None:
     """Enter the namespaces in which an ordinary user's container runs: its mount is only there."""
     from unionmount.cli.live_containers import live_containers
     from unionmount.system import libc
 
-    live = live_containers()
+    live = live_containers(settings)
     if not live.is_running(name):
         return
     state = live.state(name)
