@@ -8,6 +8,7 @@ wanted of one trace, and each is an image to mount.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -136,6 +138,24 @@ def mounted(kind: Kind, device: Path, where: Path) -> Iterator[Path]:
         yield where
     finally:
         run("umount", where)
+        _until_free(device)
+
+
+def _until_free(device: Path) -> None:
+    """Wait for the mount namespaces that other tests make, each of which holds a copy for a while.
+
+    Until then the file system is not unmounted: what is on the device may be unfinished.
+    """
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > end:
+                raise
+            os.sched_yield()
+        else:
+            return
 
 
 def make_image(kind: Kind, path: Path) -> None:
