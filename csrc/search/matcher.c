@@ -251,18 +251,18 @@ static bool is_word_at(const uint8_t *at, const uint8_t *end)
     return size != (size_t)-1 && size != (size_t)-2 && iswalnum((wint_t)wide);
 }
 
+/* Look at the character that contains the byte before a place, which may be in the middle of it. */
 static bool is_word_before(const uint8_t *start, const uint8_t *at, const uint8_t *end)
 {
-    const uint8_t *first = at - 1;
+    mbstate_t state = {0};
     if (at == start)
         return false;
+    const uint8_t *last = at - 1, *first = last;
     for (int i = 0; i < 3 && first > start && (*first & 0xc0) == 0x80; i++)
         first--;
-    mbstate_t state = {0};
-    if (*first >= 0x80 &&
-        mbrlen((const char *)first, (size_t)(end - first), &state) != (size_t)(at - first))
-        return false;
-    return is_word_at(first, end);
+    size_t size = mbrlen((const char *)first, (size_t)(end - first), &state);
+    bool covers = size <= 4 && first + size > last;
+    return is_word_at(covers ? first : last, end);
 }
 
 /* ---- the regular expressions of the C library ----------------------------------------------------- */
@@ -293,7 +293,8 @@ static int look(struct compiled *compiled, struct place *place, size_t from)
 
 /* Match at the same place again, but shorter. 1, 0 or an errno. As in GNU grep, nothing is shorter
  * where the search began later in the line than the match is long. */
-static int look_shorter(struct compiled *compiled, struct place *place, size_t from)
+static int look_shorter(struct compiled *compiled, struct place *place, size_t from,
+                        bool may_be_empty)
 {
     if (place->size == 0 || place->size - 1 < from)
         return 0;
@@ -304,11 +305,13 @@ static int look_shorter(struct compiled *compiled, struct place *place, size_t f
     if (size < -1)
         return -ENOMEM;
     place->size = size > 0 ? (size_t)size : 0;
-    return size > 0;
+    return size > 0 || (size == 0 && may_be_empty);
 }
 
-/* Find the next match from `from` on that is between words. */
-static int look_for_words(struct compiled *compiled, struct place *place, size_t from)
+/* Find the next match from `from` on that is between words. A shorter one may be empty if it is of
+ * fixed strings. */
+static int look_for_words(struct compiled *compiled, struct place *place, size_t from,
+                          bool may_be_empty)
 {
     int found = look(compiled, place, from);
     while (found == 1) {
@@ -317,7 +320,7 @@ static int look_for_words(struct compiled *compiled, struct place *place, size_t
             !is_word_before(place->start, at, place->end))
             return 1;
         size_t was = place->at;
-        found = look_shorter(compiled, place, from);
+        found = look_shorter(compiled, place, from, may_be_empty);
         if (found == 0 && at == place->end)
             return 0;
         if (found == 0)
@@ -336,7 +339,7 @@ static int matches_line(const struct um_matcher *matcher, struct compiled *compi
         return found == 1 ? place.at == 0 && place.size == line.size - 1 : found;
     }
     if (matcher->flags & UM_SEARCH_WORDS)
-        return look_for_words(compiled, &place, 0);
+        return look_for_words(compiled, &place, 0, matcher->syntax == UM_SEARCH_FIXED);
     return look(compiled, &place, 0);
 }
 
@@ -441,12 +444,17 @@ int um_matcher_match(struct um_matcher *matcher, struct um_slice line, size_t fr
         return ask(matcher, line, (int64_t)from, match);
     for (size_t i = 0; i < matcher->n_compiled; i++) {
         struct place place = {.start = line.data, .end = line.data + line.size - 1};
-        int found = words && !lines ? look_for_words(&matcher->compiled[i], &place, from)
+        int found = words && !lines ? look_for_words(&matcher->compiled[i], &place, from,
+                                                     matcher->syntax == UM_SEARCH_FIXED)
                                     : look(&matcher->compiled[i], &place, from);
         if (found < 0)
             return found;
         if (found == 0 || (words && lines && place.size != line.size - 1 - from))
             continue;
+        if (words && lines) { /* as in GNU grep, with the end of the line */
+            place.at = from;
+            place.size = line.size - from;
+        }
         if (place.at < best_at || (place.at == best_at && place.size > best_size)) {
             best_at = place.at;
             best_size = place.size;

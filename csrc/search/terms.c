@@ -412,10 +412,10 @@ static bool ends_branch(const struct reader *reader)
 }
 
 /* Parse ^ or $ where it may be an anchor or stand for itself. */
-static uint32_t read_anchor(struct reader *reader, bool first, bool *anchor)
+static uint32_t read_anchor(struct reader *reader, bool begins, bool *anchor)
 {
     uint8_t byte = *reader->at++;
-    bool is_anchor = reader->extended || (byte == '^' ? first : ends_branch(reader));
+    bool is_anchor = reader->extended || (byte == '^' ? begins : ends_branch(reader));
     if (is_anchor) {
         *anchor = true;
         return add(reader, byte == '^' ? UM_TERM_BEGIN : UM_TERM_END, UM_NO_TERM);
@@ -425,23 +425,47 @@ static uint32_t read_anchor(struct reader *reader, bool first, bool *anchor)
     return reader->failed ? term : add_repeat(reader, term, 0, 1);
 }
 
-/* Parse an atom; `first` where it begins a branch. *anchor is set where no operator may follow. */
-static uint32_t read_atom(struct reader *reader, bool first, bool *anchor)
+static bool read_interval(struct reader *reader, uint32_t *least, uint32_t *most);
+
+/* Return whether an operator that repeats is next. In extended syntax, a brace that begins no
+ * interval stands for itself. */
+static bool is_repeat(struct reader *reader)
+{
+    uint32_t least, most;
+    const uint8_t *at = reader->at;
+    if (at == reader->end)
+        return false;
+    if (*at == '*' || is_operator(reader, '+') || is_operator(reader, '?'))
+        return true;
+    if (!is_operator(reader, '{'))
+        return false;
+    reader->at++;
+    bool is_interval = !reader->extended || read_interval(reader, &least, &most);
+    reader->at = at;
+    return is_interval;
+}
+
+/* Parse an atom; `begins` where it begins a branch, `first` also where only anchors are before it.
+ * *anchor is set where no operator may follow. */
+static uint32_t read_atom(struct reader *reader, bool first, bool begins, bool *anchor)
 {
     uint8_t byte = *reader->at;
     if (is_operator(reader, '(')) {
         reader->at += reader->extended ? 1 : 2;
         return read_group(reader);
     }
-    if (byte == '*' && !first)
-        return give_up(reader);
-    if (reader->extended
-            ? memchr("*+?{", byte, 4) != NULL
-            : is_operator(reader, '{') || is_operator(reader, '+') || is_operator(reader, '?') ||
-                  is_operator(reader, ')') || is_operator(reader, '}'))
+    if (is_repeat(reader)) {
+        if (!first) /* only behind an anchor of extended syntax, which takes it */
+            return give_up(reader);
+        if (reader->extended) /* it repeats the empty string */
+            return add(reader, UM_TERM_SEQUENCE, UM_NO_TERM);
+        reader->at += byte == '\\'; /* it stands for itself */
+        return read_character(reader);
+    }
+    if (!reader->extended && (is_operator(reader, ')') || is_operator(reader, '}')))
         return give_up(reader);
     if (byte == '^' || byte == '$')
-        return read_anchor(reader, first, anchor);
+        return read_anchor(reader, begins, anchor);
     if (byte == '[' || byte == '.') {
         reader->at++;
         return byte == '[' ? read_bracket(reader) : add_any(reader);
@@ -486,7 +510,7 @@ static bool read_interval(struct reader *reader, uint32_t *least, uint32_t *most
 /* Parse the operators behind an atom. */
 static uint32_t read_repeats(struct reader *reader, uint32_t term)
 {
-    while (!reader->failed && reader->at < reader->end) {
+    while (!reader->failed && is_repeat(reader)) {
         uint32_t least = 0, most = UM_UNBOUNDED;
         if (*reader->at == '*') {
             reader->at++;
@@ -495,12 +519,10 @@ static uint32_t read_repeats(struct reader *reader, uint32_t term)
             reader->at += reader->extended ? 1 : 2;
             least = plus;
             most = plus ? UM_UNBOUNDED : 1;
-        } else if (is_operator(reader, '{')) {
+        } else {
             reader->at += reader->extended ? 1 : 2;
             if (!read_interval(reader, &least, &most))
                 return give_up(reader);
-        } else {
-            break;
         }
         term = add_repeat(reader, term, least, most);
     }
@@ -513,13 +535,11 @@ static uint32_t read_branch(struct reader *reader)
     bool first = true;
     while (!reader->failed && !ends_branch(reader)) {
         bool anchor = false;
-        uint32_t term = read_atom(reader, first, &anchor);
-        if (!reader->failed && !anchor)
+        uint32_t term = read_atom(reader, first, last == UM_NO_TERM, &anchor);
+        if (!reader->failed && (!anchor || reader->extended))
             term = read_repeats(reader, term);
         last = append(reader, last, term);
-        first = anchor && first; /* an asterisk behind an anchor stands for itself */
-        if (anchor && reader->at < reader->end && *reader->at == '*' && !first)
-            return give_up(reader);
+        first = anchor && first; /* in basic syntax an asterisk behind anchors stands for itself */
     }
     return reader->failed ? UM_NO_TERM : add(reader, UM_TERM_SEQUENCE, last);
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from unionmount._core import ffi, lib
 from unionmount.core.handle import Owner, check
-from unionmount.errors import UsageError
+from unionmount.errors import FormatError
 from unionmount.system.text import printable
 
 SYNTAXES = (
@@ -29,7 +29,7 @@ SYNTAXES = (
 
 
 class PathRegex(Owner):
-    """A compiled expression in one of ``SYNTAXES``; raise UsageError if it is not valid."""
+    """A compiled expression in one of ``SYNTAXES``; raise FormatError if it is not valid."""
 
     def __init__(self, pattern: bytes, syntax: str, *, fold_case: bool = False) -> None:
         out, message = ffi.new("struct um_path_regex **"), ffi.new("const char **")
@@ -38,7 +38,7 @@ class PathRegex(Owner):
         )
         if code == -errno.EINVAL and message[0]:
             reason = printable(bytes(ffi.string(message[0])))
-            raise UsageError(
+            raise FormatError(
                 f"failed to compile regular expression '{printable(pattern)}': {reason}"
             )
         check(code)

@@ -82,10 +82,12 @@ def _tokens(words: Sequence[str], context: Context) -> Iterator[_Token]:
             continue
         if not word.startswith("-"):
             raise ExpressionError(f"find: paths must precede expression: `{printable(word)}'")
-        yield _Token(word, _primary(word, rest, context))
+        node = _primary(word, rest, context)
+        if node is not None:
+            yield _Token(word, node)
 
 
-def _primary(word: str, rest: list[str], context: Context) -> Node:
+def _primary(word: str, rest: list[str], context: Context) -> Node | None:
     known = PRIMARIES.get(word)
     if known is not None:
         if not known.takes_argument:

@@ -32,7 +32,7 @@ class Context:
     now: int
     of_layers: bool = False
     clock: Clock = field(init=False)
-    syntax: str = SYNTAXES[0]
+    syntax: str = "emacs"
     least: int = 0
     most: int | None = None
     post_order: bool = False
@@ -53,12 +53,12 @@ class Context:
             raise ExpressionError(message) from error
 
 
-_Make = Callable[[Context, str, str], Node]
+_Make = Callable[[Context, str, str], "Node | None"]
 
 
 @dataclass(frozen=True, slots=True)
 class Primary:
-    """A word: whether it takes an argument, and the function that makes its node."""
+    """A word: whether it takes an argument, and the function that makes its node, if any."""
 
     make: _Make
     takes_argument: bool = True
@@ -91,9 +91,9 @@ def _depth(context: Context, _word: str, _text: str) -> Node:
     return tests.TRUE
 
 
-def _daystart(context: Context, _word: str, _text: str) -> Node:
+def _daystart(context: Context, _word: str, _text: str) -> None:
+    """Change the clock; unlike other options, it is no operand, so operators skip it."""
     context.clock = Clock(context.now, daystart=True)
-    return tests.TRUE
 
 
 def _regextype(context: Context, _word: str, text: str) -> Node:
@@ -136,15 +136,17 @@ def _newer(which: str) -> Primary:
 
 def newer_primary(context: Context, word: str, rest: list[str]) -> Node:
     """Make the node of -newerXY: time X of the file is later than Y of a path, or date Y."""
+    if len(word) != len("-newerXY"):
+        raise ExpressionError(f"find: unknown predicate `{printable(word)}'")
     which, than = word[6:7], word[7:8]
     if "B" in (which, than):
         raise ExpressionError(
             f"find: '{printable(word)}' is not supported: a layer has no birth times"
         )
-    if len(word) != 8 or which not in "acm" or than not in "acmt":
+    if which not in "acm" or than not in "acmt":
         raise ExpressionError(f"find: invalid predicate `{printable(word)}'")
     if not rest:
-        raise ExpressionError(f"find: The {word} test needs an argument")
+        raise ExpressionError(f"find: The '{word}' test needs an argument")
     text = rest.pop()
     if than == "t":
         reference = parse_date(text, context.now)
@@ -216,7 +218,7 @@ def _path(*, fold: bool = False) -> Primary:
 
 
 def _of_whole_image(make: _Make) -> _Make:
-    def checked(context: Context, word: str, text: str) -> Node:
+    def checked(context: Context, word: str, text: str) -> Node | None:
         if context.of_layers:
             raise ExpressionError(
                 f"find: '{word}' cannot be combined with --all-layers: a layer by itself has "

@@ -69,7 +69,7 @@ def _number(value_of: Callable[[Visit], int]) -> Value:
 
 
 def _directory_name(visit: Visit, _: Run) -> bytes:
-    path = visit.path.rstrip(b"/") or b"/"
+    path = visit.path.rstrip(b"/") or visit.path
     head, slash, _name = path.rpartition(b"/")
     return head if slash else b"."
 

@@ -70,12 +70,12 @@ class _Compiler:
             return ()
         if first == SKIP:
             return (ScanStep(_NEVER, SKIP, SKIP),)
-        last = len(self._emitted) - 1
 
         def place(target: int) -> int:
-            return target if target in (SKIP, KEEP) else last - target
+            return target if target in (SKIP, KEEP) else first - target
 
-        return [ScanStep(test, place(yes), place(no)) for test, yes, no in self._emitted[::-1]]
+        needed = self._emitted[first::-1]  # a step that was emitted later is never reached
+        return [ScanStep(test, place(yes), place(no)) for test, yes, no in needed]
 
     def emit(self, node: Node, yes: int, no: int) -> int:
         """Emit a node, and return where it begins."""

@@ -16,6 +16,7 @@ from unionmount.browse.layer_states import is_whiteout
 from unionmount.browse.paths import follow
 from unionmount.core.path_regex import PathRegex
 from unionmount.core.scan import ScanTest, Visit
+from unionmount.errors import FormatError
 from unionmount.system.text import printable
 
 TYPES = {
@@ -200,7 +201,10 @@ def link_name_test(pattern: bytes, *, fold: bool = False) -> Node:
 
 def regex_test(pattern: bytes, syntax: str, *, fold: bool = False) -> Node:
     """Test the whole path by a regular expression."""
-    regex = PathRegex(pattern, syntax, fold_case=fold)
+    try:
+        regex = PathRegex(pattern, syntax, fold_case=fold)
+    except FormatError as error:
+        raise ExpressionError(f"find: {error}") from error
     return _Check(lambda visit: regex.matches(visit.path))
 
 
@@ -253,7 +257,15 @@ def target_type_test(text: str) -> Node:
     """Test the type of what a symlink leads to inside the image, or of the symlink itself."""
     letters = _letters("-xtype", text, "".join(TYPES))
     modes = frozenset(TYPES[letter] for letter in letters)
-    return _LongCheck(lambda visit, run: stat.S_IFMT(target_mode(visit, run)[0]) in modes)
+
+    def check(visit: Visit, run: Run) -> bool:
+        mode, code = target_mode(visit, run)
+        if code not in (0, errno.ENOENT, errno.ENOTDIR):
+            run.out.error(visit.path, code)
+            return False
+        return stat.S_IFMT(mode) in modes
+
+    return _LongCheck(check)
 
 
 def target_mode(visit: Visit, run: Run) -> tuple[int, int]:
