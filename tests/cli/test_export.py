@@ -140,17 +140,20 @@ def test_podman_exports_the_same_tree(
     found = unpacked(GNU_TAR, exported, tmp_path / "ours")
 
     def excuse(path: bytes, field: str, expected: object, got: object) -> bool:
-        """Podman's tar has no directory that layers imply, and gives the root times of its own."""
-        implied = {b"", b"times", b"sizes", b"odd", b"dev", *parents(os.fsencode(LONG))}
-        return path in implied and field in ("mtime_ns", "mode")
+        """Podman's tar has whole seconds and no ACLs; it makes /etc anew, and implied directories.
 
+        The owner of a hard-linked file is to podman the one in the header of its last link.
+        """
+        if path in (b"home/tool", b"home/again", b"tool") and field in ("mode", "uid", "gid"):
+            return True
+        if (path, field) in {(b"", "mtime_ns"), (b"etc", "mtime_ns"), (b"acl", "xattrs")}:
+            return True
+        if field == "mtime_ns" and not path.startswith(implied):
+            return expected == int(str(got)) // 10**9 * 10**9
+        return path.startswith(implied) and field in ("mtime_ns", "mode")
+
+    implied = (b"times", b"sizes", b"odd", b"dev", b"deep")
     assert differences(wanted, found, excuse) == []
-
-
-def parents(path: bytes) -> Iterator[bytes]:
-    while path:
-        yield path
-        path = path.rpartition(b"/")[0]
 
 
 # ---- what is exported ----------------------------------------------------------------------------
