@@ -79,11 +79,8 @@ class HostSource:
 
     def items(self) -> Iterator[CopyItem]:
         """Yield the top, and all that is below it in a fixed order."""
-        status = os.fstat(self._top)
-        yield from self._item(b"", self._top, status)
-        if not stat.S_ISDIR(status.st_mode):
-            return
-        pending = [b""]
+        yield from self._item(b"", self._top, os.fstat(self._top))
+        pending = [b""] if stat.S_ISDIR(os.fstat(self._top).st_mode) else []
         while pending:
             directory = pending.pop()
             below: list[bytes] = []

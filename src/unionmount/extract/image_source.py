@@ -89,24 +89,34 @@ class ImageSource:
         self._ahead: set[tuple[int, int]] = set()  # parts of layers that are read ahead
 
     def items(self) -> Iterator[CopyItem]:
-        """Yield the top, and all that is below it in a fixed order."""
-        top = self._found.attributes
-        if (item := self._item(b"", top)) is not None:
-            yield item
-        if not stat.S_ISDIR(top.mode):
-            return
-        self._reads_ahead = True
-        pending = [(b"", top.node)]
+        """Yield the top, and all that is below it, in a fixed order.
+
+        A directory is followed by the files in it, and then by those below: tar(1) restores its
+        time after the last one.
+        """
+        self._reads_ahead = stat.S_ISDIR(self._found.attributes.mode)
+        pending = [(b"", self._found.attributes)]
         while pending:
-            directory, node = pending.pop()
-            prefix, below = directory + b"/" if directory else b"", []
-            for entry in self._listed(node):
-                path, attributes = prefix + entry.name, entry.attributes
-                if stat.S_ISDIR(attributes.mode):
-                    below.append((path, attributes.node))
-                if (item := self._item(path, attributes)) is not None:
-                    yield item
-            pending += below[::-1]
+            path, attributes = pending.pop()
+            if (item := self._item(path, attributes)) is None:
+                continue
+            yield item
+            if stat.S_ISDIR(attributes.mode):
+                below: list[tuple[bytes, Attributes]] = []
+                yield from self._files_in(path, attributes.node, below)
+                pending += below[::-1]
+
+    def _files_in(
+        self, directory: bytes, node: Node, below: list[tuple[bytes, Attributes]]
+    ) -> Iterator[CopyItem]:
+        """Yield what is in a directory, but for directories, which are added to ``below``."""
+        prefix = directory + b"/" if directory else b""
+        for entry in self._listed(node):
+            path, attributes = prefix + entry.name, entry.attributes
+            if stat.S_ISDIR(attributes.mode):
+                below.append((path, attributes))
+            elif (item := self._item(path, attributes)) is not None:
+                yield item
 
     def _listed(self, directory: Node) -> Iterator[DirectoryEntry]:
         """Yield the entries of a directory; none of one that was removed meanwhile."""

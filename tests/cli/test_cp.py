@@ -1,0 +1,447 @@
+"""``cp``: with podman cp as the oracle, and a mount as the oracle of what becomes of an upper."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.archives import Layer, docker_archive
+from support.backing import backing
+from support.compare import differences, snapshot
+from support.exported import ODD_NAMES, archive_of_all_kinds
+from support.mounting import COMMAND, CommandLine, is_mounted
+from support.users import NOBODY
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return archive_of_all_kinds(tmp_path_factory.mktemp("image") / "image.tar")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Files of the host to bring in."""
+    top = tmp_path / "files"
+    (top / "tree/below").mkdir(parents=True)
+    (top / "file").write_bytes(b"file\n")
+    (top / "tree/one").write_bytes(b"one\n")
+    (top / "tree/below/two").write_bytes(b"two\n")
+    (top / "tree/link").symlink_to("one")
+    (top / "to-tree").symlink_to("tree")
+    (top / "to-file").symlink_to("file")
+    return top
+
+
+@pytest.fixture
+def web(cli: CommandLine, source: Path, tmp_path: Path) -> Iterator[CommandLine]:
+    """A command line whose store has the containers web and other, which are not mounted."""
+    line = CommandLine(environment={"UNIONMOUNT_ROOT": str(tmp_path / "store")})
+    (tmp_path / "mnt").mkdir()
+    for name in ("web", "other"):
+        line.run("mount", "--name", name, source, tmp_path / "mnt")
+        line.run("umount", name)
+    yield line
+    if is_mounted(tmp_path / "mnt"):
+        line.run("umount", "--lazy", tmp_path / "mnt")
+
+
+def shown(top: Path) -> dict[str, str]:
+    """Each path below a directory with its type, and the content of files."""
+    found = {}
+    for path in sorted(top.rglob("*")):
+        mode = path.lstat().st_mode
+        text = path.read_text() if stat.S_ISREG(mode) else ""
+        text = os.readlink(path) if stat.S_ISLNK(mode) else text
+        found[str(path.relative_to(top))] = f"{stat.filemode(mode)} {text}"
+    return found
+
+
+# ---- out: the whole image, and what is kept ------------------------------------------------------
+
+
+@pytest.mark.needs("fuse", "root")
+def test_a_whole_image_is_what_the_mount_shows(
+    cli: CommandLine, source: Path, tmp_path: Path, mount: Callable[..., Path]
+) -> None:
+    cli.run("cp", "-a", f"{source}:/", tmp_path / "out")
+    assert differences(snapshot(mount(source)), snapshot(tmp_path / "out")) == []
+
+
+@pytest.mark.needs("root")
+def test_without_a_nothing_has_power(cli: CommandLine, source: Path, tmp_path: Path) -> None:
+    done = cli.run("cp", f"{source}:/", tmp_path / "out")
+    assert done.stderr.splitlines() == [
+        f"unionmount: {tmp_path}/out/dev/{name}: left out, since it is a device; -a copies it"
+        for name in ("null", "sda")
+    ]
+    found = snapshot(tmp_path / "out")
+    assert {(item.uid, item.gid) for item in found.values()} == {(0, 0)}
+    assert not [path for path, item in found.items() if item.mode & 0o6000]
+    assert not [path for path, item in found.items() if item.xattrs]
+    assert found[b"home/tool"].mode == 0o755
+    assert found[b"tmp"].mode == 0o1777
+    assert found[b"etc/motd"].mtime_ns == 10**18 + 7
+    assert found[b"home/tool"].names == (b"home/again", b"home/tool", b"tool")
+    assert {path.rpartition(b"/")[2] for path in found if path.startswith(b"odd/")} == {
+        os.fsencode(name) for name in ODD_NAMES
+    }
+
+
+def test_an_ordinary_user_keeps_what_users_may(user: CommandLine, source: Path, home: Path) -> None:
+    done = user.run("cp", "-a", f"{source}:/", home / "out")
+    told = "left out, since it is a device; only root can make it, with -a"
+    assert done.stderr.splitlines() == [
+        f"unionmount: {home}/out/dev/{name}: {told}" for name in ("null", "sda")
+    ]
+    found = snapshot(home / "out")
+    assert {(item.uid, item.gid) for item in found.values()} == {(NOBODY, NOBODY)}
+    assert not [path for path, item in found.items() if item.mode & 0o6000]
+    assert found[b"closed"].mode == 0o500
+    assert found[b"closed/inside"].mode == 0o400
+    assert dict(found[b"home/tool"].xattrs) == {b"user.note": b"\x00\xff="}
+
+
+def test_what_a_later_layer_removed(cli: CommandLine, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "secret"
+    message = cli.error("cp", f"{source}:/etc/secret", out)
+    assert message == f"{source}:/etc/secret: No such file or directory"
+    assert not out.exists()
+    cli.run("cp", "--layer", "0", f"{source}:/etc/secret", out)
+    assert out.read_bytes() == b"token\n"
+    cli.run("cp", "--layer", "1", f"{source}:/etc/motd", out)
+    assert out.read_bytes() == b"hello\n"
+
+
+def test_links_at_the_end(cli: CommandLine, source: Path, tmp_path: Path) -> None:
+    for name in ("etc/link", "etc/out", "to-etc", "dangling"):
+        cli.run("cp", f"{source}:/{name}", tmp_path)
+    assert (tmp_path / "link").readlink() == Path("motd")
+    assert (tmp_path / "to-etc").readlink() == Path("etc")
+    cli.run("cp", "-L", f"{source}:/etc/out", tmp_path / "followed")
+    assert (tmp_path / "followed").read_bytes() == b"changed\n"
+    cli.run("cp", f"{source}:/to-etc/", tmp_path / "etc")
+    assert sorted(os.listdir(tmp_path / "etc")) == ["link", "motd", "new", "out"]
+    assert "No such file" in cli.error("cp", "-L", f"{source}:/dangling", tmp_path)
+
+
+@pytest.mark.needs("tar")
+def test_a_tar_out_is_that_of_docker(source: Path, tmp_path: Path) -> None:
+    def names(path: str) -> list[str]:
+        words = [*COMMAND, "cp", f"{source}:{path}", "-"]
+        data = subprocess.run(words, capture_output=True, check=True).stdout
+        listed = subprocess.run(["tar", "-t"], input=data, capture_output=True, check=True).stdout
+        return sorted(listed.decode().splitlines())
+
+    assert names("/etc/motd") == ["motd"]
+    assert names("/etc") == ["etc/", "etc/link", "etc/motd", "etc/new", "etc/out"]
+    assert names("/etc/.") == ["./", "link", "motd", "new", "out"]
+    assert names("/to-etc/")[0] == "to-etc/"
+
+
+# ---- in: podman's rules --------------------------------------------------------------------------
+
+SOURCES = ("file", "tree", "tree/", "tree/.", "to-tree", "to-tree/", "to-file", "tree/below", "no")
+DESTS = ("/empty", "/empty/", "/new", "/new/", "/there", "/there/", "/full", "/no/new", "/to-dir")
+# podman refuses to copy a symlink of the host as such, which docker copies.
+NOT_LIKE_PODMAN = {"to-tree", "to-file"}
+
+
+class Oracle:
+    """podman, with containers that are never started."""
+
+    def __init__(self, top: Path) -> None:
+        self._place = ["--root", f"{top}/root", "--runroot", f"{top}/run", "--tmpdir", f"{top}/tmp"]
+
+    def call(self, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+        command = ["podman", *self._place, "--storage-driver", "vfs", *map(str, words)]
+        return subprocess.run(command, capture_output=True, check=check)
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
+    made = Oracle(tmp_path_factory.mktemp("podman"))
+    yield made
+    made.call("system", "reset", "--force")
+
+
+def small_image(path: Path) -> Path:
+    layer = Layer().directory("empty").file("there", b"there\n").directory("full")
+    layer.file("full/file", b"old\n").directory("full/below").symlink("to-dir", "/empty")
+    return docker_archive(path, [layer], name="small:1")
+
+
+@pytest.mark.slow
+@pytest.mark.needs("root", "podman", "fuse")
+def test_places_in_a_container_are_those_of_podman(
+    oracle: Oracle, files: Path, tmp_path: Path, server: object
+) -> None:
+    image = small_image(tmp_path / "small.tar")
+    oracle.call("load", "-i", image)
+    line = CommandLine(environment={"UNIONMOUNT_ROOT": str(tmp_path / "store")})
+    line.run("load", "-i", image)
+    wrong = []
+    for number, (one, other) in enumerate((one, other) for one in SOURCES for other in DESTS):
+        if one in NOT_LIKE_PODMAN:
+            continue
+        name = f"c{number}"
+        oracle.call("create", "--name", name, "small:1", "sh")
+        theirs = oracle.call("cp", f"{files}/{one}", f"{name}:{other}", check=False)
+        mounted = Path(oracle.call("mount", name).stdout.decode().strip())
+        wanted = {key: text for key, text in shown(mounted).items() if key not in PODMANS_OWN}
+        oracle.call("umount", name)
+        oracle.call("rm", name)
+        status, found = ours_in(line, name, f"{files}/{one}", other, tmp_path / "mnt")
+        if (theirs.returncode == 0) != (status == 0) or wanted != found:
+            wrong.append((one, other, theirs.stderr, status, found.keys() ^ wanted.keys()))
+    assert wrong == []
+
+
+PODMANS_OWN = {"etc", "etc/mtab", "run", "run/.containerenv", "dev", "proc", "sys"}
+
+
+def ours_in(
+    line: CommandLine, name: str, what: str, where: str, top: Path
+) -> tuple[int, dict[str, str]]:
+    """Make a container, copy into it while it is not mounted, and see what a mount shows."""
+    top.mkdir(exist_ok=True)
+    line.run("mount", "--name", name, "small:1", top)
+    line.run("umount", name)
+    words = [*COMMAND, "cp", what, f"{name}:{where}"]
+    done = subprocess.run(
+        words, env=line.environment, capture_output=True, check=False, stdin=subprocess.DEVNULL
+    )
+    line.run("mount", name, top)
+    found = shown(top)
+    line.run("umount", name)
+    return done.returncode, found
+
+
+@pytest.mark.parametrize("path", ["/full", "/full/", "/full/.", "/full/file", "/to-dir", "/no"])
+@pytest.mark.needs("root", "podman")
+def test_places_on_the_host_are_those_of_podman(
+    oracle: Oracle, cli: CommandLine, tmp_path: Path, path: str
+) -> None:
+    image = small_image(tmp_path / "small.tar")
+    oracle.call("load", "-i", image)
+    oracle.call("create", "--replace", "--name", "out", "small:1", "sh")
+    wrong = []
+    for number, name in enumerate(["empty", "empty/", "new", "new/", "there", "there/", "no/new"]):
+        results = []
+        for kind in ("theirs", "ours"):
+            top = tmp_path / f"{kind}{number}"
+            (top / "empty").mkdir(parents=True)
+            (top / "there").write_text("there\n")
+            if kind == "theirs":
+                status = oracle.call("cp", f"out:{path}", f"{top}/{name}", check=False).returncode
+            else:
+                words = [*COMMAND, "cp", f"{image}:{path}", f"{top}/{name}"]
+                status = subprocess.run(words, capture_output=True, check=False).returncode
+            results.append((status != 0, shown(top)))
+        if results[0] != results[1]:
+            wrong.append((name, *results))
+    assert wrong == []
+
+
+# ---- in: what becomes of an upper ----------------------------------------------------------------
+
+
+@pytest.mark.needs("fuse", "root")
+@pytest.mark.parametrize("options", [(), ("-a",)])
+def test_the_upper_is_what_a_mount_makes_of_it(
+    web: CommandLine, files: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    os.chown(files / "tree/one", 1000, 7)
+    (files / "tree/one").chmod(0o4751)
+    os.setxattr(files / "tree/one", "user.note", b"n")
+    os.link(files / "tree/one", files / "tree/second")
+    os.mkfifo(files / "tree/fifo")
+    (files / "tree/below").chmod(0o2570)
+    copies = [(files / "tree", "/srv"), (f"{files}/tree/.", "/etc"), (files / "file", "/etc/motd")]
+    copies += [(files / "file", "/dev/fifo"), (files / "to-file", "/home/again")]
+    for what, where in copies:
+        web.run("cp", *options, what, f"web:{where}")
+    web.run("mount", "other", tmp_path / "mnt")
+    for what, where in copies:
+        web.run("cp", *options, what, f"other:{where}")
+    ours = snapshot(tmp_path / "mnt")
+    web.run("umount", "other")
+    web.run("mount", "web", tmp_path / "mnt")
+    assert differences(ours, snapshot(tmp_path / "mnt"), times_of_copying) == []
+    web.run("umount", "web")
+    uppers = [snapshot(tmp_path / f"store/containers/{name}/upper") for name in ("other", "web")]
+    assert differences(*uppers, times_of_copying) == []
+    one = uppers[0][b"srv/tree/one"]
+    kept = ((1000, 7), 0o4751) if options else ((0, 0), 0o751)
+    assert ((one.uid, one.gid), one.mode) == kept
+
+
+def times_of_copying(path: bytes, field: str, expected: object, found: object) -> bool:
+    """Directories that something was copied into."""
+    return field == "mtime_ns" and path in (b"", b"srv", b"etc", b"dev", b"home")
+
+
+@pytest.mark.needs("fuse")
+def test_an_ordinary_user_keeps_owners_in_a_container(
+    user: CommandLine, source: Path, home: Path
+) -> None:
+    (home / "mnt").mkdir()
+    user.run("mount", "--name", "web", source, home / "mnt")
+    user.run("umount", "web")
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as made:
+        info = tarfile.TarInfo("program")
+        info.uid, info.gid, info.mode = 33, 34, 0o4755
+        made.addfile(info)
+        device = tarfile.TarInfo("device")
+        device.type, device.devmajor, device.devminor = tarfile.CHRTYPE, 1, 3
+        made.addfile(device)
+    (home / "in.tar").write_bytes(tar.getvalue())
+    for name, options in (("/srv", ["-a"]), ("/opt-is-not-there", [])):
+        with (home / "in.tar").open("rb") as stream:
+            status = 0 if options else 1
+            user.run("cp", *options, "-", f"web:{name}", status=status, stdin=stream)
+    (row,) = user.run("ls", "-n", "web:/srv/program").stdout.splitlines()
+    assert row.split()[:4] == ["-rwsr-xr-x", "1", "33", "34"]
+    assert user.run("ls", "-n", "web:/srv/device").stdout.startswith("crw-r--r-- 1 0 0 1, 3")
+    user.run("cp", home / "in.tar", "web:/srv")
+    assert user.run("ls", "-n", "web:/srv/in.tar").stdout.split()[2:4] == ["0", "0"]
+
+
+@pytest.mark.needs("fuse")
+def test_a_mount_sees_it_at_once(web: CommandLine, files: Path, tmp_path: Path) -> None:
+    top = tmp_path / "mnt"
+    web.run("mount", "web", top)
+    assert (top / "etc/motd").read_bytes() == b"changed\n"
+    web.run("cp", files / "file", "web:/etc/motd")
+    assert (top / "etc/motd").read_bytes() == b"file\n"
+    web.run("cp", "web:/etc/motd", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == b"file\n"
+    mount_id = web.record(top)["id"]
+    web.run("cp", files / "file", f"{mount_id}:/etc/other")
+    assert (top / "etc/other").read_bytes() == b"file\n"
+    web.run("umount", "web")
+    web.run("mount", "--ro", "web", top)
+    assert "is mounted read-only" in web.error("cp", files / "file", "web:/etc/motd")
+
+
+def test_relative_paths_and_ids(web: CommandLine, files: Path, tmp_path: Path) -> None:
+    web.run("cp", files / "file", "web:etc/motd")
+    assert web.run("cat", "container:web:/etc/motd").stdout == "file\n"
+    web.run("cp", "container:web:etc/motd", tmp_path / "out")
+    web.run("cp", "web:/etc/motd", "other:/etc/new")
+    assert web.run("cat", "other:/etc/new").stdout == "file\n"
+    assert web.run("diff", "--format", "json", "other").stdout.count('"path"') == 2
+
+
+def test_links_of_the_container_lead_nowhere_else(
+    web: CommandLine, files: Path, tmp_path: Path
+) -> None:
+    """/absolute is a link to /etc/motd, which is the container's, and etc/out leads to its root."""
+    web.run("cp", files / "file", "web:/absolute")
+    assert web.run("cat", "web:/etc/motd").stdout == "file\n"
+    web.run("cp", files / "tree/one", "web:/etc/out")
+    assert web.run("cat", "web:/etc/motd").stdout == "one\n"
+    web.run("cp", files / "file", "web:/to-etc/../../../../new")
+    assert web.run("cat", "web:/new").stdout == "file\n"
+    with tarfile.open(tmp_path / "in.tar", "w") as tar:
+        tar.add(files / "tree/one", "to-etc/through")
+    with (tmp_path / "in.tar").open("rb") as stream:
+        web.run("cp", "-", "web:/", stdin=stream)
+    assert web.run("cat", "web:/etc/through").stdout == "one\n"
+
+
+# ---- nothing partial -----------------------------------------------------------------------------
+
+
+@pytest.mark.needs("backing-tmpfs")
+def test_a_full_disk(cli: CommandLine, source: Path) -> None:
+    with backing("tmpfs", megabytes=1) as disk:
+        message = cli.error("cp", f"{source}:/big", disk)
+        assert message == f"{disk}/big: No space left on device"
+        assert list(disk.iterdir()) == []
+        (disk / "big").write_bytes(b"old")
+        cli.error("cp", f"{source}:/big", disk)
+        assert (disk / "big").read_bytes() == b"old"
+        assert list(disk.iterdir()) == [disk / "big"]
+
+
+KILLED = """
+import os, signal, sys
+from unionmount.cli import main
+import unionmount.extract.{module} as m
+make, count = m.{name}._dress, 0
+def dress(self, *words):
+    global count
+    count += 1
+    if count == {at}: signal.raise_signal({signal})
+    make(self, *words)
+m.{name}._dress = dress
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("number", [2, 9])  # Ctrl-C and kill -9
+def test_an_end_in_the_middle(cli: CommandLine, source: Path, tmp_path: Path, number: int) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/big").write_bytes(b"old")
+    for at in (1, 2, 3):
+        program = KILLED.format(module="host_target", name="HostTarget", at=at, signal=number)
+        words = [sys.executable, "-c", program, "cp", f"{source}:/.", str(tmp_path / "out")]
+        done = subprocess.run(words, capture_output=True, check=False)
+        assert done.returncode == (130 if number == 2 else -9)
+        assert b"Traceback" not in done.stderr
+        for path in (tmp_path / "out").iterdir():
+            assert not path.name.startswith(".unionmount")
+    assert (tmp_path / "out/acl").read_bytes() == b"a"
+    assert (tmp_path / "out/big").read_bytes() in (b"old", bytes(range(256)) * 8000)
+
+
+@pytest.mark.needs("fuse")
+@pytest.mark.parametrize("number", [2, 9])
+def test_an_end_in_the_middle_of_a_container(
+    web: CommandLine, files: Path, tmp_path: Path, number: int
+) -> None:
+    program = KILLED.format(module="upper_target", name="UpperTarget", at=2, signal=number)
+    words = [sys.executable, "-c", program, "cp", f"{files}/tree/.", "web:/etc"]
+    done = subprocess.run(words, env=web.environment, capture_output=True, check=False)
+    assert done.returncode == (130 if number == 2 else -9)
+    names = web.run("ls", "-A", "-1", "web:/etc").stdout.splitlines()
+    whole = {name for name in names if not name.startswith(".unionmount-")}
+    assert {"motd", "link"} <= whole
+    if number == 2:
+        assert len(whole) == len(names)
+    web.run("cp", f"{files}/tree/.", "web:/etc")
+    assert web.run("cat", "web:/etc/one").stdout == "one\n"
+
+
+# ---- manners -------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_copied(web: CommandLine, files: Path, source: Path, tmp_path: Path) -> None:
+    def error(*words: str | Path, status: int = 1) -> str:
+        return web.error("cp", *words, status=status)
+
+    assert error(files / "file", tmp_path, status=2).startswith("neither path is in an image")
+    assert error("-", "-", status=2).startswith("neither path")
+    assert "is not a container" in error(files / "file", f"{source}:/etc", status=2)
+    assert error(files / "tree", "web:/etc/motd") == (
+        "'/etc/motd' is not a directory, so no directory can be copied to it"
+    )
+    assert error(files / "file", "web:/no/") == "'/no/' does not exist; make the directory first"
+    assert error(f"{source}:/etc/motd/", tmp_path).endswith("Not a directory")
+    (tmp_path / "out/etc/motd").mkdir(parents=True)
+    message = f"{tmp_path}/out/etc/motd: is a directory, which no other file can replace"
+    assert error(f"{source}:/etc", tmp_path / "out") == message
+    (tmp_path / "out/home").write_bytes(b"")
+    assert "exists and is not a directory" in error(f"{source}:/home", tmp_path / "out")
+    assert error("--layer", "0", files / "file", "web:/etc", status=2).startswith("--layer is for")
+    assert "'nobody' is not a container" in error("web:/etc/motd", "nobody:/etc", status=2)
+    assert json.loads(web.run("diff", "--format", "json", "web").stdout) == []
