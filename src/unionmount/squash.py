@@ -16,7 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from unionmount import core
-from unionmount.browse.diff import Comparison
+from unionmount.browse.diff import Comparison, Difference
 from unionmount.commit import OF_A_CONTAINER, LayerWriter, Warn, commit, keep_layer
 from unionmount.errors import UsageError
 from unionmount.images.build import compact_json, timestamp
@@ -28,14 +28,17 @@ from unionmount.transfer.load import open_stored
 from unionmount.transfer.scratch_store import scratch_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from unionmount.browse.open import OpenChanges
     from unionmount.commit import CommitRequest
     from unionmount.images.opened import OpenImage
     from unionmount.images.reference import Digest, Reference
+    from unionmount.store.layer_import import Progress
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store, StoredImage
+
+_TOLD = 1024  # paths between two calls of progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,12 @@ def squash(
     names: Sequence[Reference],
     request: SquashRequest,
     warn: Warn,
+    progress: Progress | None = None,
 ) -> StoredImage:
-    """Make an image in ``store`` with the files of an open image, but fewer layers."""
+    """Make an image in ``store`` with the files of an open image, but fewer layers.
+
+    ``progress`` is called often, and may raise to end this.
+    """
     count = len(image.layers)
     kept = 0 if request.layers is None else max(count - request.layers, 0)
     for layer in image.layers:
@@ -66,7 +73,12 @@ def squash(
         lease.protect(*diff_ids)
         for layer in image.layers[:kept]:
             keep_layer(store, layer)
-        made = _store_layer(store, image, kept, warn, lease)
+        with ExitStack() as stack:
+            pairs = list(zip(image.indexes, image.layers, strict=True))[:kept]
+            layers = [core.TreeLayer(ix, one.data_fd, one.offset, one.length) for ix, one in pairs]
+            below = stack.enter_context(core.Tree(layers))
+            work = _Work(below, image.tree(), warn, progress)
+            made = work.store(store, lease)
         raw = _config(image.image, kept, made, request.epoch)
         config = Config.parse(raw, "the new image")
         sizes = [store.layer_info(one).layer_size for one in config.diff_ids]
@@ -91,37 +103,69 @@ def commit_squashed(
 
 
 class _TopComparison(Comparison):
-    """A comparison of the lowest layers of an image with the whole image."""
+    """A comparison of the lowest layers of an image with the whole image.
 
-    def __init__(self, below: core.Tree, whole: core.Tree) -> None:
+    ``step`` is called for every path that is compared.
+    """
+
+    def __init__(self, below: core.Tree, whole: core.Tree, step: Callable[[], None]) -> None:
         super().__init__(below, whole, len(below), for_layer=True)
         self._whole = whole
         self._kept = len(below)
+        self._step_done = step
 
     def _is_in_upper(self, after: core.Attributes) -> bool:
         """Return whether a layer above the lowest ones has a part in it."""
+        self._step_done()
         layer = self._whole.top(after.node) if stat.S_ISDIR(after.mode) else after.layer
         return layer >= self._kept
 
 
-def _store_layer(
-    store: Store, image: OpenImage, kept: int, warn: Warn, lease: Lease
-) -> Digest | None:
-    """Store the joined layer; return None if it changes nothing."""
-    tree = image.tree()
-    with ExitStack() as stack:
-        pairs = zip(image.indexes[:kept], image.layers[:kept], strict=True)
-        layers = [core.TreeLayer(ix, one.data_fd, one.offset, one.length) for ix, one in pairs]
-        below = stack.enter_context(core.Tree(layers))
-        found = _TopComparison(below, tree).differences()
+def joined(
+    below: core.Tree, whole: core.Tree, step: Callable[[], None] = lambda: None
+) -> Iterator[Difference]:
+    """Yield what a layer has to hold that turns the lowest layers of an image into the image."""
+    return _TopComparison(below, whole, step).differences()
+
+
+class _Work:
+    """The making of the joined layer."""
+
+    def __init__(
+        self, below: core.Tree, whole: core.Tree, warn: Warn, progress: Progress | None
+    ) -> None:
+        self._below = below
+        self._whole = whole
+        self._warn = warn
+        self._progress = progress
+        self._steps = 0
+        self._written = 0
+
+    def store(self, store: Store, lease: Lease) -> Digest | None:
+        """Store the layer; return None if it changes nothing."""
+        found = joined(self._below, self._whole, self._step)
         first = next(found, None)
         if first is None:
             return None
-        expected = Expected(None, "the new layer")
-        incoming = stack.enter_context(store.import_layer(expected, lease=lease))
-        LayerWriter(tree, incoming.write, None, warn).write(chain([first], found))
-        incoming.finish()
-        return incoming.diff_id
+        with store.import_layer(Expected(None, "the new layer"), lease=lease) as incoming:
+
+            def write(data: bytes) -> None:
+                incoming.write(data)
+                self._written += len(data)
+                self._tell()
+
+            LayerWriter(self._whole, write, None, self._warn).write(chain([first], found))
+            incoming.finish()
+            return incoming.diff_id
+
+    def _step(self) -> None:
+        self._steps += 1
+        if self._steps % _TOLD == 0:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            self._progress("the new layer", self._written, None)
 
 
 # -- the config

@@ -25,6 +25,7 @@ from unionmount.images.reference import Digest, Reference
 from unionmount.images.selection import run_selection_async, select
 from unionmount.sources import STDIN, Location, choose
 from unionmount.sources.layout import OciLayout
+from unionmount.store.layer_import import Progress
 from unionmount.store.store import Store, StoredImage
 from unionmount.transfer.blobs import (
     cancelling,
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from unionmount.formats.compression import Compression
     from unionmount.images.platform import Platform
     from unionmount.registry import RegistryClient
-    from unionmount.store.layer_import import Progress
     from unionmount.transfer.image_files import FileWriter
     from unionmount.transfer.save import Form, ImageToSave
 from unionmount.transfer.endpoints import (
@@ -59,7 +59,7 @@ from unionmount.transfer.endpoints import (
     Source,
 )
 
-Squash = Callable[[Store, OpenImage, Sequence[Reference]], StoredImage]
+Squash = Callable[[Store, OpenImage, Sequence[Reference], Progress], StoredImage]
 """A function that makes an image with fewer layers of an open one, in a store and with names."""
 
 _MAX_DEPTH = 8  # of nested indexes
@@ -161,7 +161,7 @@ async def _squashed(
 
         def make() -> StoredImage:
             with open_stored(between, stored, str(source), lease=lease) as image:
-                return squash(place, image, names)
+                return squash(place, image, names, cancelling(how.progress))
 
         made = await trio.to_thread.run_sync(make)
         if target.kind == "stored":

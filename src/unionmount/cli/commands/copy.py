@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from unionmount.images.platform import Platform
     from unionmount.images.reference import Reference
     from unionmount.registry import RegistryClient
+    from unionmount.store.layer_import import Progress
     from unionmount.store.store import Store, StoredImage
     from unionmount.transfer.copy import Copied, Squash
 
@@ -118,7 +119,9 @@ def _squasher(layers: int | str) -> Squash:
 
     request = SquashRequest(layers if isinstance(layers, int) else None, source_date_epoch())
 
-    def run(store: Store, image: OpenImage, names: Sequence[Reference]) -> StoredImage:
-        return squash(store, image, names, request, print_warning)
+    def run(
+        store: Store, image: OpenImage, names: Sequence[Reference], progress: Progress
+    ) -> StoredImage:
+        return squash(store, image, names, request, print_warning, progress)
 
     return run
