@@ -97,6 +97,10 @@ def check_packages(packages: list[Package]) -> None:
         spdx_license(one.license, others).encode("ascii")
 
 
+def check_message(error: FormatError) -> None:
+    assert str(error).isprintable()
+
+
 @pytest.mark.parametrize("name", TEXT)
 def test_sound_data(name: str) -> None:
     parse, data = TEXT[name]
@@ -113,7 +117,7 @@ def test_spoilt_data(name: str, data: st.DataObject) -> None:
     try:
         check_packages(list(parse(data.draw(spoilt(sound) | st.binary(max_size=300)))))
     except FormatError as error:
-        assert str(error).isprintable()
+        check_message(error)
 
 
 @quick
@@ -262,7 +266,7 @@ def test_spoilt_databases(name: bytes, data: st.DataObject) -> None:
             found = parse_database(name, broken)
         check_packages(found)
     except FormatError as error:
-        assert str(error).isprintable()
+        check_message(error)
 
 
 @pytest.mark.parametrize("value", [0, 1, 0x7FFFFFFF, 0xFFFFFFFF])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from unionmount.browse.packages.catalogue import parse_places
 from unionmount.browse.packages.model import KINDS, Kind
-from unionmount.browse.packages.places import Place, kind_of, places_below
+from unionmount.browse.packages.places import MetadataFile, kind_of, places_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -76,7 +76,7 @@ class ChangedPlaces:
         return package_differences(older, newer), problems + more
 
 
-def _places(files: BrowsableTree, paths: Iterable[bytes]) -> Iterator[Place]:
+def _places(files: BrowsableTree, paths: Iterable[bytes]) -> Iterator[MetadataFile]:
     """Yield those paths that are files of a tree."""
     for path in sorted(paths):
         try:
@@ -85,7 +85,7 @@ def _places(files: BrowsableTree, paths: Iterable[bytes]) -> Iterator[Place]:
             continue
         kind = kind_of(path)
         if kind is not None and stat.S_ISREG(attributes.mode):
-            yield Place(kind, path, attributes)
+            yield MetadataFile(kind, path, attributes)
 
 
 def package_differences(
