@@ -114,7 +114,7 @@ def test_config_in_json(cli: CommandLine, pair: tuple[Path, Path]) -> None:
         for side, config in (("before", BEFORE), ("after", AFTER)):
             value = config.get(field)
             if field == "Env":
-                value = dict(text.split("=", 1) for text in value)
+                value = dict(text.split("=", 1) for text in value or ())
             if name:
                 value = (value or {}).get(name)
                 value = True if value == {} else value

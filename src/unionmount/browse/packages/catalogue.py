@@ -26,7 +26,7 @@ from unionmount.browse.packages.model import (
 )
 from unionmount.browse.packages.npm import parse_npm
 from unionmount.browse.packages.os_release import parse_os_release
-from unionmount.browse.packages.places import Place, places_below
+from unionmount.browse.packages.places import MetadataFile, places_below
 from unionmount.browse.packages.python import parse_python
 from unionmount.browse.packages.reading import ImageFile
 from unionmount.browse.packages.rpm import FORMATS, SQLITE, parse_rpm
@@ -60,7 +60,7 @@ class Packages(Closing):
         """Close the trees of lower layers; a second call does nothing."""
         self._resources.close()
 
-    def read(self, places: Iterable[Place] | None = None) -> Catalogue:
+    def read(self, places: Iterable[MetadataFile] | None = None) -> Catalogue:
         """Return all packages, or those of some places."""
         if places is None:
             places = places_below(self._view.files, self._view.files.getattr(core.ROOT))
@@ -73,7 +73,7 @@ class Packages(Closing):
         found.sort(key=lambda one: (KINDS.index(one.package.kind), one.package.key, one.path))
         return Catalogue(tuple(found), self._distribution(), tuple(self._problems))
 
-    def _of_place(self, place: Place) -> Iterator[FoundPackage]:
+    def _of_place(self, place: MetadataFile) -> Iterator[FoundPackage]:
         top = self._view.files
         packages = list(_parse(top, place))
         layers = self._layers_of(place, packages)
@@ -84,7 +84,7 @@ class Packages(Closing):
 
     # ---- layers
 
-    def _layers_of(self, place: Place, packages: list[Package]) -> list[int]:
+    def _layers_of(self, place: MetadataFile, packages: list[Package]) -> list[int]:
         """Return the layer that brought each package of a file."""
         came = dict.fromkeys((package.key for package in packages), place.attributes.layer)
         missing, layer = set(came), place.attributes.layer
@@ -101,12 +101,12 @@ class Packages(Closing):
                 came[key] = layer
         return [came[package.key] for package in packages]
 
-    def _older(self, place: Place, layer: int) -> Place | None:
+    def _older(self, place: MetadataFile, layer: int) -> MetadataFile | None:
         """Return a file as the layers up to ``layer`` show it; None if they do not."""
         attributes = _resolved(self._tree(layer), place.path)
         if attributes is None or not stat.S_ISREG(attributes.mode):
             return None
-        return Place(place.kind, place.path, attributes)
+        return MetadataFile(place.kind, place.path, attributes)
 
     def _tree(self, layer: int) -> core.Tree:
         """Return the layers up to ``layer`` as one tree."""
@@ -152,13 +152,15 @@ class Packages(Closing):
             return b""
 
 
-def read_packages(view: OpenView, places: Iterable[Place] | None = None) -> Catalogue:
+def read_packages(view: OpenView, places: Iterable[MetadataFile] | None = None) -> Catalogue:
     """Return all packages of an open image or container, or those of some places."""
     with Packages(view) as packages:
         return packages.read(places)
 
 
-def parse_places(files: BrowsableTree, places: Iterable[Place]) -> tuple[list[Package], list[str]]:
+def parse_places(
+    files: BrowsableTree, places: Iterable[MetadataFile]
+) -> tuple[list[Package], list[str]]:
     """Return the packages of some places, without their layers, and what could not be read."""
     found: list[Package] = []
     problems: list[str] = []
@@ -170,12 +172,12 @@ def parse_places(files: BrowsableTree, places: Iterable[Place]) -> tuple[list[Pa
     return found, problems
 
 
-def _problem(place: Place, error: FormatError | OSError) -> str:
+def _problem(place: MetadataFile, error: FormatError | OSError) -> str:
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return f"/{printable(place.path)}: {reason}"
 
 
-def _parse(files: BrowsableTree, place: Place) -> Iterator[Package]:
+def _parse(files: BrowsableTree, place: MetadataFile) -> Iterator[Package]:
     file = ImageFile(files, place.attributes)
     if place.kind != "rpm":
         yield from _PARSERS[place.kind](file.read(_LIMITS[place.kind]))
@@ -197,9 +199,9 @@ def _resolved(files: BrowsableTree, path: bytes) -> Attributes | None:
         return None
 
 
-def _without_leftovers(places: Iterable[Place]) -> list[Place]:
+def _without_leftovers(places: Iterable[MetadataFile]) -> list[MetadataFile]:
     """Drop the databases of RPM beside one of a newer format."""
-    kept: dict[bytes, Place] = {}
+    kept: dict[bytes, MetadataFile] = {}
     for place in places:
         directory, _, name = place.path.rpartition(b"/")
         key = directory if place.kind == "rpm" else place.path

@@ -117,11 +117,9 @@ class _LicenseParser:
 
 
 def _license_id(word: str) -> str | None:
-    plain = word.removesuffix("+")
-    known = _known().get(word.lower())
-    if known is None and plain != word and plain.lower() in _known():
-        known = f"{_known()[plain.lower()]}+"
-    return known
+    """Return the identifier of a license; ``X+`` is one where the list has ``X-or-later``."""
+    later = f"{word.removesuffix('+')}-or-later" if word.endswith("+") else word
+    return _known().get(word.lower()) or _known().get(later.lower())
 
 
 def spdx_expression(text: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from unionmount.browse.packages.catalogue import parse_places
 from unionmount.browse.packages.model import KINDS, Kind
-from unionmount.browse.packages.places import Place, kind_of, places_below
+from unionmount.browse.packages.places import MetadataFile, kind_of, places_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unionmount.browse.diff import Difference
     from unionmount.browse.open import OpenView
     from unionmount.browse.packages.model import Package
-    from unionmount.core import Attributes, BrowsableTree
+    from unionmount.core import BrowsableTree
 
 _LOG = b"-wal"  # of SQLite, whose database may have changed by it alone
 
@@ -43,42 +43,49 @@ class ChangedPlaces:
 
     before: OpenView
     after: OpenView
-    _older: dict[bytes, Place] = field(default_factory=dict)
-    _newer: dict[bytes, Place] = field(default_factory=dict)
+    _older: set[bytes] = field(default_factory=set)
+    _newer: set[bytes] = field(default_factory=set)
+    _directories: list[bytes] = field(default_factory=list)  # that the newer side has not
 
     def watch(self, differences: Iterable[Difference]) -> Iterator[Difference]:
         """Pass differences on, and remember those that concern packages."""
         for found in differences:
-            self._take(found.path, found.before, found.after)
+            self._take(found)
             yield found
 
-    def _take(self, path: bytes, before: Attributes | None, after: Attributes | None) -> None:
-        if path.endswith(_LOG) and kind_of(path.removesuffix(_LOG)) is not None:
-            path = path.removesuffix(_LOG)
-            before, after = _there(self.before.files, path), _there(self.after.files, path)
-        was_directory = before is not None and stat.S_ISDIR(before.mode)
-        if before is not None and was_directory and not (after and stat.S_ISDIR(after.mode)):
-            for place in places_below(self.before.files, before, path):
-                self._older[place.path] = place
-        kind = kind_of(path)
-        if kind is None:
-            return
-        for attributes, places in ((before, self._older), (after, self._newer)):
-            if attributes is not None and stat.S_ISREG(attributes.mode):
-                places[path] = Place(kind, path, attributes)
+    def _take(self, found: Difference) -> None:
+        """Remember a path; the numbers of its nodes are not valid for long."""
+        path, after = found.path.removesuffix(_LOG), found.after
+        was_directory = found.before is not None and stat.S_ISDIR(found.before.mode)
+        if was_directory and not (after is not None and stat.S_ISDIR(after.mode)):
+            self._directories.append(found.path)
+        if kind_of(path) is not None:
+            self._older.add(path)
+            self._newer.add(path)
 
     def differences(self) -> tuple[list[PackageDifference], list[str]]:
         """Return the differences of the packages, sorted, and what could not be read."""
-        older, problems = parse_places(self.before.files, self._older.values())
-        newer, more = parse_places(self.after.files, self._newer.values())
+        before, after = self.before.files, self.after.files
+        gone = (
+            place
+            for path in self._directories
+            for place in places_below(before, before.resolve_anew(path), path)
+        )
+        older, problems = parse_places(before, [*_places(before, self._older), *gone])
+        newer, more = parse_places(after, _places(after, self._newer))
         return package_differences(older, newer), problems + more
 
 
-def _there(files: BrowsableTree, path: bytes) -> Attributes | None:
-    try:
-        return files.resolve(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+def _places(files: BrowsableTree, paths: Iterable[bytes]) -> Iterator[MetadataFile]:
+    """Yield those paths that are files of a tree."""
+    for path in sorted(paths):
+        try:
+            attributes = files.resolve_anew(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        kind = kind_of(path)
+        if kind is not None and stat.S_ISREG(attributes.mode):
+            yield MetadataFile(kind, path, attributes)
 
 
 def package_differences(

@@ -25,7 +25,7 @@ _LAST = frozenset({b"METADATA", b"PKG-INFO", b"package.json", b"installed", b"st
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class MetadataFile:
     """A file that tells of packages, and of which kind they are."""
 
     kind: Kind
@@ -67,9 +67,11 @@ def _is_python(directory: bytes, name: bytes) -> bool:
     return name == b"PKG-INFO" and directory.endswith((b".egg-info", b".egg/EGG-INFO"))
 
 
-def places_below(files: BrowsableTree, start: Attributes, path: bytes = b"") -> Iterator[Place]:
+def places_below(
+    files: BrowsableTree, start: Attributes, path: bytes = b""
+) -> Iterator[MetadataFile]:
     """Yield all such files below a directory."""
     for found, attributes in files.walk(start.node, path):
         kind = kind_of(found)
         if kind is not None and stat.S_ISREG(attributes.mode):
-            yield Place(kind, found, attributes)
+            yield MetadataFile(kind, found, attributes)

@@ -45,7 +45,7 @@ def read_sqlite(database: ImageFile, log: ImageFile | None) -> Iterator[bytes]:
             with closing(sqlite3.connect(path)) as connection:
                 _confine(connection)
                 yield from _headers(connection)
-        except (sqlite3.Error, OverflowError) as error:
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise FormatError(f"SQLite cannot read it: {printable(str(error))}") from None
 
 

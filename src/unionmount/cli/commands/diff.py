@@ -77,15 +77,12 @@ def command(
     --config and --packages choose among the three. A template prints files only, unless others are
     chosen; they have the fields .Kind .Name .Before .After
     """
-    chosen = tuple(
-        name for name, is_chosen in zip(_PARTS, (files, config, packages), strict=True) if is_chosen
-    )
     if form != "text" and sizes:
         raise UsageError("--stat cannot be combined with --format; --format json has the sizes")
     if other is not None:
-        wanted = _Wanted(form, chosen or _default_parts(form), sizes=sizes)
+        wanted = _Compared(form, _parts((files, config, packages), form), sizes=sizes)
         return _compare(settings, target, other, wanted, platform)
-    if chosen:
+    if files or config or packages:
         raise UsageError("--files, --config and --packages are for two images")
     if platform is not None:
         raise UsageError("--platform is only for images")
@@ -100,7 +97,7 @@ def command(
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Compared:
     """What is compared, and how it is printed."""
 
     form: str
@@ -108,12 +105,15 @@ class _Wanted:
     sizes: bool
 
 
-def _default_parts(form: str) -> tuple[str, ...]:
+def _parts(chosen: tuple[bool, ...], form: str) -> tuple[str, ...]:
+    """Return what is compared: what was chosen, else everything, or files alone by a template."""
+    if any(chosen):
+        return tuple(name for name, is_chosen in zip(_PARTS, chosen, strict=True) if is_chosen)
     return _PARTS if form in ("text", "json", "jsonl") else _PARTS[:1]
 
 
 def _compare(
-    settings: Settings, target: str, other: str, wanted: _Wanted, platform: Platform | None
+    settings: Settings, target: str, other: str, wanted: _Compared, platform: Platform | None
 ) -> int:
     from unionmount.cli.open_image import open_files
 
@@ -135,7 +135,7 @@ def _compare(
         raise trouble from error
 
 
-def _print_pair(before: OpenView, after: OpenView, wanted: _Wanted) -> int:
+def _print_pair(before: OpenView, after: OpenView, wanted: _Compared) -> int:
     """Print what differs between two images, and return the exit status."""
     from unionmount.browse.image_diff import differences
     from unionmount.browse.packages.package_diff import ChangedPlaces
@@ -159,7 +159,7 @@ def _print_pair(before: OpenView, after: OpenView, wanted: _Wanted) -> int:
 
 
 def _print_pair_text(
-    counter: _Counter, others: _Others, wanted: _Wanted, older: BrowsableTree
+    counter: _Counter, others: _Others, wanted: _Compared, older: BrowsableTree
 ) -> None:
     if "files" in wanted.parts:
         _print(counter, wanted.form, older if wanted.sizes else None, _pair)

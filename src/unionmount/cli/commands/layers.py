@@ -40,7 +40,7 @@ _BAR = 20  # columns
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _LayersWanted:
     """What is printed, and in which form."""
 
     form: str
@@ -101,7 +101,7 @@ def command(
     SIZE is then that of the layer as it is transferred, and "-" stands for all that only the layer
     itself tells.
     """
-    wanted = _Wanted(form, no_trunc, top or 0, _thresholds(min_efficiency, max_wasted))
+    wanted = _LayersWanted(form, no_trunc, top or 0, _thresholds(min_efficiency, max_wasted))
     of_files = top is not None or min_efficiency is not None or max_wasted is not None
     if number is not None and of_files:
         raise UsageError("--top, --min-efficiency and --max-wasted are for the image, not a layer")
@@ -129,7 +129,7 @@ def _print_image(
     source: str,
     platform: Platform | None,
     number: int | None,
-    wanted: _Wanted,
+    wanted: _LayersWanted,
 ) -> None:
     from unionmount.browse.layer_waste import top_files
     from unionmount.cli.open_image import open_below
@@ -350,7 +350,7 @@ def _objects(image: OpenImage, summary: Summary) -> Iterator[dict[str, Any]]:
 # ---- an image of a registry ----------------------------------------------------------------------
 
 
-def _print_remote(image: ImageDocuments, wanted: _Wanted) -> None:
+def _print_remote(image: ImageDocuments, wanted: _LayersWanted) -> None:
     from unionmount.cli.name_writer import write_objects
 
     steps = _steps(image.config, len(image.layers))
