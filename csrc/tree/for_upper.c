@@ -12,6 +12,11 @@ uint64_t um_tree_end(const struct um_tree *tree)
     return tree->end;
 }
 
+uint64_t um_tree_lasting_end(const struct um_tree *tree)
+{
+    return tree->lasting_end;
+}
+
 int um_tree_find(struct um_tree *tree, uint64_t node, const char *name, size_t name_size,
                  struct um_tree_entry *entry)
 {

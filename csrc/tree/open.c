@@ -49,6 +49,9 @@ static int stack_layers(struct um_tree *tree, const struct um_tree_layer *layers
     tree->end = tree->bases[tree->n_layers] + (tree->n_live != 0 ? UM_SHARED_NUMBERS : 0);
     if (tree->end == UM_ROOT_NODE) /* without layers there is a root nevertheless */
         tree->end++;
+    tree->lasting_end = tree->end;
+    for (uint32_t i = tree->n_layers; i-- > 0 && (layers[i].flags & UM_TREE_LAYER_TEMPORARY) != 0;)
+        tree->lasting_end = tree->bases[i];
     return 0;
 }
 

@@ -121,6 +121,7 @@ struct um_tree {
     uint32_t n_layers;
     uint64_t *bases; /* n_layers + 1: the first node number of each layer, and the one above all */
     uint64_t end; /* the first number above all */
+    uint64_t lasting_end; /* the first number of temporary layers; `end` if there are none */
     bool has_externals;
     uint32_t n_live; /* layers that are live directories */
     struct um_fd_cache *cache; /* of all live directories; NULL where there is none */

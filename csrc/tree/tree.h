@@ -53,6 +53,9 @@ struct um_tree_layer {
 };
 
 #define UM_TREE_LAYER_PRIVATE 1u /* of a directory: nobody can mount anything below `fd` */
+/* Of an image layer: it belongs to one mount, and the next one may have another in its place. Layers
+ * above it are such, too. */
+#define UM_TREE_LAYER_TEMPORARY 2u
 
 struct um_attr {
     uint64_t node; /* also st_ino */
@@ -147,6 +150,9 @@ void um_free(void *memory);
 
 /* Return the number above all nodes that the tree may show. */
 uint64_t um_tree_end(const struct um_tree *tree);
+
+/* Return the number from which on nodes are those of temporary layers; um_tree_end() if there are none. */
+uint64_t um_tree_lasting_end(const struct um_tree *tree);
 
 uint32_t um_tree_layers(const struct um_tree *tree);
 

@@ -258,15 +258,18 @@ int um_upper_mark_get_origin(struct um_upper *upper, struct um_upper_reached *re
         return 0;
     if (size < 0)
         return (int)size;
-    int64_t suffix = (int64_t)strlen(upper->session);
-    if (size <= suffix || memcmp(text + size - suffix, upper->session, (size_t)suffix) != 0)
-        return 0; /* of another session */
     uint64_t number = 0;
-    for (int64_t i = 0; i < size - suffix; i++) {
-        if (text[i] < '0' || text[i] > '9' || !um_mul64(number, 10, &number) ||
-            !um_add64(number, (uint64_t)(text[i] - '0'), &number))
+    int64_t digits = 0;
+    for (; digits < size && text[digits] != ' '; digits++) {
+        if (text[digits] < '0' || text[digits] > '9' || !um_mul64(number, 10, &number) ||
+            !um_add64(number, (uint64_t)(text[digits] - '0'), &number))
             return 0; /* not ours */
     }
+    size_t rest = (size_t)(size - digits);
+    if (rest == 0
+            ? number >= upper->lasting_end
+            : rest != strlen(upper->session) || memcmp(text + digits, upper->session, rest) != 0)
+        return 0; /* of another session */
     *origin = number;
     return 0;
 }
@@ -275,7 +278,8 @@ int um_upper_mark_set_origin(struct um_upper *upper, struct um_upper_reached *re
                              uint64_t origin)
 {
     char name[MARK_MAX], text[ORIGIN_TEXT];
-    int size = snprintf(text, sizeof text, "%llu%s", (unsigned long long)origin, upper->session);
+    int size = snprintf(text, sizeof text, "%llu%s", (unsigned long long)origin,
+                        origin < upper->lasting_end ? "" : upper->session);
     int error = um_upper_reached_setxattr(reached, own_mark(upper, "unionmount.origin", name), text,
                                           (size_t)size, 0);
     /* user.* on a symlink or a device: see docs/explanation/upper.md */

@@ -43,11 +43,13 @@ static int add_root(struct um_upper *upper)
 
 /* Where the origins on disk belong to other lowers, only origins that this session writes are believed:
  * they end with a number that nobody else knows. So a file keeps its number from copy-up to the end of
- * the session. */
+ * the session. The same holds for copies from temporary layers: in the next session their numbers may be
+ * those of other files. */
 static int set_session(struct um_upper *upper)
 {
     uint64_t number;
-    if (!(upper->flags & UM_UPPER_FOREIGN))
+    upper->lasting_end = (upper->flags & UM_UPPER_FOREIGN) ? 0 : um_tree_lasting_end(upper->tree);
+    if (upper->lasting_end == um_tree_end(upper->tree))
         return 0;
     if (getrandom(&number, sizeof number, 0) != (ssize_t)sizeof number)
         return -errno;

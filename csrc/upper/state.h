@@ -66,7 +66,9 @@ struct um_upper {
     bool ordered;
     /* The work directory has a default ACL, which new objects get and lose again. */
     bool work_inherits;
-    char session[UM_UPPER_SESSION_ROOM]; /* the end of origins that are believed (upper/open.c) */
+    /* The end of origins that are believed in this session only (upper/open.c); empty for none. */
+    char session[UM_UPPER_SESSION_ROOM];
+    uint64_t lasting_end; /* origins below are believed in all sessions; 0: none */
     struct um_refusals refusals;         /* the messages that were written already */
     atomic_ullong temporaries;           /* the number of the next name in the work directory */
     struct um_fd_cache *directories;     /* descriptors of directories of the upper, by number */

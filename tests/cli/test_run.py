@@ -377,6 +377,33 @@ def test_other_users_of_the_host_do_not_reach_it(line: Runner, image: Path, tmp_
     line.run("rm", "-f", name)
 
 
+def test_a_mount_point_that_is_written_from_outside(
+    line: Runner, image: Path, tmp_path: Path
+) -> None:
+    """It becomes a change, whose number in a later run is that of no other file."""
+    (tmp_path / "file").touch()
+    line.run("run", "-d", "--name", "outside", image, "sleep", "1000")
+    (record,) = [one for one in line.records() if one["container"] == "outside"]
+    hosts = Path(record["mountpoint"]) / "etc/hosts"
+    number = hosts.stat().st_ino
+    hosts.write_text("outside\n")
+    subprocess.run(["sync", "-f", hosts], check=True)
+    assert hosts.stat().st_ino == number
+    line.run("kill", "outside")
+    line.call("wait", "outside")
+    assert "A /etc/hosts" in line.output("diff", "outside").splitlines()
+    more = [word for n in range(30) for word in ("-v", f"{tmp_path}/file:/a{n}")]
+    line.run("run", "-d", *more, "outside", "sleep", "1000")
+    (record,) = [one for one in line.records() if one["container"] == "outside"]
+    root = Path(record["mountpoint"])
+    assert (root / "etc/hosts").read_text() == "outside\n"
+    files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(files) > 30
+    assert len({path.stat().st_ino for path in files}) == len(files)
+    assert number in {path.stat().st_ino for path in files if path != root / "etc/hosts"}
+    line.run("rm", "-f", "outside")
+
+
 @runtimes
 def test_devices_of_an_image_are_closed(line: Runner, tmp_path: Path, runtime: str) -> None:
     """Neither the mount nor the group of control of the container lets them be opened."""

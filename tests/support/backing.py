@@ -39,7 +39,8 @@ def _run(*command: str | Path) -> None:
 
 
 @contextmanager
-def _mounted(where: Path, *words: str | Path) -> Iterator[Path]:
+def mounted(where: Path, *words: str | Path) -> Iterator[Path]:
+    """Mount something at a new directory, until the block ends."""
     where.mkdir()
     _run("mount", *words, where)
     try:
@@ -63,6 +64,13 @@ def _unmount(where: Path) -> None:
             return
 
 
+def make_file_system(kind: str, image: Path, megabytes: int) -> None:
+    """Write the image of an empty file system."""
+    with image.open("wb") as file:
+        file.truncate(megabytes << 20)
+    _run(*_MAKE[kind], image)
+
+
 @contextmanager
 def backing(kind: str, megabytes: int = 512, options: str = "noatime") -> Iterator[Path]:
     """A fresh, empty file system of ``kind``; its root may be entered by everyone."""
@@ -74,16 +82,14 @@ def backing(kind: str, megabytes: int = 512, options: str = "noatime") -> Iterat
         top.chmod(0o755)
         memory = ("-t", "tmpfs", "-o", f"{options},mode=755,size={megabytes}m", "tmpfs")
         if kind == "tmpfs":
-            yield stack.enter_context(_mounted(top / "fs", *memory))
+            yield stack.enter_context(mounted(top / "fs", *memory))
             return
         # a little more room, so that it is the file system that gets full first
         memory = ("-t", "tmpfs", "-o", f"size={megabytes + 16}m", "tmpfs")
-        image = stack.enter_context(_mounted(top / "image", *memory)) / "fs.img"
-        with image.open("wb") as file:
-            file.truncate(megabytes << 20)
-        _run(*_MAKE[kind], image)
+        image = stack.enter_context(mounted(top / "image", *memory)) / "fs.img"
+        make_file_system(kind, image, megabytes)
         words = ("-t", kind, "-o", f"loop,{options}", image)
-        where = stack.enter_context(_mounted(top / "fs", *words))
+        where = stack.enter_context(mounted(top / "fs", *words))
         if (where / "lost+found").exists():
             (where / "lost+found").rmdir()
         yield where

@@ -31,9 +31,9 @@ app:x:1000:1001:App:/home/app:/bin/sh
 GROUP = b"root:x:0:\napp:x:1001:\nextra:x:2000:app,root\n"
 
 
-def busybox_layer() -> Layer:
-    """Return a layer with programs and users, and few directories."""
-    layer = Layer().directory("bin").directory("etc").directory("root", mode=0o700)
+def busybox_layer(begun: Layer | None = None) -> Layer:
+    """Return a layer with programs and users, and few directories; ``begun`` has files before."""
+    layer = (begun or Layer()).directory("bin").directory("etc").directory("root", mode=0o700)
     layer.file("bin/busybox", _BUSYBOX.read_bytes(), mode=0o755)
     for name in PROGRAMS:
         layer.symlink(f"bin/{name}", "busybox")

@@ -92,12 +92,16 @@ class PathFloor:
 
 @dataclass(frozen=True, slots=True)
 class TreeLayer:
-    """One image layer of a tree: its index and the byte range of its tar in ``fd``."""
+    """One image layer of a tree: its index and the byte range of its tar in ``fd``.
+
+    ``temporary``: it belongs to one mount, and is above all layers that do not.
+    """
 
     index: Index
     fd: int
     offset: int
     length: int
+    temporary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,7 @@ class Tree(LayerReader, prefix="um_tree"):
             if isinstance(layer, TreeLayer):
                 slot.index = layer.index._handle
                 slot.offset, slot.length = layer.offset, layer.length
+                slot.flags = lib.UM_TREE_LAYER_TEMPORARY if layer.temporary else 0
             else:
                 slot.flags = lib.UM_TREE_LAYER_PRIVATE if layer.private else 0
                 slot.shown_fd = layer.shown

@@ -110,13 +110,14 @@ class OpenImage(Closing):
     def tree(self) -> core.Tree:
         """Return the layers as one tree: the same object at every call, closed with this."""
         if self._tree is None:
-            pairs = list(zip(self.indexes, self.layers, strict=True))
-            if self._scaffold is not None and self._scaffold_index is not None:
-                pairs.append((self._scaffold_index, self._scaffold))
             layers = [
                 core.TreeLayer(index, layer.data_fd, layer.offset, layer.length)
-                for index, layer in pairs
+                for index, layer in zip(self.indexes, self.layers, strict=True)
             ]
+            if self._scaffold is not None and self._scaffold_index is not None:
+                top = self._scaffold
+                place = (top.data_fd, top.offset, top.length)
+                layers.append(core.TreeLayer(self._scaffold_index, *place, temporary=True))
             try:
                 self._tree = core.Tree(layers)
             except OSError as error:

@@ -20,7 +20,7 @@ from unionmount.core import BrowsableTree
 from unionmount.errors import MountError
 from unionmount.images.config import Config
 from unionmount.runtime import capabilities
-from unionmount.runtime.devices import devices
+from unionmount.runtime.devices import device_mounts, devices
 from unionmount.runtime.host import HostFile, check_hostname, host_files, seccomp_profile
 from unionmount.runtime.init_program import behind_init, init_mount
 from unionmount.runtime.limits import ResourceLimits, is_unified
@@ -138,6 +138,9 @@ class Assembly:
             for one in self.host_files
         ]
         base += self._init
+        if wanted.privileged and self._around.rootless:
+            covered = [mount.destination for mount in wanted.mounts]
+            base += [one for one in device_mounts() if not _is_below(one.destination, covered)]
         own = {mount.destination for mount in wanted.mounts}
         found = [mount for mount in base if mount.destination not in own] + list(wanted.mounts)
         return sorted(found, key=lambda mount: mount.destination.count("/"))

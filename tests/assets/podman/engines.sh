@@ -84,6 +84,7 @@ step run --rm -u 1000 app grep -E '^Cap' /proc/self/status
 step run --rm --cap-add NET_RAW --cap-drop chown app grep -E '^Cap' /proc/self/status
 step run --rm --cap-drop all app grep -E '^Cap' /proc/self/status
 step run --rm --privileged app grep -E '^(Cap|Seccomp:)' /proc/self/status
+step run --rm --privileged app sh -c 'ls -l /dev | sed "/loop[0-9]/d; s/ [A-Z].* / /"; head -c 2 /dev/zero | od'
 step run --rm app sh -c 'exec 2>&1; wc -c </proc/kcore; ls /proc/acpi /sys/firmware; umask; echo x >/proc/sys/kernel/domainname; echo $?'
 step run --rm app sh -c 'exec 2>&1; mount -t tmpfs none /mnt; echo $?; chown 1:2 /etc/group; echo $?'
 step run --name made app sh -c 'mkdir /d /d/e; echo 1 >/d/f; chown 12:34 /d/f; chmod 4755 /d/f; rm /etc/group; mv /data /moved
