@@ -88,7 +88,7 @@ class Screen:
         return time.perf_counter() - start
 
     def close(self) -> None:
-        os.kill(self.pid, signal.SIGTERM)
+        os.kill(self.pid, signal.SIGKILL)
         os.close(self.fd)
         os.waitpid(self.pid, 0)
 
