@@ -88,7 +88,7 @@ class Screen:
         return time.perf_counter() - start
 
     def close(self) -> None:
-        os.kill(self.pid, signal.SIGTERM)
+        os.kill(self.pid, signal.SIGKILL)
         os.close(self.fd)
         os.waitpid(self.pid, 0)
 
@@ -129,8 +129,8 @@ def _count_changed(before: Position, now: Position) -> bool:
 def _move(screen: Screen, times: Times, state: str) -> None:
     """Rows and pages up and down, the first and the last row."""
     for keys, what in ((b"j" * 25 + b"k" * 25, "a row"), (b"ddduuu" * 8, "a page")):
-        for key in keys:
-            times.add(f"{what}, {state}", screen.press(bytes([key]), _row_changed))
+        for key in [keys[at : at + 1] for at in range(len(keys))]:
+            times.add(f"{what}, {state}", screen.press(key, _row_changed))
     for _ in range(10):
         for key in (b"G", b"g"):
             times.add(f"first or last row, {state}", screen.press(key, _row_changed))

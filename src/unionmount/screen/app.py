@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from unionmount.screen.stacks import Stacks
 
 _TICK = 0.1  # seconds
+_LAST_RESORT = 2.0  # seconds
 _TWO_PANES = 72  # columns
 _WITH_DETAILS = 18  # lines
 _HINT = "? help"
@@ -67,6 +69,7 @@ class BrowseScreen(App[int]):
     def __init__(self, stacks: Stacks) -> None:
         super().__init__(ansi_color=True)
         self.failure: Exception | None = None
+        self.last_resort: threading.Timer | None = None
         self._stacks = stacks
         self._aggregated = False
         self._extraction: Extraction | None = None
@@ -98,12 +101,22 @@ class BrowseScreen(App[int]):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             with suppress(RuntimeError, ValueError):  # not in the main thread: a test
-                loop.add_signal_handler(number, self.exit, 128 + number)
+                loop.add_signal_handler(number, self._end, 128 + number)
         self._layers.resized()
         self._files.show(self._files.compared)
         self._files.focus()
         self._draw_titles()
         self.set_interval(_TICK, self._tick)
+
+    def _end(self, status: int) -> None:
+        """End for a signal, even if the terminal is gone or takes nothing."""
+        if self._extraction is not None:
+            self._extraction.stop()
+        if self.last_resort is None:
+            self.last_resort = threading.Timer(_LAST_RESORT, os._exit, (status,))
+            self.last_resort.daemon = True
+            self.last_resort.start()
+        self.exit(status)
 
     def on_resize(self, event: Resize) -> None:
         """Show one pane where there is no room for two."""
@@ -318,6 +331,8 @@ def run_screen(stacks: Stacks) -> int:
     """Show the screen until the user leaves; return the exit status. Raise what ended it."""
     screen = BrowseScreen(stacks)
     status = screen.run()
+    if screen.last_resort is not None:
+        screen.last_resort.cancel()
     if screen.failure is not None:
         raise screen.failure
     return status if status is not None else os.EX_OK

@@ -135,6 +135,8 @@ class FileList(RowList):
     def tick(self) -> None:
         """Take over what threads have found since the last tick."""
         loader, now = self.compared.loader, time.monotonic()
+        if loader.failure is not None:
+            raise loader.failure
         done = loader.done and (self._search is None or self._search.done)
         is_news = loader.steps != self._steps or done != self._was_done
         found = self._search.found if self._search is not None else 0

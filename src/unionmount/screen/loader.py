@@ -24,7 +24,8 @@ ENOUGH = 400  # rows that no terminal is higher than
 class Loader:
     """The directories of two compared trees below ``root``; listing starts with ``start``.
 
-    ``steps`` grows with every piece that was listed. Other threads only read folders.
+    ``steps`` grows with every piece that was listed. Other threads only read folders. ``failure``
+    is an error that ended the thread, which no listing can have caused.
     """
 
     def __init__(self, sides: Sides) -> None:
@@ -34,6 +35,7 @@ class Loader:
         self.steps = 0
         self.done = False
         self.entries = 0
+        self.failure: Exception | None = None
         self._sources: dict[Folder, Iterator[list[SideEntry]]] = {}
         self._wanted: list[Folder] = []
         self._changed = threading.Condition()
@@ -76,6 +78,13 @@ class Loader:
     # -- the thread
 
     def _run(self) -> None:
+        try:
+            self._list_all()
+        except Exception as error:  # noqa: BLE001 - raised in the thread of the screen
+            self.failure = error
+            self._finish()
+
+    def _list_all(self) -> None:
         census = self._census()
         while not self._stopped:
             folder = self._next_wanted()

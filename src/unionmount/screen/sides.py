@@ -158,7 +158,7 @@ class Sides:
     def _one_side(
         self, files: BrowsableTree, node: Node, state: State
     ) -> Iterator[list[SideEntry]]:
-        cookie, same = 0, state == State.SAME
+        cookie, was_there = 0, state != State.ADDED
         while entries := files.list(node, cookie, _BATCH):
             cookie = entries[-1].next
             yield [
@@ -166,7 +166,7 @@ class Sides:
                     entry.name,
                     state | _type_bits(entry.attributes.mode),
                     entry.attributes,
-                    entry.attributes.node if same else None,
+                    entry.attributes.node if was_there else None,
                 )
                 for entry in entries
             ]
