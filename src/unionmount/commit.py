@@ -19,7 +19,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unionmount import core
 from unionmount.browse.diff import REPLACED, Difference, xattrs_of
@@ -31,6 +31,7 @@ from unionmount.images.image import ImageDocuments
 from unionmount.images.instructions import apply_instructions
 from unionmount.images.opened import OpenLayer
 from unionmount.store.layer_import import Expected
+from unionmount.system.id_map import IdRange, stored_id
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -49,14 +50,21 @@ OF_A_CONTAINER = ("container", "container_config")
 """Docker's fields about the previous container."""
 
 
+class Owners(NamedTuple):
+    """Maps of users and groups: those of a container are stored, those of the disk shown."""
+
+    users: tuple[IdRange, ...]
+    groups: tuple[IdRange, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class CommitRequest:
     """The name and the metadata of a new image.
 
     ``epoch`` (seconds since 1970) makes images reproducible: it is the creation time, and no file
     is newer. Changes at paths that match a pattern of ``excluded``, and below them, are left out.
-    ``root`` is the owner (user and group) on disk of what belongs to root if the disk cannot keep
-    another owner: symlinks and special files of containers that an ordinary user has run.
+    ``owners`` are the maps of the user namespace whose IDs are those of the disk: symlinks and
+    special files of a container that an ordinary user has run have no attribute with the owner.
     """
 
     name: Reference
@@ -65,7 +73,7 @@ class CommitRequest:
     instructions: Sequence[str] = ()
     epoch: int | None = None
     excluded: Sequence[str] = ()
-    root: tuple[int, int] | None = None
+    owners: Owners | None = None
 
 
 def commit(store: Store, target: OpenChanges, request: CommitRequest, warn: Warn) -> StoredImage:
@@ -107,7 +115,7 @@ def _store_layer(
     if first is None:
         return None
     with store.import_layer(Expected(None, "the new layer"), lease=lease) as incoming:
-        writer = LayerWriter(target.view, incoming.write, request.epoch, warn, request.root)
+        writer = LayerWriter(target.view, incoming.write, request.epoch, warn, request.owners)
         writer.write(chain([first], found))
         target.check_there()
         incoming.finish()
@@ -151,13 +159,13 @@ class LayerWriter:
         write: Callable[[bytes], None],
         epoch: int | None,
         warn: Warn,
-        root: tuple[int, int] | None = None,
+        owners: Owners | None = None,
     ) -> None:
         self._tree = tree
         self._write = write
         self._latest = epoch * _NANO if epoch is not None else None
         self._warn = warn
-        self._root = root
+        self._owners = owners
         self._linked: dict[Node, bytes] = {}  # the first names of hard-linked files
         self._waiting = bytearray()
 
@@ -231,16 +239,15 @@ class LayerWriter:
         return _Ready(self._owned(after), first, target, xattrs, next(content, b""), content)
 
     def _owned(self, found: Attributes) -> Attributes:
-        """Return the attributes with root in the place of the owner on disk, if that stands for it.
+        """Return the attributes with the owner in the container, if they have that on disk.
 
         Files and directories have the owner in an attribute, or belong to nobody else.
         """
-        if self._root is None or stat.S_ISREG(found.mode) or stat.S_ISDIR(found.mode):
+        owners = self._owners
+        if owners is None or stat.S_ISREG(found.mode) or stat.S_ISDIR(found.mode):
             return found
-        uid, gid = self._root
-        return found._replace(
-            uid=0 if found.uid == uid else found.uid, gid=0 if found.gid == gid else found.gid
-        )
+        uid, gid = stored_id(owners.users, found.uid), stored_id(owners.groups, found.gid)
+        return found._replace(uid=uid, gid=gid)
 
     def _stored(self, path: bytes, xattrs: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """Return extended attributes by the names that they have in a layer."""

@@ -59,6 +59,10 @@ class Terminal:
         """Change the size of the window; the program gets SIGWINCH."""
         _resize(self._fd, rows, columns)
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the program alone."""
+        os.kill(self._pid, number)
+
     def wait(self) -> int:
         """Read to the end; its exit status."""
         self.read(lambda _: False)

@@ -194,27 +194,37 @@ def _entrypoint(text: str | None) -> tuple[str, ...] | None:
 
 
 def map_env(pairs: Sequence[str]) -> list[str]:
-    """Return NAME=VALUE pairs; a name alone has the value that it has here, if it has one."""
-    found = []
-    for pair in pairs:
-        name, equals, _ = pair.partition("=")
-        if not name or "\0" in pair:
-            raise UsageError(f"--env {printable(pair)}: not NAME=VALUE")
-        if equals:
-            found.append(pair)
-        elif name in os.environ:
-            found.append(f"{name}={os.environ[name]}")
-    return found
+    """Return NAME=VALUE pairs; a name alone has the value that it has here, if it has one.
+
+    ``NAME*`` stands for all variables that begin so, as in podman.
+    """
+    return [found for pair in pairs for found in _mapped(pair, f"--env {printable(pair)}")]
+
+
+def _mapped(pair: str, what: str) -> list[str]:
+    name, equals, _ = pair.partition("=")
+    if not name or "\0" in pair:
+        raise UsageError(f"{what}: not NAME=VALUE")
+    if equals:
+        return [pair]
+    here = os.environ
+    if name.endswith("*"):
+        return [f"{one}={here[one]}" for one in here if one.startswith(name[:-1])]
+    return [f"{name}={here[name]}"] if name in here else []
 
 
 def _env_files(paths: Sequence[str]) -> list[str]:
+    """Return the pairs of files, read as podman does: values are neither quoted nor trimmed."""
     from unionmount.system.files import read_document
 
     found = []
     for path in paths:
         text = os.fsdecode(read_document(Path(path), _MAX_ENV_FILE, os.environ))
-        lines = [line.lstrip() for line in text.split("\n")]
-        found += map_env([line for line in lines if line and not line.startswith("#")])
+        for number, line in enumerate(text.split("\n"), 1):
+            pair = line.removesuffix("\r").lstrip(" \t")
+            if pair and not pair.startswith("#"):
+                what = f"--env-file {printable(path)}, line {number}: {printable(pair)}"
+                found += _mapped(pair, what)
     return found
 
 
@@ -229,7 +239,8 @@ def bind_of(text: str) -> Mount:
     """Return the bind mount of ``SRC:DST[:OPT,…]``."""
     parts = text.split(":")
     if len(parts) not in (2, 3):
-        raise UsageError(f"--volume {printable(text)}: write SRC:DST or SRC:DST:ro")
+        colon = "; a path with a colon needs --mount" if len(parts) > 3 else ""
+        raise UsageError(f"--volume {printable(text)}: write SRC:DST or SRC:DST:ro{colon}")
     options = parts[2].split(",") if len(parts) > 2 else []
     return _bind(f"--volume {printable(text)}", parts[0], parts[1], options)
 
@@ -241,7 +252,10 @@ def _bind(option: str, source: str, destination: str, options: Sequence[str]) ->
         if one in _LABELS:
             raise UsageError(f"{option}: '{one}' would relabel files for SELinux; use chcon(1)")
         if one not in _BIND_OPTIONS:
-            raise UsageError(f"{option}: '{printable(one)}' is not an option of a bind mount")
+            colon = "; a path with a colon needs --mount" if "/" in one else ""
+            raise UsageError(
+                f"{option}: '{printable(one)}' is not an option of a bind mount{colon}"
+            )
     if not source.startswith(("/", ".")):
         raise UsageError(f"{option}: there are no named volumes; write ./{printable(source)}")
     try:
@@ -273,7 +287,7 @@ def mount_of(text: str) -> Mount:
     """Return the mount of Docker's ``--mount``."""
     option = f"--mount {printable(text)}"
     fields: dict[str, str] = {}
-    for word in text.split(","):
+    for word in _comma_separated(option, text):
         name, _, value = word.partition("=")
         name = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}.get(
             name, name
@@ -287,6 +301,17 @@ def mount_of(text: str) -> Mount:
     if kind == "tmpfs":
         return _mount_tmpfs(option, fields)
     raise UsageError(f"{option}: type '{printable(kind)}' is not offered; use bind or tmpfs")
+
+
+def _comma_separated(option: str, text: str) -> list[str]:
+    """Return the fields of a line of CSV: those with a comma are quoted."""
+    import csv
+
+    try:
+        (words,) = csv.reader([text], strict=True)
+    except (csv.Error, ValueError):
+        raise UsageError(f'{option}: write a field with a comma as "source=/a,b"') from None
+    return words
 
 
 def _mount_bind(option: str, fields: dict[str, str]) -> Mount:

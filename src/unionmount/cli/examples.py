@@ -195,7 +195,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
         ("Run a program as another user", "unionmount exec -u www-data web id"),
     ),
     "kill": (("Have a server read its configuration again", "unionmount kill -s HUP web"),),
-    "logs": (("Print the last lines", "unionmount logs -n 20 web"),),
+    "logs": (
+        ("Print the last lines", "unionmount logs -n 20 web"),
+        ("Watch it from now on", "unionmount logs -f -n 0 web"),
+    ),
     "rename": (("Keep a container under a better name", "unionmount rename calm-owl web"),),
     "share": (
         ("Let a group read the images", "unionmount share --group developers"),

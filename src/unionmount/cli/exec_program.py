@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unionmount.errors import MountError, UsageError
@@ -63,13 +64,9 @@ def _runtime(live: LiveContainers, state: LiveState) -> OciRuntime:
     return OciRuntime(state.runtime, live.oci, rootless=state.rootless, inside=inside)
 
 
-def _process(settings: Settings, request: ExecRequest, config: Any) -> dict[str, Any]:
+def _process(settings: Settings, request: ExecRequest, config: Path) -> dict[str, Any]:
     """Return the description of the program: that of the first process, with changes."""
-    from unionmount.browse.open import open_container
-    from unionmount.cli.live_containers import container_of
-    from unionmount.runtime.assembly import user_of
     from unionmount.runtime.parameters import merged_env
-    from unionmount.runtime.spec import as_user
 
     try:
         with config.open("rb") as file:
@@ -77,7 +74,6 @@ def _process(settings: Settings, request: ExecRequest, config: Any) -> dict[str,
     except (OSError, ValueError, KeyError):
         raise MountError(f"{config}: missing or damaged; stop the container") from None
     process |= {"args": list(request.words), "terminal": request.terminal}
-    process["env"] = list(merged_env(process["env"], request.env))
     process.pop("consoleSize", None)
     if request.terminal:
         size = os.get_terminal_size(0)
@@ -85,6 +81,27 @@ def _process(settings: Settings, request: ExecRequest, config: Any) -> dict[str,
     if request.workdir is not None:
         process["cwd"] = request.workdir
     if request.user is not None:
-        with open_container(settings.store(), container_of(settings, request.name)) as opened:
-            process = as_user(process, user_of(opened.view, request.user))
+        process = _as_user(settings, request.name, process, request.user)
+    process["env"] = list(merged_env(process["env"], request.env))
     return process
+
+
+def _as_user(settings: Settings, name: str, process: dict[str, Any], user: str) -> dict[str, Any]:
+    """Return the description for another user, whose HOME is that of the container if it has one.
+
+    The image or the options of the container may set HOME; otherwise it follows from the user.
+    """
+    from unionmount.browse.open import open_container
+    from unionmount.cli.live_containers import container_of
+    from unionmount.runtime.assembly import user_of
+    from unionmount.runtime.parameters import ImageParameters, merged_env
+    from unionmount.runtime.run_record import record_of
+    from unionmount.runtime.spec import as_user
+
+    container = container_of(settings, name)
+    with open_container(settings.store(), container) as opened:
+        process = as_user(process, user_of(opened.view, user))
+        image = ImageParameters.of(opened.image.image.config, container.image.name)
+    set_there = (*image.env, *record_of(container.path, name).wanted.changes.env)
+    homes = [pair for pair in set_there if pair.startswith("HOME=")]
+    return process | {"env": list(merged_env(process["env"], homes))}

@@ -160,7 +160,12 @@ def _text_of(error: click.ClickException) -> str:
     """Return the message; click names the nearest words itself, in each version otherwise."""
     if not isinstance(error, click.NoSuchOption) or error.ctx is None:
         return error.format_message()
+    from unionmount.cli.not_offered import advice_for
+
     context, known = error.ctx, ["--help"]
+    advice = advice_for(context.command.name or "", error.option_name)
+    if advice is not None:
+        return advice
     for parameter in context.command.get_params(context):
         known += [*parameter.opts, *parameter.secondary_opts]
     near = did_you_mean(error.option_name, [name for name in known if name.startswith("--")])

@@ -96,6 +96,7 @@ def _fit(assembly: Assembly, files: BrowsableTree, directory: Path, record: Reco
     from unionmount.runtime.assembly import is_there
 
     assembly.host_files = [one for one in assembly.host_files if is_there(files, one.path)]
+    assembly.parameters = replace(assembly.parameters, volumes=())  # none is made
     if not is_there(files, assembly.parameters.cwd):
         assembly.parameters = replace(assembly.parameters, cwd="/")
     lacking = [

@@ -146,7 +146,7 @@ class Assembly:
         return sorted(found, key=lambda mount: mount.destination.count("/"))
 
     def places(self, bundle: Path) -> Iterator[Place]:
-        """Yield the mount points that the root directory has to have, and the working directory."""
+        """Yield what the root directory has to have: mount points, volumes, working directory."""
         mounts = self.mounts(bundle)
         covered = [mount.destination for mount in mounts]
         files = {one.path for one in self.host_files}
@@ -155,9 +155,9 @@ class Assembly:
                 is_file = mount.destination in files or _is_file(mount)
                 path = os.fsencode(mount.destination)
                 yield Place(path, directory=not is_file, mode=mode_of(mount))
-        cwd = self.parameters.cwd
-        if cwd not in covered and not _is_below(cwd, covered):
-            yield Place(os.fsencode(cwd))
+        for directory in (*self.parameters.volumes, self.parameters.cwd):
+            if directory not in covered and not _is_below(directory, covered):
+                yield Place(os.fsencode(directory))
 
     def document(self, root: str, bundle: Path, cgroup: str = "") -> dict[str, Any]:
         """Return config.json for a container whose root directory is ``root``.

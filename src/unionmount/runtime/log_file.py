@@ -64,13 +64,35 @@ def _line(stream: str, data: bytes) -> bytes:
     return json.dumps(row).encode("ascii") + b"\n"
 
 
-def read_log(path: Path) -> Iterator[LogLine]:
-    """Yield the lines of a log; those that are damaged are skipped."""
-    with path.open("rb") as file:
-        for line in file:
+class LogReader(Closing):
+    """Reads a log that may grow meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the log; there may be none yet, which is an empty one."""
+        try:
+            self._file = path.open("rb")
+        except FileNotFoundError:
+            self._file = open(os.devnull, "rb")  # noqa: PTH123, SIM115 - closed by close()
+
+    def lines(self) -> Iterator[LogLine]:
+        """Yield the lines that have not been read; those that are damaged are skipped."""
+        while line := self._file.readline():
+            if not line.endswith(b"\n"):  # the rest is about to be written
+                self._file.seek(-len(line), os.SEEK_CUR)
+                return
             try:
                 row = json.loads(line)
                 text = str(row["log"]).encode("utf-8", "surrogateescape")
                 yield LogLine(str(row["time"]), str(row["stream"]), text)
             except (ValueError, KeyError, TypeError):
                 continue
+
+    def close(self) -> None:
+        """Close the log; a second call does nothing."""
+        self._file.close()
+
+
+def read_log(path: Path) -> Iterator[LogLine]:
+    """Yield the lines of a log; those that are damaged are skipped."""
+    with LogReader(path) as log:
+        yield from log.lines()

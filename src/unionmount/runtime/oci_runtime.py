@@ -32,7 +32,9 @@ _PATIENCE = 30  # seconds for a call that does not wait for the container
 _MAX_MESSAGE = 4096
 _NOT_FOUND = re.compile(r"no such file or directory|not found", re.IGNORECASE)
 _NOT_EXECUTABLE = re.compile(
-    r"permission denied|exec format error|is a directory|operation not permitted", re.IGNORECASE
+    r"permission denied|exec format error|is a directory|not a directory|operation not permitted"
+    r"|too many levels of symbolic links|file name too long|argument list too long",
+    re.IGNORECASE,
 )
 _ABOUT_PROGRAM = re.compile(r"exec|executable|starting container process", re.IGNORECASE)
 

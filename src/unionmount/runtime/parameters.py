@@ -60,7 +60,7 @@ class ImageParameters:
             user=fields.string("User", ""),
             working_dir=fields.string("WorkingDir", ""),
             stop_signal=fields.string("StopSignal", ""),
-            volumes=tuple(sorted(fields.object("Volumes", optional=True).values)),
+            volumes=tuple(map(_absolute, sorted(fields.object("Volumes", optional=True).values))),
             annotations=_annotations(config, fields),
         )
 
@@ -108,7 +108,7 @@ def combined(image: ImageParameters, changes: Changes, what: str) -> Parameters:
         args=args,
         env=merged_env(image.env, changes.env),
         user=image.user if changes.user is None else changes.user,
-        cwd=_working_directory(cwd),
+        cwd=_absolute(cwd),
         annotations=image.annotations,
         volumes=image.volumes,
         stop_signal=image.stop_signal,
@@ -133,10 +133,10 @@ def merged_env(*parts: Sequence[str]) -> tuple[str, ...]:
     return tuple(found.values())
 
 
-def _working_directory(text: str) -> str:
-    """Return a working directory as an absolute path; a relative one begins at the root."""
+def _absolute(text: str) -> str:
+    """Return a directory as an absolute path of the container; a relative one begins at /."""
     if "\0" in text:
-        raise UsageError("the working directory contains a null byte")
+        raise UsageError(f"directory '{printable(text)}' of the container contains a null byte")
     return posixpath.normpath("/" + text.lstrip("/")) if text else "/"
 
 

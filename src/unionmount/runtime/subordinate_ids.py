@@ -27,10 +27,12 @@ class SubordinateIds:
 
     @classmethod
     def of_user(
-        cls, files: tuple[Path, Path] = (Path("/etc/subuid"), Path("/etc/subgid"))
+        cls,
+        files: tuple[Path, Path] = _FILES,
+        owner: tuple[int, int] | None = None,
     ) -> SubordinateIds:
-        """Return the maps of the user of this process."""
-        uid, gid = os.geteuid(), os.getegid()
+        """Return the maps of a user, by default of that of this process."""
+        uid, gid = owner or (os.geteuid(), os.getegid())
         names = {str(uid)}
         with suppress(KeyError):
             names.add(pwd.getpwuid(uid).pw_name)

@@ -45,6 +45,14 @@ class IdMap:
 AS_STORED = IdMap()
 
 
+def stored_id(ranges: tuple[IdRange, ...], shown: int) -> int:
+    """Return the stored ID that is shown as ``shown``; one of no range is returned unchanged."""
+    for one in ranges:
+        if one.shown <= shown < one.shown + one.size:
+            return one.stored + shown - one.shown
+    return shown
+
+
 def parse_id_ranges(text: str) -> tuple[IdRange, ...]:
     """Read STORED:SHOWN:SIZE[:STORED:SHOWN:SIZE…], decimal; ValueError says what is wrong.
 

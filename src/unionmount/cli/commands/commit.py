@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from unionmount.browse.open import OpenChanges
     from unionmount.cli.settings import Settings
+    from unionmount.commit import Owners
 
 _EPOCH = "SOURCE_DATE_EPOCH"
 
@@ -89,7 +90,7 @@ def command(
     with open_changes(settings, target) as opened:
         request = CommitRequest(
             *(reference, message, author, instructions, source_date_epoch(), excluded),
-            _root_of(opened, settings.store_root()),
+            _owners_of(opened, settings.store_root()),
         )
         if squash:
             from unionmount.squash import commit_squashed
@@ -100,9 +101,11 @@ def command(
     print(stored.id)
 
 
-def _root_of(opened: OpenChanges, root: Path) -> tuple[int, int] | None:
-    """Return the owner on disk that stands for root; None if no container was run so."""
+def _owners_of(opened: OpenChanges, root: Path) -> Owners | None:
+    """Return the maps of the user who has run a container; None if no ordinary user has."""
+    from unionmount.commit import Owners
     from unionmount.runtime.run_record import read_record
+    from unionmount.runtime.subordinate_ids import SubordinateIds
     from unionmount.store.containers import is_there
 
     container = opened.upper.parent
@@ -112,7 +115,8 @@ def _root_of(opened: OpenChanges, root: Path) -> tuple[int, int] | None:
     if record is None or not record.rootless:
         return None
     status = opened.upper.stat()
-    return status.st_uid, status.st_gid
+    ids = SubordinateIds.of_user(owner=(status.st_uid, status.st_gid))
+    return Owners(ids.users, ids.groups)
 
 
 def source_date_epoch() -> int | None:
