@@ -33,12 +33,13 @@ _EPILOG = """EXPRESSION is that of GNU find, with its output and its order.
 Tests: -name, -iname, -path, -ipath, -lname, -ilname GLOB; -regex, -iregex (-regextype); -type,
 -xtype f,d,l,b,c,p,s; -size [+-]N[bcwkMG]; -empty; -perm [-/]MODE, octal or symbolic; -user, -group
 (names in /etc/passwd and /etc/group of the image), -uid, -gid, -nouser, -nogroup; -links, -inum,
--samefile; -mtime, -atime, -ctime, -mmin, -amin, -cmin, -used (-daystart); -newer, -anewer, -cnewer,
--newerXY PATH (of the image), -newermt DATE; -true, -false. Ours: -xattr GLOB, a name of an extended
-attribute; -type w, a whiteout, with --all-layers.
+-samefile; -mtime, -atime, -ctime, -mmin, -amin, -cmin, -used (-daystart); -newer PATH (of the
+image), -anewer, -cnewer, -newerXY; -newermt DATE; -true, -false. Ours: -xattr GLOB, a name of an
+extended attribute; -type w, a whiteout, with --all-layers.
 
 Actions: -print, -print0, -printf, -ls, -prune, -quit. -printf also has %{layer} and %{state}.
-Options: -maxdepth, -mindepth, -depth, -xdev. Operators: ( ) ! -not -a -and -o -or and a comma.
+Options: -maxdepth N and -mindepth N hold wherever they stand; -depth; -xdev has no effect.
+Operators: ( ) ! -not -a -and -o -or and a comma.
 
 Symlinks are not followed, but for those on the way to PATH. What runs programs, writes files or
 deletes is refused: mount the image, or pipe -print0 to another program."""
