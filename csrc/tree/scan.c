@@ -152,11 +152,11 @@ static int is_empty_directory(struct um_scan *scan, uint64_t node)
 {
     struct um_tree_entry entry;
     void *list = NULL;
-    int n = scan->source.open(scan->source.owner, node, &list);
+    int n = scan->source.begin(scan->source.owner, node, &list);
     if (n != 0)
         return n;
     n = scan->source.next(scan->source.owner, list, node, 0, &entry, 1);
-    scan->source.close(list);
+    scan->source.end(list);
     if (n > 0)
         scan->source.forget(scan->source.owner, entry.attr.node);
     return n < 0 ? n : n == 0;
@@ -316,7 +316,7 @@ static int enter(struct um_scan *scan, const struct visit *visit)
     frame->n = frame->at = 0;
     frame->path_size = scan->path_size;
     frame->name_size = visit->name_size;
-    error = scan->source.open(scan->source.owner, visit->attr->node, &frame->list);
+    error = scan->source.begin(scan->source.owner, visit->attr->node, &frame->list);
     if (error == 0) {
         scan->frames[scan->n_frames++] = frame;
         return 0;
@@ -331,7 +331,7 @@ static void drop_frame(struct um_scan *scan)
     struct frame *frame = scan->frames[--scan->n_frames];
     for (; frame->at < frame->n; frame->at++)
         forget(scan, frame->entries[frame->at].attr.node);
-    scan->source.close(frame->list);
+    scan->source.end(frame->list);
     if (scan->n_frames != 0) /* the start is the caller's */
         forget(scan, frame->attr.node);
     free(frame);
@@ -547,7 +547,7 @@ void um_scan_close(struct um_scan *scan)
 
 /* ---- trees and layers, which need no open directories ------------------------------------------- */
 
-static int open_nothing(void *owner, uint64_t directory, void **list)
+static int begin_nothing(void *owner, uint64_t directory, void **list)
 {
     (void)owner;
     (void)directory;
@@ -555,7 +555,7 @@ static int open_nothing(void *owner, uint64_t directory, void **list)
     return 0;
 }
 
-static void close_nothing(void *list)
+static void end_nothing(void *list)
 {
     (void)list;
 }
@@ -582,9 +582,9 @@ int um_scan_tree(struct um_tree *tree, const struct um_scan_setup *setup, struct
 {
     const struct um_scan_source source = {.owner = tree,
                                           .getattr = tree_getattr,
-                                          .open = open_nothing,
+                                          .begin = begin_nothing,
                                           .next = tree_next,
-                                          .close = close_nothing,
+                                          .end = end_nothing,
                                           .forget = forget_nothing};
     return um_scan_open(&source, setup, out);
 }
@@ -606,9 +606,9 @@ int um_scan_unstacked(struct um_unstacked *layers, const struct um_scan_setup *s
 {
     const struct um_scan_source source = {.owner = layers,
                                           .getattr = unstacked_getattr,
-                                          .open = open_nothing,
+                                          .begin = begin_nothing,
                                           .next = unstacked_next,
-                                          .close = close_nothing,
+                                          .end = end_nothing,
                                           .forget = forget_nothing};
     return um_scan_open(&source, setup, out);
 }

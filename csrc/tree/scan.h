@@ -106,15 +106,15 @@ void um_scan_leave(struct um_scan *scan, uint32_t depth, uint64_t node);
 
 /* ---- for the upper, which lists in its own way ---- */
 
-/* How a scan lists. `open` and `close` frame the reading of a directory; `forget` gives back a node
+/* How a scan lists. `begin` and `end` frame the reading of a directory; `forget` gives back a node
  * that a list has returned. */
 struct um_scan_source {
     void *owner;
     int (*getattr)(void *owner, uint64_t node, struct um_attr *attr);
-    int (*open)(void *owner, uint64_t directory, void **list);
+    int (*begin)(void *owner, uint64_t directory, void **list);
     int (*next)(void *owner, void *list, uint64_t directory, uint64_t cookie,
                 struct um_tree_entry *entries, size_t capacity);
-    void (*close)(void *list);
+    void (*end)(void *list);
     void (*forget)(void *owner, uint64_t node);
 };
 

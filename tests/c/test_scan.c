@@ -342,7 +342,7 @@ static int broken_getattr(void *owner, uint64_t node, struct um_attr *attr)
     return 0;
 }
 
-static int broken_open(void *owner, uint64_t directory, void **list)
+static int broken_begin(void *owner, uint64_t directory, void **list)
 {
     struct broken *broken = (struct broken *)owner;
     *list = broken;
@@ -372,7 +372,7 @@ static int broken_next(void *owner, void *list, uint64_t directory, uint64_t coo
     return n;
 }
 
-static void broken_close(void *list)
+static void broken_end(void *list)
 {
     ((struct broken *)list)->lists--;
 }
@@ -388,9 +388,9 @@ static const char *scan_broken(const struct um_scan_test *tests, uint32_t n, uin
     struct broken broken = {0};
     const struct um_scan_source source = {.owner = &broken,
                                           .getattr = broken_getattr,
-                                          .open = broken_open,
+                                          .begin = broken_begin,
                                           .next = broken_next,
-                                          .close = broken_close,
+                                          .end = broken_end,
                                           .forget = broken_forget};
     struct um_scan_setup setup = setup_of(tests, n);
     struct um_scan *opened = NULL;

@@ -66,8 +66,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
             "unionmount find --all-layers app:1 -name '*.env'",
         ),
         (
-            "List files of a user as JSON",
-            "unionmount find --format jsonl app:1 /srv -user www-data",
+            "List files without an owner as JSON",
+            "unionmount find --format jsonl app:1 -nouser",
         ),
     ),
     "history": (

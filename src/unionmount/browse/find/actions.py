@@ -6,7 +6,7 @@ import stat
 import time
 from dataclasses import dataclass
 
-from unionmount.browse.find.expression import Run, Stop
+from unionmount.browse.find.expression import Run, SearchEnded
 from unionmount.browse.find.times import local_time, parts_of
 from unionmount.core.scan import Visit
 
@@ -56,11 +56,11 @@ class Quit:
 
     def holds(self, visit: Visit, run: Run) -> bool:  # noqa: ARG002
         """End the search."""
-        raise Stop
+        raise SearchEnded
 
 
 @dataclass(frozen=True, slots=True)
-class Ls:
+class PrintDetails:
     """-ls."""
 
     def holds(self, visit: Visit, run: Run) -> bool:
