@@ -205,6 +205,8 @@ static int run_test(struct um_scan *scan, const struct test *test, struct visit 
         if (S_ISDIR(attr->mode))
             return is_empty_directory(scan, attr->node);
         return S_ISREG(attr->mode) && attr->size == 0;
+    case UM_SCAN_REGEX:
+        return um_path_regex_matches(test->is.regex, scan->path, scan->path_size);
     case UM_SCAN_PRINT: {
         int error = print_path(scan, (char)test->is.low);
         return error ? error : 1;
@@ -469,8 +471,10 @@ static int take_tests(struct um_scan *scan, const struct um_scan_setup *setup)
         struct test *test = &scan->tests[i];
         test->is = setup->tests[i];
         bool is_pattern = test->is.what >= UM_SCAN_NAME && test->is.what <= UM_SCAN_IPATH;
+        bool is_regex = test->is.what == UM_SCAN_REGEX;
         if (test->is.what >= UM_SCAN_TESTS || (is_pattern && test->is.pattern == NULL) ||
-            !is_target(test->is.yes, i, scan->n_tests) || !is_target(test->is.no, i, scan->n_tests))
+            (is_regex && test->is.regex == NULL) || !is_target(test->is.yes, i, scan->n_tests) ||
+            !is_target(test->is.no, i, scan->n_tests))
             return -EINVAL;
         if (is_pattern)
             test->literal = literal_of(test->is.pattern);

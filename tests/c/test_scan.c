@@ -170,6 +170,23 @@ TEST(patterns_match_as_fnmatch_does)
     stack_close(&stack);
 }
 
+TEST(expressions_match_whole_paths)
+{
+    struct stack stack = {0};
+    const char *message;
+    struct um_scan_test test = {.what = UM_SCAN_REGEX, .yes = KEEP, .no = SKIP};
+    CHECK_INT(open_small(&stack), 0);
+    CHECK_INT(um_path_regex_open("egrep", "/d/.|/L", 7, 1, &test.regex, &message), 0);
+    CHECK_STR(scan(stack.tree, &test, 1), "/d/e /l ");
+    um_path_regex_close(test.regex);
+    CHECK_INT(um_path_regex_open("none", "a", 1, 0, &test.regex, &message), -EINVAL);
+    CHECK(message == NULL);
+    CHECK_INT(um_path_regex_open("egrep", "(", 1, 0, &test.regex, &message), -EINVAL);
+    CHECK_STR(message, "Unmatched ( or \\(");
+    um_path_regex_close(NULL);
+    stack_close(&stack);
+}
+
 static const char *only(struct um_tree *tree, struct um_scan_test test)
 {
     test.yes = KEEP;
@@ -220,6 +237,7 @@ TEST(programs_that_could_run_forever_are_refused)
         {.what = UM_SCAN_EMPTY, .yes = SKIP, .no = 1},
         {.what = UM_SCAN_TESTS, .yes = SKIP, .no = SKIP},
         {.what = UM_SCAN_NAME, .yes = SKIP, .no = SKIP},
+        {.what = UM_SCAN_REGEX, .yes = SKIP, .no = SKIP},
         {.what = UINT32_MAX, .yes = SKIP, .no = SKIP},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {

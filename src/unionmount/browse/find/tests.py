@@ -205,7 +205,7 @@ def regex_test(pattern: bytes, syntax: str, *, fold: bool = False) -> Predicate:
         regex = PathRegex(pattern, syntax, fold_case=fold)
     except FormatError as error:
         raise ExpressionError(f"find: {error}") from error
-    return _Check(lambda visit: regex.matches(visit.path))
+    return Simple(ScanTest("REGEX", regex=regex), _Check(lambda visit: regex.matches(visit.path)))
 
 
 # ---- types and permissions -----------------------------------------------------------------------
