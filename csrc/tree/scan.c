@@ -152,11 +152,11 @@ static int is_empty_directory(struct um_scan *scan, uint64_t node)
 {
     struct um_tree_entry entry;
     void *list = NULL;
-    int n = scan->source.open(scan->source.owner, node, &list);
+    int n = scan->source.begin(scan->source.owner, node, &list);
     if (n != 0)
         return n;
     n = scan->source.next(scan->source.owner, list, node, 0, &entry, 1);
-    scan->source.close(list);
+    scan->source.end(list);
     if (n > 0)
         scan->source.forget(scan->source.owner, entry.attr.node);
     return n < 0 ? n : n == 0;
@@ -205,6 +205,8 @@ static int run_test(struct um_scan *scan, const struct test *test, struct visit 
         if (S_ISDIR(attr->mode))
             return is_empty_directory(scan, attr->node);
         return S_ISREG(attr->mode) && attr->size == 0;
+    case UM_SCAN_REGEX:
+        return um_path_regex_matches(test->is.regex, scan->path, scan->path_size);
     case UM_SCAN_PRINT: {
         int error = print_path(scan, (char)test->is.low);
         return error ? error : 1;
@@ -316,7 +318,7 @@ static int enter(struct um_scan *scan, const struct visit *visit)
     frame->n = frame->at = 0;
     frame->path_size = scan->path_size;
     frame->name_size = visit->name_size;
-    error = scan->source.open(scan->source.owner, visit->attr->node, &frame->list);
+    error = scan->source.begin(scan->source.owner, visit->attr->node, &frame->list);
     if (error == 0) {
         scan->frames[scan->n_frames++] = frame;
         return 0;
@@ -331,7 +333,7 @@ static void drop_frame(struct um_scan *scan)
     struct frame *frame = scan->frames[--scan->n_frames];
     for (; frame->at < frame->n; frame->at++)
         forget(scan, frame->entries[frame->at].attr.node);
-    scan->source.close(frame->list);
+    scan->source.end(frame->list);
     if (scan->n_frames != 0) /* the start is the caller's */
         forget(scan, frame->attr.node);
     free(frame);
@@ -469,8 +471,10 @@ static int take_tests(struct um_scan *scan, const struct um_scan_setup *setup)
         struct test *test = &scan->tests[i];
         test->is = setup->tests[i];
         bool is_pattern = test->is.what >= UM_SCAN_NAME && test->is.what <= UM_SCAN_IPATH;
+        bool is_regex = test->is.what == UM_SCAN_REGEX;
         if (test->is.what >= UM_SCAN_TESTS || (is_pattern && test->is.pattern == NULL) ||
-            !is_target(test->is.yes, i, scan->n_tests) || !is_target(test->is.no, i, scan->n_tests))
+            (is_regex && test->is.regex == NULL) || !is_target(test->is.yes, i, scan->n_tests) ||
+            !is_target(test->is.no, i, scan->n_tests))
             return -EINVAL;
         if (is_pattern)
             test->literal = literal_of(test->is.pattern);
@@ -547,7 +551,7 @@ void um_scan_close(struct um_scan *scan)
 
 /* ---- trees and layers, which need no open directories ------------------------------------------- */
 
-static int open_nothing(void *owner, uint64_t directory, void **list)
+static int begin_nothing(void *owner, uint64_t directory, void **list)
 {
     (void)owner;
     (void)directory;
@@ -555,7 +559,7 @@ static int open_nothing(void *owner, uint64_t directory, void **list)
     return 0;
 }
 
-static void close_nothing(void *list)
+static void end_nothing(void *list)
 {
     (void)list;
 }
@@ -582,9 +586,9 @@ int um_scan_tree(struct um_tree *tree, const struct um_scan_setup *setup, struct
 {
     const struct um_scan_source source = {.owner = tree,
                                           .getattr = tree_getattr,
-                                          .open = open_nothing,
+                                          .begin = begin_nothing,
                                           .next = tree_next,
-                                          .close = close_nothing,
+                                          .end = end_nothing,
                                           .forget = forget_nothing};
     return um_scan_open(&source, setup, out);
 }
@@ -606,9 +610,9 @@ int um_scan_unstacked(struct um_unstacked *layers, const struct um_scan_setup *s
 {
     const struct um_scan_source source = {.owner = layers,
                                           .getattr = unstacked_getattr,
-                                          .open = open_nothing,
+                                          .begin = begin_nothing,
                                           .next = unstacked_next,
-                                          .close = close_nothing,
+                                          .end = end_nothing,
                                           .forget = forget_nothing};
     return um_scan_open(&source, setup, out);
 }

@@ -7,7 +7,7 @@
  * named, so a program always ends. What it ends with decides: nothing, or to keep the file, which
  * means that its record is returned to the caller for tests that are not known here.
  *
- * Ownership: borrows the tree, and the patterns of the tests, until um_scan_close. What
+ * Ownership: borrows the tree, and the patterns and expressions of the tests, until um_scan_close. What
  * um_scan_next returns is borrowed until the next call.
  * Threads: a scan is for one thread at a time. Errors: as the tree.
  */
@@ -15,6 +15,7 @@
 #define UM_SCAN_H
 
 #include "base/base.h"
+#include "base/path_regex.h"
 #include "tree/tree.h"
 #include "tree/unstacked.h"
 
@@ -39,10 +40,11 @@ struct um_scan; /* opaque */
 #define UM_SCAN_PATH 14u  /* um_match of the path */
 #define UM_SCAN_IPATH 15u
 #define UM_SCAN_EMPTY 16u /* a regular file without data, or a directory without names */
+#define UM_SCAN_REGEX 17u /* `regex` matches the whole path */
 /* Actions, which are always true. */
-#define UM_SCAN_PRINT 17u /* append the path, and the byte `low` */
-#define UM_SCAN_PRUNE 18u /* do not enter this directory; nothing in post-order */
-#define UM_SCAN_TESTS 19u
+#define UM_SCAN_PRINT 18u /* append the path, and the byte `low` */
+#define UM_SCAN_PRUNE 19u /* do not enter this directory; nothing in post-order */
+#define UM_SCAN_TESTS 20u
 
 /* Where a program ends. */
 #define UM_SCAN_SKIP 0xfffffffeu
@@ -57,6 +59,7 @@ struct um_scan_test {
     int64_t since, until;
     uint64_t low, high;
     const char *pattern; /* NUL-terminated, borrowed */
+    struct um_path_regex *regex; /* borrowed */
 };
 
 #define UM_SCAN_POST_ORDER 1u /* a directory comes after its contents */
@@ -106,15 +109,15 @@ void um_scan_leave(struct um_scan *scan, uint32_t depth, uint64_t node);
 
 /* ---- for the upper, which lists in its own way ---- */
 
-/* How a scan lists. `open` and `close` frame the reading of a directory; `forget` gives back a node
+/* How a scan lists. `begin` and `end` frame the reading of a directory; `forget` gives back a node
  * that a list has returned. */
 struct um_scan_source {
     void *owner;
     int (*getattr)(void *owner, uint64_t node, struct um_attr *attr);
-    int (*open)(void *owner, uint64_t directory, void **list);
+    int (*begin)(void *owner, uint64_t directory, void **list);
     int (*next)(void *owner, void *list, uint64_t directory, uint64_t cookie,
                 struct um_tree_entry *entries, size_t capacity);
-    void (*close)(void *list);
+    void (*end)(void *list);
     void (*forget)(void *owner, uint64_t node);
 };
 

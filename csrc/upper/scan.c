@@ -9,7 +9,7 @@ static int upper_getattr(void *owner, uint64_t node, struct um_attr *attr)
     return um_upper_getattr((struct um_upper *)owner, node, attr);
 }
 
-static int upper_open(void *owner, uint64_t directory, void **list)
+static int upper_begin(void *owner, uint64_t directory, void **list)
 {
     struct um_upper_list *opened = NULL;
     int error = um_upper_list_open((struct um_upper *)owner, directory, &opened);
@@ -25,7 +25,7 @@ static int upper_next(void *owner, void *list, uint64_t directory, uint64_t cook
     return um_upper_list_next((struct um_upper_list *)list, cookie, entries, capacity);
 }
 
-static void upper_close(void *list)
+static void upper_end(void *list)
 {
     um_upper_list_close((struct um_upper_list *)list);
 }
@@ -39,9 +39,9 @@ int um_upper_scan(struct um_upper *upper, const struct um_scan_setup *setup, str
 {
     const struct um_scan_source source = {.owner = upper,
                                           .getattr = upper_getattr,
-                                          .open = upper_open,
+                                          .begin = upper_begin,
                                           .next = upper_next,
-                                          .close = upper_close,
+                                          .end = upper_end,
                                           .forget = upper_forget};
     return um_scan_open(&source, setup, out);
 }

@@ -170,6 +170,23 @@ TEST(patterns_match_as_fnmatch_does)
     stack_close(&stack);
 }
 
+TEST(expressions_match_whole_paths)
+{
+    struct stack stack = {0};
+    const char *message;
+    struct um_scan_test test = {.what = UM_SCAN_REGEX, .yes = KEEP, .no = SKIP};
+    CHECK_INT(open_small(&stack), 0);
+    CHECK_INT(um_path_regex_open("egrep", "/d/.|/L", 7, 1, &test.regex, &message), 0);
+    CHECK_STR(scan(stack.tree, &test, 1), "/d/e /l ");
+    um_path_regex_close(test.regex);
+    CHECK_INT(um_path_regex_open("none", "a", 1, 0, &test.regex, &message), -EINVAL);
+    CHECK(message == NULL);
+    CHECK_INT(um_path_regex_open("egrep", "(", 1, 0, &test.regex, &message), -EINVAL);
+    CHECK_STR(message, "Unmatched ( or \\(");
+    um_path_regex_close(NULL);
+    stack_close(&stack);
+}
+
 static const char *only(struct um_tree *tree, struct um_scan_test test)
 {
     test.yes = KEEP;
@@ -220,6 +237,7 @@ TEST(programs_that_could_run_forever_are_refused)
         {.what = UM_SCAN_EMPTY, .yes = SKIP, .no = 1},
         {.what = UM_SCAN_TESTS, .yes = SKIP, .no = SKIP},
         {.what = UM_SCAN_NAME, .yes = SKIP, .no = SKIP},
+        {.what = UM_SCAN_REGEX, .yes = SKIP, .no = SKIP},
         {.what = UINT32_MAX, .yes = SKIP, .no = SKIP},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -342,7 +360,7 @@ static int broken_getattr(void *owner, uint64_t node, struct um_attr *attr)
     return 0;
 }
 
-static int broken_open(void *owner, uint64_t directory, void **list)
+static int broken_begin(void *owner, uint64_t directory, void **list)
 {
     struct broken *broken = (struct broken *)owner;
     *list = broken;
@@ -372,7 +390,7 @@ static int broken_next(void *owner, void *list, uint64_t directory, uint64_t coo
     return n;
 }
 
-static void broken_close(void *list)
+static void broken_end(void *list)
 {
     ((struct broken *)list)->lists--;
 }
@@ -388,9 +406,9 @@ static const char *scan_broken(const struct um_scan_test *tests, uint32_t n, uin
     struct broken broken = {0};
     const struct um_scan_source source = {.owner = &broken,
                                           .getattr = broken_getattr,
-                                          .open = broken_open,
+                                          .begin = broken_begin,
                                           .next = broken_next,
-                                          .close = broken_close,
+                                          .end = broken_end,
                                           .forget = broken_forget};
     struct um_scan_setup setup = setup_of(tests, n);
     struct um_scan *opened = NULL;

@@ -490,7 +490,7 @@ _expressions = st.recursive(
 
 
 @settings(
-    max_examples=amount(150, 3000),
+    max_examples=amount(150, 1500),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -25,7 +25,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
         ("Run another program", "unionmount bundle nginx:1.25 web -- nginx -t"),
         ("Unmount and remove it", "unionmount bundle --remove web"),
     ),
-    "cat": (("Read one file of an image", "unionmount cat app.tar:/etc/os-release"),),
+    "cat": (("Read one file of an image", "unionmount cat app.tar /etc/os-release"),),
     "check": (
         ("Verify the whole store", "unionmount check"),
         ("Rebuild and remove damaged data", "unionmount check --repair"),
@@ -74,8 +74,19 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     ),
     "find": (
         ("Find private keys", "unionmount find app:1 -name '*.pem' -o -name 'id_rsa*'"),
-        ("Find set-user-ID programs", "unionmount find app:1:/usr -type f -perm -4000"),
-        ("Find large files", "unionmount find app.tar -size +10M"),
+        ("Find set-user-ID programs", "unionmount find app:1 /usr -type f -perm -4000"),
+        (
+            "List large files with their layers",
+            "unionmount find app.tar -size +10M -printf '%{layer} %s %p\\n'",
+        ),
+        (
+            "Find a file that a later layer removed",
+            "unionmount find --all-layers app:1 -name '*.env'",
+        ),
+        (
+            "List files without an owner as JSON",
+            "unionmount find --format jsonl app:1 -nouser",
+        ),
     ),
     "grep": (
         ("Search a whole image", "unionmount grep -n password app:1"),
@@ -138,7 +149,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     ),
     "ls": (
         ("List the root of an image", "unionmount ls app:1"),
-        ("List a directory in full", "unionmount ls -l app.tar:/etc"),
+        ("List a directory in full", "unionmount ls -l app.tar /etc"),
+        ("List what each layer has there", "unionmount ls --all-layers app.tar /etc"),
     ),
     "man": (
         ("Read the page of a command", "unionmount man mount"),

@@ -10,7 +10,7 @@ from unionmount.cli.name_writer import NameWriter, ObjectWriter
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from unionmount.browse.find.expression import Place
+    from unionmount.browse.find.expression import SearchPlace
     from unionmount.cli.file_objects import FileDescriber
     from unionmount.core.scan import Visit
 
@@ -57,7 +57,7 @@ class LineOutput:
             data = _safe(data)
         self._out.write(data)
 
-    def found(self, visit: Visit, end: bytes, place: Place) -> None:
+    def found(self, visit: Visit, end: bytes, place: SearchPlace) -> None:
         """Write a path."""
         if self._of_layers:
             self._out.write(f"{place.layer}\t{place.file_state(visit)}\t".encode("ascii"))
@@ -91,7 +91,7 @@ class JsonOutput:
         """Take nothing: expressions that print anything else are refused."""
         raise AssertionError(data)
 
-    def found(self, visit: Visit, end: bytes, place: Place) -> None:  # noqa: ARG002
+    def found(self, visit: Visit, end: bytes, place: SearchPlace) -> None:  # noqa: ARG002
         """Write an object."""
         assert self.describer is not None
         state = place.file_state(visit) if place.layer is not None else None

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from unionmount._core import ffi, lib
 from unionmount.core.handle import Owner, check
 from unionmount.core.nodes import Attributes, BrowsableTree, Node
+from unionmount.core.path_regex import PathRegex
 from unionmount.core.tree import Tree
 from unionmount.core.unstacked import LayerTrees
 from unionmount.core.upper import View
@@ -38,6 +39,7 @@ class ScanTest(NamedTuple):
     since: int = 0
     until: int = 0
     pattern: bytes = b""
+    regex: PathRegex | None = None
 
 
 class ScanStep(NamedTuple):
@@ -91,6 +93,26 @@ class Visit:
     def size(self) -> int:
         """The size in bytes."""
         return self._raw[7]
+
+    @property
+    def nlink(self) -> int:
+        """The number of hard links."""
+        return self._raw[2]
+
+    @property
+    def device(self) -> tuple[int, int]:
+        """The major and minor number of a device."""
+        return self._raw[5], self._raw[6]
+
+    @property
+    def blocks(self) -> int:
+        """The blocks of 512 bytes."""
+        return self._raw[8]
+
+    @property
+    def mtime(self) -> int:
+        """The seconds of the time of the last change."""
+        return self._raw[9]
 
     @property
     def depth(self) -> int:
@@ -166,6 +188,9 @@ class Scan(Owner):
             pattern = ffi.new("char[]", test.pattern)
             self._kept.append(pattern)
             slot.pattern = pattern
+            if test.regex is not None:
+                self._kept.append(test.regex)
+                slot.regex = test.regex._handle
         return tests
 
     def batches(self) -> Iterator[Batch]:

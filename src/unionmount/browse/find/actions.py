@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import stat
 import time
 from dataclasses import dataclass
 
-from unionmount.browse.find.expression import Run, Stop
-from unionmount.browse.find.times import local_time, parts_of
+from unionmount.browse.find.expression import Run, SearchEnded
+from unionmount.browse.find.times import NS, local_time
 from unionmount.core.scan import Visit
 
 _RECENT = 6 * 30 * 24 * 60 * 60  # seconds for which -ls prints hours instead of a year
@@ -22,6 +24,7 @@ _SPECIAL = {
     ord(" "): b"\\ ",
     ord('"'): b'\\"',
 }
+_PLAIN = re.compile(rb"[!#-\[\]-~]*")
 _ESCAPED = [
     _SPECIAL.get(code, bytes([code]) if 0o40 < code < 0o177 else b"\\%03o" % code)
     for code in range(256)
@@ -56,44 +59,37 @@ class Quit:
 
     def holds(self, visit: Visit, run: Run) -> bool:  # noqa: ARG002
         """End the search."""
-        raise Stop
+        raise SearchEnded
 
 
 @dataclass(frozen=True, slots=True)
-class Ls:
+class PrintDetails:
     """-ls."""
 
     def holds(self, visit: Visit, run: Run) -> bool:
         """Print a line of attributes; columns grow with the widest value so far."""
-        found, place, widths = visit.attributes, run.place, run.widths
-        is_device = stat.S_ISCHR(found.mode) or stat.S_ISBLK(found.mode)
-        left = [
-            _right(widths, 0, str(found.node)),
-            " ",
-            _right(widths, 1, str(-(-found.blocks // 2))),
-            " ",
-            stat.filemode(found.mode),
-            " ",
-            _right(widths, 2, str(found.nlink)),
-            " ",
-            _owner(widths, place.accounts.user(found.uid), found.uid),
-            " ",
-            _left(widths, 4, place.accounts.group(found.gid)),
-            " ",
-        ]
-        if is_device:
-            left += [_right(widths, 5, str(found.major)), ", ", _right(widths, 6, str(found.minor))]
+        place, widths, mode = run.place, run.widths, visit.mode
+        left = (
+            f"{_right(widths, 0, visit.node)} {_right(widths, 1, -(-visit.blocks // 2))} "
+            f"{_mode(mode)} {_right(widths, 2, visit.nlink)} "
+            f"{_owner(widths, place.accounts.user(visit.uid), visit.uid)} "
+            f"{_left(widths, 4, place.accounts.group(visit.gid))} "
+        )
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            major, minor = visit.device
+            left += f"{_right(widths, 5, major)}, {_right(widths, 6, minor)}"
         else:
-            left.append(_right(widths, 7, str(found.size)))
-        left += [" ", _when(found.mtime_ns, run.now), " "]
-        line = "".join(left).encode() + escaped(visit.path)
-        if stat.S_ISLNK(found.mode):
+            left += _right(widths, 7, visit.size)
+        left += f" {_when(visit.mtime, run.now // NS)} "
+        line = left.encode() + escaped(visit.path)
+        if stat.S_ISLNK(mode):
             line += b" -> " + escaped(place.files.readlink(visit.node))
         run.out.text(line + b"\n")
         return True
 
 
-def _right(widths: list[int], column: int, text: str) -> str:
+def _right(widths: list[int], column: int, number: int) -> str:
+    text = str(number)
     widths[column] = max(widths[column], len(text))
     return text.rjust(widths[column])
 
@@ -112,14 +108,21 @@ def _owner(widths: list[int], name: str, number: int) -> str:
     return text
 
 
+@functools.lru_cache(maxsize=1024)
+def _mode(mode: int) -> str:
+    return stat.filemode(mode)
+
+
 def escaped(name: bytes) -> bytes:
     """Return a name in which everything but plain characters is escaped, as by ls -b."""
+    if _PLAIN.fullmatch(name):
+        return name
     return b"".join(map(_ESCAPED.__getitem__, name))
 
 
-def _when(mtime_ns: int, now: int) -> str:
+@functools.lru_cache(maxsize=65536)
+def _when(seconds: int, current: int) -> str:
     """Format a time with the hour, or with the year if it is not of the last months."""
-    seconds, current = parts_of(mtime_ns)[0], parts_of(now)[0]
     local = local_time(seconds)
     if local is None:
         return str(seconds).rjust(12)

@@ -33,7 +33,7 @@ class Output(Protocol):
     def text(self, data: bytes) -> None:
         """Take output that is complete."""
 
-    def found(self, visit: Visit, end: bytes, place: Place) -> None:
+    def found(self, visit: Visit, end: bytes, place: SearchPlace) -> None:
         """Take a path of -print or -print0."""
 
     def error(self, path: bytes, code: int) -> None:
@@ -41,7 +41,7 @@ class Output(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SearchPlace:
     """Where a search runs.
 
     ``start`` is the starting point as it is printed. ``layer`` is the number of the layer that is
@@ -61,7 +61,7 @@ class Place:
         return self.states.of(self.layer, visit.path.strip(b"/"), visit.attributes)
 
 
-class Stop(Exception):
+class SearchEnded(Exception):
     """-quit was reached."""
 
 
@@ -69,14 +69,14 @@ class Stop(Exception):
 class Run:
     """A search: where it is, where its output goes, and what outlives a file."""
 
-    place: Place
+    place: SearchPlace
     out: Output
     now: int  # in nanoseconds
     pruned: bool = False  # of the file that is looked at
     widths: list[int] = field(default_factory=lambda: [9, 6, 3, 8, 8, 3, 3, 8])  # of -ls
 
 
-class Node(Protocol):
+class Predicate(Protocol):
     """A part of an expression."""
 
     def holds(self, visit: Visit, run: Run) -> bool:
@@ -84,7 +84,7 @@ class Node(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
+class Fixed:
     """-true, -false, and options without an effect on files."""
 
     value: bool
@@ -99,7 +99,7 @@ class Simple:
     """A test that the core knows, too."""
 
     scan: ScanTest
-    check: Node
+    check: Predicate
 
     def holds(self, visit: Visit, run: Run) -> bool:
         """Return whether the file passes the test."""
@@ -110,7 +110,7 @@ class Simple:
 class Not:
     """``! EXPRESSION``."""
 
-    inner: Node
+    inner: Predicate
 
     def holds(self, visit: Visit, run: Run) -> bool:
         """Return the opposite."""
@@ -121,7 +121,7 @@ class Not:
 class All:
     """``A -a B``: stops at the first that does not hold."""
 
-    parts: Sequence[Node]
+    parts: Sequence[Predicate]
 
     def holds(self, visit: Visit, run: Run) -> bool:
         """Return whether all parts hold."""
@@ -132,7 +132,7 @@ class All:
 class AnyOf:
     """``A -o B``: stops at the first that holds."""
 
-    parts: Sequence[Node]
+    parts: Sequence[Predicate]
 
     def holds(self, visit: Visit, run: Run) -> bool:
         """Return whether a part holds."""
@@ -143,7 +143,7 @@ class AnyOf:
 class Comma:
     """``A , B``: the last part decides."""
 
-    parts: Sequence[Node]
+    parts: Sequence[Predicate]
 
     def holds(self, visit: Visit, run: Run) -> bool:
         """Run all parts, and return whether the last holds."""
@@ -155,7 +155,7 @@ class Comma:
 class Expression:
     """A parsed expression with its options."""
 
-    node: Node
+    node: Predicate
     least: int = 0
     most: int | None = None
     post_order: bool = False

@@ -12,7 +12,7 @@ _WHAT = {"r": 0o444, "w": 0o222, "x": 0o111, "s": _SET_ID, "t": 0o1000}
 
 
 @dataclass(frozen=True, slots=True)
-class _Change:
+class _ModeChange:
     """One change of a symbolic mode, such as ``g+w``."""
 
     operator: str
@@ -31,16 +31,16 @@ def parse_mode(text: str) -> tuple[int, int] | None:
     return _apply(changes, is_directory=False), _apply(changes, is_directory=True)
 
 
-def _octal(text: str) -> list[_Change] | None:
+def _octal(text: str) -> list[_ModeChange] | None:
     if not all(digit in "01234567" for digit in text) or int(text, 8) > _ALL:
         return None
     mode = int(text, 8)
     mentioned = (mode & _SET_ID) | 0o1777 if len(text) < 5 else _ALL
-    return [_Change("=", _ALL, mentioned, mode)]
+    return [_ModeChange("=", _ALL, mentioned, mode)]
 
 
-def _symbolic(text: str) -> list[_Change] | None:
-    changes: list[_Change] = []
+def _symbolic(text: str) -> list[_ModeChange] | None:
+    changes: list[_ModeChange] = []
     for clause in text.split(","):
         found = _clause(clause)
         if found is None:
@@ -49,7 +49,7 @@ def _symbolic(text: str) -> list[_Change] | None:
     return changes
 
 
-def _clause(text: str) -> list[_Change] | None:
+def _clause(text: str) -> list[_ModeChange] | None:
     at = 0
     affected = 0
     while at < len(text) and text[at] in _WHO:
@@ -57,7 +57,7 @@ def _clause(text: str) -> list[_Change] | None:
         at += 1
     if at == len(text):
         return None
-    changes: list[_Change] = []
+    changes: list[_ModeChange] = []
     while at < len(text):
         end = at + 1
         while end < len(text) and text[end] not in "+-=":
@@ -70,24 +70,24 @@ def _clause(text: str) -> list[_Change] | None:
     return changes
 
 
-def _change(operator: str, what: str, affected: int) -> _Change | None:
+def _change(operator: str, what: str, affected: int) -> _ModeChange | None:
     if what[:1].isdigit():
         octal = _octal(what)
         if octal is None or affected:
             return None
-        return _Change(operator, _ALL, _ALL, octal[0].value)
+        return _ModeChange(operator, _ALL, _ALL, octal[0].value)
     if what in _COPY:
-        return _Change(operator, affected, affected or _COPY[what], _COPY[what], copies=True)
+        return _ModeChange(operator, affected, affected or _COPY[what], _COPY[what], copies=True)
     if not all(letter in _WHAT or letter == "X" for letter in what):
         return None
     value = 0
     for letter in what:
         value |= _WHAT.get(letter, 0)
     mentioned = affected & value if affected else value
-    return _Change(operator, affected, mentioned, value, executes="X" in what)
+    return _ModeChange(operator, affected, mentioned, value, executes="X" in what)
 
 
-def _apply(changes: list[_Change], *, is_directory: bool) -> int:
+def _apply(changes: list[_ModeChange], *, is_directory: bool) -> int:
     """Apply changes to a file without permissions, whatever the umask."""
     mode = 0
     for change in changes:

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from unionmount.browse.find.actions import Ls, Print
+from unionmount.browse.find.actions import Print, PrintDetails
 from unionmount.browse.find.expression import (
     All,
     AnyOf,
     Comma,
     Expression,
     ExpressionError,
-    Node,
     Not,
+    Predicate,
 )
-from unionmount.browse.find.primaries import PRIMARIES, REFUSED, Context, newer_primary
+from unionmount.browse.find.primaries import PRIMARIES, REFUSED, ParseContext, newer_primary
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ _WRITERS = frozenset({"-printf", "-ls"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Token:
+class _Word:
     """An operator or a parenthesis, or a primary as its node."""
 
     word: str
-    node: Node | None = None
+    node: Predicate | None = None
 
 
 def parse_expression(
@@ -53,11 +53,11 @@ def parse_expression(
     Paths of -newer and -samefile are looked up in ``files``. With ``of_layers``, the expression is
     for layers by themselves.
     """
-    context = Context(files, accounts, now, of_layers=of_layers)
+    context = ParseContext(files, accounts, now, of_layers=of_layers)
     tokens = list(_tokens(words, context))
     node = _Operators(tokens).parse() if tokens else None
     used = {type(token.node) for token in tokens}
-    if not used & {Print, Ls} and not context.has_printf:
+    if not used & {Print, PrintDetails} and not context.has_printf:
         node = Print() if node is None else All((node, Print()))
     assert node is not None
     return Expression(
@@ -65,7 +65,7 @@ def parse_expression(
         context.least,
         context.most,
         post_order=context.post_order,
-        prints_only=not context.has_printf and Ls not in used,
+        prints_only=not context.has_printf and PrintDetails not in used,
         warnings=tuple(context.warnings),
     )
 
@@ -73,21 +73,21 @@ def parse_expression(
 # ---- words ---------------------------------------------------------------------------------------
 
 
-def _tokens(words: Sequence[str], context: Context) -> Iterator[_Token]:
+def _tokens(words: Sequence[str], context: ParseContext) -> Iterator[_Word]:
     rest = list(words)[::-1]
     while rest:
         word = rest.pop()
         if word in _BARE or word in _OPERATORS or word in _NOT:
-            yield _Token(word)
+            yield _Word(word)
             continue
         if not word.startswith("-"):
             raise ExpressionError(f"find: paths must precede expression: `{printable(word)}'")
         node = _primary(word, rest, context)
         if node is not None:
-            yield _Token(word, node)
+            yield _Word(word, node)
 
 
-def _primary(word: str, rest: list[str], context: Context) -> Node | None:
+def _primary(word: str, rest: list[str], context: ParseContext) -> Predicate | None:
     known = PRIMARIES.get(word)
     if known is not None:
         if not known.takes_argument:
@@ -109,12 +109,12 @@ def _primary(word: str, rest: list[str], context: Context) -> Node | None:
 class _Operators:
     """A recursive-descent parser: comma, or, and, not, primary."""
 
-    tokens: Sequence[_Token]
+    tokens: Sequence[_Word]
     at: int = 0
     nesting: int = 0
     before: list[str] = field(default_factory=list)  # the operator that waits for an operand
 
-    def parse(self) -> Node:
+    def parse(self) -> Predicate:
         """Return the node of all tokens."""
         node = self._list()
         if self._word() == ")":
@@ -129,7 +129,7 @@ class _Operators:
     def _is_primary(self) -> bool:
         return self.at < len(self.tokens) and self.tokens[self.at].node is not None
 
-    def _joined(self, operators: Sequence[str], inner: Callable[[], Node]) -> list[Node]:
+    def _joined(self, operators: Sequence[str], inner: Callable[[], Predicate]) -> list[Predicate]:
         parts = [inner()]
         while not self._is_primary() and self._word() in operators:
             self._operand_follows()
@@ -140,15 +140,15 @@ class _Operators:
         self.before.append(self.tokens[self.at].word)
         self.at += 1
 
-    def _list(self) -> Node:
+    def _list(self) -> Predicate:
         parts = self._joined((",",), self._alternatives)
         return parts[0] if len(parts) == 1 else Comma(tuple(parts))
 
-    def _alternatives(self) -> Node:
+    def _alternatives(self) -> Predicate:
         parts = self._joined(_OR, self._sequence)
         return parts[0] if len(parts) == 1 else AnyOf(tuple(parts))
 
-    def _sequence(self) -> Node:
+    def _sequence(self) -> Predicate:
         parts = [self._negation()]
         while self.at < len(self.tokens):
             if not self._is_primary():
@@ -160,7 +160,7 @@ class _Operators:
             parts.append(self._negation())
         return parts[0] if len(parts) == 1 else All(tuple(parts))
 
-    def _negation(self) -> Node:
+    def _negation(self) -> Predicate:
         if self._is_primary():
             node = self.tokens[self.at].node
             assert node is not None
@@ -175,7 +175,7 @@ class _Operators:
             return self._parenthesis()
         raise self._no_operand(word)
 
-    def _parenthesis(self) -> Node:
+    def _parenthesis(self) -> Predicate:
         self.at += 1
         self.before.clear()
         if self._word() is None:
@@ -209,7 +209,7 @@ class _Operators:
             )
         return ExpressionError("find: invalid expression; you have too many ')'")
 
-    def _nested(self, parse: Callable[[], Node]) -> Node:
+    def _nested(self, parse: Callable[[], Predicate]) -> Predicate:
         self.nesting += 1
         if self.nesting > _MAX_NESTING:
             raise ExpressionError("find: the expression is nested too deeply")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from unionmount.browse.find import tests
-from unionmount.browse.find.actions import Ls, Print, Prune, Quit
-from unionmount.browse.find.expression import ExpressionError, Node
+from unionmount.browse.find.actions import Print, PrintDetails, Prune, Quit
+from unionmount.browse.find.expression import ExpressionError, Predicate
 from unionmount.browse.find.printf import FormatParser
 from unionmount.browse.find.times import Clock, parse_date
 from unionmount.browse.paths import follow
@@ -24,7 +24,7 @@ _MAX_DEPTH = 2**31 - 1
 
 
 @dataclass(slots=True)
-class Context:
+class ParseContext:
     """What primaries read, and what they change for those behind them or for the whole search."""
 
     files: BrowsableTree
@@ -53,7 +53,7 @@ class Context:
             raise ExpressionError(message) from error
 
 
-_Make = Callable[[Context, str, str], "Node | None"]
+_Make = Callable[[ParseContext, str, str], "Predicate | None"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def _bytes_of(word: str, text: str) -> bytes:
 # ---- options -------------------------------------------------------------------------------------
 
 
-def _depth_limit(context: Context, word: str, text: str) -> Node:
+def _depth_limit(context: ParseContext, word: str, text: str) -> Predicate:
     if not (text.isascii() and text.isdigit()) or int(text) > _MAX_DEPTH:
         raise ExpressionError(
             f"find: Expected a positive decimal integer argument to {word}, "
@@ -86,17 +86,17 @@ def _depth_limit(context: Context, word: str, text: str) -> Node:
     return tests.TRUE
 
 
-def _depth(context: Context, _word: str, _text: str) -> Node:
+def _depth(context: ParseContext, _word: str, _text: str) -> Predicate:
     context.post_order = True
     return tests.TRUE
 
 
-def _daystart(context: Context, _word: str, _text: str) -> None:
+def _daystart(context: ParseContext, _word: str, _text: str) -> None:
     """Change the clock; unlike other options, it is no operand, so operators skip it."""
     context.clock = Clock(context.now, daystart=True)
 
 
-def _regextype(context: Context, _word: str, text: str) -> Node:
+def _regextype(context: ParseContext, _word: str, text: str) -> Predicate:
     if text not in SYNTAXES:
         known = ", ".join(f"'{one}'" for one in SYNTAXES)
         raise ExpressionError(
@@ -109,16 +109,16 @@ def _regextype(context: Context, _word: str, text: str) -> Node:
 # ---- tests ---------------------------------------------------------------------------------------
 
 
-def _pattern(make: Callable[..., Node], *, fold: bool = False) -> Primary:
+def _pattern(make: Callable[..., Predicate], *, fold: bool = False) -> Primary:
     return Primary(lambda _, word, text: make(_bytes_of(word, text), fold=fold))
 
 
-def _numbers(make: Callable[[tuple[int, int]], Node]) -> Primary:
+def _numbers(make: Callable[[tuple[int, int]], Predicate]) -> Primary:
     return Primary(lambda _, word, text: make(tests.bounds_of(word, text)))
 
 
 def _age(which: str, unit: str) -> Primary:
-    def make(context: Context, word: str, text: str) -> Node:
+    def make(context: ParseContext, word: str, text: str) -> Predicate:
         clock = context.clock
         window = clock.days(text) if unit == "days" else clock.minutes(text)
         if window is None:
@@ -134,7 +134,7 @@ def _newer(which: str) -> Primary:
     )
 
 
-def newer_primary(context: Context, word: str, rest: list[str]) -> Node:
+def newer_primary(context: ParseContext, word: str, rest: list[str]) -> Predicate:
     """Make the node of -newerXY: time X of the file is later than Y of a path, or date Y."""
     if len(word) != len("-newerXY"):
         raise ExpressionError(f"find: unknown predicate `{printable(word)}'")
@@ -168,7 +168,7 @@ def _regex(*, fold: bool = False) -> Primary:
     )
 
 
-def _user(context: Context, _word: str, text: str) -> Node:
+def _user(context: ParseContext, _word: str, text: str) -> Predicate:
     number = context.accounts.user_named(text)
     if number is None and not (text.isascii() and text.isdigit()):
         if not text:
@@ -178,7 +178,7 @@ def _user(context: Context, _word: str, text: str) -> Node:
     return tests.uid_test((number, number) if number < 2**64 else (1, 0))
 
 
-def _group(context: Context, _word: str, text: str) -> Node:
+def _group(context: ParseContext, _word: str, text: str) -> Predicate:
     number = context.accounts.group_named(text)
     digits = text[: len(text) - len(text.lstrip("0123456789"))]
     if number is None and digits != text and digits:
@@ -195,7 +195,7 @@ def _group(context: Context, _word: str, text: str) -> Node:
     return tests.gid_test((number, number) if number < 2**64 else (1, 0))
 
 
-def _permissions(context: Context, _word: str, text: str) -> Node:
+def _permissions(context: ParseContext, _word: str, text: str) -> Predicate:
     node, is_odd = tests.permission_test(text)
     if is_odd:
         context.warnings.append(
@@ -207,7 +207,7 @@ def _permissions(context: Context, _word: str, text: str) -> Node:
 
 
 def _path(*, fold: bool = False) -> Primary:
-    def make(context: Context, word: str, text: str) -> Node:
+    def make(context: ParseContext, word: str, text: str) -> Predicate:
         if text.endswith("/") and text != "/":
             context.warnings.append(
                 f"{word} {printable(text)} will not match anything because it ends with /."
@@ -218,7 +218,7 @@ def _path(*, fold: bool = False) -> Primary:
 
 
 def _of_whole_image(make: _Make) -> _Make:
-    def checked(context: Context, word: str, text: str) -> Node | None:
+    def checked(context: ParseContext, word: str, text: str) -> Predicate | None:
         if context.of_layers:
             raise ExpressionError(
                 f"find: '{word}' cannot be combined with --all-layers: a layer by itself has "
@@ -229,19 +229,19 @@ def _of_whole_image(make: _Make) -> _Make:
     return checked
 
 
-def _samefile(context: Context, _word: str, text: str) -> Node:
+def _samefile(context: ParseContext, _word: str, text: str) -> Predicate:
     node = context.attributes_at(text).node
     return tests.inode_test((node, node))
 
 
-def _xtype(_context: Context, _word: str, text: str) -> Node:
+def _xtype(_context: ParseContext, _word: str, text: str) -> Predicate:
     return tests.target_type_test(text)
 
 
 # ---- actions -------------------------------------------------------------------------------------
 
 
-def _printf(context: Context, _word: str, text: str) -> Node:
+def _printf(context: ParseContext, _word: str, text: str) -> Predicate:
     parser = FormatParser(text)
     node = parser.parse()
     context.warnings += parser.warnings
@@ -249,7 +249,7 @@ def _printf(context: Context, _word: str, text: str) -> Node:
     return node
 
 
-def _node(node: Node) -> Primary:
+def _node(node: Predicate) -> Primary:
     return Primary(lambda _context, _word, _text: node, takes_argument=False)
 
 
@@ -280,7 +280,7 @@ PRIMARIES: dict[str, Primary] = {
     "-iwholename": _path(fold=True),
     "-links": _numbers(tests.links_test),
     "-lname": _pattern(tests.link_name_test),
-    "-ls": _node(Ls()),
+    "-ls": _node(PrintDetails()),
     "-maxdepth": Primary(_depth_limit),
     "-mindepth": Primary(_depth_limit),
     "-mmin": _age("m", "minutes"),

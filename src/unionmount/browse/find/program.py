@@ -10,10 +10,10 @@ from unionmount.browse.find.expression import (
     All,
     AnyOf,
     Comma,
-    Constant,
     Expression,
-    Node,
+    Fixed,
     Not,
+    Predicate,
     Simple,
 )
 from unionmount.core.scan import KEEP, MAX_TESTS, SKIP, ScanPlan, ScanStep, ScanTest
@@ -45,13 +45,13 @@ def compile_expression(expression: Expression, *, may_print: bool) -> Program:
     )
 
 
-def _is_known(node: Node) -> bool:
+def _is_known(node: Predicate) -> bool:
     """Return whether the core knows all tests and actions."""
     if isinstance(node, Not):
         return _is_known(node.inner)
     if isinstance(node, All | AnyOf | Comma):
         return all(map(_is_known, node.parts))
-    return isinstance(node, Constant | Simple | Print | Prune)
+    return isinstance(node, Fixed | Simple | Print | Prune)
 
 
 class _Compiler:
@@ -77,9 +77,9 @@ class _Compiler:
         needed = self._emitted[first::-1]  # a step that was emitted later is never reached
         return [ScanStep(test, place(yes), place(no)) for test, yes, no in needed]
 
-    def emit(self, node: Node, yes: int, no: int) -> int:
+    def emit(self, node: Predicate, yes: int, no: int) -> int:
         """Emit a node, and return where it begins."""
-        if isinstance(node, Constant):
+        if isinstance(node, Fixed):
             return yes if node.value else no
         if isinstance(node, Not):
             return self.emit(node.inner, no, yes)
@@ -104,7 +104,7 @@ class _Compiler:
             after = self.emit(part, *targets(after))
         return after
 
-    def _leaf(self, node: Node, yes: int, no: int) -> int:
+    def _leaf(self, node: Predicate, yes: int, no: int) -> int:
         test = self._test(node)
         if test is None:
             return KEEP
@@ -113,7 +113,7 @@ class _Compiler:
         self._emitted.append((test, yes, no))
         return len(self._emitted) - 1
 
-    def _test(self, node: Node) -> ScanTest | None:
+    def _test(self, node: Predicate) -> ScanTest | None:
         """Return the core's form of a leaf; None if it cannot judge the leaf."""
         if isinstance(node, Simple):
             return node.scan

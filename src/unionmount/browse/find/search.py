@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING
 
-from unionmount.browse.find.expression import Expression, Output, Place, Run, Stop
+from unionmount.browse.find.expression import Expression, Output, Run, SearchEnded, SearchPlace
 from unionmount.browse.find.program import compile_expression
 from unionmount.core.scan import Batch, Scan
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from unionmount.core import Node
 
 
-def search(expression: Expression, start: Node, place: Place, out: Output, now: int) -> bool:
+def search(expression: Expression, start: Node, place: SearchPlace, out: Output, now: int) -> bool:
     """Search below a node; return whether the search may go on, which -quit denies.
 
     ``now`` is the time in nanoseconds.
@@ -27,7 +27,7 @@ def search(expression: Expression, start: Node, place: Place, out: Output, now: 
                 if batch.text:
                     out.text(batch.text)
                 judge.batch(batch, complete=program.complete)
-        except Stop:
+        except SearchEnded:
             return False
     return True
 

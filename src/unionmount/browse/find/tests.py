@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from unionmount import core
-from unionmount.browse.find.expression import Constant, ExpressionError, Node, Run, Simple
+from unionmount.browse.find.expression import ExpressionError, Fixed, Predicate, Run, Simple
 from unionmount.browse.find.modes import parse_mode
 from unionmount.browse.find.times import ALWAYS, window_of_use
 from unionmount.browse.layer_states import is_whiteout
@@ -83,34 +83,34 @@ def bounds_of(word: str, text: str) -> tuple[int, int]:
     return number, number
 
 
-def _between(what: str, bounds: tuple[int, int], value_of: Callable[[Visit], int]) -> Node:
+def _between(what: str, bounds: tuple[int, int], value_of: Callable[[Visit], int]) -> Predicate:
     low, high = bounds
     return Simple(
         ScanTest(what, low=low, high=high), _Check(lambda visit: low <= value_of(visit) <= high)
     )
 
 
-def uid_test(bounds: tuple[int, int]) -> Node:
+def uid_test(bounds: tuple[int, int]) -> Predicate:
     """Test the number of the owner."""
     return _between("UID", bounds, lambda visit: visit.uid)
 
 
-def gid_test(bounds: tuple[int, int]) -> Node:
+def gid_test(bounds: tuple[int, int]) -> Predicate:
     """Test the number of the group."""
     return _between("GID", bounds, lambda visit: visit.gid)
 
 
-def links_test(bounds: tuple[int, int]) -> Node:
+def links_test(bounds: tuple[int, int]) -> Predicate:
     """Test the number of hard links."""
     return _between("LINKS", bounds, lambda visit: visit.attributes.nlink)
 
 
-def inode_test(bounds: tuple[int, int]) -> Node:
+def inode_test(bounds: tuple[int, int]) -> Predicate:
     """Test the inode number."""
     return _between("NODE", bounds, lambda visit: visit.node)
 
 
-def size_test(text: str) -> Node:
+def size_test(text: str) -> Predicate:
     """Test the size in units, rounded up."""
     if not text:
         raise ExpressionError("find: invalid null argument to -size")
@@ -139,7 +139,7 @@ _TIME_OF: dict[str, Callable[[Visit], int]] = {
 }
 
 
-def time_test(which: str, window: tuple[int, int]) -> Node:
+def time_test(which: str, window: tuple[int, int]) -> Predicate:
     """Test one of the times: ``a``, ``c`` or ``m``."""
     since, until = window
     value_of = _TIME_OF[which]
@@ -149,12 +149,12 @@ def time_test(which: str, window: tuple[int, int]) -> Node:
     )
 
 
-def newer_test(which: str, than: int) -> Node:
+def newer_test(which: str, than: int) -> Predicate:
     """Test whether a time is later."""
     return time_test(which, (than + 1, ALWAYS[1]))
 
 
-def used_test(text: str) -> Node:
+def used_test(text: str) -> Predicate:
     """Test how many days after its last change a file was last read."""
     window = window_of_use(text)
     if window is None:
@@ -171,7 +171,7 @@ def used_test(text: str) -> Node:
 # ---- names ---------------------------------------------------------------------------------------
 
 
-def name_test(pattern: bytes, *, fold: bool = False) -> Node:
+def name_test(pattern: bytes, *, fold: bool = False) -> Predicate:
     """Test the last component."""
     return Simple(
         ScanTest("INAME" if fold else "NAME", pattern=pattern),
@@ -179,7 +179,7 @@ def name_test(pattern: bytes, *, fold: bool = False) -> Node:
     )
 
 
-def path_test(pattern: bytes, *, fold: bool = False) -> Node:
+def path_test(pattern: bytes, *, fold: bool = False) -> Predicate:
     """Test the path as it is printed."""
     return Simple(
         ScanTest("IPATH" if fold else "PATH", pattern=pattern),
@@ -187,7 +187,7 @@ def path_test(pattern: bytes, *, fold: bool = False) -> Node:
     )
 
 
-def link_name_test(pattern: bytes, *, fold: bool = False) -> Node:
+def link_name_test(pattern: bytes, *, fold: bool = False) -> Predicate:
     """Test the target of a symlink."""
 
     def check(visit: Visit, run: Run) -> bool:
@@ -199,13 +199,13 @@ def link_name_test(pattern: bytes, *, fold: bool = False) -> Node:
     return _LongCheck(check)
 
 
-def regex_test(pattern: bytes, syntax: str, *, fold: bool = False) -> Node:
+def regex_test(pattern: bytes, syntax: str, *, fold: bool = False) -> Predicate:
     """Test the whole path by a regular expression."""
     try:
         regex = PathRegex(pattern, syntax, fold_case=fold)
     except FormatError as error:
         raise ExpressionError(f"find: {error}") from error
-    return _Check(lambda visit: regex.matches(visit.path))
+    return Simple(ScanTest("REGEX", regex=regex), _Check(lambda visit: regex.matches(visit.path)))
 
 
 # ---- types and permissions -----------------------------------------------------------------------
@@ -235,7 +235,7 @@ def _letters(word: str, text: str, known: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def type_test(text: str, *, with_whiteouts: bool) -> Node:
+def type_test(text: str, *, with_whiteouts: bool) -> Predicate:
     """Test the type; in layers by themselves, ``w`` is a whiteout, and ``c`` is not."""
     letters = _letters("-type", text, "".join(TYPES) + (WHITEOUT if with_whiteouts else ""))
     modes = frozenset(TYPES[letter] for letter in letters if letter != WHITEOUT)
@@ -253,7 +253,7 @@ def type_test(text: str, *, with_whiteouts: bool) -> Node:
     )
 
 
-def target_type_test(text: str) -> Node:
+def target_type_test(text: str) -> Predicate:
     """Test the type of what a symlink leads to inside the image, or of the symlink itself."""
     letters = _letters("-xtype", text, "".join(TYPES))
     modes = frozenset(TYPES[letter] for letter in letters)
@@ -280,7 +280,7 @@ def target_mode(visit: Visit, run: Run) -> tuple[int, int]:
         return visit.mode, error.errno or 0
 
 
-def permission_test(text: str) -> tuple[Node, bool]:
+def permission_test(text: str) -> tuple[Predicate, bool]:
     """Test permissions; return also whether the mode is ``/000``, which find warns of."""
     prefix = text[:1] if text[:1] in ("-", "/") else ""
     wanted = parse_mode(text[len(prefix) :])
@@ -303,7 +303,7 @@ def permission_test(text: str) -> tuple[Node, bool]:
 # ---- the rest ------------------------------------------------------------------------------------
 
 
-def empty_test() -> Node:
+def empty_test() -> Predicate:
     """Test whether a regular file or a directory is empty."""
 
     def check(visit: Visit, run: Run) -> bool:
@@ -314,17 +314,17 @@ def empty_test() -> Node:
     return Simple(ScanTest("EMPTY"), _LongCheck(check))
 
 
-def no_user_test() -> Node:
+def no_user_test() -> Predicate:
     """Test whether /etc/passwd of the image lacks the owner."""
     return _LongCheck(lambda visit, run: not run.place.accounts.has_user(visit.uid))
 
 
-def no_group_test() -> Node:
+def no_group_test() -> Predicate:
     """Test whether /etc/group of the image lacks the group."""
     return _LongCheck(lambda visit, run: not run.place.accounts.has_group(visit.gid))
 
 
-def xattr_test(pattern: bytes) -> Node:
+def xattr_test(pattern: bytes) -> Predicate:
     """Test whether an extended attribute has a name that matches a pattern."""
 
     def check(visit: Visit, run: Run) -> bool:
@@ -334,5 +334,5 @@ def xattr_test(pattern: bytes) -> Node:
     return _LongCheck(check)
 
 
-TRUE = Constant(value=True)
-FALSE = Constant(value=False)
+TRUE = Fixed(value=True)
+FALSE = Fixed(value=False)

@@ -68,9 +68,9 @@ def _window(text: str, origin: int, unit: int) -> tuple[int, int] | None:
 
 _DATE = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})|(\d{4})(\d\d)(\d\d)")
 _TIME = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d)(?:[.,](\d{1,9})\d*)?)?")
-_ZONE = re.compile(r"(?:UTC|GMT|Z|z)?([+-])(\d\d):?(\d\d)?|(UTC|GMT|Z|z)")
+_ZONE = re.compile(r"(?:UTC|GMT|Z|z)?([+-])(\d\d?)(?::?(\d\d))?|(UTC|GMT|Z|z)")
 _STAMP = re.compile(r"@(-?\d{1,18})(?:[.,](\d{1,9})\d*)?")
-_RELATIVE = re.compile(r"([+-]?\d{1,9})?\s*([A-Za-z]+)")
+_RELATIVE = re.compile(r"([+-]?\s*\d{1,9})?\s*([A-Za-z]+)")
 _SECONDS = {"sec": 1, "second": 1, "min": 60, "minute": 60, "hour": 3600}
 _DAYS = {"day": 1, "week": 7, "fortnight": 14}
 _WORDS = {"now": 0, "today": 0, "yesterday": -1, "tomorrow": 1}
@@ -139,8 +139,10 @@ def _take_time(date: _Date, text: str) -> int:
 def _take_zone(date: _Date, text: str) -> int:
     match = _ZONE.match(text)
     ends = match is not None and not text[match.end() : match.end() + 1].isalnum()
-    if match is None or not ends or date.zone is not None or date.clock is None:
+    if match is None or not ends or date.zone is not None:
         return 0
+    if date.clock is None and (match[4] is None or date.day is None):
+        return 0  # a number may be that of a difference
     minutes = int(match[2] or 0) * 60 + int(match[3] or 0)
     date.zone = timezone(timedelta(minutes=-minutes if match[1] == "-" else minutes))
     return match.end()
@@ -164,7 +166,7 @@ def _take_relative(date: _Date, text: str) -> int:
         if second is not None and _add(date, second[1].lower(), _ORDINALS[word]):
             return match.end() + second.end()
         return 0
-    count = int(number) if number is not None else 1
+    count = int("".join(number.split())) if number is not None else 1
     if not _add(date, word, count):
         return 0
     date.last = word, count
@@ -195,14 +197,33 @@ def _resolved(date: _Date, now: int) -> int:
         else date.clock or (0, 0, 0, 0)
     )
     datetime(year, month, day, hour, minute, min(second, 59))  # raises ValueError  # noqa: DTZ001
+    if date.zone is None:
+        _local_seconds((year, month, day, hour, minute, second), must_exist=True)
     month0 = month - 1 + date.months
     year, month, day = year + month0 // 12, month0 % 12 + 1, day + date.days
     if date.zone is not None:
         first = datetime(year, month, 1, hour, minute, tzinfo=date.zone) + timedelta(days=day - 1)
         seconds = int((first - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) + second
     else:
-        seconds = int(time.mktime((year, month, day, hour, minute, second, -1, -1, -1)))
+        seconds = _local_seconds((year, month, day, hour, minute, second))
     return (seconds + date.seconds) * NS + nano
+
+
+_Fields = tuple[int, int, int, int, int, int]  # from the year to the second
+
+
+def _local_seconds(fields: _Fields, *, must_exist: bool = False) -> int:
+    """Return the seconds of a local time, the earlier ones if a clock shows it twice.
+
+    With ``must_exist``, raise ValueError for a time that the clock skips.
+    """
+    found = int(time.mktime((*fields, -1, -1, -1)))
+    summer = int(time.mktime((*fields, -1, -1, 1)))
+    if summer < found and time.localtime(summer)[3:5] == time.localtime(found)[3:5]:
+        found = summer
+    if must_exist and time.localtime(found)[3:5] != fields[3:5]:
+        raise ValueError
+    return found
 
 
 # ---- printing ------------------------------------------------------------------------------------

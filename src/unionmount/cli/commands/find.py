@@ -20,7 +20,7 @@ from unionmount.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from unionmount.browse.accounts import Accounts
-    from unionmount.browse.find.expression import Expression, Place
+    from unionmount.browse.find.expression import Expression, SearchPlace
     from unionmount.browse.open import OpenView
     from unionmount.cli.find_output import Complaints, JsonOutput, LineOutput
     from unionmount.cli.operands import Operand
@@ -33,12 +33,13 @@ _EPILOG = """EXPRESSION is that of GNU find, with its output and its order.
 Tests: -name, -iname, -path, -ipath, -lname, -ilname GLOB; -regex, -iregex (-regextype); -type,
 -xtype f,d,l,b,c,p,s; -size [+-]N[bcwkMG]; -empty; -perm [-/]MODE, octal or symbolic; -user, -group
 (names in /etc/passwd and /etc/group of the image), -uid, -gid, -nouser, -nogroup; -links, -inum,
--samefile; -mtime, -atime, -ctime, -mmin, -amin, -cmin, -used (-daystart); -newer, -anewer, -cnewer,
--newerXY PATH (of the image), -newermt DATE; -true, -false. Ours: -xattr GLOB, a name of an extended
-attribute; -type w, a whiteout, with --all-layers.
+-samefile; -mtime, -atime, -ctime, -mmin, -amin, -cmin, -used (-daystart); -newer PATH (of the
+image), -anewer, -cnewer, -newerXY; -newermt DATE; -true, -false. Ours: -xattr GLOB, a name of an
+extended attribute; -type w, a whiteout, with --all-layers.
 
 Actions: -print, -print0, -printf, -ls, -prune, -quit. -printf also has %{layer} and %{state}.
-Options: -maxdepth, -mindepth, -depth, -xdev. Operators: ( ) ! -not -a -and -o -or and a comma.
+Options: -maxdepth N and -mindepth N hold wherever they stand; -depth; -xdev has no effect.
+Operators: ( ) ! -not -a -and -o -or and a comma.
 
 Symlinks are not followed, but for those on the way to PATH. What runs programs, writes files or
 deletes is refused: mount the image, or pipe -print0 to another program."""
@@ -166,16 +167,16 @@ class _Search:
                 locale.setlocale(locale.LC_TIME, "")  # names of days and months
         return expression
 
-    def _search(self, expression: Expression, start: Node, place: Place, now: int) -> bool:
+    def _search(self, expression: Expression, start: Node, place: SearchPlace, now: int) -> bool:
         from unionmount.browse.find.search import search
 
         return search(expression, start, place, self.out, now)
 
     def _starts(
         self, view: OpenView, trees: LayerTrees | None, operand: Operand, accounts: Accounts
-    ) -> Iterator[tuple[Node, Place]]:
+    ) -> Iterator[tuple[Node, SearchPlace]]:
         """Yield where to search; an operand that is not there is an error, which ends nothing."""
-        from unionmount.browse.find.expression import Place
+        from unionmount.browse.find.expression import SearchPlace
         from unionmount.browse.paths import follow
 
         path = operand.start
@@ -188,12 +189,12 @@ class _Search:
         except (OSError, NotFoundError) as error:
             self._complain(operand, error)
             return
-        yield found.attributes.node, Place(view.files, path, accounts)
+        yield found.attributes.node, SearchPlace(view.files, path, accounts)
 
     def _starts_in_layers(
         self, view: OpenView, trees: LayerTrees, operand: Operand, accounts: Accounts
-    ) -> Iterator[tuple[Node, Place]]:
-        from unionmount.browse.find.expression import Place
+    ) -> Iterator[tuple[Node, SearchPlace]]:
+        from unionmount.browse.find.expression import SearchPlace
         from unionmount.browse.layer_states import LayerStates
 
         layers = len(view.image.layers)
@@ -204,7 +205,7 @@ class _Search:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             is_anywhere = True
-            yield start, Place(trees, operand.start, accounts, layer, states)
+            yield start, SearchPlace(trees, operand.start, accounts, layer, states)
         if not is_anywhere:
             self._complain(operand, NotFoundError(f"{operand.word}: no layer has this path"))
 
