@@ -366,6 +366,7 @@ void um_report_text(struct um_report *report, struct um_slice lines)
     const uint8_t *at = lines.data, *end = lines.data + lines.size;
     if (report->quiet && !has(report, UM_SEARCH_INVERT)) {
         report->any_group = true;
+        report->pending = 0;
         report->left--; /* it is one line */
         return;
     }
