@@ -364,7 +364,9 @@ static int confirm(struct um_matcher *matcher, struct um_slice line)
 static struct um_slice line_around(const struct um_matcher *matcher, const uint8_t *start,
                                    const uint8_t *at, const uint8_t *end)
 {
-    const uint8_t *before = memrchr(start, matcher->eol, (size_t)(at - start));
+    const uint8_t *before = NULL;
+    if (at != start)
+        before = memrchr(start, matcher->eol, (size_t)(at - start));
     const uint8_t *first = before ? before + 1 : start;
     const uint8_t *last = memchr(at, matcher->eol, (size_t)(end - at));
     return um_slice_of(first, (size_t)((last ? last + 1 : end) - first));

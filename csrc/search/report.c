@@ -141,6 +141,8 @@ static void put_record(struct um_report *report, uint32_t kind, uint64_t line, u
 void um_report_count(struct um_report *report, const uint8_t *end)
 {
     const uint8_t *at = report->counted;
+    if (!has(report, UM_SEARCH_LINE_NUMBER | UM_SEARCH_RECORDS))
+        return;
     while (at < end && (at = memchr(at, report->eol, (size_t)(end - at))) != NULL) {
         report->lines++;
         at++;
@@ -362,6 +364,12 @@ static void put_context(struct um_report *report, const uint8_t *text)
 void um_report_text(struct um_report *report, struct um_slice lines)
 {
     const uint8_t *at = lines.data, *end = lines.data + lines.size;
+    if (report->quiet && !has(report, UM_SEARCH_INVERT)) {
+        report->any_group = true;
+        report->pending = 0;
+        report->left--; /* it is one line */
+        return;
+    }
     if (!report->quiet && report->pending > 0)
         um_report_pending(report, at);
     if (!report->quiet)

@@ -92,10 +92,21 @@ static bool look_for_nul(struct scan *scan, bool is_first)
     return true;
 }
 
+/* Make each NUL an end of line, eight bytes at a time. */
 static void zap_nuls(const struct scan *scan, uint8_t *at)
 {
-    while ((at = memchr(at, 0, (size_t)(scan->end - at))) != NULL)
-        *at++ = scan->eol;
+    const uint64_t low = 0x7f7f7f7f7f7f7f7full;
+    uint64_t word;
+    for (; (size_t)(scan->end - at) >= sizeof word; at += sizeof word) {
+        memcpy(&word, at, sizeof word);
+        uint64_t nuls = ~(((word & low) + low) | word | low); /* the high bit of each NUL */
+        word |= (nuls >> 7) * scan->eol;
+        memcpy(at, &word, sizeof word);
+    }
+    for (; at < scan->end; at++) {
+        if (*at == 0)
+            *at = scan->eol;
+    }
 }
 
 /* Search whole lines. */

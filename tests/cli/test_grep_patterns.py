@@ -1,5 +1,7 @@
 """``grep`` with generated expressions and lines: against GNU grep on the same files."""
 
+# ruff: noqa: RUF001
+
 from __future__ import annotations
 
 import io

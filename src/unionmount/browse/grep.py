@@ -94,18 +94,29 @@ class LineSearch(Closing):
                 yield from self._take()
 
     def close(self) -> None:
-        """Stop what is in work; a second call does nothing."""
+        """Stop what is in work, and wait for its end; a second call does nothing."""
+        self.stop(None)
+
+    def stop(self, seconds: float | None) -> bool:
+        """Stop what is in work, and wait so long for its end.
+
+        Return False if a thread is still busy: the C library may take hours for one line. Then
+        nothing of the image may be closed.
+        """
         self._cancel.set()
         for _ in self._threads:
             self._tasks.put(None)
         for thread in self._threads:
-            thread.join()
+            thread.join(seconds)
+        if any(thread.is_alive() for thread in self._threads):
+            return False
         self._threads = []
         for task in self._pending:
             task.batch.close()
         self._pending.clear()
         for searcher in (*self._searchers, self._searcher):
             searcher.close()
+        return True
 
     def _give(self, task: _Task) -> None:
         if len(self._threads) < min(self._wanted, len(self._pending) + 1):

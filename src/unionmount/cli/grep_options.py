@@ -218,11 +218,11 @@ def _colors() -> tuple[bool, bool, dict[str, bytes]]:
             reverse = True
         elif name == b"ne" and not equals:
             no_erase = True
-        elif equals and _SGR.fullmatch(value):
+        elif equals and _SGR.fullmatch(value) is None:
+            break
+        elif equals:
             key = name.decode("ascii", "replace")
             for one in ("ms", "mc") if key == "mt" else (key,):
                 if one in core.COLORS:
                     colors[one] = value
-        else:
-            break
     return reverse, no_erase, colors

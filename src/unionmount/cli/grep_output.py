@@ -71,10 +71,10 @@ class TextMatches(GrepOutput):
         """Print what was found."""
         event = result.event
         if event.large:
-            event = result.stream(sys.stdout.buffer.write, self._groups)
+            event = result.stream(_write, self._groups)
         else:
             leading = 0 if self._groups else event.leading
-            sys.stdout.buffer.write(event.output[leading:])
+            _write(event.output[leading:])
         self._groups = self._groups or event.groups
         self._messages(result.origin, event)
 
@@ -142,3 +142,10 @@ class JsonMatches(GrepOutput):
     def _tell(self, text: str) -> None:
         if "binary file matches" not in text:  # which is an object
             super()._tell(text)
+
+
+def _write(data: bytes) -> None:
+    """Write all of it, also where Python does not buffer its output."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[sys.stdout.buffer.write(rest) :]

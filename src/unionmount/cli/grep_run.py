@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
 
 
+_PATIENCE = 0.5  # seconds after Ctrl-C
+
+
 @dataclass(frozen=True, slots=True)
 class _Start:
     """A file or directory where a search begins."""
@@ -98,11 +101,23 @@ class _Run:
                 self._out.complain(_message(image, error))
                 return False
             stack.callback(self.close)  # threads end before what they read is closed
-            for operand in operands:
-                for start in self._starts(view, trees, operand):
-                    if self._search_start(start):
-                        return True
+            try:
+                for operand in operands:
+                    for start in self._starts(view, trees, operand):
+                        if self._search_start(start):
+                            return True
+            except KeyboardInterrupt:
+                if not self._stop():
+                    stack.pop_all()  # what a thread still reads is closed by the end of the process
+                raise
         return False
+
+    def _stop(self) -> bool:
+        """End the threads soon; return whether they ended."""
+        stopped = [search.stop(_PATIENCE) for search in self._searches.values()]
+        if not (ended := all(stopped)):
+            self._searches.clear()
+        return ended
 
     def close(self) -> None:
         for search in self._searches.values():

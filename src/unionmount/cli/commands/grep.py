@@ -58,7 +58,7 @@ def _digits(function: F) -> F:
     return function
 
 
-class _TaggedOption(click.DeclaredType):
+class _TaggedKind(click.DeclaredType):
     """The class of an option whose values get a letter before them (``tagged_option``)."""
 
     def build(self) -> Any:
@@ -70,7 +70,7 @@ class _TaggedOption(click.DeclaredType):
 
 def _glob(name: str, letter: str, text: str) -> Callable[[F], F]:
     """Add --include or --exclude; both give ``globs``, since their order counts."""
-    kind = _TaggedOption("", letter)
+    kind = _TaggedKind("", letter)
     return click.option(name, "globs", metavar="GLOB", multiple=True, cls=kind, help=text)
 
 
