@@ -276,7 +276,11 @@ def test_the_upper_is_what_a_mount_makes_of_it(
     os.link(files / "tree/one", files / "tree/second")
     os.mkfifo(files / "tree/fifo")
     (files / "tree/below").chmod(0o2570)
-    copies = [(files / "tree", "/srv"), (f"{files}/tree/.", "/etc"), (files / "file", "/etc/motd")]
+    copies: list[tuple[str | Path, str]] = [
+        (files / "tree", "/srv"),
+        (f"{files}/tree/.", "/etc"),
+        (files / "file", "/etc/motd"),
+    ]
     copies += [(files / "file", "/dev/fifo"), (files / "to-file", "/home/again")]
     for what, where in copies:
         web.run("cp", *options, what, f"web:{where}")
@@ -288,9 +292,11 @@ def test_the_upper_is_what_a_mount_makes_of_it(
     web.run("mount", "web", tmp_path / "mnt")
     assert differences(ours, snapshot(tmp_path / "mnt"), times_of_copying) == []
     web.run("umount", "web")
-    uppers = [snapshot(tmp_path / f"store/containers/{name}/upper") for name in ("other", "web")]
-    assert differences(*uppers, times_of_copying) == []
-    one = uppers[0][b"srv/tree/one"]
+    theirs, mine = [
+        snapshot(tmp_path / f"store/containers/{name}/upper") for name in ("other", "web")
+    ]
+    assert differences(theirs, mine, times_of_copying) == []
+    one = theirs[b"srv/tree/one"]
     kept = ((1000, 7), 0o4751) if options else ((0, 0), 0o751)
     assert ((one.uid, one.gid), one.mode) == kept
 

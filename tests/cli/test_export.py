@@ -285,13 +285,13 @@ def test_an_interruption_leaves_the_old_file(source: Path, tmp_path: Path) -> No
     assert (done.returncode, done.stderr.strip()) == (130, b"")
     assert out.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [out]
-    done = subprocess.run(
+    limited = subprocess.run(
         [*COMMAND, "export", "-o", str(out), str(source)],
         preexec_fn=limit,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (1, f"unionmount: {out}: File too large\n")
+    assert (limited.returncode, limited.stderr) == (1, f"unionmount: {out}: File too large\n")
     assert out.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [out]
