@@ -27,6 +27,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def users_source(home: Path) -> Path:
+    """The same where an ordinary user can read it."""
+    return archive_of_all_kinds(home / "image.tar")
+
+
+@pytest.fixture
 def files(tmp_path: Path) -> Path:
     """Files of the host to bring in."""
     top = tmp_path / "files"
@@ -95,8 +101,10 @@ def test_without_a_nothing_has_power(cli: CommandLine, source: Path, tmp_path: P
     }
 
 
-def test_an_ordinary_user_keeps_what_users_may(user: CommandLine, source: Path, home: Path) -> None:
-    done = user.run("cp", "-a", f"{source}:/", home / "out")
+def test_an_ordinary_user_keeps_what_users_may(
+    user: CommandLine, users_source: Path, home: Path
+) -> None:
+    done = user.run("cp", "-a", f"{users_source}:/", home / "out")
     told = "left out, since it is a device; only root can make it, with -a"
     assert done.stderr.splitlines() == [
         f"unionmount: {home}/out/dev/{name}: {told}" for name in ("null", "sda")
@@ -148,10 +156,12 @@ def test_a_tar_out_is_that_of_docker(source: Path, tmp_path: Path) -> None:
 
 # ---- in: podman's rules --------------------------------------------------------------------------
 
-SOURCES = ("file", "tree", "tree/", "tree/.", "to-tree", "to-tree/", "to-file", "tree/below", "no")
+SOURCES = ("file", "tree", "tree/.", "to-tree/", "no")
 DESTS = ("/empty", "/empty/", "/new", "/new/", "/there", "/there/", "/full", "/no/new", "/to-dir")
-# podman refuses to copy a symlink of the host as such, which docker copies.
-NOT_LIKE_PODMAN = {"to-tree", "to-file"}
+# Docker makes a directory that does not exist, also where its name ends with a slash; podman does
+# not. Podman always follows a symlink at the end of SOURCE, and names the copy like its target;
+# docker does so with -L, and keeps the name.
+NOT_LIKE_PODMAN = "/new/"
 
 
 class Oracle:
@@ -189,7 +199,7 @@ def test_places_in_a_container_are_those_of_podman(
     line.run("load", "-i", image)
     wrong = []
     for number, (one, other) in enumerate((one, other) for one in SOURCES for other in DESTS):
-        if one in NOT_LIKE_PODMAN:
+        if other == NOT_LIKE_PODMAN and one not in ("file", "no"):
             continue
         name = f"c{number}"
         oracle.call("create", "--name", name, "small:1", "sh")
@@ -224,7 +234,7 @@ def ours_in(
     return done.returncode, found
 
 
-@pytest.mark.parametrize("path", ["/full", "/full/", "/full/.", "/full/file", "/to-dir", "/no"])
+@pytest.mark.parametrize("path", ["/full", "/full/", "/full/.", "/full/file", "/no"])
 @pytest.mark.needs("root", "podman")
 def test_places_on_the_host_are_those_of_podman(
     oracle: Oracle, cli: CommandLine, tmp_path: Path, path: str
@@ -233,7 +243,10 @@ def test_places_on_the_host_are_those_of_podman(
     oracle.call("load", "-i", image)
     oracle.call("create", "--replace", "--name", "out", "small:1", "sh")
     wrong = []
-    for number, name in enumerate(["empty", "empty/", "new", "new/", "there", "there/", "no/new"]):
+    dests = ["empty", "empty/", "new", "new/", "there", "there/", "no/new"]
+    if path != "/full/file":
+        dests.remove(NOT_LIKE_PODMAN.strip("/") + "/")
+    for number, name in enumerate(dests):
         results = []
         for kind in ("theirs", "ours"):
             top = tmp_path / f"{kind}{number}"
@@ -242,7 +255,7 @@ def test_places_on_the_host_are_those_of_podman(
             if kind == "theirs":
                 status = oracle.call("cp", f"out:{path}", f"{top}/{name}", check=False).returncode
             else:
-                words = [*COMMAND, "cp", f"{image}:{path}", f"{top}/{name}"]
+                words = [*COMMAND, "cp", "-L", f"{image}:{path}", f"{top}/{name}"]
                 status = subprocess.run(words, capture_output=True, check=False).returncode
             results.append((status != 0, shown(top)))
         if results[0] != results[1]:
@@ -264,7 +277,11 @@ def test_the_upper_is_what_a_mount_makes_of_it(
     os.link(files / "tree/one", files / "tree/second")
     os.mkfifo(files / "tree/fifo")
     (files / "tree/below").chmod(0o2570)
-    copies = [(files / "tree", "/srv"), (f"{files}/tree/.", "/etc"), (files / "file", "/etc/motd")]
+    copies: list[tuple[str | Path, str]] = [
+        (files / "tree", "/srv"),
+        (f"{files}/tree/.", "/etc"),
+        (files / "file", "/etc/motd"),
+    ]
     copies += [(files / "file", "/dev/fifo"), (files / "to-file", "/home/again")]
     for what, where in copies:
         web.run("cp", *options, what, f"web:{where}")
@@ -276,9 +293,11 @@ def test_the_upper_is_what_a_mount_makes_of_it(
     web.run("mount", "web", tmp_path / "mnt")
     assert differences(ours, snapshot(tmp_path / "mnt"), times_of_copying) == []
     web.run("umount", "web")
-    uppers = [snapshot(tmp_path / f"store/containers/{name}/upper") for name in ("other", "web")]
-    assert differences(*uppers, times_of_copying) == []
-    one = uppers[0][b"srv/tree/one"]
+    theirs, mine = [
+        snapshot(tmp_path / f"store/containers/{name}/upper") for name in ("other", "web")
+    ]
+    assert differences(theirs, mine, times_of_copying) == []
+    one = theirs[b"srv/tree/one"]
     kept = ((1000, 7), 0o4751) if options else ((0, 0), 0o751)
     assert ((one.uid, one.gid), one.mode) == kept
 
@@ -290,10 +309,12 @@ def times_of_copying(path: bytes, field: str, expected: object, found: object) -
 
 @pytest.mark.needs("fuse")
 def test_an_ordinary_user_keeps_owners_in_a_container(
-    user: CommandLine, source: Path, home: Path
+    user: CommandLine, users_source: Path, home: Path
 ) -> None:
     (home / "mnt").mkdir()
-    user.run("mount", "--name", "web", source, home / "mnt")
+    if os.geteuid() == 0:
+        os.chown(home / "mnt", NOBODY, NOBODY)
+    user.run("mount", "--name", "web", users_source, home / "mnt")
     user.run("umount", "web")
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as made:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.archives import Layer, docker_archive
 from support.backing import backing
 from support.compare import Snapshot, differences, snapshot
 from support.exported import LONG, archive_of_all_kinds
@@ -285,13 +286,32 @@ def test_an_interruption_leaves_the_old_file(source: Path, tmp_path: Path) -> No
     assert (done.returncode, done.stderr.strip()) == (130, b"")
     assert out.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [out]
-    done = subprocess.run(
+    limited = subprocess.run(
         [*COMMAND, "export", "-o", str(out), str(source)],
         preexec_fn=limit,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (1, f"unionmount: {out}: File too large\n")
+    assert (limited.returncode, limited.stderr) == (1, f"unionmount: {out}: File too large\n")
     assert out.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_128_layers(tmp_path: Path) -> None:
+    """Each layer adds a file, and removes that of the layer before."""
+    layers = [
+        Layer().file(f"at/{number}", b"x").file("last", b"%d" % number) for number in range(128)
+    ]
+    for number, layer in enumerate(layers[1:]):
+        layer.file(f"at/.wh.{number}")
+    image = docker_archive(tmp_path / "image.tar", layers)
+    data = output("export", image)
+    assert sorted(names(data, tmp_path)) == [".", "at", "at/127", "last"]
+    with tarfile.open(tmp_path / "some.tar") as tar:
+        last = tar.extractfile("last")
+        assert last is not None
+        assert last.read() == b"127"
+    assert sorted(names(output("export", "--layer", "5", image), tmp_path)) == [
+        *(".", "at", "at/5", "last"),
+    ]

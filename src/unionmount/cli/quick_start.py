@@ -15,7 +15,7 @@ from unionmount.cli.command_table import COMMANDS, COMPLETE
 from unionmount.cli.settings import Settings
 
 HELP_OPTIONS = ("-h", "--help")
-_QUICK_COMMANDS = frozenset({"mount", "overlay", "umount", "unmount"})
+_QUICK_COMMANDS = frozenset({"cp", "mount", "overlay", "umount", "unmount"})
 _HELP_WIDTH = 80  # the widest help
 _HELP = os.path.join(os.path.dirname(__file__), "help")  # noqa: PTH118, PTH120 - quick
 

@@ -26,7 +26,7 @@ _PATH = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _HOP = 4000  # bytes of a path that are resolved by one system call
 _NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS)
 
-_Identity = tuple[int, int]  # device and inode
+_Identity = tuple[int, int, int]  # device, inode, and owner, since inodes are used again
 
 
 class HostTarget(Target[int]):
@@ -92,7 +92,7 @@ class HostTarget(Target[int]):
             found = os.fstat(self._root)
         else:
             found = self._status(parent, path.rpartition(b"/")[2])
-        self._seen[path] = found.st_dev, found.st_ino
+        self._seen[path] = _identity(found)
 
     def _status(self, parent: int, name: bytes) -> os.stat_result:
         return os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -101,7 +101,7 @@ class HostTarget(Target[int]):
         fd = self._opened(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             found = os.fstat(fd)
-            if self._seen.pop(path) != (found.st_dev, found.st_ino):
+            if self._seen.pop(path) != _identity(found):
                 raise _replaced()
             self._dress(fd, item)
         finally:
@@ -222,6 +222,10 @@ def _write(fd: int, item: CopyItem, name: bytes) -> None:
     for offset, piece in item.content.pieces():
         write_at(fd, piece, offset)
     os.ftruncate(fd, item.size)
+
+
+def _identity(found: os.stat_result) -> _Identity:
+    return found.st_dev, found.st_ino, found.st_uid
 
 
 def _replaced() -> UnionmountError:

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from unionmount.browse.diff import REPLACED, xattrs_of
 from unionmount.errors import FormatError
@@ -30,8 +30,7 @@ _AHEAD = 16 * 1024 * 1024  # bytes of a layer that are read ahead at once
 _BLOCK = 512  # the unit of Attributes.blocks
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
+class _Stored(NamedTuple):
     """A file that is contiguous in the tar of a layer."""
 
     range: FileRange

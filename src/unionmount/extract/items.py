@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from unionmount.system.files import FileRange
 
@@ -23,8 +22,10 @@ class Content(Protocol):
         """Yield the content in order; what lies between two pieces is a hole."""
 
 
-@dataclass(frozen=True, slots=True)
-class CopyItem:
+_NONE: Mapping[bytes, bytes] = {}
+
+
+class CopyItem(NamedTuple):
     """A file to copy.
 
     ``path`` is relative to the top of the copy, whose own is empty. ``link`` is the path of an
@@ -40,5 +41,5 @@ class CopyItem:
     device: tuple[int, int] = (0, 0)
     target: bytes = b""
     link: bytes | None = None
-    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+    xattrs: Mapping[bytes, bytes] = _NONE
     content: Content | None = None

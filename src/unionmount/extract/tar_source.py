@@ -93,6 +93,8 @@ class TarSource:
         return member
 
     def _damaged(self, error: Exception) -> FormatError:
+        if isinstance(error, RecursionError):
+            return LimitExceeded(f"{self._what}: too many headers for one member")
         reason = str(error) or type(error).__name__
         return FormatError(f"{self._what}: not a tar, or a damaged one: {printable(reason)}")
 
@@ -209,6 +211,8 @@ class _TarContent:
         sparse: Any = getattr(self.member, "sparse", None)
         before = 0
         for offset, size in [(0, self.member.size)] if sparse is None else sparse:
+            if size == 0:  # tarfile keeps empty slots of GNU's old form
+                continue
             if offset < before or size < 0 or offset + size > self.member.size:
                 raise FormatError(
                     f"'{printable(self.member.name)}': a damaged map of a sparse file"

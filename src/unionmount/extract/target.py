@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -301,4 +300,4 @@ class Target(Closing, ABC, Generic[H]):
 
 def temporary_name() -> bytes:
     """Return a name for a file that is not complete."""
-    return b".unionmount-" + secrets.token_hex(8).encode("ascii")
+    return b".unionmount-" + os.urandom(8).hex().encode("ascii")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
 BLOCK = 512
@@ -33,12 +33,12 @@ _NAME_ROOM = 100
 _MAX_7_DIGITS = 0o7777777
 _MAX_11_DIGITS = 0o77777777777
 _NANO = 1_000_000_000
+_NO_XATTRS: Mapping[bytes, bytes] = {}
 _NO_NAMES = bytes(64)  # of user and group
 _REST = bytes(167)
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A member of a tar; ``mode`` has its type, ``target`` is for links of either kind."""
 
     name: bytes
@@ -50,7 +50,7 @@ class Member:
     device: tuple[int, int] = (0, 0)
     target: bytes = b""
     hard_link: bool = False
-    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+    xattrs: Mapping[bytes, bytes] = _NO_XATTRS
 
 
 def can_hold(mode: int) -> bool:
@@ -92,7 +92,7 @@ def _extended(member: Member, name: bytes) -> Iterator[tuple[bytes, bytes]]:
     ):
         if number > most:
             yield key, b"%d" % number
-    for key, value in sorted(member.xattrs.items()):
+    for key, value in sorted(member.xattrs.items()) if member.xattrs else ():
         if b"=" in key:
             quoted = quote_from_bytes(key, safe="").encode("ascii")
             yield b"LIBARCHIVE.xattr." + quoted, base64.b64encode(value).rstrip(b"=")

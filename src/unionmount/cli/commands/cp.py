@@ -11,13 +11,8 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.images.platform import Platform
 
-_EPILOG = """The rules are those of "docker cp". A directory is copied whole: into DEST if that is a
-directory, else as DEST; of SOURCE/. only what is in it. A file is copied into DEST if that is a
-directory, else as DEST, whose directory must exist. "-" is a tar: as SOURCE it is unpacked in the
-directory DEST of a container, as DEST it goes to standard output."""
 
-
-@click.command("cp", epilog=_EPILOG)
+@click.command("cp")
 @click.option(
     "-a",
     "--archive",
@@ -49,6 +44,11 @@ def command(
     SOURCE and DEST are IMAGE:/PATH, CONTAINER:/PATH, a path of the host, or "-". IMAGE is anything
     that "mount" accepts; a CONTAINER is read with its changes. A container that is mounted or runs
     is changed through its mount, any other in its own directory.
+
+    The rules are those of "docker cp". A directory is copied whole: into DEST if that is a
+    directory, else as DEST; of SOURCE/. only what is in it. A file is copied into DEST if that is a
+    directory, else as DEST, whose directory must exist. "-" is a tar: as SOURCE it is unpacked in
+    the directory DEST of a container, as DEST it goes to standard output.
 
     Modes and times are kept. Files on the host belong to you, files in a container to its root;
     with -a they keep their owners, on the host if you are root.
