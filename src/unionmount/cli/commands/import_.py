@@ -100,6 +100,7 @@ def command(
         None if name is None else Reference.parse(name),
         *(instructions, message, platform, digest, flat, source_date_epoch()),
     )
+    request.check()
     if is_url:
         stored = _from_url(settings, source, request, tls_verify, cert_dir, quiet=quiet)
     else:
