@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from unionmount import core
 from unionmount.formats.tar_writer import END, Member, can_hold, header, padding
-from unionmount.system.os_errors import naming
+from unionmount.system.os_errors import naming, reason_of
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -129,25 +129,20 @@ class DirectoryTar:
         above = places[-1]
         path = above.path + b"/" + name if above.path else name
         try:
-            with naming(self._where(path)):
-                found = os.stat(name, dir_fd=above.fd, follow_symlinks=False)
-                if stat.S_ISDIR(found.st_mode):
-                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                    places.append(
-                        _PlaceInTree(os.open(name, flags, dir_fd=above.fd), path, iter(()))
-                    )
-                    fd = places[-1].fd
-                    head = self._directory(fd, os.fstat(fd), path)
-                    places[-1].names = self._names(places[-1])
-                    yield head
-                    return
-                if stat.S_ISREG(found.st_mode):
-                    pieces = self._file(above.fd, name, path)
-                else:
-                    pieces = iter(self._special(above.fd, name, path, found))
+            found = os.stat(name, dir_fd=above.fd, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                places.append(_PlaceInTree(os.open(name, flags, dir_fd=above.fd), path, iter(())))
+                fd = places[-1].fd
+                pieces = iter((self._directory(fd, os.fstat(fd), path),))
+                places[-1].names = self._names(places[-1])
+            elif stat.S_ISREG(found.st_mode):
+                pieces = self._file(above.fd, name, path)
+            else:
+                pieces = self._special(above.fd, name, path, found)
         except OSError as error:
             if error.errno not in _GONE:
-                raise
+                raise self._failed(error, path) from error
             self._warn(f"{self._where(path)}: left out, since it was removed meanwhile")
             return
         yield from pieces
@@ -199,8 +194,7 @@ class DirectoryTar:
             yield head
             left = size
             while left:
-                with naming(self._where(path)):
-                    piece = os.read(fd, min(_STEP, left))
+                piece = self._read(fd, min(_STEP, left), path)
                 if not piece:
                     self._warn(f"{self._where(path)}: was truncated meanwhile, filled with zeros")
                     while left:
@@ -213,6 +207,16 @@ class DirectoryTar:
             yield padding(size)
         finally:
             os.close(fd)
+
+    def _read(self, fd: int, size: int, path: bytes) -> bytes:
+        try:
+            return os.read(fd, size)
+        except OSError as error:
+            raise self._failed(error, path) from error
+
+    def _failed(self, error: OSError, path: bytes) -> OSError:
+        """Return an error that names the file, whose name is made only for it."""
+        return OSError(error.errno, reason_of(error), self._where(path))
 
     def _first_name(self, found: os.stat_result, path: bytes) -> bytes | None:
         """Return the first name of a file that was written before; None if this is the first."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -139,7 +139,8 @@ async def import_url(
             making.write(data)
             shown(download.what, done, download.total)
 
-        await hand_on(download.chunks(), take)
+        async with aclosing(download.chunks()) as chunks:
+            await hand_on(chunks, take)
         return await trio.to_thread.run_sync(making.finish, download.what)
 
 
