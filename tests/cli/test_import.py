@@ -423,6 +423,27 @@ def test_a_tar_in_place_is_indexed_once_and_not_copied(own: CommandLine, tmp_pat
     assert len(list((tmp_path / "root/inplace").iterdir())) == 2
 
 
+def test_a_damaged_record_of_a_tar_is_made_again(own: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / "rootfs.tar"
+    path.write_bytes(tar_of_root())
+    listing = own.run("find", path).stdout
+    index, record = sorted((tmp_path / "root/inplace").iterdir())
+    sound = record.read_bytes()
+    wrong = [
+        *(b"", b"{}", b"[]", sound[:-20], sound.replace(b"sha256:", b"sha255:")),
+        *(sound.replace(b'"marks": 0', b'"marks": []'), sound.replace(b"rootfs", b"\xff")),
+        sound.replace(b'"names": []', b'"names": ["\\u1234"]'),
+    ]
+    for data in wrong:
+        assert data != sound
+        record.write_bytes(data)
+        assert own.run("find", path).stdout == listing
+        assert record.read_bytes() == sound
+    index.write_bytes(index.read_bytes()[:-1])
+    assert own.run("find", path).stdout == listing
+    assert own.run("check").stdout == ""
+
+
 @pytest.mark.needs("fuse")
 def test_a_writable_mount_keeps_the_tar_as_an_image(own: CommandLine, tmp_path: Path) -> None:
     path = tmp_path / "rootfs.tar"
