@@ -219,10 +219,11 @@ class LayerWriter:
     def _looked_at(self, path: bytes, after: Attributes) -> _Ready:
         """Return a member with the attributes of the opened file.
 
-        An empty file is not opened: its attributes are those that were found.
+        An empty file, or one of an image, is not opened: its attributes are those that were found.
         """
         first = self._linked.get(after.node)
-        if first is None and stat.S_ISREG(after.mode) and after.size:
+        changes = not isinstance(self._tree, core.Tree)
+        if changes and first is None and stat.S_ISREG(after.mode) and after.size:
             self._tree.read(after.node, 0, 0)
             after = self._tree.getattr(after.node)
         xattrs = self._stored(path, self.xattrs(after.node))
