@@ -117,7 +117,8 @@ def joined_tar(below: Tree, whole: Tree) -> tuple[bytes, list[str]]:
 
 
 LOWER = Layer().directory("./").directory("etc").file("etc/secret", b"s3cret-lower")
-LOWER.directory("d").file("d/old", b"old").file("one", b"1").hard_link("two", "one")
+LOWER.directory("d").file("d/old", b"old").hard_link("two", "one")
+LOWER.file("one", b"1", xattrs={"security.selinux": b"label", "user.x": b"y"})
 MIDDLE = Layer().file("etc/.wh.secret").file("token", b"s3cret-middle")
 MIDDLE.directory("d").file("d/.wh..wh..opq").file("d/new", b"new")
 TOP = Layer().file(".wh.token").hard_link("three", "two").file("etc/motd", b"hello")
@@ -142,6 +143,9 @@ def test_all_layers_have_the_names_that_are_shown_and_no_marks(store: Store) -> 
     names = ["d", "d/new", "etc", "etc/motd", "one", "three", "two"]
     assert tar.getnames() == [".", *names]
     assert {one.name: one.linkname for one in tar if one.islnk()} == {"three": "one", "two": "one"}
+    assert shown(store, made)[b"one"].xattrs == (
+        *((b"security.selinux", b"label"), (b"user.x", b"y")),
+    )
     assert b"s3cret" not in b"".join(
         file.read() for one in tar if (file := tar.extractfile(one)) is not None
     )

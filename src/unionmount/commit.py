@@ -227,16 +227,21 @@ class LayerWriter:
     def _looked_at(self, path: bytes, after: Attributes) -> _Ready:
         """Return a member with the attributes of the opened file.
 
-        An empty file is not opened: its attributes are those that were found.
+        An empty file, or one of an image, is not opened: its attributes are those that were found.
         """
         first = self._linked.get(after.node)
-        if first is None and stat.S_ISREG(after.mode) and after.size:
+        changes = not isinstance(self._tree, core.Tree)
+        if changes and first is None and stat.S_ISREG(after.mode) and after.size:
             self._tree.read(after.node, 0, 0)
             after = self._tree.getattr(after.node)
-        xattrs = self._stored(path, xattrs_of(self._tree, after.node))
+        xattrs = self._stored(path, self.xattrs(after.node))
         target = self._tree.readlink(after.node) if stat.S_ISLNK(after.mode) else b""
         content = self._content(path, after) if first is None else iter(())
         return _Ready(self._owned(after), first, target, xattrs, next(content, b""), content)
+
+    def xattrs(self, node: Node) -> dict[bytes, bytes]:
+        """Return the extended attributes that the layer gets, by the names that users see."""
+        return xattrs_of(self._tree, node)
 
     def _owned(self, found: Attributes) -> Attributes:
         """Return the attributes with the owner in the container, if they have that on disk.

@@ -128,6 +128,18 @@ def joined(
     return _TopComparison(below, whole, step).differences()
 
 
+class _ImageWriter(LayerWriter):
+    """A writer of files of an image: an SELinux label in it is not one of this host."""
+
+    def __init__(self, image: core.Tree, write: Callable[[bytes], None], warn: Warn) -> None:
+        super().__init__(image, write, None, warn)
+        self._image = image
+
+    def xattrs(self, node: core.Node) -> dict[bytes, bytes]:
+        """Return all extended attributes."""
+        return {name: self._image.getxattr(node, name) for name in self._image.listxattr(node)}
+
+
 class _Work:
     """The making of the joined layer."""
 
@@ -154,7 +166,7 @@ class _Work:
                 self._written += len(data)
                 self._tell()
 
-            LayerWriter(self._whole, write, None, self._warn).write(chain([first], found))
+            _ImageWriter(self._whole, write, self._warn).write(chain([first], found))
             incoming.finish()
             return incoming.diff_id
 

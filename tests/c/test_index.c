@@ -129,6 +129,65 @@ TEST(a_layer_shorter_than_its_tar_is_refused)
     close(fd);
 }
 
+TEST(names_that_are_taken_literally_are_no_marks)
+{
+    static const char *const lines[] = {"d a",           "f a/.wh.b", "f .wh..wh..opq",
+                                        "w device",      "d .wh.",    "f .wh./x",
+                                        "s way -> .wh.", "f way/y",   "h c -> .wh./x"};
+    struct um_indexer *indexer;
+    struct um_index *index;
+    struct um_index_info info;
+    struct um_fault fault = {0};
+    const char *name;
+    size_t size;
+    int fd = make_memfd(0);
+    CHECK_INT(um_indexer_open(NULL, &indexer), 0);
+    um_indexer_take_literally(indexer);
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        CHECK_INT(add_line(indexer, lines[i], &fault), 0);
+    CHECK_INT(um_indexer_marks(indexer), 5);
+    REQUIRE(um_indexer_mark(indexer, 0, &name, &size) == 1);
+    CHECK_INT(size, 7);
+    CHECK(memcmp(name, "a/.wh.b", size) == 0);
+    REQUIRE(um_indexer_mark(indexer, 2, &name, &size) == 1);
+    CHECK(memcmp(name, "device", size) == 0);
+    CHECK_INT(um_indexer_mark(indexer, 5, &name, &size), 0);
+    CHECK_INT(um_indexer_mark(indexer, UM_INDEXER_MARKS, &name, &size), 0);
+    CHECK_INT(um_indexer_finish(indexer, LAYER_BYTES, fd, &fault), 0);
+    um_indexer_close(indexer);
+    CHECK_INT(um_index_open(fd, &index, &fault), 0);
+    um_index_get_info(index, &info);
+    CHECK_INT(info.whiteouts, 0);
+    CHECK_INT(info.opaques, 0);
+    CHECK_INT(info.files, 4);
+    CHECK_INT(info.directories, 3);
+    CHECK_INT(um_index_verify(index, &fault), 0);
+    um_index_close(index);
+    close(fd);
+}
+
+TEST(of_many_marks_only_the_first_names_are_kept)
+{
+    struct um_indexer *indexer;
+    struct um_fault fault = {0};
+    char line[400] = "f .wh.";
+    const char *name;
+    size_t size;
+    CHECK_INT(um_indexer_open(NULL, &indexer), 0);
+    um_indexer_take_literally(indexer);
+    for (unsigned i = 0; i < UM_INDEXER_MARKS + 3; i++) {
+        snprintf(line + 6, sizeof line - 6, "%u", i);
+        CHECK_INT(add_line(indexer, line, &fault), 0);
+    }
+    CHECK_INT(um_indexer_marks(indexer), UM_INDEXER_MARKS + 3);
+    CHECK_INT(um_indexer_mark(indexer, UM_INDEXER_MARKS - 1, &name, &size), 1);
+    memset(line + 2, 'x', 256);
+    line[258] = '\0';
+    CHECK_INT(add_line(indexer, line, &fault), -EBADMSG);
+    CHECK_CONTAINS(fault.text, "256 bytes");
+    um_indexer_close(indexer);
+}
+
 TEST(a_full_disk_is_an_error)
 {
     struct um_indexer *indexer;

@@ -57,14 +57,14 @@ def test_each_line_of_the_help_fits(capsys: Capture) -> None:
 
 
 def test_every_command_has_examples() -> None:
-    names = {module for module, _ in COMMANDS.values()}
+    names = {module.removesuffix("_") for module, _ in COMMANDS.values()}  # import_
     assert set(EXAMPLES) == names
     assert all(EXAMPLES.values())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_and_manual_page_end_with_the_examples(name: str, capsys: Capture) -> None:
-    examples = EXAMPLES[COMMANDS[name][0]]
+    examples = EXAMPLES[COMMANDS[name][0].removesuffix("_")]
     for _ in range(2):  # asking twice shows them once
         assert main([name, "--help"]) == 0
         shown = capsys.readouterr().out.partition("\n  Examples:\n")[2]

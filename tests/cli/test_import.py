@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from support.archives import Layer, docker_archive, posix_acl
 from support.backing import backing
 from support.compare import Snapshot, differences, snapshot
 from support.image_files import zstd_frame
-from support.mounting import CommandLine, is_mounted
+from support.mounting import CommandLine, is_mounted, own_places
 from support.programs import run
 from support.servers import Authority, Connection, RawServer
 from support.users import NOBODY, become_nobody
@@ -48,18 +49,24 @@ COMPRESSED: dict[str, Compress] = {
 
 def root_files() -> Layer:
     """What a small root file system has, as "docker export" spells it."""
-    made = Layer().directory("./", mode=0o755).directory("./etc").directory("./usr/bin")
+    made = (
+        Layer()
+        .directory("./", mode=0o755)
+        .directory("./etc")
+        .directory("./usr")
+        .directory("./usr/bin")
+    )
     made.file("./etc/motd", b"hello\n", mode=0o640, owner=(1000, 1001))
     made.file("./usr/bin/su", b"#!/bin/sh\n" * 999, mode=0o4755).symlink("./bin", "usr/bin")
     made.hard_link("./etc/issue", "./etc/motd").add("./fifo", tarfile.FIFOTYPE, mode=0o600)
     made.directory("./tmp", mode=0o1777).file("./" + "n" * 200, b"", mode=0o600)
-    made.file("./etc/\udcff\n", b"odd", xattrs={"user.x": b"a\0\xff"})
     return made
 
 
-def tar_of_root(*, devices: bool = False) -> bytes:
+def tar_of_root(*, odd: bool = False) -> bytes:
     made = root_files()
-    if devices:
+    if odd:
+        made.file("./etc/\udcff\n", b"odd", xattrs={"user.x": b"a\0\xff"})
         made.add("./null", tarfile.CHRTYPE, device=(1, 3), mode=0o666)
         made.add("./sda", tarfile.BLKTYPE, device=(8, 0), mode=0o660, owner=(0, 6))
     return made.data()
@@ -113,7 +120,8 @@ def mounted(cli: CommandLine, *words: str | Path, where: Path) -> Iterator[Path]
 def extracted(tar: Path, where: Path) -> Snapshot:
     """What GNU tar makes of a tar."""
     where.mkdir()
-    run("tar", "-xpf", tar, "-C", where, "--numeric-owner", "--xattrs", "--xattrs-include=*")
+    options = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--delay-directory-restore")
+    run("tar", "-xpf", tar, "-C", where, *options)
     return snapshot(where)
 
 
@@ -147,9 +155,9 @@ def test_the_tar_is_the_layer(own: CommandLine, tmp_path: Path, kind: str, strea
 @pytest.mark.parametrize("kind", COMPRESSED)
 def test_it_shows_what_tar_extracts(own: CommandLine, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "rootfs.tar"
-    path.write_bytes(tar_of_root(devices=True))
+    path.write_bytes(tar_of_root(odd=True))
     wanted = extracted(path, tmp_path / "wanted")
-    path.write_bytes(COMPRESSED[kind](tar_of_root(devices=True)))
+    path.write_bytes(COMPRESSED[kind](tar_of_root(odd=True)))
     own.run("import", path, "app:1")
     with mounted(own, "--ro", "app:1", where=tmp_path / "mnt") as top:
         assert differences(wanted, snapshot(top)) == []
@@ -157,16 +165,23 @@ def test_it_shows_what_tar_extracts(own: CommandLine, tmp_path: Path, kind: str)
         assert differences(wanted, snapshot(top)) == []
 
 
+@pytest.fixture
+def short_place() -> Iterator[Path]:
+    """A directory for podman, which takes paths of at most 50 bytes."""
+    with tempfile.TemporaryDirectory(prefix="p", dir="/tmp") as place:
+        yield Path(place)
+
+
 @pytest.mark.needs("podman", "root")
-def test_podman_makes_the_same_of_it(own: CommandLine, tmp_path: Path) -> None:
+def test_podman_makes_the_same_of_it(own: CommandLine, tmp_path: Path, short_place: Path) -> None:
     path = tmp_path / "rootfs.tar"
     path.write_bytes(tar_of_root())
     changes = (
-        *('CMD ["/bin/sh", "-c", "true"]', "ENV A=b C=d", "USER 1000", "WORKDIR /tmp"),
+        *('CMD ["/bin/sh", "-c", "true"]', "ENV A=b", "USER 1000", "WORKDIR /tmp"),
         *("EXPOSE 80/tcp", "LABEL a=b", "VOLUME /data", 'ENTRYPOINT ["/x"]', "STOPSIGNAL 9"),
     )
     words = [word for change in changes for word in ("-c", change)]
-    places = ("--root", str(tmp_path / "p"), "--runroot", str(tmp_path / "pr"))
+    places = ("--root", str(tmp_path / "p"), "--runroot", str(short_place))
     podman = ("podman", *places, "--storage-driver", "vfs")
     run(*podman, "import", "-q", *words, path, "app:1")
     (theirs,) = json.loads(run(*podman, "image", "inspect", "app:1"))
@@ -188,13 +203,20 @@ def test_podman_makes_the_same_of_it(own: CommandLine, tmp_path: Path) -> None:
 @pytest.mark.needs("skopeo", "umoci", "root")
 def test_other_tools_take_it(own: CommandLine, tmp_path: Path) -> None:
     path = tmp_path / "rootfs.tar"
-    path.write_bytes(tar_of_root(devices=True))
+    path.write_bytes(tar_of_root(odd=True))
     wanted = extracted(path, tmp_path / "wanted")
     own.run("import", path, "app:1")
     own.run("copy", "app:1", f"oci:{tmp_path}/oci:app")
     run("skopeo", "copy", "-q", f"oci:{tmp_path}/oci:app", f"oci:{tmp_path}/oci2:app")
     run("umoci", "unpack", "--image", f"{tmp_path}/oci2:app", tmp_path / "bundle")
-    assert differences(wanted, snapshot(tmp_path / "bundle/rootfs")) == []
+    found = snapshot(tmp_path / "bundle/rootfs")
+
+    def excuse(path: bytes, field: str, expected: object, found: object) -> bool:
+        """Umoci does not set the times of directories again after it has filled them."""
+        del expected, found
+        return field == "mtime_ns" and stat.S_ISDIR(wanted[path].kind)
+
+    assert differences(wanted, found, excuse) == []
 
 
 def test_the_image_is_as_told(own: CommandLine, tmp_path: Path) -> None:
@@ -285,7 +307,7 @@ def test_load_and_import_name_each_other(own: CommandLine, tmp_path: Path) -> No
         (lzma.compress(tar_of_root())[:-20], "truncated xz"),
         (bz2.compress(tar_of_root())[:-20], "truncated bzip2"),
         (b"\x04\x22\x4d\x18" + bytes(100), "lz4"),
-        (gzip.compress(tar_of_root()) + b"garbage", "garbage"),
+        (gzip.compress(tar_of_root()) + b"garbage", "no member begins here"),
     ],
 )
 def test_what_is_broken_leaves_nothing(
@@ -304,9 +326,14 @@ def test_names_that_lead_out_stay_inside(own: CommandLine, tmp_path: Path) -> No
     hostile.file("out/passwd", b"3").symlink("up", "../..").file("up/above", b"4")
     hostile.hard_link("link", "../../escape").hard_link("shadow", "/etc/shadow")
     path = tmp_path / "hostile.tar"
+    hostile.symlink("loop", "loop").file("loop/file", b"5")
     path.write_bytes(hostile.data())
-    own.run("import", path, "x:1")
-    wanted = ["/", "/above", "/absolute", "/escape", "/etc", "/etc/passwd", "/link", "/out", "/up"]
+    warnings = own.run("import", path, "x:1").stderr
+    assert "1 entries left out, since symlinks" in warnings
+    assert "'shadow' left out, a hard link to 'etc/shadow', which is not there" in warnings
+    assert warnings.count("\n") == 2
+    wanted = ["/", "/above", "/absolute", "/escape", "/etc", "/etc/passwd", "/link"]
+    wanted += ["/loop", "/out", "/up"]
     assert own.run("find", "x:1").stdout.splitlines() == wanted
     assert own.run("find", path).stdout.splitlines() == wanted
 
@@ -316,7 +343,7 @@ def test_names_that_lead_out_stay_inside(own: CommandLine, tmp_path: Path) -> No
 
 def marked() -> bytes:
     made = root_files().file("./etc/.wh.motd", b"a file").file("./.wh..wh..opq", b"another")
-    return made.file("./.wh.d/below", b"below").file("./.wh.", b"bare").data()
+    return made.directory("./.wh.d").file("./.wh.d/below", b"below").file("./.wh.", b"bare").data()
 
 
 @pytest.mark.needs("tar")
@@ -396,6 +423,27 @@ def test_a_tar_in_place_is_indexed_once_and_not_copied(own: CommandLine, tmp_pat
     assert len(list((tmp_path / "root/inplace").iterdir())) == 2
 
 
+def test_a_damaged_record_of_a_tar_is_made_again(own: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / "rootfs.tar"
+    path.write_bytes(tar_of_root())
+    listing = own.run("find", path).stdout
+    index, record = sorted((tmp_path / "root/inplace").iterdir())
+    sound = record.read_bytes()
+    wrong = [
+        *(b"", b"{}", b"[]", sound[:-20], sound.replace(b"sha256:", b"sha255:")),
+        *(sound.replace(b'"marks": 0', b'"marks": []'), sound.replace(b"rootfs", b"\xff")),
+        sound.replace(b'"names": []', b'"names": ["\\u1234"]'),
+    ]
+    for data in wrong:
+        assert data != sound
+        record.write_bytes(data)
+        assert own.run("find", path).stdout == listing
+        assert record.read_bytes() == sound
+    index.write_bytes(index.read_bytes()[:-1])
+    assert own.run("find", path).stdout == listing
+    assert own.run("check").stdout == ""
+
+
 @pytest.mark.needs("fuse")
 def test_a_writable_mount_keeps_the_tar_as_an_image(own: CommandLine, tmp_path: Path) -> None:
     path = tmp_path / "rootfs.tar"
@@ -448,7 +496,7 @@ def test_an_interruption_leaves_nothing(
         assert process.wait() != 0
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
-    own.run("images")  # a store that is opened clears what the dead have left
+    own.run("prune")  # a killed process has left its lease
     assert state(tmp_path / "root") == {}
 
 
@@ -538,6 +586,44 @@ def test_bytes_of_two_versions_are_never_joined(own: CommandLine, tmp_path: Path
         assert "ends" in message or "closed" in message or "peer" in message
         assert len(site.asked) == 3
     assert state(tmp_path / "root") == {}
+
+
+def test_an_interrupted_download_leaves_nothing(own: CommandLine, tmp_path: Path) -> None:
+    data = Layer().file("big", os.urandom(4 << 20)).data()
+
+    def stalling(connection: Connection) -> None:
+        connection.head()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+        connection.send(head + data[: 3 << 20])
+        connection.stall()
+
+    with RawServer(stalling) as server:
+        words = [sys.executable, "-m", "unionmount", "import", f"http://{server.address}/x", "x:1"]
+        with subprocess.Popen(words, env=own.environment, stderr=subprocess.PIPE) as process:
+            while not list((tmp_path / "root/tmp").glob("*/layer.tar")):
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            assert process.wait() == 130
+            assert process.stderr is not None
+            assert b"Traceback" not in process.stderr.read()
+    assert state(tmp_path / "root") == {}
+
+
+@pytest.mark.needs("umoci", "root", "tar")
+def test_other_commands_take_such_a_tar(own: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / "rootfs.tar"
+    path.write_bytes(tar_of_root())
+    for word in (path, f"{path}.gz"):
+        Path(f"{path}.gz").write_bytes(gzip.compress(tar_of_root()))
+        target = tmp_path / f"oci{len(str(word))}"
+        own.run("copy", word, f"oci:{target}:app")
+        run("umoci", "unpack", "--image", f"{target}:app", f"{target}.unpacked")
+        assert (tmp_path / f"{target}.unpacked/rootfs/etc/motd").read_bytes() == b"hello\n"
+        own.run("copy", "--squash", word, "app:1")
+        assert own.run("diff", word, "app:1").stdout == ""
+        assert len(own.run("layers", word).stdout.splitlines()) == 4
+        assert " added " in own.run("which", word, "/etc/motd").stdout
+        assert own.run("check", word).stdout == ""
 
 
 @pytest.mark.needs("openssl")
@@ -631,31 +717,30 @@ def test_a_directory_is_what_tar_takes_of_it(own: CommandLine, tmp_path: Path) -
     run("mount", "-t", "tmpfs", "tmpfs", top / "mnt")
     try:
         (top / "mnt/elsewhere").write_bytes(b"of another file system")
-        done = own.run("import", top, "dir:1")
+        done = own.run("import", top, "tree:1")
         assert "sock: left out" in done.stderr
         assert done.stderr.count("\n") == 1
         options = ("--xattrs", "--xattrs-include=*", "--one-file-system", "--format=posix")
         run("tar", *options, "--exclude=./sock", "-cf", tmp_path / "t.tar", "-C", top, ".")
     finally:
         run("umount", top / "mnt")
-    assert "elsewhere" not in own.run("find", "dir:1").stdout
+    assert own.run("find", "tree:1", "-name", "elsewhere").stdout == ""
     wanted = extracted(tmp_path / "t.tar", tmp_path / "wanted")
-    with mounted(own, "--ro", "dir:1", where=tmp_path / "mnt") as found:
+    with mounted(own, "--ro", "tree:1", where=tmp_path / "mnt") as found:
         assert differences(wanted, snapshot(found)) == []
     epoch = {"SOURCE_DATE_EPOCH": "1550000000"}
     own.environment |= epoch
-    first = own.run("import", "-q", top, "dir:2").stdout
+    first = own.run("import", "-q", top, "tree:2").stdout
     os.utime(top / "etc/motd", ns=(1, 1_700_000_000_000_000_000))
-    assert own.run("import", "-q", top, "dir:3").stdout == first
-    assert own.run("find", "dir:3", "-newer", "/bin", "-name", "motd").stdout == "/etc/motd\n"
+    assert own.run("import", "-q", top, "tree:3").stdout == first
+    assert own.run("find", "tree:3", "-newer", "/bin", "-name", "motd").stdout == "/etc/motd\n"
 
 
 def test_a_directory_of_an_ordinary_user(own: CommandLine, public_tmp: Path) -> None:
     top = public_tmp / "rootfs"
     public_tmp.chmod(0o777)
     prefix = become_nobody()
-    place = {"UNIONMOUNT_ROOT": str(public_tmp / "root")}
-    user = CommandLine(prefix, {**own.environment, **place})
+    user = CommandLine(prefix, {**own.environment, **own_places(public_tmp)})
     code = (
         "import os,pathlib,sys; top=pathlib.Path(sys.argv[1]); top.mkdir(); "
         "(top/'a').write_bytes(b'a'); (top/'d').mkdir(mode=0o750); (top/'c').write_bytes(b''); "
@@ -665,22 +750,22 @@ def test_a_directory_of_an_ordinary_user(own: CommandLine, public_tmp: Path) -> 
         "os.setxattr(top/'w','user.containers.override_stat',b'0:0:4755')"
     )
     subprocess.run([*prefix, sys.executable, "-c", code, top], check=True)
-    user.run("import", top, "dir:1")
-    listing = user.run("ls", "-la", "dir:1:/").stdout.splitlines()[1:]
+    user.run("import", top, "tree:1")
+    listing = user.run("ls", "-la", "tree:1:/").stdout.splitlines()[1:]
     shown = {line.split()[-1]: line.split()[:4] for line in listing}
     me = [str(NOBODY), str(NOBODY)] if os.geteuid() == 0 else [str(os.getuid()), str(os.getgid())]
     assert shown["a"] == ["-rwsr-xr-x", "1", "0", "42"]
     assert shown["c"] == ["crw-rw-rw-", "1", "0", "0"]
     assert shown["d"] == ["drwxr-x---", "2", *me]
     assert shown["w"] == ["-rw-rw-rw-", "1", *me]  # others may have set its attribute
-    assert "override_stat" not in user.run("find", "dir:1").stdout
+    assert "override_stat" not in user.run("find", "tree:1").stdout
     if os.geteuid() == 0:
         (top / "secret").write_bytes(b"")
         (top / "secret").chmod(0)
         if prefix[-1].startswith("--ambient"):
             return  # this user can read everything
-        assert "Permission denied" in user.error("import", top, "dir:2")
-        assert user.run("images", "-q", "dir:2").stdout == ""
+        assert "Permission denied" in user.error("import", top, "tree:2")
+        assert user.run("images", "-q", "tree:2").stdout == ""
 
 
 def test_the_same_directory_is_the_same_layer(own: CommandLine, tmp_path: Path) -> None:
@@ -713,7 +798,7 @@ def test_marks_and_images_in_a_directory_are_refused(own: CommandLine, tmp_path:
 
 @pytest.mark.needs("tar")
 def test_many_entries(own: CommandLine, tmp_path: Path) -> None:
-    """A hundred thousand; the measured figures of a million are in the documentation."""
+    """A hundred thousand: a million takes longer, and nothing else."""
     count = 100_000
     made = Layer()
     for number in range(count):

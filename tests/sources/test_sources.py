@@ -358,8 +358,14 @@ def test_an_archive_without_images(store: Store, tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"manifest.json": b"[]"})
     with pytest.raises(NotFoundError, match="contains no image"):
         open_image(store, str(path))
+    half = write_tar(tmp_path / "half.tar", {"oci-layout": b"{}", "blobs/sha256/a": b""})
     with pytest.raises(FormatError, match=r"no manifest\.json or index\.json"):
-        open_image(store, str(write_tar(tmp_path / "b.tar", {"etc/passwd": b""})))
+        open_image(store, str(half))
+    flat = str(write_tar(tmp_path / "b.tar", {"etc/passwd": b""}))
+    with open_image(store, flat) as image:
+        assert [path for path, _ in image.tree().walk()] == [b"etc", b"etc/passwd"]
+    with pytest.raises(FormatError, match=r"no manifest\.json or index\.json"):
+        open_image(store, f"docker-archive:{flat}")
     with pytest.raises(FormatError, match=r"Docker 1\.10"):
         open_image(store, str(write_tar(tmp_path / "c.tar", {"repositories": b"{}"})))
     with pytest.raises(FormatError, match="not an OCI archive"):

@@ -171,7 +171,7 @@ def has_image(files: Files) -> bool:
             return files.size(MARKER) is not None or "manifests" in _fields(index, "manifests")
         if manifest is not None:
             return not _fields(manifest, "")  # a list, where others have an object
-        return files.size("repositories") is not None
+        return files.size(MARKER) is not None or files.size("repositories") is not None
     except FormatError:  # a directory, or too large
         return False
 

@@ -276,7 +276,9 @@ class LayerImport(Closing):
 
     def _check(self, part: str, expected: Digest, actual: str) -> None:
         if expected.hex != actual:
-            what = f"{self._expected.what} ({part})"
+            what = self._expected.what
+            if not self._expected.literal:
+                what += f" ({part})"
             raise DigestMismatch(what, str(expected), f"{expected.algorithm}:{actual}")
 
     def _complete(self, index: int) -> None:

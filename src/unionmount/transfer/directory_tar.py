@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from unionmount import core
 from unionmount.formats.tar_writer import END, Member, can_hold, header, padding
-from unionmount.system.os_errors import naming
+from unionmount.system.os_errors import naming, reason_of
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _NO_ID = (1 << 32) - 1
 
 
 @dataclass(slots=True)
-class _OpenDirectory:
+class _PlaceInTree:
     """A directory that is being read."""
 
     fd: int
@@ -54,7 +54,7 @@ class _OpenDirectory:
 
 
 @dataclass(frozen=True, slots=True)
-class _Status:
+class _Recorded:
     """What a tar records of a file."""
 
     mode: int
@@ -63,12 +63,12 @@ class _Status:
     device: tuple[int, int]
 
     @classmethod
-    def of(cls, found: os.stat_result) -> _Status:
+    def of(cls, found: os.stat_result) -> _Recorded:
         device = os.major(found.st_rdev), os.minor(found.st_rdev)
         return cls(found.st_mode, found.st_uid, found.st_gid, device)
 
 
-def _close(places: list[_OpenDirectory]) -> None:
+def _close(places: list[_PlaceInTree]) -> None:
     for place in places:
         os.close(place.fd)
 
@@ -93,12 +93,12 @@ class DirectoryTar:
     def pieces(self) -> Iterator[bytes]:
         """Yield the bytes of the tar; errors name the file."""
         with ExitStack() as stack:
-            places: list[_OpenDirectory] = []
+            places: list[_PlaceInTree] = []
             stack.callback(_close, places)
             with naming(printable(str(self._top))):
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
                 fd = os.open(self._top, flags)
-            places.append(_OpenDirectory(fd, b"", iter(())))
+            places.append(_PlaceInTree(fd, b"", iter(())))
             found = os.fstat(fd)
             self._device = found.st_dev
             yield self._directory(fd, found, b".")
@@ -114,7 +114,7 @@ class DirectoryTar:
     def _where(self, path: bytes) -> str:
         return printable(f"{self._top}/{os.fsdecode(path)}")
 
-    def _names(self, place: _OpenDirectory) -> Iterator[bytes]:
+    def _names(self, place: _PlaceInTree) -> Iterator[bytes]:
         with naming(self._where(place.path)):
             found = os.fstat(place.fd)
             if _identity(found) == self._skipped:
@@ -124,30 +124,25 @@ class DirectoryTar:
                 return iter(())
             return iter(sorted(map(os.fsencode, os.listdir(place.fd))))  # noqa: PTH208
 
-    def _entry(self, places: list[_OpenDirectory], name: bytes) -> Iterator[bytes]:
+    def _entry(self, places: list[_PlaceInTree], name: bytes) -> Iterator[bytes]:
         """Yield an entry of the last directory, and enter it if it is one."""
         above = places[-1]
         path = above.path + b"/" + name if above.path else name
         try:
-            with naming(self._where(path)):
-                found = os.stat(name, dir_fd=above.fd, follow_symlinks=False)
-                if stat.S_ISDIR(found.st_mode):
-                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                    places.append(
-                        _OpenDirectory(os.open(name, flags, dir_fd=above.fd), path, iter(()))
-                    )
-                    fd = places[-1].fd
-                    head = self._directory(fd, os.fstat(fd), path)
-                    places[-1].names = self._names(places[-1])
-                    yield head
-                    return
-                if stat.S_ISREG(found.st_mode):
-                    pieces = self._file(above.fd, name, path)
-                else:
-                    pieces = iter(self._special(above.fd, name, path, found))
+            found = os.stat(name, dir_fd=above.fd, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                places.append(_PlaceInTree(os.open(name, flags, dir_fd=above.fd), path, iter(())))
+                fd = places[-1].fd
+                pieces = iter((self._directory(fd, os.fstat(fd), path),))
+                places[-1].names = self._names(places[-1])
+            elif stat.S_ISREG(found.st_mode):
+                pieces = self._file(above.fd, name, path)
+            else:
+                pieces = self._special(above.fd, name, path, found)
         except OSError as error:
             if error.errno not in _GONE:
-                raise
+                raise self._failed(error, path) from error
             self._warn(f"{self._where(path)}: left out, since it was removed meanwhile")
             return
         yield from pieces
@@ -169,7 +164,7 @@ class DirectoryTar:
         target = os.readlink(name, dir_fd=directory) if stat.S_ISLNK(found.st_mode) else b""
         place = f"/proc/self/fd/{directory}/".encode() + name
         xattrs = {name: value for name, value in _xattrs(place).items() if name != _OVERRIDE}
-        return iter((self._header(path, found, _Status.of(found), xattrs, target=target),))
+        return iter((self._header(path, found, _Recorded.of(found), xattrs, target=target),))
 
     def _file(self, directory: int, name: bytes, path: bytes) -> Iterator[bytes]:
         """Open a file, and return its header and content."""
@@ -199,8 +194,7 @@ class DirectoryTar:
             yield head
             left = size
             while left:
-                with naming(self._where(path)):
-                    piece = os.read(fd, min(_STEP, left))
+                piece = self._read(fd, min(_STEP, left), path)
                 if not piece:
                     self._warn(f"{self._where(path)}: was truncated meanwhile, filled with zeros")
                     while left:
@@ -213,6 +207,16 @@ class DirectoryTar:
             yield padding(size)
         finally:
             os.close(fd)
+
+    def _read(self, fd: int, size: int, path: bytes) -> bytes:
+        try:
+            return os.read(fd, size)
+        except OSError as error:
+            raise self._failed(error, path) from error
+
+    def _failed(self, error: OSError, path: bytes) -> OSError:
+        """Return an error that names the file, whose name is made only for it."""
+        return OSError(error.errno, reason_of(error), self._where(path))
 
     def _first_name(self, found: os.stat_result, path: bytes) -> bytes | None:
         """Return the first name of a file that was written before; None if this is the first."""
@@ -228,7 +232,7 @@ class DirectoryTar:
         self,
         path: bytes,
         found: os.stat_result,
-        status: _Status,
+        status: _Recorded,
         xattrs: dict[str, bytes],
         *,
         size: int = 0,
@@ -268,10 +272,10 @@ class DirectoryTar:
 
     def _overridden(
         self, found: os.stat_result, xattrs: dict[str, bytes]
-    ) -> tuple[_Status, dict[str, bytes]]:
+    ) -> tuple[_Recorded, dict[str, bytes]]:
         """Return the status that override_stat says, if it counts, and the other attributes."""
         text = xattrs.pop(_OVERRIDE, None)
-        status = _Status.of(found)
+        status = _Recorded.of(found)
         trusted = found.st_uid in (self._me, 0) and not found.st_mode & 0o022
         match = _OVERRIDE_TEXT.fullmatch(text.decode("latin-1")) if text and trusted else None
         if match is None:
@@ -286,7 +290,7 @@ class DirectoryTar:
         if max(numbers) > _NO_ID:
             return status, xattrs
         type_ = named if stands else stat.S_IFMT(found.st_mode)
-        return _Status(type_ | stat.S_IMODE(mode), uid, gid, numbers), xattrs
+        return _Recorded(type_ | stat.S_IMODE(mode), uid, gid, numbers), xattrs
 
 
 def _check_regular(found: os.stat_result) -> None:

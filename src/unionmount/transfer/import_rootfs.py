@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from unionmount.system.files import FileRange
 
 _STEP = 1024 * 1024
+_MOST_WARNINGS = 5
 _LOCAL = "-"  # docker's word in the history for a file that the client has sent
 
 
@@ -70,13 +72,17 @@ class ImportRequest:
 
 
 def import_file(
-    store: Store, path: str, request: ImportRequest, progress: Progress | None = None
+    store: Store,
+    path: str,
+    request: ImportRequest,
+    warn: Warn,
+    progress: Progress | None = None,
 ) -> StoredImage:
     """Import a tar, plain or compressed, from a file, a FIFO or standard input (``-``)."""
     what = "standard input" if path == STDIN else printable(path)
     with (
         _opened(path, what, progress) as (fd, first),
-        _importing(store, what, request) as making,
+        _importing(store, what, request, warn) as making,
     ):
         total = os.fstat(fd).st_size or None
         done = 0
@@ -102,7 +108,7 @@ def import_directory(
         raise UsageError("--checksum is for files and URLs; a directory has no digest")
     what = printable(path)
     tar = DirectoryTar(Path(path), warn, epoch=request.epoch, skipped=store.root)
-    with _importing(store, what, request) as making:
+    with _importing(store, what, request, warn) as making:
         waiting, done = bytearray(), 0
         for piece in tar.pieces():
             waiting += piece
@@ -121,18 +127,20 @@ async def import_url(
     client: UrlClient,
     url: str,
     request: ImportRequest,
+    warn: Warn,
     progress: Progress | None = None,
 ) -> StoredImage:
     """Import a tar from a web server."""
     download = client.file(url, verified=request.checksum is not None)
     shown = cancelling(progress)
-    with _importing(store, download.what, request) as making:
+    with _importing(store, download.what, request, warn) as making:
 
         def take(data: bytes, done: int) -> None:
             making.write(data)
             shown(download.what, done, download.total)
 
-        await hand_on(download.chunks(), take)
+        async with aclosing(download.chunks()) as chunks:
+            await hand_on(chunks, take)
         return await trio.to_thread.run_sync(making.finish, download.what)
 
 
@@ -165,19 +173,23 @@ class _Making:
 
 
 @contextmanager
-def _importing(store: Store, what: str, request: ImportRequest) -> Iterator[_Making]:
+def _importing(store: Store, what: str, request: ImportRequest, warn: Warn) -> Iterator[_Making]:
     """Begin an import, which leaves nothing behind unless it is finished."""
     request.check()
     expected = Expected(None, what, request.checksum, literal=True)
+    left_out: list[str] = []
 
     def inspect(index: int, data: FileRange) -> None:
         _refuse_other(index, data, what, flat=request.flat)
+        left_out.extend(_left_out(index, data, what))
 
     with (
         store.lease("import", f"import of {what}") as lease,
         store.import_layer(expected, lease=lease, inspect=inspect) as incoming,
     ):
         yield _Making(store, lease, incoming, request)
+    for text in left_out:
+        warn(text)
 
 
 def _refuse_other(index: int, data: FileRange, what: str, *, flat: bool) -> None:
@@ -191,6 +203,28 @@ def _refuse_other(index: int, data: FileRange, what: str, *, flat: bool) -> None
             f"{what}: is an archive of images and no root file system; use 'unionmount load', or "
             "--flat to import its files"
         )
+
+
+def _left_out(index: int, data: FileRange, what: str) -> list[str]:
+    """Return warnings about entries that are in the tar, but have no place in the image."""
+    with core.Index(index, what) as opened:
+        texts: list[str] = []
+        if opened.info.unresolved:
+            texts.append(
+                f"{what}: {opened.info.unresolved} entries left out, since symlinks on their way "
+                "form a loop"
+            )
+        layer = core.TreeLayer(opened, data.fd, data.offset, data.length)
+        with core.Tree([layer]) as tree:
+            broken = list(islice(tree.broken_links(), _MOST_WARNINGS + 1))
+    texts += [
+        f"{what}: '{printable(link.name)}' left out, a hard link to "
+        f"'{printable(link.target)}', which is not there"
+        for link in broken[:_MOST_WARNINGS]
+    ]
+    if len(broken) > _MOST_WARNINGS:
+        texts.append(f"{what}: and more such hard links; 'unionmount check' lists them")
+    return texts
 
 
 @contextmanager

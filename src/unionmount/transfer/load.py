@@ -252,14 +252,14 @@ def _open_tar(
             return flat.archive()
         reason = str(error).removeprefix(f"{what}: ")
         raise FormatError(
-            f"{what}: is neither an archive of images nor a tar of files: {reason}"
+            f"{what}: not an image archive, and no root file system: {reason}"
         ) from error
     if flat is None or has_image(files):
         return open_archive(files, kind, default_name)
     is_empty = files.is_empty
     files.close()
     if is_empty:
-        raise FormatError(f"{what}: is empty: neither an image nor a root file system")
+        raise FormatError(f"{what}: not an image archive, and no root file system: it is empty")
     return flat.archive()
 
 

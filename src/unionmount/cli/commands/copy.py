@@ -94,13 +94,8 @@ def command(
     named = [resolve(place.path) for place in places if place.kind == "registry"]
     with progress_line(quiet=quiet) as progress:
         how = CopyOptions(
-            resolve,
-            platform,
-            all_platforms,
-            compress,
-            keep_digest,
-            progress,
-            None if squash is None else _squasher(squash),
+            *(resolve, platform, all_platforms, compress),
+            *(keep_digest, progress, _squasher(squash)),
         )
 
         async def work(client: RegistryClient) -> Copied:
@@ -112,8 +107,10 @@ def command(
         print(copied.digest)
 
 
-def _squasher(layers: int | str) -> Squash:
-    """Return the function that squashes a number of layers, or all."""
+def _squasher(layers: int | str | None) -> Squash | None:
+    """Return the function that squashes a number of layers, or all; None for none."""
+    if layers is None:
+        return None
     from unionmount.cli.commands.commit import print_warning, source_date_epoch
     from unionmount.squash import SquashRequest, squash
 

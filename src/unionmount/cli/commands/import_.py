@@ -100,6 +100,7 @@ def command(
         None if name is None else Reference.parse(name),
         *(instructions, message, platform, digest, flat, source_date_epoch()),
     )
+    request.check()
     if is_url:
         stored = _from_url(settings, source, request, tls_verify, cert_dir, quiet=quiet)
     else:
@@ -117,7 +118,7 @@ def _from_here(
     with progress_line(quiet=quiet) as progress:
         if source != "-" and Path(source).is_dir():
             return import_directory(settings.store(), source, request, print_warning, progress)
-        return import_file(settings.store(), source, request, progress)
+        return import_file(settings.store(), source, request, print_warning, progress)
 
 
 def _from_url(
@@ -129,6 +130,7 @@ def _from_url(
     *,
     quiet: bool,
 ) -> StoredImage:
+    from unionmount.cli.commands.commit import print_warning
     from unionmount.cli.open_image import progress_line
     from unionmount.cli.options import debug_log
     from unionmount.cli.run_transfer import run_attended
@@ -148,6 +150,6 @@ def _from_url(
             )
 
         async def work(client: UrlClient) -> StoredImage:
-            return await import_url(store, client, url, request, progress)
+            return await import_url(store, client, url, request, print_warning, progress)
 
         return run_attended(make_client, work)

@@ -30,7 +30,8 @@ _HELP = """\
 Mount an image or an existing container at MOUNTPOINT, and print the mount point.
 
 A background process serves the mount until it is unmounted. Without MOUNTPOINT, a directory
-below the runtime directory is created.
+below the runtime directory is created. IMAGE may also be a tar of a root file system, as
+"import" takes it.
 
 Changes are kept in a container: a directory of the store that stays after the unmount. It is
 mounted again by its name, listed by "ps -a" and removed by "rm". The store also keeps the
