@@ -177,7 +177,7 @@ def _print_layers(image: OpenImage, summary: Summary, *, no_trunc: bool) -> None
         )
         for number, (layer, did, step) in enumerate(_layer_rows(image, summary))
     ]
-    print_table(_HEADER, rows)
+    print_table(_HEADER, rows, full=no_trunc)
     print()
     if sys.stdout.isatty():
         _print_bars(image, summary)
