@@ -155,6 +155,39 @@ static inline bool exercise_changes(struct um_tree *tree, uint32_t layer,
     return more == 0;
 }
 
+/* The bytes of all listed paths are those of all layers; a listing changes no count. */
+static inline void exercise_listing(struct um_summary *summary, uint32_t n_layers, bool well_formed)
+{
+    struct um_layer_summary before[STACK_MAX], after[STACK_MAX];
+    struct um_path_summary paths, again;
+    struct um_path_floor floor = {0};
+    struct um_path_versions found;
+    uint64_t shown = 0, wasted = 0, all_wasted = 0;
+    int more;
+    um_summary_get(summary, before, &paths);
+    while ((more = um_summary_list(summary, &floor, &found)) > 0) {
+        if (more != 1)
+            continue;
+        shown += found.shown;
+        wasted += found.wasted;
+        if (found.n == 0 || found.path_size == 0)
+            abort();
+        for (size_t i = 0; i < found.n; i++)
+            if (found.versions[i].layer >= n_layers ||
+                (well_formed && i != 0 && found.versions[i].layer <= found.versions[i - 1].layer))
+                abort();
+    }
+    um_summary_get(summary, after, &again);
+    for (uint32_t i = 0; i < n_layers; i++) {
+        all_wasted += before[i].wasted;
+        if (before[i].added != after[i].added || before[i].wasted != after[i].wasted)
+            abort();
+    }
+    if (well_formed && (more != 0 || wasted != all_wasted || shown + wasted != paths.stored ||
+                        again.stored != paths.stored))
+        abort();
+}
+
 /* What all layers did, told in one pass, is what each of them tells. */
 static inline void exercise_summary(const struct stack *stack,
                                     const struct um_layer_summary *counts, const bool *complete,
@@ -173,6 +206,8 @@ static inline void exercise_summary(const struct stack *stack,
         more = um_summary_step(summary);
     while (more == 1);
     um_summary_get(summary, layers, &paths);
+    if (more == 0)
+        exercise_listing(summary, stack->n, well_formed);
     um_summary_close(summary);
     if (well_formed && (more != 0 || paths.least > paths.stored))
         abort();

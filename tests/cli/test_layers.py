@@ -132,6 +132,21 @@ def test_a_short_list_is_the_beginning_of_the_long_one(
         assert some[name] == everything[name][:count]
 
 
+def test_efficiency_and_repeated_files_are_those_of_dive(cli: CommandLine, tmp_path: Path) -> None:
+    """What dive 0.13 printed of this image: efficiencyScore, and its fileReference."""
+    layers = [
+        Layer().file("a", b"a" * 1000).file("b", b"b" * 500).file("c", b"c" * 70),
+        Layer().file("a", b"A" * 900).file(".wh.b"),
+        Layer().file("a", b"x" * 1200).file("b", b"n" * 10),
+    ]
+    image = docker_archive(tmp_path / "dive.tar", layers)
+    found = json.loads(cli.run("layers", image, "--top", "9", "--format", "json").stdout)
+    assert found["efficiency"] == pytest.approx(0.26358695652173914, abs=1e-6)
+    assert found["bytes"] == 3680
+    sums = [(one["path"], one["shown"] + one["wasted"]) for one in found["repeated"]]
+    assert sums == [("/a", 3100), ("/b", 510)]
+
+
 def test_equal_files_are_in_the_order_of_their_names(cli: CommandLine, tmp_path: Path) -> None:
     layer = Layer()
     for number in range(50):

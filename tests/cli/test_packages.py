@@ -21,7 +21,7 @@ from packageurl import PackageURL
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 from support.archives import Layer, docker_archive
-from support.mounting import CommandLine, is_mounted
+from support.mounting import COMMAND, CommandLine, is_mounted
 from support.package_images import ASSETS, Dpkg, Rpm, npm_tree, tree_layer_of
 from support.programs import run
 
@@ -95,6 +95,20 @@ def test_each_package_has_the_layer_that_brought_it(cli: CommandLine, tmp_path: 
     assert all(row["diff_id"] == digests[row["layer"]] for row in rows)
     older = layers_of(listed(cli, "--layer", "2", image))
     assert older == {"stays 1": 0, "upgraded 2": 1}
+
+
+def test_many_layers(cli: CommandLine, tmp_path: Path) -> None:
+    """Each of 128 layers installs one package, and upgrades another."""
+    layers, status = [], b""
+    for number in range(128):
+        status += f"Package: p{number}\nVersion: 1\n\n".encode()
+        upgraded = f"Package: moving\nVersion: {number}\n".encode()
+        layers.append(Layer().file("var/lib/dpkg/status", status + upgraded))
+    image = archive(tmp_path, *layers)
+    wanted = {f"p{number} 1": number for number in range(128)}
+    assert layers_of(listed(cli, image)) == wanted | {"moving 127": 127}
+    older = {name: layer for name, layer in wanted.items() if layer <= 60}
+    assert layers_of(listed(cli, "--layer", "60", image)) == older | {"moving 60": 60}
 
 
 def test_a_database_that_was_deleted_in_between_begins_anew(
@@ -275,6 +289,27 @@ def test_a_database_leaves_no_copy_behind(
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.needs("rpm", "rpmbuild", "bash")
+def test_a_full_disk_is_told(cli: CommandLine, tmp_path: Path, rpm: Rpm) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    image = archive(tmp_path, Layer().file("var/lib/rpm/rpmdb.sqlite", rpm.database()))
+    listed(cli, image)  # the index is there from now on
+    script = 'ulimit -f 20; exec "$@"'  # blocks of 1024 bytes that a file may have
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", *COMMAND, "packages", image],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"TMPDIR": str(temporary)},
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "/var/lib/rpm/rpmdb.sqlite: cannot be copied to " in done.stderr
+    assert "File too large; set TMPDIR" in done.stderr
+    assert list(temporary.iterdir()) == []
+
+
 # ---- Python and npm ------------------------------------------------------------------------------
 
 
@@ -371,8 +406,9 @@ def test_npm_of_this_machine(cli: CommandLine, tmp_path: Path) -> None:
             parts[-3:-2] == ("node_modules",) and parts[-2].startswith("@")
         ):
             document = json.loads(path.read_text(encoding="utf-8"))
-            wanted.add((document["name"], document["version"]))
-    assert len(wanted) > 100
+            if "name" in document and "version" in document:
+                wanted.add((document["name"], document["version"]))
+    assert wanted
     assert {(row["name"], row["version"]) for row in rows} == wanted
 
 
@@ -432,8 +468,9 @@ def test_containers(box: tuple[CommandLine, Path, Path]) -> None:
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory, rpm: Rpm) -> Path:
+def mixed(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., None], rpm: Rpm) -> Path:
     """An image of everything, with odd names and licenses."""
+    require("dpkg-query")
     work = tmp_path_factory.mktemp("mixed")
     layer = Layer().file("etc/os-release", DEBIAN)
     layer.file("var/lib/dpkg/status", Path("/var/lib/dpkg/status").read_bytes())

@@ -189,6 +189,26 @@ def test_wrong_usage(command: str, own: CommandLine, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_names_of_files_are_not_sent(
+    command: str, own: CommandLine, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """A path that was mistyped is nobody's business; a plain name is the control."""
+    registries = tmp_path / "registries.conf"
+    registries.write_text(f'unqualified-search-registries = ["{proxy.address}"]\n')
+    own.environment["CONTAINERS_REGISTRIES_CONF"] = str(registries)
+    for word in ("./nowhere.tar", "secret.tar", "../a/b.tar.gz", "/home/x/y"):
+        done = own.run(command, "--remote", word, status=_status(command, word))
+        assert word in done.stderr
+    assert proxy.seen == []
+    complaint(own, command, "--remote", "plain/name:1")
+    assert len(proxy.requests("manifest")) >= 1
+
+
+def _status(command: str, word: str) -> int:
+    return 1 if command == "inspect" or not word.startswith((".", "/")) else usage(command)
+
+
 def usage(command: str) -> int:
     return 1 if command == "inspect" else 2  # which goes on with the next of its words
 

@@ -125,7 +125,9 @@ class Rpm:
         return sorted(top.rglob("*.rpm"))
 
     def _run(self, *words: str | Path) -> None:
-        options = ("--justdb", "--nodeps", "--noscripts", "--nosignature", "--force-debian")
+        options = ["--justdb", "--nodeps", "--noscripts", "--nosignature"]
+        if Path("/etc/debian_version").exists():  # whose rpm warns, or refuses without it
+            options.append("--force-debian")
         run("rpm", "--dbpath", self.directory, *options, *words)
 
     def install(self, packages: Iterable[Path]) -> None:

@@ -38,6 +38,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {  # by command, or by command and argu
     "images": _IMAGE,
     "inspect": ("container", "mount", "image", "file"),
     "layers": _SOURCE,
+    "packages": _SOURCE,
     "ls": _IMAGE,
     "mount": ("container", "image", "file"),
     "pull": _IMAGE,

@@ -31,13 +31,18 @@ def is_remote(word: str, remote: bool, registry: RegistryOptions) -> bool:
 
     Raise UsageError if it is not, and options about registries were given.
     """
-    from unionmount.sources import Location
+    from unionmount.sources import Location, looks_like_file, no_such_file
 
     kind = "stored" if not word else Location.parse(word).kind
     if kind == "registry":
         return True
-    if remote and kind not in ("stored", "path"):
-        raise UsageError(f"--remote takes a name of a registry, not '{printable(word)}'")
+    if remote and kind != "stored":
+        raise UsageError(
+            f"--remote takes a name of a registry, and '{printable(word)}' is a file; "
+            "write docker://NAME if it is a name, too"
+        )
+    if remote and looks_like_file(word):
+        raise no_such_file(word)
     if not remote and registry != RegistryOptions():
         raise UsageError(
             "--creds, --authfile, --tls-verify and --cert-dir are for images of a registry; "

@@ -26,7 +26,7 @@ from unionmount.browse.packages.model import (
 )
 from unionmount.browse.packages.npm import parse_npm
 from unionmount.browse.packages.os_release import parse_os_release
-from unionmount.browse.packages.places import MetadataFile, places_below
+from unionmount.browse.packages.places import MetadataFile, current, places_below
 from unionmount.browse.packages.python import parse_python
 from unionmount.browse.packages.reading import ImageFile
 from unionmount.browse.packages.rpm import FORMATS, SQLITE, parse_rpm
@@ -178,7 +178,7 @@ def _problem(place: MetadataFile, error: FormatError | OSError) -> str:
 
 
 def _parse(files: BrowsableTree, place: MetadataFile) -> Iterator[Package]:
-    file = ImageFile(files, place.attributes)
+    file = ImageFile(files, current(files, place).attributes)
     if place.kind != "rpm":
         yield from _PARSERS[place.kind](file.read(_LIMITS[place.kind]))
         return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from unionmount import core
 from unionmount.browse.packages.rpm import FORMATS
 
 if TYPE_CHECKING:
@@ -70,8 +71,22 @@ def _is_python(directory: bytes, name: bytes) -> bool:
 def places_below(
     files: BrowsableTree, start: Attributes, path: bytes = b""
 ) -> Iterator[MetadataFile]:
-    """Yield all such files below a directory."""
+    """Yield all such files below a directory.
+
+    A container may have very many files, so their nodes are forgotten; ``current`` finds them.
+    """
     for found, attributes in files.walk(start.node, path):
+        if stat.S_ISDIR(attributes.mode):
+            continue
+        if isinstance(files, core.View):
+            files.forget(attributes.node)
         kind = kind_of(found)
         if kind is not None and stat.S_ISREG(attributes.mode):
             yield MetadataFile(kind, found, attributes)
+
+
+def current(files: BrowsableTree, place: MetadataFile) -> MetadataFile:
+    """Return the same file with a node that is valid."""
+    if not isinstance(files, core.View):
+        return place
+    return replace(place, attributes=files.resolve_anew(place.path))

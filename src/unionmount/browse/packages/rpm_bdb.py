@@ -18,14 +18,12 @@ if TYPE_CHECKING:
     from unionmount.browse.packages.reading import ImageFile
 
 _MAGIC = 0x061561  # of a hash; at byte 12
-_META = struct.Struct("III")  # magic, version, size of a page
 _VERSIONS = range(7, 11)
-_PAGE = struct.Struct("8xIIIHHBB")  # number, previous, next, entries, free byte, level, type
+_PAGE = "8xIIIHHBB"  # number, previous, next, entries, free byte, level, type
 _UNSORTED, _OVERFLOW, _HASH = 2, 7, 13  # types of pages
 _KEY_DATA, _OFF_PAGE = 1, 3  # types of items
-_OFF = struct.Struct("B3xII")  # type, first page, length
+_OFF = "B3xII"  # type, first page, length
 _PAGES = (512, 1 << 16)  # least and greatest size
-_FIRST_KEY = 4  # bytes of a key: the number of a package; 0 is a counter
 
 
 def read_bdb(database: ImageFile) -> Iterator[bytes]:
@@ -54,9 +52,9 @@ class _Hash:
     def __init__(self, database: ImageFile, order: str, size: int) -> None:
         self._database = database
         self._size = size
-        self._page = struct.Struct(order + _PAGE.format)
-        self._off = struct.Struct(order + _OFF.format)
-        self._index = order
+        self._page = struct.Struct(order + _PAGE)
+        self._off = struct.Struct(order + _OFF)
+        self._order = order
         self._left = database.size  # bytes that chains may still have: they do not share pages
 
     def values(self) -> Iterator[bytes]:
@@ -69,7 +67,7 @@ class _Hash:
     def _of_page(self, page: bytes, entries: int, number: int) -> Iterator[bytes]:
         if self._page.size + 2 * entries > len(page) or entries % 2:
             raise FormatError(f"page {number} is damaged")
-        starts = struct.unpack_from(f"{self._index}{entries}H", page, self._page.size)
+        starts = struct.unpack_from(f"{self._order}{entries}H", page, self._page.size)
         ends = (len(page), *starts)
         for at in range(0, entries, 2):
             key, value = starts[at], starts[at + 1]
@@ -80,7 +78,7 @@ class _Hash:
                     raise FormatError(f"page {number} is damaged")
                 _, first, length = self._off.unpack_from(page, value)
                 yield self._chain(first, length)
-            elif page[value] == _KEY_DATA and page[key + 1 : ends[at]].strip(b"\0"):
+            elif page[value] == _KEY_DATA and page[key + 1 : ends[at]].strip(b"\0"):  # no counter
                 yield page[value + 1 : key]
 
     def _chain(self, number: int, length: int) -> bytes:

@@ -38,9 +38,16 @@ def read_sqlite(database: ImageFile, log: ImageFile | None) -> Iterator[bytes]:
         ) from None
     with tempfile.TemporaryDirectory(prefix="unionmount-rpm-") as directory:
         path = Path(directory) / "rpmdb.sqlite"
-        database.copy_to(path, _MAX_COPY)
-        if log is not None and log.size:
-            log.copy_to(path.with_name("rpmdb.sqlite-wal"), _MAX_COPY)
+        try:
+            database.copy_to(path, _MAX_COPY)
+            if log is not None and log.size:
+                log.copy_to(path.with_name("rpmdb.sqlite-wal"), _MAX_COPY)
+        except OSError as error:
+            place = printable(tempfile.gettempdir())
+            raise FormatError(
+                f"cannot be copied to {place}, where SQLite would read it: {error.strerror}; "
+                "set TMPDIR to a directory with more space"
+            ) from error
         try:
             with closing(sqlite3.connect(path)) as connection:
                 _confine(connection)

@@ -93,7 +93,8 @@ def command(
     bytes of its files that the image does not show, because layers above replace or delete them.
     The efficiency of an image is computed as "dive" does: the sum over all paths of the smallest
     file that a layer has there, divided by the sum of all files that layers have there. A layer
-    that deletes a path has 0 bytes there, and hard links count once.
+    that deletes a path has 0 bytes there, and hard links count once. Other than in dive, deleting a
+    directory deletes the files in it.
 
     With NUMBER, one line is printed for each path: A added, C changed, D deleted.
 
