@@ -232,6 +232,30 @@ def test_exec_with_a_terminal(
     line.run("rm", "-f", name)
 
 
+@runtimes
+def test_the_longest_name(
+    line: Runner,
+    image: Path,
+    tmp_path: Path,
+    runtime: str,
+    terminal: Callable[..., Terminal],
+) -> None:
+    """Sockets of monitor and runtime are reached, however long their paths are."""
+    name = "n" * 64
+    line.runtime_directory = tmp_path / ("d" * 200)
+    line.environment["UNIONMOUNT_RUNTIME_DIR"] = str(line.runtime_directory)
+    detached(line, "--name", name, "--runtime", runtime, image, "sh", "-c", LOOP)
+    assert line.output("exec", name, "echo", "x") == "x\n"
+    one = terminal("exec", "-it", name, "sh", "-c", "tty; exit 4")
+    one.read_to(b"/dev/pts/")
+    assert one.wait() == 4
+    line.run("rm", "-f", name)
+    two = terminal("run", "-it", "--rm", "--name", name, "--runtime", runtime, image, "tty")
+    two.read_to(b"/dev/")
+    assert two.wait() == 0
+    assert line.left() == []
+
+
 # ---- terminals -----------------------------------------------------------------------------------
 
 
