@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.effort import amount
 from support.mounting import COMMAND, Process, is_mounted
 from support.running import RUNTIMES, Runner, program_image, running
 from support.terminal import Terminal
@@ -229,6 +230,22 @@ def test_exec_with_a_terminal(
     one.read_to(b"typed\r\ntyped\r\n")
     one.type("\x04")
     assert one.wait() == 5
+    line.run("rm", "-f", name)
+
+
+@runtimes
+def test_the_last_words_on_a_terminal(
+    line: Runner, image: Path, runtime: str, terminal: Callable[..., Terminal]
+) -> None:
+    """A program that ends at once has the status and the output that it had."""
+    name = detached(line, "--runtime", runtime, image, "sh", "-c", LOOP)
+    for number in range(amount(8, 40)):
+        code = (0, 1, 4, 255)[number % 4]
+        one = terminal("exec", "-it", name, "sh", "-c", f"echo last words; exit {code}")
+        assert one.wait() == code
+        assert one.shown == b"last words\r\n"
+    for program, expected in (("nosuch", 127), ("/etc/passwd", 126)):
+        assert terminal("exec", "-it", name, program).wait() == expected
     line.run("rm", "-f", name)
 
 
