@@ -304,6 +304,31 @@ TEST(a_number_stays_while_it_is_used_whatever_the_layers_are)
     world_close(&w);
 }
 
+TEST(a_copy_from_a_temporary_layer_has_its_number_once)
+{
+    static const char *const lines[] = {"f scaffold", NULL};
+    struct um_attr attr;
+    struct world w;
+    world_open(&w, UINT64_MAX);
+    um_upper_close(w.upper);
+    um_tree_close(w.stack.tree);
+    CHECK_INT(stack_add(&w.stack, lines), 0);
+    w.stack.layers[w.stack.n - 1].flags = UM_TREE_LAYER_TEMPORARY;
+    CHECK_INT(stack_open(&w.stack), 0);
+    mount_upper(&w);
+    uint64_t lasting = node_of(&w, "dir/a"), once = node_of(&w, "scaffold");
+    put_content(&w, "dir/a", "new");
+    put_content(&w, "scaffold", "New");
+    CHECK_INT(node_of(&w, "dir/a"), lasting);
+    CHECK_INT(node_of(&w, "scaffold"), once);
+    remount(&w); /* the next scaffold may give the number to another file */
+    CHECK_INT(node_of(&w, "dir/a"), lasting);
+    CHECK_INT(find(&w, "scaffold", &attr), 0);
+    CHECK(attr.node != once);
+    check_content(&w, "scaffold", "New");
+    world_close(&w);
+}
+
 /* ---- whiteouts by file ------------------------------------------------------------------------------ */
 
 TEST(names_hidden_by_files_can_be_made_again)

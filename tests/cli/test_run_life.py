@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.effort import amount
 from support.mounting import COMMAND, Process, is_mounted
 from support.running import RUNTIMES, Runner, program_image, running
 from support.terminal import Terminal
@@ -230,6 +231,46 @@ def test_exec_with_a_terminal(
     one.type("\x04")
     assert one.wait() == 5
     line.run("rm", "-f", name)
+
+
+@runtimes
+def test_the_last_words_on_a_terminal(
+    line: Runner, image: Path, runtime: str, terminal: Callable[..., Terminal]
+) -> None:
+    """A program that ends at once has the status and the output that it had."""
+    name = detached(line, "--runtime", runtime, image, "sh", "-c", LOOP)
+    for number in range(amount(8, 40)):
+        code = (0, 1, 4, 255)[number % 4]
+        one = terminal("exec", "-it", name, "sh", "-c", f"echo last words; exit {code}")
+        assert one.wait() == code
+        assert one.shown == b"last words\r\n"
+    for program, expected in (("nosuch", 127), ("/etc/passwd", 126)):
+        assert terminal("exec", "-it", name, program).wait() == expected
+    line.run("rm", "-f", name)
+
+
+@runtimes
+def test_the_longest_name(
+    line: Runner,
+    image: Path,
+    tmp_path: Path,
+    runtime: str,
+    terminal: Callable[..., Terminal],
+) -> None:
+    """Sockets of monitor and runtime are reached, however long their paths are."""
+    name = "n" * 64
+    line.runtime_directory = tmp_path / ("d" * 200)
+    line.environment["UNIONMOUNT_RUNTIME_DIR"] = str(line.runtime_directory)
+    detached(line, "--name", name, "--runtime", runtime, image, "sh", "-c", LOOP)
+    assert line.output("exec", name, "echo", "x") == "x\n"
+    one = terminal("exec", "-it", name, "sh", "-c", "tty; exit 4")
+    one.read_to(b"/dev/pts/")
+    assert one.wait() == 4
+    line.run("rm", "-f", name)
+    two = terminal("run", "-it", "--rm", "--name", name, "--runtime", runtime, image, "tty")
+    two.read_to(b"/dev/")
+    assert two.wait() == 0
+    assert line.left() == []
 
 
 # ---- terminals -----------------------------------------------------------------------------------

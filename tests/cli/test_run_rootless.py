@@ -186,3 +186,22 @@ def test_the_host_is_not_reached(many: Runner, image: Path, tmp_path: Path) -> N
     assert "Permission denied" in done.stderr
     done = many.run("run", "--rm", "--privileged", image, "sh", "-c", "hostname x", status=0)
     assert os.uname().nodename != "x"
+
+
+@runtimes
+def test_devices_of_a_privileged_container(many: Runner, image: Path, runtime: str) -> None:
+    """They are there, and those that the user may not open are closed to root of the container."""
+    closed = [
+        path
+        for path in map(Path, ("/dev/loop-control", "/dev/hwrng", "/dev/kvm", "/dev/vda"))
+        if path.exists() and path.stat().st_mode & 0o006 == 0
+    ]
+    assert closed
+    script = "head -c 2 /dev/zero | od -An -b; echo x >/dev/null; tty=$(ls /dev | grep -c ^tty)"
+    script += "; echo $tty; " + "; ".join(f"ls {one}; true <{one} || true" for one in closed)
+    run = ("run", "--rm", "--privileged", "--runtime", runtime)
+    done = many.run(*run, image, "sh", "-c", script)
+    assert done.stdout.splitlines() == [" 000 000", "1", *map(str, closed)]
+    assert done.stderr.count("Permission denied") == len(closed)
+    plain = many.run("run", "--rm", "--runtime", runtime, image, "ls", "/dev")
+    assert not {path.name for path in closed} & set(plain.stdout.split())

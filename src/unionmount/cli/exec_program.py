@@ -52,7 +52,8 @@ def exec_program(settings: Settings, request: ExecRequest) -> int:
             os.dup2(null, 0)
         sys.stdout.flush()
         runtime = _runtime(live, state)
-        return runtime.exec(live.id(request.name), described, detach=request.detach)
+        streams = {"detach": request.detach, "terminal": request.terminal}
+        return runtime.exec(live.id(request.name), described, **streams)
     finally:
         os.close(described)
 

@@ -135,10 +135,12 @@ def own_surroundings(runtime: str) -> tuple[Surroundings, MountOptions]:
     from unionmount.mounting.options import MountOptions
     from unionmount.runtime.assembly import Surroundings
     from unionmount.runtime.host import is_known
+    from unionmount.runtime.limits import check_mounted
     from unionmount.runtime.subordinate_ids import SubordinateIds
 
     around = Surroundings(unknown_runtime=not is_known(runtime))
     if os.geteuid() == 0:
+        check_mounted()
         return around, MountOptions(suid=True)
     ids = SubordinateIds.of_user()
     if not ids.complete:

@@ -68,7 +68,8 @@ def shell_in_mount(
         sys.stdout.flush()
         runtime_directory = MountTable.of_user().directory
         called = OciRuntime(path, live.oci, rootless=around.rootless)
-        return _run(called, runtime_directory, own.id, directory)
+        has_terminal = assembly.wanted.terminal.wanted
+        return _run(called, runtime_directory, own.id, directory, terminal=has_terminal)
 
 
 def _opened(settings: Settings, record: Record) -> tuple[OpenChanges | OpenView, BrowsableTree]:
@@ -112,10 +113,12 @@ def _fit(assembly: Assembly, files: BrowsableTree, directory: Path, record: Reco
         )
 
 
-def _run(runtime: OciRuntime, runtime_directory: Path, name: str, directory: Path) -> int:
+def _run(
+    runtime: OciRuntime, runtime_directory: Path, name: str, directory: Path, *, terminal: bool
+) -> int:
     """Run a bundle in this terminal; an ordinary user's is run by a child in a user namespace."""
     if not runtime.rootless:
-        return runtime.run(name, directory)
+        return runtime.run(name, directory, terminal=terminal)
     child = os.fork()
     if child == 0:
         status = _FAILED
@@ -123,7 +126,7 @@ def _run(runtime: OciRuntime, runtime_directory: Path, name: str, directory: Pat
             from unionmount.cli.mount_container import enter_namespace
 
             enter_namespace(runtime_directory)
-            status = runtime.run(name, directory)
+            status = runtime.run(name, directory, terminal=terminal)
         except MountError as error:
             print(f"unionmount: {error}", file=sys.stderr)
         finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unionmount.errors import MountError, UsageError
+from unionmount.system.mountinfo import mounts
 from unionmount.system.text import printable
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -65,6 +66,17 @@ def check(limits: ResourceLimits, *, rootless: bool) -> None:
         else:
             continue
         raise MountError(f"{option} cannot be set: {why}")
+
+
+def check_mounted() -> None:
+    """Raise MountError if root's runtimes find no control groups, which each container gets."""
+    if is_unified() or (_CGROUPS / "devices").exists():
+        return
+    if not any(one.file_system in ("cgroup", "cgroup2") for one in mounts()):
+        raise MountError(
+            "control groups are not mounted, and a runtime of root needs them: 'mount -t cgroup2 "
+            f"cgroup2 {_CGROUPS}'"
+        )
 
 
 def is_unified() -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from unionmount.errors import UnionmountError
 from unionmount.system import libc
+from unionmount.system.files import write_all
 from unionmount.system.pass_signals import passing_signals
 from unionmount.system.text import printable
 
@@ -30,12 +31,16 @@ _DEFAULT_SIGNALS = (
 _UNIFIED = Path("/sys/fs/cgroup/unified")
 _PATIENCE = 30  # seconds for a call that does not wait for the container
 _MAX_MESSAGE = 4096
+_MAX_LOG = 1024 * 1024
 _NOT_FOUND = re.compile(r"no such file or directory|not found", re.IGNORECASE)
 _NOT_EXECUTABLE = re.compile(
     r"permission denied|exec format error|is a directory|not a directory|operation not permitted"
     r"|too many levels of symbolic links|file name too long|argument list too long",
     re.IGNORECASE,
 )
+# What crun's child, which is to become the program, says on the terminal about a failure.
+_OF_CHILD = re.compile(rb"\x1b\[1;31m\d{4}-\d\d-\d\dT[0-9:.]+Z: ")
+_FAILURES = (1, 255)  # exit statuses of crun itself
 _ABOUT_PROGRAM = re.compile(r"exec|executable|starting container process", re.IGNORECASE)
 
 
@@ -99,23 +104,25 @@ class OciRuntime:
         with suppress(RuntimeFailed):  # it knows no such container
             self._call(["delete", "--force", name])
 
-    def run(self, name: str, bundle: Path) -> int:
+    def run(self, name: str, bundle: Path, *, terminal: bool) -> int:
         """Run a container with our streams until it has ended; return its exit status.
 
         If the program is not started, the runtime says why, and the status is 125 to 127.
         """
-        return self._joined("run", ["--bundle", str(bundle)], name)
+        return self._joined("run", ["--bundle", str(bundle)], name, terminal=terminal)
 
-    def exec(self, name: str, process: int, *, detach: bool) -> int:
+    def exec(self, name: str, process: int, *, detach: bool, terminal: bool) -> int:
         """Run another program in a container, with our streams; return its exit status.
 
         ``process`` is a descriptor of the process's part of a config.json. If the program is not
         started, the runtime says why on standard error, and the status is 125 to 127.
         """
         words = ["--process", _path_of(process), *(["--detach"] if detach else [])]
-        return self._joined("exec", words, name, process)
+        return self._joined("exec", words, name, process, terminal=terminal)
 
-    def _joined(self, verb: str, options: Sequence[str], name: str, *passed: int) -> int:
+    def _joined(
+        self, verb: str, options: Sequence[str], name: str, *passed: int, terminal: bool
+    ) -> int:
         """Call the runtime with our streams."""
         with _log_file() as log:
             line = [*self._base(), "--log", _path_of(log), verb, *options, name]
@@ -130,7 +137,11 @@ class OciRuntime:
                     status = child.wait()
             except OSError as error:
                 raise RuntimeFailed(self.name, error.strerror or str(error)) from None
-            if status and os.fstat(log).st_size:
+            rest = terminal_output(os.pread(log, _MAX_LOG, 0), status)
+            if self.name == "crun" and terminal and rest is not None:
+                # a terminal of ours is no longer in raw mode, and adds CR itself
+                write_all(1, rest.replace(b"\r\n", b"\n") if os.isatty(1) else rest)
+            elif status and os.fstat(log).st_size:
                 return RuntimeFailed(self.name, _message(log, None)).exit_code
         return 128 - status if status < 0 else status
 
@@ -236,6 +247,18 @@ def _message(log: int, errors: bytes | None) -> str:
         text = errors.decode(errors="replace")[-_MAX_MESSAGE:]
     lines = [line for line in text.splitlines() if line.strip()]
     return printable(_plain(lines[-1])) if lines else "it failed without a message"
+
+
+def terminal_output(log: bytes, status: int) -> bytes | None:
+    """Return the end of a program's output that crun has put into its log; None for messages.
+
+    When a program ends that has a terminal, crun moves what it has not yet passed on to its log, in
+    chunks with a newline behind each (``flush_fd_to_err``). A terminal ends lines with CR LF, crun
+    does not.
+    """
+    if _OF_CHILD.search(log) or (status in _FAILURES and b"\r" not in log):
+        return None
+    return re.sub(rb"(?<!\r)\n", b"", log)
 
 
 def _plain(line: str) -> str:
