@@ -48,7 +48,7 @@ Mark = tuple[int, bytes]
 class FileList(RowList):
     """The files of one comparison: states, attributes, sizes and names."""
 
-    BINDINGS: ClassVar[list[BindingType]] = bindings(keys.FILES)
+    BINDINGS: ClassVar[list[BindingType]] = bindings(keys.FILES, keys.PANES)
 
     class Told(Message):
         """Something is to be shown in the line at the bottom."""
