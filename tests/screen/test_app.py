@@ -83,6 +83,11 @@ def names(screen: BrowseScreen) -> list[str]:
     return [rows[number].path.decode() for number in range(len(rows))]
 
 
+def selected(screen: BrowseScreen) -> bytes:
+    row = screen._files.row
+    return row.path if row is not None else b""
+
+
 def drawn(rows: RowList) -> list[str]:
     """The lines of a list as they are drawn."""
     return [rows.render_line(y).text.rstrip() for y in range(min(rows.size.height, rows.count()))]
@@ -109,7 +114,7 @@ def test_the_newest_layer_is_shown_with_what_it_changed(tmp_path: Path) -> None:
 def test_layers_and_comparisons_are_chosen(tmp_path: Path) -> None:
     async def scenario(screen: BrowseScreen, pilot: Pilot[int]) -> None:
         await press(screen, pilot, "tab", "j")
-        assert screen.focused is screen._layers
+        assert screen._layers.has_focus
         await press(screen, pilot, "tab", "j", "space")  # etc
         shown = {line.split()[-1]: line[1] for line in drawn(screen._files)}
         assert shown["motd"] == "C"
@@ -120,8 +125,7 @@ def test_layers_and_comparisons_are_chosen(tmp_path: Path) -> None:
         await press(screen, pilot, "tab", "k")
         assert "etc/added" in names(screen)
         assert "etc/os-release" not in names(screen)
-        assert screen._files.row is not None
-        assert screen._files.row.path == b"etc"
+        assert selected(screen) == b"etc"
         await press(screen, pilot, "ctrl+a")
         shown = {line.split()[-1]: line[1] for line in drawn(screen._files)}
         assert (shown["added"], shown["app/"], shown["os-release"]) == ("A", "A", "D")
@@ -156,8 +160,7 @@ def test_rows_are_opened_closed_and_sorted(tmp_path: Path) -> None:
         await press(screen, pilot, "ctrl+@")
         assert len(names(screen)) == 13
         await press(screen, pilot, "G", "h")
-        assert screen._files.row is not None
-        assert screen._files.row.path == b"usr/lib"
+        assert selected(screen) == b"usr/lib"
         await press(screen, pilot, "h", "h", "h")
         assert names(screen)[-1] == "usr"
         await press(screen, pilot, "l")
@@ -180,9 +183,8 @@ def test_the_filter_is_typed_and_closed(tmp_path: Path) -> None:
         await press(screen, pilot, "q")  # a letter of the filter, not the key that quits
         assert names(screen) == []
         await press(screen, pilot, "backspace", "enter", "j")
-        assert screen.focused is screen._files
-        assert screen._files.row is not None
-        assert screen._files.row.path == b"bin/other"
+        assert screen._files.has_focus
+        assert selected(screen) == b"bin/other"
         await press(screen, pilot, "escape")
         assert names(screen) == ["app", "bin", "etc", "lib", "usr"]
         await press(screen, pilot, "ctrl+f", *"/e*/m*", "escape")
@@ -206,7 +208,7 @@ def test_files_are_looked_into(tmp_path: Path) -> None:
         assert "also  /bin/other" in text
         assert "layer 0  added, 2B" in text
         await press(screen, pilot, "q")
-        assert not isinstance(screen.screen, PreviewScreen)
+        assert len(screen.screen_stack) == 1
         assert screen.is_running
         await press(screen, pilot, "G", "p")  # usr/lib/core has a NUL
         assert screen.screen.query_one(PageView).page == "hex"
@@ -281,8 +283,7 @@ def test_the_mouse_selects_and_opens(tmp_path: Path) -> None:
     async def scenario(screen: BrowseScreen, pilot: Pilot[int]) -> None:
         await pilot.click(screen._files, offset=(20, 2))
         await settle(screen, pilot)
-        assert screen._files.row is not None
-        assert screen._files.row.path == b"etc"
+        assert selected(screen) == b"etc"
         await pilot.double_click(screen._files, offset=(20, 2))
         await settle(screen, pilot)
         assert "etc/motd" in names(screen)

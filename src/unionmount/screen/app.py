@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App
 from textual.containers import Horizontal, Vertical
+from textual.events import InputEvent
 from textual.widgets import Input, Static
 
 from unionmount.screen import keys
@@ -29,7 +31,7 @@ from unionmount.system.text import human_size
 if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
-    from textual.events import Resize
+    from textual.events import Event, Resize
 
     from unionmount.core import Summary
     from unionmount.screen.rows import Row
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 _TICK = 0.1  # seconds
 _LAST_RESORT = 2.0  # seconds
+_SWITCH = 0.001  # seconds after which a thread that lists lets the screen run
 _TWO_PANES = 72  # columns
 _WITH_DETAILS = 18  # lines
 _HINT = "? help"
@@ -63,6 +66,7 @@ class BrowseScreen(App[int]):
     RowList { background: ansi_default; scrollbar-background: ansi_default;
               scrollbar-color: ansi_bright_black; }
     """
+    AUTO_FOCUS = "#files"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = bindings(keys.EVERYWHERE)
 
@@ -119,6 +123,12 @@ class BrowseScreen(App[int]):
             self.last_resort.daemon = True
             self.last_resort.start()
         self.exit(status)
+
+    async def on_event(self, event: Event) -> None:
+        """Let threads wait a moment when a key is pressed."""
+        if isinstance(event, InputEvent):
+            self._files.compared.loader.hold()
+        await super().on_event(event)
 
     def on_resize(self, event: Resize) -> None:
         """Show one pane where there is no room for two."""
@@ -335,6 +345,7 @@ class BrowseScreen(App[int]):
 def run_screen(stacks: Stacks) -> int:
     """Show the screen until the user leaves; return the exit status. Raise what ended it."""
     screen = BrowseScreen(stacks)
+    sys.setswitchinterval(_SWITCH)
     status = screen.run()
     if screen.last_resort is not None:
         screen.last_resort.cancel()

@@ -87,6 +87,10 @@ class Search:
         """Start the thread."""
         self._thread.start()
 
+    def wait(self, seconds: float) -> None:
+        """Wait some time for the end."""
+        self._thread.join(seconds)
+
     def stop(self) -> None:
         """Stop the search and wait for its thread."""
         self._stopped = True
@@ -136,6 +140,7 @@ class Search:
         while not self._stopped:
             complete, count = folder.complete, len(folder.names)
             if end < count:
+                self._loader.give_way()
                 end = min(count, end + _PIECE)
                 yield end
             elif complete:
