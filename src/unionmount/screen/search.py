@@ -14,6 +14,7 @@ from heapq import merge
 from itertools import compress
 from typing import TYPE_CHECKING
 
+from unionmount.screen.loader import ENOUGH
 from unionmount.screen.showing import Run
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ class Search:
         while not self._stopped:
             complete, count = folder.complete, len(folder.names)
             if end < count:
-                self._loader.give_way()
+                if self.found > ENOUGH:  # the screen has what it waits for
+                    self._loader.give_way()
                 end = min(count, end + _PIECE)
                 yield end
             elif complete:
