@@ -30,6 +30,7 @@ EXAMPLES = {  # blocks that are not run, by page; what is not here has none
     "README.md": 2,
     "docs/tutorial.md": 1,
     "docs/how-to/back-up-and-restore.md": 1,
+    "docs/how-to/browse.md": 1,
     "docs/how-to/mount-at-boot.md": 6,
     "docs/how-to/patch-and-push.md": 1,
     "docs/how-to/use-in-ci-and-containers.md": 7,
