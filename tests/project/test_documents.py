@@ -31,6 +31,7 @@ EXAMPLES = {  # blocks that are not run, by page; what is not here has none
     "docs/tutorial.md": 1,
     "docs/how-to/back-up-and-restore.md": 1,
     "docs/how-to/import-a-root-file-system.md": 1,
+    "docs/how-to/browse.md": 1,
     "docs/how-to/mount-at-boot.md": 6,
     "docs/how-to/scan-an-image.md": 1,
     "docs/how-to/patch-and-push.md": 1,

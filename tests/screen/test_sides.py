@@ -45,7 +45,9 @@ def test_states_are_those_of_the_trees(stack: Sequence[Sequence[Entry]]) -> None
             # an opaque directory above makes new ones of them.
             remade = {path for path, state in found.items() if state == State.CHANGED} - changed
             assert all(found[path] == State.CHANGED for path in changed)
-            assert all(is_remade(before, after, path) for path in remade)
+            assert all(is_remade(before, after, path) for path in remade), [
+                (p, before.resolve(p)[:4], after.resolve(p), number) for p in remade
+            ]
             with loaded(trees[1], after, 1) as loader:
                 assert_same(states(loader), trees[1], after)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App
 from textual.containers import Horizontal, Vertical
+from textual.events import InputEvent
 from textual.widgets import Input, Static
 
 from unionmount.screen import keys
@@ -29,7 +31,7 @@ from unionmount.system.text import human_size
 if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
-    from textual.events import Resize
+    from textual.events import Event, Resize
 
     from unionmount.core import Summary
     from unionmount.screen.rows import Row
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 _TICK = 0.1  # seconds
 _LAST_RESORT = 2.0  # seconds
+_SWITCH = 0.001  # seconds after which a thread that lists lets the screen run
 _TWO_PANES = 72  # columns
 _WITH_DETAILS = 18  # lines
 _HINT = "? help"
@@ -63,6 +66,7 @@ class BrowseScreen(App[int]):
     RowList { background: ansi_default; scrollbar-background: ansi_default;
               scrollbar-color: ansi_bright_black; }
     """
+    AUTO_FOCUS = "#files"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = bindings(keys.EVERYWHERE)
 
@@ -80,6 +84,8 @@ class BrowseScreen(App[int]):
         self._files = FileList(stacks.compared(number, aggregated=False), self._row_moved)
         self._filter = Input(placeholder="filter", id="filter", select_on_focus=False)
         self._about = Static(id="about", markup=False)
+        self._left_title, self._right_title = PlainLine(), PlainLine()
+        self._status = PlainLine(style=DIM)
 
     # -- set up
 
@@ -87,14 +93,14 @@ class BrowseScreen(App[int]):
         """Make the widgets."""
         with Horizontal(id="panes"):
             with Vertical(id="left"):
-                yield PlainLine(id="layers-title")
+                yield self._left_title
                 yield self._layers
                 yield self._about
             with Vertical(id="right", classes="current"):
-                yield PlainLine(id="files-title")
+                yield self._right_title
                 yield self._files
                 yield self._filter
-        yield PlainLine(id="status", style=DIM)
+        yield self._status
 
     def on_mount(self) -> None:
         """Show the newest layer, and follow what threads find."""
@@ -117,6 +123,12 @@ class BrowseScreen(App[int]):
             self.last_resort.daemon = True
             self.last_resort.start()
         self.exit(status)
+
+    async def on_event(self, event: Event) -> None:
+        """Let threads wait a moment when a key is pressed."""
+        if isinstance(event, InputEvent):
+            self._files.compared.loader.hold()
+        await super().on_event(event)
 
     def on_resize(self, event: Resize) -> None:
         """Show one pane where there is no room for two."""
@@ -153,15 +165,17 @@ class BrowseScreen(App[int]):
 
     def _draw_titles(self) -> None:
         focused = self.focused
-        left = self.query_one("#layers-title", PlainLine)
+        left, right = self._left_title, self._right_title
         left.restyle(REVERSE if focused is self._layers else PLAIN)
         left.say([(HEADER, BOLD)])
-        right = self.query_one("#files-title", PlainLine)
         right.restyle(REVERSE if focused is self._files else PLAIN)
         right.say([(self._title(), BOLD)])
-        if focused in (self._layers, self._files, self._filter):
-            self.query_one("#left").set_class(focused is self._layers, "current")
-            self.query_one("#right").set_class(focused is not self._layers, "current")
+
+    def _go_to_pane(self, *, files: bool) -> None:
+        """Give the keys to a pane; it alone is shown where there is no room for two."""
+        self.query_one("#left").set_class(not files, "current")
+        self.query_one("#right").set_class(files, "current")
+        self.call_after_refresh((self._files if files else self._layers).focus)
 
     def _title(self) -> str:
         layer = self._layers.chosen
@@ -189,10 +203,10 @@ class BrowseScreen(App[int]):
         if files.marks:
             words.append(f"{len(files.marks)} marked")
         right = f"{files.cursor + 1 if row is not None else 0}/{len(files.rows)}  {_HINT} "
-        text, status = " " + "  ·  ".join(words), self.query_one("#status", PlainLine)
-        room = max(0, status.size.width - len(right) - 1)
+        text = " " + "  ·  ".join(words)
+        room = max(0, self._status.size.width - len(right) - 1)
         shown = text if len(text) <= room else text[: max(0, room - 1)] + "…"
-        status.say([(shown.ljust(room) + " ", PLAIN), (right, DIM)])
+        self._status.say([(shown.ljust(room) + " ", PLAIN), (right, DIM)])
 
     def _draw_about(self) -> None:
         layer = self._layers.chosen
@@ -303,8 +317,7 @@ class BrowseScreen(App[int]):
     def action_switch_pane(self) -> None:
         """Go to the other pane."""
         if self.screen is self.screen_stack[0]:
-            to_files = self.focused is self._layers or self.focused is self._filter
-            (self._files if to_files else self._layers).focus()
+            self._go_to_pane(files=self.focused is not self._files)
 
     def action_help(self) -> None:
         """Show the keys."""
@@ -313,8 +326,10 @@ class BrowseScreen(App[int]):
 
     def action_filter(self) -> None:
         """Open the filter."""
+        self.query_one("#left").remove_class("current")
+        self.query_one("#right").add_class("current")
         self._filter.add_class("open")
-        self._filter.focus()
+        self.call_after_refresh(self._filter.focus)
 
     def action_clear(self) -> None:
         """Stop an extraction, else close the filter."""
@@ -324,12 +339,13 @@ class BrowseScreen(App[int]):
         self._filter.value = ""
         self._filter.remove_class("open")
         self._files.set_filter("")
-        self._files.focus()
+        self._go_to_pane(files=True)
 
 
 def run_screen(stacks: Stacks) -> int:
     """Show the screen until the user leaves; return the exit status. Raise what ended it."""
     screen = BrowseScreen(stacks)
+    sys.setswitchinterval(_SWITCH)
     status = screen.run()
     if screen.last_resort is not None:
         screen.last_resort.cancel()

@@ -48,7 +48,7 @@ Mark = tuple[int, bytes]
 class FileList(RowList):
     """The files of one comparison: states, attributes, sizes and names."""
 
-    BINDINGS: ClassVar[list[BindingType]] = bindings(keys.FILES)
+    BINDINGS: ClassVar[list[BindingType]] = bindings(keys.FILES, keys.PANES)
 
     class Told(Message):
         """Something is to be shown in the line at the bottom."""
@@ -78,7 +78,7 @@ class FileList(RowList):
         self._steps = -1
         self._next_rebuild = 0.0
         self._was_done = False
-        self._found = 0
+        self._was_drawn: tuple[object, ...] = ()
 
     # -- rows
 
@@ -139,15 +139,24 @@ class FileList(RowList):
             raise loader.failure
         done = loader.done and (self._search is None or self._search.done)
         is_news = loader.steps != self._steps or done != self._was_done
-        found = self._search.found if self._search is not None else 0
-        if not is_news and found == self._found:
+        if self._search is None and not is_news:
             return
         is_sorted_now = self.choice.by_size and done and not self._was_done
         if (self.rows.is_stale or is_sorted_now) and now >= self._next_rebuild:
             self.rows.rebuild()
             self._next_rebuild = now + _SHARE * (time.monotonic() - now)
-        self._steps, self._was_done, self._found = loader.steps, done, found
-        self.resized()
+        self._steps, self._was_done = loader.steps, done
+        if (drawn := self._drawn()) != self._was_drawn:
+            self._was_drawn = drawn
+            self.resized()
+
+    def _drawn(self) -> tuple[object, ...]:
+        """Return what the view depends on and threads can change."""
+        top = int(self.scroll_offset.y)
+        shown = range(top, min(top + self.size.height, len(self.rows)))
+        below = (self.rows[number].below for number in shown)
+        known = tuple((one.counted, one.error) for one in below if one is not None)
+        return len(self.rows), top, known
 
     def _select(self, path: bytes, end: float) -> None:
         """Go to the row of a path, or of the nearest directory above it."""
@@ -311,6 +320,7 @@ class FileList(RowList):
     def _begin(self, search: Search) -> None:
         self._search = search
         search.start()
+        search.wait(_FIRST_ROWS)
         self.rows.show(Ordered(self.choice, search), search)
         self._go_to_top()
 

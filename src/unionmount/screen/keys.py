@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-EVERYWHERE, LISTS, LAYERS, FILES, PREVIEW = (
+EVERYWHERE, PANES, LISTS, LAYERS, FILES, PREVIEW = (
     "Everywhere",
+    "Panes",
     "In lists",
     "Layers",
     "Files",
@@ -32,11 +33,11 @@ class Shortcut:
 KEYS = (
     Shortcut(EVERYWHERE, "q", "leave", "quit"),
     Shortcut(EVERYWHERE, "ctrl+c,ctrl+q", "leave", "quit, wherever you are", always=True),
-    Shortcut(EVERYWHERE, "tab,shift+tab", "switch_pane", "go to the other pane"),
     Shortcut(EVERYWHERE, "question_mark,f1", "help", "show this help"),
     Shortcut(EVERYWHERE, "ctrl+f,slash,ctrl+underscore,ctrl+slash", "filter", "filter files"),
     Shortcut(EVERYWHERE, "escape", "clear", "close the filter, stop an extraction"),
     Shortcut(EVERYWHERE, "ctrl+z", "suspend_process", "go back to the shell for a while"),
+    Shortcut(PANES, "tab,shift+tab", "app.switch_pane", "go to the other pane"),
     Shortcut(LISTS, "up,k", "move(-1)", "up"),
     Shortcut(LISTS, "down,j", "move(1)", "down"),
     Shortcut(LISTS, "pageup,u", "page(-1)", "a page up"),

@@ -26,7 +26,7 @@ HEADER = f"{'#':>4} {'SIZE':>6} {'WASTED':>6}  COMMAND"
 class LayerList(RowList):
     """Layers, newest first: number, size, wasted bytes and command."""
 
-    BINDINGS: ClassVar[list[BindingType]] = bindings(keys.LAYERS)
+    BINDINGS: ClassVar[list[BindingType]] = bindings(keys.LAYERS, keys.PANES)
 
     class Compare(Message):
         """The layer is to be compared with the lowest one, or with those right below it."""

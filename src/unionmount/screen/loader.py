@@ -7,6 +7,7 @@ are listed by this thread alone, in pieces, so it ends soon after ``stop``.
 from __future__ import annotations
 
 import threading
+import time
 from array import array
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from unionmount.screen.sides import SideEntry, Sides
 
 ENOUGH = 400  # rows that no terminal is higher than
+_HOLD = 0.1  # seconds after a key in which the screen has the processor
+_LONGEST_HOLD = 1.0
 
 
 class Loader:
@@ -40,6 +43,7 @@ class Loader:
         self._wanted: list[Folder] = []
         self._changed = threading.Condition()
         self._stopped = False
+        self._held = 0.0
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -55,6 +59,18 @@ class Loader:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
+
+    def hold(self) -> None:
+        """Let the screen have the processor for a moment: a key was pressed."""
+        self._held = time.monotonic() + _HOLD
+
+    def give_way(self) -> None:
+        """Wait while the screen is busy, but not for ever, unless it waits for a directory."""
+        end = time.monotonic() + _LONGEST_HOLD
+        while (left := min(end, self._held) - time.monotonic()) > 0:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._stopped or bool(self._wanted), left):
+                    return
 
     def want(self, folder: Folder, seconds: float) -> None:
         """List a directory before others, and wait some time for its first rows."""
@@ -90,7 +106,9 @@ class Loader:
             folder = self._next_wanted()
             if folder is not None:
                 self._piece(folder)
-            elif next(census, None) is None:
+                continue
+            self.give_way()
+            if next(census, None) is None:
                 self._finish()
 
     def _next_wanted(self) -> Folder | None:

@@ -14,6 +14,7 @@ from heapq import merge
 from itertools import compress
 from typing import TYPE_CHECKING
 
+from unionmount.screen.loader import ENOUGH
 from unionmount.screen.showing import Run
 
 if TYPE_CHECKING:
@@ -87,6 +88,10 @@ class Search:
         """Start the thread."""
         self._thread.start()
 
+    def wait(self, seconds: float) -> None:
+        """Wait some time for the end."""
+        self._thread.join(seconds)
+
     def stop(self) -> None:
         """Stop the search and wait for its thread."""
         self._stopped = True
@@ -136,6 +141,8 @@ class Search:
         while not self._stopped:
             complete, count = folder.complete, len(folder.names)
             if end < count:
+                if self.found > ENOUGH:  # the screen has what it waits for
+                    self._loader.give_way()
                 end = min(count, end + _PIECE)
                 yield end
             elif complete:
