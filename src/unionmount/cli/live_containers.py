@@ -67,6 +67,20 @@ def container_of(settings: Settings, name: str) -> Container:
     return Containers(settings.store()).find(name_of_container(name))
 
 
+def runs_in(settings: Settings, name: str) -> bool:
+    """Return whether a container of the store runs, and not just one of that name in another."""
+    from unionmount.cli.container_words import mounts_of
+    from unionmount.mounting.records import MountTable
+
+    live = live_containers()
+    try:
+        mount = live.state(name).mount if live.is_running(name) else ""
+    except NotFoundError:  # it is about to start, or has ended
+        return False
+    mounts = mounts_of(MountTable.of_user(), settings.store_root(), name)
+    return any(one.record.id == mount for one in mounts)
+
+
 def connected(name: str) -> MonitorChannel:
     """Return a connection to the monitor of a container that runs."""
     from unionmount.cli.container_words import name_of_container

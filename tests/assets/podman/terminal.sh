@@ -33,7 +33,7 @@ at see '/dev/pts/' see 24 see 100 type 'echo o""n; exit 4\n' see '\non' \
     -- "${engine[@]}" exec -it kept sh -c 'tty; until [ "$(stty size)" = "24 100" ]; do :; done; stty size; exec sh'
 at see up type '\x03' see 130 -- "${engine[@]}" exec -it kept sh -c 'trap : INT; sh -c "echo up; exec sleep 100"; echo $?; exit 3'
 at see up type '\x04' -- "${engine[@]}" exec -it -u 1000 kept sh -c 'echo up; cat; id -u >/dev/tty; exit 2'
-at resize 41 91 see '41 91' type 'a\n' see '[a]' type '\x10b\n' see 'b]' type 'end\n' see '[end]' -- "${engine[@]}" attach kept
+at see '24 100' resize 41 91 see '41 91' type 'a\n' see '[a]' type '\x10b\n' see 'b]' type 'end\n' see '[end]' -- "${engine[@]}" attach kept
 [ "$(engine exec kept echo on 2>/dev/null)" != on ] || engine kill kept >/dev/null
 step engine wait kept
 at see ready type 'again\n' see '[again]' type 'end\n' -- "${engine[@]}" start -a -i kept
