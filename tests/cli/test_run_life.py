@@ -159,6 +159,16 @@ def test_commands_on_a_container_that_does_not_run(line: Runner, image: Path) ->
     line.run("rm", "ended")
 
 
+def test_input_of_a_detached_container_is_for_whoever_attaches(line: Runner, image: Path) -> None:
+    script = "echo up; read x; echo [$x]; exit 5"
+    started = line.call("run", "-d", "-i", "--name", "later", image, "sh", "-c", script, data=b"no")
+    assert started.stdout == b"later\n"
+    line.await_log("later", b"up\n")
+    done = line.call("attach", "later", data=b"typed\n")
+    assert (done.stdout, done.returncode) == (b"[typed]\n", 5)
+    line.run("rm", "later")
+
+
 # ---- start again ---------------------------------------------------------------------------------
 
 
@@ -444,7 +454,7 @@ def small(line: Runner, tmp_path: Path) -> Iterator[Path]:
     top.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", top], check=True)
     yield top / "store"
-    subprocess.run(["umount", top], check=True)
+    subprocess.run(["umount", "--lazy", top], check=True)  # a monitor is about to end
 
 
 def test_a_disk_that_is_full(line: Runner, image: Path, small: Path) -> None:

@@ -69,7 +69,7 @@ class Client:
     def __init__(self, channel: MonitorChannel, joining: Joining) -> None:
         self._channel = channel
         self._joining = joining
-        self._reading = joining.interactive
+        self._reading = joining.interactive and joining.stay  # else it is for whoever attaches
         self._typed = b""  # the beginning of the keys to detach
         self._status: int | None = None
 

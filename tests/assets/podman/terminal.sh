@@ -4,7 +4,7 @@ export TERM=xterm
 engine load -q -i app.tar >/dev/null 2>&1 || engine load app.tar >/dev/null
 # Run steps at the terminal of a command of the engine.
 at() { step "$PYTHON" on_terminal.py "$@"; }
-loop='trap "echo WINCH; stty size" WINCH; echo ready; while :; do read x; echo "[$x]"; [ "$x" != end ] || exit 6; done'
+loop='trap "echo WINCH; stty size" WINCH; echo ready; while :; do read x; echo "[$x]"; [ "$x" != end ] || exit 0; done'
 
 at see 0:0 see / -- "${run[@]}" --rm -it app sh -c 'echo $(id -u):$(id -g); pwd'
 at see ready resize 33 77 see '33 77' type 'word\n' see '[word]' resize 20 200 see '20 200' type '\x03' see INT \
