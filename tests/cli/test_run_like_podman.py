@@ -178,5 +178,6 @@ def test_the_same_as_with_podman(place: Path, way: Way, request: pytest.FixtureR
         theirs, ours = pool.map(way.play, engines)
     difference = list(difflib.unified_diff(theirs, ours, "podman", "unionmount", lineterm=""))
     assert not difference, "\n".join(difference)
+    assert not [line for line in ours if line.startswith("Traceback")]
     steps = [line for line in ours if re.fullmatch(r"-- \d+", line)]
     assert len(steps) > SCRIPTS[way.script].steps
