@@ -377,6 +377,25 @@ def test_the_terminal_is_as_before(
         one.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_client_that_is_killed_leaves_the_terminal_as_before(
+    line: Runner, image: Path, number: signal.Signals
+) -> None:
+    words = [*COMMAND, "run", "-it", "--name", "left", str(image), "sh", "-c", "echo up; cat"]
+    script = 'before=$(stty -g); "$@"; echo status $?; [ "$before" = "$(stty -g)" ] && echo same'
+    one = Terminal(["sh", "-c", script, "sh", *words], line.environment)
+    try:
+        one.read_to(b"up")
+        client = Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split()
+        os.kill(int(client[0]), number)
+        assert f"status {128 + number}".encode() in one.read_to(b"same")
+        assert one.wait() == 0
+    finally:
+        one.close()
+    assert status(line, "left") == "running"
+    line.run("rm", "-f", "left")
+
+
 # ---- signals to the client -----------------------------------------------------------------------
 
 
