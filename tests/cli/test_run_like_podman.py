@@ -120,7 +120,7 @@ class Script:
 SCRIPTS = {
     "engines": Script(fill_engines, 50, (_ROOTLESS, _ROOT)),
     "terminal": Script(fill_terminal, 20, (_ROOTLESS,)),
-    "scratch": Script(fill_scratch, 80, (_ROOTLESS,), ("cc",)),
+    "scratch": Script(fill_scratch, 70, (_ROOTLESS,), ("cc",)),
     "debian": Script(fill_debian, 50, (_ROOT,), (*TOOLS, "setcap", "setfattr", "setfacl")),
 }
 
@@ -150,6 +150,7 @@ class Way:
             "CGROUPS": "" if self.runtime == "runc" else "--cgroups=disabled",
             "UNIONMOUNT": f"{sys.prefix}/bin/unionmount",
             "PYTHON": sys.executable,
+            "LONG": "1" if LONG else "",
         }
         podman = Podman(place / engine, self.root, Path(mounts), self.runtime, "", variables)
         context = podman.top / "context"
