@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.archives import Layer
 from support.effort import amount
+from support.mounting import COMMAND
 from support.running import RUNTIMES, Runner, program_image, running
 from support.users import NOBODY, call_as
 
@@ -338,6 +339,21 @@ def test_what_cannot_be_is_refused(
     assert message in done.stderr
     assert line.run("ps", "-aq").stdout == before
     assert not line.left()
+
+
+def test_a_source_in_a_directory_that_is_gone(line: Runner, image: Path, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    words = [*COMMAND, "run", "--rm", "-v", ".:/x", str(image), "true"]
+    script = 'cd "$0" && rmdir "$0" && exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", script, str(tmp_path / "gone"), *words],
+        env=line.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 125
+    assert "--volume .:/x: .: No such file or directory" in done.stderr
 
 
 def test_an_image_that_is_not_there(line: Runner) -> None:
