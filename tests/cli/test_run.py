@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.archives import Layer
 from support.effort import amount
+from support.mounting import COMMAND
 from support.running import RUNTIMES, Runner, program_image, running
 from support.users import NOBODY, call_as
 
@@ -67,6 +68,7 @@ runtimes = pytest.mark.parametrize("runtime", RUNTIMES)
         (("/bin/nosuch",), 127),
         (("/etc/passwd",), 126),
         (("/etc",), 126),
+        (("/etc/passwd/x",), 126),
     ],
 )
 def test_exit_status(
@@ -262,6 +264,30 @@ def test_mounts(line: Runner, image: Path, runtime: str, tmp_path: Path) -> None
     assert line.output("diff", f"mounts-{runtime}") == ""
 
 
+def test_a_mount_of_a_path_with_comma_and_colon(line: Runner, image: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "a,b:c"
+    odd.mkdir()
+    (odd / "file").write_text("found\n")
+    mount = f'type=bind,"src={odd}",dst=/mnt'
+    assert line.output("run", "--rm", "--mount", mount, image, "cat", "/mnt/file") == "found\n"
+
+
+def test_directories_of_volumes(line: Runner, tmp_path: Path) -> None:
+    """Those that the image lacks are there, as in Docker, and are no changes."""
+    layer = Layer().directory("data", mode=0o700, owner=(7, 7))
+    paths = ("/data", "/var/lib/new/", "relative", "/tmp/../x", "/")
+    volumes: dict[str, object] = {path: {} for path in paths}
+    image = program_image(tmp_path / "volumes.tar", layer, Volumes=volumes)
+    script = "stat -c '%n %u %a' /data /var/lib/new /relative /x; echo x >/var/lib/new/file"
+    shown = line.output("run", "--name", "volumes", image, "sh", "-c", script)
+    assert shown.splitlines() == [
+        *("/data 7 700", "/var/lib/new 0 755", "/relative 0 755", "/x 0 755"),
+    ]
+    changes = ["A /var", "A /var/lib", "A /var/lib/new", "A /var/lib/new/file"]
+    assert line.output("diff", "volumes").splitlines() == changes
+    line.run("rm", "volumes")
+
+
 @runtimes
 def test_read_only(line: Runner, image: Path, runtime: str) -> None:
     script = "touch /x /etc/hosts; echo y >/tmp/y; cat /tmp/y"
@@ -291,7 +317,15 @@ def test_read_only(line: Runner, image: Path, runtime: str) -> None:
         (["-u", "99999999999"], "not between"),
         (["-t"], "not a terminal"),
         (["--network", "bridge"], "bridge"),
-        (["-p", "80:80"], "-p"),
+        (["-v", "/a:b:/x"], "a path with a colon needs --mount"),
+        (["-v", "/tmp:/x:/y"], "a path with a colon needs --mount"),
+        (["--mount", 'type=bind,"src=/x'], "write a field with a comma as"),
+        (["-p", "80:80"], "'-p' is not offered: the network is the host's"),
+        (["--publish=80:80"], "'--publish' is not offered: the network is the host's"),
+        (["--net", "host"], "'--net' is not offered: write --network host"),
+        (["--gpus", "all"], "'--gpus' is not offered: --privileged gives"),
+        (["--sysctl", "a=b"], "'--sysctl' is not offered"),
+        (["--nonsense"], "No such option '--nonsense'"),
         (["--runtime", "nosuch"], "runtime 'nosuch' was not found"),
         (["--detach-keys", "ctrl-"], "--detach-keys"),
     ],
@@ -306,6 +340,21 @@ def test_what_cannot_be_is_refused(
     assert message in done.stderr
     assert line.run("ps", "-aq").stdout == before
     assert not line.left()
+
+
+def test_a_source_in_a_directory_that_is_gone(line: Runner, image: Path, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    words = [*COMMAND, "run", "--rm", "-v", ".:/x", str(image), "true"]
+    script = 'cd "$0" && rmdir "$0" && exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", script, str(tmp_path / "gone"), *words],
+        env=line.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 125
+    assert "--volume .:/x: .: No such file or directory" in done.stderr
 
 
 def test_an_image_that_is_not_there(line: Runner) -> None:

@@ -160,6 +160,16 @@ def test_commands_on_a_container_that_does_not_run(line: Runner, image: Path) ->
     line.run("rm", "ended")
 
 
+def test_input_of_a_detached_container_is_for_whoever_attaches(line: Runner, image: Path) -> None:
+    script = "echo up; read x; echo [$x]; exit 5"
+    started = line.call("run", "-d", "-i", "--name", "later", image, "sh", "-c", script, data=b"no")
+    assert started.stdout == b"later\n"
+    line.await_log("later", b"up\n")
+    done = line.call("attach", "later", data=b"typed\n")
+    assert (done.stdout, done.returncode) == (b"[typed]\n", 5)
+    line.run("rm", "later")
+
+
 # ---- start again ---------------------------------------------------------------------------------
 
 
@@ -178,6 +188,20 @@ def test_start_again_with_the_same_options(line: Runner, image: Path, runtime: s
     line.run("rm", "again")
 
 
+def test_start_of_a_container_that_runs(line: Runner, image: Path, tmp_path: Path) -> None:
+    name = detached(line, image, "sh", "-c", LOOP)
+    before = state(line, name)
+    assert line.output("start", name) == f"{name}\n"
+    assert state(line, name) == before
+    assert "is running" in line.error("start", "-a", name, status=125)
+    other = ("--root", tmp_path / "other")
+    line.run("run", *other, "--name", name, image, "true", status=125)
+    line.run("mount", *other, "--mkdir", "--name", name, image, tmp_path / "mnt", "--", "true")
+    assert "never run" in line.error("start", *other, name, status=125)
+    line.run("rm", *other, name)
+    line.run("rm", "-f", name)
+
+
 # ---- logs ----------------------------------------------------------------------------------------
 
 
@@ -189,6 +213,47 @@ def test_logs(line: Runner, image: Path) -> None:
     assert line.call("logs", "-n", "1", "log").stdout == b"last"
     assert re.fullmatch(rb"\d{4}-\S+ one\n", line.call("logs", "-t", "log").stdout[:37] or b"")
     line.run("rm", "log")
+
+
+def test_logs_that_are_followed(line: Runner, image: Path) -> None:
+    script = "trap 'echo bye >&2; exit 3' TERM; echo up; while read x; do echo $x; done; sleep 1000"
+    name = detached(line, image, "sh", "-c", f"{script} & wait")
+    follower = line.start("logs", "-f", "-n", "1", name, stdout=subprocess.PIPE, stderr=-1)
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == b"up\n"
+    line.run("exec", name, "sh", "-c", "echo more >/proc/1/fd/1")
+    assert follower.stdout.readline() == b"more\n"
+    assert follower.poll() is None
+    line.run("stop", "-t", "1", name)
+    out, _ = follower.communicate(timeout=_SECONDS)
+    assert (out, follower.returncode) == (b"", 0)
+    # of one that has ended, everything is printed
+    assert line.run("logs", "--follow", name).stdout == "up\nmore\n"
+    line.run("rm", name)
+
+
+def test_times_of_logs(line: Runner, image: Path) -> None:
+    line.run("run", "--name", "times", image, "sh", "-c", "echo one; echo two")
+    log = line.store / "containers/times/log.json"
+    old, new = (json.loads(row) for row in log.read_text().splitlines())
+    old["time"], new["time"] = "2020-01-02T03:04:05+00:00", "2020-01-02T05:00:00.5Z"
+    log.write_text(f"{json.dumps(old)}\n{json.dumps(new)}\n")
+
+    def printed(*options: str) -> list[str]:
+        return line.output("logs", *options, "times").split()
+
+    assert printed("--since", "2020-01-02T04:00:00Z") == ["two"]
+    assert printed("--until", "2020-01-02T04:00:00Z") == ["one"]
+    assert printed("--since", "1577934245", "--until", "1577941200.5") == ["one", "two"]
+    assert printed("--since", "1577934245.1", "--until", "1577941200") == []
+    assert printed("--until", "2020-01-02T05:04:05+02:00", "--tail", "all") == ["one"]
+    assert printed("--since", "1h30m5.5s") == []
+    assert printed("--until", "10m", "--tail", "1") == ["two"]
+    for option, value in (("--since", "soon"), ("--until", ""), ("--since", "9" * 12)):
+        told = line.error("logs", option, value, "times", status=2)
+        assert f"{option} {value}: write an age such as 10m" in told
+    assert "--tail x: write a number" in line.error("logs", "--tail", "x", "times", status=2)
+    line.run("rm", "times")
 
 
 # ---- exec ----------------------------------------------------------------------------------------
@@ -214,6 +279,18 @@ def test_exec(line: Runner, image: Path, runtime: str) -> None:
     line.run("exec", "-d", "-u", "0", name, "touch", "/done")
     wait_until(lambda: line.output("diff", name) == "A /done\n")
     line.run("rm", "-f", name)
+
+
+def test_home_of_other_users(line: Runner, image: Path) -> None:
+    """HOME is what exec says, or the options of the container, and else follows from the user."""
+    plain = detached(line, image, "sh", "-c", LOOP)
+    own = detached(line, "-e", "HOME=/own", image, "sh", "-c", LOOP)
+    home = ("sh", "-c", "echo $HOME")
+    assert line.output("exec", "-u", "root", plain, *home) == "/root\n"
+    assert line.output("exec", "-u", "root", "-e", "HOME=/h", plain, *home) == "/h\n"
+    assert line.output("exec", "-u", "root", own, *home) == "/own\n"
+    assert line.output("exec", "-u", "root", "-e", "HOME=/h", own, *home) == "/h\n"
+    line.run("rm", "-f", plain, own)
 
 
 @runtimes
@@ -341,6 +418,25 @@ def test_the_terminal_is_as_before(
         one.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_client_that_is_killed_leaves_the_terminal_as_before(
+    line: Runner, image: Path, number: signal.Signals
+) -> None:
+    words = [*COMMAND, "run", "-it", "--name", "left", str(image), "sh", "-c", "echo up; cat"]
+    script = 'before=$(stty -g); "$@"; echo status $?; [ "$before" = "$(stty -g)" ] && echo same'
+    one = Terminal(["sh", "-c", script, "sh", *words], line.environment)
+    try:
+        one.read_to(b"up")
+        client = Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split()
+        os.kill(int(client[0]), number)
+        assert f"status {128 + number}".encode() in one.read_to(b"same")
+        assert one.wait() == 0
+    finally:
+        one.close()
+    assert status(line, "left") == "running"
+    line.run("rm", "-f", "left")
+
+
 # ---- signals to the client -----------------------------------------------------------------------
 
 
@@ -409,6 +505,31 @@ def test_a_process_is_killed(line: Runner, image: Path, runtime: str, victim: st
     again = line.run("run", name, "true")  # it can run again
     assert again.stdout == ""
     line.run("rm", name)
+
+
+@pytest.fixture
+def small(line: Runner, tmp_path: Path) -> Iterator[Path]:
+    """A store on a small disk, with an image in it already."""
+    top = tmp_path / "small"
+    top.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", top], check=True)
+    yield top / "store"
+    subprocess.run(["umount", "--lazy", top], check=True)  # a monitor is about to end
+
+
+def test_a_disk_that_is_full(line: Runner, image: Path, small: Path) -> None:
+    """Neither the log nor the program's own files end the container, nor hide its status."""
+    root = ("--root", small)
+    script = "yes | head -c 500000; echo end >&2; exit 6"
+    done = line.run("run", *root, "--name", "log", image, "sh", "-c", script, status=6)
+    assert (len(done.stdout), done.stderr) == (500_000, "end\n")
+    logged = line.run("logs", *root, "log").stdout
+    assert 0 < len(logged) < 500_000
+    assert set(logged.split("\n")) == {"y", ""}
+    line.run("rm", *root, "log")
+    script = "dd if=/dev/zero of=/x bs=1M count=20 2>/dev/null; echo $?; rm /x; echo y >/y; cat /y"
+    assert line.output("run", *root, "--rm", "-u", "0", image, "sh", "-c", script) == "1\ny\n"
+    assert line.left() == []
 
 
 @pytest.mark.alone  # it keeps the mounts of others in use as well

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.archives import Layer
+from support.archives import Layer, docker_archive
 from support.mounting import COMMAND
 from support.rootless import COUNT, FIRST, UID, ordinary_user
 from support.running import RUNTIMES, Runner, program_image, running
@@ -69,23 +69,31 @@ def test_many_users(many: Runner, image: Path, runtime: str) -> None:
 def test_owners_are_right_outside(many: Runner, image: Path, runtime: str, tmp_path: Path) -> None:
     script = """
     mkdir /d; echo x >/d/f; chown 12:34 /d/f; chmod 4750 /d/f; chown 1000:1001 /d; chmod 2755 /d
-    mkdir /s; ln -s x /s/link; chown 5:6 /srv/roots; stat -c '%n %u:%g %a' /d /d/f /srv/roots
+    mkdir /s; ln -s x /s/link; ln -s y /s/owned; chown -h 12:34 /s/owned; mkfifo /s/fifo
+    chown 7:8 /s/fifo; chown 5:6 /srv/roots; stat -c '%n %u:%g %a' /d /d/f /srv/roots
     """
     name = f"owners-{runtime}"
     shown = many.output("run", "--runtime", runtime, "--name", name, image, "sh", "-c", script)
     expected = ["/d 1000:1001 2755", "/d/f 12:34 4750", "/srv/roots 5:6 600"]
     assert shown.splitlines() == expected
     assert many.output("diff", name).splitlines() == [
-        *("A /d", "A /d/f", "A /s", "A /s/link", "C /srv", "C /srv/roots"),
+        *("A /d", "A /d/f", "A /s", "A /s/fifo", "A /s/link", "A /s/owned"),
+        *("C /srv", "C /srv/roots"),
     ]
-    # on disk, everything belongs to the user
+    # on disk, everything belongs to the user, but for what has no attributes
     upper = many.store / "containers" / name / "upper"
-    owners = {path.lstat().st_uid for path in upper.rglob("*")}
-    assert owners == {UID}
+    owners = {path.name: path.lstat().st_uid for path in upper.rglob("*")}
+    assert owners.pop("owned") == FIRST + 11
+    assert owners.pop("fifo") == FIRST + 6
+    assert set(owners.values()) == {UID}
     many.run("commit", name, f"new:{runtime}")
     listed = many.output("ls", "-ln", f"new:{runtime}:/d").splitlines()
     assert [row.split()[:4] for row in listed if row.endswith(" f")] == [
         ["-rwsr-x---", "1", "12", "34"],
+    ]
+    listed = many.output("ls", "-ln", f"new:{runtime}:/s").splitlines()
+    assert [row.split()[2:4] for row in listed if row[0] in "lp"] == [
+        *(["7", "8"], ["0", "0"], ["12", "34"]),
     ]
     again = many.output(
         "run",
@@ -159,6 +167,23 @@ def test_a_network_of_its_own(many: Runner, image: Path, runtime: str) -> None:
     )
     assert done.stdout.split() == ["lo", "box", "x"]
     assert "Read-only" in done.stderr
+
+
+@runtimes
+def test_a_shell_with_tools_without_root(
+    many: Runner, make_public_tmp: Callable[[], Path], runtime: str
+) -> None:
+    layer = Layer().directory("data", owner=(5, 6)).file("data/file", b"x\n", owner=(5, 6))
+    bare = docker_archive(make_public_tmp() / "bare.tar", [layer])
+    assert "no shell; --with-tools" in many.error("shell", "--rm", bare, status=125)
+    script = (
+        b"ls -ln /data | tail -n 1; id -u; echo y >/data/new; readlink /proc/self/exe; exit 4\n"
+    )
+    done = many.call("shell", "--rm", "--runtime", runtime, "--with-tools", bare, data=script)
+    assert done.returncode == 4
+    assert done.stdout.split()[2:4] == [b"5", b"6"]
+    assert done.stdout.splitlines()[1:] == [b"0", b"/run/unionmount/busybox"]
+    assert many.left() == []
 
 
 @runtimes

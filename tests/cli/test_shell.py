@@ -74,9 +74,11 @@ def test_a_shell_on_a_terminal(line: Runner, image: Path) -> None:
     os.close(ours)
 
 
-def test_an_image_without_a_shell(line: Runner, bare: Path) -> None:
+@runtimes
+def test_an_image_without_a_shell(line: Runner, bare: Path, runtime: str) -> None:
     assert "no shell; --with-tools" in line.error("shell", "--rm", bare, status=125)
-    done = line.call("shell", "--rm", "--with-tools", bare, data=b"cat /etc/motd; ls /; exit 4\n")
+    words = ("shell", "--rm", "--with-tools", "--runtime", runtime, bare)
+    done = line.call(*words, data=b"cat /etc/motd; ls /; exit 4\n")
     assert done.returncode == 4
     names = done.stdout.split()
     assert names[0] == b"hello"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import tempfile
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unionmount.runtime.log_file import LogWriter, read_log
+from unionmount.runtime.log_file import LogReader, LogWriter, read_log
 
 STREAMS = ("stdout", "stderr")
 # Go's time.RFC3339Nano, which readers of docker's logs parse.
@@ -50,6 +51,37 @@ def test_a_long_line_is_continued(tmp_path: Path) -> None:
     found = written(tmp_path / "log", ("stdout", long))
     assert [len(text) for _, text in found] == [16384, 16384, 7233]
     assert b"".join(text for _, text in found) == long
+
+
+def test_a_full_disk_costs_lines_alone(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with LogWriter(path) as log:
+        log.write("stdout", b"first\n")
+        size = path.stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))  # Python ignores SIGXFSZ
+        try:
+            log.write("stdout", b"lost\n")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert path.stat().st_size == size
+        log.write("stdout", b"last\n")
+    assert [one.text for one in read_log(path)] == [b"first\n", b"last\n"]
+
+
+def test_a_log_that_grows(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    assert list(read_log(path)) == []
+    with LogWriter(path) as log, LogReader(path) as reader:
+        assert list(reader.lines()) == []
+        log.write("stdout", b"one\ntwo")
+        assert [one.text for one in reader.lines()] == [b"one\n"]
+        with path.open("ab") as file:
+            file.write(b'{"log": "half')
+        assert list(reader.lines()) == []
+        with path.open("ab") as file:
+            file.write(b' line\\n", "stream": "stdout", "time": "t"}\n')
+        assert [one.text for one in reader.lines()] == [b"half line\n"]
 
 
 data = st.binary(max_size=60) | st.sampled_from([b"\n", b"\xff\xfe", "é".encode()[:1], b"\x00"])

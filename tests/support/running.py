@@ -19,9 +19,9 @@ RUNTIMES = ("runc", "crun")
 _BUSYBOX = Path("/bin/busybox")
 _PATIENCE = 30
 PROGRAMS = (  # noqa: SIM905 - a list has a line for each name
-    "sh cat chmod chown cp date dd echo env false grep head hostname id kill ln ls mkdir mount mv "
-    "od pwd readlink rm rmdir sed seq sleep sort stat stty tail tee test touch tr true tty umount "
-    "wc whoami yes"
+    "sh cat chmod chown cp date dd echo env false grep head hostname id kill ln ls mkdir mkfifo "
+    "mount mv od pwd readlink rm rmdir sed seq sleep sort stat stty tail tee test touch tr true "
+    "tty umount wc whoami yes"
 ).split()
 
 PASSWD = b"""\

@@ -26,6 +26,11 @@ class Terminal:
             _resize(0, 24, 100)
             os.execvpe(command[0], command, {**environment})
 
+    @property
+    def pid(self) -> int:
+        """The number of the program."""
+        return self._pid
+
     def read(self, until: Callable[[bytes], bool]) -> bytes:
         """Read until there is enough, or the program has ended."""
         end = time.monotonic() + _SECONDS

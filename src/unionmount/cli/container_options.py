@@ -260,9 +260,10 @@ def _bind(option: str, source: str, destination: str, options: Sequence[str]) ->
         raise UsageError(f"{option}: there are no named volumes; write ./{printable(source)}")
     try:
         os.stat(source)  # noqa: PTH116
+        real = os.path.realpath(source)  # the working directory may be gone
     except OSError as error:
         raise UsageError(f"{option}: {printable(source)}: {error.strerror}") from None
-    return bind(os.path.realpath(source), _destination(option, destination), *options)
+    return bind(real, _destination(option, destination), *options)
 
 
 def tmpfs_of(text: str) -> Mount:

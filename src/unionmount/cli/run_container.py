@@ -125,6 +125,7 @@ class _Child:
                 status = 0
             except UnionmountError as error:
                 code = error.exit_code if error.exit_code >= _INTERNAL else _INTERNAL
+                self._note_end(code)
                 _send_last(channel, failed(code, str(error)))
             except OSError as error:
                 where = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
@@ -169,6 +170,7 @@ class _Child:
                 started=lambda pid: self._publish(assembly, pid),
             )
             forget(self._container_path)
+            self._keep_record(assembly)  # now: the program may fill the disk
             run_to_its_end(launch, channel, self._note_end, undo.close)
 
     def _cgroup(self, assembly: Assembly) -> str:
@@ -239,14 +241,12 @@ class _Child:
         if self._run_record is not None:
             now = datetime.now(UTC).isoformat()
             ended = replace(self._run_record, exit_status=status, finished=now)
-            ended.write(self._container_path)
+            with suppress(UnionmountError):  # the disk may be full; clients learn of it anyway
+                ended.write(self._container_path)
 
-    def _publish(self, assembly: Assembly, pid: int) -> None:
-        from unionmount.runtime.live import LiveState
+    def _keep_record(self, assembly: Assembly) -> None:
         from unionmount.runtime.run_record import RunRecord
 
-        self._has_started = True
-        assert self._record is not None, "called after the mount"
         self._run_record = RunRecord(
             wanted=assembly.wanted,
             interactive=self._request.joining.interactive,
@@ -256,6 +256,12 @@ class _Child:
             rootless=assembly.rootless,
         )
         self._run_record.write(self._container_path)
+
+    def _publish(self, assembly: Assembly, pid: int) -> None:
+        from unionmount.runtime.live import LiveState
+
+        self._has_started = True
+        assert self._record is not None, "called after the mount"
         self._live.write(
             LiveState(
                 monitor=os.getpid(),

@@ -29,6 +29,8 @@ _PROXIED = (
     *(signal.SIGUSR1, signal.SIGUSR2),
 )
 
+_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)  # us, at a terminal
+
 
 class NotStarted(UnionmountError):
     """A container did not start; ``exit_code`` says at which step."""
@@ -69,9 +71,10 @@ class Client:
     def __init__(self, channel: MonitorChannel, joining: Joining) -> None:
         self._channel = channel
         self._joining = joining
-        self._reading = joining.interactive
+        self._reading = joining.interactive and joining.stay  # else it is for whoever attaches
         self._typed = b""  # the beginning of the keys to detach
         self._status: int | None = None
+        self._killed_by = 0  # the signal that ended us at a terminal
 
     def run(self) -> int | None:
         """Serve until the container has ended, and return its status; None if it goes on.
@@ -86,6 +89,8 @@ class Client:
             while not self._channel.ended:
                 if not self._step(wakeup):
                     break
+        if self._killed_by:  # now that the terminal is as before
+            os.kill(os.getpid(), self._killed_by)
         if self._status is None and self._channel.ended:
             raise MountError("the monitor of the container has ended without an exit status")
         return self._status
@@ -101,6 +106,8 @@ class Client:
         ready = {fd for fd, _ in poll.poll()}
         if wakeup in ready:
             self._heed(os.read(wakeup, _STEP))
+            if self._killed_by:
+                return False
         self._channel.flush()
         if 0 in ready and not self._read_input():
             return False
@@ -153,6 +160,8 @@ class Client:
         for number in numbers:
             if number == signal.SIGWINCH:
                 self._send_window()
+            elif self._joining.terminal:
+                self._killed_by = number
             else:
                 self._channel.send(encode(Kind.SIGNAL, b"%d " % number))
 
@@ -173,7 +182,7 @@ def _begun(data: bytes, keys: bytes) -> int:
 def _signals(joining: Joining) -> Iterator[int]:
     """Yield a descriptor from which the numbers of signals are read."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    wanted = [signal.SIGWINCH] if joining.terminal else []
+    wanted = [*_ENDING, signal.SIGWINCH] if joining.terminal else []
     wanted += [] if joining.terminal or not joining.proxied else list(_PROXIED)
     wanted = [one for one in wanted if signal.getsignal(one) is not signal.SIG_IGN]
     before = {one: signal.signal(one, lambda *_: None) for one in wanted}

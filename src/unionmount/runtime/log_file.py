@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,11 @@ class LogLine(NamedTuple):
 
 
 class LogWriter(Closing):
-    """Appends the output of a container to its log; a line that is not finished waits."""
+    """Appends the output of a container to its log; a line that is not finished waits.
+
+    What the disk has no space for is left out: the container goes on, and so does the log once
+    there is space again.
+    """
 
     def __init__(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -41,7 +46,15 @@ class LogWriter(Closing):
             lines += _line(stream, bytes(pending[:size]))
             del pending[:size]
         if lines:
-            write_all(self._fd, bytes(lines))
+            self._append(bytes(lines))
+
+    def _append(self, lines: bytes) -> None:
+        size = os.fstat(self._fd).st_size
+        try:
+            write_all(self._fd, lines)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._fd, size)  # no part of a line
 
     def close(self) -> None:
         """Write what waits, and close the log."""
@@ -49,7 +62,7 @@ class LogWriter(Closing):
             return
         for stream, pending in self._open.items():
             if pending:
-                write_all(self._fd, _line(stream, bytes(pending)))
+                self._append(_line(stream, bytes(pending)))
         self._open.clear()
         os.close(self._fd)
         self._fd = -1

@@ -21,6 +21,7 @@ from unionmount.runtime.mounts import Mount
 from unionmount.runtime.parameters import Changes
 from unionmount.runtime.spec import Terminal
 from unionmount.system.files import write_all
+from unionmount.system.os_errors import raising
 from unionmount.system.text import printable
 
 LOG = "log.json"
@@ -42,14 +43,15 @@ class RunRecord:
     finished: str = ""
 
     def write(self, container: Path) -> None:
-        """Keep the record in the directory of a container."""
+        """Keep the record in the directory of a container; StoreError if it cannot be written."""
         new = container / f"{_RECORD}.new"
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            write_all(fd, json.dumps(asdict(self)).encode("ascii"))
-        finally:
-            os.close(fd)
-        new.rename(container / _RECORD)
+        with raising(StoreError, f"{printable(str(container / _RECORD))}: not written"):
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                write_all(fd, json.dumps(asdict(self)).encode("ascii"))
+            finally:
+                os.close(fd)
+            new.rename(container / _RECORD)
 
 
 def read_record(container: Path) -> RunRecord | None:

@@ -14,6 +14,10 @@ step run --rm app sh -c 'echo out; echo err >&2' 2>/dev/null
 step run --rm -e A=1 -e HERE -e NOT app sh -c 'echo "$A $HERE ${NOT-unset} $PATH $HOME $TERM"'
 printf '# comment\nB=from file\n  C=2\nHERE\n' >variables
 step run --rm --env-file variables -e C=3 app sh -c 'echo "$B $C $HERE"'
+printf 'P1=lead\n P2= both \n\tP3="quoted"\nP4=a=b\nP5\nP6=cr\r\nHERE*\nNOT*\nP7=#x\n' >odd
+HERETOO=1 step run --rm --env-file odd -e 'HERET*' app sh -c 'env | grep -E "^(P[0-9]|HERE|NOT)" | sort'
+printf 'A=1\n=x\n' >bad
+fails run --rm --env-file bad app true
 step run --rm -w /etc app pwd
 step run --rm -u 1000 app sh -c 'id; echo $HOME'
 step run --rm -u app app sh -c 'id; echo $HOME'
@@ -59,6 +63,8 @@ step engine exec -u app -w /etc -e X=y served sh -c 'id -u; id -g; pwd; echo $X 
 step engine exec served sh -c 'exit 9'
 fails engine exec served nosuch
 echo piped | step engine exec -i served cat
+engine start served >/dev/null
+step test $? = 0
 step engine stop -t 5 served
 step engine wait served
 step engine logs served

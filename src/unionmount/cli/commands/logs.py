@@ -78,7 +78,7 @@ def command(
 
 def _following(log: LogReader, name: str) -> Iterator[LogLine]:
     """Yield what is written to a log until the container has ended."""
-    live = live_containers()
+    live = live_containers(settings)
     try:
         monitor = os.pidfd_open(live.state(name).monitor)
     except (NotFoundError, ProcessLookupError):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
-from unionmount.cli.live_containers import container_of
+from unionmount.cli.live_containers import container_of, live_containers
 from unionmount.cli.options import root_option
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="CONTAINER")
 @click.pass_obj
 def command(settings: Settings, name: str, attach: bool, interactive: bool) -> int:
-    """Run a container again, with the options of its last "run"."""
+    """Run a container again, with the options of its last "run"; one that runs is left alone."""
     from unionmount.cli.options import RegistryOptions
     from unionmount.cli.run_container import RunRequest, run_container
     from unionmount.images.reference import CONTAINER_PREFIX
@@ -30,6 +30,9 @@ def command(settings: Settings, name: str, attach: bool, interactive: bool) -> i
 
     container = container_of(settings, name)
     record = record_of(container.path, name)
+    if not attach and live_containers(settings).is_running(container.name):
+        print(name)
+        return 0
     wanted = record.wanted
     terminal = wanted.terminal.wanted and attach and os.isatty(0)
     if terminal:
