@@ -72,11 +72,11 @@ def command(
         for line in first if count is None else deque(first, count):
             _show(line, timestamps=timestamps)
         if follow:
-            for line in wanted(_following(log, container.name)):
+            for line in wanted(_following(settings, log, container.name)):
                 _show(line, timestamps=timestamps)
 
 
-def _following(log: LogReader, name: str) -> Iterator[LogLine]:
+def _following(settings: Settings, log: LogReader, name: str) -> Iterator[LogLine]:
     """Yield what is written to a log until the container has ended."""
     live = live_containers(settings)
     try:
