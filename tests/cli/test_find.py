@@ -31,7 +31,7 @@ from unionmount.cli import main
 
 pytestmark = pytest.mark.needs("fuse", "root", "find")
 
-PASSWD = b"root:x:0:0::/:/bin/sh\nweb:x:1000:7::/:\nalong-user-name:x:5:7::/:\nx:y:z\n"
+PASSWD = b"root:x:0:0::/:/bin/sh\nweb:x:1000:7::/:\na-long-user-name:x:5:7::/:\nx:y:z\n"
 GROUP = b"root:x:0:\nmail:x:7:web\n"
 ZONE = "EST5EDT,M3.2.0,M11.1.0"  # without a file of the zone
 NOW = int(time.time())
@@ -237,7 +237,7 @@ LINES = [
     "-perm 00755",
     "-user web",
     "-user 5",
-    "-user along-user-name",
+    "-user a-long-user-name",
     "-group mail",
     "-group 1234567",
     "-uid 1000",
@@ -321,6 +321,10 @@ def test_expressions(source: Path, top: Path, line: str) -> None:
 def test_starting_points(source: Path, top: Path, path: str) -> None:
     for line in ("", "-name etc", "-printf '%p %P %H %h %f %d\\n'", "-name motd -path '*/motd'"):
         check(source, top, [path], shlex.split(line))
+
+
+def test_columns_grow_for_all_starting_points(source: Path, top: Path) -> None:
+    check(source, top, ["/etc/motd", "/home", "/dev", "/etc/motd", "/dev/null"], ["-ls"])
 
 
 def test_h_follows_starting_points(source: Path, top: Path) -> None:

@@ -95,9 +95,9 @@ class Visit:
         return self._raw[7]
 
     @property
-    def nlink(self) -> int:
-        """The number of hard links."""
-        return self._raw[2]
+    def mode_and_owners(self) -> tuple[int, ...]:
+        """Mode, number of hard links, and the numbers of owner and group."""
+        return self._raw[1:5]
 
     @property
     def device(self) -> tuple[int, int]:

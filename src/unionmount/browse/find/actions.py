@@ -67,50 +67,19 @@ class PrintDetails:
     """-ls."""
 
     def holds(self, visit: Visit, run: Run) -> bool:
-        """Print a line of attributes; columns grow with the widest value so far."""
-        place, widths, mode = run.place, run.widths, visit.mode
-        left = (
-            f"{_right(widths, 0, visit.node)} {_right(widths, 1, -(-visit.blocks // 2))} "
-            f"{_mode(mode)} {_right(widths, 2, visit.nlink)} "
-            f"{_owner(widths, place.accounts.user(visit.uid), visit.uid)} "
-            f"{_left(widths, 4, place.accounts.group(visit.gid))} "
-        )
+        """Print a line of attributes."""
+        columns, mode = run.columns, visit.mode
+        line = columns.left(visit, run.place.accounts)
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-            major, minor = visit.device
-            left += f"{_right(widths, 5, major)}, {_right(widths, 6, minor)}"
+            line += columns.device(*visit.device)
         else:
-            left += _right(widths, 7, visit.size)
-        left += f" {_when(visit.mtime, run.now // NS)} "
-        line = left.encode() + escaped(visit.path)
+            line += columns.size(visit.size)
+        line += f" {_when(visit.mtime, run.now // NS)} "
+        shown = line.encode() + escaped(visit.path)
         if stat.S_ISLNK(mode):
-            line += b" -> " + escaped(place.files.readlink(visit.node))
-        run.out.text(line + b"\n")
+            shown += b" -> " + escaped(run.place.files.readlink(visit.node))
+        run.out.text(shown + b"\n")
         return True
-
-
-def _right(widths: list[int], column: int, number: int) -> str:
-    text = str(number)
-    widths[column] = max(widths[column], len(text))
-    return text.rjust(widths[column])
-
-
-def _left(widths: list[int], column: int, text: str) -> str:
-    widths[column] = max(widths[column], len(text))
-    return text.ljust(widths[column])
-
-
-def _owner(widths: list[int], name: str, number: int) -> str:
-    """Return the owner; as in find, numbers do not use the width of longer names."""
-    if name != str(number):
-        return _left(widths, 3, name)
-    text = name.ljust(8)
-    widths[3] = max(widths[3], len(text) + 1)
-    return text
-
-
-@functools.lru_cache(maxsize=1024)
-def _mode(mode: int) -> str:
-    return stat.filemode(mode)
 
 
 def escaped(name: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from unionmount.browse.layer_states import FileState
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from unionmount.browse.accounts import Accounts
+    from unionmount.browse.find.columns import Columns
     from unionmount.browse.layer_states import LayerStates
     from unionmount.core import BrowsableTree
     from unionmount.core.scan import ScanTest
@@ -72,8 +73,8 @@ class Run:
     place: SearchPlace
     out: Output
     now: int  # in nanoseconds
+    columns: Columns  # of -ls
     pruned: bool = False  # of the file that is looked at
-    widths: list[int] = field(default_factory=lambda: [9, 6, 3, 8, 8, 3, 3, 8])  # of -ls
 
 
 class Predicate(Protocol):

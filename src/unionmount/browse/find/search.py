@@ -10,16 +10,19 @@ from unionmount.browse.find.program import compile_expression
 from unionmount.core.scan import Batch, Scan
 
 if TYPE_CHECKING:
+    from unionmount.browse.find.columns import Columns
     from unionmount.core import Node
 
 
-def search(expression: Expression, start: Node, place: SearchPlace, out: Output, now: int) -> bool:
+def search(
+    expression: Expression, start: Node, place: SearchPlace, out: Output, columns: Columns, now: int
+) -> bool:
     """Search below a node; return whether the search may go on, which -quit denies.
 
-    ``now`` is the time in nanoseconds.
+    ``columns`` are those of -ls, which starting points share; ``now`` is the time in nanoseconds.
     """
     program = compile_expression(expression, may_print=out.is_plain)
-    run = Run(place, out, now)
+    run = Run(place, out, now, columns)
     with Scan(place.files, start, place.start, program.plan) as scan:
         judge = _Judge(expression, run, scan)
         try:

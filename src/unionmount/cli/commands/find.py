@@ -20,6 +20,7 @@ from unionmount.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from unionmount.browse.accounts import Accounts
+    from unionmount.browse.find.columns import Columns
     from unionmount.browse.find.expression import Expression, SearchPlace
     from unionmount.browse.open import OpenView
     from unionmount.cli.find_output import Complaints, JsonOutput, LineOutput
@@ -76,6 +77,7 @@ def command(
     if words == ("-h",):
         click.echo(context.get_help())
         return 0
+    from unionmount.browse.find.columns import Columns
     from unionmount.cli.find_output import Complaints, JsonOutput, LineOutput
     from unionmount.cli.operands import by_image, image_and_paths
 
@@ -87,7 +89,9 @@ def command(
     out: LineOutput | JsonOutput = LineOutput(complaints, of_layers=all_layers)
     if form != "text":
         out = JsonOutput(complaints, form)
-    search = _Search(settings, platform, layer, all_layers, expression, follows, out, complaints)
+    search = _Search(
+        settings, platform, layer, all_layers, expression, follows, out, complaints, Columns()
+    )
     for image, group in by_image(image_and_paths(operands)):
         if not search.run(image, group):
             break
@@ -124,6 +128,7 @@ class _Search:
     follows: bool
     out: LineOutput | JsonOutput
     complaints: Complaints
+    columns: Columns
 
     def run(self, image: str, operands: Sequence[Operand]) -> bool:
         """Search one image; return whether the search may go on."""
@@ -170,7 +175,7 @@ class _Search:
     def _search(self, expression: Expression, start: Node, place: SearchPlace, now: int) -> bool:
         from unionmount.browse.find.search import search
 
-        return search(expression, start, place, self.out, now)
+        return search(expression, start, place, self.out, self.columns, now)
 
     def _starts(
         self, view: OpenView, trees: LayerTrees | None, operand: Operand, accounts: Accounts
