@@ -34,14 +34,14 @@ sys.path.insert(0, str(PROJECT / "tests"))
 
 from support.real_images import RealImage, real_image  # noqa: E402 - it lives beside the tests
 
-from bench import fastpath, podman, registry, subjects, writing  # noqa: E402 - likewise
+from bench import fastpath, podman, registry, searching, subjects, writing  # noqa: E402 - likewise
 from bench.measuring import Notebook, Reading  # noqa: E402 - likewise
 from bench.subjects import BASE, PASSES, Choice  # noqa: E402 - likewise
 from unionmount.core import Indexer  # noqa: E402
 
 _MANY = {"MB/s": "", "headers/s": ">= 500,000"}
 _LARGE = {"MB/s": ">= 1,000"}
-_PARTS = ["index", "shapes", "others", "writing", "pull", "fastpath", "podman"]
+_PARTS = ["index", "shapes", "others", "writing", "pull", "fastpath", "podman", "grep"]
 _COMMAND = Path(sys.executable).parent / "unionmount"
 
 
@@ -303,6 +303,15 @@ def containers(work: Path, quick: bool) -> Iterator[Row]:
         yield replace(Row.of("podman", one.what, one.seconds, "s"), subject=one.subject)
 
 
+# ---- searching ---------------------------------------------------------------------------------
+
+
+def searches(work: Path, images: Path, choice: Choice, quick: bool) -> Iterator[Row]:
+    """``grep -r`` of whole images, without a mount and on one."""
+    for one in searching.measure(work, images, quick=quick, passes=choice.passes):
+        yield replace(Row.of("grep", one.what, one.seconds, "s"), subject=one.subject)
+
+
 # ---- the face ----------------------------------------------------------------------------------
 
 
@@ -361,6 +370,7 @@ def _measure(arguments: argparse.Namespace, notes: Notebook) -> Generator[Row, N
                 "fastpath", fastpath.measure(work, images, choice, notes, quick=quick)
             ),
             "podman": lambda: containers(work, quick),
+            "grep": lambda: searches(work, images, choice, quick),
         }
         for part, rows in parts.items():
             if part in arguments.only:
