@@ -34,14 +34,22 @@ sys.path.insert(0, str(PROJECT / "tests"))
 
 from support.real_images import RealImage, real_image  # noqa: E402 - it lives beside the tests
 
-from bench import extract, fastpath, podman, registry, subjects, writing  # noqa: E402 - likewise
+from bench import (  # noqa: E402 - likewise
+    extract,
+    fastpath,
+    podman,
+    registry,
+    searching,
+    subjects,
+    writing,
+)
 from bench.measuring import Notebook, Reading  # noqa: E402 - likewise
 from bench.subjects import BASE, PASSES, Choice  # noqa: E402 - likewise
 from unionmount.core import Indexer  # noqa: E402
 
 _MANY = {"MB/s": "", "headers/s": ">= 500,000"}
 _LARGE = {"MB/s": ">= 1,000"}
-_PARTS = ["index", "shapes", "others", "writing", "pull", "fastpath", "podman", "extract"]
+_PARTS = ["index", "shapes", "others", "writing", "pull", "fastpath", "podman", "extract", "grep"]
 _COMMAND = Path(sys.executable).parent / "unionmount"
 
 
@@ -312,6 +320,15 @@ def taking_out(work: Path, quick: bool) -> Iterator[Row]:
         yield Row.of("extract", one.what, one.seconds, "s", one.wanted)
 
 
+# ---- searching ---------------------------------------------------------------------------------
+
+
+def searches(work: Path, images: Path, choice: Choice, quick: bool) -> Iterator[Row]:
+    """``grep -r`` of whole images, without a mount and on one."""
+    for one in searching.measure(work, images, quick=quick, passes=choice.passes):
+        yield replace(Row.of("grep", one.what, one.seconds, "s"), subject=one.subject)
+
+
 # ---- the face ----------------------------------------------------------------------------------
 
 
@@ -371,6 +388,7 @@ def _measure(arguments: argparse.Namespace, notes: Notebook) -> Generator[Row, N
             ),
             "podman": lambda: containers(work, quick),
             "extract": lambda: taking_out(work, quick),
+            "grep": lambda: searches(work, images, choice, quick),
         }
         for part, rows in parts.items():
             if part in arguments.only:

@@ -453,7 +453,8 @@ int um_matcher_match(struct um_matcher *matcher, struct um_slice line, size_t fr
             return found;
         if (found == 0 || (words && lines && place.size != line.size - 1 - from))
             continue;
-        if (words && lines) { /* as in GNU grep, with the end of the line */
+        if (words && lines &&
+            matcher->syntax != UM_SEARCH_FIXED) { /* as in GNU grep, with the end of the line */
             place.at = from;
             place.size = line.size - from;
         }
