@@ -379,6 +379,23 @@ def test_links_of_the_container_lead_nowhere_else(
     assert web.run("cat", "web:/etc/through").stdout == "one\n"
 
 
+@pytest.mark.needs("root")
+def test_a_link_that_another_user_planted(cli: CommandLine, source: Path, tmp_path: Path) -> None:
+    """DEST leads through it in a directory that everybody can write to, such as /tmp."""
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    for path in (shared, own):
+        path.mkdir()
+    shared.chmod(0o1777)
+    (shared / "trap").symlink_to(own)
+    (shared / "file").symlink_to(own / "file")
+    for name in ("trap", "file"):
+        os.chown(shared / name, NOBODY, NOBODY, follow_symlinks=False)
+    for dest in ("trap", "trap/", "trap/new", "file"):
+        message = cli.error("cp", f"{source}:/etc/motd", f"{shared}/{dest}")
+        assert "a symbolic link of another user" in message
+    assert not list(own.iterdir())
+
+
 # ---- nothing partial -----------------------------------------------------------------------------
 
 

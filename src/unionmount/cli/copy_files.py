@@ -190,7 +190,8 @@ def _to_host(request: CopyRequest, source: _OpenSource) -> None:
     assert source.top is not None, "one of the two is in an image"
     with naming(request.dest.text):
         directory, name = landing(_find_on_host, dest, source.top)
-        root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        root = os.open(directory, flags)
     is_root = os.geteuid() == 0
     policy = CopyPolicy(request.archive, owners=request.archive and is_root)
     try:

@@ -199,9 +199,10 @@ class HostTarget(Target[int]):
     def _give(self, file: int | str, owner: tuple[int, int]) -> None:
         try:
             os.chown(file, *owner)
-        except PermissionError as error:
+        except OSError as error:
             if not self._inside:
                 raise
+            # The mount checks permissions, or the container has no such user.
             self._refuse(b"owner", error)
 
     def _set_xattrs(self, file: int | str, xattrs: Mapping[bytes, bytes]) -> None:

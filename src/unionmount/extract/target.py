@@ -87,6 +87,8 @@ class Target(Closing, ABC, Generic[H]):
                 self._put_at_root(item)
                 return
             above, _, name = path.rpartition(b"/")
+            if name in (b"", b".", b".."):  # no source has such
+                raise FormatError("not the name of a file")
             parent = self._enter(above)
             self._place(parent, name, path, item)
 
