@@ -46,6 +46,14 @@ class NotFoundError(UnionmountError):
     """An image, layer, tag or mount does not exist."""
 
 
+class ImageNotFound(NotFoundError):
+    """No image of the store has the name or ID ``word``."""
+
+    def __init__(self, word: str, message: str) -> None:
+        super().__init__(message)
+        self.word = word
+
+
 class FormatError(UnionmountError):
     """An archive, manifest, config, tar or index is damaged or of an unknown kind."""
 

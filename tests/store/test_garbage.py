@@ -31,6 +31,7 @@ from unionmount.store.containers import ContainerImage, Containers
 from unionmount.store.garbage import Removed, prune, remove_image
 from unionmount.store.layer_import import Expected
 from unionmount.store.store import Store, StoredImage
+from unionmount.store.unused import PruneChoice
 from unionmount.transfer.image_files import DirectoryWriter
 from unionmount.transfer.load import load, open_image
 from unionmount.transfer.save import find_wanted, save
@@ -171,7 +172,7 @@ def test_what_a_container_uses_is_refused_and_named(store: Store) -> None:
     assert (removed.untagged, removed.items) == (["example.org/one:1"], [])
     assert [one.names for one in store.list_images() if str(one.id) == ONE.id] == [()]
     assert set(ONE.diff_ids) <= layers(store)
-    prune(store, Containers(store), every=True)
+    prune(store, Containers(store), PruneChoice(named=True))
     assert layers(store) == set(ONE.diff_ids)
     Containers(store).remove("mine")
     prune(store, Containers(store))
@@ -184,7 +185,7 @@ def test_what_a_mount_uses_is_refused_and_named(store: Store) -> None:
         with pytest.raises(StoreError, match="in use: mounted at /x"):
             remove(store, "example.org/one:1")
         remove(store, "example.org/one:1", force=True)
-        prune(store, Containers(store), every=True)
+        prune(store, Containers(store), PruneChoice(named=True))
         assert layers(store) == set(ONE.diff_ids)
         assert store.read_image(store.find_image(ONE.id)) is not None
     prune(store, Containers(store))
@@ -196,7 +197,7 @@ def test_an_image_that_is_being_saved_stays(store: Store, tmp_path: Path) -> Non
         wanted = find_wanted(store, [ONE.names[0]], lease)
         with pytest.raises(StoreError, match="in use: being saved"):
             remove(store, ONE.id)
-        prune(store, Containers(store), every=True)
+        prune(store, Containers(store), PruneChoice(named=True))
         save(store, wanted, DirectoryWriter(tmp_path), "oci")
     assert names(store) == [ONE.names[0]]
 
@@ -265,7 +266,7 @@ def test_prune_removes_what_nobody_needs(store: Store) -> None:
 
 def test_prune_all_removes_named_images_that_nobody_uses(store: Store) -> None:
     make_container(store, TWO, "mine")
-    removed = prune(store, Containers(store), every=True)
+    removed = prune(store, Containers(store), PruneChoice(named=True))
     assert removed.untagged == ["example.org/one:1"]
     assert layers(store) == set(TWO.diff_ids)
     assert names(store) == ["example.org/two:1"]
@@ -273,10 +274,10 @@ def test_prune_all_removes_named_images_that_nobody_uses(store: Store) -> None:
 
 def test_ephemeral_containers_of_the_dead_go(store: Store) -> None:
     make_container(store, ONE, "ended", ephemeral=True)
-    removed = prune(store, Containers(store), every=True, dry_run=True)
+    removed = prune(store, Containers(store), PruneChoice(named=True), dry_run=True)
     assert deleted(removed, "container") == ["ended"]
     assert "ended" in Containers(store)
-    removed = prune(store, Containers(store), every=True)
+    removed = prune(store, Containers(store), PruneChoice(named=True))
     assert deleted(removed, "container") == ["ended"]
     assert "ended" not in Containers(store)
     assert layers(store) == set()
@@ -287,7 +288,7 @@ def test_a_damaged_container_stops_garbage_collection(store: Store) -> None:
     document = store.root / "containers/mine/container.json"
     document.write_text("{")
     with pytest.raises(StoreError, match=r"mine/container\.json: damaged"):
-        prune(store, Containers(store), every=True)
+        prune(store, Containers(store), PruneChoice(named=True))
     assert len(layers(store)) == 3
 
 
@@ -327,7 +328,7 @@ def test_the_size_that_is_told_is_what_was_on_the_disk(store: Store) -> None:
         return sum(int(line.split()[0]) for line in lines)
 
     expected = on_disk()
-    assert prune(store, Containers(store), every=True).size == expected > 3 * 9000
+    assert prune(store, Containers(store), PruneChoice(named=True)).size == expected > 3 * 9000
 
 
 # -- dying on the way

@@ -30,6 +30,7 @@ from unionmount.store.garbage import prune, remove_image
 from unionmount.store.layer_import import Expected
 from unionmount.store.location import additional_stores
 from unionmount.store.store import Store
+from unionmount.store.unused import PruneChoice
 from unionmount.transfer.load import load, open_image, open_stored
 
 LAYER = tar({"a": b"1" * 50_000})
@@ -231,7 +232,7 @@ def test_an_image_of_an_additional_store_is_used_where_it_is(
     assert list(store.directory.layers()) == []
     assert [one.manifest for one in store.directory.images()] == [stored.manifest]
     assert list(StoreCheck(store, known).run()) == []
-    prune(store, known, every=True)
+    prune(store, known, PruneChoice(named=True))
     assert store.find_image("example.org/shared:1")
     assert facts(shared) == before
     with pytest.raises(NotFoundError):

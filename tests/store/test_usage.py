@@ -14,6 +14,7 @@ from unionmount.store.containers import Containers
 from unionmount.store.garbage import prune
 from unionmount.store.layer_import import Expected
 from unionmount.store.store import Store
+from unionmount.store.unused import PruneChoice
 from unionmount.store.usage import UsageRow, allocated, measure
 from unionmount.transfer.load import load, open_image
 
@@ -99,7 +100,7 @@ def test_what_is_reclaimable_is_what_prune_frees(tmp_path: Path) -> None:
     store = filled(tmp_path)
     make_container(store, IMAGES[0], "mine")
     expected = rows(store)["Images"].reclaimable
-    assert prune(store, Containers(store), every=True).size == expected > 0
+    assert prune(store, Containers(store), PruneChoice(named=True)).size == expected > 0
     assert rows(store)["Images"].reclaimable == 0
 
 

@@ -23,6 +23,7 @@ from unionmount.store.containers import Containers
 from unionmount.store.garbage import prune, remove_image
 from unionmount.store.layer_import import Expected
 from unionmount.store.store import Store
+from unionmount.store.unused import PruneChoice
 from unionmount.transfer.load import load as load_images
 
 
@@ -135,7 +136,7 @@ def hold_layer_lock(root: str, digest: str) -> None:
 _OPERATIONS: dict[str, Callable[[Store, Containers, str], object]] = {
     "rmi": lambda store, known, image: remove_image(store, known, image, force=True),
     "prune": lambda store, known, _: prune(store, known),
-    "prune-all": lambda store, known, _: prune(store, known, every=True),
+    "prune-all": lambda store, known, _: prune(store, known, PruneChoice(named=True)),
     "repair": lambda store, known, _: list(StoreCheck(store, known, repair=True).run()),
 }
 

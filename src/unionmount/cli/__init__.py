@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from unionmount.cli.settings import Settings
-from unionmount.errors import UnionmountError, UsageError
+from unionmount.errors import ImageNotFound, UnionmountError, UsageError
 from unionmount.system.text import printable
 from unionmount.version import VERSION
 
@@ -27,6 +27,8 @@ _VERSION_OPTIONS = ("--version", "-V")
 
 _OF_PROGRAMS = frozenset({"exec", "run", "shell", "start"})
 """Commands that exit with the status of a program."""
+_PULLS = frozenset({"mount", "run", "shell", "bundle"})
+_ONLY_STORED = frozenset({"rmi", "tag"})
 _NOT_STARTED = 125  # their status where no program was started, as Docker has it
 
 
@@ -75,7 +77,7 @@ def _run(words: Sequence[str], settings: Settings) -> int:
         _drop_output()  # the reader has seen enough
         return 141
     except (UnionmountError, OSError) as error:
-        return _failed(words, _complain(error, settings, _line(error, settings)))
+        return _failed(words, _complain(error, settings, _line(error, words, settings)))
     except Exception as error:  # noqa: BLE001 - the last resort of the program
         return _failed(words, _other_error(error, settings))
     return result if isinstance(result, int) else 0
@@ -146,10 +148,42 @@ def _complain(error: Exception, settings: Settings, text: str) -> int:
     return error.exit_code if isinstance(error, UnionmountError) else 1
 
 
-def _line(error: Exception, settings: Settings) -> str:
+def _line(error: Exception, words: Sequence[str], settings: Settings) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
         return where + error.strerror
     if isinstance(error, UsageError):
-        return f"{error} (see {settings.program} --help)"
+        return f"{error} (see {_called(words, settings)} --help)"
+    if isinstance(error, ImageNotFound) and ";" not in str(error):
+        return str(error) + _ways_to(error.word, words)
     return str(error)
+
+
+def _ways_to(image: str, words: Sequence[str]) -> str:
+    """Return how to get an image that the store lacks, for the end of the message."""
+    from unionmount.sources import refuse_file
+
+    if not _PULLS.isdisjoint(words):  # the command can fetch it itself, or was told not to
+        return ""
+    if os.path.exists(image):  # noqa: PTH110 - quick
+        return (
+            f", but a file; bring it there with 'unionmount load {image}', or send it elsewhere "
+            f"with 'unionmount copy {image} TARGET'"
+        )
+    with suppress(UnionmountError):
+        refuse_file(image)
+        if not _ONLY_STORED.isdisjoint(words):
+            return "; 'unionmount images' lists those that are there"
+        return f"; 'unionmount pull {image}' fetches it"
+    return ""
+
+
+def _called(words: Sequence[str], settings: Settings) -> str:
+    """Return the program, with its command if the words name one."""
+    from unionmount.cli.command_table import COMMANDS
+    from unionmount.cli.quick_parser import NotQuick, parse_group
+
+    with suppress(NotQuick):
+        if not settings.command and (rest := parse_group(words, Settings())):
+            return f"{settings.program} {rest[0]}" if rest[0] in COMMANDS else settings.program
+    return settings.program

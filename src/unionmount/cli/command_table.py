@@ -49,6 +49,7 @@ GROUPS: dict[
         "rmi": ("rmi", "Remove images."),
         "df": ("df", "Show the disk usage of the store."),
         "prune": ("prune", "Remove unused data from the store."),
+        "share": ("share", "Let others read the images of the store."),
         "check": ("check", "Verify an image or the whole store, and repair the store."),
     },
     "Registries": {
@@ -61,6 +62,7 @@ GROUPS: dict[
         "logout": ("logout", "Log out of a registry."),
     },
     "More": {
+        "help": ("help", "Show the help of unionmount or a command."),
         "completion": ("completion", "Print a completion script for a shell."),
         "man": ("man", "Show the manual page of unionmount or a command."),
         "version": ("version", "Print the version."),

@@ -61,6 +61,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
         ("Find set-user-ID programs", "unionmount find app:1:/usr -type f -perm -4000"),
         ("Find large files", "unionmount find app.tar -size +10M"),
     ),
+    "help": (("Show the options of a command", "unionmount help mount"),),
     "history": (
         ("Show the steps of an image", "unionmount history nginx:1.25"),
         ("Show the commands in full", "unionmount history --no-trunc app.tar"),
@@ -159,6 +160,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     "kill": (("Have a server read its configuration again", "unionmount kill -s HUP web"),),
     "logs": (("Print the last lines", "unionmount logs -n 20 web"),),
     "rename": (("Keep a container under a better name", "unionmount rename calm-owl web"),),
+    "share": (
+        ("Let a group read the images", "unionmount share --group developers"),
+        ("Keep them to oneself again", "unionmount share --off"),
+    ),
     "shell": (
         ("Look around in an image", "unionmount shell --rm debian:12"),
         ("In an image without a shell", "unionmount shell --with-tools distroless"),

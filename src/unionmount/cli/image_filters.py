@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from unionmount.cli.output import time_of
+from unionmount.cli.quantities import parse_moment
 from unionmount.errors import UsageError
 from unionmount.images.reference import DEFAULT_REGISTRY, Reference
 from unionmount.system.nearest import did_you_mean
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from unionmount.images.reference import Digest
     from unionmount.store.store import Store, StoredImage
 
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _TRUTHS = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
 
 
@@ -100,7 +98,7 @@ def _test(store: Store, key: str, values: Sequence[str]) -> Test:
             limit = max(_made(store, value) for value in values)
             return lambda one: one.made > limit
         case "until":
-            limit = min(_moment(value) for value in values)
+            limit = min(parse_moment(value) for value in values)
             return lambda one: one.made < limit
     known = ("dangling", "reference", "before", "since", "until", "label")
     near = did_you_mean(key, known) or f"; use one of {', '.join(known)}"
@@ -181,16 +179,3 @@ def _pattern(pattern: str) -> str:
         return first
     *middle, last = middle
     return first + "".join(f"(?>[^/]*?{piece})" for piece in middle) + f"[^/]*{last}"
-
-
-def _moment(text: str) -> float:
-    """Parse a time, or an age (``24h``, ``1h30m``), into seconds since 1970."""
-    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", text):
-        return float(text)
-    parts = re.findall(r"([0-9]{1,9}(?:\.[0-9]+)?)(h|ms|us|µs|ns|m|s)", text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        return time.time() - sum(float(number) * _UNITS[unit] for number, unit in parts)
-    try:
-        return datetime.fromisoformat(text).astimezone().timestamp()
-    except (ValueError, OverflowError):
-        raise UsageError(f"'{printable(text)}' is not a time") from None

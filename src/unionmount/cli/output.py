@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 import unicodedata
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from unionmount.cli.progress import ProgressLine
+from unionmount.cli.quantities import human_size
 from unionmount.system.text import printable
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "age_of",
     "aligned",
     "display_width",
+    "fitted",
     "human_age",
     "human_duration",
     "human_size",
@@ -34,27 +37,17 @@ __all__ = [
     "print_table",
     "print_template_output",
     "shortened",
+    "terminal_width",
     "time_of",
 ]
 
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _GAP = 3
+_LEAST = 12  # columns that a shortened cell keeps
+_LEAST_LAST = 10  # in the last column
 _MIN_WIDTH = 10  # of a column in docker's tables, with the gap
 _KEPT = frozenset("\n\t")  # control characters that a template may print to a terminal
 
 # ---- sizes and ages ------------------------------------------------------------------------------
-
-
-def human_size(size: int, digits: int = 3) -> str:
-    """Format a size in powers of 1000 with three digits, as docker does: ``12.3MB``.
-
-    Only the size that docker writes as ``1e+03kB`` differs: it is ``1MB``.
-    """
-    value, unit = float(size), 0
-    while value >= 999.5 and unit < len(_UNITS) - 1:
-        value /= 1000
-        unit += 1
-    return f"{value:.{digits}g}{_UNITS[unit]}"
 
 
 def human_duration(seconds: float) -> str:
@@ -116,11 +109,44 @@ def _columns(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table with left-aligned columns."""
+def print_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, full: bool = False
+) -> None:
+    """Print a table with left-aligned columns, which fits the terminal unless it is ``full``."""
     table = [list(header), *([printable(cell) for cell in row] for row in rows)]
+    if not full:
+        table = fitted(table, terminal_width())
     for line in aligned(table, 0):
         print(line.rstrip())
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal on standard output; None if it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def fitted(rows: list[list[str]], width: int | None, minimum: int = 0) -> list[list[str]]:
+    """Shorten cells, the right column first, until the lines of ``aligned`` fit ``width``.
+
+    A column keeps its heading, in the first row, and enough for an ID or an age. What is still too
+    long stays so.
+    """
+    count = len(rows[0]) if rows else 0
+    if width is None or any(len(row) != count for row in rows):
+        return rows
+    widths = [max(display_width(row[at]) for row in rows) for at in range(count)]
+    gaps = [max(one + _GAP, minimum) for one in widths[:-1]]
+    excess = sum(gaps) + sum(widths[-1:]) - width
+    for at in reversed(range(count)):
+        if excess <= 0:
+            break
+        least = _LEAST if at < count - 1 else _LEAST_LAST
+        kept = max(widths[at] - excess, display_width(rows[0][at]), least)
+        if kept < widths[at]:
+            excess -= widths[at] - kept
+            for row in rows:
+                row[at] = shortened(row[at], kept)
+    return rows
 
 
 def aligned(rows: Sequence[Sequence[str]], minimum: int = _MIN_WIDTH) -> list[str]:
@@ -226,23 +252,28 @@ class Listing:
     heads: Mapping[str, str]  # headings of the columns, by the fields of templates
     table: str  # the template of the table, without the word "table"
 
-    def show(self, form: str, rows: Iterable[ListRow]) -> None:
-        """Print rows in a form that ``list_format_option`` accepted."""
+    def show(self, form: str, rows: Iterable[ListRow], *, full: bool = False) -> None:
+        """Print rows in a form that ``list_format_option`` accepted.
+
+        The usual table fits the terminal unless it is ``full``.
+        """
         if form == "json":
             print_json([row.json for row in rows])
         elif form == "jsonl":
             print_jsonl(row.json for row in rows)
         elif form.startswith("table"):
-            self._show_table(form.removeprefix("table").strip(" ") or self.table, rows)
+            text = form.removeprefix("table").strip(" ")
+            width = None if text or full else terminal_width()
+            self._show_table(text or self.table, rows, width)
         else:
             print_by_template(self.of, form.strip(" "), rows)
 
-    def _show_table(self, text: str, rows: Iterable[ListRow]) -> None:
+    def _show_table(self, text: str, rows: Iterable[ListRow], width: int | None) -> None:
         template = ListTemplate(self.of, text)
         lines = [template.render(row, safe=True) for row in rows]
         lines.insert(0, template.head(self.heads))
         cells = [line.split("\t") for text in lines for line in text.split("\n")]
-        for line in aligned(cells):
+        for line in aligned(fitted(cells, width, _MIN_WIDTH)):
             print(line)
 
 

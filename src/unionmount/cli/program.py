@@ -63,7 +63,11 @@ class LazyGroup(click.Group):
         """Return the subcommand; UsageError, which names the nearest one, if there is none."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
-            ctx.fail(f"No such command '{printable(name)}'{did_you_mean(name, COMMANDS)}")
+            from unionmount.cli.other_words import instead_of
+
+            other = instead_of(args)
+            advice = f": {other}" if other else did_you_mean(name, COMMANDS)
+            ctx.fail(f"No such command '{printable(name)}'{advice}")
         return super().resolve_command(ctx, args)
 
     def groups(self) -> dict[str, list[str]]:

@@ -6,10 +6,13 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import unionmount.cli.declared as click
 from unionmount.cli.options import RegistryOptions, registry_client
+from unionmount.cli.quantities import human_size
 from unionmount.errors import (
     InvalidReference,
     NotFoundError,
@@ -25,13 +28,14 @@ if TYPE_CHECKING:
 
     import trio
 
+    from unionmount.cli.output import ProgressLine
     from unionmount.cli.settings import Settings
     from unionmount.images.platform import Platform
     from unionmount.registry import Registries, RegistryClient
     from unionmount.sources import Location
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store, StoredImage
-    from unionmount.transfer.pull import Policy, PullOptions
+    from unionmount.transfer.pull import Policy, PullOptions, PullPlan
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -41,6 +45,7 @@ KEEP_BLOBS = "UNIONMOUNT_KEEP_BLOBS"
 DOCKER = "docker://"
 """The prefix of names of a registry."""
 
+_REFRESHED = 0.5  # seconds between looks at a transfer that may have stalled
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -48,11 +53,14 @@ def pull_image(
     settings: Settings, options: RegistryOptions, name: str, how: PullOptions
 ) -> tuple[Reference, StoredImage]:
     """Pull an image by a user's name; return its full name as well."""
-    from unionmount.transfer.pull import find, pull_as
+    from unionmount.cli.output import ProgressLine
 
     store = settings.store()
     registries = registries_of_user()
+    progress = how.progress if isinstance(how.progress, ProgressLine) else None
     if how.policy != "always":
+        from unionmount.transfer.pull import find
+
         for candidate in registries.candidates(name):
             ref = candidate.with_default_tag()
             found = find(store, str(ref), how.platform)
@@ -60,12 +68,31 @@ def pull_image(
                 return ref, found
 
     async def work(client: RegistryClient) -> tuple[Reference, StoredImage]:
+        from unionmount.transfer.pull import pull_as
+
         async def one(ref: Reference) -> tuple[Reference, StoredImage]:
             return ref.with_default_tag(), await pull_as(store, client, ref, how)
 
         return await first_of(registries, name, one)
 
-    return run_transfer(settings, options, registries, work, registries.candidates(name))
+    candidates = registries.candidates(name)
+    if progress is not None:  # before anything is imported that takes long
+        names = " or ".join(printable(str(one.with_default_tag())) for one in candidates)
+        progress.note(f"Asking for {names}")
+        how = replace(how, planned=partial(_show_plan, progress))
+    return run_transfer(settings, options, registries, work, candidates, progress)
+
+
+def _show_plan(progress: ProgressLine, plan: PullPlan) -> None:
+    """Print what is pulled, and which layers are here already."""
+    image, missing = plan.image, plan.missing
+    what = f"{printable(str(plan.ref))}: {image.manifest.digest.short} for {image.config.platform}"
+    for diff_id in dict.fromkeys(image.diff_ids):
+        if diff_id in plan.here:
+            progress.note(f"{diff_id.short}: already here")
+    count = len(missing)
+    rest = f"{human_size(sum(missing.values()))} in {count} layer{'' if count == 1 else 's'}"
+    progress.note(f"{what}, {f'fetching {rest}' if missing else 'all layers are here'}")
 
 
 def find_or_pull(
@@ -150,29 +177,38 @@ def run_transfer(
     registries: Registries,
     work: Work[T],
     named: Sequence[Reference],
+    progress: ProgressLine | None = None,
 ) -> T:
     """Run ``work`` with a client for registries; ``named`` are the references of the command line.
 
     A signal cancels it: incomplete files are removed, and the exit status names the signal.
+    ``progress`` is refreshed while nothing arrives.
     """
 
     def make_client() -> RegistryClient:
         return registry_client(settings, options, registries, named)
 
-    return run_attended(make_client, work)
+    return run_attended(make_client, work, progress)
 
 
 def run_attended(
-    make_client: Callable[[], AbstractAsyncContextManager[C]], work: Callable[[C], Awaitable[T]]
+    make_client: Callable[[], AbstractAsyncContextManager[C]],
+    work: Callable[[C], Awaitable[T]],
+    progress: ProgressLine | None = None,
 ) -> T:
-    """Run ``work`` with a client; a signal cancels it, and the exit status names the signal."""
+    """Run ``work`` with a client; a signal cancels it, and the exit status names the signal.
+
+    ``progress`` is refreshed while nothing arrives.
+    """
     import trio
 
-    return trio.run(_attended, make_client, work)
+    return trio.run(_attended, make_client, work, progress)
 
 
 async def _attended(
-    make_client: Callable[[], AbstractAsyncContextManager[C]], work: Callable[[C], Awaitable[T]]
+    make_client: Callable[[], AbstractAsyncContextManager[C]],
+    work: Callable[[C], Awaitable[T]],
+    progress: ProgressLine | None,
 ) -> T:
     import trio
 
@@ -181,6 +217,8 @@ async def _attended(
     received: list[int] = []
     async with trio.open_nursery() as nursery:
         await nursery.start(_cancel_on_signal, nursery.cancel_scope, received)
+        if progress is not None:
+            nursery.start_soon(_refresh, progress)
         try:
             async with make_client() as client:
                 results.append(await work(client))
@@ -194,6 +232,14 @@ async def _attended(
     if failures:
         raise failures[0]
     return results[0]
+
+
+async def _refresh(progress: ProgressLine) -> None:
+    import trio
+
+    while True:
+        await trio.sleep(_REFRESHED)
+        progress.tick()
 
 
 async def _cancel_on_signal(

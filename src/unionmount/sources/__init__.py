@@ -21,6 +21,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -28,7 +29,7 @@ from unionmount.errors import InvalidReference, NotFoundError, UsageError
 from unionmount.images.image import SCRATCH
 from unionmount.images.reference import Reference, has_registry
 from unionmount.system.closing import Closing
-from unionmount.system.nearest import did_you_mean
+from unionmount.system.nearest import did_you_mean, did_you_mean_file
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ _REGISTRY = "docker://"
 _FILE = re.compile(r".*\.(?:tar|tgz|tbz2?|txz|tzst|oci|gz|bz2|xz|zst)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"localhost|\[.*\]|.*:[0-9]+", re.DOTALL)
 _DIGEST = re.compile(r"@sha(?:256|512):")
+_MAX_NEAR = 10_000  # names that are compared with a wrong one
 _FOREIGN = frozenset({"docker", "docker-daemon", "containers-storage", "dir", "ostree", "sif"})
 
 
@@ -203,8 +205,23 @@ def refuse_file(name: str) -> None:
 def no_such_file(text: str) -> NotFoundError:
     """Return the error for a word that looks like a file, but names nothing here."""
     what = printable(text)
-    hint = f" ({_REGISTRY}{what} is an image of a registry)" if _is_name(text) else ""
+    transport, colon, rest = text.partition(":")
+    near = did_you_mean(transport, _TRANSPORTS) if colon and _exists(rest.split(":")[0]) else ""
+    hint = near or near_file(text)
+    if not hint and _is_name(text):
+        hint = f" ({_REGISTRY}{what} is an image of a registry)"
     return NotFoundError(f"{what}: no such file or directory, and no image in the store{hint}")
+
+
+def near_file(path: str) -> str:
+    """Return "; did you mean …?" if the directory of a missing file has one of a similar name."""
+    directory, slash, name = path.rpartition("/")
+    try:
+        with os.scandir(directory + slash or ".") as entries:
+            names = [entry.name for entry in islice(entries, _MAX_NEAR)]
+    except (OSError, ValueError):
+        return ""
+    return printable(did_you_mean_file(name, directory + slash, names))
 
 
 class Files(Protocol):

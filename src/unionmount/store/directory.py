@@ -67,6 +67,7 @@ class StoreDirectory:
         self.locks = root / "locks"
         self.inplace = root / "inplace"
         self.quarantine = root / "quarantine"
+        self.used = root / "used"
 
     def version(self) -> str | None:
         """Return the store's format, or None without a store; raise StoreError if it is newer."""

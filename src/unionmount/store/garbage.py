@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from unionmount.errors import FormatError, InvalidReference, NotFoundError, StoreError
 from unionmount.images.reference import Digest, Reference
 from unionmount.store import catalogue, leases
+from unionmount.store.last_use import forget_uses
 from unionmount.store.references import digests_of, referenced_digests, users
+from unionmount.store.unused import DEFAULT_CHOICE, PruneChoice, unused_images
 from unionmount.store.usage import allocated
 from unionmount.system.os_errors import storing
 from unionmount.system.text import printable
@@ -190,6 +192,7 @@ def _remove(
         keep, bin_.removed.left = frozenset(), str(error)
     store.write_catalogue(rest)
     left = {one.id for one in rest}
+    forget_uses(store.directory, left)
     for one, digests in parts.items():
         if one.id not in left:
             left.add(one.id)  # reported once
@@ -232,9 +235,13 @@ def _listed(by: Sequence[str]) -> str:
 
 
 def prune(
-    store: Store, containers: Containers, *, every: bool = False, dry_run: bool = False
+    store: Store,
+    containers: Containers,
+    choice: PruneChoice = DEFAULT_CHOICE,
+    *,
+    dry_run: bool = False,
 ) -> Removed:
-    """Remove images without a name (with ``every``, all unused ones) and all unused data.
+    """Remove the images that are chosen among the unused ones, and all unused data.
 
     That is: layers, documents and blobs, ephemeral containers of dead mounts, in-place indexes of
     files that were removed or changed, quarantined data that was replaced, and leases and locks of
@@ -245,12 +252,11 @@ def prune(
         bin_.removed.items += ended
         known = store.directory.images()
         in_use = users(store, containers)
-        named = {one.id for one in known if one.names}
-        gone = [one for one in known if not in_use.of(one.id) and (every or one.id not in named)]
+        gone = unused_images(store, known, in_use, choice)
         keep = referenced_digests(store, [one for one in known if one not in gone], in_use)
         _prune_images(store, bin_, known, gone)
         _prune_digests(store, bin_, keep)
-        _prune_inplace(store, bin_)
+        _prune_inplace(store, bin_, every=choice.indexes)
         _prune_quarantine(store, bin_, keep)
         for kind, directory in (
             ("lease", store.directory.leases),
@@ -280,7 +286,9 @@ def _prune_images(
     store: Store, bin_: _Bin, known: Sequence[StoredImage], gone: Sequence[StoredImage]
 ) -> None:
     if gone and not bin_.dry_run:
-        store.write_catalogue([one for one in known if one not in gone])
+        rest = [one for one in known if one not in gone]
+        store.write_catalogue(rest)
+        forget_uses(store.directory, {one.id for one in rest})
     for one in catalogue.by_image(gone):
         bin_.removed.untagged += [_familiar(word) for word in (*one.names, *one.digests)]
         bin_.removed.items.append(Item("image", str(one.id), 0))
@@ -295,9 +303,10 @@ def _prune_digests(store: Store, bin_: _Bin, keep: frozenset[Digest]) -> None:
             bin_.throw("blob", str(digest), store.directory.blob_path(digest))
 
 
-def _prune_inplace(store: Store, bin_: _Bin) -> None:
+def _prune_inplace(store: Store, bin_: _Bin, *, every: bool) -> None:
+    """Remove indexes; a mount keeps those that it has open."""
     for one in store.in_place_indexes():
-        if not one.is_current():
+        if every or not one.is_current():
             bin_.throw("index", one.source, *one.files)
 
 

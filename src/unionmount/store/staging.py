@@ -16,6 +16,8 @@ from unionmount.system.remove_tree import remove_tree
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from unionmount.store.sharing import Sharing
+
 from unionmount.system.files import fsync_directory
 from unionmount.system.os_errors import storing
 
@@ -59,8 +61,13 @@ class Staging(Closing):
         finally:
             os.close(fd)
 
-    def publish(self, target: Path) -> bool:
-        """Rename the whole directory to ``target``; return False if that exists."""
+    def publish(self, target: Path, sharing: Sharing | None = None) -> bool:
+        """Rename the whole directory to ``target``; return False if that exists.
+
+        With ``sharing`` it is open to the readers of the store.
+        """
+        if sharing is not None:
+            sharing.open_up(self.path)
         with storing(target):
             os.fsync(self._fd)
             try:
@@ -70,13 +77,19 @@ class Staging(Closing):
                     raise
                 return False
             fsync_directory(target.parent)
+        if sharing is not None:
+            sharing.open_up(target)
         return True
 
-    def publish_file(self, name: str, target: Path) -> None:
+    def publish_file(self, name: str, target: Path, sharing: Sharing | None = None) -> None:
         """Rename one file to ``target``, which is replaced."""
+        if sharing is not None:
+            sharing.open_up(self.path / name)
         with storing(target):
             (self.path / name).replace(target)
             fsync_directory(target.parent)
+        if sharing is not None:
+            sharing.open_up(target)
 
     def keep_lock(self) -> int:
         """Return a descriptor that keeps the lock on the directory even after it is published."""

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 from unionmount import core
 from unionmount.errors import (
     FormatError,
+    ImageNotFound,
     InvalidReference,
     NotFoundError,
     StoreError,
@@ -63,8 +64,10 @@ from unionmount.store.layer_import import (
     LayerImport,
 )
 from unionmount.store.leases import Holding, LayerLock, Lease, held_leases, new_path
+from unionmount.store.sharing import Sharing
 from unionmount.store.staging import Staging
 from unionmount.system.files import FileIdentity, FileRange, write_all
+from unionmount.system.nearest import did_you_mean
 from unionmount.system.os_errors import reason_of, storing
 from unionmount.system.text import printable
 
@@ -92,6 +95,7 @@ _DIRECTORIES = (
     "leases",
     "locks",
     "quarantine",
+    "used",
 )
 
 
@@ -112,6 +116,7 @@ class Store:
         self.limits = limits or ImportLimits()
         self.directory = StoreDirectory(root)
         self.additional = tuple(_additional(path) for path in additional)
+        self.sharing = Sharing(root)
         self._tmp = self.directory.tmp
         known = self.directory.version()
         with _writing(root):
@@ -190,9 +195,10 @@ class Store:
             if lease is not None:
                 lease.protect(diff_id)
             if expected.digest is not None and (staging.path / BLOB_NAME).exists():
-                staging.publish_file(BLOB_NAME, self.directory.blob_path(expected.digest))
+                blob = self.directory.blob_path(expected.digest)
+                staging.publish_file(BLOB_NAME, blob, self.sharing)
             # If another import of the same layer was faster, its copy is as good.
-            if not staging.publish(self.directory.layer_path(diff_id)):
+            if not staging.publish(self.directory.layer_path(diff_id), self.sharing):
                 self._replace_damaged(staging, diff_id)
 
         keep_blob = keep_blob and expected.digest is not None
@@ -208,7 +214,7 @@ class Store:
             if not self.directory.has_layer(diff_id):
                 with storing(path):
                     path.rename(staging.path / "damaged")
-                incoming.publish(path)
+                incoming.publish(path, self.sharing)
 
     def open_layer(self, diff_id: Digest) -> OpenLayer:
         """Open a layer; its index is rebuilt if it is missing, outdated or damaged."""
@@ -330,8 +336,8 @@ class Store:
                 if origin is not None and origin.flat is not None:
                     origin.flat.note(*indexer.marks())
             if origin is not None:
-                self._write(path.with_suffix(".json"), origin.serialize())
-            staging.publish_file(INDEX_NAME, path)
+                self._write(path.with_suffix(".json"), origin.serialize(), private=True)
+            staging.publish_file(INDEX_NAME, path, self.sharing if origin is None else None)
             stack.pop_all()
         return index
 
@@ -389,7 +395,7 @@ class Store:
         """Return whether a store has a document, or a blob that was kept as it came."""
         return any(one.blob_path(digest).is_file() for one in self._directories)
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, data: bytes, *, private: bool = False) -> None:
         """Write a file and move it into place by a rename."""
         with Staging(self._tmp) as staging:
             fd = staging.create("file")
@@ -399,7 +405,7 @@ class Store:
                     os.fsync(fd)
             finally:
                 os.close(fd)
-            staging.publish_file("file", path)
+            staging.publish_file("file", path, None if private else self.sharing)
 
     # -- images
 
@@ -478,7 +484,9 @@ class Store:
         """Find an image by its name or the beginning of its ID."""
         found = catalogue.find(self._all_images(), text)
         if not found:
-            raise NotFoundError(f"no image '{printable(text)}' in the store")
+            known = [*dict.fromkeys(name for one in self._all_images() for name in one.names)]
+            near = did_you_mean(text, [Reference.parse(name).familiar for name in known])
+            raise ImageNotFound(text, f"no image '{printable(text)}' in the store{near}")
         if len({one.id for one in found}) > 1:
             raise InvalidReference(_ambiguous(text, found))
         return found[0]

@@ -11,6 +11,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {found}?" if found else ""
 
 
+def did_you_mean_file(name: str, directory: str, known: Iterable[str]) -> str:
+    """Do the same for a file of a directory; any two names of files have something in common."""
+    found = _nearest([name], list(known), least=0.75)
+    return f"; did you mean {directory}{found}?" if found else ""
+
+
 def did_you_mean_option(option: str, known: Iterable[str]) -> str:
     """Do the same for an option of ``-o``, of which ``known`` has ``NAME``, ``NAME=`` and more."""
     name, equals, _ = option.partition("=")
@@ -18,13 +24,13 @@ def did_you_mean_option(option: str, known: Iterable[str]) -> str:
     return f"; did you mean {found}?" if found else ""
 
 
-def _nearest(words: list[str], known: list[str]) -> str | None:
+def _nearest(words: list[str], known: list[str], *, least: float = 0.6) -> str | None:
     import difflib  # noqa: PLC0415 - only for mistakes
 
     for word in words:
         lower = word.lower()
         if lower in known:
             return lower
-        for near in difflib.get_close_matches(lower, known, n=1):
+        for near in difflib.get_close_matches(lower, known, n=1, cutoff=least):
             return near
     return None

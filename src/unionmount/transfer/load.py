@@ -32,11 +32,13 @@ from unionmount.sources import (
     choose,
     distinct,
     looks_like_file,
+    near_file,
     no_such_file,
 )
 from unionmount.sources.archive import TarFiles, has_image, open_archive
 from unionmount.sources.flat import FlatArchive, FlatFile, refuse_flat
 from unionmount.sources.layout import DirectoryFiles, OciLayout
+from unionmount.store.last_use import note_use
 from unionmount.store.layer_import import (
     LIMIT_VARIABLE,
     Expected,
@@ -336,7 +338,7 @@ def _open_file(how: LoadOptions, path: str, what: str) -> tuple[int, bool]:
         else:
             fd, first = open_stream(path, os.environ, fifo=how.streams, waiting=waiting)
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"{what}: no such file or directory") from None
+        raise NotFoundError(f"{what}: no such file or directory{near_file(path)}") from None
     except NotRegular as error:
         raise UsageError(f"{what}: is {error.kind}, not an archive") from None
     with ExitStack() as stack:
@@ -457,6 +459,7 @@ def _open_stored(how: LoadOptions, stored: StoredImage, name: str) -> OpenImage:
         image = how.store.use_image(stored, how.lease)
     else:
         image = how.store.read_image(stored)
+    note_use(how.store.directory, stored.id)
     with ExitStack() as stack:
         layers = []
         for diff_id in image.diff_ids:

@@ -23,7 +23,7 @@ from unionmount.system.text import printable
 from unionmount.transfer.blobs import check_size, hand_on, in_parallel, repository_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from unionmount.images.platform import Platform
     from unionmount.images.reference import Digest
@@ -36,12 +36,27 @@ Policy = Literal["always", "missing", "never"]
 
 
 @dataclass(frozen=True, slots=True)
+class PullPlan:
+    """What a pull found out before it fetches layers."""
+
+    ref: Reference
+    image: ImageDocuments
+    here: frozenset[Digest]  # diff_ids of layers that are not fetched
+
+    @property
+    def missing(self) -> dict[Digest, int]:
+        """The compressed sizes of the layers that are fetched, by diff_id."""
+        pairs = zip(self.image.diff_ids, self.image.layers, strict=True)
+        return {diff_id: layer.size for diff_id, layer in pairs if diff_id not in self.here}
+
+
+@dataclass(frozen=True, slots=True)
 class PullOptions:
     """The options of a pull.
 
     The image gets ``names``, or by default the name of the request. ``lease`` protects the image
     beyond the pull, if it is given. With ``keep_names``, a name that belongs to an image for
-    another platform is not moved.
+    another platform is not moved. ``planned`` is called before layers are fetched.
     """
 
     platform: Platform | None = None
@@ -51,6 +66,7 @@ class PullOptions:
     names: Sequence[Reference] | None = None
     lease: Lease | None = None
     keep_names: bool = False
+    planned: Callable[[PullPlan], None] | None = None
 
 
 async def pull(
@@ -127,7 +143,11 @@ class _Pull:
             diff_id: _RemoteLayer(descriptor, diff_id)
             for descriptor, diff_id in zip(image.layers, image.diff_ids, strict=True)
         }
-        await self._fetch_all([one for one in layers.values() if not self._is_here(one)])
+        missing = [one for one in layers.values() if not self._is_here(one)]
+        if self._how.planned is not None:
+            here = layers.keys() - {one.diff_id for one in missing}
+            self._how.planned(PullPlan(self._ref, image, frozenset(here)))
+        await self._fetch_all(missing)
         known_as = replace(repository_of(self._ref), digest=root.digest)
         names = self._how.names
         if names is None:

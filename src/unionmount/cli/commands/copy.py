@@ -101,7 +101,7 @@ def command(
         async def work(client: RegistryClient) -> Copied:
             return await copy(store, client, *places, how)
 
-        copied = run_transfer(settings, registry, registries, work, named)
+        copied = run_transfer(settings, registry, registries, work, named, progress)
     tell_of_changes(copied.changes)
     if copied.digest is not None:
         print(copied.digest)

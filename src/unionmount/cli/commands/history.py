@@ -86,7 +86,7 @@ def command(
             print(row.fields["ID"])
         return
     table = _TABLE if human else _TABLE.replace("CreatedSince", "CreatedAt")
-    Listing(_TYPE, _HEADS, table).show(form, rows)
+    Listing(_TYPE, _HEADS, table).show(form, rows, full=full)
 
 
 def _read(settings: Settings, source: str, platform: Platform | None) -> list[HistoryRow]:

@@ -122,7 +122,7 @@ def command(
         for row in rows:
             print(row.fields["ID"])
         return
-    Listing(_TYPE, _HEADS, _TABLE_WITH_DIGEST if digests else _TABLE).show(form, rows)
+    Listing(_TYPE, _HEADS, _TABLE_WITH_DIGEST if digests else _TABLE).show(form, rows, full=full)
 
 
 def _lines(image: Candidate, *, needs_digest: bool) -> Iterator[Line]:

@@ -88,7 +88,7 @@ def _print_layers(image: OpenImage, *, no_trunc: bool) -> None:
             zip(image.layers, summary.layers, _steps(image), strict=True)
         )
     ]
-    print_table(_HEADER, rows)
+    print_table(_HEADER, rows, full=no_trunc)
     print()
     if sys.stdout.isatty():
         _print_bars(image, summary)

@@ -19,17 +19,32 @@ if TYPE_CHECKING:
 
 
 @click.command("load")
-@click.option("-i", "--input", "source", metavar="SOURCE", help="The archive or layout to read.")
+@click.option(
+    "-i",
+    "--input",
+    "source",
+    metavar="SOURCE",
+    help="The archive or layout; -i may be left out.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
 @platform_option
 @root_option
+@click.argument("file", metavar="[SOURCE]", required=False)
 @click.pass_obj
-def command(settings: Settings, source: str | None, quiet: bool, platform: Platform | None) -> None:
+def command(
+    settings: Settings,
+    source: str | None,
+    file: str | None,
+    quiet: bool,
+    platform: Platform | None,
+) -> None:
     """Load all images of an archive, from a file or standard input, into the store."""
     from unionmount.cli.output import ProgressLine
     from unionmount.transfer.load import load
 
-    source = "-" if source is None else source
+    if source is not None and file is not None:
+        raise click.UsageError("name the archive once, with -i or without")
+    source = source or file or "-"
     if source == "-" and sys.stdin.isatty():
         raise click.UsageError("give an archive with -i, or on standard input, which is a terminal")
     progress = ProgressLine()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
 from unionmount.cli.options import RegistryOptions, platform_option, registry_options, root_option
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
@@ -55,12 +56,15 @@ def command(
         without_transport,
     )
     from unionmount.sources import refuse_file
-    from unionmount.transfer.pull import PullOptions
 
     refuse_file(name)
     name = without_transport(name)
     hint_at_default_tag(name, quiet=quiet)  # first, since there may be no "latest"
     with progress_line(quiet=quiet) as progress:
+        if progress is not None:
+            progress.note(f"Resolving {printable(name)}")
+        from unionmount.transfer.pull import PullOptions  # takes longer than all before
+
         how = PullOptions(platform, policy, keep_blobs or keeps_blobs(), progress)
         ref, stored = pull_image(settings, registry, name, how)
     if not quiet:

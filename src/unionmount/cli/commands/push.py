@@ -58,7 +58,7 @@ def command(
         async def work(client: RegistryClient) -> Pushed:
             return await push(store, client, stored, ref, how)
 
-        pushed = run_transfer(settings, registry, registries, work, [ref])
+        pushed = run_transfer(settings, registry, registries, work, [ref], progress)
     tell_of_changes(pushed.changes)
     print(pushed.digest)
 

@@ -46,7 +46,7 @@ def command(
 
     found = trio.run(_search, settings, registry, term, limit)
     if form == "table":
-        print_table(_HEADER, [_row(one, full=full) for one in found])
+        print_table(_HEADER, [_row(one, full=full) for one in found], full=full)
         return
     rows = [asdict(one) for one in found]
     if form == "json":

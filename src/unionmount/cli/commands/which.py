@@ -54,7 +54,8 @@ def command(
         steps = steps_of_layers(image.image.config.history, len(image.layers))
         settled, touches = trace(image.tree(), os.fsencode(path))
         if form == "table":
-            print_table(_HEADER, [_row(image, steps, touch, no_trunc) for touch in touches])
+            rows = [_row(image, steps, touch, no_trunc) for touch in touches]
+            print_table(_HEADER, rows, full=no_trunc)
         else:
             write_objects((_object(image, steps, touch, settled) for touch in touches), form)
 
