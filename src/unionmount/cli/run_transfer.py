@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import unionmount.cli.declared as click
 from unionmount.cli.options import RegistryOptions, registry_client
+from unionmount.cli.quantities import human_size
 from unionmount.errors import (
     InvalidReference,
     NotFoundError,
@@ -20,7 +21,7 @@ from unionmount.errors import (
     UsageError,
 )
 from unionmount.images.reference import Reference
-from unionmount.system.text import human_size, printable
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -195,7 +196,10 @@ def run_attended(
     work: Callable[[C], Awaitable[T]],
     progress: ProgressLine | None = None,
 ) -> T:
-    """Run ``work`` with a client; a signal cancels it, and the exit status names the signal."""
+    """Run ``work`` with a client; a signal cancels it, and the exit status names the signal.
+
+    ``progress`` is refreshed while nothing arrives.
+    """
     import trio
 
     return trio.run(_attended, make_client, work, progress)

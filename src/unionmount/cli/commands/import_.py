@@ -152,4 +152,4 @@ def _from_url(
         async def work(client: UrlClient) -> StoredImage:
             return await import_url(store, client, url, request, print_warning, progress)
 
-        return run_attended(make_client, work)
+        return run_attended(make_client, work, progress)
