@@ -52,7 +52,7 @@ class Tmux:
         self._size = "-x", str(columns), "-y", str(lines)
 
     def run(self, *words: str) -> str:
-        """Run a command of tmux; return what it printed."""
+        """RowRun a command of tmux; return what it printed."""
         done = subprocess.run(
             ["tmux", "-S", str(self._socket), "-f", "/dev/null", *words],
             capture_output=True,
@@ -63,7 +63,7 @@ class Tmux:
         return done.stdout.decode()
 
     def start(self, *command: str, environment: str = "") -> None:
-        """Run the program; the terminal stays when it ends, and shows its exit status."""
+        """RowRun the program; the terminal stays when it ends, and shows its exit status."""
         quoted = " ".join(f"'{word}'" for word in command)
         line = f"{environment} {quoted}; echo status $?; cat"
         self.run("new-session", "-d", *self._size, "sh", "-c", line)
