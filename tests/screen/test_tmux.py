@@ -225,6 +225,20 @@ def test_the_terminal_is_as_before_afterwards(tmux: Callable[..., Tmux], image: 
     assert terminal.run("display-message", "-p", "#{mouse_any_flag}").strip() == "0"
 
 
+def test_it_can_be_stopped_and_continued(tmux: Callable[..., Tmux], image: Path) -> None:
+    terminal = tmux()
+    terminal.run("new-session", "-d", "-x", "100", "-y", "30", "sh", "-i")
+    terminal.type("-l", " ".join(browse(image)))
+    terminal.type("Enter")
+    before = terminal.ready()
+    terminal.type("C-z")
+    terminal.wait(lambda shown: "topped" in shown and shown.rstrip()[-1] in "#$")
+    terminal.type("fg", "Enter")
+    terminal.wait(lambda shown: shown == before)
+    terminal.type("Down", "q")
+    terminal.wait(lambda shown: "? help" not in shown)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_it_and_restore_the_terminal(
     tmux: Callable[..., Tmux], image: Path, number: signal.Signals

@@ -135,8 +135,9 @@ class FileList(RowList):
     def tick(self) -> None:
         """Take over what threads have found since the last tick."""
         loader, now = self.compared.loader, time.monotonic()
-        if loader.failure is not None:
-            raise loader.failure
+        for thread in (loader, self._search):
+            if thread is not None and thread.failure is not None:
+                raise thread.failure
         done = loader.done and (self._search is None or self._search.done)
         is_news = loader.steps != self._steps or done != self._was_done
         if self._search is None and not is_news:

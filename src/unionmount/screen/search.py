@@ -78,6 +78,7 @@ class NameSearch:
         self.ends: list[int] = []
         self.done = False
         self.found = 0
+        self.failure: Exception | None = None
         self._loader = loader
         self._matcher = matcher
         self._table = choice.table()
@@ -105,6 +106,12 @@ class NameSearch:
     # -- the thread
 
     def _run(self) -> None:
+        try:
+            self._search()
+        except Exception as error:  # noqa: BLE001 - raised in the thread of the screen
+            self.failure = error
+
+    def _search(self) -> None:
         pending = [(self._loader.root, self._events(self._loader.root))]
         while pending and not self._stopped:
             folder, events = pending[-1]

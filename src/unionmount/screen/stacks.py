@@ -7,7 +7,7 @@ and end before what they read from is closed.
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -134,7 +134,8 @@ class Stacks(Closing):
         return self.summary.layers[number]
 
     def _summarise(self) -> None:
-        self.summary = self.view.tree.summarise()
+        with suppress(OSError):  # a damaged index, which 'check' finds
+            self.summary = self.view.tree.summarise()
 
 
 def _rows(view: OpenView) -> list[StackRow]:
