@@ -17,7 +17,7 @@ from support.trees import tree_of
 from unionmount.core import Tree
 from unionmount.screen.loader import Loader
 from unionmount.screen.rows import Ordered, Rows
-from unionmount.screen.search import Search, matcher_of
+from unionmount.screen.search import NameSearch, matcher_of
 from unionmount.screen.showing import Showing
 from unionmount.screen.sides import Folder, Sides, State
 
@@ -124,7 +124,7 @@ def test_there_is_no_row_behind_the_last() -> None:
 
 
 def found_by(loader: Loader, text: str, showing: Showing = EVERYTHING) -> list[bytes]:
-    search = Search(loader, matcher_of(text), showing)
+    search = NameSearch(loader, matcher_of(text), showing)
     search.start()
     search._thread.join(PATIENCE)
     assert search.done
@@ -172,7 +172,7 @@ def test_everything_is_found_without_a_filter() -> None:
 
 def test_what_a_search_opened_can_be_closed_and_opened() -> None:
     with compared() as loader:
-        search = Search(loader, matcher_of("[0-9]"), Showing())
+        search = NameSearch(loader, matcher_of("[0-9]"), Showing())
         search.start()
         search._thread.join(PATIENCE)
         rows = Rows(loader.root, Ordered(Showing()))
@@ -192,7 +192,7 @@ def test_a_search_can_be_stopped_before_anything_is_listed() -> None:
     tars = [layer.data() for layer in layers()]
     with tree_of(tars) as tree:
         loader = Loader(Sides(None, tree, 0, tree.top))  # is never started
-        search = Search(loader, matcher_of("x"), Showing())
+        search = NameSearch(loader, matcher_of("x"), Showing())
         search.start()
         search.stop()
         assert not search.done

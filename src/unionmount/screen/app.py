@@ -113,6 +113,13 @@ class BrowseScreen(App[int]):
         self._files.focus()
         self._draw_titles()
         self.set_interval(_TICK, self._tick)
+        self.app_resume_signal.subscribe(self, self._draw_anew)
+
+    def _draw_anew(self, _: object) -> None:
+        """Draw everything after the shell had the terminal."""
+        for widget in self.screen.walk_children():
+            widget.refresh()
+        self.screen.refresh(layout=True)
 
     def _end(self, status: int) -> None:
         """End for a signal, even if the terminal is gone or takes nothing."""
@@ -293,7 +300,10 @@ class BrowseScreen(App[int]):
 
     def _extract(self, answer: str | None) -> None:
         if answer:
-            target = Path(answer).expanduser().absolute()
+            target = Path(answer)
+            with suppress(RuntimeError):  # ~ of a user who is not there: a name like others
+                target = target.expanduser()
+            target = target.absolute()
             self._extraction = Extraction(self._stacks.view, self._files.wanted(), target)
             self._extraction.start()
 

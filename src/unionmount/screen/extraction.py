@@ -71,6 +71,8 @@ class Extraction:
                     return
                 except OSError as error:
                     self._errors.append(failure(path, error))
+                except Exception as error:  # noqa: BLE001 - told, as a thread has nobody above it
+                    self._errors.append(f"internal error: {type(error).__name__}")
 
     def _tree(self, stack: ExitStack, number: int) -> BrowsableTree:
         if number == self._view.upper:

@@ -13,7 +13,7 @@ from textual.message import Message
 from unionmount.screen import keys
 from unionmount.screen.lists import BOLD, DIM, PLAIN, RowList, Words, bindings
 from unionmount.screen.rows import Ordered, Row, Rows
-from unionmount.screen.search import Search, matcher_of
+from unionmount.screen.search import NameSearch, matcher_of
 from unionmount.screen.showing import Showing
 from unionmount.screen.sides import State
 from unionmount.screen.words import shown_name
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from unionmount.core import Attributes
     from unionmount.screen.sides import Folder
-    from unionmount.screen.stacks import Compared
+    from unionmount.screen.stacks import ComparedStacks
 
 STATE_STYLES = {
     State.SAME: PLAIN,
@@ -63,7 +63,7 @@ class FileList(RowList):
     class Extracted(Message):
         """What is marked is to be extracted."""
 
-    def __init__(self, compared: Compared, when_moved: Callable[[], None]) -> None:
+    def __init__(self, compared: ComparedStacks, when_moved: Callable[[], None]) -> None:
         """Call ``when_moved`` at once if another row is selected, so that one frame shows all."""
         super().__init__(id="files")
         self._when_moved = when_moved
@@ -73,7 +73,7 @@ class FileList(RowList):
         self.filter = ""
         self.has_attributes = True
         self.rows = Rows(compared.loader.root, Ordered(self.choice))
-        self._search: Search | None = None
+        self._search: NameSearch | None = None
         self._attributes: dict[tuple[Folder, int], Attributes | None] = {}
         self._steps = -1
         self._next_rebuild = 0.0
@@ -92,7 +92,7 @@ class FileList(RowList):
         return self.rows[self.cursor] if self.cursor < len(self.rows) else None
 
     @property
-    def search(self) -> Search | None:
+    def search(self) -> NameSearch | None:
         """The search whose rows are shown."""
         return self._search
 
@@ -108,7 +108,7 @@ class FileList(RowList):
                 self._attributes[key] = None
         return self._attributes[key]
 
-    def show(self, compared: Compared) -> None:
+    def show(self, compared: ComparedStacks) -> None:
         """Show another comparison, with the same directories open and the same row selected."""
         self.stop()
         row = self.row
@@ -135,8 +135,9 @@ class FileList(RowList):
     def tick(self) -> None:
         """Take over what threads have found since the last tick."""
         loader, now = self.compared.loader, time.monotonic()
-        if loader.failure is not None:
-            raise loader.failure
+        for thread in (loader, self._search):
+            if thread is not None and thread.failure is not None:
+                raise thread.failure
         done = loader.done and (self._search is None or self._search.done)
         is_news = loader.steps != self._steps or done != self._was_done
         if self._search is None and not is_news:
@@ -293,7 +294,7 @@ class FileList(RowList):
             self.rows.close_all()
             self._go_to_top()
         else:
-            self._begin(Search(self.compared.loader, None, self.choice))
+            self._begin(NameSearch(self.compared.loader, None, self.choice))
 
     def _go_to_top(self) -> None:
         self.resized()
@@ -312,12 +313,12 @@ class FileList(RowList):
         self.stop()
         matcher = matcher_of(self.filter)
         if matcher is not None:
-            self._begin(Search(self.compared.loader, matcher, self.choice))
+            self._begin(NameSearch(self.compared.loader, matcher, self.choice))
         elif self.rows.search is not None:
             self.rows.show(Ordered(self.choice))
             self._go_to_top()
 
-    def _begin(self, search: Search) -> None:
+    def _begin(self, search: NameSearch) -> None:
         self._search = search
         search.start()
         search.wait(_FIRST_ROWS)
@@ -332,7 +333,7 @@ class FileList(RowList):
             is_filter = bool(self.filter)
             self.stop()
             matcher = matcher_of(self.filter) if is_filter else None
-            self._begin(Search(self.compared.loader, matcher, choice))
+            self._begin(NameSearch(self.compared.loader, matcher, choice))
             return
         self.rows.show(Ordered(choice))
         self.resized()

@@ -69,8 +69,12 @@ class Loader:
         end = time.monotonic() + _LONGEST_HOLD
         while (left := min(end, self._held) - time.monotonic()) > 0:
             with self._changed:
-                if self._changed.wait_for(lambda: self._stopped or bool(self._wanted), left):
+                if self._changed.wait_for(lambda: self._stopped or self._is_urgent(), left):
                     return
+
+    def _is_urgent(self) -> bool:
+        """Whether the screen waits for a directory that has not filled it yet."""
+        return any(not one.complete and len(one.names) < ENOUGH for one in self._wanted)
 
     def want(self, folder: Folder, seconds: float) -> None:
         """List a directory before others, and wait some time for its first rows."""
@@ -103,12 +107,11 @@ class Loader:
     def _list_all(self) -> None:
         census = self._census()
         while not self._stopped:
+            self.give_way()
             folder = self._next_wanted()
             if folder is not None:
                 self._piece(folder)
-                continue
-            self.give_way()
-            if next(census, None) is None:
+            elif next(census, None) is None:
                 self._finish()
 
     def _next_wanted(self) -> Folder | None:

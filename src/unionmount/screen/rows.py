@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from itertools import accumulate, compress
 from typing import TYPE_CHECKING
 
-from unionmount.screen.showing import ALL_STATES, Run, Showing
+from unionmount.screen.showing import ALL_STATES, RowRun, Showing
 from unionmount.screen.sides import DIRECTORY, STATE_BITS, Folder, State
 
 if TYPE_CHECKING:
-    from unionmount.screen.search import Search
+    from unionmount.screen.search import NameSearch
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Ordered:
     With a search, the names that it found, and all of them in directories where it found none.
     """
 
-    def __init__(self, choice: Showing, search: Search | None = None) -> None:
+    def __init__(self, choice: Showing, search: NameSearch | None = None) -> None:
         self.choice = choice
         self._search = search
         self._table = choice.table()
@@ -93,7 +93,7 @@ class Ordered:
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
+class _RowsOf:
     """An open directory when its runs were made: its names, and whether more are to come."""
 
     names: int
@@ -110,13 +110,13 @@ class Rows:
     def __init__(self, root: Folder, shown: Ordered) -> None:
         self.root = root
         self.toggled: set[Folder] = set()
-        self.search: Search | None = None
+        self.search: NameSearch | None = None
         self._toggled_in: dict[Folder | None, set[Folder]] = {}
         self._kept = self.toggled, self._toggled_in
         self._shown = shown
-        self._runs: list[Run] = []
+        self._runs: list[RowRun] = []
         self._ends: list[int] = []
-        self._opened: dict[Folder, _Opened] = {}
+        self._opened: dict[Folder, _RowsOf] = {}
         self.rebuild()
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ class Rows:
         _, place, run = self._run_at(number)
         return Row(run.folder, run.shown[place])
 
-    def show(self, shown: Ordered, search: Search | None = None) -> None:
+    def show(self, shown: Ordered, search: NameSearch | None = None) -> None:
         """Show other names, another order, or what a search finds."""
         if search is not self.search:
             self._change_search(search)
@@ -214,7 +214,7 @@ class Rows:
         found = self.search.selected.get(folder) if self.search is not None else None
         return folder.names if found is None else found
 
-    def _change_search(self, search: Search | None) -> None:
+    def _change_search(self, search: NameSearch | None) -> None:
         """Begin a search with its own directories open, and return to those of the user."""
         if self.search is None:
             self._kept = self.toggled, self._toggled_in
@@ -224,7 +224,7 @@ class Rows:
             self.toggled, self._toggled_in = set(), {}
         self.search = search
 
-    def _run_at(self, number: int) -> tuple[int, int, Run]:
+    def _run_at(self, number: int) -> tuple[int, int, RowRun]:
         """Return the run of a row with its number, and the row's place in the directory."""
         if not 0 <= number < len(self):
             raise IndexError(number)
@@ -232,15 +232,15 @@ class Rows:
         run = self._runs[at]
         return at, run.start + number - (self._ends[at - 1] if at else 0), run
 
-    def _set_runs(self, runs: Iterable[Run]) -> None:
+    def _set_runs(self, runs: Iterable[RowRun]) -> None:
         self._runs = [run for run in runs if run.end > run.start]
         self._ends = list(accumulate(run.end - run.start for run in self._runs))
 
     def _open(self, number: int, folder: Folder) -> None:
         """Split the run of a directory's row, and put its own runs in between."""
         at, place, run = self._run_at(number)
-        head = Run(run.folder, run.shown, run.start, place + 1)
-        tail = Run(run.folder, run.shown, place + 1, run.end)
+        head = RowRun(run.folder, run.shown, run.start, place + 1)
+        tail = RowRun(run.folder, run.shown, place + 1, run.end)
         before, after = self._runs[:at], self._runs[at + 1 :]
         self._set_runs([*before, head, *self._runs_of(folder), tail, *after])
 
@@ -253,11 +253,11 @@ class Rows:
             end += 1
         runs, after = self._runs[: at + 1], self._runs[end:]
         if after and after[0].folder is run.folder and after[0].start == place + 1:
-            runs[-1] = Run(run.folder, run.shown, run.start, after[0].end)
+            runs[-1] = RowRun(run.folder, run.shown, run.start, after[0].end)
             after = after[1:]
         self._set_runs([*runs, *after])
 
-    def _runs_of(self, top: Folder) -> Iterator[Run]:
+    def _runs_of(self, top: Folder) -> Iterator[RowRun]:
         """Yield the runs of an open directory and of all open ones in it."""
         pending = [self._open_run(top)]
         while pending:
@@ -268,21 +268,21 @@ class Rows:
                 yield run
                 continue
             place, folder = found
-            yield Run(run.folder, run.shown, run.start, place + 1)
+            yield RowRun(run.folder, run.shown, run.start, place + 1)
             run.start = place + 1
             pending.append(self._open_run(folder))
 
-    def _open_run(self, folder: Folder) -> tuple[Run, Iterator[tuple[int, Folder]]]:
+    def _open_run(self, folder: Folder) -> tuple[RowRun, Iterator[tuple[int, Folder]]]:
         """Return the run of a whole directory, and the open directories in it."""
         is_partial = not folder.complete or (self.search is not None and not self.search.done)
-        opened = _Opened(len(self._names_of(folder)), is_partial)
+        opened = _RowsOf(len(self._names_of(folder)), is_partial)
         self._opened[folder] = opened
         shown = self._shown(folder)
         below = self._toggled_in.get(folder, set()) | self._led_in(folder)
         places = _places_of(shown, below)
         found = ((places[one.place], one) for one in below if one.place in places)
         inner = sorted((pair for pair in found if self.is_open(pair[1])), key=lambda pair: pair[0])
-        return Run(folder, shown, 0, len(shown)), iter(inner)
+        return RowRun(folder, shown, 0, len(shown)), iter(inner)
 
     def _led_in(self, folder: Folder) -> set[Folder]:
         """Return the directories in a directory that lead to what a search found."""
@@ -302,7 +302,7 @@ def _places_of(shown: Sequence[int], below: set[Folder]) -> dict[int, int]:
     return {index: place for place, index in enumerate(shown) if index in wanted}
 
 
-def _place_in(run: Run, index: int) -> int | None:
+def _place_in(run: RowRun, index: int) -> int | None:
     """Return the position of a name in a run."""
     if isinstance(run.shown, range):
         return index if run.start <= index < run.end else None

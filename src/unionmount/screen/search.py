@@ -15,7 +15,7 @@ from itertools import compress
 from typing import TYPE_CHECKING
 
 from unionmount.screen.loader import ENOUGH
-from unionmount.screen.showing import Run
+from unionmount.screen.showing import RowRun
 
 if TYPE_CHECKING:
     from unionmount.screen.loader import Loader
@@ -65,7 +65,7 @@ def _glob(wanted: bytes, fold: bool) -> Callable[[bytes], bool]:
     return lambda name: pattern.match(name) is not None
 
 
-class Search:
+class NameSearch:
     """The names that match, as runs of rows, with the directories that lead to them.
 
     Without a matcher, everything is found: then all directories are open. ``runs`` and ``ends``
@@ -74,10 +74,11 @@ class Search:
 
     def __init__(self, loader: Loader, matcher: Matcher | None, choice: Showing) -> None:
         self.selected: dict[Folder, list[int]] = {loader.root: []}
-        self.runs: list[Run] = []
+        self.runs: list[RowRun] = []
         self.ends: list[int] = []
         self.done = False
         self.found = 0
+        self.failure: Exception | None = None
         self._loader = loader
         self._matcher = matcher
         self._table = choice.table()
@@ -105,6 +106,12 @@ class Search:
     # -- the thread
 
     def _run(self) -> None:
+        try:
+            self._search()
+        except Exception as error:  # noqa: BLE001 - raised in the thread of the screen
+            self.failure = error
+
+    def _search(self) -> None:
         pending = [(self._loader.root, self._events(self._loader.root))]
         while pending and not self._stopped:
             folder, events = pending[-1]
@@ -174,5 +181,5 @@ class Search:
             last.end = len(shown)
             self.ends[-1] += 1
         else:
-            self.runs.append(Run(folder, shown, len(shown) - 1, len(shown)))
+            self.runs.append(RowRun(folder, shown, len(shown) - 1, len(shown)))
             self.ends.append((self.ends[-1] if self.ends else 0) + 1)

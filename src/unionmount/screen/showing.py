@@ -12,7 +12,7 @@ _CHANGES = ALL_STATES - {State.SAME}
 
 
 @dataclass(slots=True)
-class Run:
+class RowRun:
     """The shown names ``start`` to ``end`` of a directory."""
 
     folder: Folder

@@ -208,7 +208,11 @@ class Sides:
         return SideEntry(new.name, state | self._directory_bits(now), now, node)
 
     def _is_changed(self, was: Attributes, now: Attributes) -> bool:
-        return now.layer >= self.first or was.node != now.node
+        if was.node != now.node:
+            return True
+        # A directory that occurs only in paths of other entries has no attributes of its own.
+        is_implied = stat.S_ISDIR(now.mode) and not now.mtime_ns and _own(was) == _own(now)
+        return now.layer >= self.first and not is_implied
 
     def _directory_bits(self, found: Attributes) -> int:
         is_touched = found.layer >= self.first or self._top(found.node) >= self.first
@@ -245,6 +249,10 @@ def _forget(files: BrowsableTree, entries: list[DirectoryEntry]) -> None:
         for entry in entries:
             if not stat.S_ISDIR(entry.attributes.mode):
                 files.forget(entry.attributes.node)
+
+
+def _own(found: Attributes) -> tuple[int, ...]:
+    return found.mode, found.uid, found.gid, found.mtime_ns
 
 
 def _type_bits(mode: int) -> int:

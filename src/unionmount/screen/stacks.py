@@ -7,7 +7,7 @@ and end before what they read from is closed.
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ class StackRow:
         return self.size is None
 
 
-class Compared(Closing):
+class ComparedStacks(Closing):
     """Two stacks that are compared: their sides for the screen, and a loader with its own."""
 
     def __init__(self, view: OpenView, number: int, *, aggregated: bool) -> None:
@@ -105,7 +105,7 @@ class Stacks(Closing):
         self.name = name
         self.rows = _rows(view)
         self.summary: Summary | None = None
-        self._compared: dict[tuple[int, bool], Compared] = {}
+        self._compared: dict[tuple[int, bool], ComparedStacks] = {}
         self._summing = threading.Thread(target=self._summarise, name="summary", daemon=True)
         self._summing.start()
 
@@ -115,12 +115,12 @@ class Stacks(Closing):
             self._compared.popitem()[1].close()
         self._summing.join()
 
-    def compared(self, number: int, *, aggregated: bool) -> Compared:
+    def compared(self, number: int, *, aggregated: bool) -> ComparedStacks:
         """Return a comparison, which stays open until some others were asked for."""
         key = number, aggregated
         found = self._compared.pop(key, None)
         if found is None:
-            found = Compared(self.view, number, aggregated=aggregated)
+            found = ComparedStacks(self.view, number, aggregated=aggregated)
         self._compared[key] = found
         found.loader.start()
         while len(self._compared) > _KEPT:
@@ -134,7 +134,8 @@ class Stacks(Closing):
         return self.summary.layers[number]
 
     def _summarise(self) -> None:
-        self.summary = self.view.tree.summarise()
+        with suppress(OSError):  # a damaged index, which 'check' finds
+            self.summary = self.view.tree.summarise()
 
 
 def _rows(view: OpenView) -> list[StackRow]:
