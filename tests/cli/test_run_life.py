@@ -490,11 +490,13 @@ def test_a_process_is_killed(line: Runner, image: Path, runtime: str, victim: st
     name = detached(line, "--runtime", runtime, image, "sh", "-c", f"echo x >/tmp/x; {LOOP}")
     found = state(line, name)
     (mount,) = [one for one in line.records() if one["container"] == name]
-    program = Process(found["pid"])
+    program, monitor = Process(found["pid"]), Process(found["monitor"])
     daemon = Process(mount["pid"])
     numbers = {"monitor": found["monitor"], "daemon": mount["pid"], "program": found["pid"]}
     os.kill(numbers[victim], signal.SIGKILL)
     if victim == "monitor":
+        monitor.wait()
+        assert status(line, name) == "exited"  # the first command cleans up
         assert "without an exit status" in line.error("wait", name)
     else:
         assert line.output("wait", name) == "137\n"

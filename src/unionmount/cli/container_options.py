@@ -144,7 +144,7 @@ def wanted_container(command: Sequence[str], given: dict[str, Any]) -> Wanted:
     changes = Changes(
         entrypoint=_entrypoint(given.pop("entrypoint")),
         command=tuple(command),
-        env=(*_env_files(given.pop("env_file")), *map_env(given.pop("env"))),
+        env=(*env_files(given.pop("env_file")), *map_env(given.pop("env"))),
         user=given.pop("user"),
         working_dir=given.pop("workdir"),
     )
@@ -213,7 +213,7 @@ def _mapped(pair: str, what: str) -> list[str]:
     return [f"{name}={here[name]}"] if name in here else []
 
 
-def _env_files(paths: Sequence[str]) -> list[str]:
+def env_files(paths: Sequence[str]) -> list[str]:
     """Return the pairs of files, read as podman does: values are neither quoted nor trimmed."""
     from unionmount.system.files import read_document
 

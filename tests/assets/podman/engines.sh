@@ -60,6 +60,7 @@ run -d --name served app sh -c 'trap "echo bye; exit 3" TERM; echo up; while :; 
 until engine logs served 2>&1 | grep -q up; do :; done
 step engine exec served sh -c 'id -u; pwd; echo $PATH'
 step engine exec -u app -w /etc -e X=y served sh -c 'id -u; id -g; pwd; echo $X $HOME'
+step engine exec --env-file odd -e P1=other served sh -c 'env | grep -E "^P[0-9]" | sort'
 step engine exec served sh -c 'exit 9'
 fails engine exec served nosuch
 echo piped | step engine exec -i served cat

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
-from unionmount.cli.container_options import map_env
+from unionmount.cli.container_options import env_files, map_env
 from unionmount.cli.container_words import name_of_container
 from unionmount.cli.options import root_option
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     metavar="NAME[=VALUE]",
     multiple=True,
     help="Set a variable; without VALUE, take it from here. Repeatable.",
+)
+@click.option(
+    "--env-file", metavar="FILE", multiple=True, help="Set the variables in FILE, one a line."
 )
 @click.option("-w", "--workdir", metavar="DIR", help="Start in DIR.")
 @click.option(
@@ -43,6 +46,7 @@ def command(
     tty: bool,
     detach: bool,
     env: tuple[str, ...],
+    env_file: tuple[str, ...],
     workdir: str | None,
     user: str | None,
 ) -> int:
@@ -55,7 +59,7 @@ def command(
     request = ExecRequest(
         name=name_of_container(name),
         words=words,
-        env=tuple(map_env(env)),
+        env=(*env_files(env_file), *map_env(env)),
         workdir=workdir,
         user=user,
         terminal=tty,

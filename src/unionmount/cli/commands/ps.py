@@ -65,6 +65,7 @@ def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str
     Fields of a template: .ID .Container .Image .Source .Mode .Mountpoint .Pid .CreatedSince
     .CreatedAt .Status .Command
     """
+    from unionmount.cli.live_containers import live_containers
     from unionmount.mounting.records import MountTable
 
     table = MountTable.of_user()
@@ -75,6 +76,7 @@ def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str
         failed = True
         print(f"unionmount: {error}", file=sys.stderr)
 
+    live_containers()  # takes away what dead monitors have left
     mounted = _each_container_once(table.all()) if every else table.all()
     running = _running(settings)
     found = [_mount(one, running.get(one.record.id)) for one in mounted]
