@@ -49,7 +49,7 @@ def run_grep(settings: Settings, words: Sequence[str], options: GrepOptions) -> 
         out = JsonMatches(options, settings.program)
     images = list(by_image(operands))
     with_image = len({image for image, _ in images}) > 1
-    run = _Run(settings, options, out, with_image=with_image, is_single=len(operands) == 1)
+    run = _GrepRun(settings, options, out, with_image=with_image, is_single=len(operands) == 1)
     try:
         for image, group in images:
             if run.search_image(image, group):
@@ -62,7 +62,7 @@ def run_grep(settings: Settings, words: Sequence[str], options: GrepOptions) -> 
     return 2 if out.failed else int(not out.selected)
 
 
-class _Run:
+class _GrepRun:
     """The searches of one command."""
 
     def __init__(
