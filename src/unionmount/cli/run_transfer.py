@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import unionmount.cli.declared as click
 from unionmount.cli.options import RegistryOptions, registry_client
-from unionmount.cli.quantities import human_size
 from unionmount.errors import (
     InvalidReference,
     NotFoundError,
@@ -21,7 +20,7 @@ from unionmount.errors import (
     UsageError,
 )
 from unionmount.images.reference import Reference
-from unionmount.system.text import printable
+from unionmount.system.text import human_size, printable
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager

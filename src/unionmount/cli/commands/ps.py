@@ -76,7 +76,7 @@ def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str
         failed = True
         print(f"unionmount: {error}", file=sys.stderr)
 
-    live_containers()  # takes away what dead monitors have left
+    live_containers(settings)  # takes away what dead monitors have left
     mounted = _each_container_once(table.all()) if every else table.all()
     running = _running(settings)
     found = [_mount(one, running.get(one.record.id)) for one in mounted]
