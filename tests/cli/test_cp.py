@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -156,7 +157,7 @@ def test_a_tar_out_is_that_of_docker(source: Path, tmp_path: Path) -> None:
 
 # ---- in: podman's rules --------------------------------------------------------------------------
 
-SOURCES = ("file", "tree", "tree/.", "to-tree/", "no")
+SOURCES = ("file", "tree", "tree/.", "no")
 DESTS = ("/empty", "/empty/", "/new", "/new/", "/there", "/there/", "/full", "/no/new", "/to-dir")
 # Docker makes a directory that does not exist, also where its name ends with a slash; podman does
 # not. Podman always follows a symlink at the end of SOURCE, and names the copy like its target;
@@ -189,9 +190,10 @@ def small_image(path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.needs("root", "podman", "fuse")
 def test_places_in_a_container_are_those_of_podman(
-    oracle: Oracle, files: Path, tmp_path: Path, server: object
+    oracle: Oracle, files: Path, tmp_path: Path
 ) -> None:
     image = small_image(tmp_path / "small.tar")
     oracle.call("load", "-i", image)
@@ -220,7 +222,7 @@ PODMANS_OWN = {"etc", "etc/mtab", "run", "run/.containerenv", "dev", "proc", "sy
 def ours_in(
     line: CommandLine, name: str, what: str, where: str, top: Path
 ) -> tuple[int, dict[str, str]]:
-    """Make a container, copy into it while it is not mounted, and see what a mount shows."""
+    """Make a container, copy into it while it is not mounted, and see what is in it."""
     top.mkdir(exist_ok=True)
     line.run("mount", "--name", name, "small:1", top)
     line.run("umount", name)
@@ -228,9 +230,9 @@ def ours_in(
     done = subprocess.run(
         words, env=line.environment, capture_output=True, check=False, stdin=subprocess.DEVNULL
     )
-    line.run("mount", name, top)
+    line.run("cp", f"{name}:/.", top)
     found = shown(top)
-    line.run("umount", name)
+    shutil.rmtree(top)
     return done.returncode, found
 
 
