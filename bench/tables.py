@@ -35,6 +35,7 @@ def _show_compared(rows: Sequence[Row]) -> None:
     found_in = {row.subject for row in rows}
     every = dict.fromkeys(one.name for one in (*READING, *WRITING))
     subjects = [name for name in every if name in found_in]
+    subjects += [name for name in dict.fromkeys(row.subject for row in rows) if name not in every]
     units = dict.fromkeys(row.unit for row in rows)
     title = ", ".join(filter(None, dict.fromkeys((rows[0].part, rows[0].table, *units))))
     print(f"\n| {title} | {' | '.join(subjects)} |\n|---|{'---:|' * len(subjects)}")
