@@ -350,6 +350,31 @@ def test_the_longest_name(
     assert line.left() == []
 
 
+def test_command_and_state_are_shown(line: Runner, image: Path) -> None:
+    assert "COMMAND" not in line.output("ps", "-a")
+    name = detached(line, image, "sh", "-c", LOOP)
+    header, row = line.output("ps").splitlines()
+    assert header.endswith("STATUS    COMMAND")
+    assert "running   sh -c " in row
+    (listed,) = json.loads(line.output("ps", "--format", "json"))
+    assert listed["command"].startswith("sh -c ")
+
+    def state() -> Any:
+        return json.loads(line.output("inspect", "--format", "{{json .State}}", name))
+
+    found = state()
+    assert (found["Status"], found["Running"], found["ExitCode"]) == ("running", True, 0)
+    assert found["Command"] == listed["command"]
+    assert b"trap" in Path(f"/proc/{found['Pid']}/cmdline").read_bytes()
+    line.run("kill", name)
+    assert line.output("wait", name) == "137\n"
+    found = state()
+    assert (found["Status"], found["Running"], found["ExitCode"]) == ("exited", False, 137)
+    assert (found["Pid"], found["FinishedAt"] > found["StartedAt"]) == (0, True)
+    assert "exited (137)   sh -c " in line.output("ps", "-a")
+    line.run("rm", name)
+
+
 # ---- terminals -----------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 The keys, their order and their types are those of ``docker inspect`` (``image.InspectResponse`` and
 ``container.Config`` of its API before 1.50), so that scripts and templates work with both.
 ``Layers`` is specific to unionmount: the location of each layer and the images that share it.
-Containers have the keys that make sense without a process.
+Containers have the keys that make sense without an engine.
 """
 
 from __future__ import annotations
@@ -243,9 +243,22 @@ def _with_sharing(store: Store, config: Config, layers: list[dict[str, Any]]) ->
 # ---- containers ----------------------------------------------------------------------------------
 
 
-def inspect_container(container: Container, mounted: Status | None) -> Struct:
-    """Return the details of a container and of its mount, if there is one."""
-    state = _state(mounted)
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """The run of a container that goes on or was the last."""
+
+    pid: int  # of its first process; 0 if it has ended
+    command: str
+    started: str
+    finished: str = ""
+    exit_status: int | None = None
+
+
+def inspect_container(
+    container: Container, mounted: Status | None, run: LastRun | None = None
+) -> Struct:
+    """Return the details of a container, of its mount and its last run, if there are any."""
+    state = _state(mounted, run)
     fields = {
         "Id": mounted.record.id if mounted else "",
         "Created": container.created,
@@ -277,14 +290,21 @@ def inspect_mount(mounted: Status) -> Struct:
     return Struct("container.InspectResponse", fields, {"ID": "Id"})
 
 
-def _state(mounted: Status | None) -> Struct:
+def _state(mounted: Status | None, run: LastRun | None = None) -> Struct:
     record = mounted.record if mounted else None
-    status = mounted.status if mounted else "stopped"
+    status = mounted.status if mounted else "stopped" if run is None else "exited"
+    pid = record.pid if record else 0
+    if run is not None and run.pid:
+        status, pid = "running", run.pid
     fields = {
         "Status": status,
-        "Running": status.partition(":")[0] in ("live", "detached"),
-        "Pid": record.pid if record else 0,
+        "Running": status.partition(":")[0] in ("live", "detached", "running"),
+        "Pid": pid,
         "Mode": mounted.mode if mounted else "",
         "Mountpoint": record.mountpoint if record else "",
+        "Command": run.command if run else "",
+        "ExitCode": (run.exit_status or 0) if run else 0,
+        "StartedAt": (run.started if run else "") or _NO_TIME,
+        "FinishedAt": (run.finished if run else "") or _NO_TIME,
     }
     return Struct("container.State", fields, pointer=True)

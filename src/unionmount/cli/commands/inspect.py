@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +17,19 @@ from unionmount.cli.options import (
     root_option,
 )
 from unionmount.cli.remote_image import is_remote, read_remote_image, remote_options
-from unionmount.errors import NotFoundError, UnionmountError, UsageError
+from unionmount.errors import NotFoundError, StoreError, UnionmountError, UsageError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from unionmount.browse.inspect import LastRun
     from unionmount.cli.settings import Settings
     from unionmount.gotemplate import Struct
     from unionmount.images.opened import OpenImage
     from unionmount.images.platform import Platform
     from unionmount.mounting.records import Status
+    from unionmount.store.containers import Container
     from unionmount.store.store import StoredImage
     from unionmount.transfer.remote_image import RemoteImage
 
@@ -153,7 +156,28 @@ def _container(settings: Settings, word: str) -> Struct | None:
         same = os.path.realpath(mounted.record.root) == os.path.realpath(store.root)
         if not name or not same or name not in known:
             return inspect_mount(mounted)
-    return inspect_container(known.find(name), mount_of(table, store.root, name))
+    container = known.find(name)
+    return inspect_container(
+        container, mount_of(table, store.root, name), _last_run(settings, container)
+    )
+
+
+def _last_run(settings: Settings, container: Container) -> LastRun | None:
+    """Return the run of a container that goes on, or the last one; a damaged record is none."""
+    from unionmount.browse.inspect import LastRun
+    from unionmount.cli.live_containers import live_containers
+    from unionmount.runtime.run_record import read_record
+
+    live = live_containers(settings)
+    with suppress(NotFoundError):
+        if live.is_running(container.name):
+            state = live.state(container.name)
+            return LastRun(state.pid, state.command, state.started)
+    with suppress(StoreError):
+        run = read_record(container.path)
+        if run is not None:
+            return LastRun(0, run.command, run.started, run.finished, run.exit_status)
+    return None
 
 
 def _open(

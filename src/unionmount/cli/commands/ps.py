@@ -42,6 +42,7 @@ _TABLE = (
     r"\t{{.CreatedSince}}\t{{.Status}}"
 )
 _LISTING = Listing("formatter.ContainerContext", _HEADS, _TABLE)
+_WITH_COMMANDS = Listing("formatter.ContainerContext", _HEADS, _TABLE + r"\t{{.Command}}")
 
 
 @click.command("ps")
@@ -60,7 +61,7 @@ def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str
     seen are named, and are "holders" in JSON); "running" (by "run"); "stale" (the serving process
     is dead, but the mount is still there); "gone" (both are gone); "exited", with the status of the
     last "run"; or "stopped" (a container that is not mounted). With --all each container is listed
-    once.
+    once. The table has the COMMAND of containers if one runs or ran.
 
     Fields of a template: .ID .Container .Image .Source .Mode .Mountpoint .Pid .CreatedSince
     .CreatedAt .Status .Command
@@ -87,7 +88,8 @@ def command(settings: Settings, every: bool, quiet: bool, clean: bool, form: str
         for row in found:
             print(row.fields["ID"] if row.json["id"] else row.fields["Container"])
     else:
-        _LISTING.show(form, found)
+        ran = any(row.fields["Command"] != _NONE for row in found)
+        (_WITH_COMMANDS if ran else _LISTING).show(form, found)
     return 1 if failed else 0
 
 
@@ -126,9 +128,9 @@ def _mount(one: Status, running: LiveState | None) -> ListRow:
         Command=running.command if running else _NONE,
     )
     holders = [{"pid": user.pid, "name": user.name} for user in users]
-    return ListRow(
-        fields, asdict(record) | {"mode": one.mode, "status": status, "holders": holders}
-    )
+    command = running.command if running else None
+    more = {"mode": one.mode, "status": status, "holders": holders, "command": command}
+    return ListRow(fields, asdict(record) | more)
 
 
 def _container(one: Container, damaged: Callable[[UnionmountError], None]) -> ListRow:
@@ -162,6 +164,7 @@ def _container(one: Container, damaged: Callable[[UnionmountError], None]) -> Li
         "upper": str(one.upper),
         "image_id": str(one.image.id),
         "status": status,
+        "command": None if run is None else run.command,
     }
     return ListRow(fields, json)
 
