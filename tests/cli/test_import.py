@@ -575,6 +575,20 @@ def test_a_broken_download_is_resumed(own: CommandLine) -> None:
         assert 'if-range: "1"' in site.asked[2].lower()
 
 
+def test_a_redirect_leads_to_no_unprotected_bytes(own: CommandLine) -> None:
+    site = Site(tar_of_root())
+    site.status = "302 Found\r\nLocation: http://192.0.2.1/x.tar"  # nobody has this address
+    with RawServer(site) as server:
+        message = own.error("import", f"http://{server.address}/x.tar", "web:1")
+        assert "redirects to http://192.0.2.1/x.tar, where nothing protects" in message
+        near = Site(tar_of_root())
+        with RawServer(near) as other:
+            site.status = f"302 Found\r\nLocation: http://{other.address}/x.tar"
+            own.run("import", f"http://{server.address}/x.tar", "web:1")
+    assert near.asked
+    assert diff_ids(own, "web:1") == [sha256(tar_of_root())]
+
+
 def test_bytes_of_two_versions_are_never_joined(own: CommandLine, tmp_path: Path) -> None:
     site = Site(tar_of_root())
     with RawServer(site) as server:

@@ -11,6 +11,8 @@ from support.archives import Layer, docker_archive
 from support.mounting import CommandLine, own_places
 from support.users import NOBODY, become_nobody
 
+from unionmount.store.sharing import Readers, Sharing
+
 pytestmark = pytest.mark.needs("root")
 
 _GROUP = 54321  # of no user
@@ -145,3 +147,22 @@ def test_a_group_that_is_not_the_users(public_tmp: Path) -> None:
     assert "Operation not permitted" in error
     assert user.run("share").stdout.endswith(": not shared\n")
     assert user.run("share", "--group", str(NOBODY)).returncode == 0
+
+
+def test_data_that_comes_while_sharing_ends(public_tmp: Path) -> None:
+    """What was opened before, and appears after ``share --off``, is closed again."""
+    sharing = Sharing(public_tmp)
+    (public_tmp / "layers").mkdir()
+    (public_tmp / "blobs").mkdir()
+    new = public_tmp / "file"
+    new.write_bytes(b"")
+    sharing.share(Readers())
+    before = sharing.open_up(new)
+    assert stat.filemode(new.stat().st_mode) == "-rw-r--r--"
+    sharing.end()
+    appeared = new.rename(public_tmp / "blobs/file")
+    sharing.settle(appeared, before)
+    assert stat.filemode(appeared.stat().st_mode) == "-rw-------"
+    sharing.share(Readers())
+    sharing.settle(appeared, None)
+    assert stat.filemode(appeared.stat().st_mode) == "-rw-r--r--"

@@ -60,6 +60,7 @@ class Outgoing:
     bulk: bool = False  # many bytes: over HTTP/1.1, which costs a fraction of HTTP/2 in Python
     secret: bool = False  # the body is a secret: no other origin gets it
     elsewhere: bool = False  # a redirect led to another origin
+    unprotected: bool = True  # redirects may lead from plain HTTP to that of another machine
 
     def redirected(self, location: str, status: int) -> Self:
         """Return the request for a redirect; raise RegistryError if it must not be followed."""
@@ -75,6 +76,8 @@ class Outgoing:
             raise RegistryError(where)
         if here.scheme == "https" and there.scheme == "http" and not self.insecure:
             raise RegistryError(f"{where}, from TLS to plain HTTP")
+        if there.scheme == "http" and not (self.unprotected or is_loopback(there.host)):
+            raise RegistryError(f"{where}, where nothing protects what comes over plain HTTP")
         if self.method not in ("GET", "HEAD") and status not in (307, 308):
             raise RegistryError(f"{where}, with status {status} for {self.method}")
         keep = origin(here) == origin(there)

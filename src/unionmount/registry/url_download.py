@@ -94,18 +94,19 @@ class UrlClient:
                 f"{shown_url(url)}: nothing protects what comes over plain HTTP; "
                 "give its digest with --checksum"
             )
-        return UrlDownload(self, url, insecure=insecure)
+        return UrlDownload(self, url, insecure=insecure, unprotected=insecure or verified)
 
 
 class UrlDownload:
     """The bytes behind one URL; ``total`` is their number, once it is known."""
 
-    def __init__(self, client: UrlClient, url: str, *, insecure: bool) -> None:
+    def __init__(self, client: UrlClient, url: str, *, insecure: bool, unprotected: bool) -> None:
         self.what = shown_url(url)
         self.total: int | None = None
         self._client = client
         self._url = url
         self._insecure = insecure
+        self._unprotected = unprotected
         self._position = 0
         self._version = ""  # of the file, as If-Range takes it
 
@@ -137,7 +138,11 @@ class UrlDownload:
         if self._position:
             headers = {"range": f"bytes={self._position}-", "if-range": self._version}
         asked = Outgoing(
-            "GET", self._url, headers, insecure=self._insecure, what=self.what, bulk=True
+            *("GET", self._url, headers),
+            insecure=self._insecure,
+            unprotected=self._unprotected,
+            what=self.what,
+            bulk=True,
         )
         async with self._client.http.send(asked) as response:
             if response.status_code not in ((200, 206) if self._position else (200,)):

@@ -123,12 +123,12 @@ class BrowseScreen(App[int]):
 
     def _end(self, status: int) -> None:
         """End for a signal, even if the terminal is gone or takes nothing."""
-        if self._extraction is not None:
-            self._extraction.stop()
-        if self.last_resort is None:
+        if self.last_resort is None:  # first, since the extraction may wait for a dead server
             self.last_resort = threading.Timer(_LAST_RESORT, os._exit, (status,))
             self.last_resort.daemon = True
             self.last_resort.start()
+        if self._extraction is not None:
+            self._extraction.stop()
         self.exit(status)
 
     async def on_event(self, event: Event) -> None:

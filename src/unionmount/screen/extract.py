@@ -160,6 +160,7 @@ class _Writer:
                 os.close(left.fd)
 
     def _enter(self, directory: int, name: bytes, found: Attributes) -> _Entered:
+        self._progress.check()
         os.mkdir(name, 0o700, dir_fd=directory)
         self._progress.files += 1
         fd = os.open(name, _DIRECTORY, dir_fd=directory)

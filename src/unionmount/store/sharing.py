@@ -63,11 +63,23 @@ class Sharing:
         finally:
             os.close(fd)
 
-    def open_up(self, path: Path) -> None:
-        """Open a file, or a directory with its files, to the readers of the store, if any."""
+    def open_up(self, path: Path) -> Readers | None:
+        """Open a file, or a directory with its files, to the readers of the store; return them."""
         readers = self.readers()
         if readers is not None:
             for one in _with_contents(path):
+                _open_to(one, readers)
+        return readers
+
+    def settle(self, path: Path, before: Readers | None) -> None:
+        """Do so again after data has appeared, if the readers are others than ``before``."""
+        readers = self.readers()
+        if readers == before:
+            return
+        for one in _with_contents(path):
+            if readers is None:
+                _close(one)
+            else:
                 _open_to(one, readers)
 
     def share(self, readers: Readers) -> None:
@@ -101,7 +113,12 @@ class Sharing:
 def _with_contents(path: Path) -> Iterator[Path]:
     """Yield a path after all that is below it, so that nothing is seen half open."""
     if path.is_dir() and not path.is_symlink():
-        for one in path.iterdir():
+        with storing(path):
+            try:
+                inner = list(path.iterdir())
+            except FileNotFoundError:  # removed meanwhile
+                inner = []
+        for one in inner:
             yield from _with_contents(one)
     yield path
 

@@ -66,8 +66,7 @@ class Staging(Closing):
 
         With ``sharing`` it is open to the readers of the store.
         """
-        if sharing is not None:
-            sharing.open_up(self.path)
+        before = None if sharing is None else sharing.open_up(self.path)
         with storing(target):
             os.fsync(self._fd)
             try:
@@ -78,18 +77,17 @@ class Staging(Closing):
                 return False
             fsync_directory(target.parent)
         if sharing is not None:
-            sharing.open_up(target)
+            sharing.settle(target, before)
         return True
 
     def publish_file(self, name: str, target: Path, sharing: Sharing | None = None) -> None:
         """Rename one file to ``target``, which is replaced."""
-        if sharing is not None:
-            sharing.open_up(self.path / name)
+        before = None if sharing is None else sharing.open_up(self.path / name)
         with storing(target):
             (self.path / name).replace(target)
             fsync_directory(target.parent)
         if sharing is not None:
-            sharing.open_up(target)
+            sharing.settle(target, before)
 
     def keep_lock(self) -> int:
         """Return a descriptor that keeps the lock on the directory even after it is published."""

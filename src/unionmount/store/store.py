@@ -269,10 +269,16 @@ class Store:
         index = open_index(path, data.length, what)
         return None if index is None else FlatInPlace(index, origin.flat)
 
-    def index_flat_in_place(self, data: FileRange, what: str, diff_id: Digest) -> FlatInPlace:
-        """Make the index of a root file system in a tar, whose digest the caller has computed."""
+    def index_flat_in_place(
+        self, data: FileRange, what: str, diff_id: Digest, identity: FileIdentity
+    ) -> FlatInPlace:
+        """Make the index of a root file system in a tar, whose digest the caller has computed.
+
+        ``identity`` is that of the file before its digest was computed.
+        """
         facts = FlatFacts(str(diff_id))
         origin = InPlaceOrigin.of(data, facts)
+        identity.check(data.fd, what)
         path = self.directory.inplace / f"{origin.key}.idx"
         return FlatInPlace(self._make_index(data, what, path, origin), facts)
 

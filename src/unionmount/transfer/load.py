@@ -48,7 +48,7 @@ from unionmount.store.layer_import import (
 )
 from unionmount.store.store import StoredImage
 from unionmount.system.closing import Closing
-from unionmount.system.files import FileRange, open_stream, pieces_of, write_all
+from unionmount.system.files import FileIdentity, FileRange, open_stream, pieces_of, write_all
 from unionmount.system.os_errors import naming, storing
 from unionmount.system.text import printable
 
@@ -292,6 +292,7 @@ class _FlatOpener:
         known = None if self._spooled else self._recalled(data)
         if known is not None:
             return known
+        identity = FileIdentity.of(data.fd)
         hasher = Digest.of(b"").hasher()
         done = 0
         for piece in pieces_of(data, self._what):
@@ -302,7 +303,7 @@ class _FlatOpener:
         diff_id = Digest("sha256", hasher.hexdigest())
         if self._spooled:
             return self._how.store.flat_facts(data, self._what, diff_id)
-        made = self._how.store.index_flat_in_place(data, self._what, diff_id)
+        made = self._how.store.index_flat_in_place(data, self._what, diff_id, identity)
         os.close(made.index_fd)
         return made.facts
 
@@ -512,7 +513,9 @@ def _open_layer(how: LoadOptions, blob: LayerBlob, *, in_place: bool) -> OpenLay
         index = how.store.index_in_place(data, blob.what)
     else:
         flat = how.store.flat_in_place(data, blob.what)
-        flat = flat or how.store.index_flat_in_place(data, blob.what, blob.diff_id)
+        if flat is None:  # the index was removed meanwhile
+            identity = FileIdentity.of(data.fd)
+            flat = how.store.index_flat_in_place(data, blob.what, blob.diff_id, identity)
         index, marked = flat.index_fd, tuple(flat.facts.marked)
     try:
         with storing(blob.what):
