@@ -293,6 +293,24 @@ def test_home_of_other_users(line: Runner, image: Path) -> None:
     line.run("rm", "-f", plain, own)
 
 
+@pytest.mark.needs("root")
+@runtimes
+def test_exec_leaves_the_devices_of_the_host_alone(line: Runner, image: Path, runtime: str) -> None:
+    def owner() -> tuple[int, int]:
+        status = Path("/dev/null").stat()
+        return status.st_uid, status.st_gid
+
+    before = owner()
+    name = detached(line, "--runtime", runtime, image, "sh", "-c", LOOP)
+    words = ("exec", "-u", "app", name, "sh", "-c", "echo out; echo err >&2; exit 3")
+    for options in (words, ("exec", "-i", *words[1:]), ("exec", "-d", *words[1:])):
+        null = subprocess.DEVNULL
+        with line.start(*options, stdin=null, stdout=null, stderr=null) as process:
+            assert process.wait() == (0 if "-d" in options else 3)
+        assert owner() == before
+    line.run("rm", "-f", name)
+
+
 @runtimes
 def test_exec_with_a_terminal(
     line: Runner, image: Path, runtime: str, terminal: Callable[..., Terminal]

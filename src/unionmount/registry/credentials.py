@@ -128,7 +128,7 @@ def _usual_files(environment: Mapping[str, str]) -> Iterator[Path]:
     shared = Path(f"/run/containers/{os.getuid()}")
     if runtime:
         yield Path(runtime) / "containers" / "auth.json"
-    elif os.geteuid() == 0 or shared.is_dir():  # ordinary users may not create it
+    elif os.geteuid() == 0 or os.access(shared, os.X_OK):  # ordinary users may not create it
         yield shared / "auth.json"
     yield config_home(environment) / "containers" / "auth.json"
     docker = environment.get("DOCKER_CONFIG")
