@@ -398,6 +398,76 @@ def test_a_link_that_another_user_planted(cli: CommandLine, source: Path, tmp_pa
     assert not list(own.iterdir())
 
 
+# ---- into itself ---------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("fuse")
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_directory_of_a_container_into_itself(
+    web: CommandLine, files: Path, tmp_path: Path, mounted: bool
+) -> None:
+    mnt = tmp_path / "mnt"
+    web.run("cp", files / "tree", "web:/a")
+    if mounted:
+        web.run("mount", "web", mnt)
+    for source, dest, at in (
+        ("a", "a", "a/a"),
+        ("a", "a/new", "a/new"),
+        ("a", "a/below", "a/below/a"),
+        ("a/.", "a/below", "a/below"),
+        ("", "a", "a"),
+    ):
+        message = web.error("cp", f"web:/{source}", f"container:web:/{dest}")
+        assert message == (
+            f"cannot copy a directory, 'web:/{source}', into itself, 'container:web:/{at}'"
+        )
+    assert web.run("find", "web:/a").stdout.split() == [
+        f"/a{rest}" for rest in ("", "/below", "/below/two", "/link", "/one")
+    ]
+    web.run("cp", "web:/a", "web:/ab")
+    assert "ab" in web.run("ls", "web:/").stdout.split()
+    if mounted:
+        message = f"'{mnt}/a' is in 'web' itself; write web:/PATH for a place in it"
+        assert web.error("cp", "web:/a", mnt / "a") == message
+        assert web.error("cp", mnt / "a", "web:/a") == message
+        web.run("cp", "web:/a/one", mnt / "a/three")
+        assert (mnt / "a/three").read_bytes() == b"one\n"
+
+
+@pytest.mark.needs("fuse")
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_directory_that_holds_the_container(
+    web: CommandLine, files: Path, tmp_path: Path, mounted: bool
+) -> None:
+    """Its mount is below the source, and so is the directory that takes its changes."""
+    if mounted:
+        web.run("mount", "web", tmp_path / "mnt")
+    done = web.run("cp", tmp_path, "web:/in")
+    upper = tmp_path / "store/containers/web/upper"
+    left = [tmp_path / "mnt"] if mounted else []
+    assert done.stderr.splitlines() == [
+        f"unionmount: {path}: left out, since it is what is copied into" for path in [*left, upper]
+    ]
+    assert web.run("cat", "web:/in/files/file").stdout == "file\n"
+    assert web.run("ls", "web:/in/store/containers/web").stdout.split().count("upper") == 0
+
+
+@pytest.mark.needs("root", "fuse")
+def test_a_directory_that_is_mounted_in_the_container(
+    web: CommandLine, files: Path, tmp_path: Path
+) -> None:
+    mnt = tmp_path / "mnt"
+    web.run("mount", "web", mnt)
+    subprocess.run(["mount", "--bind", files, mnt / "etc"], check=True)
+    try:
+        done = web.run("cp", files, "web:/etc")
+        assert "/files/files: left out, since it is what is copied into" in done.stderr
+        assert (files / "files/tree/below/two").read_bytes() == b"two\n"
+        assert not (files / "files/files").exists()
+    finally:
+        subprocess.run(["umount", mnt / "etc"], check=True)
+
+
 # ---- nothing partial -----------------------------------------------------------------------------
 
 
