@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,11 @@ from support.compare import differences, snapshot
 from support.exported import ODD_NAMES, archive_of_all_kinds
 from support.mounting import COMMAND, CommandLine, is_mounted
 from support.users import NOBODY
+
+from unionmount.cli.copy_files import CopyRequest, copy_files, parse_operand
+from unionmount.cli.settings import Settings
+from unionmount.system import files as files_of_system
+from unionmount.system.files import resolved
 
 
 @pytest.fixture(scope="module")
@@ -396,6 +402,39 @@ def test_a_link_that_another_user_planted(cli: CommandLine, source: Path, tmp_pa
         message = cli.error("cp", f"{source}:/etc/motd", f"{shared}/{dest}")
         assert "a symbolic link of another user" in message
     assert not list(own.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("dest", "calls"), [("d/e/", 1), ("d/e/new", 1), ("d/e/new", 2), ("d/e/old", 1)]
+)
+def test_a_link_that_is_planted_meanwhile(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dest: str, calls: int
+) -> None:
+    """The owner of a directory above DEST renames it just after its path was resolved."""
+    for name in ("d/e", "victim/e"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "old").write_bytes(b"old")
+    done: list[Path] = []
+
+    def resolved_then_swapped(path: Path) -> Path:
+        real = resolved(path)
+        done.append(path)
+        if len(done) == calls:
+            (tmp_path / "d").rename(tmp_path / "away")
+            (tmp_path / "d").symlink_to("victim")
+        return real
+
+    monkeypatch.setattr(files_of_system, "resolved", resolved_then_swapped)
+    settings = Settings()
+    settings.root = str(tmp_path / "store")
+    request = CopyRequest(
+        parse_operand(settings, f"{source}:/etc/motd"),
+        parse_operand(settings, f"{tmp_path}/{dest}"),
+        *(False, False, None, None),
+    )
+    with suppress(OSError):
+        copy_files(settings, request)
+    assert shown(tmp_path / "victim") == {"e": "drwxr-xr-x ", "e/old": "-rw-r--r-- old"}
 
 
 # ---- into itself ---------------------------------------------------------------------------------

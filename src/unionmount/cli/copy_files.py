@@ -200,8 +200,7 @@ def _to_host(request: CopyRequest, source: _OpenSource) -> None:
     assert source.top is not None, "one of the two is in an image"
     with naming(request.dest.text):
         directory, name = landing(_find_on_host, dest, source.top)
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        root = os.open(directory, flags)
+        root = _open_resolved(directory)
         if source.top.is_directory and source.changes is not None:
             _check_outside(request, source.changes, root)
     is_root = os.geteuid() == 0
@@ -221,9 +220,24 @@ def _find_on_host(path: bytes) -> Spot | None:
 
     real = os.fsencode(resolved(Path(os.fsdecode(path))))
     try:
-        return Spot(real, Path(os.fsdecode(path)).stat().st_mode)
+        fd = _open_resolved(real)
     except FileNotFoundError:
         return None
+    try:
+        return Spot(real, os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+
+
+def _open_resolved(path: bytes) -> int:
+    """Open a path from the root, and follow no symlink that was put there meanwhile."""
+    from unionmount import core
+
+    top = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return core.open_within(top, path.lstrip(b"/") or b".", os.O_PATH)
+    finally:
+        os.close(top)
 
 
 def _to_container(settings: Settings, request: CopyRequest, source: _OpenSource) -> None:
