@@ -135,6 +135,7 @@ def _opened(settings: Settings, request: CopyRequest) -> Iterator[_OpenSource]:
 @contextmanager
 def _opened_image(settings: Settings, request: CopyRequest) -> Iterator[_OpenSource]:
     from unionmount.browse.paths import follow
+    from unionmount.cli.container_owners import owners_of
     from unionmount.cli.open_image import open_files
     from unionmount.extract.destination import Top
     from unionmount.extract.image_source import ImageSource
@@ -148,7 +149,7 @@ def _opened_image(settings: Settings, request: CopyRequest) -> Iterator[_OpenSou
             last = request.follow or source.path.endswith(b"/")
             found = follow(view.files, source.path, last=last)
             top = Top.of(source.path, b"/" + found.path, found.attributes.mode)
-        items: ImageSource = ImageSource(view, found, warn)
+        items: ImageSource = ImageSource(view, found, warn, owners_of(view.changes))
         changes = None if view.changes is None else place_of(view.changes)
         yield _OpenSource(items.items, top, changes, found.path)
 
