@@ -340,6 +340,11 @@ def test_an_ordinary_user_keeps_owners_in_a_container(
     (row,) = user.run("ls", "-n", "web:/srv/program").stdout.splitlines()
     assert row.split()[:4] == ["-rwsr-xr-x", "1", "33", "34"]
     assert user.run("ls", "-n", "web:/srv/device").stdout.startswith("crw-r--r-- 1 0 0 1, 3")
+    with (home / "in.tar").open("wb") as file, tarfile.open(fileobj=file, mode="w") as made:
+        made.addfile(tarfile.TarInfo("above/it"))
+    with (home / "in.tar").open("rb") as stream:
+        user.run("cp", "-a", "-", "web:/srv", stdin=stream)
+    assert " 0 0 " in user.run("ls", "-nd", "web:/srv/above").stdout
     user.run("cp", home / "in.tar", "web:/srv")
     assert user.run("ls", "-n", "web:/srv/in.tar").stdout.split()[2:4] == ["0", "0"]
 

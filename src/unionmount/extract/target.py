@@ -242,7 +242,7 @@ class Target(Closing, ABC, Generic[H]):
         parent = self._enter(above)
         if self._mode(parent, name) is not None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        uid, gid = self.policy.owner or (os.geteuid(), os.getegid())
+        uid, gid = self.policy.owner or ((0, 0) if self._inside else (os.geteuid(), os.getegid()))
         item = CopyItem(b"", _IMPLIED, uid, gid)
         self._make_directory(parent, name, item)
         self._note_directory(parent, path, item)
