@@ -366,6 +366,25 @@ def test_a_mount_sees_it_at_once(web: CommandLine, files: Path, tmp_path: Path) 
     assert "is mounted read-only" in web.error("cp", files / "file", "web:/etc/motd")
 
 
+@pytest.mark.needs("root", "fuse")
+def test_another_directory_at_the_mount_point(
+    web: CommandLine, files: Path, tmp_path: Path
+) -> None:
+    """Somebody else has put a directory of the same mount there, or one of the host."""
+    top = tmp_path / "mnt"
+    web.run("mount", "web", top)
+    for source in (top / "etc", files):
+        subprocess.run(["mount", "--bind", source, top], check=True)
+        try:
+            message = web.error("cp", files / "file", "web:/brought")
+            assert f"is no longer at {top}" in message
+        finally:
+            subprocess.run(["umount", top], check=True)
+    assert "brought" not in web.run("ls", "web:/etc").stdout.split()
+    web.run("cp", files / "file", "web:/brought")
+    assert (top / "brought").read_bytes() == b"file\n"
+
+
 def test_relative_paths_and_ids(web: CommandLine, files: Path, tmp_path: Path) -> None:
     web.run("cp", files / "file", "web:etc/motd")
     assert web.run("cat", "container:web:/etc/motd").stdout == "file\n"

@@ -179,14 +179,20 @@ def _enter_if_rootless(settings: Settings, name: str) -> None:
 
 
 def _open_root(name: str, record: Record) -> int:
-    """Open the root of a mount; raise MountError if something else is there."""
+    """Open the root of a mount; raise MountError if something else is there.
+
+    That may also be a directory in it, if somebody else can exchange one above the mount point.
+    """
+    from unionmount.core import ROOT
+
     where = printable(record.mountpoint)
     try:
         fd = os.open(record.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise MountError(f"the mount of container '{name}' at {where}: {error.strerror}") from None
-    device = os.fstat(fd).st_dev
-    if record.device and record.device != f"{os.major(device)}:{os.minor(device)}":
+    found = os.fstat(fd)
+    device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
+    if (device, found.st_ino) != (record.device, ROOT):
         os.close(fd)
         raise MountError(
             f"the mount of container '{name}' is no longer at {where}; unmount it first"
