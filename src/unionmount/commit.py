@@ -19,7 +19,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from unionmount import core
 from unionmount.browse.diff import REPLACED, Difference, xattrs_of
@@ -31,11 +31,11 @@ from unionmount.images.image import ImageDocuments
 from unionmount.images.instructions import apply_instructions
 from unionmount.images.opened import OpenLayer
 from unionmount.store.layer_import import Expected
-from unionmount.system.id_map import IdRange, stored_id
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.browse.open import OpenChanges
+    from unionmount.browse.owners import Owners
     from unionmount.core import Attributes, BrowsableTree, Node
     from unionmount.images.reference import Digest, Reference
     from unionmount.store.leases import Lease
@@ -48,13 +48,6 @@ _PIECE = 256 * 1024  # bytes that are written at once, as small members are many
 _NANO = 1_000_000_000
 OF_A_CONTAINER = ("container", "container_config")
 """Docker's fields about the previous container."""
-
-
-class Owners(NamedTuple):
-    """Maps of users and groups: those of a container are stored, those of the disk shown."""
-
-    users: tuple[IdRange, ...]
-    groups: tuple[IdRange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,22 +230,12 @@ class LayerWriter:
         xattrs = self._stored(path, self.xattrs(after.node))
         target = self._tree.readlink(after.node) if stat.S_ISLNK(after.mode) else b""
         content = self._content(path, after) if first is None else iter(())
-        return _Ready(self._owned(after), first, target, xattrs, next(content, b""), content)
+        now = after if self._owners is None else self._owners.owned(after)
+        return _Ready(now, first, target, xattrs, next(content, b""), content)
 
     def xattrs(self, node: Node) -> dict[bytes, bytes]:
         """Return the extended attributes that the layer gets, by the names that users see."""
         return xattrs_of(self._tree, node)
-
-    def _owned(self, found: Attributes) -> Attributes:
-        """Return the attributes with the owner in the container, if they have that on disk.
-
-        Files and directories have the owner in an attribute, or belong to nobody else.
-        """
-        owners = self._owners
-        if owners is None or stat.S_ISREG(found.mode) or stat.S_ISDIR(found.mode):
-            return found
-        uid, gid = stored_id(owners.users, found.uid), stored_id(owners.groups, found.gid)
-        return found._replace(uid=uid, gid=gid)
 
     def _stored(self, path: bytes, xattrs: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """Return extended attributes by the names that they have in a layer."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,11 @@ from support.compare import differences, snapshot
 from support.exported import ODD_NAMES, archive_of_all_kinds
 from support.mounting import COMMAND, CommandLine, is_mounted
 from support.users import NOBODY
+
+from unionmount.cli.copy_files import CopyRequest, copy_files, parse_operand
+from unionmount.cli.settings import Settings
+from unionmount.system import files as files_of_system
+from unionmount.system.files import resolved
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +340,11 @@ def test_an_ordinary_user_keeps_owners_in_a_container(
     (row,) = user.run("ls", "-n", "web:/srv/program").stdout.splitlines()
     assert row.split()[:4] == ["-rwsr-xr-x", "1", "33", "34"]
     assert user.run("ls", "-n", "web:/srv/device").stdout.startswith("crw-r--r-- 1 0 0 1, 3")
+    with (home / "in.tar").open("wb") as file, tarfile.open(fileobj=file, mode="w") as made:
+        made.addfile(tarfile.TarInfo("above/it"))
+    with (home / "in.tar").open("rb") as stream:
+        user.run("cp", "-a", "-", "web:/srv", stdin=stream)
+    assert " 0 0 " in user.run("ls", "-nd", "web:/srv/above").stdout
     user.run("cp", home / "in.tar", "web:/srv")
     assert user.run("ls", "-n", "web:/srv/in.tar").stdout.split()[2:4] == ["0", "0"]
 
@@ -353,6 +364,25 @@ def test_a_mount_sees_it_at_once(web: CommandLine, files: Path, tmp_path: Path) 
     web.run("umount", "web")
     web.run("mount", "--ro", "web", top)
     assert "is mounted read-only" in web.error("cp", files / "file", "web:/etc/motd")
+
+
+@pytest.mark.needs("root", "fuse")
+def test_another_directory_at_the_mount_point(
+    web: CommandLine, files: Path, tmp_path: Path
+) -> None:
+    """Somebody else has put a directory of the same mount there, or one of the host."""
+    top = tmp_path / "mnt"
+    web.run("mount", "web", top)
+    for source in (top / "etc", files):
+        subprocess.run(["mount", "--bind", source, top], check=True)
+        try:
+            message = web.error("cp", files / "file", "web:/brought")
+            assert f"is no longer at {top}" in message
+        finally:
+            subprocess.run(["umount", top], check=True)
+    assert "brought" not in web.run("ls", "web:/etc").stdout.split()
+    web.run("cp", files / "file", "web:/brought")
+    assert (top / "brought").read_bytes() == b"file\n"
 
 
 def test_relative_paths_and_ids(web: CommandLine, files: Path, tmp_path: Path) -> None:
@@ -396,6 +426,109 @@ def test_a_link_that_another_user_planted(cli: CommandLine, source: Path, tmp_pa
         message = cli.error("cp", f"{source}:/etc/motd", f"{shared}/{dest}")
         assert "a symbolic link of another user" in message
     assert not list(own.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("dest", "calls"), [("d/e/", 1), ("d/e/new", 1), ("d/e/new", 2), ("d/e/old", 1)]
+)
+def test_a_link_that_is_planted_meanwhile(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dest: str, calls: int
+) -> None:
+    """The owner of a directory above DEST renames it just after its path was resolved."""
+    for name in ("d/e", "victim/e"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "old").write_bytes(b"old")
+    done: list[Path] = []
+
+    def resolved_then_swapped(path: Path) -> Path:
+        real = resolved(path)
+        done.append(path)
+        if len(done) == calls:
+            (tmp_path / "d").rename(tmp_path / "away")
+            (tmp_path / "d").symlink_to("victim")
+        return real
+
+    monkeypatch.setattr(files_of_system, "resolved", resolved_then_swapped)
+    settings = Settings()
+    settings.root = str(tmp_path / "store")
+    request = CopyRequest(
+        parse_operand(settings, f"{source}:/etc/motd"),
+        parse_operand(settings, f"{tmp_path}/{dest}"),
+        *(False, False, None, None),
+    )
+    with suppress(OSError):
+        copy_files(settings, request)
+    assert shown(tmp_path / "victim") == {"e": "drwxr-xr-x ", "e/old": "-rw-r--r-- old"}
+
+
+# ---- into itself ---------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("fuse")
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_directory_of_a_container_into_itself(
+    web: CommandLine, files: Path, tmp_path: Path, mounted: bool
+) -> None:
+    mnt = tmp_path / "mnt"
+    web.run("cp", files / "tree", "web:/a")
+    if mounted:
+        web.run("mount", "web", mnt)
+    for source, dest, at in (
+        ("a", "a", "a/a"),
+        ("a", "a/new", "a/new"),
+        ("a", "a/below", "a/below/a"),
+        ("a/.", "a/below", "a/below"),
+        ("", "a", "a"),
+    ):
+        message = web.error("cp", f"web:/{source}", f"container:web:/{dest}")
+        assert message == (
+            f"cannot copy a directory, 'web:/{source}', into itself, 'container:web:/{at}'"
+        )
+    assert web.run("find", "web:/a").stdout.split() == [
+        f"/a{rest}" for rest in ("", "/below", "/below/two", "/link", "/one")
+    ]
+    web.run("cp", "web:/a", "web:/ab")
+    assert "ab" in web.run("ls", "web:/").stdout.split()
+    if mounted:
+        message = f"'{mnt}/a' is in 'web' itself; write web:/PATH for a place in it"
+        assert web.error("cp", "web:/a", mnt / "a") == message
+        assert web.error("cp", mnt / "a", "web:/a") == message
+        web.run("cp", "web:/a/one", mnt / "a/three")
+        assert (mnt / "a/three").read_bytes() == b"one\n"
+
+
+@pytest.mark.needs("fuse")
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_directory_that_holds_the_container(
+    web: CommandLine, files: Path, tmp_path: Path, mounted: bool
+) -> None:
+    """Its mount is below the source, and so is the directory that takes its changes."""
+    if mounted:
+        web.run("mount", "web", tmp_path / "mnt")
+    done = web.run("cp", tmp_path, "web:/in")
+    upper = tmp_path / "store/containers/web/upper"
+    left = [tmp_path / "mnt"] if mounted else []
+    assert done.stderr.splitlines() == [
+        f"unionmount: {path}: left out, since it is what is copied into" for path in [*left, upper]
+    ]
+    assert web.run("cat", "web:/in/files/file").stdout == "file\n"
+    assert web.run("ls", "web:/in/store/containers/web").stdout.split().count("upper") == 0
+
+
+@pytest.mark.needs("root", "fuse")
+def test_a_directory_that_is_mounted_in_the_container(
+    web: CommandLine, files: Path, tmp_path: Path
+) -> None:
+    mnt = tmp_path / "mnt"
+    web.run("mount", "web", mnt)
+    subprocess.run(["mount", "--bind", files, mnt / "etc"], check=True)
+    try:
+        done = web.run("cp", files, "web:/etc")
+        assert "/files/files: left out, since it is what is copied into" in done.stderr
+        assert (files / "files/tree/below/two").read_bytes() == b"two\n"
+        assert not (files / "files/files").exists()
+    finally:
+        subprocess.run(["umount", mnt / "etc"], check=True)
 
 
 # ---- nothing partial -----------------------------------------------------------------------------

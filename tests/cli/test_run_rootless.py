@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -86,6 +88,15 @@ def test_owners_are_right_outside(many: Runner, image: Path, runtime: str, tmp_p
     assert owners.pop("owned") == FIRST + 11
     assert owners.pop("fifo") == FIRST + 6
     assert set(owners.values()) == {UID}
+    exported = many.store.parent / f"{name}.tar"
+    many.run("export", "-o", exported, name)
+    with tarfile.open(exported) as tar:
+        kept = {one.name.removeprefix("./"): (one.uid, one.gid) for one in tar}
+    assert [kept[f"s/{one}"] for one in ("link", "owned", "fifo")] == [(0, 0), (12, 34), (7, 8)]
+    assert [kept[one] for one in ("d", "d/f", "srv/roots")] == [(1000, 1001), (12, 34), (5, 6)]
+    with tarfile.open(fileobj=io.BytesIO(many.call("cp", f"{name}:/s", "-").stdout)) as tar:
+        kept = {one.name: (one.uid, one.gid) for one in tar}
+    assert [kept[f"s/{one}"] for one in ("link", "owned", "fifo")] == [(0, 0), (12, 34), (7, 8)]
     many.run("commit", name, f"new:{runtime}")
     listed = many.output("ls", "-ln", f"new:{runtime}:/d").splitlines()
     assert [row.split()[:4] for row in listed if row.endswith(" f")] == [

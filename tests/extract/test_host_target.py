@@ -123,12 +123,37 @@ def test_hard_link_through_a_symlink_in_a_container(place: Path) -> None:
     (place / "in/out").mkdir()
     (place / "in/out/file").write_bytes(b"inside\n")
     data = tar_of(
-        member("hard", tarfile.LNKTYPE, link="way/file"), member("way/new", content=b"new")
+        member("way/new", content=b"new"), member("hard", tarfile.LNKTYPE, link="way/new")
     )
     unpack(data, place / "in", inside=True)
     assert untouched(place)
-    assert (place / "in/hard").read_bytes() == b"inside\n"
+    assert (place / "in/hard").read_bytes() == b"new"
     assert (place / "in/out/new").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_hard_link_to_a_file_that_was_there(place: Path, inside: bool) -> None:
+    (place / "in/theirs").write_bytes(b"theirs")
+    data = tar_of(member("./hard", tarfile.LNKTYPE, link="theirs"))
+    with pytest.raises(FormatError, match="a hard link to 'theirs', which was not copied before"):
+        unpack(data, place / "in", inside=inside)
+    assert names_in(place / "in") == ["theirs"]
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+@pytest.mark.parametrize("kind", [stat.S_IFBLK, stat.S_IFSOCK])
+def test_hard_link_to_a_file_that_was_left_out(place: Path, kind: int, theirs: bool) -> None:
+    if theirs:
+        (place / "in/one").write_bytes(b"theirs")
+    root, warnings = os.open(place / "in", os.O_PATH), list[str]()
+    with HostTarget(root, b"", CopyPolicy(), warnings.append) as target:
+        target.put(CopyItem(b"one", kind | 0o600))
+        target.put(CopyItem(b"two", kind | 0o600, link=b"one"))
+        target.put(CopyItem(b"three", stat.S_IFREG | 0o600, link=b"one"))  # as tars have it
+        target.finish()
+    os.close(root)
+    assert names_in(place / "in") == (["one"] if theirs else [])
+    assert [text.partition(":")[0] for text in warnings] == ["/one", "/two", "/three"]
 
 
 def test_nothing_is_written_through_a_hard_link(place: Path) -> None:

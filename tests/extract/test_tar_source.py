@@ -236,3 +236,20 @@ def test_unknown_members() -> None:
     data = tar_of(member("a", kind=b"V"))
     with pytest.raises(FormatError, match="unknown type"):
         items_of(data)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "SCHILY.xattr.user.a\0b",
+        "SCHILY.xattr.",
+        f"SCHILY.xattr.user.{'a' * 251}",
+        "LIBARCHIVE.xattr.user.a%00%3D",
+        f"LIBARCHIVE.xattr.user.{'a' * 250}%3D",
+    ],
+)
+def test_names_of_attributes_that_cannot_be(key: str) -> None:
+    info, _ = member("one")
+    info.pax_headers = {key: "dmFsdWU="}
+    with pytest.raises(FormatError, match="is not a valid name of an attribute"):
+        items_of(tar_of((info, b"")))

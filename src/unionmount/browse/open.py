@@ -137,8 +137,10 @@ class OpenView(Closing):
             stack.pop_all()
         self.files: core.BrowsableTree = self.tree
         self.upper: int | None = None
+        self.changes: Path | None = None  # the upper directory
         if isinstance(opened, OpenChanges):
             self.files, self.upper = opened.view, len(self.image.layers)
+            self.changes = opened.upper
 
     def close(self) -> None:
         """Close everything; a second call does nothing."""

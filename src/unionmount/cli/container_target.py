@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.core import BrowsableTree, Node
     from unionmount.extract.destination import Spot
+    from unionmount.extract.itself import Place
     from unionmount.extract.target import CopyPolicy, Target
     from unionmount.mounting.records import MountTable, Record
 
@@ -27,6 +28,7 @@ class ContainerPlace:
 
     files: BrowsableTree
     target: Make
+    upper: Place
     finish: Callable[[], None] = field(default=lambda: None)
 
     def find(self, path: bytes) -> Spot | None:
@@ -92,8 +94,10 @@ def _by_its_upper(settings: Settings, name: str, table: MountTable) -> Iterator[
     from unionmount.cli.container_words import PREFIX
     from unionmount.cli.mount_sources import MountArguments, prepared
     from unionmount.cli.options import RegistryOptions
+    from unionmount.extract.itself import place_of
     from unionmount.extract.upper_target import UpperTarget
     from unionmount.mounting.upper_directory import open_upper
+    from unionmount.store.containers import Containers
 
     arguments = MountArguments(
         platform=None,
@@ -114,7 +118,9 @@ def _by_its_upper(settings: Settings, name: str, table: MountTable) -> Iterator[
             core.View(opened.core) as view,
         ):
             yield ContainerPlace(
-                view, lambda base, policy, warn: UpperTarget(opened.core, base, policy, warn)
+                view,
+                lambda base, policy, warn: UpperTarget(opened.core, base, policy, warn),
+                place_of(Containers(settings.store()).find(name).upper),
             )
 
 
@@ -126,6 +132,7 @@ def _through_its_mount(settings: Settings, name: str, record: Record) -> Iterato
     """Open the root of the mount of a container, and see its files as they are on disk."""
     from unionmount.browse.open import open_container
     from unionmount.extract.host_target import HostTarget
+    from unionmount.extract.itself import place_of
     from unionmount.store.containers import Containers
     from unionmount.system import libc
 
@@ -146,7 +153,7 @@ def _through_its_mount(settings: Settings, name: str, record: Record) -> Iterato
         def target(base: bytes, policy: CopyPolicy, warn: Callable[[str], None]) -> HostTarget:
             return HostTarget(root, base, policy, warn, inside=True)
 
-        yield ContainerPlace(opened.view, target, finish)
+        yield ContainerPlace(opened.view, target, place_of(disk), finish)
 
 
 def _enter_if_rootless(settings: Settings, name: str) -> None:
@@ -172,14 +179,20 @@ def _enter_if_rootless(settings: Settings, name: str) -> None:
 
 
 def _open_root(name: str, record: Record) -> int:
-    """Open the root of a mount; raise MountError if something else is there."""
+    """Open the root of a mount; raise MountError if something else is there.
+
+    That may also be a directory in it, if somebody else can exchange one above the mount point.
+    """
+    from unionmount.core import ROOT
+
     where = printable(record.mountpoint)
     try:
         fd = os.open(record.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise MountError(f"the mount of container '{name}' at {where}: {error.strerror}") from None
-    device = os.fstat(fd).st_dev
-    if record.device and record.device != f"{os.major(device)}:{os.minor(device)}":
+    found = os.fstat(fd)
+    device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
+    if (device, found.st_ino) != (record.device, ROOT):
         os.close(fd)
         raise MountError(
             f"the mount of container '{name}' is no longer at {where}; unmount it first"

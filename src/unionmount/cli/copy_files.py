@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.core import Node
     from unionmount.extract.destination import Spot, Top
+    from unionmount.extract.host_source import HostSource
     from unionmount.extract.image_source import ImageSource
     from unionmount.extract.items import CopyItem
+    from unionmount.extract.itself import Place
     from unionmount.extract.target import Target
     from unionmount.images.platform import Platform
 
@@ -53,10 +55,16 @@ class CopyRequest:
 
 @dataclass(frozen=True, slots=True)
 class _OpenSource:
-    """An opened source; ``top`` is None for a tar stream."""
+    """An opened source; ``top`` is None for a tar stream.
+
+    ``changes`` is the upper directory of a container, and ``path`` leads to the top in it.
+    """
 
     items: Callable[[], Iterator[CopyItem]]
     top: Top | None
+    changes: Place | None = None
+    path: bytes = b""
+    host: HostSource | None = None
 
 
 def parse_operand(settings: Settings, text: str) -> CopyOperand:
@@ -127,9 +135,11 @@ def _opened(settings: Settings, request: CopyRequest) -> Iterator[_OpenSource]:
 @contextmanager
 def _opened_image(settings: Settings, request: CopyRequest) -> Iterator[_OpenSource]:
     from unionmount.browse.paths import follow
+    from unionmount.cli.container_owners import owners_of
     from unionmount.cli.open_image import open_files
     from unionmount.extract.destination import Top
     from unionmount.extract.image_source import ImageSource
+    from unionmount.extract.itself import place_of
     from unionmount.system.os_errors import naming
 
     source = request.source
@@ -139,8 +149,9 @@ def _opened_image(settings: Settings, request: CopyRequest) -> Iterator[_OpenSou
             last = request.follow or source.path.endswith(b"/")
             found = follow(view.files, source.path, last=last)
             top = Top.of(source.path, b"/" + found.path, found.attributes.mode)
-        items: ImageSource = ImageSource(view, found, warn)
-        yield _OpenSource(items.items, top)
+        items: ImageSource = ImageSource(view, found, warn, owners_of(view.changes))
+        changes = None if view.changes is None else place_of(view.changes)
+        yield _OpenSource(items.items, top, changes, found.path)
 
 
 @contextmanager
@@ -159,8 +170,8 @@ def _opened_host(request: CopyRequest) -> Iterator[_OpenSource]:
             mode = os.fstat(fd).st_mode
             real = os.path.realpath(source.path) if stat.S_ISDIR(mode) else source.path
             top = Top.of(source.path, real, mode)
-        attributes = request.archive
-        yield _OpenSource(HostSource(fd, source.text, warn, attributes=attributes).items, top)
+        host = HostSource(fd, source.text, warn, attributes=request.archive)
+        yield _OpenSource(host.items, top, host=host)
     finally:
         os.close(fd)
 
@@ -190,8 +201,9 @@ def _to_host(request: CopyRequest, source: _OpenSource) -> None:
     assert source.top is not None, "one of the two is in an image"
     with naming(request.dest.text):
         directory, name = landing(_find_on_host, dest, source.top)
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        root = os.open(directory, flags)
+        root = _open_resolved(directory)
+        if source.top.is_directory and source.changes is not None:
+            _check_outside(request, source.changes, root)
     is_root = os.geteuid() == 0
     policy = CopyPolicy(request.archive, owners=request.archive and is_root)
     try:
@@ -209,9 +221,24 @@ def _find_on_host(path: bytes) -> Spot | None:
 
     real = os.fsencode(resolved(Path(os.fsdecode(path))))
     try:
-        return Spot(real, Path(os.fsdecode(path)).stat().st_mode)
+        fd = _open_resolved(real)
     except FileNotFoundError:
         return None
+    try:
+        return Spot(real, os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+
+
+def _open_resolved(path: bytes) -> int:
+    """Open a path from the root, and follow no symlink that was put there meanwhile."""
+    from unionmount import core
+
+    top = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return core.open_within(top, path.lstrip(b"/") or b".", os.O_PATH)
+    finally:
+        os.close(top)
 
 
 def _to_container(settings: Settings, request: CopyRequest, source: _OpenSource) -> None:
@@ -230,13 +257,70 @@ def _to_container(settings: Settings, request: CopyRequest, source: _OpenSource)
             else:
                 directory, name = landing(place.find, dest.path, source.top)
                 base = directory.strip(b"/") + b"/" + name
-        target = place.target(base.strip(b"/"), policy, warn)
+        base = base.strip(b"/")
+        target = place.target(base, policy, warn)
         stack.callback(target.close)
+        if source.top is not None and source.top.is_directory:
+            _check_not_itself(request, source, place.upper, base)
+            if source.host is not None:
+                _avoid(request, source.host, place.upper, target)
         _copy(source, target)
         place.finish()
 
 
 def _copy(source: _OpenSource, target: Target[int] | Target[Node]) -> None:
+    from unionmount.extract.host_target import HostTarget
+
+    host = source.host if isinstance(target, HostTarget) else None
     for item in source.items():
         target.put(item)
+        if host is not None and not item.path and stat.S_ISDIR(item.mode):
+            assert isinstance(target, HostTarget), "see above"
+            host.avoided.add(target.top())
     target.finish()
+
+
+# ---- copies into themselves ----------------------------------------------------------------------
+
+
+def _check_outside(request: CopyRequest, changes: Place, dest: int) -> None:
+    """Raise UnionmountError if a container is to be copied into its own mount or changes."""
+    from unionmount.extract.itself import in_container, places_above
+    from unionmount.mounting.records import MountTable
+
+    device = os.fstat(dest).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    mounts = [one.record for one in MountTable.of_user().all() if one.alive]
+    own = [one for one in mounts if one.upper and _is_at(one.upper, changes)]
+    if changes in places_above(dest) or number in {one.device for one in own}:
+        raise in_container(request.dest.text, request.source.word)
+
+
+def _is_at(path: str, place: Place) -> bool:
+    from unionmount.extract.itself import place_of
+
+    try:
+        return place_of(Path(path)) == place
+    except OSError:
+        return False
+
+
+def _check_not_itself(request: CopyRequest, source: _OpenSource, upper: Place, base: bytes) -> None:
+    """Raise UnionmountError for a directory of a container that is to be copied into itself."""
+    from unionmount.extract.itself import into_itself, is_at_or_below
+
+    if source.changes == upper and is_at_or_below(base, source.path):
+        raise into_itself(request.source.text, f"{request.dest.word}:/{os.fsdecode(base)}")
+
+
+def _avoid(
+    request: CopyRequest, source: HostSource, upper: Place, target: Target[int] | Target[Node]
+) -> None:
+    """Have a source on the host leave out the container that it is copied into."""
+    from unionmount.extract.host_target import HostTarget
+    from unionmount.extract.itself import in_container, places_above
+
+    source.avoided.add(upper)
+    source.avoided_device = target.device if isinstance(target, HostTarget) else None
+    if upper in places_above(source.top) or source.avoided_device == os.fstat(source.top).st_dev:
+        raise in_container(request.source.text, request.dest.word)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from unionmount import core
 from unionmount.extract.items import CopyItem, Piece
+from unionmount.extract.itself import Place
 from unionmount.system.files import FileRange
 from unionmount.system.os_errors import naming
 from unionmount.system.text import printable
@@ -65,7 +66,8 @@ class HostSource:
     """The items at and below a path of the host.
 
     ``top`` is a descriptor (O_PATH) of the file itself, which is borrowed; ``attributes`` says
-    whether extended attributes are read.
+    whether extended attributes are read. What the copy itself makes may be below the top: nothing
+    is taken from the directories ``avoided``, or from the file system ``avoided_device``.
     """
 
     def __init__(
@@ -76,6 +78,13 @@ class HostSource:
         self._warn = warn
         self._attributes = attributes
         self._linked: dict[tuple[int, int], bytes] = {}
+        self.avoided: set[Place] = set()
+        self.avoided_device: int | None = None
+
+    @property
+    def top(self) -> int:
+        """The descriptor of the top."""
+        return self._top
 
     def items(self) -> Iterator[CopyItem]:
         """Yield the top, and all that is below it in a fixed order."""
@@ -94,6 +103,8 @@ class HostSource:
         with naming(self._shown(directory)):
             fd = core.open_within(self._top, directory or b".", os.O_RDONLY | os.O_DIRECTORY)
         try:
+            if directory and self._is_avoided(os.fstat(fd)):  # it was put there meanwhile
+                return
             with naming(self._shown(directory)), os.scandir(fd) as entries:
                 names = sorted(os.fsencode(entry.name) for entry in entries)
             for name in names:
@@ -113,9 +124,18 @@ class HostSource:
                 self._warn(f"{self._shown(path)}: left out, since it was removed meanwhile")
                 return
         try:
-            yield from self._item(path, fd, os.fstat(fd))
+            status = os.fstat(fd)
+            if self._is_avoided(status):
+                self._warn(f"{self._shown(path)}: left out, since it is what is copied into")
+            else:
+                yield from self._item(path, fd, status)
         finally:
             os.close(fd)
+
+    def _is_avoided(self, status: os.stat_result) -> bool:
+        place = status.st_dev, status.st_ino
+        is_there = place in self.avoided or status.st_dev == self.avoided_device
+        return is_there and stat.S_ISDIR(status.st_mode)
 
     def _shown(self, path: bytes) -> str:
         return printable(self._where + "/" + os.fsdecode(path)) if path else self._where or "/"

@@ -18,6 +18,7 @@ from contextlib import suppress
 from unionmount import core
 from unionmount.errors import UnionmountError
 from unionmount.extract.items import CopyItem
+from unionmount.extract.itself import Place, place_of
 from unionmount.extract.target import CopyPolicy, Target, temporary_name
 from unionmount.system.copy_range import copy_range, write_at
 from unionmount.system.text import printable
@@ -51,6 +52,19 @@ class HostTarget(Target[int]):
 
     def _shown(self, path: bytes) -> str:
         return self._where + super()._shown(path)
+
+    @property
+    def device(self) -> int:
+        """The file system of the root."""
+        return os.fstat(self._root).st_dev
+
+    def top(self) -> Place:
+        """Return the directory that everything is copied into, once it is there."""
+        fd = self._opened(self._base, _PATH)
+        try:
+            return place_of(fd)
+        finally:
+            os.close(fd)
 
     # ---- directories -----------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unionmount.browse.open import OpenView
+    from unionmount.browse.owners import Owners
     from unionmount.browse.paths import Found
     from unionmount.core import Attributes, BrowsableTree, DirectoryEntry, Node, Tree
     from unionmount.images.opened import OpenLayer
@@ -74,15 +75,25 @@ class _Read:
 
 
 class ImageSource:
-    """The items at and below a path; ``warn`` is told of what a container in use has removed."""
+    """The items at and below a path; ``warn`` is told of what a container in use has removed.
 
-    def __init__(self, view: OpenView, found: Found, warn: Callable[[str], None]) -> None:
+    ``owners`` are the maps of the user who has run the container.
+    """
+
+    def __init__(
+        self,
+        view: OpenView,
+        found: Found,
+        warn: Callable[[str], None],
+        owners: Owners | None = None,
+    ) -> None:
         self._files = view.files
         self._tree: Tree = view.tree
         self._layers: Sequence[OpenLayer] = view.image.layers
         self._upper = view.upper
         self._found = found
         self._warn = warn
+        self._owners = owners
         self._linked: dict[Node, bytes] = {}  # the first paths of files with several
         self._reads_ahead = False
         self._ahead: set[tuple[int, int]] = set()  # parts of layers that are read ahead
@@ -155,6 +166,8 @@ class ImageSource:
         target = self._files.readlink(found.node) if stat.S_ISLNK(found.mode) else b""
         if found.nlink > 1 and link is None and not stat.S_ISDIR(found.mode):
             self._linked[found.node] = path
+        if self._owners is not None and found.layer == self._upper:
+            found = self._owners.owned(found)
         return CopyItem(
             path,
             found.mode,

@@ -126,7 +126,7 @@ class TarSource:
             (member.devmajor, member.devminor),
             target,
             link,
-            _xattrs(member),
+            self._xattrs(member),
             content,
         )
 
@@ -165,6 +165,16 @@ class TarSource:
         except InvalidOperation:
             pass
         raise FormatError(f"{self._shown(member)}: a time that cannot be")
+
+    def _xattrs(self, member: tarfile.TarInfo) -> dict[bytes, bytes]:
+        found = _xattrs(member)
+        for name in found:
+            if not name or b"\0" in name or len(name) > _NAME_MAX:
+                shown = printable(os.fsdecode(name[:_NAME_MAX]))
+                raise FormatError(
+                    f"{self._shown(member)}: '{shown}' is not a valid name of an attribute"
+                )
+        return found
 
     def _shown(self, member: tarfile.TarInfo) -> str:
         return f"{self._what}: '{printable(member.name[:_NAME_MAX])}'"

@@ -77,6 +77,8 @@ class Target(Closing, ABC, Generic[H]):
         self._entered: tuple[bytes, H] | None = None  # the last directory
         self._directories: dict[bytes, CopyItem] = {}  # whose attributes are set at the end
         self._own_links: set[bytes] = set()
+        self._copied: set[int] = set()  # hashes of the paths that others may be hard links to
+        self._left_out: set[bytes] = set()
         self._refused: set[bytes] = set()  # attributes that were warned of
 
     def put(self, item: CopyItem) -> None:
@@ -127,12 +129,17 @@ class Target(Closing, ABC, Generic[H]):
             raise UnionmountError(
                 f"{self._shown(path)}: is a directory, which no other file can replace"
             )
+        if not self._can_make(path, item):
+            self._left_out.add(path)
+            return
         if item.link is not None:
             self._place_link(parent, name, item.link, there)
         elif stat.S_ISREG(item.mode):
             self._make_file(parent, name, item, exists=there is not None)
-        elif self._can_make(path, item):
+        else:
             self._place_special(parent, name, path, item, there)
+        self._copied.add(hash(path))
+        self._left_out.discard(path)
 
     def _place_directory(self, parent: H, path: bytes, item: CopyItem, there: int | None) -> None:
         name = path.rpartition(b"/")[2]
@@ -151,13 +158,17 @@ class Target(Closing, ABC, Generic[H]):
 
     def _place_link(self, parent: H, name: bytes, first: bytes, there: int | None) -> None:
         above, _, first_name = self._full(first).rpartition(b"/")
+        not_copied = FormatError(
+            f"a hard link to '{printable(first)}', which was not copied before"
+        )
+        if hash(self._full(first)) not in self._copied:  # a file that was there is not the copy's
+            raise not_copied
         try:
             self._at_new_name(
                 parent, name, there, lambda new: self._link(above, first_name, parent, new)
             )
         except FileNotFoundError:
-            shown = printable(first)
-            raise FormatError(f"a hard link to '{shown}', which was not copied before") from None
+            raise not_copied from None
 
     def _place_special(
         self, parent: H, name: bytes, path: bytes, item: CopyItem, there: int | None
@@ -182,6 +193,10 @@ class Target(Closing, ABC, Generic[H]):
             raise
 
     def _can_make(self, path: bytes, item: CopyItem) -> bool:
+        if item.link is not None and self._full(item.link) in self._left_out:
+            first = self._shown(self._full(item.link))
+            self._warn(f"{self._shown(path)}: left out, since it is a hard link to {first}")
+            return False
         kind = stat.S_IFMT(item.mode)
         if kind == stat.S_IFSOCK:
             self._warn(f"{self._shown(path)}: left out, since it is a socket")
@@ -227,7 +242,7 @@ class Target(Closing, ABC, Generic[H]):
         parent = self._enter(above)
         if self._mode(parent, name) is not None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        uid, gid = self.policy.owner or (os.geteuid(), os.getegid())
+        uid, gid = self.policy.owner or ((0, 0) if self._inside else (os.geteuid(), os.getegid()))
         item = CopyItem(b"", _IMPLIED, uid, gid)
         self._make_directory(parent, name, item)
         self._note_directory(parent, path, item)

@@ -13,11 +13,7 @@ from unionmount.errors import UsageError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from unionmount.browse.open import OpenChanges
     from unionmount.cli.settings import Settings
-    from unionmount.commit import Owners
 
 _EPOCH = "SOURCE_DATE_EPOCH"
 
@@ -79,6 +75,7 @@ def command(
 
     With --squash, nothing that was removed or replaced is left in the one layer of the image.
     """
+    from unionmount.cli.container_owners import owners_of
     from unionmount.cli.open_change import open_changes
     from unionmount.commit import CommitRequest, commit
     from unionmount.images.image import SCRATCH
@@ -90,7 +87,7 @@ def command(
     with open_changes(settings, target) as opened:
         request = CommitRequest(
             *(reference, message, author, instructions, source_date_epoch(), excluded),
-            _owners_of(opened, settings.store_root()),
+            owners_of(opened.upper),
         )
         if squash:
             from unionmount.squash import commit_squashed
@@ -99,24 +96,6 @@ def command(
         else:
             stored = commit(settings.store(), opened, request, print_warning)
     print(stored.id)
-
-
-def _owners_of(opened: OpenChanges, root: Path) -> Owners | None:
-    """Return the maps of the user who has run a container; None if no ordinary user has."""
-    from unionmount.commit import Owners
-    from unionmount.runtime.run_record import read_record
-    from unionmount.runtime.subordinate_ids import SubordinateIds
-    from unionmount.store.containers import is_there
-
-    container = opened.upper.parent
-    if container.parent != root / "containers" or not is_there(root, container.name):
-        return None  # a directory of the user
-    record = read_record(container)
-    if record is None or not record.rootless:
-        return None
-    status = opened.upper.stat()
-    ids = SubordinateIds.of_user(owner=(status.st_uid, status.st_gid))
-    return Owners(ids.users, ids.groups)
 
 
 def source_date_epoch() -> int | None:

@@ -66,12 +66,13 @@ def _export(view: OpenView, path: bytes, operand: str, output: str) -> None:
 
 
 def _write(view: OpenView, found: Found, fd: int, what: str) -> None:
+    from unionmount.cli.container_owners import owners_of
     from unionmount.extract.image_source import ImageSource
     from unionmount.extract.tar_target import TarTarget
 
     name = b"" if found.is_directory else found.path.rpartition(b"/")[2]
     target = TarTarget(fd, name, what, warn)
-    for item in ImageSource(view, found, warn).items():
+    for item in ImageSource(view, found, warn, owners_of(view.changes)).items():
         target.put(item)
     target.finish()
 
