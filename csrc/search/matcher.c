@@ -25,6 +25,7 @@ struct um_matcher {
     size_t n_compiled, capacity;
     struct compiled lines; /* with -x, the others together, for whole lines */
     int32_t (*find)(const char *, uint64_t, int64_t, uint64_t *, uint64_t *);
+    const int32_t *cancel; /* NULL: nothing cancels */
 };
 
 /* ---- text ------------------------------------------------------------------------------------------ */
@@ -197,6 +198,7 @@ int um_matcher_open(const struct um_search_setup *setup, struct um_matcher **out
     matcher->flags = setup->flags;
     matcher->eol = setup->flags & UM_SEARCH_NUL_DATA ? 0 : '\n';
     matcher->find = setup->find;
+    matcher->cancel = setup->cancel;
     matcher->utf8 = newlocale(LC_CTYPE_MASK | LC_COLLATE_MASK, "C.UTF-8", (locale_t)0);
     if (matcher->utf8 == (locale_t)0)
         error = um_refuse(fault, -EINVAL, 0, "the locale C.UTF-8 is missing");
@@ -235,6 +237,11 @@ void um_matcher_leave(struct um_matcher *matcher)
 {
     if (matcher->utf8 != (locale_t)0)
         uselocale(matcher->before);
+}
+
+bool um_matcher_is_canceled(const struct um_matcher *matcher)
+{
+    return matcher->cancel != NULL && __atomic_load_n(matcher->cancel, __ATOMIC_RELAXED) != 0;
 }
 
 /* ---- words --------------------------------------------------------------------------------------- */
@@ -310,11 +317,14 @@ static int look_shorter(struct compiled *compiled, struct place *place, size_t f
 
 /* Find the next match from `from` on that is between words. A shorter one may be empty if it is of
  * fixed strings. */
-static int look_for_words(struct compiled *compiled, struct place *place, size_t from,
-                          bool may_be_empty)
+static int look_for_words(const struct um_matcher *matcher, struct compiled *compiled,
+                          struct place *place, size_t from)
 {
+    bool may_be_empty = matcher->syntax == UM_SEARCH_FIXED;
     int found = look(compiled, place, from);
     while (found == 1) {
+        if (um_matcher_is_canceled(matcher))
+            return -ECANCELED;
         const uint8_t *at = place->start + place->at;
         if (!is_word_at(at + place->size, place->end) &&
             !is_word_before(place->start, at, place->end))
@@ -339,7 +349,7 @@ static int matches_line(const struct um_matcher *matcher, struct compiled *compi
         return found == 1 ? place.at == 0 && place.size == line.size - 1 : found;
     }
     if (matcher->flags & UM_SEARCH_WORDS)
-        return look_for_words(compiled, &place, 0, matcher->syntax == UM_SEARCH_FIXED);
+        return look_for_words(matcher, compiled, &place, 0);
     return look(compiled, &place, 0);
 }
 
@@ -353,8 +363,10 @@ static int confirm(struct um_matcher *matcher, struct um_slice line)
         found = look(&matcher->lines, &place, 0);
         n--; /* these are the patterns of the last one */
     }
-    for (size_t i = 0; found == 0 && i < n; i++)
-        found = matches_line(matcher, &matcher->compiled[i], line);
+    for (size_t i = 0; found == 0 && i < n; i++) {
+        bool canceled = um_matcher_is_canceled(matcher);
+        found = canceled ? -ECANCELED : matches_line(matcher, &matcher->compiled[i], line);
+    }
     return found;
 }
 
@@ -446,8 +458,7 @@ int um_matcher_match(struct um_matcher *matcher, struct um_slice line, size_t fr
         return ask(matcher, line, (int64_t)from, match);
     for (size_t i = 0; i < matcher->n_compiled; i++) {
         struct place place = {.start = line.data, .end = line.data + line.size - 1};
-        int found = words && !lines ? look_for_words(&matcher->compiled[i], &place, from,
-                                                     matcher->syntax == UM_SEARCH_FIXED)
+        int found = words && !lines ? look_for_words(matcher, &matcher->compiled[i], &place, from)
                                     : look(&matcher->compiled[i], &place, from);
         if (found < 0)
             return found;

@@ -26,6 +26,10 @@ void um_matcher_close(struct um_matcher *matcher);
 void um_matcher_enter(struct um_matcher *matcher);
 void um_matcher_leave(struct um_matcher *matcher);
 
+/* Return whether the search shall end. Looked at between two calls of the C library, each of which may
+ * take long, so that functions below may return -ECANCELED. */
+bool um_matcher_is_canceled(const struct um_matcher *matcher);
+
 /* Find the first line that matches. `buffer` begins a line and ends behind an end of line; *line
  * includes its own. 1, 0, or an errno. */
 int um_matcher_line(struct um_matcher *matcher, struct um_slice buffer, struct um_slice *line);

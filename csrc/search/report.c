@@ -243,7 +243,9 @@ static const uint8_t *put_matches(struct um_report *report, struct um_slice line
     const uint8_t *at = line.data, *end = line.data + line.size, *held = NULL;
     while (at < end && report->error == 0) {
         struct um_slice match;
-        int found = um_matcher_match(report->matcher, line, (size_t)(at - line.data), &match);
+        int found = -ECANCELED;
+        if (!um_matcher_is_canceled(report->matcher))
+            found = um_matcher_match(report->matcher, line, (size_t)(at - line.data), &match);
         if (found < 0)
             report->error = found;
         if (found != 1 || match.data == end)

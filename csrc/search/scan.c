@@ -28,12 +28,6 @@ static bool has(const struct scan *scan, uint32_t flag)
     return (scan->report->setup->flags & flag) != 0;
 }
 
-static bool is_canceled(const struct scan *scan)
-{
-    const int32_t *cancel = scan->report->setup->cancel;
-    return cancel != NULL && __atomic_load_n(cancel, __ATOMIC_RELAXED) != 0;
-}
-
 /* Read up to `size` bytes behind the data. An error is the file's. */
 static void read_piece(struct scan *scan, size_t size)
 {
@@ -53,7 +47,7 @@ static void read_piece(struct scan *scan, size_t size)
 static int fill(struct scan *scan, size_t save)
 {
     struct um_scanner *scanner = scan->scanner;
-    if (is_canceled(scan))
+    if (um_matcher_is_canceled(scan->report->matcher))
         return -ECANCELED;
     while (scan->size < save + PAGE)
         scan->size *= 2;

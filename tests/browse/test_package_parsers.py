@@ -36,7 +36,7 @@ from unionmount.browse.packages.reading import ImageFile
 from unionmount.browse.packages.rpm import parse_rpm
 from unionmount.browse.packages.rpm_header import package_of_header
 from unionmount.browse.packages.spdx_ids import EXCEPTIONS, LICENSES
-from unionmount.errors import FormatError
+from unionmount.errors import FormatError, LimitExceeded
 
 pytestmark = pytest.mark.slow
 
@@ -283,11 +283,19 @@ def test_numbers_of_the_first_page(value: int) -> None:
 def test_a_chain_that_is_a_loop_ends() -> None:
     data = bytearray(bdb(HEADER + bytes(3000)))
     struct.pack_into("<I", data, 2 * 512 + 16, 2)  # the next page of the first one
-    assert len(parse_database(b"Packages", bytes(data))) == 1
+    with pytest.raises(FormatError, match="a chain of pages is damaged"):
+        parse_database(b"Packages", bytes(data))
     many = bytearray(bdb(*[HEADER + bytes(3000)] * 8))
     for number in range(2, len(many) // 512):
         struct.pack_into("<I", many, number * 512 + 16, number)
-    parse_database(b"Packages", bytes(many))
+    with pytest.raises(FormatError):
+        parse_database(b"Packages", bytes(many))
+    full = bytearray(bdb(HEADER.ljust(10 * 486, b"\0")))
+    struct.pack_into("<I", full, 2 * 512 + 16, 2)
+    assert len(parse_database(b"Packages", bytes(full))) == 1  # as long as it says, and no longer
+    struct.pack_into("<H", full, 2 * 512 + 22, 2)  # a page that is not full
+    with pytest.raises(FormatError, match="a chain of pages is damaged"):
+        parse_database(b"Packages", bytes(full))
     small = bdb(*[HEADER] * 5)[: 512 * 3]
     with pytest.raises(FormatError):
         parse_database(b"Packages", small)
@@ -315,6 +323,42 @@ def test_sqlite_runs_nothing_of_the_image(statements: tuple[str, ...]) -> None:
         return
     with pytest.raises(FormatError):
         parse_database(b"rpmdb.sqlite", data + b"")
+
+
+@pytest.mark.parametrize("name", [b"rpmdb.sqlite", b"Packages"])
+def test_a_sparse_file_is_not_read_to_its_end(name: bytes) -> None:
+    data = {b"rpmdb.sqlite": sqlite(), b"Packages": bdb(HEADER)}[name]
+    sparse = in_memory(data)
+    cast("Any", sparse.attributes).size = 1 << 40
+    with pytest.raises(LimitExceeded, match="has 1099511627776 bytes"):
+        list(parse_rpm(name, sparse, None))
+
+
+def test_rows_of_sqlite_that_share_pages() -> None:
+    """Twenty short rows become copies of the long one, with its chain of overflow pages."""
+    short = HEADER.ljust(37_412, b"\0")  # 589 bytes of the row are in the leaf, as of the long one
+    long = short.ljust(len(short) + 88 * 4092, b"\0")
+    data = bytearray(sqlite_of("PRAGMA page_size = 4096", TABLE, blobs=(long, *[short] * 20)))
+    assert len(parse_database(b"rpmdb.sqlite", bytes(data))) == 21
+    cells = []
+    for page in range(4096, len(data), 4096):
+        if data[page] == 13:  # a leaf
+            n = struct.unpack_from(">H", data, page + 3)[0]
+            cells += [page + at for at in struct.unpack_from(f">{n}H", data, page + 8)]
+    rows = {data[at + 3]: at for at in cells if data[at] > 127}  # behind a length of three bytes
+    assert sorted(rows) == list(range(1, 22))
+    for number, at in rows.items():
+        data[at : at + 597] = data[rows[1] : rows[1] + 597]
+        data[at + 3] = number
+    with pytest.raises(FormatError, match="its rows are longer than the file"):
+        parse_database(b"rpmdb.sqlite", bytes(data))
+
+
+def test_a_copy_has_the_holes_of_the_file(tmp_path: Path) -> None:
+    data = b"head" + bytes(10 << 20) + b"middle" + bytes(3 << 20)
+    in_memory(data).copy_to(tmp_path / "copy", 1 << 30)
+    assert (tmp_path / "copy").read_bytes() == data
+    assert (tmp_path / "copy").stat().st_blocks * 512 < 1 << 20
 
 
 def test_rows_that_are_no_headers() -> None:

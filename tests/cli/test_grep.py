@@ -550,6 +550,51 @@ def test_an_interrupt_ends_the_search(tmp_path: Path) -> None:
     assert (process.returncode, told.strip()) == (130, b"")
 
 
+def test_an_interrupt_ends_the_matches_of_one_line(tmp_path: Path) -> None:
+    """Each match of the last line takes a look at all of it; SIGINT comes when it is searched."""
+    short = 1_900_000  # enough for a stream
+    lines = b"aa\n" * short + b"a" * (1 << 20) + b"\n"
+    source = docker_archive(tmp_path / "image.tar", [Layer().file("a", lines)])
+    for words in (["-o", "aa.*c\\|aa"], ["-ow", "aa\\|a*q"]):
+        process = subprocess.Popen(
+            [*COMMAND, "grep", *words, source, "/a"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        read = process.stdout.read(short * 3 - (512 << 10))  # but for what waits for a full piece
+        assert read.startswith(b"aa\n")
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+        assert (process.returncode, told.strip()) == (130, b"")
+
+
+SLOW = ["-E", "-e", r"^(a*)(a*)(a*)(a*)\2\4\1\3b$", "-e", "^aa$"]
+
+
+@pytest.fixture
+def slow_end(tmp_path: Path) -> Path:
+    """An image with a file that fills a batch, and one with a line that takes hours."""
+    layer = Layer().file("a", b"aa\n" * 3_000_000).file("b", b"a" * 3000 + b"\n")
+    return docker_archive(tmp_path / "image.tar", [layer])
+
+
+def test_a_quiet_search_does_not_wait_for_other_files(slow_end: Path) -> None:
+    words = [*COMMAND, "grep", "-q", *SLOW, str(slow_end)]
+    done = subprocess.run(words, capture_output=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_closed_pipe_ends_the_search_of_other_files(slow_end: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "grep", *SLOW, slow_end], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(1) == b"/"
+    process.stdout.close()
+    assert process.wait(timeout=20) == 141
+
+
 @pytest.mark.needs("fuse", "grep")
 def test_a_container_is_searched_with_its_changes(tmp_path: Path, source: Path) -> None:
     own = CommandLine(environment={"UNIONMOUNT_ROOT": str(tmp_path / "root")})

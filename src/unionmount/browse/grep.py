@@ -7,18 +7,20 @@ large is searched when its turn comes: so memory does not grow with the image or
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event, Semaphore, Thread
 
 from unionmount import core
-from unionmount.system.closing import Closing
 from unionmount.system.text import printable
 
 _MOST_THREADS = 8
+_PIECES = 4  # of the output of a large file that wait to be written
 _WAITING = 3  # batches for each thread that are in work or done, but not yet yielded
 
 
@@ -55,6 +57,53 @@ class _Task:
         self.done.set()
 
 
+class _Stream:
+    """The output of one large file, from a thread of its own: so the taker can be interrupted."""
+
+    def __init__(self, search: Callable[[Callable[[bytes], object]], core.SearchEvent]) -> None:
+        self._search = search
+        self._pieces: SimpleQueue[bytes | None] = SimpleQueue()
+        self._room = Semaphore(_PIECES)
+        self._ended = False
+        self._event: core.SearchEvent | None = None
+        self._failure: BaseException | None = None
+        self._began = False
+        self._done = Event()
+
+    def take(self, write: Callable[[bytes], object]) -> core.SearchEvent:
+        """Write the pieces as they come, and return the event."""
+        self._began = True
+        Thread(target=self._run, daemon=True).start()
+        while (piece := self._pieces.get()) is not None:
+            self._room.release()
+            write(piece)
+        if self._failure is not None:
+            raise self._failure
+        assert self._event is not None
+        return self._event
+
+    def end(self, seconds: float) -> bool:
+        """Take no more pieces, wait so long for the thread, and return whether it ended."""
+        self._ended = True
+        self._room.release()
+        return not self._began or self._done.wait(seconds)
+
+    def _run(self) -> None:
+        try:
+            self._event = self._search(self._put)
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            self._failure = error
+        self._done.set()
+        self._pieces.put(None)
+
+    def _put(self, piece: bytes) -> None:
+        self._room.acquire()
+        if self._ended:
+            self._room.release()  # for the next piece
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+        self._pieces.put(piece)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What was found in files of ``origin``; ``stream`` writes the output of a large one."""
@@ -64,8 +113,8 @@ class Result:
     stream: Callable[[Callable[[bytes], object], bool], core.SearchEvent]
 
 
-class LineSearch(Closing):
-    """A search with one setup; ends its threads when it is closed.
+class LineSearch:
+    """A search with one setup; ends its threads at ``stop``.
 
     Raise UsageError if an expression is wrong.
     """
@@ -73,12 +122,13 @@ class LineSearch(Closing):
     def __init__(self, setup: core.SearchSetup, threads: int | None = None) -> None:
         self._setup = setup
         self._cancel = core.Cancellation()
-        self._searcher = core.Searcher(setup, self._cancel)  # of the thread that takes the results
+        self._searcher = core.Searcher(setup, self._cancel)  # of streams, one at a time
         self._wanted = threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
         self._threads: list[Thread] = []
         self._searchers: list[core.Searcher] = []
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._pending: deque[_Task] = deque()
+        self._streaming: _Stream | None = None
 
     def results(self, walks: Iterable[tuple[Origin, core.SearchWalk]]) -> Iterator[Result]:
         """Yield what is found in the files of walks, in their order.
@@ -93,11 +143,7 @@ class LineSearch(Closing):
             while self._pending:
                 yield from self._take()
 
-    def close(self) -> None:
-        """Stop what is in work, and wait for its end; a second call does nothing."""
-        self.stop(None)
-
-    def stop(self, seconds: float | None) -> bool:
+    def stop(self, seconds: float) -> bool:
         """Stop what is in work, and wait so long for its end.
 
         Return False if a thread is still busy: the C library may take hours for one line. Then
@@ -106,11 +152,13 @@ class LineSearch(Closing):
         self._cancel.set()
         for _ in self._threads:
             self._tasks.put(None)
+        end = time.monotonic() + seconds
+        ended = self._streaming is None or self._streaming.end(seconds)
         for thread in self._threads:
-            thread.join(seconds)
-        if any(thread.is_alive() for thread in self._threads):
+            thread.join(max(end - time.monotonic(), 0))
+        if not ended or any(thread.is_alive() for thread in self._threads):
             return False
-        self._threads = []
+        self._threads, self._streaming = [], None
         for task in self._pending:
             task.batch.close()
         self._pending.clear()
@@ -139,14 +187,28 @@ class LineSearch(Closing):
         """Yield the results of the first batch."""
         task = self._pending[0]
         task.done.wait()
-        self._pending.popleft()
-        with task.batch:
+        try:
             if task.failure is not None:
                 raise task.failure
             for event in task.batch.events():
                 yield Result(task.origin, event, self._stream(task.batch, event))
+        finally:
+            if self._streaming is None and task in self._pending:  # else stop() closes the batch
+                self._pending.remove(task)
+                task.batch.close()
 
     def _stream(
         self, batch: core.SearchBatch, event: core.SearchEvent
     ) -> Callable[[Callable[[bytes], object], bool], core.SearchEvent]:
-        return lambda write, groups: self._searcher.stream(batch, event.file, write, groups=groups)
+        def search(write: Callable[[bytes], object], groups: bool) -> core.SearchEvent:
+            return self._searcher.stream(batch, event.file, write, groups=groups)
+
+        def stream(write: Callable[[bytes], object], groups: bool) -> core.SearchEvent:
+            if self._setup.find is not None:  # only the main thread can interrupt Python's re
+                return search(write, groups)
+            self._streaming = _Stream(lambda put: search(put, groups))
+            found = self._streaming.take(write)
+            self._streaming = None
+            return found
+
+        return stream

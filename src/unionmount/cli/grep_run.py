@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
 
 
-_PATIENCE = 0.5  # seconds after Ctrl-C
+_PATIENCE = 0.5  # seconds in which threads end: the C library may take hours for one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def run_grep(settings: Settings, words: Sequence[str], options: GrepOptions) -> 
             if run.search_image(image, group):
                 break
     finally:
-        run.close()
+        run.stop()
     out.end()
     if out.selected and options.setup.flags.quiet:
         return 0
@@ -85,7 +85,7 @@ class _GrepRun:
         """Search one image; return whether the rest need not be searched."""
         options = self._options
         self._search(filename=True)  # a wrong expression is an error before the image is opened
-        with ExitStack() as stack:
+        with self._opened() as stack:
             try:
                 view = stack.enter_context(
                     open_files(
@@ -100,29 +100,32 @@ class _GrepRun:
                     raise
                 self._out.complain(_message(image, error))
                 return False
-            stack.callback(self.close)  # threads end before what they read is closed
-            try:
-                for operand in operands:
-                    for start in self._starts(view, trees, operand):
-                        if self._search_start(start):
-                            return True
-            except KeyboardInterrupt:
-                if not self._stop():
-                    stack.pop_all()  # what a thread still reads is closed by the end of the process
-                raise
+            for operand in operands:
+                for start in self._starts(view, trees, operand):
+                    if self._search_start(start):
+                        return True
         return False
 
-    def _stop(self) -> bool:
-        """End the threads soon; return whether they ended."""
-        stopped = [search.stop(_PATIENCE) for search in self._searches.values()]
-        if not (ended := all(stopped)):
-            self._searches.clear()
-        return ended
+    @contextmanager
+    def _opened(self) -> Iterator[ExitStack]:
+        """Hold what is open in an image, and close it when no thread reads it any more.
 
-    def close(self) -> None:
-        for search in self._searches.values():
-            search.close()
+        What a thread still reads after a while is closed by the end of the process.
+        """
+        with ExitStack() as stack:
+            try:
+                yield stack
+            finally:
+                held = stack.pop_all()
+                if self.stop():
+                    held.close()
+
+    def stop(self) -> bool:
+        """End the threads soon; return whether they ended."""
+        searches = list(self._searches.values())
         self._searches.clear()
+        ended = [search.stop(_PATIENCE) for search in searches]
+        return all(ended)
 
     def _search(self, *, filename: bool) -> LineSearch:
         """Return the search that prints names, or the other one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from unionmount.core import Attributes, BrowsableTree
 
 _CHUNK = 1 << 20
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,21 @@ class ImageFile:
         return self.read_at(0, self.size)
 
     def copy_to(self, path: Path, limit: int) -> None:
-        """Copy the file to a new one; raise LimitExceeded if it is larger than ``limit``."""
+        """Copy the file to a new one; raise LimitExceeded if it is larger than ``limit``.
+
+        Blocks of zeros become holes.
+        """
         self._check(limit)
         with path.open("xb") as out:
             for offset in range(0, self.size, _CHUNK):
-                out.write(self.read_at(offset, _CHUNK))
+                piece = self.read_at(offset, _CHUNK)
+                for at in range(0, len(piece), _BLOCK):
+                    block = piece[at : at + _BLOCK]
+                    if block.count(0) == len(block):
+                        out.seek(len(block), os.SEEK_CUR)
+                    else:
+                        out.write(block)
+            out.truncate(self.size)
 
     def _check(self, limit: int) -> None:
         if not stat.S_ISREG(self.attributes.mode):

@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from unionmount.browse.packages.rpm_header import MAX_HEADER
-from unionmount.errors import FormatError
+from unionmount.errors import FormatError, LimitExceeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,10 +24,13 @@ _UNSORTED, _OVERFLOW, _HASH = 2, 7, 13  # types of pages
 _KEY_DATA, _OFF_PAGE = 1, 3  # types of items
 _OFF = "B3xII"  # type, first page, length
 _PAGES = (512, 1 << 16)  # least and greatest size
+_MAX_DATABASE = 2 << 30  # bytes
 
 
 def read_bdb(database: ImageFile) -> Iterator[bytes]:
     """Yield the headers; raise FormatError if the database is damaged."""
+    if database.size > _MAX_DATABASE:
+        raise LimitExceeded(f"has {database.size} bytes, more than {_MAX_DATABASE}")
     head = database.read_at(0, 512)
     if len(head) < 72:
         raise FormatError("is too short for a database of BerkeleyDB")
@@ -86,16 +89,15 @@ class _Hash:
         self._left -= length
         if self._left < 0 or length > MAX_HEADER:
             raise FormatError("its values are longer than the file")
-        parts: list[bytes] = []
-        while length > 0:
+        value = bytearray()
+        while len(value) < length:
             page = self._read(number)
             _, _, number, _, used, _, kind = self._page.unpack_from(page)
-            part = page[self._page.size : self._page.size + min(used, length)]
-            if kind != _OVERFLOW or not part:
+            wanted = min(length - len(value), self._size - self._page.size)
+            if kind != _OVERFLOW or used != wanted:  # every page but the last one is full
                 raise FormatError("a chain of pages is damaged")
-            parts.append(part)
-            length -= len(part)
-        return b"".join(parts)
+            value += page[self._page.size : self._page.size + used]
+        return bytes(value)
 
     def _read(self, number: int) -> bytes:
         page = self._database.read_at(number * self._size, self._size)

@@ -51,18 +51,22 @@ def read_sqlite(database: ImageFile, log: ImageFile | None) -> Iterator[bytes]:
         try:
             with closing(sqlite3.connect(path)) as connection:
                 _confine(connection)
-                yield from _headers(connection)
+                yield from _headers(connection, database.size + (log.size if log else 0))
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise FormatError(f"SQLite cannot read it: {printable(str(error))}") from None
 
 
-def _headers(connection: sqlite3.Connection) -> Iterator[bytes]:
+def _headers(connection: sqlite3.Connection, most: int) -> Iterator[bytes]:
+    """Yield the headers, of at most ``most`` bytes: more is only where rows share pages."""
     rows = connection.execute("SELECT blob FROM Packages")
     for number, (blob,) in enumerate(rows):
         if number >= _MAX_ROWS:
             raise FormatError(f"has more than {_MAX_ROWS} rows")
         if not isinstance(blob, bytes):
             raise FormatError("a row is not a header")
+        most -= len(blob)
+        if most < 0:
+            raise FormatError("its rows are longer than the file")
         yield blob
 
 
