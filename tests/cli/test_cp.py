@@ -135,6 +135,19 @@ def test_what_a_later_layer_removed(cli: CommandLine, source: Path, tmp_path: Pa
     assert out.read_bytes() == b"hello\n"
 
 
+@pytest.mark.needs("root")
+def test_devices_and_pipes_of_the_host_stay(cli: CommandLine, source: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    (tmp_path / "away").symlink_to("null")
+    word = cli.run("find", source, "-type", "f", "-print", "-quit").stdout.strip()
+    for name, kind in (("pipe", "a FIFO"), ("away", "a character device")):
+        message = cli.error("cp", f"{source}:{word}", tmp_path / name)
+        assert f"is {kind}, which is not replaced" in message
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "null").is_char_device()
+
+
 def test_links_at_the_end(cli: CommandLine, source: Path, tmp_path: Path) -> None:
     for name in ("etc/link", "etc/out", "to-etc", "dangling"):
         cli.run("cp", f"{source}:/{name}", tmp_path)

@@ -28,6 +28,13 @@ _IMPLIED = stat.S_IFDIR | 0o755  # a directory above an item that is not in the 
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 _OF_USERS = (b"user.", b"system.posix_acl_")  # attributes that owners of files may set
 
+_SPECIAL = {
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class CopyPolicy:
@@ -129,6 +136,8 @@ class Target(Closing, ABC, Generic[H]):
             raise UnionmountError(
                 f"{self._shown(path)}: is a directory, which no other file can replace"
             )
+        if there is not None and not self._inside:
+            self._refuse_special(path, item, there)
         if not self._can_make(path, item):
             self._left_out.add(path)
             return
@@ -140,6 +149,15 @@ class Target(Closing, ABC, Generic[H]):
             self._place_special(parent, name, path, item, there)
         self._copied.add(hash(path))
         self._left_out.discard(path)
+
+    def _refuse_special(self, path: bytes, item: CopyItem, there: int) -> None:
+        """Refuse to replace a device or a FIFO of the host, such as /dev/null, by another file."""
+        kind = stat.S_IFMT(there)
+        if kind in _SPECIAL and kind != stat.S_IFMT(item.mode):
+            raise UnionmountError(
+                f"{self._shown(path)}: is {_SPECIAL[kind]}, which is not replaced; remove it "
+                "first, or write '-' to have a tar on standard output"
+            )
 
     def _place_directory(self, parent: H, path: bytes, item: CopyItem, there: int | None) -> None:
         name = path.rpartition(b"/")[2]
