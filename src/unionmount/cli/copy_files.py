@@ -202,11 +202,11 @@ def _to_host(request: CopyRequest, source: _OpenSource) -> None:
     with naming(request.dest.text):
         directory, name = landing(_find_on_host, dest, source.top)
         root = _open_resolved(directory)
-        if source.top.is_directory and source.changes is not None:
-            _check_outside(request, source.changes, root)
     is_root = os.geteuid() == 0
     policy = CopyPolicy(request.archive, owners=request.archive and is_root)
     try:
+        if source.top.is_directory and source.changes is not None:
+            _check_outside(request, source.changes, root)
         shown = os.fsdecode(directory)
         with HostTarget(root, name, policy, warn, shown=shown) as target:
             _copy(source, target)
