@@ -9,6 +9,9 @@
 #include "search/automaton.h"
 #include "search/expression.h"
 
+/* Bytes of a line that the C library may look at: it needs up to 25 times the memory. */
+#define LONGEST (256u << 20)
+
 struct compiled {
     struct re_pattern_buffer buffer;
     struct re_registers registers;
@@ -284,7 +287,7 @@ struct place {
 static int look(struct compiled *compiled, struct place *place, size_t from)
 {
     size_t size = (size_t)(place->end - place->start);
-    if (size > INT_MAX)
+    if (size > LONGEST)
         return -EFBIG;
     compiled->buffer.not_eol = 0;
     int found = re_search(&compiled->buffer, (const char *)place->start, (int)size, (int)from,

@@ -240,9 +240,9 @@ int um_scan(struct um_scanner *scanner, const struct um_search_source *source,
         return 0;
     int error = search_all(&scan);
     um_source_release(source, file->node);
-    if (error == -EFBIG) {
+    if (error == -EFBIG || error == -ENOMEM) { /* of one long line: other files may be searched */
         file->error = error;
-        error = 0;
+        report->error = error = 0;
     }
     bool silent = report->setup->flags & (stops | UM_SEARCH_COUNT);
     bool hidden =

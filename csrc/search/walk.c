@@ -103,6 +103,8 @@ static int put_name(struct um_search_walk *walk, size_t size, struct um_slice na
 static void pop(struct um_search_walk *walk)
 {
     struct frame *frame = &walk->frames[--walk->n_frames];
+    for (; frame->at < frame->n; frame->at++) /* listed, and not taken */
+        um_source_forget(&walk->source, frame->entries[frame->at].attr.node);
     um_source_list_close(&frame->list);
     free(frame->entries);
     if (frame->counts)
@@ -116,6 +118,10 @@ static int push(struct um_search_walk *walk, uint64_t node, bool counts)
                            sizeof *walk->frames);
     if (error != 0)
         return error;
+    if (walk->path_size == 0 || walk->path[walk->path_size - 1] != '/')
+        error = put_name(walk, walk->path_size, UM_SLICE_LITERAL("/"));
+    if (error != 0)
+        return error;
     struct frame *frame = &walk->frames[walk->n_frames];
     *frame = (struct frame){.node = node, .counts = counts, .path_size = walk->path_size};
     frame->entries = calloc(LISTED, sizeof *frame->entries);
@@ -127,11 +133,7 @@ static int push(struct um_search_walk *walk, uint64_t node, bool counts)
         return error;
     }
     walk->n_frames++;
-    if (frame->path_size != 0 && walk->path[frame->path_size - 1] == '/')
-        return 0;
-    error = put_name(walk, frame->path_size, UM_SLICE_LITERAL("/"));
-    frame->path_size++;
-    return error;
+    return 0;
 }
 
 /* Return the next entry of a directory: 1, 0 at the end, or an errno. */

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -703,6 +704,25 @@ def test_all_layers(tmp_path: Path) -> None:
     assert "no layer has this path" in ours(source, "/nowhere", "--all-layers").error
     refused = ours(source, "--all-layers", "-samefile", "/etc/motd")
     assert "cannot be combined with --all-layers" in refused.error
+    refused = ours(source, "--all-layers", "-printf", "%y %Y\\n")
+    assert "'%Y' cannot be combined with --all-layers" in refused.error
+
+
+def test_an_interrupt_prints_nothing(tmp_path: Path) -> None:
+    layer = Layer()
+    for number in range(5000):
+        layer.file(f"{'a' * 200}{number}", b"")
+    image = docker_archive(tmp_path / "many.tar", [layer])
+    process = subprocess.Popen(
+        [*COMMAND, "find", image, "-printf", "%p\\n"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(1) == b"/"  # the rest does not fit into the pipe
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+    assert (process.returncode, told) == (130, b"")
 
 
 def test_layers_are_those_of_the_mount_of_layers(

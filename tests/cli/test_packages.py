@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -163,6 +164,26 @@ def test_licenses_of_debian(cli: CommandLine, tmp_path: Path) -> None:
     found = {row["name"]: row["license"] for row in listed(cli, archive(tmp_path, layer))}
     text = "(GPL-2+ or Artistic) AND Expat"
     assert found == {"free": text, "linked": text, "old": None, "none": None}
+
+
+def test_a_copyright_file_is_read_once(cli: CommandLine, tmp_path: Path) -> None:
+    """2000 packages have one of 3 MiB, which takes a tenth of a second or more."""
+    status = b"\n".join(b"Package: a%d\nVersion: 1\n" % number for number in range(2000))
+    layer = Layer().file("var/lib/dpkg/status", status)
+    layer.file("usr/share/doc/all/copyright", COPYRIGHT + b"\nFiles: z\nLicense: Expat\n" * 125_000)
+    for number in range(2000):
+        layer.symlink(f"usr/share/doc/a{number}", "all")
+    began = time.monotonic()
+    found = listed(cli, archive(tmp_path, layer))
+    assert {row["license"] for row in found} == {"(GPL-2+ or Artistic) AND Expat"}
+    assert time.monotonic() - began < 20
+
+
+def test_packages_without_number_are_refused(cli: CommandLine, tmp_path: Path) -> None:
+    status = b"".join(b"Package: a%d\nVersion: 1\n\n" % number for number in range(200_001))
+    layer = Layer().file("var/lib/dpkg/status", status)
+    told = cli.run("packages", archive(tmp_path, layer), status=1).stderr
+    assert "/var/lib/dpkg/status: lists more than 200000 packages" in told
 
 
 # ---- apk -----------------------------------------------------------------------------------------

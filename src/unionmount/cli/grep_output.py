@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -51,7 +52,10 @@ class GrepOutput:
         self.selected = self.selected or event.selected
         path = printable(event.path)
         if event.error:
-            self.complain(f"{printable(origin.image)}:{path}: {os.strerror(event.error)}")
+            reason = os.strerror(event.error)
+            if event.error == errno.ENOMEM:
+                reason = "memory exhausted"
+            self.complain(f"{printable(origin.image)}:{path}: {reason}")
         if event.binary:
             self._tell(f"{self._name(origin)}{path}: binary file matches")
 

@@ -24,15 +24,21 @@ class UnreadOutput(Exception):
     """The reader of standard output has gone."""
 
 
+class Interrupted(Exception):
+    """Ctrl-C, which click would answer with an empty line."""
+
+
 class LazyGroup(click.Group):
     """A click group whose subcommands are imported on first use."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the subcommand; unlike click, do not exit at a broken pipe."""
+        """Run the subcommand; unlike click, do not exit at a broken pipe, nor print at Ctrl-C."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise UnreadOutput from error
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return all names, sorted."""
@@ -128,6 +134,8 @@ def run(words: Sequence[str], settings: Settings) -> Any:
         )
     except UnreadOutput as error:
         raise BrokenPipeError from error
+    except Interrupted as error:
+        raise KeyboardInterrupt from error
 
 
 def command_of(settings: Settings) -> click.Command:

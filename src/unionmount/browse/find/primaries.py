@@ -219,14 +219,18 @@ def _path(*, fold: bool = False) -> Primary:
 
 def _of_whole_image(make: _Make) -> _Make:
     def checked(context: ParseContext, word: str, text: str) -> Predicate | None:
-        if context.of_layers:
-            raise ExpressionError(
-                f"find: '{word}' cannot be combined with --all-layers: a layer by itself has "
-                "neither links across layers nor all their targets"
-            )
+        _refuse_for_layers(context, word)
         return make(context, word, text)
 
     return checked
+
+
+def _refuse_for_layers(context: ParseContext, word: str) -> None:
+    if context.of_layers:
+        raise ExpressionError(
+            f"find: '{word}' cannot be combined with --all-layers: a layer by itself has "
+            "neither links across layers nor all their targets"
+        )
 
 
 def _samefile(context: ParseContext, _word: str, text: str) -> Predicate:
@@ -244,6 +248,8 @@ def _xtype(_context: ParseContext, _word: str, text: str) -> Predicate:
 def _printf(context: ParseContext, _word: str, text: str) -> Predicate:
     parser = FormatParser(text)
     node = parser.parse()
+    if parser.follows:
+        _refuse_for_layers(context, "%Y")
     context.warnings += parser.warnings
     context.has_printf = True
     return node

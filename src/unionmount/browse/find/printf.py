@@ -251,6 +251,7 @@ class FormatParser:
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
+        self.follows = False  # a directive asks for the target of symlinks
         self._pieces: list[Value] = []
         self._plain = bytearray()
         self.warnings: list[str] = []
@@ -314,6 +315,7 @@ class FormatParser:
         length = 2 if letter and letter in "ABCT" else 1
         value = _value(letter, self._text[end + 1 : end + 2], column)
         if value is not None:
+            self.follows = self.follows or letter == "Y"
             self._end_plain()
             self._pieces.append(value)
             self._at = end + length

@@ -31,7 +31,7 @@ from unionmount.browse.packages.python import parse_python
 from unionmount.browse.packages.reading import ImageFile
 from unionmount.browse.packages.rpm import FORMATS, SQLITE, parse_rpm
 from unionmount.browse.paths import follow
-from unionmount.errors import FormatError
+from unionmount.errors import FormatError, LimitExceeded
 from unionmount.system.closing import Closing
 from unionmount.system.text import printable
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _PARSERS = {"deb": parse_dpkg, "apk": parse_apk, "python": parse_python, "npm": parse_npm}
 _LIMITS = {"deb": 256 << 20, "apk": 256 << 20, "python": 4 << 20, "npm": 4 << 20}
 _MAX_COPYRIGHT = 4 << 20
+_MAX_PACKAGES = 200_000  # of one file; a full Debian has about 70,000
 _OS_RELEASE = (b"etc/os-release", b"usr/lib/os-release")
 _MAX_OS_RELEASE = 1 << 16
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
@@ -55,6 +56,7 @@ class Packages(Closing):
         self._trees: dict[int, core.Tree] = {}
         self._resources = ExitStack()
         self._problems: list[str] = []
+        self._licenses: dict[tuple[int, int, int], str] = {}  # by copyright files
 
     def close(self) -> None:
         """Close the trees of lower layers; a second call does nothing."""
@@ -126,12 +128,20 @@ class Packages(Closing):
         if package.kind != "deb" or "/" in package.name:
             return package
         path = f"usr/share/doc/{package.name}/copyright".encode("utf-8", "replace")
-        data = self._small(path, _MAX_COPYRIGHT)
         try:
-            license_ = license_of_copyright(data)
-        except FormatError:
-            license_ = ""
-        return replace(package, license=license_)
+            return replace(package, license=self._license(path))
+        except (FormatError, OSError):  # it is missing, no file, or not readable
+            return package
+
+    def _license(self, path: bytes) -> str:
+        """Return the license in a copyright file, which many packages may share."""
+        one = follow(self._view.files, path).attributes
+        key = one.node, one.size, one.mtime_ns
+        if key not in self._licenses:
+            self._licenses[key] = ""  # of what cannot be read
+            data = ImageFile(self._view.files, one).read(_MAX_COPYRIGHT)
+            self._licenses[key] = license_of_copyright(data)
+        return self._licenses[key]
 
     def _distribution(self) -> Distribution:
         for path in _OS_RELEASE:
@@ -178,6 +188,13 @@ def _problem(place: MetadataFile, error: FormatError | OSError) -> str:
 
 
 def _parse(files: BrowsableTree, place: MetadataFile) -> Iterator[Package]:
+    for number, package in enumerate(_all_of(files, place)):
+        if number >= _MAX_PACKAGES:
+            raise LimitExceeded(f"lists more than {_MAX_PACKAGES} packages")
+        yield package
+
+
+def _all_of(files: BrowsableTree, place: MetadataFile) -> Iterator[Package]:
     file = ImageFile(files, current(files, place).attributes)
     if place.kind != "rpm":
         yield from _PARSERS[place.kind](file.read(_LIMITS[place.kind]))
