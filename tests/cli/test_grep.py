@@ -324,7 +324,7 @@ def test_wrong_expressions(source: Path, words: list[str]) -> None:
     )
     status, output, told = ours(*words, source)
     assert (status, output) == (2, b"")
-    assert (done.returncode, told) == (2, [f"{done.stderr.strip()} (see unionmount --help)"])
+    assert (done.returncode, told) == (2, [f"{done.stderr.strip()} (see unionmount grep --help)"])
 
 
 @pytest.mark.needs("fuse", "grep")
