@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 import pytest
@@ -136,6 +137,10 @@ def _traced(tree: Tree, path: model.Path) -> tuple[bytes, list[Touch]]:
     try:
         return trace(tree, b"/".join(path))
     except FileNotFoundError:  # all that layers have there is hard links to nowhere
+        return b"/".join(path), []
+    except OSError as error:
+        if error.errno != errno.ELOOP:  # a symlink on the way leads to itself
+            raise
         return b"/".join(path), []
 
 

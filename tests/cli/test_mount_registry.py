@@ -169,7 +169,7 @@ def test_an_image_that_is_nowhere(
 
 
 def test_other_commands_say_how_to_get_it(cli: CommandLine, registry: DockerRegistry) -> None:
-    assert "unionmount pull" in cli.error("layers", f"docker://{registry.address}/a:1", status=2)
+    assert "unionmount pull" in cli.error("ls", f"docker://{registry.address}/a:1", status=2)
 
 
 @pytest.mark.parametrize("form", ["oci-gzip", "oci-zstd"])

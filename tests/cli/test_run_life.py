@@ -195,7 +195,7 @@ def test_start_of_a_container_that_runs(line: Runner, image: Path, tmp_path: Pat
     assert state(line, name) == before
     assert "is running" in line.error("start", "-a", name, status=125)
     other = ("--root", tmp_path / "other")
-    line.run("run", *other, "--name", name, image, "true", status=125)
+    line.run("run", *other, "--rm", "--name", name, image, "true")  # one of the same name
     line.run("mount", *other, "--mkdir", "--name", name, image, tmp_path / "mnt", "--", "true")
     assert "never run" in line.error("start", *other, name, status=125)
     line.run("rm", *other, name)

@@ -47,7 +47,7 @@ def drive(
     made: Sequence[Layer] | None = None,
     size: tuple[int, int] = (110, 30),
 ) -> BrowseScreen:
-    """RowRun a scenario on the screen of an image; return what is left of the screen."""
+    """Run a scenario on the screen of an image; return what is left of the screen."""
     with stacks_of(top, layers() if made is None else made, history=HISTORY) as stacks:
         screen = BrowseScreen(stacks)
 

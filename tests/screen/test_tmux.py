@@ -49,10 +49,12 @@ class Tmux:
     def __init__(self, top: Path, columns: int, lines: int) -> None:
         self._socket = top / "tmux"
         self._environment = os.environ | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+        for name in ("COLUMNS", "LINES"):  # they would win over the size of the terminal
+            self._environment.pop(name, None)
         self._size = "-x", str(columns), "-y", str(lines)
 
     def run(self, *words: str) -> str:
-        """RowRun a command of tmux; return what it printed."""
+        """Run a command of tmux; return what it printed."""
         done = subprocess.run(
             ["tmux", "-S", str(self._socket), "-f", "/dev/null", *words],
             capture_output=True,
@@ -63,7 +65,7 @@ class Tmux:
         return done.stdout.decode()
 
     def start(self, *command: str, environment: str = "") -> None:
-        """RowRun the program; the terminal stays when it ends, and shows its exit status."""
+        """Run the program; the terminal stays when it ends, and shows its exit status."""
         quoted = " ".join(f"'{word}'" for word in command)
         line = f"{environment} {quoted}; echo status $?; cat"
         self.run("new-session", "-d", *self._size, "sh", "-c", line)

@@ -44,7 +44,7 @@ def command(
 
     if source is not None and file is not None:
         raise click.UsageError("name the archive once, with -i or without")
-    source = source or file or "-"
+    source = source if source is not None else "-" if file is None else file
     if source == "-" and sys.stdin.isatty():
         raise click.UsageError("give an archive with -i, or on standard input, which is a terminal")
     progress = ProgressLine()
