@@ -57,6 +57,10 @@ def test_a_container_in_all_forms(
         "Pid": record["pid"],
         "Mode": "rw",
         "Mountpoint": str(where),
+        "Command": "",
+        "ExitCode": 0,
+        "StartedAt": "0001-01-01T00:00:00Z",
+        "FinishedAt": "0001-01-01T00:00:00Z",
     }
     assert (Path(found["Upper"]) / "new").read_bytes() == b"12345"
     assert forms.inspected(where) == forms.inspected(record["id"]) == found

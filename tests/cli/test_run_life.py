@@ -338,7 +338,8 @@ def test_the_last_words_on_a_terminal(
         code = (0, 1, 4, 255)[number % 4]
         one = terminal("exec", "-it", name, "sh", "-c", f"echo last words; exit {code}")
         assert one.wait() == code
-        assert one.shown == b"last words\r\n"
+        # runc may be a moment late to make our terminal raw, which then adds a \r of its own.
+        assert one.shown.replace(b"\r\r", b"\r") == b"last words\r\n"
     for program, expected in (("nosuch", 127), ("/etc/passwd", 126)):
         assert terminal("exec", "-it", name, program).wait() == expected
     line.run("rm", "-f", name)
