@@ -14,6 +14,7 @@
 #define UM_SEARCH_EXPRESSION_H
 
 #include "base/base.h"
+#include "search/byte_set.h"
 
 enum um_step_kind {
     UM_STEP_BYTE,  /* the byte `byte`, then `next` */
@@ -29,15 +30,6 @@ struct um_step {
     uint32_t set;
     uint32_t next, other;
 };
-
-struct um_byte_set {
-    uint64_t bits[4];
-};
-
-static inline bool um_byte_set_has(const struct um_byte_set *set, uint8_t byte)
-{
-    return set->bits[byte / 64] >> byte % 64 & 1;
-}
 
 struct um_expression {
     struct um_step *steps;

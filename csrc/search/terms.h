@@ -10,7 +10,7 @@
 #define UM_SEARCH_TERMS_H
 
 #include "base/base.h"
-#include "search/expression.h"
+#include "search/byte_set.h"
 
 #define UM_NO_TERM UINT32_MAX
 #define UM_UNBOUNDED UINT32_MAX
