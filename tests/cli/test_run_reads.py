@@ -112,6 +112,9 @@ def at_once(line: Runner, count: int, *words: str) -> Iterator[list[subprocess.P
 def measured(line: Runner, disk: ColdDisk, runtime: str, script: str, count: int) -> Measured:
     """Run containers on a cold disk; nothing is left of them."""
     with disk.mounted():
+        # A store on an earlier disk may have had the same word: it is made from the numbers of the
+        # device and of the directory, which disks of other runs share.
+        earlier = control_groups(line)
         before = disk.bytes_read()
         words = ("--runtime", runtime, NAME, "sh", "-c", f"{script}; echo ready; cat")
         with at_once(line, count, *words):
@@ -123,6 +126,7 @@ def measured(line: Runner, disk: ColdDisk, runtime: str, script: str, count: int
             path.name: pages_in_memory(path) for path in line.store.glob("layers/sha256/*/layer.*")
         }
         assert left(line) == []
+        assert control_groups(line) <= earlier
     return Measured(read, mean(daemons), mean(monitors), cached)
 
 
@@ -138,8 +142,7 @@ def mean(all_of_them: list[Memory]) -> Memory:
 
 
 def left(line: Runner) -> list[str]:
-    """Return what containers have left: in the runtime directory, the store, /proc and cgroups."""
-    store = line.live("any").name.partition("+")[2]
+    """Return what containers have left: in the runtime directory, the store and /proc."""
     mine = os.fsencode(line.runtime_directory)
     processes = [
         path.parent.name
@@ -151,10 +154,19 @@ def left(line: Runner) -> list[str]:
         *line.run("ps", "-aq").stdout.split(),
         *(str(path) for path in (line.store / "containers").iterdir()),
         *(str(path) for path in (line.store / "tmp").iterdir()),
-        *(str(path) for path in Path("/sys/fs/cgroup").glob(f"**/unionmount-*+{store}")),
-        *(row for row in Path("/proc/self/mounts").read_text().splitlines() if store in row),
+        *(row for row in Path("/proc/self/mounts").read_text().splitlines() if word(line) in row),
         *processes,
     ]
+
+
+def control_groups(line: Runner) -> set[Path]:
+    """Return the control groups of containers of a store."""
+    return set(Path("/sys/fs/cgroup").glob(f"**/unionmount-*+{word(line)}"))
+
+
+def word(line: Runner) -> str:
+    """Return the word that stands for a store in the IDs of its containers."""
+    return line.live("any").name.partition("+")[2]
 
 
 def contents(path: Path) -> bytes:
