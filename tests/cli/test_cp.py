@@ -613,6 +613,17 @@ def test_an_end_in_the_middle_of_a_container(
 # ---- manners -------------------------------------------------------------------------------------
 
 
+def test_a_time_far_in_the_future(web: CommandLine, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("late")
+    info.mtime = 99999999999
+    with (tmp_path / "in.tar").open("w+b") as file:
+        with tarfile.open(fileobj=file, mode="w") as made:
+            made.addfile(info)
+        file.seek(0)
+        web.run("cp", "-", "web:/etc", stdin=file)
+    assert "late" in web.run("ls", "web:/etc").stdout.split()
+
+
 def test_what_cannot_be_copied(web: CommandLine, files: Path, source: Path, tmp_path: Path) -> None:
     def error(*words: str | Path, status: int = 1) -> str:
         return web.error("cp", *words, status=status)
