@@ -106,7 +106,7 @@ def _choice(every: bool, until: str | None, keep_size: str | None, *, indexes: b
     moment = None if until is None else parse_moment(until)
     if moment is not None and moment > time.time():
         raise click.UsageError(
-            f"--until {printable(until or "")} is in the future; write an age, such as 72h, or a "
+            f"--until {printable(until or '')} is in the future; write an age, such as 72h, or a "
             "date in the past, or --all for all unused images"
         )
     return PruneChoice(
