@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.archives import Layer, docker_archive
 
 from unionmount.cli import main
 from unionmount.cli.command_table import COMMANDS
@@ -150,6 +152,23 @@ def test_an_interrupt_has_its_own_status(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("unionmount.mounting.records.MountTable.of_user", fail)
     assert main(["ps"]) == 130
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-"])
+@pytest.mark.parametrize("command", ["--version", "--help", "version", "ls IMAGE", "export IMAGE"])
+def test_a_closed_output_is_an_error(command: str, closed: str, tmp_path: Path) -> None:
+    image = docker_archive(tmp_path / "image.tar", [Layer().file("name", b"")], "name:1")
+    words = command.replace("IMAGE", str(image)).split()
+    program = [sys.executable, "-m", "unionmount", *words]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *program],
+        env=os.environ | {"UNIONMOUNT_ROOT": str(tmp_path / "store")},
+        check=False,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    message = "unionmount: standard output: Bad file descriptor\n"
+    assert (done.returncode, done.stderr) == (1, message)
 
 
 @pytest.mark.parametrize("command", [["--help"], ["version"], ["ps", "--help"]], ids=" ".join)

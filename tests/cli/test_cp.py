@@ -613,6 +613,32 @@ def test_an_end_in_the_middle_of_a_container(
 # ---- manners -------------------------------------------------------------------------------------
 
 
+def test_a_time_far_in_the_future(web: CommandLine, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("late")
+    info.mtime = 99999999999
+    with (tmp_path / "in.tar").open("w+b") as file:
+        with tarfile.open(fileobj=file, mode="w") as made:
+            made.addfile(info)
+        file.seek(0)
+        web.run("cp", "-", "web:/etc", stdin=file)
+    assert "late" in web.run("ls", "web:/etc").stdout.split()
+
+
+def test_paths_as_words_of_their_own(web: CommandLine, source: Path, tmp_path: Path) -> None:
+    """As ``ls`` and ``find`` take them."""
+    web.run("cp", source, "/etc/motd", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == b"changed\n"
+    (tmp_path / "mine").write_bytes(b"mine\n")
+    web.run("cp", tmp_path / "mine", "web", "/etc/motd")
+    web.run("cp", "web", "/etc/motd", "other", "/etc/other")
+    web.run("cp", "web:/etc/motd", "container:other", "/etc/again")
+    for name in ("other", "again"):
+        assert web.run("cat", f"other:/etc/{name}").stdout == "mine\n"
+    for words in (("web:/a", "web:/b", "out"), ("web", "/a", "/b", "/c"), ("a", "b", "web:/")):
+        assert web.error("cp", *words, status=2).startswith("there is one SOURCE and one DEST")
+    assert web.error("cp", "web:/etc", status=2).startswith("DEST is missing")
+
+
 def test_what_cannot_be_copied(web: CommandLine, files: Path, source: Path, tmp_path: Path) -> None:
     def error(*words: str | Path, status: int = 1) -> str:
         return web.error("cp", *words, status=status)

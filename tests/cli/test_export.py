@@ -191,6 +191,13 @@ def test_paths(source: Path, tmp_path: Path) -> None:
     assert far == [".", "file"]
 
 
+def test_a_path_as_a_word_of_its_own(cli: CommandLine, source: Path, tmp_path: Path) -> None:
+    assert output("export", source, "/etc") == output("export", f"{source}:/etc")
+    assert cli.error("export", source, "/nope") == f"{source}:/nope: No such file or directory"
+    message = cli.error("export", source, "/etc", "/home", status=2)
+    assert message.startswith("a tar has the files of one path")
+
+
 def test_a_layer(source: Path, tmp_path: Path) -> None:
     assert "secret" in names(output("export", "--layer", "0", f"{source}:/etc"), tmp_path)
 

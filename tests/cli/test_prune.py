@@ -86,6 +86,14 @@ def test_images_that_were_not_used(place: Place) -> None:
     assert len(list((place.store / "used").iterdir())) == 1
 
 
+def test_a_date_in_the_future(place: Place) -> None:
+    """It would remove everything, whatever was meant."""
+    for text in ("9999-12-31", str(int(time.time()) + 3600)):
+        error = place.line.error("prune", "--until", text, status=2)
+        assert error.startswith(f"--until {text} is in the future; write an age")
+    assert place.names() == ["a", "b", "c"]
+
+
 @pytest.mark.needs("fuse")
 def test_mounts_are_uses(place: Place) -> None:
     for name, days in (("a", 10), ("b", 10), ("c", 10)):

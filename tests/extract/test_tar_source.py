@@ -219,11 +219,27 @@ def test_a_file_of_an_impossible_size(tmp_path: Path, size: int) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("uid", "-1"), ("uid", "4294967295"), ("gid", str(2**40)), ("mtime", "1e30"), ("mtime", "x")],
+    [
+        *(("uid", "-1"), ("uid", "4294967295"), ("gid", str(2**40)), ("mtime", "1e30")),
+        *(("mtime", "x"), ("mtime", "nan"), ("mtime", "9223372036854775807.9999999999")),
+    ],
 )
 def test_numbers_that_cannot_be(field: str, value: str) -> None:
     with pytest.raises(FormatError):
         items_of(pax_header(field.encode(), value.encode()) + tar_of(member("a")))
+
+
+@pytest.mark.parametrize("seconds", [-(2**40), 99999999999, 2**62])
+def test_times_of_any_year(tmp_path: Path, seconds: int) -> None:
+    """As with GNU tar, the file system takes the nearest time that it can hold."""
+    info, content = member("a")
+    info.mtime = seconds
+    data = tar_of((info, content))
+    assert [item.mtime_ns for item, _ in items_of(data)] == [seconds * 10**9]
+    assert unpack(data, tmp_path) == []
+    (tmp_path / "wanted").touch()
+    os.utime(tmp_path / "wanted", (seconds, seconds))
+    assert (tmp_path / "a").stat().st_mtime_ns == (tmp_path / "wanted").stat().st_mtime_ns
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 256, "y/" + "x" * 300])

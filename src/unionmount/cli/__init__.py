@@ -8,6 +8,7 @@ An error is one line with exit status 1; wrong usage has status 2.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -112,11 +113,26 @@ def _drop_output() -> None:
         os.close(null)
 
 
+class _ClosedOutput(io.FileIO):
+    """Standard output that was closed: output is an error, as it is for other programs.
+
+    Its descriptor can only be read, so whoever writes to that has the same error.
+    """
+
+    def write(self, _data: object) -> NoReturn:
+        """Raise OSError."""
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+
+
 def open_standard_streams() -> None:
     """Open those of descriptors 0, 1 and 2 that are closed, so that no other file gets them."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # open() returns the lowest free number
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+    if sys.stdin is None:  # open() returns the lowest free number
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115
+    if sys.stdout is None:
+        raw = _ClosedOutput(os.open(os.devnull, os.O_RDONLY), "w")
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # like standard error
 

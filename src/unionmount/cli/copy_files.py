@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,35 @@ class _OpenSource:
     changes: Place | None = None
     path: bytes = b""
     host: HostSource | None = None
+
+
+def parse_operands(settings: Settings, words: Sequence[str]) -> tuple[CopyOperand, CopyOperand]:
+    """Return SOURCE and DEST; each may be two words, an image or container and an absolute path."""
+    first, last = words[:1], words[1:]
+    if len(words) > 2 and _is_path_in(words[0], words[1]):
+        first, last = words[:2], words[2:]
+    is_container = len(last) == 2 and not last[0].startswith("/") and _is_path_in(*last)
+    if not (len(last) == 1 or is_container):
+        raise UsageError(
+            "DEST is missing"
+            if not last
+            else "there is one SOURCE and one DEST; copy the others by themselves"
+        )
+    return _operand(settings, first), _operand(settings, last)
+
+
+def _is_path_in(word: str, path: str) -> bool:
+    """Return whether two words stand for a path in an image or container, by the words alone."""
+    from unionmount.browse.paths import split_operand
+
+    return path.startswith("/") and word != _STREAM and split_operand(word)[1] is None
+
+
+def _operand(settings: Settings, words: Sequence[str]) -> CopyOperand:
+    if len(words) == 1:
+        return parse_operand(settings, words[0])
+    word, path = words
+    return CopyOperand(f"{word}:{path}", word, os.fsencode(path))
 
 
 def parse_operand(settings: Settings, text: str) -> CopyOperand:

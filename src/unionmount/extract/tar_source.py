@@ -32,7 +32,7 @@ _MAX_GLOBAL = 1000  # headers for all members
 _NAME_MAX, _PATH_MAX = 255, 1024 * 1024
 _MAX_ID = 2**32 - 2
 _MAX_DEVICE = (2**12 - 1, 2**20 - 1)
-_MAX_SECONDS = 2**63 // 10**9 - 1  # that nanoseconds can express
+_MAX_SECONDS = 2**63 - 2  # of the system's time_t; file systems shorten what they cannot hold
 _NANO = 10**9
 _TYPES = {
     tarfile.DIRTYPE: stat.S_IFDIR,

@@ -26,13 +26,11 @@ if TYPE_CHECKING:
 @platform_option
 @layer_option
 @root_option
-@click.argument("source")
-@click.argument("dest")
+@click.argument("words", metavar="SOURCE DEST", nargs=-1, required=True)
 @click.pass_obj
 def command(
     settings: Settings,
-    source: str,
-    dest: str,
+    words: tuple[str, ...],
     archive: bool,
     follow_link: bool,
     recursive: bool,  # noqa: ARG001 - for the habit of cp(1)
@@ -41,9 +39,10 @@ def command(
 ) -> None:
     """Copy files out of an image or container, or into a container, without a mount.
 
-    SOURCE and DEST are IMAGE:/PATH, CONTAINER:/PATH, a path of the host, or "-". IMAGE is anything
-    that "mount" accepts; a CONTAINER is read with its changes. A container that is mounted or runs
-    is changed through its mount, any other in its own directory.
+    SOURCE and DEST are IMAGE:/PATH, CONTAINER:/PATH, a path of the host, or "-"; IMAGE /PATH as two
+    words is the same. IMAGE is anything that "mount" accepts; a CONTAINER is read with its changes.
+    A container that is mounted or runs is changed through its mount, any other in its own
+    directory.
 
     The rules are those of "docker cp". A directory is copied whole: into DEST if that is a
     directory, else as DEST; of SOURCE/. only what is in it. A file is copied into DEST if that is a
@@ -56,7 +55,7 @@ def command(
     No symlink is followed below DEST, except those that a container has, and these never lead out
     of it. A file appears under its name when it is complete.
     """
-    from unionmount.cli.copy_files import CopyRequest, copy_files, parse_operand
+    from unionmount.cli.copy_files import CopyRequest, copy_files, parse_operands
 
-    operands = (parse_operand(settings, source), parse_operand(settings, dest))
-    copy_files(settings, CopyRequest(*operands, archive, follow_link, platform, layer))
+    source, dest = parse_operands(settings, words)
+    copy_files(settings, CopyRequest(source, dest, archive, follow_link, platform, layer))

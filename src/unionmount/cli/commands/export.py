@@ -14,6 +14,7 @@ from unionmount.system.text import printable
 if TYPE_CHECKING:
     from unionmount.browse.open import OpenView
     from unionmount.browse.paths import Found
+    from unionmount.cli.operands import Operand
     from unionmount.cli.settings import Settings
     from unionmount.images.platform import Platform
 
@@ -25,38 +26,43 @@ _STDOUT = "-"
 @platform_option
 @layer_option
 @root_option
-@click.argument("operand", metavar="IMAGE[:PATH]")
+@click.argument("words", metavar="IMAGE [PATH]", nargs=-1, required=True)
 @click.pass_obj
 def command(
-    settings: Settings, output: str, platform: Platform | None, layer: int | None, operand: str
+    settings: Settings,
+    output: str,
+    platform: Platform | None,
+    layer: int | None,
+    words: tuple[str, ...],
 ) -> None:
     """Write the files of an image or a container as one tar.
 
     IMAGE is anything that "mount" accepts; a CONTAINER is exported with its changes. PATH begins
-    with '/'; the names in the tar are relative to it. Symlinks are followed inside the image, as in
-    a chroot.
+    with '/', and IMAGE:PATH is the same; the names in the tar are relative to it. Symlinks are
+    followed inside the image, as in a chroot.
 
     The tar has owners, modes, times, extended attributes, hard links and devices, and no history
     and no config. The same image always gives the same bytes. FILE appears when it is complete, and
     replaces an existing file.
     """
-    from unionmount.browse.paths import split_operand
     from unionmount.cli.open_image import open_files
+    from unionmount.cli.operands import image_and_paths
 
     if output == _STDOUT and sys.stdout.isatty():
         raise UsageError("standard output is a terminal; name a file with -o, or redirect it")
-    word, path = split_operand(operand)
-    with open_files(settings, word, platform=platform, layer=layer) as view:
-        _export(view, path or b"/", operand, output)
+    operand, *others = image_and_paths(words)
+    if others:
+        raise UsageError("a tar has the files of one path; export the others by themselves")
+    with open_files(settings, operand.image, platform=platform, layer=layer) as view:
+        _export(view, operand, output)
 
 
-def _export(view: OpenView, path: bytes, operand: str, output: str) -> None:
+def _export(view: OpenView, operand: Operand, output: str) -> None:
     from unionmount.browse.paths import follow
-    from unionmount.system.os_errors import naming
     from unionmount.transfer.image_files import replaced_file
 
-    with naming(operand):
-        found = follow(view.files, path)
+    with operand.naming():
+        found = follow(view.files, operand.start)
     if output == _STDOUT:
         sys.stdout.flush()
         _write(view, found, sys.stdout.fileno(), "standard output")

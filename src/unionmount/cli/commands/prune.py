@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -102,9 +103,15 @@ def _choice(every: bool, until: str | None, keep_size: str | None, *, indexes: b
     from unionmount.cli.quantities import parse_moment, parse_size
     from unionmount.store.unused import PruneChoice
 
+    moment = None if until is None else parse_moment(until)
+    if moment is not None and moment > time.time():
+        raise click.UsageError(
+            f"--until {printable(until or '')} is in the future; write an age, such as 72h, or a "
+            "date in the past, or --all for all unused images"
+        )
     return PruneChoice(
         every or until is not None or keep_size is not None,
-        None if until is None else parse_moment(until),
+        moment,
         None if keep_size is None else parse_size(keep_size),
         indexes,
     )
