@@ -353,7 +353,13 @@ class BrowseScreen(App[int]):
 
 
 def run_screen(stacks: Stacks) -> int:
-    """Show the screen until the user leaves; return the exit status. Raise what ended it."""
+    """Show the screen until the user leaves; return the exit status. Raise what ended it.
+
+    ``COLUMNS`` and ``LINES`` are removed from the environment: textual would believe them instead
+    of the terminal, whose size may change.
+    """
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
     screen = BrowseScreen(stacks)
     sys.setswitchinterval(_SWITCH)
     status = screen.run()
