@@ -250,3 +250,13 @@ def test_both_thresholds_are_told_on_one_line(cli: CommandLine, source: Path) ->
 )
 def test_wrong_usage(cli: CommandLine, source: Path, words: list[str]) -> None:
     assert "\x1b" not in cli.error("layers", str(source), *words, status=2)
+
+
+def test_a_path_in_an_image_is_told_to_be_too_much(cli: CommandLine, source: Path) -> None:
+    cli.run("load", "-i", docker_archive(source.with_name("odd.tar"), [Layer()], "odd:1"))
+    for image in ("odd:1", source):
+        for command in ("layers", "packages", "history", "diff"):
+            error = cli.error(command, f"{image}:/etc", status=2)
+            assert f"only a whole image can be given here; write '{image}'" in error
+    assert "did you mean oci" in cli.error("layers", f"ocii:{source}", status=2)
+    assert "leave out the path" in cli.error("layers", "odd:/etc", status=2)
