@@ -260,3 +260,12 @@ def test_a_path_in_an_image_is_told_to_be_too_much(cli: CommandLine, source: Pat
             assert f"only a whole image can be given here; write '{image}'" in error
     assert "did you mean oci" in cli.error("layers", f"ocii:{source}", status=2)
     assert "leave out the path" in cli.error("layers", "odd:/etc", status=2)
+
+
+def test_commands_of_layers_are_on_one_line(cli: CommandLine, tmp_path: Path) -> None:
+    history = ["RUN <<EOF\n\techo  \x1b[2J\r\nEOF"]
+    image = docker_archive(tmp_path / "lines.tar", [Layer().file("f", b"1")], history=history)
+    for command, path in (("layers", ()), ("which", ("/f",)), ("history", ("--no-trunc",))):
+        shown = " ".join(cli.run(command, image, *path).stdout.splitlines()[1].split())
+        assert r"RUN <<EOF echo \x1b[2J EOF" in shown
+    assert cli.run("history", "--format", "{{.CreatedBy}}", image).stdout.count("\n") == 3
