@@ -231,3 +231,6 @@ def test_one_image_is_told_that_two_are_compared(
 def test_wrong_usage(cli: CommandLine) -> None:
     for option in ("--files", "--config", "--packages"):
         assert "for two images" in cli.error("diff", option, "box", status=2)
+    for option in ("--config", "--packages"):
+        error = cli.error("diff", "--stat", option, "one", "two", status=2)
+        assert "--stat is about files" in error

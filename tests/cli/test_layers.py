@@ -203,10 +203,17 @@ def test_thresholds_are_exact(cli: CommandLine, source: Path) -> None:
     counted = Counted(source)
     wasted, everything = (sum(map(one, counted.own)) for one in (counted.wasted, counted.total))
     percent = wasted / everything * 100
-    kept = (f"{wasted}", f"{wasted}B", f"{wasted / 1000}kB", f"{percent + 0.01:.4f}%", "1GiB")
+    kept: tuple[str, ...] = (
+        f"{wasted}",
+        f"{wasted}B",
+        f"{wasted / 1000}kB",
+        f"{percent + 0.01:.4f}%",
+        "1GiB",
+    )
+    kept += (f"{percent / 100 + 0.0001:.6f}", "1.0")
     for text in kept:
         cli.run("layers", source, "--max-wasted", text)
-    for text in (f"{wasted - 1}", "0", "1kB", f"{percent - 0.01:.4f}%", "0%"):
+    for text in (f"{wasted - 1}", "0", "1kB", f"{percent - 0.01:.4f}%", "0%", "0.0"):
         done = cli.run("layers", source, "--max-wasted", text, status=1)
         assert f"{wasted} of {everything} bytes in files are wasted, more than" in done.stderr
         assert f"--max-wasted {text}\n" in done.stderr
@@ -238,6 +245,7 @@ def test_both_thresholds_are_told_on_one_line(cli: CommandLine, source: Path) ->
         ["--min-efficiency", ""],
         ["--max-wasted", "101%"],
         ["--max-wasted", "5x"],
+        ["--max-wasted", "1.5"],
         ["--max-wasted", "1e400"],
         ["--max-wasted", "\x1b[31m"],
         ["--max-wasted", "nan"],

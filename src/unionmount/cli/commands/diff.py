@@ -80,6 +80,8 @@ def command(
     """
     if form != "text" and sizes:
         raise UsageError("--stat cannot be combined with --format; --format json has the sizes")
+    if sizes and (config or packages) and not files:
+        raise UsageError("--stat is about files; add --files")
     if other is not None:
         wanted = _Compared(form, _parts((files, config, packages), form), sizes=sizes)
         return _compare(settings, target, other, wanted, platform)
