@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -25,7 +26,7 @@ from support.package_images import ASSETS
 
 from unionmount.browse.packages.apk import parse_apk
 from unionmount.browse.packages.dpkg import license_of_copyright, parse_dpkg
-from unionmount.browse.packages.licenses import spdx_expression, spdx_license
+from unionmount.browse.packages.licenses import OtherLicenses, spdx_expression, spdx_license
 from unionmount.browse.packages.model import Distribution, Package
 from unionmount.browse.packages.npm import parse_npm
 from unionmount.browse.packages.os_release import parse_os_release
@@ -93,7 +94,7 @@ def check_packages(packages: list[Package]) -> None:
         text = "".join([*one.key, one.source, one.source_version, one.license])
         text.encode("utf-8")  # no lone surrogates: JSON could not have them
         purl_of(one, Distribution("debian", "12")).encode("ascii")
-        others: dict[str, str] = {}
+        others = OtherLicenses()
         spdx_license(one.license, others).encode("ascii")
 
 
@@ -440,3 +441,13 @@ def test_package_urls_keep_what_they_are_made_of(
     assert parsed.version == version
     assert parsed.qualifiers["arch"] == architecture
     assert parsed.type == kind
+
+
+@pytest.mark.timeout(20)
+def test_very_many_licenses_that_look_the_same() -> None:
+    others = OtherLicenses()
+    names = ["".join(word) for word in product("/*", repeat=15)]
+    found = [spdx_license(name, others) for name in names]
+    assert found[:2] == ["LicenseRef-unnamed", "LicenseRef-unnamed-2"]
+    assert [others.names[one] for one in found] == names
+    assert [spdx_license(name, others) for name in names] == found

@@ -214,6 +214,23 @@ def test_a_database_that_cannot_be_read_is_trouble(cli: CommandLine, tmp_path: P
     cli.run("diff", "--files", one, two, status=1)
 
 
+def test_one_image_is_told_that_two_are_compared(
+    cli: CommandLine, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cli.run("load", "-i", docker_archive(tmp_path / "one.tar", [Layer()], "odd:1"))
+    for word in (pair[0], "odd:1", "docker://odd:1"):
+        error = cli.error("diff", word, status=2)
+        assert error.endswith(
+            f"'{word}' is an image, and two are compared; write 'unionmount diff {word} IMAGE' "
+            "(see unionmount diff --help)"
+        )
+    for word in ("none:1", tmp_path):
+        assert "no such container or mount" in cli.error("diff", word)
+
+
 def test_wrong_usage(cli: CommandLine) -> None:
     for option in ("--files", "--config", "--packages"):
         assert "for two images" in cli.error("diff", option, "box", status=2)
+    for option in ("--config", "--packages"):
+        error = cli.error("diff", "--stat", option, "one", "two", status=2)
+        assert "--stat is about files" in error

@@ -203,10 +203,17 @@ def test_thresholds_are_exact(cli: CommandLine, source: Path) -> None:
     counted = Counted(source)
     wasted, everything = (sum(map(one, counted.own)) for one in (counted.wasted, counted.total))
     percent = wasted / everything * 100
-    kept = (f"{wasted}", f"{wasted}B", f"{wasted / 1000}kB", f"{percent + 0.01:.4f}%", "1GiB")
+    kept: tuple[str, ...] = (
+        f"{wasted}",
+        f"{wasted}B",
+        f"{wasted / 1000}kB",
+        f"{percent + 0.01:.4f}%",
+        "1GiB",
+    )
+    kept += (f"{percent / 100 + 0.0001:.6f}", "1.0")
     for text in kept:
         cli.run("layers", source, "--max-wasted", text)
-    for text in (f"{wasted - 1}", "0", "1kB", f"{percent - 0.01:.4f}%", "0%"):
+    for text in (f"{wasted - 1}", "0", "1kB", f"{percent - 0.01:.4f}%", "0%", "0.0"):
         done = cli.run("layers", source, "--max-wasted", text, status=1)
         assert f"{wasted} of {everything} bytes in files are wasted, more than" in done.stderr
         assert f"--max-wasted {text}\n" in done.stderr
@@ -238,6 +245,7 @@ def test_both_thresholds_are_told_on_one_line(cli: CommandLine, source: Path) ->
         ["--min-efficiency", ""],
         ["--max-wasted", "101%"],
         ["--max-wasted", "5x"],
+        ["--max-wasted", "1.5"],
         ["--max-wasted", "1e400"],
         ["--max-wasted", "\x1b[31m"],
         ["--max-wasted", "nan"],
@@ -250,3 +258,22 @@ def test_both_thresholds_are_told_on_one_line(cli: CommandLine, source: Path) ->
 )
 def test_wrong_usage(cli: CommandLine, source: Path, words: list[str]) -> None:
     assert "\x1b" not in cli.error("layers", str(source), *words, status=2)
+
+
+def test_a_path_in_an_image_is_told_to_be_too_much(cli: CommandLine, source: Path) -> None:
+    cli.run("load", "-i", docker_archive(source.with_name("odd.tar"), [Layer()], "odd:1"))
+    for image in ("odd:1", source):
+        for command in ("layers", "packages", "history", "diff"):
+            error = cli.error(command, f"{image}:/etc", status=2)
+            assert f"only a whole image can be given here; write '{image}'" in error
+    assert "did you mean oci" in cli.error("layers", f"ocii:{source}", status=2)
+    assert "leave out the path" in cli.error("layers", "odd:/etc", status=2)
+
+
+def test_commands_of_layers_are_on_one_line(cli: CommandLine, tmp_path: Path) -> None:
+    history = ["RUN <<EOF\n\techo  \x1b[2J\r\nEOF"]
+    image = docker_archive(tmp_path / "lines.tar", [Layer().file("f", b"1")], history=history)
+    for command, path in (("layers", ()), ("which", ("/f",)), ("history", ("--no-trunc",))):
+        shown = " ".join(cli.run(command, image, *path).stdout.splitlines()[1].split())
+        assert r"RUN <<EOF echo \x1b[2J EOF" in shown
+    assert cli.run("history", "--format", "{{.CreatedBy}}", image).stdout.count("\n") == 3

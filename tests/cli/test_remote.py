@@ -11,10 +11,11 @@ import pytest
 from registry.test_authorization import certs
 from support.commands import Commands
 from support.image_files import MadeImage, tar
-from support.mounting import CommandLine
+from support.mounting import COMMAND, CommandLine
 from support.registry_fixtures import PASSWORD, USER
 from support.servers import Authority, DockerRegistry, FaultProxy, TokenServer
 from support.servers.proxy import Reply
+from support.terminal import Terminal
 from support.transfers import Sender, blobs_of, command_line, image, layer, manifest
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo", "htpasswd", "openssl")
@@ -111,6 +112,10 @@ def test_the_table_of_layers_says_what_it_does_not_know(
         assert words[3:7] == ["-"] * 4
     full = own.run("layers", "--no-trunc", f"docker://{name}").stdout
     assert all(digest in full for digest in blobs_of(made()))
+    words = [*own.prefix, *COMMAND, "layers", "--no-trunc", f"docker://{name}"]
+    terminal = Terminal(words, own.environment | {"COLUMNS": "40"})
+    assert terminal.wait() == 0
+    assert all(digest.encode() in terminal.shown for digest in blobs_of(made()))
 
 
 def test_platforms(registry: DockerRegistry, sender: Sender, own: CommandLine) -> None:
@@ -220,6 +225,8 @@ def test_layers_cannot_be_looked_into(own: CommandLine) -> None:
     assert "only for images" in own.error(
         "inspect", "--remote", "--type", "container", name, status=2
     )
+    error = own.run("inspect", "--type", "container", name, status=1).stderr
+    assert f"'{name}' is an image of a registry, and no container" in error
 
 
 def test_several_images_and_one_that_fails(

@@ -48,9 +48,11 @@ class Tmux:
 
     def __init__(self, top: Path, columns: int, lines: int) -> None:
         self._socket = top / "tmux"
-        self._environment = os.environ | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
-        for name in ("COLUMNS", "LINES"):  # they would win over the size of the terminal
-            self._environment.pop(name, None)
+        self._environment = os.environ | {
+            "TERM": "xterm-256color",
+            "LC_ALL": "C.UTF-8",
+            "PS1": "$ ",
+        }
         self._size = "-x", str(columns), "-y", str(lines)
 
     def run(self, *words: str) -> str:
@@ -198,6 +200,22 @@ def test_small_terminals_and_other_sizes(
     terminal.wait(lambda shown: "? help" in shown)
     terminal.type("q")
     terminal.wait(lambda shown: "status 0" in shown)
+
+
+def test_the_size_is_that_of_the_terminal(tmux: Callable[..., Tmux], image: Path) -> None:
+    terminal = tmux(100, 30)
+    terminal.start(*browse(image), environment="COLUMNS=60 LINES=10")
+    terminal.ready()
+    for width, height in ((100, 30), (90, 24)):
+        terminal.run("resize-window", "-x", str(width), "-y", str(height))
+        expected = height, width - 1
+        terminal.wait(lambda shown, expected=expected: _size_of(shown) == expected)  # type: ignore[misc]
+
+
+def _size_of(shown: str) -> tuple[int, int]:
+    """Return the lines of a screen, and the columns of the last one, which is as wide as it."""
+    lines = shown.splitlines()
+    return len(lines), len(lines[-1])
 
 
 def test_colours_and_none(tmux: Callable[..., Tmux], image: Path) -> None:

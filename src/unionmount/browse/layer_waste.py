@@ -117,10 +117,10 @@ class Allowance:
 
     @classmethod
     def parse(cls, text: str, option: str) -> Allowance:
-        """Parse ``20MB``, ``5%`` or a number of bytes."""
-        if text.endswith("%"):
-            return cls(Share.parse(text, option), 0, text)
+        """Parse ``20MB``, a share (``5%`` or ``0.05``) or a number of bytes."""
         found = _NUMBER.fullmatch(text)
+        if text.endswith("%") or (found is not None and "." in found[1] and not found[2]):
+            return cls(Share.parse(text, option), 0, text)
         if found is None or found[2] not in _UNITS:
             raise UsageError(
                 f"{option}: '{printable(text)}' is neither a size nor a share; "

@@ -24,7 +24,7 @@ from unionmount.screen.layer_list import HEADER, LayerList
 from unionmount.screen.lists import BOLD, DIM, PLAIN, REVERSE, PlainLine, Words, bindings
 from unionmount.screen.preview import FileContent, details, history, other_names
 from unionmount.screen.sides import REGULAR
-from unionmount.screen.words import one_line, shown_name
+from unionmount.screen.words import shown_command, shown_name
 from unionmount.system.os_errors import reason_of
 from unionmount.system.text import human_size
 
@@ -231,7 +231,7 @@ class BrowseScreen(App[int]):
                     f"{did.deleted} deleted"
                 )
             lines.append(layer.digest)
-            lines.append(one_line(layer.command))
+            lines.append(shown_command(layer.command))
         text = "\n".join(lines)
         if text != str(self._about.content):
             self._about.update(text)
@@ -353,7 +353,13 @@ class BrowseScreen(App[int]):
 
 
 def run_screen(stacks: Stacks) -> int:
-    """Show the screen until the user leaves; return the exit status. Raise what ended it."""
+    """Show the screen until the user leaves; return the exit status. Raise what ended it.
+
+    ``COLUMNS`` and ``LINES`` are removed from the environment: textual would believe them instead
+    of the terminal, whose size may change.
+    """
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
     screen = BrowseScreen(stacks)
     sys.setswitchinterval(_SWITCH)
     status = screen.run()

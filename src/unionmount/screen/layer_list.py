@@ -9,7 +9,7 @@ from textual.message import Message
 
 from unionmount.screen import keys
 from unionmount.screen.lists import DIM, PLAIN, RowList, Words, bindings
-from unionmount.screen.words import one_line
+from unionmount.screen.words import shown_command
 from unionmount.system.text import human_size
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class LayerList(RowList):
         return [
             (f"{number:>4} {size:>6} ", PLAIN),
             (f"{wasted:>6}", _WASTED if did is not None and did.wasted else DIM),
-            ("  " + one_line(layer.command)[:width], PLAIN),
+            ("  " + shown_command(layer.command)[:width], PLAIN),
         ]
 
     def moved(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from unionmount.system.text import printable
+from unionmount.system.text import one_line, printable
 
 _ACCENTS = 2  # that a letter can have
 _TAB = 8
@@ -64,6 +64,6 @@ def shown_line(line: bytes) -> str:
     return shown
 
 
-def one_line(text: str) -> str:
-    """Return a command on one line: white space is one space."""
-    return shown_name(" ".join(text.split()))
+def shown_command(text: str) -> str:
+    """Return a command on one line."""
+    return shown_name(one_line(text))

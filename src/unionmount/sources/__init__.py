@@ -54,6 +54,7 @@ _TRANSPORTS: dict[str, Kind] = {
 _REGISTRY = "docker://"
 _FILE = re.compile(r".*\.(?:tar|tgz|tbz2?|txz|tzst|oci|gz|bz2|xz|zst)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"localhost|\[.*\]|.*:[0-9]+", re.DOTALL)
+_WORD = re.compile("[a-z-]+", re.IGNORECASE)  # a transport or a short name
 _DIGEST = re.compile(r"@sha(?:256|512):")
 _MAX_NEAR = 10_000  # names that are compared with a wrong one
 _FOREIGN = frozenset({"docker", "docker-daemon", "containers-storage", "dir", "ostree", "sif"})
@@ -96,17 +97,15 @@ class Location:
             return cls("registry", text.removeprefix(_REGISTRY))
         if colon and transport in _TRANSPORTS:
             return cls(_TRANSPORTS[transport], *_split_path(rest))
-        is_path = rest.startswith("/") and not os.path.lexists(text)  # no name of an image has ":/"
-        if colon and (transport in _FOREIGN or rest.startswith("//") or is_path):
-            known = [*_TRANSPORTS, _REGISTRY]
-            near = did_you_mean(transport, [name.rstrip(":") for name in known])
-            more = near or f"; use one of {', '.join(known)}"
-            raise UsageError(f"unknown transport '{printable(transport)}'{more}")
+        if colon and (transport in _FOREIGN or rest.startswith("//")):
+            raise _unknown_transport(transport)
         if not text:
             raise UsageError("the source is empty")
         if text == SCRATCH:  # a file with that name is ./scratch
             return cls("stored", text)
         path, selector = _split_path(text)
+        if ":/" in f":{selector}" or (":/" in text and not os.path.lexists(path)):
+            raise _path_in_image(text)
         if _is_path(path):
             return cls("path", path, selector)
         return cls("stored", text)
@@ -130,6 +129,24 @@ class Location:
             raise UsageError(f"'{printable(text)}' needs a transport: {forms}")
         found = cls.parse(text)
         return found if found.kind == "registry" else cls("stored", text)
+
+
+def _unknown_transport(transport: str, more: str = "") -> UsageError:
+    known = [*_TRANSPORTS, _REGISTRY]
+    near = did_you_mean(transport, [name.rstrip(":") for name in known])
+    hint = near or f"; use one of {', '.join(known)}{more}"
+    return UsageError(f"unknown transport '{printable(transport)}'{hint}")
+
+
+def _path_in_image(text: str) -> UsageError:
+    """Return the error for ``IMAGE:/PATH`` where only an image can be: no name has ``:/`` in it."""
+    image = text.partition(":/")[0]
+    if _WORD.fullmatch(image) and not _exists(image):
+        return _unknown_transport(image, "; if it is an image, leave out the path behind it")
+    return UsageError(
+        f"'{printable(text)}' is a path in an image, and only a whole image can be given here; "
+        f"write '{printable(image)}'"
+    )
 
 
 def _split_path(text: str) -> tuple[str, str]:

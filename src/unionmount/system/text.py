@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+_SPACES = str.maketrans("\t\n\v\f\r", "     ")
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
@@ -10,6 +11,12 @@ def printable(text: str | bytes) -> str:
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
     return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def one_line(command: str, *, squeezed: bool = True) -> str:
+    """Return a command on one line: tabs and line ends are spaces, and several spaces are one."""
+    line = command.translate(_SPACES)
+    return " ".join(filter(None, line.split(" "))) if squeezed else line
 
 
 def _escape(character: str) -> str:

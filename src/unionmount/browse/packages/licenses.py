@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from unionmount.browse.packages.spdx_ids import EXCEPTIONS, LICENSES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping
+    from collections.abc import Callable, Mapping
 
 _TOKEN = re.compile(r"\s*(\(|\)|[^\s()]+)")
 _OPERATORS = {"and": "AND", "or": "OR", "with": "WITH"}
@@ -136,27 +136,36 @@ def _parsed(text: str, name: Callable[[str], str | None]) -> str | None:
     return _LicenseParser(tokens, name).parse()
 
 
-def spdx_license(text: str, others: MutableMapping[str, str]) -> str:
-    """Return an expression for the document; names that are not on the list go into ``others``.
+class OtherLicenses:
+    """The licenses of a document that are not on the list; ``names`` has them by identifier."""
 
-    ``others`` has the names of the metadata by the identifiers that stand for them.
-    """
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+        self._identifiers: dict[str, str] = {}  # by names
+        self._numbers: dict[str, int] = {}  # the last one of each stem, as an image may have many
+
+    def identifier(self, name: str) -> str:
+        """Return the identifier of a name, a new one for a new name."""
+        known = self._identifiers.get(name)
+        if known is not None:
+            return known
+        stem = f"LicenseRef-{_NO_ID.sub('-', name).strip('-.')[:64] or 'unnamed'}"
+        identifier, number = stem, self._numbers.get(stem, 1)
+        while identifier in self.names:
+            number += 1
+            identifier = f"{stem}-{number}"
+        self._numbers[stem] = number
+        self.names[identifier] = name
+        self._identifiers[name] = identifier
+        return identifier
+
+
+def spdx_license(text: str, others: OtherLicenses) -> str:
+    """Return an expression for the document; names that are not on the list go into ``others``."""
     if not text:
         return "NOASSERTION"
-    new = dict(others)
-    expression = _parsed(text, lambda word: _reference(word, new))
-    if expression is None:
-        return _reference(text, others)
-    others.update(new)
+    if _parsed(text, lambda word: word) is None:
+        return others.identifier(text)
+    expression = _parsed(text, others.identifier)
+    assert expression is not None, "the names of licenses do not matter to the parser"
     return expression
-
-
-def _reference(text: str, others: MutableMapping[str, str]) -> str:
-    """Return the identifier of a license that is not on the list."""
-    stem = f"LicenseRef-{_NO_ID.sub('-', text).strip('-.')[:64] or 'unnamed'}"
-    identifier, number = stem, 1
-    while others.get(identifier, text) != text:
-        number += 1
-        identifier = f"{stem}-{number}"
-    others[identifier] = text
-    return identifier

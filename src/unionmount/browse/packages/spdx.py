@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
-from unionmount.browse.packages.licenses import spdx_license
+from unionmount.browse.packages.licenses import OtherLicenses, spdx_license
 from unionmount.browse.packages.purl import purl_of
 from unionmount.system.text import printable
 from unionmount.version import VERSION
@@ -22,7 +22,7 @@ _UNKNOWN = "NOASSERTION"
 
 def spdx_document(subject: Subject, catalogue: Catalogue) -> dict[str, Any]:
     """Return the document of an image; the same image and time give the same bytes."""
-    others: dict[str, str] = {}
+    others = OtherLicenses()
     packages = [
         _package(number, found, catalogue, others)
         for number, found in enumerate(catalogue.packages, 1)
@@ -53,10 +53,10 @@ def spdx_document(subject: Subject, catalogue: Catalogue) -> dict[str, Any]:
         "packages": [_image(subject), *packages],
         "relationships": [describes, *contains],
     }
-    if others:
+    if others.names:
         document["hasExtractedLicensingInfos"] = [
             {"licenseId": identifier, "name": text, "extractedText": text}
-            for identifier, text in others.items()
+            for identifier, text in others.names.items()
         ]
     return document
 
@@ -76,7 +76,7 @@ def _image(subject: Subject) -> dict[str, Any]:
 
 
 def _package(
-    number: int, found: FoundPackage, catalogue: Catalogue, others: dict[str, str]
+    number: int, found: FoundPackage, catalogue: Catalogue, others: OtherLicenses
 ) -> dict[str, Any]:
     package = found.package
     name = _NO_ID.sub("-", package.name).strip("-")[:64]

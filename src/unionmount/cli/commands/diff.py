@@ -6,18 +6,19 @@ import os
 import stat
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import unionmount.cli.declared as click
 from unionmount.cli.options import check_form, platform_option, root_option
-from unionmount.errors import UnionmountError, UsageError
+from unionmount.errors import NotFoundError, UnionmountError, UsageError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from unionmount.browse.diff import Difference
-    from unionmount.browse.open import OpenView
+    from unionmount.browse.open import OpenChanges, OpenView
     from unionmount.browse.packages.package_diff import ChangedPlaces
     from unionmount.cli.settings import Settings
     from unionmount.core import Attributes, BrowsableTree
@@ -79,6 +80,8 @@ def command(
     """
     if form != "text" and sizes:
         raise UsageError("--stat cannot be combined with --format; --format json has the sizes")
+    if sizes and (config or packages) and not files:
+        raise UsageError("--stat is about files; add --files")
     if other is not None:
         wanted = _Compared(form, _parts((files, config, packages), form), sizes=sizes)
         return _compare(settings, target, other, wanted, platform)
@@ -87,13 +90,43 @@ def command(
     if platform is not None:
         raise UsageError("--platform is only for images")
 
-    from unionmount.cli.open_change import open_changes
-
-    with open_changes(settings, target) as opened:
+    with _opened(settings, target) as opened:
         older = opened.image.tree() if sizes else None
         _print(opened.compare().differences(), form, older, _object)
         opened.check_there()
     return 0
+
+
+def _opened(settings: Settings, target: str) -> OpenChanges:
+    """Open a container or mount; raise UsageError for an image, which needs another beside it."""
+    from unionmount.cli.open_change import open_changes
+
+    try:
+        return open_changes(settings, target)
+    except NotFoundError:
+        if not _is_image(settings, target):
+            raise
+    shown = printable(target)
+    raise UsageError(
+        f"'{shown}' is an image, and two are compared; write 'unionmount diff {shown} IMAGE'"
+    )
+
+
+def _is_image(settings: Settings, word: str) -> bool:
+    from unionmount.sources import Location
+    from unionmount.transfer.load import find_stored
+
+    location = Location.parse(word)
+    if location.kind == "path":  # a directory may be a mount point that is no longer mounted
+        path = Path(location.path)
+        return path.is_file() or (path / "index.json").is_file()
+    if location.kind != "stored":
+        return True
+    try:
+        find_stored(settings.store(), word)
+    except UnionmountError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from unionmount.cli.options import (
 )
 from unionmount.cli.output import Listing, ListRow, age_of, human_size, shortened, time_of
 from unionmount.cli.remote_image import is_remote, read_remote_image, remote_options
+from unionmount.system.text import one_line
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
@@ -96,7 +97,8 @@ def command(
         found = _read_remote(settings, registry, source, platform)
     else:
         found = _read(settings, source, platform)
-    rows = [_row(row, human=human, full=full) for row in found]
+    is_table = form.startswith("table")
+    rows = [_row(row, human=human, full=full, is_table=is_table) for row in found]
     if quiet:
         for row in rows:
             print(row.fields["ID"])
@@ -123,9 +125,11 @@ def _read_remote(
     return history_rows(image.config, [layer.size for layer in image.layers])
 
 
-def _row(row: HistoryRow, *, human: bool, full: bool) -> ListRow:
+def _row(row: HistoryRow, *, human: bool, full: bool, is_table: bool) -> ListRow:
     step = row.step
-    created_by = step.created_by.replace("\t", " ")
+    created_by = step.created_by.replace("\t", " ")  # as docker does; it keeps line ends
+    if is_table:
+        created_by = one_line(created_by, squeezed=False)
     fields = {
         "ID": _shown_id(row, full=full),
         "CreatedSince": _age(step.created) if human else local_time(step.created),

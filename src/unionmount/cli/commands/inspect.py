@@ -123,6 +123,8 @@ def _inspect(where: _Where, word: str) -> Struct:
     from unionmount.cli.container_words import PREFIX
 
     if where.is_remote(word):
+        if where.kind == "container":
+            raise UsageError(f"'{printable(word)}' is an image of a registry, and no container")
         return inspect_remote(where.read_remote(word))
     if where.kind != "image":
         found = _container(where.settings, word)

@@ -368,7 +368,7 @@ def _print_remote(image: ImageDocuments, wanted: _LayersWanted) -> None:
         )
         for number, (layer, step) in enumerate(zip(image.layers, steps, strict=True))
     ]
-    print_table(_REMOTE_HEADER, rows)
+    print_table(_REMOTE_HEADER, rows, full=wanted.no_trunc)
 
 
 def _remote_objects(

@@ -10,6 +10,7 @@ import unionmount.cli.declared as click
 from unionmount.cli.options import platform_option, root_option, stream_format_option
 from unionmount.cli.output import human_size, print_table
 from unionmount.errors import UsageError
+from unionmount.system.text import one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,6 @@ def command(
     from unionmount.cli.open_image import open_below
     from unionmount.images.history import steps_of_layers
     from unionmount.system.os_errors import naming
-    from unionmount.system.text import printable
 
     source, path = _operand(words)
     with (
@@ -108,13 +108,11 @@ def _state(touch: Touch) -> str:
 
 def created_by(step: History | None, *, no_trunc: bool = False) -> str:
     """Return the command that made a layer, shortened to fit a table."""
-    text = " ".join(step.created_by.split()) if step is not None else ""
+    text = one_line(step.created_by) if step is not None else ""
     return text if no_trunc or len(text) <= _CREATED_BY_MAX else text[: _CREATED_BY_MAX - 1] + "…"
 
 
 def _shown(path: bytes) -> str:
-    from unionmount.system.text import printable
-
     return printable(path)
 
 
