@@ -144,7 +144,11 @@ def test_files_given_to_a_shell_in_a_mount_keep_their_owner(
 
 @pytest.mark.parametrize(
     "option",
-    [["-v", "/tmp:/mnt"], ["--read-only"], ["--with-tools"], ["--name", "x"], ["--rm"]],
+    [
+        *(["-v", "/tmp:/mnt"], ["--read-only"], ["--with-tools"], ["--name", "x"], ["--rm"]),
+        *(["--hostname", "host"], ["--name", "missing"], ["--pids-limit", "0"]),
+        *(["--entrypoint", ""], ["--memory", ""]),
+    ],
 )
 def test_what_a_running_container_cannot_have(line: Runner, image: Path, option: list[str]) -> None:
     line.run("run", "-d", "--name", "fixed", "--entrypoint", "/bin/sleep", image, "1000")
