@@ -14,7 +14,6 @@ from support.lacking import (
     without_programs,
     without_user_namespaces,
 )
-from support.rootless import ordinary_user
 from support.running import Runner, program_image, running
 
 pytestmark = [
@@ -37,20 +36,6 @@ def image(make_public_tmp: Callable[[], Path]) -> Path:
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     """The command line of root."""
     with running(Runner(tmp_path_factory.mktemp("lacking"))) as line:
-        yield line
-
-
-@pytest.fixture(scope="module")
-def many(make_public_tmp: Callable[[], Path]) -> Iterator[Runner]:
-    """An ordinary user with ranges."""
-    with ordinary_user(make_public_tmp(), ranges=True) as line, running(line):
-        yield line
-
-
-@pytest.fixture(scope="module")
-def one(make_public_tmp: Callable[[], Path]) -> Iterator[Runner]:
-    """An ordinary user without ranges."""
-    with ordinary_user(make_public_tmp(), ranges=False) as line, running(line):
         yield line
 
 

@@ -311,6 +311,41 @@ def test_exec_leaves_the_devices_of_the_host_alone(line: Runner, image: Path, ru
     line.run("rm", "-f", name)
 
 
+@pytest.mark.needs("root")
+@runtimes
+def test_files_for_standard_streams_keep_their_owner(
+    line: Runner, image: Path, runtime: str, tmp_path: Path
+) -> None:
+    name = detached(line, "--runtime", runtime, image, "sh", "-c", LOOP)
+    given, printed, said = tmp_path / "given", tmp_path / "printed", tmp_path / "said"
+    data = b"0123456789" * 1_000_000
+    given.write_bytes(data)
+    words = ("-u", "app", name, "sh", "-c", "id -u >&2; cat")
+    for options, wanted in ((("-i",), (data, b"1000\n")), (("-d",), (b"", b""))):
+        with given.open("rb") as stdin, printed.open("wb") as out, said.open("wb") as err:
+            started = line.start("exec", *options, *words, stdin=stdin, stdout=out, stderr=err)
+            assert started.wait() == 0
+        assert {one.stat().st_uid for one in (given, printed, said)} == {0}
+        assert (printed.read_bytes(), said.read_bytes()) == wanted
+    line.run("rm", "-f", name)
+
+
+def test_output_that_cannot_be_written(line: Runner, image: Path) -> None:
+    name = detached(line, image, "sh", "-c", LOOP)
+    with Path("/dev/full").open("wb") as full:
+        words = ("exec", name, "echo", "x")
+        with line.start(*words, stdout=full, stderr=subprocess.PIPE) as process:
+            assert process.communicate()[1].endswith(b"written: No space left on device\n")
+            assert process.returncode == 125
+    line.run("rm", "-f", name)
+
+
+def test_streams_end_with_a_detached_exec(line: Runner, image: Path) -> None:
+    name = detached(line, image, "sh", "-c", LOOP)
+    assert line.output("exec", "-d", name, "sh", "-c", f"touch /begun; {LOOP}") == ""
+    line.run("rm", "-f", name)
+
+
 @runtimes
 def test_exec_with_a_terminal(
     line: Runner, image: Path, runtime: str, terminal: Callable[..., Terminal]

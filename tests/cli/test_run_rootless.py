@@ -7,14 +7,14 @@ import json
 import os
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.archives import Layer, docker_archive
 from support.mounting import COMMAND
-from support.rootless import COUNT, FIRST, UID, ordinary_user
-from support.running import RUNTIMES, Runner, program_image, running
+from support.rootless import COUNT, FIRST, UID
+from support.running import RUNTIMES, Runner, program_image
 from support.terminal import Terminal
 
 pytestmark = [
@@ -35,20 +35,6 @@ def image(make_public_tmp: Callable[[], Path]) -> Path:
     path = program_image(make_public_tmp() / "image.tar", layer)
     path.chmod(0o644)
     return path
-
-
-@pytest.fixture(scope="module")
-def many(make_public_tmp: Callable[[], Path]) -> Iterator[Runner]:
-    """An ordinary user with ranges."""
-    with ordinary_user(make_public_tmp(), ranges=True) as line, running(line):
-        yield line
-
-
-@pytest.fixture(scope="module")
-def one(make_public_tmp: Callable[[], Path]) -> Iterator[Runner]:
-    """An ordinary user without ranges."""
-    with ordinary_user(make_public_tmp(), ranges=False) as line, running(line):
-        yield line
 
 
 @runtimes

@@ -124,9 +124,31 @@ def test_a_shell_in_a_mount(line: Runner, image: Path, tmp_path: Path, runtime: 
     line.run("rm", "mounted")
 
 
+@pytest.mark.needs("root")
+@runtimes
+def test_files_given_to_a_shell_in_a_mount_keep_their_owner(
+    line: Runner, image: Path, tmp_path: Path, runtime: str
+) -> None:
+    where, given, printed = (tmp_path / name for name in ("mounted", "given", "printed"))
+    line.run("mount", "--mkdir", "--ephemeral", image, where)
+    for name in ("proc", "dev", "sys"):
+        (where / name).mkdir()
+    given.write_text("id -u; exit 7\n")
+    with given.open("rb") as stdin, printed.open("wb") as out:
+        words = ("shell", "--runtime", runtime, "-u", "app", where)
+        assert line.start(*words, stdin=stdin, stdout=out).wait() == 7
+    assert printed.read_text() == "1000\n"
+    assert (given.stat().st_uid, printed.stat().st_uid) == (0, 0)
+    line.run("umount", where)
+
+
 @pytest.mark.parametrize(
     "option",
-    [["-v", "/tmp:/mnt"], ["--read-only"], ["--with-tools"], ["--name", "x"], ["--rm"]],
+    [
+        *(["-v", "/tmp:/mnt"], ["--read-only"], ["--with-tools"], ["--name", "x"], ["--rm"]),
+        *(["--hostname", "host"], ["--name", "missing"], ["--pids-limit", "0"]),
+        *(["--entrypoint", ""], ["--memory", ""]),
+    ],
 )
 def test_what_a_running_container_cannot_have(line: Runner, image: Path, option: list[str]) -> None:
     line.run("run", "-d", "--name", "fixed", "--entrypoint", "/bin/sleep", image, "1000")

@@ -13,7 +13,7 @@ from typing import Any
 from support.archives import Layer, docker_archive
 from support.mounting import COMMAND, CommandLine, own_places
 from unionmount.runtime.live import LiveContainers
-from unionmount.runtime.log_file import read_log
+from unionmount.runtime.log_file import LogLine, LogReader
 
 RUNTIMES = ("runc", "crun")
 _BUSYBOX = Path("/bin/busybox")
@@ -109,6 +109,12 @@ class Runner(CommandLine):
 
 def _entries(directory: Path) -> Sequence[Path]:
     return list(directory.iterdir()) if directory.is_dir() else []
+
+
+def read_log(path: Path) -> list[LogLine]:
+    """Return the lines of a log, without those that are damaged."""
+    with LogReader(path) as log:
+        return list(log.lines())
 
 
 @contextmanager

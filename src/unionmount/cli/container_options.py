@@ -123,14 +123,14 @@ def container_options(function: F) -> F:
 def refuse_others(given: Mapping[str, Any], taken: Iterable[str], reason: str) -> None:
     """Raise UsageError if an option was given that is not among those ``taken``.
 
-    ``given`` has the values of the command line by the names of parameters; those of options that
-    were not given are empty, or the default of --network or --pull.
+    ``given`` has the values of the command line by the names of parameters.
     """
     from unionmount.cli.options import RegistryOptions
 
+    defaults = {"network": "host", "pull": "missing", "registry": RegistryOptions()}
     for name, value in given.items():
-        is_default = value in ("host", "missing", RegistryOptions())
-        if value not in (None, False, (), "") and not is_default and name not in taken:
+        is_given = value is not None and value is not False and value != ()
+        if is_given and value != defaults.get(name) and name not in taken:
             option = _REGISTRY if name == "registry" else f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} {reason}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from unionmount.runtime.live import LiveContainers, LiveState
     from unionmount.runtime.oci_runtime import OciRuntime
 
-_STEP = 64 * 1024
 _MAX_CONFIG = 16 * 1024 * 1024
 
 
@@ -50,44 +48,15 @@ def exec_program(settings: Settings, request: ExecRequest) -> int:
     try:
         write_all(described, as_json(process))
         sys.stdout.flush()
-        if not request.terminal:
-            _without_devices(reads=request.interactive)
-        runtime = _runtime(live, state)
-        streams = {"detach": request.detach, "terminal": request.terminal}
-        return runtime.exec(live.id(request.name), described, **streams)
+        return _runtime(live, state).exec(
+            live.id(request.name),
+            described,
+            detach=request.detach,
+            terminal=request.terminal,
+            reads=request.interactive,
+        )
     finally:
         os.close(described)
-
-
-def _without_devices(*, reads: bool) -> None:
-    """Have pipes in the place of /dev/null as standard streams.
-
-    crun gives the files of the standard streams to the user of the program, and /dev/null would be
-    that of the whole host. Without ``reads`` standard input is empty.
-    """
-    if not reads or _is_null(0):
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        os.dup2(reader, 0)
-        os.close(reader)
-        os.close(writer)
-    outputs = [fd for fd in (1, 2) if _is_null(fd)]
-    if not outputs:
-        return
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    if os.fork() == 0:  # reads until the last program has ended that has the other end
-        os.close(writer)
-        while os.read(reader, _STEP):
-            pass
-        os._exit(0)
-    for fd in outputs:
-        os.dup2(writer, fd)
-    os.close(reader)
-    os.close(writer)
-
-
-def _is_null(fd: int) -> bool:
-    status = os.fstat(fd)
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.stat(os.devnull).st_rdev  # noqa: PTH116
 
 
 def _runtime(live: LiveContainers, state: LiveState) -> OciRuntime:

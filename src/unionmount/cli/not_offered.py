@@ -11,6 +11,7 @@ _HEALTH = "health checks are not run; 'unionmount exec' can run one"
 _LOG = "'unionmount logs' prints the log, which is kept beside the container"
 _LABELS = "labels belong to images; see 'unionmount commit -c LABEL'"
 _RESOLV = "bind a file of your own with -v FILE:/etc/resolv.conf"
+_SECCOMP = "put a seccomp profile into /etc/containers/seccomp.json; --privileged uses none"
 _AGAIN = "let a service manager run the command again"
 _VOLUMES = "there are no named volumes; bind a directory with -v DIR:DST"
 
@@ -32,7 +33,7 @@ _ADVICE = (
     ("bind a file of your own with -v FILE:/etc/hosts", "--add-host --no-hosts"),
     (_AGAIN, "--restart"),
     ("write --user USER:GROUP, or add the user to the group in the image", "--group-add"),
-    ("the profile is /etc/containers/seccomp.json; --privileged has none", "--security-opt"),
+    (_SECCOMP, "--security-opt"),
     ("write --tmpfs /dev/shm:size=SIZE", "--shm-size"),
     ("write 'unionmount kill --signal SIGNAL CONTAINER' to stop it so", "--stop-signal"),
     ("write 'unionmount stop --time SECONDS CONTAINER'", "--stop-timeout"),

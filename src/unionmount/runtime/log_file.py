@@ -103,9 +103,3 @@ class LogReader(Closing):
     def close(self) -> None:
         """Close the log; a second call does nothing."""
         self._file.close()
-
-
-def read_log(path: Path) -> Iterator[LogLine]:
-    """Yield the lines of a log; those that are damaged are skipped."""
-    with LogReader(path) as log:
-        yield from log.lines()

@@ -9,12 +9,14 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from unionmount.errors import UnionmountError
+from unionmount.runtime.relay import Start, run_detached, run_relayed, run_with_our_streams
 from unionmount.system import libc
 from unionmount.system.files import write_all
 from unionmount.system.pass_signals import passing_signals
@@ -109,32 +111,52 @@ class OciRuntime:
 
         If the program is not started, the runtime says why, and the status is 125 to 127.
         """
-        return self._joined("run", ["--bundle", str(bundle)], name, terminal=terminal)
+        run = run_with_our_streams if terminal else partial(run_relayed, reads=True)
+        return self._joined("run", ["--bundle", str(bundle)], name, run=run, terminal=terminal)
 
-    def exec(self, name: str, process: int, *, detach: bool, terminal: bool) -> int:
+    def exec(self, name: str, process: int, *, detach: bool, terminal: bool, reads: bool) -> int:
         """Run another program in a container, with our streams; return its exit status.
 
-        ``process`` is a descriptor of the process's part of a config.json. If the program is not
-        started, the runtime says why on standard error, and the status is 125 to 127.
+        ``process`` is a descriptor of the process's part of a config.json. Without ``reads`` the
+        program's standard input is empty, and with ``detach`` its output is discarded, but for a
+        program with a terminal. If the program is not started, the runtime says why on standard
+        error, and the status is 125 to 127.
         """
         words = ["--process", _path_of(process), *(["--detach"] if detach else [])]
-        return self._joined("exec", words, name, process, terminal=terminal)
+        run: Callable[[Start], int] = partial(run_relayed, reads=reads)
+        if terminal:
+            run = run_with_our_streams
+        elif detach:
+            run = run_detached
+        return self._joined("exec", words, name, process, run=run, terminal=terminal)
 
     def _joined(
-        self, verb: str, options: Sequence[str], name: str, *passed: int, terminal: bool
+        self,
+        verb: str,
+        options: Sequence[str],
+        name: str,
+        *passed: int,
+        run: Callable[[Start], int],
+        terminal: bool,
     ) -> int:
-        """Call the runtime with our streams."""
-        with _log_file() as log:
+        """Call the runtime with streams that ``run`` provides."""
+        with _log_file() as log, passing_signals() as processes:
             line = [*self._base(), "--log", _path_of(log), verb, *options, name]
+
+            def start(*streams: int) -> subprocess.Popen[bytes]:
+                child = subprocess.Popen(
+                    line,
+                    stdin=streams[0],
+                    stdout=streams[1],
+                    stderr=streams[2],
+                    preexec_fn=self.prepare,  # noqa: PLW1509 - there are no threads
+                    pass_fds=(*passed, log),
+                )
+                processes.append(child)
+                return child
+
             try:
-                with passing_signals() as processes:
-                    child = subprocess.Popen(
-                        line,
-                        preexec_fn=self.prepare,  # noqa: PLW1509 - there are no threads
-                        pass_fds=(*passed, log),
-                    )
-                    processes.append(child)
-                    status = child.wait()
+                status = run(start)
             except OSError as error:
                 raise RuntimeFailed(self.name, error.strerror or str(error)) from None
             rest = terminal_output(os.pread(log, _MAX_LOG, 0), status)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command("exec", context_settings={"allow_interspersed_args": False})
 @click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
 @click.option("-t", "--tty", is_flag=True, help="Give the program a terminal.")
-@click.option("-d", "--detach", is_flag=True, help="Leave it running.")
+@click.option("-d", "--detach", is_flag=True, help="Leave it running, and discard its output.")
 @click.option(
     "-e",
     "--env",
