@@ -1,11 +1,8 @@
 /* Expressions from random bytes, and lines from random bytes: nothing is read or written that must
  * not be, and no line is left out that the C library says matches. The answers themselves are
  * compared with GNU grep in tests/cli/test_grep.py and test_grep_patterns.py. */
-#include <locale.h>
-#include <regex.h>
-
 #include "harness.h"
-#include "search/matcher.h"
+#include "search_lines.h"
 
 #define ROUNDS 4000u
 
@@ -48,44 +45,6 @@ static size_t random_lines(uint64_t *state, char *text, size_t most)
     return size + 1;
 }
 
-/* Return whether the C library finds a basic expression in a line without its end. */
-static bool library_finds(struct re_pattern_buffer *compiled, struct um_slice line)
-{
-    int size = (int)line.size - 1;
-    return re_search(compiled, (const char *)line.data, size, 0, size, NULL) >= 0;
-}
-
-/* Check all lines of a buffer. `compiled` is NULL where the library may differ. */
-static void check_lines(struct um_matcher *matcher, struct um_slice buffer,
-                        struct re_pattern_buffer *compiled)
-{
-    const uint8_t *at = buffer.data, *end = at + buffer.size;
-    while (at < end) {
-        struct um_slice line = {0}, match;
-        int found = um_matcher_line(matcher, um_slice_of(at, (size_t)(end - at)), &line);
-        const uint8_t *next = found == 1 ? line.data : end;
-        REQUIRE(found >= 0);
-        REQUIRE(next >= at && next <= end);
-        while (compiled != NULL && at < next) {
-            const uint8_t *last = memchr(at, '\n', (size_t)(next - at));
-            REQUIRE(last != NULL);
-            CHECK(!library_finds(compiled, um_slice_of(at, (size_t)(last + 1 - at))));
-            at = last + 1;
-        }
-        if (found == 0)
-            break;
-        REQUIRE(line.size > 0 && line.data[line.size - 1] == '\n');
-        for (size_t from = 0; from < line.size; from++) {
-            if (um_matcher_match(matcher, line, from, &match) != 1)
-                break;
-            CHECK(match.data >= line.data + from);
-            CHECK(match.data + match.size <= line.data + line.size);
-            from = (size_t)(match.data - line.data) + match.size;
-        }
-        at = line.data + line.size;
-    }
-}
-
 static void try_expression(uint64_t *state, uint32_t syntax, uint32_t flags)
 {
     char pattern[64], lines[400];
@@ -106,7 +65,8 @@ static void try_expression(uint64_t *state, uint32_t syntax, uint32_t flags)
         CHECK(re_compile_pattern(pattern, setup.patterns_size, &compiled) == NULL);
     for (int i = 0; i < 3; i++) {
         size_t size = random_lines(state, lines, sizeof lines - 1);
-        check_lines(matcher, um_slice_of(lines, size), is_same ? &compiled : NULL);
+        struct um_slice buffer = um_slice_of(lines, size);
+        CHECK(check_lines(matcher, buffer, '\n', is_same ? &compiled : NULL));
     }
     regfree(&compiled);
     um_matcher_leave(matcher);

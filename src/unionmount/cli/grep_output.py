@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from unionmount.cli.name_writer import ObjectWriter
 from unionmount.core import RECORD_COUNT, RECORD_FILE, search_records
 from unionmount.system.text import printable
 
@@ -88,8 +88,7 @@ class JsonMatches(GrepOutput):
 
     def __init__(self, options: GrepOptions, program: str) -> None:
         super().__init__(options, program)
-        self._is_array = options.form == "json" and not options.setup.flags.quiet
-        self._before = "[\n"
+        self._writer = ObjectWriter("jsonl" if options.setup.flags.quiet else options.form)
 
     def take(self, result: Result) -> None:
         """Print what was found."""
@@ -101,18 +100,17 @@ class JsonMatches(GrepOutput):
         else:
             self._records(origin, event.path, event.output)
         if event.binary:
-            self._write(self._place(origin, event.path) | {"binary": True})
+            self._writer.add(self._place(origin, event.path) | {"binary": True})
         self._messages(origin, event)
 
     def end(self) -> None:
         """End the array."""
-        if self._is_array:
-            sys.stdout.write("[]\n" if self._before == "[\n" else "\n]\n")
+        self._writer.end()
         super().end()
 
     def _records(self, origin: Origin, path: bytes, output: bytes) -> None:
         for record in search_records(output):
-            self._write(self._object(origin, path, record))
+            self._writer.add(self._object(origin, path, record))
 
     def _object(self, origin: Origin, path: bytes, record: SearchRecord) -> dict[str, Any]:
         place = self._place(origin, path)
@@ -135,13 +133,6 @@ class JsonMatches(GrepOutput):
         if origin.layer is not None:
             place |= {"layer": origin.layer, "diff_id": origin.diff_id}
         return place
-
-    def _write(self, one: dict[str, Any]) -> None:
-        if not self._is_array:
-            sys.stdout.write(json.dumps(one) + "\n")
-            return
-        sys.stdout.write(self._before + "  " + json.dumps(one))
-        self._before = ",\n"
 
     def _tell(self, text: str) -> None:
         if "binary file matches" not in text:  # which is an object

@@ -13,7 +13,7 @@ from unionmount import core
 from unionmount.browse.grep import LineSearch, Origin
 from unionmount.browse.paths import follow
 from unionmount.cli.grep_output import GrepOutput, JsonMatches, TextMatches
-from unionmount.cli.open_image import open_files
+from unionmount.cli.open_image import open_files, wrong_images
 from unionmount.cli.operands import by_image, image_and_paths
 from unionmount.errors import NotFoundError, UnionmountError
 from unionmount.system.text import printable
@@ -50,9 +50,13 @@ def run_grep(settings: Settings, words: Sequence[str], options: GrepOptions) -> 
     images = list(by_image(operands))
     with_image = len({image for image, _ in images}) > 1
     run = _GrepRun(settings, options, out, with_image=with_image, is_single=len(operands) == 1)
+    run.compile()
+    wrong = wrong_images(settings, operands, platform=options.platform, layer=options.layer)
+    for image, error in wrong.items():
+        out.complain(_message(image, error))
     try:
         for image, group in images:
-            if run.search_image(image, group):
+            if image not in wrong and run.search_image(image, group):
                 break
     finally:
         run.stop()
@@ -81,10 +85,13 @@ class _GrepRun:
         self._is_single = is_single
         self._searches: dict[bool, LineSearch] = {}
 
+    def compile(self) -> None:
+        """Raise UsageError if an expression is wrong, before any image is opened."""
+        self._search(filename=True)
+
     def search_image(self, image: str, operands: Sequence[Operand]) -> bool:
         """Search one image; return whether the rest need not be searched."""
         options = self._options
-        self._search(filename=True)  # a wrong expression is an error before the image is opened
         with self._opened() as stack:
             try:
                 view = stack.enter_context(

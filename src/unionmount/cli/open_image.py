@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unionmount.errors import MountError
+from unionmount.errors import FormatError, MountError, NotFoundError, UnionmountError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.browse.open import OpenOptions, OpenView
+    from unionmount.cli.operands import Operand
     from unionmount.cli.output import ProgressLine
     from unionmount.cli.settings import Settings
+    from unionmount.core import BrowsableTree
     from unionmount.images.opened import OpenImage
     from unionmount.images.platform import Platform
     from unionmount.mounting.records import Record
@@ -79,6 +82,59 @@ def open_files(
             upper = Path(record.upper)
             return OpenView(open_upper_directory(settings.store(), record.source, upper))
         return OpenView(_image_of(settings, record, how))
+
+
+def wrong_images(
+    settings: Settings,
+    operands: Sequence[Operand],
+    *,
+    platform: Platform | None,
+    layer: int | None,
+) -> dict[str, UnionmountError | OSError]:
+    """Open each of several images and close it; return the errors of those that are wrong.
+
+    If a word that is no image would be a path of the first image, its error says so.
+    """
+    images = list(dict.fromkeys(operand.image for operand in operands))
+    errors: dict[str, UnionmountError | OSError] = {}
+    for word in images if len(images) > 1 else ():
+        try:
+            open_files(settings, word, platform=platform, layer=layer).close()
+        except (UnionmountError, OSError) as error:
+            errors[word] = error
+    if errors and images[0] not in errors:
+        with open_files(settings, images[0], platform=platform, layer=layer) as view:
+            return {word: _with_path(error, word, view.files) for word, error in errors.items()}
+    return errors
+
+
+def _with_path(
+    error: UnionmountError | OSError, word: str, files: BrowsableTree
+) -> UnionmountError | OSError:
+    """Return the error, with the path that was perhaps meant by the word."""
+    from unionmount.browse.paths import follow
+
+    path = f"/{word}"
+    try:
+        follow(files, os.fsencode(path), last=False)
+    except OSError:
+        return error
+    if not isinstance(error, NotFoundError | FormatError):
+        return error
+    text = str(error).partition("; did you mean ")[0]
+    return NotFoundError(f"{text}; did you mean {printable(path)}?")
+
+
+def check_images(
+    settings: Settings,
+    operands: Sequence[Operand],
+    *,
+    platform: Platform | None,
+    layer: int | None,
+) -> None:
+    """Raise the error of a wrong one among several images, before anything is printed."""
+    for error in wrong_images(settings, operands, platform=platform, layer=layer).values():
+        raise error
 
 
 def open_below(settings: Settings, word: str, *, platform: Platform | None) -> OpenImage:

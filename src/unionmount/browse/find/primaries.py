@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from unionmount.browse.find import tests
 from unionmount.browse.find.actions import Print, PrintDetails, Prune, Quit
 from unionmount.browse.find.expression import ExpressionError, Predicate
+from unionmount.browse.find.numbers import number_up_to
 from unionmount.browse.find.printf import FormatParser
 from unionmount.browse.find.times import Clock, parse_date
 from unionmount.browse.paths import follow
@@ -74,15 +75,16 @@ def _bytes_of(word: str, text: str) -> bytes:
 
 
 def _depth_limit(context: ParseContext, word: str, text: str) -> Predicate:
-    if not (text.isascii() and text.isdigit()) or int(text) > _MAX_DEPTH:
+    depth = number_up_to(_MAX_DEPTH, text) if text.isascii() and text.isdigit() else None
+    if depth is None:
         raise ExpressionError(
             f"find: Expected a positive decimal integer argument to {word}, "
             f"but got '{printable(text)}'"
         )
     if word == "-maxdepth":
-        context.most = int(text)
+        context.most = depth
     else:
-        context.least = int(text)
+        context.least = depth
     return tests.TRUE
 
 
@@ -174,8 +176,7 @@ def _user(context: ParseContext, _word: str, text: str) -> Predicate:
         if not text:
             raise ExpressionError("find: The argument to -user should not be empty")
         raise ExpressionError(f"find: '{printable(text)}' is not the name of a known user")
-    number = int(text) if number is None else number
-    return tests.uid_test((number, number) if number < 2**64 else (1, 0))
+    return tests.uid_test(_range_of(number, text))
 
 
 def _group(context: ParseContext, _word: str, text: str) -> Predicate:
@@ -191,8 +192,14 @@ def _group(context: ParseContext, _word: str, text: str) -> Predicate:
         if not text:
             raise ExpressionError("find: argument to -group is empty, but should be a group name")
         raise ExpressionError(f"find: '{printable(text)}' is not the name of an existing group")
-    number = int(text) if number is None else number
-    return tests.gid_test((number, number) if number < 2**64 else (1, 0))
+    return tests.gid_test(_range_of(number, text))
+
+
+def _range_of(number: int | None, digits: str) -> tuple[int, int]:
+    """Return the range of one ID, that of a name or else in digits; none if it is too large."""
+    if number is None:
+        number = number_up_to(2**64 - 1, digits)
+    return (1, 0) if number is None else (number, number)
 
 
 def _permissions(context: ParseContext, _word: str, text: str) -> Predicate:

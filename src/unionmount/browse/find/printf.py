@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from unionmount.browse.find.expression import ExpressionError, Run
+from unionmount.browse.find.numbers import number_up_to
 from unionmount.browse.find.tests import target_mode
 from unionmount.browse.find.times import local_time, parts_of
 from unionmount.core.scan import Visit
@@ -355,10 +356,10 @@ def _column(match: re.Match[str]) -> _Column:
     flags, width = match[1], match[2]
     if width.startswith("0"):
         flags += "0"
-    column = _Column(flags, int(width or 0), None if match[3] is None else int(match[3] or 0))
-    if column.width > _MAX_WIDTH or (column.precision or 0) > _MAX_WIDTH:
+    wide, precision = number_up_to(_MAX_WIDTH, width), number_up_to(_MAX_WIDTH, match[3] or "")
+    if wide is None or precision is None:
         raise ExpressionError(f"find: a column of -printf is wider than {_MAX_WIDTH} characters")
-    return column
+    return _Column(flags, wide, None if match[3] is None else precision)
 
 
 def _value(letter: str, after: str, column: _Column) -> Value | None:

@@ -35,10 +35,11 @@ def command(
     '/'; IMAGE:PATH is the same, and several images can be given. Symlinks are followed inside the
     image, as in a chroot; only regular files are read.
     """
-    from unionmount.cli.open_image import open_files
+    from unionmount.cli.open_image import check_images, open_files
     from unionmount.cli.operands import by_image, with_paths
 
     operands = with_paths(words)
+    check_images(settings, operands, platform=platform, layer=layer)
     sys.stdout.flush()
     for image, group in by_image(operands):
         with open_files(settings, image, platform=platform, layer=layer) as view:

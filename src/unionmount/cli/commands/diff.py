@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import sys
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import unionmount.cli.declared as click
+from unionmount.cli.exit_status import failing_with
 from unionmount.cli.options import check_form, platform_option, root_option
 from unionmount.errors import NotFoundError, UnionmountError, UsageError
 from unionmount.system.text import printable
@@ -150,22 +150,12 @@ def _compare(
 ) -> int:
     from unionmount.cli.open_image import open_files
 
-    try:
-        with (
-            open_files(settings, target, platform=platform) as before,
-            open_files(settings, other, platform=platform) as after,
-        ):
-            return _print_pair(before, after, wanted)
-    except UnionmountError as error:
-        error.exit_code = _TROUBLE
-        raise
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        where = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
-        trouble = UnionmountError(where + (error.strerror or str(error)))
-        trouble.exit_code = _TROUBLE
-        raise trouble from error
+    with (
+        failing_with(_TROUBLE),
+        open_files(settings, target, platform=platform) as before,
+        open_files(settings, other, platform=platform) as after,
+    ):
+        return _print_pair(before, after, wanted)
 
 
 def _print_pair(before: OpenView, after: OpenView, wanted: _Compared) -> int:

@@ -79,12 +79,15 @@ def command(
         return 0
     from unionmount.browse.find.columns import Columns
     from unionmount.cli.find_output import Complaints, JsonOutput, LineOutput
+    from unionmount.cli.open_image import check_images
     from unionmount.cli.operands import by_image, image_and_paths
 
-    operands, expression, follows = _split(words)
-    if not operands:
+    given, expression, follows = _split(words)
+    if not given:
         raise UsageError("find: no image was given")
     settings: Settings = context.obj
+    operands = image_and_paths(given)
+    check_images(settings, operands, platform=platform, layer=layer)
     complaints = Complaints(settings.program)
     out: LineOutput | JsonOutput = LineOutput(complaints, of_layers=all_layers)
     if form != "text":
@@ -92,7 +95,7 @@ def command(
     search = _Search(
         settings, platform, layer, all_layers, expression, follows, out, complaints, Columns()
     )
-    for image, group in by_image(image_and_paths(operands)):
+    for image, group in by_image(operands):
         if not search.run(image, group):
             break
     out.end()

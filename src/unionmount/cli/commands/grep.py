@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import unionmount.cli.declared as click
-from unionmount.cli.options import layer_option, platform_option, root_option
-from unionmount.errors import UnionmountError, UsageError
-from unionmount.system.text import printable
+from unionmount.cli.exit_status import failing_with
+from unionmount.cli.options import (
+    all_layers_option,
+    layer_option,
+    platform_option,
+    root_option,
+    text_format_option,
+)
+from unionmount.errors import UsageError
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
@@ -160,20 +165,10 @@ def _number(*names: str, text: str) -> Callable[[F], F]:
     help="Highlight matches: always, never, or auto, which is on a terminal.",
 )
 @click.option("-r", "--recursive", is_flag=True, help="Search directories; this is always done.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json", "jsonl"]),
-    default="text",
-    help="The output format.",
-)
+@text_format_option
 @platform_option
 @layer_option
-@click.option(
-    "--all-layers",
-    is_flag=True,
-    help="Look at each layer by itself, also at what later layers hide or remove.",
-)
+@all_layers_option
 @root_option
 @click.argument("words", metavar="[PATTERN] IMAGE [PATH…]", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
@@ -194,18 +189,8 @@ def command(context: click.Context, words: tuple[str, ...], **options: Any) -> i
         click.echo(context.get_help())
         return 0
     settings: Settings = context.obj
-    try:
+    with failing_with(_TROUBLE):
         return _run(settings, words, options)
-    except UnionmountError as error:
-        error.exit_code = _TROUBLE
-        raise
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        where = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
-        trouble = UnionmountError(where + (error.strerror or str(error)))
-        trouble.exit_code = _TROUBLE
-        raise trouble from error
 
 
 def _run(settings: Settings, words: tuple[str, ...], options: dict[str, Any]) -> int:

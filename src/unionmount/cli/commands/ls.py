@@ -104,9 +104,11 @@ def command(
     if not words:
         raise UsageError("ls: no image was given")
     from unionmount.cli.name_writer import NameWriter, ObjectWriter
+    from unionmount.cli.open_image import check_images
     from unionmount.cli.operands import by_image, image_and_paths
 
     operands = image_and_paths(words)
+    check_images(context.obj, operands, platform=platform, layer=layer)
     out = NameWriter()
     objects = None if form == "text" else ObjectWriter(form)
     ls = _Ls(_style_of(options), out, objects, has_headings=len(operands) > 1)

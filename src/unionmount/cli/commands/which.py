@@ -48,12 +48,10 @@ def command(
     from unionmount.system.os_errors import naming
 
     source, path = _operand(words)
-    with (
-        open_below(settings, source, platform=platform) as image,
-        naming(f"{printable(source)}:{printable(os.fsdecode(path))}"),
-    ):
+    with open_below(settings, source, platform=platform) as image:
+        with naming(f"{printable(source)}:{printable(os.fsdecode(path))}"):
+            settled, touches = trace(image.tree(), path)
         steps = steps_of_layers(image.image.config.history, len(image.layers))
-        settled, touches = trace(image.tree(), path)
         if form == "table":
             rows = [_row(image, steps, touch, no_trunc) for touch in touches]
             print_table(_HEADER, rows, full=no_trunc)
