@@ -41,8 +41,8 @@ void um_search_batch_close(struct um_search_batch *batch)
     free(batch);
 }
 
-int um_batch_add(struct um_search_batch *batch, const struct um_attr *attr, struct um_slice name,
-                 bool counts)
+/* Add a file of which only the name is known. */
+static int add_named(struct um_search_batch *batch, struct um_slice name)
 {
     int error =
         um_reserve((void **)&batch->files, &batch->capacity, batch->n + 1, sizeof *batch->files);
@@ -51,18 +51,37 @@ int um_batch_add(struct um_search_batch *batch, const struct um_attr *attr, stru
                            batch->names_size + name.size + 1, 1);
     if (error != 0)
         return error;
-    struct um_search_file *file = &batch->files[batch->n++];
-    *file = (struct um_search_file){.node = attr->node,
-                                    .size = attr->size,
-                                    .has_holes = attr->blocks < attr->size / 512,
-                                    .counts = counts,
-                                    .name = batch->names_size,
-                                    .name_size = name.size};
-    um_source_place(&batch->source, attr->node, &file->layer, &file->place);
+    batch->files[batch->n++] =
+        (struct um_search_file){.name = batch->names_size, .name_size = name.size};
     if (name.size != 0)
         memcpy(batch->names + batch->names_size, name.data, name.size);
     batch->names_size += name.size;
+    return 0;
+}
+
+int um_batch_add(struct um_search_batch *batch, const struct um_attr *attr, struct um_slice name,
+                 bool counts)
+{
+    int error = add_named(batch, name);
+    if (error != 0)
+        return error;
+    struct um_search_file *file = &batch->files[batch->n - 1];
+    file->node = attr->node;
+    file->size = attr->size;
+    file->has_holes = attr->blocks < attr->size / 512;
+    file->counts = counts;
+    um_source_place(&batch->source, attr->node, &file->layer, &file->place);
     batch->bytes = um_add64(batch->bytes, attr->size, &batch->bytes) ? batch->bytes : UINT64_MAX;
+    return 0;
+}
+
+int um_batch_add_failure(struct um_search_batch *batch, struct um_slice name, int failure)
+{
+    int error = add_named(batch, name);
+    if (error != 0)
+        return error;
+    batch->files[batch->n - 1].flags = UM_SEARCH_FAILED;
+    batch->files[batch->n - 1].error = failure;
     return 0;
 }
 

@@ -43,6 +43,9 @@ int um_batch_open(const struct um_search_source *source, struct um_slice prefix,
 int um_batch_add(struct um_search_batch *batch, const struct um_attr *attr, struct um_slice name,
                  bool counts);
 
+/* Add a directory that could not be read: its event has the error. */
+int um_batch_add_failure(struct um_search_batch *batch, struct um_slice name, int failure);
+
 bool um_batch_is_full(const struct um_search_batch *batch);
 
 static inline struct um_slice um_batch_name(const struct um_search_batch *batch,

@@ -119,6 +119,8 @@ static int search_sorted(struct um_searcher *searcher, struct um_search_batch *b
     int error = 0;
     for (size_t i = 0; error == 0 && i < batch->n; i++) {
         struct um_search_file *file = &batch->files[order[i]];
+        if (file->flags & UM_SEARCH_FAILED) /* a directory */
+            continue;
         error = search_file(searcher, batch, file, false);
         if (error == -ENOBUFS) {
             searcher->report.size = searcher->report.begin;

@@ -151,6 +151,17 @@ static int next_entry(struct frame *frame, struct um_tree_entry *entry)
     return 1;
 }
 
+/* Take a directory that could not be read, which ends nothing. Its path has `size` bytes. */
+static int take_failure(const struct um_search_walk *walk, size_t size, int failure,
+                        struct um_search_batch *batch)
+{
+    if (failure == -ENOMEM)
+        return failure;
+    if (size > 1 && walk->path[size - 1] == '/')
+        size--;
+    return um_batch_add_failure(batch, um_slice_of(walk->path, size), failure);
+}
+
 /* Take an entry of a directory. What it owes is the batch's, the new frame's, or paid here. */
 static int take_entry(struct um_search_walk *walk, const struct frame *frame,
                       const struct um_tree_entry *entry, struct um_search_batch *batch)
@@ -162,6 +173,8 @@ static int take_entry(struct um_search_walk *walk, const struct frame *frame,
     if (error == 0 && is_directory && !is_left_out(&walk->directories, name, false)) {
         error = push(walk, entry->attr.node, counts);
         counts &= error != 0;
+        if (error != 0)
+            error = take_failure(walk, size + entry->name_size, error, batch);
     } else if (error == 0 && S_ISREG(entry->attr.mode) && !is_left_out(&walk->files, name, false)) {
         error = um_batch_add(batch, &entry->attr, um_slice_of(walk->path, walk->path_size), counts);
         counts &= error != 0;
@@ -176,8 +189,10 @@ static int take_start(struct um_search_walk *walk, struct um_search_batch *batch
 {
     if (walk->left_out)
         return 0;
-    if (S_ISDIR(walk->start.mode))
-        return push(walk, walk->start.node, false);
+    if (S_ISDIR(walk->start.mode)) {
+        int error = push(walk, walk->start.node, false);
+        return error ? take_failure(walk, walk->path_size, error, batch) : 0;
+    }
     if (!S_ISREG(walk->start.mode))
         return 0;
     return um_batch_add(batch, &walk->start, um_slice_of(walk->path, walk->path_size), false);
@@ -192,13 +207,14 @@ int um_search_walk_next(struct um_search_walk *walk, struct um_search_batch **ou
         error = take_start(walk, batch);
     walk->began = true;
     while (error == 0 && walk->n_frames != 0 && !um_batch_is_full(batch)) {
-        int found = next_entry(&walk->frames[walk->n_frames - 1], &entry);
-        if (found < 0)
-            error = found;
-        else if (found == 0)
+        struct frame *frame = &walk->frames[walk->n_frames - 1];
+        int found = next_entry(frame, &entry);
+        if (found > 0)
+            error = take_entry(walk, frame, &entry, batch);
+        else if (found < 0)
+            error = take_failure(walk, frame->path_size, found, batch);
+        if (found <= 0)
             pop(walk);
-        else
-            error = take_entry(walk, &walk->frames[walk->n_frames - 1], &entry, batch);
     }
     if (error != 0 || batch->n == 0) {
         um_search_batch_close(batch);

@@ -57,12 +57,26 @@ int um_upper_node_load(struct um_upper *upper, uint64_t number, struct um_upper_
     return um_upper_node_add(upper, number, parent, name, false, false, number, node);
 }
 
+/* Whether a lower directory was found below itself. In an upper that was tampered with, a directory may
+ * continue a lower one in which lies one of those above it: paths would never end. */
+static bool is_loop(const struct um_upper_node *node, const struct um_upper_node *directory,
+                    const struct um_upper_hit *hit)
+{
+    if (node == NULL || !node->in_upper || !hit->directory || hit->in_upper)
+        return false;
+    while (directory != NULL && directory != node)
+        directory = directory->parent;
+    return directory == node;
+}
+
 int um_upper_count_lookup(struct um_upper *upper, struct um_upper_node *directory,
                           struct um_slice name, const struct um_upper_hit *hit)
 {
     struct um_upper_node *node = um_upper_node_find(upper, hit->attr.node);
     if (node == NULL && !hit->directory && !hit->in_upper)
         return um_upper_known_add(upper, hit->attr.node, directory->number, hit->name, 1);
+    if (is_loop(node, directory, hit))
+        return -EIO;
     int error = um_upper_node_add(upper, hit->attr.node, directory, name, hit->directory,
                                   hit->in_upper, hit->lower, &node);
     if (error != 0)

@@ -25,13 +25,9 @@ _STEP = 1024 * 1024  # bytes that are compared at once
 _BATCH = 256
 _PERMISSIONS = 0o7777
 _NOT_OF_THE_IMAGE = frozenset({b"security.selinux"})  # a label that belongs to the host
-_GONE = (
-    errno.ENOENT,
-    errno.ESTALE,
-    errno.ENOTDIR,
-)  # errors for names that are removed during the comparison
-# Errors for names that were removed or replaced since they were listed.
-REPLACED = (*_GONE, errno.EISDIR, errno.EINVAL, errno.ELOOP)
+# Errors for directories that were removed since they were listed, and for any names that were.
+GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
+REPLACED = (*GONE, errno.EISDIR, errno.EINVAL, errno.ELOOP)
 
 TYPE_NAMES = {
     stat.S_IFREG: "file",
@@ -219,8 +215,8 @@ class Comparison:
         whole = self._is_whole(directory)
         older: Iterator[DirectoryEntry] = iter(())
         if directory.before is not None and directory.was_directory:
-            older = _entries(self._before, directory.before.node)
-        newer = _entries(self._after, directory.after.node)
+            older = _entries(self._before, directory.before.node, directory.path)
+        newer = _entries(self._after, directory.after.node, directory.path)
         for name, before, after in _joined(older, newer):
             path = directory.path + b"/" + name if directory.path else name
             pair = _Pair(path, before, after, whole) if after is not None else None
@@ -395,20 +391,20 @@ def _deletion(path: bytes, before: Attributes | None) -> _Step:
     return None, Difference("D", path, before, None), True
 
 
-def _entries(tree: BrowsableTree, directory: Node) -> Iterator[DirectoryEntry]:
+def _entries(tree: BrowsableTree, directory: Node, path: bytes) -> Iterator[DirectoryEntry]:
     cookie = 0
-    while entries := _list(tree, directory, cookie):
+    while entries := _list(tree, directory, path, cookie):
         yield from entries
         cookie = entries[-1].next
 
 
-def _list(tree: BrowsableTree, directory: Node, cookie: int) -> list[DirectoryEntry]:
+def _list(tree: BrowsableTree, directory: Node, path: bytes, cookie: int) -> list[DirectoryEntry]:
     try:
         return tree.list(directory, cookie, _BATCH)
     except OSError as error:
-        if error.errno in _GONE:
+        if error.errno in GONE:
             return []
-        raise
+        raise OSError(error.errno, error.strerror, b"/" + path) from error
 
 
 def _joined(

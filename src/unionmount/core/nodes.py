@@ -110,11 +110,17 @@ class PathLookups:
         return self.resolve(path)
 
     def walk(self, directory: Node = ROOT, path: bytes = b"") -> Iterator[tuple[bytes, Attributes]]:
-        """Yield all paths below ``directory``, but not its own, sorted and depth first."""
+        """Yield all paths below ``directory``, but not its own, sorted and depth first.
+
+        An OSError names the directory that cannot be read.
+        """
         pending = [(directory, path, 0)]
         while pending:
             parent, prefix, cookie = pending.pop()
-            entries = self.list(parent, cookie)
+            try:
+                entries = self.list(parent, cookie)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, b"/" + prefix) from error
             for entry in entries:
                 full = prefix + b"/" + entry.name if prefix else entry.name
                 yield full, entry.attributes

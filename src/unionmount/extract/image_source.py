@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from unionmount.browse.diff import REPLACED, xattrs_of
+from unionmount.browse.diff import GONE, REPLACED, xattrs_of
 from unionmount.errors import FormatError
 from unionmount.extract.items import CopyItem, Piece
 from unionmount.system.files import FileRange
@@ -121,23 +121,23 @@ class ImageSource:
     ) -> Iterator[CopyItem]:
         """Yield what is in a directory, but for directories, which are added to ``below``."""
         prefix = directory + b"/" if directory else b""
-        for entry in self._listed(node):
+        for entry in self._listed(directory, node):
             path, attributes = prefix + entry.name, entry.attributes
             if stat.S_ISDIR(attributes.mode):
                 below.append((path, attributes))
             elif (item := self._item(path, attributes)) is not None:
                 yield item
 
-    def _listed(self, directory: Node) -> Iterator[DirectoryEntry]:
+    def _listed(self, path: bytes, directory: Node) -> Iterator[DirectoryEntry]:
         """Yield the entries of a directory; none of one that was removed meanwhile."""
         cookie = 0
         while True:
             try:
                 entries = self._files.list(directory, cookie, _BATCH)
             except OSError as error:
-                if self._upper is None or error.errno not in REPLACED:
-                    raise
-                return
+                if self._upper is not None and error.errno in GONE:
+                    return
+                raise OSError(error.errno, error.strerror, b"/" + self._full(path)) from error
             if not entries:
                 return
             yield from entries

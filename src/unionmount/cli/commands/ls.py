@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import time
@@ -18,6 +19,7 @@ from unionmount.cli.options import (
     text_format_option,
 )
 from unionmount.errors import NotFoundError, UsageError
+from unionmount.system.os_errors import naming
 
 if TYPE_CHECKING:
     from unionmount.browse.accounts import Accounts
@@ -285,7 +287,8 @@ class _Lister:
         pending = [(top, found.attributes, above)]
         while pending:
             path, attributes, above = pending.pop()
-            inside = [one for one in self._children(attributes) if self.style.shows(one[0])]
+            with naming(os.fsdecode(path)):
+                inside = [one for one in self._children(attributes) if self.style.shows(one[0])]
             yield _Page(path, attributes, above, inside)
             if self.style.recursive:
                 prefix = path if path.endswith(b"/") else path + b"/"
