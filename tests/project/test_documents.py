@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 import pytest
 from support.documents import REGISTRY, Document, Place, agrees, parse, unmarked_blocks
+from support.emulator import namespace_without_emulators, registration
 from support.servers import DockerRegistry
 from support.users import become_nobody, fuse_for_all
 
@@ -35,6 +36,7 @@ EXAMPLES = {  # blocks that are not run, by page; what is not here has none
     "docs/how-to/mount-at-boot.md": 6,
     "docs/how-to/scan-an-image.md": 1,
     "docs/how-to/patch-and-push.md": 1,
+    "docs/how-to/use-another-platform.md": 1,
     "docs/how-to/use-in-ci-and-containers.md": 7,
     "docs/how-to/use-with-podman.md": 3,
 }
@@ -58,6 +60,8 @@ def place(
                 stack.enter_context(fuse_for_all())
                 public_tmp.chmod(0o777)
                 made = replace(made, prefix=become_nobody(in_shell=True))
+            if document.user == "namespace":
+                made = _in_namespace(made, stack)
             if any(REGISTRY in step.command for step in document.steps):
                 running = stack.enter_context(DockerRegistry(tmp_path / "registry"))
                 made = replace(made, registry=running.address)
@@ -65,6 +69,21 @@ def place(
             return made
 
         yield make
+
+
+def _in_namespace(place: Place, stack: ExitStack) -> Place:
+    """The place in a user namespace without emulators; "register-emulator" registers one."""
+    prefix = stack.enter_context(namespace_without_emulators(place.directory))
+    line = shlex.quote(registration())
+    tools = place.directory / "tools"
+    tools.mkdir()
+    script = f"#!/bin/sh\nprintf %s {line} >/proc/sys/fs/binfmt_misc/register\n"
+    (tools / "register-emulator").write_text(script, encoding="utf-8")
+    (tools / "register-emulator").chmod(0o755)
+    # Go keeps what it compiled of its library where it always does
+    cache = os.environ.get("GOCACHE", str(Path.home() / ".cache/go-build"))
+    more = {"PATH": f"{place.environment['PATH']}:{tools}", "GOCACHE": cache}
+    return replace(place, prefix=prefix, environment=place.environment | more)
 
 
 def _unmount_all(place: Place) -> None:

@@ -4,7 +4,8 @@ Every ``console`` block of a page is run, command by command, in one directory w
 sample image. A block that can't be run says so above it, in a line that readers see:
 ``*Example; needs a docker daemon:*``. Comments that readers do not see steer the run:
 
-    <!-- user: root -->           the page needs root; "ordinary": it is run without privileges
+    <!-- user: root -->           the page needs root; "ordinary": it is run without privileges;
+                                  "namespace": by root of a user namespace (emulator.py)
     <!-- needs: busybox -->       programs that the page needs (capabilities.py)
     <!-- prepare:                 commands that set the scene, one a line, without output
     ...
