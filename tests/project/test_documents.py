@@ -209,13 +209,17 @@ def test_a_page_is_taken_apart() -> None:
         "<!-- user: root -->\n<!-- needs: a, b -->\n<!-- prepare:\nmkdir x\n-->\n"
         "```console\n$ one \\\n> two\nout\n```\n"
         "*Example; needs a network:*\n\n```console\n$ no\n```\n"
+        "```python\nprint(1)\n```\n\n```text\n1\n```\n"
     )
     document = parse(text)
     assert [(step.command, step.shown) for step in document.steps] == [
         ("mkdir x", None),
         ("one \\\ntwo", "out\n"),
+        (f"{shlex.quote(sys.executable)} -c 'print(1)\n'", "1\n"),
     ]
     assert (document.examples, document.user, document.needs) == (1, "root", ("a", "b"))
+    assert unmarked_blocks("```python\nx\n```\n\n```text\n1\n```\n") == []
+    assert unmarked_blocks("```python\nx\n```\n") == ["x\n"]
     assert unmarked_blocks("```\nwhat\n```\n") == ["what\n"]
 
 
