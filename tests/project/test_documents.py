@@ -96,7 +96,22 @@ def _unmount_all(place: Place) -> None:
 def test_it_shows_what_is_printed(
     page: str, place: Callable[[Document], Place], require: Callable[..., None]
 ) -> None:
-    document = parse(read(page))
+    _check_output(parse(read(page)), place, require)
+
+
+@pytest.mark.slow
+@pytest.mark.needs("fuse", "getfattr", "root")
+@pytest.mark.parametrize("page", [page for page in PAGES if not parse(read(page)).user])
+def test_an_ordinary_user_gets_the_same(
+    page: str, place: Callable[[Document], Place], require: Callable[..., None]
+) -> None:
+    """Pages that do not name a user are for everybody, and root runs them above."""
+    _check_output(replace(parse(read(page)), user="ordinary"), place, require)
+
+
+def _check_output(
+    document: Document, place: Callable[[Document], Place], require: Callable[..., None]
+) -> None:
     users = {"root": ("root",), "ordinary": ("ordinary-user",)}
     require(*document.needs, *users.get(document.user, ()))
     if any(REGISTRY in step.command for step in document.steps):
