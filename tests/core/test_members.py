@@ -104,6 +104,20 @@ def test_members_have_the_bytes_of_the_writer(data: st.DataObject) -> None:
         }
 
 
+def test_every_length_of_a_record() -> None:
+    """The length of a record counts its own digits, which become more at 100 and at 1000."""
+    deep = b"/".join([b"d" * 200] * 4) + b"/"
+    lengths = (*range(80, 120), *range(970, 1010))
+    links = [
+        Stored(Member(deep + b"%04d" % length, stat.S_IFLNK | 0o777, target=b"t" * length))
+        for length in lengths
+    ]
+    names = [file(deep + b"n" * (length - len(deep))) for length in lengths if length > len(deep)]
+    with tree_of([b"".join(one.data for one in (*links, *names)) + END]) as tree:
+        directory = tree.resolve(deep).node
+        assert added(tree, directory, deep)[0] == b"".join(one.data for one in (*links, *names))
+
+
 @pytest.mark.parametrize(
     "other",
     [
