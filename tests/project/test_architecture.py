@@ -66,6 +66,7 @@ ALL_PUBLIC = {"base", "system", "marks"}
 SECOND_HEADERS = {
     "index/builder.h",
     "index/format.h",
+    "tar/write.h",
     "tree/scan.h",
     "tree/summary.h",
     "tree/unstacked.h",
