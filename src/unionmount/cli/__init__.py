@@ -126,7 +126,7 @@ def open_standard_streams() -> None:
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
-        if isinstance(sys.stdout.buffer, io.RawIOBase):
+        if sys.stdout is sys.__stdout__ and isinstance(sys.stdout.buffer, io.RawIOBase):
             sys.stdout = _buffered(sys.stdout)
         sys.stdout.reconfigure(errors="backslashreplace")  # like standard error
 
@@ -136,9 +136,9 @@ def _buffered(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
     Without one, the end of a piece that a full disk takes in part is lost without an error.
     """
-    encoding, is_terminal = stream.encoding, stream.isatty()
-    raw = stream.detach()
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, line_buffering=is_terminal)  # type: ignore[type-var]
+    raw = io.FileIO(stream.fileno(), "w", closefd=False)
+    buffer, is_terminal = io.BufferedWriter(raw), stream.isatty()
+    return io.TextIOWrapper(buffer, encoding=stream.encoding, line_buffering=is_terminal)
 
 
 def _other_error(error: Exception, settings: Settings) -> int:
