@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,44 @@ def test_an_interrupt_at_any_import_is_silent(
     assert -signal.SIGINT in statuses
     assert statuses <= {-signal.SIGINT, reported}
     assert program != "unionmount" or reported in statuses  # it imports much while it works
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line",
+    [
+        "layers {image} --top 9", "packages {image}", "diff {image} {image}", "ls -l {image}",
+        "grep x {image}", "cp {image}:/file {out}", "export {image} -o {out}",
+        "import {flat} made:1", "copy --squash docker-archive:{image} oci:{out}:1",
+    ],
+)  # fmt: skip
+def test_an_interrupt_at_any_import_leaves_nothing(
+    line: str, hooked: dict[str, str], tmp_path: Path
+) -> None:
+    """The imports of the command itself, which other verbs do not share."""
+    layer, out = Layer().file("file", b"whole"), tmp_path / "out"
+    places = {"image": docker_archive(tmp_path / "image.tar", [layer]), "out": out}
+    places["flat"] = tmp_path / "flat.tar"
+    places["flat"].write_bytes(layer.data())
+    words: list[str | Path] = [PROGRAMS / "unionmount"]
+    words += [word.format(**places) for word in line.split()]
+    names = imports_of(words, hooked)
+    own = [name for name in names[names.index("unionmount.start") :] if "unionmount" in name]
+    for name in own[:: amount(7, 1)]:
+        remove(out)
+        done = subprocess.run(
+            words, env=hooked | {"INTERRUPT_AT": name}, capture_output=True, check=False
+        )
+        assert done.returncode in (-signal.SIGINT, 130), (name, done.stderr)
+        assert (done.stdout, done.stderr) == (b"", b""), name
+        assert not out.exists(), name
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def test_an_ignored_interrupt_stays_ignored(hooked: dict[str, str], tmp_path: Path) -> None:
