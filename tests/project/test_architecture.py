@@ -44,6 +44,7 @@ ORDER = (
     "squash",
     "api",
     "cli",
+    "start",
     "__main__",
 )
 
