@@ -173,6 +173,21 @@ def test_an_empty_word_is_not_the_working_directory(
     cli.run("umount", where)
 
 
+@pytest.mark.parametrize(
+    "words", [("",), ("container:",), ("--kill", ""), ("--kill", "container:")], ids=" ".join
+)
+def test_an_empty_word_is_no_mount_without_a_container(
+    cli: CommandLine, archive: Path, where: Path, words: tuple[str, ...]
+) -> None:
+    cli.run("mount", "--ro", archive, where)
+    cli.error("umount", *words)
+    assert is_mounted(where)
+    daemon = daemon_of(cli, where)
+    os.kill(cli.record(where)["pid"], signal.SIGKILL)
+    daemon.wait()
+    cli.error("umount", *words)  # it cleans up after dead mounts all the same
+
+
 def test_verify_finds_a_changed_layer(cli: CommandLine, archive: Path, where: Path) -> None:
     archive.write_bytes(archive.read_bytes().replace(b"hello\n", b"HELLO\n"))
     message = cli.error("mount", "--ro", "--verify", archive, where)

@@ -33,6 +33,8 @@ def mount_of(table: MountTable, root: Path, name: str) -> Status | None:
 
 def mounts_of(table: MountTable, root: Path, name: str) -> list[Status]:
     """Return all records of mounts of a container of the store ``root``, oldest first."""
+    if not name:  # the records of mounts without a container have no name
+        return []
     store = os.path.realpath(root)
     return [
         one
@@ -54,6 +56,8 @@ def find_mount(table: MountTable, root: Path, word: str) -> Status:
     found = mount_of(table, root, name_of_container(word))
     if found is not None:
         return found
+    if not word:
+        raise NotFoundError("no mount has an empty name")
     if word.startswith(PREFIX) or is_there(root, word) or os.path.lexists(word):
         raise NotFoundError(f"{printable(word)}: no such mount")
     return table.beginning_with(word)
