@@ -2,9 +2,10 @@
 
 ::
 
-    docker-archive:FILE[:REF]   a tar as "docker save" and "podman save" make
+    docker-archive:FILE[:REF]   a tar as "docker save" and "podman save" make, or unpacked
     oci-archive:FILE[:REF]      an OCI image layout in a tar
     oci:DIR[:REF]               an OCI image layout, a directory
+    dir:DIR                     a directory as "skopeo copy" makes
     docker://NAME               an image of a registry
     PATH[:REF]                  one of these, recognised by its content
     PATH                        a tar with a root file system
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from unionmount.store.in_place import FlatFacts
     from unionmount.system.files import FileRange
 
-Kind = Literal["docker-archive", "oci-archive", "oci", "registry", "path", "stored"]
+Kind = Literal["docker-archive", "oci-archive", "oci", "dir", "registry", "path", "stored"]
 
 STDIN = "-"
 
@@ -50,14 +51,21 @@ _TRANSPORTS: dict[str, Kind] = {
     "docker-archive": "docker-archive",
     "oci-archive": "oci-archive",
     "oci": "oci",
+    "dir": "dir",
 }
 _REGISTRY = "docker://"
 _FILE = re.compile(r".*\.(?:tar|tgz|tbz2?|txz|tzst|oci|gz|bz2|xz|zst)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"localhost|\[.*\]|.*:[0-9]+", re.DOTALL)
 _WORD = re.compile("[a-z-]+", re.IGNORECASE)  # a transport or a short name
 _DIGEST = re.compile(r"@sha(?:256|512):")
+# The files of a directory with an image; a web application may have a manifest.json, too.
+_IN_DIRECTORIES = (
+    ("index.json",),
+    ("manifest.json", "version"),
+    ("manifest.json", "repositories"),
+)
 _MAX_NEAR = 10_000  # names that are compared with a wrong one
-_FOREIGN = frozenset({"docker", "docker-daemon", "containers-storage", "dir", "ostree", "sif"})
+_FOREIGN = frozenset({"docker", "docker-daemon", "containers-storage", "ostree", "sif"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,8 @@ class Location:
         transport, colon, rest = text.partition(":")
         if text.startswith(_REGISTRY):
             return cls("registry", text.removeprefix(_REGISTRY))
+        if colon and transport == "dir":  # it has no REF, so that all is the path
+            return cls("dir", _given(rest))
         if colon and transport in _TRANSPORTS:
             return cls(_TRANSPORTS[transport], *_split_path(rest))
         if colon and (transport in _FOREIGN or rest.startswith("//")):
@@ -119,6 +129,8 @@ class Location:
     def parse_target(cls, text: str) -> Self:
         """Parse a target; paths need a transport, and need not exist."""
         transport, colon, rest = text.partition(":")
+        if colon and transport == "dir":
+            return cls("dir", _given(rest))
         if colon and transport in _TRANSPORTS:
             path, _, selector = rest.partition(":")
             if not path or path == STDIN:
@@ -149,10 +161,15 @@ def _path_in_image(text: str) -> UsageError:
     )
 
 
+def _given(path: str) -> str:
+    if not path:
+        raise UsageError("the path of the source is empty")
+    return path
+
+
 def _split_path(text: str) -> tuple[str, str]:
     """Split a path from its REF at the first colon before which a file exists."""
-    if not text:
-        raise UsageError("the path of the source is empty")
+    _given(text)
     if not _exists(text):
         parts = text.split(":")
         for i in range(1, len(parts)):
@@ -178,7 +195,9 @@ def _is_path(text: str) -> bool:
     if text == STDIN or text.startswith(("/", "./", "../")):
         return True
     if _is_directory(text):
-        return "/" in text or _exists(f"{text}/index.json")
+        return "/" in text or any(
+            all(_exists(f"{text}/{name}") for name in names) for names in _IN_DIRECTORIES
+        )
     return _exists(text) or os.path.islink(text)  # noqa: PTH114 - it may not be a valid path
 
 

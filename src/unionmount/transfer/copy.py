@@ -1,7 +1,8 @@
 """Copying an image from a registry, archive, layout or the store to any of these.
 
-Between registries and OCI layouts (also in a tar) everything stays as it is, to the last byte:
-manifests, and blobs as they are compressed; the store only buffers blobs. All other copies go
+Between registries, OCI layouts (also in a tar) and directories of skopeo's ``dir:``, everything
+stays as it is, to the last byte: manifests, and blobs as they are compressed; the store only
+buffers blobs. All other copies go
 through a store, like pull, load, save and push: a docker-archive has no manifest, and its layers
 are plain. It is converted in a temporary store.
 """
@@ -24,7 +25,7 @@ from unionmount.images.opened import OpenImage
 from unionmount.images.reference import Digest, Reference
 from unionmount.images.selection import run_selection_async, select
 from unionmount.sources import STDIN, Location, choose
-from unionmount.sources.layout import OciLayout
+from unionmount.sources.layout import BlobArchive
 from unionmount.store.layer_import import Progress
 from unionmount.store.store import Store, StoredImage
 from unionmount.transfer.blobs import (
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from unionmount.transfer.image_files import FileWriter
     from unionmount.transfer.save import Form, ImageToSave
 from unionmount.transfer.endpoints import (
+    DirectorySink,
     LayoutSink,
     LayoutSource,
     RegistrySink,
@@ -62,6 +64,7 @@ from unionmount.transfer.endpoints import (
 Squash = Callable[[Store, OpenImage, Sequence[Reference], Progress], StoredImage]
 """A function that makes an image with fewer layers of an open one, in a store and with names."""
 
+_DOCUMENTS = frozenset({"registry", "oci", "oci-archive", "dir"})  # targets that take them
 _MAX_DEPTH = 8  # of nested indexes
 _MAX_DOCUMENTS = 4096
 
@@ -99,16 +102,16 @@ async def copy(
     if how.squash is not None:
         return await _squashed(store, client, source, target, how, how.squash)
     async with _opened(store, client, source, how) as origin:
-        if origin is not None and target.kind in ("registry", "oci", "oci-archive"):
+        if origin is not None and target.kind in _DOCUMENTS:
             if how.compression is not None:
                 raise UsageError(
-                    "--compress cannot be used between registries and OCI layouts, "
+                    "--compress cannot be used between registries, OCI layouts and dir:, "
                     "which keep their blobs"
                 )
             return await _copy_documents(client, origin, target, how)
     if how.all_platforms:
         raise UsageError(
-            "--all is only for copies between registries and OCI layouts; other places hold "
+            "--all is only for copies between registries, OCI layouts and dir:; other places hold "
             "an image for one platform"
         )
     if target.kind == "stored":
@@ -229,7 +232,7 @@ def _save(store: Store, wanted: ImageToSave, target: Location, how: CopyOptions)
 @contextmanager
 def _writer(target: Location) -> Iterator[FileWriter]:
     """Open the target; it is complete when the block ends, or does not appear."""
-    if target.kind == "oci":
+    if target.kind in ("oci", "dir"):
         with new_directory(Path(target.path)) as directory:
             yield DirectoryWriter(directory)
         return
@@ -252,7 +255,7 @@ async def _opened(
     else:
         with await trio.to_thread.run_sync(open_source, store, source) as opened:
             layout = opened.archive
-            if isinstance(layout, OciLayout):
+            if isinstance(layout, BlobArchive):
                 entry = choose(layout.entries(), source.selector, layout.what)
                 yield LayoutSource(layout, entry)
                 layout.check_unchanged()
@@ -272,7 +275,10 @@ async def _copy_documents(
         await _fill(RegistrySink(client, ref, source.names, how.progress), source, roots, tree)
     else:
         with _writer(target) as writer:
-            await _fill(LayoutSink(writer, target.selector, source), source, roots, tree)
+            sink: Sink = LayoutSink(writer, target.selector, source)
+            if target.kind == "dir":
+                sink = DirectorySink(writer, str(target))
+            await _fill(sink, source, roots, tree)
     return Copied(roots[0].digest if len(roots) == 1 else None)
 
 

@@ -19,7 +19,8 @@ from unionmount.images.build import (
 from unionmount.images.manifest import Contents, Descriptor
 from unionmount.images.media_types import REF_NAME
 from unionmount.images.reference import Digest, Reference
-from unionmount.sources.layout import OciLayout
+from unionmount.sources.layout import BlobArchive
+from unionmount.sources.skopeo_dir import MANIFEST, VERSION, VERSION_TEXT, manifest_name
 from unionmount.store.store import Store
 from unionmount.system.files import FileRange, pieces_of
 from unionmount.transfer.blobs import (
@@ -99,9 +100,9 @@ class RegistrySource:
 
 
 class LayoutSource:
-    """An image or index of an OCI layout or archive."""
+    """An image or index of an OCI layout or archive, or of a directory of skopeo's."""
 
-    def __init__(self, layout: OciLayout, entry: Entry) -> None:
+    def __init__(self, layout: BlobArchive, entry: Entry) -> None:
         self.what = layout.what
         self.names: Sequence[Reference] = entry.names
         self._layout = layout
@@ -167,11 +168,7 @@ class RegistrySink:
 
     async def finish(self, roots: Sequence[Descriptor], raws: Sequence[bytes]) -> None:
         """Put the root under its tag."""
-        if len(roots) != 1:
-            raise UsageError(
-                f"{self._ref}: the source has {len(roots)} manifests without an index; "
-                "choose one with --platform"
-            )
+        _check_one_root(roots, str(self._ref))
         await self._client.put_manifest(self._ref, raws[0], roots[0].media_type)
 
 
@@ -219,6 +216,43 @@ class LayoutSink:
 
     def _document(self, path: str, raw: bytes) -> None:
         self._writer.file(path, len(raw), [raw])
+
+
+class DirectorySink:
+    """A new directory as skopeo's ``dir:`` makes it."""
+
+    takes_roots = False
+
+    def __init__(self, writer: FileWriter, what: str) -> None:
+        self._writer = writer
+        self._what = what
+
+    async def blob(self, descriptor: Descriptor, source: Source) -> None:
+        """Write a blob."""
+        what = f"{source.what}: blob {descriptor.digest}"
+        async with source.blob(descriptor) as data:
+            chunks = _checked(pieces_of(data, what), descriptor, what)
+            path = descriptor.digest.hex
+            await trio.to_thread.run_sync(self._writer.file, path, descriptor.size, chunks)
+
+    async def document(self, descriptor: Descriptor, raw: bytes) -> None:
+        """Write a manifest that an index lists."""
+        self._writer.file(manifest_name(descriptor.digest), len(raw), [raw])
+
+    async def finish(self, roots: Sequence[Descriptor], raws: Sequence[bytes]) -> None:
+        """Write the root as manifest.json, and the version."""
+        _check_one_root(roots, self._what)
+        self._writer.file(MANIFEST, len(raws[0]), [raws[0]])
+        self._writer.file(VERSION, len(VERSION_TEXT), [VERSION_TEXT])
+
+
+def _check_one_root(roots: Sequence[Descriptor], target: str) -> None:
+    """Raise UsageError if a target for one document would get several."""
+    if len(roots) != 1:
+        raise UsageError(
+            f"{target}: the source has {len(roots)} manifests without an index; "
+            "choose one with --platform"
+        )
 
 
 def _checked(chunks: Iterator[bytes], descriptor: Descriptor, what: str) -> Iterator[bytes]:

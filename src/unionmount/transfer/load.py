@@ -35,9 +35,9 @@ from unionmount.sources import (
     near_file,
     no_such_file,
 )
-from unionmount.sources.archive import TarFiles, has_image, open_archive
+from unionmount.sources.archive import TarFiles, has_image, open_archive, open_directory
 from unionmount.sources.flat import FlatArchive, FlatFile, refuse_flat
-from unionmount.sources.layout import DirectoryFiles, OciLayout
+from unionmount.sources.layout import DirectoryFiles
 from unionmount.store.last_use import note_use
 from unionmount.store.layer_import import (
     LIMIT_VARIABLE,
@@ -222,8 +222,9 @@ def _open_source(how: LoadOptions, location: Location) -> OpenArchive:
     path = Path(location.path)
     what = "standard input" if location.path == STDIN else printable(location.path)
     default_name = fallback_name(path)
-    if location.kind == "oci" or (location.kind == "path" and path.is_dir()):
-        return OpenArchive(_open_layout(path, default_name), spooled=False)
+    in_directory = location.kind in ("path", "docker-archive") and path.is_dir()
+    if location.kind in ("oci", "dir") or in_directory:
+        return OpenArchive(_open_directory(path, location.kind, default_name), spooled=False)
     fd, spooled = _open_file(how, location.path, what)
     flat = None
     with ExitStack() as stack:
@@ -308,16 +309,12 @@ class _FlatOpener:
         return made.facts
 
 
-def _open_layout(path: Path, default_name: str) -> ImageArchive:
+def _open_directory(path: Path, kind: str, default_name: str) -> ImageArchive:
     try:
         files = DirectoryFiles(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"{printable(str(path))}: {os.strerror(error.errno or 0)}") from None
-    try:
-        return OciLayout(files, default_name)
-    except BaseException:
-        files.close()
-        raise
+    return open_directory(files, kind, default_name)
 
 
 def fallback_name(path: Path) -> str:
