@@ -32,6 +32,7 @@ ORDER = (
     "core",
     "images",
     "registry",
+    "engine",
     "store",
     "sources",
     "mounting",

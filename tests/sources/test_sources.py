@@ -101,7 +101,7 @@ def test_a_source_is_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "text", ["", "oci:", "dir:", "docker:nginx", "docker-daemon:a", "https://a/b"]
+    "text", ["", "oci:", "dir:", "docker:nginx", "docker-daemon:", "ostree:a", "https://a/b"]
 )
 def test_what_is_no_source_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
@@ -117,6 +117,7 @@ def test_a_target_is_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "oci-archive:/a/b.tar:example.org/x:1": ("oci-archive", "/a/b.tar", "example.org/x:1"),
         "docker-archive:b.tar:x:1": ("docker-archive", "b.tar", "x:1"),
         "dir:/x": ("dir", "/x", ""),
+        "docker-daemon:nginx:1": ("docker-daemon", "nginx:1", ""),
         "docker://nginx:1": ("registry", "nginx:1", ""),
         "there": ("stored", "there", ""),
         "example.org/x:1": ("stored", "example.org/x:1", ""),

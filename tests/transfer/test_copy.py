@@ -239,7 +239,8 @@ def test_what_makes_no_sense(cli: CommandLine, name: str, archive: Path, tmp_pat
         (f"docker://{name}", str(tmp_path / "x")),
         (f"docker://{name}", "oci:"),
         (f"docker://{name}", f"oci:{tmp_path / 'full'}"),
-        (f"docker://{name}", "docker-daemon:x"),
+        (f"docker://{name}", "ostree:x"),
+        (f"docker://{name}", f"docker-daemon:{SMALL.id}"),
         ("--compress", "zstd", f"docker://{name}", f"oci:{tmp_path / 'x'}"),
         ("docker-archive:-", "mine:1"),
     ):

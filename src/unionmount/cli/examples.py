@@ -51,6 +51,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
             "docker://localhost:5000/nginx:1.25",
         ),
         ("Make one layer of all layers", "unionmount copy --squash app:1 app:flat"),
+        ("Give an image to docker", "unionmount copy app:2 docker-daemon:app:2"),
     ),
     "cp": (
         ("Take a file out of an image", "unionmount cp app:1:/etc/nginx.conf ."),
@@ -134,7 +135,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     ),
     "load": (
         ("Load an archive", "unionmount load -i app.tar"),
-        ("Load an image from docker", "docker save app:1 | unionmount load"),
+        ("Load an image from docker", "unionmount load docker-daemon:app:1"),
+        ("Load what docker saved", "docker save app:1 | unionmount load"),
     ),
     "login": (
         ("Log in to Docker Hub", "unionmount login docker.io"),

@@ -107,14 +107,29 @@ def find_or_pull(
     A pulled image is protected by ``lease``. It gets the name, unless that belongs to an image for
     another platform: mounting for one platform does not change the meaning of the name for others.
     """
-    from unionmount.cli.open_image import progress_line
     from unionmount.images.image import SCRATCH
+
+    if location.kind == "docker-daemon":
+        return _from_daemon(settings.store(), location, platform, lease)
+    if location.kind not in ("stored", "registry") or location.path == SCRATCH:
+        return location
+    return _found_or_pulled(settings, options, location, policy, platform, lease)
+
+
+def _found_or_pulled(
+    settings: Settings,
+    options: RegistryOptions,
+    location: Location,
+    policy: Policy,
+    platform: Platform | None,
+    lease: Lease,
+) -> Location:
+    """Do the work of ``find_or_pull`` for a name."""
+    from unionmount.cli.open_image import progress_line
     from unionmount.sources import looks_like_file, no_such_file
     from unionmount.transfer.load import find_stored
 
     store = settings.store()
-    if location.kind not in ("stored", "registry") or location.path == SCRATCH:
-        return location
     missing = None
     if policy != "always":
         try:
@@ -143,6 +158,21 @@ def find_or_pull(
     except (NotFoundError, RegistryError) as error:
         raise type(error)(f"{missing}; {error}" if missing else str(error)) from error
     return _meaning(store, str(ref), found)
+
+
+def _from_daemon(
+    store: Store, location: Location, platform: Platform | None, lease: Lease
+) -> Location:
+    """Return the location in the store of an image of a docker daemon, fetched if it is missing."""
+    from unionmount.cli.open_image import progress_line
+    from unionmount.sources import Location
+    from unionmount.transfer.load import keep_image
+
+    with progress_line() as progress:
+        found = keep_image(store, location, platform=platform, progress=progress, lease=lease)
+    if str(found.id) != location.path and store.has_image_named(location.path):
+        return _meaning(store, location.path, found)
+    return Location("stored", str(found.id))
 
 
 def _meaning(store: Store, name: str, image: StoredImage) -> Location:

@@ -6,6 +6,7 @@
     oci-archive:FILE[:REF]      an OCI image layout in a tar
     oci:DIR[:REF]               an OCI image layout, a directory
     dir:DIR                     a directory as "skopeo copy" makes
+    docker-daemon:NAME          an image of a docker daemon, by its name or ID
     docker://NAME               an image of a registry
     PATH[:REF]                  one of these, recognised by its content
     PATH                        a tar with a root file system
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from unionmount.errors import InvalidReference, NotFoundError, UsageError
 from unionmount.images.image import SCRATCH
-from unionmount.images.reference import Reference, has_registry
+from unionmount.images.reference import Digest, Reference, has_registry
 from unionmount.system.closing import Closing
 from unionmount.system.nearest import did_you_mean, did_you_mean_file
 from unionmount.system.text import printable
@@ -38,11 +39,13 @@ if TYPE_CHECKING:
 
     from unionmount.images.image import ImageDocuments
     from unionmount.images.platform import Platform
-    from unionmount.images.reference import Digest
     from unionmount.store.in_place import FlatFacts
+    from unionmount.store.store import Store
     from unionmount.system.files import FileRange
 
-Kind = Literal["docker-archive", "oci-archive", "oci", "dir", "registry", "path", "stored"]
+Kind = Literal[
+    "docker-archive", "oci-archive", "oci", "dir", "docker-daemon", "registry", "path", "stored"
+]
 
 STDIN = "-"
 
@@ -54,6 +57,7 @@ _TRANSPORTS: dict[str, Kind] = {
     "dir": "dir",
 }
 _REGISTRY = "docker://"
+_DAEMON: Kind = "docker-daemon"
 _FILE = re.compile(r".*\.(?:tar|tgz|tbz2?|txz|tzst|oci|gz|bz2|xz|zst)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"localhost|\[.*\]|.*:[0-9]+", re.DOTALL)
 _WORD = re.compile("[a-z-]+", re.IGNORECASE)  # a transport or a short name
@@ -65,7 +69,7 @@ _IN_DIRECTORIES = (
     ("manifest.json", "repositories"),
 )
 _MAX_NEAR = 10_000  # names that are compared with a wrong one
-_FOREIGN = frozenset({"docker", "docker-daemon", "containers-storage", "ostree", "sif"})
+_FOREIGN = frozenset({"docker", "containers-storage", "ostree", "sif"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class Location:
 
     def absolute(self) -> str:
         """Return the same SOURCE for a process with another working directory."""
-        if self.kind == "stored" or self.path == STDIN or self.kind == "registry":
+        if self.kind in ("stored", "registry", _DAEMON) or self.path == STDIN:
             path = self.path
         else:
             path = os.path.abspath(self.path)  # noqa: PTH100 - does not resolve symlinks
@@ -92,7 +96,7 @@ class Location:
     def _prefix(self) -> str:
         if self.kind == "registry":
             return _REGISTRY
-        return f"{self.kind}:" if self.kind in _TRANSPORTS else ""
+        return f"{self.kind}:" if self.kind in _TRANSPORTS or self.kind == _DAEMON else ""
 
     def _suffix(self) -> str:
         return f":{self.selector}" if self.selector else ""
@@ -103,6 +107,8 @@ class Location:
         transport, colon, rest = text.partition(":")
         if text.startswith(_REGISTRY):
             return cls("registry", text.removeprefix(_REGISTRY))
+        if colon and transport == _DAEMON:
+            return cls(_DAEMON, _daemon_name(rest))
         if colon and transport == "dir":  # it has no REF, so that all is the path
             return cls("dir", _given(rest))
         if colon and transport in _TRANSPORTS:
@@ -131,6 +137,10 @@ class Location:
         transport, colon, rest = text.partition(":")
         if colon and transport == "dir":
             return cls("dir", _given(rest))
+        if colon and transport == _DAEMON:
+            if rest.startswith("sha256:"):
+                raise UsageError(f"{_DAEMON}: as a target needs a name; an ID is what an image is")
+            return cls(_DAEMON, _daemon_name(rest))
         if colon and transport in _TRANSPORTS:
             path, _, selector = rest.partition(":")
             if not path or path == STDIN:
@@ -144,7 +154,7 @@ class Location:
 
 
 def _unknown_transport(transport: str, more: str = "") -> UsageError:
-    known = [*_TRANSPORTS, _REGISTRY]
+    known = [*_TRANSPORTS, _DAEMON, _REGISTRY]
     near = did_you_mean(transport, [name.rstrip(":") for name in known])
     hint = near or f"; use one of {', '.join(known)}{more}"
     return UsageError(f"unknown transport '{printable(transport)}'{hint}")
@@ -159,6 +169,17 @@ def _path_in_image(text: str) -> UsageError:
         f"'{printable(text)}' is a path in an image, and only a whole image can be given here; "
         f"write '{printable(image)}'"
     )
+
+
+def _daemon_name(name: str) -> str:
+    """Check the name or ID of an image of a daemon; raise InvalidReference if it is neither."""
+    if not name:
+        raise UsageError(f"{_DAEMON}: needs the name or the ID of an image behind it")
+    if not name.startswith("sha256:"):
+        Reference.parse(name)
+        return name
+    Digest.parse(name, "the ID of an image")
+    return name
 
 
 def _given(path: str) -> str:
@@ -310,6 +331,14 @@ class SourceImage:
     image: ImageDocuments
     layers: tuple[LayerBlob, ...]
     made_up: bool
+
+    def exact(self, store: Store) -> ImageDocuments:
+        """Return the documents once a store has the layers; one that was made up has its sizes."""
+        if not self.made_up:
+            return self.image
+        config = self.image.config
+        sizes = [store.layer_info(diff_id).layer_size for diff_id in config.diff_ids]
+        return self.image.from_config(config, sizes, f"image {config.digest}")
 
 
 @dataclass(frozen=True, slots=True)

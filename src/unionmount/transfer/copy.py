@@ -32,6 +32,7 @@ from unionmount.transfer.blobs import (
     cancelling,
     in_parallel,
 )
+from unionmount.transfer.daemon import DaemonOptions, fetch
 from unionmount.transfer.image_files import DirectoryWriter, TarWriter, new_directory, replaced_file
 from unionmount.transfer.load import (
     fallback_name,
@@ -44,6 +45,7 @@ from unionmount.transfer.pull import PullOptions, pull_as
 from unionmount.transfer.push import PushOptions, push
 from unionmount.transfer.save import find_wanted, save
 from unionmount.transfer.scratch_store import scratch_store
+from unionmount.transfer.to_daemon import send
 
 if TYPE_CHECKING:
     from unionmount.formats.compression import Compression
@@ -182,6 +184,9 @@ async def _to_store(
     if source.kind == "registry":
         pulling = PullOptions(how.platform, "always", progress=how.progress, names=names)
         return await pull_as(store, client, how.resolve(source.path), pulling)
+    if source.kind == "docker-daemon":
+        wanted = DaemonOptions(how.platform, how.progress, names=names, take_over=True)
+        return await fetch(store, source.path, wanted)
     if source.kind == "stored":
         found = find_stored(store, source.path)
         for name in names or ():
@@ -206,6 +211,14 @@ async def _from_store(
         done = await push(store, client, stored, how.resolve(target.path), pushing)
         return Copied(done.digest, done.changes)
     (wanted,) = find_wanted(store, [word])
+    if target.kind == "docker-daemon":
+        if how.compression is not None:
+            raise UsageError(
+                "--compress cannot be used for a docker daemon, which gets plain layers"
+            )
+        name = Reference.parse(target.path).with_default_tag()
+        await send(store, replace(wanted, names=(name,)), str(target), how.progress)
+        return Copied(None)
     if target.selector:
         wanted = replace(wanted, names=(_name_at(target),))
     elif not wanted.names:
@@ -237,7 +250,7 @@ def _writer(target: Location) -> Iterator[FileWriter]:
             yield DirectoryWriter(directory)
         return
     with replaced_file(Path(target.path)) as fd:
-        writer = TarWriter(fd, target.path)
+        writer = TarWriter.to_file(fd, target.path)
         yield writer
         writer.finish()
 
@@ -250,7 +263,7 @@ async def _opened(
     if source.kind == "registry":
         ref = how.resolve(source.path).with_default_tag()
         yield RegistrySource(store, client, ref, how.progress)
-    elif source.kind == "stored":
+    elif source.kind in ("stored", "docker-daemon"):
         yield None
     else:
         with await trio.to_thread.run_sync(open_source, store, source) as opened:

@@ -21,7 +21,7 @@ from unionmount.errors import (
     UsageError,
 )
 from unionmount.formats.compression import MAGIC_SIZE, Compression, decompressor, sniff
-from unionmount.images.image import SCRATCH, ImageDocuments, scratch
+from unionmount.images.image import SCRATCH, scratch
 from unionmount.images.opened import OpenImage, OpenLayer
 from unionmount.images.reference import Digest, Reference
 from unionmount.sources import (
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from unionmount.images.platform import Platform
-    from unionmount.sources import Entry, SourceImage
+    from unionmount.sources import Entry
     from unionmount.store.in_place import FlatFacts
     from unionmount.store.layer_import import ImportLimits
     from unionmount.store.leases import Lease
@@ -97,6 +97,9 @@ def open_image(
     if location.kind == "stored":
         stored = _find_stored(how, location.path)
         return _open_stored(how, stored, name_of(stored))
+    if location.kind == "docker-daemon":
+        with _leased(how, "load", location) as how:
+            return _open_stored(how, _fetched(how, location), str(location))
     with _leased(how, "load", location) as how, _open_source(how, location) as opened:
         entry = choose(opened.archive.entries(), location.selector, opened.archive.what)
         found = opened.archive.image(entry, platform)
@@ -127,6 +130,11 @@ def load(
     if location.kind == "stored":  # a directory that does not look like a layout, perhaps
         location = replace(location, kind="path")
     how = LoadOptions(store, platform, progress=progress, streams=True)
+    if location.kind == "docker-daemon":
+        stored = _fetched(how, location, take_over=True)
+        if loaded is not None:
+            loaded(stored, tuple(map(Reference.parse, stored.names)))
+        return [stored]
     with _leased(how, "load", location) as how, _open_source(how, location) as opened:
         refuse_flat(opened.archive)
         entries = opened.archive.entries()
@@ -165,6 +173,8 @@ def keep_image(
     how = LoadOptions(store, platform, progress=progress, lease=lease)
     if location.kind == "stored":
         return _find_stored(how, location.path)
+    if location.kind == "docker-daemon":
+        return _fetched(how, location, names, take_over=names is not None)
     with _leased(how, "load", location) as how, _open_source(how, location) as opened:
         entry = choose(opened.archive.entries(), location.selector, opened.archive.what)
         if names is not None:
@@ -395,6 +405,20 @@ def _read_full(fd: int, size: int) -> bytes:
 # -- images
 
 
+def _fetched(
+    how: LoadOptions,
+    location: Location,
+    names: Sequence[Reference] | None = None,
+    *,
+    take_over: bool = False,
+) -> StoredImage:
+    """Return an image of a docker daemon, from the store if it has it."""
+    from unionmount.transfer.daemon import DaemonOptions, fetch_now  # noqa: PLC0415 - with trio
+
+    wanted = DaemonOptions(how.platform, how.progress, how.lease, names, take_over)
+    return fetch_now(how.store, location.path, wanted)
+
+
 def _find_stored(how: LoadOptions, text: str) -> StoredImage:
     if text == SCRATCH:
         return _fitting(how.store, _keep_scratch(how.store), text, how.platform)
@@ -478,20 +502,11 @@ def _load_entry(
         _import(how, blob)
     archive.check_unchanged()
     archive.release()
-    image = _exact_image(how.store, found)
+    image = found.exact(how.store)
     if how.lease is not None:  # a lease of the caller, who will open the image
         how.lease.protect(image.manifest.digest, image.id, *image.diff_ids)
         how.lease.protect_image(image.id)
     return how.store.put_image(entry.names, image, take_over=take_over)
-
-
-def _exact_image(store: Store, found: SourceImage) -> ImageDocuments:
-    """Return the image; a manifest that was made up gets the true sizes."""
-    if not found.made_up:
-        return found.image
-    config = found.image.config
-    sizes = [store.layer_info(diff_id).layer_size for diff_id in config.diff_ids]
-    return ImageDocuments.from_config(config, sizes, f"image {config.digest}")
 
 
 # -- layers

@@ -71,9 +71,9 @@ def command(
     """Copy an image from SRC to DST.
 
     Both are docker://NAME, docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF],
-    dir:DIR, or the name of an image of the store. Between registries, OCI layouts and dir:, blobs
-    and digests stay as they are; everything else works as pull, load, save and push do. The command
-    prints the digest in a registry or layout, or the ID in the store.
+    dir:DIR, docker-daemon:NAME, or the name of an image of the store. Between registries, OCI
+    layouts and dir:, blobs and digests stay as they are; everything else works as pull, load, save
+    and push do. The command prints the digest in a registry or layout, or the ID in the store.
 
     --squash makes another image with the same files: nothing that a later layer removed or replaced
     is left in its layers. The steps stay in its history, where a secret in a command stays, too. If

@@ -1,0 +1,510 @@
+"""Images of a docker daemon, and of podman's service, which speaks the same API."""
+
+from __future__ import annotations
+
+import grp
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.archives import Layer, docker_archive
+from support.engines import Engine, Kind, TlsRelay
+from support.mounting import CommandLine, own_places
+from support.servers import Authority, Connection, RawServer
+from support.transfers import assert_nothing_partial
+from support.users import NOBODY, become_nobody
+
+from unionmount.errors import UsageError
+from unionmount.sources import Location
+from unionmount.store.store import Store
+
+pytestmark = pytest.mark.needs("root")
+
+NAME = "app:1"
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers, of which one does not fit into one read."""
+    layers = [
+        Layer().directory("etc").file("etc/one", b"1" * 3_000_000),
+        Layer().file("etc/two", b"two"),
+    ]
+    path = tmp_path_factory.mktemp("archive") / "a.tar"
+    return docker_archive(path, layers, NAME)
+
+
+@pytest.fixture(scope="module", params=["docker", "podman"])
+def engine(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    require: Callable[..., None],
+    archive: Path,
+) -> Iterator[Engine]:
+    kind: Kind = request.param
+    require(*(("dockerd", "containerd") if kind == "docker" else ("podman",)))
+    with Engine(kind, tmp_path_factory.mktemp(kind)) as running:
+        running.load(archive)
+        yield running
+
+
+def name_in(engine: Engine) -> str:
+    """The full name that the image gets: podman does not take a short name for docker.io's."""
+    return f"docker.io/library/{NAME}" if engine.kind == "docker" else f"localhost/{NAME}"
+
+
+def command(tmp_path: Path, host: str, **more: str) -> CommandLine:
+    for place in own_places(tmp_path).values():
+        Path(place).mkdir(parents=True, exist_ok=True)
+    environment = {"DOCKER_HOST": host, "HOME": str(tmp_path), "DOCKER_CONFIG": "", **more}
+    return CommandLine(environment=own_places(tmp_path) | environment)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, engine: Engine) -> CommandLine:
+    return command(tmp_path, engine.host)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def test_an_image_by_its_name(cli: CommandLine, store: Store, engine: Engine) -> None:
+    described = engine.describe(NAME)
+    assert cli.run("load", f"docker-daemon:{NAME}").stdout == f"Loaded image: {name_in(engine)}\n"
+    (stored,) = store.list_images()
+    assert (str(stored.id), stored.names) == (described["Id"], (name_in(engine),))
+    diff_ids = described["RootFS"]["Layers"]
+    assert [str(one) for one in store.read_image(stored).diff_ids] == diff_ids
+    assert_nothing_partial(store, set(diff_ids))
+    assert cli.run("ls", f"docker-daemon:{NAME}:/etc").stdout == "one\ntwo\n"
+    assert cli.run("cat", f"docker-daemon:{NAME}:/etc/two").stdout == "two"
+
+
+def test_an_image_by_its_id(cli: CommandLine, store: Store, engine: Engine) -> None:
+    image_id = engine.describe(NAME)["Id"]
+    for word in (image_id, image_id.removeprefix("sha256:")[:12]):
+        details = json.loads(cli.run("inspect", f"docker-daemon:{word}").stdout)
+        assert details[0]["Id"] == image_id
+    (stored,) = store.list_images()
+    assert stored.names == ()
+
+
+@pytest.mark.needs("fuse")
+@pytest.mark.parametrize("how", [["--ro"], ["--name", "box"]])
+def test_a_mount(cli: CommandLine, tmp_path: Path, how: list[str]) -> None:
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    cli.run("mount", *how, f"docker-daemon:{NAME}", mountpoint)
+    try:
+        assert (mountpoint / "etc/two").read_text() == "two"
+        assert cli.record(mountpoint)["image"].endswith(NAME)
+    finally:
+        cli.run("umount", mountpoint)
+
+
+@pytest.mark.needs("skopeo")
+def test_a_copy_is_what_skopeo_copies(
+    cli: CommandLine, store: Store, engine: Engine, tmp_path: Path
+) -> None:
+    cli.run("copy", f"docker-daemon:{NAME}", f"dir:{tmp_path}/ours")
+    words = ("--src-daemon-host", engine.host, f"docker-daemon:{name_in(engine)}")
+    theirs = f"dir:{tmp_path}/theirs"
+    skopeo = ["skopeo", "--insecure-policy", "copy", "-q", *words, theirs]
+    subprocess.run(skopeo, check=True, timeout=120)
+    blobs = {path.name for path in (tmp_path / "theirs").iterdir() if len(path.name) == 64}
+    ours = {path.name for path in (tmp_path / "ours").iterdir() if len(path.name) == 64}
+    assert ours == blobs
+    assert store.list_images() == []
+    assert_nothing_partial(store, set())
+
+
+@pytest.mark.parametrize("through", ["store", "archive", "squash"])
+def test_an_image_for_the_daemon(
+    cli: CommandLine, store: Store, engine: Engine, archive: Path, tmp_path: Path, through: str
+) -> None:
+    """The daemon tells the same of the image as the config does, and gives it back."""
+    name = f"sent-{through}:1"
+    local = f"docker.io/library/{name}" if engine.kind == "docker" else f"localhost/{name}"
+    cli.run("load", archive)
+    words = ("--squash",) if through == "squash" else ()
+    cli.run("copy", *words, NAME if through == "store" else archive, f"docker-daemon:{name}")
+    described = engine.describe(name)
+    assert local.removeprefix("docker.io/library/") in described["RepoTags"]
+    assert len(described["RootFS"]["Layers"]) == (1 if through == "squash" else 2)
+    if through != "squash":
+        assert described["Id"] == str(store.find_image(NAME).id)
+    back = tmp_path / "back"
+    command(back, engine.host).run("load", f"docker-daemon:{name}")
+    (stored,) = Store(back / "store").list_images()
+    assert (str(stored.id), stored.names) == (described["Id"], (local,))
+
+
+def test_what_breaks_off_leaves_nothing_in_the_daemon(
+    cli: CommandLine, store: Store, engine: Engine, archive: Path
+) -> None:
+    cli.run("load", archive)
+    (first, _) = store.read_image(store.find_image(NAME)).diff_ids
+    path = store.root / "layers/sha256" / first.hex / "layer.tar"
+    path.chmod(0o600)
+    with path.open("r+b") as file:  # which is only noticed when all of it has been sent
+        file.seek(2_000_000)
+        file.write(b"spoiled")
+    assert first.hex in cli.error("copy", NAME, "docker-daemon:spoiled:1")
+    assert engine.request("GET", "/images/spoiled:1/json")[0] == 404
+
+
+def test_what_the_daemon_does_not_have(cli: CommandLine, store: Store, engine: Engine) -> None:
+    said = cli.error("ls", "docker-daemon:ap:1:/")
+    assert said.startswith(f"docker-daemon:ap:1: {engine.host} has no such image")
+    assert said.endswith("did you mean app:1?")
+    missing = f"sha256:{'0' * 64}"
+    assert "has no such image" in cli.error("load", f"docker-daemon:{missing}")
+    assert store.list_images() == []
+
+
+def test_a_name_of_another_image_is_only_moved_by_load(
+    cli: CommandLine, store: Store, engine: Engine, tmp_path: Path
+) -> None:
+    name = name_in(engine)
+    other = docker_archive(tmp_path / "b.tar", [Layer().file("other")], name)
+    cli.run("load", other)
+    before = store.find_image(name).id
+    cli.run("ls", f"docker-daemon:{NAME}:/")
+    assert store.find_image(name).id == before
+    cli.run("load", f"docker-daemon:{NAME}")
+    assert str(store.find_image(name).id) == engine.describe(NAME)["Id"]
+
+
+def test_a_wrong_platform(cli: CommandLine, store: Store) -> None:
+    said = cli.error("load", "--platform", "linux/s390x", f"docker-daemon:{NAME}")
+    assert "linux/amd64, not linux/s390x" in said
+    assert store.list_images() == []
+
+
+# -- servers that do not do as they should
+
+
+class Recorded:
+    """The answers of a real server, which a test sends again, perhaps spoiled."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.description = engine.request("GET", f"/images/{NAME}/json")[1]
+        self.archive = engine.request("GET", f"/images/{NAME}/get")[1]
+        self.asked: list[str] = []
+
+    def serve(self, archive: bytes | None = None, *, cut: bool = False) -> RawServer:
+        """Answer with the description, and with another archive or a part of it."""
+        data = self.archive if archive is None else archive
+
+        def behave(connection: Connection) -> None:
+            while line := connection.head().partition("\r\n")[0]:
+                path = line.split(" ")[1]
+                self.asked.append(path)
+                if path.endswith("/json"):
+                    connection.send(_answer(self.description))
+                    continue
+                head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+                connection.send(head + b"%x\r\n" % len(data) + data + b"\r\n")
+                if cut:
+                    return
+                connection.send(b"0\r\n\r\n")
+
+        return RawServer(behave)
+
+
+def _answer(body: bytes, status: bytes = b"200 OK") -> bytes:
+    head = b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+    return head + body
+
+
+@pytest.fixture(scope="module")
+def recorded(engine: Engine) -> Recorded:
+    return Recorded(engine)
+
+
+def test_what_the_store_has_is_not_fetched(
+    recorded: Recorded, store: Store, tmp_path: Path
+) -> None:
+    recorded.asked.clear()
+    with recorded.serve() as server:
+        cli = command(tmp_path, f"tcp://{server.address}")
+        for _ in range(3):
+            cli.run("ls", f"docker-daemon:{NAME}:/")
+    assert recorded.asked == [
+        f"/images/{NAME}/json",
+        f"/images/{NAME}/get",
+        f"/images/{NAME}/json",
+        f"/images/{NAME}/json",
+    ]
+    assert len(store.list_images()) == 1
+
+
+def test_a_daemon_that_ends_in_the_middle(recorded: Recorded, store: Store, tmp_path: Path) -> None:
+    whole = len(recorded.archive)
+    for end in (0, 100, 600, 5000, whole // 2, whole - 10_500, whole - 1):
+        with recorded.serve(recorded.archive[:end], cut=True) as server:
+            cli = command(tmp_path, f"tcp://{server.address}")
+            said = cli.error("load", f"docker-daemon:{NAME}")
+        assert said.startswith(f"docker-daemon:{NAME}: ")
+        assert store.list_images() == []
+        assert_nothing_partial(store)
+
+
+def test_an_archive_that_is_cut_but_ends_well(
+    recorded: Recorded, store: Store, tmp_path: Path
+) -> None:
+    """As a server sends whose own disk has failed it."""
+    for end in (0, 512, 5120, len(recorded.archive) // 2):
+        with recorded.serve(recorded.archive[:end]) as server:
+            cli = command(tmp_path, f"tcp://{server.address}")
+            cli.error("load", f"docker-daemon:{NAME}")
+        assert store.list_images() == []
+        assert_nothing_partial(store)
+
+
+Change = Callable[[str, bytes], bytes | None]
+"""The new content of a member; None leaves it out."""
+
+
+def changed(archive: bytes, change: Change) -> bytes:
+    out = io.BytesIO()
+    with (
+        tarfile.open(fileobj=io.BytesIO(archive)) as old,
+        tarfile.open(fileobj=out, mode="w") as new,
+    ):
+        for member in old:
+            file = old.extractfile(member) if member.isreg() else None
+            data = change(member.name, b"" if file is None else file.read())
+            if data is not None:
+                member.size = len(data)
+                new.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def without_large(_: str, data: bytes) -> bytes | None:
+    return None if len(data) > 1_000_000 else data
+
+
+def with_other_bytes(_: str, data: bytes) -> bytes:
+    return data.replace(b"1" * 1000, b"2" * 1000)
+
+
+def with_list(content: bytes | None) -> Change:
+    return lambda name, data: content if name == "manifest.json" else data
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_list(None), "not supported"),  # as Docker had it before 1.10
+        (with_list(b"[]"), "contains no image"),
+        (with_list(b"x" * 5_000_000), "more than 4194304"),
+        (without_large, "is missing"),
+        (with_other_bytes, "is no layer of the image|digest is .*, expected"),
+    ],
+)
+def test_an_archive_that_is_not_the_image(
+    recorded: Recorded, store: Store, tmp_path: Path, change: Change, message: str
+) -> None:
+    with recorded.serve(changed(recorded.archive, change)) as server:
+        said = command(tmp_path, f"tcp://{server.address}").error("load", f"docker-daemon:{NAME}")
+    assert said.startswith(f"docker-daemon:{NAME}")
+    assert re.search(message, said)
+    assert store.list_images() == []
+    assert_nothing_partial(store)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"",
+        _answer(b""),
+        _answer(b"[]"),
+        _answer(b"{}"),
+        _answer(b'{"Id": "x", "RootFS": {}}'),
+        _answer(b'{"Id": 1, "RootFS": []}'),
+        _answer(b'{"Id": "sha256:%s", "RootFS": {"Layers": [1]}}' % (b"0" * 64)),
+        _answer(b"[" * 100_000),
+        _answer(b"{" + b" " * 5_000_000 + b"}"),
+        _answer(b"\xff\xfe"),
+        _answer(b'{"message": "out of \\u001b[31mcheese"}', b"500 No"),
+        b"HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_a_garbage_answer(tmp_path: Path, answer: bytes) -> None:
+    def behave(connection: Connection) -> None:
+        connection.head()
+        connection.send(answer)
+
+    with RawServer(behave) as server:
+        cli = command(tmp_path, f"tcp://{server.address}")
+        said = cli.error("load", f"docker-daemon:{NAME}")
+    assert said.startswith(f"docker-daemon:{NAME}: ") or "redirects" in said
+    assert said.isprintable()
+    assert Store(tmp_path / "store").list_images() == []
+
+
+def test_a_daemon_that_says_nothing(tmp_path: Path) -> None:
+    with RawServer(Connection.stall) as server:
+        cli = command(tmp_path, f"tcp://{server.address}", UNIONMOUNT_TIMEOUT="0.1")
+        said = cli.error("load", f"docker-daemon:{NAME}")
+    assert "no answer in" in said
+    assert "UNIONMOUNT_TIMEOUT" in said
+
+
+# -- where the daemon is
+
+
+def test_no_socket(tmp_path: Path) -> None:
+    cli = command(tmp_path, f"unix://{tmp_path}/none.sock")
+    said = cli.error("ls", f"docker-daemon:{NAME}:/")
+    assert f"{tmp_path}/none.sock: no such socket" in said
+    (tmp_path / "file").touch()
+    said = command(tmp_path, f"unix://{tmp_path}/file").error("ls", f"docker-daemon:{NAME}:/")
+    assert "nothing listens there" in said
+
+
+@pytest.mark.needs("setpriv")
+def test_no_permission(public_tmp: Path) -> None:
+    """The message names the group of the socket, whose members may connect."""
+    path = public_tmp / "docker.sock"
+    group = grp.getgrnam("games")
+    for place in ("store", "run"):
+        (public_tmp / place).mkdir()
+        os.chown(public_tmp / place, NOBODY, NOBODY)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        os.chown(path, 0, group.gr_gid)
+        path.chmod(0o660)
+        environment = own_places(public_tmp) | {"DOCKER_HOST": f"unix://{path}"}
+        cli = CommandLine(become_nobody(), environment | {"HOME": str(public_tmp)})
+        assert cli.error("load", f"docker-daemon:{NAME}") == (
+            f"docker-daemon:{NAME}: {path}: permission denied; root and members of the group "
+            "'games' may use the daemon"
+        )
+
+
+@pytest.fixture
+def certificates(tmp_path: Path, authority: Authority) -> Path:
+    """The files of a user's DOCKER_CERT_PATH."""
+    directory = tmp_path / "certificates"
+    directory.mkdir()
+    pair = authority.sign("user")
+    for name, path in (
+        ("ca.pem", authority.own.certificate),
+        ("cert.pem", pair.certificate),
+        ("key.pem", pair.key),
+    ):
+        shutil.copy(path, directory / name)
+    return directory
+
+
+def test_over_tls(engine: Engine, authority: Authority, tmp_path: Path, certificates: Path) -> None:
+    with TlsRelay(engine, authority) as relay:
+        host = f"tcp://{relay.address}"
+        known = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(certificates)}
+        cli = command(tmp_path, host, **known)
+        assert cli.run("ls", f"docker-daemon:{NAME}:/etc").stdout == "one\ntwo\n"
+        cli.run("copy", NAME, "docker-daemon:over-tls:1")
+        assert engine.describe("over-tls:1")["Id"] == engine.describe(NAME)["Id"]
+        for spoil, message in (
+            ("ca.pem", "certificate"),  # the daemon is not trusted
+            ("cert.pem", "may want a client certificate|certificate required"),
+        ):
+            (certificates / spoil).rename(certificates / "away")
+            assert re.search(message, cli.error("load", f"docker-daemon:{NAME}"))
+            (certificates / "away").rename(certificates / spoil)
+        (certificates / "key.pem").unlink()
+        assert "the key is missing" in cli.error("load", f"docker-daemon:{NAME}")
+        (certificates / "key.pem").write_text("no key")
+        assert str(certificates) in cli.error("load", f"docker-daemon:{NAME}")
+
+
+@pytest.mark.needs("docker")
+def test_contexts_of_docker(
+    engine: Engine, authority: Authority, tmp_path: Path, certificates: Path
+) -> None:
+    """Docker's own client writes them, and says which counts."""
+    config = {"DOCKER_CONFIG": str(tmp_path / "config")}
+    none = f"unix://{tmp_path}/none.sock"
+    with TlsRelay(engine, authority) as relay:
+        files = ("ca=ca.pem", "cert=cert.pem", "key=key.pem")
+        tls = ",".join(one.replace("=", f"={certificates}/") for one in files)
+        for name, endpoint in {
+            "socket": f"host={engine.host}",
+            "secure": f"host=tcp://{relay.address},{tls}",
+            "nowhere": f"host={none}",
+        }.items():
+            docker(config, "context", "create", name, "--docker", endpoint)
+        for name, chosen in (("socket", True), ("secure", True), ("nowhere", False)):
+            docker(config, "context", "use", name)
+            cli = command(tmp_path, "", **config)
+            if chosen:
+                cli.run("load", f"docker-daemon:{NAME}")
+            else:
+                assert f"{tmp_path}/none.sock" in cli.error("load", f"docker-daemon:{NAME}")
+        by_name = config | {"DOCKER_CONTEXT": "socket"}
+        command(tmp_path, "", **by_name).run("load", f"docker-daemon:{NAME}")
+        said = command(tmp_path, none, **by_name).error("load", f"docker-daemon:{NAME}")
+        assert f"{tmp_path}/none.sock" in said  # DOCKER_HOST comes first
+        missing = config | {"DOCKER_CONTEXT": "missing"}
+        said = command(tmp_path, "", **missing).error("load", f"docker-daemon:{NAME}")
+        assert said.startswith("docker context 'missing': does not exist")
+
+
+def docker(environment: dict[str, str], *words: str) -> None:
+    command = ["docker", *words]
+    subprocess.run(command, env=os.environ | environment, check=True, capture_output=True)
+
+
+def test_a_damaged_configuration_of_docker(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[")
+    cli = command(tmp_path, "", DOCKER_CONFIG=str(tmp_path))
+    assert f"{tmp_path}/config.json" in cli.error("load", f"docker-daemon:{NAME}")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "unix://relative",
+        "unix://",
+        f"unix:///{'x' * 200}",
+        "ssh://somewhere",
+        "npipe:////./pipe/docker_engine",
+        "tcp://",
+        "tcp://host/path",
+        "tcp://user@host",
+        "tcp://host:port",
+        "docker.sock",
+    ],
+)
+def test_an_address_that_is_none(tmp_path: Path, host: str) -> None:
+    said = command(tmp_path, host).error("ls", f"docker-daemon:{NAME}:/", status=2)
+    assert said.startswith("DOCKER_HOST: ")
+
+
+@pytest.mark.parametrize("word", ["", "A", "sha256:12", "a:b:c"])
+def test_a_word_that_names_no_image(tmp_path: Path, word: str) -> None:
+    cli = command(tmp_path, f"unix://{tmp_path}/none.sock")
+    status = 1 if word else 2
+    assert "none.sock" not in cli.error("load", f"docker-daemon:{word}", status=status)
+
+
+def test_a_source_means_the_same_elsewhere() -> None:
+    for text in ("docker-daemon:app:1", f"docker-daemon:sha256:{'0' * 64}"):
+        location = Location.parse(text)
+        assert (location.kind, str(location), location.absolute()) == ("docker-daemon", text, text)
+    with pytest.raises(UsageError):
+        Location.parse("docker-daemon:")
