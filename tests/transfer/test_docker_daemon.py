@@ -8,16 +8,35 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.archives import Layer, docker_archive
+from support.commands import Commands, ForkedCommandLine
 from support.engines import Engine, Kind, TlsRelay
-from support.mounting import CommandLine, own_places
+from support.image_files import (
+    SMALL_TREE,
+    Compress,
+    MadeImage,
+    blob_path,
+    gzipped,
+    link,
+    manifest_of,
+    oci_layout,
+    plain,
+    sha256,
+    small_image,
+    tar,
+    tree_of,
+)
+from support.mounting import COMMAND, CommandLine, own_places
 from support.servers import Authority, Connection, RawServer
 from support.transfers import assert_nothing_partial
 from support.users import NOBODY, become_nobody
@@ -25,6 +44,7 @@ from support.users import NOBODY, become_nobody
 from unionmount.errors import UsageError
 from unionmount.sources import Location
 from unionmount.store.store import Store
+from unionmount.transfer.load import open_image
 
 pytestmark = pytest.mark.needs("root")
 
@@ -61,16 +81,28 @@ def name_in(engine: Engine) -> str:
     return f"docker.io/library/{NAME}" if engine.kind == "docker" else f"localhost/{NAME}"
 
 
-def command(tmp_path: Path, host: str, **more: str) -> CommandLine:
-    for place in own_places(tmp_path).values():
-        Path(place).mkdir(parents=True, exist_ok=True)
-    environment = {"DOCKER_HOST": host, "HOME": str(tmp_path), "DOCKER_CONFIG": "", **more}
-    return CommandLine(environment=own_places(tmp_path) | environment)
+Command = Callable[..., CommandLine]
+"""A command line with a store of its own, for the daemon at an address."""
 
 
 @pytest.fixture
-def cli(tmp_path: Path, engine: Engine) -> CommandLine:
-    return command(tmp_path, engine.host)
+def command(server: Commands, tmp_path: Path) -> Command:
+    def make(host: str, top: Path = tmp_path, **more: str) -> CommandLine:
+        return ForkedCommandLine(server, _environment(top, host) | more)
+
+    return make
+
+
+def _environment(tmp_path: Path, host: str) -> dict[str, str]:
+    for place in own_places(tmp_path).values():
+        Path(place).mkdir(parents=True, exist_ok=True)
+    environment = {"DOCKER_HOST": host, "HOME": str(tmp_path), "DOCKER_CONFIG": ""}
+    return own_places(tmp_path) | environment
+
+
+@pytest.fixture
+def cli(command: Command, engine: Engine) -> CommandLine:
+    return command(engine.host)
 
 
 @pytest.fixture
@@ -130,7 +162,13 @@ def test_a_copy_is_what_skopeo_copies(
 
 @pytest.mark.parametrize("through", ["store", "archive", "squash"])
 def test_an_image_for_the_daemon(
-    cli: CommandLine, store: Store, engine: Engine, archive: Path, tmp_path: Path, through: str
+    command: Command,
+    cli: CommandLine,
+    store: Store,
+    engine: Engine,
+    archive: Path,
+    tmp_path: Path,
+    through: str,
 ) -> None:
     """The daemon tells the same of the image as the config does, and gives it back."""
     name = f"sent-{through}:1"
@@ -144,7 +182,7 @@ def test_an_image_for_the_daemon(
     if through != "squash":
         assert described["Id"] == str(store.find_image(NAME).id)
     back = tmp_path / "back"
-    command(back, engine.host).run("load", f"docker-daemon:{name}")
+    command(engine.host, back).run("load", f"docker-daemon:{name}")
     (stored,) = Store(back / "store").list_images()
     assert (str(stored.id), stored.names) == (described["Id"], (local,))
 
@@ -197,9 +235,9 @@ def test_a_wrong_platform(cli: CommandLine, store: Store) -> None:
 class Recorded:
     """The answers of a real server, which a test sends again, perhaps spoiled."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.description = engine.request("GET", f"/images/{NAME}/json")[1]
-        self.archive = engine.request("GET", f"/images/{NAME}/get")[1]
+    def __init__(self, description: bytes, archive: bytes) -> None:
+        self.description = description
+        self.archive = archive
         self.asked: list[str] = []
 
     def serve(self, archive: bytes | None = None, *, cut: bool = False) -> RawServer:
@@ -229,31 +267,33 @@ def _answer(body: bytes, status: bytes = b"200 OK") -> bytes:
 
 @pytest.fixture(scope="module")
 def recorded(engine: Engine) -> Recorded:
-    return Recorded(engine)
+    return Recorded(
+        engine.request("GET", f"/images/{NAME}/json")[1],
+        engine.request("GET", f"/images/{NAME}/get")[1],
+    )
 
 
 def test_what_the_store_has_is_not_fetched(
-    recorded: Recorded, store: Store, tmp_path: Path
+    command: Command, recorded: Recorded, store: Store, tmp_path: Path
 ) -> None:
     recorded.asked.clear()
     with recorded.serve() as server:
-        cli = command(tmp_path, f"tcp://{server.address}")
+        cli = command(f"tcp://{server.address}")
         for _ in range(3):
             cli.run("ls", f"docker-daemon:{NAME}:/")
-    assert recorded.asked == [
-        f"/images/{NAME}/json",
-        f"/images/{NAME}/get",
-        f"/images/{NAME}/json",
-        f"/images/{NAME}/json",
-    ]
+        cli.run("copy", f"docker-daemon:{NAME}", f"dir:{tmp_path}/copy")
+    asked = [path.rpartition("/")[2] for path in recorded.asked]
+    assert asked == ["json", "get", "json", "json", "json"]
     assert len(store.list_images()) == 1
 
 
-def test_a_daemon_that_ends_in_the_middle(recorded: Recorded, store: Store, tmp_path: Path) -> None:
+def test_a_daemon_that_ends_in_the_middle(
+    command: Command, recorded: Recorded, store: Store
+) -> None:
     whole = len(recorded.archive)
     for end in (0, 100, 600, 5000, whole // 2, whole - 10_500, whole - 1):
         with recorded.serve(recorded.archive[:end], cut=True) as server:
-            cli = command(tmp_path, f"tcp://{server.address}")
+            cli = command(f"tcp://{server.address}")
             said = cli.error("load", f"docker-daemon:{NAME}")
         assert said.startswith(f"docker-daemon:{NAME}: ")
         assert store.list_images() == []
@@ -261,12 +301,12 @@ def test_a_daemon_that_ends_in_the_middle(recorded: Recorded, store: Store, tmp_
 
 
 def test_an_archive_that_is_cut_but_ends_well(
-    recorded: Recorded, store: Store, tmp_path: Path
+    command: Command, recorded: Recorded, store: Store
 ) -> None:
     """As a server sends whose own disk has failed it."""
     for end in (0, 512, 5120, len(recorded.archive) // 2):
         with recorded.serve(recorded.archive[:end]) as server:
-            cli = command(tmp_path, f"tcp://{server.address}")
+            cli = command(f"tcp://{server.address}")
             cli.error("load", f"docker-daemon:{NAME}")
         assert store.list_images() == []
         assert_nothing_partial(store)
@@ -314,10 +354,10 @@ def with_list(content: bytes | None) -> Change:
     ],
 )
 def test_an_archive_that_is_not_the_image(
-    recorded: Recorded, store: Store, tmp_path: Path, change: Change, message: str
+    command: Command, recorded: Recorded, store: Store, change: Change, message: str
 ) -> None:
     with recorded.serve(changed(recorded.archive, change)) as server:
-        said = command(tmp_path, f"tcp://{server.address}").error("load", f"docker-daemon:{NAME}")
+        said = command(f"tcp://{server.address}").error("load", f"docker-daemon:{NAME}")
     assert said.startswith(f"docker-daemon:{NAME}")
     assert re.search(message, said)
     assert store.list_images() == []
@@ -342,36 +382,169 @@ def test_an_archive_that_is_not_the_image(
         b"HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n",
     ],
 )
-def test_a_garbage_answer(tmp_path: Path, answer: bytes) -> None:
+def test_a_garbage_answer(command: Command, tmp_path: Path, answer: bytes) -> None:
     def behave(connection: Connection) -> None:
         connection.head()
         connection.send(answer)
 
     with RawServer(behave) as server:
-        cli = command(tmp_path, f"tcp://{server.address}")
+        cli = command(f"tcp://{server.address}")
         said = cli.error("load", f"docker-daemon:{NAME}")
     assert said.startswith(f"docker-daemon:{NAME}: ") or "redirects" in said
     assert said.isprintable()
     assert Store(tmp_path / "store").list_images() == []
 
 
-def test_a_daemon_that_says_nothing(tmp_path: Path) -> None:
+def test_a_daemon_that_says_nothing(command: Command) -> None:
     with RawServer(Connection.stall) as server:
-        cli = command(tmp_path, f"tcp://{server.address}", UNIONMOUNT_TIMEOUT="0.1")
+        cli = command(f"tcp://{server.address}", UNIONMOUNT_TIMEOUT="0.1")
         said = cli.error("load", f"docker-daemon:{NAME}")
     assert "no answer in" in said
     assert "UNIONMOUNT_TIMEOUT" in said
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_nothing(
+    recorded: Recorded, store: Store, tmp_path: Path, number: signal.Signals
+) -> None:
+    sent = threading.Event()
+
+    def behave(connection: Connection) -> None:
+        while connection.head().startswith(f"GET /images/{NAME}/json"):
+            connection.send(_answer(recorded.description))
+        half = recorded.archive[: len(recorded.archive) // 2]
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(recorded.archive)
+        connection.send(head + half)
+        sent.set()
+        connection.stall()
+
+    with RawServer(behave) as server:
+        environment = os.environ | _environment(tmp_path, f"tcp://{server.address}")
+        with subprocess.Popen(
+            [*COMMAND, "load", f"docker-daemon:{NAME}"], env=environment, stderr=subprocess.PIPE
+        ) as running:
+            assert sent.wait(60)
+            running.send_signal(number)
+            _, said = running.communicate(timeout=60)
+    assert b"Traceback" not in said
+    assert running.returncode == (130 if number is signal.SIGINT else -number)
+    assert store.list_images() == []
+    if number is signal.SIGINT:
+        assert_nothing_partial(store)
+
+
+# -- the forms that newer daemons send, which Debian has not got
+
+
+@pytest.mark.parametrize("compress", [plain, gzipped])
+@pytest.mark.parametrize("containerd", [False, True])
+def test_the_form_of_newer_dockers(
+    command: Command, store: Store, compress: Compress, containerd: bool
+) -> None:
+    """An OCI layout with a manifest.json; containerd's store has compressed layers, too."""
+    image = small_image(names=("new:1",))
+    manifest = manifest_of(image, compress)
+    item = {
+        "Config": blob_path(image.config),
+        "RepoTags": ["new:1"],
+        "Layers": [blob_path(compress(layer)) for layer in image.layers],
+    }
+    members = oci_layout(image, compress=compress)
+    members["manifest.json"] = json.dumps([item]).encode()
+    description = {
+        "Id": sha256(manifest) if containerd else image.id,
+        "RepoTags": ["new:1"],
+        "RootFS": {"Type": "layers", "Layers": image.diff_ids},
+    }
+    recorded = Recorded(json.dumps(description).encode(), tar(dict(sorted(members.items()))))
+    with recorded.serve() as server:
+        cli = command(f"tcp://{server.address}")
+        for _ in range(2):
+            cli.run("load", "docker-daemon:new:1")
+    assert [path.rpartition("/")[2] for path in recorded.asked] == ["json", "get", "json"]
+    (stored,) = store.list_images()
+    assert (str(stored.id), stored.names) == (image.id, ("docker.io/library/new:1",))
+    assert store.read_image(stored).manifest.raw == manifest
+    with open_image(store, "new:1", verify=True) as opened:
+        assert tree_of(opened) == SMALL_TREE
+
+
+LAYER = tar({"file": b"content"})
+
+
+@pytest.mark.parametrize(
+    ("links", "message"),
+    [
+        ([("x/layer.tar", "../real/layer.tar", tarfile.SYMTYPE)], ""),
+        ([("x/layer.tar", "/real/layer.tar", tarfile.SYMTYPE)], ""),
+        ([("x/layer.tar", "../../../real/layer.tar", tarfile.SYMTYPE)], ""),
+        ([("x/layer.tar", "real/layer.tar", tarfile.LNKTYPE)], ""),
+        ([("x", "real", tarfile.SYMTYPE)], ""),
+        ([("x/layer.tar", "y", tarfile.SYMTYPE), ("x/y", "real/layer.tar", tarfile.LNKTYPE)], ""),
+        ([("x/layer.tar", "layer.tar", tarfile.SYMTYPE)], "too many links"),
+        ([("x/layer.tar", "../none", tarfile.SYMTYPE)], "is missing"),
+        ([("x/layer.tar", "/etc/passwd", tarfile.SYMTYPE)], "is missing"),
+        ([("x/layer.tar", "", tarfile.FIFOTYPE)], "is neither file nor link"),
+    ],
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_layers_that_are_links(
+    command: Command, store: Store, links: list[tuple[str, str, bytes]], message: str, first: bool
+) -> None:
+    """As older dockers have written them; the link may come before what it leads to."""
+    image = MadeImage((LAYER,), ("old:1",))
+    config = image.id.partition(":")[2] + ".json"
+    items = [{"Config": config, "RepoTags": ["old:1"], "Layers": ["x/layer.tar"]}]
+    made = [link(*one) for one in links]
+    layer = [("real/layer.tar", LAYER)]
+    documents = [(config, image.config), ("manifest.json", json.dumps(items).encode())]
+    members: list[tarfile.TarInfo | tuple[str, bytes]] = [*layer, *documents]
+    members[0 if first else 1 : 0 if first else 1] = made
+    description = {"Id": image.id, "RepoTags": None, "RootFS": {"Layers": image.diff_ids}}
+    with Recorded(json.dumps(description).encode(), tar(members)).serve() as server:
+        cli = command(f"tcp://{server.address}")
+        if message:
+            assert message in cli.error("load", f"docker-daemon:{image.id}")
+            assert store.list_images() == []
+        else:
+            cli.run("load", f"docker-daemon:{image.id}")
+            with open_image(store, image.id) as opened:
+                assert tree_of(opened) == {b"file": b"content"}
+    assert_nothing_partial(store)
+
+
+# -- from Python
+
+
+def test_within_an_event_loop(engine: Engine, tmp_path: Path) -> None:
+    """A program that runs trio or asyncio opens images as any other does."""
+    script = (
+        "import asyncio, sys, trio, warnings; from unionmount import open_image\n"
+        "warnings.simplefilter('error')\n"
+        "def show():\n"
+        "    with open_image(sys.argv[1]) as image: print(image.tree.read('/etc/two').decode())\n"
+        "async def main(): show()\n"
+        "show(); trio.run(main); asyncio.run(main())\n"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", script, f"docker-daemon:{NAME}"],
+        env=os.environ | _environment(tmp_path, engine.host),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout == "two\n" * 3
+
+
 # -- where the daemon is
 
 
-def test_no_socket(tmp_path: Path) -> None:
-    cli = command(tmp_path, f"unix://{tmp_path}/none.sock")
+def test_no_socket(command: Command, tmp_path: Path) -> None:
+    cli = command(f"unix://{tmp_path}/none.sock")
     said = cli.error("ls", f"docker-daemon:{NAME}:/")
     assert f"{tmp_path}/none.sock: no such socket" in said
     (tmp_path / "file").touch()
-    said = command(tmp_path, f"unix://{tmp_path}/file").error("ls", f"docker-daemon:{NAME}:/")
+    said = command(f"unix://{tmp_path}/file").error("ls", f"docker-daemon:{NAME}:/")
     assert "nothing listens there" in said
 
 
@@ -411,11 +584,13 @@ def certificates(tmp_path: Path, authority: Authority) -> Path:
     return directory
 
 
-def test_over_tls(engine: Engine, authority: Authority, tmp_path: Path, certificates: Path) -> None:
+def test_over_tls(
+    command: Command, engine: Engine, authority: Authority, certificates: Path
+) -> None:
     with TlsRelay(engine, authority) as relay:
         host = f"tcp://{relay.address}"
         known = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(certificates)}
-        cli = command(tmp_path, host, **known)
+        cli = command(host, **known)
         assert cli.run("ls", f"docker-daemon:{NAME}:/etc").stdout == "one\ntwo\n"
         cli.run("copy", NAME, "docker-daemon:over-tls:1")
         assert engine.describe("over-tls:1")["Id"] == engine.describe(NAME)["Id"]
@@ -434,7 +609,7 @@ def test_over_tls(engine: Engine, authority: Authority, tmp_path: Path, certific
 
 @pytest.mark.needs("docker")
 def test_contexts_of_docker(
-    engine: Engine, authority: Authority, tmp_path: Path, certificates: Path
+    command: Command, engine: Engine, authority: Authority, tmp_path: Path, certificates: Path
 ) -> None:
     """Docker's own client writes them, and says which counts."""
     config = {"DOCKER_CONFIG": str(tmp_path / "config")}
@@ -450,17 +625,17 @@ def test_contexts_of_docker(
             docker(config, "context", "create", name, "--docker", endpoint)
         for name, chosen in (("socket", True), ("secure", True), ("nowhere", False)):
             docker(config, "context", "use", name)
-            cli = command(tmp_path, "", **config)
+            cli = command("", **config)
             if chosen:
                 cli.run("load", f"docker-daemon:{NAME}")
             else:
                 assert f"{tmp_path}/none.sock" in cli.error("load", f"docker-daemon:{NAME}")
         by_name = config | {"DOCKER_CONTEXT": "socket"}
-        command(tmp_path, "", **by_name).run("load", f"docker-daemon:{NAME}")
-        said = command(tmp_path, none, **by_name).error("load", f"docker-daemon:{NAME}")
+        command("", **by_name).run("load", f"docker-daemon:{NAME}")
+        said = command(none, **by_name).error("load", f"docker-daemon:{NAME}")
         assert f"{tmp_path}/none.sock" in said  # DOCKER_HOST comes first
         missing = config | {"DOCKER_CONTEXT": "missing"}
-        said = command(tmp_path, "", **missing).error("load", f"docker-daemon:{NAME}")
+        said = command("", **missing).error("load", f"docker-daemon:{NAME}")
         assert said.startswith("docker context 'missing': does not exist")
 
 
@@ -469,9 +644,9 @@ def docker(environment: dict[str, str], *words: str) -> None:
     subprocess.run(command, env=os.environ | environment, check=True, capture_output=True)
 
 
-def test_a_damaged_configuration_of_docker(tmp_path: Path) -> None:
+def test_a_damaged_configuration_of_docker(command: Command, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[")
-    cli = command(tmp_path, "", DOCKER_CONFIG=str(tmp_path))
+    cli = command("", DOCKER_CONFIG=str(tmp_path))
     assert f"{tmp_path}/config.json" in cli.error("load", f"docker-daemon:{NAME}")
 
 
@@ -490,14 +665,14 @@ def test_a_damaged_configuration_of_docker(tmp_path: Path) -> None:
         "docker.sock",
     ],
 )
-def test_an_address_that_is_none(tmp_path: Path, host: str) -> None:
-    said = command(tmp_path, host).error("ls", f"docker-daemon:{NAME}:/", status=2)
+def test_an_address_that_is_none(command: Command, host: str) -> None:
+    said = command(host).error("ls", f"docker-daemon:{NAME}:/", status=2)
     assert said.startswith("DOCKER_HOST: ")
 
 
 @pytest.mark.parametrize("word", ["", "A", "sha256:12", "a:b:c"])
-def test_a_word_that_names_no_image(tmp_path: Path, word: str) -> None:
-    cli = command(tmp_path, f"unix://{tmp_path}/none.sock")
+def test_a_word_that_names_no_image(command: Command, tmp_path: Path, word: str) -> None:
+    cli = command(f"unix://{tmp_path}/none.sock")
     status = 1 if word else 2
     assert "none.sock" not in cli.error("load", f"docker-daemon:{word}", status=status)
 

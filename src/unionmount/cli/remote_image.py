@@ -36,6 +36,10 @@ def is_remote(word: str, remote: bool, registry: RegistryOptions) -> bool:
     kind = "stored" if not word else Location.parse(word).kind
     if kind == "registry":
         return True
+    if remote and kind == "docker-daemon":
+        raise UsageError(
+            f"--remote takes a name of a registry, and '{printable(word)}' is an image of a daemon"
+        )
     if remote and kind != "stored":
         raise UsageError(
             f"--remote takes a name of a registry, and '{printable(word)}' is a file; "

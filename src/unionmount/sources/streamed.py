@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MAX_HOPS = 40  # links in one path, the limit of the kernel
+_PATH_MAX = 4096
 _MAX_MEMBERS = 65536
 _MAX_KEPT = 64 * 1024 * 1024  # bytes of all documents
 _DOCUMENTS = frozenset({"repositories", "oci-layout", "json", "VERSION"})
@@ -50,9 +51,10 @@ class StreamedFiles:
         self._sizes[path] = size
         self._check_count()
 
-    def link(self, path: str, target: str) -> None:
-        """Note a symlink or hard link; ``target`` is a path from the top."""
-        self._links[path] = target
+    def link(self, path: str, target: str, *, symbolic: bool) -> None:
+        """Note a symlink, whose target is a path from its directory, or a hard link."""
+        start = path.rpartition("/")[0] if symbolic and not target.startswith("/") else ""
+        self._links[path] = normal(f"{start}/{target[: _PATH_MAX + 1]}")
         self._check_count()
 
     def _check_count(self) -> None:
@@ -60,10 +62,16 @@ class StreamedFiles:
             raise LimitExceeded(f"{self.what}: more than {_MAX_MEMBERS} members")
 
     def _resolve(self, path: str) -> str:
+        here = path
         for _ in range(_MAX_HOPS):
-            if path not in self._links:
-                return path
-            path = self._links[path]
+            if len(here) > _PATH_MAX:  # no member has such a name
+                return here
+            names = here.split("/")
+            ways = ("/".join(names[:count]) for count in range(1, len(names) + 1))
+            found = next((way for way in ways if way in self._links), None)
+            if found is None:
+                return here
+            here = normal(self._links[found] + here[len(found) :])
         raise FormatError(f"{self.what}: '{printable(path)}': too many links")
 
     def find(self, path: str) -> FileRange | None:

@@ -32,7 +32,7 @@ from unionmount.transfer.blobs import (
     cancelling,
     in_parallel,
 )
-from unionmount.transfer.daemon import DaemonOptions, fetch
+from unionmount.transfer.daemon import DaemonOptions, fetch, find_fetched
 from unionmount.transfer.image_files import DirectoryWriter, TarWriter, new_directory, replaced_file
 from unionmount.transfer.load import (
     fallback_name,
@@ -123,6 +123,10 @@ async def copy(
         return await _from_store(
             store, client, find_stored(store, source.path), source.path, target, how
         )
+    if source.kind == "docker-daemon":
+        here = await find_fetched(store, source.path, DaemonOptions(how.platform))
+        if here is not None:
+            return await _from_store(store, client, here, str(here.id), target, how)
     with _temporary_store(store) as between:
         stored = await _to_store(between, client, source, None, how)
         return await _from_store(between, client, stored, str(stored.id), target, how)

@@ -9,7 +9,9 @@ layers stay until garbage is collected, and incomplete ones leave nothing behind
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store, StoredImage
 
+_PATH_MAX = 4096
 _PIECE = 1024 * 1024  # bytes that are handed to the importing thread at once
 
 
@@ -56,18 +59,75 @@ class DaemonOptions:
 
 
 def fetch_now(store: Store, name: str, how: DaemonOptions) -> StoredImage:
-    """Return the image of a daemon from the store, after fetching it if it is not there."""
-    return trio.run(partial(fetch, store, name, how))
+    """Do the same as ``fetch``, for a caller that may run an event loop of its own."""
+    return _OwnLoop(partial(fetch, store, name, how)).run()
 
 
 async def fetch(store: Store, name: str, how: DaemonOptions) -> StoredImage:
-    """Do the same as ``fetch_now``, in a task."""
-    endpoint = EngineEndpoint.find(os.environ)
-    async with EngineClient(endpoint, os.environ) as client:
+    """Return the image of a daemon from the store, after fetching it if it is not there."""
+    async with _client() as client:
         if how.lease is not None:
             return await _Fetch(store, client, name, how, how.lease).run()
         with store.lease("pull", f"docker-daemon:{name}") as lease:
             return await _Fetch(store, client, name, how, lease).run()
+
+
+async def find_fetched(store: Store, name: str, how: DaemonOptions) -> StoredImage | None:
+    """Return the image of a daemon if the store has it; it gets no name."""
+    async with _client() as client:
+        with store.lease("pull", f"docker-daemon:{name}") as lease:
+            found = await _Fetch(store, client, name, how, lease).find()
+    return None if found is None else found[0]
+
+
+def _client() -> EngineClient:
+    return EngineClient(EngineEndpoint.find(os.environ), os.environ)
+
+
+class _OwnLoop:
+    """A task in a thread of its own, which ends if the caller's thread is interrupted."""
+
+    def __init__(self, work: Callable[[], Awaitable[StoredImage]]) -> None:
+        self._work = work
+        self._scope = trio.CancelScope()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._result: StoredImage | None = None
+        self._failure: BaseException | None = None
+        self._done = threading.Event()
+        self._ended = False
+
+    def run(self) -> StoredImage:
+        """Run the task to its end."""
+        thread = threading.Thread(target=self._run, name="docker-daemon", daemon=True)
+        thread.start()
+        try:
+            self._done.wait()
+        except BaseException:
+            self._ended = True  # in case that the token is not there, yet
+            with suppress(trio.RunFinishedError):
+                if self._token is not None:
+                    self._token.run_sync_soon(self._scope.cancel)
+            self._done.wait()
+            raise
+        if self._failure is not None:
+            raise self._failure
+        assert self._result is not None
+        return self._result
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._main)
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            self._failure = error
+        finally:
+            self._done.set()  # Thread.join takes an interrupted thread for one that has ended
+
+    async def _main(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        if self._ended:
+            return
+        with self._scope:
+            self._result = await self._work()
 
 
 class _Fetch:
@@ -86,8 +146,10 @@ class _Fetch:
     async def run(self) -> StoredImage:
         described = await self._client.image(self._name, self._what)
         self._lease.protect(described.image_id, *described.diff_ids)
-        image = self._stored(described)
-        if image is None:
+        found = self._stored(described)
+        if found is not None:
+            image = found[1]
+        else:
             async with self._client.archive(self._name, self._what) as pieces:
                 image = await trio.to_thread.run_sync(self._take, described, _from_task(pieces))
         _check_platform(image, self._how.platform, self._what)
@@ -98,8 +160,11 @@ class _Fetch:
             names = _names(self._name, described)
         return self._store.put_image(names, image, take_over=self._how.take_over)
 
-    def _stored(self, described: EngineImage) -> ImageDocuments | None:
+    async def find(self) -> tuple[StoredImage, ImageDocuments] | None:
         """Return the image if the store has it with all its layers."""
+        return self._stored(await self._client.image(self._name, self._what))
+
+    def _stored(self, described: EngineImage) -> tuple[StoredImage, ImageDocuments] | None:
         for stored in self._store.list_images():
             roots = {str(stored.id), str(stored.manifest)}
             roots.update(one.rpartition("@")[2] for one in stored.digests)
@@ -107,7 +172,7 @@ class _Fetch:
                 image = self._store.use_image(stored, self._lease)
                 fits = self._how.platform is None or _fits(image, self._how.platform)
                 if fits and image.diff_ids == described.diff_ids and self._has_all(image):
-                    return image
+                    return stored, image
         return None
 
     def _has_all(self, image: ImageDocuments) -> bool:
@@ -122,10 +187,10 @@ class _Fetch:
         reader = TarReader(pieces, self._what)
         for member in reader.members():
             path = normal(member.name)
-            if member.issym():
-                files.link(path, normal(f"{path.rpartition('/')[0]}/{member.linkname}"))
-            elif member.islnk():
-                files.link(path, normal(member.linkname))
+            if len(path) > _PATH_MAX:
+                raise FormatError(f"{self._what}: '{printable(path[:200])}…' is too long a name")
+            if member.issym() or member.islnk():
+                files.link(path, member.linkname, symbolic=member.issym())
             elif member.isreg():
                 self._take_file(files, layers, path, member, reader)
             elif not member.isdir():
