@@ -125,6 +125,10 @@ def test_a_target_is_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for text, wanted in cases.items():
         location = Location.parse_target(text)
         assert (location.kind, location.path, location.selector) == wanted, text
+    digest = f"sha256:{'0' * 64}"
+    for text in (f"docker-daemon:{digest}", f"docker-daemon:a@{digest}", "docker-daemon:"):
+        with pytest.raises(UsageError):
+            Location.parse_target(text)
     for text in ("", "oci:", "oci::tag", "docker-archive:-", "./there", "/x", "dir:", "http://x"):
         with pytest.raises(UsageError):
             Location.parse_target(text)

@@ -47,21 +47,37 @@ class Engine:
             )
 
     def __enter__(self) -> Self:
+        try:
+            self._wait()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _wait(self) -> None:
+        """Wait until the server answers."""
         end = time.monotonic() + _PATIENCE
         while not self._answers():
             text = self._log.read_text(errors="replace")[-2000:]
             assert self._process.poll() is None, text
             assert time.monotonic() < end, text
             select.select([], [], [], _LOOK_AGAIN)
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def _stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def kill(self) -> None:
+        """Kill the server, which must have no children: podman's service has none."""
+        self._process.kill()
+        self._process.wait()
 
     def _answers(self) -> bool:
         try:
@@ -73,6 +89,7 @@ class Engine:
         """Send a request; return the status and the body of the answer."""
         connection = http.client.HTTPConnection("docker")
         connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(_PATIENCE)
         try:
             connection.sock.connect(str(self.socket))
             connection.request(method, path, body, {"Content-Type": "application/x-tar"})
@@ -117,6 +134,28 @@ class TlsRelay(ListeningServer):
             _relay(client, server)
 
 
+class KillingRelay(ListeningServer):
+    """A way to an engine over TCP that kills it when it has sent some bytes of an archive."""
+
+    def __init__(self, engine: Engine, after: int) -> None:
+        super().__init__("127.0.0.1", _PATIENCE)
+        self._engine = engine
+        self._after = after
+
+    def serve(self, connection: socket.socket) -> None:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.connect(str(self._engine.socket))
+            self._start(_relay, connection, server)
+            count = 0
+            while data := server.recv(4096):
+                connection.sendall(data)
+                count += len(data)
+                if count > self._after:
+                    self._engine.kill()
+                    break
+            _relay(server, connection)  # what the kernel still has
+
+
 def _relay(source: socket.socket, target: socket.socket) -> None:
     with suppress(OSError):
         while data := source.recv(65536):
@@ -139,8 +178,9 @@ def _docker(directory: Path) -> list[str]:
 
 def _podman(directory: Path) -> list[str]:
     return [
-        *("podman", "--root", str(directory / "root"), "--runroot", str(directory / "runroot")),
-        *("--tmpdir", str(directory / "tmp"), "--storage-driver=vfs"),
+        # Podman's limit for these paths is 50 characters; /run is empty in its namespace.
+        *("podman", "--root", str(directory / "root"), "--runroot", "/run/containers"),
+        *("--tmpdir", "/run/libpod", "--storage-driver=vfs"),
         *("--cgroup-manager=cgroupfs", "--events-backend=none"),
         *("system", "service", "--time=0", f"unix://{directory / 'engine.sock'}"),
     ]

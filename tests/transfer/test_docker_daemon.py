@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from support.archives import Layer, docker_archive
 from support.commands import Commands, ForkedCommandLine
-from support.engines import Engine, Kind, TlsRelay
+from support.engines import Engine, KillingRelay, Kind, TlsRelay
 from support.image_files import (
     SMALL_TREE,
     Compress,
@@ -300,6 +300,21 @@ def test_a_daemon_that_ends_in_the_middle(
         assert_nothing_partial(store)
 
 
+@pytest.mark.needs("podman")
+def test_a_daemon_that_is_killed_in_the_middle(
+    command: Command, store: Store, tmp_path: Path, archive: Path
+) -> None:
+    """The archive has three megabytes, of which sockets hold a small part."""
+    (tmp_path / "engine").mkdir()
+    with Engine("podman", tmp_path / "engine") as engine:
+        engine.load(archive)
+        with KillingRelay(engine, 500_000) as relay:
+            said = command(f"tcp://{relay.address}").error("load", f"docker-daemon:{NAME}")
+    assert said.startswith(f"docker-daemon:{NAME}: tcp://{relay.address}: ")
+    assert store.list_images() == []
+    assert_nothing_partial(store)
+
+
 def test_an_archive_that_is_cut_but_ends_well(
     command: Command, recorded: Recorded, store: Store
 ) -> None:
@@ -399,7 +414,23 @@ def test_a_daemon_that_says_nothing(command: Command) -> None:
     with RawServer(Connection.stall) as server:
         cli = command(f"tcp://{server.address}", UNIONMOUNT_TIMEOUT="0.1")
         said = cli.error("load", f"docker-daemon:{NAME}")
-    assert "no answer in" in said
+    assert said == (
+        f"docker-daemon:{NAME}: {server.address} sent nothing for 0.1 s "
+        "(UNIONMOUNT_TIMEOUT changes it)"
+    )
+
+
+def test_a_daemon_that_sends_byte_by_byte(command: Command, recorded: Recorded) -> None:
+    def behave(connection: Connection) -> None:
+        while connection.head().startswith(f"GET /images/{NAME}/json"):
+            connection.send(_answer(recorded.description))
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        connection.drip(recorded.archive[:10_000], 0.02)
+
+    with RawServer(behave) as server:
+        cli = command(f"tcp://{server.address}", UNIONMOUNT_TIMEOUT="0.1")
+        said = cli.error("load", f"docker-daemon:{NAME}")
+    assert "is too slow" in said
     assert "UNIONMOUNT_TIMEOUT" in said
 
 
@@ -675,6 +706,14 @@ def test_a_word_that_names_no_image(command: Command, tmp_path: Path, word: str)
     cli = command(f"unix://{tmp_path}/none.sock")
     status = 1 if word else 2
     assert "none.sock" not in cli.error("load", f"docker-daemon:{word}", status=status)
+
+
+def test_commands_for_registries_name_the_right_one(command: Command) -> None:
+    cli = command("")
+    said = cli.error("pull", f"docker-daemon:{NAME}", status=2)
+    assert f"'unionmount load docker-daemon:{NAME}'" in said
+    done = cli.run("inspect", "--remote", f"docker-daemon:{NAME}", status=1)
+    assert "is an image of a daemon" in done.stderr
 
 
 def test_a_source_means_the_same_elsewhere() -> None:

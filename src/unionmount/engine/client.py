@@ -42,9 +42,11 @@ from unionmount.registry.http import (
     unwanted_encoding,
 )
 from unionmount.registry.limits import RegistryLimits
+from unionmount.registry.pace import Pace
 from unionmount.registry.retry import Transient
 from unionmount.system.nearest import did_you_mean
 from unionmount.system.text import printable
+from unionmount.system.waiting import HOW_TO_WAIT
 
 _MAX_MESSAGE = 64 * 1024  # bytes of the body of an error
 _MAX_ANSWER = 4 * 1024 * 1024  # bytes of what a daemon tells of an archive that it took
@@ -121,7 +123,8 @@ class EngineClient:
         """Stream an image as ``docker save`` writes it."""
         with self._reported(what):
             path = f"/images/{quote(name, _HARMLESS)}/get"
-            async with self._asked("GET", path, what) as answer:
+            # A daemon may collect all layers before it answers, so it gets the time for a blob.
+            async with self._asked("GET", path, what, patient=True) as answer:
                 await self._check(answer, what)
                 if encoding_of(answer):
                     raise unwanted_encoding(answer, what)
@@ -133,50 +136,54 @@ class EngineClient:
         with self._reported(what):
             headers = {"content-type": "application/x-tar"}
             path = "/images/load?quiet=1"
-            async with self._asked("POST", path, what, headers=headers, body=body) as answer:
+            sending = self._asked("POST", path, what, headers=headers, body=body, patient=True)
+            async with sending as answer:
                 await self._check(answer, what)
-                where = self._where(what)
-                raw = await read_body(answer, _MAX_ANSWER, where, self._limits)
+                raw = await self._body(answer, what, _MAX_ANSWER)
         for line in raw.splitlines():
             message = _message(line, "error")
             if message:
-                raise RegistryError(f"{where}: {message}")
+                raise RegistryError(f"{self._where(what)}: {message}")
 
     async def _pieces(self, answer: httpx2.Response, what: str) -> AsyncGenerator[bytes, None]:
+        where = self._where(what)
+        pace = Pace(self._limits.slow_window, self._limits.slow_bytes)
         async with aclosing(parts_of(answer)) as parts:
             while True:
-                with translated(self._where(what), self._limits):
+                pace.begin()
+                with translated(where, self._limits):
                     part = await anext(parts, None)
                 if part is None:
                     return
+                if pace.is_too_slow(len(part)):
+                    raise TransferError(f"{where} is too slow: {pace} ({HOW_TO_WAIT})")
                 yield part
 
     @asynccontextmanager
     async def _asked(
         self, method: str, path: str, what: str, **more: Any
     ) -> AsyncIterator[httpx2.Response]:
-        # A daemon may collect all layers before it answers, so that it gets the time for a blob.
-        asked = Outgoing(
-            *(method, self._endpoint.url + path),
-            what=self._where(what),
-            insecure=True,
-            patient=True,
-            bulk=True,
-            **more,
-        )
+        url = self._endpoint.url + path
+        if self._endpoint.socket is not None:  # otherwise messages have the host of the URL
+            what = self._where(what)
+        asked = Outgoing(method, url, what=what, insecure=True, bulk=True, **more)
         async with self._http.send(asked) as answer:
             yield answer
 
     async def _document(self, answer: httpx2.Response, what: str, limit: int) -> Any:
         await self._check(answer, what)
-        where = self._where(what)
-        return load_json(await read_body(answer, limit, where, self._limits), where)
+        return load_json(await self._body(answer, what, limit), self._where(what))
+
+    async def _body(self, answer: httpx2.Response, what: str, limit: int) -> bytes:
+        if self._endpoint.socket is not None:
+            what = self._where(what)
+        return await read_body(answer, limit, what, self._limits)
 
     async def _check(self, answer: httpx2.Response, what: str) -> None:
         """Raise RegistryError with the message of the daemon if it did not do as it was asked."""
         if answer.status_code == 200:
             return
-        raw = await read_body(answer, _MAX_MESSAGE, self._where(what), self._limits)
+        raw = await self._body(answer, what, _MAX_MESSAGE)
         text = _message(raw, "message")
         detail = f": {text}" if text else ""
         raise RegistryError(f"{self._where(what)} answers {answer.status_code}{detail}")

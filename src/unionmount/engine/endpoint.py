@@ -170,7 +170,7 @@ class EngineEndpoint:
         if scheme == "unix" and separator:
             if not rest.startswith("/") or "\0" in rest or len(rest.encode()) > _MAX_SOCKET:
                 raise UsageError(f"{where}'{shown}' does not name a socket by an absolute path")
-            return cls("http://docker", rest, _Unprotected(), shown, given)
+            return cls("http://daemon", rest, _Unprotected(), shown, given)
         if scheme == "ssh" and separator:
             raise UsageError(
                 f"{where}'{shown}': ssh:// is not supported; let ssh forward the socket (ssh -L "

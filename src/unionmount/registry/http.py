@@ -311,6 +311,8 @@ class Http:
             extensions={"trace": waiting.note},
         )
         where = f"{outgoing.what}: {host}" if outgoing.what else host
+        if self._socket is not None:  # which "what" names, as the host is only a word
+            where = outgoing.what or self._socket
         with translated(where, self._limits, reached=host in self._reached, waiting=waiting):
             response = None
             with waiting.again():

@@ -138,8 +138,11 @@ class Location:
         if colon and transport == "dir":
             return cls("dir", _given(rest))
         if colon and transport == _DAEMON:
-            if rest.startswith("sha256:"):
-                raise UsageError(f"{_DAEMON}: as a target needs a name; an ID is what an image is")
+            if rest.startswith("sha256:") or _DIGEST.search(rest):
+                raise UsageError(
+                    f"'{printable(text)}': a target needs a name without a digest, which the image "
+                    "has already"
+                )
             return cls(_DAEMON, _daemon_name(rest))
         if colon and transport in _TRANSPORTS:
             path, _, selector = rest.partition(":")
@@ -251,7 +254,12 @@ def _is_name(text: str) -> bool:
 
 
 def refuse_file(name: str) -> None:
-    """Raise UsageError if the name for a registry is that of a file."""
+    """Raise UsageError if the name for a registry is that of a file, or of a daemon's image."""
+    if name.startswith(f"{_DAEMON}:"):
+        raise UsageError(
+            f"'{printable(name)}' is an image of a daemon; load it with "
+            f"'unionmount load {printable(name)}'"
+        )
     if name.startswith(("/", "./", "../")) or (looks_like_file(name) and _is_name(name)):
         raise UsageError(
             f"'{printable(name)}' looks like a file; load it with 'unionmount load -i FILE', "
