@@ -35,7 +35,6 @@ from unionmount.images.json_fields import load_json
 from unionmount.images.reference import Digest, Reference
 from unionmount.sources import Entry, ImageArchive, LayerBlob, SourceImage
 from unionmount.sources.layout import INDEX, MARKER, DirectoryFiles, OciLayout, read_range
-from unionmount.sources.skopeo_dir import SkopeoDirectory
 from unionmount.system.files import FileIdentity, FileRange
 from unionmount.system.text import printable
 
@@ -217,6 +216,8 @@ def open_directory(files: DirectoryFiles, kind: str, fallback_name: str) -> Imag
         if kind == "path":
             kind = _kind_of_directory(files)
         if kind == "dir":
+            from unionmount.sources.skopeo_dir import SkopeoDirectory  # noqa: PLC0415 - rare
+
             return SkopeoDirectory(files)
         if kind == "docker-archive":
             _refuse_other_directory(files)
