@@ -13,13 +13,17 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.archives import Layer, docker_archive
 from support.commands import Commands, ForkedCommandLine
+from support.effort import amount
 from support.engines import Engine, KillingRelay, Kind, TlsRelay
 from support.image_files import (
     SMALL_TREE,
@@ -36,15 +40,17 @@ from support.image_files import (
     tar,
     tree_of,
 )
+from support.image_files import docker_archive as docker_archive_members
 from support.mounting import COMMAND, CommandLine, own_places
 from support.servers import Authority, Connection, RawServer
 from support.transfers import assert_nothing_partial
 from support.users import NOBODY, become_nobody
 
-from unionmount.errors import UsageError
+from unionmount.errors import UnionmountError, UsageError
 from unionmount.sources import Location
 from unionmount.store.store import Store
-from unionmount.transfer.load import open_image
+from unionmount.transfer.check_image import check_image
+from unionmount.transfer.load import load, open_image
 
 pytestmark = pytest.mark.needs("root")
 
@@ -498,6 +504,39 @@ def test_the_form_of_newer_dockers(
     assert store.read_image(stored).manifest.raw == manifest
     with open_image(store, "new:1", verify=True) as opened:
         assert tree_of(opened) == SMALL_TREE
+
+
+SMALL = small_image(names=("small:1",))
+SAVED = tar(docker_archive_members(SMALL))
+
+
+@settings(max_examples=amount(60, 2000))
+@given(at=st.integers(0, len(SAVED) - 1), bit=st.integers(0, 7), end=st.integers(0, len(SAVED)))
+def test_damage_is_an_error_or_harmless(at: int, bit: int, end: int) -> None:
+    """Whatever bit is wrong, and wherever it ends: what appears is the image, or nothing does."""
+    spoiled = bytearray(SAVED if end > len(SAVED) // 2 else SAVED[:end])
+    if at < len(spoiled):
+        spoiled[at] ^= 1 << bit
+    description = {"Id": SMALL.id, "RepoTags": None, "RootFS": {"Layers": SMALL.diff_ids}}
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Recorded(json.dumps(description).encode(), bytes(spoiled)).serve() as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("DOCKER_HOST", f"tcp://{server.address}")
+        store = Store(Path(directory))
+        said = ""
+        try:
+            load(store, f"docker-daemon:{SMALL.id}")
+        except UnionmountError as error:
+            said = str(error)
+        if said:
+            assert said.isprintable()
+            assert store.list_images() == []
+        else:
+            assert [str(one.id) for one in store.list_images()] == [SMALL.id]
+            assert list(check_image(store, SMALL.id)) == []
+        assert_nothing_partial(store)
 
 
 LAYER = tar({"file": b"content"})
