@@ -7,7 +7,17 @@ with the path if something inside the image does not exist or has the wrong type
 from __future__ import annotations
 
 from unionmount.api.images import Image, Layer, open_image
-from unionmount.api.mounts import Mounted, mount
+from unionmount.api.mounts import MountBlock, Mounted, mount
 from unionmount.api.tree import File, FileTree, Path
 
-__all__ = ["File", "FileTree", "Image", "Layer", "Mounted", "Path", "mount", "open_image"]
+__all__ = [
+    "File",
+    "FileTree",
+    "Image",
+    "Layer",
+    "MountBlock",
+    "Mounted",
+    "Path",
+    "mount",
+    "open_image",
+]
