@@ -10,9 +10,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unionmount.api import File, FileTree, Image, Layer, MountBlock, Mounted, mount, open_image
+    from unionmount.api import (
+        File,
+        FileTree,
+        Image,
+        ImagePath,
+        Layer,
+        MountBlock,
+        Mounted,
+        mount,
+        open_image,
+    )
 
-__all__ = ["File", "FileTree", "Image", "Layer", "MountBlock", "Mounted", "mount", "open_image"]
+__all__ = [
+    "File",
+    "FileTree",
+    "Image",
+    "ImagePath",
+    "Layer",
+    "MountBlock",
+    "Mounted",
+    "mount",
+    "open_image",
+]
 
 
 if not TYPE_CHECKING:  # type checkers see the import above

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from unionmount.api.images import Image, Layer, open_image
 from unionmount.api.mounts import MountBlock, Mounted, mount
+from unionmount.api.paths import ImagePath
 from unionmount.api.tree import File, FileTree, Path
 
 __all__ = [
     "File",
     "FileTree",
     "Image",
+    "ImagePath",
     "Layer",
     "MountBlock",
     "Mounted",

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path as HostPath
 from typing import TYPE_CHECKING
 
+from unionmount.api.paths import ImagePath
 from unionmount.api.tree import FileTree
 from unionmount.browse.open import OpenOptions, open_view
 from unionmount.images.history import steps_of_layers
@@ -19,6 +20,7 @@ from unionmount.system.closing import Closing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from unionmount.api.tree import Path
     from unionmount.browse.open import OpenView
     from unionmount.core import Change, LayerSummary
     from unionmount.images.config import Config, History
@@ -81,6 +83,10 @@ class Image(Closing):
         count = len(self._view.image.layers)
         steps = steps_of_layers(self.history, len(self.config.diff_ids))
         return tuple(Layer(self, number, steps[number]) for number in range(count))
+
+    def path(self, path: Path = "/") -> ImagePath:
+        """Return a path object for a path inside the image."""
+        return ImagePath(self.tree, path)
 
     def usage(self) -> tuple[LayerSummary, ...]:
         """Return what each layer did, and how many of its bytes the image does not show."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Path = str | bytes | PurePosixPath
 """A path inside an image; text stands for bytes like file names in Python (surrogateescape)."""
 
+_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 _BATCH = 256
 _BUFFER = 128 * 1024
 
@@ -94,15 +95,18 @@ class FileTree:
         with naming(_text(path)):
             return _file(follow(self._files, _bytes(path), last=follow_symlinks))
 
+    def find(self, path: Path, *, follow_symlinks: bool = True) -> File | None:
+        """Return the file at a path; None if the path leads nowhere."""
+        try:
+            return self.lookup(path, follow_symlinks=follow_symlinks)
+        except OSError as error:
+            if error.errno in _NOWHERE:
+                return None
+            raise
+
     def exists(self, path: Path) -> bool:
         """Return whether a path leads to a file of any type."""
-        try:
-            self.lookup(path)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
-                return False
-            raise
-        return True
+        return self.find(path) is not None
 
     def list(self, path: Path = "/") -> Iterator[File]:
         """Yield the entries of a directory, sorted bytewise."""
