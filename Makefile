@@ -52,6 +52,7 @@ check: setup-test
 	@$(VENV)/python scripts/run_tests.py --quick
 
 test-long: setup-test
+	$(VENV)/python -m pip install -q --disable-pip-version-check pandas pyarrow
 	@UNIONMOUNT_TEST_LONG=1 $(VENV)/python scripts/run_tests.py
 
 lint: setup-test

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.archives import Layer, docker_archive
+from support.path_tree import layer_of, write_tree
 
 import unionmount
 
@@ -32,3 +33,16 @@ def source(place: Path) -> Path:
 def image(source: Path) -> Iterator[unionmount.Image]:
     with unionmount.open_image(str(source)) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small tree on disk."""
+    return write_tree(tmp_path_factory.mktemp("tree") / "disk")
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory, disk: Path) -> Path:
+    """The same tree as an archive, with a FIFO besides."""
+    place = tmp_path_factory.mktemp("archive") / "image.tar"
+    return docker_archive(place, [layer_of(disk), Layer().add("fifo", b"6")])

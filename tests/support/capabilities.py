@@ -7,6 +7,7 @@ reason; with ``CI=true`` it fails it.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -100,6 +101,10 @@ def _version(command: list[str], expression: str, least: int) -> str | None:
     return None
 
 
+def _module(name: str) -> str | None:
+    return None if importlib.util.find_spec(name) else f"the module {name} is not installed"
+
+
 _PROBES: dict[str, Callable[[], str | None]] = {
     "fuse": _fuse,
     "root": _root,
@@ -108,6 +113,8 @@ _PROBES: dict[str, Callable[[], str | None]] = {
     "ordinary-user": _ordinary_user,
     "overlayfs": _overlayfs,
     "statx-of-fuse": _statx_of_fuse,
+    "pandas": lambda: _module("pandas"),
+    "pyarrow": lambda: _module("pyarrow"),
     "backing-ext4": lambda: _backing("ext4"),
     "backing-tmpfs": lambda: _backing("tmpfs"),
     "backing-xfs": lambda: _backing("xfs"),
@@ -115,8 +122,11 @@ _PROBES: dict[str, Callable[[], str | None]] = {
 }
 
 
-NOT_IN_DEBIAN = frozenset({"docker-cli", "statx-of-fuse"})
-"""What Debian 12 has not got, or too old: tests that want it are skipped in CI, too."""
+NOT_IN_DEBIAN = frozenset({"docker-cli", "statx-of-fuse", "pandas", "pyarrow"})
+"""What Debian 12 has not got, or too old: tests that want it are skipped in CI, too.
+
+pandas and pyarrow are 300 MB in the environment of the tests; ``make test-long`` installs them.
+"""
 
 
 @cache

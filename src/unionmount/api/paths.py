@@ -11,6 +11,8 @@ import stat
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
+from unionmount.api.tree import seconds_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -313,7 +315,7 @@ def _pure(path: ImagePath | str | PurePosixPath) -> PurePosixPath:
 def _stat_result(found: File) -> os.stat_result:
     one = found.attributes
     times = {"st_atime": one.atime_ns, "st_mtime": one.mtime_ns, "st_ctime": one.ctime_ns}
-    more: dict[str, Any] = {name: time / 1e9 for name, time in times.items()}
+    more: dict[str, Any] = {name: seconds_of(time) for name, time in times.items()}
     more |= {f"{name}_ns": time for name, time in times.items()}
     more |= {"st_blksize": _BLOCK, "st_blocks": one.blocks}
     more |= {"st_rdev": os.makedev(one.major, one.minor)}

@@ -10,6 +10,8 @@ import errno
 import io
 import os
 import stat
+import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -18,11 +20,12 @@ from unionmount.browse.paths import Found, follow
 from unionmount.system.os_errors import naming
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from unionmount import core
     from unionmount.browse.open import OpenView
-    from unionmount.core import Attributes
+    from unionmount.core import Attributes, DirectoryEntry
 
 Path = str | bytes | PurePosixPath
 """A path inside an image; text stands for bytes like file names in Python (surrogateescape)."""
@@ -76,10 +79,14 @@ class File:
 
 
 class FileTree:
-    """The files of an image by path; usable from any thread while the image is open."""
+    """The files of an image by path; any threads may use them while the image is open."""
 
     def __init__(self, view: OpenView) -> None:
         self._view: OpenView | None = view
+        # The view of a container is for one thread at a time; the layers of an image are not.
+        self._guard: AbstractContextManager[Any] = (
+            nullcontext() if view.upper is None else threading.Lock()
+        )
 
     def _close(self) -> None:
         self._view = None
@@ -92,7 +99,7 @@ class FileTree:
 
     def lookup(self, path: Path, *, follow_symlinks: bool = True) -> File:
         """Return the file at a path; raise FileNotFoundError, NotADirectoryError or ELOOP."""
-        with naming(_text(path)):
+        with naming(_text(path)), self._guard:
             return _file(follow(self._files, _bytes(path), last=follow_symlinks))
 
     def find(self, path: Path, *, follow_symlinks: bool = True) -> File | None:
@@ -113,18 +120,27 @@ class FileTree:
         top = self.lookup(path)
         prefix, cookie = top.path.rstrip(b"/") + b"/", 0
         with naming(_text(path)):
-            while entries := self._files.list(top.attributes.node, cookie, _BATCH):
+            while entries := self._batch(top, cookie):
                 for entry in entries:
                     yield File(prefix + entry.name, entry.attributes)
                 cookie = entries[-1].next
+
+    def _batch(self, directory: File, cookie: int) -> Sequence[DirectoryEntry]:
+        with self._guard:
+            return self._files.list(directory.attributes.node, cookie, _BATCH)
 
     def walk(self, path: Path = "/") -> Iterator[File]:
         """Yield everything below a directory, depth first and sorted."""
         top = self.lookup(path)
         if not top.is_directory:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), _text(path))
-        for found, attributes in self._files.walk(top.attributes.node, top.path.strip(b"/")):
-            yield File(b"/" + found, attributes)
+        below = self._files.walk(top.attributes.node, top.path.strip(b"/"))
+        while True:
+            with self._guard:
+                item = next(below, None)
+            if item is None:
+                return
+            yield File(b"/" + item[0], item[1])
 
     def open(self, path: Path) -> io.BufferedReader:
         """Open a regular file for reading bytes; it is seekable."""
@@ -142,14 +158,18 @@ class FileTree:
 
     def readlink(self, path: Path) -> bytes:
         """Return the target of a symlink."""
-        with naming(_text(path)):
+        with naming(_text(path)), self._guard:
             found = follow(self._files, _bytes(path), last=False)
             return self._files.readlink(found.attributes.node)
+
+    def _read(self, file: File, offset: int, size: int) -> bytes:
+        with naming(_text(file.path)), self._guard:
+            return self._files.read(file.attributes.node, offset, size)
 
     def xattrs(self, path: Path, *, follow_symlinks: bool = True) -> dict[bytes, bytes]:
         """Return the extended attributes."""
         node = self.lookup(path, follow_symlinks=follow_symlinks).attributes.node
-        with naming(_text(path)):
+        with naming(_text(path)), self._guard:
             return {name: self._files.getxattr(node, name) for name in self._files.listxattr(node)}
 
 
@@ -183,12 +203,16 @@ class _RawFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         size = max(min(len(view), self._file.size - self._at), 0)
-        with naming(_text(self._file.path)):
-            node = self._file.attributes.node
-            data = self._tree._files.read(node, self._at, size)  # noqa: SLF001 - its own kind
+        data = self._tree._read(self._file, self._at, size)  # noqa: SLF001 - its own kind
         view[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+
+def seconds_of(nanoseconds: int) -> float:
+    """Return seconds since 1970, rounded as those of ``os.stat`` are."""
+    whole, rest = divmod(nanoseconds, 10**9)
+    return whole + 1e-9 * rest
 
 
 def _bytes(path: Path) -> bytes:
