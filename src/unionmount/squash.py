@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from unionmount import core
 from unionmount.browse.diff import Comparison, Difference
-from unionmount.commit import OF_A_CONTAINER, LayerWriter, Warn, commit, keep_layer
+from unionmount.committing import OF_A_CONTAINER, LayerWriter, Warn, commit, keep_layer
 from unionmount.errors import UsageError
 from unionmount.images.build import compact_json, timestamp
 from unionmount.images.config import Config
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from unionmount.browse.open import OpenChanges
-    from unionmount.commit import CommitRequest
+    from unionmount.committing import CommitRequest
     from unionmount.images.opened import OpenImage
     from unionmount.images.reference import Digest, Reference
     from unionmount.store.layer_import import Progress

@@ -40,7 +40,7 @@ ORDER = (
     "extract",
     "screen",
     "runtime",
-    "commit",
+    "committing",
     "squash",
     "api",
     "cli",

@@ -66,21 +66,12 @@ def mount_with_id(
 
     With ``images``, names and IDs of images go first, too.
     """
-    from unionmount.mounting.records import is_id
+    from unionmount.mounting.mount_words import mount_by_id
 
-    if not is_id(word):
-        return None
-    for one in table.all():
-        if one.record.id == word:
-            return one
-    if is_there(settings.store_root(), word) or os.path.lexists(word):
-        return None
-    if images and _is_image(settings, word):
-        return None
-    try:
-        return table.beginning_with(word)
-    except NotFoundError:
-        return None
+    def is_taken(name: str) -> bool:
+        return images and _is_image(settings, name)
+
+    return mount_by_id(table, settings.store_root(), word, is_taken)
 
 
 def _is_image(settings: Settings, word: str) -> bool:

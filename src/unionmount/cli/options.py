@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -176,7 +175,7 @@ def registry_client(
 
     ``--creds`` is only used for the one registry of the references in ``named``.
     """
-    from unionmount.registry import Credentials, RegistryClient
+    from unionmount.registry.user_client import client_of_user
 
     asked = sorted({ref.registry for ref in named})
     if options.creds is not None and len(asked) > 1:
@@ -187,16 +186,13 @@ def registry_client(
 
     if options.cert_dir is not None and not Path(options.cert_dir).is_dir():
         raise click.UsageError("--cert-dir is not a directory")
-    return RegistryClient(
+    return client_of_user(
         registries,
-        Credentials.load(
-            os.environ,
-            options.authfile,
-            options.creds,
-            creds_for={place for ref in named for place in registries.places(ref)},
-        ),
+        named,
+        creds=options.creds,
+        authfile=options.authfile,
         tls_verify=options.tls_verify,
-        cert_dir=Path(options.cert_dir) if options.cert_dir is not None else None,
+        cert_dir=options.cert_dir,
         debug=debug_log(settings),
     )
 

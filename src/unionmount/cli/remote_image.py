@@ -56,14 +56,13 @@ def read_remote_image(
 ) -> RemoteImage:
     """Fetch the manifest and config of an image by a user's name."""
     from unionmount.cli.run_transfer import (
-        first_of,
         hint_at_default_tag,
         registries_of_user,
         run_transfer,
-        without_transport,
     )
     from unionmount.images.reference import Reference
     from unionmount.registry import RegistryClient
+    from unionmount.transfer.by_name import first_of, without_transport
     from unionmount.transfer.remote_image import read_remote
 
     name, registries = without_transport(name), registries_of_user()

@@ -49,13 +49,9 @@ def command(
     registries.conf, by default in docker.io. The default TAG is "latest".
     """
     from unionmount.cli.open_image import progress_line, warn_if_foreign
-    from unionmount.cli.run_transfer import (
-        hint_at_default_tag,
-        keeps_blobs,
-        pull_image,
-        without_transport,
-    )
+    from unionmount.cli.run_transfer import hint_at_default_tag, keeps_blobs, pull_image
     from unionmount.sources import refuse_file
+    from unionmount.transfer.by_name import without_transport
 
     refuse_file(name)
     name = without_transport(name)
