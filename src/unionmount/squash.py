@@ -88,15 +88,20 @@ def squash(
 
 
 def commit_squashed(
-    store: Store, target: OpenChanges, request: CommitRequest, warn: Warn
+    store: Store,
+    target: OpenChanges,
+    request: CommitRequest,
+    warn: Warn,
+    progress: Progress | None = None,
 ) -> StoredImage:
     """Make an image of a container whose one layer has its files; see ``commit``."""
     if request.name.digest is not None:
         raise UsageError(f"'{request.name}' has a digest; name the image by a tag instead")
     with scratch_store(store) as between:
-        committed = commit(between, target, request, warn)
+        committed = commit(between, target, request, warn, progress)
         with open_stored(between, committed, str(request.name)) as image:
-            return squash(store, image, [request.name], SquashRequest(None, request.epoch), warn)
+            how = SquashRequest(None, request.epoch)
+            return squash(store, image, [request.name], how, warn, progress)
 
 
 # -- the layer

@@ -13,7 +13,7 @@ from unionmount.browse.open import OpenOptions, open_view
 from unionmount.images.history import steps_of_layers
 from unionmount.images.platform import Platform
 from unionmount.store.layer_import import ImportLimits
-from unionmount.store.location import default_root
+from unionmount.store.location import additional_stores, default_root
 from unionmount.store.store import Store
 from unionmount.system.closing import Closing
 
@@ -113,14 +113,28 @@ def open_image(
     With ``layer``, the image is opened as of that layer. ``root`` is the store, by default the
     user's. Nothing is changed, except that compressed layers are imported into the store once.
     """
-    looking = OpenOptions(Platform.parse(platform) if platform else None, layer)
     with ExitStack() as stack:
-        view = stack.enter_context(open_view(_store(root), ref, looking))
-        image = Image(view)
+        view = open_image_view(ref, layer=layer, platform=platform, root=root)
+        image = Image(stack.enter_context(view))
         stack.pop_all()
     return image
 
 
-def _store(root: str | os.PathLike[str] | None) -> Store:
+def open_image_view(
+    ref: str,
+    *,
+    layer: int | None = None,
+    platform: str | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> OpenView:
+    """Open the same for the other functions of the API."""
+    looking = OpenOptions(Platform.parse(platform) if platform else None, layer)
+    return open_view(store_at(root), ref, looking)
+
+
+def store_at(root: str | os.PathLike[str] | None) -> Store:
+    """Open the store at ``root``, by default the user's, and those that the environment adds."""
     place = HostPath(root) if root is not None else default_root(os.environ)
-    return Store(place.absolute(), ImportLimits.from_environment(os.environ))
+    limits = ImportLimits.from_environment(os.environ)
+    more = [one.absolute() for one in additional_stores(os.environ)]
+    return Store(place.absolute(), limits, additional=more)

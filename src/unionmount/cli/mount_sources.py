@@ -235,8 +235,8 @@ class _Opener:
 
     def _clean_dead(self, name: str, table: MountTable) -> None:
         """Remove what daemons left, which are dead as this process holds the container's lock."""
-        from unionmount.cli.container_words import mounts_of
         from unionmount.cli.take_away import clean
+        from unionmount.mounting.mount_words import mounts_of
 
         for one in mounts_of(table, self.settings.store_root(), name):
             if not one.alive:

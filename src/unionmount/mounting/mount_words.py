@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from unionmount.mounting.records import MountTable, Status
 
 
+def mount_of(table: MountTable, root: Path, name: str) -> Status | None:
+    """Return the mount of a container of the store ``root``: the live one, else the last one."""
+    found = mounts_of(table, root, name)
+    return next((one for one in reversed(found) if one.alive), found[-1] if found else None)
+
+
+def mounts_of(table: MountTable, root: Path, name: str) -> list[Status]:
+    """Return all records of mounts of a container of the store ``root``, oldest first."""
+    store = os.path.realpath(root)
+    return [
+        one
+        for one in table.all()
+        if one.record.container == name and os.path.realpath(one.record.root) == store
+    ]
+
+
 def mount_by_id(
     table: MountTable, root: Path, word: str, is_taken: Callable[[str], bool] = lambda _: False
 ) -> Status | None:

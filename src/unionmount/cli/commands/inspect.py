@@ -138,7 +138,8 @@ def _inspect(where: _Where, word: str) -> Struct:
 def _container(settings: Settings, word: str) -> Struct | None:
     """Return a container by its name, or a mount by its mount point or ID."""
     from unionmount.browse.inspect import inspect_container, inspect_mount
-    from unionmount.cli.container_words import PREFIX, mount_of, mount_with_id, name_of_container
+    from unionmount.cli.container_words import PREFIX, mount_with_id, name_of_container
+    from unionmount.mounting.mount_words import mount_of
     from unionmount.mounting.records import MountTable
     from unionmount.store.containers import Containers
 
