@@ -24,10 +24,10 @@ nbformat.write(book, sys.argv[2])
 """
 
 
-def outputs(path: Path) -> list[list[str]]:
-    """What each cell of code prints and returns."""
+def outputs(path: Path) -> list[str]:
+    """What each cell of code prints and returns; a kernel may send it in pieces."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [list(map(_text, cell["outputs"])) for cell in cells if cell["cell_type"] == "code"]
+    return ["".join(map(_text, cell["outputs"])) for cell in cells if cell["cell_type"] == "code"]
 
 
 def _text(output: dict[str, Any]) -> str:

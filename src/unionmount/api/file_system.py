@@ -61,7 +61,7 @@ class OpenedFile(io.BufferedReader):
         self.fs = fs
         self.seek(at)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
         return OpenedFile, (self.fs, self.path, self.tell())
 
 
