@@ -7,9 +7,10 @@ opens an image for reading, ``mount`` mounts one for the duration of a block, ``
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # importing typing takes as long as all else before a command starts
 if TYPE_CHECKING:
+    from typing import Any
+
     from unionmount.api import (
         ContainerInfo,
         File,

@@ -32,10 +32,12 @@ def export_tar(
     """
     name = b"" if found.is_directory else found.path.rpartition(b"/")[2]
     target = TarTarget(fd, name, what, warn)
+    source = ImageSource(view, found, warn, owners)
     done = 0
-    for item in ImageSource(view, found, warn, owners).items():
+    # Plain files that the target takes by itself are not told one by one.
+    for item in source.items(target if progress is None else None):
         target.put(item)
-        done += item.size if item.content is not None else 0
         if progress is not None:
+            done += item.size if item.content is not None else 0
             progress(what, done, None)
     target.finish()
