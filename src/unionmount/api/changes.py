@@ -149,8 +149,13 @@ def commit(
     reference, warnings = Reference.parse(name), list[str]()
     with _changes(target, root) as (store, opened):
         request = CommitRequest(
-            *(reference, message, author, tuple(changes), epoch, tuple(exclude)),
-            owners_of(opened.upper),
+            name=reference,
+            message=message,
+            author=author,
+            instructions=tuple(changes),
+            epoch=epoch,
+            excluded=tuple(exclude),
+            owners=owners_of(opened.upper),
         )
         run = commit_squashed if squash else make
         stored = run(store, opened, request, warnings.append, _told(progress))

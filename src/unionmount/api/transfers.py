@@ -103,7 +103,7 @@ def pull(
             return image_in_store(found[1])
 
     async def work(client: RegistryClient, tell: Progress | None) -> StoredImage:
-        how = PullOptions(wanted, policy, keep_blobs, tell)
+        how = PullOptions(platform=wanted, policy=policy, keep_blobs=keep_blobs, progress=tell)
         return (await pull_by_name(store, client, registries, name, how))[1]
 
     return image_in_store(_run(work, registries, registries.candidates(name), access, progress))
@@ -135,7 +135,9 @@ def push(
     ref = push_target(stored, image, name)
 
     async def work(client: RegistryClient, tell: Progress | None) -> Pushed:
-        how = PushOptions(_compression(compress), keep_digest, tell)
+        how = PushOptions(
+            compression=_compression(compress), keep_digest=keep_digest, progress=tell
+        )
         return await send(store, client, stored, ref, how)
 
     return _run(work, registries, [ref], access, progress)
@@ -173,8 +175,14 @@ def copy(
         return registries.candidates(name)[0]
 
     async def work(client: RegistryClient, tell: Progress | None) -> Copied:
-        compression = _compression(compress)
-        how = CopyOptions(resolve, wanted, all_platforms, compression, keep_digest, tell)
+        how = CopyOptions(
+            resolve=resolve,
+            platform=wanted,
+            all_platforms=all_platforms,
+            compression=_compression(compress),
+            keep_digest=keep_digest,
+            progress=tell,
+        )
         return await move(store, client, *places, how)
 
     named = [resolve(place.path) for place in places if place.kind == "registry"]
