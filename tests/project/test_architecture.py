@@ -32,6 +32,7 @@ ORDER = (
     "core",
     "images",
     "registry",
+    "trust",
     "store",
     "sources",
     "mounting",
@@ -217,7 +218,7 @@ def test_the_command_line_starts_without_heavy_modules() -> None:
     ).stdout.split()
     assert "unionmount.cli" in loaded
     heavy = {"pyfuse3", "trio", "unionmount._core", "isal", "backports.zstd", "httpx2", "rich"}
-    heavy |= {"textual"}
+    heavy |= {"textual", "cryptography", "yaml"}
     assert not heavy & set(loaded)
 
 
