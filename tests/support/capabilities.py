@@ -85,6 +85,14 @@ def _go() -> str | None:
     return _version(["go", "env", "GOVERSION"], r"go1\.(\d+)", 24)
 
 
+def _gpgme() -> str | None:
+    """What containers/image is built with."""
+    command = ["pkg-config", "--exists", "gpgme"]
+    if not shutil.which("pkg-config") or subprocess.run(command, check=False).returncode:
+        return "libgpgme-dev is not installed"
+    return None
+
+
 def _docker_cli() -> str | None:
     """The client of docker; it needs no daemon, the tests bring one of their own."""
     return _version(["docker", "--version"], r"version (\d+)", 26)
@@ -104,6 +112,7 @@ _PROBES: dict[str, Callable[[], str | None]] = {
     "fuse": _fuse,
     "root": _root,
     "go": _go,
+    "gpgme": _gpgme,
     "docker-cli": _docker_cli,
     "ordinary-user": _ordinary_user,
     "overlayfs": _overlayfs,

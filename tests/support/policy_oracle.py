@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 _SOURCE = Path(__file__).parents[1] / "oracle" / "policy"
-_TAGS = ("openpgp", "storage_stub", "docker_daemon_stub")
+_TAGS = ("storage_stub", "docker_daemon_stub")
 
 
 def build_policy_oracle(directory: Path) -> Path:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.policy_oracle import PolicyOracle, build_policy_oracle
+from support.policy_oracle import PolicyOracle
 
 from unionmount.errors import FormatError, NotRegular
 from unionmount.images.reference import Reference
@@ -198,15 +197,6 @@ DOCUMENTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def oracle(
-    tmp_path_factory: pytest.TempPathFactory, require: Callable[..., None]
-) -> Iterator[PolicyOracle]:
-    require("go")
-    with PolicyOracle(build_policy_oracle(tmp_path_factory.mktemp("policy-oracle"))) as running:
-        yield running
-
-
 def problem(raw: bytes) -> str:
     """Why a policy is not valid; empty if it is."""
     try:
@@ -220,7 +210,7 @@ def problem(raw: bytes) -> str:
     return found
 
 
-@pytest.mark.needs("go")
+@pytest.mark.needs("go", "gpgme")
 @pytest.mark.parametrize("case", CASES)
 def test_policies(case: str, oracle: PolicyOracle, tmp_path: Path) -> None:
     raw = json.dumps(CASES[case]).encode()
@@ -229,7 +219,7 @@ def test_policies(case: str, oracle: PolicyOracle, tmp_path: Path) -> None:
     assert bool(ours) == bool(theirs), f"we: {ours}; containers/image: {theirs}"
 
 
-@pytest.mark.needs("go")
+@pytest.mark.needs("go", "gpgme")
 @pytest.mark.parametrize("case", DOCUMENTS)
 def test_documents(case: str, oracle: PolicyOracle, tmp_path: Path) -> None:
     (tmp_path / "policy.json").write_bytes(DOCUMENTS[case])

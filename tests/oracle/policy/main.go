@@ -10,11 +10,11 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/containers/image/v5/image"
-	"github.com/containers/image/v5/signature"
-	"github.com/containers/image/v5/signature/sigstore"
-	"github.com/containers/image/v5/transports/alltransports"
-	"github.com/containers/image/v5/types"
+	"go.podman.io/image/v5/image"
+	"go.podman.io/image/v5/signature"
+	"go.podman.io/image/v5/signature/sigstore"
+	"go.podman.io/image/v5/transports/alltransports"
+	"go.podman.io/image/v5/types"
 	"github.com/opencontainers/go-digest"
 )
 
