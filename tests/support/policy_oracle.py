@@ -73,3 +73,9 @@ class PolicyOracle:
         answer = self._ask(passphrase=passphrase)
         assert not answer["Error"]
         return base64.b64decode(answer["Private"]), base64.b64decode(answer["Public"])
+
+    def sign(self, policy: Path, registries_d: Path, image: str, key: tuple[Path, str]) -> None:
+        """Sign an image of a registry where it is, with a private key and its passphrase."""
+        words = {"policy": str(policy), "registriesd": str(registries_d), "image": image}
+        answer = self._ask(**words, signby=str(key[0]), passphrase=key[1])
+        assert not answer["Error"], answer["Error"]

@@ -15,6 +15,8 @@ from unionmount.images.reference import Reference
 from unionmount.trust.policy import Policy
 from unionmount.trust.scopes import scopes_of_path, scopes_of_reference
 
+pytestmark = pytest.mark.timeout(900)  # the first test builds the oracle
+
 ANY: dict[str, Any] = {"type": "insecureAcceptAnything"}
 REJECT: dict[str, Any] = {"type": "reject"}
 DATA = base64.b64encode(b"some key").decode()

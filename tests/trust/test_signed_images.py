@@ -35,7 +35,10 @@ from unionmount.images.reference import Reference
 from unionmount.trust.simple_signing import GPG_TYPE, SIGSTORE_TYPE
 from unionmount.trust.verify import ImageTrust
 
-pytestmark = pytest.mark.needs("docker-registry", "skopeo", "gpg", "go", "gpgme")
+pytestmark = [
+    pytest.mark.needs("docker-registry", "skopeo", "gpg", "go", "gpgme"),
+    pytest.mark.timeout(900),  # the first test builds the oracle
+]
 
 MADE = image(layer("trust", 300))
 OTHER = image(layer("trust-other", 300))

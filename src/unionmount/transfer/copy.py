@@ -190,7 +190,9 @@ async def _to_store(
             found = store.tag(found, name)
         return found
     progress = cancelling(how.progress)
-    keep = partial(keep_image, platform=how.platform, progress=progress, names=names)
+    keep = partial(
+        keep_image, platform=how.platform, progress=progress, names=names, trust=how.trust
+    )
     return await trio.to_thread.run_sync(keep, store, source)
 
 
@@ -255,7 +257,8 @@ async def _opened(
     elif source.kind == "stored":
         yield None
     else:
-        with await trio.to_thread.run_sync(open_source, store, source) as opened:
+        opening = trio.to_thread.run_sync(open_source, store, source, how.trust)
+        with await opening as opened:
             layout = opened.archive
             if isinstance(layout, OciLayout):
                 entry = choose(layout.entries(), source.selector, layout.what)

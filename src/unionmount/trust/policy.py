@@ -7,50 +7,55 @@ cannot be read, or is not valid, is an error.
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from unionmount.errors import FormatError, LimitExceeded
 from unionmount.images.json_fields import MAX_DOCUMENT, Fields, parse_object
 from unionmount.system.files import read_document
 from unionmount.system.text import printable
-from unionmount.trust.requirements import Requirement, parse_requirement
+from unionmount.trust.places import SYSTEM, policy_file
+from unionmount.trust.requirements import parse_plain
 from unionmount.trust.scopes import ImageScopes, problem_with_scope
 from unionmount.trust.strict import MAX_LISTED, check_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-SYSTEM = Path("/etc/containers")
-"""The directory of the machine's configuration."""
+    from unionmount.trust.signed_requirements import Requirement
 
 
-@dataclass(frozen=True, slots=True)
 class PolicyRule:
     """The requirements for an image, all of which it must meet, and where they are written."""
 
-    where: str
-    requirements: tuple[Requirement, ...]
+    def __init__(self, where: str, requirements: tuple[Requirement, ...]) -> None:
+        self.where = where
+        self.requirements = requirements
 
 
-@dataclass(frozen=True, slots=True)
 class Policy:
     """A parsed policy.json."""
 
-    file: str
-    default: tuple[Requirement, ...]
-    transports: Mapping[str, Mapping[str, tuple[Requirement, ...]]]
+    def __init__(
+        self,
+        file: str,
+        default: tuple[Requirement, ...],
+        transports: Mapping[str, Mapping[str, tuple[Requirement, ...]]],
+    ) -> None:
+        self.file = file
+        self.default = default
+        self.transports = transports
 
     @classmethod
     def load(cls, environment: Mapping[str, str], system: Path = SYSTEM) -> Self | None:
         """Read the policy of this user; return None if there is none."""
-        for path in (user_directory(environment) / "policy.json", system / "policy.json"):
-            if os.path.lexists(path):
-                where = printable(str(path))
-                return cls.parse(read_document(path, MAX_DOCUMENT, environment), where)
-        return None
+        path = policy_file(environment, system)
+        return None if path is None else cls.read(path, environment)
+
+    @classmethod
+    def read(cls, path: Path, environment: Mapping[str, str]) -> Self:
+        """Read a policy; raise an error if the file cannot be read, or is not valid."""
+        return cls.parse(read_document(path, MAX_DOCUMENT, environment), printable(str(path)))
 
     @classmethod
     def parse(cls, raw: bytes, where: str) -> Self:
@@ -75,12 +80,6 @@ class Policy:
         return PolicyRule(f"{self.file} (default)", self.default)
 
 
-def user_directory(environment: Mapping[str, str]) -> Path:
-    """Return ``~/.config/containers``; XDG_CONFIG_HOME does not count, as in containers/image."""
-    home = environment.get("HOME")
-    return (Path(home) if home else Path.home()) / ".config" / "containers"
-
-
 def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FormatError(f"{where}: not an object")
@@ -103,4 +102,13 @@ def _requirements(value: Any, where: str) -> tuple[Requirement, ...]:
     if len(value) > MAX_LISTED:
         raise LimitExceeded(f"{where}: more than {MAX_LISTED} requirements")
     fields = [Fields(_object(one, f"{where}[{i}]"), f"{where}[{i}]") for i, one in enumerate(value)]
-    return tuple(map(parse_requirement, fields))
+    return tuple(map(_requirement, fields))
+
+
+def _requirement(fields: Fields) -> Requirement:
+    plain = parse_plain(fields)
+    if plain is not None:
+        return plain
+    from unionmount.trust.signed_requirements import parse_signed  # noqa: PLC0415 - rare
+
+    return parse_signed(fields)

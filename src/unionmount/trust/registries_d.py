@@ -17,7 +17,7 @@ from unionmount.errors import FormatError
 from unionmount.system.files import read_document
 from unionmount.system.text import printable
 from unionmount.trust.extra import optional_module
-from unionmount.trust.policy import SYSTEM, user_directory
+from unionmount.trust.places import SYSTEM, user_directory
 from unionmount.trust.scopes import scopes_of_reference
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from unionmount.errors import InvalidReference
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 _PATHS = frozenset({"dir", "oci", "oci-archive", "sif"})
 _DEFAULT_ONLY = frozenset({"docker-archive", "tarball"})
-_STORE = re.compile(r"\[(?:[^@\]]+@)?/[^@\]]*\]")
-_ID = re.compile(r"[0-9a-f]{64}")
-_ATOMIC = re.compile("[^/]*(?:/[^:/]*(?:/[^:/]*(?::[^:/]*)?)?)?")
+_STORE = r"\[(?:[^@\]]+@)?/[^@\]]*\]"
+_ID = "[0-9a-f]{64}"
+_ATOMIC = "[^/]*(?:/[^:/]*(?:/[^:/]*(?::[^:/]*)?)?)?"
 
 
-@dataclass(frozen=True, slots=True)
 class ImageScopes:
     """The scopes that an image is in: the most specific first; the default is left out."""
 
-    transport: str
-    names: tuple[str, ...]
+    def __init__(self, transport: str, names: tuple[str, ...]) -> None:
+        self.transport = transport
+        self.names = names
 
 
 def as_identified(ref: Reference) -> Reference:
@@ -54,7 +54,7 @@ def scopes_of_reference(ref: Reference, transport: str = "docker") -> ImageScope
 
 def scopes_of_path(transport: str, path: str) -> ImageScopes:
     """Return the scopes of an image in a file or directory: its path, and those above."""
-    if transport in _DEFAULT_ONLY:
+    if transport in _DEFAULT_ONLY or path == "-":  # a stream has no path
         return ImageScopes(transport, ())
     real = os.path.realpath(path)
     names = []
@@ -80,7 +80,7 @@ def problem_with_scope(transport: str, scope: str) -> str:
     if transport == "containers-storage":
         return "" if _is_stored(scope) else "is not [DRIVER@/ROOT]NAME"
     if transport == "atomic":
-        return "" if _ATOMIC.fullmatch(scope) else "is not HOST[/NAMESPACE[/STREAM[:TAG]]]"
+        return "" if re.fullmatch(_ATOMIC, scope) else "is not HOST[/NAMESPACE[/STREAM[:TAG]]]"
     return ""
 
 
@@ -103,10 +103,10 @@ def _is_digest(text: str) -> bool:
 
 def _is_stored(scope: str) -> bool:
     """Return whether a scope of containers-storage has a store, and valid digests and IDs."""
-    match = _STORE.match(scope)
+    match = re.match(_STORE, scope)
     if match is None:
         return False
     fields = scope[match.end() :].split("@", 2)
     if len(fields) == 2:
-        return bool(_ID.fullmatch(fields[1])) or _is_digest(fields[1])
-    return len(fields) == 1 or (_is_digest(fields[1]) and bool(_ID.fullmatch(fields[2])))
+        return bool(re.fullmatch(_ID, fields[1])) or _is_digest(fields[1])
+    return len(fields) == 1 or (_is_digest(fields[1]) and bool(re.fullmatch(_ID, fields[2])))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 from typing import TYPE_CHECKING
 
@@ -47,6 +46,6 @@ def from_base64(text: str) -> bytes:
     """Decode base64 with padding; line ends are ignored, everything else is a FormatError."""
     try:
         raw = text.replace("\r", "").replace("\n", "").encode("ascii")
-        return base64.b64decode(raw, validate=True)
-    except (ValueError, binascii.Error):
+        return binascii.a2b_base64(raw, strict_mode=True)
+    except ValueError:
         raise FormatError("not base64") from None

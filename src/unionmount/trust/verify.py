@@ -7,19 +7,17 @@ digest, and state the name under which the index was asked for.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount.errors import FormatError, NotTrusted, UnionmountError
 from unionmount.images.reference import Digest
 from unionmount.system.text import printable
+from unionmount.trust.file_trust import FileTrust, refused
 from unionmount.trust.gpg import verify_gpg
-from unionmount.trust.policy import SYSTEM, Policy, PolicyRule
 from unionmount.trust.registries_d import RegistriesD
-from unionmount.trust.requirements import AcceptAnything, Reject, SignedBy, SigstoreSigned
-from unionmount.trust.scopes import as_identified, scopes_of_path, scopes_of_reference
+from unionmount.trust.requirements import AcceptAnything, Reject
+from unionmount.trust.scopes import as_identified, scopes_of_reference
 from unionmount.trust.signatures import (
     COSIGN_PAYLOAD,
     ImageSignature,
@@ -27,6 +25,7 @@ from unionmount.trust.signatures import (
     SimpleSignature,
     fetch_signatures,
 )
+from unionmount.trust.signed_requirements import SignedBy, SigstoreSigned
 from unionmount.trust.sigstore import read_keys, verify_sigstore
 from unionmount.trust.simple_signing import GPG_TYPE, SIGSTORE_TYPE, SignedClaim
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
     from unionmount.images.reference import Reference
     from unionmount.registry import RegistryClient
-    from unionmount.trust.requirements import Requirement
+    from unionmount.trust.policy import PolicyRule
 
 _MAX_REASONS = 3  # that a message lists
 
@@ -43,61 +42,23 @@ Signatures = Callable[[], Awaitable[Sequence[ImageSignature]]]
 """A function that fetches the signatures of an image."""
 
 
-class ImageTrust:
-    """The policy of a user, read when an image is checked."""
-
-    def __init__(
-        self, environment: Mapping[str, str] | None = None, *, system: Path = SYSTEM
-    ) -> None:
-        self._environment = environment
-        self._system = system
-        self._loaded: tuple[Policy | None] | None = None
+class ImageTrust(FileTrust):
+    """The policy of a user, for images of registries as well."""
 
     async def check_remote(self, client: RegistryClient, ref: Reference, manifest: bytes) -> None:
         """Raise NotTrusted unless the policy accepts the image ``ref`` with this manifest."""
-        policy = self._policy()
+        policy = self.policy()
         if policy is None:
             return
-        environment = self._variables()
+        environment = self.environment
 
         async def signatures() -> Sequence[ImageSignature]:
-            places = RegistriesD.load(environment, self._system)
+            places = RegistriesD.load(environment, self.system)
             digest = Digest.of(manifest)
             return await fetch_signatures(client, ref, digest, places, environment)
 
         rule = policy.rule_for(scopes_of_reference(ref))
         await _ImageCheck(str(ref), rule, environment, as_identified(ref), manifest).run(signatures)
-
-    def check_file(self, transport: str, path: str) -> None:
-        """Raise NotTrusted unless the policy accepts images of a file or layout.
-
-        These have no signatures, so they can only be accepted without.
-        """
-        policy = self._policy()
-        if policy is None:
-            return
-        rule = policy.rule_for(scopes_of_path(transport, path))
-        for requirement in rule.requirements:
-            if not isinstance(requirement, AcceptAnything):
-                raise _refusal(f"{transport}:{printable(path)}", rule, _why_unsigned(requirement))
-
-    def _variables(self) -> Mapping[str, str]:
-        return os.environ if self._environment is None else self._environment
-
-    def _policy(self) -> Policy | None:
-        if self._loaded is None:
-            self._loaded = (Policy.load(self._variables(), self._system),)
-        return self._loaded[0]
-
-
-def _refusal(what: str, rule: PolicyRule, why: str) -> NotTrusted:
-    return NotTrusted(f"{what}: refused by {rule.where}: {why}")
-
-
-def _why_unsigned(requirement: Requirement) -> str:
-    if isinstance(requirement, Reject):
-        return requirement.why
-    return "a signature is required, and there is none"
 
 
 class _ImageCheck:
@@ -124,7 +85,7 @@ class _ImageCheck:
             if isinstance(requirement, AcceptAnything):
                 continue
             if isinstance(requirement, Reject):
-                raise self._refused(requirement.why)
+                raise self._refused(requirement.why_unsigned)
             if signatures is None:
                 try:
                     signatures = await fetch()
@@ -148,7 +109,7 @@ class _ImageCheck:
             else:
                 return
         if not reasons:
-            raise self._refused(_why_unsigned(requirement))
+            raise self._refused(requirement.why_unsigned)
         listed = "; ".join(dict.fromkeys(reasons[:_MAX_REASONS]))
         more = "; …" if len(reasons) > _MAX_REASONS else ""
         raise self._refused(listed + more)
@@ -175,7 +136,7 @@ class _ImageCheck:
         return SignedClaim.parse(signature.payload, SIGSTORE_TYPE)
 
     def _refused(self, why: str) -> NotTrusted:
-        return _refusal(self._what, self._rule, why)
+        return refused(self._what, self._rule, why)
 
 
 def _said(error: UnionmountError | OSError) -> str:

@@ -10,12 +10,14 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/opencontainers/go-digest"
+	"go.podman.io/image/v5/copy"
 	"go.podman.io/image/v5/image"
 	"go.podman.io/image/v5/signature"
+	"go.podman.io/image/v5/signature/signer"
 	"go.podman.io/image/v5/signature/sigstore"
 	"go.podman.io/image/v5/transports/alltransports"
 	"go.podman.io/image/v5/types"
-	"github.com/opencontainers/go-digest"
 )
 
 type question struct {
@@ -23,13 +25,21 @@ type question struct {
 	RegistriesD string // a directory
 	Image       string // TRANSPORT:NAME; without one, the policy is only parsed
 	Instance    string // the digest of one manifest of an index
-	Passphrase  string // of a new pair of keys; without a policy
+	Passphrase  string // of a key of sigstore
+	SignBy      string // the file of a private key: the image is signed where it is
 }
 
 type answer struct {
 	Error   string
 	Private []byte
 	Public  []byte
+}
+
+func contextOf(asked question) *types.SystemContext {
+	return &types.SystemContext{
+		RegistriesDirPath:           asked.RegistriesD,
+		DockerInsecureSkipTLSVerify: types.OptionalBoolTrue,
+	}
 }
 
 func check(asked question) error {
@@ -45,11 +55,7 @@ func check(asked question) error {
 	if err != nil {
 		return err
 	}
-	system := &types.SystemContext{
-		RegistriesDirPath:           asked.RegistriesD,
-		DockerInsecureSkipTLSVerify: types.OptionalBoolTrue,
-	}
-	source, err := name.NewImageSource(context.Background(), system)
+	source, err := name.NewImageSource(context.Background(), contextOf(asked))
 	if err != nil {
 		return err
 	}
@@ -67,19 +73,46 @@ func check(asked question) error {
 	return err
 }
 
+func sign(asked question) error {
+	key := sigstore.WithPrivateKeyFile(asked.SignBy, []byte(asked.Passphrase))
+	signing, err := sigstore.NewSigner(key)
+	if err != nil {
+		return err
+	}
+	defer signing.Close()
+	everything, err := signature.NewPolicyFromFile(asked.Policy)
+	if err != nil {
+		return err
+	}
+	verdicts, err := signature.NewPolicyContext(everything)
+	if err != nil {
+		return err
+	}
+	name, err := alltransports.ParseImageName(asked.Image)
+	if err != nil {
+		return err
+	}
+	system := contextOf(asked)
+	_, err = copy.Image(context.Background(), verdicts, name, name, &copy.Options{
+		Signers: []*signer.Signer{signing}, SourceCtx: system, DestinationCtx: system,
+	})
+	return err
+}
+
 func reply(asked question) answer {
 	var told answer
 	var err error
-	if asked.Policy == "" {
-		var made sigstore.GenerateKeyPairResult
+	switch {
+	case asked.SignBy != "":
+		err = sign(asked)
+	case asked.Policy != "":
+		err = check(asked)
+	default:
 		var keys *sigstore.GenerateKeyPairResult
 		keys, err = sigstore.GenerateKeyPair([]byte(asked.Passphrase))
 		if err == nil {
-			made = *keys
+			told.Private, told.Public = keys.PrivateKey, keys.PublicKey
 		}
-		told.Private, told.Public = made.PrivateKey, made.PublicKey
-	} else {
-		err = check(asked)
 	}
 	if err != nil {
 		told.Error = err.Error()
