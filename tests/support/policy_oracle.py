@@ -79,3 +79,16 @@ class PolicyOracle:
         words = {"policy": str(policy), "registriesd": str(registries_d), "image": image}
         answer = self._ask(**words, signby=str(key[0]), passphrase=key[1])
         assert not answer["Error"], answer["Error"]
+
+
+def fixtures_of_oracle() -> Path:
+    """The signatures that the Go module tests itself with."""
+    module = "go.podman.io/image/v5"
+    done = subprocess.run(
+        ["go", "mod", "download", "-json", module],
+        cwd=_SOURCE,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return Path(json.loads(done.stdout)["Dir"], "signature", "fixtures")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from unionmount.trust.policy import Policy, PolicyRule
+    from unionmount.trust.scopes import ImageScopes
 
 
 class FileTrust:
@@ -34,15 +35,20 @@ class FileTrust:
 
         These have no signatures, so they can only be accepted without.
         """
+        if self.policy() is not None:
+            from unionmount.trust.scopes import scopes_of_path  # noqa: PLC0415 - as below
+
+            self.check_unsigned(scopes_of_path(transport, path), f"{transport}:{printable(path)}")
+
+    def check_unsigned(self, scopes: ImageScopes, what: str) -> None:
+        """Raise NotTrusted unless the policy accepts an image without signatures."""
         policy = self.policy()
         if policy is None:
             return
-        from unionmount.trust.scopes import scopes_of_path  # noqa: PLC0415 - as below
-
-        rule = policy.rule_for(scopes_of_path(transport, path))
+        rule = policy.rule_for(scopes)
         for requirement in rule.requirements:
             if why := requirement.why_unsigned:
-                raise refused(f"{transport}:{printable(path)}", rule, why)
+                raise refused(what, rule, why)
 
     def policy(self) -> Policy | None:
         """Return the policy; None if there is none."""

@@ -22,6 +22,15 @@ def user_directory(environment: Mapping[str, str]) -> Path:
 def policy_file(environment: Mapping[str, str], system: Path = SYSTEM) -> Path | None:
     """Return the policy.json that counts; None if there is none. It may be no valid file."""
     for path in (user_directory(environment) / "policy.json", system / "policy.json"):
-        if os.path.lexists(path):
+        if is_there(path):
             return path
     return None
+
+
+def is_there(path: Path) -> bool:
+    """Return whether something has this name; raise OSError if that cannot be found out."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

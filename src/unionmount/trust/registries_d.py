@@ -17,7 +17,7 @@ from unionmount.errors import FormatError
 from unionmount.system.files import read_document
 from unionmount.system.text import printable
 from unionmount.trust.extra import optional_module
-from unionmount.trust.places import SYSTEM, user_directory
+from unionmount.trust.places import SYSTEM, is_there, user_directory
 from unionmount.trust.scopes import scopes_of_reference
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class RegistriesD:
     def load(cls, environment: Mapping[str, str], system: Path = SYSTEM) -> Self:
         """Read the directory of this user, or else that of the machine."""
         own = user_directory(environment) / "registries.d"
-        directory = own if os.path.lexists(own) else system / "registries.d"
+        directory = own if is_there(own) else system / "registries.d"
         sections: dict[str | None, SignatureStorage] = {}
         origins: dict[str | None, str] = {}
         for path in _files(directory):

@@ -33,6 +33,7 @@ COSIGN_PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
 """The media type of a signature among the attachments of an image."""
 
 _MAX_SIGNATURES = 128  # of one image, in one place
+_MAX_TOTAL = 16 * 1024 * 1024  # bytes of all of these; a signature has a few hundred
 # The first bytes of an OpenPGP message: compressed, or begun by a (one-pass) signature.
 _OPENPGP = frozenset(b"\xa0\xa1\xa2\xa3\xc8\x90\x91\x92\x3d\xc4\x88\x89\x8a\x8b\xc2")
 _FORMAT = re.compile(rb"\x00([\x20-\x7e]*)\n", re.DOTALL)
@@ -112,6 +113,7 @@ class _Lookaside:
         self._environment = environment
 
     async def signatures(self) -> AsyncIterator[ImageSignature]:
+        total = 0
         for number in range(1, _MAX_SIGNATURES + 2):
             url = self._base._replace(
                 path=f"{self._base.path}/{self._below}/signature-{number}"
@@ -120,14 +122,22 @@ class _Lookaside:
                 raw = await self._read(url)
             except (FileNotFoundError, NotFoundError):
                 return
-            if number > _MAX_SIGNATURES:
-                raise LimitExceeded(f"{shown_url(url)}: more than {_MAX_SIGNATURES} signatures")
+            total += len(raw)
+            _check_limits(number, total, shown_url(url))
             yield parse_signature(raw, shown_url(url))
 
     async def _read(self, url: str) -> bytes:
         if self._base.scheme != "file":
             return await self._client.small_file(url, MAX_DOCUMENT)
         return read_document(Path(unquote(urlsplit(url).path)), MAX_DOCUMENT, self._environment)
+
+
+def _check_limits(count: int, total: int, what: str) -> None:
+    """Raise LimitExceeded for more signatures than anybody needs, or larger ones."""
+    if count > _MAX_SIGNATURES:
+        raise LimitExceeded(f"{what}: more than {_MAX_SIGNATURES} signatures")
+    if total > _MAX_TOTAL:
+        raise LimitExceeded(f"{what}: signatures of more than {_MAX_TOTAL} bytes")
 
 
 def _parsed(base: str) -> SplitResult:
@@ -153,8 +163,7 @@ async def _attachments(
         raise FormatError(f"{where}: not a list of signatures, but {printable(found.media_type)}")
     layers = Contents.parse(found.raw, str(where)).blobs[1:]
     signatures = [layer for layer in layers if layer.media_type == COSIGN_PAYLOAD]
-    if len(signatures) > _MAX_SIGNATURES:
-        raise LimitExceeded(f"{where}: more than {_MAX_SIGNATURES} signatures")
+    _check_limits(len(signatures), sum(layer.size for layer in signatures), str(where))
     return [
         SigstoreAttachment(layer.media_type, await client.document(where, layer), layer.annotations)
         for layer in signatures

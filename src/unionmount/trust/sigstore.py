@@ -92,7 +92,7 @@ def verify_sigstore(
     text = _annotation(attachment, _SIGNATURE)
     signature = from_base64(text)
     if log is not None:
-        recorded = _RekorEntry.parse(_annotation(attachment, _BUNDLE).encode(), log)
+        recorded = _RekorEntry.parse(_annotation(attachment, _BUNDLE), log)
         keys = [key for key in keys if key.der == recorded.key]
         recorded.check(signature, attachment.payload, known=bool(keys))
     if not any(key.verifies(signature, attachment.payload) for key in keys):
@@ -114,9 +114,9 @@ class _RekorEntry:
         self._payload_hash = payload_hash
 
     @classmethod
-    def parse(cls, raw: bytes, log: Sequence[PublicKey]) -> _RekorEntry:
+    def parse(cls, text: str, log: Sequence[PublicKey]) -> _RekorEntry:
         """Parse a timestamp that one of the keys of the log has signed."""
-        bundle = parse_object(raw, "Rekor bundle")
+        bundle = parse_object(text.encode("utf-8", "surrogatepass"), "Rekor bundle")
         parts = ("SignedEntryTimestamp", "Payload")
         check_keys(bundle, parts, needed=parts)
         payload = bundle.object("Payload")

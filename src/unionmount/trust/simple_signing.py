@@ -18,6 +18,8 @@ from unionmount.trust.strict import check_keys
 GPG_TYPE = "atomic container signature"
 SIGSTORE_TYPE = "cosign container image signature"
 
+_MAX_TIME = 2**63
+
 
 @dataclass(frozen=True, slots=True)
 class SignedClaim:
@@ -66,5 +68,5 @@ def _check_optional(document: Fields, *, null: bool) -> None:
         optional.string("creator")
     stamp = optional.values.get("timestamp", 0)
     is_number = isinstance(stamp, int | float) and not isinstance(stamp, bool)
-    if not is_number or stamp != stamp // 1:
+    if not is_number or stamp != stamp // 1 or abs(stamp) >= _MAX_TIME:
         raise optional.error("timestamp", "not a whole number")
