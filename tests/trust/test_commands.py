@@ -220,12 +220,12 @@ def test_the_manifest_of_the_chosen_image_is_signed(
     user.cli.run("copy", "-q", "--all", f"docker://{name}", f"oci:{tmp_path}/all")
 
 
-def sign_by_hand(user: Configured, name: str, digest: str) -> None:
-    """Sign any manifest under a name."""
+def sign_by_hand(user: Configured, name: str, digest: str, stated: str = "") -> None:
+    """Sign any manifest of a repository, under its own name or one that is stated."""
     critical = {
         "type": "atomic container signature",
         "image": {"docker-manifest-digest": digest},
-        "identity": {"docker-reference": name},
+        "identity": {"docker-reference": stated or name},
     }
     content = json.dumps({"critical": critical, "optional": {}}).encode()
     repository = name.partition("/")[2].rpartition(":")[0]
@@ -257,6 +257,46 @@ def test_a_signed_image_under_another_tag(user: Configured, name: str, sender: S
     assert f"signature for the name {name}, which is not accepted" in user.refuses("pull", other)
     by_digest = f"{name.rpartition(':')[0]}@{manifest_digest(SMALL)}"
     user.cli.run("pull", "-q", by_digest)
+
+
+def test_an_image_of_a_mirror(
+    user: Configured, registry: DockerRegistry, sender: Sender, policy_oracle_program: Path
+) -> None:
+    """The name that was asked for chooses the policy and is signed, but the mirror has its own."""
+    mirror = f"{registry.address}/{user.top.name.lower()}/mirrored"
+    sender.send(SMALL, registry, f"{mirror.partition('/')[2]}:1")
+    name = "registry.invalid/app:1"
+    configuration = user.home / ".config/containers/registries.conf"
+    configuration.write_text(
+        '[[registry]]\nlocation = "registry.invalid/app"\n'
+        f'[[registry.mirror]]\nlocation = "{mirror}"\ninsecure = true\n'
+    )
+    user.cli.environment |= {"CONTAINERS_REGISTRIES_CONF": str(configuration)}
+    sign_by_hand(user, f"{mirror}:1", manifest_digest(SMALL))
+    with PolicyOracle(policy_oracle_program, {"HOME": str(user.home)}) as oracle:
+
+        def agree(accepted: bool) -> None:
+            theirs = oracle.check(user.policy, user.registries_d, f"docker://{name}")
+            assert (theirs == "") is accepted, theirs
+            if accepted:
+                user.cli.run("pull", "-q", name)
+            else:
+                user.refuses("pull", "-q", name)
+
+        user.require(ANY, docker={mirror: [REJECT]})
+        agree(accepted=True)
+        user.require(ANY, docker={"registry.invalid": [REJECT]})
+        agree(accepted=False)
+        user.require(user.signed_by())
+        agree(accepted=False)  # the name of the mirror is signed
+        shutil.rmtree(user.lookaside)
+        sign_by_hand(user, f"{mirror}:1", manifest_digest(SMALL), stated=name)
+        agree(accepted=True)
+        section = {"lookaside": user.lookaside.as_uri()}
+        user.configure({"docker": {"registry.invalid": section}})
+        agree(accepted=False)
+        user.configure({"docker": {mirror: section}})
+        agree(accepted=True)
 
 
 def test_a_policy_that_is_wrong_accepts_nothing(user: Configured, name: str) -> None:

@@ -132,6 +132,13 @@ class RegistryClient:
         """Return the name of an image where its manifest came from: a mirror has its own."""
         return self._endpoints(ref)[0].reference
 
+    async def manifest_beside(self, ref: Reference, tag: str) -> FetchedManifest:
+        """Fetch the manifest of another tag, only from where that of ``ref`` came from."""
+        endpoint = self._endpoints(ref)[0]
+        there = replace(endpoint.reference, tag=tag, digest=None)
+        asked = replace(ref, tag=tag, digest=None)
+        return await self._manifest(replace(endpoint, reference=there), asked)
+
     async def small_file(self, url: str, limit: int) -> bytes:
         """Fetch a file of at most ``limit`` bytes, which prove themselves: plain HTTP is allowed.
 

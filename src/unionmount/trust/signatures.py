@@ -7,7 +7,7 @@ are worth is decided by ``verify``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -154,17 +154,18 @@ async def _attachments(
     client: RegistryClient, ref: Reference, manifest: Digest
 ) -> list[ImageSignature]:
     """Fetch the signatures that cosign and others put beside an image, under a tag of their own."""
-    where = replace(ref, tag=f"{manifest.algorithm}-{manifest.hex}.sig", digest=None)
+    tag = f"{manifest.algorithm}-{manifest.hex}.sig"
+    where = f"{ref.name}:{tag}"
     try:
-        found = await client.manifest(where)
+        found = await client.manifest_beside(ref, tag)
     except NotFoundError:
         return []
     if found.media_type != OCI_MANIFEST:
         raise FormatError(f"{where}: not a list of signatures, but {printable(found.media_type)}")
-    layers = Contents.parse(found.raw, str(where)).blobs[1:]
+    layers = Contents.parse(found.raw, where).blobs[1:]
     signatures = [layer for layer in layers if layer.media_type == COSIGN_PAYLOAD]
-    _check_limits(len(signatures), sum(layer.size for layer in signatures), str(where))
+    _check_limits(len(signatures), sum(layer.size for layer in signatures), where)
     return [
-        SigstoreAttachment(layer.media_type, await client.document(where, layer), layer.annotations)
+        SigstoreAttachment(layer.media_type, await client.document(ref, layer), layer.annotations)
         for layer in signatures
     ]
