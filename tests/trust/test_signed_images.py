@@ -32,8 +32,8 @@ from support.transfers import image, layer, new_client
 
 from unionmount.errors import NotTrusted
 from unionmount.images.reference import Reference
+from unionmount.trust.image_trust import ImageTrust
 from unionmount.trust.simple_signing import GPG_TYPE, SIGSTORE_TYPE
-from unionmount.trust.verify import ImageTrust
 
 pytestmark = [
     pytest.mark.needs("docker-registry", "skopeo", "gpg", "go", "gpgme"),

@@ -43,7 +43,7 @@ from unionmount.transfer.pull import PullOptions, pull_as
 from unionmount.transfer.push import PushOptions, push
 from unionmount.transfer.save import find_wanted, save
 from unionmount.transfer.scratch_store import scratch_store
-from unionmount.trust.verify import ImageTrust
+from unionmount.trust.image_trust import ImageTrust
 
 if TYPE_CHECKING:
     from unionmount.formats.compression import Compression

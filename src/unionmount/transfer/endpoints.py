@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from unionmount.sources import Entry
     from unionmount.store.layer_import import Progress
     from unionmount.transfer.image_files import FileWriter
-    from unionmount.trust.verify import ImageTrust
+    from unionmount.trust.image_trust import ImageTrust
 
 
 # -- documents and blobs as they are

@@ -21,7 +21,7 @@ from unionmount.images.selection import Selection, run_selection_async, select
 from unionmount.store.layer_import import Expected
 from unionmount.system.text import printable
 from unionmount.transfer.blobs import check_size, hand_on, in_parallel, repository_of
-from unionmount.trust.verify import ImageTrust
+from unionmount.trust.image_trust import ImageTrust
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

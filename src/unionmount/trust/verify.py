@@ -1,4 +1,4 @@
-"""The decision whether an image is accepted: all requirements of its rule must hold.
+"""The decision about an image that must be signed: all requirements of its rule must hold.
 
 What is verified are the bytes of the manifest that the caller has, and goes on with. Of an index,
 that is the manifest of the chosen image, as with containers/image: signatures are asked for by its
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from unionmount.errors import FormatError, NotTrusted, UnionmountError
 from unionmount.images.reference import Digest
 from unionmount.system.text import printable
-from unionmount.trust.file_trust import FileTrust, refused
+from unionmount.trust.file_trust import refused
 from unionmount.trust.gpg import verify_gpg
 from unionmount.trust.registries_d import RegistriesD
 from unionmount.trust.requirements import AcceptAnything, Reject
-from unionmount.trust.scopes import as_identified, scopes_of_reference
+from unionmount.trust.scopes import as_identified
 from unionmount.trust.signatures import (
     COSIGN_PAYLOAD,
     ImageSignature,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from unionmount.images.reference import Reference
     from unionmount.registry import RegistryClient
+    from unionmount.trust.file_trust import FileTrust
     from unionmount.trust.policy import PolicyRule
 
 _MAX_REASONS = 3  # that a message lists
@@ -42,23 +43,21 @@ Signatures = Callable[[], Awaitable[Sequence[ImageSignature]]]
 """A function that fetches the signatures of an image."""
 
 
-class ImageTrust(FileTrust):
-    """The policy of a user, for images of registries as well."""
+async def check_signed(
+    rule: PolicyRule,
+    client: RegistryClient,
+    ref: Reference,
+    manifest: bytes,
+    trust: FileTrust,
+) -> None:
+    """Raise NotTrusted unless the image ``ref`` with this manifest meets all requirements."""
+    environment = trust.environment
 
-    async def check_remote(self, client: RegistryClient, ref: Reference, manifest: bytes) -> None:
-        """Raise NotTrusted unless the policy accepts the image ``ref`` with this manifest."""
-        policy = self.policy()
-        if policy is None:
-            return
-        environment = self.environment
+    async def signatures() -> Sequence[ImageSignature]:
+        places = RegistriesD.load(environment, trust.system)
+        return await fetch_signatures(client, ref, Digest.of(manifest), places, environment)
 
-        async def signatures() -> Sequence[ImageSignature]:
-            places = RegistriesD.load(environment, self.system)
-            digest = Digest.of(manifest)
-            return await fetch_signatures(client, ref, digest, places, environment)
-
-        rule = policy.rule_for(scopes_of_reference(ref))
-        await _ImageCheck(str(ref), rule, environment, as_identified(ref), manifest).run(signatures)
+    await _ImageCheck(str(ref), rule, environment, as_identified(ref), manifest).run(signatures)
 
 
 class _ImageCheck:
