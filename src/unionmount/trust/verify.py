@@ -140,6 +140,6 @@ class _ImageCheck:
 
 def _said(error: UnionmountError | OSError) -> str:
     """Return the message of an error on one line."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.filename is not None:
         return f"{printable(str(error.filename))}: {error.strerror}"
-    return str(error)
+    return printable(str(error))
