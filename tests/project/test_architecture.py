@@ -32,6 +32,7 @@ ORDER = (
     "core",
     "images",
     "registry",
+    "trust",
     "store",
     "sources",
     "mounting",
@@ -237,6 +238,7 @@ def test_the_command_line_starts_without_heavy_modules() -> None:
     assert "unionmount.cli" in loaded
     heavy = {"pyfuse3", "trio", "unionmount._core", "isal", "backports.zstd", "httpx2", "rich"}
     heavy |= {"textual", "asyncio", "sniffio", "fsspec", "unionmount.api"}
+    heavy |= {"textual", "cryptography", "yaml"}
     assert not heavy & set(loaded)
 
 

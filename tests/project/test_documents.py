@@ -30,6 +30,7 @@ PAGES = ["README.md", "docs/tutorial.md", *(f"docs/how-to/{name}" for name in HO
 EXAMPLES = {  # blocks that are not run, by page; what is not here has none
     "README.md": 2,
     "docs/tutorial.md": 1,
+    "docs/how-to/accept-signed-images-only.md": 2,
     "docs/how-to/back-up-and-restore.md": 1,
     "docs/how-to/chroot.md": 1,
     "docs/how-to/import-a-root-file-system.md": 1,

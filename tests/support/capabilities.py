@@ -86,6 +86,14 @@ def _go() -> str | None:
     return _version(["go", "env", "GOVERSION"], r"go1\.(\d+)", 24)
 
 
+def _gpgme() -> str | None:
+    """What containers/image is built with."""
+    command = ["pkg-config", "--exists", "gpgme"]
+    if not shutil.which("pkg-config") or subprocess.run(command, check=False).returncode:
+        return "libgpgme-dev is not installed"
+    return None
+
+
 def _binfmt_of_namespace() -> str | None:
     """Whether a user namespace can have a binfmt_misc of its own (Linux 6.7)."""
     words = ["unshare", "-Urm", "mount", "-t", "binfmt_misc", "none", "/proc/sys/fs/binfmt_misc"]
@@ -118,6 +126,7 @@ _PROBES: dict[str, Callable[[], str | None]] = {
     "fuse": _fuse,
     "root": _root,
     "go": _go,
+    "gpgme": _gpgme,
     "docker-cli": _docker_cli,
     "binfmt-of-namespace": _binfmt_of_namespace,
     "ordinary-user": _ordinary_user,

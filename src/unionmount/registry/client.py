@@ -40,11 +40,13 @@ from unionmount.registry.credentials import Credentials
 from unionmount.registry.http import Http, host_of, read_body
 from unionmount.registry.limits import RegistryLimits
 from unionmount.registry.links import next_link
+from unionmount.registry.redaction import shown_url
 from unionmount.registry.registries_conf import Endpoint, Registries
 from unionmount.registry.search import SearchResult, matching, parse_results
 from unionmount.registry.session import RegistryCall, Session
 from unionmount.registry.tls import Trust
 from unionmount.registry.tokens import Authorizer
+from unionmount.registry.url_download import UrlFiles
 from unionmount.system.text import printable
 
 T = TypeVar("T")
@@ -87,6 +89,7 @@ class RegistryClient:
         self._http = Http(trust, limits, debug)
         authorizer = Authorizer(credentials, self._http, limits, debug)
         self._session = Session(self._http, authorizer, limits, debug, tls_verify)
+        self._files = UrlFiles(self._http, limits, debug, tls_verify)
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,6 +127,30 @@ class RegistryClient:
         stream = BlobStream(self._session, self._endpoints(ref), descriptor, str(ref))
         async with aclosing(stream.chunks()) as chunks:
             yield chunks
+
+    def place_of(self, ref: Reference) -> Reference:
+        """Return the name of an image where its manifest came from: a mirror has its own."""
+        return self._endpoints(ref)[0].reference
+
+    async def manifest_beside(self, ref: Reference, tag: str) -> FetchedManifest:
+        """Fetch the manifest of another tag, only from where that of ``ref`` came from."""
+        endpoint = self._endpoints(ref)[0]
+        there = replace(endpoint.reference, tag=tag, digest=None)
+        asked = replace(ref, tag=tag, digest=None)
+        return await self._manifest(replace(endpoint, reference=there), asked)
+
+    async def small_file(self, url: str, limit: int) -> bytes:
+        """Fetch a file of at most ``limit`` bytes, which prove themselves: plain HTTP is allowed.
+
+        Raise NotFoundError if it does not exist. No credentials are sent.
+        """
+        data = bytearray()
+        async with aclosing(self._files.file(url, verified=True).chunks()) as chunks:
+            async for chunk in chunks:
+                data += chunk
+                if len(data) > limit:
+                    raise LimitExceeded(f"{shown_url(url)}: larger than {limit} bytes")
+        return bytes(data)
 
     async def has_blob(self, ref: Reference, digest: Digest) -> bool:
         """Return whether the repository to push to has a blob."""

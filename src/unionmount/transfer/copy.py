@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -43,6 +43,7 @@ from unionmount.transfer.pull import PullOptions, pull_as
 from unionmount.transfer.push import PushOptions, push
 from unionmount.transfer.save import find_wanted, save
 from unionmount.transfer.scratch_store import scratch_store
+from unionmount.trust.image_trust import ImageTrust
 
 if TYPE_CHECKING:
     from unionmount.formats.compression import Compression
@@ -70,7 +71,8 @@ _MAX_DOCUMENTS = 4096
 class CopyOptions:
     """The options of a copy; ``compression`` is for layers that are compressed anew.
 
-    ``resolve`` returns the reference for a name of a registry as the user wrote it.
+    ``resolve`` returns the reference for a name of a registry as the user wrote it. ``trust`` is
+    the policy that must accept the image, by default that of the user.
     """
 
     resolve: Callable[[str], Reference]
@@ -80,6 +82,7 @@ class CopyOptions:
     keep_digest: bool = False
     progress: Progress | None = None
     squash: Squash | None = None
+    trust: ImageTrust = field(default_factory=ImageTrust)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +180,9 @@ async def _to_store(
     how: CopyOptions,
 ) -> StoredImage:
     if source.kind == "registry":
-        pulling = PullOptions(how.platform, "always", progress=how.progress, names=names)
+        pulling = PullOptions(
+            *(how.platform, "always"), progress=how.progress, names=names, trust=how.trust
+        )
         return await pull_as(store, client, how.resolve(source.path), pulling)
     if source.kind == "stored":
         found = find_stored(store, source.path)
@@ -185,7 +190,9 @@ async def _to_store(
             found = store.tag(found, name)
         return found
     progress = cancelling(how.progress)
-    keep = partial(keep_image, platform=how.platform, progress=progress, names=names)
+    keep = partial(
+        keep_image, platform=how.platform, progress=progress, names=names, trust=how.trust
+    )
     return await trio.to_thread.run_sync(keep, store, source)
 
 
@@ -250,7 +257,8 @@ async def _opened(
     elif source.kind == "stored":
         yield None
     else:
-        with await trio.to_thread.run_sync(open_source, store, source) as opened:
+        opening = trio.to_thread.run_sync(open_source, store, source, how.trust)
+        with await opening as opened:
             layout = opened.archive
             if isinstance(layout, OciLayout):
                 entry = choose(layout.entries(), source.selector, layout.what)
@@ -267,6 +275,8 @@ async def _copy_documents(
     if not how.all_platforms and not _is_lone(roots, how.platform):
         roots = [await _selected(source, roots, how.platform)]
     tree = await _CopyList.of(source, roots)
+    for raw in tree.leaves:  # an index is trusted by its images
+        await source.check_trust(raw, how.trust)
     if target.kind == "registry":
         ref = how.resolve(target.path).with_default_tag()
         await _fill(RegistrySink(client, ref, source.names, how.progress), source, roots, tree)
@@ -308,6 +318,7 @@ class _CopyList:
     def __init__(self) -> None:
         self.blobs: dict[Digest, Descriptor] = {}
         self.documents: list[tuple[Descriptor, bytes]] = []
+        self.leaves: list[bytes] = []  # the documents that refer to no others
         self._seen: set[Digest] = set()
 
     @classmethod
@@ -328,6 +339,8 @@ class _CopyList:
         contents = Contents.parse(raw, f"{source.what}: manifest {descriptor.digest}")
         for child in contents.children:
             await self._add(source, child, depth + 1)
+        if not contents.children:
+            self.leaves.append(raw)
         for blob in contents.blobs:
             if not is_foreign(blob.media_type):
                 self.blobs[blob.digest] = blob

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from unionmount.sources import Entry
     from unionmount.store.layer_import import Progress
     from unionmount.transfer.image_files import FileWriter
+    from unionmount.trust.image_trust import ImageTrust
 
 
 # -- documents and blobs as they are
@@ -62,6 +63,9 @@ class Source(Protocol):
 
     def blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[FileRange]:
         """Open a blob in a file for the duration of the block."""
+
+    async def check_trust(self, raw: bytes, trust: ImageTrust) -> None:
+        """Raise NotTrusted unless the policy accepts an image of the source by its manifest."""
 
 
 class RegistrySource:
@@ -97,6 +101,10 @@ class RegistrySource:
         """See Source."""
         return fetched(self._store, self._client, self._ref, descriptor, self._progress)
 
+    async def check_trust(self, raw: bytes, trust: ImageTrust) -> None:
+        """See Source."""
+        await trust.check_remote(self._client, self._ref, raw)
+
 
 class LayoutSource:
     """An image or index of an OCI layout or archive."""
@@ -120,6 +128,9 @@ class LayoutSource:
     async def blob(self, descriptor: Descriptor) -> AsyncIterator[FileRange]:
         """See Source."""
         yield self._layout.blob(descriptor)
+
+    async def check_trust(self, raw: bytes, trust: ImageTrust) -> None:
+        """See Source; a layout has no signatures, and was checked when it was opened."""
 
 
 class Sink(Protocol):

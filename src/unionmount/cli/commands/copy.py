@@ -73,7 +73,7 @@ def command(
     Both are docker://NAME, docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF], or the
     name of an image of the store. Between registries and OCI layouts, blobs and digests stay as
     they are; everything else works as pull, load, save and push do. The command prints the digest
-    in a registry or layout, or the ID in the store.
+    in a registry or layout, or the ID in the store. What policy.json refuses is not copied.
 
     --squash makes another image with the same files: nothing that a later layer removed or replaced
     is left in its layers. The steps stay in its history, where a secret in a command stays, too. If
