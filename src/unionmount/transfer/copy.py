@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from unionmount.errors import FormatError, UsageError
-from unionmount.images.manifest import Contents, Descriptor
-from unionmount.images.media_types import is_foreign
+from unionmount.errors import UsageError
+from unionmount.images.manifest import Descriptor
 from unionmount.images.opened import OpenImage
 from unionmount.images.reference import Digest, Reference
-from unionmount.images.selection import run_selection_async, select
 from unionmount.sources import STDIN, Location, choose
 from unionmount.sources.layout import OciLayout
 from unionmount.store.layer_import import Progress
@@ -31,6 +29,7 @@ from unionmount.transfer.blobs import (
     cancelling,
     in_parallel,
 )
+from unionmount.transfer.copy_list import CopiedDocument, CopyList, ReferrerChoice
 from unionmount.transfer.image_files import DirectoryWriter, TarWriter, new_directory, replaced_file
 from unionmount.transfer.load import (
     fallback_name,
@@ -39,6 +38,7 @@ from unionmount.transfer.load import (
     open_source,
     open_stored,
 )
+from unionmount.transfer.platforms import reduced, selected
 from unionmount.transfer.pull import PullOptions, pull_as
 from unionmount.transfer.push import PushOptions, push
 from unionmount.transfer.save import find_wanted, save
@@ -62,32 +62,48 @@ from unionmount.transfer.endpoints import (
 Squash = Callable[[Store, OpenImage, Sequence[Reference], Progress], StoredImage]
 """A function that makes an image with fewer layers of an open one, in a store and with names."""
 
-_MAX_DEPTH = 8  # of nested indexes
-_MAX_DOCUMENTS = 4096
-
 
 @dataclass(frozen=True, slots=True)
 class CopyOptions:
     """The options of a copy; ``compression`` is for layers that are compressed anew.
 
-    ``resolve`` returns the reference for a name of a registry as the user wrote it.
+    ``resolve`` returns the reference for a name of a registry as the user wrote it. With
+    ``referrers``, signatures and the like are copied, too. ``destination`` is the client for the
+    target if its login differs. ``skip_present`` trusts that what a target lists is whole there.
     """
 
     resolve: Callable[[str], Reference]
-    platform: Platform | None = None
+    platforms: tuple[Platform, ...] = ()
     all_platforms: bool = False
     compression: Compression | None = None
     keep_digest: bool = False
     progress: Progress | None = None
     squash: Squash | None = None
+    referrers: ReferrerChoice | None = None
+    destination: RegistryClient | None = None
+    skip_present: bool = False
+
+    @property
+    def platform(self) -> Platform | None:
+        """The only platform that was chosen, if it is one."""
+        return self.platforms[0] if len(self.platforms) == 1 else None
+
+    def client_of_target(self, client: RegistryClient) -> RegistryClient:
+        """Return the client for the target, whose login may be another one."""
+        return self.destination or client
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """The result of a copy: the digest in a registry or layout, or the ID in the store."""
+    """The result of a copy: the digest in a registry or layout, or the ID in the store.
+
+    ``changes`` are the reasons why the digest is another one; ``notes`` say what was left out.
+    """
 
     digest: Digest | None
     changes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    attached: int = 0
 
 
 async def copy(
@@ -105,12 +121,8 @@ async def copy(
                     "--compress cannot be used between registries and OCI layouts, "
                     "which keep their blobs"
                 )
-            return await _copy_documents(client, origin, target, how)
-    if how.all_platforms:
-        raise UsageError(
-            "--all is only for copies between registries and OCI layouts; other places hold "
-            "an image for one platform"
-        )
+            return await _copy_documents(how.client_of_target(client), origin, target, how)
+    _check_for_one_image(how)
     if target.kind == "stored":
         name = Reference.parse(target.path)
         return Copied((await _to_store(store, client, source, [name], how)).id)
@@ -121,6 +133,21 @@ async def copy(
     with _temporary_store(store) as between:
         stored = await _to_store(between, client, source, None, how)
         return await _from_store(between, client, stored, str(stored.id), target, how)
+
+
+def _check_for_one_image(how: CopyOptions) -> None:
+    """Raise UsageError if options are only for copies that keep manifests as they are."""
+    named = (
+        ("--all", how.all_platforms, "an image for one platform"),
+        ("--platform given twice", len(how.platforms) > 1, "an image for one platform"),
+        ("--referrers", how.referrers is not None, "no manifests that others are about"),
+    )
+    for option, is_given, held in named:
+        if is_given:
+            raise UsageError(
+                f"{option} is only for copies between registries and OCI layouts; other places "
+                f"hold {held}"
+            )
 
 
 # -- by way of a store
@@ -142,9 +169,12 @@ async def _squashed(
     squash: Squash,
 ) -> Copied:
     """Copy an image with fewer layers, which is made in the store or in a temporary one."""
-    if how.all_platforms or how.keep_digest:
-        option = "--all" if how.all_platforms else "--keep-digest"
-        raise UsageError(f"{option} cannot be combined with --squash, which makes another image")
+    for option, is_given in (("--all", how.all_platforms), ("--keep-digest", how.keep_digest)):
+        if is_given:
+            raise UsageError(
+                f"{option} cannot be combined with --squash, which makes another image"
+            )
+    _check_for_one_image(how)
     with ExitStack() as stack:
         between = stack.enter_context(scratch_store(store))
         origin = store if source.kind == "stored" else between
@@ -200,7 +230,8 @@ async def _from_store(
     """Copy an image of a store that ``word`` names there."""
     if target.kind == "registry":
         pushing = PushOptions(how.compression, how.keep_digest, how.progress)
-        done = await push(store, client, stored, how.resolve(target.path), pushing)
+        there = how.client_of_target(client)
+        done = await push(store, there, stored, how.resolve(target.path), pushing)
         return Copied(done.digest, done.changes)
     (wanted,) = find_wanted(store, [word])
     if target.selector:
@@ -261,19 +292,43 @@ async def _opened(
 
 
 async def _copy_documents(
-    client: RegistryClient, source: Source, target: Location, how: CopyOptions
+    there: RegistryClient, source: Source, target: Location, how: CopyOptions
 ) -> Copied:
+    """Copy documents and blobs as they are; ``there`` is the client for the target."""
     roots = await source.roots()
-    if not how.all_platforms and not _is_lone(roots, how.platform):
-        roots = [await _selected(source, roots, how.platform)]
-    tree = await _CopyList.of(source, roots)
+    made: dict[Digest, bytes] = {}
+    changes: list[str] = []
+    if len(how.platforms) > 1:
+        root, raw = await reduced(source, roots, how.platforms)
+        if [root] != list(roots):
+            changes.append(_tell_of_index(source, roots, root, keep_digest=how.keep_digest))
+            made[root.digest], roots = raw, [root]
+    elif not how.all_platforms and not _is_lone(roots, how.platform):
+        roots = [await selected(source, roots, how.platform)]
+    documents = CopyList(source, made)
+    await documents.add(roots, how.referrers)
     if target.kind == "registry":
         ref = how.resolve(target.path).with_default_tag()
-        await _fill(RegistrySink(client, ref, source.names, how.progress), source, roots, tree)
+        sink = RegistrySink(there, ref, source.names, how.progress)
+        await _fill(sink, source, roots, documents, skip_present=how.skip_present)
     else:
         with _writer(target) as writer:
-            await _fill(LayoutSink(writer, target.selector, source), source, roots, tree)
-    return Copied(roots[0].digest if len(roots) == 1 else None)
+            await _fill(LayoutSink(writer, target.selector, source), source, roots, documents)
+    digest = roots[0].digest if len(roots) == 1 else None
+    return Copied(digest, tuple(changes), tuple(documents.notes), len(documents.attached))
+
+
+def _tell_of_index(
+    source: Source, roots: Sequence[Descriptor], root: Descriptor, *, keep_digest: bool
+) -> str:
+    old = str(roots[0].digest) if len(roots) == 1 else "none"
+    text = f"the index has the chosen platforms alone: it is {root.digest}, and was {old}"
+    if keep_digest:
+        raise UsageError(
+            f"{source.what}: --keep-digest cannot be combined with these platforms: an index "
+            "without the others has another digest; use --all, or one --platform"
+        )
+    return text
 
 
 def _is_lone(roots: Sequence[Descriptor], platform: Platform | None) -> bool:
@@ -281,54 +336,39 @@ def _is_lone(roots: Sequence[Descriptor], platform: Platform | None) -> bool:
     return platform is None and len(roots) == 1 and not roots[0].is_index
 
 
-async def _fill(sink: Sink, source: Source, roots: Sequence[Descriptor], tree: _CopyList) -> None:
+async def _fill(
+    sink: Sink,
+    source: Source,
+    roots: Sequence[Descriptor],
+    documents: CopyList,
+    *,
+    skip_present: bool = False,
+) -> None:
+    wanted = documents.documents
+    if skip_present:
+        wanted = await _missing(sink, wanted)
+
     async def send(blob: Descriptor) -> bool:
         await sink.blob(blob, source)
         return True
 
-    await in_parallel(sorted(tree.blobs.values(), key=lambda one: -one.size), send)
+    await in_parallel(documents.blobs(wanted), send)
     top = {one.digest for one in roots}
-    for descriptor, raw in tree.documents:  # children come before their parents
-        if sink.takes_roots or descriptor.digest not in top:
-            await sink.document(descriptor, raw)
-    raws = {descriptor.digest: raw for descriptor, raw in tree.documents}
-    await sink.finish(roots, [raws[one.digest] for one in roots])
+    for one in wanted:  # children come before their parents
+        if sink.takes_roots or one.descriptor.digest not in top:
+            await sink.document(one.descriptor, one.raw)
+    raws = [documents.raw(one) for one in roots]
+    await sink.finish(roots, raws, documents.attached)
 
 
-async def _selected(
-    source: Source, roots: Sequence[Descriptor], platform: Platform | None
-) -> Descriptor:
-    selection = select(roots, platform, source.what, lambda _: True)
-    return (await run_selection_async(selection, source.document)).descriptor
+async def _missing(sink: Sink, documents: Sequence[CopiedDocument]) -> list[CopiedDocument]:
+    """Return the documents that a sink lacks, in their order."""
+    missing: set[Digest] = set()
 
+    async def look(one: CopiedDocument) -> bool:
+        if not await sink.has_document(one.descriptor):
+            missing.add(one.descriptor.digest)
+        return True
 
-class _CopyList:
-    """All blobs to copy, and all documents, with children before their parents."""
-
-    def __init__(self) -> None:
-        self.blobs: dict[Digest, Descriptor] = {}
-        self.documents: list[tuple[Descriptor, bytes]] = []
-        self._seen: set[Digest] = set()
-
-    @classmethod
-    async def of(cls, source: Source, roots: Sequence[Descriptor]) -> _CopyList:
-        """Collect everything that ``roots`` refer to."""
-        tree = cls()
-        for root in roots:
-            await tree._add(source, root, 0)
-        return tree
-
-    async def _add(self, source: Source, descriptor: Descriptor, depth: int) -> None:
-        if descriptor.digest in self._seen:
-            return
-        self._seen.add(descriptor.digest)
-        if depth > _MAX_DEPTH or len(self._seen) > _MAX_DOCUMENTS:
-            raise FormatError(f"{source.what}: indexes are nested too deeply or are too many")
-        raw = await source.document(descriptor, child=True)
-        contents = Contents.parse(raw, f"{source.what}: manifest {descriptor.digest}")
-        for child in contents.children:
-            await self._add(source, child, depth + 1)
-        for blob in contents.blobs:
-            if not is_foreign(blob.media_type):
-                self.blobs[blob.digest] = blob
-        self.documents.append((descriptor, raw))
+    await in_parallel(documents, look)
+    return [one for one in documents if one.descriptor.digest in missing]

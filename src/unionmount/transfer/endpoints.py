@@ -27,9 +27,16 @@ from unionmount.transfer.blobs import (
     Repository,
     fetched,
 )
+from unionmount.transfer.referrers import (
+    AttachedDocument,
+    LayoutReferrers,
+    ReferrerLists,
+    RegistryReferrers,
+)
 from unionmount.transfer.save import naming
 
 if TYPE_CHECKING:
+    from unionmount.images.referrers import Referrer
     from unionmount.registry import RegistryClient
     from unionmount.sources import Entry
     from unionmount.store.layer_import import Progress
@@ -63,6 +70,12 @@ class Source(Protocol):
     def blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[FileRange]:
         """Open a blob in a file for the duration of the block."""
 
+    async def referrers(self, subject: Digest, artifact_type: str = "") -> Sequence[Referrer]:
+        """Return the signatures and other manifests that are about a manifest.
+
+        With ``artifact_type``, those of other types may be left out.
+        """
+
 
 class RegistrySource:
     """An image or index of a registry."""
@@ -78,6 +91,7 @@ class RegistrySource:
         self._ref = ref
         self._progress = progress
         self._root: tuple[Descriptor, bytes] | None = None
+        self._referrers = RegistryReferrers(client, ref)
 
     async def roots(self) -> Sequence[Descriptor]:
         """Fetch the manifest or index that the reference names."""
@@ -97,6 +111,10 @@ class RegistrySource:
         """See Source."""
         return fetched(self._store, self._client, self._ref, descriptor, self._progress)
 
+    async def referrers(self, subject: Digest, artifact_type: str = "") -> Sequence[Referrer]:
+        """See Source."""
+        return await self._referrers.of(subject, artifact_type)
+
 
 class LayoutSource:
     """An image or index of an OCI layout or archive."""
@@ -106,6 +124,7 @@ class LayoutSource:
         self.names: Sequence[Reference] = entry.names
         self._layout = layout
         self._entry = entry
+        self._referrers = LayoutReferrers(layout)
         self.labels: Mapping[str, str] = layout.descriptors(entry)[0].annotations
 
     async def roots(self) -> Sequence[Descriptor]:
@@ -121,6 +140,10 @@ class LayoutSource:
         """See Source."""
         yield self._layout.blob(descriptor)
 
+    async def referrers(self, subject: Digest, artifact_type: str = "") -> Sequence[Referrer]:  # noqa: ARG002
+        """See Source."""
+        return self._referrers.of(subject)
+
 
 class Sink(Protocol):
     """A sink that takes blobs, then the documents that refer to them, and at last their names."""
@@ -134,8 +157,16 @@ class Sink(Protocol):
     async def document(self, descriptor: Descriptor, raw: bytes) -> None:
         """Take a manifest or index whose parts were taken before."""
 
-    async def finish(self, roots: Sequence[Descriptor], raws: Sequence[bytes]) -> None:
-        """Give the roots their names."""
+    async def has_document(self, descriptor: Descriptor) -> bool:
+        """Return whether the sink has a document, and so all that it needs."""
+
+    async def finish(
+        self,
+        roots: Sequence[Descriptor],
+        raws: Sequence[bytes],
+        attached: Sequence[AttachedDocument] = (),
+    ) -> None:
+        """Give the roots their names, and make their referrers known as such."""
 
 
 class RegistrySink:
@@ -153,6 +184,7 @@ class RegistrySink:
         self._client = client
         self._ref = ref
         self._repository = Repository(client, ref, others, progress)
+        self._lists = ReferrerLists(client, ref)
 
     async def blob(self, descriptor: Descriptor, source: Source) -> None:
         """Upload a blob, unless the repository has it or mounts it from another one."""
@@ -162,17 +194,39 @@ class RegistrySink:
 
     async def document(self, descriptor: Descriptor, raw: bytes) -> None:
         """Put a manifest under its digest."""
+        contents = Contents.parse(raw, f"{self._ref}: manifest {descriptor.digest}")
+        if contents.subject is not None:
+            await self._lists.put(descriptor, raw, contents)
+            return
         ref = replace(self._ref, tag=None, digest=descriptor.digest)
         await self._client.put_manifest(ref, raw, descriptor.media_type)
 
-    async def finish(self, roots: Sequence[Descriptor], raws: Sequence[bytes]) -> None:
-        """Put the root under its tag."""
+    async def has_document(self, descriptor: Descriptor) -> bool:
+        """See Sink."""
+        ref = replace(self._ref, tag=None, digest=descriptor.digest)
+        return await self._client.target_digest(ref) == descriptor.digest
+
+    async def finish(
+        self,
+        roots: Sequence[Descriptor],
+        raws: Sequence[bytes],
+        attached: Sequence[AttachedDocument] = (),
+    ) -> None:
+        """Put the tags, and the lists of referrers if the registry has no API for them."""
         if len(roots) != 1:
             raise UsageError(
                 f"{self._ref}: the source has {len(roots)} manifests without an index; "
                 "choose one with --platform"
             )
-        await self._client.put_manifest(self._ref, raws[0], roots[0].media_type)
+        for one in attached:
+            if one.referrer.tag:
+                ref = replace(self._ref, tag=one.referrer.tag, digest=None)
+                await self._client.put_manifest(ref, one.raw, one.referrer.descriptor.media_type)
+        await self._lists.write()  # before the tag, for those who look for a signature at once
+        contents = Contents.parse(raws[0], f"{self._ref}: manifest {roots[0].digest}")
+        is_listed = await self._client.put_referrer(self._ref, raws[0], roots[0].media_type)
+        self._lists.note(roots[0], contents, is_listed=is_listed)
+        await self._lists.write()
 
 
 class LayoutSink:
@@ -197,6 +251,10 @@ class LayoutSink:
         """Write a manifest or index below blobs/."""
         await self._file(descriptor, iter([raw]))
 
+    async def has_document(self, descriptor: Descriptor) -> bool:
+        """See Sink."""
+        return descriptor.digest in self._written
+
     async def _file(self, descriptor: Descriptor, chunks: Iterator[bytes]) -> None:
         digest = descriptor.digest
         async with self._one_at_a_time:
@@ -210,11 +268,19 @@ class LayoutSink:
             path = f"blobs/{digest.algorithm}/{digest.hex}"
             await trio.to_thread.run_sync(self._writer.file, path, descriptor.size, chunks)
 
-    async def finish(self, roots: Sequence[Descriptor], raws: Sequence[bytes]) -> None:
-        """Write oci-layout and index.json."""
+    async def finish(
+        self,
+        roots: Sequence[Descriptor],
+        raws: Sequence[bytes],
+        attached: Sequence[AttachedDocument] = (),
+    ) -> None:
+        """Write oci-layout and index.json, where referrers are entries with their tag, or none."""
         del raws
         self._document("oci-layout", compact_json(LAYOUT_MARKER))
         rows = [descriptor_row(one, self._annotations) for one in roots]
+        for one in attached:
+            about, tag = one.referrer.descriptor, one.referrer.tag
+            rows.append(descriptor_row(about, {REF_NAME: tag} if tag else about.annotations))
         self._document("index.json", index_document(rows))
 
     def _document(self, path: str, raw: bytes) -> None:
