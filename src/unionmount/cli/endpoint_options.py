@@ -16,6 +16,7 @@ from unionmount.cli.options import (
     registry_options,
     user_and_password,
 )
+from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
@@ -37,8 +38,16 @@ class Endpoints:
     target: RegistryOptions
 
     def check(self, source: Sequence[Reference], target: Sequence[Reference]) -> None:
-        """Raise a usage error if an option is for a side that is no registry."""
-        if self.source is self.target:
+        """Raise a usage error if a login is for a side that is no registry, or for two of them."""
+        if self.source.creds is not None and self.source.creds is self.target.creds:
+            asked = {ref.registry for ref in (*source, *target)}
+            if len(asked) > 1:
+                raise click.UsageError(
+                    "--creds is for one registry, but SRC and DST are in two "
+                    f"({', '.join(map(printable, sorted(asked)))}); write --src-creds and "
+                    "--dest-creds"
+                )
+        if self.source.creds is self.target.creds:
             return
         for side, named, options in (
             ("src", source, self.source),
