@@ -531,6 +531,81 @@ def test_a_chain_of_referrers_has_an_end(
     assert "referrers of referrers are nested more than 8 deep; copy without --referrers" in message
 
 
+# ---- inspect
+
+
+@pytest.mark.parametrize("place", ["api", "tag", "layout"])
+def test_inspect_lists_what_oras_finds(
+    place: str,
+    cli: CommandLine,
+    tools: ArtifactTools,
+    signed: Signed,
+    signed_by_tag: Signed,
+    tmp_path: Path,
+) -> None:
+    image_of = signed_by_tag if place == "tag" else signed
+    name = f"docker://{image_of.name}"
+    if place == "layout":
+        name = f"oci:{tmp_path / 'layout'}:one"
+        cli.run("copy", "--referrers", f"docker://{signed.name}", name)
+    rows = json.loads(cli.run("inspect", "--referrers", name).stdout)
+    assert {(row["Subject"], row["Digest"]) for row in rows} == image_of.pairs
+    for row in rows:
+        where = f"{image_of.repository}@{row['Digest']}"
+        raw = tools.oras("manifest", "fetch", "--plain-http", where)
+        said = json.loads(raw)
+        assert row["ArtifactType"] == said["artifactType"]
+        assert row["Annotations"] == said["annotations"]
+        assert row["MediaType"] == said["mediaType"]
+        assert row["Size"] == len(raw)
+    template = "{{.ArtifactType}} {{.Annotations.is}}"
+    words = ("inspect", "--referrers", "--artifact-type", SBOM, "--format", template, name)
+    assert cli.run(*words).stdout == f"{SBOM} {SBOM}\n"
+
+
+def test_inspect_of_a_name_with_remote(cli: CommandLine, signed: Signed) -> None:
+    done = cli.run("inspect", "--remote", "--referrers", "--format", "jsonl", signed.name)
+    assert len(done.stdout.splitlines()) == len(signed.pairs)
+
+
+def test_inspect_shows_what_is_no_image(
+    cli: CommandLine, tools: ArtifactTools, signed: Signed
+) -> None:
+    for subject, about in signed.pairs:
+        name = f"{signed.repository}@{about}"
+        (found,) = json.loads(cli.run("inspect", f"docker://{name}").stdout)
+        raw = tools.oras("manifest", "fetch", "--plain-http", name)
+        said = json.loads(raw)
+        assert found["Digest"] == about
+        assert found["Subject"] == subject
+        assert found["ArtifactType"] == said["artifactType"]
+        assert found["Annotations"] == said["annotations"]
+        for ours, theirs in (
+            (found["Config"], said["config"]),
+            *zip(found["Layers"], said["layers"], strict=True),
+        ):
+            assert ours["Digest"] == theirs["digest"]
+            assert ours["MediaType"] == theirs["mediaType"]
+            assert ours["Size"] == theirs["size"]
+        assert cli.run("inspect", "--raw", f"docker://{name}").stdout == raw
+
+
+def test_inspect_where_there_is_nothing(
+    cli: CommandLine, signed: Signed, registry: DockerRegistry, sender: Sender
+) -> None:
+    bare = sender.send(IMAGE, registry, "referrers/nothing:1")
+    assert cli.run("inspect", "--referrers", f"docker://{bare}").stdout == "[]\n"
+    for words, text in (
+        (("--referrers", "mine:1"), "'mine:1' has no referrers"),
+        (("--referrers", "--type", "container", "mine"), "--referrers is only for images"),
+        (("--artifact-type", SBOM, f"docker://{signed.name}"), "add --referrers"),
+        (("--referrers", "--raw", f"docker://{signed.name}"), "--raw and --config print one"),
+    ):
+        status = 1 if words[-1] == "mine:1" else 2
+        done = cli.run("inspect", *words, status=status)
+        assert text in done.stderr
+
+
 # ---- usage
 
 

@@ -93,18 +93,6 @@ def platforms_option(function: F) -> F:
     return option(function)
 
 
-def artifact_type_option(function: F) -> F:
-    """Add ``--artifact-type``, which may be repeated."""
-    option = click.option(
-        "--artifact-type",
-        "artifact_types",
-        metavar="TYPE",
-        multiple=True,
-        help="With --referrers, take only those of this media type; repeatable.",
-    )
-    return option(function)
-
-
 def pull_option(function: F) -> F:
     """Add ``--pull``."""
     option = click.option(

@@ -8,8 +8,8 @@ are plain. It is converted in a temporary store.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,7 @@ from unionmount.errors import UsageError
 from unionmount.images.manifest import Descriptor
 from unionmount.images.opened import OpenImage
 from unionmount.images.reference import Digest, Reference
-from unionmount.sources import STDIN, Location, choose
-from unionmount.sources.layout import OciLayout
+from unionmount.sources import STDIN, Location
 from unionmount.store.layer_import import Progress
 from unionmount.store.store import Store, StoredImage
 from unionmount.transfer.blobs import (
@@ -35,7 +34,6 @@ from unionmount.transfer.load import (
     fallback_name,
     find_stored,
     keep_image,
-    open_source,
     open_stored,
 )
 from unionmount.transfer.platforms import reduced, selected
@@ -52,11 +50,10 @@ if TYPE_CHECKING:
     from unionmount.transfer.save import Form, ImageToSave
 from unionmount.transfer.endpoints import (
     LayoutSink,
-    LayoutSource,
     RegistrySink,
-    RegistrySource,
     Sink,
     Source,
+    open_documents,
 )
 
 Squash = Callable[[Store, OpenImage, Sequence[Reference], Progress], StoredImage]
@@ -114,7 +111,7 @@ async def copy(
         raise UsageError("copy cannot read standard input; use load")
     if how.squash is not None:
         return await _squashed(store, client, source, target, how, how.squash)
-    async with _opened(store, client, source, how) as origin:
+    async with open_documents(store, client, source, how.resolve, how.progress) as origin:
         if origin is not None and target.kind in ("registry", "oci", "oci-archive"):
             if how.compression is not None:
                 raise UsageError(
@@ -268,27 +265,6 @@ def _writer(target: Location) -> Iterator[FileWriter]:
         writer = TarWriter(fd, target.path)
         yield writer
         writer.finish()
-
-
-@asynccontextmanager
-async def _opened(
-    store: Store, client: RegistryClient, source: Location, how: CopyOptions
-) -> AsyncIterator[Source | None]:
-    """Open a source of documents and blobs as they are transported; None if it has none."""
-    if source.kind == "registry":
-        ref = how.resolve(source.path).with_default_tag()
-        yield RegistrySource(store, client, ref, how.progress)
-    elif source.kind == "stored":
-        yield None
-    else:
-        with await trio.to_thread.run_sync(open_source, store, source) as opened:
-            layout = opened.archive
-            if isinstance(layout, OciLayout):
-                entry = choose(layout.entries(), source.selector, layout.what)
-                yield LayoutSource(layout, entry)
-                layout.check_unchanged()
-            else:
-                yield None
 
 
 async def _copy_documents(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MAX_DEPTH = 8  # of nested indexes, and of referrers of referrers
 _MAX_DOCUMENTS = 4096
+_MAX_BYTES = 256 * 1024 * 1024  # of all documents, which are in memory at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class CopyList:
         self._by_digest: dict[Digest, CopiedDocument] = {}
         self._seen: set[Digest] = set()
         self._known: set[tuple[Digest, str]] = set()
+        self._bytes = 0
 
     async def add(self, roots: Sequence[Descriptor], choice: ReferrerChoice | None) -> None:
         """Collect everything that ``roots`` refer to, and with ``choice`` what is about it."""
@@ -90,6 +92,9 @@ class CopyList:
         raw = self._made.get(descriptor.digest)
         if raw is None:
             raw = await self._source.document(descriptor, child=True)
+        self._bytes += len(raw)
+        if self._bytes > _MAX_BYTES:
+            raise LimitExceeded(f"{what}: its manifests have more than {_MAX_BYTES} bytes")
         contents = Contents.parse(raw, f"{what}: manifest {descriptor.digest}")
         for child in contents.children:
             await self._add(child, depth + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -19,6 +19,7 @@ from unionmount.images.build import (
 from unionmount.images.manifest import Contents, Descriptor
 from unionmount.images.media_types import REF_NAME
 from unionmount.images.reference import Digest, Reference
+from unionmount.sources import choose
 from unionmount.sources.layout import OciLayout
 from unionmount.store.store import Store
 from unionmount.system.files import FileRange, pieces_of
@@ -27,6 +28,7 @@ from unionmount.transfer.blobs import (
     Repository,
     fetched,
 )
+from unionmount.transfer.load import open_source
 from unionmount.transfer.referrers import (
     AttachedDocument,
     LayoutReferrers,
@@ -38,7 +40,7 @@ from unionmount.transfer.save import naming
 if TYPE_CHECKING:
     from unionmount.images.referrers import Referrer
     from unionmount.registry import RegistryClient
-    from unionmount.sources import Entry
+    from unionmount.sources import Entry, Location
     from unionmount.store.layer_import import Progress
     from unionmount.transfer.image_files import FileWriter
 
@@ -143,6 +145,34 @@ class LayoutSource:
     async def referrers(self, subject: Digest, artifact_type: str = "") -> Sequence[Referrer]:  # noqa: ARG002
         """See Source."""
         return self._referrers.of(subject)
+
+
+@asynccontextmanager
+async def open_documents(
+    store: Store,
+    client: RegistryClient,
+    source: Location,
+    resolve: Callable[[str], Reference],
+    progress: Progress | None = None,
+) -> AsyncIterator[Source | None]:
+    """Open a source of documents and blobs as they are transported; None if it has none.
+
+    ``resolve`` returns the reference for a name of a registry as the user wrote it.
+    """
+    if source.kind == "registry":
+        ref = resolve(source.path).with_default_tag()
+        yield RegistrySource(store, client, ref, progress)
+    elif source.kind == "stored":
+        yield None
+    else:
+        with await trio.to_thread.run_sync(open_source, store, source) as opened:
+            layout = opened.archive
+            if isinstance(layout, OciLayout):
+                entry = choose(layout.entries(), source.selector, layout.what)
+                yield LayoutSource(layout, entry)
+                layout.check_unchanged()
+            else:
+                yield None
 
 
 class Sink(Protocol):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
 from unionmount.cli.endpoint_options import Endpoints, endpoint_options
 from unionmount.cli.options import (
-    artifact_type_option,
     compress_option,
     platforms_option,
     root_option,
 )
+from unionmount.cli.referrer_options import print_notes, referrer_choice, referrer_options
 from unionmount.errors import UsageError
 from unionmount.system.text import printable
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from unionmount.store.layer_import import Progress
     from unionmount.store.store import Store, StoredImage
     from unionmount.transfer.copy import Copied, CopyOptions, Squash
-    from unionmount.transfer.copy_list import ReferrerChoice
 
 
 def _parse_squash(
@@ -55,8 +53,7 @@ def _parse_squash(
     callback=_parse_squash,
     help="Make one layer of all layers, or of the topmost N.",
 )
-@click.option("--referrers", is_flag=True, help="Copy signatures, SBOMs and attestations, too.")
-@artifact_type_option
+@referrer_options("Copy signatures, SBOMs and attestations, too.")
 @platforms_option
 @endpoint_options
 @root_option
@@ -143,21 +140,6 @@ def first_candidate() -> Callable[[str], Reference]:
 
     registries = registries_of_user()
     return lambda name: registries.candidates(name)[0]
-
-
-def referrer_choice(types: tuple[str, ...], *, is_wanted: bool) -> ReferrerChoice | None:
-    """Return which referrers are copied; None if they are not wanted."""
-    from unionmount.transfer.copy_list import ReferrerChoice
-
-    if types and not is_wanted:
-        raise UsageError("--artifact-type is about referrers; add --referrers")
-    return ReferrerChoice(types) if is_wanted else None
-
-
-def print_notes(notes: Sequence[str], *, quiet: bool = False) -> None:
-    """Print what was left out."""
-    for note in () if quiet else notes:
-        print(f"unionmount: {printable(note)}", file=sys.stderr)
 
 
 def _squasher(layers: int | str | None) -> Squash | None:
