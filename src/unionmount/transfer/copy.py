@@ -18,17 +18,16 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from unionmount.errors import UsageError
-from unionmount.images.manifest import Descriptor
 from unionmount.images.opened import OpenImage
-from unionmount.images.reference import Digest, Reference
+from unionmount.images.reference import Reference
 from unionmount.sources import STDIN, Location
 from unionmount.store.layer_import import Progress
 from unionmount.store.store import Store, StoredImage
 from unionmount.transfer.blobs import (
     cancelling,
-    in_parallel,
 )
-from unionmount.transfer.copy_list import CopiedDocument, CopyList, ReferrerChoice
+from unionmount.transfer.copy_documents import Copied, DocumentOptions, copy_documents
+from unionmount.transfer.copy_list import ReferrerChoice
 from unionmount.transfer.image_files import DirectoryWriter, TarWriter, new_directory, replaced_file
 from unionmount.transfer.load import (
     fallback_name,
@@ -36,7 +35,6 @@ from unionmount.transfer.load import (
     keep_image,
     open_stored,
 )
-from unionmount.transfer.platforms import reduced, selected
 from unionmount.transfer.pull import PullOptions, pull_as
 from unionmount.transfer.push import PushOptions, push
 from unionmount.transfer.save import find_wanted, save
@@ -51,7 +49,6 @@ if TYPE_CHECKING:
 from unionmount.transfer.endpoints import (
     LayoutSink,
     RegistrySink,
-    Sink,
     Source,
     open_documents,
 )
@@ -66,7 +63,7 @@ class CopyOptions:
 
     ``resolve`` returns the reference for a name of a registry as the user wrote it. With
     ``referrers``, signatures and the like are copied, too. ``destination`` is the client for the
-    target if its login differs. ``skip_present`` trusts that what a target lists is whole there.
+    target if its login differs.
     """
 
     resolve: Callable[[str], Reference]
@@ -78,7 +75,6 @@ class CopyOptions:
     squash: Squash | None = None
     referrers: ReferrerChoice | None = None
     destination: RegistryClient | None = None
-    skip_present: bool = False
 
     @property
     def platform(self) -> Platform | None:
@@ -88,19 +84,6 @@ class CopyOptions:
     def client_of_target(self, client: RegistryClient) -> RegistryClient:
         """Return the client for the target, whose login may be another one."""
         return self.destination or client
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """The result of a copy: the digest in a registry or layout, or the ID in the store.
-
-    ``changes`` are the reasons why the digest is another one; ``notes`` say what was left out.
-    """
-
-    digest: Digest | None
-    changes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    attached: int = 0
 
 
 async def copy(
@@ -118,7 +101,7 @@ async def copy(
                     "--compress cannot be used between registries and OCI layouts, "
                     "which keep their blobs"
                 )
-            return await _copy_documents(how.client_of_target(client), origin, target, how)
+            return await _copy_as_it_is(how.client_of_target(client), origin, target, how)
     _check_for_one_image(how)
     if target.kind == "stored":
         name = Reference.parse(target.path)
@@ -249,14 +232,14 @@ def _name_at(target: Location) -> Reference:
 
 def _save(store: Store, wanted: ImageToSave, target: Location, how: CopyOptions) -> None:
     form = cast("Form", target.kind)
-    with _writer(target) as writer:
+    with layout_writer(target) as writer:
         progress = cancelling(how.progress)
         save(store, [wanted], writer, form, compression=how.compression, progress=progress)
 
 
 @contextmanager
-def _writer(target: Location) -> Iterator[FileWriter]:
-    """Open the target; it is complete when the block ends, or does not appear."""
+def layout_writer(target: Location) -> Iterator[FileWriter]:
+    """Open a directory or tar to write; it is complete when the block ends, or does not appear."""
     if target.kind == "oci":
         with new_directory(Path(target.path)) as directory:
             yield DirectoryWriter(directory)
@@ -267,84 +250,18 @@ def _writer(target: Location) -> Iterator[FileWriter]:
         writer.finish()
 
 
-async def _copy_documents(
+async def _copy_as_it_is(
     there: RegistryClient, source: Source, target: Location, how: CopyOptions
 ) -> Copied:
     """Copy documents and blobs as they are; ``there`` is the client for the target."""
-    roots = await source.roots()
-    made: dict[Digest, bytes] = {}
-    changes: list[str] = []
-    if len(how.platforms) > 1:
-        root, raw = await reduced(source, roots, how.platforms)
-        if [root] != list(roots):
-            changes.append(_tell_of_index(source, roots, root, keep_digest=how.keep_digest))
-            made[root.digest], roots = raw, [root]
-    elif not how.all_platforms and not _is_lone(roots, how.platform):
-        roots = [await selected(source, roots, how.platform)]
-    documents = CopyList(source, made)
-    await documents.add(roots, how.referrers)
+    chosen = DocumentOptions(how.platforms, how.all_platforms, how.keep_digest, how.referrers)
     if target.kind == "registry":
         ref = how.resolve(target.path).with_default_tag()
-        sink = RegistrySink(there, ref, source.names, how.progress)
-        await _fill(sink, source, roots, documents, skip_present=how.skip_present)
-    else:
-        with _writer(target) as writer:
-            await _fill(LayoutSink(writer, target.selector, source), source, roots, documents)
-    digest = roots[0].digest if len(roots) == 1 else None
-    return Copied(digest, tuple(changes), tuple(documents.notes), len(documents.attached))
-
-
-def _tell_of_index(
-    source: Source, roots: Sequence[Descriptor], root: Descriptor, *, keep_digest: bool
-) -> str:
-    old = str(roots[0].digest) if len(roots) == 1 else "none"
-    text = f"the index has the chosen platforms alone: it is {root.digest}, and was {old}"
-    if keep_digest:
-        raise UsageError(
-            f"{source.what}: --keep-digest cannot be combined with these platforms: an index "
-            "without the others has another digest; use --all, or one --platform"
+        return await copy_documents(
+            RegistrySink(there, ref, source.names, how.progress), source, chosen
         )
-    return text
-
-
-def _is_lone(roots: Sequence[Descriptor], platform: Platform | None) -> bool:
-    """Return whether there is nothing to select, so that the platform does not matter."""
-    return platform is None and len(roots) == 1 and not roots[0].is_index
-
-
-async def _fill(
-    sink: Sink,
-    source: Source,
-    roots: Sequence[Descriptor],
-    documents: CopyList,
-    *,
-    skip_present: bool = False,
-) -> None:
-    wanted = documents.documents
-    if skip_present:
-        wanted = await _missing(sink, wanted)
-
-    async def send(blob: Descriptor) -> bool:
-        await sink.blob(blob, source)
-        return True
-
-    await in_parallel(documents.blobs(wanted), send)
-    top = {one.digest for one in roots}
-    for one in wanted:  # children come before their parents
-        if sink.takes_roots or one.descriptor.digest not in top:
-            await sink.document(one.descriptor, one.raw)
-    raws = [documents.raw(one) for one in roots]
-    await sink.finish(roots, raws, documents.attached)
-
-
-async def _missing(sink: Sink, documents: Sequence[CopiedDocument]) -> list[CopiedDocument]:
-    """Return the documents that a sink lacks, in their order."""
-    missing: set[Digest] = set()
-
-    async def look(one: CopiedDocument) -> bool:
-        if not await sink.has_document(one.descriptor):
-            missing.add(one.descriptor.digest)
-        return True
-
-    await in_parallel(documents, look)
-    return [one for one in documents if one.descriptor.digest in missing]
+    with layout_writer(target) as writer:
+        sink = LayoutSink(writer)
+        copied = await copy_documents(sink.part(target.selector, source), source, chosen)
+        sink.complete()
+        return copied

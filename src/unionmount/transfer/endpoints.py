@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
@@ -83,7 +83,12 @@ class RegistrySource:
     """An image or index of a registry."""
 
     def __init__(
-        self, store: Store, client: RegistryClient, ref: Reference, progress: Progress | None
+        self,
+        store: Store,
+        client: RegistryClient,
+        ref: Reference,
+        progress: Progress | None,
+        referrers: RegistryReferrers | None = None,
     ) -> None:
         self.what = str(ref)
         self.names: Sequence[Reference] = [ref] if ref.tag and ref.digest is None else []
@@ -93,7 +98,7 @@ class RegistrySource:
         self._ref = ref
         self._progress = progress
         self._root: tuple[Descriptor, bytes] | None = None
-        self._referrers = RegistryReferrers(client, ref)
+        self._referrers = referrers or RegistryReferrers(client, ref)
 
     async def roots(self) -> Sequence[Descriptor]:
         """Fetch the manifest or index that the reference names."""
@@ -190,6 +195,12 @@ class Sink(Protocol):
     async def has_document(self, descriptor: Descriptor) -> bool:
         """Return whether the sink has a document, and so all that it needs."""
 
+    async def is_named(self, root: Descriptor) -> bool:
+        """Return whether the name to be given leads to a root already."""
+
+    async def list_again(self, attached: Sequence[AttachedDocument]) -> None:
+        """Make referrers known as such that the sink has, but may not list."""
+
     async def finish(
         self,
         roots: Sequence[Descriptor],
@@ -252,40 +263,44 @@ class RegistrySink:
             if one.referrer.tag:
                 ref = replace(self._ref, tag=one.referrer.tag, digest=None)
                 await self._client.put_manifest(ref, one.raw, one.referrer.descriptor.media_type)
-        await self._lists.write()  # before the tag, for those who look for a signature at once
+        await self.list_again(attached)  # before the tag, for those who look for a signature
         contents = Contents.parse(raws[0], f"{self._ref}: manifest {roots[0].digest}")
         is_listed = await self._client.put_referrer(self._ref, raws[0], roots[0].media_type)
         self._lists.note(roots[0], contents, is_listed=is_listed)
         await self._lists.write()
 
+    async def is_named(self, root: Descriptor) -> bool:
+        """See Sink."""
+        return await self._client.target_digest(self._ref) == root.digest
+
+    async def list_again(self, attached: Sequence[AttachedDocument]) -> None:
+        """See Sink."""
+        for one in attached:
+            what = f"{self._ref}: manifest {one.referrer.descriptor.digest}"
+            self._lists.note_again(one.referrer.descriptor, Contents.parse(one.raw, what))
+        await self._lists.write()
+
 
 class LayoutSink:
-    """A new OCI layout or archive."""
+    """A new OCI layout or archive, whose parts are images; ``complete`` ends it."""
 
-    takes_roots = True
-
-    def __init__(self, writer: FileWriter, selector: str, source: Source) -> None:
+    def __init__(self, writer: FileWriter) -> None:
         self._writer = writer
         self._written: set[Digest] = set()
         self._directories: set[str] = set()
+        self._rows: list[dict[str, Any]] = []
         self._one_at_a_time = trio.Lock()  # a tar takes one file at a time
-        self._annotations = _annotations(selector, source)
 
-    async def blob(self, descriptor: Descriptor, source: Source) -> None:
-        """Write a blob below blobs/."""
-        what = f"{source.what}: blob {descriptor.digest}"
-        async with source.blob(descriptor) as data:
-            await self._file(descriptor, _checked(pieces_of(data, what), descriptor, what))
+    def part(self, selector: str, source: Source) -> LayoutPart:
+        """Return the sink of one image, which gets the name of REF or its name in the source."""
+        return LayoutPart(self, _annotations(selector, source))
 
-    async def document(self, descriptor: Descriptor, raw: bytes) -> None:
-        """Write a manifest or index below blobs/."""
-        await self._file(descriptor, iter([raw]))
-
-    async def has_document(self, descriptor: Descriptor) -> bool:
-        """See Sink."""
+    def has(self, descriptor: Descriptor) -> bool:
+        """Return whether a blob or document was written."""
         return descriptor.digest in self._written
 
-    async def _file(self, descriptor: Descriptor, chunks: Iterator[bytes]) -> None:
+    async def file(self, descriptor: Descriptor, chunks: Iterator[bytes]) -> None:
+        """Write a file below blobs/, unless it was written before."""
         digest = descriptor.digest
         async with self._one_at_a_time:
             if digest in self._written:
@@ -298,23 +313,68 @@ class LayoutSink:
             path = f"blobs/{digest.algorithm}/{digest.hex}"
             await trio.to_thread.run_sync(self._writer.file, path, descriptor.size, chunks)
 
+    def add(self, descriptor: Descriptor, annotations: Mapping[str, str]) -> None:
+        """Add an entry to index.json, unless it has the same one."""
+        row = descriptor_row(descriptor, annotations)
+        if row not in self._rows:
+            self._rows.append(row)
+
+    def complete(self) -> None:
+        """Write oci-layout and index.json."""
+        self._document("oci-layout", compact_json(LAYOUT_MARKER))
+        self._document("index.json", index_document(self._rows))
+
+    def _document(self, path: str, raw: bytes) -> None:
+        self._writer.file(path, len(raw), [raw])
+
+
+class LayoutPart:
+    """The sink of one image in a layout, where referrers are entries with their tag, or none."""
+
+    takes_roots = True
+
+    def __init__(self, layout: LayoutSink, annotations: Mapping[str, str]) -> None:
+        self._layout = layout
+        self._annotations = annotations
+
+    async def blob(self, descriptor: Descriptor, source: Source) -> None:
+        """See Sink."""
+        if self._layout.has(descriptor):
+            return
+        what = f"{source.what}: blob {descriptor.digest}"
+        async with source.blob(descriptor) as data:
+            chunks = _checked(pieces_of(data, what), descriptor, what)
+            await self._layout.file(descriptor, chunks)
+
+    async def document(self, descriptor: Descriptor, raw: bytes) -> None:
+        """See Sink."""
+        await self._layout.file(descriptor, iter([raw]))
+
+    async def has_document(self, descriptor: Descriptor) -> bool:
+        """See Sink."""
+        return self._layout.has(descriptor)
+
+    async def is_named(self, root: Descriptor) -> bool:  # noqa: ARG002
+        """See Sink; a new layout has no names."""
+        return False
+
+    async def list_again(self, attached: Sequence[AttachedDocument]) -> None:
+        """Add the referrers to index.json."""
+        for one in attached:
+            about, tag = one.referrer.descriptor, one.referrer.tag
+            self._layout.add(about, {REF_NAME: tag} if tag else about.annotations)
+
     async def finish(
         self,
         roots: Sequence[Descriptor],
         raws: Sequence[bytes],
         attached: Sequence[AttachedDocument] = (),
     ) -> None:
-        """Write oci-layout and index.json, where referrers are entries with their tag, or none."""
+        """See Sink."""
         del raws
-        self._document("oci-layout", compact_json(LAYOUT_MARKER))
-        rows = [descriptor_row(one, self._annotations) for one in roots]
-        for one in attached:
-            about, tag = one.referrer.descriptor, one.referrer.tag
-            rows.append(descriptor_row(about, {REF_NAME: tag} if tag else about.annotations))
-        self._document("index.json", index_document(rows))
-
-    def _document(self, path: str, raw: bytes) -> None:
-        self._writer.file(path, len(raw), [raw])
+        for root in roots:
+            self._layout.add(root, self._annotations)
+        await self.list_again(attached)
 
 
 def _checked(chunks: Iterator[bytes], descriptor: Descriptor, what: str) -> Iterator[bytes]:

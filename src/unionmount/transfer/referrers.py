@@ -144,6 +144,7 @@ class ReferrerLists:
         self._client = client
         self._ref = ref
         self._unlisted: dict[Digest, list[Descriptor]] = {}
+        self._noted: set[Digest] = set()
 
     async def put(self, descriptor: Descriptor, raw: bytes, contents: Contents) -> None:
         """Upload the manifest of a referrer, and note whether it is to be listed."""
@@ -153,9 +154,15 @@ class ReferrerLists:
 
     def note(self, descriptor: Descriptor, contents: Contents, *, is_listed: bool) -> None:
         """Note that a referrer is there, which the registry lists or not."""
+        self._noted.add(descriptor.digest)
         if contents.subject is not None and not is_listed:
             added = replace(described(descriptor, contents), platform=None)
             self._unlisted.setdefault(contents.subject.digest, []).append(added)
+
+    def note_again(self, descriptor: Descriptor, contents: Contents) -> None:
+        """Note a referrer that was there before, and may be missing in its list."""
+        if descriptor.digest not in self._noted:
+            self.note(descriptor, contents, is_listed=False)
 
     async def write(self) -> None:
         """Add what is to be listed, unless the registry has the API and has listed it."""

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from unionmount.registry import RegistryClient
     from unionmount.store.layer_import import Progress
     from unionmount.store.store import Store, StoredImage
-    from unionmount.transfer.copy import Copied, CopyOptions, Squash
+    from unionmount.transfer.copy import CopyOptions, Squash
+    from unionmount.transfer.copy_documents import Copied
 
 
 def _parse_squash(
