@@ -197,12 +197,13 @@ def test_a_list_of_tags_is_not_trusted(
         words = ("sync", "--keep-going", "--jobs", "1", f"{proxy.address}/sync/source", target)
         done = cli.run(*words, status=1)
         assert states(done.stdout)["1.0"] == "copied"
-        assert done.stderr.splitlines() == [
+        *lines, summary = done.stderr.splitlines()
+        assert sorted(lines) == [
             "unionmount: ../../x: this is not a valid tag",
             "unionmount: 1.0?a=b: this is not a valid tag",
             r"unionmount: \x1b[2J: this is not a valid tag",
-            "4 tags: 1 copied, 3 failed",
         ]
+        assert summary == "4 tags: 1 copied, 3 failed"
         assert {one.reference for one in proxy.requests("manifest")} == {"1.0"}
 
 
@@ -303,6 +304,17 @@ def fallback(digest: str) -> str:
 
 
 # ---- usage
+
+
+def test_no_registry_is_asked_for_a_file(
+    cli: CommandLine, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    target = f"{proxy.address}/sync/target"
+    for word, status in (("./none.tar", 1), (f"{tmp_path}/none", 1), ("none.tar", 1)):
+        assert "no such file" in cli.error("sync", word, target, status=status)
+    assert "needs a transport" in cli.error("sync", target, "./none.tar", status=2)
+    assert "no such file" in cli.error("sync", target, "none.tar")
+    assert proxy.seen == []
 
 
 def test_what_makes_no_sense(cli: CommandLine, source: str, target: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from unionmount.errors import (
 )
 from unionmount.images.reference import Reference, is_tag
 from unionmount.images.referrers import is_about_digest
+from unionmount.registry.versions import in_order
 from unionmount.sources.layout import OciLayout
 from unionmount.system.text import printable
 from unionmount.transfer.blobs import in_parallel
@@ -173,7 +174,8 @@ class _RepositoryTags:
     async def tags(self) -> list[str]:
         if self._ref.tag is not None:
             return [self._ref.tag]
-        return [tag for tag in await self._client.tags(self._ref) if not is_about_digest(tag)]
+        found = await self._client.tags(self._ref)
+        return [tag for tag in in_order(found) if not is_about_digest(tag)]
 
     async def digest(self, tag: str) -> Digest | None:
         return await self._client.digest(replace(self._ref, tag=tag))

@@ -150,7 +150,11 @@ def _run(
 
 def _repository_or(parse: Callable[[str], Location], word: str) -> Location:
     """Parse a place; a bare name is a repository, since the store has no tags to copy."""
+    from unionmount.sources import looks_like_file, no_such_file
+
     found = parse(word)
+    if found.kind == "stored" and looks_like_file(word):
+        raise no_such_file(word)
     return replace(found, kind="registry") if found.kind == "stored" else found
 
 
