@@ -106,6 +106,64 @@ class ArtifactTools:
         return self.discover(name, digest, "--plain-http")
 
 
+class Cosign:
+    """cosign, whose build takes minutes, and a key of its own; for the long form of tests alone."""
+
+    _MODULE = "github.com/sigstore/cosign/v2/cmd/cosign@v2.5.3"
+    _PLAIN = ("--allow-insecure-registry", "--allow-http-registry")
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        cache = os.environ.get("GOCACHE", str(Path.home() / ".cache" / "go-build"))
+        environment = os.environ | {"GOCACHE": cache, "GOFLAGS": "", "GOBIN": str(directory)}
+        done = subprocess.run(
+            ["go", "install", self._MODULE],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        home = {"HOME": str(directory), "DOCKER_CONFIG": str(directory)}
+        self._environment = os.environ | home | {"COSIGN_PASSWORD": "", "COSIGN_EXPERIMENTAL": "1"}
+        self._run("generate-key-pair")
+
+    def sign(self, name: str, *options: str) -> None:
+        """Sign a manifest, without a transparency log."""
+        self._run("sign", "--key", "cosign.key", "--tlog-upload=false", "-y", *options, name)
+
+    def attest(self, name: str, predicate: Path) -> None:
+        """Attest something about a manifest."""
+        words = ("--key", "cosign.key", "--tlog-upload=false", "-y", "--type", "custom")
+        self._run("attest", *words, "--predicate", str(predicate), name)
+
+    def verify(self, command: str, name: str, *options: str) -> None:
+        """Fail unless cosign finds a signature of the key."""
+        words = ("--key", "cosign.pub", "--insecure-ignore-tlog=true")
+        self._run(command, *words, *options, name)
+
+    def fails_to_verify(self, name: str) -> bool:
+        """Whether cosign finds no signature of the key."""
+        words = ("--key", "cosign.pub", "--insecure-ignore-tlog=true", *self._PLAIN)
+        return self._call("verify", *words, name).returncode != 0
+
+    def _run(self, command: str, *words: str) -> None:
+        plain = () if command == "generate-key-pair" else self._PLAIN
+        done = self._call(command, *plain, *words)
+        assert done.returncode == 0, f"cosign {command} {words}: {done.stderr}"
+
+    def _call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self._directory / "cosign", *words],
+            cwd=self._directory,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PATIENCE,
+        )
+
+
 @dataclass
 class ReferrersRegistry(Running):
     """go-containerregistry's server, which lists referrers and keeps all in memory."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from support.artifact_tools import ArtifactTools, ReferrersRegistry
+from support.artifact_tools import ArtifactTools, Cosign, ReferrersRegistry
 from support.commands import Commands
+from support.effort import LONG
 from support.image_files import blob_path, descriptor, sha256
 from support.mounting import CommandLine
 from support.servers import DockerRegistry, FaultProxy
@@ -274,6 +275,43 @@ def test_tags_of_cosign_come_along(
     assert sorted(tools.crane("ls", "--insecure", target).split()) == sorted(["1", *tags])
     for tag in tags:
         assert tools.digest(f"{target}:{tag}") == tools.digest(f"{source}:{tag}")
+
+
+if LONG:  # cosign is built for minutes
+
+    @pytest.fixture(scope="session")
+    def cosign(tmp_path_factory: pytest.TempPathFactory) -> Cosign:
+        return Cosign(tmp_path_factory.mktemp("cosign"))
+
+    @pytest.mark.timeout(1800)
+    @pytest.mark.parametrize("between", ["", "oci"])
+    def test_cosign_verifies_what_was_copied(
+        between: str,
+        cosign: Cosign,
+        cli: CommandLine,
+        sender: Sender,
+        registry: DockerRegistry,
+        start_registry: Callable[..., DockerRegistry],
+        tmp_path: Path,
+    ) -> None:
+        name = sender.send(IMAGE, registry, f"referrers/cosigned-{between or 'direct'}:1")
+        digest = manifest_digest(IMAGE)
+        signed = f"{name.removesuffix(':1')}@{digest}"
+        predicate = tmp_path / "predicate"
+        predicate.write_text('{"a": 1}')
+        cosign.sign(signed)
+        cosign.sign(signed, "--registry-referrers-mode", "oci-1-1")
+        cosign.attest(signed, predicate)
+        source, target = f"docker://{name}", f"{start_registry().address}/cosigned:1"
+        cli.run("copy", source, f"docker://{target}")
+        assert cosign.fails_to_verify(target)
+        if between:
+            cli.run("copy", "--referrers", source, f"oci:{tmp_path / 'between'}:one")
+            source = f"oci:{tmp_path / 'between'}:one"
+        cli.run("copy", "--referrers", source, f"docker://{target}")
+        cosign.verify("verify", target)
+        cosign.verify("verify", target, "--experimental-oci11")
+        cosign.verify("verify-attestation", target, "--type", "custom")
 
 
 # ---- lists beside a registry without the API

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from unionmount.gotemplate import Map, Slice, Struct
+from unionmount.images.manifest import Contents
 from unionmount.images.media_types import MANIFESTS
+from unionmount.images.referrers import kind_of
 
 if TYPE_CHECKING:
     from unionmount.images.manifest import Descriptor
@@ -27,7 +29,7 @@ def inspect_artifact(remote: RemoteArtifact) -> Struct:
         "RepoTags": Slice([remote.ref.familiar] if remote.ref.digest is None else []),
         "RepoDigests": Slice([repository.familiar]),
         "MediaType": contents.media_type,
-        "ArtifactType": contents.artifact_type,
+        "ArtifactType": kind_of(contents),
         "Size": len(remote.raw) + sum(one.size for one in contents.blobs),
         "Subject": str(contents.subject.digest) if contents.subject is not None else "",
         "Config": _described(config) if config is not None else None,
@@ -41,11 +43,12 @@ def inspect_artifact(remote: RemoteArtifact) -> Struct:
 def inspect_referrer(attached: AttachedDocument) -> Struct:
     """Return what is known of a referrer; the size is that of its manifest."""
     referrer = attached.referrer
+    contents = Contents.parse(attached.raw, f"manifest {referrer.descriptor.digest}")
     fields: dict[str, Any] = {
         "Subject": str(referrer.subject),
         "Digest": str(referrer.descriptor.digest),
         "MediaType": referrer.descriptor.media_type,
-        "ArtifactType": referrer.descriptor.artifact_type,
+        "ArtifactType": kind_of(contents),
         "Size": referrer.descriptor.size,
         "Tag": referrer.tag,
         "Annotations": _annotations(referrer.descriptor.annotations),
