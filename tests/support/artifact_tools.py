@@ -43,9 +43,9 @@ class ArtifactTools:
         """The program of ``ReferrersRegistry``."""
         return self._directory / "registry"
 
-    def oras(self, *words: str | Path) -> str:
-        """Run oras."""
-        return self._run("oras", *words)
+    def oras(self, *words: str | Path, directory: Path | None = None) -> str:
+        """Run oras, which names files by their paths below ``directory``."""
+        return self._run("oras", *words, directory=directory)
 
     def crane(self, *words: str | Path) -> str:
         """Run crane."""
@@ -58,10 +58,10 @@ class ArtifactTools:
             self._run("regctl", "registry", "set", "--tls", "disabled", plain)
         return self._run("regctl", *words)
 
-    def _run(self, name: str, *words: str | Path) -> str:
+    def _run(self, name: str, *words: str | Path, directory: Path | None = None) -> str:
         done = subprocess.run(
             [self._directory / name, *words],
-            cwd=self._directory,
+            cwd=directory or self._directory,
             env=self._environment,
             capture_output=True,
             text=True,
