@@ -39,6 +39,8 @@ PLATFORMS = {
 SBOM, SIGNATURE, SCAN = "application/spdx+json", "application/x.signature", "application/x.scan"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 
+IMAGE_TAG_BASE = manifest_digest(IMAGE).replace(":", "-")
+
 Pairs = set[tuple[str, str]]
 
 
@@ -549,6 +551,44 @@ def test_tags_that_are_not_listed_are_asked_for_by_name(
     cli.run("copy", "--referrers", source, f"docker://{repository}:1")
     assert tools.discover_plain(repository, signed_by_tag.digest) == signed_by_tag.pairs
     assert len(proxy.requests("tags")) == 1
+
+
+@pytest.mark.parametrize("has_api", [True, False])
+def test_a_mirror_without_referrers_hides_none(
+    has_api: bool,
+    registry: DockerRegistry,
+    listing_registry: ReferrersRegistry,
+    tools: ArtifactTools,
+    sender: Sender,
+    text: Path,
+    start_registry: Callable[..., DockerRegistry],
+    tmp_path: Path,
+) -> None:
+    address = (listing_registry if has_api else registry).address
+    origin = sign(tools, sender, text, address, "referrers/behind-a-mirror")
+    mirror, target = start_registry(), start_registry()
+    sender.send(IMAGE, mirror, "mirrored:1")
+    base = IMAGE_TAG_BASE + ".sig"
+    words = ("--plain-http", "--disable-path-validation", f"{origin.repository}:{base}")
+    tools.oras("push", *words, f"{text}:text/plain")
+    path = tmp_path / "registries.conf"
+    path.write_text(
+        f'''
+        [[registry]]
+        location = "{origin.repository}"
+        insecure = true
+        [[registry.mirror]]
+        location = "{mirror.address}/mirrored"
+        insecure = true
+        '''
+    )
+    own = command_line(tmp_path / "store")
+    own.environment["CONTAINERS_REGISTRIES_CONF"] = str(path)
+    repository = f"{target.address}/referrers/past-a-mirror"
+    own.run("copy", "--referrers", f"docker://{origin.name}", f"docker://{repository}:1")
+    assert mirror.log().count("/v2/mirrored/blobs/") > 0
+    assert tools.discover_plain(repository, origin.digest) == origin.pairs
+    assert tools.digest(f"{repository}:{base}") == tools.digest(f"{origin.repository}:{base}")
 
 
 def test_a_chain_of_referrers_has_an_end(

@@ -221,10 +221,15 @@ class RegistryClient:
         return await self._anywhere(ref, lambda endpoint: self._digest(endpoint, ref))
 
     async def target_digest(self, ref: Reference) -> Digest | None:
-        """Return what a tag or digest leads to in the repository to push to; None if missing."""
+        """Return what a tag or digest leads to in the repository to push to.
+
+        None if it is missing, or if the registry does not say: many refuse to talk about a
+        repository that does not exist yet.
+        """
+        endpoint = self._target(ref)
         try:
-            return await self._digest(self._target(ref), ref)
-        except NotFoundError:
+            return await self._digest(endpoint, ref, push_scopes(endpoint.repository))
+        except (NotFoundError, NotAuthorized):
             return None
 
     async def referrers(
@@ -233,13 +238,23 @@ class RegistryClient:
         """Return the referrers that the registry lists; None if it has no API for them.
 
         With ``artifact_type``, a registry that can filter leaves others out. ``target`` asks the
-        repository to push to.
+        repository to push to. A mirror counts only if it lists any, since mirrors may have images
+        without what is about them.
         """
-        if target:
-            return await self._referrers(self._target(ref), ref, digest, artifact_type)
-        return await self._anywhere(
-            ref, lambda endpoint: self._referrers(endpoint, ref, digest, artifact_type)
-        )
+        endpoints = [self._target(ref)] if target else self._registries.endpoints(ref)
+        for endpoint in endpoints[:-1]:
+            try:
+                found = await self._referrers(endpoint, ref, digest, artifact_type)
+            except (RegistryError, NotFoundError, FormatError) as error:
+                self._session.debug(f"  {endpoint.host}: {error}")
+                continue
+            if found:
+                return found
+        return await self._referrers(endpoints[-1], ref, digest, artifact_type)
+
+    def has_mirrors(self, ref: Reference) -> bool:
+        """Return whether an image is looked for in several places."""
+        return len(self._registries.endpoints(ref)) > 1
 
     async def _put(
         self, ref: Reference, raw: bytes, headers: Mapping[str, str]
@@ -286,7 +301,9 @@ class RegistryClient:
 
     # Below: one endpoint each.
 
-    async def _digest(self, endpoint: Endpoint, ref: Reference) -> Digest | None:
+    async def _digest(
+        self, endpoint: Endpoint, ref: Reference, scopes: tuple[str, ...] = ()
+    ) -> Digest | None:
         name = endpoint.reference.digest or endpoint.reference.with_default_tag().tag
         what = f"{ref}: manifest"
         call = self._read(endpoint, f"manifests/{name}", what, {"accept": _ACCEPTED})
@@ -295,7 +312,8 @@ class RegistryClient:
             named = response.headers.get("docker-content-digest")
             return _digest_of_header(named, what) if named else None
 
-        return await self._session.answer(endpoint, replace(call, method="HEAD"), read)
+        head = replace(call, method="HEAD", scopes=scopes or call.scopes)
+        return await self._session.answer(endpoint, head, read)
 
     async def _referrers(
         self, endpoint: Endpoint, ref: Reference, digest: Digest, artifact_type: str

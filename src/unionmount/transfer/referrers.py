@@ -85,12 +85,16 @@ class RegistryReferrers:
         return [described(descriptor, contents)]
 
     async def _may_exist(self, tag: str) -> bool:
-        """Return whether a tag is listed; True if the registry does not list its tags."""
+        """Return whether a tag is listed; True if the registry does not list its tags.
+
+        The list of a mirror is not asked for, since it may lack what the registry has.
+        """
         async with self._lock:
             if not self._asked:
                 self._asked = True
-                with suppress(NotFoundError, RegistryError):
-                    self._tags = set(await self._client.tags(self._ref))
+                if not self._client.has_mirrors(self._ref):
+                    with suppress(NotFoundError, RegistryError):
+                        self._tags = set(await self._client.tags(self._ref))
         return self._tags is None or tag in self._tags
 
 
