@@ -188,6 +188,17 @@ def test_a_fault_stops_or_is_counted(
     }
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_target_that_says_nothing_of_a_new_repository(
+    status: int, cli: CommandLine, source: str, target: str, tools: ArtifactTools
+) -> None:
+    with FaultProxy(target.partition("/")[0]) as proxy:
+        proxy.fault(Reply(status), kind="manifest", method="HEAD", times=100)
+        done = cli.run("sync", "--include", "1.0", source, f"{proxy.address}/sync/target")
+    assert states(done.stdout) == {"1.0": "copied"}
+    assert tags_of(tools, target) == {"1.0": manifest_digest(IMAGES["1.0"])}
+
+
 def test_a_list_of_tags_is_not_trusted(
     cli: CommandLine, source: str, target: str, registry: DockerRegistry
 ) -> None:
