@@ -141,7 +141,13 @@ class RegistryClient:
         call = RegistryCall(
             "HEAD", path, f"{ref}: {digest}", push_scopes(endpoint.repository), (200, 404)
         )
-        return await self._session.answer(endpoint, call, _is_there)
+
+        async def read(response: httpx2.Response) -> bool:
+            # Its end has to be read, or the connection is closed and not used again.
+            await read_body(response, 0, call.what, self._session.limits)
+            return response.status_code == 200
+
+        return await self._session.answer(endpoint, call, read)
 
     async def mount_blob(self, ref: Reference, digest: Digest, source_repository: str) -> bool:
         """Mount a blob from another repository of the registry; return whether that succeeded."""
@@ -309,10 +315,13 @@ class RegistryClient:
         call = self._read(endpoint, f"manifests/{name}", what, {"accept": _ACCEPTED})
 
         async def read(response: httpx2.Response) -> Digest | None:
+            await read_body(response, 0, what, self._session.limits)
+            if response.status_code == 404:
+                raise NotFoundError(f"{what}: {host_of(response)} answers 404")
             named = response.headers.get("docker-content-digest")
             return _digest_of_header(named, what) if named else None
 
-        head = replace(call, method="HEAD", scopes=scopes or call.scopes)
+        head = replace(call, method="HEAD", scopes=scopes or call.scopes, expected=(200, 404))
         return await self._session.answer(endpoint, head, read)
 
     async def _referrers(
@@ -522,10 +531,6 @@ def _place(endpoint: Endpoint) -> tuple[str, str]:
 
 async def _done(_response: httpx2.Response) -> None:
     """Ignore the body, as only the status matters."""
-
-
-async def _is_there(response: httpx2.Response) -> bool:
-    return response.status_code == 200
 
 
 def _fetched(
