@@ -195,7 +195,11 @@ def test_images_of_an_index_have_referrers_too(
         assert tools.discover_plain(whole, digest) == {(digest, referrer)}
     one = f"{listing_registry.address}/referrers/index-one"
     words = ("--platform", "linux/arm64", f"docker://{repository}:1", f"docker://{one}:1")
-    cli.run("copy", "--referrers", *words)
+    done = cli.run("copy", "--referrers", *words)
+    assert done.stderr == (
+        f"unionmount: referrers of the index {index} are left out (1), since only images of the "
+        "index are copied; --all copies all\n"
+    )
     arm64 = ours["linux/arm64"]
     assert tools.discover_plain(one, arm64) == {(arm64, about[arm64])}
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.artifact_tools import ArtifactTools
 from support.commands import Commands
-from support.mounting import CommandLine
+from support.mounting import COMMAND, CommandLine
 from support.servers import DockerRegistry, FaultProxy
-from support.servers.proxy import Reply
+from support.servers.proxy import Reply, Stall
 from support.transfers import (
     Sender,
     Skopeo,
@@ -260,6 +263,42 @@ def test_a_fault_leaves_no_layout(
             assert lost in done.stderr
             assert not (tmp_path / "out").exists()
     assert [path.name for path in tmp_path.iterdir() if ".unionmount" in path.name] == []
+
+
+@pytest.mark.parametrize("form", ["oci", "oci-archive", "docker"])
+def test_an_interrupt_leaves_nothing_behind(
+    form: str,
+    source: str,
+    registry: DockerRegistry,
+    target: str,
+    tools: ArtifactTools,
+    tmp_path: Path,
+) -> None:
+    own = command_line(tmp_path / "store")
+    place = target if form == "docker" else f"{form}:{tmp_path / 'out'}"
+    with FaultProxy(registry.address) as proxy:
+        stall = Stall(100, threading.Event())
+        proxy.fault(stall, kind="blob", reference=blobs_of(IMAGES["1.1"])[1])
+        words = ("sync", "--jobs", "1", "--include", "1.*", f"{proxy.address}/sync/source", place)
+        process = subprocess.Popen(
+            [*COMMAND, *words],
+            env=own.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert stall.reached.wait(30)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        stall.released.set()
+        assert process.returncode == 130, err
+        assert states(out) == {"1.0": "copied"}
+        assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir() if ".unionmount" in path.name] == []
+    assert list((tmp_path / "store/tmp").iterdir()) == []
+    if form == "docker":
+        assert tags_of(tools, target) == {"1.0": manifest_digest(IMAGES["1.0"])}
 
 
 # ---- referrers

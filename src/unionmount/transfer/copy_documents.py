@@ -49,29 +49,47 @@ class Copied:
 
 async def copy_documents(sink: Sink, source: Source, how: DocumentOptions) -> Copied:
     """Copy the chosen manifests of a source with all that they need."""
-    roots, made, changes = await _chosen(source, how)
+    there = await source.roots()
+    roots, made, changes = await _chosen(source, there, how)
     digest = roots[0].digest if len(roots) == 1 else None
     is_named = how.skip_present and len(roots) == 1 and await sink.is_named(roots[0])
     if how.referrers is None and (is_named or how.dry_run):
         return Copied(digest, changes, was_there=is_named)
     documents = CopyList(source, made)
     await documents.add(roots, how.referrers)
+    notes = [*documents.notes, *(await _left_out(source, there, documents, how))]
     wanted = documents.documents
     if how.skip_present:
         wanted = await _missing(sink, wanted)
-    was_there, notes = is_named and not wanted, tuple(documents.notes)
+    was_there = is_named and not wanted
     if was_there and not how.dry_run:
         await sink.list_again(documents.attached)
     elif not how.dry_run:
         await _send(sink, source, roots, documents, wanted)
-    return Copied(digest, changes, notes, was_there)
+    return Copied(digest, changes, tuple(notes), was_there)
+
+
+async def _left_out(
+    source: Source, there: Sequence[Descriptor], documents: CopyList, how: DocumentOptions
+) -> list[str]:
+    """Return sentences about the referrers of an index of which only images are copied."""
+    if how.referrers is None:
+        return []
+    copied = {one.descriptor.digest for one in documents.documents}
+    left = [root.digest for root in there if root.digest not in copied]
+    counts = {digest: len(await source.referrers(digest)) for digest in left}
+    return [
+        f"referrers of the index {digest} are left out ({count}), since only images of the index "
+        "are copied; --all copies all"
+        for digest, count in counts.items()
+        if count
+    ]
 
 
 async def _chosen(
-    source: Source, how: DocumentOptions
+    source: Source, roots: Sequence[Descriptor], how: DocumentOptions
 ) -> tuple[Sequence[Descriptor], dict[Digest, bytes], tuple[str, ...]]:
     """Return the roots to copy, those of them that were made here, and how the digest changes."""
-    roots = await source.roots()
     if len(how.platforms) > 1:
         root, raw = await reduced(source, roots, how.platforms)
         if [root] == list(roots):
