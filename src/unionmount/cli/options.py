@@ -93,6 +93,15 @@ def platforms_option(function: F) -> F:
     return option(function)
 
 
+def one_or_several(
+    platforms: tuple[Platform, ...], all_platforms: bool
+) -> tuple[Platform | None, tuple[Platform, ...]]:
+    """Return the only platform that was given, or else several; refuse them with ``--all``."""
+    if all_platforms and platforms:
+        raise click.UsageError("--all copies all platforms; leave --all or --platform out")
+    return (platforms[0], ()) if len(platforms) == 1 else (None, platforms)
+
+
 def pull_option(function: F) -> F:
     """Add ``--pull``."""
     option = click.option(

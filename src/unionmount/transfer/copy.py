@@ -63,11 +63,11 @@ class CopyOptions:
 
     ``resolve`` returns the reference for a name of a registry as the user wrote it. With
     ``referrers``, signatures and the like are copied, too. ``destination`` is the client for the
-    target if its login differs.
+    target if its login differs. Several ``platforms`` are given instead of one ``platform``.
     """
 
     resolve: Callable[[str], Reference]
-    platforms: tuple[Platform, ...] = ()
+    platform: Platform | None = None
     all_platforms: bool = False
     compression: Compression | None = None
     keep_digest: bool = False
@@ -75,11 +75,12 @@ class CopyOptions:
     squash: Squash | None = None
     referrers: ReferrerChoice | None = None
     destination: RegistryClient | None = None
+    platforms: tuple[Platform, ...] = ()
 
     @property
-    def platform(self) -> Platform | None:
-        """The only platform that was chosen, if it is one."""
-        return self.platforms[0] if len(self.platforms) == 1 else None
+    def chosen_platforms(self) -> tuple[Platform, ...]:
+        """The platforms of the copy: none, one, or several."""
+        return self.platforms or ((self.platform,) if self.platform is not None else ())
 
     def client_of_target(self, client: RegistryClient) -> RegistryClient:
         """Return the client for the target, whose login may be another one."""
@@ -119,7 +120,7 @@ def _check_for_one_image(how: CopyOptions) -> None:
     """Raise UsageError if options are only for copies that keep manifests as they are."""
     named = (
         ("--all", how.all_platforms, "an image for one platform"),
-        ("--platform given twice", len(how.platforms) > 1, "an image for one platform"),
+        ("--platform given twice", bool(how.platforms), "an image for one platform"),
         ("--referrers", how.referrers is not None, "no manifests that others are about"),
     )
     for option, is_given, held in named:
@@ -254,7 +255,9 @@ async def _copy_as_it_is(
     there: RegistryClient, source: Source, target: Location, how: CopyOptions
 ) -> Copied:
     """Copy documents and blobs as they are; ``there`` is the client for the target."""
-    chosen = DocumentOptions(how.platforms, how.all_platforms, how.keep_digest, how.referrers)
+    chosen = DocumentOptions(
+        how.chosen_platforms, how.all_platforms, how.keep_digest, how.referrers
+    )
     if target.kind == "registry":
         ref = how.resolve(target.path).with_default_tag()
         return await copy_documents(

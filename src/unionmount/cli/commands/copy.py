@@ -9,11 +9,11 @@ import unionmount.cli.declared as click
 from unionmount.cli.endpoint_options import Endpoints, endpoint_options
 from unionmount.cli.options import (
     compress_option,
+    one_or_several,
     platforms_option,
     root_option,
 )
 from unionmount.cli.referrer_options import print_notes, referrer_choice, referrer_options
-from unionmount.errors import UsageError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -97,14 +97,13 @@ def command(
     from unionmount.cli.open_image import progress_line
     from unionmount.transfer.copy import CopyOptions
 
-    if all_platforms and platforms:
-        raise UsageError("--all copies all platforms; leave --all or --platform out")
+    one, several = one_or_several(platforms, all_platforms)
     choice = referrer_choice(artifact_types, is_wanted=referrers)
-    resolve = first_candidate()
     with progress_line(quiet=quiet) as progress:
         how = CopyOptions(
-            *(resolve, platforms, all_platforms, compress),
+            *(first_candidate(), one, all_platforms, compress),
             *(keep_digest, progress, _squasher(squash), choice),
+            platforms=several,
         )
         copied = _run(settings, endpoints, (source, target), how, progress)
     tell_of_changes(copied.changes)

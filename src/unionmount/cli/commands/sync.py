@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import unionmount.cli.declared as click
 from unionmount.cli.endpoint_options import Endpoints, endpoint_options
-from unionmount.cli.options import platforms_option, root_option, stream_format_option
+from unionmount.cli.options import (
+    one_or_several,
+    platforms_option,
+    root_option,
+    stream_format_option,
+)
 from unionmount.cli.output import print_json
 from unionmount.cli.referrer_options import print_notes, referrer_choice, referrer_options
-from unionmount.errors import UsageError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -86,8 +90,7 @@ def command(
     are left out; --referrers copies what is about the images. Without --all or --platform, the
     image for this machine is copied of each index.
     """
-    if all_platforms and platforms:
-        raise UsageError("--all copies all platforms; leave --all or --platform out")
+    one_or_several(platforms, all_platforms)
     from unionmount.cli.open_image import progress_line
     from unionmount.transfer.sync import SyncOptions, TagPatterns
 
