@@ -35,6 +35,7 @@ EXAMPLES = {  # blocks that are not run, by page; what is not here has none
     "docs/how-to/chroot.md": 1,
     "docs/how-to/import-a-root-file-system.md": 1,
     "docs/how-to/browse.md": 1,
+    "docs/how-to/mirror-images.md": 2,
     "docs/how-to/mount-at-boot.md": 6,
     "docs/how-to/scan-an-image.md": 1,
     "docs/how-to/patch-and-push.md": 1,
