@@ -166,6 +166,97 @@ def test_a_copy_is_what_skopeo_copies(
     assert_nothing_partial(store, set())
 
 
+def _policy(tmp_path: Path, **transports: dict[str, str]) -> Path:
+    """A policy of the user that rejects all but ``transports``; ``_`` in a name is ``-``."""
+    kinds = {"accept": [{"type": "insecureAcceptAnything"}], "reject": [{"type": "reject"}]}
+    scopes = {
+        transport.replace("_", "-"): {scope: kinds[what] for scope, what in rules.items()}
+        for transport, rules in transports.items()
+    }
+    path = tmp_path / ".config/containers/policy.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"default": kinds["reject"], "transports": scopes}))
+    return path
+
+
+@pytest.mark.needs("skopeo")
+def test_a_policy_decides_as_with_skopeo(
+    cli: CommandLine, store: Store, engine: Engine, tmp_path: Path
+) -> None:
+    name = name_in(engine)
+    repository, host = name.removesuffix(":1"), name.partition("/")[0]
+    image_id = engine.describe(NAME)["Id"]
+    policies: list[dict[str, dict[str, str]]] = [
+        {},
+        {"docker": {"": "accept"}},
+        {"docker_daemon": {"": "accept"}},
+        {"docker_daemon": {"": "accept", host: "reject"}},
+        {"docker_daemon": {name: "accept"}},
+        {"docker_daemon": {repository: "accept", name: "reject"}},
+        {"docker_daemon": {repository: "accept"}},
+        {"docker_daemon": {f"{repository}:2": "accept"}},
+    ]
+    answers = set()
+    for number, transports in enumerate(policies):
+        policy = _policy(tmp_path, **transports)
+        for word in (name, image_id):
+            source, target = f"docker-daemon:{word}", f"{number}-{word[:6]}"
+            words = ("--src-daemon-host", engine.host, source, f"dir:{tmp_path}/theirs-{target}")
+            skopeo = ["skopeo", "--policy", policy, "copy", "-q", *words]
+            done = subprocess.run(skopeo, check=False, timeout=120, capture_output=True, text=True)
+            assert done.returncode == 0 or "rejected" in done.stderr, done.stderr
+            answers.add((word == name, done.returncode))
+            ours = ("copy", "-q", source, f"dir:{tmp_path}/ours-{target}")
+            if done.returncode == 0:
+                cli.run(*ours)
+            else:
+                assert cli.error(*ours).startswith(f"{source}: refused by {policy} (")
+    assert answers == {(True, 0), (True, 1), (False, 0), (False, 1)}
+    assert store.list_images() == []
+
+
+def test_what_a_policy_rejects_does_not_come_into_the_store(
+    cli: CommandLine, store: Store, engine: Engine, tmp_path: Path
+) -> None:
+    """Not even to be shown: a mount of what the store has asks no policy."""
+    policy = _policy(tmp_path, docker_daemon={})
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    source = f"docker-daemon:{NAME}"
+    commands: list[tuple[str | Path, ...]] = [
+        ("load", source),
+        ("copy", source, "mine:1"),
+        ("copy", "--squash", source, "mine:1"),
+        ("copy", source, f"oci:{tmp_path}/layout"),
+        ("ls", f"{source}:/"),
+        ("inspect", source),
+        ("mount", "--ro", source, mountpoint),
+        ("run", source, "true"),
+    ]
+    for words in commands:
+        message = cli.error(*words)
+        assert message == f"{source}: refused by {policy} (default): the policy rejects it"
+    assert store.list_images() == []
+    assert not (tmp_path / "layout").exists()
+    _policy(tmp_path, docker_daemon={"": "accept"})
+    cli.run("load", source)
+    _policy(tmp_path, docker_daemon={})
+    for words in commands:  # the daemon's image is refused, although the store has the same
+        assert "the policy rejects it" in cli.error(*words)
+    cli.run("ls", f"{NAME if engine.kind == 'docker' else name_in(engine)}:/")
+
+
+def test_what_may_be_an_id_has_to_be_accepted_as_one(
+    cli: CommandLine, engine: Engine, tmp_path: Path
+) -> None:
+    """The daemon takes the beginning of an ID for the image, whose name may be rejected."""
+    word = engine.describe(NAME)["Id"].removeprefix("sha256:")[:12]
+    _policy(tmp_path, docker_daemon={"docker.io": "accept"})
+    assert "(default): the policy rejects it" in cli.error("inspect", f"docker-daemon:{word}")
+    _policy(tmp_path, docker_daemon={"": "accept"})
+    cli.run("inspect", f"docker-daemon:{word}")
+
+
 @pytest.mark.parametrize("through", ["store", "archive", "squash"])
 def test_an_image_for_the_daemon(
     command: Command,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from unionmount.core import open_within
@@ -22,9 +23,10 @@ from unionmount.errors import (
 )
 from unionmount.images.image import ImageDocuments
 from unionmount.images.json_fields import MAX_DOCUMENT, load_json
-from unionmount.images.manifest import Descriptor, ImageIndex
+from unionmount.images.manifest import Contents, Descriptor, ImageIndex
 from unionmount.images.media_types import FULL_NAME, REF_NAME, is_encrypted
 from unionmount.images.reference import Digest, Reference
+from unionmount.images.referrers import Referrer, is_about_digest
 from unionmount.images.selection import run_selection, select
 from unionmount.sources import Entry, Files, ImageArchive, LayerBlob, SourceImage
 from unionmount.system.files import FileIdentity, FileRange, not_regular, open_below
@@ -180,6 +182,14 @@ class BlobArchive(ImageArchive):
         """Return the descriptors of ``entry``: a manifest, an index, or one for each platform."""
         return self._groups[entry.number]
 
+    def subjects(self) -> Sequence[Referrer]:
+        """Return the manifests that are about others and are listed beside them."""
+        return ()
+
+    def tagged(self, tag: str) -> Sequence[Descriptor]:  # noqa: ARG002
+        """Return the entries with a tag."""
+        return ()
+
     def document(self, descriptor: Descriptor) -> bytes:
         """Return a verified manifest, index or config."""
         return self._fetch(descriptor)
@@ -226,8 +236,10 @@ class OciLayout(BlobArchive):
     ) -> None:
         self._fallback_name = fallback_name
         self._names_by_config = names_by_config or {}
+        self._about: list[Referrer] | None = None
         _check_version(files)
         index = ImageIndex.parse(_required(files, INDEX), f"{files.what}: {INDEX}")
+        self._rows = index.manifests
         super().__init__(files, index.manifests)
 
     def entries(self) -> Sequence[Entry]:
@@ -254,7 +266,38 @@ class OciLayout(BlobArchive):
             names += others
             labels += tuple(name.familiar for name in others)
         same = tuple(sorted({one.digest for one in group}))
-        return Entry(number, tuple(dict.fromkeys(names)), labels, same)
+        about = len(self._groups) > 1 and self._is_about_another(group)
+        return Entry(number, tuple(dict.fromkeys(names)), labels, same, about)
+
+    def _is_about_another(self, group: Sequence[Descriptor]) -> bool:
+        """Return whether an entry is a signature or the like of another entry, or their list."""
+        if any(is_about_digest(label) for one in group for label in _labels(one)):
+            return True
+        referrers = {one.descriptor.digest for one in self.subjects()}
+        return all(one.digest in referrers and not _labels(one) for one in group)
+
+    def subjects(self) -> Sequence[Referrer]:
+        """See BlobArchive; each document is read once."""
+        if self._about is None:
+            self._about = [found for row in self._rows if (found := self._as_referrer(row))]
+        return self._about
+
+    def _as_referrer(self, row: Descriptor) -> Referrer | None:
+        if row.size > MAX_DOCUMENT or not self._has(row):
+            return None
+        try:
+            raw = self._fetch(row)
+            contents = Contents.parse(raw, f"{self.what}: manifest {row.digest}")
+        except FormatError:  # the error is raised where it is opened for itself
+            return None
+        if contents.subject is None:
+            return None
+        own = replace(row, annotations=contents.annotations, artifact_type=contents.artifact_type)
+        return Referrer(contents.subject.digest, own)
+
+    def tagged(self, tag: str) -> Sequence[Descriptor]:
+        """See BlobArchive."""
+        return [one for one in self._rows if one.annotations.get(REF_NAME) == tag]
 
     def _names(self, descriptor: Descriptor) -> list[Reference]:
         """Return the full names of a descriptor; a bare tag gets the name of the file."""

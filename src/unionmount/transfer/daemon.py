@@ -9,10 +9,11 @@ layers stay until garbage is collected, and incomplete ones leave nothing behind
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from unionmount.sources.layout import BlobArchive
 from unionmount.sources.streamed import StreamedFiles, is_document, normal
 from unionmount.store.layer_import import Expected
 from unionmount.system.text import printable
+from unionmount.trust.file_trust import FileTrust
 
 if TYPE_CHECKING:
     import tarfile
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store, StoredImage
 
+_BEGINNING = re.compile("[0-9a-f]+")  # of an ID
 _PATH_MAX = 4096
 _PIECE = 1024 * 1024  # bytes that are handed to the importing thread at once
 
@@ -48,7 +51,8 @@ class DaemonOptions:
     """The options of a transfer.
 
     The image gets ``names``, or by default the name of the request. Without ``take_over``, it gets
-    only names that no other image has. ``lease`` protects the image beyond the transfer.
+    only names that no other image has. ``lease`` protects the image beyond the transfer. ``trust``
+    is the policy that must accept the image, by default that of the user.
     """
 
     platform: Platform | None = None
@@ -56,6 +60,7 @@ class DaemonOptions:
     lease: Lease | None = None
     names: Sequence[Reference] | None = None
     take_over: bool = False
+    trust: FileTrust = field(default_factory=FileTrust)
 
 
 def fetch_now(store: Store, name: str, how: DaemonOptions) -> StoredImage:
@@ -65,6 +70,7 @@ def fetch_now(store: Store, name: str, how: DaemonOptions) -> StoredImage:
 
 async def fetch(store: Store, name: str, how: DaemonOptions) -> StoredImage:
     """Return the image of a daemon from the store, after fetching it if it is not there."""
+    _check_trust(how.trust, name)
     async with _client() as client:
         if how.lease is not None:
             return await _Fetch(store, client, name, how, how.lease).run()
@@ -74,6 +80,7 @@ async def fetch(store: Store, name: str, how: DaemonOptions) -> StoredImage:
 
 async def find_fetched(store: Store, name: str, how: DaemonOptions) -> StoredImage | None:
     """Return the image of a daemon if the store has it; it gets no name."""
+    _check_trust(how.trust, name)
     async with _client() as client:
         with store.lease("pull", f"docker-daemon:{name}") as lease:
             found = await _Fetch(store, client, name, how, lease).find()
@@ -82,6 +89,23 @@ async def find_fetched(store: Store, name: str, how: DaemonOptions) -> StoredIma
 
 def _client() -> EngineClient:
     return EngineClient(EngineEndpoint.find(os.environ), os.environ)
+
+
+def _check_trust(trust: FileTrust, name: str) -> None:
+    """Raise NotTrusted unless the policy accepts an image of the daemon, which has no signatures.
+
+    Names have the scopes of names in a registry. An ID has none, so only the default decides. What
+    may be a name or the beginning of an ID must be accepted as both.
+    """
+    if trust.policy() is None:
+        return
+    from unionmount.trust.scopes import ImageScopes, scopes_of_reference  # noqa: PLC0415 - rare
+
+    what, is_id = printable(f"docker-daemon:{name}"), name.startswith("sha256:")
+    if not is_id:
+        trust.check_unsigned(scopes_of_reference(Reference.parse(name), "docker-daemon"), what)
+    if is_id or _BEGINNING.fullmatch(name):
+        trust.check_unsigned(ImageScopes("docker-daemon", ()), what)
 
 
 class _OwnLoop:
