@@ -202,7 +202,7 @@ def test_a_policy_decides_as_with_skopeo(
         for word in (name, image_id):
             source, target = f"docker-daemon:{word}", f"{number}-{word[:6]}"
             words = ("--src-daemon-host", engine.host, source, f"dir:{tmp_path}/theirs-{target}")
-            skopeo = ["skopeo", "--policy", policy, "copy", "-q", *words]
+            skopeo = ["skopeo", "--policy", str(policy), "copy", "-q", *words]
             done = subprocess.run(skopeo, check=False, timeout=120, capture_output=True, text=True)
             assert done.returncode == 0 or "rejected" in done.stderr, done.stderr
             answers.add((word == name, done.returncode))
@@ -229,7 +229,7 @@ def test_what_a_policy_rejects_does_not_come_into_the_store(
         ("copy", "--squash", source, "mine:1"),
         ("copy", source, f"oci:{tmp_path}/layout"),
         ("ls", f"{source}:/"),
-        ("inspect", source),
+        ("history", source),
         ("mount", "--ro", source, mountpoint),
         ("run", source, "true"),
     ]
@@ -252,9 +252,9 @@ def test_what_may_be_an_id_has_to_be_accepted_as_one(
     """The daemon takes the beginning of an ID for the image, whose name may be rejected."""
     word = engine.describe(NAME)["Id"].removeprefix("sha256:")[:12]
     _policy(tmp_path, docker_daemon={"docker.io": "accept"})
-    assert "(default): the policy rejects it" in cli.error("inspect", f"docker-daemon:{word}")
+    assert "(default): the policy rejects it" in cli.error("history", f"docker-daemon:{word}")
     _policy(tmp_path, docker_daemon={"": "accept"})
-    cli.run("inspect", f"docker-daemon:{word}")
+    cli.run("history", f"docker-daemon:{word}")
 
 
 @pytest.mark.parametrize("through", ["store", "archive", "squash"])
