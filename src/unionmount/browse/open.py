@@ -32,7 +32,7 @@ from unionmount.transfer.load import open_image, open_stored
 
 if TYPE_CHECKING:
     from unionmount.images.platform import Platform
-    from unionmount.store.containers import Container
+    from unionmount.store.containers import Container, ContainerImage
     from unionmount.store.layer_import import Progress
     from unionmount.store.store import Store
 
@@ -202,6 +202,10 @@ def open_container(store: Store, container: Container) -> OpenChanges:
 def open_lowers(store: Store, container: Container, *, verify: bool = False) -> OpenImage:
     """Open the layers of a container's image, without its changes."""
     found = container.image
+    if is_unpacked(store, found):
+        layers = open_image(store, found.source, verify=verify)
+        _check(layers, layers.image.id == found.id, found.source)
+        return layers
     try:
         layers = open_stored(store, found.stored, found.name, verify=verify)
     except NotFoundError:  # the layers of an ephemeral container may still be in an archive
@@ -210,11 +214,19 @@ def open_lowers(store: Store, container: Container, *, verify: bool = False) -> 
     return layers
 
 
+def is_unpacked(store: Store, found: ContainerImage) -> bool:
+    """Return whether the layers of a container's image are another tool's directories.
+
+    They are not if they were loaded into the store since.
+    """
+    return found.unpacked and not all(map(store.has_layer, store.read_image(found.stored).diff_ids))
+
+
 def open_upper_directory(store: Store, source: str, upper: Path) -> OpenChanges:
     """Open an upper directory outside of the store that is mounted on the image ``source``."""
     layers = open_image(store, source)
     lowers = recorded_lowers(upper)
-    _check(layers, lowers in (None, f"layers:{layers.image.chain_id}"), source)
+    _check(layers, lowers in (None, layers.lowers), source)
     return OpenChanges(layers, upper)
 
 

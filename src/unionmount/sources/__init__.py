@@ -6,6 +6,7 @@
     oci-archive:FILE[:REF]      an OCI image layout in a tar
     oci:DIR[:REF]               an OCI image layout, a directory
     docker://NAME               an image of a registry
+    containers-storage:NAME     an image that podman or buildah has unpacked (also [STORE]NAME, @ID)
     PATH[:REF]                  one of these, recognised by its content
     PATH                        a tar with a root file system
     NAME or ID                  an image of the store
@@ -41,7 +42,15 @@ if TYPE_CHECKING:
     from unionmount.store.in_place import FlatFacts
     from unionmount.system.files import FileRange
 
-Kind = Literal["docker-archive", "oci-archive", "oci", "registry", "path", "stored"]
+Kind = Literal[
+    "docker-archive",
+    "oci-archive",
+    "oci",
+    "registry",
+    "containers-storage",
+    "path",
+    "stored",
+]
 
 STDIN = "-"
 
@@ -51,13 +60,14 @@ _TRANSPORTS: dict[str, Kind] = {
     "oci-archive": "oci-archive",
     "oci": "oci",
 }
+_UNPACKED: dict[str, Kind] = {"containers-storage": "containers-storage"}
 _REGISTRY = "docker://"
 _FILE = re.compile(r".*\.(?:tar|tgz|tbz2?|txz|tzst|oci|gz|bz2|xz|zst)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"localhost|\[.*\]|.*:[0-9]+", re.DOTALL)
 _WORD = re.compile("[a-z-]+", re.IGNORECASE)  # a transport or a short name
 _DIGEST = re.compile(r"@sha(?:256|512):")
 _MAX_NEAR = 10_000  # names that are compared with a wrong one
-_FOREIGN = frozenset({"docker", "docker-daemon", "containers-storage", "dir", "ostree", "sif"})
+_FOREIGN = frozenset({"docker", "docker-daemon", "dir", "ostree", "sif"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +83,15 @@ class Location:
             self._prefix() + self.path + (f":{self.selector}" if self.selector else "")
         )
 
+    @property
+    def is_unpacked(self) -> bool:
+        """Whether another tool has the image, in directories that are used where they are."""
+        return self.kind in _UNPACKED
+
     def absolute(self) -> str:
         """Return the same SOURCE for a process with another working directory."""
-        if self.kind == "stored" or self.path == STDIN or self.kind == "registry":
+        is_name = self.kind in ("stored", "registry") or self.is_unpacked
+        if is_name or self.path == STDIN:
             path = self.path
         else:
             path = os.path.abspath(self.path)  # noqa: PTH100 - does not resolve symlinks
@@ -84,7 +100,7 @@ class Location:
     def _prefix(self) -> str:
         if self.kind == "registry":
             return _REGISTRY
-        return f"{self.kind}:" if self.kind in _TRANSPORTS else ""
+        return f"{self.kind}:" if self.kind in _TRANSPORTS or self.is_unpacked else ""
 
     def _suffix(self) -> str:
         return f":{self.selector}" if self.selector else ""
@@ -97,6 +113,10 @@ class Location:
             return cls("registry", text.removeprefix(_REGISTRY))
         if colon and transport in _TRANSPORTS:
             return cls(_TRANSPORTS[transport], *_split_path(rest))
+        if colon and transport in _UNPACKED:
+            if not rest:
+                raise UsageError(f"'{text}' names no image; write {text}NAME")
+            return cls(_UNPACKED[transport], rest)
         if colon and (transport in _FOREIGN or rest.startswith("//")):
             raise _unknown_transport(transport)
         if not text:
@@ -128,11 +148,16 @@ class Location:
             forms = ", ".join(f"{one}:" for one in _TRANSPORTS)
             raise UsageError(f"'{printable(text)}' needs a transport: {forms}")
         found = cls.parse(text)
+        if found.is_unpacked:
+            raise UsageError(
+                f"'{printable(text)}': the stores of other tools are only read; write an archive "
+                "for them, such as oci-archive:FILE"
+            )
         return found if found.kind == "registry" else cls("stored", text)
 
 
 def _unknown_transport(transport: str, more: str = "") -> UsageError:
-    known = [*_TRANSPORTS, _REGISTRY]
+    known = [*_TRANSPORTS, *_UNPACKED, _REGISTRY]
     near = did_you_mean(transport, [name.rstrip(":") for name in known])
     hint = near or f"; use one of {', '.join(known)}{more}"
     return UsageError(f"unknown transport '{printable(transport)}'{hint}")

@@ -97,6 +97,10 @@ def open_image(
     if location.kind == "stored":
         stored = _find_stored(how, location.path)
         return _open_stored(how, stored, name_of(stored))
+    if location.is_unpacked:
+        from unionmount.transfer.open_unpacked import open_unpacked  # noqa: PLC0415 - rarely needed
+
+        return open_unpacked(location, platform, verify=verify)
     with _leased(how, "load", location) as how, _open_source(how, location) as opened:
         entry = choose(opened.archive.entries(), location.selector, opened.archive.what)
         found = opened.archive.image(entry, platform)
@@ -219,6 +223,11 @@ class OpenArchive(Closing):
 def _open_source(how: LoadOptions, location: Location) -> OpenArchive:
     if location.kind == "registry":
         raise UsageError(f"{location}: is in a registry; fetch it with 'unionmount pull' first")
+    if location.is_unpacked:
+        raise UsageError(
+            f"{location}: its layers are directories, which are only used in place; have their "
+            "tool save the image to an archive first ('podman save', 'docker save')"
+        )
     path = Path(location.path)
     what = "standard input" if location.path == STDIN else printable(location.path)
     default_name = fallback_name(path)

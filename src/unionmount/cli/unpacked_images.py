@@ -1,0 +1,82 @@
+"""Images that other tools have unpacked: holding them, and reading them as their owner."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unionmount.errors import MountError
+from unionmount.system.text import printable
+
+if TYPE_CHECKING:
+    from unionmount.cli.settings import Settings
+    from unionmount.images.opened import OpenImage
+
+
+def hold(store: Path, image: OpenImage) -> Callable[[], None]:
+    """Have the tool keep its image for a mount; return how to undo that.
+
+    An ordinary user's mount will read the files in the user namespace that they belong to.
+    """
+    from unionmount.mounting.unpacked import UnpackedImage
+    from unionmount.sources.holds import release_left
+
+    assert isinstance(image, UnpackedImage)
+    for failure in release_left(store):
+        print(f"unionmount: warning: {failure}", file=sys.stderr)
+    if not image.take_hold(store):
+        print(
+            f"unionmount: warning: {printable(image.name)}: nothing keeps its tool from removing it"
+            f" while it is mounted: none of {', '.join(image.programs)} is installed",
+            file=sys.stderr,
+        )
+    image.maps = _maps()
+    kept = image.hold
+
+    def undo() -> None:
+        if kept is not None:
+            with suppress(MountError):  # the next mount releases it
+                kept.release()
+
+    return undo
+
+
+def _maps() -> tuple[str, str] | None:
+    """Return the maps of this user's namespace; None where there is nothing to map."""
+    from unionmount.runtime.subordinate_ids import SubordinateIds, lines
+
+    if os.geteuid() == 0:
+        return None
+    ids = SubordinateIds.of_user()
+    return (lines(ids.users), lines(ids.groups)) if ids.complete else None
+
+
+def read_as_owner(settings: Settings, word: str) -> None:
+    """Move this process to the user namespace of an ordinary user's images, to read them all.
+
+    ``word`` is an image, or a container of one. Nothing happens for others, and where this user has
+    no subordinate IDs.
+    """
+    if os.geteuid() == 0 or not _is_unpacked(settings, word):
+        return
+    from unionmount.system.user_namespace import enter_users
+
+    maps = _maps()
+    if maps is not None:
+        enter_users(*maps)
+
+
+def _is_unpacked(settings: Settings, word: str) -> bool:
+    from unionmount.browse.open import container_named
+    from unionmount.sources import Location
+    from unionmount.store.containers import Containers
+
+    store = settings.store()
+    known = Containers(store)
+    name = container_named(store, known, word)
+    source = word if name is None else known.find(name).image.source
+    return Location.parse(source).is_unpacked

@@ -1,0 +1,206 @@
+"""``containers-storage:NAME``: images of podman's store, mounted where they are.
+
+podman is the oracle: of the files (find and getfattr of ``podman image mount``), and of what it
+refuses while an image is mounted here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.container_storage import FIND, PodmanStore, podman_store
+from support.mounting import Process, unmounting
+from support.running import Runner
+
+pytestmark = pytest.mark.needs("root", "fuse", "podman", "buildah")
+
+IMAGE = "containers-storage:localhost/second"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[PodmanStore]:
+    with podman_store() as made:
+        made.build()
+        yield made
+
+
+@pytest.fixture
+def line(store: PodmanStore, tmp_path: Path) -> Iterator[Runner]:
+    made = Runner(tmp_path, environment=store.environment)
+    with unmounting(made):
+        yield made
+        left = [Process(one["pid"]) for one in made.records() if one["status"] == "live"]
+    for process in left:
+        process.wait()
+    assert store.containers() == []
+
+
+def found(place: Path) -> str:
+    """Return what find and getfattr say of a directory."""
+    done = subprocess.run(["bash", "-c", FIND], cwd=place, capture_output=True, check=True)
+    return os.fsdecode(done.stdout).rstrip("\n")
+
+
+def mounted(line: Runner, tmp_path: Path, *options: str, image: str = IMAGE) -> Path:
+    place = tmp_path / "mnt"
+    line.output("mount", "--mkdir", *options, image, place)
+    return place
+
+
+def test_files_are_those_of_podman(store: PodmanStore, line: Runner, tmp_path: Path) -> None:
+    place = mounted(line, tmp_path, "--ro")
+    ours, theirs = found(place).splitlines(), store.listed("localhost/second").splitlines()
+    assert len(ours) > 20
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("word", ["second", "localhost/second:latest", "ID", "@ID", "second@ID"])
+def test_names_are_those_of_skopeo(store: PodmanStore, line: Runner, word: str) -> None:
+    image = store.run("podman", "images", "-q", "--no-trunc", "localhost/second").strip()
+    word = word.replace("ID", image.removeprefix("sha256:")[:12])
+    shown = json.loads(line.output("inspect", f"containers-storage:{word}"))
+    assert shown[0]["Id"] == image
+    layers = json.loads(store.run("podman", "image", "inspect", "localhost/second"))
+    assert shown[0]["RootFS"]["Layers"] == layers[0]["RootFS"]["Layers"]
+
+
+def test_a_store_is_named(store: PodmanStore, line: Runner, tmp_path: Path) -> None:
+    other = Runner(tmp_path / "other", environment={"CONTAINERS_STORAGE_CONF": os.devnull})
+    with unmounting(other):
+        word = f"containers-storage:[overlay@{store.top}/g+{store.top}/r]localhost/second"
+        assert other.output("ls", word) == line.output("ls", IMAGE)
+        place = tmp_path / "mnt"
+        other.output("mount", "--ro", "--mkdir", word, place)
+        assert len(store.containers()) == 1
+        other.output("umount", place)
+    assert store.containers() == []
+
+
+def test_commands_read_it(store: PodmanStore, line: Runner, tmp_path: Path) -> None:
+    place = mounted(line, tmp_path, "--ro")
+    listed = line.output("find", IMAGE, "-printf", r"%p %y %m %U:%G\n")
+    ours = {row for row in listed.splitlines() if not row.startswith("/ ")}
+    script = r"find . -mindepth 1 -printf '/%P %y %m %U:%G\n'"
+    theirs = subprocess.run(script, shell=True, cwd=place, capture_output=True, check=True)
+    assert ours == set(os.fsdecode(theirs.stdout).splitlines())
+    assert line.output("cat", f"{IMAGE}:/closed/secret") == "secret\n"
+    assert line.output("grep", "-r", "above", IMAGE, "/opaque") == "/opaque/above:above\n"
+    line.output("cp", f"{IMAGE}:/etc", tmp_path / "etc")
+    assert (tmp_path / "etc/changed").read_text() == "new\n"
+    changes = line.run("diff", "containers-storage:first", IMAGE, status=1).stdout.splitlines()
+    assert {"D /gone", "C /etc/changed", "A /opaque/above", "D /opaque/below"} <= set(changes)
+
+
+def test_what_it_is_made_of(store: PodmanStore, line: Runner) -> None:
+    rows = json.loads(line.output("layers", "--format", "json", IMAGE))
+    history = json.loads(store.run("podman", "image", "history", "--format", "json", "second"))
+    assert [row["size"] for row in rows] == [
+        row["size"] for row in reversed(history) if row["size"]
+    ]
+    for words in (["layers", IMAGE, "1"], ["which", IMAGE, "/etc/base"]):
+        assert "podman save" in line.error(*words, status=2)
+
+
+def test_podman_keeps_what_is_mounted(store: PodmanStore, line: Runner, tmp_path: Path) -> None:
+    place = mounted(line, tmp_path, "--ro")
+    (hold,) = store.containers()
+    assert line.record(place)["hold"] == f"buildah container {hold}"
+    assert line.record(place)["source"] == IMAGE
+    refused = store.call("podman", "rmi", "localhost/second")
+    assert refused.returncode
+    assert "in use by a container" in refused.stderr
+    store.run("podman", "tag", "localhost/first", "localhost/keep")  # not for prune to take
+    store.run("podman", "container", "prune", "-f")
+    store.run("podman", "run", "--help")
+    assert (place / "etc/changed").read_text() == "new\n"
+    line.output("umount", place)
+    assert store.containers() == []
+
+
+def test_podman_holds_without_buildah(store: PodmanStore, line: Runner, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("podman", "crun", "runc", "fusermount3"):
+        for directory in os.environ["PATH"].split(":"):
+            if Path(directory, name).exists() and not (programs / name).exists():
+                (programs / name).symlink_to(Path(directory, name))
+    line.environment["PATH"] = str(programs)
+    place = mounted(line, tmp_path, "--ro")
+    assert line.record(place)["hold"].startswith("podman container ")
+    assert store.call("podman", "rmi", "localhost/second").returncode
+    line.output("umount", place)
+
+
+def test_without_a_tool_it_is_said(line: Runner, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    line.environment["PATH"] = str(tmp_path / "bin")
+    place = tmp_path / "mnt"
+    done = line.run("mount", "--ro", "--mkdir", IMAGE, place)
+    assert done.stderr.count("\n") == 1
+    assert "none of buildah, podman is installed" in done.stderr
+    assert line.record(place)["hold"] == ""
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["daemon", "and-keeper"])
+def test_a_killed_mount_lets_go(
+    store: PodmanStore, line: Runner, tmp_path: Path, *, both: bool
+) -> None:
+    place = mounted(line, tmp_path, "--ro")
+    pid = line.record(place)["pid"]
+    (keeper,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    process, kept = Process(pid), Process(int(keeper))
+    if both:
+        os.kill(int(keeper), signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    process.wait()
+    kept.wait()
+    assert len(store.containers()) == both
+    line.output("umount", place)
+    line.run("prune")
+    assert store.containers() == []
+
+
+def test_a_failed_mount_lets_go(store: PodmanStore, line: Runner, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    line.error("mount", "--ro", IMAGE, tmp_path / "file")
+    line.error("mount", "--upper", tmp_path / "file", IMAGE, status=1)
+    assert store.containers() == []
+
+
+def test_changes_are_kept(store: PodmanStore, line: Runner, tmp_path: Path) -> None:
+    place = mounted(line, tmp_path, "--name", "work")
+    before = store.listed("localhost/second")
+    (place / "etc/changed").write_text("mine\n")
+    (place / "opaque").rename(place / "moved")
+    line.output("umount", place)
+    assert "C /etc/changed" in line.output("diff", "work").splitlines()
+    assert store.listed("localhost/second") == before
+    line.output("mount", "work", place)
+    assert len(store.containers()) == 1
+    assert (place / "etc/changed").read_text() == "mine\n"
+    assert (place / "moved/above").read_text() == "above\n"
+    line.output("umount", place)
+    assert line.output("check") == ""
+    assert line.output("ls", "work:/moved") == "above\n"
+    assert "podman save" in line.error("commit", "work", "made", status=2)
+    archive = tmp_path / "second.tar"
+    store.run("podman", "save", "-q", "-o", str(archive), "localhost/second")
+    line.run("load", "-i", archive)
+    line.run("commit", "work", "made")  # its layers are in the store now
+    assert line.output("cat", "made:/etc/changed") == "mine\n"
+
+
+def test_vfs_is_one_directory(line: Runner, tmp_path: Path) -> None:
+    with podman_store("vfs") as store:
+        store.build()
+        line.environment |= store.environment
+        place = mounted(line, tmp_path, "--ro")
+        assert found(place) == store.listed("localhost/second")
+        line.output("umount", place)
+        assert store.containers() == []
