@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.container_storage import FIND, PodmanStore, podman_store
-from support.mounting import Process, unmounting
+from support.container_storage import FIND, PodmanStore, podman_store, rootless_store
+from support.mounting import COMMAND, Process, unmounting
+from support.rootless import UID
 from support.running import Runner
 
 pytestmark = pytest.mark.needs("root", "fuse", "podman", "buildah")
@@ -204,3 +205,82 @@ def test_vfs_is_one_directory(line: Runner, tmp_path: Path) -> None:
         assert found(place) == store.listed("localhost/second")
         line.output("umount", place)
         assert store.containers() == []
+
+
+@pytest.fixture(scope="module")
+def rootless() -> Iterator[tuple[PodmanStore, Runner]]:
+    """An ordinary user with a store, and podman's own process, whose namespace copies no mount."""
+    with rootless_store() as (store, user):
+        store.build()
+        assert store.containers() == []
+        yield store, user
+
+
+@pytest.mark.needs("ordinary-user", "newuidmap")
+class TestRootless:
+    """The store of an ordinary user, whose files belong to subordinate IDs."""
+
+    def test_owners_are_those_of_the_image(self, rootless: tuple[PodmanStore, Runner]) -> None:
+        store, user = rootless
+        theirs = store.listed("localhost/second")
+        place = store.top / "home/mnt"
+        user.output("mount", "--mkdir", "--ephemeral", IMAGE, place)
+        ours = store.run("bash", "-c", f"cd {place}; {FIND}").rstrip("\n")
+        assert "closed/secret f 600 33:44" in ours
+        assert ours == theirs
+        assert store.call("podman", "rmi", "localhost/second").returncode
+        user.output("umount", place)
+        assert store.containers() == []
+
+    def test_commands_read_what_only_root_of_the_image_may(
+        self, rootless: tuple[PodmanStore, Runner]
+    ) -> None:
+        _, user = rootless
+        assert user.output("cat", f"{IMAGE}:/closed/secret") == "secret\n"
+        listed = user.output("find", IMAGE, "-uid", "33", "-gid", "44")
+        assert listed == "/closed\n/closed/secret\n"
+
+    def test_changes_are_kept(self, rootless: tuple[PodmanStore, Runner]) -> None:
+        store, user = rootless
+        place = store.top / "home/work"
+        user.output("mount", "--mkdir", "--name", "work", IMAGE, place)
+        store.run("bash", "-c", f"cd {place}; echo more >> closed/secret; mv opaque moved")
+        user.output("umount", place)
+        assert store.containers() == []
+        changes = user.output("diff", "work").splitlines()
+        assert {"C /closed/secret", "D /opaque", "A /moved/above"} <= set(changes)
+        user.output("mount", "work", place)
+        assert store.run("cat", f"{place}/closed/secret") == "secret\nmore\n"
+        shown = store.run("stat", "-c", "%u:%g %a", f"{place}/closed/secret")
+        assert shown == "33:44 600\n"
+        user.output("umount", place)
+
+    def test_a_signal_unmounts(self, rootless: tuple[PodmanStore, Runner]) -> None:
+        store, user = rootless
+        place = store.top / "home/signal"
+        user.output("mount", "--mkdir", "--ro", IMAGE, place)
+        pid = user.record(place)["pid"]
+        process = Process(pid)
+        os.kill(pid, signal.SIGTERM)
+        process.wait()
+        assert user.records() == []
+        assert store.containers() == []
+        assert store.call("mountpoint", "-q", str(place)).returncode
+
+    def test_inside_of_podmans_namespace(self, rootless: tuple[PodmanStore, Runner]) -> None:
+        _, user = rootless
+        words = [*user.prefix, "podman", "unshare", *COMMAND, "cat", f"{IMAGE}:/closed/secret"]
+        done = subprocess.run(
+            words, env=user.environment, capture_output=True, text=True, check=False
+        )
+        assert (done.stdout, done.stderr) == ("secret\n", "")
+
+    @pytest.mark.parametrize("options", [[], ["-a"]], ids=["cp", "cp-a"])
+    def test_copied_files_are_the_users(
+        self, rootless: tuple[PodmanStore, Runner], options: list[str]
+    ) -> None:
+        store, user = rootless
+        out = store.top / "home" / f"out{len(options)}"
+        user.output("cp", *options, f"{IMAGE}:/closed", out)
+        assert (out / "secret").read_text() == "secret\n"
+        assert {path.stat().st_uid for path in (out, *out.iterdir())} == {UID}

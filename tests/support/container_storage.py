@@ -6,10 +6,14 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from support.mounting import unmounting
+from support.rootless import UID, ordinary_user
+from support.running import Runner
 
 _STORAGE = """\
 [storage]
@@ -17,7 +21,7 @@ driver = "{driver}"
 graphroot = "{top}/g"
 runroot = "{top}/r"
 """
-_POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}'
+_OF_USER = ("XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 
 # Every kind of file, owners, attributes and links; then what hides each kind of lower file.
 _BUILD = r"""
@@ -67,7 +71,7 @@ class PodmanStore:
     @property
     def environment(self) -> dict[str, str]:
         """Return the variables that choose the store."""
-        return {"CONTAINERS_STORAGE_CONF": str(self.top / "storage.conf"), **self.variables}
+        return dict(self.variables)
 
     def call(self, *words: str, inside: bool = False) -> subprocess.CompletedProcess[str]:
         """Run a program to any end, perhaps inside of the user's namespace."""
@@ -103,18 +107,38 @@ class PodmanStore:
 
 
 @contextmanager
-def podman_store(
-    driver: str = "overlay", *, prefix: Sequence[str] = (), owner: int = 0, lines: str = ""
-) -> Iterator[PodmanStore]:
-    """Yield an empty store; it is removed with its mounts at the end."""
+def rootless_store() -> Iterator[tuple[PodmanStore, Runner]]:
+    """Yield the empty store of an ordinary user, at its usual place, and that user's commands."""
+    with _place() as top, ordinary_user(top, ranges=True, alone=True) as user:
+        home = top / "home"
+        run = home / "r"
+        run.mkdir(mode=0o700)
+        os.chown(run, UID, UID)
+        own = {name: str(home / name[4:8]) for name in _OF_USER}
+        own |= {"HOME": str(home), "USER": "tester", "XDG_RUNTIME_DIR": str(run), "TMPDIR": "/tmp"}
+        user.environment |= own
+        store = PodmanStore(top, user.prefix, ("buildah", "unshare"), own)
+        try:
+            with unmounting(user):
+                yield store, user
+        finally:
+            store.run("podman", "system", "migrate")  # ends the process that podman leaves
+
+
+@contextmanager
+def podman_store(driver: str = "overlay") -> Iterator[PodmanStore]:
+    """Yield an empty store of root's; it is removed with its mounts at the end."""
+    with _place() as top:
+        (top / "storage.conf").write_text(_STORAGE.format(driver=driver, top=top))
+        yield PodmanStore(top, variables={"CONTAINERS_STORAGE_CONF": str(top / "storage.conf")})
+
+
+@contextmanager
+def _place() -> Iterator[Path]:
     top = Path(tempfile.mkdtemp(prefix="p", dir="/tmp"))  # podman takes 50 bytes at most
-    (top / "storage.conf").write_text(_STORAGE.format(driver=driver, top=top) + lines)
-    (top / "policy.json").write_text(_POLICY)
     top.chmod(0o755)
-    os.chown(top, owner, owner)
-    enter = ("buildah", "unshare") if owner else ()
     try:
-        yield PodmanStore(top, tuple(prefix), enter)
+        yield top
     finally:
         table = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
         for point in reversed([line.split()[4] for line in table]):

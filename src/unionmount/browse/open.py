@@ -27,7 +27,7 @@ from unionmount.store.containers import Containers
 from unionmount.system.closing import Closing
 from unionmount.system.os_errors import naming
 from unionmount.system.text import printable
-from unionmount.system.trust import is_ours
+from unionmount.system.trust import is_ours, reads_trusted
 from unionmount.transfer.load import open_image, open_stored
 
 if TYPE_CHECKING:
@@ -109,9 +109,11 @@ def _looked_at(tree: core.Tree, fd: int) -> core.Upper:
     of the next mount.
     """
     name = stat_name(fd, closed=is_ours(fd))
+    # In a user namespace an ordinary user's own files are root's, too; the attribute tells.
+    is_users = os.fstat(fd).st_uid != 0 or (name is not None and not reads_trusted())
     flags = core.UpperFlags(
         trusted=recorded_namespace(fd) != "user",
-        override=os.fstat(fd).st_uid != 0,
+        override=is_users,
         look=True,
         stat_fuse=name is StatName.FUSE,
         stat_security=name is StatName.SECURITY,

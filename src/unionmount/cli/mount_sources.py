@@ -344,6 +344,11 @@ class _Opener:
     def _plan(self, upper: Path, work: Path, image: OpenImage) -> UpperPlan:
         from unionmount.mounting.upper_directory import UpperPlan
 
+        ids = None
+        if image.is_unpacked:
+            from unionmount.cli.unpacked_images import namespace_of
+
+            ids = namespace_of(image)
         return UpperPlan(
             upper,
             work,
@@ -352,6 +357,7 @@ class _Opener:
             volatile=self.wanted.volatile or self.wanted.ephemeral,
             others="refused",
             own_root=True,
+            ids=ids,
             follow_namespace=True,
         )
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def open_changes(settings: Settings, word: str) -> OpenChanges:
     """Open a mount by its mount point or ID, or a container by its name, mounted or not."""
     from unionmount.browse.open import open_container
-    from unionmount.cli.container_words import name_of_container
+    from unionmount.cli.container_words import PREFIX, name_of_container
+    from unionmount.cli.open_image import read_as_owner
     from unionmount.store.containers import Containers
 
     status = _find_mount(settings, word)
@@ -26,6 +27,7 @@ def open_changes(settings: Settings, word: str) -> OpenChanges:
     store = settings.store()
     known, name = Containers(store), name_of_container(word)
     if name in known:
+        read_as_owner(settings, PREFIX + name)
         return open_container(store, known.find(name))
     if status is not None:
         return _open_mount(settings, status.record)
@@ -47,6 +49,8 @@ def _find_mount(settings: Settings, word: str) -> Status | None:
 
 def _open_mount(settings: Settings, record: Record) -> OpenChanges:
     from unionmount.browse.open import open_container, open_upper_directory
+    from unionmount.cli.container_words import PREFIX
+    from unionmount.cli.open_image import read_as_owner
     from unionmount.mounting.records import is_overlay
     from unionmount.store.containers import Containers
 
@@ -57,6 +61,7 @@ def _open_mount(settings: Settings, record: Record) -> OpenChanges:
         )
     settings.root = record.root  # the mount may belong to another store
     store = settings.store()
+    read_as_owner(settings, PREFIX + record.container if record.container else record.source)
     if record.container:
         return open_container(store, Containers(store).find(record.container))
     if record.upper:

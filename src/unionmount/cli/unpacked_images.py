@@ -15,6 +15,17 @@ from unionmount.system.text import printable
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.images.opened import OpenImage
+    from unionmount.system.id_map import NamespaceIds
+
+
+def namespace_of(image: OpenImage) -> NamespaceIds | None:
+    """Return the maps of the user namespace in which the files of an image are read."""
+    if not image.is_unpacked:
+        return None
+    from unionmount.mounting.unpacked import UnpackedImage
+
+    assert isinstance(image, UnpackedImage)
+    return image.ids
 
 
 def hold(store: Path, image: OpenImage) -> Callable[[], None]:
@@ -34,7 +45,7 @@ def hold(store: Path, image: OpenImage) -> Callable[[], None]:
             f" while it is mounted: none of {', '.join(image.programs)} is installed",
             file=sys.stderr,
         )
-    image.maps = _maps()
+    image.ids = _ids()
     kept = image.hold
 
     def undo() -> None:
@@ -45,17 +56,18 @@ def hold(store: Path, image: OpenImage) -> Callable[[], None]:
     return undo
 
 
-def _maps() -> tuple[str, str] | None:
+def _ids() -> NamespaceIds | None:
     """Return the maps of this user's namespace; None where there is nothing to map."""
-    from unionmount.runtime.subordinate_ids import SubordinateIds, lines
+    from unionmount.runtime.subordinate_ids import SubordinateIds
+    from unionmount.system.id_map import NamespaceIds
 
     if os.geteuid() == 0:
         return None
     ids = SubordinateIds.of_user()
-    return (lines(ids.users), lines(ids.groups)) if ids.complete else None
+    return NamespaceIds(ids.users, ids.groups) if ids.complete else None
 
 
-def read_as_owner(settings: Settings, word: str) -> None:
+def enter_namespace_of(settings: Settings, word: str) -> None:
     """Move this process to the user namespace of an ordinary user's images, to read them all.
 
     ``word`` is an image, or a container of one. Nothing happens for others, and where this user has
@@ -65,9 +77,12 @@ def read_as_owner(settings: Settings, word: str) -> None:
         return
     from unionmount.system.user_namespace import enter_users
 
-    maps = _maps()
-    if maps is not None:
-        enter_users(*maps)
+    ids = _ids()
+    if ids is not None:
+        # As podman does in its namespace: whose store it is, and that this is the namespace.
+        os.environ["_CONTAINERS_ROOTLESS_UID"] = str(os.geteuid())
+        os.environ["_CONTAINERS_USERNS_CONFIGURED"] = "done"
+        enter_users(ids)
 
 
 def _is_unpacked(settings: Settings, word: str) -> bool:

@@ -231,7 +231,7 @@ def _unpacked(layers: OpenImage | OpenDirectories) -> UnpackedImage | None:
 def _kept(layers: OpenImage | OpenDirectories) -> Iterator[Keeper | None]:
     """Have a keeper for an image of another tool, as long as the mount lives."""
     unpacked = _unpacked(layers)
-    if unpacked is None or (unpacked.hold is None and unpacked.maps is None):
+    if unpacked is None or (unpacked.hold is None and unpacked.ids is None):
         yield None
         return
     from unionmount.mounting.keeper import kept  # noqa: PLC0415 - others do without
@@ -246,12 +246,12 @@ def _enter(layers: OpenImage | OpenDirectories, mount: LiveMount, keeper: Keeper
     The mount is outside, where the keeper unmounts it; this process sees the IDs of the image.
     """
     unpacked = _unpacked(layers)
-    if unpacked is None or unpacked.maps is None:
+    if unpacked is None or unpacked.ids is None:
         return
     from unionmount.system.user_namespace import enter_users  # noqa: PLC0415 - others do without
 
-    enter_users(*unpacked.maps)
-    assert keeper is not None, "there are maps"
+    enter_users(unpacked.ids)
+    assert keeper is not None, "it is made for them"
     mount.outside = keeper.unmount
 
 

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
     from unionmount.sources.container_storage import FoundImage
     from unionmount.sources.holds import Hold
+    from unionmount.system.id_map import NamespaceIds
 
 
 class UnpackedImage(OpenImage):
     """An image of another tool's store; its layers are live directories.
 
-    ``programs`` can hold it, the first that is installed does, with ``options``. ``maps``: the user
-    and group maps of the user namespace that its files belong to, or None where this process
-    reaches all of them.
+    ``programs`` can hold it, the first that is installed does, with ``options``. ``ids``: the maps
+    of the user namespace that its files belong to, or None where this process reaches all of them.
     """
 
     is_unpacked = True
@@ -43,7 +43,7 @@ class UnpackedImage(OpenImage):
         sizes = zip(found.image.diff_ids, found.layers, strict=True)
         layers = tuple(OpenLayer(diff_id, -1, 0, layer.size, -1) for diff_id, layer in sizes)
         super().__init__(found.image, name, layers)
-        self.maps: tuple[str, str] | None = None
+        self.ids: NamespaceIds | None = None
         self.hold: Hold | None = None
         self._found = found
         self.programs, self._options = programs, options

@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unionmount.errors import MountError
 from unionmount.system import libc
 from unionmount.system.text import printable
+
+if TYPE_CHECKING:
+    from unionmount.system.id_map import NamespaceIds
 
 _BOTH = libc.CLONE_NEWUSER | libc.CLONE_NEWNS
 _MAPS = ("uid_map", "gid_map")
@@ -63,8 +67,12 @@ def enter_mapped(users: str, groups: str) -> None:
     _enter_mapped(users, groups, _BOTH)
 
 
-def enter_users(users: str, groups: str) -> None:
+def enter_users(ids: NamespaceIds) -> None:
     """Do the same for the users alone: this process stays in its mount namespace."""
+    users, groups = (
+        "\n".join(f"{one.stored} {one.shown} {one.size}" for one in ranges)
+        for ranges in (ids.users, ids.groups)
+    )
     _enter_mapped(users, groups, libc.CLONE_NEWUSER)
 
 
