@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,8 +41,8 @@ def hold(store: Path, image: OpenImage) -> Callable[[], None]:
         print(f"unionmount: warning: {failure}", file=sys.stderr)
     if not image.take_hold(store):
         print(
-            f"unionmount: warning: {printable(image.name)}: nothing keeps its tool from removing it"
-            f" while it is mounted: none of {', '.join(image.programs)} is installed",
+            f"unionmount: warning: {printable(image.name)}: nothing keeps it from being removed "
+            f"while it is mounted: {_lacking(image.programs)}",
             file=sys.stderr,
         )
     image.ids = _ids()
@@ -54,6 +54,12 @@ def hold(store: Path, image: OpenImage) -> Callable[[], None]:
                 kept.release()
 
     return undo
+
+
+def _lacking(programs: Sequence[str]) -> str:
+    if list(programs) == ["docker"]:
+        return "no docker is installed that reaches the daemon of this directory (DOCKER_HOST)"
+    return f"none of {', '.join(programs)} is installed"
 
 
 def _ids() -> NamespaceIds | None:

@@ -14,7 +14,7 @@ from unionmount.errors import StoreError, UsageError
 from unionmount.images.opened import OpenImage, OpenLayer
 from unionmount.mounting.directories import OpenDirectories
 from unionmount.mounting.upper_directory import name_directories
-from unionmount.sources.holds import find_tool, hold_image
+from unionmount.sources.holds import find_tool, hold_image, serves
 from unionmount.system.text import printable
 from unionmount.system.trust import reads_trusted
 
@@ -91,9 +91,9 @@ class UnpackedImage(OpenImage):
         return opened.layers[-1].fd if opened is not None and opened.layers else None
 
     def take_hold(self, store: Path) -> bool:
-        """Hold the image until ``hold.release``; return False if no tool for that is installed."""
+        """Hold the image until ``hold.release``; return False if there is no tool for that."""
         tool = find_tool(self.programs, self._options)
-        if tool is None:
+        if tool is None or not serves(tool, self._found.root):
             return False
         self.hold = hold_image(store, tool, self._found.id)
         return True

@@ -7,6 +7,7 @@
     oci:DIR[:REF]               an OCI image layout, a directory
     docker://NAME               an image of a registry
     containers-storage:NAME     an image that podman or buildah has unpacked (also [STORE]NAME, @ID)
+    docker-overlay2:NAME        an image that docker has unpacked (also [ROOT]NAME, ID)
     PATH[:REF]                  one of these, recognised by its content
     PATH                        a tar with a root file system
     NAME or ID                  an image of the store
@@ -48,6 +49,7 @@ Kind = Literal[
     "oci",
     "registry",
     "containers-storage",
+    "docker-overlay2",
     "path",
     "stored",
 ]
@@ -60,7 +62,10 @@ _TRANSPORTS: dict[str, Kind] = {
     "oci-archive": "oci-archive",
     "oci": "oci",
 }
-_UNPACKED: dict[str, Kind] = {"containers-storage": "containers-storage"}
+_UNPACKED: dict[str, Kind] = {
+    "containers-storage": "containers-storage",
+    "docker-overlay2": "docker-overlay2",
+}
 _REGISTRY = "docker://"
 _FILE = re.compile(r".*\.(?:tar|tgz|tbz2?|txz|tzst|oci|gz|bz2|xz|zst)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"localhost|\[.*\]|.*:[0-9]+", re.DOTALL)

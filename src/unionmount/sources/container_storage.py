@@ -60,7 +60,9 @@ class UnpackedLayer:
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
-    """An image of another tool's store, its layers lowest first; ``id`` is what the tool calls it.
+    """An image of another tool's store, its layers lowest first.
+
+    ``id`` is what the tool calls it, ``root`` the directory of the store.
 
     ``whole``: each directory has all files of the layers below, too, so only the last is mounted.
     """
@@ -68,6 +70,7 @@ class FoundImage:
     id: str
     image: ImageDocuments
     layers: tuple[UnpackedLayer, ...]
+    root: Path
     whole: bool
 
 
@@ -96,7 +99,8 @@ class ContainerStorage:
             chosen = self._chosen(images, word)
             documents = self._documents(chosen)
             layers = self._chain(chosen, documents)
-        return FoundImage(chosen.id, documents, layers, self._place.driver == "vfs")
+        is_whole = self._place.driver == "vfs"
+        return FoundImage(chosen.id, documents, layers, self._place.graph_root, is_whole)
 
     def has_container(self, name: str) -> bool:
         """Return whether a container of this name is recorded, as holds are."""

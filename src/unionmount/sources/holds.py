@@ -94,6 +94,20 @@ def find_tool(programs: Sequence[str], options: Sequence[str]) -> HoldTool | Non
     return None
 
 
+def serves(tool: HoldTool, root: Path) -> bool:
+    """Return whether images below ``root`` are the tool's: docker's are those of its daemon."""
+    if tool.program != "docker":
+        return True
+    done = subprocess.run(
+        [tool.program, "info", "--format", "{{.DockerRootDir}}"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=_environment(),
+        check=False,
+    )
+    return os.path.realpath(os.fsdecode(done.stdout.strip())) == os.path.realpath(root)
+
+
 def hold_image(store: Path, tool: HoldTool, image: str) -> Hold:
     """Hold an image by its ID; ``store`` is the directory of our own store."""
     name = f"unionmount-{os.urandom(6).hex()}"
