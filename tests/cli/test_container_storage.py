@@ -6,6 +6,7 @@ refuses while an image is mounted here.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -165,6 +166,50 @@ def test_a_killed_mount_lets_go(
     line.output("umount", place)
     line.run("prune")
     assert store.containers() == []
+
+
+@pytest.mark.parametrize("way", ["rmi", "rm"])
+def test_forced_away(line: Runner, tmp_path: Path, way: str) -> None:
+    with podman_store() as store:
+        store.build()
+        line.environment |= store.environment
+        place = mounted(line, tmp_path, "--ro")
+        record = line.record(place)
+        before = sorted(os.listdir(place))
+        if way == "rmi":
+            store.run("podman", "rmi", "-f", "localhost/second", "localhost/first")
+        else:
+            for directory in (store.top / "g/overlay").glob("*/diff"):
+                subprocess.run(["rm", "-rf", directory], check=True)
+        for name in ("etc/changed", "links", "never-there", "closed/secret"):
+            with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+                (place / name).read_bytes()
+        assert "etc" in before
+        assert line.record(place)["status"] == "live"
+        log = Path(line.runtime_directory, "mounts", f"{record['id']}.log")
+        (told,) = log.read_text().splitlines()
+        assert IMAGE in told
+        assert "was removed" in told
+        line.run("umount", place)
+        line.run("prune")
+        assert store.containers() == []
+
+
+def test_marks_of_an_image_lead_nowhere(line: Runner, tmp_path: Path) -> None:
+    with podman_store() as store:
+        store.build()
+        line.environment |= store.environment
+        for top in (store.top / "g/overlay").glob("*/diff"):
+            for name in ("trusted.overlay.redirect", "user.overlay.redirect"):
+                subprocess.run(["setfattr", "-n", name, "-v", "/closed", top / "etc"], check=True)
+            for name in ("trusted.overlay.metacopy", "user.overlay.metacopy"):
+                subprocess.run(["setfattr", "-n", name, "-v", "", top / "etc/base"], check=True)
+        place = mounted(line, tmp_path, "--ro")
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            os.listdir(place / "etc")
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            (place / "etc/base").read_bytes()
+        line.output("umount", place)
 
 
 def test_a_failed_mount_lets_go(store: PodmanStore, line: Runner, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ class OpenDirectories(Closing):
         override_stat: OverrideStat = OverrideStat.OWN,
         hidden: Sequence[Path] = (),
         no_user_marks: bool = False,
+        removable: bool = False,
     ) -> None:
         """Open ``paths``, absolute and lowest first; an OSError names the path it is about.
 
@@ -69,8 +70,10 @@ class OpenDirectories(Closing):
         kernel. ``override_stat`` says which attributes of this kind are believed. The layers hide
         ``hidden``, the directories that take the changes, if they contain them. ``no_user_marks``:
         names below ``user.overlay.`` are no marks, as they are none for root's overlayfs.
+        ``removable``: another program owns the directories, and may remove them.
         """
         self._no_user_marks = no_user_marks
+        self._removable = removable
         self._hidden = tuple((status.st_dev, status.st_ino) for status in map(Path.stat, hidden))
         self.name = name
         self._leads = leads
@@ -97,6 +100,7 @@ class OpenDirectories(Closing):
             core.DirectoryLayer(
                 *(layer.fd, layer.private, layer.shown, self._belief_in(layer)),
                 hidden=self._hidden,
+                removable=self._removable,
             )
             for layer in self.layers
         ]

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from unionmount.mounting.late_import import ServePython
     from unionmount.mounting.unpacked import UnpackedImage
     from unionmount.store.leases import Lease
+    from unionmount.system.id_map import NamespaceIds
 
 log = logging.getLogger(__name__)
 
@@ -241,16 +242,25 @@ def _kept(layers: OpenImage | OpenDirectories) -> Iterator[Keeper | None]:
 
 
 def _enter(layers: OpenImage | OpenDirectories, mount: LiveMount, keeper: Keeper | None) -> None:
-    """Enter the user namespace in which the files of another tool's image can be read.
+    """Go where the files of another tool's image can be read, and watch them.
 
-    The mount is outside, where the keeper unmounts it; this process sees the IDs of the image.
+    If they belong to a user namespace, this process enters it and sees the IDs of the image. The
+    mount is outside, where the keeper unmounts it.
     """
     unpacked = _unpacked(layers)
-    if unpacked is None or unpacked.ids is None:
+    if unpacked is None:
         return
+    from unionmount.mounting.removals import watch  # noqa: PLC0415 - others do without
+
+    if unpacked.ids is not None:
+        _enter_users(unpacked.ids, mount, keeper)
+    watch(unpacked.paths, unpacked.name)
+
+
+def _enter_users(ids: NamespaceIds, mount: LiveMount, keeper: Keeper | None) -> None:
     from unionmount.system.user_namespace import enter_users  # noqa: PLC0415 - others do without
 
-    enter_users(unpacked.ids)
+    enter_users(ids)
     assert keeper is not None, "it is made for them"
     mount.outside = keeper.unmount
 

@@ -127,7 +127,7 @@ class UnpackedImage(OpenImage):
         try:
             # No image has redirects and metacopies: its layers were never uppers.
             return OpenDirectories(
-                self.paths, self.name, leads=False, no_user_marks=reads_trusted()
+                self.paths, self.name, leads=False, no_user_marks=reads_trusted(), removable=True
             )
         except OSError as error:
             why = os.strerror(error.errno or 0)
