@@ -18,7 +18,7 @@ import pytest
 from support.container_storage import FIND, PodmanStore, podman_store, rootless_store
 from support.mounting import COMMAND, Process, unmounting
 from support.rootless import UID
-from support.running import Runner
+from support.running import Runner, program_image
 
 pytestmark = pytest.mark.needs("root", "fuse", "podman", "buildah")
 
@@ -329,3 +329,11 @@ class TestRootless:
         user.output("cp", *options, f"{IMAGE}:/closed", out)
         assert (out / "secret").read_text() == "secret\n"
         assert {path.stat().st_uid for path in (out, *out.iterdir())} == {UID}
+
+    @pytest.mark.needs("crun", "busybox")
+    def test_a_program_runs(self, rootless: tuple[PodmanStore, Runner]) -> None:
+        store, user = rootless
+        store.run("podman", "load", "-q", "-i", str(program_image(store.top / "image.tar")))
+        words = ["run", "--rm", "--runtime", "crun", "containers-storage:test", "cat", "/etc/group"]
+        assert "extra:x:2000" in user.output(*words)
+        assert store.containers() == []

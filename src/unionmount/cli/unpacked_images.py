@@ -85,10 +85,17 @@ def enter_namespace_of(settings: Settings, word: str) -> None:
 
     ids = _ids()
     if ids is not None:
-        # As podman does in its namespace: whose store it is, and that this is the namespace.
-        os.environ["_CONTAINERS_ROOTLESS_UID"] = str(os.geteuid())
-        os.environ["_CONTAINERS_USERNS_CONFIGURED"] = "done"
+        remember_user()
         enter_users(ids)
+
+
+def remember_user() -> None:
+    """Set the variables that podman has in its namespace: whose store it is, and that it is there.
+
+    Whoever is root of a namespace of their own would be taken for root without them.
+    """
+    os.environ["_CONTAINERS_ROOTLESS_UID"] = str(os.geteuid())
+    os.environ["_CONTAINERS_USERNS_CONFIGURED"] = "done"
 
 
 def _is_unpacked(settings: Settings, word: str) -> bool:

@@ -252,7 +252,7 @@ def _enter(layers: OpenImage | OpenDirectories, mount: LiveMount, keeper: Keeper
         return
     from unionmount.mounting.removals import watch  # noqa: PLC0415 - others do without
 
-    if unpacked.ids is not None:
+    if unpacked.ids is not None and os.geteuid():  # root is in the namespace already, as in run
         _enter_users(unpacked.ids, mount, keeper)
     watch(unpacked.paths, unpacked.name)
 

@@ -510,7 +510,8 @@ def _begin_root(plan: UpperPlan, tree: core.Tree, upper: core.Upper) -> None:
     """Set the attributes that the root of a new upper shows."""
     with suppress(PermissionError):  # as above
         if plan.adopt_root:
-            _adopt_root(tree, upper, plan.ids)
+            # Root is in the namespace already.
+            _adopt_root(tree, upper, plan.ids if os.geteuid() else None)
         elif plan.root_mode is not None:
             upper.setattr(core.ROOT, core.SetAttr(mode=plan.root_mode))
 
