@@ -105,7 +105,15 @@ def test_what_it_is_made_of(store: PodmanStore, line: Runner) -> None:
     assert [row["size"] for row in rows] == [
         row["size"] for row in reversed(history) if row["size"]
     ]
-    for words in (["layers", IMAGE, "1"], ["which", IMAGE, "/etc/base"]):
+    for words in (
+        ["layers", IMAGE, "1"],
+        ["layers", IMAGE, "--top", "3"],
+        ["which", IMAGE, "/etc/base"],
+        ["find", "--all-layers", IMAGE],
+        ["ls", "--all-layers", IMAGE],
+        ["grep", "--all-layers", "x", IMAGE],
+        ["mount", "--layers", IMAGE],
+    ):
         assert "podman save" in line.error(*words, status=2)
 
 

@@ -144,6 +144,11 @@ class OpenView(Closing):
             self.files, self.upper = opened.view, len(self.image.layers)
             self.changes = opened.upper
 
+    def layer_trees(self) -> core.LayerTrees:
+        """Return the layers as separate directories; the caller closes them first."""
+        self.image.require_indexes()
+        return core.LayerTrees(self.tree)
+
     def close(self) -> None:
         """Close everything; a second call does nothing."""
         self._opened.close()
