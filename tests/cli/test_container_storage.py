@@ -184,8 +184,11 @@ def test_forced_away(line: Runner, tmp_path: Path, way: str) -> None:
         place = mounted(line, tmp_path, "--ro")
         record = line.record(place)
         before = sorted(os.listdir(place))
+        store.run("podman", "image", "prune", "-af")
+        assert "localhost/second" in store.run("podman", "images", "-n")
+        assert (place / "closed/more").read_text() == "more\n"
         if way == "rmi":
-            store.run("podman", "rmi", "-f", "localhost/second", "localhost/first")
+            store.run("podman", "rmi", "-f", "localhost/second")
         else:
             for directory in (store.top / "g/overlay").glob("*/diff"):
                 subprocess.run(["rm", "-rf", directory], check=True)

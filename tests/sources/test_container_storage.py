@@ -83,6 +83,17 @@ class TestDamage:
         with pytest.raises(UnionmountError, match="not those of its config"):
             ContainerStorage(place).find("second")
 
+    def test_owners_are_mapped(self, place: StoragePlace) -> None:
+        maps = {"uidmap": [{"container_id": 0, "host_id": 100_000, "size": 10}]}
+        changed(place, "layers", lambda all_: [one.update(maps) for one in all_])
+        with pytest.raises(UnionmountError, match="owners are mapped"):
+            ContainerStorage(place).find("second")
+
+    def test_composefs(self, place: StoragePlace) -> None:
+        (place.graph_root / "overlay" / top_of(place) / "composefs-data").mkdir(parents=True)
+        with pytest.raises(UnionmountError, match="composefs"):
+            ContainerStorage(place).find("second")
+
     @pytest.mark.parametrize("text", ["{", "{}", "[1]", "[" * 100_000, '[{"id": "x"}]', "\xff"])
     @pytest.mark.parametrize("kind", ["images", "layers"])
     def test_lists(self, place: StoragePlace, kind: str, text: str) -> None:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _MAX_LIST = 256 * 1024 * 1024
 _MAX_NAMES = 10_000
+_MAX_MAPS = 340  # of a user namespace
 _MAX_LAYERS = 4096  # of one tree
 _ID = re.compile("[0-9a-f]{64}")
 _PART_OF_ID = re.compile("[0-9a-f]{3,64}")
@@ -195,8 +196,10 @@ class ContainerStorage:
             digest = one.string("diff-digest", "")
             if digest and digest != str(expected[-1 - len(found)]):
                 raise FormatError(f"{where}: layer {at[:12]} has digest {printable(digest)}")
+            directory = self._directory(root, at)
+            _refuse_other_forms(one, directory, f"{where}: layer {at[:12]}")
             size = one.size("diff-size") if "diff-size" in one.values else 0
-            found.append(UnpackedLayer(self._directory(root, at), size))
+            found.append(UnpackedLayer(directory, size))
             at = _checked(one, "parent") if one.string("parent", "") else ""
         if len(found) != len(expected):
             raise FormatError(
@@ -249,6 +252,16 @@ def _records(path: Path) -> Iterator[Fields]:
         raise FormatError(f"{what}: not a list of objects")
     for number, one in enumerate(values):
         yield Fields(one, f"{what}: [{number}]")
+
+
+def _refuse_other_forms(layer: Fields, directory: Path, what: str) -> None:
+    """Raise FormatError for a layer whose directory does not have the files of the image."""
+    for name in ("uidmap", "gidmap"):
+        for one in layer.objects(name, _MAX_MAPS, optional=True):
+            if one.size("container_id") != one.size("host_id"):
+                raise FormatError(f"{what}: its owners are mapped ({name}), which is not supported")
+    if (directory.parent / "composefs-data").exists():
+        raise FormatError(f"{what}: is stored with composefs, which is not supported")
 
 
 def _checked(one: Fields, name: str) -> str:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unionmount.errors import MountError
+from unionmount.sources.storage_places import user_of_store
 from unionmount.system.closing import Closing
 from unionmount.system.files import write_all
 from unionmount.system.os_errors import storing
@@ -148,7 +149,9 @@ def release_left(store: Path) -> list[str]:
 
 
 def _directory(store: Path) -> Path:
-    return store / "holds"
+    # One for each user, as a store may be shared, but nobody can release the holds of others.
+    # Absolute, since the daemon works elsewhere.
+    return store.absolute() / f"holds-{user_of_store(os.environ)}"
 
 
 def _left(note: Path) -> Hold | None:

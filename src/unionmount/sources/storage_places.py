@@ -85,19 +85,15 @@ def find_place(specifier: str, environment: Mapping[str, str]) -> StoragePlace:
     return StoragePlace(chosen, Path(root), run, _additional(default), named=True)
 
 
-def is_rootless(environment: Mapping[str, str]) -> bool:
-    """Return whether the store is an ordinary user's, also in the user namespace of podman."""
-    return _rootless_uid(environment) != 0
-
-
-def _rootless_uid(environment: Mapping[str, str]) -> int:
+def user_of_store(environment: Mapping[str, str]) -> int:
+    """Return the user whose store is used, also in the user namespace of podman."""
     text = environment.get("_CONTAINERS_ROOTLESS_UID", "")
     return int(text) if text.isascii() and text.isdecimal() else os.geteuid()
 
 
 def _default_place(environment: Mapping[str, str]) -> StoragePlace:
     found = _configured(environment)
-    uid = _rootless_uid(environment)
+    uid = user_of_store(environment)
     run = _expanded(_text(found, "runroot"), uid, environment)
     root = _expanded(_text(found, "graphroot"), uid, environment)
     if uid:
@@ -130,7 +126,7 @@ def _configured(environment: Mapping[str, str]) -> dict[str, Any]:
 def _files(environment: Mapping[str, str]) -> tuple[Path, ...]:
     if chosen := environment.get(_VARIABLE):
         return (Path(chosen),)
-    if not _rootless_uid(environment):
+    if not user_of_store(environment):
         return _SYSTEM_FILES
     home = environment.get("XDG_CONFIG_HOME") or f"{environment.get('HOME', '')}/.config"
     return (Path(home, "containers/storage.conf"),)
