@@ -37,6 +37,7 @@ from support.real_images import RealImage, real_image  # noqa: E402 - it lives b
 from bench import (  # noqa: E402 - likewise
     extract,
     fastpath,
+    finding,
     podman,
     registry,
     searching,
@@ -49,7 +50,18 @@ from unionmount.core import Indexer  # noqa: E402
 
 _MANY = {"MB/s": "", "headers/s": ">= 500,000"}
 _LARGE = {"MB/s": ">= 1,000"}
-_PARTS = ["index", "shapes", "others", "writing", "pull", "fastpath", "podman", "extract", "grep"]
+_PARTS = [
+    "index",
+    "shapes",
+    "others",
+    "writing",
+    "pull",
+    "fastpath",
+    "podman",
+    "extract",
+    "grep",
+    "find",
+]
 _COMMAND = Path(sys.executable).parent / "unionmount"
 
 
@@ -329,6 +341,12 @@ def searches(work: Path, images: Path, choice: Choice, quick: bool) -> Iterator[
         yield replace(Row.of("grep", one.what, one.seconds, "s"), subject=one.subject)
 
 
+def finds(work: Path, choice: Choice, quick: bool) -> Iterator[Row]:
+    """``find`` of many names, without a mount and on one."""
+    for one in finding.measure(work, quick=quick, passes=choice.passes):
+        yield replace(Row.of("find", one.what, one.seconds, "s"), subject=one.subject)
+
+
 # ---- the face ----------------------------------------------------------------------------------
 
 
@@ -389,6 +407,7 @@ def _measure(arguments: argparse.Namespace, notes: Notebook) -> Generator[Row, N
             "podman": lambda: containers(work, quick),
             "extract": lambda: taking_out(work, quick),
             "grep": lambda: searches(work, images, choice, quick),
+            "find": lambda: finds(work, choice, quick),
         }
         for part, rows in parts.items():
             if part in arguments.only:

@@ -27,6 +27,7 @@ PUBLIC_HEADERS = (
     "tree/unstacked.h",
     "tree/scan.h",
     "tree/summary.h",
+    "tree/members.h",
     "upper/upper.h",
     "search/search.h",
     "fastpath/fastpath.h",

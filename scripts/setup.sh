@@ -76,7 +76,7 @@ install_packages() {
 
 # What the installed program depends on besides the Python sources, which are used in place.
 fingerprint() {
-    { pwd; cat pyproject.toml setup.py csrc/*.py csrc/*/*.c csrc/*/*.h; } | sha256sum | cut -d' ' -f1
+    { pwd; cat pyproject.toml setup.py programs/* csrc/*.py csrc/*/*.c csrc/*/*.h; } | sha256sum | cut -d' ' -f1
 }
 
 current=$(fingerprint)

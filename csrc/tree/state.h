@@ -6,6 +6,7 @@
  *   changes.c      what a layer did; summary.c: a summary of all layers
  *   scan.c         searching a tree, or layers
  *   unstacked.c    the layers side by side
+ *   members.c      plain files as members of a tar
  *   lookup.c       the public questions: names, lists, symlinks, xattrs
  *   attributes.c   attributes of a node
  *   data.c         the data of files

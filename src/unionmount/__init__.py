@@ -7,9 +7,10 @@ packages and their order are described in ``docs/architecture.md``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # importing typing takes as long as all else before a command starts
 if TYPE_CHECKING:
+    from typing import Any
+
     from unionmount.api import File, FileTree, Image, Layer, Mounted, mount, open_image
 
 __all__ = ["File", "FileTree", "Image", "Layer", "Mounted", "mount", "open_image"]

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from unionmount.cli import run_main
+from unionmount.start import unionmount
 
-run_main()
+unionmount()

@@ -176,6 +176,23 @@ def test_the_bytes_depend_on_the_layers_alone(
     assert output("--root", tmp_path / "other", "export", layout) == wanted
 
 
+def test_cp_to_a_stream_has_the_same_bytes(source: Path, exported: Path) -> None:
+    """``cp`` has an item for each file, ``export`` has none for plain files of an image."""
+    assert output("cp", f"{source}:/", "-") == exported.read_bytes()
+
+
+@pytest.mark.needs("fuse", "root")
+def test_a_container_without_changes_has_the_bytes_of_its_image(
+    cli: CommandLine, source: Path, exported: Path, tmp_path: Path
+) -> None:
+    """Its files are read one by one, since they may change."""
+    root, top = ("--root", tmp_path / "store"), tmp_path / "mnt"
+    top.mkdir()
+    cli.run(*root, "mount", "--name", "web", source, top)
+    cli.run("umount", top)
+    assert output(*root, "export", "web") == exported.read_bytes()
+
+
 def names(data: bytes, tmp_path: Path) -> list[str]:
     (tmp_path / "some.tar").write_bytes(data)
     with tarfile.open(tmp_path / "some.tar") as tar:
@@ -287,7 +304,7 @@ def test_an_interruption_leaves_the_old_file(source: Path, tmp_path: Path) -> No
         "import unionmount.extract.tar_target as t\n"
         "write = t.TarTarget.put\n"
         "def put(self, item):\n"
-        "    if item.path == b'etc/motd': signal.raise_signal(signal.SIGINT)\n"
+        "    if item.path == b'etc': signal.raise_signal(signal.SIGINT)\n"
         "    write(self, item)\n"
         "t.TarTarget.put = put\n"
         f"sys.exit(main(['export', '-o', {str(out)!r}, {str(source)!r}]))"
@@ -306,6 +323,18 @@ def test_an_interruption_leaves_the_old_file(source: Path, tmp_path: Path) -> No
     assert (limited.returncode, limited.stderr) == (1, f"unionmount: {out}: File too large\n")
     assert out.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_an_interruption_while_nobody_reads(source: Path) -> None:
+    """The tar is larger than a pipe, so that the command waits until the signal comes."""
+    command = [*COMMAND, "export", str(source)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert len(process.stdout.read(512)) == 512
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        assert b"Traceback" not in process.stderr.read()
 
 
 def test_128_layers(tmp_path: Path) -> None:

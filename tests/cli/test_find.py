@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -647,6 +648,38 @@ def test_json(source: Path) -> None:
     refused = ours(source, "-ls", "--format", "json")
     assert "--format cannot be combined with -printf and -ls" in refused.error
     assert refused.status == 2
+
+
+KINDS = {
+    "file": stat.S_ISREG,
+    "directory": stat.S_ISDIR,
+    "symlink": stat.S_ISLNK,
+    "fifo": stat.S_ISFIFO,
+    "character device": stat.S_ISCHR,
+    "block device": stat.S_ISBLK,
+}
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_json_says_what_lstat_says(source: Path, top: Path, tmp_path: Path, form: str) -> None:
+    image = tmp_path / 'a %s "b" %d.tar'
+    image.symlink_to(source)
+    out = ours(image, "--format", form).out.decode()
+    found = json.loads(out) if form == "json" else list(map(json.loads, out.splitlines()))
+    paths = os.fsdecode(theirs(top, "/", "-print0").out).split("\0")[:-1]
+    assert [one["path"] for one in found] == paths
+    for one in found:
+        file = os.fsencode(f"{top}{one['path']}")
+        there = os.lstat(file)
+        assert (one["image"], int(one["mode"], 8)) == (str(image), stat.S_IMODE(there.st_mode))
+        assert (one["inode"], one["links"]) == (there.st_ino, there.st_nlink)
+        assert (one["uid"], one["gid"]) == (there.st_uid, there.st_gid)
+        assert one["mtime_ns"] == there.st_mtime_ns
+        assert one["size"] == (None if stat.S_ISDIR(there.st_mode) else there.st_size)
+        assert KINDS[one["type"]](there.st_mode)
+        is_link = stat.S_ISLNK(there.st_mode)
+        assert one["target"] == (os.fsdecode(os.readlink(file)) if is_link else None)
+        assert (one["device"] is not None) == bool(there.st_rdev)
 
 
 # ---- layers by themselves ------------------------------------------------------------------------

@@ -165,9 +165,9 @@ def test_an_empty_word_is_not_the_working_directory(
     assert "the mount point is empty" in cli.error("overlay", "-o", "lowerdir=/", "", status=2)
     cli.run("mount", "--ephemeral", archive, where)
     monkeypatch.chdir(where)
-    for command in (["umount"], ["diff"], ["commit"]):
-        name = ["new"] if command == ["commit"] else []
-        cli.error(*command, "", *name)
+    assert "no mount has an empty name" in cli.error("umount", "")
+    assert "the source is empty" in cli.error("diff", "", status=2)
+    cli.error("commit", "", "new")
     monkeypatch.undo()
     assert is_mounted(where)
     cli.run("umount", where)
@@ -224,6 +224,18 @@ def test_closed_standard_descriptors(cli: CommandLine, archive: Path, where: Pat
     )
     assert read_motd(where) == "hello\n"
     cli.run("umount", where)
+
+
+def test_a_mount_that_cannot_be_told_is_undone(
+    cli: CommandLine, archive: Path, where: Path
+) -> None:
+    words = [*COMMAND, "mount", str(archive), str(where)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            words, check=False, stdout=full, stderr=subprocess.PIPE, env=cli.environment
+        )
+    assert (done.returncode, is_mounted(where)) == (1, False)
+    assert done.stderr == b"unionmount: standard output: No space left on device\n"
 
 
 def test_a_command_substitution_ends(cli: CommandLine, archive: Path, where: Path) -> None:

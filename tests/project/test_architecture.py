@@ -44,6 +44,7 @@ ORDER = (
     "squash",
     "api",
     "cli",
+    "start",
     "__main__",
 )
 
@@ -66,6 +67,7 @@ ALL_PUBLIC = {"base", "system", "marks"}
 SECOND_HEADERS = {
     "index/builder.h",
     "index/format.h",
+    "tar/write.h",
     "tree/scan.h",
     "tree/summary.h",
     "tree/unstacked.h",

@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 import pytest
 from support.documents import REGISTRY, Document, Place, agrees, parse, unmarked_blocks
+from support.emulator import namespace_without_emulators, registration
 from support.servers import DockerRegistry
 from support.users import become_nobody, fuse_for_all
 
@@ -30,13 +31,40 @@ EXAMPLES = {  # blocks that are not run, by page; what is not here has none
     "README.md": 2,
     "docs/tutorial.md": 1,
     "docs/how-to/back-up-and-restore.md": 1,
+    "docs/how-to/chroot.md": 1,
     "docs/how-to/import-a-root-file-system.md": 1,
     "docs/how-to/browse.md": 1,
     "docs/how-to/mount-at-boot.md": 6,
     "docs/how-to/scan-an-image.md": 1,
     "docs/how-to/patch-and-push.md": 1,
+    "docs/how-to/use-another-platform.md": 1,
     "docs/how-to/use-in-ci-and-containers.md": 7,
     "docs/how-to/use-with-podman.md": 6,
+}
+
+
+JOBS = {  # everyday jobs, and the pages that do them
+    "what is in this image": ("look-into-an-image", "browse"),
+    "find a leaked secret and its layer, take it out": ("find-a-leaked-secret",),
+    "why is it so big": ("find-out-why-an-image-is-big",),
+    "compare two releases": ("compare-two-releases", "list-packages"),
+    "patch a file and push, pull with podman": ("patch-and-push",),
+    "recover a file of a stopped container": ("recover-a-file", "copy-files-in-and-out"),
+    "back up a tree with rsync and tar, restore, compare": (
+        "back-up-the-files",
+        "back-up-and-restore",
+    ),
+    "scan it": ("scan-an-image",),
+    "chroot or bwrap, and install a package": ("chroot",),
+    "mount at boot": ("mount-at-boot",),
+    "script it": ("use-in-scripts", "use-in-ci-and-containers"),
+    "share a store among users": ("share-a-store",),
+    "remove everything": ("clean-up",),
+    "all as an ordinary user": ("use-as-an-ordinary-user",),
+    "an arm64 image on amd64": ("use-another-platform",),
+    "very many files and several gigabytes": ("work-with-very-large-images",),
+    "something died": ("recover-when-something-died",),
+    "Python from a script": ("use-from-python",),
 }
 
 
@@ -58,6 +86,8 @@ def place(
                 stack.enter_context(fuse_for_all())
                 public_tmp.chmod(0o777)
                 made = replace(made, prefix=become_nobody(in_shell=True))
+            if document.user == "namespace":
+                made = _in_namespace(made, stack)
             if any(REGISTRY in step.command for step in document.steps):
                 running = stack.enter_context(DockerRegistry(tmp_path / "registry"))
                 made = replace(made, registry=running.address)
@@ -65,6 +95,21 @@ def place(
             return made
 
         yield make
+
+
+def _in_namespace(place: Place, stack: ExitStack) -> Place:
+    """The place in a user namespace without emulators; "register-emulator" registers one."""
+    prefix = stack.enter_context(namespace_without_emulators(place.directory))
+    line = shlex.quote(registration())
+    tools = place.directory / "tools"
+    tools.mkdir()
+    script = f"#!/bin/sh\nprintf %s {line} >/proc/sys/fs/binfmt_misc/register\n"
+    (tools / "register-emulator").write_text(script, encoding="utf-8")
+    (tools / "register-emulator").chmod(0o755)
+    # Go keeps what it compiled of its library where it always does
+    cache = os.environ.get("GOCACHE", str(Path.home() / ".cache/go-build"))
+    more = {"PATH": f"{place.environment['PATH']}:{tools}", "GOCACHE": cache}
+    return replace(place, prefix=prefix, environment=place.environment | more)
 
 
 def _unmount_all(place: Place) -> None:
@@ -77,7 +122,22 @@ def _unmount_all(place: Place) -> None:
 def test_it_shows_what_is_printed(
     page: str, place: Callable[[Document], Place], require: Callable[..., None]
 ) -> None:
-    document = parse(read(page))
+    _check_output(parse(read(page)), place, require)
+
+
+@pytest.mark.slow
+@pytest.mark.needs("fuse", "getfattr", "root")
+@pytest.mark.parametrize("page", [page for page in PAGES if not parse(read(page)).user])
+def test_an_ordinary_user_gets_the_same(
+    page: str, place: Callable[[Document], Place], require: Callable[..., None]
+) -> None:
+    """Pages that do not name a user are for everybody, and root runs them above."""
+    _check_output(replace(parse(read(page)), user="ordinary"), place, require)
+
+
+def _check_output(
+    document: Document, place: Callable[[Document], Place], require: Callable[..., None]
+) -> None:
     users = {"root": ("root",), "ordinary": ("ordinary-user",)}
     require(*document.needs, *users.get(document.user, ()))
     if any(REGISTRY in step.command for step in document.steps):
@@ -105,7 +165,10 @@ def test_readme_is_short() -> None:
 
 
 def test_there_is_a_page_for_each_task() -> None:
-    assert len(HOW_TO) >= 13
+    pages = [f"{page}.md" for wanted in JOBS.values() for page in wanted]
+    assert {*pages} <= {*HOW_TO}
+    index = read("docs/index.md")
+    assert [page for page in HOW_TO if f"(how-to/{page})" not in index] == []
     assert len([step for page in PAGES for step in parse(read(page)).steps]) > 150
 
 
@@ -190,13 +253,17 @@ def test_a_page_is_taken_apart() -> None:
         "<!-- user: root -->\n<!-- needs: a, b -->\n<!-- prepare:\nmkdir x\n-->\n"
         "```console\n$ one \\\n> two\nout\n```\n"
         "*Example; needs a network:*\n\n```console\n$ no\n```\n"
+        "```python\nprint(1)\n```\n\n```text\n1\n```\n"
     )
     document = parse(text)
     assert [(step.command, step.shown) for step in document.steps] == [
         ("mkdir x", None),
         ("one \\\ntwo", "out\n"),
+        (f"{shlex.quote(sys.executable)} -c 'print(1)\n'", "1\n"),
     ]
     assert (document.examples, document.user, document.needs) == (1, "root", ("a", "b"))
+    assert unmarked_blocks("```python\nx\n```\n\n```text\n1\n```\n") == []
+    assert unmarked_blocks("```python\nx\n```\n") == ["x\n"]
     assert unmarked_blocks("```\nwhat\n```\n") == ["what\n"]
 
 

@@ -85,6 +85,15 @@ def _go() -> str | None:
     return _version(["go", "env", "GOVERSION"], r"go1\.(\d+)", 24)
 
 
+def _binfmt_of_namespace() -> str | None:
+    """Whether a user namespace can have a binfmt_misc of its own (Linux 6.7)."""
+    words = ["unshare", "-Urm", "mount", "-t", "binfmt_misc", "none", "/proc/sys/fs/binfmt_misc"]
+    if not shutil.which(words[0]):
+        return "unshare is not installed"
+    done = subprocess.run(words, capture_output=True, check=False)
+    return "no binfmt_misc for each user namespace" if done.returncode else None
+
+
 def _docker_cli() -> str | None:
     """The client of docker; it needs no daemon, the tests bring one of their own."""
     return _version(["docker", "--version"], r"version (\d+)", 26)
@@ -105,6 +114,7 @@ _PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "go": _go,
     "docker-cli": _docker_cli,
+    "binfmt-of-namespace": _binfmt_of_namespace,
     "ordinary-user": _ordinary_user,
     "overlayfs": _overlayfs,
     "statx-of-fuse": _statx_of_fuse,
@@ -115,7 +125,7 @@ _PROBES: dict[str, Callable[[], str | None]] = {
 }
 
 
-NOT_IN_DEBIAN = frozenset({"docker-cli", "statx-of-fuse"})
+NOT_IN_DEBIAN = frozenset({"docker-cli", "statx-of-fuse", "binfmt-of-namespace"})
 """What Debian 12 has not got, or too old: tests that want it are skipped in CI, too."""
 
 

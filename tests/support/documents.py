@@ -1,10 +1,12 @@
 """Running the commands of a page of the documentation, and comparing what they print.
 
 Every ``console`` block of a page is run, command by command, in one directory with a copy of the
-sample image. A block that can't be run says so above it, in a line that readers see:
+sample image. A ``python`` block with a ``text`` block below it is a script, and what it prints. A
+block that can't be run says so above it, in a line that readers see:
 ``*Example; needs a docker daemon:*``. Comments that readers do not see steer the run:
 
-    <!-- user: root -->           the page needs root; "ordinary": it is run without privileges
+    <!-- user: root -->           the page needs root; "ordinary": it is run without privileges;
+                                  "namespace": by root of a user namespace (emulator.py)
     <!-- needs: busybox -->       programs that the page needs (capabilities.py)
     <!-- prepare:                 commands that set the scene, one a line, without output
     ...
@@ -15,7 +17,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +28,9 @@ HOME = "/home/you"
 REGISTRY = "localhost:5000"  # as pages call it
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_SCRIPT = re.compile(
+    r"^```python\n((?:(?!```).*\n)*)```\n\n```text\n((?:(?!```).*\n)*)```$", re.MULTILINE
+)
 _EXAMPLE = re.compile(r"^\*Example\b[^\n]*\*\n\n?\Z", re.MULTILINE)
 _PREPARE = re.compile(r"<!-- prepare:\n(.*?)-->", re.DOTALL)
 _DIRECTIVE = re.compile(r"<!-- (user|needs): (.*?) -->")
@@ -72,6 +79,10 @@ def parse(text: str) -> Document:
             steps += [(found.start(), step) for step in console(found[2])]
         else:
             examples += 1
+    for found in _SCRIPT.finditer(text):
+        examples -= 2  # its blocks
+        command = f"{shlex.quote(sys.executable)} -c {shlex.quote(found[1])}"
+        steps.append((found.start(), Step(command, found[2])))
     directives = dict(_DIRECTIVE.findall(text))
     return Document(
         tuple(step for _, step in sorted(steps, key=lambda one: one[0])),
@@ -85,7 +96,7 @@ def unmarked_blocks(text: str) -> list[str]:
     """Blocks that are neither run nor said to be examples."""
     return [
         found[2]
-        for found in _FENCE.finditer(text)
+        for found in _FENCE.finditer(_SCRIPT.sub("", text))
         if found[1] != "console" and not _EXAMPLE.search(text[: found.start()])
     ]
 

@@ -44,16 +44,6 @@ def overlay(arguments: Sequence[str] | None = None) -> int:
     return _run(words, Settings(command="overlay", program=OVERLAY))
 
 
-def run_main() -> NoReturn:
-    """Run ``unionmount`` as a program."""
-    leave(main())
-
-
-def run_overlay() -> NoReturn:
-    """Run ``unionmount-overlay`` as a program."""
-    leave(overlay())
-
-
 def leave(status: int) -> NoReturn:
     """End the process without taking the interpreter apart, which takes as long as starting it."""
     for stream in (sys.stdout, sys.stderr):
@@ -80,6 +70,8 @@ def _run(words: Sequence[str], settings: Settings) -> int:
     except (UnionmountError, OSError) as error:
         return _failed(words, _complain(error, settings, _line(error, words, settings)))
     except Exception as error:  # noqa: BLE001 - the last resort of the program
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            return 130  # in the body of a class: up to 3.11, Python makes a RuntimeError of it
         return _failed(words, _other_error(error, settings))
     return result if isinstance(result, int) else 0
 
@@ -134,7 +126,19 @@ def open_standard_streams() -> None:
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout is sys.__stdout__ and isinstance(sys.stdout.buffer, io.RawIOBase):
+            sys.stdout = _buffered(sys.stdout)
         sys.stdout.reconfigure(errors="backslashreplace")  # like standard error
+
+
+def _buffered(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Return a stream with a buffer, which PYTHONUNBUFFERED takes away.
+
+    Without one, the end of a piece that a full disk takes in part is lost without an error.
+    """
+    raw = io.FileIO(stream.fileno(), "w", closefd=False)
+    buffer, is_terminal = io.BufferedWriter(raw), stream.isatty()
+    return io.TextIOWrapper(buffer, encoding=stream.encoding, line_buffering=is_terminal)
 
 
 def _other_error(error: Exception, settings: Settings) -> int:

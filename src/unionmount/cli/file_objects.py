@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from json import dumps
 from typing import TYPE_CHECKING, Any
 
 from unionmount.cli.name_writer import octal
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
     from unionmount.browse.accounts import Accounts
     from unionmount.browse.layer_states import FileState
     from unionmount.core import Attributes, BrowsableTree
+    from unionmount.core.scan import Visit
+
+_OF_EACH_FILE = ("path", "inode", "size", "mtime_ns")
+_SPECIAL = frozenset({stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK})  # with a target or a device
+_MAX_KEPT = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,23 @@ class FileDescriber:
     files: BrowsableTree
     accounts: Accounts
     upper: int | None = None
+    _forms: dict[tuple[int, ...], str] = field(default_factory=dict)
+
+    def text(self, visit: Visit) -> str:
+        """Return the JSON of the object of a file; most files share the form of another one."""
+        raw = visit.raw
+        if stat.S_IFMT(raw[1]) in _SPECIAL:
+            return dumps(self.describe(visit.path, visit.attributes))
+        kind = (*raw[1:5], raw[11])
+        form = self._forms.get(kind)
+        if form is None:
+            if len(self._forms) >= _MAX_KEPT:
+                self._forms.clear()
+            form = _form(self.describe(visit.path, visit.attributes))
+            self._forms[kind] = form
+        size = "null" if stat.S_ISDIR(raw[1]) else raw[7]
+        path = dumps(visit.path.decode("utf-8", "surrogateescape"))
+        return form % (path, raw[0], size, visit.mtime_ns)
 
     def describe(
         self,
@@ -69,3 +92,12 @@ class FileDescriber:
         if not stat.S_ISLNK(found.mode):
             return None
         return self.files.readlink(found.node).decode("utf-8", "surrogateescape")
+
+
+def _form(made: dict[str, Any]) -> str:
+    """Return the JSON of an object with ``%s`` for what differs from file to file."""
+    members = [
+        f"{dumps(key)}: " + ("%s" if key in _OF_EACH_FILE else dumps(value).replace("%", "%%"))
+        for key, value in made.items()
+    ]
+    return "{" + ", ".join(members) + "}"

@@ -10,6 +10,8 @@ from unionmount.cli.name_writer import NameWriter, ObjectWriter
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from unionmount.browse.find.expression import SearchPlace
     from unionmount.cli.file_objects import FileDescriber
     from unionmount.core.scan import Visit
@@ -57,14 +59,13 @@ class LineOutput:
             data = _safe(data)
         self._out.write(data)
 
-    def found(self, visit: Visit, end: bytes, place: SearchPlace) -> None:
-        """Write a path."""
-        if self._of_layers:
-            self._out.write(f"{place.layer}\t{place.file_state(visit)}\t".encode("ascii"))
-        if end == b"\0":
-            self._out.write(visit.path + end)
-        else:
-            self._out.name(visit.path, end)
+    def found(self, visits: Sequence[Visit], end: bytes, place: SearchPlace) -> None:
+        """Write paths."""
+        shown = _bytes_of if end == b"\0" else self._out.shown
+        for visit in visits:
+            if self._of_layers:
+                self._out.write(f"{place.layer}\t{place.file_state(visit)}\t".encode("ascii"))
+            self._out.write(shown(visit.path) + end)
 
     def error(self, path: bytes, code: int) -> None:
         """Print the error of a path."""
@@ -91,11 +92,16 @@ class JsonOutput:
         """Take nothing: expressions that print anything else are refused."""
         raise AssertionError(data)
 
-    def found(self, visit: Visit, end: bytes, place: SearchPlace) -> None:  # noqa: ARG002
-        """Write an object."""
-        assert self.describer is not None
-        state = place.file_state(visit) if place.layer is not None else None
-        self._writer.add(self.describer.describe(visit.path, visit.attributes, place.layer, state))
+    def found(self, visits: Sequence[Visit], end: bytes, place: SearchPlace) -> None:  # noqa: ARG002
+        """Write objects."""
+        describer = self.describer
+        assert describer is not None
+        if place.layer is None:
+            self._writer.add_texts(map(describer.text, visits))
+            return
+        for visit in visits:
+            state = place.file_state(visit)
+            self._writer.add(describer.describe(visit.path, visit.attributes, place.layer, state))
 
     def error(self, path: bytes, code: int) -> None:
         """Print the error of a path."""
@@ -104,6 +110,10 @@ class JsonOutput:
     def end(self) -> None:
         """End the array."""
         self._writer.end()
+
+
+def _bytes_of(name: bytes) -> bytes:
+    return name
 
 
 def _safe(data: bytes) -> bytes:

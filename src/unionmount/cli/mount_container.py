@@ -88,8 +88,13 @@ def assembled(
     wanted: Wanted | Callable[[BrowsableTree], Wanted],
     around: Surroundings,
     bundle: Path,
+    *,
+    runs_here: bool = False,
 ) -> Assembly:
-    """Decide what the container will be, and put the scaffold on top of its image."""
+    """Decide what the container will be, and put the scaffold on top of its image.
+
+    With ``runs_here``, raise NotExecutable if its program is for another kind of machine.
+    """
     from unionmount.runtime.assembly import Assembly
     from unionmount.runtime.scaffold import open_scaffold
 
@@ -97,6 +102,8 @@ def assembled(
     with _shown(found) as files:
         decided = wanted(files) if callable(wanted) else wanted
         assembly = Assembly(image.image.config, image.name, files, decided, around)
+        if runs_here:
+            assembly.check_program(files)
         scaffold = open_scaffold(image.tree(), assembly.places(bundle))
     if scaffold is not None:
         image.put_on_top(scaffold)

@@ -16,9 +16,8 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, cast
 
-from unionmount.cli import leave
 from unionmount.cli.helper_options import HelperOptions, parse_helper_options
 from unionmount.cli.helper_program import run_helper
 from unionmount.cli.settings import Settings
@@ -45,11 +44,6 @@ class _HelperCall:
     fake: bool
     verbose: bool
     namespace: str
-
-
-def run() -> NoReturn:
-    """Run the helper as a program."""
-    leave(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -127,6 +127,10 @@ class Prepared:
     held: HeldContainer | None = None  # the container; None if changes are kept elsewhere
     is_new: bool = False  # whether the container was made for this mount
 
+    def warn_if_foreign(self) -> None:
+        """Warn on standard error if the image is for another kind of machine."""
+        warn_if_foreign(self.image.name, self.image.image.config.platform)
+
     def announced(self) -> None:
         """Keep everything that was created; print the name of a new container."""
         self.made.pop_all()
@@ -137,11 +141,17 @@ class Prepared:
 
 @contextmanager
 def prepared(
-    settings: Settings, wanted: MountArguments, source: str, table: MountTable
+    settings: Settings,
+    wanted: MountArguments,
+    source: str,
+    table: MountTable,
+    *,
+    warns: bool = True,
 ) -> Iterator[Prepared]:
     """Open an image, and create or find the place of its changes.
 
-    Everything that was created is removed again unless ``announced`` is called.
+    Everything that was created is removed again unless ``announced`` is called. ``warns`` is
+    whether to warn of an image for another kind of machine.
     """
     from unionmount.browse.open import container_named
     from unionmount.cli.run_transfer import find_or_pull
@@ -167,7 +177,8 @@ def prepared(
             found = opener.open(location)
         else:
             found = opener.open_container(name, table)
-        warn_if_foreign(found.image.name, found.image.image.config.platform)
+        if warns:
+            found.warn_if_foreign()
         yield found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from unionmount.system.text import printable
@@ -55,11 +56,16 @@ class ObjectWriter:
 
     def add(self, one: Any) -> None:
         """Write one object."""
+        self.add_texts((self._dumps(one),))
+
+    def add_texts(self, texts: Iterable[str]) -> None:
+        """Write objects whose JSON is known."""
         if not self._is_array:
-            sys.stdout.write(self._dumps(one) + "\n")
+            sys.stdout.write("".join([f"{text}\n" for text in texts]))
             return
-        sys.stdout.write(self._before + "  " + self._dumps(one))
-        self._before = ",\n"
+        if joined := ",\n  ".join(texts):
+            sys.stdout.write(f"{self._before}  {joined}")
+            self._before = ",\n"
 
     def end(self) -> None:
         """End the array."""

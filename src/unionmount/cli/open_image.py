@@ -206,13 +206,20 @@ def progress_line(*, quiet: bool = False) -> Iterator[ProgressLine | None]:
 
 
 def warn_if_foreign(name: str, platform: Platform) -> None:
-    """Warn on standard error if an image is for another kind of machine."""
+    """Warn on standard error if an image is for a machine whose programs do not run here."""
     from unionmount.images.platform import Platform
+    from unionmount.system.emulation import ADVICE, kernel_runs
 
     host = Platform.host()
-    if host.is_foreign(platform):
-        print(
-            f"unionmount: warning: {printable(name)} is for {platform} and this machine is {host}: "
-            "its programs need an emulator to run here",
-            file=sys.stderr,
-        )
+    if not host.is_foreign(platform):
+        return
+    advice = ""
+    if platform.os == host.os:
+        if kernel_runs(platform.architecture):
+            return
+        advice = f"; {ADVICE}"
+    print(
+        f"unionmount: warning: {printable(name)} is for {platform} and this machine is {host}: "
+        f"its programs need an emulator to run here{advice}",
+        file=sys.stderr,
+    )

@@ -63,14 +63,16 @@ def run_container(settings: Settings, request: RunRequest) -> int:
     around, options = own_surroundings(runtime)
     start = MountStarter(settings, options, None, foreground=False, private=True)
     clean_dead(start.table)
-    with prepared(settings, arguments_of(request.given), request.source, start.table) as found:
+    wanted = arguments_of(request.given)
+    with prepared(settings, wanted, request.source, start.table, warns=False) as found:
         name = found.plan.container if found.plan is not None else ""
         live = live_containers(settings).begin(name)
         if around.rootless and found.plan is not None:
             found.plan = replace(found.plan, owners=False)
         with ExitStack() as undo:
             undo.callback(live.close)
-            assembly = assembled(found, request.wanted, around, live.bundle)
+            assembly = assembled(found, request.wanted, around, live.bundle, runs_here=True)
+            found.warn_if_foreign()
             check(assembly.wanted.limits, rootless=around.rootless)
             ours, theirs = socket.socketpair()
             undo.pop_all()

@@ -138,7 +138,12 @@ def _announce_or_undo(path: str, announce: Callable[[str], None]) -> None:
 
 
 def print_mountpoint(path: str) -> None:
-    """Print a path byte for byte, so that a script can use it."""
+    """Print a path byte for byte, so that a script can use it.
+
+    A standard output that was closed at the start does not want it.
+    """
+    if sys.__stdout__ is None:
+        return
     sys.stdout.buffer.write(os.fsencode(path) + b"\n")
     sys.stdout.flush()
 

@@ -21,9 +21,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from unionmount.cli import leave
 from unionmount.cli.helper_program import SYSTEM, program_name, run_helper
 from unionmount.errors import UnionmountError, UsageError
 from unionmount.mounting.records import (
@@ -50,11 +48,6 @@ class _UnmountCall:
     flags: tuple[str, ...]  # for the other umount(8)
     lazy: bool
     elsewhere: bool  # in another mount namespace
-
-
-def run() -> NoReturn:
-    """Run the helper as a program."""
-    leave(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ from unionmount.core.index import (
     stored_name,
 )
 from unionmount.core.libraries import keep_libraries
+from unionmount.core.members import PlainMembers
 from unionmount.core.nodes import NAME_MAX, ROOT, Attributes, BrowsableTree, DirectoryEntry, Node
 from unionmount.core.router import FOREVER, Router, RouterFacts, RouterStats, time_of_bucket
 from unionmount.core.search import (
@@ -84,6 +85,7 @@ __all__ = [
     "PathFloor",
     "PathVersion",
     "PathVersions",
+    "PlainMembers",
     "Router",
     "RouterFacts",
     "RouterStats",

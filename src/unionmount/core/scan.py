@@ -61,80 +61,94 @@ class ScanPlan:
 
 
 class Visit:
-    """A file that a search found; ``error`` is the errno of a directory that cannot be read."""
+    """A file that a search found; ``error`` is the errno of a directory that cannot be read.
 
-    __slots__ = ("_raw", "path")
+    ``raw`` has the fields of ``struct um_scan_record`` in their order, for callers that print a
+    million files: node, mode, links, uid, gid, major, minor, size, blocks, seconds of mtime, ….
+    """
+
+    __slots__ = ("path", "raw")
 
     def __init__(self, raw: tuple[int, ...], path: bytes) -> None:
-        self._raw = raw
+        self.raw = raw
         self.path = path
 
     @property
     def node(self) -> Node:
         """The node."""
-        return Node(self._raw[0])
+        return Node(self.raw[0])
 
     @property
     def mode(self) -> int:
         """Type and permissions."""
-        return self._raw[1]
+        return self.raw[1]
 
     @property
     def uid(self) -> int:
         """The number of the owner."""
-        return self._raw[3]
+        return self.raw[3]
 
     @property
     def gid(self) -> int:
         """The number of the group."""
-        return self._raw[4]
+        return self.raw[4]
 
     @property
     def size(self) -> int:
         """The size in bytes."""
-        return self._raw[7]
+        return self.raw[7]
 
     @property
-    def mode_and_owners(self) -> tuple[int, ...]:
-        """Mode, number of hard links, and the numbers of owner and group."""
-        return self._raw[1:5]
-
-    @property
-    def device(self) -> tuple[int, int]:
-        """The major and minor number of a device."""
-        return self._raw[5], self._raw[6]
+    def links(self) -> int:
+        """The number of hard links."""
+        return self.raw[2]
 
     @property
     def blocks(self) -> int:
         """The blocks of 512 bytes."""
-        return self._raw[8]
+        return self.raw[8]
 
     @property
-    def mtime(self) -> int:
-        """The seconds of the time of the last change."""
-        return self._raw[9]
+    def mtime_ns(self) -> int:
+        """The time of the last change of the data, in nanoseconds."""
+        return self.raw[9] * _NS + self.raw[10]
+
+    @property
+    def atime_ns(self) -> int:
+        """The time of the last access, in nanoseconds."""
+        return self.raw[12] * _NS + self.raw[14]
+
+    @property
+    def ctime_ns(self) -> int:
+        """The time of the last change of the attributes, in nanoseconds."""
+        return self.raw[13] * _NS + self.raw[15]
+
+    @property
+    def layer(self) -> int:
+        """The number of the layer that the file is from."""
+        return self.raw[11]
 
     @property
     def depth(self) -> int:
         """The depth below the start, which has 0."""
-        return self._raw[16]
+        return self.raw[16]
 
     @property
     def error(self) -> int:
         """The errno, 0 unless the directory could not be read on."""
-        return -self._raw[17]
+        return -self.raw[17]
 
     @property
     def name(self) -> bytes:
         """The last component of the path."""
         if not self.depth:  # the path may end with slashes
             return self.path.rstrip(b"/").rpartition(b"/")[2] or b"/"
-        return self.path[-self._raw[20] :]
+        return self.path[-self.raw[20] :]
 
     @property
     def attributes(self) -> Attributes:
         """All attributes."""
-        raw = self._raw
+        raw = self.raw
         return Attributes(
             Node(raw[0]),
             *raw[1:9],  # type: ignore[call-arg]
@@ -146,10 +160,14 @@ class Visit:
 
 
 class Batch(NamedTuple):
-    """A piece of the result: what the program printed, and the files that it kept."""
+    """A piece of the result: what the program printed, and the files that it kept.
+
+    ``failed`` tells whether one of them is a directory that cannot be read.
+    """
 
     text: bytes
-    visits: Sequence[Visit]
+    visits: Sequence[Visit] = ()
+    failed: bool = False
 
 
 class Scan(Owner):
@@ -198,14 +216,15 @@ class Scan(Owner):
         batch = self._batch
         while check(lib.um_scan_next(self._handle, batch)):
             text = bytes(ffi.buffer(batch.text, batch.text_size)) if batch.text_size else b""
-            yield Batch(text, self._visits(batch) if batch.n_records else ())
+            yield self._with_visits(text, batch) if batch.n_records else Batch(text)
 
-    def _visits(self, batch: Any) -> Sequence[Visit]:
+    def _with_visits(self, text: bytes, batch: Any) -> Batch:
         records = ffi.buffer(batch.records, batch.n_records * _RECORD.size)
         raws = list(_RECORD.iter_unpack(records))
         last = raws[-1]
         paths = bytes(ffi.buffer(batch.paths, last[18] + last[19]))
-        return [Visit(raw, paths[raw[18] : raw[18] + raw[19]]) for raw in raws]
+        visits = [Visit(raw, paths[raw[18] : raw[18] + raw[19]]) for raw in raws]
+        return Batch(text, visits, any(raw[17] for raw in raws))
 
     def leave(self, visit: Visit) -> None:
         """Leave a directory that was visited, if the search is still in it."""

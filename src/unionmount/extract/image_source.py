@@ -6,11 +6,11 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from unionmount.browse.diff import GONE, REPLACED, xattrs_of
+from unionmount.core import PlainMembers
 from unionmount.errors import FormatError
 from unionmount.extract.items import CopyItem, Piece
 from unionmount.system.files import FileRange
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from unionmount.browse.owners import Owners
     from unionmount.browse.paths import Found
     from unionmount.core import Attributes, BrowsableTree, DirectoryEntry, Node, Tree
+    from unionmount.extract.items import PlainTarget
     from unionmount.images.opened import OpenLayer
 
 _STEP = 1024 * 1024
 _BATCH = 256
-_AHEAD = 16 * 1024 * 1024  # bytes of a layer that are read ahead at once
 _BLOCK = 512  # the unit of Attributes.blocks
 
 
@@ -95,16 +95,25 @@ class ImageSource:
         self._warn = warn
         self._owners = owners
         self._linked: dict[Node, bytes] = {}  # the first paths of files with several
-        self._reads_ahead = False
-        self._ahead: set[tuple[int, int]] = set()  # parts of layers that are read ahead
+        self._members: PlainMembers | None = None  # of a directory
+        self._target: PlainTarget | None = None
 
-    def items(self) -> Iterator[CopyItem]:
+    def items(self, target: PlainTarget | None = None) -> Iterator[CopyItem]:
         """Yield the top, and all that is below it, in a fixed order.
 
         A directory is followed by the files in it, and then by those below: tar(1) restores its
-        time after the last one.
+        time after the last one. Plain files of an image are added to ``target`` in their place in
+        this order, and not yielded; it must have added each item when the next one is taken.
         """
-        self._reads_ahead = stat.S_ISDIR(self._found.attributes.mode)
+        if not stat.S_ISDIR(self._found.attributes.mode):
+            yield from self._below_top()
+            return
+        with PlainMembers(self._tree) as members:
+            self._members = members
+            self._target = target if self._upper is None else None
+            yield from self._below_top()
+
+    def _below_top(self) -> Iterator[CopyItem]:
         pending = [(b"", self._found.attributes)]
         while pending:
             path, attributes = pending.pop()
@@ -129,11 +138,17 @@ class ImageSource:
                 yield item
 
     def _listed(self, path: bytes, directory: Node) -> Iterator[DirectoryEntry]:
-        """Yield the entries of a directory; none of one that was removed meanwhile."""
-        cookie = 0
+        """Yield the entries of a directory; none of one that was removed meanwhile.
+
+        Entries that the target takes by itself are left out.
+        """
+        cookie, count = 0, _BATCH
         while True:
+            if self._target is not None and self._members is not None:
+                cookie = self._target.put_plain(self._members, directory, path, cookie)
+                count = 1
             try:
-                entries = self._files.list(directory, cookie, _BATCH)
+                entries = self._files.list(directory, cookie, count)
             except OSError as error:
                 if self._upper is not None and error.errno in GONE:
                     return
@@ -198,17 +213,6 @@ class ImageSource:
         layer = self._layers[found.layer]
         if length != found.size or offset + length > layer.length:
             raise FormatError(f"the index of layer {layer.diff_id} does not fit its tar")
-        if self._reads_ahead:
-            self._read_ahead(layer.data_fd, layer.offset + offset)
+        if self._members is not None:  # most of the layer is needed soon
+            self._members.read_ahead(found.layer, offset)
         return FileRange(layer.data_fd, layer.offset + offset, length)
-
-    def _read_ahead(self, fd: int, offset: int) -> None:
-        """Have the kernel read a part of a layer, and the next one: most of it is needed soon.
-
-        Small files in it would else be read one by one, and each would wait for the disk.
-        """
-        for part in (offset // _AHEAD, offset // _AHEAD + 1):
-            if (fd, part) not in self._ahead:
-                self._ahead.add((fd, part))
-                with suppress(OSError):  # it is only advice
-                    os.posix_fadvise(fd, part * _AHEAD, _AHEAD, os.POSIX_FADV_WILLNEED)

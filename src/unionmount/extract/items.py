@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from unionmount.system.files import FileRange
+
+if TYPE_CHECKING:
+    from unionmount.core import Node, PlainMembers
 
 Piece = tuple[int, bytes]
 """An offset in a file and the bytes there."""
@@ -43,3 +46,13 @@ class CopyItem(NamedTuple):
     link: bytes | None = None
     xattrs: Mapping[bytes, bytes] = _NONE
     content: Content | None = None
+
+
+class PlainTarget(Protocol):
+    """A target that needs no items for plain files of an image (``core.PlainMembers``)."""
+
+    def put_plain(self, members: PlainMembers, directory: Node, path: bytes, cookie: int) -> int:
+        """Add plain files of the directory at ``path``, from the entry ``cookie`` on.
+
+        Return the cookie of the first entry that was not added.
+        """

@@ -19,6 +19,7 @@ from unionmount.browse.paths import Found, follow
 from unionmount.core import BrowsableTree
 from unionmount.errors import MountError
 from unionmount.images.config import Config
+from unionmount.images.platform import Platform
 from unionmount.runtime import capabilities
 from unionmount.runtime.devices import device_mounts, devices
 from unionmount.runtime.host import HostFile, check_hostname, host_files, seccomp_profile
@@ -26,6 +27,7 @@ from unionmount.runtime.init_program import behind_init, init_mount
 from unionmount.runtime.limits import ResourceLimits, is_unified
 from unionmount.runtime.mounts import Mount, cgroup_mount, host_file_mount, mode_of, standard_mounts
 from unionmount.runtime.parameters import Changes, ImageParameters, combined, without_labels
+from unionmount.runtime.program import check_program
 from unionmount.runtime.scaffold import Place
 from unionmount.runtime.spec import VERSION, Isolation, Network, Terminal, UserNamespace, build
 from unionmount.runtime.users import MAX_FILE, User, find_user
@@ -81,6 +83,7 @@ class Assembly:
         self.parameters = combined(ImageParameters.of(config, what), wanted.changes, what)
         if around.unknown_runtime:
             self.parameters = without_labels(self.parameters)
+        self._started = self.parameters  # what an init program starts
         self._init: list[Mount] = []
         if wanted.init:
             args = behind_init(self.parameters.args)
@@ -107,6 +110,11 @@ class Assembly:
             for one in self.host_files
             if _is_below(one.path, covered) or is_there(files, one.path)
         ]
+
+    def check_program(self, files: BrowsableTree) -> None:
+        """Raise NotExecutable if this machine cannot run the program of the container."""
+        covered = [mount.destination for mount in self.wanted.mounts]
+        check_program(files, self._started, covered, Platform.host())
 
     @property
     def rootless(self) -> bool:

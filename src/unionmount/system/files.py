@@ -394,7 +394,7 @@ def pieces_of(data: FileRange, what: str) -> Iterator[bytes]:
         yield piece
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write all of ``data``, in several steps if necessary."""
     view = memoryview(data)
     while view:

@@ -6,6 +6,7 @@ import functools
 import re
 import stat
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unionmount.browse.find.expression import Run, SearchEnded
@@ -25,6 +26,7 @@ _SPECIAL = {
     ord('"'): b'\\"',
 }
 _PLAIN = re.compile(rb"[!#-\[\]-~]*")
+_PLAIN_BYTES = bytes(code for code in range(256) if _PLAIN.fullmatch(bytes([code])))
 _ESCAPED = [
     _SPECIAL.get(code, bytes([code]) if 0o40 < code < 0o177 else b"\\%03o" % code)
     for code in range(256)
@@ -39,8 +41,12 @@ class Print:
 
     def holds(self, visit: Visit, run: Run) -> bool:
         """Print the path."""
-        run.out.found(visit, self.end, run.place)
+        self.write((visit,), run)
         return True
+
+    def write(self, visits: Sequence[Visit], run: Run) -> None:
+        """Print paths."""
+        run.out.found(visits, self.end, run.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +74,33 @@ class PrintDetails:
 
     def holds(self, visit: Visit, run: Run) -> bool:
         """Print a line of attributes."""
-        columns, mode = run.columns, visit.mode
-        line = columns.left(visit, run.place.accounts)
-        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-            line += columns.device(*visit.device)
-        else:
-            line += columns.size(visit.size)
-        line += f" {_when(visit.mtime, run.now // NS)} "
-        shown = line.encode() + escaped(visit.path)
-        if stat.S_ISLNK(mode):
-            shown += b" -> " + escaped(run.place.files.readlink(visit.node))
-        run.out.text(shown + b"\n")
+        self.write((visit,), run)
         return True
+
+    def write(self, visits: Sequence[Visit], run: Run) -> None:
+        """Print lines of attributes."""
+        columns, files, now = run.columns, run.place.files, run.now // NS
+        columns.use(run.place.accounts)
+        escape = _as_it_is if _are_plain(visits) else escaped
+        lines: list[bytes] = []
+        try:
+            for visit in visits:
+                left, when = columns.left(visit.raw), _when(visit.raw[9], now)
+                lines += (left, when, escape(visit.path))
+                if stat.S_ISLNK(visit.mode):
+                    lines += (b" -> ", escaped(files.readlink(visit.node)))
+                lines.append(b"\n")
+        finally:
+            run.out.text(b"".join(lines))
+
+
+def _are_plain(visits: Sequence[Visit]) -> bool:
+    """Return whether no path has a character that is escaped; quick, as most have none."""
+    return not b"".join([visit.path for visit in visits]).translate(None, _PLAIN_BYTES)
+
+
+def _as_it_is(name: bytes) -> bytes:
+    return name
 
 
 def escaped(name: bytes) -> bytes:
@@ -90,10 +111,11 @@ def escaped(name: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=65536)
-def _when(seconds: int, current: int) -> str:
+def _when(seconds: int, current: int) -> bytes:
     """Format a time with the hour, or with the year if it is not of the last months."""
     local = local_time(seconds)
     if local is None:
-        return str(seconds).rjust(12)
+        return b" %12d " % seconds
     is_recent = current - _RECENT <= seconds <= current + _SLOP
-    return time.strftime("%b %e %H:%M" if is_recent else "%b %e  %Y", local)
+    shown = time.strftime("%b %e %H:%M" if is_recent else "%b %e  %Y", local)
+    return f" {shown} ".encode()

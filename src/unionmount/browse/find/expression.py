@@ -34,8 +34,8 @@ class Output(Protocol):
     def text(self, data: bytes) -> None:
         """Take output that is complete."""
 
-    def found(self, visit: Visit, end: bytes, place: SearchPlace) -> None:
-        """Take a path of -print or -print0."""
+    def found(self, visits: Sequence[Visit], end: bytes, place: SearchPlace) -> None:
+        """Take paths of -print or -print0."""
 
     def error(self, path: bytes, code: int) -> None:
         """Take the errno of a path."""
@@ -82,6 +82,16 @@ class Predicate(Protocol):
 
     def holds(self, visit: Visit, run: Run) -> bool:
         """Return whether a file fulfils it, and do its actions."""
+
+
+class PrintingAction(Protocol):
+    """An action that prints, and is always true."""
+
+    def holds(self, visit: Visit, run: Run) -> bool:
+        """Print a file."""
+
+    def write(self, visits: Sequence[Visit], run: Run) -> None:
+        """Print files in their order; if one of them cannot be read, those before are printed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import re
 import stat
 import time
@@ -48,25 +49,32 @@ _REFUSED = {
 }
 
 Value = Callable[[Visit, Run], bytes]
+Number = Callable[[Visit, Run], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Printf:
-    """-printf: pieces that are text or functions of the file."""
+    """-printf: a format of Python's for bytes, and the functions of its values."""
 
-    pieces: Sequence[Value]
+    form: bytes
+    values: Sequence[Value | Number]
 
     def holds(self, visit: Visit, run: Run) -> bool:
         """Print the format for a file."""
-        run.out.text(b"".join([piece(visit, run) for piece in self.pieces]))
+        self.write((visit,), run)
         return True
+
+    def write(self, visits: Sequence[Visit], run: Run) -> None:
+        """Print the format for files."""
+        form, values = self.form, self.values
+        texts: list[bytes] = []
+        try:
+            texts.extend(form % tuple([value(visit, run) for value in values]) for visit in visits)
+        finally:
+            run.out.text(b"".join(texts))
 
 
 # ---- values --------------------------------------------------------------------------------------
-
-
-def _number(value_of: Callable[[Visit], int]) -> Value:
-    return lambda visit, _: b"%d" % value_of(visit)
 
 
 def _directory_name(visit: Visit, _: Run) -> bytes:
@@ -107,34 +115,44 @@ def _target_type(visit: Visit, run: Run) -> bytes:
 
 
 def _sparseness(visit: Visit) -> float:
-    found = visit.attributes
-    if not found.size:
-        return 1.0 if not found.blocks else float("inf")
-    return 512.0 * found.blocks / found.size
+    if not visit.size:
+        return 1.0 if not visit.blocks else float("inf")
+    return 512.0 * visit.blocks / visit.size
 
 
 def _layer(visit: Visit, run: Run) -> bytes:
-    number = visit.attributes.layer if run.place.layer is None else run.place.layer
+    number = visit.layer if run.place.layer is None else run.place.layer
     return b"%d" % number
 
 
+def _mode_text(visit: Visit, _: Run) -> bytes:
+    return _shown_mode(visit.mode)
+
+
+@functools.lru_cache(maxsize=4096)
+def _shown_mode(mode: int) -> bytes:
+    return stat.filemode(mode).encode("ascii")
+
+
+_NUMBERS: dict[str, Number] = {
+    "b": lambda visit, _: visit.blocks,
+    "G": lambda visit, _: visit.gid,
+    "i": lambda visit, _: visit.node,
+    "k": lambda visit, _: -(-visit.blocks // 2),
+    "n": lambda visit, _: visit.links,
+    "s": lambda visit, _: visit.size,
+    "U": lambda visit, _: visit.uid,
+}
 _VALUES: dict[str, Value] = {
-    "b": _number(lambda visit: visit.attributes.blocks),
     "f": _base_name,
     "g": lambda visit, run: run.place.accounts.group(visit.gid).encode(),
-    "G": _number(lambda visit: visit.gid),
     "h": _directory_name,
     "H": lambda _, run: run.place.start,
-    "i": _number(lambda visit: visit.node),
-    "k": _number(lambda visit: -(-visit.attributes.blocks // 2)),
     "l": _target,
-    "M": lambda visit, _: stat.filemode(visit.mode).encode("ascii"),
-    "n": _number(lambda visit: visit.attributes.nlink),
+    "M": _mode_text,
     "p": lambda visit, _: visit.path,
     "P": _below_start,
-    "s": _number(lambda visit: visit.size),
     "u": lambda visit, run: run.place.accounts.user(visit.uid).encode(),
-    "U": _number(lambda visit: visit.uid),
     "y": _type,
     "Y": _target_type,
 }
@@ -143,12 +161,13 @@ _OWN: dict[str, Value] = {  # %{name}, which find reserves
     "state": lambda visit, run: str(run.place.file_state(visit)).encode("ascii"),
 }
 _TIMES: dict[str, Callable[[Visit], int]] = {
-    "a": lambda visit: visit.attributes.atime_ns,
-    "c": lambda visit: visit.attributes.ctime_ns,
-    "t": lambda visit: visit.attributes.mtime_ns,
+    "a": lambda visit: visit.atime_ns,
+    "c": lambda visit: visit.ctime_ns,
+    "t": lambda visit: visit.mtime_ns,
 }
 
 
+@functools.lru_cache(maxsize=65536)  # many files have the same time
 def _ctime(ns: int) -> bytes:
     """Format a time like ctime(3), with a fraction."""
     seconds, nano = parts_of(ns)
@@ -160,6 +179,7 @@ def _ctime(ns: int) -> bytes:
     return f"{day} {month} {local.tm_mday:2d} {clock} {local.tm_year:04d}".encode("ascii")
 
 
+@functools.lru_cache(maxsize=65536)
 def _date(ns: int, kind: str) -> bytes:
     """Format a part of a time as strftime(3), with a fraction behind seconds."""
     seconds, nano = parts_of(ns)
@@ -206,6 +226,12 @@ class _Column:
             value = value[: self.precision]
         return value.ljust(self.width) if "-" in self.flags else value.rjust(self.width)
 
+    def around(self, value: Value) -> Value:
+        """Return a function that puts its value in the column."""
+        if not self.width and self.precision is None:
+            return value
+        return lambda visit, run: self.text(value(visit, run))
+
     def digits(self, text: str) -> bytes:
         """Return the digits of a number in the column, with an optional sign."""
         if self.precision is not None:
@@ -243,6 +269,8 @@ class _Column:
         return (form % value).encode("ascii")
 
 
+_NO_COLUMN = _Column("", 0, None)
+
 # ---- parsing -------------------------------------------------------------------------------------
 
 
@@ -253,8 +281,8 @@ class FormatParser:
         self._text = text
         self._at = 0
         self.follows = False  # a directive asks for the target of symlinks
-        self._pieces: list[Value] = []
-        self._plain = bytearray()
+        self._form = bytearray()
+        self._values: list[Value | Number] = []
         self.warnings: list[str] = []
 
     def parse(self) -> Printf:
@@ -270,26 +298,26 @@ class FormatParser:
             else:
                 self._literal(character)
                 self._at += 1
-        self._end_plain()
-        return Printf(tuple(self._pieces))
+        return Printf(bytes(self._form), tuple(self._values))
 
     def _literal(self, text: str) -> None:
-        self._plain += text.encode("utf-8", "surrogateescape")
+        self._bytes(text.encode("utf-8", "surrogateescape"))
 
-    def _end_plain(self) -> None:
-        if self._plain:
-            text = bytes(self._plain)
-            self._pieces.append(lambda _visit, _run: text)
-            self._plain = bytearray()
+    def _bytes(self, data: bytes) -> None:
+        self._form += data.replace(b"%", b"%%")
+
+    def _value(self, value: Value | Number, conversion: bytes = b"%b") -> None:
+        self._form += conversion
+        self._values.append(value)
 
     def _escape(self) -> None:
         after = self._text[self._at + 1 : self._at + 2]
         octal = _OCTAL.match(self._text, self._at + 1)
         if octal is not None:
-            self._plain.append(int(octal[0], 8) & 0xFF)
+            self._bytes(bytes([int(octal[0], 8) & 0xFF]))
             self._at = octal.end()
         elif after in _ESCAPES:
-            self._plain += _ESCAPES[after]
+            self._bytes(_ESCAPES[after])
             self._at += 2
         else:
             if after:
@@ -314,14 +342,16 @@ class FormatParser:
             self._own(column, end)
             return
         length = 2 if letter and letter in "ABCT" else 1
-        value = _value(letter, self._text[end + 1 : end + 2], column)
-        if value is not None:
+        number = _plain_number(letter, column)
+        if number is not None:
+            self._value(*number)
+        elif (value := _value(letter, self._text[end + 1 : end + 2], column)) is not None:
             self.follows = self.follows or letter == "Y"
-            self._end_plain()
-            self._pieces.append(value)
-            self._at = end + length
+            self._value(value)
+        else:
+            self._unknown(letter, end)
             return
-        self._unknown(letter, end)
+        self._at = end + length
 
     def _own(self, column: _Column, brace: int) -> None:
         end = self._text.find("}", brace)
@@ -332,9 +362,7 @@ class FormatParser:
                 "find: error: the format directive `%{' is reserved for future use; "
                 f"unionmount has {known}"
             )
-        found = value
-        self._end_plain()
-        self._pieces.append(lambda visit, run: column.text(found(visit, run)))
+        self._value(column.around(value))
         self._at = end + 1
 
     def _unknown(self, letter: str, end: int) -> None:
@@ -362,6 +390,17 @@ def _column(match: re.Match[str]) -> _Column:
     return _Column(flags, wide, None if match[3] is None else precision)
 
 
+def _plain_number(letter: str, column: _Column) -> tuple[Number, bytes] | None:
+    """Return the function and the conversion of a number without a column; None for the rest."""
+    if column != _NO_COLUMN:
+        return None
+    if letter == "m":
+        return lambda visit, _: visit.mode & 0o7777, b"%o"
+    if letter == "d":
+        return lambda visit, _: visit.depth, b"%d"
+    return (_NUMBERS[letter], b"%d") if letter in _NUMBERS else None
+
+
 def _value(letter: str, after: str, column: _Column) -> Value | None:
     """Return the function of a directive; None if there is no such directive."""
     if letter in _REFUSED:
@@ -374,18 +413,18 @@ def _value(letter: str, after: str, column: _Column) -> Value | None:
         return lambda visit, _: column.floating(_sparseness(visit))
     if letter in _TIMES:
         time_of = _TIMES[letter]
-        return lambda visit, _: column.text(_ctime(time_of(visit)))
+        return column.around(lambda visit, _: _ctime(time_of(visit)))
     if letter and letter in "ABCT" and after:
         return _part_of_time(letter, after, column)
-    found = _VALUES.get(letter)
-    if found is None:
-        return None
-    value = found
-    return lambda visit, run: column.text(value(visit, run))
+    number = _NUMBERS.get(letter)
+    if number is not None:
+        return column.around(lambda visit, run: b"%d" % number(visit, run))
+    value = _VALUES.get(letter)
+    return None if value is None else column.around(value)
 
 
 def _part_of_time(letter: str, kind: str, column: _Column) -> Value:
     if letter == "B":
         raise ExpressionError("find: '%B' is not supported: a layer has no birth times")
     of = _TIMES["t" if letter == "T" else letter.lower()]
-    return lambda visit, _: column.text(_date(of(visit), kind))
+    return column.around(lambda visit, _: _date(of(visit), kind))

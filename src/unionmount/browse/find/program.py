@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from unionmount.browse.find.actions import Print, Prune
+from unionmount.browse.find.actions import Print, PrintDetails, Prune
 from unionmount.browse.find.expression import (
     All,
     AnyOf,
@@ -14,8 +14,10 @@ from unionmount.browse.find.expression import (
     Fixed,
     Not,
     Predicate,
+    PrintingAction,
     Simple,
 )
+from unionmount.browse.find.printf import Printf
 from unionmount.core.scan import KEEP, MAX_TESTS, SKIP, ScanPlan, ScanStep, ScanTest
 
 _NEVER = ScanTest("TYPE")  # no type at all
@@ -26,11 +28,13 @@ class Program:
     """The steps of an expression.
 
     If it is ``complete``, the core does all that the expression does, and keeps no file. Else it
-    keeps every file for which an action or another test might have to run.
+    keeps every file for which an action or another test might have to run. With a ``writer``, the
+    core does all tests, and the files that it keeps are printed by this action and no other.
     """
 
     plan: ScanPlan
     complete: bool
+    writer: PrintingAction | None = None
 
 
 def compile_expression(expression: Expression, *, may_print: bool) -> Program:
@@ -39,10 +43,28 @@ def compile_expression(expression: Expression, *, may_print: bool) -> Program:
     compiler = _Compiler(complete)
     first = compiler.emit(expression.node, SKIP, SKIP)
     steps = compiler.steps(first)
-    return Program(
-        ScanPlan(steps, expression.least, expression.most, expression.post_order),
-        complete and len(steps) > 0,
-    )
+    plan = ScanPlan(steps, expression.least, expression.most, expression.post_order)
+    if complete and steps:
+        return Program(plan, complete=True)
+    is_tested = first == KEEP or len(steps) > 0
+    return Program(plan, complete=False, writer=_writer(expression.node) if is_tested else None)
+
+
+def _writer(node: Predicate) -> PrintingAction | None:
+    """Return the action at the end of an expression of which all else is tests of the core."""
+    tests, last = (node.parts[:-1], node.parts[-1]) if isinstance(node, All) else ((), node)
+    if isinstance(last, Print | PrintDetails | Printf) and all(map(_is_test, tests)):
+        return last
+    return None
+
+
+def _is_test(node: Predicate) -> bool:
+    """Return whether the core knows a node that has no actions."""
+    if isinstance(node, Not):
+        return _is_test(node.inner)
+    if isinstance(node, All | AnyOf | Comma):
+        return all(map(_is_test, node.parts))
+    return isinstance(node, Fixed | Simple)
 
 
 def _is_known(node: Predicate) -> bool:

@@ -102,7 +102,7 @@ def gid_test(bounds: tuple[int, int]) -> Predicate:
 
 def links_test(bounds: tuple[int, int]) -> Predicate:
     """Test the number of hard links."""
-    return _between("LINKS", bounds, lambda visit: visit.attributes.nlink)
+    return _between("LINKS", bounds, lambda visit: visit.links)
 
 
 def inode_test(bounds: tuple[int, int]) -> Predicate:
@@ -133,9 +133,9 @@ def size_test(text: str) -> Predicate:
 # ---- times ---------------------------------------------------------------------------------------
 
 _TIME_OF: dict[str, Callable[[Visit], int]] = {
-    "a": lambda visit: visit.attributes.atime_ns,
-    "c": lambda visit: visit.attributes.ctime_ns,
-    "m": lambda visit: visit.attributes.mtime_ns,
+    "a": lambda visit: visit.atime_ns,
+    "c": lambda visit: visit.ctime_ns,
+    "m": lambda visit: visit.mtime_ns,
 }
 
 
@@ -162,8 +162,7 @@ def used_test(text: str) -> Predicate:
     since, until = window
 
     def check(visit: Visit) -> bool:
-        attributes = visit.attributes
-        return since <= attributes.atime_ns - attributes.ctime_ns <= until
+        return since <= visit.atime_ns - visit.ctime_ns <= until
 
     return _Check(check)
 

@@ -77,8 +77,9 @@ def _write(view: OpenView, found: Found, fd: int, what: str) -> None:
     from unionmount.extract.tar_target import TarTarget
 
     name = b"" if found.is_directory else found.path.rpartition(b"/")[2]
+    source = ImageSource(view, found, warn, owners_of(view.changes))
     target = TarTarget(fd, name, what, warn)
-    for item in ImageSource(view, found, warn, owners_of(view.changes)).items():
+    for item in source.items(target):
         target.put(item)
     target.finish()
 
