@@ -168,11 +168,11 @@ def _opened(settings: Settings, request: CopyRequest) -> Iterator[_OpenSource]:
 @contextmanager
 def _opened_image(settings: Settings, request: CopyRequest) -> Iterator[_OpenSource]:
     from unionmount.browse.paths import follow
-    from unionmount.cli.container_owners import owners_of
     from unionmount.cli.open_image import open_files
     from unionmount.extract.destination import Top
     from unionmount.extract.image_source import ImageSource
     from unionmount.extract.itself import place_of
+    from unionmount.runtime.container_owners import owners_of
     from unionmount.system.os_errors import naming
 
     source = request.source

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unionmount.cli.open_image import open_kept, open_source, progress_line, warn_if_foreign
+from unionmount.cli.open_image import open_kept, open_trusted, progress_line, warn_if_foreign
 from unionmount.errors import MountError, NotFoundError, UsageError
 from unionmount.system.os_errors import raising
 from unionmount.system.text import printable
@@ -253,8 +253,8 @@ class _Opener:
 
     def _clean_dead(self, name: str, table: MountTable) -> None:
         """Remove what daemons left, which are dead as this process holds the container's lock."""
-        from unionmount.cli.container_words import mounts_of
         from unionmount.cli.take_away import clean
+        from unionmount.mounting.mount_words import mounts_of
 
         for one in mounts_of(table, self.settings.store_root(), name):
             if not one.alive:
@@ -269,7 +269,7 @@ class _Opener:
         self.known.check_new(wanted.name)
         # An ephemeral container is mounted only once, so plain layers may stay in their archive.
         stays = wanted.ephemeral or location.is_unpacked
-        image = self._open(location, open_source if stays else open_kept)
+        image = self._open(location, open_trusted if stays else open_kept)
         source, found = location.absolute(), image.image
         facts = ContainerImage(
             *(source, printable(image.name), found.id, found.manifest.digest),
@@ -315,7 +315,7 @@ class _Opener:
         return True
 
     def _open(
-        self, location: Location, opener: Callable[..., OpenImage] = open_source
+        self, location: Location, opener: Callable[..., OpenImage] = open_trusted
     ) -> OpenImage:
         wanted = self.wanted
         image = opener(

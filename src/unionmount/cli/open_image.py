@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,14 @@ def open_source(
     platform: Platform | None,
     verify: bool = False,
     lease: Lease | None = None,
+    trusted: bool = False,
 ) -> OpenImage:
-    """Open an image, with plain layers left in their archive, and show progress."""
+    """Open an image, with plain layers left in their archive, and show progress.
+
+    ``trusted``: the policy of the user must accept the image of a file.
+    """
     from unionmount.transfer.load import open_image
+    from unionmount.trust.file_trust import FileTrust
 
     with progress_line() as progress:
         return open_image(
@@ -44,7 +50,12 @@ def open_source(
             verify=verify,
             progress=progress,
             lease=lease,
+            trust=FileTrust() if trusted else None,
         )
+
+
+open_trusted = partial(open_source, trusted=True)
+"""Open an image to use it: the policy of the user must accept the image of a file."""
 
 
 def open_kept(

@@ -328,13 +328,15 @@ class Entry:
     """An image of an archive; ``labels`` are the values of REF that select it.
 
     An archive may list an image once for each of its names: such entries have an equal ``same``,
-    which is empty if that is unknown.
+    which is empty if that is unknown. ``about_another`` entries are signatures and the like, which
+    only REF chooses.
     """
 
     number: int
     names: tuple[Reference, ...]
     labels: tuple[str, ...]
     same: tuple[Hashable, ...] = ()
+    about_another: bool = False
 
     def matches(self, selector: str) -> bool:
         """Return whether REF selects this image."""
@@ -401,7 +403,10 @@ def choose(entries: Sequence[Entry], selector: str, what: str) -> Entry:
 
     With REF, it has the names of the selected entries, otherwise all its names.
     """
-    found = distinct([entry for entry in entries if not selector or entry.matches(selector)])
+    own = [entry for entry in entries if not entry.about_another] or entries
+    found = distinct(
+        [entry for entry in entries if entry.matches(selector)] if selector else list(own)
+    )
     if len(found) == 1:
         return found[0]
     entries = distinct(entries)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from unionmount.errors import (
@@ -20,9 +21,10 @@ from unionmount.errors import (
 )
 from unionmount.images.image import ImageDocuments
 from unionmount.images.json_fields import MAX_DOCUMENT, load_json
-from unionmount.images.manifest import Descriptor, ImageIndex
+from unionmount.images.manifest import Contents, Descriptor, ImageIndex
 from unionmount.images.media_types import FULL_NAME, REF_NAME, is_encrypted
 from unionmount.images.reference import Digest, Reference
+from unionmount.images.referrers import Referrer, is_about_digest
 from unionmount.images.selection import run_selection, select
 from unionmount.sources import Entry, Files, ImageArchive, LayerBlob, SourceImage
 from unionmount.system.files import FileIdentity, FileRange, open_below
@@ -132,8 +134,10 @@ class OciLayout(ImageArchive):
         super().__init__(files)
         self._fallback_name = fallback_name
         self._names_by_config = names_by_config or {}
+        self._about: list[Referrer] | None = None
         self._check_version()
         index = ImageIndex.parse(self._read(INDEX), f"{self.what}: {INDEX}")
+        self._rows = index.manifests
         roots = [one for one in index.manifests if not one.is_attestation]
         self._groups = _grouped([one for one in roots if one.is_manifest or one.is_index])
 
@@ -173,7 +177,38 @@ class OciLayout(ImageArchive):
             names += others
             labels += tuple(name.familiar for name in others)
         same = tuple(sorted({one.digest for one in group}))
-        return Entry(number, tuple(dict.fromkeys(names)), labels, same)
+        about = len(self._groups) > 1 and self._is_about_another(group)
+        return Entry(number, tuple(dict.fromkeys(names)), labels, same, about)
+
+    def _is_about_another(self, group: Sequence[Descriptor]) -> bool:
+        """Return whether an entry is a signature or the like of another entry, or their list."""
+        if any(is_about_digest(label) for one in group for label in _labels(one)):
+            return True
+        referrers = {one.descriptor.digest for one in self.subjects()}
+        return all(one.digest in referrers and not _labels(one) for one in group)
+
+    def subjects(self) -> Sequence[Referrer]:
+        """Return the entries whose manifests are about others; each document is read once."""
+        if self._about is None:
+            self._about = [found for row in self._rows if (found := self._as_referrer(row))]
+        return self._about
+
+    def _as_referrer(self, row: Descriptor) -> Referrer | None:
+        if row.size > MAX_DOCUMENT or not self._has(row):
+            return None
+        try:
+            raw = self._fetch(row)
+            contents = Contents.parse(raw, f"{self.what}: manifest {row.digest}")
+        except FormatError:  # the error is raised where it is opened for itself
+            return None
+        if contents.subject is None:
+            return None
+        own = replace(row, annotations=contents.annotations, artifact_type=contents.artifact_type)
+        return Referrer(contents.subject.digest, own)
+
+    def tagged(self, tag: str) -> Sequence[Descriptor]:
+        """Return the entries with a tag."""
+        return [one for one in self._rows if one.annotations.get(REF_NAME) == tag]
 
     def _names(self, descriptor: Descriptor) -> list[Reference]:
         """Return the full names of a descriptor; a bare tag gets the name of the file."""

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from unionmount.store.layer_import import ImportLimits
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store
+    from unionmount.trust.file_trust import FileTrust
 from unionmount.store.image_name import name_of
 
 _READ_STEP = 1024 * 1024
@@ -76,6 +77,7 @@ class LoadOptions:
     progress: Progress | None = None
     lease: Lease | None = None  # protects the image until it is open, or in the catalogue
     streams: bool = False  # whether a FIFO may be read, from start to end
+    trust: FileTrust | None = None  # the policy that must accept the image; None only to look
 
 
 def open_image(
@@ -86,14 +88,16 @@ def open_image(
     verify: bool = False,
     progress: Progress | None = None,
     lease: Lease | None = None,
+    trust: FileTrust | None = None,
 ) -> OpenImage:
     """Open an image with all its layers, after importing those that are compressed.
 
     Plain layers of an archive or layout are used where they are; ``verify`` hashes them first. A
-    ``lease`` protects the layers that are in the store.
+    ``lease`` protects the layers that are in the store. A policy must accept the image of a file if
+    ``trust`` is given; without it, the image is for looking into it only.
     """
     location = Location.of(source)
-    how = LoadOptions(store, platform, verify, progress, lease)
+    how = LoadOptions(store, platform, verify, progress, lease, trust=trust)
     if location.kind == "stored":
         stored = _find_stored(how, location.path)
         return _open_stored(how, stored, name_of(stored))
@@ -121,16 +125,19 @@ def load(
     platform: Platform | None = None,
     progress: Progress | None = None,
     loaded: Callable[[StoredImage, tuple[Reference, ...]], None] | None = None,
+    trust: FileTrust | None = None,
 ) -> list[StoredImage]:
     """Import all images of an archive or layout, or the one that REF names, into the store.
 
-    Artifacts are skipped. ``loaded`` is called for each image when it is in the store, with its
+    ``trust`` is the policy that must accept them, by default that of the user. Artifacts are
+    skipped. ``loaded`` is called for each image when it is in the store, with its
     names in the archive (the store may know others). If a later image fails, the earlier ones stay.
     """
     location = Location.of(source)
     if location.kind == "stored":  # a directory that does not look like a layout, perhaps
         location = replace(location, kind="path")
-    how = LoadOptions(store, platform, progress=progress, streams=True)
+    trust = trust or _users_trust()
+    how = LoadOptions(store, platform, progress=progress, streams=True, trust=trust)
     with _leased(how, "load", location) as how, _open_source(how, location) as opened:
         refuse_flat(opened.archive)
         entries = opened.archive.entries()
@@ -159,14 +166,17 @@ def keep_image(
     progress: Progress | None = None,
     lease: Lease | None = None,
     names: Sequence[Reference] | None = None,
+    trust: FileTrust | None = None,
 ) -> StoredImage:
     """Import the image that ``open_image`` would open, with all its layers.
 
     It gets those of its names that no other image has, as only ``load`` moves names. If ``names``
-    are given, it gets these instead, even from other images.
+    are given, it gets these instead, even from other images. ``trust`` is the policy that must
+    accept an image of a file, by default that of the user.
     """
     location = Location.of(source)
-    how = LoadOptions(store, platform, progress=progress, lease=lease)
+    trust = trust or _users_trust()
+    how = LoadOptions(store, platform, progress=progress, lease=lease, trust=trust)
     if location.kind == "stored":
         return _find_stored(how, location.path)
     with _leased(how, "load", location) as how, _open_source(how, location) as opened:
@@ -176,9 +186,9 @@ def keep_image(
         return _load_entry(how, opened.archive, entry, take_over=False)
 
 
-def open_source(store: Store, location: Location) -> OpenArchive:
-    """Open an archive or a layout."""
-    return _open_source(LoadOptions(store), location)
+def open_source(store: Store, location: Location, trust: FileTrust | None = None) -> OpenArchive:
+    """Open an archive or a layout, which the policy ``trust`` must accept, if it is given."""
+    return _open_source(LoadOptions(store, trust=trust), location)
 
 
 def open_stored(
@@ -205,6 +215,12 @@ def _leased(how: LoadOptions, kind: str, location: Location) -> Iterator[LoadOpt
         yield replace(how, lease=lease)
 
 
+def _users_trust() -> FileTrust:
+    from unionmount.trust.file_trust import FileTrust  # noqa: PLC0415 - a stored image needs none
+
+    return FileTrust()
+
+
 # -- sources
 
 
@@ -221,6 +237,26 @@ class OpenArchive(Closing):
 
 
 def _open_source(how: LoadOptions, location: Location) -> OpenArchive:
+    """Open an archive or layout; raise NotTrusted if the policy refuses its images."""
+    opened = _open_untrusted(how, location)
+    try:
+        if how.trust is not None:
+            how.trust.check_file(_transport(opened.archive, location), location.path)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _transport(archive: ImageArchive, location: Location) -> str:
+    """Return what policy.json calls the kind of an archive."""
+    if isinstance(archive, OciLayout):
+        is_directory = location.path != STDIN and Path(location.path).is_dir()
+        return "oci" if is_directory else "oci-archive"
+    return "tarball" if isinstance(archive, FlatArchive) else "docker-archive"
+
+
+def _open_untrusted(how: LoadOptions, location: Location) -> OpenArchive:
     if location.kind == "registry":
         raise UsageError(f"{location}: is in a registry; fetch it with 'unionmount pull' first")
     if location.is_unpacked:

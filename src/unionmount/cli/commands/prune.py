@@ -133,7 +133,7 @@ def _report(removed: Removed, items: Sequence[Item], *, dry_run: bool) -> None:
 
 def _idle(settings: Settings, known: Containers) -> list[str]:
     """Return the names of containers that are neither mounted nor running."""
-    from unionmount.cli.container_words import mount_of
+    from unionmount.mounting.mount_words import mount_of
     from unionmount.mounting.records import MountTable
 
     table, root = MountTable.of_user(), settings.store_root()
