@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from unionmount.registry import Registries, RegistryClient
     from unionmount.store.layer_import import Progress
     from unionmount.store.store import StoredImage
-    from unionmount.transfer.copy import Copied
+    from unionmount.transfer.copy_documents import Copied
     from unionmount.transfer.push import Pushed
 
 T = TypeVar("T")

@@ -38,5 +38,6 @@ async def list_referrers(
         if platform is not None:
             roots = [await selected(opened, roots, platform)]
         found = CopyList(opened)
-        await found.add(roots, choice)
+        await found.add_roots(roots)
+        await found.add_referrers(choice)
         return found
