@@ -85,6 +85,7 @@ def commit(
         raise UsageError(f"'{request.name}' has a digest; name the image by a tag instead")
     parent = target.image.image.config
     runtime = apply_instructions(parent.runtime, request.instructions)
+    target.image.require_indexes()
     with store.lease("commit", f"commit of {request.name}") as lease:
         lease.protect(*parent.diff_ids)
         for layer in target.image.layers:

@@ -64,6 +64,7 @@ def squash(
 
     ``progress`` is called often, and may raise to end this.
     """
+    image.require_indexes()
     count = len(image.layers)
     kept = 0 if request.layers is None else max(count - request.layers, 0)
     for layer in image.layers:

@@ -41,7 +41,7 @@ EXAMPLES = {  # blocks that are not run, by page; what is not here has none
     "docs/how-to/patch-and-push.md": 1,
     "docs/how-to/use-another-platform.md": 1,
     "docs/how-to/use-in-ci-and-containers.md": 7,
-    "docs/how-to/use-with-podman.md": 3,
+    "docs/how-to/use-with-podman.md": 6,
 }
 
 

@@ -231,7 +231,6 @@ def test_what_a_policy_rejects_does_not_come_into_the_store(
         ("ls", f"{source}:/"),
         ("history", source),
         ("mount", "--ro", source, mountpoint),
-        ("run", source, "true"),
     ]
     for words in commands:
         message = cli.error(*words)

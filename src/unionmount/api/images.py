@@ -41,7 +41,9 @@ class Layer:
 
     def changes(self) -> Iterator[Change]:
         """Yield the changes to lower layers, depth first and sorted: kind, path, mode and size."""
-        for change in self._image._view.tree.changes(self.number):  # noqa: SLF001
+        view = self._image._view  # noqa: SLF001
+        view.image.require_indexes()
+        for change in view.tree.changes(self.number):
             yield change._replace(path=b"/" + change.path)
 
     def __repr__(self) -> str:
@@ -90,6 +92,7 @@ class Image(Closing):
 
     def usage(self) -> tuple[LayerSummary, ...]:
         """Return what each layer did, and how many of its bytes the image does not show."""
+        self._view.image.require_indexes()
         return self._view.tree.summarise().layers
 
     def close(self) -> None:

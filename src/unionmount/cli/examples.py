@@ -174,6 +174,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     ),
     "mount": (
         ("Mount an archive read-only", "unionmount mount --ro app.tar image"),
+        ("Mount an image that podman has", "unionmount mount --ro containers-storage:app:1 image"),
         ("Mount writable and keep the changes", "unionmount mount --name web nginx:1.25 image"),
         ("Mount the container again", "unionmount mount web image"),
         ("Drop the changes at the unmount", "unionmount mount --ephemeral nginx:1.25 image"),

@@ -16,11 +16,15 @@ def open_changes(settings: Settings, word: str) -> OpenChanges:
     A mount may belong to another store; ``settings`` then name that one.
     """
     from unionmount.browse import open_changes as changes
+    from unionmount.cli.open_image import read_as_owner
+
+    def reading(source: str) -> None:
+        read_as_owner(settings, source)
 
     def open_store(root: str | None) -> Store:
         if root is not None:
             settings.root = root
         return settings.store()
 
-    _, opened = changes.open_changes(settings.store_root(), open_store, word)
+    _, opened = changes.open_changes(settings.store_root(), open_store, word, reading)
     return opened

@@ -85,6 +85,7 @@ def open_files(
     from unionmount.browse.open import OpenOptions, OpenView, open_upper_directory, open_view
 
     settings, word, record = _mounted(settings, word)
+    read_as_owner(settings, word if record is None else record.source)
     with progress_line() as progress:
         how = OpenOptions(platform, layer, progress)
         if record is None:
@@ -153,6 +154,7 @@ def open_below(settings: Settings, word: str, *, platform: Platform | None) -> O
     from unionmount.browse.open import OpenOptions, open_layers
 
     settings, word, record = _mounted(settings, word)
+    read_as_owner(settings, word if record is None else record.source)
     with progress_line() as progress:
         how = OpenOptions(platform, None, progress)
         if record is None:
@@ -181,6 +183,14 @@ def _mounted(settings: Settings, word: str) -> tuple[Settings, str, Record | Non
             f"{word} is a mount of directories, not of an image; look into {where} instead"
         )
     return settings, word, record
+
+
+def read_as_owner(settings: Settings, word: str) -> None:
+    """Have an ordinary user read images of podman's as podman does; root needs nothing."""
+    if os.geteuid():
+        from unionmount.cli.unpacked_images import enter_namespace_of
+
+        enter_namespace_of(settings, word)
 
 
 def _image_of(settings: Settings, record: Record, how: OpenOptions) -> OpenImage:

@@ -8,6 +8,8 @@
     dir:DIR                     a directory as "skopeo copy" makes
     docker-daemon:NAME          an image of a docker daemon, by its name or ID
     docker://NAME               an image of a registry
+    containers-storage:NAME     an image that podman or buildah has unpacked (also [STORE]NAME, @ID)
+    docker-overlay2:NAME        an image that docker has unpacked (also [ROOT]NAME, ID)
     PATH[:REF]                  one of these, recognised by its content
     PATH                        a tar with a root file system
     NAME or ID                  an image of the store
@@ -44,7 +46,16 @@ if TYPE_CHECKING:
     from unionmount.system.files import FileRange
 
 Kind = Literal[
-    "docker-archive", "oci-archive", "oci", "dir", "docker-daemon", "registry", "path", "stored"
+    "docker-archive",
+    "oci-archive",
+    "oci",
+    "dir",
+    "docker-daemon",
+    "registry",
+    "containers-storage",
+    "docker-overlay2",
+    "path",
+    "stored",
 ]
 
 STDIN = "-"
@@ -56,8 +67,13 @@ _TRANSPORTS: dict[str, Kind] = {
     "oci": "oci",
     "dir": "dir",
 }
+_UNPACKED: dict[str, Kind] = {
+    "containers-storage": "containers-storage",
+    "docker-overlay2": "docker-overlay2",
+}
 _REGISTRY = "docker://"
 _DAEMON: Kind = "docker-daemon"
+_NAMED: dict[str, Kind] = {_DAEMON: _DAEMON, **_UNPACKED}
 _FILE = re.compile(r".*\.(?:tar|tgz|tbz2?|txz|tzst|oci|gz|bz2|xz|zst)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"localhost|\[.*\]|.*:[0-9]+", re.DOTALL)
 _WORD = re.compile("[a-z-]+", re.IGNORECASE)  # a transport or a short name
@@ -69,7 +85,7 @@ _IN_DIRECTORIES = (
     ("manifest.json", "repositories"),
 )
 _MAX_NEAR = 10_000  # names that are compared with a wrong one
-_FOREIGN = frozenset({"docker", "containers-storage", "ostree", "sif"})
+_FOREIGN = frozenset({"docker", "ostree", "sif"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +101,15 @@ class Location:
             self._prefix() + self.path + (f":{self.selector}" if self.selector else "")
         )
 
+    @property
+    def is_unpacked(self) -> bool:
+        """Whether another tool has the image, in directories that are used where they are."""
+        return self.kind in _UNPACKED
+
     def absolute(self) -> str:
         """Return the same SOURCE for a process with another working directory."""
-        if self.kind in ("stored", "registry", _DAEMON) or self.path == STDIN:
+        is_name = self.kind in ("stored", "registry", _DAEMON) or self.is_unpacked
+        if is_name or self.path == STDIN:
             path = self.path
         else:
             path = os.path.abspath(self.path)  # noqa: PTH100 - does not resolve symlinks
@@ -96,7 +118,8 @@ class Location:
     def _prefix(self) -> str:
         if self.kind == "registry":
             return _REGISTRY
-        return f"{self.kind}:" if self.kind in _TRANSPORTS or self.kind == _DAEMON else ""
+        has_prefix = self.kind in _TRANSPORTS or self.kind == _DAEMON or self.is_unpacked
+        return f"{self.kind}:" if has_prefix else ""
 
     def _suffix(self) -> str:
         return f":{self.selector}" if self.selector else ""
@@ -107,12 +130,12 @@ class Location:
         transport, colon, rest = text.partition(":")
         if text.startswith(_REGISTRY):
             return cls("registry", text.removeprefix(_REGISTRY))
-        if colon and transport == _DAEMON:
-            return cls(_DAEMON, _daemon_name(rest))
-        if colon and transport == "dir":  # it has no REF, so that all is the path
-            return cls("dir", _given(rest))
         if colon and transport in _TRANSPORTS:
-            return cls(_TRANSPORTS[transport], *_split_path(rest))
+            # A directory of skopeo's has no REF, so that all is the path
+            split = (_given(rest),) if transport == "dir" else _split_path(rest)
+            return cls(_TRANSPORTS[transport], *split)
+        if colon and transport in _NAMED:
+            return cls(_NAMED[transport], _named(transport, rest))
         if colon and (transport in _FOREIGN or rest.startswith("//")):
             raise _unknown_transport(transport)
         if not text:
@@ -153,11 +176,16 @@ class Location:
             forms = ", ".join(f"{one}:" for one in _TRANSPORTS)
             raise UsageError(f"'{printable(text)}' needs a transport: {forms}")
         found = cls.parse(text)
+        if found.is_unpacked:
+            raise UsageError(
+                f"'{printable(text)}': the stores of other tools are only read; write an archive "
+                "for them, such as oci-archive:FILE"
+            )
         return found if found.kind == "registry" else cls("stored", text)
 
 
 def _unknown_transport(transport: str, more: str = "") -> UsageError:
-    known = [*_TRANSPORTS, _DAEMON, _REGISTRY]
+    known = [*_TRANSPORTS, _DAEMON, *_UNPACKED, _REGISTRY]
     near = did_you_mean(transport, [name.rstrip(":") for name in known])
     hint = near or f"; use one of {', '.join(known)}{more}"
     return UsageError(f"unknown transport '{printable(transport)}'{hint}")
@@ -172,6 +200,15 @@ def _path_in_image(text: str) -> UsageError:
         f"'{printable(text)}' is a path in an image, and only a whole image can be given here; "
         f"write '{printable(image)}'"
     )
+
+
+def _named(transport: str, name: str) -> str:
+    """Check the name or ID of an image that another tool has."""
+    if transport == _DAEMON:
+        return _daemon_name(name)
+    if not name:
+        raise UsageError(f"'{transport}:' names no image; write {transport}:NAME")
+    return name
 
 
 def _daemon_name(name: str) -> str:

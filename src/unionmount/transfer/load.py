@@ -105,6 +105,10 @@ def open_image(
     if location.kind == "docker-daemon":
         with _leased(how, "load", location) as how:
             return _open_stored(how, _fetched(how, location), str(location))
+    if location.is_unpacked:
+        from unionmount.transfer.open_unpacked import open_unpacked  # noqa: PLC0415 - rarely needed
+
+        return open_unpacked(location, platform, verify=verify)
     with _leased(how, "load", location) as how, _open_source(how, location) as opened:
         entry = choose(opened.archive.entries(), location.selector, opened.archive.what)
         found = opened.archive.image(entry, platform)
@@ -268,6 +272,11 @@ def _transport(archive: ImageArchive, location: Location) -> str:
 def _open_untrusted(how: LoadOptions, location: Location) -> OpenArchive:
     if location.kind == "registry":
         raise UsageError(f"{location}: is in a registry; fetch it with 'unionmount pull' first")
+    if location.is_unpacked:
+        raise UsageError(
+            f"{location}: its layers are directories, which are only used in place; have their "
+            "tool save the image to an archive first ('podman save', 'docker save')"
+        )
     path = Path(location.path)
     what = "standard input" if location.path == STDIN else printable(location.path)
     default_name = fallback_name(path)
