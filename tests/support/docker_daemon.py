@@ -12,12 +12,14 @@ from pathlib import Path
 
 _PATIENCE = 60
 
-# What the daemon writes below /etc, such as a key, is in directories of the test.
+# What the daemon writes below /etc, such as a key, and below /run and /opt is the test's own.
 _SCRIPT = """
 set -e
 mount --make-rprivate /
 mkdir "$1/etc" "$1/work"
 mount -t overlay -o "lowerdir=/etc,upperdir=$1/etc,workdir=$1/work" overlay /etc
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /opt
 exec dockerd --data-root "$1/data" --exec-root "$1/exec" --pidfile "$1/pid" \
     --host "unix://$1/socket" --bridge=none --iptables=false --storage-driver overlay2
 """
