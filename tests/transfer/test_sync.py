@@ -375,6 +375,8 @@ def test_what_makes_no_sense(cli: CommandLine, source: str, target: str, tmp_pat
         ((f"{source}@sha256:{'0' * 64}", target), "has a digest; use copy"),
         ((source, f"{target}:1"), "has a tag or digest; give the repository alone"),
         ((source, f"docker-archive:{tmp_path / 'x'}"), "neither a repository nor an OCI layout"),
+        ((source, f"dir:{tmp_path / 'x'}"), "neither a repository nor an OCI layout"),
+        (("docker-daemon:app:1", target), "neither a repository nor an OCI layout"),
         ((source, f"{layout}:one"), "has a REF; each image gets its tag"),
         ((source, f"oci:{tmp_path / 'full'}"), "exists and is not an empty directory"),
         (("--keep-going", source, layout), "a layout is written whole"),
