@@ -77,10 +77,10 @@ def words_of(line: str) -> list[str]:
 
 
 def by_click(name: str, words: list[str], settings: Settings) -> dict[str, Any]:
-    command = group.get_command(click.Context(group), name)
+    top = click.Context(group, obj=settings, **group.context_settings)
+    command = group.get_command(top, name)
     assert command is not None
-    context = command.make_context(name, list(words), obj=settings)
-    return context.params
+    return command.make_context(name, list(words), parent=top).params
 
 
 @pytest.mark.parametrize("line", UNDERSTOOD)

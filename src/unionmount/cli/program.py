@@ -143,7 +143,7 @@ def command_of(settings: Settings) -> click.Command:
     """Return the group, or the one command that the program stands for."""
     if not settings.command:
         return cli
-    command = cli.get_command(click.Context(cli), settings.command)
+    command = cli.get_command(click.Context(cli, **cli.context_settings), settings.command)
     assert command is not None
     command.context_settings.update(cli.context_settings)
     return click.version_option(
