@@ -103,7 +103,10 @@ class UnionmountFileSystem(AbstractFileSystem):
                 )
             image = _local_path(fo, target_protocol or "file", target_options or {})
         if not image:
-            raise UsageError("no image: write unionmount://IMAGE/PATH, or give image=IMAGE")
+            raise UsageError(
+                "no image: write unionmount://IMAGE/PATH, or unionmount:///PATH::file:///IMAGE for "
+                "an archive by its absolute path, or give image=IMAGE"
+            )
         try:
             self._image: Image = open_image(image, layer=layer, platform=platform, root=root)
         except NotFoundError as error:
