@@ -116,9 +116,12 @@ class Session:
 
 def _environment(process: Path) -> list[bytes]:
     """The variables of a process; while it is inside of execve(2) they can't be read, yet."""
-    while not (text := (process / "environ").read_bytes()) and _executes(process):
+    while True:
+        executes = _executes(process)  # before reading: it may end meanwhile
+        text = (process / "environ").read_bytes()
+        if text or not executes:
+            return text.split(b"\0")
         os.sched_yield()
-    return text.split(b"\0")
 
 
 def _executes(process: Path) -> bool:

@@ -70,8 +70,10 @@ def test_json(cli: CommandLine, archive: Path, mount: Mount) -> None:
 
 @needs_fuse
 def test_the_order_is_that_of_mounting(cli: CommandLine, archive: Path, mount: Mount) -> None:
-    places = [mount(archive, at=archive.parent / name) for name in ("c", "a", "b")]
-    assert [one["mountpoint"] for one in cli.records()] == [str(place) for place in places]
+    places = [str(mount(archive, at=archive.parent / name)) for name in ("c", "a", "b")]
+    # An earlier mount may live on in another mount namespace.
+    found = [one["mountpoint"] for one in cli.records() if one["mountpoint"] in places]
+    assert found == places
 
 
 @needs_fuse
