@@ -22,13 +22,18 @@ static void promise(bool kept)
 }
 
 /* Return whether the C library needs little for an expression: each + doubles what it repeats, and
- * digits may be numbers of repetitions, or back-references. */
+ * digits may be numbers of repetitions, or back-references. Where alternatives are repeated by two of
+ * these, of which several are empty, its time is exponential. */
 static bool is_cheap(struct um_slice pattern)
 {
-    unsigned costly = 0;
-    for (size_t i = 0; i < pattern.size; i++)
-        costly += pattern.data[i] == '+' || (pattern.data[i] >= '0' && pattern.data[i] <= '9');
-    return costly <= MOST_COSTLY;
+    unsigned plus = 0, digits = 0;
+    bool several = false;
+    for (size_t i = 0; i < pattern.size; i++) {
+        plus += pattern.data[i] == '+';
+        digits += pattern.data[i] >= '0' && pattern.data[i] <= '9';
+        several |= pattern.data[i] == '|' || pattern.data[i] == '\n';
+    }
+    return several ? plus <= 1 && digits == 0 : plus + digits <= MOST_COSTLY;
 }
 
 static void match_lines(struct um_slice pattern, struct um_slice lines, uint32_t syntax,
