@@ -225,6 +225,21 @@ class Sink(Protocol):
         """Give the roots their names, and make their referrers known as such."""
 
 
+class BlobTurns:
+    """Turns of those who put the same blob into one repository.
+
+    A registry that keeps files writes anew what says that a repository has a blob, so whoever asks
+    meanwhile is told that it has not (docker-registry 2.8).
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[Digest, trio.Lock] = {}
+
+    def of(self, digest: Digest) -> trio.Lock:
+        """Return the lock of a blob."""
+        return self._locks.setdefault(digest, trio.Lock())
+
+
 class RegistrySink:
     """A repository of a registry."""
 
@@ -236,17 +251,21 @@ class RegistrySink:
         ref: Reference,
         others: Sequence[Reference],
         progress: Progress | None,
+        turns: BlobTurns | None = None,
     ) -> None:
+        """Several sinks of one repository share ``turns``."""
         self._client = client
         self._ref = ref
         self._repository = Repository(client, ref, others, progress)
+        self._turns = turns or BlobTurns()
         self._lists = ReferrerLists(client, ref)
 
     async def blob(self, descriptor: Descriptor, source: Source) -> None:
         """Upload a blob, unless the repository has it or mounts it from another one."""
-        if not await self._repository.has_or_mounts(descriptor):
-            async with source.blob(descriptor) as data:
-                await self._repository.upload(descriptor, data)
+        async with self._turns.of(descriptor.digest):
+            if not await self._repository.has_or_mounts(descriptor):
+                async with source.blob(descriptor) as data:
+                    await self._repository.upload(descriptor, data)
 
     async def document(self, descriptor: Descriptor, raw: bytes) -> None:
         """Put a manifest under its digest."""

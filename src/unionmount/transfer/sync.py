@@ -30,7 +30,13 @@ from unionmount.system.text import printable
 from unionmount.transfer.blobs import in_parallel
 from unionmount.transfer.copy import layout_writer
 from unionmount.transfer.copy_documents import Copied, DocumentOptions, copy_documents
-from unionmount.transfer.endpoints import LayoutSink, LayoutSource, RegistrySink, RegistrySource
+from unionmount.transfer.endpoints import (
+    BlobTurns,
+    LayoutSink,
+    LayoutSource,
+    RegistrySink,
+    RegistrySource,
+)
 from unionmount.transfer.load import open_source
 from unionmount.transfer.referrers import RegistryReferrers
 
@@ -247,6 +253,7 @@ class _SyncRun:
         self._client: RegistryClient | None = None
         self._repository: Reference | None = None
         self._layout: LayoutSink | None = None
+        self._turns = BlobTurns()
 
     def into_repository(self, client: RegistryClient, repository: Reference) -> None:
         """Copy into a repository."""
@@ -298,7 +305,7 @@ class _SyncRun:
     def _sink(self, tag: str, source: Source) -> Sink:
         if self._client is not None and self._repository is not None:
             ref = replace(self._repository, tag=tag)
-            return RegistrySink(self._client, ref, source.names, self._how.progress)
+            return RegistrySink(self._client, ref, source.names, self._how.progress, self._turns)
         return (self._layout or LayoutSink(_Nowhere())).part(tag, source)
 
 

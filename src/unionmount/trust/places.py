@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,16 @@ def user_directory(environment: Mapping[str, str]) -> Path:
 
 
 def policy_file(environment: Mapping[str, str], system: Path = SYSTEM) -> Path | None:
-    """Return the policy.json that counts; None if there is none. It may be no valid file."""
-    for path in (user_directory(environment) / "policy.json", system / "policy.json"):
-        if is_there(path):
-            return path
-    return None
+    """Return the policy.json that counts; None if there is none. It may be no valid file.
+
+    A home that the user may not search is somebody else's (after "su", say), so the machine's file
+    counts, as in containers/image.
+    """
+    own = user_directory(environment) / "policy.json"
+    with suppress(PermissionError):
+        if is_there(own):
+            return own
+    return system / "policy.json" if is_there(system / "policy.json") else None
 
 
 def is_there(path: Path) -> bool:
