@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.mount8 import LEAVE_MOUNTS
+
 _PATIENCE = 60
 
 # What the daemon writes below /etc, such as a key, and below /run and /opt is the test's own.
-_SCRIPT = """
+_SCRIPT = f"""
 set -e
-mount --make-rprivate /
+{LEAVE_MOUNTS}
 mkdir "$1/etc" "$1/work"
 mount -t overlay -o "lowerdir=/etc,upperdir=$1/etc,workdir=$1/work" overlay /etc
 mount -t tmpfs tmpfs /run

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from support.mount8 import LEAVE_MOUNTS
 from support.servers import Authority
 from support.servers.listening import ListeningServer
 
@@ -38,9 +39,10 @@ class Engine:
         self._log = directory / "engine.log"
         command = _docker(directory) if kind == "docker" else _podman(directory)
         covers = "".join(f"mount -t tmpfs tmpfs {path} && " for path in _COVERED[kind])
+        script = f'{LEAVE_MOUNTS}\n{covers} exec "$@"'
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                ["unshare", "--mount", "sh", "-c", f'{covers} exec "$@"', "sh", *command, *more],
+                ["unshare", "--mount", "sh", "-c", script, "sh", *command, *more],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
